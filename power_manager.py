@@ -322,13 +322,15 @@ CREATE TABLE power_readings (
     meter_key INTEGER NOT NULL REFERENCES power_meters, timestamp INTEGER NOT NULL,  -- microseconds since 1970
     voltage NOT NULL, current_draw NOT NULL, charge_pct NOT NULL, PRIMARY KEY (meter_key, timestamp)
 ) WITHOUT ROWID;
--- Statistics. The kept_ columns describe the readings that are still there, for check(); see _fingerprint.
+-- Statistics. For check(), the kept_ columns describe the readings that are still there (see _fingerprint), and the
+-- pruned_ columns are the part of the energy that belongs to pairs whose earlier reading is not.
 CREATE TABLE power_hourly (
     meter_key INTEGER NOT NULL REFERENCES power_meters, hour INTEGER NOT NULL,       -- hours since 1970
     kept_sum INTEGER NOT NULL, kept_count INTEGER NOT NULL,
     reading_count INTEGER NOT NULL, wattage_sum REAL NOT NULL, min_wattage REAL NOT NULL, max_wattage REAL NOT NULL,
     min_charge_pct REAL NOT NULL, max_charge_pct REAL NOT NULL,
-    energy_out_wh REAL NOT NULL, energy_in_wh REAL NOT NULL, PRIMARY KEY (meter_key, hour)
+    energy_out_wh REAL NOT NULL, energy_in_wh REAL NOT NULL,
+    pruned_out_wh REAL NOT NULL DEFAULT 0, pruned_in_wh REAL NOT NULL DEFAULT 0, PRIMARY KEY (meter_key, hour)
 ) WITHOUT ROWID;
 -- A sequence is never used twice: followers resume by it.
 CREATE TABLE power_events (
@@ -365,51 +367,59 @@ _KEY_SQL = {
     "meter_id": "SELECT meter_key FROM power_meters WHERE id = ?",
 }
 _REGISTER_SQL = """INSERT INTO devices (id, name, shutdown_threshold, target_wh, low_battery_threshold,
-    critical_battery_threshold) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET name = ?2,
-    shutdown_threshold = ?3, target_wh = ?4, low_battery_threshold = ?5, critical_battery_threshold = ?6"""
+    critical_battery_threshold) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
+    shutdown_threshold = excluded.shutdown_threshold, target_wh = excluded.target_wh,
+    low_battery_threshold = excluded.low_battery_threshold,
+    critical_battery_threshold = excluded.critical_battery_threshold"""
 _ADD_METER_SQL = "INSERT INTO power_meters (id, device_key, type, name, capacity_wh) VALUES (?, ?, ?, ?, ?)"
 _BATTERIES_SQL = """SELECT capacity_wh, charge_pct, coalesce((SELECT avg(v.voltage * v.current_draw) FROM power_values v
-    WHERE v.meter_key = m.meter_key AND v.timestamp > m.updated_us - ?3 AND v.timestamp <= m.updated_us),
-    voltage * current_draw) FROM power_meters m WHERE device_key = ?1 AND type = ?2"""
-_VALUES_SQL = "SELECT timestamp, voltage, current_draw, charge_pct FROM power_values WHERE meter_key = ?"
+    WHERE v.meter_key = m.meter_key AND v.timestamp > m.updated_us - :window AND v.timestamp <= m.updated_us),
+    voltage * current_draw) FROM power_meters m WHERE device_key = :key AND type = 'battery'"""
+_VALUES_SQL = "SELECT timestamp, voltage, current_draw, charge_pct FROM power_values WHERE meter_key = :key"
 _ADD_EVENT_SQL = "INSERT INTO power_events (id, device_key, type, value, timestamp, note) VALUES (?, ?, ?, ?, ?, ?)"
 _INTAKE_SQL = """SELECT m.meter_key, m.device_key, m.type, m.name, m.voltage, m.current_draw, m.charge_pct,
     m.updated_us, m.newest_us, m.newest_wattage, m.pruned_us, m.alert_level, m.alerted_us, d.low_battery_threshold,
     d.critical_battery_threshold FROM power_meters m JOIN devices d USING (device_key) WHERE m.id = ?"""
-_FREE_INSTANT_SQL = """SELECT r.timestamp + 1 FROM power_readings r WHERE meter_key = ?1 AND timestamp >= ?2
-    AND EXISTS (SELECT 1 FROM power_readings WHERE meter_key = ?1 AND timestamp = ?2)
-    AND NOT EXISTS (SELECT 1 FROM power_readings WHERE meter_key = ?1 AND timestamp = r.timestamp + 1)
+_FREE_INSTANT_SQL = """SELECT r.timestamp + 1 FROM power_readings r WHERE meter_key = :key AND timestamp >= :us
+    AND EXISTS (SELECT 1 FROM power_readings WHERE meter_key = :key AND timestamp = :us)
+    AND NOT EXISTS (SELECT 1 FROM power_readings WHERE meter_key = :key AND timestamp = r.timestamp + 1)
     ORDER BY r.timestamp LIMIT 1"""
 _SET_STATE_SQL = """UPDATE power_meters SET voltage = ?, current_draw = ?, charge_pct = ?, updated_us = ?,
     newest_us = ?, newest_wattage = ?, alert_level = ?, alerted_us = ? WHERE meter_key = ?"""
-_BOOK_SQL = """INSERT INTO power_hourly VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-    ON CONFLICT (meter_key, hour) DO UPDATE SET kept_sum = kept_sum + ?3, reading_count = reading_count + ?4,
-    kept_count = kept_count + ?4, wattage_sum = wattage_sum + ?5, min_wattage = min(min_wattage, ?6),
-    max_wattage = max(max_wattage, ?7), min_charge_pct = min(min_charge_pct, ?8),
-    max_charge_pct = max(max_charge_pct, ?9), energy_out_wh = energy_out_wh + ?10, energy_in_wh = energy_in_wh + ?11"""
+_BOOK_SQL = """INSERT INTO power_hourly (meter_key, hour, kept_sum, kept_count, reading_count, wattage_sum, min_wattage,
+    max_wattage, min_charge_pct, max_charge_pct, energy_out_wh, energy_in_wh)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (meter_key, hour) DO UPDATE SET
+    kept_sum = kept_sum + excluded.kept_sum, kept_count = kept_count + excluded.kept_count,
+    reading_count = reading_count + excluded.reading_count, wattage_sum = wattage_sum + excluded.wattage_sum,
+    min_wattage = min(min_wattage, excluded.min_wattage), max_wattage = max(max_wattage, excluded.max_wattage),
+    min_charge_pct = min(min_charge_pct, excluded.min_charge_pct),
+    max_charge_pct = max(max_charge_pct, excluded.max_charge_pct),
+    energy_out_wh = energy_out_wh + excluded.energy_out_wh, energy_in_wh = energy_in_wh + excluded.energy_in_wh"""
 _MOVE_ENERGY_SQL = """UPDATE power_hourly SET energy_out_wh = energy_out_wh + ?, energy_in_wh = energy_in_wh + ?
+    WHERE meter_key = ? AND hour = ?"""
+_BOOK_PRUNED_SQL = """UPDATE power_hourly SET pruned_out_wh = pruned_out_wh + ?, pruned_in_wh = pruned_in_wh + ?
     WHERE meter_key = ? AND hour = ?"""
 _FORGET_SQL = """UPDATE power_hourly SET kept_sum = kept_sum - ?, kept_count = kept_count - ?
     WHERE meter_key = ? AND hour = ?"""
 _TALLY_SQL = """sum(reading_count), sum(wattage_sum), min(min_wattage), max(max_wattage), min(min_charge_pct),
     max(max_charge_pct), sum(energy_out_wh), sum(energy_in_wh)"""
-# The parts of a window: ?1 meter keys as JSON, ?2 the time it begins after, ?3 that hour, ?4 the next hour's begin.
-_PRUNED_SQL = """EXISTS (SELECT 1 FROM power_hourly h WHERE h.meter_key = f.meter_key AND h.hour = ?3
+# The parts of a window: meter keys as JSON, the time it begins after, that hour, the begin of the next.
+_PRUNED_SQL = """EXISTS (SELECT 1 FROM power_hourly h WHERE h.meter_key = f.meter_key AND h.hour = :hour
     AND h.kept_count < h.reading_count)"""
 _WHOLE_HOURS_SQL = f"""SELECT meter_key, {_TALLY_SQL} FROM power_hourly
-    WHERE meter_key IN (SELECT value FROM json_each(?1)) AND (hour > ?3 OR hour = ?3 AND kept_count < reading_count)
-    GROUP BY meter_key"""
+    WHERE meter_key IN (SELECT value FROM json_each(:keys))
+        AND (hour > :hour OR hour = :hour AND kept_count < reading_count) GROUP BY meter_key"""
 _RAGGED_HOUR_SQL = f"""SELECT meter_key, timestamp, voltage, current_draw, charge_pct FROM power_values f
-    WHERE meter_key IN (SELECT value FROM json_each(?1)) AND timestamp > ?2 AND timestamp < ?4 AND NOT {_PRUNED_SQL}
-    ORDER BY meter_key, timestamp"""
+    WHERE meter_key IN (SELECT value FROM json_each(:keys))
+        AND timestamp > :after AND timestamp < :end AND NOT {_PRUNED_SQL} ORDER BY meter_key, timestamp"""
 # The pair on the two sides of the begin, the later past the ragged hour: power_hourly has its energy, a window has not.
 _STRADDLING_SQL = f"""SELECT f.meter_key, p.timestamp, p.voltage * p.current_draw,
-        f.timestamp, f.voltage * f.current_draw FROM json_each(?1) j
+        f.timestamp, f.voltage * f.current_draw FROM json_each(:keys) j
     JOIN power_values f ON f.meter_key = j.value AND f.timestamp =
-        (SELECT min(timestamp) FROM power_readings WHERE meter_key = j.value AND timestamp > ?2)
+        (SELECT min(timestamp) FROM power_readings WHERE meter_key = j.value AND timestamp > :after)
     JOIN power_values p ON p.meter_key = j.value AND p.timestamp =
-        (SELECT max(timestamp) FROM power_readings WHERE meter_key = j.value AND timestamp <= ?2)
-    WHERE f.timestamp >= ?4 AND NOT {_PRUNED_SQL}"""
+        (SELECT max(timestamp) FROM power_readings WHERE meter_key = j.value AND timestamp <= :after)
+    WHERE f.timestamp >= :end AND NOT {_PRUNED_SQL}"""
 
 # --- Values -----------------------------------------------------------------------------------
 
@@ -545,6 +555,10 @@ def _microseconds(name: str, value: Any) -> int:
 def _tidy(value: float) -> float:
     """A result without the noise of binary fractions: 9 decimals, and no negative zero."""
     return round(value, 9) + 0.0
+
+
+def _point(row: Row) -> Point:
+    return row[0], row[1] * row[2]
 
 
 def _energy(earlier: Point | None, later: Point, max_gap_us: int) -> float:
@@ -761,29 +775,27 @@ def _unreadable(rows: Iterable[Any], make: Callable[[Any], object]) -> Iterator[
 
 def _check_meter(conn: sqlite3.Connection, key: int, pruned_us: int, max_gap_us: int) -> Iterator[str]:
     """Compare a meter's power_hourly with its readings, as far as they are kept."""
-    sums = """SELECT hour, kept_sum, kept_count, reading_count, wattage_sum, min_wattage, max_wattage, min_charge_pct,
-        max_charge_pct, energy_out_wh, energy_in_wh FROM power_hourly WHERE meter_key = ?"""
+    sums = """SELECT hour, kept_sum, kept_count, pruned_out_wh, pruned_in_wh, reading_count, wattage_sum,
+        min_wattage, max_wattage, min_charge_pct, max_charge_pct, energy_out_wh, energy_in_wh
+        FROM power_hourly WHERE meter_key = ?"""
     booked = {row[0]: row[1:] for row in conn.execute(sums, (key,))}
     earlier: Point | None = None
-    begun = pruned_us < 0
-    kept = conn.execute(_VALUES_SQL + " ORDER BY timestamp", (key,))
+    kept = conn.execute(_VALUES_SQL + " ORDER BY timestamp", {"key": key})
     for hour, part in groupby(kept, lambda row: row[0] // _HOUR):
         rows = list(part)
         tally, earlier = _tally(rows, earlier, max_gap_us)
-        kept_sum, kept_count, *stored = booked.pop(hour, (0, 0))
-        begins = not begun and rows[-1][0] >= pruned_us  # the pair before its first reading is pruned
-        begun = begun or begins
+        kept_sum, kept_count, pruned_out, pruned_in, reading_count, *stored = booked.pop(hour, (0,) * 12)
         same = (kept_sum, kept_count) == (_fingerprint(rows), tally.reading_count)
-        if same and stored[0] == kept_count:
-            pairs = zip(stored[:6] if begins else stored, tally)
-            same = all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) for a, b in pairs)
+        if same and reading_count == kept_count:
+            expected = (*tally[1:6], tally.energy_out_wh + pruned_out, tally.energy_in_wh + pruned_in)
+            same = all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) for a, b in zip(stored, expected))
         elif same:
-            same = stored[0] > kept_count and hour <= pruned_us // _HOUR
+            same = reading_count > kept_count and hour <= pruned_us // _HOUR
         if not same:
             yield f"readings and statistics of the hour {_iso(hour * _HOUR)} do not agree"
-    for hour, (_, kept_count, reading_count, *_rest) in booked.items():
+    for hour, (_, kept_count, _, _, reading_count, *_rest) in booked.items():
         if kept_count or hour > pruned_us // _HOUR:
-            yield f"{kept_count or reading_count} readings of the hour {_iso(hour * _HOUR)} are gone"
+            yield f"{kept_count or reading_count} readings of the hour {_iso(int(hour) * _HOUR)} are gone"
 
 
 # --- Intake -----------------------------------------------------------------------------------
@@ -858,11 +870,11 @@ class _Intake:
         return row
 
     def free_instant(self, meter: _Meter, us: int) -> int:
-        """The first microsecond from us on at which the meter has no reading."""
-        if us > meter.newest_us:
-            return us
+        """The first microsecond from us on at which the meter has no reading; its newest, pruned or not, is one."""
+        if us >= meter.newest_us:
+            return max(us, int(meter.newest_us) + 1)
         self.flush()
-        free = self._conn.execute(_FREE_INSTANT_SQL, (meter.key, us)).fetchone()
+        free = self._conn.execute(_FREE_INSTANT_SQL, {"key": meter.key, "us": us}).fetchone()
         return us if free is None else int(free[0])
 
     def _alert(self, meter: _Meter, us: int) -> None:
@@ -911,10 +923,14 @@ class _Intake:
                     continue
                 earlier = self._neighbour(meter, "< ?", us, "DESC")
                 end = bisect_left(rows, later[0] if later else meter.stored[0] + 1, start, key=itemgetter(0))
-                if later is not None and us < meter.pruned_us <= later[0]:
-                    later = None  # the energy up to there is booked already, from a reading that is pruned
             self._store_run(meter, rows[start:end] if end - start < len(rows) else rows, earlier, later)
             start = end
+
+    def _move(self, sql: str, meter: _Meter, new: Point, old: Point | None, later: Point) -> None:
+        """Add the energy from new to later, less that from old to later, to the hour of later."""
+        energy, less = _energy(new, later, self._max_gap_us), _energy(old, later, self._max_gap_us)
+        out, taken_in = max(energy, 0.0) - max(less, 0.0), max(-energy, 0.0) - max(-less, 0.0)
+        self._conn.execute(sql, (out, taken_in, meter.key, later[0] // _HOUR))
 
     def _neighbour(self, meter: _Meter, side: str, us: int, order: str) -> Point | None:
         sql = "SELECT timestamp, voltage * current_draw FROM power_values WHERE meter_key = ? AND timestamp "
@@ -925,18 +941,20 @@ class _Intake:
 
     def _store_run(self, meter: _Meter, run: Sequence[Row], earlier: Point | None, later: Point | None) -> None:
         """Store rows that are new and that no stored reading separates, and book their hours."""
-        key, last = meter.key, (run[-1][0], run[-1][1] * run[-1][2])
+        key, last = meter.key, _point(run[-1])
         times, voltages, currents, charges = zip(*run)
         packed = zip(repeat(key), times, _packed(voltages, 1e6), _packed(currents, 1e6), _packed(charges, 1e2))
         self._conn.executemany("INSERT INTO power_readings VALUES (?, ?, ?, ?, ?)", packed)
         self.stored += len(run)
         for hour, fingerprint, tally in _by_hour(run, earlier, self._max_gap_us):
-            self._conn.execute(_BOOK_SQL, (key, hour, fingerprint, *tally))
+            self._conn.execute(_BOOK_SQL, (key, hour, fingerprint, tally.reading_count, *tally))
+        if earlier is meter.stored and earlier[0] < meter.pruned_us:  # it is pruned, and still known
+            kept, first = self._neighbour(meter, "< ?", run[0][0], "DESC"), _point(run[0])
+            self._move(_BOOK_PRUNED_SQL, meter, earlier, kept, first)
         if later is not None:  # the trapezoid that spanned the run gives way to the run's last one
-            energy, spanned = _energy(last, later, self._max_gap_us), _energy(earlier, later, self._max_gap_us)
-            out, taken_in = max(energy, 0.0) - max(spanned, 0.0), max(-energy, 0.0) - max(-spanned, 0.0)
-            self._conn.execute(_MOVE_ENERGY_SQL, (out, taken_in, key, later[0] // _HOUR))
-        meter.stored = max(meter.stored, last)
+            self._move(_MOVE_ENERGY_SQL, meter, last, earlier, later)
+        if last[0] > meter.stored[0]:
+            meter.stored = last
 
 
 # --- Connection and upgrade -------------------------------------------------------------------
@@ -985,10 +1003,14 @@ def _connect(path: Path, durability: str) -> sqlite3.Connection:
     """A connection in autocommit mode; never creates the file."""
     target = ":memory:" if str(path) == ":memory:" else path.as_uri() + "?mode=rw"
     conn = sqlite3.connect(target, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-    conn.execute(f"PRAGMA synchronous = {durability}")
-    conn.execute("PRAGMA trusted_schema = OFF")  # a crafted file must not call functions by its views
-    conn.execute("PRAGMA cell_size_check = ON")  # find a damaged page when it is read
-    conn.execute("PRAGMA journal_size_limit = 4194304")  # bytes a -wal is cut back to after a long transaction
+    try:
+        conn.execute(f"PRAGMA synchronous = {durability}")
+        conn.execute("PRAGMA trusted_schema = OFF")  # a crafted file must not call functions by its views
+        conn.execute("PRAGMA cell_size_check = ON")  # find a damaged page when it is read
+        conn.execute("PRAGMA journal_size_limit = 4194304")  # bytes a -wal is cut back to after a long transaction
+    except BaseException:
+        conn.close()
+        raise
     return conn
 
 
@@ -1264,10 +1286,10 @@ class PowerManager:
         except _FILE_ERRORS as exc:
             _raise_ours(exc, self.db_path)
 
-    def _rows_of(self, make: Callable[[Iterable[Any]], _T], name: str, id_: str, sql: str, *values: Any) -> _T:
-        """What make makes of the rows of a statement whose first parameter is the key of the device or meter."""
+    def _rows_of(self, make: Callable[[Iterable[Any]], _T], name: str, id_: str, sql: str, **values: Any) -> _T:
+        """What make makes of the rows of a statement with :key for the key of the device or meter."""
         with self._reading() as conn:
-            return make(conn.execute(sql, (_find(conn, _KEY_SQL[name], name, id_)[0], *values)))
+            return make(conn.execute(sql, {"key": _find(conn, _KEY_SQL[name], name, id_)[0], **values}))
 
     # --- Devices and meters
 
@@ -1306,7 +1328,7 @@ class PowerManager:
 
     def get_device(self, device_id: str) -> DeviceRecord:
         """The device with that id. Raises NotFound."""
-        sql = _DEVICE_SQL + " WHERE device_key = ?"
+        sql = _DEVICE_SQL + " WHERE device_key = :key"
         return self._rows_of(lambda rows: DeviceRecord(*next(iter(rows))), "device_id", device_id, sql)
 
     def list_devices(self) -> list[DeviceRecord]:
@@ -1332,7 +1354,7 @@ class PowerManager:
 
     def get_meter(self, meter_id: str) -> PowerMeter:
         """The meter with that id, in its present state. Raises NotFound."""
-        sql = _METER_SQL + " WHERE m.meter_key = ?"
+        sql = _METER_SQL + " WHERE m.meter_key = :key"
         return self._rows_of(lambda rows: _meter(next(iter(rows))), "meter_id", meter_id, sql)
 
     def list_meters(self, device_id: str | None = None) -> list[PowerMeter]:
@@ -1361,8 +1383,8 @@ class PowerManager:
             row = intake.take(meter_id, *values, us)
             intake.finish()
             if not intake.stored:
-                there = (intake.meter(meter_id).key, row[0])
-                row = conn.execute(_VALUES_SQL + " AND timestamp = ?", there).fetchone() or row
+                there = {"key": intake.meter(meter_id).key, "us": row[0]}
+                row = conn.execute(_VALUES_SQL + " AND timestamp = :us", there).fetchone() or row
         self._warn_of_pruned(intake)
         return _readings(meter_id, [row])[0]
 
@@ -1425,9 +1447,9 @@ class PowerManager:
 
     def get_history(self, meter_id: str, hours: float = 24) -> list[PowerReading]:
         """The readings newer than `hours` ago (default 24), oldest first. Raises NotFound."""
-        sql = _VALUES_SQL + " AND timestamp > ? ORDER BY timestamp"
+        sql = _VALUES_SQL + " AND timestamp > :after ORDER BY timestamp"
         after = self._ago("hours", hours, _HOUR, "h")
-        return self._rows_of(functools.partial(_readings, meter_id), "meter_id", meter_id, sql, after)
+        return self._rows_of(functools.partial(_readings, meter_id), "meter_id", meter_id, sql, after=after)
 
     def iter_history(self, meter_id: str, *, since: Any = None, until: Any = None) -> Iterator[PowerReading]:
         """Iterate over the readings from `since` on and before `until`, oldest first.
@@ -1441,13 +1463,13 @@ class PowerManager:
 
     def _page(self, meter_id: str, start: int, end: int) -> tuple[list[PowerReading], int | None]:
         """The readings of one page, and the time the next one begins at."""
-        sql = _VALUES_SQL + " AND timestamp >= ? AND timestamp < ? ORDER BY timestamp LIMIT ?"
+        sql = _VALUES_SQL + " AND timestamp >= :start AND timestamp < :end ORDER BY timestamp LIMIT :page"
 
         def make(rows: Iterable[Row]) -> tuple[list[PowerReading], int | None]:
             rows = list(rows)
             return _readings(meter_id, rows), rows[-1][0] + 1 if len(rows) == _PAGE else None
 
-        return self._rows_of(make, "meter_id", meter_id, sql, start, end, _PAGE)
+        return self._rows_of(make, "meter_id", meter_id, sql, start=start, end=end, page=_PAGE)
 
     def _pages(
         self, meter_id: str, page: tuple[list[PowerReading], int | None], end: int
@@ -1465,7 +1487,7 @@ class PowerManager:
         no battery has a capacity, or where together they are not draining. Raises NotFound.
         """
         window = _optional(_span, "window_minutes", window_minutes, 60 * _SECOND, "min") or 0
-        return self._rows_of(_runtime_hours, "device_id", device_id, _BATTERIES_SQL, MeterType.BATTERY, window)
+        return self._rows_of(_runtime_hours, "device_id", device_id, _BATTERIES_SQL, window=window)
 
     # --- Alerts and events
 
@@ -1483,8 +1505,10 @@ class PowerManager:
 
     def get_events(self, device_id: str, limit: int = 50) -> list[PowerEvent]:
         """The device's newest events, newest first; at most `limit` (default 50; 0: none). Raises NotFound."""
-        sql = _EVENT_SQL + " WHERE e.device_key = ? ORDER BY e.timestamp DESC, e.sequence DESC LIMIT ?"
-        return self._rows_of(lambda rows: [*map(_event, rows)], "device_id", device_id, sql, _whole("limit", limit))
+        sql = _EVENT_SQL + " WHERE e.device_key = :key ORDER BY e.timestamp DESC, e.sequence DESC LIMIT :limit"
+        return self._rows_of(
+            lambda rows: [*map(_event, rows)], "device_id", device_id, sql, limit=_whole("limit", limit)
+        )
 
     def events_since(self, sequence: int, *, limit: int = 1000) -> list[tuple[int, PowerEvent]]:
         """Every device's events recorded after that one, oldest first, each with its sequence number.
@@ -1509,8 +1533,8 @@ class PowerManager:
             raise _invalid("bucket", "'hour' or 'day'", bucket)
         hours = 1 if bucket == "hour" else 24
         first = self._ago("days", days, _DAY, "days") // (_HOUR * hours)
-        sql = f"""SELECT hour / ?2, {_TALLY_SQL} FROM power_hourly WHERE meter_key = ?1 AND hour >= ?2 * ?3
-            GROUP BY hour / ?2 ORDER BY hour / ?2"""
+        sql = f"""SELECT hour / {hours} AS start, {_TALLY_SQL} FROM power_hourly
+            WHERE meter_key = :key AND hour >= :first GROUP BY start ORDER BY start"""
 
         def make(rows: Iterable[Any]) -> list[PowerStatistics]:
             return [
@@ -1520,7 +1544,7 @@ class PowerManager:
                 for at, count, total, *extremes, energies in ((*row[:7], row[7:]) for row in rows)
             ]
 
-        return self._rows_of(make, "meter_id", meter_id, sql, hours, first)
+        return self._rows_of(make, "meter_id", meter_id, sql, first=first * hours)
 
     def _window(self, conn: sqlite3.Connection, keys: Sequence[int], after: int) -> dict[int, _Tally]:
         """Statistics, by meter, of the readings later than a time: the same as brute force over them.
@@ -1529,8 +1553,8 @@ class PowerManager:
         power_hourly where prune() has taken some of those.
         """
         hour = after // _HOUR
-        values = (json.dumps(list(keys)), after, hour, (hour + 1) * _HOUR)
-        found = {row[0]: _Tally(*row[1:]) for row in conn.execute(_WHOLE_HOURS_SQL, values[:3])}
+        values = {"keys": json.dumps(list(keys)), "after": after, "hour": hour, "end": (hour + 1) * _HOUR}
+        found = {row[0]: _Tally(*row[1:]) for row in conn.execute(_WHOLE_HOURS_SQL, values)}
         for key, rows in groupby(conn.execute(_RAGGED_HOUR_SQL, values), itemgetter(0)):
             part = _tally([row[1:] for row in rows], None, self._max_gap_us)[0]
             found[key] = _merged(part, found[key]) if key in found else part
@@ -1604,17 +1628,20 @@ class PowerManager:
         return deleted
 
     def _prune_page(self, conn: sqlite3.Connection, key: int, cutoff: int) -> int:
-        old = _VALUES_SQL + " AND timestamp < ? ORDER BY timestamp LIMIT ?"
-        rows = conn.execute(old, (key, cutoff, _PAGE)).fetchall()
+        old = _VALUES_SQL + " AND timestamp < :cutoff ORDER BY timestamp LIMIT :page"
+        rows = conn.execute(old, {"key": key, "cutoff": cutoff, "page": _PAGE}).fetchall()
         if not rows:
             return 0
         for hour, fingerprint, tally in _by_hour(rows, None, 0):
             conn.execute(_FORGET_SQL, (fingerprint, tally.reading_count, key, hour))
-        last = rows[-1][0]
-        conn.execute("DELETE FROM power_readings WHERE meter_key = ? AND timestamp <= ?", (key, last))
-        (kept,) = conn.execute("SELECT min(timestamp) FROM power_readings WHERE meter_key = ?", (key,)).fetchone()
-        # The energy of a late reading next to the last that went could not be told: booked already, or half of it gone.
-        line = min(last + self._max_gap_us + 1, _END_OF_TIME if kept is None else kept)
+        last = _point(rows[-1])
+        conn.execute("DELETE FROM power_readings WHERE meter_key = ? AND timestamp <= ?", (key, last[0]))
+        line = last[0] + 1
+        kept = conn.execute(_VALUES_SQL + " ORDER BY timestamp LIMIT 1", {"key": key}).fetchone()
+        if kept is not None:
+            # A late reading next to the last that went could not be booked rightly: its neighbour is unknown.
+            line, energy = min(kept[0], line + self._max_gap_us), _energy(last, _point(kept), self._max_gap_us)
+            conn.execute(_BOOK_PRUNED_SQL, (max(energy, 0.0), max(-energy, 0.0), key, kept[0] // _HOUR))
         conn.execute("UPDATE power_meters SET pruned_us = max(pruned_us, ?) WHERE meter_key = ?", (line, key))
         return len(rows)
 
