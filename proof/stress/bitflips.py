@@ -1,0 +1,233 @@
+"""Flip single bits in a closed database, and in a -wal, and see whether anything says so.
+
+For each flip: opening, reading or check() must say so, or nothing may have changed in the readings (beyond a microvolt,
+a microampere or 0.0001 points of charge). The share found is printed beside that of SQLite's integrity_check alone.
+What changes in names, events, present states and hourly statistics is counted apart: there a flip that goes unnoticed
+is no failure of this program.
+
+A flip in a -wal breaks the checksum of its frame; SQLite then takes the log to end there, as after a power cut, and the
+newest transactions are gone without a word. Nothing in the file can tell that from a power cut. So such an image must
+be whole and hold a beginning of what was written, and how many do is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import workloads
+from common import Deadline, Findings, parse, scratch
+
+import power_manager
+
+_TOLERANCES = (1e-6, 1e-6, 1e-4)
+_START = 1.7e9
+T = TypeVar("T")
+Reading = tuple[str, float, float, float]
+
+
+@dataclass
+class Content:
+    """What the library reads from a file: the readings of each meter, and everything else by its kind."""
+
+    readings: list[list[Reading]]
+    other: dict[str, object]
+
+
+def _fill(pm: power_manager.PowerManager, rng: random.Random, count: int) -> None:
+    """Two devices; values that are stored whole and values that are stored as floats; more than one hour and page."""
+    for number in range(2):
+        pm.register_device(f"device-{number}", f"Device {number}", target_wh=20.0)
+        for kind in ("battery", "solar"):
+            pm.add_meter(f"device-{number}", kind, 50.0, f"{kind} {number}")
+    meters = [meter.id for meter in pm.list_meters()]
+    rows = [
+        (
+            rng.choice(meters),
+            round(rng.uniform(3, 15), 3) if rng.random() < 0.7 else rng.uniform(3, 15),
+            round(rng.uniform(-2, 2), 3) if rng.random() < 0.7 else rng.uniform(-2, 2),
+            round(rng.uniform(0, 100), 1),
+            _START + n * 30,
+        )
+        for n in range(count)
+    ]
+    pm.log_many(rows)
+    pm.trigger_event("device-0", "restore", 1.0, "by hand")
+
+
+def _read(pm: power_manager.PowerManager) -> Content:
+    meters, devices = pm.list_meters(), pm.list_devices()
+    readings = [
+        [(r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in pm.iter_history(meter.id)] for meter in meters
+    ]
+    names = ("id", "device_id", "type", "name", "capacity_wh")
+    other: dict[str, object] = {
+        "devices": [dataclasses.astuple(device) for device in devices],
+        "meters' names": [[getattr(meter, name) for name in names] for meter in meters],
+        "present states": [(m.voltage, m.current_draw, m.charge_pct, m.updated_at) for m in meters],
+        "events": [dataclasses.astuple(event) for _, event in pm.events_since(0)],
+        "statistics": [[dataclasses.astuple(row) for row in pm.get_statistics(meter.id, days=1e5)] for meter in meters],
+    }
+    return Content(readings, other)
+
+
+def _changed(before: list[list[Reading]], after: list[list[Reading]]) -> bool:
+    """Whether a reading is gone, new, at another time, or another by more than the tolerances."""
+    if [len(rows) for rows in before] != [len(rows) for rows in after]:
+        return True
+    for old, new in zip(before, after):
+        if old == new:
+            continue
+        for a, b in zip(old, new):
+            if a[0] != b[0] or any(abs(x - y) > limit for x, y, limit in zip(a[1:], b[1:], _TOLERANCES)):
+                return True
+    return False
+
+
+def _integrity_check_finds(path: Path) -> bool:
+    """Whether SQLite alone says that something is wrong."""
+    with contextlib.closing(sqlite3.connect(path)) as conn:
+        try:
+            return bool(conn.execute("PRAGMA integrity_check").fetchall() != [("ok",)])
+        except (sqlite3.Error, UnicodeDecodeError):
+            return True
+
+
+class Flipper:
+    """Flips bits of one database."""
+
+    def __init__(self, place: Path, out: Findings, rng: random.Random, kind: str) -> None:
+        self._image, self._out, self._rng, self._kind = place / "image", out, rng, kind
+        self.found = self.found_by_sqlite = self.changing = self.flips = self.shortened = 0
+        self.unnoticed_other: dict[str, int] = {}
+
+    def flip(self, files: dict[str, bytes], name: str, before: Content) -> None:
+        """Flip one random bit of the file with that name; judge what comes of it."""
+        at = self._rng.randrange(len(files[name]) * 8)
+        damaged = bytearray(files[name])
+        damaged[at // 8] ^= 1 << at % 8
+        self._lay(files | {name: bytes(damaged)})
+        self.flips += 1
+        where = f"bit {at % 8} of byte {at // 8} of {name}"
+        noticed, after = self._look(where)
+        readings_changed = after is None or _changed(before.readings, after.readings)
+        if readings_changed and not noticed and self._kind == "-wal" and after and _beginning(before, after):
+            self.shortened += 1
+            return
+        if readings_changed:
+            self.changing += 1
+            self.found += noticed
+            self._lay(files | {name: bytes(damaged)})
+            self.found_by_sqlite += _integrity_check_finds(self._image / "p.db")
+            self._out.expect(noticed, f"{self._kind}: a changed reading goes unnoticed", where)
+        elif not noticed and after is not None:
+            for part, value in before.other.items():
+                if value != after.other[part]:
+                    self.unnoticed_other[part] = self.unnoticed_other.get(part, 0) + 1
+
+    def expect_unharmed(self, files: dict[str, bytes], before: Content) -> None:
+        """Expect that without a flip nothing is noticed and nothing is missing."""
+        self._lay(files)
+        noticed, after = self._look("no flip")
+        same = after is not None and not _changed(before.readings, after.readings)
+        self._out.expect(same and not noticed, f"{self._kind}: the file without a flip", noticed)
+
+    def _lay(self, files: dict[str, bytes]) -> None:
+        workloads.clear(self._image)
+        for name, data in files.items():
+            (self._image / name).write_bytes(data)
+
+    def _look(self, where: str) -> tuple[bool, Content | None]:
+        """Whether opening, reading or check() says that something is wrong, and what can be read."""
+        pm = self._attempt(lambda: power_manager.PowerManager(self._image / "p.db"), "opening", where)
+        if pm is None:
+            return True, None
+        with pm:
+            problems = self._attempt(pm.check, "check()", where)
+            content = self._attempt(lambda: _read(pm), "reading", where)
+        return problems is None or bool(problems) or content is None, content
+
+    def _attempt(self, call: Callable[[], T], doing: str, where: str) -> T | None:
+        """What the call returns, or None where it refuses the file."""
+        try:
+            return call()
+        except power_manager.PowerManagerError:
+            return None
+        except Exception as exc:  # noqa: BLE001  # another kind of exception is one of the things looked for
+            self._out.fail(f"{self._kind}: {doing} raises {type(exc).__name__}, no StorageError", f"{where}: {exc}")
+            return None
+
+    def report(self) -> None:
+        """Print the shares."""
+
+        def share(found: int) -> str:
+            return f"{found} ({100 * found / self.changing:.1f} %)" if self.changing else "0"
+
+        self._out.counts[f"flips in {self._kind}"] += self.flips
+        self._out.notes.append(
+            f"{self._kind}: {self.flips} flips, {self.changing} change or hide readings; noticed by the library: "
+            f"{share(self.found)}, by integrity_check alone: {share(self.found_by_sqlite)}"
+        )
+        if self._kind == "-wal":
+            self._out.notes.append(f"-wal: {self.shortened} flips silently end the log early, as a power cut does")
+        elif self.unnoticed_other:
+            parts = ", ".join(f"{number} in {part}" for part, number in sorted(self.unnoticed_other.items()))
+            self._out.notes.append(f"{self._kind}: unnoticed changes outside the readings: {parts}")
+
+
+def _beginning(before: Content, after: Content) -> bool:
+    """Whether each meter's readings are a beginning of what they were."""
+    return len(before.readings) == len(after.readings) and all(
+        new == old[: len(new)] for old, new in zip(before.readings, after.readings)
+    )
+
+
+def _closed_file(place: Path, rng: random.Random) -> tuple[dict[str, bytes], Content]:
+    path = place / "whole.db"
+    with power_manager.PowerManager(path) as pm:
+        _fill(pm, rng, 600)
+    with power_manager.PowerManager(path) as pm:
+        return {"p.db": path.read_bytes()}, _read(pm)
+
+
+def _file_with_wal(place: Path, rng: random.Random) -> tuple[dict[str, bytes], Content]:
+    path = place / "logged.db"
+    with power_manager.PowerManager(path) as pm:
+        _fill(pm, rng, 100)
+    with power_manager.PowerManager(path) as pm:
+        meters = pm.list_meters()
+        for n in range(100, 140):
+            pm.log_power(meters[n % 4].id, rng.uniform(3, 15), 1.0, 50.0, timestamp=_START + n * 30)
+        # Copied while the file is open, so that the log is not yet in the database.
+        files = {f"p.db{suffix}": Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal")}
+        return files, _read(pm)
+
+
+def main() -> int:
+    """Flip bits until the time is over."""
+    args, out = parse(__doc__, seconds=8.0), Findings(__file__)
+    with scratch() as place:
+        for kind, make, share in (("closed file", _closed_file, 0.7), ("-wal", _file_with_wal, 0.3)):
+            rng = random.Random(f"{args.seed}/{kind}")
+            files, before = make(place, rng)
+            flipper, deadline = Flipper(place, out, rng, kind), Deadline(args.seconds * share)
+            flipper.expect_unharmed(files, before)
+            while not deadline.over():
+                flipper.flip(files, "p.db-wal" if kind == "-wal" else "p.db", before)
+            flipper.report()
+        path = place / "whole.db"
+        shutil.rmtree(place / "image")
+        out.whole(path, "all flips, in the file that was only copied")
+    return out.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
