@@ -1,0 +1,1200 @@
+"""Log this machine's own power sensors into power_manager, and run what must run when the battery ends.
+
+    python -m power_collector sources              # what this machine has
+    python -m power_collector run edge-001         # log it every 5 s, until SIGTERM or Ctrl-C
+
+Standard library only, beside power_manager.py: two copied files are enough. The parts of this file, in
+its order: constants; values (text and numbers of a sensor); samples and sources (Supply: the kernel's power
+supplies, Rail: INA219 and the like, Nut: a UPS by upsd); discovery (names, --map); commands (--exec); systemd;
+journal (readings and events on their way into the file); collector (the loop, events, shutdown); command line.
+
+As in power_manager, amperes and watts are positive while a source supplies, negative while it takes in. Intervals
+are measured by a clock that nobody sets and that also runs while the machine sleeps. A reading keeps that clock's
+time until it is committed, and only then becomes a time of day: one taken before that was set right is stored right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import queue
+import re
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import power_manager
+from power_manager import MeterType, PowerEventType, PowerManager, PowerManagerError
+
+__all__ = ["Clocks", "Collector", "Journal", "Nut", "Rail", "Sample", "Source", "Supply", "discover", "main"]
+_log = logging.getLogger("power_collector")
+
+# --- Constants --------------------------------------------------------------------------------
+
+RESCAN = 30.0  # seconds between looks for sensors that have come, gone or moved
+HOLD = 60.0  # seconds for which a battery's last volts or amperes stand in for a missing one
+RETRY = 5.0  # seconds after a failed commit until the next attempt
+MAX_WAITING = 20_000  # readings kept in memory while the file cannot be written
+MAX_SILENCE = 900.0  # seconds after which --min-change keeps a reading that has not changed
+SLEPT = 60.0  # seconds beyond the interval between two looks that count as the machine's sleep
+JUMPED = 60.0  # seconds by which the time of day has to jump to be spoken of
+SETTLED = 600.0  # seconds of steady time of day before old readings may be pruned by it
+DAY = 86_400.0  # seconds between two prunes
+EXEC_LIMIT = 10.0  # seconds that a --exec command may take
+SHUTDOWN_LIMIT = 30.0  # seconds to wait for the shutdown command
+NUT_PORT = 3493
+NUT_LIMIT = 3.0  # seconds for an answer of upsd
+NUT_RETRY = 10.0  # seconds until upsd is asked again after it could not be reached
+_NUT_SIZE = 1 << 20  # bytes of an answer
+_LAST_TIME = 7_258_118_399.0  # the end of 2199, in epoch seconds: power_manager stores no later one
+_MAX = {"V": 1e3, "A": 1e3, "W": 1e5, "Wh": 1e6}  # beyond it a value is a broken sensor's
+
+# --- Values -----------------------------------------------------------------------------------
+
+# "All bits set" in 16 bits, as drivers scale them: x 60 s, / 10, / 100, and as one of them rounds it; in micro-units.
+_SENTINELS = {65535.0, 6553.5, 655.35, 655.29, 3932100.0, 65535e3, 65535e6, 4294967295.0, 2147483647.0}
+
+
+def _clean(text: str) -> str:
+    r"""Text without what no name, terminal or JSON should have.
+
+    >>> _clean(" LNV-45N1\x00\udcff ")
+    'LNV-45N1'
+    """
+    return "".join(char for char in text if char.isprintable() and char != "\ufffd").strip()[:150]
+
+
+def _text(path: str) -> str:
+    """The first line of a small file; "" where it is missing, unreadable or empty."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            content = os.read(descriptor, 4096)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return ""
+    return content.decode("utf-8", "replace").partition("\n")[0].strip()
+
+
+def _number(text: str) -> float | None:
+    """Text as a number; None where it is none, or a sentinel.
+
+    >>> [_number(text) for text in ("12.5", "655.290", "65535", "-7", "1e400", "")]
+    [12.5, None, None, -7.0, None, None]
+    """
+    if not re.fullmatch(r"[-+]?\d{1,18}(\.\d{1,18})?", text, re.ASCII):
+        return None
+    value = float(text)
+    return None if abs(value) in _SENTINELS else value
+
+
+def _sane(value: float | None, unit: str) -> float | None:
+    """The value where a working sensor may say it; amperes, watts and hwmon's volts may be negative."""
+    return value if value is not None and abs(value) <= _MAX[unit] else None
+
+
+def _percent(value: float | None) -> float | None:
+    """A charge from 0 to 100; gauges overshoot a little, and anything else is none."""
+    return min(value, 100.0) if value is not None and 0.0 <= value <= 110.0 else None
+
+
+def _product(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a * b
+
+
+def _quotient(a: float | None, b: float | None) -> float | None:
+    return None if a is None or not b else a / b
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+# --- Samples and sources ----------------------------------------------------------------------
+
+DISCHARGING, IDLE, CHARGING = 1, 0, -1  # directions: the sign of the current
+
+
+@dataclass(slots=True)
+class Sample:
+    """What a source says at one instant; None is not known. Empty where nothing could be read, for `problem`."""
+
+    voltage: float | None = None
+    current: float | None = None
+    wattage: float | None = None
+    charge_pct: float | None = None
+    capacity_wh: float | None = None
+    status: str | None = None
+    direction: int | None = None
+    mains: bool | None = None  # whether power comes in from outside
+    low: bool | None = None  # whether the device itself says that its battery is nearly empty
+    problem: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing that could be stored or acted on."""
+        values = self.voltage, self.current, self.wattage, self.charge_pct, self.status, self.mains
+        return all(value is None for value in values)
+
+    def turned(self) -> Sample:
+        """The same with the other sign of current and power."""
+        amperes, watts = self.current, self.wattage
+        current, wattage = None if amperes is None else -amperes, None if watts is None else -watts
+        return dataclasses.replace(self, current=current, wattage=wattage)
+
+
+class Source:
+    """One place where this machine measures power. read() never raises for what a sensor does."""
+
+    def __init__(self, name: str, kind: MeterType, place: str = "", address: str = "") -> None:
+        self.name, self.kind, self.place, self.address = name, kind, place, address
+        self.peripheral = False  # a mouse: its end is not this machine's
+        self.left_out = ""  # why it is not used by default
+        self.flip = False  # --map RAIL=-battery
+
+    def read(self) -> Sample:
+        """Take a sample."""
+        sample = self._read()
+        return sample.turned() if self.flip else sample
+
+    def _read(self) -> Sample:
+        raise NotImplementedError
+
+    def _value(self, name: str, scale: float = 1.0) -> float | None:
+        value = _number(_text(f"{self.place}/{name}"))
+        return None if value is None else value / scale
+
+
+def _listed(place: str) -> list[str]:
+    """The names in a directory, BAT2 before BAT10; none where it cannot be read."""
+    try:
+        names = os.listdir(place)
+    except OSError:
+        return []
+    return sorted(names, key=lambda name: [(len(part), part) for part in re.split(r"(\d+)", name)])
+
+
+_KINDS = {"battery": MeterType.BATTERY, "ups": MeterType.UPS}
+_KINDS |= dict.fromkeys(("mains", "wireless", "usb"), MeterType.MAIN)
+# Drivers disagree on the sign of current, so the status says it; without one a battery is taken to supply.
+_DIRECTIONS = {"discharging": DISCHARGING, "charging": CHARGING, "full": IDLE, "not charging": IDLE}
+
+
+class Supply(Source):
+    """A power supply of the kernel: Battery, UPS, Mains, USB or Wireless, in micro-units."""
+
+    @classmethod
+    def discover(cls, root: str) -> list[Source]:
+        """The supplies under root/sys/class/power_supply; those of peripherals are marked as left out."""
+        found: list[Source] = []
+        top = os.path.join(root, "sys/class/power_supply")
+        for name in _listed(top):
+            place = f"{top}/{name}"
+            kind = _KINDS.get(_text(f"{place}/type").lower().partition("_")[0])  # USB_PD, USB_DCP: USB
+            if kind is None or _number(_text(f"{place}/present")) == 0:
+                continue
+            supply = cls(_clean(name) or "supply", kind, place)
+            supply.peripheral = _text(f"{place}/scope").lower() == "device"
+            supply.left_out = "a peripheral's: --peripherals logs it too" if supply.peripheral else ""
+            found.append(supply)
+        return found
+
+    def _read(self) -> Sample:
+        if self._value("present") == 0:
+            return Sample(problem="not present")
+        online = self._value("online")
+        sample = self._main(online) if self.kind is MeterType.MAIN else self._battery()
+        if self.kind is not MeterType.BATTERY and online is not None:
+            sample.mains = online > 0
+        sample.problem = "nothing readable" if sample.empty else ""
+        return sample
+
+    def _micro(self, unit: str, *names: str) -> float | None:
+        """The first of these files that has a value."""
+        for name in names:
+            value = _sane(self._value(name, 1e6), unit)
+            if value is not None:
+                return value
+        return None
+
+    def _positive(self, unit: str, *names: str) -> float | None:
+        value = self._micro(unit, *names)
+        return value if value is not None and value > 0 else None
+
+    def _main(self, online: float | None) -> Sample:
+        status = None if online is None else "Online" if online > 0 else "Offline"
+        if self.name.startswith("ucsi-source-psy"):  # these say what was agreed with the charger, not what flows
+            return Sample(status=status)
+        volts = self._micro("V", "voltage_now", "voltage_avg")
+        amperes, watts = self._micro("A", "current_now", "current_avg"), self._micro("W", "power_now")
+        amperes, watts = (None if value is None else abs(value) for value in (amperes, watts))
+        if online == 0 and volts is not None:  # some drivers keep the last values of what was pulled out
+            amperes, watts = 0.0, None
+        watts = _first(watts, _product(volts, amperes))
+        return Sample(volts, _first(amperes, _quotient(watts, volts)), watts, status=status)
+
+    def _battery(self) -> Sample:
+        status = _clean(_text(f"{self.place}/status"))
+        direction = _DIRECTIONS.get(status.lower())
+        sign = DISCHARGING if direction is None else direction
+        volts = self._positive("V", "voltage_now", "voltage_avg")
+        amperes, watts = self._micro("A", "current_now", "current_avg"), self._micro("W", "power_now")
+        amperes, watts = (None if value is None else abs(value) * sign for value in (amperes, watts))
+        watts = _first(watts, _product(volts, amperes))
+        known = status if direction is not None else None
+        capacity, charge = self._capacity(volts), self._charge()
+        return Sample(volts, _first(amperes, _quotient(watts, volts)), watts, charge, capacity, known, direction)
+
+    def _capacity(self, volts: float | None) -> float | None:
+        """Watt-hours when full: as it is now, else as it was designed."""
+        nominal = self._positive("V", "voltage_min_design", "voltage_max_design")
+        for suffix in ("", "_design"):
+            energy = self._positive("Wh", "energy_full" + suffix)
+            ampere_hours = self._positive("Wh", "charge_full" + suffix)
+            capacity = _first(energy, _product(ampere_hours, _first(nominal, volts)))
+            if capacity is not None:
+                return capacity
+        return None
+
+    def _charge(self) -> float | None:
+        charge = _percent(self._value("capacity"))
+        for what in ("energy", "charge"):
+            if charge is None:
+                ratio = _quotient(self._micro("Wh", what + "_now"), self._positive("Wh", what + "_full"))
+                charge = _percent(_product(ratio, 100.0))
+        return charge
+
+
+class Rail(Source):
+    """One channel of a current monitor in hwmon: mV, mA, uW."""
+
+    _CHIPS = re.compile(r"ina\d+\w*|isl28022|ltc2945|ltc4151|pac1934|sq52206")
+    _TOTALS = ("VDD_IN", "POM_5V_IN", "VIN")  # on a Jetson: what the whole module takes
+
+    def __init__(self, name: str, place: str, address: str, channel: int) -> None:
+        super().__init__(name, MeterType.MAIN, place, address)
+        self.channel = channel
+        self.chip, self.labelled = "", False
+
+    @classmethod
+    def discover(cls, root: str) -> list[Source]:
+        """The rails under root/sys/class/hwmon; the parts of a Jetson's total are marked as left out."""
+        rails: list[Rail] = []
+        top = os.path.join(root, "sys/class/hwmon")
+        for name in _listed(top):
+            chip = _clean(_text(f"{top}/{name}/name"))
+            if cls._CHIPS.fullmatch(chip):
+                rails += cls._channels(f"{top}/{name}", chip)
+        total = next((rail.name for rail in rails if rail.labelled and rail.name in cls._TOTALS), None)
+        for rail in rails:  # a total and its parts together would count the same watts twice
+            if total and rail.labelled and rail.chip == "ina3221" and rail.name not in cls._TOTALS:
+                rail.left_out = f"a part of {total}: --map {shlex.quote(rail.name)}=main logs it too"
+        return list(rails)
+
+    @classmethod
+    def _channels(cls, place: str, chip: str) -> list[Rail]:
+        files = set(_listed(place))
+        # On an INA3221 in4 to in6 are shunt voltages, in7 and curr4 are sums; elsewhere in0 is the shunt's.
+        channels = [n for n in range(1, 4 if chip == "ina3221" else 17) if f"in{n}_input" in files]
+        channels = [n for n in channels if {f"curr{n}_input", f"power{n}_input"} & files]
+        # The number of a hwmon changes from boot to boot, the chip's bus and address do not.
+        address = os.path.basename(os.path.realpath(f"{place}/device")) if "device" in files else ""
+        address = address if re.fullmatch(r"\d+-[0-9a-f]{4}", address) else ""
+        rails = []
+        for n in channels:
+            labels = [_clean(_text(f"{place}/{kind}{n}_label")) for kind in ("in", "curr", "power")]
+            label = next(filter(None, labels), "")
+            if label == "NC" or _text(f"{place}/in{n}_enable") == "0":
+                continue
+            name = label or " ".join(filter(None, (chip, address, str(n) if len(channels) > 1 else "")))
+            rail = cls(name, place, address, n)
+            rail.chip, rail.labelled = chip, bool(label)
+            rails.append(rail)
+        return rails
+
+    def _read(self) -> Sample:
+        n = self.channel
+        volts = _sane(self._value(f"in{n}_input", 1e3), "V")
+        amperes = _sane(self._value(f"curr{n}_input", 1e3), "A")
+        watts = _product(volts, amperes)  # signed, and finer than the chip's own product
+        watts = watts if watts is not None else _sane(self._value(f"power{n}_input", 1e6), "W")
+        sample = Sample(volts, _first(amperes, _quotient(watts, volts)), watts)
+        sample.problem = "nothing readable" if sample.empty else ""
+        return sample
+
+
+class Nut(Source):
+    """A UPS by the text protocol of NUT's upsd, over one connection that is made again when it breaks.
+
+    A UPS meter's watts are what the UPS supplies to its load, on mains as on battery.
+    """
+
+    _ADDRESS = re.compile(r"""([^@\s"]+)(?:@(?:\[([^\s\]]+)\]|([^\s:@\[\]]+))(?::(\d{1,5}))?)?""")
+    _VARIABLE = re.compile(r'VAR \S+ (\S+) "((?:[^"\\]|\\.)*)"\r?')
+    _END = re.compile(rb"^(?:ERR|END LIST VAR)\b.*\n", re.MULTILINE)
+
+    def __init__(self, address: str, clock: Callable[[], float]) -> None:
+        super().__init__(address, MeterType.UPS)
+        found = self._ADDRESS.fullmatch(address)
+        port = int(found[4] or NUT_PORT) if found else 0
+        if not found or not 0 < port < 65536:
+            raise ValueError(f"expected ups@host[:port], got {address!r}")
+        self._ups, self._peer = found[1], (found[2] or found[3] or "localhost", port)
+        self._clock, self._retry_at = clock, -math.inf
+        self._socket: socket.socket | None = None
+
+    @classmethod
+    def discover(cls, addresses: Iterable[str], clock: Callable[[], float]) -> list[Source]:
+        """The UPSes of --nut: there is nothing to look for. Raises ValueError for what is no address."""
+        return [cls(address, clock) for address in addresses]
+
+    def close(self) -> None:
+        """Close the connection; the next read() makes another."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _read(self) -> Sample:
+        if self._clock() < self._retry_at:
+            return Sample(problem="upsd cannot be reached")
+        answer = ""
+        for again in (self._socket is not None, False):  # upsd restarted: the old connection is no good
+            try:
+                answer = self._ask()
+                break
+            except OSError as exc:
+                self.close()
+                if not again:
+                    self._retry_at = self._clock() + NUT_RETRY
+                    return Sample(problem=f"upsd cannot be reached: {exc}")
+        if answer.startswith("ERR"):  # such as DATA-STALE: upsd is there, the UPS is not
+            return Sample(problem=f"upsd says {_clean(answer)}")
+        found = filter(None, map(self._VARIABLE.fullmatch, answer.split("\n")))
+        return self._sample({match[1]: re.sub(r"\\(.)", r"\1", match[2]) for match in found})
+
+    def _ask(self) -> str:
+        if self._socket is None:
+            self._socket = socket.create_connection(self._peer, NUT_LIMIT)
+        deadline, answer = time.monotonic() + NUT_LIMIT, b""
+        self._socket.sendall(f"LIST VAR {self._ups}\n".encode())
+        while not self._END.search(answer):
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            part = self._socket.recv(65536)
+            answer += part
+            if not part or len(answer) > _NUT_SIZE:
+                raise ConnectionError("it closed the connection" if not part else "its answer has no end")
+        return answer.decode("utf-8", "replace")
+
+    def _sample(self, variables: dict[str, str]) -> Sample:
+        def value(name: str, unit: str) -> float | None:
+            return _sane(_number(variables.get(name, "").strip()), unit)
+
+        status = _clean(variables.get("ups.status", ""))
+        tokens = set(status.split())
+        direction = self._direction(tokens)
+        volts = value("battery.voltage", "V")
+        volts = volts if volts is not None and volts > 0 else None
+        load = _product(value("ups.load", "W"), value("ups.realpower.nominal", "W"))
+        watts = _first(value("ups.realpower", "W"), _quotient(load, 100.0))
+        amperes = _quotient(watts, volts)
+        if watts is None:  # what the battery itself gives or takes; drivers disagree on its sign, too
+            amperes = value("battery.current", "A")
+            amperes = None if amperes is None else abs(amperes) * (DISCHARGING if direction is None else direction)
+            watts = _product(volts, amperes)
+        nominal = _first(value("battery.voltage.nominal", "V"), volts)
+        sample = Sample(volts, amperes, watts, _percent(value("battery.charge", "W")), status=status or None)
+        sample.capacity_wh = _product(value("battery.capacity", "Wh"), nominal)
+        sample.direction, sample.low = direction, bool(tokens & {"LB", "FSD"})
+        sample.mains = False if "OB" in tokens else True if "OL" in tokens else None
+        sample.problem = "no values" if sample.empty else ""
+        return sample
+
+    @staticmethod
+    def _direction(tokens: set[str]) -> int | None:
+        """On battery it discharges, whatever else is said; OL DISCHRG is a full battery's, or a calibration."""
+        if "OB" in tokens:
+            return DISCHARGING
+        if "CHRG" in tokens and "DISCHRG" not in tokens:
+            return CHARGING
+        if "OL" in tokens:
+            return IDLE
+        return DISCHARGING if "DISCHRG" in tokens and "CHRG" not in tokens else None
+
+
+# --- Discovery --------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Mapping:
+    """What --map says of a source: its meter's type, its name ("": its own), and whether to turn the sign."""
+
+    kind: MeterType
+    name: str
+    flip: bool
+
+
+def _mapping(text: str) -> tuple[str, Mapping]:
+    """A --map argument, RAIL=[-]TYPE[:NAME].
+
+    >>> _mapping("ina219=-battery:Pack")
+    ('ina219', Mapping(kind=<MeterType.BATTERY: 'battery'>, name='Pack', flip=True))
+    """
+    found = re.fullmatch(rf"(.+?)=(-?)({'|'.join(kind.value for kind in MeterType)})(?::(.*))?", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected RAIL=TYPE[:NAME], TYPE main, battery, solar or ups, got {text!r}")
+    return found[1], Mapping(MeterType(found[3]), _clean(found[4] or ""), bool(found[2]))
+
+
+def _told_apart(sources: Sequence[Source]) -> None:
+    """Give sources of one name different ones: by the chip's address where there is one, else by number."""
+    names = [source.name for source in sources]
+    for source in sources:
+        if names.count(source.name) > 1 and source.address and source.address not in source.name:
+            source.name = f"{source.name} {source.address}"
+    taken: set[str] = set()
+    for source in sources:
+        name, number = source.name, 2
+        while source.name in taken:
+            source.name, number = f"{name} {number}", number + 1
+        taken.add(source.name)
+
+
+def discover(
+    root: str, nut: Sequence[Source] = (), maps: dict[str, Mapping] | None = None, peripherals: bool = False
+) -> list[Source]:
+    """Every source under root, with its meter's name and type; `left_out` says why one is not to be used."""
+    sources = [*Supply.discover(root), *Rail.discover(root), *nut]
+    _told_apart(sources)
+    for source in sources:
+        asked = (maps or {}).get(source.name)
+        if asked is not None:
+            source.kind, source.name, source.flip = asked.kind, asked.name or source.name, asked.flip
+        if asked is not None or (source.peripheral and peripherals):
+            source.left_out = ""
+    _told_apart(sources)
+    return sources
+
+
+# --- Commands ---------------------------------------------------------------------------------
+
+
+def _run_command(command: Sequence[str], variables: dict[str, str], limit: float) -> None:
+    """Run a command, not by a shell, for at most `limit` seconds; whatever goes wrong is logged."""
+    hidden = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")  # between systemd and this process
+    environment = {name: text for name, text in os.environ.items() if name not in hidden} | variables
+    try:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    except (OSError, ValueError) as exc:
+        _log.error("%s: cannot be run: %s", command[0], exc)
+        return
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
+        process.wait()
+        _log.error("%s: killed after %g s", command[0], limit)
+        return
+    if code:
+        _log.error("%s: ended with %d", command[0], code)
+
+
+class Commands:
+    """Runs one command per event, one after another, beside the loop: a slow one must not stop the measuring."""
+
+    def __init__(self, command: Sequence[str], limit: float) -> None:
+        self._command, self._limit = command, limit
+        self._queue: queue.Queue[dict[str, str] | None] = queue.Queue(1000)
+        self._thread: threading.Thread | None = None
+
+    def submit(self, variables: dict[str, str]) -> None:
+        """Run the command with these in its environment, when those before it have ended."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True, name="power_collector --exec")
+            self._thread.start()
+        try:
+            self._queue.put_nowait(variables)
+        except queue.Full:
+            _log.error("%s: too many events wait for it: not run for %s", self._command[0], variables["POWER_EVENT"])
+
+    def _work(self) -> None:
+        while (variables := self._queue.get()) is not None:
+            _run_command(self._command, variables, self._limit)
+            self._queue.task_done()
+        self._queue.task_done()
+
+    def wait(self) -> None:
+        """Wait for those submitted, for as long as one may take and a little more."""
+        waiting = self._queue
+        with waiting.all_tasks_done:
+            if not waiting.all_tasks_done.wait_for(lambda: not waiting.unfinished_tasks, self._limit + 1.0):
+                _log.error("%s: %d events still wait for it", self._command[0], waiting.unfinished_tasks)
+
+    def close(self) -> None:
+        """Wait for those submitted, then end; what has still not been run is left."""
+        self.wait()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
+
+
+# --- systemd ----------------------------------------------------------------------------------
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, where it is listening."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)  # a systemd that does not listen must not stop the measuring
+            sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def _watchdog() -> float:
+    """Seconds after which systemd wants to hear from this process again, halved; infinite without a watchdog."""
+    microseconds = _number(os.environ.get("WATCHDOG_USEC", ""))
+    ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return microseconds / 2e6 if microseconds and ours else math.inf
+
+
+# --- Journal ----------------------------------------------------------------------------------
+
+
+def _boot_clock() -> float:
+    """Seconds since boot, those asleep included; nobody sets this clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+@dataclass(slots=True)
+class Clocks:
+    """Where time comes from. wait(seconds) waits, and returns True where the run is to end."""
+
+    wall: Callable[[], float] = time.time
+    boot: Callable[[], float] = _boot_clock
+    wait: Callable[[float], bool] | None = None  # None: until a signal
+
+
+Row = tuple[float, str, MeterType, float, float, float | None]  # boot time, meter's name, type, V, A, %
+Happening = tuple[float, PowerEventType, float, str]  # boot time, type, value, note
+
+
+class Journal:
+    """Readings and events on their way into the file, grouped, and kept until they are in it.
+
+    They go in as live readings, in order, each at its own time: a live one is the present state and can raise
+    an alert even where the time of day has been set back. (As recorded ones they would be history until the
+    time of day has caught up.) That time is worked out at the commit, see the docstring above.
+    """
+
+    def __init__(self, db: str | os.PathLike[str], device_id: str, clocks: Clocks) -> None:
+        self._clocks, self._device_id = clocks, device_id
+        self._stamp: float | None = None
+        self.manager = PowerManager(db, clock=self._clock)
+        self.capacities: dict[str, float] = {}  # by meter's name, for those still to be registered
+        self._rows: deque[Row] = deque()
+        self._happenings: deque[Happening] = deque(maxlen=1000)
+        self._ids: dict[tuple[str, MeterType], str] = {}
+        self._lost = 0
+        self.error = ""
+        self.low, self.critical = power_manager.LOW_BATTERY_THRESHOLD, power_manager.CRITICAL_BATTERY_THRESHOLD
+        try:
+            self._look_up_device()
+        except BaseException:
+            self.manager.close()
+            raise
+
+    @property
+    def waiting(self) -> int:
+        """Readings and events that are not in the file."""
+        return len(self._rows) + len(self._happenings)
+
+    def _clock(self) -> float:
+        return min(max(self._clocks.wall() if self._stamp is None else self._stamp, 0.0), _LAST_TIME)
+
+    def _look_up_device(self) -> None:
+        try:
+            device = self.manager.get_device(self._device_id)
+        except power_manager.NotFound:
+            device = self.manager.register_device(self._device_id, self._device_id)
+        low, critical = device.low_battery_threshold, device.critical_battery_threshold
+        self.low = power_manager.LOW_BATTERY_THRESHOLD if low is None else low
+        self.critical = power_manager.CRITICAL_BATTERY_THRESHOLD if critical is None else critical
+
+    def add(self, row: Row) -> None:
+        """Keep a reading for the next commit; the oldest gives way where too many wait."""
+        if len(self._rows) >= MAX_WAITING:
+            self._rows.popleft()
+            self._lost += 1
+        self._rows.append(row)
+
+    def happen(self, happening: Happening) -> None:
+        """Keep an event for the next commit."""
+        self._happenings.append(happening)
+
+    def commit(self) -> bool:
+        """Write all that waits in one transaction; on an error keep it, and return False."""
+        try:
+            if self.waiting:
+                offset = self._clocks.wall() - self._clocks.boot()
+                with self.manager.transaction():
+                    self._look_up_device()
+                    self.manager.log_many(self._stamped(offset))
+                    for boot, kind, value, note in self._happenings:
+                        self._stamp = boot + offset
+                        self.manager.trigger_event(self._device_id, kind, value, note)
+        except PowerManagerError as exc:
+            self._ids.clear()  # a meter that was new has been rolled back, too
+            if str(exc) != self.error:
+                _log.error("%s; %d readings wait in memory", exc, len(self._rows))
+            self.error = str(exc)
+            return False
+        finally:
+            self._stamp = None
+        if self.error:
+            _log.warning("%s: written again, %d readings lost meanwhile", self.manager.db_path, self._lost)
+        self.error, self._lost = "", 0
+        self._rows.clear()
+        self._happenings.clear()
+        return True
+
+    def _stamped(self, offset: float) -> Iterator[tuple[str, float, float, float | None]]:
+        for boot, name, kind, voltage, current, charge_pct in self._rows:
+            meter_id = self._meter_id(name, kind)
+            self._stamp = boot + offset
+            yield meter_id, voltage, current, charge_pct
+
+    def _meter_id(self, name: str, kind: MeterType) -> str:
+        """The device's meter of that name and type, registered where it is missing."""
+        if (name, kind) not in self._ids:
+            ids = [m.id for m in self.manager.list_meters(self._device_id) if (m.name, m.type) == (name, kind)]
+            new = ids or [self.manager.add_meter(self._device_id, kind, self.capacities.get(name, 0.0), name).id]
+            self._ids[name, kind] = new[0]
+        return self._ids[name, kind]
+
+    def last_sequence(self) -> int:
+        """The number of the newest event, found by halving: there may be many."""
+        step = 1
+        while self.manager.events_since(step, limit=1):
+            step *= 2
+        low, high = 0, step
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self.manager.events_since(middle, limit=1) else (low, middle)
+        return low
+
+    def news(self, sequence: int) -> tuple[int, list[dict[str, str]]]:
+        """The device's events after that number as environments of a command, and the number of the newest."""
+        environments = []
+        while page := self.manager.events_since(sequence):
+            sequence = page[-1][0]
+            ours = [event for _, event in page if event.device_id == self._device_id]
+            names = sorted((m.name or m.id for m in self.manager.list_meters(self._device_id)), key=len) if ours else []
+            for event in ours:
+                meter = next((name for name in reversed(names) if (event.note or "").startswith(f"{name}: ")), "")
+                environments.append(_environment(self._device_id, event.type, event.value, meter))
+        return sequence, environments
+
+
+def _environment(device_id: str, kind: PowerEventType, value: float, meter: str) -> dict[str, str]:
+    return {"POWER_EVENT": kind.value, "POWER_DEVICE": device_id, "POWER_VALUE": f"{value:g}", "POWER_METER": meter}
+
+
+# --- Collector --------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Options:
+    """What `run` was told; as on the command line."""
+
+    device_id: str
+    db: str
+    root: str = "/"
+    nut: Sequence[str] = ()
+    maps: dict[str, Mapping] = field(default_factory=dict)
+    peripherals: bool = False
+    interval: float = 5.0
+    commit_every: float = 60.0
+    keep_days: float | None = None
+    min_change: float = 0.0
+    once: bool = False
+    exec_command: Sequence[str] = ()
+    exec_limit: float = EXEC_LIMIT
+    shutdown_command: Sequence[str] = ()
+    shutdown_after: float = 30.0
+
+
+@dataclass(slots=True)
+class Course:
+    """What the collector remembers of one meter."""
+
+    problem: str = ""
+    volts: tuple[float, float] = (-math.inf, 0.0)  # when it was last known, and what it was
+    amperes: tuple[float, float, int | None] = (-math.inf, 0.0, None)  # the same, and the direction then
+    charge_pct: float | None = None
+    direction: int | None = None  # the last that was not idle
+    kept: Row | None = None  # the last reading that goes into the file
+    skipped: Row | None = None  # the newest since, where it does not
+    critical_at: float | None = None  # since when it is critical and discharging
+
+
+class Collector:
+    """Reads the sources every interval; tick() is one round, run() the loop, finish() its end."""
+
+    def __init__(self, options: Options, clocks: Clocks) -> None:
+        self._options, self._clocks = options, clocks
+        self._nut = Nut.discover(options.nut, clocks.boot)
+        self.journal = Journal(options.db, options.device_id, clocks)
+        self._commands = Commands(options.exec_command, options.exec_limit) if options.exec_command else None
+        self._sequence = self.journal.last_sequence() if self._commands else 0
+        self._sources: list[Source] = []
+        self._courses: dict[str, Course] = {}
+        self._mains: dict[str, bool] = {}
+        now = clocks.boot()
+        self._tick_at, self._rescan_at, self._retry_at, self._commit_at = now, -math.inf, -math.inf, -math.inf
+        self._prune_at, self._offset = now + SETTLED, clocks.wall() - now
+        self._urgent = self._stored_any = self._shutdown_done = False
+        self._said: dict[str, str] = {}
+
+    def run(self, wait: Callable[[float], bool]) -> int:
+        """Collect until wait() says that it is enough; return the exit code: 1 where readings could not be stored."""
+        watchdog, next_at = _watchdog(), self._clocks.boot()
+        try:
+            while True:
+                self.tick()
+                _notify("READY=1\nWATCHDOG=1")
+                if self._options.once:
+                    break
+                next_at = max(next_at + self._options.interval, self._clocks.boot())
+                stop = False
+                while not (stop := wait(min(max(next_at - self._clocks.boot(), 0.0), watchdog))):
+                    _notify("WATCHDOG=1")
+                    if self._clocks.boot() >= next_at:
+                        break
+                if stop:
+                    break
+        finally:
+            code = self.finish()
+        return code
+
+    def tick(self) -> None:
+        """Read every source once; store, tell and act as is due."""
+        now = self._clocks.boot()
+        self._watch_clocks(now)
+        if now >= self._rescan_at:
+            self._rescan(now)
+        samples = [(source, source.read()) for source in self._sources]
+        for source, sample in samples:
+            self._take(source, sample, now)
+        self._watch_mains(samples, now)
+        due = self._urgent or self._options.once or now >= self._commit_at + self._options.commit_every
+        if due and now >= self._retry_at:
+            self._commit(now)
+        self._watch_shutdown(samples, now)
+        self._tell()
+        self._prune(now)
+
+    def finish(self) -> int:
+        """Write what waits, and close; return the exit code."""
+        _notify("STOPPING=1")
+        for course in self._courses.values():
+            if course.skipped:
+                self.journal.add(course.skipped)
+                course.skipped = None
+        stored = self.journal.commit()
+        if not stored:
+            _log.error("%d readings and events are lost", self.journal.waiting)
+        self._tell()
+        if self._commands:
+            self._commands.close()
+        for source in self._nut:
+            assert isinstance(source, Nut)
+            source.close()
+        self.journal.manager.close()
+        if self._options.once and not self._stored_any:
+            _log.error("nothing to log: `power_collector sources` shows what this machine has")
+        return int(not stored or (self._options.once and not self._stored_any))
+
+    def _watch_clocks(self, now: float) -> None:
+        """Notice a time of day that was set, and a machine that slept."""
+        offset = self._clocks.wall() - now
+        if abs(offset - self._offset) > JUMPED:
+            _log.warning("the time of day has jumped by %.0f s", offset - self._offset)
+            self._offset, self._prune_at = offset, max(self._prune_at, now + SETTLED)
+        if now - self._tick_at > self._options.interval + SLEPT:
+            self._rescan_at = now
+            for course in self._courses.values():  # it may have been put on a charger: look again for as long
+                course.critical_at = None if course.critical_at is None else now
+        self._tick_at = now
+
+    def _rescan(self, now: float) -> None:
+        """Find sensors that have come, gone or moved."""
+        options = self._options
+        found = discover(options.root, self._nut, options.maps, options.peripherals)
+        first, self._rescan_at = not self._said, now + RESCAN
+        self._sources = [source for source in found if not source.left_out]
+        names = {source.name for source in self._sources}
+        for name, course in self._courses.items():
+            if name not in names:  # a battery taken out is not critical
+                course.critical_at = course.charge_pct = None
+        self._say("sources", "logging " + ", ".join(sorted(names)) if names else "no sensors found yet")
+        known = {source.name for source in found} | {asked.name for asked in options.maps.values() if asked.name}
+        missing = [rail for rail, asked in options.maps.items() if (asked.name or rail) not in known]
+        if first and missing:
+            _log.warning("--map: no sensor is named %s", ", ".join(missing))
+
+    def _say(self, key: str, text: str) -> None:
+        """Log a text unless it is what was said of this last."""
+        if self._said.get(key, "") != text:
+            self._said[key] = text
+            _log.info("%s", text)
+
+    def _take(self, source: Source, sample: Sample, now: float) -> None:
+        """Make a reading of a sample, and see what has happened."""
+        course = self._courses.setdefault(source.name, Course())
+        if sample.problem != course.problem:
+            _log.info("%s: %s", source.name, sample.problem or "readable again")
+            course.problem = sample.problem
+            self._rescan_at = now if sample.problem else self._rescan_at  # it may have moved
+        course.charge_pct = sample.charge_pct
+        if sample.empty:
+            return
+        turned = sample.direction not in (None, IDLE, course.direction)
+        if turned:
+            if course.direction == DISCHARGING:
+                self._happen(PowerEventType.CHARGE_START, source, sample.charge_pct, "charging", now)
+            self._urgent |= course.direction is not None
+            course.direction = sample.direction
+        self._watch_critical(source, sample, course, now)
+        if sample.capacity_wh is not None:
+            self.journal.capacities[source.name] = sample.capacity_wh
+        reading = self._electrical(source, sample, course, now)
+        if reading is not None:
+            row = (now, source.name, source.kind, *reading, sample.charge_pct)
+            low = source.kind in (MeterType.BATTERY, MeterType.UPS) and (
+                sample.charge_pct is not None and sample.charge_pct <= self.journal.low
+            )
+            self._urgent |= low
+            self._keep(course, row, turned or low)
+
+    def _happen(self, kind: PowerEventType, source: Source, value: float | None, what: str, now: float) -> None:
+        self.journal.happen((now, kind, value or 0.0, f"{source.name}: {what}"))
+        self._urgent = True
+
+    @staticmethod
+    def _electrical(source: Source, sample: Sample, course: Course, now: float) -> tuple[float, float] | None:
+        """Volts and amperes to store; None where there is nothing to.
+
+        What a battery's charge says is worth storing alone: for a missing value its last one stands in for a while,
+        then 0.
+        """
+        volts, amperes = sample.voltage, sample.current
+        if sample.wattage is not None and volts:
+            amperes = sample.wattage / volts
+        if volts is not None:
+            course.volts = (now, volts)
+        if amperes is not None:
+            course.amperes = (now, amperes, sample.direction)
+        if volts is not None and amperes is not None:
+            return volts, amperes
+        if source.kind not in (MeterType.BATTERY, MeterType.UPS) or sample.charge_pct is None:
+            return None
+        if volts is None:
+            volts = course.volts[1] if now - course.volts[0] <= HOLD else 0.0
+        if amperes is None:
+            then, amperes, direction = course.amperes
+            amperes = amperes if now - then <= HOLD and direction == sample.direction else 0.0
+        return volts, amperes
+
+    def _keep(self, course: Course, row: Row, always: bool) -> None:
+        """Pass a reading on, unless --min-change thinks it is like the last.
+
+        Where the power changes after readings that were left out, the newest of them goes first: else the change
+        would be booked as a slow one over all that time.
+        """
+        kept, watts = course.kept, row[3] * row[4]
+        if kept is not None and not always and row[0] - kept[0] < MAX_SILENCE:
+            charge = 0.0 if row[5] is None or kept[5] is None else abs(row[5] - kept[5])
+            if abs(watts - kept[3] * kept[4]) < self._options.min_change and charge < 1.0:
+                course.skipped = row
+                return
+        if course.skipped is not None:
+            self.journal.add(course.skipped)
+        course.kept, course.skipped = row, None
+        self.journal.add(row)
+
+    def _watch_mains(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
+        """Notice mains that goes or comes back: one state for the machine's own supplies, one for each UPS."""
+        groups: dict[str, list[tuple[Source, Sample]]] = {}
+        for source, sample in samples:
+            if sample.mains is not None and not source.peripheral:
+                group = source.name if source.kind is MeterType.UPS else ""
+                groups.setdefault(group, []).append((source, sample))
+        for group, members in groups.items():
+            online = [member for member in members if member[1].mains]
+            if self._mains.get(group, bool(online)) != bool(online):
+                self._urgent = True
+                if online:
+                    source, sample = online[0]
+                    charges = [s.charge_pct for o, s in samples if o.kind is MeterType.BATTERY and not o.peripheral]
+                    value = _first(sample.charge_pct, *([] if group else charges))
+                    self._happen(PowerEventType.RESTORE, source, value, "mains is back", now)
+            self._mains[group] = bool(online)
+
+    def _commit(self, now: float) -> None:
+        self._stored_any |= self.journal.waiting > 0
+        if self.journal.commit():
+            self._commit_at, self._urgent = now, False
+        else:
+            self._retry_at = now + RETRY
+
+    def _watch_critical(self, source: Source, sample: Sample, course: Course, now: float) -> None:
+        """Note since when a battery is critical and discharging; what cannot be read changes nothing."""
+        if source.peripheral or source.kind not in (MeterType.BATTERY, MeterType.UPS):
+            return
+        critical, charge = sample.low, sample.charge_pct
+        if charge is not None and not critical:
+            # A gauge that wavers about its line has not recovered.
+            margin = 0.0 if course.critical_at is None else power_manager.ALERT_HYSTERESIS
+            critical = charge <= self.journal.critical or charge < self.journal.critical + margin
+        known = sample.direction in (IDLE, CHARGING) or (sample.direction is not None and critical is not None)
+        if critical and sample.direction == DISCHARGING:
+            if course.critical_at is None:
+                self._say_critical(source, f"critical; shutdown in {self._options.shutdown_after:g} s")
+                course.critical_at = now
+        elif known and course.critical_at is not None:
+            self._say_critical(source, "recovered; no shutdown")
+            course.critical_at = None
+
+    def _say_critical(self, source: Source, text: str) -> None:
+        if self._options.shutdown_command:
+            _log.warning("%s: %s", source.name, text)
+
+    def _watch_shutdown(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
+        """Run the shutdown command, once for each time that a battery ends."""
+        courses = [(source, self._courses[source.name]) for source, _ in samples if not source.peripheral]
+        ending = [(source, c) for source, c in courses if c.critical_at is not None]
+        # Batteries of this machine share its load: it ends with the last of them.
+        others = [c for s, c in courses if s.kind is MeterType.BATTERY and c.critical_at is None and c.charge_pct]
+        ending = [(source, c) for source, c in ending if source.kind is MeterType.UPS or not others]
+        self._shutdown_done &= bool(ending)
+        due = [(s, c) for s, c in ending if now - (c.critical_at or now) >= self._options.shutdown_after]
+        if not due or self._shutdown_done or not self._options.shutdown_command:
+            return
+        self._shutdown_done = True
+        (source, course), kind = due[0], PowerEventType.SHUTDOWN
+        _log.warning("%s: critical for %g s: shutting down", source.name, self._options.shutdown_after)
+        self._happen(kind, source, course.charge_pct, "critical, shutting down", now)
+        self._commit(now)  # where it fails the command runs all the same
+        self._tell()
+        if self._commands:
+            self._commands.wait()
+        variables = _environment(self._options.device_id, kind, course.charge_pct or 0.0, source.name)
+        _run_command(self._options.shutdown_command, variables, SHUTDOWN_LIMIT)
+
+    def _tell(self) -> None:
+        """Run the --exec command for every event that has come into the file, whoever wrote it."""
+        if self._commands is not None:
+            try:
+                self._sequence, environments = self.journal.news(self._sequence)
+            except PowerManagerError as exc:
+                self._say("events", f"events cannot be read: {exc}")
+                return
+            for variables in environments:
+                self._commands.submit(variables)
+
+    def _prune(self, now: float) -> None:
+        """Delete old readings daily, by a time of day that has been steady for a while."""
+        if self._options.keep_days is not None and (now >= self._prune_at or self._options.once):
+            self._prune_at = now + DAY
+            try:
+                deleted = self.journal.manager.prune(self._options.keep_days)
+                _log.info("%d readings older than %g days deleted", deleted, self._options.keep_days)
+            except PowerManagerError as exc:
+                _log.error("%s", exc)
+
+
+# --- Command line -----------------------------------------------------------------------------
+
+
+class _Signals:
+    """SIGTERM, SIGINT and SIGHUP as the end of a wait: whatever is being written is written to its end."""
+
+    def __enter__(self) -> _Signals:
+        self._stopped = False
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
+                    self._before[number] = signal.signal(number, self._stop)
+        return self
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopped = True
+        with contextlib.suppress(OSError):
+            self._writer.send(b"x")
+
+    def wait(self, seconds: float) -> bool:
+        """Wait that long, or until a signal has come; return whether one has."""
+        if not self._stopped:
+            select.select([self._reader], [], [], min(seconds, DAY))
+        return self._stopped
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._reader.close()
+        self._writer.close()
+
+
+_KEYS = ("name", "type", "voltage", "current", "wattage", "charge_pct", "capacity_wh", "status")
+
+
+def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
+    nut = Nut.discover(args.nut, clocks.boot)
+    rows = []
+    for source in discover(args.root, nut, dict(args.map), args.peripherals):
+        if source.left_out:
+            print(f"left out: {source.name} ({source.left_out})", file=sys.stderr)
+            continue
+        sample = source.read()
+        values = dict.fromkeys(_KEYS) | {"name": source.name, "type": source.kind.value}
+        values |= {key: getattr(sample, key) for key in _KEYS[2:]}
+        rows.append({k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in values.items()})
+        if sample.problem:
+            print(f"{source.name}: {sample.problem}", file=sys.stderr)
+    for source in nut:
+        assert isinstance(source, Nut)
+        source.close()
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    cells = [list(_KEYS)] + [[_cell(row[key]) for key in _KEYS] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for line in cells:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+    return 0
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _run(args: argparse.Namespace, clocks: Clocks) -> int:
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(Options) if hasattr(args, f.name)}
+    options = Options(**values, maps=dict(args.map))
+    handler = logging.StreamHandler()  # to the standard error there is now, for as long as this runs
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        with _Signals() as signals:
+            return Collector(options, clocks).run(clocks.wait or signals.wait)
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def _at_least(low: float, above: bool = False) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or value < low or (above and value == low):
+            raise argparse.ArgumentTypeError(f"expected a number {'above' if above else 'of at least'} {low:g}")
+        return value
+
+    return number
+
+
+def _directory(text: str) -> str:
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"no such directory: {text}")
+    return text
+
+
+def _command_line(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{exc}: {text}") from None
+    if not words:
+        raise argparse.ArgumentTypeError("expected a command")
+    return words
+
+
+def _upsd(text: str) -> str:
+    try:
+        return Nut(text, time.monotonic).name
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="power_collector", description="This machine's power sensors, logged.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {power_manager.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    show = commands.add_parser("sources", help="list what this machine has", description="List this machine's meters.")
+    run = commands.add_parser("run", help="log it", description="Log this machine's meters until SIGTERM or Ctrl-C.")
+    show.set_defaults(run=_show_sources)
+    run.set_defaults(run=_run)
+    for command in (show, run):
+        add = command.add_argument
+        add("--root", type=_directory, default="/", metavar="DIR", help="read a captured tree (default: /)")
+        add("--nut", action="append", default=[], type=_upsd, metavar="UPS@HOST[:PORT]", help="a UPS of NUT's upsd")
+        add("--map", action="append", default=[], type=_mapping, metavar="RAIL=TYPE[:NAME]",
+            help="a source's meter: main, battery, solar or ups; -TYPE turns the sign")  # fmt: skip
+        add("--peripherals", action="store_true", help="also batteries of mice and the like")
+    show.add_argument("--json", action="store_true", help="JSON instead of a table")
+    add, zero, above = run.add_argument, _at_least(0), _at_least(0, above=True)
+    db = os.environ.get("POWER_MANAGER_DB") or str(power_manager.DB_PATH)
+    add("device_id", metavar="DEVICE_ID", help="registered where it is new")
+    add("--db", default=db, metavar="PATH", help="(default: $POWER_MANAGER_DB, else power_manager.db here)")
+    add("--interval", type=above, default=5.0, metavar="S", help="seconds between readings (default: 5)")
+    add("--once", action="store_true", help="read and store once, then end")
+    add("--commit-every", type=zero, default=60.0, metavar="S", help="seconds in one transaction (default: 60)")
+    add("--keep-days", type=zero, metavar="N", help="delete readings older than that, daily (default: keep all)")
+    add("--min-change", type=zero, default=0.0, metavar="W", help="leave out readings that change less (default: 0)")
+    add("--exec", type=_command_line, default=[], dest="exec_command", metavar="CMD",
+        help="run for every event, with POWER_EVENT, POWER_DEVICE, POWER_VALUE, POWER_METER set; no shell")  # fmt: skip
+    add("--exec-limit", type=above, default=EXEC_LIMIT, metavar="S", help="seconds it may take (default: 10)")
+    add("--shutdown-command", type=_command_line, default=[], metavar="CMD", help="run once when a battery ends")
+    add("--shutdown-after", type=zero, default=30.0, metavar="S",
+        help="seconds critical and discharging before that (default: 30)")  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int:
+    """Run the command line; return its exit code: 0, 1 for an error. SIGTERM and Ctrl-C end `run` with 0."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args, clocks or Clocks())
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has read enough; what is left in the buffer must not fail at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (PowerManagerError, OSError) as exc:
+        print(f"power_collector: {exc}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1565 @@
+"""Tests of power_collector, in the order of its parts; no test waits for the time of day to pass."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import power_collector as pc
+import pytest
+
+import power_manager
+from power_manager import MeterType, PowerManager
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parents[1]
+SHARED = CHECKOUT.parent / "shared" / "data"
+TREES = HERE / "trees"
+NOON = 1_700_000_000.0
+
+
+class Time:
+    """Clocks that only move when the collector waits; `then` is called at every wait, and True ends the run."""
+
+    def __init__(self, ticks: int = 1, then: Callable[[int], Any] | None = None) -> None:
+        self.now, self.day, self.ticks, self.count, self.then = 1000.0, NOON, ticks, 0, then
+        self.clocks = pc.Clocks(wall=lambda: self.day, boot=lambda: self.now, wait=self.wait)
+
+    def wait(self, seconds: float) -> bool:
+        """Let that long pass."""
+        self.pass_(seconds)
+        self.count += 1
+        stop = self.then(self.count) if self.then else None
+        return bool(stop) or self.count >= self.ticks
+
+    def pass_(self, seconds: float) -> None:
+        """Move both clocks on."""
+        self.now += seconds
+        self.day += seconds
+
+
+class Tree:
+    """A machine's /sys in a temporary directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def supply(self, supply_name: str, **files: object) -> Path:
+        """Write files of a power supply; None removes one."""
+        return self._write(self.root / "sys/class/power_supply" / supply_name, files)
+
+    def hwmon(self, number: int, **files: object) -> Path:
+        """Write files of a hwmon device."""
+        return self._write(self.root / f"sys/class/hwmon/hwmon{number}", files)
+
+    @staticmethod
+    def _write(place: Path, files: dict[str, object]) -> Path:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, value in files.items():
+            if value is None:
+                (place / name).unlink(missing_ok=True)
+            else:
+                (place / name).write_bytes(value if isinstance(value, bytes) else f"{value}\n".encode())
+        return place
+
+    def battery(self, battery_name: str = "BAT0", **files: object) -> Path:
+        """Write a battery of 50 Wh that supplies 10 W at 10 V, at 60 %, and these files."""
+        usual = {"type": "Battery", "present": 1, "status": "Discharging", "capacity": 60}
+        usual |= {"voltage_now": 10_000_000, "current_now": 1_000_000, "energy_full": 50_000_000}
+        new = not (self.root / "sys/class/power_supply" / battery_name).exists()
+        return self.supply(battery_name, **((usual | files) if new else files))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """An empty machine."""
+    (tmp_path / "root").mkdir()
+    return Tree(tmp_path / "root")
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    """The place of a database that is not there yet."""
+    return tmp_path / "power.db"
+
+
+class Machine:
+    """A collector on a tree, ticked by hand."""
+
+    def __init__(self, tree: Tree, db: Path, **options: Any) -> None:
+        self.time, self.tree, self.db = Time(), tree, db
+        self.collector = pc.Collector(pc.Options("dev", str(db), str(tree.root), **options), self.time.clocks)
+
+    def tick(self, count: int = 1, seconds: float = 5.0) -> None:
+        """Let the collector look that often, that long apart."""
+        for _ in range(count):
+            self.collector.tick()
+            self.time.pass_(seconds)
+
+    def events(self) -> list[tuple[str, float]]:
+        """The events in the file, oldest first."""
+        with PowerManager(self.db) as pm:
+            return [(event.type.value, event.value) for _, event in pm.events_since(0)]
+
+    def readings(self, name: str = "BAT0") -> list[power_manager.PowerReading]:
+        """The readings of a meter in the file."""
+        with PowerManager(self.db) as pm:
+            return [r for m in pm.list_meters("dev") if m.name == name for r in pm.iter_history(m.id)]
+
+
+@pytest.fixture
+def machine(tree: Tree, db: Path) -> Iterator[Callable[..., Machine]]:
+    """A maker of machines, finished at the end."""
+    made: list[Machine] = []
+
+    def make(**options: Any) -> Machine:
+        made.append(Machine(tree, db, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.collector.finish()
+
+
+def sources(root: Path | str, *arguments: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """What `sources --json` says."""
+    capsys.readouterr()
+    assert pc.main(["sources", "--root", str(root), "--json", *arguments]) == 0
+    listed: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return listed
+
+
+def recorder(path: Path) -> list[str]:
+    """A command that appends its event to a file."""
+    text = "import os, sys; e = os.environ; open(sys.argv[1], 'a').write(' '.join(["
+    text += "e['POWER_EVENT'], e['POWER_DEVICE'], e['POWER_VALUE'], e['POWER_METER']]) + chr(10))"
+    return [sys.executable, "-c", text, str(path)]
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a file; none where it is missing."""
+    return path.read_text().splitlines() if path.exists() else []
+
+
+# --- Values
+
+
+@pytest.mark.parametrize(
+    "text", ["65535", "655.350", "655.290", "6553.5", "3932100", "65535000", "nan", "1e9", "1_0", ""]
+)
+def test_sentinels_and_other_text_are_no_numbers(text: str) -> None:
+    """What a device says for "unknown" is no value."""
+    assert pc._number(text) is None
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-1, None), (0, 0), (104, 100), (255, None), (None, None)])
+def test_a_charge_is_clamped_where_it_is_near_and_dropped_where_it_is_not(value: Any, expected: Any) -> None:
+    """A gauge at 104 % is full, one at 255 is broken."""
+    assert pc._percent(value) == expected
+
+
+def test_a_file_that_cannot_be_read_is_empty_text(tmp_path: Path) -> None:
+    """Missing files, directories and pipes without a writer neither raise nor block."""
+    os.mkfifo(tmp_path / "pipe")
+    assert [pc._text(f"{tmp_path}/{name}") for name in ("none", "", "pipe")] == ["", "", ""]
+
+
+# --- Supplies
+
+
+@pytest.mark.skipif(not (SHARED / "sysfs_power_supply").exists(), reason="no shared data")
+def test_the_real_thinkpad(tmp_path: Path, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real tree gives 5.002 W, 11.66 V, 81 %, 45.07 Wh, and 7.3 h to empty."""
+    (tmp_path / "sys/class").mkdir(parents=True)
+    (tmp_path / "sys/class/power_supply").symlink_to(SHARED / "sysfs_power_supply")
+    ac, battery = sources(tmp_path, capsys=capsys)
+    assert (ac["name"], ac["type"], ac["status"], ac["wattage"]) == ("AC", "main", "Offline", None)
+    assert battery == {
+        "name": "BAT0", "type": "battery", "voltage": 11.66, "current": 0.428988, "wattage": 5.002, "charge_pct": 81.0,
+        "capacity_wh": 45.07, "status": "Discharging",
+    }  # fmt: skip
+    assert pc.main(["run", "lap", "--root", str(tmp_path), "--db", str(db), "--once"]) == 0
+    with PowerManager(db) as pm:
+        assert pm.estimate_runtime("lap") == 7.3
+        assert [(m.name, m.type, m.wattage) for m in pm.list_meters("lap")] == [("BAT0", "battery", 5.002)]
+
+
+EXPECTED: dict[str, list[tuple[Any, ...]]] = {
+    "laptop": [
+        ("ADP1", "main", None, None, None, None, None, "Offline"),
+        ("BAT0", "battery", 11.4, 1.25, 14.25, 64.0, 44.4, "Discharging"),
+        ("ucsi-source-psy-USBC000:001", "main", None, None, None, None, None, "Offline"),
+    ],
+    "ina3221": [("VDD_IN", "main", 5.032, 1.192, 5.998144, None, None, None)],
+    "ina219": [
+        ("ina219", "main", 4.228, -0.04, -0.16912, None, None, None),
+        ("Panel", "main", 18.25, 1.5, 27.375, None, None, None),
+    ],
+    "ups": [("ups0", "ups", 13.65, -0.8, -10.92, 88.0, 84.0, "Charging")],
+    "two-batteries": [
+        ("AC", "main", None, None, None, None, None, "Offline"),
+        ("BAT0", "battery", 11.4, 1.25, 14.25, 4.0, 44.4, "Discharging"),
+        ("BAT1", "battery", 12.1, 0.0, 0.0, 95.0, 24.0, "Not charging"),
+    ],
+    "absent": [],
+    "garbage": [
+        ("BAT0", "battery", None, None, None, None, None, None),
+        ("BAT1", "battery", None, None, None, 100.0, None, "Discharging"),
+        ("ina219", "main", None, None, None, None, None, None),
+        ("[31mred", "main", 5.0, 0.5, 2.5, None, None, None),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_captured_trees(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every captured tree gives exactly its meters."""
+    assert [tuple(row.values()) for row in sources(TREES / name, capsys=capsys)] == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_captured_trees_run(name: str, db: Path) -> None:
+    """Every captured tree can be logged for ten minutes, and leaves a sound file."""
+    time_ = Time(120)
+    assert pc.main(["run", "dev", "--root", str(TREES / name), "--db", str(db)], time_.clocks) == 0
+    with PowerManager(db) as pm:
+        assert pm.check() == []
+        stored = {m.name for m in pm.list_meters("dev")}
+        assert stored == {r[0] for r in EXPECTED[name] if (r[2] and r[3] is not None) or r[5] is not None}
+        assert {m.type for m in pm.list_meters("dev")} == {r[1] for r in EXPECTED[name] if r[0] in stored}
+
+
+@pytest.mark.parametrize(
+    ("status", "sign"), [("Discharging", 1), ("Charging", -1), ("Full", 0), ("Not charging", 0), ("", 1)]
+)
+@pytest.mark.parametrize("current", [-2_000_000, 2_000_000])
+def test_the_status_gives_the_direction(tree: Tree, current: int, status: str, sign: int) -> None:
+    """Whatever sign a driver gives to its current, the status says the direction."""
+    tree.battery(status=status, current_now=current)
+    sample = pc.Supply.discover(str(tree.root))[0].read()
+    assert (sample.current, sample.wattage, sample.status) == (2 * sign, 20 * sign, status or None)
+
+
+def test_power_comes_from_power_now_first(tree: Tree) -> None:
+    """power_now wins over current times voltage, and gives the current where there is none."""
+    tree.battery(power_now=-12_000_000)
+    tree.battery("BAT1", power_now=12_000_000, current_now=None)
+    first, second = (source.read() for source in pc.Supply.discover(str(tree.root)))
+    assert (first.wattage, first.current) == (12.0, 1.0)
+    assert (second.wattage, second.current) == (12.0, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 50.0),
+        ({"energy_full": None}, None),
+        ({"energy_full": None, "charge_full": 2_000_000}, 20.0),
+        ({"energy_full": 0, "charge_full": 2_000_000, "voltage_max_design": 12_000_000}, 24.0),
+        ({"energy_full": 0, "charge_full": 2_000_000, "voltage_max_design": 1, "voltage_min_design": 11_000_000}, 22.0),
+        ({"energy_full": None, "energy_full_design": 60_000_000}, 60.0),
+    ],
+)  # fmt: skip
+def test_capacity(tree: Tree, files: dict[str, Any], expected: float | None) -> None:
+    """Watt-hours come from energy_full, else charge_full times a voltage in the order of trust."""
+    tree.battery(**files)
+    assert pc.Supply.discover(str(tree.root))[0].read().capacity_wh == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"energy_now": 10_000_000}, 60.0),
+        ({"capacity": None, "energy_now": 10_000_000}, 20.0),
+        ({"capacity": 255, "charge_now": 1_000_000, "charge_full": 4_000_000}, 25.0),
+        ({"capacity": None}, None),
+    ],
+)
+def test_charge(tree: Tree, files: dict[str, Any], expected: float | None) -> None:
+    """Charge comes from capacity, else from the ratio of energy or charge."""
+    tree.battery(**files)
+    assert pc.Supply.discover(str(tree.root))[0].read().charge_pct == expected
+
+
+def test_peripherals_are_left_out_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mouse is no meter of the machine by default."""
+    assert "hidpp_battery_0" in [s["name"] for s in sources(TREES / "laptop", "--peripherals", capsys=capsys)]
+    sources(TREES / "laptop", capsys=capsys)
+    assert pc.main(["sources", "--root", str(TREES / "laptop")]) == 0
+    assert "left out: hidpp_battery_0 (a peripheral's: --peripherals logs it too)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["USB", "USB_PD", "USB_DCP", "Wireless", "Mains"])
+def test_supplies_from_outside(tree: Tree, kind: str) -> None:
+    """Mains, USB and Wireless are main meters, whose last current does not outlive the plug."""
+    tree.supply("usb", type=kind, online=2, voltage_now=5_000_000, current_now=-1_500_000)
+    source = pc.Supply.discover(str(tree.root))[0]
+    sample = source.read()
+    assert (source.kind, sample.wattage, sample.mains, sample.status) == (MeterType.MAIN, 7.5, True, "Online")
+    tree.supply("usb", online=0)
+    sample = source.read()
+    assert (sample.wattage, sample.current, sample.mains, sample.status) == (0.0, 0.0, False, "Offline")
+
+
+def test_what_was_agreed_with_a_charger_is_not_measured(tree: Tree) -> None:
+    """UCSI supplies say whether they are online, and no watts."""
+    tree.supply("ucsi-source-psy-1", type="USB", online=1, voltage_now=20_000_000, current_now=3_000_000)
+    sample = pc.Supply.discover(str(tree.root))[0].read()
+    assert (sample.voltage, sample.wattage, sample.mains) == (None, None, True)
+
+
+def test_a_battery_taken_out_has_no_values(tree: Tree) -> None:
+    """What a driver goes on saying of an absent battery is not read."""
+    tree.battery()
+    source = pc.Supply.discover(str(tree.root))[0]
+    tree.battery(present=0)
+    sample = source.read()
+    assert (sample.empty, sample.problem) == (True, "not present")
+
+
+# --- Rails
+
+
+def test_parts_of_a_jetsons_total_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """VDD_IN already contains the other rails: they are used only where --map asks."""
+    mapped = sources(TREES / "ina3221", "--map", "VDD_SOC=main:SoC", capsys=capsys)
+    assert [(row["name"], row["wattage"]) for row in mapped] == [("VDD_IN", 5.998144), ("SoC", 1.487104)]
+
+
+def test_rails_without_a_total_are_all_used(tree: Tree) -> None:
+    """Where no rail is the total each one is a meter."""
+    for n, label in enumerate(("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"), 1):
+        tree.hwmon(0, **{"name": "ina3221", f"in{n}_label": label, f"in{n}_input": 5000, f"curr{n}_input": 100 * n})
+    assert [(s.name, s.left_out) for s in pc.Rail.discover(str(tree.root))] == [
+        ("VDD_GPU_SOC", ""), ("VDD_CPU_CV", ""), ("VIN_SYS_5V0", ""),
+    ]  # fmt: skip
+
+
+def test_a_users_own_monitor_beside_a_jetsons_total_is_used(tree: Tree) -> None:
+    """Only the labelled rails of the module are parts of its total."""
+    tree.hwmon(0, name="ina3221", in1_label="VDD_IN", in1_input=5000, curr1_input=1000)
+    tree.hwmon(1, name="ina219", in1_input=18000, curr1_input=500)
+    tree.hwmon(2, name="ina3221", in1_input=12000, curr1_input=500)
+    assert [s.left_out for s in pc.Rail.discover(str(tree.root))] == ["", "", ""]
+
+
+def test_map_gives_type_name_and_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    """--map makes a rail a panel or a battery, also one that is wired the other way round."""
+    arguments = ["--map", "ina219=-battery:UPS HAT", "--map", "Panel=solar"]
+    rows = sources(TREES / "ina219", *arguments, capsys=capsys)
+    found = [(row["name"], row["type"], row["current"]) for row in rows]
+    assert found == [("UPS HAT", "battery", 0.04), ("Panel", "solar", 1.5)]
+
+
+@pytest.mark.parametrize("text", ["VDD_IN", "VDD_IN=", "VDD_IN=water", "=main", "VDD_IN=--main"])
+def test_map_refuses_what_it_cannot_read(text: str) -> None:
+    """A wrong --map is a usage error."""
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected RAIL=TYPE"):
+        pc._mapping(text)
+
+
+def test_map_of_a_nut_address() -> None:
+    """A source whose name has colons can be mapped, to a name that has any sign."""
+    assert pc._mapping("ups@[::1]:3493=ups:a=b:c") == ("ups@[::1]:3493", pc.Mapping(MeterType.UPS, "a=b:c", False))
+
+
+def test_meters_keep_their_names_when_hwmon_numbers_change(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """After a boot in another order every rail goes on in its own meter."""
+    for place, bus in ((1, "1-0040"), (2, "1-0041")):
+        (tree.root / "devices" / bus).mkdir(parents=True)
+        chip = tree.hwmon(place, name="ina219", in1_input=place * 1000, curr1_input=1000)
+        (chip / "device").symlink_to(tree.root / "devices" / bus)
+    first = machine()
+    first.tick()
+    hwmon = tree.root / "sys/class/hwmon"
+    (hwmon / "hwmon1").rename(hwmon / "hwmon7")
+    second = machine()
+    second.time.pass_(60)
+    second.tick()
+    for name, volts in (("ina219 1-0040", 1.0), ("ina219 1-0041", 2.0)):
+        assert [reading.voltage for reading in first.readings(name)] == [volts, volts]
+
+
+def test_two_sources_of_one_name_are_two_meters(tree: Tree) -> None:
+    """The chip's address tells them apart, else a number."""
+    for number in (1, 2, 3, 4):
+        chip = tree.hwmon(number, name="ina226", in1_label="Panel", in1_input=18000, curr1_input=1000)
+        if number < 3:
+            (tree.root / "devices" / f"1-004{number}").mkdir(parents=True)
+            (chip / "device").symlink_to(tree.root / "devices" / f"1-004{number}")
+    names = [source.name for source in pc.discover(str(tree.root))]
+    assert names == ["Panel 1-0041", "Panel 1-0042", "Panel", "Panel 2"]
+
+
+def test_power_alone_gives_the_current_of_a_rail(tree: Tree) -> None:
+    """Without currN_input the chip's own watts are used."""
+    tree.hwmon(0, name="ina260", in1_input=5000, power1_input=2_000_000)
+    sample = pc.Rail.discover(str(tree.root))[0].read()
+    assert (sample.voltage, sample.current, sample.wattage) == (5.0, 0.4, 2.0)
+
+
+# --- NUT
+
+
+class Upsd:
+    """A upsd on loopback; `variables` is what it tells, `reply` replaces that, None hangs up."""
+
+    def __init__(self, text: str = "") -> None:
+        self.variables: dict[str, str] = {}
+        self.reply: bytes | None = b""
+        self.asked = self.connected = 0
+        self.update(text)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"ups@127.0.0.1:{self._server.getsockname()[1]}"
+        self._peers: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def update(self, text: str) -> None:
+        """Set variables from lines of a NUT dump."""
+        for line in text.splitlines():
+            if ": " in line and not line.startswith("#"):
+                name, _, value = line.partition(": ")
+                self.variables[name] = value
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._server.accept()
+            except OSError:
+                return
+            self.connected += 1
+            self._peers.append(peer)
+            with contextlib.suppress(OSError):
+                self._answer(peer)
+            peer.close()
+
+    def _answer(self, peer: socket.socket) -> None:
+        while peer.recv(1000) == b"LIST VAR ups\n":
+            self.asked += 1
+            rows = [f'VAR ups {name} "{value}"\n' for name, value in self.variables.items()]
+            answer = "BEGIN LIST VAR ups\n" + "".join(rows) + "END LIST VAR ups\n"
+            if self.reply is None:
+                return
+            peer.sendall(self.reply or answer.encode("latin-1"))
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for peer in self._peers:
+            with contextlib.suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+
+
+@pytest.fixture
+def upsd() -> Iterator[Upsd]:
+    """A fake upsd."""
+    server = Upsd()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def nut(upsd: Upsd) -> Iterator[pc.Nut]:
+    """A source that reads the fake upsd."""
+    source = pc.Nut(upsd.address, time.monotonic)
+    yield source
+    source.close()
+
+
+def test_nut_variables(upsd: Upsd, nut: pc.Nut) -> None:
+    """Volts and charge are the battery's, watts the load's."""
+    upsd.update('battery.voltage: 24.0\nbattery.charge: 97\nups.realpower: 48\nups.status: OL CHRG\nx: \\"\\\\\xff')
+    sample = nut.read()
+    assert (sample.voltage, sample.current, sample.wattage) == (24.0, 2.0, 48.0)
+    assert (sample.charge_pct, sample.status, sample.mains, sample.direction) == (97.0, "OL CHRG", True, pc.CHARGING)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ups.load: 20\nups.realpower.nominal: 300", 60.0),
+        ("ups.load: 20\nups.power.nominal: 300", None),
+        ("ups.realpower: 65535\nups.load: 10\nups.realpower.nominal: 300", 30.0),
+        ("battery.voltage: 12\nbattery.current: -2\nups.status: OB", 24.0),
+        ("battery.voltage: 12\nbattery.current: 2\nups.status: OL CHRG", -24.0),
+        ("battery.voltage: 655.290\nbattery.current: 2", None),
+        ("battery.voltage: 0\nups.realpower: 5", 5.0),
+    ],
+)
+def test_nut_watts(upsd: Upsd, nut: pc.Nut, text: str, expected: float | None) -> None:
+    """Real power, else load by nominal real power, else what the battery gives or takes."""
+    upsd.update(text)
+    assert nut.read().wattage == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "direction", "mains"),
+    [
+        ("OL", 0, True), ("OL CHRG", -1, True), ("OB", 1, False), ("OB DISCHRG", 1, False), ("OB CHRG", 1, False),
+        ("OL DISCHRG", 0, True), ("OL CHRG DISCHRG", 0, True), ("DISCHRG", 1, None), ("CHRG", -1, None),
+        ("OL OB", 1, False), ("HB OL", 0, True), ("CHRG DISCHRG", None, None), ("WAIT", None, None), ("", None, None),
+    ],
+)  # fmt: skip
+def test_nut_status(status: str, direction: int | None, mains: bool | None) -> None:
+    """On battery it discharges whatever else it says; on mains only CHRG alone is charging."""
+    sample = pc.Nut("ups", time.monotonic)._sample({"ups.status": status})
+    assert (sample.direction, sample.mains, sample.status) == (direction, mains, status or None)
+
+
+@pytest.mark.skipif(not (SHARED / "nut").exists(), reason="no shared data")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("PiSupply", (4.113, 0.0, 93.7, 7.6076, "HB OL")), ("APC", (13.5, 19.5, 100.0, None, "OL DISCHRG"))],
+)
+def test_real_dumps(upsd: Upsd, nut: pc.Nut, name: str, expected: tuple[Any, ...]) -> None:
+    """Dumps of real UPSes are read as what they are."""
+    (dump,) = (SHARED / "nut").glob(f"{name}*")
+    upsd.update(dump.read_text())
+    sample = nut.read()
+    capacity = None if sample.capacity_wh is None else round(sample.capacity_wh, 4)
+    assert (sample.voltage, sample.wattage, sample.charge_pct, capacity, sample.status) == expected
+
+
+@pytest.mark.parametrize("address", ["", "@host", "ups@", "ups@h:0", "ups@h:70000", "a b@c", 'u"@h', "ups@h:x"])
+def test_nut_addresses_that_are_none(address: str) -> None:
+    """A wrong --nut is a usage error."""
+    with pytest.raises(ValueError, match="expected ups@host"):
+        pc.Nut(address, time.monotonic)
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [("u", ("localhost", 3493)), ("u@h", ("h", 3493)), ("u@h:1", ("h", 1)), ("u@[::1]:9", ("::1", 9))],
+)
+def test_nut_addresses(address: str, peer: tuple[str, int]) -> None:
+    """Host and port have NUT's defaults, and IPv6 its brackets."""
+    assert pc.Nut(address, time.monotonic)._peer == peer
+
+
+def test_stale_data_is_no_data(upsd: Upsd, nut: pc.Nut) -> None:
+    """What upsd itself calls stale is not stored, and the connection stays."""
+    upsd.reply = b"ERR DATA-STALE\n"
+    assert (nut.read().empty, nut.read().problem) == (True, "upsd says ERR DATA-STALE")
+    upsd.reply = b""
+    upsd.update("ups.status: OL")
+    assert (nut.read().status, upsd.connected) == ("OL", 1)
+
+
+def test_a_upsd_that_restarts_is_read_on(upsd: Upsd, nut: pc.Nut) -> None:
+    """A broken connection is made again within the same look."""
+    upsd.update("ups.status: OL")
+    assert nut.read().status == "OL"
+    upsd._peers[0].shutdown(socket.SHUT_RDWR)
+    assert (nut.read().status, upsd.connected) == ("OL", 2)
+
+
+def test_a_upsd_that_is_gone_is_left_alone_for_a_while(upsd: Upsd) -> None:
+    """One that cannot be reached costs one attempt in ten seconds, and is used again when it is back."""
+    time_ = Time()
+    source = pc.Nut(upsd.address, time_.clocks.boot)
+    upsd.reply = None
+    assert source.read().problem == "upsd cannot be reached: it closed the connection"
+    assert (source.read().problem, upsd.asked) == ("upsd cannot be reached", 1)
+    upsd.reply = b""
+    upsd.update("ups.status: OL")
+    time_.pass_(pc.NUT_RETRY)
+    assert source.read().status == "OL"
+    source.close()
+
+
+def test_an_answer_without_end_is_cut_off(upsd: Upsd, nut: pc.Nut, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither endless nor unfinished answers stop the run."""
+    monkeypatch.setattr(pc, "_NUT_SIZE", 100)
+    monkeypatch.setattr(pc, "NUT_RETRY", 0.0)
+    upsd.reply = b"VAR ups x\n" * 50
+    assert "its answer has no end" in nut.read().problem
+    monkeypatch.setattr(pc, "NUT_LIMIT", 0.05)
+    upsd.reply = b"BEGIN"
+    assert "timed out" in nut.read().problem
+
+
+def test_nonsense_from_upsd_is_no_values(upsd: Upsd, nut: pc.Nut) -> None:
+    """Lines that are no variables are passed over."""
+    upsd.reply = b"\xff\xfe\nVAR ups\nVAR ups battery.charge 5\nEND LIST VAR ups\n"
+    assert nut.read().problem == "no values"
+
+
+SCRIPT = [
+    (60, "battery.charge: 90\nbattery.voltage: 24.0\nups.realpower: 48\nups.status: OL CHRG"),
+    (60, "ups.status: OB DISCHRG"),
+    (60, "battery.charge: 18\nups.status: OB DISCHRG"),
+    (60, "battery.charge: 4\nups.status: OB LB DISCHRG"),
+    (60, "battery.charge: 9\nups.status: OL CHRG"),
+]
+
+
+def replay(upsd: Upsd, script: list[tuple[int, str]], db: Path, *arguments: str) -> list[tuple[str, float]]:
+    """Run a collector over a script of (seconds, variables), every 5 s; return the events."""
+    starts = {}
+    at = 0
+    for seconds, text in script:
+        starts[at // 5] = text
+        at += seconds
+    upsd.update(starts[0])
+    time_ = Time(at // 5, then=lambda tick: upsd.update(starts.get(tick, "")))
+    command = ["run", "dev", "--root", str(TREES / "absent"), "--db", str(db), "--nut", upsd.address, *arguments]
+    assert pc.main(command, time_.clocks) == 0
+    with PowerManager(db) as pm:
+        assert pm.check() == []
+        return [(event.type.value, event.value) for _, event in pm.events_since(0)]
+
+
+def test_a_power_failure_by_nut(upsd: Upsd, db: Path) -> None:
+    """A failure, its alerts and its end are each told once, in their order."""
+    expected = [("discharge", 18.0), ("low_battery", 4.0), ("charge_start", 9.0), ("restore", 9.0)]
+    assert replay(upsd, SCRIPT, db) == expected
+
+
+@pytest.mark.skipif(not (SHARED / "nut_evolution500.seq").exists(), reason="no shared data")
+def test_the_evolution_500(upsd: Upsd, db: Path, tmp_path: Path) -> None:
+    """NUT's own sequence, which begins again at its end, is exactly one story from discharge to mains."""
+    text = (SHARED / "nut_evolution500.seq").read_text()
+    parts = re.split(r"^TIMER (\d+)\n", text, flags=re.MULTILINE)
+    script = [(int(seconds), part) for part, seconds in zip(parts[::2], parts[1::2])] + [(30, parts[0])]
+    told = tmp_path / "told"
+    arguments = ["--exec", " ".join(f"'{word}'" for word in recorder(told)[:2]) + f' "{recorder(told)[2]}" {told}']
+    assert replay(upsd, script, db, *arguments) == [("charge_start", 90.0), ("restore", 90.0)]
+    assert lines(told) == [f"charge_start dev 90 {upsd.address}", f"restore dev 90 {upsd.address}"]
+
+
+def test_low_battery_by_the_ups_itself_shuts_down(upsd: Upsd, db: Path, tmp_path: Path) -> None:
+    """LB on battery is critical whatever the charge is."""
+    script = [(10, "battery.charge: 90\nups.status: OL"), (10, "ups.status: OB"), (60, "ups.status: OB LB")]
+    command = " ".join([sys.executable, "-c", f"\"open('{tmp_path}/off', 'a').write('x')\""])
+    assert replay(upsd, script, db, "--shutdown-command", command) == [("shutdown", 90.0)]
+    assert lines(tmp_path / "off") == ["x"]
+
+
+# --- Commands
+
+
+def test_a_hanging_command_is_killed_with_its_children(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The time limit ends a command and all that it has started."""
+    script = f"sleep 300 & echo $! > {tmp_path}/pid; wait"
+    pc._run_command(["sh", "-c", script], {}, 0.3)
+    assert "sh: killed after 0.3 s" in caplog.text
+    status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    for _ in range(1000):  # the kernel ends a killed process a moment later
+        if not status.exists() or status.read_text().split()[2] == "Z":
+            return
+        os.sched_yield()
+        time.sleep(0.005)
+    pytest.fail("the child of a killed command lives on")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"), [(["/no/such"], "cannot be run"), (["false"], "ended with 1"), (["a\0"], "cannot")]
+)
+def test_a_command_that_fails_is_logged(command: list[str], message: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No command can fail the run."""
+    pc._run_command(command, {}, 5)
+    assert message in caplog.text
+
+
+def test_too_many_waiting_events_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    """A queue that is full, or that does not empty in time, is reported."""
+    commands = pc.Commands(["sleep", "60"], 0.01)
+    commands._thread = threading.current_thread()  # nobody works
+    for _ in range(1001):
+        commands.submit({"POWER_EVENT": "restore"})
+    commands._limit = -1.0
+    commands.wait()
+    assert "too many events wait for it: not run for restore" in caplog.text
+    assert "1000 events still wait for it" in caplog.text
+    commands.close()
+
+
+def test_exec_runs_for_every_event_of_the_device(tree: Tree, machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """Alerts of the library and events of other processes are told too; older and foreign ones are not."""
+    tree.battery()
+    told = tmp_path / "told"
+    with PowerManager(machine().db) as pm:
+        for device in ("dev", "other"):
+            pm.register_device(device, device)
+            pm.trigger_event(device, "restore", 1.0)
+        one = machine(exec_command=recorder(told))
+        one.tick()
+        pm.trigger_event("dev", "restore", 2.5)
+        pm.trigger_event("other", "restore", 3.0)
+        tree.battery(capacity=20)
+        one.tick()
+        tree.battery(capacity=5)
+        one.tick()
+    one.collector.finish()
+    assert sorted(lines(told)) == ["discharge dev 20 BAT0", "low_battery dev 5 BAT0", "restore dev 2.5 "]
+
+
+def test_exec_gets_no_shell(tree: Tree, db: Path, tmp_path: Path) -> None:
+    """Words are split as a shell would, and nothing else of it happens."""
+    tree.battery(capacity=3)
+    command = f"{sys.executable} -c \"import sys; open(sys.argv[1], 'w').write(sys.argv[2])\" {tmp_path}/out '$HOME;ls'"
+    arguments = ["--root", str(tree.root), "--db", str(db), "--once", "--exec", command]
+    assert pc.main(["run", "dev", *arguments], Time().clocks) == 0
+    assert lines(tmp_path / "out") == ["$HOME;ls"]
+
+
+@pytest.mark.parametrize("events", [0, 1, 7, 8])
+def test_the_newest_event_is_found_by_halving(machine: Callable[..., Machine], events: int) -> None:
+    """The number of the newest event, of none, few and many."""
+    one = machine()
+    for _ in range(events):
+        one.collector.journal.manager.trigger_event("dev", "restore")
+    assert one.collector.journal.last_sequence() == events
+
+
+# --- Events
+
+
+def test_charge_start_and_restore(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """Plugging in gives one restore and one charge_start, also by way of "Not charging", and a flush at once."""
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery()
+    one = machine()
+    one.tick(3)
+    tree.supply("AC", online=1)
+    tree.battery(status="Not charging")
+    one.tick()
+    assert one.events() == [("restore", 60.0)]
+    assert len(one.readings()) == 4
+    tree.battery(status="Charging")
+    one.tick(3)
+    tree.battery(status="Full")
+    one.tick()
+    tree.battery(status="Charging")
+    one.tick()
+    assert one.events() == [("restore", 60.0), ("charge_start", 60.0)]
+
+
+def test_mains_lost_flushes_and_is_no_event(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """A power-source change is stored at once."""
+    tree.supply("AC", type="Mains", online=1)
+    tree.battery(status="Full")
+    one = machine()
+    one.tick(4)
+    assert len(one.readings()) == 1
+    tree.supply("AC", online=0)
+    one.tick()
+    assert (len(one.readings()), one.events()) == (5, [])
+
+
+def test_a_battery_that_begins_to_supply_is_stored_at_once(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """Also a machine without a word about its mains changes its source of power."""
+    tree.battery(status="Charging")
+    one = machine()
+    one.tick(4)
+    assert len(one.readings()) == 1
+    tree.battery(status="Discharging")
+    one.tick()
+    assert (len(one.readings()), one.events()) == (5, [])
+
+
+def test_a_second_charger_is_no_restore(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """Mains was there already; nor is a supply that cannot be read a change."""
+    tree.supply("AC", type="Mains", online=1)
+    tree.supply("USB", type="USB", online=0)
+    tree.battery()
+    one = machine()
+    one.tick()
+    tree.supply("USB", online=1)
+    one.tick()
+    tree.supply("USB", online=None)
+    tree.supply("AC", online=None)
+    one.tick()
+    tree.supply("AC", online=1)
+    one.tick()
+    assert one.events() == []
+
+
+def test_the_first_look_is_no_event(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """A machine that is on mains when the run begins has not just come back to it."""
+    tree.supply("AC", type="Mains", online=1)
+    tree.battery(status="Charging")
+    one = machine()
+    one.tick(3)
+    assert one.events() == []
+
+
+# --- Shutdown
+
+
+@pytest.fixture
+def off(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A shutdown command that records its runs, and the options with it."""
+    path = tmp_path / "off"
+    return path, {"shutdown_command": recorder(path)}
+
+
+def test_shutdown_runs_once(tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]]) -> None:
+    """Thirty seconds critical and discharging: commit, record, run, and not again."""
+    tree.battery(capacity=5)
+    one = machine(**off[1])
+    one.tick(6)
+    assert (one.events(), lines(off[0])) == ([("low_battery", 5.0)], [])
+    one.tick(20)
+    assert one.events() == [("low_battery", 5.0), ("shutdown", 5.0)]
+    assert lines(off[0]) == ["shutdown dev 5 BAT0"]
+
+
+def test_recovery_cancels_the_shutdown(
+    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Charging, or charge well above the line, begins the wait anew; a gauge that wavers does not."""
+    caplog.set_level(logging.WARNING)
+    tree.battery(capacity=4)
+    one = machine(**off[1])
+    one.tick(5)
+    tree.battery(status="Charging")
+    one.tick()
+    assert "BAT0: recovered; no shutdown" in caplog.text
+    tree.battery(status="Discharging")
+    one.tick(5)
+    tree.battery(capacity=7)
+    one.tick()
+    tree.battery(capacity=5)
+    one.tick(3)
+    tree.battery(capacity=6)
+    one.tick(3)
+    assert lines(off[0]) == []
+    one.tick()
+    assert lines(off[0]) == ["shutdown dev 6 BAT0"]
+
+
+def test_shutdown_is_armed_again_after_recovery(
+    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]]
+) -> None:
+    """A machine that did not go down shuts down at its next end."""
+    tree.battery(capacity=4)
+    one = machine(shutdown_after=0, **off[1])
+    one.tick(2)
+    tree.battery(status="Charging")
+    one.tick()
+    tree.battery(status="Discharging")
+    one.tick()
+    assert len(lines(off[0])) == 2
+
+
+@pytest.mark.parametrize("files", [{"status": None}, {"capacity": None}, {"status": None, "capacity": None}])
+def test_what_cannot_be_read_does_not_cancel_the_shutdown(
+    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]], files: dict[str, Any]
+) -> None:
+    """A sensor that fails while the battery ends is no recovery."""
+    tree.battery(capacity=4)
+    one = machine(**off[1])
+    one.tick()
+    tree.battery(**files)
+    one.tick(6)
+    assert len(lines(off[0])) == 1
+
+
+def test_a_battery_taken_out_is_not_critical(
+    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]]
+) -> None:
+    """What is gone does not shut the machine down, and is used again when it comes back."""
+    tree.battery(capacity=4)
+    one = machine(**off[1])
+    one.tick(2)
+    tree.battery(present=0)
+    one.tick(10)
+    assert lines(off[0]) == []
+    tree.battery(present=1)
+    one.tick(6)  # looked for every 30 s, and critical for less than that
+    assert lines(off[0]) == []
+    tree.battery(capacity=50)
+    one.tick(2)
+    one.collector.journal.commit()
+    assert one.readings()[-1].charge_pct == 50.0
+
+
+def test_a_mouse_shuts_nothing_down(
+    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]]
+) -> None:
+    """A peripheral may be logged, and may end."""
+    tree.battery("mouse", capacity=1, scope="Device")
+    one = machine(peripherals=True, shutdown_after=0, **off[1])
+    one.tick(3)
+    assert (len(one.readings("mouse")), lines(off[0])) == (3, [])
+
+
+def test_a_machine_with_two_batteries_ends_with_the_last(
+    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]]
+) -> None:
+    """One empty battery beside a full one is no reason to shut down."""
+    tree.battery(capacity=3)
+    tree.battery("BAT1", capacity=80, status="Not charging")
+    one = machine(shutdown_after=10, **off[1])
+    one.tick(5)
+    assert lines(off[0]) == []
+    tree.battery("BAT1", capacity=3, status="Discharging")
+    one.tick(1)
+    assert len(lines(off[0])) == 1
+
+
+def test_a_machine_that_slept_waits_again(
+    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]]
+) -> None:
+    """After a sleep there is time to plug in."""
+    tree.battery(capacity=3)
+    one = machine(**off[1])
+    one.tick()
+    one.time.pass_(8 * 3600)
+    one.tick(6)
+    assert lines(off[0]) == []
+    one.tick()
+    assert len(lines(off[0])) == 1
+
+
+def test_shutdown_runs_even_where_nothing_can_be_stored(
+    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk does not keep the machine from going down, and its hooks go first."""
+    tree.battery(capacity=3)
+    one = machine(exec_command=["true"], shutdown_after=0, **off[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(one.collector.journal.manager, "log_many", full_disk)
+        one.tick()
+    assert len(lines(off[0])) == 1
+
+
+def test_shutdown_is_in_the_file_before_the_command_runs(
+    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command switches off need not be written any more."""
+    tree.battery(capacity=3)
+    one = machine(shutdown_command=["off"], shutdown_after=0)
+    seen: list[Any] = []
+    monkeypatch.setattr(pc, "_run_command", lambda *_: seen.append((one.events(), len(one.readings()))))
+    one.tick()
+    assert seen == [([("low_battery", 3.0), ("shutdown", 3.0)], 1)]
+
+
+def full_disk(*_: object) -> int:
+    """Fail as a write to a full disk does."""
+    raise power_manager.StorageError("power.db", "SQLITE_FULL: database or disk is full", "SQLITE_FULL")
+
+
+def test_four_hours_of_discharge(tree: Tree, db: Path, tmp_path: Path) -> None:
+    """A simulated discharge from 79 % ends in one discharge, one low_battery, one shutdown, and its energy."""
+    tree.battery(capacity=79, current_now=-800_000)
+
+    def drain(tick: int) -> bool:
+        tree.battery(capacity=round(79 - 78 * tick / 1440))
+        return False
+
+    time_, off = Time(1440, drain), tmp_path / "off"
+    words = recorder(off)
+    command = f"'{words[0]}' -c \"{words[2]}\" {off}"
+    arguments = ["--root", str(tree.root), "--db", str(db), "--interval", "10", "--shutdown-command", command]
+    assert pc.main(["run", "dev", *arguments], time_.clocks) == 0
+    with PowerManager(db, clock=lambda: time_.day) as pm:
+        (report,) = json.loads(pm.export_report("dev", days=1))["meters"]
+        assert report["energy_out_wh"] == pytest.approx(8.0 * 1439 * 10 / 3600)
+        assert report["reading_count"] == 1440
+        assert [e.type.value for _, e in pm.events_since(0)] == ["discharge", "low_battery", "shutdown"]
+        assert pm.check() == []
+    assert lines(off) == ["shutdown dev 5 BAT0"]
+
+
+# --- Readings
+
+
+def test_readings_are_grouped(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """After the first, writes happen once in --commit-every seconds; every reading keeps its own time."""
+    tree.battery()
+    one = machine(commit_every=60)
+    one.tick(12)
+    assert len(one.readings()) == 1
+    one.tick()
+    stamps = [reading.timestamp for reading in one.readings()]
+    assert len(stamps) == 13
+    assert (stamps[0], stamps[-1]) == ("2023-11-14T22:13:20.000000+00:00", "2023-11-14T22:14:20.000000+00:00")
+
+
+def test_below_the_low_threshold_every_reading_is_stored_at_once(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """From the low threshold down, the device's own where it has one, nothing waits."""
+    tree.battery(capacity=30)
+    one = machine()
+    one.tick()
+    one.collector.journal.manager.register_device("dev", "Dev", low_battery_threshold=30.0)
+    one.tick()
+    assert len(one.readings()) == 1
+    one.time.pass_(60)
+    one.tick(3)
+    assert (len(one.readings()), one.events()) == (5, [("discharge", 30.0)])
+
+
+def test_a_value_that_vanishes_costs_that_value_only(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """A battery's last volts and amperes stand in for a minute, then 0; its charge goes on."""
+    tree.battery()
+    one = machine(commit_every=0)
+    one.tick()
+    tree.battery(current_now=None, voltage_now=None, capacity=59)
+    one.tick()
+    assert [(r.voltage, r.current_draw, r.charge_pct) for r in one.readings()] == [(10, 1, 60), (10, 1, 59)]
+    tree.battery(status="Charging")
+    one.tick()
+    one.time.pass_(60)
+    one.tick()
+    assert [(r.voltage, r.current_draw) for r in one.readings()[2:]] == [(10, 0), (0, 0)]
+
+
+def test_a_rail_that_vanishes_is_used_again(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """Without a value there is no reading; when it is back, also under another number, it goes on."""
+    chip = tree.hwmon(1, name="ina219", in1_input=5000, curr1_input=1000)
+    one = machine(commit_every=0)
+    one.tick()
+    shutil.rmtree(chip)
+    one.tick(8)
+    assert len(one.readings("ina219")) == 1
+    tree.hwmon(5, name="ina219", in1_input=5000, curr1_input=1000)
+    one.tick(8)
+    assert 2 <= len(one.readings("ina219")) <= 9
+    assert len(one.collector.journal.manager.list_meters("dev")) == 1
+
+
+def test_a_rail_that_moves_costs_one_reading(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """A driver loaded anew has another hwmon number: it is looked for at once."""
+    chip = tree.hwmon(1, name="ina219", in1_input=5000, curr1_input=1000)
+    one = machine(commit_every=0)
+    one.tick(2)
+    chip.rename(chip.with_name("hwmon5"))
+    one.tick(3)
+    assert len(one.readings("ina219")) == 4
+
+
+def test_a_sensor_says_once_that_it_fails(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line when it begins, a line when it ends."""
+    caplog.set_level(logging.INFO)
+    tree.hwmon(1, name="ina219", in1_input=5000, curr1_input=1000)
+    one = machine()
+    one.tick()
+    tree.hwmon(1, in1_input="x", curr1_input="")
+    one.tick(5)
+    tree.hwmon(1, in1_input=5000, curr1_input=1000)
+    one.tick(5)
+    said = [text for text in caplog.messages if "ina219:" in text]
+    assert said == ["ina219: nothing readable", "ina219: readable again"]
+
+
+def test_min_change_keeps_the_energy(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """Readings like the last are left out, but not the one before a change, nor one in 15 minutes."""
+    tree.hwmon(1, name="ina219", in1_input=10000, curr1_input=1000)
+    one = machine(commit_every=0, min_change=1.0)
+    one.tick(100)
+    tree.hwmon(1, curr1_input=2000)
+    one.tick(1)
+    assert [(r.wattage, r.timestamp[11:19]) for r in one.readings("ina219")] == [
+        (10.0, "22:13:20"), (10.0, "22:21:35"), (20.0, "22:21:40"),
+    ]  # fmt: skip
+    one.tick(181)
+    assert len(one.readings("ina219")) == 5
+    one.tick(3)
+    one.collector.finish()
+    assert len(one.readings("ina219")) == 6
+
+
+def test_min_change_keeps_a_change_of_charge(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """A point of charge is a change, as is a direction."""
+    tree.battery()
+    one = machine(commit_every=0, min_change=100.0)
+    one.tick(2)
+    tree.battery(capacity=59)
+    one.tick()
+    assert [r.charge_pct for r in one.readings()] == [60.0, 60.0, 59.0]
+    tree.battery(status="Charging")
+    one.tick()
+    assert len(one.readings()) == 4
+
+
+def test_meters_are_registered_once_by_name(tree: Tree, db: Path) -> None:
+    """A device and its meters that are there are used, with the names and thresholds they have."""
+    tree.battery()
+    with PowerManager(db) as pm:
+        pm.register_device("dev", "My laptop", 7.0)
+        mine = pm.add_meter("dev", "battery", 99.0, "BAT0")
+    for _ in range(2):
+        assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db), "--once"], Time().clocks) == 0
+    with PowerManager(db) as pm:
+        assert [(d.id, d.name, d.shutdown_threshold) for d in pm.list_devices()] == [("dev", "My laptop", 7.0)]
+        assert [(m.id, m.capacity_wh) for m in pm.list_meters("dev")] == [(mine.id, 99.0)]
+
+
+# --- Clocks
+
+
+def test_a_clock_that_is_set_right_after_boot(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """What waits when the time of day jumps from 1970 is stored at its true time."""
+    tree.battery()
+    one = machine(commit_every=60)
+    one.time.day = 10.0
+    one.tick(6)
+    one.time.day = NOON
+    one.tick(7)
+    stamps = [reading.timestamp for reading in one.readings()]
+    assert stamps[0] == "1970-01-01T00:00:10.000000+00:00"
+    assert stamps[1] == "2023-11-14T22:12:55.000000+00:00"
+    assert len(stamps) == 13
+
+
+def test_alerts_come_also_after_the_clock_was_set_back(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """A clock that was years ahead does not silence alerts until it has caught up."""
+    tree.battery()
+    one = machine()
+    one.time.day = NOON + 9e8
+    one.tick(3)
+    one.time.day = NOON
+    tree.battery(capacity=10)
+    one.tick()
+    assert one.events() == [("discharge", 10.0)]
+    with PowerManager(one.db) as pm:
+        assert pm.list_meters("dev")[0].charge_pct == 10.0
+
+
+def test_a_clock_out_of_range_does_not_stop_the_run(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """Before 1970 and after 2200 readings are stored at the nearest time there is."""
+    tree.battery()
+    one = machine(commit_every=0)
+    for day in (-100.0, 1e11):
+        one.time.day = day
+        one.tick()
+    assert [reading.timestamp[:4] for reading in one.readings()] == ["1970", "2199"]
+
+
+def test_jumps_are_said_and_do_not_stall_the_interval(tree: Tree, db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The loop goes by a clock that nobody sets."""
+    tree.battery()
+
+    def jump(tick: int) -> None:
+        time_.day += {3: 1e6, 6: -2e6}.get(tick, 0.0)
+
+    time_ = Time(12, jump)
+    assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db)], time_.clocks) == 0
+    assert (time_.now, caplog.text.count("the time of day has jumped")) == (1060.0, 2)
+
+
+def test_old_readings_are_pruned_only_by_a_settled_clock(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """Old readings go daily, and not by a time of day that has just jumped."""
+    tree.battery()
+    one = machine(commit_every=0, keep_days=1)
+    one.tick(100)
+    one.time.day += 1e8
+    one.tick(100)
+    assert len(one.readings()) == 200
+    one.tick(22)
+    assert one.readings()[0].timestamp > "2026"
+
+
+def test_prune_failures_are_logged(
+    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A prune that fails does not end the run."""
+    one = machine(once=True, keep_days=1)
+    monkeypatch.setattr(one.collector.journal.manager, "prune", full_disk)
+    one.tick()
+    assert "SQLITE_FULL" in caplog.text
+
+
+# --- Failing storage
+
+
+def test_a_full_disk_loses_nothing(
+    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Readings and events wait in memory, said once, and are written in order when there is space again."""
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery()
+    one = machine(commit_every=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(one.collector.journal.manager, "trigger_event", full_disk)
+        patch.setattr(one.collector.journal.manager, "log_many", full_disk)
+        one.tick(10)
+        tree.supply("AC", online=1)
+        one.tick(10)
+    assert (caplog.text.count("SQLITE_FULL"), one.readings(), one.events()) == (1, [], [])
+    one.tick()
+    assert (len(one.readings()), one.events()) == (21, [("restore", 60.0)])
+    assert "written again, 0 readings lost" in caplog.text
+
+
+def test_a_commit_that_fails_is_tried_again_after_a_while(
+    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at every look: an attempt may itself take its time."""
+    tree.battery()
+    one = machine(commit_every=0)
+    attempts: list[object] = []
+
+    def fail(rows: object) -> int:
+        attempts.append(rows)
+        return full_disk()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.collector.journal.manager, "log_many", fail)
+        one.tick(10, seconds=1)
+    assert len(attempts) == 2
+
+
+def test_a_group_that_fails_half_way_is_not_written_twice(
+    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readings, new meters and events go in together or not at all."""
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery()
+    one = machine(commit_every=60)
+    one.tick()
+    tree.supply("AC", online=1)
+    tree.battery("BAT1")
+    with monkeypatch.context() as patch:
+        patch.setattr(one.collector.journal.manager, "trigger_event", full_disk)
+        one.tick(7)
+        assert (len(one.readings()), one.readings("BAT1")) == (1, [])
+    one.tick()
+    assert (len(one.readings()), len(one.readings("BAT1")), one.events()) == (9, 3, [("restore", 60.0)])
+
+
+def test_memory_stays_bounded_while_nothing_can_be_written(
+    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beyond the limit the oldest give way, and how many is said."""
+    monkeypatch.setattr(pc, "MAX_WAITING", 5)
+    tree.battery()
+    one = machine(commit_every=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(one.collector.journal.manager, "log_many", full_disk)
+        one.tick(9)
+    one.tick()
+    assert (len(one.readings()), "written again, 5 readings lost" in caplog.text) == (5, True)
+
+
+def test_readings_that_cannot_be_stored_at_the_end_are_reported(
+    tree: Tree, db: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run ends with 1, and says what was lost."""
+    tree.battery()
+    monkeypatch.setattr(PowerManager, "log_many", full_disk)
+    assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db)], Time(3).clocks) == 1
+    assert "3 readings and events are lost" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_opened_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A place without the right to write, or no database at all, is one line and exit code 1."""
+    (tmp_path / "text").write_text("no database" * 100)
+    assert pc.main(["run", "dev", "--db", str(tmp_path / "text"), "--once"]) == 1
+    assert capsys.readouterr().err.startswith("power_collector: ")
+
+
+def test_a_wrong_device_id_ends_the_run(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What power_manager refuses is said, and the file closed."""
+    assert pc.main(["run", " ", "--db", str(db)]) == 1
+    assert "device_id: expected text" in capsys.readouterr().err
+
+
+def test_events_that_cannot_be_read_are_said_once(
+    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Telling goes on when the file can be read again."""
+    caplog.set_level(logging.INFO)
+    one = machine(exec_command=["true"])
+    with monkeypatch.context() as patch:
+        patch.setattr(one.collector.journal.manager, "events_since", lambda sequence: full_disk())
+        one.tick(3)
+    assert caplog.text.count("events cannot be read") == 1
+
+
+# --- The run, its signals and its end
+
+
+def test_sigterm_loses_nothing(tree: Tree, db: Path) -> None:
+    """A signal, here in the middle of a commit, ends the run with 0 and everything stored."""
+    tree.battery()
+    log_many = PowerManager.log_many
+
+    def interrupted(self: PowerManager, readings: Any) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return log_many(self, readings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PowerManager, "log_many", interrupted)
+        assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db)]) == 0
+    with PowerManager(db) as pm:
+        assert len(pm.get_history(pm.list_meters()[0].id)) == 1
+
+
+CHILD = """
+import os, signal, sys
+import power_collector as pc
+now, signalled = [1000.0], pc._Signals.wait
+def wait(self, seconds):
+    now[0] += seconds
+    if now[0] >= 1149.5:
+        os.kill(os.getpid(), int(sys.argv[1]))
+    return signalled(self, 0.0)
+pc._Signals.wait = wait
+sys.exit(pc.main(sys.argv[2:], pc.Clocks(wall=lambda: 1.7e9 + now[0], boot=lambda: now[0])))
+"""
+
+
+def child(tree: Tree, db: Path, number: int) -> subprocess.CompletedProcess[str]:
+    """A collector in a process of its own, every second for 150 s, that sends itself a signal."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(CHECKOUT)])}
+    arguments = [str(int(number)), "run", "dev", "--root", str(tree.root), "--db", str(db), "--interval", "1"]
+    command = [sys.executable, "-c", CHILD, *arguments]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=60, check=False)
+
+
+def stored(db: Path) -> int:
+    """The number of readings in a file that is sound."""
+    with PowerManager(db) as pm:
+        assert pm.check() == []
+        return sum(1 for _ in pm.iter_history(pm.list_meters()[0].id))
+
+
+def test_kill_9_loses_at_most_the_last_commit_window(tree: Tree, db: Path) -> None:
+    """Of 150 readings at least all but the last 60 are stored."""
+    tree.battery()
+    assert child(tree, db, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert 150 - 60 <= stored(db) <= 150
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_in_another_process_loses_nothing(tree: Tree, db: Path, number: int) -> None:
+    """SIGTERM, Ctrl-C and a closed terminal end with 0 and all 150 readings."""
+    tree.battery()
+    done = child(tree, db, number)
+    assert (done.returncode, stored(db)) == (0, 150), done.stderr
+
+
+def test_signals_are_given_back_and_nohup_is_kept() -> None:
+    """Handlers are those of before when the run has ended, and an ignored signal stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pc._Signals() as signals:
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) == signals._stop
+            assert signals.wait(0.0) is False
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_run_in_a_thread_leaves_signals_alone(tree: Tree, db: Path) -> None:
+    """Only the main thread can have handlers; elsewhere the run works without."""
+    tree.battery()
+    codes: list[int] = []
+    arguments = ["run", "dev", "--root", str(tree.root), "--db", str(db), "--once"]
+    thread = threading.Thread(target=lambda: codes.append(pc.main(arguments)))
+    thread.start()
+    thread.join(20)
+    assert codes == [0]
+
+
+def test_a_defect_still_writes_what_waits(tree: Tree, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even an error of the collector itself does not cost the readings."""
+    tree.battery()
+    time_ = Time(10, lambda tick: monkeypatch.setattr(pc.Supply, "_read", None) if tick == 5 else None)
+    with pytest.raises(TypeError):
+        pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db)], time_.clocks)
+    assert stored(db) == 5
+
+
+def test_once_without_sensors_is_an_error(tree: Tree, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cron job that logs nothing should be known."""
+    assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db), "--once", "--map", "X=main"]) == 1
+    errors = capsys.readouterr().err
+    assert "nothing to log" in errors
+    assert "--map: no sensor is named X" in errors
+
+
+def test_systemd_is_told(tree: Tree, db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """READY after the first look, WATCHDOG between looks however long the interval, STOPPING at the end."""
+    tree.battery()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+        sock.setblocking(False)
+        heard: list[str] = []
+
+        def listen(_: int) -> None:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    heard.append(sock.recv(100).decode())
+
+        time_ = Time(20, listen)
+        arguments = ["--root", str(tree.root), "--db", str(db), "--interval", "300"]
+        assert pc.main(["run", "dev", *arguments], time_.clocks) == 0
+        listen(0)
+    assert heard[0] == "READY=1\nWATCHDOG=1"
+    assert (heard.count("WATCHDOG=1"), heard[-1], time_.now) == (19, "STOPPING=1", 1600.0)
+
+
+def test_a_systemd_that_hangs_does_not_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody takes the messages they are dropped."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        for _ in range(5000):
+            pc._notify("WATCHDOG=1")
+        assert sock.recv(100) == b"WATCHDOG=1"
+
+
+@pytest.mark.parametrize("path", ["/no/such/socket", "@power-collector-test-nobody"])
+def test_a_systemd_that_does_not_listen_is_no_problem(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and abstract names without a listener are passed over."""
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    pc._notify("READY=1")
+
+
+def test_the_watchdog_of_another_process_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """WATCHDOG_PID says whom systemd wants to hear."""
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    assert pc._watchdog() == float("inf")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    assert pc._watchdog() == 1.0
+
+
+def test_commands_do_not_inherit_systemds_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child must not answer for the collector."""
+    monkeypatch.setenv("NOTIFY_SOCKET", "/x")
+    script = "import os, sys; open(sys.argv[1], 'w').write(str('NOTIFY_SOCKET' in os.environ))"
+    pc._run_command([sys.executable, "-c", script, str(tmp_path / "out")], {}, 20)
+    assert lines(tmp_path / "out") == ["False"]
+
+
+# --- Command line
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """`sources` prints a table, with a dash for what is not known."""
+    assert pc.main(["sources", "--root", str(TREES / "ups")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "name  type  voltage  current  wattage  charge_pct  capacity_wh  status",
+        "ups0  ups   13.65    -0.8     -10.92   88          84           Charging",
+    ]
+
+
+def test_sources_of_a_upsd(upsd: Upsd, capsys: pytest.CaptureFixture[str]) -> None:
+    """--nut is shown beside this machine's own; its name is its address."""
+    upsd.update("battery.charge: 50\nups.status: OL")
+    (row,) = sources(TREES / "absent", "--nut", upsd.address, capsys=capsys)
+    assert (row["name"], row["type"], row["charge_pct"], row["status"]) == (upsd.address, "ups", 50.0, "OL")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["run"], ["run", "d", "--interval", "0"], ["run", "d", "--interval", "nan"], ["run", "d", "--keep-days=-1"],
+        ["run", "d", "--exec", ""], ["run", "d", "--exec", "'"], ["run", "d", "--root", "/no/such"],
+        ["sources", "--nut", "@"], ["sources", "--map", "x"], ["run", "d", "--interval", "often"],
+    ],
+)  # fmt: skip
+def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be understood ends with 2 and a usage line."""
+    with pytest.raises(SystemExit) as caught:
+        pc.main(arguments)
+    assert (caught.value.code, "usage: power_collector" in capsys.readouterr().err) == (2, True)
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 0), (PermissionError, 1)])
+def test_sources_ends_quietly(error: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, a closed pipe and a system error have their exit codes."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pc.Supply, "discover", fail)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    assert pc.main(["sources"]) == code
+
+
+def test_it_runs_as_a_script_beside_the_library(tmp_path: Path) -> None:
+    """Two copied files are enough, as a script and as a module."""
+    for name in (pc.__file__, power_manager.__file__):
+        shutil.copy(str(name), tmp_path)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONWARNINGS": "error"}
+    for how in (["power_collector.py"], ["-m", "power_collector"]):
+        command = [sys.executable, *how, "sources", "--json", "--root", str(TREES / "ups")]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert (json.loads(done.stdout)[0]["name"], done.stderr) == ("ups0", "")
+
+
+def test_the_readmes_commands_run(tmp_path: Path) -> None:
+    """Every shell block of the README runs as it stands, beside the two files and the captured trees."""
+    blocks = re.findall(r"```sh\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "integrations").mkdir()
+    shutil.copytree(HERE, tmp_path / "integrations/collector", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    shutil.copy(CHECKOUT / "power_manager.py", tmp_path)
+    (tmp_path / "bin").mkdir()
+    # What is done as root here only looks whether the files it names are there.
+    stubs = {"sudo": 'for f; do case $f in /*) ;; *.py|*.service) test -f "$f" || exit 1 ;; esac; done'}
+    stubs |= {"python3": f'exec {sys.executable} "$@"', "journalctl": ":", "systemctl": ":"}
+    for name, text in stubs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "POWER_MANAGER_DB")}
+    environment["PATH"] = f"{tmp_path}/bin:{environment['PATH']}"
+    assert len(blocks) >= 4
+    for block in blocks:
+        command = ["sh", "-ec", block]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, block + done.stderr
+
+
+def test_the_readme_names_every_option() -> None:
+    """What --help lists, the README explains."""
+    options = set(re.findall(r"--[a-z-]+", _all_help(pc._parser()))) - {"--help"}
+    assert options <= set(re.findall(r"--[a-z-]+", (HERE / "README.md").read_text()))
+
+
+def _all_help(parser: argparse.ArgumentParser) -> str:
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return parser.format_help() + "".join(command.format_help() for command in commands.choices.values())
+
+
+def test_the_unit_is_hardened_and_valid() -> None:
+    """The systemd unit has what its README promises, and systemd understands it."""
+    text = (HERE / "power-collector.service").read_text()
+    hardened = ["DynamicUser=yes", "StateDirectory=power-collector", "ProtectSystem=strict", "NoNewPrivileges=yes"]
+    for line in ("Type=notify", *hardened):
+        assert f"\n{line}\n" in text
+    assert re.search(r"\nWatchdogSec=\d+\n", text)
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze")
+    command = ["systemd-analyze", "verify", "--man=no", str(HERE / "power-collector.service")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    complaints = [line for line in done.stderr.splitlines() if "power-collector.service:" in line]
+    assert [line for line in complaints if "not executable" not in line] == []
+
+
+def test_the_file_is_private(tree: Tree, db: Path) -> None:
+    """A new database is its owner's alone, and any sqlite3 can read it."""
+    tree.battery()
+    assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db), "--once"], Time().clocks) == 0
+    assert db.stat().st_mode & 0o777 == 0o600
+    with contextlib.closing(sqlite3.connect(db)) as conn:
+        assert conn.execute("SELECT count(*) FROM readings").fetchone() == (1,)
