@@ -1941,7 +1941,7 @@ def _database(command: str, db: str | None) -> Path:
 
 def _plain_word(word: str) -> str:
     """A negative number with an exponent, which argparse takes for an option, without one."""
-    if not re.fullmatch(r"-[\d.]+[eE][-+]?\d{1,3}", word):
+    if not re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", word):
         return word
     from decimal import Decimal
 
