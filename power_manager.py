@@ -62,7 +62,8 @@ ALERT_HYSTERESIS = 2.0  # points of charge above a threshold at which its alert 
 BUSY_TIMEOUT = 10.0  # seconds to wait for another process that is writing to the file
 
 _SECOND = 1_000_000  # times are whole microseconds since 1970 inside the file and this module
-_HOUR = 3600 * _SECOND
+_MINUTE = 60 * _SECOND
+_HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
 _DEFAULT_MAX_GAP = 3600.0  # seconds between two readings beyond which no energy is booked
 _END_OF_TIME = 7_289_654_400 * _SECOND  # 2201-01-01T00:00:00Z
@@ -293,6 +294,7 @@ class PowerStatistics:
 _APPLICATION_ID = 0x4252504D  # "BRPM", in the file's header
 # Versions: 0 with application_id 0 is the first release of this tool; 1 is the tables below.
 _SCHEMA_VERSION = 1
+_SQLITE_BUSY = 5
 
 _SCHEMA = """
 CREATE TABLE devices (
@@ -404,14 +406,16 @@ _FORGET_SQL = """UPDATE power_hourly SET kept_sum = kept_sum - ?, kept_count = k
 _TALLY_SQL = """sum(reading_count), sum(wattage_sum), min(min_wattage), max(max_wattage), min(min_charge_pct),
     max(max_charge_pct), sum(energy_out_wh), sum(energy_in_wh)"""
 # The parts of a window: meter keys as JSON, the time it begins after, that hour, the begin of the next.
-_PRUNED_SQL = """EXISTS (SELECT 1 FROM power_hourly h WHERE h.meter_key = f.meter_key AND h.hour = :hour
-    AND h.kept_count < h.reading_count)"""
+_PRUNED_SQL = """(SELECT meter_key FROM power_hourly WHERE meter_key IN (SELECT value FROM json_each(:keys))
+    AND hour = :hour
+    AND kept_count < reading_count)"""
 _WHOLE_HOURS_SQL = f"""SELECT meter_key, {_TALLY_SQL} FROM power_hourly
     WHERE meter_key IN (SELECT value FROM json_each(:keys))
         AND (hour > :hour OR hour = :hour AND kept_count < reading_count) GROUP BY meter_key"""
 _RAGGED_HOUR_SQL = f"""SELECT meter_key, timestamp, voltage, current_draw, charge_pct FROM power_values f
     WHERE meter_key IN (SELECT value FROM json_each(:keys))
-        AND timestamp > :after AND timestamp < :end AND NOT {_PRUNED_SQL} ORDER BY meter_key, timestamp"""
+        AND timestamp > :after AND timestamp < :end AND f.meter_key NOT IN {_PRUNED_SQL}
+    ORDER BY meter_key, timestamp"""
 # The pair on the two sides of the begin, the later past the ragged hour: power_hourly has its energy, a window has not.
 _STRADDLING_SQL = f"""SELECT f.meter_key, p.timestamp, p.voltage * p.current_draw,
         f.timestamp, f.voltage * f.current_draw FROM json_each(:keys) j
@@ -419,7 +423,7 @@ _STRADDLING_SQL = f"""SELECT f.meter_key, p.timestamp, p.voltage * p.current_dra
         (SELECT min(timestamp) FROM power_readings WHERE meter_key = j.value AND timestamp > :after)
     JOIN power_values p ON p.meter_key = j.value AND p.timestamp =
         (SELECT max(timestamp) FROM power_readings WHERE meter_key = j.value AND timestamp <= :after)
-    WHERE f.timestamp >= :end AND NOT {_PRUNED_SQL}"""
+    WHERE f.timestamp >= :end AND f.meter_key NOT IN {_PRUNED_SQL}"""
 
 # --- Values -----------------------------------------------------------------------------------
 
@@ -517,8 +521,9 @@ def _iso_minute(minute: int) -> str:
 
 def _iso(us: int) -> str:
     """ISO 8601 UTC text of a time in microseconds since 1970: '2023-11-14T22:13:20.000001+00:00'."""
-    minute, rest = divmod(us, 60 * _SECOND)
-    return f"{_iso_minute(minute)}{rest / _SECOND:09.6f}+00:00"
+    minute, rest = divmod(us, _MINUTE)
+    digits = str(_MINUTE * 10 + rest)  # "6", seconds, microseconds: a float's format takes twice as long
+    return f"{_iso_minute(minute)}{digits[1:3]}.{digits[3:]}+00:00"
 
 
 def _parse_iso(text: str) -> datetime:
@@ -602,10 +607,10 @@ def _tally(rows: Sequence[Row], earlier: Point | None, max_gap_us: int) -> tuple
     points = [(row[0], row[1] * row[2]) for row in rows]
     watts = [point[1] for point in points]
     charges = [row[3] for row in rows]
-    first = _energy(earlier, points[0], max_gap_us)
-    steps = [(a + b) * (t - s) for (s, a), (t, b) in pairwise(points) if t - s <= max_gap_us]
-    energy_out = sum([step for step in steps if step > 0]) / (2 * _HOUR) + max(first, 0.0)
-    energy_in = -sum([step for step in steps if step < 0]) / (2 * _HOUR) + max(-first, 0.0)
+    pairs = pairwise(points if earlier is None else [earlier, *points])
+    steps = [(a + b) * (t - s) for (s, a), (t, b) in pairs if t - s <= max_gap_us]
+    energy_out = sum([step for step in steps if step > 0.0]) / (2 * _HOUR)
+    energy_in = sum([-step for step in steps if step < 0.0]) / (2 * _HOUR)
     extremes = min(watts), max(watts), min(charges), max(charges)
     return _Tally(len(rows), sum(watts), *extremes, energy_out, energy_in), points[-1]
 
@@ -620,7 +625,8 @@ def _by_hour(rows: Sequence[Row], earlier: Point | None, max_gap_us: int) -> Ite
     start = 0
     while start < len(rows):
         hour = rows[start][0] // _HOUR
-        end = bisect_left(rows, (hour + 1) * _HOUR, start, key=itemgetter(0))
+        limit = (hour + 1) * _HOUR
+        end = len(rows) if rows[-1][0] < limit else bisect_left(rows, limit, start, key=itemgetter(0))
         part = rows[start:end] if end - start < len(rows) else rows
         tally, earlier = _tally(part, earlier, max_gap_us)
         yield hour, _fingerprint(part), tally
@@ -674,9 +680,11 @@ def _missing(name: str, id_: str) -> str:
 
 def _meter(row: Sequence[Any]) -> PowerMeter:
     """A row of _METER_SQL, without its key, as a record."""
-    updated_at = None if row[9] is None else _iso(row[9])
-    fields = [*row[1:3], MeterType(row[3]), *row[4:9], updated_at, *row[10:]]
-    return PowerMeter(*fields)
+    _, id_, device_id, kind, volts, amperes, capacity, charge, name, us, low, critical = row
+    updated_at = None if us is None else _iso(us)
+    return PowerMeter(
+        id_, device_id, MeterType(kind), volts, amperes, capacity, charge, name, updated_at, low, critical
+    )
 
 
 def _readings(meter_id: str, rows: Iterable[Row]) -> list[PowerReading]:
@@ -716,20 +724,25 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _budget(device: DeviceRecord, meters: list[tuple[int, PowerMeter]], last_day: dict[int, _Tally]) -> dict[str, Any]:
-    watts = [(meter.type, meter.voltage * meter.current_draw) for _, meter in meters]
-    batteries = [meter for _, meter in meters if meter.type == MeterType.BATTERY]
-    total = sum([w for _, w in watts], 0.0)
-    load = sum([max(w, 0.0) for kind, w in watts if kind in _LOADS], 0.0)
-    solar = sum([w for kind, w in watts if kind == MeterType.SOLAR], 0.0)
-    energy = _tidy(sum(last_day[key].energy_out_wh for key, _ in meters if key in last_day))
+    batteries, suns, total, load, out = [], [], 0.0, 0.0, 0.0
+    for key, meter in meters:
+        watts = meter.voltage * meter.current_draw
+        total += watts
+        if meter.type == MeterType.SOLAR:
+            suns.append(watts)
+        elif watts > 0.0:
+            load += watts
+        if meter.type == MeterType.BATTERY:
+            batteries.append((meter.capacity_wh, meter.charge_pct, watts))
+        if key in last_day:
+            out += last_day[key].energy_out_wh
+    solar, energy = sum(suns, 0.0), _tidy(out)
     return {
         "total_wattage": round(total, 4),
         "battery_count": len(batteries),
-        "solar_count": sum(kind == MeterType.SOLAR for kind, _ in watts),
-        "avg_charge_pct": round(sum(m.charge_pct for m in batteries) / len(batteries), 2) if batteries else None,
-        "estimated_runtime_hours": _runtime_hours(
-            (m.capacity_wh, m.charge_pct, m.voltage * m.current_draw) for m in batteries
-        ),
+        "solar_count": len(suns),
+        "avg_charge_pct": round(sum([b[1] for b in batteries]) / len(batteries), 2) if batteries else None,
+        "estimated_runtime_hours": _runtime_hours(batteries),
         "states": [meter.state.value for _, meter in meters],
         "load_wattage": round(load, 4),
         "solar_wattage": round(solar, 4),
@@ -1042,12 +1055,27 @@ def _kind_of(conn: sqlite3.Connection, path: Path) -> str:
     raise StorageError(path, "a database of another program: name another file")
 
 
+def _switched_to_wal(conn: sqlite3.Connection) -> str:
+    """The journal mode after asking for WAL. Where two processes ask at once, SQLite itself does not wait."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            return str(_pragma(conn, "journal_mode = wal"))
+        except sqlite3.OperationalError as exc:
+            busy = getattr(exc, "sqlite_errorcode", _SQLITE_BUSY) & 0xFF == _SQLITE_BUSY  # no code before Python 3.11
+            if not busy or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.005)
+
+
 def _make_ours(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> int:
     """Put an identified file into WAL mode and, in one transaction, onto the present schema; return its max_gap."""
     conn.execute("BEGIN")  # one look: another process may be making it
     kind, memory = _kind_of(conn, path), str(path) == ":memory:"
     conn.execute("COMMIT")
-    mode = _pragma(conn, "journal_mode = wal")
+    if kind == "new":
+        conn.execute("PRAGMA page_size = 1024")  # bytes: a commit writes whole pages, and flash wears out by them
+    mode = _switched_to_wal(conn)
     if mode != "wal" and not memory:
         raise StorageError(path, f"this place cannot hold a WAL database (it says {mode!r}): use a local disk")
     if kind != "ours":
@@ -1554,7 +1582,7 @@ class PowerManager:
         """
         hour = after // _HOUR
         values = {"keys": json.dumps(list(keys)), "after": after, "hour": hour, "end": (hour + 1) * _HOUR}
-        found = {row[0]: _Tally(*row[1:]) for row in conn.execute(_WHOLE_HOURS_SQL, values)}
+        found = {row[0]: _Tally._make(row[1:]) for row in conn.execute(_WHOLE_HOURS_SQL, values)}
         for key, rows in groupby(conn.execute(_RAGGED_HOUR_SQL, values), itemgetter(0)):
             part = _tally([row[1:] for row in rows], None, self._max_gap_us)[0]
             found[key] = _merged(part, found[key]) if key in found else part

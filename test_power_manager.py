@@ -32,7 +32,7 @@ import tempfile
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -2548,6 +2548,32 @@ class TestTrouble(InFile):
             pm.list_devices()
         connections[-1].set_authorizer(lambda *args: sqlite3.SQLITE_OK)
         assert pm.list_devices() == []
+
+    @pytest.mark.parametrize(
+        ("code", "times", "opens"), [(5, 2, True), (517, 2, True), (8, 1, False), (5, 10_000, False)]
+    )
+    def test_wal_that_is_refused(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, code: int, times: int, opens: bool
+    ) -> None:
+        """A file that others are just putting into WAL mode is waited for; any other refusal is an error at once."""
+
+        class Refusal(sqlite3.OperationalError):
+            sqlite_errorcode = code
+
+        class Refusing(sqlite3.Connection):
+            def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+                if "journal_mode" in sql and len(refusals) < times:
+                    refusals.append(sql)
+                    raise Refusal("refused")
+                return super().execute(sql, *args)
+
+        refusals: list[str] = []
+        connect = sqlite3.connect
+        monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Refusing, **options))
+        monkeypatch.setattr(power_manager, "BUSY_TIMEOUT", 0.05)
+        with nullcontext() if opens else pytest.raises(StorageError, match="refused"):
+            PowerManager(path).close()
+        assert len(refusals) == times or times == 10_000
 
     @pytest.mark.parametrize("kind", ["new", "first release"])
     def test_another_process_is_faster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
