@@ -1,0 +1,23 @@
+"""REST and WebSocket over power_manager: `power-service --db power_manager.db`.
+
+settings   what the service is told, and the binds it refuses
+storage    the library behind one function, `Storage.call`: the only way of a blocking call off the event loop
+problems   errors as RFC 9457 problem JSON with a stable code; the one place where library errors are mapped
+tokens     bearer tokens: their file, grants, one-use tickets
+auth       who may do what on which device
+limits     token buckets
+guard      what every request and WebSocket passes first: hosts, origins, sizes, times, headers, log, metrics
+models     what is sent that the library has no record for, and the schemas of what is received
+bodies     strict JSON and NDJSON into parameters of the library
+charts     downsampling that keeps extremes
+routes     the routes under /v1, /healthz, /readyz, /metrics
+stream     one poller, bounded queues, the WebSocket
+metrics    Prometheus
+openapi    the contract; `python -m power_service.openapi` writes it
+dashboard  the built dashboard, if it is there
+app        all of it as one ASGI application
+server     uvicorn with limits of connections and times
+cli        `power-service` and `power-service token`
+"""
+
+__version__ = "1.0.0"

@@ -1,0 +1,138 @@
+"""All of it as one ASGI application."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match, WebSocketRoute
+from starlette.types import ASGIApp
+
+from power_manager import PowerManagerError
+from power_service import __version__, openapi, routes
+from power_service.auth import Gate
+from power_service.dashboard import add_dashboard
+from power_service.guard import Guard
+from power_service.metrics import Metrics
+from power_service.problems import Code, Problem, of_library_error
+from power_service.settings import Settings
+from power_service.storage import Storage
+from power_service.stream import Hub, stream
+from power_service.tokens import TokenFile
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """The database is open, and followed, for as long as the application runs."""
+    state = app.state
+    state.storage = state.gate.storage = Storage(state.settings)
+    state.hub = Hub(state.settings, state.storage, state.gate, state.metrics)
+    try:
+        await state.hub.start()
+        yield
+    finally:
+        await state.hub.stop()
+        state.storage.close()
+
+
+def bare_app(settings: Settings) -> FastAPI:
+    """The routes without the guard around them, and without a database yet."""
+    app = FastAPI(
+        title="Power service", version=__version__, summary=openapi.SUMMARY, description=openapi.DESCRIPTION,
+        lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False,
+    )  # fmt: skip
+    app.state.settings, app.state.metrics = settings, Metrics()
+    app.state.gate = Gate(settings, TokenFile(settings.token_file))
+    app.include_router(routes.router)
+    app.include_router(routes.plain)
+    app.router.routes.append(WebSocketRoute("/v1/stream", stream))
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    return app
+
+
+def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
+    """The application to serve, and the FastAPI inside of it."""
+    app = bare_app(settings)
+    contract = openapi.text(app)
+
+    async def get_contract(_: Request) -> Response:
+        return Response(contract, media_type="application/json")
+
+    async def upgrade_required(_: Request) -> Response:
+        detail = "this is a WebSocket: connect with ws:// or wss://"
+        return Problem(Code.UPGRADE_REQUIRED, detail, {"Upgrade": "websocket"}).response()
+
+    app.add_route("/openapi.json", get_contract, include_in_schema=False)
+    app.add_route("/v1/stream", upgrade_required, include_in_schema=False)
+    add_dashboard(app, settings.dashboard)
+    inner: ASGIApp = app
+    if settings.allowed_origins:
+        inner = CORSMiddleware(
+            app, settings.allowed_origins, allow_methods=["GET", "PUT", "POST"],
+            allow_headers=["Authorization", "Content-Type"], expose_headers=["Retry-After"], max_age=600,
+        )  # fmt: skip
+    return Guard(inner, settings, app.state.metrics), app
+
+
+# --- Errors
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _library_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, PowerManagerError)
+    return of_library_error(error).response()
+
+
+async def _invalid_parameters(_: Request, error: Exception) -> Response:
+    """FastAPI's own answer would echo the input, which may be no JSON at all."""
+    assert isinstance(error, RequestValidationError)
+    faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
+    return Problem(Code.INVALID_VALUE, "; ".join(faults)[:1000]).response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = ", ".join(sorted(_methods(request)))
+        return Problem(Code.METHOD_NOT_ALLOWED, f"here go: {allowed}", {"Allow": allowed}).response()
+    code = Code.ROUTE_NOT_FOUND if error.status_code == 404 else Code.INTERNAL
+    return Problem(code, str(error.detail)).response()
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods of every route at that path; the framework names those of the first one only."""
+    found = set()
+    for method in ("GET", "PUT", "POST"):
+        scope = {**request.scope, "method": method, "path_params": {}}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            found.add(method)
+    return found
+
+
+async def _client_gone(_: Request, __: Exception) -> Response:
+    return Problem(Code.MALFORMED_JSON, "the body ended early").response()
+
+
+async def _unexpected(_: Request, __: Exception) -> Response:  # the server logs it
+    return Problem(Code.INTERNAL, "an error of the service; its log says more").response()
+
+
+_HANDLERS = {
+    Problem: _problem,
+    PowerManagerError: _library_error,
+    RequestValidationError: _invalid_parameters,
+    HTTPException: _http_error,
+    ClientDisconnect: _client_gone,
+    Exception: _unexpected,
+}

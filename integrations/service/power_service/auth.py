@@ -1,0 +1,123 @@
+"""Who may do what on which device."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+
+from power_manager import InvalidValue, NotFound
+from power_service.limits import Buckets
+from power_service.problems import Code, Problem, retry_later
+from power_service.settings import Refused, Settings, how_to_make_one
+from power_service.storage import Lane, Storage
+from power_service.tokens import EVERYBODY, Grant, Tickets, TokenFile
+
+BEARER = HTTPBearer(
+    scheme_name="bearer", auto_error=False, description="A token made by `power-service token new`, with scopes."
+)
+
+
+_log = logging.getLogger("power_service")
+
+
+class Gate:
+    """Turns what a client presents into a grant, or into a problem."""
+
+    storage: Storage  # set when it is open
+
+    def __init__(self, settings: Settings, tokens: TokenFile) -> None:
+        self.settings, self.tokens, self.tickets = settings, tokens, Tickets()
+        self._buckets = Buckets(settings.rate, settings.burst)
+        self._failures = Buckets(min(settings.rate, 10.0), 20)  # for each address
+
+    async def refresh(self) -> None:
+        """Read the tokens again if their file has changed; where it cannot be read they stay as they are."""
+        try:
+            await self.storage.call(Lane.POLL, self.tokens.refresh)
+        except (Refused, OSError, Problem) as error:
+            _log.error("the tokens cannot be read: %s", error)
+
+    async def admit(self, token: str | None, scope: str, client: str) -> Grant:
+        """The grant of a token that has that scope and requests left. Raises Problem 401, 403, 429."""
+        if not self.settings.auth:
+            self._spend(self._buckets, client)
+            return EVERYBODY
+        grant = self.tokens.find(token) if token else None
+        if grant is None:
+            self._spend(self._failures, client)
+            if token:  # it may have been made just now
+                await self.refresh()
+                grant = self.tokens.find(token)
+        if grant is None:
+            raise self._unauthorized(token)
+        self._spend(self._buckets, grant.id)
+        return self.scoped(grant, scope)
+
+    def admit_ticket(self, ticket: str, scope: str, client: str) -> Grant:
+        """The same for a one-use ticket, which is used up."""
+        grant = self.tickets.redeem(ticket)
+        if grant is None or not self.tokens.knows(grant):
+            self._spend(self._failures, client)
+            raise Problem(Code.UNAUTHORIZED, "no such ticket, or it is used or too old: ask for another")
+        self._spend(self._buckets, grant.id)
+        return self.scoped(grant, scope)
+
+    @staticmethod
+    def scoped(grant: Grant, scope: str) -> Grant:
+        """The grant, if it has that scope."""
+        if not grant.has(scope):
+            raise Problem(Code.FORBIDDEN_SCOPE, f"this token does not have the scope {scope!r}")
+        return grant
+
+    def _unauthorized(self, token: str | None) -> Problem:
+        detail = "this token is not known, or was revoked" if token else "a bearer token is needed"
+        if not self.tokens.grants:
+            detail = f"there is no token yet; on the service's machine: {how_to_make_one(self.settings)}"
+        return Problem(Code.UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer realm="power-service"'})
+
+    @staticmethod
+    def _spend(buckets: Buckets, key: str) -> None:
+        wait = buckets.take(key)
+        if wait:
+            raise retry_later(Code.RATE_LIMITED, f"too many requests: wait {wait:.2f} s", math.ceil(wait))
+
+
+async def access(
+    request: Request, wanted: SecurityScopes, given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+) -> Grant:
+    """The grant behind a request that has the wanted scope; a dependency of every route that needs one."""
+    gate: Gate = request.app.state.gate
+    client = request.client.host if request.client else ""
+    grant = await gate.admit(given.credentials if given else None, wanted.scopes[0], client)
+    request.state.grant = grant
+    return grant
+
+
+Reader = Annotated[Grant, Security(access, scopes=["read"])]
+Writer = Annotated[Grant, Security(access, scopes=["write"])]
+
+
+def forbidden_device() -> Problem:
+    """The same for a device of somebody else and for one that does not exist, so that nobody learns which."""
+    return Problem(Code.FORBIDDEN_DEVICE, "this token is bound to other devices")
+
+
+def check_devices(grant: Grant, *device_ids: str) -> None:
+    """Raise Problem 403 unless the grant covers every device."""
+    if not all(map(grant.covers, device_ids)):
+        raise forbidden_device()
+
+
+async def check_meter(storage: Storage, grant: Grant, meter_id: str) -> None:
+    """Raise Problem 403 unless the grant covers the meter's device."""
+    if grant.devices is None:
+        return
+    try:
+        meter = await storage.call(Lane.READ, storage.pm.get_meter, meter_id)
+    except (NotFound, InvalidValue) as error:
+        raise forbidden_device() from error
+    check_devices(grant, meter.device_id)

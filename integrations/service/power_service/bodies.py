@@ -1,0 +1,94 @@
+"""Strict JSON and NDJSON into parameters of the library, which judges their values."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from starlette.requests import Request
+
+from power_service.models import MAX_BATCH, NEW_READING, Shape
+from power_service.problems import Code, Problem
+from power_service.storage import Lane, Storage
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+_LARGE = 65_536  # bytes; parsing them takes about a millisecond
+Row = tuple[Any, Any, Any, Any, Any]  # of PowerManager.log_many
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise Problem(Code.INVALID_VALUE, f"JSON has no {constant}: expected a finite number, or null")
+
+
+def parse(text: bytes | str, where: str = "") -> Any:
+    """Strict JSON. Raises Problem 400, and 422 for NaN and Infinity."""
+    try:
+        return json.loads(text, parse_constant=_not_json)
+    except (ValueError, RecursionError) as error:
+        raise Problem(Code.MALFORMED_JSON, f"{where}expected JSON: {type(error).__name__}: {error}") from error
+
+
+def fields(value: Any, shape: Shape, where: str = "") -> dict[str, Any]:
+    """An object's values by the shape's keys, defaults filled in. Raises Problem 422 for another object."""
+    if not isinstance(value, dict):
+        raise Problem(Code.INVALID_VALUE, f"{where}expected an object, {shape.name}")
+    missing = [name for name in shape.required if name not in value]
+    unknown = [name for name in value if name not in shape.required and name not in shape.optional]
+    if missing or unknown:
+        what = f"{missing[0]}: expected a value, got none" if missing else f"{unknown[0][:80]!r}: no such key"
+        known = ", ".join([*shape.required, *shape.optional])
+        raise Problem(Code.INVALID_VALUE, f"{where}{what}; {shape.name} has {known}")
+    defaults = {name: schema["default"] for name, schema in shape.optional.items() if "default" in schema}
+    return {**defaults, **value}
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _unsupported(*expected: str) -> Problem:
+    return Problem(Code.UNSUPPORTED_MEDIA_TYPE, f"expected the content type {' or '.join(expected)}")
+
+
+async def read_object(request: Request, shape: Shape) -> dict[str, Any]:
+    """The values of a request's JSON object."""
+    if _media_type(request) != JSON:
+        raise _unsupported(JSON)
+    return fields(parse(await request.body()), shape)
+
+
+async def read_readings(request: Request, storage: Storage) -> list[Row]:
+    """The readings of a request: one object, an array of them, or NDJSON; large ones are parsed off the event loop."""
+    media_type = _media_type(request)
+    if media_type not in (JSON, NDJSON):
+        raise _unsupported(JSON, NDJSON)
+    body = await request.body()
+    if len(body) < _LARGE:
+        return _rows(body, media_type)
+    return await storage.call(Lane.READ, _rows, body, media_type)
+
+
+def _rows(body: bytes, media_type: str) -> list[Row]:
+    if media_type == NDJSON:
+        lines = [line for line in body.splitlines() if line.strip()]
+        _check_count(len(lines))
+        return [_row(parse(line, f"row {number}: "), f"row {number}: ") for number, line in enumerate(lines, 1)]
+    value = parse(body)
+    if not isinstance(value, list):
+        return [_row(value, "")]
+    _check_count(len(value))
+    return [_row(item, f"row {number}: ") for number, item in enumerate(value, 1)]
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_BATCH:
+        raise Problem(Code.INVALID_VALUE, f"expected at most {MAX_BATCH} readings, got {count}")
+
+
+def _row(value: Any, where: str) -> Row:
+    reading = fields(value, NEW_READING, where)
+    return (
+        reading["meter_id"], reading["voltage"], reading["current_draw"], reading["charge_pct"], reading["timestamp"]
+    )  # fmt: skip

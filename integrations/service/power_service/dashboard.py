@@ -1,0 +1,53 @@
+"""The built dashboard, if it is there: read once, served from memory, so no request names a file."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+_BESIDE = ("dashboard", "../../dashboard/dist")  # in the installed package; in the repository
+_MAX_BYTES = 32 * 1024 * 1024
+
+
+def find(told: Path | None) -> Path | None:
+    """The directory of the built dashboard."""
+    candidates = [told] if told else [Path(__file__).parent / place for place in _BESIDE]
+    return next((path for path in candidates if (path / "index.html").is_file()), None)
+
+
+def add_dashboard(app: FastAPI, told: Path | None) -> None:
+    """Serve the files of the dashboard, and its index.html as /."""
+    root = find(told)
+    if root is None:
+        return
+    total = 0
+    for path in sorted(root.rglob("*")):
+        if not path.is_file() or path.is_symlink():
+            continue
+        content = path.read_bytes()
+        total += len(content)
+        if total > _MAX_BYTES:
+            raise ValueError(f"{root}: more than {_MAX_BYTES} bytes: is this the built dashboard?")
+        name = path.relative_to(root).as_posix()
+        app.router.routes.append(_route("/" if name == "index.html" else f"/{name}", name, content))
+
+
+def _route(url: str, name: str, content: bytes) -> Route:
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    # Built files have a hash in their names and never change; index.html names the present ones.
+    lasting = "public, max-age=31536000, immutable" if name.startswith("assets/") else "no-cache"
+    headers = {"ETag": etag, "Cache-Control": lasting}
+
+    async def file(request: Request) -> Response:
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type=media_type)
+
+    return Route(url, file, methods=["GET"], include_in_schema=False)

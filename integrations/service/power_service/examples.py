@@ -1,0 +1,142 @@
+"""The examples of the contract; a test holds them against its schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_DEVICE: dict[str, Any] = {
+    "id": "edge-001",
+    "name": "Edge Node",
+    "shutdown_threshold": 3.0,
+    "target_wh": 150.0,
+    "low_battery_threshold": None,
+    "critical_battery_threshold": None,
+}
+_METER: dict[str, Any] = {
+    "id": "5f1c9a7e0b3d4c2a9e8f7b6d",
+    "device_id": "edge-001",
+    "type": "battery",
+    "voltage": 3.7,
+    "current_draw": 0.5,
+    "capacity_wh": 50.0,
+    "charge_pct": 19.5,
+    "name": "Pack",
+    "updated_at": "2026-11-23T12:00:00.000000+00:00",
+    "low_battery_threshold": None,
+    "critical_battery_threshold": None,
+    "wattage": 1.85,
+    "state": "low",
+}
+_READING: dict[str, Any] = {
+    "id": "5f1c9a7e0b3d4c2a9e8f7b6d:1795435200000000",
+    "meter_id": "5f1c9a7e0b3d4c2a9e8f7b6d",
+    "voltage": 3.7,
+    "current_draw": 0.5,
+    "wattage": 1.85,
+    "charge_pct": 19.5,
+    "timestamp": "2026-11-23T12:00:00.000000+00:00",
+}
+_EVENT: dict[str, Any] = {
+    "id": "9b2f60c1d7e8a354",
+    "device_id": "edge-001",
+    "type": "discharge",
+    "value": 19.5,
+    "timestamp": "2026-11-23T12:00:00.000000+00:00",
+    "note": "Pack: 19.5 % charge, threshold 20 %",
+}
+_BUDGET: dict[str, Any] = {
+    "total_wattage": 1.85,
+    "battery_count": 1,
+    "solar_count": 0,
+    "avg_charge_pct": 19.5,
+    "estimated_runtime_hours": 5.27,
+    "states": ["low"],
+    "load_wattage": 1.85,
+    "solar_wattage": 0.0,
+    "net_wattage": -1.85,
+    "energy_24h_wh": 38.4,
+    "target_wh": 150.0,
+    "within_target": True,
+    "below_shutdown_threshold": True,
+}
+_WATTS = {"avg_wattage": 1.6, "min_wattage": 1.1, "max_wattage": 2.4}
+_CHARGE = {"min_charge_pct": 19.5, "max_charge_pct": 22.0}
+_ENERGY = {"energy_out_wh": 1.6, "energy_in_wh": 0.0}
+_METER_REPORT: dict[str, Any] = {
+    "meter_id": _METER["id"],
+    "name": "Pack",
+    "type": "battery",
+    "reading_count": 60,
+    "current_state": "low",
+    **_WATTS,
+    **_CHARGE,
+    **_ENERGY,
+    "energy_wh": 1.6,
+}
+_STATISTICS = {
+    "meter_id": _METER["id"],
+    "start": "2026-11-23T11:00:00.000000+00:00",
+    "reading_count": 60,
+    **_WATTS,
+    **_CHARGE,
+    **_ENERGY,
+}
+_METRICS = 'power_service_readings_stored_total 60.0\npower_events_total{type="discharge"} 1.0\n'
+
+RESPONSES: dict[str, Any] = {
+    "listDevices": [_DEVICE],
+    "putDevice": _DEVICE,
+    "getDevice": _DEVICE,
+    "listMeters": [_METER],
+    "addMeter": {**_METER, "voltage": 0.0, "current_draw": 0.0, "charge_pct": 100.0, "updated_at": None,
+                 "wattage": 0.0, "state": "charging"},
+    "getMeter": _METER,
+    "postReadings": {"received": 2, "stored": 1},
+    "listReadings": {"readings": [_READING], "next_cursor": "0660e9b3d08001"},
+    "getStatistics": [_STATISTICS],
+    "listEvents": [_EVENT],
+    "triggerEvent": {**_EVENT, "type": "restore", "value": 0.0, "note": "service restarted"},
+    "followEvents": {"events": [{"sequence": 41, "event": _EVENT}], "next_after": 41},
+    "createStreamTicket": {"ticket": "zQ0yX4…", "expires_in": 30.0},
+    "getRuntime": {"device_id": "edge-001", "estimated_runtime_hours": 5.27},
+    "getBudget": {"edge-001": _BUDGET, "edge-999": {"error": "device_id: no device has the id 'edge-999'"}},
+    "getReport": {
+        "device_id": "edge-001",
+        "device_name": "Edge Node",
+        "period_days": 7,
+        "generated_at": "2026-11-23T12:00:01.000000+00:00",
+        "meters": [_METER_REPORT],
+        "event_count": 1,
+        "events": [_EVENT],
+    },
+    "getHealth": {"status": "ok"},
+    "getReadiness": {"status": "ready"},
+    "getMetrics": _METRICS,
+}  # fmt: skip
+
+_NEW_READING = {
+    "meter_id": _METER["id"],
+    "voltage": 3.7,
+    "current_draw": 0.5,
+    "charge_pct": 19.5,
+    "timestamp": "2026-11-23T12:00:00Z",
+}
+_LIVE = {"meter_id": _METER["id"], "voltage": 3.7, "current_draw": 0.5}
+
+REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
+    "putDevice": {"application/json": {"device": {"name": "Edge Node", "target_wh": 150.0}}},
+    "addMeter": {"application/json": {"battery": {"type": "battery", "capacity_wh": 50.0, "name": "Pack"}}},
+    "postReadings": {
+        "application/json": {"live": _LIVE, "recorded": _NEW_READING, "batch": [_NEW_READING, _LIVE]},
+        "application/x-ndjson": {"lines": [_NEW_READING, _LIVE]},
+    },
+    "triggerEvent": {"application/json": {"restore": {"type": "restore", "note": "service restarted"}}},
+}
+
+STREAM: tuple[dict[str, Any], ...] = (
+    {"type": "hello", "resumed_from": 40, "oldest": 1, "latest": 41, "recovered": True},
+    {"type": "event", "sequence": 41, "event": _EVENT},
+    {"type": "reading", "device_id": "edge-001", "reading": _READING},
+    {"type": "meter", "meter": _METER},
+    {"type": "heartbeat", "latest": 41, "timestamp": "2026-11-23T12:00:15.000000+00:00"},
+)

@@ -1,0 +1,332 @@
+"""What is sent that the library has no record for, and the schemas of what is received.
+
+The library's own dataclasses are the models of everything they describe; here is only what goes around them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, computed_field
+from typing_extensions import TypedDict
+
+import power_manager
+from power_manager import DeviceRecord, MeterType, PowerEvent, PowerReading, PowerState, PowerStatistics
+
+MAX_BATCH = 10_000  # readings in one request
+# Text with something to see in it, and without NUL; spelled out, for \s is not the same in every language.
+_BLANK = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+TEXT_PATTERN = rf"^[^\u0000]*[^\u0000{_BLANK}][^\u0000]*$"
+
+
+@dataclass
+class PowerMeter(power_manager.PowerMeter):
+    """The library's record, with its two properties in the JSON."""
+
+    __slots__ = ()
+
+    @computed_field(description="W out of the source, rounded to 4 decimals")  # type: ignore[prop-decorator]
+    @property
+    def wattage(self) -> float:
+        """As the library's."""
+        return super().wattage
+
+    @computed_field(description="How the meter is doing")  # type: ignore[prop-decorator]
+    @property
+    def state(self) -> PowerState:
+        """As the library's."""
+        return super().state
+
+
+_METER_FIELDS = tuple(field.name for field in dataclasses.fields(power_manager.PowerMeter))
+
+
+def shown(meter: power_manager.PowerMeter) -> PowerMeter:
+    """A meter as it is sent."""
+    return PowerMeter(*(getattr(meter, name) for name in _METER_FIELDS))
+
+
+@dataclass
+class ReadingPage:
+    """Readings, oldest first; `next_cursor` is null on the last page."""
+
+    readings: list[PowerReading]
+    next_cursor: str | None
+
+
+@dataclass
+class IngestResult:
+    """How many readings came, and how many of them were new."""
+
+    received: int
+    stored: int
+
+
+@dataclass
+class SequencedEvent:
+    """An event with its place in the file's sequence, by which a follower resumes."""
+
+    sequence: int
+    event: PowerEvent
+
+
+@dataclass
+class EventPage:
+    """Events in order of their sequence; go on with `next_after` as `after`."""
+
+    events: list[SequencedEvent]
+    next_after: int
+
+
+@dataclass
+class Runtime:
+    """Hours until the device's batteries are empty; null where unknown, or not draining."""
+
+    device_id: str
+    estimated_runtime_hours: float | None
+
+
+@dataclass
+class StreamTicket:
+    """A pass for one connection to the stream, good for `expires_in` seconds."""
+
+    ticket: str
+    expires_in: float
+
+
+@dataclass
+class Health:
+    """The service answers, or is ready to."""
+
+    status: Literal["ok", "ready"]
+
+
+# The library returns the budget and the report as mappings; their contract is in its README.
+
+
+class DeviceBudget(TypedDict):
+    """One device's entry of the library's power_budget_check."""
+
+    total_wattage: float
+    battery_count: int
+    solar_count: int
+    avg_charge_pct: float | None
+    estimated_runtime_hours: float | None
+    states: list[PowerState]
+    load_wattage: float
+    solar_wattage: float
+    net_wattage: float
+    energy_24h_wh: float
+    target_wh: float | None
+    within_target: bool | None
+    below_shutdown_threshold: bool
+
+
+class UnknownDevice(TypedDict):
+    """The entry of a device that nobody has registered."""
+
+    error: str
+
+
+Budget = dict[str, DeviceBudget | UnknownDevice]
+
+
+class _MeterHead(TypedDict):
+    meter_id: str
+    name: str | None
+    type: MeterType
+    reading_count: int
+
+
+class MeterReport(_MeterHead, total=False):
+    """A meter in a report; without readings in the period only the first four keys."""
+
+    current_state: PowerState
+    avg_wattage: float
+    min_wattage: float
+    max_wattage: float
+    min_charge_pct: float
+    max_charge_pct: float
+    energy_out_wh: float
+    energy_in_wh: float
+    energy_wh: float
+
+
+class Report(TypedDict):
+    """The library's export_report."""
+
+    device_id: str
+    device_name: str
+    period_days: float
+    generated_at: str
+    meters: list[MeterReport]
+    event_count: int
+    events: list[PowerEvent]
+
+
+# --- The stream
+
+
+@dataclass
+class HelloMessage:
+    """The first frame: `recovered` says whether every event after the `after` that was asked for follows.
+
+    Where it is false, fetch what you show again: nothing was asked for, or the file is another one.
+    """
+
+    type: Literal["hello"]
+    resumed_from: int
+    oldest: int
+    latest: int
+    recovered: bool
+
+
+@dataclass
+class EventMessage:
+    """An event; reconnect with the last `sequence` as `after`."""
+
+    type: Literal["event"]
+    sequence: int
+    event: PowerEvent
+
+
+@dataclass
+class ReadingMessage:
+    """A meter's latest reading; at most one each 250 ms, the ones between are left out."""
+
+    type: Literal["reading"]
+    device_id: str
+    reading: PowerReading
+
+
+@dataclass
+class MeterMessage:
+    """A meter's present state: of each meter after the hello frame, then whenever it changes."""
+
+    type: Literal["meter"]
+    meter: PowerMeter
+
+
+@dataclass
+class HeartbeatMessage:
+    """Nothing else to say. Every event up to `latest` that concerns this client has been sent before."""
+
+    type: Literal["heartbeat"]
+    latest: int
+    timestamp: str
+
+
+StreamMessage = Annotated[
+    HelloMessage | EventMessage | ReadingMessage | MeterMessage | HeartbeatMessage, Field(discriminator="type")
+]
+
+for _record in (DeviceRecord, power_manager.PowerMeter, PowerMeter, PowerReading, PowerEvent, PowerStatistics):
+    # Every key is always sent, whatever its default; set from here, for the library knows nothing of pydantic.
+    config = ConfigDict(json_schema_serialization_defaults_required=True)
+    setattr(_record, "__pydantic_config__", config)  # noqa: B010
+
+DEVICE: TypeAdapter[DeviceRecord] = TypeAdapter(DeviceRecord)
+DEVICES: TypeAdapter[list[DeviceRecord]] = TypeAdapter(list[DeviceRecord])
+METER: TypeAdapter[PowerMeter] = TypeAdapter(PowerMeter)
+METERS: TypeAdapter[list[PowerMeter]] = TypeAdapter(list[PowerMeter])
+PAGE: TypeAdapter[ReadingPage] = TypeAdapter(ReadingPage)
+STATISTICS: TypeAdapter[list[PowerStatistics]] = TypeAdapter(list[PowerStatistics])
+EVENT: TypeAdapter[PowerEvent] = TypeAdapter(PowerEvent)
+EVENTS: TypeAdapter[list[PowerEvent]] = TypeAdapter(list[PowerEvent])
+EVENT_PAGE: TypeAdapter[EventPage] = TypeAdapter(EventPage)
+INGEST: TypeAdapter[IngestResult] = TypeAdapter(IngestResult)
+TICKET: TypeAdapter[StreamTicket] = TypeAdapter(StreamTicket)
+RUNTIME: TypeAdapter[Runtime] = TypeAdapter(Runtime)
+HEALTH: TypeAdapter[Health] = TypeAdapter(Health)
+BUDGET: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+MESSAGE: TypeAdapter[Any] = TypeAdapter(StreamMessage)
+
+
+# --- What is received
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The keys of a JSON object that is received, with their schemas. Their values are the library's to judge."""
+
+    name: str
+    description: str
+    required: dict[str, dict[str, Any]]
+    optional: dict[str, dict[str, Any]]  # each with its default
+
+    def schema(self) -> dict[str, Any]:
+        """Its JSON schema; the bounds are the library's."""
+        return {
+            "title": self.name,
+            "description": self.description,
+            "type": "object",
+            "properties": {**self.required, **self.optional},
+            "required": list(self.required),
+            "additionalProperties": False,
+        }
+
+
+_TEXT = {"type": "string", "minLength": 1, "pattern": TEXT_PATTERN}
+_ID = {**_TEXT, "maxLength": 200}
+_NULLABLE_TEXT = {**_TEXT, "type": ["string", "null"], "default": None}
+_AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e12}
+_NULLABLE_NUMBER = {"type": ["number", "null"], "default": None}
+_PERCENT = {**_NULLABLE_NUMBER, "minimum": 0, "maximum": 100}
+_ELECTRICAL = {"type": "number", "minimum": -1e6, "maximum": 1e6}
+_TIME = {
+    "anyOf": [
+        {"type": "string", "format": "date-time"},
+        {"type": "number", "minimum": 0, "maximum": 7_289_654_399},
+        {"type": "null"},
+    ],
+    "default": None,
+    "description": "ISO 8601 with an offset, or epoch seconds, from 1970 to 2200: a recorded reading, stored once "
+    "however often it is sent. null: a live one, now",
+}
+
+NEW_READING = Shape(
+    "NewReading",
+    "One reading. With a timestamp it may be sent again without harm.",
+    {
+        "meter_id": _ID,
+        "voltage": {**_ELECTRICAL, "description": "V"},
+        "current_draw": {**_ELECTRICAL, "description": "A out of the source"},
+    },
+    {
+        "charge_pct": {**_NULLABLE_NUMBER, "description": "%, clamped to 0..100; null: the meter's last"},
+        "timestamp": _TIME,
+    },
+)
+NEW_METER = Shape(
+    "NewMeter",
+    "A meter to add.",
+    {"type": {"$ref": "#/components/schemas/MeterType"}},
+    {
+        "capacity_wh": {**_AMOUNT, "default": 0.0, "description": "Wh; 0: not known"},
+        "name": {**_NULLABLE_TEXT, "maxLength": 200},
+    },
+)
+NEW_EVENT = Shape(
+    "NewEvent",
+    "An event to record, now.",
+    {"type": {"$ref": "#/components/schemas/PowerEventType"}},
+    {
+        "value": {"type": "number", "default": 0.0, "description": "in the event's own unit"},
+        "note": {**_NULLABLE_TEXT, "maxLength": 10_000},
+    },
+)
+DEVICE_SETTINGS = Shape(
+    "DeviceSettings",
+    "A device as it is to be; what is left out goes back to its default.",
+    {"name": _ID},
+    {
+        "shutdown_threshold": {**_AMOUNT, "default": 3.0, "description": "W"},
+        "target_wh": {**_NULLABLE_NUMBER, "minimum": 0, "maximum": 1e12, "description": "Wh a day; null: no budget"},
+        "low_battery_threshold": {**_PERCENT, "description": "%; null: 20"},
+        "critical_battery_threshold": {**_PERCENT, "description": "%, less than the low threshold; null: 5"},
+        "id": {**_ID, "description": "may be left out; else the same as in the path"},
+    },
+)
+SHAPES = (NEW_READING, NEW_METER, NEW_EVENT, DEVICE_SETTINGS)

@@ -1,0 +1,198 @@
+"""The contract: OpenAPI 3.1, made from the routes, the library's records and the tables below.
+
+`python -m power_service.openapi FILE` writes it, `--check FILE` fails where the file is another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+
+from power_service.examples import REQUESTS, RESPONSES, STREAM
+from power_service.models import SHAPES, StreamMessage
+from power_service.problems import MEDIA_TYPE, STATUS, Code, Problem, ProblemDetails
+
+SUMMARY = "Power telemetry of edge devices: readings in, events, statistics, budgets and reports out"
+DESCRIPTION = """REST and WebSocket over power_manager. The records are the library's, name by name.
+
+Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. Errors are RFC 9457 problem JSON: go by
+`code`. A token bound to devices gets 403 for everything that belongs to another device, whether it exists or not.
+
+The stream is the WebSocket `/v1/stream?device_id=&after=`; its messages are under `webhooks`. Authenticate with the
+subprotocols `power.v1` and `token.<token>`, with an Authorization header, or with `ticket=` from
+`POST /v1/stream/tickets`. Close codes: 1012 the service restarts, 1013 too slow, both to be resumed with the last
+`sequence` as `after`; 4000 + an HTTP status where the connection is refused, with the problem's code as reason.
+"""
+_REF = "#/components/schemas/{model}"
+_DESCRIPTIONS = {
+    400: "The body is not JSON.",
+    401: "No token, or one that is not known.",
+    403: "The token lacks the scope, or is bound to other devices; or the page's origin is not allowed.",
+    404: "No device or meter has that id.",
+    408: "The body did not come in time.",
+    409: "What is asked for contradicts itself, or what is there.",
+    413: "The body is too large.",
+    415: "Another content type is expected.",
+    421: "The service does not go by that host name.",
+    422: "A parameter or a value is not what it may be; nothing was stored.",
+    429: "Too many requests with this token, or too many failed ones from this address.",
+    431: "Too many headers, or too large ones.",
+    500: "An error of the service.",
+    503: "The disk is full, another process holds the file, or the service is overloaded; nothing was stored.",
+}
+_EVERYWHERE = (421, 431, 500, 503)
+_WITH_TOKEN = (401, 403, 429)
+_WITH_BODY = (400, 408, 413, 415, 422)
+# What an operation answers beyond that.
+_FURTHER = {
+    "putDevice": (409,),
+    "getDevice": (404,),
+    "addMeter": (404,),
+    "getMeter": (404,),
+    "postReadings": (404,),
+    "listReadings": (404,),
+    "getStatistics": (404,),
+    "listEvents": (404,),
+    "triggerEvent": (404,),
+    "getRuntime": (404,),
+    "getReport": (404,),
+}
+
+
+def build(app: FastAPI) -> dict[str, Any]:
+    """The document of an application's routes."""
+    document = get_openapi(
+        title=app.title, version=app.version, openapi_version="3.1.0", summary=app.summary,
+        description=app.description, routes=app.routes,
+    )  # fmt: skip
+    schemas = {
+        name: schema
+        for name, schema in document["components"]["schemas"].items()
+        if name not in ("HTTPValidationError", "ValidationError")
+    }
+    schemas |= _schemas(ProblemDetails) | _schemas(StreamMessage, "StreamMessage")
+    schemas |= {shape.name: shape.schema() for shape in SHAPES}
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    document["components"]["responses"] = {f"Problem{status}": _error(status) for status in _DESCRIPTIONS}
+    for operation in _operations(document):
+        _complete(operation)
+    document["webhooks"] = {"stream": {"post": _stream_operation()}}
+    _clean(document)
+    return document
+
+
+def text(app: FastAPI) -> str:
+    """The document as it is committed and served."""
+    return json.dumps(build(app), indent=1, ensure_ascii=False) + "\n"
+
+
+def _clean(value: Any) -> None:
+    """Take the indentation out of descriptions that are docstrings: Python does so itself only from 3.13 on."""
+    if isinstance(value, dict) and isinstance(value.get("description"), str):
+        value["description"] = inspect.cleandoc(value["description"])
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _clean(part)
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in document["paths"].values():
+        yield from path.values()
+
+
+def _schemas(model: Any, name: str | None = None) -> dict[str, Any]:
+    """A model's schema and those it refers to, by name."""
+    schema = TypeAdapter(model).json_schema(mode="serialization", ref_template=_REF)
+    found: dict[str, Any] = schema.pop("$defs", {})
+    return found | {name or schema["title"]: schema}
+
+
+def _error(status: int) -> dict[str, Any]:
+    codes = [code for code in Code if STATUS[code] == status]
+    response: dict[str, Any] = {
+        "description": f"{_DESCRIPTIONS[status]} Codes: {', '.join(code.value for code in codes)}.",
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"$ref": _REF.format(model="ProblemDetails")},
+                "example": Problem(codes[0], _DESCRIPTIONS[status]).body(),
+            }
+        },
+    }
+    if status in (429, 503):
+        schema = {"type": "integer", "minimum": 1}
+        response["headers"] = {"Retry-After": {"description": "seconds", "schema": schema, "required": True}}
+    return response
+
+
+def _complete(operation: dict[str, Any]) -> None:
+    """Add the errors and the examples of an operation."""
+    name, responses = operation["operationId"], operation["responses"]
+    statuses = {*_EVERYWHERE, *_FURTHER.get(name, ())}
+    statuses.update(_WITH_TOKEN if "security" in operation else ())
+    statuses.update(_WITH_BODY if "requestBody" in operation else ())
+    statuses.update((422,) if operation.get("parameters") else ())
+    responses.pop("422", None)
+    for status in sorted(statuses):
+        responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}
+    success = next(response for status, response in responses.items() if status.startswith("2"))
+    if name == "getMetrics":
+        success["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    for media_type, content in success["content"].items():
+        content["example"] = RESPONSES[name]
+        content["schema"].pop("title", None)
+        assert media_type
+    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+        content["examples"] = {key: {"value": value} for key, value in REQUESTS[name][media_type].items()}
+
+
+def _stream_operation() -> dict[str, Any]:
+    return {
+        "operationId": "streamMessage",
+        "tags": ["stream"],
+        "summary": "Messages of the stream",
+        "description": "What the WebSocket /v1/stream sends, one JSON object a text frame: hello, what was missed "
+        "since `after`, each meter's present state, then events, readings and meters as they are written by any "
+        "process, and heartbeats. Clients send nothing.",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": _REF.format(model="StreamMessage")},
+                    "examples": {message["type"]: {"value": message} for message in STREAM},
+                }
+            },
+        },
+        "responses": {"204": {"description": "Nothing is answered."}},
+        "security": [{"bearer": ["read"]}],
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the contract to a file, or compare it with one."""
+    from power_service.app import bare_app
+    from power_service.settings import Settings
+
+    parser = argparse.ArgumentParser(prog="power_service.openapi", description="Write the service's OpenAPI document.")
+    parser.add_argument("--check", action="store_true", help="fail if the file is not the present document")
+    parser.add_argument("file", type=Path, help="such as integrations/service/openapi.json")
+    options = parser.parse_args(argv)
+    present = text(bare_app(Settings(db=Path("power_manager.db"), auth=False)))
+    if options.check:
+        if options.file.read_text(encoding="utf-8") == present:
+            return 0
+        print(f"{options.file} is out of date: python -m power_service.openapi {options.file}", file=sys.stderr)
+        return 1
+    options.file.write_text(present, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Errors as RFC 9457 problem JSON with a stable `code`; the one place where library errors are mapped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import Response
+
+from power_manager import InvalidValue, NotFound, PowerManagerError, StorageError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Code(str, Enum):
+    """What went wrong, for programs; these texts do not change."""
+
+    MALFORMED_JSON = "malformed_json"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN_SCOPE = "forbidden_scope"
+    FORBIDDEN_DEVICE = "forbidden_device"
+    FORBIDDEN_ORIGIN = "forbidden_origin"
+    NOT_FOUND = "not_found"
+    ROUTE_NOT_FOUND = "route_not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    REQUEST_TIMEOUT = "request_timeout"
+    CONFLICT = "conflict"
+    BODY_TOO_LARGE = "body_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    HOST_NOT_ALLOWED = "host_not_allowed"
+    INVALID_VALUE = "invalid_value"
+    UPGRADE_REQUIRED = "upgrade_required"
+    RATE_LIMITED = "rate_limited"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    INTERNAL = "internal"
+    STORAGE_FULL = "storage_full"
+    STORAGE_LOCKED = "storage_locked"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+    OVERLOADED = "overloaded"
+    NOT_READY = "not_ready"
+
+
+STATUS = {
+    Code.MALFORMED_JSON: 400,
+    Code.UNAUTHORIZED: 401,
+    Code.FORBIDDEN_SCOPE: 403,
+    Code.FORBIDDEN_DEVICE: 403,
+    Code.FORBIDDEN_ORIGIN: 403,
+    Code.NOT_FOUND: 404,
+    Code.ROUTE_NOT_FOUND: 404,
+    Code.METHOD_NOT_ALLOWED: 405,
+    Code.REQUEST_TIMEOUT: 408,
+    Code.CONFLICT: 409,
+    Code.BODY_TOO_LARGE: 413,
+    Code.UNSUPPORTED_MEDIA_TYPE: 415,
+    Code.HOST_NOT_ALLOWED: 421,
+    Code.INVALID_VALUE: 422,
+    Code.UPGRADE_REQUIRED: 426,
+    Code.RATE_LIMITED: 429,
+    Code.HEADERS_TOO_LARGE: 431,
+    Code.INTERNAL: 500,
+    Code.STORAGE_FULL: 503,
+    Code.STORAGE_LOCKED: 503,
+    Code.STORAGE_UNAVAILABLE: 503,
+    Code.OVERLOADED: 503,
+    Code.NOT_READY: 503,
+}
+
+
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110's; older Pythons have older ones
+
+
+@dataclass
+class ProblemDetails:
+    """RFC 9457. Go by `code`; `title` and `detail` are for people and may change."""
+
+    type: str
+    title: str
+    status: int
+    code: Code
+    detail: str
+
+
+@dataclass
+class Problem(Exception):
+    """An error on its way to the client."""
+
+    code: Code
+    detail: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of its code."""
+        return STATUS[self.code]
+
+    def body(self) -> dict[str, Any]:
+        """The members of ProblemDetails."""
+        return {
+            "type": f"tag:blackroad.io,2026:power-service/{self.code.value}",
+            "title": _TITLES.get(self.status) or HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "code": self.code.value,
+            "detail": self.detail,
+        }
+
+    def response(self) -> Response:
+        """The problem as an answer; after a refused body the connection is closed."""
+        headers = dict(self.headers)
+        if self.status in (408, 413, 431):
+            headers["Connection"] = "close"
+        return Response(json.dumps(self.body()), self.status, headers, MEDIA_TYPE)
+
+
+def retry_later(code: Code, detail: str, seconds: int) -> Problem:
+    """A problem that may be gone after that many seconds."""
+    return Problem(code, detail, {"Retry-After": str(seconds)})
+
+
+def of_library_error(error: PowerManagerError) -> Problem:
+    """The problem that an error of the library is. Never names a path: that is for the log."""
+    if isinstance(error, NotFound):
+        return Problem(Code.NOT_FOUND, str(error))
+    if isinstance(error, InvalidValue):
+        return Problem(Code.INVALID_VALUE, str(error))
+    if not isinstance(error, StorageError):
+        return Problem(Code.CONFLICT, str(error))
+    name = error.sqlite_errorname  # by name from Python 3.11 on; 3.10 cannot tell one from another
+    if name.startswith("SQLITE_FULL"):
+        return retry_later(Code.STORAGE_FULL, "the disk is full; nothing was stored", 30)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return retry_later(Code.STORAGE_LOCKED, "another process holds the database; nothing was stored", 1)
+    return retry_later(Code.STORAGE_UNAVAILABLE, "the database cannot be used now; nothing was stored", 5)

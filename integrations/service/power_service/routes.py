@@ -1,0 +1,348 @@
+"""The routes. Each checks the grant, makes one call of the library in its lane, and sends the records as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import BeforeValidator, TypeAdapter
+from starlette.responses import Response
+
+from power_manager import DeviceRecord, PowerEvent, PowerManager, PowerStatistics
+from power_service import models
+from power_service.auth import Reader, Writer, check_devices, check_meter, forbidden_device
+from power_service.bodies import JSON, NDJSON, read_object, read_readings
+from power_service.charts import POINTS_A_SPAN, thin_out
+from power_service.guard import path_text
+from power_service.metrics import Metrics
+from power_service.models import Shape
+from power_service.problems import Code, Problem, retry_later
+from power_service.storage import Lane, Storage
+from power_service.tokens import Grant
+
+MAX_CHART_READINGS = 1_000_000  # that one request may go through
+router = APIRouter(prefix="/v1")
+plain = APIRouter()
+
+_ID: dict[str, Any] = {"min_length": 1, "max_length": 200, "pattern": models.TEXT_PATTERN}
+DeviceId = Annotated[str, BeforeValidator(path_text), Path(description="the device's id", **_ID)]
+MeterId = Annotated[str, BeforeValidator(path_text), Path(description="the meter's id", **_ID)]
+Days = Annotated[float, Query(ge=0, le=36_500, description="how far back, in days")]
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _storage(request: Request) -> Storage:
+    storage: Storage = request.app.state.storage
+    return storage
+
+
+def _json(adapter: TypeAdapter[Any], value: object, status: int = 200) -> Response:
+    return Response(adapter.dump_json(value), status, media_type=JSON)
+
+
+def _body(shape: Shape) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{shape.name}"}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+
+
+# --- Devices
+
+
+@router.get("/devices", operation_id="listDevices", response_model=list[DeviceRecord], tags=["devices"])
+async def list_devices(request: Request, grant: Reader) -> Response:
+    """List the devices, in order of registration."""
+    storage = _storage(request)
+    devices = await storage.call(Lane.READ, storage.pm.list_devices)
+    return _json(models.DEVICES, [device for device in devices if grant.covers(device.id)])
+
+
+@router.put(
+    "/devices/{device_id}", operation_id="putDevice", response_model=DeviceRecord, tags=["devices"],
+    openapi_extra=_body(models.DEVICE_SETTINGS),
+)  # fmt: skip
+async def put_device(request: Request, grant: Writer, device_id: DeviceId) -> Response:
+    """Register a device, or give it exactly these values; its meters, readings and events stay."""
+    check_devices(grant, device_id)
+    storage, values = _storage(request), await read_object(request, models.DEVICE_SETTINGS)
+    if values.pop("id", device_id) != device_id:
+        raise Problem(Code.CONFLICT, "id: expected the id in the path, or none")
+    return _json(models.DEVICE, await storage.call(Lane.WRITE, storage.pm.register_device, device_id, **values))
+
+
+@router.get("/devices/{device_id}", operation_id="getDevice", response_model=DeviceRecord, tags=["devices"])
+async def get_device(request: Request, grant: Reader, device_id: DeviceId) -> Response:
+    """Get a device."""
+    check_devices(grant, device_id)
+    storage = _storage(request)
+    return _json(models.DEVICE, await storage.call(Lane.READ, storage.pm.get_device, device_id))
+
+
+# --- Meters
+
+
+@router.get("/meters", operation_id="listMeters", response_model=list[models.PowerMeter], tags=["meters"])
+async def list_meters(
+    request: Request, grant: Reader, device_id: Annotated[str | None, Query(**_ID)] = None
+) -> Response:
+    """List the meters with their present state, of one device or of all, in order of adding."""
+    if device_id is not None:
+        check_devices(grant, device_id)
+    storage = _storage(request)
+    meters = await storage.call(Lane.READ, storage.pm.list_meters, device_id)
+    return _json(models.METERS, [models.shown(meter) for meter in meters if grant.covers(meter.device_id)])
+
+
+@router.post(
+    "/devices/{device_id}/meters", operation_id="addMeter", response_model=models.PowerMeter, status_code=201,
+    tags=["meters"], openapi_extra=_body(models.NEW_METER),
+)  # fmt: skip
+async def add_meter(request: Request, grant: Writer, device_id: DeviceId) -> Response:
+    """Add a meter to a device: 0 V, 0 A, 100 % until its first reading."""
+    check_devices(grant, device_id)
+    storage, values = _storage(request), await read_object(request, models.NEW_METER)
+    arguments = (device_id, values["type"], values["capacity_wh"], values["name"])
+    meter = await storage.call(Lane.WRITE, storage.pm.add_meter, *arguments)
+    return _json(models.METER, models.shown(meter), 201)
+
+
+@router.get("/meters/{meter_id}", operation_id="getMeter", response_model=models.PowerMeter, tags=["meters"])
+async def get_meter(request: Request, grant: Reader, meter_id: MeterId) -> Response:
+    """Get a meter in its present state."""
+    storage = _storage(request)
+    await check_meter(storage, grant, meter_id)
+    return _json(models.METER, models.shown(await storage.call(Lane.READ, storage.pm.get_meter, meter_id)))
+
+
+# --- Readings
+
+_READING: dict[str, Any] = {"$ref": "#/components/schemas/NewReading"}
+_BATCH: dict[str, Any] = {"type": "array", "items": _READING, "maxItems": models.MAX_BATCH}
+_READINGS_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": f"One reading, an array of up to {models.MAX_BATCH}, or as many lines of NDJSON. All or none.",
+        "content": {
+            JSON: {"schema": {"anyOf": [_READING, _BATCH]}},
+            NDJSON: {"schema": {**_BATCH, "description": "one a line"}},
+        },
+    }
+}
+
+
+@router.post(
+    "/readings", operation_id="postReadings", response_model=models.IngestResult, tags=["readings"],
+    openapi_extra=_READINGS_BODY,
+)  # fmt: skip
+async def post_readings(request: Request, grant: Writer) -> Response:
+    """Store one reading or many, all or none. One with a timestamp may be sent again: it is stored once."""
+    storage = _storage(request)
+    rows = await read_readings(request, storage)
+    for meter_id in {row[0] for row in rows if isinstance(row[0], str)} if grant.devices is not None else ():
+        await check_meter(storage, grant, meter_id)
+    stored = await storage.call(Lane.WRITE, storage.pm.log_many, rows)
+    metrics: Metrics = request.app.state.metrics
+    metrics.readings.inc(stored)
+    return _json(models.INGEST, models.IngestResult(len(rows), stored))
+
+
+Moment = Annotated[
+    str | None, Query(description="ISO 8601 with an offset, 1970 to 2200", json_schema_extra={"format": "date-time"})
+]
+
+
+_CURSOR = "^(0[0-9a-f]|1[0-9])[0-9a-f]{12}$"
+_THIN = "thin the whole window out for a chart, in place of pages"
+
+
+@dataclass
+class Window:
+    """Which readings, and how many of them."""
+
+    since: Moment = None
+    until: Moment = None
+    limit: Annotated[int, Query(ge=1, le=10_000, description="readings on a page")] = 1000
+    cursor: Annotated[str | None, Query(pattern=_CURSOR, description="next_cursor of the page before")] = None
+    max_points: Annotated[int | None, Query(ge=POINTS_A_SPAN, le=10_000, description=_THIN)] = None
+
+
+@router.get(
+    "/meters/{meter_id}/readings", operation_id="listReadings", response_model=models.ReadingPage, tags=["readings"]
+)
+async def list_readings(
+    request: Request, grant: Reader, meter_id: MeterId, window: Annotated[Window, Depends()]
+) -> Response:
+    """Readings from `since` on and before `until`, oldest first, page by page.
+
+    With `max_points` all of them at once, thinned out: of equal spans of time the readings with the least and the
+    greatest voltage, current_draw, wattage and charge_pct stay.
+    """
+    storage = _storage(request)
+    await check_meter(storage, grant, meter_id)
+    cursor = window.cursor
+    begin: Any = _EPOCH + timedelta(microseconds=int(cursor, 16)) if cursor else _moment(window.since)
+    arguments = (storage.pm, meter_id, begin, _moment(window.until))
+    if window.max_points is not None:
+        return Response(await storage.call(Lane.READ, _chart, *arguments, window.max_points), media_type=JSON)
+    return Response(await storage.call(Lane.READ, _page, *arguments, window.limit), media_type=JSON)
+
+
+def _moment(text: str | None) -> str | None:
+    """A time in a query as it was meant: a + that was not encoded has become a space."""
+    return text if text is None else text.replace(" ", "+") if text[-6:-5] == " " else text
+
+
+def _page(pm: PowerManager, meter_id: str, since: Any, until: Any, limit: int) -> bytes:
+    readings = list(islice(pm.iter_history(meter_id, since=since, until=until), limit + 1))
+    cursor = None
+    if len(readings) > limit:
+        moment = datetime.fromisoformat(readings[limit].timestamp)
+        cursor = f"{(moment - _EPOCH) // timedelta(microseconds=1):014x}"
+    return models.PAGE.dump_json(models.ReadingPage(readings[:limit], cursor))
+
+
+def _chart(pm: PowerManager, meter_id: str, since: Any, until: Any, max_points: int) -> bytes:
+    every = pm.iter_history(meter_id, since=since, until=until)
+    points = thin_out(islice(every, MAX_CHART_READINGS), max_points)
+    if next(every, None) is not None:
+        raise Problem(
+            Code.INVALID_VALUE,
+            f"since: this window has more than {MAX_CHART_READINGS} readings: take a shorter one, or the statistics",
+        )
+    return models.PAGE.dump_json(models.ReadingPage(points, None))
+
+
+@router.get(
+    "/meters/{meter_id}/statistics", operation_id="getStatistics", response_model=list[PowerStatistics],
+    tags=["readings"],
+)  # fmt: skip
+async def get_statistics(
+    request: Request, grant: Reader, meter_id: MeterId, days: Days = 7, bucket: Literal["hour", "day"] = "hour"
+) -> Response:
+    """Statistics by UTC hour or day, oldest first; empty ones are left out."""
+    storage = _storage(request)
+    await check_meter(storage, grant, meter_id)
+    rows = await storage.call(Lane.READ, storage.pm.get_statistics, meter_id, days=days, bucket=bucket)
+    return _json(models.STATISTICS, rows)
+
+
+# --- Events
+
+
+@router.get("/devices/{device_id}/events", operation_id="listEvents", response_model=list[PowerEvent], tags=["events"])
+async def list_events(
+    request: Request, grant: Reader, device_id: DeviceId, limit: Annotated[int, Query(ge=0, le=10_000)] = 50
+) -> Response:
+    """A device's newest events, newest first."""
+    check_devices(grant, device_id)
+    storage = _storage(request)
+    return _json(models.EVENTS, await storage.call(Lane.READ, storage.pm.get_events, device_id, limit))
+
+
+@router.post(
+    "/devices/{device_id}/events", operation_id="triggerEvent", response_model=PowerEvent, status_code=201,
+    tags=["events"], openapi_extra=_body(models.NEW_EVENT),
+)  # fmt: skip
+async def trigger_event(request: Request, grant: Writer, device_id: DeviceId) -> Response:
+    """Record an event of a device, now."""
+    check_devices(grant, device_id)
+    storage, values = _storage(request), await read_object(request, models.NEW_EVENT)
+    arguments = (device_id, values["type"], values["value"], values["note"])
+    return _json(models.EVENT, await storage.call(Lane.WRITE, storage.pm.trigger_event, *arguments), 201)
+
+
+@router.get("/events", operation_id="followEvents", response_model=models.EventPage, tags=["events"])
+async def follow_events(
+    request: Request,
+    grant: Reader,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1, description="a sequence number")] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> Response:
+    """Every device's events after a sequence number, oldest first: what the stream sends, for asking."""
+    storage = _storage(request)
+    found = await storage.call(Lane.READ, storage.pm.events_since, after, limit=limit)
+    events = [models.SequencedEvent(sequence, event) for sequence, event in found if grant.covers(event.device_id)]
+    return _json(models.EVENT_PAGE, models.EventPage(events, found[-1][0] if found else after))
+
+
+@router.post(
+    "/stream/tickets", operation_id="createStreamTicket", response_model=models.StreamTicket, status_code=201,
+    tags=["stream"],
+)  # fmt: skip
+async def create_stream_ticket(request: Request, grant: Reader) -> Response:
+    """A one-use pass to `WS /v1/stream?ticket=`, for clients that can send neither header nor subprotocol."""
+    tickets = request.app.state.gate.tickets
+    return _json(models.TICKET, models.StreamTicket(tickets.issue(grant), tickets.seconds), 201)
+
+
+# --- Runtime, budget, report
+
+
+@router.get("/devices/{device_id}/runtime", operation_id="getRuntime", response_model=models.Runtime, tags=["reports"])
+async def get_runtime(
+    request: Request,
+    grant: Reader,
+    device_id: DeviceId,
+    window_minutes: Annotated[float | None, Query(ge=0, le=1e6, description="mean watts of so many minutes")] = None,
+) -> Response:
+    """Hours until the device's batteries are empty, by their present watts or by a window's mean."""
+    check_devices(grant, device_id)
+    storage = _storage(request)
+    hours = await storage.call(Lane.READ, storage.pm.estimate_runtime, device_id, window_minutes=window_minutes)
+    return _json(models.RUNTIME, models.Runtime(device_id, hours))
+
+
+def _budget(pm: PowerManager, grant: Grant, device_ids: list[str]) -> dict[str, dict[str, Any]]:
+    if not device_ids:
+        device_ids = [device.id for device in pm.list_devices() if grant.covers(device.id)]
+    return pm.power_budget_check(device_ids)
+
+
+@router.get("/budget", operation_id="getBudget", response_model=models.Budget, tags=["reports"])
+async def get_budget(
+    request: Request,
+    grant: Reader,
+    device_id: Annotated[list[Annotated[str, Query(**_ID)]], Query(max_length=100, description="none: all")] = [],  # noqa: B006 - FastAPI copies it
+) -> Response:
+    """The power budget of each device, by its id; `{"error": ...}` for an unknown one."""
+    check_devices(grant, *device_id)
+    storage = _storage(request)
+    return _json(models.BUDGET, await storage.call(Lane.READ, _budget, storage.pm, grant, device_id))
+
+
+@router.get("/devices/{device_id}/report", operation_id="getReport", response_model=models.Report, tags=["reports"])
+async def get_report(request: Request, grant: Reader, device_id: DeviceId, days: Days = 7.0) -> Response:
+    """The device's report over the last days, the library's text as it is."""
+    check_devices(grant, device_id)
+    storage = _storage(request)
+    period = int(days) if days.is_integer() else days  # the library shows it as it is given
+    text = await storage.call(Lane.READ, storage.pm.export_report, device_id, period)
+    return Response(text, media_type=JSON)
+
+
+# --- The service itself
+
+
+@plain.get("/healthz", operation_id="getHealth", response_model=models.Health, tags=["service"])
+async def get_health() -> Response:
+    """The process answers."""
+    return _json(models.HEALTH, models.Health("ok"))
+
+
+@plain.get("/readyz", operation_id="getReadiness", response_model=models.Health, tags=["service"])
+async def get_readiness(request: Request) -> Response:
+    """The database can be read, and the stream follows it."""
+    if not request.app.state.hub.ready():
+        raise retry_later(Code.NOT_READY, "the database cannot be read now", 1)
+    return _json(models.HEALTH, models.Health("ready"))
+
+
+@plain.get("/metrics", operation_id="getMetrics", tags=["service"])
+async def get_metrics(request: Request, grant: Reader) -> Response:
+    """What Prometheus scrapes; for a token that is not bound to devices."""
+    if grant.devices is not None:
+        raise forbidden_device()
+    metrics: Metrics = request.app.state.metrics
+    return Response(metrics.text(), media_type=metrics.content_type)

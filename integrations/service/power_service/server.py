@@ -1,0 +1,196 @@
+"""uvicorn with limits of connections and times, a way to end slow clients, and an end within seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from power_service.settings import Settings
+
+_log = logging.getLogger("power_service")
+GRACE_SECONDS = 2.5  # for clients to take in what is on its way, when the service ends
+LAST_SECONDS = 4.5  # after that long the process is gone, whatever still runs
+CLOSE_SECONDS = 5.0  # for a client to take in a close frame
+
+if TYPE_CHECKING:
+    _Http = H11Protocol
+else:
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Http  # the extra `fast`
+    except ImportError:
+        _Http = H11Protocol
+
+
+class HttpProtocol(_Http):
+    """A connection that is cut where it stalls: in a request's head, or in taking in an answer."""
+
+    settings: Settings  # set on a subclass, by protocols()
+    _head_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _upgraded = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accept a connection, or cut it where there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.settings.max_connections:
+            transport.abort()
+        else:
+            self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        self._disarm()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes; those of a head are counted and timed."""
+        waiting = self._between_requests()
+        super().data_received(data)
+        if not self._between_requests() or self.transport.is_closing():
+            self._disarm()
+        elif waiting:
+            self._expect_head()
+            self._head_bytes += len(data)
+            if self._head_bytes > 4 * self.settings.max_headers:
+                self.transport.abort()
+
+    def handle_websocket_upgrade(self, *arguments: Any) -> None:
+        """From now on the connection is a WebSocket's."""
+        self._upgraded = True
+        self._disarm()
+        super().handle_websocket_upgrade(*arguments)
+
+    def pause_writing(self) -> None:
+        """The client does not take in what is sent."""
+        super().pause_writing()
+        if self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(self.settings.body_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client does again."""
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        super().resume_writing()
+
+    def _between_requests(self) -> bool:
+        return not self._upgraded and (self.cycle is None or self.cycle.response_complete)
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.settings.header_seconds, self.transport.abort)
+
+    def _disarm(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class StreamProtocol(WebSocketsSansIOProtocol):
+    """A WebSocket that can be closed also while its client takes nothing in."""
+
+    def handle_connect(self, event: Any) -> None:
+        """Let the application close it by scope["extensions"]["power_service.close"]."""
+        super().handle_connect(event)
+        scope: Any = getattr(self, "scope", None)
+        if scope is not None:
+            scope["extensions"]["power_service.close"] = self.close
+
+    def close(self, code: int, reason: str) -> None:
+        """Queue a close frame behind what is sent already; cut the connection if it is not taken in."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+
+class Server(uvicorn.Server):
+    """Ends within LAST_SECONDS of a signal, also with clients that do not go."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+        self.replaced = False  # it ended because the database is another file
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a thread sees to it that it does end, whatever else hangs."""
+        last = threading.Timer(LAST_SECONDS, os._exit, (0,))  # safe: what is committed is committed
+        last.daemon = True
+        last.start()
+        super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        for listener in self.servers[0].sockets if self.started else ():
+            host, port = listener.getsockname()[:2]
+            scheme = "https" if self.config.is_ssl else "http"
+            _log.info("listening at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end: also when the database was replaced."""
+        hub = getattr(self._app.state, "hub", None)
+        if hub is not None and hub.stop_service.is_set():
+            self.replaced = self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Close every connection, and after GRACE_SECONDS cut those that are left."""
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._cut)
+        await super().shutdown(sockets)
+
+    def _cut(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def make_server(settings: Settings, guarded: ASGIApp, app: FastAPI) -> Server:
+    """The server of an application."""
+    http = type("HttpProtocol", (HttpProtocol,), {"settings": settings})
+    config = uvicorn.Config(
+        guarded,
+        host=settings.host,
+        port=settings.port,
+        http=http,
+        ws=StreamProtocol,
+        ws_max_size=4096,  # clients of the stream have nothing to say
+        ws_per_message_deflate=False,  # 300 clients' compressors would cost more than they save
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=settings.behind_proxy,
+        h11_max_incomplete_event_size=4 * settings.max_headers,
+        timeout_graceful_shutdown=int(GRACE_SECONDS) + 1,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    return Server(config, app)
+
+
+def run(server: Server) -> int:
+    """Serve until a signal; return the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended: that is all right
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    return 1 if server.replaced or not server.started else 0

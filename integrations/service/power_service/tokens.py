@@ -1,0 +1,176 @@
+"""Bearer tokens: their file, what each may do, and one-use tickets for the stream."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+
+from power_service.settings import Refused
+
+
+class Scope(str, Enum):
+    """What a token may do: read does not include write, nor write read; admin is both."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What the owner of a token may do; no devices named: all of them."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    devices: tuple[str, ...] | None
+    created_at: str
+    sha256: str
+
+    def has(self, scope: str) -> bool:
+        """Whether that scope is granted."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+    def covers(self, device_id: str) -> bool:
+        """Whether that device is granted."""
+        return self.devices is None or device_id in self.devices
+
+
+EVERYBODY = Grant("no-auth", "", (Scope.ADMIN.value,), None, "", "")  # under --no-auth
+
+
+def digest(token: str) -> str:
+    """What the file keeps of a token. A plain hash will do: a token is 256 random bits, nobody's password."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _read(path: Path) -> list[Grant]:
+    """The grants in the file; none where there is no file. Raises Refused."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return []
+    with open(descriptor, encoding="utf-8") as file:
+        if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+            raise Refused(f"{path}: others may read or write it: chmod 600 it, and make new tokens if they could")
+        try:
+            rows = json.load(file)["tokens"]
+            return [Grant(**{**row, "scopes": tuple(row["scopes"]), "devices": _ids(row["devices"])}) for row in rows]
+        except (ValueError, TypeError, KeyError) as error:
+            raise Refused(f"{path}: not a file of tokens: {error!r}") from error
+
+
+def _ids(ids: Iterable[str] | None) -> tuple[str, ...] | None:
+    return None if ids is None else tuple(ids)
+
+
+def _write(path: Path, grants: Iterable[Grant]) -> None:
+    """Replace the file whole, private to its owner, synced before its name changes."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with contextlib.ExitStack() as undo:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        undo.callback(unfinished.unlink, missing_ok=True)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"tokens": [asdict(grant) for grant in grants]}, file, indent=1)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One change of the file at a time, over all processes."""
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class TokenFile:
+    """The tokens that count; made and revoked by the command line, read again when the file changes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int, int] | None = None
+        self.grants: list[Grant] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the file again if it is another one. Raises Refused."""
+        try:
+            now = os.stat(self.path)
+        except FileNotFoundError:
+            self._seen, self.grants = None, []
+            return
+        seen = (now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
+        if seen != self._seen:
+            self.grants, self._seen = _read(self.path), seen
+
+    def find(self, token: str) -> Grant | None:
+        """The grant of a token; in the same time whichever it is, or none."""
+        presented, found = digest(token), None
+        for grant in self.grants:
+            if hmac.compare_digest(grant.sha256, presented):
+                found = grant
+        return found
+
+    def knows(self, grant: Grant) -> bool:
+        """Whether that grant still counts."""
+        return grant is EVERYBODY or grant in self.grants
+
+    def new(self, name: str, scopes: Iterable[Scope], devices: Iterable[str] | None = None) -> tuple[str, Grant]:
+        """Make a token; its text is returned, and kept nowhere."""
+        token = "pm_" + secrets.token_urlsafe(32)
+        when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        names = tuple(dict.fromkeys(scope.value for scope in scopes))
+        grant = Grant(secrets.token_hex(4), name, names, _ids(devices), when, digest(token))
+        with _locked(self.path):
+            _write(self.path, [*_read(self.path), grant])
+        self.refresh()
+        return token, grant
+
+    def revoke(self, token_id: str) -> bool:
+        """Take a token back; whether there was one with that id."""
+        with _locked(self.path):
+            before = _read(self.path)
+            left = [grant for grant in before if grant.id != token_id]
+            if len(left) < len(before):
+                _write(self.path, left)
+        self.refresh()
+        return len(left) < len(before)
+
+
+class Tickets:
+    """One-use passes to the stream, for browsers: worth a grant, for some seconds."""
+
+    def __init__(self, seconds: float = 30.0, size: int = 10_000, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self._size, self._clock = seconds, size, clock
+        self._open: dict[str, tuple[float, Grant]] = {}  # by hash, oldest first
+
+    def issue(self, grant: Grant) -> str:
+        """A new ticket for that grant."""
+        ticket = secrets.token_urlsafe(32)
+        now = self._clock()
+        while self._open and (len(self._open) >= self._size or next(iter(self._open.values()))[0] < now):
+            del self._open[next(iter(self._open))]
+        self._open[digest(ticket)] = (now + self.seconds, grant)
+        return ticket
+
+    def redeem(self, ticket: str) -> Grant | None:
+        """The grant of a ticket that has not been used yet; using it up."""
+        until, grant = self._open.pop(digest(ticket), (0.0, None))
+        return grant if until >= self._clock() else None

@@ -1,0 +1,112 @@
+"""A real power-service process on a loopback port, and how to wait for things."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+from power_service.tokens import Scope, TokenFile
+
+_T = TypeVar("_T")
+SERVICE = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SERVICE), str(SERVICE.parents[1])])}
+SOON = 20.0  # seconds, on a machine that does other things too
+
+
+def eventually(check: Callable[[], _T], seconds: float = SOON) -> _T:
+    """What check returns as soon as it is true; fails after that many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = check()
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"not within {seconds} s: {check}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class Service:
+    """A process with a database of its own in a directory."""
+
+    def __init__(self, directory: Path, *options: str, program: tuple[str, ...] = ("-m", "power_service")) -> None:
+        self.directory, self.db = directory, directory / "power.db"
+        self.port, self.log = free_port(), directory / "service.log"
+        self.tokens = TokenFile(directory / "power.db.tokens.json")
+        self._command = [sys.executable, "-W", "error", *program, "--db", str(self.db), "--port", str(self.port)]
+        self._command += options
+        self._process: subprocess.Popen[bytes] | None = None
+        self.scheme = "https" if "--tls-cert" in options else "http"
+        self.verify: Any = True
+
+    def token(self, *scopes: str, devices: list[str] | None = None) -> str:
+        """The text of a new token."""
+        return self.tokens.new("test", map(Scope, scopes), devices)[0]
+
+    def start(self) -> Service:
+        """Start, and wait until it listens."""
+        begin = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=ENVIRONMENT)
+        eventually(lambda: self._listens(begin))
+        return self
+
+    def _listens(self, begin: int) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        return b"listening at" in self.log.read_bytes()[begin:]
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def end(self, sig: int = signal.SIGTERM, seconds: float = SOON) -> tuple[int, float]:
+        """Send a signal; return the exit code and how long the process took to end."""
+        assert self._process is not None
+        begin = time.monotonic()
+        self._process.send_signal(sig)
+        code = self._process.wait(seconds)
+        return code, time.monotonic() - begin
+
+    def wait(self) -> int:
+        """The exit code of a process that ends by itself."""
+        assert self._process is not None
+        return self._process.wait(SOON)
+
+    def stop(self) -> None:
+        """Make sure that it is gone."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    @property
+    def stream_url(self) -> str:
+        """Where its stream is."""
+        return f"{self.scheme.replace('http', 'ws')}://127.0.0.1:{self.port}/v1/stream"
+
+    def client(self, token: str | None = None, **headers: str) -> httpx2.Client:
+        """An HTTP client with that token."""
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=30, verify=self.verify, trust_env=False)

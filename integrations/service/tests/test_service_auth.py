@@ -1,0 +1,476 @@
+"""Nobody gets in who should not."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from conftest import Start
+from power_service import cli
+from power_service.limits import Buckets
+from power_service.settings import Refused, Settings
+from power_service.tokens import EVERYBODY, Scope, Tickets, TokenFile
+from service_harness import ENVIRONMENT, SERVICE, Service, eventually
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
+
+CONTRACT = json.loads((SERVICE / "openapi.json").read_text(encoding="utf-8"))
+OPERATIONS = {
+    operation["operationId"]: (method.upper(), path, operation)
+    for path, methods in CONTRACT["paths"].items()
+    for method, operation in methods.items()
+}
+OPEN = {"getHealth", "getReadiness"}
+WRITING = {"putDevice", "addMeter", "postReadings", "triggerEvent"}
+OF_A_DEVICE = set(OPERATIONS) - OPEN - {"listDevices", "followEvents", "createStreamTicket"}
+
+
+@dataclass
+class House:
+    """A service with two devices, a meter each, and a token of every kind."""
+
+    service: Service
+    meters: dict[str, str]
+    tokens: dict[str, str | None]
+
+    def call(self, operation_id: str, token: str, device: str) -> httpx2.Response:
+        """Make a request that would succeed with enough rights."""
+        method, path, _ = OPERATIONS[operation_id]
+        path = path.replace("{device_id}", device).replace("{meter_id}", self.meters[device])
+        bodies: dict[str, Any] = {
+            "putDevice": {"name": device},
+            "addMeter": {"type": "main"},
+            "postReadings": {"meter_id": self.meters[device], "voltage": 1, "current_draw": 1, "timestamp": 0},
+            "triggerEvent": {"type": "restore"},
+        }
+        params = {"device_id": device} if operation_id in ("getBudget", "listMeters") else {}
+        with self.service.client(self.tokens[token]) as client:
+            answer: httpx2.Response = client.request(method, path, json=bodies.get(operation_id), params=params)
+        return answer
+
+
+@pytest.fixture(scope="module")
+def house(service: Service, api: httpx2.Client) -> House:
+    """One service for the whole matrix."""
+    meters = {}
+    for device in ("ours", "theirs"):
+        api.put(f"/v1/devices/{device}", json={"name": device})
+        meters[device] = api.post(f"/v1/devices/{device}/meters", json={"type": "main"}).json()["id"]
+    tokens = {
+        "none": None,
+        "wrong": "pm_" + "x" * 43,
+        "read": service.token("read"),
+        "write": service.token("write"),
+        "admin": service.token("admin"),
+        "ours": service.token("read", "write", devices=["ours"]),
+    }
+    return House(service, meters, tokens)
+
+
+class TestMatrix:
+    """Every route x no token, wrong, read, write, admin, bound to this device, bound to another."""
+
+    @pytest.mark.parametrize("operation_id", OPERATIONS)
+    @pytest.mark.parametrize("token", ["none", "wrong", "read", "write", "admin", "ours"])
+    @pytest.mark.parametrize("device", ["ours", "theirs"])
+    def test_every_route_with_every_token(self, house: House, operation_id: str, token: str, device: str) -> None:
+        """401 without a token that is known, 403 without the scope or for another device, else it works."""
+        answer = house.call(operation_id, token, device)
+        expected = "2xx"
+        if operation_id in OPEN:
+            pass
+        elif token in ("none", "wrong"):
+            expected = "401 unauthorized"
+        elif (token == "read" and operation_id in WRITING) or (token == "write" and operation_id not in WRITING):
+            expected = "403 forbidden_scope"
+        elif token == "ours" and operation_id in OF_A_DEVICE and (device == "theirs" or operation_id == "getMetrics"):
+            expected = "403 forbidden_device"
+        got = "2xx" if answer.is_success else f"{answer.status_code} {answer.json()['code']}"
+        assert got == expected, answer.text
+        assert ("security" in OPERATIONS[operation_id][2]) == (operation_id not in OPEN)
+        if answer.status_code == 401:
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+    def test_a_bound_token_sees_its_own_only(self, house: House) -> None:
+        """Lists and followers leave the others out."""
+        with house.service.client(house.tokens["ours"]) as client:
+            assert [device["id"] for device in client.get("/v1/devices").json()] == ["ours"]
+            assert {meter["device_id"] for meter in client.get("/v1/meters").json()} == {"ours"}
+            assert list(client.get("/v1/budget").json()) == ["ours"]
+            client.post("/v1/devices/ours/events", json={"type": "restore"})
+            events = client.get("/v1/events").json()["events"]
+            assert {event["event"]["device_id"] for event in events} == {"ours"}
+
+    def test_a_bound_token_cannot_learn_what_exists(self, house: House) -> None:
+        """A meter of somebody else and one that is not there are the same."""
+        with house.service.client(house.tokens["ours"]) as client:
+            theirs = client.get(f"/v1/meters/{house.meters['theirs']}")
+            nobodys = client.get("/v1/meters/nobodys")
+        assert theirs.json() == nobodys.json()
+        assert theirs.status_code == 403
+
+    def test_a_batch_with_one_meter_of_another_device_is_refused_whole(self, house: House) -> None:
+        """Also where the first row is ours."""
+        rows = [{"meter_id": house.meters[d], "voltage": 2, "current_draw": 1, "timestamp": 60} for d in house.meters]
+        with house.service.client(house.tokens["ours"]) as client:
+            assert client.post("/v1/readings", json=rows).status_code == 403
+            url = f"/v1/meters/{house.meters['ours']}/readings"
+            found = client.get(url, params={"until": "1970-01-02T00:00:00Z"}).json()["readings"]
+        assert all(row["voltage"] != 2 for row in found)
+
+    @pytest.mark.parametrize("header", ["", "Bearer", "Basic eDp5", "bearer \xff", "Bearer a b"])
+    def test_other_authorization_headers_are_no_token(self, house: House, header: str) -> None:
+        """Whatever is in it, 401."""
+        with house.service.client() as client:
+            answer = client.get("/v1/devices", headers={b"Authorization": header.encode("latin-1")})
+        assert answer.status_code == 401
+
+    def test_a_token_in_the_url_is_none(self, house: House) -> None:
+        """URLs end in logs and histories."""
+        with house.service.client() as client:
+            for name in ("token", "access_token", "ticket"):
+                answer = client.get("/v1/devices", params={name: str(house.tokens["admin"])})
+                assert answer.status_code == 401
+
+
+class TestHostsAndOrigins:
+    """DNS rebinding and pages from elsewhere."""
+
+    @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[", "localhost@evil.example"])
+    def test_a_foreign_host_is_refused(self, house: House, host: str) -> None:
+        """Whoever has its name resolve to this machine does not get in by it."""
+        assert raw(house.service, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n").startswith(
+            ("HTTP/1.1 421", "HTTP/1.1 400")
+        )
+
+    @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:99", "127.0.0.1", "[::1]:8080"])
+    def test_loopback_names_are_allowed(self, house: House, host: str) -> None:
+        """With any port, in any case."""
+        assert raw(house.service, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n").startswith("HTTP/1.1 200")
+
+    @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "http://["])
+    def test_a_foreign_origin_is_refused(self, house: House, origin: str) -> None:
+        """On HTTP and on the WebSocket, even with a token."""
+        with house.service.client(house.tokens["admin"], Origin=origin) as client:
+            answer = client.get("/v1/devices")
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden_origin")
+        headers = {"Authorization": f"Bearer {house.tokens['admin']}"}
+        with pytest.raises(InvalidStatus) as refusal:
+            connect(house.service.stream_url, origin=Origin(origin), additional_headers=headers, proxy=None)
+        assert refusal.value.response.status_code == 403
+
+    def test_a_foreign_host_is_refused_on_the_websocket(self, house: House) -> None:
+        """The guard is the same."""
+        with pytest.raises(InvalidStatus) as refusal:
+            connect(house.service.stream_url.replace("127.0.0.1", "127.0.0.2"), proxy=None,
+                    sock=socket.create_connection(("127.0.0.1", house.service.port)))  # fmt: skip
+        assert refusal.value.response.status_code == 421
+
+    def test_its_own_origin_is_allowed(self, house: House) -> None:
+        """The dashboard that the service serves."""
+        with house.service.client(house.tokens["admin"], Origin=house.service.url) as client:
+            assert client.get("/v1/devices").status_code == 200
+
+    def test_allowed_names_and_origins(self, make_service: Start) -> None:
+        """Named ones get in, with CORS headers for that origin alone."""
+        service = make_service("--allow-origin", "https://dash.example", "--allow-host", "power.example").start()
+        with service.client(service.token("read"), Host="power.example", Origin="https://dash.example") as client:
+            answer = client.get("/v1/devices")
+            preflight = client.options("/v1/devices", headers={"Access-Control-Request-Method": "PUT"})
+        assert answer.status_code == preflight.status_code == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://dash.example"
+        with service.client(Origin="https://evil.example") as client:
+            preflight = client.options("/v1/devices", headers={"Access-Control-Request-Method": "PUT"})
+        assert preflight.status_code == 403
+        assert "Access-Control-Allow-Origin" not in preflight.headers
+
+
+class TestTokens:
+    """Their file, their command line, and what becomes of them."""
+
+    def test_the_file_is_private_and_holds_no_token(self, tmp_path: Path) -> None:
+        """0600, and SHA-256 only."""
+        tokens = TokenFile(tmp_path / "tokens.json")
+        token, grant = tokens.new("x", [Scope.READ])
+        assert stat.S_IMODE(tokens.path.stat().st_mode) == 0o600
+        assert token not in tokens.path.read_text()
+        assert tokens.find(token) == grant
+        assert tokens.find(token[:-1]) is None
+        assert list(tmp_path.iterdir()) == [tokens.path], "nothing else is left"
+
+    def test_a_file_that_others_can_read_is_refused(self, tmp_path: Path) -> None:
+        """Then the tokens may be known."""
+        path = tmp_path / "tokens.json"
+        TokenFile(path).new("x", [Scope.READ])
+        path.chmod(0o640)
+        with pytest.raises(Refused, match="chmod 600"):
+            TokenFile(path)
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"tokens": [{"id": 1}]}', '{"tokens": 3}'])
+    def test_a_file_of_something_else_is_refused_by_name(self, tmp_path: Path, content: str) -> None:
+        """And not overwritten."""
+        path = tmp_path / "tokens.json"
+        path.write_text(content)
+        path.chmod(0o600)
+        with pytest.raises(Refused, match="not a file of tokens"):
+            TokenFile(path)
+
+    def test_the_command_line_makes_lists_and_revokes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """The token is printed once, alone on standard output."""
+        db = ["--db", str(tmp_path / "power.db")]
+        assert cli.main(["token", "new", "probe", "--scope", "read", "--scope", "write", "--device", "a", *db]) == 0
+        token = capsys.readouterr().out.strip()
+        grant = TokenFile(tmp_path / "power.db.tokens.json").find(token)
+        assert grant is not None
+        assert (grant.name, grant.scopes, grant.devices) == ("probe", ("read", "write"), ("a",))
+        assert cli.main(["token", "list", *db]) == 0
+        listed = capsys.readouterr().out
+        assert grant.id in listed
+        assert token not in listed
+        assert cli.main(["token", "revoke", grant.id, *db]) == 0
+        assert cli.main(["token", "revoke", grant.id, *db]) == 1
+        assert TokenFile(tmp_path / "power.db.tokens.json").find(token) is None
+
+    def test_tokens_made_at_the_same_time_are_all_kept(self, tmp_path: Path) -> None:
+        """Each change of the file is one whole change."""
+        command = [sys.executable, "-m", "power_service", "token", "new", "x", "--scope", "read", "--db"]
+        many = [subprocess.Popen([*command, str(tmp_path / "p.db")], env=ENVIRONMENT, stdout=-3, stderr=-3)
+                for _ in range(6)]  # fmt: skip
+        assert [one.wait(60) for one in many] == [0] * 6
+        assert len(TokenFile(tmp_path / "p.db.tokens.json").grants) == 6
+
+    def test_a_revoked_token_stops_working_while_the_service_runs(self, house: House) -> None:
+        """Within a second or so."""
+        token, grant = house.service.tokens.new("x", [Scope.READ])
+        with house.service.client(token) as client:
+            assert client.get("/v1/devices").status_code == 200
+            house.service.tokens.revoke(grant.id)
+            eventually(lambda: client.get("/v1/devices").status_code == 401)
+
+    def test_without_any_token_it_answers_401_and_says_how_to_make_one(self, make_service: Start) -> None:
+        """It starts, lets nobody in, and helps."""
+        service = make_service().start()
+        with service.client() as client:
+            answer = client.get("/v1/devices")
+        assert answer.status_code == 401
+        assert "power-service token new" in answer.json()["detail"]
+        assert "power-service token new" in service.log.read_text()
+
+    def test_no_auth_lets_everybody_on_this_machine_in(self, make_service: Start) -> None:
+        """For a loopback address only."""
+        with make_service("--no-auth").start().client() as client:
+            assert client.put("/v1/devices/a", json={"name": "A"}).status_code == 200
+
+    def test_no_token_is_ever_logged(self, make_service: Start) -> None:
+        """Not from a header, a URL or a subprotocol; neither is a ticket."""
+        service = make_service()
+        token = service.token("admin")
+        service.start()
+        with service.client(token) as client:
+            client.get("/v1/devices", params={"token": token})
+            ticket = client.post("/v1/stream/tickets").json()["ticket"]
+        with connect(f"{service.stream_url}?ticket={ticket}", proxy=None) as stream:
+            stream.recv(10)
+        offered = [Subprotocol("power.v1"), Subprotocol(f"token.{token}")]
+        with connect(service.stream_url, subprotocols=offered, proxy=None) as stream:
+            stream.recv(10)
+        service.end()
+        log = service.log.read_text()
+        assert "GET /v1/devices 200" in log
+        assert token not in log
+        assert ticket not in log
+
+
+class TestRefusals:
+    """How the service does not start."""
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--no-auth", "--host", "0.0.0.0"], "loopback"),
+            (["--no-auth", "--behind-proxy"], "everybody"),
+            (["--host", "0.0.0.0"], "needs tokens"),
+            (["--host", "::"], "needs tokens"),
+            (["--host", "power.example"], "needs tokens"),
+            (["--tls-cert", "x.pem"], "together"),
+            (["--allow-origin", "*"], "not '\\*'"),
+            (["--db", ":memory:"], "name a file"),
+        ],
+    )
+    def test_a_bind_that_lets_in_who_should_not_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+    ) -> None:
+        """By name, before anything listens."""
+        monkeypatch.chdir(tmp_path)
+        settings = cli._settings(cli._serve_parser().parse_args(options))
+        with pytest.raises(Refused, match=message):
+            settings.check(token_count=0)
+        assert cli.main(options) == 2
+
+    def test_elsewhere_needs_tokens_and_tls_or_a_proxy(self) -> None:
+        """Either alone is not enough."""
+        tls = {"tls_cert": Path("c"), "tls_key": Path("k")}
+        Settings(db=Path("x"), host="0.0.0.0", **tls).check(token_count=1)  # type: ignore[arg-type]
+        Settings(db=Path("x"), host="0.0.0.0", behind_proxy=True).check(token_count=0)
+        with pytest.raises(Refused, match="TLS"):
+            Settings(db=Path("x"), host="0.0.0.0").check(token_count=1)
+        with pytest.raises(Refused, match="tokens"):
+            Settings(db=Path("x"), host="0.0.0.0", **tls).check(token_count=0)  # type: ignore[arg-type]
+
+    def test_a_file_that_is_no_database_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """In one line, with exit code 1."""
+        path = tmp_path / "text.db"
+        path.write_text("this is not a database, however long one looks at it" * 100)
+        assert cli.main(["--db", str(path), "--no-auth"]) == 1
+        assert str(path) in capsys.readouterr().err
+
+
+class TestLimits:
+    """Rates, connections and times."""
+
+    def test_a_bucket_fills_up_again(self) -> None:
+        """A burst, then the rate; each key for itself, and the oldest is forgotten."""
+        now = 0.0
+        buckets = Buckets(rate=2, burst=3, size=2, clock=lambda: now)
+        assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
+        assert buckets.take("b") == 0
+        now = 0.5
+        assert [buckets.take("a") for _ in range(2)] == [0, 0.5]
+        assert buckets.take("c") == 0
+        assert [buckets.take("b") for _ in range(4)] == [0, 0, 0, 0.5], "b was forgotten, and began anew"
+        assert Buckets(0, 0).take("a") == 0
+
+    def test_too_many_requests_are_429_for_that_token_alone(self, make_service: Start) -> None:
+        """With Retry-After; another token goes on."""
+        service = make_service("--rate", "0.1", "--burst", "5")
+        tokens = [service.token("read") for _ in range(2)]
+        service.start()
+        with service.client(tokens[0]) as client:
+            answers = [client.get("/v1/devices") for _ in range(6)]
+        assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 10
+        with service.client(tokens[1]) as client:
+            assert client.get("/v1/devices").status_code == 200
+        with service.client("wrong") as client:
+            assert eventually(lambda: client.get("/v1/devices").status_code == 429), "guessing is limited too"
+
+    def test_a_ticket_is_good_once_and_not_for_long(self) -> None:
+        """Then it is gone."""
+        now = 0.0
+        tickets = Tickets(seconds=30, size=2, clock=lambda: now)
+        first = tickets.issue(EVERYBODY)
+        assert tickets.redeem(first) is EVERYBODY
+        assert tickets.redeem(first) is None
+        late = tickets.issue(EVERYBODY)
+        now = 31.0
+        assert tickets.redeem(late) is None
+        three = [tickets.issue(EVERYBODY) for _ in range(3)]
+        assert [tickets.redeem(ticket) for ticket in three] == [None, EVERYBODY, EVERYBODY], "room for two"
+
+    def test_too_many_connections_are_cut(self, make_service: Start) -> None:
+        """Whoever was there before goes on."""
+        service = make_service("--max-connections", "3", "--no-auth").start()
+        with service.client() as client:
+            assert client.get("/healthz").status_code == 200
+            others = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(3)]
+            others[-1].settimeout(20)
+            assert cut(others[-1])
+            assert client.get("/healthz").status_code == 200
+            for other in others:
+                other.close()
+
+    @pytest.mark.parametrize(
+        "begin", [b"", b"GET /healthz HTT", b"POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-"]
+    )
+    def test_a_head_that_does_not_end_is_cut(self, make_service: Start, begin: bytes) -> None:
+        """Connections are not for keeping."""
+        service = make_service("--no-auth", program=quick("header_seconds=0.5, body_seconds=0.5")).start()
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as slow:
+            slow.sendall(begin)
+            assert cut(slow)
+
+    def test_a_body_that_does_not_come_is_408(self, make_service: Start) -> None:
+        """The body has a time of its own."""
+        service = make_service("--no-auth", program=quick("header_seconds=0.5, body_seconds=0.5")).start()
+        head = (
+            "POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
+        )
+        assert raw(service, head + "\r\n{").startswith("HTTP/1.1 408")
+
+
+def test_tls_on_http_and_on_the_stream(make_service: Start, tmp_path: Path) -> None:
+    """With certificate files, https and wss."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    service = make_service("--tls-cert", str(cert), "--tls-key", str(key))
+    token = service.token("read")
+    service.verify = ssl.create_default_context(cafile=cert)
+    service.start()
+    with service.client(token) as client:
+        assert client.get("/v1/devices").json() == []
+    headers = {"Authorization": f"Bearer {token}"}
+    with connect(service.stream_url, ssl=service.verify, additional_headers=headers, proxy=None) as stream:
+        assert json.loads(stream.recv(10))["type"] == "hello"
+
+
+@pytest.fixture
+def dashboard(tmp_path: Path) -> Path:
+    """A built dashboard."""
+    directory = tmp_path / "dist"
+    (directory / "assets").mkdir(parents=True)
+    (directory / "index.html").write_text("<!doctype html><title>Power</title>")
+    (directory / "assets" / "app-1a2b.js").write_text("1")
+    (tmp_path / "secret").write_text("x")
+    (directory / "link").symlink_to(tmp_path / "secret")
+    return directory
+
+
+def test_the_dashboard_is_served_if_it_is_there(make_service: Start, dashboard: Path) -> None:
+    """Its files and nothing else, under a content security policy."""
+    with make_service("--dashboard", str(dashboard)).start().client() as client:
+        page = client.get("/")
+        assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+        assert client.get("/", headers={"If-None-Match": page.headers["ETag"]}).status_code == 304
+        assert "immutable" in client.get("/assets/app-1a2b.js").headers["Cache-Control"]
+        for path in ("/link", "/..%2fsecret", "/%2e%2e/secret", "/assets/"):
+            assert client.get(path).status_code == 404
+
+
+def raw(service: Service, request: str) -> str:
+    """The answer to bytes as they are."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(request.encode("latin-1"))
+        return connection.recv(65_536).decode("latin-1")
+
+
+def cut(connection: socket.socket) -> bool:
+    """Whether the other side ends the connection."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def quick(changes: str) -> tuple[str, ...]:
+    """The service with other settings than the command line can give."""
+    program = f"""
+import dataclasses, sys
+from power_service import cli
+made = cli._settings
+cli._settings = lambda options: dataclasses.replace(made(options), {changes})
+sys.exit(cli.main())
+"""
+    return ("-c", program)

@@ -1,0 +1,148 @@
+"""The contract: what is committed is what is served, its examples are true, and schemathesis finds nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from power_service import models, openapi
+from power_service.examples import STREAM
+from power_service.problems import STATUS, Code
+from service_harness import ENVIRONMENT, SERVICE, Service
+
+import power_manager
+from power_manager import PowerManager
+
+CONTRACT: dict[str, Any] = json.loads((SERVICE / "openapi.json").read_text(encoding="utf-8"))
+SCHEMAS: dict[str, Any] = CONTRACT["components"]["schemas"]
+OPERATIONS = {op["operationId"]: op for path in CONTRACT["paths"].values() for op in path.values()}
+
+
+def validate(schema: dict[str, Any], value: Any) -> None:
+    """Fail unless the value is of that schema of the contract."""
+    whole = {**schema, "components": CONTRACT["components"]}
+    jsonschema_rs.validator_for(whole, validate_formats=True).validate(value)
+
+
+def test_the_committed_contract_is_the_present_one() -> None:
+    """`python -m power_service.openapi openapi.json` brings it up to date."""
+    assert openapi.main(["--check", str(SERVICE / "openapi.json")]) == 0
+
+
+def test_the_program_writes_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it writes it finds present, and anything else out of date."""
+    path = tmp_path / "openapi.json"
+    assert openapi.main([str(path)]) == 0
+    assert path.read_bytes() == (SERVICE / "openapi.json").read_bytes()
+    path.write_text("{}")
+    assert openapi.main(["--check", str(path)]) == 1
+    assert "out of date" in capsys.readouterr().err
+
+
+def test_the_service_serves_the_committed_contract(service: Service) -> None:
+    """To everybody: it holds no data."""
+    with service.client() as nobody:
+        assert nobody.get("/openapi.json").text == (SERVICE / "openapi.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["DeviceRecord", "PowerMeter", "PowerReading", "PowerEvent", "PowerStatistics"])
+def test_records_are_the_librarys_name_by_name(name: str) -> None:
+    """Every field and no other, all of them always sent; a meter's two properties beside."""
+    fields = [field.name for field in dataclasses.fields(getattr(power_manager, name))]
+    properties = ["wattage", "state"] if name == "PowerMeter" else []
+    assert list(SCHEMAS[name]["properties"]) == fields + properties
+    assert sorted(SCHEMAS[name]["required"]) == sorted(fields + properties)
+
+
+@pytest.mark.parametrize("name", ["MeterType", "PowerState", "PowerEventType"])
+def test_enums_are_the_librarys(name: str) -> None:
+    """Value by value."""
+    assert SCHEMAS[name]["enum"] == [member.value for member in getattr(power_manager, name)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "record"),
+    [
+        (models.NEW_READING, power_manager.PowerReading),
+        (models.NEW_METER, power_manager.PowerMeter),
+        (models.NEW_EVENT, power_manager.PowerEvent),
+        (models.DEVICE_SETTINGS, power_manager.DeviceRecord),
+    ],
+)
+def test_what_is_received_goes_by_the_records_names(shape: models.Shape, record: Any) -> None:
+    """No key means another thing on its way in than on its way out."""
+    assert {*shape.required, *shape.optional} <= {field.name for field in dataclasses.fields(record)}
+
+
+def test_budget_and_report_have_the_librarys_keys(tmp_path: Path) -> None:
+    """The mappings have no record: their schemas are held against what the library returns."""
+    with PowerManager(tmp_path / "p.db") as pm:
+        pm.register_device("a", "A")
+        meter = pm.add_meter("a", "battery", 50.0)
+        pm.add_meter("a", "solar")
+        pm.log_power(meter.id, 3.7, 0.5, 4.0)
+        budget, report = pm.power_budget_check(["a", "b"]), json.loads(pm.export_report("a", 7))
+    assert set(budget["a"]) == set(SCHEMAS["DeviceBudget"]["required"])
+    assert set(budget["b"]) == set(SCHEMAS["UnknownDevice"]["required"])
+    assert set(report) == set(SCHEMAS["Report"]["properties"])
+    assert set(report["meters"][0]) == set(SCHEMAS["MeterReport"]["properties"])
+    assert set(report["meters"][1]) == set(SCHEMAS["MeterReport"]["required"])
+    validate({"$ref": "#/components/schemas/Report"}, report)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_has_true_examples_and_documented_errors(name: str) -> None:
+    """Each body's and each success's example fits its schema; so does each error's."""
+    operation = OPERATIONS[name]
+    assert operation["summary"]
+    assert operation["tags"]
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        assert content["examples"]
+        for example in content["examples"].values():
+            validate(content["schema"], example["value"])
+    for status, response in operation["responses"].items():
+        if "$ref" in response:
+            response = CONTRACT["components"]["responses"][response["$ref"].rpartition("/")[2]]
+        for content in response["content"].values():
+            validate(content["schema"], content["example"])
+        assert status[0] == "2" or response["content"]["application/problem+json"]["example"]["status"] == int(status)
+    assert {"421", "431", "500", "503"} <= set(operation["responses"])
+
+
+def test_every_code_is_documented() -> None:
+    """The enum lists them all, and each status its own."""
+    assert SCHEMAS["Code"]["enum"] == [code.value for code in Code] == [code.value for code in STATUS]
+
+
+def test_stream_messages_are_declared_as_a_webhook() -> None:
+    """A union by `type`, each with an example that fits."""
+    content = CONTRACT["webhooks"]["stream"]["post"]["requestBody"]["content"]["application/json"]
+    assert SCHEMAS["StreamMessage"]["discriminator"]["propertyName"] == "type"
+    assert [example["value"] for example in content["examples"].values()] == list(STREAM)
+    for message in STREAM:
+        validate(content["schema"], message)
+        assert models.MESSAGE.dump_python(models.MESSAGE.validate_python(message), mode="json") == message
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing(service: Service) -> None:
+    """All its checks over every operation, on data that fits the schemas and data that does not."""
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "run", str(SERVICE / "openapi.json"), "--url", service.url,
+        "--header", f"Authorization: Bearer {service.token('admin')}", "--checks", "all", "--max-examples", "20",
+        "--seed", "1", "--continue-on-failure",
+    ]  # fmt: skip
+    environment = {**ENVIRONMENT, "SCHEMATHESIS_HOOKS": "schemathesis_hooks"}
+    environment["PYTHONPATH"] += os.pathsep + str(SERVICE / "tests")
+    cwd = service.directory  # it may leave files behind
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+    assert run.returncode == 0, run.stdout[-8000:]
+    assert f"Tested: {len(OPERATIONS)}" in run.stdout
+    assert "Traceback" not in service.log.read_text()

@@ -1,0 +1,432 @@
+"""The stream: nothing lost, nothing twice, whatever happens to the client or the service."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from conftest import Start
+from power_service.tokens import Scope
+from service_harness import Service, eventually
+from test_service_auth import quick
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from power_manager import PowerManager
+
+
+@pytest.fixture(scope="module")
+def pm(service: Service) -> Iterator[PowerManager]:
+    """The library on the service's file, as another process would have it open."""
+    with PowerManager(service.db) as manager:
+        manager.register_device("a", "A")
+        manager.register_device("b", "B")
+        yield manager
+
+
+@pytest.fixture(scope="module")
+def token(service: Service) -> str:
+    """A token that may read everything."""
+    return service.token("read")
+
+
+@pytest.fixture
+def cleanup() -> Iterator[contextlib.ExitStack]:
+    """What a test opens and does not close."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def follow(service: Service, token: str, query: str = "") -> ClientConnection:
+    """A connection to the stream."""
+    headers = {"Authorization": f"Bearer {token}"}
+    return connect(f"{service.stream_url}?{query}", additional_headers=headers, proxy=None, open_timeout=20)
+
+
+def receive(stream: ClientConnection, kind: str, **wanted: Any) -> dict[str, Any]:
+    """The next message of that type with those values; others are passed over."""
+    deadline = time.monotonic() + 20
+    while True:
+        message: dict[str, Any] = json.loads(stream.recv(max(deadline - time.monotonic(), 0)))
+        if message["type"] == kind and wanted.items() <= message.items():
+            return message
+
+
+def sequences(stream: ClientConnection, last: int) -> list[int]:
+    """The sequences of the events that come, up to the last."""
+    found: list[int] = []
+    while not found or found[-1] != last:
+        found.append(receive(stream, "event")["sequence"])
+    return found
+
+
+def latest(pm: PowerManager) -> int:
+    """The sequence of an event that is made now."""
+    pm.trigger_event("a", "restore")
+    sequence, page = 0, pm.events_since(0)
+    while page:
+        sequence, page = page[-1][0], pm.events_since(page[-1][0])
+    return sequence
+
+
+def closed(stream: ClientConnection) -> tuple[int, str]:
+    """The code and the reason with which the other side closes."""
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            stream.recv(20)
+    assert stream.close_code is not None
+    return stream.close_code, stream.close_reason or ""
+
+
+class TestHello:
+    """Where a client begins."""
+
+    @pytest.mark.parametrize(
+        ("after", "back", "recovered"),
+        [(None, 0, False), (0, 0, True), (-3, 3, True), (-0, 0, True), (10**9, 0, False)],
+        ids=["none", "all", "some", "nothing-missed", "of-another-file"],
+    )
+    def test_a_client_is_told_where_it_begins(
+        self, service: Service, pm: PowerManager, token: str, after: int | None, back: int, recovered: bool
+    ) -> None:
+        """`recovered` says whether everything after `after` follows."""
+        last = latest(pm)
+        begin = last if after is None or after > last else (last - back if back else after or 0)
+        query = "" if after is None else f"after={after if after > last else begin}"
+        with follow(service, token, query) as stream:
+            hello = receive(stream, "hello")
+            assert hello == {
+                "type": "hello", "resumed_from": begin, "oldest": 1, "latest": last, "recovered": recovered,
+            }  # fmt: skip
+            pm.trigger_event("a", "restore")
+            assert sequences(stream, last + 1) == list(range(begin + 1, last + 2))
+
+    def test_an_empty_file_begins_at_nothing(self, make_service: Start) -> None:
+        """And its first event comes."""
+        service = make_service("--no-auth").start()
+        with follow(service, "") as stream, PowerManager(service.db) as manager:
+            hello = receive(stream, "hello")
+            assert (hello["oldest"], hello["latest"], hello["resumed_from"]) == (0, 0, 0)
+            manager.register_device("a", "A")
+            manager.trigger_event("a", "restore")
+            assert receive(stream, "event")["sequence"] == 1
+
+
+class TestLive:
+    """What any process writes."""
+
+    def test_events_readings_and_states_come_as_they_are_written(
+        self, service: Service, pm: PowerManager, token: str
+    ) -> None:
+        """The library's records, name by name."""
+        meter = pm.add_meter("a", "battery", 50.0, "Pack")
+        with follow(service, token) as stream:
+            receive(stream, "hello")
+            assert receive_meter(stream, meter.id)["state"] == "charging", "its present state comes first"
+            logged = pm.log_power(meter.id, 3.7, 0.5, 4.0)
+            event = receive(stream, "event")["event"]
+            assert (event["type"], event["value"], event["timestamp"]) == ("low_battery", 4.0, logged.timestamp)
+            reading = receive(stream, "reading", device_id="a")["reading"]
+            assert reading == {name: getattr(logged, name) for name in logged.__slots__}
+            assert receive_meter(stream, meter.id)["state"] == "critical"
+
+    def test_a_new_meters_first_reading_comes(self, service: Service, pm: PowerManager, token: str) -> None:
+        """Also where both are written at once."""
+        with follow(service, token) as stream:
+            receive(stream, "hello")
+            with pm.transaction():
+                meter = pm.add_meter("a", "main")
+                pm.log_power(meter.id, 5.0, 1.0)
+            assert receive(stream, "reading")["reading"]["meter_id"] == meter.id
+
+    def test_new_thresholds_are_a_new_state(self, service: Service, pm: PowerManager, token: str) -> None:
+        """A meter's state is more than its reading."""
+        pm.register_device("threshold", "T")
+        meter = pm.add_meter("threshold", "battery")
+        pm.log_power(meter.id, 3.7, 0.1, 30.0)
+        with follow(service, token, "device_id=threshold") as stream:
+            assert receive_meter(stream, meter.id)["state"] == "normal"
+            pm.register_device("threshold", "T", low_battery_threshold=40.0)
+            assert receive_meter(stream, meter.id)["state"] == "low"
+        pm.register_device("threshold", "T")
+
+    def test_of_fast_readings_only_the_latest_come(self, service: Service, pm: PowerManager, token: str) -> None:
+        """At most one a meter each 250 ms, and always the last one."""
+        meter = pm.add_meter("a", "main")
+        with follow(service, token) as stream:
+            receive(stream, "hello")
+            begin = time.monotonic()
+            for number in range(300):
+                pm.log_power(meter.id, float(number), 1.0)
+            writing = time.monotonic() - begin
+            voltages: list[float] = []
+            while not voltages or voltages[-1] != 299.0:
+                voltages.append(receive(stream, "reading")["reading"]["voltage"])
+        assert voltages == sorted(set(voltages))
+        assert len(voltages) <= writing / 0.25 + 2
+
+    def test_only_the_devices_that_are_asked_for(self, service: Service, pm: PowerManager, token: str) -> None:
+        """Several may be."""
+        with follow(service, token, "device_id=b&device_id=c") as stream:
+            receive(stream, "hello")
+            pm.trigger_event("a", "shutdown")
+            pm.trigger_event("b", "restore")
+            assert receive(stream, "event")["event"]["device_id"] == "b"
+
+    def test_a_bound_token_follows_its_own_device(self, service: Service, pm: PowerManager) -> None:
+        """Others' events are not there, and cannot be asked for."""
+        bound = service.token("read", devices=["b"])
+        with follow(service, bound, "after=0") as stream:
+            last = latest(pm)
+            pm.trigger_event("b", "charge_start")
+            found = [receive(stream, "event") for _ in range(len(pm.get_events("b", 10_000)))]
+        assert {message["event"]["device_id"] for message in found} == {"b"}
+        assert found[-1]["sequence"] == last + 1
+        with follow(service, bound, "device_id=a") as stream:
+            assert closed(stream) == (4403, "forbidden_device")
+
+    def test_heartbeats_say_how_far_all_is_sent(self, make_service: Start) -> None:
+        """Also for a client whose devices are silent, so that it can resume from there."""
+        service = make_service("--no-auth", program=quick("heartbeat_seconds=0.2")).start()
+        with PowerManager(service.db) as manager, follow(service, "", "device_id=silent") as stream:
+            manager.register_device("a", "A")
+            manager.trigger_event("a", "restore")
+            assert receive(stream, "heartbeat", latest=1)["timestamp"].endswith("+00:00")
+
+
+class TestGettingIn:
+    """Tokens by subprotocol, header or ticket."""
+
+    def test_a_token_as_subprotocol(self, service: Service, token: str) -> None:
+        """The answer names the other one, and the token only where nothing else was offered."""
+        for offered, chosen in ((["power.v1", f"token.{token}"], "power.v1"), ([f"token.{token}"], f"token.{token}")):
+            with connect(service.stream_url, subprotocols=list(map(Subprotocol, offered)), proxy=None) as stream:
+                assert stream.subprotocol == chosen
+                receive(stream, "hello")
+
+    def test_a_ticket_once(self, service: Service, token: str) -> None:
+        """Asked for with the token, then used up."""
+        with service.client(token) as client:
+            ticket = client.post("/v1/stream/tickets").json()["ticket"]
+        with connect(f"{service.stream_url}?ticket={ticket}", proxy=None) as stream:
+            receive(stream, "hello")
+        with connect(f"{service.stream_url}?ticket={ticket}", proxy=None) as stream:
+            assert closed(stream) == (4401, "unauthorized")
+
+    @pytest.mark.parametrize(
+        ("query", "scope", "expected"),
+        [
+            ("", None, (4401, "unauthorized")),
+            ("", "write", (4403, "forbidden_scope")),
+            ("after=x", "read", (4422, "invalid_value")),
+            ("after=-1", "read", (4422, "invalid_value")),
+            ("after=99999999999999999999", "read", (4422, "invalid_value")),
+            ("ticket=x", "read", (4401, "unauthorized")),
+        ],
+    )
+    def test_refusals_are_close_codes_that_a_browser_can_see(
+        self, service: Service, query: str, scope: str | None, expected: tuple[int, str]
+    ) -> None:
+        """4000 + the status, with the problem's code."""
+        with follow(service, service.token(scope) if scope else "wrong", query) as stream:
+            assert closed(stream) == expected
+
+    def test_a_revoked_token_ends_its_streams(self, service: Service) -> None:
+        """Within a second or so."""
+        text, grant = service.tokens.new("x", [Scope.READ])
+        with follow(service, text) as stream:
+            receive(stream, "hello")
+            service.tokens.revoke(grant.id)
+            assert closed(stream) == (4401, "unauthorized")
+
+    def test_a_client_has_nothing_to_say(self, service: Service, token: str) -> None:
+        """A little is ignored; much, or a long message, ends the connection."""
+        with follow(service, token) as stream:
+            stream.send("x" * 5000)
+            assert closed(stream)[0] == 1009
+        with follow(service, token) as stream:
+            for _ in range(1000):
+                stream.send("hello?")
+            assert closed(stream)[0] == 1008
+
+
+class TestSlowClients:
+    """A client that does not keep up is closed, and loses nothing."""
+
+    def test_a_slow_client_is_closed_with_1013_and_resumes(
+        self, make_service: Start, cleanup: contextlib.ExitStack
+    ) -> None:
+        """Its queue is bounded; after it comes everything else, once."""
+        service = make_service("--no-auth", program=quick("queue=50")).start()
+        with PowerManager(service.db, durability="normal") as manager, service.client() as client:
+            manager.register_device("a", "A")
+            slow, rounds = cleanup.enter_context(SlowClient(service.port)), 0
+            while "power_service_slow_clients_total 1.0" not in client.get("/metrics").text:
+                with manager.transaction():
+                    for _ in range(100):
+                        manager.trigger_event("a", "restore", note="x" * 10_000)
+                rounds += 1
+                assert rounds < 100, "the queue is not bounded"
+            got, code = slow.read_all()
+            assert code == 1013
+            assert got == list(range(1, len(got) + 1))
+            total = rounds * 100
+            assert len(got) < total
+            with follow(service, "", f"after={got[-1]}") as stream:
+                assert receive(stream, "hello")["recovered"] is True
+                assert sequences(stream, total) == list(range(got[-1] + 1, total + 1))
+
+    def test_a_client_that_takes_in_nothing_is_cut(self, make_service: Start, cleanup: contextlib.ExitStack) -> None:
+        """Even where it never answers the close frame."""
+        service = make_service("--no-auth", program=quick("queue=10_000, stall_seconds=0.5")).start()
+        with PowerManager(service.db, durability="normal") as manager, service.client() as client:
+            manager.register_device("a", "A")
+            with manager.transaction():
+                for _ in range(1500):
+                    manager.trigger_event("a", "restore", note="x" * 10_000)
+            slow = cleanup.enter_context(SlowClient(service.port, "after=0"))
+            eventually(lambda: "power_service_slow_clients_total 1.0" in client.get("/metrics").text)
+            eventually(lambda: "power_service_stream_clients 0.0" in client.get("/metrics").text)
+            eventually(lambda: not established(service.pid, slow.port))
+
+
+class TestTheEnd:
+    """The service ends, or its file does."""
+
+    @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+    def test_it_ends_within_five_seconds_with_clients_connected(
+        self, make_service: Start, cleanup: contextlib.ExitStack, sig: int
+    ) -> None:
+        """Clients are told that it restarts; one that does not listen does not hold it up."""
+        service = make_service("--no-auth").start()
+        with PowerManager(service.db, durability="normal") as manager:
+            manager.register_device("a", "A")
+            with manager.transaction():
+                for _ in range(1000):
+                    manager.trigger_event("a", "restore", note="x" * 10_000)
+        cleanup.enter_context(SlowClient(service.port, "after=0"))
+        streams = [cleanup.enter_context(follow(service, "")) for _ in range(20)]
+        for stream in streams:
+            receive(stream, "hello")
+        with socket.create_connection(("127.0.0.1", service.port)) as idle:
+            idle.sendall(b"POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n")
+            code, seconds = service.end(sig)
+        assert (code, seconds < 5) == (0, True), seconds
+        assert {closed(stream)[0] for stream in streams} == {1012}
+
+    def test_it_ends_within_five_seconds_while_a_call_hangs(self, make_service: Start) -> None:
+        """A writer that waits for a locked file is left behind: nobody was told that it has stored anything."""
+        service = make_service("--no-auth").start()
+        with PowerManager(service.db) as manager, service.client() as client:
+            client.put("/v1/devices/a", json={"name": "A"})
+            with manager.transaction():
+                manager.trigger_event("a", "restore")
+                waiting = threading.Thread(target=put_in_vain, args=(client, "/v1/devices/b"))
+                waiting.start()
+                eventually(lambda: "PUT /v1/devices/a 200" in service.log.read_text())
+                assert client.get("/healthz").status_code == 200
+                code, seconds = service.end()
+                waiting.join()
+        assert (code, seconds < 5) == (0, True), seconds
+
+    def test_a_replaced_file_ends_the_service(self, make_service: Start, tmp_path: Path) -> None:
+        """So that whoever looks after it starts it on the new one."""
+        service = make_service("--no-auth").start()
+        with PowerManager(tmp_path / "other.db") as other:
+            other.register_device("new", "New")
+            other.backup(tmp_path / "copy.db")
+        (tmp_path / "copy.db").replace(service.db)
+        for suffix in ("-wal", "-shm"):
+            service.db.with_name(service.db.name + suffix).unlink(missing_ok=True)
+        assert service.wait() == 1
+        assert "replaced" in service.log.read_text()
+
+    def test_clients_resume_after_a_restart(self, make_service: Start) -> None:
+        """Events that were written meanwhile come, once."""
+        service = make_service("--no-auth").start()
+        with PowerManager(service.db) as manager:
+            manager.register_device("a", "A")
+            manager.trigger_event("a", "restore")
+            with follow(service, "", "after=0") as stream:
+                assert sequences(stream, 1) == [1]
+                service.end(signal.SIGKILL)
+            manager.trigger_event("a", "restore")
+            service.start()
+            with follow(service, "", "after=1") as stream:
+                assert receive(stream, "hello")["recovered"] is True
+                manager.trigger_event("a", "restore")
+                assert sequences(stream, 3) == [2, 3]
+
+
+def receive_meter(stream: ClientConnection, meter_id: str) -> dict[str, Any]:
+    """The next state of that meter."""
+    while True:
+        meter: dict[str, Any] = receive(stream, "meter")["meter"]
+        if meter["id"] == meter_id:
+            return meter
+
+
+def put_in_vain(client: httpx2.Client, url: str) -> None:
+    """Make a request whose server goes away."""
+    with contextlib.suppress(httpx2.HTTPError):
+        client.put(url, json={"name": "B"})
+
+
+def established(pid: int, port: int) -> bool:
+    """Whether a process has a connection to that port of this machine."""
+    wanted = f":{port:04X}"
+    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    return any(line.split()[2].endswith(wanted) and line.split()[3] == "01" for line in lines)
+
+
+class SlowClient:
+    """A WebSocket client that reads nothing until it is told to, with a small buffer."""
+
+    def __init__(self, port: int, query: str = "") -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.settimeout(20)
+        self._socket.connect(("127.0.0.1", port))
+        self.port: int = self._socket.getsockname()[1]
+        head = f"GET /v1/stream?{query} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        self._socket.sendall((head + key).encode())
+        self._file = self._socket.makefile("rb")
+        assert b"101" in self._file.readline()
+        while self._file.readline() != b"\r\n":
+            pass
+
+    def read_all(self) -> tuple[list[int], int]:
+        """The sequences of all events up to the close frame, and its code."""
+        found: list[int] = []
+        while True:
+            opcode, payload = self._frame()
+            if opcode == 8:
+                return found, struct.unpack("!H", payload[:2])[0]
+            if opcode == 1 and (message := json.loads(payload))["type"] == "event":
+                found.append(message["sequence"])
+
+    def _frame(self) -> tuple[int, bytes]:
+        first, length = self._file.read(2)
+        if length > 125:
+            size = 2 if length == 126 else 8
+            length = int.from_bytes(self._file.read(size), "big")
+        return first & 15, self._file.read(length)
+
+    def __enter__(self) -> SlowClient:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._file.close()
+        self._socket.close()
