@@ -1,0 +1,163 @@
+"""Measure power_manager beside what a user would pick instead, on the same work in one run.
+
+A full run writes RESULTS.md and growth.svg beside this file; --quick and --only print their tables only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import plot
+from contenders import CONTENDERS, load
+from workers import HERE, interpreters
+from works import FULL, LIBRARY, QUICK, WORKS, Bench, Table
+
+_LIMITS = """\
+- One machine, virtual, shared with other work while this ran: absolute times are its own, and a sync costs what
+  its disk says it costs. Ratios are of rounds in turn (A, B, A, B), so they carry further; differences below a
+  tenth say nothing.
+- Time is simulated: readings come as fast as the contender takes them, one meter at a time, from one process. Nothing
+  here says how contenders do with several writers, or with cold caches.
+- The data is a seeded imitation of a sensor of millivolts and milliamperes; power_manager keeps such values in fewer
+  bytes than full doubles, so both sizes are given.
+- Every contender was written by this project's author, in the way its manual shows first; its own experts may do
+  better.
+  `lacks` in the table of contenders says what each does not do: RRDtool and TinyDB sync nothing, so their times are not
+  of durable readings at all.
+- Bytes written are those that the process hands to the kernel, not those that a flash chip writes in the end.
+"""
+
+
+def aims(bench: Bench) -> Table:
+    """What the project set itself, and what came out."""
+    f = bench.figures
+    script = f.get("h/python power_manager.py report", [None, None])
+    command = f.get("h/the same as -m, or as the installed command", [None, None])
+    rate, month, year, day = (
+        f.get(key) for key in ("b/power_manager", "e/power_manager/hz", "e/power_manager/year", "f/power_manager")
+    )
+    budget, written = f.get("g/power_manager"), f.get("d/power_manager/full/group")
+    size = f.get("c/power_manager", [None])[0]
+    slower = f.get("e/power_manager/hz/min")
+    rows: list[tuple[str, float | None, float, float]] = [  # aim, measured, at most, unit of the figure
+        ("one reading, full: at most 1.25 times the floor", f.get("a/power_manager/full/floor"), 1.25, 1),
+        ("one reading, full: at most 1.4 times the same five statements", f.get("a/power_manager/full/floor5"), 1.4, 1),
+        ("one reading, normal: at most 1.7 times the floor", f.get("a/power_manager/normal/floor"), 1.7, 1),
+        ("one reading, normal, beside the same five statements (no aim)", f.get("a/power_manager/normal/floor5"), 0, 1),
+        ("bulk: at least 300,000 readings/s: at most 3.33 us", rate, 3.334e-6, 1e6),
+        ("bulk: at most 3 times a bare executemany", f.get("b/power_manager/floor"), 3.0, 1),
+        ("bytes on disk a reading: at most 45", size, 45.0, 1),
+        ("bytes written a reading in groups of 60: under 300", written, 300.0, 1),
+        ("report over a month at 1 Hz: under 5 ms", month, 5e-3, 1e3),
+        ("the same: no slower than a month at 1/min (times)", slower, 1.05, 1),
+        ("report over a year: under 10 ms", year, 10e-3, 1e3),
+        ("a day's history at 1 Hz: under 120 ms", day, 0.12, 1e3),
+        ("budget of 10,000 devices x 3 meters: under 300 ms", budget, 0.3, 1e3),
+        ("`report` as a process: at most 1.5 times its bare imports (script)", script[1], 1.5, 1),
+        ("the same as the installed command", command[1], 1.5, 1),
+    ]  # fmt: skip
+    table = Table("Aims", ["aim", "measured", "met"])
+    for text, found, most, unit in rows:
+        if found:
+            table.rows.append([text, f"{found * unit:.3g}", "-" if not most else "yes" if found <= most else "no"])
+    return table
+
+
+def contenders(bench: Bench) -> Table:
+    """Who takes part, and what each does not do."""
+    table = Table("Contenders", ["contender", "version", "what it is", "lacks"])
+    for name in CONTENDERS:
+        if name not in bench.pythons:
+            table.rows.append([name, "skipped", "not installed, or not asked for", ""])
+        elif name == "rrdtool" and bench.pythons[name][0] != sys.executable:
+            told = "one archive of every step, hours for a year; worker under " + bench.pythons[name][0]
+            lacks = "no exact times (whole seconds), syncs nothing, no late readings; energies are of means"
+            table.rows.append([name, bench.pythons[name][1], told, lacks])
+        else:
+            kind = load(name)
+            table.rows.append([name, bench.pythons[name][1], str(kind.__doc__).split("\n")[0].rstrip("."), kind.lacks])
+    return table
+
+
+def markdown(table: Table) -> str:
+    """A table with its heading and notes."""
+    lines = [f"## {table.title}", "", "| " + " | ".join(table.head) + " |"]
+    numbers = table.title != "Contenders"
+    lines.append("| --- |" + (" ---: |" if numbers else " --- |") * (len(table.head) - 1))
+    lines += ["| " + " | ".join(row) + " |" for row in table.rows]
+    return "\n".join([*lines, "", *[note + "\n" for note in table.notes]])
+
+
+def machine(folder: Path) -> list[str]:
+    """Where this ran."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    inside = [m for m in mounts if (str(folder) + "/").startswith(m[1].rstrip("/") + "/")]
+    size, place = LIBRARY.stat().st_size, max(inside, key=lambda m: len(m[1]))
+    return [
+        f"- machine: {model}, {os.cpu_count()} cores, Linux {platform.release()}, files on {place[2]} ({place[0]})",
+        f"- Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, power_manager.py of {size:,} bytes",
+    ]
+
+
+def write_results(bench: Bench, tables: list[Table], began: float) -> None:
+    """Write RESULTS.md and growth.svg beside this file."""
+    when = datetime.now(timezone.utc).isoformat(timespec="minutes")
+    head = ["# Results", "", "## Limits of these figures", "", _LIMITS, "## This run", "", *machine(bench.folder)]
+    head.append(f"- {when}, `python proof/benchmarks/run.py --seed {bench.seed}`, {time.time() - began:.0f} s")
+    plot.write(HERE / "growth.svg", {key[2:]: rows for key, rows in bench.figures.items() if key.startswith("i/")})
+    body = [markdown(table) for table in [aims(bench), *tables, contenders(bench)]]
+    picture = "![Growth with the number of readings](growth.svg)\n"
+    (HERE / "RESULTS.md").write_text("\n".join([*head, "", *body[:-1], picture, body[-1]]), encoding="utf-8")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seed", type=int, default=7, help="of the data (default: 7)")
+    parser.add_argument("--quick", action="store_true", help="a minute instead of ten: fewer rounds, smaller files")
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="contenders, and works by their letter")
+    parser.add_argument("--json", action="store_true", help="print the figures, in seconds and bytes, as JSON")
+    parser.add_argument("--dir", type=Path, default=Path(), help="on the disk to measure (default: here); not a tmpfs")
+    args = parser.parse_args(argv)
+    unknown = [name for name in args.only if name not in CONTENDERS and name not in WORKS and name != "c"]
+    if unknown:
+        parser.error(f"no contender or work {unknown[0]!r}: expected {', '.join([*CONTENDERS, *WORKS])}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmarks."""
+    args, began = parse(argv), time.time()
+    names = [name for name in CONTENDERS if name in args.only] or list(CONTENDERS)
+    letters = [letter for letter in WORKS if letter in args.only or (letter == "b" and "c" in args.only)] or list(WORKS)
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=args.dir) as folder:
+        bench = Bench(QUICK if args.quick else FULL, args.seed, Path(folder).resolve(), interpreters(names))
+        tables = []
+        for letter in letters:
+            if letter in "gh" and "power_manager" not in bench.pythons:
+                continue
+            start = time.time()
+            tables.append(WORKS[letter](bench))
+            print(f"{tables[-1].title}: {time.time() - start:.0f} s", file=sys.stderr)
+        if args.json:
+            print(json.dumps(bench.figures, indent=1))
+        else:
+            print("\n".join(markdown(table) for table in [*tables, aims(bench), contenders(bench)]))
+        if not (args.quick or args.only):
+            write_results(bench, tables, began)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
