@@ -527,12 +527,12 @@ def _iso(us: int) -> str:
 
 
 def _parse_iso(text: str) -> datetime:
-    """Read ISO 8601 text alike on every Python: 3.10 knows neither Z nor 1 to 9 decimals."""
+    """Read ISO 8601 text alike on every Python: 3.10 knows neither Z nor +0000, nor 1 to 9 decimals."""
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        text = re.sub(r"[.,](\d+)", lambda found: f".{found[1][:6]:0<6}", re.sub("[Zz]$", "+00:00", text.strip()))
-        return datetime.fromisoformat(text)
+        text = re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", re.sub("[Zz]$", "+00:00", text.strip()))
+        return datetime.fromisoformat(re.sub(r"[.,](\d+)", lambda found: f".{found[1][:6]:0<6}", text))
 
 
 def _microseconds(name: str, value: Any) -> int:

@@ -2484,6 +2484,9 @@ class TestReadOnly:
         assert content(shared_place) == {}
 
 
+LAST_READING = "(SELECT max(timestamp) FROM power_readings)"
+
+
 class TestTrouble(InFile):
     """A locked file, a full disk, a damaged file."""
 
@@ -2508,6 +2511,37 @@ class TestTrouble(InFile):
         with pytest.raises(StorageError, match=rf"^{path}: .*locked"):
             PowerManager(path)
         other.close()
+
+    @pytest.mark.parametrize("released", [True, False], ids=["in time", "too late"])
+    def test_reader_while_opening(self, path: Path, monkeypatch: pytest.MonkeyPatch, released: bool) -> None:
+        """An old file that another process is reading is upgraded once that is done, if it is within BUSY_TIMEOUT."""
+
+        class Waiting(sqlite3.Connection):
+            def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+                if "journal_mode" in sql:
+                    super().execute("PRAGMA busy_timeout = 0")  # as SQLite is where two ask for it at once
+                    attempts.append(sql)
+                if released and len(attempts) == 2:
+                    other.execute("COMMIT")
+                    attempts.append("released")
+                return super().execute(sql, *args)
+
+        attempts: list[str] = []
+        execute(path, FIRST_RELEASE)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN")
+        assert other.execute("SELECT count(*) FROM devices").fetchone() == (2,)
+        connect = sqlite3.connect
+        with monkeypatch.context() as patch:
+            patch.setattr(power_manager, "BUSY_TIMEOUT", 5.0 if released else 0.02)
+            patch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Waiting, **options))
+            if released:
+                PowerManager(path).close()
+            else:
+                with pytest.raises(StorageError, match=rf"^{path}: .*locked"):
+                    PowerManager(path)
+        other.close()
+        assert len(reread(path)["devices"]) == 2
 
     def test_full_disk(self, path: Path) -> None:
         """On a full disk a writer gets a StorageError, others can read, and what was stored before is whole."""
@@ -2605,6 +2639,14 @@ class TestTrouble(InFile):
         filled(path, sql=damage)
         with pytest.raises(StorageError, match=rf"^{path}: "):
             PowerManager(path)
+
+    @pytest.mark.parametrize("damage", ["voltage = 'abc'", "current_draw = x'00'", "timestamp = 4000000000000000000"])
+    def test_damaged_value(self, path: Path, damage: str) -> None:
+        """A stored value that cannot be one is a StorageError that names the file and what to do."""
+        meter_id = filled(path, sql=f"UPDATE power_readings SET {damage} WHERE timestamp = {LAST_READING}")
+        with PowerManager(path, clock=Clock()) as pm:
+            with pytest.raises(StorageError, match=rf"^{path}: a damaged value .*`check`"):
+                pm.get_history(meter_id)
 
     def test_corrupt_page(self, path: Path) -> None:
         """A page of noise is an error that names the file, and check() reports it."""
