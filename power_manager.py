@@ -1967,18 +1967,18 @@ def _database(command: str, db: str | None) -> Path:
     return path
 
 
-def _plain_word(word: str) -> str:
-    """A negative number with an exponent, which argparse takes for an option, without one."""
-    if not re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", word):
-        return word
+def _plain_words(words: Sequence[str]) -> Iterator[str]:
+    """Words with no negative number with an exponent, which argparse takes for an option; but a note stays as it is."""
     from decimal import Decimal
 
-    return f"{Decimal(word):f}"
+    for before, word in zip(chain([""], words), words):
+        number = re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", word) and not before.startswith("--n")
+        yield f"{Decimal(word):f}" if number else word
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 for an error or a finding, 130 for Ctrl-C."""
-    values = vars(_parser().parse_args([_plain_word(word) for word in (sys.argv[1:] if argv is None else argv)]))
+    values = vars(_parser().parse_args([*_plain_words(sys.argv[1:] if argv is None else argv)]))
     command, db, as_json = values.pop("command"), values.pop("db"), values.pop("json", False)
     try:
         with PowerManager(_database(command, db)) as pm:
