@@ -1312,6 +1312,8 @@ def test_sigterm_loses_nothing(tree: Tree, db: Path) -> None:
 CHILD = """
 import os, signal, sys
 import power_collector as pc
+for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # as they are under nohup, or in a shell's background
+    signal.signal(ignored, signal.SIG_DFL)
 now, signalled = [1000.0], pc._Signals.wait
 def wait(self, seconds):
     now[0] += seconds
