@@ -254,8 +254,10 @@ def _planted(fault: str, kind: str, library: Path, place: Path, seed: int, out: 
     log, before = run(kind, fault, "full", library, place)
     cutter = Cutter(kind, log, before, place)
     rng, found = random.Random(f"{seed}/{fault}/{kind}"), False
-    for attempt in range(20):
-        cutter.cut(cutter.sample(rng, 10), f"{seed}/{attempt}", Deadline(60.0))
+    for attempt in range(24):
+        # A fault may show at a few points only: where chance has not met it, every point is tried.
+        points = cutter.sample(rng, 10) if attempt < 20 else set(range(len(log) + 1))
+        cutter.cut(points, f"{seed}/{attempt}", Deadline(60.0))
         found = bool(cutter.wrong or cutter.losing)
         if found:
             break
