@@ -292,8 +292,8 @@ class PowerStatistics:
 # --- Schema and SQL ---------------------------------------------------------------------------
 
 _APPLICATION_ID = 0x4252504D  # "BRPM", in the file's header
-# Versions: 0 with application_id 0 is the first release of this tool; 1 is the tables below.
-_SCHEMA_VERSION = 1
+# Versions: 0 with application_id 0 is the first release of this tool; 1 had no forwarded_us; 2 is the tables below.
+_SCHEMA_VERSION = 2
 _SQLITE_BUSY = 5
 
 _SCHEMA = """
@@ -314,6 +314,7 @@ CREATE TABLE power_meters (
     pruned_us INTEGER NOT NULL DEFAULT -1,       -- recorded readings before it may be counted already
     alert_level INTEGER NOT NULL DEFAULT 0,      -- 0 none, 1 low, 2 critical
     alerted_us INTEGER NOT NULL DEFAULT 0,       -- when the level's event was last recorded
+    forwarded_us INTEGER NOT NULL DEFAULT -1,    -- no reading up to it waits for mark_forwarded()
     CHECK (typeof(id) || typeof(coalesce(name, '')) || typeof(capacity_wh) = 'texttextreal' AND capacity_wh < 9e999)
 );
 -- serves list_meters, budget and report: the meters of a device
@@ -387,7 +388,13 @@ _FREE_INSTANT_SQL = """SELECT r.timestamp + 1 FROM power_readings r WHERE meter_
     AND NOT EXISTS (SELECT 1 FROM power_readings WHERE meter_key = :key AND timestamp = r.timestamp + 1)
     ORDER BY r.timestamp LIMIT 1"""
 _SET_STATE_SQL = """UPDATE power_meters SET voltage = ?, current_draw = ?, charge_pct = ?, updated_us = ?,
-    newest_us = ?, newest_wattage = ?, alert_level = ?, alerted_us = ? WHERE meter_key = ?"""
+    newest_us = ?, newest_wattage = ?, alert_level = ?, alerted_us = ?, forwarded_us = min(forwarded_us, ?)
+    WHERE meter_key = ?"""
+_UNFORWARDED_SQL = """SELECT m.id, v.timestamp, v.voltage, v.current_draw, v.charge_pct FROM power_meters m
+    JOIN power_values v ON v.meter_key = m.meter_key AND v.timestamp > m.forwarded_us
+    WHERE m.forwarded_us < m.newest_us ORDER BY m.meter_key, v.timestamp LIMIT ?"""
+_FORWARDED_SQL = """SELECT timestamp FROM power_readings r JOIN power_meters m USING (meter_key)
+    WHERE meter_key = :key AND timestamp > forwarded_us AND timestamp <= :last ORDER BY timestamp"""
 _BOOK_SQL = """INSERT INTO power_hourly (meter_key, hour, kept_sum, kept_count, reading_count, wattage_sum, min_wattage,
     max_wattage, min_charge_pct, max_charge_pct, energy_out_wh, energy_in_wh)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (meter_key, hour) DO UPDATE SET
@@ -827,6 +834,7 @@ class _Meter:
         self.waiting: list[Row] = []
         self.ordered = True  # the waiting rows are in order of time, and later than all stored ones
         self.stored: Point = (self.newest_us, newest_wattage)  # the newest one; before 1970 where there is none
+        self.late_us = _END_OF_TIME  # the earliest that came after a later one
 
 
 class _Intake:
@@ -920,7 +928,7 @@ class _Intake:
         self.flush()
         for m in self._meters.values():
             state = m.voltage, m.current_draw, m.charge_pct, m.updated_us
-            self._conn.execute(_SET_STATE_SQL, (*state, *m.stored, m.alert_level, m.alerted_us, m.key))
+            self._conn.execute(_SET_STATE_SQL, (*state, *m.stored, m.alert_level, m.alerted_us, m.late_us - 1, m.key))
 
     def _store(self, meter: _Meter, rows: Sequence[Row]) -> None:
         """Store rows in order of time, run by run: those between the same two stored readings."""
@@ -934,6 +942,7 @@ class _Intake:
                 if later is not None and later[0] == us:  # already there
                     start += 1
                     continue
+                meter.late_us = min(meter.late_us, us)
                 earlier = self._neighbour(meter, "< ?", us, "DESC")
                 end = bisect_left(rows, later[0] if later else meter.stored[0] + 1, start, key=itemgetter(0))
             self._store_run(meter, rows[start:end] if end - start < len(rows) else rows, earlier, later)
@@ -1040,10 +1049,10 @@ def _create_private(path: Path) -> None:
 
 
 def _kind_of(conn: sqlite3.Connection, path: Path) -> str:
-    """Whose the file is: "new", "first release" or "ours"; anything else is refused by name."""
+    """Whose the file is: "new", "first release", "version 1" or "ours"; anything else is refused by name."""
     application_id, version = _pragma(conn, "application_id"), _pragma(conn, "user_version")
-    if (application_id, version) == (_APPLICATION_ID, _SCHEMA_VERSION):
-        return "ours"
+    if application_id == _APPLICATION_ID and version in (1, _SCHEMA_VERSION):
+        return "ours" if version == _SCHEMA_VERSION else "version 1"
     if application_id == _APPLICATION_ID:
         raise StorageError(path, f"its schema {version} is not {_SCHEMA_VERSION}: open it with a newer power_manager")
     if (application_id, version) == (0, 0):
@@ -1084,11 +1093,13 @@ def _make_ours(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> int:
         if kind == "first release":
             for table in _FIRST_RELEASE:
                 conn.execute(f"ALTER TABLE {table} RENAME TO first_release_{table}")
-        if kind != "ours":
+        if kind == "version 1":
+            conn.execute("ALTER TABLE power_meters ADD COLUMN forwarded_us INTEGER NOT NULL DEFAULT -1")
+        elif kind != "ours":
             _script(conn, _SCHEMA)
             conn.execute("INSERT INTO power_settings VALUES ('max_gap_us', ?)", (max_gap_us,))
             conn.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            conn.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        conn.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         if kind == "first release":
             _upgrade_first_release(conn, path, max_gap_us)
         conn.execute("COMMIT")
@@ -1247,6 +1258,23 @@ class PowerManager:
             try:
                 yield self
             except BaseException as exc:  # the caller's own: not ours to translate
+                self._foreign = exc
+                raise
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """The file's own sqlite3 connection, in one transaction, for tables that another package keeps in this file.
+
+        Nests with transaction(), so rows of those tables and calls of this object are stored together. Name the
+        tables with a prefix of the package's own, leave those of this module alone, and neither commit nor roll back.
+        SQLite's errors come out as StorageError, all others as they are; after any of them nothing is stored.
+        """
+        with self._writing() as conn:
+            try:
+                yield conn
+            except sqlite3.Error:
+                raise
+            except BaseException as exc:
                 self._foreign = exc
                 raise
 
@@ -1506,6 +1534,36 @@ class PowerManager:
         while page[1] is not None:
             page = self._page(meter_id, page[1], end)
             yield page[0]
+
+    def unforwarded(self, limit: int = 500) -> list[PowerReading]:
+        """Readings that no mark_forwarded() has had yet: meter by meter, oldest first; at most `limit` (default 500).
+
+        For the one process that sends this file's readings elsewhere: take some, send them, mark them. What is sent
+        twice has the same id both times. Raises InvalidValue.
+        """
+        with self._reading() as conn:
+            rows = conn.execute(_UNFORWARDED_SQL, (_whole("limit", limit),))
+            parts = groupby(rows, itemgetter(0))
+            return [reading for id_, part in parts for reading in _readings(id_, [row[1:] for row in part])]
+
+    def mark_forwarded(self, readings: Iterable[PowerReading]) -> None:
+        """Mark what unforwarded() gave as sent, up to the first reading that is not among these.
+
+        A late reading, of before what is marked, takes the mark back in its own transaction: it comes out of
+        unforwarded() next, and those after it once more. Raises NotFound, InvalidValue.
+        """
+        sent: dict[str, set[int]] = {}
+        for reading in _iterable("readings", readings):
+            if not isinstance(reading, PowerReading):
+                raise _invalid("readings", "PowerReading records of unforwarded()", reading)
+            sent.setdefault(reading.meter_id, set()).add(_microseconds("timestamp", reading.timestamp))
+        with self._writing() as conn:
+            for meter_id, times in sent.items():
+                key, last = _find(conn, _KEY_SQL["meter_id"], "meter_id", meter_id)[0], max(times)
+                there = conn.execute(_FORWARDED_SQL, {"key": key, "last": last})
+                mark = next((us - 1 for (us,) in there if us not in times), last)
+                sql = "UPDATE power_meters SET forwarded_us = max(forwarded_us, ?) WHERE meter_key = ?"
+                conn.execute(sql, (mark, key))
 
     def estimate_runtime(self, device_id: str, *, window_minutes: float | None = None) -> float | None:
         """Hours until all the device's batteries of known capacity are empty, 2 decimals.

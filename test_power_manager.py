@@ -52,6 +52,7 @@ from power_manager import (
     PowerManager,
     PowerManagerError,
     PowerMeter,
+    PowerReading,
     PowerState,
     StorageError,
 )
@@ -1620,7 +1621,14 @@ WRITERS: dict[str, Writer] = {
     "log_many": lambda pm, meter_id: pm.log_many((meter_id, 3.0, 1.0, 4.0, NOW + i) for i in range(10)),
     "trigger_event": lambda pm, meter_id: pm.trigger_event(DEVICE, "shutdown"),
     "prune": lambda pm, meter_id: pm.prune(0.01),
+    "connection": lambda pm, meter_id: insert_device(pm, "other"),
 }
+
+
+def insert_device(pm: PowerManager, device_id: str) -> None:
+    """Write through the connection for other packages; to a table that `everything` looks at."""
+    with pm.connection() as conn:
+        conn.execute("INSERT INTO devices (id, name, shutdown_threshold) VALUES (?, 'Other', 1.0)", (device_id,))
 
 
 def fail(pm: PowerManager, *actions: Callable[[], object], error: BaseException | None = None) -> None:
@@ -1694,6 +1702,43 @@ class TestTransactions(InFile):
         with pytest.raises(Broken):
             fail(pm, inner)
         assert reread(path) == before
+
+
+class TestConnection(InFile):
+    """Another package keeps tables of its own in the file, in step with the library's."""
+
+    def test_with_calls_of_the_library(self, pm: PowerManager, path: Path) -> None:
+        """Rows of such a table and calls of the library are one transaction, whichever is outside."""
+        with pm.connection() as conn:
+            conn.execute("CREATE TABLE other_rows (id TEXT PRIMARY KEY)")
+            conn.execute("INSERT INTO other_rows VALUES ('a')")
+            pm.register_device("a", "A")
+
+        def add(conn: sqlite3.Connection) -> None:
+            conn.execute("INSERT INTO other_rows VALUES ('b')")
+            pm.register_device("b", "B")
+            raise Broken
+
+        for around in (pm.connection, pm.transaction):
+            with pytest.raises(Broken), around(), pm.connection() as conn:
+                add(conn)
+        assert fetch(path, "SELECT id FROM other_rows UNION ALL SELECT id FROM devices") == [("a",), ("a",)]
+        assert pm.check() == []
+
+    @pytest.mark.parametrize("error", [ValueError, TypeError, OSError, MemoryError, KeyboardInterrupt])
+    def test_errors_of_the_caller(self, pm: PowerManager, error: type[BaseException]) -> None:
+        """The caller's own errors go on as they are."""
+        raised = error("mine")
+        with pytest.raises(error) as caught, pm.connection():
+            raise raised
+        assert caught.value is raised
+
+    def test_errors_of_sqlite(self, pm: PowerManager, path: Path) -> None:
+        """An error of SQLite's names the file, and takes the block back."""
+        insert_device(pm, "a")
+        with pytest.raises(StorageError, match=rf"^{path}: .*UNIQUE constraint failed: devices.id"):
+            insert_device(pm, "a")
+        assert len(pm.list_devices()) == 1
 
 
 def test_refused_call_leaves_its_transaction_whole(pm: PowerManager, opened: Opener) -> None:
@@ -1930,6 +1975,105 @@ class TestIterHistory(InFile):
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
         assert peaks[1] < 1.5 * peaks[0]
+
+
+# --- Forwarding -------------------------------------------------------------------------------
+
+
+class TestForwarding:
+    """unforwarded() and mark_forwarded(): the file as an outbox."""
+
+    @staticmethod
+    def seconds(readings: Iterable[PowerReading]) -> list[int]:
+        """When readings were, in seconds after NOW."""
+        return [round(datetime.fromisoformat(reading.timestamp).timestamp() - NOW) for reading in readings]
+
+    def log(self, pm: PowerManager, meter_id: str, *seconds: int) -> None:
+        """Store readings at those seconds after NOW."""
+        pm.log_many((meter_id, 3.7, 0.5, 80.0, NOW + second) for second in seconds)
+
+    def test_take_send_mark(
+        self, pm: PowerManager, battery_meter: PowerMeter, solar_meter: PowerMeter, clock: Clock
+    ) -> None:
+        """Every reading comes out until it is marked: meter by meter, oldest first, at most the limit."""
+        self.log(pm, solar_meter.id, 5, 6)
+        self.log(pm, battery_meter.id, 1, 2, 3)
+        every = [*pm.iter_history(battery_meter.id), *pm.iter_history(solar_meter.id)]
+        assert pm.unforwarded() == every
+        assert pm.unforwarded(limit=4) == every[:4] == pm.unforwarded(4)
+        pm.mark_forwarded(every[:4])
+        assert pm.unforwarded() == every[4:]
+        pm.mark_forwarded(iter(every[4:]))
+        pm.mark_forwarded(every[:1])  # an old list takes nothing back
+        pm.mark_forwarded([])
+        assert pm.unforwarded() == []
+        clock.now = NOW + 9
+        live = pm.log_power(battery_meter.id, 3.7, 0.5)
+        assert pm.unforwarded(limit=0) == []
+        assert pm.unforwarded() == [live]
+
+    def test_late_reading_comes_next(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
+        """A reading of before the mark takes the mark back, so it and those after it come out again."""
+        self.log(pm, battery_meter.id, 1, 2, 4, 5)
+        pm.mark_forwarded(pm.unforwarded())
+        self.log(pm, battery_meter.id, 4, 5)  # there already: nothing new to send
+        assert pm.unforwarded() == []
+        self.log(pm, battery_meter.id, 6, 3)
+        assert self.seconds(pm.unforwarded()) == [3, 4, 5, 6]
+
+    def test_late_reading_between_taking_and_marking(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
+        """What arrives while a list is on its way is not marked with it."""
+        self.log(pm, battery_meter.id, 1, 2, 4, 5)
+        taken = pm.unforwarded()
+        self.log(pm, battery_meter.id, 3)
+        pm.mark_forwarded(taken)
+        assert self.seconds(pm.unforwarded()) == [3, 4, 5]
+
+    def test_rolled_back_reading_takes_no_mark_back(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
+        """The mark moves in the reading's own transaction."""
+        self.log(pm, battery_meter.id, 1, 3)
+        pm.mark_forwarded(pm.unforwarded())
+        if isinstance(pm, PowerManager):  # a Reopened has no transaction
+            with pytest.raises(Broken):
+                fail(pm, lambda: self.log(pm, battery_meter.id, 2))
+        assert pm.unforwarded() == []
+
+    def test_pruned_readings_are_gone(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
+        """prune() asks nobody whether its readings have been sent."""
+        self.log(pm, battery_meter.id, 1, 2)
+        clock.now = NOW + 3600
+        pm.prune(0)
+        assert pm.unforwarded() == []
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_everything_arrives(self, pm: PowerManager, device: DeviceRecord, seed: int) -> None:
+        """Whatever the order of arriving, taking and losing, the other side ends with what the file has."""
+        chance, sent = random.Random(seed), set[str]()
+        meters = [pm.add_meter(device.id, "main").id for _ in range(3)]
+        for _ in range(40):
+            taken = pm.unforwarded(limit=chance.choice([1, 3, 500]))
+            if chance.random() < 0.7:
+                self.log(pm, chance.choice(meters), *(chance.randrange(60) for _ in range(3)))
+            if chance.random() < 0.7:
+                sent.update(reading.id for reading in taken)
+                if chance.random() < 0.7:
+                    pm.mark_forwarded(taken)
+        while taken := pm.unforwarded(limit=7):
+            sent.update(reading.id for reading in taken)
+            pm.mark_forwarded(taken)
+        assert sent == {reading.id for meter_id in meters for reading in pm.iter_history(meter_id)}
+
+    def test_bad_input(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
+        """What is no reading, or of no meter, is refused, and nothing is marked."""
+        self.log(pm, battery_meter.id, 1)
+        (reading,) = pm.unforwarded()
+        with pytest.raises(InvalidValue, match=r"readings: expected PowerReading records of unforwarded\(\), got 5"):
+            pm.mark_forwarded([reading, 5])  # type: ignore[list-item]
+        with pytest.raises(NotFound, match="no meter has the id 'nobody'"):
+            pm.mark_forwarded([reading, dataclasses.replace(reading, meter_id="nobody")])
+        with pytest.raises(InvalidValue, match="limit: expected a whole number of at least 0, got -1"):
+            pm.unforwarded(-1)
+        assert pm.unforwarded() == [reading]
 
 
 # --- Threads and processes --------------------------------------------------------------------
@@ -2386,8 +2530,8 @@ class TestWrongFiles:
                 lambda path: execute(path, "PRAGMA application_id = 5"),
                 "a database of another program: name another file",
             ),
-            (lambda path: filled(path, sql="PRAGMA user_version = 2"), "its schema 2 is not 1: .+ newer"),
-            (lambda path: filled(path, sql="PRAGMA user_version = 0"), "its schema 0 is not 1"),
+            (lambda path: filled(path, sql="PRAGMA user_version = 3"), "its schema 3 is not 2: .+ newer"),
+            (lambda path: filled(path, sql="PRAGMA user_version = 0"), "its schema 0 is not 2"),
         ],
         ids=["directory", "text", "other tables", "other version", "other application", "newer schema", "no schema"],
     )
@@ -2658,6 +2802,31 @@ class TestTrouble(InFile):
             assert pm.check() != []
             with pytest.raises(StorageError, match=rf"^{path}: .*malformed"):
                 pm.get_history(meter_id, 1e6)
+
+
+# --- Version 1 of the schema ------------------------------------------------------------------
+
+
+def test_upgrade_from_version_1(path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of version 1 is upgraded with all it holds; every reading waits to be forwarded."""
+    schema = power_manager._SCHEMA.splitlines(keepends=True)
+    with monkeypatch.context() as older:
+        older.setattr(power_manager, "_SCHEMA", "".join(line for line in schema if "forwarded_us" not in line))
+        older.setattr(power_manager, "_SCHEMA_VERSION", 1)
+        older.setattr(power_manager, "_SET_STATE_SQL", "SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?")
+        with PowerManager(path, clock=clock) as pm:
+            meter = pm.add_meter(pm.register_device("a", "A").id, "main")
+            reading = pm.log_power(meter.id, 5.0, 1.0)
+            execute(path, f"UPDATE power_meters SET voltage = 5.0, current_draw = 1.0, newest_us = {NOW * SECOND:.0f}")
+            before = everything(pm)
+    assert fetch(path, "PRAGMA user_version") == [(1,)]
+    with PowerManager(path, clock=clock) as pm:
+        assert (everything(pm), pm.check()) == (before, [])
+        assert pm.unforwarded() == [reading]
+        pm.mark_forwarded([reading])
+    assert fetch(path, "SELECT user_version, forwarded_us FROM pragma_user_version, power_meters") == [
+        (2, NOW * SECOND)
+    ]
 
 
 # --- The first release ------------------------------------------------------------------------
