@@ -36,8 +36,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from itertools import chain, groupby, pairwise, repeat
-from operator import itemgetter
+from itertools import chain, filterfalse, groupby, repeat
+from operator import itemgetter, mul
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -178,11 +178,6 @@ _RUN_EMPTY = (MeterType.BATTERY, MeterType.UPS)  # states and alerts by charge
 _LOADS = (MeterType.MAIN, MeterType.BATTERY, MeterType.UPS)  # what they supply is consumption
 
 
-def _wattage(voltage: float, current_draw: float) -> float:
-    """Watts as shown: volts x amperes, rounded to 4 decimals."""
-    return round(voltage * current_draw, 4)
-
-
 def _thresholds(low: float | None, critical: float | None) -> tuple[float, float]:
     """A device's thresholds in % of charge: its own or the constants."""
     low = LOW_BATTERY_THRESHOLD if low is None else low
@@ -223,7 +218,7 @@ class PowerMeter:
     @property
     def wattage(self) -> float:
         """Watts out of the source, rounded to 4 decimals."""
-        return _wattage(self.voltage, self.current_draw)
+        return round(self.voltage * self.current_draw, 4)
 
     @property
     def state(self) -> PowerState:
@@ -358,8 +353,8 @@ CREATE VIEW readings AS
     FROM power_values v JOIN power_meters m USING (meter_key);
 """
 
-_DEVICE_SQL = """SELECT id, name, shutdown_threshold, target_wh, low_battery_threshold, critical_battery_threshold
-    FROM devices"""
+_DEVICE_COLUMNS = [field.name for field in dataclasses.fields(DeviceRecord)]
+_DEVICE_SQL = f"SELECT {', '.join(_DEVICE_COLUMNS)} FROM devices"
 _METER_SQL = """SELECT m.meter_key, m.id, d.id, m.type, m.voltage, m.current_draw, m.capacity_wh, m.charge_pct, m.name,
     m.updated_us, d.low_battery_threshold, d.critical_battery_threshold
     FROM power_meters m JOIN devices d USING (device_key)"""
@@ -369,11 +364,8 @@ _KEY_SQL = {
     "device_id": "SELECT device_key, name FROM devices WHERE id = ?",
     "meter_id": "SELECT meter_key FROM power_meters WHERE id = ?",
 }
-_REGISTER_SQL = """INSERT INTO devices (id, name, shutdown_threshold, target_wh, low_battery_threshold,
-    critical_battery_threshold) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
-    shutdown_threshold = excluded.shutdown_threshold, target_wh = excluded.target_wh,
-    low_battery_threshold = excluded.low_battery_threshold,
-    critical_battery_threshold = excluded.critical_battery_threshold"""
+_REGISTER_SQL = f"""INSERT INTO devices ({", ".join(_DEVICE_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _DEVICE_COLUMNS[1:])}"""
 _ADD_METER_SQL = "INSERT INTO power_meters (id, device_key, type, name, capacity_wh) VALUES (?, ?, ?, ?, ?)"
 _BATTERIES_SQL = """SELECT capacity_wh, charge_pct, coalesce((SELECT avg(v.voltage * v.current_draw) FROM power_values v
     WHERE v.meter_key = m.meter_key AND v.timestamp > m.updated_us - :window AND v.timestamp <= m.updated_us),
@@ -404,12 +396,10 @@ _BOOK_SQL = """INSERT INTO power_hourly (meter_key, hour, kept_sum, kept_count, 
     min_charge_pct = min(min_charge_pct, excluded.min_charge_pct),
     max_charge_pct = max(max_charge_pct, excluded.max_charge_pct),
     energy_out_wh = energy_out_wh + excluded.energy_out_wh, energy_in_wh = energy_in_wh + excluded.energy_in_wh"""
-_MOVE_ENERGY_SQL = """UPDATE power_hourly SET energy_out_wh = energy_out_wh + ?, energy_in_wh = energy_in_wh + ?
-    WHERE meter_key = ? AND hour = ?"""
-_BOOK_PRUNED_SQL = """UPDATE power_hourly SET pruned_out_wh = pruned_out_wh + ?, pruned_in_wh = pruned_in_wh + ?
-    WHERE meter_key = ? AND hour = ?"""
-_FORGET_SQL = """UPDATE power_hourly SET kept_sum = kept_sum - ?, kept_count = kept_count - ?
-    WHERE meter_key = ? AND hour = ?"""
+_ADD_SQL = "UPDATE power_hourly SET {0} = {0} + ?, {1} = {1} + ? WHERE meter_key = ? AND hour = ?"
+_ADD_ENERGY_SQL = _ADD_SQL.format("energy_out_wh", "energy_in_wh")
+_ADD_PRUNED_SQL = _ADD_SQL.format("pruned_out_wh", "pruned_in_wh")
+_ADD_KEPT_SQL = _ADD_SQL.format("kept_sum", "kept_count")
 _TALLY_SQL = """sum(reading_count), sum(wattage_sum), min(min_wattage), max(max_wattage), min(min_charge_pct),
     max(max_charge_pct), sum(energy_out_wh), sum(energy_in_wh)"""
 # The parts of a window: meter keys as JSON, the time it begins after, that hour, the begin of the next.
@@ -573,24 +563,16 @@ def _point(row: Row) -> Point:
     return row[0], row[1] * row[2]
 
 
-def _energy(earlier: Point | None, later: Point, max_gap_us: int) -> float:
-    """Watt-hours between neighbouring readings, by the trapezoid rule; 0 over a longer gap: nobody knows.
+def _energy(earlier: Point | None, later: Point, max_gap_us: int) -> tuple[float, float]:
+    """Watt-hours out and in between neighbouring readings, by the trapezoid rule; none over a longer gap: nobody knows.
 
     >>> _energy((0, 10.0), (1_800_000_000, 20.0), 3_600_000_000)  # half an hour
-    7.5
+    (7.5, 0.0)
     """
     if earlier is None or later[0] - earlier[0] > max_gap_us:
-        return 0.0
-    return (earlier[1] + later[1]) * (later[0] - earlier[0]) / (2 * _HOUR)
-
-
-def _fingerprint(rows: Sequence[Row]) -> int:
-    """A sum over readings in which no single value can change unseen.
-
-    In tenths of a microvolt and microampere, 1e-5 points of charge and microseconds; the factors keep changes
-    of one reading from cancelling out.
-    """
-    return sum([int(v * 1e7) + 3 * int(c * 1e7) + 7 * int(q * 1e5) + 11 * (us % _HOUR) for us, v, c, q in rows])
+        return 0.0, 0.0
+    energy = (earlier[1] + later[1]) * (later[0] - earlier[0]) / (2 * _HOUR)
+    return max(energy, 0.0), max(-energy, 0.0)
 
 
 class _Tally(NamedTuple):
@@ -605,39 +587,48 @@ class _Tally(NamedTuple):
     energy_out_wh: float
     energy_in_wh: float
 
+    @classmethod
+    def of(cls, rows: Sequence[Row], earlier: Point | None, max_gap_us: int) -> _Tally:
+        """Of readings in order of time, after `earlier`; the energy of a pair, as in _energy, belongs to the later."""
+        times, volts, amperes, charges = zip(*rows)
+        watts = [*map(mul, volts, amperes)]
+        at, powers = (times, watts) if earlier is None else ((earlier[0], *times), [earlier[1], *watts])
+        steps = [(a + b) * (t - s) for s, t, a, b in zip(at, at[1:], powers, powers[1:]) if t - s <= max_gap_us]
+        energy_out = sum([step for step in steps if step > 0.0]) / (2 * _HOUR)
+        energy_in = sum([-step for step in steps if step < 0.0]) / (2 * _HOUR)
+        extremes = min(watts), max(watts), min(charges), max(charges)
+        return cls(len(rows), sum(watts), *extremes, energy_out, energy_in)
 
-def _tally(rows: Sequence[Row], earlier: Point | None, max_gap_us: int) -> tuple[_Tally, Point]:
-    """Statistics of one meter's readings in order of time, after `earlier`, and the last of them as a point.
+    def plus(self, b: _Tally) -> _Tally:
+        """Of these readings and of others."""
+        extremes = min(self[2], b[2]), max(self[3], b[3]), min(self[4], b[4]), max(self[5], b[5])
+        return _Tally(self[0] + b[0], self[1] + b[1], *extremes, self[6] + b[6], self[7] + b[7])
 
-    The energy of a pair belongs to its later reading; a positive trapezoid went out of the source, a negative one in.
+    def shown(self) -> dict[str, Any]:
+        """As the last fields of PowerStatistics have it."""
+        count, total, *extremes, energy_out, energy_in = self
+        values = count, total / count, *extremes, _tidy(energy_out), _tidy(energy_in)
+        return dict(zip(_STATISTICS, values))
+
+
+_STATISTICS = [field.name for field in dataclasses.fields(PowerStatistics)][2:]
+
+
+def _fingerprint(rows: Sequence[Row]) -> int:
+    """A sum over readings in which no single value can change unseen.
+
+    In tenths of a microvolt and microampere, 1e-5 points of charge and microseconds; the factors keep changes
+    of one reading from cancelling out.
     """
-    points = [(row[0], row[1] * row[2]) for row in rows]
-    watts = [point[1] for point in points]
-    charges = [row[3] for row in rows]
-    pairs = pairwise(points if earlier is None else [earlier, *points])
-    steps = [(a + b) * (t - s) for (s, a), (t, b) in pairs if t - s <= max_gap_us]
-    energy_out = sum([step for step in steps if step > 0.0]) / (2 * _HOUR)
-    energy_in = sum([-step for step in steps if step < 0.0]) / (2 * _HOUR)
-    extremes = min(watts), max(watts), min(charges), max(charges)
-    return _Tally(len(rows), sum(watts), *extremes, energy_out, energy_in), points[-1]
+    return sum([int(v * 1e7) + 3 * int(c * 1e7) + 7 * int(q * 1e5) + 11 * (us % _HOUR) for us, v, c, q in rows])
 
 
-def _merged(a: Sequence[Any], b: Sequence[Any]) -> _Tally:
-    extremes = min(a[2], b[2]), max(a[3], b[3]), min(a[4], b[4]), max(a[5], b[5])
-    return _Tally(a[0] + b[0], a[1] + b[1], *extremes, a[6] + b[6], a[7] + b[7])
-
-
-def _by_hour(rows: Sequence[Row], earlier: Point | None, max_gap_us: int) -> Iterator[tuple[int, int, _Tally]]:
+def _by_hour(rows: Iterable[Row], earlier: Point | None, max_gap_us: int) -> Iterator[tuple[int, int, _Tally]]:
     """The hours since 1970 that rows, in order of time, fall into, each with its fingerprint and tally."""
-    start = 0
-    while start < len(rows):
-        hour = rows[start][0] // _HOUR
-        limit = (hour + 1) * _HOUR
-        end = len(rows) if rows[-1][0] < limit else bisect_left(rows, limit, start, key=itemgetter(0))
-        part = rows[start:end] if end - start < len(rows) else rows
-        tally, earlier = _tally(part, earlier, max_gap_us)
-        yield hour, _fingerprint(part), tally
-        start = end
+    for hour, group in groupby(rows, lambda row: row[0] // _HOUR):
+        part = list(group)
+        yield hour, _fingerprint(part), _Tally.of(part, earlier, max_gap_us)
+        earlier = _point(part[-1])
 
 
 def _alert_level(level: int, charge_pct: float, low: float, critical: float) -> int:
@@ -672,9 +663,9 @@ def _packed(values: Iterable[float], scale: float) -> list[int | float]:
 # --- Rows -------------------------------------------------------------------------------------
 
 
-def _find(conn: sqlite3.Connection, sql: str, name: str, id_: str) -> Any:
-    """The row of the device or meter with that id; name is "device_id" or "meter_id". Raises NotFound."""
-    row = conn.execute(sql, (_text(name, id_),)).fetchone()
+def _find(conn: sqlite3.Connection, name: str, id_: str, sql: str = "") -> Any:
+    """The row of the device or meter with that id, its key first; name is that of the id. Raises NotFound."""
+    row = conn.execute(sql or _KEY_SQL[name], (_text(name, id_),)).fetchone()
     if row is None:
         raise NotFound(_missing(name, id_))
     return row
@@ -687,47 +678,19 @@ def _missing(name: str, id_: str) -> str:
 
 def _meter(row: Sequence[Any]) -> PowerMeter:
     """A row of _METER_SQL, without its key, as a record."""
-    _, id_, device_id, kind, volts, amperes, capacity, charge, name, us, low, critical = row
-    updated_at = None if us is None else _iso(us)
-    return PowerMeter(
-        id_, device_id, MeterType(kind), volts, amperes, capacity, charge, name, updated_at, low, critical
-    )
+    meter = PowerMeter(*row[1:])
+    meter.type = MeterType(meter.type)
+    meter.updated_at = None if row[9] is None else _iso(row[9])
+    return meter
 
 
 def _readings(meter_id: str, rows: Iterable[Row]) -> list[PowerReading]:
-    return [PowerReading(f"{meter_id}:{us}", meter_id, v, c, _wattage(v, c), q, _iso(us)) for us, v, c, q in rows]
+    return [PowerReading(f"{meter_id}:{us}", meter_id, v, c, round(v * c, 4), q, _iso(us)) for us, v, c, q in rows]
 
 
 def _event(row: Sequence[Any]) -> PowerEvent:
     """A row of _EVENT_SQL, without its sequence, as a record."""
     return PowerEvent(row[1], row[2], PowerEventType(row[3]), row[4], _iso(row[5]), row[6])
-
-
-def _five(reading: Sequence[Any]) -> Sequence[Any]:
-    """A row of log_many with None for what it leaves out."""
-    try:
-        count = len(reading)
-    except TypeError:
-        count = 0
-    if not 3 <= count <= 5:
-        raise _invalid("reading", "(meter_id, voltage, current[, charge_pct[, timestamp]])", reading)
-    return reading if count == 5 else (*reading, None, None)[:5]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, allow_nan=False)
-
-
-def _new_id(size: int = 8) -> str:
-    return os.urandom(size).hex()
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _budget(device: DeviceRecord, meters: list[tuple[int, PowerMeter]], last_day: dict[int, _Tally]) -> dict[str, Any]:
@@ -765,21 +728,12 @@ def _meter_report(meter: PowerMeter, tally: _Tally | None) -> dict[str, Any]:
     report = {"meter_id": meter.id, "name": meter.name, "type": meter.type.value, "reading_count": 0}
     if tally is None:
         return report
-    return report | {
-        "reading_count": tally.reading_count,
-        "current_state": meter.state.value,
-        "avg_wattage": _tidy(tally.wattage_sum / tally.reading_count),
-        "min_wattage": _tidy(tally.min_wattage),
-        "max_wattage": _tidy(tally.max_wattage),
-        "min_charge_pct": tally.min_charge_pct,
-        "max_charge_pct": tally.max_charge_pct,
-        "energy_out_wh": _tidy(tally.energy_out_wh),
-        "energy_in_wh": _tidy(tally.energy_in_wh),
-        "energy_wh": _tidy(tally.energy_out_wh - tally.energy_in_wh),
-    }
+    values = {name: _tidy(value) if "wattage" in name else value for name, value in tally.shown().items()}
+    net = _tidy(tally.energy_out_wh - tally.energy_in_wh)
+    return report | {"reading_count": 0, "current_state": meter.state.value, **values, "energy_wh": net}
 
 
-def _problems(of: str, found: Iterator[str]) -> Iterator[str]:
+def _problems(of: str, found: Iterable[str]) -> Iterator[str]:
     """What is found wrong with a thing; a value that cannot be read ends the search, and is wrong too."""
     try:
         yield from (f"{of}: {problem}" for problem in found)
@@ -787,30 +741,19 @@ def _problems(of: str, found: Iterator[str]) -> Iterator[str]:
         yield f"{of}: a damaged value ({exc})"
 
 
-def _unreadable(rows: Iterable[Any], make: Callable[[Any], object]) -> Iterator[str]:
-    for row in rows:
-        make(row)  # raises where a value is none of its kind
-    yield from ()
-
-
 def _check_meter(conn: sqlite3.Connection, key: int, pruned_us: int, max_gap_us: int) -> Iterator[str]:
     """Compare a meter's power_hourly with its readings, as far as they are kept."""
-    sums = """SELECT hour, kept_sum, kept_count, pruned_out_wh, pruned_in_wh, reading_count, wattage_sum,
-        min_wattage, max_wattage, min_charge_pct, max_charge_pct, energy_out_wh, energy_in_wh
-        FROM power_hourly WHERE meter_key = ?"""
-    booked = {row[0]: row[1:] for row in conn.execute(sums, (key,))}
-    earlier: Point | None = None
+    sums = f"SELECT hour, kept_sum, kept_count, pruned_out_wh, pruned_in_wh, {', '.join(_Tally._fields)}"
+    booked = {row[0]: row[1:] for row in conn.execute(f"{sums} FROM power_hourly WHERE meter_key = ?", (key,))}
     kept = conn.execute(_VALUES_SQL + " ORDER BY timestamp", {"key": key})
-    for hour, part in groupby(kept, lambda row: row[0] // _HOUR):
-        rows = list(part)
-        tally, earlier = _tally(rows, earlier, max_gap_us)
-        kept_sum, kept_count, pruned_out, pruned_in, reading_count, *stored = booked.pop(hour, (0,) * 12)
-        same = (kept_sum, kept_count) == (_fingerprint(rows), tally.reading_count)
-        if same and reading_count == kept_count:
-            expected = (*tally[1:6], tally.energy_out_wh + pruned_out, tally.energy_in_wh + pruned_in)
+    for hour, fingerprint, tally in _by_hour(kept, None, max_gap_us):
+        kept_sum, kept_count, pruned_out, pruned_in, *stored = booked.pop(hour, (0,) * 12)
+        same = (kept_sum, kept_count) == (fingerprint, tally.reading_count)
+        if same and stored[0] == kept_count:
+            expected = (*tally[:6], tally.energy_out_wh + pruned_out, tally.energy_in_wh + pruned_in)
             same = all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) for a, b in zip(stored, expected))
         elif same:
-            same = reading_count > kept_count and hour <= pruned_us // _HOUR
+            same = stored[0] > kept_count and hour <= pruned_us // _HOUR
         if not same:
             yield f"readings and statistics of the hour {_iso(hour * _HOUR)} do not agree"
     for hour, (_, kept_count, _, _, reading_count, *_rest) in booked.items():
@@ -845,25 +788,19 @@ class _Intake:
     """
 
     def __init__(
-        self,
-        conn: sqlite3.Connection,
-        max_gap_us: int,
-        alert_repeat_us: int | None,
-        now: Callable[[], int],
-        alerting: bool = True,
+        self, conn: sqlite3.Connection, max_gap_us: int, alert_repeat_us: int | None, now: Callable[[], int]
     ) -> None:
-        self._conn, self._max_gap_us, self._now = conn, max_gap_us, now
-        self._alert_repeat_us, self._alerting = alert_repeat_us, alerting
+        self._conn, self._max_gap_us, self._alert_repeat_us, self._now = conn, max_gap_us, alert_repeat_us, now
         self._meters: dict[str, _Meter] = {}
         self._waiting = 0
-        self.stored = 0  # readings that were new
-        self.pruned = 0  # readings older than what prune() has left
+        self.alerting = True  # it records the events of alerts
+        self.stored = self.pruned = 0  # readings that were new; those older than what prune() has left
 
     def meter(self, meter_id: str) -> _Meter:
         """The meter with that id. Raises NotFound."""
         known = self._meters.get(meter_id) if type(meter_id) is str else None
         if known is None:
-            known = self._meters[meter_id] = _Meter(meter_id, _find(self._conn, _INTAKE_SQL, "meter_id", meter_id))
+            known = self._meters[meter_id] = _Meter(meter_id, _find(self._conn, "meter_id", meter_id, _INTAKE_SQL))
         return known
 
     def take(self, meter_id: str, voltage: float, current: float, charge_pct: float | None, us: int | None) -> Row:
@@ -905,11 +842,13 @@ class _Intake:
         repeat = self._alert_repeat_us
         # The distance either way: a clock that was set back must not silence alerts for years.
         due = level > 0 and repeat is not None and abs(us - meter.alerted_us) >= repeat
-        if self._alerting and (level > before or due):
+        if self.alerting and (level > before or due):
             kind = PowerEventType.LOW_BATTERY if level == 2 else PowerEventType.DISCHARGE
             threshold = meter.critical if level == 2 else meter.low
             note = f"{meter.label}: {meter.charge_pct:g} % charge, threshold {threshold:g} %"
-            self._conn.execute(_ADD_EVENT_SQL, (_new_id(), meter.device_key, kind, meter.charge_pct, us, note))
+            self._conn.execute(
+                _ADD_EVENT_SQL, (os.urandom(8).hex(), meter.device_key, kind, meter.charge_pct, us, note)
+            )
             meter.alerted_us = us
 
     def flush(self) -> None:
@@ -935,35 +874,33 @@ class _Intake:
         start = 0
         while start < len(rows):
             us, end, later = rows[start][0], len(rows), None
-            if us > meter.stored[0]:
-                earlier: Point | None = meter.stored if meter.stored[0] >= 0 else None
-            else:
-                later = self._neighbour(meter, ">= ?", us, "ASC")
+            earlier: Point | None = meter.stored if meter.stored[0] >= 0 else None
+            if us <= meter.stored[0]:
+                later = self._neighbour(meter, ">=", us)
                 if later is not None and later[0] == us:  # already there
                     start += 1
                     continue
                 meter.late_us = min(meter.late_us, us)
-                earlier = self._neighbour(meter, "< ?", us, "DESC")
+                earlier = self._neighbour(meter, "<", us)
                 end = bisect_left(rows, later[0] if later else meter.stored[0] + 1, start, key=itemgetter(0))
-            self._store_run(meter, rows[start:end] if end - start < len(rows) else rows, earlier, later)
+            self._store_run(meter, rows[start:end], earlier, later)
             start = end
+
+    def _neighbour(self, meter: _Meter, side: str, us: int) -> Point | None:
+        """The last stored reading before a time ("<"), or the first from it on (">=")."""
+        sql = f"SELECT timestamp, voltage * current_draw FROM power_values WHERE meter_key = ? AND timestamp {side} ?"
+        nearest = f"{sql} ORDER BY timestamp {'DESC' if side == '<' else 'ASC'} LIMIT 1"
+        found: Point | None = self._conn.execute(nearest, (meter.key, us)).fetchone()
+        return found
 
     def _move(self, sql: str, meter: _Meter, new: Point, old: Point | None, later: Point) -> None:
         """Add the energy from new to later, less that from old to later, to the hour of later."""
-        energy, less = _energy(new, later, self._max_gap_us), _energy(old, later, self._max_gap_us)
-        out, taken_in = max(energy, 0.0) - max(less, 0.0), max(-energy, 0.0) - max(-less, 0.0)
-        self._conn.execute(sql, (out, taken_in, meter.key, later[0] // _HOUR))
-
-    def _neighbour(self, meter: _Meter, side: str, us: int, order: str) -> Point | None:
-        sql = "SELECT timestamp, voltage * current_draw FROM power_values WHERE meter_key = ? AND timestamp "
-        found: Point | None = self._conn.execute(
-            f"{sql} {side} ORDER BY timestamp {order} LIMIT 1", (meter.key, us)
-        ).fetchone()
-        return found
+        energies = zip(_energy(new, later, self._max_gap_us), _energy(old, later, self._max_gap_us))
+        self._conn.execute(sql, (*[energy - less for energy, less in energies], meter.key, later[0] // _HOUR))
 
     def _store_run(self, meter: _Meter, run: Sequence[Row], earlier: Point | None, later: Point | None) -> None:
         """Store rows that are new and that no stored reading separates, and book their hours."""
-        key, last = meter.key, _point(run[-1])
+        key, first, last = meter.key, _point(run[0]), _point(run[-1])
         times, voltages, currents, charges = zip(*run)
         packed = zip(repeat(key), times, _packed(voltages, 1e6), _packed(currents, 1e6), _packed(charges, 1e2))
         self._conn.executemany("INSERT INTO power_readings VALUES (?, ?, ?, ?, ?)", packed)
@@ -971,10 +908,9 @@ class _Intake:
         for hour, fingerprint, tally in _by_hour(run, earlier, self._max_gap_us):
             self._conn.execute(_BOOK_SQL, (key, hour, fingerprint, tally.reading_count, *tally))
         if earlier is meter.stored and earlier[0] < meter.pruned_us:  # it is pruned, and still known
-            kept, first = self._neighbour(meter, "< ?", run[0][0], "DESC"), _point(run[0])
-            self._move(_BOOK_PRUNED_SQL, meter, earlier, kept, first)
+            self._move(_ADD_PRUNED_SQL, meter, earlier, self._neighbour(meter, "<", first[0]), first)
         if later is not None:  # the trapezoid that spanned the run gives way to the run's last one
-            self._move(_MOVE_ENERGY_SQL, meter, last, earlier, later)
+            self._move(_ADD_ENERGY_SQL, meter, last, earlier, later)
         if last[0] > meter.stored[0]:
             meter.stored = last
 
@@ -1007,18 +943,22 @@ DELETE FROM first_release_power_events WHERE id IN (SELECT id FROM power_events)
 """
 
 
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _pragma(conn: sqlite3.Connection, name: str) -> Any:
     return conn.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 def _script(conn: sqlite3.Connection, script: str) -> None:
     """Execute statements without the commit that executescript() begins with."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            conn.execute(statement)
-            statement = ""
+    for statement in script.split(";\n"):
+        conn.execute(statement)
 
 
 def _connect(path: Path, durability: str) -> sqlite3.Connection:
@@ -1126,7 +1066,8 @@ def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int
     """Move the rows of the first_release_* tables; those that have no place stay there, and are warned of."""
     conn.create_function("first_release_us", 1, _first_release_us)
     _script(conn, _UPGRADE_SQL)
-    intake, moved = _Intake(conn, max_gap_us, None, int, alerting=False), []  # its alerts are recorded already
+    intake, moved = _Intake(conn, max_gap_us, None, int), []
+    intake.alerting = False  # its alerts are recorded already
     for (id_,) in conn.execute("SELECT id FROM power_meters").fetchall():
         meter = intake.meter(id_)
         if meter.runs_empty:
@@ -1254,12 +1195,8 @@ class PowerManager:
         Nests: an inner block that fails takes back its own calls only. Any exception rolls back, and goes on. Other
         threads' writes, and other processes', wait meanwhile.
         """
-        with self._writing():
-            try:
-                yield self
-            except BaseException as exc:  # the caller's own: not ours to translate
-                self._foreign = exc
-                raise
+        with self._writing(), self._foreign_code():
+            yield self
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
@@ -1269,14 +1206,17 @@ class PowerManager:
         tables with a prefix of the package's own, leave those of this module alone, and neither commit nor roll back.
         SQLite's errors come out as StorageError, all others as they are; after any of them nothing is stored.
         """
-        with self._writing() as conn:
-            try:
-                yield conn
-            except sqlite3.Error:
-                raise
-            except BaseException as exc:
-                self._foreign = exc
-                raise
+        with self._writing() as conn, self._foreign_code(sqlite3.Error):
+            yield conn
+
+    @contextlib.contextmanager
+    def _foreign_code(self, *ours: type[BaseException]) -> Iterator[None]:
+        """What is raised inside is the caller's own, and not to be translated, unless it is one of these."""
+        try:
+            yield
+        except BaseException as exc:
+            self._foreign = None if isinstance(exc, ours) else exc
+            raise
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -1345,7 +1285,7 @@ class PowerManager:
     def _rows_of(self, make: Callable[[Iterable[Any]], _T], name: str, id_: str, sql: str, **values: Any) -> _T:
         """What make makes of the rows of a statement with :key for the key of the device or meter."""
         with self._reading() as conn:
-            return make(conn.execute(sql, {"key": _find(conn, _KEY_SQL[name], name, id_)[0], **values}))
+            return make(conn.execute(sql, {"key": _find(conn, name, id_)[0], **values}))
 
     # --- Devices and meters
 
@@ -1402,9 +1342,9 @@ class PowerManager:
         """
         kind, name = _member(MeterType, "meter_type", meter_type), _optional(_text, "name", name)
         capacity = _number("capacity_wh", capacity_wh, 0, _MAX_QUANTITY, "Wh")
-        meter_id = _new_id(12)  # 96 bits: unique over any fleet
+        meter_id = os.urandom(12).hex()  # 96 bits: unique over any fleet
         with self._writing() as conn:
-            device_key = _find(conn, _KEY_SQL["device_id"], "device_id", device_id)[0]
+            device_key = _find(conn, "device_id", device_id)[0]
             conn.execute(_ADD_METER_SQL, (meter_id, device_key, kind, name, capacity))
             return self.get_meter(meter_id)
 
@@ -1454,7 +1394,9 @@ class PowerManager:
             intake = self._intake(conn)
             for number, reading in enumerate(self._streamed(readings), 1):
                 try:
-                    meter_id, voltage, current, charge_pct, timestamp = _five(reading)
+                    if not hasattr(reading, "__len__") or not 3 <= len(reading) <= 5:
+                        raise _invalid("reading", "(meter_id, voltage, current[, charge_pct[, timestamp]])", reading)
+                    meter_id, voltage, current, charge_pct, timestamp = (*reading, None, None)[:5]
                     us = None if timestamp is None else _microseconds("timestamp", timestamp)
                     intake.take(meter_id, *_electrical(voltage, current, charge_pct), us)
                 except (InvalidValue, NotFound) as exc:
@@ -1467,10 +1409,8 @@ class PowerManager:
         """The caller's rows; meanwhile nothing else may put readings in, for some are still held."""
         self._streaming = True
         try:
-            yield from _iterable("readings", readings)
-        except BaseException as exc:
-            self._foreign = exc
-            raise
+            with self._foreign_code():
+                yield from _iterable("readings", readings)
         finally:
             self._streaming = False
 
@@ -1515,25 +1455,17 @@ class PowerManager:
         """
         start = 0 if since is None else _microseconds("since", since)
         end = _END_OF_TIME if until is None else _microseconds("until", until)
-        return chain.from_iterable(self._pages(meter_id, self._page(meter_id, start, end), end))
-
-    def _page(self, meter_id: str, start: int, end: int) -> tuple[list[PowerReading], int | None]:
-        """The readings of one page, and the time the next one begins at."""
         sql = _VALUES_SQL + " AND timestamp >= :start AND timestamp < :end ORDER BY timestamp LIMIT :page"
 
-        def make(rows: Iterable[Row]) -> tuple[list[PowerReading], int | None]:
-            rows = list(rows)
-            return _readings(meter_id, rows), rows[-1][0] + 1 if len(rows) == _PAGE else None
+        def page(start: int) -> list[Row]:
+            return self._rows_of(list, "meter_id", meter_id, sql, start=start, end=end, page=_PAGE)
 
-        return self._rows_of(make, "meter_id", meter_id, sql, start=start, end=end, page=_PAGE)
+        def following(rows: list[Row]) -> Iterator[PowerReading]:
+            while rows:
+                yield from _readings(meter_id, rows)
+                rows = page(rows[-1][0] + 1) if len(rows) == _PAGE else []
 
-    def _pages(
-        self, meter_id: str, page: tuple[list[PowerReading], int | None], end: int
-    ) -> Iterator[list[PowerReading]]:
-        yield page[0]
-        while page[1] is not None:
-            page = self._page(meter_id, page[1], end)
-            yield page[0]
+        return following(page(start))  # the first page now: its errors belong to this call
 
     def unforwarded(self, limit: int = 500) -> list[PowerReading]:
         """Readings that no mark_forwarded() has had yet: meter by meter, oldest first; at most `limit` (default 500).
@@ -1559,7 +1491,7 @@ class PowerManager:
             sent.setdefault(reading.meter_id, set()).add(_microseconds("timestamp", reading.timestamp))
         with self._writing() as conn:
             for meter_id, times in sent.items():
-                key, last = _find(conn, _KEY_SQL["meter_id"], "meter_id", meter_id)[0], max(times)
+                key, last = _find(conn, "meter_id", meter_id)[0], max(times)
                 there = conn.execute(_FORWARDED_SQL, {"key": key, "last": last})
                 mark = next((us - 1 for (us,) in there if us not in times), last)
                 sql = "UPDATE power_meters SET forwarded_us = max(forwarded_us, ?) WHERE meter_key = ?"
@@ -1583,9 +1515,9 @@ class PowerManager:
         """Record an event of a device, now. Raises NotFound, InvalidValue."""
         kind, note = _member(PowerEventType, "event_type", event_type), _optional(_text, "note", note, 10_000)
         value = _number("value", value, -_MAX_FLOAT, _MAX_FLOAT, "in the event's unit")
-        us, event_id = self._now(), _new_id()
+        us, event_id = self._now(), os.urandom(8).hex()
         with self._writing() as conn:
-            device_key = _find(conn, _KEY_SQL["device_id"], "device_id", device_id)[0]
+            device_key = _find(conn, "device_id", device_id)[0]
             conn.execute(_ADD_EVENT_SQL, (event_id, device_key, kind, value, us, note))
         return PowerEvent(event_id, device_id, kind, value, _iso(us), note)
 
@@ -1623,12 +1555,7 @@ class PowerManager:
             WHERE meter_key = :key AND hour >= :first GROUP BY start ORDER BY start"""
 
         def make(rows: Iterable[Any]) -> list[PowerStatistics]:
-            return [
-                PowerStatistics(
-                    meter_id, _iso(at * hours * _HOUR), count, total / count, *extremes, *map(_tidy, energies)
-                )
-                for at, count, total, *extremes, energies in ((*row[:7], row[7:]) for row in rows)
-            ]
+            return [PowerStatistics(meter_id, _iso(at * hours * _HOUR), **_Tally(*row).shown()) for at, *row in rows]
 
         return self._rows_of(make, "meter_id", meter_id, sql, first=first * hours)
 
@@ -1642,11 +1569,11 @@ class PowerManager:
         values = {"keys": json.dumps(list(keys)), "after": after, "hour": hour, "end": (hour + 1) * _HOUR}
         found = {row[0]: _Tally._make(row[1:]) for row in conn.execute(_WHOLE_HOURS_SQL, values)}
         for key, rows in groupby(conn.execute(_RAGGED_HOUR_SQL, values), itemgetter(0)):
-            part = _tally([row[1:] for row in rows], None, self._max_gap_us)[0]
-            found[key] = _merged(part, found[key]) if key in found else part
+            part = _Tally.of([row[1:] for row in rows], None, self._max_gap_us)
+            found[key] = part.plus(found[key]) if key in found else part
         for key, *pair in conn.execute(_STRADDLING_SQL, values):
-            energy, tally = _energy((pair[0], pair[1]), (pair[2], pair[3]), self._max_gap_us), found[key]
-            out, taken_in = tally.energy_out_wh - max(energy, 0.0), tally.energy_in_wh - max(-energy, 0.0)
+            tally, energy = found[key], _energy((pair[0], pair[1]), (pair[2], pair[3]), self._max_gap_us)
+            out, taken_in = tally.energy_out_wh - energy[0], tally.energy_in_wh - energy[1]
             found[key] = tally._replace(energy_out_wh=out, energy_in_wh=taken_in)
         return found
 
@@ -1682,7 +1609,7 @@ class PowerManager:
         now, after = self._now(), self._ago("days", days, _DAY, "days")
         days = days if isinstance(days, int) else float(days)  # for JSON knows no other number
         with self._reading() as conn:
-            device_key, device_name = _find(conn, _KEY_SQL["device_id"], "device_id", device_id)
+            device_key, device_name = _find(conn, "device_id", device_id)
             meters = conn.execute(_METER_SQL + " WHERE m.device_key = ? ORDER BY m.meter_key", (device_key,)).fetchall()
             tallies = self._window(conn, [row[0] for row in meters], after)
             period, values = " WHERE e.device_key = ? AND e.timestamp > ?", (device_key, after)
@@ -1691,7 +1618,8 @@ class PowerManager:
             events = [dataclasses.asdict(_event(row)) for row in conn.execute(newest, values)]
             parts = [_meter_report(_meter(row), tallies.get(row[0])) for row in meters]
             head = {"device_id": device_id, "device_name": device_name, "period_days": days, "generated_at": _iso(now)}
-            return _json(head | {"meters": parts, "event_count": event_count, "events": events})
+            report = head | {"meters": parts, "event_count": event_count, "events": events}
+            return json.dumps(report, indent=2, allow_nan=False)
 
     # --- Maintenance
 
@@ -1719,15 +1647,15 @@ class PowerManager:
         if not rows:
             return 0
         for hour, fingerprint, tally in _by_hour(rows, None, 0):
-            conn.execute(_FORGET_SQL, (fingerprint, tally.reading_count, key, hour))
+            conn.execute(_ADD_KEPT_SQL, (-fingerprint, -tally.reading_count, key, hour))
         last = _point(rows[-1])
         conn.execute("DELETE FROM power_readings WHERE meter_key = ? AND timestamp <= ?", (key, last[0]))
         line = last[0] + 1
         kept = conn.execute(_VALUES_SQL + " ORDER BY timestamp LIMIT 1", {"key": key}).fetchone()
         if kept is not None:
             # A late reading next to the last that went could not be booked rightly: its neighbour is unknown.
-            line, energy = min(kept[0], line + self._max_gap_us), _energy(last, _point(kept), self._max_gap_us)
-            conn.execute(_BOOK_PRUNED_SQL, (max(energy, 0.0), max(-energy, 0.0), key, kept[0] // _HOUR))
+            line = min(kept[0], line + self._max_gap_us)
+            conn.execute(_ADD_PRUNED_SQL, (*_energy(last, _point(kept), self._max_gap_us), key, kept[0] // _HOUR))
         conn.execute("UPDATE power_meters SET pruned_us = max(pruned_us, ?) WHERE meter_key = ?", (line, key))
         return len(rows)
 
@@ -1744,7 +1672,7 @@ class PowerManager:
             raise StorageError(target, "a directory, or the database itself: name another file")
         if any(os.path.exists(f"{target}{suffix}") for suffix in ("-wal", "-journal")):
             raise StorageError(target, "a database in use: name another file")
-        unfinished = target.with_name(f".{target.name}.{_new_id(4)}.tmp")
+        unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
         try:
             _create_private(unfinished)
             with self._reading() as conn, contextlib.closing(sqlite3.connect(unfinished)) as copy:
@@ -1776,9 +1704,12 @@ class PowerManager:
                     problems.append(f"{table}: a row refers to one of {parent} that is not there")
                 for (table,) in conn.execute("SELECT name FROM sqlite_master WHERE name GLOB 'first_release_*'"):
                     problems.append(f"{table}: rows of the first release that have no place")
-                for table, sql, make in (("power_meters", _METER_SQL, _meter), ("power_events", _EVENT_SQL, _event)):
-                    problems += _problems(table, _unreadable(conn.execute(sql), make))
-                problems += _problems("devices", _unreadable(conn.execute(_DEVICE_SQL), tuple))
+                for table, sql, make in (
+                    ("devices", _DEVICE_SQL, tuple),
+                    ("power_meters", _METER_SQL, _meter),
+                    ("power_events", _EVENT_SQL, _event),
+                ):
+                    problems += _problems(table, filterfalse(make, conn.execute(sql)))  # it raises, or makes a record
                 for key, id_, pruned_us in conn.execute("SELECT meter_key, id, pruned_us FROM power_meters").fetchall():
                     problems += _problems(f"meter {id_}", _check_meter(conn, key, pruned_us, self._max_gap_us))
         except StorageError as exc:
