@@ -693,6 +693,13 @@ def _event(row: Sequence[Any]) -> PowerEvent:
     return PowerEvent(row[1], row[2], PowerEventType(row[3]), row[4], _iso(row[5]), row[6])
 
 
+def _five(reading: Sequence[Any]) -> Sequence[Any]:
+    """A row of log_many with None for what it leaves out."""
+    if not hasattr(type(reading), "__len__") or not 3 <= len(reading) <= 5:
+        raise _invalid("reading", "(meter_id, voltage, current[, charge_pct[, timestamp]])", reading)
+    return (*reading, None, None)[:5]
+
+
 def _budget(device: DeviceRecord, meters: list[tuple[int, PowerMeter]], last_day: dict[int, _Tally]) -> dict[str, Any]:
     batteries, suns, total, load, out = [], [], 0.0, 0.0, 0.0
     for key, meter in meters:
@@ -788,9 +795,9 @@ class _Intake:
     """
 
     def __init__(
-        self, conn: sqlite3.Connection, max_gap_us: int, alert_repeat_us: int | None, now: Callable[[], int]
+        self, path: Path, conn: sqlite3.Connection, max_gap_us: int, repeat_us: int | None, now: Callable[[], int]
     ) -> None:
-        self._conn, self._max_gap_us, self._alert_repeat_us, self._now = conn, max_gap_us, alert_repeat_us, now
+        self._path, self._conn, self._max_gap_us, self._repeat_us, self._now = path, conn, max_gap_us, repeat_us, now
         self._meters: dict[str, _Meter] = {}
         self._waiting = 0
         self.alerting = True  # it records the events of alerts
@@ -839,9 +846,8 @@ class _Intake:
         """Move the alert level on, and record the event of one just entered or due again."""
         before = meter.alert_level
         level = meter.alert_level = _alert_level(before, meter.charge_pct, meter.low, meter.critical)
-        repeat = self._alert_repeat_us
         # The distance either way: a clock that was set back must not silence alerts for years.
-        due = level > 0 and repeat is not None and abs(us - meter.alerted_us) >= repeat
+        due = level > 0 and self._repeat_us is not None and abs(us - meter.alerted_us) >= self._repeat_us
         if self.alerting and (level > before or due):
             kind = PowerEventType.LOW_BATTERY if level == 2 else PowerEventType.DISCHARGE
             threshold = meter.critical if level == 2 else meter.low
@@ -868,6 +874,8 @@ class _Intake:
         for m in self._meters.values():
             state = m.voltage, m.current_draw, m.charge_pct, m.updated_us
             self._conn.execute(_SET_STATE_SQL, (*state, *m.stored, m.alert_level, m.alerted_us, m.late_us - 1, m.key))
+        if self.pruned:
+            _log.warning("%s: %d readings older than what prune() has left were not stored", self._path, self.pruned)
 
     def _store(self, meter: _Meter, rows: Sequence[Row]) -> None:
         """Store rows in order of time, run by run: those between the same two stored readings."""
@@ -1066,7 +1074,7 @@ def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int
     """Move the rows of the first_release_* tables; those that have no place stay there, and are warned of."""
     conn.create_function("first_release_us", 1, _first_release_us)
     _script(conn, _UPGRADE_SQL)
-    intake, moved = _Intake(conn, max_gap_us, None, int), []
+    intake, moved = _Intake(path, conn, max_gap_us, None, int), []
     intake.alerting = False  # its alerts are recorded already
     for (id_,) in conn.execute("SELECT id FROM power_meters").fetchall():
         meter = intake.meter(id_)
@@ -1253,9 +1261,8 @@ class PowerManager:
     def _check_unbroken(self) -> None:
         """On some errors, as a full disk, SQLite itself rolls back; what followed would commit by itself."""
         if not self._writer.in_transaction:
-            raise StorageError(
-                self.db_path, "an earlier error has rolled this transaction back: nothing of it is stored"
-            )
+            reason = "an earlier error has rolled this transaction back: nothing of it is stored"
+            raise StorageError(self.db_path, reason)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -1381,7 +1388,6 @@ class PowerManager:
             if not intake.stored:
                 there = {"key": intake.meter(meter_id).key, "us": row[0]}
                 row = conn.execute(_VALUES_SQL + " AND timestamp = :us", there).fetchone() or row
-        self._warn_of_pruned(intake)
         return _readings(meter_id, [row])[0]
 
     def log_many(self, readings: Iterable[Sequence[Any]]) -> int:
@@ -1394,15 +1400,15 @@ class PowerManager:
             intake = self._intake(conn)
             for number, reading in enumerate(self._streamed(readings), 1):
                 try:
-                    if not hasattr(reading, "__len__") or not 3 <= len(reading) <= 5:
-                        raise _invalid("reading", "(meter_id, voltage, current[, charge_pct[, timestamp]])", reading)
-                    meter_id, voltage, current, charge_pct, timestamp = (*reading, None, None)[:5]
+                    if type(reading) is not tuple or len(reading) != 5:
+                        reading = _five(reading)
+                    meter_id, voltage, current, charge_pct, timestamp = reading
                     us = None if timestamp is None else _microseconds("timestamp", timestamp)
-                    intake.take(meter_id, *_electrical(voltage, current, charge_pct), us)
+                    voltage, current, charge_pct = _electrical(voltage, current, charge_pct)
+                    intake.take(meter_id, voltage, current, charge_pct, us)
                 except (InvalidValue, NotFound) as exc:
                     raise type(exc)(f"row {number}: {exc}") from exc
             intake.finish()
-        self._warn_of_pruned(intake)
         return intake.stored
 
     def _streamed(self, readings: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
@@ -1417,13 +1423,7 @@ class PowerManager:
     def _intake(self, conn: sqlite3.Connection) -> _Intake:
         if self._streaming:
             raise PowerManagerError("log_many() is still reading its rows: yield this reading to it instead")
-        return _Intake(conn, self._max_gap_us, self._alert_repeat_us, self._now)
-
-    def _warn_of_pruned(self, intake: _Intake) -> None:
-        if intake.pruned:
-            _log.warning(
-                "%s: %d readings older than what prune() has left were not stored", self.db_path, intake.pruned
-            )
+        return _Intake(self.db_path, conn, self._max_gap_us, self._alert_repeat_us, self._now)
 
     def _now(self) -> int:
         """The clock in microseconds since 1970."""
