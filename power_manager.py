@@ -106,7 +106,7 @@ class StorageError(PowerManagerError, OSError):
 
 
 _HINTS = {  # by SQLite's primary error name: what to do
-    "DatabaseError": "no SQLite database, or a damaged one: name another file, or restore a backup",  # Python 3.10
+    "DatabaseError": "no SQLite database, or a damaged one: name another file, or restore a backup",  # on Python 3.10
     "SQLITE_BUSY": "another process is writing to it: try again",
     "SQLITE_CANTOPEN": "check that its directory exists and that this user may write there",
     "SQLITE_CORRUPT": "the file is damaged: restore a backup, or salvage it with the sqlite3 shell's .recover",
@@ -130,8 +130,7 @@ def _raise_ours(exc: BaseException, path: Path) -> NoReturn:
         raise StorageError(path, f"{exc.strerror}; {_HINTS['SQLITE_CANTOPEN']}") from exc
     if not isinstance(exc, (sqlite3.Error, MemoryError)):
         raise StorageError(path, f"a damaged value ({exc}); look with `check`, and restore a backup") from exc
-    name = "SQLITE_NOMEM" if isinstance(exc, MemoryError) else type(exc).__name__
-    name = getattr(exc, "sqlite_errorname", None) or name  # from Python 3.11
+    name = "SQLITE_NOMEM" if isinstance(exc, MemoryError) else getattr(exc, "sqlite_errorname", type(exc).__name__)
     hint = _HINTS.get("_".join(name.split("_")[:2]), "check the disk, the permissions and other users of the file")
     raise StorageError(path, f"{name}: {exc}; {hint}", name) from exc
 
@@ -1724,19 +1723,17 @@ _COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
 
 def _show(result: Any, as_json: bool = False) -> None:
     """Print what a method returned: records as a table, or as JSON; text as it is."""
-    if isinstance(result, list) and result and not as_json and dataclasses.is_dataclass(result[0]):
+
+    def cell(value: Any) -> str:
+        return "-" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
+
+    if isinstance(result, list) and not as_json:
         rows = [dataclasses.asdict(record) for record in result]
-        cells = [list(rows[0]), *([*map(_cell, row.values())] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        result = "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
-    if result == [] and not as_json:
-        result = "none"
+        lines = [[*row] for row in rows[:1]] + [[*map(cell, row.values())] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        result = "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines) or "none"
     if result is not None:
         print(result if isinstance(result, str) else json.dumps(result, indent=2, default=dataclasses.asdict))
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _meter_id(pm: PowerManager, name: str) -> str:
@@ -1762,16 +1759,12 @@ def _file_rows(lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
     """Line number and fields of each row of CSV with a head; of NDJSON, the line in place of the fields."""
     import csv
 
-    first, skipped = "", 0
-    for first in lines:
-        first = first.removeprefix("\ufeff")
-        if first.strip():
-            break
-        skipped += 1
-    if first.lstrip().startswith("{"):
-        yield from ((number, line) for number, line in enumerate(chain([first], lines), skipped + 1) if line.strip())
+    numbered = ((number, line.removeprefix("\ufeff")) for number, line in enumerate(lines, 1))
+    head = next((pair for pair in numbered if pair[1].strip()), (1, ""))
+    if head[1].lstrip().startswith("{"):
+        yield from (pair for pair in chain([head], numbered) if pair[1].strip())
         return
-    reader = csv.DictReader(chain([first], lines), skipinitialspace=True)
+    reader, skipped = csv.DictReader(chain([head[1]], lines), skipinitialspace=True), head[0] - 1
     missing = [column for column in _COLUMNS[:3] if column not in (reader.fieldnames or ())]
     if missing:
         raise InvalidValue(f"expected NDJSON, or CSV that begins with its columns' names; no column {missing[0]!r}")
@@ -1824,7 +1817,7 @@ def _import(pm: PowerManager, meter_id: str, file: str, skip_bad: bool) -> str:
 def _export(pm: PowerManager, meter_id: str, since: Any, until: Any, style: str, output: str) -> None:
     import csv
 
-    history = pm.iter_history(meter_id, since=_as_number(since), until=_as_number(until))
+    history = pm.iter_history(meter_id, since=since, until=until)
     rows = ((r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in history)
     with contextlib.ExitStack() as stack:
         out = sys.stdout if output == "-" else stack.enter_context(open(output, "w", encoding="utf-8", newline=""))
@@ -1832,14 +1825,6 @@ def _export(pm: PowerManager, meter_id: str, since: Any, until: Any, style: str,
             out.writelines(json.dumps(dict(zip(_COLUMNS, row))) + "\n" for row in rows)
         else:
             csv.writer(out, lineterminator="\n").writerows(chain([_COLUMNS], rows))
-
-
-def _log_reading(pm: PowerManager, meter_id: str, timestamp: Any, **values: Any) -> PowerReading:
-    return pm.log_power(meter_id, **values, timestamp=_as_number(timestamp))
-
-
-def _budgets(pm: PowerManager, device_ids: list[str]) -> dict[str, Any]:
-    return pm.power_budget_check(device_ids or [device.id for device in pm.list_devices()])
 
 
 def _demo(pm: PowerManager) -> str:
@@ -1899,16 +1884,17 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], str, tuple[tuple[tuple[str, ...],
     "devices": (PowerManager.list_devices, "list the devices", (_JSON,)),
     "meters": (PowerManager.list_meters, "list the meters with their present values", (
         _arg("device_id", nargs="?", help="(default: all)"), _JSON)),
-    "log": (_log_reading, "store one reading", (
+    "log": (PowerManager.log_power, "store one reading", (
         _METER, _num("voltage", "voltage", "V"), _num("current", "current", "A out of the source"),
         _arg("charge_pct", type=_plain_number, nargs="?", help="percent (default: the meter's last)"),
-        _arg("--timestamp", help="ISO 8601 with an offset, or epoch seconds (default: now)"))),
+        _arg("--timestamp", type=_as_number, help="ISO 8601 with an offset, or epoch seconds (default: now)"))),
     "import": (_import, "store the readings of a CSV or NDJSON file, all or none", (
         _METER, _arg("file", nargs="?", default="-", help=f"with {', '.join(_COLUMNS)} (default: standard input)"),
         _arg("--skip-bad", action="store_true", help="leave bad rows out instead of storing nothing"))),
     "export": (_export, "write a meter's readings as `import` reads them", (
-        _METER, _arg("--since", metavar="TIME", help="from this time on: ISO 8601 with an offset, or epoch seconds"),
-        _arg("--until", metavar="TIME", help="before this time"),
+        _METER, _arg("--since", metavar="TIME", type=_as_number,
+                     help="from this time on: ISO 8601 with an offset, or epoch seconds"),
+        _arg("--until", metavar="TIME", type=_as_number, help="before this time"),
         _arg("--format", dest="style", choices=["csv", "ndjson"], default="csv", help="(default: csv)"),
         _arg("--output", default="-", metavar="FILE", help="(default: standard output)"))),
     "stats": (PowerManager.get_statistics, "show a meter's hourly or daily statistics", (
@@ -1918,14 +1904,15 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], str, tuple[tuple[tuple[str, ...],
     "event": (PowerManager.trigger_event, "fire an event", (
         _DEVICE, _arg("event_type", metavar="type", choices=[*map(str, PowerEventType)], help=" ".join(PowerEventType)),
         _num("--value", "X", "(default: 0)", 0.0), _arg("--note"))),
-    "budget": (_budgets, "check the power budget of devices, as JSON", (
+    "budget": (lambda pm, device_ids: pm.power_budget_check(device_ids or [device.id for device in pm.list_devices()]),
+               "check the power budget of devices, as JSON", (
         _arg("device_ids", metavar="device_id", nargs="*", help="(default: all)"),)),
     "report": (PowerManager.export_report, "print a device's report, as JSON", (_DEVICE, _DAYS)),
     "prune": (lambda pm, keep_days: f"{pm.prune(keep_days)} readings deleted",
               "delete old readings; statistics and events stay", (_num("keep_days", "keep_days", "days to keep"),)),
     "backup": (lambda pm, path: pm.backup(path) or f"{path} is written", "write a consistent copy of the database",
                (_arg("path"),)),
-    "check": (PowerManager.check, "look for damage; exit with 1 where there is any", ()),
+    "check": (lambda pm: "\n".join(pm.check()) or "ok", "look for damage; exit with 1 where there is any", ()),
     "demo": (_demo, "make a week of solar-battery telemetry in a new file, and report it", ()),
 }
 # fmt: on
@@ -1958,11 +1945,13 @@ def _database(command: str, db: str | None) -> Path:
 
 def _plain_words(words: Sequence[str]) -> Iterator[str]:
     """Words with no negative number with an exponent, which argparse takes for an option; but a note stays as it is."""
-    from decimal import Decimal
-
     for before, word in zip(chain([""], words), words):
-        number = re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", word) and not before.startswith("--n")
-        yield f"{Decimal(word):f}" if number else word
+        if not before.startswith("--n") and re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", word):
+            from decimal import Decimal  # this once: it takes long
+
+            yield f"{Decimal(word):f}"
+        else:
+            yield word
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1974,10 +1963,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if "meter_id" in values:
                 values["meter_id"] = _meter_id(pm, values["meter_id"])
             result = _COMMANDS[command][0](pm, **values)
-        found = command == "check" and bool(result)
-        _show(("\n".join(result) or "ok") if command == "check" else result, as_json)
+        _show(result, as_json)
         sys.stdout.flush()
-        return int(found or (command == "budget" and any("error" in entry for entry in result.values())))
+        if command == "check":
+            return int(result != "ok")
+        return int(command == "budget" and any("error" in budget for budget in result.values()))
     except BrokenPipeError:  # `| head` has read enough; what is left in the buffer must not fail at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
