@@ -401,25 +401,22 @@ _ADD_PRUNED_SQL = _ADD_SQL.format("pruned_out_wh", "pruned_in_wh")
 _ADD_KEPT_SQL = _ADD_SQL.format("kept_sum", "kept_count")
 _TALLY_SQL = """sum(reading_count), sum(wattage_sum), min(min_wattage), max(max_wattage), min(min_charge_pct),
     max(max_charge_pct), sum(energy_out_wh), sum(energy_in_wh)"""
-# The parts of a window: meter keys as JSON, the time it begins after, that hour, the begin of the next.
-_PRUNED_SQL = """(SELECT meter_key FROM power_hourly WHERE meter_key IN (SELECT value FROM json_each(:keys))
-    AND hour = :hour
-    AND kept_count < reading_count)"""
-_WHOLE_HOURS_SQL = f"""SELECT meter_key, {_TALLY_SQL} FROM power_hourly
+# The parts of a window: meter keys as JSON, the time it begins after, that hour, the begin of the next. The first hour
+# is taken whole from power_hourly, which comes out as a second column, where prune() has taken readings of it.
+_WHOLE_HOURS_SQL = f"""SELECT meter_key, min(hour) = :hour, {_TALLY_SQL} FROM power_hourly
     WHERE meter_key IN (SELECT value FROM json_each(:keys))
         AND (hour > :hour OR hour = :hour AND kept_count < reading_count) GROUP BY meter_key"""
-_RAGGED_HOUR_SQL = f"""SELECT meter_key, timestamp, voltage, current_draw, charge_pct FROM power_values f
-    WHERE meter_key IN (SELECT value FROM json_each(:keys))
-        AND timestamp > :after AND timestamp < :end AND f.meter_key NOT IN {_PRUNED_SQL}
+_RAGGED_HOUR_SQL = """SELECT meter_key, timestamp, voltage, current_draw, charge_pct FROM power_values
+    WHERE meter_key IN (SELECT value FROM json_each(:keys)) AND timestamp > :after AND timestamp < :end
     ORDER BY meter_key, timestamp"""
 # The pair on the two sides of the begin, the later past the ragged hour: power_hourly has its energy, a window has not.
-_STRADDLING_SQL = f"""SELECT f.meter_key, p.timestamp, p.voltage * p.current_draw,
+_STRADDLING_SQL = """SELECT f.meter_key, p.timestamp, p.voltage * p.current_draw,
         f.timestamp, f.voltage * f.current_draw FROM json_each(:keys) j
     JOIN power_values f ON f.meter_key = j.value AND f.timestamp =
         (SELECT min(timestamp) FROM power_readings WHERE meter_key = j.value AND timestamp > :after)
     JOIN power_values p ON p.meter_key = j.value AND p.timestamp =
         (SELECT max(timestamp) FROM power_readings WHERE meter_key = j.value AND timestamp <= :after)
-    WHERE f.timestamp >= :end AND f.meter_key NOT IN {_PRUNED_SQL}"""
+    WHERE f.timestamp >= :end"""
 
 # --- Values -----------------------------------------------------------------------------------
 
@@ -1051,27 +1048,25 @@ def _make_ours(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> int:
             _upgrade_first_release(conn, path, max_gap_us)
         conn.execute("COMMIT")
     conn.execute("PRAGMA foreign_keys = ON")
-    row = conn.execute("SELECT value FROM power_settings WHERE name = 'max_gap_us'").fetchone()
-    if row is None or not isinstance(row[0], int):
+    (kept,) = conn.execute("SELECT value FROM power_settings WHERE name = 'max_gap_us'").fetchone() or (None,)
+    if not isinstance(kept, int):
         raise StorageError(path, "its setting max_gap_us is damaged: restore a backup")
-    kept: int = row[0]
     if max_gap_us not in (kept, _DEFAULT_MAX_GAP * _SECOND):
         raise _invalid("max_gap", f"{kept / _SECOND:g}, with which {path} was made (s)", max_gap_us / _SECOND)
     return kept
 
 
-def _first_release_us(text: Any) -> int | None:
-    """The first release's times are ISO text, in UTC where they name no offset; None where it is none."""
-    try:
-        moment = _parse_iso(text)
-        return _microseconds("timestamp", moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
-    except (TypeError, ValueError):
-        return None
-
-
 def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> None:
     """Move the rows of the first_release_* tables; those that have no place stay there, and are warned of."""
-    conn.create_function("first_release_us", 1, _first_release_us)
+
+    def microseconds(text: Any) -> int | None:  # its times are ISO text, in UTC where they name no offset
+        try:
+            moment = _parse_iso(text)
+            return _microseconds("timestamp", moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
+        except (TypeError, ValueError):
+            return None
+
+    conn.create_function("first_release_us", 1, microseconds)
     _script(conn, _UPGRADE_SQL)
     intake, moved = _Intake(path, conn, max_gap_us, None, int), []
     intake.alerting = False  # its alerts are recorded already
@@ -1566,7 +1561,10 @@ class PowerManager:
         """
         hour = after // _HOUR
         values = {"keys": json.dumps(list(keys)), "after": after, "hour": hour, "end": (hour + 1) * _HOUR}
-        found = {row[0]: _Tally._make(row[1:]) for row in conn.execute(_WHOLE_HOURS_SQL, values)}
+        whole = conn.execute(_WHOLE_HOURS_SQL, values).fetchall()
+        found = {key: _Tally(*row) for key, _, *row in whole}
+        pruned = {key for key, first, *_ in whole if first}
+        values["keys"] = json.dumps([key for key in keys if key not in pruned])
         for key, rows in groupby(conn.execute(_RAGGED_HOUR_SQL, values), itemgetter(0)):
             part = _Tally.of([row[1:] for row in rows], None, self._max_gap_us)
             found[key] = part.plus(found[key]) if key in found else part
