@@ -370,6 +370,11 @@ _BATTERIES_SQL = """SELECT capacity_wh, charge_pct, coalesce((SELECT avg(v.volta
     WHERE v.meter_key = m.meter_key AND v.timestamp > m.updated_us - :window AND v.timestamp <= m.updated_us),
     voltage * current_draw) FROM power_meters m WHERE device_key = :key AND type = 'battery'"""
 _VALUES_SQL = "SELECT timestamp, voltage, current_draw, charge_pct FROM power_values WHERE meter_key = :key"
+# A meter's last reading before a time, and its next one from that on: times and watts.
+_LAST_SQL, _NEXT_SQL = (
+    f"SELECT timestamp, voltage * current_draw FROM power_values WHERE meter_key = ? AND timestamp {side} LIMIT 1"
+    for side in ("< ? ORDER BY timestamp DESC", ">= ? ORDER BY timestamp")
+)
 _ADD_EVENT_SQL = "INSERT INTO power_events (id, device_key, type, value, timestamp, note) VALUES (?, ?, ?, ?, ?, ?)"
 _INTAKE_SQL = """SELECT m.meter_key, m.device_key, m.type, m.name, m.voltage, m.current_draw, m.charge_pct,
     m.updated_us, m.newest_us, m.newest_wattage, m.pruned_us, m.alert_level, m.alerted_us, d.low_battery_threshold,
@@ -877,25 +882,18 @@ class _Intake:
         """Store rows in order of time, run by run: those between the same two stored readings."""
         start = 0
         while start < len(rows):
-            us, end, later = rows[start][0], len(rows), None
-            earlier: Point | None = meter.stored if meter.stored[0] >= 0 else None
+            us, end = rows[start][0], len(rows)
+            earlier, later = meter.stored if meter.stored[0] >= 0 else None, None
             if us <= meter.stored[0]:
-                later = self._neighbour(meter, ">=", us)
+                later = self._conn.execute(_NEXT_SQL, (meter.key, us)).fetchone()
                 if later is not None and later[0] == us:  # already there
                     start += 1
                     continue
                 meter.late_us = min(meter.late_us, us)
-                earlier = self._neighbour(meter, "<", us)
+                earlier = self._conn.execute(_LAST_SQL, (meter.key, us)).fetchone()
                 end = bisect_left(rows, later[0] if later else meter.stored[0] + 1, start, key=itemgetter(0))
             self._store_run(meter, rows[start:end], earlier, later)
             start = end
-
-    def _neighbour(self, meter: _Meter, side: str, us: int) -> Point | None:
-        """The last stored reading before a time ("<"), or the first from it on (">=")."""
-        sql = f"SELECT timestamp, voltage * current_draw FROM power_values WHERE meter_key = ? AND timestamp {side} ?"
-        nearest = f"{sql} ORDER BY timestamp {'DESC' if side == '<' else 'ASC'} LIMIT 1"
-        found: Point | None = self._conn.execute(nearest, (meter.key, us)).fetchone()
-        return found
 
     def _move(self, sql: str, meter: _Meter, new: Point, old: Point | None, later: Point) -> None:
         """Add the energy from new to later, less that from old to later, to the hour of later."""
@@ -904,7 +902,7 @@ class _Intake:
 
     def _store_run(self, meter: _Meter, run: Sequence[Row], earlier: Point | None, later: Point | None) -> None:
         """Store rows that are new and that no stored reading separates, and book their hours."""
-        key, first, last = meter.key, _point(run[0]), _point(run[-1])
+        key, last = meter.key, _point(run[-1])
         times, voltages, currents, charges = zip(*run)
         packed = zip(repeat(key), times, _packed(voltages, 1e6), _packed(currents, 1e6), _packed(charges, 1e2))
         self._conn.executemany("INSERT INTO power_readings VALUES (?, ?, ?, ?, ?)", packed)
@@ -912,7 +910,8 @@ class _Intake:
         for hour, fingerprint, tally in _by_hour(run, earlier, self._max_gap_us):
             self._conn.execute(_BOOK_SQL, (key, hour, fingerprint, tally.reading_count, *tally))
         if earlier is meter.stored and earlier[0] < meter.pruned_us:  # it is pruned, and still known
-            self._move(_ADD_PRUNED_SQL, meter, earlier, self._neighbour(meter, "<", first[0]), first)
+            kept, first = self._conn.execute(_LAST_SQL, (key, times[0])).fetchone(), _point(run[0])
+            self._move(_ADD_PRUNED_SQL, meter, earlier, kept, first)
         if later is not None:  # the trapezoid that spanned the run gives way to the run's last one
             self._move(_ADD_ENERGY_SQL, meter, last, earlier, later)
         if last[0] > meter.stored[0]:
@@ -1374,7 +1373,8 @@ class PowerManager:
         recorded one: the present state only if it is the meter's newest, and stored once however often it is sent;
         the reading that is there is then returned unchanged. Raises NotFound, InvalidValue.
         """
-        values, us = _electrical(voltage, current, charge_pct), _optional(_microseconds, "timestamp", timestamp)
+        values = _electrical(voltage, current, charge_pct)
+        us = None if timestamp is None else _microseconds("timestamp", timestamp)
         with self._writing() as conn:
             intake = self._intake(conn)
             row = intake.take(meter_id, *values, us)
