@@ -3203,6 +3203,30 @@ class TestPrune(InFile):
             if after >= line or pruned or not any(row.us > after for row in gone):
                 assert meter_part(pm, "dev-001", seconds / 86400) == near(expected)
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_windows_of_several_meters(self, pm: PowerManager, device: DeviceRecord, clock: Clock, seed: int) -> None:
+        """In one report the first hour is whole for a meter that has lost readings of it, and exact for the others."""
+        chance, begin = random.Random(seed), int(NOW) * SECOND // HOUR * HOUR
+        spaced = [Row(begin + minute * 60 * SECOND, 5.0, chance.uniform(-2, 2), 50.0) for minute in range(240)]
+        lost = pm.add_meter(device.id, "main", name="lost some")
+        pm.log_many(as_readings(lost.id, spaced))
+        clock.now = begin / SECOND + 4 * 3600
+        line = begin + 70 * 60 * SECOND
+        assert pm.prune((clock.now * SECOND - line) / DAY) == 70
+        late = [row for row in spaced if chance.random() < 0.4]
+        kept, sparse = pm.add_meter(device.id, "solar"), pm.add_meter(device.id, "battery")
+        pm.log_many(as_readings(kept.id, late))
+        around = [spaced[75], spaced[130], spaced[131]]  # none in the rest of the first hour: a pair lies across it
+        pm.log_many(as_readings(sparse.id, around))
+        for seconds in range(0, 4 * 3600, 613):
+            after = int(clock.now - seconds) * SECOND
+            hour = after // HOUR * HOUR
+            whole = brute_force(spaced, hour, leading_in=True) if hour < line else brute_force(spaced, after + 1)
+            expected = [whole, brute_force(late, after + 1), brute_force(around, after + 1)]
+            if hour + HOUR > line:  # the hours before that are pruned, and whole
+                assert [meter_part(pm, device.id, seconds / 86400, part) for part in range(3)] == [*map(near, expected)]
+        assert pm.check() == []
+
     def test_recorded_reading_behind_the_line(
         self, pm: PowerManager, battery_meter: PowerMeter, caplog: pytest.LogCaptureFixture
     ) -> None:
