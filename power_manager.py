@@ -1451,15 +1451,17 @@ class PowerManager:
         end = _END_OF_TIME if until is None else _microseconds("until", until)
         sql = _VALUES_SQL + " AND timestamp >= :start AND timestamp < :end ORDER BY timestamp LIMIT :page"
 
-        def page(start: int) -> list[Row]:
-            return self._rows_of(list, "meter_id", meter_id, sql, start=start, end=end, page=_PAGE)
+        def page(start: int) -> list[PowerReading]:
+            make = functools.partial(_readings, meter_id)
+            return self._rows_of(make, "meter_id", meter_id, sql, start=start, end=end, page=_PAGE)
 
-        def following(rows: list[Row]) -> Iterator[PowerReading]:
-            while rows:
-                yield from _readings(meter_id, rows)
-                rows = page(rows[-1][0] + 1) if len(rows) == _PAGE else []
+        def pages(readings: list[PowerReading]) -> Iterator[PowerReading]:
+            while readings:
+                last, full = readings[-1].id, len(readings) == _PAGE
+                yield from readings
+                readings = page(int(last.rpartition(":")[2]) + 1) if full else []  # an id ends with the time
 
-        return following(page(start))  # the first page now: its errors belong to this call
+        return pages(page(start))  # the first page now: its errors belong to this call
 
     def unforwarded(self, limit: int = 500) -> list[PowerReading]:
         """Readings that no mark_forwarded() has had yet: meter by meter, oldest first; at most `limit` (default 500).

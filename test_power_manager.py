@@ -2788,8 +2788,10 @@ class TestTrouble(InFile):
     def test_damaged_value(self, path: Path, damage: str) -> None:
         """A stored value that cannot be one is a StorageError that names the file and what to do."""
         meter_id = filled(path, sql=f"UPDATE power_readings SET {damage} WHERE timestamp = {LAST_READING}")
-        with PowerManager(path, clock=Clock()) as pm, pytest.raises(StorageError, match=r"a damaged value .*`check`"):
-            pm.get_history(meter_id)
+        with PowerManager(path, clock=Clock()) as pm:
+            for read in (pm.get_history, pm.iter_history):
+                with pytest.raises(StorageError, match=r"a damaged value .*`check`"):
+                    list(read(meter_id))
 
     def test_corrupt_page(self, path: Path) -> None:
         """A page of noise is an error that names the file, and check() reports it."""
