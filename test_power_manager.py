@@ -2788,10 +2788,19 @@ class TestTrouble(InFile):
     def test_damaged_value(self, path: Path, damage: str) -> None:
         """A stored value that cannot be one is a StorageError that names the file and what to do."""
         meter_id = filled(path, sql=f"UPDATE power_readings SET {damage} WHERE timestamp = {LAST_READING}")
+        with PowerManager(path, clock=Clock()) as pm, pytest.raises(StorageError, match=r"a damaged value .*`check`"):
+            pm.get_history(meter_id)
+
+    @pytest.mark.parametrize("damage", ["voltage = 'abc'", "current_draw = x'00'"])
+    def test_damaged_value_on_a_later_page(self, path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+        """The same for iter_history, when it comes to that value; what is before it has come out."""
+        monkeypatch.setattr(power_manager, "_PAGE", 2)
+        meter_id = filled(path, sql=f"UPDATE power_readings SET {damage} WHERE timestamp = {LAST_READING}")
         with PowerManager(path, clock=Clock()) as pm:
-            for read in (pm.get_history, pm.iter_history):
-                with pytest.raises(StorageError, match=r"a damaged value .*`check`"):
-                    list(read(meter_id))
+            readings = pm.iter_history(meter_id)
+            assert next(readings).meter_id == meter_id
+            with pytest.raises(StorageError, match=r"a damaged value .*`check`"):
+                list(readings)
 
     def test_corrupt_page(self, path: Path) -> None:
         """A page of noise is an error that names the file, and check() reports it."""
