@@ -391,6 +391,7 @@ _UNFORWARDED_SQL = """SELECT m.id, v.timestamp, v.voltage, v.current_draw, v.cha
     WHERE m.forwarded_us < m.newest_us ORDER BY m.meter_key, v.timestamp LIMIT ?"""
 _FORWARDED_SQL = """SELECT timestamp FROM power_readings r JOIN power_meters m USING (meter_key)
     WHERE meter_key = :key AND timestamp > forwarded_us AND timestamp <= :last ORDER BY timestamp"""
+_MARK_SQL = "UPDATE power_meters SET forwarded_us = max(forwarded_us, ?) WHERE meter_key = ?"
 _BOOK_SQL = """INSERT INTO power_hourly (meter_key, hour, kept_sum, kept_count, reading_count, wattage_sum, min_wattage,
     max_wattage, min_charge_pct, max_charge_pct, energy_out_wh, energy_in_wh)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (meter_key, hour) DO UPDATE SET
@@ -576,6 +577,9 @@ def _energy(earlier: Point | None, later: Point, max_gap_us: int) -> tuple[float
     return max(energy, 0.0), max(-energy, 0.0)
 
 
+_STATISTICS = [field.name for field in dataclasses.fields(PowerStatistics)][2:]
+
+
 class _Tally(NamedTuple):
     """The statistics of one meter's readings; energies in watt-hours."""
 
@@ -610,9 +614,6 @@ class _Tally(NamedTuple):
         count, total, *extremes, energy_out, energy_in = self
         values = count, total / count, *extremes, _tidy(energy_out), _tidy(energy_in)
         return dict(zip(_STATISTICS, values))
-
-
-_STATISTICS = [field.name for field in dataclasses.fields(PowerStatistics)][2:]
 
 
 def _fingerprint(rows: Sequence[Row]) -> int:
@@ -702,19 +703,12 @@ def _five(reading: Sequence[Any]) -> Sequence[Any]:
 
 
 def _budget(device: DeviceRecord, meters: list[tuple[int, PowerMeter]], last_day: dict[int, _Tally]) -> dict[str, Any]:
-    batteries, suns, total, load, out = [], [], 0.0, 0.0, 0.0
-    for key, meter in meters:
-        watts = meter.voltage * meter.current_draw
-        total += watts
-        if meter.type == MeterType.SOLAR:
-            suns.append(watts)
-        elif watts > 0.0:
-            load += watts
-        if meter.type == MeterType.BATTERY:
-            batteries.append((meter.capacity_wh, meter.charge_pct, watts))
-        if key in last_day:
-            out += last_day[key].energy_out_wh
-    solar, energy = sum(suns, 0.0), _tidy(out)
+    present = [(m, m.voltage * m.current_draw) for _, m in meters]  # with its watts
+    batteries = [(m.capacity_wh, m.charge_pct, watts) for m, watts in present if m.type == MeterType.BATTERY]
+    suns = [watts for m, watts in present if m.type == MeterType.SOLAR]
+    load = sum([watts for m, watts in present if watts > 0.0 and m.type != MeterType.SOLAR], 0.0)
+    total, solar = sum([watts for _, watts in present], 0.0), sum(suns, 0.0)
+    energy = _tidy(sum([last_day[key].energy_out_wh for key, _ in meters if key in last_day]))
     return {
         "total_wattage": round(total, 4),
         "battery_count": len(batteries),
@@ -853,9 +847,8 @@ class _Intake:
             kind = PowerEventType.LOW_BATTERY if level == 2 else PowerEventType.DISCHARGE
             threshold = meter.critical if level == 2 else meter.low
             note = f"{meter.label}: {meter.charge_pct:g} % charge, threshold {threshold:g} %"
-            self._conn.execute(
-                _ADD_EVENT_SQL, (os.urandom(8).hex(), meter.device_key, kind, meter.charge_pct, us, note)
-            )
+            event = os.urandom(8).hex(), meter.device_key, kind, meter.charge_pct, us, note
+            self._conn.execute(_ADD_EVENT_SQL, event)
             meter.alerted_us = us
 
     def flush(self) -> None:
@@ -1490,8 +1483,7 @@ class PowerManager:
                 key, last = _find(conn, "meter_id", meter_id)[0], max(times)
                 there = conn.execute(_FORWARDED_SQL, {"key": key, "last": last})
                 mark = next((us - 1 for (us,) in there if us not in times), last)
-                sql = "UPDATE power_meters SET forwarded_us = max(forwarded_us, ?) WHERE meter_key = ?"
-                conn.execute(sql, (mark, key))
+                conn.execute(_MARK_SQL, (mark, key))
 
     def estimate_runtime(self, device_id: str, *, window_minutes: float | None = None) -> float | None:
         """Hours until all the device's batteries of known capacity are empty, 2 decimals.
