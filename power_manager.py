@@ -790,9 +790,9 @@ class _Intake:
     """
 
     def __init__(
-        self, path: Path, conn: sqlite3.Connection, max_gap_us: int, repeat_us: int | None, now: Callable[[], int]
+        self, conn: sqlite3.Connection, max_gap_us: int, repeat_us: int | None, now: Callable[[], int]
     ) -> None:
-        self._path, self._conn, self._max_gap_us, self._repeat_us, self._now = path, conn, max_gap_us, repeat_us, now
+        self._conn, self._max_gap_us, self._repeat_us, self._now = conn, max_gap_us, repeat_us, now
         self._meters: dict[str, _Meter] = {}
         self._waiting = 0
         self.alerting = True  # it records the events of alerts
@@ -868,8 +868,11 @@ class _Intake:
         for m in self._meters.values():
             state = m.voltage, m.current_draw, m.charge_pct, m.updated_us
             self._conn.execute(_SET_STATE_SQL, (*state, *m.stored, m.alert_level, m.alerted_us, m.late_us - 1, m.key))
+
+    def warn(self, path: Path) -> None:
+        """Tell the log what was refused; after the transaction, for a handler may take its time."""
         if self.pruned:
-            _log.warning("%s: %d readings older than what prune() has left were not stored", self._path, self.pruned)
+            _log.warning("%s: %d readings older than what prune() has left were not stored", path, self.pruned)
 
     def _store(self, meter: _Meter, rows: Sequence[Row]) -> None:
         """Store rows in order of time, run by run: those between the same two stored readings."""
@@ -1060,7 +1063,7 @@ def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int
 
     conn.create_function("first_release_us", 1, microseconds)
     _script(conn, _UPGRADE_SQL)
-    intake, moved = _Intake(path, conn, max_gap_us, None, int), []
+    intake, moved = _Intake(conn, max_gap_us, None, int), []
     intake.alerting = False  # its alerts are recorded already
     for (id_,) in conn.execute("SELECT id FROM power_meters").fetchall():
         meter = intake.meter(id_)
@@ -1375,6 +1378,7 @@ class PowerManager:
             if not intake.stored:
                 there = {"key": intake.meter(meter_id).key, "us": row[0]}
                 row = conn.execute(_VALUES_SQL + " AND timestamp = :us", there).fetchone() or row
+        intake.warn(self.db_path)
         return _readings(meter_id, [row])[0]
 
     def log_many(self, readings: Iterable[Sequence[Any]]) -> int:
@@ -1396,6 +1400,7 @@ class PowerManager:
                 except (InvalidValue, NotFound) as exc:
                     raise type(exc)(f"row {number}: {exc}") from exc
             intake.finish()
+        intake.warn(self.db_path)
         return intake.stored
 
     def _streamed(self, readings: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
@@ -1410,7 +1415,7 @@ class PowerManager:
     def _intake(self, conn: sqlite3.Connection) -> _Intake:
         if self._streaming:
             raise PowerManagerError("log_many() is still reading its rows: yield this reading to it instead")
-        return _Intake(self.db_path, conn, self._max_gap_us, self._alert_repeat_us, self._now)
+        return _Intake(conn, self._max_gap_us, self._alert_repeat_us, self._now)
 
     def _now(self) -> int:
         """The clock in microseconds since 1970."""
@@ -1939,7 +1944,7 @@ def _plain_words(words: Sequence[str]) -> Iterator[str]:
     """Words with no negative number with an exponent, which argparse takes for an option; but a note stays as it is."""
     for before, word in zip(chain([""], words), words):
         if not before.startswith("--n") and re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", word):
-            from decimal import Decimal  # this once: it takes long
+            from decimal import Decimal  # only here: no other start has to wait for it
 
             yield f"{Decimal(word):f}"
         else:
