@@ -990,9 +990,9 @@ def _create_private(path: Path) -> None:
 def _kind_of(conn: sqlite3.Connection, path: Path) -> str:
     """Whose the file is: "new", "first release", "version 1" or "ours"; anything else is refused by name."""
     application_id, version = _pragma(conn, "application_id"), _pragma(conn, "user_version")
-    if application_id == _APPLICATION_ID and version in (1, _SCHEMA_VERSION):
-        return "ours" if version == _SCHEMA_VERSION else "version 1"
     if application_id == _APPLICATION_ID:
+        if version in (1, _SCHEMA_VERSION):
+            return "ours" if version == _SCHEMA_VERSION else "version 1"
         raise StorageError(path, f"its schema {version} is not {_SCHEMA_VERSION}: open it with a newer power_manager")
     if (application_id, version) == (0, 0):
         if not _pragma(conn, "schema_version"):
@@ -1019,12 +1019,12 @@ def _switched_to_wal(conn: sqlite3.Connection) -> str:
 def _make_ours(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> int:
     """Put an identified file into WAL mode and, in one transaction, onto the present schema; return its max_gap."""
     conn.execute("BEGIN")  # one look: another process may be making it
-    kind, memory = _kind_of(conn, path), str(path) == ":memory:"
+    kind = _kind_of(conn, path)
     conn.execute("COMMIT")
     if kind == "new":
         conn.execute("PRAGMA page_size = 1024")  # bytes: a commit writes whole pages, and flash wears out by them
     mode = _switched_to_wal(conn)
-    if mode != "wal" and not memory:
+    if mode != "wal" and str(path) != ":memory:":
         raise StorageError(path, f"this place cannot hold a WAL database (it says {mode!r}): use a local disk")
     if kind != "ours":
         conn.execute("BEGIN IMMEDIATE")  # closing the connection rolls back
