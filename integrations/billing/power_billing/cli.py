@@ -87,7 +87,7 @@ def _unlink(pm: PowerManager, options: argparse.Namespace) -> int:
 def _report(pm: PowerManager, options: argparse.Namespace) -> int:
     biller = Biller(pm)
     if options.dry_run:
-        entries = biller.preview(until=options.until)
+        entries = biller.preview(until=options.until, retry_refused=options.retry_refused)
         _table(entries)
         print(f"dry run: {len(entries)} hours would be sent")
         return 0
@@ -177,6 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _COMMANDS[options.command](pm, options)
     except (BillingError, PowerManagerError, OSError) as error:
         print(f"power-billing: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"power-billing: {error.name} is not installed: pip install '.[billing]'", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

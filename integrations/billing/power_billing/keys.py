@@ -14,7 +14,9 @@ _SHAPES = {  # what Stripe's look like, and how to say so
     API_KEY: (r"(sk|rk)_(live|test)_[A-Za-z0-9]{16,}", "sk_live_, rk_live_, sk_test_ or rk_test_"),
     WEBHOOK_SECRET: (r"whsec_[A-Za-z0-9+/=]{16,}", "whsec_"),
 }
-_PLACEHOLDER = re.compile(r"x{6}|your.?(key|secret)|change.?me|placeholder|example|(.)\2{7}", re.IGNORECASE)
+_PLACEHOLDER = re.compile(
+    r"x{6}|(your|insert).?(key|secret)|change.?me|replace|placeholder|example|1234567|abcdefg|(.)\3{7}", re.IGNORECASE
+)
 
 
 class Secret:

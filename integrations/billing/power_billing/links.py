@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from power_billing.errors import BillingError
-from power_billing.hours import hour_of, iso, next_hour, oldest_billable
+from power_billing.hours import HOUR, hour_of, iso, next_hour, oldest_billable, seconds_of
 from power_billing.tables import tables
 from power_manager import InvalidValue, MeterType, PowerManager
 
@@ -51,6 +51,16 @@ def _check_types(types: Iterable[str]) -> tuple[str, ...]:
     return tuple(kind for kind in TYPES if kind in wanted)
 
 
+def _check_clock(pm: PowerManager, device_id: str, now: float) -> None:
+    """By a clock that is behind, as after a start without a network, the past would be billed as well."""
+    newest = max((meter.updated_at for meter in pm.list_meters(device_id) if meter.updated_at), default=None)
+    if newest is not None and seconds_of("updated_at", newest) > now + HOUR:
+        raise BillingError(
+            f"{device_id}: its newest reading is of {newest}, and this machine's clock is behind that: set the clock, "
+            "or say since when"
+        )
+
+
 def link(
     pm: PowerManager,
     device_id: str,
@@ -65,10 +75,13 @@ def link(
 
     customer is Stripe's cus_..., subscription_item its si_... or None (default). types: the meters whose energy_out_wh
     counts (default: main, battery, ups). since: an aware datetime, ISO 8601 text with an offset, or epoch seconds, at
-    most 35 days back. Raises NotFound, InvalidValue, and BillingError for a device that is linked then already.
+    most 35 days back. Raises NotFound, InvalidValue, and BillingError for a device that is linked then already, and
+    without since for a clock behind the device's newest reading.
     """
     pm.get_device(device_id)
     now, item = clock(), subscription_item
+    if since is None:
+        _check_clock(pm, device_id, now)
     begin = next_hour(now) if since is None else hour_of("since", since)
     if not oldest_billable(now) <= begin <= next_hour(now):
         raise InvalidValue(f"since: expected a time of the past 35 days, got {since!r}")
@@ -77,7 +90,8 @@ def link(
     made = Link(device_id, customer, item, _check_types(types), begin)
     with tables(pm) as conn:
         for other in _select(conn, "device_id = ?", device_id):
-            if other.until_hour is None or other.until_hour > begin:
+            # One that ended before it began has billed nothing.
+            if other.until_hour is None or other.until_hour > max(begin, other.from_hour):
                 until = "now" if other.until_hour is None else iso(other.until_hour)
                 raise BillingError(
                     f"{device_id}: billed to {other.customer} from {iso(other.from_hour)} to {until} already: "
@@ -91,20 +105,25 @@ def link(
 def unlink(pm: PowerManager, device_id: str, *, clock: Callable[[], float] = time.time) -> Link:
     """Bill a device no longer from the next full UTC hour on; the hours before stay billed, the present one too.
 
-    Return the link as it ended. Raises BillingError for a device that is not linked.
+    A link that was given a later end, by a clock that was ahead, is ended too. Return the link as it ended. Raises
+    BillingError for a device that is not linked.
     """
+    following = next_hour(clock())
     with tables(pm) as conn:
-        present = _select(conn, "until_hour IS NULL AND device_id = ?", device_id)
+        present = [
+            one
+            for one in _select(conn, "device_id = ?", device_id)
+            if one.until_hour is None or one.until_hour > max(following, one.from_hour)
+        ]
         if not present:
             raise BillingError(f"{device_id}: not linked: see power-billing status")
-        old = present[0]
+        old = present[-1]
         sql = "SELECT coalesce(max(hour), -1) FROM billing_hours WHERE customer = ?"
         (counted,) = conn.execute(sql, (old.customer,)).fetchone()
         # Never before what is billed already: the clock may have been set back.
-        end = max(next_hour(clock()), old.from_hour, int(counted) + 1)
-        conn.execute(
-            "UPDATE billing_links SET until_hour = ? WHERE until_hour IS NULL AND device_id = ?", (end, device_id)
-        )
+        end = max(following, old.from_hour, int(counted) + 1)
+        sql = "UPDATE billing_links SET until_hour = ? WHERE device_id = ? AND from_hour = ? AND until_hour IS ?"
+        conn.execute(sql, (end, device_id, old.from_hour, old.until_hour))
     return Link(device_id, old.customer, old.subscription_item, old.types, old.from_hour, end)
 
 

@@ -24,6 +24,7 @@ PROTECTED = 23 * HOUR  # seconds: Stripe knows an identifier again for at least 
 PAUSES = (1.0, 2.0, 4.0)  # seconds before the tries after the first
 MAX_FAILURES = 3  # calls in a row that came to nothing: the rest waits for the next run
 _MAX_PAUSE = 60.0  # seconds, whatever the biller asks for
+_TOO_LATE = "too late"
 _UPDATE = "UPDATE billing_outbox SET {} WHERE customer = ? AND hour = ? AND revision = ?"
 
 
@@ -49,12 +50,16 @@ class Sender:
 
         failures = 0
         for entry in filter(wanted, self._queued()):
-            if not self._protected(entry) and failures < MAX_FAILURES:
+            if self._unresolved(entry) and failures < MAX_FAILURES:
                 failures = 0 if self._ask(entry) else failures + 1
-        events = [entry.event for entry in self._queued() if wanted(entry) and self._sendable(entry)]
+        entries = [entry for entry in self._queued() if wanted(entry) and self._sendable(entry)]
         failures = 0
-        for start in range(0, len(events), self.sink.batch):
-            receipts = self._send(events[start : start + self.sink.batch])
+        for start in range(0, len(entries), self.sink.batch):
+            # Looked at again: sending those before may have taken hours.
+            events = [entry.event for entry in entries[start : start + self.sink.batch] if self._sendable(entry)]
+            if not events:
+                continue
+            receipts = self._send(events)
             failures = failures + 1 if all(r.outcome is Outcome.LATER for r in receipts) else 0
             if failures == MAX_FAILURES:
                 break
@@ -83,6 +88,11 @@ class Sender:
         """Whether the biller would know the event again, or cannot have it yet."""
         return entry.attempted_at is None or 0 <= self.clock() - entry.attempted_at < PROTECTED
 
+    def _unresolved(self, entry: Entry) -> bool:
+        """Whether to ask the biller what it has; for an hour that is too old, once is enough."""
+        settled = entry.event.hour < oldest_billable(self.clock()) and (entry.reason or "").startswith(_TOO_LATE)
+        return not self._protected(entry) and not settled
+
     def _ask(self, entry: Entry) -> bool:
         """Settle an event whose identifier the biller may have forgotten; return whether it could say what it has."""
         event = entry.event
@@ -90,11 +100,15 @@ class Sender:
         with tables(self.pm) as conn:
             key = (event.customer, event.hour, event.revision)
             if there is None:
-                conn.execute(_UPDATE.format("reason = 'unresolved: the biller cannot say what it has'"), key)
+                # Counted, so that the next run asks for others first.
+                reason = "'unresolved: the biller cannot say what it has'"
+                conn.execute(_UPDATE.format(f"attempts = attempts + 1, reason = {reason}"), key)
             elif there == event.watt_hours:
                 conn.execute(_UPDATE.format("state = 'sent', reason = 'found at the biller'"), key)
             elif event.hour >= oldest_billable(self.clock()):
                 revise(conn, event.customer, event.hour, event.watt_hours)
+            else:
+                conn.execute(_UPDATE.format("reason = ?"), (f"{_TOO_LATE}: the biller has {there} Wh", *key))
         return there is not None
 
     def _send(self, events: list[UsageEvent]) -> list[Receipt]:

@@ -88,6 +88,7 @@ class CsvSink:
     """A CSV file for another biller, appended to: of an hour's rows, that with the highest revision counts."""
 
     COLUMNS = ("identifier", "customer", "hour", "revision", "watt_hours")
+    _HEAD = ",".join(COLUMNS) + "\n"
     batch = 1000
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -122,12 +123,12 @@ class CsvSink:
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(line for line in file if line.endswith("\n"))  # a torn line is none yet
-            rows = list(reader)
-        if reader.fieldnames is not None and tuple(reader.fieldnames) != self.COLUMNS:
-            raise BillingError(f"{self.path}: not a file of this sink: it begins with {reader.fieldnames}")
-        return rows
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            head = file.readline()
+            if not self._HEAD.startswith(head.replace("\r\n", "\n")):  # a crash may have left only a part of it
+                raise BillingError(f"{self.path}: not a file of this sink: it begins with {head[:80].rstrip()!r}")
+            whole = (line for line in file if line.endswith("\n"))  # a torn line is none yet
+            return list(csv.DictReader(whole, self.COLUMNS))
 
     def _cut_torn_line(self) -> None:
         """What a crash has left of a line goes; its event is sent again."""

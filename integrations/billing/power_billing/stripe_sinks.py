@@ -35,8 +35,12 @@ def make_client(
     Raises BillingError for an address that would send the key unencrypted to another machine.
     """
     url = environ.get(API_URL, "")
-    parts = urlsplit(url)
-    if url and parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+    try:
+        parts = urlsplit(url)
+        safe = parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost", "::1")
+    except ValueError:
+        safe = False
+    if url and not safe:
         raise BillingError(f"{API_URL}: expected https, or this machine's own address, got {url!r}")
     return stripe.StripeClient(
         key.reveal(),

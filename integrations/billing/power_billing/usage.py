@@ -92,13 +92,20 @@ class Biller:
             Sender(self.pm, sink, self.clock, self.sleep).run(list(customers), hours)
             return self._outcome(before)
 
-    def preview(self, *, until: Any = None) -> list[Entry]:
+    def preview(self, *, until: Any = None, retry_refused: bool = False) -> list[Entry]:
         """What report() would send, without sending or keeping anything."""
-        end, found = self._end(until), []
+        end, oldest, found = self._end(until), oldest_billable(self.clock()), []
+        customers = by_customer(links_of(self.pm))
+        # Before the transaction: with a large fleet it takes long, and others want to write.
+        consumed = {customer: self._consumed(links) for customer, links in customers.items()}
         with contextlib.suppress(_Undo), self.pm.transaction():
-            for customer, links in by_customer(links_of(self.pm)).items():
-                self._settle(customer, links, end)
-            found = list(self._open_rows().values())
+            if retry_refused:
+                queue_refused(self.pm, oldest)
+            with tables(self.pm) as conn:
+                for customer, by_hour in consumed.items():
+                    book(conn, customer, by_hour, range(oldest, end))
+            rows = self._open_rows().values()
+            found = [row for row in rows if row.state == "queued" and row.event.hour >= oldest]
             raise _Undo
         return found
 
@@ -109,12 +116,17 @@ class Biller:
 
     def _settle(self, customer: str, links: Sequence[Link], end: int, begin: int = 0) -> None:
         """Take the customer's hours that can still be billed into account, from `begin` on and before `end`."""
+        oldest, consumed = oldest_billable(self.clock()), self._consumed(links)
+        with tables(self.pm) as conn:
+            book(conn, customer, consumed, range(max(begin, oldest), end))
+
+    def _consumed(self, links: Sequence[Link]) -> dict[int, int]:
+        """Nano-watt-hours by hour of every hour that can still be billed."""
         now = self.clock()
         consumed = consumption(self.pm, links, LOOK_BACK_DAYS)
         if abs(self.clock() - now) > DAY:  # then what was read may begin too late
             raise BillingError("the clock was set while the readings were looked at: try again")
-        with tables(self.pm) as conn:
-            book(conn, customer, consumed, range(max(begin, oldest_billable(now)), end))
+        return consumed
 
     def _open_rows(self, hours: range | None = None, customers: set[str] | None = None) -> dict[Any, Entry]:
         with tables(self.pm) as conn:

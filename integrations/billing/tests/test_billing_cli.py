@@ -147,6 +147,14 @@ def test_ctrl_c_is_exit_code_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     cli("status", code=130)
 
 
+def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed without the extra, it says what to install."""
+    monkeypatch.setenv(API_KEY, KEY)
+    monkeypatch.delitem(sys.modules, "power_billing.stripe_sinks")
+    monkeypatch.setitem(sys.modules, "stripe", None)
+    assert "power-billing: stripe is not installed: pip install '.[billing]'" in cli("setup", code=1)[1]
+
+
 def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
     """Neither a key nor the SDK."""
     linked(cli)

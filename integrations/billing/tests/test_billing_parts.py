@@ -39,6 +39,22 @@ def test_a_link_begins_at_the_next_full_hour(world: World) -> None:
     assert link(world.pm, "twin", CUSTOMER, clock=lambda: THIS_HOUR * HOUR).from_hour == THIS_HOUR
 
 
+def test_a_link_that_ended_before_it_began_blocks_nothing(world: World) -> None:
+    """Linked, unlinked within the hour, and linked again with the --since that was forgotten."""
+    link(world.pm, "edge", CUSTOMER, clock=lambda: NOW)
+    unlink(world.pm, "edge", clock=lambda: NOW)
+    assert link(world.pm, "edge", CUSTOMER, since=NOW - 5 * HOUR, clock=lambda: NOW).from_hour == THIS_HOUR - 5
+
+
+def test_a_clock_that_is_behind_links_nothing(world: World) -> None:
+    """The link would begin in 1970, and bill what the device used before it was made."""
+    world.use(500.0, 48)
+    with pytest.raises(BillingError, match=r"edge: its newest reading is of .*: set the clock, or say since when"):
+        link(world.pm, "edge", CUSTOMER, clock=lambda: 1000.0)
+    assert links_of(world.pm) == []
+    assert link(world.pm, "edge", CUSTOMER, clock=lambda: NOW - 47 * HOUR).from_hour == THIS_HOUR - 46
+
+
 def test_links_are_kept_in_the_librarys_file(world: World) -> None:
     """With all that was given."""
     made = link(
@@ -67,6 +83,21 @@ def test_unlinking_never_takes_back_what_is_billed(world: World) -> None:
     assert unlink(world.pm, "edge", clock=lambda: 1000.0).until_hour == THIS_HOUR - 1
     world.report()
     assert world.billed() == 5
+
+
+def test_an_end_by_a_clock_that_was_ahead_can_be_brought_forward(world: World) -> None:
+    """Else the device would be its old customer's for the hours until then, and nobody could say otherwise."""
+    world.link()
+    assert unlink(world.pm, "edge", clock=lambda: NOW + 900 * HOUR).until_hour == THIS_HOUR + 901
+    assert link(world.pm, "edge", "cus_Next", clock=lambda: NOW + 900 * HOUR).from_hour == THIS_HOUR + 901
+    ends = [unlink(world.pm, "edge", clock=lambda: NOW) for _ in range(2)]
+    assert [(one.customer, one.until_hour) for one in ends] == [
+        ("cus_Next", THIS_HOUR + 901),
+        (CUSTOMER, THIS_HOUR + 1),
+    ]
+    with pytest.raises(BillingError, match="edge: not linked"):
+        unlink(world.pm, "edge", clock=lambda: NOW)
+    assert link(world.pm, "edge", "cus_Next", clock=lambda: NOW).from_hour == THIS_HOUR + 1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +148,8 @@ def test_keys_come_from_the_environment_or_a_file(key: str, tmp_path: Path) -> N
     [
         "sk_test_...", "sk_test_xxxxxxxxxxxxxxxxxxxxxxxx", "sk_live_YOUR_KEY", "sk_live_YourSecretKey1234567",
         "pk_live_Ab1Cd2Ef3Gh4Ij5Kl6", "sk_test_short", "changeme", "sk_test_00000000000000000000", "<key>",
-        "sk_test_ThisIsAnExampleKey99",
+        "sk_test_ThisIsAnExampleKey99", "sk_live_1234567890abcdef", "sk_test_abcdefghijklmnopqrst",
+        "sk_live_ReplaceThisWithYours", "rk_test_InsertKeyHere123456",
     ],
 )  # fmt: skip
 def test_placeholders_stop_the_start(text: str) -> None:
@@ -209,9 +241,19 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     """It is named, and not a byte of it changes."""
     path = tmp_path / "notes.csv"
     path.write_text("a,b\n1,2\nno newline")
-    with pytest.raises(BillingError, match=r"notes.csv: not a file of this sink: it begins with \['a', 'b'\]"):
+    with pytest.raises(BillingError, match=r"notes.csv: not a file of this sink: it begins with 'a,b'"):
         CsvSink(path).send([UsageEvent(CUSTOMER, THIS_HOUR, 0, 7)])
     assert path.read_text() == "a,b\n1,2\nno newline"
+
+
+@pytest.mark.parametrize("content", [b"a note of one line", b"identifier\n", b"\x89PNG\xff\x00", b"\xff\n\xfe"])
+def test_a_file_that_is_no_csv_at_all_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    """Without a line's end it is no torn line of ours, and bytes that are no text are no reason to break."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(content)
+    with pytest.raises(BillingError, match=r"photo.png: not a file of this sink"):
+        CsvSink(path).send([UsageEvent(CUSTOMER, THIS_HOUR, 0, 7)])
+    assert path.read_bytes() == content
 
 
 def test_a_disk_that_fails_is_later(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from power_billing.links import links_of
 from power_billing.tables import tables
 from world import CUSTOMER, HOUR, NOW, World
 
-from power_manager import InvalidValue, NotFound
+from power_manager import InvalidValue, NotFound, PowerManager
 
 THIS_HOUR = int(NOW // HOUR)
 
@@ -159,6 +159,37 @@ def test_a_dry_run_sends_and_keeps_nothing(world: World) -> None:
     with tables(world.pm) as conn:
         assert outbox(conn) == []
     assert world.server.requests == []
+
+
+def test_a_dry_run_holds_up_no_writer_while_it_looks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process logs a reading meanwhile; a large fleet's statistics take a while."""
+    world.link()
+    world.use(4.0, 2)
+    listed, looked = world.pm.list_meters, []
+
+    def write_meanwhile(device_id: str | None = None) -> object:
+        with PowerManager(world.pm.db_path) as other, other.transaction():
+            looked.append(device_id)
+        return listed(device_id)
+
+    monkeypatch.setattr(world.pm, "list_meters", write_meanwhile)
+    assert len(world.biller.preview()) == 1
+    assert looked == ["edge"]
+
+
+def test_a_dry_run_leaves_out_what_a_run_does_not_send(world: World) -> None:
+    """What was refused, unless it is asked for, and what is too old."""
+    world.link()
+    world.use(4.0, 2)
+    world.server.faults.append("400-before")
+    world.report()
+    assert world.biller.preview() == []
+    assert [(row.event.revision, row.state) for row in world.biller.preview(retry_refused=True)] == [(1, "queued")]
+    world.server.faults.extend(["lost-before"] * 12)
+    world.report(retry_refused=True)
+    assert len(world.biller.preview()) == 1
+    world.now = world.true_now = NOW + 36 * 24 * HOUR
+    assert world.biller.preview() == []
 
 
 def test_hours_before_the_link_and_after_its_end_are_not_billed(world: World) -> None:

@@ -206,6 +206,47 @@ def test_a_stripe_that_is_down_is_not_asked_for_every_hour(world: World) -> None
     assert world.billed() == 80
 
 
+def test_a_customer_whose_summaries_fail_holds_up_nobody_else(world: World) -> None:
+    """One that was deleted at Stripe, say: its hours are asked for in turn with the others'."""
+    world.add_device("twin")
+    world.link()
+    world.link("twin", "cus_Next")
+    for hours_ago in (9, 8, 7, 6, 5):
+        world.use(10.0, hours_ago)
+    world.use(10.0, 2, "twin")
+    fail(world, "lost-before", 1000)
+    fail(world, "lost-before", 1000)
+    later(world)
+    sink = world.sink()
+    works = sink.recorded
+    sink.recorded = lambda customer, hour: None if customer == CUSTOMER else works(customer, hour)  # type: ignore[method-assign]
+    for _ in range(3):
+        world.biller.report(sink)
+    assert world.billed("cus_Next") == 10
+
+
+def test_an_identifier_that_is_forgotten_during_a_run_is_not_used(world: World) -> None:
+    """The run's first event takes three hours; the second one's first try is 25 hours ago by then."""
+    world.link()
+    world.use(10.0, 4)
+    world.use(10.0, 3)
+    fail(world, "lost-after", 1000)
+    later(world, 22 * HOUR)
+    inner = world.sink()
+
+    class Slow:
+        biller, batch, recorded = inner.biller, inner.batch, inner.recorded
+
+        def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
+            receipts = inner.send(events)
+            later(world, 3 * HOUR)
+            return receipts
+
+    assert len(world.biller.report(Slow()).open) == 1
+    assert world.report().complete
+    assert [event["identifier"][-1] for event in world.server.events] == ["0", "0"]
+
+
 def test_a_clock_that_was_set_back_counts_as_24_hours(used: World) -> None:
     """An attempt that lies in the future says nothing about how long ago it was."""
     fail(used, "lost-after")
@@ -240,6 +281,20 @@ def test_an_old_attempt_that_did_not_arrive_is_listed_when_it_is_too_late(used: 
     later(used, 36 * 24 * HOUR)
     assert used.report().complete
     assert (states(used), used.server.events) == ([(0, "queued")], [])
+
+
+def test_what_is_too_old_is_asked_for_once(used: World) -> None:
+    """Not by every run for ever; a clock that is right again counts as news."""
+    fail(used, "lost-before")
+    used.now += 36 * 24 * HOUR
+    for _ in range(3):
+        used.report()
+    assert sum("summaries" in path for _, path in used.server.requests) == 1
+    with tables(used.pm) as conn:
+        assert [row.reason for row in outbox(conn)] == ["too late: the biller has 0 Wh"]
+    used.now = used.true_now = NOW + 25 * HOUR
+    assert used.report().complete
+    assert used.billed() == 10
 
 
 def test_what_is_too_old_is_not_even_tried(world: World) -> None:

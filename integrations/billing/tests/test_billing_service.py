@@ -157,15 +157,17 @@ def test_half_configured_it_does_not_start(tmp_path: Path, environ: dict[str, st
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("missing", ["power_billing", "stripe"])
-def test_without_the_packages_it_does_not_start(tmp_path: Path, missing: str) -> None:
-    """The secret is there and a package is not: the error says what to install."""
+@pytest.mark.parametrize(
+    ("missing", "name", "text"), [("power_billing", POLICY, "first_failure"), ("stripe", WEBHOOK_SECRET, SECRET)]
+)
+def test_without_the_packages_it_does_not_start(tmp_path: Path, missing: str, name: str, text: str) -> None:
+    """A variable is there and a package is not: the error names both, and what to install."""
     # Stands before an installed one, and says what Python would say if there were none.
     (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
     path = os.pathsep.join(map(str, [tmp_path, *PARTS]))
-    running = Service(tmp_path / "power.db", PYTHONPATH=path, **{WEBHOOK_SECRET: SECRET})
+    running = Service(tmp_path / "power.db", PYTHONPATH=path, **{name: text})
     try:
         assert running.process.wait(30) == 2
     finally:
         running.stop()
-    assert f"{missing} is not installed: pip install '.[billing]'" in running.log.read_text()
+    assert f"{name} is set, but {missing} is not installed: pip install '.[billing]'" in running.log.read_text()

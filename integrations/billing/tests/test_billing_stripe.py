@@ -200,7 +200,9 @@ def test_a_stripe_that_is_not_there_is_named(world: World) -> None:
         setup(world.pm, make_client(Secret(API_KEY, KEY), {API_URL: url}))
 
 
-@pytest.mark.parametrize("url", ["http://example.com", "ftp://127.0.0.1.example.com", "http://127.0.0.1@evil.test"])
+@pytest.mark.parametrize(
+    "url", ["http://example.com", "ftp://127.0.0.1.example.com", "http://127.0.0.1@evil.test", "http://["]
+)
 def test_the_key_goes_nowhere_unencrypted(url: str) -> None:
     """Another address must be https, or this machine."""
     with pytest.raises(BillingError, match="expected https, or this machine's own address"):

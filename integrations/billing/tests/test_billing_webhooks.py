@@ -13,7 +13,7 @@ import pytest
 import stripe
 from power_billing.errors import BillingError
 from power_billing.keys import WEBHOOK_SECRET, Secret
-from power_billing.links import unlink
+from power_billing.links import link, unlink
 from power_billing.tables import tables
 from power_billing.webhooks import GRACE, POLICY, BadEvent, BadSignature, WebhookSettings, handle, tell_due
 from world import CUSTOMER, World
@@ -214,6 +214,31 @@ def test_a_voided_invoice_is_owed_by_nobody(desk: Desk) -> None:
     assert desk.told() == DOWN + UP
 
 
+def test_a_device_that_changes_hands_is_held_by_its_new_customer(desk: Desk) -> None:
+    """It is told for that one too, and only that one's payment brings it back."""
+    theirs = {"customer": "cus_Next", "invoice": "in_2"}
+    desk.fail(4, again=False)
+    unlink(desk.pm, "edge")
+    link(desk.pm, "edge", "cus_Next")
+    desk.fail(4, again=False, **theirs)
+    desk.pay()
+    assert desk.told() == [*DOWN, DOWN[0], UP[1]]
+    desk.pay(**theirs)
+    assert desk.told() == [*DOWN, DOWN[0], UP[1], UP[0]]
+
+
+def test_an_invoice_that_falls_due_keeps_the_devices_down(world: World) -> None:
+    """They are not told to come back for one invoice and to go for another at once."""
+    desk = Desk(world, grace_hours=1)
+    desk.fail(4, again=False, at=desk.now - 2 * HOUR)
+    desk.fail(4, again=False, invoice="in_2")
+    desk.now += 2 * HOUR
+    desk.pay()
+    assert desk.told() == DOWN
+    desk.pay(invoice="in_2")
+    assert desk.told() == DOWN + UP
+
+
 def test_the_id_is_kept_with_its_effect_or_not_at_all(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the shutdown cannot be recorded, the delivery is not known, and the next one does it."""
     body = desk.event("invoice.payment_failed", attempt_count=4, next_payment_attempt=None)
@@ -283,6 +308,15 @@ def test_a_bad_signature_is_refused(desk: Desk, at: int, secret: str, change: by
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("written", ["+{}", " {}", "{:_}"])
+def test_a_time_ahead_is_read_as_the_sdk_reads_it(desk: Desk, written: str) -> None:
+    """int() takes more than digits, and what is signed is the number."""
+    body, at = desk.event("invoice.paid"), int(time.time()) + 3600
+    header = sign(body, at).replace(f"t={at}", "t=" + written.format(at))
+    with pytest.raises(BadSignature, match="more than 5 minutes ahead"):
+        handle(desk.pm, desk.settings, body, header)
+
+
 @pytest.mark.parametrize("header", [None, "", "t=1", "v1=00", "t=x,v1=00", "\x00"])
 def test_a_header_that_is_none_is_refused(desk: Desk, header: str | None) -> None:
     """Missing, empty or half of one."""
@@ -310,6 +344,8 @@ def test_a_rolled_secret_leaves_two_signatures(desk: Desk) -> None:
         b'{"object": "event"}',
         b'{"object": "event", "id": "evt_1", "type": "invoice.paid", "created": 1, "data": {"object": {}}}',
         b'{"object": "event", "id": "evt_1", "type": "invoice.paid", "created": 1, "data": {"object": {"id": "in_1"}}}',
+        b'{"object": "event", "id": "evt_1", "type": "invoice.paid", "created": 1, "data": null}',
+        b'{"object": "event", "id": "evt_1", "type": "invoice.paid", "created": 1, "data": []}',
         b'{"object": "event", "id": 7, "type": "invoice.paid", "created": 1, "data": {"object": {"id": "in_1"}}}',
         b'{"object": "v2.core.event", "id": "evt_1", "type": "v1.billing.meter.error_report_triggered"}',
     ],

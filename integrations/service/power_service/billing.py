@@ -24,13 +24,14 @@ _log = logging.getLogger("power_service")
 
 def add_webhook(app: FastAPI, environ: Mapping[str, str]) -> None:
     """Add the route if the environment asks for it. Raises Refused where it asks for half of it."""
-    if not any(environ.get(name) for name in _NAMES):
+    given = [name for name in _NAMES if environ.get(name)]
+    if not given:
         return
     try:
         # With it comes Stripe's SDK, of 30 MB: only for those who bill.
         webhooks = importlib.import_module("power_billing.webhooks")
     except ImportError as error:
-        raise Refused(f"{_NAMES[0]} is set, but {error.name} is not installed: pip install '.[billing]'") from None
+        raise Refused(f"{given[0]} is set, but {error.name} is not installed: pip install '.[billing]'") from None
     try:
         settings = webhooks.WebhookSettings.from_environ(environ)
     except webhooks.BillingError as error:
