@@ -16,7 +16,10 @@ export default defineConfig({
   test: {
     maxWorkers: 2,
     projects: [
-      { test: { name: "node", include: ["tests/*.test.ts"], ...limits } },
+      // Loaded anew by a test, as a browser would load it.
+      {
+        test: { name: "node", include: ["tests/*.test.ts"], server: { deps: { inline: ["partysocket"] } }, ...limits },
+      },
       react("19", {}),
       react("18", {
         "@testing-library/react": join(older, "@testing-library/react"),

@@ -68,7 +68,9 @@ function amount(name: string, value: number, least: number, most: number): numbe
 }
 
 function text(moment: Moment | undefined): string | undefined {
-  return moment instanceof Date ? moment.toISOString() : moment;
+  if (!(moment instanceof Date)) return moment;
+  if (Number.isNaN(moment.getTime())) throw misuse("since, until: expected a valid Date");
+  return moment.toISOString();
 }
 
 /** Ids in groups that fit into one URL each. */

@@ -36,7 +36,8 @@ export const LONGEST_QUERY = 6_000;
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 8_000;
 const LONGEST_RETRY_AFTER_MS = 60_000; // beyond that the caller gets the error, and decides
-const WORTH_A_RETRY = new Set([408, 429, 500, 502, 503, 504]);
+/** Statuses of what may do the next time. */
+export const WORTH_A_RETRY = new Set([408, 429, 500, 502, 503, 504]);
 
 /** A path whose `{}` are the ids, encoded. */
 export function path(template: string, ...ids: string[]): string {
@@ -87,6 +88,7 @@ function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
       resolve();
     }, ms);
     signal?.addEventListener("abort", abort, { once: true });
+    if (signal?.aborted) abort(); // it tells nobody twice
   });
 }
 

@@ -42,7 +42,9 @@ export class StreamSocket {
     this.#options = options;
     // A browser can send no header with a WebSocket. Offered as a subprotocol the token stays out of URLs and logs.
     const protocols = ["power.v1", ...(options.token === undefined ? [] : [`token.${options.token}`])];
-    this.#socket = new ReconnectingWebSocket(options.url, protocols, {
+    // A try that was due when it was closed still asks where to connect, and then does not.
+    const url = () => (this.#quiet ? "" : options.url());
+    this.#socket = new ReconnectingWebSocket(url, protocols, {
       WebSocket: options.webSocket,
       maxEnqueuedMessages: 0,
       connectionTimeout: 10_000, // the default of 4 s is short for a busy device behind a slow network
@@ -52,12 +54,17 @@ export class StreamSocket {
       shouldReconnectOnClose: (event) => refusal(event.code, event.reason) === undefined,
     });
     this.#socket.addEventListener("message", (event) => this.#onMessage(event.data));
-    this.#socket.addEventListener("close", (event) => {
+    // By property: what a listener gets is a copy, which has lost the code in browsers, and has a made-up reason in Node.
+    this.#socket.onclose = ({ code, reason }) => {
       if (this.#quiet) return;
-      const error = refusal(event.code, event.reason);
+      const error = refusal(code, reason);
       if (error) this.#stop(error);
-      else options.onLost(event.code, event.reason);
-    });
+      else options.onLost(code, reason);
+    };
+    this.#socket.onerror = ({ message }) => {
+      // Not even begun: a page of https may not connect to ws, say. Of all else the close tells.
+      if (!this.#socket.url) options.onLost(1006, message);
+    };
     this.#watch = setInterval(() => this.#look(), LOOK_MS);
   }
 

@@ -7,7 +7,7 @@
  */
 
 import { PowerError } from "./errors";
-import { LONGEST_QUERY, queryText } from "./http";
+import { LONGEST_QUERY, queryText, WORTH_A_RETRY } from "./http";
 import { Recent } from "./recent";
 import { StreamSocket, type WebSocketClass } from "./socket";
 import type { StreamStatus } from "./status";
@@ -46,6 +46,8 @@ export interface StreamSource {
   webSocket: WebSocketClass | undefined;
   events: (after: number, limit: number) => Promise<EventPage>;
 }
+
+const AGAIN_MS = 1_000; // after a file could not be looked into
 
 type Devices = ReadonlySet<string> | undefined; // undefined: all
 
@@ -269,11 +271,13 @@ export class SharedStream {
     } catch (caught) {
       if (this.#connection !== connection) return;
       const error = caught as PowerError;
-      if (error.status >= 400 && error.status < 500) {
+      if (error.status >= 400 && error.status < 500 && !WORTH_A_RETRY.has(error.status)) {
         this.#forget();
         this.#setStatus({ state: "stopped", error });
         return;
       }
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      if (this.#connection !== connection) return;
     }
     this.#reconnect(); // the service sends what was missed; or says again what it did
   }

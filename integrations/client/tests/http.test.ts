@@ -216,6 +216,15 @@ describe("time limits and aborts", () => {
     }
   });
 
+  test("a signal that ends as the answer comes leaves no pause", async () => {
+    const control = new AbortController();
+    const fetch = async () => {
+      control.abort();
+      return Response.json({ code: "overloaded", detail: "" }, { status: 503, headers: { "Retry-After": "60" } });
+    };
+    expect((await failure(client({ fetch }).devices({ signal: control.signal }))).isAborted).toBe(true);
+  });
+
   test("a signal that is kept for many calls keeps nothing of them", async () => {
     const { signal } = new AbortController();
     const [add, remove] = [vi.spyOn(signal, "addEventListener"), vi.spyOn(signal, "removeEventListener")];
@@ -295,6 +304,13 @@ describe("misuse", () => {
   test.each(["", ".", ".."])("the id %j cannot be in a path, and no other route is asked instead", async (id) => {
     expect((await failure(client().device(id))).code).toBe("invalid_argument");
     expect((await failure(client().history(id).next())).code).toBe("invalid_argument");
+    expect(seen.length).toBe(0);
+  });
+
+  test("a Date that is none is refused as everything else is", async () => {
+    const since = new Date("soon");
+    expect((await failure(client().chart("m", { since }))).code).toBe("invalid_argument");
+    expect((await failure(client().history("m", { since }).next())).code).toBe("invalid_argument");
     expect(seen.length).toBe(0);
   });
 

@@ -207,6 +207,13 @@ describe("the package", () => {
     expect(printed).toBe("function,function,function,function\nok\n");
   });
 
+  test("has a lock that is good for every kind of machine", () => {
+    const { packages } = JSON.parse(readFileSync(join(ROOT, "package-lock.json"), "utf8"));
+    for (const { optionalDependencies = {} } of Object.values<{ optionalDependencies?: object }>(packages)) {
+      for (const name of Object.keys(optionalDependencies)) expect(packages).toHaveProperty([`node_modules/${name}`]);
+    }
+  });
+
   test("has one dependency, and no more in it than it needs", () => {
     expect(Object.keys(PACKAGE.dependencies)).toEqual(["partysocket"]);
     expect(PACKAGE.sideEffects).toBe(false);

@@ -3,7 +3,7 @@
 import { describe, expect, test, vi } from "vitest";
 import type { PowerClient, PowerEvent, PowerMeter, PowerReading, StreamOptions } from "../src";
 import { Resource } from "../src/react/resource";
-import { budgetSource, eventsSource, historySource, livePowerSource } from "../src/react/sources";
+import { budgetSource, devicesSource, eventsSource, historySource, livePowerSource } from "../src/react/sources";
 import { event } from "./fake";
 
 const NOW = Date.parse("2026-11-23T12:00:00Z");
@@ -154,6 +154,37 @@ describe("events of all devices", () => {
     await vi.waitFor(() => expect(resource.state.data?.map((one) => one.id)).toEqual(["25", "24", "23", "22"]));
     if (sequence === 25) expect(asked[0]).toBe(21);
   });
+});
+
+test("the newest of all that a token sees are found, however far back", async () => {
+  const some = Array.from({ length: 9 }, (_, i) => event(100 * (i + 1), "a"));
+  const eventsSince = async (after: number) => ({
+    events: some.filter((one) => one.sequence > after),
+    next_after: Math.max(after, 900),
+  });
+  const { client, streams, handle } = fake({ eventsSince });
+  handle.sequence = 900;
+  const resource = new Resource(client, eventsSource(undefined, 4));
+  streams[0]?.onStatus?.(open);
+  await vi.waitFor(() => expect(resource.state.data?.map((one) => one.id)).toEqual(["900", "800", "700", "600"]));
+});
+
+test("a device whose first meter shows up while the devices are loaded is not missed", async () => {
+  let answer: (devices: unknown[]) => void = () => {};
+  const devices = vi.fn(() => new Promise<unknown[]>((resolve) => (answer = resolve)));
+  const { client, streams } = fake({ devices });
+  const resource = new Resource(client, devicesSource());
+  const changes = vi.fn();
+  resource.show(changes);
+  streams[0]?.onStatus?.(open);
+  streams[0]?.onState?.({ id: "m", device_id: "new" } as PowerMeter);
+  answer([{ id: "old" }]);
+  await vi.waitFor(() => expect(devices).toHaveBeenCalledTimes(2), 5_000);
+  answer([{ id: "old" }, { id: "new" }]);
+  await vi.waitFor(() => expect(resource.state.data?.length).toBe(2));
+  changes.mockClear();
+  streams[0]?.onState?.({ id: "m", device_id: "new" } as PowerMeter);
+  expect(changes).not.toHaveBeenCalled();
 });
 
 describe("live power", () => {

@@ -287,6 +287,25 @@ describe("a file that is another one", () => {
     expect(all.got).toEqual([1, 2, 3, 4, 5, 1, 2, 3]);
   });
 
+  test.each([503, 429])("it cannot be looked into for now (%i): that is asked again, without haste", async (status) => {
+    const asked = vi.fn(async () => Response.json({ code: "overloaded", detail: "" }, { status }));
+    client = new PowerClient({
+      baseUrl: "http://power.test",
+      webSocket: service.webSocket,
+      retries: 0,
+      fetch: asked,
+    });
+    service.add("a");
+    const all = listen({ after: 0 });
+    await settle();
+    service.socket.drop();
+    service.events = [];
+    for (let step = 0; step < 1_000; step++) await settle(10);
+    expect(all.statuses.at(-1)?.state).toBe("reconnecting");
+    expect(asked.mock.calls.length).toBeGreaterThan(3);
+    expect(asked.mock.calls.length).toBeLessThanOrEqual(10);
+  });
+
   test("it cannot be looked into: the stream stops with the reason", async () => {
     const fetch = async () => Response.json({ code: "forbidden_scope", detail: "no" }, { status: 403 });
     client = new PowerClient({ baseUrl: "http://power.test", webSocket: service.webSocket, fetch });
@@ -350,6 +369,61 @@ describe("a connection that goes", () => {
     service.up = true;
     await settle(20_000);
     expect(only.statuses.at(-1)?.state).toBe("open");
+  });
+
+  test("a try that was due when the stream was closed does nothing to the next one", async () => {
+    service.up = false;
+    const before = listen();
+    await settle(30_000);
+    expect(before.states().at(-1)).toBe("reconnecting");
+    before.handle.close();
+    await settle();
+    service.up = true;
+    const after = listen();
+    await settle(15_000);
+    service.add("a");
+    await settle();
+    expect([after.states(), after.got]).toEqual([["connecting", "open"], [1]]);
+  });
+
+  test("that cannot even be begun is said to be gone, with the reason, and tried again", async () => {
+    let allowed = false;
+    const Real = service.webSocket;
+    const webSocket = class {
+      constructor(url: string, protocols?: string | string[]) {
+        if (!allowed) throw new Error("insecure");
+        // biome-ignore lint/correctness/noConstructorReturn: what a page gets is the other one
+        return new Real(url, protocols);
+      }
+    };
+    client = new PowerClient({ baseUrl: "http://power.test", webSocket });
+    const only = listen();
+    await settle(2_000);
+    expect(only.statuses.at(-1)).toEqual({ state: "reconnecting", code: 1006, reason: "insecure" });
+    allowed = true;
+    await settle(20_000);
+    expect(only.states().at(-1)).toBe("open");
+  });
+
+  test.each(["a browser", "Node"])("that is refused at first is made again, as %s tells of it", async (runtime) => {
+    if (runtime === "a browser") vi.stubGlobal("process", { ...process, versions: {} });
+    try {
+      vi.resetModules(); // what is asked is asked once, as it is loaded
+      const { PowerClient: Here } = await import("../src");
+      client = new Here({ baseUrl: "http://power.test", webSocket: service.webSocket });
+    } finally {
+      vi.unstubAllGlobals();
+    }
+    service.up = false;
+    const only = listen();
+    await settle(5_000);
+    expect(only.statuses.at(-1)).toMatchObject({ state: "reconnecting", code: 1000 });
+    service.up = true;
+    await settle(20_000);
+    service.socket.drop(1012);
+    expect(only.statuses.at(-1)).toEqual({ state: "reconnecting", code: 1012, reason: "" });
+    await settle(20_000);
+    expect(only.states().at(-1)).toBe("open");
   });
 
   test("one that falls silent is made anew: a network can go without a word", async () => {

@@ -104,7 +104,10 @@ export class Resource<T> {
   /** Change what is there by what has happened; `update` must not mind what it has seen before. */
   update(update: (data: T) => T): void {
     if (this.#loading) this.#updates.push(update);
-    if (this.state.data !== undefined) this.#set({ data: update(this.state.data) });
+    const { data } = this.state;
+    if (data === undefined) return;
+    const updated = update(data);
+    if (updated !== data) this.#set({ data: updated });
   }
 
   async #load(): Promise<void> {

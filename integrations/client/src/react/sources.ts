@@ -41,10 +41,11 @@ export function devicesSource(): Source<DeviceRecord[]> {
     key: key("devices"),
     load: (client) => client.devices(),
     follow: (resource) => ({
-      onState: (meter) => {
-        const known = resource.state.data?.some((device) => device.id === meter.device_id);
-        if (known === false) resource.loadSoon(1_000);
-      },
+      onState: (meter) =>
+        resource.update((devices) => {
+          if (!devices.some((device) => device.id === meter.device_id)) resource.loadSoon(1_000);
+          return devices;
+        }),
     }),
   };
 }
@@ -100,15 +101,24 @@ export function historySource(
   };
 }
 
+/** The newest of the events after a sequence, oldest first. */
+async function lastEvents(client: PowerClient, after: number, limit: number): Promise<PowerEvent[]> {
+  let newest: PowerEvent[] = [];
+  for (let place = after; ; ) {
+    const { events, next_after } = await client.eventsSince(place, { limit: 10_000 });
+    newest = [...newest, ...events.map(({ event }) => event)].slice(-limit);
+    if (next_after <= place) return newest;
+    place = next_after;
+  }
+}
+
 /** The newest events of all devices, newest first. */
 async function newestEvents(client: PowerClient, sequence: number | undefined, limit: number): Promise<PowerEvent[]> {
-  let after = Math.max(0, (sequence ?? 0) - limit);
-  let newest: PowerEvent[] = [];
-  for (;;) {
-    const { events, next_after } = await client.eventsSince(after, { limit: 10_000 });
-    newest = [...newest, ...events.map(({ event }) => event)].slice(-limit);
-    if (next_after <= after) return newest.reverse();
-    after = next_after;
+  // Of a token that sees some of the devices only, a few may be far back.
+  for (let back = limit; ; back *= 10) {
+    const after = Math.max(0, (sequence ?? 0) - back);
+    const newest = await lastEvents(client, after, limit);
+    if (newest.length >= limit || after === 0) return newest.reverse();
   }
 }
 
