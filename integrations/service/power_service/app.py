@@ -20,6 +20,7 @@ from power_service import __version__, openapi, routes
 from power_service.auth import Gate
 from power_service.billing import add_webhook
 from power_service.dashboard import add_dashboard
+from power_service.fleet import add_fleet
 from power_service.guard import Guard
 from power_service.metrics import Metrics
 from power_service.problems import Code, Problem, of_library_error
@@ -74,6 +75,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
     app.add_route("/openapi.json", get_contract, include_in_schema=False)
     app.add_route("/v1/stream", upgrade_required, include_in_schema=False)
     add_webhook(app, os.environ)
+    add_fleet(app, os.environ)
     add_dashboard(app, settings.dashboard)
     inner: ASGIApp = app
     if settings.allowed_origins:
