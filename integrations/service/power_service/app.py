@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
@@ -17,7 +18,9 @@ from starlette.types import ASGIApp
 from power_manager import PowerManagerError
 from power_service import __version__, openapi, routes
 from power_service.auth import Gate
+from power_service.billing import add_webhook
 from power_service.dashboard import add_dashboard
+from power_service.fleet import add_fleet
 from power_service.guard import Guard
 from power_service.metrics import Metrics
 from power_service.problems import Code, Problem, of_library_error
@@ -71,6 +74,8 @@ def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
 
     app.add_route("/openapi.json", get_contract, include_in_schema=False)
     app.add_route("/v1/stream", upgrade_required, include_in_schema=False)
+    add_webhook(app, os.environ)
+    add_fleet(app, os.environ)
     add_dashboard(app, settings.dashboard)
     inner: ASGIApp = app
     if settings.allowed_origins:

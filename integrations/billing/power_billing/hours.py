@@ -1,0 +1,67 @@
+"""UTC hours as whole numbers since 1970, and how far back one may still be billed."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from power_manager import InvalidValue
+
+HOUR = 3600  # seconds
+DAY = 24 * HOUR
+# Stripe takes timestamps of the past 35 calendar days. One hour less, for the way there and for clocks that differ.
+BILLABLE_HOURS = 35 * 24 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_END = 7_200_000_000.0  # in the year 2198
+
+
+def iso(hour: int) -> str:
+    """The begin of an hour as text.
+
+    >>> iso(472_222)
+    '2023-11-14T22:00Z'
+    """
+    return (_EPOCH + timedelta(hours=hour)).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def oldest_billable(now: float) -> int:
+    """The first hour that may still be billed at that time (epoch seconds)."""
+    return int(now // HOUR) - BILLABLE_HOURS
+
+
+def next_hour(now: float) -> int:
+    """The first hour that does not begin before that time."""
+    return -int(-now // HOUR)
+
+
+def seconds_of(name: str, value: Any) -> float:
+    """Epoch seconds of a time: an aware datetime, ISO 8601 text with an offset, or epoch seconds.
+
+    Raises InvalidValue for anything else, and for a time before 1970 or after 2198.
+
+    >>> seconds_of("start", "2023-11-14T22:13:20Z")
+    1700000000.0
+    """
+    try:
+        # Python 3.10 knows no Z.
+        moment = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", value)) if isinstance(value, str) else value
+        if isinstance(moment, datetime):
+            seconds = (moment - _EPOCH).total_seconds()  # TypeError where it names no offset
+        else:
+            seconds = -1.0 if isinstance(moment, bool) else float(moment)
+    except (TypeError, ValueError, OverflowError):
+        seconds = -1.0
+    if not 0 <= seconds < _END:
+        expected = "an aware datetime, ISO 8601 text with an offset (such as 2026-11-23T10:00Z), or epoch seconds"
+        raise InvalidValue(f"{name}: expected {expected}, got {value!r}")
+    return seconds
+
+
+def hour_of(name: str, value: Any) -> int:
+    """The hour that a time is in; see seconds_of.
+
+    >>> hour_of("since", "2023-11-14T22:13:20Z")
+    472222
+    """
+    return int(seconds_of(name, value) // HOUR)

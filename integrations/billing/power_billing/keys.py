@@ -1,0 +1,61 @@
+"""Secrets: from the environment or a file, checked for placeholders, shown nowhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from power_billing.errors import BillingError
+
+API_KEY = "STRIPE_API_KEY"
+WEBHOOK_SECRET = "STRIPE_WEBHOOK_SECRET"
+_SHAPES = {  # what Stripe's look like, and how to say so
+    API_KEY: (r"(sk|rk)_(live|test)_[A-Za-z0-9]{16,}", "sk_live_, rk_live_, sk_test_ or rk_test_"),
+    WEBHOOK_SECRET: (r"whsec_[A-Za-z0-9+/=]{16,}", "whsec_"),
+}
+_PLACEHOLDER = re.compile(
+    r"x{6}|(your|insert).?(key|secret)|change.?me|replace|placeholder|example|1234567|abcdefg|(.)\3{7}", re.IGNORECASE
+)
+
+
+class Secret:
+    """A text that neither repr, str nor a traceback's locals show; `reveal()` is the one way to it."""
+
+    __slots__ = ("_name", "_text")
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
+
+    def __repr__(self) -> str:
+        return f"<{self._name}>"
+
+    def reveal(self) -> str:
+        """The text itself, for the one call that needs it."""
+        return self._text
+
+
+def is_set(environ: Mapping[str, str], name: str) -> bool:
+    """Whether the secret is given at all; an empty variable counts as unset."""
+    return bool(environ.get(name) or environ.get(f"{name}_FILE"))
+
+
+def read_secret(environ: Mapping[str, str], name: str) -> Secret:
+    """The secret of that name: from the variable NAME, or from the file that NAME_FILE names.
+
+    Raises BillingError, which never quotes it: for none, for both, for a placeholder and for what has another shape.
+    """
+    text, file = environ.get(name, ""), environ.get(f"{name}_FILE", "")
+    if bool(text) == bool(file):
+        found = "both are set" if text else "neither is set"
+        raise BillingError(f"{name} or {name}_FILE (a file that holds it): {found}; set one of them")
+    if file:
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise BillingError(f"{name}_FILE: {file} cannot be read: {type(error).__name__}") from None
+    text = text.strip()
+    shape, expected = _SHAPES[name]
+    if not re.fullmatch(shape, text) or _PLACEHOLDER.search(text):
+        raise BillingError(f"{name}: a placeholder, or no such secret: Stripe's begin with {expected}")
+    return Secret(name, text)

@@ -1,0 +1,146 @@
+"""Which device is billed to which customer, from which hour to which."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from power_billing.errors import BillingError
+from power_billing.hours import HOUR, hour_of, iso, next_hour, oldest_billable, seconds_of
+from power_billing.tables import tables
+from power_manager import InvalidValue, MeterType, PowerManager
+
+# What these meters supply is consumption; a panel's output is not.
+TYPES = (MeterType.MAIN.value, MeterType.BATTERY.value, MeterType.UPS.value)
+_COLUMNS = "device_id, customer, subscription_item, types, from_hour, until_hour"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A device billed to a customer, for the hours (since 1970) from `from_hour` on and before `until_hour`.
+
+    `types` are the meters that count. `subscription_item` is kept for people: meters bill by customer.
+    """
+
+    device_id: str
+    customer: str
+    subscription_item: str | None
+    types: tuple[str, ...]
+    from_hour: int
+    until_hour: int | None = None
+
+    def covers(self, hour: int) -> bool:
+        """Whether that hour is billed by this link."""
+        return self.from_hour <= hour and (self.until_hour is None or hour < self.until_hour)
+
+
+def _check_id(name: str, prefix: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(rf"{prefix}_[A-Za-z0-9]{{1,56}}", value):
+        raise InvalidValue(f"{name}: expected an id of Stripe's that begins with {prefix}_, got {value!r}")
+    return value
+
+
+def _check_types(types: Iterable[str]) -> tuple[str, ...]:
+    wanted = [types] if isinstance(types, str) else list(types)
+    if not wanted or not set(wanted) <= set(TYPES):
+        raise InvalidValue(f"types: expected some of {', '.join(TYPES)}, got {', '.join(map(str, wanted)) or 'none'}")
+    return tuple(kind for kind in TYPES if kind in wanted)
+
+
+def _check_clock(pm: PowerManager, device_id: str, now: float) -> None:
+    """By a clock that is behind, as after a start without a network, the past would be billed as well."""
+    newest = max((meter.updated_at for meter in pm.list_meters(device_id) if meter.updated_at), default=None)
+    if newest is not None and seconds_of("updated_at", newest) > now + HOUR:
+        raise BillingError(
+            f"{device_id}: its newest reading is of {newest}, and this machine's clock is behind that: set the clock, "
+            "or say since when"
+        )
+
+
+def link(
+    pm: PowerManager,
+    device_id: str,
+    customer: str,
+    *,
+    subscription_item: str | None = None,
+    types: Iterable[str] = TYPES,
+    since: Any = None,
+    clock: Callable[[], float] = time.time,
+) -> Link:
+    """Bill a device's consumption to a customer, from the next full UTC hour on, or from the hour of `since`.
+
+    customer is Stripe's cus_..., subscription_item its si_... or None (default). types: the meters whose energy_out_wh
+    counts (default: main, battery, ups). since: an aware datetime, ISO 8601 text with an offset, or epoch seconds, at
+    most 35 days back. Raises NotFound, InvalidValue, and BillingError for a device that is linked then already, and
+    without since for a clock behind the device's newest reading.
+    """
+    pm.get_device(device_id)
+    now, item = clock(), subscription_item
+    if since is None:
+        _check_clock(pm, device_id, now)
+    begin = next_hour(now) if since is None else hour_of("since", since)
+    if not oldest_billable(now) <= begin <= next_hour(now):
+        raise InvalidValue(f"since: expected a time of the past 35 days, got {since!r}")
+    _check_id("customer", "cus", customer)
+    item = None if item is None else _check_id("subscription_item", "si", item)
+    made = Link(device_id, customer, item, _check_types(types), begin)
+    with tables(pm) as conn:
+        for other in _select(conn, "device_id = ?", device_id):
+            # One that ended before it began has billed nothing.
+            if other.until_hour is None or other.until_hour > max(begin, other.from_hour):
+                until = "now" if other.until_hour is None else iso(other.until_hour)
+                raise BillingError(
+                    f"{device_id}: billed to {other.customer} from {iso(other.from_hour)} to {until} already: "
+                    "unlink it first, or begin later"
+                )
+        values = (device_id, customer, item, ",".join(made.types), begin)
+        conn.execute(f"INSERT INTO billing_links ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL)", values)
+    return made
+
+
+def unlink(pm: PowerManager, device_id: str, *, clock: Callable[[], float] = time.time) -> Link:
+    """Bill a device no longer from the next full UTC hour on; the hours before stay billed, the present one too.
+
+    A link that was given a later end, by a clock that was ahead, is ended too. Return the link as it ended. Raises
+    BillingError for a device that is not linked.
+    """
+    following = next_hour(clock())
+    with tables(pm) as conn:
+        present = [
+            one
+            for one in _select(conn, "device_id = ?", device_id)
+            if one.until_hour is None or one.until_hour > max(following, one.from_hour)
+        ]
+        if not present:
+            raise BillingError(f"{device_id}: not linked: see power-billing status")
+        old = present[-1]
+        sql = "SELECT coalesce(max(hour), -1) FROM billing_hours WHERE customer = ?"
+        (counted,) = conn.execute(sql, (old.customer,)).fetchone()
+        # Never before what is billed already: the clock may have been set back.
+        end = max(following, old.from_hour, int(counted) + 1)
+        sql = "UPDATE billing_links SET until_hour = ? WHERE device_id = ? AND from_hour = ? AND until_hour IS ?"
+        conn.execute(sql, (end, device_id, old.from_hour, old.until_hour))
+    return Link(device_id, old.customer, old.subscription_item, old.types, old.from_hour, end)
+
+
+def links_of(pm: PowerManager) -> list[Link]:
+    """Every link, present and past, in order of making."""
+    with tables(pm) as conn:
+        return _select(conn, "?", 1)
+
+
+def linked_devices(conn: sqlite3.Connection, customer: str) -> list[str]:
+    """The devices that are billed to a customer now."""
+    return [link.device_id for link in _select(conn, "until_hour IS NULL AND customer = ?", customer)]
+
+
+def _select(conn: sqlite3.Connection, condition: str, value: object) -> list[Link]:
+    rows = conn.execute(f"SELECT {_COLUMNS} FROM billing_links WHERE {condition} ORDER BY link_key", (value,))
+    return [
+        Link(device_id, customer, item, tuple(types.split(",")), begin, end)
+        for device_id, customer, item, types, begin, end in rows
+    ]

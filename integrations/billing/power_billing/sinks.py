@@ -1,0 +1,144 @@
+"""Where usage goes: the interface UsageSink, and a CSV file as one of them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from power_billing.errors import BillingError
+from power_billing.hours import HOUR, iso
+
+EVENT_NAME = "power_watt_hours"
+
+
+@dataclass(frozen=True)
+class UsageEvent:
+    """An hour (since 1970) of a customer is that many watt-hours; a later revision takes the place of an earlier one.
+
+    Watt-hours are below 0 where a correction takes back more than the hour had.
+    """
+
+    customer: str
+    hour: int
+    revision: int
+    watt_hours: int
+
+    @property
+    def identifier(self) -> str:
+        """Unique, and the same whenever and by whomever it is made: at most 100 characters."""
+        return f"{self.customer}:{EVENT_NAME}:{iso(self.hour)}:{self.revision}"
+
+    @property
+    def timestamp(self) -> int:
+        """Epoch seconds inside the hour; a later revision's is later, should a biller go by that."""
+        return self.hour * HOUR + min(self.revision, HOUR - 1)
+
+
+class Outcome(str, Enum):
+    """What came of sending an event."""
+
+    SENT = "sent"  # the biller has it, from now or from before
+    REFUSED = "refused"  # the biller has said no, and would again
+    LATER = "later"  # nobody knows, or not now: to be sent again, under the same identifier
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """An outcome, why, and how many seconds the biller wants to be left alone."""
+
+    outcome: Outcome
+    reason: str | None = None
+    retry_after: float = 0.0
+
+
+class UsageSink(Protocol):
+    """A biller that takes usage. One file's usage goes to one biller.
+
+    biller: its name, with the account where there may be several. batch: how many events one call may have.
+    """
+
+    @property
+    def biller(self) -> str:
+        """The name that the file remembers."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """The most events in one call."""
+        ...
+
+    def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
+        """Send events of different hours or customers; return what came of each, in their order.
+
+        An identifier that the biller has already is SENT. Raises BillingError where nothing can be sent at all.
+        """
+        ...
+
+    def recorded(self, customer: str, hour: int) -> int | None:
+        """The watt-hours that the biller has for an hour; None where it cannot say now."""
+        ...
+
+
+class CsvSink:
+    """A CSV file for another biller, appended to: of an hour's rows, that with the highest revision counts."""
+
+    COLUMNS = ("identifier", "customer", "hour", "revision", "watt_hours")
+    _HEAD = ",".join(COLUMNS) + "\n"
+    batch = 1000
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.biller = "csv"
+
+    def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
+        """Append the events that are not there yet; they are on the disk when this returns."""
+        try:
+            self._cut_torn_line()
+            there = {row["identifier"] for row in self._rows()}
+            rows = [[e.identifier, e.customer, iso(e.hour), e.revision, e.watt_hours] for e in events]
+            with open(self.path, "a", newline="", encoding="utf-8", opener=_private) as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if not file.tell():
+                    writer.writerow(self.COLUMNS)
+                writer.writerows(row for row in rows if row[0] not in there)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            return [Receipt(Outcome.LATER, f"{self.path}: {error.strerror}")] * len(events)
+        return [Receipt(Outcome.SENT)] * len(events)
+
+    def recorded(self, customer: str, hour: int) -> int | None:
+        """What the file says."""
+        try:
+            rows = [row for row in self._rows() if (row["customer"], row["hour"]) == (customer, iso(hour))]
+        except OSError:
+            return None
+        return int(max(rows, key=lambda row: int(row["revision"]))["watt_hours"]) if rows else 0
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            head = file.readline()
+            if not self._HEAD.startswith(head.replace("\r\n", "\n")):  # a crash may have left only a part of it
+                raise BillingError(f"{self.path}: not a file of this sink: it begins with {head[:80].rstrip()!r}")
+            whole = (line for line in file if line.endswith("\n"))  # a torn line is none yet
+            return list(csv.DictReader(whole, self.COLUMNS))
+
+    def _cut_torn_line(self) -> None:
+        """What a crash has left of a line goes; its event is sent again."""
+        self._rows()  # refuses a file of somebody else's before it is touched
+        if self.path.exists():
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(self.path, whole)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

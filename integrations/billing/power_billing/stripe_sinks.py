@@ -1,0 +1,253 @@
+"""Stripe's billing meters as sinks: one v1 call an event, or the v2 stream for large fleets; and their setup.
+
+The meter has a window of an hour: of the events in an hour only the newest counts, which is what a later revision
+relies on. Usage records, which older integrations used, are gone from Stripe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+import stripe
+
+from power_billing.errors import BillingError
+from power_billing.hours import HOUR, iso
+from power_billing.keys import API_KEY, Secret, read_secret
+from power_billing.sinks import EVENT_NAME, Outcome, Receipt, UsageEvent
+from power_billing.tables import set_setting, setting, tables
+from power_manager import PowerManager
+
+NETWORK_RETRIES = 2  # by the SDK itself, under one idempotency key; without a number StripeClient makes none
+TIMEOUT = 30.0  # seconds for an answer
+API_URL = "POWER_BILLING_STRIPE_URL"  # another address of the API, for tests
+_SESSION_SECONDS = 10 * 60.0  # a stream's session is good for 15 minutes
+_METER_SETTING = "stripe_meter"
+_FATAL = (stripe.AuthenticationError, stripe.PermissionError)
+
+
+def make_client(
+    key: Secret, environ: Mapping[str, str], http_client: stripe.HTTPClient | None = None
+) -> stripe.StripeClient:
+    """A client with bounded times and retries, at Stripe or at the address in POWER_BILLING_STRIPE_URL.
+
+    Raises BillingError for an address that would send the key unencrypted to another machine.
+    """
+    url = environ.get(API_URL, "")
+    try:
+        parts = urlsplit(url)
+        safe = parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost", "::1")
+    except ValueError:
+        safe = False
+    if url and not safe:
+        raise BillingError(f"{API_URL}: expected https, or this machine's own address, got {url!r}")
+    return stripe.StripeClient(
+        key.reveal(),
+        base_addresses={"api": url, "meter_events": url} if url else None,
+        max_network_retries=NETWORK_RETRIES,
+        http_client=http_client or stripe.RequestsClient(timeout=TIMEOUT),
+    )
+
+
+# --- The meter
+
+
+def setup(pm: PowerManager, client: stripe.StripeClient) -> str:
+    """Find the meter of power_watt_hours, or make it; remember its id in the file, and return it.
+
+    Raises BillingError for a meter of that name which counts otherwise: it cannot be changed, nor deleted.
+    """
+    try:
+        meter = next(
+            (m for m in client.v1.billing.meters.list().auto_paging_iter() if m.event_name == EVENT_NAME), None
+        )
+        if meter is None:
+            meter = client.v1.billing.meters.create(
+                {
+                    "display_name": "Energy used (Wh)",
+                    "event_name": EVENT_NAME,
+                    "default_aggregation": {"formula": "sum"},
+                    "event_time_window": "hour",
+                }
+            )
+    except stripe.StripeError as error:
+        raise _cannot(error) from None
+    _check(meter)
+    with tables(pm) as conn:
+        set_setting(conn, _METER_SETTING, meter.id)
+    return meter.id
+
+
+def _check(meter: stripe.billing.Meter) -> None:
+    keys = meter.customer_mapping.event_payload_key, meter.value_settings.event_payload_key
+    found = (meter.event_name, meter.status, meter.default_aggregation.formula, meter.event_time_window, *keys)
+    expected = (EVENT_NAME, "active", "sum", "hour", "stripe_customer_id", "value")
+    if found != expected:
+        wrong = "; ".join(f"{text!r} instead of {right!r}" for text, right in zip(found, expected) if text != right)
+        raise BillingError(
+            f"Stripe's meter {meter.id} has {wrong}: a meter cannot be changed, but the dashboard can reactivate one; "
+            "otherwise use another Stripe account"
+        )
+
+
+def open_sink(
+    pm: PowerManager,
+    client: stripe.StripeClient,
+    *,
+    stream: bool = False,
+    session: Callable[[str], stripe.StripeClient],
+) -> StripeMeterSink:
+    """The sink of the meter that setup() has remembered, after a look at it.
+
+    Raises BillingError where there was no setup, and where this key cannot see that meter: a test key does not see
+    what a live one has made.
+    """
+    with tables(pm) as conn:
+        meter_id = setting(conn, _METER_SETTING)
+    if meter_id is None:
+        raise BillingError(f"{pm.db_path}: no meter yet: run power-billing setup")
+    try:
+        _check(client.v1.billing.meters.retrieve(meter_id))
+    except stripe.InvalidRequestError:
+        reason = "is this key of the account and mode (test, live) that setup was run with?"
+        raise BillingError(f"{API_KEY}: it cannot see the meter {meter_id}: {reason}") from None
+    except stripe.StripeError as error:
+        raise _cannot(error) from None
+    return StripeStreamSink(client, meter_id, session) if stream else StripeMeterSink(client, meter_id)
+
+
+def sink_from(environ: Mapping[str, str], pm: PowerManager, *, stream: bool = False) -> StripeMeterSink:
+    """The Stripe sink of a file, with the key that the environment holds."""
+    client = make_client(read_secret(environ, API_KEY), environ)
+    return open_sink(pm, client, stream=stream, session=lambda token: make_client(Secret("session", token), environ))
+
+
+# --- The sinks
+
+
+class StripeMeterSink:
+    """One POST /v1/billing/meter_events an event, one after the other: Stripe takes one a customer at a time."""
+
+    batch = 1
+
+    def __init__(self, client: stripe.StripeClient, meter_id: str) -> None:
+        self._client, self._meter_id = client, meter_id
+        self.biller = f"stripe:{meter_id}"
+
+    def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
+        """Send each event. Raises BillingError for a key that Stripe does not take."""
+        return [self._send_one(event) for event in events]
+
+    def _send_one(self, event: UsageEvent) -> Receipt:
+        try:
+            self._client.v1.billing.meter_events.create(
+                {
+                    "event_name": EVENT_NAME,
+                    "payload": {"stripe_customer_id": event.customer, "value": str(event.watt_hours)},
+                    "identifier": event.identifier,
+                    "timestamp": event.timestamp,
+                }
+            )
+        except stripe.StripeError as error:
+            return _receipt(error, event.identifier)
+        return Receipt(Outcome.SENT)
+
+    def recorded(self, customer: str, hour: int) -> int | None:
+        """What Stripe's summary of the hour says; it follows the events with some delay."""
+        try:
+            summaries = self._client.v1.billing.meters.event_summaries.list(
+                self._meter_id,
+                {
+                    "customer": customer,
+                    "start_time": hour * HOUR,
+                    "end_time": (hour + 1) * HOUR,
+                    "value_grouping_window": "hour",
+                },
+            )
+        except _FATAL as error:
+            raise _cannot(error) from None
+        except stripe.StripeError:
+            return None
+        return round(sum(summary.aggregated_value for summary in summaries.data))
+
+
+class StripeStreamSink(StripeMeterSink):
+    """Up to 100 events a call by the v2 stream, which validates them later: see the README on what that hides."""
+
+    batch = 100
+
+    def __init__(
+        self, client: stripe.StripeClient, meter_id: str, session: Callable[[str], stripe.StripeClient]
+    ) -> None:
+        super().__init__(client, meter_id)
+        self._make_session = session  # a client that has the session's token as its key
+        self._session: stripe.StripeClient | None = None
+        self._session_ends = 0.0
+
+    def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
+        """Send them in one call; a call that is refused is halved until the event at fault stands alone."""
+        try:
+            self._open_session().v2.billing.meter_event_stream.create(
+                {
+                    "events": [
+                        {
+                            "event_name": EVENT_NAME,
+                            "payload": {"stripe_customer_id": event.customer, "value": str(event.watt_hours)},
+                            "identifier": event.identifier,
+                            "timestamp": f"{iso(event.hour)[:-4]}:{event.timestamp % HOUR // 60:02d}"
+                            f":{event.timestamp % 60:02d}.000Z",
+                        }
+                        for event in events
+                    ]
+                }
+            )
+        except stripe.StripeError as error:
+            self._session = None  # it may have been the session
+            receipts = [_receipt(error, event.identifier) for event in events]
+            if len(events) == 1 or receipts[0].outcome is not Outcome.REFUSED:
+                return receipts
+            half = len(events) // 2
+            return self.send(events[:half]) + self.send(events[half:])
+        return [Receipt(Outcome.SENT)] * len(events)
+
+    def _open_session(self) -> stripe.StripeClient:
+        if self._session is None or time.monotonic() > self._session_ends:
+            made = self._client.v2.billing.meter_event_session.create()
+            self._session = self._make_session(made.authentication_token)
+            self._session_ends = time.monotonic() + _SESSION_SECONDS
+        return self._session
+
+
+# --- Errors
+
+
+def _receipt(error: stripe.StripeError, identifier: str) -> Receipt:
+    """What an error of a call says about its event."""
+    if isinstance(error, _FATAL):
+        raise _cannot(error) from None
+    reason = f"{error.code or type(error).__name__}: {error.user_message or 'no message'}"[:300]
+    if isinstance(error, stripe.RateLimitError):
+        return Receipt(Outcome.LATER, reason, _retry_after(error))
+    if not isinstance(error, stripe.InvalidRequestError):  # a lost answer, a failing server: nobody knows
+        return Receipt(Outcome.LATER, reason)
+    # v1 gives this error no code: its text is all there is.
+    if error.code == "duplicate_meter_event" or f"already exists with identifier {identifier}" in reason:
+        return Receipt(Outcome.SENT, "Stripe had it already")
+    if error.param == "timestamp":  # the hour can be billed by this clock: one of the two clocks is wrong
+        return Receipt(Outcome.LATER, f"this machine's clock and Stripe's differ; {reason}")
+    return Receipt(Outcome.REFUSED, reason)
+
+
+def _retry_after(error: stripe.StripeError) -> float:
+    try:
+        return max(float((error.headers or {}).get("Retry-After", 0)), 0.0)
+    except ValueError:
+        return 0.0
+
+
+def _cannot(error: stripe.StripeError) -> BillingError:
+    """Nothing can be sent: said without Stripe's words, which quote a part of the key."""
+    if isinstance(error, _FATAL):
+        return BillingError(f"{API_KEY}: Stripe does not take this key ({error.http_status}): it needs billing meters")
+    return BillingError(f"Stripe cannot be used now: {type(error).__name__} {error.http_status or ''}: try again later")

@@ -1,0 +1,258 @@
+"""`power-billing` as a command: what it prints, how it exits, and what a kill -9 leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from loopback import KEY, Loopback, serve
+from power_billing.cli import _COMMANDS, main
+from power_billing.hours import iso
+from power_billing.keys import API_KEY
+from power_billing.ledger import outbox
+from power_billing.stripe_sinks import API_URL
+from power_billing.tables import tables
+from world import CUSTOMER
+
+from power_manager import PowerManager
+
+ROOT = Path(__file__).resolve().parents[3]
+PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "integrations/billing")])
+
+
+class Cli:
+    """The command over a file whose device has used 10.5 Wh in each of three past hours."""
+
+    def __init__(self, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.db, self._capsys = db, capsys
+        self.hour = int(time.time() // 3600)
+        with PowerManager(db, max_gap=1500) as pm:
+            pm.register_device("edge", "Edge")
+            self.meter = pm.add_meter("edge", "main").id
+            for back in (4, 3, 2):
+                for second in (600, 2040):
+                    pm.log_power(self.meter, 10.5 / 0.4, 1.0, timestamp=(self.hour - back) * 3600 + second)
+
+    def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """Run a command; its output and its errors."""
+        assert main(["--db", str(self.db), *arguments]) == code
+        return tuple(self._capsys.readouterr())  # type: ignore[return-value]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """A command over a file with consumption."""
+    return Cli(tmp_path / "power.db", capsys)
+
+
+@pytest.fixture
+def stripe_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loopback, str]]:
+    """A loopback Stripe on a port, and an environment that leads there."""
+    server = Loopback(time.time)
+    with serve(server) as url:
+        monkeypatch.setenv(API_URL, url)
+        monkeypatch.setenv(API_KEY, KEY)
+        yield server, url
+
+
+def linked(cli: Cli) -> None:
+    """Link the device from ten hours ago on."""
+    cli("link", "edge", "--customer", CUSTOMER, "--subscription-item", "si_9", "--since", iso(cli.hour - 10))
+
+
+def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+    """Every command in turn, with what it prints."""
+    out, _ = cli("setup")
+    assert "meter mtr_test_1 is ready" in out
+    assert '"recurring[meter]=mtr_test_1"' in out
+    out, _ = cli("link", "edge", "--customer", CUSTOMER, "--since", iso(cli.hour - 10), "--types", "main,ups")
+    assert out == f"edge: billed to {CUSTOMER} from {iso(cli.hour - 10)} on (main, ups)\n"
+    out, _ = cli("report", "--dry-run")
+    assert out.splitlines()[-1] == "dry run: 3 hours would be sent"
+    assert stripe_url[0].events == []
+    out, _ = cli("report", "--until", iso(cli.hour - 3))
+    assert out.splitlines()[-1] == "1 hours sent, 0 left"
+    out, _ = cli("report", "--sink", "stripe-stream")
+    assert [line.split() for line in out.splitlines()] == [
+        ["customer", "hour", "watt-hours", "revision"],
+        [CUSTOMER, iso(cli.hour - 3), "11", "0"],
+        [CUSTOMER, iso(cli.hour - 2), "10", "0"],
+        ["2", "hours", "sent,", "0", "left"],
+    ]
+    assert stripe_url[0].billed(CUSTOMER) == 31
+    out, _ = cli("status")
+    assert f"{CUSTOMER}: 31 Wh in all; events: 3 sent" in out
+    assert "usage goes to stripe:mtr_test_1" in out
+    out, _ = cli("unlink", "edge")
+    assert out == f"edge: billed to {CUSTOMER} until {iso(cli.hour + 1)}\n"
+
+
+def test_hours_that_are_left_make_the_exit_code_1(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+    """And are listed with the reason, by report and by status, until they are sent."""
+    cli("setup")
+    linked(cli)
+    stripe_url[0].faults.extend(["400-before"])
+    out, _ = cli("report", code=1)
+    event = f"{CUSTOMER}:power_watt_hours:{iso(cli.hour - 4)}:0 10 Wh"
+    assert f"refused: {event}, tried 1 times: InvalidRequestError: as told" in out
+    assert "2 hours sent, 1 left" in out
+    assert f"refused: {event}" in cli("status")[0]
+    assert "1 hours sent, 0 left" in cli("report", "--retry-refused")[0]
+    assert stripe_url[0].billed(CUSTOMER) == 31
+
+
+def test_what_came_to_light_too_late_is_listed(cli: Cli) -> None:
+    """By status, with its watt-hours."""
+    linked(cli)
+    old = cli.hour - 40 * 24
+    with PowerManager(cli.db) as pm:
+        with tables(pm) as conn:
+            conn.execute("UPDATE billing_links SET from_hour = ?", (old - 5,))
+        for second in (600, 2040):
+            pm.log_power(cli.meter, 10.0, 1.0, timestamp=old * 3600 + second)
+    assert f"cannot be billed: {CUSTOMER} {iso(old)} +4.000 Wh that came to light too late" in cli("status")[0]
+    assert "si_9, main+battery+ups" in cli("status")[0]
+
+
+def test_report_tells_the_devices_whose_grace_period_is_over(
+    cli: Cli, stripe_url: tuple[Loopback, str], tmp_path: Path
+) -> None:
+    """A timer's run does what no delivery has come to do."""
+    linked(cli)
+    with PowerManager(cli.db) as pm, tables(pm) as conn:
+        sql = "INSERT INTO billing_invoices (invoice, customer, due_at) VALUES ('in_1', ?, ?)"
+        conn.execute(sql, (CUSTOMER, time.time() - 1))
+    assert "1 devices told to shut down" in cli("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"))[0]
+    assert "told" not in cli("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"))[0]
+    with PowerManager(cli.db) as pm:
+        assert [(event.type.value, event.note) for event in pm.get_events("edge")] == [
+            ("shutdown", "billing: in_1 is not paid")
+        ]
+
+
+def test_ctrl_c_is_exit_code_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the shell has it."""
+
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(_COMMANDS, "status", interrupt)
+    cli("status", code=130)
+
+
+def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed without the extra, it says what to install."""
+    monkeypatch.setenv(API_KEY, KEY)
+    monkeypatch.delitem(sys.modules, "power_billing.stripe_sinks")
+    monkeypatch.setitem(sys.modules, "stripe", None)
+    assert "power-billing: stripe is not installed: pip install '.[billing]'" in cli("setup", code=1)[1]
+
+
+def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
+    """Neither a key nor the SDK."""
+    linked(cli)
+    assert "3 hours sent, 0 left" in cli("report", "--sink", "csv", "--csv", str(tmp_path / "usage.csv"))[0]
+    program = "import sys, power_billing.cli; sys.exit('stripe' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": PYTHONPATH}, check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report"], "STRIPE_API_KEY or STRIPE_API_KEY_FILE (a file that holds it): neither is set"),
+        (["setup"], "neither is set"),
+        (["report", "--sink", "csv"], "--sink csv and --csv FILE go together"),
+        (["report", "--csv", "x"], "--sink csv and --csv FILE go together"),
+        (["link", "nobody", "--customer", "cus_1"], "no device has the id 'nobody'"),
+        (["link", "edge", "--customer", "cus_..."], "customer: expected an id of Stripe's"),
+        (["link", "edge", "--customer", "cus_1", "--types", "sun"], "types: expected some of main, battery, ups"),
+        (["unlink", "edge"], "edge: not linked"),
+        (["report", "--until", "noon", "--dry-run"], "until: expected an aware datetime"),
+    ],
+)
+def test_errors_are_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
+    """On standard error, with exit code 1."""
+    monkeypatch.delenv(API_KEY, raising=False)
+    out, err = cli(*arguments, code=1)
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("power-billing: ")
+    assert message in err
+
+
+def test_a_database_that_is_not_there_is_not_made(cli: Cli) -> None:
+    """A typing mistake must not look like a fleet that used nothing."""
+    cli.db = cli.db.with_name("typo.db")
+    assert "no such database" in cli("report", code=1)[1]
+    assert not cli.db.exists()
+
+
+def test_wrong_usage_is_exit_code_2(cli: Cli) -> None:
+    """As argparse has it."""
+    with pytest.raises(SystemExit) as caught:
+        cli("bill-everybody")
+    assert caught.value.code == 2
+
+
+# --- kill -9
+
+
+def _report(cli: Cli) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "power_billing", "--db", str(cli.db), "report"]
+    environ = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    return subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("request_number", [1, 2, 3])
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_killed_run_bills_nothing_twice_and_loses_nothing(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, request_number: int, arrives: bool
+) -> None:
+    """SIGKILL while the n-th event is under way, which arrives or does not; the next run makes it good."""
+    server = Loopback(time.time)
+    state: dict[str, subprocess.Popen[bytes]] = {}
+    seen, started = [0], threading.Event()
+
+    def kill(_: str, path: str) -> None:
+        if not path.endswith("meter_events"):
+            return
+        seen[0] += 1
+        if seen[0] == request_number:
+            assert started.wait(20)
+            os.kill(state["run"].pid, signal.SIGKILL)
+            state["run"].wait(20)
+            if not arrives:
+                server.faults.append("lost-before")
+
+    with serve(server, kill) as url:
+        monkeypatch.setenv(API_URL, url)
+        monkeypatch.setenv(API_KEY, KEY)
+        cli("setup")
+        linked(cli)
+        state["run"] = _report(cli)
+        started.set()
+        try:
+            assert state["run"].wait(60) == -signal.SIGKILL
+        finally:
+            state["run"].kill()
+        _eventually(lambda: not server.faults)
+        assert "0 left" in cli("report")[0]
+    assert server.billed(CUSTOMER) == 31
+    assert len({event["identifier"] for event in server.events}) == len(server.events) == 3
+    with PowerManager(cli.db) as pm:
+        assert pm.check() == []
+        with tables(pm) as conn:
+            assert {entry.state for entry in outbox(conn)} == {"sent"}
+
+
+def _eventually(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

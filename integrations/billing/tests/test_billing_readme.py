@@ -1,0 +1,82 @@
+"""The README's commands and examples run as they stand, against a loopback Stripe; what it names is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from loopback import KEY, Loopback, serve
+from power_billing import cli, ledger, sender
+from power_billing.keys import API_KEY, WEBHOOK_SECRET
+from power_billing.stripe_sinks import API_URL
+from power_billing.webhooks import DEFAULT_GRACE_HOURS, GRACE, POLICY
+
+HERE = Path(__file__).resolve().parents[1]
+ROOT = HERE.parents[1]
+README = (HERE / "README.md").read_text(encoding="utf-8")
+PROGRAMS = {"python": '"$@"', "power-manager": '-m power_manager "$@"', "power-billing": '-m power_billing "$@"'}
+
+
+def script() -> str:
+    """Every block of shell and Python before the development section, in order, that stops at the first failure."""
+    parts = ["set -e -o pipefail"]
+    text = README.partition("\n## Development")[0].replace("sk_test_...", KEY)
+    for language, block in re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        parts.append(block if language == "sh" else f"python - <<'END'\n{block}END\n")
+    return "\n".join(parts)
+
+
+def test_every_command_and_example_runs(tmp_path: Path) -> None:
+    """One after the other; only what pip would install is there already. Stripe has what the dry run said."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, arguments in {**PROGRAMS, "pip": ""}.items():
+        line = f'exec "{sys.executable}" {arguments}' if arguments else "true"
+        (commands / name).write_text(f"#!/bin/sh\n{line}\n")
+        (commands / name).chmod(0o755)
+    (tmp_path / "script").write_text(script())
+    server = Loopback(time.time)
+    with serve(server) as url:
+        environ = {
+            **{name: text for name, text in os.environ.items() if not name.startswith(("STRIPE_", "POWER_"))},
+            "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
+            API_URL: url,
+        }
+        command = ["timeout", "100", "bash", "script"]
+        run = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    dry = sum(
+        int(wh) for wh in re.findall(r"^cus_\S+ +\S+Z +(\d+) +0$", run.stdout.partition("dry run:")[0], re.MULTILINE)
+    )
+    assert dry > 10
+    assert server.billed("cus_Nf1XyzAbc") == dry
+    assert "0 hours sent, nothing left" in run.stdout, "create_usage_record found everything billed"
+    assert len(re.findall(r"^cus_Other:power_watt_hours:\S+Z:0 \d+$", run.stdout, re.MULTILINE)) > 10
+    assert KEY not in run.stdout + run.stderr
+
+
+def test_every_command_option_and_variable_is_in_the_readme() -> None:
+    """Nothing is left undocumented."""
+    parser = cli._parser()
+    options = set(re.findall(r"--[a-z-]+", parser.format_help()))
+    for action in parser._subparsers._group_actions:  # type: ignore[union-attr]
+        for name, command in dict(action.choices or {}).items():
+            assert f"| `{name}" in README
+            options |= set(re.findall(r"--[a-z-]+", command.format_help()))
+    for name in options - {"--help"} | {API_KEY, WEBHOOK_SECRET, API_URL, GRACE, POLICY, "POWER_MANAGER_DB"}:
+        assert name in README, name
+
+
+def test_the_numbers_of_the_readme_are_the_codes() -> None:
+    """Defaults and limits, where it names them."""
+    assert f"| `{GRACE}` | {DEFAULT_GRACE_HOURS:g} |" in README
+    assert f"after {sender.PROTECTED // 3600} hours" in README
+    assert "pauses of about 1, 2 and 4 s" in README
+    assert sender.PAUSES == (1.0, 2.0, 4.0)
+    assert sender.MAX_FAILURES == 3
+    assert f"more than {ledger.MAX_HOUR_NWH // ledger.NANO // 10**9} GWh" in README

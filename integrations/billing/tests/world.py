@@ -1,0 +1,76 @@
+"""A file with devices, a clock that tests set, and a loopback Stripe: everything that a run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import power_billing
+from loopback import KEY, FakeTransport, Loopback
+from power_billing.keys import API_KEY, Secret
+from power_billing.stripe_sinks import StripeMeterSink, make_client, open_sink, setup
+from power_billing.usage import Biller
+
+from power_manager import PowerManager
+
+HOUR = 3600.0
+NOW = 1_790_000_000.0 // HOUR * HOUR + 600  # ten minutes into an hour
+MAX_GAP = 1500.0  # seconds
+CUSTOMER = "cus_Nf1XyzAbc"
+
+
+class World:
+    """`now` is what the machine's clock says, `true_now` what Stripe's does; both start at NOW."""
+
+    def __init__(self, db: Path | str, newest_by: str = "receipt") -> None:
+        self.now = self.true_now = NOW
+        self.slept: list[float] = []
+        self.server = Loopback(lambda: self.true_now, newest_by)
+        self.pm = PowerManager(db, max_gap=MAX_GAP, clock=lambda: self.now)
+        self.biller = Biller(self.pm, clock=lambda: self.now, sleep=self.slept.append)
+        self.meters: dict[str, str] = {}
+        self.add_device("edge")
+
+    def add_device(self, device_id: str, kind: str = "main") -> str:
+        """A device with one more meter; the meter's id."""
+        self.pm.register_device(device_id, device_id)
+        self.meters[device_id] = self.pm.add_meter(device_id, kind).id
+        return self.meters[device_id]
+
+    def link(self, device_id: str = "edge", customer: str = CUSTOMER, hours_ago: float = 24 * 30) -> power_billing.Link:
+        """Bill a device from some hours ago on."""
+        return power_billing.link(
+            self.pm, device_id, customer, since=self.now - hours_ago * HOUR, clock=lambda: self.now
+        )
+
+    def use(self, watt_hours: float, hours_ago: int, device_id: str = "edge") -> None:
+        """Let a device consume that much in the hour that began so many hours before the present one."""
+        begin = NOW // HOUR * HOUR - hours_ago * HOUR
+        # A constant load over 0.4 hours; hours beside each other are further apart than MAX_GAP.
+        for second in (600.0, 2040.0):
+            self.pm.log_power(self.meters[device_id], watt_hours / 0.4, 1.0, timestamp=begin + second)
+
+    def transport(self, server: Loopback) -> FakeTransport:
+        """What carries the SDK's requests."""
+        return FakeTransport(server)
+
+    def sink(self, stream: bool = False) -> StripeMeterSink:
+        """The Stripe sink, by way of the official SDK; with setup where there was none."""
+        client = make_client(Secret(API_KEY, KEY), {}, self.transport(self.server))
+        if not self.server.meters:
+            setup(self.pm, client)
+        return open_sink(
+            self.pm, client, stream=stream,
+            session=lambda token: make_client(Secret("session", token), {}, self.transport(self.server)),
+        )  # fmt: skip
+
+    def report(self, **options: object) -> power_billing.Report:
+        """A run to Stripe."""
+        return self.biller.report(self.sink(), **options)  # type: ignore[arg-type]
+
+    def billed(self, customer: str = CUSTOMER) -> int:
+        """What Stripe would put on the invoices, in Wh."""
+        return self.server.billed(customer)
+
+
+Clock = Callable[[], float]

@@ -1,0 +1,212 @@
+/** One request: its URL, its time limit, its retries, and its answer or a PowerError. */
+
+import { PowerError } from "./errors";
+import type { ProblemDetails } from "./types.gen";
+
+/** What every call takes. */
+export interface CallOptions {
+  /** Ends the call with a {@link PowerError} whose `isAborted` is true. Nothing else ever cancels one. */
+  signal?: AbortSignal | undefined;
+}
+
+type Read<T> = (response: Response) => Promise<T>;
+type Parameter = string | number | undefined;
+
+/** A request of the REST surface. */
+export interface Call extends CallOptions {
+  method?: "PUT" | "POST";
+  path: string;
+  query?: Record<string, Parameter | readonly string[]>;
+  body?: unknown;
+  /** Whether sending it twice does no more than sending it once; GET and PUT always are. */
+  idempotent?: boolean;
+}
+
+/** How requests are made. */
+export interface HttpOptions {
+  baseUrl: string;
+  token: string | undefined;
+  fetch: typeof fetch;
+  timeoutMs: number;
+  retries: number;
+}
+
+/** Characters of a query that any server and proxy takes. */
+export const LONGEST_QUERY = 6_000;
+const FIRST_PAUSE_MS = 250;
+const LONGEST_PAUSE_MS = 8_000;
+const LONGEST_RETRY_AFTER_MS = 60_000; // beyond that the caller gets the error, and decides
+/** Statuses of what may do the next time. */
+export const WORTH_A_RETRY = new Set([408, 429, 500, 502, 503, 504]);
+
+/** A path whose `{}` are the ids, encoded. */
+export function path(template: string, ...ids: string[]): string {
+  return template.replace(/\{\}/g, () => {
+    const id = ids.shift() as string;
+    // Every URL parser takes these two for directories, encoded or not.
+    if (id === "" || id === "." || id === "..") {
+      throw new PowerError("invalid_argument", `id: ${JSON.stringify(id)} cannot be part of a path`);
+    }
+    return encodeURIComponent(id);
+  });
+}
+
+/** `?a=1&a=2`, or nothing; what is undefined is left out. */
+export function queryText(query: Record<string, Parameter | readonly string[]>): string {
+  const parameters = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) {
+    for (const one of Array.isArray(value) ? value : [value]) {
+      if (one !== undefined) parameters.append(name, String(one));
+    }
+  }
+  const text = parameters.toString();
+  return text && `?${text}`;
+}
+
+/** A body as JSON, which has neither NaN nor Infinity; as null they would mean something else. */
+function serialize(body: unknown): string {
+  try {
+    return JSON.stringify(body, (name, value) => {
+      if (typeof value !== "number" || Number.isFinite(value)) return value;
+      throw new PowerError("invalid_argument", `${name}: expected a finite number, got ${value}`);
+    });
+  } catch (error) {
+    if (error instanceof PowerError) throw error;
+    throw new PowerError("invalid_argument", `the body is not JSON: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+/** Wait so long, or until the signal ends it with a PowerError. */
+function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const abort = () => {
+      clearTimeout(timer);
+      reject(aborted(signal));
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    }, ms);
+    signal?.addEventListener("abort", abort, { once: true });
+    if (signal?.aborted) abort(); // it tells nobody twice
+  });
+}
+
+function aborted(signal: AbortSignal | undefined): PowerError {
+  return new PowerError("aborted", "aborted by the caller's signal", { cause: signal?.reason });
+}
+
+/** What a fetch failed with; Node's says it one level below. */
+function reason(error: Error): string {
+  return error.cause instanceof Error ? `${error.message}: ${error.cause.message}` : error.message;
+}
+
+/** Milliseconds of a Retry-After: seconds, or a date. */
+function retryAfter(header: string | null): number | undefined {
+  if (header === null) return undefined;
+  const ms = /^\d+$/.test(header.trim()) ? Number(header) * 1000 : Date.parse(header) - Date.now();
+  return Number.isFinite(ms) ? Math.max(ms, 0) : undefined;
+}
+
+/** The error that an answer is. */
+async function refusal(what: string, response: Response): Promise<PowerError> {
+  const text = await response.text();
+  const details = { status: response.status, retryAfterMs: retryAfter(response.headers.get("retry-after")) };
+  let problem: ProblemDetails | undefined;
+  try {
+    problem = JSON.parse(text);
+  } catch {
+    // Not JSON: a proxy's page, say. It is judged below.
+  }
+  if (typeof problem?.code === "string") {
+    return new PowerError(problem.code, `${what}: ${response.status} ${problem.detail}`, { ...details, problem });
+  }
+  return new PowerError("invalid_response", `${what}: ${response.status}, and not from a power-service`, details);
+}
+
+/** Milliseconds until the next try; undefined: there is none. */
+function pauseBefore(retry: number, error: PowerError): number | undefined {
+  if (error.code !== "network" && error.code !== "timeout" && !WORTH_A_RETRY.has(error.status)) return undefined;
+  const jitter = Math.random() * Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** retry);
+  const least = error.retryAfterMs ?? 0;
+  return least > LONGEST_RETRY_AFTER_MS ? undefined : least + jitter;
+}
+
+/** Makes requests. */
+export class Http {
+  readonly #options: HttpOptions;
+
+  constructor(options: HttpOptions) {
+    this.#options = options;
+  }
+
+  /** The answer as JSON. The caller says of what type the contract has it. */
+  async json<T>(call: Call): Promise<T> {
+    return this.#send(call, (response) => response.json() as Promise<T>);
+  }
+
+  /** The answer as text. */
+  async text(call: Call): Promise<string> {
+    return this.#send(call, (response) => response.text());
+  }
+
+  async #send<T>(call: Call, read: Read<T>): Promise<T> {
+    const idempotent = call.idempotent ?? call.method !== "POST";
+    const body = call.body === undefined ? undefined : serialize(call.body);
+    for (let retry = 0; ; retry++) {
+      try {
+        return await this.#try(call, body, read);
+      } catch (error) {
+        const ms = error instanceof PowerError ? pauseBefore(retry, error) : undefined;
+        if (!idempotent || retry >= this.#options.retries || ms === undefined) throw error;
+        await pause(ms, call.signal);
+      }
+    }
+  }
+
+  async #try<T>(call: Call, body: string | undefined, read: Read<T>): Promise<T> {
+    const { signal } = call;
+    if (signal?.aborted) throw aborted(signal);
+    const what = `${call.method ?? "GET"} ${call.path}`;
+    const control = new AbortController();
+    const abort = () => control.abort();
+    let late = false;
+    const timer = setTimeout(() => {
+      late = true;
+      abort();
+    }, this.#options.timeoutMs);
+    signal?.addEventListener("abort", abort);
+    let response: Response | undefined;
+    try {
+      response = await this.#request(call, body, control.signal);
+      if (!response.ok) throw await refusal(what, response);
+      return await read(response);
+    } catch (error) {
+      if (error instanceof PowerError) throw error;
+      if (signal?.aborted) throw aborted(signal);
+      if (late) {
+        throw new PowerError("timeout", `${what}: no answer within ${this.#options.timeoutMs} ms`, { cause: error });
+      }
+      if (error instanceof SyntaxError && response) {
+        const details = { status: response.status, cause: error };
+        throw new PowerError("invalid_response", `${what}: ${response.status}, but not with JSON`, details);
+      }
+      throw new PowerError("network", `${what}: ${reason(error as Error)}`, { cause: error });
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", abort);
+    }
+  }
+
+  #request(call: Call, body: string | undefined, signal: AbortSignal): Promise<Response> {
+    const { baseUrl, token, fetch } = this.#options;
+    const headers: Record<string, string> = { Accept: "application/json" };
+    if (token !== undefined) headers.Authorization = `Bearer ${token}`;
+    const init: RequestInit = { method: call.method ?? "GET", headers, signal };
+    if (body !== undefined) {
+      headers["Content-Type"] = "application/json";
+      init.body = body;
+    }
+    return fetch(baseUrl + call.path + queryText(call.query ?? {}), init);
+  }
+}

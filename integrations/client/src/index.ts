@@ -1,0 +1,41 @@
+/** @blackroad/power-client: the TypeScript client of power-service. */
+
+export { type Budget, type Moment, PowerClient, type PowerClientOptions, type Window } from "./client";
+export { type ClientCode, PowerError, type PowerErrorCode, type PowerErrorDetails } from "./errors";
+export type { CallOptions } from "./http";
+export type { FailedBatch, FlushResult } from "./queue";
+export type { WebSocketClass } from "./socket";
+export type {
+  StreamConnecting,
+  StreamIdle,
+  StreamOpen,
+  StreamReconnecting,
+  StreamStatus,
+  StreamStopped,
+} from "./status";
+export type { StreamHandle, StreamOptions } from "./stream";
+export type {
+  Code,
+  DeviceBudget,
+  DeviceRecord,
+  DeviceSettings,
+  EventPage,
+  Health,
+  IngestResult,
+  MeterReport,
+  MeterType,
+  NewEvent,
+  NewMeter,
+  NewReading,
+  PowerEvent,
+  PowerEventType,
+  PowerMeter,
+  PowerReading,
+  PowerState,
+  PowerStatistics,
+  ProblemDetails,
+  Report,
+  SequencedEvent,
+  StreamTicket,
+  UnknownDevice,
+} from "./types.gen";

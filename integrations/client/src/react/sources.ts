@@ -1,0 +1,169 @@
+/** Where each hook's data come from: what loads them, and what of the stream keeps them true. */
+
+import type { Budget, DeviceRecord, PowerClient, PowerEvent, PowerMeter, PowerReading, Report } from "../index";
+import type { Source } from "./resource";
+
+type Ids = readonly string[] | undefined;
+
+const DRAW_MS = 100; // thousands of meters change in a second: a page is drawn anew at most so often
+
+function key(...parts: unknown[]): string {
+  return JSON.stringify(parts);
+}
+
+/** Budgets, loaded again at most each `refreshMs` while there are readings or events. */
+export function budgetSource(ids: Ids, refreshMs: number): Source<Budget> {
+  return {
+    key: key("budget", ids, refreshMs),
+    load: (client) => client.getBudget(ids),
+    follow: (resource) => {
+      const reload = () => resource.loadSoon(refreshMs);
+      return { deviceIds: ids, onReading: reload, onEvent: reload };
+    },
+  };
+}
+
+/** A report, loaded again at most each `refreshMs` while there are readings or events. */
+export function reportSource(deviceId: string, days: number, refreshMs: number): Source<Report> {
+  return {
+    key: key("report", deviceId, days, refreshMs),
+    load: (client) => client.getReport(deviceId, { days }),
+    follow: (resource) => {
+      const reload = () => resource.loadSoon(refreshMs);
+      return { deviceIds: [deviceId], onReading: reload, onEvent: reload };
+    },
+  };
+}
+
+/** The devices, loaded again when a meter of an unknown one shows up. */
+export function devicesSource(): Source<DeviceRecord[]> {
+  return {
+    key: key("devices"),
+    load: (client) => client.devices(),
+    follow: (resource) => ({
+      onState: (meter) =>
+        resource.update((devices) => {
+          if (!devices.some((device) => device.id === meter.device_id)) resource.loadSoon(1_000);
+          return devices;
+        }),
+    }),
+  };
+}
+
+/** A meter's present state. */
+export function meterSource(meterId: string, deviceId: string | undefined): Source<PowerMeter> {
+  return {
+    key: key("meter", meterId, deviceId),
+    load: (client) => client.meter(meterId),
+    follow: (resource) => ({
+      deviceIds: deviceId === undefined ? undefined : [deviceId],
+      onState: (meter) => {
+        if (meter.id === meterId) resource.update(() => meter);
+      },
+    }),
+  };
+}
+
+/** Readings of the last hours, in order of time: those there are with one more, without those that are too old. */
+function withReading(readings: PowerReading[], reading: PowerReading, hours: number): PowerReading[] {
+  const since = Date.now() - hours * 3_600_000;
+  let place = readings.length;
+  while (place > 0 && (readings[place - 1] as PowerReading).timestamp > reading.timestamp) place--;
+  if (readings[place - 1]?.timestamp === reading.timestamp) return readings;
+  const all = [...readings.slice(0, place), reading, ...readings.slice(place)];
+  const first = all.findIndex((one) => Date.parse(one.timestamp) >= since);
+  return first > 0 ? all.slice(first) : all;
+}
+
+/** A meter's readings of the last hours, thinned out, and each that comes; loaded again when they grow too many. */
+export function historySource(
+  meterId: string,
+  hours: number,
+  maxPoints: number,
+  deviceId: string | undefined,
+): Source<PowerReading[]> {
+  return {
+    key: key("history", meterId, hours, maxPoints, deviceId),
+    load: (client) => client.chart(meterId, { since: new Date(Date.now() - hours * 3_600_000), maxPoints }),
+    follow: (resource) => ({
+      deviceIds: deviceId === undefined ? undefined : [deviceId],
+      onReading: (reading) => {
+        if (reading.meter_id !== meterId) return;
+        resource.update((readings) => withReading(readings, reading, hours));
+        if ((resource.state.data?.length ?? 0) > 2 * maxPoints) resource.loadSoon(0);
+      },
+      onState: (meter) => {
+        // A state without its reading: that went by while the connection was changed.
+        const last = resource.state.data && (resource.state.data.at(-1)?.timestamp ?? "");
+        if (meter.id === meterId && last !== undefined && (meter.updated_at ?? "") > last) resource.loadSoon(1_000);
+      },
+    }),
+  };
+}
+
+/** The newest of the events after a sequence, oldest first. */
+async function lastEvents(client: PowerClient, after: number, limit: number): Promise<PowerEvent[]> {
+  let newest: PowerEvent[] = [];
+  for (let place = after; ; ) {
+    const { events, next_after } = await client.eventsSince(place, { limit: 10_000 });
+    newest = [...newest, ...events.map(({ event }) => event)].slice(-limit);
+    if (next_after <= place) return newest;
+    place = next_after;
+  }
+}
+
+/** The newest events of all devices, newest first. */
+async function newestEvents(client: PowerClient, sequence: number | undefined, limit: number): Promise<PowerEvent[]> {
+  // Of a token that sees some of the devices only, a few may be far back.
+  for (let back = limit; ; back *= 10) {
+    const after = Math.max(0, (sequence ?? 0) - back);
+    const newest = await lastEvents(client, after, limit);
+    if (newest.length >= limit || after === 0) return newest.reverse();
+  }
+}
+
+/** The newest events of one device or of all, newest first. */
+export function eventsSource(deviceId: string | undefined, limit: number): Source<PowerEvent[]> {
+  return {
+    key: key("events", deviceId, limit),
+    load: (client, sequence) =>
+      deviceId === undefined ? newestEvents(client, sequence, limit) : client.events(deviceId, { limit }),
+    follow: (resource) => ({
+      deviceIds: deviceId === undefined ? undefined : [deviceId],
+      onEvent: (event) =>
+        resource.update((events) =>
+          events.some((one) => one.id === event.id) ? events : [event, ...events].slice(0, limit),
+        ),
+    }),
+  };
+}
+
+/** Meters' present states by id, of some devices or of all. */
+export function livePowerSource(ids: Ids): Source<ReadonlyMap<string, PowerMeter>> {
+  const meters = new Map<string, PowerMeter>();
+  const fresh = new Set<string>(); // what came while it was loaded is newer than what is loaded
+  let due = false;
+  return {
+    key: key("live", ids),
+    load: async (client) => {
+      fresh.clear();
+      for (const meter of await client.meters(ids?.length === 1 ? { deviceId: ids[0] } : {})) {
+        if (!fresh.has(meter.id) && (!ids || ids.includes(meter.device_id))) meters.set(meter.id, meter);
+      }
+      return new Map(meters);
+    },
+    follow: (resource) => ({
+      deviceIds: ids,
+      onState: (meter) => {
+        fresh.add(meter.id);
+        meters.set(meter.id, meter);
+        if (due) return;
+        due = true;
+        setTimeout(() => {
+          due = false;
+          resource.update(() => new Map(meters));
+        }, DRAW_MS);
+      },
+    }),
+  };
+}

@@ -1,0 +1,114 @@
+/** The reconnecting WebSocket to /v1/stream, with the service's rules: which closes are final, and when it is dead. */
+
+import ReconnectingWebSocket from "partysocket/ws";
+import { PowerError } from "./errors";
+import type { ProblemDetails, StreamMessage } from "./types.gen";
+
+/** A WebSocket class: the runtime's own, or that of `ws`. */
+export type WebSocketClass = new (url: string, protocols?: string | string[]) => object;
+
+/** What the socket needs, and whom it tells. */
+export interface SocketOptions {
+  url: () => string;
+  token: string | undefined;
+  webSocket: WebSocketClass;
+  onMessage: (message: StreamMessage) => void;
+  onLost: (code: number, reason: string) => void;
+  onStopped: (error: PowerError) => void;
+}
+
+const LOOK_MS = 15_000;
+const SILENT_MS = 45_000; // three heartbeats of the service
+const AGAIN = new Set([4408, 4429]); // refused for now
+
+/** The error behind a close code after which trying again is no use; undefined: try again. */
+function refusal(code: number, reason: string): PowerError | undefined {
+  if (code !== 1008 && (code < 4400 || code > 4499 || AGAIN.has(code))) return undefined;
+  const problem = (reason || "invalid_response") as ProblemDetails["code"];
+  const status = code === 1008 ? 0 : code - 4000;
+  return new PowerError(problem, `the stream was refused: ${code} ${reason}`, { status });
+}
+
+/** One connection after the other, until it is closed. */
+export class StreamSocket {
+  readonly #options: SocketOptions;
+  readonly #socket: ReconnectingWebSocket;
+  readonly #watch: ReturnType<typeof setInterval>;
+  #looked = Date.now();
+  #heard = Date.now();
+  #quiet = false; // what closes now is closed on purpose
+
+  constructor(options: SocketOptions) {
+    this.#options = options;
+    // A browser can send no header with a WebSocket. Offered as a subprotocol the token stays out of URLs and logs.
+    const protocols = ["power.v1", ...(options.token === undefined ? [] : [`token.${options.token}`])];
+    // A try that was due when it was closed still asks where to connect, and then does not.
+    const url = () => (this.#quiet ? "" : options.url());
+    this.#socket = new ReconnectingWebSocket(url, protocols, {
+      WebSocket: options.webSocket,
+      maxEnqueuedMessages: 0,
+      connectionTimeout: 10_000, // the default of 4 s is short for a busy device behind a slow network
+      minReconnectionDelay: 250 + Math.random() * 500, // not all clients at once when the service comes back
+      reconnectionDelayGrowFactor: 1.5,
+      maxReconnectionDelay: 10_000,
+      shouldReconnectOnClose: (event) => refusal(event.code, event.reason) === undefined,
+    });
+    this.#socket.addEventListener("message", (event) => this.#onMessage(event.data));
+    // By property: what a listener gets is a copy, which has lost the code in browsers, and has a made-up reason in Node.
+    this.#socket.onclose = ({ code, reason }) => {
+      if (this.#quiet) return;
+      const error = refusal(code, reason);
+      if (error) this.#stop(error);
+      else options.onLost(code, reason);
+    };
+    this.#socket.onerror = ({ message }) => {
+      // Not even begun: a page of https may not connect to ws, say. Of all else the close tells.
+      if (!this.#socket.url) options.onLost(1006, message);
+    };
+    this.#watch = setInterval(() => this.#look(), LOOK_MS);
+  }
+
+  /** Connect anew, with what `url` says now. Nobody is told. */
+  reconnect(): void {
+    this.#heard = Date.now();
+    this.#quiet = true;
+    this.#socket.reconnect();
+    this.#quiet = false;
+  }
+
+  /** End it. Nobody is told. */
+  close(): void {
+    clearInterval(this.#watch);
+    this.#quiet = true;
+    this.#socket.close();
+  }
+
+  #stop(error: PowerError): void {
+    this.close();
+    this.#options.onStopped(error);
+  }
+
+  #onMessage(text: unknown): void {
+    this.#heard = Date.now();
+    let message: StreamMessage;
+    try {
+      message = JSON.parse(text as string);
+    } catch (cause) {
+      this.#stop(new PowerError("invalid_response", "the stream sent what is not JSON", { cause }));
+      return;
+    }
+    this.#options.onMessage(message);
+  }
+
+  /** Reconnect where nothing has come for long: a network can go without a word. */
+  #look(): void {
+    const now = Date.now();
+    // A hidden tab's timers come late, and a machine's after its sleep: what came meanwhile may still be waiting.
+    const late = now - this.#looked > 2 * LOOK_MS;
+    this.#looked = now;
+    const open = this.#socket.readyState === this.#socket.OPEN;
+    if (!open || late || now - this.#heard <= SILENT_MS) return;
+    this.reconnect();
+    this.#options.onLost(1006, "nothing was heard of the service");
+  }
+}

@@ -1,0 +1,358 @@
+/**
+ * Live events, readings and meters: any number of listeners over one shared connection.
+ *
+ * Each listener has a cursor, the sequence of the last event that it was given or passed over. A connection asks for
+ * what comes after the least of the cursors, and an event goes to those listeners only whose cursor it is beyond: that
+ * alone makes it exactly once, over reconnects, restarts, and listeners that come and go.
+ */
+
+import { PowerError } from "./errors";
+import { LONGEST_QUERY, queryText, WORTH_A_RETRY } from "./http";
+import { Recent } from "./recent";
+import { StreamSocket, type WebSocketClass } from "./socket";
+import type { StreamStatus } from "./status";
+import type { EventPage, HelloMessage, PowerEvent, PowerMeter, PowerReading, StreamMessage } from "./types.gen";
+
+/** What to listen to. */
+export interface StreamOptions {
+  /** Of these devices; left out: of all that the token may see. */
+  deviceIds?: readonly string[] | undefined;
+  /** Events after this sequence, 0 for all there are; left out: those from now on. */
+  after?: number | undefined;
+  /** Each event once, in order of its sequence; keep the sequence to go on from there another day. */
+  onEvent?: ((event: PowerEvent, sequence: number) => void) | undefined;
+  /** A meter's latest reading, at most one each 250 ms; those between are left out. */
+  onReading?: ((reading: PowerReading, deviceId: string) => void) | undefined;
+  /** A meter's present state: of each meter first, then whenever it changes. */
+  onState?: ((meter: PowerMeter) => void) | undefined;
+  /** How the connection is doing: now, then whenever that changes. */
+  onStatus?: ((status: StreamStatus) => void) | undefined;
+  /** Closes it, as `close()` does. */
+  signal?: AbortSignal | undefined;
+}
+
+/** A stream that was opened. */
+export interface StreamHandle {
+  /** The event to go on after another day, as `after`; undefined until the first connection is made. */
+  readonly sequence: number | undefined;
+  /** Listen no more; the connection ends with its last listener. Closing again does nothing. */
+  close(): void;
+}
+
+/** What the stream needs of the client. */
+export interface StreamSource {
+  baseUrl: string;
+  token: string | undefined;
+  webSocket: WebSocketClass | undefined;
+  events: (after: number, limit: number) => Promise<EventPage>;
+}
+
+const AGAIN_MS = 1_000; // after a file could not be looked into
+
+type Devices = ReadonlySet<string> | undefined; // undefined: all
+
+interface Listener {
+  readonly options: StreamOptions;
+  readonly devices: Devices;
+  cursor: number | undefined;
+  joined: boolean; // a connection has been made that is for it too; so are all that come after
+  told: StreamStatus | undefined;
+}
+
+/** What was asked of the service at the last connecting, and how far that has come. */
+interface Connection {
+  readonly devices: Devices;
+  live: boolean; // hello has come
+  position: number; // every event up to it has been received
+  latest: number; // the last event there is, as far as is known
+}
+
+/** The one stream of a client. */
+export class SharedStream {
+  readonly #source: StreamSource;
+  readonly #listeners = new Set<Listener>();
+  readonly #watchers = new Set<() => void>();
+  readonly #meters = new Map<string, PowerMeter>();
+  readonly #recent = new Recent();
+  #socket: StreamSocket | undefined;
+  #connection: Connection | undefined;
+  #status: StreamStatus = { state: "idle" };
+  #begunAnew = false;
+  #settling = false;
+
+  constructor(source: StreamSource) {
+    this.#source = source;
+  }
+
+  /** How the connection is doing. */
+  get status(): StreamStatus {
+    return this.#status;
+  }
+
+  /** Have a function called when the status changes, without opening anything; returns how to end that. */
+  watch(onChange: () => void): () => void {
+    this.#watchers.add(onChange);
+    return () => this.#watchers.delete(onChange);
+  }
+
+  /** Add a listener. */
+  open(options: StreamOptions): StreamHandle {
+    const { after, deviceIds, signal } = options;
+    if (after !== undefined && !(Number.isSafeInteger(after) && after >= 0)) {
+      throw new PowerError("invalid_argument", `after: expected a sequence number from 0 on, got ${after}`);
+    }
+    if (!this.#source.webSocket) {
+      throw new PowerError(
+        "no_web_socket",
+        "no WebSocket in this runtime: npm install ws, and new PowerClient({ webSocket: WebSocket }) with the one of ws",
+      );
+    }
+    const devices = deviceIds && new Set(deviceIds);
+    const listener: Listener = { options, devices, cursor: after, joined: false, told: undefined };
+    const close = () => {
+      signal?.removeEventListener("abort", close);
+      if (this.#listeners.delete(listener) && this.#listeners.size === 0) this.#settleSoon();
+    };
+    if (!signal?.aborted) {
+      signal?.addEventListener("abort", close);
+      this.#listeners.add(listener);
+      this.#settleSoon();
+    }
+    return {
+      get sequence() {
+        return listener.cursor;
+      },
+      close,
+    };
+  }
+
+  // --- The connection
+
+  /** Settle when all that happens now has happened: a page mounts many listeners at once, and React some twice. */
+  #settleSoon(): void {
+    if (this.#settling) return;
+    this.#settling = true;
+    setTimeout(() => {
+      this.#settling = false;
+      this.#settle();
+    });
+  }
+
+  /** Make the connection what the listeners need. */
+  #settle(): void {
+    if (this.#listeners.size === 0) {
+      this.#forget();
+      this.#setStatus({ state: "idle" });
+      return;
+    }
+    if (!this.#socket) {
+      this.#setStatus({ state: "connecting" });
+      this.#connect();
+    } else if (this.#connection && ![...this.#listeners].every((listener) => this.#covers(listener))) {
+      this.#reconnect();
+    } else if (this.#connection?.live) {
+      for (const listener of this.#listeners) this.#join(listener);
+    }
+    for (const listener of this.#listeners) this.#tellStatus(listener);
+  }
+
+  #connect(): void {
+    this.#socket = new StreamSocket({
+      url: () => this.#url(),
+      token: this.#source.token,
+      webSocket: this.#source.webSocket as WebSocketClass,
+      onMessage: (message) => this.#onMessage(message),
+      onLost: (code, reason) => {
+        this.#connection = undefined;
+        this.#setStatus({ state: "reconnecting", code, reason });
+      },
+      onStopped: (error) => {
+        this.#forget();
+        this.#setStatus({ state: "stopped", error });
+      },
+    });
+  }
+
+  #reconnect(): void {
+    this.#connection = undefined;
+    this.#socket?.reconnect();
+  }
+
+  #forget(): void {
+    this.#socket?.close();
+    this.#socket = undefined;
+    this.#meters.clear();
+    this.#connection = undefined;
+  }
+
+  /**
+   * Where to connect: for the devices of all listeners, after the least of their cursors. For every device, where the
+   * ids would not fit into a URL: what nobody asked for is left out here.
+   */
+  #url(): string {
+    const listeners = [...this.#listeners];
+    const ids = new Set(listeners.flatMap((listener) => [...(listener.devices ?? [])]));
+    const cursors = listeners.flatMap((listener) => listener.cursor ?? []);
+    const after = cursors.length ? Math.min(...cursors) : undefined;
+    const some = queryText({ device_id: [...ids], after });
+    const all = some.length > LONGEST_QUERY || listeners.some((listener) => !listener.devices);
+    this.#connection = { devices: all ? undefined : ids, live: false, position: after ?? 0, latest: 0 };
+    return `${this.#source.baseUrl.replace(/^http/, "ws")}/v1/stream${all ? queryText({ after }) : some}`;
+  }
+
+  /** Whether the present connection brings all that the listener is still to get. */
+  #covers({ joined, devices: ids, cursor }: Listener): boolean {
+    const { devices, live, position, latest } = this.#connection as Connection;
+    const sees = !devices || (ids !== undefined && [...ids].every((id) => devices.has(id)));
+    // One who knows of later events than there are has them of another file: hello is to tell.
+    const follows = cursor === undefined || (cursor >= position && !(live && cursor > latest));
+    return joined || (sees && follows);
+  }
+
+  #join(listener: Listener): void {
+    if (listener.joined) return;
+    listener.joined = true;
+    listener.cursor ??= (this.#connection as Connection).latest;
+    this.#tellStatus(listener);
+    for (const meter of this.#meters.values()) {
+      if (sees(listener, meter.device_id)) this.#call(listener.options.onState, meter);
+    }
+  }
+
+  // --- Messages
+
+  #onMessage(message: StreamMessage): void {
+    const connection = this.#connection;
+    if (!connection) return;
+    if (message.type === "hello") {
+      this.#onHello(connection, message);
+    } else if (!connection.live) {
+      return; // of a file that is being looked into
+    } else if (message.type === "event") {
+      this.#onEvent(connection, message.sequence, message.event);
+    } else if (message.type === "heartbeat") {
+      this.#advance(connection, message.latest);
+    } else if (message.type === "meter") {
+      this.#meters.set(message.meter.id, message.meter);
+      this.#tell(message.meter.device_id, (options) => this.#call(options.onState, message.meter));
+    } else if (message.type === "reading") {
+      const { reading, device_id } = message;
+      this.#tell(device_id, (options) => this.#call(options.onReading, reading, device_id));
+    }
+  }
+
+  #onHello(connection: Connection, hello: HelloMessage): void {
+    if ([...this.#listeners].some(({ cursor }) => cursor !== undefined && cursor > hello.latest)) {
+      void this.#beginAnew(connection, hello);
+      return;
+    }
+    connection.live = true;
+    connection.position = hello.resumed_from;
+    connection.latest = hello.latest;
+    for (const listener of this.#listeners) {
+      // What is older than the oldest is gone: nobody can be waiting for it.
+      if (listener.cursor !== undefined) listener.cursor = Math.max(listener.cursor, hello.oldest - 1);
+    }
+    this.#meters.clear(); // the present ones follow
+    const recovered = hello.recovered && !this.#begunAnew;
+    this.#begunAnew = false;
+    // A connection that was only changed for another listener's sake is no news to those who were open.
+    if (this.#status.state !== "open" || !recovered) this.#setStatus({ state: "open", recovered });
+    this.#settle();
+  }
+
+  /** The sequence is behind what a listener has: the file is another one, or was put back from a backup. */
+  async #beginAnew(connection: Connection, hello: HelloMessage): Promise<void> {
+    try {
+      const common = await this.#recent.common(this.#source.events);
+      if (this.#connection !== connection) return;
+      this.#moveBack(common, hello.latest);
+      this.#begunAnew = true;
+    } catch (caught) {
+      if (this.#connection !== connection) return;
+      const error = caught as PowerError;
+      if (error.status >= 400 && error.status < 500 && !WORTH_A_RETRY.has(error.status)) {
+        this.#forget();
+        this.#setStatus({ state: "stopped", error });
+        return;
+      }
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      if (this.#connection !== connection) return;
+    }
+    this.#reconnect(); // the service sends what was missed; or says again what it did
+  }
+
+  /**
+   * Whoever was following goes on where this file and the one before were still the same. Where nothing was, one who
+   * asked for a place gets every event of this file, for all are new, and one who asked for what comes gets what comes.
+   */
+  #moveBack(common: number | undefined, latest: number): void {
+    const isAhead = ({ cursor }: Listener) => cursor !== undefined && cursor > latest;
+    const isOther = [...this.#listeners].some((listener) => listener.joined && isAhead(listener));
+    for (const listener of this.#listeners) {
+      if (listener.cursor === undefined || !(isOther || isAhead(listener))) continue;
+      // What was received says nothing of one who has just come, and has seen what it has elsewhere.
+      const same = listener.joined ? common : undefined;
+      const begin = same ?? (listener.options.after === undefined ? latest : 0);
+      listener.cursor = Math.min(listener.cursor, begin);
+    }
+  }
+
+  #onEvent(connection: Connection, sequence: number, event: PowerEvent): void {
+    this.#recent.add(sequence, event.id);
+    connection.position = sequence;
+    connection.latest = Math.max(connection.latest, sequence);
+    for (const listener of this.#listeners) {
+      if (!listener.joined || sequence <= (listener.cursor as number)) continue;
+      listener.cursor = sequence; // before the call: what throws has been given all the same
+      if (sees(listener, event.device_id)) this.#call(listener.options.onEvent, event, sequence);
+    }
+  }
+
+  /** Every event up to `latest` that concerns this connection has come. */
+  #advance(connection: Connection, latest: number): void {
+    connection.position = Math.max(connection.position, latest);
+    connection.latest = Math.max(connection.latest, latest);
+    for (const listener of this.#listeners) {
+      if (listener.joined) listener.cursor = Math.max(listener.cursor as number, latest);
+    }
+  }
+
+  // --- Listeners
+
+  #setStatus(status: StreamStatus): void {
+    if (status.state === "idle" && this.#status.state === "idle") return;
+    this.#status = status;
+    for (const listener of this.#listeners) this.#tellStatus(listener);
+    for (const watcher of this.#watchers) this.#call(watcher);
+  }
+
+  #tellStatus(listener: Listener): void {
+    const status = this.#status;
+    if (listener.told === status || (status.state === "open" && !listener.joined)) return;
+    listener.told = status;
+    this.#call(listener.options.onStatus, status);
+  }
+
+  #tell(deviceId: string, tell: (options: StreamOptions) => void): void {
+    for (const listener of this.#listeners) {
+      if (listener.joined && sees(listener, deviceId)) tell(listener.options);
+    }
+  }
+
+  /** Call a listener; what it throws is reported as uncaught, and stops neither the stream nor the other listeners. */
+  #call<A extends unknown[]>(listener: ((...values: A) => void) | undefined, ...values: A): void {
+    try {
+      listener?.(...values);
+    } catch (error) {
+      queueMicrotask(() => {
+        throw error;
+      });
+    }
+  }
+}
+
+/** Whether a device's messages are for the listener. */
+function sees(listener: Listener, deviceId: string): boolean {
+  return !listener.devices || listener.devices.has(deviceId);
+}

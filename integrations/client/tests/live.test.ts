@@ -1,0 +1,157 @@
+/** The stream of the real service: killed, restarted, put back from a backup, and refusing. */
+
+import { copyFileSync, rmSync } from "node:fs";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { WebSocket } from "ws";
+import type { PowerClient, PowerEvent, StreamStatus, WebSocketClass } from "../src";
+import { eventually, python, Service, spawnPython } from "./service";
+
+let service: Service;
+let client: PowerClient;
+
+beforeEach(async () => {
+  service = await new Service().start();
+  client = service.client({ token: service.token() });
+  for (const id of ["a", "b"]) await client.putDevice(id, { name: id });
+});
+afterEach(() => service.remove());
+
+// Another process, which writes into the same file, so many events or until its input ends, and prints how many.
+const WRITER = `
+import sys, threading, time
+from power_manager import PowerManager
+ended = threading.Event()
+if len(sys.argv) < 3:
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set())).start()
+count = 0
+with PowerManager(sys.argv[1], durability="normal") as pm:
+    while not ended.is_set() and count < int(sys.argv[2] if len(sys.argv) > 2 else 10**6):
+        pm.trigger_event("ab"[count % 2], "restore", float(count))
+        count += 1
+        time.sleep(0.001)
+print(count)
+`;
+const BACKUP = "import sys; from power_manager import PowerManager; PowerManager(sys.argv[1]).backup(sys.argv[2])";
+
+/** A listener that notes everything. */
+function listen(by: PowerClient, options: { deviceIds?: string[]; after?: number } = {}) {
+  const events: PowerEvent[] = [];
+  const sequences: number[] = [];
+  const statuses: StreamStatus[] = [];
+  const handle = by.stream({
+    ...options,
+    onEvent: (event, sequence) => {
+      events.push(event);
+      sequences.push(sequence);
+    },
+    onStatus: (status) => statuses.push(status),
+  });
+  return { events, sequences, statuses, handle };
+}
+
+// Node 20 has no WebSocket of its own; from 22 on both are tried.
+const classes: [string, WebSocketClass][] = [["ws", WebSocket]];
+if (globalThis.WebSocket) classes.push(["the runtime's own", globalThis.WebSocket]);
+
+describe.each(classes)("with the WebSocket of %s", (_, webSocket) => {
+  test("another process writes, the service is killed three times meanwhile: each event once, in order", async () => {
+    const following = service.client({ token: service.token(["read"]), webSocket });
+    const [all, half] = [listen(following, { after: 0 }), listen(following, { deviceIds: ["b"], after: 0 })];
+    const writer = spawnPython(["-c", WRITER, service.db], ["pipe", "pipe", "inherit"]);
+    try {
+      for (let kill = 0; kill < 3; kill++) {
+        const before = all.events.length;
+        await eventually(() => all.statuses.at(-1)?.state === "open" && all.events.length > before + 200);
+        await service.end("SIGKILL");
+        await eventually(() => all.statuses.at(-1)?.state === "reconnecting");
+        await service.start();
+      }
+      await eventually(() => all.statuses.at(-1)?.state === "open");
+      writer.stdin?.end();
+      const count = Number(String(await new Promise((resolve) => writer.stdout?.once("data", resolve))));
+      expect(count).toBeGreaterThan(600);
+      const odd = Math.floor(count / 2);
+      await eventually(() => all.events.length >= count && half.events.length >= odd);
+      expect(all.events.map((event) => event.value)).toEqual(Array.from({ length: count }, (_, i) => i));
+      expect(half.events.map((event) => event.value)).toEqual(Array.from({ length: odd }, (_, i) => 2 * i + 1));
+    } finally {
+      writer.kill();
+    }
+    expect(all.statuses.filter(({ state }) => state === "open").length).toBe(4);
+    expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: true });
+    all.handle.close();
+    half.handle.close();
+    await eventually(() => following.streamStatus.state === "idle");
+  });
+
+  test("a token that is not known stops it with 401, one of another device with 403", async () => {
+    const cases = [
+      [service.client({ token: "pm_nobody", webSocket }), 401, "unauthorized"],
+      [service.client({ token: service.token(["read"], ["a"]), webSocket }), 403, "forbidden_device"],
+    ] as const;
+    for (const [by, status, code] of cases) {
+      const { statuses } = listen(by, { deviceIds: ["b"] });
+      const stopped = await eventually(() => statuses.find(({ state }) => state === "stopped"));
+      expect(stopped).toMatchObject({ error: { status, code } });
+      expect(statuses.map(({ state }) => state)).toEqual(["connecting", "stopped"]);
+    }
+  });
+
+  test("a token that is revoked stops it while it runs", async () => {
+    const token = service.token(["read"]);
+    const { statuses } = listen(service.client({ token, webSocket }));
+    await eventually(() => statuses.at(-1)?.state === "open");
+    const id = service.tokens("list").split("\n").filter(Boolean).at(-1)?.split(/\s/)[0] as string;
+    service.tokens("revoke", id);
+    await eventually(() => statuses.at(-1)?.state === "stopped");
+    expect(statuses.at(-1)).toMatchObject({ error: { status: 401 } });
+  });
+
+  test("a restart in good order is made up for like any other", async () => {
+    const { events, statuses, handle } = listen(service.client({ token: service.token(), webSocket }), { after: 0 });
+    await eventually(() => statuses.at(-1)?.state === "open");
+    await service.end("SIGTERM");
+    expect(await eventually(() => statuses.find(({ state }) => state === "reconnecting"))).toMatchObject({
+      code: 1012,
+    });
+    await service.start();
+    await client.triggerEvent("a", { type: "restore" });
+    await eventually(() => events.length === 1);
+    handle.close();
+  });
+});
+
+test("a file that was put back from a backup: what is new in it is given, what was given is not", async () => {
+  const all = listen(client, { after: 0 });
+  for (const note of ["1", "2"]) await client.triggerEvent("a", { type: "restore", note });
+  python(["-c", BACKUP, service.db, `${service.db}.backup`]);
+  for (const note of ["3", "4", "5"]) await client.triggerEvent("a", { type: "restore", note });
+  await eventually(() => all.events.length === 5);
+  await service.end();
+  for (const end of ["", "-wal", "-shm"]) rmSync(service.db + end, { force: true });
+  copyFileSync(`${service.db}.backup`, service.db);
+  python(["-c", WRITER, service.db, "1"]);
+  await service.start();
+  await eventually(() => all.events.length === 6);
+  await client.triggerEvent("b", { type: "restore", note: "last" });
+  await eventually(() => all.events.length === 7);
+  expect(all.events.map((event) => event.note)).toEqual(["1", "2", "3", "4", "5", null, "last"]);
+  expect(all.sequences).toEqual([1, 2, 3, 4, 5, 3, 4]);
+  expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: false });
+  all.handle.close();
+});
+
+test("readings and states come as they are written", async () => {
+  const meter = await client.addMeter("a", { type: "battery", capacity_wh: 50 });
+  const got: string[] = [];
+  const { close } = client.stream({
+    deviceIds: ["a"],
+    onReading: ({ wattage }, deviceId) => got.push(`reading ${deviceId} ${wattage}`),
+    onState: ({ id, wattage }) => got.push(`state ${id === meter.id} ${wattage}`),
+  });
+  await eventually(() => got.length === 1);
+  await client.logPower({ meter_id: meter.id, voltage: 4, current_draw: 0.5, charge_pct: 50 });
+  await eventually(() => got.length === 3);
+  expect(got).toEqual(["state true 0", "reading a 2", "state true 2"]);
+  close();
+});

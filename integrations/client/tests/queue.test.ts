@@ -1,0 +1,132 @@
+/** logMany and flush: what is acknowledged, what is given back, and that nothing is lost or stored twice. */
+
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { FlushResult, NewReading, PowerClient } from "../src";
+import { Service } from "./service";
+
+const service = new Service();
+let token: string;
+let meter: string;
+let other: string;
+
+beforeAll(async () => {
+  await service.start();
+  token = service.token();
+  const client = service.client({ token });
+  await client.putDevice("edge", { name: "Edge" });
+  meter = (await client.addMeter("edge", { type: "main" })).id;
+  other = (await client.addMeter("edge", { type: "main" })).id;
+});
+afterAll(() => service.remove());
+
+function some(count: number, change: Partial<NewReading> = {}): NewReading[] {
+  return Array.from({ length: count }, (_, i) => ({ meter_id: meter, voltage: 5, current_draw: i / 100, ...change }));
+}
+
+/** How many readings a meter has. */
+async function count(client: PowerClient, meterId: string): Promise<number> {
+  let sum = 0;
+  for await (const page of client.history(meterId, { pageSize: 10_000 })) sum += page.length;
+  return sum;
+}
+
+function givenBack({ failed }: FlushResult): NewReading[] {
+  return failed.flatMap(({ readings }) => readings);
+}
+
+test("readings wait until there is a batch of them, or until flush", async () => {
+  const bodies: number[] = [];
+  const client = service.client({
+    token,
+    fetch: (input, init) => {
+      bodies.push(JSON.parse(String(init?.body)).length);
+      return fetch(input, init);
+    },
+  });
+  await client.logMany(some(600));
+  expect(bodies).toEqual([]);
+  await client.logMany(some(1_600));
+  expect(bodies).toEqual([1_000, 1_000]);
+  expect(await client.flush()).toEqual({ received: 2_200, stored: 2_200, failed: [] });
+  expect(bodies).toEqual([1_000, 1_000, 200]);
+  expect(await client.flush()).toEqual({ received: 0, stored: 0, failed: [] });
+});
+
+test("those without a timestamp get one each, at once: none falls onto another, whatever is sent twice", async () => {
+  let lost = 0;
+  const client = service.client({
+    token,
+    fetch: async (input, init) => {
+      const response = await fetch(input, init);
+      if (init?.method === "POST" && lost++ < 2) throw new TypeError("the answer was lost");
+      return response;
+    },
+  });
+  const before = await count(client, other);
+  const begin = new Date().toISOString();
+  const given = some(3_000, { meter_id: other });
+  await client.logMany(given);
+  const { received, stored, failed } = await client.flush();
+  expect([received, failed]).toEqual([3_000, []]);
+  expect(stored).toBe(2_000); // as the last answer for each batch has it: the first of them was lost twice
+  expect(await count(client, other)).toBe(before + 3_000);
+  for await (const page of client.history(other, { since: begin })) expect(page.length).toBeGreaterThan(0);
+  expect(given[0]).not.toHaveProperty("timestamp");
+});
+
+test("a service that is away: all is given back, and can be given again", async () => {
+  const client = service.client({ token, retries: 1 });
+  const before = await count(client, meter);
+  await service.end("SIGKILL");
+  await client.logMany(some(1_500));
+  const result = await client.flush();
+  expect([result.received, result.stored]).toEqual([0, 0]);
+  expect(result.failed.map(({ error, readings }) => [error.code, readings.length])).toEqual([
+    ["network", 1_000],
+    ["network", 500],
+  ]);
+  await service.start();
+  await client.logMany(givenBack(result));
+  await client.logMany(givenBack(result)); // twice is harmless
+  expect(await client.flush()).toEqual({ received: 3_000, stored: 1_500, failed: [] });
+  expect(await count(client, meter)).toBe(before + 1_500);
+});
+
+test("a reading that the service refuses gives back its batch alone", async () => {
+  const client = service.client({ token });
+  await client.logMany([...some(999), { meter_id: "nobody's", voltage: 1, current_draw: 1 }, ...some(10)]);
+  const result = await client.flush();
+  expect([result.received, result.stored]).toEqual([10, 10]);
+  expect(result.failed.map(({ error, readings }) => [error.status, readings.length])).toEqual([[404, 1_000]]);
+});
+
+test("what JSON cannot hold is given back, too", async () => {
+  const client = service.client({ token });
+  await client.logMany(some(1, { voltage: 5n as unknown as number }));
+  expect((await client.flush()).failed.map(({ error }) => error.code)).toEqual(["invalid_argument"]);
+});
+
+describe("a signal", () => {
+  test("gives back what was not acknowledged", async () => {
+    const client = service.client({ token });
+    await client.logMany(some(10));
+    const result = await client.flush({ signal: AbortSignal.abort() });
+    expect(givenBack(result).length).toBe(10);
+    expect(result.failed[0]?.error.isAborted).toBe(true);
+  });
+
+  test("of logMany does so with its batches, and flush says it", async () => {
+    const client = service.client({ token });
+    await client.logMany(some(1_100), { signal: AbortSignal.abort() });
+    const result = await client.flush();
+    expect([result.received, givenBack(result).length]).toEqual([100, 1_000]);
+  });
+});
+
+test("calls at the same time go one after the other, and each reading is in one answer", async () => {
+  const client = service.client({ token });
+  const added = Array.from({ length: 5 }, () => client.logMany(some(700)));
+  const results = await Promise.all([client.flush(), client.flush()]);
+  await Promise.all(added);
+  expect(results.map(({ received }) => received)).toEqual([3_500, 0]);
+});

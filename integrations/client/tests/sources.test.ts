@@ -1,0 +1,216 @@
+/** What the hooks make of what comes in: held against plain lists. */
+
+import { describe, expect, test, vi } from "vitest";
+import type { PowerClient, PowerEvent, PowerMeter, PowerReading, StreamOptions } from "../src";
+import { Resource } from "../src/react/resource";
+import { budgetSource, devicesSource, eventsSource, historySource, livePowerSource } from "../src/react/sources";
+import { event } from "./fake";
+
+const NOW = Date.parse("2026-11-23T12:00:00Z");
+
+function reading(ms: number, meter_id = "m"): PowerReading {
+  const timestamp = new Date(ms).toISOString().replace("Z", "000+00:00");
+  return { id: `${meter_id}:${ms}`, meter_id, voltage: 1, current_draw: 1, wattage: 1, charge_pct: 1, timestamp };
+}
+
+/** A client whose answers and stream are in the test's hands. */
+function fake(methods: Partial<Record<keyof PowerClient, unknown>>) {
+  const streams: StreamOptions[] = [];
+  const handle = { sequence: undefined as number | undefined, close: vi.fn() };
+  const stream = (options: StreamOptions) => {
+    streams.push(options);
+    return handle;
+  };
+  return { client: { stream, ...methods } as unknown as PowerClient, streams, handle };
+}
+
+const open = { state: "open", recovered: true } as const;
+
+describe("a resource", () => {
+  test("waits for the stream, applies what came while it was loaded, and loads again when it opens again", async () => {
+    let answer: (events: PowerEvent[]) => void = () => {};
+    const events = vi.fn(() => new Promise<PowerEvent[]>((resolve) => (answer = resolve)));
+    const { client, streams } = fake({ events });
+    const resource = new Resource(client, eventsSource("a", 10));
+    const [stream] = streams as [StreamOptions];
+    stream.onStatus?.({ state: "connecting" });
+    expect(events).not.toHaveBeenCalled();
+    stream.onStatus?.(open);
+    const [one, two, three] = [event(1, "a").event, event(2, "a").event, event(3, "a").event];
+    for (const [i, came] of [two, three].entries()) stream.onEvent?.(came, i + 2);
+    answer([two, one]);
+    await vi.waitFor(() => expect(resource.state.isLoading).toBe(false));
+    expect(resource.state.data).toEqual([three, two, one]);
+    stream.onStatus?.({ state: "reconnecting", code: 1006, reason: "" });
+    expect(events).toHaveBeenCalledTimes(1);
+    stream.onStatus?.(open);
+    stream.onStatus?.(open); // during the load: once more after it
+    answer([]);
+    await vi.waitFor(() => expect(events).toHaveBeenCalledTimes(3));
+  });
+
+  test("does without the stream where it cannot be opened", async () => {
+    const events = vi.fn(async () => []);
+    const { client, streams } = fake({ events });
+    const resource = new Resource(client, eventsSource("a", 10));
+    for (let i = 0; i < 3; i++) streams[0]?.onStatus?.({ state: "reconnecting", code: 1006, reason: "" });
+    await vi.waitFor(() => expect(resource.state.data).toEqual([]));
+    streams[0]?.onStatus?.({ state: "reconnecting", code: 1006, reason: "" });
+    expect(events).toHaveBeenCalledTimes(1);
+  });
+
+  test("is loaded at most once in a time, at the end of it", async () => {
+    vi.useFakeTimers();
+    try {
+      const getBudget = vi.fn(async () => ({}));
+      const { client, streams, handle } = fake({ getBudget });
+      const never = new Resource(client, budgetSource(["b"], Number.POSITIVE_INFINITY));
+      for (const stream of streams.splice(0)) stream.onReading?.(reading(NOW), "b");
+      const resource = new Resource(client, budgetSource(["a"], 5_000));
+      streams[0]?.onStatus?.(open);
+      for (let second = 0; second < 12; second++) {
+        await vi.advanceTimersByTimeAsync(1_000);
+        for (let i = 0; i < 10; i++) streams[0]?.onReading?.(reading(NOW), "a");
+      }
+      expect(getBudget).toHaveBeenCalledTimes(3);
+      for (const one of [resource, never]) one.close();
+      await vi.advanceTimersByTimeAsync(60_000);
+      expect(getBudget).toHaveBeenCalledTimes(3);
+      expect(handle.close).toHaveBeenCalled();
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});
+
+describe("a history", () => {
+  /** A history of an hour that holds these readings. */
+  async function history(readings: PowerReading[], maxPoints = 1_000) {
+    const chart = vi.fn(async () => readings);
+    const { client, streams } = fake({ chart });
+    const resource = new Resource(client, historySource("m", 1, maxPoints, undefined));
+    const [stream] = streams as [StreamOptions];
+    stream.onStatus?.(open);
+    await vi.waitFor(() => expect(resource.state.isLoading).toBe(false));
+    return { resource, stream, chart };
+  }
+
+  test("takes readings in any order, each once, and lets go of those that are too old", async () => {
+    vi.useFakeTimers({ now: NOW, toFake: ["Date"] });
+    try {
+      let state = 7;
+      const random = (below: number) => {
+        state = (state * 16_807) % 2_147_483_647;
+        return state % below;
+      };
+      for (let run = 0; run < 30; run++) {
+        const { resource, stream } = await history([]);
+        const given = new Map<number, PowerReading>();
+        let newest: PowerReading | undefined;
+        for (let i = 0; i < 60; i++) {
+          const ms = NOW - random(80) * 60_000 - 30_000; // none just at the edge
+          newest = reading(ms);
+          given.set(ms, newest);
+          stream.onReading?.(newest, "a");
+          stream.onReading?.(reading(ms, "another"), "a");
+        }
+        const wanted = [...given.values()].sort((a, b) => (a.timestamp < b.timestamp ? -1 : 1));
+        const within = wanted.filter((one) => Date.parse(one.timestamp) >= NOW - 3_600_000);
+        expect(resource.state.data).toEqual(within);
+      }
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  test("is loaded again when it has grown too long, or a reading went by", async () => {
+    const { stream, chart } = await history([], 8);
+    for (let i = 0; i < 16; i++) stream.onReading?.(reading(Date.now() + i), "a");
+    await new Promise((resolve) => setTimeout(resolve));
+    expect(chart).toHaveBeenCalledTimes(1);
+    stream.onReading?.(reading(Date.now() + 99), "a");
+    await vi.waitFor(() => expect(chart).toHaveBeenCalledTimes(2));
+    const state = { id: "m", updated_at: reading(Date.now() + 200).timestamp } as PowerMeter;
+    stream.onState?.(state);
+    await vi.waitFor(() => expect(chart).toHaveBeenCalledTimes(3), 5_000);
+    stream.onState?.({ ...state, updated_at: null });
+    stream.onState?.({ ...state, id: "another" });
+  });
+});
+
+describe("events of all devices", () => {
+  test.each([undefined, 25, 3])("the newest are found where the stream is at %s", async (sequence) => {
+    const all = Array.from({ length: 25 }, (_, i) => event(i + 1, "a"));
+    const asked: number[] = [];
+    const eventsSince = async (after: number) => {
+      asked.push(after);
+      const events = all.filter((one) => one.sequence > after).slice(0, 7);
+      return { events, next_after: events.at(-1)?.sequence ?? after };
+    };
+    const { client, streams, handle } = fake({ eventsSince });
+    handle.sequence = sequence;
+    const resource = new Resource(client, eventsSource(undefined, 4));
+    streams[0]?.onStatus?.(open);
+    await vi.waitFor(() => expect(resource.state.data?.map((one) => one.id)).toEqual(["25", "24", "23", "22"]));
+    if (sequence === 25) expect(asked[0]).toBe(21);
+  });
+});
+
+test("the newest of all that a token sees are found, however far back", async () => {
+  const some = Array.from({ length: 9 }, (_, i) => event(100 * (i + 1), "a"));
+  const eventsSince = async (after: number) => ({
+    events: some.filter((one) => one.sequence > after),
+    next_after: Math.max(after, 900),
+  });
+  const { client, streams, handle } = fake({ eventsSince });
+  handle.sequence = 900;
+  const resource = new Resource(client, eventsSource(undefined, 4));
+  streams[0]?.onStatus?.(open);
+  await vi.waitFor(() => expect(resource.state.data?.map((one) => one.id)).toEqual(["900", "800", "700", "600"]));
+});
+
+test("a device whose first meter shows up while the devices are loaded is not missed", async () => {
+  let answer: (devices: unknown[]) => void = () => {};
+  const devices = vi.fn(() => new Promise<unknown[]>((resolve) => (answer = resolve)));
+  const { client, streams } = fake({ devices });
+  const resource = new Resource(client, devicesSource());
+  const changes = vi.fn();
+  resource.show(changes);
+  streams[0]?.onStatus?.(open);
+  streams[0]?.onState?.({ id: "m", device_id: "new" } as PowerMeter);
+  answer([{ id: "old" }]);
+  await vi.waitFor(() => expect(devices).toHaveBeenCalledTimes(2), 5_000);
+  answer([{ id: "old" }, { id: "new" }]);
+  await vi.waitFor(() => expect(resource.state.data?.length).toBe(2));
+  changes.mockClear();
+  streams[0]?.onState?.({ id: "m", device_id: "new" } as PowerMeter);
+  expect(changes).not.toHaveBeenCalled();
+});
+
+describe("live power", () => {
+  const meter = (id: string, device_id: string, voltage: number) => ({ id, device_id, voltage }) as PowerMeter;
+
+  test("a thousand changes are one, and what came while it was loaded is newer than what was loaded", async () => {
+    vi.useFakeTimers();
+    try {
+      let answer: (meters: PowerMeter[]) => void = () => {};
+      const meters = () => new Promise<PowerMeter[]>((resolve) => (answer = resolve));
+      const { client, streams } = fake({ meters });
+      const resource = new Resource(client, livePowerSource(["a"]));
+      const changes = vi.fn();
+      resource.show(changes);
+      streams[0]?.onStatus?.(open);
+      streams[0]?.onState?.(meter("m", "a", 2));
+      answer([meter("m", "a", 1), meter("n", "a", 1), meter("o", "b", 1)]);
+      await vi.advanceTimersByTimeAsync(1_000);
+      expect([...(resource.state.data?.values() ?? [])]).toEqual([meter("m", "a", 2), meter("n", "a", 1)]);
+      changes.mockClear();
+      for (let i = 0; i < 1_000; i++) streams[0]?.onState?.(meter(`m${i % 100}`, "a", i));
+      await vi.advanceTimersByTimeAsync(1_000);
+      expect(changes).toHaveBeenCalledTimes(1);
+      expect(resource.state.data?.get("m99")?.voltage).toBe(999);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The dashboard's gate on a fresh Debian 12. The client's gate gives Node and a Python with the service; Chromium is Debian's.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+step() { printf '\n=== dashboard: %s (%d s)\n' "$*" "$SECONDS"; }
+
+step "chromium, node, python"
+if ! command -v "${CHROMIUM:-chromium}" >/dev/null && [ "$(id -u)" = 0 ]; then
+  apt-get update -q
+  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium >/dev/null
+fi
+tools=$(bash ../client/ci.sh env)
+eval "$tools"
+export POWER_PYTHON PATH=$NODE20:$PATH NPM_CONFIG_FUND=false NPM_CONFIG_AUDIT=false
+
+step "install and build"
+(cd ../client && npm ci && npm run build)
+npm ci
+npm run build
+
+step "lint, types"
+npm run lint
+npm run types
+
+step "tests"
+npm test
+TZ=America/St_Johns npm test
+
+step "tests against the real service"
+npm run e2e
+
+step "done"

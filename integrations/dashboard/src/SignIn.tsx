@@ -1,0 +1,91 @@
+/** Asks for a token, tries it, and hands it over. */
+
+import { PowerClient, PowerError } from "@blackroad/power-client";
+import { type FormEvent, useId, useState } from "react";
+import { keep, type Session } from "./session";
+import { errorText } from "./ui/states";
+
+interface SignInProps {
+  /** Why the page asks, where it had a session before. */
+  readonly reason: string | null;
+  readonly onSignedIn: (session: Session) => void;
+}
+
+function refusal(error: unknown): string {
+  if (error instanceof PowerError && error.status === 401) return "The service does not know this token.";
+  if (error instanceof PowerError && error.code === "invalid_argument") {
+    return "That is not a token: paste the whole of what power-service token new has printed.";
+  }
+  if (error instanceof PowerError && error.code === "forbidden_scope") {
+    return "This token has no read scope: the page needs one.";
+  }
+  return errorText(error);
+}
+
+export function SignIn({ reason, onSignedIn }: SignInProps) {
+  const [problem, setProblem] = useState<string | null>(reason);
+  const [busy, setBusy] = useState(false);
+  const id = useId();
+
+  async function signIn(event: FormEvent<HTMLFormElement>): Promise<void> {
+    event.preventDefault();
+    const form = new FormData(event.currentTarget);
+    const token = String(form.get("token")).trim();
+    if (!token) {
+      setProblem("Enter a token.");
+      return;
+    }
+    setBusy(true);
+    try {
+      await new PowerClient({ baseUrl: location.origin, token }).devices();
+      if (form.get("keep")) keep(token);
+      onSignedIn({ token });
+    } catch (error) {
+      setProblem(refusal(error));
+      setBusy(false);
+    }
+  }
+
+  return (
+    <main className="sign-in">
+      <form className="card" onSubmit={signIn} noValidate aria-labelledby={`${id}-title`}>
+        <Mark />
+        <h1 id={`${id}-title`}>Sign in to Power</h1>
+        <label htmlFor={`${id}-token`}>Token</label>
+        <input
+          id={`${id}-token`}
+          name="token"
+          type="password"
+          autoComplete="off"
+          spellCheck={false}
+          required
+          aria-invalid={problem !== null}
+          aria-describedby={`${id}-problem ${id}-help`}
+        />
+        <p id={`${id}-problem`} className="problem" role="alert">
+          {problem}
+        </p>
+        <label className="check">
+          <input name="keep" type="checkbox" /> Keep it until this tab is closed
+        </label>
+        <button type="submit" className="button button-main" disabled={busy}>
+          {busy ? "Signing in…" : "Sign in"}
+        </button>
+        <p id={`${id}-help`} className="muted">
+          A token is made on the service’s machine:{" "}
+          <code>power-service token new dashboard --scope read</code>. To record events from here, add{" "}
+          <code>--scope write</code>.
+        </p>
+      </form>
+    </main>
+  );
+}
+
+export function Mark() {
+  return (
+    <svg className="mark" viewBox="0 0 32 32" aria-hidden="true">
+      <rect width="32" height="32" rx="8" />
+      <path d="M18 4 8 18h7l-1 10 10-14h-7z" />
+    </svg>
+  );
+}

@@ -1,0 +1,133 @@
+/** One device: its meters now, its budget, its history, its events, its report. */
+
+import { useEffect, useMemo, useRef, useState } from "react";
+import { useNow } from "../clock";
+import { summarise } from "../fleet/summary";
+import type { FleetData } from "../live/fleet";
+import { FLEET_HREF } from "../route";
+import { Badge } from "../ui/Badge";
+import { Empty } from "../ui/states";
+import { Ago } from "../ui/Time";
+import { BudgetCard } from "./BudgetCard";
+import { Charts } from "./Charts";
+import { EVENT_NAMES } from "./events";
+import { linesOf } from "./lines";
+import { MeterCards } from "./MeterCards";
+import { RecordEvent } from "./RecordEvent";
+import { ReportCard } from "./ReportCard";
+import { Timeline } from "./Timeline";
+
+interface DeviceViewProps {
+  readonly fleet: FleetData;
+  readonly deviceId: string;
+}
+
+export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
+  const device = fleet.devices.find(({ id }) => id === deviceId);
+  const meters = fleet.meters.get(deviceId) ?? [];
+  const budget = fleet.budgets.get(deviceId);
+  const now = useNow();
+  const heading = useRef<HTMLHeadingElement>(null);
+  const lines = useMemo(() => linesOf(meters), [meters]);
+  // The heading is where a screen reader goes on after following the link.
+  useEffect(() => {
+    document.title = `${device?.name ?? deviceId} · Power`;
+    heading.current?.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }, [deviceId, device?.name]);
+
+  if (!device) {
+    return (
+      <main id="main">
+        <Empty title={`No device has the id ${deviceId}`}>
+          <p>It may have another name, or this token is not for it.</p>
+          <a className="button" href={FLEET_HREF}>
+            All devices
+          </a>
+        </Empty>
+      </main>
+    );
+  }
+  const summary = summarise(device, meters, budget, now);
+  return (
+    <main id="main" className="device">
+      <div className="device-head">
+        <a className="button" href={FLEET_HREF}>
+          ← All devices
+        </a>
+        <div>
+          <h1 ref={heading} tabIndex={-1}>
+            {device.name}
+          </h1>
+          <p className="muted">{device.id}</p>
+        </div>
+        <Badge state={summary.state} />
+        <p className={summary.stale ? "device-seen late" : "device-seen muted"}>
+          {summary.lastSeen === null ? "never seen" : <>seen {<Ago at={summary.lastSeen} now={now} />}</>}
+        </p>
+        <ul className="device-alerts" aria-label="Alerts">
+          {summary.alerts.map((alert) => (
+            <li key={alert.text} className={`alert alert-${alert.severity}`}>
+              {alert.text}
+            </li>
+          ))}
+        </ul>
+      </div>
+      {meters.length === 0 ? (
+        <div className="card">
+          <Empty title="No meters yet">
+            <p>
+              Add one on the service’s machine:{" "}
+              <code>power-manager add-meter {device.id} battery --capacity-wh 50</code>
+            </p>
+          </Empty>
+        </div>
+      ) : (
+        <MeterCards meters={meters} lines={lines} now={now} />
+      )}
+      <div className="device-columns">
+        {meters.length > 0 && <Charts deviceId={deviceId} meters={meters} lines={lines} now={now} />}
+        <aside className="side" aria-label="Budget, report and events">
+          <BudgetCard device={device} budget={budget} summary={summary} />
+          <ReportCard deviceId={deviceId} />
+          <Events key={deviceId} device={device} now={now} />
+        </aside>
+      </div>
+    </main>
+  );
+}
+
+interface EventsProps {
+  readonly device: { readonly id: string; readonly name: string };
+  readonly now: number;
+}
+
+function Events({ device, now }: EventsProps) {
+  const [recording, setRecording] = useState(false);
+  const [said, setSaid] = useState("");
+  const button = useRef<HTMLButtonElement>(null);
+  return (
+    <section className="card" aria-labelledby="events">
+      <div className="section-head">
+        <h2 id="events">Events</h2>
+        <button ref={button} type="button" className="button" onClick={() => setRecording(true)}>
+          Record event…
+        </button>
+      </div>
+      <p className="hidden" role="status">
+        {said}
+      </p>
+      {recording && (
+        <RecordEvent
+          device={device}
+          onRecorded={(event) => setSaid(`${EVENT_NAMES[event.type]} is recorded.`)}
+          onClose={() => {
+            setRecording(false);
+            button.current?.focus();
+          }}
+        />
+      )}
+      <Timeline deviceId={device.id} now={now} />
+    </section>
+  );
+}

@@ -1,0 +1,164 @@
+/** Record an event of a device: fill in, look at it once more, confirm. */
+
+import type { PowerEvent } from "@blackroad/power-client";
+import { usePowerClient } from "@blackroad/power-client/react";
+import { type FormEvent, useEffect, useId, useRef, useState } from "react";
+import { errorText } from "../ui/states";
+import { EVENT_NAMES, eventValue } from "./events";
+
+type Draft = Pick<PowerEvent, "type" | "value" | "note">;
+
+interface RecordEventProps {
+  readonly device: { readonly id: string; readonly name: string };
+  readonly onRecorded: (event: PowerEvent) => void;
+  readonly onClose: () => void;
+}
+
+/** The dialog; it is there while it is open, and the browser gives the focus back when it closes. */
+export function RecordEvent({ device, onRecorded, onClose }: RecordEventProps) {
+  const client = usePowerClient();
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [draft, setDraft] = useState<Draft>({ type: "charge_start", value: 0, note: null });
+  const [step, setStep] = useState<"fill" | "confirm">("fill");
+  const id = useId();
+  useEffect(() => dialog.current?.showModal(), []);
+  return (
+    <dialog ref={dialog} className="card" aria-labelledby={`${id}-title`} onClose={onClose}>
+      <h2 id={`${id}-title`}>
+        {step === "fill" ? `Record an event of ${device.name}` : "Record this event?"}
+      </h2>
+      {step === "fill" ? (
+        <Fill
+          draft={draft}
+          onCancel={() => dialog.current?.close()}
+          onDone={(filled) => {
+            setDraft(filled);
+            setStep("confirm");
+          }}
+        />
+      ) : (
+        <Confirm
+          draft={draft}
+          device={device}
+          record={() => client.triggerEvent(device.id, draft)}
+          onBack={() => setStep("fill")}
+          onRecorded={(event) => {
+            onRecorded(event);
+            dialog.current?.close();
+          }}
+        />
+      )}
+    </dialog>
+  );
+}
+
+interface FillProps {
+  readonly draft: Draft;
+  readonly onDone: (draft: Draft) => void;
+  readonly onCancel: () => void;
+}
+
+function Fill({ draft, onDone, onCancel }: FillProps) {
+  const [problem, setProblem] = useState<string | null>(null);
+  const id = useId();
+  function done(event: FormEvent<HTMLFormElement>): void {
+    event.preventDefault();
+    const form = new FormData(event.currentTarget);
+    const text = String(form.get("value")).trim().replace(",", ".");
+    const value = Number(text);
+    if (text === "" || !Number.isFinite(value)) {
+      setProblem(`Value: expected a number such as 12.5, got “${text}”.`);
+      return;
+    }
+    const note = String(form.get("note")).trim();
+    onDone({ type: form.get("type") as Draft["type"], value, note: note || null });
+  }
+  return (
+    <form className="fields" onSubmit={done} noValidate>
+      <label htmlFor={`${id}-type`}>Type</label>
+      <select id={`${id}-type`} name="type" defaultValue={draft.type}>
+        {Object.entries(EVENT_NAMES).map(([type, name]) => (
+          <option key={type} value={type}>
+            {name}
+          </option>
+        ))}
+      </select>
+      <label htmlFor={`${id}-value`}>Value</label>
+      <input
+        id={`${id}-value`}
+        name="value"
+        inputMode="decimal"
+        autoComplete="off"
+        defaultValue={String(draft.value)}
+        aria-invalid={problem !== null}
+        aria-describedby={`${id}-hint ${id}-problem`}
+      />
+      <p id={`${id}-hint`} className="muted">
+        % of charge for battery events; for others a number of your own, 0 for none
+      </p>
+      <label htmlFor={`${id}-note`}>Note</label>
+      <textarea id={`${id}-note`} name="note" rows={2} maxLength={10_000} defaultValue={draft.note ?? ""} />
+      <p id={`${id}-problem`} className={problem ? "problem" : ""} role="alert">
+        {problem}
+      </p>
+      <div className="row row-end">
+        <button type="button" className="button" onClick={onCancel}>
+          Cancel
+        </button>
+        <button type="submit" className="button button-main">
+          Continue
+        </button>
+      </div>
+    </form>
+  );
+}
+
+interface ConfirmProps {
+  readonly draft: Draft;
+  readonly device: { readonly id: string; readonly name: string };
+  readonly record: () => Promise<PowerEvent>;
+  readonly onBack: () => void;
+  readonly onRecorded: (event: PowerEvent) => void;
+}
+
+function Confirm({ draft, device, record, onBack, onRecorded }: ConfirmProps) {
+  const [state, setState] = useState<{ busy: boolean; problem: string | null }>({
+    busy: false,
+    problem: null,
+  });
+  const confirm = useRef<HTMLButtonElement>(null);
+  useEffect(() => confirm.current?.focus(), []);
+  async function go(): Promise<void> {
+    setState({ busy: true, problem: null });
+    try {
+      onRecorded(await record());
+    } catch (error) {
+      setState({ busy: false, problem: errorText(error) });
+    }
+  }
+  const value = eventValue(draft);
+  return (
+    <div className="fields">
+      <p>
+        <strong>{EVENT_NAMES[draft.type]}</strong>
+        {value && <> ({value})</>} for <strong>{device.name}</strong>{" "}
+        <span className="muted">{device.id}</span>, now.
+      </p>
+      {draft.note && <blockquote>{draft.note}</blockquote>}
+      <p className="muted">
+        It goes to everybody who follows this device, and cannot be taken back. It switches nothing by itself.
+      </p>
+      <p className={state.problem ? "problem" : ""} role="alert">
+        {state.problem}
+      </p>
+      <div className="row row-end">
+        <button type="button" className="button" onClick={onBack} disabled={state.busy}>
+          Back
+        </button>
+        <button ref={confirm} type="button" className="button button-main" onClick={go} disabled={state.busy}>
+          {state.busy ? "Recording…" : "Record"}
+        </button>
+      </div>
+    </div>
+  );
+}

@@ -1,0 +1,86 @@
+/** From readings and statistics to the columns of a chart. */
+
+import type { PowerReading, PowerStatistics } from "@blackroad/power-client";
+import uPlot from "uplot";
+import * as format from "../format";
+import type { Columns } from "./TimeChart";
+
+/** A line's points in order of time: seconds since the epoch, and values. */
+export interface Points {
+  readonly xs: number[];
+  readonly ys: (number | null)[];
+}
+
+/** The points of some rows, with a gap wherever nothing came for longer than is usual for them. */
+export function points<Row>(
+  rows: readonly Row[],
+  moment: (row: Row) => number,
+  value: (row: Row) => number | null,
+  leastGap: number,
+): Points {
+  const times = rows.map(moment);
+  const gap = Math.max(leastGap, 10 * medianStep(times));
+  const [xs, ys]: [number[], (number | null)[]] = [[], []];
+  rows.forEach((row, index) => {
+    const [x, before] = [times[index] as number, times[index - 1]];
+    if (before !== undefined && x - before > gap) {
+      xs.push(before + gap / 2);
+      ys.push(null);
+    }
+    xs.push(x);
+    ys.push(value(row));
+  });
+  return { xs, ys };
+}
+
+function medianStep(times: readonly number[]): number {
+  const steps = times.slice(1).map((time, index) => time - (times[index] as number));
+  return steps.sort((a, b) => a - b)[Math.floor(steps.length / 2)] ?? 0;
+}
+
+/** When a reading was taken, in seconds since the epoch. */
+export const readingSeconds = (reading: PowerReading): number => Date.parse(reading.timestamp) / 1000;
+
+/** The middle of a statistics' hour, in seconds since the epoch. */
+export const hourSeconds = (row: PowerStatistics): number => Date.parse(row.start) / 1000 + 1800;
+
+/** Lines that each have times of their own, as columns over all of the times. */
+export function join(lines: readonly Points[]): Columns {
+  if (lines.length === 0) return [[]];
+  return uPlot.join(lines.map(({ xs, ys }) => [xs, ys])) as Columns;
+}
+
+/** A line's value at a point; where the point is another line's, the last one before it. `at` null: its very last. */
+export function readingAt(
+  xs: ArrayLike<number>,
+  values: ArrayLike<number | null | undefined>,
+  at: number | null,
+): number | null {
+  for (let index = at ?? xs.length - 1; index >= 0; index--) {
+    const value = values[index];
+    if (value !== undefined && (at !== null || value !== null)) return value;
+  }
+  return null;
+}
+
+/** The bounds of a scale: the data's with some room, and never without the bounds asked for. */
+export function limits(
+  low: number | null,
+  high: number | null,
+  bounds: readonly [number | null, number | null] = [null, null],
+): [number, number] {
+  const least = Math.min(low ?? 0, bounds[0] ?? low ?? 0);
+  const most = Math.max(high ?? 1, bounds[1] ?? high ?? 1);
+  const room = most > least ? (most - least) * 0.06 : Math.max(Math.abs(most) * 0.1, 0.5);
+  return [bounds[0] === least ? least : least - room, bounds[1] === most ? most : most + room];
+}
+
+/** The labels of a time axis: the day at midnight, else the local time. */
+export function axisTimes(_: uPlot, splits: number[], __: number, ___: number, step: number): string[] {
+  return splits.map((split) => {
+    const moment = new Date(split * 1000);
+    const midnight = moment.getHours() === 0 && moment.getMinutes() === 0 && moment.getSeconds() === 0;
+    if (step >= 86_400 || midnight) return format.shortDay(moment.getTime());
+    return format.localClock(moment.getTime()).slice(0, step < 60 ? 8 : 5);
+  });
+}

@@ -1,0 +1,32 @@
+/** Which colour and name a meter has in charts, bars and cards: the same in all of them. */
+
+import type { PowerMeter } from "@blackroad/power-client";
+import type { Line } from "./TimeChart";
+
+const TYPES = { main: "Mains", battery: "Battery", solar: "Solar", ups: "UPS" } as const;
+const SHADES = 2;
+const DASHES: readonly (readonly number[])[] = [
+  [8, 4],
+  [2, 4],
+  [10, 4, 2, 4],
+];
+
+/** What a type of meter is called. */
+export const typeName = (type: PowerMeter["type"]): string => TYPES[type];
+
+/** A meter's name, or its type where it has none. */
+export const meterName = (meter: PowerMeter): string => meter.name ?? TYPES[meter.type];
+
+/** The line of each meter by its id: a colour by type, dashed where a type has more meters than shades. */
+export function linesOf(meters: readonly PowerMeter[]): Map<string, Line> {
+  const counts = new Map<string, number>();
+  return new Map(
+    meters.map((meter) => {
+      const count = counts.get(meter.type) ?? 0;
+      counts.set(meter.type, count + 1);
+      const dash = count < SHADES ? undefined : DASHES[(Math.floor(count / SHADES) - 1) % DASHES.length];
+      const color = `--series-${meter.type}-${(count % SHADES) + 1}`;
+      return [meter.id, { id: meter.id, label: meterName(meter), color, ...(dash && { dash }) }];
+    }),
+  );
+}

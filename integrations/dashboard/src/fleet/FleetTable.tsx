@@ -1,0 +1,195 @@
+/**
+ * Devices as rows, of which only those in sight exist: the page scrolls through thousands of them.
+ *
+ * One row's link can be reached by tab; from there the arrow keys, Page up and down, Home and End go on. On a narrow
+ * screen the same rows are laid out as cards by the style sheet.
+ */
+
+import { useWindowVirtualizer } from "@tanstack/react-virtual";
+import { type KeyboardEvent, memo, useEffect, useLayoutEffect, useRef, useState } from "react";
+import { deviceHref } from "../route";
+import { COLUMNS } from "./columns";
+import type { Sort, SortKey } from "./order";
+import type { Summary } from "./summary";
+
+interface FleetTableProps {
+  readonly rows: readonly Summary[];
+  readonly sort: Sort;
+  readonly onSort: (sort: Sort) => void;
+  readonly now: number;
+}
+
+const PAGE = 10;
+
+export function FleetTable({ rows, sort, onSort, now }: FleetTableProps) {
+  const body = useRef<HTMLDivElement>(null);
+  const { rowHeight, scrollMargin } = useLayout(body);
+  const list = useWindowVirtualizer({
+    count: rows.length,
+    estimateSize: () => rowHeight,
+    overscan: 8,
+    scrollMargin,
+    getItemKey: (index) => rows[index]?.id ?? index,
+  });
+  // biome-ignore lint/correctness/useExhaustiveDependencies: other heights are measured anew
+  useLayoutEffect(() => list.measure(), [rowHeight, list]);
+  const items = list.getVirtualItems();
+  const roving = useRoving(body, rows.length, (index) => list.scrollToIndex(index, { align: "auto" }));
+  const tabStop = items.some((item) => item.index === roving.active) ? roving.active : (items[0]?.index ?? 0);
+  return (
+    <div className="fleet-table" role="table" aria-label="Devices" aria-rowcount={rows.length + 1}>
+      <Head sort={sort} onSort={onSort} />
+      <div
+        ref={body}
+        role="rowgroup"
+        className="fleet-body"
+        style={{ height: list.getTotalSize() }}
+        onKeyDown={roving.onKeyDown}
+      >
+        {items.map((item) => (
+          <Row
+            key={item.key}
+            row={rows[item.index] as Summary}
+            index={item.index}
+            top={item.start - scrollMargin}
+            tabStop={item.index === tabStop}
+            now={now}
+          />
+        ))}
+      </div>
+    </div>
+  );
+}
+
+/**
+ * In pixels: the height that the style sheet gives a row, and how far down the page the rows begin. Read when the page's
+ * size changes, as it does with the layout, the size of the text and whatever comes to stand above the table; reading
+ * them at each render would have the browser lay everything out each time.
+ */
+function useLayout(body: React.RefObject<HTMLDivElement | null>) {
+  const [layout, setLayout] = useState({ rowHeight: 52, scrollMargin: 0 });
+  useLayoutEffect(() => {
+    const read = () => {
+      const element = body.current;
+      if (!element) return;
+      const rem = Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
+      const rowHeight = Number.parseFloat(getComputedStyle(element).getPropertyValue("--row-height")) * rem;
+      const scrollMargin = Math.round(element.getBoundingClientRect().top + scrollY);
+      setLayout((before) =>
+        before.rowHeight === rowHeight && before.scrollMargin === scrollMargin
+          ? before
+          : { rowHeight, scrollMargin },
+      );
+    };
+    read();
+    const resized = new ResizeObserver(read);
+    resized.observe(document.body);
+    return () => resized.disconnect();
+  }, [body]);
+  return layout;
+}
+
+/** Which row has the tab stop, and how the keys move it: the row is scrolled to, and focused once it is there. */
+function useRoving(
+  body: React.RefObject<HTMLDivElement | null>,
+  count: number,
+  scrollTo: (index: number) => void,
+) {
+  const [active, setActive] = useState(0);
+  const wanted = useRef<number | null>(null);
+  useEffect(() => {
+    if (wanted.current === null) return;
+    const link = body.current?.querySelector<HTMLElement>(`[data-index="${wanted.current}"] a`);
+    if (!link) return;
+    wanted.current = null;
+    link.focus({ preventScroll: true });
+  });
+  function onKeyDown(event: KeyboardEvent): void {
+    const row = (event.target as HTMLElement).closest<HTMLElement>("[data-index]");
+    if (!row || event.altKey || event.ctrlKey || event.metaKey) return;
+    const from = Number(row.dataset.index);
+    const targets: Record<string, number> = {
+      ArrowDown: from + 1,
+      ArrowUp: from - 1,
+      PageDown: from + PAGE,
+      PageUp: from - PAGE,
+      Home: 0,
+      End: count - 1,
+    };
+    const target = targets[event.key];
+    if (target === undefined) return;
+    event.preventDefault();
+    const next = Math.min(count - 1, Math.max(0, target));
+    wanted.current = next;
+    setActive(next);
+    scrollTo(next);
+  }
+  return { active, onKeyDown };
+}
+
+function Head({ sort, onSort }: Pick<FleetTableProps, "sort" | "onSort">) {
+  const choose = (key: SortKey, descendingFirst = false) =>
+    onSort(sort.key === key ? { key, descending: !sort.descending } : { key, descending: descendingFirst });
+  const direction = (key: SortKey) =>
+    sort.key === key ? (sort.descending ? "descending" : "ascending") : "none";
+  return (
+    <div role="rowgroup" className="fleet-head">
+      <div role="row" className="fleet-row" aria-rowindex={1}>
+        <div role="columnheader" aria-sort={direction("name")}>
+          <button type="button" onClick={() => choose("name")}>
+            Device
+          </button>
+        </div>
+        {COLUMNS.map((column) => (
+          <div
+            key={column.key}
+            role="columnheader"
+            aria-sort={direction(column.key)}
+            className={column.numeric ? "numeric" : undefined}
+          >
+            <button
+              type="button"
+              title={column.hint}
+              onClick={() => choose(column.key, column.descendingFirst)}
+            >
+              {column.title}
+            </button>
+          </div>
+        ))}
+      </div>
+    </div>
+  );
+}
+
+interface RowProps {
+  readonly row: Summary;
+  readonly index: number;
+  readonly top: number;
+  readonly tabStop: boolean;
+  readonly now: number;
+}
+
+const Row = memo(function Row({ row, index, top, tabStop, now }: RowProps) {
+  return (
+    <div
+      role="row"
+      aria-rowindex={index + 2}
+      data-index={index}
+      className={`fleet-row fleet-item${row.stale ? " is-stale" : ""}`}
+      style={{ transform: `translateY(${top}px)` }}
+    >
+      <div role="rowheader" className="cell-name">
+        <a href={deviceHref(row.id)} tabIndex={tabStop ? 0 : -1}>
+          {row.name}
+        </a>
+        <span className="muted">{row.id}</span>
+      </div>
+      {COLUMNS.map((column) => (
+        <div key={column.key} role="cell" className={`cell-${column.key}${column.numeric ? " numeric" : ""}`}>
+          <span className="cell-label">{column.title}</span>
+          {column.cell(row, now)}
+        </div>
+      ))}
+    </div>
+  );
+});

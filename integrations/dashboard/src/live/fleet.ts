@@ -1,0 +1,62 @@
+/** Every device with its meters' present states and its budget, as the client's hooks follow them. */
+
+import type { DeviceBudget, DeviceRecord, PowerMeter } from "@blackroad/power-client";
+import { useBudget, useDevices, useLivePower } from "@blackroad/power-client/react";
+import { useEffect, useMemo } from "react";
+
+const BUDGET_MS = 15_000; // the watts come live; energy over a day moves slowly
+const DEVICES_MS = 60_000; // a device's name and thresholds do not come by the stream
+
+export interface FleetData {
+  readonly devices: readonly DeviceRecord[];
+  /** By device id; each in order of adding. */
+  readonly meters: ReadonlyMap<string, readonly PowerMeter[]>;
+  /** By device id. */
+  readonly budgets: ReadonlyMap<string, DeviceBudget>;
+}
+
+export interface Fleet {
+  /** Undefined until devices and meters are there; the budgets may come later. */
+  readonly data: FleetData | undefined;
+  /** Why the last load failed. */
+  readonly error: unknown;
+  readonly refetch: () => void;
+}
+
+/** The fleet; one component shows it, and hands it on. */
+export function useFleet(): Fleet {
+  const devices = useDevices();
+  const live = useLivePower();
+  const budget = useBudget(undefined, { refreshMs: BUDGET_MS });
+  const { refetch } = devices;
+  useEffect(() => {
+    const timer = setInterval(refetch, DEVICES_MS);
+    return () => clearInterval(timer);
+  }, [refetch]);
+  const meters = useMemo(() => byDevice(live.data), [live.data]);
+  const budgets = useMemo(() => {
+    const entries = Object.entries(budget.data ?? {});
+    return new Map(entries.flatMap(([id, entry]) => ("error" in entry ? [] : [[id, entry] as const])));
+  }, [budget.data]);
+  const list = devices.data;
+  return {
+    data: useMemo(() => list && meters && { devices: list, meters, budgets }, [list, meters, budgets]),
+    error: devices.error ?? live.error ?? budget.error,
+    refetch: () => {
+      void refetch();
+      void live.refetch();
+      void budget.refetch();
+    },
+  };
+}
+
+function byDevice(meters: ReadonlyMap<string, PowerMeter> | undefined) {
+  if (!meters) return undefined;
+  const found = new Map<string, PowerMeter[]>();
+  for (const meter of meters.values()) {
+    const others = found.get(meter.device_id);
+    if (others) others.push(meter);
+    else found.set(meter.device_id, [meter]);
+  }
+  return found;
+}

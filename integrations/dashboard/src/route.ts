@@ -1,0 +1,31 @@
+/** Which view is shown: the part of the address after #. A reload stays where it was, and the service serves one page. */
+
+import { useSyncExternalStore } from "react";
+
+export type Route = { view: "fleet" } | { view: "device"; deviceId: string };
+
+/** The address of a device's view. */
+export const deviceHref = (deviceId: string): string => `#/device/${encodeURIComponent(deviceId)}`;
+
+export const FLEET_HREF = "#/";
+
+/** The view that an address names; the fleet, where it names none. */
+export function parseRoute(hash: string): Route {
+  const found = /^#\/device\/([^/]+)$/.exec(hash);
+  if (!found?.[1]) return { view: "fleet" };
+  try {
+    return { view: "device", deviceId: decodeURIComponent(found[1]) };
+  } catch {
+    return { view: "fleet" };
+  }
+}
+
+function subscribe(listener: () => void): () => void {
+  addEventListener("hashchange", listener);
+  return () => removeEventListener("hashchange", listener);
+}
+
+/** The present view. */
+export function useRoute(): Route {
+  return parseRoute(useSyncExternalStore(subscribe, () => location.hash));
+}

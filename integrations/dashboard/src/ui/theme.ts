@@ -1,0 +1,14 @@
+/** Light or dark, as the system has it: the canvas of a chart must be told, everything else is CSS. */
+
+import { useSyncExternalStore } from "react";
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+function subscribe(listener: () => void): () => void {
+  dark.addEventListener("change", listener);
+  return () => dark.removeEventListener("change", listener);
+}
+
+/** The present colour scheme. */
+export const useTheme = (): "dark" | "light" =>
+  useSyncExternalStore(subscribe, () => (dark.matches ? "dark" : "light"));

@@ -1,0 +1,49 @@
+/** The page's live sums are those of the service's budget: one rule, held in two places by this test. */
+
+import type { DeviceBudget, PowerMeter } from "@blackroad/power-client";
+import { expect, test } from "vitest";
+import { totals } from "../../src/fleet/summary";
+import { chance } from "../unit/random";
+import { Service, Writer } from "./harness";
+
+test("watts, charge and runtime of any device are the service's own", async () => {
+  const service = await Service.start([], "--no-auth");
+  const writer = new Writer(service.db);
+  const random = chance(7);
+  const pick = <T>(values: readonly T[]): T => values[Math.floor(random() * values.length)] as T;
+  for (let device = 0; device < 40; device++) {
+    const id = `d${device}`;
+    await writer.call("register_device", id, id);
+    for (let count = Math.floor(random() * 5); count > 0; count--) {
+      const type = pick(["main", "battery", "battery", "solar", "ups"]);
+      const meter = await writer.call<{ id: string }>("add_meter", id, type, pick([0, 12.5, 50]));
+      if (random() < 0.9) {
+        await writer.call(
+          "log_power",
+          meter.id,
+          random() * 30,
+          random() * 8 - 4,
+          pick([0, 4.2, 50, 100, null]),
+        );
+      }
+    }
+  }
+  const get = async <T>(path: string) => (await (await fetch(`${service.url}/v1/${path}`)).json()) as T;
+  const budgets = Object.entries(await get<Record<string, DeviceBudget>>("budget"));
+  expect(budgets.length).toBe(40);
+  const meters = await get<PowerMeter[]>("meters");
+  for (const [id, budget] of budgets) {
+    const sums = totals(meters.filter((meter) => meter.device_id === id));
+    expect(sums.total).toBeCloseTo(budget.total_wattage, 3);
+    expect(sums.solar).toBeCloseTo(budget.solar_wattage, 3);
+    expect(sums.load).toBeCloseTo(budget.load_wattage, 3);
+    expect(sums.net).toBeCloseTo(budget.net_wattage, 3);
+    for (const [mine, its] of [
+      [sums.charge, budget.avg_charge_pct],
+      [sums.runtime, budget.estimated_runtime_hours],
+    ] as const) {
+      if (its === null) expect(mine).toBeNull();
+      else expect(Math.abs((mine as number) - its)).toBeLessThanOrEqual(0.005 + 1e-9);
+    }
+  }
+});

@@ -1,0 +1,213 @@
+/** One device: ranges, energy, budget, events with a confirmation, the report as files. */
+
+import { readFileSync } from "node:fs";
+import type { Report } from "@blackroad/power-client";
+import type { Browser, Download, Page } from "playwright-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { eventually, launch, Service, signedIn, Writer } from "./harness";
+
+let browser: Browser;
+beforeAll(async () => {
+  browser = await launch();
+});
+afterAll(() => browser.close());
+
+const HASH = "#/device/edge-001";
+
+/** The text of a cell of a chart's legend. */
+const legend = (page: Page, chart: string, meter: string) =>
+  page.getByRole("table", { name: `${chart} by meter` }).getByRole("row", { name: new RegExp(`^${meter}`) });
+
+test("each range asks for its window, beyond a day for hourly statistics, and draws all three charts", async () => {
+  const service = await Service.start(["show"]);
+  const { page, faults } = await signedIn(browser, service, { hash: HASH });
+  await legend(page, "Power", "Panel").waitFor();
+  for (const [title, hours] of [
+    ["1 h", 1],
+    ["7 d", 168],
+    ["30 d", 720],
+    ["24 h", 24],
+  ] as const) {
+    const asked = page.waitForRequest((request) => request.url().includes("max_points="));
+    const statistics = page.waitForRequest((request) => request.url().includes("/statistics?"));
+    await page.getByRole("radio", { name: title }).check();
+    const since = new URL((await asked).url()).searchParams.get("since");
+    expect(Math.round((Date.now() - Date.parse(since ?? "")) / 3_600_000)).toBe(hours);
+    const days = Number(new URL((await statistics).url()).searchParams.get("days"));
+    expect(days).toBe(Math.max(7, hours / 24) + 1);
+    await page.getByText(hours > 24 ? "hourly mean, W" : "every peak is kept").waitFor();
+    for (const [chart, unit] of [
+      ["Power", "W"],
+      ["Voltage", "V"],
+      ["Charge", "%"],
+    ]) {
+      const text = await legend(page, chart as string, "Pack").textContent();
+      expect(text).toMatch(new RegExp(`Pack(−?[\\d.,]+ ${unit}){3}`));
+    }
+  }
+  expect(await page.locator(".chart-plot canvas").count()).toBe(3);
+  expect(faults).toEqual([]);
+});
+
+test("a month at one reading a second is too much for volts alone: the rest is there, and the reason", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service, { hash: HASH });
+  await page.route("**/readings?**max_points=*", (route) =>
+    route.fulfill({
+      status: 422,
+      contentType: "application/problem+json",
+      body: JSON.stringify({
+        title: "x",
+        type: "x",
+        status: 422,
+        code: "invalid_value",
+        detail: "too many readings",
+      }),
+    }),
+  );
+  await page.getByRole("radio", { name: "30 d" }).check();
+  await page.getByText("the readings of this range cannot be shown: too many readings").waitFor();
+  await legend(page, "Power", "Panel").waitFor();
+  await page.getByRole("radio", { name: "1 h" }).check();
+  await page.getByText("The history could not be loaded").waitFor();
+  await page.unrouteAll();
+  await page.getByRole("button", { name: "Try again" }).click();
+  await legend(page, "Voltage", "Panel").waitFor();
+});
+
+test("the arrow keys move along a chart, and say the moment in local time and UTC", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service, { hash: HASH, timezoneId: "Asia/Kathmandu" });
+  await legend(page, "Power", "Panel").waitFor();
+  const chart = page.getByRole("group", { name: /^Power, chart/ });
+  await chart.focus();
+  await page.keyboard.press("Home");
+  const moment = page.locator(".chart", { has: chart }).locator(".chart-moment time");
+  const first = await moment.textContent();
+  expect(first).toMatch(/GMT\+5:45 · 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC$/);
+  await page.keyboard.press("ArrowRight");
+  await eventually(async () => (await moment.textContent()) !== first, "another moment");
+  await page.keyboard.press("Escape");
+  await page.locator(".chart", { has: chart }).getByText("Latest values").waitFor();
+});
+
+test("the energy of the days is the report's, and each day is the viewer's own", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const { page } = await signedOff(service);
+  await page.getByText("As a table").click();
+  const cells = await page
+    .getByRole("region", { name: "Energy by day, table" })
+    .locator("td:nth-child(2)")
+    .allTextContents();
+  expect(cells.length).toBe(7);
+  const midnight = new Date();
+  midnight.setUTCHours(0, 0, 0, 0);
+  const days = (Date.now() - midnight.getTime()) / 86_400_000 + 6;
+  const report = (await (
+    await fetch(`${service.url}/v1/devices/edge-001/report?days=${days}`)
+  ).json()) as Report;
+  const panel = report.meters.find((meter) => meter.name === "Panel");
+  const out = cells
+    .map((cell) => Number.parseFloat(cell.replace(",", "")))
+    .reduce((sum, value) => sum + value, 0);
+  expect(Math.abs(out - (panel?.energy_out_wh ?? 0))).toBeLessThan(0.5 * 7 + 3);
+});
+
+async function signedOff(service: Service) {
+  const { open } = await import("./harness");
+  const seen = await open(browser, `${service.url}/${HASH}`, { timezoneId: "UTC" });
+  await legend(seen.page, "Power", "Panel").waitFor();
+  return seen;
+}
+
+test("the budget shows the energy against the target, and says when it is over", async () => {
+  const service = await Service.start(["show"]);
+  const writer = new Writer(service.db);
+  const { page } = await signedIn(browser, service, { hash: HASH });
+  const meter = page.getByRole("meter");
+  expect(await meter.getAttribute("aria-valuetext")).toMatch(/^\d+ Wh of 400 Wh, \d+ % of the target$/);
+  await writer.call("register_device", "edge-001", "Harbour gate", 3, 50);
+  await page.reload();
+  await page.getByLabel("Token").fill(service.token(["read"]));
+  await page.keyboard.press("Enter");
+  await page.getByText(/^over by \d+(\.\d+)? Wh$/).waitFor();
+  await page.getByText("Over daily target").waitFor();
+});
+
+test("an event is recorded only once it is confirmed", async () => {
+  const service = await Service.start(["show"]);
+  const writer = new Writer(service.db);
+  const { page } = await signedIn(browser, service, { hash: "#/device/edge-002" });
+  const recorded = () =>
+    writer.call<{ type: string; value: number; note: string | null }[]>("get_events", "edge-002");
+  const dialog = page.getByRole("dialog");
+  const fill = async () => {
+    await page.getByRole("button", { name: "Record event…" }).click();
+    await dialog.getByLabel("Type").selectOption({ label: "Shutdown" });
+    await dialog.getByLabel("Value").fill("a few");
+    await dialog.getByRole("button", { name: "Continue" }).click();
+    await dialog.getByText("Value: expected a number such as 12.5, got “a few”.").waitFor();
+    await dialog.getByLabel("Value").fill("1,5");
+    await dialog.getByLabel("Note").fill("before the storm");
+    await dialog.getByRole("button", { name: "Continue" }).click();
+    await dialog.getByText("Record this event?").waitFor();
+  };
+  await fill();
+  await page.keyboard.press("Escape");
+  await dialog.waitFor({ state: "hidden" });
+  expect(await recorded()).toEqual([]);
+  expect(await page.evaluate(() => document.activeElement?.textContent)).toBe("Record event…");
+  await fill();
+  await dialog.getByRole("button", { name: "Record", exact: true }).click();
+  await dialog.waitFor({ state: "hidden" });
+  await page.locator(".event", { hasText: "before the storm" }).waitFor();
+  expect(await page.locator(".event").count()).toBe(1);
+  expect(await recorded()).toMatchObject([{ type: "shutdown", value: 1.5, note: "before the storm" }]);
+});
+
+test("a token that may only read is told so, and nothing is recorded", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service, { hash: "#/device/edge-002", scopes: ["read"] });
+  await page.getByRole("button", { name: "Record event…" }).click();
+  await page.getByRole("button", { name: "Continue" }).click();
+  await page.getByRole("button", { name: "Record", exact: true }).click();
+  await page.getByText("This token may not do that").waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByText("Nothing has happened yet").waitFor();
+});
+
+test("the report comes as JSON and as CSV, with the figures of the service", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service, { hash: HASH });
+  await page.getByLabel("Period").selectOption({ label: "30 days" });
+  const get = async (kind: string): Promise<[Download, string]> => {
+    const coming = page.waitForEvent("download");
+    await page.getByRole("button", { name: `Download ${kind}` }).click();
+    const download = await coming;
+    return [download, readFileSync(await download.path(), "utf8")];
+  };
+  const [json, text] = await get("JSON");
+  const report = JSON.parse(text) as Report;
+  expect(json.suggestedFilename()).toBe(`edge-001-${report.generated_at.slice(0, 10)}-30d.json`);
+  expect([report.device_id, report.period_days, report.meters.length]).toEqual(["edge-001", 30, 3]);
+  const [csv, table] = await get("CSV");
+  expect(csv.suggestedFilename()).toMatch(/^edge-001-.*-30d\.csv$/);
+  const [head = "", ...lines] = table.trimEnd().split("\r\n");
+  expect(head.split(",").slice(4, 9)).toEqual(["meter_id", "name", "type", "reading_count", "current_state"]);
+  const column = head.split(",").indexOf("energy_out_wh");
+  expect(lines.map((line) => Math.round(Number(line.split(",")[column])))).toEqual(
+    report.meters.map((meter) => Math.round(meter.energy_out_wh ?? Number.NaN)),
+  );
+});
+
+test("times are local with their zone, and UTC on hover; a device that is not there is named", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service, { hash: HASH, timezoneId: "America/New_York" });
+  const time = page.locator(".event time").last();
+  expect(await time.textContent()).toMatch(/\d\d:\d\d:\d\d GMT-[45]$/);
+  expect(await time.getAttribute("title")).toMatch(/^20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC$/);
+  await page.evaluate(() => {
+    location.hash = "#/device/edge-999";
+  });
+  await page.getByText("No device has the id edge-999").waitFor();
+});

@@ -1,0 +1,141 @@
+/** The fleet: a thousand devices, search, filter, order, and the keyboard. */
+
+import type { Browser, Page } from "playwright-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { eventually, launch, open, Service, signedIn, writing } from "./harness";
+
+let browser: Browser;
+beforeAll(async () => {
+  browser = await launch();
+});
+afterAll(() => browser.close());
+
+const names = (page: Page) => page.locator(".fleet-item .cell-name a").allTextContents();
+
+/** The rows from top to bottom: in the document they are in the order in which they came into sight. */
+async function shown(page: Page, column: string): Promise<string[]> {
+  const cells = await page
+    .locator(".fleet-item")
+    .evaluateAll(
+      (rows, kind) =>
+        rows
+          .map((row) => [
+            Number((row as HTMLElement).dataset.index),
+            row.querySelector(`.cell-${kind}`)?.textContent,
+          ])
+          .sort((a, b) => Number(a[0]) - Number(b[0])),
+      column,
+    );
+  return cells.map(([, text]) => String(text));
+}
+
+test("of a thousand devices that are being written to, only the rows in sight exist, and all can be reached", async () => {
+  const service = await Service.start(["crowd", "--devices", "1000"]);
+  await writing(service.db, "--every", "0.1", "--at-once", "20");
+  const { page, faults } = await signedIn(browser, service);
+  await page.getByText("1000 devices").waitFor();
+  await page.getByRole("button", { name: "Device", exact: true }).click();
+  await page.getByRole("link", { name: "Node 0001" }).waitFor();
+  expect((await names(page)).length).toBeLessThan(60);
+  await page.evaluate(() => scrollTo(0, document.body.scrollHeight));
+  await page.getByRole("link", { name: "Node 1000" }).waitFor();
+  expect((await names(page)).length).toBeLessThan(60);
+  expect(await page.getByRole("table", { name: "Devices" }).getAttribute("aria-rowcount")).toBe("1001");
+  await page.getByLabel("Search by name or id").fill("0777");
+  await page.getByText("1 of 1000 devices").waitFor();
+  expect(await names(page)).toEqual(["Node 0777"]);
+  expect(faults).toEqual([]);
+});
+
+test("the columns order the rows, either way, and what is not known comes last", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service);
+  const numbers = async (column: string) =>
+    (await shown(page, column)).map((text) =>
+      Number.parseFloat(text.replace(/^[^\d−–+-]*/, "").replace("−", "-")),
+    );
+  for (const [title, column] of [
+    ["Load", "load"],
+    ["Solar", "solar"],
+    ["Power", "total"],
+  ] as const) {
+    for (const direction of ["descending", "ascending"]) {
+      const head = page.getByRole("columnheader", { name: title });
+      await head.getByRole("button").click();
+      expect(await head.getAttribute("aria-sort")).toBe(direction);
+      const values = await numbers(column);
+      expect(values.at(-1)).toBeNaN();
+      const known = values.slice(0, -1);
+      expect(known).toEqual([...known].sort((a, b) => (direction === "ascending" ? a - b : b - a)));
+    }
+  }
+  await page.getByRole("button", { name: "Device", exact: true }).click();
+  expect(await shown(page, "name")).toEqual([...(await shown(page, "name"))].sort());
+});
+
+test("the filter and the search keep what they name, and a search without a match offers the way back", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service);
+  await page.getByRole("link", { name: "Quarry pump" }).waitFor();
+  await page.getByLabel("Show", { exact: true }).selectOption({ label: "With alerts" });
+  expect((await names(page)).sort()).toEqual(["Depot kiosk", "Quarry pump", "Weir sensor"]);
+  await page.getByLabel("Show", { exact: true }).selectOption({ label: "Stale or silent" });
+  expect((await names(page)).sort()).toEqual(["Bridge camera", "Ferry landing", "Tunnel fan"]);
+  await page.getByLabel("Show", { exact: true }).selectOption({ label: "All devices" });
+  await page.getByLabel("Search by name or id").fill("GATE edge-001");
+  await page.getByText("1 of 12 devices").waitFor();
+  expect(await names(page)).toEqual(["Harbour gate"]);
+  await page.getByLabel("Search by name or id").fill("nowhere");
+  await page.getByRole("button", { name: "Show all 12" }).click();
+  await page.getByRole("link", { name: "Quarry pump" }).waitFor();
+});
+
+test("search and order are still there after a visit to a device", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service);
+  await page.getByLabel("Search by name or id").fill("gate");
+  await page.getByRole("link", { name: "Harbour gate" }).click();
+  await page.getByRole("heading", { name: "Harbour gate" }).waitFor();
+  await page.goBack();
+  await page.getByText("1 of 12 devices").waitFor();
+});
+
+test("a file without devices says how to make one", async () => {
+  const service = await Service.start([]);
+  const { page } = await signedIn(browser, service);
+  await page.getByText("No devices yet").waitFor();
+});
+
+test("with the keyboard alone: signing in, through a thousand rows, into a device and back", async () => {
+  const service = await Service.start(["crowd", "--devices", "1000"]);
+  const { page } = await open(browser, service.url);
+  await page.getByLabel("Token").focus();
+  await page.keyboard.type(service.token(["read"]));
+  await page.keyboard.press("Enter");
+  await page.getByText("1000 devices").waitFor();
+  const focused = () => page.evaluate(() => document.activeElement?.textContent ?? "");
+  const tabTo = (text: string) =>
+    eventually(async () => {
+      await page.keyboard.press("Tab");
+      return (await focused()) === text;
+    }, `tab reaches ${text}`);
+  await tabTo("Device");
+  await page.keyboard.press("Enter");
+  await page.getByRole("link", { name: "Node 0001" }).waitFor();
+  await tabTo("Node 0001");
+  for (const [key, name] of [
+    ["ArrowDown", "Node 0002"],
+    ["PageDown", "Node 0012"],
+    ["End", "Node 1000"],
+    ["ArrowUp", "Node 0999"],
+    ["Home", "Node 0001"],
+  ] as const) {
+    await page.keyboard.press(key);
+    await eventually(async () => (await focused()) === name, `${key} goes to ${name}`);
+  }
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Node 0001" }).waitFor();
+  await tabTo("← All devices");
+  await page.keyboard.press("Enter");
+  await page.getByText("1000 devices").waitFor();
+});

@@ -1,0 +1,137 @@
+/** What another process writes to the file is on the page at once, also after the service was killed. */
+
+import type { Browser, Locator, Page } from "playwright-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { launch, open, Service, signedIn, Writer } from "./harness";
+
+let browser: Browser;
+beforeAll(async () => {
+  browser = await launch();
+});
+afterAll(() => browser.close());
+
+interface Meter {
+  readonly id: string;
+  readonly type: string;
+}
+
+async function metersOf(writer: Writer, deviceId: string): Promise<Record<string, string>> {
+  const meters = await writer.call<Meter[]>("list_meters", deviceId);
+  return Object.fromEntries(meters.map((meter) => [meter.type, meter.id]));
+}
+
+const row = (page: Page, name: string) =>
+  page.locator(".fleet-item", { has: page.getByRole("link", { name, exact: true }) });
+
+test("a reading is in the fleet and on its device within a second", async () => {
+  const service = await Service.start(["show"]);
+  const writer = new Writer(service.db);
+  const { solar, battery } = await metersOf(writer, "edge-002");
+  const { page } = await signedIn(browser, service);
+  await row(page, "North mast").waitFor();
+  const delays: number[] = [];
+  const shown = async (place: Locator, begin: number) => {
+    await place.waitFor();
+    delays.push(performance.now() - begin);
+  };
+  for (const amperes of [2, 3, 4]) {
+    await writer.call("log_power", solar, 18, amperes);
+    const cell = row(page, "North mast").locator(".cell-solar", { hasText: `${18 * amperes}.0 W` });
+    await shown(cell, performance.now());
+  }
+  await page.getByRole("link", { name: "North mast" }).click();
+  await page.getByRole("heading", { name: "North mast" }).waitFor();
+  const pack = page.locator(".meter", { hasText: "Pack" });
+  for (const amperes of [4, 5]) {
+    await writer.call("log_power", battery, 12, amperes, 61);
+    await shown(pack.getByText(`${12 * amperes}.0 W`, { exact: true }), performance.now());
+  }
+  // The middle one: one alone may have met with something else on this machine.
+  expect(delays.sort((a, b) => a - b)[2]).toBeLessThan(1000);
+  await pack.getByText("61 %").waitFor();
+  // In the chart as well, whose legend has the latest of each line.
+  const power = page.getByRole("table", { name: "Power by meter" });
+  await power.getByRole("row", { name: /^Pack 60\.0 W/ }).waitFor();
+});
+
+test("an event and a new device appear by themselves", async () => {
+  const service = await Service.start(["show"]);
+  const writer = new Writer(service.db);
+  const { page } = await signedIn(browser, service, { hash: "#/device/edge-002" });
+  await page.getByText("Nothing has happened yet").waitFor();
+  await writer.call("trigger_event", "edge-002", "restore", 0, "written elsewhere");
+  await page.getByText("written elsewhere").waitFor();
+  await page.getByRole("link", { name: "All devices" }).click();
+  await writer.call("register_device", "edge-100", "Newcomer");
+  await writer.call("add_meter", "edge-100", "battery", 10, "Cell");
+  await row(page, "Newcomer").waitFor();
+});
+
+test("a service killed and restarted: the page says so, looks it, and misses nothing", async () => {
+  const service = await Service.start(["show"]);
+  const writer = new Writer(service.db);
+  const { battery } = await metersOf(writer, "edge-002");
+  const { page } = await signedIn(browser, service, { hash: "#/device/edge-002" });
+  await page.getByText("Nothing has happened yet").waitFor();
+  const refused = page.waitForEvent("websocket");
+  await service.kill();
+  await page.getByText("Reconnecting…", { exact: true }).waitFor();
+  await refused; // at least once it was tried in vain
+  await page.getByText("The connection to the service is lost.").waitFor();
+  const look = () =>
+    page
+      .locator(".meters")
+      .evaluate((meters) => [getComputedStyle(meters).filter, getComputedStyle(meters).fontStyle]);
+  expect(await look()).toEqual(["grayscale(1)", "italic"]);
+  // Meanwhile the edge goes on.
+  await writer.call("log_power", battery, 12, 4, 15);
+  for (const note of ["first while away", "second while away"]) {
+    await writer.call("trigger_event", "edge-002", "restore", 0, note);
+  }
+  await service.run();
+  await page.getByText("second while away").waitFor();
+  await page.getByText("Live", { exact: true }).waitFor();
+  expect(await look()).toEqual(["none", "normal"]);
+  for (const text of ["first while away", "second while away", "Battery low"]) {
+    expect(await page.locator(".event", { hasText: text }).count()).toBe(1);
+  }
+  await page.locator(".meter", { hasText: "Pack" }).getByText("48.0 W", { exact: true }).waitFor();
+  // The reading of the time without a connection is in the chart too.
+  await page
+    .getByRole("table", { name: "Power by meter" })
+    .getByRole("row", { name: /^Pack 48\.0 W/ })
+    .waitFor();
+});
+
+test("a stream that is refused for good says why, and can be connected again by hand", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const { page } = await open(browser, "about:blank");
+  let refused = true;
+  await page.routeWebSocket(/\/v1\/stream/, (socket) => {
+    if (refused) void socket.close({ code: 4422, reason: "invalid_value" });
+    else socket.connectToServer();
+  });
+  await page.goto(service.url);
+  await page.getByText("The live connection has ended.").waitFor();
+  await page.getByText("the stream was refused: 4422 invalid_value").waitFor();
+  // The devices are there all the same, fetched once.
+  await row(page, "North mast").waitFor();
+  refused = false;
+  await page.getByRole("button", { name: "Connect again" }).click();
+  await page.getByText("Live", { exact: true }).first().waitFor();
+  await row(page, "North mast").waitFor();
+});
+
+test("what nothing has come from for two minutes is stale, in word and look", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service);
+  const stale = row(page, "Tunnel fan");
+  await stale.getByText("Stale", { exact: true }).waitFor();
+  await stale.getByText(/^[45]\d min ago$/).waitFor();
+  await row(page, "Ferry landing").getByText("No readings").waitFor();
+  const style = (name: string) =>
+    row(page, name)
+      .locator(".cell-load")
+      .evaluate((cell) => getComputedStyle(cell).fontStyle);
+  expect([await style("Tunnel fan"), await style("Harbour gate")]).toEqual(["italic", "normal"]);
+});

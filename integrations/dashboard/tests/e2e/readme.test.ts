@@ -1,0 +1,77 @@
+/** What the README says can be done, is; what it shows, is there. */
+
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { readdirSync, readFileSync, statSync, symlinkSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { chromium } from "playwright-core";
+import { expect, onTestFinished, test } from "vitest";
+import { directory, eventually, freePort, launch, open, signIn } from "./harness";
+
+const DASHBOARD = resolve(import.meta.dirname, "../..");
+const README = readFileSync(join(DASHBOARD, "README.md"), "utf8");
+const BLOCKS = [...README.matchAll(/```sh\n(.*?)```/gs)].map((match) => match[1] as string);
+
+test("the commands that start the service serve the page, and the token they print opens it", async () => {
+  const [, install, token, serve] =
+    /(pip install .*)\n(.* token new .*)\n(power-service .*)\n/.exec(BLOCKS[1] ?? "") ?? [];
+  expect(install).toBe("pip install '.[service]'"); // the gate has run it: POWER_PYTHON is what it made
+  const place = directory();
+  symlinkSync(resolve(DASHBOARD, ".."), join(place, "integrations"));
+  const bin = dirname(process.env.POWER_PYTHON ?? "");
+  const options = { cwd: place, env: { ...process.env, PATH: `${bin}:${process.env.PATH}` } };
+  const printed = execFileSync("bash", ["-c", token as string], {
+    ...options,
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  const port = await freePort();
+  const child = spawn("bash", ["-c", `exec ${serve} --port ${port}`], { ...options, stdio: "ignore" });
+  onTestFinished(async () => {
+    child.kill("SIGKILL");
+    if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
+  });
+  const url = `http://127.0.0.1:${port}/`;
+  await eventually(
+    () =>
+      fetch(`${url}readyz`).then(
+        (answer) => answer.ok,
+        () => false,
+      ),
+    "the service is ready",
+  );
+  const browser = await launch();
+  onTestFinished(() => browser.close());
+  const { page } = await open(browser, url);
+  await signIn(page, printed.trim());
+  await page.getByText("No devices yet").waitFor();
+});
+
+test("every other command is a step of the gate, or a script of the package", () => {
+  const gate = readFileSync(join(DASHBOARD, "ci.sh"), "utf8");
+  const scripts = JSON.parse(readFileSync(join(DASHBOARD, "package.json"), "utf8")).scripts as Record<
+    string,
+    string
+  >;
+  for (const line of `${BLOCKS[0]}${BLOCKS[2]}`.trim().split("\n")) expect(gate).toContain(line);
+  for (const [, name] of README.matchAll(/npm (?:run )?(\w+)/g))
+    expect(["ci", ...Object.keys(scripts)]).toContain(name);
+});
+
+test("every picture is shown, is there, and is small", () => {
+  const shown = [
+    ...new Set([...README.matchAll(/screenshots\/([\w-]+\.webp)/g)].map((match) => match[1])),
+  ].sort();
+  expect(readdirSync(join(DASHBOARD, "screenshots")).sort()).toEqual(shown);
+  for (const name of shown)
+    expect(statSync(join(DASHBOARD, "screenshots", String(name))).size).toBeLessThan(60 * 1024);
+});
+
+test("the versions that the README gives are those that are pinned", () => {
+  const { dependencies, devDependencies } = JSON.parse(readFileSync(join(DASHBOARD, "package.json"), "utf8"));
+  const pinned: Record<string, string> = { ...dependencies, ...devDependencies };
+  const given = [...README.matchAll(/([@\w/-]+) (\d+\.\d+\.\d+)/g)].map((match) => [match[1], match[2]]);
+  expect(given.length).toBe(9);
+  for (const [name, version] of given) expect([name, pinned[String(name)]]).toEqual([name, version]);
+  expect(chromium.name()).toBe("chromium");
+});

@@ -1,0 +1,164 @@
+"""Plays the edge: writes devices, meters, readings and events to a file, as another process than the service.
+
+show   a dozen devices in every state, the first with a month of history
+crowd  many devices with three meters each
+live   goes on writing live readings until its standard input ends
+obey   makes the calls of the library that come as lines of JSON, and prints their results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import select
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from power_manager import PowerManager, PowerMeter
+
+DAY = 86_400.0
+STEP = 300.0  # seconds between recorded readings
+SITES = [
+    "Harbour gate", "North mast", "Quarry pump", "Weir sensor", "Orchard relay", "Hilltop repeater",
+    "Tunnel fan", "Lighthouse", "Bridge camera", "Glasshouse 2", "Depot kiosk", "Ferry landing",
+]  # fmt: skip
+
+
+def sun(moment: float) -> float:
+    """How high the sun stands so many seconds after a midnight, from 0 to 1, with a cloud here and there."""
+    height = math.sin((moment % DAY / DAY - 0.25) * 2 * math.pi)
+    cloud = 0.65 + 0.35 * math.sin(moment / 5200) * math.sin(moment / 1700)
+    return max(0.0, height) * cloud
+
+
+def load(moment: float, chance: random.Random) -> float:
+    """Watts that a device takes: a floor, a working day, and noise."""
+    busy = 4.0 if 7 <= moment % DAY / 3600 < 19 else 0.0
+    return 6.0 + busy + 1.2 * math.sin(moment / 900) + chance.uniform(-0.4, 0.4)
+
+
+def site_readings(
+    meters: list[PowerMeter], begin: float, end: float, charge: float, chance: random.Random
+) -> Iterator[tuple[str, float, float, float | None, float]]:
+    """Panel, pack and supply of a site from begin to end; the pack fills and empties by what is left over.
+
+    The end is at half past ten in the morning of the site's sun, whenever this runs.
+    """
+    panel, pack, supply = (meter.id for meter in meters)
+    moment, level = begin, charge
+    while moment < end:
+        here = moment - end + 400 * DAY + 10.5 * 3600
+        made, taken = 34.0 * sun(here), load(here, chance)
+        grid = 0.35 * taken
+        drain = taken - grid - made
+        if (level >= 98 and drain < 0) or (level <= 22 and drain > 0):
+            drain *= 0.04
+        level = min(100.0, max(0.0, level - 100 * drain * STEP / 3600 / 220.0))
+        voltage = 11.4 + 1.9 * level / 100 - 0.015 * drain
+        yield panel, 17.2 + 1.4 * sun(here), made / (17.2 + 1.4 * sun(here)), None, moment
+        yield pack, voltage, drain / voltage, level, moment
+        yield supply, 24.0 + chance.uniform(-0.05, 0.05), grid / 24.0, None, moment
+        moment += STEP
+
+
+def add_site(pm: PowerManager, device_id: str, name: str, target_wh: float | None) -> list[PowerMeter]:
+    """A device with a panel, a pack and a supply."""
+    pm.register_device(device_id, name, target_wh=target_wh)
+    return [
+        pm.add_meter(device_id, "solar", name="Panel"),
+        pm.add_meter(device_id, "battery", capacity_wh=220.0, name="Pack"),
+        pm.add_meter(device_id, "main", name="Supply"),
+    ]
+
+
+def show(pm: PowerManager, _: argparse.Namespace) -> None:
+    """Twelve sites: most are fine, some are not."""
+    chance, now = random.Random(6), time.time()
+    ends = {"Tunnel fan": now - 45 * 60, "Bridge camera": now - 3 * DAY}
+    charges = {"Quarry pump": 3.6, "Weir sensor": 14.0, "Depot kiosk": 18.5, "Glasshouse 2": 100.0}
+    for number, name in enumerate(SITES, 1):
+        meters = add_site(pm, f"edge-{number:03}", name, (140.0, 400.0, None)[number % 3])
+        if name == "Ferry landing":  # nothing has come from it yet
+            continue
+        days = 30 if number == 1 else 2
+        end = ends.get(name, now)
+        pm.log_many(site_readings(meters, end - days * DAY, end, 74.0, chance))
+        if name in charges:
+            pm.log_power(meters[1].id, 11.6, 0.9, charges[name])
+        if name not in ends:
+            drift(pm, [pm.get_meter(meter.id) for meter in meters], chance)
+    for kind, note in (("shutdown", "firmware 4.2"), ("restore", "firmware 4.2"), ("charge_start", "panel cleaned")):
+        pm.trigger_event("edge-001", kind, note=note)
+
+
+def drift(pm: PowerManager, meters: list[PowerMeter], chance: random.Random) -> None:
+    """A live reading of each meter, a little off from what it read when this began."""
+    for meter in meters:
+        volts, amperes = meter.voltage * chance.uniform(0.998, 1.002), meter.current_draw * chance.uniform(0.96, 1.04)
+        pm.log_power(meter.id, volts, amperes)
+
+
+def crowd(pm: PowerManager, options: argparse.Namespace) -> None:
+    """Many sites with a live reading of each meter."""
+    chance = random.Random(6)
+    with pm.transaction():
+        for number in range(1, options.devices + 1):
+            meters = add_site(pm, f"node-{number:04}", f"Node {number:04}", 300.0)
+            pm.log_power(meters[0].id, 18.0, chance.uniform(0.0, 1.4))
+            pm.log_power(meters[1].id, 12.6, chance.uniform(-0.8, 1.1), chance.uniform(4.0, 100.0))
+            pm.log_power(meters[2].id, 24.0, chance.uniform(0.1, 0.3))
+
+
+def live(pm: PowerManager, options: argparse.Namespace) -> None:
+    """Write live readings of some devices, by turns, until standard input ends."""
+    chance = random.Random(6)
+    sites: dict[str, list[PowerMeter]] = {}
+    for meter in pm.list_meters():
+        sites.setdefault(meter.device_id, []).append(meter)
+    lately = datetime.fromtimestamp(time.time() - 300, timezone.utc).isoformat()
+    heard = [meters for meters in sites.values() if any((meter.updated_at or "") > lately for meter in meters)]
+    place = 0
+    print("writing", flush=True)
+    while not select.select([sys.stdin], [], [], options.every)[0]:
+        with pm.transaction():
+            for _ in range(min(options.at_once, len(heard))):
+                drift(pm, heard[place % len(heard)], chance)
+                place += 1
+
+
+def obey(pm: PowerManager, _: argparse.Namespace) -> None:
+    """One call of the library a line: {"call": "log_power", "args": [...], "kwargs": {...}}."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        result = getattr(pm, order["call"])(*order.get("args", []), **order.get("kwargs", {}))
+        print(json.dumps(result, default=plain), flush=True)
+
+
+def plain(value: Any) -> Any:
+    """A record as a JSON object."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"{value!r} has no JSON form here")
+
+
+def main() -> None:
+    """Run one of the parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("show", "crowd", "live", "obey"))
+    parser.add_argument("db", help="the database file")
+    parser.add_argument("--devices", type=int, default=1000, help="of a crowd (default: 1000)")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between live writes (default: 1)")
+    parser.add_argument("--at-once", type=int, default=3, help="devices written each time (default: 3)")
+    options = parser.parse_args()
+    with PowerManager(options.db, durability="normal") as pm:
+        {"show": show, "crowd": crowd, "live": live, "obey": obey}[options.part](pm, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+/** Numbers carry their unit, and times their zone. */
+
+import { describe, expect, test } from "vitest";
+import * as format from "../../src/format";
+import { deviceHref, parseRoute } from "../../src/route";
+
+test.each([
+  [0, "0.00 W"],
+  [-0.001, "0.00 W"],
+  [7.3171, "7.32 W"],
+  [-12.34, "−12.3 W"],
+  [9.996, "10.0 W"],
+  [99.96, "100 W"],
+  [1234.5, "1,235 W"],
+  [9999.4, "9,999 W"],
+  [9999.6, "10.0 kW"],
+  [123_456, "123 kW"],
+  [2e9, "2,000 MW"],
+  [null, "–"],
+  [Number.NaN, "–"],
+])("%d watts are %s", (value, text) => expect(format.watts(value)).toBe(text));
+
+test("the other units are written the same way", () => {
+  expect([format.volts(3.7), format.amperes(-0.5), format.wattHours(15_000)]).toEqual([
+    "3.70 V",
+    "−0.50 A",
+    "15.0 kWh",
+  ]);
+});
+
+test.each([
+  [4.6, "4.6 %"],
+  [5, "5 %"],
+  [9.96, "10.0 %"],
+  [82.4, "82 %"],
+  [null, "–"],
+])("%d percent are %s", (value, text) => expect(format.percent(value)).toBe(text));
+
+test.each([
+  [0.004, "0 min"],
+  [0.7, "42 min"],
+  [0.999, "1 h"],
+  [5.3333, "5 h 20 min"],
+  [22.16, "22 h 10 min"],
+  [72, "3 d"],
+  [76.2, "3 d 4 h"],
+  [9000, "375 d"],
+  [null, "–"],
+])("%d hours are %s", (value, text) => expect(format.hours(value)).toBe(text));
+
+test.each([
+  [-5000, "now"],
+  [1999, "now"],
+  [12_000, "12 s ago"],
+  [125_000, "2 min ago"],
+  [7_300_000, "2 h ago"],
+  [86_400_000 * 3, "3 d ago"],
+])("%d ms are %s", (value, text) => expect(format.age(value)).toBe(text));
+
+describe("times", () => {
+  const moment = Date.parse("2026-11-23T21:02:43.023562+00:00");
+  test("UTC is the same everywhere", () => expect(format.utcTime(moment)).toBe("2026-11-23 21:02:43 UTC"));
+  test("local times name their zone", () => {
+    expect(format.localTime(moment)).toMatch(/^2[34] Nov 2026, \d\d:\d\d:\d\d \S+$/);
+    expect(format.zone(moment)).not.toBe("");
+  });
+});
+
+describe("addresses", () => {
+  test.each(["edge-001", "a/b", "50 %", "ü#?&=", "..", "%2F"])(
+    "the id %s survives its address",
+    (deviceId) => {
+      expect(parseRoute(deviceHref(deviceId))).toEqual({ view: "device", deviceId });
+    },
+  );
+  test.each(["", "#", "#/", "#/device/", "#/device/a/b", "#/device/%E0%A4%A", "#/elsewhere"])(
+    "%s is the fleet",
+    (hash) => expect(parseRoute(hash)).toEqual({ view: "fleet" }),
+  );
+});

@@ -1,0 +1,20 @@
+// One page, and no inline script or style in it: the service serves it under a strict content security policy.
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  // The client is linked from the folder beside this one, and must not bring a React of its own.
+  resolve: { dedupe: ["react", "react-dom"] },
+  build: {
+    target: "es2022",
+    // 'self' covers no data: URLs.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+  },
+  test: {
+    include: ["tests/**/*.test.ts", "bench/*.run.ts"],
+    // The browser tests share the machine's two cores: one after the other.
+    fileParallelism: false,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+  },
+});

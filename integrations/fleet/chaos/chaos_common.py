@@ -1,0 +1,140 @@
+"""What the programs share: where things are, processes of ours, and how an engine is compared with the files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+FLEET = Path(__file__).resolve().parents[1]
+PATHS = [str(FLEET), str(FLEET.parents[1])]
+sys.path[:0] = PATHS
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
+
+from clickhouse_connect.driver.client import Client  # noqa: E402
+from power_fleet.engine import Engine  # noqa: E402 - found by the lines above
+from power_fleet.fleet import Fleet  # noqa: E402
+from power_fleet.stream import STREAM  # noqa: E402
+
+from power_manager import PowerManager  # noqa: E402
+
+
+class Clock:
+    """The time, until it is stopped: then files and engine are asked about the same moment."""
+
+    def __init__(self) -> None:
+        self.stopped: float | None = None
+
+    def __call__(self) -> float:
+        """Epoch seconds."""
+        return time.time() if self.stopped is None else self.stopped
+
+
+class Program:
+    """A process that can be killed and started again."""
+
+    def __init__(self, log: Path, *command: str) -> None:
+        self._log, self._command = log, [sys.executable, *command]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Program:
+        """Start it."""
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=ENVIRONMENT)
+        return self
+
+    def kill(self, sig: int = signal.SIGKILL) -> None:
+        """End it, and wait until it is gone."""
+        if self.process is not None:
+            self.process.send_signal(sig)
+            self.process.wait()
+
+
+def fleet_program(log: Path, *arguments: str) -> Program:
+    """`power-fleet` with these arguments."""
+    return Program(log, "-m", "power_fleet", *arguments)
+
+
+def run_fleet(*arguments: str) -> str:
+    """Run `power-fleet` to its end; return what it printed."""
+    command = [sys.executable, "-m", "power_fleet", *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def messages_of_leader(url: str) -> int:
+    """How many messages the stream has, if that server leads it; else -1."""
+    try:
+        with urlopen(url + "/jsz?streams=1&leader_only=1", timeout=2) as answer:
+            accounts = json.load(answer).get("account_details", [])
+    except OSError:
+        return -1
+    streams = [stream for account in accounts for stream in account.get("stream_detail", [])]
+    return next((stream["state"]["messages"] for stream in streams if stream["name"] == STREAM), -1)
+
+
+def settle(files: Sequence[PowerManager], nats_http: Sequence[str], seconds: float) -> float:
+    """Wait until every file is sent and the stream is empty; return how long that took."""
+    begin = time.monotonic()
+    while True:
+        waiting = sum(bool(pm.unforwarded(1)) for pm in files)
+        messages = max(map(messages_of_leader, nats_http))
+        if not waiting and messages == 0:
+            return time.monotonic() - begin
+        assert time.monotonic() - begin < seconds, f"{waiting} files and {messages} messages wait after {seconds:g} s"
+        time.sleep(0.3)
+
+
+def compare(pm: PowerManager, device_id: str, clients: Sequence[Client]) -> int:
+    """Assert that each replica has exactly the file's readings and events; return how many readings those are."""
+    expected = {}
+    for meter in pm.list_meters(device_id):
+        for r in pm.iter_history(meter.id):
+            expected[meter.id, int(r.id.rpartition(":")[2])] = (r.voltage, r.current_draw, r.charge_pct)
+    events = {event.id for event in pm.get_events(device_id, 10**9)}
+    for client in clients:
+        sql = """SELECT meter_id, at, voltage, current_draw, charge_pct FROM power_readings FINAL
+            WHERE device_id = %(device)s"""
+        rows = client.query(sql, {"device": device_id}).result_rows
+        found = {(row[0], row[1]): tuple(row[2:]) for row in rows}
+        assert len(rows) == len(found), f"{device_id}: a reading is there twice"
+        assert found == expected, f"{device_id}: {len(found)} readings instead of {len(expected)}"
+        sql = "SELECT id FROM power_events FINAL WHERE device_id = %(device)s"
+        assert {row[0] for row in client.query(sql, {"device": device_id}).result_rows} == events, (
+            f"{device_id}: events"
+        )
+    return len(expected)
+
+
+def compare_all(files: dict[str, PowerManager], urls: Sequence[str], clock: Clock) -> int:
+    """Assert that the engine is what the files are: readings, sums, states, reports; return how many readings."""
+    clock.stopped = time.time()
+    engine, fleet, readings = Engine(urls), Fleet(urls, clock=clock), 0
+    for device_id, pm in files.items():
+        readings += compare(pm, device_id, engine.shards[engine.shard_of(device_id)].clients)
+        assert pm.list_meters(device_id) == fleet.latest([device_id]).value, f"{device_id}: present states"
+        for days in (1, 7):
+            expected, report = pm.export_report(device_id, days), fleet.report(device_id, days).value
+            assert same(json.loads(expected), json.loads(report)), f"{device_id}: {days} days\n{expected}\n{report}"
+        assert same(pm.power_budget_check([device_id]), fleet.budget([device_id]).value), f"{device_id}: budget"
+    return readings
+
+
+def same(expected: Any, actual: Any) -> bool:
+    """Equal, floats to a millionth of their size."""
+    if isinstance(expected, float) and isinstance(actual, (int, float)):
+        return math.isclose(expected, actual, rel_tol=1e-6, abs_tol=1e-9)
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        return list(expected) == list(actual) and all(same(expected[key], actual[key]) for key in expected)
+    if isinstance(expected, list) and isinstance(actual, list):
+        return len(expected) == len(actual) and all(map(same, expected, actual))
+    return bool(expected == actual)

@@ -1,0 +1,37 @@
+"""Devices at work: writes readings and events into every file of a directory, until it is killed."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from pathlib import Path
+
+from power_manager import PowerManager
+
+
+def work(pm: PowerManager, device_id: str, chance: random.Random) -> None:
+    """A few live readings, a few of earlier, now and then an event; sometimes the clock is wrong for a moment."""
+    meters = [meter.id for meter in pm.list_meters(device_id)]
+    rows = []
+    for _ in range(chance.randint(5, 40)):
+        values = chance.choice(meters), round(chance.uniform(3, 14), 3), chance.uniform(-2, 2), chance.uniform(0, 100)
+        late = chance.random() < 0.3
+        rows.append((*values, time.time() - chance.random() * 5 * 86400) if late else values)
+    pm.log_many(rows)
+    if chance.random() < 0.2:
+        pm.trigger_event(device_id, "restore", chance.random(), note="chaos")
+
+
+def main(directory: Path, pause: float) -> None:
+    """Go round the files."""
+    chance = random.Random()
+    files = {path.stem: PowerManager(path, durability="normal") for path in sorted(directory.glob("*.db"))}
+    while True:
+        for device_id, pm in files.items():
+            work(pm, device_id, chance)
+            time.sleep(pause)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,130 @@
+"""ClickHouse: shards of replicas, each reached over HTTP. Whatever is asked goes to a replica that answers.
+
+A device's rows are all on one shard, so that a shard answers for its devices alone, and answers only need joining.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+import urllib3.exceptions
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.httpclient import HttpClient
+
+from power_fleet.stream import Refused
+
+FAILURES = (ClickHouseError, urllib3.exceptions.HTTPError, OSError)
+TURN_SECONDS = 5.0  # to wait for another sink's insert
+_OTHERS_TURN = "Code: 286,"  # a table has one insert with a quorum at a time: another sink's is under way
+_Rows = Sequence[Sequence[Any]]
+_T = TypeVar("_T")
+_log = logging.getLogger("power_fleet")
+
+
+class EngineError(OSError):
+    """No replica of a shard did it; what the last of them said."""
+
+
+class _HttpClient(HttpClient):
+    """clickhouse_connect's client without its first questions.
+
+    They ask for columns of system.settings that ClickHouse 18 does not have, to learn what is not needed here: times
+    are whole numbers, and every setting that is sent is known to both.
+    """
+
+    def _init_common_settings(self, tz_source: Any) -> None:
+        self._dst_safe = self._apply_server_tz = True
+        self.params.update(self._validate_settings(self._ch_settings))
+
+
+def connect(url: str) -> Client:
+    """A client for http://[user[:password]@]host[:port][/database], or https. Does not connect yet."""
+    parts = urlsplit(url)
+    if parts.scheme == "chdb":
+        return clickhouse_connect.get_client(dsn=url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Refused(f"--clickhouse: expected http://host:8123 or https://host:8443, got {parts.scheme}://...")
+    return _HttpClient(
+        parts.scheme, parts.hostname, parts.port or (8443 if parts.scheme == "https" else 8123),
+        unquote(parts.username or ""), unquote(parts.password or ""), parts.path.strip("/") or "default",
+        compress=False, connect_timeout=5, send_receive_timeout=120, query_retries=0,
+        autogenerate_session_id=False, autogenerate_query_id=False, dedicated_pool=True,
+    )  # fmt: skip
+
+
+class Shard:
+    """The replicas of one shard: the one that answered last is asked first."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self.clients = [connect(url) for url in urls]
+        # Every replica named must have an insert before it counts: then each of them can answer alone. Blocks that
+        # look the same are inserted all the same, or a retry would not wait for the quorum its first attempt missed.
+        quorum = len(urls)
+        self._settings: dict[str, Any] = {
+            "insert_quorum": quorum,
+            "insert_quorum_timeout": 20_000,
+            "insert_deduplicate": 0,
+        }
+        if quorum == 1:
+            self._settings = {}
+
+    @property
+    def replicated(self) -> bool:
+        """Whether its tables are replicated."""
+        return len(self.clients) > 1
+
+    def query(self, sql: str, **parameters: Any) -> list[Sequence[Any]]:
+        """The rows of an answer. Raises EngineError."""
+        return self._try(lambda client: list(client.query(sql, parameters).result_rows))
+
+    def insert(self, table: str, columns: dict[str, str], rows: _Rows) -> None:
+        """Insert rows; columns are names and types. Returns when all replicas have them. Raises EngineError."""
+        names, types = list(columns), list(columns.values())
+
+        def insert(client: Client) -> object:
+            return client.insert(table, rows, column_names=names, column_type_names=types, settings=self._settings)
+
+        deadline = time.monotonic() + TURN_SECONDS
+        while True:
+            try:
+                self._try(insert)
+                return
+            except EngineError as error:
+                if _OTHERS_TURN not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def _try(self, call: Callable[[Client], _T]) -> _T:
+        error: Exception | None = None
+        for client in self.clients:
+            try:
+                return call(client)
+            except FAILURES as failure:
+                _log.debug("a replica failed: %s", failure)
+                error = failure
+                self.clients = [*(other for other in self.clients if other is not client), client]
+        raise EngineError(str(error)) from error
+
+
+class Engine:
+    """All shards. `urls`: one text for each shard, its replicas separated by commas, always in the same order."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        if not urls:
+            raise Refused("--clickhouse: give it once for each shard")
+        self.shards = [Shard([url.strip() for url in shard.split(",")]) for shard in urls]
+
+    def shard_of(self, device_id: str) -> int:
+        """The number of the shard that holds a device: the same for every program that names the shards alike."""
+        return zlib.crc32(device_id.encode()) % len(self.shards)
+
+    def ask(self, sql: str, **parameters: Any) -> list[Sequence[Any]]:
+        """The rows of all shards' answers, one shard after the other. Raises EngineError."""
+        return [row for shard in self.shards for row in shard.query(sql, **parameters)]

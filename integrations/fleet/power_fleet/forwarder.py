@@ -1,0 +1,74 @@
+"""From a file's outbox into the stream: take, publish, wait for every acknowledgement, note it; then the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import nats.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import Header
+
+from power_fleet.codec import Batch, encode
+from power_fleet.outbox import Outbox, Parcel
+from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, token
+from power_manager import StorageError
+
+PUBLISH_SECONDS = 10.0  # to wait for an acknowledgement
+_FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
+_log = logging.getLogger("power_fleet")
+
+
+async def forward(outbox: Outbox, to: Nats, interval: float, backoff: Backoff, once: bool = False) -> None:
+    """Send what is there, then look again every `interval` seconds, for ever; with once, until nothing is left.
+
+    A failure never ends it: the file keeps everything, the connection is made anew, and the wait grows.
+    """
+    while True:
+        try:
+            connection = await to.connect("power-fleet forward")
+            try:
+                await _drain(connection, outbox, interval, backoff, once)
+                return
+            finally:
+                await _close(connection)
+        except _FAILURES as error:
+            wait = backoff.next()
+            _log.warning("not sent, kept in the file, again in %.1f s: %s", wait, error or type(error).__name__)
+            await asyncio.sleep(wait)
+
+
+async def _drain(connection: Client, outbox: Outbox, interval: float, backoff: Backoff, once: bool) -> None:
+    js = connection.jetstream()
+    while True:
+        parcel = await asyncio.to_thread(outbox.take)
+        if parcel.batches:
+            await publish(js, parcel)
+            await asyncio.to_thread(outbox.done, parcel)
+        elif once:
+            return
+        else:
+            await asyncio.sleep(interval)
+        backoff.reset()
+
+
+async def publish(js: JetStreamContext, parcel: Parcel) -> None:
+    """Return when the stream has acknowledged all of it; any failure raises, and then nothing is noted."""
+    results = await asyncio.gather(*(_send(js, batch) for batch in parcel.batches), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _send(js: JetStreamContext, batch: Batch) -> None:
+    message_id, data = encode(batch)
+    headers = {Header.MSG_ID.value: message_id}
+    await js.publish(SUBJECT + token(batch.device_id), data, timeout=PUBLISH_SECONDS, stream=STREAM, headers=headers)
+
+
+async def _close(connection: Client) -> None:
+    try:
+        await asyncio.wait_for(connection.close(), 5)
+    except _FAILURES as error:
+        _log.debug("closing: %s", error)

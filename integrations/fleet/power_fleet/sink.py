@@ -1,0 +1,172 @@
+"""From the stream into the engine: take, store on every shard concerned, acknowledge. It keeps nothing itself.
+
+Any number of copies share one durable consumer. What one of them took and did not acknowledge, another one gets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+
+from power_fleet import schema, sql
+from power_fleet.codec import Batch, Poison, decode
+from power_fleet.engine import Engine
+from power_fleet.hours import close_hours
+from power_fleet.stream import (
+    CONSUMER,
+    DEAD_STREAM,
+    DEAD_SUBJECT,
+    STREAM,
+    Backoff,
+    Nats,
+    device_of,
+    oldest_waiting,
+    token,
+)
+
+MESSAGES = 200  # taken at once
+WAIT = 1.0  # seconds for the first of them
+HOURS_EVERY = 60.0  # seconds between two looks for recent hours to close
+ALL_HOURS_EVERY = 60  # every so many of them is for all hours
+_FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
+_log = logging.getLogger("power_fleet")
+
+
+@dataclass
+class Rows:
+    """What one shard gets, by table."""
+
+    tables: dict[str, list[Sequence[Any]]] = field(default_factory=dict)
+
+    def add(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows to a table's."""
+        self.tables.setdefault(table, []).extend(rows)
+
+
+# Readings before the touches of their hours, and those before anything is acknowledged.
+_ORDER = {
+    "power_readings": schema.READINGS, "power_touched": schema.TOUCHED, "power_events": schema.EVENTS,
+    "power_devices": schema.DEVICES, "power_meters": schema.METERS, "power_seen": schema.SEEN,
+}  # fmt: skip
+
+
+def rows_of(batches: Iterable[tuple[Batch, int]], engine: Engine) -> list[Rows]:
+    """The rows of batches, each with when the stream took it in (microseconds), for each shard."""
+    shards = [Rows() for _ in engine.shards]
+    for batch, seen in batches:
+        _add(shards[engine.shard_of(batch.device_id)], batch, seen)
+    return shards
+
+
+def _add(rows: Rows, batch: Batch, seen: int) -> None:
+    id_ = batch.device_id
+    rows.add("power_readings", ((id_, *reading, batch.max_gap) for reading in batch.readings))
+    rows.add("power_touched", ((id_, hour, 1) for hour in sorted({r.at // sql.HOUR for r in batch.readings})))
+    rows.add("power_events", ((id_, e.at, e.id, e.sequence, e.type, e.value, e.note) for e in batch.events))
+    rows.add("power_devices", ((id_, *device) for device in batch.devices))
+    rows.add("power_meters", ((id_, *meter) for meter in batch.meters))
+    rows.add("power_seen", [(id_, seen)])
+
+
+def store(engine: Engine, shards: Sequence[Rows]) -> None:
+    """Insert all of it, one insert a table and shard. Raises EngineError; then some of it may be there, harmlessly."""
+    for shard, rows in zip(engine.shards, shards):
+        for table, columns in _ORDER.items():
+            if rows.tables.get(table):
+                shard.insert(table, columns, rows.tables[table])
+
+
+class Sink:
+    """One copy of the sink."""
+
+    def __init__(self, engine: Engine, source: Nats, backoff: Backoff, clock: Callable[[], float] = time.time) -> None:
+        self._engine, self._source, self._backoff, self._clock = engine, source, backoff, clock
+        self._hours_at, self._looks = 0.0, 0  # by the monotonic clock; how many looks for hours there were
+
+    async def run(self) -> None:
+        """Work for ever: whatever fails is tried again, over a new connection, after a growing wait."""
+        while True:
+            try:
+                await asyncio.to_thread(schema.check_all, self._engine)
+                connection = await self._source.connect("power-fleet sink")
+                try:
+                    await self._work(connection)
+                finally:
+                    with contextlib.suppress(*_FAILURES):
+                        await asyncio.wait_for(connection.close(), 5)
+            except _FAILURES as error:  # EngineError is one of them
+                wait = self._backoff.next()
+                _log.warning("not stored, kept in the stream, again in %.1f s: %s", wait, error or type(error).__name__)
+                await asyncio.sleep(wait)
+
+    async def _work(self, connection: Client) -> None:
+        js = connection.jetstream()
+        subscription = await js.pull_subscribe_bind(CONSUMER, STREAM)
+        while True:
+            before = int(self._clock() * 1e6)
+            messages = []
+            with contextlib.suppress(nats.errors.TimeoutError):
+                messages = await subscription.fetch(MESSAGES, timeout=WAIT)
+            await self._take(js, messages)
+            oldest = await oldest_waiting(connection)
+            fresh = before if oldest is None else int(oldest * 1e6)
+            await asyncio.to_thread(self._tidy, fresh)
+            self._backoff.reset()
+
+    async def _take(self, js: JetStreamContext, messages: list[Msg]) -> None:
+        """Store the messages and acknowledge them. On a failure they go back, for any sink to try again."""
+        good = []
+        try:
+            for message in messages:
+                batch = await self._decoded(js, message)
+                if batch is not None:
+                    good.append((message, batch))
+            rows = rows_of(((batch, _seen(message)) for message, batch in good), self._engine)
+            await asyncio.to_thread(store, self._engine, rows)
+        except _FAILURES:
+            for message, _ in good:
+                with contextlib.suppress(*_FAILURES):
+                    await message.nak(delay=1)
+            raise
+        for message, _ in good:
+            await message.ack()
+
+    async def _decoded(self, js: JetStreamContext, message: Msg) -> Batch | None:
+        """The message's batch; None for one that can never be stored, once it is among the dead letters."""
+        owner = device_of(message.subject)
+        try:
+            batch = decode(message.data)
+            if batch.device_id != owner:
+                raise Poison(f"the subject is that of {owner!r}, the batch that of {batch.device_id!r}")
+            return batch
+        except Poison as poison:
+            _log.error("a dead letter from %r: %s", owner, poison)
+            headers = {"Reason": str(poison).replace("\r", " ").replace("\n", " "), "Subject": message.subject}
+            headers["Nats-Msg-Id"] = f"{message.metadata.sequence.stream}"
+            await js.publish(DEAD_SUBJECT + token(owner), message.data, stream=DEAD_STREAM, headers=headers)
+            await message.term()
+            return None
+
+    def _tidy(self, fresh: int) -> None:
+        """Say how fresh the engine is, on every shard, and close hours once a minute."""
+        for shard in self._engine.shards:
+            shard.insert("power_fresh", schema.FRESH, [["stream", fresh]])
+        if time.monotonic() >= self._hours_at:
+            recent = self._looks % ALL_HOURS_EVERY != 0
+            close_hours(self._engine, int(self._clock() * 1e6), recent)
+            self._looks += 1
+            self._hours_at = time.monotonic() + HOURS_EVERY
+
+
+def _seen(message: Msg) -> int:
+    return int(message.metadata.timestamp.timestamp() * 1e6)

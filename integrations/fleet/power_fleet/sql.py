@@ -1,0 +1,175 @@
+"""The questions, as SQL that ClickHouse 18 and 26 understand alike: no window functions, so pairs are made of arrays.
+
+A meter's readings of one hour are a segment: their sums, and the first and the last of them. segments() makes them of
+readings; power_hourly keeps those of closed hours. tallies() and days() put segments in order of time and add the
+trapezoid between one segment's last reading and the next one's first, so that the energy is that over all readings.
+
+`devices` is a condition on device_id, or EVERY; parameters are those of clickhouse_connect: %(name)s.
+"""
+
+from __future__ import annotations
+
+HOUR = 3_600_000_000  # microseconds
+EVERY = "1"
+THESE = "device_id IN %(devices)s"
+_HOUR_OF = f"toInt64(intDiv(at, {HOUR}))"
+THESE_HOURS = f"{THESE} AND at >= %(first)s * {HOUR} AND at < %(end)s * {HOUR} AND (device_id, {_HOUR_OF}) IN %(hours)s"
+
+# Trapezoids in watt-hours between neighbours: times and watts of the later ones, times and watts of the earlier ones.
+# The gap comes as an array of its own: ClickHouse 18 forgets a column that only the inside of a lambda names.
+_STEPS = """arrayMap((t, w, s, v, gap) -> if(t - s <= gap, (v + w) * (t - s) / 7200000000., 0.),
+    arrayPopFront({first}_ts), arrayPopFront({first}_ws), arrayPopBack({last}_ts), arrayPopBack({last}_ws),
+    arrayPopFront(gaps))"""
+_OUT = "arrayMap(x -> if(x > 0., x, 0.), steps)"
+_IN = "arrayMap(x -> if(x < 0., 0. - x, 0.), steps)"
+_SUMS = "reading_count, wattage_sum, min_wattage, max_wattage, min_charge_pct, max_charge_pct"
+_SEGMENT = f"{_SUMS}, energy_out, energy_in, first_at, first_wattage, last_at, last_wattage, max_gap"
+
+
+def segments(where: str) -> str:
+    """The segments of the readings that `where` picks: the columns of power_hourly but for touches."""
+    return f"""
+SELECT device_id, meter_id, hour, {_SUMS}, arraySum({_OUT}) AS energy_out, arraySum({_IN}) AS energy_in,
+  all_ts[1] AS first_at, all_ws[1] AS first_wattage, all_ts[-1] AS last_at, all_ws[-1] AS last_wattage, max_gap
+FROM (
+  SELECT device_id, meter_id, hour, {_SUMS}, max_gap, all_ts, all_ws, {_STEPS.format(first="all", last="all")} AS steps
+  FROM (
+    SELECT device_id, meter_id, hour, {_SUMS}, max_gap, gaps, arraySort(times) AS all_ts,
+      arraySort((w, t) -> t, watts, times) AS all_ws
+    FROM (
+      SELECT device_id, meter_id, hour, toInt64(count()) AS reading_count, sum(wattage) AS wattage_sum,
+        min(wattage) AS min_wattage, max(wattage) AS max_wattage, min(charge) AS min_charge_pct,
+        max(charge) AS max_charge_pct, max(gap) AS max_gap,
+        groupArray(gap) AS gaps, groupArray(at) AS times, groupArray(wattage) AS watts
+      FROM (
+        SELECT device_id, meter_id, intDiv(at, {HOUR}) AS hour, at, voltage * current_draw AS wattage,
+          charge_pct AS charge, max_gap AS gap
+        FROM power_readings FINAL WHERE {where}
+      ) GROUP BY device_id, meter_id, hour
+    )
+  )
+)"""
+
+
+_SINCE = "hour >= %(first)s"
+_BETWEEN = f"{_SINCE} AND hour < %(end)s"
+
+
+def _touched(which: str) -> str:
+    """How often the hours were touched."""
+    return f"SELECT device_id, hour, sum(touches) AS touches FROM power_touched WHERE {which} GROUP BY device_id, hour"
+
+
+def _dirty(which: str) -> str:
+    """Device, hour and touches of the hours that power_hourly does not have as they are now."""
+    return f"""SELECT device_id, hour, touches FROM ({_touched(which)}) WHERE (device_id, hour, touches) NOT IN (
+  SELECT device_id, hour, touches FROM power_hourly FINAL WHERE {which})"""
+
+
+def _kept(devices: str) -> str:
+    """The segments of power_hourly that are right, from the hour %(first)s on."""
+    which = f"{devices} AND {_SINCE}"
+    return f"""
+SELECT device_id, meter_id, hour, {_SEGMENT} FROM power_hourly FINAL
+WHERE {which} AND (device_id, hour, touches) IN ({_touched(which)})"""
+
+
+def _fresh(devices: str) -> str:
+    """The segments, made now, of the hours that power_hourly does not have; none of them is before %(oldest)s."""
+    hours = f"SELECT device_id, hour FROM ({_dirty(f'{devices} AND {_SINCE}')})"
+    return segments(f"{devices} AND at >= %(oldest)s * {HOUR} AND (device_id, {_HOUR_OF}) IN ({hours})")
+
+
+def _ragged(devices: str) -> str:
+    """The segment of the part of an hour after %(after)s and before the hour %(first)s."""
+    return segments(f"{devices} AND at > %(after)s AND at < %(first)s * {HOUR}")
+
+
+def _joined(parts: list[str]) -> str:
+    """The segments of each meter in order: arrays of their first and last readings, and of what is inside them."""
+    listed = f"SELECT device_id, meter_id, hour, {_SEGMENT} FROM ("
+    union = ") UNION ALL ".join(listed + part for part in parts) + ")"
+    arrays = ("first_at", "first_wattage", "last_at", "last_wattage", "energy_out", "energy_in")
+    grouped = ", ".join(f"groupArray({name}) AS {name}s" for name in arrays)
+    return f"""
+SELECT device_id, meter_id, {_SUMS}, all_hours, outs, ins, {_STEPS.format(first="first", last="last")} AS steps
+FROM (
+  SELECT device_id, meter_id, {_SUMS}, gaps, arraySort(hours) AS all_hours,
+    arraySort(first_ats) AS first_ts, arraySort((w, t) -> t, first_wattages, first_ats) AS first_ws,
+    arraySort(last_ats) AS last_ts, arraySort((w, t) -> t, last_wattages, last_ats) AS last_ws,
+    arraySort((e, t) -> t, energy_outs, hours) AS outs, arraySort((e, t) -> t, energy_ins, hours) AS ins
+  FROM (
+    SELECT device_id, meter_id, sum(n) AS reading_count, sum(wattage_sum_) AS wattage_sum,
+      min(min_wattage_) AS min_wattage, max(max_wattage_) AS max_wattage,
+      min(min_charge_) AS min_charge_pct, max(max_charge_) AS max_charge_pct,
+      groupArray(gap_) AS gaps, groupArray(hour) AS hours, {grouped}
+    FROM (
+      SELECT device_id, meter_id, hour, reading_count AS n, wattage_sum AS wattage_sum_, min_wattage AS min_wattage_,
+        max_wattage AS max_wattage_, min_charge_pct AS min_charge_, max_charge_pct AS max_charge_, max_gap AS gap_,
+        {", ".join(arrays)}
+      FROM ({union})
+    ) GROUP BY device_id, meter_id
+  )
+)"""
+
+
+def oldest_dirty(devices: str) -> str:
+    """How many hours from %(first)s on have to be computed to answer, and the oldest of them."""
+    return f"SELECT toInt64(count()), min(hour) FROM ({_dirty(f'{devices} AND {_SINCE}')})"
+
+
+def tallies(devices: str, with_fresh: bool) -> str:
+    """Device, meter, then the fields of the library's tally, over the readings later than %(after)s."""
+    parts = [_ragged(devices), _kept(devices)] + [_fresh(devices)] * with_fresh
+    return f"""SELECT device_id, meter_id, {_SUMS}, arraySum({_OUT}) + arraySum(outs) AS energy_out,
+  arraySum({_IN}) + arraySum(ins) AS energy_in FROM ({_joined(parts)})"""
+
+
+def days(with_fresh: bool) -> str:
+    """Day since 1970, site, meter type, Wh out, Wh in; from the day %(day)s on.
+
+    Segments are taken from the hour %(first)s on, which is earlier: the energy up to a day's first reading is its.
+    """
+    parts = [_kept(EVERY)] + [_fresh(EVERY)] * with_fresh
+    energies = f"""
+SELECT device_id, meter_id, intDiv(hour, 24) AS day, inside_out + before_out AS energy_out,
+  inside_in + before_in AS energy_in
+FROM (
+  SELECT device_id, meter_id, all_hours, outs, ins, arrayPushFront({_OUT}, 0.) AS step_outs,
+    arrayPushFront({_IN}, 0.) AS step_ins FROM ({_joined(parts)})
+) ARRAY JOIN all_hours AS hour, outs AS inside_out, ins AS inside_in, step_outs AS before_out, step_ins AS before_in"""
+    by_meter = f"""
+SELECT device_id, meter_id, day, sum(energy_out) AS out, sum(energy_in) AS into FROM ({energies})
+WHERE day >= %(day)s GROUP BY device_id, meter_id, day"""
+    # ClickHouse 18 takes one JOIN a query, 26 wants a name for each side.
+    typed = f"""
+SELECT device_id, day, type, out, into FROM ({by_meter}) AS energies
+ANY LEFT JOIN (SELECT device_id, meter_id, type FROM power_meters FINAL) AS types USING (device_id, meter_id)"""
+    return f"""
+SELECT day, site, type, sum(out), sum(into) FROM ({typed}) AS typed
+ANY LEFT JOIN (SELECT device_id, site FROM power_devices FINAL) AS sites USING (device_id) GROUP BY day, site, type"""
+
+
+def devices(of: str) -> str:
+    """The devices, with when the stream last had something of each; the library's record first."""
+    return f"""SELECT device_id, name, shutdown_threshold, target_wh, low_battery_threshold,
+  critical_battery_threshold, site FROM power_devices FINAL WHERE {of} ORDER BY device_id"""
+
+
+def meters(of: str) -> str:
+    """The meters in the order in which they were added."""
+    return f"""SELECT device_id, meter_id, type, voltage, current_draw, capacity_wh, charge_pct, name, updated
+FROM power_meters FINAL WHERE {of} ORDER BY device_id, position"""
+
+
+EVENT_COUNT = f"SELECT toInt64(count()) FROM power_events FINAL WHERE {THESE} AND at > %(after)s"
+EVENTS = f"""SELECT id, device_id, type, value, at, note FROM power_events FINAL WHERE {THESE} AND at > %(after)s
+ORDER BY at DESC, sequence DESC LIMIT 20"""
+# Device, hour and touches of hours from %(first)s on and before %(end)s that have to be computed.
+DIRTY = f"{_dirty(_BETWEEN)} ORDER BY hour LIMIT %(limit)s"
+WEEK = 7 * 24  # hours
+TOUCHED_WEEKS = f"SELECT DISTINCT toInt64(intDiv(hour, {WEEK})) AS week FROM power_touched WHERE hour < %(present)s"
+SILENT = """SELECT device_id, max(seen) AS last_seen FROM power_seen GROUP BY device_id
+HAVING last_seen <= %(before)s ORDER BY last_seen, device_id"""
+FRESH = "SELECT max(fresh) FROM power_fresh"
+MAX_GAP = "SELECT max(max_gap) FROM power_devices"

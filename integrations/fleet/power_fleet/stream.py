@@ -1,0 +1,171 @@
+"""NATS: how to connect, the subjects, the two streams and the consumer, and how long to wait after a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)  # fmt: skip
+from nats.js.errors import NotFoundError
+
+STREAM, SUBJECT = "POWER_FLEET", "power.fleet."  # a device's own subject ends with its id
+DEAD_STREAM, DEAD_SUBJECT = "POWER_FLEET_DEAD", "power.dead."
+CONSUMER = "sink"
+CONNECT_SECONDS = 15.0  # for all of the servers together
+DUPLICATE_WINDOW = 120.0  # seconds in which the stream itself drops what is sent twice; the engine drops it always
+ACK_WAIT = 30.0  # seconds a sink has for what it took before another one gets it
+MAX_ACK_PENDING = 2000  # messages that all sinks together may have taken
+_log = logging.getLogger("power_fleet")
+
+
+class Refused(Exception):
+    """It does not start like this; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Nats:
+    """Where the servers are and who we are to them. The password is read from its file at every connecting."""
+
+    urls: str
+    user: str | None = None
+    password_file: Path | None = field(default=None, repr=False)
+    ca: Path | None = None  # a server that does not prove itself by it is refused
+    inbox_prefix: str = "_INBOX"
+
+    def __post_init__(self) -> None:
+        if (self.user is None) != (self.password_file is None):
+            raise Refused("--user and --password-file go together: give both")
+        if self.user is not None and self.ca is None and not all("://127.0.0.1" in url for url in self.servers):
+            raise Refused("--user: a password does not go over the network without TLS: give --ca")
+
+    @property
+    def servers(self) -> list[str]:
+        """The URLs one by one."""
+        return [url.strip() for url in self.urls.split(",")]
+
+    async def connect(self, name: str) -> Client:
+        """A connection that reconnects by itself; raises where no server is there at first."""
+        options: dict[str, Any] = {"user": self.user}
+        if self.password_file is not None:
+            options["password"] = self.password_file.read_text(encoding="utf-8").strip()
+        if self.ca is not None:
+            options["tls"] = ssl.create_default_context(cafile=str(self.ca))
+
+        async def log_error(error: Exception) -> None:
+            _log.warning("NATS: %s", error or type(error).__name__)
+
+        connection = Client()
+        attempt = connection.connect(
+            self.servers,
+            name=name,
+            inbox_prefix=self.inbox_prefix,
+            connect_timeout=5,
+            max_reconnect_attempts=3,
+            reconnect_time_wait=1,
+            error_cb=log_error,
+            pending_size=16 * 1024 * 1024,
+            **options,
+        )
+        try:
+            # The client goes on for ever with a server that takes the connection and refuses the login.
+            await asyncio.wait_for(attempt, CONNECT_SECONDS)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+
+def token(device_id: str) -> str:
+    """The device's id as one token of a subject.
+
+    >>> token("edge 1.a")
+    'edge%201%2Ea'
+    """
+    return quote(device_id, safe="").replace(".", "%2E")
+
+
+def device_of(subject: str) -> str:
+    """The id of the device whose subject that is."""
+    return unquote(subject.removeprefix(SUBJECT))
+
+
+async def make_streams(js: JetStreamContext, replicas: int, max_bytes: int) -> None:
+    """Make, or bring to these settings, the stream, its consumer and the stream of dead letters.
+
+    What is acknowledged by a sink leaves the stream (work queue). A full stream refuses what is new: the devices keep
+    it in their files. The dead letters may take a tenth of max_bytes more.
+    """
+    common: dict[str, Any] = {"storage": StorageType.FILE, "num_replicas": replicas, "discard": DiscardPolicy.NEW}
+    main = StreamConfig(
+        name=STREAM, subjects=[SUBJECT + "*"], retention=RetentionPolicy.WORK_QUEUE, max_bytes=max_bytes,
+        duplicate_window=DUPLICATE_WINDOW, **common,
+    )  # fmt: skip
+    dead = StreamConfig(
+        name=DEAD_STREAM, subjects=[DEAD_SUBJECT + "*"], retention=RetentionPolicy.LIMITS,
+        max_bytes=max(max_bytes // 10, 1), **common,
+    )  # fmt: skip
+    for config in (main, dead):
+        try:
+            await js.update_stream(config)
+        except NotFoundError:
+            await js.add_stream(config)
+    consumer = ConsumerConfig(
+        durable_name=CONSUMER, ack_policy=AckPolicy.EXPLICIT, ack_wait=ACK_WAIT, max_deliver=-1,
+        max_ack_pending=MAX_ACK_PENDING,
+    )  # fmt: skip
+    await js.add_consumer(STREAM, consumer)
+
+
+async def oldest_waiting(connection: Client) -> float | None:
+    """When the stream took in the oldest message that no sink has stored yet (epoch seconds); None: there is none."""
+    answer = json.loads((await connection.request(f"$JS.API.STREAM.INFO.{STREAM}", timeout=5)).data)
+    if "error" in answer:
+        raise ConnectionError(f"the stream {STREAM}: {answer['error'].get('description')}")
+    state = answer["state"]
+    return seconds(str(state["first_ts"])) if state["messages"] else None
+
+
+def seconds(timestamp: str) -> float:
+    """Epoch seconds of one of the server's times, whole microseconds of it.
+
+    >>> seconds("2023-11-14T22:13:20.123456789Z")
+    1700000000.123456
+    """
+    whole, _, fraction = timestamp.rstrip("Z").partition(".")
+    moment = datetime.fromisoformat(f"{whole}.{fraction[:6]:0<6}+00:00")
+    return moment.timestamp()
+
+
+class Backoff:
+    """Waiting times after failures in a row: twice as long each time, up to a limit, and never the same for all."""
+
+    def __init__(self, first: float = 0.5, most: float = 60.0, chance: Callable[[], float] = random.random) -> None:
+        self._first, self._most, self._chance, self._failures = first, most, chance, 0
+
+    def reset(self) -> None:
+        """It works again."""
+        self._failures = 0
+
+    def next(self) -> float:
+        """Seconds to wait now, from half of the time to all of it."""
+        wait: float = min(self._most, self._first * 2 ** min(self._failures, 30))
+        self._failures += 1
+        return wait * (0.5 + self._chance() / 2)

@@ -1,0 +1,42 @@
+"""Servers for the tests of one run, and both engines for each test of an answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The tests run from a checkout, installed or not.
+FLEET = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(FLEET), str(FLEET / "chaos"), str(FLEET.parent / "service"), str(FLEET.parents[1])]
+
+from fleet_harness import emptied  # noqa: E402 - it is found by the line above
+from power_fleet import schema  # noqa: E402
+from power_fleet.engine import Engine  # noqa: E402
+from servers import Servers  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def old_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Two shards of one ClickHouse 18 each."""
+    with Servers(tmp_path_factory.mktemp("clickhouse")) as servers:
+        servers.start_clickhouse(shards=2)
+        schema.create(Engine(servers.clickhouse_urls))
+        yield servers.clickhouse_urls
+
+
+@pytest.fixture(scope="session")
+def new_urls() -> Iterator[list[str]]:
+    """ClickHouse 26, in this process; gone with its last client."""
+    engine = Engine(["chdb://memory"])
+    schema.create(engine)
+    yield ["chdb://memory"]
+    del engine
+
+
+@pytest.fixture(params=["ClickHouse 18", "ClickHouse 26"])
+def urls(request: pytest.FixtureRequest, old_urls: list[str], new_urls: list[str]) -> list[str]:
+    """An engine with empty tables: every test of an answer runs on both dialects."""
+    return emptied(old_urls if request.param == "ClickHouse 18" else new_urls)

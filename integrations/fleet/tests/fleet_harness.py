@@ -1,0 +1,79 @@
+"""What the tests share: device files with a clock of their own, and how they get into an engine without a network."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from chaos_common import same
+from power_fleet import schema
+from power_fleet.codec import decode, encode
+from power_fleet.engine import Engine
+from power_fleet.outbox import Outbox
+from power_fleet.sink import rows_of, store
+
+from power_manager import PowerManager
+
+NOW = 1_790_000_000.0  # 2026-09-21T14:13:20Z
+HOUR = 3600.0
+INTEGRATION = Path(__file__).resolve().parents[1]
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Epoch seconds."""
+        return self.now
+
+
+def emptied(urls: list[str]) -> list[str]:
+    """The same engine with its tables empty."""
+    for shard in (engine := Engine(urls)).shards:
+        for name in schema._TABLES:
+            shard.clients[0].command(f"TRUNCATE TABLE {name}")
+    schema.create(engine)
+    return urls
+
+
+def carry(pm: PowerManager, engine: Engine, *, site: str = "", clock: Any = None, times: int = 1) -> None:
+    """Everything the file has not sent, through the codec and the sink's rows, `times` times over."""
+    outbox = Outbox(pm, site, **({"clock": clock} if clock else {}))
+    while (parcel := outbox.take()).batches:
+        batches = [(decode(encode(batch)[1]), int(NOW * 1e6)) for batch in parcel.batches]
+        for _ in range(times):
+            store(engine, rows_of(batches, engine))
+        outbox.done(parcel)
+
+
+def random_device(
+    path: Path, seed: int, device_id: str, clock: Clock, count: int = 300, **options: Any
+) -> PowerManager:
+    """A file with a device of three meters, readings of ten days with gaps, some late, and a few events."""
+    chance = random.Random(seed)
+    pm = PowerManager(path, durability="normal", clock=clock, **options)
+    pm.register_device(device_id, f"Device {seed}", target_wh=chance.choice([None, 50.0]))
+    meters = [pm.add_meter(device_id, kind, capacity_wh=40.0, name=kind) for kind in ("battery", "solar", "main")]
+    at = NOW - 10 * 24 * HOUR
+    rows = []
+    for _ in range(count):
+        at += chance.choice([1.0, 60.0, 600.0, 3000.0, 3600.0, 4000.0]) * chance.random() * 3
+        values = chance.uniform(0, 20), chance.uniform(-3, 3), chance.choice([None, chance.uniform(0, 100)])
+        rows.append((chance.choice(meters).id, *values, min(at, NOW)))
+    chance.shuffle(rows)
+    pm.log_many(rows)
+    for number in range(30):
+        clock.now = NOW - chance.random() * 12 * 24 * HOUR
+        pm.trigger_event(device_id, "restore", number, note=chance.choice([None, "é'\\ 电"]))
+    clock.now = NOW
+    return pm
+
+
+def same_json(expected: str, actual: str) -> bool:
+    """The same for JSON texts."""
+    return same(json.loads(expected), json.loads(actual))

@@ -1,0 +1,197 @@
+"""What the engine answers equals what each device's own file says, on ClickHouse 18 and on 26."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos_common import same
+from fleet_harness import HOUR, NOW, Clock, carry, random_device, same_json
+from power_fleet.engine import Engine
+from power_fleet.fleet import Answer, Fleet
+from power_fleet.hours import close_hours
+
+from power_manager import NotFound, PowerManager
+
+NOW_US = int(NOW * 1e6)
+Make = Callable[..., PowerManager]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of the files and of the fleet."""
+    return Clock()
+
+
+@pytest.fixture
+def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
+    """Make random device files; they are closed afterwards."""
+    made: list[PowerManager] = []
+
+    def one(seed: int, device_id: str | None = None, **options: Any) -> PowerManager:
+        name = device_id or f"edge-{seed}"
+        made.append(random_device(tmp_path / f"{seed}.db", seed, name, clock, **options))
+        return made[-1]
+
+    yield one
+    for pm in made:
+        pm.close()
+
+
+@pytest.mark.parametrize("days", [0, 0.01, 1, 3.7, 7, 400])
+def test_a_report_is_that_of_the_device_itself(urls: list[str], make: Make, clock: Clock, days: float) -> None:
+    """Before hours are closed, and after, and with readings that came twice."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    files = [make(seed) for seed in range(4)]
+    for pm in files:
+        carry(pm, engine, times=2)
+    for _ in range(2):
+        for seed, pm in enumerate(files):
+            assert same_json(pm.export_report(f"edge-{seed}", days), fleet.report(f"edge-{seed}", days).value)
+        close_hours(engine, NOW_US)
+
+
+def test_late_readings_change_a_closed_hour(urls: list[str], make: Make, clock: Clock) -> None:
+    """An hour whose readings came after it was closed is right at once, and right when it is closed again."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    pm = make(1)
+    carry(pm, engine)
+    assert close_hours(engine, NOW_US) > 0
+    assert close_hours(engine, NOW_US) == 0, "there is nothing left to do"
+    meter = pm.list_meters()[0].id
+    pm.log_many([(meter, 12.0, 2.0, 50.0, NOW - hours * HOUR - 7.0) for hours in (1, 2, 30, 31, 100)])
+    carry(pm, engine)
+    assert same_json(pm.export_report("edge-1"), fleet.report("edge-1").value)
+    assert close_hours(engine, NOW_US) >= 5
+    assert same_json(pm.export_report("edge-1"), fleet.report("edge-1").value)
+    assert close_hours(engine, NOW_US) == 0
+
+
+@pytest.mark.parametrize("max_gap", [0.0, 30.0, 5000.0, 1e6])
+def test_max_gap_travels_with_the_readings(urls: list[str], make: Make, clock: Clock, max_gap: float) -> None:
+    """Energy over a gap is counted or not as the device's own file does, also over several hours."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    pm = make(5, max_gap=max_gap)
+    carry(pm, engine)
+    close_hours(engine, NOW_US)
+    for days in (0.5, 6.1):
+        assert same_json(pm.export_report("edge-5", days), fleet.report("edge-5", days).value)
+    assert daily(pm) == pytest.approx(daily_of_fleet(fleet))
+
+
+def daily(pm: PowerManager, days: int = 7) -> dict[tuple[str, str], float]:
+    """Energy out by day and type, by the library's statistics of the same days."""
+    sums: dict[tuple[str, str], float] = {}
+    for meter in pm.list_meters():
+        for row in pm.get_statistics(meter.id, days=days - 1, bucket="day"):
+            key = row.start[:10], meter.type.value
+            sums[key] = sums.get(key, 0.0) + row.energy_out_wh
+    return {key: value for key, value in sums.items() if value}
+
+
+def daily_of_fleet(fleet: Fleet, days: int = 7) -> dict[tuple[str, str], float]:
+    """The same of the fleet, whatever the site."""
+    sums: dict[tuple[str, str], float] = {}
+    for row in fleet.energy(days).value:
+        key = row["day"], row["type"]
+        sums[key] = sums.get(key, 0.0) + row["energy_out_wh"]
+    return {key: value for key, value in sums.items() if value}
+
+
+def test_energy_by_day_and_site_adds_up(urls: list[str], make: Make, clock: Clock) -> None:
+    """Devices of one site together equal the sums of their files; before closing hours and after."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    files = {seed: make(seed) for seed in range(4)}
+    for seed, pm in files.items():
+        carry(pm, engine, site="north" if seed < 2 else "south", times=2)
+    for _ in range(2):
+        for site, seeds in {"north": (0, 1), "south": (2, 3)}.items():
+            expected: dict[tuple[str, str], float] = {}
+            for seed in seeds:
+                for key, value in daily(files[seed]).items():
+                    expected[key] = expected.get(key, 0.0) + value
+            rows = [row for row in fleet.energy().value if row["site"] == site]
+            found = {(row["day"], row["type"]): row["energy_out_wh"] for row in rows if row["energy_out_wh"]}
+            assert found == pytest.approx(expected)
+        close_hours(engine, NOW_US)
+
+
+def test_budgets_are_those_of_the_devices(urls: list[str], make: Make, clock: Clock) -> None:
+    """All of them, named ones in the order asked for, and one that nobody has."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    files = [make(seed) for seed in range(5)]
+    expected: dict[str, object] = {}
+    for seed, pm in enumerate(files):
+        carry(pm, engine)
+        expected |= pm.power_budget_check([f"edge-{seed}"])
+    for _ in range(2):
+        assert same(expected, fleet.budget().value)
+        named = fleet.budget(["edge-3", "edge-9", "edge-0"]).value
+        assert list(named) == ["edge-3", "edge-9", "edge-0"]
+        assert same(expected["edge-3"], named["edge-3"])
+        assert list(named["edge-9"]) == ["error"]
+        assert "'edge-9'" in named["edge-9"]["error"]
+        close_hours(engine, NOW_US)
+
+
+def test_the_present_state_is_not_the_newest_time(urls: list[str], make: Make, clock: Clock) -> None:
+    """After a clock that jumped back, the state is that of the last live reading, as in the file."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    pm = make(2)
+    meter = pm.list_meters()[0]
+    pm.log_power(meter.id, 11.0, 1.0, 77.0)
+    carry(pm, engine, clock=clock)
+    clock.now = NOW - 3 * 365 * 24 * HOUR
+    pm.log_power(meter.id, 5.0, 0.25, 4.0)
+    carry(pm, engine, clock=clock)
+    clock.now = NOW
+    assert pm.list_meters() == fleet.latest().value
+    assert fleet.latest(["edge-2"]).value[0].voltage == 5.0
+    assert fleet.latest(["edge-1"]).value == []
+    assert same_json(pm.export_report("edge-2", 2000), fleet.report("edge-2", 2000).value)
+
+
+def test_a_state_that_comes_back_is_news(urls: list[str], make: Make, clock: Clock) -> None:
+    """A, B, A: the last one counts, though it looks like the first; and a device registered anew is as it is now."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    pm = make(3)
+    for target in (10.0, 20.0, 10.0):
+        pm.register_device("edge-3", "Renamed", target_wh=target)
+        carry(pm, engine, clock=clock)
+    assert fleet.budget().value["edge-3"]["target_wh"] == 10.0
+    assert json.loads(fleet.report("edge-3").value)["device_name"] == "Renamed"
+
+
+def test_silent_devices_by_the_clock_of_the_stream(urls: list[str], make: Make, clock: Clock) -> None:
+    """Silence is measured from when the stream last had something; those never heard of are not silent."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    carry(make(4), engine)
+    clock.now = NOW + 59 * 60
+    assert fleet.silent(60).value == []
+    clock.now = NOW + 60 * 60
+    assert fleet.silent(60).value == [{"device_id": "edge-4", "last_seen": "2026-09-21T14:13:20.000000+00:00"}]
+
+
+def test_what_nobody_has_is_not_found(urls: list[str], clock: Clock) -> None:
+    """An unknown device's report names it; an empty engine answers with nothing, and nobody knows how fresh that is."""
+    fleet = Fleet(urls, clock=clock)
+    with pytest.raises(NotFound, match="'edge-1'"):
+        fleet.report("edge-1")
+    assert fleet.budget() == Answer({}, None)
+    assert fleet.latest() == Answer([], None)
+    assert fleet.energy() == Answer([], None)
+    assert fleet.silent(0) == Answer([], None)
+
+
+@pytest.mark.parametrize("device_id", ["a.b *>", 'it\'s \\ "x"', "%s %(x)s", "电池", "x" * 200])
+def test_any_id_the_library_takes_is_asked_about(urls: list[str], make: Make, clock: Clock, device_id: str) -> None:
+    """Quotes, percent signs, wildcards and letters of the world are nothing special to the engine."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    pm = make(6, device_id)
+    carry(pm, engine)
+    close_hours(engine, NOW_US)
+    assert same_json(pm.export_report(device_id), fleet.report(device_id).value)
+    assert same(pm.power_budget_check([device_id]), fleet.budget([device_id]).value)

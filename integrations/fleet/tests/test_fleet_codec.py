@@ -1,0 +1,101 @@
+"""A batch survives the wire exactly, and nothing else gets through."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from power_fleet.codec import MAX_BYTES, Batch, Device, Event, Meter, Poison, Reading, decode, encode
+
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+times = st.integers(0, 7_289_654_399_999_999)
+electrical = st.floats(-1e6, 1e6)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+whole = st.integers(0, 2**63 - 1)
+readings = st.builds(Reading, ids, times, electrical, electrical, electrical)
+events = st.builds(Event, whole, ids, ids, finite, times, st.none() | ids)
+devices = st.builds(Device, ids, ids | st.just(""), finite, st.none() | finite, st.none(), st.none(), whole, whole)
+meters = st.builds(
+    Meter, ids, whole, ids, st.none() | ids, finite, electrical, electrical, electrical, st.none() | times, whole
+)
+batches = st.builds(
+    Batch, ids, whole,
+    st.lists(readings).map(lambda rows: sorted(rows, key=lambda row: row.meter_id)),
+    st.lists(events), st.lists(devices), st.lists(meters),
+)  # fmt: skip
+
+
+@given(batches)
+def test_what_is_encoded_is_decoded(batch: Batch) -> None:
+    """Every float to the last bit, every time to the microsecond."""
+    assert decode(encode(batch)[1]) == batch
+
+
+@given(batches)
+def test_the_same_batch_has_the_same_id(batch: Batch) -> None:
+    """And the same bytes, so that a resend is known as one."""
+    assert encode(batch) == encode(decode(encode(batch)[1]))
+
+
+def test_another_batch_has_another_id() -> None:
+    """One microsecond more is another batch."""
+    first, second = (Batch("d", 1, [Reading("m", at, 1.0, 1.0, 1.0)]) for at in (5, 6))
+    assert encode(first)[0] != encode(second)[0]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_batch_or_poison(data: bytes) -> None:
+    """Nothing else is raised, compressed or not."""
+    for message in (data, zlib.compress(data)):
+        with pytest.raises(Poison):
+            decode(message)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+)
+
+
+@given(st.sampled_from(["readings", "events", "devices", "meters", "device_id", "max_gap", "v"]), json_values)
+def test_any_value_in_any_place_is_a_batch_or_poison(place: str, value: Any) -> None:
+    """A message with one part replaced by anything is refused or understood, never a crash."""
+    message = {"v": 1, "device_id": "d", "max_gap": 1, place: value}
+    with contextlib.suppress(Poison):
+        decode(zlib.compress(json.dumps(message).encode()))
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"v": 2}, "version 1"),
+        ({"device_id": ""}, "text of 1 to"),
+        ({"device_id": "\ud800"}, "text of 1 to"),
+        ({"max_gap": -1}, "at least 0"),
+        ({"readings": [["m", [1], [1.0], [1.0]]]}, "four columns"),
+        ({"readings": [["m", [1], [1.0, 2.0], [1.0], [1.0]]]}, "differ in length"),
+        ({"readings": [["m", [-1], [1.0], [1.0], [1.0]]]}, "from 1970"),
+        ({"readings": [["m", [True], [1.0], [1.0], [1.0]]]}, "whole number"),
+        ({"readings": [["m", [1], [1e7], [1.0], [1.0]]]}, "up to 1e6"),
+        ({"readings": [["m", [1], [float("nan")], [1.0], [1.0]]]}, "finite"),
+        ({"events": [[1], ["e"]]}, "6 columns"),
+        ({"meters": {}}, "a list"),
+    ],
+)  # fmt: skip
+def test_poison_says_why(part: dict[str, Any], reason: str) -> None:
+    """The reason goes with the dead letter."""
+    with pytest.raises(Poison, match=reason):
+        decode(zlib.compress(json.dumps({"v": 1, "device_id": "d", "max_gap": 1, **part}).encode()))
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    """A small message that would fill the memory is refused after 4 MB, and one cut short is refused too."""
+    with pytest.raises(Poison, match=r"compressed|longer"):
+        decode(zlib.compress(b" " * 50 * MAX_BYTES))
+    with pytest.raises(Poison):
+        decode(encode(Batch("d", 1))[1][:-3])

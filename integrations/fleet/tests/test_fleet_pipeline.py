@@ -1,0 +1,281 @@
+"""From files through a real NATS server into a real ClickHouse, with everything on the way failing once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from chaos_common import Clock as Stoppable
+from chaos_common import compare, compare_all
+from fleet_harness import NOW, Clock, emptied, random_device
+from pipeline import drained, info, messages, quick, running_sink, send, streams, until
+from power_fleet.codec import Batch, Reading, encode
+from power_fleet.engine import Engine, EngineError
+from power_fleet.fleet import Fleet
+from power_fleet.forwarder import forward, publish
+from power_fleet.outbox import Outbox
+from power_fleet.sink import Rows, store
+from power_fleet.stream import DEAD_STREAM, STREAM, Nats
+from servers import Server, Servers
+
+from power_manager import PowerManager
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One NATS server for the module."""
+    with Servers(tmp_path_factory.mktemp("nats")) as servers:
+        servers.start_nats(1)
+        yield servers.nats[0]
+
+
+@pytest.fixture
+def nats(server: Server) -> Nats:
+    """Where it is, with empty streams."""
+    nats = Nats(server.url)
+    asyncio.run(streams(nats))
+    return nats
+
+
+@pytest.fixture
+def engine(old_urls: list[str]) -> Engine:
+    """ClickHouse 18 in two shards, empty."""
+    return Engine(emptied(old_urls))
+
+
+@pytest.fixture
+def pm(tmp_path: Path) -> Iterator[PowerManager]:
+    """A device with 300 readings, some events and three meters."""
+    manager = random_device(tmp_path / "edge-1.db", 1, "edge-1", Clock())
+    yield manager
+    manager.close()
+
+
+def count(engine: Engine) -> int:
+    """How many readings the engine has."""
+    return sum(row[0] for row in engine.ask("SELECT toInt64(count()) FROM power_readings FINAL"))
+
+
+def test_end_to_end(pm: PowerManager, nats: Nats, engine: Engine, old_urls: list[str], tmp_path: Path) -> None:
+    """Everything of several files arrives exactly, the stream is empty, and the answers say how fresh they are."""
+    clock = Stoppable()
+    with PowerManager(tmp_path / "edge-2.db", clock=clock) as other:
+        other.register_device("edge-2", "Two")
+        other.log_power(other.add_meter("edge-2", "main").id, 230.0, 0.5)
+
+        async def run() -> None:
+            async with running_sink(engine, nats):
+                await asyncio.gather(send(pm, nats), send(other, nats))
+                await drained(nats)
+                await until(lambda: Fleet(old_urls).budget([]).fresh_as_of)
+
+        asyncio.run(run())
+        assert compare(pm, "edge-1", [engine.shards[engine.shard_of("edge-1")].clients[0]]) == 300
+        assert compare_all({"edge-2": other}, old_urls, clock) == 1
+
+
+def test_a_resend_is_harmless(pm: PowerManager, nats: Nats, engine: Engine) -> None:
+    """The stream drops what it has; what is sent again after it has left the stream, the engine has once."""
+
+    async def run() -> None:
+        connection = await nats.connect("test")
+        js = connection.jetstream()
+        parcel = Outbox(pm).take()
+        for _ in range(2):
+            await publish(js, parcel)
+        assert await messages(nats) == len(parcel.batches)
+        async with running_sink(engine, nats):
+            await drained(nats)
+            await streams(nats)  # they forget what they have seen
+            await publish(js, Outbox(pm).take())
+            await drained(nats)
+        await connection.close()
+        await send(pm, nats)
+        async with running_sink(engine, nats):
+            await drained(nats)
+
+    asyncio.run(run())
+    assert compare(pm, "edge-1", [engine.shards[engine.shard_of("edge-1")].clients[0]]) == 300
+
+
+def test_a_full_stream_refuses_and_the_file_keeps(
+    pm: PowerManager, nats: Nats, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Progress is not noted, the forwarder tries again, and all arrives once a sink makes room."""
+
+    async def run() -> None:
+        await streams(nats, max_bytes=20_000)
+        rows = [(pm.list_meters()[0].id, 1.0 + n, 1.0, 50.0, NOW - 1e6 - n) for n in range(5000)]
+        pm.log_many(rows)
+        sending = asyncio.ensure_future(forward(Outbox(pm), nats, 0.05, quick(), once=True))
+        await until(lambda: "maximum bytes exceeded" in caplog.text)
+        assert not sending.done()
+        assert pm.unforwarded(1), "the file still has readings to send"
+        async with running_sink(engine, nats):
+            await asyncio.wait_for(sending, 30)
+            await drained(nats)
+
+    with caplog.at_level(logging.WARNING, "power_fleet"):
+        asyncio.run(run())
+    assert compare(pm, "edge-1", [engine.shards[engine.shard_of("edge-1")].clients[0]]) == 5300
+
+
+def test_a_server_that_is_killed_is_waited_for(pm: PowerManager, server: Server, nats: Nats, engine: Engine) -> None:
+    """Forwarder and sink survive kill -9 of NATS, and what was acknowledged before is still there."""
+
+    async def run() -> None:
+        await send(pm, nats)
+        waiting = await messages(nats)
+        async with running_sink(Engine(["http://127.0.0.1:9"]), nats):  # one that can store nothing
+            server.kill()
+            pm.log_power(pm.list_meters()[0].id, 1.0, 1.0)
+            sending = asyncio.ensure_future(send(pm, nats))
+            await asyncio.sleep(0)
+            server.start()
+            await sending
+        assert await messages(nats) > waiting
+        async with running_sink(engine, nats):
+            await until(lambda: count(engine) == 301)
+            server.kill()
+            server.start()
+            pm.log_power(pm.list_meters()[0].id, 1.0, 1.0)
+            await send(pm, nats)
+            await until(lambda: count(engine) == 302)
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_is_killed_is_waited_for(pm: PowerManager, nats: Nats, tmp_path: Path) -> None:
+    """Nothing is acknowledged while ClickHouse is down; when it is back, everything is stored."""
+
+    async def run(servers: Servers) -> None:
+        from power_fleet import schema
+
+        engine = Engine(servers.clickhouse_urls)
+        schema.create(engine)
+        (one,) = servers.shards[0]
+        async with running_sink(engine, nats):
+            one.kill()
+            await send(pm, nats)
+            waiting = await messages(nats)
+            assert waiting > 0
+            one.start()
+            await drained(nats)
+        assert count(engine) == 300
+
+    with Servers(tmp_path / "servers") as servers:
+        servers.start_clickhouse()
+        asyncio.run(run(servers))
+
+
+def test_nothing_is_acknowledged_before_it_is_stored(
+    pm: PowerManager, nats: Nats, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An insert that fails after the messages were taken gives them back, and the next attempt stores them."""
+    failures = iter([True, True])
+
+    def failing(engine: Engine, shards: Sequence[Rows]) -> None:
+        if next(failures, False):
+            raise EngineError("out of order")
+        store(engine, shards)
+
+    async def run() -> None:
+        await send(pm, nats)
+        async with running_sink(engine, nats):
+            await drained(nats)
+
+    monkeypatch.setattr("power_fleet.sink.store", failing)
+    asyncio.run(run())
+    assert next(failures, None) is None
+    assert compare(pm, "edge-1", [engine.shards[engine.shard_of("edge-1")].clients[0]]) == 300
+
+
+def test_poison_goes_to_the_dead_letters(nats: Nats, engine: Engine) -> None:
+    """With the reason; the good message behind it is stored, and a batch under another device's subject is not."""
+    good = Batch("edge-1", 1, [Reading("m", 1, 1.0, 1.0, 1.0)])
+
+    async def run() -> list[tuple[str, dict[str, str], bytes]]:
+        connection = await nats.connect("test")
+        js = connection.jetstream()
+        await js.publish("power.fleet.edge-1", b"garbage", stream=STREAM)
+        await js.publish("power.fleet.edge-2", encode(good)[1], stream=STREAM)
+        await js.publish("power.fleet.edge-1", encode(good)[1], stream=STREAM)
+        async with running_sink(engine, nats):
+            await drained(nats)
+        state = (await info(nats, DEAD_STREAM)).state
+        found = [await js.get_msg(DEAD_STREAM, number) for number in range(state.first_seq, state.last_seq + 1)]
+        await connection.close()
+        return [(message.subject or "", message.headers or {}, message.data or b"") for message in found]
+
+    (subject, headers, data), (other, other_headers, _) = asyncio.run(run())
+    assert (subject, data) == ("power.dead.edge-1", b"garbage")
+    assert headers["Reason"].startswith("neither compressed nor JSON")
+    assert headers["Subject"] == "power.fleet.edge-1"
+    assert other == "power.dead.edge-2"
+    assert other_headers["Reason"] == "the subject is that of 'edge-2', the batch that of 'edge-1'"
+    assert engine.ask("SELECT device_id, meter_id, at FROM power_readings FINAL") == [("edge-1", "m", 1)]
+
+
+def test_two_sinks_share_the_work(pm: PowerManager, nats: Nats, engine: Engine) -> None:
+    """Together they store everything once."""
+
+    async def run() -> None:
+        async with running_sink(engine, nats), running_sink(engine, nats):
+            for _ in range(10):
+                pm.log_many([(meter.id, 1.0, 1.0, 50.0) for meter in pm.list_meters() for _ in range(50)])
+                await send(pm, nats)
+            await drained(nats)
+
+    asyncio.run(run())
+    assert compare(pm, "edge-1", [engine.shards[engine.shard_of("edge-1")].clients[0]]) == 1800
+
+
+def test_freshness_waits_for_the_oldest_message(
+    pm: PowerManager, nats: Nats, engine: Engine, old_urls: list[str]
+) -> None:
+    """While a message waits in the stream, answers are no fresher than it; without one, they are of now."""
+    clock = Clock(4_000_000_000.0)
+
+    async def run() -> None:
+        async with running_sink(engine, nats, clock):
+            await until(lambda: (Fleet(old_urls).latest().fresh_as_of or "").startswith("2096-10-02T07:06:40"))
+
+    asyncio.run(run())
+    emptied(old_urls)
+
+    async def run_behind() -> None:
+        connection = await nats.connect("test")
+        subscription = await connection.jetstream().pull_subscribe_bind("sink", STREAM)
+        await send(pm, nats)
+        held = await subscription.fetch(1)  # by a sink that hangs
+        async with running_sink(engine, nats, clock):
+            await until(lambda: Fleet(old_urls).latest().fresh_as_of)
+            fresh = Fleet(old_urls).latest().fresh_as_of
+            assert fresh is not None
+            assert fresh[:4] < "2096"
+        await held[0].ack()
+        await connection.close()
+
+    asyncio.run(run_behind())
+
+
+def test_the_streams_are_as_promised(nats: Nats) -> None:
+    """A work queue on disk that refuses what is new when it is full; making it again changes its size only."""
+
+    async def run() -> None:
+        for size in (1_000_000, 2_000_000):
+            connection = await nats.connect("test")
+            from power_fleet.stream import make_streams
+
+            await make_streams(connection.jetstream(), 1, size)
+            await connection.close()
+            config = (await info(nats)).config
+            kept = config.retention, config.discard, config.max_bytes, config.storage, config.subjects
+            assert kept == ("workqueue", "new", size, "file", ["power.fleet.*"])
+            dead = (await info(nats, DEAD_STREAM)).config
+            assert (dead.retention, dead.discard, dead.max_bytes) == ("limits", "new", size // 10)
+
+    asyncio.run(run())

@@ -1,0 +1,92 @@
+"""Tables, shards and subjects that are what they should be; and all parts under fire for a moment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fleet_harness import INTEGRATION, Clock, carry, random_device
+from power_fleet import schema
+from power_fleet.engine import Engine, EngineError
+from power_fleet.hours import close_hours
+from power_fleet.stream import Backoff, Refused, device_of, token
+from servers import Servers
+
+
+def test_making_tables_again_changes_nothing(urls: list[str], tmp_path: Path) -> None:
+    """What is stored stays; the statements are all CREATE ... IF NOT EXISTS."""
+    engine = Engine(urls)
+    with random_device(tmp_path / "a.db", 1, "edge-1", Clock()) as pm:
+        carry(pm, engine)
+    before = engine.ask("SELECT toInt64(count()) FROM power_readings FINAL")
+    assert all(text.startswith("CREATE TABLE IF NOT EXISTS") for text in schema.create(engine))
+    assert engine.ask("SELECT toInt64(count()) FROM power_readings FINAL") == before
+    schema.check_all(engine)
+
+
+def test_shards_named_in_another_order_are_refused(old_urls: list[str]) -> None:
+    """Their devices would be looked for where they are not, and stored twice."""
+    for wrong in (old_urls[::-1], old_urls[:1]):
+        with pytest.raises(Refused, match="in the order in which they were made"):
+            schema.check_all(Engine(wrong))
+    with pytest.raises(Refused, match="once for each shard"):
+        Engine([])
+
+
+def test_replicas_each_have_everything(tmp_path: Path) -> None:
+    """One insert on one replica is on both when it returns; with one of them dead it is refused, and reads go on."""
+    with Servers(tmp_path / "servers") as servers:
+        servers.start_clickhouse(1, 2)
+        engine = Engine(servers.clickhouse_urls)
+        with pytest.raises(Refused, match="run power-fleet schema"):
+            schema.check_all(engine)
+        assert all("Replicated" in text for text in schema.create(engine))
+        with random_device(tmp_path / "a.db", 1, "edge-1", Clock()) as pm:
+            carry(pm, engine, times=2)
+            sql = "SELECT toInt64(count()) FROM power_readings FINAL"
+            for client in engine.shards[0].clients:
+                assert client.query(sql).result_rows == [(300,)]
+            assert close_hours(engine, int(2e15)) > 0
+            servers.shards[0][0].kill()
+            assert engine.ask(sql) == [(300,)]
+            pm.log_power(pm.list_meters()[0].id, 1.0, 1.0)
+            with pytest.raises(EngineError):
+                carry(pm, engine)
+            servers.shards[0][0].start()
+
+
+def test_a_device_is_on_one_shard() -> None:
+    """Which one depends on its id alone, and they share the devices about equally."""
+    engine = Engine(["http://127.0.0.1:9", "http://127.0.0.1:10"])
+    numbers = [engine.shard_of(f"edge-{number}") for number in range(1000)]
+    assert numbers == [Engine(["http://h:1", "http://h:2"]).shard_of(f"edge-{number}") for number in range(1000)]
+    assert 400 < sum(numbers) < 600
+
+
+@pytest.mark.parametrize("device_id", ["edge-1", "a.b", "*", ">", "a b", "电池", "%2E", "a/b"])
+def test_any_id_is_one_token_of_a_subject(device_id: str) -> None:
+    """And is read back from it."""
+    assert not set(token(device_id)) & set(".*> \t")
+    assert device_of("power.fleet." + token(device_id)) == device_id
+
+
+def test_waits_double_up_to_a_limit_and_differ() -> None:
+    """From half of the time to all of it; success begins anew."""
+    least, most = Backoff(1.0, 8.0, lambda: 0.0), Backoff(1.0, 8.0, lambda: 1.0)
+    assert [least.next() for _ in range(5)] == [0.5, 1.0, 2.0, 4.0, 4.0]
+    assert [most.next() for _ in range(5)] == [1.0, 2.0, 4.0, 8.0, 8.0]
+    most.reset()
+    assert most.next() == 1.0
+
+
+def test_a_short_chaos(tmp_path: Path) -> None:
+    """Fifteen seconds of SIGKILL for every part; the long one is run by hand, see RESULTS.md."""
+    command = [sys.executable, str(INTEGRATION / "chaos/chaos.py"), "--seconds", "15", "--devices", "8"]
+    run = subprocess.run(
+        [*command, "--keep", str(tmp_path / "kept")], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "every replica equal to the files" in run.stdout
+    print(run.stdout)

@@ -1,0 +1,181 @@
+"""The example configuration: TLS, a password for each device, and a device that tries another's subject."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import nats.errors
+import pytest
+from fleet_harness import INTEGRATION
+from pipeline import drained, quick, running_sink
+from power_fleet.engine import Engine
+from power_fleet.forwarder import forward
+from power_fleet.outbox import Outbox
+from power_fleet.stream import STREAM, SUBJECT, Nats, Refused, make_streams
+from servers import Server, answers, free_ports, program
+
+from power_manager import PowerManager
+
+PASSWORDS = {name: f"{name}-secret" for name in ("OPERATOR", "SINK", "EDGE_001", "EDGE_002")}
+
+
+def openssl(*arguments: str) -> None:
+    """Run openssl."""
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+def certificate(home: Path) -> None:
+    """A certificate for 127.0.0.1 that is its own authority."""
+    openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+        "-subj", "/CN=nats-1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(home / "server-key.pem"),
+        "-out", str(home / "server.pem"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with example/nats.conf; only its ports and its directory are others."""
+    home = tmp_path_factory.mktemp("tls")
+    certificate(home)
+    port, http = free_ports(2)
+    text = (INTEGRATION / "example/nats.conf").read_text(encoding="utf-8")
+    for old, new in {"0.0.0.0:4222": f"127.0.0.1:{port}", "127.0.0.1:8222": f"127.0.0.1:{http}",
+                     "/var/lib/nats": str(home / "store"), "50GB": "1GB"}.items():  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (home / "nats.conf").write_text(text)
+    environment = {**os.environ, **{f"{name}_PASSWORD": password for name, password in PASSWORDS.items()}}
+    command = [program("nats-server"), "-c", str(home / "nats.conf")]
+    url = f"tls://127.0.0.1:{port}"
+    server = Server(home, command, lambda: answers(f"http://127.0.0.1:{http}/healthz"), url, environment=environment)
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def who(server: Server, tmp_path: Path) -> dict[str, Nats]:
+    """Everybody who has a password."""
+    found = {}
+    for name, password in PASSWORDS.items():
+        file, user = tmp_path / name, name.lower().replace("_", "-")
+        file.write_text(password + "\n")
+        found[user] = Nats(server.url, user, file, server.home / "server.pem", f"_INBOX.{user}")
+    return found
+
+
+async def make(operator: Nats) -> None:
+    """The streams, by the operator."""
+    connection = await operator.connect("test")
+    await make_streams(connection.jetstream(), 1, 1_000_000)
+    await connection.close()
+
+
+async def publish(as_whom: Nats, subject: str) -> None:
+    """Publish something under a subject and wait for the acknowledgement."""
+    connection = await as_whom.connect("test")
+    try:
+        await connection.jetstream().publish(subject, b"x", timeout=1)
+    finally:
+        await connection.close()
+
+
+def test_devices_forward_and_the_sink_stores(who: dict[str, Nats], old_urls: list[str], tmp_path: Path) -> None:
+    """Each with its own password over TLS, with no more rights than the example gives."""
+    engine = Engine(old_urls)
+
+    async def run() -> None:
+        await make(who["operator"])
+        async with running_sink(engine, who["sink"]):
+            for name in ("edge-001", "edge-002"):
+                with PowerManager(tmp_path / f"{name}.db") as pm:
+                    pm.register_device(name, name)
+                    pm.log_power(pm.add_meter(name, "main").id, 1.0, 1.0)
+                    await forward(Outbox(pm), who[name], 0.1, quick(), once=True)
+            await drained(who["operator"])
+
+    asyncio.run(run())
+    names = {row[0] for row in engine.ask("SELECT DISTINCT device_id FROM power_readings")}
+    assert {"edge-001", "edge-002"} <= names
+
+
+@pytest.mark.parametrize(
+    "subject", [SUBJECT + "edge-002", SUBJECT + "*", "power.dead.edge-001", "$JS.API.STREAM.PURGE." + STREAM]
+)
+def test_a_device_may_publish_its_own_subject_only(
+    who: dict[str, Nats], subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another's subject is refused by the server, by name, and nothing arrives."""
+
+    async def run() -> int:
+        await make(who["operator"])
+        await publish(who["edge-001"], SUBJECT + "edge-001")
+        connection = await who["operator"].connect("test")
+        before = (await connection.jetstream().stream_info(STREAM)).state.last_seq
+        with pytest.raises(nats.errors.Error):
+            await publish(who["edge-001"], subject)
+        after = (await connection.jetstream().stream_info(STREAM)).state.last_seq
+        await connection.close()
+        return after - before
+
+    with caplog.at_level(logging.WARNING, "power_fleet"):
+        assert asyncio.run(run()) == 0
+    assert re.search("permissions violation for publish", caplog.text, re.IGNORECASE)
+
+
+def test_a_device_hears_nobody_else(who: dict[str, Nats], caplog: pytest.LogCaptureFixture) -> None:
+    """Neither others' messages nor their answers."""
+
+    async def run() -> None:
+        connection = await who["edge-001"].connect("test")
+        for subject in (SUBJECT + "*", "_INBOX.>", "_INBOX.edge-002.>"):
+            await connection.subscribe(subject)
+        await connection.flush()
+        await asyncio.sleep(0)
+        await connection.close()
+
+    with caplog.at_level(logging.WARNING, "power_fleet"):
+        asyncio.run(run())
+    assert len(re.findall("permissions violation for subscription", caplog.text, re.IGNORECASE)) == 3
+
+
+def test_the_sink_may_not_touch_the_streams(who: dict[str, Nats]) -> None:
+    """It can take and acknowledge; to delete or to publish as a device is not its to do."""
+    for subject in (SUBJECT + "edge-001", "$JS.API.STREAM.DELETE." + STREAM):
+        with pytest.raises(nats.errors.Error):
+            asyncio.run(publish(who["sink"], subject))
+
+
+def test_strangers_stay_outside(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No password, a wrong one, or a server that proves itself by another certificate: no connection."""
+    monkeypatch.setattr("power_fleet.stream.CONNECT_SECONDS", 3.0)
+    (tmp_path / "EDGE_001").write_text(PASSWORDS["EDGE_001"])
+    wrong, other = tmp_path / "wrong", tmp_path / "other"
+    wrong.write_text("guess")
+    other.mkdir()
+    certificate(other)
+    ca, good = server.home / "server.pem", tmp_path / "EDGE_001"
+    for stranger in (
+        Nats(server.url, ca=ca),
+        Nats(server.url, "edge-001", wrong, ca),
+        Nats(server.url, "edge-001", good, other / "server.pem"),
+    ):
+        with pytest.raises((nats.errors.Error, OSError)):
+            asyncio.run(stranger.connect("test"))
+
+
+def test_secrets_stay_secret(who: dict[str, Nats], tmp_path: Path) -> None:
+    """No password in what is shown of the settings, and none over the network in the clear."""
+    assert "secret" not in repr(who["sink"])
+    with pytest.raises(Refused, match="--ca"):
+        Nats("nats://example.com:4222", "edge-001", tmp_path / "EDGE_001")
+    with pytest.raises(Refused, match="--password-file"):
+        Nats("nats://127.0.0.1:4222", "edge-001")

@@ -1,0 +1,56 @@
+"""Stripe's webhooks, where STRIPE_WEBHOOK_SECRET is set: the deliveries go to power_billing, whose README has the rest.
+
+The route is no part of the OpenAPI contract: it is Stripe's to call, and is there only where billing is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from power_service.problems import Code, Problem, retry_later
+from power_service.settings import Refused
+from power_service.storage import Lane, Storage
+
+PATH = "/v1/stripe/webhook"
+_NAMES = ("STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_FILE", "POWER_BILLING_SHUTDOWN", "POWER_BILLING_GRACE_HOURS")
+_log = logging.getLogger("power_service")
+
+
+def add_webhook(app: FastAPI, environ: Mapping[str, str]) -> None:
+    """Add the route if the environment asks for it. Raises Refused where it asks for half of it."""
+    given = [name for name in _NAMES if environ.get(name)]
+    if not given:
+        return
+    try:
+        # With it comes Stripe's SDK, of 30 MB: only for those who bill.
+        webhooks = importlib.import_module("power_billing.webhooks")
+    except ImportError as error:
+        raise Refused(f"{given[0]} is set, but {error.name} is not installed: pip install '.[billing]'") from None
+    try:
+        settings = webhooks.WebhookSettings.from_environ(environ)
+    except webhooks.BillingError as error:
+        raise Refused(str(error)) from None
+
+    async def deliver(request: Request) -> Response:
+        storage: Storage = request.app.state.storage
+        body = await request.body()  # raw: what was signed are these bytes
+        signature = request.headers.get("stripe-signature")
+        try:
+            done = await storage.call(Lane.WRITE, webhooks.handle, storage.pm, settings, body, signature)
+        except webhooks.BadSignature as error:
+            raise Problem(Code.UNAUTHORIZED, str(error)) from None
+        except webhooks.BadEvent as error:
+            raise Problem(Code.MALFORMED_JSON, str(error)) from None
+        except webhooks.BillingError as error:  # its tables are a later version's: Stripe delivers again
+            _log.error("%s", error)
+            raise retry_later(Code.STORAGE_UNAVAILABLE, "the billing tables cannot be used", 60) from None
+        _log.info("stripe: %s", done)
+        return Response(status_code=200)
+
+    app.add_route(PATH, deliver, methods=["POST"], include_in_schema=False)
