@@ -7,6 +7,7 @@ the library's because they are its code.
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ class Fleet:
         events = [_event(row) for row in shard.query(sql.EVENTS, **names, after=after)]
         head = {"device_id": id_, "device_name": record.name, "period_days": days, "generated_at": library._iso(now)}
         parts = [library._meter_report(meter, tallies.get((id_, meter.id))) for meter in meters]
-        return Answer(library._json(head | {"meters": parts, "event_count": count, "events": events}), fresh)
+        report = head | {"meters": parts, "event_count": count, "events": events}
+        return Answer(json.dumps(report, indent=2, allow_nan=False), fresh)
 
     def latest(self, device_ids: Iterable[str] | None = None) -> Answer[list[PowerMeter]]:
         """The present state of every meter, or of those of these devices, device by device in order of adding."""
