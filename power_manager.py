@@ -732,7 +732,7 @@ def _meter_report(meter: PowerMeter, tally: _Tally | None) -> dict[str, Any]:
         return report
     values = {name: _tidy(value) if "wattage" in name else value for name, value in tally.shown().items()}
     net = _tidy(tally.energy_out_wh - tally.energy_in_wh)
-    return report | {"reading_count": 0, "current_state": meter.state.value, **values, "energy_wh": net}
+    return report | {"current_state": meter.state.value, **values, "energy_wh": net}
 
 
 def _problems(of: str, found: Iterable[str]) -> Iterator[str]:

@@ -16,6 +16,7 @@ metrics    Prometheus
 openapi    the contract; `python -m power_service.openapi` writes it
 dashboard  the built dashboard, if it is there
 billing    Stripe's webhooks, where they are configured
+fleet      the answers of a fleet's engine, where one is configured
 app        all of it as one ASGI application
 server     uvicorn with limits of connections and times
 cli        `power-service` and `power-service token`
