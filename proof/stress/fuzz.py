@@ -452,10 +452,14 @@ def _round(number: str, place: Path, out: Findings, examples: int) -> None:
 def main() -> int:
     """Fuzz until the time is over."""
     args, out = parse(__doc__, seconds=10.0), Findings(__file__)
-    deadline, rounds = Deadline(args.seconds), 0
+    deadline, rounds, here = Deadline(args.seconds), 0, Path.cwd()
     while (rounds == 0 or not deadline.over()) and not out.failures:
         with scratch() as place:
-            _round(f"{args.seed}/{rounds}", place, out, 20)
+            os.chdir(place)  # random words name files: `export --output -1` made one in the caller's directory
+            try:
+                _round(f"{args.seed}/{rounds}", place, out, 20)
+            finally:
+                os.chdir(here)
         rounds += 1
     return out.finish()
 
