@@ -4110,20 +4110,32 @@ README = HERE / "README.md"
 PROGRAM = re.compile(r"^(?:\$ )?(?:python3? power_manager\.py|power-manager)(?: |$)(.*)")
 
 
-def examples(text: str) -> Iterator[tuple[int, str, str]]:
-    """Line number, kind and text of each Python block and each command line of a Markdown text."""
+class Example(NamedTuple):
+    """A Python block or a command line of a Markdown text, and the lines that the text says it prints."""
+
+    line: int
+    kind: str
+    text: str
+    prints: list[str]
+
+
+def examples(text: str) -> Iterator[Example]:
+    """Each Python block, each command line and each JSON block of a Markdown text."""
     for block in re.finditer(r"^```(\w+)[^\n]*\n(.*?)^```\s*$", text, re.MULTILINE | re.DOTALL):
         line = text.count("\n", 0, block.start(2)) + 1
-        if block[1] == "python":
-            yield line, "python", block[2]
+        if block[1] in ("python", "json"):
+            comments = re.findall(r"^# (.*)$|print\(.*\)  # (.*)$", block[2], re.MULTILINE)
+            yield Example(line, block[1], block[2], [whole or end for whole, end in comments])
         elif block[1] in ("console", "sh", "bash", "shell"):
-            for offset, command in enumerate(block[2].replace("\\\n", " ").splitlines()):
+            lines = block[2].replace("\\\n", " ").splitlines()
+            for offset, command in enumerate(lines):
                 if found := PROGRAM.match(command):
-                    yield line + offset, "command", found[1]
+                    shown = itertools.takewhile(lambda text: not text.startswith("$ "), lines[offset + 1 :])
+                    yield Example(line + offset, "command", found[1], [*shown] if block[1] == "console" else [])
 
 
-def run_command(line: str) -> None:
-    """Run one command line of the README in process, with `< file`, `> file` and what is behind `|` left out."""
+def run_command(line: str) -> str:
+    """The output of a command line of the README, run in process; `< file` and `> file` work, `|` ends it."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="<>|")
     lexer.whitespace_split = True
     words, source, target = list(lexer), "", ""
@@ -4139,19 +4151,48 @@ def run_command(line: str) -> None:
         assert power_manager.main(words) == 0, f"python power_manager.py {line}"
     if target:
         Path(target).write_text(out.getvalue())
+    return out.getvalue()
+
+
+def assert_alike(shown: Any, got: Any) -> None:
+    """JSON as a document shows it: the same but for ids, times, what a clock makes of energy, and what is left out."""
+    assert type(shown) is type(got)
+    if isinstance(shown, dict):
+        assert list(shown) == list(got)
+        for key in shown:
+            assert_alike(shown[key], got[key])
+    elif isinstance(shown, list):
+        assert shown == [] or got != []
+        for part, its in zip(shown, got, strict=False):
+            assert_alike(part, its)
+    elif isinstance(shown, str):
+        assert shown == got or all(re.fullmatch(r"[0-9a-f]{16,}|\d{4}-\d\d-\d\dT\S+", text) for text in (shown, got))
+    elif isinstance(shown, float):  # the energy of the minutes that a slow machine took
+        assert shown == pytest.approx(got, rel=0.05)
+    else:
+        assert shown == got
 
 
 def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every example of the README runs, in order, in an empty directory."""
+    """Every example of the README runs, in order, in an empty directory, and prints what the README says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("POWER_MANAGER_DB", raising=False)
     found, namespace = list(examples(README.read_text(encoding="utf-8"))), {"__name__": "readme"}
-    assert {kind for _, kind, _ in found} == {"python", "command"}
-    for line, kind, text in found:
-        if kind == "python":
-            exec(compile("\n" * (line - 1) + text, str(README), "exec"), namespace)
-        else:
-            run_command(text)
+    reports: list[str] = []
+    assert {example.kind for example in found} == {"python", "command", "json"}
+    for line, kind, text, prints in found:
+        if kind == "json":
+            assert_alike(json.loads(text), json.loads(reports[-1]))
+            continue
+        with redirect_stdout(io.StringIO()) as out:
+            if kind == "python":
+                exec(compile("\n" * (line - 1) + text, str(README), "exec"), namespace)
+        output = run_command(text) if kind == "command" else out.getvalue()
+        if text.startswith("report"):
+            reports.append(output)
+        if prints:  # of a Python block the lines that it names
+            printed = [shown for shown in output.splitlines() if kind == "command" or shown in prints]
+            assert (line, prints) == (line, printed)
 
 
 def test_readme_covers_the_contract() -> None:
