@@ -1558,6 +1558,17 @@ def test_the_unit_is_hardened_and_valid() -> None:
     assert [line for line in complaints if "not executable" not in line] == []
 
 
+def test_the_collector_can_share_the_services_file() -> None:
+    """The README's settings give the collector power-service's user and directory, and nobody else gets in."""
+    (settings,) = re.findall(r"```ini\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+    unit = (CHECKOUT / "integrations/service/power-service.service").read_text().splitlines()
+    for line in settings.splitlines():
+        assert line in unit or line.startswith("#") or line in ("DynamicUser=no", "StateDirectory=")
+    command = next(line for line in unit if line.startswith("ExecStart="))
+    assert "--db /var/lib/power-manager/power_manager.db" in command
+    assert "--db ${STATE_DIRECTORY}/power_manager.db" in (HERE / "power-collector.service").read_text()
+
+
 def test_the_file_is_private(tree: Tree, db: Path) -> None:
     """A new database is its owner's alone, and any sqlite3 can read it."""
     tree.battery()

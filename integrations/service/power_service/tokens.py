@@ -77,11 +77,17 @@ def _ids(ids: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _write(path: Path, grants: Iterable[Grant]) -> None:
-    """Replace the file whole, private to its owner, synced before its name changes."""
+    """Replace the file whole, private to its owner, synced before its name changes.
+
+    Root's goes to the owner of the one before, or of the directory: a service of its own user could not read it.
+    """
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with contextlib.ExitStack() as undo:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         undo.callback(unfinished.unlink, missing_ok=True)
+        if os.geteuid() == 0:
+            before = os.stat(path if path.exists() else path.parent)
+            os.fchown(descriptor, before.st_uid, before.st_gid)
         with open(descriptor, "w", encoding="utf-8") as file:
             json.dump({"tokens": [asdict(grant) for grant in grants]}, file, indent=1)
             file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import stat
@@ -207,6 +208,18 @@ class TestTokens:
         assert tokens.find(token) == grant
         assert tokens.find(token[:-1]) is None
         assert list(tmp_path.iterdir()) == [tokens.path], "nothing else is left"
+
+    @pytest.mark.parametrize("there", [False, True], ids=["new", "replaced"])
+    def test_root_makes_the_file_for_the_services_user(self, tmp_path: Path, there: bool) -> None:
+        """The owner of the file before it, or of the directory; who is not root can only make their own."""
+        user, path = 10_001 if os.geteuid() == 0 else os.geteuid(), tmp_path / "tokens.json"
+        if there:
+            TokenFile(path).new("x", [Scope.READ])
+        os.chown(path if there else tmp_path, user, -1)
+        tokens = TokenFile(path)
+        tokens.new("y", [Scope.READ])
+        tokens.revoke(tokens.grants[0].id)
+        assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (user, 0o600)
 
     def test_a_file_that_others_can_read_is_refused(self, tmp_path: Path) -> None:
         """Then the tokens may be known."""
