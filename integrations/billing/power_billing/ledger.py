@@ -123,12 +123,26 @@ def revise(conn: sqlite3.Connection, customer: str, hour: int, value: int) -> No
 
 # --- Looking
 
+OPEN = "state IN ('queued', 'refused')"
+
 
 def outbox(conn: sqlite3.Connection, condition: str = "1", values: Sequence[object] = ()) -> list[Entry]:
     """Rows of the outbox, the least tried first, then by hour."""
     sql = f"""SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason FROM billing_outbox
         WHERE {condition} ORDER BY attempts, hour, customer, revision"""
     return [Entry(UsageEvent(*row[:4]), *row[4:]) for row in conn.execute(sql, values)]
+
+
+def latest(conn: sqlite3.Connection, customer: str, hour: int) -> Entry:
+    """The row that counts of an hour that has some."""
+    rows = outbox(conn, "customer = ? AND hour = ?", (customer, hour))
+    return max(rows, key=lambda row: row.event.revision)
+
+
+def counts(conn: sqlite3.Connection, customer: str) -> dict[str, int]:
+    """How many of the customer's events are in each state."""
+    sql = "SELECT state, count(*) FROM billing_outbox WHERE customer = ? GROUP BY state ORDER BY state"
+    return dict(conn.execute(sql, (customer,)).fetchall())
 
 
 def billed_wh(conn: sqlite3.Connection, customer: str) -> int:

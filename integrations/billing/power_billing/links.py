@@ -12,7 +12,7 @@ from typing import Any
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, next_hour, oldest_billable, seconds_of
 from power_billing.tables import tables
-from power_manager import InvalidValue, MeterType, PowerManager
+from power_manager import InvalidValue, MeterType, PowerEventType, PowerManager
 
 # What these meters supply is consumption; a panel's output is not.
 TYPES = (MeterType.MAIN.value, MeterType.BATTERY.value, MeterType.UPS.value)
@@ -75,8 +75,9 @@ def link(
 
     customer is Stripe's cus_..., subscription_item its si_... or None (default). types: the meters whose energy_out_wh
     counts (default: main, battery, ups). since: an aware datetime, ISO 8601 text with an offset, or epoch seconds, at
-    most 35 days back. Raises NotFound, InvalidValue, and BillingError for a device that is linked then already, and
-    without since for a clock behind the device's newest reading.
+    most 35 days back. A device that another customer's debt has shut down gets a `restore` event. Raises NotFound,
+    InvalidValue, and BillingError for a device that is linked then already, and without since for a clock behind the
+    device's newest reading.
     """
     pm.get_device(device_id)
     now, item = clock(), subscription_item
@@ -99,6 +100,9 @@ def link(
                 )
         values = (device_id, customer, item, ",".join(made.types), begin)
         conn.execute(f"INSERT INTO billing_links ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL)", values)
+        # What the customer before owes is nothing to this one.
+        if conn.execute("DELETE FROM billing_shutdowns WHERE device_id = ? AND customer != ?", values[:2]).rowcount:
+            pm.trigger_event(device_id, PowerEventType.RESTORE, note=f"billing: it is {customer}'s now")
     return made
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import stripe
@@ -170,6 +171,16 @@ class StripeMeterSink:
         except stripe.StripeError:
             return None
         return round(sum(summary.aggregated_value for summary in summaries.data))
+
+    def clock(self) -> float:
+        """Epoch seconds by Stripe's clock, to the second. Raises BillingError where it does not say."""
+        try:
+            answer = self._client.v1.billing.meters.retrieve(self._meter_id).last_response
+            return parsedate_to_datetime(answer.headers["Date"] if answer else "").timestamp()
+        except stripe.StripeError as error:
+            raise _cannot(error) from None
+        except (KeyError, TypeError, ValueError):
+            raise BillingError("Stripe's answer has no date: is something else between?") from None
 
 
 class StripeStreamSink(StripeMeterSink):

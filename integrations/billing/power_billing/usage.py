@@ -12,7 +12,7 @@ from typing import Any
 
 from power_billing.errors import BillingError
 from power_billing.hours import DAY, HOUR, hour_of, next_hour, oldest_billable, seconds_of
-from power_billing.ledger import LOOK_BACK_DAYS, Entry, book, by_customer, consumption, outbox
+from power_billing.ledger import LOOK_BACK_DAYS, OPEN, Entry, book, by_customer, consumption, latest, outbox
 from power_billing.links import Link, links_of
 from power_billing.sender import Sender, queue_refused
 from power_billing.sinks import UsageSink
@@ -130,7 +130,7 @@ class Biller:
 
     def _open_rows(self, hours: range | None = None, customers: set[str] | None = None) -> dict[Any, Entry]:
         with tables(self.pm) as conn:
-            rows = outbox(conn, "state IN ('queued', 'refused')")
+            rows = outbox(conn, OPEN)
         return {
             (row.event.customer, row.event.hour): row
             for row in rows
@@ -139,11 +139,8 @@ class Biller:
 
     def _outcome(self, before: dict[Any, Entry]) -> Report:
         """What became of rows that were open: the hour's latest revision counts."""
-        oldest = min((hour for _, hour in before), default=0)
         with tables(self.pm) as conn:
-            rows = sorted(outbox(conn, "hour >= ?", [oldest]), key=lambda row: row.event.revision)
-        latest = {(row.event.customer, row.event.hour): row for row in rows}
-        rows = [latest[key] for key in before if key in latest]
+            rows = [latest(conn, *key) for key in before]
         billable = oldest_billable(self.clock())
         left = [row for row in rows if row.state != "sent" and row.event.hour >= billable]
         return Report([row for row in rows if row.state == "sent"], left)

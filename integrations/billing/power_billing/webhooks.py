@@ -62,18 +62,41 @@ class WebhookSettings:
         return cls(read_secret(environ, WEBHOOK_SECRET), policy, float(grace) * HOUR)
 
 
-def handle(
-    pm: PowerManager,
-    settings: WebhookSettings,
-    body: bytes,
-    signature: str | None,
-    clock: Callable[[], float] = time.time,
-) -> str:
-    """Take one delivery: the raw body, and its Stripe-Signature header. Return what was done, for the log.
+def verified(
+    settings: WebhookSettings, body: bytes, signature: str | None, clock: Callable[[], float] = time.time
+) -> dict[str, Any]:
+    """The event in a delivery: the raw body, and its Stripe-Signature header. Needs no database.
 
-    Raises BadSignature and BadEvent, and StorageError; then nothing is stored, and Stripe delivers it again.
+    Raises BadSignature and BadEvent.
     """
-    event = _verified(settings.secret, body, signature, clock)
+    try:
+        event = stripe.Webhook.construct_event(body, signature, settings.secret.reveal(), TOLERANCE)
+        found: dict[str, Any] = event.to_dict()
+    except stripe.SignatureVerificationError:
+        raise BadSignature("the signature is not Stripe's, or older than 5 minutes") from None
+    except (ValueError, TypeError, AttributeError) as error:  # also a thin event of v2: parse_event_notification's
+        raise BadEvent(f"not a webhook event: {type(error).__name__}") from None
+    # The SDK looks at the past only: a header from the future could be kept and played back for long.
+    # Read as the SDK has read it: int() takes more than digits, and what it took is what was signed.
+    at = next(part.split("=")[1] for part in str(signature).split(",") if part.split("=")[0] == "t")
+    if int(at) > clock() + TOLERANCE:
+        raise BadSignature("the signature is dated more than 5 minutes ahead")
+    wrong = [
+        name for name, kind in {"id": str, "created": int, "type": str}.items() if type(found.get(name)) is not kind
+    ]
+    data = found.get("data")
+    if wrong or not isinstance(data, dict) or not isinstance(data.get("object"), dict):
+        raise BadEvent(f"an event needs id, created, type and data.object: look at {wrong or 'data'}")
+    return found
+
+
+def handle(
+    pm: PowerManager, settings: WebhookSettings, event: Mapping[str, Any], clock: Callable[[], float] = time.time
+) -> str:
+    """Take an event that is verified. Return what was done, for the log.
+
+    Raises BadEvent and StorageError; then nothing is stored, and Stripe delivers it again.
+    """
     kind = str(event.get("type"))
     if kind != "invoice.payment_failed" and kind not in _SETTLED:
         return f"{kind}: not for this endpoint"
@@ -100,42 +123,18 @@ def handle(
 
 def tell_due(pm: PowerManager, clock: Callable[[], float] = time.time) -> int:
     """Record the shutdown events whose grace period is over; return how many. `report` does so at each run."""
+    now = clock()  # it may be Stripe's, over a network: not while the file is locked
     with tables(pm) as conn:
-        return _tell_due(pm, conn, clock())
+        return _tell_due(pm, conn, now)
 
 
-# --- The delivery
-
-
-def _verified(secret: Secret, body: bytes, signature: str | None, clock: Callable[[], float]) -> dict[str, Any]:
-    try:
-        event = stripe.Webhook.construct_event(body, signature, secret.reveal(), TOLERANCE)
-        found: dict[str, Any] = event.to_dict()
-    except stripe.SignatureVerificationError:
-        raise BadSignature("the signature is not Stripe's, or older than 5 minutes") from None
-    except (ValueError, TypeError, AttributeError) as error:  # also a thin event of v2: parse_event_notification's
-        raise BadEvent(f"not a webhook event: {type(error).__name__}") from None
-    # The SDK looks at the past only: a header from the future could be kept and played back for long.
-    # Read as the SDK has read it: int() takes more than digits, and what it took is what was signed.
-    at = next(part.split("=")[1] for part in str(signature).split(",") if part.split("=")[0] == "t")
-    if int(at) > clock() + TOLERANCE:
-        raise BadSignature("the signature is dated more than 5 minutes ahead")
-    wrong = [
-        name for name, kind in {"id": str, "created": int, "type": str}.items() if type(found.get(name)) is not kind
-    ]
-    data = found.get("data")
-    if wrong or not isinstance(data, dict) or not isinstance(data.get("object"), dict):
-        raise BadEvent(f"an event needs id, created, type and data.object: look at {wrong or 'data'}")
-    return found
+# --- Invoices
 
 
 def _id(value: Any) -> str | None:
     """The id of an object that may come as its id alone."""
     found = value.get("id") if isinstance(value, dict) else value
     return found if isinstance(found, str) and found else None
-
-
-# --- Invoices
 
 
 def _fail(conn: sqlite3.Connection, invoice: dict[str, Any], created: int, settings: WebhookSettings) -> None:
@@ -177,9 +176,7 @@ def _tell_due(pm: PowerManager, conn: sqlite3.Connection, now: float) -> int:
     sql = (
         "SELECT invoice, customer FROM billing_invoices WHERE due_at <= ? AND NOT told AND NOT settled ORDER BY due_at"
     )
-    # A device that has changed hands is told for its new customer, and comes back when that one pays.
-    hold = """INSERT INTO billing_shutdowns VALUES (?, ?) ON CONFLICT (device_id) DO UPDATE
-        SET customer = excluded.customer WHERE customer != excluded.customer"""
+    hold = "INSERT OR IGNORE INTO billing_shutdowns VALUES (?, ?)"  # of one customer each: link() frees a device
     recorded = 0
     for invoice, customer in conn.execute(sql, (now,)).fetchall():
         conn.execute("UPDATE billing_invoices SET told = 1 WHERE invoice = ?", (invoice,))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -346,7 +347,7 @@ class FakeTransport(stripe.HTTPClient):
             status, answer, fields = self._server.handle(method.upper(), url, dict(headers), body)
         except Lost:
             raise stripe.APIConnectionError("the connection ended", should_retry=True) from None  # type: ignore[no-untyped-call]
-        return json.dumps(answer), status, fields
+        return json.dumps(answer), status, {**fields, "Date": formatdate(self._server.clock(), usegmt=True)}
 
     def close(self) -> None:
         """Nothing is open."""
@@ -376,6 +377,10 @@ def serve(server: Loopback, on_request: Callable[[str, str], None] = lambda *_: 
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            """Of the Date that every answer has: by the server's clock."""
+            return formatdate(server.clock() if timestamp is None else timestamp, usegmt=True)
 
         do_GET = do_POST = _do  # noqa: N815 - the names that http.server looks for
 

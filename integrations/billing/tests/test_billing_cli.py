@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from loopback import KEY, Loopback, serve
+from power_billing import ledger
 from power_billing.cli import _COMMANDS, main
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
-from power_billing.ledger import outbox
+from power_billing.ledger import Entry, outbox
 from power_billing.stripe_sinks import API_URL
 from power_billing.tables import tables
 from world import CUSTOMER
@@ -121,6 +122,25 @@ def test_what_came_to_light_too_late_is_listed(cli: Cli) -> None:
     assert "si_9, main+battery+ups" in cli("status")[0]
 
 
+def test_status_reads_no_more_of_the_outbox_than_is_open(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Years of hours that were sent are counted in the file, not held in memory."""
+    linked(cli)
+    with PowerManager(cli.db) as pm, tables(pm) as conn:
+        sql = "INSERT INTO billing_outbox (customer, hour, revision, value_wh, state) VALUES (?, ?, 0, 5, ?)"
+        conn.executemany(sql, [(CUSTOMER, back, "sent" if back else "refused") for back in range(3000)])
+    made: list[Entry] = []
+
+    def entry(*parts: object) -> Entry:
+        made.append(Entry(*parts))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(ledger, "Entry", entry)
+    out, _ = cli("status")
+    assert f"{CUSTOMER}: 0 Wh in all; events: 1 refused, 2999 sent\n" in out
+    assert f"too old to be billed: {CUSTOMER}:power_watt_hours:{iso(0)}:0" in out
+    assert len(made) == 1
+
+
 def test_report_tells_the_devices_whose_grace_period_is_over(
     cli: Cli, stripe_url: tuple[Loopback, str], tmp_path: Path
 ) -> None:
@@ -135,6 +155,20 @@ def test_report_tells_the_devices_whose_grace_period_is_over(
         assert [(event.type.value, event.note) for event in pm.get_events("edge")] == [
             ("shutdown", "billing: in_1 is not paid")
         ]
+
+
+def test_a_clock_that_is_ahead_ends_no_grace_period(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+    """Stripe's clock counts: this machine's is four days ahead of it, and then both are right."""
+    server, told = stripe_url[0], "shut down"
+    server.clock = lambda: time.time() - 4 * 86_400
+    cli("setup")
+    linked(cli)
+    with PowerManager(cli.db) as pm, tables(pm) as conn:
+        sql = "INSERT INTO billing_invoices (invoice, customer, due_at) VALUES ('in_1', ?, ?)"
+        conn.execute(sql, (CUSTOMER, server.clock() + 86_400))
+    assert f"0 devices told to {told}" in cli("report", code=1)[0], "nor does Stripe take hours of its future"
+    server.clock = time.time
+    assert f"1 devices told to {told}" in cli("report")[0]
 
 
 def test_ctrl_c_is_exit_code_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import power_billing
 import pytest
-from power_billing import BillingError
+from power_billing import BillingError, ledger
 from power_billing.hours import iso
-from power_billing.ledger import by_customer, missed, outbox
+from power_billing.ledger import Entry, by_customer, missed, outbox
 from power_billing.links import links_of
 from power_billing.tables import tables
 from world import CUSTOMER, HOUR, NOW, World
@@ -266,6 +266,25 @@ def test_one_run_at_a_time(world: World) -> None:
 
     world.use(3.0, 2)
     assert world.biller.report(Nested("unused.csv")).complete
+
+
+def test_a_run_reads_no_more_of_the_outbox_than_is_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Years of hours that were sent are left alone, also where one of long ago was refused for good."""
+    world.link()
+    sink = world.sink()
+    with tables(world.pm) as conn:
+        sql = "INSERT INTO billing_outbox (customer, hour, revision, value_wh, state) VALUES (?, ?, 0, 5, ?)"
+        rows = [(CUSTOMER, THIS_HOUR - back, "sent" if back < 3000 else "refused") for back in range(1, 3001)]
+        conn.executemany(sql, rows)
+    read: list[ledger.Entry] = []
+
+    def entry(*parts: object) -> ledger.Entry:
+        read.append(Entry(*parts))  # type: ignore[arg-type]
+        return read[-1]
+
+    monkeypatch.setattr(ledger, "Entry", entry)
+    assert world.biller.report(sink).sent == []
+    assert len(read) < 10
 
 
 def test_a_clock_that_is_set_meanwhile_stops_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,18 @@ def test_deliveries_become_events(service: Service, desk: Desk) -> None:
     assert "stripe: invoice.payment_failed evt_0: taken" in log
     assert SECRET not in log
     assert not re.search(r"Traceback|ERROR", log)
+
+
+def test_who_is_not_stripe_takes_nothing_of_the_writer(service: Service, desk: Desk) -> None:
+    """While a delivery of Stripe's waits for the file, others are refused at once: they are queued nowhere."""
+    body, now = desk.event("invoice.paid"), int(time.time())
+    with ThreadPoolExecutor(1) as pool:
+        with desk.pm.transaction():
+            waiting = pool.submit(service.post, body, sign(body, now))
+            for _ in range(3):
+                assert service.post(body, sign(body, now, "whsec_AnotherSecretAltogether"))[0] == 401
+            assert not waiting.done()
+        assert waiting.result()[0] == 200
 
 
 def test_tables_of_a_later_version_are_a_503(service: Service, desk: Desk) -> None:

@@ -15,8 +15,10 @@ from power_billing.errors import BillingError
 from power_billing.keys import WEBHOOK_SECRET, Secret
 from power_billing.links import link, unlink
 from power_billing.tables import tables
-from power_billing.webhooks import GRACE, POLICY, BadEvent, BadSignature, WebhookSettings, handle, tell_due
+from power_billing.webhooks import GRACE, POLICY, BadEvent, BadSignature, WebhookSettings, handle, tell_due, verified
 from world import CUSTOMER, World
+
+from power_manager import PowerManager
 
 SECRET = "whsec_Ab3dEf6hIj9kLmN0pQrStUv"
 HOUR = 3600
@@ -55,7 +57,8 @@ class Desk:
 
     def send(self, body: bytes) -> str:
         """Deliver a body, signed now."""
-        return handle(self.pm, self.settings, body, sign(body, int(time.time())), lambda: float(self.now))
+        event = verified(self.settings, body, sign(body, int(time.time())), lambda: float(self.now))
+        return handle(self.pm, self.settings, event, lambda: float(self.now))
 
     def fail(self, attempt: int, again: bool, **invoice: object) -> str:
         """A payment has failed; Stripe will try again, or not."""
@@ -214,17 +217,29 @@ def test_a_voided_invoice_is_owed_by_nobody(desk: Desk) -> None:
     assert desk.told() == DOWN + UP
 
 
-def test_a_device_that_changes_hands_is_held_by_its_new_customer(desk: Desk) -> None:
-    """It is told for that one too, and only that one's payment brings it back."""
+def test_a_device_that_changes_hands_comes_back(desk: Desk) -> None:
+    """What its old customer owes holds it no longer, and what its new one owes does."""
     theirs = {"customer": "cus_Next", "invoice": "in_2"}
     desk.fail(4, again=False)
     unlink(desk.pm, "edge")
+    assert desk.told() == DOWN
     link(desk.pm, "edge", "cus_Next")
+    assert desk.told() == [*DOWN, UP[0]]
     desk.fail(4, again=False, **theirs)
     desk.pay()
-    assert desk.told() == [*DOWN, DOWN[0], UP[1]]
+    assert desk.told() == [*DOWN, UP[0], DOWN[0], UP[1]]
     desk.pay(**theirs)
-    assert desk.told() == [*DOWN, DOWN[0], UP[1], UP[0]]
+    assert desk.told() == [*DOWN, UP[0], DOWN[0], UP[1], UP[0]]
+
+
+def test_a_device_that_is_linked_to_its_customer_again_stays_down(desk: Desk) -> None:
+    """Unlinking and linking is no way around a debt."""
+    desk.fail(4, again=False)
+    unlink(desk.pm, "edge")
+    link(desk.pm, "edge", CUSTOMER)
+    assert desk.told() == DOWN
+    desk.pay()
+    assert desk.told() == DOWN + UP
 
 
 def test_an_invoice_that_falls_due_keeps_the_devices_down(world: World) -> None:
@@ -267,6 +282,20 @@ def test_the_grace_period_runs_by_stripes_clock(world: World) -> None:
     assert desk.told() == DOWN
 
 
+def test_the_clock_is_asked_before_the_file_is_locked(world: World) -> None:
+    """It may be Stripe's, over a network: another process writes meanwhile."""
+    desk = Desk(world, grace_hours=2)
+    desk.fail(4, again=False)
+
+    def clock() -> float:
+        with PowerManager(desk.pm.db_path) as other:
+            other.trigger_event("edge", "restore")
+        return desk.now + 2.0 * HOUR
+
+    assert tell_due(desk.pm, clock) == 2
+    assert desk.told() == [UP[0], *DOWN]
+
+
 def test_payment_within_the_grace_period_cancels(world: World) -> None:
     """Nobody is told anything."""
     desk = Desk(world, grace_hours=2)
@@ -304,7 +333,7 @@ def test_a_bad_signature_is_refused(desk: Desk, at: int, secret: str, change: by
     body = desk.event("invoice.paid")
     header = sign(body, int(time.time()) + at, secret)
     with pytest.raises(BadSignature, match=message) as caught:
-        handle(desk.pm, desk.settings, body + change, header)
+        verified(desk.settings, body + change, header)
     assert SECRET not in str(caught.value)
 
 
@@ -314,14 +343,14 @@ def test_a_time_ahead_is_read_as_the_sdk_reads_it(desk: Desk, written: str) -> N
     body, at = desk.event("invoice.paid"), int(time.time()) + 3600
     header = sign(body, at).replace(f"t={at}", "t=" + written.format(at))
     with pytest.raises(BadSignature, match="more than 5 minutes ahead"):
-        handle(desk.pm, desk.settings, body, header)
+        verified(desk.settings, body, header)
 
 
 @pytest.mark.parametrize("header", [None, "", "t=1", "v1=00", "t=x,v1=00", "\x00"])
 def test_a_header_that_is_none_is_refused(desk: Desk, header: str | None) -> None:
     """Missing, empty or half of one."""
     with pytest.raises(BadSignature):
-        handle(desk.pm, desk.settings, desk.event("invoice.paid"), header)
+        verified(desk.settings, desk.event("invoice.paid"), header)
 
 
 def test_a_rolled_secret_leaves_two_signatures(desk: Desk) -> None:
@@ -330,7 +359,7 @@ def test_a_rolled_secret_leaves_two_signatures(desk: Desk) -> None:
     theirs = stripe.WebhookSignature.generate_signature_header(body.decode(), SECRET, now)
     assert theirs == sign(body, now)
     both = sign(body, now, "whsec_TheOldSecretOfLastWeek") + "," + theirs.split(",")[1]
-    assert handle(desk.pm, desk.settings, body, both).endswith("taken")
+    assert handle(desk.pm, desk.settings, verified(desk.settings, body, both)).endswith("taken")
 
 
 @pytest.mark.parametrize(

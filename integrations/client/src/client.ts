@@ -1,7 +1,7 @@
 /** The client: every operation of the service's contract, the queue of readings, and the stream. */
 
-import { PowerError } from "./errors";
-import { type CallOptions, Http, LONGEST_QUERY, path } from "./http";
+import { list, misuse } from "./errors";
+import { type CallOptions, encoded, Http, LONGEST_QUERY, path } from "./http";
 import { type FlushResult, ReadingQueue } from "./queue";
 import type { WebSocketClass } from "./socket";
 import type { StreamStatus } from "./status";
@@ -42,11 +42,6 @@ const MOST_IDS = 100; // in one request
 const LONGEST_MS = 2 ** 31 - 1; // of a timer; a longer one would end at once
 const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/; // what a subprotocol can hold
 
-/** The one who asked for it has given an impossible value. */
-function misuse(message: string): PowerError {
-  return new PowerError("invalid_argument", message);
-}
-
 function baseUrl(given: string): string {
   let url: URL | undefined;
   try {
@@ -77,8 +72,8 @@ function text(moment: Moment | undefined): string | undefined {
 function groups(ids: Iterable<string>): string[][] {
   const made: string[][] = [];
   let room = 0;
-  for (const id of new Set(ids)) {
-    const length = encodeURIComponent(id).length + "&device_id=".length;
+  for (const id of new Set(list("deviceIds", ids))) {
+    const length = encoded(id).length + "&device_id=".length;
     if (room < length || made.at(-1)?.length === MOST_IDS) {
       made.push([]);
       room = LONGEST_QUERY;
@@ -118,7 +113,7 @@ export class PowerClient {
       baseUrl: base,
       token,
       webSocket: options.webSocket ?? globalThis.WebSocket,
-      events: (after, limit) => this.eventsSince(after, { limit }),
+      events: (after, limit, signal) => this.eventsSince(after, { limit, signal }),
     });
   }
 
@@ -176,8 +171,9 @@ export class PowerClient {
 
   /**
    * Take readings in, to be sent in batches of 1,000; one without a timestamp gets this machine's time, at once.
-   * Resolves when the batches that are full have been answered for. It never rejects for them: `flush()` sends the
-   * rest, and says what became of all.
+   * Resolves when the batches that are full have been answered for, well or not: `flush()` sends the rest, and says
+   * what became of all. Call it now and then: what was not acknowledged is held until then, and from 100,000 readings
+   * on `logMany` rejects with the reason of the last failure, and takes none of those that it is given.
    */
   async logMany(readings: Iterable<api.NewReading>, options: CallOptions = {}): Promise<void> {
     return this.#queue.add(readings, options);
@@ -185,7 +181,8 @@ export class PowerClient {
 
   /**
    * Send what `logMany` has taken in, and resolve when the service has acknowledged it or the retries are used up. What
-   * was not acknowledged is given back in `failed`, with the reason: look there, for the client keeps nothing of it.
+   * was not acknowledged is given back in `failed`, with the reason: look there, for the client keeps nothing of it. A
+   * `signal` ends all sending, also of a batch that `logMany` has begun; then all that is left is given back at once.
    */
   async flush(options: CallOptions = {}): Promise<FlushResult> {
     return this.#queue.flush(options);

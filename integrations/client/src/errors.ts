@@ -56,3 +56,14 @@ export class PowerError extends Error {
     return this.code === "timeout";
   }
 }
+
+/** The caller has given an impossible value. */
+export function misuse(message: string, cause?: unknown): PowerError {
+  return new PowerError("invalid_argument", message, { cause });
+}
+
+/** A list that the caller has given. Text is one to JavaScript as well: of letters, which nobody means. */
+export function list<T>(name: string, value: Iterable<T>): Iterable<T> {
+  if (typeof value === "object" && value !== null && Symbol.iterator in value) return value;
+  throw misuse(`${name}: expected a list, got ${value === null ? "null" : typeof value}`);
+}

@@ -1,6 +1,6 @@
 /** One request: its URL, its time limit, its retries, and its answer or a PowerError. */
 
-import { PowerError } from "./errors";
+import { misuse, PowerError } from "./errors";
 import type { ProblemDetails } from "./types.gen";
 
 /** What every call takes. */
@@ -39,15 +39,24 @@ const LONGEST_RETRY_AFTER_MS = 60_000; // beyond that the caller gets the error,
 /** Statuses of what may do the next time. */
 export const WORTH_A_RETRY = new Set([408, 429, 500, 502, 503, 504]);
 
+/** An id as a part of a URL. */
+export function encoded(id: string): string {
+  try {
+    return encodeURIComponent(id);
+  } catch (cause) {
+    throw misuse(`id: ${JSON.stringify(id)} has half of a character`, cause);
+  }
+}
+
 /** A path whose `{}` are the ids, encoded. */
 export function path(template: string, ...ids: string[]): string {
   return template.replace(/\{\}/g, () => {
     const id = ids.shift() as string;
     // Every URL parser takes these two for directories, encoded or not.
-    if (id === "" || id === "." || id === "..") {
-      throw new PowerError("invalid_argument", `id: ${JSON.stringify(id)} cannot be part of a path`);
+    if (typeof id !== "string" || id === "" || id === "." || id === "..") {
+      throw misuse(`id: ${JSON.stringify(id)} cannot be part of a path`);
     }
-    return encodeURIComponent(id);
+    return encoded(id);
   });
 }
 
@@ -68,11 +77,11 @@ function serialize(body: unknown): string {
   try {
     return JSON.stringify(body, (name, value) => {
       if (typeof value !== "number" || Number.isFinite(value)) return value;
-      throw new PowerError("invalid_argument", `${name}: expected a finite number, got ${value}`);
+      throw misuse(`${name}: expected a finite number, got ${value}`);
     });
   } catch (error) {
     if (error instanceof PowerError) throw error;
-    throw new PowerError("invalid_argument", `the body is not JSON: ${(error as Error).message}`, { cause: error });
+    throw misuse(`the body is not JSON: ${(error as Error).message}`, error);
   }
 }
 

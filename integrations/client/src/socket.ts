@@ -19,6 +19,7 @@ export interface SocketOptions {
 
 const LOOK_MS = 15_000;
 const SILENT_MS = 45_000; // three heartbeats of the service
+const LONGEST_PAUSE_MS = 10_000; // between two tries
 const AGAIN = new Set([4408, 4429]); // refused for now
 
 /** The error behind a close code after which trying again is no use; undefined: try again. */
@@ -36,21 +37,25 @@ export class StreamSocket {
   readonly #watch: ReturnType<typeof setInterval>;
   #looked = Date.now();
   #heard = Date.now();
+  readonly #firstPauseMs = 250 + Math.random() * 500; // not all clients at once when the service comes back
   #quiet = false; // what closes now is closed on purpose
+  #endPause = () => {};
 
   constructor(options: SocketOptions) {
     this.#options = options;
     // A browser can send no header with a WebSocket. Offered as a subprotocol the token stays out of URLs and logs.
     const protocols = ["power.v1", ...(options.token === undefined ? [] : [`token.${options.token}`])];
-    // A try that was due when it was closed still asks where to connect, and then does not.
-    const url = () => (this.#quiet ? "" : options.url());
+    // The pauses are made here: partysocket's own would keep a program alive that has closed its streams.
+    const url = async () => {
+      await this.#pause();
+      return this.#quiet ? "" : options.url(); // closed meanwhile: it asks where to connect, and then does not
+    };
     this.#socket = new ReconnectingWebSocket(url, protocols, {
       WebSocket: options.webSocket,
       maxEnqueuedMessages: 0,
       connectionTimeout: 10_000, // the default of 4 s is short for a busy device behind a slow network
-      minReconnectionDelay: 250 + Math.random() * 500, // not all clients at once when the service comes back
-      reconnectionDelayGrowFactor: 1.5,
-      maxReconnectionDelay: 10_000,
+      minReconnectionDelay: 0,
+      maxReconnectionDelay: 0,
       shouldReconnectOnClose: (event) => refusal(event.code, event.reason) === undefined,
     });
     this.#socket.addEventListener("message", (event) => this.#onMessage(event.data));
@@ -81,6 +86,21 @@ export class StreamSocket {
     clearInterval(this.#watch);
     this.#quiet = true;
     this.#socket.close();
+    this.#endPause();
+  }
+
+  /** Wait before a try that is not the first: longer and longer, until it is closed. */
+  async #pause(): Promise<void> {
+    const { retryCount } = this.#socket;
+    if (retryCount === 0) return;
+    const ms = Math.min(this.#firstPauseMs * 1.5 ** (retryCount - 1), LONGEST_PAUSE_MS);
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#endPause = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
   }
 
   #stop(error: PowerError): void {
@@ -90,14 +110,15 @@ export class StreamSocket {
 
   #onMessage(text: unknown): void {
     this.#heard = Date.now();
-    let message: StreamMessage;
     try {
-      message = JSON.parse(text as string);
+      const message: Partial<StreamMessage> | null = JSON.parse(text as string);
+      if (typeof message?.type !== "string") throw new TypeError("no message");
+      this.#options.onMessage(message as StreamMessage);
     } catch (cause) {
-      this.#stop(new PowerError("invalid_response", "the stream sent what is not JSON", { cause }));
-      return;
+      this.#stop(
+        new PowerError("invalid_response", "the stream sent what is no message of a power-service", { cause }),
+      );
     }
-    this.#options.onMessage(message);
   }
 
   /** Reconnect where nothing has come for long: a network can go without a word. */

@@ -6,7 +6,7 @@
  * alone makes it exactly once, over reconnects, restarts, and listeners that come and go.
  */
 
-import { PowerError } from "./errors";
+import { list, misuse, PowerError } from "./errors";
 import { LONGEST_QUERY, queryText, WORTH_A_RETRY } from "./http";
 import { Recent } from "./recent";
 import { StreamSocket, type WebSocketClass } from "./socket";
@@ -44,7 +44,7 @@ export interface StreamSource {
   baseUrl: string;
   token: string | undefined;
   webSocket: WebSocketClass | undefined;
-  events: (after: number, limit: number) => Promise<EventPage>;
+  events: (after: number, limit: number, signal: AbortSignal) => Promise<EventPage>;
 }
 
 const AGAIN_MS = 1_000; // after a file could not be looked into
@@ -78,6 +78,7 @@ export class SharedStream {
   #connection: Connection | undefined;
   #status: StreamStatus = { state: "idle" };
   #begunAnew = false;
+  #looking: AbortController | undefined; // into another file
   #settling = false;
 
   constructor(source: StreamSource) {
@@ -99,7 +100,7 @@ export class SharedStream {
   open(options: StreamOptions): StreamHandle {
     const { after, deviceIds, signal } = options;
     if (after !== undefined && !(Number.isSafeInteger(after) && after >= 0)) {
-      throw new PowerError("invalid_argument", `after: expected a sequence number from 0 on, got ${after}`);
+      throw misuse(`after: expected a sequence number from 0 on, got ${after}`);
     }
     if (!this.#source.webSocket) {
       throw new PowerError(
@@ -107,7 +108,7 @@ export class SharedStream {
         "no WebSocket in this runtime: npm install ws, and new PowerClient({ webSocket: WebSocket }) with the one of ws",
       );
     }
-    const devices = deviceIds && new Set(deviceIds);
+    const devices = deviceIds && new Set(list("deviceIds", deviceIds));
     const listener: Listener = { options, devices, cursor: after, joined: false, told: undefined };
     const close = () => {
       signal?.removeEventListener("abort", close);
@@ -179,6 +180,7 @@ export class SharedStream {
   }
 
   #forget(): void {
+    this.#looking?.abort(); // it would keep a program alive that has closed its streams
     this.#socket?.close();
     this.#socket = undefined;
     this.#meters.clear();
@@ -263,8 +265,10 @@ export class SharedStream {
 
   /** The sequence is behind what a listener has: the file is another one, or was put back from a backup. */
   async #beginAnew(connection: Connection, hello: HelloMessage): Promise<void> {
+    this.#looking = new AbortController();
+    const { signal } = this.#looking;
     try {
-      const common = await this.#recent.common(this.#source.events);
+      const common = await this.#recent.common((after, limit) => this.#source.events(after, limit, signal));
       if (this.#connection !== connection) return;
       this.#moveBack(common, hello.latest);
       this.#begunAnew = true;

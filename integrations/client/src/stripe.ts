@@ -46,13 +46,18 @@ function hourSeconds(hour: Date | string): number {
   return Math.floor(ms / 1000 / HOUR_SECONDS) * HOUR_SECONDS;
 }
 
+/** Without the noise of adding binary fractions: ten times 0.1 Wh are 1 Wh. The service's energies have 9 decimals. */
+function tidy(wh: number): number {
+  return Number(wh.toFixed(9));
+}
+
 /** One hour's event, or none where no watt-hour was completed. */
 function meterEvents(billing: Billing, timestamp: number, totalWh: number, wh: number): MeterEvent[] {
   if (!(wh >= 0 && totalWh >= 0 && totalWh + wh <= MOST_WH)) {
     throw new RangeError(`expected watt-hours from 0 to ${MOST_WH}, got ${totalWh} and ${wh}`);
   }
   // The difference of two floors: what is rounded off now is in a later event, so all of them are never 1 Wh short.
-  const value = Math.floor(totalWh + wh) - Math.floor(totalWh);
+  const value = Math.floor(tidy(totalWh + wh)) - Math.floor(tidy(totalWh));
   if (value === 0) return [];
   const { customerId, eventName } = billing;
   const identifier = `${customerId}:${eventName}:${new Date(timestamp * 1000).toISOString().slice(0, 13)}Z`;
@@ -103,7 +108,7 @@ export function statisticsToMeterEvents(
   const events: MeterEvent[] = [];
   for (const [hour, wh] of [...hours].sort(([a], [b]) => a - b)) {
     events.push(...meterEvents(options, hour, totalWh, wh));
-    totalWh += wh;
+    totalWh = tidy(totalWh + wh);
   }
   return { events, totalWh };
 }

@@ -307,6 +307,27 @@ describe("misuse", () => {
     expect(seen.length).toBe(0);
   });
 
+  test("half of a character is refused as everything else is", async () => {
+    for (const call of [client().device("\ud800"), client().getBudget(["a", "\udc00"])]) {
+      expect(await failure(call)).toMatchObject({
+        code: "invalid_argument",
+        message: expect.stringMatching(/\\ud[8c]00/),
+      });
+    }
+    expect(seen).toEqual([]);
+  });
+
+  test("who has no compiler is told, too: an id that is missing, and one where there should be a list", async () => {
+    const [nothing, one] = [undefined as unknown as string, "edge-001" as unknown as string[]];
+    expect((await failure(client().device(nothing))).message).toBe("id: undefined cannot be part of a path");
+    expect((await failure(client().getBudget(one))).message).toBe("deviceIds: expected a list, got string");
+    const reading = { meter_id: "m", voltage: 1, current_draw: 1 } as unknown as [];
+    expect((await failure(client().logMany(reading))).message).toBe("readings: expected a list, got object");
+    const webSocket = class {};
+    expect(() => client({ webSocket }).stream({ deviceIds: one })).toThrow("deviceIds: expected a list, got string");
+    expect(seen).toEqual([]);
+  });
+
   test("a Date that is none is refused as everything else is", async () => {
     const since = new Date("soon");
     expect((await failure(client().chart("m", { since }))).code).toBe("invalid_argument");

@@ -207,6 +207,16 @@ describe("the package", () => {
     expect(printed).toBe("function,function,function,function\nok\n");
   });
 
+  test("says of its hooks, and of them only, that they are for the browser: server components ask for that", () => {
+    const says = ["index", "react", "stripe"].flatMap((entry) =>
+      ["js", "cjs"].map((kind) => {
+        const file = join(project, "node_modules", "@blackroad", "power-client", "dist", `${entry}.${kind}`);
+        return readFileSync(file, "utf8").startsWith('"use client";');
+      }),
+    );
+    expect(says).toEqual([false, false, true, true, false, false]);
+  });
+
   test("has a lock that is good for every kind of machine", () => {
     const { packages } = JSON.parse(readFileSync(join(ROOT, "package-lock.json"), "utf8"));
     for (const { optionalDependencies = {} } of Object.values<{ optionalDependencies?: object }>(packages)) {

@@ -1,6 +1,6 @@
 /** logMany and flush: what is acknowledged, what is given back, and that nothing is lost or stored twice. */
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import type { FlushResult, NewReading, PowerClient } from "../src";
 import { Service } from "./service";
 
@@ -121,6 +121,69 @@ describe("a signal", () => {
     const result = await client.flush();
     expect([result.received, givenBack(result).length]).toEqual([100, 1_000]);
   });
+});
+
+describe("a service that never answers", () => {
+  let asked = 0;
+  const silent: typeof fetch = (_, init) =>
+    new Promise((_resolve, reject) => {
+      asked++;
+      init?.signal?.addEventListener("abort", () => reject(init.signal?.reason));
+    });
+
+  test("flush's signal ends what logMany has begun, too: all is given back, and the next ones go as ever", async () => {
+    let real = false;
+    const client = service.client({
+      token,
+      timeoutMs: 2 ** 31 - 1,
+      fetch: (input, init) => (real ? fetch(input, init) : silent(input, init)),
+    });
+    asked = 0;
+    const control = new AbortController();
+    const added = client.logMany(some(2_500));
+    await vi.waitFor(() => expect(asked).toBe(1));
+    const flushed = client.flush({ signal: control.signal });
+    control.abort("enough");
+    const { failed, received } = await flushed;
+    await added;
+    expect([received, asked]).toEqual([0, 1]);
+    expect(failed.map(({ error, readings }) => [error.isAborted, error.cause, readings.length])).toEqual([
+      [true, "enough", 1_000],
+      [true, "enough", 1_000],
+      [true, "enough", 500],
+    ]);
+    real = true;
+    await client.logMany(some(10));
+    expect(await client.flush()).toEqual({ received: 10, stored: 10, failed: [] });
+  });
+
+  test("a signal that has ended before flush is called does the same", async () => {
+    const client = service.client({ token, timeoutMs: 2 ** 31 - 1, fetch: silent });
+    asked = 0;
+    const added = client.logMany(some(1_000));
+    await vi.waitFor(() => expect(asked).toBe(1));
+    expect(givenBack(await client.flush({ signal: AbortSignal.abort() })).length).toBe(1_000);
+    await added;
+  });
+});
+
+test("a service that is away, and nobody who flushes: at 100,000 readings logMany says so, and takes no more", async () => {
+  let away = true;
+  const client = service.client({
+    token,
+    retries: 0,
+    fetch: (input, init) => (away ? Promise.reject(new TypeError("away")) : fetch(input, init)),
+  });
+  await client.logMany(some(99_999));
+  await client.logMany(some(1));
+  const refused = client.logMany(some(7));
+  await expect(refused).rejects.toThrow(/logMany: 100000 readings are held .* flush\(\) gives them back .*away/);
+  await expect(refused).rejects.toMatchObject({ name: "PowerError", code: "network" });
+  away = false;
+  const result = await client.flush();
+  expect([result.received, givenBack(result).length]).toEqual([0, 100_000]);
+  await client.logMany(some(5));
+  expect((await client.flush()).received).toBe(5);
 });
 
 test("calls at the same time go one after the other, and each reading is in one answer", async () => {

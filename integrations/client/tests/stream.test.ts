@@ -265,6 +265,23 @@ describe("a file that is another one", () => {
     expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: false });
   });
 
+  test("a stream that is closed while it is looked into ends that, too: nothing keeps Node alive", async () => {
+    const fetch = (_: unknown, init?: RequestInit) =>
+      new Promise<Response>((_resolve, reject) => {
+        init?.signal?.addEventListener("abort", () => reject(init.signal?.reason));
+      });
+    client = new PowerClient({ baseUrl: "http://power.test", webSocket: service.webSocket, fetch });
+    service.add("a");
+    const all = listen({ after: 0 });
+    await settle();
+    service.socket.drop();
+    service.events = [];
+    await settle(2_000);
+    all.handle.close();
+    await settle();
+    expect([all.got, vi.getTimerCount()]).toEqual([[1], 0]);
+  });
+
   test("an event that comes while it is looked into is given in its place", async () => {
     let release = () => {};
     const held = new Promise<void>((resolve) => {
@@ -459,13 +476,26 @@ describe("a connection that goes", () => {
     expect(service.sockets.length).toBe(1);
   });
 
-  test("what is no power-service stops it", async () => {
+  test("one that is closed while it waits to be made again leaves no timer behind, which would keep Node alive", async () => {
+    service.up = false;
     const only = listen();
+    await settle(60_000);
+    expect(only.states().at(-1)).toBe("reconnecting");
+    only.handle.close();
     await settle();
-    service.socket.send("<html>");
-    expect(only.statuses.at(-1)).toMatchObject({ state: "stopped", error: { code: "invalid_response" } });
-    expect(service.socket.readyState).toBe(3);
+    expect(vi.getTimerCount()).toBe(0);
   });
+
+  test.each(["<html>", "null", "7", '"text"', "[]", "{}", '{"type":"event"}'])(
+    "what is no power-service stops it: %s",
+    async (frame) => {
+      const only = listen({ after: 0 });
+      await settle();
+      service.socket.send(frame);
+      expect(only.statuses.at(-1)).toMatchObject({ state: "stopped", error: { code: "invalid_response" } });
+      expect(service.socket.readyState).toBe(3);
+    },
+  );
 });
 
 describe("meters", () => {

@@ -82,6 +82,19 @@ describe("toMeterEvents", () => {
     }
   });
 
+  test.each([0.1, 0.7, 0.3, 1.1, 0.000000001, 0.123456789])(
+    "%d Wh again and again: never one short at any hour",
+    (wh) => {
+      const [one, nano] = [report(meter("main", wh / 2), meter("battery", wh / 2)), BigInt(Math.round(wh * 1e9))];
+      let [totalWh, sent] = [0, 0];
+      for (let hour = 1; hour <= 2_000; hour++) {
+        sent += total(toMeterEvents(one, { ...BILLING, hour: new Date(hour * 3_600_000), totalWh }));
+        totalWh += consumedWh(one);
+        expect(sent).toBe(Number((BigInt(hour) * nano) / 10n ** 9n));
+      }
+    },
+  );
+
   test("less than a watt-hour waits for the next hour", () => {
     const half = report(meter("main", 0.5));
     expect(toMeterEvents(half, { ...BILLING, hour: HOUR })).toEqual([]);
@@ -117,6 +130,12 @@ describe("statisticsToMeterEvents", () => {
     ]);
     expect(totalWh).toBeCloseTo(2.8);
     expect(statisticsToMeterEvents([], { ...BILLING, until: HOUR, totalWh })).toEqual({ events: [], totalWh });
+  });
+
+  test("ten hours of 0.1 Wh are a watt-hour", () => {
+    const rows = Array.from({ length: 10 }, (_, i) => row(new Date(i * 3_600_000).toISOString(), 0.1));
+    const { events, totalWh } = statisticsToMeterEvents(rows, { ...BILLING, until: HOUR });
+    expect([total(events), totalWh]).toEqual([1, 1]);
   });
 
   test("goes on where it was, whatever was closed when", () => {

@@ -1,3 +1,5 @@
+"use client"; // hooks and a context: a page that renders on a server sends them to the browser
+
 /** React hooks over a PowerClient: what the service says now, and then what happens. */
 
 import { useCallback, useSyncExternalStore } from "react";
