@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from itertools import chain, filterfalse, groupby, repeat
+from numbers import Complex, Integral, Number, Real
 from operator import itemgetter, mul
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -119,7 +120,7 @@ _HINTS = {  # by SQLite's primary error name: what to do
 
 
 # What a file can make SQLite, the system, or the reading of its rows raise.
-_FILE_ERRORS = (sqlite3.Error, OSError, MemoryError, ValueError, TypeError, ArithmeticError)
+_FILE_ERRORS = (sqlite3.Error, OSError, MemoryError, ValueError, TypeError, ArithmeticError, LookupError)
 
 
 def _raise_ours(exc: BaseException, path: Path) -> NoReturn:
@@ -286,9 +287,11 @@ class PowerStatistics:
 # --- Schema and SQL ---------------------------------------------------------------------------
 
 _APPLICATION_ID = 0x4252504D  # "BRPM", in the file's header
-# Versions: 0 with application_id 0 is the first release of this tool; 1 had no forwarded_us; 2 is the tables below.
-_SCHEMA_VERSION = 2
+# Versions: 0 with application_id 0 is the first release of this tool; 1 had no forwarded_us; 2 knew in the place of the
+# latest pruned reading only a time up to which readings may have been counted; 3 is the tables below.
+_NO_SCHEMA, _FIRST_SCHEMA, _SCHEMA_VERSION = -1, 0, 3
 _SQLITE_BUSY = 5
+_SUFFIXES = ("-wal", "-shm", "-journal")  # of the files that SQLite keeps beside a database
 
 _SCHEMA = """
 CREATE TABLE devices (
@@ -305,7 +308,8 @@ CREATE TABLE power_meters (
     updated_us INTEGER,                          -- when that present state was
     newest_us INTEGER NOT NULL DEFAULT -1,       -- the latest timestamp ever stored, and its watts
     newest_wattage REAL NOT NULL DEFAULT 0,
-    pruned_us INTEGER NOT NULL DEFAULT -1,       -- recorded readings before it may be counted already
+    pruned_us INTEGER NOT NULL DEFAULT -1,       -- the latest timestamp that prune() took, and its watts
+    pruned_wattage REAL NOT NULL DEFAULT 0,
     alert_level INTEGER NOT NULL DEFAULT 0,      -- 0 none, 1 low, 2 critical
     alerted_us INTEGER NOT NULL DEFAULT 0,       -- when the level's event was last recorded
     forwarded_us INTEGER NOT NULL DEFAULT -1,    -- no reading up to it waits for mark_forwarded()
@@ -319,15 +323,13 @@ CREATE TABLE power_readings (
     meter_key INTEGER NOT NULL REFERENCES power_meters, timestamp INTEGER NOT NULL,  -- microseconds since 1970
     voltage NOT NULL, current_draw NOT NULL, charge_pct NOT NULL, PRIMARY KEY (meter_key, timestamp)
 ) WITHOUT ROWID;
--- Statistics. For check(), the kept_ columns describe the readings that are still there (see _fingerprint), and the
--- pruned_ columns are the part of the energy that belongs to pairs whose earlier reading is not.
+-- Statistics. For check(), the kept_ columns describe the readings that are still there (see _fingerprint).
 CREATE TABLE power_hourly (
     meter_key INTEGER NOT NULL REFERENCES power_meters, hour INTEGER NOT NULL,       -- hours since 1970
     kept_sum INTEGER NOT NULL, kept_count INTEGER NOT NULL,
     reading_count INTEGER NOT NULL, wattage_sum REAL NOT NULL, min_wattage REAL NOT NULL, max_wattage REAL NOT NULL,
     min_charge_pct REAL NOT NULL, max_charge_pct REAL NOT NULL,
-    energy_out_wh REAL NOT NULL, energy_in_wh REAL NOT NULL,
-    pruned_out_wh REAL NOT NULL DEFAULT 0, pruned_in_wh REAL NOT NULL DEFAULT 0, PRIMARY KEY (meter_key, hour)
+    energy_out_wh REAL NOT NULL, energy_in_wh REAL NOT NULL, PRIMARY KEY (meter_key, hour)
 ) WITHOUT ROWID;
 -- A sequence is never used twice: followers resume by it.
 CREATE TABLE power_events (
@@ -366,6 +368,12 @@ _KEY_SQL = {
 _REGISTER_SQL = f"""INSERT INTO devices ({", ".join(_DEVICE_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _DEVICE_COLUMNS[1:])}"""
 _ADD_METER_SQL = "INSERT INTO power_meters (id, device_key, type, name, capacity_wh) VALUES (?, ?, ?, ?, ?)"
+_CHECK_SQL = f"""SELECT meter_key, id, pruned_us, pruned_wattage, charge_pct BETWEEN 0 AND 100
+    AND abs(voltage) <= {_MAX_ELECTRICAL} AND abs(current_draw) <= {_MAX_ELECTRICAL} AND typeof(voltage)
+    || typeof(current_draw) || typeof(charge_pct) || typeof(newest_wattage) || typeof(pruned_wattage)
+        = 'realrealrealrealreal'
+    AND typeof(newest_us) || typeof(pruned_us) || typeof(alert_level) || typeof(alerted_us) || typeof(forwarded_us)
+    || typeof(coalesce(updated_us, 0)) = 'integerintegerintegerintegerintegerinteger' FROM power_meters"""
 _BATTERIES_SQL = """SELECT capacity_wh, charge_pct, coalesce((SELECT avg(v.voltage * v.current_draw) FROM power_values v
     WHERE v.meter_key = m.meter_key AND v.timestamp > m.updated_us - :window AND v.timestamp <= m.updated_us),
     voltage * current_draw) FROM power_meters m WHERE device_key = :key AND type = 'battery'"""
@@ -377,8 +385,9 @@ _LAST_SQL, _NEXT_SQL = (
 )
 _ADD_EVENT_SQL = "INSERT INTO power_events (id, device_key, type, value, timestamp, note) VALUES (?, ?, ?, ?, ?, ?)"
 _INTAKE_SQL = """SELECT m.meter_key, m.device_key, m.type, m.name, m.voltage, m.current_draw, m.charge_pct,
-    m.updated_us, m.newest_us, m.newest_wattage, m.pruned_us, m.alert_level, m.alerted_us, d.low_battery_threshold,
-    d.critical_battery_threshold FROM power_meters m JOIN devices d USING (device_key) WHERE m.id = ?"""
+    m.updated_us, m.newest_us, m.newest_wattage, m.pruned_us, m.pruned_wattage, m.alert_level, m.alerted_us,
+    d.low_battery_threshold, d.critical_battery_threshold
+    FROM power_meters m JOIN devices d USING (device_key) WHERE m.id = ?"""
 _FREE_INSTANT_SQL = """SELECT r.timestamp + 1 FROM power_readings r WHERE meter_key = :key AND timestamp >= :us
     AND EXISTS (SELECT 1 FROM power_readings WHERE meter_key = :key AND timestamp = :us)
     AND NOT EXISTS (SELECT 1 FROM power_readings WHERE meter_key = :key AND timestamp = r.timestamp + 1)
@@ -403,26 +412,21 @@ _BOOK_SQL = """INSERT INTO power_hourly (meter_key, hour, kept_sum, kept_count, 
     energy_out_wh = energy_out_wh + excluded.energy_out_wh, energy_in_wh = energy_in_wh + excluded.energy_in_wh"""
 _ADD_SQL = "UPDATE power_hourly SET {0} = {0} + ?, {1} = {1} + ? WHERE meter_key = ? AND hour = ?"
 _ADD_ENERGY_SQL = _ADD_SQL.format("energy_out_wh", "energy_in_wh")
-_ADD_PRUNED_SQL = _ADD_SQL.format("pruned_out_wh", "pruned_in_wh")
 _ADD_KEPT_SQL = _ADD_SQL.format("kept_sum", "kept_count")
+_PRUNED_SQL = "UPDATE power_meters SET pruned_us = ?, pruned_wattage = ? WHERE meter_key = ? AND pruned_us < ?"
 _TALLY_SQL = """sum(reading_count), sum(wattage_sum), min(min_wattage), max(max_wattage), min(min_charge_pct),
     max(max_charge_pct), sum(energy_out_wh), sum(energy_in_wh)"""
-# The parts of a window: meter keys as JSON, the time it begins after, that hour, the begin of the next. The first hour
-# is taken whole from power_hourly, which comes out as a second column, where prune() has taken readings of it.
-_WHOLE_HOURS_SQL = f"""SELECT meter_key, min(hour) = :hour, {_TALLY_SQL} FROM power_hourly
-    WHERE meter_key IN (SELECT value FROM json_each(:keys))
-        AND (hour > :hour OR hour = :hour AND kept_count < reading_count) GROUP BY meter_key"""
-_RAGGED_HOUR_SQL = """SELECT meter_key, timestamp, voltage, current_draw, charge_pct FROM power_values
-    WHERE meter_key IN (SELECT value FROM json_each(:keys)) AND timestamp > :after AND timestamp < :end
+# The parts of a window, which begins after a time: of each meter the hour of its first reading there, from its
+# readings, and the later ones from power_hourly. Where prune() has taken readings of the window, every hour is whole.
+_WINDOW_SQL = """WITH first (meter_key, hour) AS (
+    SELECT meter_key, CASE WHEN pruned_us > :after THEN :hour - 1 ELSE (SELECT min(timestamp) FROM power_readings r
+        WHERE r.meter_key = m.meter_key AND timestamp > :after) / 3600000000 END
+    FROM power_meters m WHERE meter_key IN (SELECT value FROM json_each(:keys)) LIMIT -1)"""
+_FIRST_HOUR_SQL = f"""{_WINDOW_SQL} SELECT meter_key, timestamp, voltage, current_draw, charge_pct
+    FROM first JOIN power_values USING (meter_key) WHERE timestamp > :after AND timestamp < (hour + 1) * 3600000000
     ORDER BY meter_key, timestamp"""
-# The pair on the two sides of the begin, the later past the ragged hour: power_hourly has its energy, a window has not.
-_STRADDLING_SQL = """SELECT f.meter_key, p.timestamp, p.voltage * p.current_draw,
-        f.timestamp, f.voltage * f.current_draw FROM json_each(:keys) j
-    JOIN power_values f ON f.meter_key = j.value AND f.timestamp =
-        (SELECT min(timestamp) FROM power_readings WHERE meter_key = j.value AND timestamp > :after)
-    JOIN power_values p ON p.meter_key = j.value AND p.timestamp =
-        (SELECT max(timestamp) FROM power_readings WHERE meter_key = j.value AND timestamp <= :after)
-    WHERE f.timestamp >= :end"""
+_WHOLE_HOURS_SQL = f"""{_WINDOW_SQL} SELECT meter_key, {_TALLY_SQL} FROM first f JOIN power_hourly h USING (meter_key)
+    WHERE h.hour > f.hour GROUP BY meter_key"""
 
 # --- Values -----------------------------------------------------------------------------------
 
@@ -431,22 +435,24 @@ _T = TypeVar("_T")
 
 
 def _invalid(name: str, expected: str, value: object) -> InvalidValue:
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except Exception:  # noqa: BLE001  # a number of too many digits, or anybody's __repr__
+        shown = f"a {type(value).__name__}"
     return InvalidValue(f"{name}: expected {expected}, got {shown if len(shown) <= 80 else shown[:77] + '...'}")
 
 
 def _number(name: str, value: Any, low: float, high: float, unit: str) -> float:
-    """The value as a float from low to high; Decimal and NumPy scalars are numbers too."""
-    if not isinstance(value, (str, bytes, bytearray, bool)) and hasattr(type(value), "__float__"):
+    """The value as a float from low to high; Decimal and NumPy scalars are numbers too, truth values are not."""
+    real = isinstance(value, Real) or (isinstance(value, Number) and not isinstance(value, Complex))
+    if real and not isinstance(value, bool):
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if low <= number <= high:  # false for NaN
             return number
-    bounds = f"a number from {low:g} to {high:g}"
-    if high >= _MAX_QUANTITY:
-        bounds = "a finite number" + (" of at least 0" if low == 0 else "")
+    bounds = "a finite number" if high == _MAX_FLOAT else f"a number from {low:g} to {high:g}"
     raise _invalid(name, f"{bounds} ({unit})", value)
 
 
@@ -463,7 +469,7 @@ def _electrical(voltage: Any, current: Any, charge_pct: Any) -> tuple[float, flo
 
 
 def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(type(value), "__index__") or value < 0:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise _invalid(name, "a whole number of at least 0", value)
     return min(int(value), _MAX_INTEGER)
 
@@ -474,7 +480,7 @@ def _text(name: str, value: Any, limit: int = _MAX_TEXT) -> str:
         raise _invalid(name, f"text of 1 to {limit} characters", value)
     if re.search("[\0\ud800-\udfff]", value):
         raise _invalid(name, "text without NUL or lone surrogates", value)
-    return str(value)
+    return str.__str__(value)  # of a subclass, such as an enum, what it is equal to
 
 
 def _optional(check: Callable[..., Any], name: str, value: Any, *limits: Any) -> Any:
@@ -504,12 +510,38 @@ def _path(name: str, value: Any) -> Path:
     return Path(value)
 
 
+def _device(
+    device_id: Any, name: Any, shutdown_threshold: Any, target_wh: Any, low: Any = None, critical: Any = None
+) -> DeviceRecord:
+    """A device of checked values."""
+    device = DeviceRecord(
+        _text("device_id", device_id),
+        _text("name", name),
+        _number("shutdown_threshold", shutdown_threshold, 0, _MAX_QUANTITY, "W"),
+        _optional(_number, "target_wh", target_wh, 0, _MAX_QUANTITY, "Wh a day"),
+        _optional(_number, "low_battery_threshold", low, 0, 100, "%"),
+        _optional(_number, "critical_battery_threshold", critical, 0, 100, "%"),
+    )
+    low_pct, critical_pct = _thresholds(device.low_battery_threshold, device.critical_battery_threshold)
+    if critical_pct >= low_pct and critical is None:
+        raise _invalid("low_battery_threshold", f"more than the critical threshold, {critical_pct:g} %", low_pct)
+    if critical_pct >= low_pct:
+        raise _invalid("critical_battery_threshold", f"less than the low threshold, {low_pct:g} %", critical_pct)
+    return device
+
+
+def _new_meter(name: Any, capacity_wh: Any) -> tuple[str | None, float]:
+    """Name and capacity of a meter, checked."""
+    return _optional(_text, "name", name), _number("capacity_wh", capacity_wh, 0, _MAX_QUANTITY, "Wh")
+
+
 # --- Calculations -----------------------------------------------------------------------------
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
 Point = tuple[int, float]  # microseconds since 1970, watts
+_NEVER: Point = (-_END_OF_TIME, 0.0)  # stands for no reading: farther away than any max_gap
 Row = tuple[int, float, float, float]  # microseconds since 1970, volts, amperes, percent
 
 
@@ -526,7 +558,7 @@ def _iso(us: int) -> str:
 
 
 def _parse_iso(text: str) -> datetime:
-    """Read ISO 8601 text alike on every Python: 3.10 knows neither Z nor +0000, nor 1 to 9 decimals."""
+    """Read ISO 8601 text; with Z, +0000 or 1 to 9 decimals on Python 3.10 too, which knows none of them."""
     try:
         return datetime.fromisoformat(text)
     except ValueError:
@@ -565,13 +597,13 @@ def _point(row: Row) -> Point:
     return row[0], row[1] * row[2]
 
 
-def _energy(earlier: Point | None, later: Point, max_gap_us: int) -> tuple[float, float]:
+def _energy(earlier: Point, later: Point, max_gap_us: int) -> tuple[float, float]:
     """Watt-hours out and in between neighbouring readings, by the trapezoid rule; none over a longer gap: nobody knows.
 
     >>> _energy((0, 10.0), (1_800_000_000, 20.0), 3_600_000_000)  # half an hour
     (7.5, 0.0)
     """
-    if earlier is None or later[0] - earlier[0] > max_gap_us:
+    if later[0] - earlier[0] > max_gap_us:
         return 0.0, 0.0
     energy = (earlier[1] + later[1]) * (later[0] - earlier[0]) / (2 * _HOUR)
     return max(energy, 0.0), max(-energy, 0.0)
@@ -593,11 +625,11 @@ class _Tally(NamedTuple):
     energy_in_wh: float
 
     @classmethod
-    def of(cls, rows: Sequence[Row], earlier: Point | None, max_gap_us: int) -> _Tally:
+    def of(cls, rows: Sequence[Row], earlier: Point, max_gap_us: int) -> _Tally:
         """Of readings in order of time, after `earlier`; the energy of a pair, as in _energy, belongs to the later."""
         times, volts, amperes, charges = zip(*rows)
         watts = [*map(mul, volts, amperes)]
-        at, powers = (times, watts) if earlier is None else ((earlier[0], *times), [earlier[1], *watts])
+        at, powers = (earlier[0], *times), [earlier[1], *watts]
         steps = [(a + b) * (t - s) for s, t, a, b in zip(at, at[1:], powers, powers[1:]) if t - s <= max_gap_us]
         energy_out = sum([step for step in steps if step > 0.0]) / (2 * _HOUR)
         energy_in = sum([-step for step in steps if step < 0.0]) / (2 * _HOUR)
@@ -625,10 +657,14 @@ def _fingerprint(rows: Sequence[Row]) -> int:
     return sum([int(v * 1e7) + 3 * int(c * 1e7) + 7 * int(q * 1e5) + 11 * (us % _HOUR) for us, v, c, q in rows])
 
 
-def _by_hour(rows: Iterable[Row], earlier: Point | None, max_gap_us: int) -> Iterator[tuple[int, int, _Tally]]:
+def _by_hour(
+    rows: Iterable[Row], earlier: Point, max_gap_us: int, pruned: Point = _NEVER
+) -> Iterator[tuple[int, int, _Tally]]:
     """The hours since 1970 that rows, in order of time, fall into, each with its fingerprint and tally."""
     for hour, group in groupby(rows, lambda row: row[0] // _HOUR):
         part = list(group)
+        if earlier[0] <= pruned[0] < part[0][0]:
+            earlier = pruned
         yield hour, _fingerprint(part), _Tally.of(part, earlier, max_gap_us)
         earlier = _point(part[-1])
 
@@ -655,6 +691,11 @@ def _runtime_hours(batteries: Iterable[tuple[float, float, float]]) -> float | N
     known = [battery for battery in batteries if battery[0] > 0]
     watts = sum(battery[2] for battery in known)
     return round(sum(capacity * charge / 100 for capacity, charge, _ in known) / watts, 2) if watts > 0 else None
+
+
+def _point_at(us: int, wattage: float) -> Point:
+    """A reading that the file remembers by these; a time before 1970 says that there is none."""
+    return (us, wattage) if us >= 0 else _NEVER
 
 
 def _packed(values: Iterable[float], scale: float) -> list[int | float]:
@@ -743,23 +784,30 @@ def _problems(of: str, found: Iterable[str]) -> Iterator[str]:
         yield f"{of}: a damaged value ({exc})"
 
 
-def _check_meter(conn: sqlite3.Connection, key: int, pruned_us: int, max_gap_us: int) -> Iterator[str]:
-    """Compare a meter's power_hourly with its readings, as far as they are kept."""
-    sums = f"SELECT hour, kept_sum, kept_count, pruned_out_wh, pruned_in_wh, {', '.join(_Tally._fields)}"
+def _check_meter(conn: sqlite3.Connection, meter: Sequence[Any], max_gap_us: int) -> Iterator[str]:
+    """Compare a meter's power_hourly with its readings, as far as they are kept; the meter is a row of _CHECK_SQL."""
+    key, _, pruned = meter[0], meter[1], _point_at(*meter[2:4])
+    if not meter[4]:
+        yield "its present state is damaged"
+    sums = f"SELECT hour, kept_sum, kept_count, {', '.join(_Tally._fields)}"
     booked = {row[0]: row[1:] for row in conn.execute(f"{sums} FROM power_hourly WHERE meter_key = ?", (key,))}
     kept = conn.execute(_VALUES_SQL + " ORDER BY timestamp", {"key": key})
-    for hour, fingerprint, tally in _by_hour(kept, None, max_gap_us):
-        kept_sum, kept_count, pruned_out, pruned_in, *stored = booked.pop(hour, (0,) * 12)
+    for hour, fingerprint, tally in _by_hour(kept, _NEVER, max_gap_us, pruned):
+        kept_sum, kept_count, *stored = booked.pop(hour, (0,) * 10)
         same = (kept_sum, kept_count) == (fingerprint, tally.reading_count)
         if same and stored[0] == kept_count:
-            expected = (*tally[:6], tally.energy_out_wh + pruned_out, tally.energy_in_wh + pruned_in)
-            same = all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) for a, b in zip(stored, expected))
+            # The energy of a pair whose earlier reading was pruned is known for the latest of those only.
+            count = len(stored) if hour > pruned[0] // _HOUR else 6
+            # What sums of large numbers of both signs, added in another order, may differ by.
+            slack = 1e-9 + 1e-11 * kept_count * max(map(abs, tally[2:4])) * max(1.0, max_gap_us / _HOUR)
+            pairs = zip(stored[:count], tally)
+            same = all(math.isclose(a, b, rel_tol=1e-9, abs_tol=slack) for a, b in pairs)
         elif same:
-            same = stored[0] > kept_count and hour <= pruned_us // _HOUR
+            same = stored[0] > kept_count and hour <= pruned[0] // _HOUR
         if not same:
             yield f"readings and statistics of the hour {_iso(hour * _HOUR)} do not agree"
-    for hour, (_, kept_count, _, _, reading_count, *_rest) in booked.items():
-        if kept_count or hour > pruned_us // _HOUR:
+    for hour, (_, kept_count, reading_count, *_rest) in booked.items():
+        if kept_count or hour > pruned[0] // _HOUR:
             yield f"{kept_count or reading_count} readings of the hour {_iso(int(hour) * _HOUR)} are gone"
 
 
@@ -772,13 +820,13 @@ class _Meter:
     def __init__(self, id_: str, row: Sequence[Any]) -> None:
         self.key, self.device_key, kind, name = row[:4]
         self.voltage, self.current_draw, self.charge_pct, self.updated_us = row[4:8]
-        self.newest_us, newest_wattage, self.pruned_us, self.alert_level, self.alerted_us = row[8:13]
-        self.low, self.critical = _thresholds(*row[13:])
+        self.newest_us, (self.alert_level, self.alerted_us) = row[8], row[12:14]
+        self.stored, self.pruned = _point_at(*row[8:10]), _point_at(*row[10:12])  # the latest of each
+        self.low, self.critical = _thresholds(*row[14:])
         self.label = name or id_
         self.runs_empty = kind in _RUN_EMPTY
         self.waiting: list[Row] = []
         self.ordered = True  # the waiting rows are in order of time, and later than all stored ones
-        self.stored: Point = (self.newest_us, newest_wattage)  # the newest one; before 1970 where there is none
         self.late_us = _END_OF_TIME  # the earliest that came after a later one
 
 
@@ -802,7 +850,9 @@ class _Intake:
         """The meter with that id. Raises NotFound."""
         known = self._meters.get(meter_id) if type(meter_id) is str else None
         if known is None:
-            known = self._meters[meter_id] = _Meter(meter_id, _find(self._conn, "meter_id", meter_id, _INTAKE_SQL))
+            id_ = _text("meter_id", meter_id)  # one meter has one entry, whatever kind of text names it
+            known = self._meters.get(id_) or _Meter(id_, _find(self._conn, "meter_id", id_, _INTAKE_SQL))
+            self._meters[id_] = known
         return known
 
     def take(self, meter_id: str, voltage: float, current: float, charge_pct: float | None, us: int | None) -> Row:
@@ -816,7 +866,7 @@ class _Intake:
             meter.updated_us, meter.voltage, meter.current_draw, meter.charge_pct = row
             if meter.runs_empty and (meter.alert_level or row[3] <= meter.low):
                 self._alert(meter, us)
-        elif us < meter.pruned_us:
+        elif us <= meter.pruned[0]:
             self.pruned += 1
             return row
         if us > meter.newest_us:
@@ -875,41 +925,38 @@ class _Intake:
             _log.warning("%s: %d readings older than what prune() has left were not stored", path, self.pruned)
 
     def _store(self, meter: _Meter, rows: Sequence[Row]) -> None:
-        """Store rows in order of time, run by run: those between the same two stored readings."""
+        """Store rows in order of time, run by run: those between the same two readings, stored or latest pruned."""
         start = 0
         while start < len(rows):
-            us, end = rows[start][0], len(rows)
-            earlier, later = meter.stored if meter.stored[0] >= 0 else None, None
-            if us <= meter.stored[0]:
+            us, end, pruned = rows[start][0], len(rows), meter.pruned
+            earlier, later = meter.stored, None
+            if us <= earlier[0]:
                 later = self._conn.execute(_NEXT_SQL, (meter.key, us)).fetchone()
                 if later is not None and later[0] == us:  # already there
                     start += 1
                     continue
                 meter.late_us = min(meter.late_us, us)
-                earlier = self._conn.execute(_LAST_SQL, (meter.key, us)).fetchone()
-                end = bisect_left(rows, later[0] if later else meter.stored[0] + 1, start, key=itemgetter(0))
-            self._store_run(meter, rows[start:end], earlier, later)
+                earlier = self._conn.execute(_LAST_SQL, (meter.key, us)).fetchone() or _NEVER
+                if earlier[0] <= pruned[0] < us:
+                    earlier = pruned
+                elif pruned[0] >= us and (later is None or pruned[0] < later[0]):
+                    later = pruned
+                end = bisect_left(rows, later[0] if later else meter.stored[0] + 1, start + 1, key=itemgetter(0))
+            self._store_run(meter, rows[start:end], earlier, None if later is pruned else later)
             start = end
 
-    def _move(self, sql: str, meter: _Meter, new: Point, old: Point | None, later: Point) -> None:
-        """Add the energy from new to later, less that from old to later, to the hour of later."""
-        energies = zip(_energy(new, later, self._max_gap_us), _energy(old, later, self._max_gap_us))
-        self._conn.execute(sql, (*[energy - less for energy, less in energies], meter.key, later[0] // _HOUR))
-
-    def _store_run(self, meter: _Meter, run: Sequence[Row], earlier: Point | None, later: Point | None) -> None:
-        """Store rows that are new and that no stored reading separates, and book their hours."""
-        key, last = meter.key, _point(run[-1])
+    def _store_run(self, meter: _Meter, run: Sequence[Row], earlier: Point, later: Point | None) -> None:
+        """Store rows that are new and that no reading separates, and book their hours."""
+        key, last, gap = meter.key, _point(run[-1]), self._max_gap_us
         times, voltages, currents, charges = zip(*run)
         packed = zip(repeat(key), times, _packed(voltages, 1e6), _packed(currents, 1e6), _packed(charges, 1e2))
         self._conn.executemany("INSERT INTO power_readings VALUES (?, ?, ?, ?, ?)", packed)
         self.stored += len(run)
-        for hour, fingerprint, tally in _by_hour(run, earlier, self._max_gap_us):
+        for hour, fingerprint, tally in _by_hour(run, earlier, gap):
             self._conn.execute(_BOOK_SQL, (key, hour, fingerprint, tally.reading_count, *tally))
-        if earlier is meter.stored and earlier[0] < meter.pruned_us:  # it is pruned, and still known
-            kept, first = self._conn.execute(_LAST_SQL, (key, times[0])).fetchone(), _point(run[0])
-            self._move(_ADD_PRUNED_SQL, meter, earlier, kept, first)
         if later is not None:  # the trapezoid that spanned the run gives way to the run's last one
-            self._move(_ADD_ENERGY_SQL, meter, last, earlier, later)
+            moved = [new - old for new, old in zip(_energy(last, later, gap), _energy(earlier, later, gap))]
+            self._conn.execute(_ADD_ENERGY_SQL, (*moved, key, later[0] // _HOUR))
         if last[0] > meter.stored[0]:
             meter.stored = last
 
@@ -922,16 +969,20 @@ _FIRST_RELEASE = {
     "power_events": "id device_id type value timestamp note",
     "power_readings": "id meter_id voltage current_draw charge_pct timestamp",
 }
-# What has no place in the present tables fails a constraint or a condition, and stays.
+# What has no place in the present tables fails a constraint or a condition, and stays; what was moved, and could not be
+# made today, goes back.
 _UPGRADE_SQL = """
 INSERT OR IGNORE INTO devices (id, name, shutdown_threshold, target_wh)
-    SELECT id, name, coalesce(shutdown_threshold, 3.0), target_wh FROM first_release_devices ORDER BY rowid;
+    SELECT id, CASE WHEN trim(name) = '' THEN id ELSE name END, coalesce(shutdown_threshold, 3.0), target_wh
+    FROM first_release_devices ORDER BY rowid;
+DELETE FROM devices WHERE NOT fits_device(id, name, shutdown_threshold, target_wh);
 INSERT OR IGNORE INTO power_meters (id, device_key, type, name, capacity_wh, voltage, current_draw, charge_pct)
-    SELECT m.id, device_key, m.type, m.name, coalesce(m.capacity_wh, 0.0),
+    SELECT m.id, device_key, m.type, CASE WHEN trim(m.name) <> '' THEN m.name END, coalesce(m.capacity_wh, 0.0),
         CAST(coalesce(m.voltage, 0) AS REAL), CAST(coalesce(m.current_draw, 0) AS REAL),
         min(max(CAST(coalesce(m.charge_pct, 100) AS REAL), 0.0), 100.0)
     FROM first_release_power_meters m JOIN devices d ON d.id = m.device_id
     WHERE m.type IN ('main', 'battery', 'solar', 'ups') ORDER BY m.rowid;
+DELETE FROM power_meters WHERE NOT fits_meter(id, name, capacity_wh, voltage, current_draw);
 INSERT OR IGNORE INTO power_events (id, device_key, type, value, timestamp, note)
     SELECT e.id, device_key, e.type, coalesce(e.value, 0.0), first_release_us(e.timestamp) AS us, e.note
     FROM first_release_power_events e JOIN devices d ON d.id = e.device_id
@@ -940,6 +991,26 @@ DELETE FROM first_release_devices WHERE id IN (SELECT id FROM devices);
 DELETE FROM first_release_power_meters WHERE id IN (SELECT id FROM power_meters);
 DELETE FROM first_release_power_events WHERE id IN (SELECT id FROM power_events);
 """
+
+
+# From a version to the one after it.
+_NEXT_VERSION_SQL = {
+    1: "ALTER TABLE power_meters ADD COLUMN forwarded_us INTEGER NOT NULL DEFAULT -1",
+    # That time was the first kept reading's, or a max_gap after the latest pruned one. In the first case that one is
+    # put a microsecond before, with the watts that make the energy between them what it was.
+    2: """ALTER TABLE power_meters ADD COLUMN pruned_wattage REAL NOT NULL DEFAULT 0;
+UPDATE power_meters SET pruned_us = newest_us, pruned_wattage = newest_wattage
+    WHERE pruned_us >= 0 AND NOT EXISTS (SELECT 1 FROM power_readings r WHERE r.meter_key = power_meters.meter_key);
+UPDATE power_meters SET pruned_us = max(pruned_us - 1 - (SELECT value FROM power_settings WHERE name = 'max_gap_us'), 0)
+    WHERE pruned_us >= 0 AND pruned_us <> newest_us AND NOT EXISTS
+        (SELECT 1 FROM power_readings r WHERE r.meter_key = power_meters.meter_key AND timestamp = pruned_us);
+UPDATE power_meters SET pruned_us = pruned_us - 1, pruned_wattage =
+        (SELECT 7.2e9 * (pruned_out_wh - pruned_in_wh) - voltage * current_draw
+        FROM power_values v JOIN power_hourly h ON h.meter_key = v.meter_key AND hour = timestamp / 3600000000
+        WHERE v.meter_key = power_meters.meter_key AND timestamp = pruned_us)
+    WHERE EXISTS (SELECT 1 FROM power_readings r
+        WHERE r.meter_key = power_meters.meter_key AND timestamp = pruned_us)""",
+}
 
 
 def _sync(path: Path, flags: int) -> None:
@@ -987,19 +1058,19 @@ def _create_private(path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _kind_of(conn: sqlite3.Connection, path: Path) -> str:
-    """Whose the file is: "new", "first release", "version 1" or "ours"; anything else is refused by name."""
+def _schema_of(conn: sqlite3.Connection, path: Path) -> int:
+    """The version of the file's schema, _NO_SCHEMA of an empty file; one that is not ours is refused by name."""
     application_id, version = _pragma(conn, "application_id"), _pragma(conn, "user_version")
     if application_id == _APPLICATION_ID:
-        if version in (1, _SCHEMA_VERSION):
-            return "ours" if version == _SCHEMA_VERSION else "version 1"
+        if 0 < version <= _SCHEMA_VERSION:
+            return int(version)
         raise StorageError(path, f"its schema {version} is not {_SCHEMA_VERSION}: open it with a newer power_manager")
     if (application_id, version) == (0, 0):
         if not _pragma(conn, "schema_version"):
-            return "new"
+            return _NO_SCHEMA
         columns = {table: {row[1] for row in conn.execute(f"PRAGMA table_info({table})")} for table in _FIRST_RELEASE}
         if all(columns[table].issuperset(names.split()) for table, names in _FIRST_RELEASE.items()):
-            return "first release"
+            return _FIRST_SCHEMA
     raise StorageError(path, "a database of another program: name another file")
 
 
@@ -1019,27 +1090,27 @@ def _switched_to_wal(conn: sqlite3.Connection) -> str:
 def _make_ours(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> int:
     """Put an identified file into WAL mode and, in one transaction, onto the present schema; return its max_gap."""
     conn.execute("BEGIN")  # one look: another process may be making it
-    kind = _kind_of(conn, path)
+    version = _schema_of(conn, path)
     conn.execute("COMMIT")
-    if kind == "new":
+    if version == _NO_SCHEMA:
         conn.execute("PRAGMA page_size = 1024")  # bytes: a commit writes whole pages, and flash wears out by them
     mode = _switched_to_wal(conn)
     if mode != "wal" and str(path) != ":memory:":
         raise StorageError(path, f"this place cannot hold a WAL database (it says {mode!r}): use a local disk")
-    if kind != "ours":
+    if version != _SCHEMA_VERSION:
         conn.execute("BEGIN IMMEDIATE")  # closing the connection rolls back
-        kind = _kind_of(conn, path)  # another process may have been faster
-        if kind == "first release":
+        version = _schema_of(conn, path)  # another process may have been faster
+        for older in range(version, _SCHEMA_VERSION) if version > _FIRST_SCHEMA else ():
+            _script(conn, _NEXT_VERSION_SQL[older])
+        if version == _FIRST_SCHEMA:
             for table in _FIRST_RELEASE:
                 conn.execute(f"ALTER TABLE {table} RENAME TO first_release_{table}")
-        if kind == "version 1":
-            conn.execute("ALTER TABLE power_meters ADD COLUMN forwarded_us INTEGER NOT NULL DEFAULT -1")
-        elif kind != "ours":
+        if version <= _FIRST_SCHEMA:
             _script(conn, _SCHEMA)
             conn.execute("INSERT INTO power_settings VALUES ('max_gap_us', ?)", (max_gap_us,))
             conn.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         conn.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        if kind == "first release":
+        if version == _FIRST_SCHEMA:
             _upgrade_first_release(conn, path, max_gap_us)
         conn.execute("COMMIT")
     conn.execute("PRAGMA foreign_keys = ON")
@@ -1061,14 +1132,31 @@ def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int
         except (TypeError, ValueError):
             return None
 
+    def fits(check: Callable[..., object]) -> Callable[..., bool]:
+        def fitting(*values: Any) -> bool:
+            try:
+                check(*values)
+            except InvalidValue:
+                return False
+            return True
+
+        return fitting
+
+    def meter(id_: Any, name: Any, capacity_wh: Any, voltage: Any, current: Any) -> None:
+        _text("meter_id", id_)
+        _new_meter(name, capacity_wh)
+        _electrical(voltage, current, None)
+
     conn.create_function("first_release_us", 1, microseconds)
+    conn.create_function("fits_device", 4, fits(_device))
+    conn.create_function("fits_meter", 5, fits(meter))
     _script(conn, _UPGRADE_SQL)
     intake, moved = _Intake(conn, max_gap_us, None, int), []
     intake.alerting = False  # its alerts are recorded already
     for (id_,) in conn.execute("SELECT id FROM power_meters").fetchall():
-        meter = intake.meter(id_)
-        if meter.runs_empty:
-            meter.alert_level = _alert_level(0, meter.charge_pct, meter.low, meter.critical)
+        known = intake.meter(id_)
+        if known.runs_empty:
+            known.alert_level = _alert_level(0, known.charge_pct, known.low, known.critical)
     sql = """SELECT r.rowid, m.id, r.voltage, r.current_draw, coalesce(r.charge_pct, 100.0),
         first_release_us(r.timestamp) FROM first_release_power_readings r JOIN power_meters m ON m.id = r.meter_id
         ORDER BY r.rowid"""
@@ -1110,6 +1198,8 @@ class PowerManager:
 
     # --- Lifecycle
 
+    _closed = True  # until it is open: for __del__
+
     def __init__(
         self,
         db_path: str | os.PathLike[str] = DB_PATH,
@@ -1119,7 +1209,6 @@ class PowerManager:
         max_gap: float = _DEFAULT_MAX_GAP,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._closed = True  # until it is open: for __del__
         self.db_path = _path("db_path", db_path)
         if durability not in ("full", "normal"):
             raise _invalid("durability", "'full' or 'normal'", durability)
@@ -1140,10 +1229,10 @@ class PowerManager:
         self._closed = False
 
     def _open(self, max_gap_us: int) -> sqlite3.Connection:
-        if not self._memory and self._path.is_dir():
-            raise StorageError(self.db_path, "this is a directory: name a file in it")
         with contextlib.ExitStack() as undo:
             try:
+                if not self._memory and self._path.is_dir():
+                    raise StorageError(self.db_path, "this is a directory: name a file in it")
                 if not self._memory and not self._path.exists():
                     _create_private(Path(os.path.realpath(self._path)))
                 conn = _connect(self._path, self._durability)
@@ -1190,7 +1279,7 @@ class PowerManager:
         """Group any calls into one commit: all of them are stored, or none.
 
         Nests: an inner block that fails takes back its own calls only. Any exception rolls back, and goes on. Other
-        threads' writes, and other processes', wait meanwhile.
+        threads' writes, and other processes', wait meanwhile; those of other tasks of this thread are part of it.
         """
         with self._writing(), self._foreign_code():
             yield self
@@ -1238,7 +1327,7 @@ class PowerManager:
                     conn.execute(commit)
                 except BaseException:
                     if conn.in_transaction:
-                        conn.execute(rollback)
+                        self._roll_back(conn, rollback)
                     raise
                 finally:
                     self._depth, self._owner = depth, self._owner if depth else 0
@@ -1247,10 +1336,18 @@ class PowerManager:
                     raise
                 _raise_ours(exc, self.db_path)
 
+    @staticmethod
+    def _roll_back(conn: sqlite3.Connection, rollback: str) -> None:
+        """Undo a transaction, or a part of one; all of it where an interrupt came after that part's own end."""
+        try:
+            conn.execute(rollback)
+        except sqlite3.Error:
+            conn.execute("ROLLBACK")
+
     def _check_unbroken(self) -> None:
         """On some errors, as a full disk, SQLite itself rolls back; what followed would commit by itself."""
         if not self._writer.in_transaction:
-            reason = "an earlier error has rolled this transaction back: nothing of it is stored"
+            reason = "an earlier error has rolled this transaction back, or somebody has ended it: begin another"
             raise StorageError(self.db_path, reason)
 
     @contextlib.contextmanager
@@ -1301,19 +1398,8 @@ class PowerManager:
         two battery thresholds are in % of charge and override the constants for this device; critical must be below
         low. Raises InvalidValue.
         """
-        device = DeviceRecord(
-            _text("device_id", device_id),
-            _text("name", name),
-            _number("shutdown_threshold", shutdown_threshold, 0, _MAX_QUANTITY, "W"),
-            _optional(_number, "target_wh", target_wh, 0, _MAX_QUANTITY, "Wh a day"),
-            _optional(_number, "low_battery_threshold", low_battery_threshold, 0, 100, "%"),
-            _optional(_number, "critical_battery_threshold", critical_battery_threshold, 0, 100, "%"),
-        )
-        low, critical = _thresholds(device.low_battery_threshold, device.critical_battery_threshold)
-        if critical >= low and critical_battery_threshold is None:
-            raise _invalid("low_battery_threshold", f"more than the critical threshold, {critical:g} %", low)
-        if critical >= low:
-            raise _invalid("critical_battery_threshold", f"less than the low threshold, {low:g} %", critical)
+        thresholds = low_battery_threshold, critical_battery_threshold
+        device = _device(device_id, name, shutdown_threshold, target_wh, *thresholds)
         with self._writing() as conn:
             conn.execute(_REGISTER_SQL, dataclasses.astuple(device))
         return device
@@ -1336,8 +1422,7 @@ class PowerManager:
         meter_type is a MeterType or its text, capacity_wh watt-hours (default 0.0: not known). Raises NotFound,
         InvalidValue.
         """
-        kind, name = _member(MeterType, "meter_type", meter_type), _optional(_text, "name", name)
-        capacity = _number("capacity_wh", capacity_wh, 0, _MAX_QUANTITY, "Wh")
+        kind, (name, capacity) = _member(MeterType, "meter_type", meter_type), _new_meter(name, capacity_wh)
         meter_id = os.urandom(12).hex()  # 96 bits: unique over any fleet
         with self._writing() as conn:
             device_key = _find(conn, "device_id", device_id)[0]
@@ -1425,9 +1510,10 @@ class PowerManager:
             self._foreign = exc
             raise
 
-    def _ago(self, name: str, span: float, unit_us: int, unit: str) -> int:
+    def _ago(self, name: str, span: float, unit_us: int, unit: str, now: int | None = None) -> int:
         """The time that long before now, in microseconds since 1970; -1 where that is before."""
-        return max(self._now() - _span(name, span, unit_us, unit), -1)
+        before = _span(name, span, unit_us, unit)
+        return max((self._now() if now is None else now) - before, -1)
 
     def calculate_wattage(self, meter_id: str) -> float:
         """Present watts of a meter, rounded to 4 decimals. Raises NotFound."""
@@ -1553,24 +1639,12 @@ class PowerManager:
         return self._rows_of(make, "meter_id", meter_id, sql, first=first * hours)
 
     def _window(self, conn: sqlite3.Connection, keys: Sequence[int], after: int) -> dict[int, _Tally]:
-        """Statistics, by meter, of the readings later than a time: the same as brute force over them.
-
-        The hours wholly inside come from power_hourly, the ragged first one from its readings, or whole from
-        power_hourly where prune() has taken some of those.
-        """
-        hour = after // _HOUR
-        values = {"keys": json.dumps(list(keys)), "after": after, "hour": hour, "end": (hour + 1) * _HOUR}
-        whole = conn.execute(_WHOLE_HOURS_SQL, values).fetchall()
-        found = {key: _Tally(*row) for key, _, *row in whole}
-        pruned = {key for key, first, *_ in whole if first}
-        values["keys"] = json.dumps([key for key in keys if key not in pruned])
-        for key, rows in groupby(conn.execute(_RAGGED_HOUR_SQL, values), itemgetter(0)):
-            part = _Tally.of([row[1:] for row in rows], None, self._max_gap_us)
+        """Statistics, by meter, of the readings later than a time: the same as brute force over them."""
+        values = {"keys": json.dumps(list(keys)), "after": after, "hour": after // _HOUR}
+        found = {key: _Tally(*row) for key, *row in conn.execute(_WHOLE_HOURS_SQL, values)}
+        for key, rows in groupby(conn.execute(_FIRST_HOUR_SQL, values), itemgetter(0)):
+            part = _Tally.of([row[1:] for row in rows], _NEVER, self._max_gap_us)
             found[key] = part.plus(found[key]) if key in found else part
-        for key, *pair in conn.execute(_STRADDLING_SQL, values):
-            tally, energy = found[key], _energy((pair[0], pair[1]), (pair[2], pair[3]), self._max_gap_us)
-            out, taken_in = tally.energy_out_wh - energy[0], tally.energy_in_wh - energy[1]
-            found[key] = tally._replace(energy_out_wh=out, energy_in_wh=taken_in)
         return found
 
     # --- Budget and report
@@ -1600,9 +1674,11 @@ class PowerManager:
     def export_report(self, device_id: str, days: float = 7) -> str:
         """The device's report over the last `days` (default 7) as JSON text; the README has its keys.
 
-        Exact: the same as brute force over the readings newer than that. Raises NotFound, InvalidValue.
+        Exact: the same as brute force over the readings newer than that; where prune() has taken some of those, from
+        the begin of its first hour. Raises NotFound, InvalidValue.
         """
-        now, after = self._now(), self._ago("days", days, _DAY, "days")
+        now = self._now()
+        after = self._ago("days", days, _DAY, "days", now)
         days = days if isinstance(days, int) else float(days)  # for JSON knows no other number
         with self._reading() as conn:
             device_key, device_name = _find(conn, "device_id", device_id)
@@ -1623,8 +1699,8 @@ class PowerManager:
         """Delete the readings older than that many days; return how many went.
 
         Statistics, present states and events stay. In short transactions, so that others can write meanwhile. A
-        recorded reading older than what is left is not stored any more: nobody could tell whether it has been
-        counted. Raises InvalidValue.
+        recorded reading up to the latest one that went is not stored any more: nobody could tell whether it has
+        been counted. Raises InvalidValue.
         """
         cutoff, deleted = self._ago("keep_days", keep_days, _DAY, "days"), 0
         with self._reading() as conn:
@@ -1642,17 +1718,11 @@ class PowerManager:
         rows = conn.execute(old, {"key": key, "cutoff": cutoff, "page": _PAGE}).fetchall()
         if not rows:
             return 0
-        for hour, fingerprint, tally in _by_hour(rows, None, 0):
+        for hour, fingerprint, tally in _by_hour(rows, _NEVER, 0):
             conn.execute(_ADD_KEPT_SQL, (-fingerprint, -tally.reading_count, key, hour))
-        last = _point(rows[-1])
-        conn.execute("DELETE FROM power_readings WHERE meter_key = ? AND timestamp <= ?", (key, last[0]))
-        line = last[0] + 1
-        kept = conn.execute(_VALUES_SQL + " ORDER BY timestamp LIMIT 1", {"key": key}).fetchone()
-        if kept is not None:
-            # A late reading next to the last that went could not be booked rightly: its neighbour is unknown.
-            line = min(kept[0], line + self._max_gap_us)
-            conn.execute(_ADD_PRUNED_SQL, (*_energy(last, _point(kept), self._max_gap_us), key, kept[0] // _HOUR))
-        conn.execute("UPDATE power_meters SET pruned_us = max(pruned_us, ?) WHERE meter_key = ?", (line, key))
+        us, wattage = _point(rows[-1])
+        conn.execute("DELETE FROM power_readings WHERE meter_key = ? AND timestamp <= ?", (key, us))
+        conn.execute(_PRUNED_SQL, (us, wattage, key, us))
         return len(rows)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
@@ -1664,10 +1734,7 @@ class PowerManager:
         target = Path(os.path.abspath(_path("path", path)))
         if self._owner == threading.get_ident():
             raise PowerManagerError(f"{self.db_path}: backup() inside a transaction: leave it first")
-        if target.is_dir() or (target.exists() and not self._memory and target.samefile(self._path)):
-            raise StorageError(target, "a directory, or the database itself: name another file")
-        if any(os.path.exists(f"{target}{suffix}") for suffix in ("-wal", "-journal")):
-            raise StorageError(target, "a database in use: name another file")
+        self._check_target(target)
         unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
         try:
             _create_private(unfinished)
@@ -1686,6 +1753,19 @@ class PowerManager:
                 with contextlib.suppress(OSError):
                     os.unlink(f"{unfinished}{suffix}")
 
+    def _check_target(self, target: Path) -> None:
+        """Refuse to write over a directory, this database, or what belongs to any database in use."""
+        name = str(target)
+        try:
+            if target.is_dir() or (target.exists() and not self._memory and target.samefile(self._path)):
+                raise StorageError(target, "a directory, or the database itself: name another file")
+            beside = [name + suffix for suffix in ("-wal", "-journal")]
+            beside += [name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)]
+            if any(map(os.path.exists, beside)):
+                raise StorageError(target, "a database in use, or a part of one: name another file")
+        except OSError as exc:
+            _raise_ours(exc, target)
+
     def check(self) -> list[str]:
         """What is wrong with the file, one text each; an empty list where nothing is.
 
@@ -1697,6 +1777,8 @@ class PowerManager:
             with self._reading() as conn:
                 problems += [f"integrity: {row[0]}" for row in conn.execute("PRAGMA integrity_check") if row[0] != "ok"]
                 for table, _, parent, _ in conn.execute("PRAGMA foreign_key_check"):
+                    if table.startswith("first_release_"):  # said below, once
+                        continue
                     problems.append(f"{table}: a row refers to one of {parent} that is not there")
                 for (table,) in conn.execute("SELECT name FROM sqlite_master WHERE name GLOB 'first_release_*'"):
                     problems.append(f"{table}: rows of the first release that have no place")
@@ -1706,8 +1788,8 @@ class PowerManager:
                     ("power_events", _EVENT_SQL, _event),
                 ):
                     problems += _problems(table, filterfalse(make, conn.execute(sql)))  # it raises, or makes a record
-                for key, id_, pruned_us in conn.execute("SELECT meter_key, id, pruned_us FROM power_meters").fetchall():
-                    problems += _problems(f"meter {id_}", _check_meter(conn, key, pruned_us, self._max_gap_us))
+                for meter in conn.execute(_CHECK_SQL).fetchall():
+                    problems += _problems(f"meter {meter[1]}", _check_meter(conn, meter, self._max_gap_us))
         except StorageError as exc:
             problems.append(str(exc))
         return problems
@@ -1722,7 +1804,8 @@ def _show(result: Any, as_json: bool = False) -> None:
     """Print what a method returned: records as a table, or as JSON; text as it is."""
 
     def cell(value: Any) -> str:
-        return "-" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
+        text = "-" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
+        return text if text.isprintable() else ascii(text)  # a name must not steer the terminal
 
     if isinstance(result, list) and not as_json:
         rows = [dataclasses.asdict(record) for record in result]
@@ -1731,6 +1814,13 @@ def _show(result: Any, as_json: bool = False) -> None:
         result = "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines) or "none"
     if result is not None:
         print(result if isinstance(result, str) else json.dumps(result, indent=2, default=dataclasses.asdict))
+
+
+def _say(text: str, end: str = "\n") -> None:
+    """Tell whoever reads standard error, if somebody does: what is stored must not hang on it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(BrokenPipeError):
+            print(text, end=end, file=sys.stderr, flush=True)
 
 
 def _meter_id(pm: PowerManager, name: str) -> str:
@@ -1745,10 +1835,19 @@ def _meter_id(pm: PowerManager, name: str) -> str:
     raise NotFound(f"meter: no meter has the id or the device/name {name!r}: the command `meters` lists them")
 
 
+def _plain_number(text: str) -> int | float:
+    if "_" in text:  # Python would take 1_0 for 10
+        raise ValueError(text)
+    return int(text) if text.isdecimal() else float(text)
+
+
+_plain_number.__name__ = "number"  # argparse says it
+
+
 def _as_number(text: Any) -> Any:
     """Text as a number, nothing as None, and anything else as it is, for the checks to judge."""
     with contextlib.suppress(ValueError):
-        return float(text) if isinstance(text, str) else text
+        return _plain_number(text) if isinstance(text, str) else text
     return text if text.strip() else None
 
 
@@ -1794,15 +1893,17 @@ def _import(pm: PowerManager, meter_id: str, file: str, skip_bad: bool) -> str:
             except InvalidValue as exc:
                 bad += 1
                 if bad <= 20:  # enough to see what is wrong
-                    print(f"{file}: line {number}: {exc}", file=sys.stderr)
+                    _say(f"{file}: line {number}: {exc}")
                 continue
             good += 1
-            if good % _CHUNK == 0 and sys.stderr.isatty():
-                print(f"\r{good:,} readings ", end="", file=sys.stderr, flush=True)
+            if good % _CHUNK == 0 and sys.stderr is not None and sys.stderr.isatty():
+                _say(f"\r{good:,} readings\r", end="")
             yield (meter_id, *values)
+        if bad > 20:
+            _say(f"{file}: and {bad - 20} more bad rows")
 
     with contextlib.ExitStack() as stack, pm.transaction():
-        lines: Iterable[str] = sys.stdin
+        lines: Iterable[str] = sys.stdin or ()  # None where it is closed
         if file != "-":
             lines = stack.enter_context(open(file, encoding="utf-8", errors="replace", newline=""))
         new = pm.log_many(checked(iter(lines)))
@@ -1814,6 +1915,8 @@ def _import(pm: PowerManager, meter_id: str, file: str, skip_bad: bool) -> str:
 def _export(pm: PowerManager, meter_id: str, since: Any, until: Any, style: str, output: str) -> None:
     import csv
 
+    if output != "-":
+        pm._check_target(_path("output", output))
     history = pm.iter_history(meter_id, since=since, until=until)
     rows = ((r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in history)
     with contextlib.ExitStack() as stack:
@@ -1828,7 +1931,7 @@ def _demo(pm: PowerManager) -> str:
     pm.register_device("demo-001", "Solar-powered gateway", target_wh=150.0)
     panel, pack = pm.add_meter("demo-001", "solar", name="Panel"), pm.add_meter("demo-001", "battery", 120.0, "Pack")
     pm.log_many(_demo_week(panel.id, pack.id))
-    print(f"See more of it: python power_manager.py --db {pm.db_path} meters", file=sys.stderr)
+    _say(f"See more of it: python power_manager.py --db {pm.db_path} meters")
     return pm.export_report("demo-001", days=7)
 
 
@@ -1851,13 +1954,6 @@ def _demo_week(panel: str, pack: str) -> Iterator[tuple[Any, ...]]:
 
 def _arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return names, options
-
-
-def _plain_number(text: str) -> int | float:
-    return int(text) if text.isdecimal() else float(text)
-
-
-_plain_number.__name__ = "number"  # argparse says it
 
 
 def _num(name: str, metavar: str, text: str, default: float | None = None) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -1922,6 +2018,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, text, arguments) in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command._negative_number_matcher = re.compile(r"-\.?\d")  # as from Python 3.14 on: -1e-3 is no option
         for names, options in (*arguments, _arg("--db", default=argparse.SUPPRESS, help=argparse.SUPPRESS)):
             command.add_argument(*names, **options)
     return parser
@@ -1940,22 +2037,13 @@ def _database(command: str, db: str | None) -> Path:
     return path
 
 
-def _plain_words(words: Sequence[str]) -> Iterator[str]:
-    """Words with no negative number with an exponent, which argparse takes for an option; but a note stays as it is."""
-    for before, word in zip(chain([""], words), words):
-        if not before.startswith("--n") and re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", word):
-            from decimal import Decimal  # only here: no other start has to wait for it
-
-            yield f"{Decimal(word):f}"
-        else:
-            yield word
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 for an error or a finding, 130 for Ctrl-C."""
-    values = vars(_parser().parse_args([*_plain_words(sys.argv[1:] if argv is None else argv)]))
+    values = vars(_parser().parse_args(argv))
     command, db, as_json = values.pop("command"), values.pop("db"), values.pop("json", False)
     try:
+        if sys.stdout is None:
+            raise PowerManagerError("standard output is closed: nothing was done")
         with PowerManager(_database(command, db)) as pm:
             if "meter_id" in values:
                 values["meter_id"] = _meter_id(pm, values["meter_id"])
@@ -1971,7 +2059,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (PowerManagerError, OSError) as exc:
-        print(f"power_manager: {exc}", file=sys.stderr)
+        _say(f"power_manager: {exc}")
         return 1
 
 

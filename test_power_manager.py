@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -1401,6 +1402,17 @@ def test_export_report_events(opened: Opener, clock: Clock) -> None:
     assert list(report["events"][0]) == ["id", "device_id", "type", "value", "timestamp", "note"]
 
 
+def test_export_report_reads_the_clock_once(opened: Opener) -> None:
+    """The window ends where generated_at says, also while the clock runs."""
+    seconds = itertools.count(NOW)
+    pm = opened(clock=lambda: next(seconds))
+    pm.register_device("d", "D")
+    meter = pm.add_meter("d", "main")
+    pm.log_power(meter.id, 1.0, 1.0)
+    report = json.loads(pm.export_report("d", 1.5 / 86400))
+    assert (report["generated_at"], report["meters"][0]["reading_count"]) == (iso(int(NOW + 1) * SECOND), 1)
+
+
 def test_export_report_default_period(pm: PowerManager, battery_meter: PowerMeter) -> None:
     """The default period is 7 days; a reading just as old is outside."""
     for seconds in (0, 1):
@@ -1553,6 +1565,40 @@ class TestBadInput(InMemory):
             getattr(pm, method)(**{**good, parameter: value})
         assert repr(value)[:70] in str(caught.value)
         assert everything(pm) == before
+
+    def test_truth_values_of_other_kinds(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
+        """What has a float but is no number, as NumPy's truth values and complex numbers, is refused."""
+
+        class Truth:
+            def __float__(self) -> float:
+                return 1.0
+
+            def __index__(self) -> int:
+                return 1
+
+        for call in (
+            lambda: pm.log_power(battery_meter.id, Truth(), 1.0),  # type: ignore[arg-type]
+            lambda: pm.log_power(battery_meter.id, 1.0, 1.0, timestamp=Truth()),
+            lambda: pm.get_events("dev-001", Truth()),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(InvalidValue, match="expected"):
+                call()
+        assert history(pm, battery_meter.id) == []
+
+    @pytest.mark.parametrize("value", [10**5000, -(10**5000)], ids=["large", "small"])
+    def test_numbers_of_too_many_digits(self, pm: PowerManager, battery_meter: PowerMeter, value: int) -> None:
+        """What Python itself will not print is refused by its type."""
+        with pytest.raises(InvalidValue, match=r"voltage: expected a number from .*, got a"):
+            pm.log_power(battery_meter.id, value, 1.0)
+        with pytest.raises(InvalidValue, match="limit: expected a whole number of at least 0, got a"):
+            pm.unforwarded(-(10**5000))
+
+    def test_upper_limits_are_named(self, pm: PowerManager, device: DeviceRecord) -> None:
+        """The message says up to where a quantity may go."""
+        with pytest.raises(InvalidValue, match=r"capacity_wh: expected a number from 0 to 1e\+12 \(Wh\), got 11"):
+            pm.add_meter(device.id, "main", 1.1e12)
+        with pytest.raises(InvalidValue, match=r"value: expected a finite number \(in the event's unit\), got inf"):
+            pm.trigger_event(device.id, "restore", math.inf)
 
     @pytest.mark.parametrize("value", [5, None, "", "x" * 201, b"d"], ids=ascii)
     @pytest.mark.usefixtures("device")
@@ -1773,6 +1819,31 @@ def test_interrupt_between_begin_and_the_next_line(connections: list[sqlite3.Con
     assert [device.id for device in pm.list_devices()] == ["a"]
 
 
+def test_interrupt_after_the_end_of_an_inner_transaction(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays what it is, though the savepoint is gone already, and nothing of the whole transaction is stored."""
+    pm = opened()
+
+    def interrupted(self: PowerManager) -> None:
+        if self._depth == 2:
+            self._writer.execute("RELEASE s1")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PowerManager, "_check_unbroken", interrupted)
+    with pytest.raises(KeyboardInterrupt), pm.transaction():
+        pm.register_device("a", "A")
+    assert pm.list_devices() == []
+
+
+def test_wrong_call_says_what_is_wrong_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object that was never made has nothing to close."""
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with pytest.raises(TypeError):
+        PowerManager("a.db", "full")  # type: ignore[call-arg]
+    gc.collect()
+    assert complaints == []
+
+
 # --- log_many ---------------------------------------------------------------------------------
 
 
@@ -1918,6 +1989,33 @@ def near_tuple(values: Sequence[float]) -> Any:
 
 
 # --- iter_history -----------------------------------------------------------------------------
+
+
+class Label(str):
+    """Text of a class of its own, as NumPy and pandas have it."""
+
+    __slots__ = ()
+
+
+class Labels(str, Enum):
+    """Text as the member of an enum, which prints itself otherwise."""
+
+    HERE = "here"
+
+
+def test_one_meter_by_several_kinds_of_text(pm: PowerManager, battery_meter: PowerMeter) -> None:
+    """Whatever kind of text names a meter, it is one meter: every reading is stored, and each alert fires once."""
+    labels = [Label(battery_meter.id), battery_meter.id, Label(battery_meter.id)]
+    assert pm.log_many((labels[i % 3], 3.7, 0.5, 10.0, NOW + i) for i in range(9)) == 9
+    assert len(pm.get_history(battery_meter.id)) == 9
+    assert [event.type for event in pm.get_events("dev-001")] == ["discharge"]
+    assert pm.check() == []
+
+
+def test_text_of_an_enum_is_its_value(pm: PowerManager) -> None:
+    """An id or a name is stored as what it equals."""
+    pm.register_device(Labels.HERE, Labels.HERE)
+    assert [(device.id, device.name) for device in pm.list_devices()] == [("here", "here")]
 
 
 class TestIterHistory(InFile):
@@ -2530,8 +2628,8 @@ class TestWrongFiles:
                 lambda path: execute(path, "PRAGMA application_id = 5"),
                 "a database of another program: name another file",
             ),
-            (lambda path: filled(path, sql="PRAGMA user_version = 3"), "its schema 3 is not 2: .+ newer"),
-            (lambda path: filled(path, sql="PRAGMA user_version = 0"), "its schema 0 is not 2"),
+            (lambda path: filled(path, sql="PRAGMA user_version = 4"), "its schema 4 is not 3: .+ newer"),
+            (lambda path: filled(path, sql="PRAGMA user_version = 0"), "its schema 0 is not 3"),
         ],
         ids=["directory", "text", "other tables", "other version", "other application", "newer schema", "no schema"],
     )
@@ -2552,6 +2650,17 @@ class TestWrongFiles:
         assert content(tmp_path) == before
         if path.is_file():
             assert_closed(connections)
+
+    @pytest.mark.parametrize("name", ["x" * 300, "file/inside.db"], ids=["too long", "in a file"])
+    def test_path_that_cannot_be(self, tmp_path: Path, name: str) -> None:
+        """What the system says of a path is a StorageError that names it, for databases and for copies."""
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StorageError, match=re.escape(f"{tmp_path / name}: ")) as caught:
+            PowerManager(tmp_path / name)
+        assert caught.value.filename == str(tmp_path / name)
+        with PowerManager(":memory:") as pm, pytest.raises(StorageError) as caught:
+            pm.backup(tmp_path / name)
+        assert caught.value.filename == str(tmp_path / name)
 
     def test_missing_directory(self, tmp_path: Path) -> None:
         """A directory that is not there is not made."""
@@ -2713,7 +2822,7 @@ class TestTrouble(InFile):
             with pytest.raises(StorageError, match="full"):
                 register_many()
             with pytest.raises(
-                StorageError, match="an earlier error has rolled this transaction back: nothing of it is stored"
+                StorageError, match="an earlier error has rolled this transaction back, or somebody has ended it"
             ):
                 pm.register_device("after", "A")
 
@@ -2815,29 +2924,66 @@ class TestTrouble(InFile):
                 pm.get_history(meter_id, 1e6)
 
 
-# --- Version 1 of the schema ------------------------------------------------------------------
+# --- Earlier versions of the schema -----------------------------------------------------------
+
+VERSION_2 = """
+ALTER TABLE power_meters RENAME COLUMN pruned_wattage TO later_wattage;
+ALTER TABLE power_meters ADD COLUMN known_us INTEGER NOT NULL DEFAULT -1;
+UPDATE power_meters SET known_us = pruned_us, pruned_us = coalesce((SELECT min(r.timestamp, pruned_us + 3600000001)
+    FROM power_readings r WHERE r.meter_key = power_meters.meter_key LIMIT 1), pruned_us + 1) WHERE pruned_us >= 0;
+ALTER TABLE power_hourly ADD COLUMN pruned_out_wh REAL NOT NULL DEFAULT 0;
+ALTER TABLE power_hourly ADD COLUMN pruned_in_wh REAL NOT NULL DEFAULT 0;
+UPDATE power_hourly SET (pruned_out_wh, pruned_in_wh) = (
+    SELECT max(energy, 0), max(-energy, 0) FROM (
+        SELECT (v.voltage * v.current_draw + later_wattage) * (timestamp - known_us) / 7.2e9 AS energy, timestamp
+        FROM power_meters m JOIN power_values v USING (meter_key) WHERE m.meter_key = power_hourly.meter_key
+            AND known_us >= 0 AND timestamp - known_us <= 3600000000 ORDER BY timestamp LIMIT 1)
+    WHERE timestamp / 3600000000 = hour) WHERE EXISTS (
+    SELECT 1 FROM power_meters m JOIN power_values v USING (meter_key) WHERE m.meter_key = power_hourly.meter_key
+        AND known_us >= 0 AND timestamp - known_us <= 3600000000 AND timestamp / 3600000000 = hour
+        AND timestamp = (SELECT min(timestamp) FROM power_readings r WHERE r.meter_key = m.meter_key));
+PRAGMA user_version = 2;
+"""
+VERSION_1 = (
+    VERSION_2
+    + """
+ALTER TABLE power_meters RENAME COLUMN forwarded_us TO later_us;
+PRAGMA user_version = 1;
+"""
+)
 
 
-def test_upgrade_from_version_1(path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of version 1 is upgraded with all it holds; every reading waits to be forwarded."""
-    schema = power_manager._SCHEMA.splitlines(keepends=True)
-    with monkeypatch.context() as older:
-        older.setattr(power_manager, "_SCHEMA", "".join(line for line in schema if "forwarded_us" not in line))
-        older.setattr(power_manager, "_SCHEMA_VERSION", 1)
-        older.setattr(power_manager, "_SET_STATE_SQL", "SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?")
+class TestUpgrade:
+    """A file of an earlier version is upgraded when it is opened, with all it holds."""
+
+    @pytest.mark.parametrize("older", [VERSION_1, VERSION_2], ids=["1", "2"])
+    @pytest.mark.parametrize(
+        ("seconds", "pruned"),
+        [((0, 60, 4000, 7000), 0), ((0, 60, 3500, 7000), 2), ((0, 60, 3659, 7000), 2), ((0, 60, 3661, 7000), 2),
+         ((0, 60, 9000, 9900), 2), ((0, 60, 600), 3)],
+        ids=["nothing", "same hour", "in max_gap", "not in max_gap", "far away", "everything"],
+    )  # fmt: skip
+    @pytest.mark.parametrize("amperes", [2.0, -2.0])
+    def test_whatever_was_pruned(
+        self, path: Path, clock: Clock, older: str, seconds: Sequence[int], pruned: int, amperes: float
+    ) -> None:
+        """Statistics, reports and events stay, check() is clean, and late readings after the pruned ones are booked."""
+        begin = NOW // 3600 * 3600
+        clock.now = begin + 10_000
         with PowerManager(path, clock=clock) as pm:
-            meter = pm.add_meter(pm.register_device("a", "A").id, "main")
-            reading = pm.log_power(meter.id, 5.0, 1.0)
-            execute(path, f"UPDATE power_meters SET voltage = 5.0, current_draw = 1.0, newest_us = {NOW * SECOND:.0f}")
-            before = everything(pm)
-    assert fetch(path, "PRAGMA user_version") == [(1,)]
-    with PowerManager(path, clock=clock) as pm:
-        assert (everything(pm), pm.check()) == (before, [])
-        assert pm.unforwarded() == [reading]
-        pm.mark_forwarded([reading])
-    assert fetch(path, "SELECT user_version, forwarded_us FROM pragma_user_version, power_meters") == [
-        (2, NOW * SECOND)
-    ]
+            meter = pm.add_meter(pm.register_device("a", "A").id, "ups")
+            pm.log_many((meter.id, 5.0, amperes + second / 1e4, 50.0, begin + second) for second in seconds)
+            if pruned:
+                assert pm.prune((10_000 - seconds[pruned - 1] - 1) / 86400) == pruned
+            before, report = everything(pm), json.loads(pm.export_report("a", 1))["meters"]
+        execute(path, older)
+        with PowerManager(path, clock=clock) as pm:
+            assert (everything(pm), pm.check()) == (before, [])
+            assert json.loads(pm.export_report("a", 1))["meters"] == report
+            assert len(pm.unforwarded()) == len(seconds) - pruned
+            assert pm.log_many([(meter.id, 5.0, amperes, 50.0, begin + 9_950)]) == 1
+            assert pm.check() == []
+        assert fetch(path, "PRAGMA user_version") == [(3,)]
 
 
 # --- The first release ------------------------------------------------------------------------
@@ -2940,6 +3086,44 @@ class TestFirstRelease:
         assert reread(path) == everything(pm)
         tables = {name for (name,) in fetch(path, "SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert not any(name.startswith("first_release") for name in tables)
+
+    @pytest.mark.parametrize(
+        ("sql", "left"),
+        [
+            ("INSERT INTO power_meters VALUES ('', 'dev-001', 'main', 1, 1, 1, 1, NULL)", "power_meters"),
+            (f"INSERT INTO power_meters VALUES ('{'m' * 201}', 'dev-001', 'main', 1, 1, 1, 1, NULL)", "power_meters"),
+            ("INSERT INTO power_meters VALUES ('m9', 'dev-001', 'main', 9e999, 1, 1, 1, NULL)", "power_meters"),
+            ("INSERT INTO power_meters VALUES ('m9', 'dev-001', 'main', 1, 1, -1, 1, NULL)", "power_meters"),
+            (f"INSERT INTO devices VALUES ('{'d' * 201}', 'D', 1, NULL)", "devices"),
+            ("INSERT INTO devices VALUES ('d9', 'D', 1, -5.0)", "devices"),
+        ],
+        ids=["no id", "long id", "infinite", "negative capacity", "long device id", "negative target"],
+    )
+    def test_what_could_not_be_made_today_is_kept_apart(self, path: Path, opened: Opener, sql: str, left: str) -> None:
+        """The file opens, and its reports are strict JSON; the odd row stays in its first_release_* table."""
+        execute(path, FIRST_RELEASE + sql + ";")
+        pm = opened(path)
+        assert [device.id for device in pm.list_devices()] == ["dev-001", "dev-002"]
+        assert [meter.id for meter in pm.list_meters()] == ["m1", "m2"]
+        assert "Infinity" not in json.dumps(pm.power_budget_check(["dev-001", "dev-002"]))
+        assert pm.check() == [f"first_release_{left}: rows of the first release that have no place"]
+
+    def test_odd_rows_with_foreign_keys(self, path: Path, opened: Opener) -> None:
+        """What refers to what is gone with them is said once for each table, by check()."""
+        schema = FIRST_RELEASE.replace("device_id TEXT", "device_id TEXT REFERENCES devices (id)")
+        execute(path, schema.replace("meter_id TEXT", "meter_id TEXT REFERENCES power_meters (id)") + ODD_ROWS)
+        problems = opened(path).check()
+        assert len(problems) == len(set(problems)) == 4
+        assert all(
+            re.fullmatch(r"first_release_\w+: rows of the first release that have no place", p) for p in problems
+        )
+
+    def test_empty_names(self, path: Path, opened: Opener) -> None:
+        """A device without a name has its id for one, a meter none."""
+        execute(path, FIRST_RELEASE + "UPDATE devices SET name = ' '; UPDATE power_meters SET name = '';")
+        pm = opened(path)
+        assert [device.name for device in pm.list_devices()] == ["dev-001", "dev-002"]
+        assert ([meter.name for meter in pm.list_meters()], pm.check()) == ([None, None], [])
 
     def test_odd_rows_are_kept(self, path: Path, opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
         """Rows that have no place stay in first_release_* tables, are warned of, and the rest is upgraded."""
@@ -3047,6 +3231,17 @@ class TestBackup(InFile):
             "power.db-shm",
             "power.db-wal",
         ]
+
+    @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+    def test_refuses_what_belongs_to_a_database(self, pm: PowerManager, path: Path, suffix: str) -> None:
+        """SQLite's own files beside a database, its own or another one's, are not written over."""
+        pm.register_device("x", "X")
+        Path(f"{path}2").write_bytes(b"")
+        for target in (f"{path}{suffix}", f"{path}2{suffix}"):
+            with pytest.raises(StorageError, match="a database in use, or a part of one: name another file"):
+                pm.backup(target)
+        pm.backup(f"{path}3{suffix}")
+        assert [device.id for device in reread(path)["devices"]] == ["x"]
 
     def test_of_memory(self, opened: Opener, path: Path) -> None:
         """A database in memory can be kept by a copy."""
@@ -3199,24 +3394,21 @@ class TestPrune(InFile):
     def test_windows_into_pruned_hours(
         self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock, seed: int
     ) -> None:
-        """A window is exact where its first hour is kept, and has that hour whole where some of it is pruned."""
+        """A window is exact where all its readings are kept, and has its first hour whole where some are pruned."""
         rows = random_rows(random.Random(seed), 100, int(NOW) * SECOND)
         pm.log_many(as_readings(battery_meter.id, rows))
         clock.now = float(rows[-1].us // SECOND + 1)
         line = rows[60].us + 5
         pm.prune((clock.now * SECOND - line) / DAY)
-        gone = [row for row in rows if row not in rows[-len(history(pm, battery_meter.id)) :]]
-        for seconds in range(0, int(clock.now - NOW), 1709):
+        for seconds in range(0, int(clock.now - NOW), 709):
             after = int(clock.now - seconds) * SECOND
-            hour = after // HOUR * HOUR
-            pruned = any(hour <= row.us < hour + HOUR for row in gone)
-            expected = brute_force(rows, hour, leading_in=True) if pruned else brute_force(rows, after + 1)
-            if after >= line or pruned or not any(row.us > after for row in gone):
-                assert meter_part(pm, "dev-001", seconds / 86400) == near(expected)
+            whole = brute_force(rows, after // HOUR * HOUR, leading_in=True)
+            expected = whole if after < rows[60].us else brute_force(rows, after + 1)
+            assert meter_part(pm, "dev-001", seconds / 86400) == near(expected)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_windows_of_several_meters(self, pm: PowerManager, device: DeviceRecord, clock: Clock, seed: int) -> None:
-        """In one report the first hour is whole for a meter that has lost readings of it, and exact for the others."""
+        """In one report the hours are whole for a meter that has lost readings of it, and exact for the others."""
         chance, begin = random.Random(seed), int(NOW) * SECOND // HOUR * HOUR
         spaced = [Row(begin + minute * 60 * SECOND, 5.0, chance.uniform(-2, 2), 50.0) for minute in range(240)]
         lost = pm.add_meter(device.id, "main", name="lost some")
@@ -3232,10 +3424,10 @@ class TestPrune(InFile):
         for seconds in range(0, 4 * 3600, 613):
             after = int(clock.now - seconds) * SECOND
             hour = after // HOUR * HOUR
-            whole = brute_force(spaced, hour, leading_in=True) if hour < line else brute_force(spaced, after + 1)
-            expected = [whole, brute_force(late, after + 1), brute_force(around, after + 1)]
-            if hour + HOUR > line:  # the hours before that are pruned, and whole
-                assert [meter_part(pm, device.id, seconds / 86400, part) for part in range(3)] == [*map(near, expected)]
+            whole = brute_force(spaced, hour, leading_in=True)
+            lossy = whole if after < spaced[69].us else brute_force(spaced, after + 1)
+            expected = [lossy, brute_force(late, after + 1), brute_force(around, after + 1)]
+            assert [meter_part(pm, device.id, seconds / 86400, part) for part in range(3)] == [*map(near, expected)]
         assert pm.check() == []
 
     def test_recorded_reading_behind_the_line(
@@ -3274,23 +3466,55 @@ class TestPrune(InFile):
         pm.log_power(battery_meter.id, 1.0, 1.0, 30.0, timestamp=NOW + 10)
         assert ([row[3] for row in history(pm, battery_meter.id)], pm.check()) == ([40.0, 30.0], [])
 
-    @pytest.mark.parametrize(
-        ("seconds", "may_go"), [(0.000001, True), (600, True), (3600, True), (3600.000001, False), (8000, False)]
-    )
+    def test_report_does_not_move_with_prune(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
+        """Pruning what is older than the report leaves it as it was, also within the hour in which it begins."""
+        clock.now = NOW // 3600 * 3600 + 1800
+        pm.log_many((battery_meter.id, 10.0, 1.0, 50.0, clock.now - 60 * minute) for minute in range(2880))
+        before = pm.export_report("dev-001", days=1), pm.power_budget_check(["dev-001"])
+        assert meter_part(pm, "dev-001", 1)["reading_count"] == 1440
+        assert pm.prune(1) == 1439
+        assert (pm.export_report("dev-001", days=1), pm.power_budget_check(["dev-001"])) == before
+
+    def test_pair_across_the_begin_of_a_report(self, opened: Opener, clock: Clock) -> None:
+        """The energy from the latest pruned reading to the first kept one is outside, as it was before."""
+        pm = opened(":memory:", max_gap=7200)
+        pm.register_device("d", "D")
+        meter = pm.add_meter("d", "main")
+        begin = NOW // 3600 * 3600
+        pm.log_many((meter.id, 10.0, 1.0, 50.0, begin + hours * 3600) for hours in (0.9, 2.1, 2.2))
+        clock.now = begin + 3 * 3600
+        for kept_hours in (1.7, 1.5):
+            assert meter_part(pm, "d", 1.5 / 24)["energy_out_wh"] == pytest.approx(1.0)
+            pm.prune(kept_hours / 24)
+
+    @pytest.mark.parametrize("seconds", [0.000001, 600, 3600, 3600.000001, 8000])
     def test_late_reading_just_after_the_last_pruned(
-        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock, seconds: float, may_go: bool
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock, seconds: float
     ) -> None:
-        """A late reading with a pruned neighbour is not stored, or its energy is booked; one further off is stored."""
-        rows = [Row(int((NOW + s) * SECOND), 1.0, 6.0, 50.0) for s in (0, 9000)]
-        late = Row(rows[0].us + round(seconds * SECOND), 1.0, 6.0, 50.0)
+        """A late reading next to the latest pruned one is booked as if that one were there."""
+        rows = [Row(int((NOW + s) * SECOND), 1.0, 6.0 + s / 1000, 50.0) for s in (0, 3000, 9000)]
+        late = Row(rows[1].us + round(seconds * SECOND), 1.0, 2.0, 50.0)
         pm.log_many(as_readings(battery_meter.id, rows))
         clock.now = NOW + 9000
-        pm.prune(8500 / 86400)
-        stored = pm.log_many(as_readings(battery_meter.id, [late]))
-        assert stored or may_go
+        assert pm.prune(5500 / 86400) == 2
+        assert pm.log_many(as_readings(battery_meter.id, [rows[1], late])) == 1
         energies = [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)]
-        expected = [values["energy_out_wh"] for _, values in buckets([*rows, late] if stored else rows, HOUR)]
+        expected = [values["energy_out_wh"] for _, values in buckets(sorted([*rows, late]), HOUR)]
         assert energies == pytest.approx(expected, abs=1e-8)
+        assert pm.check() == []
+
+    def test_live_reading_at_the_instant_of_the_latest_pruned(
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+    ) -> None:
+        """A clock set back to that very instant: what follows it keeps its energy, and check() stays clean."""
+        pm.log_many((battery_meter.id, 1.0, 6.0, 50.0, NOW + seconds) for seconds in (0, 3500, 7000))
+        clock.now = NOW + 7000
+        pm.prune(3000 / 86400)
+        before = [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)]
+        clock.now = NOW + 3500
+        pm.log_power(battery_meter.id, 9.0, 9.0)
+        assert [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)] == before
+        assert pm.check() == []
 
     def test_in_short_transactions(
         self,
@@ -3329,7 +3553,7 @@ CHANGES = {
     "added": "INSERT INTO power_readings SELECT meter_key, timestamp + 1, 1, 1, 1 FROM power_readings WHERE {}",
 }
 HOURLY = ["kept_sum", "kept_count", "reading_count", "wattage_sum", "min_wattage", "max_wattage"]
-HOURLY += ["min_charge_pct", "max_charge_pct", "energy_out_wh", "energy_in_wh", "pruned_out_wh", "pruned_in_wh"]
+HOURLY += ["min_charge_pct", "max_charge_pct", "energy_out_wh", "energy_in_wh"]
 
 LAST_HOUR = "(SELECT max(hour) FROM power_hourly)"
 INVENT_HOUR = f"""INSERT INTO power_hourly (meter_key, hour, kept_sum, kept_count, {", ".join(HOURLY[2:])})
@@ -3412,6 +3636,42 @@ class TestCheck:
             re.search(rf"meter {meter_id}: \d+ readings of the hour 2025-06-16T1[12]:00:00.000000\+00:00 are gone", p)
             for p in problems
         )
+
+    @pytest.mark.parametrize("value", ["'abc'", "x'00'", "9e999"])
+    @pytest.mark.parametrize(
+        "column", ["voltage", "current_draw", "charge_pct", "newest_us", "pruned_us", "alert_level", "forwarded_us"]
+    )
+    def test_present_state(self, path: Path, meter_id: str, column: str, value: str) -> None:
+        """A meter's row with what can be no state is found, and its meter is named."""
+        execute(path, f"UPDATE power_meters SET {column} = {value}")
+        assert any(meter_id in problem for problem in self.found(path))
+
+    def test_statistics_that_are_gone(self, path: Path, opened: Opener) -> None:
+        """Without its hours a file still reports what it can, and check() misses the hours."""
+        with PowerManager(path, clock=Clock()) as pm:
+            meter = pm.add_meter(pm.register_device("d", "D").id, "main")
+            pm.log_many((meter.id, 1.0, 1.0, 50.0, NOW - hours * 3600) for hours in (9, 1))
+        execute(path, "DELETE FROM power_hourly")
+        pm = opened(path)
+        assert meter_part(pm, "d", 5 / 24)["reading_count"] == 1
+        assert pm.power_budget_check(["d"])["d"]["total_wattage"] == 1.0
+        assert len(pm.check()) == 2
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_large_sums_that_cancel_out(self, opened: Opener, seed: int) -> None:
+        """An industrial battery's readings in any order are no damage."""
+        chance, pm = random.Random(seed), opened(":memory:")
+        pm.register_device("d", "D")
+        meter = pm.add_meter("d", "battery")
+        amperes = [chance.uniform(0.1, 150) for _ in range(1800)]
+        amperes += [-current for current in amperes]
+        begin, volts = NOW // 3600 * 3600, 700 + chance.random()
+        rows = [(meter.id, volts, current, 50.0, begin + second) for second, current in enumerate(amperes)]
+        chance.shuffle(rows)
+        with pm.transaction():
+            for row in rows:
+                pm.log_many([row])
+        assert pm.check() == []
 
     def test_foreign_key(self, path: Path, meter_id: str) -> None:
         """A row whose device is gone is found."""
@@ -3680,6 +3940,43 @@ class TestCommands(CommandLine):
 
 class TestCommandErrors(CommandLine):
     """Errors are one line on standard error and exit code 1; wrong usage is 2; Ctrl-C is 130."""
+
+    @pytest.mark.parametrize("name", ["power_manager.db", "other-name.db", "power_manager.db-wal"])
+    def test_export_onto_the_database(self, run: Run, pack: str, name: str) -> None:
+        """By whatever name: it is refused, and the database is whole."""
+        run("log", pack, 3.7, 0.5, 80)
+        os.link("power_manager.db", "other-name.db")
+        outcome = run("export", pack, "--output", name)
+        assert (outcome.code, outcome.out) == (1, "")
+        assert "name another file" in outcome.err
+        assert run("check").out == "ok\n"
+
+    @pytest.mark.parametrize("number", ["1_0", "1__0"])
+    def test_numbers_as_python_writes_them(self, run: Run, pack: str, number: str) -> None:
+        """An underscore is no digit."""
+        with pytest.raises(SystemExit, match="2"):
+            run("log", pack, number, 0.5)
+
+    @pytest.mark.parametrize("current", ["-5.", "-.5", "-1e-3", "-2E+0"])
+    def test_negative_numbers_are_no_options(self, run: Run, pack: str, current: str) -> None:
+        """However they are written; nor is a note that begins with one."""
+        assert run("log", pack, 3.7, current).json["current_draw"] == float(current)
+        assert run("event", "dev-001", "restore", "--note", current).json["note"] == current
+
+    def test_names_do_not_steer_the_terminal(self, run: Run) -> None:
+        """What a terminal would obey is shown as it is written in Python."""
+        run("register", "evil", "a\x1b[31mb\nc")
+        assert r"'a\x1b[31mb\nc'" in run("devices").out
+
+    @pytest.mark.parametrize("words", [["register", "d", "D"], ["devices"]])
+    @pytest.mark.usefixtures("pack")
+    def test_closed_standard_output(self, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+        """A command whose answer nobody can get does nothing, and says so."""
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", None)
+            assert power_manager.main(words) == 1
+        with PowerManager("power_manager.db") as pm:
+            assert [device.id for device in pm.list_devices()] == ["dev-001"]
 
     @pytest.mark.parametrize(
         "words",
@@ -4001,6 +4298,43 @@ class TestImport(CommandLine):
 
 
 # --- Real recordings --------------------------------------------------------------------------
+
+
+class TestImportWithoutAnAudience(CommandLine):
+    """What import stores does not hang on who reads its messages."""
+
+    BAD_ROWS = "timestamp,voltage,current\n" + "never,1,1\n" * 25 + "1700000000,1,1\n"
+
+    def test_many_bad_rows(self, run: Run, pack: str, stdin: Callable[[str], None]) -> None:
+        """Twenty are named, and the others counted."""
+        stdin(self.BAD_ROWS)
+        outcome = run("import", pack, "--skip-bad")
+        assert outcome.out == "1 new readings, 0 already there, 25 bad rows left out\n"
+        assert outcome.err.count("line ") == 20
+        assert outcome.err.endswith("-: and 5 more bad rows\n")
+
+    @pytest.mark.parametrize("broken", [True, False], ids=["broken pipe", "closed"])
+    def test_standard_error_that_nobody_reads(
+        self, run: Run, pack: str, stdin: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, broken: bool
+    ) -> None:
+        """The good rows are stored all the same, and the exit code says so."""
+
+        class Broken(io.StringIO):
+            def write(self, text: str) -> int:
+                raise BrokenPipeError
+
+        stdin(self.BAD_ROWS)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", Broken() if broken else None)
+            code = power_manager.main(["import", pack, "--skip-bad"])
+        with PowerManager("power_manager.db") as pm:
+            assert (code, len([*pm.iter_history(pack)])) == (0, 1)
+
+    def test_closed_standard_input(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There is nothing in it."""
+        monkeypatch.setattr(sys, "stdin", None)
+        outcome = run("import", pack)
+        assert (outcome.code, outcome.err.count("\n")) == (1, 1)
 
 
 class TestRecordings(CommandLine):

@@ -96,7 +96,7 @@ class Life:
         self.out.expect(part["reading_count"] == len(rows), "report's count", f"{part}, not {len(rows)}")
         if rows:
             before = [row for row in sorted(self.meter.counted) if row[0] < rows[0][0]]
-            whole = self.model.ragged_hour_is_pruned(self.meter, after)
+            whole = self.model.has_whole_hours(self.meter, after)
             expected = self.model.statistics(rows, before[-1] if before and whole else None)
             wrong = model.differences(expected, part, self.meter.energy_known)
             self.out.expect(not wrong, "report", wrong)

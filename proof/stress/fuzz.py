@@ -271,7 +271,7 @@ class Methods(RuleBasedStateMachine):
         if not rows:
             return None
         before = [row for row in sorted(meter.counted) if row[0] < rows[0][0]]
-        whole = self.model.ragged_hour_is_pruned(meter, after)
+        whole = self.model.has_whole_hours(meter, after)
         return self.model.statistics(rows, before[-1] if before and whole else None)
 
     @precondition(lambda self: self.model.devices)

@@ -31,10 +31,10 @@ class Meter:
     present: tuple[float, float, float] = (0.0, 0.0, 100.0)
     updated: int | None = None
     newest: int = -1
-    line: int = -1  # recorded readings before it are refused: prune has been there
+    pruned: int = -1  # the latest reading that prune took; recorded ones up to it are refused
     level: int = 0
     alerted: int = 0
-    energy_known: bool = True  # False once a reading came next to one that is pruned: its energy is lost
+    energy_known: bool = True  # False once a reading came between pruned ones: nobody knows its neighbours
 
     @property
     def watts(self) -> float:
@@ -84,7 +84,7 @@ class Model:
         while us in meter.kept or us == meter.newest:
             us += 1
         row = (us, volts, amperes, self._charge(meter, charge))
-        self._doubt_energy(meter, us)
+        meter.energy_known &= us > meter.pruned
         self._becomes_present(meter, row)
         self._keep(meter, row)
         return row
@@ -93,23 +93,13 @@ class Model:
         """Log a reading with a timestamp; say what is returned, and whether it was new."""
         row = (us, volts, amperes, self._charge(meter, charge))
         if us > meter.newest:
-            self._doubt_energy(meter, us)
             self._becomes_present(meter, row)
         elif us in meter.kept:
             return meter.kept[us], False
-        elif us < meter.line:
+        elif us <= meter.pruned:
             return row, False
-        else:
-            self._doubt_energy(meter, us)
         self._keep(meter, row)
         return row, True
-
-    def _doubt_energy(self, meter: Meter, us: int) -> None:
-        """Give up on a meter's energy where a neighbour of a new reading was pruned and is not its newest one."""
-        before = max((row[0] for row in meter.counted if row[0] <= us), default=None)
-        pruned = before is not None and before not in meter.kept and us - before <= self.max_gap_us
-        if us < meter.line or (pruned and before != meter.newest):
-            meter.energy_known = False
 
     @staticmethod
     def _charge(meter: Meter, charge: float | None) -> float:
@@ -151,11 +141,8 @@ class Model:
             if not old:
                 continue
             deleted += len(old)
-            last = max(old)
             meter.kept = {us: row for us, row in meter.kept.items() if us >= cutoff}
-            first = min(meter.kept, default=None)
-            line = last + 1 if first is None else min(first, last + self.max_gap_us + 1)
-            meter.line = max(meter.line, line)
+            meter.pruned = max(meter.pruned, *old)
         return deleted
 
     def state(self, meter: Meter) -> str:
@@ -176,17 +163,13 @@ class Model:
         return [event for _, _, event in sorted(numbered, key=lambda item: item[:2], reverse=True)]
 
     def window(self, meter: Meter, after: int) -> list[Row]:
-        """The readings later than a time; an hour of which prune has taken some is in it whole or not at all."""
-        hour = after // HOUR
-        rows = sorted(row for row in meter.counted if row[0] >= hour * HOUR)
-        pruned = sum(row[0] // HOUR == hour for row in meter.kept.values()) < sum(
-            row[0] // HOUR == hour for row in rows
-        )
-        return rows if pruned else [row for row in rows if row[0] > after]
+        """The readings later than a time; where prune has taken some of them, its first hour is whole."""
+        begin = after // HOUR * HOUR if self.has_whole_hours(meter, after) else after + 1
+        return sorted(row for row in meter.counted if row[0] >= begin)
 
-    def ragged_hour_is_pruned(self, meter: Meter, after: int) -> bool:
-        """Whether prune has taken readings of the hour in which a window begins."""
-        return any(row[0] <= after for row in self.window(meter, after))
+    def has_whole_hours(self, meter: Meter, after: int) -> bool:
+        """Whether prune has taken readings of the window that begins after a time."""
+        return meter.pruned > after
 
     def energy(self, rows: list[Row], before: Row | None = None) -> tuple[float, float]:
         """Watt-hours out and in over neighbouring readings, in order of time."""
