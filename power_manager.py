@@ -1861,10 +1861,11 @@ def _file_rows(lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
         yield from (pair for pair in chain([head], numbered) if pair[1].strip())
         return
     reader, skipped = csv.DictReader(chain([head[1]], lines), skipinitialspace=True), head[0] - 1
-    missing = [column for column in _COLUMNS[:3] if column not in (reader.fieldnames or ())]
-    if missing:
-        raise InvalidValue(f"expected NDJSON, or CSV that begins with its columns' names; no column {missing[0]!r}")
     try:
+        missing = [column for column in _COLUMNS[:3] if column not in (reader.fieldnames or ())]
+        if missing:
+            text = f"expected NDJSON, or CSV that begins with its columns' names; no column {missing[0]!r}"
+            raise InvalidValue(text)
         yield from ((skipped + reader.line_num, fields) for fields in reader)
     except csv.Error as exc:
         raise InvalidValue(f"line {skipped + reader.line_num + 1}: expected CSV: {exc}") from exc

@@ -4330,6 +4330,13 @@ class TestImportWithoutAnAudience(CommandLine):
         with PowerManager("power_manager.db") as pm:
             assert (code, len([*pm.iter_history(pack)])) == (0, 1)
 
+    def test_head_that_is_no_csv(self, run: Run, pack: str, stdin: Callable[[str], None]) -> None:
+        """A carriage return where the columns' names should be is refused like one further down."""
+        stdin("\r0")
+        outcome = run("import", pack)
+        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.err.startswith("power_manager: line 1: expected CSV: new-line character seen in unquoted field")
+
     def test_closed_standard_input(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """There is nothing in it."""
         monkeypatch.setattr(sys, "stdin", None)

@@ -753,6 +753,34 @@ def test_charge_start_and_restore(tree: Tree, machine: Callable[..., Machine]) -
     assert one.events() == [("restore", 60.0), ("charge_start", 60.0)]
 
 
+@pytest.mark.parametrize(
+    ("measured", "battery", "told"),
+    [
+        ({}, {}, "restore dev 60 "),
+        ({"voltage_now": 12_000_000, "current_now": 0}, {"capacity": None}, "restore dev 0 AC"),
+    ],
+    ids=["no meter", "unknown charge"],
+)
+def test_restore_by_mains_names_its_meter_and_charge(
+    tree: Tree,
+    machine: Callable[..., Machine],
+    tmp_path: Path,
+    measured: dict[str, Any],
+    battery: dict[str, Any],
+    told: str,
+) -> None:
+    """No meter of mains that measures nothing, 0 for a charge that is not known; the note has the supply's name."""
+    tree.supply("AC", type="Mains", online=0, **measured)
+    tree.battery(**battery)
+    one = machine(exec_command=recorder(tmp_path / "told"))
+    one.tick()
+    tree.supply("AC", online=1)
+    one.tick()
+    assert [event.note for event in one.collector.journal.manager.get_events("dev")] == ["AC: mains is back"]
+    one.collector.finish()
+    assert lines(tmp_path / "told") == [told]
+
+
 def test_mains_lost_flushes_and_is_no_event(tree: Tree, machine: Callable[..., Machine]) -> None:
     """A power-source change is stored at once."""
     tree.supply("AC", type="Mains", online=1)

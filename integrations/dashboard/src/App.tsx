@@ -2,9 +2,10 @@
 
 import { PowerClient, PowerError, type StreamStatus } from "@blackroad/power-client";
 import { PowerProvider, useStreamStatus } from "@blackroad/power-client/react";
-import { useCallback, useEffect, useState } from "react";
-import { useNow } from "./clock";
+import { type RefObject, useCallback, useEffect, useRef, useState } from "react";
+import { fetchWithTime, present, useNow } from "./clock";
 import { DeviceView } from "./device/DeviceView";
+import { AT_THE_TOP, type Place } from "./fleet/FleetTable";
 import { FIRST_CHOICE, type FleetChoice, FleetView } from "./fleet/FleetView";
 import * as format from "./format";
 import { type Fleet, useFleet } from "./live/fleet";
@@ -26,7 +27,7 @@ export function App() {
   });
   const ask = useCallback(async () => {
     try {
-      await new PowerClient({ baseUrl: location.origin }).devices();
+      await new PowerClient({ baseUrl: location.origin, fetch: fetchWithTime }).devices();
       setEntry({ state: "in", session: { token: null } });
     } catch (error) {
       const wantsToken = error instanceof PowerError && error.status === 401;
@@ -77,6 +78,7 @@ function SignedIn({ session, onSignOut }: SignedInProps) {
     new PowerClient({
       baseUrl: location.origin,
       token: session.token ?? undefined,
+      fetch: fetchWithTime,
     });
   const [client, setClient] = useState(make);
   return (
@@ -100,6 +102,7 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
   const fleet = useFleet();
   const status = useStreamStatus();
   const [choice, setChoice] = useState<FleetChoice>(FIRST_CHOICE);
+  const place = useRef(AT_THE_TOP);
   const refused = isRefused(fleet.error) || (status.state === "stopped" && isRefused(status.error));
   useEffect(() => {
     if (refused) onSignOut("The service no longer knows this token. Sign in with another one.");
@@ -113,7 +116,16 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
       </button>
       <TopBar status={status} onSignOut={needsToken ? () => onSignOut(null) : null} />
       {cut && <Banner status={status} onConnectAgain={onConnectAgain} />}
-      <Content fleet={fleet} choice={choice} onChoice={setChoice} />
+      {!cut && fleet.data && fleet.error !== undefined && (
+        <div className="banner" role="alert">
+          <strong>Not all could be loaded: figures may be old or missing.</strong>
+          <span>{errorText(fleet.error)}</span>
+          <button type="button" className="button" onClick={fleet.refetch}>
+            Try again
+          </button>
+        </div>
+      )}
+      <Content fleet={fleet} choice={choice} onChoice={setChoice} place={place} />
     </div>
   );
 }
@@ -122,13 +134,14 @@ interface ContentProps {
   readonly fleet: Fleet;
   readonly choice: FleetChoice;
   readonly onChoice: (choice: FleetChoice) => void;
+  readonly place: RefObject<Place>;
 }
 
-function Content({ fleet, choice, onChoice }: ContentProps) {
+function Content({ fleet, choice, onChoice, place }: ContentProps) {
   const route = useRoute();
   if (fleet.data && route.view === "device")
     return <DeviceView fleet={fleet.data} deviceId={route.deviceId} />;
-  if (fleet.data) return <FleetView fleet={fleet.data} choice={choice} onChoice={onChoice} />;
+  if (fleet.data) return <FleetView fleet={fleet.data} choice={choice} onChoice={onChoice} place={place} />;
   return (
     <main id="main">
       {fleet.error ? (
@@ -185,7 +198,7 @@ function TopBar({ status, onSignOut }: { status: StreamStatus; onSignOut: (() =>
 
 /** Says since when the figures have not changed. */
 function Banner({ status, onConnectAgain }: { status: StreamStatus; onConnectAgain: () => void }) {
-  const [since] = useState(Date.now);
+  const [since] = useState(present);
   const now = useNow();
   return (
     <div className="banner" role="alert">

@@ -1,19 +1,38 @@
-/** The present time as React sees it: one timer for all that shows an age. */
+/**
+ * The present time as React sees it: one timer for all that shows an age.
+ *
+ * It is the service's time, as its answers tell it: live readings are stamped by that clock. By one here that is ten
+ * minutes off, all that is live would look stale, or what is stale would look live.
+ */
 
 import { useSyncExternalStore } from "react";
 
+const NEAR_MS = 5_000; // an answer takes a while, and tells whole seconds: below that the clocks are taken for the same
+
 const listeners = new Set<() => void>();
 let timer: ReturnType<typeof setInterval> | undefined;
+let ahead = 0; // milliseconds by which the service's clock is before this one
 let now = Date.now();
 
+/** Milliseconds since the epoch by the service's clock. */
+export const present = (): number => Date.now() + ahead;
+
+/** As `fetch`, and learns the service's time from its answer. */
+export async function fetchWithTime(...request: Parameters<typeof fetch>): Promise<Response> {
+  const answer = await fetch(...request);
+  const difference = Date.parse(answer.headers.get("date") ?? "") - Date.now();
+  if (!Number.isNaN(difference)) ahead = Math.abs(difference) < NEAR_MS ? 0 : difference;
+  return answer;
+}
+
 function tick(): void {
-  now = Date.now();
+  now = present();
   for (const listener of listeners) listener();
 }
 
 function subscribe(listener: () => void): () => void {
   if (listeners.size === 0) {
-    now = Date.now();
+    now = present();
     timer = setInterval(tick, 1000);
   }
   listeners.add(listener);

@@ -1,7 +1,7 @@
 /**
  * Numbers with their units, and times with their zone: every figure on the page goes through here.
  *
- * Values: watts, volts, percent, wattHours, hours. Times: localTime, localClock, utcTime, age.
+ * Values: watts, volts, percent, wattHours, hours. Times: localTime, localClock, utcTime, age. Names: apart.
  * What is not known is a dash, with the unit left out.
  */
 
@@ -62,15 +62,25 @@ export function hours(value: Maybe): string {
   return whole % 24 ? `${Math.floor(whole / 24)} d ${whole % 24} h` : `${whole / 24} d`;
 }
 
-/** How long ago, from milliseconds: now, 12 s, 4 min, 3 h, 12 d. */
+const AHEAD_MS = 60_000; // a device's clock may be that far ahead without a word
+
+/** How long ago, from milliseconds: now, 12 s ago, 4 min ago, 3 h ago, 12 d ago, 6 y ago; of a clock that is ahead, 3 h ahead. */
 export function age(milliseconds: number): string {
-  const seconds = Math.floor(milliseconds / 1000);
-  if (seconds < 2) return "now";
-  if (seconds < 60) return `${seconds} s ago`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
-  if (seconds < 48 * 3600) return `${Math.floor(seconds / 3600)} h ago`;
-  return `${digits(Math.floor(seconds / 86_400), 0)} d ago`;
+  const seconds = Math.floor(Math.abs(milliseconds) / 1000);
+  if (milliseconds <= -AHEAD_MS) return `${span(seconds)} ahead`;
+  return milliseconds < 2000 ? "now" : `${span(seconds)} ago`;
 }
+
+function span(seconds: number): string {
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 48 * 3600) return `${Math.floor(seconds / 3600)} h`;
+  const days = Math.floor(seconds / 86_400);
+  return days < 730 ? `${days} d` : `${Math.floor(days / 365.25)} y`;
+}
+
+/** A name to stand amid other text: whichever way its script runs, the figures beside it keep their order. */
+export const apart = (name: string): string => `\u2068${name}\u2069`;
 
 const LOCAL = new Intl.DateTimeFormat(LOCALE, {
   day: "numeric",

@@ -8,6 +8,7 @@ import "./style/frame.css";
 import "./style/fleet.css";
 import "./style/device.css";
 import "./style/charts.css";
+import "./style/print.css";
 
 createRoot(document.getElementById("root") as HTMLElement).render(
   <StrictMode>

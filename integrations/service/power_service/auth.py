@@ -33,13 +33,18 @@ class Gate:
         self.settings, self.tokens, self.tickets = settings, tokens, Tickets()
         self._buckets = Buckets(settings.rate, settings.burst)
         self._failures = Buckets(min(settings.rate, 10.0), 20)  # for each address
+        self._trouble = ""  # why the tokens cannot be read, if they cannot
 
     async def refresh(self) -> None:
         """Read the tokens again if their file has changed; where it cannot be read they stay as they are."""
         try:
             await self.storage.call(Lane.POLL, self.tokens.refresh)
         except (Refused, OSError, Problem) as error:
-            _log.error("the tokens cannot be read: %s", error)
+            if str(error) != self._trouble:  # not every second
+                _log.error("the tokens cannot be read: %s", error)
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
 
     async def admit(self, token: str | None, scope: str, client: str) -> Grant:
         """The grant of a token that has that scope and requests left. Raises Problem 401, 403, 429."""
@@ -75,7 +80,9 @@ class Gate:
 
     def _unauthorized(self, token: str | None) -> Problem:
         detail = "this token is not known, or was revoked" if token else "a bearer token is needed"
-        if not self.tokens.grants:
+        if self._trouble:
+            detail += "; the service cannot read its tokens now: its log says why"
+        elif not self.tokens.grants:
             detail = f"there is no token yet; on the service's machine: {how_to_make_one(self.settings)}"
         return Problem(Code.UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer realm="power-service"'})
 

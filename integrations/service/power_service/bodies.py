@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
 
 from starlette.requests import Request
 
+from power_manager import PowerManagerError
 from power_service.models import MAX_BATCH, NEW_READING, Shape
 from power_service.problems import Code, Problem
 from power_service.storage import Lane, Storage
@@ -59,8 +61,11 @@ async def read_object(request: Request, shape: Shape) -> dict[str, Any]:
     return fields(parse(await request.body()), shape)
 
 
-async def read_readings(request: Request, storage: Storage) -> list[Row]:
-    """The readings of a request: one object, an array of them, or NDJSON; large ones are parsed off the event loop."""
+async def read_readings(request: Request, storage: Storage) -> tuple[list[Row], bool]:
+    """The readings of a request, and whether they are a batch: one object, an array of them, or NDJSON.
+
+    Large ones are parsed off the event loop.
+    """
     media_type = _media_type(request)
     if media_type not in (JSON, NDJSON):
         raise _unsupported(JSON, NDJSON)
@@ -70,16 +75,22 @@ async def read_readings(request: Request, storage: Storage) -> list[Row]:
     return await storage.call(Lane.READ, _rows, body, media_type)
 
 
-def _rows(body: bytes, media_type: str) -> list[Row]:
+def error_as_sent(error: PowerManagerError, batch: bool) -> PowerManagerError:
+    """An error of log_many in the words of the request: it has current_draw, and rows only where it is a batch."""
+    said = error if batch or error.__cause__ is None else error.__cause__  # which is the same without the row
+    return type(error)(re.sub(r"^(row \d+: )?current: ", r"\1current_draw: ", str(said)))
+
+
+def _rows(body: bytes, media_type: str) -> tuple[list[Row], bool]:
     if media_type == NDJSON:
         lines = [line for line in body.splitlines() if line.strip()]
         _check_count(len(lines))
-        return [_row(parse(line, f"row {number}: "), f"row {number}: ") for number, line in enumerate(lines, 1)]
+        return [_row(parse(line, f"row {number}: "), f"row {number}: ") for number, line in enumerate(lines, 1)], True
     value = parse(body)
     if not isinstance(value, list):
-        return [_row(value, "")]
+        return [_row(value, "")], False
     _check_count(len(value))
-    return [_row(item, f"row {number}: ") for number, item in enumerate(value, 1)]
+    return [_row(item, f"row {number}: ") for number, item in enumerate(value, 1)], True
 
 
 def _check_count(count: int) -> None:

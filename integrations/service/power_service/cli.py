@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from power_manager import DB_PATH, PowerManager, PowerManagerError
@@ -17,8 +19,23 @@ from power_service.tokens import Scope, TokenFile
 _log = logging.getLogger("power_service")
 
 
+def _number(kind: Callable[[str], float], low: int, high: int) -> Callable[[str], float]:
+    """What reads an option's number, and refuses one beyond these bounds; NaN is beyond any."""
+
+    def number(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if low <= value <= high:
+                return value
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"expected {what} from {low} to {high}, got {text!r}")
+
+    return number
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--db", type=Path, default=DB_PATH, help="the database (default: power_manager.db here)")
+    db = Path(os.environ.get("POWER_MANAGER_DB") or DB_PATH)
+    parser.add_argument("--db", type=Path, default=db, help="(default: $POWER_MANAGER_DB, else power_manager.db here)")
     parser.add_argument("--tokens", type=Path, metavar="FILE", help="the tokens (default: beside the database)")
 
 
@@ -32,7 +49,7 @@ def _serve_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {__version__}")
     add("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
-    add("--port", type=int, default=8080, help="0: any free one (default: %(default)s)")
+    add("--port", type=_number(int, 0, 65_535), default=8080, help="0: any free one (default: %(default)s)")
     add("--no-auth", action="store_true", help="let everybody on this machine in; for loopback addresses only")
     add("--behind-proxy", action="store_true", help="a proxy on this machine does TLS, and says who the client is")
     add("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
@@ -41,9 +58,10 @@ def _serve_parser() -> argparse.ArgumentParser:
     add("--allow-origin", action="append", default=[], metavar="URL", help="pages from elsewhere; may be repeated")
     add("--dashboard", type=Path, metavar="DIR", help="the built dashboard (default: the one that comes along)")
     add("--durability", choices=["full", "normal"], default="full", help="as PowerManager's (default: %(default)s)")
-    add("--rate", type=float, default=100.0, help="requests a second for each token; 0: any (default: %(default)s)")
-    add("--burst", type=int, default=200, help="requests a token may save up (default: %(default)s)")
-    add("--max-connections", type=int, default=1000, help="streams included (default: %(default)s)")
+    rate, count = _number(float, 0, 1_000_000), _number(int, 1, 1_000_000)
+    add("--rate", type=rate, default=100.0, help="requests a second for each token; 0: any (default: %(default)s)")
+    add("--burst", type=count, default=200, help="requests a token may save up (default: %(default)s)")
+    add("--max-connections", type=count, default=1000, help="streams included (default: %(default)s)")
     add("--quiet", action="store_true", help="no line for each request")
     return parser
 
@@ -117,9 +135,12 @@ def _allow_descriptors(wanted: int) -> None:
 
 
 def _serve(settings: Settings, quiet: bool) -> int:
-    from power_service.app import create_app  # FastAPI takes half a second to import: not for `token`
-    from power_service.server import make_server, run
-
+    try:
+        from power_service.app import create_app  # FastAPI takes half a second to import: not for `token`
+        from power_service.server import make_server, run
+    except ModuleNotFoundError as error:
+        print(f"power-service: {error.name} is not installed: pip install '.[service]'", file=sys.stderr)
+        return 1
     _log_to_stderr(quiet)
     tokens = TokenFile(settings.token_file)
     settings.check(len(tokens.grants))

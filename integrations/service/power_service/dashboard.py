@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from power_service.settings import Refused
+
 _BESIDE = ("dashboard", "../../dashboard/dist")  # in the installed package; in the repository
 _MAX_BYTES = 32 * 1024 * 1024
 # Stricter than for the rest: the page is built so that it needs nothing inline and nothing from elsewhere.
@@ -27,9 +29,11 @@ def find(told: Path | None) -> Path | None:
 
 
 def add_dashboard(app: FastAPI, told: Path | None) -> None:
-    """Serve the files of the dashboard, and its index.html as /."""
+    """Serve the files of the dashboard, and its index.html as /. Raises Refused where what was told is none."""
     root = find(told)
     if root is None:
+        if told:
+            raise Refused(f"--dashboard {told}: expected a directory with index.html in it")
         return
     total = 0
     for path in sorted(root.rglob("*")):
@@ -38,7 +42,7 @@ def add_dashboard(app: FastAPI, told: Path | None) -> None:
         content = path.read_bytes()
         total += len(content)
         if total > _MAX_BYTES:
-            raise ValueError(f"{root}: more than {_MAX_BYTES} bytes: is this the built dashboard?")
+            raise Refused(f"{root}: more than {_MAX_BYTES} bytes: is this the built dashboard?")
         name = path.relative_to(root).as_posix()
         app.router.routes.append(_route("/" if name == "index.html" else f"/{name}", name, content))
 

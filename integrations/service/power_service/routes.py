@@ -11,10 +11,10 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BeforeValidator, TypeAdapter
 from starlette.responses import Response
 
-from power_manager import DeviceRecord, PowerEvent, PowerManager, PowerStatistics
+from power_manager import DeviceRecord, InvalidValue, NotFound, PowerEvent, PowerManager, PowerStatistics
 from power_service import models
 from power_service.auth import Reader, Writer, check_devices, check_meter, forbidden_device
-from power_service.bodies import JSON, NDJSON, read_object, read_readings
+from power_service.bodies import JSON, NDJSON, error_as_sent, read_object, read_readings
 from power_service.charts import POINTS_A_SPAN, thin_out
 from power_service.guard import path_text
 from power_service.metrics import Metrics
@@ -139,10 +139,13 @@ _READINGS_BODY = {
 async def post_readings(request: Request, grant: Writer) -> Response:
     """Store one reading or many, all or none. One with a timestamp may be sent again: it is stored once."""
     storage = _storage(request)
-    rows = await read_readings(request, storage)
+    rows, batch = await read_readings(request, storage)
     for meter_id in {row[0] for row in rows if isinstance(row[0], str)} if grant.devices is not None else ():
         await check_meter(storage, grant, meter_id)
-    stored = await storage.call(Lane.WRITE, storage.pm.log_many, rows)
+    try:
+        stored = await storage.call(Lane.WRITE, storage.pm.log_many, rows)
+    except (InvalidValue, NotFound) as error:
+        raise error_as_sent(error, batch) from error
     metrics: Metrics = request.app.state.metrics
     metrics.readings.inc(stored)
     return _json(models.INGEST, models.IngestResult(len(rows), stored))

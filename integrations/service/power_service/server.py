@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import ssl
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from power_service.settings import Settings
+from power_service.settings import Refused, Settings
 
 _log = logging.getLogger("power_service")
 GRACE_SECONDS = 2.5  # for clients to take in what is on its way, when the service ends
@@ -164,8 +165,24 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
+def _load(config: uvicorn.Config, settings: Settings) -> None:
+    """Read the certificate and its key now, to say which will not do: the errors of ssl name no file."""
+    files = {"--tls-cert": settings.tls_cert, "--tls-key": settings.tls_key}
+    for option, path in files.items():
+        try:
+            if path:
+                path.open("rb").close()
+        except OSError as error:
+            raise Refused(f"{option} {path}: expected a PEM file: {error.strerror}") from None
+    try:
+        config.load()
+    except ssl.SSLError as error:
+        named = ", ".join(f"{option} {path}" for option, path in files.items())
+        raise Refused(f"{named}: expected a certificate and its key, PEM: {error}") from None
+
+
 def make_server(settings: Settings, guarded: ASGIApp, app: FastAPI) -> Server:
-    """The server of an application."""
+    """The server of an application. Raises Refused for a certificate or key that will not do."""
     http = type("HttpProtocol", (HttpProtocol,), {"settings": settings})
     config = uvicorn.Config(
         guarded,
@@ -185,6 +202,7 @@ def make_server(settings: Settings, guarded: ASGIApp, app: FastAPI) -> Server:
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
     )
+    _load(config, settings)
     return Server(config, app)
 
 

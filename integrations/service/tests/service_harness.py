@@ -18,6 +18,7 @@ from power_service.tokens import Scope, TokenFile
 _T = TypeVar("_T")
 SERVICE = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SERVICE), str(SERVICE.parents[1])])}
+ENVIRONMENT.pop("POWER_MANAGER_DB", None)
 SOON = 20.0  # seconds, on a machine that does other things too
 
 

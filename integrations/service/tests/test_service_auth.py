@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import ssl
 import stat
@@ -16,11 +17,13 @@ from typing import Any
 import httpx2
 import pytest
 from conftest import Start
+from fastapi import FastAPI
 from power_service import cli
+from power_service.dashboard import add_dashboard
 from power_service.limits import Buckets
 from power_service.settings import Refused, Settings
 from power_service.tokens import EVERYBODY, Scope, Tickets, TokenFile
-from service_harness import ENVIRONMENT, SERVICE, Service, eventually
+from service_harness import ENVIRONMENT, SERVICE, SOON, Service, eventually
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
@@ -279,6 +282,40 @@ class TestTokens:
         assert "power-service token new" in answer.json()["detail"]
         assert "power-service token new" in service.log.read_text()
 
+    @pytest.mark.parametrize("trouble", ["mode", "loop"])
+    def test_tokens_that_cannot_be_read_are_said_to_be_so(
+        self, make_service: Start, tmp_path: Path, trouble: str
+    ) -> None:
+        """Neither that there are none, nor that this one is wrong; once they can be read it is gone."""
+        service = make_service().start()
+        made, unreadable = TokenFile(tmp_path / "made.json"), tmp_path / "unreadable"
+        token = made.new("x", [Scope.READ])[0]
+        if trouble == "loop":
+            unreadable.symlink_to(service.tokens.path)
+        else:
+            unreadable.write_bytes(made.path.read_bytes())
+            unreadable.chmod(0o640)
+        unreadable.replace(service.tokens.path)
+        with service.client(token) as client:
+            detail = client.get("/v1/devices").json()["detail"]
+            assert "cannot read its tokens" in detail
+            assert "there is no token" not in detail
+            assert service.log.read_text().count("the tokens cannot be read") == 1
+            made.path.replace(service.tokens.path)
+            assert client.get("/v1/devices").status_code == 200
+        with service.client() as client:
+            assert client.get("/v1/devices").json()["detail"] == "a bearer token is needed"
+
+    def test_the_environment_names_the_database(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As for the library's command line; empty counts as unset, and --db goes first."""
+        monkeypatch.chdir(tmp_path)
+        for name, options in (("", []), ("environment.db", []), ("other.db", ["--db", "option.db"])):
+            monkeypatch.setenv("POWER_MANAGER_DB", name)
+            assert cli.main(["token", "new", "x", "--scope", "read", *options]) == 0
+            assert cli._serve_parser().parse_args(options).db == Path((options or [name or "power_manager.db"])[-1])
+        made = {path.name.removesuffix(".tokens.json") for path in tmp_path.iterdir()}
+        assert made == {"power_manager.db", "environment.db", "option.db"}
+
     def test_no_auth_lets_everybody_on_this_machine_in(self, make_service: Start) -> None:
         """For a loopback address only."""
         with make_service("--no-auth").start().client() as client:
@@ -329,6 +366,50 @@ class TestRefusals:
         with pytest.raises(Refused, match=message):
             settings.check(token_count=0)
         assert cli.main(options) == 2
+
+    @pytest.mark.parametrize(
+        "option",
+        ["--port=99999", "--port=-1", "--port=http", "--rate=nan", "--rate=inf", "--rate=-5", "--burst=0", "--burst=-1",
+         "--burst=1.5", "--max-connections=0"],
+    )  # fmt: skip
+    def test_a_number_that_cannot_be_meant_is_refused(self, capsys: pytest.CaptureFixture[str], option: str) -> None:
+        """By name and value, with what would do."""
+        with pytest.raises(SystemExit, match="2"):
+            cli._serve_parser().parse_args([option])
+        name, _, value = option.partition("=")
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert f"argument {name}: expected a" in message
+        assert f"got '{value}'" in message
+        assert re.search(r"from \d+ to \d+", message)
+
+    def test_a_dashboard_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
+        """A mistyped name is no service without a page."""
+        command = [sys.executable, "-m", "power_service", "--db", "power.db", "--port", "0", "--dashboard", "nope"]
+        run = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=SOON, check=False)
+        assert run.returncode == 2
+        assert b"power-service: --dashboard nope: expected " in run.stderr
+
+    @pytest.mark.parametrize("missing", ["--tls-cert", "--tls-key", None])
+    def test_tls_files_that_will_not_do_are_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], missing: str | None
+    ) -> None:
+        """The one that is missing, or both where they are not what they should be."""
+        paths = {"--tls-cert": tmp_path / "cert.pem", "--tls-key": tmp_path / "key.pem"}
+        for option, path in paths.items():
+            if option != missing:
+                path.write_text("not PEM")
+        options = [text for option, path in paths.items() for text in (option, str(path))]
+        assert cli.main(["--db", str(tmp_path / "power.db"), *options]) == 2
+        message = capsys.readouterr().err
+        for option, path in paths.items():
+            assert (f"{option} {path}" in message) == (missing in (option, None))
+
+    def test_without_its_extra_it_says_what_to_install(self, tmp_path: Path) -> None:
+        """The command is there as soon as the package is; -S leaves out whatever else is installed."""
+        command = [sys.executable, "-S", "-m", "power_service", "--db", str(tmp_path / "power.db")]
+        run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        message = "power-service: fastapi is not installed: pip install '.[service]'\n"
+        assert (run.returncode, run.stderr) == (1, message)
 
     def test_elsewhere_needs_tokens_and_tls_or_a_proxy(self) -> None:
         """Either alone is not enough."""
@@ -462,6 +543,13 @@ def test_the_dashboard_is_served_if_it_is_there(make_service: Start, dashboard: 
         assert "immutable" in client.get("/assets/app-1a2b.js").headers["Cache-Control"]
         for path in ("/link", "/..%2fsecret", "/%2e%2e/secret", "/assets/"):
             assert client.get(path).status_code == 404
+
+
+def test_a_dashboard_that_is_too_much_is_refused(dashboard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept in memory: somebody's home directory is not."""
+    monkeypatch.setattr("power_service.dashboard._MAX_BYTES", 5)
+    with pytest.raises(Refused, match="more than 5 bytes"):
+        add_dashboard(FastAPI(), dashboard)
 
 
 def raw(service: Service, request: str) -> str:

@@ -147,6 +147,20 @@ class TestReadings:
         problem(api.post("/v1/readings", json=rows), 404, "not_found")
         assert api.get(f"/v1/meters/{battery['id']}/readings").json()["readings"] == []
 
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [({"current_draw": 1e7}, "current_draw: "), ({"voltage": "12"}, "voltage: "), ({"meter_id": "none"}, "")],
+    )
+    def test_errors_speak_of_what_was_sent(
+        self, api: httpx2.Client, battery: dict[str, Any], fault: dict[str, Any], message: str
+    ) -> None:
+        """The keys by their names here; and only a batch has rows."""
+        sent = {**reading(battery), **fault}
+        alone, batch = (api.post("/v1/readings", json=body).json()["detail"] for body in (sent, [sent]))
+        line = api.post("/v1/readings", content=json.dumps(sent), headers={"Content-Type": "application/x-ndjson"})
+        assert alone.startswith(message)
+        assert batch == line.json()["detail"] == f"row 1: {alone}"
+
     def test_ten_thousand_readings_go_at_once_and_no_more(self, api: httpx2.Client, battery: dict[str, Any]) -> None:
         """The limit of a batch."""
         rows = [reading(battery, minute) for minute in range(10_001)]

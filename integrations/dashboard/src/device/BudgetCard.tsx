@@ -13,7 +13,7 @@ interface BudgetCardProps {
 
 export function BudgetCard({ device, budget, summary }: BudgetCardProps) {
   return (
-    <section className="card budget live" aria-labelledby="budget">
+    <section className={`card budget live${summary.stale ? " is-stale" : ""}`} aria-labelledby="budget">
       <h2 id="budget">Budget</h2>
       {budget && <Target budget={budget} />}
       <dl className="pairs">
@@ -21,9 +21,7 @@ export function BudgetCard({ device, budget, summary }: BudgetCardProps) {
         <Pair name="Solar">{format.watts(summary.solar)}</Pair>
         <Pair name="Net">{format.watts(summary.net)}</Pair>
         <Pair name="Power, all meters">{format.watts(summary.total)}</Pair>
-        <Pair name="Runtime">
-          {summary.runtime === null ? "not draining" : format.hours(summary.runtime)}
-        </Pair>
+        <Pair name="Runtime">{format.hours(summary.runtime)}</Pair>
         <Pair name="Shutdown threshold">{format.watts(device.shutdown_threshold)}</Pair>
       </dl>
     </section>
@@ -51,7 +49,7 @@ function Target({ budget }: { budget: DeviceBudget }) {
         <span className="target-verdict">{verdict}</span>
       </p>
       <div
-        className="target-track"
+        className="track target-track"
         role="meter"
         aria-label="Energy of the last 24 hours against the target"
         aria-valuemin={0}
@@ -59,7 +57,7 @@ function Target({ budget }: { budget: DeviceBudget }) {
         aria-valuenow={Math.min(used, target)}
         aria-valuetext={`${format.wattHours(used)} of ${format.wattHours(target)}, ${verdict}`}
       >
-        <div className="target-used" style={{ width: `${Math.min(100, 100 * share)}%` }} />
+        <div className="level" style={{ width: `${Math.min(100, 100 * share)}%` }} />
       </div>
     </div>
   );

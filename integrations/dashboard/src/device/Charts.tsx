@@ -3,7 +3,15 @@
 import type { PowerMeter, PowerReading, PowerStatistics } from "@blackroad/power-client";
 import { useMemo, useState } from "react";
 import * as format from "../format";
-import { energyDaysOf, type HistoryState, isHourly, RANGES, type Range, useHistory } from "../live/history";
+import {
+  energyDaysOf,
+  type HistoryState,
+  isHourly,
+  RANGES,
+  type Range,
+  stepOf,
+  useHistory,
+} from "../live/history";
 import { errorText, Failure, Loading } from "../ui/states";
 import { hourSeconds, join, type Points, points, readingSeconds } from "./chart-data";
 import { EnergyBars } from "./EnergyBars";
@@ -35,6 +43,11 @@ export function Charts({ deviceId, meters, lines, now }: ChartsProps) {
       {history.phase === "loading" && <Loading what="history" />}
       {history.phase === "failed" && (
         <Failure what="The history could not be loaded" error={history.error} onRetry={history.refetch} />
+      )}
+      {history.phase === "ready" && history.error !== null && (
+        <p className="problem" role="status">
+          Not up to date: {errorText(history.error)}
+        </p>
       )}
       {history.phase === "ready" && (
         <Plots history={history} range={range} meters={meters} lines={lines} now={now} />
@@ -92,11 +105,10 @@ function columns(
   return join(ids.map(line));
 }
 
-/** The range up to now; a new moment only as often as it moves the picture by about a pixel. */
+/** The range up to now. */
 function windowOf(range: Range, now: number): readonly [number, number] {
-  const { hours } = RANGES[range];
-  const end = Math.ceil(now / 1000 / hours) * hours;
-  return [end - hours * 3600, end];
+  const end = Math.ceil(now / 1000 / stepOf(range)) * stepOf(range);
+  return [end - RANGES[range].hours * 3600, end];
 }
 
 function Plots({ history, range, meters, lines, now }: PlotsProps) {
@@ -117,42 +129,42 @@ function Plots({ history, range, meters, lines, now }: PlotsProps) {
     const storing = meters.filter((meter) => meter.type === "battery" || meter.type === "ups");
     return { watts: chart("watts", meters), volts: chart("volts", meters), charge: chart("charge", storing) };
   }, [history.readings, history.statistics, range]);
-  const empty = [...history.readings.values(), ...history.statistics.values()].every(
-    (rows) => rows.length === 0,
-  );
   return (
-    <>
-      {empty && <p className="state">Nothing was read in this range.</p>}
-      <div className="chart-grid live">
-        <div className="card">
-          <TimeChart
-            title="Power"
-            note={hourly ? "hourly mean, W" : "W"}
-            {...drawn.watts}
-            window={shown}
-            format={format.watts}
-          />
-        </div>
-        <div className="card">
-          <Volts error={history.readingsError} {...drawn.volts} window={shown} />
-        </div>
-        {drawn.charge.lines.length > 0 && (
+    <div className="chart-grid live">
+      {drawn.watts.data[0].length === 0 ? (
+        <p className="card state chart-none">Nothing was read in this range.</p>
+      ) : (
+        <>
           <div className="card">
             <TimeChart
-              title="Charge"
-              note={hourly ? "middle of each hour’s least and most, %" : "%"}
-              {...drawn.charge}
+              title="Power"
+              note={hourly ? "hourly mean, W" : "W"}
+              {...drawn.watts}
               window={shown}
-              format={format.percent}
-              bounds={PERCENT}
+              format={format.watts}
             />
           </div>
-        )}
-        <div className="card">
-          <EnergyBars statistics={history.statistics} lines={lines} days={energyDaysOf(range)} now={now} />
-        </div>
+          <div className="card">
+            <Volts error={history.readingsError} {...drawn.volts} window={shown} />
+          </div>
+          {drawn.charge.lines.length > 0 && (
+            <div className="card">
+              <TimeChart
+                title="Charge"
+                note={hourly ? "middle of each hour’s least and most, %" : "%"}
+                {...drawn.charge}
+                window={shown}
+                format={format.percent}
+                bounds={PERCENT}
+              />
+            </div>
+          )}
+        </>
+      )}
+      <div className="card">
+        <EnergyBars statistics={history.statistics} lines={lines} days={energyDaysOf(range)} now={now} />
       </div>
-    </>
+    </div>
   );
 }
 

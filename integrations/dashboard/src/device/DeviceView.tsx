@@ -29,16 +29,19 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
   const now = useNow();
   const heading = useRef<HTMLHeadingElement>(null);
   const lines = useMemo(() => linesOf(meters), [meters]);
-  // The heading is where a screen reader goes on after following the link.
   useEffect(() => {
     document.title = `${device?.name ?? deviceId} · Power`;
+  }, [deviceId, device?.name]);
+  // The heading is where a screen reader goes on after following the link.
+  // biome-ignore lint/correctness/useExhaustiveDependencies: for each device once, whatever becomes of its name
+  useEffect(() => {
     heading.current?.focus({ preventScroll: true });
     scrollTo(0, 0);
-  }, [deviceId, device?.name]);
+  }, [deviceId]);
 
   if (!device) {
     return (
-      <main id="main">
+      <main id="main" className="device">
         <Empty title={`No device has the id ${deviceId}`}>
           <p>It may have another name, or this token is not for it.</p>
           <a className="button" href={FLEET_HREF}>
@@ -74,7 +77,7 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
         </ul>
       </div>
       {meters.length === 0 ? (
-        <div className="card">
+        <div className="card no-meters">
           <Empty title="No meters yet">
             <p>
               Add one on the service’s machine:{" "}
@@ -85,7 +88,7 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
       ) : (
         <MeterCards meters={meters} lines={lines} now={now} />
       )}
-      <div className="device-columns">
+      <div className={meters.length > 0 ? "device-columns" : undefined}>
         {meters.length > 0 && <Charts deviceId={deviceId} meters={meters} lines={lines} now={now} />}
         <aside className="side" aria-label="Budget, report and events">
           <BudgetCard device={device} budget={budget} summary={summary} />

@@ -118,7 +118,7 @@ function stack(day: EnergyDay, lines: ReadonlyMap<string, Line>, scale: number, 
 
 function dayText(day: EnergyDay, lines: ReadonlyMap<string, Line>): string {
   const text = ({ meterId, out, in: taken }: Share) =>
-    `${lines.get(meterId)?.label}: ${format.wattHours(out)} out, ${format.wattHours(taken)} in`;
+    `${format.apart(lines.get(meterId)?.label ?? meterId)}: ${format.wattHours(out)} out, ${format.wattHours(taken)} in`;
   return [format.localDay(day.start), ...day.shares.map(text)].join("\n");
 }
 
@@ -131,7 +131,7 @@ function EnergyTable({ days, lines }: Omit<BarsProps, "label">) {
             <th scope="col">Day</th>
             {[...lines].map(([meterId, line]) => (
               <th scope="col" key={meterId}>
-                {line.label}, out / in
+                {format.apart(line.label)}, out / in
               </th>
             ))}
           </tr>

@@ -39,7 +39,7 @@ function MeterCard({ meter, line, now }: { meter: PowerMeter; line: Line | undef
         <h3>
           {line && <Swatch line={line} />} {meterName(meter)}
         </h3>
-        <span className="muted">{typeName(meter.type)}</span>
+        {meter.name && <span className="muted">{typeName(meter.type)}</span>}
         <Badge state={seen === null ? "silent" : stale ? "stale" : meter.state} />
       </div>
       <p className="meter-watts">

@@ -3,6 +3,7 @@
 import type { PowerEvent } from "@blackroad/power-client";
 import { usePowerClient } from "@blackroad/power-client/react";
 import { type FormEvent, useEffect, useId, useRef, useState } from "react";
+import * as format from "../format";
 import { errorText } from "../ui/states";
 import { EVENT_NAMES, eventValue } from "./events";
 
@@ -20,12 +21,28 @@ export function RecordEvent({ device, onRecorded, onClose }: RecordEventProps) {
   const dialog = useRef<HTMLDialogElement>(null);
   const [draft, setDraft] = useState<Draft>({ type: "charge_start", value: 0, note: null });
   const [step, setStep] = useState<"fill" | "confirm">("fill");
+  const [busy, setBusy] = useState(false);
   const id = useId();
   useEffect(() => dialog.current?.showModal(), []);
+  async function record(): Promise<PowerEvent> {
+    setBusy(true);
+    try {
+      return await client.triggerEvent(device.id, draft);
+    } finally {
+      setBusy(false);
+    }
+  }
   return (
-    <dialog ref={dialog} className="card" aria-labelledby={`${id}-title`} onClose={onClose}>
+    <dialog
+      ref={dialog}
+      className="card"
+      aria-labelledby={`${id}-title`}
+      onClose={onClose}
+      // Whoever leaves now would never hear that it failed.
+      closedby={busy ? "none" : "closerequest"}
+    >
       <h2 id={`${id}-title`}>
-        {step === "fill" ? `Record an event of ${device.name}` : "Record this event?"}
+        {step === "fill" ? `Record an event of ${format.apart(device.name)}` : "Record this event?"}
       </h2>
       {step === "fill" ? (
         <Fill
@@ -40,7 +57,8 @@ export function RecordEvent({ device, onRecorded, onClose }: RecordEventProps) {
         <Confirm
           draft={draft}
           device={device}
-          record={() => client.triggerEvent(device.id, draft)}
+          busy={busy}
+          record={record}
           onBack={() => setStep("fill")}
           onRecorded={(event) => {
             onRecorded(event);
@@ -116,24 +134,22 @@ function Fill({ draft, onDone, onCancel }: FillProps) {
 interface ConfirmProps {
   readonly draft: Draft;
   readonly device: { readonly id: string; readonly name: string };
+  readonly busy: boolean;
   readonly record: () => Promise<PowerEvent>;
   readonly onBack: () => void;
   readonly onRecorded: (event: PowerEvent) => void;
 }
 
-function Confirm({ draft, device, record, onBack, onRecorded }: ConfirmProps) {
-  const [state, setState] = useState<{ busy: boolean; problem: string | null }>({
-    busy: false,
-    problem: null,
-  });
+function Confirm({ draft, device, busy, record, onBack, onRecorded }: ConfirmProps) {
+  const [problem, setProblem] = useState<string | null>(null);
   const confirm = useRef<HTMLButtonElement>(null);
   useEffect(() => confirm.current?.focus(), []);
   async function go(): Promise<void> {
-    setState({ busy: true, problem: null });
+    setProblem(null);
     try {
       onRecorded(await record());
     } catch (error) {
-      setState({ busy: false, problem: errorText(error) });
+      setProblem(errorText(error));
     }
   }
   const value = eventValue(draft);
@@ -141,22 +157,22 @@ function Confirm({ draft, device, record, onBack, onRecorded }: ConfirmProps) {
     <div className="fields">
       <p>
         <strong>{EVENT_NAMES[draft.type]}</strong>
-        {value && <> ({value})</>} for <strong>{device.name}</strong>{" "}
+        {value && <> ({value})</>} for <strong>{format.apart(device.name)}</strong>{" "}
         <span className="muted">{device.id}</span>, now.
       </p>
       {draft.note && <blockquote>{draft.note}</blockquote>}
       <p className="muted">
         It goes to everybody who follows this device, and cannot be taken back. It switches nothing by itself.
       </p>
-      <p className={state.problem ? "problem" : ""} role="alert">
-        {state.problem}
+      <p className={problem ? "problem" : ""} role="alert">
+        {problem}
       </p>
       <div className="row row-end">
-        <button type="button" className="button" onClick={onBack} disabled={state.busy}>
+        <button type="button" className="button" onClick={onBack} disabled={busy}>
           Back
         </button>
-        <button ref={confirm} type="button" className="button button-main" onClick={go} disabled={state.busy}>
-          {state.busy ? "Recording…" : "Record"}
+        <button ref={confirm} type="button" className="button button-main" onClick={go} disabled={busy}>
+          {busy ? "Recording…" : "Record"}
         </button>
       </div>
     </div>

@@ -7,7 +7,7 @@ import { useEffect, useId, useMemo, useRef, useState } from "react";
 import uPlot from "uplot";
 import { Time } from "../ui/Time";
 import { useTheme } from "../ui/theme";
-import { axisTimes, limits, readingAt } from "./chart-data";
+import { alone, axisTimes, limits, readingAt } from "./chart-data";
 
 export interface Line {
   readonly id: string;
@@ -78,7 +78,7 @@ function series(line: Line, stroke: string): uPlot.Series {
     label: line.label,
     stroke,
     width: LINE_WIDTH,
-    points: { show: false },
+    points: { show: true, size: 5, fill: stroke, filter: (plot, place) => alone(plot.data[place] ?? []) },
     ...(line.dash && { dash: [...line.dash] }),
   };
 }

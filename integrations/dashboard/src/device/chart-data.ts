@@ -63,6 +63,19 @@ export function readingAt(
   return null;
 }
 
+/** The places of values with a gap, or nothing, on both sides: a line between points does not show them. */
+export function alone(values: ArrayLike<number | null | undefined>): number[] {
+  const found: number[] = [];
+  let [last, before] = [-1, -1]; // of the two points that were met last: where the value is, -1 for a gap
+  for (let index = 0; index <= values.length; index++) {
+    const value = index < values.length ? values[index] : null;
+    if (value === undefined) continue;
+    if (value === null && last >= 0 && before < 0) found.push(last);
+    [before, last] = [last, value === null ? -1 : index];
+  }
+  return found;
+}
+
 /** The bounds of a scale: the data's with some room, and never without the bounds asked for. */
 export function limits(
   low: number | null,

@@ -1,40 +1,68 @@
 /**
  * Devices as rows, of which only those in sight exist: the page scrolls through thousands of them.
  *
- * One row's link can be reached by tab; from there the arrow keys, Page up and down, Home and End go on. On a narrow
- * screen the same rows are laid out as cards by the style sheet.
+ * One row's link can be reached by tab; from there the arrow keys, Page up and down, Home and End go on. Whoever comes
+ * back from a device finds the rows where they were. On a narrow screen the same rows are laid out as cards by the style
+ * sheet.
  */
 
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
-import { type KeyboardEvent, memo, useEffect, useLayoutEffect, useRef, useState } from "react";
+import {
+  type KeyboardEvent,
+  memo,
+  type RefObject,
+  useEffect,
+  useLayoutEffect,
+  useRef,
+  useState,
+} from "react";
 import { deviceHref } from "../route";
 import { COLUMNS } from "./columns";
 import type { Sort, SortKey } from "./order";
 import type { Summary } from "./summary";
+
+/** Where the table was left for a device: how far down the page was scrolled, in pixels, and the row's link. */
+export interface Place {
+  readonly scroll: number;
+  readonly href: string | null;
+}
+
+export const AT_THE_TOP: Place = { scroll: 0, href: null };
 
 interface FleetTableProps {
   readonly rows: readonly Summary[];
   readonly sort: Sort;
   readonly onSort: (sort: Sort) => void;
   readonly now: number;
+  /** Read when the table comes, written when it goes. */
+  readonly place: RefObject<Place>;
 }
 
 const PAGE = 10;
 
-export function FleetTable({ rows, sort, onSort, now }: FleetTableProps) {
+export function FleetTable({ rows, sort, onSort, now, place }: FleetTableProps) {
   const body = useRef<HTMLDivElement>(null);
-  const { rowHeight, scrollMargin } = useLayout(body);
+  const { rowHeight, scrollMargin, headHeight } = useLayout(body);
   const list = useWindowVirtualizer({
     count: rows.length,
     estimateSize: () => rowHeight,
     overscan: 8,
     scrollMargin,
+    scrollPaddingStart: headHeight,
+    initialOffset: () => place.current.scroll,
     getItemKey: (index) => rows[index]?.id ?? index,
   });
   // biome-ignore lint/correctness/useExhaustiveDependencies: other heights are measured anew
   useLayoutEffect(() => list.measure(), [rowHeight, list]);
   const items = list.getVirtualItems();
-  const roving = useRoving(body, rows.length, (index) => list.scrollToIndex(index, { align: "auto" }));
+  const [left] = useState(() => rows.findIndex((row) => deviceHref(row.id) === place.current.href));
+  const roving = useRoving(body, rows.length, left, (index) => list.scrollToIndex(index, { align: "auto" }));
+  useLayoutEffect(
+    () => () => {
+      place.current = { scroll: scrollY, href: location.hash };
+    },
+    [place],
+  );
   const tabStop = items.some((item) => item.index === roving.active) ? roving.active : (items[0]?.index ?? 0);
   return (
     <div className="fleet-table" role="table" aria-label="Devices" aria-rowcount={rows.length + 1}>
@@ -62,12 +90,13 @@ export function FleetTable({ rows, sort, onSort, now }: FleetTableProps) {
 }
 
 /**
- * In pixels: the height that the style sheet gives a row, and how far down the page the rows begin. Read when the page's
- * size changes, as it does with the layout, the size of the text and whatever comes to stand above the table; reading
- * them at each render would have the browser lay everything out each time.
+ * In pixels: the height that the style sheet gives a row, how far down the page the rows begin, and what the head covers
+ * of them while it sticks to the top. Read when the page's size changes, as it does with the layout, the size of the text
+ * and whatever comes to stand above the table; reading them at each render would have the browser lay everything out
+ * each time.
  */
 function useLayout(body: React.RefObject<HTMLDivElement | null>) {
-  const [layout, setLayout] = useState({ rowHeight: 52, scrollMargin: 0 });
+  const [layout, setLayout] = useState({ rowHeight: 52, scrollMargin: 0, headHeight: 0 });
   useLayoutEffect(() => {
     const read = () => {
       const element = body.current;
@@ -75,10 +104,14 @@ function useLayout(body: React.RefObject<HTMLDivElement | null>) {
       const rem = Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
       const rowHeight = Number.parseFloat(getComputedStyle(element).getPropertyValue("--row-height")) * rem;
       const scrollMargin = Math.round(element.getBoundingClientRect().top + scrollY);
+      const head = element.previousElementSibling as HTMLElement;
+      const headHeight = Math.ceil(head.getBoundingClientRect().height);
       setLayout((before) =>
-        before.rowHeight === rowHeight && before.scrollMargin === scrollMargin
+        before.rowHeight === rowHeight &&
+        before.scrollMargin === scrollMargin &&
+        before.headHeight === headHeight
           ? before
-          : { rowHeight, scrollMargin },
+          : { rowHeight, scrollMargin, headHeight },
       );
     };
     read();
@@ -89,20 +122,27 @@ function useLayout(body: React.RefObject<HTMLDivElement | null>) {
   return layout;
 }
 
-/** Which row has the tab stop, and how the keys move it: the row is scrolled to, and focused once it is there. */
+/**
+ * Which row has the tab stop, and how the keys move it: the row is scrolled to, and focused once it is there. Begins
+ * with the row that was left, where there is one.
+ */
 function useRoving(
   body: React.RefObject<HTMLDivElement | null>,
   count: number,
+  left: number,
   scrollTo: (index: number) => void,
 ) {
-  const [active, setActive] = useState(0);
-  const wanted = useRef<number | null>(null);
+  const [active, setActive] = useState(Math.max(0, left));
+  const wanted = useRef(left < 0 ? null : left);
   useEffect(() => {
     if (wanted.current === null) return;
     const link = body.current?.querySelector<HTMLElement>(`[data-index="${wanted.current}"] a`);
     if (!link) return;
     wanted.current = null;
-    link.focus({ preventScroll: true });
+    // Whoever has gone elsewhere meanwhile, to the search say, stays there.
+    const { activeElement } = document;
+    if (activeElement === document.body || body.current?.contains(activeElement))
+      link.focus({ preventScroll: true });
   });
   function onKeyDown(event: KeyboardEvent): void {
     const row = (event.target as HTMLElement).closest<HTMLElement>("[data-index]");

@@ -1,12 +1,12 @@
 /** All devices: sums, search, filter, and the table. */
 
-import { useDeferredValue, useEffect, useId, useMemo, useState } from "react";
+import { type RefObject, useDeferredValue, useEffect, useId, useMemo, useState } from "react";
 import { useNow } from "../clock";
 import * as format from "../format";
 import type { FleetData } from "../live/fleet";
 import { Empty } from "../ui/states";
 import { COLUMNS } from "./columns";
-import { FleetTable } from "./FleetTable";
+import { FleetTable, type Place } from "./FleetTable";
 import { byName, FILTERS, type Filter, order, type Sort, type SortKey, select } from "./order";
 import { Summaries, type Summary } from "./summary";
 
@@ -27,9 +27,10 @@ interface FleetViewProps {
   readonly fleet: FleetData;
   readonly choice: FleetChoice;
   readonly onChoice: (choice: FleetChoice) => void;
+  readonly place: RefObject<Place>;
 }
 
-export function FleetView({ fleet, choice, onChoice }: FleetViewProps) {
+export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
   const now = useNow();
   const devices = useMemo(() => byName(fleet.devices), [fleet.devices]);
   const [summaries] = useState(() => new Summaries());
@@ -75,6 +76,7 @@ export function FleetView({ fleet, choice, onChoice }: FleetViewProps) {
           sort={sort}
           onSort={(chosen) => onChoice({ ...choice, sort: chosen })}
           now={now}
+          place={place}
         />
       )}
     </main>
@@ -193,7 +195,7 @@ function Controls({ choice, onChoice, count, total }: ControlsProps) {
         </button>
       </div>
       <p className="muted count" role="status">
-        {count === total ? `${total} devices` : `${count} of ${total} devices`}
+        {count === total ? total : `${count} of ${total}`} {total === 1 ? "device" : "devices"}
       </p>
     </search>
   );

@@ -68,7 +68,7 @@ export const COLUMNS: readonly Column[] = [
   {
     key: "runtime",
     title: "Runtime",
-    hint: "Until the batteries are empty, at present watts; a dash while they do not drain",
+    hint: "Until the batteries are empty, at present watts; a dash while they do not drain, or where no capacity is known",
     numeric: true,
     cell: (row) => format.hours(row.runtime),
   },
@@ -96,10 +96,10 @@ export function Charge({ value, state }: { value: number | null; state: string }
   if (value === null) return <>{format.UNKNOWN}</>;
   return (
     <span className={`charge charge-${state}`}>
-      <span className="charge-track" aria-hidden="true">
-        <span className="charge-level" style={{ width: `${value}%` }} />
+      <span className="track charge-track" aria-hidden="true">
+        <span className="level" style={{ width: `${value}%` }} />
       </span>
-      {format.percent(value)}
+      <span className="charge-text">{format.percent(value)}</span>
     </span>
   );
 }

@@ -76,7 +76,10 @@ function alertsOf(device: DeviceRecord, meters: readonly PowerMeter[], total: nu
   for (const meter of meters) {
     if (meter.state !== "critical" && meter.state !== "low") continue;
     const severity = meter.state === "critical" ? "critical" : "warning";
-    alerts.push({ severity, text: `${meter.name ?? meter.type} ${format.percent(meter.charge_pct)}` });
+    alerts.push({
+      severity,
+      text: `${format.apart(meter.name ?? meter.type)} ${format.percent(meter.charge_pct)}`,
+    });
   }
   if (total < device.shutdown_threshold) {
     alerts.push({ severity: "critical", text: `Power below ${format.watts(device.shutdown_threshold)}` });

@@ -18,7 +18,7 @@ export interface FleetData {
 export interface Fleet {
   /** Undefined until devices and meters are there; the budgets may come later. */
   readonly data: FleetData | undefined;
-  /** Why the last load failed. */
+  /** Why the last load of any of them failed; undefined while none has. */
   readonly error: unknown;
   readonly refetch: () => void;
 }

@@ -1,7 +1,7 @@
 /**
  * A device's meters over a range of time: fetched once, then followed as readings come.
  *
- * Fetched again after each reconnecting, for the stream does not repeat readings; every minute, for what the statistics
+ * Fetched again after each reconnecting, for the stream does not repeat readings; now and then, for what the statistics
  * have gained; and when so much has come live that the service had better thin it out. The client's useHistory is for
  * one meter; here any number of them is drawn over the same times, beside their statistics.
  */
@@ -9,6 +9,7 @@
 import type { PowerClient, PowerReading, PowerStatistics, StreamHandle } from "@blackroad/power-client";
 import { usePowerClient } from "@blackroad/power-client/react";
 import { useMemo, useSyncExternalStore } from "react";
+import { present } from "../clock";
 
 /** What can be looked at. Beyond a day, lines are hourly statistics. */
 export const RANGES = {
@@ -23,16 +24,20 @@ export type Range = keyof typeof RANGES;
 /** Whether a range's lines are hourly statistics. */
 export const isHourly = (range: Range): boolean => RANGES[range].hours > 24;
 
+/** In seconds: how often a range moves on by about a pixel. Drawing or fetching more often would show nothing new. */
+export const stepOf = (range: Range): number => RANGES[range].hours;
+
 /** How many local days of energy a range shows. */
 export const energyDaysOf = (range: Range): number => Math.max(7, RANGES[range].hours / 24);
 
-const REFRESH_MS = 60_000;
+const REFRESH_MS = 60_000; // at the soonest: a month of readings is a lot of work for the service
 const TELL_MS = 200; // however much comes, the charts are drawn five times a second at most
 const MAX_POINTS = 2000; // of each meter, as the service thins them out
 const MAX_LIVE = 4000; // of all meters, before they are thinned out again
 
 export interface HistoryState {
   readonly phase: "loading" | "ready" | "failed";
+  /** Why the last fetch failed; null after one that did not. */
   readonly error: unknown;
   /** By meter id, oldest first. */
   readonly readings: ReadonlyMap<string, readonly PowerReading[]>;
@@ -105,12 +110,12 @@ class History {
       const phase = this.#state.phase === "ready" ? "ready" : "failed";
       this.#state = { ...this.#state, phase, error };
     }
-    this.#refresh = setTimeout(this.fetch, REFRESH_MS);
+    this.#refresh = setTimeout(this.fetch, Math.max(REFRESH_MS, 1000 * stepOf(this.range)));
     this.#tell();
   };
 
   async #readings(signal: AbortSignal): Promise<Pick<HistoryState, "readings" | "readingsError">> {
-    const since = new Date(Date.now() - RANGES[this.range].hours * 3_600_000);
+    const since = new Date(present() - RANGES[this.range].hours * 3_600_000);
     const options = { since, maxPoints: MAX_POINTS, signal };
     try {
       return { readings: await this.#ofEach((id) => this.client.chart(id, options)), readingsError: null };

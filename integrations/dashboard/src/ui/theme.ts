@@ -2,7 +2,7 @@
 
 import { useSyncExternalStore } from "react";
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
+const dark = matchMedia("screen and (prefers-color-scheme: dark)");
 
 function subscribe(listener: () => void): () => void {
   dark.addEventListener("change", listener);

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import type { Report } from "@blackroad/power-client";
 import type { Browser, Download, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, launch, Service, signedIn, Writer } from "./harness";
+import { eventually, launch, open, Service, signedIn, Writer } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -75,6 +75,31 @@ test("a month at one reading a second is too much for volts alone: the rest is t
   await legend(page, "Voltage", "Panel").waitFor();
 });
 
+test("a range is fetched again no sooner than it has moved on by a pixel", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const { page } = await open(browser, "about:blank");
+  await page.clock.install();
+  let asked = 0;
+  page.on("request", (request) => {
+    if (request.url().includes("max_points=")) asked++;
+  });
+  await page.goto(`${service.url}/${HASH}`);
+  const fetched = async (what: string, passing: number) => {
+    const before = asked;
+    await page.clock.fastForward(passing);
+    await eventually(() => asked >= before + 3, what);
+  };
+  await legend(page, "Power", "Panel").waitFor();
+  await fetched("a day after a minute", 61_000);
+  await page.getByRole("radio", { name: "30 d" }).check();
+  await page.getByText("hourly mean, W").waitFor();
+  const before = asked;
+  await page.clock.fastForward(600_000);
+  await page.getByRole("radio", { name: "30 d" }).waitFor();
+  expect(asked).toBe(before);
+  await fetched("a month after twelve minutes", 130_000);
+});
+
 test("the arrow keys move along a chart, and say the moment in local time and UTC", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service, { hash: HASH, timezoneId: "Asia/Kathmandu" });
@@ -114,7 +139,6 @@ test("the energy of the days is the report's, and each day is the viewer's own",
 });
 
 async function signedOff(service: Service) {
-  const { open } = await import("./harness");
   const seen = await open(browser, `${service.url}/${HASH}`, { timezoneId: "UTC" });
   await legend(seen.page, "Power", "Panel").waitFor();
   return seen;
@@ -163,6 +187,27 @@ test("an event is recorded only once it is confirmed", async () => {
   await page.locator(".event", { hasText: "before the storm" }).waitFor();
   expect(await page.locator(".event").count()).toBe(1);
   expect(await recorded()).toMatchObject([{ type: "shutdown", value: 1.5, note: "before the storm" }]);
+});
+
+test("an event that is being recorded cannot be left before it is known whether it was", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service, { hash: "#/device/edge-002" });
+  let refuse = () => {};
+  await page.route("**/events", async (route) => {
+    await new Promise<void>((done) => {
+      refuse = done;
+    });
+    await route.abort();
+  });
+  await page.getByRole("button", { name: "Record event…" }).click();
+  await page.getByRole("button", { name: "Continue" }).click();
+  await page.getByRole("button", { name: "Record", exact: true }).click();
+  await page.getByText("Recording…").waitFor();
+  for (let count = 0; count < 3; count++) await page.keyboard.press("Escape");
+  refuse();
+  await page.getByText("The service cannot be reached.").waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "hidden" });
 });
 
 test("a token that may only read is told so, and nothing is recorded", async () => {

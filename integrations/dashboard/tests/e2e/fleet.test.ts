@@ -100,6 +100,43 @@ test("search and order are still there after a visit to a device", async () => {
   await page.getByText("1 of 12 devices").waitFor();
 });
 
+test("whoever comes back from a device finds the rows where they were, and the focus on its row", async () => {
+  const service = await Service.start(["crowd", "--devices", "1000"], "--no-auth");
+  const { page } = await open(browser, service.url);
+  await page.getByRole("button", { name: "Device", exact: true }).click();
+  await page.getByRole("link", { name: "Node 0001" }).focus();
+  for (const way of ["back", "link"]) {
+    await page.evaluate(() => scrollTo(0, 20_000));
+    await page.getByRole("link", { name: "Node 0390" }).click();
+    await page.getByRole("heading", { name: "Node 0390" }).waitFor();
+    if (way === "back") await page.goBack();
+    else await page.getByRole("link", { name: "All devices" }).click();
+    await eventually(
+      () => page.evaluate(() => document.activeElement?.textContent === "Node 0390" && scrollY === 20_000),
+      `the place, by ${way}`,
+    );
+  }
+});
+
+test("the row with the focus is never behind the head of the table", async () => {
+  const service = await Service.start(["crowd", "--devices", "100"], "--no-auth");
+  const { page } = await open(browser, service.url);
+  await page.getByRole("button", { name: "Device", exact: true }).click();
+  await page.getByRole("link", { name: "Node 0001" }).focus();
+  const focused = () => page.evaluate(() => document.activeElement?.textContent ?? "");
+  await page.keyboard.press("End");
+  await eventually(async () => (await focused()) === "Node 0100", "the last row");
+  for (let number = 99; number > 70; number--) {
+    await page.keyboard.press("ArrowUp");
+    await eventually(async () => (await focused()) === `Node 00${number}`, `row ${number}`);
+  }
+  const [head, row] = await page.evaluate(() => [
+    document.querySelector(".fleet-head")?.getBoundingClientRect().bottom,
+    document.activeElement?.closest(".fleet-item")?.getBoundingClientRect().top,
+  ]);
+  expect(Number(row)).toBeGreaterThanOrEqual(Number(head));
+});
+
 test("a file without devices says how to make one", async () => {
   const service = await Service.start([]);
   const { page } = await signedIn(browser, service);

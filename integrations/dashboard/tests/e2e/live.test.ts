@@ -135,3 +135,39 @@ test("what nothing has come from for two minutes is stale, in word and look", as
       .evaluate((cell) => getComputedStyle(cell).fontStyle);
   expect([await style("Tunnel fan"), await style("Harbour gate")]).toEqual(["italic", "normal"]);
 });
+
+test("what cannot be loaded any more is said, beside what is there", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const { page } = await open(browser, "about:blank");
+  const refuse = (pattern: string) =>
+    page.route(pattern, (route) =>
+      route.fulfill({
+        status: 422,
+        contentType: "application/problem+json",
+        body: JSON.stringify({
+          title: "x",
+          type: "x",
+          status: 422,
+          code: "invalid_value",
+          detail: "no room",
+        }),
+      }),
+    );
+  await refuse("**/v1/budget**");
+  await page.goto(service.url);
+  await row(page, "North mast").waitFor();
+  await page.getByText("Not all could be loaded").waitFor();
+  await page.getByText("no room").waitFor();
+  await page.unrouteAll();
+  await page.getByRole("button", { name: "Try again" }).click();
+  await page.getByText("Not all could be loaded").waitFor({ state: "hidden" });
+
+  await row(page, "North mast").getByRole("link").click();
+  await page.locator(".chart-plot canvas").nth(2).waitFor();
+  await refuse("**/statistics**");
+  await service.kill();
+  await page.getByText("The connection to the service is lost.").waitFor();
+  await service.run();
+  await page.getByText("Not up to date: no room").waitFor();
+  expect(await page.locator(".chart-plot canvas").count()).toBe(3);
+});

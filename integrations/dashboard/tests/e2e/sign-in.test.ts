@@ -69,6 +69,7 @@ test("a token that is bound to a device shows that device alone", async () => {
   const { page } = await open(browser, service.url);
   await signIn(page, service.token(["read"], "edge-002"));
   await page.getByRole("link", { name: "North mast" }).waitFor();
+  await page.getByText("1 device", { exact: true }).waitFor();
   expect(await page.locator(".fleet-item").count()).toBe(1);
 });
 

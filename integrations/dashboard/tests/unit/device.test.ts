@@ -2,7 +2,7 @@
 
 import type { PowerMeter, PowerStatistics, Report } from "@blackroad/power-client";
 import { describe, expect, test } from "vitest";
-import { join, limits, points, readingAt } from "../../src/device/chart-data";
+import { alone, join, limits, points, readingAt } from "../../src/device/chart-data";
 import { energyDays, midnight, sum } from "../../src/device/energy";
 import { linesOf } from "../../src/device/lines";
 import { reportCsv } from "../../src/device/report-csv";
@@ -50,6 +50,19 @@ test("joined lines keep each its own points over all times", () => {
       }
       expect(readingAt(xs, column, null)).toBe([...ys].reverse().find((y) => y !== null) ?? null);
     }
+  }
+});
+
+test("a point that no line would show is one without a neighbour between gaps", () => {
+  const random = chance(8);
+  for (let run = 0; run < 500; run++) {
+    const values = Array.from({ length: 9 }, () => [1, null, undefined][Math.floor(random() * 3)]);
+    // Without the places where it has no point, a line is runs of values between gaps.
+    const own = values.map((value, index) => ({ value, index })).filter(({ value }) => value !== undefined);
+    const expected = own
+      .filter(({ value }, place) => value !== null && !own[place - 1]?.value && !own[place + 1]?.value)
+      .map(({ index }) => index);
+    expect(alone(values)).toEqual(expected);
   }
 });
 

@@ -74,9 +74,9 @@ describe("alerts", () => {
     const low = meter({ state: "low", charge_pct: 14, voltage: 1 });
     const critical = meter({ state: "critical", charge_pct: 4.5, name: null, voltage: 1 });
     expect(texts([low, critical], { within_target: false } as DeviceBudget)).toEqual([
-      "critical: battery 4.5 %",
+      "critical: \u2068battery\u2069 4.5 %",
       "critical: Power below 3.00 W",
-      "warning: Pack 14 %",
+      "warning: \u2068Pack\u2069 14 %",
       "warning: Over daily target",
     ]);
     expect(texts([meter()], { within_target: true } as DeviceBudget)).toEqual([]);

@@ -49,12 +49,16 @@ test.each([
 ])("%d hours are %s", (value, text) => expect(format.hours(value)).toBe(text));
 
 test.each([
-  [-5000, "now"],
+  [-59_999, "now"],
+  [-60_000, "1 min ahead"],
+  [-3 * 3_600_000, "3 h ahead"],
   [1999, "now"],
   [12_000, "12 s ago"],
   [125_000, "2 min ago"],
   [7_300_000, "2 h ago"],
   [86_400_000 * 3, "3 d ago"],
+  [86_400_000 * 729, "729 d ago"],
+  [86_400_000 * 2200, "6 y ago"],
 ])("%d ms are %s", (value, text) => expect(format.age(value)).toBe(text));
 
 describe("times", () => {

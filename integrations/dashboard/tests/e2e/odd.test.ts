@@ -1,0 +1,221 @@
+/** Devices as they should not be but are: long names, no meters, one reading, wrong clocks; and pages on paper. */
+
+import type { Browser, Page } from "playwright-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { launch, open, Service, Writer } from "./harness";
+
+let browser: Browser;
+beforeAll(async () => {
+  browser = await launch();
+});
+afterAll(() => browser.close());
+
+const PHONE = { width: 360, height: 800 };
+const WORD = "Donaudampfschifffahrt".repeat(9);
+
+/** A service without tokens on an empty file, and the process that writes to it. */
+async function empty(): Promise<{ service: Service; writer: Writer }> {
+  const service = await Service.start([], "--no-auth");
+  return { service, writer: new Writer(service.db) };
+}
+
+async function add(writer: Writer, deviceId: string, type: string, capacityWh: number, name: string | null) {
+  return (await writer.call<{ id: string }>("add_meter", deviceId, type, capacityWh, name)).id;
+}
+
+const wider = (page: Page) => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+
+test("a name of two hundred characters without a space is wider than nothing", async () => {
+  const { service, writer } = await empty();
+  const id = `edge-${"0".repeat(100)}`;
+  await writer.call("register_device", id, WORD);
+  for (const type of ["battery", "solar"]) {
+    await writer.call("log_power", await add(writer, id, type, 10, WORD), 12, 1, 3);
+  }
+  for (const viewport of [PHONE, { width: 1440, height: 900 }]) {
+    const { page } = await open(browser, service.url, { viewport });
+    await page.locator(".fleet-item .alert").waitFor();
+    expect(await wider(page)).toBe(0);
+    await page.getByRole("link", { name: WORD }).click();
+    await page.locator(".chart-plot canvas").nth(2).waitFor();
+    expect(await wider(page)).toBe(0);
+    await page.getByRole("button", { name: "Record event…" }).click();
+    await page.getByRole("dialog").waitFor();
+    expect(await wider(page)).toBe(0);
+    await page.goto(`${service.url}/#/device/${WORD}`);
+    await page.getByText("No device has the id").waitFor();
+    expect(await wider(page)).toBe(0);
+  }
+});
+
+test("kilowatts and a common alert have room: no card is higher than its row, and nothing is cut off", async () => {
+  const service = await Service.start(["crowd", "--devices", "4"], "--no-auth");
+  const writer = new Writer(service.db);
+  for (const name of ["node-0001", "node-0002"]) {
+    const meters = await writer.call<{ id: string }[]>("list_meters", name);
+    for (const meter of meters) await writer.call("log_power", meter.id, 230, -4.5, 100);
+    await writer.call("log_power", meters[2]?.id, 230, 4.5, 100);
+  }
+  for (const width of [360, 1313, 1440]) {
+    const { page } = await open(browser, service.url, { viewport: { width, height: 800 } });
+    await page.getByText("Power below 3.00 W").first().waitFor();
+    const faulty = await page
+      .locator(".fleet-item, .fleet-item > div, .fleet-item .alert-text, .sum-value")
+      .evaluateAll((elements) =>
+        elements
+          .filter((one) => one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 2)
+          .map((one) => `${one.className}: ${one.textContent}`),
+      );
+    expect([width, faulty]).toEqual([width, []]);
+  }
+});
+
+test("in a card, no name or id lies under the state beside it", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "an-id-of-some-length", "A site with a long name");
+  const { page } = await open(browser, service.url, { viewport: PHONE });
+  const box = (selector: string) => page.locator(selector).evaluate((one) => one.getBoundingClientRect());
+  await page.getByText("No readings").waitFor();
+  expect((await box(".cell-name")).right).toBeLessThanOrEqual((await box(".badge")).left);
+});
+
+test("a name that turns the direction of text turns no figure", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "rtl", "محطة");
+  await writer.call("log_power", await add(writer, "rtl", "battery", 10, "Pack \u202eABC"), 12, 1, 3.4);
+  const { page } = await open(browser, service.url);
+  const alert = page.locator(".alert-text");
+  await alert.waitFor();
+  // Where the characters are drawn, from left to right, whatever their order in the text.
+  const drawn = await alert.evaluate((element) => {
+    const text = element.firstChild as Text;
+    const places = [...text.data].map((character, index) => {
+      const range = document.createRange();
+      range.setStart(text, index);
+      range.setEnd(text, index + 1);
+      return { character, left: range.getBoundingClientRect().left };
+    });
+    return places.sort((a, b) => a.left - b.left).map(({ character }) => character);
+  });
+  expect(drawn.filter((character) => /[\d.%]/.test(character)).join("")).toBe("3.4%");
+});
+
+test("one reading alone is seen in the chart", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "one", "One reading");
+  await writer.call("log_power", await add(writer, "one", "main", 0, null), 12, 1);
+  const { page } = await open(browser, `${service.url}/#/device/one`);
+  const canvas = page.locator(".chart-plot canvas").first();
+  await canvas.waitFor();
+  const coloured = await canvas.evaluate((element) => {
+    const { width, height } = element as HTMLCanvasElement;
+    const context = (element as HTMLCanvasElement).getContext("2d") as CanvasRenderingContext2D;
+    const pixels = new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
+    return pixels.filter((pixel) => pixel === 0xffc96324).length; // --series-main-1, from the end: alpha, b, g, r
+  });
+  expect(coloured).toBeGreaterThan(3);
+});
+
+test("what is not known is said of no device: its runtime, its charts, its meters", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "none", "Without meters");
+  await writer.call("register_device", "never", "Never read");
+  await add(writer, "never", "battery", 10, null);
+  await writer.call("register_device", "drains", "Drains");
+  await writer.call("log_power", await add(writer, "drains", "battery", 0, "Unknown size"), 12, 1, 50);
+  const { page } = await open(browser, `${service.url}/#/device/never`);
+  await page.getByText("Nothing was read in this range.").waitFor();
+  expect(await page.locator(".chart-plot").count()).toBe(0);
+  expect(await page.locator(".meter-head").textContent()).toMatch(/^\s*BatteryNo readings$/); // not twice
+  const runtime = page.locator(".budget .pairs div", { hasText: "Runtime" }).locator("dd");
+  expect(await runtime.textContent()).toBe("–");
+  await page.goto(`${service.url}/#/device/drains`);
+  await page.getByRole("heading", { name: "Drains" }).waitFor();
+  expect(await runtime.textContent()).toBe("–");
+  await page.goto(`${service.url}/#/device/none`);
+  await page.getByText("No meters yet").waitFor();
+  const [upper, lower] = await page
+    .locator(".no-meters, .budget")
+    .evaluateAll((cards) => cards.map((card) => card.getBoundingClientRect()));
+  expect(Number(lower?.top) - Number(upper?.bottom)).toBeGreaterThanOrEqual(8);
+});
+
+test("the budget of a stale device looks stale, and a clock that is ahead is said to be", async () => {
+  const { service, writer } = await empty();
+  const read = async (id: string, hours: number) => {
+    await writer.call("register_device", id, id);
+    const meter = await add(writer, id, "battery", 10, null);
+    const stamp = new Date(Date.now() + hours * 3_600_000).toISOString();
+    await writer.call("log_many", [[meter, 12, 1, null, stamp]]);
+  };
+  await read("behind", -1.5);
+  await read("ahead", 3.5);
+  const { page } = await open(browser, `${service.url}/#/device/behind`);
+  await page.getByText("seen 1 h ago").waitFor();
+  const style = await page
+    .locator(".budget dd")
+    .first()
+    .evaluate((one) => getComputedStyle(one).fontStyle);
+  expect(style).toBe("italic");
+  await page.goto(`${service.url}/#/device/ahead`);
+  await page.getByText("seen 3 h ahead").waitFor();
+});
+
+test("beside a clock that is wrong here, what is live is live", async () => {
+  const service = await Service.start(["crowd", "--devices", "3"], "--no-auth");
+  const { page } = await open(browser, "about:blank");
+  await page.addInitScript(() => {
+    const right = Date.now;
+    Date.now = () => right() + 3_600_000;
+  });
+  await page.goto(service.url);
+  await page.getByText("3 of 3").waitFor();
+  const shown = await page.locator(".clock").getAttribute("datetime");
+  expect(Math.abs(Date.parse(String(shown)) - Date.now())).toBeLessThan(60_000);
+});
+
+test("a new name of the device that is looked at moves neither the page nor the focus", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const writer = new Writer(service.db);
+  const { page } = await open(browser, "about:blank");
+  await page.clock.install();
+  await page.goto(`${service.url}/#/device/edge-001`);
+  await page.locator(".event").first().waitFor();
+  await page.getByRole("button", { name: "Download CSV" }).focus();
+  await page.evaluate(() => scrollTo(0, 200));
+  await writer.call("register_device", "edge-001", "Harbour gate, east");
+  await page.clock.fastForward(61_000);
+  await page.getByRole("heading", { name: "Harbour gate, east" }).waitFor();
+  expect(await page.evaluate(() => [scrollY, document.activeElement?.textContent])).toEqual([
+    200,
+    "Download CSV",
+  ]);
+});
+
+test("a note keeps its lines", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "noted", "Noted");
+  await writer.call("trigger_event", "noted", "restore", 0, "first line\nsecond line");
+  const { page } = await open(browser, `${service.url}/#/device/noted`);
+  const note = page.locator(".event-note");
+  await note.waitFor();
+  // biome-ignore lint/performance/useDomNodeTextContent: its lines are a matter of layout
+  expect(await note.innerText()).toBe("first line\nsecond line");
+});
+
+test("on paper a fleet is the rows that were in sight, one below the other, dark on white", async () => {
+  const service = await Service.start(["crowd", "--devices", "1000"], "--no-auth");
+  const { page } = await open(browser, service.url, { colorScheme: "dark" });
+  await page.getByText("1000 devices").waitFor();
+  await page.locator(".fleet-item").first().waitFor();
+  const paper = await page.pdf({ format: "A4" });
+  expect(paper.toString("latin1").match(/\/Type\s*\/Page\b/g)?.length).toBeLessThan(8);
+  await page.emulateMedia({ media: "print" });
+  await page.setViewportSize({ width: 794, height: 1123 });
+  const rows = await page
+    .locator(".fleet-item")
+    .evaluateAll((items) => items.map((item) => item.getBoundingClientRect()));
+  for (const [index, row] of rows.slice(1).entries())
+    expect(row.top).toBeGreaterThanOrEqual(Number(rows[index]?.bottom));
+  expect(await page.evaluate(() => getComputedStyle(document.documentElement).color)).toBe("rgb(22, 32, 42)");
+});
