@@ -1961,17 +1961,20 @@ def _num(name: str, metavar: str, text: str, default: float | None = None) -> tu
     return _arg(name, metavar=metavar, help=text, type=_plain_number, default=default)
 
 
-_DEVICE, _METER = _arg("device_id"), _arg("meter_id", metavar="meter", help="its id, DEVICE/NAME or DEVICE/TYPE")
+_DEVICE, _METER = (
+    _arg("device_id", help="the device's id"),
+    _arg("meter_id", metavar="meter", help="its id, DEVICE/NAME or DEVICE/TYPE"),
+)
 _DAYS = _num("--days", "N", "how far back (default: 7)", 7)
 _JSON = _arg("--json", action="store_true", help="JSON instead of a table")
 # Of each command: the method or function that does it, its help, its arguments; a dest is a parameter's name.
 # fmt: off
 _COMMANDS: dict[str, tuple[Callable[..., Any], str, tuple[tuple[tuple[str, ...], dict[str, Any]], ...]]] = {
     "register": (PowerManager.register_device, "register a device, or give it new values", (
-        _DEVICE, _arg("name"), _num("--shutdown-threshold", "W", "(default: 3)", 3.0),
+        _DEVICE, _arg("name", help="for people"), _num("--shutdown-threshold", "W", "for the budget (default: 3)", 3.0),
         _num("--target-wh", "WH", "energy budget a day (default: none)"),
-        _num("--low-battery-threshold", "PCT", "(default: 20)"),
-        _num("--critical-battery-threshold", "PCT", "(default: 5)"))),
+        _num("--low-battery-threshold", "PCT", "charge at which a battery is low (default: 20)"),
+        _num("--critical-battery-threshold", "PCT", "and critical (default: 5)"))),
     "add-meter": (PowerManager.add_meter, "add a meter to a device", (
         _DEVICE, _arg("meter_type", metavar="type", choices=[*map(str, MeterType)], help=" ".join(MeterType)),
         _arg("--name"), _num("--capacity-wh", "WH", "(default: 0, not known)", 0.0))),
