@@ -690,7 +690,8 @@ def _runtime_hours(batteries: Iterable[tuple[float, float, float]]) -> float | N
     """
     known = [battery for battery in batteries if battery[0] > 0]
     watts = sum(battery[2] for battery in known)
-    return round(sum(capacity * charge / 100 for capacity, charge, _ in known) / watts, 2) if watts > 0 else None
+    hours = sum(capacity * charge / 100 for capacity, charge, _ in known) / watts if watts > 0 else math.inf
+    return round(hours, 2) if math.isfinite(hours) else None
 
 
 def _point_at(us: int, wattage: float) -> Point:

@@ -1091,6 +1091,13 @@ def test_estimate_runtime_none(pm: PowerManager, capacity: float, current: float
     assert pm.estimate_runtime("dev-001") is None
 
 
+def test_estimate_runtime_of_next_to_no_watts(pm: PowerManager, battery_meter: PowerMeter) -> None:
+    """What no number of hours can say is None, and the budget stays strict JSON."""
+    pm.log_power(battery_meter.id, 1e-200, 1e-120)
+    assert pm.estimate_runtime("dev-001") is None
+    assert "Infinity" not in json.dumps(pm.power_budget_check(["dev-001"]))
+
+
 @pytest.mark.usefixtures("device")
 def test_estimate_runtime_without_battery(pm: PowerManager) -> None:
     """There is no estimate without a battery, or before its first reading."""
@@ -4296,8 +4303,14 @@ class TestImport(CommandLine):
         (head, *rows) = csv.reader(outcome.out.splitlines())
         assert (head, len(rows)) == (["timestamp", "voltage", "current", "charge_pct"], count)
 
+    # --- Real recordings --------------------------------------------------------------------------
 
-# --- Real recordings --------------------------------------------------------------------------
+    def test_head_that_is_no_csv(self, run: Run, pack: str, stdin: Callable[[str], None]) -> None:
+        """A carriage return where the columns' names should be is refused like one further down."""
+        stdin("\r0")
+        outcome = run("import", pack)
+        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.err.startswith("power_manager: line 1: expected CSV: new-line character seen in unquoted field")
 
 
 class TestImportWithoutAnAudience(CommandLine):
@@ -4329,13 +4342,6 @@ class TestImportWithoutAnAudience(CommandLine):
             code = power_manager.main(["import", pack, "--skip-bad"])
         with PowerManager("power_manager.db") as pm:
             assert (code, len([*pm.iter_history(pack)])) == (0, 1)
-
-    def test_head_that_is_no_csv(self, run: Run, pack: str, stdin: Callable[[str], None]) -> None:
-        """A carriage return where the columns' names should be is refused like one further down."""
-        stdin("\r0")
-        outcome = run("import", pack)
-        assert (outcome.code, outcome.out) == (1, "")
-        assert outcome.err.startswith("power_manager: line 1: expected CSV: new-line character seen in unquoted field")
 
     def test_closed_standard_input(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """There is nothing in it."""

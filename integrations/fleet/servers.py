@@ -91,10 +91,14 @@ def answers(url: str) -> bool:
         return False
 
 
-def listens(port: int) -> bool:
-    """Whether somebody accepts connections there."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def keeps(port: int) -> bool:
+    """Whether a ZooKeeper serves there; it accepts connections, and drops them, some moments before it does."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as probe:
+            probe.sendall(b"srvr")
+            return probe.makefile("rb").read().startswith(b"Zookeeper version")
+    except OSError:
+        return False
 
 
 @dataclass
@@ -197,7 +201,7 @@ class Servers:
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
         command = [program("java"), "-Xmx256m", "-cp", "/usr/share/java/zookeeper.jar:/etc/zookeeper/conf"]
         command += ["-Dzookeeper.root.logger=WARN,CONSOLE", main, str(home / "zoo.cfg")]
-        self.zookeeper = Server(home, command, lambda: listens(port)).start()
+        self.zookeeper = Server(home, command, lambda: keeps(port)).start()
         return _KEEPER.format(port)
 
     def _clickhouse(self, shard: int, replica: int, keeper: str) -> Server:

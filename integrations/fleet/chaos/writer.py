@@ -10,8 +10,19 @@ from pathlib import Path
 from power_manager import PowerManager
 
 
-def work(pm: PowerManager, device_id: str, chance: random.Random) -> None:
+class WrongClock:
+    """The time, and how wrong it is (seconds)."""
+
+    error = 0.0
+
+    def __call__(self) -> float:
+        """Epoch seconds."""
+        return time.time() + self.error
+
+
+def work(pm: PowerManager, device_id: str, chance: random.Random, clock: WrongClock) -> None:
     """A few live readings, a few of earlier, now and then an event; sometimes the clock is wrong for a moment."""
+    clock.error = chance.choice([-3 * 365 * 86400.0, -5000.0, 600.0, 30 * 86400.0]) if chance.random() < 0.05 else 0.0
     meters = [meter.id for meter in pm.list_meters(device_id)]
     rows = []
     for _ in range(chance.randint(5, 40)):
@@ -26,10 +37,12 @@ def work(pm: PowerManager, device_id: str, chance: random.Random) -> None:
 def main(directory: Path, pause: float) -> None:
     """Go round the files."""
     chance = random.Random()
-    files = {path.stem: PowerManager(path, durability="normal") for path in sorted(directory.glob("*.db"))}
+    clock = WrongClock()
+    paths = sorted(directory.glob("*.db"))
+    files = {path.stem: PowerManager(path, durability="normal", clock=clock) for path in paths}
     while True:
         for device_id, pm in files.items():
-            work(pm, device_id, chance)
+            work(pm, device_id, chance, clock)
             time.sleep(pause)
 
 

@@ -15,14 +15,17 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from nats.errors import Error as NatsError
+try:
+    from nats.errors import Error as NatsError
+except ModuleNotFoundError as error:
+    sys.exit(f"power-fleet: {error.name} is not installed: pip install '.[fleet]'")
 
 from power_fleet.forwarder import forward
 from power_fleet.outbox import Outbox
 from power_fleet.stream import Backoff, Nats, Refused, make_streams
-from power_manager import DB_PATH, PowerManager, PowerManagerError
+from power_manager import DB_PATH, PowerManager, PowerManagerError, StorageError
 
-_CLICKHOUSE, _NATS = "POWER_FLEET_CLICKHOUSE", "POWER_FLEET_NATS"
+_CLICKHOUSE, _NATS, _DB = "POWER_FLEET_CLICKHOUSE", "POWER_FLEET_NATS", "POWER_MANAGER_DB"
 
 
 def _nats_options(parser: argparse.ArgumentParser) -> None:
@@ -46,20 +49,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add = commands.add_parser("forward", help="send a file's readings, events, meters and devices to the stream")
-    add.add_argument("--db", type=Path, default=DB_PATH, help="the file (default: power_manager.db)")
+    db = Path(os.environ.get(_DB) or DB_PATH)
+    add.add_argument("--db", type=Path, default=db, help=f"the file (default: ${_DB}, else power_manager.db)")
     add.add_argument("--site", default="", help="where this machine is, for sums by site")
-    add.add_argument("--interval", type=float, default=5.0, help="seconds between two looks (default: 5)")
-    add.add_argument("--max-wait", type=float, default=60.0, help="seconds between two attempts at most (default: 60)")
+    add.add_argument("--interval", type=_seconds, default=5.0, help="seconds between two looks (default: 5)")
+    add.add_argument("--max-wait", type=_seconds, default=60.0, help="seconds between attempts at most (default: 60)")
     add.add_argument("--once", action="store_true", help="end when everything is sent")
     _nats_options(add)
     add = commands.add_parser("sink", help="store what is in the stream; any number of copies")
-    add.add_argument("--max-wait", type=float, default=30.0, help="seconds between two attempts at most (default: 30)")
+    add.add_argument("--max-wait", type=_seconds, default=30.0, help="seconds between attempts at most (default: 30)")
     _nats_options(add)
     _clickhouse_options(add)
     add = commands.add_parser("stream", help="make the streams, or give them these settings")
-    add.add_argument("--replicas", type=int, default=3, help="servers that keep a copy (default: 3)")
+    add.add_argument("--replicas", type=_count, default=3, help="servers that keep a copy (default: 3)")
     add.add_argument(
-        "--max-bytes", type=int, default=10 * 2**30, help="beyond it what is new is refused (default: 10 GiB)"
+        "--max-bytes", type=_count, default=10 * 2**30, help="beyond it what is new is refused (default: 10 GiB)"
     )
     _nats_options(add)
     _clickhouse_options(commands.add_parser("schema", help="make the tables that are missing"))
@@ -90,6 +94,21 @@ def _plain(text: str) -> float:
     return int(number) if number.is_integer() else number
 
 
+def _seconds(text: str) -> float:
+    if not 0.1 <= (number := float(text)) <= 86400:  # false for NaN
+        raise argparse.ArgumentTypeError(f"expected 0.1 to 86400 seconds, got {text!r}")
+    return number
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:  # to a stream, less than that means without a limit
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return number
+
+
+_plain.__name__, _seconds.__name__, _count.__name__ = "number", "number", "whole number"  # argparse says them
+
+
 def _nats(options: argparse.Namespace) -> Nats:
     if not options.nats:
         raise Refused(f"--nats: name the servers, here or in ${_NATS}")
@@ -114,6 +133,8 @@ async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
 
 def _forward(options: argparse.Namespace) -> None:
     to, backoff = _nats(options), Backoff(most=options.max_wait)
+    if not options.db.exists():
+        raise StorageError(options.db, "no such file: name with --db the one that the device writes")
     with PowerManager(options.db) as pm:
         work = forward(Outbox(pm, options.site), to, options.interval, backoff, options.once)
         asyncio.run(_until_signal(work))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise
 from typing import Any, NamedTuple, NoReturn
 
+from power_manager import MeterType, PowerEventType
+
 VERSION = 1
 MAX_TEXT = 10_000  # characters: an event's note; ids and names are shorter
+MAX_QUANTITY = 1e12  # watts, watt-hours: the library's limit too
 MAX_BYTES = 4 * 1024 * 1024  # of one batch, unpacked: 500 readings take about 20,000
 MAX_US = 7_289_654_400_000_000  # the library's end of time
 MAX_INTEGER = 2**63 - 1
@@ -182,31 +185,40 @@ def _time(value: Any) -> int:
     return at if 0 <= (at := _signed(value)) < MAX_US else _wrong("microseconds from 1970 to 2200", value)
 
 
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        _wrong("a finite number", value)
-    return float(value)
+def _number(most: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if type(value) not in (int, float) or not abs(value) <= most:  # an integer may be too long for a float
+            _wrong(f"a number up to {most:g}", value)
+        return float(value)
+
+    return check
 
 
-def _electrical(value: Any) -> float:
-    return _number(value) if type(value) is float and abs(value) <= 1e6 else _wrong("a number up to 1e6", value)
+def _one_of(kind: type[MeterType | PowerEventType]) -> Callable[[Any], str]:
+    names = [member.value for member in kind]
+    return lambda value: value if value in names else _wrong("one of " + ", ".join(names), value)
 
 
 def _maybe(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else check(value)
 
 
-def _site(value: Any) -> str:
+def _any_text(value: Any) -> str:
     return "" if value == "" else _text(value)
 
 
+_electrical, _quantity = _number(1e6), _number(MAX_QUANTITY)
+
+
 _COLUMNS: dict[str, tuple[Any, tuple[Callable[[Any], Any], ...]]] = {
-    "events": (Event, (_whole, _text, _text, _number, _time, _maybe(_text))),
-    "devices": (
-        Device, (_text, _site, _number, _maybe(_number), _maybe(_number), _maybe(_number), _whole, _whole),
-    ),
-    "meters": (
-        Meter,
-        (_text, _whole, _text, _maybe(_text), _number, _electrical, _electrical, _electrical, _maybe(_time), _whole),
-    ),
+    "events": (Event, (
+        _whole, _text, _one_of(PowerEventType), _number(sys.float_info.max), _time, _maybe(_any_text),
+    )),
+    "devices": (Device, (
+        _any_text, _any_text, _quantity, _maybe(_quantity), _maybe(_quantity), _maybe(_quantity), _whole, _whole,
+    )),
+    "meters": (Meter, (
+        _text, _whole, _one_of(MeterType), _maybe(_any_text), _quantity, _electrical, _electrical, _electrical,
+        _maybe(_time), _whole,
+    )),
 }  # fmt: skip

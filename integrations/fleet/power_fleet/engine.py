@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import clickhouse_connect
 import urllib3.exceptions
@@ -18,13 +19,16 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.httpclient import HttpClient
 
-from power_fleet.stream import Refused
+from power_fleet.stream import Refused, address
 
 FAILURES = (ClickHouseError, urllib3.exceptions.HTTPError, OSError)
+THREADS = 8  # that ask at once
 TURN_SECONDS = 5.0  # to wait for another sink's insert
 _OTHERS_TURN = "Code: 286,"  # a table has one insert with a quorum at a time: another sink's is under way
+QUESTION = 100_000  # bytes of names in one question; the engine takes 262,144 in all
 _Rows = Sequence[Sequence[Any]]
 _T = TypeVar("_T")
+_P = TypeVar("_P")
 _log = logging.getLogger("power_fleet")
 
 
@@ -46,13 +50,11 @@ class _HttpClient(HttpClient):
 
 def connect(url: str) -> Client:
     """A client for http://[user[:password]@]host[:port][/database], or https. Does not connect yet."""
-    parts = urlsplit(url)
-    if parts.scheme == "chdb":
+    if url.startswith("chdb://"):
         return clickhouse_connect.get_client(dsn=url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Refused(f"--clickhouse: expected http://host:8123 or https://host:8443, got {parts.scheme}://...")
+    parts = address("--clickhouse", url, "http://host:8123 or https://host:8443")
     return _HttpClient(
-        parts.scheme, parts.hostname, parts.port or (8443 if parts.scheme == "https" else 8123),
+        parts.scheme, parts.hostname or "", parts.port or (8443 if parts.scheme == "https" else 8123),
         unquote(parts.username or ""), unquote(parts.password or ""), parts.path.strip("/") or "default",
         compress=False, connect_timeout=5, send_receive_timeout=120, query_retries=0,
         autogenerate_session_id=False, autogenerate_query_id=False, dedicated_pool=True,
@@ -126,5 +128,23 @@ class Engine:
         return zlib.crc32(device_id.encode()) % len(self.shards)
 
     def ask(self, sql: str, **parameters: Any) -> list[Sequence[Any]]:
-        """The rows of all shards' answers, one shard after the other. Raises EngineError."""
-        return [row for shard in self.shards for row in shard.query(sql, **parameters)]
+        """The rows of all shards' answers, the first shard's first. Raises EngineError."""
+        return [row for rows in at_once(lambda shard: shard.query(sql, **parameters), self.shards) for row in rows]
+
+
+def at_once(call: Callable[[_P], _T], places: Sequence[_P]) -> list[_T]:
+    """What `call` returns for each of the places, in their order; they are asked at the same time."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(call, places))
+
+
+def parts(names: Sequence[_P], size: Callable[[_P], int]) -> Iterator[Sequence[_P]]:
+    """The same in parts that can be named in one question; size is that of a name in bytes."""
+    start = total = 0
+    for number, name in enumerate(names):
+        total += size(name)
+        if total > QUESTION and number > start:
+            yield names[start:number]
+            start, total = number, size(name)
+    if names:
+        yield names[start:]

@@ -12,16 +12,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import power_manager as library
 from power_fleet import sql
-from power_fleet.engine import Engine, Shard
+from power_fleet.engine import Engine, Shard, at_once, parts
 from power_manager import DeviceRecord, MeterType, NotFound, PowerEvent, PowerEventType, PowerMeter
 
 _T = TypeVar("_T")
+_Place = tuple[Shard, str, dict[str, Any]]  # where a question is asked, of which devices, and its parameters for that
 _DAY = 24 * sql.HOUR
-_CHUNK = 1000  # ids in one question
+_NAMED = 6  # times that the longest question names its devices
+_NEVER = 2**62  # an hour that does not come
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -45,21 +48,12 @@ class Fleet:
 
     def budget(self, device_ids: Iterable[str] | None = None) -> Answer[dict[str, dict[str, Any]]]:
         """The power budget of these devices, or of all, as PowerManager.power_budget_check's."""
-        fresh, now = self._fresh(), self._now()
-        after = max(now - _DAY, -1)
-        if device_ids is None:
-            found: dict[str, dict[str, Any]] = {}
-            for shard in self._engine.shards:
-                found |= _budgets(shard, sql.EVERY, after, {})
+        ids, fresh, now = _ids(device_ids), self._fresh(), self._now()
+        budgets = at_once(lambda place: _budgets(*place, max(now - _DAY, -1)), self._places(ids))
+        found = {id_: budget for some in budgets for id_, budget in some.items()}
+        if ids is None:
             return Answer(dict(sorted(found.items())), fresh)
-        ids = [library._text("device_id", id_) for id_ in library._iterable("device_ids", device_ids)]
-        known: dict[str, dict[str, Any]] = {}
-        for number, shard in enumerate(self._engine.shards):
-            mine = [id_ for id_ in dict.fromkeys(ids) if self._engine.shard_of(id_) == number]
-            for start in range(0, len(mine), _CHUNK):
-                known |= _budgets(shard, sql.THESE, after, {"devices": tuple(mine[start : start + _CHUNK])})
-        missing = {id_: {"error": _missing(id_)} for id_ in ids if id_ not in known}
-        return Answer({id_: (known | missing)[id_] for id_ in ids}, fresh)
+        return Answer({id_: found[id_] if id_ in found else {"error": _missing(id_)} for id_ in ids}, fresh)
 
     def report(self, device_id: str, days: float = 7) -> Answer[str]:
         """The report of a device over the last days as JSON text, as PowerManager.export_report's. Raises NotFound."""
@@ -73,7 +67,7 @@ class Fleet:
         if not known:
             raise NotFound(_missing(id_))
         after = max(now - span, -1)
-        tallies = _tallies(shard, sql.THESE, after, names)
+        tallies = _tallies(shard, sql.THESE, names, after)
         record = DeviceRecord(*known[0][:6])
         meters = [_meter(row, record) for row in shard.query(sql.meters(sql.THESE), **names)]
         ((count,),) = shard.query(sql.EVENT_COUNT, **names, after=after)
@@ -85,12 +79,9 @@ class Fleet:
 
     def latest(self, device_ids: Iterable[str] | None = None) -> Answer[list[PowerMeter]]:
         """The present state of every meter, or of those of these devices, device by device in order of adding."""
-        fresh = self._fresh()
-        of, names = (sql.EVERY, {}) if device_ids is None else (sql.THESE, {"devices": tuple(device_ids) or ("",)})
-        records = {row[0]: DeviceRecord(*row[:6]) for row in self._engine.ask(sql.devices(of), **names)}
-        rows = self._engine.ask(sql.meters(of), **names)
-        meters = [_meter(row, records.get(row[0], DeviceRecord(row[0], row[0]))) for row in rows]
-        return Answer(sorted(meters, key=lambda meter: meter.device_id), fresh)
+        ids, fresh = _ids(device_ids), self._fresh()
+        meters = at_once(lambda place: _meters(*place), self._places(ids))
+        return Answer(sorted(chain(*meters), key=lambda meter: meter.device_id), fresh)
 
     def energy(self, days: int = 7) -> Answer[list[dict[str, Any]]]:
         """Energy by UTC day, site and meter type, today and the days before it, `days` in all, as get_statistics'.
@@ -100,11 +91,11 @@ class Fleet:
         fresh, today = self._fresh(), self._now() // _DAY
         first_day = max(today - max(library._whole("days", days), 1) + 1, 0)
         sums: dict[tuple[int, str, str], tuple[float, float]] = {}
-        for shard in self._engine.shards:
-            for day, site, kind, out, into in _energies(shard, first_day):
-                before = sums.get((day, site, kind), (0.0, 0.0))
-                sums[day, site, kind] = before[0] + out, before[1] + into
-        return Answer([_energy_row(*key, *sums[key]) for key in sorted(sums) if any(sums[key])], fresh)
+        for day, site, kind, out, into in chain(*at_once(lambda s: _energies(s, first_day), self._engine.shards)):
+            before = sums.get((day, site, kind), (0.0, 0.0))
+            sums[day, site, kind] = before[0] + out, before[1] + into
+        rows = (_energy_row(*key, *sums[key]) for key in sorted(sums))
+        return Answer([row for row in rows if row["energy_out_wh"] or row["energy_in_wh"]], fresh)
 
     def silent(self, minutes: float) -> Answer[list[dict[str, str]]]:
         """The devices the stream has had nothing from for that long, longest first, with when it last had.
@@ -116,6 +107,17 @@ class Fleet:
         rows = sorted(self._engine.ask(sql.SILENT, before=before), key=lambda row: (row[1], row[0]))
         return Answer([{"device_id": id_, "last_seen": library._iso(seen)} for id_, seen in rows], fresh)
 
+    def _places(self, device_ids: Sequence[str] | None) -> list[_Place]:
+        """Where to ask about these devices, or about all."""
+        if device_ids is None:
+            return [(shard, sql.EVERY, {}) for shard in self._engine.shards]
+        places: list[_Place] = []
+        for number, shard in enumerate(self._engine.shards):
+            mine = [id_ for id_ in dict.fromkeys(device_ids) if self._engine.shard_of(id_) == number]
+            named = parts(mine, lambda id_: _NAMED * (len(repr(id_).encode()) + 2))
+            places += [(shard, sql.THESE, {"devices": tuple(part)}) for part in named]
+        return places
+
     def _fresh(self) -> str | None:
         """How fresh the least fresh shard is; asked before the answer itself, which can only be fresher."""
         rows = self._engine.ask(sql.FRESH)
@@ -124,6 +126,12 @@ class Fleet:
 
     def _now(self) -> int:
         return library._microseconds("clock", self._clock())
+
+
+def _ids(device_ids: Iterable[str] | None) -> list[str] | None:
+    if device_ids is None:
+        return None
+    return [library._text("device_id", id_) for id_ in library._iterable("device_ids", device_ids)]
 
 
 def _missing(device_id: str) -> str:
@@ -145,23 +153,29 @@ def _event(row: Sequence[Any]) -> dict[str, Any]:
     return dataclasses.asdict(event)
 
 
-def _fresh_hours(shard: Shard, of: str, first: int, names: dict[str, Any]) -> dict[str, Any] | None:
-    """The parameters of a question about hours that have to be computed now; None where there are none."""
+def _meters(shard: Shard, of: str, names: dict[str, Any]) -> list[PowerMeter]:
+    records = {row[0]: DeviceRecord(*row[:6]) for row in shard.query(sql.devices(of), **names)}
+    rows = shard.query(sql.meters(of), **names)
+    return [_meter(row, records.get(row[0], DeviceRecord(row[0], row[0]))) for row in rows]
+
+
+def _oldest(shard: Shard, of: str, names: dict[str, Any], first: int) -> int:
+    """The oldest of the hours from `first` on that have to be made to answer; _NEVER where there are none."""
     ((count, oldest),) = shard.query(sql.oldest_dirty(of), first=first, **names)
-    return {"oldest": oldest} if count else None
+    return int(oldest) if count else _NEVER
 
 
-def _tallies(shard: Shard, of: str, after: int, names: dict[str, Any]) -> dict[tuple[str, str], library._Tally]:
+def _tallies(shard: Shard, of: str, names: dict[str, Any], after: int) -> dict[tuple[str, str], library._Tally]:
     """The library's tallies, by device and meter, of the readings later than `after`."""
     first = after // sql.HOUR + 1
-    fresh = _fresh_hours(shard, of, first, names)
-    rows = shard.query(sql.tallies(of, fresh is not None), after=after, first=first, **names, **(fresh or {}))
+    oldest = _oldest(shard, of, names, first)
+    rows = shard.query(sql.tallies(of, oldest < _NEVER), after=after, first=first, oldest=oldest, **names)
     return {(row[0], row[1]): library._Tally(*row[2:]) for row in rows}
 
 
-def _budgets(shard: Shard, of: str, after: int, names: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _budgets(shard: Shard, of: str, names: dict[str, Any], after: int) -> dict[str, dict[str, Any]]:
     records = {row[0]: DeviceRecord(*row[:6]) for row in shard.query(sql.devices(of), **names)}
-    tallies = _tallies(shard, of, after, names)
+    tallies = _tallies(shard, of, names, after)
     meters: dict[str, list[tuple[int, PowerMeter]]] = {id_: [] for id_ in records}
     last_day: dict[str, dict[int, library._Tally]] = {id_: {} for id_ in records}
     for number, row in enumerate(shard.query(sql.meters(of), **names)):
@@ -178,8 +192,8 @@ def _budgets(shard: Shard, of: str, after: int, names: dict[str, Any]) -> dict[s
 def _energies(shard: Shard, first_day: int) -> list[Sequence[Any]]:
     ((max_gap,),) = shard.query(sql.MAX_GAP)
     first = max(first_day * 24 - -(-max_gap // sql.HOUR), 0)  # a day's first energy may begin that long before it
-    fresh = _fresh_hours(shard, sql.EVERY, first, {})
-    return shard.query(sql.days(fresh is not None), day=first_day, first=first, **(fresh or {}))
+    oldest = _oldest(shard, sql.EVERY, {}, first)
+    return shard.query(sql.days(oldest < _NEVER), day=first_day, first=first, oldest=oldest)
 
 
 def _energy_row(day: int, site: str, kind: str, out: float, into: float) -> dict[str, Any]:

@@ -34,9 +34,7 @@ async def forward(outbox: Outbox, to: Nats, interval: float, backoff: Backoff, o
             finally:
                 await _close(connection)
         except _FAILURES as error:
-            wait = backoff.next()
-            _log.warning("not sent, kept in the file, again in %.1f s: %s", wait, error or type(error).__name__)
-            await asyncio.sleep(wait)
+            await backoff.wait("not sent, kept in the file", error)
 
 
 async def _drain(connection: Client, outbox: Outbox, interval: float, backoff: Backoff, once: bool) -> None:

@@ -7,14 +7,10 @@ there are no more. So any number of these can run at once, or none: the answers 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-
 from power_fleet import sql
-from power_fleet.engine import Engine, Shard
+from power_fleet.engine import Engine, Shard, at_once, parts
 from power_fleet.schema import HOURLY
 
-QUESTION = 100_000  # bytes of names in one question; the engine takes 262,144 in all
 LIMIT = 50_000  # hours of devices to know of at once
 RECENT = 3 * 24  # hours
 
@@ -24,7 +20,7 @@ def close_hours(engine: Engine, now_us: int, recent: bool = False) -> int:
 
     Raises EngineError; then some of them may be done.
     """
-    return sum(_close(shard, now_us // sql.HOUR, recent) for shard in engine.shards)
+    return sum(at_once(lambda shard: _close(shard, now_us // sql.HOUR, recent), engine.shards))
 
 
 def _close(shard: Shard, present: int, recent: bool) -> int:
@@ -35,29 +31,19 @@ def _close(shard: Shard, present: int, recent: bool) -> int:
 
 
 def _close_window(shard: Shard, first: int, end: int) -> int:
-    done = 0
-    while dirty := shard.query(sql.DIRTY, first=first, end=end, limit=LIMIT):
+    done, before = 0, None
+    # The same twice: their readings are not there, somebody has deleted them from the engine.
+    while (dirty := shard.query(sql.DIRTY, first=first, end=end, limit=LIMIT)) and dirty != before:
         # The touches were read first: what comes after them makes an hour one to do again.
-        for part in _parts(dirty):
+        for part in parts(dirty, lambda row: 2 * len(row[0].encode()) + 20):
             touches = {(device_id, hour): count for device_id, hour, count in part}
             rows = shard.query(
-                sql.segments(sql.THESE_HOURS),
+                sql.segments(sql.BETWEEN_HOURS, sql.THESE_HOURS),
                 devices=tuple({device_id for device_id, _ in touches}),
                 hours=tuple(touches),
                 first=part[0][1],
                 end=part[-1][1] + 1,
             )
             shard.insert("power_hourly", HOURLY, [[*row, touches[row[0], row[2]]] for row in rows])
-        done += len(dirty)
+        done, before = done + len(dirty), dirty
     return done
-
-
-def _parts(dirty: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
-    """The same in parts whose devices and hours can be named in one question."""
-    start = size = 0
-    for number, (device_id, _, _) in enumerate(dirty):
-        size += 2 * len(device_id.encode()) + 20
-        if size > QUESTION:
-            yield dirty[start:number]
-            start, size = number, 0
-    yield dirty[start:]

@@ -30,7 +30,7 @@ from power_fleet.stream import (
     Backoff,
     Nats,
     device_of,
-    oldest_waiting,
+    stored_until,
     token,
 )
 
@@ -38,6 +38,8 @@ MESSAGES = 200  # taken at once
 WAIT = 1.0  # seconds for the first of them
 HOURS_EVERY = 60.0  # seconds between two looks for recent hours to close
 ALL_HOURS_EVERY = 60  # every so many of them is for all hours
+REASON = 500  # characters of a dead letter's
+HEADERS = 16_384  # bytes of a dead letter that are not its data: reason and subject
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
 
@@ -105,32 +107,36 @@ class Sink:
                     with contextlib.suppress(*_FAILURES):
                         await asyncio.wait_for(connection.close(), 5)
             except _FAILURES as error:  # EngineError is one of them
-                wait = self._backoff.next()
-                _log.warning("not stored, kept in the stream, again in %.1f s: %s", wait, error or type(error).__name__)
-                await asyncio.sleep(wait)
+                await self._backoff.wait("not stored, kept in the stream", error)
 
     async def _work(self, connection: Client) -> None:
         js = connection.jetstream()
         subscription = await js.pull_subscribe_bind(CONSUMER, STREAM)
         while True:
-            before = int(self._clock() * 1e6)
             messages = []
             with contextlib.suppress(nats.errors.TimeoutError):
                 messages = await subscription.fetch(MESSAGES, timeout=WAIT)
-            await self._take(js, messages)
-            oldest = await oldest_waiting(connection)
-            fresh = before if oldest is None else int(oldest * 1e6)
-            await asyncio.to_thread(self._tidy, fresh)
+            poison = await self._take(messages)
+            for message, reason in poison:
+                try:
+                    await _bury(js, message, reason, connection.max_payload - HEADERS)
+                except _FAILURES as error:  # it comes again; the readings behind it need not wait
+                    _log.error("left in the stream: %s", error or type(error).__name__)
+            await asyncio.to_thread(self._tidy, int(await stored_until(connection) * 1e6))
             self._backoff.reset()
 
-    async def _take(self, js: JetStreamContext, messages: list[Msg]) -> None:
-        """Store the messages and acknowledge them. On a failure they go back, for any sink to try again."""
-        good = []
+    async def _take(self, messages: list[Msg]) -> list[tuple[Msg, str]]:
+        """Store the messages and acknowledge them; return those that can never be stored, with the reasons.
+
+        On a failure the others go back, for any sink to try again.
+        """
+        good, poison = [], []
+        for message in messages:
+            try:
+                good.append((message, _decoded(message)))
+            except Poison as reason:
+                poison.append((message, str(reason)))
         try:
-            for message in messages:
-                batch = await self._decoded(js, message)
-                if batch is not None:
-                    good.append((message, batch))
             rows = rows_of(((batch, _seen(message)) for message, batch in good), self._engine)
             await asyncio.to_thread(store, self._engine, rows)
         except _FAILURES:
@@ -140,22 +146,7 @@ class Sink:
             raise
         for message, _ in good:
             await message.ack()
-
-    async def _decoded(self, js: JetStreamContext, message: Msg) -> Batch | None:
-        """The message's batch; None for one that can never be stored, once it is among the dead letters."""
-        owner = device_of(message.subject)
-        try:
-            batch = decode(message.data)
-            if batch.device_id != owner:
-                raise Poison(f"the subject is that of {owner!r}, the batch that of {batch.device_id!r}")
-            return batch
-        except Poison as poison:
-            _log.error("a dead letter from %r: %s", owner, poison)
-            headers = {"Reason": str(poison).replace("\r", " ").replace("\n", " "), "Subject": message.subject}
-            headers["Nats-Msg-Id"] = f"{message.metadata.sequence.stream}"
-            await js.publish(DEAD_SUBJECT + token(owner), message.data, stream=DEAD_STREAM, headers=headers)
-            await message.term()
-            return None
+        return poison
 
     def _tidy(self, fresh: int) -> None:
         """Say how fresh the engine is, on every shard, and close hours once a minute."""
@@ -166,6 +157,25 @@ class Sink:
             close_hours(self._engine, int(self._clock() * 1e6), recent)
             self._looks += 1
             self._hours_at = time.monotonic() + HOURS_EVERY
+
+
+def _decoded(message: Msg) -> Batch:
+    batch, owner = decode(message.data), device_of(message.subject)
+    if batch.device_id != owner:
+        raise Poison(f"the subject is that of {owner!r}, the batch that of {batch.device_id!r}")
+    return batch
+
+
+async def _bury(js: JetStreamContext, message: Msg, reason: str, room: int) -> None:
+    """Put a message among the dead letters, its data cut to `room` bytes, and take it out of the stream."""
+    owner, reason = device_of(message.subject), reason[:REASON]
+    _log.error("a dead letter from %r: %s", owner, reason)
+    headers = {
+        "Reason": reason.replace("\r", " ").replace("\n", " "), "Subject": message.subject,
+        "Bytes": f"{len(message.data)}", "Nats-Msg-Id": f"{message.metadata.sequence.stream}",
+    }  # fmt: skip
+    await js.publish(DEAD_SUBJECT + token(owner), message.data[:room], stream=DEAD_STREAM, headers=headers)
+    await message.term()
 
 
 def _seen(message: Msg) -> int:

@@ -12,8 +12,8 @@ from __future__ import annotations
 HOUR = 3_600_000_000  # microseconds
 EVERY = "1"
 THESE = "device_id IN %(devices)s"
-_HOUR_OF = f"toInt64(intDiv(at, {HOUR}))"
-THESE_HOURS = f"{THESE} AND at >= %(first)s * {HOUR} AND at < %(end)s * {HOUR} AND (device_id, {_HOUR_OF}) IN %(hours)s"
+BETWEEN_HOURS = f"{THESE} AND at >= %(first)s * {HOUR} AND at < %(end)s * {HOUR}"
+THESE_HOURS = "(device_id, hour) IN %(hours)s"
 
 # Trapezoids in watt-hours between neighbours: times and watts of the later ones, times and watts of the earlier ones.
 # The gap comes as an array of its own: ClickHouse 18 forgets a column that only the inside of a lambda names.
@@ -26,8 +26,12 @@ _SUMS = "reading_count, wattage_sum, min_wattage, max_wattage, min_charge_pct, m
 _SEGMENT = f"{_SUMS}, energy_out, energy_in, first_at, first_wattage, last_at, last_wattage, max_gap"
 
 
-def segments(where: str) -> str:
-    """The segments of the readings that `where` picks: the columns of power_hourly but for touches."""
+def segments(where: str, hours: str = EVERY) -> str:
+    """The segments of the readings that `where` picks, of these hours: the columns of power_hourly but for touches.
+
+    `hours` is asked outside of the table: ClickHouse 18 would look it up for the index once for each query around it,
+    and again for each around that, which took ten times as long as all the rest.
+    """
     return f"""
 SELECT device_id, meter_id, hour, {_SUMS}, arraySum({_OUT}) AS energy_out, arraySum({_IN}) AS energy_in,
   all_ts[1] AS first_at, all_ws[1] AS first_wattage, all_ts[-1] AS last_at, all_ws[-1] AS last_wattage, max_gap
@@ -42,10 +46,10 @@ FROM (
         max(charge) AS max_charge_pct, max(gap) AS max_gap,
         groupArray(gap) AS gaps, groupArray(at) AS times, groupArray(wattage) AS watts
       FROM (
-        SELECT device_id, meter_id, intDiv(at, {HOUR}) AS hour, at, voltage * current_draw AS wattage,
+        SELECT device_id, meter_id, toInt64(intDiv(at, {HOUR})) AS hour, at, voltage * current_draw AS wattage,
           charge_pct AS charge, max_gap AS gap
         FROM power_readings FINAL WHERE {where}
-      ) GROUP BY device_id, meter_id, hour
+      ) WHERE {hours} GROUP BY device_id, meter_id, hour
     )
   )
 )"""
@@ -61,23 +65,35 @@ def _touched(which: str) -> str:
 
 
 def _dirty(which: str) -> str:
-    """Device, hour and touches of the hours that power_hourly does not have as they are now."""
+    """Device, hour and touches of the hours that power_hourly does not have as they are now: they have to be made."""
     return f"""SELECT device_id, hour, touches FROM ({_touched(which)}) WHERE (device_id, hour, touches) NOT IN (
   SELECT device_id, hour, touches FROM power_hourly FINAL WHERE {which})"""
 
 
-def _kept(devices: str) -> str:
-    """The segments of power_hourly that are right, from the hour %(first)s on."""
-    which = f"{devices} AND {_SINCE}"
-    return f"""
-SELECT device_id, meter_id, hour, {_SEGMENT} FROM power_hourly FINAL
-WHERE {which} AND (device_id, hour, touches) IN ({_touched(which)})"""
+def _kept(which: str) -> str:
+    return f"SELECT device_id, meter_id, hour, {_SEGMENT} FROM power_hourly FINAL WHERE {which}"
 
 
-def _fresh(devices: str) -> str:
-    """The segments, made now, of the hours that power_hourly does not have; none of them is before %(oldest)s."""
-    hours = f"SELECT device_id, hour FROM ({_dirty(f'{devices} AND {_SINCE}')})"
-    return segments(f"{devices} AND at >= %(oldest)s * {HOUR} AND (device_id, {_HOUR_OF}) IN ({hours})")
+def _hours(devices: str, with_fresh: bool) -> list[str]:
+    """The segments from the hour %(first)s on: those kept, and from %(oldest)s on, if there is any, those made now.
+
+    Which hours have to be made is asked once only: readings that come meanwhile would make an hour missing, or there
+    twice, if one question left it out of what is kept and another one put it into what is made. So from %(oldest)s on
+    all that is kept is taken, and what is made wins over it.
+    """
+    before = _kept(f"{devices} AND {_SINCE} AND hour < %(oldest)s")
+    if not with_fresh:
+        return [before]
+    since = f"{devices} AND hour >= %(oldest)s"
+    hours = f"(device_id, hour) IN (SELECT device_id, hour FROM ({_dirty(since)}))"
+    made = segments(f"{devices} AND at >= %(oldest)s * {HOUR}", hours)
+    names = _SEGMENT.split(", ")
+    listed = "SELECT device_id, meter_id, hour, " + ", ".join(f"{name} AS {name}_" for name in names)
+    newest = f"""
+SELECT device_id, meter_id, hour, {", ".join(f"argMax({name}_, made) AS {name}" for name in names)}
+FROM ({listed}, 0 AS made FROM ({_kept(since)}) UNION ALL {listed}, 1 AS made FROM ({made}))
+GROUP BY device_id, meter_id, hour"""
+    return [before, newest]
 
 
 def _ragged(devices: str) -> str:
@@ -114,13 +130,13 @@ FROM (
 
 
 def oldest_dirty(devices: str) -> str:
-    """How many hours from %(first)s on have to be computed to answer, and the oldest of them."""
+    """How many hours from %(first)s on have to be made to answer, and the oldest of them."""
     return f"SELECT toInt64(count()), min(hour) FROM ({_dirty(f'{devices} AND {_SINCE}')})"
 
 
 def tallies(devices: str, with_fresh: bool) -> str:
     """Device, meter, then the fields of the library's tally, over the readings later than %(after)s."""
-    parts = [_ragged(devices), _kept(devices)] + [_fresh(devices)] * with_fresh
+    parts = [_ragged(devices), *_hours(devices, with_fresh)]
     return f"""SELECT device_id, meter_id, {_SUMS}, arraySum({_OUT}) + arraySum(outs) AS energy_out,
   arraySum({_IN}) + arraySum(ins) AS energy_in FROM ({_joined(parts)})"""
 
@@ -130,7 +146,7 @@ def days(with_fresh: bool) -> str:
 
     Segments are taken from the hour %(first)s on, which is earlier: the energy up to a day's first reading is its.
     """
-    parts = [_kept(EVERY)] + [_fresh(EVERY)] * with_fresh
+    parts = _hours(EVERY, with_fresh)
     energies = f"""
 SELECT device_id, meter_id, intDiv(hour, 24) AS day, inside_out + before_out AS energy_out,
   inside_in + before_in AS energy_in
@@ -166,7 +182,7 @@ EVENT_COUNT = f"SELECT toInt64(count()) FROM power_events FINAL WHERE {THESE} AN
 EVENTS = f"""SELECT id, device_id, type, value, at, note FROM power_events FINAL WHERE {THESE} AND at > %(after)s
 ORDER BY at DESC, sequence DESC LIMIT 20"""
 # Device, hour and touches of hours from %(first)s on and before %(end)s that have to be computed.
-DIRTY = f"{_dirty(_BETWEEN)} ORDER BY hour LIMIT %(limit)s"
+DIRTY = f"{_dirty(_BETWEEN)} ORDER BY hour, device_id LIMIT %(limit)s"
 WEEK = 7 * 24  # hours
 TOUCHED_WEEKS = f"SELECT DISTINCT toInt64(intDiv(hour, {WEEK})) AS week FROM power_touched WHERE hour < %(present)s"
 SILENT = """SELECT device_id, max(seen) AS last_seen FROM power_seen GROUP BY device_id

@@ -6,13 +6,14 @@ import asyncio
 import json
 import logging
 import random
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -40,6 +41,19 @@ class Refused(Exception):
     """It does not start like this; the message says what to do."""
 
 
+def address(option: str, url: str, expected: str) -> SplitResult:
+    """The parts of a URL with one of the schemes expected and a host. Raises Refused, which does not repeat it."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in re.findall(r"(\w+)://", expected) and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none
+        known = False
+    if not known:
+        scheme = re.match("[a-z]*://", url)
+        raise Refused(f"{option}: expected {expected}, got {scheme[0] if scheme else ''}...")
+    return parts
+
+
 @dataclass(frozen=True)
 class Nats:
     """Where the servers are and who we are to them. The password is read from its file at every connecting."""
@@ -49,11 +63,17 @@ class Nats:
     password_file: Path | None = field(default=None, repr=False)
     ca: Path | None = None  # a server that does not prove itself by it is refused
     inbox_prefix: str = "_INBOX"
+    _said: set[str] = field(
+        default_factory=set, init=False, repr=False, compare=False
+    )  # since there was a connection last
 
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password_file is None):
             raise Refused("--user and --password-file go together: give both")
-        if self.user is not None and self.ca is None and not all("://127.0.0.1" in url for url in self.servers):
+        parts = [address("--nats", url, "nats://host:4222 or tls://host:4222") for url in self.servers]
+        if any("@" in part.netloc for part in parts):
+            raise Refused("--nats: name the user with --user, and the file of the password with --password-file")
+        if self.user is not None and self.ca is None and any(part.hostname != "127.0.0.1" for part in parts):
             raise Refused("--user: a password does not go over the network without TLS: give --ca")
 
     @property
@@ -70,7 +90,9 @@ class Nats:
             options["tls"] = ssl.create_default_context(cafile=str(self.ca))
 
         async def log_error(error: Exception) -> None:
-            _log.warning("NATS: %s", error or type(error).__name__)
+            text = str(error) or type(error).__name__
+            _log.log(logging.DEBUG if text in self._said else logging.WARNING, "NATS: %s", text)
+            self._said.add(text)
 
         connection = Client()
         attempt = connection.connect(
@@ -90,6 +112,7 @@ class Nats:
         except BaseException:
             await connection.close()
             raise
+        self._said.clear()
         return connection
 
 
@@ -134,13 +157,16 @@ async def make_streams(js: JetStreamContext, replicas: int, max_bytes: int) -> N
     await js.add_consumer(STREAM, consumer)
 
 
-async def oldest_waiting(connection: Client) -> float | None:
-    """When the stream took in the oldest message that no sink has stored yet (epoch seconds); None: there is none."""
+async def stored_until(connection: Client) -> float:
+    """Up to when everything that the stream took in is stored, by the stream's clock (epoch seconds).
+
+    That is when it took in the oldest message that no sink has stored yet; now, where there is none.
+    """
     answer = json.loads((await connection.request(f"$JS.API.STREAM.INFO.{STREAM}", timeout=5)).data)
     if "error" in answer:
         raise ConnectionError(f"the stream {STREAM}: {answer['error'].get('description')}")
     state = answer["state"]
-    return seconds(str(state["first_ts"])) if state["messages"] else None
+    return seconds(str(state["first_ts"] if state["messages"] else answer["ts"]))
 
 
 def seconds(timestamp: str) -> float:
@@ -155,17 +181,32 @@ def seconds(timestamp: str) -> float:
 
 
 class Backoff:
-    """Waiting times after failures in a row: twice as long each time, up to a limit, and never the same for all."""
+    """Waiting after failures in a row: twice as long each time, up to a limit, and never the same for all.
+
+    A failure is said once, not again for as long as it lasts: an outage of weeks must not wear out a device's flash.
+    """
 
     def __init__(self, first: float = 0.5, most: float = 60.0, chance: Callable[[], float] = random.random) -> None:
         self._first, self._most, self._chance, self._failures = first, most, chance, 0
+        self._said = ""
 
     def reset(self) -> None:
         """It works again."""
-        self._failures = 0
+        if self._said:
+            _log.warning("it works again, after %d failures", self._failures)
+        self._failures, self._said = 0, ""
 
     def next(self) -> float:
         """Seconds to wait now, from half of the time to all of it."""
         wait: float = min(self._most, self._first * 2 ** min(self._failures, 30))
         self._failures += 1
         return wait * (0.5 + self._chance() / 2)
+
+    async def wait(self, what: str, error: BaseException) -> None:
+        """Wait out one failure."""
+        seconds, text = self.next(), str(error) or type(error).__name__
+        _log.log(
+            logging.DEBUG if text == self._said else logging.WARNING, "%s, again in %.1f s: %s", what, seconds, text
+        )
+        self._said = text
+        await asyncio.sleep(seconds)

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from chaos_common import same
 from fleet_harness import HOUR, NOW, Clock, carry, random_device, same_json
+from power_fleet import fleet as fleet_module
+from power_fleet import schema
 from power_fleet.engine import Engine
 from power_fleet.fleet import Answer, Fleet
 from power_fleet.hours import close_hours
 
-from power_manager import NotFound, PowerManager
+from power_manager import InvalidValue, NotFound, PowerManager
 
 NOW_US = int(NOW * 1e6)
 Make = Callable[..., PowerManager]
@@ -70,6 +72,38 @@ def test_late_readings_change_a_closed_hour(urls: list[str], make: Make, clock: 
     assert close_hours(engine, NOW_US) == 0
 
 
+def test_readings_that_come_while_it_is_asked(
+    urls: list[str], make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Late ones, between finding out which hours have to be made and making them: they are all in, or none of them.
+
+    The hours they belong to, that were closed, must not be missing altogether.
+    """
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    pm = make(10)
+    carry(pm, engine)
+    close_hours(engine, NOW_US)
+    oldest, late = fleet_module._oldest, iter([(1.0, 2.0), (30.0, 50.0), (3.0,)])
+
+    def slow(*arguments: Any) -> int:
+        found = oldest(*arguments)
+        for hours in next(late, ()):
+            pm.log_many([(meter.id, 12.0, 2.0, 50.0, NOW - hours * HOUR - 7.0) for meter in pm.list_meters()])
+        carry(pm, engine)
+        return found
+
+    monkeypatch.setattr(fleet_module, "_oldest", slow)
+    for _ in range(3):
+        before = pm.export_report("edge-10")
+        report = fleet.report("edge-10").value
+        after = pm.export_report("edge-10")
+        assert same_json(before, report) or same_json(after, report)
+    assert next(late, None) is None
+    monkeypatch.undo()
+    assert same_json(pm.export_report("edge-10"), fleet.report("edge-10").value)
+    assert daily(pm) == pytest.approx(daily_of_fleet(fleet))
+
+
 @pytest.mark.parametrize("max_gap", [0.0, 30.0, 5000.0, 1e6])
 def test_max_gap_travels_with_the_readings(urls: list[str], make: Make, clock: Clock, max_gap: float) -> None:
     """Energy over a gap is counted or not as the device's own file does, also over several hours."""
@@ -117,6 +151,17 @@ def test_energy_by_day_and_site_adds_up(urls: list[str], make: Make, clock: Cloc
             found = {(row["day"], row["type"]): row["energy_out_wh"] for row in rows if row["energy_out_wh"]}
             assert found == pytest.approx(expected)
         close_hours(engine, NOW_US)
+
+
+def test_what_rounds_to_no_energy_is_left_out(urls: list[str], tmp_path: Path, clock: Clock) -> None:
+    """Two readings a microsecond apart are less than a billionth of a watt-hour."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    with PowerManager(tmp_path / "a.db", clock=clock) as pm:
+        pm.register_device("edge-1", "One")
+        meter = pm.add_meter("edge-1", "main").id
+        pm.log_many([(meter, 1.0, 1.0, 50.0, NOW - 60), (meter, 1.0, 1.0, 50.0, NOW - 60 + 1e-6)])
+        carry(pm, engine)
+    assert fleet.energy().value == []
 
 
 def test_budgets_are_those_of_the_devices(urls: list[str], make: Make, clock: Clock) -> None:
@@ -184,6 +229,35 @@ def test_what_nobody_has_is_not_found(urls: list[str], clock: Clock) -> None:
     assert fleet.latest() == Answer([], None)
     assert fleet.energy() == Answer([], None)
     assert fleet.silent(0) == Answer([], None)
+
+
+def test_any_number_of_devices_may_be_named(urls: list[str], make: Make, clock: Clock) -> None:
+    """More than one question can name; and a text is not a list of them."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    pm = make(7)
+    carry(pm, engine)
+    names = [f"{number:04}{'é' * 196}" for number in range(1000)]
+    budgets = fleet.budget([*names, "edge-7", *names]).value
+    assert list(budgets) == [*names, "edge-7"]
+    assert same(pm.power_budget_check(["edge-7"])["edge-7"], budgets["edge-7"])
+    assert fleet.latest([*names, "edge-7", "edge-7"]).value == pm.list_meters()
+    for ask in (fleet.budget, fleet.latest):
+        with pytest.raises(InvalidValue, match="device_ids"):
+            ask("edge-7")
+
+
+def test_hours_whose_readings_were_deleted_do_not_hold_up_the_others(urls: list[str], make: Make, clock: Clock) -> None:
+    """Somebody cleans up the engine by hand: closing hours ends all the same, and does those that can be done."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    for seed in (8, 9):
+        carry(make(seed), engine)
+    for shard in engine.shards:
+        shard.insert("power_touched", schema.TOUCHED, [["gone", NOW_US // 3_600_000_000 - 30, 1]])
+    close_hours(engine, NOW_US)
+    assert engine.ask("SELECT DISTINCT device_id FROM power_hourly WHERE device_id = 'gone'") == []
+    done = {row[0] for row in engine.ask("SELECT DISTINCT device_id FROM power_hourly")}
+    assert done == {"edge-8", "edge-9"}
+    assert fleet.energy().value
 
 
 @pytest.mark.parametrize("device_id", ["a.b *>", 'it\'s \\ "x"', "%s %(x)s", "电池", "x" * 200])

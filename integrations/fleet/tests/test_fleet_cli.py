@@ -14,6 +14,8 @@ import pytest
 from fleet_harness import INTEGRATION
 from power_fleet import cli
 
+from power_manager import PowerManager
+
 README = (INTEGRATION / "README.md").read_text(encoding="utf-8")
 PATHS = [str(INTEGRATION), str(INTEGRATION.parents[1])]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "PYTHONUNBUFFERED": "1"}
@@ -32,14 +34,15 @@ def test_every_command_and_example_of_the_readme_runs(tmp_path: Path) -> None:
     parts = ["set -e -o pipefail; trap 'kill $(jobs -p); wait' EXIT"]
     for language, block in re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
         parts.append(block if language == "sh" else f"python - <<'END'\n{block}END\n")
-    (tmp_path / "script").write_text("\n".join(parts).replace("2026-11-01T12", "2001-01-01T12"))
+    (tmp_path / "script").write_text("\n".join(parts))
     environment = {**ENVIRONMENT, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
     command = ["timeout", "90", "bash", "script"]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert '"reading_count": 1,' in run.stdout
+    assert '"reading_count": 61,' in run.stdout
     assert "hours left, as of 20" in run.stdout
-    assert '"site": "workshop"' not in run.stdout, "of one reading there is no energy"
+    assert '"site": "workshop"' in run.stdout
+    assert '"energy_24h_wh": 1.85' in run.stdout
 
 
 def test_every_option_is_in_the_readme() -> None:
@@ -59,8 +62,13 @@ def test_every_option_is_in_the_readme() -> None:
         (["sink", "--nats", "nats://127.0.0.1:9"], 2, "--clickhouse: name the shards"),
         (["schema", "--clickhouse", "127.0.0.1:8123"], 2, "expected http://host:8123"),
         (["forward", "--nats", "nats://far.example:4222", "--user", "a", "--password-file", "b"], 2, "give --ca"),
+        (["forward", "--nats", "nats://127.0.0.1:99999"], 2, "--nats: expected nats://host:4222"),
+        (["stream", "--nats", "nats://u:hidden@far.example:4222"], 2, "--password-file"),
+        (["stream", "--nats", "u:hidden@far.example:4222"], 2, "--nats: expected nats://host:4222"),
+        (["budget", "--clickhouse", "http://u:hidden@127.0.0.1:99999"], 2, "--clickhouse: expected http://host:8123"),
         (["forward", "--nats", "nats://127.0.0.1:9", "--db", "/nowhere/a.db"], 1, "/nowhere/a.db"),
         (["budget", "--clickhouse", "http://u:hidden@127.0.0.1:9"], 1, "127.0.0.1"),
+        (["forward", "--nats", "nats://127.0.0.1:9", "--db", "typo.db"], 1, "typo.db: no such file"),
         (["stream", "--nats", "nats://127.0.0.1:9"], 1, ""),
     ],
     ids=lambda value: "-".join(value)[:30] if isinstance(value, list) else "",
@@ -80,6 +88,42 @@ def test_errors_are_one_line(
     assert "hidden" not in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["forward", "--interval", "0"], "argument --interval: expected 0.1 to 86400 seconds, got '0'"),
+        (["forward", "--interval", "nan"], "expected 0.1 to 86400 seconds"),
+        (["sink", "--max-wait", "-1"], "expected 0.1 to 86400 seconds, got '-1'"),
+        (["stream", "--max-bytes", "-1"], "expected a whole number of at least 1, got '-1'"),
+        (["stream", "--replicas", "0"], "expected a whole number of at least 1"),
+        (["report", "edge-1", "--days", "many"], "invalid number value: 'many'"),
+    ],
+)  # fmt: skip
+def test_wrong_numbers_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """None of them makes a forwarder that never rests, or a stream without a limit."""
+    with pytest.raises(SystemExit) as found:
+        cli.main(arguments)
+    assert found.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_its_extra_it_says_what_to_install() -> None:
+    """One line, where `pip install .` has brought the command along without what it needs."""
+    code = f"import sys; sys.path[:0] = {PATHS!r}; from power_fleet import cli; cli.main(['--help'])"
+    run = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "power-fleet: nats is not installed: pip install '.[fleet]'\n"
+
+
+def test_the_environment_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for the library and the collector; the option goes before it, and empty counts as unset."""
+    for value, arguments, expected in (
+        ("here.db", [], "here.db"), ("here.db", ["--db", "there.db"], "there.db"), ("", [], "power_manager.db"),
+    ):  # fmt: skip
+        monkeypatch.setenv("POWER_MANAGER_DB", value)
+        assert cli._parser().parse_args(["forward", *arguments]).db == Path(expected)
+
+
 def test_a_report_of_nobody(old_urls: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown device is an error that names it."""
     urls = [part for url in old_urls for part in ("--clickhouse", url)]
@@ -90,8 +134,10 @@ def test_a_report_of_nobody(old_urls: list[str], capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("command", ["forward", "sink"])
 def test_sigterm_ends_it_with_nothing_there(command: str, tmp_path: Path) -> None:
     """Without any server they wait and try again, and SIGTERM ends them with 0."""
+    PowerManager(tmp_path / "a.db").close()
     options = {"forward": ["--db", str(tmp_path / "a.db")], "sink": ["--clickhouse", "http://127.0.0.1:9"]}[command]
-    arguments = [sys.executable, "-W", "error", "-m", "power_fleet", command, "--nats", "nats://127.0.0.1:9", *options]
+    verbose = [sys.executable, "-W", "error", "-m", "power_fleet", "-v"]  # what is the same as before is said too
+    arguments = [*verbose, command, "--nats", "nats://127.0.0.1:9", *options]
     with subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

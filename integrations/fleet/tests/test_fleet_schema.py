@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from fleet_harness import INTEGRATION, Clock, carry, random_device
+from nats.errors import NoServersError
 from power_fleet import schema
 from power_fleet.engine import Engine, EngineError
 from power_fleet.hours import close_hours
-from power_fleet.stream import Backoff, Refused, device_of, token
+from power_fleet.stream import Backoff, Nats, Refused, device_of, token
 from servers import Servers
 
 
@@ -79,6 +82,34 @@ def test_waits_double_up_to_a_limit_and_differ() -> None:
     assert [most.next() for _ in range(5)] == [1.0, 2.0, 4.0, 8.0, 8.0]
     most.reset()
     assert most.next() == 1.0
+
+
+def test_an_outage_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each failure of another kind too, and its end; a log must not fill while a device has no network for weeks."""
+    backoff = Backoff(0.0, 0.0)
+
+    async def outage() -> None:
+        for text in ("no route", "no route", "refused", "refused", "refused"):
+            await backoff.wait("not sent", OSError(text))
+
+    asyncio.run(outage())
+    backoff.reset()
+    backoff.reset()
+    asyncio.run(outage())
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    once = ["not sent, again in 0.0 s: no route", "not sent, again in 0.0 s: refused"]
+    assert said == [*once, "it works again, after 5 failures", *once]
+
+
+def test_a_server_that_is_not_there_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """However often it is tried."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound, and not listening: nobody else can take the port
+        to = Nats(f"nats://127.0.0.1:{nobody.getsockname()[1]}")
+        for _ in range(2):
+            with pytest.raises(NoServersError):
+                asyncio.run(to.connect("test"))
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 
 def test_a_short_chaos(tmp_path: Path) -> None:

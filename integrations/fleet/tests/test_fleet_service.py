@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from fleet_harness import Clock, carry, emptied, random_device, same_json
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
 from power_service.app import create_app
-from power_service.fleet import NAME
+from power_service.fleet import NAME, THREADS
 from power_service.settings import Refused, Settings
 from power_service.tokens import Scope, TokenFile
+from servers import eventually
 from starlette.testclient import TestClient
 
 
@@ -101,6 +104,28 @@ def test_an_engine_that_is_gone_is_503(tmp_path: Path, tokens: TokenFile, monkey
         found = client.get("/v1/fleet/budget", headers=bearer(tokens))
     assert (found.status_code, found.headers["retry-after"]) == (503, "5")
     assert "127.0.0.1" not in found.text
+
+
+def test_an_engine_that_hangs_holds_up_no_reader_of_the_file(
+    tmp_path: Path, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections and never answers: the service's own data is there at once, and too many are refused."""
+    monkeypatch.setattr("power_service.fleet.WAITING", 1)
+    headers = bearer(tokens)
+    with socket.create_server(("127.0.0.1", 0)) as hanging, ThreadPoolExecutor(THREADS + 1) as asking:
+        monkeypatch.setenv(NAME, f"http://127.0.0.1:{hanging.getsockname()[1]}")
+        service = app(tmp_path)
+        with TestClient(service, base_url="http://127.0.0.1") as client:
+            waiting = [asking.submit(client.get, "/v1/fleet/silent", headers=headers) for _ in range(THREADS + 1)]
+            try:
+                eventually(lambda: service.state.fleet_threads.statistics().tasks_waiting == 1)
+                assert client.get("/v1/devices", headers=headers).status_code == 200
+                refused = client.get("/v1/fleet/silent", headers=headers)
+                assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+            finally:
+                hanging.close()
+                codes = [answer.result().status_code for answer in waiting]
+            assert codes == [503] * (THREADS + 1)
 
 
 def test_half_configured_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

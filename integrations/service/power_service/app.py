@@ -81,7 +81,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
     if settings.allowed_origins:
         inner = CORSMiddleware(
             app, settings.allowed_origins, allow_methods=["GET", "PUT", "POST"],
-            allow_headers=["Authorization", "Content-Type"], expose_headers=["Retry-After"], max_age=600,
+            allow_headers=["Authorization", "Content-Type"], expose_headers=["Retry-After", "Fresh-As-Of"], max_age=600,
         )  # fmt: skip
     return Guard(inner, settings, app.state.metrics), app
 

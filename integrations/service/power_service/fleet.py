@@ -5,12 +5,14 @@ The routes are no part of the OpenAPI contract: they are there only where a flee
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, FastAPI, Query, Request
 from starlette.responses import Response
 
@@ -19,10 +21,11 @@ from power_service.bodies import JSON
 from power_service.problems import Code, retry_later
 from power_service.routes import _ID, Days, DeviceId
 from power_service.settings import Refused
-from power_service.storage import Lane
 from power_service.tokens import Grant
 
 NAME = "POWER_FLEET_CLICKHOUSE"
+THREADS = 4  # not the library's: an engine that hangs holds up no reader of the file
+WAITING = 100  # questions, beyond which the next is refused
 _log = logging.getLogger("power_service")
 _DeviceIds = Annotated[list[Annotated[str, Query(**_ID)]], Query(max_length=100, description="none: all")]
 _router = APIRouter(prefix="/v1/fleet", include_in_schema=False)
@@ -44,13 +47,17 @@ def add_fleet(app: FastAPI, environ: Mapping[str, str]) -> None:
     except engine.Refused as error:
         raise Refused(f"{NAME}: {error}") from None
     app.state.fleet_error, app.state.fleet_shown = engine.EngineError, fleet.shown
+    app.state.fleet_threads = anyio.CapacityLimiter(THREADS)
     app.include_router(_router)
 
 
 async def _ask(request: Request, question: Callable[..., Any], *arguments: object) -> Any:
-    """An answer; 503 where the engine does not give one."""
+    """An answer; 503 where the engine does not give one, or too many wait for it."""
+    threads = request.app.state.fleet_threads
+    if threads.statistics().tasks_waiting >= WAITING:
+        raise retry_later(Code.OVERLOADED, "too many questions to the fleet are waiting", 5)
     try:
-        return await request.app.state.storage.call(Lane.READ, question, *arguments)
+        return await anyio.to_thread.run_sync(functools.partial(question, *arguments), limiter=threads)
     except request.app.state.fleet_error as error:
         _log.error("the fleet's engine: %s", error)
         raise retry_later(Code.STORAGE_UNAVAILABLE, "the fleet's engine does not answer now", 5) from None

@@ -193,6 +193,7 @@ class TestHostsAndOrigins:
             preflight = client.options("/v1/devices", headers={"Access-Control-Request-Method": "PUT"})
         assert answer.status_code == preflight.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "https://dash.example"
+        assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After, Fresh-As-Of"
         with service.client(Origin="https://evil.example") as client:
             preflight = client.options("/v1/devices", headers={"Access-Control-Request-Method": "PUT"})
         assert preflight.status_code == 403
