@@ -418,9 +418,10 @@ _TALLY_SQL = """sum(reading_count), sum(wattage_sum), min(min_wattage), max(max_
     max(max_charge_pct), sum(energy_out_wh), sum(energy_in_wh)"""
 # The parts of a window, which begins after a time: of each meter the hour of its first reading there, from its
 # readings, and the later ones from power_hourly. Where prune() has taken readings of the window, every hour is whole.
+# The LIMIT keeps SQLite from asking for the first reading again with every row that is joined.
 _WINDOW_SQL = """WITH first (meter_key, hour) AS (
-    SELECT meter_key, CASE WHEN pruned_us > :after THEN :hour - 1 ELSE (SELECT min(timestamp) FROM power_readings r
-        WHERE r.meter_key = m.meter_key AND timestamp > :after) / 3600000000 END
+    SELECT meter_key, CASE WHEN pruned_us > :after THEN :after / 3600000000 - 1 ELSE (SELECT min(timestamp)
+        FROM power_readings r WHERE r.meter_key = m.meter_key AND timestamp > :after) / 3600000000 END
     FROM power_meters m WHERE meter_key IN (SELECT value FROM json_each(:keys)) LIMIT -1)"""
 _FIRST_HOUR_SQL = f"""{_WINDOW_SQL} SELECT meter_key, timestamp, voltage, current_draw, charge_pct
     FROM first JOIN power_values USING (meter_key) WHERE timestamp > :after AND timestamp < (hour + 1) * 3600000000
@@ -523,9 +524,9 @@ def _device(
         _optional(_number, "critical_battery_threshold", critical, 0, 100, "%"),
     )
     low_pct, critical_pct = _thresholds(device.low_battery_threshold, device.critical_battery_threshold)
-    if critical_pct >= low_pct and critical is None:
-        raise _invalid("low_battery_threshold", f"more than the critical threshold, {critical_pct:g} %", low_pct)
     if critical_pct >= low_pct:
+        if critical is None:
+            raise _invalid("low_battery_threshold", f"more than the critical threshold, {critical_pct:g} %", low_pct)
         raise _invalid("critical_battery_threshold", f"less than the low threshold, {low_pct:g} %", critical_pct)
     return device
 
@@ -558,7 +559,7 @@ def _iso(us: int) -> str:
 
 
 def _parse_iso(text: str) -> datetime:
-    """Read ISO 8601 text; with Z, +0000 or 1 to 9 decimals on Python 3.10 too, which knows none of them."""
+    """Read ISO 8601 text; with Z, +0000 or any 1 to 9 decimals on Python 3.10 too."""
     try:
         return datetime.fromisoformat(text)
     except ValueError:
@@ -792,6 +793,7 @@ def _check_meter(conn: sqlite3.Connection, meter: Sequence[Any], max_gap_us: int
         yield "its present state is damaged"
     sums = f"SELECT hour, kept_sum, kept_count, {', '.join(_Tally._fields)}"
     booked = {row[0]: row[1:] for row in conn.execute(f"{sums} FROM power_hourly WHERE meter_key = ?", (key,))}
+    peak = max([abs(watts) for row in booked.values() for watts in row[4:6]], default=0.0)
     kept = conn.execute(_VALUES_SQL + " ORDER BY timestamp", {"key": key})
     for hour, fingerprint, tally in _by_hour(kept, _NEVER, max_gap_us, pruned):
         kept_sum, kept_count, *stored = booked.pop(hour, (0,) * 10)
@@ -800,7 +802,7 @@ def _check_meter(conn: sqlite3.Connection, meter: Sequence[Any], max_gap_us: int
             # The energy of a pair whose earlier reading was pruned is known for the latest of those only.
             count = len(stored) if hour > pruned[0] // _HOUR else 6
             # What sums of large numbers of both signs, added in another order, may differ by.
-            slack = 1e-9 + 1e-11 * kept_count * max(map(abs, tally[2:4])) * max(1.0, max_gap_us / _HOUR)
+            slack = 1e-9 + 1e-11 * kept_count * peak * max(1.0, max_gap_us / _HOUR)
             pairs = zip(stored[:count], tally)
             same = all(math.isclose(a, b, rel_tol=1e-9, abs_tol=slack) for a, b in pairs)
         elif same:
@@ -974,16 +976,17 @@ _FIRST_RELEASE = {
 # made today, goes back.
 _UPGRADE_SQL = """
 INSERT OR IGNORE INTO devices (id, name, shutdown_threshold, target_wh)
-    SELECT id, CASE WHEN trim(name) = '' THEN id ELSE name END, coalesce(shutdown_threshold, 3.0), target_wh
-    FROM first_release_devices ORDER BY rowid;
+    SELECT id, CASE trim(name, char(9, 10, 13, 32)) WHEN '' THEN id ELSE name END,
+        coalesce(shutdown_threshold, 3.0), target_wh FROM first_release_devices ORDER BY rowid;
 DELETE FROM devices WHERE NOT fits_device(id, name, shutdown_threshold, target_wh);
 INSERT OR IGNORE INTO power_meters (id, device_key, type, name, capacity_wh, voltage, current_draw, charge_pct)
-    SELECT m.id, device_key, m.type, CASE WHEN trim(m.name) <> '' THEN m.name END, coalesce(m.capacity_wh, 0.0),
-        CAST(coalesce(m.voltage, 0) AS REAL), CAST(coalesce(m.current_draw, 0) AS REAL),
+    SELECT m.id, device_key, m.type, CASE WHEN trim(m.name, char(9, 10, 13, 32)) <> '' THEN m.name END,
+        coalesce(m.capacity_wh, 0.0), CAST(coalesce(m.voltage, 0) AS REAL), CAST(coalesce(m.current_draw, 0) AS REAL),
         min(max(CAST(coalesce(m.charge_pct, 100) AS REAL), 0.0), 100.0)
     FROM first_release_power_meters m JOIN devices d ON d.id = m.device_id
     WHERE m.type IN ('main', 'battery', 'solar', 'ups') ORDER BY m.rowid;
-DELETE FROM power_meters WHERE NOT fits_meter(id, name, capacity_wh, voltage, current_draw);
+DELETE FROM power_meters WHERE NOT (fits_meter_id(id) AND fits_meter(name, capacity_wh)
+    AND fits_reading(voltage, current_draw, charge_pct));
 INSERT OR IGNORE INTO power_events (id, device_key, type, value, timestamp, note)
     SELECT e.id, device_key, e.type, coalesce(e.value, 0.0), first_release_us(e.timestamp) AS us, e.note
     FROM first_release_power_events e JOIN devices d ON d.id = e.device_id
@@ -997,20 +1000,16 @@ DELETE FROM first_release_power_events WHERE id IN (SELECT id FROM power_events)
 # From a version to the one after it.
 _NEXT_VERSION_SQL = {
     1: "ALTER TABLE power_meters ADD COLUMN forwarded_us INTEGER NOT NULL DEFAULT -1",
-    # That time was the first kept reading's, or a max_gap after the latest pruned one. In the first case that one is
-    # put a microsecond before, with the watts that make the energy between them what it was.
+    # The latest pruned reading is put a microsecond before the first kept one from that time on, with the watts that
+    # make the energy between them what it was; what a late reading counted twice in a later hour is taken off.
     2: """ALTER TABLE power_meters ADD COLUMN pruned_wattage REAL NOT NULL DEFAULT 0;
-UPDATE power_meters SET pruned_us = newest_us, pruned_wattage = newest_wattage
-    WHERE pruned_us >= 0 AND NOT EXISTS (SELECT 1 FROM power_readings r WHERE r.meter_key = power_meters.meter_key);
-UPDATE power_meters SET pruned_us = max(pruned_us - 1 - (SELECT value FROM power_settings WHERE name = 'max_gap_us'), 0)
-    WHERE pruned_us >= 0 AND pruned_us <> newest_us AND NOT EXISTS
-        (SELECT 1 FROM power_readings r WHERE r.meter_key = power_meters.meter_key AND timestamp = pruned_us);
-UPDATE power_meters SET pruned_us = pruned_us - 1, pruned_wattage =
-        (SELECT 7.2e9 * (pruned_out_wh - pruned_in_wh) - voltage * current_draw
-        FROM power_values v JOIN power_hourly h ON h.meter_key = v.meter_key AND hour = timestamp / 3600000000
-        WHERE v.meter_key = power_meters.meter_key AND timestamp = pruned_us)
-    WHERE EXISTS (SELECT 1 FROM power_readings r
-        WHERE r.meter_key = power_meters.meter_key AND timestamp = pruned_us)""",
+UPDATE power_meters SET (pruned_us, pruned_wattage) = (
+    SELECT timestamp - 1, 7.2e9 * (pruned_out_wh - pruned_in_wh) - v.voltage * v.current_draw FROM power_values v
+        JOIN power_hourly h ON h.meter_key = v.meter_key AND h.hour = timestamp / 3600000000
+        WHERE v.meter_key = power_meters.meter_key AND timestamp >= pruned_us
+    UNION ALL SELECT newest_us, newest_wattage ORDER BY 1 LIMIT 1) WHERE pruned_us >= 0;
+UPDATE power_hourly SET energy_out_wh = energy_out_wh - pruned_out_wh, energy_in_wh = energy_in_wh - pruned_in_wh
+    WHERE hour > (SELECT pruned_us + 1 FROM power_meters m WHERE m.meter_key = power_hourly.meter_key) / 3600000000""",
 }
 
 
@@ -1065,7 +1064,8 @@ def _schema_of(conn: sqlite3.Connection, path: Path) -> int:
     if application_id == _APPLICATION_ID:
         if 0 < version <= _SCHEMA_VERSION:
             return int(version)
-        raise StorageError(path, f"its schema {version} is not {_SCHEMA_VERSION}: open it with a newer power_manager")
+        hint = "open it with a newer power_manager" if version > _SCHEMA_VERSION else "restore a backup"
+        raise StorageError(path, f"its schema {version} is not {_SCHEMA_VERSION}: {hint}")
     if (application_id, version) == (0, 0):
         if not _pragma(conn, "schema_version"):
             return _NO_SCHEMA
@@ -1113,13 +1113,14 @@ def _make_ours(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> int:
         conn.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         if version == _FIRST_SCHEMA:
             _upgrade_first_release(conn, path, max_gap_us)
-        conn.execute("COMMIT")
-    conn.execute("PRAGMA foreign_keys = ON")
     (kept,) = conn.execute("SELECT value FROM power_settings WHERE name = 'max_gap_us'").fetchone() or (None,)
     if not isinstance(kept, int):
         raise StorageError(path, "its setting max_gap_us is damaged: restore a backup")
     if max_gap_us not in (kept, _DEFAULT_MAX_GAP * _SECOND):
         raise _invalid("max_gap", f"{kept / _SECOND:g}, with which {path} was made (s)", max_gap_us / _SECOND)
+    if conn.in_transaction:
+        conn.execute("COMMIT")
+    conn.execute("PRAGMA foreign_keys = ON")
     return kept
 
 
@@ -1135,22 +1136,18 @@ def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int
 
     def fits(check: Callable[..., object]) -> Callable[..., bool]:
         def fitting(*values: Any) -> bool:
-            try:
+            with contextlib.suppress(InvalidValue):
                 check(*values)
-            except InvalidValue:
-                return False
-            return True
+                return True
+            return False
 
         return fitting
 
-    def meter(id_: Any, name: Any, capacity_wh: Any, voltage: Any, current: Any) -> None:
-        _text("meter_id", id_)
-        _new_meter(name, capacity_wh)
-        _electrical(voltage, current, None)
-
     conn.create_function("first_release_us", 1, microseconds)
     conn.create_function("fits_device", 4, fits(_device))
-    conn.create_function("fits_meter", 5, fits(meter))
+    conn.create_function("fits_meter_id", 1, fits(functools.partial(_text, "meter_id")))
+    conn.create_function("fits_meter", 2, fits(_new_meter))
+    conn.create_function("fits_reading", 3, fits(_electrical))
     _script(conn, _UPGRADE_SQL)
     intake, moved = _Intake(conn, max_gap_us, None, int), []
     intake.alerting = False  # its alerts are recorded already
@@ -1314,7 +1311,8 @@ class PowerManager:
             conn, depth = self._writer, self._depth
             begin, commit, rollback = "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"
             if depth:
-                begin, commit, rollback = f"SAVEPOINT s{depth}", f"RELEASE s{depth}", f"ROLLBACK TO s{depth}"
+                begin, commit = f"SAVEPOINT s{depth}", f"RELEASE s{depth}"
+                rollback = f"ROLLBACK TO s{depth};\n{commit}"
             try:
                 if depth:
                     self._check_unbroken()
@@ -1341,7 +1339,7 @@ class PowerManager:
     def _roll_back(conn: sqlite3.Connection, rollback: str) -> None:
         """Undo a transaction, or a part of one; all of it where an interrupt came after that part's own end."""
         try:
-            conn.execute(rollback)
+            _script(conn, rollback)
         except sqlite3.Error:
             conn.execute("ROLLBACK")
 
@@ -1641,7 +1639,7 @@ class PowerManager:
 
     def _window(self, conn: sqlite3.Connection, keys: Sequence[int], after: int) -> dict[int, _Tally]:
         """Statistics, by meter, of the readings later than a time: the same as brute force over them."""
-        values = {"keys": json.dumps(list(keys)), "after": after, "hour": after // _HOUR}
+        values = {"keys": json.dumps(keys), "after": after}
         found = {key: _Tally(*row) for key, *row in conn.execute(_WHOLE_HOURS_SQL, values)}
         for key, rows in groupby(conn.execute(_FIRST_HOUR_SQL, values), itemgetter(0)):
             part = _Tally.of([row[1:] for row in rows], _NEVER, self._max_gap_us)
@@ -1735,9 +1733,9 @@ class PowerManager:
         target = Path(os.path.abspath(_path("path", path)))
         if self._owner == threading.get_ident():
             raise PowerManagerError(f"{self.db_path}: backup() inside a transaction: leave it first")
-        self._check_target(target)
         unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
         try:
+            self._check_target(target)
             _create_private(unfinished)
             with self._reading() as conn, contextlib.closing(sqlite3.connect(unfinished)) as copy:
                 try:
@@ -1756,16 +1754,13 @@ class PowerManager:
 
     def _check_target(self, target: Path) -> None:
         """Refuse to write over a directory, this database, or what belongs to any database in use."""
-        name = str(target)
-        try:
-            if target.is_dir() or (target.exists() and not self._memory and target.samefile(self._path)):
-                raise StorageError(target, "a directory, or the database itself: name another file")
-            beside = [name + suffix for suffix in ("-wal", "-journal")]
-            beside += [name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)]
-            if any(map(os.path.exists, beside)):
-                raise StorageError(target, "a database in use, or a part of one: name another file")
-        except OSError as exc:
-            _raise_ours(exc, target)
+        name = os.path.realpath(target)  # writing to a link writes to what it names
+        if target.is_dir() or (target.exists() and not self._memory and target.samefile(self._path)):
+            raise StorageError(target, "a directory, or the database itself: name another file")
+        beside = [name + suffix for suffix in ("-wal", "-journal")]
+        beside += [name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)]
+        if any(map(os.path.isfile, beside)):
+            raise StorageError(target, "a database in use, or a part of one: name another file")
 
     def check(self) -> list[str]:
         """What is wrong with the file, one text each; an empty list where nothing is.
@@ -1806,7 +1801,8 @@ def _show(result: Any, as_json: bool = False) -> None:
 
     def cell(value: Any) -> str:
         text = "-" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
-        return text if text.isprintable() else ascii(text)  # a name must not steer the terminal
+        # a name must not steer the terminal
+        return re.sub("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", lambda found: ascii(found[0])[1:-1], text)
 
     if isinstance(result, list) and not as_json:
         rows = [dataclasses.asdict(record) for record in result]
@@ -1820,7 +1816,7 @@ def _show(result: Any, as_json: bool = False) -> None:
 def _say(text: str, end: str = "\n") -> None:
     """Tell whoever reads standard error, if somebody does: what is stored must not hang on it."""
     if sys.stderr is not None:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             print(text, end=end, file=sys.stderr, flush=True)
 
 

@@ -1826,18 +1826,53 @@ def test_interrupt_between_begin_and_the_next_line(connections: list[sqlite3.Con
     assert [device.id for device in pm.list_devices()] == ["a"]
 
 
-def test_interrupt_after_the_end_of_an_inner_transaction(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_interrupt_after_the_end_of_an_inner_transaction(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch, swallowed: bool
+) -> None:
     """It stays what it is, though the savepoint is gone already, and nothing of the whole transaction is stored."""
     pm = opened()
+    unbroken = PowerManager._check_unbroken
 
     def interrupted(self: PowerManager) -> None:
+        unbroken(self)
         if self._depth == 2:
             self._writer.execute("RELEASE s1")
             raise KeyboardInterrupt
 
     monkeypatch.setattr(PowerManager, "_check_unbroken", interrupted)
-    with pytest.raises(KeyboardInterrupt), pm.transaction():
-        pm.register_device("a", "A")
+
+    def outer() -> None:
+        with pm.transaction(), suppress(*([KeyboardInterrupt] if swallowed else [])):
+            pm.register_device("a", "A")
+
+    with pytest.raises(StorageError if swallowed else KeyboardInterrupt):
+        outer()
+    assert pm.list_devices() == []
+
+
+def test_savepoint_of_a_failed_inner_transaction_is_gone(opened: Opener) -> None:
+    """A later one that is interrupted at its end must not find it, and take back what came between."""
+    pm = opened()
+
+    def failing() -> None:
+        with suppress(RuntimeError), pm.transaction():
+            pm.register_device("a", "A")
+            raise RuntimeError
+
+    def interrupted() -> None:
+        with suppress(KeyboardInterrupt), pm.connection() as conn:
+            conn.execute("RELEASE s1")
+            raise KeyboardInterrupt
+
+    def outer() -> None:
+        with pm.transaction():
+            failing()
+            pm.register_device("b", "B")
+            interrupted()
+
+    with pytest.raises(StorageError, match="ended"):
+        outer()
     assert pm.list_devices() == []
 
 
@@ -2967,8 +3002,9 @@ class TestUpgrade:
     @pytest.mark.parametrize(
         ("seconds", "pruned"),
         [((0, 60, 4000, 7000), 0), ((0, 60, 3500, 7000), 2), ((0, 60, 3659, 7000), 2), ((0, 60, 3661, 7000), 2),
-         ((0, 60, 9000, 9900), 2), ((0, 60, 600), 3)],
-        ids=["nothing", "same hour", "in max_gap", "not in max_gap", "far away", "everything"],
+         ((0, 60, 9000, 9900), 2), ((0, 60, 600), 3), ((0, 60, 600, 1200), 3), ((0, 60, 600, 9000), 3)],
+        ids=["nothing", "same hour", "in max_gap", "not in max_gap", "far away", "everything",
+             "everything, then one soon after", "everything, then one"],
     )  # fmt: skip
     @pytest.mark.parametrize("amperes", [2.0, -2.0])
     def test_whatever_was_pruned(
@@ -2979,13 +3015,16 @@ class TestUpgrade:
         clock.now = begin + 10_000
         with PowerManager(path, clock=clock) as pm:
             meter = pm.add_meter(pm.register_device("a", "A").id, "ups")
-            pm.log_many((meter.id, 5.0, amperes + second / 1e4, 50.0, begin + second) for second in seconds)
+            rows = [(meter.id, 5.0, amperes + second / 1e4, 50.0, begin + second) for second in seconds]
+            pm.log_many(rows)
             if pruned:
                 assert pm.prune((10_000 - seconds[pruned - 1] - 1) / 86400) == pruned
             before, report = everything(pm), json.loads(pm.export_report("a", 1))["meters"]
-        execute(path, older)
+        nothing_left = "UPDATE power_meters SET pruned_us = known_us + 1"  # as it was where prune left nothing
+        execute(path, older + nothing_left * (pruned == 3))
         with PowerManager(path, clock=clock) as pm:
             assert (everything(pm), pm.check()) == (before, [])
+            assert (pm.log_many(rows), everything(pm)) == (0, before)
             assert json.loads(pm.export_report("a", 1))["meters"] == report
             assert len(pm.unforwarded()) == len(seconds) - pruned
             assert pm.log_many([(meter.id, 5.0, amperes, 50.0, begin + 9_950)]) == 1
@@ -3127,7 +3166,7 @@ class TestFirstRelease:
 
     def test_empty_names(self, path: Path, opened: Opener) -> None:
         """A device without a name has its id for one, a meter none."""
-        execute(path, FIRST_RELEASE + "UPDATE devices SET name = ' '; UPDATE power_meters SET name = '';")
+        execute(path, FIRST_RELEASE + "UPDATE devices SET name = char(9, 32); UPDATE power_meters SET name = '';")
         pm = opened(path)
         assert [device.name for device in pm.list_devices()] == ["dev-001", "dev-002"]
         assert ([meter.name for meter in pm.list_meters()], pm.check()) == ([None, None], [])
@@ -3477,10 +3516,12 @@ class TestPrune(InFile):
         """Pruning what is older than the report leaves it as it was, also within the hour in which it begins."""
         clock.now = NOW // 3600 * 3600 + 1800
         pm.log_many((battery_meter.id, 10.0, 1.0, 50.0, clock.now - 60 * minute) for minute in range(2880))
-        before = pm.export_report("dev-001", days=1), pm.power_budget_check(["dev-001"])
-        assert meter_part(pm, "dev-001", 1)["reading_count"] == 1440
+        reports = [pm.export_report("dev-001", days=days) for days in (1, 1441 / 1440)]
+        budget = pm.power_budget_check(["dev-001"])
+        assert [meter_part(pm, "dev-001", days)["reading_count"] for days in (1, 1441 / 1440)] == [1440, 1441]
         assert pm.prune(1) == 1439
-        assert (pm.export_report("dev-001", days=1), pm.power_budget_check(["dev-001"])) == before
+        assert [pm.export_report("dev-001", days=days) for days in (1, 1441 / 1440)] == reports
+        assert pm.power_budget_check(["dev-001"]) == budget
 
     def test_pair_across_the_begin_of_a_report(self, opened: Opener, clock: Clock) -> None:
         """The energy from the latest pruned reading to the first kept one is outside, as it was before."""
@@ -3522,6 +3563,23 @@ class TestPrune(InFile):
         pm.log_power(battery_meter.id, 9.0, 9.0)
         assert [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)] == before
         assert pm.check() == []
+        pm.log_power(battery_meter.id, 1.0, 6.0, timestamp=NOW + 5000)
+        total = sum(statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id))
+        assert total == pytest.approx(sum(before))
+        assert pm.check() == []
+
+    def test_live_readings_among_pruned_ones(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
+        """A clock set back: the pruned hour's energy stays, and a second prune does not forget what went first."""
+        rows = [(battery_meter.id, 1.0, 6.0, 50.0, NOW + seconds) for seconds in (0, 600)]
+        pm.log_many(rows)
+        clock.now = NOW + 700
+        assert pm.prune(0) == 2
+        before = [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)]
+        clock.now = NOW + 300
+        pm.log_power(battery_meter.id, 1.0, 60.0)
+        assert [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)] == before
+        clock.now = NOW + 500
+        assert (pm.prune(0), pm.log_many(rows), pm.check()) == (1, 0, [])
 
     def test_in_short_transactions(
         self,
@@ -3958,6 +4016,15 @@ class TestCommandErrors(CommandLine):
         assert "name another file" in outcome.err
         assert run("check").out == "ok\n"
 
+    def test_export_through_a_link_to_a_database_in_use(self, run: Run, pack: str) -> None:
+        """Writing to a link writes to what it names."""
+        run("log", pack, 3.7, 0.5, 80)
+        os.symlink("other.db", "link.csv")
+        with PowerManager("other.db") as pm:
+            pm.register_device("d", "D")
+            assert run("export", pack, "--output", "link.csv").code == 1
+            assert [device.id for device in pm.list_devices()] == ["d"]
+
     @pytest.mark.parametrize("number", ["1_0", "1__0"])
     def test_numbers_as_python_writes_them(self, run: Run, pack: str, number: str) -> None:
         """An underscore is no digit."""
@@ -3973,7 +4040,7 @@ class TestCommandErrors(CommandLine):
     def test_names_do_not_steer_the_terminal(self, run: Run) -> None:
         """What a terminal would obey is shown as it is written in Python."""
         run("register", "evil", "a\x1b[31mb\nc")
-        assert r"'a\x1b[31mb\nc'" in run("devices").out
+        assert r"  a\x1b[31mb\nc  " in run("devices").out
 
     @pytest.mark.parametrize("words", [["register", "d", "D"], ["devices"]])
     @pytest.mark.usefixtures("pack")
@@ -4326,15 +4393,15 @@ class TestImportWithoutAnAudience(CommandLine):
         assert outcome.err.count("line ") == 20
         assert outcome.err.endswith("-: and 5 more bad rows\n")
 
-    @pytest.mark.parametrize("broken", [True, False], ids=["broken pipe", "closed"])
+    @pytest.mark.parametrize("broken", [errno.EPIPE, errno.ENOSPC, 0], ids=["broken pipe", "full", "closed"])
     def test_standard_error_that_nobody_reads(
-        self, run: Run, pack: str, stdin: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, broken: bool
+        self, run: Run, pack: str, stdin: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, broken: int
     ) -> None:
         """The good rows are stored all the same, and the exit code says so."""
 
         class Broken(io.StringIO):
             def write(self, text: str) -> int:
-                raise BrokenPipeError
+                raise OSError(broken, "broken")
 
         stdin(self.BAD_ROWS)
         with monkeypatch.context() as patch:
