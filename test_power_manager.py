@@ -3031,6 +3031,14 @@ class TestUpgrade:
             assert pm.check() == []
         assert fetch(path, "PRAGMA user_version") == [(3,)]
 
+    @pytest.mark.parametrize("damage", ["DELETE FROM power_settings", "UPDATE power_settings SET value = 'x'"])
+    def test_damaged_settings(self, path: Path, damage: str) -> None:
+        """The file is refused by what is wrong with it, and stays of its version."""
+        filled(path, sql=VERSION_2 + damage)
+        with pytest.raises(StorageError, match="its setting max_gap_us is damaged: restore a backup"):
+            PowerManager(path)
+        assert fetch(path, "PRAGMA user_version") == [(2,)]
+
 
 # --- The first release ------------------------------------------------------------------------
 
