@@ -788,7 +788,7 @@ def _problems(of: str, found: Iterable[str]) -> Iterator[str]:
 
 def _check_meter(conn: sqlite3.Connection, meter: Sequence[Any], max_gap_us: int) -> Iterator[str]:
     """Compare a meter's power_hourly with its readings, as far as they are kept; the meter is a row of _CHECK_SQL."""
-    key, _, pruned = meter[0], meter[1], _point_at(*meter[2:4])
+    key, pruned = meter[0], _point_at(*meter[2:4])
     if not meter[4]:
         yield "its present state is damaged"
     sums = f"SELECT hour, kept_sum, kept_count, {', '.join(_Tally._fields)}"
