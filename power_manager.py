@@ -883,12 +883,16 @@ class _Intake:
         return row
 
     def free_instant(self, meter: _Meter, us: int) -> int:
-        """The first microsecond from us on at which the meter has no reading; its newest, pruned or not, is one."""
+        """The first microsecond from us on at which the meter has, and had as its newest or last pruned, no reading."""
         if us >= meter.newest_us:
             return max(us, int(meter.newest_us) + 1)
         self.flush()
-        free = self._conn.execute(_FREE_INSTANT_SQL, {"key": meter.key, "us": us}).fetchone()
-        return us if free is None else int(free[0])
+        while True:
+            free = self._conn.execute(_FREE_INSTANT_SQL, {"key": meter.key, "us": us}).fetchone()
+            us = us if free is None else int(free[0])
+            if us not in (meter.newest_us, meter.pruned[0]):
+                return us
+            us += 1
 
     def _alert(self, meter: _Meter, us: int) -> None:
         """Move the alert level on, and record the event of one just entered or due again."""

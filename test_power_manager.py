@@ -3562,19 +3562,30 @@ class TestPrune(InFile):
     def test_live_reading_at_the_instant_of_the_latest_pruned(
         self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock
     ) -> None:
-        """A clock set back to that very instant: what follows it keeps its energy, and check() stays clean."""
-        pm.log_many((battery_meter.id, 1.0, 6.0, 50.0, NOW + seconds) for seconds in (0, 3500, 7000))
+        """A clock set back to that very instant: the reading comes a microsecond after, and is booked as that."""
+        rows = [Row(int((NOW + seconds) * SECOND), 1.0, 6.0, 50.0) for seconds in (0, 3500, 7000)]
+        pm.log_many(as_readings(battery_meter.id, rows))
         clock.now = NOW + 7000
         pm.prune(3000 / 86400)
-        before = [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)]
         clock.now = NOW + 3500
         pm.log_power(battery_meter.id, 9.0, 9.0)
-        assert [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)] == before
+        rows.append(Row(rows[1].us + 1, 9.0, 9.0, 50.0))
+        energies = [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)]
+        expected = [values["energy_out_wh"] for _, values in buckets(sorted(rows), HOUR)]
+        assert energies == pytest.approx(expected)
         assert pm.check() == []
-        pm.log_power(battery_meter.id, 1.0, 6.0, timestamp=NOW + 5000)
-        total = sum(statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id))
-        assert total == pytest.approx(sum(before))
-        assert pm.check() == []
+
+    def test_instant_of_the_newest_is_not_given_again(
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+    ) -> None:
+        """Though it is pruned: a reading's id must not be another one's, which may have been sent elsewhere."""
+        first = [pm.log_power(battery_meter.id, 1.0, 1.0).id for _ in range(2)]
+        clock.now = NOW + 1
+        assert pm.prune(0) == 2
+        clock.now = NOW
+        later = [pm.log_power(battery_meter.id, 1.0, 1.0).id for _ in range(3)]
+        assert [int(id_.rpartition(":")[2]) - int(NOW * SECOND) for id_ in later] == [0, 2, 3]
+        assert (first[1] in later, pm.check()) == (False, [])
 
     def test_live_readings_among_pruned_ones(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
         """A clock set back: the pruned hour's energy stays, and a second prune does not forget what went first."""

@@ -81,7 +81,7 @@ class Model:
     def live(self, meter: Meter, now: int, volts: float, amperes: float, charge: float | None) -> Row:
         """Log a reading without a timestamp."""
         us = now
-        while us in meter.kept or us == meter.newest:
+        while us in meter.kept or us in (meter.newest, meter.pruned):
             us += 1
         row = (us, volts, amperes, self._charge(meter, charge))
         meter.energy_known &= us > meter.pruned
