@@ -1962,10 +1962,8 @@ def _num(name: str, metavar: str, text: str, default: float | None = None) -> tu
     return _arg(name, metavar=metavar, help=text, type=_plain_number, default=default)
 
 
-_DEVICE, _METER = (
-    _arg("device_id", help="the device's id"),
-    _arg("meter_id", metavar="meter", help="its id, DEVICE/NAME or DEVICE/TYPE"),
-)
+_DEVICE = _arg("device_id", help="the device's id")
+_METER = _arg("meter_id", metavar="meter", help="its id, DEVICE/NAME or DEVICE/TYPE")
 _DAYS = _num("--days", "N", "how far back (default: 7)", 7)
 _JSON = _arg("--json", action="store_true", help="JSON instead of a table")
 # Of each command: the method or function that does it, its help, its arguments; a dest is a parameter's name.

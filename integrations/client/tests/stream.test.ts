@@ -39,6 +39,16 @@ function listen(options: Partial<StreamOptions> = {}) {
   return { got, statuses, handle, states: () => statuses.map((status) => status.state) };
 }
 
+/** A listener that has one event, and loses its connection; another file, without any, takes the place of the first. */
+async function replaced() {
+  service.add("a");
+  const all = listen({ after: 0 });
+  await settle();
+  service.socket.drop();
+  service.events = [];
+  return all;
+}
+
 describe("one connection", () => {
   test("is shared by all listeners, and ends with the last of them", async () => {
     const [one, two] = [listen(), listen()];
@@ -252,11 +262,7 @@ describe("a file that is another one", () => {
       retries: 0,
       fetch: (...request) => fetch(...request),
     });
-    service.add("a");
-    const all = listen({ after: 0 });
-    await settle();
-    service.socket.drop();
-    service.events = [];
+    const all = await replaced();
     await settle(2_000);
     expect(all.statuses.at(-1)?.state).toBe("reconnecting");
     expect(failing).toHaveBeenCalled();
@@ -271,11 +277,7 @@ describe("a file that is another one", () => {
         init?.signal?.addEventListener("abort", () => reject(init.signal?.reason));
       });
     client = new PowerClient({ baseUrl: "http://power.test", webSocket: service.webSocket, fetch });
-    service.add("a");
-    const all = listen({ after: 0 });
-    await settle();
-    service.socket.drop();
-    service.events = [];
+    const all = await replaced();
     await settle(2_000);
     all.handle.close();
     await settle();
@@ -312,11 +314,7 @@ describe("a file that is another one", () => {
       retries: 0,
       fetch: asked,
     });
-    service.add("a");
-    const all = listen({ after: 0 });
-    await settle();
-    service.socket.drop();
-    service.events = [];
+    const all = await replaced();
     for (let step = 0; step < 1_000; step++) await settle(10);
     expect(all.statuses.at(-1)?.state).toBe("reconnecting");
     expect(asked.mock.calls.length).toBeGreaterThan(3);
@@ -326,11 +324,7 @@ describe("a file that is another one", () => {
   test("it cannot be looked into: the stream stops with the reason", async () => {
     const fetch = async () => Response.json({ code: "forbidden_scope", detail: "no" }, { status: 403 });
     client = new PowerClient({ baseUrl: "http://power.test", webSocket: service.webSocket, fetch });
-    service.add("a");
-    const all = listen({ after: 0 });
-    await settle();
-    service.socket.drop();
-    service.events = [];
+    const all = await replaced();
     await settle(2_000);
     expect(all.statuses.at(-1)).toMatchObject({ state: "stopped", error: { status: 403, code: "forbidden_scope" } });
   });

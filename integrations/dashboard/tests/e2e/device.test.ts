@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import type { Report } from "@blackroad/power-client";
 import type { Browser, Download, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, launch, open, Service, signedIn, Writer } from "./harness";
+import { eventually, launch, open, refuse, Service, signedIn, Writer } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -52,19 +52,7 @@ test("each range asks for its window, beyond a day for hourly statistics, and dr
 test("a month at one reading a second is too much for volts alone: the rest is there, and the reason", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service, { hash: HASH });
-  await page.route("**/readings?**max_points=*", (route) =>
-    route.fulfill({
-      status: 422,
-      contentType: "application/problem+json",
-      body: JSON.stringify({
-        title: "x",
-        type: "x",
-        status: 422,
-        code: "invalid_value",
-        detail: "too many readings",
-      }),
-    }),
-  );
+  await refuse(page, "**/readings?**max_points=*", "too many readings");
   await page.getByRole("radio", { name: "30 d" }).check();
   await page.getByText("the readings of this range cannot be shown: too many readings").waitFor();
   await legend(page, "Power", "Panel").waitFor();

@@ -240,3 +240,11 @@ export async function signIn(page: Page, token: string): Promise<void> {
   await page.getByLabel("Token").fill(token);
   await page.getByRole("button", { name: "Sign in" }).click();
 }
+
+/** From now on requests to that pattern are answered with a problem of that detail. */
+export function refuse(page: Page, pattern: string, detail: string): Promise<unknown> {
+  const problem = { title: "x", type: "x", status: 422, code: "invalid_value", detail };
+  return page.route(pattern, (route) =>
+    route.fulfill({ status: 422, contentType: "application/problem+json", body: JSON.stringify(problem) }),
+  );
+}

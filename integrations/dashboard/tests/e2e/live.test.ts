@@ -2,7 +2,7 @@
 
 import type { Browser, Locator, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { launch, open, Service, signedIn, Writer } from "./harness";
+import { launch, open, refuse, Service, signedIn, Writer } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -139,21 +139,7 @@ test("what nothing has come from for two minutes is stale, in word and look", as
 test("what cannot be loaded any more is said, beside what is there", async () => {
   const service = await Service.start(["show"], "--no-auth");
   const { page } = await open(browser, "about:blank");
-  const refuse = (pattern: string) =>
-    page.route(pattern, (route) =>
-      route.fulfill({
-        status: 422,
-        contentType: "application/problem+json",
-        body: JSON.stringify({
-          title: "x",
-          type: "x",
-          status: 422,
-          code: "invalid_value",
-          detail: "no room",
-        }),
-      }),
-    );
-  await refuse("**/v1/budget**");
+  await refuse(page, "**/v1/budget**", "no room");
   await page.goto(service.url);
   await row(page, "North mast").waitFor();
   await page.getByText("Not all could be loaded").waitFor();
@@ -164,7 +150,7 @@ test("what cannot be loaded any more is said, beside what is there", async () =>
 
   await row(page, "North mast").getByRole("link").click();
   await page.locator(".chart-plot canvas").nth(2).waitFor();
-  await refuse("**/statistics**");
+  await refuse(page, "**/statistics**", "no room");
   await service.kill();
   await page.getByText("The connection to the service is lost.").waitFor();
   await service.run();
