@@ -1584,9 +1584,9 @@ class TestBadInput(InMemory):
                 return 1
 
         for call in (
-            lambda: pm.log_power(battery_meter.id, Truth(), 1.0),  # type: ignore[arg-type]
+            lambda: pm.log_power(battery_meter.id, Truth(), 1.0),  # type: ignore[arg-type]  # wrong on purpose
             lambda: pm.log_power(battery_meter.id, 1.0, 1.0, timestamp=Truth()),
-            lambda: pm.get_events("dev-001", Truth()),  # type: ignore[arg-type]
+            lambda: pm.get_events("dev-001", Truth()),  # type: ignore[arg-type]  # wrong on purpose
         ):
             with pytest.raises(InvalidValue, match="expected"):
                 call()
@@ -1881,7 +1881,7 @@ def test_wrong_call_says_what_is_wrong_and_nothing_else(monkeypatch: pytest.Monk
     complaints: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", complaints.append)
     with pytest.raises(TypeError):
-        PowerManager("a.db", "full")  # type: ignore[call-arg]
+        PowerManager("a.db", "full")  # type: ignore[call-arg]  # wrong on purpose
     gc.collect()
     assert complaints == []
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loopback import KEY, Loopback, serve
@@ -130,8 +131,8 @@ def test_status_reads_no_more_of_the_outbox_than_is_open(cli: Cli, monkeypatch: 
         conn.executemany(sql, [(CUSTOMER, back, "sent" if back else "refused") for back in range(3000)])
     made: list[Entry] = []
 
-    def entry(*parts: object) -> Entry:
-        made.append(Entry(*parts))  # type: ignore[arg-type]
+    def entry(*parts: Any) -> Entry:
+        made.append(Entry(*parts))
         return made[-1]
 
     monkeypatch.setattr(ledger, "Entry", entry)

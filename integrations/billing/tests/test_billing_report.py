@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import power_billing
 import pytest
@@ -278,8 +279,8 @@ def test_a_run_reads_no_more_of_the_outbox_than_is_open(world: World, monkeypatc
         conn.executemany(sql, rows)
     read: list[ledger.Entry] = []
 
-    def entry(*parts: object) -> ledger.Entry:
-        read.append(Entry(*parts))  # type: ignore[arg-type]
+    def entry(*parts: Any) -> ledger.Entry:
+        read.append(Entry(*parts))
         return read[-1]
 
     monkeypatch.setattr(ledger, "Entry", entry)

@@ -104,7 +104,7 @@ def test_nothing_is_noted_where_a_part_fails(pm: PowerManager, clock: Clock) -> 
     outbox = Outbox(pm, clock=clock)
     parcel = outbox.take()
     before = sent(parcel)
-    parcel.records.append(("not a revision", "device", "a", "one too many"))  # type: ignore[arg-type]
+    parcel.records.append(("not a revision", "device", "a", "one too many"))  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(OSError, match="ProgrammingError"):
         outbox.done(parcel)
     assert sent(outbox.take()) == before
