@@ -120,7 +120,15 @@ _HINTS = {  # by SQLite's primary error name: what to do
 
 
 # What a file can make SQLite, the system, or the reading of its rows raise.
-_FILE_ERRORS = (sqlite3.Error, OSError, MemoryError, ValueError, TypeError, ArithmeticError, LookupError)
+_FILE_ERRORS = (
+    sqlite3.Error,
+    OSError,
+    MemoryError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+)
 
 
 def _raise_ours(exc: BaseException, path: Path) -> NoReturn:
@@ -130,9 +138,17 @@ def _raise_ours(exc: BaseException, path: Path) -> NoReturn:
     if isinstance(exc, OSError):
         raise StorageError(path, f"{exc.strerror}; {_HINTS['SQLITE_CANTOPEN']}") from exc
     if not isinstance(exc, (sqlite3.Error, MemoryError)):
-        raise StorageError(path, f"a damaged value ({exc}); look with `check`, and restore a backup") from exc
-    name = "SQLITE_NOMEM" if isinstance(exc, MemoryError) else getattr(exc, "sqlite_errorname", type(exc).__name__)
-    hint = _HINTS.get("_".join(name.split("_")[:2]), "check the disk, the permissions and other users of the file")
+        raise StorageError(
+            path, f"a damaged value ({exc}); look with `check`, and restore a backup"
+        ) from exc
+    name = (
+        "SQLITE_NOMEM"
+        if isinstance(exc, MemoryError)
+        else getattr(exc, "sqlite_errorname", type(exc).__name__)
+    )
+    hint = _HINTS.get(
+        "_".join(name.split("_")[:2]), "check the disk, the permissions and other users of the file"
+    )
     raise StorageError(path, f"{name}: {exc}; {hint}", name) from exc
 
 
@@ -367,7 +383,9 @@ _KEY_SQL = {
 }
 _REGISTER_SQL = f"""INSERT INTO devices ({", ".join(_DEVICE_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _DEVICE_COLUMNS[1:])}"""
-_ADD_METER_SQL = "INSERT INTO power_meters (id, device_key, type, name, capacity_wh) VALUES (?, ?, ?, ?, ?)"
+_ADD_METER_SQL = (
+    "INSERT INTO power_meters (id, device_key, type, name, capacity_wh) VALUES (?, ?, ?, ?, ?)"
+)
 _CHECK_SQL = f"""SELECT meter_key, id, pruned_us, pruned_wattage, charge_pct BETWEEN 0 AND 100
     AND abs(voltage) <= {_MAX_ELECTRICAL} AND abs(current_draw) <= {_MAX_ELECTRICAL} AND typeof(voltage)
     || typeof(current_draw) || typeof(charge_pct) || typeof(newest_wattage) || typeof(pruned_wattage)
@@ -377,7 +395,9 @@ _CHECK_SQL = f"""SELECT meter_key, id, pruned_us, pruned_wattage, charge_pct BET
 _BATTERIES_SQL = """SELECT capacity_wh, charge_pct, coalesce((SELECT avg(v.voltage * v.current_draw) FROM power_values v
     WHERE v.meter_key = m.meter_key AND v.timestamp > m.updated_us - :window AND v.timestamp <= m.updated_us),
     voltage * current_draw) FROM power_meters m WHERE device_key = :key AND type = 'battery'"""
-_VALUES_SQL = "SELECT timestamp, voltage, current_draw, charge_pct FROM power_values WHERE meter_key = :key"
+_VALUES_SQL = (
+    "SELECT timestamp, voltage, current_draw, charge_pct FROM power_values WHERE meter_key = :key"
+)
 # A meter's last reading before a time, and its next one from that on: times and watts.
 _LAST_SQL, _NEXT_SQL = (
     f"SELECT timestamp, voltage * current_draw FROM power_values WHERE meter_key = ? AND timestamp {side} LIMIT 1"
@@ -440,7 +460,9 @@ def _invalid(name: str, expected: str, value: object) -> InvalidValue:
         shown = repr(value)
     except Exception:  # noqa: BLE001  # a number of too many digits, or anybody's __repr__
         shown = f"a {type(value).__name__}"
-    return InvalidValue(f"{name}: expected {expected}, got {shown if len(shown) <= 80 else shown[:77] + '...'}")
+    return InvalidValue(
+        f"{name}: expected {expected}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+    )
 
 
 def _number(name: str, value: Any, low: float, high: float, unit: str) -> float:
@@ -460,12 +482,16 @@ def _number(name: str, value: Any, low: float, high: float, unit: str) -> float:
 def _electrical(voltage: Any, current: Any, charge_pct: Any) -> tuple[float, float, float | None]:
     """Volts, amperes and percent of one reading, the charge clamped to 0..100."""
     limit = _MAX_ELECTRICAL
-    if type(voltage) is not float or not -limit <= voltage <= limit:  # false for NaN; the fast way out of most calls
+    if (
+        type(voltage) is not float or not -limit <= voltage <= limit
+    ):  # false for NaN; the fast way out of most calls
         voltage = _number("voltage", voltage, -limit, limit, "V")
     if type(current) is not float or not -limit <= current <= limit:
         current = _number("current", current, -limit, limit, "A")
     if charge_pct is not None and (type(charge_pct) is not float or not 0.0 <= charge_pct <= 100.0):
-        charge_pct = min(max(_number("charge_pct", charge_pct, -_MAX_FLOAT, _MAX_FLOAT, "%"), 0.0), 100.0)
+        charge_pct = min(
+            max(_number("charge_pct", charge_pct, -_MAX_FLOAT, _MAX_FLOAT, "%"), 0.0), 100.0
+        )
     return voltage, current, charge_pct
 
 
@@ -512,7 +538,12 @@ def _path(name: str, value: Any) -> Path:
 
 
 def _device(
-    device_id: Any, name: Any, shutdown_threshold: Any, target_wh: Any, low: Any = None, critical: Any = None
+    device_id: Any,
+    name: Any,
+    shutdown_threshold: Any,
+    target_wh: Any,
+    low: Any = None,
+    critical: Any = None,
 ) -> DeviceRecord:
     """A device of checked values."""
     device = DeviceRecord(
@@ -523,17 +554,29 @@ def _device(
         _optional(_number, "low_battery_threshold", low, 0, 100, "%"),
         _optional(_number, "critical_battery_threshold", critical, 0, 100, "%"),
     )
-    low_pct, critical_pct = _thresholds(device.low_battery_threshold, device.critical_battery_threshold)
+    low_pct, critical_pct = _thresholds(
+        device.low_battery_threshold, device.critical_battery_threshold
+    )
     if critical_pct >= low_pct:
         if critical is None:
-            raise _invalid("low_battery_threshold", f"more than the critical threshold, {critical_pct:g} %", low_pct)
-        raise _invalid("critical_battery_threshold", f"less than the low threshold, {low_pct:g} %", critical_pct)
+            raise _invalid(
+                "low_battery_threshold",
+                f"more than the critical threshold, {critical_pct:g} %",
+                low_pct,
+            )
+        raise _invalid(
+            "critical_battery_threshold",
+            f"less than the low threshold, {low_pct:g} %",
+            critical_pct,
+        )
     return device
 
 
 def _new_meter(name: Any, capacity_wh: Any) -> tuple[str | None, float]:
     """Name and capacity of a meter, checked."""
-    return _optional(_text, "name", name), _number("capacity_wh", capacity_wh, 0, _MAX_QUANTITY, "Wh")
+    return _optional(_text, "name", name), _number(
+        "capacity_wh", capacity_wh, 0, _MAX_QUANTITY, "Wh"
+    )
 
 
 # --- Calculations -----------------------------------------------------------------------------
@@ -554,7 +597,9 @@ def _iso_minute(minute: int) -> str:
 def _iso(us: int) -> str:
     """ISO 8601 UTC text of a time in microseconds since 1970: '2023-11-14T22:13:20.000001+00:00'."""
     minute, rest = divmod(us, _MINUTE)
-    digits = str(_MINUTE * 10 + rest)  # "6", seconds, microseconds: a float's format takes twice as long
+    digits = str(
+        _MINUTE * 10 + rest
+    )  # "6", seconds, microseconds: a float's format takes twice as long
     return f"{_iso_minute(minute)}{digits[1:3]}.{digits[3:]}+00:00"
 
 
@@ -564,7 +609,9 @@ def _parse_iso(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except ValueError:
         text = re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", re.sub("[Zz]$", "+00:00", text.strip()))
-        return datetime.fromisoformat(re.sub(r"[.,](\d+)", lambda found: f".{found[1][:6]:0<6}", text))
+        return datetime.fromisoformat(
+            re.sub(r"[.,](\d+)", lambda found: f".{found[1][:6]:0<6}", text)
+        )
 
 
 def _microseconds(name: str, value: Any) -> int:
@@ -573,7 +620,9 @@ def _microseconds(name: str, value: Any) -> int:
     >>> _microseconds("timestamp", "2023-11-14T22:13:20Z")
     1700000000000000
     """
-    if type(value) is float and 0.0 <= value < _END_OF_TIME / _SECOND:  # the fast way out of most calls
+    if (
+        type(value) is float and 0.0 <= value < _END_OF_TIME / _SECOND
+    ):  # the fast way out of most calls
         return round(value * _SECOND)
     try:
         moment = _parse_iso(value) if isinstance(value, str) else value
@@ -584,7 +633,9 @@ def _microseconds(name: str, value: Any) -> int:
     except (TypeError, ValueError, OverflowError):
         us = -1
     if not 0 <= us < _END_OF_TIME:
-        expected = "an aware datetime, ISO 8601 text with an offset, or epoch seconds, from 1970 to 2200"
+        expected = (
+            "an aware datetime, ISO 8601 text with an offset, or epoch seconds, from 1970 to 2200"
+        )
         raise _invalid(name, expected, value)
     return us
 
@@ -631,7 +682,11 @@ class _Tally(NamedTuple):
         times, volts, amperes, charges = zip(*rows)
         watts = [*map(mul, volts, amperes)]
         at, powers = (earlier[0], *times), [earlier[1], *watts]
-        steps = [(a + b) * (t - s) for s, t, a, b in zip(at, at[1:], powers, powers[1:]) if t - s <= max_gap_us]
+        steps = [
+            (a + b) * (t - s)
+            for s, t, a, b in zip(at, at[1:], powers, powers[1:])
+            if t - s <= max_gap_us
+        ]
         energy_out = sum([step for step in steps if step > 0.0]) / (2 * _HOUR)
         energy_in = sum([-step for step in steps if step < 0.0]) / (2 * _HOUR)
         extremes = min(watts), max(watts), min(charges), max(charges)
@@ -655,7 +710,12 @@ def _fingerprint(rows: Sequence[Row]) -> int:
     In tenths of a microvolt and microampere, 1e-5 points of charge and microseconds; the factors keep changes
     of one reading from cancelling out.
     """
-    return sum([int(v * 1e7) + 3 * int(c * 1e7) + 7 * int(q * 1e5) + 11 * (us % _HOUR) for us, v, c, q in rows])
+    return sum(
+        [
+            int(v * 1e7) + 3 * int(c * 1e7) + 7 * int(q * 1e5) + 11 * (us % _HOUR)
+            for us, v, c, q in rows
+        ]
+    )
 
 
 def _by_hour(
@@ -691,7 +751,11 @@ def _runtime_hours(batteries: Iterable[tuple[float, float, float]]) -> float | N
     """
     known = [battery for battery in batteries if battery[0] > 0]
     watts = sum(battery[2] for battery in known)
-    hours = sum(capacity * charge / 100 for capacity, charge, _ in known) / watts if watts > 0 else math.inf
+    hours = (
+        sum(capacity * charge / 100 for capacity, charge, _ in known) / watts
+        if watts > 0
+        else math.inf
+    )
     return round(hours, 2) if math.isfinite(hours) else None
 
 
@@ -702,7 +766,9 @@ def _point_at(us: int, wattage: float) -> Point:
 
 def _packed(values: Iterable[float], scale: float) -> list[int | float]:
     """Values as the file keeps them; see the comment at power_readings."""
-    return [whole if (whole := round(value * scale)) / scale == value else value for value in values]
+    return [
+        whole if (whole := round(value * scale)) / scale == value else value for value in values
+    ]
 
 
 # --- Rows -------------------------------------------------------------------------------------
@@ -730,7 +796,10 @@ def _meter(row: Sequence[Any]) -> PowerMeter:
 
 
 def _readings(meter_id: str, rows: Iterable[Row]) -> list[PowerReading]:
-    return [PowerReading(f"{meter_id}:{us}", meter_id, v, c, round(v * c, 4), q, _iso(us)) for us, v, c, q in rows]
+    return [
+        PowerReading(f"{meter_id}:{us}", meter_id, v, c, round(v * c, 4), q, _iso(us))
+        for us, v, c, q in rows
+    ]
 
 
 def _event(row: Sequence[Any]) -> PowerEvent:
@@ -741,13 +810,19 @@ def _event(row: Sequence[Any]) -> PowerEvent:
 def _five(reading: Sequence[Any]) -> Sequence[Any]:
     """A row of log_many with None for what it leaves out."""
     if not hasattr(type(reading), "__len__") or not 3 <= len(reading) <= 5:
-        raise _invalid("reading", "(meter_id, voltage, current[, charge_pct[, timestamp]])", reading)
+        raise _invalid(
+            "reading", "(meter_id, voltage, current[, charge_pct[, timestamp]])", reading
+        )
     return (*reading, None, None)[:5]
 
 
-def _budget(device: DeviceRecord, meters: list[tuple[int, PowerMeter]], last_day: dict[int, _Tally]) -> dict[str, Any]:
+def _budget(
+    device: DeviceRecord, meters: list[tuple[int, PowerMeter]], last_day: dict[int, _Tally]
+) -> dict[str, Any]:
     present = [(m, m.voltage * m.current_draw) for _, m in meters]  # with its watts
-    batteries = [(m.capacity_wh, m.charge_pct, watts) for m, watts in present if m.type == MeterType.BATTERY]
+    batteries = [
+        (m.capacity_wh, m.charge_pct, watts) for m, watts in present if m.type == MeterType.BATTERY
+    ]
     suns = [watts for m, watts in present if m.type == MeterType.SOLAR]
     load = sum([watts for m, watts in present if watts > 0.0 and m.type != MeterType.SOLAR], 0.0)
     total, solar = sum([watts for _, watts in present], 0.0), sum(suns, 0.0)
@@ -756,7 +831,9 @@ def _budget(device: DeviceRecord, meters: list[tuple[int, PowerMeter]], last_day
         "total_wattage": round(total, 4),
         "battery_count": len(batteries),
         "solar_count": len(suns),
-        "avg_charge_pct": round(sum([b[1] for b in batteries]) / len(batteries), 2) if batteries else None,
+        "avg_charge_pct": round(sum([b[1] for b in batteries]) / len(batteries), 2)
+        if batteries
+        else None,
         "estimated_runtime_hours": _runtime_hours(batteries),
         "states": [meter.state.value for _, meter in meters],
         "load_wattage": round(load, 4),
@@ -770,10 +847,17 @@ def _budget(device: DeviceRecord, meters: list[tuple[int, PowerMeter]], last_day
 
 
 def _meter_report(meter: PowerMeter, tally: _Tally | None) -> dict[str, Any]:
-    report = {"meter_id": meter.id, "name": meter.name, "type": meter.type.value, "reading_count": 0}
+    report = {
+        "meter_id": meter.id,
+        "name": meter.name,
+        "type": meter.type.value,
+        "reading_count": 0,
+    }
     if tally is None:
         return report
-    values = {name: _tidy(value) if "wattage" in name else value for name, value in tally.shown().items()}
+    values = {
+        name: _tidy(value) if "wattage" in name else value for name, value in tally.shown().items()
+    }
     net = _tidy(tally.energy_out_wh - tally.energy_in_wh)
     return report | {"current_state": meter.state.value, **values, "energy_wh": net}
 
@@ -792,7 +876,10 @@ def _check_meter(conn: sqlite3.Connection, meter: Sequence[Any], max_gap_us: int
     if not meter[4]:
         yield "its present state is damaged"
     sums = f"SELECT hour, kept_sum, kept_count, {', '.join(_Tally._fields)}"
-    booked = {row[0]: row[1:] for row in conn.execute(f"{sums} FROM power_hourly WHERE meter_key = ?", (key,))}
+    booked = {
+        row[0]: row[1:]
+        for row in conn.execute(f"{sums} FROM power_hourly WHERE meter_key = ?", (key,))
+    }
     peak = max([abs(watts) for row in booked.values() for watts in row[4:6]], default=0.0)
     kept = conn.execute(_VALUES_SQL + " ORDER BY timestamp", {"key": key})
     for hour, fingerprint, tally in _by_hour(kept, _NEVER, max_gap_us, pruned):
@@ -824,7 +911,10 @@ class _Meter:
         self.key, self.device_key, kind, name = row[:4]
         self.voltage, self.current_draw, self.charge_pct, self.updated_us = row[4:8]
         self.newest_us, (self.alert_level, self.alerted_us) = row[8], row[12:14]
-        self.stored, self.pruned = _point_at(*row[8:10]), _point_at(*row[10:12])  # the latest of each
+        self.stored, self.pruned = (
+            _point_at(*row[8:10]),
+            _point_at(*row[10:12]),
+        )  # the latest of each
         self.low, self.critical = _thresholds(*row[14:])
         self.label = name or id_
         self.runs_empty = kind in _RUN_EMPTY
@@ -841,24 +931,41 @@ class _Intake:
     """
 
     def __init__(
-        self, conn: sqlite3.Connection, max_gap_us: int, repeat_us: int | None, now: Callable[[], int]
+        self,
+        conn: sqlite3.Connection,
+        max_gap_us: int,
+        repeat_us: int | None,
+        now: Callable[[], int],
     ) -> None:
         self._conn, self._max_gap_us, self._repeat_us, self._now = conn, max_gap_us, repeat_us, now
         self._meters: dict[str, _Meter] = {}
         self._waiting = 0
         self.alerting = True  # it records the events of alerts
-        self.stored = self.pruned = 0  # readings that were new; those older than what prune() has left
+        self.stored = self.pruned = (
+            0  # readings that were new; those older than what prune() has left
+        )
 
     def meter(self, meter_id: str) -> _Meter:
         """The meter with that id. Raises NotFound."""
         known = self._meters.get(meter_id) if type(meter_id) is str else None
         if known is None:
-            id_ = _text("meter_id", meter_id)  # one meter has one entry, whatever kind of text names it
-            known = self._meters.get(id_) or _Meter(id_, _find(self._conn, "meter_id", id_, _INTAKE_SQL))
+            id_ = _text(
+                "meter_id", meter_id
+            )  # one meter has one entry, whatever kind of text names it
+            known = self._meters.get(id_) or _Meter(
+                id_, _find(self._conn, "meter_id", id_, _INTAKE_SQL)
+            )
             self._meters[id_] = known
         return known
 
-    def take(self, meter_id: str, voltage: float, current: float, charge_pct: float | None, us: int | None) -> Row:
+    def take(
+        self,
+        meter_id: str,
+        voltage: float,
+        current: float,
+        charge_pct: float | None,
+        us: int | None,
+    ) -> Row:
         """Accept one reading with checked values; a live one where us is None. Return it as kept."""
         meter = self.meter(meter_id)
         present = us is None or us > meter.newest_us
@@ -897,9 +1004,15 @@ class _Intake:
     def _alert(self, meter: _Meter, us: int) -> None:
         """Move the alert level on, and record the event of one just entered or due again."""
         before = meter.alert_level
-        level = meter.alert_level = _alert_level(before, meter.charge_pct, meter.low, meter.critical)
+        level = meter.alert_level = _alert_level(
+            before, meter.charge_pct, meter.low, meter.critical
+        )
         # The distance either way: a clock that was set back must not silence alerts for years.
-        due = level > 0 and self._repeat_us is not None and abs(us - meter.alerted_us) >= self._repeat_us
+        due = (
+            level > 0
+            and self._repeat_us is not None
+            and abs(us - meter.alerted_us) >= self._repeat_us
+        )
         if self.alerting and (level > before or due):
             kind = PowerEventType.LOW_BATTERY if level == 2 else PowerEventType.DISCHARGE
             threshold = meter.critical if level == 2 else meter.low
@@ -913,8 +1026,13 @@ class _Intake:
         for meter in self._meters.values():
             if meter.waiting:
                 rows, meter.waiting = meter.waiting, []
-                if not meter.ordered:  # the first to come of two at one instant is the one that is kept
-                    rows = [next(same) for _, same in groupby(sorted(rows, key=itemgetter(0)), itemgetter(0))]
+                if (
+                    not meter.ordered
+                ):  # the first to come of two at one instant is the one that is kept
+                    rows = [
+                        next(same)
+                        for _, same in groupby(sorted(rows, key=itemgetter(0)), itemgetter(0))
+                    ]
                 self._store(meter, rows)
                 meter.ordered = True
         self._waiting = 0
@@ -924,12 +1042,19 @@ class _Intake:
         self.flush()
         for m in self._meters.values():
             state = m.voltage, m.current_draw, m.charge_pct, m.updated_us
-            self._conn.execute(_SET_STATE_SQL, (*state, *m.stored, m.alert_level, m.alerted_us, m.late_us - 1, m.key))
+            self._conn.execute(
+                _SET_STATE_SQL,
+                (*state, *m.stored, m.alert_level, m.alerted_us, m.late_us - 1, m.key),
+            )
 
     def warn(self, path: Path) -> None:
         """Tell the log what was refused; after the transaction, for a handler may take its time."""
         if self.pruned:
-            _log.warning("%s: %d readings older than what prune() has left were not stored", path, self.pruned)
+            _log.warning(
+                "%s: %d readings older than what prune() has left were not stored",
+                path,
+                self.pruned,
+            )
 
     def _store(self, meter: _Meter, rows: Sequence[Row]) -> None:
         """Store rows in order of time, run by run: those between the same two readings, stored or latest pruned."""
@@ -948,21 +1073,34 @@ class _Intake:
                     earlier = pruned
                 elif pruned[0] >= us and (later is None or pruned[0] < later[0]):
                     later = pruned
-                end = bisect_left(rows, later[0] if later else meter.stored[0] + 1, start + 1, key=itemgetter(0))
+                end = bisect_left(
+                    rows, later[0] if later else meter.stored[0] + 1, start + 1, key=itemgetter(0)
+                )
             self._store_run(meter, rows[start:end], earlier, None if later is pruned else later)
             start = end
 
-    def _store_run(self, meter: _Meter, run: Sequence[Row], earlier: Point, later: Point | None) -> None:
+    def _store_run(
+        self, meter: _Meter, run: Sequence[Row], earlier: Point, later: Point | None
+    ) -> None:
         """Store rows that are new and that no reading separates, and book their hours."""
         key, last, gap = meter.key, _point(run[-1]), self._max_gap_us
         times, voltages, currents, charges = zip(*run)
-        packed = zip(repeat(key), times, _packed(voltages, 1e6), _packed(currents, 1e6), _packed(charges, 1e2))
+        packed = zip(
+            repeat(key),
+            times,
+            _packed(voltages, 1e6),
+            _packed(currents, 1e6),
+            _packed(charges, 1e2),
+        )
         self._conn.executemany("INSERT INTO power_readings VALUES (?, ?, ?, ?, ?)", packed)
         self.stored += len(run)
         for hour, fingerprint, tally in _by_hour(run, earlier, gap):
             self._conn.execute(_BOOK_SQL, (key, hour, fingerprint, tally.reading_count, *tally))
         if later is not None:  # the trapezoid that spanned the run gives way to the run's last one
-            moved = [new - old for new, old in zip(_energy(last, later, gap), _energy(earlier, later, gap))]
+            moved = [
+                new - old
+                for new, old in zip(_energy(last, later, gap), _energy(earlier, later, gap))
+            ]
             self._conn.execute(_ADD_ENERGY_SQL, (*moved, key, later[0] // _HOUR))
         if last[0] > meter.stored[0]:
             meter.stored = last
@@ -1038,12 +1176,18 @@ def _script(conn: sqlite3.Connection, script: str) -> None:
 def _connect(path: Path, durability: str) -> sqlite3.Connection:
     """A connection in autocommit mode; never creates the file."""
     target = ":memory:" if str(path) == ":memory:" else path.as_uri() + "?mode=rw"
-    conn = sqlite3.connect(target, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+    conn = sqlite3.connect(
+        target, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+    )
     try:
         conn.execute(f"PRAGMA synchronous = {durability}")
-        conn.execute("PRAGMA trusted_schema = OFF")  # a crafted file must not call functions by its views
+        conn.execute(
+            "PRAGMA trusted_schema = OFF"
+        )  # a crafted file must not call functions by its views
         conn.execute("PRAGMA cell_size_check = ON")  # find a damaged page when it is read
-        conn.execute("PRAGMA journal_size_limit = 4194304")  # bytes a -wal is cut back to after a long transaction
+        conn.execute(
+            "PRAGMA journal_size_limit = 4194304"
+        )  # bytes a -wal is cut back to after a long transaction
     except BaseException:
         conn.close()
         raise
@@ -1068,12 +1212,19 @@ def _schema_of(conn: sqlite3.Connection, path: Path) -> int:
     if application_id == _APPLICATION_ID:
         if 0 < version <= _SCHEMA_VERSION:
             return int(version)
-        hint = "open it with a newer power_manager" if version > _SCHEMA_VERSION else "restore a backup"
+        hint = (
+            "open it with a newer power_manager"
+            if version > _SCHEMA_VERSION
+            else "restore a backup"
+        )
         raise StorageError(path, f"its schema {version} is not {_SCHEMA_VERSION}: {hint}")
     if (application_id, version) == (0, 0):
         if not _pragma(conn, "schema_version"):
             return _NO_SCHEMA
-        columns = {table: {row[1] for row in conn.execute(f"PRAGMA table_info({table})")} for table in _FIRST_RELEASE}
+        columns = {
+            table: {row[1] for row in conn.execute(f"PRAGMA table_info({table})")}
+            for table in _FIRST_RELEASE
+        }
         if all(columns[table].issuperset(names.split()) for table, names in _FIRST_RELEASE.items()):
             return _FIRST_SCHEMA
     raise StorageError(path, "a database of another program: name another file")
@@ -1086,7 +1237,9 @@ def _switched_to_wal(conn: sqlite3.Connection) -> str:
         try:
             return str(_pragma(conn, "journal_mode = wal"))
         except sqlite3.OperationalError as exc:
-            busy = getattr(exc, "sqlite_errorcode", _SQLITE_BUSY) & 0xFF == _SQLITE_BUSY  # no code before Python 3.11
+            busy = (
+                getattr(exc, "sqlite_errorcode", _SQLITE_BUSY) & 0xFF == _SQLITE_BUSY
+            )  # no code before Python 3.11
             if not busy or time.monotonic() >= deadline:
                 raise
             time.sleep(0.005)
@@ -1098,10 +1251,14 @@ def _make_ours(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> int:
     version = _schema_of(conn, path)
     conn.execute("COMMIT")
     if version == _NO_SCHEMA:
-        conn.execute("PRAGMA page_size = 1024")  # bytes: a commit writes whole pages, and flash wears out by them
+        conn.execute(
+            "PRAGMA page_size = 1024"
+        )  # bytes: a commit writes whole pages, and flash wears out by them
     mode = _switched_to_wal(conn)
     if mode != "wal" and str(path) != ":memory:":
-        raise StorageError(path, f"this place cannot hold a WAL database (it says {mode!r}): use a local disk")
+        raise StorageError(
+            path, f"this place cannot hold a WAL database (it says {mode!r}): use a local disk"
+        )
     if version != _SCHEMA_VERSION:
         conn.execute("BEGIN IMMEDIATE")  # closing the connection rolls back
         version = _schema_of(conn, path)  # another process may have been faster
@@ -1117,11 +1274,15 @@ def _make_ours(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> int:
         conn.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         if version == _FIRST_SCHEMA:
             _upgrade_first_release(conn, path, max_gap_us)
-    (kept,) = conn.execute("SELECT value FROM power_settings WHERE name = 'max_gap_us'").fetchone() or (None,)
+    (kept,) = conn.execute(
+        "SELECT value FROM power_settings WHERE name = 'max_gap_us'"
+    ).fetchone() or (None,)
     if not isinstance(kept, int):
         raise StorageError(path, "its setting max_gap_us is damaged: restore a backup")
     if max_gap_us not in (kept, _DEFAULT_MAX_GAP * _SECOND):
-        raise _invalid("max_gap", f"{kept / _SECOND:g}, with which {path} was made (s)", max_gap_us / _SECOND)
+        raise _invalid(
+            "max_gap", f"{kept / _SECOND:g}, with which {path} was made (s)", max_gap_us / _SECOND
+        )
     if conn.in_transaction:
         conn.execute("COMMIT")
     conn.execute("PRAGMA foreign_keys = ON")
@@ -1131,10 +1292,14 @@ def _make_ours(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> int:
 def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> None:
     """Move the rows of the first_release_* tables; those that have no place stay there, and are warned of."""
 
-    def microseconds(text: Any) -> int | None:  # its times are ISO text, in UTC where they name no offset
+    def microseconds(
+        text: Any,
+    ) -> int | None:  # its times are ISO text, in UTC where they name no offset
         try:
             moment = _parse_iso(text)
-            return _microseconds("timestamp", moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
+            return _microseconds(
+                "timestamp", moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+            )
         except (TypeError, ValueError):
             return None
 
@@ -1173,7 +1338,13 @@ def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int
     for table in _FIRST_RELEASE:
         (left,) = conn.execute(f"SELECT count(*) FROM first_release_{table}").fetchone()
         if left:
-            _log.warning("%s: %d rows of %s have no place; they stay in first_release_%s", path, left, table, table)
+            _log.warning(
+                "%s: %d rows of %s have no place; they stay in first_release_%s",
+                path,
+                left,
+                table,
+                table,
+            )
         else:
             conn.execute(f"DROP TABLE first_release_{table}")
 
@@ -1222,7 +1393,9 @@ class PowerManager:
         # Connections are opened later too, when the working directory may be another one.
         self._path = self.db_path if self._memory else Path(os.path.abspath(self.db_path))
         self._lock = threading.RLock()  # held for the length of a transaction
-        self._depth = self._owner = 0  # how deep in transactions the thread that holds the lock is, and which it is
+        self._depth = self._owner = (
+            0  # how deep in transactions the thread that holds the lock is, and which it is
+        )
         self._idle: list[sqlite3.Connection] = []  # connections for reading that nobody uses
         self._foreign: BaseException | None = None  # an error that came out of the caller's code
         self._streaming = False  # log_many is reading its rows
@@ -1259,7 +1432,9 @@ class PowerManager:
         """Close the file; closing it again does nothing. Raises PowerManagerError in a transaction."""
         with self._lock:
             if self._depth:
-                raise PowerManagerError(f"{self.db_path}: close() inside a transaction: leave it first")
+                raise PowerManagerError(
+                    f"{self.db_path}: close() inside a transaction: leave it first"
+                )
             if not self._closed:
                 self._close_connections()
 
@@ -1320,7 +1495,9 @@ class PowerManager:
             try:
                 if depth:
                     self._check_unbroken()
-                elif conn.in_transaction:  # an interrupt has come between BEGIN and the line after it
+                elif (
+                    conn.in_transaction
+                ):  # an interrupt has come between BEGIN and the line after it
                     conn.execute(rollback)
                 conn.execute(begin)
                 self._depth, self._owner = depth + 1, threading.get_ident()
@@ -1378,7 +1555,9 @@ class PowerManager:
         except _FILE_ERRORS as exc:
             _raise_ours(exc, self.db_path)
 
-    def _rows_of(self, make: Callable[[Iterable[Any]], _T], name: str, id_: str, sql: str, **values: Any) -> _T:
+    def _rows_of(
+        self, make: Callable[[Iterable[Any]], _T], name: str, id_: str, sql: str, **values: Any
+    ) -> _T:
         """What make makes of the rows of a statement with :key for the key of the device or meter."""
         with self._reading() as conn:
             return make(conn.execute(sql, {"key": _find(conn, name, id_)[0], **values}))
@@ -1410,22 +1589,33 @@ class PowerManager:
     def get_device(self, device_id: str) -> DeviceRecord:
         """The device with that id. Raises NotFound."""
         sql = _DEVICE_SQL + " WHERE device_key = :key"
-        return self._rows_of(lambda rows: DeviceRecord(*next(iter(rows))), "device_id", device_id, sql)
+        return self._rows_of(
+            lambda rows: DeviceRecord(*next(iter(rows))), "device_id", device_id, sql
+        )
 
     def list_devices(self) -> list[DeviceRecord]:
         """Every device, in order of registration."""
         with self._reading() as conn:
-            return [DeviceRecord(*row) for row in conn.execute(_DEVICE_SQL + " ORDER BY device_key")]
+            return [
+                DeviceRecord(*row) for row in conn.execute(_DEVICE_SQL + " ORDER BY device_key")
+            ]
 
     def add_meter(
-        self, device_id: str, meter_type: MeterType | str, capacity_wh: float = 0.0, name: str | None = None
+        self,
+        device_id: str,
+        meter_type: MeterType | str,
+        capacity_wh: float = 0.0,
+        name: str | None = None,
     ) -> PowerMeter:
         """Add a meter to a device: 0 V, 0 A, 100 % until its first reading.
 
         meter_type is a MeterType or its text, capacity_wh watt-hours (default 0.0: not known). Raises NotFound,
         InvalidValue.
         """
-        kind, (name, capacity) = _member(MeterType, "meter_type", meter_type), _new_meter(name, capacity_wh)
+        kind, (name, capacity) = (
+            _member(MeterType, "meter_type", meter_type),
+            _new_meter(name, capacity_wh),
+        )
         meter_id = os.urandom(12).hex()  # 96 bits: unique over any fleet
         with self._writing() as conn:
             device_key = _find(conn, "device_id", device_id)[0]
@@ -1442,12 +1632,21 @@ class PowerManager:
         where = "" if device_id is None else " WHERE d.id = ?"
         values = () if device_id is None else (_text("device_id", device_id),)
         with self._reading() as conn:
-            return [_meter(row) for row in conn.execute(_METER_SQL + where + " ORDER BY m.meter_key", values)]
+            return [
+                _meter(row)
+                for row in conn.execute(_METER_SQL + where + " ORDER BY m.meter_key", values)
+            ]
 
     # --- Readings
 
     def log_power(
-        self, meter_id: str, voltage: float, current: float, charge_pct: float | None = None, *, timestamp: Any = None
+        self,
+        meter_id: str,
+        voltage: float,
+        current: float,
+        charge_pct: float | None = None,
+        *,
+        timestamp: Any = None,
     ) -> PowerReading:
         """Store one reading, with its meter's present state, its hour's statistics and its alert.
 
@@ -1502,7 +1701,9 @@ class PowerManager:
 
     def _intake(self, conn: sqlite3.Connection) -> _Intake:
         if self._streaming:
-            raise PowerManagerError("log_many() is still reading its rows: yield this reading to it instead")
+            raise PowerManagerError(
+                "log_many() is still reading its rows: yield this reading to it instead"
+            )
         return _Intake(conn, self._max_gap_us, self._alert_repeat_us, self._now)
 
     def _now(self) -> int:
@@ -1526,9 +1727,13 @@ class PowerManager:
         """The readings newer than `hours` ago (default 24), oldest first. Raises NotFound."""
         sql = _VALUES_SQL + " AND timestamp > :after ORDER BY timestamp"
         after = self._ago("hours", hours, _HOUR, "h")
-        return self._rows_of(functools.partial(_readings, meter_id), "meter_id", meter_id, sql, after=after)
+        return self._rows_of(
+            functools.partial(_readings, meter_id), "meter_id", meter_id, sql, after=after
+        )
 
-    def iter_history(self, meter_id: str, *, since: Any = None, until: Any = None) -> Iterator[PowerReading]:
+    def iter_history(
+        self, meter_id: str, *, since: Any = None, until: Any = None
+    ) -> Iterator[PowerReading]:
         """Iterate over the readings from `since` on and before `until`, oldest first.
 
         Both are as log_power's timestamp; None is no limit. Memory stays constant and no transaction is open between
@@ -1536,7 +1741,10 @@ class PowerManager:
         """
         start = 0 if since is None else _microseconds("since", since)
         end = _END_OF_TIME if until is None else _microseconds("until", until)
-        sql = _VALUES_SQL + " AND timestamp >= :start AND timestamp < :end ORDER BY timestamp LIMIT :page"
+        sql = (
+            _VALUES_SQL
+            + " AND timestamp >= :start AND timestamp < :end ORDER BY timestamp LIMIT :page"
+        )
 
         def page(start: int) -> list[PowerReading]:
             make = functools.partial(_readings, meter_id)
@@ -1546,7 +1754,9 @@ class PowerManager:
             while readings:
                 last, full = readings[-1].id, len(readings) == _PAGE
                 yield from readings
-                readings = page(int(last.rpartition(":")[2]) + 1) if full else []  # an id ends with the time
+                readings = (
+                    page(int(last.rpartition(":")[2]) + 1) if full else []
+                )  # an id ends with the time
 
         return pages(page(start))  # the first page now: its errors belong to this call
 
@@ -1559,7 +1769,11 @@ class PowerManager:
         with self._reading() as conn:
             rows = conn.execute(_UNFORWARDED_SQL, (_whole("limit", limit),))
             parts = groupby(rows, itemgetter(0))
-            return [reading for id_, part in parts for reading in _readings(id_, [row[1:] for row in part])]
+            return [
+                reading
+                for id_, part in parts
+                for reading in _readings(id_, [row[1:] for row in part])
+            ]
 
     def mark_forwarded(self, readings: Iterable[PowerReading]) -> None:
         """Mark what unforwarded() gave as sent, up to the first reading that is not among these.
@@ -1571,7 +1785,9 @@ class PowerManager:
         for reading in _iterable("readings", readings):
             if not isinstance(reading, PowerReading):
                 raise _invalid("readings", "PowerReading records of unforwarded()", reading)
-            sent.setdefault(reading.meter_id, set()).add(_microseconds("timestamp", reading.timestamp))
+            sent.setdefault(reading.meter_id, set()).add(
+                _microseconds("timestamp", reading.timestamp)
+            )
         with self._writing() as conn:
             for meter_id, times in sent.items():
                 key, last = _find(conn, "meter_id", meter_id)[0], max(times)
@@ -1579,7 +1795,9 @@ class PowerManager:
                 mark = next((us - 1 for (us,) in there if us not in times), last)
                 conn.execute(_MARK_SQL, (mark, key))
 
-    def estimate_runtime(self, device_id: str, *, window_minutes: float | None = None) -> float | None:
+    def estimate_runtime(
+        self, device_id: str, *, window_minutes: float | None = None
+    ) -> float | None:
         """Hours until all the device's batteries of known capacity are empty, 2 decimals.
 
         Remaining watt-hours over watts: the present ones, or with window_minutes each battery's mean over that long
@@ -1592,10 +1810,17 @@ class PowerManager:
     # --- Alerts and events
 
     def trigger_event(
-        self, device_id: str, event_type: PowerEventType | str, value: float = 0.0, note: str | None = None
+        self,
+        device_id: str,
+        event_type: PowerEventType | str,
+        value: float = 0.0,
+        note: str | None = None,
     ) -> PowerEvent:
         """Record an event of a device, now. Raises NotFound, InvalidValue."""
-        kind, note = _member(PowerEventType, "event_type", event_type), _optional(_text, "note", note, 10_000)
+        kind, note = (
+            _member(PowerEventType, "event_type", event_type),
+            _optional(_text, "note", note, 10_000),
+        )
         value = _number("value", value, -_MAX_FLOAT, _MAX_FLOAT, "in the event's unit")
         us, event_id = self._now(), os.urandom(8).hex()
         with self._writing() as conn:
@@ -1605,9 +1830,16 @@ class PowerManager:
 
     def get_events(self, device_id: str, limit: int = 50) -> list[PowerEvent]:
         """The device's newest events, newest first; at most `limit` (default 50; 0: none). Raises NotFound."""
-        sql = _EVENT_SQL + " WHERE e.device_key = :key ORDER BY e.timestamp DESC, e.sequence DESC LIMIT :limit"
+        sql = (
+            _EVENT_SQL
+            + " WHERE e.device_key = :key ORDER BY e.timestamp DESC, e.sequence DESC LIMIT :limit"
+        )
         return self._rows_of(
-            lambda rows: [*map(_event, rows)], "device_id", device_id, sql, limit=_whole("limit", limit)
+            lambda rows: [*map(_event, rows)],
+            "device_id",
+            device_id,
+            sql,
+            limit=_whole("limit", limit),
         )
 
     def events_since(self, sequence: int, *, limit: int = 1000) -> list[tuple[int, PowerEvent]]:
@@ -1618,12 +1850,16 @@ class PowerManager:
         """
         values = _whole("sequence", sequence), _whole("limit", limit)
         with self._reading() as conn:
-            rows = conn.execute(_EVENT_SQL + " WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?", values)
+            rows = conn.execute(
+                _EVENT_SQL + " WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?", values
+            )
             return [(row[0], _event(row)) for row in rows]
 
     # --- Statistics
 
-    def get_statistics(self, meter_id: str, *, days: float = 7, bucket: str = "hour") -> list[PowerStatistics]:
+    def get_statistics(
+        self, meter_id: str, *, days: float = 7, bucket: str = "hour"
+    ) -> list[PowerStatistics]:
         """A row for each UTC hour or day ("hour", "day") with readings in the last `days` (default 7), oldest first.
 
         The bucket in which that span begins is there whole. The energy between two readings is in the bucket of the
@@ -1637,11 +1873,16 @@ class PowerManager:
             WHERE meter_key = :key AND hour >= :first GROUP BY start ORDER BY start"""
 
         def make(rows: Iterable[Any]) -> list[PowerStatistics]:
-            return [PowerStatistics(meter_id, _iso(at * hours * _HOUR), **_Tally(*row).shown()) for at, *row in rows]
+            return [
+                PowerStatistics(meter_id, _iso(at * hours * _HOUR), **_Tally(*row).shown())
+                for at, *row in rows
+            ]
 
         return self._rows_of(make, "meter_id", meter_id, sql, first=first * hours)
 
-    def _window(self, conn: sqlite3.Connection, keys: Sequence[int], after: int) -> dict[int, _Tally]:
+    def _window(
+        self, conn: sqlite3.Connection, keys: Sequence[int], after: int
+    ) -> dict[int, _Tally]:
         """Statistics, by meter, of the readings later than a time: the same as brute force over them."""
         values = {"keys": json.dumps(keys), "after": after}
         found = {key: _Tally(*row) for key, *row in conn.execute(_WHOLE_HOURS_SQL, values)}
@@ -1663,16 +1904,25 @@ class PowerManager:
         ids = [_text("device_id", device_id) for device_id in _iterable("device_ids", device_ids)]
         wanted, after = (json.dumps(ids),), self._ago("days", 1, _DAY, "days")
         with self._reading() as conn:
-            devices = conn.execute(_DEVICE_SQL + " WHERE id IN (SELECT value FROM json_each(?))", wanted).fetchall()
-            sql = _METER_SQL + " WHERE d.id IN (SELECT value FROM json_each(?)) ORDER BY m.meter_key"
+            devices = conn.execute(
+                _DEVICE_SQL + " WHERE id IN (SELECT value FROM json_each(?))", wanted
+            ).fetchall()
+            sql = (
+                _METER_SQL + " WHERE d.id IN (SELECT value FROM json_each(?)) ORDER BY m.meter_key"
+            )
             meters = conn.execute(sql, wanted).fetchall()
             loads = [row[0] for row in meters if row[3] in _LOADS]
             last_day = self._window(conn, loads, after)
             by_device: dict[str, list[tuple[int, PowerMeter]]] = {row[0]: [] for row in devices}
             for row in meters:
                 by_device[row[2]].append((row[0], _meter(row)))
-            known = {row[0]: _budget(DeviceRecord(*row), by_device[row[0]], last_day) for row in devices}
-        return {id_: known[id_] if id_ in known else {"error": _missing("device_id", id_)} for id_ in ids}
+            known = {
+                row[0]: _budget(DeviceRecord(*row), by_device[row[0]], last_day) for row in devices
+            }
+        return {
+            id_: known[id_] if id_ in known else {"error": _missing("device_id", id_)}
+            for id_ in ids
+        }
 
     def export_report(self, device_id: str, days: float = 7) -> str:
         """The device's report over the last `days` (default 7) as JSON text; the README has its keys.
@@ -1685,14 +1935,23 @@ class PowerManager:
         days = days if isinstance(days, int) else float(days)  # for JSON knows no other number
         with self._reading() as conn:
             device_key, device_name = _find(conn, "device_id", device_id)
-            meters = conn.execute(_METER_SQL + " WHERE m.device_key = ? ORDER BY m.meter_key", (device_key,)).fetchall()
+            meters = conn.execute(
+                _METER_SQL + " WHERE m.device_key = ? ORDER BY m.meter_key", (device_key,)
+            ).fetchall()
             tallies = self._window(conn, [row[0] for row in meters], after)
             period, values = " WHERE e.device_key = ? AND e.timestamp > ?", (device_key, after)
-            (event_count,) = conn.execute("SELECT count(*) FROM power_events e" + period, values).fetchone()
+            (event_count,) = conn.execute(
+                "SELECT count(*) FROM power_events e" + period, values
+            ).fetchone()
             newest = _EVENT_SQL + period + " ORDER BY e.timestamp DESC, e.sequence DESC LIMIT 20"
             events = [dataclasses.asdict(_event(row)) for row in conn.execute(newest, values)]
             parts = [_meter_report(_meter(row), tallies.get(row[0])) for row in meters]
-            head = {"device_id": device_id, "device_name": device_name, "period_days": days, "generated_at": _iso(now)}
+            head = {
+                "device_id": device_id,
+                "device_name": device_name,
+                "period_days": days,
+                "generated_at": _iso(now),
+            }
             report = head | {"meters": parts, "event_count": event_count, "events": events}
             return json.dumps(report, indent=2, allow_nan=False)
 
@@ -1736,7 +1995,9 @@ class PowerManager:
         """
         target = Path(os.path.abspath(_path("path", path)))
         if self._owner == threading.get_ident():
-            raise PowerManagerError(f"{self.db_path}: backup() inside a transaction: leave it first")
+            raise PowerManagerError(
+                f"{self.db_path}: backup() inside a transaction: leave it first"
+            )
         unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
         try:
             self._check_target(target)
@@ -1759,7 +2020,9 @@ class PowerManager:
     def _check_target(self, target: Path) -> None:
         """Refuse to write over a directory, this database, or what belongs to any database in use."""
         name = os.path.realpath(target)  # writing to a link writes to what it names
-        if target.is_dir() or (target.exists() and not self._memory and target.samefile(self._path)):
+        if target.is_dir() or (
+            target.exists() and not self._memory and target.samefile(self._path)
+        ):
             raise StorageError(target, "a directory, or the database itself: name another file")
         beside = [name + suffix for suffix in ("-wal", "-journal")]
         beside += [name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)]
@@ -1775,21 +2038,31 @@ class PowerManager:
         problems: list[str] = []
         try:
             with self._reading() as conn:
-                problems += [f"integrity: {row[0]}" for row in conn.execute("PRAGMA integrity_check") if row[0] != "ok"]
+                problems += [
+                    f"integrity: {row[0]}"
+                    for row in conn.execute("PRAGMA integrity_check")
+                    if row[0] != "ok"
+                ]
                 for table, _, parent, _ in conn.execute("PRAGMA foreign_key_check"):
                     if table.startswith("first_release_"):  # said below, once
                         continue
                     problems.append(f"{table}: a row refers to one of {parent} that is not there")
-                for (table,) in conn.execute("SELECT name FROM sqlite_master WHERE name GLOB 'first_release_*'"):
+                for (table,) in conn.execute(
+                    "SELECT name FROM sqlite_master WHERE name GLOB 'first_release_*'"
+                ):
                     problems.append(f"{table}: rows of the first release that have no place")
                 for table, sql, make in (
                     ("devices", _DEVICE_SQL, tuple),
                     ("power_meters", _METER_SQL, _meter),
                     ("power_events", _EVENT_SQL, _event),
                 ):
-                    problems += _problems(table, filterfalse(make, conn.execute(sql)))  # it raises, or makes a record
+                    problems += _problems(
+                        table, filterfalse(make, conn.execute(sql))
+                    )  # it raises, or makes a record
                 for meter in conn.execute(_CHECK_SQL).fetchall():
-                    problems += _problems(f"meter {meter[1]}", _check_meter(conn, meter, self._max_gap_us))
+                    problems += _problems(
+                        f"meter {meter[1]}", _check_meter(conn, meter, self._max_gap_us)
+                    )
         except StorageError as exc:
             problems.append(str(exc))
         return problems
@@ -1806,15 +2079,25 @@ def _show(result: Any, as_json: bool = False) -> None:
     def cell(value: Any) -> str:
         text = "-" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
         # a name must not steer the terminal
-        return re.sub("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", lambda found: ascii(found[0])[1:-1], text)
+        return re.sub(
+            "[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]",
+            lambda found: ascii(found[0])[1:-1],
+            text,
+        )
 
     if isinstance(result, list) and not as_json:
         rows = [dataclasses.asdict(record) for record in result]
         lines = [[*row] for row in rows[:1]] + [[*map(cell, row.values())] for row in rows]
         widths = [max(map(len, column)) for column in zip(*lines)]
-        result = "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines) or "none"
+        result = (
+            "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines) or "none"
+        )
     if result is not None:
-        print(result if isinstance(result, str) else json.dumps(result, indent=2, default=dataclasses.asdict))
+        print(
+            result
+            if isinstance(result, str)
+            else json.dumps(result, indent=2, default=dataclasses.asdict)
+        )
 
 
 def _say(text: str, end: str = "\n") -> None:
@@ -1832,8 +2115,12 @@ def _meter_id(pm: PowerManager, name: str) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            raise NotFound(f"meter: {name!r} are {len(found)} meters, name one by its id: {', '.join(found)}")
-    raise NotFound(f"meter: no meter has the id or the device/name {name!r}: the command `meters` lists them")
+            raise NotFound(
+                f"meter: {name!r} are {len(found)} meters, name one by its id: {', '.join(found)}"
+            )
+    raise NotFound(
+        f"meter: no meter has the id or the device/name {name!r}: the command `meters` lists them"
+    )
 
 
 def _plain_number(text: str) -> int | float:
@@ -1910,11 +2197,15 @@ def _import(pm: PowerManager, meter_id: str, file: str, skip_bad: bool) -> str:
             lines = stack.enter_context(open(file, encoding="utf-8", errors="replace", newline=""))
         new = pm.log_many(checked(iter(lines)))
         if bad and not skip_bad:
-            raise InvalidValue(f"{bad} bad rows: nothing was stored; mend them, or leave them out with --skip-bad")
+            raise InvalidValue(
+                f"{bad} bad rows: nothing was stored; mend them, or leave them out with --skip-bad"
+            )
     return f"{new} new readings, {good - new} already there, {bad} bad rows left out"
 
 
-def _export(pm: PowerManager, meter_id: str, since: Any, until: Any, style: str, output: str) -> None:
+def _export(
+    pm: PowerManager, meter_id: str, since: Any, until: Any, style: str, output: str
+) -> None:
     import csv
 
     if output != "-":
@@ -1922,7 +2213,11 @@ def _export(pm: PowerManager, meter_id: str, since: Any, until: Any, style: str,
     history = pm.iter_history(meter_id, since=since, until=until)
     rows = ((r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in history)
     with contextlib.ExitStack() as stack:
-        out = sys.stdout if output == "-" else stack.enter_context(open(output, "w", encoding="utf-8", newline=""))
+        out = (
+            sys.stdout
+            if output == "-"
+            else stack.enter_context(open(output, "w", encoding="utf-8", newline=""))
+        )
         if style == "ndjson":
             out.writelines(json.dumps(dict(zip(_COLUMNS, row))) + "\n" for row in rows)
         else:
@@ -1931,7 +2226,10 @@ def _export(pm: PowerManager, meter_id: str, since: Any, until: Any, style: str,
 
 def _demo(pm: PowerManager) -> str:
     pm.register_device("demo-001", "Solar-powered gateway", target_wh=150.0)
-    panel, pack = pm.add_meter("demo-001", "solar", name="Panel"), pm.add_meter("demo-001", "battery", 120.0, "Pack")
+    panel, pack = (
+        pm.add_meter("demo-001", "solar", name="Panel"),
+        pm.add_meter("demo-001", "battery", 120.0, "Pack"),
+    )
     pm.log_many(_demo_week(panel.id, pack.id))
     _say(f"See more of it: python power_manager.py --db {pm.db_path} meters")
     return pm.export_report("demo-001", days=7)
@@ -1947,7 +2245,9 @@ def _demo_week(panel: str, pack: str) -> Iterator[tuple[Any, ...]]:
         clouds = min(max(clouds + chance.uniform(-0.06, 0.06), 0.2), 1.0)
         sun_watts = 40.0 * clouds * max(0.0, math.sin((when % 86400 / 3600 - 6) / 12 * math.pi))
         load_watts = 5.0 + 3.0 * (chance.random() < 0.2) + chance.uniform(-0.3, 0.3)
-        supplied = max(load_watts - sun_watts, 60 * (stored_wh - 120.0))  # a full pack takes in no more
+        supplied = max(
+            load_watts - sun_watts, 60 * (stored_wh - 120.0)
+        )  # a full pack takes in no more
         stored_wh = min(max(stored_wh - supplied / 60, 0.0), 120.0)
         volts = round(11.1 + 1.5 * stored_wh / 120, 3)
         yield panel, 18.0 if sun_watts else 0.4, round(sun_watts / 18.0, 3), None, when
@@ -1958,7 +2258,9 @@ def _arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return names, options
 
 
-def _num(name: str, metavar: str, text: str, default: float | None = None) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _num(
+    name: str, metavar: str, text: str, default: float | None = None
+) -> tuple[tuple[str, ...], dict[str, Any]]:
     return _arg(name, metavar=metavar, help=text, type=_plain_number, default=default)
 
 
@@ -2015,14 +2317,23 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], str, tuple[tuple[tuple[str, ...],
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="power_manager", description="Power telemetry for edge devices.")
-    parser.add_argument("--db", help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)")
+    parser = argparse.ArgumentParser(
+        prog="power_manager", description="Power telemetry for edge devices."
+    )
+    parser.add_argument(
+        "--db", help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)"
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, text, arguments) in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        command._negative_number_matcher = re.compile(r"-\.?\d")  # as from Python 3.14 on: -1e-3 is no option
-        for names, options in (*arguments, _arg("--db", default=argparse.SUPPRESS, help=argparse.SUPPRESS)):
+        command._negative_number_matcher = re.compile(
+            r"-\.?\d"
+        )  # as from Python 3.14 on: -1e-3 is no option
+        for names, options in (
+            *arguments,
+            _arg("--db", default=argparse.SUPPRESS, help=argparse.SUPPRESS),
+        ):
             command.add_argument(*names, **options)
     return parser
 
@@ -2036,7 +2347,9 @@ def _database(command: str, db: str | None) -> Path:
         if path.exists():
             raise StorageError(path, "exists already: name a new file")
     elif command != "register" and not path.exists():
-        raise StorageError(path, "no such file: name another with --db, or begin one with the command `register`")
+        raise StorageError(
+            path, "no such file: name another with --db, or begin one with the command `register`"
+        )
     return path
 
 
@@ -2056,7 +2369,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command == "check":
             return int(result != "ok")
         return int(command == "budget" and any("error" in budget for budget in result.values()))
-    except BrokenPipeError:  # `| head` has read enough; what is left in the buffer must not fail at exit
+    except (
+        BrokenPipeError
+    ):  # `| head` has read enough; what is left in the buffer must not fail at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

@@ -117,11 +117,18 @@ class Row(NamedTuple):
 
 def iso(us: float) -> str:
     """ISO 8601 text of microseconds since 1970."""
-    return (datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=us)).isoformat(timespec="microseconds")
+    return (datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=us)).isoformat(
+        timespec="microseconds"
+    )
 
 
 def brute_force(
-    rows: Iterable[Row], start: float = 0, end: float = math.inf, *, leading_in: bool = False, max_gap: float = 3600.0
+    rows: Iterable[Row],
+    start: float = 0,
+    end: float = math.inf,
+    *,
+    leading_in: bool = False,
+    max_gap: float = 3600.0,
 ) -> dict[str, Any]:
     """Statistics of the readings from start on and before end, straight from their definition.
 
@@ -153,7 +160,9 @@ def brute_force(
 def buckets(rows: Sequence[Row], length: int) -> list[tuple[str, dict[str, Any]]]:
     """Begin and statistics of each hour or day that has readings."""
     starts = sorted({row.us // length * length for row in rows})
-    return [(iso(start), brute_force(rows, start, start + length, leading_in=True)) for start in starts]
+    return [
+        (iso(start), brute_force(rows, start, start + length, leading_in=True)) for start in starts
+    ]
 
 
 def random_rows(chance: random.Random, count: int, start_us: int) -> list[Row]:
@@ -161,13 +170,28 @@ def random_rows(chance: random.Random, count: int, start_us: int) -> list[Row]:
     rows, us = [], start_us
     for _ in range(count):
         us += chance.choice(
-            [1, SECOND, 7 * SECOND + 3, 60 * SECOND, 600 * SECOND, 1700 * SECOND, HOUR, HOUR + 1, 3 * HOUR]
+            [
+                1,
+                SECOND,
+                7 * SECOND + 3,
+                60 * SECOND,
+                600 * SECOND,
+                1700 * SECOND,
+                HOUR,
+                HOUR + 1,
+                3 * HOUR,
+            ]
         )
         exact = chance.random() < 0.5
-        voltage, current = chance.uniform(3, 15), chance.choice([0.0, chance.uniform(-5, 5), chance.uniform(0, 2)])
+        voltage, current = (
+            chance.uniform(3, 15),
+            chance.choice([0.0, chance.uniform(-5, 5), chance.uniform(0, 2)]),
+        )
         charge = chance.uniform(0, 100)
         rows.append(
-            Row(us, voltage, current, charge) if exact else Row(us, *(round(x, 2) for x in (voltage, current, charge)))
+            Row(us, voltage, current, charge)
+            if exact
+            else Row(us, *(round(x, 2) for x in (voltage, current, charge)))
         )
     return rows
 
@@ -187,13 +211,17 @@ def meter_part(pm: PowerManager, device_id: str, days: float, part: int = 0) -> 
     """The statistics in one meter's part of a report, by the names of the model."""
     meter = json.loads(pm.export_report(device_id, days))["meters"][part]
     if meter["reading_count"]:
-        assert meter["energy_wh"] == pytest.approx(meter["energy_out_wh"] - meter["energy_in_wh"], abs=2e-9)
+        assert meter["energy_wh"] == pytest.approx(
+            meter["energy_out_wh"] - meter["energy_in_wh"], abs=2e-9
+        )
     return {key: value for key, value in meter.items() if key in brute_force([Row(0, 0, 0, 0)])}
 
 
 def history(pm: PowerManager, meter_id: str) -> list[tuple[str, float, float, float]]:
     """Every stored reading of a meter."""
-    return [(r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in pm.iter_history(meter_id)]
+    return [
+        (r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in pm.iter_history(meter_id)
+    ]
 
 
 def everything(pm: PowerManager) -> dict[str, Any]:
@@ -393,7 +421,8 @@ def test_all_names_every_public_name() -> None:
     defined = {
         name
         for name, value in vars(power_manager).items()
-        if not name.startswith("_") and (name.isupper() or getattr(value, "__module__", "") == "power_manager")
+        if not name.startswith("_")
+        and (name.isupper() or getattr(value, "__module__", "") == "power_manager")
     }
     assert set(power_manager.__all__) == defined
     assert len(power_manager.__all__) == len(defined)
@@ -435,8 +464,23 @@ def test_enum_members_are_their_values(kind: Any, values: list[str]) -> None:
     ("record", "fields"),
     [
         ("DeviceRecord", ["id", "name", "shutdown_threshold", "target_wh"]),
-        ("PowerMeter", ["id", "device_id", "type", "voltage", "current_draw", "capacity_wh", "charge_pct", "name"]),
-        ("PowerReading", ["id", "meter_id", "voltage", "current_draw", "wattage", "charge_pct", "timestamp"]),
+        (
+            "PowerMeter",
+            [
+                "id",
+                "device_id",
+                "type",
+                "voltage",
+                "current_draw",
+                "capacity_wh",
+                "charge_pct",
+                "name",
+            ],
+        ),
+        (
+            "PowerReading",
+            ["id", "meter_id", "voltage", "current_draw", "wattage", "charge_pct", "timestamp"],
+        ),
         ("PowerEvent", ["id", "device_id", "type", "value", "timestamp", "note"]),
         (
             "PowerStatistics",
@@ -475,7 +519,9 @@ def test_errors_are_builtins_too() -> None:
     assert StorageError.__mro__[1:3] == (PowerManagerError, OSError)
 
 
-@pytest.mark.parametrize("error", [InvalidValue("a"), NotFound("a"), StorageError("a.db", "gone")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [InvalidValue("a"), NotFound("a"), StorageError("a.db", "gone")], ids=repr
+)
 def test_errors_cross_processes(error: PowerManagerError) -> None:
     """An error comes out of pickle as it went in: pools and queues hand errors on that way."""
     import pickle
@@ -516,17 +562,22 @@ def test_power_state_unknown_charge(kind: str, charge: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("voltage", "state"), [(230.0, "normal"), (-12.0, "normal"), (0.0, "unknown"), (math.nan, "unknown")]
+    ("voltage", "state"),
+    [(230.0, "normal"), (-12.0, "normal"), (0.0, "unknown"), (math.nan, "unknown")],
 )
 def test_power_state_main(voltage: float, state: str) -> None:
     """A main is normal while it carries voltage, whatever its charge, else unknown."""
     assert meter_of("main", voltage=voltage, charge=1.0).state == state
 
 
-@pytest.mark.parametrize(("charge", "state"), [(9.999, "critical"), (10.0, "low"), (50.0, "low"), (50.001, "normal")])
+@pytest.mark.parametrize(
+    ("charge", "state"), [(9.999, "critical"), (10.0, "low"), (50.0, "low"), (50.001, "normal")]
+)
 def test_power_state_with_thresholds_of_the_device(charge: float, state: str) -> None:
     """A device's own thresholds take the place of the constants."""
-    meter = meter_of("battery", charge=charge, low_battery_threshold=50.0, critical_battery_threshold=10.0)
+    meter = meter_of(
+        "battery", charge=charge, low_battery_threshold=50.0, critical_battery_threshold=10.0
+    )
     assert meter.state == state
 
 
@@ -569,7 +620,10 @@ def test_registering_again_keeps_everything(pm: PowerManager, battery_meter: Pow
     before = everything(pm)
     pm.register_device("dev-001", "Renamed", 5.0)
     after = everything(pm)
-    assert (pm.get_device("dev-001").name, pm.get_device("dev-001").shutdown_threshold) == ("Renamed", 5.0)
+    assert (pm.get_device("dev-001").name, pm.get_device("dev-001").shutdown_threshold) == (
+        "Renamed",
+        5.0,
+    )
     assert {**after, "devices": None} == {**before, "devices": None}
 
 
@@ -633,7 +687,9 @@ def test_list_meters_of_nothing(pm: PowerManager, device_id: str) -> None:
         lambda pm: pm.export_report("nobody"),
         lambda pm: pm.log_many([("nobody", 1.0, 1.0)]),
     ],
-    ids=lambda call: re.findall(r"pm\.(\w+)", " ".join(call.__code__.co_names))[:1] or call.__code__.co_names[0],
+    ids=lambda call: (
+        re.findall(r"pm\.(\w+)", " ".join(call.__code__.co_names))[:1] or call.__code__.co_names[0]
+    ),
 )
 def test_unknown_ids_raise(pm: PowerManager, call: Callable[[PowerManager], object]) -> None:
     """An id that nobody registered is named, and nothing is stored."""
@@ -668,14 +724,19 @@ def test_log_power(pm: PowerManager, battery_meter: PowerMeter) -> None:
 
 def test_log_power_by_name(pm: PowerManager, battery_meter: PowerMeter) -> None:
     """The parameters have their promised names."""
-    reading = pm.log_power(meter_id=battery_meter.id, voltage=3.7, current=0.5, charge_pct=82.0, timestamp=NOW)
+    reading = pm.log_power(
+        meter_id=battery_meter.id, voltage=3.7, current=0.5, charge_pct=82.0, timestamp=NOW
+    )
     assert pm.get_history(meter_id=battery_meter.id, hours=1) == [reading]
 
 
 @pytest.mark.parametrize(
-    ("given", "stored"), [(150.0, 100.0), (-5.0, 0.0), (100.0, 100.0), (0.0, 0.0), (1e300, 100.0), (-0.001, 0.0)]
+    ("given", "stored"),
+    [(150.0, 100.0), (-5.0, 0.0), (100.0, 100.0), (0.0, 0.0), (1e300, 100.0), (-0.001, 0.0)],
 )
-def test_log_power_clamps_charge(pm: PowerManager, battery_meter: PowerMeter, given: float, stored: float) -> None:
+def test_log_power_clamps_charge(
+    pm: PowerManager, battery_meter: PowerMeter, given: float, stored: float
+) -> None:
     """A charge outside 0 to 100 is brought to the nearer end."""
     assert pm.log_power(battery_meter.id, 3.7, 0.5, given).charge_pct == stored
     assert pm.get_meter(battery_meter.id).charge_pct == stored
@@ -683,7 +744,9 @@ def test_log_power_clamps_charge(pm: PowerManager, battery_meter: PowerMeter, gi
 
 def test_charge_none_keeps_the_last(pm: PowerManager, battery_meter: PowerMeter) -> None:
     """Without a charge the meter's last one is kept; it is 100 before the first."""
-    charges = [pm.log_power(battery_meter.id, 3.7, 0.5, charge).charge_pct for charge in (None, 40.0, None)]
+    charges = [
+        pm.log_power(battery_meter.id, 3.7, 0.5, charge).charge_pct for charge in (None, 40.0, None)
+    ]
     assert charges == [100.0, 40.0, 40.0]
 
 
@@ -755,7 +818,11 @@ def test_timestamp_forms(pm: PowerManager, battery_meter: PowerMeter, timestamp:
 
 @pytest.mark.parametrize(
     "timestamp",
-    ["1970-01-01T00:00:00.000000+00:00", "2200-12-31T23:59:59.999999+00:00", "2025-06-16T12:30:00.000001+00:00"],
+    [
+        "1970-01-01T00:00:00.000000+00:00",
+        "2200-12-31T23:59:59.999999+00:00",
+        "2025-06-16T12:30:00.000001+00:00",
+    ],
 )
 def test_timestamp_ends(pm: PowerManager, battery_meter: PowerMeter, timestamp: str) -> None:
     """The first and last instants of 1970 to 2200 are kept to the microsecond."""
@@ -763,9 +830,13 @@ def test_timestamp_ends(pm: PowerManager, battery_meter: PowerMeter, timestamp: 
     assert history(pm, battery_meter.id)[0][0] == timestamp
 
 
-def test_reading_ids_are_the_same_on_every_copy(pm: PowerManager, battery_meter: PowerMeter) -> None:
+def test_reading_ids_are_the_same_on_every_copy(
+    pm: PowerManager, battery_meter: PowerMeter
+) -> None:
     """A reading's id is made of its meter's id and its time."""
-    first, second = (pm.log_power(battery_meter.id, 3.7, 0.5, 80.0, timestamp=NOW + i) for i in (0, 1))
+    first, second = (
+        pm.log_power(battery_meter.id, 3.7, 0.5, 80.0, timestamp=NOW + i) for i in (0, 1)
+    )
     again = pm.log_power(battery_meter.id, 3.7, 0.5, 80.0, timestamp=NOW)
     assert (first.id == again.id, first.id == second.id) == (True, False)
     assert first.id.startswith(battery_meter.id)
@@ -781,11 +852,15 @@ def test_live_reading_is_present_whatever_the_clock_says(
     reading = pm.log_power(battery_meter.id, 3.5, 0.2, 4.0)
     meter = pm.get_meter(battery_meter.id)
     assert (meter.voltage, meter.charge_pct, meter.updated_at) == (3.5, 4.0, reading.timestamp)
-    assert [(e.type, e.timestamp) for e in pm.get_events("dev-001")] == [("low_battery", reading.timestamp)]
+    assert [(e.type, e.timestamp) for e in pm.get_events("dev-001")] == [
+        ("low_battery", reading.timestamp)
+    ]
     assert pm.check() == []
 
 
-def test_live_reading_after_a_jump_there_and_back(pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
+def test_live_reading_after_a_jump_there_and_back(
+    pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+) -> None:
     """A clock that was years ahead and is right again leaves the later readings present."""
     for jump, charge in ((YEARS, 70.0), (0.0, 60.0), (1.0, 50.0)):
         clock.now = NOW + jump
@@ -797,12 +872,17 @@ def test_live_reading_after_a_jump_there_and_back(pm: PowerManager, battery_mete
 
 def test_live_readings_in_one_microsecond(pm: PowerManager, battery_meter: PowerMeter) -> None:
     """Live readings at one instant are a microsecond apart, and the last is present."""
-    stamps = [pm.log_power(battery_meter.id, 3.7, 0.1, charge).timestamp[17:26] for charge in (70.0, 60.0, 50.0)]
+    stamps = [
+        pm.log_power(battery_meter.id, 3.7, 0.1, charge).timestamp[17:26]
+        for charge in (70.0, 60.0, 50.0)
+    ]
     assert stamps == ["00.000000", "00.000001", "00.000002"]
     assert pm.get_meter(battery_meter.id).charge_pct == 50.0
 
 
-def test_live_reading_takes_the_next_free_microsecond(pm: PowerManager, battery_meter: PowerMeter) -> None:
+def test_live_reading_takes_the_next_free_microsecond(
+    pm: PowerManager, battery_meter: PowerMeter
+) -> None:
     """Recorded readings around the present instant are neither replaced nor repeated."""
     for us in (0, 1, 3):
         pm.log_power(battery_meter.id, 1.0, 0.1, timestamp=iso(NOW * SECOND + us))
@@ -810,7 +890,9 @@ def test_live_reading_takes_the_next_free_microsecond(pm: PowerManager, battery_
     assert stamps == ["00.000002", "00.000004"]
 
 
-def test_recorded_reading_is_present_if_it_is_the_newest(pm: PowerManager, battery_meter: PowerMeter) -> None:
+def test_recorded_reading_is_present_if_it_is_the_newest(
+    pm: PowerManager, battery_meter: PowerMeter
+) -> None:
     """A recorded reading becomes the present state, with its alert, when it is the newest of its meter."""
     pm.log_power(battery_meter.id, 3.9, 0.1, 90.0, timestamp=NOW - 100)
     pm.log_power(battery_meter.id, 3.5, 0.2, 4.0, timestamp=NOW - 50)
@@ -865,7 +947,9 @@ def test_get_history(pm: PowerManager, battery_meter: PowerMeter, solar_meter: P
 
 
 @pytest.mark.parametrize(("hours", "count"), [(0, 0), (0.5, 1), (1, 1), (1.001, 2), (1e9, 3)])
-def test_get_history_hours(pm: PowerManager, battery_meter: PowerMeter, hours: float, count: int) -> None:
+def test_get_history_hours(
+    pm: PowerManager, battery_meter: PowerMeter, hours: float, count: int
+) -> None:
     """Only readings newer than that many hours are in it: one just as old is not."""
     for age in (600, 3600, 36000):
         pm.log_power(battery_meter.id, 3.7, 0.1, timestamp=NOW - age)
@@ -879,7 +963,11 @@ def test_low_battery_auto_event(pm: PowerManager, battery_meter: PowerMeter) -> 
     """A battery that falls to 20 % records one discharge event with its charge and time."""
     reading = pm.log_power(battery_meter.id, 3.4, 0.5, 15.0)
     (event,) = pm.get_events("dev-001")
-    assert (event.type, event.value, event.timestamp) == (PowerEventType.DISCHARGE, 15.0, reading.timestamp)
+    assert (event.type, event.value, event.timestamp) == (
+        PowerEventType.DISCHARGE,
+        15.0,
+        reading.timestamp,
+    )
     assert "Pack" in str(event.note)
 
 
@@ -914,7 +1002,11 @@ D, L = "discharge", "low_battery"
     ],
 )
 def test_alert_level(
-    pm: PowerManager, battery_meter: PowerMeter, clock: Clock, charges: list[float], events: list[str]
+    pm: PowerManager,
+    battery_meter: PowerMeter,
+    clock: Clock,
+    charges: list[float],
+    events: list[str],
 ) -> None:
     """An alert is recorded when its level is entered from below, and falls back only past the hysteresis."""
     for charge in charges:
@@ -933,13 +1025,18 @@ def test_alerts_are_for_what_runs_empty(pm: PowerManager, kind: str, events: lis
 
 def test_alerts_with_thresholds_of_the_device(pm: PowerManager) -> None:
     """A device's own thresholds decide its alerts, and come back with its record and meters."""
-    registered = pm.register_device("d", "D", low_battery_threshold=50, critical_battery_threshold=10)
+    registered = pm.register_device(
+        "d", "D", low_battery_threshold=50, critical_battery_threshold=10
+    )
     meter = pm.add_meter("d", "battery")
     for charge in (51, 50, 51.9, 50, 52, 50, 11, 10, 11.9, 10, 12, 10):
         pm.log_power(meter.id, 3.5, 0.5, charge)
     assert alerts_of(pm, "d") == [D, D, L, L]
     assert pm.get_device("d") == registered
-    assert (pm.get_meter(meter.id).low_battery_threshold, pm.get_meter(meter.id).state) == (50.0, "low")
+    assert (pm.get_meter(meter.id).low_battery_threshold, pm.get_meter(meter.id).state) == (
+        50.0,
+        "low",
+    )
 
 
 def test_thresholds_go_back_to_the_constants(pm: PowerManager) -> None:
@@ -988,7 +1085,9 @@ def test_alert_repeat_survives_a_clock_set_back(opened: Opener, clock: Clock) ->
     assert alerts_of(pm, "d") == [D, D, D]
 
 
-def test_each_meter_has_an_alert_level_of_its_own(pm: PowerManager, battery_meter: PowerMeter) -> None:
+def test_each_meter_has_an_alert_level_of_its_own(
+    pm: PowerManager, battery_meter: PowerMeter
+) -> None:
     """Two batteries of one device alert apart."""
     second = pm.add_meter("dev-001", "battery")
     for meter_id in (battery_meter.id, second.id, battery_meter.id, second.id):
@@ -1004,7 +1103,13 @@ def test_each_meter_has_an_alert_level_of_its_own(pm: PowerManager, battery_mete
 def test_trigger_event(pm: PowerManager, kind: PowerEventType) -> None:
     """An event of any type is recorded now, and returned as stored."""
     event = pm.trigger_event("dev-001", kind.value, -1.5, "by hand")
-    assert dataclasses.astuple(event)[1:] == ("dev-001", kind, -1.5, "2025-06-16T12:30:00.000000+00:00", "by hand")
+    assert dataclasses.astuple(event)[1:] == (
+        "dev-001",
+        kind,
+        -1.5,
+        "2025-06-16T12:30:00.000000+00:00",
+        "by hand",
+    )
     assert (pm.get_events("dev-001"), type(event.type)) == ([event], PowerEventType)
 
 
@@ -1040,11 +1145,17 @@ def test_get_events_limit(opened: Opener, limit: int, count: int) -> None:
 def test_events_since(pm: PowerManager, clock: Clock) -> None:
     """A follower gets every device's events once, in order of recording, whatever their times."""
     pm.register_device("other", "Other")
-    for value, (device_id, seconds) in enumerate([("dev-001", 0), ("other", -100), ("dev-001", -YEARS)]):
+    for value, (device_id, seconds) in enumerate(
+        [("dev-001", 0), ("other", -100), ("dev-001", -YEARS)]
+    ):
         clock.now = NOW + seconds
         pm.trigger_event(device_id, "restore", value)
     got = pm.events_since(0)
-    assert [(event.device_id, event.value) for _, event in got] == [("dev-001", 0), ("other", 1), ("dev-001", 2)]
+    assert [(event.device_id, event.value) for _, event in got] == [
+        ("dev-001", 0),
+        ("other", 1),
+        ("dev-001", 2),
+    ]
     numbers = [number for number, _ in got]
     assert numbers == sorted(set(numbers))
     assert pm.events_since(numbers[0], limit=1) == got[1:2]
@@ -1069,10 +1180,13 @@ def test_estimate_runtime(pm: PowerManager, battery_meter: PowerMeter) -> None:
     assert pm.estimate_runtime("dev-001") == 5.71
 
 
-def test_estimate_runtime_of_all_batteries_together(pm: PowerManager, battery_meter: PowerMeter) -> None:
+def test_estimate_runtime_of_all_batteries_together(
+    pm: PowerManager, battery_meter: PowerMeter
+) -> None:
     """Batteries of known capacity count together, draining or not; others do not count."""
     charging, unknown, ups = (
-        pm.add_meter("dev-001", kind, wh) for kind, wh in (("battery", 100), ("battery", 0), ("ups", 10))
+        pm.add_meter("dev-001", kind, wh)
+        for kind, wh in (("battery", 100), ("battery", 0), ("ups", 10))
     )
     pm.log_power(battery_meter.id, 10.0, 1.0, 80.0)
     pm.log_power(charging.id, 10.0, -0.5, 50.0)
@@ -1082,7 +1196,9 @@ def test_estimate_runtime_of_all_batteries_together(pm: PowerManager, battery_me
 
 
 @pytest.mark.parametrize(
-    ("capacity", "current"), [(50, 0.0), (50, -1.0), (0, 1.0)], ids=["idle", "charging", "no capacity"]
+    ("capacity", "current"),
+    [(50, 0.0), (50, -1.0), (0, 1.0)],
+    ids=["idle", "charging", "no capacity"],
 )
 @pytest.mark.usefixtures("device")
 def test_estimate_runtime_none(pm: PowerManager, capacity: float, current: float) -> None:
@@ -1107,9 +1223,12 @@ def test_estimate_runtime_without_battery(pm: PowerManager) -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "hours"), [(None, 20.0), (0, 20.0), (1, 20.0), (1.001, 10.0), (2, 10.0), (2.001, 5.0), (1e9, 5.0)]
+    ("minutes", "hours"),
+    [(None, 20.0), (0, 20.0), (1, 20.0), (1.001, 10.0), (2, 10.0), (2.001, 5.0), (1e9, 5.0)],
 )
-def test_estimate_runtime_window(pm: PowerManager, battery_meter: PowerMeter, minutes: Any, hours: float) -> None:
+def test_estimate_runtime_window(
+    pm: PowerManager, battery_meter: PowerMeter, minutes: Any, hours: float
+) -> None:
     """With a window the watts are the mean of the readings newer than that before the latest."""
     for age, watts in ((120, 10.0), (60, 6.0), (0, 2.0)):
         pm.log_power(battery_meter.id, 1.0, watts, 80.0, timestamp=NOW - age)
@@ -1126,7 +1245,9 @@ def test_view_for_people(path: Path, opened: Opener) -> None:
     pm.register_device("d", "D")
     meter = pm.add_meter("d", "main")
     pm.log_many(as_readings(meter.id, random_rows(random.Random(9), 20, int(NOW) * SECOND)))
-    assert fetch(path, "SELECT * FROM readings") == [dataclasses.astuple(r) for r in pm.iter_history(meter.id)]
+    assert fetch(path, "SELECT * FROM readings") == [
+        dataclasses.astuple(r) for r in pm.iter_history(meter.id)
+    ]
 
 
 class TestStatistics(InMemory):
@@ -1134,7 +1255,9 @@ class TestStatistics(InMemory):
 
     @pytest.mark.parametrize("bucket", ["hour", "day"])
     @pytest.mark.parametrize("seed", range(8))
-    def test_any_order_of_arrival(self, pm: PowerManager, battery_meter: PowerMeter, seed: int, bucket: str) -> None:
+    def test_any_order_of_arrival(
+        self, pm: PowerManager, battery_meter: PowerMeter, seed: int, bucket: str
+    ) -> None:
         """Shuffled, repeated and in pieces of any size, every bucket is that of the sorted readings."""
         chance = random.Random(seed)
         rows = random_rows(chance, 150, int(NOW - 4 * 86400) * SECOND)
@@ -1163,7 +1286,9 @@ class TestStatistics(InMemory):
         assert pm.check() == []
 
     @pytest.mark.parametrize("seed", range(4))
-    def test_report_of_any_window(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock, seed: int) -> None:
+    def test_report_of_any_window(
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock, seed: int
+    ) -> None:
         """A window that begins anywhere, mostly inside an hour, is exact."""
         chance = random.Random(seed)
         rows = random_rows(chance, 120, int(NOW) * SECOND)
@@ -1174,7 +1299,9 @@ class TestStatistics(InMemory):
             seconds = int(clock.now) - row.us // SECOND + chance.choice([0, 0, 1, -1, -1800, 1800])
             after = int(clock.now) * SECOND - seconds * SECOND
             if seconds >= 0:
-                assert meter_part(pm, "dev-001", seconds / 86400) == near(brute_force(rows, after + 1))
+                assert meter_part(pm, "dev-001", seconds / 86400) == near(
+                    brute_force(rows, after + 1)
+                )
 
     @pytest.mark.parametrize("max_gap", [0.0, 59.0, 600.0, 7200.0, 1e9])
     def test_max_gap(self, opened: Opener, max_gap: float) -> None:
@@ -1196,7 +1323,9 @@ class TestStatistics(InMemory):
         clock.now = rows[-1].us // SECOND + 1
         for seconds in range(0, int(clock.now - NOW), 1111):
             after = (int(clock.now) - seconds) * SECOND
-            assert meter_part(pm, "d", seconds / 86400) == near(brute_force(rows, after + 1, max_gap=4 * 3600))
+            assert meter_part(pm, "d", seconds / 86400) == near(
+                brute_force(rows, after + 1, max_gap=4 * 3600)
+            )
 
     def test_energy_of_a_late_reading(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
         """A late reading between two others replaces their trapezoid by the two new ones."""
@@ -1206,14 +1335,20 @@ class TestStatistics(InMemory):
         (statistics,) = pm.get_statistics(battery_meter.id)
         assert (statistics.energy_out_wh, statistics.energy_in_wh) == (0.0, 0.0)
 
-    def test_energy_is_booked_to_the_hour_of_the_later(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
+    def test_energy_is_booked_to_the_hour_of_the_later(
+        self, pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
         """The energy between two readings of different hours is in the second one's row."""
         for seconds in (-2400, 0):
             pm.log_power(battery_meter.id, 1.0, 6.0, timestamp=NOW + seconds)
         assert [s.energy_out_wh for s in pm.get_statistics(battery_meter.id)] == [0.0, 4.0]
 
-    @pytest.mark.parametrize(("days", "count"), [(0, 1), (0.5 / 24, 1), (0.51 / 24, 2), (1.5 / 24, 2), (7, 3)])
-    def test_days(self, pm: PowerManager, battery_meter: PowerMeter, days: float, count: int) -> None:
+    @pytest.mark.parametrize(
+        ("days", "count"), [(0, 1), (0.5 / 24, 1), (0.51 / 24, 2), (1.5 / 24, 2), (7, 3)]
+    )
+    def test_days(
+        self, pm: PowerManager, battery_meter: PowerMeter, days: float, count: int
+    ) -> None:
         """The hour in which the span begins is there whole; the default is 7 days."""
         for hours in (0, 1, 2, 24 * 8):
             pm.log_power(battery_meter.id, 1.0, 6.0, timestamp=NOW - 3600 * hours)
@@ -1224,10 +1359,14 @@ class TestStatistics(InMemory):
         """Empty buckets are left out."""
         assert pm.get_statistics(battery_meter.id) == []
 
-    def test_energy_uses_unrounded_wattage(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
+    def test_energy_uses_unrounded_wattage(
+        self, pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
         """Wattages too small to show still add up."""
         pm.log_many((battery_meter.id, 1.0, 0.00004, 50.0, NOW - 3000 + i) for i in range(3001))
-        assert meter_part(pm, "dev-001", 1)["energy_out_wh"] == pytest.approx(0.00004 * 3000 / 3600, abs=1e-9)
+        assert meter_part(pm, "dev-001", 1)["energy_out_wh"] == pytest.approx(
+            0.00004 * 3000 / 3600, abs=1e-9
+        )
 
 
 # --- Budget and report ------------------------------------------------------------------------
@@ -1249,7 +1388,9 @@ BUDGET_KEYS = [
 ]
 
 
-def test_power_budget_check(pm: PowerManager, battery_meter: PowerMeter, solar_meter: PowerMeter) -> None:
+def test_power_budget_check(
+    pm: PowerManager, battery_meter: PowerMeter, solar_meter: PowerMeter
+) -> None:
     """A device's budget sums up its meters."""
     second, main = pm.add_meter("dev-001", "battery", 10.0), pm.add_meter("dev-001", "main")
     pm.log_power(battery_meter.id, 10.0, 0.8, 80.0)
@@ -1307,11 +1448,17 @@ def test_power_budget_target(pm: PowerManager, target: float, within: bool) -> N
             for age, watts in ((90000, 8.0), (88200, 8.0), (3600, 8.0), (1800, 8.0), (0, -8.0))
         )
     budget = pm.power_budget_check(["d"])["d"]
-    assert (budget["energy_24h_wh"], budget["target_wh"], budget["within_target"]) == (12.0, target, within)
+    assert (budget["energy_24h_wh"], budget["target_wh"], budget["within_target"]) == (
+        12.0,
+        target,
+        within,
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_power_budget_energy_is_exact(pm: PowerManager, battery_meter: PowerMeter, clock: Clock, seed: int) -> None:
+def test_power_budget_energy_is_exact(
+    pm: PowerManager, battery_meter: PowerMeter, clock: Clock, seed: int
+) -> None:
     """The energy of the last 24 hours is that of brute force, wherever in an hour they begin."""
     rows = random_rows(random.Random(seed), 100, int(NOW) * SECOND)
     pm.log_many(as_readings(battery_meter.id, rows))
@@ -1319,7 +1466,9 @@ def test_power_budget_energy_is_exact(pm: PowerManager, battery_meter: PowerMete
         clock.now = NOW + seconds
         after = int(clock.now - 86400) * SECOND
         expected = brute_force(rows, after + 1).get("energy_out_wh", 0.0)
-        assert pm.power_budget_check(["dev-001"])["dev-001"]["energy_24h_wh"] == pytest.approx(expected, abs=1e-8)
+        assert pm.power_budget_check(["dev-001"])["dev-001"]["energy_24h_wh"] == pytest.approx(
+            expected, abs=1e-8
+        )
 
 
 @pytest.mark.parametrize(("watts", "below"), [(2.999, True), (3.0, False)])
@@ -1331,7 +1480,9 @@ def test_power_budget_shutdown_threshold(
     assert pm.power_budget_check(["dev-001"])["dev-001"]["below_shutdown_threshold"] is below
 
 
-def test_power_budget_makes_a_fixed_number_of_queries(connections: list[sqlite3.Connection], opened: Opener) -> None:
+def test_power_budget_makes_a_fixed_number_of_queries(
+    connections: list[sqlite3.Connection], opened: Opener
+) -> None:
     """As many statements run for a hundred devices as for one."""
     pm = opened()
     with pm.transaction():
@@ -1347,7 +1498,15 @@ def test_power_budget_makes_a_fixed_number_of_queries(connections: list[sqlite3.
     assert counts[0] == counts[1] > 0
 
 
-REPORT_KEYS = ["device_id", "device_name", "period_days", "generated_at", "meters", "event_count", "events"]
+REPORT_KEYS = [
+    "device_id",
+    "device_name",
+    "period_days",
+    "generated_at",
+    "meters",
+    "event_count",
+    "events",
+]
 METER_KEYS = [
     "meter_id",
     "name",
@@ -1365,7 +1524,9 @@ METER_KEYS = [
 ]
 
 
-def test_export_report(pm: PowerManager, battery_meter: PowerMeter, solar_meter: PowerMeter) -> None:
+def test_export_report(
+    pm: PowerManager, battery_meter: PowerMeter, solar_meter: PowerMeter
+) -> None:
     """A report has the promised keys, and statistics only of meters with readings in the period."""
     for seconds, watts, charge in ((0, -4.0, 60.0), (900, 8.0, 50.0), (1800, 8.0, 4.0)):
         pm.log_power(battery_meter.id, 1.0, watts, charge, timestamp=NOW - 1800 + seconds)
@@ -1392,8 +1553,16 @@ def test_export_report(pm: PowerManager, battery_meter: PowerMeter, solar_meter:
         0.0,
         2.5,
     ]
-    assert solar == {"meter_id": solar_meter.id, "name": "Panel", "type": "solar", "reading_count": 0}
-    assert (report["event_count"], [event["type"] for event in report["events"]]) == (1, ["low_battery"])
+    assert solar == {
+        "meter_id": solar_meter.id,
+        "name": "Panel",
+        "type": "solar",
+        "reading_count": 0,
+    }
+    assert (report["event_count"], [event["type"] for event in report["events"]]) == (
+        1,
+        ["low_battery"],
+    )
 
 
 def test_export_report_events(opened: Opener, clock: Clock) -> None:
@@ -1417,7 +1586,10 @@ def test_export_report_reads_the_clock_once(opened: Opener) -> None:
     meter = pm.add_meter("d", "main")
     pm.log_power(meter.id, 1.0, 1.0)
     report = json.loads(pm.export_report("d", 1.5 / 86400))
-    assert (report["generated_at"], report["meters"][0]["reading_count"]) == (iso(int(NOW + 1) * SECOND), 1)
+    assert (report["generated_at"], report["meters"][0]["reading_count"]) == (
+        iso(int(NOW + 1) * SECOND),
+        1,
+    )
 
 
 def test_export_report_default_period(pm: PowerManager, battery_meter: PowerMeter) -> None:
@@ -1432,7 +1604,9 @@ def test_export_report_default_period(pm: PowerManager, battery_meter: PowerMete
 def test_export_report_of_any_days(pm: PowerManager, battery_meter: PowerMeter, days: Any) -> None:
     """Every number of days that is accepted gives a report, and statistics."""
     pm.log_power(battery_meter.id, 1.0, 1.0, timestamp=NOW - 60)
-    assert json.loads(pm.export_report("dev-001", days))["meters"][0]["reading_count"] == int(days > 0)
+    assert json.loads(pm.export_report("dev-001", days))["meters"][0]["reading_count"] == int(
+        days > 0
+    )
     assert len(pm.get_statistics(battery_meter.id, days=days)) == 1
 
 
@@ -1447,7 +1621,19 @@ def test_export_report_is_strict_json_of_any_text(pm: PowerManager) -> None:
 
 # --- Bad input --------------------------------------------------------------------------------
 
-NUMBERS = [math.nan, math.inf, -math.inf, "5", b"5", True, None, [], 1 + 2j, Decimal("NaN"), 10**400]
+NUMBERS = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    "5",
+    b"5",
+    True,
+    None,
+    [],
+    1 + 2j,
+    Decimal("NaN"),
+    10**400,
+]
 TEXTS = ["", " ", "x" * 201, "a\0b", "a\ud800", "\udfff", 5, None, b"a", ["a"]]
 TYPES = ["", "Battery", "fan", 5, None, [], PowerState.NORMAL]
 TIMES = [
@@ -1474,14 +1660,24 @@ BAD: list[tuple[str, dict[str, Any], str, list[Any]]] = [
     # method, good arguments, parameter, bad values for it
     ("register_device", {"device_id": "d", "name": "D"}, "device_id", TEXTS),
     ("register_device", {"device_id": "d", "name": "D"}, "name", TEXTS),
-    ("register_device", {"device_id": "d", "name": "D"}, "shutdown_threshold", [*NUMBERS, -1, -1e-9]),
+    (
+        "register_device",
+        {"device_id": "d", "name": "D"},
+        "shutdown_threshold",
+        [*NUMBERS, -1, -1e-9],
+    ),
     (
         "register_device",
         {"device_id": "d", "name": "D"},
         "target_wh",
         [*(number for number in NUMBERS if number is not None), -1],
     ),
-    ("register_device", {"device_id": "d", "name": "D"}, "low_battery_threshold", ["5", True, math.nan, -1, 100.1]),
+    (
+        "register_device",
+        {"device_id": "d", "name": "D"},
+        "low_battery_threshold",
+        ["5", True, math.nan, -1, 100.1],
+    ),
     (
         "register_device",
         {"device_id": "d", "name": "D"},
@@ -1491,8 +1687,18 @@ BAD: list[tuple[str, dict[str, Any], str, list[Any]]] = [
     ("get_device", {}, "device_id", TEXTS),
     ("add_meter", {"meter_type": "main"}, "device_id", TEXTS),
     ("add_meter", {"device_id": DEVICE}, "meter_type", TYPES),
-    ("add_meter", {"device_id": DEVICE, "meter_type": "main"}, "capacity_wh", [*NUMBERS, -1, -1e-9]),
-    ("add_meter", {"device_id": DEVICE, "meter_type": "main"}, "name", [text for text in TEXTS if text is not None]),
+    (
+        "add_meter",
+        {"device_id": DEVICE, "meter_type": "main"},
+        "capacity_wh",
+        [*NUMBERS, -1, -1e-9],
+    ),
+    (
+        "add_meter",
+        {"device_id": DEVICE, "meter_type": "main"},
+        "name",
+        [text for text in TEXTS if text is not None],
+    ),
     ("get_meter", {}, "meter_id", TEXTS),
     ("list_meters", {}, "device_id", [text for text in TEXTS if text is not None]),
     ("log_power", {"voltage": 1.0, "current": 1.0}, "meter_id", TEXTS),
@@ -1508,7 +1714,12 @@ BAD: list[tuple[str, dict[str, Any], str, list[Any]]] = [
     ("log_many", {}, "readings", [None, "abc", b"abc", 5]),
     ("calculate_wattage", {}, "meter_id", TEXTS),
     ("estimate_runtime", {}, "device_id", TEXTS),
-    ("estimate_runtime", {"device_id": DEVICE}, "window_minutes", [n for n in NUMBERS if n is not None] + [-1]),
+    (
+        "estimate_runtime",
+        {"device_id": DEVICE},
+        "window_minutes",
+        [n for n in NUMBERS if n is not None] + [-1],
+    ),
     ("get_history", {}, "meter_id", TEXTS),
     ("get_history", {"meter_id": METER}, "hours", [*NUMBERS, -1]),
     ("iter_history", {}, "meter_id", TEXTS),
@@ -1551,7 +1762,9 @@ class TestBadInput(InMemory):
     @pytest.mark.parametrize(
         ("method", "arguments", "parameter", "value"),
         [
-            pytest.param(method, arguments, parameter, value, id=f"{method}-{parameter}-{ascii(value)[:30]}")
+            pytest.param(
+                method, arguments, parameter, value, id=f"{method}-{parameter}-{ascii(value)[:30]}"
+            )
             for method, arguments, parameter, values in BAD
             for value in values
         ],
@@ -1567,7 +1780,10 @@ class TestBadInput(InMemory):
     ) -> None:
         """The error names the parameter, the value and what would do; the database is as before."""
         before = everything(pm)
-        good = {name: battery_meter.id if argument == METER else argument for name, argument in arguments.items()}
+        good = {
+            name: battery_meter.id if argument == METER else argument
+            for name, argument in arguments.items()
+        }
         with pytest.raises(InvalidValue, match=rf"^{parameter}: expected .+, got ") as caught:
             getattr(pm, method)(**{**good, parameter: value})
         assert repr(value)[:70] in str(caught.value)
@@ -1593,32 +1809,52 @@ class TestBadInput(InMemory):
         assert history(pm, battery_meter.id) == []
 
     @pytest.mark.parametrize("value", [10**5000, -(10**5000)], ids=["large", "small"])
-    def test_numbers_of_too_many_digits(self, pm: PowerManager, battery_meter: PowerMeter, value: int) -> None:
+    def test_numbers_of_too_many_digits(
+        self, pm: PowerManager, battery_meter: PowerMeter, value: int
+    ) -> None:
         """What Python itself will not print is refused by its type."""
         with pytest.raises(InvalidValue, match=r"voltage: expected a number from .*, got a"):
             pm.log_power(battery_meter.id, value, 1.0)
-        with pytest.raises(InvalidValue, match="limit: expected a whole number of at least 0, got a"):
+        with pytest.raises(
+            InvalidValue, match="limit: expected a whole number of at least 0, got a"
+        ):
             pm.unforwarded(-(10**5000))
 
     def test_upper_limits_are_named(self, pm: PowerManager, device: DeviceRecord) -> None:
         """The message says up to where a quantity may go."""
-        with pytest.raises(InvalidValue, match=r"capacity_wh: expected a number from 0 to 1e\+12 \(Wh\), got 11"):
+        with pytest.raises(
+            InvalidValue, match=r"capacity_wh: expected a number from 0 to 1e\+12 \(Wh\), got 11"
+        ):
             pm.add_meter(device.id, "main", 1.1e12)
-        with pytest.raises(InvalidValue, match=r"value: expected a finite number \(in the event's unit\), got inf"):
+        with pytest.raises(
+            InvalidValue, match=r"value: expected a finite number \(in the event's unit\), got inf"
+        ):
             pm.trigger_event(device.id, "restore", math.inf)
 
     @pytest.mark.parametrize("value", [5, None, "", "x" * 201, b"d"], ids=ascii)
     @pytest.mark.usefixtures("device")
     def test_device_ids_of_a_budget(self, pm: PowerManager, value: Any) -> None:
         """Each id of a budget check is checked."""
-        with pytest.raises(InvalidValue, match=r"^device_id: expected text of 1 to 200 characters, got "):
+        with pytest.raises(
+            InvalidValue, match=r"^device_id: expected text of 1 to 200 characters, got "
+        ):
             pm.power_budget_check(["dev-001", value])
 
     @pytest.mark.parametrize(
-        "method", ["export_report", "get_history", "prune", "log_power", "trigger_event", "power_budget_check"]
+        "method",
+        [
+            "export_report",
+            "get_history",
+            "prune",
+            "log_power",
+            "trigger_event",
+            "power_budget_check",
+        ],
     )
     @pytest.mark.parametrize("now", [math.nan, None, "now", -1.0], ids=repr)
-    def test_clock(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock, method: str, now: Any) -> None:
+    def test_clock(
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock, method: str, now: Any
+    ) -> None:
         """A clock that gives no time is named."""
         arguments: dict[str, tuple[Any, ...]] = {
             "get_history": (battery_meter.id,),
@@ -1648,17 +1884,26 @@ class TestBadInput(InMemory):
         ("low", "critical", "named"),
         [(10, 10, "critical"), (10, 11, "critical"), (None, 20, "critical"), (3, None, "low")],
     )
-    def test_thresholds_in_order(self, pm: PowerManager, low: Any, critical: Any, named: str) -> None:
+    def test_thresholds_in_order(
+        self, pm: PowerManager, low: Any, critical: Any, named: str
+    ) -> None:
         """The critical threshold must be below the low one, whichever of them is the constant."""
-        with pytest.raises(InvalidValue, match=rf"^{named}_battery_threshold: expected (less|more) than .+, got "):
-            pm.register_device("d", "D", low_battery_threshold=low, critical_battery_threshold=critical)
+        with pytest.raises(
+            InvalidValue, match=rf"^{named}_battery_threshold: expected (less|more) than .+, got "
+        ):
+            pm.register_device(
+                "d", "D", low_battery_threshold=low, critical_battery_threshold=critical
+            )
         assert pm.list_devices() == []
 
     def test_longest_texts(self, pm: PowerManager) -> None:
         """Ids and names of 200 characters are kept, in any script."""
         text = "電" * 200
         pm.register_device(text, text)
-        assert (pm.get_device(text).name, pm.add_meter(text, "main", name=text).name) == (text, text)
+        assert (pm.get_device(text).name, pm.add_meter(text, "main", name=text).name) == (
+            text,
+            text,
+        )
 
 
 # --- Transactions -----------------------------------------------------------------------------
@@ -1670,8 +1915,12 @@ WRITERS: dict[str, Writer] = {
     ),
     "add_meter": lambda pm, meter_id: pm.add_meter(DEVICE, "ups", 5.0, "New"),
     "log_power live": lambda pm, meter_id: pm.log_power(meter_id, 3.0, 1.0, 15.0),
-    "log_power recorded": lambda pm, meter_id: pm.log_power(meter_id, 3.0, 1.0, 1.0, timestamp=NOW - 550),
-    "log_many": lambda pm, meter_id: pm.log_many((meter_id, 3.0, 1.0, 4.0, NOW + i) for i in range(10)),
+    "log_power recorded": lambda pm, meter_id: pm.log_power(
+        meter_id, 3.0, 1.0, 1.0, timestamp=NOW - 550
+    ),
+    "log_many": lambda pm, meter_id: pm.log_many(
+        (meter_id, 3.0, 1.0, 4.0, NOW + i) for i in range(10)
+    ),
     "trigger_event": lambda pm, meter_id: pm.trigger_event(DEVICE, "shutdown"),
     "prune": lambda pm, meter_id: pm.prune(0.01),
     "connection": lambda pm, meter_id: insert_device(pm, "other"),
@@ -1681,10 +1930,15 @@ WRITERS: dict[str, Writer] = {
 def insert_device(pm: PowerManager, device_id: str) -> None:
     """Write through the connection for other packages; to a table that `everything` looks at."""
     with pm.connection() as conn:
-        conn.execute("INSERT INTO devices (id, name, shutdown_threshold) VALUES (?, 'Other', 1.0)", (device_id,))
+        conn.execute(
+            "INSERT INTO devices (id, name, shutdown_threshold) VALUES (?, 'Other', 1.0)",
+            (device_id,),
+        )
 
 
-def fail(pm: PowerManager, *actions: Callable[[], object], error: BaseException | None = None) -> None:
+def fail(
+    pm: PowerManager, *actions: Callable[[], object], error: BaseException | None = None
+) -> None:
     """Run actions in a transaction that fails after them."""
     with pm.transaction():
         for action in actions:
@@ -1708,7 +1962,9 @@ class TestTransactions(InFile):
         write(pm, meter_id)
         assert before != reread(path) == everything(pm)
 
-    def test_inside_a_transaction(self, pm: PowerManager, path: Path, meter_id: str, write: Writer) -> None:
+    def test_inside_a_transaction(
+        self, pm: PowerManager, path: Path, meter_id: str, write: Writer
+    ) -> None:
         """Inside a transaction its owner sees it at once, and others after the commit."""
         before = reread(path)
         with pm.transaction() as same:
@@ -1717,7 +1973,9 @@ class TestTransactions(InFile):
             assert (reread(path), same is pm) == (before, True)
         assert before != inside == reread(path)
 
-    @pytest.mark.parametrize("error", [Broken, KeyboardInterrupt, GeneratorExit, sqlite3.OperationalError])
+    @pytest.mark.parametrize(
+        "error", [Broken, KeyboardInterrupt, GeneratorExit, sqlite3.OperationalError]
+    )
     def test_rolled_back(
         self, pm: PowerManager, path: Path, meter_id: str, write: Writer, error: type[BaseException]
     ) -> None:
@@ -1775,10 +2033,15 @@ class TestConnection(InFile):
         for around in (pm.connection, pm.transaction):
             with pytest.raises(Broken), around(), pm.connection() as conn:
                 add(conn)
-        assert fetch(path, "SELECT id FROM other_rows UNION ALL SELECT id FROM devices") == [("a",), ("a",)]
+        assert fetch(path, "SELECT id FROM other_rows UNION ALL SELECT id FROM devices") == [
+            ("a",),
+            ("a",),
+        ]
         assert pm.check() == []
 
-    @pytest.mark.parametrize("error", [ValueError, TypeError, OSError, MemoryError, KeyboardInterrupt])
+    @pytest.mark.parametrize(
+        "error", [ValueError, TypeError, OSError, MemoryError, KeyboardInterrupt]
+    )
     def test_errors_of_the_caller(self, pm: PowerManager, error: type[BaseException]) -> None:
         """The caller's own errors go on as they are."""
         raised = error("mine")
@@ -1799,7 +2062,10 @@ def test_refused_call_leaves_its_transaction_whole(pm: PowerManager, opened: Ope
     manager = opened()
     with manager.transaction():
         manager.register_device("a", "A")
-        for bad in (lambda: manager.add_meter("nobody", "main"), lambda: manager.log_many([("nobody", 1, 1)])):
+        for bad in (
+            lambda: manager.add_meter("nobody", "main"),
+            lambda: manager.log_many([("nobody", 1, 1)]),
+        ):
             with pytest.raises(NotFound):
                 bad()
         manager.register_device("b", "B")
@@ -1817,11 +2083,15 @@ def test_close_inside_a_transaction(opened: Opener, path: Path, where: str) -> N
     assert len(pm.list_devices()) == 1
 
 
-def test_interrupt_between_begin_and_the_next_line(connections: list[sqlite3.Connection], opened: Opener) -> None:
+def test_interrupt_between_begin_and_the_next_line(
+    connections: list[sqlite3.Connection], opened: Opener
+) -> None:
     """A transaction that an interrupt has left open is rolled back by the next call."""
     pm = opened()
     connections[0].execute("BEGIN IMMEDIATE")
-    connections[0].execute("INSERT INTO devices (id, name, shutdown_threshold) VALUES ('lost', 'L', 1)")
+    connections[0].execute(
+        "INSERT INTO devices (id, name, shutdown_threshold) VALUES ('lost', 'L', 1)"
+    )
     pm.register_device("a", "A")
     assert [device.id for device in pm.list_devices()] == ["a"]
 
@@ -1903,11 +2173,19 @@ class TestLogMany(InFile):
 
     def test_rows_of_every_length(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
         """A row may leave out charge and timestamp, and may be any sequence."""
-        pm.log_many([(battery_meter.id, 1, 1), [battery_meter.id, 2, 1, 40], (battery_meter.id, 3, 1, None, NOW + 5)])
+        pm.log_many(
+            [
+                (battery_meter.id, 1, 1),
+                [battery_meter.id, 2, 1, 40],
+                (battery_meter.id, 3, 1, None, NOW + 5),
+            ]
+        )
         got = [(row[1], row[3]) for row in history(pm, battery_meter.id)]
         assert got == [(1.0, 100.0), (2.0, 40.0), (3.0, 40.0)]
 
-    def test_is_the_same_as_one_by_one(self, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_the_same_as_one_by_one(
+        self, opened: Opener, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Present states, alerts, statistics and history are those of log_power, whatever the size of a chunk."""
         chance = random.Random(3)
         rows = random_rows(chance, 60, int(NOW - 86400) * SECOND)
@@ -1917,7 +2195,10 @@ class TestLogMany(InFile):
             pm = opened(alert_repeat=600)
             pm.register_device("d", "D")
             meters = [pm.add_meter("d", "battery").id for _ in range(2)]
-            readings = [(meters[i % 2], *row[1:], None if i % 9 == 0 else iso(row.us)) for i, row in enumerate(rows)]
+            readings = [
+                (meters[i % 2], *row[1:], None if i % 9 == 0 else iso(row.us))
+                for i, row in enumerate(rows)
+            ]
             if chunk:
                 monkeypatch.setattr(power_manager, "_CHUNK", chunk)
                 assert pm.log_many(readings) == 60
@@ -1927,20 +2208,28 @@ class TestLogMany(InFile):
             assert pm.check() == []
             found = everything(pm)
             events = [(event.type, event.value, event.timestamp) for _, event in found["events"]]
-            statistics = [dataclasses.astuple(s)[1:] for meter in meters for s in found["statistics"][meter]]
+            statistics = [
+                dataclasses.astuple(s)[1:] for meter in meters for s in found["statistics"][meter]
+            ]
             states = [dataclasses.astuple(meter)[1:] for meter in found["meters"]]
-            results.append((events, [found["readings"][meter] for meter in meters], states, statistics))
+            results.append(
+                (events, [found["readings"][meter] for meter in meters], states, statistics)
+            )
         for result in results[1:]:
             assert result[:3] == results[0][:3]
             assert [s[1:] for s in result[3]] == [near_tuple(s[1:]) for s in results[0][3]]
 
-    def test_streams(self, pm: PowerManager, battery_meter: PowerMeter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_streams(
+        self, pm: PowerManager, battery_meter: PowerMeter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Memory does not grow with the number of readings."""
         monkeypatch.setattr(power_manager, "_CHUNK", 500)
         peaks = []
         for number in (2_000, 10_000):
             tracemalloc.start()
-            pm.log_many((battery_meter.id, 3.7, 0.5, 80.0, NOW + number + i / 10) for i in range(number))
+            pm.log_many(
+                (battery_meter.id, 3.7, 0.5, 80.0, NOW + number + i / 10) for i in range(number)
+            )
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
         assert peaks[1] < 1.5 * peaks[0]
@@ -1962,7 +2251,13 @@ class TestLogMany(InFile):
     )
     @pytest.mark.parametrize("before", [0, 10_001])
     def test_an_error_names_its_row(
-        self, pm: PowerManager, path: Path, battery_meter: PowerMeter, row: Any, message: str, before: int
+        self,
+        pm: PowerManager,
+        path: Path,
+        battery_meter: PowerMeter,
+        row: Any,
+        message: str,
+        before: int,
     ) -> None:
         """The first bad row is named by its number from 1, and nothing of all is stored."""
         stored = reread(path)
@@ -1974,7 +2269,9 @@ class TestLogMany(InFile):
         assert reread(path) == stored
 
     @pytest.mark.parametrize(
-        "error", [Broken("mine"), sqlite3.IntegrityError("mine"), KeyboardInterrupt("mine")], ids=repr
+        "error",
+        [Broken("mine"), sqlite3.IntegrityError("mine"), KeyboardInterrupt("mine")],
+        ids=repr,
     )
     def test_an_error_of_the_rows_goes_through(
         self, pm: PowerManager, path: Path, battery_meter: PowerMeter, error: BaseException
@@ -2010,7 +2307,9 @@ class TestLogMany(InFile):
         pm.log_power(battery_meter.id, 3.7, 0.5)
         assert len(history(pm, battery_meter.id)) == 1
 
-    def test_rows_may_come_out_of_the_same_file(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
+    def test_rows_may_come_out_of_the_same_file(
+        self, pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
         """An iterator may read, register and add meters meanwhile."""
         pm.log_many((battery_meter.id, 3.7, 0.5, 50.0, NOW + i) for i in range(10))
         target = pm.add_meter("dev-001", "battery")
@@ -2018,7 +2317,13 @@ class TestLogMany(InFile):
         def rows() -> Iterator[tuple[Any, ...]]:
             for reading in pm.iter_history(battery_meter.id):
                 pm.register_device(reading.timestamp, "D")
-                yield target.id, reading.voltage, reading.current_draw, reading.charge_pct, reading.timestamp
+                yield (
+                    target.id,
+                    reading.voltage,
+                    reading.current_draw,
+                    reading.charge_pct,
+                    reading.timestamp,
+                )
 
         assert pm.log_many(rows()) == 10
         assert history(pm, target.id) == history(pm, battery_meter.id)
@@ -2064,7 +2369,9 @@ class TestIterHistory(InFile):
     """iter_history takes constant memory, and holds nobody up."""
 
     @pytest.fixture
-    def meter_id(self, pm: PowerManager, battery_meter: PowerMeter, monkeypatch: pytest.MonkeyPatch) -> str:
+    def meter_id(
+        self, pm: PowerManager, battery_meter: PowerMeter, monkeypatch: pytest.MonkeyPatch
+    ) -> str:
         """A meter with 25 readings a second apart, read in pages of 10."""
         monkeypatch.setattr(power_manager, "_PAGE", 10)
         pm.log_many((battery_meter.id, 3.7, 0.5, i, NOW + i) for i in range(25))
@@ -2082,11 +2389,15 @@ class TestIterHistory(InFile):
         ],
         ids=["all", "since", "until", "both", "between two", "reversed"],
     )
-    def test_window(self, pm: PowerManager, meter_id: str, since: Any, until: Any, charges: range) -> None:
+    def test_window(
+        self, pm: PowerManager, meter_id: str, since: Any, until: Any, charges: range
+    ) -> None:
         """The readings from `since` on and before `until`, oldest first, as get_history gives them."""
         got = list(pm.iter_history(meter_id, since=since, until=until))
         assert [reading.charge_pct for reading in got] == list(charges)
-        assert got == [reading for reading in pm.get_history(meter_id) if reading.charge_pct in charges]
+        assert got == [
+            reading for reading in pm.get_history(meter_id) if reading.charge_pct in charges
+        ]
 
     def test_pages_that_end_with_the_history(self, pm: PowerManager, meter_id: str) -> None:
         """A history of whole pages ends after them."""
@@ -2126,7 +2437,10 @@ class TestForwarding:
     @staticmethod
     def seconds(readings: Iterable[PowerReading]) -> list[int]:
         """When readings were, in seconds after NOW."""
-        return [round(datetime.fromisoformat(reading.timestamp).timestamp() - NOW) for reading in readings]
+        return [
+            round(datetime.fromisoformat(reading.timestamp).timestamp() - NOW)
+            for reading in readings
+        ]
 
     def log(self, pm: PowerManager, meter_id: str, *seconds: int) -> None:
         """Store readings at those seconds after NOW."""
@@ -2161,7 +2475,9 @@ class TestForwarding:
         self.log(pm, battery_meter.id, 6, 3)
         assert self.seconds(pm.unforwarded()) == [3, 4, 5, 6]
 
-    def test_late_reading_between_taking_and_marking(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
+    def test_late_reading_between_taking_and_marking(
+        self, pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
         """What arrives while a list is on its way is not marked with it."""
         self.log(pm, battery_meter.id, 1, 2, 4, 5)
         taken = pm.unforwarded()
@@ -2169,7 +2485,9 @@ class TestForwarding:
         pm.mark_forwarded(taken)
         assert self.seconds(pm.unforwarded()) == [3, 4, 5]
 
-    def test_rolled_back_reading_takes_no_mark_back(self, pm: PowerManager, battery_meter: PowerMeter) -> None:
+    def test_rolled_back_reading_takes_no_mark_back(
+        self, pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
         """The mark moves in the reading's own transaction."""
         self.log(pm, battery_meter.id, 1, 3)
         pm.mark_forwarded(pm.unforwarded())
@@ -2178,7 +2496,9 @@ class TestForwarding:
                 fail(pm, lambda: self.log(pm, battery_meter.id, 2))
         assert pm.unforwarded() == []
 
-    def test_pruned_readings_are_gone(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
+    def test_pruned_readings_are_gone(
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+    ) -> None:
         """prune() asks nobody whether its readings have been sent."""
         self.log(pm, battery_meter.id, 1, 2)
         clock.now = NOW + 3600
@@ -2207,11 +2527,15 @@ class TestForwarding:
         """What is no reading, or of no meter, is refused, and nothing is marked."""
         self.log(pm, battery_meter.id, 1)
         (reading,) = pm.unforwarded()
-        with pytest.raises(InvalidValue, match=r"readings: expected PowerReading records of unforwarded\(\), got 5"):
+        with pytest.raises(
+            InvalidValue, match=r"readings: expected PowerReading records of unforwarded\(\), got 5"
+        ):
             pm.mark_forwarded([reading, 5])  # type: ignore[list-item]
         with pytest.raises(NotFound, match="no meter has the id 'nobody'"):
             pm.mark_forwarded([reading, dataclasses.replace(reading, meter_id="nobody")])
-        with pytest.raises(InvalidValue, match="limit: expected a whole number of at least 0, got -1"):
+        with pytest.raises(
+            InvalidValue, match="limit: expected a whole number of at least 0, got -1"
+        ):
             pm.unforwarded(-1)
         assert pm.unforwarded() == [reading]
 
@@ -2286,7 +2610,11 @@ class TestThreads(InFile):
                 assert part["reading_count"] == 0 or part["avg_wattage"] == 1.0
                 pm.power_budget_check(["dev-001"])
 
-        in_threads(*[lambda m=m: write(m.id) for m in (battery_meter, solar_meter, battery_meter)], report, report)
+        in_threads(
+            *[lambda m=m: write(m.id) for m in (battery_meter, solar_meter, battery_meter)],
+            report,
+            report,
+        )
         assert [len(history(pm, m.id)) for m in (battery_meter, solar_meter)] == [100, 50]
         assert (alerts_of(pm, "dev-001"), pm.check()) == (["discharge"], [])
 
@@ -2295,7 +2623,14 @@ class TestThreads(InFile):
         pm = opened()
         pm.register_device("d", "D")
         meter = pm.add_meter("d", "main")
-        in_threads(*[lambda: [pm.log_power(meter.id, 1.0, 1.0) and pm.export_report("d") for _ in range(30)]] * 4)
+        in_threads(
+            *[
+                lambda: [
+                    pm.log_power(meter.id, 1.0, 1.0) and pm.export_report("d") for _ in range(30)
+                ]
+            ]
+            * 4
+        )
         assert len(history(pm, meter.id)) == 120
 
     @pytest.mark.parametrize("call", ["export_report", "power_budget_check"])
@@ -2319,12 +2654,16 @@ class TestThreads(InFile):
         pm, other = opened(path), opened(path)
         pm.register_device("d", "D")
         pm.export_report("d")
-        connections[-1].set_trace_callback(lambda statement: other.trigger_event("d", "restore") and None)
+        connections[-1].set_trace_callback(
+            lambda statement: other.trigger_event("d", "restore") and None
+        )
         report = json.loads(pm.export_report("d"))
         connections[-1].set_trace_callback(None)
         assert report["event_count"] == len(report["events"]) < len(pm.get_events("d"))
 
-    def test_close_during_a_report(self, connections: list[sqlite3.Connection], path: Path, opened: Opener) -> None:
+    def test_close_during_a_report(
+        self, connections: list[sqlite3.Connection], path: Path, opened: Opener
+    ) -> None:
         """A report that is under way when another thread closes the file is finished, and leaves nothing open."""
         pm = opened(path)
         pm.register_device("d", "D")
@@ -2334,7 +2673,9 @@ class TestThreads(InFile):
         assert json.loads(str(held.result[0]))["device_id"] == "d"
         assert_closed(connections)
 
-    def test_a_transaction_is_seen_by_its_own_thread_only(self, pm: PowerManager, device: DeviceRecord) -> None:
+    def test_a_transaction_is_seen_by_its_own_thread_only(
+        self, pm: PowerManager, device: DeviceRecord
+    ) -> None:
         """Another thread reads what is committed, and its writes come after."""
         seen: list[object] = []
 
@@ -2402,7 +2743,9 @@ class TestProcesses(InFile):
                 assert sorted(device.id for device in pm.list_devices()) == ["a", "b", "c", "d"]
                 assert pm.check() == []
 
-    def test_followers_see_other_processes(self, pm: PowerManager, path: Path, battery_meter: PowerMeter) -> None:
+    def test_followers_see_other_processes(
+        self, pm: PowerManager, path: Path, battery_meter: PowerMeter
+    ) -> None:
         """An event recorded by another process is there for events_since."""
         finished(process(WRITE_50, path, battery_meter.id))
         assert types_of(event for _, event in pm.events_since(0)) == ["discharge"]
@@ -2488,9 +2831,14 @@ class TestLifecycle:
             os.chdir("elsewhere")
             pm.register_device("d", "D")
             assert len(pm.list_devices()) == 1
-        assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["elsewhere", "power_manager.db"]
+        assert [entry.name for entry in sorted(tmp_path.iterdir())] == [
+            "elsewhere",
+            "power_manager.db",
+        ]
 
-    @pytest.mark.parametrize("name", ["a b.db", "50%25.db", "a?mode=ro#x.db", "電池.db", "file:x.db", "a'b\"c.db"])
+    @pytest.mark.parametrize(
+        "name", ["a b.db", "50%25.db", "a?mode=ro#x.db", "電池.db", "file:x.db", "a'b\"c.db"]
+    )
     def test_odd_names(self, tmp_path: Path, name: str) -> None:
         """Any file name is taken as it is."""
         with PowerManager(tmp_path / name) as pm:
@@ -2531,7 +2879,12 @@ class TestLifecycle:
 
     @pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("normal", 1)])
     def test_settings_read_back(
-        self, connections: list[sqlite3.Connection], opened: Opener, path: Path, durability: str, synchronous: int
+        self,
+        connections: list[sqlite3.Connection],
+        opened: Opener,
+        path: Path,
+        durability: str,
+        synchronous: int,
     ) -> None:
         """The connection has the journal, durability and foreign keys that were promised."""
         opened(path, durability=durability)
@@ -2541,7 +2894,9 @@ class TestLifecycle:
         ]
         assert got == ["wal", synchronous, 1]
 
-    def test_durability_default(self, connections: list[sqlite3.Connection], opened: Opener, path: Path) -> None:
+    def test_durability_default(
+        self, connections: list[sqlite3.Connection], opened: Opener, path: Path
+    ) -> None:
         """The default durability is full."""
         opened(path)
         assert connections[0].execute("PRAGMA synchronous").fetchone() == (2,)
@@ -2559,7 +2914,8 @@ class TestLifecycle:
     def test_logs_by_its_own_logger_and_configures_nothing(self) -> None:
         """Importing the module gives no logger a handler or a level."""
         code = (
-            "import logging, power_manager; print(logging.root.handlers, logging.getLogger('power_manager').handlers)"
+            "import logging, power_manager; "
+            "print(logging.root.handlers, logging.getLogger('power_manager').handlers)"
         )
         assert finished(process(code)) == "[] []"
 
@@ -2589,7 +2945,9 @@ def filled(path: Path, count: int = 30, sql: str = "") -> str:
     with PowerManager(path, clock=Clock()) as pm:
         pm.register_device("dev-001", "Edge Node")
         meter = pm.add_meter("dev-001", "battery", 50.0, "Pack")
-        pm.log_many((meter.id, 3.7 + i / 100, 0.5, 80.0 - i, NOW - 3000 + 100 * i) for i in range(count))
+        pm.log_many(
+            (meter.id, 3.7 + i / 100, 0.5, 80.0 - i, NOW - 3000 + 100 * i) for i in range(count)
+        )
         pm.trigger_event("dev-001", "restore")
     execute(path, sql)
     return meter.id
@@ -2628,7 +2986,9 @@ class TestFileModes:
             monkeypatch.setattr(os, "mknod", refuse)
         with PowerManager(path) as pm:
             pm.register_device("d", "D")
-            modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in path.parent.iterdir()}
+            modes = {
+                entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in path.parent.iterdir()
+            }
         assert modes == {"power.db": 0o600, "power.db-wal": 0o600, "power.db-shm": 0o600}
 
     def test_backup(self, path: Path, opened: Opener) -> None:
@@ -2653,7 +3013,9 @@ class TestFileModes:
 
 def another_program(path: Path) -> None:
     """Make a database of another program."""
-    execute(path, "CREATE TABLE devices (id TEXT, name TEXT)", "INSERT INTO devices VALUES ('x', 'X')")
+    execute(
+        path, "CREATE TABLE devices (id TEXT, name TEXT)", "INSERT INTO devices VALUES ('x', 'X')"
+    )
 
 
 class TestWrongFiles:
@@ -2665,15 +3027,29 @@ class TestWrongFiles:
             (lambda path: path.mkdir(), "this is a directory: name a file in it"),
             (lambda path: path.write_text("timestamp,voltage\n" * 99), "not a database"),
             (another_program, "a database of another program: name another file"),
-            (lambda path: execute(path, "PRAGMA user_version = 1"), "a database of another program: name another file"),
+            (
+                lambda path: execute(path, "PRAGMA user_version = 1"),
+                "a database of another program: name another file",
+            ),
             (
                 lambda path: execute(path, "PRAGMA application_id = 5"),
                 "a database of another program: name another file",
             ),
-            (lambda path: filled(path, sql="PRAGMA user_version = 4"), "its schema 4 is not 3: .+ newer"),
+            (
+                lambda path: filled(path, sql="PRAGMA user_version = 4"),
+                "its schema 4 is not 3: .+ newer",
+            ),
             (lambda path: filled(path, sql="PRAGMA user_version = 0"), "its schema 0 is not 3"),
         ],
-        ids=["directory", "text", "other tables", "other version", "other application", "newer schema", "no schema"],
+        ids=[
+            "directory",
+            "text",
+            "other tables",
+            "other version",
+            "other application",
+            "newer schema",
+            "no schema",
+        ],
     )
     def test_refused(
         self,
@@ -2716,20 +3092,30 @@ class TestWrongFiles:
         PowerManager(path).close()
         assert reread(path)["devices"] == []
 
-    @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not tell SQLite's error codes")
+    @pytest.mark.skipif(
+        sys.version_info < (3, 11), reason="Python 3.10 does not tell SQLite's error codes"
+    )
     def test_error_name_and_hint(self, path: Path) -> None:
         """An error has SQLite's name for it, and a hint."""
         path.write_bytes(b"x" * 1000)
         with pytest.raises(
-            StorageError, match=r"SQLITE_NOTADB: .+; this is not an SQLite database: name another file"
+            StorageError,
+            match=r"SQLITE_NOTADB: .+; this is not an SQLite database: name another file",
         ) as caught:
             PowerManager(path)
-        assert (caught.value.sqlite_errorname, type(caught.value.__cause__)) == ("SQLITE_NOTADB", sqlite3.DatabaseError)
+        assert (caught.value.sqlite_errorname, type(caught.value.__cause__)) == (
+            "SQLITE_NOTADB",
+            sqlite3.DatabaseError,
+        )
 
     def test_place_without_shared_memory(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A place that cannot hold a write-ahead log, as some network disks, is refused."""
         connect = sqlite3.connect
-        monkeypatch.setattr(sqlite3, "connect", lambda target, **options: connect(f"{target}&vfs=unix-none", **options))
+        monkeypatch.setattr(
+            sqlite3,
+            "connect",
+            lambda target, **options: connect(f"{target}&vfs=unix-none", **options),
+        )
         with pytest.raises(StorageError, match=r"cannot hold a WAL database .*: use a local disk"):
             PowerManager(path)
 
@@ -2750,7 +3136,10 @@ class TestReadOnly:
     def test_new_file(self, shared_place: Path) -> None:
         """A file that cannot be made is named."""
         shared_place.chmod(0o555)
-        with without_rights(), pytest.raises(StorageError, match=rf"^{shared_place}/a.db: .*check that"):
+        with (
+            without_rights(),
+            pytest.raises(StorageError, match=rf"^{shared_place}/a.db: .*check that"),
+        ):
             PowerManager(shared_place / "a.db")
         assert content(shared_place) == {}
 
@@ -2808,13 +3197,17 @@ class TestTrouble(InFile):
         other.close()
 
     @pytest.mark.parametrize("released", [True, False], ids=["in time", "too late"])
-    def test_reader_while_opening(self, path: Path, monkeypatch: pytest.MonkeyPatch, released: bool) -> None:
+    def test_reader_while_opening(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, released: bool
+    ) -> None:
         """An old file that another process is reading is upgraded once that is done, if it is within BUSY_TIMEOUT."""
 
         class Waiting(sqlite3.Connection):
             def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
                 if "journal_mode" in sql:
-                    super().execute("PRAGMA busy_timeout = 0")  # as SQLite is where two ask for it at once
+                    super().execute(
+                        "PRAGMA busy_timeout = 0"
+                    )  # as SQLite is where two ask for it at once
                     attempts.append(sql)
                 if released and len(attempts) == 2:
                     other.execute("COMMIT")
@@ -2829,7 +3222,11 @@ class TestTrouble(InFile):
         connect = sqlite3.connect
         with monkeypatch.context() as patch:
             patch.setattr(power_manager, "BUSY_TIMEOUT", 5.0 if released else 0.02)
-            patch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Waiting, **options))
+            patch.setattr(
+                sqlite3,
+                "connect",
+                lambda *args, **options: connect(*args, factory=Waiting, **options),
+            )
             if released:
                 PowerManager(path).close()
             else:
@@ -2864,7 +3261,8 @@ class TestTrouble(InFile):
             with pytest.raises(StorageError, match="full"):
                 register_many()
             with pytest.raises(
-                StorageError, match="an earlier error has rolled this transaction back, or somebody has ended it"
+                StorageError,
+                match="an earlier error has rolled this transaction back, or somebody has ended it",
             ):
                 pm.register_device("after", "A")
 
@@ -2877,7 +3275,10 @@ class TestTrouble(InFile):
         connections[0].execute("PRAGMA max_page_count = 1000000")
         assert [device.id for device in pm.list_devices()] == ["d"]
         pm.register_device("again", "A")
-        assert [device["id"] for device in map(dataclasses.asdict, reread(path)["devices"])] == ["d", "again"]
+        assert [device["id"] for device in map(dataclasses.asdict, reread(path)["devices"])] == [
+            "d",
+            "again",
+        ]
 
     def test_reading_connection_that_fails(
         self, connections: list[sqlite3.Connection], path: Path, opened: Opener
@@ -2892,7 +3293,9 @@ class TestTrouble(InFile):
         assert pm.list_devices() == []
 
     @pytest.mark.parametrize("kind", ["new", "first release"])
-    def test_another_process_is_faster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def test_another_process_is_faster(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
         """A file that another process makes or upgrades between any two statements of opening is taken as it is."""
 
         class Slow(sqlite3.Connection):
@@ -2906,14 +3309,18 @@ class TestTrouble(InFile):
         statements: list[str] = []
         acted: list[int] = []
         connect = sqlite3.connect
-        monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Slow, **options))
+        monkeypatch.setattr(
+            sqlite3, "connect", lambda *args, **options: connect(*args, factory=Slow, **options)
+        )
         for place in range(1, 100):
             path = tmp_path / f"{place}.db"
             path.touch()
             execute(path, FIRST_RELEASE if kind == "first release" else "")
             statements.clear()
             with PowerManager(path) as pm:
-                assert ("other" in [device.id for device in pm.list_devices()]) is (acted[-1:] == [place])
+                assert ("other" in [device.id for device in pm.list_devices()]) is (
+                    acted[-1:] == [place]
+                )
                 assert pm.check() == []
             if statements[place - 1] == "BEGIN IMMEDIATE":
                 break
@@ -2935,18 +3342,29 @@ class TestTrouble(InFile):
         with pytest.raises(StorageError, match=rf"^{path}: "):
             PowerManager(path)
 
-    @pytest.mark.parametrize("damage", ["voltage = 'abc'", "current_draw = x'00'", "timestamp = 4000000000000000000"])
+    @pytest.mark.parametrize(
+        "damage", ["voltage = 'abc'", "current_draw = x'00'", "timestamp = 4000000000000000000"]
+    )
     def test_damaged_value(self, path: Path, damage: str) -> None:
         """A stored value that cannot be one is a StorageError that names the file and what to do."""
-        meter_id = filled(path, sql=f"UPDATE power_readings SET {damage} WHERE timestamp = {LAST_READING}")
-        with PowerManager(path, clock=Clock()) as pm, pytest.raises(StorageError, match=r"a damaged value .*`check`"):
+        meter_id = filled(
+            path, sql=f"UPDATE power_readings SET {damage} WHERE timestamp = {LAST_READING}"
+        )
+        with (
+            PowerManager(path, clock=Clock()) as pm,
+            pytest.raises(StorageError, match=r"a damaged value .*`check`"),
+        ):
             pm.get_history(meter_id)
 
     @pytest.mark.parametrize("damage", ["voltage = 'abc'", "current_draw = x'00'"])
-    def test_damaged_value_on_a_later_page(self, path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    def test_damaged_value_on_a_later_page(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    ) -> None:
         """The same for iter_history, when it comes to that value; what is before it has come out."""
         monkeypatch.setattr(power_manager, "_PAGE", 2)
-        meter_id = filled(path, sql=f"UPDATE power_readings SET {damage} WHERE timestamp = {LAST_READING}")
+        meter_id = filled(
+            path, sql=f"UPDATE power_readings SET {damage} WHERE timestamp = {LAST_READING}"
+        )
         with PowerManager(path, clock=Clock()) as pm:
             readings = pm.iter_history(meter_id)
             assert next(readings).meter_id == meter_id
@@ -3008,19 +3426,29 @@ class TestUpgrade:
     )  # fmt: skip
     @pytest.mark.parametrize("amperes", [2.0, -2.0])
     def test_whatever_was_pruned(
-        self, path: Path, clock: Clock, older: str, seconds: Sequence[int], pruned: int, amperes: float
+        self,
+        path: Path,
+        clock: Clock,
+        older: str,
+        seconds: Sequence[int],
+        pruned: int,
+        amperes: float,
     ) -> None:
         """Statistics, reports and events stay, check() is clean, and late readings after the pruned ones are booked."""
         begin = NOW // 3600 * 3600
         clock.now = begin + 10_000
         with PowerManager(path, clock=clock) as pm:
             meter = pm.add_meter(pm.register_device("a", "A").id, "ups")
-            rows = [(meter.id, 5.0, amperes + second / 1e4, 50.0, begin + second) for second in seconds]
+            rows = [
+                (meter.id, 5.0, amperes + second / 1e4, 50.0, begin + second) for second in seconds
+            ]
             pm.log_many(rows)
             if pruned:
                 assert pm.prune((10_000 - seconds[pruned - 1] - 1) / 86400) == pruned
             before, report = everything(pm), json.loads(pm.export_report("a", 1))["meters"]
-        nothing_left = "UPDATE power_meters SET pruned_us = known_us + 1"  # as it was where prune left nothing
+        nothing_left = (
+            "UPDATE power_meters SET pruned_us = known_us + 1"  # as it was where prune left nothing
+        )
         execute(path, older + nothing_left * (pruned == 3))
         with PowerManager(path, clock=clock) as pm:
             assert (everything(pm), pm.check()) == (before, [])
@@ -3031,11 +3459,15 @@ class TestUpgrade:
             assert pm.check() == []
         assert fetch(path, "PRAGMA user_version") == [(3,)]
 
-    @pytest.mark.parametrize("damage", ["DELETE FROM power_settings", "UPDATE power_settings SET value = 'x'"])
+    @pytest.mark.parametrize(
+        "damage", ["DELETE FROM power_settings", "UPDATE power_settings SET value = 'x'"]
+    )
     def test_damaged_settings(self, path: Path, damage: str) -> None:
         """The file is refused by what is wrong with it, and stays of its version."""
         filled(path, sql=VERSION_2 + damage)
-        with pytest.raises(StorageError, match="its setting max_gap_us is damaged: restore a backup"):
+        with pytest.raises(
+            StorageError, match="its setting max_gap_us is damaged: restore a backup"
+        ):
             PowerManager(path)
         assert fetch(path, "PRAGMA user_version") == [(2,)]
 
@@ -3124,7 +3556,10 @@ class TestFirstRelease:
 
     def test_statistics_are_made(self, pm: PowerManager) -> None:
         """Reports over the old readings are exact, and nothing is left of the old tables."""
-        rows = [Row(int(datetime.fromisoformat(at).timestamp()) * SECOND, v, c, q) for at, v, c, q in history(pm, "m1")]
+        rows = [
+            Row(int(datetime.fromisoformat(at).timestamp()) * SECOND, v, c, q)
+            for at, v, c, q in history(pm, "m1")
+        ]
         rows[2] = rows[2]._replace(us=rows[1].us + 1)
         assert meter_part(pm, "dev-001", 7) == near(brute_force(rows))
         assert pm.check() == []
@@ -3138,22 +3573,45 @@ class TestFirstRelease:
     def test_is_done_once(self, pm: PowerManager, path: Path) -> None:
         """The upgraded file opens as any other, with the same content."""
         assert reread(path) == everything(pm)
-        tables = {name for (name,) in fetch(path, "SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {
+            name for (name,) in fetch(path, "SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
         assert not any(name.startswith("first_release") for name in tables)
 
     @pytest.mark.parametrize(
         ("sql", "left"),
         [
-            ("INSERT INTO power_meters VALUES ('', 'dev-001', 'main', 1, 1, 1, 1, NULL)", "power_meters"),
-            (f"INSERT INTO power_meters VALUES ('{'m' * 201}', 'dev-001', 'main', 1, 1, 1, 1, NULL)", "power_meters"),
-            ("INSERT INTO power_meters VALUES ('m9', 'dev-001', 'main', 9e999, 1, 1, 1, NULL)", "power_meters"),
-            ("INSERT INTO power_meters VALUES ('m9', 'dev-001', 'main', 1, 1, -1, 1, NULL)", "power_meters"),
+            (
+                "INSERT INTO power_meters VALUES ('', 'dev-001', 'main', 1, 1, 1, 1, NULL)",
+                "power_meters",
+            ),
+            (
+                f"INSERT INTO power_meters VALUES ('{'m' * 201}', 'dev-001', 'main', 1, 1, 1, 1, NULL)",
+                "power_meters",
+            ),
+            (
+                "INSERT INTO power_meters VALUES ('m9', 'dev-001', 'main', 9e999, 1, 1, 1, NULL)",
+                "power_meters",
+            ),
+            (
+                "INSERT INTO power_meters VALUES ('m9', 'dev-001', 'main', 1, 1, -1, 1, NULL)",
+                "power_meters",
+            ),
             (f"INSERT INTO devices VALUES ('{'d' * 201}', 'D', 1, NULL)", "devices"),
             ("INSERT INTO devices VALUES ('d9', 'D', 1, -5.0)", "devices"),
         ],
-        ids=["no id", "long id", "infinite", "negative capacity", "long device id", "negative target"],
+        ids=[
+            "no id",
+            "long id",
+            "infinite",
+            "negative capacity",
+            "long device id",
+            "negative target",
+        ],
     )
-    def test_what_could_not_be_made_today_is_kept_apart(self, path: Path, opened: Opener, sql: str, left: str) -> None:
+    def test_what_could_not_be_made_today_is_kept_apart(
+        self, path: Path, opened: Opener, sql: str, left: str
+    ) -> None:
         """The file opens, and its reports are strict JSON; the odd row stays in its first_release_* table."""
         execute(path, FIRST_RELEASE + sql + ";")
         pm = opened(path)
@@ -3165,35 +3623,54 @@ class TestFirstRelease:
     def test_odd_rows_with_foreign_keys(self, path: Path, opened: Opener) -> None:
         """What refers to what is gone with them is said once for each table, by check()."""
         schema = FIRST_RELEASE.replace("device_id TEXT", "device_id TEXT REFERENCES devices (id)")
-        execute(path, schema.replace("meter_id TEXT", "meter_id TEXT REFERENCES power_meters (id)") + ODD_ROWS)
+        execute(
+            path,
+            schema.replace("meter_id TEXT", "meter_id TEXT REFERENCES power_meters (id)")
+            + ODD_ROWS,
+        )
         problems = opened(path).check()
         assert len(problems) == len(set(problems)) == 4
         assert all(
-            re.fullmatch(r"first_release_\w+: rows of the first release that have no place", p) for p in problems
+            re.fullmatch(r"first_release_\w+: rows of the first release that have no place", p)
+            for p in problems
         )
 
     def test_empty_names(self, path: Path, opened: Opener) -> None:
         """A device without a name has its id for one, a meter none."""
-        execute(path, FIRST_RELEASE + "UPDATE devices SET name = char(9, 32); UPDATE power_meters SET name = '';")
+        execute(
+            path,
+            FIRST_RELEASE
+            + "UPDATE devices SET name = char(9, 32); UPDATE power_meters SET name = '';",
+        )
         pm = opened(path)
         assert [device.name for device in pm.list_devices()] == ["dev-001", "dev-002"]
         assert ([meter.name for meter in pm.list_meters()], pm.check()) == ([None, None], [])
 
-    def test_odd_rows_are_kept(self, path: Path, opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    def test_odd_rows_are_kept(
+        self, path: Path, opened: Opener, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Rows that have no place stay in first_release_* tables, are warned of, and the rest is upgraded."""
         execute(path, FIRST_RELEASE, ODD_ROWS)
         pm = opened(path)
-        left = {table: {row[0] for row in fetch(path, f"SELECT id FROM first_release_{table}")} for table in OLD_TABLES}
+        left = {
+            table: {row[0] for row in fetch(path, f"SELECT id FROM first_release_{table}")}
+            for table in OLD_TABLES
+        }
         assert left == {
             "devices": {"nameless", None},
             "power_meters": {"m3", "m4"},
             "power_readings": {"r6", "r7", "r8", "r9", "r10", "r11", "r12", "r15"},
             "power_events": {"e3", "e4", "e5"},
         }
-        assert [(row[0][11:19], row[3]) for row in history(pm, "m1")[:2]] == [("08:00:00", 100.0), ("08:30:00", 100.0)]
+        assert [(row[0][11:19], row[3]) for row in history(pm, "m1")[:2]] == [
+            ("08:00:00", 100.0),
+            ("08:30:00", 100.0),
+        ]
         assert dataclasses.astuple(pm.get_meter("m5"))[3:8] == (0.0, 0.0, 0.0, 100.0, None)
         assert [record.levelname for record in caplog.records] == ["WARNING"] * 4
-        assert [problem.split(":")[0] for problem in pm.check()] == [f"first_release_{table}" for table in left]
+        assert [problem.split(":")[0] for problem in pm.check()] == [
+            f"first_release_{table}" for table in left
+        ]
 
     @pytest.mark.parametrize(
         "statement",
@@ -3216,7 +3693,9 @@ class TestFirstRelease:
             "UPDATE power_events SET note = x'00ff'",
         ],
     )
-    def test_odd_values_break_nothing_later(self, path: Path, opened: Opener, statement: str) -> None:
+    def test_odd_values_break_nothing_later(
+        self, path: Path, opened: Opener, statement: str
+    ) -> None:
         """Whatever an old row holds, afterwards every call works, with values of the promised types."""
         execute(path, FIRST_RELEASE, statement)
         pm = opened(path)
@@ -3227,7 +3706,13 @@ class TestFirstRelease:
             assert {type(device.shutdown_threshold), type(device.target_wh)} <= {float, type(None)}
         for meter in pm.list_meters():
             assert {
-                type(value) for value in (meter.voltage, meter.current_draw, meter.capacity_wh, meter.charge_pct)
+                type(value)
+                for value in (
+                    meter.voltage,
+                    meter.current_draw,
+                    meter.capacity_wh,
+                    meter.charge_pct,
+                )
             } == {float}
             assert 0 <= meter.charge_pct <= 100
             assert isinstance(meter.name, (str, type(None)))
@@ -3241,7 +3726,10 @@ class TestFirstRelease:
     ) -> None:
         """An upgrade that is interrupted has not begun."""
         execute(path, FIRST_RELEASE)
-        before = fetch(path, "SELECT * FROM power_readings"), fetch(path, "SELECT sql FROM sqlite_master ORDER BY name")
+        before = (
+            fetch(path, "SELECT * FROM power_readings"),
+            fetch(path, "SELECT sql FROM sqlite_master ORDER BY name"),
+        )
 
         class Interrupting(sqlite3.Connection):
             def create_function(self, *args: Any, **options: Any) -> None:
@@ -3249,10 +3737,17 @@ class TestFirstRelease:
 
         connect = sqlite3.connect
         with monkeypatch.context() as patch:
-            patch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Interrupting, **options))
+            patch.setattr(
+                sqlite3,
+                "connect",
+                lambda *args, **options: connect(*args, factory=Interrupting, **options),
+            )
             with pytest.raises(KeyboardInterrupt):
                 PowerManager(path)
-        after = fetch(path, "SELECT * FROM power_readings"), fetch(path, "SELECT sql FROM sqlite_master ORDER BY name")
+        after = (
+            fetch(path, "SELECT * FROM power_readings"),
+            fetch(path, "SELECT sql FROM sqlite_master ORDER BY name"),
+        )
         assert after == before
 
     def test_upgraders_racing(self, path: Path) -> None:
@@ -3260,7 +3755,10 @@ class TestFirstRelease:
         execute(path, FIRST_RELEASE)
         at_once([process(CREATE, path, name) for name in "abcd"])
         found = reread(path)
-        assert ([len(found[key]) for key in ("devices", "meters", "events")], len(found["readings"]["m1"])) == (
+        assert (
+            [len(found[key]) for key in ("devices", "meters", "events")],
+            len(found["readings"]["m1"]),
+        ) == (
             [6, 2, 2],
             4,
         )
@@ -3287,12 +3785,16 @@ class TestBackup(InFile):
         ]
 
     @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
-    def test_refuses_what_belongs_to_a_database(self, pm: PowerManager, path: Path, suffix: str) -> None:
+    def test_refuses_what_belongs_to_a_database(
+        self, pm: PowerManager, path: Path, suffix: str
+    ) -> None:
         """SQLite's own files beside a database, its own or another one's, are not written over."""
         pm.register_device("x", "X")
         Path(f"{path}2").write_bytes(b"")
         for target in (f"{path}{suffix}", f"{path}2{suffix}"):
-            with pytest.raises(StorageError, match="a database in use, or a part of one: name another file"):
+            with pytest.raises(
+                StorageError, match="a database in use, or a part of one: name another file"
+            ):
                 pm.backup(target)
         pm.backup(f"{path}3{suffix}")
         assert [device.id for device in reread(path)["devices"]] == ["x"]
@@ -3337,7 +3839,9 @@ class TestBackup(InFile):
         assert "copy.db" in content(tmp_path)
         assert not any(name.endswith(".tmp") for name in content(tmp_path))
 
-    def test_relative_path(self, pm: PowerManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_relative_path(
+        self, pm: PowerManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A relative path is one in the working directory."""
         monkeypatch.chdir(tmp_path)
         pm.backup("copy.db")
@@ -3347,16 +3851,22 @@ class TestBackup(InFile):
         """Inside a transaction, which a copy could only wait for, it is refused; the transaction goes on."""
         with pm.transaction():
             pm.register_device("d", "D")
-            with pytest.raises(PowerManagerError, match=r"backup\(\) inside a transaction: leave it first"):
+            with pytest.raises(
+                PowerManagerError, match=r"backup\(\) inside a transaction: leave it first"
+            ):
                 pm.backup(f"{path}.copy")
         assert (len(reread(path)["devices"]), Path(f"{path}.copy").exists()) == (1, False)
 
-    def test_while_others_write(self, pm: PowerManager, path: Path, tmp_path: Path, battery_meter: PowerMeter) -> None:
+    def test_while_others_write(
+        self, pm: PowerManager, path: Path, tmp_path: Path, battery_meter: PowerMeter
+    ) -> None:
         """Copies made while threads and processes write are whole, each a state between two transactions."""
 
         def write() -> None:
             for i in range(60):
-                pm.log_many((battery_meter.id, 3.7, 0.5, 80.0, NOW + 100 * i + j) for j in range(10))
+                pm.log_many(
+                    (battery_meter.id, 3.7, 0.5, 80.0, NOW + 100 * i + j) for j in range(10)
+                )
 
         def copy() -> None:
             for number in range(5):
@@ -3364,10 +3874,14 @@ class TestBackup(InFile):
 
         in_threads(write, copy)
         for number in range(5):
-            assert len(reread(tmp_path / f"copy{number}.db")["readings"][battery_meter.id]) % 10 == 0
+            assert (
+                len(reread(tmp_path / f"copy{number}.db")["readings"][battery_meter.id]) % 10 == 0
+            )
 
     @pytest.mark.parametrize("name", ["power.db", "link.db", "hard.db", "sub", "used.db"])
-    def test_refused(self, pm: PowerManager, path: Path, tmp_path: Path, name: str, opened: Opener) -> None:
+    def test_refused(
+        self, pm: PowerManager, path: Path, tmp_path: Path, name: str, opened: Opener
+    ) -> None:
         """The database itself under any name, a directory, and a database in use are refused and unharmed."""
         (tmp_path / "link.db").symlink_to(path)
         (tmp_path / "hard.db").hardlink_to(path)
@@ -3386,7 +3900,11 @@ class TestBackup(InFile):
     def test_failing_leaves_nothing(self, path: Path, tmp_path: Path) -> None:
         """A copy that the disk has no room for is an error that leaves neither copy nor temporary file."""
         filled(path, 3000)
-        with PowerManager(path) as pm, full_disk(40_000), pytest.raises(StorageError, match=rf"^{tmp_path}/copy.db: "):
+        with (
+            PowerManager(path) as pm,
+            full_disk(40_000),
+            pytest.raises(StorageError, match=rf"^{tmp_path}/copy.db: "),
+        ):
             pm.backup(tmp_path / "copy.db")
         assert list(content(tmp_path)) == ["power.db"]
 
@@ -3394,16 +3912,22 @@ class TestBackup(InFile):
 class TestPrune(InFile):
     """prune() deletes old readings, and nothing else."""
 
-    def test_returns_how_many_went(self, pm: PowerManager, battery_meter: PowerMeter, solar_meter: PowerMeter) -> None:
+    def test_returns_how_many_went(
+        self, pm: PowerManager, battery_meter: PowerMeter, solar_meter: PowerMeter
+    ) -> None:
         """Readings older than that many days go, of every meter; one just as old stays."""
         for meter in (battery_meter, solar_meter):
             pm.log_many((meter.id, 1.0, 1.0, 50.0, NOW - 86400 * age) for age in (0, 1, 1.00001, 2))
         assert (pm.prune(1), pm.prune(1), pm.prune(keep_days=0)) == (4, 0, 2)
         assert len(history(pm, battery_meter.id)) == 1
 
-    def test_statistics_states_and_events_stay(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
+    def test_statistics_states_and_events_stay(
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+    ) -> None:
         """All but the readings is as before, and check() stays clean."""
-        pm.log_many(as_readings(battery_meter.id, random_rows(random.Random(2), 100, int(NOW) * SECOND)))
+        pm.log_many(
+            as_readings(battery_meter.id, random_rows(random.Random(2), 100, int(NOW) * SECOND))
+        )
         clock.now = NOW + 1e6
         before = everything(pm)
         assert pm.prune(0) == 100
@@ -3461,10 +3985,15 @@ class TestPrune(InFile):
             assert meter_part(pm, "dev-001", seconds / 86400) == near(expected)
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_windows_of_several_meters(self, pm: PowerManager, device: DeviceRecord, clock: Clock, seed: int) -> None:
+    def test_windows_of_several_meters(
+        self, pm: PowerManager, device: DeviceRecord, clock: Clock, seed: int
+    ) -> None:
         """In one report the hours are whole for a meter that has lost readings of it, and exact for the others."""
         chance, begin = random.Random(seed), int(NOW) * SECOND // HOUR * HOUR
-        spaced = [Row(begin + minute * 60 * SECOND, 5.0, chance.uniform(-2, 2), 50.0) for minute in range(240)]
+        spaced = [
+            Row(begin + minute * 60 * SECOND, 5.0, chance.uniform(-2, 2), 50.0)
+            for minute in range(240)
+        ]
         lost = pm.add_meter(device.id, "main", name="lost some")
         pm.log_many(as_readings(lost.id, spaced))
         clock.now = begin / SECOND + 4 * 3600
@@ -3473,7 +4002,11 @@ class TestPrune(InFile):
         late = [row for row in spaced if chance.random() < 0.4]
         kept, sparse = pm.add_meter(device.id, "solar"), pm.add_meter(device.id, "battery")
         pm.log_many(as_readings(kept.id, late))
-        around = [spaced[75], spaced[130], spaced[131]]  # none in the rest of the first hour: a pair lies across it
+        around = [
+            spaced[75],
+            spaced[130],
+            spaced[131],
+        ]  # none in the rest of the first hour: a pair lies across it
         pm.log_many(as_readings(sparse.id, around))
         for seconds in range(0, 4 * 3600, 613):
             after = int(clock.now - seconds) * SECOND
@@ -3481,7 +4014,9 @@ class TestPrune(InFile):
             whole = brute_force(spaced, hour, leading_in=True)
             lossy = whole if after < spaced[69].us else brute_force(spaced, after + 1)
             expected = [lossy, brute_force(late, after + 1), brute_force(around, after + 1)]
-            assert [meter_part(pm, device.id, seconds / 86400, part) for part in range(3)] == [*map(near, expected)]
+            assert [meter_part(pm, device.id, seconds / 86400, part) for part in range(3)] == [
+                *map(near, expected)
+            ]
         assert pm.check() == []
 
     def test_recorded_reading_behind_the_line(
@@ -3495,22 +4030,32 @@ class TestPrune(InFile):
         assert pm.log_many(rows) == 0
         assert pm.log_power(*rows[0][:4], timestamp=rows[0][4]).charge_pct == 50.0
         assert everything(pm) == before
-        assert [(record.name, record.levelname) for record in caplog.records] == [("power_manager", "WARNING")] * 2
+        assert [(record.name, record.levelname) for record in caplog.records] == [
+            ("power_manager", "WARNING")
+        ] * 2
         assert "1 readings older than what prune() has left were not stored" in caplog.text
 
-    def test_live_reading_behind_the_line(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
+    def test_live_reading_behind_the_line(
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+    ) -> None:
         """A live reading of a clock that was set back behind the line is stored, and check() stays clean."""
         pm.log_many((battery_meter.id, 1.0, 1.0, 50.0, NOW - age) for age in (90000, 80000, 0))
         pm.prune(1)
         clock.now = NOW - 100_000
         pm.log_power(battery_meter.id, 1.0, 1.0, 40.0)
-        assert (pm.get_meter(battery_meter.id).charge_pct, len(history(pm, battery_meter.id)), pm.check()) == (
+        assert (
+            pm.get_meter(battery_meter.id).charge_pct,
+            len(history(pm, battery_meter.id)),
+            pm.check(),
+        ) == (
             40.0,
             3,
             [],
         )
 
-    def test_live_reading_after_all_are_pruned(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
+    def test_live_reading_after_all_are_pruned(
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+    ) -> None:
         """A live reading older than any that there was, when none is left, is stored, and check() stays clean."""
         pm.log_power(battery_meter.id, 1.0, 1.0, 50.0)
         clock.now = NOW + 1
@@ -3520,13 +4065,20 @@ class TestPrune(InFile):
         pm.log_power(battery_meter.id, 1.0, 1.0, 30.0, timestamp=NOW + 10)
         assert ([row[3] for row in history(pm, battery_meter.id)], pm.check()) == ([40.0, 30.0], [])
 
-    def test_report_does_not_move_with_prune(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
+    def test_report_does_not_move_with_prune(
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+    ) -> None:
         """Pruning what is older than the report leaves it as it was, also within the hour in which it begins."""
         clock.now = NOW // 3600 * 3600 + 1800
-        pm.log_many((battery_meter.id, 10.0, 1.0, 50.0, clock.now - 60 * minute) for minute in range(2880))
+        pm.log_many(
+            (battery_meter.id, 10.0, 1.0, 50.0, clock.now - 60 * minute) for minute in range(2880)
+        )
         reports = [pm.export_report("dev-001", days=days) for days in (1, 1441 / 1440)]
         budget = pm.power_budget_check(["dev-001"])
-        assert [meter_part(pm, "dev-001", days)["reading_count"] for days in (1, 1441 / 1440)] == [1440, 1441]
+        assert [meter_part(pm, "dev-001", days)["reading_count"] for days in (1, 1441 / 1440)] == [
+            1440,
+            1441,
+        ]
         assert pm.prune(1) == 1439
         assert [pm.export_report("dev-001", days=days) for days in (1, 1441 / 1440)] == reports
         assert pm.power_budget_check(["dev-001"]) == budget
@@ -3587,7 +4139,9 @@ class TestPrune(InFile):
         assert [int(id_.rpartition(":")[2]) - int(NOW * SECOND) for id_ in later] == [0, 2, 3]
         assert (first[1] in later, pm.check()) == (False, [])
 
-    def test_live_readings_among_pruned_ones(self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock) -> None:
+    def test_live_readings_among_pruned_ones(
+        self, pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+    ) -> None:
         """A clock set back: the pruned hour's energy stays, and a second prune does not forget what went first."""
         rows = [(battery_meter.id, 1.0, 6.0, 50.0, NOW + seconds) for seconds in (0, 600)]
         pm.log_many(rows)
@@ -3596,7 +4150,9 @@ class TestPrune(InFile):
         before = [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)]
         clock.now = NOW + 300
         pm.log_power(battery_meter.id, 1.0, 60.0)
-        assert [statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)] == before
+        assert [
+            statistics.energy_out_wh for statistics in pm.get_statistics(battery_meter.id)
+        ] == before
         clock.now = NOW + 500
         assert (pm.prune(0), pm.log_many(rows), pm.check()) == (1, 0, [])
 
@@ -3672,23 +4228,32 @@ class TestCheck:
             meter = pm.add_meter("d", "ups")
             pm.log_many(as_readings(meter.id, random_rows(chance, 40, int(NOW) * SECOND)))
             for (us,) in fetch(path, "SELECT timestamp FROM power_readings"):
-                column, by = chance.choice([("voltage", 1.01e-6), ("current_draw", 1.01e-6), ("charge_pct", 1.01e-4)])
+                column, by = chance.choice(
+                    [("voltage", 1.01e-6), ("current_draw", 1.01e-6), ("charge_pct", 1.01e-4)]
+                )
                 ((old, value),) = fetch(
                     path,
                     f"SELECT r.{column}, v.{column} FROM power_readings r JOIN power_values v USING (timestamp)"
                     f" WHERE timestamp = {us}",
                 )
                 for new in (value + by, value - by, old):
-                    execute(path, f"UPDATE power_readings SET {column} = {new!r} WHERE timestamp = {us}")
+                    execute(
+                        path, f"UPDATE power_readings SET {column} = {new!r} WHERE timestamp = {us}"
+                    )
                     assert bool(pm.check()) is (new is not old)
 
-    @pytest.mark.parametrize("value", ["{} + 1", "{} - 1", "{} * 1.0001 + 0.0001", "'abc'", "x'00'", "9e999"])
+    @pytest.mark.parametrize(
+        "value", ["{} + 1", "{} - 1", "{} * 1.0001 + 0.0001", "'abc'", "x'00'", "9e999"]
+    )
     @pytest.mark.parametrize("column", HOURLY)
     def test_hourly_row(self, path: Path, meter_id: str, column: str, value: str) -> None:
         """A changed value in an hour's row is found."""
         if column in HOURLY[:3] and "." in value:
             value = "{} + 2"
-        execute(path, f"UPDATE power_hourly SET {column} = {value.format(column)} WHERE hour = {LAST_HOUR}")
+        execute(
+            path,
+            f"UPDATE power_hourly SET {column} = {value.format(column)} WHERE hour = {LAST_HOUR}",
+        )
         assert any(meter_id in problem for problem in self.found(path))
 
     @pytest.mark.parametrize(
@@ -3717,13 +4282,25 @@ class TestCheck:
         problems = self.found(path)
         assert len(problems) == 2
         assert all(
-            re.search(rf"meter {meter_id}: \d+ readings of the hour 2025-06-16T1[12]:00:00.000000\+00:00 are gone", p)
+            re.search(
+                rf"meter {meter_id}: \d+ readings of the hour 2025-06-16T1[12]:00:00.000000\+00:00 are gone",
+                p,
+            )
             for p in problems
         )
 
     @pytest.mark.parametrize("value", ["'abc'", "x'00'", "9e999"])
     @pytest.mark.parametrize(
-        "column", ["voltage", "current_draw", "charge_pct", "newest_us", "pruned_us", "alert_level", "forwarded_us"]
+        "column",
+        [
+            "voltage",
+            "current_draw",
+            "charge_pct",
+            "newest_us",
+            "pruned_us",
+            "alert_level",
+            "forwarded_us",
+        ],
     )
     def test_present_state(self, path: Path, meter_id: str, column: str, value: str) -> None:
         """A meter's row with what can be no state is found, and its meter is named."""
@@ -3750,7 +4327,10 @@ class TestCheck:
         amperes = [chance.uniform(0.1, 150) for _ in range(1800)]
         amperes += [-current for current in amperes]
         begin, volts = NOW // 3600 * 3600, 700 + chance.random()
-        rows = [(meter.id, volts, current, 50.0, begin + second) for second, current in enumerate(amperes)]
+        rows = [
+            (meter.id, volts, current, 50.0, begin + second)
+            for second, current in enumerate(amperes)
+        ]
         chance.shuffle(rows)
         with pm.transaction():
             for row in rows:
@@ -3776,10 +4356,16 @@ class TestCheck:
         filled(path)
         good, before = path.read_bytes(), rounded_readings(path)
         chance, damaged = random.Random(seed), tmp_path / "damaged.db"
-        pages = [page for page in range(len(good) // 4096) if any(good[page * 4096 + 8 : page * 4096 + 4096])]
+        pages = [
+            page
+            for page in range(len(good) // 4096)
+            if any(good[page * 4096 + 8 : page * 4096 + 4096])
+        ]
         for _ in range(100):
             flipped = bytearray(good)
-            flipped[chance.choice(pages) * 4096 + chance.randrange(4096)] ^= 1 << chance.randrange(8)
+            flipped[chance.choice(pages) * 4096 + chance.randrange(4096)] ^= 1 << chance.randrange(
+                8
+            )
             damaged.write_bytes(flipped)
             with suppress(StorageError):
                 assert self.found(damaged) or rounded_readings(damaged) == before
@@ -3788,7 +4374,10 @@ class TestCheck:
 def rounded_readings(path: Path) -> list[tuple[Any, ...]]:
     """The stored readings, as exact as check() promises to be."""
     values = fetch(path, "SELECT * FROM power_readings")
-    return [tuple(round(value, 6) if isinstance(value, float) else value for value in row) for row in values]
+    return [
+        tuple(round(value, 6) if isinstance(value, float) else value for value in row)
+        for row in values
+    ]
 
 
 # --- Command line -----------------------------------------------------------------------------
@@ -3808,7 +4397,18 @@ class Outcome(NamedTuple):
         return json.loads(self.out, parse_constant=pytest.fail)
 
 
-COMMANDS = ["register", "add-meter", "devices", "meters", "log", "import", "export", "stats", "events", "event"]
+COMMANDS = [
+    "register",
+    "add-meter",
+    "devices",
+    "meters",
+    "log",
+    "import",
+    "export",
+    "stats",
+    "events",
+    "event",
+]
 COMMANDS += ["budget", "report", "prune", "backup", "check", "demo"]
 COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
 CSV_ROWS = """timestamp,voltage,current,charge_pct
@@ -3854,7 +4454,9 @@ class CommandLine:
     def pack(self, run: Run) -> str:
         """Register the device and its battery; return the battery's id."""
         run("register", "dev-001", "Edge Node")
-        meter: dict[str, str] = run("add-meter", "dev-001", "battery", "--capacity-wh", 50, "--name", "Pack").json
+        meter: dict[str, str] = run(
+            "add-meter", "dev-001", "battery", "--capacity-wh", 50, "--name", "Pack"
+        ).json
         return meter["id"]
 
     @pytest.fixture
@@ -3869,14 +4471,18 @@ class TestCommands(CommandLine):
     def test_register(self, run: Run) -> None:
         """A device is registered, in a new file, with every value."""
         thresholds = ("--low-battery-threshold", 30, "--critical-battery-threshold", 10)
-        registered = run("register", "d", "Node", "--shutdown-threshold", 4.5, "--target-wh", 120, *thresholds).json
+        registered = run(
+            "register", "d", "Node", "--shutdown-threshold", 4.5, "--target-wh", 120, *thresholds
+        ).json
         assert tuple(registered.values()) == ("d", "Node", 4.5, 120.0, 30.0, 10.0)
         assert run("devices", "--json").json == [registered]
 
     def test_add_meter(self, run: Run, pack: str) -> None:
         """A meter is added, and listed with its present values."""
         meters = run("meters", "--json").json
-        assert [(m["id"], m["type"], m["capacity_wh"], m["name"]) for m in meters] == [(pack, "battery", 50.0, "Pack")]
+        assert [(m["id"], m["type"], m["capacity_wh"], m["name"]) for m in meters] == [
+            (pack, "battery", 50.0, "Pack")
+        ]
         assert run("meters", "dev-001", "--json").json == meters
         assert run("meters", "nobody", "--json").json == []
 
@@ -3898,11 +4504,27 @@ class TestCommands(CommandLine):
     @pytest.mark.parametrize("name", ["id", "dev-001/Pack", "dev-001/battery"])
     def test_log(self, run: Run, pack: str, name: str) -> None:
         """A reading is stored for a meter named by its id, its name or its type."""
-        reading = run("log", pack if name == "id" else name, 3.7, -0.5, 82, "--timestamp", "2025-06-16T12:30:00Z").json
-        assert tuple(reading.values())[1:] == (pack, 3.7, -0.5, -1.85, 82.0, "2025-06-16T12:30:00.000000+00:00")
+        reading = run(
+            "log",
+            pack if name == "id" else name,
+            3.7,
+            -0.5,
+            82,
+            "--timestamp",
+            "2025-06-16T12:30:00Z",
+        ).json
+        assert tuple(reading.values())[1:] == (
+            pack,
+            3.7,
+            -0.5,
+            -1.85,
+            82.0,
+            "2025-06-16T12:30:00.000000+00:00",
+        )
 
     @pytest.mark.parametrize(
-        ("current", "value"), [("-1e-3", -0.001), ("-.5", -0.5), ("1e-9", 1e-9), ("-1.23456789e-10", -1.23456789e-10)]
+        ("current", "value"),
+        [("-1e-3", -0.001), ("-.5", -0.5), ("1e-9", 1e-9), ("-1.23456789e-10", -1.23456789e-10)],
     )
     def test_log_any_number(self, run: Run, pack: str, current: str, value: float) -> None:
         """A negative number in any form is a number, not an option."""
@@ -3918,7 +4540,8 @@ class TestCommands(CommandLine):
     def test_events(self, run: Run, pack: str) -> None:
         """An event is fired, and listed newest first."""
         fired = [
-            run("event", "dev-001", kind, "--value", 1.5, "--note", "by hand").json for kind in ("shutdown", "restore")
+            run("event", "dev-001", kind, "--value", 1.5, "--note", "by hand").json
+            for kind in ("shutdown", "restore")
         ]
         assert [(event["type"], event["value"], event["note"]) for event in fired] == [
             ("shutdown", 1.5, "by hand"),
@@ -3944,7 +4567,9 @@ class TestCommands(CommandLine):
         assert [hour["reading_count"] for hour in hours] == [2, 1]
         days = run("stats", "dev-001/Pack", "--json", "--days", 36500, "--bucket", "day").json
         with PowerManager() as pm:
-            assert days == [dataclasses.asdict(s) for s in pm.get_statistics(pack, days=36500, bucket="day")]
+            assert days == [
+                dataclasses.asdict(s) for s in pm.get_statistics(pack, days=36500, bucket="day")
+            ]
 
     def test_budget(self, run: Run, pack: str) -> None:
         """The budget of the devices named, or of all, is printed as JSON."""
@@ -4001,7 +4626,10 @@ class TestCommands(CommandLine):
             assert [meter["type"] for meter in report["meters"]] == ["solar", "battery"]
             assert all(meter["reading_count"] > 7 * 24 for meter in report["meters"])
             assert run("--db", name, "check") == (0, "ok\n", "")
-        assert sorted(path.name for path in Path().iterdir()) == ["power_manager_demo.db", "power_manager_demo2.db"]
+        assert sorted(path.name for path in Path().iterdir()) == [
+            "power_manager_demo.db",
+            "power_manager_demo2.db",
+        ]
 
     def test_demo_in_a_named_file(self, run: Run) -> None:
         """A demo may be made in a file of another name, but not in one that is there."""
@@ -4063,7 +4691,9 @@ class TestCommandErrors(CommandLine):
 
     @pytest.mark.parametrize("words", [["register", "d", "D"], ["devices"]])
     @pytest.mark.usefixtures("pack")
-    def test_closed_standard_output(self, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    def test_closed_standard_output(
+        self, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    ) -> None:
         """A command whose answer nobody can get does nothing, and says so."""
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", None)
@@ -4074,8 +4704,20 @@ class TestCommandErrors(CommandLine):
     @pytest.mark.parametrize(
         "words",
         [
-            *(["devices"], ["meters"], ["add-meter", "d", "main"], ["log", "m", "1", "1"], ["import", "m"]),
-            *(["export", "m"], ["stats", "m"], ["events", "d"], ["event", "d", "restore"], ["budget"]),
+            *(
+                ["devices"],
+                ["meters"],
+                ["add-meter", "d", "main"],
+                ["log", "m", "1", "1"],
+                ["import", "m"],
+            ),
+            *(
+                ["export", "m"],
+                ["stats", "m"],
+                ["events", "d"],
+                ["event", "d", "restore"],
+                ["budget"],
+            ),
             *(["report", "d"], ["prune", "1"], ["backup", "b.db"], ["check"]),
         ],
         ids=lambda words: words[0],
@@ -4084,7 +4726,9 @@ class TestCommandErrors(CommandLine):
         """A command that does not begin a file says that it is missing, and does not make it."""
         outcome = run("--db", "missing.db", *words)
         assert (outcome.code, outcome.out) == (1, "")
-        assert re.fullmatch(r"power_manager: missing\.db: no such file: .*register.*\n", outcome.err)
+        assert re.fullmatch(
+            r"power_manager: missing\.db: no such file: .*register.*\n", outcome.err
+        )
         assert list(Path().iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -4098,7 +4742,10 @@ class TestCommandErrors(CommandLine):
             (["log", "nobody", "1", "1"], "meter: .*'nobody'.*`meters`"),
             (["log", "dev-001/Panel", "1", "1"], "meter: .*'dev-001/Panel'"),
             (["log", "dev-001/Pack", "inf", "1"], "voltage: expected .*, got inf"),
-            (["log", "dev-001/Pack", "1", "1", "--timestamp", "noon"], "timestamp: expected .*, got 'noon'"),
+            (
+                ["log", "dev-001/Pack", "1", "1", "--timestamp", "noon"],
+                "timestamp: expected .*, got 'noon'",
+            ),
             (["events", "dev-001", "--limit", "-1"], "limit: expected .*, got -1"),
             (["event", "dev-001", "restore", "--note", ""], "note: expected .*, got ''"),
             (["import", "dev-001/Pack", "missing.csv"], "missing.csv"),
@@ -4186,15 +4833,28 @@ class TestCommandErrors(CommandLine):
     def test_closed_pipe_of_a_process(self, path: Path) -> None:
         """`| head -1` gets its line and the command ends quietly, though much was left to write."""
         meter_id = filled(path, 20_000)
-        command = [sys.executable, "-W", "error", str(MODULE), "--db", str(path), "export", meter_id]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            str(MODULE),
+            "--db",
+            str(path),
+            "export",
+            meter_id,
+        ]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as child:
             assert child.stdout is not None
             assert child.stderr is not None
             assert child.stdout.readline() == "timestamp,voltage,current,charge_pct\n"
             child.stdout.close()
             assert (child.stderr.read(), child.wait(60)) == ("", 0)
 
-    def test_as_a_script(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_as_a_script(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The module runs as a script, and its exit code is that of main()."""
         monkeypatch.setattr(sys, "argv", [str(MODULE), "--db", "missing.db", "devices"])
         with pytest.raises(SystemExit) as caught:
@@ -4230,7 +4890,8 @@ class TestImport(CommandLine):
             "\n" + CSV_ROWS.replace("\n", "\n\n"),
             CSV_ROWS.replace(",", ", "),
             "charge_pct,extra,current,voltage,timestamp\n90.0,x,1.0,4.0,2025-06-16T10:00:00Z\n,x,-2.0,3.9,2025-06-16T10:30:00Z\n70.5,,0.5,3.8,1750071600\n",
-            "timestamp,voltage,current\n" + "\n".join(f"{row[0]},{row[1]},{row[2]}" for row in IMPORTED),
+            "timestamp,voltage,current\n"
+            + "\n".join(f"{row[0]},{row[1]},{row[2]}" for row in IMPORTED),
             "\n".join(json.dumps(dict(zip(COLUMNS, row, strict=True))) for row in IMPORTED),
             LOOSE_NDJSON,
         ],
@@ -4248,7 +4909,9 @@ class TestImport(CommandLine):
         ],
     )
     @pytest.mark.parametrize("source", ["file", "stdin", "dash"])
-    def test_forms(self, run: Run, pack: str, stdin: Callable[[str], None], text: str, source: str) -> None:
+    def test_forms(
+        self, run: Run, pack: str, stdin: Callable[[str], None], text: str, source: str
+    ) -> None:
         """The same readings come in, in any of the forms, once."""
         stdin(text)
         Path("rows").write_text(text, encoding="utf-8", newline="")
@@ -4291,7 +4954,10 @@ class TestImport(CommandLine):
         """With --skip-bad the good rows are stored, and the bad ones named all the same."""
         Path("rows.csv").write_text(with_bad_rows())
         outcome = run("import", pack, "rows.csv", "--skip-bad")
-        assert (outcome.code, outcome.out) == (0, "3 new readings, 0 already there, 5 bad rows left out\n")
+        assert (outcome.code, outcome.out) == (
+            0,
+            "3 new readings, 0 already there, 5 bad rows left out\n",
+        )
         assert len(outcome.err.splitlines()) == 5
 
     def test_bad_lines_of_ndjson(self, run: Run, pack: str) -> None:
@@ -4309,7 +4975,15 @@ class TestImport(CommandLine):
         Path("rows.ndjson").write_text("\n".join(["", good, *bad, good]))
         outcome = run("import", pack, "rows.ndjson")
         assert outcome.code == 1
-        assert re.findall(r"rows.ndjson: line (\d+): ", outcome.err) == ["3", "4", "5", "6", "7", "8", "9"]
+        assert re.findall(r"rows.ndjson: line (\d+): ", outcome.err) == [
+            "3",
+            "4",
+            "5",
+            "6",
+            "7",
+            "8",
+            "9",
+        ]
 
     def test_many_bad_rows(self, run: Run, pack: str, stdin: Callable[[str], None]) -> None:
         """Of very many bad rows the first are shown, and all are counted."""
@@ -4323,7 +4997,9 @@ class TestImport(CommandLine):
         ["", "\n\n", "a,b\n1,2\n", "timestamp,voltage\n1,2\n", "5\n"],
         ids=["empty", "blank", "other columns", "no current", "no head"],
     )
-    def test_no_such_columns(self, run: Run, pack: str, stdin: Callable[[str], None], text: str) -> None:
+    def test_no_such_columns(
+        self, run: Run, pack: str, stdin: Callable[[str], None], text: str
+    ) -> None:
         """Something else than readings is refused with what was expected."""
         stdin(text)
         outcome = run("import", pack)
@@ -4346,10 +5022,17 @@ class TestImport(CommandLine):
 
     @pytest.mark.parametrize("terminal", [True, False])
     def test_progress(
-        self, run: Run, pack: str, stdin: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, terminal: bool
+        self,
+        run: Run,
+        pack: str,
+        stdin: Callable[[str], None],
+        monkeypatch: pytest.MonkeyPatch,
+        terminal: bool,
     ) -> None:
         """On a terminal, and only there, a line shows how far the import is."""
-        stdin("timestamp,voltage,current\n" + "".join(f"{1_750_000_000 + i},1,1\n" for i in range(25)))
+        stdin(
+            "timestamp,voltage,current\n" + "".join(f"{1_750_000_000 + i},1,1\n" for i in range(25))
+        )
         monkeypatch.setattr(power_manager, "_CHUNK", 10)
         monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
         outcome = run("import", pack)
@@ -4358,7 +5041,9 @@ class TestImport(CommandLine):
 
     @pytest.mark.parametrize("style", ["csv", "ndjson"])
     @pytest.mark.parametrize("target", ["-", "out.txt"], ids=["stdout", "file"])
-    def test_export_and_back(self, run: Run, pack: str, stdin: Callable[[str], None], style: str, target: str) -> None:
+    def test_export_and_back(
+        self, run: Run, pack: str, stdin: Callable[[str], None], style: str, target: str
+    ) -> None:
         """What export writes, import reads: the same to the last bit."""
         with PowerManager() as pm:
             rows = random_rows(random.Random(4), 50, int(NOW) * SECOND)
@@ -4375,7 +5060,11 @@ class TestImport(CommandLine):
 
     @pytest.mark.parametrize(
         ("since", "until", "count"),
-        [("2025-06-16T10:30:00Z", None, 2), (None, "1750071600", 2), ("1750069800", "2025-06-16T11:00:00+00:00", 1)],
+        [
+            ("2025-06-16T10:30:00Z", None, 2),
+            (None, "1750071600", 2),
+            ("1750069800", "2025-06-16T11:00:00+00:00", 1),
+        ],
         ids=["since", "until", "both"],
     )
     def test_export_window(
@@ -4396,7 +5085,9 @@ class TestImport(CommandLine):
         stdin("\r0")
         outcome = run("import", pack)
         assert (outcome.code, outcome.out) == (1, "")
-        assert outcome.err.startswith("power_manager: line 1: expected CSV: new-line character seen in unquoted field")
+        assert outcome.err.startswith(
+            "power_manager: line 1: expected CSV: new-line character seen in unquoted field"
+        )
 
 
 class TestImportWithoutAnAudience(CommandLine):
@@ -4412,9 +5103,16 @@ class TestImportWithoutAnAudience(CommandLine):
         assert outcome.err.count("line ") == 20
         assert outcome.err.endswith("-: and 5 more bad rows\n")
 
-    @pytest.mark.parametrize("broken", [errno.EPIPE, errno.ENOSPC, 0], ids=["broken pipe", "full", "closed"])
+    @pytest.mark.parametrize(
+        "broken", [errno.EPIPE, errno.ENOSPC, 0], ids=["broken pipe", "full", "closed"]
+    )
     def test_standard_error_that_nobody_reads(
-        self, run: Run, pack: str, stdin: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, broken: int
+        self,
+        run: Run,
+        pack: str,
+        stdin: Callable[[str], None],
+        monkeypatch: pytest.MonkeyPatch,
+        broken: int,
     ) -> None:
         """The good rows are stored all the same, and the exit code says so."""
 
@@ -4429,7 +5127,9 @@ class TestImportWithoutAnAudience(CommandLine):
         with PowerManager("power_manager.db") as pm:
             assert (code, len([*pm.iter_history(pack)])) == (0, 1)
 
-    def test_closed_standard_input(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_closed_standard_input(
+        self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """There is nothing in it."""
         monkeypatch.setattr(sys, "stdin", None)
         outcome = run("import", pack)
@@ -4462,18 +5162,26 @@ class TestRecordings(CommandLine):
         with imported("2021-04-29T12:00:00+00:00", Pack=("battery", "pi4_discharge.csv")) as pm:
             report = json.loads(pm.export_report("dev-001", days=1))
             (meter,) = report["meters"]
-            assert [meter[key] for key in ("reading_count", "min_charge_pct", "max_charge_pct", "energy_in_wh")] == [
+            assert [
+                meter[key]
+                for key in ("reading_count", "min_charge_pct", "max_charge_pct", "energy_in_wh")
+            ] == [
                 2896,
                 1.0,
                 79.0,
                 0.0,
             ]
-            assert [round(meter[key], 4) for key in ("energy_out_wh", "min_wattage", "max_wattage")] == [
+            assert [
+                round(meter[key], 4) for key in ("energy_out_wh", "min_wattage", "max_wattage")
+            ] == [
                 33.5933,
                 7.243,
                 12.003,
             ]
-            assert (meter["energy_wh"], meter["current_state"]) == (meter["energy_out_wh"], "critical")
+            assert (meter["energy_wh"], meter["current_state"]) == (
+                meter["energy_out_wh"],
+                "critical",
+            )
             begin = datetime(2021, 4, 28, 20, 34, 26, tzinfo=timezone.utc)
             events = [
                 (e.type, (datetime.fromisoformat(e.timestamp) - begin).total_seconds())
@@ -4483,7 +5191,9 @@ class TestRecordings(CommandLine):
             assert report["event_count"] == 2
             statistics = pm.get_statistics(pm.list_meters()[0].id, days=2)
             assert sum(s.reading_count for s in statistics) == 2896
-            assert sum(s.energy_out_wh for s in statistics) == pytest.approx(meter["energy_out_wh"], abs=1e-6)
+            assert sum(s.energy_out_wh for s in statistics) == pytest.approx(
+                meter["energy_out_wh"], abs=1e-6
+            )
         report = run("report", "dev-001", "--days", 36500).json
         assert round(report["meters"][0]["energy_out_wh"], 4) == 33.5933
 
@@ -4506,12 +5216,24 @@ class TestRecordings(CommandLine):
 
     def test_solar_week(self, imported: Opener) -> None:
         """A week of panel and battery gives the energies of both, with no gap too long."""
-        files = {"Panel": ("solar", "solar_week_panel.csv"), "Pack": ("battery", "solar_week_battery.csv")}
+        files = {
+            "Panel": ("solar", "solar_week_panel.csv"),
+            "Pack": ("battery", "solar_week_battery.csv"),
+        }
         with imported("2020-05-25T12:00:00+00:00", **files) as pm:
             panel, pack = json.loads(pm.export_report("dev-001", days=14))["meters"]
-            assert (panel["reading_count"], pack["reading_count"], pm.get_events("dev-001")) == (768, 768, [])
-            assert [round(panel[key], 4) for key in ("energy_out_wh", "energy_in_wh")] == [117.8208, 0.0]
-            assert [round(pack[key], 4) for key in ("energy_out_wh", "energy_in_wh", "energy_wh")] == [
+            assert (panel["reading_count"], pack["reading_count"], pm.get_events("dev-001")) == (
+                768,
+                768,
+                [],
+            )
+            assert [round(panel[key], 4) for key in ("energy_out_wh", "energy_in_wh")] == [
+                117.8208,
+                0.0,
+            ]
+            assert [
+                round(pack[key], 4) for key in ("energy_out_wh", "energy_in_wh", "energy_wh")
+            ] == [
                 0.0,
                 124.1563,
                 -124.1563,
@@ -4527,11 +5249,15 @@ class TestRecordings(CommandLine):
         """With a max_gap just under the real spacing nearly nothing is booked; just over it, everything."""
         if not (DATA / "solar_week_panel.csv").exists():
             pytest.skip(f"{DATA} is not here")
-        with (DATA / "solar_week_panel.csv").open() as file, PowerManager(":memory:", max_gap=max_gap) as pm:
+        with (
+            (DATA / "solar_week_panel.csv").open() as file,
+            PowerManager(":memory:", max_gap=max_gap) as pm,
+        ):
             pm.register_device("d", "D")
             meter = pm.add_meter("d", "solar")
             pm.log_many(
-                (meter.id, float(r["voltage"]), float(r["current"]), None, r["timestamp"]) for r in csv.DictReader(file)
+                (meter.id, float(r["voltage"]), float(r["current"]), None, r["timestamp"])
+                for r in csv.DictReader(file)
             )
             energy = sum(s.energy_out_wh for s in pm.get_statistics(meter.id, days=36500))
         assert (round(energy, 4) == 117.8208) is (max_gap == 904.0)
@@ -4563,8 +5289,15 @@ def examples(text: str) -> Iterator[Example]:
             lines = block[2].replace("\\\n", " ").splitlines()
             for offset, command in enumerate(lines):
                 if found := PROGRAM.match(command):
-                    shown = itertools.takewhile(lambda text: not text.startswith("$ "), lines[offset + 1 :])
-                    yield Example(line + offset, "command", found[1], [*shown] if block[1] == "console" else [])
+                    shown = itertools.takewhile(
+                        lambda text: not text.startswith("$ "), lines[offset + 1 :]
+                    )
+                    yield Example(
+                        line + offset,
+                        "command",
+                        found[1],
+                        [*shown] if block[1] == "console" else [],
+                    )
 
 
 def run_command(line: str) -> str:
@@ -4576,7 +5309,9 @@ def run_command(line: str) -> str:
     for sign in ("<", ">"):
         if sign in words:
             place = words.index(sign)
-            source, target = (words[place + 1], target) if sign == "<" else (source, words[place + 1])
+            source, target = (
+                (words[place + 1], target) if sign == "<" else (source, words[place + 1])
+            )
             del words[place : place + 2]
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
@@ -4599,7 +5334,9 @@ def assert_alike(shown: Any, got: Any) -> None:
         for part, its in zip(shown, got, strict=False):
             assert_alike(part, its)
     elif isinstance(shown, str):
-        assert shown == got or all(re.fullmatch(r"[0-9a-f]{16,}|\d{4}-\d\d-\d\dT\S+", text) for text in (shown, got))
+        assert shown == got or all(
+            re.fullmatch(r"[0-9a-f]{16,}|\d{4}-\d\d-\d\dT\S+", text) for text in (shown, got)
+        )
     elif isinstance(shown, float):  # the energy of the minutes that a slow machine took
         assert shown == pytest.approx(got, rel=0.05)
     else:
@@ -4624,7 +5361,9 @@ def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         if text.startswith("report"):
             reports.append(output)
         if prints:  # of a Python block the lines that it names
-            printed = [shown for shown in output.splitlines() if kind == "command" or shown in prints]
+            printed = [
+                shown for shown in output.splitlines() if kind == "command" or shown in prints
+            ]
             assert (line, prints) == (line, printed)
 
 
@@ -4634,7 +5373,14 @@ def test_readme_covers_the_contract() -> None:
     methods = [name for name in vars(PowerManager) if not name.startswith("_")]
     missing = [
         name
-        for name in [*methods, *COMMANDS, *power_manager.__all__, *BUDGET_KEYS, *REPORT_KEYS, *METER_KEYS]
+        for name in [
+            *methods,
+            *COMMANDS,
+            *power_manager.__all__,
+            *BUDGET_KEYS,
+            *REPORT_KEYS,
+            *METER_KEYS,
+        ]
         if name not in text
     ]
     assert missing == []

@@ -58,12 +58,22 @@ def simulate(directory: Path, hours: float) -> None:
         return now[0] >= end
 
     clocks = power_collector.Clocks(wall=lambda: 1.7e9 + now[0], boot=lambda: now[0], wait=wait)
-    arguments = ["--root", str(directory / "root"), "--db", str(directory / "day.db"), "--interval", "1"]
+    arguments = [
+        "--root",
+        str(directory / "root"),
+        "--db",
+        str(directory / "day.db"),
+        "--interval",
+        "1",
+    ]
     assert power_collector.main(["run", "dev", *arguments], clocks) == 0
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu, rss = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
     with PowerManager(directory / "day.db") as pm:
-        count, problems = sum(1 for meter in pm.list_meters() for _ in pm.iter_history(meter.id)), pm.check()
+        count, problems = (
+            sum(1 for meter in pm.list_meters() for _ in pm.iter_history(meter.id)),
+            pm.check(),
+        )
     size = (directory / "day.db").stat().st_size
     print(f"{hours:g} simulated hours at 1 Hz x 4 meters: {count:,} readings, {size / count:.1f} bytes each, "
           f"check {problems or 'ok'}")  # fmt: skip
@@ -74,7 +84,16 @@ def simulate(directory: Path, hours: float) -> None:
 def end_by(number: signal.Signals, directory: Path, seconds: float) -> None:
     """Run in real time at 20 Hz with a commit a second, end it by a signal, and print what it lost."""
     db = directory / f"{number.name}.db"
-    arguments = ["--root", str(directory / "root"), "--db", str(db), "--interval", "0.05", "--commit-every", "1"]
+    arguments = [
+        "--root",
+        str(directory / "root"),
+        "--db",
+        str(db),
+        "--interval",
+        "0.05",
+        "--commit-every",
+        "1",
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     command = [sys.executable, str(HERE / "power_collector.py"), "run", "dev", *arguments]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
@@ -83,7 +102,9 @@ def end_by(number: signal.Signals, directory: Path, seconds: float) -> None:
     ended = time.time()
     code = process.wait()
     with PowerManager(db) as pm:
-        newest = max(reading for meter in pm.list_meters() for reading in [meter.updated_at] if reading)
+        newest = max(
+            reading for meter in pm.list_meters() for reading in [meter.updated_at] if reading
+        )
         count, problems = len(pm.get_history(pm.list_meters()[0].id)), pm.check()
     lost = ended - datetime.fromisoformat(newest).timestamp()
     print(f"{number.name} after {seconds:g} s (20 Hz, a commit a second): exit {code}, {count} readings a meter, "
@@ -94,12 +115,16 @@ def main() -> int:
     """Run the measurements."""
     parser = argparse.ArgumentParser(description="What the collector costs, and what it loses.")
     parser.add_argument("--hours", type=float, default=24.0, help="simulated (default: 24)")
-    parser.add_argument("--seconds", type=float, default=4.5, help="of each run that a signal ends (default: 4.5)")
+    parser.add_argument(
+        "--seconds", type=float, default=4.5, help="of each run that a signal ends (default: 4.5)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         make_tree(directory / "root")
-        pid = os.fork()  # the parent's memory is not the collector's, and a second run starts afresh
+        pid = (
+            os.fork()
+        )  # the parent's memory is not the collector's, and a second run starts afresh
         if pid == 0:
             simulate(directory, args.hours)
             sys.stdout.flush()

@@ -41,7 +41,18 @@ from typing import Any
 import power_manager
 from power_manager import MeterType, PowerEventType, PowerManager, PowerManagerError
 
-__all__ = ["Clocks", "Collector", "Journal", "Nut", "Rail", "Sample", "Source", "Supply", "discover", "main"]
+__all__ = [
+    "Clocks",
+    "Collector",
+    "Journal",
+    "Nut",
+    "Rail",
+    "Sample",
+    "Source",
+    "Supply",
+    "discover",
+    "main",
+]
 _log = logging.getLogger("power_collector")
 
 # --- Constants --------------------------------------------------------------------------------
@@ -67,7 +78,17 @@ _MAX = {"V": 1e3, "A": 1e3, "W": 1e5, "Wh": 1e6}  # beyond it a value is a broke
 # --- Values -----------------------------------------------------------------------------------
 
 # "All bits set" in 16 bits, as drivers scale them: x 60 s, / 10, / 100, and as one of them rounds it; in micro-units.
-_SENTINELS = {65535.0, 6553.5, 655.35, 655.29, 3932100.0, 65535e3, 65535e6, 4294967295.0, 2147483647.0}
+_SENTINELS = {
+    65535.0,
+    6553.5,
+    655.35,
+    655.29,
+    3932100.0,
+    65535e3,
+    65535e6,
+    4294967295.0,
+    2147483647.0,
+}
 
 
 def _clean(text: str) -> str:
@@ -206,12 +227,16 @@ class Supply(Source):
         top = os.path.join(root, "sys/class/power_supply")
         for name in _listed(top):
             place = f"{top}/{name}"
-            kind = _KINDS.get(_text(f"{place}/type").lower().partition("_")[0])  # USB_PD, USB_DCP: USB
+            kind = _KINDS.get(
+                _text(f"{place}/type").lower().partition("_")[0]
+            )  # USB_PD, USB_DCP: USB
             if kind is None or _number(_text(f"{place}/present")) == 0:
                 continue
             supply = cls(_clean(name) or "supply", kind, place)
             supply.peripheral = _text(f"{place}/scope").lower() == "device"
-            supply.left_out = "a peripheral's: --peripherals logs it too" if supply.peripheral else ""
+            supply.left_out = (
+                "a peripheral's: --peripherals logs it too" if supply.peripheral else ""
+            )
             found.append(supply)
         return found
 
@@ -239,12 +264,19 @@ class Supply(Source):
 
     def _main(self, online: float | None) -> Sample:
         status = None if online is None else "Online" if online > 0 else "Offline"
-        if self.name.startswith("ucsi-source-psy"):  # these say what was agreed with the charger, not what flows
+        if self.name.startswith(
+            "ucsi-source-psy"
+        ):  # these say what was agreed with the charger, not what flows
             return Sample(status=status)
         volts = self._micro("V", "voltage_now", "voltage_avg")
-        amperes, watts = self._micro("A", "current_now", "current_avg"), self._micro("W", "power_now")
+        amperes, watts = (
+            self._micro("A", "current_now", "current_avg"),
+            self._micro("W", "power_now"),
+        )
         amperes, watts = (None if value is None else abs(value) for value in (amperes, watts))
-        if online == 0 and volts is not None:  # some drivers keep the last values of what was pulled out
+        if (
+            online == 0 and volts is not None
+        ):  # some drivers keep the last values of what was pulled out
             amperes, watts = 0.0, None
         watts = _first(watts, _product(volts, amperes))
         return Sample(volts, _first(amperes, _quotient(watts, volts)), watts, status=status)
@@ -254,12 +286,25 @@ class Supply(Source):
         direction = _DIRECTIONS.get(status.lower())
         sign = DISCHARGING if direction is None else direction
         volts = self._positive("V", "voltage_now", "voltage_avg")
-        amperes, watts = self._micro("A", "current_now", "current_avg"), self._micro("W", "power_now")
-        amperes, watts = (None if value is None else abs(value) * sign for value in (amperes, watts))
+        amperes, watts = (
+            self._micro("A", "current_now", "current_avg"),
+            self._micro("W", "power_now"),
+        )
+        amperes, watts = (
+            None if value is None else abs(value) * sign for value in (amperes, watts)
+        )
         watts = _first(watts, _product(volts, amperes))
         known = status if direction is not None else None
         capacity, charge = self._capacity(volts), self._charge()
-        return Sample(volts, _first(amperes, _quotient(watts, volts)), watts, charge, capacity, known, direction)
+        return Sample(
+            volts,
+            _first(amperes, _quotient(watts, volts)),
+            watts,
+            charge,
+            capacity,
+            known,
+            direction,
+        )
 
     def _capacity(self, volts: float | None) -> float | None:
         """Watt-hours when full: as it is now, else as it was designed."""
@@ -276,7 +321,9 @@ class Supply(Source):
         charge = _percent(self._value("capacity"))
         for what in ("energy", "charge"):
             if charge is None:
-                ratio = _quotient(self._micro("Wh", what + "_now"), self._positive("Wh", what + "_full"))
+                ratio = _quotient(
+                    self._micro("Wh", what + "_now"), self._positive("Wh", what + "_full")
+                )
                 charge = _percent(_product(ratio, 100.0))
         return charge
 
@@ -301,10 +348,14 @@ class Rail(Source):
             chip = _clean(_text(f"{top}/{name}/name"))
             if cls._CHIPS.fullmatch(chip):
                 rails += cls._channels(f"{top}/{name}", chip)
-        total = next((rail.name for rail in rails if rail.labelled and rail.name in cls._TOTALS), None)
+        total = next(
+            (rail.name for rail in rails if rail.labelled and rail.name in cls._TOTALS), None
+        )
         for rail in rails:  # a total and its parts together would count the same watts twice
             if total and rail.labelled and rail.chip == "ina3221" and rail.name not in cls._TOTALS:
-                rail.left_out = f"a part of {total}: --map {shlex.quote(rail.name)}=main logs it too"
+                rail.left_out = (
+                    f"a part of {total}: --map {shlex.quote(rail.name)}=main logs it too"
+                )
         return list(rails)
 
     @classmethod
@@ -322,7 +373,9 @@ class Rail(Source):
             label = next(filter(None, labels), "")
             if label == "NC" or _text(f"{place}/in{n}_enable") == "0":
                 continue
-            name = label or " ".join(filter(None, (chip, address, str(n) if len(channels) > 1 else "")))
+            name = label or " ".join(
+                filter(None, (chip, address, str(n) if len(channels) > 1 else ""))
+            )
             rail = cls(name, place, address, n)
             rail.chip, rail.labelled = chip, bool(label)
             rails.append(rail)
@@ -374,7 +427,10 @@ class Nut(Source):
         if self._clock() < self._retry_at:
             return Sample(problem="upsd cannot be reached")
         answer = ""
-        for again in (self._socket is not None, False):  # upsd restarted: the old connection is no good
+        for again in (
+            self._socket is not None,
+            False,
+        ):  # upsd restarted: the old connection is no good
             try:
                 answer = self._ask()
                 break
@@ -398,7 +454,9 @@ class Nut(Source):
             part = self._socket.recv(65536)
             answer += part
             if not part or len(answer) > _NUT_SIZE:
-                raise ConnectionError("it closed the connection" if not part else "its answer has no end")
+                raise ConnectionError(
+                    "it closed the connection" if not part else "its answer has no end"
+                )
         return answer.decode("utf-8", "replace")
 
     def _sample(self, variables: dict[str, str]) -> Sample:
@@ -413,12 +471,20 @@ class Nut(Source):
         load = _product(value("ups.load", "W"), value("ups.realpower.nominal", "W"))
         watts = _first(value("ups.realpower", "W"), _quotient(load, 100.0))
         amperes = _quotient(watts, volts)
-        if watts is None:  # what the battery itself gives or takes; drivers disagree on its sign, too
+        if (
+            watts is None
+        ):  # what the battery itself gives or takes; drivers disagree on its sign, too
             amperes = value("battery.current", "A")
-            amperes = None if amperes is None else abs(amperes) * (DISCHARGING if direction is None else direction)
+            amperes = (
+                None
+                if amperes is None
+                else abs(amperes) * (DISCHARGING if direction is None else direction)
+            )
             watts = _product(volts, amperes)
         nominal = _first(value("battery.voltage.nominal", "V"), volts)
-        sample = Sample(volts, amperes, watts, _percent(value("battery.charge", "W")), status=status or None)
+        sample = Sample(
+            volts, amperes, watts, _percent(value("battery.charge", "W")), status=status or None
+        )
         sample.capacity_wh = _product(value("battery.capacity", "Wh"), nominal)
         sample.direction, sample.low = direction, bool(tokens & {"LB", "FSD"})
         sample.mains = False if "OB" in tokens else True if "OL" in tokens else None
@@ -455,9 +521,13 @@ def _mapping(text: str) -> tuple[str, Mapping]:
     >>> _mapping("ina219=-battery:Pack")
     ('ina219', Mapping(kind=<MeterType.BATTERY: 'battery'>, name='Pack', flip=True))
     """
-    found = re.fullmatch(rf"(.+?)=(-?)({'|'.join(kind.value for kind in MeterType)})(?::(.*))?", text)
+    found = re.fullmatch(
+        rf"(.+?)=(-?)({'|'.join(kind.value for kind in MeterType)})(?::(.*))?", text
+    )
     if not found:
-        raise argparse.ArgumentTypeError(f"expected RAIL=TYPE[:NAME], TYPE main, battery, solar or ups, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected RAIL=TYPE[:NAME], TYPE main, battery, solar or ups, got {text!r}"
+        )
     return found[1], Mapping(MeterType(found[3]), _clean(found[4] or ""), bool(found[2]))
 
 
@@ -476,7 +546,10 @@ def _told_apart(sources: Sequence[Source]) -> None:
 
 
 def discover(
-    root: str, nut: Sequence[Source] = (), maps: dict[str, Mapping] | None = None, peripherals: bool = False
+    root: str,
+    nut: Sequence[Source] = (),
+    maps: dict[str, Mapping] | None = None,
+    peripherals: bool = False,
 ) -> list[Source]:
     """Every source under root, with its meter's name and type; `left_out` says why one is not to be used."""
     sources = [*Supply.discover(root), *Rail.discover(root), *nut]
@@ -484,7 +557,11 @@ def discover(
     for source in sources:
         asked = (maps or {}).get(source.name)
         if asked is not None:
-            source.kind, source.name, source.flip = asked.kind, asked.name or source.name, asked.flip
+            source.kind, source.name, source.flip = (
+                asked.kind,
+                asked.name or source.name,
+                asked.flip,
+            )
         if asked is not None or (source.peripheral and peripherals):
             source.left_out = ""
     _told_apart(sources)
@@ -497,9 +574,13 @@ def discover(
 def _run_command(command: Sequence[str], variables: dict[str, str], limit: float) -> None:
     """Run a command, not by a shell, for at most `limit` seconds; whatever goes wrong is logged."""
     hidden = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")  # between systemd and this process
-    environment = {name: text for name, text in os.environ.items() if name not in hidden} | variables
+    environment = {
+        name: text for name, text in os.environ.items() if name not in hidden
+    } | variables
     try:
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
     except (OSError, ValueError) as exc:
         _log.error("%s: cannot be run: %s", command[0], exc)
         return
@@ -526,12 +607,18 @@ class Commands:
     def submit(self, variables: dict[str, str]) -> None:
         """Run the command with these in its environment, when those before it have ended."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, daemon=True, name="power_collector --exec")
+            self._thread = threading.Thread(
+                target=self._work, daemon=True, name="power_collector --exec"
+            )
             self._thread.start()
         try:
             self._queue.put_nowait(variables)
         except queue.Full:
-            _log.error("%s: too many events wait for it: not run for %s", self._command[0], variables["POWER_EVENT"])
+            _log.error(
+                "%s: too many events wait for it: not run for %s",
+                self._command[0],
+                variables["POWER_EVENT"],
+            )
 
     def _work(self) -> None:
         while (variables := self._queue.get()) is not None:
@@ -543,8 +630,12 @@ class Commands:
         """Wait for those submitted, for as long as one may take and a little more."""
         waiting = self._queue
         with waiting.all_tasks_done:
-            if not waiting.all_tasks_done.wait_for(lambda: not waiting.unfinished_tasks, self._limit + 1.0):
-                _log.error("%s: %d events still wait for it", self._command[0], waiting.unfinished_tasks)
+            if not waiting.all_tasks_done.wait_for(
+                lambda: not waiting.unfinished_tasks, self._limit + 1.0
+            ):
+                _log.error(
+                    "%s: %d events still wait for it", self._command[0], waiting.unfinished_tasks
+                )
 
     def close(self) -> None:
         """Wait for those submitted, then end; what has still not been run is left."""
@@ -577,7 +668,11 @@ def _watchdog() -> float:
 
 def _boot_clock() -> float:
     """Seconds since boot, those asleep included; nobody sets this clock."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return (
+        time.clock_gettime(time.CLOCK_BOOTTIME)
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else time.monotonic()
+    )
 
 
 @dataclass(slots=True)
@@ -589,7 +684,9 @@ class Clocks:
     wait: Callable[[float], bool] | None = None  # None: until a signal
 
 
-Row = tuple[float, str, MeterType, float, float, float | None]  # boot time, meter's name, type, V, A, %
+Row = tuple[
+    float, str, MeterType, float, float, float | None
+]  # boot time, meter's name, type, V, A, %
 Happening = tuple[float, PowerEventType, float, str]  # boot time, type, value, note
 
 
@@ -611,7 +708,10 @@ class Journal:
         self._ids: dict[tuple[str, MeterType], str] = {}
         self._lost = 0
         self.error = ""
-        self.low, self.critical = power_manager.LOW_BATTERY_THRESHOLD, power_manager.CRITICAL_BATTERY_THRESHOLD
+        self.low, self.critical = (
+            power_manager.LOW_BATTERY_THRESHOLD,
+            power_manager.CRITICAL_BATTERY_THRESHOLD,
+        )
         try:
             self._look_up_device()
         except BaseException:
@@ -624,7 +724,9 @@ class Journal:
         return len(self._rows) + len(self._happenings)
 
     def _clock(self) -> float:
-        return min(max(self._clocks.wall() if self._stamp is None else self._stamp, 0.0), _LAST_TIME)
+        return min(
+            max(self._clocks.wall() if self._stamp is None else self._stamp, 0.0), _LAST_TIME
+        )
 
     def _look_up_device(self) -> None:
         try:
@@ -666,7 +768,9 @@ class Journal:
         finally:
             self._stamp = None
         if self.error:
-            _log.warning("%s: written again, %d readings lost meanwhile", self.manager.db_path, self._lost)
+            _log.warning(
+                "%s: written again, %d readings lost meanwhile", self.manager.db_path, self._lost
+            )
         self.error, self._lost = "", 0
         self._rows.clear()
         self._happenings.clear()
@@ -681,8 +785,16 @@ class Journal:
     def _meter_id(self, name: str, kind: MeterType) -> str:
         """The device's meter of that name and type, registered where it is missing."""
         if (name, kind) not in self._ids:
-            ids = [m.id for m in self.manager.list_meters(self._device_id) if (m.name, m.type) == (name, kind)]
-            new = ids or [self.manager.add_meter(self._device_id, kind, self.capacities.get(name, 0.0), name).id]
+            ids = [
+                m.id
+                for m in self.manager.list_meters(self._device_id)
+                if (m.name, m.type) == (name, kind)
+            ]
+            new = ids or [
+                self.manager.add_meter(
+                    self._device_id, kind, self.capacities.get(name, 0.0), name
+                ).id
+            ]
             self._ids[name, kind] = new[0]
         return self._ids[name, kind]
 
@@ -694,7 +806,9 @@ class Journal:
         low, high = 0, step
         while low < high:
             middle = (low + high) // 2
-            low, high = (middle + 1, high) if self.manager.events_since(middle, limit=1) else (low, middle)
+            low, high = (
+                (middle + 1, high) if self.manager.events_since(middle, limit=1) else (low, middle)
+            )
         return low
 
     def news(self, sequence: int) -> tuple[int, list[dict[str, str]]]:
@@ -703,15 +817,31 @@ class Journal:
         while page := self.manager.events_since(sequence):
             sequence = page[-1][0]
             ours = [event for _, event in page if event.device_id == self._device_id]
-            names = sorted((m.name or m.id for m in self.manager.list_meters(self._device_id)), key=len) if ours else []
+            names = (
+                sorted((m.name or m.id for m in self.manager.list_meters(self._device_id)), key=len)
+                if ours
+                else []
+            )
             for event in ours:
-                meter = next((name for name in reversed(names) if (event.note or "").startswith(f"{name}: ")), "")
+                meter = next(
+                    (
+                        name
+                        for name in reversed(names)
+                        if (event.note or "").startswith(f"{name}: ")
+                    ),
+                    "",
+                )
                 environments.append(_environment(self._device_id, event.type, event.value, meter))
         return sequence, environments
 
 
 def _environment(device_id: str, kind: PowerEventType, value: float, meter: str) -> dict[str, str]:
-    return {"POWER_EVENT": kind.value, "POWER_DEVICE": device_id, "POWER_VALUE": f"{value:g}", "POWER_METER": meter}
+    return {
+        "POWER_EVENT": kind.value,
+        "POWER_DEVICE": device_id,
+        "POWER_VALUE": f"{value:g}",
+        "POWER_METER": meter,
+    }
 
 
 # --- Collector --------------------------------------------------------------------------------
@@ -744,7 +874,11 @@ class Course:
 
     problem: str = ""
     volts: tuple[float, float] = (-math.inf, 0.0)  # when it was last known, and what it was
-    amperes: tuple[float, float, int | None] = (-math.inf, 0.0, None)  # the same, and the direction then
+    amperes: tuple[float, float, int | None] = (
+        -math.inf,
+        0.0,
+        None,
+    )  # the same, and the direction then
     charge_pct: float | None = None
     direction: int | None = None  # the last that was not idle
     kept: Row | None = None  # the last reading that goes into the file
@@ -759,13 +893,20 @@ class Collector:
         self._options, self._clocks = options, clocks
         self._nut = Nut.discover(options.nut, clocks.boot)
         self.journal = Journal(options.db, options.device_id, clocks)
-        self._commands = Commands(options.exec_command, options.exec_limit) if options.exec_command else None
+        self._commands = (
+            Commands(options.exec_command, options.exec_limit) if options.exec_command else None
+        )
         self._sequence = self.journal.last_sequence() if self._commands else 0
         self._sources: list[Source] = []
         self._courses: dict[str, Course] = {}
         self._mains: dict[str, bool] = {}
         now = clocks.boot()
-        self._tick_at, self._rescan_at, self._retry_at, self._commit_at = now, -math.inf, -math.inf, -math.inf
+        self._tick_at, self._rescan_at, self._retry_at, self._commit_at = (
+            now,
+            -math.inf,
+            -math.inf,
+            -math.inf,
+        )
         self._prune_at, self._offset = now + SETTLED, clocks.wall() - now
         self._urgent = self._stored_any = self._shutdown_done = False
         self._said: dict[str, str] = {}
@@ -801,7 +942,11 @@ class Collector:
         for source, sample in samples:
             self._take(source, sample, now)
         self._watch_mains(samples, now)
-        due = self._urgent or self._options.once or now >= self._commit_at + self._options.commit_every
+        due = (
+            self._urgent
+            or self._options.once
+            or now >= self._commit_at + self._options.commit_every
+        )
         if due and now >= self._retry_at:
             self._commit(now)
         self._watch_shutdown(samples, now)
@@ -837,7 +982,9 @@ class Collector:
             self._offset, self._prune_at = offset, max(self._prune_at, now + SETTLED)
         if now - self._tick_at > self._options.interval + SLEPT:
             self._rescan_at = now
-            for course in self._courses.values():  # it may have been put on a charger: look again for as long
+            for course in (
+                self._courses.values()
+            ):  # it may have been put on a charger: look again for as long
                 course.critical_at = None if course.critical_at is None else now
         self._tick_at = now
 
@@ -851,9 +998,15 @@ class Collector:
         for name, course in self._courses.items():
             if name not in names:  # a battery taken out is not critical
                 course.critical_at = course.charge_pct = None
-        self._say("sources", "logging " + ", ".join(sorted(names)) if names else "no sensors found yet")
-        known = {source.name for source in found} | {asked.name for asked in options.maps.values() if asked.name}
-        missing = [rail for rail, asked in options.maps.items() if (asked.name or rail) not in known]
+        self._say(
+            "sources", "logging " + ", ".join(sorted(names)) if names else "no sensors found yet"
+        )
+        known = {source.name for source in found} | {
+            asked.name for asked in options.maps.values() if asked.name
+        }
+        missing = [
+            rail for rail, asked in options.maps.items() if (asked.name or rail) not in known
+        ]
         if first and missing:
             _log.warning("--map: no sensor is named %s", ", ".join(missing))
 
@@ -876,7 +1029,9 @@ class Collector:
         turned = sample.direction not in (None, IDLE, course.direction)
         if turned:
             if course.direction == DISCHARGING:
-                self._happen(PowerEventType.CHARGE_START, source, sample.charge_pct, "charging", now)
+                self._happen(
+                    PowerEventType.CHARGE_START, source, sample.charge_pct, "charging", now
+                )
             self._urgent |= course.direction is not None
             course.direction = sample.direction
         self._watch_critical(source, sample, course, now)
@@ -891,12 +1046,16 @@ class Collector:
             self._urgent |= low
             self._keep(course, row, turned or low)
 
-    def _happen(self, kind: PowerEventType, source: Source, value: float | None, what: str, now: float) -> None:
+    def _happen(
+        self, kind: PowerEventType, source: Source, value: float | None, what: str, now: float
+    ) -> None:
         self.journal.happen((now, kind, value or 0.0, f"{source.name}: {what}"))
         self._urgent = True
 
     @staticmethod
-    def _electrical(source: Source, sample: Sample, course: Course, now: float) -> tuple[float, float] | None:
+    def _electrical(
+        source: Source, sample: Sample, course: Course, now: float
+    ) -> tuple[float, float] | None:
         """Volts and amperes to store; None where there is nothing to.
 
         What a battery's charge says is worth storing alone: for a missing value its last one stands in for a while,
@@ -950,7 +1109,11 @@ class Collector:
                 self._urgent = True
                 if online:
                     source, sample = online[0]
-                    charges = [s.charge_pct for o, s in samples if o.kind is MeterType.BATTERY and not o.peripheral]
+                    charges = [
+                        s.charge_pct
+                        for o, s in samples
+                        if o.kind is MeterType.BATTERY and not o.peripheral
+                    ]
                     value = _first(sample.charge_pct, *([] if group else charges))
                     self._happen(PowerEventType.RESTORE, source, value, "mains is back", now)
             self._mains[group] = bool(online)
@@ -971,10 +1134,14 @@ class Collector:
             # A gauge that wavers about its line has not recovered.
             margin = 0.0 if course.critical_at is None else power_manager.ALERT_HYSTERESIS
             critical = charge <= self.journal.critical or charge < self.journal.critical + margin
-        known = sample.direction in (IDLE, CHARGING) or (sample.direction is not None and critical is not None)
+        known = sample.direction in (IDLE, CHARGING) or (
+            sample.direction is not None and critical is not None
+        )
         if critical and sample.direction == DISCHARGING:
             if course.critical_at is None:
-                self._say_critical(source, f"critical; shutdown in {self._options.shutdown_after:g} s")
+                self._say_critical(
+                    source, f"critical; shutdown in {self._options.shutdown_after:g} s"
+                )
                 course.critical_at = now
         elif known and course.critical_at is not None:
             self._say_critical(source, "recovered; no shutdown")
@@ -986,24 +1153,38 @@ class Collector:
 
     def _watch_shutdown(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
         """Run the shutdown command, once for each time that a battery ends."""
-        courses = [(source, self._courses[source.name]) for source, _ in samples if not source.peripheral]
+        courses = [
+            (source, self._courses[source.name]) for source, _ in samples if not source.peripheral
+        ]
         ending = [(source, c) for source, c in courses if c.critical_at is not None]
         # Batteries of this machine share its load: it ends with the last of them.
-        others = [c for s, c in courses if s.kind is MeterType.BATTERY and c.critical_at is None and c.charge_pct]
+        others = [
+            c
+            for s, c in courses
+            if s.kind is MeterType.BATTERY and c.critical_at is None and c.charge_pct
+        ]
         ending = [(source, c) for source, c in ending if source.kind is MeterType.UPS or not others]
         self._shutdown_done &= bool(ending)
-        due = [(s, c) for s, c in ending if now - (c.critical_at or now) >= self._options.shutdown_after]
+        due = [
+            (s, c)
+            for s, c in ending
+            if now - (c.critical_at or now) >= self._options.shutdown_after
+        ]
         if not due or self._shutdown_done or not self._options.shutdown_command:
             return
         self._shutdown_done = True
         (source, course), kind = due[0], PowerEventType.SHUTDOWN
-        _log.warning("%s: critical for %g s: shutting down", source.name, self._options.shutdown_after)
+        _log.warning(
+            "%s: critical for %g s: shutting down", source.name, self._options.shutdown_after
+        )
         self._happen(kind, source, course.charge_pct, "critical, shutting down", now)
         self._commit(now)  # where it fails the command runs all the same
         self._tell()
         if self._commands:
             self._commands.wait()
-        variables = _environment(self._options.device_id, kind, course.charge_pct or 0.0, source.name)
+        variables = _environment(
+            self._options.device_id, kind, course.charge_pct or 0.0, source.name
+        )
         _run_command(self._options.shutdown_command, variables, SHUTDOWN_LIMIT)
 
     def _tell(self) -> None:
@@ -1023,7 +1204,9 @@ class Collector:
             self._prune_at = now + DAY
             try:
                 deleted = self.journal.manager.prune(self._options.keep_days)
-                _log.info("%d readings older than %g days deleted", deleted, self._options.keep_days)
+                _log.info(
+                    "%d readings older than %g days deleted", deleted, self._options.keep_days
+                )
             except PowerManagerError as exc:
                 _log.error("%s", exc)
 
@@ -1076,7 +1259,9 @@ def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
         sample = source.read()
         values = dict.fromkeys(_KEYS) | {"name": source.name, "type": source.kind.value}
         values |= {key: getattr(sample, key) for key in _KEYS[2:]}
-        rows.append({k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in values.items()})
+        rows.append(
+            {k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in values.items()}
+        )
         if sample.problem:
             print(f"{source.name}: {sample.problem}", file=sys.stderr)
     for source in nut:
@@ -1097,9 +1282,13 @@ def _cell(value: object) -> str:
 
 
 def _run(args: argparse.Namespace, clocks: Clocks) -> int:
-    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(Options) if hasattr(args, f.name)}
+    values = {
+        f.name: getattr(args, f.name) for f in dataclasses.fields(Options) if hasattr(args, f.name)
+    }
     options = Options(**values, maps=dict(args.map))
-    handler = logging.StreamHandler()  # to the standard error there is now, for as long as this runs
+    handler = (
+        logging.StreamHandler()
+    )  # to the standard error there is now, for as long as this runs
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     root, level = logging.getLogger(), logging.getLogger().level
     root.addHandler(handler)
@@ -1116,7 +1305,9 @@ def _at_least(low: float, above: bool = False) -> Callable[[str], float]:
     def number(text: str) -> float:
         value = float(text)
         if not math.isfinite(value) or value < low or (above and value == low):
-            raise argparse.ArgumentTypeError(f"expected a number {'above' if above else 'of at least'} {low:g}")
+            raise argparse.ArgumentTypeError(
+                f"expected a number {'above' if above else 'of at least'} {low:g}"
+            )
         return value
 
     return number
@@ -1146,17 +1337,38 @@ def _upsd(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="power_collector", description="This machine's power sensors, logged.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {power_manager.__version__}")
+    parser = argparse.ArgumentParser(
+        prog="power_collector", description="This machine's power sensors, logged."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {power_manager.__version__}"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    show = commands.add_parser("sources", help="list what this machine has", description="List this machine's meters.")
-    run = commands.add_parser("run", help="log it", description="Log this machine's meters until SIGTERM or Ctrl-C.")
+    show = commands.add_parser(
+        "sources", help="list what this machine has", description="List this machine's meters."
+    )
+    run = commands.add_parser(
+        "run", help="log it", description="Log this machine's meters until SIGTERM or Ctrl-C."
+    )
     show.set_defaults(run=_show_sources)
     run.set_defaults(run=_run)
     for command in (show, run):
         add = command.add_argument
-        add("--root", type=_directory, default="/", metavar="DIR", help="read a captured tree (default: /)")
-        add("--nut", action="append", default=[], type=_upsd, metavar="UPS@HOST[:PORT]", help="a UPS of NUT's upsd")
+        add(
+            "--root",
+            type=_directory,
+            default="/",
+            metavar="DIR",
+            help="read a captured tree (default: /)",
+        )
+        add(
+            "--nut",
+            action="append",
+            default=[],
+            type=_upsd,
+            metavar="UPS@HOST[:PORT]",
+            help="a UPS of NUT's upsd",
+        )
         add("--map", action="append", default=[], type=_mapping, metavar="RAIL=TYPE[:NAME]",
             help="a source's meter: main, battery, solar or ups; -TYPE turns the sign")  # fmt: skip
         add("--peripherals", action="store_true", help="also batteries of mice and the like")
@@ -1164,16 +1376,56 @@ def _parser() -> argparse.ArgumentParser:
     add, zero, above = run.add_argument, _at_least(0), _at_least(0, above=True)
     db = os.environ.get("POWER_MANAGER_DB") or str(power_manager.DB_PATH)
     add("device_id", metavar="DEVICE_ID", help="registered where it is new")
-    add("--db", default=db, metavar="PATH", help="(default: $POWER_MANAGER_DB, else power_manager.db here)")
-    add("--interval", type=above, default=5.0, metavar="S", help="seconds between readings (default: 5)")
+    add(
+        "--db",
+        default=db,
+        metavar="PATH",
+        help="(default: $POWER_MANAGER_DB, else power_manager.db here)",
+    )
+    add(
+        "--interval",
+        type=above,
+        default=5.0,
+        metavar="S",
+        help="seconds between readings (default: 5)",
+    )
     add("--once", action="store_true", help="read and store once, then end")
-    add("--commit-every", type=zero, default=60.0, metavar="S", help="seconds in one transaction (default: 60)")
-    add("--keep-days", type=zero, metavar="N", help="delete readings older than that, daily (default: keep all)")
-    add("--min-change", type=zero, default=0.0, metavar="W", help="leave out readings that change less (default: 0)")
+    add(
+        "--commit-every",
+        type=zero,
+        default=60.0,
+        metavar="S",
+        help="seconds in one transaction (default: 60)",
+    )
+    add(
+        "--keep-days",
+        type=zero,
+        metavar="N",
+        help="delete readings older than that, daily (default: keep all)",
+    )
+    add(
+        "--min-change",
+        type=zero,
+        default=0.0,
+        metavar="W",
+        help="leave out readings that change less (default: 0)",
+    )
     add("--exec", type=_command_line, default=[], dest="exec_command", metavar="CMD",
         help="run for every event, with POWER_EVENT, POWER_DEVICE, POWER_VALUE, POWER_METER set; no shell")  # fmt: skip
-    add("--exec-limit", type=above, default=EXEC_LIMIT, metavar="S", help="seconds it may take (default: 10)")
-    add("--shutdown-command", type=_command_line, default=[], metavar="CMD", help="run once when a battery ends")
+    add(
+        "--exec-limit",
+        type=above,
+        default=EXEC_LIMIT,
+        metavar="S",
+        help="seconds it may take (default: 10)",
+    )
+    add(
+        "--shutdown-command",
+        type=_command_line,
+        default=[],
+        metavar="CMD",
+        help="run once when a battery ends",
+    )
     add("--shutdown-after", type=zero, default=30.0, metavar="S",
         help="seconds critical and discharging before that (default: 30)")  # fmt: skip
     return parser
@@ -1186,7 +1438,9 @@ def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int
         code: int = args.run(args, clocks or Clocks())
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `| head` has read enough; what is left in the buffer must not fail at exit
+    except (
+        BrokenPipeError
+    ):  # `| head` has read enough; what is left in the buffer must not fail at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

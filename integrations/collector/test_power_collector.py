@@ -74,7 +74,9 @@ class Tree:
             if value is None:
                 (place / name).unlink(missing_ok=True)
             else:
-                (place / name).write_bytes(value if isinstance(value, bytes) else f"{value}\n".encode())
+                (place / name).write_bytes(
+                    value if isinstance(value, bytes) else f"{value}\n".encode()
+                )
         return place
 
     def battery(self, battery_name: str = "BAT0", **files: object) -> Path:
@@ -103,7 +105,9 @@ class Machine:
 
     def __init__(self, tree: Tree, db: Path, **options: Any) -> None:
         self.time, self.tree, self.db = Time(), tree, db
-        self.collector = pc.Collector(pc.Options("dev", str(db), str(tree.root), **options), self.time.clocks)
+        self.collector = pc.Collector(
+            pc.Options("dev", str(db), str(tree.root), **options), self.time.clocks
+        )
 
     def tick(self, count: int = 1, seconds: float = 5.0) -> None:
         """Let the collector look that often, that long apart."""
@@ -119,7 +123,9 @@ class Machine:
     def readings(self, name: str = "BAT0") -> list[power_manager.PowerReading]:
         """The readings of a meter in the file."""
         with PowerManager(self.db) as pm:
-            return [r for m in pm.list_meters("dev") if m.name == name for r in pm.iter_history(m.id)]
+            return [
+                r for m in pm.list_meters("dev") if m.name == name for r in pm.iter_history(m.id)
+            ]
 
 
 @pytest.fixture
@@ -136,7 +142,9 @@ def machine(tree: Tree, db: Path) -> Iterator[Callable[..., Machine]]:
         one.collector.finish()
 
 
-def sources(root: Path | str, *arguments: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+def sources(
+    root: Path | str, *arguments: str, capsys: pytest.CaptureFixture[str]
+) -> list[dict[str, Any]]:
     """What `sources --json` says."""
     capsys.readouterr()
     assert pc.main(["sources", "--root", str(root), "--json", *arguments]) == 0
@@ -160,15 +168,20 @@ def lines(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "text", ["65535", "655.350", "655.290", "6553.5", "3932100", "65535000", "nan", "1e9", "1_0", ""]
+    "text",
+    ["65535", "655.350", "655.290", "6553.5", "3932100", "65535000", "nan", "1e9", "1_0", ""],
 )
 def test_sentinels_and_other_text_are_no_numbers(text: str) -> None:
     """What a device says for "unknown" is no value."""
     assert pc._number(text) is None
 
 
-@pytest.mark.parametrize(("value", "expected"), [(-1, None), (0, 0), (104, 100), (255, None), (None, None)])
-def test_a_charge_is_clamped_where_it_is_near_and_dropped_where_it_is_not(value: Any, expected: Any) -> None:
+@pytest.mark.parametrize(
+    ("value", "expected"), [(-1, None), (0, 0), (104, 100), (255, None), (None, None)]
+)
+def test_a_charge_is_clamped_where_it_is_near_and_dropped_where_it_is_not(
+    value: Any, expected: Any
+) -> None:
     """A gauge at 104 % is full, one at 255 is broken."""
     assert pc._percent(value) == expected
 
@@ -196,7 +209,9 @@ def test_the_real_thinkpad(tmp_path: Path, db: Path, capsys: pytest.CaptureFixtu
     assert pc.main(["run", "lap", "--root", str(tmp_path), "--db", str(db), "--once"]) == 0
     with PowerManager(db) as pm:
         assert pm.estimate_runtime("lap") == 7.3
-        assert [(m.name, m.type, m.wattage) for m in pm.list_meters("lap")] == [("BAT0", "battery", 5.002)]
+        assert [(m.name, m.type, m.wattage) for m in pm.list_meters("lap")] == [
+            ("BAT0", "battery", 5.002)
+        ]
 
 
 EXPECTED: dict[str, list[tuple[Any, ...]]] = {
@@ -240,12 +255,17 @@ def test_captured_trees_run(name: str, db: Path) -> None:
     with PowerManager(db) as pm:
         assert pm.check() == []
         stored = {m.name for m in pm.list_meters("dev")}
-        assert stored == {r[0] for r in EXPECTED[name] if (r[2] and r[3] is not None) or r[5] is not None}
-        assert {m.type for m in pm.list_meters("dev")} == {r[1] for r in EXPECTED[name] if r[0] in stored}
+        assert stored == {
+            r[0] for r in EXPECTED[name] if (r[2] and r[3] is not None) or r[5] is not None
+        }
+        assert {m.type for m in pm.list_meters("dev")} == {
+            r[1] for r in EXPECTED[name] if r[0] in stored
+        }
 
 
 @pytest.mark.parametrize(
-    ("status", "sign"), [("Discharging", 1), ("Charging", -1), ("Full", 0), ("Not charging", 0), ("", 1)]
+    ("status", "sign"),
+    [("Discharging", 1), ("Charging", -1), ("Full", 0), ("Not charging", 0), ("", 1)],
 )
 @pytest.mark.parametrize("current", [-2_000_000, 2_000_000])
 def test_the_status_gives_the_direction(tree: Tree, current: int, status: str, sign: int) -> None:
@@ -298,10 +318,15 @@ def test_charge(tree: Tree, files: dict[str, Any], expected: float | None) -> No
 
 def test_peripherals_are_left_out_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     """A mouse is no meter of the machine by default."""
-    assert "hidpp_battery_0" in [s["name"] for s in sources(TREES / "laptop", "--peripherals", capsys=capsys)]
+    assert "hidpp_battery_0" in [
+        s["name"] for s in sources(TREES / "laptop", "--peripherals", capsys=capsys)
+    ]
     sources(TREES / "laptop", capsys=capsys)
     assert pc.main(["sources", "--root", str(TREES / "laptop")]) == 0
-    assert "left out: hidpp_battery_0 (a peripheral's: --peripherals logs it too)" in capsys.readouterr().err
+    assert (
+        "left out: hidpp_battery_0 (a peripheral's: --peripherals logs it too)"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("kind", ["USB", "USB_PD", "USB_DCP", "Wireless", "Mains"])
@@ -310,15 +335,27 @@ def test_supplies_from_outside(tree: Tree, kind: str) -> None:
     tree.supply("usb", type=kind, online=2, voltage_now=5_000_000, current_now=-1_500_000)
     source = pc.Supply.discover(str(tree.root))[0]
     sample = source.read()
-    assert (source.kind, sample.wattage, sample.mains, sample.status) == (MeterType.MAIN, 7.5, True, "Online")
+    assert (source.kind, sample.wattage, sample.mains, sample.status) == (
+        MeterType.MAIN,
+        7.5,
+        True,
+        "Online",
+    )
     tree.supply("usb", online=0)
     sample = source.read()
-    assert (sample.wattage, sample.current, sample.mains, sample.status) == (0.0, 0.0, False, "Offline")
+    assert (sample.wattage, sample.current, sample.mains, sample.status) == (
+        0.0,
+        0.0,
+        False,
+        "Offline",
+    )
 
 
 def test_what_was_agreed_with_a_charger_is_not_measured(tree: Tree) -> None:
     """UCSI supplies say whether they are online, and no watts."""
-    tree.supply("ucsi-source-psy-1", type="USB", online=1, voltage_now=20_000_000, current_now=3_000_000)
+    tree.supply(
+        "ucsi-source-psy-1", type="USB", online=1, voltage_now=20_000_000, current_now=3_000_000
+    )
     sample = pc.Supply.discover(str(tree.root))[0].read()
     assert (sample.voltage, sample.wattage, sample.mains) == (None, None, True)
 
@@ -338,13 +375,24 @@ def test_a_battery_taken_out_has_no_values(tree: Tree) -> None:
 def test_parts_of_a_jetsons_total_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     """VDD_IN already contains the other rails: they are used only where --map asks."""
     mapped = sources(TREES / "ina3221", "--map", "VDD_SOC=main:SoC", capsys=capsys)
-    assert [(row["name"], row["wattage"]) for row in mapped] == [("VDD_IN", 5.998144), ("SoC", 1.487104)]
+    assert [(row["name"], row["wattage"]) for row in mapped] == [
+        ("VDD_IN", 5.998144),
+        ("SoC", 1.487104),
+    ]
 
 
 def test_rails_without_a_total_are_all_used(tree: Tree) -> None:
     """Where no rail is the total each one is a meter."""
     for n, label in enumerate(("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"), 1):
-        tree.hwmon(0, **{"name": "ina3221", f"in{n}_label": label, f"in{n}_input": 5000, f"curr{n}_input": 100 * n})
+        tree.hwmon(
+            0,
+            **{
+                "name": "ina3221",
+                f"in{n}_label": label,
+                f"in{n}_input": 5000,
+                f"curr{n}_input": 100 * n,
+            },
+        )
     assert [(s.name, s.left_out) for s in pc.Rail.discover(str(tree.root))] == [
         ("VDD_GPU_SOC", ""), ("VDD_CPU_CV", ""), ("VIN_SYS_5V0", ""),
     ]  # fmt: skip
@@ -375,10 +423,15 @@ def test_map_refuses_what_it_cannot_read(text: str) -> None:
 
 def test_map_of_a_nut_address() -> None:
     """A source whose name has colons can be mapped, to a name that has any sign."""
-    assert pc._mapping("ups@[::1]:3493=ups:a=b:c") == ("ups@[::1]:3493", pc.Mapping(MeterType.UPS, "a=b:c", False))
+    assert pc._mapping("ups@[::1]:3493=ups:a=b:c") == (
+        "ups@[::1]:3493",
+        pc.Mapping(MeterType.UPS, "a=b:c", False),
+    )
 
 
-def test_meters_keep_their_names_when_hwmon_numbers_change(tree: Tree, machine: Callable[..., Machine]) -> None:
+def test_meters_keep_their_names_when_hwmon_numbers_change(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
     """After a boot in another order every rail goes on in its own meter."""
     for place, bus in ((1, "1-0040"), (2, "1-0041")):
         (tree.root / "devices" / bus).mkdir(parents=True)
@@ -398,7 +451,9 @@ def test_meters_keep_their_names_when_hwmon_numbers_change(tree: Tree, machine: 
 def test_two_sources_of_one_name_are_two_meters(tree: Tree) -> None:
     """The chip's address tells them apart, else a number."""
     for number in (1, 2, 3, 4):
-        chip = tree.hwmon(number, name="ina226", in1_label="Panel", in1_input=18000, curr1_input=1000)
+        chip = tree.hwmon(
+            number, name="ina226", in1_label="Panel", in1_input=18000, curr1_input=1000
+        )
         if number < 3:
             (tree.root / "devices" / f"1-004{number}").mkdir(parents=True)
             (chip / "device").symlink_to(tree.root / "devices" / f"1-004{number}")
@@ -486,10 +541,17 @@ def nut(upsd: Upsd) -> Iterator[pc.Nut]:
 
 def test_nut_variables(upsd: Upsd, nut: pc.Nut) -> None:
     """Volts and charge are the battery's, watts the load's."""
-    upsd.update('battery.voltage: 24.0\nbattery.charge: 97\nups.realpower: 48\nups.status: OL CHRG\nx: \\"\\\\\xff')
+    upsd.update(
+        'battery.voltage: 24.0\nbattery.charge: 97\nups.realpower: 48\nups.status: OL CHRG\nx: \\"\\\\\xff'
+    )
     sample = nut.read()
     assert (sample.voltage, sample.current, sample.wattage) == (24.0, 2.0, 48.0)
-    assert (sample.charge_pct, sample.status, sample.mains, sample.direction) == (97.0, "OL CHRG", True, pc.CHARGING)
+    assert (sample.charge_pct, sample.status, sample.mains, sample.direction) == (
+        97.0,
+        "OL CHRG",
+        True,
+        pc.CHARGING,
+    )
 
 
 @pytest.mark.parametrize(
@@ -527,7 +589,10 @@ def test_nut_status(status: str, direction: int | None, mains: bool | None) -> N
 @pytest.mark.skipif(not (SHARED / "nut").exists(), reason="no shared data")
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("PiSupply", (4.113, 0.0, 93.7, 7.6076, "HB OL")), ("APC", (13.5, 19.5, 100.0, None, "OL DISCHRG"))],
+    [
+        ("PiSupply", (4.113, 0.0, 93.7, 7.6076, "HB OL")),
+        ("APC", (13.5, 19.5, 100.0, None, "OL DISCHRG")),
+    ],
 )
 def test_real_dumps(upsd: Upsd, nut: pc.Nut, name: str, expected: tuple[Any, ...]) -> None:
     """Dumps of real UPSes are read as what they are."""
@@ -538,7 +603,9 @@ def test_real_dumps(upsd: Upsd, nut: pc.Nut, name: str, expected: tuple[Any, ...
     assert (sample.voltage, sample.wattage, sample.charge_pct, capacity, sample.status) == expected
 
 
-@pytest.mark.parametrize("address", ["", "@host", "ups@", "ups@h:0", "ups@h:70000", "a b@c", 'u"@h', "ups@h:x"])
+@pytest.mark.parametrize(
+    "address", ["", "@host", "ups@", "ups@h:0", "ups@h:70000", "a b@c", 'u"@h', "ups@h:x"]
+)
 def test_nut_addresses_that_are_none(address: str) -> None:
     """A wrong --nut is a usage error."""
     with pytest.raises(ValueError, match="expected ups@host"):
@@ -547,7 +614,12 @@ def test_nut_addresses_that_are_none(address: str) -> None:
 
 @pytest.mark.parametrize(
     ("address", "peer"),
-    [("u", ("localhost", 3493)), ("u@h", ("h", 3493)), ("u@h:1", ("h", 1)), ("u@[::1]:9", ("::1", 9))],
+    [
+        ("u", ("localhost", 3493)),
+        ("u@h", ("h", 3493)),
+        ("u@h:1", ("h", 1)),
+        ("u@[::1]:9", ("::1", 9)),
+    ],
 )
 def test_nut_addresses(address: str, peer: tuple[str, int]) -> None:
     """Host and port have NUT's defaults, and IPv6 its brackets."""
@@ -585,7 +657,9 @@ def test_a_upsd_that_is_gone_is_left_alone_for_a_while(upsd: Upsd) -> None:
     source.close()
 
 
-def test_an_answer_without_end_is_cut_off(upsd: Upsd, nut: pc.Nut, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_without_end_is_cut_off(
+    upsd: Upsd, nut: pc.Nut, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither endless nor unfinished answers stop the run."""
     monkeypatch.setattr(pc, "_NUT_SIZE", 100)
     monkeypatch.setattr(pc, "NUT_RETRY", 0.0)
@@ -611,7 +685,9 @@ SCRIPT = [
 ]
 
 
-def replay(upsd: Upsd, script: list[tuple[int, str]], db: Path, *arguments: str) -> list[tuple[str, float]]:
+def replay(
+    upsd: Upsd, script: list[tuple[int, str]], db: Path, *arguments: str
+) -> list[tuple[str, float]]:
     """Run a collector over a script of (seconds, variables), every 5 s; return the events."""
     starts = {}
     at = 0
@@ -620,7 +696,17 @@ def replay(upsd: Upsd, script: list[tuple[int, str]], db: Path, *arguments: str)
         at += seconds
     upsd.update(starts[0])
     time_ = Time(at // 5, then=lambda tick: upsd.update(starts.get(tick, "")))
-    command = ["run", "dev", "--root", str(TREES / "absent"), "--db", str(db), "--nut", upsd.address, *arguments]
+    command = [
+        "run",
+        "dev",
+        "--root",
+        str(TREES / "absent"),
+        "--db",
+        str(db),
+        "--nut",
+        upsd.address,
+        *arguments,
+    ]
     assert pc.main(command, time_.clocks) == 0
     with PowerManager(db) as pm:
         assert pm.check() == []
@@ -638,16 +724,25 @@ def test_the_evolution_500(upsd: Upsd, db: Path, tmp_path: Path) -> None:
     """NUT's own sequence, which begins again at its end, is exactly one story from discharge to mains."""
     text = (SHARED / "nut_evolution500.seq").read_text()
     parts = re.split(r"^TIMER (\d+)\n", text, flags=re.MULTILINE)
-    script = [(int(seconds), part) for part, seconds in zip(parts[::2], parts[1::2])] + [(30, parts[0])]
+    script = [(int(seconds), part) for part, seconds in zip(parts[::2], parts[1::2])] + [
+        (30, parts[0])
+    ]
     told = tmp_path / "told"
-    arguments = ["--exec", " ".join(f"'{word}'" for word in recorder(told)[:2]) + f' "{recorder(told)[2]}" {told}']
+    arguments = [
+        "--exec",
+        " ".join(f"'{word}'" for word in recorder(told)[:2]) + f' "{recorder(told)[2]}" {told}',
+    ]
     assert replay(upsd, script, db, *arguments) == [("charge_start", 90.0), ("restore", 90.0)]
     assert lines(told) == [f"charge_start dev 90 {upsd.address}", f"restore dev 90 {upsd.address}"]
 
 
 def test_low_battery_by_the_ups_itself_shuts_down(upsd: Upsd, db: Path, tmp_path: Path) -> None:
     """LB on battery is critical whatever the charge is."""
-    script = [(10, "battery.charge: 90\nups.status: OL"), (10, "ups.status: OB"), (60, "ups.status: OB LB")]
+    script = [
+        (10, "battery.charge: 90\nups.status: OL"),
+        (10, "ups.status: OB"),
+        (60, "ups.status: OB LB"),
+    ]
     command = " ".join([sys.executable, "-c", f"\"open('{tmp_path}/off', 'a').write('x')\""])
     assert replay(upsd, script, db, "--shutdown-command", command) == [("shutdown", 90.0)]
     assert lines(tmp_path / "off") == ["x"]
@@ -656,7 +751,9 @@ def test_low_battery_by_the_ups_itself_shuts_down(upsd: Upsd, db: Path, tmp_path
 # --- Commands
 
 
-def test_a_hanging_command_is_killed_with_its_children(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hanging_command_is_killed_with_its_children(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The time limit ends a command and all that it has started."""
     script = f"sleep 300 & echo $! > {tmp_path}/pid; wait"
     pc._run_command(["sh", "-c", script], {}, 0.3)
@@ -671,9 +768,12 @@ def test_a_hanging_command_is_killed_with_its_children(tmp_path: Path, caplog: p
 
 
 @pytest.mark.parametrize(
-    ("command", "message"), [(["/no/such"], "cannot be run"), (["false"], "ended with 1"), (["a\0"], "cannot")]
+    ("command", "message"),
+    [(["/no/such"], "cannot be run"), (["false"], "ended with 1"), (["a\0"], "cannot")],
 )
-def test_a_command_that_fails_is_logged(command: list[str], message: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_command_that_fails_is_logged(
+    command: list[str], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """No command can fail the run."""
     pc._run_command(command, {}, 5)
     assert message in caplog.text
@@ -692,7 +792,9 @@ def test_too_many_waiting_events_are_said(caplog: pytest.LogCaptureFixture) -> N
     commands.close()
 
 
-def test_exec_runs_for_every_event_of_the_device(tree: Tree, machine: Callable[..., Machine], tmp_path: Path) -> None:
+def test_exec_runs_for_every_event_of_the_device(
+    tree: Tree, machine: Callable[..., Machine], tmp_path: Path
+) -> None:
     """Alerts of the library and events of other processes are told too; older and foreign ones are not."""
     tree.battery()
     told = tmp_path / "told"
@@ -709,7 +811,11 @@ def test_exec_runs_for_every_event_of_the_device(tree: Tree, machine: Callable[.
         tree.battery(capacity=5)
         one.tick()
     one.collector.finish()
-    assert sorted(lines(told)) == ["discharge dev 20 BAT0", "low_battery dev 5 BAT0", "restore dev 2.5 "]
+    assert sorted(lines(told)) == [
+        "discharge dev 20 BAT0",
+        "low_battery dev 5 BAT0",
+        "restore dev 2.5 ",
+    ]
 
 
 def test_exec_gets_no_shell(tree: Tree, db: Path, tmp_path: Path) -> None:
@@ -776,7 +882,9 @@ def test_restore_by_mains_names_its_meter_and_charge(
     one.tick()
     tree.supply("AC", online=1)
     one.tick()
-    assert [event.note for event in one.collector.journal.manager.get_events("dev")] == ["AC: mains is back"]
+    assert [event.note for event in one.collector.journal.manager.get_events("dev")] == [
+        "AC: mains is back"
+    ]
     one.collector.finish()
     assert lines(tmp_path / "told") == [told]
 
@@ -793,7 +901,9 @@ def test_mains_lost_flushes_and_is_no_event(tree: Tree, machine: Callable[..., M
     assert (len(one.readings()), one.events()) == (5, [])
 
 
-def test_a_battery_that_begins_to_supply_is_stored_at_once(tree: Tree, machine: Callable[..., Machine]) -> None:
+def test_a_battery_that_begins_to_supply_is_stored_at_once(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
     """Also a machine without a word about its mains changes its source of power."""
     tree.battery(status="Charging")
     one = machine()
@@ -840,7 +950,9 @@ def off(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     return path, {"shutdown_command": recorder(path)}
 
 
-def test_shutdown_runs_once(tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]]) -> None:
+def test_shutdown_runs_once(
+    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]]
+) -> None:
     """Thirty seconds critical and discharging: commit, record, run, and not again."""
     tree.battery(capacity=5)
     one = machine(**off[1])
@@ -852,7 +964,10 @@ def test_shutdown_runs_once(tree: Tree, machine: Callable[..., Machine], off: tu
 
 
 def test_recovery_cancels_the_shutdown(
-    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]], caplog: pytest.LogCaptureFixture
+    tree: Tree,
+    machine: Callable[..., Machine],
+    off: tuple[Path, dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Charging, or charge well above the line, begins the wait anew; a gauge that wavers does not."""
     caplog.set_level(logging.WARNING)
@@ -889,9 +1004,14 @@ def test_shutdown_is_armed_again_after_recovery(
     assert len(lines(off[0])) == 2
 
 
-@pytest.mark.parametrize("files", [{"status": None}, {"capacity": None}, {"status": None, "capacity": None}])
+@pytest.mark.parametrize(
+    "files", [{"status": None}, {"capacity": None}, {"status": None, "capacity": None}]
+)
 def test_what_cannot_be_read_does_not_cancel_the_shutdown(
-    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]], files: dict[str, Any]
+    tree: Tree,
+    machine: Callable[..., Machine],
+    off: tuple[Path, dict[str, Any]],
+    files: dict[str, Any],
 ) -> None:
     """A sensor that fails while the battery ends is no recovery."""
     tree.battery(capacity=4)
@@ -960,7 +1080,10 @@ def test_a_machine_that_slept_waits_again(
 
 
 def test_shutdown_runs_even_where_nothing_can_be_stored(
-    tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    tree: Tree,
+    machine: Callable[..., Machine],
+    off: tuple[Path, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A full disk does not keep the machine from going down, and its hooks go first."""
     tree.battery(capacity=3)
@@ -978,14 +1101,18 @@ def test_shutdown_is_in_the_file_before_the_command_runs(
     tree.battery(capacity=3)
     one = machine(shutdown_command=["off"], shutdown_after=0)
     seen: list[Any] = []
-    monkeypatch.setattr(pc, "_run_command", lambda *_: seen.append((one.events(), len(one.readings()))))
+    monkeypatch.setattr(
+        pc, "_run_command", lambda *_: seen.append((one.events(), len(one.readings())))
+    )
     one.tick()
     assert seen == [([("low_battery", 3.0), ("shutdown", 3.0)], 1)]
 
 
 def full_disk(*_: object) -> int:
     """Fail as a write to a full disk does."""
-    raise power_manager.StorageError("power.db", "SQLITE_FULL: database or disk is full", "SQLITE_FULL")
+    raise power_manager.StorageError(
+        "power.db", "SQLITE_FULL: database or disk is full", "SQLITE_FULL"
+    )
 
 
 def test_four_hours_of_discharge(tree: Tree, db: Path, tmp_path: Path) -> None:
@@ -999,13 +1126,26 @@ def test_four_hours_of_discharge(tree: Tree, db: Path, tmp_path: Path) -> None:
     time_, off = Time(1440, drain), tmp_path / "off"
     words = recorder(off)
     command = f"'{words[0]}' -c \"{words[2]}\" {off}"
-    arguments = ["--root", str(tree.root), "--db", str(db), "--interval", "10", "--shutdown-command", command]
+    arguments = [
+        "--root",
+        str(tree.root),
+        "--db",
+        str(db),
+        "--interval",
+        "10",
+        "--shutdown-command",
+        command,
+    ]
     assert pc.main(["run", "dev", *arguments], time_.clocks) == 0
     with PowerManager(db, clock=lambda: time_.day) as pm:
         (report,) = json.loads(pm.export_report("dev", days=1))["meters"]
         assert report["energy_out_wh"] == pytest.approx(8.0 * 1439 * 10 / 3600)
         assert report["reading_count"] == 1440
-        assert [e.type.value for _, e in pm.events_since(0)] == ["discharge", "low_battery", "shutdown"]
+        assert [e.type.value for _, e in pm.events_since(0)] == [
+            "discharge",
+            "low_battery",
+            "shutdown",
+        ]
         assert pm.check() == []
     assert lines(off) == ["shutdown dev 5 BAT0"]
 
@@ -1022,10 +1162,15 @@ def test_readings_are_grouped(tree: Tree, machine: Callable[..., Machine]) -> No
     one.tick()
     stamps = [reading.timestamp for reading in one.readings()]
     assert len(stamps) == 13
-    assert (stamps[0], stamps[-1]) == ("2023-11-14T22:13:20.000000+00:00", "2023-11-14T22:14:20.000000+00:00")
+    assert (stamps[0], stamps[-1]) == (
+        "2023-11-14T22:13:20.000000+00:00",
+        "2023-11-14T22:14:20.000000+00:00",
+    )
 
 
-def test_below_the_low_threshold_every_reading_is_stored_at_once(tree: Tree, machine: Callable[..., Machine]) -> None:
+def test_below_the_low_threshold_every_reading_is_stored_at_once(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
     """From the low threshold down, the device's own where it has one, nothing waits."""
     tree.battery(capacity=30)
     one = machine()
@@ -1038,14 +1183,19 @@ def test_below_the_low_threshold_every_reading_is_stored_at_once(tree: Tree, mac
     assert (len(one.readings()), one.events()) == (5, [("discharge", 30.0)])
 
 
-def test_a_value_that_vanishes_costs_that_value_only(tree: Tree, machine: Callable[..., Machine]) -> None:
+def test_a_value_that_vanishes_costs_that_value_only(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
     """A battery's last volts and amperes stand in for a minute, then 0; its charge goes on."""
     tree.battery()
     one = machine(commit_every=0)
     one.tick()
     tree.battery(current_now=None, voltage_now=None, capacity=59)
     one.tick()
-    assert [(r.voltage, r.current_draw, r.charge_pct) for r in one.readings()] == [(10, 1, 60), (10, 1, 59)]
+    assert [(r.voltage, r.current_draw, r.charge_pct) for r in one.readings()] == [
+        (10, 1, 60),
+        (10, 1, 59),
+    ]
     tree.battery(status="Charging")
     one.tick()
     one.time.pass_(60)
@@ -1130,9 +1280,16 @@ def test_meters_are_registered_once_by_name(tree: Tree, db: Path) -> None:
         pm.register_device("dev", "My laptop", 7.0)
         mine = pm.add_meter("dev", "battery", 99.0, "BAT0")
     for _ in range(2):
-        assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db), "--once"], Time().clocks) == 0
+        assert (
+            pc.main(
+                ["run", "dev", "--root", str(tree.root), "--db", str(db), "--once"], Time().clocks
+            )
+            == 0
+        )
     with PowerManager(db) as pm:
-        assert [(d.id, d.name, d.shutdown_threshold) for d in pm.list_devices()] == [("dev", "My laptop", 7.0)]
+        assert [(d.id, d.name, d.shutdown_threshold) for d in pm.list_devices()] == [
+            ("dev", "My laptop", 7.0)
+        ]
         assert [(m.id, m.capacity_wh) for m in pm.list_meters("dev")] == [(mine.id, 99.0)]
 
 
@@ -1153,7 +1310,9 @@ def test_a_clock_that_is_set_right_after_boot(tree: Tree, machine: Callable[...,
     assert len(stamps) == 13
 
 
-def test_alerts_come_also_after_the_clock_was_set_back(tree: Tree, machine: Callable[..., Machine]) -> None:
+def test_alerts_come_also_after_the_clock_was_set_back(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
     """A clock that was years ahead does not silence alerts until it has caught up."""
     tree.battery()
     one = machine()
@@ -1167,7 +1326,9 @@ def test_alerts_come_also_after_the_clock_was_set_back(tree: Tree, machine: Call
         assert pm.list_meters("dev")[0].charge_pct == 10.0
 
 
-def test_a_clock_out_of_range_does_not_stop_the_run(tree: Tree, machine: Callable[..., Machine]) -> None:
+def test_a_clock_out_of_range_does_not_stop_the_run(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
     """Before 1970 and after 2200 readings are stored at the nearest time there is."""
     tree.battery()
     one = machine(commit_every=0)
@@ -1177,7 +1338,9 @@ def test_a_clock_out_of_range_does_not_stop_the_run(tree: Tree, machine: Callabl
     assert [reading.timestamp[:4] for reading in one.readings()] == ["1970", "2199"]
 
 
-def test_jumps_are_said_and_do_not_stall_the_interval(tree: Tree, db: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_jumps_are_said_and_do_not_stall_the_interval(
+    tree: Tree, db: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The loop goes by a clock that nobody sets."""
     tree.battery()
 
@@ -1189,7 +1352,9 @@ def test_jumps_are_said_and_do_not_stall_the_interval(tree: Tree, db: Path, capl
     assert (time_.now, caplog.text.count("the time of day has jumped")) == (1060.0, 2)
 
 
-def test_old_readings_are_pruned_only_by_a_settled_clock(tree: Tree, machine: Callable[..., Machine]) -> None:
+def test_old_readings_are_pruned_only_by_a_settled_clock(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
     """Old readings go daily, and not by a time of day that has just jumped."""
     tree.battery()
     one = machine(commit_every=0, keep_days=1)
@@ -1202,7 +1367,10 @@ def test_old_readings_are_pruned_only_by_a_settled_clock(tree: Tree, machine: Ca
 
 
 def test_prune_failures_are_logged(
-    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tree: Tree,
+    machine: Callable[..., Machine],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A prune that fails does not end the run."""
     one = machine(once=True, keep_days=1)
@@ -1215,7 +1383,10 @@ def test_prune_failures_are_logged(
 
 
 def test_a_full_disk_loses_nothing(
-    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tree: Tree,
+    machine: Callable[..., Machine],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Readings and events wait in memory, said once, and are written in order when there is space again."""
     tree.supply("AC", type="Mains", online=0)
@@ -1266,11 +1437,18 @@ def test_a_group_that_fails_half_way_is_not_written_twice(
         one.tick(7)
         assert (len(one.readings()), one.readings("BAT1")) == (1, [])
     one.tick()
-    assert (len(one.readings()), len(one.readings("BAT1")), one.events()) == (9, 3, [("restore", 60.0)])
+    assert (len(one.readings()), len(one.readings("BAT1")), one.events()) == (
+        9,
+        3,
+        [("restore", 60.0)],
+    )
 
 
 def test_memory_stays_bounded_while_nothing_can_be_written(
-    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tree: Tree,
+    machine: Callable[..., Machine],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Beyond the limit the oldest give way, and how many is said."""
     monkeypatch.setattr(pc, "MAX_WAITING", 5)
@@ -1293,7 +1471,9 @@ def test_readings_that_cannot_be_stored_at_the_end_are_reported(
     assert "3 readings and events are lost" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_opened_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_opened_ends_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A place without the right to write, or no database at all, is one line and exit code 1."""
     (tmp_path / "text").write_text("no database" * 100)
     assert pc.main(["run", "dev", "--db", str(tmp_path / "text"), "--once"]) == 1
@@ -1307,7 +1487,10 @@ def test_a_wrong_device_id_ends_the_run(db: Path, capsys: pytest.CaptureFixture[
 
 
 def test_events_that_cannot_be_read_are_said_once(
-    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tree: Tree,
+    machine: Callable[..., Machine],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Telling goes on when the file can be read again."""
     caplog.set_level(logging.INFO)
@@ -1356,9 +1539,21 @@ sys.exit(pc.main(sys.argv[2:], pc.Clocks(wall=lambda: 1.7e9 + now[0], boot=lambd
 def child(tree: Tree, db: Path, number: int) -> subprocess.CompletedProcess[str]:
     """A collector in a process of its own, every second for 150 s, that sends itself a signal."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(CHECKOUT)])}
-    arguments = [str(int(number)), "run", "dev", "--root", str(tree.root), "--db", str(db), "--interval", "1"]
+    arguments = [
+        str(int(number)),
+        "run",
+        "dev",
+        "--root",
+        str(tree.root),
+        "--db",
+        str(db),
+        "--interval",
+        "1",
+    ]
     command = [sys.executable, "-c", CHILD, *arguments]
-    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env=environment, text=True, capture_output=True, timeout=60, check=False
+    )
 
 
 def stored(db: Path) -> int:
@@ -1407,24 +1602,37 @@ def test_a_run_in_a_thread_leaves_signals_alone(tree: Tree, db: Path) -> None:
     assert codes == [0]
 
 
-def test_a_defect_still_writes_what_waits(tree: Tree, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_still_writes_what_waits(
+    tree: Tree, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even an error of the collector itself does not cost the readings."""
     tree.battery()
-    time_ = Time(10, lambda tick: monkeypatch.setattr(pc.Supply, "_read", None) if tick == 5 else None)
+    time_ = Time(
+        10, lambda tick: monkeypatch.setattr(pc.Supply, "_read", None) if tick == 5 else None
+    )
     with pytest.raises(TypeError):
         pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db)], time_.clocks)
     assert stored(db) == 5
 
 
-def test_once_without_sensors_is_an_error(tree: Tree, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_once_without_sensors_is_an_error(
+    tree: Tree, db: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A cron job that logs nothing should be known."""
-    assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db), "--once", "--map", "X=main"]) == 1
+    assert (
+        pc.main(
+            ["run", "dev", "--root", str(tree.root), "--db", str(db), "--once", "--map", "X=main"]
+        )
+        == 1
+    )
     errors = capsys.readouterr().err
     assert "nothing to log" in errors
     assert "--map: no sensor is named X" in errors
 
 
-def test_systemd_is_told(tree: Tree, db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_told(
+    tree: Tree, db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """READY after the first look, WATCHDOG between looks however long the interval, STOPPING at the end."""
     tree.battery()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -1447,7 +1655,9 @@ def test_systemd_is_told(tree: Tree, db: Path, tmp_path: Path, monkeypatch: pyte
     assert (heard.count("WATCHDOG=1"), heard[-1], time_.now) == (19, "STOPPING=1", 1600.0)
 
 
-def test_a_systemd_that_hangs_does_not_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_systemd_that_hangs_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where nobody takes the messages they are dropped."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
@@ -1458,7 +1668,9 @@ def test_a_systemd_that_hangs_does_not_stop_the_run(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("path", ["/no/such/socket", "@power-collector-test-nobody"])
-def test_a_systemd_that_does_not_listen_is_no_problem(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_systemd_that_does_not_listen_is_no_problem(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Files and abstract names without a listener are passed over."""
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     pc._notify("READY=1")
@@ -1473,7 +1685,9 @@ def test_the_watchdog_of_another_process_is_not_ours(monkeypatch: pytest.MonkeyP
     assert pc._watchdog() == 1.0
 
 
-def test_commands_do_not_inherit_systemds_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_do_not_inherit_systemds_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A child must not answer for the collector."""
     monkeypatch.setenv("NOTIFY_SOCKET", "/x")
     script = "import os, sys; open(sys.argv[1], 'w').write(str('NOTIFY_SOCKET' in os.environ))"
@@ -1497,7 +1711,12 @@ def test_sources_of_a_upsd(upsd: Upsd, capsys: pytest.CaptureFixture[str]) -> No
     """--nut is shown beside this machine's own; its name is its address."""
     upsd.update("battery.charge: 50\nups.status: OL")
     (row,) = sources(TREES / "absent", "--nut", upsd.address, capsys=capsys)
-    assert (row["name"], row["type"], row["charge_pct"], row["status"]) == (upsd.address, "ups", 50.0, "OL")
+    assert (row["name"], row["type"], row["charge_pct"], row["status"]) == (
+        upsd.address,
+        "ups",
+        50.0,
+        "OL",
+    )
 
 
 @pytest.mark.parametrize(
@@ -1515,8 +1734,12 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert (caught.value.code, "usage: power_collector" in capsys.readouterr().err) == (2, True)
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 0), (PermissionError, 1)])
-def test_sources_ends_quietly(error: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 0), (PermissionError, 1)]
+)
+def test_sources_ends_quietly(
+    error: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C, a closed pipe and a system error have their exit codes."""
 
     def fail(*_: object) -> None:
@@ -1531,10 +1754,14 @@ def test_it_runs_as_a_script_beside_the_library(tmp_path: Path) -> None:
     """Two copied files are enough, as a script and as a module."""
     for name in (pc.__file__, power_manager.__file__):
         shutil.copy(str(name), tmp_path)
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONWARNINGS": "error"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "PYTHONWARNINGS": "error"
+    }
     for how in (["power_collector.py"], ["-m", "power_collector"]):
         command = [sys.executable, *how, "sources", "--json", "--root", str(TREES / "ups")]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
         assert (json.loads(done.stdout)[0]["name"], done.stderr) == ("ups0", "")
 
 
@@ -1542,21 +1769,31 @@ def test_the_readmes_commands_run(tmp_path: Path) -> None:
     """Every shell block of the README runs as it stands, beside the two files and the captured trees."""
     blocks = re.findall(r"```sh\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
     (tmp_path / "integrations").mkdir()
-    shutil.copytree(HERE, tmp_path / "integrations/collector", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    shutil.copytree(
+        HERE,
+        tmp_path / "integrations/collector",
+        ignore=shutil.ignore_patterns("__pycache__", ".*"),
+    )
     shutil.copy(CHECKOUT / "power_manager.py", tmp_path)
     (tmp_path / "bin").mkdir()
     # What is done as root here only looks whether the files it names are there.
-    stubs = {"sudo": 'for f; do case $f in /*) ;; *.py|*.service) test -f "$f" || exit 1 ;; esac; done'}
+    stubs = {
+        "sudo": 'for f; do case $f in /*) ;; *.py|*.service) test -f "$f" || exit 1 ;; esac; done'
+    }
     stubs |= {"python3": f'exec {sys.executable} "$@"', "journalctl": ":", "systemctl": ":"}
     for name, text in stubs.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "POWER_MANAGER_DB")}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "POWER_MANAGER_DB")
+    }
     environment["PATH"] = f"{tmp_path}/bin:{environment['PATH']}"
     assert len(blocks) >= 4
     for block in blocks:
         command = ["sh", "-ec", block]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, block + done.stderr
 
 
@@ -1568,13 +1805,20 @@ def test_the_readme_names_every_option() -> None:
 
 def _all_help(parser: argparse.ArgumentParser) -> str:
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return parser.format_help() + "".join(command.format_help() for command in commands.choices.values())
+    return parser.format_help() + "".join(
+        command.format_help() for command in commands.choices.values()
+    )
 
 
 def test_the_unit_is_hardened_and_valid() -> None:
     """The systemd unit has what its README promises, and systemd understands it."""
     text = (HERE / "power-collector.service").read_text()
-    hardened = ["DynamicUser=yes", "StateDirectory=power-collector", "ProtectSystem=strict", "NoNewPrivileges=yes"]
+    hardened = [
+        "DynamicUser=yes",
+        "StateDirectory=power-collector",
+        "ProtectSystem=strict",
+        "NoNewPrivileges=yes",
+    ]
     for line in ("Type=notify", *hardened):
         assert f"\n{line}\n" in text
     assert re.search(r"\nWatchdogSec=\d+\n", text)
@@ -1594,13 +1838,18 @@ def test_the_collector_can_share_the_services_file() -> None:
         assert line in unit or line.startswith("#") or line in ("DynamicUser=no", "StateDirectory=")
     command = next(line for line in unit if line.startswith("ExecStart="))
     assert "--db /var/lib/power-manager/power_manager.db" in command
-    assert "--db ${STATE_DIRECTORY}/power_manager.db" in (HERE / "power-collector.service").read_text()
+    assert (
+        "--db ${STATE_DIRECTORY}/power_manager.db" in (HERE / "power-collector.service").read_text()
+    )
 
 
 def test_the_file_is_private(tree: Tree, db: Path) -> None:
     """A new database is its owner's alone, and any sqlite3 can read it."""
     tree.battery()
-    assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db), "--once"], Time().clocks) == 0
+    assert (
+        pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db), "--once"], Time().clocks)
+        == 0
+    )
     assert db.stat().st_mode & 0o777 == 0o600
     with contextlib.closing(sqlite3.connect(db)) as conn:
         assert conn.execute("SELECT count(*) FROM readings").fetchone() == (1,)

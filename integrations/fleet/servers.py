@@ -124,7 +124,9 @@ class Server:
 
     def await_ready(self) -> None:
         """Wait until it answers."""
-        eventually(lambda: self._is_up(), what=f"{self.command[0]} at {self.url}; see {self.home}/output")
+        eventually(
+            lambda: self._is_up(), what=f"{self.command[0]} at {self.url}; see {self.home}/output"
+        )
 
     def _is_up(self) -> bool:
         assert self.process is not None
@@ -180,11 +182,15 @@ class Servers:
             home = self._directory(f"nats{number}")
             port, web, route = ports[number], ports[count + number], ports[2 * count + number]
             cluster = _NATS_CLUSTER.format(route=route, routes=routes) if count > 1 else ""
-            text = _NATS.format(name=f"n{number}", port=port, http=web, home=home, cluster=cluster, extra=extra)
+            text = _NATS.format(
+                name=f"n{number}", port=port, http=web, home=home, cluster=cluster, extra=extra
+            )
             (home / "nats.conf").write_text(text)
             health = f"http://127.0.0.1:{web}/healthz"
             command = [program("nats-server"), "-c", str(home / "nats.conf")]
-            server = Server(home, command, functools.partial(answers, health), f"nats://127.0.0.1:{port}")
+            server = Server(
+                home, command, functools.partial(answers, health), f"nats://127.0.0.1:{port}"
+            )
             self.nats.append(server.start(wait=False))
         for server in self.nats:
             server.await_ready()
@@ -193,13 +199,20 @@ class Servers:
         """Start ClickHouse, and ZooKeeper where there are replicas."""
         keeper = self._start_zookeeper() if replicas > 1 else ""
         for shard in range(shards):
-            self.shards.append([self._clickhouse(shard, replica, keeper).start() for replica in range(replicas)])
+            self.shards.append(
+                [self._clickhouse(shard, replica, keeper).start() for replica in range(replicas)]
+            )
 
     def _start_zookeeper(self) -> str:
         home, (port,) = self._directory("zookeeper"), free_ports(1)
         (home / "zoo.cfg").write_text(_ZOOKEEPER.format(home=home, port=port))
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        command = [program("java"), "-Xmx256m", "-cp", "/usr/share/java/zookeeper.jar:/etc/zookeeper/conf"]
+        command = [
+            program("java"),
+            "-Xmx256m",
+            "-cp",
+            "/usr/share/java/zookeeper.jar:/etc/zookeeper/conf",
+        ]
         command += ["-Dzookeeper.root.logger=WARN,CONSOLE", main, str(home / "zoo.cfg")]
         self.zookeeper = Server(home, command, lambda: keeps(port)).start()
         return _KEEPER.format(port)
@@ -226,7 +239,11 @@ class Servers:
 def program(name: str) -> str:
     """Where an installed program is."""
     beside = Path(sys.executable).with_name(name)  # nats-server of a virtual environment
-    found = str(beside) if beside.exists() else shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    found = (
+        str(beside)
+        if beside.exists()
+        else shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    )
     assert found, f"{name} is not installed: see the README's section Servers"
     return found
 
@@ -235,9 +252,13 @@ def main() -> int:
     """Start servers and keep them until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("directory", type=Path, help="where they keep their files")
-    parser.add_argument("--nats", type=int, default=1, metavar="N", help="NATS servers (default: 1)")
+    parser.add_argument(
+        "--nats", type=int, default=1, metavar="N", help="NATS servers (default: 1)"
+    )
     parser.add_argument("--shards", type=int, default=1, help="ClickHouse shards (default: 1)")
-    parser.add_argument("--replicas", type=int, default=1, help="ClickHouse servers a shard (default: 1)")
+    parser.add_argument(
+        "--replicas", type=int, default=1, help="ClickHouse servers a shard (default: 1)"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Servers(options.directory) as servers, contextlib.suppress(KeyboardInterrupt):

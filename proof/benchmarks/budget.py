@@ -33,7 +33,9 @@ def library(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
         meters = []
         for device_id in ids:
             pm.register_device(device_id, device_id, target_wh=100.0)
-            meters += [pm.add_meter(device_id, kind, 50.0 * (kind == "battery")).id for kind in _KINDS]
+            meters += [
+                pm.add_meter(device_id, kind, 50.0 * (kind == "battery")).id for kind in _KINDS
+            ]
 
         def readings() -> Iterator[tuple[str, float, float, float, float]]:
             for ago in (3000, 2000, 1000, 0):
@@ -50,9 +52,14 @@ def by_hand(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
     conn.executescript(_MADE_SQL)
     ids = [f"edge-{number:05}" for number in range(devices)]
     conn.executemany("INSERT INTO device VALUES (?, 3.0, 100.0)", [(id_,) for id_ in ids])
-    rows = [(id_, kind, 12.0 + i % 7 / 10, 0.5, 50.0, 50.0) for i, id_ in enumerate(ids) for kind in _KINDS]
+    rows = [
+        (id_, kind, 12.0 + i % 7 / 10, 0.5, 50.0, 50.0)
+        for i, id_ in enumerate(ids)
+        for kind in _KINDS
+    ]
     conn.executemany(
-        "INSERT INTO meter (device, type, voltage, current, charge, capacity) VALUES (?, ?, ?, ?, ?, ?)", rows
+        "INSERT INTO meter (device, type, voltage, current, charge, capacity) VALUES (?, ?, ?, ?, ?, ?)",
+        rows,
     )
     hours = [(key, hour, 1.5) for key in range(1, len(rows) + 1)]
     conn.executemany("INSERT INTO hourly VALUES (?, ?, ?)", hours)
@@ -61,8 +68,12 @@ def by_hand(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
         (SELECT sum(energy) FROM hourly WHERE meter = key AND hour > ?1) FROM meter"""
 
     def check() -> dict[str, Any]:
-        targets = {row[0]: row[1:] for row in conn.execute("SELECT id, threshold, target FROM device")}
-        found: dict[str, Any] = {id_: {"total": 0.0, "energy": 0.0, "charges": [], "wh": 0.0} for id_ in targets}
+        targets = {
+            row[0]: row[1:] for row in conn.execute("SELECT id, threshold, target FROM device")
+        }
+        found: dict[str, Any] = {
+            id_: {"total": 0.0, "energy": 0.0, "charges": [], "wh": 0.0} for id_ in targets
+        }
         for device, kind, watts, charge, capacity, energy in conn.execute(sql, (hour - 24,)):
             entry = found[device]
             entry["total"] += watts
@@ -71,7 +82,10 @@ def by_hand(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
                 entry["wh"] += capacity * charge / 100
             entry["energy"] += energy if kind != "solar" else 0.0
         for id_, entry in found.items():
-            entry["below"], entry["within"] = entry["total"] < targets[id_][0], entry["energy"] <= targets[id_][1]
+            entry["below"], entry["within"] = (
+                entry["total"] < targets[id_][0],
+                entry["energy"] <= targets[id_][1],
+            )
         return found
 
     return check

@@ -41,24 +41,42 @@ def _panel(number: int, title: str, lines: dict[str, Line]) -> list[str]:
     for power in range(low_x, high_x + 1):
         x, y = place(power, low_y)
         out.append(f'<path d="M{x:.1f} {_TOP}V{y:.1f}" stroke="#ddd"/>')
-        out.append(f'<text x="{x:.1f}" y="{y + 17:.1f}" text-anchor="middle">{_short(power)}</text>')
+        out.append(
+            f'<text x="{x:.1f}" y="{y + 17:.1f}" text-anchor="middle">{_short(power)}</text>'
+        )
     for power in range(low_y, high_y + 1):
         x, y = place(low_x, power)
         out.append(f'<path d="M{x:.1f} {y:.1f}h{_WIDTH}" stroke="#ddd"/>')
-        out.append(f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{_short(power)}</text>')
+        out.append(
+            f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{_short(power)}</text>'
+        )
     for name, line in lines.items():
         places = [place(log10(x), log10(y)) for x, y in line if y > 0]
-        path, width = " ".join(f"{x:.1f},{y:.1f}" for x, y in places), 3 if name == "power_manager" else 1.5
-        out.append(f'<polyline points="{path}" fill="none" stroke="{_COLOURS[name]}" stroke-width="{width}"/>')
-        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{width + 0.5}" fill="{_COLOURS[name]}"/>' for x, y in places]
+        path, width = (
+            " ".join(f"{x:.1f},{y:.1f}" for x, y in places),
+            3 if name == "power_manager" else 1.5,
+        )
+        out.append(
+            f'<polyline points="{path}" fill="none" stroke="{_COLOURS[name]}" stroke-width="{width}"/>'
+        )
+        out += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{width + 0.5}" fill="{_COLOURS[name]}"/>'
+            for x, y in places
+        ]
     middle = left + _WIDTH / 2
-    out.append(f'<text x="{middle}" y="{_TOP + _HEIGHT + 36}" text-anchor="middle">readings in the file</text>')
+    out.append(
+        f'<text x="{middle}" y="{_TOP + _HEIGHT + 36}" text-anchor="middle">readings in the file</text>'
+    )
     return out
 
 
 def write(path: Path, figures: dict[str, list[list[float]]]) -> None:
     """Draw (i): by contender, rows of readings, seconds a reading, seconds a report, bytes a reading."""
-    panels = (("one reading, us", 1, 1e6), ("report over all of them, ms", 2, 1e3), ("bytes a reading on disk", 3, 1.0))
+    panels = (
+        ("one reading, us", 1, 1e6),
+        ("report over all of them, ms", 2, 1e3),
+        ("bytes a reading on disk", 3, 1.0),
+    )
     width, height = _LEFT + 3 * (_WIDTH + _GAP) + 70, _TOP + _HEIGHT + 56
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
@@ -66,7 +84,9 @@ def write(path: Path, figures: dict[str, list[list[float]]]) -> None:
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
     ]
     for number, (title, column, scale) in enumerate(panels):
-        lines = {name: [(row[0], row[column] * scale) for row in rows] for name, rows in figures.items()}
+        lines = {
+            name: [(row[0], row[column] * scale) for row in rows] for name, rows in figures.items()
+        }
         out += _panel(number, title, lines)
     left = _LEFT + 3 * (_WIDTH + _GAP) - _GAP + 18
     for place, name in enumerate(figures):

@@ -16,7 +16,9 @@ def measure(command: list[str]) -> tuple[float, int]:
     """Seconds and peak resident bytes of one run."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     begin = perf_counter()
-    pid = os.posix_spawn(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, nothing, 1)])
+    pid = os.posix_spawn(
+        command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, nothing, 1)]
+    )
     _, status, usage = os.wait4(pid, 0)
     seconds = perf_counter() - begin
     os.close(nothing)

@@ -49,7 +49,9 @@ def day_of_values(seed: int, *, quantised: bool = True) -> list[tuple[float, flo
     return values
 
 
-def rows(values: list[tuple[float, float, float]], begin: int, end: int, step: float) -> Iterator[Row]:
+def rows(
+    values: list[tuple[float, float, float]], begin: int, end: int, step: float
+) -> Iterator[Row]:
     """Readings number `begin` up to `end`, `step` seconds apart; the day of values comes again and again."""
     length = len(values)
     return ((START + (i + 1) * step, *values[i % length]) for i in range(begin, end))

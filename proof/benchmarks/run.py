@@ -43,7 +43,13 @@ def aims(bench: Bench) -> Table:
     script = f.get("h/python power_manager.py report", [None, None])
     command = f.get("h/the same as -m, or as the installed command", [None, None])
     rate, month, year, day = (
-        f.get(key) for key in ("b/power_manager", "e/power_manager/hz", "e/power_manager/year", "f/power_manager")
+        f.get(key)
+        for key in (
+            "b/power_manager",
+            "e/power_manager/hz",
+            "e/power_manager/year",
+            "f/power_manager",
+        )
     )
     budget, written = f.get("g/power_manager"), f.get("d/power_manager/full/group")
     size = f.get("c/power_manager", [None])[0]
@@ -68,7 +74,9 @@ def aims(bench: Bench) -> Table:
     table = Table("Aims", ["aim", "measured", "met"])
     for text, found, most, unit in rows:
         if found:
-            table.rows.append([text, f"{found * unit:.3g}", "-" if not most else "yes" if found <= most else "no"])
+            table.rows.append(
+                [text, f"{found * unit:.3g}", "-" if not most else "yes" if found <= most else "no"]
+            )
     return table
 
 
@@ -79,12 +87,22 @@ def contenders(bench: Bench) -> Table:
         if name not in bench.pythons:
             table.rows.append([name, "skipped", "not installed, or not asked for", ""])
         elif name == "rrdtool" and bench.pythons[name][0] != sys.executable:
-            told = "one archive of every step, hours for a year; worker under " + bench.pythons[name][0]
+            told = (
+                "one archive of every step, hours for a year; worker under "
+                + bench.pythons[name][0]
+            )
             lacks = "no exact times (whole seconds), syncs nothing, no late readings; energies are of means"
             table.rows.append([name, bench.pythons[name][1], told, lacks])
         else:
             kind = load(name)
-            table.rows.append([name, bench.pythons[name][1], str(kind.__doc__).split("\n")[0].rstrip("."), kind.lacks])
+            table.rows.append(
+                [
+                    name,
+                    bench.pythons[name][1],
+                    str(kind.__doc__).split("\n")[0].rstrip("."),
+                    kind.lacks,
+                ]
+            )
     return table
 
 
@@ -100,7 +118,10 @@ def markdown(table: Table) -> str:
 def machine(folder: Path) -> list[str]:
     """Where this ran."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.split(":")[1].strip() for line in info if line.startswith("model name")),
+        platform.machine(),
+    )
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     inside = [m for m in mounts if (str(folder) + "/").startswith(m[1].rstrip("/") + "/")]
     size, place = LIBRARY.stat().st_size, max(inside, key=lambda m: len(m[1]))
@@ -113,26 +134,61 @@ def machine(folder: Path) -> list[str]:
 def write_results(bench: Bench, tables: list[Table], began: float) -> None:
     """Write RESULTS.md and growth.svg beside this file."""
     when = datetime.now(timezone.utc).isoformat(timespec="minutes")
-    head = ["# Results", "", "## Limits of these figures", "", _LIMITS, "## This run", "", *machine(bench.folder)]
-    head.append(f"- {when}, `python proof/benchmarks/run.py --seed {bench.seed}`, {time.time() - began:.0f} s")
-    plot.write(HERE / "growth.svg", {key[2:]: rows for key, rows in bench.figures.items() if key.startswith("i/")})
+    head = [
+        "# Results",
+        "",
+        "## Limits of these figures",
+        "",
+        _LIMITS,
+        "## This run",
+        "",
+        *machine(bench.folder),
+    ]
+    head.append(
+        f"- {when}, `python proof/benchmarks/run.py --seed {bench.seed}`, {time.time() - began:.0f} s"
+    )
+    plot.write(
+        HERE / "growth.svg",
+        {key[2:]: rows for key, rows in bench.figures.items() if key.startswith("i/")},
+    )
     body = [markdown(table) for table in [aims(bench), *tables, contenders(bench)]]
     picture = "![Growth with the number of readings](growth.svg)\n"
-    (HERE / "RESULTS.md").write_text("\n".join([*head, "", *body[:-1], picture, body[-1]]), encoding="utf-8")
+    (HERE / "RESULTS.md").write_text(
+        "\n".join([*head, "", *body[:-1], picture, body[-1]]), encoding="utf-8"
+    )
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seed", type=int, default=7, help="of the data (default: 7)")
-    parser.add_argument("--quick", action="store_true", help="a minute instead of ten: fewer rounds, smaller files")
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="contenders, and works by their letter")
-    parser.add_argument("--json", action="store_true", help="print the figures, in seconds and bytes, as JSON")
-    parser.add_argument("--dir", type=Path, default=Path(), help="on the disk to measure (default: here); not a tmpfs")
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute instead of ten: fewer rounds, smaller files"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="contenders, and works by their letter",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures, in seconds and bytes, as JSON"
+    )
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path(),
+        help="on the disk to measure (default: here); not a tmpfs",
+    )
     args = parser.parse_args(argv)
-    unknown = [name for name in args.only if name not in CONTENDERS and name not in WORKS and name != "c"]
+    unknown = [
+        name for name in args.only if name not in CONTENDERS and name not in WORKS and name != "c"
+    ]
     if unknown:
-        parser.error(f"no contender or work {unknown[0]!r}: expected {', '.join([*CONTENDERS, *WORKS])}")
+        parser.error(
+            f"no contender or work {unknown[0]!r}: expected {', '.join([*CONTENDERS, *WORKS])}"
+        )
     return args
 
 
@@ -140,9 +196,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmarks."""
     args, began = parse(argv), time.time()
     names = [name for name in CONTENDERS if name in args.only] or list(CONTENDERS)
-    letters = [letter for letter in WORKS if letter in args.only or (letter == "b" and "c" in args.only)] or list(WORKS)
+    letters = [
+        letter for letter in WORKS if letter in args.only or (letter == "b" and "c" in args.only)
+    ] or list(WORKS)
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=args.dir) as folder:
-        bench = Bench(QUICK if args.quick else FULL, args.seed, Path(folder).resolve(), interpreters(names))
+        bench = Bench(
+            QUICK if args.quick else FULL, args.seed, Path(folder).resolve(), interpreters(names)
+        )
         tables = []
         for letter in letters:
             if letter in "gh" and "power_manager" not in bench.pythons:

@@ -28,7 +28,9 @@ class Worker:
         self.kind = load(name)
         self.contender: Contender | None = None
 
-    def open(self, folder: str, mode: str, step: int, room: int, seed: int, quantised: bool) -> dict[str, Any]:
+    def open(
+        self, folder: str, mode: str, step: int, room: int, seed: int, quantised: bool
+    ) -> dict[str, Any]:
         """Begin an empty file."""
         self.close()
         shutil.rmtree(folder, ignore_errors=True)

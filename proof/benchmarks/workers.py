@@ -34,7 +34,9 @@ def interpreters(names: list[str]) -> dict[str, tuple[str, str]]:
         pythons = [sys.executable] + ["/usr/bin/python3"] * (name == "rrdtool")
         for python in pythons:
             script = _VERSION.format(entry.needs, entry.distribution)
-            done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [python, "-c", script], capture_output=True, text=True, check=False
+            )
             if done.returncode == 0:
                 found[name] = python, done.stdout.strip()
                 break
@@ -63,7 +65,9 @@ class Worker:
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        answer: dict[str, Any] = json.loads(line) if line else {"unsupported": "failed: see standard error"}
+        answer: dict[str, Any] = (
+            json.loads(line) if line else {"unsupported": "failed: see standard error"}
+        )
         return answer
 
     def size(self) -> int:

@@ -47,7 +47,20 @@ class Sizes:
     patience: float
 
 
-FULL = Sizes(60, 20, 1_000_000, 3, 1_800, 9_000, 2_592_000, 10_000, 20, (10**4, 10**5, 10**6, 10**7), 10.0, 2.0)
+FULL = Sizes(
+    60,
+    20,
+    1_000_000,
+    3,
+    1_800,
+    9_000,
+    2_592_000,
+    10_000,
+    20,
+    (10**4, 10**5, 10**6, 10**7),
+    10.0,
+    2.0,
+)
 QUICK = Sizes(25, 10, 50_000, 2, 300, 1_200, 90_000, 10_000, 4, (10**4, 5 * 10**4), 0.8, 0.4)
 
 
@@ -79,7 +92,10 @@ class Bench:
     @contextmanager
     def workers(self, lanes: list[tuple[str, str]]) -> Iterator[dict[tuple[str, str], Worker]]:
         """A worker process for each (contender, tag), while the block lasts."""
-        started = {lane: Worker(lane[0], self.pythons[lane[0]][0], self.folder / "-".join(lane)) for lane in lanes}
+        started = {
+            lane: Worker(lane[0], self.pythons[lane[0]][0], self.folder / "-".join(lane))
+            for lane in lanes
+        }
         try:
             yield started
         finally:
@@ -87,7 +103,13 @@ class Bench:
                 worker.stop()
 
     def open(
-        self, worker: Worker, mode: str = "", step: int = 1, room: int = 100_000, *, quantised: bool = True
+        self,
+        worker: Worker,
+        mode: str = "",
+        step: int = 1,
+        room: int = 100_000,
+        *,
+        quantised: bool = True,
     ) -> None:
         """Begin an empty file; mode "" is the contender's first."""
         mode = mode or load_modes(worker.name)[0]
@@ -126,7 +148,10 @@ def ratio(mine: list[float], theirs: list[float]) -> float:
 
 def one_reading(bench: Bench) -> Table:
     """(a) One durable reading."""
-    table = Table("(a) One durable reading, microseconds", ["contender", "durability", "median", "p99", "mean"])
+    table = Table(
+        "(a) One durable reading, microseconds",
+        ["contender", "durability", "median", "p99", "mean"],
+    )
     table.head += [f"times {peer}" for peer in _PEERS]
     modes: list[str] = ["full", "normal", "none"]
     lanes = [(name, mode) for mode in modes for name in bench.names() if mode in load_modes(name)]
@@ -138,7 +163,9 @@ def one_reading(bench: Bench) -> Table:
         for _ in range(bench.sizes.rounds):
             for lane, worker in started.items():
                 times[lane].append(bench.fine(worker.call("log", count=bench.sizes.burst))["times"])
-        problems = [p for worker in started.values() for p in bench.fine(worker.call("verify"))["problems"]]
+        problems = [
+            p for worker in started.values() for p in bench.fine(worker.call("verify"))["problems"]
+        ]
     if problems:
         raise SystemExit(f"the file is not as it should be: {problems}")
     for (name, mode), rounds in times.items():
@@ -163,14 +190,24 @@ def bulk(bench: Bench) -> Table:
     """(b) Bulk, (c) bytes a reading on disk."""
     table = Table(
         "(b) Readings in bulk, (c) bytes on disk a reading",
-        ["contender", "readings", "us a reading", "readings/s", "times floor", "bytes", "bytes, full doubles"],
+        [
+            "contender",
+            "readings",
+            "us a reading",
+            "readings/s",
+            "times floor",
+            "bytes",
+            "bytes, full doubles",
+        ],
     )
     names = bench.names("floor5")
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with bench.workers([(name, "bulk") for name in names]) as started:
         counts = {}
         for (name, _), worker in started.items():
-            fitting = [n for n in (bench.sizes.bulk, 100_000, 10_000) if bench.fits(worker, n)] or [10_000]
+            fitting = [n for n in (bench.sizes.bulk, 100_000, 10_000) if bench.fits(worker, n)] or [
+                10_000
+            ]
             counts[name] = fitting[0]
         sizes = {}
         for turn in range(bench.sizes.bulk_rounds):
@@ -187,7 +224,11 @@ def bulk(bench: Bench) -> Table:
         bench.figures[f"b/{name}"], bench.figures[f"b/{name}/floor"] = each, found
         bench.figures[f"c/{name}"] = [sizes[name, True], sizes[name, False]]
         row = [name, f"{counts[name]:,}", f"{each * 1e6:.2f}", f"{1 / each:,.0f}"]
-        row += ["-" if found is None else f"{found:.2f}", f"{sizes[name, True]:.1f}", f"{sizes[name, False]:.1f}"]
+        row += [
+            "-" if found is None else f"{found:.2f}",
+            f"{sizes[name, True]:.1f}",
+            f"{sizes[name, False]:.1f}",
+        ]
         table.rows.append(row)
     table.notes.append(
         f"{bench.sizes.bulk_rounds} rounds in turn, the first of them with full doubles instead of millivolts; one"
@@ -223,7 +264,9 @@ def written(bench: Bench) -> Table:
     return table
 
 
-def _written(bench: Bench, worker: Worker, mode: str, how: str, count: int, part: int) -> float | None:
+def _written(
+    bench: Bench, worker: Worker, mode: str, how: str, count: int, part: int
+) -> float | None:
     bench.open(worker, mode, room=max(count, 100_000))
     worker.sync()
     before = worker.call("written")["bytes"]
@@ -243,7 +286,9 @@ def reports(bench: Bench) -> Table:
     table = Table("(e) A report, milliseconds", ["contender", *spans, "same answer"])
     lanes = [(name, span) for name in bench.names("floor5") for span in spans]
     known = bench.rates  # a worker need not begin what it will not be given
-    lanes = [lane for lane in lanes if known.get(lane[0], 0.0) * spans[lane[1]][1] <= bench.sizes.limit]
+    lanes = [
+        lane for lane in lanes if known.get(lane[0], 0.0) * spans[lane[1]][1] <= bench.sizes.limit
+    ]
     times: dict[tuple[str, str], list[float]] = {lane: [] for lane in lanes}
     answers: dict[tuple[str, str], list[float]] = {}
     with bench.workers(lanes) as started:
@@ -269,7 +314,9 @@ def reports(bench: Bench) -> Table:
             cells.append(f"{median(taken) * 1e3:.2f}" if taken else "-")
         pairs = [(answers.get((name, s)), answers.get(("floor", s))) for s in spans]
         both = [(mine, theirs) for mine, theirs in pairs if mine and theirs]
-        same = all(isclose(a, b, rel_tol=1e-6) for mine, theirs in both for a, b in zip(mine, theirs))
+        same = all(
+            isclose(a, b, rel_tol=1e-6) for mine, theirs in both for a, b in zip(mine, theirs)
+        )
         table.rows.append([*cells, ("yes" if same else "no") if both else "-"])
     if "power_manager" in bench.pythons:
         hz, minute = (times.get(("power_manager", span), []) for span in list(spans)[:2])
@@ -284,8 +331,15 @@ def reports(bench: Bench) -> Table:
 
 def history(bench: Bench) -> Table:
     """(f) The last day's history as objects."""
-    table = Table("(f) The last day at 1 Hz as objects, milliseconds", ["contender", "objects", "median", "p99"])
-    names = [name for name in bench.names("floor5") if bench.rates.get(name, 0.0) * 90_000 <= bench.sizes.limit]
+    table = Table(
+        "(f) The last day at 1 Hz as objects, milliseconds",
+        ["contender", "objects", "median", "p99"],
+    )
+    names = [
+        name
+        for name in bench.names("floor5")
+        if bench.rates.get(name, 0.0) * 90_000 <= bench.sizes.limit
+    ]
     times: dict[str, list[float]] = {name: [] for name in names}
     counts: dict[str, int] = {}
     with bench.workers([(name, "day") for name in names]) as started:
@@ -312,25 +366,35 @@ def history(bench: Bench) -> Table:
 def budgets(bench: Bench) -> Table:
     """(g) The budget of many devices."""
     count = bench.sizes.devices
-    table = Table(f"(g) Budget of {count:,} devices x 3 meters, milliseconds", ["contender", "median", "least"])
+    table = Table(
+        f"(g) Budget of {count:,} devices x 3 meters, milliseconds",
+        ["contender", "median", "least"],
+    )
     command = [sys.executable, str(HERE / "budget.py"), str(count), "5", str(bench.folder)]
     done = subprocess.run(command, check=True, capture_output=True, env=workers.environment())
     for name, taken in json.loads(done.stdout).items():
         bench.figures[f"g/{name}"] = median(taken)
         table.rows.append([name, f"{median(taken) * 1e3:.0f}", f"{min(taken) * 1e3:.0f}"])
-    table.notes.append("By hand: two queries over tables made for it, a plain dict a device, a third of the keys.")
+    table.notes.append(
+        "By hand: two queries over tables made for it, a plain dict a device, a third of the keys."
+    )
     return table
 
 
 def bare_imports() -> str:
     """The standard-library imports of power_manager.py's top level, without anything else of it."""
     body = ast.parse(LIBRARY.read_text(encoding="utf-8")).body
-    return "; ".join(ast.unparse(node) for node in body if isinstance(node, (ast.Import, ast.ImportFrom)))
+    return "; ".join(
+        ast.unparse(node) for node in body if isinstance(node, (ast.Import, ast.ImportFrom))
+    )
 
 
 def processes(bench: Bench) -> Table:
     """(h) Imports, and `report` as a whole process."""
-    table = Table("(h) Whole processes", ["process", "median ms", "p99 ms", "times bare imports", "peak memory, MB"])
+    table = Table(
+        "(h) Whole processes",
+        ["process", "median ms", "p99 ms", "times bare imports", "peak memory, MB"],
+    )
     python, home = sys.executable, bench.folder / "report"
     imports, here = bare_imports(), str(home)
     with bench.workers([("power_manager", "report")]) as started:
@@ -355,16 +419,24 @@ def processes(bench: Bench) -> Table:
         script = f"import {CONTENDERS[name].needs}"
         commands[script] = [bench.pythons[name][0], "-c", script]
     task = json.dumps({"commands": commands, "rounds": bench.sizes.processes})
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment = {
+        key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"
+    }
     launcher = [python, "-S", str(HERE / "processes.py")]
-    done = subprocess.run(launcher, input=task, text=True, check=True, stdout=subprocess.PIPE, env=environment)
+    done = subprocess.run(
+        launcher, input=task, text=True, check=True, stdout=subprocess.PIPE, env=environment
+    )
     found: dict[str, list[tuple[float, int]]] = json.loads(done.stdout)
     bare = [seconds for seconds, _ in found["bare imports"]]
     for name, runs in found.items():
         seconds, peak = [run[0] for run in runs], max(run[1] for run in runs)
         times = ratio(seconds, bare)
         bench.figures[f"h/{name}"] = [median(seconds), times, peak]
-        cells = [f"{median(seconds) * 1e3:.1f}", f"{percentile(seconds, 0.99) * 1e3:.1f}", f"{times:.2f}"]
+        cells = [
+            f"{median(seconds) * 1e3:.1f}",
+            f"{percentile(seconds, 0.99) * 1e3:.1f}",
+            f"{times:.2f}",
+        ]
         table.rows.append([name, *cells, f"{peak / 1e6:.1f}"])
     table.notes.append(
         f"{bench.sizes.processes} rounds in turn, bytecode caches warm; bare imports: those at the top of"

@@ -66,7 +66,8 @@ def _fill(pm: power_manager.PowerManager, rng: random.Random, count: int) -> Non
 def _read(pm: power_manager.PowerManager) -> Content:
     meters, devices = pm.list_meters(), pm.list_devices()
     readings = [
-        [(r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in pm.iter_history(meter.id)] for meter in meters
+        [(r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in pm.iter_history(meter.id)]
+        for meter in meters
     ]
     names = ("id", "device_id", "type", "name", "capacity_wh")
     other: dict[str, object] = {
@@ -74,7 +75,10 @@ def _read(pm: power_manager.PowerManager) -> Content:
         "meters' names": [[getattr(meter, name) for name in names] for meter in meters],
         "present states": [(m.voltage, m.current_draw, m.charge_pct, m.updated_at) for m in meters],
         "events": [dataclasses.astuple(event) for _, event in pm.events_since(0)],
-        "statistics": [[dataclasses.astuple(row) for row in pm.get_statistics(meter.id, days=1e5)] for meter in meters],
+        "statistics": [
+            [dataclasses.astuple(row) for row in pm.get_statistics(meter.id, days=1e5)]
+            for meter in meters
+        ],
     }
     return Content(readings, other)
 
@@ -87,7 +91,9 @@ def _changed(before: list[list[Reading]], after: list[list[Reading]]) -> bool:
         if old == new:
             continue
         for a, b in zip(old, new):
-            if a[0] != b[0] or any(abs(x - y) > limit for x, y, limit in zip(a[1:], b[1:], _TOLERANCES)):
+            if a[0] != b[0] or any(
+                abs(x - y) > limit for x, y, limit in zip(a[1:], b[1:], _TOLERANCES)
+            ):
                 return True
     return False
 
@@ -119,7 +125,13 @@ class Flipper:
         where = f"bit {at % 8} of byte {at // 8} of {name}"
         noticed, after = self._look(where)
         readings_changed = after is None or _changed(before.readings, after.readings)
-        if readings_changed and not noticed and self._kind == "-wal" and after and _beginning(before, after):
+        if (
+            readings_changed
+            and not noticed
+            and self._kind == "-wal"
+            and after
+            and _beginning(before, after)
+        ):
             self.shortened += 1
             return
         if readings_changed:
@@ -147,7 +159,9 @@ class Flipper:
 
     def _look(self, where: str) -> tuple[bool, Content | None]:
         """Whether opening, reading or check() says that something is wrong, and what can be read."""
-        pm = self._attempt(lambda: power_manager.PowerManager(self._image / "p.db"), "opening", where)
+        pm = self._attempt(
+            lambda: power_manager.PowerManager(self._image / "p.db"), "opening", where
+        )
         if pm is None:
             return True, None
         with pm:
@@ -162,7 +176,10 @@ class Flipper:
         except power_manager.PowerManagerError:
             return None
         except Exception as exc:  # noqa: BLE001  # another kind of exception is one of the things looked for
-            self._out.fail(f"{self._kind}: {doing} raises {type(exc).__name__}, no StorageError", f"{where}: {exc}")
+            self._out.fail(
+                f"{self._kind}: {doing} raises {type(exc).__name__}, no StorageError",
+                f"{where}: {exc}",
+            )
             return None
 
     def report(self) -> None:
@@ -177,9 +194,13 @@ class Flipper:
             f"{share(self.found)}, by integrity_check alone: {share(self.found_by_sqlite)}"
         )
         if self._kind == "-wal":
-            self._out.notes.append(f"-wal: {self.shortened} flips silently end the log early, as a power cut does")
+            self._out.notes.append(
+                f"-wal: {self.shortened} flips silently end the log early, as a power cut does"
+            )
         elif self.unnoticed_other:
-            parts = ", ".join(f"{number} in {part}" for part, number in sorted(self.unnoticed_other.items()))
+            parts = ", ".join(
+                f"{number} in {part}" for part, number in sorted(self.unnoticed_other.items())
+            )
             self._out.notes.append(f"{self._kind}: unnoticed changes outside the readings: {parts}")
 
 
@@ -215,7 +236,10 @@ def main() -> int:
     """Flip bits until the time is over."""
     args, out = parse(__doc__, seconds=8.0), Findings(__file__)
     with scratch() as place:
-        for kind, make, share in (("closed file", _closed_file, 0.7), ("-wal", _file_with_wal, 0.3)):
+        for kind, make, share in (
+            ("closed file", _closed_file, 0.7),
+            ("-wal", _file_with_wal, 0.3),
+        ):
             rng = random.Random(f"{args.seed}/{kind}")
             files, before = make(place, rng)
             flipper, deadline = Flipper(place, out, rng, kind), Deadline(args.seconds * share)

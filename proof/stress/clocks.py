@@ -39,8 +39,12 @@ class Life:
 
     def __init__(self, path: Path, out: Findings, alert_repeat: float | None = None) -> None:
         self.now, self.out, self.path = _NOW, out, path
-        self.pm = power_manager.PowerManager(path, clock=lambda: self.now, alert_repeat=alert_repeat)
-        self.model = model.Model(None if alert_repeat is None else round(alert_repeat * model.SECOND))
+        self.pm = power_manager.PowerManager(
+            path, clock=lambda: self.now, alert_repeat=alert_repeat
+        )
+        self.model = model.Model(
+            None if alert_repeat is None else round(alert_repeat * model.SECOND)
+        )
         self.pm.register_device("d", "Device")
         self.model.devices["d"] = model.Device("d", "Device")
         meter = self.pm.add_meter("d", "battery", 50.0)
@@ -55,14 +59,21 @@ class Life:
         got = self.pm.log_power(self.meter.id, volts, amperes, charge)
         row = self.model.live(self.meter, self.us(), volts, amperes, charge)
         self.out.counts["readings"] += 1
-        self.out.expect(got.timestamp == iso(row[0]), "time of a live reading", f"{got.timestamp}, not {iso(row[0])}")
+        self.out.expect(
+            got.timestamp == iso(row[0]),
+            "time of a live reading",
+            f"{got.timestamp}, not {iso(row[0])}",
+        )
 
     def recorded(self, at: float, volts: float, amperes: float, charge: float | None) -> None:
         """Log a recorded reading on both sides."""
         got = self.pm.log_power(self.meter.id, volts, amperes, charge, timestamp=at)
         row, _ = self.model.recorded(self.meter, round(at * model.SECOND), volts, amperes, charge)
         self.out.counts["readings"] += 1
-        same = (got.timestamp, got.voltage, got.current_draw, got.charge_pct) == (iso(row[0]), *row[1:])
+        same = (got.timestamp, got.voltage, got.current_draw, got.charge_pct) == (
+            iso(row[0]),
+            *row[1:],
+        )
         self.out.expect(same, "a recorded reading", f"{got}, not {row}")
 
     def prune(self, days: float) -> None:
@@ -78,13 +89,21 @@ class Life:
         shown = (present.voltage, present.current_draw, present.charge_pct)
         out.expect(shown == meter.present, "present state", f"{shown}, not {meter.present}")
         history = [r.timestamp for r in self.pm.iter_history(meter.id)]
-        out.expect(history == [iso(us) for us in sorted(meter.kept)], "history", f"{len(history)} readings")
+        out.expect(
+            history == [iso(us) for us in sorted(meter.kept)], "history", f"{len(history)} readings"
+        )
         events = [(e.type.value, e.value, e.timestamp) for e in self.pm.get_events("d", 10**6)]
         expected_events = [(e.kind, e.value, iso(e.us)) for e in self.model.events_of("d")]
         out.expect(events == expected_events, "alerts", f"{events[:3]}, not {expected_events[:3]}")
         buckets = {row.start: row for row in self.pm.get_statistics(meter.id, days=days)}
-        expected = {iso(us): row for us, row in self.model.buckets(meter, model.HOUR, after).items()}
-        out.expect(list(buckets) == list(expected), "hours of statistics", f"{len(buckets)}, not {len(expected)}")
+        expected = {
+            iso(us): row for us, row in self.model.buckets(meter, model.HOUR, after).items()
+        }
+        out.expect(
+            list(buckets) == list(expected),
+            "hours of statistics",
+            f"{len(buckets)}, not {len(expected)}",
+        )
         for start in buckets.keys() & expected.keys():
             wrong = model.differences(expected[start], buckets[start], meter.energy_known)
             out.expect(not wrong, "statistics", f"{start}: {wrong}")
@@ -93,7 +112,9 @@ class Life:
     def _compare_report(self, days: float, after: int) -> None:
         report = json.loads(self.pm.export_report("d", days))
         part, rows = report["meters"][0], self.model.window(self.meter, after)
-        self.out.expect(part["reading_count"] == len(rows), "report's count", f"{part}, not {len(rows)}")
+        self.out.expect(
+            part["reading_count"] == len(rows), "report's count", f"{part}, not {len(rows)}"
+        )
         if rows:
             before = [row for row in sorted(self.meter.counted) if row[0] < rows[0][0]]
             whole = self.model.has_whole_hours(self.meter, after)
@@ -101,7 +122,11 @@ class Life:
             wrong = model.differences(expected, part, self.meter.energy_known)
             self.out.expect(not wrong, "report", wrong)
         events = len(self.model.events_of("d", after))
-        self.out.expect(report["event_count"] == events, "report's events", f"{report['event_count']}, not {events}")
+        self.out.expect(
+            report["event_count"] == events,
+            "report's events",
+            f"{report['event_count']}, not {events}",
+        )
 
     def close(self, name: str) -> None:
         """End this life with check()."""
@@ -176,8 +201,13 @@ def _random_life(life: Life, rng: random.Random) -> None:
         moved = rng.choice([0.0, 1e-6, 0.5, 60.0, 600.0, 3599.999999, 3600.0, -30.0, -5400.0])
         life.now += moved + rng.choice([0.0] * 8 + [_YEAR, -_YEAR])
         life.now = min(max(rng.choice([life.now] * 30 + [0.0, _NOW, _LAST]), 0.0), _LAST)
-        volts, amperes = round(rng.uniform(0, 15), 3), rng.choice([rng.uniform(-3, 3), round(rng.uniform(-3, 3), 2)])
-        charge = rng.choice([None, 4.0, 5.0, 6.9, 7.0, 19.0, 20.0, 21.9, 22.0, round(rng.uniform(-5, 105), 1)])
+        volts, amperes = (
+            round(rng.uniform(0, 15), 3),
+            rng.choice([rng.uniform(-3, 3), round(rng.uniform(-3, 3), 2)]),
+        )
+        charge = rng.choice(
+            [None, 4.0, 5.0, 6.9, 7.0, 19.0, 20.0, 21.9, 22.0, round(rng.uniform(-5, 105), 1)]
+        )
         choice = rng.random()
         if choice < 0.75:
             life.live(volts, amperes, charge)
@@ -202,7 +232,9 @@ def _impossible(place: Path, out: Findings) -> None:
         except power_manager.InvalidValue as exc:
             out.expect("clock" in str(exc), "an impossible clock is not named", exc)
         life.now = _NOW
-        out.expect(not list(life.pm.iter_history(life.meter.id)), "stored under an impossible clock", now)
+        out.expect(
+            not list(life.pm.iter_history(life.meter.id)), "stored under an impossible clock", now
+        )
         life.close("an impossible clock")
 
 
@@ -224,15 +256,25 @@ def _faketime(place: Path, out: Findings) -> None:
         return
     path, years = place / "faketime.db", (2025, 1971, 2037, 2024, 1971, 2025)
     for year in years:
-        command: list[str | Path] = [program, f"{year}-03-01 12:00:00", sys.executable, "-c", _UNDER_FAKETIME]
+        command: list[str | Path] = [
+            program,
+            f"{year}-03-01 12:00:00",
+            sys.executable,
+            "-c",
+            _UNDER_FAKETIME,
+        ]
         command += [CHECKOUT, path]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TZ": "UTC"})
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "TZ": "UTC"}
+        )
         out.expect(done.returncode == 0, f"under faketime in {year}", done.stderr[-300:])
     with power_manager.PowerManager(path) as pm:
         meter = pm.list_meters("d")[0]
         got = sorted(int(reading.timestamp[:4]) for reading in pm.iter_history(meter.id))
         out.expect(got == sorted(years), "years of readings under faketime", got)
-        out.expect((meter.updated_at or "").startswith("2025"), "present state under faketime", meter)
+        out.expect(
+            (meter.updated_at or "").startswith("2025"), "present state under faketime", meter
+        )
     out.whole(path, "faketime")
 
 

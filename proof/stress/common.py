@@ -23,17 +23,24 @@ sys.path.insert(0, str(CHECKOUT))
 
 import power_manager  # noqa: E402  # the line above says where it is
 
-logging.getLogger("power_manager").setLevel(logging.ERROR)  # its warnings are expected here, by the thousand
+logging.getLogger("power_manager").setLevel(
+    logging.ERROR
+)  # its warnings are expected here, by the thousand
 _SHOWN = 8  # findings of one kind that are printed whole
 
 
-def parse(doc: str | None, parser: argparse.ArgumentParser | None = None, seconds: float = 5.0) -> argparse.Namespace:
+def parse(
+    doc: str | None, parser: argparse.ArgumentParser | None = None, seconds: float = 5.0
+) -> argparse.Namespace:
     """Parse the arguments that every program has, beside those that its own parser has already."""
     parser = parser or argparse.ArgumentParser()
     parser.description, parser.formatter_class = doc, argparse.RawDescriptionHelpFormatter
     parser.add_argument("--seed", type=int, default=1, help="of every random choice (default: 1)")
     parser.add_argument(
-        "--seconds", type=float, default=seconds, help=f"how long to go on, roughly (default: {seconds:g})"
+        "--seconds",
+        type=float,
+        default=seconds,
+        help=f"how long to go on, roughly (default: {seconds:g})",
     )
     return parser.parse_args()
 
@@ -87,7 +94,10 @@ class Findings:
         """Print the closing lines; return the exit status."""
         for note in self.notes:
             print(note)
-        print(", ".join(f"{number:,} {name}" for name, number in self.counts.items()) or "nothing was done")
+        print(
+            ", ".join(f"{number:,} {name}" for name, number in self.counts.items())
+            or "nothing was done"
+        )
         for kind, number in self.failures.most_common():
             print(f"{number} x {kind}")
         print(f"{self.program}: {'FAILED' if self.failures else 'ok'}")
@@ -111,14 +121,21 @@ def recorder(directory: Path) -> Path | None:
         return None
     library = directory / "recorder.so"
     source = HERE / "powercut.c"
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source, "-lpthread"], check=True)
+    subprocess.run(
+        ["gcc", "-O2", "-shared", "-fPIC", "-o", library, source, "-lpthread"], check=True
+    )
     return library
 
 
 def machine() -> str:
     """One line on what a program ran on."""
     cpu = next(
-        (line.split(":", 1)[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")), ""
+        (
+            line.split(":", 1)[1].strip()
+            for line in _lines(Path("/proc/cpuinfo"))
+            if line.startswith("model name")
+        ),
+        "",
     )
     return (
         f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} x {cpu or 'CPU'}, "

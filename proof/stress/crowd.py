@@ -71,7 +71,9 @@ class Worker:
         meter, number, rounds = self._meter(name), 0, 0
         while not self.deadline.over():
             rounds += 1
-            rows: list[tuple[object, ...]] = [(meter, float(number + n + 1), 1.0) for n in range(_BATCH)]
+            rows: list[tuple[object, ...]] = [
+                (meter, float(number + n + 1), 1.0) for n in range(_BATCH)
+            ]
             if rounds % 10 == 0:
                 with contextlib.suppress(power_manager.InvalidValue):
                     self.pm.log_many([*rows, (meter, "wrong", 1.0)])
@@ -98,7 +100,9 @@ class Worker:
         """Prune, with a breath between."""
         breath = threading.Event()
         while not self.deadline.over():
-            self.counts["pruned"] = self.counts.get("pruned", 0) + self.pm.prune(_KEEP_SECONDS / 86400)
+            self.counts["pruned"] = self.counts.get("pruned", 0) + self.pm.prune(
+                _KEEP_SECONDS / 86400
+            )
             breath.wait(0.05)
 
     def backups(self, name: str) -> None:
@@ -131,7 +135,9 @@ def _work(args: argparse.Namespace) -> int:
         names = {"single-0": worker.single, "single-1": worker.single, "batches": worker.batches}
         worker.run(names | {"grouped": worker.grouped})
     else:
-        job = {"pruner": worker.pruner, "backups": worker.backups, "reports": worker.reports}[args.role]
+        job = {"pruner": worker.pruner, "backups": worker.backups, "reports": worker.reports}[
+            args.role
+        ]
         worker.run({f"{args.name}-{n}": job for n in range(2)})
     return 0
 
@@ -148,7 +154,9 @@ class OpenReader:
         self._before = self._count()
 
     def _count(self) -> object:
-        return self._conn.execute("SELECT count(*), total(timestamp) FROM power_readings").fetchall()
+        return self._conn.execute(
+            "SELECT count(*), total(timestamp) FROM power_readings"
+        ).fetchall()
 
     def finish(self, out: Findings, last: int) -> None:
         """Expect that the snapshot has not moved, and that the iteration goes on to the newest reading."""
@@ -157,7 +165,11 @@ class OpenReader:
         self._conn.close()
         self.seen += [int(reading.voltage) for reading in self.history]
         rising = all(a < b for a, b in zip(self.seen, self.seen[1:]))
-        out.expect(rising and self.seen[-1] == last, "the open iteration", f"...{self.seen[-3:]}, expected {last}")
+        out.expect(
+            rising and self.seen[-1] == last,
+            "the open iteration",
+            f"...{self.seen[-3:]}, expected {last}",
+        )
 
 
 def _prepare(path: Path, writers: list[str]) -> int:
@@ -183,28 +195,45 @@ def _judge(path: Path, results: dict[str, dict[str, int]], out: Findings) -> Non
                 counted = sum(row.reading_count for row in pm.get_statistics(meter.id))
                 unbroken = found == list(range(expected - len(found) + 1, expected + 1))
                 holds = unbroken and counted == expected == int(meter.voltage)
-                detail = f"{name}/{meter.name}: {found[-2:]}, {counted} counted, expected {expected}"
+                detail = (
+                    f"{name}/{meter.name}: {found[-2:]}, {counted} counted, expected {expected}"
+                )
                 out.expect(holds, "readings of a writer", detail)
                 out.counts["readings"] += expected
-            events = len([event for event in pm.get_events(name, 10**7) if event.type.value == "restore"])
+            events = len(
+                [event for event in pm.get_events(name, 10**7) if event.type.value == "restore"]
+            )
             out.expect(events == counts.get("events", 0), "events of a writer", f"{events}")
 
 
 def _crowd(path: Path, args: argparse.Namespace, out: Findings) -> None:
     writers = [f"writer-{n}" for n in range(args.writers)]
     last = _prepare(path, writers)
-    roles = dict.fromkeys(writers, "writer") | {role: role for role in ("pruner", "backups", "reports")}
+    roles = dict.fromkeys(writers, "writer") | {
+        role: role for role in ("pruner", "backups", "reports")
+    }
     with power_manager.PowerManager(path) as pm:
         reader = OpenReader(path, pm)
         processes = {}
         for name, role in roles.items():
-            command: list[str | Path] = [sys.executable, __file__, "--role", role, "--name", name, "--path", path]
+            command: list[str | Path] = [
+                sys.executable,
+                __file__,
+                "--role",
+                role,
+                "--name",
+                name,
+                "--path",
+                path,
+            ]
             command += ["--seconds", str(args.seconds), "--seed", str(args.seed)]
             processes[name] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         results: dict[str, dict[str, int]] = {}
         for name, process in processes.items():
             printed, _ = process.communicate()
-            out.expect(process.returncode == 0, "a process failed", f"{name}: exit {process.returncode}")
+            out.expect(
+                process.returncode == 0, "a process failed", f"{name}: exit {process.returncode}"
+            )
             answer = json.loads(printed or '{"errors": [], "counts": {}}')
             for error in answer["errors"]:
                 out.fail("an error in the crowd", error)
@@ -219,8 +248,15 @@ def _crowd(path: Path, args: argparse.Namespace, out: Findings) -> None:
 def main() -> int:
     """Let the crowd in; then judge what is left."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--writers", type=int, default=3, help="writing processes, of four threads each (default: 3)")
-    parser.add_argument("--role", choices=["writer", "pruner", "backups", "reports"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--writers",
+        type=int,
+        default=3,
+        help="writing processes, of four threads each (default: 3)",
+    )
+    parser.add_argument(
+        "--role", choices=["writer", "pruner", "backups", "reports"], help=argparse.SUPPRESS
+    )
     parser.add_argument("--name", help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     args, out = parse(__doc__, parser, seconds=6.0), Findings(__file__)

@@ -29,27 +29,52 @@ try:
     import hypothesis
     from hypothesis import HealthCheck, settings
     from hypothesis import strategies as st
-    from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+    from hypothesis.stateful import (
+        RuleBasedStateMachine,
+        invariant,
+        precondition,
+        rule,
+        run_state_machine_as_test,
+    )
 except ImportError:
     print("fuzz: skipped: needs hypothesis, see requirements.txt")
     sys.exit(0)
 
 _HOUR_SECONDS = 3600.0
 _START = 1.7e9 // _HOUR_SECONDS * _HOUR_SECONDS
-_BAD_NUMBERS: tuple[Any, ...] = (float("nan"), float("inf"), -float("inf"), "1", b"1", None, True, [], 1e300, "x")
+_BAD_NUMBERS: tuple[Any, ...] = (
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    "1",
+    b"1",
+    None,
+    True,
+    [],
+    1e300,
+    "x",
+)
 Drawn = tuple[int, float, float, "float | None", "float | None"]  # meter, V, A, %, seconds from now
 _KINDS = ("main", "battery", "solar", "ups")
 _EVENTS = ("charge_start", "discharge", "low_battery", "shutdown", "restore")
 
-volts = st.one_of(st.integers(-20, 20), st.floats(-50, 50), st.decimals(-50, 50, places=3)).map(float)
-charges = st.one_of(
-    st.none(), st.sampled_from([0.0, 4.99, 5.0, 6.99, 7.0, 20.0, 21.99, 22.0, 95.0, 100.0]), st.floats(-10, 110)
+volts = st.one_of(st.integers(-20, 20), st.floats(-50, 50), st.decimals(-50, 50, places=3)).map(
+    float
 )
-steps = st.sampled_from([0.0, 1e-6, 0.25, 1.0, 59.0, 600.0, 3599.5, 3600.0, 3601.0, 90_000.0, -1.0, -1800.0, -90_000.0])
+charges = st.one_of(
+    st.none(),
+    st.sampled_from([0.0, 4.99, 5.0, 6.99, 7.0, 20.0, 21.99, 22.0, 95.0, 100.0]),
+    st.floats(-10, 110),
+)
+steps = st.sampled_from(
+    [0.0, 1e-6, 0.25, 1.0, 59.0, 600.0, 3599.5, 3600.0, 3601.0, 90_000.0, -1.0, -1800.0, -90_000.0]
+)
 offsets = st.one_of(st.sampled_from([0.0, -1.0, 1.0, -3600.0, 3600.0]), st.floats(-200_000, 10_000))
 days = st.sampled_from([0.0, 0.01, 0.04, 1.0, 1.5, 7.0, 400.0])
 budgets = st.none() | st.floats(0, 100)
-texts = st.text(max_size=12) | st.sampled_from(["", " ", "a\0b", "\ud800", "x" * 201, "Ünï ☀", "a/b"])
+texts = st.text(max_size=12) | st.sampled_from(
+    ["", " ", "a\0b", "\ud800", "x" * 201, "Ünï ☀", "a/b"]
+)
 
 
 class RolledBack(Exception):
@@ -63,7 +88,9 @@ class Methods(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._place = tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        self._place = tempfile.TemporaryDirectory(
+            dir="/dev/shm" if os.path.isdir("/dev/shm") else None
+        )
         self.path, self.now, self.model = Path(self._place.name) / "p.db", _START, model.Model()
         self.pm = self._open()
 
@@ -115,7 +142,11 @@ class Methods(RuleBasedStateMachine):
         known.name, known.shutdown_threshold, known.target_wh, known.low = name, 2.5, budget, low
 
     @precondition(lambda self: self.model.devices and len(self.model.meters) < 6)
-    @rule(device=st.integers(0, 5), kind=st.sampled_from(_KINDS), capacity=st.sampled_from([0.0, 50.0]))
+    @rule(
+        device=st.integers(0, 5),
+        kind=st.sampled_from(_KINDS),
+        capacity=st.sampled_from([0.0, 50.0]),
+    )
     def add_meter(self, device: int, kind: str, capacity: float) -> None:
         """Add a meter."""
         id_ = self.some_device(device)
@@ -138,7 +169,9 @@ class Methods(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.meters)
     @rule(index=st.integers(0, 5), volt=volts, ampere=volts, charge=charges, offset=offsets)
-    def log_recorded(self, index: int, volt: float, ampere: float, charge: float | None, offset: float) -> None:
+    def log_recorded(
+        self, index: int, volt: float, ampere: float, charge: float | None, offset: float
+    ) -> None:
         """Log a recorded reading."""
         meter, at = self.some_meter(index), max(0.0, self.now + offset)
         got = self.pm.log_power(meter.id, volt, ampere, charge, timestamp=at)
@@ -147,7 +180,9 @@ class Methods(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.meters)
     @rule(
-        rows=st.lists(st.tuples(st.integers(0, 5), volts, volts, charges, st.none() | offsets), max_size=30),
+        rows=st.lists(
+            st.tuples(st.integers(0, 5), volts, volts, charges, st.none() | offsets), max_size=30
+        ),
         bad=st.none() | st.sampled_from(_BAD_NUMBERS),
         nested=st.booleans(),
     )
@@ -158,7 +193,9 @@ class Methods(RuleBasedStateMachine):
             at = None if offset is None else max(0.0, self.now + offset)
             batch.append((self.some_meter(index).id, volt, ampere, charge, at))
         if bad is not None:
-            message = _refused(lambda: self.pm.log_many([*batch, (self.some_meter(0).id, bad, 1.0)]))
+            message = _refused(
+                lambda: self.pm.log_many([*batch, (self.some_meter(0).id, bad, 1.0)])
+            )
             assert f"row {len(batch) + 1}" in message
             return
         with self.pm.transaction() if nested else contextlib.nullcontext():
@@ -226,12 +263,19 @@ class Methods(RuleBasedStateMachine):
             assert copied.check() == []
 
     @precondition(lambda self: self.model.meters)
-    @rule(index=st.integers(0, 5), hours=st.sampled_from([0.0, 0.5, 1.0, 24.0, 1e4]), since=offsets, until=offsets)
+    @rule(
+        index=st.integers(0, 5),
+        hours=st.sampled_from([0.0, 0.5, 1.0, 24.0, 1e4]),
+        since=offsets,
+        until=offsets,
+    )
     def read_history(self, index: int, hours: float, since: float, until: float) -> None:
         """Compare both histories."""
         meter, after = self.some_meter(index), self.us() - round(hours * model.HOUR)
         kept = [row for _, row in sorted(meter.kept.items())]
-        assert [_as_row(r) for r in self.pm.get_history(meter.id, hours)] == [row for row in kept if row[0] > after]
+        assert [_as_row(r) for r in self.pm.get_history(meter.id, hours)] == [
+            row for row in kept if row[0] > after
+        ]
         start, end = (max(0.0, self.now + offset) for offset in (since, until))
         got = [_as_row(r) for r in self.pm.iter_history(meter.id, since=start, until=end)]
         assert got == [row for row in kept if round(start * 1e6) <= row[0] < round(end * 1e6)]
@@ -242,7 +286,9 @@ class Methods(RuleBasedStateMachine):
         """Compare statistics."""
         meter, after = self.some_meter(index), self.us() - round(span * model.DAY)
         expected = self.model.buckets(meter, {"hour": model.HOUR, "day": model.DAY}[size], after)
-        got = {_us(row.start): row for row in self.pm.get_statistics(meter.id, days=span, bucket=size)}
+        got = {
+            _us(row.start): row for row in self.pm.get_statistics(meter.id, days=span, bucket=size)
+        }
         assert list(got) == list(expected)
         for start, row in expected.items():
             assert model.differences(row, got[start], meter.energy_known) == []
@@ -255,7 +301,9 @@ class Methods(RuleBasedStateMachine):
         report = json.loads(self.pm.export_report(device, span))
         events = self.model.events_of(device, after)
         assert report["event_count"] == len(events)
-        assert [(e["type"], _us(e["timestamp"])) for e in report["events"]] == [(e.kind, e.us) for e in events[:20]]
+        assert [(e["type"], _us(e["timestamp"])) for e in report["events"]] == [
+            (e.kind, e.us) for e in events[:20]
+        ]
         meters = self.model.of_device(device)
         assert [part["meter_id"] for part in report["meters"]] == [meter.id for meter in meters]
         for part, meter in zip(report["meters"], meters):
@@ -283,7 +331,9 @@ class Methods(RuleBasedStateMachine):
         for id_, entry in budget.items():
             meters = self.model.of_device(id_)
             _close(entry["total_wattage"], sum(m.watts for m in meters))
-            _close(entry["load_wattage"], sum(max(m.watts, 0.0) for m in meters if m.kind != "solar"))
+            _close(
+                entry["load_wattage"], sum(max(m.watts, 0.0) for m in meters if m.kind != "solar")
+            )
             _close(entry["solar_wattage"], sum(m.watts for m in meters if m.kind == "solar"))
             assert entry["states"] == [self.model.state(m) for m in meters]
             runtime = self.model.runtime(
@@ -291,9 +341,15 @@ class Methods(RuleBasedStateMachine):
             )
             for got in (entry["estimated_runtime_hours"], self.pm.estimate_runtime(id_)):
                 assert (got is None) == (runtime is None)
-                assert got is None or runtime is None or abs(got - runtime) <= 0.005 + 1e-9 * abs(runtime)
+                assert (
+                    got is None
+                    or runtime is None
+                    or abs(got - runtime) <= 0.005 + 1e-9 * abs(runtime)
+                )
             if all(m.energy_known for m in meters):
-                windows = [self._window(m, self.us() - model.DAY) for m in meters if m.kind != "solar"]
+                windows = [
+                    self._window(m, self.us() - model.DAY) for m in meters if m.kind != "solar"
+                ]
                 _close(entry["energy_24h_wh"], sum(w["energy_out_wh"] for w in windows if w))
 
     @invariant()
@@ -311,7 +367,9 @@ class Methods(RuleBasedStateMachine):
 
 
 def _us(text: str) -> int:
-    return (datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(microseconds=1)
+    return (datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(
+        microseconds=1
+    )
 
 
 def _as_row(reading: power_manager.PowerReading) -> model.Row:
@@ -338,8 +396,22 @@ _COMMANDS = (
     *("events", "event", "budget", "report", "prune", "backup", "check"),
 )
 _WORDS = st.one_of(
-    st.sampled_from(["d", "d/m", "battery", "--json", "--days", "1", "-1", "nan", "1e400", "--limit", "--since"]),
-    st.sampled_from(["2024-01-01T00:00:00Z", "now", "--bucket", "day", "--format", "ndjson", "--name", "--", "-"]),
+    st.sampled_from(
+        ["d", "d/m", "battery", "--json", "--days", "1", "-1", "nan", "1e400", "--limit", "--since"]
+    ),
+    st.sampled_from(
+        [
+            "2024-01-01T00:00:00Z",
+            "now",
+            "--bucket",
+            "day",
+            "--format",
+            "ndjson",
+            "--name",
+            "--",
+            "-",
+        ]
+    ),
     texts.filter(lambda text: "\0" not in text and "\ud800" not in text),
 )
 _CELLS = st.one_of(
@@ -351,9 +423,18 @@ _LINES = st.lists(st.lists(_CELLS, max_size=6).map(",".join), max_size=12)
 _CSV = _LINES.map(lambda lines: "\n".join(["timestamp,voltage,current,charge_pct", *lines]))
 _OBJECTS = st.dictionaries(
     st.sampled_from(["timestamp", "voltage", "current", "charge_pct", "x"]),
-    st.one_of(_CELLS, st.floats(), st.integers(), st.none(), st.booleans(), st.lists(st.none(), max_size=2)),
+    st.one_of(
+        _CELLS,
+        st.floats(),
+        st.integers(),
+        st.none(),
+        st.booleans(),
+        st.lists(st.none(), max_size=2),
+    ),
 )
-_NDJSON = st.lists(_OBJECTS.map(json.dumps) | st.text(max_size=20), min_size=1, max_size=10).map("\n".join)
+_NDJSON = st.lists(_OBJECTS.map(json.dumps) | st.text(max_size=20), min_size=1, max_size=10).map(
+    "\n".join
+)
 _FILES = st.one_of(
     _CSV.map(lambda text: text.encode("utf-8", "surrogatepass")),
     _NDJSON.map(lambda text: text.encode("utf-8", "surrogatepass")),
@@ -389,7 +470,11 @@ class CommandLine:
 
     def arguments(self, command: str, words: list[str]) -> None:
         """Random words after a command."""
-        if command in ("backup", "import", "export"):  # they name files, which random words must not
+        if command in (
+            "backup",
+            "import",
+            "export",
+        ):  # they name files, which random words must not
             words = [word for word in words if word.startswith("-") or word in ("d/m", "1")]
         code = self.run(command, *words)
         assert code in (0, 1, 2), (command, words, code)
@@ -405,7 +490,14 @@ class CommandLine:
     def from_pipe(self, data: bytes) -> None:
         """The same through a real process and its standard input."""
         before = self.count()
-        command: list[str | Path] = [sys.executable, CHECKOUT / "power_manager.py", "--db", self.path, "import", "d/m"]
+        command: list[str | Path] = [
+            sys.executable,
+            CHECKOUT / "power_manager.py",
+            "--db",
+            self.path,
+            "import",
+            "d/m",
+        ]
         done = subprocess.run(command, input=data, capture_output=True)
         self.out.counts["commands"] += 1
         assert done.returncode in (0, 1), done.returncode
@@ -438,9 +530,13 @@ def _round(number: str, place: Path, out: Findings, examples: int) -> None:
     seed = hypothesis.seed(number)
     Methods.totals = out
     machine = seed(type("Methods", (Methods,), {}))
-    _attempt("methods", lambda: run_state_machine_as_test(machine, settings=_settings(examples)), out)
+    _attempt(
+        "methods", lambda: run_state_machine_as_test(machine, settings=_settings(examples)), out
+    )
     line = CommandLine(place, out)
-    words = hypothesis.given(st.sampled_from(_COMMANDS), st.lists(_WORDS, max_size=5))(line.arguments)
+    words = hypothesis.given(st.sampled_from(_COMMANDS), st.lists(_WORDS, max_size=5))(
+        line.arguments
+    )
     _attempt("arguments", seed(_settings(examples * 2)(words)), out)
     files = hypothesis.given(_FILES, st.booleans())(line.importing)
     _attempt("import", seed(_settings(examples * 4)(files)), out)
@@ -455,7 +551,9 @@ def main() -> int:
     deadline, rounds, here = Deadline(args.seconds), 0, Path.cwd()
     while (rounds == 0 or not deadline.over()) and not out.failures:
         with scratch() as place:
-            os.chdir(place)  # random words name files: `export --output -1` made one in the caller's directory
+            os.chdir(
+                place
+            )  # random words name files: `export --output -1` made one in the caller's directory
             try:
                 _round(f"{args.seed}/{rounds}", place, out, 20)
             finally:

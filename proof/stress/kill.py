@@ -36,16 +36,29 @@ class Life:
         env = dict(os.environ)
         if at_write and self._library is not None:
             env |= {"LD_PRELOAD": str(self._library), "RECORDER_DIR": str(self.directory)}
-            env["RECORDER_KILL_AT"] = str(self._rng.choice([self._rng.randint(1, 60), self._rng.randint(1, 600)]))
+            env["RECORDER_KILL_AT"] = str(
+                self._rng.choice([self._rng.randint(1, 60), self._rng.randint(1, 600)])
+            )
             env |= {"RECORDER_TEAR": "1"} if self._rng.random() < 0.5 else {}
-        command: list[str | Path] = [sys.executable, workloads.PROGRAM, self.kind, self.directory, "--ack", self._acks]
+        command: list[str | Path] = [
+            sys.executable,
+            workloads.PROGRAM,
+            self.kind,
+            self.directory,
+            "--ack",
+            self._acks,
+        ]
         command += ["--fault", fault] if fault else []
         names = [f"w{n}" for n in range(3 if self.kind == "crowd" else 1)]
         writers = [subprocess.Popen([*command, "--writer", name], env=env) for name in names]
         for writer in writers:
             try:
-                writer.wait(timeout=10.0 if at_write and self._library else self._rng.uniform(0.05, 0.5))
-            except subprocess.TimeoutExpired:  # that is the random moment; a late one where a write was waited for
+                writer.wait(
+                    timeout=10.0 if at_write and self._library else self._rng.uniform(0.05, 0.5)
+                )
+            except (
+                subprocess.TimeoutExpired
+            ):  # that is the random moment; a late one where a write was waited for
                 writer.kill()
             if writer.wait() != -9:
                 return [f"a writer ended by itself with {writer.returncode}"], 0

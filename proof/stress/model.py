@@ -34,7 +34,9 @@ class Meter:
     pruned: int = -1  # the latest reading that prune took; recorded ones up to it are refused
     level: int = 0
     alerted: int = 0
-    energy_known: bool = True  # False once a reading came between pruned ones: nobody knows its neighbours
+    energy_known: bool = (
+        True  # False once a reading came between pruned ones: nobody knows its neighbours
+    )
 
     @property
     def watts(self) -> float:
@@ -78,7 +80,9 @@ class Model:
         """A device's meters, in order of adding."""
         return [meter for meter in self.meters.values() if meter.device_id == device_id]
 
-    def live(self, meter: Meter, now: int, volts: float, amperes: float, charge: float | None) -> Row:
+    def live(
+        self, meter: Meter, now: int, volts: float, amperes: float, charge: float | None
+    ) -> Row:
         """Log a reading without a timestamp."""
         us = now
         while us in meter.kept or us in (meter.newest, meter.pruned):
@@ -89,7 +93,9 @@ class Model:
         self._keep(meter, row)
         return row
 
-    def recorded(self, meter: Meter, us: int, volts: float, amperes: float, charge: float | None) -> tuple[Row, bool]:
+    def recorded(
+        self, meter: Meter, us: int, volts: float, amperes: float, charge: float | None
+    ) -> tuple[Row, bool]:
         """Log a reading with a timestamp; say what is returned, and whether it was new."""
         row = (us, volts, amperes, self._charge(meter, charge))
         if us > meter.newest:
@@ -159,7 +165,11 @@ class Model:
 
     def events_of(self, device_id: str, after: int = -1) -> list[Event]:
         """A device's events later than a time, newest first; of one time the later recorded first."""
-        numbered = [(e.us, n, e) for n, e in enumerate(self.events) if e.device_id == device_id and e.us > after]
+        numbered = [
+            (e.us, n, e)
+            for n, e in enumerate(self.events)
+            if e.device_id == device_id and e.us > after
+        ]
         return [event for _, _, event in sorted(numbered, key=lambda item: item[:2], reverse=True)]
 
     def window(self, meter: Meter, after: int) -> list[Row]:

@@ -28,10 +28,20 @@ import workloads
 from common import Deadline, Findings, parse, recorder, scratch
 
 _RECORD = struct.Struct("=IIQqQ")  # as in powercut.c
-OPENED, CREATED, WRITTEN, TRUNCATED, SYNCED, NAMES_SYNCED, UNLINKED, RENAMED, ACKNOWLEDGED = range(1, 10)
+OPENED, CREATED, WRITTEN, TRUNCATED, SYNCED, NAMES_SYNCED, UNLINKED, RENAMED, ACKNOWLEDGED = range(
+    1, 10
+)
 _SECTOR = 512
 _MODES = ("none", "beginning", "sectors", "all")
-_COUNTS = {"single": 30, "crowd": 12, "many": 4, "prune": 30, "sweep": 1, "backup": 20, "upgrade": 12}
+_COUNTS = {
+    "single": 30,
+    "crowd": 12,
+    "many": 4,
+    "prune": 30,
+    "sweep": 1,
+    "backup": 20,
+    "upgrade": 12,
+}
 _PLANTED = (  # fault, workload; None as a workload's fault: the disk lies
     ("early-ack", "single"),
     ("sync-off", "single"),
@@ -64,7 +74,9 @@ class Content:
     pending: list[Change] = field(default_factory=list)
 
 
-def run(kind: str, fault: str | None, durability: str, library: Path, place: Path) -> tuple[list[Entry], Path]:
+def run(
+    kind: str, fault: str | None, durability: str, library: Path, place: Path
+) -> tuple[list[Entry], Path]:
     """Run a workload under the recorder; return its log and the directory as it was before."""
     data, log, before = place / "data", place / "log", place / "before"
     for directory in (data, before):
@@ -74,13 +86,28 @@ def run(kind: str, fault: str | None, durability: str, library: Path, place: Pat
         workloads.first_release(data / "p.db")
         (before / "p.db").write_bytes((data / "p.db").read_bytes())
         (before / "inode").write_text(str((data / "p.db").stat().st_ino))
-    env = {**os.environ, "LD_PRELOAD": str(library), "RECORDER_DIR": str(data), "RECORDER_LOG": str(log)}
+    env = {
+        **os.environ,
+        "LD_PRELOAD": str(library),
+        "RECORDER_DIR": str(data),
+        "RECORDER_LOG": str(log),
+    }
     if fault == "lying disk":
         env["RECORDER_LIES"] = "1"
-    command: list[str | Path] = [sys.executable, workloads.PROGRAM, kind, data, "--ack", data / "notes.ack"]
+    command: list[str | Path] = [
+        sys.executable,
+        workloads.PROGRAM,
+        kind,
+        data,
+        "--ack",
+        data / "notes.ack",
+    ]
     command += ["--durability", durability, "--count", str(_COUNTS[kind])]
     command += ["--fault", str(fault)] if fault in workloads.FAULTS else []
-    writers = [subprocess.Popen([*command, "--writer", f"w{n}"], env=env) for n in range(3 if kind == "crowd" else 1)]
+    writers = [
+        subprocess.Popen([*command, "--writer", f"w{n}"], env=env)
+        for n in range(3 if kind == "crowd" else 1)
+    ]
     if sum(writer.wait() for writer in writers):
         raise SystemExit(f"powercut: the workload {kind} failed by itself")
     return list(_entries(log.read_bytes())), before
@@ -138,7 +165,9 @@ class Disk:
 
     def image(self, mode: str, rng: random.Random) -> dict[str, bytes]:
         """The files as they may be found after a power cut now."""
-        count = {"none": 0, "all": len(self._pending_names)}.get(mode, rng.randint(0, len(self._pending_names)))
+        count = {"none": 0, "all": len(self._pending_names)}.get(
+            mode, rng.randint(0, len(self._pending_names))
+        )
         names = dict(self._durable_names)
         for change in self._pending_names[:count]:
             _apply_names(names, change)
@@ -176,7 +205,11 @@ def _survivors(pending: list[Change], mode: str, rng: random.Random) -> list[Cha
     if mode == "beginning":
         count = rng.randrange(len(pending))
         offset, data = pending[count]
-        torn = [] if data is None else [(offset, data[: rng.randint(0, len(data)) // _SECTOR * _SECTOR])]
+        torn = (
+            []
+            if data is None
+            else [(offset, data[: rng.randint(0, len(data)) // _SECTOR * _SECTOR])]
+        )
         return [*pending[:count], *torn]
     survivors: list[Change] = []
     for offset, data in pending:
@@ -227,20 +260,33 @@ class Cutter:
         return {len(self._log), *rng.sample(every, min(count, len(every)))}
 
 
-def _honest(kind: str, durability: str, library: Path, place: Path, seed: int, seconds: float, out: Findings) -> None:
+def _honest(
+    kind: str, durability: str, library: Path, place: Path, seed: int, seconds: float, out: Findings
+) -> None:
     """Cut the power in runs of the library as it is; nothing may be found."""
     deadline, passes, totals = Deadline(seconds), 0, [0, 0, 0, 0]
     while passes == 0 or not deadline.over():
-        if passes % 20 == 0:  # at every twentieth pass another run: several processes never run twice alike
+        if (
+            passes % 20 == 0
+        ):  # at every twentieth pass another run: several processes never run twice alike
             log, before = run(kind, None, durability, library, place)
         cutter = Cutter(kind, log, before, place)
-        cutter.cut(cutter.sample(random.Random(f"{seed}/{passes}"), 25), f"{seed}/{passes}", deadline)
+        cutter.cut(
+            cutter.sample(random.Random(f"{seed}/{passes}"), 25), f"{seed}/{passes}", deadline
+        )
         passes += 1
-        totals = [totals[0] + cutter.images, totals[1] + len(cutter.wrong), totals[2] + cutter.losing, 0]
+        totals = [
+            totals[0] + cutter.images,
+            totals[1] + len(cutter.wrong),
+            totals[2] + cutter.losing,
+            0,
+        ]
         for problem in cutter.wrong:
             out.fail(f"{kind}, {durability}", problem)
         if cutter.losing and durability == "full":
-            out.fail(f"{kind}: acknowledged work lost", f"{cutter.losing} images, up to {cutter.worst}")
+            out.fail(
+                f"{kind}: acknowledged work lost", f"{cutter.losing} images, up to {cutter.worst}"
+            )
     out.counts["images"] += totals[0]
     print(
         f"{kind:8} durability {durability:6}: {len(log):5} operations, {totals[0]:6} images, {totals[1]} wrong, "
@@ -262,7 +308,10 @@ def _planted(fault: str, kind: str, library: Path, place: Path, seed: int, out: 
         if found:
             break
     sign = cutter.wrong[0] if cutter.wrong else f"{cutter.losing} images lose up to {cutter.worst}"
-    print(f"planted: {fault:12} in {kind:8} {'found: ' + sign[:90] if found else 'NOT FOUND'}", flush=True)
+    print(
+        f"planted: {fault:12} in {kind:8} {'found: ' + sign[:90] if found else 'NOT FOUND'}",
+        flush=True,
+    )
     out.counts["planted faults found"] += found
     out.expect(found, "a planted fault is not found", f"{fault} in {kind}, {cutter.images} images")
 
@@ -277,7 +326,9 @@ def main() -> int:
             return 0
         for fault, kind in _PLANTED:
             _planted(fault, kind, library, place, args.seed, out)
-        runs = [(kind, "full") for kind in workloads.KINDS if kind != "sweep"] + [("single", "normal")]
+        runs = [(kind, "full") for kind in workloads.KINDS if kind != "sweep"] + [
+            ("single", "normal")
+        ]
         for kind, durability in runs:
             _honest(kind, durability, library, place, args.seed, args.seconds / len(runs), out)
     return out.finish()

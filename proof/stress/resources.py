@@ -26,7 +26,18 @@ from common import Deadline, Findings, parse, scratch
 
 import power_manager
 
-_CALLS = ("pwrite64", "fdatasync", "pread64", "ftruncate", "openat", "fstat", "unlink", "mmap", "fallocate", "fcntl")
+_CALLS = (
+    "pwrite64",
+    "fdatasync",
+    "pread64",
+    "ftruncate",
+    "openat",
+    "fstat",
+    "unlink",
+    "mmap",
+    "fallocate",
+    "fcntl",
+)
 _ERRORS = ("EIO", "ENOSPC")
 _NOBODY = 65534
 
@@ -48,17 +59,24 @@ class Probe:
             call()
         except power_manager.StorageError as exc:
             self.out.counts[f"refusals ({self.label})"] += 1
-            named = str(exc.filename) in (str(self.path), str(self.copy)) and str(exc.filename) in str(exc)
+            named = str(exc.filename) in (str(self.path), str(self.copy)) and str(
+                exc.filename
+            ) in str(exc)
             self.out.expect(named, f"{self.label}: {name} does not name the file", exc)
             return False
         except Exception as exc:  # noqa: BLE001  # another kind of exception is one of the things looked for
-            self.out.fail(f"{self.label}: {name} raises {type(exc).__name__}, no StorageError", repr(exc)[:200])
+            self.out.fail(
+                f"{self.label}: {name} raises {type(exc).__name__}, no StorageError",
+                repr(exc)[:200],
+            )
             return False
         return True
 
     def log(self) -> bool:
         """Log the next reading."""
-        worked = self.attempt(lambda: self.pm.log_power(self.meter, self.number + 1.0, 1.0), "log_power")
+        worked = self.attempt(
+            lambda: self.pm.log_power(self.meter, self.number + 1.0, 1.0), "log_power"
+        )
         self.number += worked
         return worked
 
@@ -79,12 +97,16 @@ class Probe:
         if choice < 0.8:
             return self.attempt(lambda: self.pm.backup(self.copy), "backup")
         if choice < 0.85:
-            return self.attempt(lambda: self.pm.register_device(f"d{rng.random()}", "D" * 200), "register_device")
+            return self.attempt(
+                lambda: self.pm.register_device(f"d{rng.random()}", "D" * 200), "register_device"
+            )
         return self.attempt(lambda: self.pm.export_report("d"), "export_report")
 
     def back_to_normal(self) -> None:
         """Expect that everything works again, and that the file holds what it confirmed and no more."""
-        self.out.expect(self.log() and self.log_many(20), f"{self.label}: no writing after the cause is gone")
+        self.out.expect(
+            self.log() and self.log_many(20), f"{self.label}: no writing after the cause is gone"
+        )
         self._compare(self.pm)
         self.attempt(self.pm.close, "close")
         with power_manager.PowerManager(self.path) as pm:
@@ -94,7 +116,9 @@ class Probe:
     def _compare(self, pm: power_manager.PowerManager) -> None:
         found = [int(reading.voltage) for reading in pm.iter_history(self.meter)]
         expected = list(range(1, self.number + 1))
-        self.out.expect(found == expected, f"{self.label}: readings", f"{len(found)}, expected {self.number}")
+        self.out.expect(
+            found == expected, f"{self.label}: readings", f"{len(found)}, expected {self.number}"
+        )
 
 
 # --- A full disk
@@ -114,7 +138,9 @@ def _small_disk(place: Path, megabytes: int) -> Iterator[Path | None]:
         yield disk if mounted else None
     finally:
         if mounted:
-            subprocess.run(["umount", "-l", disk], check=True)  # lazily: a failed run may still have files open
+            subprocess.run(
+                ["umount", "-l", disk], check=True
+            )  # lazily: a failed run may still have files open
         disk.rmdir()
 
 
@@ -188,25 +214,47 @@ def _failing_disk(place: Path, out: Findings, rng: random.Random) -> None:
     for name in ("p.db", "p.db-wal", "p.db-shm", "p.db-journal", "copy.db"):
         command += ["-P", directory / name]
     command += ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}"]
-    command += [sys.executable, workloads.PROGRAM, kind, directory, "--ack", acks, "--count", "25", "--patient"]
+    command += [
+        sys.executable,
+        workloads.PROGRAM,
+        kind,
+        directory,
+        "--ack",
+        acks,
+        "--count",
+        "25",
+        "--patient",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     label = f"{call}={error}, when={when}, {kind}"
     # A writer that cannot even open the file ends with the StorageError that says so.
     last = done.stderr.strip().splitlines()[-1:] or [""]
     refused = last[0].startswith("power_manager.StorageError") and str(directory) in last[0]
     out.counts["writers that ended with a StorageError (failing disk)"] += refused
-    out.expect(done.returncode == 0 or refused, "failing disk: another failure than StorageError", f"{label}: {last}")
+    out.expect(
+        done.returncode == 0 or refused,
+        "failing disk: another failure than StorageError",
+        f"{label}: {last}",
+    )
     confirmed = workloads.read_acks(acks.read_text()) if acks.exists() else {}
-    out.counts["refusals (failing disk)"] += acks.read_text().count("refused") if acks.exists() else 0
+    out.counts["refusals (failing disk)"] += (
+        acks.read_text().count("refused") if acks.exists() else 0
+    )
     wrong, lost = workloads.judge(kind, directory, confirmed)
     for problem in wrong:
         out.fail("failing disk: what is left", f"{label}: {problem}")
     out.expect(not lost, "failing disk: confirmed work lost", f"{label}: {lost}")
     command = [sys.executable, workloads.PROGRAM, kind, directory, "--ack", acks, "--count", "3"]
     healed = subprocess.run(command, capture_output=True, text=True)
-    out.expect(healed.returncode == 0, "failing disk: no writing afterwards", f"{label}: {healed.stderr[-300:]}")
+    out.expect(
+        healed.returncode == 0,
+        "failing disk: no writing afterwards",
+        f"{label}: {healed.stderr[-300:]}",
+    )
     wrong, lost = workloads.judge(kind, directory, workloads.read_acks(acks.read_text()))
-    out.expect(not wrong and not lost, "failing disk: after going on", f"{label}: {wrong}, {lost} lost")
+    out.expect(
+        not wrong and not lost, "failing disk: after going on", f"{label}: {wrong}, {lost} lost"
+    )
     out.counts["runs (failing disk)"] += 1
 
 
@@ -235,13 +283,21 @@ def _no_memory(place: Path, out: Findings, rng: random.Random) -> None:
     done = subprocess.run([*command, "--seed", str(rng.random())], capture_output=True, text=True)
     for line in done.stdout.splitlines() + done.stderr.strip().splitlines()[-1:]:
         out.fail("no memory", f"{limit} bytes: {line}")
-    out.expect(done.returncode == 0 or bool(done.stdout), "no memory", f"{limit} bytes: exit {done.returncode}")
+    out.expect(
+        done.returncode == 0 or bool(done.stdout),
+        "no memory",
+        f"{limit} bytes: exit {done.returncode}",
+    )
     number, refused = map(int, path.with_name("number").read_text().split())
     out.counts["refusals (no memory)"] += refused
     with power_manager.PowerManager(path) as pm:
         meter = pm.list_meters("d")[0].id
         found = [int(reading.voltage) for reading in pm.iter_history(meter)]
-        out.expect(found == list(range(1, number + 1)), "no memory: readings", f"{len(found)}, expected {number}")
+        out.expect(
+            found == list(range(1, number + 1)),
+            "no memory: readings",
+            f"{len(found)}, expected {number}",
+        )
         pm.log_power(meter, number + 1.0, 1.0)
     out.whole(path, "no memory")
 
@@ -252,8 +308,14 @@ def _no_memory(place: Path, out: Findings, rng: random.Random) -> None:
 def _refuses(directory: Path, out: Findings, label: str) -> None:
     """Expect that a database in a read-only directory, a new one there and a backup into it are refused by name."""
     calls: dict[str, tuple[Path, Callable[[], object]]] = {
-        "opening": (directory / "p.db", lambda: power_manager.PowerManager(directory / "p.db").close()),
-        "making": (directory / "new.db", lambda: power_manager.PowerManager(directory / "new.db").close()),
+        "opening": (
+            directory / "p.db",
+            lambda: power_manager.PowerManager(directory / "p.db").close(),
+        ),
+        "making": (
+            directory / "new.db",
+            lambda: power_manager.PowerManager(directory / "new.db").close(),
+        ),
     }
     with power_manager.PowerManager(":memory:") as memory:
         calls["backup"] = (directory / "copy.db", lambda: memory.backup(directory / "copy.db"))
@@ -263,7 +325,9 @@ def _refuses(directory: Path, out: Findings, label: str) -> None:
                 out.fail(f"{label}: {name} is not refused", path)
             except power_manager.StorageError as exc:
                 out.counts["refusals (read-only)"] += 1
-                out.expect(str(exc.filename) == str(path), f"{label}: {name} does not name the file", exc)
+                out.expect(
+                    str(exc.filename) == str(path), f"{label}: {name} does not name the file", exc
+                )
             except Exception as exc:  # noqa: BLE001  # another kind of exception is one of the things looked for
                 out.fail(f"{label}: {name} raises {type(exc).__name__}, no StorageError", exc)
 
@@ -345,7 +409,9 @@ def main() -> int:
         starving = parser.parse_args()
         return _starve(starving.starve, starving.limit, starving.seed)
     args, out = parse(__doc__, parser, seconds=8.0), Findings(__file__)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does by itself: a write beyond the limit is an error
+    signal.signal(
+        signal.SIGXFSZ, signal.SIG_IGN
+    )  # as Python does by itself: a write beyond the limit is an error
     with scratch(in_memory=False) as place:
         _read_only_directory(place, out)
         _rounds(place, out, random.Random(args.seed), Deadline(args.seconds))

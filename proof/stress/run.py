@@ -41,7 +41,14 @@ class Result(NamedTuple):
 
 
 def _run(name: str, seconds: float, seed: int) -> Result:
-    command = [sys.executable, str(HERE / f"{name}.py"), "--seconds", f"{seconds:g}", "--seed", str(seed)]
+    command = [
+        sys.executable,
+        str(HERE / f"{name}.py"),
+        "--seconds",
+        f"{seconds:g}",
+        "--seed",
+        str(seed),
+    ]
     shown = shlex.join(["python", f"proof/stress/{name}.py", *command[2:]])
     print(f"--- {shown}", flush=True)
     begin = time.monotonic()
@@ -76,27 +83,41 @@ def _results(results: list[Result], options: list[str]) -> str:
         "| Program | Ended | Seconds |",
         "| --- | --- | ---: |",
     ]
-    rows = [f"| {r.name} | {'ok' if r.status == 0 else f'FAILED ({r.status})'} | {r.seconds:.0f} |" for r in results]
+    rows = [
+        f"| {r.name} | {'ok' if r.status == 0 else f'FAILED ({r.status})'} | {r.seconds:.0f} |"
+        for r in results
+    ]
     parts = [f"\n## {r.name}\n\n`{r.command}`\n\n```\n{r.closing}\n```" for r in results]
     return "\n".join([*head, *rows, *parts]) + "\n"
 
 
 def main() -> int:
     """Run the programs, one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     time_given = parser.add_mutually_exclusive_group()
-    time_given.add_argument("--quick", action="store_true", help="about a minute in all (the default)")
+    time_given.add_argument(
+        "--quick", action="store_true", help="about a minute in all (the default)"
+    )
     time_given.add_argument("--seconds", type=float, help="so many seconds in all")
     time_given.add_argument("--hours", type=float, help="so many hours in all")
     parser.add_argument("--seed", type=int, default=1, help="of every random choice (default: 1)")
-    parser.add_argument("--only", nargs="+", choices=list(_SHARES), default=list(_SHARES), metavar="PROGRAM")
-    parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md", help="(default: RESULTS.md beside this)")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(_SHARES), default=list(_SHARES), metavar="PROGRAM"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=HERE / "RESULTS.md", help="(default: RESULTS.md beside this)"
+    )
     args = parser.parse_args()
     budget = args.hours * 3600 if args.hours else args.seconds or _QUICK_SECONDS
     shares = {name: _SHARES[name] for name in args.only}
     free = max(0.0, budget - sum(fixed for _, fixed in shares.values()))
     unit = free / sum(share for share, _ in shares.values())
-    results = [_run(name, round(max(1.0, share * unit), 1), args.seed) for name, (share, _) in shares.items()]
+    results = [
+        _run(name, round(max(1.0, share * unit), 1), args.seed)
+        for name, (share, _) in shares.items()
+    ]
     args.output.write_text(_results(results, sys.argv[1:] or ["--quick"]), encoding="utf-8")
     failed = [result.name for result in results if result.status]
     print(f"stress: {'FAILED: ' + ', '.join(failed) if failed else 'all ok'}; see {args.output}")

@@ -25,7 +25,10 @@ import power_manager
 
 KINDS = ("single", "crowd", "many", "prune", "sweep", "backup", "upgrade")
 FAULTS = ("early-ack", "split", "sync-off", "rename-first")
-_BATCH = {"many": 40, "sweep": 5000}  # readings of one log_many; more than prune deletes in one go, for "sweep"
+_BATCH = {
+    "many": 40,
+    "sweep": 5000,
+}  # readings of one log_many; more than prune deletes in one go, for "sweep"
 _OLD_READINGS = 30
 _STEP_SECONDS = 600.0  # between two readings, so that a short run meets many hours
 _EVER = 100_000.0  # days
@@ -47,7 +50,11 @@ def expected_events(count: int) -> int:
     """How many alerts the first readings of a writer raise, from the rule in the README rather than from the code."""
     level = events = 0
     for charge in map(_charge, range(1, count + 1)):
-        entered = 2 if charge <= 5 or (level == 2 and charge < 7) else int(charge <= 20 or (level > 0 and charge < 22))
+        entered = (
+            2
+            if charge <= 5 or (level == 2 and charge < 7)
+            else int(charge <= 20 or (level > 0 and charge < 22))
+        )
         events += entered > level
         level = entered
     return events
@@ -68,11 +75,18 @@ def first_release(path: Path) -> None:
             ('e2', 'old', 'shutdown', 2.0, '2023-01-02T00:00:00+00:00', 'note');"""
     )
     for n in range(1, _OLD_READINGS + 1):
-        when = datetime.fromtimestamp(1.6e9 + n * _STEP_SECONDS, timezone.utc).replace(tzinfo=None).isoformat()
-        conn.execute(
-            "INSERT INTO power_readings VALUES (?, 'old-1', ?, 1.0, ?, 50.0, ?)", (f"r{n}", float(n), float(n), when)
+        when = (
+            datetime.fromtimestamp(1.6e9 + n * _STEP_SECONDS, timezone.utc)
+            .replace(tzinfo=None)
+            .isoformat()
         )
-    conn.execute("INSERT INTO power_meters VALUES ('old-1', 'old', 'battery', 30.0, 1.0, 50.0, 50.0, 'Old pack')")
+        conn.execute(
+            "INSERT INTO power_readings VALUES (?, 'old-1', ?, 1.0, ?, 50.0, ?)",
+            (f"r{n}", float(n), float(n), when),
+        )
+    conn.execute(
+        "INSERT INTO power_meters VALUES ('old-1', 'old', 'battery', 30.0, 1.0, 50.0, 50.0, 'Old pack')"
+    )
     conn.commit()
     conn.close()
 
@@ -84,7 +98,9 @@ class _UnsyncedConnection(sqlite3.Connection):
     """A connection that syncs nothing, whatever it is told."""
 
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-        return super().execute("PRAGMA synchronous = OFF" if "PRAGMA synchronous" in sql else sql, *values)
+        return super().execute(
+            "PRAGMA synchronous = OFF" if "PRAGMA synchronous" in sql else sql, *values
+        )
 
 
 class _SplitConnection(sqlite3.Connection):
@@ -104,7 +120,9 @@ def _rename_first() -> None:
 
     def careless_connect(target: Any, *args: Any, **options: Any) -> sqlite3.Connection:
         conn: sqlite3.Connection = connect(target, *args, **options)
-        if not options.get("uri"):  # the library's own connections are by URI; a backup's copy is not
+        if not options.get(
+            "uri"
+        ):  # the library's own connections are by URI; a backup's copy is not
             conn.execute("PRAGMA synchronous = OFF")
         return conn
 
@@ -139,12 +157,16 @@ class Writer:
         self.number = 0
         self._ack_file = os.open(args.ack, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.path = args.directory / "p.db"
-        self.pm = power_manager.PowerManager(self.path, durability=args.durability, clock=lambda: _clock(self.number))
+        self.pm = power_manager.PowerManager(
+            self.path, durability=args.durability, clock=lambda: _clock(self.number)
+        )
         if args.kind == "upgrade":
             self.ack(f"upgraded {_OLD_READINGS}")
         device_id = f"device-{args.writer}"
         self.pm.register_device(device_id, args.writer)
-        meters = self.pm.list_meters(device_id) or [self.pm.add_meter(device_id, "battery", 50.0, args.writer)]
+        meters = self.pm.list_meters(device_id) or [
+            self.pm.add_meter(device_id, "battery", 50.0, args.writer)
+        ]
         self.meter_id, self.number = meters[0].id, int(meters[0].voltage)
 
     def ack(self, text: str) -> None:
@@ -199,7 +221,10 @@ class Writer:
         try:
             call()
         except power_manager.StorageError as exc:
-            if not self.args.patient or Path(str(exc.filename)) not in (self.path, self.args.directory / "copy.db"):
+            if not self.args.patient or Path(str(exc.filename)) not in (
+                self.path,
+                self.args.directory / "copy.db",
+            ):
                 raise
             self.ack(f"refused {re.sub('[^A-Z_]', '', exc.sqlite_errorname) or 'OSERROR'} 1")
 
@@ -209,7 +234,11 @@ class Writer:
 
 def read_acks(text: str) -> Acks:
     """The last number of each kind of acknowledgement."""
-    return {" ".join(words[:-1]): int(words[-1]) for words in map(str.split, text.splitlines()) if len(words) > 1}
+    return {
+        " ".join(words[:-1]): int(words[-1])
+        for words in map(str.split, text.splitlines())
+        if len(words) > 1
+    }
 
 
 def judge(kind: str, directory: Path, acks: Acks) -> tuple[list[str], int]:
@@ -217,7 +246,11 @@ def judge(kind: str, directory: Path, acks: Acks) -> tuple[list[str], int]:
     wrong, numbers = _judge_file(kind, directory / "p.db", acks)
     if kind == "upgrade" and "old-1" not in numbers:
         wrong.append("the first release's readings are gone")
-    lost = sum(max(0, n - numbers.get(key.split()[1], 0)) for key, n in acks.items() if key.startswith("reading "))
+    lost = sum(
+        max(0, n - numbers.get(key.split()[1], 0))
+        for key, n in acks.items()
+        if key.startswith("reading ")
+    )
     copy = directory / "copy.db"
     if copy.exists():
         problems, copied = _judge_file(kind, copy, {})
@@ -255,10 +288,17 @@ def _judge_meter(
     counted = sum(row.reading_count for row in pm.get_statistics(meter.id, days=_EVER))
     events = len(pm.get_events(meter.device_id, 10**6))
     if meter.id == "old-1":
-        holds = found == list(range(1, _OLD_READINGS + 1)) and counted == _OLD_READINGS and events == 2
-        return ("" if holds else f"not the first release's rows: {len(found)} readings, {events} events"), last
+        holds = (
+            found == list(range(1, _OLD_READINGS + 1)) and counted == _OLD_READINGS and events == 2
+        )
+        return (
+            "" if holds else f"not the first release's rows: {len(found)} readings, {events} events"
+        ), last
     if found != list(range(last - len(found) + 1, last + 1)):
-        return f"the readings {found[:3]}..{found[-3:]} are not unbroken until the present state's {last}", last
+        return (
+            f"the readings {found[:3]}..{found[-3:]} are not unbroken until the present state's {last}",
+            last,
+        )
     if counted != last or (kind not in ("prune", "sweep") and len(found) != last):
         return f"{last} readings, {len(found)} kept, {counted} counted", last
     if found and found[0] < kept:
@@ -272,12 +312,16 @@ def _judge_meter(
 
 def main() -> None:
     """Run one writer."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--ack", required=True)
     parser.add_argument("--writer", default="w0")
-    parser.add_argument("--count", type=int, default=0, help="steps to do (default 0: until stopped)")
+    parser.add_argument(
+        "--count", type=int, default=0, help="steps to do (default 0: until stopped)"
+    )
     parser.add_argument("--durability", choices=["full", "normal"], default="full")
     parser.add_argument("--fault", choices=FAULTS, help="a wrong to plant")
     parser.add_argument("--patient", action="store_true", help="go on after a StorageError")

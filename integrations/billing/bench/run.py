@@ -26,7 +26,10 @@ def _fill(world: World, devices: int, customers: int, days: int) -> None:
         name = f"d{number}"
         world.add_device(name)
         world.link(name, f"cus_N{number % customers}", hours_ago=days * 24)
-        rows = ((world.meters[name], 12.0, 1.0 + number % 7, None, begin + 600.0 * i) for i in range(days * 144))
+        rows = (
+            (world.meters[name], 12.0, 1.0 + number % 7, None, begin + 600.0 * i)
+            for i in range(days * 144)
+        )
         world.pm.log_many(rows)
 
 

@@ -12,7 +12,17 @@ from pathlib import Path
 
 from power_billing.errors import BillingError
 from power_billing.hours import iso, oldest_billable
-from power_billing.ledger import OPEN, TABLE_HEAD, Entry, billed_wh, by_customer, counts, describe, missed, outbox
+from power_billing.ledger import (
+    OPEN,
+    TABLE_HEAD,
+    Entry,
+    billed_wh,
+    by_customer,
+    counts,
+    describe,
+    missed,
+    outbox,
+)
 from power_billing.links import TYPES, Link, link, links_of, unlink
 from power_billing.sinks import CsvSink, UsageSink
 from power_billing.tables import setting, tables
@@ -21,28 +31,50 @@ from power_manager import DB_PATH, PowerManager, PowerManagerError
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="power-billing", description="Bill the energy that devices used, once.")
+    parser = argparse.ArgumentParser(
+        prog="power-billing", description="Bill the energy that devices used, once."
+    )
     default = os.environ.get("POWER_MANAGER_DB") or str(DB_PATH)
-    parser.add_argument("--db", type=Path, default=Path(default), help="the database (default: %(default)s)")
+    parser.add_argument(
+        "--db", type=Path, default=Path(default), help="the database (default: %(default)s)"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    commands.add_parser("setup", help="find Stripe's meter, or make it, and print the price to make")
+    commands.add_parser(
+        "setup", help="find Stripe's meter, or make it, and print the price to make"
+    )
 
     add = commands.add_parser("link", help="bill a device to a customer").add_argument
     add("device_id", metavar="DEVICE_ID")
     add("--customer", required=True, metavar="cus_...")
     add("--subscription-item", metavar="si_...", help="kept for people: meters bill by customer")
-    add("--types", default=",".join(TYPES), metavar="LIST", help="meters that count (default: %(default)s)")
-    add("--since", metavar="TIME", help="from this hour on, at most 35 days back (default: the next full UTC hour)")
+    add(
+        "--types",
+        default=",".join(TYPES),
+        metavar="LIST",
+        help="meters that count (default: %(default)s)",
+    )
+    add(
+        "--since",
+        metavar="TIME",
+        help="from this hour on, at most 35 days back (default: the next full UTC hour)",
+    )
 
-    add = commands.add_parser("unlink", help="bill a device no longer, from the next full UTC hour on").add_argument
+    add = commands.add_parser(
+        "unlink", help="bill a device no longer, from the next full UTC hour on"
+    ).add_argument
     add("device_id", metavar="DEVICE_ID")
 
     commands.add_parser("status", help="links, sums, and whatever could not be billed")
 
     add = commands.add_parser("report", help="bill every closed UTC hour; for a timer").add_argument
     add("--until", metavar="TIME", help="only hours that end by then (default: now)")
-    add("--sink", choices=["stripe", "stripe-stream", "csv"], default="stripe", help="(default: %(default)s)")
+    add(
+        "--sink",
+        choices=["stripe", "stripe-stream", "csv"],
+        default="stripe",
+        help="(default: %(default)s)",
+    )
     add("--csv", type=Path, metavar="FILE", help="the file of --sink csv")
     add("--dry-run", action="store_true", help="print what would be sent; send and keep nothing")
     add("--retry-refused", action="store_true", help="send again what was refused")
@@ -53,14 +85,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _setup(pm: PowerManager, _: argparse.Namespace) -> int:
-    from power_billing.keys import API_KEY, read_secret  # stripe takes a while to import: only where it is used
+    from power_billing.keys import (
+        API_KEY,
+        read_secret,
+    )  # stripe takes a while to import: only where it is used
     from power_billing.stripe_sinks import make_client, setup
 
     meter_id = setup(pm, make_client(read_secret(os.environ, API_KEY), os.environ))
-    print(f"meter {meter_id} is ready. Make a price on it, and subscribe each customer to that; 0.03 cents a Wh are")
+    print(
+        f"meter {meter_id} is ready. Make a price on it, and subscribe each customer to that; 0.03 cents a Wh are"
+    )
     print("0.30 a kWh:")
     print("  stripe prices create --currency usd --product prod_... -d unit_amount_decimal=0.03 \\")
-    print(f'    -d "recurring[interval]=month" -d "recurring[usage_type]=metered" -d "recurring[meter]={meter_id}"')
+    print(
+        f'    -d "recurring[interval]=month" -d "recurring[usage_type]=metered" -d "recurring[meter]={meter_id}"'
+    )
     return 0
 
 
@@ -73,7 +112,9 @@ def _link(pm: PowerManager, options: argparse.Namespace) -> int:
         types=options.types.split(","),
         since=options.since,
     )
-    print(f"{made.device_id}: billed to {made.customer} from {iso(made.from_hour)} on ({', '.join(made.types)})")
+    print(
+        f"{made.device_id}: billed to {made.customer} from {iso(made.from_hour)} on ({', '.join(made.types)})"
+    )
     return 0
 
 
@@ -102,7 +143,9 @@ def _report(pm: PowerManager, options: argparse.Namespace) -> int:
 def _tell_due(pm: PowerManager, sink: UsageSink) -> None:
     """Shutdown events whose grace period is over; without webhooks there are none, and no need for stripe."""
     with tables(pm) as conn:
-        waiting = conn.execute("SELECT 1 FROM billing_invoices WHERE NOT told AND NOT settled LIMIT 1").fetchone()
+        waiting = conn.execute(
+            "SELECT 1 FROM billing_invoices WHERE NOT told AND NOT settled LIMIT 1"
+        ).fetchone()
     if waiting:
         from power_billing.stripe_sinks import StripeMeterSink
         from power_billing.webhooks import tell_due
@@ -129,7 +172,10 @@ def _status(pm: PowerManager, _: argparse.Namespace) -> int:
     with tables(pm) as conn:
         print(f"usage goes to {setting(conn, 'biller') or 'nobody yet'}")
         entries = outbox(conn, OPEN)
-        sums = [(customer, billed_wh(conn, customer), counts(conn, customer)) for customer in by_customer(links)]
+        sums = [
+            (customer, billed_wh(conn, customer), counts(conn, customer))
+            for customer in by_customer(links)
+        ]
     for customer, wh, states in sums:
         events = ", ".join(f"{count} {state}" for state, count in states.items())
         print(f"{customer}: {wh} Wh in all; events: {events or 'none'}")
@@ -161,11 +207,25 @@ def _problems(entries: Iterable[Entry]) -> None:
     oldest = oldest_billable(time.time())
     for entry in entries:
         event = entry.event
-        what = "too old to be billed" if event.hour < oldest else "refused" if entry.state == "refused" else "waiting"
-        print(f"{what}: {event.identifier} {event.watt_hours} Wh, tried {entry.attempts} times: {entry.reason or '-'}")
+        what = (
+            "too old to be billed"
+            if event.hour < oldest
+            else "refused"
+            if entry.state == "refused"
+            else "waiting"
+        )
+        print(
+            f"{what}: {event.identifier} {event.watt_hours} Wh, tried {entry.attempts} times: {entry.reason or '-'}"
+        )
 
 
-_COMMANDS = {"setup": _setup, "link": _link, "unlink": _unlink, "status": _status, "report": _report}
+_COMMANDS = {
+    "setup": _setup,
+    "link": _link,
+    "unlink": _unlink,
+    "status": _status,
+    "report": _report,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,7 +241,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"power-billing: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        print(f"power-billing: {error.name} is not installed: pip install '.[billing]'", file=sys.stderr)
+        print(
+            f"power-billing: {error.name} is not installed: pip install '.[billing]'",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         return 130

@@ -41,7 +41,9 @@ def seconds_of(name: str, value: Any) -> float:
     >>> seconds_of("start", "2023-11-14T22:13:20Z")
     1700000000.0
     """
-    return power_manager._microseconds(name, value) / 1e6  # its rule, so that every part reads times alike
+    return (
+        power_manager._microseconds(name, value) / 1e6
+    )  # its rule, so that every part reads times alike
 
 
 def hour_of(name: str, value: Any) -> int:

@@ -15,7 +15,8 @@ _SHAPES = {  # what Stripe's look like, and how to say so
     WEBHOOK_SECRET: (r"whsec_[A-Za-z0-9+/=]{16,}", "whsec_"),
 }
 _PLACEHOLDER = re.compile(
-    r"x{6}|(your|insert).?(key|secret)|change.?me|replace|placeholder|example|1234567|abcdefg|(.)\3{7}", re.IGNORECASE
+    r"x{6}|(your|insert).?(key|secret)|change.?me|replace|placeholder|example|1234567|abcdefg|(.)\3{7}",
+    re.IGNORECASE,
 )
 
 
@@ -48,14 +49,20 @@ def read_secret(environ: Mapping[str, str], name: str) -> Secret:
     text, file = environ.get(name, ""), environ.get(f"{name}_FILE", "")
     if bool(text) == bool(file):
         found = "both are set" if text else "neither is set"
-        raise BillingError(f"{name} or {name}_FILE (a file that holds it): {found}; set one of them")
+        raise BillingError(
+            f"{name} or {name}_FILE (a file that holds it): {found}; set one of them"
+        )
     if file:
         try:
             text = Path(file).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise BillingError(f"{name}_FILE: {file} cannot be read: {type(error).__name__}") from None
+            raise BillingError(
+                f"{name}_FILE: {file} cannot be read: {type(error).__name__}"
+            ) from None
     text = text.strip()
     shape, expected = _SHAPES[name]
     if not re.fullmatch(shape, text) or _PLACEHOLDER.search(text):
-        raise BillingError(f"{name}: a placeholder, or no such secret: Stripe's begin with {expected}")
+        raise BillingError(
+            f"{name}: a placeholder, or no such secret: Stripe's begin with {expected}"
+        )
     return Secret(name, text)

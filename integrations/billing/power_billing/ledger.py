@@ -21,7 +21,9 @@ from power_manager import PowerManager
 NANO = 10**9  # statistics have 9 decimals: whole nano-watt-hours add up without rounding
 # No customer's devices draw 9 GW: an hour beyond that is a broken sensor's. It also fits SQLite's integers.
 MAX_HOUR_NWH = 9 * 10**9 * NANO
-LOOK_BACK_DAYS = BILLABLE_HOURS // 24 + 6  # some days more than can be billed: the clock may move meanwhile
+LOOK_BACK_DAYS = (
+    BILLABLE_HOURS // 24 + 6
+)  # some days more than can be billed: the clock may move meanwhile
 ALWAYS_DAYS = 100_000
 
 
@@ -77,7 +79,9 @@ def book(conn: sqlite3.Connection, customer: str, consumed: dict[int, int], hour
 
     An hour that has nothing in `consumed` counts as nothing. Call it in the transaction of tables().
     """
-    rows = conn.execute("SELECT hour, counted_nwh, whole_wh FROM billing_hours WHERE customer = ?", (customer,))
+    rows = conn.execute(
+        "SELECT hour, counted_nwh, whole_wh FROM billing_hours WHERE customer = ?", (customer,)
+    )
     counted = {hour: (nwh, wh) for hour, nwh, wh in rows}
     # In Python, where integers do not overflow.
     total = sum(nwh for nwh, _ in counted.values())
@@ -90,7 +94,9 @@ def book(conn: sqlite3.Connection, customer: str, consumed: dict[int, int], hour
         total += nwh - before
         whole += total // NANO - billed
         billed = total // NANO
-        conn.execute("INSERT OR REPLACE INTO billing_hours VALUES (?, ?, ?, ?)", (customer, hour, nwh, whole))
+        conn.execute(
+            "INSERT OR REPLACE INTO billing_hours VALUES (?, ?, ?, ?)", (customer, hour, nwh, whole)
+        )
         _queue(conn, customer, hour, whole)
 
 
@@ -98,7 +104,12 @@ def _queue(conn: sqlite3.Connection, customer: str, hour: int, value: int) -> No
     """Have the outbox say that the hour is that many watt-hours."""
     sql = """SELECT revision, value_wh, state, attempted_at FROM billing_outbox
         WHERE customer = ? AND hour = ? ORDER BY revision DESC LIMIT 1"""
-    revision, there, state, attempted_at = conn.execute(sql, (customer, hour)).fetchone() or (-1, 0, "sent", None)
+    revision, there, state, attempted_at = conn.execute(sql, (customer, hour)).fetchone() or (
+        -1,
+        0,
+        "sent",
+        None,
+    )
     if value == there:  # an hour of nothing that nobody was told of needs no event either
         return
     if state == "queued" and attempted_at is None:  # nobody has seen it
@@ -126,7 +137,9 @@ def revise(conn: sqlite3.Connection, customer: str, hour: int, value: int) -> No
 OPEN = "state IN ('queued', 'refused')"
 
 
-def outbox(conn: sqlite3.Connection, condition: str = "1", values: Sequence[object] = ()) -> list[Entry]:
+def outbox(
+    conn: sqlite3.Connection, condition: str = "1", values: Sequence[object] = ()
+) -> list[Entry]:
     """Rows of the outbox, the least tried first, then by hour."""
     sql = f"""SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason FROM billing_outbox
         WHERE {condition} ORDER BY attempts, hour, customer, revision"""
@@ -155,7 +168,9 @@ def missed(pm: PowerManager, customer: str, links: Sequence[Link], oldest: int) 
     """What the customer consumed and can no longer be billed for, hour by hour; `oldest` is the first that can."""
     consumed = consumption(pm, links, ALWAYS_DAYS)
     with tables(pm) as conn:
-        rows = conn.execute("SELECT hour, counted_nwh FROM billing_hours WHERE customer = ?", (customer,))
+        rows = conn.execute(
+            "SELECT hour, counted_nwh FROM billing_hours WHERE customer = ?", (customer,)
+        )
         counted = dict(rows.fetchall())
     found = []
     for hour in sorted({*consumed, *counted}):

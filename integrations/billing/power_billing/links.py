@@ -40,20 +40,26 @@ class Link:
 
 def _check_id(name: str, prefix: str, value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(rf"{prefix}_[A-Za-z0-9]{{1,56}}", value):
-        raise InvalidValue(f"{name}: expected an id of Stripe's that begins with {prefix}_, got {value!r}")
+        raise InvalidValue(
+            f"{name}: expected an id of Stripe's that begins with {prefix}_, got {value!r}"
+        )
     return value
 
 
 def _check_types(types: Iterable[str]) -> tuple[str, ...]:
     wanted = [types] if isinstance(types, str) else list(types)
     if not wanted or not set(wanted) <= set(TYPES):
-        raise InvalidValue(f"types: expected some of {', '.join(TYPES)}, got {', '.join(map(str, wanted)) or 'none'}")
+        raise InvalidValue(
+            f"types: expected some of {', '.join(TYPES)}, got {', '.join(map(str, wanted)) or 'none'}"
+        )
     return tuple(kind for kind in TYPES if kind in wanted)
 
 
 def _check_clock(pm: PowerManager, device_id: str, now: float) -> None:
     """By a clock that is behind, as after a start without a network, the past would be billed as well."""
-    newest = max((meter.updated_at for meter in pm.list_meters(device_id) if meter.updated_at), default=None)
+    newest = max(
+        (meter.updated_at for meter in pm.list_meters(device_id) if meter.updated_at), default=None
+    )
     if newest is not None and seconds_of("updated_at", newest) > now + HOUR:
         raise BillingError(
             f"{device_id}: its newest reading is of {newest}, and this machine's clock is behind that: set the clock, "
@@ -101,8 +107,12 @@ def link(
         values = (device_id, customer, item, ",".join(made.types), begin)
         conn.execute(f"INSERT INTO billing_links ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL)", values)
         # What the customer before owes is nothing to this one.
-        if conn.execute("DELETE FROM billing_shutdowns WHERE device_id = ? AND customer != ?", values[:2]).rowcount:
-            pm.trigger_event(device_id, PowerEventType.RESTORE, note=f"billing: it is {customer}'s now")
+        if conn.execute(
+            "DELETE FROM billing_shutdowns WHERE device_id = ? AND customer != ?", values[:2]
+        ).rowcount:
+            pm.trigger_event(
+                device_id, PowerEventType.RESTORE, note=f"billing: it is {customer}'s now"
+            )
     return made
 
 
@@ -139,11 +149,15 @@ def links_of(pm: PowerManager) -> list[Link]:
 
 def linked_devices(conn: sqlite3.Connection, customer: str) -> list[str]:
     """The devices that are billed to a customer now."""
-    return [link.device_id for link in _select(conn, "until_hour IS NULL AND customer = ?", customer)]
+    return [
+        link.device_id for link in _select(conn, "until_hour IS NULL AND customer = ?", customer)
+    ]
 
 
 def _select(conn: sqlite3.Connection, condition: str, value: object) -> list[Link]:
-    rows = conn.execute(f"SELECT {_COLUMNS} FROM billing_links WHERE {condition} ORDER BY link_key", (value,))
+    rows = conn.execute(
+        f"SELECT {_COLUMNS} FROM billing_links WHERE {condition} ORDER BY link_key", (value,)
+    )
     return [
         Link(device_id, customer, item, tuple(types.split(",")), begin, end)
         for device_id, customer, item, types, begin, end in rows

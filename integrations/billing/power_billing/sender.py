@@ -56,7 +56,11 @@ class Sender:
         failures = 0
         for start in range(0, len(entries), self.sink.batch):
             # Looked at again: sending those before may have taken hours.
-            events = [entry.event for entry in entries[start : start + self.sink.batch] if self._sendable(entry)]
+            events = [
+                entry.event
+                for entry in entries[start : start + self.sink.batch]
+                if self._sendable(entry)
+            ]
             if not events:
                 continue
             receipts = self._send(events)
@@ -90,7 +94,9 @@ class Sender:
 
     def _unresolved(self, entry: Entry) -> bool:
         """Whether to ask the biller what it has; for an hour that is too old, once is enough."""
-        settled = entry.event.hour < oldest_billable(self.clock()) and (entry.reason or "").startswith(_TOO_LATE)
+        settled = entry.event.hour < oldest_billable(self.clock()) and (
+            entry.reason or ""
+        ).startswith(_TOO_LATE)
         return not self._protected(entry) and not settled
 
     def _ask(self, entry: Entry) -> bool:
@@ -108,20 +114,32 @@ class Sender:
             elif event.hour >= oldest_billable(self.clock()):
                 revise(conn, event.customer, event.hour, event.watt_hours)
             else:
-                conn.execute(_UPDATE.format("reason = ?"), (f"{_TOO_LATE}: the biller has {there} Wh", *key))
+                conn.execute(
+                    _UPDATE.format("reason = ?"), (f"{_TOO_LATE}: the biller has {there} Wh", *key)
+                )
         return there is not None
 
     def _send(self, events: list[UsageEvent]) -> list[Receipt]:
         """One batch: say that it goes, send it until all is answered or the pauses are over, say what came of it."""
         now = self.clock()
         with tables(self.pm) as conn:
-            sql = _UPDATE.format("attempted_at = coalesce(attempted_at, ?), attempts = attempts + 1")
+            sql = _UPDATE.format(
+                "attempted_at = coalesce(attempted_at, ?), attempts = attempts + 1"
+            )
             conn.executemany(sql, [(now, e.customer, e.hour, e.revision) for e in events])
         receipts: dict[UsageEvent, Receipt] = {}
         for pause in (*PAUSES, None):
-            left = [event for event in events if event not in receipts or receipts[event].outcome is Outcome.LATER]
+            left = [
+                event
+                for event in events
+                if event not in receipts or receipts[event].outcome is Outcome.LATER
+            ]
             receipts |= zip(left, self.sink.send(left))
-            waits = [receipt.retry_after for receipt in receipts.values() if receipt.outcome is Outcome.LATER]
+            waits = [
+                receipt.retry_after
+                for receipt in receipts.values()
+                if receipt.outcome is Outcome.LATER
+            ]
             self._record(left, receipts)
             if not waits or pause is None:
                 break
@@ -134,7 +152,13 @@ class Sender:
         with tables(self.pm) as conn:
             for event in events:
                 receipt = receipts[event]
-                key = (states[receipt.outcome], receipt.reason, event.customer, event.hour, event.revision)
+                key = (
+                    states[receipt.outcome],
+                    receipt.reason,
+                    event.customer,
+                    event.hour,
+                    event.revision,
+                )
                 conn.execute(_UPDATE.format("state = ?, reason = ?"), key)
 
 

@@ -100,7 +100,9 @@ class CsvSink:
         try:
             self._cut_torn_line()
             there = {row["identifier"] for row in self._rows()}
-            rows = [[e.identifier, e.customer, iso(e.hour), e.revision, e.watt_hours] for e in events]
+            rows = [
+                [e.identifier, e.customer, iso(e.hour), e.revision, e.watt_hours] for e in events
+            ]
             with open(self.path, "a", newline="", encoding="utf-8", opener=_private) as file:
                 writer = csv.writer(file, lineterminator="\n")
                 if not file.tell():
@@ -115,7 +117,11 @@ class CsvSink:
     def recorded(self, customer: str, hour: int) -> int | None:
         """What the file says."""
         try:
-            rows = [row for row in self._rows() if (row["customer"], row["hour"]) == (customer, iso(hour))]
+            rows = [
+                row
+                for row in self._rows()
+                if (row["customer"], row["hour"]) == (customer, iso(hour))
+            ]
         except OSError:
             return None
         return int(max(rows, key=lambda row: int(row["revision"]))["watt_hours"]) if rows else 0
@@ -125,8 +131,12 @@ class CsvSink:
             return []
         with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
             head = file.readline()
-            if not self._HEAD.startswith(head.replace("\r\n", "\n")):  # a crash may have left only a part of it
-                raise BillingError(f"{self.path}: not a file of this sink: it begins with {head[:80].rstrip()!r}")
+            if not self._HEAD.startswith(
+                head.replace("\r\n", "\n")
+            ):  # a crash may have left only a part of it
+                raise BillingError(
+                    f"{self.path}: not a file of this sink: it begins with {head[:80].rstrip()!r}"
+                )
             whole = (line for line in file if line.endswith("\n"))  # a torn line is none yet
             return list(csv.DictReader(whole, self.COLUMNS))
 

@@ -20,7 +20,9 @@ from power_billing.sinks import EVENT_NAME, Outcome, Receipt, UsageEvent
 from power_billing.tables import set_setting, setting, tables
 from power_manager import PowerManager
 
-NETWORK_RETRIES = 2  # by the SDK itself, under one idempotency key; without a number StripeClient makes none
+NETWORK_RETRIES = (
+    2  # by the SDK itself, under one idempotency key; without a number StripeClient makes none
+)
 TIMEOUT = 30.0  # seconds for an answer
 API_URL = "POWER_BILLING_STRIPE_URL"  # another address of the API, for tests
 _SESSION_SECONDS = 10 * 60.0  # a stream's session is good for 15 minutes
@@ -61,7 +63,12 @@ def setup(pm: PowerManager, client: stripe.StripeClient) -> str:
     """
     try:
         meter = next(
-            (m for m in client.v1.billing.meters.list().auto_paging_iter() if m.event_name == EVENT_NAME), None
+            (
+                m
+                for m in client.v1.billing.meters.list().auto_paging_iter()
+                if m.event_name == EVENT_NAME
+            ),
+            None,
         )
         if meter is None:
             meter = client.v1.billing.meters.create(
@@ -82,10 +89,20 @@ def setup(pm: PowerManager, client: stripe.StripeClient) -> str:
 
 def _check(meter: stripe.billing.Meter) -> None:
     keys = meter.customer_mapping.event_payload_key, meter.value_settings.event_payload_key
-    found = (meter.event_name, meter.status, meter.default_aggregation.formula, meter.event_time_window, *keys)
+    found = (
+        meter.event_name,
+        meter.status,
+        meter.default_aggregation.formula,
+        meter.event_time_window,
+        *keys,
+    )
     expected = (EVENT_NAME, "active", "sum", "hour", "stripe_customer_id", "value")
     if found != expected:
-        wrong = "; ".join(f"{text!r} instead of {right!r}" for text, right in zip(found, expected) if text != right)
+        wrong = "; ".join(
+            f"{text!r} instead of {right!r}"
+            for text, right in zip(found, expected)
+            if text != right
+        )
         raise BillingError(
             f"Stripe's meter {meter.id} has {wrong}: a meter cannot be changed, but the dashboard can reactivate one; "
             "otherwise use another Stripe account"
@@ -115,13 +132,22 @@ def open_sink(
         raise BillingError(f"{API_KEY}: it cannot see the meter {meter_id}: {reason}") from None
     except stripe.StripeError as error:
         raise _cannot(error) from None
-    return StripeStreamSink(client, meter_id, session) if stream else StripeMeterSink(client, meter_id)
+    return (
+        StripeStreamSink(client, meter_id, session) if stream else StripeMeterSink(client, meter_id)
+    )
 
 
-def sink_from(environ: Mapping[str, str], pm: PowerManager, *, stream: bool = False) -> StripeMeterSink:
+def sink_from(
+    environ: Mapping[str, str], pm: PowerManager, *, stream: bool = False
+) -> StripeMeterSink:
     """The Stripe sink of a file, with the key that the environment holds."""
     client = make_client(read_secret(environ, API_KEY), environ)
-    return open_sink(pm, client, stream=stream, session=lambda token: make_client(Secret("session", token), environ))
+    return open_sink(
+        pm,
+        client,
+        stream=stream,
+        session=lambda token: make_client(Secret("session", token), environ),
+    )
 
 
 # --- The sinks
@@ -145,7 +171,10 @@ class StripeMeterSink:
             self._client.v1.billing.meter_events.create(
                 {
                     "event_name": EVENT_NAME,
-                    "payload": {"stripe_customer_id": event.customer, "value": str(event.watt_hours)},
+                    "payload": {
+                        "stripe_customer_id": event.customer,
+                        "value": str(event.watt_hours),
+                    },
                     "identifier": event.identifier,
                     "timestamp": event.timestamp,
                 }
@@ -189,7 +218,10 @@ class StripeStreamSink(StripeMeterSink):
     batch = 100
 
     def __init__(
-        self, client: stripe.StripeClient, meter_id: str, session: Callable[[str], stripe.StripeClient]
+        self,
+        client: stripe.StripeClient,
+        meter_id: str,
+        session: Callable[[str], stripe.StripeClient],
     ) -> None:
         super().__init__(client, meter_id)
         self._make_session = session  # a client that has the session's token as its key
@@ -204,7 +236,10 @@ class StripeStreamSink(StripeMeterSink):
                     "events": [
                         {
                             "event_name": EVENT_NAME,
-                            "payload": {"stripe_customer_id": event.customer, "value": str(event.watt_hours)},
+                            "payload": {
+                                "stripe_customer_id": event.customer,
+                                "value": str(event.watt_hours),
+                            },
                             "identifier": event.identifier,
                             "timestamp": f"{iso(event.hour)[:-4]}:{event.timestamp % HOUR // 60:02d}"
                             f":{event.timestamp % 60:02d}.000Z",
@@ -240,12 +275,19 @@ def _receipt(error: stripe.StripeError, identifier: str) -> Receipt:
     reason = f"{error.code or type(error).__name__}: {error.user_message or 'no message'}"[:300]
     if isinstance(error, stripe.RateLimitError):
         return Receipt(Outcome.LATER, reason, _retry_after(error))
-    if not isinstance(error, stripe.InvalidRequestError):  # a lost answer, a failing server: nobody knows
+    if not isinstance(
+        error, stripe.InvalidRequestError
+    ):  # a lost answer, a failing server: nobody knows
         return Receipt(Outcome.LATER, reason)
     # v1 gives this error no code: its text is all there is.
-    if error.code == "duplicate_meter_event" or f"already exists with identifier {identifier}" in reason:
+    if (
+        error.code == "duplicate_meter_event"
+        or f"already exists with identifier {identifier}" in reason
+    ):
         return Receipt(Outcome.SENT, "Stripe had it already")
-    if error.param == "timestamp":  # the hour can be billed by this clock: one of the two clocks is wrong
+    if (
+        error.param == "timestamp"
+    ):  # the hour can be billed by this clock: one of the two clocks is wrong
         return Receipt(Outcome.LATER, f"this machine's clock and Stripe's differ; {reason}")
     return Receipt(Outcome.REFUSED, reason)
 
@@ -260,5 +302,9 @@ def _retry_after(error: stripe.StripeError) -> float:
 def _cannot(error: stripe.StripeError) -> BillingError:
     """Nothing can be sent: said without Stripe's words, which quote a part of the key."""
     if isinstance(error, _FATAL):
-        return BillingError(f"{API_KEY}: Stripe does not take this key ({error.http_status}): it needs billing meters")
-    return BillingError(f"Stripe cannot be used now: {type(error).__name__} {error.http_status or ''}: try again later")
+        return BillingError(
+            f"{API_KEY}: Stripe does not take this key ({error.http_status}): it needs billing meters"
+        )
+    return BillingError(
+        f"Stripe cannot be used now: {type(error).__name__} {error.http_status or ''}: try again later"
+    )

@@ -60,7 +60,9 @@ def tables(pm: PowerManager) -> Iterator[sqlite3.Connection]:
                 conn.execute(statement)
             set_setting(conn, "schema", _VERSION)
         elif version != _VERSION:
-            raise BillingError(f"{pm.db_path}: its billing tables are version {version}, not {_VERSION}: upgrade")
+            raise BillingError(
+                f"{pm.db_path}: its billing tables are version {version}, not {_VERSION}: upgrade"
+            )
         yield conn
 
 

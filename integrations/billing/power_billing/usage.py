@@ -12,7 +12,16 @@ from typing import Any
 
 from power_billing.errors import BillingError
 from power_billing.hours import DAY, HOUR, hour_of, next_hour, oldest_billable, seconds_of
-from power_billing.ledger import LOOK_BACK_DAYS, OPEN, Entry, book, by_customer, consumption, latest, outbox
+from power_billing.ledger import (
+    LOOK_BACK_DAYS,
+    OPEN,
+    Entry,
+    book,
+    by_customer,
+    consumption,
+    latest,
+    outbox,
+)
 from power_billing.links import Link, links_of
 from power_billing.sender import Sender, queue_refused
 from power_billing.sinks import UsageSink
@@ -82,10 +91,14 @@ class Biller:
         with _only_run(self.pm):
             links = links_of(self.pm)
             customers = {
-                link.customer for link in links if link.device_id == device_id and any(map(link.covers, hours))
+                link.customer
+                for link in links
+                if link.device_id == device_id and any(map(link.covers, hours))
             }
             if not customers and not any(link.device_id == device_id for link in links):
-                raise BillingError(f"{device_id}: not linked to a customer: power-billing link makes it so")
+                raise BillingError(
+                    f"{device_id}: not linked to a customer: power-billing link makes it so"
+                )
             for customer in customers:
                 self._settle(customer, by_customer(links)[customer], hours.stop, hours.start)
             before = self._open_rows(hours, customers)
@@ -128,13 +141,16 @@ class Biller:
             raise BillingError("the clock was set while the readings were looked at: try again")
         return consumed
 
-    def _open_rows(self, hours: range | None = None, customers: set[str] | None = None) -> dict[Any, Entry]:
+    def _open_rows(
+        self, hours: range | None = None, customers: set[str] | None = None
+    ) -> dict[Any, Entry]:
         with tables(self.pm) as conn:
             rows = outbox(conn, OPEN)
         return {
             (row.event.customer, row.event.hour): row
             for row in rows
-            if (hours is None or row.event.hour in hours) and (customers is None or row.event.customer in customers)
+            if (hours is None or row.event.hour in hours)
+            and (customers is None or row.event.customer in customers)
         }
 
     def _outcome(self, before: dict[Any, Entry]) -> Report:
@@ -146,13 +162,20 @@ class Biller:
         return Report([row for row in rows if row.state == "sent"], left)
 
 
-def report(pm: PowerManager, sink: UsageSink, *, until: Any = None, retry_refused: bool = False) -> Report:
+def report(
+    pm: PowerManager, sink: UsageSink, *, until: Any = None, retry_refused: bool = False
+) -> Report:
     """Bill every closed UTC hour to its customer, once: see Biller.report."""
     return Biller(pm).report(sink, until=until, retry_refused=retry_refused)
 
 
 def create_usage_record(
-    device_id: str, start: Any, end: Any, *, pm: PowerManager | None = None, sink: UsageSink | None = None
+    device_id: str,
+    start: Any,
+    end: Any,
+    *,
+    pm: PowerManager | None = None,
+    sink: UsageSink | None = None,
 ) -> Report:
     """Bill the closed UTC hours from `start` to `end` of the customer that a device is linked to, once.
 
@@ -183,7 +206,9 @@ def _only_run(pm: PowerManager) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BillingError(f"{pm.db_path}: another run is under way: wait for it to end") from None
+            raise BillingError(
+                f"{pm.db_path}: another run is under way: wait for it to end"
+            ) from None
         yield
     finally:
         os.close(descriptor)

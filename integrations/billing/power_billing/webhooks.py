@@ -52,9 +52,14 @@ class WebhookSettings:
         given = [name for name in (POLICY, GRACE) if environ.get(name)]
         if not is_set(environ, WEBHOOK_SECRET):
             if given:
-                raise BillingError(f"{given[0]} is set and {WEBHOOK_SECRET} is not: set both, or neither")
+                raise BillingError(
+                    f"{given[0]} is set and {WEBHOOK_SECRET} is not: set both, or neither"
+                )
             return None
-        policy, grace = environ.get(POLICY) or POLICIES[0], environ.get(GRACE) or str(DEFAULT_GRACE_HOURS)
+        policy, grace = (
+            environ.get(POLICY) or POLICIES[0],
+            environ.get(GRACE) or str(DEFAULT_GRACE_HOURS),
+        )
         if policy not in POLICIES:
             raise BillingError(f"{POLICY}: expected {' or '.join(POLICIES)}, got {policy!r}")
         if not re.fullmatch(r"\d{1,4}(\.\d+)?", grace):
@@ -63,7 +68,10 @@ class WebhookSettings:
 
 
 def verified(
-    settings: WebhookSettings, body: bytes, signature: str | None, clock: Callable[[], float] = time.time
+    settings: WebhookSettings,
+    body: bytes,
+    signature: str | None,
+    clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
     """The event in a delivery: the raw body, and its Stripe-Signature header. Needs no database.
 
@@ -74,7 +82,11 @@ def verified(
         found: dict[str, Any] = event.to_dict()
     except stripe.SignatureVerificationError:
         raise BadSignature("the signature is not Stripe's, or older than 5 minutes") from None
-    except (ValueError, TypeError, AttributeError) as error:  # also a thin event of v2: parse_event_notification's
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # also a thin event of v2: parse_event_notification's
         raise BadEvent(f"not a webhook event: {type(error).__name__}") from None
     # The SDK looks at the past only: a header from the future could be kept and played back for long.
     # Read as the SDK has read it: int() takes more than digits, and what it took is what was signed.
@@ -82,16 +94,23 @@ def verified(
     if int(at) > clock() + TOLERANCE:
         raise BadSignature("the signature is dated more than 5 minutes ahead")
     wrong = [
-        name for name, kind in {"id": str, "created": int, "type": str}.items() if type(found.get(name)) is not kind
+        name
+        for name, kind in {"id": str, "created": int, "type": str}.items()
+        if type(found.get(name)) is not kind
     ]
     data = found.get("data")
     if wrong or not isinstance(data, dict) or not isinstance(data.get("object"), dict):
-        raise BadEvent(f"an event needs id, created, type and data.object: look at {wrong or 'data'}")
+        raise BadEvent(
+            f"an event needs id, created, type and data.object: look at {wrong or 'data'}"
+        )
     return found
 
 
 def handle(
-    pm: PowerManager, settings: WebhookSettings, event: Mapping[str, Any], clock: Callable[[], float] = time.time
+    pm: PowerManager,
+    settings: WebhookSettings,
+    event: Mapping[str, Any],
+    clock: Callable[[], float] = time.time,
 ) -> str:
     """Take an event that is verified. Return what was done, for the log.
 
@@ -102,20 +121,27 @@ def handle(
         return f"{kind}: not for this endpoint"
     with tables(pm) as conn:
         row = (str(event["id"]), kind, int(event["created"]))
-        if not conn.execute("INSERT OR IGNORE INTO billing_stripe_events VALUES (?, ?, ?)", row).rowcount:
+        if not conn.execute(
+            "INSERT OR IGNORE INTO billing_stripe_events VALUES (?, ?, ?)", row
+        ).rowcount:
             return f"{kind} {event['id']}: known already"
         invoice = event["data"]["object"]
         customer = _id(invoice.get("customer"))
         if customer is None or _id(invoice) is None:
             raise BadEvent(f"{kind} {event['id']}: its invoice has no id or no customer")
         conn.execute(
-            "INSERT OR IGNORE INTO billing_invoices (invoice, customer) VALUES (?, ?)", (_id(invoice), customer)
+            "INSERT OR IGNORE INTO billing_invoices (invoice, customer) VALUES (?, ?)",
+            (_id(invoice), customer),
         )
         if kind in _SETTLED:
-            conn.execute("UPDATE billing_invoices SET settled = 1 WHERE invoice = ?", (invoice["id"],))
+            conn.execute(
+                "UPDATE billing_invoices SET settled = 1 WHERE invoice = ?", (invoice["id"],)
+            )
         else:
             _fail(conn, invoice, int(event["created"]), settings)
-        _tell_due(pm, conn, clock())  # before the next: another invoice may hold the devices from now on
+        _tell_due(
+            pm, conn, clock()
+        )  # before the next: another invoice may hold the devices from now on
         if kind in _SETTLED:
             _restore(pm, conn, invoice, customer)
     return f"{kind} {event['id']}: taken"
@@ -137,7 +163,9 @@ def _id(value: Any) -> str | None:
     return found if isinstance(found, str) and found else None
 
 
-def _fail(conn: sqlite3.Connection, invoice: dict[str, Any], created: int, settings: WebhookSettings) -> None:
+def _fail(
+    conn: sqlite3.Connection, invoice: dict[str, Any], created: int, settings: WebhookSettings
+) -> None:
     """Note a failed attempt, and when the customer's devices are to be told unless the invoice is settled."""
     sql = "SELECT attempt, attempt_at, first_failed_at, due_at FROM billing_invoices WHERE invoice = ?"
     attempt, attempt_at, first, due = conn.execute(sql, (invoice["id"],)).fetchone()
@@ -157,31 +185,38 @@ def _fail(conn: sqlite3.Connection, invoice: dict[str, Any], created: int, setti
     )
 
 
-def _restore(pm: PowerManager, conn: sqlite3.Connection, invoice: dict[str, Any], customer: str) -> None:
+def _restore(
+    pm: PowerManager, conn: sqlite3.Connection, invoice: dict[str, Any], customer: str
+) -> None:
     """Tell the devices to come back after an invoice was settled, if no other one holds them."""
     sql = "SELECT count(*) FROM billing_invoices WHERE customer = ? AND told AND NOT settled"
     (unpaid,) = conn.execute(sql, (customer,)).fetchone()
     if unpaid:
         return
-    told = conn.execute("SELECT device_id FROM billing_shutdowns WHERE customer = ? ORDER BY 1", (customer,)).fetchall()
+    told = conn.execute(
+        "SELECT device_id FROM billing_shutdowns WHERE customer = ? ORDER BY 1", (customer,)
+    ).fetchall()
     for (device_id,) in told:
         pm.trigger_event(
-            device_id, PowerEventType.RESTORE, note=f"billing: nothing is owed for {invoice['id']} any more"
+            device_id,
+            PowerEventType.RESTORE,
+            note=f"billing: nothing is owed for {invoice['id']} any more",
         )
     conn.execute("DELETE FROM billing_shutdowns WHERE customer = ?", (customer,))
 
 
 def _tell_due(pm: PowerManager, conn: sqlite3.Connection, now: float) -> int:
     """Record `shutdown` for the devices of customers whose grace period is over, once each."""
-    sql = (
-        "SELECT invoice, customer FROM billing_invoices WHERE due_at <= ? AND NOT told AND NOT settled ORDER BY due_at"
-    )
+    sql = """SELECT invoice, customer FROM billing_invoices
+        WHERE due_at <= ? AND NOT told AND NOT settled ORDER BY due_at"""
     hold = "INSERT OR IGNORE INTO billing_shutdowns VALUES (?, ?)"  # of one customer each: link() frees a device
     recorded = 0
     for invoice, customer in conn.execute(sql, (now,)).fetchall():
         conn.execute("UPDATE billing_invoices SET told = 1 WHERE invoice = ?", (invoice,))
         for device_id in linked_devices(conn, customer):
             if conn.execute(hold, (device_id, customer)).rowcount:
-                pm.trigger_event(device_id, PowerEventType.SHUTDOWN, note=f"billing: {invoice} is not paid")
+                pm.trigger_event(
+                    device_id, PowerEventType.SHUTDOWN, note=f"billing: {invoice} is not paid"
+                )
                 recorded += 1
     return recorded

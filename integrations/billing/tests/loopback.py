@@ -25,7 +25,9 @@ KEY = "sk_test_51LoopbackOnlyNoRealAccount"
 DAY = 86_400
 _PAST = 35 * DAY
 _FUTURE = 5 * 60
-Schema = dict[str, tuple[bool, str]]  # by flat name: whether it must be there, and what its text must match
+Schema = dict[
+    str, tuple[bool, str]
+]  # by flat name: whether it must be there, and what its text must match
 
 METER: Schema = {
     "display_name": (True, r".{1,250}"),
@@ -76,7 +78,11 @@ class Refusal(Exception):
     def answer(self) -> Answer:
         """The error as Stripe writes it."""
         parts = {"type": self.type, "message": self.message, "param": self.param, "code": self.code}
-        return self.status, {"error": {k: v for k, v in parts.items() if v is not None}}, self.headers
+        return (
+            self.status,
+            {"error": {k: v for k, v in parts.items() if v is not None}},
+            self.headers,
+        )
 
 
 Answer = tuple[int, Any, dict[str, str]]
@@ -157,7 +163,9 @@ class Loopback:
         token = headers.get("authorization", "").removeprefix("Bearer ")
         stream = path == "/v2/billing/meter_event_stream"
         if stream and self._sessions.get(token, 0) < self.clock():
-            raise Refusal(401, "The session has expired", type="temporary_session_expired", code="billing")
+            raise Refusal(
+                401, "The session has expired", type="temporary_session_expired", code="billing"
+            )
         if not stream and token != self.key:
             raise Refusal(401, f"Invalid API Key provided: {token[:8]}****{token[-4:]}")
         if "stripe-version" not in headers:
@@ -170,7 +178,9 @@ class Loopback:
             query = dict(parse_qsl(urlsplit(url).query, strict_parsing=bool(urlsplit(url).query)))
             return self._idempotent(method, path, headers, body, query)
         finally:  # whatever the answer was, it does not arrive
-            if fault == "500-after" and "idempotency-key" in headers:  # Stripe answers the key so from now on
+            if (
+                fault == "500-after" and "idempotency-key" in headers
+            ):  # Stripe answers the key so from now on
                 failed = Refusal(500, "as told", type="api_error").answer()
                 self._replies[headers["idempotency-key"]] = ((path, body), failed)
             self._fault(fault, "after")
@@ -183,9 +193,14 @@ class Loopback:
         if what == "lost":
             raise Lost
         if what == "429":
-            again = {"Retry-After": self.retry_after, "Stripe-Rate-Limited-Reason": "endpoint-concurrency"}
+            again = {
+                "Retry-After": self.retry_after,
+                "Stripe-Rate-Limited-Reason": "endpoint-concurrency",
+            }
             raise Refusal(429, "Request rate limit exceeded.", code="rate_limit", headers=again)
-        raise Refusal(int(what), "as told", type="api_error" if what == "500" else "invalid_request_error")
+        raise Refusal(
+            int(what), "as told", type="api_error" if what == "500" else "invalid_request_error"
+        )
 
     def _idempotent(
         self, method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, str]
@@ -223,7 +238,9 @@ class Loopback:
         meter = self.meters.get(found[1])
         if meter is None:
             raise Refusal(404, f"No such billing meter: '{found[1]}'", "id", "resource_missing")
-        return (200, self._summaries(path, meter["id"], values), {}) if found[2] else (200, meter, {})
+        return (
+            (200, self._summaries(path, meter["id"], values), {}) if found[2] else (200, meter, {})
+        )
 
     def _page(self, path: str, values: dict[str, str]) -> dict[str, Any]:
         """A page of the meters, the newest first, as Stripe lists."""
@@ -231,7 +248,12 @@ class Loopback:
         begin = ids.index(values["starting_after"]) + 1 if "starting_after" in values else 0
         page = ids[begin : begin + int(values.get("limit", "10"))]
         more = begin + len(page) < len(ids)
-        return {"object": "list", "url": path, "has_more": more, "data": [self.meters[id_] for id_ in page]}
+        return {
+            "object": "list",
+            "url": path,
+            "has_more": more,
+            "data": [self.meters[id_] for id_ in page],
+        }
 
     def _make_meter(self, values: dict[str, str]) -> dict[str, Any]:
         check(METER, values)
@@ -258,20 +280,35 @@ class Loopback:
     def _take(self, values: dict[str, str], timestamp: int) -> dict[str, Any]:
         """Validate an event against the meter, the window and what was sent before, and keep it."""
         now, name, text = self.clock(), values["event_name"], values["payload[value]"]
-        if not any(m["event_name"] == name and m["status"] == "active" for m in self.meters.values()):
+        if not any(
+            m["event_name"] == name and m["status"] == "active" for m in self.meters.values()
+        ):
             raise Refusal(400, f"No active meter found for event name {name}.", "event_name")
         if timestamp < now - _PAST or timestamp > now + _FUTURE:
-            raise Refusal(400, "The timestamp must be within the past 35 days or up to 5 minutes ahead", "timestamp")
+            raise Refusal(
+                400,
+                "The timestamp must be within the past 35 days or up to 5 minutes ahead",
+                "timestamp",
+            )
         if len(text.lstrip("-")) > 15:
-            raise Refusal(400, "At most 15 significant digits", "payload", "meter_event_value_too_many_digits")
+            raise Refusal(
+                400, "At most 15 significant digits", "payload", "meter_event_value_too_many_digits"
+            )
         identifier = values.get("identifier", f"made-{len(self.events)}")
         if self._identifiers.get(identifier, -DAY) > now - DAY:
             # As live Stripe words it: without a code.
             again = {"Stripe-Should-Retry": "false"}
-            raise Refusal(400, f"An event already exists with identifier {identifier}.", headers=again)
+            raise Refusal(
+                400, f"An event already exists with identifier {identifier}.", headers=again
+            )
         self._identifiers[identifier] = now
         customer = values["payload[stripe_customer_id]"]
-        event = {"identifier": identifier, "timestamp": timestamp, "customer": customer, "value": int(text)}
+        event = {
+            "identifier": identifier,
+            "timestamp": timestamp,
+            "customer": customer,
+            "value": int(text),
+        }
         self.events.append(event)
         payload = {"stripe_customer_id": customer, "value": text}
         return {
@@ -339,7 +376,13 @@ class FakeTransport(stripe.HTTPClient):
         self._server = server
 
     def request(
-        self, method: str, url: str, headers: Any, post_data: Any = None, *, _usage: list[str] | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Any,
+        post_data: Any = None,
+        *,
+        _usage: list[str] | None = None,
     ) -> tuple[str, int, dict[str, str]]:
         """One request; a lost answer is what requests makes of a connection that ends."""
         body = post_data.encode() if isinstance(post_data, str) else post_data or b""
@@ -347,14 +390,20 @@ class FakeTransport(stripe.HTTPClient):
             status, answer, fields = self._server.handle(method.upper(), url, dict(headers), body)
         except Lost:
             raise stripe.APIConnectionError("the connection ended", should_retry=True) from None  # type: ignore[no-untyped-call]
-        return json.dumps(answer), status, {**fields, "Date": formatdate(self._server.clock(), usegmt=True)}
+        return (
+            json.dumps(answer),
+            status,
+            {**fields, "Date": formatdate(self._server.clock(), usegmt=True)},
+        )
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 @contextmanager
-def serve(server: Loopback, on_request: Callable[[str, str], None] = lambda *_: None) -> Iterator[str]:
+def serve(
+    server: Loopback, on_request: Callable[[str, str], None] = lambda *_: None
+) -> Iterator[str]:
     """Serve it on a free port of 127.0.0.1; the URL is yielded. on_request sees every request before it is handled."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -366,7 +415,9 @@ def serve(server: Loopback, on_request: Callable[[str, str], None] = lambda *_: 
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             on_request(self.command, self.path)
             try:
-                status, answer, fields = server.handle(self.command, self.path, dict(self.headers), body)
+                status, answer, fields = server.handle(
+                    self.command, self.path, dict(self.headers), body
+                )
             except Lost:
                 self.close_connection = True
                 return
@@ -389,7 +440,9 @@ def serve(server: Loopback, on_request: Callable[[str, str], None] = lambda *_: 
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{httpd.server_port}"

@@ -40,7 +40,9 @@ class Cli:
             self.meter = pm.add_meter("edge", "main").id
             for back in (4, 3, 2):
                 for second in (600, 2040):
-                    pm.log_power(self.meter, 10.5 / 0.4, 1.0, timestamp=(self.hour - back) * 3600 + second)
+                    pm.log_power(
+                        self.meter, 10.5 / 0.4, 1.0, timestamp=(self.hour - back) * 3600 + second
+                    )
 
     def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
         """Run a command; its output and its errors."""
@@ -66,7 +68,16 @@ def stripe_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loopback, str]
 
 def linked(cli: Cli) -> None:
     """Link the device from ten hours ago on."""
-    cli("link", "edge", "--customer", CUSTOMER, "--subscription-item", "si_9", "--since", iso(cli.hour - 10))
+    cli(
+        "link",
+        "edge",
+        "--customer",
+        CUSTOMER,
+        "--subscription-item",
+        "si_9",
+        "--since",
+        iso(cli.hour - 10),
+    )
 
 
 def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
@@ -74,7 +85,9 @@ def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> Non
     out, _ = cli("setup")
     assert "meter mtr_test_1 is ready" in out
     assert '"recurring[meter]=mtr_test_1"' in out
-    out, _ = cli("link", "edge", "--customer", CUSTOMER, "--since", iso(cli.hour - 10), "--types", "main,ups")
+    out, _ = cli(
+        "link", "edge", "--customer", CUSTOMER, "--since", iso(cli.hour - 10), "--types", "main,ups"
+    )
     assert out == f"edge: billed to {CUSTOMER} from {iso(cli.hour - 10)} on (main, ups)\n"
     out, _ = cli("report", "--dry-run")
     assert out.splitlines()[-1] == "dry run: 3 hours would be sent"
@@ -96,7 +109,9 @@ def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> Non
     assert out == f"edge: billed to {CUSTOMER} until {iso(cli.hour + 1)}\n"
 
 
-def test_hours_that_are_left_make_the_exit_code_1(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+def test_hours_that_are_left_make_the_exit_code_1(
+    cli: Cli, stripe_url: tuple[Loopback, str]
+) -> None:
     """And are listed with the reason, by report and by status, until they are sent."""
     cli("setup")
     linked(cli)
@@ -119,16 +134,23 @@ def test_what_came_to_light_too_late_is_listed(cli: Cli) -> None:
             conn.execute("UPDATE billing_links SET from_hour = ?", (old - 5,))
         for second in (600, 2040):
             pm.log_power(cli.meter, 10.0, 1.0, timestamp=old * 3600 + second)
-    assert f"cannot be billed: {CUSTOMER} {iso(old)} +4.000 Wh that came to light too late" in cli("status")[0]
+    assert (
+        f"cannot be billed: {CUSTOMER} {iso(old)} +4.000 Wh that came to light too late"
+        in cli("status")[0]
+    )
     assert "si_9, main+battery+ups" in cli("status")[0]
 
 
-def test_status_reads_no_more_of_the_outbox_than_is_open(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_reads_no_more_of_the_outbox_than_is_open(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Years of hours that were sent are counted in the file, not held in memory."""
     linked(cli)
     with PowerManager(cli.db) as pm, tables(pm) as conn:
         sql = "INSERT INTO billing_outbox (customer, hour, revision, value_wh, state) VALUES (?, ?, 0, 5, ?)"
-        conn.executemany(sql, [(CUSTOMER, back, "sent" if back else "refused") for back in range(3000)])
+        conn.executemany(
+            sql, [(CUSTOMER, back, "sent" if back else "refused") for back in range(3000)]
+        )
     made: list[Entry] = []
 
     def entry(*parts: Any) -> Entry:
@@ -150,7 +172,10 @@ def test_report_tells_the_devices_whose_grace_period_is_over(
     with PowerManager(cli.db) as pm, tables(pm) as conn:
         sql = "INSERT INTO billing_invoices (invoice, customer, due_at) VALUES ('in_1', ?, ?)"
         conn.execute(sql, (CUSTOMER, time.time() - 1))
-    assert "1 devices told to shut down" in cli("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"))[0]
+    assert (
+        "1 devices told to shut down"
+        in cli("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"))[0]
+    )
     assert "told" not in cli("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"))[0]
     with PowerManager(cli.db) as pm:
         assert [(event.type.value, event.note) for event in pm.get_events("edge")] == [
@@ -158,7 +183,9 @@ def test_report_tells_the_devices_whose_grace_period_is_over(
         ]
 
 
-def test_a_clock_that_is_ahead_ends_no_grace_period(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+def test_a_clock_that_is_ahead_ends_no_grace_period(
+    cli: Cli, stripe_url: tuple[Loopback, str]
+) -> None:
     """Stripe's clock counts: this machine's is four days ahead of it, and then both are right."""
     server, told = stripe_url[0], "shut down"
     server.clock = lambda: time.time() - 4 * 86_400
@@ -167,7 +194,9 @@ def test_a_clock_that_is_ahead_ends_no_grace_period(cli: Cli, stripe_url: tuple[
     with PowerManager(cli.db) as pm, tables(pm) as conn:
         sql = "INSERT INTO billing_invoices (invoice, customer, due_at) VALUES ('in_1', ?, ?)"
         conn.execute(sql, (CUSTOMER, server.clock() + 86_400))
-    assert f"0 devices told to {told}" in cli("report", code=1)[0], "nor does Stripe take hours of its future"
+    assert f"0 devices told to {told}" in cli("report", code=1)[0], (
+        "nor does Stripe take hours of its future"
+    )
     server.clock = time.time
     assert f"1 devices told to {told}" in cli("report")[0]
 
@@ -187,32 +216,48 @@ def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv(API_KEY, KEY)
     monkeypatch.delitem(sys.modules, "power_billing.stripe_sinks")
     monkeypatch.setitem(sys.modules, "stripe", None)
-    assert "power-billing: stripe is not installed: pip install '.[billing]'" in cli("setup", code=1)[1]
+    assert (
+        "power-billing: stripe is not installed: pip install '.[billing]'"
+        in cli("setup", code=1)[1]
+    )
 
 
 def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
     """Neither a key nor the SDK."""
     linked(cli)
-    assert "3 hours sent, 0 left" in cli("report", "--sink", "csv", "--csv", str(tmp_path / "usage.csv"))[0]
+    assert (
+        "3 hours sent, 0 left"
+        in cli("report", "--sink", "csv", "--csv", str(tmp_path / "usage.csv"))[0]
+    )
     program = "import sys, power_billing.cli; sys.exit('stripe' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": PYTHONPATH}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": PYTHONPATH}, check=True
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["report"], "STRIPE_API_KEY or STRIPE_API_KEY_FILE (a file that holds it): neither is set"),
+        (
+            ["report"],
+            "STRIPE_API_KEY or STRIPE_API_KEY_FILE (a file that holds it): neither is set",
+        ),
         (["setup"], "neither is set"),
         (["report", "--sink", "csv"], "--sink csv and --csv FILE go together"),
         (["report", "--csv", "x"], "--sink csv and --csv FILE go together"),
         (["link", "nobody", "--customer", "cus_1"], "no device has the id 'nobody'"),
         (["link", "edge", "--customer", "cus_..."], "customer: expected an id of Stripe's"),
-        (["link", "edge", "--customer", "cus_1", "--types", "sun"], "types: expected some of main, battery, ups"),
+        (
+            ["link", "edge", "--customer", "cus_1", "--types", "sun"],
+            "types: expected some of main, battery, ups",
+        ),
         (["unlink", "edge"], "edge: not linked"),
         (["report", "--until", "noon", "--dry-run"], "until: expected an aware datetime"),
     ],
 )
-def test_errors_are_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
+def test_errors_are_one_line(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
     """On standard error, with exit code 1."""
     monkeypatch.delenv(API_KEY, raising=False)
     out, err = cli(*arguments, code=1)
@@ -241,7 +286,9 @@ def test_wrong_usage_is_exit_code_2(cli: Cli) -> None:
 def _report(cli: Cli) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "power_billing", "--db", str(cli.db), "report"]
     environ = {**os.environ, "PYTHONPATH": PYTHONPATH}
-    return subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 @pytest.mark.parametrize("request_number", [1, 2, 3])

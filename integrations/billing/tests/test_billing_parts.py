@@ -43,22 +43,35 @@ def test_a_link_that_ended_before_it_began_blocks_nothing(world: World) -> None:
     """Linked, unlinked within the hour, and linked again with the --since that was forgotten."""
     link(world.pm, "edge", CUSTOMER, clock=lambda: NOW)
     unlink(world.pm, "edge", clock=lambda: NOW)
-    assert link(world.pm, "edge", CUSTOMER, since=NOW - 5 * HOUR, clock=lambda: NOW).from_hour == THIS_HOUR - 5
+    assert (
+        link(world.pm, "edge", CUSTOMER, since=NOW - 5 * HOUR, clock=lambda: NOW).from_hour
+        == THIS_HOUR - 5
+    )
 
 
 def test_a_clock_that_is_behind_links_nothing(world: World) -> None:
     """The link would begin in 1970, and bill what the device used before it was made."""
     world.use(500.0, 48)
-    with pytest.raises(BillingError, match=r"edge: its newest reading is of .*: set the clock, or say since when"):
+    with pytest.raises(
+        BillingError, match=r"edge: its newest reading is of .*: set the clock, or say since when"
+    ):
         link(world.pm, "edge", CUSTOMER, clock=lambda: 1000.0)
     assert links_of(world.pm) == []
-    assert link(world.pm, "edge", CUSTOMER, clock=lambda: NOW - 47 * HOUR).from_hour == THIS_HOUR - 46
+    assert (
+        link(world.pm, "edge", CUSTOMER, clock=lambda: NOW - 47 * HOUR).from_hour == THIS_HOUR - 46
+    )
 
 
 def test_links_are_kept_in_the_librarys_file(world: World) -> None:
     """With all that was given."""
     made = link(
-        world.pm, "edge", CUSTOMER, subscription_item="si_Abc", types=("ups", "main"), since=NOW, clock=lambda: NOW
+        world.pm,
+        "edge",
+        CUSTOMER,
+        subscription_item="si_Abc",
+        types=("ups", "main"),
+        since=NOW,
+        clock=lambda: NOW,
     )
     assert links_of(world.pm) == [made]
     assert made.types == ("main", "ups")
@@ -89,7 +102,10 @@ def test_an_end_by_a_clock_that_was_ahead_can_be_brought_forward(world: World) -
     """Else the device would be its old customer's for the hours until then, and nobody could say otherwise."""
     world.link()
     assert unlink(world.pm, "edge", clock=lambda: NOW + 900 * HOUR).until_hour == THIS_HOUR + 901
-    assert link(world.pm, "edge", "cus_Next", clock=lambda: NOW + 900 * HOUR).from_hour == THIS_HOUR + 901
+    assert (
+        link(world.pm, "edge", "cus_Next", clock=lambda: NOW + 900 * HOUR).from_hour
+        == THIS_HOUR + 901
+    )
     ends = [unlink(world.pm, "edge", clock=lambda: NOW) for _ in range(2)]
     assert [(one.customer, one.until_hour) for one in ends] == [
         ("cus_Next", THIS_HOUR + 901),
@@ -103,7 +119,10 @@ def test_an_end_by_a_clock_that_was_ahead_can_be_brought_forward(world: World) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"customer": "cus_..."}, r"customer: expected an id of Stripe's that begins with cus_, got 'cus_\.\.\.'"),
+        (
+            {"customer": "cus_..."},
+            r"customer: expected an id of Stripe's that begins with cus_, got 'cus_\.\.\.'",
+        ),
         ({"customer": "sub_123"}, "begins with cus_, got 'sub_123'"),
         ({"customer": "cus_" + "a" * 57}, "begins with cus_"),
         ({"subscription_item": "sub_1"}, "subscription_item: expected .* si_, got 'sub_1'"),
@@ -154,7 +173,9 @@ def test_keys_come_from_the_environment_or_a_file(key: str, tmp_path: Path) -> N
 )  # fmt: skip
 def test_placeholders_stop_the_start(text: str) -> None:
     """The error does not quote them: it may be a real key with a typing mistake."""
-    with pytest.raises(BillingError, match="STRIPE_API_KEY: a placeholder, or no such secret") as caught:
+    with pytest.raises(
+        BillingError, match="STRIPE_API_KEY: a placeholder, or no such secret"
+    ) as caught:
         read_secret({API_KEY: text}, API_KEY)
     assert text not in str(caught.value)
 
@@ -187,7 +208,19 @@ def test_times_are_read_alike_in_every_form() -> None:
     assert iso(hour_of("t", moment)) == "2023-11-14T22:00Z"
 
 
-@pytest.mark.parametrize("value", ["2023-11-14", "2023-11-14T22:13", datetime(2023, 1, 1), None, True, -1, 1e99, "x"])  # noqa: DTZ001
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2023-11-14",
+        "2023-11-14T22:13",
+        datetime(2023, 1, 1),  # noqa: DTZ001
+        None,
+        True,
+        -1,
+        1e99,
+        "x",
+    ],
+)
 def test_other_times_are_refused(value: object) -> None:
     """Naive ones too: nobody knows which hour they mean."""
     with pytest.raises(InvalidValue, match="since: expected an aware datetime"):
@@ -219,7 +252,10 @@ def test_a_csv_file_gets_a_row_an_event(world: World, tmp_path: Path) -> None:
     world.biller.report(sink)
     world.pm.log_power(world.meters["edge"], 25.0, 1.0, timestamp=(THIS_HOUR - 3) * HOUR + 2400)
     assert world.biller.report(sink).complete
-    assert [(row["customer"], row["hour"], row["revision"], row["watt_hours"]) for row in rows(sink.path)] == [
+    assert [
+        (row["customer"], row["hour"], row["revision"], row["watt_hours"])
+        for row in rows(sink.path)
+    ] == [
         (CUSTOMER, iso(THIS_HOUR - 3), "0", "10"),
         (CUSTOMER, iso(THIS_HOUR - 3), "1", "12"),
     ]
@@ -243,12 +279,16 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     """It is named, and not a byte of it changes."""
     path = tmp_path / "notes.csv"
     path.write_text("a,b\n1,2\nno newline")
-    with pytest.raises(BillingError, match=r"notes.csv: not a file of this sink: it begins with 'a,b'"):
+    with pytest.raises(
+        BillingError, match=r"notes.csv: not a file of this sink: it begins with 'a,b'"
+    ):
         CsvSink(path).send([UsageEvent(CUSTOMER, THIS_HOUR, 0, 7)])
     assert path.read_text() == "a,b\n1,2\nno newline"
 
 
-@pytest.mark.parametrize("content", [b"a note of one line", b"identifier\n", b"\x89PNG\xff\x00", b"\xff\n\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"a note of one line", b"identifier\n", b"\x89PNG\xff\x00", b"\xff\n\xfe"]
+)
 def test_a_file_that_is_no_csv_at_all_is_left_alone(tmp_path: Path, content: bytes) -> None:
     """Without a line's end it is no torn line of ours, and bytes that are no text are no reason to break."""
     path = tmp_path / "photo.png"
@@ -286,7 +326,9 @@ def test_the_librarys_own_check_finds_nothing_wrong(world: World) -> None:
     assert world.pm.check() == []
 
 
-def test_the_functions_take_the_real_clock_and_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_functions_take_the_real_clock_and_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """report() and create_usage_record() as a program calls them."""
     db, sink = tmp_path / "power.db", CsvSink(tmp_path / "usage.csv")
     with PowerManager(db) as pm:

@@ -141,20 +141,36 @@ class Story(World):
 
 
 def _episodes() -> st.SearchStrategy[Episode]:
-    kinds = ["", "lost-before", "lost-after", "500-before", "500-after", "429-before", "400-before", "401-before"]
+    kinds = [
+        "",
+        "lost-before",
+        "lost-after",
+        "500-before",
+        "500-after",
+        "429-before",
+        "400-before",
+        "401-before",
+    ]
     # Few distinct times, so that hours are met again; 12 is every try of an event, by the SDK and by us.
     ago = st.sampled_from([30, 65, 70, 95, 130, 190, 1430, 1445, 1500, 2900, 14_000])
     return st.builds(
         Episode,
         readings=st.lists(
-            st.tuples(st.sampled_from(sorted(DEVICES)), ago, st.integers(0, 15), st.integers(-3, 700)), max_size=6
+            st.tuples(
+                st.sampled_from(sorted(DEVICES)), ago, st.integers(0, 15), st.integers(-3, 700)
+            ),
+            max_size=6,
         ),
-        faults=st.lists(st.tuples(st.sampled_from(kinds), st.sampled_from([1, 3, 12, 24])), max_size=4),
+        faults=st.lists(
+            st.tuples(st.sampled_from(kinds), st.sampled_from([1, 3, 12, 24])), max_size=4
+        ),
         crash_at=st.none() | st.integers(0, 40),
         stream=st.booleans(),
         retry_refused=st.booleans(),
         minutes=st.sampled_from([0, 1, 20, 61, 600, 1380, 1441, 2000]),
-        clock_off=st.sampled_from([0, 0, 0, 0, -10, 10, -90, 300, -1500, 1500, -72_000, 72_000, 600_000]),
+        clock_off=st.sampled_from(
+            [0, 0, 0, 0, -10, 10, -90, 300, -1500, 1500, -72_000, 72_000, 600_000]
+        ),
     )
 
 

@@ -18,14 +18,20 @@ from power_billing.webhooks import DEFAULT_GRACE_HOURS, GRACE, POLICY
 HERE = Path(__file__).resolve().parents[1]
 ROOT = HERE.parents[1]
 README = (HERE / "README.md").read_text(encoding="utf-8")
-PROGRAMS = {"python": '"$@"', "power-manager": '-m power_manager "$@"', "power-billing": '-m power_billing "$@"'}
+PROGRAMS = {
+    "python": '"$@"',
+    "power-manager": '-m power_manager "$@"',
+    "power-billing": '-m power_billing "$@"',
+}
 
 
 def script() -> str:
     """Every block of shell and Python before the development section, in order, that stops at the first failure."""
     parts = ["set -e -o pipefail"]
     text = README.partition("\n## Development")[0].replace("sk_test_...", KEY)
-    for language, block in re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for language, block in re.findall(
+        r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+    ):
         parts.append(block if language == "sh" else f"python - <<'END'\n{block}END\n")
     return "\n".join(parts)
 
@@ -42,21 +48,32 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
     server = Loopback(time.time)
     with serve(server) as url:
         environ = {
-            **{name: text for name, text in os.environ.items() if not name.startswith(("STRIPE_", "POWER_"))},
+            **{
+                name: text
+                for name, text in os.environ.items()
+                if not name.startswith(("STRIPE_", "POWER_"))
+            },
             "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
             API_URL: url,
         }
         command = ["timeout", "100", "bash", "script"]
-        run = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+        )
     assert run.returncode == 0, run.stdout + run.stderr
     dry = sum(
-        int(wh) for wh in re.findall(r"^cus_\S+ +\S+Z +(\d+) +0$", run.stdout.partition("dry run:")[0], re.MULTILINE)
+        int(wh)
+        for wh in re.findall(
+            r"^cus_\S+ +\S+Z +(\d+) +0$", run.stdout.partition("dry run:")[0], re.MULTILINE
+        )
     )
     assert dry > 10
     assert server.billed("cus_Nf1XyzAbc") == dry
     assert "0 hours sent, nothing left" in run.stdout, "create_usage_record found everything billed"
-    assert len(re.findall(r"^cus_Other:power_watt_hours:\S+Z:0 \d+$", run.stdout, re.MULTILINE)) > 10
+    assert (
+        len(re.findall(r"^cus_Other:power_watt_hours:\S+Z:0 \d+$", run.stdout, re.MULTILINE)) > 10
+    )
     assert KEY not in run.stdout + run.stderr
 
 
@@ -68,7 +85,14 @@ def test_every_command_option_and_variable_is_in_the_readme() -> None:
         for name, command in dict(action.choices or {}).items():
             assert f"| `{name}" in README
             options |= set(re.findall(r"--[a-z-]+", command.format_help()))
-    for name in options - {"--help"} | {API_KEY, WEBHOOK_SECRET, API_URL, GRACE, POLICY, "POWER_MANAGER_DB"}:
+    for name in options - {"--help"} | {
+        API_KEY,
+        WEBHOOK_SECRET,
+        API_URL,
+        GRACE,
+        POLICY,
+        "POWER_MANAGER_DB",
+    }:
         assert name in README, name
 
 

@@ -21,7 +21,9 @@ THIS_HOUR = int(NOW // HOUR)
 
 def values(world: World) -> list[tuple[int, int]]:
     """Hours ago and watt-hours of what Stripe was sent, in order."""
-    return [(THIS_HOUR - event["timestamp"] // 3600, event["value"]) for event in world.server.events]
+    return [
+        (THIS_HOUR - event["timestamp"] // 3600, event["value"]) for event in world.server.events
+    ]
 
 
 def test_a_closed_hour_becomes_one_event(world: World) -> None:
@@ -93,7 +95,9 @@ def test_only_the_meters_of_the_link_count(world: World) -> None:
     """Solar never counts, and a battery only if its link says so."""
     panel, battery = world.add_device("edge", "solar"), world.add_device("edge", "battery")
     world.meters = {"main": battery, "panel": panel}
-    power_billing.link(world.pm, "edge", CUSTOMER, types=["main"], since=NOW - 9 * HOUR, clock=lambda: world.now)
+    power_billing.link(
+        world.pm, "edge", CUSTOMER, types=["main"], since=NOW - 9 * HOUR, clock=lambda: world.now
+    )
     world.use(5.0, 2, "main")
     world.use(6.0, 2, "panel")
     world.report()
@@ -162,7 +166,9 @@ def test_a_dry_run_sends_and_keeps_nothing(world: World) -> None:
     assert world.server.requests == []
 
 
-def test_a_dry_run_holds_up_no_writer_while_it_looks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_holds_up_no_writer_while_it_looks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another process logs a reading meanwhile; a large fleet's statistics take a while."""
     world.link()
     world.use(4.0, 2)
@@ -185,7 +191,9 @@ def test_a_dry_run_leaves_out_what_a_run_does_not_send(world: World) -> None:
     world.server.faults.append("400-before")
     world.report()
     assert world.biller.preview() == []
-    assert [(row.event.revision, row.state) for row in world.biller.preview(retry_refused=True)] == [(1, "queued")]
+    assert [
+        (row.event.revision, row.state) for row in world.biller.preview(retry_refused=True)
+    ] == [(1, "queued")]
     world.server.faults.extend(["lost-before"] * 12)
     world.report(retry_refused=True)
     assert len(world.biller.preview()) == 1
@@ -197,7 +205,9 @@ def test_hours_before_the_link_and_after_its_end_are_not_billed(world: World) ->
     """A link begins and ends on full hours; a device that changes hands is billed without gap or overlap."""
     world.link(hours_ago=5)
     ended = power_billing.unlink(world.pm, "edge", clock=lambda: NOW - 2 * HOUR)
-    begun = power_billing.link(world.pm, "edge", "cus_Next", since=iso(THIS_HOUR - 1), clock=lambda: world.now)
+    begun = power_billing.link(
+        world.pm, "edge", "cus_Next", since=iso(THIS_HOUR - 1), clock=lambda: world.now
+    )
     assert (ended.until_hour, begun.from_hour) == (THIS_HOUR - 1, THIS_HOUR - 1)
     for hours_ago in (6, 5, 2, 1):
         world.use(10.0 + hours_ago, hours_ago)
@@ -236,7 +246,9 @@ def test_an_hour_beyond_all_reason_is_listed_not_billed(world: World) -> None:
     """A broken sensor's terawatts are not sent, nor do they stop the other hours."""
     world.link()
     for second in (600.0, 2040.0):
-        world.pm.log_power(world.meters["edge"], 1e6, 1e6, timestamp=(THIS_HOUR - 3) * HOUR + second)
+        world.pm.log_power(
+            world.meters["edge"], 1e6, 1e6, timestamp=(THIS_HOUR - 3) * HOUR + second
+        )
     world.use(5.0, 7)
     world.report()
     assert values(world) == [(7, 5)]
@@ -249,7 +261,9 @@ def test_a_file_has_one_biller(world: World, tmp_path: Path) -> None:
     world.link()
     world.use(3.0, 2)
     world.report()
-    with pytest.raises(BillingError, match="its usage goes to stripe:mtr_test_1, so it cannot go to csv as well"):
+    with pytest.raises(
+        BillingError, match="its usage goes to stripe:mtr_test_1, so it cannot go to csv as well"
+    ):
         world.biller.report(power_billing.CsvSink(tmp_path / "usage.csv"))
     assert not (tmp_path / "usage.csv").exists()
 
@@ -269,13 +283,18 @@ def test_one_run_at_a_time(world: World) -> None:
     assert world.biller.report(Nested("unused.csv")).complete
 
 
-def test_a_run_reads_no_more_of_the_outbox_than_is_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_reads_no_more_of_the_outbox_than_is_open(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Years of hours that were sent are left alone, also where one of long ago was refused for good."""
     world.link()
     sink = world.sink()
     with tables(world.pm) as conn:
         sql = "INSERT INTO billing_outbox (customer, hour, revision, value_wh, state) VALUES (?, ?, 0, 5, ?)"
-        rows = [(CUSTOMER, THIS_HOUR - back, "sent" if back < 3000 else "refused") for back in range(1, 3001)]
+        rows = [
+            (CUSTOMER, THIS_HOUR - back, "sent" if back < 3000 else "refused")
+            for back in range(1, 3001)
+        ]
         conn.executemany(sql, rows)
     read: list[ledger.Entry] = []
 
@@ -288,7 +307,9 @@ def test_a_run_reads_no_more_of_the_outbox_than_is_open(world: World, monkeypatc
     assert len(read) < 10
 
 
-def test_a_clock_that_is_set_meanwhile_stops_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_meanwhile_stops_the_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Statistics are asked for by age: if the clock is set by days between, nothing is decided."""
     world.link()
     world.use(3.0, 2)
@@ -315,7 +336,9 @@ def test_create_usage_record_reports_the_hours_inside(world: World) -> None:
     for hours_ago in (5, 4, 3, 2):
         world.use(hours_ago, hours_ago)
         world.use(50.0, hours_ago, "other")
-    done = world.biller.create_usage_record(world.sink(), "edge", NOW - 5 * HOUR, iso(THIS_HOUR - 2))
+    done = world.biller.create_usage_record(
+        world.sink(), "edge", NOW - 5 * HOUR, iso(THIS_HOUR - 2)
+    )
     assert [row.event.watt_hours for row in done.sent] == [4, 3]
     assert values(world) == [(4, 4), (3, 3)]
     world.report()
@@ -329,7 +352,10 @@ def test_create_usage_record_leaves_out_what_is_not_over(world: World) -> None:
     world.use(6.0, 1)
     world.use(7.0, 0)
     sink = world.sink()
-    assert len(world.biller.create_usage_record(sink, "edge", NOW - 9 * HOUR, NOW + 9 * HOUR).sent) == 1
+    assert (
+        len(world.biller.create_usage_record(sink, "edge", NOW - 9 * HOUR, NOW + 9 * HOUR).sent)
+        == 1
+    )
     assert world.biller.create_usage_record(sink, "edge", NOW + 2 * HOUR, NOW + 9 * HOUR).sent == []
     assert world.billed() == 6
 

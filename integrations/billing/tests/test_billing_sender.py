@@ -44,7 +44,9 @@ def fail(world: World, fault: str, times: int = 12) -> Report:
     return done
 
 
-@pytest.mark.parametrize("fault", ["lost-before", "lost-after", "500-before", "500-after", "429-before"])
+@pytest.mark.parametrize(
+    "fault", ["lost-before", "lost-after", "500-before", "500-after", "429-before"]
+)
 def test_one_failure_is_made_good_at_once(used: World, fault: str) -> None:
     """A retry under the same identifier, and the hour is there once."""
     used.server.faults.append(fault)
@@ -67,7 +69,9 @@ def test_pauses_grow_and_heed_retry_after(used: World) -> None:
     assert [seconds >= 3.0 for seconds in used.slept] == [True] * 3
     used.slept.clear()
     fail(used, "lost-before")
-    assert [0.75 * pause <= slept <= 1.25 * pause for pause, slept in zip(PAUSES, used.slept)] == [True] * 3
+    assert [0.75 * pause <= slept <= 1.25 * pause for pause, slept in zip(PAUSES, used.slept)] == [
+        True
+    ] * 3
 
 
 def test_a_date_in_retry_after_does_no_harm(used: World) -> None:
@@ -94,7 +98,9 @@ def test_a_run_gives_up_after_three_calls_in_vain(world: World) -> None:
 
 def test_a_key_that_is_not_taken_ends_the_run(used: World) -> None:
     """Nothing is refused because of it; the error names the variable, and no part of the key."""
-    with pytest.raises(BillingError, match=r"STRIPE_API_KEY: Stripe does not take this key \(401\)") as caught:
+    with pytest.raises(
+        BillingError, match=r"STRIPE_API_KEY: Stripe does not take this key \(401\)"
+    ) as caught:
         fail(used, "401-before")
     assert "Loopback" not in str(caught.value)
     used.server.faults.clear()
@@ -105,7 +111,9 @@ def test_a_key_that_is_not_taken_ends_the_run(used: World) -> None:
 def test_what_is_refused_stays_and_is_listed_until_asked_for(used: World) -> None:
     """A refusal is not sent again by itself; retry_refused sends it as a new revision."""
     done = fail(used, "400-before", 1)
-    assert [(row.state, row.reason) for row in done.open] == [("refused", "InvalidRequestError: as told")]
+    assert [(row.state, row.reason) for row in done.open] == [
+        ("refused", "InvalidRequestError: as told")
+    ]
     before = posts(used)
     assert not used.report().complete
     assert posts(used) == before
@@ -200,7 +208,9 @@ def test_a_stripe_that_is_down_is_not_asked_for_every_hour(world: World) -> None
     world.server.summaries_work = False
     world.server.requests.clear()
     world.report()
-    assert sum("summaries" in path for _, path in world.server.requests) == 3 * 3  # the SDK's tries of three
+    assert (
+        sum("summaries" in path for _, path in world.server.requests) == 3 * 3
+    )  # the SDK's tries of three
     world.server.summaries_work = True
     assert world.report().complete
     assert world.billed() == 80

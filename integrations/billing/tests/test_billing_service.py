@@ -34,7 +34,11 @@ class Service:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.log = db.with_suffix(".log")
-        clean = {name: text for name, text in os.environ.items() if not name.startswith(("STRIPE_", "POWER_"))}
+        clean = {
+            name: text
+            for name, text in os.environ.items()
+            if not name.startswith(("STRIPE_", "POWER_"))
+        }
         command = [sys.executable, "-m", "power_service", "--db", str(db), "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -50,10 +54,17 @@ class Service:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
-    def post(self, body: bytes, signature: str | None, path: str = ROUTE, method: str = "POST") -> tuple[int, str]:
+    def post(
+        self, body: bytes, signature: str | None, path: str = ROUTE, method: str = "POST"
+    ) -> tuple[int, str]:
         """Status and text of a delivery."""
-        headers = {"Content-Type": "application/json", **({"Stripe-Signature": signature} if signature else {})}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers, method=method)
+        headers = {
+            "Content-Type": "application/json",
+            **({"Stripe-Signature": signature} if signature else {}),
+        }
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", body, headers, method=method
+        )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, answer.read().decode()
@@ -116,7 +127,9 @@ def test_who_is_not_stripe_takes_nothing_of_the_writer(service: Service, desk: D
         with desk.pm.transaction():
             waiting = pool.submit(service.post, body, sign(body, now))
             for _ in range(3):
-                assert service.post(body, sign(body, now, "whsec_AnotherSecretAltogether"))[0] == 401
+                assert (
+                    service.post(body, sign(body, now, "whsec_AnotherSecretAltogether"))[0] == 401
+                )
             assert not waiting.done()
         assert waiting.result()[0] == 200
 
@@ -132,7 +145,9 @@ def test_tables_of_a_later_version_are_a_503(service: Service, desk: Desk) -> No
 
 def test_the_contract_says_nothing_of_it(service: Service) -> None:
     """It is Stripe's to call, and no part of openapi.json."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/openapi.json", timeout=30) as answer:
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{service.port}/openapi.json", timeout=30
+    ) as answer:
         contract = answer.read()
     assert contract == (ROOT / "integrations/service/openapi.json").read_bytes()
     assert b"stripe" not in contract
@@ -142,7 +157,9 @@ def test_without_a_secret_there_is_no_route_and_no_sdk(tmp_path: Path) -> None:
     """Nor is Stripe's SDK even looked for: a service without billing does not have it."""
     refuse = tmp_path / "stripe.py"
     refuse.write_text("raise AssertionError('imported')\n")
-    running = Service(tmp_path / "power.db", PYTHONPATH=os.pathsep.join(map(str, [tmp_path, *PARTS])))
+    running = Service(
+        tmp_path / "power.db", PYTHONPATH=os.pathsep.join(map(str, [tmp_path, *PARTS]))
+    )
     try:
         running.wait_until_it_listens()
         assert running.post(b"{}", None)[0] == 404
@@ -155,10 +172,15 @@ def test_without_a_secret_there_is_no_route_and_no_sdk(tmp_path: Path) -> None:
     [
         ({GRACE: "1"}, "POWER_BILLING_GRACE_HOURS is set and STRIPE_WEBHOOK_SECRET is not"),
         ({WEBHOOK_SECRET: "whsec_..."}, "STRIPE_WEBHOOK_SECRET: a placeholder"),
-        ({WEBHOOK_SECRET: SECRET, POLICY: "now"}, "POWER_BILLING_SHUTDOWN: expected final_attempt or first_failure"),
+        (
+            {WEBHOOK_SECRET: SECRET, POLICY: "now"},
+            "POWER_BILLING_SHUTDOWN: expected final_attempt or first_failure",
+        ),
     ],
 )
-def test_half_configured_it_does_not_start(tmp_path: Path, environ: dict[str, str], message: str) -> None:
+def test_half_configured_it_does_not_start(
+    tmp_path: Path, environ: dict[str, str], message: str
+) -> None:
     """Exit code 2, as for options, and one line that says what is wrong."""
     running = Service(tmp_path / "power.db", **environ)
     try:
@@ -171,9 +193,12 @@ def test_half_configured_it_does_not_start(tmp_path: Path, environ: dict[str, st
 
 
 @pytest.mark.parametrize(
-    ("missing", "name", "text"), [("power_billing", POLICY, "first_failure"), ("stripe", WEBHOOK_SECRET, SECRET)]
+    ("missing", "name", "text"),
+    [("power_billing", POLICY, "first_failure"), ("stripe", WEBHOOK_SECRET, SECRET)],
 )
-def test_without_the_packages_it_does_not_start(tmp_path: Path, missing: str, name: str, text: str) -> None:
+def test_without_the_packages_it_does_not_start(
+    tmp_path: Path, missing: str, name: str, text: str
+) -> None:
     """A variable is there and a package is not: the error names both, and what to install."""
     # Stands before an installed one, and says what Python would say if there were none.
     (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
@@ -183,4 +208,7 @@ def test_without_the_packages_it_does_not_start(tmp_path: Path, missing: str, na
         assert running.process.wait(30) == 2
     finally:
         running.stop()
-    assert f"{name} is set, but {missing} is not installed: pip install '.[billing]'" in running.log.read_text()
+    assert (
+        f"{name} is set, but {missing} is not installed: pip install '.[billing]'"
+        in running.log.read_text()
+    )

@@ -39,7 +39,11 @@ def test_setup_finds_the_meter_among_many(world: World) -> None:
     """Also on a later page of the list."""
     made = setup(world.pm, client(world.server))
     for number in range(12):
-        world.server.meters[f"mtr_{number}"] = {**world.server.meters[made], "id": f"mtr_{number}", "event_name": "x"}
+        world.server.meters[f"mtr_{number}"] = {
+            **world.server.meters[made],
+            "id": f"mtr_{number}",
+            "event_name": "x",
+        }
     assert setup(world.pm, client(world.server)) == made
 
 
@@ -47,7 +51,11 @@ def test_a_stripe_that_fails_at_the_look_at_the_meter_is_named(world: World) -> 
     """The run ends before anything is sent."""
     world.sink()
     with pytest.raises(BillingError, match="Stripe does not take this key"):
-        open_sink(world.pm, client(world.server, "sk_test_51Withdrawn000"), session=lambda _: client(world.server))
+        open_sink(
+            world.pm,
+            client(world.server, "sk_test_51Withdrawn000"),
+            session=lambda _: client(world.server),
+        )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,9 @@ def test_a_stripe_that_fails_at_the_look_at_the_meter_is_named(world: World) -> 
         ("value_settings", {"event_payload_key": "wh"}, "'wh' instead of 'value'"),
     ],
 )
-def test_a_meter_that_counts_otherwise_is_refused(world: World, key: str, value: object, message: str) -> None:
+def test_a_meter_that_counts_otherwise_is_refused(
+    world: World, key: str, value: object, message: str
+) -> None:
     """By setup, and by every run: it would bill wrongly."""
     setup(world.pm, client(world.server))
     world.server.meters["mtr_test_1"][key] = value
@@ -89,9 +99,14 @@ def test_the_price_of_a_trial_is_not_paid_by_the_live_file(world: World) -> None
     world.link()
     world.use(3.0, 2)
     world.report()
-    world.server.meters["mtr_live_1"] = {**world.server.meters.pop("mtr_test_1"), "id": "mtr_live_1"}
+    world.server.meters["mtr_live_1"] = {
+        **world.server.meters.pop("mtr_test_1"),
+        "id": "mtr_live_1",
+    }
     setup(world.pm, client(world.server))
-    with pytest.raises(BillingError, match="goes to stripe:mtr_test_1, so it cannot go to stripe:mtr_live_1"):
+    with pytest.raises(
+        BillingError, match="goes to stripe:mtr_test_1, so it cannot go to stripe:mtr_live_1"
+    ):
         world.report()
 
 
@@ -109,7 +124,9 @@ def test_the_stream_sends_a_hundred_at_a_time(world: World) -> None:
     paths = [path.rpartition("/")[2] for _, path in world.server.requests]
     assert paths.count("meter_event_session") == 1
     assert paths.count("meter_event_stream") == 2
-    assert [world.billed(f"cus_N{number}") for number in range(130)] == [number + 1 for number in range(130)]
+    assert [world.billed(f"cus_N{number}") for number in range(130)] == [
+        number + 1 for number in range(130)
+    ]
     assert world.server.events[0]["timestamp"] == (THIS_HOUR - 2) * 3600
 
 
@@ -165,7 +182,9 @@ def test_a_run_over_sockets(world: World, monkeypatch: pytest.MonkeyPatch) -> No
     assert world.billed() == 50
 
 
-def test_a_server_that_does_not_answer_is_a_lost_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_a_lost_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After the timeout the event is queued, and sent once in the end."""
     from threading import Event
 
@@ -201,7 +220,8 @@ def test_a_stripe_that_is_not_there_is_named(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://example.com", "ftp://127.0.0.1.example.com", "http://127.0.0.1@evil.test", "http://["]
+    "url",
+    ["http://example.com", "ftp://127.0.0.1.example.com", "http://127.0.0.1@evil.test", "http://["],
 )
 def test_the_key_goes_nowhere_unencrypted(url: str) -> None:
     """Another address must be https, or this machine."""
@@ -228,7 +248,10 @@ def test_the_sdk_tries_three_times_under_one_idempotency_key(world: World) -> No
 
 
 def test_the_key_is_shown_nowhere(
-    world: World, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    world: World,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     """Not in logs down to DEBUG, errors, tracebacks, reprs or the file, whatever goes wrong."""
     caplog.set_level(logging.DEBUG)
@@ -276,9 +299,15 @@ EVENT = {
         ({"timestamp": int(NOW) - 35 * 86_400 - 1}, "within the past 35 days"),
         ({"timestamp": "yesterday"}, "Invalid timestamp"),
         ({"payload": {"value": "5"}}, r"Missing required param: payload\[stripe_customer_id\]"),
-        ({"payload": {"stripe_customer_id": CUSTOMER, "value": "5.5"}}, r"Invalid payload\[value\]"),
+        (
+            {"payload": {"stripe_customer_id": CUSTOMER, "value": "5.5"}},
+            r"Invalid payload\[value\]",
+        ),
         ({"payload": {"stripe_customer_id": CUSTOMER, "value": "1" * 16}}, "15 significant digits"),
-        ({"payload": {"stripe_customer_id": CUSTOMER, "value": "5", "action": "set"}}, "unknown parameter"),
+        (
+            {"payload": {"stripe_customer_id": CUSTOMER, "value": "5", "action": "set"}},
+            "unknown parameter",
+        ),
     ],
 )
 def test_the_loopback_is_strict(world: World, change: dict[str, object], message: str) -> None:
@@ -294,7 +323,9 @@ def test_the_loopback_knows_identifiers_for_a_day(world: World) -> None:
     world.sink()
     events = client(world.server).v1.billing.meter_events
     events.create(EVENT)  # type: ignore[arg-type]
-    with pytest.raises(stripe.InvalidRequestError, match="An event already exists with identifier one") as caught:
+    with pytest.raises(
+        stripe.InvalidRequestError, match="An event already exists with identifier one"
+    ) as caught:
         events.create(EVENT)  # type: ignore[arg-type]
     assert caught.value.code is None
     world.true_now += 86_401

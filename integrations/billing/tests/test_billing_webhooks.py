@@ -15,7 +15,16 @@ from power_billing.errors import BillingError
 from power_billing.keys import WEBHOOK_SECRET, Secret
 from power_billing.links import link, unlink
 from power_billing.tables import tables
-from power_billing.webhooks import GRACE, POLICY, BadEvent, BadSignature, WebhookSettings, handle, tell_due, verified
+from power_billing.webhooks import (
+    GRACE,
+    POLICY,
+    BadEvent,
+    BadSignature,
+    WebhookSettings,
+    handle,
+    tell_due,
+    verified,
+)
 from world import CUSTOMER, World
 
 from power_manager import PowerManager
@@ -27,7 +36,9 @@ HOUR = 3600
 class Desk:
     """A customer with two devices, and Stripe that delivers. `now` is what this machine's clock says."""
 
-    def __init__(self, world: World, policy: str = "final_attempt", grace_hours: float = 0.0) -> None:
+    def __init__(
+        self, world: World, policy: str = "final_attempt", grace_hours: float = 0.0
+    ) -> None:
         self.pm, self.now = world.pm, int(time.time())
         world.now = float(self.now)
         world.add_device("twin")
@@ -46,7 +57,12 @@ class Desk:
             "livemode": False,
             "type": kind,
             "data": {
-                "object": {"id": invoice.pop("invoice", "in_1"), "object": "invoice", "customer": CUSTOMER, **invoice}
+                "object": {
+                    "id": invoice.pop("invoice", "in_1"),
+                    "object": "invoice",
+                    "customer": CUSTOMER,
+                    **invoice,
+                }
             },
         }
         return json.dumps(made).encode()
@@ -63,7 +79,12 @@ class Desk:
     def fail(self, attempt: int, again: bool, **invoice: object) -> str:
         """A payment has failed; Stripe will try again, or not."""
         following = self.now + 86_400 if again else None
-        return self.deliver("invoice.payment_failed", attempt_count=attempt, next_payment_attempt=following, **invoice)
+        return self.deliver(
+            "invoice.payment_failed",
+            attempt_count=attempt,
+            next_payment_attempt=following,
+            **invoice,
+        )
 
     def pay(self, **invoice: object) -> str:
         """The invoice is paid."""
@@ -254,7 +275,9 @@ def test_an_invoice_that_falls_due_keeps_the_devices_down(world: World) -> None:
     assert desk.told() == DOWN + UP
 
 
-def test_the_id_is_kept_with_its_effect_or_not_at_all(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_id_is_kept_with_its_effect_or_not_at_all(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the shutdown cannot be recorded, the delivery is not known, and the next one does it."""
     body = desk.event("invoice.payment_failed", attempt_count=4, next_payment_attempt=None)
 
@@ -328,7 +351,9 @@ def test_any_delivery_tells_what_is_due(world: World) -> None:
     ],
     ids=["tampered", "another secret", "old", "ahead", "an hour ahead"],
 )
-def test_a_bad_signature_is_refused(desk: Desk, at: int, secret: str, change: bytes, message: str) -> None:
+def test_a_bad_signature_is_refused(
+    desk: Desk, at: int, secret: str, change: bytes, message: str
+) -> None:
     """Nothing is stored, and the secret is not named."""
     body = desk.event("invoice.paid")
     header = sign(body, int(time.time()) + at, secret)
@@ -402,7 +427,9 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     assert (made.policy, made.grace_seconds) == ("final_attempt", 72 * HOUR)
     file = tmp_path / "secret"
     file.write_text(SECRET + "\n")
-    made = WebhookSettings.from_environ({WEBHOOK_SECRET + "_FILE": str(file), POLICY: "first_failure", GRACE: "1.5"})
+    made = WebhookSettings.from_environ(
+        {WEBHOOK_SECRET + "_FILE": str(file), POLICY: "first_failure", GRACE: "1.5"}
+    )
     assert made is not None
     assert (made.policy, made.grace_seconds) == ("first_failure", 5400)
     assert SECRET not in repr(made)
@@ -412,9 +439,15 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({POLICY: "final_attempt"}, "POWER_BILLING_SHUTDOWN is set and STRIPE_WEBHOOK_SECRET is not"),
+        (
+            {POLICY: "final_attempt"},
+            "POWER_BILLING_SHUTDOWN is set and STRIPE_WEBHOOK_SECRET is not",
+        ),
         ({GRACE: "1"}, "POWER_BILLING_GRACE_HOURS is set and"),
-        ({WEBHOOK_SECRET: SECRET, POLICY: "at_once"}, "expected final_attempt or first_failure, got 'at_once'"),
+        (
+            {WEBHOOK_SECRET: SECRET, POLICY: "at_once"},
+            "expected final_attempt or first_failure, got 'at_once'",
+        ),
         ({WEBHOOK_SECRET: SECRET, GRACE: "-1"}, "expected hours from 0 to 9999, got '-1'"),
         ({WEBHOOK_SECRET: SECRET, GRACE: "nan"}, "expected hours"),
         ({WEBHOOK_SECRET: "whsec_..."}, "a placeholder"),

@@ -37,7 +37,9 @@ class World:
         self.meters[device_id] = self.pm.add_meter(device_id, kind).id
         return self.meters[device_id]
 
-    def link(self, device_id: str = "edge", customer: str = CUSTOMER, hours_ago: float = 24 * 30) -> power_billing.Link:
+    def link(
+        self, device_id: str = "edge", customer: str = CUSTOMER, hours_ago: float = 24 * 30
+    ) -> power_billing.Link:
         """Bill a device from some hours ago on."""
         return power_billing.link(
             self.pm, device_id, customer, since=self.now - hours_ago * HOUR, clock=lambda: self.now
@@ -48,7 +50,9 @@ class World:
         begin = NOW // HOUR * HOUR - hours_ago * HOUR
         # A constant load over 0.4 hours; hours beside each other are further apart than MAX_GAP.
         for second in (600.0, 2040.0):
-            self.pm.log_power(self.meters[device_id], watt_hours / 0.4, 1.0, timestamp=begin + second)
+            self.pm.log_power(
+                self.meters[device_id], watt_hours / 0.4, 1.0, timestamp=begin + second
+            )
 
     def transport(self, server: Loopback) -> FakeTransport:
         """What carries the SDK's requests."""

@@ -27,7 +27,10 @@ def of_type(hint: typing.Any) -> str:
 
 def of_record(record: type) -> str:
     """A record's fields and properties in TypeScript."""
-    hints = {field.name: typing.get_type_hints(record)[field.name] for field in dataclasses.fields(record)}
+    hints = {
+        field.name: typing.get_type_hints(record)[field.name]
+        for field in dataclasses.fields(record)
+    }
     for name, value in vars(record).items():
         if isinstance(value, property) and not name.startswith("_"):
             hints[name] = typing.get_type_hints(value.fget)["return"]
@@ -36,7 +39,10 @@ def of_record(record: type) -> str:
 
 def examples() -> typing.Iterator[tuple[str, str]]:
     """Budgets and reports as the library makes them: it has no record for these."""
-    with tempfile.TemporaryDirectory() as directory, PowerManager(Path(directory) / "power.db") as pm:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        PowerManager(Path(directory) / "power.db") as pm,
+    ):
         pm.register_device("a", "A", target_wh=150.0)
         yield "Report", pm.export_report("a")
         yield "Budget", json.dumps(pm.power_budget_check(["a", "nobody"]))

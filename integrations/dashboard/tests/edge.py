@@ -67,7 +67,9 @@ def site_readings(
         moment += STEP
 
 
-def add_site(pm: PowerManager, device_id: str, name: str, target_wh: float | None) -> list[PowerMeter]:
+def add_site(
+    pm: PowerManager, device_id: str, name: str, target_wh: float | None
+) -> list[PowerMeter]:
     """A device with a panel, a pack and a supply."""
     pm.register_device(device_id, name, target_wh=target_wh)
     return [
@@ -93,14 +95,21 @@ def show(pm: PowerManager, _: argparse.Namespace) -> None:
             pm.log_power(meters[1].id, 11.6, 0.9, charges[name])
         if name not in ends:
             drift(pm, [pm.get_meter(meter.id) for meter in meters], chance)
-    for kind, note in (("shutdown", "firmware 4.2"), ("restore", "firmware 4.2"), ("charge_start", "panel cleaned")):
+    for kind, note in (
+        ("shutdown", "firmware 4.2"),
+        ("restore", "firmware 4.2"),
+        ("charge_start", "panel cleaned"),
+    ):
         pm.trigger_event("edge-001", kind, note=note)
 
 
 def drift(pm: PowerManager, meters: list[PowerMeter], chance: random.Random) -> None:
     """A live reading of each meter, a little off from what it read when this began."""
     for meter in meters:
-        volts, amperes = meter.voltage * chance.uniform(0.998, 1.002), meter.current_draw * chance.uniform(0.96, 1.04)
+        volts, amperes = (
+            meter.voltage * chance.uniform(0.998, 1.002),
+            meter.current_draw * chance.uniform(0.96, 1.04),
+        )
         pm.log_power(meter.id, volts, amperes)
 
 
@@ -122,7 +131,11 @@ def live(pm: PowerManager, options: argparse.Namespace) -> None:
     for meter in pm.list_meters():
         sites.setdefault(meter.device_id, []).append(meter)
     lately = datetime.fromtimestamp(time.time() - 300, timezone.utc).isoformat()
-    heard = [meters for meters in sites.values() if any((meter.updated_at or "") > lately for meter in meters)]
+    heard = [
+        meters
+        for meters in sites.values()
+        if any((meter.updated_at or "") > lately for meter in meters)
+    ]
     place = 0
     print("writing", flush=True)
     while not select.select([sys.stdin], [], [], options.every)[0]:
@@ -149,12 +162,18 @@ def plain(value: Any) -> Any:
 
 def main() -> None:
     """Run one of the parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=("show", "crowd", "live", "obey"))
     parser.add_argument("db", help="the database file")
     parser.add_argument("--devices", type=int, default=1000, help="of a crowd (default: 1000)")
-    parser.add_argument("--every", type=float, default=1.0, help="seconds between live writes (default: 1)")
-    parser.add_argument("--at-once", type=int, default=3, help="devices written each time (default: 3)")
+    parser.add_argument(
+        "--every", type=float, default=1.0, help="seconds between live writes (default: 1)"
+    )
+    parser.add_argument(
+        "--at-once", type=int, default=3, help="devices written each time (default: 3)"
+    )
     options = parser.parse_args()
     with PowerManager(options.db, durability="normal") as pm:
         {"show": show, "crowd": crowd, "live": live, "obey": obey}[options.part](pm, options)

@@ -62,7 +62,9 @@ def million(home: Path, devices: int, total: int) -> None:
             begin = time.monotonic()
             for number in range(2):
                 log = home / f"sink{number}.log"
-                programs.append(fleet_program(log, "sink", "--nats", servers.nats_url, *shards).start())
+                programs.append(
+                    fleet_program(log, "sink", "--nats", servers.nats_url, *shards).start()
+                )
             for device_id in files:
                 arguments = (
                     "forward",
@@ -78,7 +80,9 @@ def million(home: Path, devices: int, total: int) -> None:
             print(f"{total} readings of {devices} files, 3 NATS servers (R3), 2 x 2 ClickHouse servers, 2 sinks: "
                   f"{took:.0f} s, {total / took:,.0f} readings/s end to end")  # fmt: skip
             count = compare_all(files, servers.clickhouse_urls, clock)
-            print(f"compared afterwards: {count} readings on every replica, reports and budgets of every device: equal")
+            print(
+                f"compared afterwards: {count} readings on every replica, reports and budgets of every device: equal"
+            )
         finally:
             for program in programs:
                 program.kill()
@@ -96,9 +100,13 @@ class Counter:
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
         there, back = await asyncio.open_connection("127.0.0.1", self._port)
-        await asyncio.gather(self._pump(reader, back, "sent"), self._pump(there, writer, "received"))
+        await asyncio.gather(
+            self._pump(reader, back, "sent"), self._pump(there, writer, "received")
+        )
 
-    async def _pump(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, name: str) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, to: asyncio.StreamWriter, name: str
+    ) -> None:
         while data := await source.read(65536):
             setattr(self, name, getattr(self, name) + len(data))
             to.write(data)
@@ -142,11 +150,15 @@ def populate(engine: Engine, devices: int, days: float, every: float, now: float
         id_ = f"edge-{number:05}"
         batch = Batch(id_, 3_600_000_000)
         batch.devices.append(
-            Device(f"Device {number}", f"site-{number % 50}", 3.0, 100.0, None, None, 3_600_000_000, 1)
+            Device(
+                f"Device {number}", f"site-{number % 50}", 3.0, 100.0, None, None, 3_600_000_000, 1
+            )
         )
         for position, kind in enumerate(("battery", "solar", "main")):
             meter = f"{id_}-{kind}"
-            batch.meters.append(Meter(meter, position, kind, kind, 50.0, 12.5, 0.8, 80.0, now_us, 1))
+            batch.meters.append(
+                Meter(meter, position, kind, kind, 50.0, 12.5, 0.8, 80.0, now_us, 1)
+            )
             for step in range(count):
                 at = now_us - int((count - step) * every * 1e6) - number
                 batch.readings.append(Reading(meter, at, 12.5, chance.random(), 80.0))
@@ -166,14 +178,19 @@ def time_each(asked: dict[str, Callable[[], object]]) -> None:
             begin = time.monotonic()
             ask()
             times.append(time.monotonic() - begin)
-        print(f"{name}: {statistics.median(times) * 1000:,.0f} ms (most {max(times) * 1000:,.0f})", flush=True)
+        print(
+            f"{name}: {statistics.median(times) * 1000:,.0f} ms (most {max(times) * 1000:,.0f})",
+            flush=True,
+        )
 
 
 def questions(home: Path, devices: int) -> None:
     """Time every question at that many devices, hours closed; and sums once more with a late reading."""
     with Servers(home / "servers") as servers:
         servers.start_clickhouse(2, 2)
-        run_fleet("schema", *[text for url in servers.clickhouse_urls for text in ("--clickhouse", url)])
+        run_fleet(
+            "schema", *[text for url in servers.clickhouse_urls for text in ("--clickhouse", url)]
+        )
         engine, now = Engine(servers.clickhouse_urls), time.time()
         total = populate(engine, devices, 2.0, 1800.0, now)
         begin = time.monotonic()
@@ -183,7 +200,9 @@ def questions(home: Path, devices: int) -> None:
         fleet = Fleet(servers.clickhouse_urls, clock=lambda: now)
         asked: dict[str, Callable[[], object]] = {
             "budget of all": fleet.budget,
-            "budget of 10 named": lambda: fleet.budget([f"edge-{n:05}" for n in range(0, devices, devices // 10)]),
+            "budget of 10 named": lambda: fleet.budget(
+                [f"edge-{n:05}" for n in range(0, devices, devices // 10)]
+            ),
             "report of one, 7 days": lambda: fleet.report("edge-00042"),
             "latest state of every meter": fleet.latest,
             "energy by day and site, 7 days": fleet.energy,
@@ -192,7 +211,10 @@ def questions(home: Path, devices: int) -> None:
         time_each(asked)
         for hours in (23, 47):
             late = Reading("edge-00007-main", int((now - hours * 3600) * 1e6), 12.5, 0.5, 80.0)
-            store(engine, rows_of([(Batch("edge-00007", 3_600_000_000, [late]), int(now * 1e6))], engine))
+            store(
+                engine,
+                rows_of([(Batch("edge-00007", 3_600_000_000, [late]), int(now * 1e6))], engine),
+            )
         print("with late readings of a closed hour of each day:")
         time_each({name: ask for name, ask in asked.items() if "all" in name or "energy" in name})
 
@@ -200,9 +222,13 @@ def questions(home: Path, devices: int) -> None:
 def main() -> int:
     """Run one part, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=["million", "wire", "questions"], help="(default: all)")
+    parser.add_argument(
+        "part", nargs="?", choices=["million", "wire", "questions"], help="(default: all)"
+    )
     parser.add_argument("--readings", type=int, default=1_000_000, help="(default: 1000000)")
-    parser.add_argument("--devices", type=int, default=10_000, help="of the questions (default: 10000)")
+    parser.add_argument(
+        "--devices", type=int, default=10_000, help="of the questions (default: 10000)"
+    )
     options = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f}")
     parts: dict[str, Callable[[Path], None]] = {

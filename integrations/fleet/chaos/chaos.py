@@ -67,7 +67,9 @@ class Victims:
     def harm(self, seconds: float) -> None:
         """Kill, wait, start again, for so long: one thread for each kind, so that several are down at once."""
         end = time.monotonic() + seconds
-        threads = [threading.Thread(target=self._harm_kind, args=(kind, end)) for kind in self._kinds]
+        threads = [
+            threading.Thread(target=self._harm_kind, args=(kind, end)) for kind in self._kinds
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -101,7 +103,9 @@ def make_files(directory: Path, count: int, clock: Clock) -> dict[str, PowerMana
     files = {}
     for number in range(count):
         device_id = f"edge-{number:03}"
-        pm = files[device_id] = PowerManager(directory / f"{device_id}.db", durability="normal", clock=clock)
+        pm = files[device_id] = PowerManager(
+            directory / f"{device_id}.db", durability="normal", clock=clock
+        )
         pm.register_device(device_id, f"Device {number}", target_wh=100.0)
         pm.add_meter(device_id, "battery", capacity_wh=50.0, name="Pack")
         pm.add_meter(device_id, "solar", name="Panel")
@@ -110,19 +114,38 @@ def make_files(directory: Path, count: int, clock: Clock) -> dict[str, PowerMana
 
 def nats_http(servers: Servers) -> list[str]:
     """Where the NATS servers are watched."""
-    found = [re.search(r"http: (\S+)", (server.home / "nats.conf").read_text()) for server in servers.nats]
+    found = [
+        re.search(r"http: (\S+)", (server.home / "nats.conf").read_text())
+        for server in servers.nats
+    ]
     return [f"http://{match[1]}" for match in found if match]
 
 
-def make_programs(home: Path, servers: Servers, device_ids: Iterable[str]) -> dict[str, list[Program]]:
+def make_programs(
+    home: Path, servers: Servers, device_ids: Iterable[str]
+) -> dict[str, list[Program]]:
     """The programs that move the readings, not started yet, by kind."""
     to = ("--nats", servers.nats_url, "--max-wait", "2")
     shards = shard_options(servers)
     return {
-        "writer": [Program(home / "writer.log", str(FLEET / "chaos/writer.py"), str(home / "files"), "0.01")],
-        "sink": [fleet_program(home / f"sink{number}.log", "sink", *to, *shards) for number in range(2)],
+        "writer": [
+            Program(
+                home / "writer.log", str(FLEET / "chaos/writer.py"), str(home / "files"), "0.01"
+            )
+        ],
+        "sink": [
+            fleet_program(home / f"sink{number}.log", "sink", *to, *shards) for number in range(2)
+        ],
         "forwarder": [
-            fleet_program(home / f"{id_}.log", "forward", *to, "--interval", "1", "--db", str(home / f"files/{id_}.db"))
+            fleet_program(
+                home / f"{id_}.log",
+                "forward",
+                *to,
+                "--interval",
+                "1",
+                "--db",
+                str(home / f"files/{id_}.db"),
+            )
             for id_ in device_ids
         ],
     }
@@ -144,8 +167,13 @@ def run(home: Path, devices: int, seconds: float, seed: int) -> None:
         run_fleet("stream", "--nats", servers.nats_url, "--max-bytes", "200000000")
         files = make_files(home / "files", devices, clock)
         programs = make_programs(home, servers, files)
-        everything: dict[str, list[Server | Program]] = {kind: list(some) for kind, some in programs.items()}
-        everything |= {"NATS": list(servers.nats), "ClickHouse": [s for shard in servers.shards for s in shard]}
+        everything: dict[str, list[Server | Program]] = {
+            kind: list(some) for kind, some in programs.items()
+        }
+        everything |= {
+            "NATS": list(servers.nats),
+            "ClickHouse": [s for shard in servers.shards for s in shard],
+        }
         everything |= {"ZooKeeper": [servers.zookeeper] if servers.zookeeper else []}
         victims = Victims(everything, seed)
         with running(victims, [program for some in programs.values() for program in some]):
@@ -156,7 +184,10 @@ def run(home: Path, devices: int, seconds: float, seed: int) -> None:
             took = settle(list(files.values()), nats_http(servers), 180)
             # A message is acknowledged after it is stored: an empty stream is all there is.
             readings = compare_all(files, servers.clickhouse_urls, clock)
-    print(f"seed {seed}, {seconds:g} s, killed: " + ", ".join(f"{k} {n}" for k, n in victims.kills.items()))
+    print(
+        f"seed {seed}, {seconds:g} s, killed: "
+        + ", ".join(f"{k} {n}" for k, n in victims.kills.items())
+    )
     print("ended or hung by itself, and started again: " + str(dict(victims.exits) or "nothing"))
     print(f"settled {took:.0f} s after the last kill; {devices} devices, {readings} readings: "
           "every replica equal to the files, reports and budgets too")  # fmt: skip
@@ -185,8 +216,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="of killing (default: 60)")
     parser.add_argument("--devices", type=int, default=40, help="files (default: 40)")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="(default: by chance)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="a directory that is kept, with all logs")
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(10**6), help="(default: by chance)"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="a directory that is kept, with all logs"
+    )
     options = parser.parse_args()
     if options.keep:
         options.keep.mkdir(parents=True)

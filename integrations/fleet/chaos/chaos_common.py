@@ -90,7 +90,9 @@ def settle(files: Sequence[PowerManager], nats_http: Sequence[str], seconds: flo
         messages = max(map(messages_of_leader, nats_http))
         if not waiting and messages == 0:
             return time.monotonic() - begin
-        assert time.monotonic() - begin < seconds, f"{waiting} files and {messages} messages wait after {seconds:g} s"
+        assert time.monotonic() - begin < seconds, (
+            f"{waiting} files and {messages} messages wait after {seconds:g} s"
+        )
         time.sleep(0.3)
 
 
@@ -99,7 +101,11 @@ def compare(pm: PowerManager, device_id: str, clients: Sequence[Client]) -> int:
     expected = {}
     for meter in pm.list_meters(device_id):
         for r in pm.iter_history(meter.id):
-            expected[meter.id, int(r.id.rpartition(":")[2])] = (r.voltage, r.current_draw, r.charge_pct)
+            expected[meter.id, int(r.id.rpartition(":")[2])] = (
+                r.voltage,
+                r.current_draw,
+                r.charge_pct,
+            )
     events = {event.id for event in pm.get_events(device_id, 10**9)}
     for client in clients:
         sql = """SELECT meter_id, at, voltage, current_draw, charge_pct FROM power_readings FINAL
@@ -121,11 +127,20 @@ def compare_all(files: dict[str, PowerManager], urls: Sequence[str], clock: Cloc
     engine, fleet, readings = Engine(urls), Fleet(urls, clock=clock), 0
     for device_id, pm in files.items():
         readings += compare(pm, device_id, engine.shards[engine.shard_of(device_id)].clients)
-        assert pm.list_meters(device_id) == fleet.latest([device_id]).value, f"{device_id}: present states"
+        assert pm.list_meters(device_id) == fleet.latest([device_id]).value, (
+            f"{device_id}: present states"
+        )
         for days in (1, 7):
-            expected, report = pm.export_report(device_id, days), fleet.report(device_id, days).value
-            assert same(json.loads(expected), json.loads(report)), f"{device_id}: {days} days\n{expected}\n{report}"
-        assert same(pm.power_budget_check([device_id]), fleet.budget([device_id]).value), f"{device_id}: budget"
+            expected, report = (
+                pm.export_report(device_id, days),
+                fleet.report(device_id, days).value,
+            )
+            assert same(json.loads(expected), json.loads(report)), (
+                f"{device_id}: {days} days\n{expected}\n{report}"
+            )
+        assert same(pm.power_budget_check([device_id]), fleet.budget([device_id]).value), (
+            f"{device_id}: budget"
+        )
     return readings
 
 
@@ -134,7 +149,9 @@ def same(expected: Any, actual: Any) -> bool:
     if isinstance(expected, float) and isinstance(actual, (int, float)):
         return math.isclose(expected, actual, rel_tol=1e-6, abs_tol=1e-9)
     if isinstance(expected, dict) and isinstance(actual, dict):
-        return list(expected) == list(actual) and all(same(expected[key], actual[key]) for key in expected)
+        return list(expected) == list(actual) and all(
+            same(expected[key], actual[key]) for key in expected
+        )
     if isinstance(expected, list) and isinstance(actual, list):
         return len(expected) == len(actual) and all(map(same, expected, actual))
     return bool(expected == actual)

@@ -22,11 +22,20 @@ class WrongClock:
 
 def work(pm: PowerManager, device_id: str, chance: random.Random, clock: WrongClock) -> None:
     """A few live readings, a few of earlier, now and then an event; sometimes the clock is wrong for a moment."""
-    clock.error = chance.choice([-3 * 365 * 86400.0, -5000.0, 600.0, 30 * 86400.0]) if chance.random() < 0.05 else 0.0
+    clock.error = (
+        chance.choice([-3 * 365 * 86400.0, -5000.0, 600.0, 30 * 86400.0])
+        if chance.random() < 0.05
+        else 0.0
+    )
     meters = [meter.id for meter in pm.list_meters(device_id)]
     rows = []
     for _ in range(chance.randint(5, 40)):
-        values = chance.choice(meters), round(chance.uniform(3, 14), 3), chance.uniform(-2, 2), chance.uniform(0, 100)
+        values = (
+            chance.choice(meters),
+            round(chance.uniform(3, 14), 3),
+            chance.uniform(-2, 2),
+            chance.uniform(0, 100),
+        )
         late = chance.random() < 0.3
         rows.append((*values, time.time() - chance.random() * 5 * 86400) if late else values)
     pm.log_many(rows)

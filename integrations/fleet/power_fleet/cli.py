@@ -30,11 +30,26 @@ _CLICKHOUSE, _NATS, _DB = "POWER_FLEET_CLICKHOUSE", "POWER_FLEET_NATS", "POWER_M
 
 def _nats_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--nats", default=os.environ.get(_NATS), metavar="URL", help=f"servers, by commas (default: ${_NATS})")
+    add(
+        "--nats",
+        default=os.environ.get(_NATS),
+        metavar="URL",
+        help=f"servers, by commas (default: ${_NATS})",
+    )
     add("--user", help="who we are to NATS")
     add("--password-file", type=Path, metavar="FILE", help="its password")
-    add("--ca", type=Path, metavar="FILE", help="the certificate that the servers' are checked against, PEM")
-    add("--inbox-prefix", default="_INBOX", metavar="SUBJECT", help="where answers to us come (default: %(default)s)")
+    add(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="the certificate that the servers' are checked against, PEM",
+    )
+    add(
+        "--inbox-prefix",
+        default="_INBOX",
+        metavar="SUBJECT",
+        help="where answers to us come (default: %(default)s)",
+    )
 
 
 def _clickhouse_options(parser: argparse.ArgumentParser) -> None:
@@ -45,29 +60,54 @@ def _clickhouse_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="power-fleet", description="From many devices' files to one engine.")
+    parser = argparse.ArgumentParser(
+        prog="power-fleet", description="From many devices' files to one engine."
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    add = commands.add_parser("forward", help="send a file's readings, events, meters and devices to the stream")
+    add = commands.add_parser(
+        "forward", help="send a file's readings, events, meters and devices to the stream"
+    )
     db = Path(os.environ.get(_DB) or DB_PATH)
-    add.add_argument("--db", type=Path, default=db, help=f"the file (default: ${_DB}, else power_manager.db)")
+    add.add_argument(
+        "--db", type=Path, default=db, help=f"the file (default: ${_DB}, else power_manager.db)"
+    )
     add.add_argument("--site", default="", help="where this machine is, for sums by site")
-    add.add_argument("--interval", type=_seconds, default=5.0, help="seconds between two looks (default: 5)")
-    add.add_argument("--max-wait", type=_seconds, default=60.0, help="seconds between attempts at most (default: 60)")
+    add.add_argument(
+        "--interval", type=_seconds, default=5.0, help="seconds between two looks (default: 5)"
+    )
+    add.add_argument(
+        "--max-wait",
+        type=_seconds,
+        default=60.0,
+        help="seconds between attempts at most (default: 60)",
+    )
     add.add_argument("--once", action="store_true", help="end when everything is sent")
     _nats_options(add)
     add = commands.add_parser("sink", help="store what is in the stream; any number of copies")
-    add.add_argument("--max-wait", type=_seconds, default=30.0, help="seconds between attempts at most (default: 30)")
+    add.add_argument(
+        "--max-wait",
+        type=_seconds,
+        default=30.0,
+        help="seconds between attempts at most (default: 30)",
+    )
     _nats_options(add)
     _clickhouse_options(add)
     add = commands.add_parser("stream", help="make the streams, or give them these settings")
-    add.add_argument("--replicas", type=_count, default=3, help="servers that keep a copy (default: 3)")
     add.add_argument(
-        "--max-bytes", type=_count, default=10 * 2**30, help="beyond it what is new is refused (default: 10 GiB)"
+        "--replicas", type=_count, default=3, help="servers that keep a copy (default: 3)"
+    )
+    add.add_argument(
+        "--max-bytes",
+        type=_count,
+        default=10 * 2**30,
+        help="beyond it what is new is refused (default: 10 GiB)",
     )
     _nats_options(add)
     _clickhouse_options(commands.add_parser("schema", help="make the tables that are missing"))
-    _clickhouse_options(commands.add_parser("hours", help="compute the statistics of closed hours now"))
+    _clickhouse_options(
+        commands.add_parser("hours", help="compute the statistics of closed hours now")
+    )
     _add_questions(commands)
     return parser
 
@@ -106,7 +146,11 @@ def _count(text: str) -> int:
     return number
 
 
-_plain.__name__, _seconds.__name__, _count.__name__ = "number", "number", "whole number"  # argparse says them
+_plain.__name__, _seconds.__name__, _count.__name__ = (
+    "number",
+    "number",
+    "whole number",
+)  # argparse says them
 
 
 def _nats(options: argparse.Namespace) -> Nats:
@@ -134,14 +178,18 @@ async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
 def _forward(options: argparse.Namespace) -> None:
     to, backoff = _nats(options), Backoff(most=options.max_wait)
     if not options.db.exists():
-        raise StorageError(options.db, "no such file: name with --db the one that the device writes")
+        raise StorageError(
+            options.db, "no such file: name with --db the one that the device writes"
+        )
     with PowerManager(options.db) as pm:
         work = forward(Outbox(pm, options.site), to, options.interval, backoff, options.once)
         asyncio.run(_until_signal(work))
 
 
 def _sink(options: argparse.Namespace) -> None:
-    from power_fleet.engine import Engine  # a device that forwards needs no ClickHouse client, nor has the memory
+    from power_fleet.engine import (
+        Engine,
+    )  # a device that forwards needs no ClickHouse client, nor has the memory
     from power_fleet.sink import Sink
 
     source, engine = _nats(options), Engine(_urls(options))
@@ -152,7 +200,9 @@ def _stream(options: argparse.Namespace) -> None:
     async def work() -> None:
         connection = await _nats(options).connect("power-fleet stream")
         try:
-            await make_streams(connection.jetstream(timeout=20), options.replicas, options.max_bytes)
+            await make_streams(
+                connection.jetstream(timeout=20), options.replicas, options.max_bytes
+            )
         finally:
             await connection.close()
 
@@ -190,10 +240,19 @@ def _ask(options: argparse.Namespace) -> None:
     answer: Answer[Any] = answers[options.command]()
     value = answer.value
     print(value if isinstance(value, str) else json.dumps(value, indent=2, default=shown))
-    print(f"fresh as of {answer.fresh_as_of or 'nobody knows when: no sink has run yet'}", file=sys.stderr)
+    print(
+        f"fresh as of {answer.fresh_as_of or 'nobody knows when: no sink has run yet'}",
+        file=sys.stderr,
+    )
 
 
-_COMMANDS = {"forward": _forward, "sink": _sink, "stream": _stream, "schema": _schema, "hours": _hours}
+_COMMANDS = {
+    "forward": _forward,
+    "sink": _sink,
+    "stream": _stream,
+    "schema": _schema,
+    "hours": _hours,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,7 +260,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     level = logging.DEBUG if options.verbose else logging.INFO
     # Of the others' loggers only errors: what they warn of, ours says with what is done about it.
-    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     logging.getLogger("power_fleet").setLevel(level)
     try:

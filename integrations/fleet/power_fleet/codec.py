@@ -89,16 +89,24 @@ class Batch:
 def encode(batch: Batch) -> tuple[str, bytes]:
     """The batch's message id and its bytes. The same batch has the same id on every machine and at every attempt."""
     parts = {name: list(map(list, zip(*getattr(batch, name)))) for name in _COLUMNS}
-    parts["readings"] = [_columns(meter_id, list(rows)) for meter_id, rows in groupby(batch.readings, lambda r: r[0])]
+    parts["readings"] = [
+        _columns(meter_id, list(rows)) for meter_id, rows in groupby(batch.readings, lambda r: r[0])
+    ]
     message = {"v": VERSION, "device_id": batch.device_id, "max_gap": batch.max_gap}
-    text = json.dumps(message | {name: part for name, part in parts.items() if part}, separators=(",", ":"))
+    text = json.dumps(
+        message | {name: part for name, part in parts.items() if part}, separators=(",", ":")
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:32], zlib.compress(text.encode(), 9)
 
 
 def _columns(meter_id: str, rows: list[Reading]) -> list[Any]:
     """One meter's readings by columns, times as steps: alike values side by side compress to a few bytes each."""
     times = [row.at for row in rows]
-    return [meter_id, [times[0], *(b - a for a, b in pairwise(times))], *map(list, list(zip(*rows))[2:])]
+    return [
+        meter_id,
+        [times[0], *(b - a for a, b in pairwise(times))],
+        *map(list, list(zip(*rows))[2:]),
+    ]
 
 
 def decode(data: bytes) -> Batch:
@@ -129,7 +137,10 @@ def _series(part: list[Any]) -> list[Reading]:
     times = list(accumulate(map(_signed, steps)))
     if any(len(column) != len(times) for column in columns):
         raise Poison(f"the columns of {meter_id!r} differ in length")
-    return [Reading(meter_id, _time(at), *map(_electrical, values)) for at, *values in zip(times, *columns)]
+    return [
+        Reading(meter_id, _time(at), *map(_electrical, values))
+        for at, *values in zip(times, *columns)
+    ]
 
 
 def _rows(columns: Any, count: int) -> list[tuple[Any, ...]]:
@@ -178,16 +189,26 @@ def _signed(value: Any) -> int:
 
 
 def _whole(value: Any) -> int:
-    return _signed(value) if type(value) is int and value >= 0 else _wrong("a whole number of at least 0", value)
+    return (
+        _signed(value)
+        if type(value) is int and value >= 0
+        else _wrong("a whole number of at least 0", value)
+    )
 
 
 def _time(value: Any) -> int:
-    return at if 0 <= (at := _signed(value)) < MAX_US else _wrong("microseconds from 1970 to 2200", value)
+    return (
+        at
+        if 0 <= (at := _signed(value)) < MAX_US
+        else _wrong("microseconds from 1970 to 2200", value)
+    )
 
 
 def _number(most: float) -> Callable[[Any], float]:
     def check(value: Any) -> float:
-        if type(value) not in (int, float) or not abs(value) <= most:  # an integer may be too long for a float
+        if (
+            type(value) not in (int, float) or not abs(value) <= most
+        ):  # an integer may be too long for a float
             _wrong(f"a number up to {most:g}", value)
         return float(value)
 

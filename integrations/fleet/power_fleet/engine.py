@@ -24,7 +24,9 @@ from power_fleet.stream import Refused, address
 FAILURES = (ClickHouseError, urllib3.exceptions.HTTPError, OSError)
 THREADS = 8  # that ask at once
 TURN_SECONDS = 5.0  # to wait for another sink's insert
-_OTHERS_TURN = "Code: 286,"  # a table has one insert with a quorum at a time: another sink's is under way
+_OTHERS_TURN = (
+    "Code: 286,"  # a table has one insert with a quorum at a time: another sink's is under way
+)
 QUESTION = 100_000  # bytes of names in one question; the engine takes 262,144 in all
 _Rows = Sequence[Sequence[Any]]
 _T = TypeVar("_T")
@@ -91,7 +93,9 @@ class Shard:
         names, types = list(columns), list(columns.values())
 
         def insert(client: Client) -> object:
-            return client.insert(table, rows, column_names=names, column_type_names=types, settings=self._settings)
+            return client.insert(
+                table, rows, column_names=names, column_type_names=types, settings=self._settings
+            )
 
         deadline = time.monotonic() + TURN_SECONDS
         while True:
@@ -129,7 +133,11 @@ class Engine:
 
     def ask(self, sql: str, **parameters: Any) -> list[Sequence[Any]]:
         """The rows of all shards' answers, the first shard's first. Raises EngineError."""
-        return [row for rows in at_once(lambda shard: shard.query(sql, **parameters), self.shards) for row in rows]
+        return [
+            row
+            for rows in at_once(lambda shard: shard.query(sql, **parameters), self.shards)
+            for row in rows
+        ]
 
 
 def at_once(call: Callable[[_P], _T], places: Sequence[_P]) -> list[_T]:

@@ -21,7 +21,9 @@ from power_fleet.engine import Engine, Shard, at_once, parts
 from power_manager import DeviceRecord, MeterType, NotFound, PowerEvent, PowerEventType, PowerMeter
 
 _T = TypeVar("_T")
-_Place = tuple[Shard, str, dict[str, Any]]  # where a question is asked, of which devices, and its parameters for that
+_Place = tuple[
+    Shard, str, dict[str, Any]
+]  # where a question is asked, of which devices, and its parameters for that
 _DAY = 24 * sql.HOUR
 _NAMED = 6  # times that the longest question names its devices
 _NEVER = 2**62  # an hour that does not come
@@ -53,7 +55,9 @@ class Fleet:
         found = {id_: budget for some in budgets for id_, budget in some.items()}
         if ids is None:
             return Answer(dict(sorted(found.items())), fresh)
-        return Answer({id_: found[id_] if id_ in found else {"error": _missing(id_)} for id_ in ids}, fresh)
+        return Answer(
+            {id_: found[id_] if id_ in found else {"error": _missing(id_)} for id_ in ids}, fresh
+        )
 
     def report(self, device_id: str, days: float = 7) -> Answer[str]:
         """The report of a device over the last days as JSON text, as PowerManager.export_report's. Raises NotFound."""
@@ -72,7 +76,12 @@ class Fleet:
         meters = [_meter(row, record) for row in shard.query(sql.meters(sql.THESE), **names)]
         ((count,),) = shard.query(sql.EVENT_COUNT, **names, after=after)
         events = [_event(row) for row in shard.query(sql.EVENTS, **names, after=after)]
-        head = {"device_id": id_, "device_name": record.name, "period_days": days, "generated_at": library._iso(now)}
+        head = {
+            "device_id": id_,
+            "device_name": record.name,
+            "period_days": days,
+            "generated_at": library._iso(now),
+        }
         parts = [library._meter_report(meter, tallies.get((id_, meter.id))) for meter in meters]
         report = head | {"meters": parts, "event_count": count, "events": events}
         return Answer(json.dumps(report, indent=2, allow_nan=False), fresh)
@@ -91,7 +100,9 @@ class Fleet:
         fresh, today = self._fresh(), self._now() // _DAY
         first_day = max(today - max(library._whole("days", days), 1) + 1, 0)
         sums: dict[tuple[int, str, str], tuple[float, float]] = {}
-        for day, site, kind, out, into in chain(*at_once(lambda s: _energies(s, first_day), self._engine.shards)):
+        for day, site, kind, out, into in chain(
+            *at_once(lambda s: _energies(s, first_day), self._engine.shards)
+        ):
             before = sums.get((day, site, kind), (0.0, 0.0))
             sums[day, site, kind] = before[0] + out, before[1] + into
         rows = (_energy_row(*key, *sums[key]) for key in sorted(sums))
@@ -105,7 +116,9 @@ class Fleet:
         fresh = self._fresh()
         before = max(self._now() - library._span("minutes", minutes, 60_000_000, "min"), 0)
         rows = sorted(self._engine.ask(sql.SILENT, before=before), key=lambda row: (row[1], row[0]))
-        return Answer([{"device_id": id_, "last_seen": library._iso(seen)} for id_, seen in rows], fresh)
+        return Answer(
+            [{"device_id": id_, "last_seen": library._iso(seen)} for id_, seen in rows], fresh
+        )
 
     def _places(self, device_ids: Sequence[str] | None) -> list[_Place]:
         """Where to ask about these devices, or about all."""
@@ -113,7 +126,9 @@ class Fleet:
             return [(shard, sql.EVERY, {}) for shard in self._engine.shards]
         places: list[_Place] = []
         for number, shard in enumerate(self._engine.shards):
-            mine = [id_ for id_ in dict.fromkeys(device_ids) if self._engine.shard_of(id_) == number]
+            mine = [
+                id_ for id_ in dict.fromkeys(device_ids) if self._engine.shard_of(id_) == number
+            ]
             named = parts(mine, lambda id_: _NAMED * (len(repr(id_).encode()) + 2))
             places += [(shard, sql.THESE, {"devices": tuple(part)}) for part in named]
         return places
@@ -165,11 +180,15 @@ def _oldest(shard: Shard, of: str, names: dict[str, Any], first: int) -> int:
     return int(oldest) if count else _NEVER
 
 
-def _tallies(shard: Shard, of: str, names: dict[str, Any], after: int) -> dict[tuple[str, str], library._Tally]:
+def _tallies(
+    shard: Shard, of: str, names: dict[str, Any], after: int
+) -> dict[tuple[str, str], library._Tally]:
     """The library's tallies, by device and meter, of the readings later than `after`."""
     first = after // sql.HOUR + 1
     oldest = _oldest(shard, of, names, first)
-    rows = shard.query(sql.tallies(of, oldest < _NEVER), after=after, first=first, oldest=oldest, **names)
+    rows = shard.query(
+        sql.tallies(of, oldest < _NEVER), after=after, first=first, oldest=oldest, **names
+    )
     return {(row[0], row[1]): library._Tally(*row[2:]) for row in rows}
 
 
@@ -186,12 +205,16 @@ def _budgets(shard: Shard, of: str, names: dict[str, Any], after: int) -> dict[s
         tally = tallies.get((id_, row[1]))
         if tally is not None and row[2] in library._LOADS:
             last_day[id_][number] = tally
-    return {id_: library._budget(record, meters[id_], last_day[id_]) for id_, record in records.items()}
+    return {
+        id_: library._budget(record, meters[id_], last_day[id_]) for id_, record in records.items()
+    }
 
 
 def _energies(shard: Shard, first_day: int) -> list[Sequence[Any]]:
     ((max_gap,),) = shard.query(sql.MAX_GAP)
-    first = max(first_day * 24 - -(-max_gap // sql.HOUR), 0)  # a day's first energy may begin that long before it
+    first = max(
+        first_day * 24 - -(-max_gap // sql.HOUR), 0
+    )  # a day's first energy may begin that long before it
     oldest = _oldest(shard, sql.EVERY, {}, first)
     return shard.query(sql.days(oldest < _NEVER), day=first_day, first=first, oldest=oldest)
 

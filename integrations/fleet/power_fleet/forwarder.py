@@ -20,7 +20,9 @@ _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
 _log = logging.getLogger("power_fleet")
 
 
-async def forward(outbox: Outbox, to: Nats, interval: float, backoff: Backoff, once: bool = False) -> None:
+async def forward(
+    outbox: Outbox, to: Nats, interval: float, backoff: Backoff, once: bool = False
+) -> None:
     """Send what is there, then look again every `interval` seconds, for ever; with once, until nothing is left.
 
     A failure never ends it: the file keeps everything, the connection is made anew, and the wait grows.
@@ -37,7 +39,9 @@ async def forward(outbox: Outbox, to: Nats, interval: float, backoff: Backoff, o
             await backoff.wait("not sent, kept in the file", error)
 
 
-async def _drain(connection: Client, outbox: Outbox, interval: float, backoff: Backoff, once: bool) -> None:
+async def _drain(
+    connection: Client, outbox: Outbox, interval: float, backoff: Backoff, once: bool
+) -> None:
     js = connection.jetstream()
     while True:
         parcel = await asyncio.to_thread(outbox.take)
@@ -53,7 +57,9 @@ async def _drain(connection: Client, outbox: Outbox, interval: float, backoff: B
 
 async def publish(js: JetStreamContext, parcel: Parcel) -> None:
     """Return when the stream has acknowledged all of it; any failure raises, and then nothing is noted."""
-    results = await asyncio.gather(*(_send(js, batch) for batch in parcel.batches), return_exceptions=True)
+    results = await asyncio.gather(
+        *(_send(js, batch) for batch in parcel.batches), return_exceptions=True
+    )
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -62,7 +68,13 @@ async def publish(js: JetStreamContext, parcel: Parcel) -> None:
 async def _send(js: JetStreamContext, batch: Batch) -> None:
     message_id, data = encode(batch)
     headers = {Header.MSG_ID.value: message_id}
-    await js.publish(SUBJECT + token(batch.device_id), data, timeout=PUBLISH_SECONDS, stream=STREAM, headers=headers)
+    await js.publish(
+        SUBJECT + token(batch.device_id),
+        data,
+        timeout=PUBLISH_SECONDS,
+        stream=STREAM,
+        headers=headers,
+    )
 
 
 async def _close(connection: Client) -> None:

@@ -27,7 +27,9 @@ def _close(shard: Shard, present: int, recent: bool) -> int:
     if recent:
         return _close_window(shard, present - RECENT, present)
     weeks = sorted(week for (week,) in shard.query(sql.TOUCHED_WEEKS, present=present))
-    return sum(_close_window(shard, week * sql.WEEK, min((week + 1) * sql.WEEK, present)) for week in weeks)
+    return sum(
+        _close_window(shard, week * sql.WEEK, min((week + 1) * sql.WEEK, present)) for week in weeks
+    )
 
 
 def _close_window(shard: Shard, first: int, end: int) -> int:

@@ -53,12 +53,16 @@ class Parcel:
 class Outbox:
     """A file's outbox; its calls block."""
 
-    def __init__(self, pm: PowerManager, site: str = "", clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, pm: PowerManager, site: str = "", clock: Callable[[], float] = time.time
+    ) -> None:
         self._pm, self._site, self._clock = pm, site, clock
         with pm.connection() as conn:
             for table in _TABLES:
                 conn.execute(table)
-            (self._max_gap,) = conn.execute("SELECT value FROM power_settings WHERE name = 'max_gap_us'").fetchone()
+            (self._max_gap,) = conn.execute(
+                "SELECT value FROM power_settings WHERE name = 'max_gap_us'"
+            ).fetchone()
 
     def take(self) -> Parcel:
         """What is to be sent next; without batches if there is nothing. The same again until done()."""
@@ -74,8 +78,13 @@ class Outbox:
         with self._pm.connection() as conn:
             self._pm.mark_forwarded(parcel.readings)
             if parcel.last_event is not None:
-                conn.execute("INSERT OR REPLACE INTO fleet_progress VALUES ('events', ?)", (parcel.last_event,))
-            conn.executemany("UPDATE fleet_records SET sent = ? WHERE kind = ? AND id = ?", parcel.records)
+                conn.execute(
+                    "INSERT OR REPLACE INTO fleet_progress VALUES ('events', ?)",
+                    (parcel.last_event,),
+                )
+            conn.executemany(
+                "UPDATE fleet_records SET sent = ? WHERE kind = ? AND id = ?", parcel.records
+            )
 
     def _batch(self, device_id: str) -> Batch:
         return Batch(device_id, self._max_gap)
@@ -100,7 +109,9 @@ class Outbox:
         for sequence, event in self._pm.events_since(row[0] if row else 0, limit=EVENTS):
             batch = by_device.setdefault(event.device_id, self._batch(event.device_id))
             at = microseconds(event.timestamp)
-            batch.events.append(Event(sequence, event.id, event.type.value, event.value, at, event.note))
+            batch.events.append(
+                Event(sequence, event.id, event.type.value, event.value, at, event.note)
+            )
             parcel.last_event = sequence
         parcel.batches += by_device.values()
 
@@ -124,7 +135,10 @@ class Outbox:
 
     def _claim(self, conn: sqlite3.Connection, meters: list[PowerMeter]) -> None:
         """Give every device and meter that has changed its next revision; later by the clock, too, if that is right."""
-        known = {(kind, id_): text for kind, id_, text in conn.execute("SELECT kind, id, content FROM fleet_records")}
+        known = {
+            (kind, id_): text
+            for kind, id_, text in conn.execute("SELECT kind, id, content FROM fleet_records")
+        }
         now = int(self._clock() * 1e6)
         for kind, id_, content in (*self._devices(), *_states(meters)):
             if known.get((kind, id_)) != content:
@@ -132,19 +146,34 @@ class Outbox:
 
     def _devices(self) -> Iterator[tuple[str, str, str]]:
         for d in self._pm.list_devices():
-            thresholds = d.shutdown_threshold, d.target_wh, d.low_battery_threshold, d.critical_battery_threshold
+            thresholds = (
+                d.shutdown_threshold,
+                d.target_wh,
+                d.low_battery_threshold,
+                d.critical_battery_threshold,
+            )
             yield "device", d.id, json.dumps([d.id, d.name, self._site, *thresholds, self._max_gap])
 
 
 def _states(meters: Iterable[PowerMeter]) -> Iterator[tuple[str, str, str]]:
     for position, m in enumerate(meters):
         updated = None if m.updated_at is None else microseconds(m.updated_at)
-        values = m.type.value, m.name, m.capacity_wh, m.voltage, m.current_draw, m.charge_pct, updated
+        values = (
+            m.type.value,
+            m.name,
+            m.capacity_wh,
+            m.voltage,
+            m.current_draw,
+            m.charge_pct,
+            updated,
+        )
         yield "meter", m.id, json.dumps([m.device_id, m.id, position, *values])
 
 
 def _split(batch: Batch) -> Iterator[Batch]:
     """The same in batches of at most RECORDS meters."""
-    yield Batch(batch.device_id, batch.max_gap, devices=batch.devices, meters=batch.meters[:RECORDS])
+    yield Batch(
+        batch.device_id, batch.max_gap, devices=batch.devices, meters=batch.meters[:RECORDS]
+    )
     for start in range(RECORDS, len(batch.meters), RECORDS):
         yield Batch(batch.device_id, batch.max_gap, meters=batch.meters[start : start + RECORDS])

@@ -73,8 +73,14 @@ def rows_of(batches: Iterable[tuple[Batch, int]], engine: Engine) -> list[Rows]:
 def _add(rows: Rows, batch: Batch, seen: int) -> None:
     id_ = batch.device_id
     rows.add("power_readings", ((id_, *reading, batch.max_gap) for reading in batch.readings))
-    rows.add("power_touched", ((id_, hour, 1) for hour in sorted({r.at // sql.HOUR for r in batch.readings})))
-    rows.add("power_events", ((id_, e.at, e.id, e.sequence, e.type, e.value, e.note) for e in batch.events))
+    rows.add(
+        "power_touched",
+        ((id_, hour, 1) for hour in sorted({r.at // sql.HOUR for r in batch.readings})),
+    )
+    rows.add(
+        "power_events",
+        ((id_, e.at, e.id, e.sequence, e.type, e.value, e.note) for e in batch.events),
+    )
     rows.add("power_devices", ((id_, *device) for device in batch.devices))
     rows.add("power_meters", ((id_, *meter) for meter in batch.meters))
     rows.add("power_seen", [(id_, seen)])
@@ -91,9 +97,14 @@ def store(engine: Engine, shards: Sequence[Rows]) -> None:
 class Sink:
     """One copy of the sink."""
 
-    def __init__(self, engine: Engine, source: Nats, backoff: Backoff, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, engine: Engine, source: Nats, backoff: Backoff, clock: Callable[[], float] = time.time
+    ) -> None:
         self._engine, self._source, self._backoff, self._clock = engine, source, backoff, clock
-        self._hours_at, self._looks = 0.0, 0  # by the monotonic clock; how many looks for hours there were
+        self._hours_at, self._looks = (
+            0.0,
+            0,
+        )  # by the monotonic clock; how many looks for hours there were
 
     async def run(self) -> None:
         """Work for ever: whatever fails is tried again, over a new connection, after a growing wait."""
@@ -174,7 +185,9 @@ async def _bury(js: JetStreamContext, message: Msg, reason: str, room: int) -> N
         "Reason": reason.replace("\r", " ").replace("\n", " "), "Subject": message.subject,
         "Bytes": f"{len(message.data)}", "Nats-Msg-Id": f"{message.metadata.sequence.stream}",
     }  # fmt: skip
-    await js.publish(DEAD_SUBJECT + token(owner), message.data[:room], stream=DEAD_STREAM, headers=headers)
+    await js.publish(
+        DEAD_SUBJECT + token(owner), message.data[:room], stream=DEAD_STREAM, headers=headers
+    )
     await message.term()
 
 

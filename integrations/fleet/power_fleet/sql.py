@@ -23,7 +23,9 @@ _STEPS = """arrayMap((t, w, s, v, gap) -> if(t - s <= gap, (v + w) * (t - s) / 7
 _OUT = "arrayMap(x -> if(x > 0., x, 0.), steps)"
 _IN = "arrayMap(x -> if(x < 0., 0. - x, 0.), steps)"
 _SUMS = "reading_count, wattage_sum, min_wattage, max_wattage, min_charge_pct, max_charge_pct"
-_SEGMENT = f"{_SUMS}, energy_out, energy_in, first_at, first_wattage, last_at, last_wattage, max_gap"
+_SEGMENT = (
+    f"{_SUMS}, energy_out, energy_in, first_at, first_wattage, last_at, last_wattage, max_gap"
+)
 
 
 def segments(where: str, hours: str = EVERY) -> str:
@@ -88,7 +90,9 @@ def _hours(devices: str, with_fresh: bool) -> list[str]:
     hours = f"(device_id, hour) IN (SELECT device_id, hour FROM ({_dirty(since)}))"
     made = segments(f"{devices} AND at >= %(oldest)s * {HOUR}", hours)
     names = _SEGMENT.split(", ")
-    listed = "SELECT device_id, meter_id, hour, " + ", ".join(f"{name} AS {name}_" for name in names)
+    listed = "SELECT device_id, meter_id, hour, " + ", ".join(
+        f"{name} AS {name}_" for name in names
+    )
     newest = f"""
 SELECT device_id, meter_id, hour, {", ".join(f"argMax({name}_, made) AS {name}" for name in names)}
 FROM ({listed}, 0 AS made FROM ({_kept(since)}) UNION ALL {listed}, 1 AS made FROM ({made}))

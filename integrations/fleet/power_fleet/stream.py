@@ -31,7 +31,9 @@ STREAM, SUBJECT = "POWER_FLEET", "power.fleet."  # a device's own subject ends w
 DEAD_STREAM, DEAD_SUBJECT = "POWER_FLEET_DEAD", "power.dead."
 CONSUMER = "sink"
 CONNECT_SECONDS = 15.0  # for all of the servers together
-DUPLICATE_WINDOW = 120.0  # seconds in which the stream itself drops what is sent twice; the engine drops it always
+DUPLICATE_WINDOW = (
+    120.0  # seconds in which the stream itself drops what is sent twice; the engine drops it always
+)
 ACK_WAIT = 30.0  # seconds a sink has for what it took before another one gets it
 MAX_ACK_PENDING = 2000  # messages that all sinks together may have taken
 _log = logging.getLogger("power_fleet")
@@ -45,7 +47,9 @@ def address(option: str, url: str, expected: str) -> SplitResult:
     """The parts of a URL with one of the schemes expected and a host. Raises Refused, which does not repeat it."""
     try:
         parts = urlsplit(url)
-        known = parts.scheme in re.findall(r"(\w+)://", expected) and parts.hostname and parts.port != 0
+        known = (
+            parts.scheme in re.findall(r"(\w+)://", expected) and parts.hostname and parts.port != 0
+        )
     except ValueError:  # a port that is none
         known = False
     if not known:
@@ -70,10 +74,18 @@ class Nats:
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password_file is None):
             raise Refused("--user and --password-file go together: give both")
-        parts = [address("--nats", url, "nats://host:4222 or tls://host:4222") for url in self.servers]
+        parts = [
+            address("--nats", url, "nats://host:4222 or tls://host:4222") for url in self.servers
+        ]
         if any("@" in part.netloc for part in parts):
-            raise Refused("--nats: name the user with --user, and the file of the password with --password-file")
-        if self.user is not None and self.ca is None and any(part.hostname != "127.0.0.1" for part in parts):
+            raise Refused(
+                "--nats: name the user with --user, and the file of the password with --password-file"
+            )
+        if (
+            self.user is not None
+            and self.ca is None
+            and any(part.hostname != "127.0.0.1" for part in parts)
+        ):
             raise Refused("--user: a password does not go over the network without TLS: give --ca")
 
     @property
@@ -136,7 +148,11 @@ async def make_streams(js: JetStreamContext, replicas: int, max_bytes: int) -> N
     What is acknowledged by a sink leaves the stream (work queue). A full stream refuses what is new: the devices keep
     it in their files. The dead letters may take a tenth of max_bytes more.
     """
-    common: dict[str, Any] = {"storage": StorageType.FILE, "num_replicas": replicas, "discard": DiscardPolicy.NEW}
+    common: dict[str, Any] = {
+        "storage": StorageType.FILE,
+        "num_replicas": replicas,
+        "discard": DiscardPolicy.NEW,
+    }
     main = StreamConfig(
         name=STREAM, subjects=[SUBJECT + "*"], retention=RetentionPolicy.WORK_QUEUE, max_bytes=max_bytes,
         duplicate_window=DUPLICATE_WINDOW, **common,
@@ -186,7 +202,9 @@ class Backoff:
     A failure is said once, not again for as long as it lasts: an outage of weeks must not wear out a device's flash.
     """
 
-    def __init__(self, first: float = 0.5, most: float = 60.0, chance: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, first: float = 0.5, most: float = 60.0, chance: Callable[[], float] = random.random
+    ) -> None:
         self._first, self._most, self._chance, self._failures = first, most, chance, 0
         self._said = ""
 
@@ -206,7 +224,11 @@ class Backoff:
         """Wait out one failure."""
         seconds, text = self.next(), str(error) or type(error).__name__
         _log.log(
-            logging.DEBUG if text == self._said else logging.WARNING, "%s, again in %.1f s: %s", what, seconds, text
+            logging.DEBUG if text == self._said else logging.WARNING,
+            "%s, again in %.1f s: %s",
+            what,
+            seconds,
+            text,
         )
         self._said = text
         await asyncio.sleep(seconds)

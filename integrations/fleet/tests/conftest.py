@@ -10,7 +10,12 @@ import pytest
 
 # The tests run from a checkout, installed or not.
 FLEET = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(FLEET), str(FLEET / "chaos"), str(FLEET.parent / "service"), str(FLEET.parents[1])]
+sys.path[:0] = [
+    str(FLEET),
+    str(FLEET / "chaos"),
+    str(FLEET.parent / "service"),
+    str(FLEET.parents[1]),
+]
 
 from fleet_harness import emptied  # noqa: E402 - it is found by the line above
 from power_fleet import schema  # noqa: E402

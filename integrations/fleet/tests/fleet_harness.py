@@ -41,7 +41,9 @@ def emptied(urls: list[str]) -> list[str]:
     return urls
 
 
-def carry(pm: PowerManager, engine: Engine, *, site: str = "", clock: Any = None, times: int = 1) -> None:
+def carry(
+    pm: PowerManager, engine: Engine, *, site: str = "", clock: Any = None, times: int = 1
+) -> None:
     """Everything the file has not sent, through the codec and the sink's rows, `times` times over."""
     outbox = Outbox(pm, site, **({"clock": clock} if clock else {}))
     while (parcel := outbox.take()).batches:
@@ -58,12 +60,19 @@ def random_device(
     chance = random.Random(seed)
     pm = PowerManager(path, durability="normal", clock=clock, **options)
     pm.register_device(device_id, f"Device {seed}", target_wh=chance.choice([None, 50.0]))
-    meters = [pm.add_meter(device_id, kind, capacity_wh=40.0, name=kind) for kind in ("battery", "solar", "main")]
+    meters = [
+        pm.add_meter(device_id, kind, capacity_wh=40.0, name=kind)
+        for kind in ("battery", "solar", "main")
+    ]
     at = NOW - 10 * 24 * HOUR
     rows = []
     for _ in range(count):
         at += chance.choice([1.0, 60.0, 600.0, 3000.0, 3600.0, 4000.0]) * chance.random() * 3
-        values = chance.uniform(0, 20), chance.uniform(-3, 3), chance.choice([None, chance.uniform(0, 100)])
+        values = (
+            chance.uniform(0, 20),
+            chance.uniform(-3, 3),
+            chance.choice([None, chance.uniform(0, 100)]),
+        )
         rows.append((chance.choice(meters).id, *values, min(at, NOW)))
     chance.shuffle(rows)
     pm.log_many(rows)

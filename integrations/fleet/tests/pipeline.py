@@ -61,7 +61,9 @@ async def send(pm: PowerManager, nats: Nats) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_sink(engine: Engine, nats: Nats, clock: Callable[[], float] | None = None) -> AsyncIterator[None]:
+async def running_sink(
+    engine: Engine, nats: Nats, clock: Callable[[], float] | None = None
+) -> AsyncIterator[None]:
     """A sink at work."""
     sink = Sink(engine, nats, quick(), **({"clock": clock} if clock else {}))
     task = asyncio.ensure_future(sink.run())

@@ -44,7 +44,9 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
 
 
 @pytest.mark.parametrize("days", [0, 0.01, 1, 3.7, 7, 400])
-def test_a_report_is_that_of_the_device_itself(urls: list[str], make: Make, clock: Clock, days: float) -> None:
+def test_a_report_is_that_of_the_device_itself(
+    urls: list[str], make: Make, clock: Clock, days: float
+) -> None:
     """Before hours are closed, and after, and with readings that came twice."""
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     files = [make(seed) for seed in range(4)]
@@ -52,7 +54,9 @@ def test_a_report_is_that_of_the_device_itself(urls: list[str], make: Make, cloc
         carry(pm, engine, times=2)
     for _ in range(2):
         for seed, pm in enumerate(files):
-            assert same_json(pm.export_report(f"edge-{seed}", days), fleet.report(f"edge-{seed}", days).value)
+            assert same_json(
+                pm.export_report(f"edge-{seed}", days), fleet.report(f"edge-{seed}", days).value
+            )
         close_hours(engine, NOW_US)
 
 
@@ -64,7 +68,9 @@ def test_late_readings_change_a_closed_hour(urls: list[str], make: Make, clock: 
     assert close_hours(engine, NOW_US) > 0
     assert close_hours(engine, NOW_US) == 0, "there is nothing left to do"
     meter = pm.list_meters()[0].id
-    pm.log_many([(meter, 12.0, 2.0, 50.0, NOW - hours * HOUR - 7.0) for hours in (1, 2, 30, 31, 100)])
+    pm.log_many(
+        [(meter, 12.0, 2.0, 50.0, NOW - hours * HOUR - 7.0) for hours in (1, 2, 30, 31, 100)]
+    )
     carry(pm, engine)
     assert same_json(pm.export_report("edge-1"), fleet.report("edge-1").value)
     assert close_hours(engine, NOW_US) >= 5
@@ -88,7 +94,12 @@ def test_readings_that_come_while_it_is_asked(
     def slow(*arguments: Any) -> int:
         found = oldest(*arguments)
         for hours in next(late, ()):
-            pm.log_many([(meter.id, 12.0, 2.0, 50.0, NOW - hours * HOUR - 7.0) for meter in pm.list_meters()])
+            pm.log_many(
+                [
+                    (meter.id, 12.0, 2.0, 50.0, NOW - hours * HOUR - 7.0)
+                    for meter in pm.list_meters()
+                ]
+            )
         carry(pm, engine)
         return found
 
@@ -105,7 +116,9 @@ def test_readings_that_come_while_it_is_asked(
 
 
 @pytest.mark.parametrize("max_gap", [0.0, 30.0, 5000.0, 1e6])
-def test_max_gap_travels_with_the_readings(urls: list[str], make: Make, clock: Clock, max_gap: float) -> None:
+def test_max_gap_travels_with_the_readings(
+    urls: list[str], make: Make, clock: Clock, max_gap: float
+) -> None:
     """Energy over a gap is counted or not as the device's own file does, also over several hours."""
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     pm = make(5, max_gap=max_gap)
@@ -148,12 +161,18 @@ def test_energy_by_day_and_site_adds_up(urls: list[str], make: Make, clock: Cloc
                 for key, value in daily(files[seed]).items():
                     expected[key] = expected.get(key, 0.0) + value
             rows = [row for row in fleet.energy().value if row["site"] == site]
-            found = {(row["day"], row["type"]): row["energy_out_wh"] for row in rows if row["energy_out_wh"]}
+            found = {
+                (row["day"], row["type"]): row["energy_out_wh"]
+                for row in rows
+                if row["energy_out_wh"]
+            }
             assert found == pytest.approx(expected)
         close_hours(engine, NOW_US)
 
 
-def test_what_rounds_to_no_energy_is_left_out(urls: list[str], tmp_path: Path, clock: Clock) -> None:
+def test_what_rounds_to_no_energy_is_left_out(
+    urls: list[str], tmp_path: Path, clock: Clock
+) -> None:
     """Two readings a microsecond apart are less than a billionth of a watt-hour."""
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     with PowerManager(tmp_path / "a.db", clock=clock) as pm:
@@ -182,7 +201,9 @@ def test_budgets_are_those_of_the_devices(urls: list[str], make: Make, clock: Cl
         close_hours(engine, NOW_US)
 
 
-def test_the_present_state_is_not_the_newest_time(urls: list[str], make: Make, clock: Clock) -> None:
+def test_the_present_state_is_not_the_newest_time(
+    urls: list[str], make: Make, clock: Clock
+) -> None:
     """After a clock that jumped back, the state is that of the last live reading, as in the file."""
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     pm = make(2)
@@ -210,14 +231,18 @@ def test_a_state_that_comes_back_is_news(urls: list[str], make: Make, clock: Clo
     assert json.loads(fleet.report("edge-3").value)["device_name"] == "Renamed"
 
 
-def test_silent_devices_by_the_clock_of_the_stream(urls: list[str], make: Make, clock: Clock) -> None:
+def test_silent_devices_by_the_clock_of_the_stream(
+    urls: list[str], make: Make, clock: Clock
+) -> None:
     """Silence is measured from when the stream last had something; those never heard of are not silent."""
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     carry(make(4), engine)
     clock.now = NOW + 59 * 60
     assert fleet.silent(60).value == []
     clock.now = NOW + 60 * 60
-    assert fleet.silent(60).value == [{"device_id": "edge-4", "last_seen": "2026-09-21T14:13:20.000000+00:00"}]
+    assert fleet.silent(60).value == [
+        {"device_id": "edge-4", "last_seen": "2026-09-21T14:13:20.000000+00:00"}
+    ]
 
 
 def test_what_nobody_has_is_not_found(urls: list[str], clock: Clock) -> None:
@@ -246,7 +271,9 @@ def test_any_number_of_devices_may_be_named(urls: list[str], make: Make, clock: 
             ask("edge-7")
 
 
-def test_hours_whose_readings_were_deleted_do_not_hold_up_the_others(urls: list[str], make: Make, clock: Clock) -> None:
+def test_hours_whose_readings_were_deleted_do_not_hold_up_the_others(
+    urls: list[str], make: Make, clock: Clock
+) -> None:
     """Somebody cleans up the engine by hand: closing hours ends all the same, and does those that can be done."""
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     for seed in (8, 9):
@@ -261,7 +288,9 @@ def test_hours_whose_readings_were_deleted_do_not_hold_up_the_others(urls: list[
 
 
 @pytest.mark.parametrize("device_id", ["a.b *>", 'it\'s \\ "x"', "%s %(x)s", "电池", "x" * 200])
-def test_any_id_the_library_takes_is_asked_about(urls: list[str], make: Make, clock: Clock, device_id: str) -> None:
+def test_any_id_the_library_takes_is_asked_about(
+    urls: list[str], make: Make, clock: Clock, device_id: str
+) -> None:
     """Quotes, percent signs, wildcards and letters of the world are nothing special to the engine."""
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     pm = make(6, device_id)

@@ -32,12 +32,16 @@ def test_every_command_and_example_of_the_readme_runs(tmp_path: Path) -> None:
         (commands / name).chmod(0o755)
     (tmp_path / "integrations").symlink_to(INTEGRATION.parent)
     parts = ["set -e -o pipefail; trap 'kill $(jobs -p); wait' EXIT"]
-    for language, block in re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+    for language, block in re.findall(
+        r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
+    ):
         parts.append(block if language == "sh" else f"python - <<'END'\n{block}END\n")
     (tmp_path / "script").write_text("\n".join(parts))
     environment = {**ENVIRONMENT, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
     command = ["timeout", "90", "bash", "script"]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert '"reading_count": 61,' in run.stdout
     assert "hours left, as of 20" in run.stdout
@@ -61,20 +65,36 @@ def test_every_option_is_in_the_readme() -> None:
         (["forward"], 2, "--nats: name the servers"),
         (["sink", "--nats", "nats://127.0.0.1:9"], 2, "--clickhouse: name the shards"),
         (["schema", "--clickhouse", "127.0.0.1:8123"], 2, "expected http://host:8123"),
-        (["forward", "--nats", "nats://far.example:4222", "--user", "a", "--password-file", "b"], 2, "give --ca"),
+        (
+            ["forward", "--nats", "nats://far.example:4222", "--user", "a", "--password-file", "b"],
+            2,
+            "give --ca",
+        ),
         (["forward", "--nats", "nats://127.0.0.1:99999"], 2, "--nats: expected nats://host:4222"),
         (["stream", "--nats", "nats://u:hidden@far.example:4222"], 2, "--password-file"),
         (["stream", "--nats", "u:hidden@far.example:4222"], 2, "--nats: expected nats://host:4222"),
-        (["budget", "--clickhouse", "http://u:hidden@127.0.0.1:99999"], 2, "--clickhouse: expected http://host:8123"),
+        (
+            ["budget", "--clickhouse", "http://u:hidden@127.0.0.1:99999"],
+            2,
+            "--clickhouse: expected http://host:8123",
+        ),
         (["forward", "--nats", "nats://127.0.0.1:9", "--db", "/nowhere/a.db"], 1, "/nowhere/a.db"),
         (["budget", "--clickhouse", "http://u:hidden@127.0.0.1:9"], 1, "127.0.0.1"),
-        (["forward", "--nats", "nats://127.0.0.1:9", "--db", "typo.db"], 1, "typo.db: no such file"),
+        (
+            ["forward", "--nats", "nats://127.0.0.1:9", "--db", "typo.db"],
+            1,
+            "typo.db: no such file",
+        ),
         (["stream", "--nats", "nats://127.0.0.1:9"], 1, ""),
     ],
     ids=lambda value: "-".join(value)[:30] if isinstance(value, list) else "",
 )
 def test_errors_are_one_line(
-    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On standard error, with what would do, without a secret; usage is 2, anything else 1."""
     for name in ("POWER_FLEET_NATS", "POWER_FLEET_CLICKHOUSE"):
@@ -99,7 +119,9 @@ def test_errors_are_one_line(
         (["report", "edge-1", "--days", "many"], "invalid number value: 'many'"),
     ],
 )  # fmt: skip
-def test_wrong_numbers_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_numbers_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """None of them makes a forwarder that never rests, or a stream without a limit."""
     with pytest.raises(SystemExit) as found:
         cli.main(arguments)
@@ -109,8 +131,12 @@ def test_wrong_numbers_are_refused(arguments: list[str], message: str, capsys: p
 
 def test_without_its_extra_it_says_what_to_install() -> None:
     """One line, where `pip install .` has brought the command along without what it needs."""
-    code = f"import sys; sys.path[:0] = {PATHS!r}; from power_fleet import cli; cli.main(['--help'])"
-    run = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
+    code = (
+        f"import sys; sys.path[:0] = {PATHS!r}; from power_fleet import cli; cli.main(['--help'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False
+    )
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == "power-fleet: nats is not installed: pip install '.[fleet]'\n"
 
@@ -135,8 +161,18 @@ def test_a_report_of_nobody(old_urls: list[str], capsys: pytest.CaptureFixture[s
 def test_sigterm_ends_it_with_nothing_there(command: str, tmp_path: Path) -> None:
     """Without any server they wait and try again, and SIGTERM ends them with 0."""
     PowerManager(tmp_path / "a.db").close()
-    options = {"forward": ["--db", str(tmp_path / "a.db")], "sink": ["--clickhouse", "http://127.0.0.1:9"]}[command]
-    verbose = [sys.executable, "-W", "error", "-m", "power_fleet", "-v"]  # what is the same as before is said too
+    options = {
+        "forward": ["--db", str(tmp_path / "a.db")],
+        "sink": ["--clickhouse", "http://127.0.0.1:9"],
+    }[command]
+    verbose = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "power_fleet",
+        "-v",
+    ]  # what is the same as before is said too
     arguments = [*verbose, command, "--nats", "nats://127.0.0.1:9", *options]
     with subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -156,7 +192,9 @@ def test_sigterm_ends_it_with_nothing_there(command: str, tmp_path: Path) -> Non
 def test_a_forwarder_loads_no_clickhouse_client() -> None:
     """A device has neither the memory nor the need."""
     code = "import sys, power_fleet.cli; sys.exit('clickhouse_connect' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=False).returncode == 0
+    )
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
@@ -167,7 +205,11 @@ def test_the_units_are_valid(tmp_path: Path, name: str) -> None:
     arguments = re.findall(r"^ExecStart=\S+ (.*)$", text, re.MULTILINE)[0].split()
     cli._nats(cli._parser().parse_args(arguments))
     unit = tmp_path / f"{name}.service"
-    harmless = text.replace("/opt/power/bin/power-fleet", "/bin/true").replace("User=power\nGroup=power\n", "")
+    harmless = text.replace("/opt/power/bin/power-fleet", "/bin/true").replace(
+        "User=power\nGroup=power\n", ""
+    )
     unit.write_text(harmless.replace("EnvironmentFile=/etc/power/sink.env\n", ""))
-    verify = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    verify = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
     assert verify.returncode == 0, verify.stderr

@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from power_fleet.codec import _COLUMNS, MAX_BYTES, Batch, Device, Event, Meter, Poison, Reading, decode, encode
+from power_fleet.codec import (
+    _COLUMNS,
+    MAX_BYTES,
+    Batch,
+    Device,
+    Event,
+    Meter,
+    Poison,
+    Reading,
+    decode,
+    encode,
+)
 
 from power_manager import MeterType, PowerEventType
 
@@ -25,7 +36,17 @@ event_types = st.sampled_from([kind.value for kind in PowerEventType])
 meter_types = st.sampled_from([kind.value for kind in MeterType])
 any_text = ids | st.just("")  # a file of the first release may have empty names and notes
 events = st.builds(Event, whole, ids, event_types, finite, times, st.none() | any_text)
-devices = st.builds(Device, any_text, any_text, quantities, st.none() | quantities, st.none(), st.none(), whole, whole)
+devices = st.builds(
+    Device,
+    any_text,
+    any_text,
+    quantities,
+    st.none() | quantities,
+    st.none(),
+    st.none(),
+    whole,
+    whole,
+)
 meters = st.builds(
     Meter, ids, whole, meter_types, st.none() | any_text, quantities, electrical, electrical, electrical,
     st.none() | times, whole,
@@ -65,11 +86,16 @@ def test_any_bytes_are_a_batch_or_poison(data: bytes) -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
 )
 
 
-@given(st.sampled_from(["readings", "events", "devices", "meters", "device_id", "max_gap", "v"]), json_values)
+@given(
+    st.sampled_from(["readings", "events", "devices", "meters", "device_id", "max_gap", "v"]),
+    json_values,
+)
 def test_any_value_in_any_place_is_a_batch_or_poison(place: str, value: Any) -> None:
     """A message with one part replaced by anything is refused or understood, never a crash."""
     message = {"v": 1, "device_id": "d", "max_gap": 1, place: value}
@@ -95,7 +121,9 @@ huge = st.sampled_from([10**400, -(10**400), 2**63, 1e400])
 
 
 @given(st.sampled_from(sorted(ROWS)), st.integers(0, 9), json_values | huge, st.booleans())
-def test_any_value_in_any_cell_is_a_batch_or_poison(name: str, column: int, value: Any, inside: bool) -> None:
+def test_any_value_in_any_cell_is_a_batch_or_poison(
+    name: str, column: int, value: Any, inside: bool
+) -> None:
     """A number too long for a float, a list where a text belongs: a sink must survive what a device makes up."""
     row = list(ROWS[name])
     assert len(row) == 5 or len(row) == len(_COLUMNS[name][1])

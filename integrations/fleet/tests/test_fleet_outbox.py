@@ -61,7 +61,9 @@ def test_everything_travels_once(pm: PowerManager, clock: Clock) -> None:
     assert outbox.take().batches == []
 
 
-def test_what_is_not_done_comes_again_to_the_byte(pm: PowerManager, clock: Clock, tmp_path: Path) -> None:
+def test_what_is_not_done_comes_again_to_the_byte(
+    pm: PowerManager, clock: Clock, tmp_path: Path
+) -> None:
     """After a crash between sending and noting it, another process sends the very same messages."""
     pm.log_power(pm.list_meters()[0].id, 1.0, 1.0, 10.0)
     first = sent(Outbox(pm, clock=clock).take())
@@ -116,7 +118,11 @@ def test_a_long_note_fits_into_a_message(pm: PowerManager, clock: Clock) -> None
 
     chance = random.Random(1)
     for _ in range(EVENTS):
-        pm.trigger_event("a", "restore", note="".join(chr(chance.randrange(0x10000, 0x10FFFF)) for _ in range(10_000)))
+        pm.trigger_event(
+            "a",
+            "restore",
+            note="".join(chr(chance.randrange(0x10000, 0x10FFFF)) for _ in range(10_000)),
+        )
     assert all(len(data) < 2**20 for _, data in sent(Outbox(pm, clock=clock).take()))
 
 

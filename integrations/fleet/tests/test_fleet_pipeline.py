@@ -63,7 +63,9 @@ def count(engine: Engine) -> int:
     return sum(row[0] for row in engine.ask("SELECT toInt64(count()) FROM power_readings FINAL"))
 
 
-def test_end_to_end(pm: PowerManager, nats: Nats, engine: Engine, old_urls: list[str], tmp_path: Path) -> None:
+def test_end_to_end(
+    pm: PowerManager, nats: Nats, engine: Engine, old_urls: list[str], tmp_path: Path
+) -> None:
     """Everything of several files arrives exactly, the stream is empty, and the answers say how fresh they are."""
     clock = Stoppable()
     with PowerManager(tmp_path / "edge-2.db", clock=clock) as other:
@@ -127,7 +129,9 @@ def test_a_full_stream_refuses_and_the_file_keeps(
     assert compare(pm, "edge-1", [engine.shards[engine.shard_of("edge-1")].clients[0]]) == 5300
 
 
-def test_a_server_that_is_killed_is_waited_for(pm: PowerManager, server: Server, nats: Nats, engine: Engine) -> None:
+def test_a_server_that_is_killed_is_waited_for(
+    pm: PowerManager, server: Server, nats: Nats, engine: Engine
+) -> None:
     """Forwarder and sink survive kill -9 of NATS, and what was acknowledged before is still there."""
 
     async def run() -> None:
@@ -152,7 +156,9 @@ def test_a_server_that_is_killed_is_waited_for(pm: PowerManager, server: Server,
     asyncio.run(run())
 
 
-def test_an_engine_that_is_killed_is_waited_for(pm: PowerManager, nats: Nats, tmp_path: Path) -> None:
+def test_an_engine_that_is_killed_is_waited_for(
+    pm: PowerManager, nats: Nats, tmp_path: Path
+) -> None:
     """Nothing is acknowledged while ClickHouse is down; when it is back, everything is stored."""
 
     async def run(servers: Servers) -> None:
@@ -210,9 +216,14 @@ def test_poison_goes_to_the_dead_letters(nats: Nats, engine: Engine) -> None:
         async with running_sink(engine, nats):
             await drained(nats)
         state = (await info(nats, DEAD_STREAM)).state
-        found = [await js.get_msg(DEAD_STREAM, number) for number in range(state.first_seq, state.last_seq + 1)]
+        found = [
+            await js.get_msg(DEAD_STREAM, number)
+            for number in range(state.first_seq, state.last_seq + 1)
+        ]
         await connection.close()
-        return [(message.subject or "", message.headers or {}, message.data or b"") for message in found]
+        return [
+            (message.subject or "", message.headers or {}, message.data or b"") for message in found
+        ]
 
     (subject, headers, data), (other, other_headers, _) = asyncio.run(run())
     assert (subject, data) == ("power.dead.edge-1", b"garbage")
@@ -220,7 +231,9 @@ def test_poison_goes_to_the_dead_letters(nats: Nats, engine: Engine) -> None:
     assert headers["Subject"] == "power.fleet.edge-1"
     assert other == "power.dead.edge-2"
     assert other_headers["Reason"] == "the subject is that of 'edge-2', the batch that of 'edge-1'"
-    assert engine.ask("SELECT device_id, meter_id, at FROM power_readings FINAL") == [("edge-1", "m", 1)]
+    assert engine.ask("SELECT device_id, meter_id, at FROM power_readings FINAL") == [
+        ("edge-1", "m", 1)
+    ]
 
 
 def garbage(size: int) -> bytes:
@@ -241,7 +254,11 @@ def test_poison_of_any_kind_is_buried(nats: Nats, engine: Engine) -> None:
         connection = await nats.connect("test")
         js = connection.jetstream()
         room = connection.max_payload - 200
-        for data in (*(zlib.compress(line.encode()) for line in text), garbage(room), encode(good)[1]):
+        for data in (
+            *(zlib.compress(line.encode()) for line in text),
+            garbage(room),
+            encode(good)[1],
+        ):
             await js.publish("power.fleet.edge-1", data, stream=STREAM)
         async with running_sink(engine, nats):
             await drained(nats)
@@ -283,7 +300,9 @@ def test_two_sinks_share_the_work(pm: PowerManager, nats: Nats, engine: Engine) 
     async def run() -> None:
         async with running_sink(engine, nats), running_sink(engine, nats):
             for _ in range(10):
-                pm.log_many([(meter.id, 1.0, 1.0, 50.0) for meter in pm.list_meters() for _ in range(50)])
+                pm.log_many(
+                    [(meter.id, 1.0, 1.0, 50.0) for meter in pm.list_meters() for _ in range(50)]
+                )
                 await send(pm, nats)
             await drained(nats)
 
@@ -304,7 +323,9 @@ def test_freshness_waits_for_the_oldest_message(
         begin = datetime.now(timezone.utc).isoformat()
         async with running_sink(engine, nats, clock):
             await until(lambda: (Fleet(old_urls).latest().fresh_as_of or "") > begin)
-        assert (Fleet(old_urls).latest().fresh_as_of or "") <= datetime.now(timezone.utc).isoformat()
+        assert (Fleet(old_urls).latest().fresh_as_of or "") <= datetime.now(
+            timezone.utc
+        ).isoformat()
 
     asyncio.run(run())
     emptied(old_urls)
@@ -320,7 +341,9 @@ def test_freshness_waits_for_the_oldest_message(
                 await until(lambda: Fleet(old_urls).latest().fresh_as_of)
                 fresh = Fleet(old_urls).latest().fresh_as_of
                 assert fresh is not None
-                assert fresh[:23] == taken_in[:23], "to the millisecond: the client rounds it to a float"
+                assert fresh[:23] == taken_in[:23], (
+                    "to the millisecond: the client rounds it to a float"
+                )
                 emptied(old_urls)
         await held[0].ack()
         await connection.close()
@@ -339,7 +362,13 @@ def test_the_streams_are_as_promised(nats: Nats) -> None:
             await make_streams(connection.jetstream(), 1, size)
             await connection.close()
             config = (await info(nats)).config
-            kept = config.retention, config.discard, config.max_bytes, config.storage, config.subjects
+            kept = (
+                config.retention,
+                config.discard,
+                config.max_bytes,
+                config.storage,
+                config.subjects,
+            )
             assert kept == ("workqueue", "new", size, "file", ["power.fleet.*"])
             dead = (await info(nats, DEAD_STREAM)).config
             assert (dead.retention, dead.discard, dead.max_bytes) == ("limits", "new", size // 10)

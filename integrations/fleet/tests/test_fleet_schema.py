@@ -64,7 +64,9 @@ def test_a_device_is_on_one_shard() -> None:
     """Which one depends on its id alone, and they share the devices about equally."""
     engine = Engine(["http://127.0.0.1:9", "http://127.0.0.1:10"])
     numbers = [engine.shard_of(f"edge-{number}") for number in range(1000)]
-    assert numbers == [Engine(["http://h:1", "http://h:2"]).shard_of(f"edge-{number}") for number in range(1000)]
+    assert numbers == [
+        Engine(["http://h:1", "http://h:2"]).shard_of(f"edge-{number}") for number in range(1000)
+    ]
     assert 400 < sum(numbers) < 600
 
 
@@ -114,9 +116,20 @@ def test_a_server_that_is_not_there_is_said_once(caplog: pytest.LogCaptureFixtur
 
 def test_a_short_chaos(tmp_path: Path) -> None:
     """Fifteen seconds of SIGKILL for every part; the long one is run by hand, see RESULTS.md."""
-    command = [sys.executable, str(INTEGRATION / "chaos/chaos.py"), "--seconds", "15", "--devices", "8"]
+    command = [
+        sys.executable,
+        str(INTEGRATION / "chaos/chaos.py"),
+        "--seconds",
+        "15",
+        "--devices",
+        "8",
+    ]
     run = subprocess.run(
-        [*command, "--keep", str(tmp_path / "kept")], capture_output=True, text=True, check=False, timeout=300
+        [*command, "--keep", str(tmp_path / "kept")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "every replica equal to the files" in run.stdout

@@ -51,10 +51,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert old in text
         text = text.replace(old, new)
     (home / "nats.conf").write_text(text)
-    environment = {**os.environ, **{f"{name}_PASSWORD": password for name, password in PASSWORDS.items()}}
+    environment = {
+        **os.environ,
+        **{f"{name}_PASSWORD": password for name, password in PASSWORDS.items()},
+    }
     command = [program("nats-server"), "-c", str(home / "nats.conf")]
     url = f"tls://127.0.0.1:{port}"
-    server = Server(home, command, lambda: answers(f"http://127.0.0.1:{http}/healthz"), url, environment=environment)
+    server = Server(
+        home,
+        command,
+        lambda: answers(f"http://127.0.0.1:{http}/healthz"),
+        url,
+        environment=environment,
+    )
     try:
         yield server.start()
     finally:
@@ -88,7 +97,9 @@ async def publish(as_whom: Nats, subject: str) -> None:
         await connection.close()
 
 
-def test_devices_forward_and_the_sink_stores(who: dict[str, Nats], old_urls: list[str], tmp_path: Path) -> None:
+def test_devices_forward_and_the_sink_stores(
+    who: dict[str, Nats], old_urls: list[str], tmp_path: Path
+) -> None:
     """Each with its own password over TLS, with no more rights than the example gives."""
     engine = Engine(old_urls)
 
@@ -108,7 +119,8 @@ def test_devices_forward_and_the_sink_stores(who: dict[str, Nats], old_urls: lis
 
 
 @pytest.mark.parametrize(
-    "subject", [SUBJECT + "edge-002", SUBJECT + "*", "power.dead.edge-001", "$JS.API.STREAM.PURGE." + STREAM]
+    "subject",
+    [SUBJECT + "edge-002", SUBJECT + "*", "power.dead.edge-001", "$JS.API.STREAM.PURGE." + STREAM],
 )
 def test_a_device_may_publish_its_own_subject_only(
     who: dict[str, Nats], subject: str, caplog: pytest.LogCaptureFixture
@@ -155,7 +167,9 @@ def test_the_sink_may_not_touch_the_streams(who: dict[str, Nats]) -> None:
             asyncio.run(publish(who["sink"], subject))
 
 
-def test_strangers_stay_outside(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strangers_stay_outside(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No password, a wrong one, or a server that proves itself by another certificate: no connection."""
     monkeypatch.setattr("power_fleet.stream.CONNECT_SECONDS", 3.0)
     (tmp_path / "EDGE_001").write_text(PASSWORDS["EDGE_001"])
@@ -176,7 +190,11 @@ def test_strangers_stay_outside(server: Server, tmp_path: Path, monkeypatch: pyt
 def test_secrets_stay_secret(who: dict[str, Nats], tmp_path: Path) -> None:
     """No password in what is shown of the settings, and none over the network in the clear."""
     assert "secret" not in repr(who["sink"])
-    for url in ("nats://example.com:4222", "nats://127.0.0.1.example.com:4222", "tls://127.0.0.1:1,nats://b:2"):
+    for url in (
+        "nats://example.com:4222",
+        "nats://127.0.0.1.example.com:4222",
+        "tls://127.0.0.1:1,nats://b:2",
+    ):
         with pytest.raises(Refused, match="--ca"):
             Nats(url, "edge-001", tmp_path / "EDGE_001")
     with pytest.raises(Refused, match="--password-file"):

@@ -37,8 +37,12 @@ def client(
     for seed in (1, 2):
         with random_device(tmp_path / f"{seed}.db", seed, f"edge-{seed}", Clock()) as pm:
             carry(pm, engine)
-    engine.shards[0].insert("power_fresh", {"name": "String", "fresh": "UInt64"}, [["stream", 1_790_000_000_000_000]])
-    engine.shards[1].insert("power_fresh", {"name": "String", "fresh": "UInt64"}, [["stream", 1_790_000_001_000_000]])
+    engine.shards[0].insert(
+        "power_fresh", {"name": "String", "fresh": "UInt64"}, [["stream", 1_790_000_000_000_000]]
+    )
+    engine.shards[1].insert(
+        "power_fresh", {"name": "String", "fresh": "UInt64"}, [["stream", 1_790_000_001_000_000]]
+    )
     monkeypatch.setenv(NAME, " ".join(old_urls))
     with TestClient(app(tmp_path), base_url="http://127.0.0.1") as found:
         yield found
@@ -49,25 +53,35 @@ def app(tmp_path: Path) -> FastAPI:
     return create_app(Settings(db=tmp_path / "central.db"))[1]
 
 
-def bearer(tokens: TokenFile, scope: Scope = Scope.READ, devices: list[str] | None = None) -> dict[str, str]:
+def bearer(
+    tokens: TokenFile, scope: Scope = Scope.READ, devices: list[str] | None = None
+) -> dict[str, str]:
     """The header of a new token."""
     return {"Authorization": f"Bearer {tokens.new('test', [scope], devices)[0]}"}
 
 
-def test_the_answers_are_those_of_the_fleet(client: TestClient, tokens: TokenFile, old_urls: list[str]) -> None:
+def test_the_answers_are_those_of_the_fleet(
+    client: TestClient, tokens: TokenFile, old_urls: list[str]
+) -> None:
     """Same values, same report, and how fresh they are."""
     headers, fleet = bearer(tokens), Fleet(old_urls)
     budget = client.get("/v1/fleet/budget?device_id=edge-2&device_id=nobody", headers=headers)
     assert list(budget.json()) == ["edge-2", "nobody"]
     assert budget.headers["fresh-as-of"] == "2026-09-21T14:13:20.000000+00:00"
     assert list(client.get("/v1/fleet/budget", headers=headers).json()) == ["edge-1", "edge-2"]
-    report = json.loads(client.get("/v1/fleet/devices/edge-1/report?days=400", headers=headers).text)
+    report = json.loads(
+        client.get("/v1/fleet/devices/edge-1/report?days=400", headers=headers).text
+    )
     expected = json.loads(fleet.report("edge-1", 400).value)
-    assert same_json(json.dumps({**expected, "generated_at": ""}), json.dumps({**report, "generated_at": ""}))
+    assert same_json(
+        json.dumps({**expected, "generated_at": ""}), json.dumps({**report, "generated_at": ""})
+    )
     meters = client.get("/v1/fleet/meters", headers=headers).json()
     assert [meter["id"] for meter in meters] == [meter.id for meter in fleet.latest().value]
     assert set(meters[0]) >= {"wattage", "state", "updated_at"}
-    assert client.get("/v1/fleet/energy?days=400", headers=headers).json() == fleet.energy(400).value
+    assert (
+        client.get("/v1/fleet/energy?days=400", headers=headers).json() == fleet.energy(400).value
+    )
     assert {row["device_id"] for row in client.get("/v1/fleet/silent?minutes=0", headers=headers).json()} <= {
         "edge-1", "edge-2",
     }  # fmt: skip
@@ -77,8 +91,15 @@ def test_a_token_of_one_device_sees_that_device(client: TestClient, tokens: Toke
     """Of budgets, meters and silent devices its own; others, and sums by site, are refused."""
     headers = bearer(tokens, devices=["edge-1"])
     assert list(client.get("/v1/fleet/budget", headers=headers).json()) == ["edge-1"]
-    assert {meter["device_id"] for meter in client.get("/v1/fleet/meters", headers=headers).json()} == {"edge-1"}
-    for path in ("budget?device_id=edge-2", "devices/edge-2/report", "meters?device_id=edge-2", "energy"):
+    assert {
+        meter["device_id"] for meter in client.get("/v1/fleet/meters", headers=headers).json()
+    } == {"edge-1"}
+    for path in (
+        "budget?device_id=edge-2",
+        "devices/edge-2/report",
+        "meters?device_id=edge-2",
+        "energy",
+    ):
         assert client.get(f"/v1/fleet/{path}", headers=headers).status_code == 403
 
 
@@ -97,7 +118,9 @@ def test_unknown_devices_and_wrong_values(client: TestClient, tokens: TokenFile)
     assert client.get("/v1/fleet/energy?days=0", headers=headers).status_code == 422
 
 
-def test_an_engine_that_is_gone_is_503(tmp_path: Path, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_gone_is_503(
+    tmp_path: Path, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The service starts and runs without it; the message tells nothing of where it is."""
     monkeypatch.setenv(NAME, "http://127.0.0.1:9")
     with TestClient(app(tmp_path), base_url="http://127.0.0.1") as client:
@@ -112,11 +135,17 @@ def test_an_engine_that_hangs_holds_up_no_reader_of_the_file(
     """It takes connections and never answers: the service's own data is there at once, and too many are refused."""
     monkeypatch.setattr("power_service.fleet.WAITING", 1)
     headers = bearer(tokens)
-    with socket.create_server(("127.0.0.1", 0)) as hanging, ThreadPoolExecutor(THREADS + 1) as asking:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as hanging,
+        ThreadPoolExecutor(THREADS + 1) as asking,
+    ):
         monkeypatch.setenv(NAME, f"http://127.0.0.1:{hanging.getsockname()[1]}")
         service = app(tmp_path)
         with TestClient(service, base_url="http://127.0.0.1") as client:
-            waiting = [asking.submit(client.get, "/v1/fleet/silent", headers=headers) for _ in range(THREADS + 1)]
+            waiting = [
+                asking.submit(client.get, "/v1/fleet/silent", headers=headers)
+                for _ in range(THREADS + 1)
+            ]
             try:
                 eventually(lambda: service.state.fleet_threads.statistics().tasks_waiting == 1)
                 assert client.get("/v1/devices", headers=headers).status_code == 200

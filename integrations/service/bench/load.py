@@ -25,7 +25,10 @@ from pathlib import Path
 from power_manager import PowerManager
 
 HERE = Path(__file__).resolve()
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parents[3])])}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parents[3])]),
+}
 
 # The same library calls in the same number of threads, and no more: no tokens, limits, metrics, contract or checks.
 BARE = """
@@ -98,10 +101,20 @@ class Server:
 
     def load(self, case: str, script: str | None, path: str, options: argparse.Namespace) -> None:
         """Let wrk loose on one path."""
-        command = ["wrk", "-t1", f"-c{options.connections}", f"-d{options.seconds}s", "--latency", *self.headers]
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{options.connections}",
+            f"-d{options.seconds}s",
+            "--latency",
+            *self.headers,
+        ]
         command += ["-s", script] if script else []
         out = subprocess.run(
-            [*command, f"http://127.0.0.1:{self.port}{path}"], capture_output=True, text=True, check=True
+            [*command, f"http://127.0.0.1:{self.port}{path}"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert "Non-2xx" not in out.stdout, out.stdout
         rate, p99 = (
@@ -111,7 +124,9 @@ class Server:
         assert rate, out.stdout
         assert p99, out.stdout
         self.rates.setdefault(case, []).append(float(rate[1]))
-        self.p99.setdefault(case, []).append(float(p99[1]) * {"us": 0.001, "ms": 1, "s": 1000}[p99[2]])
+        self.p99.setdefault(case, []).append(
+            float(p99[1]) * {"us": 0.001, "ms": 1, "s": 1000}[p99[2]]
+        )
 
 
 def prepare(directory: Path) -> tuple[Path, dict[str, tuple[str | None, str]]]:
@@ -122,7 +137,10 @@ def prepare(directory: Path) -> tuple[Path, dict[str, tuple[str | None, str]]]:
             pm.register_device(f"edge-{number}", f"Edge Node {number}", target_wh=150.0)
         meter = pm.add_meter("edge-0", "battery", 50.0, "Pack")
         begin = time.time() - 30 * 86_400
-        pm.log_many((meter.id, 3.7, minute % 7 / 10, 80.0, begin + 60 * minute) for minute in range(30 * 1440))
+        pm.log_many(
+            (meter.id, 3.7, minute % 7 / 10, 80.0, begin + 60 * minute)
+            for minute in range(30 * 1440)
+        )
     reading = {"meter_id": meter.id, "voltage": 3.7, "current_draw": 0.5}
     scripts = {}
     for name, body in (("one", reading), ("batch", [reading] * 1000)):
@@ -142,14 +160,41 @@ def prepare(directory: Path) -> tuple[Path, dict[str, tuple[str | None, str]]]:
 def servers(db: Path, directory: Path) -> list[Server]:
     """The service and bare Starlette, each on h11 and on the extra `fast`."""
     tokens = directory / "tokens.json"
-    made = [sys.executable, "-m", "power_service", "token", "new", "load", "--scope", "admin", "--tokens", str(tokens)]
-    token = subprocess.run(made, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout.strip()
+    made = [
+        sys.executable,
+        "-m",
+        "power_service",
+        "token",
+        "new",
+        "load",
+        "--scope",
+        "admin",
+        "--tokens",
+        str(tokens),
+    ]
+    token = subprocess.run(
+        made, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    ).stdout.strip()
     found = []
     for number, (loop, http) in enumerate((("asyncio", "h11"), ("uvloop", "httptools"))):
         port = 8301 + 2 * number
-        hide = "" if number else "import sys; sys.modules['httptools'] = sys.modules['uvloop'] = None; "
+        hide = (
+            ""
+            if number
+            else "import sys; sys.modules['httptools'] = sys.modules['uvloop'] = None; "
+        )
         run = hide + "import sys; from power_service.cli import main; sys.exit(main())"
-        options = ["--db", str(db), "--tokens", str(tokens), "--port", str(port), "--rate", "0", "--quiet"]
+        options = [
+            "--db",
+            str(db),
+            "--tokens",
+            str(tokens),
+            "--port",
+            str(port),
+            "--rate",
+            "0",
+            "--quiet",
+        ]
         service = Server(f"power-service, {http}", [sys.executable, "-c", run, *options], port)
         service.headers = ["-H", f"Authorization: Bearer {token}"]
         bare = [sys.executable, "-c", BARE, str(db), str(port + 1), loop, http]
@@ -162,11 +207,18 @@ def show(found: list[Server], cases: dict[str, tuple[str | None, str]]) -> None:
     print("| requests/s (p99 ms) | " + " | ".join(server.name for server in found) + " |")
     print("| --- " * (len(found) + 1) + "|")
     for case in cases:
-        cells = [f"{statistics.median(s.rates[case]):,.0f} ({statistics.median(s.p99[case]):.0f})" for s in found]
+        cells = [
+            f"{statistics.median(s.rates[case]):,.0f} ({statistics.median(s.p99[case]):.0f})"
+            for s in found
+        ]
         print(f"| {case} | " + " | ".join(cells) + " |")
     print("| start, s | " + " | ".join(f"{server.start_seconds:.1f}" for server in found) + " |")
     print("| memory idle, MB | " + " | ".join(str(server.idle_mb) for server in found) + " |")
-    print("| memory at most, MB | " + " | ".join(str(server.rss_mb("VmHWM")) for server in found) + " |")
+    print(
+        "| memory at most, MB | "
+        + " | ".join(str(server.rss_mb("VmHWM")) for server in found)
+        + " |"
+    )
 
 
 def main() -> int:

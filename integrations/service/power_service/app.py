@@ -110,7 +110,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = ", ".join(sorted(_methods(request)))
-        return Problem(Code.METHOD_NOT_ALLOWED, f"here go: {allowed}", {"Allow": allowed}).response()
+        return Problem(
+            Code.METHOD_NOT_ALLOWED, f"here go: {allowed}", {"Allow": allowed}
+        ).response()
     code = Code.ROUTE_NOT_FOUND if error.status_code == 404 else Code.INTERNAL
     return Problem(code, str(error.detail)).response()
 

@@ -17,7 +17,9 @@ from power_service.storage import Lane, Storage
 from power_service.tokens import EVERYBODY, Grant, Tickets, TokenFile
 
 BEARER = HTTPBearer(
-    scheme_name="bearer", auto_error=False, description="A token made by `power-service token new`, with scopes."
+    scheme_name="bearer",
+    auto_error=False,
+    description="A token made by `power-service token new`, with scopes.",
 )
 
 
@@ -67,7 +69,9 @@ class Gate:
         grant = self.tickets.redeem(ticket)
         if grant is None or not self.tokens.knows(grant):
             self._spend(self._failures, client)
-            raise Problem(Code.UNAUTHORIZED, "no such ticket, or it is used or too old: ask for another")
+            raise Problem(
+                Code.UNAUTHORIZED, "no such ticket, or it is used or too old: ask for another"
+            )
         self._spend(self._buckets, grant.id)
         return self.scoped(grant, scope)
 
@@ -83,18 +87,26 @@ class Gate:
         if self._trouble:
             detail += "; the service cannot read its tokens now: its log says why"
         elif not self.tokens.grants:
-            detail = f"there is no token yet; on the service's machine: {how_to_make_one(self.settings)}"
-        return Problem(Code.UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer realm="power-service"'})
+            detail = (
+                f"there is no token yet; on the service's machine: {how_to_make_one(self.settings)}"
+            )
+        return Problem(
+            Code.UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer realm="power-service"'}
+        )
 
     @staticmethod
     def _spend(buckets: Buckets, key: str) -> None:
         wait = buckets.take(key)
         if wait:
-            raise retry_later(Code.RATE_LIMITED, f"too many requests: wait {wait:.2f} s", math.ceil(wait))
+            raise retry_later(
+                Code.RATE_LIMITED, f"too many requests: wait {wait:.2f} s", math.ceil(wait)
+            )
 
 
 async def access(
-    request: Request, wanted: SecurityScopes, given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+    request: Request,
+    wanted: SecurityScopes,
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
 ) -> Grant:
     """The grant behind a request that has the wanted scope; a dependency of every route that needs one."""
     gate: Gate = request.app.state.gate

@@ -19,7 +19,12 @@ from power_service.settings import Refused
 from power_service.storage import Lane, Storage
 
 PATH = "/v1/stripe/webhook"
-_NAMES = ("STRIPE_WEBHOOK_SECRET", "STRIPE_WEBHOOK_SECRET_FILE", "POWER_BILLING_SHUTDOWN", "POWER_BILLING_GRACE_HOURS")
+_NAMES = (
+    "STRIPE_WEBHOOK_SECRET",
+    "STRIPE_WEBHOOK_SECRET_FILE",
+    "POWER_BILLING_SHUTDOWN",
+    "POWER_BILLING_GRACE_HOURS",
+)
 _log = logging.getLogger("power_service")
 
 
@@ -32,7 +37,9 @@ def add_webhook(app: FastAPI, environ: Mapping[str, str]) -> None:
         # With it comes Stripe's SDK, of 30 MB: only for those who bill.
         webhooks = importlib.import_module("power_billing.webhooks")
     except ImportError as error:
-        raise Refused(f"{given[0]} is set, but {error.name} is not installed: pip install '.[billing]'") from None
+        raise Refused(
+            f"{given[0]} is set, but {error.name} is not installed: pip install '.[billing]'"
+        ) from None
     try:
         settings = webhooks.WebhookSettings.from_environ(environ)
     except webhooks.BillingError as error:
@@ -50,9 +57,13 @@ def add_webhook(app: FastAPI, environ: Mapping[str, str]) -> None:
             raise Problem(Code.UNAUTHORIZED, str(error)) from None
         except webhooks.BadEvent as error:
             raise Problem(Code.MALFORMED_JSON, str(error)) from None
-        except webhooks.BillingError as error:  # its tables are a later version's: Stripe delivers again
+        except (
+            webhooks.BillingError
+        ) as error:  # its tables are a later version's: Stripe delivers again
             _log.error("%s", error)
-            raise retry_later(Code.STORAGE_UNAVAILABLE, "the billing tables cannot be used", 60) from None
+            raise retry_later(
+                Code.STORAGE_UNAVAILABLE, "the billing tables cannot be used", 60
+            ) from None
         _log.info("stripe: %s", done)
         return Response(status_code=200)
 

@@ -29,7 +29,9 @@ def parse(text: bytes | str, where: str = "") -> Any:
     try:
         return json.loads(text, parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
-        raise Problem(Code.MALFORMED_JSON, f"{where}expected JSON: {type(error).__name__}: {error}") from error
+        raise Problem(
+            Code.MALFORMED_JSON, f"{where}expected JSON: {type(error).__name__}: {error}"
+        ) from error
 
 
 def fields(value: Any, shape: Shape, where: str = "") -> dict[str, Any]:
@@ -39,10 +41,16 @@ def fields(value: Any, shape: Shape, where: str = "") -> dict[str, Any]:
     missing = [name for name in shape.required if name not in value]
     unknown = [name for name in value if name not in shape.required and name not in shape.optional]
     if missing or unknown:
-        what = f"{missing[0]}: expected a value, got none" if missing else f"{unknown[0][:80]!r}: no such key"
+        what = (
+            f"{missing[0]}: expected a value, got none"
+            if missing
+            else f"{unknown[0][:80]!r}: no such key"
+        )
         known = ", ".join([*shape.required, *shape.optional])
         raise Problem(Code.INVALID_VALUE, f"{where}{what}; {shape.name} has {known}")
-    defaults = {name: schema["default"] for name, schema in shape.optional.items() if "default" in schema}
+    defaults = {
+        name: schema["default"] for name, schema in shape.optional.items() if "default" in schema
+    }
     return {**defaults, **value}
 
 
@@ -51,7 +59,9 @@ def _media_type(request: Request) -> str:
 
 
 def _unsupported(*expected: str) -> Problem:
-    return Problem(Code.UNSUPPORTED_MEDIA_TYPE, f"expected the content type {' or '.join(expected)}")
+    return Problem(
+        Code.UNSUPPORTED_MEDIA_TYPE, f"expected the content type {' or '.join(expected)}"
+    )
 
 
 async def read_object(request: Request, shape: Shape) -> dict[str, Any]:
@@ -77,7 +87,9 @@ async def read_readings(request: Request, storage: Storage) -> tuple[list[Row], 
 
 def error_as_sent(error: PowerManagerError, batch: bool) -> PowerManagerError:
     """An error of log_many in the words of the request: it has current_draw, and rows only where it is a batch."""
-    said = error if batch or error.__cause__ is None else error.__cause__  # which is the same without the row
+    said = (
+        error if batch or error.__cause__ is None else error.__cause__
+    )  # which is the same without the row
     return type(error)(re.sub(r"^(row \d+: )?current: ", r"\1current_draw: ", str(said)))
 
 
@@ -85,7 +97,10 @@ def _rows(body: bytes, media_type: str) -> tuple[list[Row], bool]:
     if media_type == NDJSON:
         lines = [line for line in body.splitlines() if line.strip()]
         _check_count(len(lines))
-        return [_row(parse(line, f"row {number}: "), f"row {number}: ") for number, line in enumerate(lines, 1)], True
+        return [
+            _row(parse(line, f"row {number}: "), f"row {number}: ")
+            for number, line in enumerate(lines, 1)
+        ], True
     value = parse(body)
     if not isinstance(value, list):
         return [_row(value, "")], False

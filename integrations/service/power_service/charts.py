@@ -32,7 +32,11 @@ def thin_out(readings: Iterable[PowerReading], max_points: int) -> list[PowerRea
             break
     else:
         return few
-    spans = _Spans(_seconds(few[0]), max(_seconds(few[-1]) - _seconds(few[0]), 1e-6), max_points // POINTS_A_SPAN)
+    spans = _Spans(
+        _seconds(few[0]),
+        max(_seconds(few[-1]) - _seconds(few[0]), 1e-6),
+        max_points // POINTS_A_SPAN,
+    )
     for reading in few:
         spans.add(reading)
     for reading in source:
@@ -77,7 +81,9 @@ class _Spans:
         return [
             reading
             for index in sorted(self._spans)
-            for reading in sorted({r.timestamp: r for r in self._spans[index]}.values(), key=attrgetter("timestamp"))
+            for reading in sorted(
+                {r.timestamp: r for r in self._spans[index]}.values(), key=attrgetter("timestamp")
+            )
         ]
 
 

@@ -35,8 +35,15 @@ def _number(kind: Callable[[str], float], low: int, high: int) -> Callable[[str]
 
 def _common(parser: argparse.ArgumentParser) -> None:
     db = Path(os.environ.get("POWER_MANAGER_DB") or DB_PATH)
-    parser.add_argument("--db", type=Path, default=db, help="(default: $POWER_MANAGER_DB, else power_manager.db here)")
-    parser.add_argument("--tokens", type=Path, metavar="FILE", help="the tokens (default: beside the database)")
+    parser.add_argument(
+        "--db",
+        type=Path,
+        default=db,
+        help="(default: $POWER_MANAGER_DB, else power_manager.db here)",
+    )
+    parser.add_argument(
+        "--tokens", type=Path, metavar="FILE", help="the tokens (default: beside the database)"
+    )
 
 
 def _serve_parser() -> argparse.ArgumentParser:
@@ -49,31 +56,85 @@ def _serve_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {__version__}")
     add("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
-    add("--port", type=_number(int, 0, 65_535), default=8080, help="0: any free one (default: %(default)s)")
-    add("--no-auth", action="store_true", help="let everybody on this machine in; for loopback addresses only")
-    add("--behind-proxy", action="store_true", help="a proxy on this machine does TLS, and says who the client is")
+    add(
+        "--port",
+        type=_number(int, 0, 65_535),
+        default=8080,
+        help="0: any free one (default: %(default)s)",
+    )
+    add(
+        "--no-auth",
+        action="store_true",
+        help="let everybody on this machine in; for loopback addresses only",
+    )
+    add(
+        "--behind-proxy",
+        action="store_true",
+        help="a proxy on this machine does TLS, and says who the client is",
+    )
     add("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
     add("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
-    add("--allow-host", action="append", default=[], metavar="NAME", help="a name clients use; may be repeated")
-    add("--allow-origin", action="append", default=[], metavar="URL", help="pages from elsewhere; may be repeated")
-    add("--dashboard", type=Path, metavar="DIR", help="the built dashboard (default: the one that comes along)")
-    add("--durability", choices=["full", "normal"], default="full", help="as PowerManager's (default: %(default)s)")
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name clients use; may be repeated",
+    )
+    add(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="pages from elsewhere; may be repeated",
+    )
+    add(
+        "--dashboard",
+        type=Path,
+        metavar="DIR",
+        help="the built dashboard (default: the one that comes along)",
+    )
+    add(
+        "--durability",
+        choices=["full", "normal"],
+        default="full",
+        help="as PowerManager's (default: %(default)s)",
+    )
     rate, count = _number(float, 0, 1_000_000), _number(int, 1, 1_000_000)
-    add("--rate", type=rate, default=100.0, help="requests a second for each token; 0: any (default: %(default)s)")
-    add("--burst", type=count, default=200, help="requests a token may save up (default: %(default)s)")
-    add("--max-connections", type=count, default=1000, help="streams included (default: %(default)s)")
+    add(
+        "--rate",
+        type=rate,
+        default=100.0,
+        help="requests a second for each token; 0: any (default: %(default)s)",
+    )
+    add(
+        "--burst",
+        type=count,
+        default=200,
+        help="requests a token may save up (default: %(default)s)",
+    )
+    add(
+        "--max-connections",
+        type=count,
+        default=1000,
+        help="streams included (default: %(default)s)",
+    )
     add("--quiet", action="store_true", help="no line for each request")
     return parser
 
 
 def _token_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="power-service token", description="Make, list and revoke tokens.")
+    parser = argparse.ArgumentParser(
+        prog="power-service token", description="Make, list and revoke tokens."
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     new = commands.add_parser("new", help="make a token, and print it: it cannot be shown again")
     new.add_argument("name", help="whose it is, for people")
     new.add_argument("--scope", action="append", required=True, choices=[scope.value for scope in Scope],
                      help="may be repeated; read does not include write, nor write read; admin is both")  # fmt: skip
-    new.add_argument("--device", action="append", metavar="ID", help="only for this device; may be repeated")
+    new.add_argument(
+        "--device", action="append", metavar="ID", help="only for this device; may be repeated"
+    )
     listing = commands.add_parser("list", help="list the tokens")
     revoke = commands.add_parser("revoke", help="take a token back, from now on")
     revoke.add_argument("id", help="as listed")
@@ -87,13 +148,21 @@ def _token(options: argparse.Namespace) -> int:
     if options.command == "new":
         token, grant = tokens.new(options.name, map(Scope, options.scope), options.device)
         print(token)
-        print(f"token {grant.id} is in {tokens.path}; the text above is shown this once", file=sys.stderr)
+        print(
+            f"token {grant.id} is in {tokens.path}; the text above is shown this once",
+            file=sys.stderr,
+        )
     elif options.command == "list":
         for grant in tokens.grants:
             bound = "all devices" if grant.devices is None else ", ".join(grant.devices)
-            print(f"{grant.id}  {grant.created_at}  {'+'.join(grant.scopes):<10}  {grant.name}  ({bound})")
+            print(
+                f"{grant.id}  {grant.created_at}  {'+'.join(grant.scopes):<10}  {grant.name}  ({bound})"
+            )
     elif not tokens.revoke(options.id):
-        print(f"power-service: no token has the id {options.id!r}: see power-service token list", file=sys.stderr)
+        print(
+            f"power-service: no token has the id {options.id!r}: see power-service token list",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -136,10 +205,15 @@ def _allow_descriptors(wanted: int) -> None:
 
 def _serve(settings: Settings, quiet: bool) -> int:
     try:
-        from power_service.app import create_app  # FastAPI takes half a second to import: not for `token`
+        from power_service.app import (
+            create_app,
+        )  # FastAPI takes half a second to import: not for `token`
         from power_service.server import make_server, run
     except ModuleNotFoundError as error:
-        print(f"power-service: {error.name} is not installed: pip install '.[service]'", file=sys.stderr)
+        print(
+            f"power-service: {error.name} is not installed: pip install '.[service]'",
+            file=sys.stderr,
+        )
         return 1
     _log_to_stderr(quiet)
     tokens = TokenFile(settings.token_file)
@@ -147,7 +221,9 @@ def _serve(settings: Settings, quiet: bool) -> int:
     with PowerManager(settings.db, durability=settings.durability):
         pass  # says what is wrong with the file, if anything is, in one line
     if settings.auth and not tokens.grants:
-        _log.warning("there is no token yet, so nobody gets in; make one: %s", how_to_make_one(settings))
+        _log.warning(
+            "there is no token yet, so nobody gets in; make one: %s", how_to_make_one(settings)
+        )
     _allow_descriptors(settings.max_connections + 200)
     guarded, app = create_app(settings)
     return run(make_server(settings, guarded, app))

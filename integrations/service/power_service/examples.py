@@ -125,12 +125,20 @@ _LIVE = {"meter_id": _METER["id"], "voltage": 3.7, "current_draw": 0.5}
 
 REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
     "putDevice": {"application/json": {"device": {"name": "Edge Node", "target_wh": 150.0}}},
-    "addMeter": {"application/json": {"battery": {"type": "battery", "capacity_wh": 50.0, "name": "Pack"}}},
+    "addMeter": {
+        "application/json": {"battery": {"type": "battery", "capacity_wh": 50.0, "name": "Pack"}}
+    },
     "postReadings": {
-        "application/json": {"live": _LIVE, "recorded": _NEW_READING, "batch": [_NEW_READING, _LIVE]},
+        "application/json": {
+            "live": _LIVE,
+            "recorded": _NEW_READING,
+            "batch": [_NEW_READING, _LIVE],
+        },
         "application/x-ndjson": {"lines": [_NEW_READING, _LIVE]},
     },
-    "triggerEvent": {"application/json": {"restore": {"type": "restore", "note": "service restarted"}}},
+    "triggerEvent": {
+        "application/json": {"restore": {"type": "restore", "note": "service restarted"}}
+    },
 }
 
 STREAM: tuple[dict[str, Any], ...] = (

@@ -27,7 +27,9 @@ NAME = "POWER_FLEET_CLICKHOUSE"
 THREADS = 4  # not the library's: an engine that hangs holds up no reader of the file
 WAITING = 100  # questions, beyond which the next is refused
 _log = logging.getLogger("power_service")
-_DeviceIds = Annotated[list[Annotated[str, Query(**_ID)]], Query(max_length=100, description="none: all")]
+_DeviceIds = Annotated[
+    list[Annotated[str, Query(**_ID)]], Query(max_length=100, description="none: all")
+]
 _router = APIRouter(prefix="/v1/fleet", include_in_schema=False)
 
 
@@ -41,7 +43,9 @@ def add_fleet(app: FastAPI, environ: Mapping[str, str]) -> None:
         fleet = importlib.import_module("power_fleet.fleet")
         engine = importlib.import_module("power_fleet.engine")
     except ImportError as error:
-        raise Refused(f"{NAME} is set, but {error.name} is not installed: pip install '.[fleet]'") from None
+        raise Refused(
+            f"{NAME} is set, but {error.name} is not installed: pip install '.[fleet]'"
+        ) from None
     try:
         app.state.fleet = fleet.Fleet(urls)
     except engine.Refused as error:
@@ -57,15 +61,21 @@ async def _ask(request: Request, question: Callable[..., Any], *arguments: objec
     if threads.statistics().tasks_waiting >= WAITING:
         raise retry_later(Code.OVERLOADED, "too many questions to the fleet are waiting", 5)
     try:
-        return await anyio.to_thread.run_sync(functools.partial(question, *arguments), limiter=threads)
+        return await anyio.to_thread.run_sync(
+            functools.partial(question, *arguments), limiter=threads
+        )
     except request.app.state.fleet_error as error:
         _log.error("the fleet's engine: %s", error)
-        raise retry_later(Code.STORAGE_UNAVAILABLE, "the fleet's engine does not answer now", 5) from None
+        raise retry_later(
+            Code.STORAGE_UNAVAILABLE, "the fleet's engine does not answer now", 5
+        ) from None
 
 
 def _response(answer: Any, text: str | None = None) -> Response:
     fresh = {"Fresh-As-Of": answer.fresh_as_of} if answer.fresh_as_of else {}
-    return Response(json.dumps(answer.value) if text is None else text, headers=fresh, media_type=JSON)
+    return Response(
+        json.dumps(answer.value) if text is None else text, headers=fresh, media_type=JSON
+    )
 
 
 def _covered(grant: Grant, device_ids: list[str]) -> list[str] | None:
@@ -77,11 +87,15 @@ def _covered(grant: Grant, device_ids: list[str]) -> list[str] | None:
 @_router.get("/budget")
 async def get_budget(request: Request, grant: Reader, device_id: _DeviceIds = []) -> Response:  # noqa: B006 - it is copied
     """The library's budget of each device."""
-    return _response(await _ask(request, request.app.state.fleet.budget, _covered(grant, device_id)))
+    return _response(
+        await _ask(request, request.app.state.fleet.budget, _covered(grant, device_id))
+    )
 
 
 @_router.get("/devices/{device_id}/report")
-async def get_report(request: Request, grant: Reader, device_id: DeviceId, days: Days = 7.0) -> Response:
+async def get_report(
+    request: Request, grant: Reader, device_id: DeviceId, days: Days = 7.0
+) -> Response:
     """The library's report of a device."""
     check_devices(grant, device_id)
     period = int(days) if days.is_integer() else days
@@ -93,11 +107,15 @@ async def get_report(request: Request, grant: Reader, device_id: DeviceId, days:
 async def get_meters(request: Request, grant: Reader, device_id: _DeviceIds = []) -> Response:  # noqa: B006 - it is copied
     """Every meter in its present state."""
     answer = await _ask(request, request.app.state.fleet.latest, _covered(grant, device_id))
-    return _response(answer, json.dumps([request.app.state.fleet_shown(meter) for meter in answer.value]))
+    return _response(
+        answer, json.dumps([request.app.state.fleet_shown(meter) for meter in answer.value])
+    )
 
 
 @_router.get("/energy")
-async def get_energy(request: Request, grant: Reader, days: Annotated[int, Query(ge=1, le=36_500)] = 7) -> Response:
+async def get_energy(
+    request: Request, grant: Reader, days: Annotated[int, Query(ge=1, le=36_500)] = 7
+) -> Response:
     """Energy by day, site and meter type; not for tokens bound to devices, which are of no whole site."""
     if grant.devices is not None:
         raise forbidden_device()
@@ -110,4 +128,6 @@ async def get_silent(
 ) -> Response:
     """Devices that the stream has had nothing from for so long."""
     answer = await _ask(request, request.app.state.fleet.silent, minutes)
-    return _response(answer, json.dumps([row for row in answer.value if grant.covers(row["device_id"])]))
+    return _response(
+        answer, json.dumps([row for row in answer.value if grant.covers(row["device_id"])])
+    )

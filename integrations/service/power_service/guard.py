@@ -48,7 +48,9 @@ def _decode(scope: Scope) -> None:
         return
     if b"%00" in raw:
         raise Problem(Code.INVALID_VALUE, "path: expected text without NUL")
-    scope["path"] = "/".join(unquote(part).replace("/", _SLASH) for part in raw.decode("ascii", "replace").split("/"))
+    scope["path"] = "/".join(
+        unquote(part).replace("/", _SLASH) for part in raw.decode("ascii", "replace").split("/")
+    )
 
 
 class Guard:
@@ -56,7 +58,13 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
-        names = ("localhost", "127.0.0.1", "::1", settings.host.strip("[]"), *settings.allowed_hosts)
+        names = (
+            "localhost",
+            "127.0.0.1",
+            "::1",
+            settings.host.strip("[]"),
+            *settings.allowed_hosts,
+        )
         self._hosts = frozenset(map(str.lower, names)) - {"0.0.0.0", "::", ""}
         self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins)
         self._under_way = 0
@@ -83,7 +91,10 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 there = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(h for h in _ALWAYS.items() if h[0] not in there)]
+                message["headers"] = [
+                    *message["headers"],
+                    *(h for h in _ALWAYS.items() if h[0] not in there),
+                ]
             await send(message)
 
         self._under_way += 1
@@ -100,19 +111,30 @@ class Guard:
             route = getattr(scope.get("route"), "path", None)
             self._metrics.request(route, scope["method"], status, seconds)
             grant = scope.get("state", {}).get("grant")
-            path = scope.get("raw_path", b"").decode("ascii", "replace")  # without the query, and still encoded
+            path = scope.get("raw_path", b"").decode(
+                "ascii", "replace"
+            )  # without the query, and still encoded
             who = grant.id if grant else "-"
-            _access_log.info("%s %s %d %.1f ms token=%s", scope["method"], path, status, seconds * 1000, who)
+            _access_log.info(
+                "%s %s %d %.1f ms token=%s", scope["method"], path, status, seconds * 1000, who
+            )
 
     def _check(self, scope: Scope) -> None:
         """Raise a problem for what no route should see."""
         fields = scope["headers"]
-        if len(fields) > _MAX_HEADERS or sum(len(k) + len(v) for k, v in fields) > self._settings.max_headers:
-            raise Problem(Code.HEADERS_TOO_LARGE, f"at most {self._settings.max_headers} bytes of headers")
+        if (
+            len(fields) > _MAX_HEADERS
+            or sum(len(k) + len(v) for k, v in fields) > self._settings.max_headers
+        ):
+            raise Problem(
+                Code.HEADERS_TOO_LARGE, f"at most {self._settings.max_headers} bytes of headers"
+            )
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or _authority(f"//{hosts[0]}")[1] not in self._hosts:
-            raise Problem(Code.HOST_NOT_ALLOWED, "this service does not go by that name: see --allow-host")
+            raise Problem(
+                Code.HOST_NOT_ALLOWED, "this service does not go by that name: see --allow-host"
+            )
         # Any page a user looks at can send requests to localhost; browsers say which page it was.
         origin = headers.get("origin", "").lower()
         own = not origin or _authority(origin)[0] == hosts[0].lower()

@@ -11,10 +11,16 @@ class Buckets:
     """One token bucket for each key; the least recently used are forgotten."""
 
     def __init__(
-        self, rate: float, burst: float, size: int = 10_000, clock: Callable[[], float] = time.monotonic
+        self,
+        rate: float,
+        burst: float,
+        size: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rate, self._burst, self._size, self._clock = rate, burst, size, clock
-        self._filled: OrderedDict[str, tuple[float, float]] = OrderedDict()  # level, and when it was that
+        self._filled: OrderedDict[str, tuple[float, float]] = (
+            OrderedDict()
+        )  # level, and when it was that
 
     def take(self, key: str) -> float:
         """Take one from a key's bucket: 0.0, or the seconds until there is one again. A rate of 0 is no limit."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -24,14 +31,18 @@ class _Meters(Collector):
     def collect(self) -> Iterator[Metric]:
         meters, labels = self._meters(), ["device_id", "meter_id", "type"]
         voltage = GaugeMetricFamily("power_meter_voltage_volts", "Present voltage", labels=labels)
-        wattage = GaugeMetricFamily("power_meter_wattage_watts", "Present watts out of the source", labels=labels)
+        wattage = GaugeMetricFamily(
+            "power_meter_wattage_watts", "Present watts out of the source", labels=labels
+        )
         charge = GaugeMetricFamily("power_meter_charge_percent", "Present charge", labels=labels)
         for meter in meters[:MAX_METERS]:
             values = [meter.device_id, meter.id, meter.type.value]
             voltage.add_metric(values, meter.voltage)
             wattage.add_metric(values, meter.wattage)
             charge.add_metric(values, meter.charge_pct)
-        left_out = GaugeMetricFamily("power_meters_left_out", f"Meters beyond the first {MAX_METERS}, without gauges")
+        left_out = GaugeMetricFamily(
+            "power_meters_left_out", f"Meters beyond the first {MAX_METERS}, without gauges"
+        )
         left_out.add_metric([], max(len(meters) - MAX_METERS, 0))
         yield from (voltage, wattage, charge, left_out)
 
@@ -48,13 +59,23 @@ class Metrics:
             buckets=_SECONDS, registry=self._registry,
         )  # fmt: skip
         self.readings = Counter(
-            "power_service_readings_stored", "Readings stored through this service", registry=self._registry
+            "power_service_readings_stored",
+            "Readings stored through this service",
+            registry=self._registry,
         )
-        self._events = Counter("power_events", "Events seen in the file, by type", ["type"], registry=self._registry)
+        self._events = Counter(
+            "power_events", "Events seen in the file, by type", ["type"], registry=self._registry
+        )
         for kind in PowerEventType:
             self._events.labels(kind.value)
-        self.clients = Gauge("power_service_stream_clients", "Clients of the stream", registry=self._registry)
-        self.slow = Counter("power_service_slow_clients", "Clients closed for being too slow", registry=self._registry)
+        self.clients = Gauge(
+            "power_service_stream_clients", "Clients of the stream", registry=self._registry
+        )
+        self.slow = Counter(
+            "power_service_slow_clients",
+            "Clients closed for being too slow",
+            registry=self._registry,
+        )
 
     def request(self, route: str | None, method: str, status: int, seconds: float) -> None:
         """Count a request by its route's template."""

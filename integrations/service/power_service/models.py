@@ -13,7 +13,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, computed_field
 from typing_extensions import TypedDict
 
 import power_manager
-from power_manager import DeviceRecord, MeterType, PowerEvent, PowerReading, PowerState, PowerStatistics
+from power_manager import (
+    DeviceRecord,
+    MeterType,
+    PowerEvent,
+    PowerReading,
+    PowerState,
+    PowerStatistics,
+)
 
 MAX_BATCH = 10_000  # readings in one request
 # Text with something to see in it, and without NUL; spelled out, for \s is not the same in every language.
@@ -219,10 +226,18 @@ class HeartbeatMessage:
 
 
 StreamMessage = Annotated[
-    HelloMessage | EventMessage | ReadingMessage | MeterMessage | HeartbeatMessage, Field(discriminator="type")
+    HelloMessage | EventMessage | ReadingMessage | MeterMessage | HeartbeatMessage,
+    Field(discriminator="type"),
 ]
 
-for _record in (DeviceRecord, power_manager.PowerMeter, PowerMeter, PowerReading, PowerEvent, PowerStatistics):
+for _record in (
+    DeviceRecord,
+    power_manager.PowerMeter,
+    PowerMeter,
+    PowerReading,
+    PowerEvent,
+    PowerStatistics,
+):
     # Every key is always sent, whatever its default; set from here, for the library knows nothing of pydantic.
     config = ConfigDict(json_schema_serialization_defaults_required=True)
     setattr(_record, "__pydantic_config__", config)  # noqa: B010
@@ -295,7 +310,10 @@ NEW_READING = Shape(
         "current_draw": {**_ELECTRICAL, "description": "A out of the source"},
     },
     {
-        "charge_pct": {**_NULLABLE_NUMBER, "description": "%, clamped to 0..100; null: the meter's last"},
+        "charge_pct": {
+            **_NULLABLE_NUMBER,
+            "description": "%, clamped to 0..100; null: the meter's last",
+        },
         "timestamp": _TIME,
     },
 )
@@ -323,9 +341,17 @@ DEVICE_SETTINGS = Shape(
     {"name": _ID},
     {
         "shutdown_threshold": {**_AMOUNT, "default": 3.0, "description": "W"},
-        "target_wh": {**_NULLABLE_NUMBER, "minimum": 0, "maximum": 1e12, "description": "Wh a day; null: no budget"},
+        "target_wh": {
+            **_NULLABLE_NUMBER,
+            "minimum": 0,
+            "maximum": 1e12,
+            "description": "Wh a day; null: no budget",
+        },
         "low_battery_threshold": {**_PERCENT, "description": "%; null: 20"},
-        "critical_battery_threshold": {**_PERCENT, "description": "%, less than the low threshold; null: 5"},
+        "critical_battery_threshold": {
+            **_PERCENT,
+            "description": "%, less than the low threshold; null: 5",
+        },
         "id": {**_ID, "description": "may be left out; else the same as in the path"},
     },
 )

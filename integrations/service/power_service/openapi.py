@@ -21,7 +21,9 @@ from power_service.examples import REQUESTS, RESPONSES, STREAM
 from power_service.models import SHAPES, StreamMessage
 from power_service.problems import MEDIA_TYPE, STATUS, Code, Problem, ProblemDetails
 
-SUMMARY = "Power telemetry of edge devices: readings in, events, statistics, budgets and reports out"
+SUMMARY = (
+    "Power telemetry of edge devices: readings in, events, statistics, budgets and reports out"
+)
 DESCRIPTION = """REST and WebSocket over power_manager. The records are the library's, name by name.
 
 Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. Errors are RFC 9457 problem JSON: go by
@@ -82,7 +84,9 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas |= _schemas(ProblemDetails) | _schemas(StreamMessage, "StreamMessage")
     schemas |= {shape.name: shape.schema() for shape in SHAPES}
     document["components"]["schemas"] = dict(sorted(schemas.items()))
-    document["components"]["responses"] = {f"Problem{status}": _error(status) for status in _DESCRIPTIONS}
+    document["components"]["responses"] = {
+        f"Problem{status}": _error(status) for status in _DESCRIPTIONS
+    }
     for operation in _operations(document):
         _complete(operation)
     document["webhooks"] = {"stream": {"post": _stream_operation()}}
@@ -99,7 +103,9 @@ def _clean(value: Any) -> None:
     """Take the indentation out of descriptions that are docstrings: Python does so itself only from 3.13 on."""
     if isinstance(value, dict) and isinstance(value.get("description"), str):
         value["description"] = inspect.cleandoc(value["description"])
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for part in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         _clean(part)
 
 
@@ -128,7 +134,9 @@ def _error(status: int) -> dict[str, Any]:
     }
     if status in (429, 503):
         schema = {"type": "integer", "minimum": 1}
-        response["headers"] = {"Retry-After": {"description": "seconds", "schema": schema, "required": True}}
+        response["headers"] = {
+            "Retry-After": {"description": "seconds", "schema": schema, "required": True}
+        }
     return response
 
 
@@ -150,7 +158,9 @@ def _complete(operation: dict[str, Any]) -> None:
         content["schema"].pop("title", None)
         assert media_type
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
-        content["examples"] = {key: {"value": value} for key, value in REQUESTS[name][media_type].items()}
+        content["examples"] = {
+            key: {"value": value} for key, value in REQUESTS[name][media_type].items()
+        }
 
 
 def _stream_operation() -> dict[str, Any]:
@@ -180,15 +190,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from power_service.app import bare_app
     from power_service.settings import Settings
 
-    parser = argparse.ArgumentParser(prog="power_service.openapi", description="Write the service's OpenAPI document.")
-    parser.add_argument("--check", action="store_true", help="fail if the file is not the present document")
+    parser = argparse.ArgumentParser(
+        prog="power_service.openapi", description="Write the service's OpenAPI document."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="fail if the file is not the present document"
+    )
     parser.add_argument("file", type=Path, help="such as integrations/service/openapi.json")
     options = parser.parse_args(argv)
     present = text(bare_app(Settings(db=Path("power_manager.db"), auth=False)))
     if options.check:
         if options.file.read_text(encoding="utf-8") == present:
             return 0
-        print(f"{options.file} is out of date: python -m power_service.openapi {options.file}", file=sys.stderr)
+        print(
+            f"{options.file} is out of date: python -m power_service.openapi {options.file}",
+            file=sys.stderr,
+        )
         return 1
     options.file.write_text(present, encoding="utf-8")
     return 0

@@ -70,7 +70,10 @@ STATUS = {
 }
 
 
-_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110's; older Pythons have older ones
+_TITLES = {
+    413: "Content Too Large",
+    422: "Unprocessable Content",
+}  # RFC 9110's; older Pythons have older ones
 
 
 @dataclass
@@ -132,5 +135,9 @@ def of_library_error(error: PowerManagerError) -> Problem:
     if name.startswith("SQLITE_FULL"):
         return retry_later(Code.STORAGE_FULL, "the disk is full; nothing was stored", 30)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return retry_later(Code.STORAGE_LOCKED, "another process holds the database; nothing was stored", 1)
-    return retry_later(Code.STORAGE_UNAVAILABLE, "the database cannot be used now; nothing was stored", 5)
+        return retry_later(
+            Code.STORAGE_LOCKED, "another process holds the database; nothing was stored", 1
+        )
+    return retry_later(
+        Code.STORAGE_UNAVAILABLE, "the database cannot be used now; nothing was stored", 5
+    )

@@ -11,7 +11,14 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BeforeValidator, TypeAdapter
 from starlette.responses import Response
 
-from power_manager import DeviceRecord, InvalidValue, NotFound, PowerEvent, PowerManager, PowerStatistics
+from power_manager import (
+    DeviceRecord,
+    InvalidValue,
+    NotFound,
+    PowerEvent,
+    PowerManager,
+    PowerStatistics,
+)
 from power_service import models
 from power_service.auth import Reader, Writer, check_devices, check_meter, forbidden_device
 from power_service.bodies import JSON, NDJSON, error_as_sent, read_object, read_readings
@@ -51,7 +58,9 @@ def _body(shape: Shape) -> dict[str, Any]:
 # --- Devices
 
 
-@router.get("/devices", operation_id="listDevices", response_model=list[DeviceRecord], tags=["devices"])
+@router.get(
+    "/devices", operation_id="listDevices", response_model=list[DeviceRecord], tags=["devices"]
+)
 async def list_devices(request: Request, grant: Reader) -> Response:
     """List the devices, in order of registration."""
     storage = _storage(request)
@@ -69,10 +78,15 @@ async def put_device(request: Request, grant: Writer, device_id: DeviceId) -> Re
     storage, values = _storage(request), await read_object(request, models.DEVICE_SETTINGS)
     if values.pop("id", device_id) != device_id:
         raise Problem(Code.CONFLICT, "id: expected the id in the path, or none")
-    return _json(models.DEVICE, await storage.call(Lane.WRITE, storage.pm.register_device, device_id, **values))
+    return _json(
+        models.DEVICE,
+        await storage.call(Lane.WRITE, storage.pm.register_device, device_id, **values),
+    )
 
 
-@router.get("/devices/{device_id}", operation_id="getDevice", response_model=DeviceRecord, tags=["devices"])
+@router.get(
+    "/devices/{device_id}", operation_id="getDevice", response_model=DeviceRecord, tags=["devices"]
+)
 async def get_device(request: Request, grant: Reader, device_id: DeviceId) -> Response:
     """Get a device."""
     check_devices(grant, device_id)
@@ -83,7 +97,9 @@ async def get_device(request: Request, grant: Reader, device_id: DeviceId) -> Re
 # --- Meters
 
 
-@router.get("/meters", operation_id="listMeters", response_model=list[models.PowerMeter], tags=["meters"])
+@router.get(
+    "/meters", operation_id="listMeters", response_model=list[models.PowerMeter], tags=["meters"]
+)
 async def list_meters(
     request: Request, grant: Reader, device_id: Annotated[str | None, Query(**_ID)] = None
 ) -> Response:
@@ -92,7 +108,9 @@ async def list_meters(
         check_devices(grant, device_id)
     storage = _storage(request)
     meters = await storage.call(Lane.READ, storage.pm.list_meters, device_id)
-    return _json(models.METERS, [models.shown(meter) for meter in meters if grant.covers(meter.device_id)])
+    return _json(
+        models.METERS, [models.shown(meter) for meter in meters if grant.covers(meter.device_id)]
+    )
 
 
 @router.post(
@@ -108,12 +126,16 @@ async def add_meter(request: Request, grant: Writer, device_id: DeviceId) -> Res
     return _json(models.METER, models.shown(meter), 201)
 
 
-@router.get("/meters/{meter_id}", operation_id="getMeter", response_model=models.PowerMeter, tags=["meters"])
+@router.get(
+    "/meters/{meter_id}", operation_id="getMeter", response_model=models.PowerMeter, tags=["meters"]
+)
 async def get_meter(request: Request, grant: Reader, meter_id: MeterId) -> Response:
     """Get a meter in its present state."""
     storage = _storage(request)
     await check_meter(storage, grant, meter_id)
-    return _json(models.METER, models.shown(await storage.call(Lane.READ, storage.pm.get_meter, meter_id)))
+    return _json(
+        models.METER, models.shown(await storage.call(Lane.READ, storage.pm.get_meter, meter_id))
+    )
 
 
 # --- Readings
@@ -140,7 +162,9 @@ async def post_readings(request: Request, grant: Writer) -> Response:
     """Store one reading or many, all or none. One with a timestamp may be sent again: it is stored once."""
     storage = _storage(request)
     rows, batch = await read_readings(request, storage)
-    for meter_id in {row[0] for row in rows if isinstance(row[0], str)} if grant.devices is not None else ():
+    for meter_id in (
+        {row[0] for row in rows if isinstance(row[0], str)} if grant.devices is not None else ()
+    ):
         await check_meter(storage, grant, meter_id)
     try:
         stored = await storage.call(Lane.WRITE, storage.pm.log_many, rows)
@@ -152,7 +176,11 @@ async def post_readings(request: Request, grant: Writer) -> Response:
 
 
 Moment = Annotated[
-    str | None, Query(description="ISO 8601 with an offset, 1970 to 2200", json_schema_extra={"format": "date-time"})
+    str | None,
+    Query(
+        description="ISO 8601 with an offset, 1970 to 2200",
+        json_schema_extra={"format": "date-time"},
+    ),
 ]
 
 
@@ -167,12 +195,17 @@ class Window:
     since: Moment = None
     until: Moment = None
     limit: Annotated[int, Query(ge=1, le=10_000, description="readings on a page")] = 1000
-    cursor: Annotated[str | None, Query(pattern=_CURSOR, description="next_cursor of the page before")] = None
+    cursor: Annotated[
+        str | None, Query(pattern=_CURSOR, description="next_cursor of the page before")
+    ] = None
     max_points: Annotated[int | None, Query(ge=POINTS_A_SPAN, le=10_000, description=_THIN)] = None
 
 
 @router.get(
-    "/meters/{meter_id}/readings", operation_id="listReadings", response_model=models.ReadingPage, tags=["readings"]
+    "/meters/{meter_id}/readings",
+    operation_id="listReadings",
+    response_model=models.ReadingPage,
+    tags=["readings"],
 )
 async def list_readings(
     request: Request, grant: Reader, meter_id: MeterId, window: Annotated[Window, Depends()]
@@ -185,10 +218,14 @@ async def list_readings(
     storage = _storage(request)
     await check_meter(storage, grant, meter_id)
     cursor = window.cursor
-    begin: Any = _EPOCH + timedelta(microseconds=int(cursor, 16)) if cursor else _moment(window.since)
+    begin: Any = (
+        _EPOCH + timedelta(microseconds=int(cursor, 16)) if cursor else _moment(window.since)
+    )
     arguments = (storage.pm, meter_id, begin, _moment(window.until))
     if window.max_points is not None:
-        return Response(await storage.call(Lane.READ, _chart, *arguments, window.max_points), media_type=JSON)
+        return Response(
+            await storage.call(Lane.READ, _chart, *arguments, window.max_points), media_type=JSON
+        )
     return Response(await storage.call(Lane.READ, _page, *arguments, window.limit), media_type=JSON)
 
 
@@ -222,26 +259,42 @@ def _chart(pm: PowerManager, meter_id: str, since: Any, until: Any, max_points: 
     tags=["readings"],
 )  # fmt: skip
 async def get_statistics(
-    request: Request, grant: Reader, meter_id: MeterId, days: Days = 7, bucket: Literal["hour", "day"] = "hour"
+    request: Request,
+    grant: Reader,
+    meter_id: MeterId,
+    days: Days = 7,
+    bucket: Literal["hour", "day"] = "hour",
 ) -> Response:
     """Statistics by UTC hour or day, oldest first; empty ones are left out."""
     storage = _storage(request)
     await check_meter(storage, grant, meter_id)
-    rows = await storage.call(Lane.READ, storage.pm.get_statistics, meter_id, days=days, bucket=bucket)
+    rows = await storage.call(
+        Lane.READ, storage.pm.get_statistics, meter_id, days=days, bucket=bucket
+    )
     return _json(models.STATISTICS, rows)
 
 
 # --- Events
 
 
-@router.get("/devices/{device_id}/events", operation_id="listEvents", response_model=list[PowerEvent], tags=["events"])
+@router.get(
+    "/devices/{device_id}/events",
+    operation_id="listEvents",
+    response_model=list[PowerEvent],
+    tags=["events"],
+)
 async def list_events(
-    request: Request, grant: Reader, device_id: DeviceId, limit: Annotated[int, Query(ge=0, le=10_000)] = 50
+    request: Request,
+    grant: Reader,
+    device_id: DeviceId,
+    limit: Annotated[int, Query(ge=0, le=10_000)] = 50,
 ) -> Response:
     """A device's newest events, newest first."""
     check_devices(grant, device_id)
     storage = _storage(request)
-    return _json(models.EVENTS, await storage.call(Lane.READ, storage.pm.get_events, device_id, limit))
+    return _json(
+        models.EVENTS, await storage.call(Lane.READ, storage.pm.get_events, device_id, limit)
+    )
 
 
 @router.post(
@@ -253,10 +306,14 @@ async def trigger_event(request: Request, grant: Writer, device_id: DeviceId) ->
     check_devices(grant, device_id)
     storage, values = _storage(request), await read_object(request, models.NEW_EVENT)
     arguments = (device_id, values["type"], values["value"], values["note"])
-    return _json(models.EVENT, await storage.call(Lane.WRITE, storage.pm.trigger_event, *arguments), 201)
+    return _json(
+        models.EVENT, await storage.call(Lane.WRITE, storage.pm.trigger_event, *arguments), 201
+    )
 
 
-@router.get("/events", operation_id="followEvents", response_model=models.EventPage, tags=["events"])
+@router.get(
+    "/events", operation_id="followEvents", response_model=models.EventPage, tags=["events"]
+)
 async def follow_events(
     request: Request,
     grant: Reader,
@@ -266,7 +323,11 @@ async def follow_events(
     """Every device's events after a sequence number, oldest first: what the stream sends, for asking."""
     storage = _storage(request)
     found = await storage.call(Lane.READ, storage.pm.events_since, after, limit=limit)
-    events = [models.SequencedEvent(sequence, event) for sequence, event in found if grant.covers(event.device_id)]
+    events = [
+        models.SequencedEvent(sequence, event)
+        for sequence, event in found
+        if grant.covers(event.device_id)
+    ]
     return _json(models.EVENT_PAGE, models.EventPage(events, found[-1][0] if found else after))
 
 
@@ -283,17 +344,26 @@ async def create_stream_ticket(request: Request, grant: Reader) -> Response:
 # --- Runtime, budget, report
 
 
-@router.get("/devices/{device_id}/runtime", operation_id="getRuntime", response_model=models.Runtime, tags=["reports"])
+@router.get(
+    "/devices/{device_id}/runtime",
+    operation_id="getRuntime",
+    response_model=models.Runtime,
+    tags=["reports"],
+)
 async def get_runtime(
     request: Request,
     grant: Reader,
     device_id: DeviceId,
-    window_minutes: Annotated[float | None, Query(ge=0, le=1e6, description="mean watts of so many minutes")] = None,
+    window_minutes: Annotated[
+        float | None, Query(ge=0, le=1e6, description="mean watts of so many minutes")
+    ] = None,
 ) -> Response:
     """Hours until the device's batteries are empty, by their present watts or by a window's mean."""
     check_devices(grant, device_id)
     storage = _storage(request)
-    hours = await storage.call(Lane.READ, storage.pm.estimate_runtime, device_id, window_minutes=window_minutes)
+    hours = await storage.call(
+        Lane.READ, storage.pm.estimate_runtime, device_id, window_minutes=window_minutes
+    )
     return _json(models.RUNTIME, models.Runtime(device_id, hours))
 
 
@@ -307,16 +377,27 @@ def _budget(pm: PowerManager, grant: Grant, device_ids: list[str]) -> dict[str, 
 async def get_budget(
     request: Request,
     grant: Reader,
-    device_id: Annotated[list[Annotated[str, Query(**_ID)]], Query(max_length=100, description="none: all")] = [],  # noqa: B006 - FastAPI copies it
+    device_id: Annotated[
+        list[Annotated[str, Query(**_ID)]], Query(max_length=100, description="none: all")
+    ] = [],  # noqa: B006 - FastAPI copies it
 ) -> Response:
     """The power budget of each device, by its id; `{"error": ...}` for an unknown one."""
     check_devices(grant, *device_id)
     storage = _storage(request)
-    return _json(models.BUDGET, await storage.call(Lane.READ, _budget, storage.pm, grant, device_id))
+    return _json(
+        models.BUDGET, await storage.call(Lane.READ, _budget, storage.pm, grant, device_id)
+    )
 
 
-@router.get("/devices/{device_id}/report", operation_id="getReport", response_model=models.Report, tags=["reports"])
-async def get_report(request: Request, grant: Reader, device_id: DeviceId, days: Days = 7.0) -> Response:
+@router.get(
+    "/devices/{device_id}/report",
+    operation_id="getReport",
+    response_model=models.Report,
+    tags=["reports"],
+)
+async def get_report(
+    request: Request, grant: Reader, device_id: DeviceId, days: Days = 7.0
+) -> Response:
     """The device's report over the last days, the library's text as it is."""
     check_devices(grant, device_id)
     storage = _storage(request)

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     _Http = H11Protocol
 else:
     try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Http  # the extra `fast`
+        from uvicorn.protocols.http.httptools_impl import (
+            HttpToolsProtocol as _Http,
+        )  # the extra `fast`
     except ImportError:
         _Http = H11Protocol
 
@@ -79,7 +81,9 @@ class HttpProtocol(_Http):
         """The client does not take in what is sent."""
         super().pause_writing()
         if self._stall_timer is None:
-            self._stall_timer = self.loop.call_later(self.settings.body_seconds, self.transport.abort)
+            self._stall_timer = self.loop.call_later(
+                self.settings.body_seconds, self.transport.abort
+            )
 
     def resume_writing(self) -> None:
         """The client does again."""
@@ -93,7 +97,9 @@ class HttpProtocol(_Http):
 
     def _expect_head(self) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.settings.header_seconds, self.transport.abort)
+            self._head_timer = self.loop.call_later(
+                self.settings.header_seconds, self.transport.abort
+            )
 
     def _disarm(self) -> None:
         self._head_bytes = 0
@@ -208,7 +214,9 @@ def make_server(settings: Settings, guarded: ASGIApp, app: FastAPI) -> Server:
 
 def run(server: Server) -> int:
     """Serve until a signal; return the exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended: that is all right
+    signal.signal(
+        signal.SIGTERM, lambda *_: None
+    )  # uvicorn raises it again when it has ended: that is all right
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     return 1 if server.replaced or not server.started else 0

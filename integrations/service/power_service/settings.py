@@ -54,14 +54,24 @@ class Settings:
         if str(self.db) == ":memory:":
             raise Refused("--db: a database in memory has no other users: name a file")
         if not self.auth and not loopback:
-            raise Refused(f"--no-auth is for loopback addresses only, and {self.host} is none: make a token")
+            raise Refused(
+                f"--no-auth is for loopback addresses only, and {self.host} is none: make a token"
+            )
         if not self.auth and self.behind_proxy:
-            raise Refused("--no-auth and --behind-proxy: the proxy would let everybody in: make a token")
+            raise Refused(
+                "--no-auth and --behind-proxy: the proxy would let everybody in: make a token"
+            )
         if "*" in self.allowed_origins + self.allowed_hosts:
             raise Refused("--allow-origin and --allow-host take names, not '*'")
         if not loopback and not self.behind_proxy and (not token_count or self.tls_cert is None):
-            missing = "TLS (--tls-cert, --tls-key)" if token_count else f"tokens ({how_to_make_one(self)})"
-            raise Refused(f"{self.host} can be reached from elsewhere: it needs {missing}, or --behind-proxy")
+            missing = (
+                "TLS (--tls-cert, --tls-key)"
+                if token_count
+                else f"tokens ({how_to_make_one(self)})"
+            )
+            raise Refused(
+                f"{self.host} can be reached from elsewhere: it needs {missing}, or --behind-proxy"
+            )
 
 
 def how_to_make_one(settings: Settings) -> str:

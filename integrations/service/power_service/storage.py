@@ -32,20 +32,29 @@ _THREADS = {Lane.READ: 4, Lane.WRITE: 1, Lane.POLL: 1}  # the library lets one w
 class Storage:
     """The open library and its threads."""
 
-    def __init__(self, settings: Settings, max_waiting: int = 200, max_seconds: float = 20.0) -> None:
+    def __init__(
+        self, settings: Settings, max_waiting: int = 200, max_seconds: float = 20.0
+    ) -> None:
         self.pm = PowerManager(settings.db, durability=settings.durability)
         self._max_waiting, self._max_seconds = max_waiting, max_seconds
         self._waiting = dict.fromkeys(Lane, 0)
-        self._threads = {lane: ThreadPoolExecutor(count, f"power-{lane.value}") for lane, count in _THREADS.items()}
+        self._threads = {
+            lane: ThreadPoolExecutor(count, f"power-{lane.value}")
+            for lane, count in _THREADS.items()
+        }
         self.replaced = False  # somebody put another file in its place
 
-    async def call(self, lane: Lane, function: Callable[..., _T], *args: object, **options: object) -> _T:
+    async def call(
+        self, lane: Lane, function: Callable[..., _T], *args: object, **options: object
+    ) -> _T:
         """Run a blocking call in a thread of that lane.
 
         Raises what it raises, and a problem where it could not even begin: then nothing has happened.
         """
         if self.replaced and lane is not Lane.POLL:
-            raise retry_later(Code.STORAGE_UNAVAILABLE, "the database was replaced; the service restarts", 5)
+            raise retry_later(
+                Code.STORAGE_UNAVAILABLE, "the database was replaced; the service restarts", 5
+            )
         if self._waiting[lane] >= self._max_waiting:
             raise retry_later(Code.OVERLOADED, "too many calls are waiting; nothing was stored", 1)
         self._waiting[lane] += 1
@@ -53,7 +62,9 @@ class Storage:
             future = self._threads[lane].submit(functools.partial(function, *args, **options))
             waiting = asyncio.wrap_future(future)
             done, _ = await asyncio.wait({waiting}, timeout=self._max_seconds)
-            if not done and future.cancel():  # not begun: what has begun is waited for, so that its outcome is known
+            if (
+                not done and future.cancel()
+            ):  # not begun: what has begun is waited for, so that its outcome is known
                 raise retry_later(Code.OVERLOADED, "the database is busy; nothing was stored", 1)
             return await waiting
         except StorageError as error:

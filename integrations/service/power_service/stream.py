@@ -44,7 +44,9 @@ SLOW = (1013, "slow: reconnect with the last sequence as after")
 _PAGE = 500  # events read at once for a client that catches up
 _FEW = 50  # changed meters up to which each is asked for by itself
 _MAX_SEQUENCE = 2**63 - 1
-_BOUNDS_SQL = "SELECT (SELECT min(sequence) FROM power_events), (SELECT max(sequence) FROM power_events)"
+_BOUNDS_SQL = (
+    "SELECT (SELECT min(sequence) FROM power_events), (SELECT max(sequence) FROM power_events)"
+)
 _STATES_SQL = """SELECT m.id, m.updated_us, m.voltage, m.current_draw, m.charge_pct, m.capacity_wh, m.name,
     d.low_battery_threshold, d.critical_battery_threshold FROM power_meters m JOIN devices d USING (device_key)"""
 _log = logging.getLogger("power_service.stream")
@@ -120,7 +122,9 @@ class Watcher:
         version = self._conn.execute("PRAGMA data_version").fetchone()[0]
         changed = version != self._version
         self._meters_due |= changed
-        meters_due = self._meters_due and time.monotonic() - self._looked_at_meters >= self._reading_seconds
+        meters_due = (
+            self._meters_due and time.monotonic() - self._looked_at_meters >= self._reading_seconds
+        )
         if not (changed or self._more or meters_due):
             return None
         found = Changes()
@@ -151,13 +155,19 @@ class Watcher:
 
     def _meter_frames(self, meter: PowerMeter) -> Iterator[Frame]:
         """The meter's state and, if it has a new one, its reading."""
-        if meter.updated_at is not None and self._begun and self._updated.get(meter.id) != meter.updated_at:
+        if (
+            meter.updated_at is not None
+            and self._begun
+            and self._updated.get(meter.id) != meter.updated_at
+        ):
             end = datetime.fromisoformat(meter.updated_at) + timedelta(microseconds=1)
             for reading in self._pm.iter_history(meter.id, since=meter.updated_at, until=end):
                 text = _text(ReadingMessage("reading", meter.device_id, reading))
                 yield Frame(meter.device_id, text, key=f"reading {meter.id}")
         self._updated[meter.id] = meter.updated_at
-        yield Frame(meter.device_id, _text(MeterMessage("meter", shown(meter))), key=f"meter {meter.id}")
+        yield Frame(
+            meter.device_id, _text(MeterMessage("meter", shown(meter))), key=f"meter {meter.id}"
+        )
 
 
 # --- Clients
@@ -166,7 +176,9 @@ class Watcher:
 class Client:
     """One connection: what waits to be sent to it, and why it is to be closed."""
 
-    def __init__(self, ws: WebSocket, grant: Grant, devices: frozenset[str] | None, queue: int) -> None:
+    def __init__(
+        self, ws: WebSocket, grant: Grant, devices: frozenset[str] | None, queue: int
+    ) -> None:
         self.ws, self.grant, self._devices, self._size = ws, grant, devices, queue
         self.cursor = 0  # every event up to it that concerns this client is sent or waits
         self.live = False  # the poller hands over what comes
@@ -178,7 +190,9 @@ class Client:
 
     def sees(self, device_id: str) -> bool:
         """Whether frames of that device are for this client."""
-        return (self._devices is None or device_id in self._devices) and self.grant.covers(device_id)
+        return (self._devices is None or device_id in self._devices) and self.grant.covers(
+            device_id
+        )
 
     def offer(self, frame: Frame) -> None:
         """Let a frame wait, if it is for this client and new to it; a client whose queue is full is slow."""
@@ -248,7 +262,9 @@ class Hub:
         self._looked = 0.0
         self.position = 0  # every event up to it has been handed to the clients that are live
         self.stop_service = asyncio.Event()
-        self._catching_up = asyncio.Semaphore(8)  # hundreds may come back at once: they wait here, not in the lanes
+        self._catching_up = asyncio.Semaphore(
+            8
+        )  # hundreds may come back at once: they wait here, not in the lanes
 
     # --- Lifecycle
 
@@ -287,7 +303,9 @@ class Hub:
             try:
                 self._hand_out(await self._storage.call(Lane.POLL, self._watcher.look))
             except Replaced as error:
-                _log.critical("%s: the service stops, so that it is started again on the new file", error)
+                _log.critical(
+                    "%s: the service stops, so that it is started again on the new file", error
+                )
                 self._storage.replaced = True
                 self.stop_service.set()
                 return
@@ -325,7 +343,9 @@ class Hub:
                     client.offer(frame)
 
     def _heartbeat(self) -> None:
-        text = _text(HeartbeatMessage("heartbeat", self.position, datetime.now(timezone.utc).isoformat()))
+        text = _text(
+            HeartbeatMessage("heartbeat", self.position, datetime.now(timezone.utc).isoformat())
+        )
         for client in self._clients:
             if client.live:
                 client.push(text)
@@ -334,7 +354,10 @@ class Hub:
         """Close clients that take nothing in, and those whose token was revoked."""
         await self._gate.refresh()
         for client in list(self._clients):
-            if client.sending_since is not None and now - client.sending_since > self._settings.stall_seconds:
+            if (
+                client.sending_since is not None
+                and now - client.sending_since > self._settings.stall_seconds
+            ):
                 client.close(*SLOW)
             elif client.grant is not EVERYBODY and not self._gate.tokens.knows(client.grant):
                 client.close(4401, Code.UNAUTHORIZED.value)
@@ -345,7 +368,10 @@ class Hub:
         """Send a client its frames until either side ends it; return when the connection is closed."""
         self._clients.add(client)
         self._metrics.clients.inc()
-        tasks = [asyncio.ensure_future(self._feed(client, after)), asyncio.ensure_future(client.receive())]
+        tasks = [
+            asyncio.ensure_future(self._feed(client, after)),
+            asyncio.ensure_future(client.receive()),
+        ]
         ends: list[asyncio.Future[Any]] = [*tasks, client.closing]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -363,7 +389,9 @@ class Hub:
         for error in results:
             if isinstance(error, (StorageError, Problem)):
                 await end(client.ws, 1011, Code.STORAGE_UNAVAILABLE.value)
-            elif isinstance(error, Exception) and not isinstance(error, (WebSocketDisconnect, OSError)):
+            elif isinstance(error, Exception) and not isinstance(
+                error, (WebSocketDisconnect, OSError)
+            ):
                 _log.error("a client of the stream failed", exc_info=error)
                 await end(client.ws, 1011, Code.INTERNAL.value)
 
@@ -376,7 +404,9 @@ class Hub:
         await client.send(_text(hello))
         while client.cursor < self.position:  # no await between the last look at it and going live
             async with self._catching_up:
-                page = await self._storage.call(Lane.READ, self._storage.pm.events_since, client.cursor, limit=_PAGE)
+                page = await self._storage.call(
+                    Lane.READ, self._storage.pm.events_since, client.cursor, limit=_PAGE
+                )
             for sequence, event in page:
                 client.cursor = sequence
                 if client.sees(event.device_id):

@@ -64,10 +64,15 @@ def _read(path: Path) -> list[Grant]:
         return []
     with open(descriptor, encoding="utf-8") as file:
         if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-            raise Refused(f"{path}: others may read or write it: chmod 600 it, and make new tokens if they could")
+            raise Refused(
+                f"{path}: others may read or write it: chmod 600 it, and make new tokens if they could"
+            )
         try:
             rows = json.load(file)["tokens"]
-            return [Grant(**{**row, "scopes": tuple(row["scopes"]), "devices": _ids(row["devices"])}) for row in rows]
+            return [
+                Grant(**{**row, "scopes": tuple(row["scopes"]), "devices": _ids(row["devices"])})
+                for row in rows
+            ]
         except (ValueError, TypeError, KeyError) as error:
             raise Refused(f"{path}: not a file of tokens: {error!r}") from error
 
@@ -138,7 +143,9 @@ class TokenFile:
         """Whether that grant still counts."""
         return grant is EVERYBODY or grant in self.grants
 
-    def new(self, name: str, scopes: Iterable[Scope], devices: Iterable[str] | None = None) -> tuple[str, Grant]:
+    def new(
+        self, name: str, scopes: Iterable[Scope], devices: Iterable[str] | None = None
+    ) -> tuple[str, Grant]:
         """Make a token; its text is returned, and kept nowhere."""
         token = "pm_" + secrets.token_urlsafe(32)
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -163,7 +170,9 @@ class TokenFile:
 class Tickets:
     """One-use passes to the stream, for browsers: worth a grant, for some seconds."""
 
-    def __init__(self, seconds: float = 30.0, size: int = 10_000, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float = 30.0, size: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.seconds, self._size, self._clock = seconds, size, clock
         self._open: dict[str, tuple[float, Grant]] = {}  # by hash, oldest first
 
@@ -171,7 +180,9 @@ class Tickets:
         """A new ticket for that grant."""
         ticket = secrets.token_urlsafe(32)
         now = self._clock()
-        while self._open and (len(self._open) >= self._size or next(iter(self._open.values()))[0] < now):
+        while self._open and (
+            len(self._open) >= self._size or next(iter(self._open.values()))[0] < now
+        ):
             del self._open[next(iter(self._open))]
         self._open[digest(ticket)] = (now + self.seconds, grant)
         return ticket

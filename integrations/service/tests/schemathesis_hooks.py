@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 _FIRST, _LAST = datetime.fromisoformat("1970-01-02"), datetime.fromisoformat("2199-12-30")
 schemathesis.openapi.format(
-    "date-time", st.datetimes(_FIRST, _LAST, timezones=st.just(timezone.utc)).map(datetime.isoformat)
+    "date-time",
+    st.datetimes(_FIRST, _LAST, timezones=st.just(timezone.utc)).map(datetime.isoformat),
 )
 
 

@@ -44,11 +44,22 @@ def free_port() -> int:
 class Service:
     """A process with a database of its own in a directory."""
 
-    def __init__(self, directory: Path, *options: str, program: tuple[str, ...] = ("-m", "power_service")) -> None:
+    def __init__(
+        self, directory: Path, *options: str, program: tuple[str, ...] = ("-m", "power_service")
+    ) -> None:
         self.directory, self.db = directory, directory / "power.db"
         self.port, self.log = free_port(), directory / "service.log"
         self.tokens = TokenFile(directory / "power.db.tokens.json")
-        self._command = [sys.executable, "-W", "error", *program, "--db", str(self.db), "--port", str(self.port)]
+        self._command = [
+            sys.executable,
+            "-W",
+            "error",
+            *program,
+            "--db",
+            str(self.db),
+            "--port",
+            str(self.port),
+        ]
         self._command += options
         self._process: subprocess.Popen[bytes] | None = None
         self.scheme = "https" if "--tls-cert" in options else "http"
@@ -110,4 +121,6 @@ class Service:
         """An HTTP client with that token."""
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=30, verify=self.verify, trust_env=False)
+        return httpx2.Client(
+            base_url=self.url, headers=headers, timeout=30, verify=self.verify, trust_env=False
+        )

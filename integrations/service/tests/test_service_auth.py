@@ -54,12 +54,19 @@ class House:
         bodies: dict[str, Any] = {
             "putDevice": {"name": device},
             "addMeter": {"type": "main"},
-            "postReadings": {"meter_id": self.meters[device], "voltage": 1, "current_draw": 1, "timestamp": 0},
+            "postReadings": {
+                "meter_id": self.meters[device],
+                "voltage": 1,
+                "current_draw": 1,
+                "timestamp": 0,
+            },
             "triggerEvent": {"type": "restore"},
         }
         params = {"device_id": device} if operation_id in ("getBudget", "listMeters") else {}
         with self.service.client(self.tokens[token]) as client:
-            answer: httpx2.Response = client.request(method, path, json=bodies.get(operation_id), params=params)
+            answer: httpx2.Response = client.request(
+                method, path, json=bodies.get(operation_id), params=params
+            )
         return answer
 
 
@@ -69,7 +76,9 @@ def house(service: Service, api: httpx2.Client) -> House:
     meters = {}
     for device in ("ours", "theirs"):
         api.put(f"/v1/devices/{device}", json={"name": device})
-        meters[device] = api.post(f"/v1/devices/{device}/meters", json={"type": "main"}).json()["id"]
+        meters[device] = api.post(f"/v1/devices/{device}/meters", json={"type": "main"}).json()[
+            "id"
+        ]
     tokens = {
         "none": None,
         "wrong": "pm_" + "x" * 43,
@@ -87,7 +96,9 @@ class TestMatrix:
     @pytest.mark.parametrize("operation_id", OPERATIONS)
     @pytest.mark.parametrize("token", ["none", "wrong", "read", "write", "admin", "ours"])
     @pytest.mark.parametrize("device", ["ours", "theirs"])
-    def test_every_route_with_every_token(self, house: House, operation_id: str, token: str, device: str) -> None:
+    def test_every_route_with_every_token(
+        self, house: House, operation_id: str, token: str, device: str
+    ) -> None:
         """401 without a token that is known, 403 without the scope or for another device, else it works."""
         answer = house.call(operation_id, token, device)
         expected = "2xx"
@@ -95,9 +106,15 @@ class TestMatrix:
             pass
         elif token in ("none", "wrong"):
             expected = "401 unauthorized"
-        elif (token == "read" and operation_id in WRITING) or (token == "write" and operation_id not in WRITING):
+        elif (token == "read" and operation_id in WRITING) or (
+            token == "write" and operation_id not in WRITING
+        ):
             expected = "403 forbidden_scope"
-        elif token == "ours" and operation_id in OF_A_DEVICE and (device == "theirs" or operation_id == "getMetrics"):
+        elif (
+            token == "ours"
+            and operation_id in OF_A_DEVICE
+            and (device == "theirs" or operation_id == "getMetrics")
+        ):
             expected = "403 forbidden_device"
         got = "2xx" if answer.is_success else f"{answer.status_code} {answer.json()['code']}"
         assert got == expected, answer.text
@@ -125,7 +142,10 @@ class TestMatrix:
 
     def test_a_batch_with_one_meter_of_another_device_is_refused_whole(self, house: House) -> None:
         """Also where the first row is ours."""
-        rows = [{"meter_id": house.meters[d], "voltage": 2, "current_draw": 1, "timestamp": 60} for d in house.meters]
+        rows = [
+            {"meter_id": house.meters[d], "voltage": 2, "current_draw": 1, "timestamp": 60}
+            for d in house.meters
+        ]
         with house.service.client(house.tokens["ours"]) as client:
             assert client.post("/v1/readings", json=rows).status_code == 403
             url = f"/v1/meters/{house.meters['ours']}/readings"
@@ -150,7 +170,9 @@ class TestMatrix:
 class TestHostsAndOrigins:
     """DNS rebinding and pages from elsewhere."""
 
-    @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[", "localhost@evil.example"])
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "127.0.0.1.evil.example", "", "[", "localhost@evil.example"]
+    )
     def test_a_foreign_host_is_refused(self, house: House, host: str) -> None:
         """Whoever has its name resolve to this machine does not get in by it."""
         assert raw(house.service, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n").startswith(
@@ -160,9 +182,13 @@ class TestHostsAndOrigins:
     @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:99", "127.0.0.1", "[::1]:8080"])
     def test_loopback_names_are_allowed(self, house: House, host: str) -> None:
         """With any port, in any case."""
-        assert raw(house.service, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n").startswith("HTTP/1.1 200")
+        assert raw(house.service, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n").startswith(
+            "HTTP/1.1 200"
+        )
 
-    @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "http://["])
+    @pytest.mark.parametrize(
+        "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "http://["]
+    )
     def test_a_foreign_origin_is_refused(self, house: House, origin: str) -> None:
         """On HTTP and on the WebSocket, even with a token."""
         with house.service.client(house.tokens["admin"], Origin=origin) as client:
@@ -170,7 +196,12 @@ class TestHostsAndOrigins:
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden_origin")
         headers = {"Authorization": f"Bearer {house.tokens['admin']}"}
         with pytest.raises(InvalidStatus) as refusal:
-            connect(house.service.stream_url, origin=Origin(origin), additional_headers=headers, proxy=None)
+            connect(
+                house.service.stream_url,
+                origin=Origin(origin),
+                additional_headers=headers,
+                proxy=None,
+            )
         assert refusal.value.response.status_code == 403
 
     def test_a_foreign_host_is_refused_on_the_websocket(self, house: House) -> None:
@@ -187,15 +218,23 @@ class TestHostsAndOrigins:
 
     def test_allowed_names_and_origins(self, make_service: Start) -> None:
         """Named ones get in, with CORS headers for that origin alone."""
-        service = make_service("--allow-origin", "https://dash.example", "--allow-host", "power.example").start()
-        with service.client(service.token("read"), Host="power.example", Origin="https://dash.example") as client:
+        service = make_service(
+            "--allow-origin", "https://dash.example", "--allow-host", "power.example"
+        ).start()
+        with service.client(
+            service.token("read"), Host="power.example", Origin="https://dash.example"
+        ) as client:
             answer = client.get("/v1/devices")
-            preflight = client.options("/v1/devices", headers={"Access-Control-Request-Method": "PUT"})
+            preflight = client.options(
+                "/v1/devices", headers={"Access-Control-Request-Method": "PUT"}
+            )
         assert answer.status_code == preflight.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "https://dash.example"
         assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After, Fresh-As-Of"
         with service.client(Origin="https://evil.example") as client:
-            preflight = client.options("/v1/devices", headers={"Access-Control-Request-Method": "PUT"})
+            preflight = client.options(
+                "/v1/devices", headers={"Access-Control-Request-Method": "PUT"}
+            )
         assert preflight.status_code == 403
         assert "Access-Control-Allow-Origin" not in preflight.headers
 
@@ -234,7 +273,9 @@ class TestTokens:
             TokenFile(path)
 
     @pytest.mark.parametrize("content", ["", "[]", '{"tokens": [{"id": 1}]}', '{"tokens": 3}'])
-    def test_a_file_of_something_else_is_refused_by_name(self, tmp_path: Path, content: str) -> None:
+    def test_a_file_of_something_else_is_refused_by_name(
+        self, tmp_path: Path, content: str
+    ) -> None:
         """And not overwritten."""
         path = tmp_path / "tokens.json"
         path.write_text(content)
@@ -242,10 +283,28 @@ class TestTokens:
         with pytest.raises(Refused, match="not a file of tokens"):
             TokenFile(path)
 
-    def test_the_command_line_makes_lists_and_revokes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_command_line_makes_lists_and_revokes(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """The token is printed once, alone on standard output."""
         db = ["--db", str(tmp_path / "power.db")]
-        assert cli.main(["token", "new", "probe", "--scope", "read", "--scope", "write", "--device", "a", *db]) == 0
+        assert (
+            cli.main(
+                [
+                    "token",
+                    "new",
+                    "probe",
+                    "--scope",
+                    "read",
+                    "--scope",
+                    "write",
+                    "--device",
+                    "a",
+                    *db,
+                ]
+            )
+            == 0
+        )
         token = capsys.readouterr().out.strip()
         grant = TokenFile(tmp_path / "power.db.tokens.json").find(token)
         assert grant is not None
@@ -260,7 +319,17 @@ class TestTokens:
 
     def test_tokens_made_at_the_same_time_are_all_kept(self, tmp_path: Path) -> None:
         """Each change of the file is one whole change."""
-        command = [sys.executable, "-m", "power_service", "token", "new", "x", "--scope", "read", "--db"]
+        command = [
+            sys.executable,
+            "-m",
+            "power_service",
+            "token",
+            "new",
+            "x",
+            "--scope",
+            "read",
+            "--db",
+        ]
         many = [subprocess.Popen([*command, str(tmp_path / "p.db")], env=ENVIRONMENT, stdout=-3, stderr=-3)
                 for _ in range(6)]  # fmt: skip
         assert [one.wait(60) for one in many] == [0] * 6
@@ -274,7 +343,9 @@ class TestTokens:
             house.service.tokens.revoke(grant.id)
             eventually(lambda: client.get("/v1/devices").status_code == 401)
 
-    def test_without_any_token_it_answers_401_and_says_how_to_make_one(self, make_service: Start) -> None:
+    def test_without_any_token_it_answers_401_and_says_how_to_make_one(
+        self, make_service: Start
+    ) -> None:
         """It starts, lets nobody in, and helps."""
         service = make_service().start()
         with service.client() as client:
@@ -307,13 +378,21 @@ class TestTokens:
         with service.client() as client:
             assert client.get("/v1/devices").json()["detail"] == "a bearer token is needed"
 
-    def test_the_environment_names_the_database(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_names_the_database(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """As for the library's command line; empty counts as unset, and --db goes first."""
         monkeypatch.chdir(tmp_path)
-        for name, options in (("", []), ("environment.db", []), ("other.db", ["--db", "option.db"])):
+        for name, options in (
+            ("", []),
+            ("environment.db", []),
+            ("other.db", ["--db", "option.db"]),
+        ):
             monkeypatch.setenv("POWER_MANAGER_DB", name)
             assert cli.main(["token", "new", "x", "--scope", "read", *options]) == 0
-            assert cli._serve_parser().parse_args(options).db == Path((options or [name or "power_manager.db"])[-1])
+            assert cli._serve_parser().parse_args(options).db == Path(
+                (options or [name or "power_manager.db"])[-1]
+            )
         made = {path.name.removesuffix(".tokens.json") for path in tmp_path.iterdir()}
         assert made == {"power_manager.db", "environment.db", "option.db"}
 
@@ -373,7 +452,9 @@ class TestRefusals:
         ["--port=99999", "--port=-1", "--port=http", "--rate=nan", "--rate=inf", "--rate=-5", "--burst=0", "--burst=-1",
          "--burst=1.5", "--max-connections=0"],
     )  # fmt: skip
-    def test_a_number_that_cannot_be_meant_is_refused(self, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    def test_a_number_that_cannot_be_meant_is_refused(
+        self, capsys: pytest.CaptureFixture[str], option: str
+    ) -> None:
         """By name and value, with what would do."""
         with pytest.raises(SystemExit, match="2"):
             cli._serve_parser().parse_args([option])
@@ -385,8 +466,20 @@ class TestRefusals:
 
     def test_a_dashboard_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
         """A mistyped name is no service without a page."""
-        command = [sys.executable, "-m", "power_service", "--db", "power.db", "--port", "0", "--dashboard", "nope"]
-        run = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=SOON, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "power_service",
+            "--db",
+            "power.db",
+            "--port",
+            "0",
+            "--dashboard",
+            "nope",
+        ]
+        run = subprocess.run(
+            command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=SOON, check=False
+        )
         assert run.returncode == 2
         assert b"power-service: --dashboard nope: expected " in run.stderr
 
@@ -422,7 +515,9 @@ class TestRefusals:
         with pytest.raises(Refused, match="tokens"):
             Settings(db=Path("x"), host="0.0.0.0", **tls).check(token_count=0)  # type: ignore[arg-type]
 
-    def test_a_file_that_is_no_database_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_file_that_is_no_database_is_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """In one line, with exit code 1."""
         path = tmp_path / "text.db"
         path.write_text("this is not a database, however long one looks at it" * 100)
@@ -442,7 +537,9 @@ class TestLimits:
         now = 0.5
         assert [buckets.take("a") for _ in range(2)] == [0, 0.5]
         assert buckets.take("c") == 0
-        assert [buckets.take("b") for _ in range(4)] == [0, 0, 0, 0.5], "b was forgotten, and began anew"
+        assert [buckets.take("b") for _ in range(4)] == [0, 0, 0, 0.5], (
+            "b was forgotten, and began anew"
+        )
         assert Buckets(0, 0).take("a") == 0
 
     def test_too_many_requests_are_429_for_that_token_alone(self, make_service: Start) -> None:
@@ -457,7 +554,9 @@ class TestLimits:
         with service.client(tokens[1]) as client:
             assert client.get("/v1/devices").status_code == 200
         with service.client("wrong") as client:
-            assert eventually(lambda: client.get("/v1/devices").status_code == 429), "guessing is limited too"
+            assert eventually(lambda: client.get("/v1/devices").status_code == 429), (
+                "guessing is limited too"
+            )
 
     def test_a_ticket_is_good_once_and_not_for_long(self) -> None:
         """Then it is gone."""
@@ -470,7 +569,9 @@ class TestLimits:
         now = 31.0
         assert tickets.redeem(late) is None
         three = [tickets.issue(EVERYBODY) for _ in range(3)]
-        assert [tickets.redeem(ticket) for ticket in three] == [None, EVERYBODY, EVERYBODY], "room for two"
+        assert [tickets.redeem(ticket) for ticket in three] == [None, EVERYBODY, EVERYBODY], (
+            "room for two"
+        )
 
     def test_too_many_connections_are_cut(self, make_service: Start) -> None:
         """Whoever was there before goes on."""
@@ -485,20 +586,26 @@ class TestLimits:
                 other.close()
 
     @pytest.mark.parametrize(
-        "begin", [b"", b"GET /healthz HTT", b"POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-"]
+        "begin",
+        [b"", b"GET /healthz HTT", b"POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-"],
     )
     def test_a_head_that_does_not_end_is_cut(self, make_service: Start, begin: bytes) -> None:
         """Connections are not for keeping."""
-        service = make_service("--no-auth", program=quick("header_seconds=0.5, body_seconds=0.5")).start()
+        service = make_service(
+            "--no-auth", program=quick("header_seconds=0.5, body_seconds=0.5")
+        ).start()
         with socket.create_connection(("127.0.0.1", service.port), timeout=20) as slow:
             slow.sendall(begin)
             assert cut(slow)
 
     def test_a_body_that_does_not_come_is_408(self, make_service: Start) -> None:
         """The body has a time of its own."""
-        service = make_service("--no-auth", program=quick("header_seconds=0.5, body_seconds=0.5")).start()
+        service = make_service(
+            "--no-auth", program=quick("header_seconds=0.5, body_seconds=0.5")
+        ).start()
         head = (
-            "POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
+            "POST /v1/readings HTTP/1.1\r\nHost: localhost\r\n"
+            "Content-Type: application/json\r\nContent-Length: 9\r\n"
         )
         assert raw(service, head + "\r\n{").startswith("HTTP/1.1 408")
 
@@ -506,8 +613,26 @@ class TestLimits:
 def test_tls_on_http_and_on_the_stream(make_service: Start, tmp_path: Path) -> None:
     """With certificate files, https and wss."""
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    names = [
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-keyout",
+        str(key),
+        "-out",
+        str(cert),
+    ]
     subprocess.run([*command, *names], check=True, capture_output=True)
     service = make_service("--tls-cert", str(cert), "--tls-key", str(key))
     token = service.token("read")
@@ -516,7 +641,9 @@ def test_tls_on_http_and_on_the_stream(make_service: Start, tmp_path: Path) -> N
     with service.client(token) as client:
         assert client.get("/v1/devices").json() == []
     headers = {"Authorization": f"Bearer {token}"}
-    with connect(service.stream_url, ssl=service.verify, additional_headers=headers, proxy=None) as stream:
+    with connect(
+        service.stream_url, ssl=service.verify, additional_headers=headers, proxy=None
+    ) as stream:
         assert json.loads(stream.recv(10))["type"] == "hello"
 
 
@@ -546,7 +673,9 @@ def test_the_dashboard_is_served_if_it_is_there(make_service: Start, dashboard: 
             assert client.get(path).status_code == 404
 
 
-def test_a_dashboard_that_is_too_much_is_refused(dashboard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dashboard_that_is_too_much_is_refused(
+    dashboard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is kept in memory: somebody's home directory is not."""
     monkeypatch.setattr("power_service.dashboard._MAX_BYTES", 5)
     with pytest.raises(Refused, match="more than 5 bytes"):

@@ -36,7 +36,9 @@ def test_the_committed_contract_is_the_present_one() -> None:
     assert openapi.main(["--check", str(SERVICE / "openapi.json")]) == 0
 
 
-def test_the_program_writes_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_writes_and_compares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What it writes it finds present, and anything else out of date."""
     path = tmp_path / "openapi.json"
     assert openapi.main([str(path)]) == 0
@@ -49,10 +51,14 @@ def test_the_program_writes_and_compares(tmp_path: Path, capsys: pytest.CaptureF
 def test_the_service_serves_the_committed_contract(service: Service) -> None:
     """To everybody: it holds no data."""
     with service.client() as nobody:
-        assert nobody.get("/openapi.json").text == (SERVICE / "openapi.json").read_text(encoding="utf-8")
+        assert nobody.get("/openapi.json").text == (SERVICE / "openapi.json").read_text(
+            encoding="utf-8"
+        )
 
 
-@pytest.mark.parametrize("name", ["DeviceRecord", "PowerMeter", "PowerReading", "PowerEvent", "PowerStatistics"])
+@pytest.mark.parametrize(
+    "name", ["DeviceRecord", "PowerMeter", "PowerReading", "PowerEvent", "PowerStatistics"]
+)
 def test_records_are_the_librarys_name_by_name(name: str) -> None:
     """Every field and no other, all of them always sent; a meter's two properties beside."""
     fields = [field.name for field in dataclasses.fields(getattr(power_manager, name))]
@@ -78,7 +84,9 @@ def test_enums_are_the_librarys(name: str) -> None:
 )
 def test_what_is_received_goes_by_the_records_names(shape: models.Shape, record: Any) -> None:
     """No key means another thing on its way in than on its way out."""
-    assert {*shape.required, *shape.optional} <= {field.name for field in dataclasses.fields(record)}
+    assert {*shape.required, *shape.optional} <= {
+        field.name for field in dataclasses.fields(record)
+    }
 
 
 def test_budget_and_report_have_the_librarys_keys(tmp_path: Path) -> None:
@@ -112,13 +120,17 @@ def test_every_operation_has_true_examples_and_documented_errors(name: str) -> N
             response = CONTRACT["components"]["responses"][response["$ref"].rpartition("/")[2]]
         for content in response["content"].values():
             validate(content["schema"], content["example"])
-        assert status[0] == "2" or response["content"]["application/problem+json"]["example"]["status"] == int(status)
+        assert status[0] == "2" or response["content"]["application/problem+json"]["example"][
+            "status"
+        ] == int(status)
     assert {"421", "431", "500", "503"} <= set(operation["responses"])
 
 
 def test_every_code_is_documented() -> None:
     """The enum lists them all, and each status its own."""
-    assert SCHEMAS["Code"]["enum"] == [code.value for code in Code] == [code.value for code in STATUS]
+    assert (
+        SCHEMAS["Code"]["enum"] == [code.value for code in Code] == [code.value for code in STATUS]
+    )
 
 
 def test_stream_messages_are_declared_as_a_webhook() -> None:
@@ -128,7 +140,10 @@ def test_stream_messages_are_declared_as_a_webhook() -> None:
     assert [example["value"] for example in content["examples"].values()] == list(STREAM)
     for message in STREAM:
         validate(content["schema"], message)
-        assert models.MESSAGE.dump_python(models.MESSAGE.validate_python(message), mode="json") == message
+        assert (
+            models.MESSAGE.dump_python(models.MESSAGE.validate_python(message), mode="json")
+            == message
+        )
 
 
 @pytest.mark.slow
@@ -142,7 +157,9 @@ def test_schemathesis_finds_nothing(service: Service) -> None:
     environment = {**ENVIRONMENT, "SCHEMATHESIS_HOOKS": "schemathesis_hooks"}
     environment["PYTHONPATH"] += os.pathsep + str(SERVICE / "tests")
     cwd = service.directory  # it may leave files behind
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+    run = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=cwd, check=False
+    )
     assert run.returncode == 0, run.stdout[-8000:]
     assert f"Tested: {len(OPERATIONS)}" in run.stdout
     assert "Traceback" not in service.log.read_text()

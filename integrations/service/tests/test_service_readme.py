@@ -19,10 +19,14 @@ README = (SERVICE / "README.md").read_text(encoding="utf-8")
 def script(port: int) -> str:
     """Every block of shell and Python, in order, as one script that stops at the first failure."""
     parts = ["set -e -o pipefail; shopt -s expand_aliases; trap 'kill %1; wait' EXIT"]
-    for language, block in re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+    for language, block in re.findall(
+        r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
+    ):
         parts.append(block if language == "sh" else f"python - <<'END'\n{block}END\n")
     return (
-        "\n".join(parts).replace(":8080", f":{port}").replace("power_manager.db &", f"power_manager.db --port {port} &")
+        "\n".join(parts)
+        .replace(":8080", f":{port}")
+        .replace("power_manager.db &", f"power_manager.db --port {port} &")
     )
 
 
@@ -43,9 +47,13 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
     environment = {**ENVIRONMENT, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
     (tmp_path / "script").write_text(script(free_port()))
     command = ["timeout", "60", "bash", "script"]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert '"type":"discharge"' in run.stdout.replace(" ", "").replace("'", '"'), "the reading's event came"
+    assert '"type":"discharge"' in run.stdout.replace(" ", "").replace("'", '"'), (
+        "the reading's event came"
+    )
 
 
 def test_every_option_and_route_is_in_the_readme() -> None:
@@ -56,16 +64,25 @@ def test_every_option_and_route_is_in_the_readme() -> None:
         assert option in README or option in ("--help", "--version"), option
     for path in CONTRACT["paths"]:
         last = path.rpartition("/")[2]
-        assert path.replace("device_id", "id").replace("meter_id", "id") in README or f"`/{last}`" in README, path
+        assert (
+            path.replace("device_id", "id").replace("meter_id", "id") in README
+            or f"`/{last}`" in README
+        ), path
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
 def test_the_unit_is_valid_and_hardened(tmp_path: Path) -> None:
     """Systemd finds no fault, and little exposure."""
     unit = tmp_path / "power-service.service"
-    text = (SERVICE / unit.name).read_text(encoding="utf-8").replace("/opt/power/bin/power-service", "/bin/true")
+    text = (
+        (SERVICE / unit.name)
+        .read_text(encoding="utf-8")
+        .replace("/opt/power/bin/power-service", "/bin/true")
+    )
     unit.write_text(text.replace("User=power\nGroup=power\n", ""))
-    verify = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    verify = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
     assert verify.returncode == 0, verify.stderr
     unit.write_text(text)
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]

@@ -37,7 +37,10 @@ def device(api: httpx2.Client) -> str:
 @pytest.fixture
 def battery(api: httpx2.Client, device: str) -> dict[str, Any]:
     """A new 50 Wh battery meter."""
-    answer = api.post(f"/v1/devices/{device}/meters", json={"type": "battery", "capacity_wh": 50.0, "name": "Pack"})
+    answer = api.post(
+        f"/v1/devices/{device}/meters",
+        json={"type": "battery", "capacity_wh": 50.0, "name": "Pack"},
+    )
     assert answer.status_code == 201
     meter: dict[str, Any] = answer.json()
     return meter
@@ -46,7 +49,13 @@ def battery(api: httpx2.Client, device: str) -> dict[str, Any]:
 def reading(battery: dict[str, Any], minute: int = 0, **values: Any) -> dict[str, Any]:
     """A reading to send, recorded some minutes past noon."""
     when = (NOON + timedelta(minutes=minute)).isoformat()
-    return {"meter_id": battery["id"], "voltage": 3.7, "current_draw": 0.5, "timestamp": when, **values}
+    return {
+        "meter_id": battery["id"],
+        "voltage": 3.7,
+        "current_draw": 0.5,
+        "timestamp": when,
+        **values,
+    }
 
 
 def as_json(record: Any) -> dict[str, Any]:
@@ -66,19 +75,27 @@ class TestDevicesAndMeters:
         assert api.put("/v1/devices/buoy", json=sent).json() == expected
         assert api.get("/v1/devices/buoy").json() == expected == as_json(pm.get_device("buoy"))
         assert expected in api.get("/v1/devices").json()
-        assert api.put("/v1/devices/buoy", json=expected).status_code == 200, "a record goes back as it came"
+        assert api.put("/v1/devices/buoy", json=expected).status_code == 200, (
+            "a record goes back as it came"
+        )
 
-    def test_what_is_left_out_goes_back_to_its_default(self, api: httpx2.Client, device: str) -> None:
+    def test_what_is_left_out_goes_back_to_its_default(
+        self, api: httpx2.Client, device: str
+    ) -> None:
         """A put says how the device is to be, not what to change."""
         api.put(f"/v1/devices/{device}", json={"name": "A", "target_wh": 9.0})
         assert api.put(f"/v1/devices/{device}", json={"name": "A"}).json()["target_wh"] is None
 
     def test_another_id_in_the_body_is_a_conflict(self, api: httpx2.Client, device: str) -> None:
         """The id in the path and in the body must be one."""
-        problem(api.put(f"/v1/devices/{device}", json={"name": "A", "id": "other"}), 409, "conflict")
+        problem(
+            api.put(f"/v1/devices/{device}", json={"name": "A", "id": "other"}), 409, "conflict"
+        )
 
     @pytest.mark.parametrize("device_id", ["a/b", "ü%2F?#", "a b", "%00x"])
-    def test_any_id_goes_into_a_path(self, api: httpx2.Client, pm: PowerManager, device_id: str) -> None:
+    def test_any_id_goes_into_a_path(
+        self, api: httpx2.Client, pm: PowerManager, device_id: str
+    ) -> None:
         """An id with slashes or percent signs is one path segment, encoded."""
         from urllib.parse import quote
 
@@ -123,14 +140,19 @@ class TestReadings:
         elif style == "ndjson":
             headers = {"Content-Type": "application/x-ndjson; charset=utf-8"}
             content = "\r\n".join(map(json.dumps, sent)) + "\n\n"
-        results = [api.post("/v1/readings", content=content, headers=headers).json() for _ in range(3)]
+        results = [
+            api.post("/v1/readings", content=content, headers=headers).json() for _ in range(3)
+        ]
         count = len(sent)
         assert results == [{"received": count, "stored": stored} for stored in (count, 0, 0)]
         assert [r.timestamp for r in pm.iter_history(battery["id"])] == [
-            (NOON + timedelta(minutes=minute)).isoformat(timespec="microseconds") for minute in range(count)
+            (NOON + timedelta(minutes=minute)).isoformat(timespec="microseconds")
+            for minute in range(count)
         ]
 
-    def test_a_live_reading_is_now_and_raises_its_alert(self, api: httpx2.Client, battery: dict[str, Any]) -> None:
+    def test_a_live_reading_is_now_and_raises_its_alert(
+        self, api: httpx2.Client, battery: dict[str, Any]
+    ) -> None:
         """Without a timestamp a reading becomes the present state, and a low battery an event."""
         live = {"meter_id": battery["id"], "voltage": 3.5, "current_draw": 1, "charge_pct": 4}
         assert api.post("/v1/readings", json=live).json() == {"received": 1, "stored": 1}
@@ -138,34 +160,53 @@ class TestReadings:
         events = api.get(f"/v1/devices/{battery['device_id']}/events").json()
         assert [event["type"] for event in events] == ["low_battery"]
 
-    def test_a_batch_is_stored_whole_or_not_at_all(self, api: httpx2.Client, battery: dict[str, Any]) -> None:
+    def test_a_batch_is_stored_whole_or_not_at_all(
+        self, api: httpx2.Client, battery: dict[str, Any]
+    ) -> None:
         """One bad row refuses all, and is named."""
         rows = [reading(battery, minute) for minute in range(3)]
         rows[2]["voltage"] = 1e7
-        assert "row 3: voltage" in problem(api.post("/v1/readings", json=rows), 422, "invalid_value")
+        assert "row 3: voltage" in problem(
+            api.post("/v1/readings", json=rows), 422, "invalid_value"
+        )
         rows[2] = {**rows[0], "meter_id": "none"}
         problem(api.post("/v1/readings", json=rows), 404, "not_found")
         assert api.get(f"/v1/meters/{battery['id']}/readings").json()["readings"] == []
 
     @pytest.mark.parametrize(
         ("fault", "message"),
-        [({"current_draw": 1e7}, "current_draw: "), ({"voltage": "12"}, "voltage: "), ({"meter_id": "none"}, "")],
+        [
+            ({"current_draw": 1e7}, "current_draw: "),
+            ({"voltage": "12"}, "voltage: "),
+            ({"meter_id": "none"}, ""),
+        ],
     )
     def test_errors_speak_of_what_was_sent(
         self, api: httpx2.Client, battery: dict[str, Any], fault: dict[str, Any], message: str
     ) -> None:
         """The keys by their names here; and only a batch has rows."""
         sent = {**reading(battery), **fault}
-        alone, batch = (api.post("/v1/readings", json=body).json()["detail"] for body in (sent, [sent]))
-        line = api.post("/v1/readings", content=json.dumps(sent), headers={"Content-Type": "application/x-ndjson"})
+        alone, batch = (
+            api.post("/v1/readings", json=body).json()["detail"] for body in (sent, [sent])
+        )
+        line = api.post(
+            "/v1/readings",
+            content=json.dumps(sent),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
         assert alone.startswith(message)
         assert batch == line.json()["detail"] == f"row 1: {alone}"
 
-    def test_ten_thousand_readings_go_at_once_and_no_more(self, api: httpx2.Client, battery: dict[str, Any]) -> None:
+    def test_ten_thousand_readings_go_at_once_and_no_more(
+        self, api: httpx2.Client, battery: dict[str, Any]
+    ) -> None:
         """The limit of a batch."""
         rows = [reading(battery, minute) for minute in range(10_001)]
         assert "10000" in problem(api.post("/v1/readings", json=rows), 422, "invalid_value")
-        assert api.post("/v1/readings", json=rows[1:]).json() == {"received": 10_000, "stored": 10_000}
+        assert api.post("/v1/readings", json=rows[1:]).json() == {
+            "received": 10_000,
+            "stored": 10_000,
+        }
 
     @pytest.mark.parametrize(
         "bad", ["NaN", "Infinity", "-Infinity", "1e999", "true", '"12.5"', "null", "[]", "1" * 999]
@@ -179,21 +220,32 @@ class TestReadings:
         text = json.dumps(reading(battery, 2) | {key: "HERE"}).replace('"HERE"', bad)
         fine = bad == "null" and key in ("charge_pct", "timestamp")
         for content in (text, f"[{good}, {text}]"):
-            answer = api.post("/v1/readings", content=content, headers={"Content-Type": "application/json"})
+            answer = api.post(
+                "/v1/readings", content=content, headers={"Content-Type": "application/json"}
+            )
             assert answer.status_code == (200 if fine else 422), answer.text
         stored = api.get(f"/v1/meters/{battery['id']}/readings").json()["readings"]
         assert bool(stored) == fine
 
-    def test_times_that_are_none_are_refused(self, api: httpx2.Client, battery: dict[str, Any]) -> None:
+    def test_times_that_are_none_are_refused(
+        self, api: httpx2.Client, battery: dict[str, Any]
+    ) -> None:
         """A naive time, a time before 1970 and plain text are 422."""
         for when in ("2026-01-01T00:00:00", "1969-12-31T23:59:59Z", "yesterday", -1):
-            problem(api.post("/v1/readings", json=reading(battery, timestamp=when)), 422, "invalid_value")
+            problem(
+                api.post("/v1/readings", json=reading(battery, timestamp=when)),
+                422,
+                "invalid_value",
+            )
 
     def test_pages_follow_each_other_without_gap_or_overlap(
         self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
     ) -> None:
         """Page by page comes the same as at once, within since and until."""
-        pm.log_many((battery["id"], 3.7, minute / 10, 50.0, NOON + timedelta(minutes=minute)) for minute in range(25))
+        pm.log_many(
+            (battery["id"], 3.7, minute / 10, 50.0, NOON + timedelta(minutes=minute))
+            for minute in range(25)
+        )
         window = {
             "since": (NOON + timedelta(minutes=2)).isoformat(),
             "until": (NOON + timedelta(minutes=22)).isoformat(),
@@ -201,30 +253,50 @@ class TestReadings:
         url, cursor, pages = f"/v1/meters/{battery['id']}/readings", None, 0
         found: list[dict[str, Any]] = []
         while pages == 0 or cursor:
-            page = api.get(url, params={**window, "limit": 7, **({"cursor": cursor} if cursor else {})}).json()
+            page = api.get(
+                url, params={**window, "limit": 7, **({"cursor": cursor} if cursor else {})}
+            ).json()
             found, cursor, pages = found + page["readings"], page["next_cursor"], pages + 1
         assert pages == 3
         assert found == [as_json(r) for r in pm.iter_history(battery["id"], **window)]
 
-    def test_a_plus_that_was_not_encoded_is_understood(self, api: httpx2.Client, battery: dict[str, Any]) -> None:
+    def test_a_plus_that_was_not_encoded_is_understood(
+        self, api: httpx2.Client, battery: dict[str, Any]
+    ) -> None:
         """In a query + means a space; in a time it can only have been a +."""
         url = f"/v1/meters/{battery['id']}/readings?since=2026-01-01T00:00:00+00:00"
         assert api.get(url).status_code == 200
 
-    def test_statistics_are_the_librarys(self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]) -> None:
+    def test_statistics_are_the_librarys(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
         """By hour and by day."""
         for minute in range(3):
             pm.log_power(battery["id"], 3.7, 0.5 + minute, 50.0)
         for bucket in ("hour", "day"):
-            got = api.get(f"/v1/meters/{battery['id']}/statistics", params={"days": 1, "bucket": bucket}).json()
-            assert got == [as_json(row) for row in pm.get_statistics(battery["id"], days=1, bucket=bucket)] != []
+            got = api.get(
+                f"/v1/meters/{battery['id']}/statistics", params={"days": 1, "bucket": bucket}
+            ).json()
+            assert (
+                got
+                == [as_json(row) for row in pm.get_statistics(battery["id"], days=1, bucket=bucket)]
+                != []
+            )
 
     def test_max_points_keeps_every_extreme(
         self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
     ) -> None:
         """A week by the minute thinned out to 200 points still has its one spike of each value."""
-        spikes = {1234: (9.9, 0.5, 50.0), 4321: (3.7, -7.0, 50.0), 7777: (3.7, 0.5, 1.0), 9876: (3.7, 99.0, 50.0)}
-        rows = ((battery["id"], *spikes.get(m, (3.7, 0.5, 50.0)), NOON + timedelta(minutes=m)) for m in range(10_080))
+        spikes = {
+            1234: (9.9, 0.5, 50.0),
+            4321: (3.7, -7.0, 50.0),
+            7777: (3.7, 0.5, 1.0),
+            9876: (3.7, 99.0, 50.0),
+        }
+        rows = (
+            (battery["id"], *spikes.get(m, (3.7, 0.5, 50.0)), NOON + timedelta(minutes=m))
+            for m in range(10_080)
+        )
         pm.log_many(rows)
         answer = api.get(f"/v1/meters/{battery['id']}/readings", params={"max_points": 200}).json()
         points = [(p["voltage"], p["current_draw"], p["charge_pct"]) for p in answer["readings"]]
@@ -238,25 +310,38 @@ class TestReadings:
 class TestEventsAndReports:
     """Events, runtime, budget and report."""
 
-    def test_events_are_triggered_listed_and_followed(self, api: httpx2.Client, pm: PowerManager, device: str) -> None:
+    def test_events_are_triggered_listed_and_followed(
+        self, api: httpx2.Client, pm: PowerManager, device: str
+    ) -> None:
         """An event appears in the device's list, and in the sequence of all."""
         before = api.get("/v1/events", params={"limit": 10_000}).json()["next_after"]
-        made = api.post(f"/v1/devices/{device}/events", json={"type": "restore", "value": 2, "note": "back"})
+        made = api.post(
+            f"/v1/devices/{device}/events", json={"type": "restore", "value": 2, "note": "back"}
+        )
         assert made.status_code == 201
         assert api.get(f"/v1/devices/{device}/events").json() == [made.json()]
         page = api.get("/v1/events", params={"after": before}).json()
         ((sequence, event),) = pm.events_since(before)
-        assert page == {"events": [{"sequence": sequence, "event": as_json(event)}], "next_after": sequence}
+        assert page == {
+            "events": [{"sequence": sequence, "event": as_json(event)}],
+            "next_after": sequence,
+        }
 
     @pytest.mark.parametrize("value", ["NaN", "1e999", "true", '"1"', "null"])
     def test_an_events_value_is_a_number(self, api: httpx2.Client, device: str, value: str) -> None:
         """Strict numbers here too."""
         content = f'{{"type": "restore", "value": {value}}}'
         headers = {"Content-Type": "application/json"}
-        problem(api.post(f"/v1/devices/{device}/events", content=content, headers=headers), 422, "invalid_value")
+        problem(
+            api.post(f"/v1/devices/{device}/events", content=content, headers=headers),
+            422,
+            "invalid_value",
+        )
         assert api.get(f"/v1/devices/{device}/events").json() == []
 
-    def test_runtime_is_the_librarys(self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]) -> None:
+    def test_runtime_is_the_librarys(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
         """Null while nothing drains, then hours."""
         device_id = battery["device_id"]
         url = f"/v1/devices/{device_id}/runtime"
@@ -294,11 +379,16 @@ class TestTheServiceItself:
             assert nobody.get("/healthz").json() == {"status": "ok"}
             assert nobody.get("/readyz").json() == {"status": "ready"}
 
-    def test_metrics_tell_what_happened(self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]) -> None:
+    def test_metrics_tell_what_happened(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
         """Requests by route, readings, events by type, clients, and gauges of each meter."""
         from service_harness import eventually
 
-        api.post("/v1/readings", json={"meter_id": battery["id"], "voltage": 3.5, "current_draw": 2, "charge_pct": 7})
+        api.post(
+            "/v1/readings",
+            json={"meter_id": battery["id"], "voltage": 3.5, "current_draw": 2, "charge_pct": 7},
+        )
         gauge = f'device_id="{battery["device_id"]}",meter_id="{battery["id"]}",type="battery"'
         wanted = [
             f"power_meter_voltage_volts{{{gauge}}} 3.5",
@@ -348,29 +438,66 @@ class TestTheServiceItself:
             (b"", "application/json", 400, "malformed_json"),
             (b"{}", "text/plain", 415, "unsupported_media_type"),
             (b"{}", "application/json", 422, "invalid_value"),
-            (b'{"meter_id": "\\ud800", "voltage": 1, "current_draw": 1}', "application/json", 422, "invalid_value"),
-            (b'{"meter_id": [], "voltage": 1, "current_draw": 1}', "application/json", 422, "invalid_value"),
-            (b'{"meter_id": "a", "voltage": 1, "current": 1}', "application/json", 422, "invalid_value"),
+            (
+                b'{"meter_id": "\\ud800", "voltage": 1, "current_draw": 1}',
+                "application/json",
+                422,
+                "invalid_value",
+            ),
+            (
+                b'{"meter_id": [], "voltage": 1, "current_draw": 1}',
+                "application/json",
+                422,
+                "invalid_value",
+            ),
+            (
+                b'{"meter_id": "a", "voltage": 1, "current": 1}',
+                "application/json",
+                422,
+                "invalid_value",
+            ),
             (b"x" * (4 * 1024 * 1024 + 1), "application/json", 413, "body_too_large"),
         ],
-        ids=["cut", "not-utf8", "deep", "huge-number", "empty", "text", "no-keys", "surrogate", "list", "key", "large"],
+        ids=[
+            "cut",
+            "not-utf8",
+            "deep",
+            "huge-number",
+            "empty",
+            "text",
+            "no-keys",
+            "surrogate",
+            "list",
+            "key",
+            "large",
+        ],
     )
     def test_bodies_that_are_no_reading(
         self, api: httpx2.Client, content: bytes, media_type: str, status: int, code: str
     ) -> None:
         """Each is refused for what it is."""
-        problem(api.post("/v1/readings", content=content, headers={"Content-Type": media_type}), status, code)
+        problem(
+            api.post("/v1/readings", content=content, headers={"Content-Type": media_type}),
+            status,
+            code,
+        )
 
     def test_a_chunked_body_is_limited_too(self, api: httpx2.Client) -> None:
         """Without a Content-Length the bytes are counted as they come."""
         chunks = (b" " * 65_536 for _ in range(100))
-        answer = api.post("/v1/readings", content=chunks, headers={"Content-Type": "application/json"})
+        answer = api.post(
+            "/v1/readings", content=chunks, headers={"Content-Type": "application/json"}
+        )
         problem(answer, 413, "body_too_large")
 
     def test_headers_are_limited(self, api: httpx2.Client) -> None:
         """In bytes and in number."""
         problem(api.get("/healthz", headers={"X-Big": "x" * 17_000}), 431, "headers_too_large")
-        problem(api.get("/healthz", headers={f"X-{n}": "x" for n in range(101)}), 431, "headers_too_large")
+        problem(
+            api.get("/healthz", headers={f"X-{n}": "x" for n in range(101)}),
+            431,
+            "headers_too_large",
+        )
 
     def test_answers_carry_the_headers_browsers_go_by(self, api: httpx2.Client) -> None:
         """Nothing is stored or sniffed, and nobody says which server this is."""
@@ -382,7 +509,10 @@ class TestTheServiceItself:
 
 def problem(answer: httpx2.Response, status: int, code: str) -> str:
     """Its detail; fails unless it is that problem."""
-    assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json"), answer.text
+    assert (answer.status_code, answer.headers["Content-Type"]) == (
+        status,
+        "application/problem+json",
+    ), answer.text
     body = answer.json()
     assert (body["status"], body["code"]) == (status, code), body
     assert set(body) == {"type", "title", "status", "code", "detail"}

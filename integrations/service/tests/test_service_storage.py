@@ -17,7 +17,14 @@ from power_service.settings import Settings
 from power_service.storage import Lane, Storage
 from service_harness import Service
 
-from power_manager import InvalidValue, NotFound, PowerManager, PowerManagerError, PowerReading, StorageError
+from power_manager import (
+    InvalidValue,
+    NotFound,
+    PowerManager,
+    PowerManagerError,
+    PowerReading,
+    StorageError,
+)
 
 IMPATIENT = "import power_manager; power_manager.BUSY_TIMEOUT = 0.2; "
 SMALL_DISK = """
@@ -53,7 +60,11 @@ class TestStorageErrors:
     ) -> None:
         """By its class and SQLite's name, never by its text; and no path goes out."""
         found = of_library_error(error)
-        assert (found.status, found.code.value, found.headers.get("Retry-After")) == (status, code, retry_after)
+        assert (found.status, found.code.value, found.headers.get("Retry-After")) == (
+            status,
+            code,
+            retry_after,
+        )
         assert "secret" not in found.detail
 
     def test_a_locked_file_is_503_and_reading_goes_on(self, make_service: Start) -> None:
@@ -74,10 +85,15 @@ class TestStorageErrors:
         with service.client() as client:
             client.put("/v1/devices/a", json={"name": "A"})
             meter_id = client.post("/v1/devices/a/meters", json={"type": "main"}).json()["id"]
-            rows = [{"meter_id": meter_id, "voltage": n, "current_draw": 1, "timestamp": n} for n in range(10_000)]
+            rows = [
+                {"meter_id": meter_id, "voltage": n, "current_draw": 1, "timestamp": n}
+                for n in range(10_000)
+            ]
             assert client.post("/v1/readings", json=rows[:10]).status_code == 200
             answer = client.post("/v1/readings", json=rows)
-            kept = client.get(f"/v1/meters/{meter_id}/readings", params={"limit": 10_000}).json()["readings"]
+            kept = client.get(f"/v1/meters/{meter_id}/readings", params={"limit": 10_000}).json()[
+                "readings"
+            ]
         check_503(service, answer, {"storage_full", "storage_unavailable"})
         assert len(kept) == 10
 
@@ -142,7 +158,9 @@ class TestCharts:
         """Whatever the times, in at most max_points readings, in order, each once."""
         chance = random.Random(seed)
         begin = datetime(2026, 1, 1, tzinfo=timezone.utc)
-        seconds = itertools.accumulate(chance.choice([0.001, 1, 1, 60, 86_400]) for _ in range(5000))
+        seconds = itertools.accumulate(
+            chance.choice([0.001, 1, 1, 60, 86_400]) for _ in range(5000)
+        )
         readings = [
             PowerReading("", "m", chance.gauss(0, 1), chance.gauss(0, 1), chance.gauss(0, 1), chance.uniform(0, 100),
                          (begin + timedelta(seconds=second)).isoformat(timespec="microseconds"))
@@ -151,7 +169,9 @@ class TestCharts:
         for max_points in (8, 100, 1000, 5000):
             points = thin_out(iter(readings), max_points)
             assert len(points) <= max_points
-            assert [point.timestamp for point in points] == sorted({point.timestamp for point in points})
+            assert [point.timestamp for point in points] == sorted(
+                {point.timestamp for point in points}
+            )
             for name in ("voltage", "current_draw", "wattage", "charge_pct"):
                 for extreme in (min, max):
                     expected = extreme(getattr(reading, name) for reading in readings)
@@ -159,7 +179,10 @@ class TestCharts:
 
     def test_few_readings_stay_as_they_are(self) -> None:
         """None is thinned out where there is room for all."""
-        readings = [PowerReading("", "m", 1.0, 1.0, 1.0, 1.0, f"2026-01-01T00:00:0{n}+00:00") for n in range(8)]
+        readings = [
+            PowerReading("", "m", 1.0, 1.0, 1.0, 1.0, f"2026-01-01T00:00:0{n}+00:00")
+            for n in range(8)
+        ]
         assert thin_out(readings, 8) == readings
         assert len(thin_out(readings, 8)) == 8
         assert thin_out([], 8) == []

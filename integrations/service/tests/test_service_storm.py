@@ -52,8 +52,16 @@ class Follower:
         while len(self.seen) < EVENTS and (not self.seen or self.seen[-1] < EVENTS):
             try:
                 await self._follow()
-            except (OSError, WebSocketException, InvalidHandshake, TimeoutError, asyncio.TimeoutError):
-                await asyncio.sleep(random.uniform(0.2, 2.0))  # so that 300 do not come back at once
+            except (
+                OSError,
+                WebSocketException,
+                InvalidHandshake,
+                TimeoutError,
+                asyncio.TimeoutError,
+            ):
+                await asyncio.sleep(
+                    random.uniform(0.2, 2.0)
+                )  # so that 300 do not come back at once
 
     async def _follow(self) -> None:
         headers = {"Authorization": f"Bearer {self.token}"}
@@ -113,7 +121,10 @@ def test_three_hundred_clients_lose_nothing_when_the_service_is_killed(make_serv
     rss = 0
     with open(f"/proc/{service.pid}/status", encoding="ascii") as status:
         rss = next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))
-    print(f"{CLIENTS} clients, {EVENTS} events: lost {lost}, twice {twice}, live {len(delays)}, ", end="")
+    print(
+        f"{CLIENTS} clients, {EVENTS} events: lost {lost}, twice {twice}, live {len(delays)}, ",
+        end="",
+    )
     print(f"p50 {p50:.0f} ms, p99 {p99:.0f} ms, max {delays[-1]:.0f} ms, RSS {rss} MB")
     assert (lost, twice) == (0, 0)
     assert all(follower.seen == everything for follower in followers), "out of order"

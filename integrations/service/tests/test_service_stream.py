@@ -51,7 +51,9 @@ def cleanup() -> Iterator[contextlib.ExitStack]:
 def follow(service: Service, token: str, query: str = "") -> ClientConnection:
     """A connection to the stream."""
     headers = {"Authorization": f"Bearer {token}"}
-    return connect(f"{service.stream_url}?{query}", additional_headers=headers, proxy=None, open_timeout=20)
+    return connect(
+        f"{service.stream_url}?{query}", additional_headers=headers, proxy=None, open_timeout=20
+    )
 
 
 def receive(stream: ClientConnection, kind: str, **wanted: Any) -> dict[str, Any]:
@@ -98,7 +100,13 @@ class TestHello:
         ids=["none", "all", "some", "nothing-missed", "of-another-file"],
     )
     def test_a_client_is_told_where_it_begins(
-        self, service: Service, pm: PowerManager, token: str, after: int | None, back: int, recovered: bool
+        self,
+        service: Service,
+        pm: PowerManager,
+        token: str,
+        after: int | None,
+        back: int,
+        recovered: bool,
     ) -> None:
         """`recovered` says whether everything after `after` follows."""
         last = latest(pm)
@@ -133,15 +141,23 @@ class TestLive:
         meter = pm.add_meter("a", "battery", 50.0, "Pack")
         with follow(service, token) as stream:
             receive(stream, "hello")
-            assert receive_meter(stream, meter.id)["state"] == "charging", "its present state comes first"
+            assert receive_meter(stream, meter.id)["state"] == "charging", (
+                "its present state comes first"
+            )
             logged = pm.log_power(meter.id, 3.7, 0.5, 4.0)
             event = receive(stream, "event")["event"]
-            assert (event["type"], event["value"], event["timestamp"]) == ("low_battery", 4.0, logged.timestamp)
+            assert (event["type"], event["value"], event["timestamp"]) == (
+                "low_battery",
+                4.0,
+                logged.timestamp,
+            )
             reading = receive(stream, "reading", device_id="a")["reading"]
             assert reading == {name: getattr(logged, name) for name in logged.__slots__}
             assert receive_meter(stream, meter.id)["state"] == "critical"
 
-    def test_a_new_meters_first_reading_comes(self, service: Service, pm: PowerManager, token: str) -> None:
+    def test_a_new_meters_first_reading_comes(
+        self, service: Service, pm: PowerManager, token: str
+    ) -> None:
         """Also where both are written at once."""
         with follow(service, token) as stream:
             receive(stream, "hello")
@@ -150,7 +166,9 @@ class TestLive:
                 pm.log_power(meter.id, 5.0, 1.0)
             assert receive(stream, "reading")["reading"]["meter_id"] == meter.id
 
-    def test_new_thresholds_are_a_new_state(self, service: Service, pm: PowerManager, token: str) -> None:
+    def test_new_thresholds_are_a_new_state(
+        self, service: Service, pm: PowerManager, token: str
+    ) -> None:
         """A meter's state is more than its reading."""
         pm.register_device("threshold", "T")
         meter = pm.add_meter("threshold", "battery")
@@ -161,7 +179,9 @@ class TestLive:
             assert receive_meter(stream, meter.id)["state"] == "low"
         pm.register_device("threshold", "T")
 
-    def test_of_fast_readings_only_the_latest_come(self, service: Service, pm: PowerManager, token: str) -> None:
+    def test_of_fast_readings_only_the_latest_come(
+        self, service: Service, pm: PowerManager, token: str
+    ) -> None:
         """At most one a meter each 250 ms, and always the last one."""
         meter = pm.add_meter("a", "main")
         with follow(service, token) as stream:
@@ -176,7 +196,9 @@ class TestLive:
         assert voltages == sorted(set(voltages))
         assert len(voltages) <= writing / 0.25 + 2
 
-    def test_only_the_devices_that_are_asked_for(self, service: Service, pm: PowerManager, token: str) -> None:
+    def test_only_the_devices_that_are_asked_for(
+        self, service: Service, pm: PowerManager, token: str
+    ) -> None:
         """Several may be."""
         with follow(service, token, "device_id=b&device_id=c") as stream:
             receive(stream, "hello")
@@ -210,8 +232,13 @@ class TestGettingIn:
 
     def test_a_token_as_subprotocol(self, service: Service, token: str) -> None:
         """The answer names the other one, and the token only where nothing else was offered."""
-        for offered, chosen in ((["power.v1", f"token.{token}"], "power.v1"), ([f"token.{token}"], f"token.{token}")):
-            with connect(service.stream_url, subprotocols=list(map(Subprotocol, offered)), proxy=None) as stream:
+        for offered, chosen in (
+            (["power.v1", f"token.{token}"], "power.v1"),
+            ([f"token.{token}"], f"token.{token}"),
+        ):
+            with connect(
+                service.stream_url, subprotocols=list(map(Subprotocol, offered)), proxy=None
+            ) as stream:
                 assert stream.subprotocol == chosen
                 receive(stream, "hello")
 
@@ -290,16 +317,22 @@ class TestSlowClients:
                 assert receive(stream, "hello")["recovered"] is True
                 assert sequences(stream, total) == list(range(got[-1] + 1, total + 1))
 
-    def test_a_client_that_takes_in_nothing_is_cut(self, make_service: Start, cleanup: contextlib.ExitStack) -> None:
+    def test_a_client_that_takes_in_nothing_is_cut(
+        self, make_service: Start, cleanup: contextlib.ExitStack
+    ) -> None:
         """Even where it never answers the close frame."""
-        service = make_service("--no-auth", program=quick("queue=10_000, stall_seconds=0.5")).start()
+        service = make_service(
+            "--no-auth", program=quick("queue=10_000, stall_seconds=0.5")
+        ).start()
         with PowerManager(service.db, durability="normal") as manager, service.client() as client:
             manager.register_device("a", "A")
             with manager.transaction():
                 for _ in range(1500):
                     manager.trigger_event("a", "restore", note="x" * 10_000)
             slow = cleanup.enter_context(SlowClient(service.port, "after=0"))
-            eventually(lambda: "power_service_slow_clients_total 1.0" in client.get("/metrics").text)
+            eventually(
+                lambda: "power_service_slow_clients_total 1.0" in client.get("/metrics").text
+            )
             eventually(lambda: "power_service_stream_clients 0.0" in client.get("/metrics").text)
             eventually(lambda: not established(service.pid, slow.port))
 
@@ -323,7 +356,9 @@ class TestTheEnd:
         for stream in streams:
             receive(stream, "hello")
         with socket.create_connection(("127.0.0.1", service.port)) as idle:
-            idle.sendall(b"POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n")
+            idle.sendall(
+                b"POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
+            )
             code, seconds = service.end(sig)
         assert (code, seconds < 5) == (0, True), seconds
         assert {closed(stream)[0] for stream in streams} == {1012}

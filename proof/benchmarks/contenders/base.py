@@ -42,7 +42,9 @@ class Place:
 class Contender:
     """The common protocol. A new one opens, or makes, its file in place.folder."""
 
-    modes: ClassVar[tuple[str, ...]] = ("full",)  # "full", "normal", or "none": nothing is ever synced
+    modes: ClassVar[tuple[str, ...]] = (
+        "full",
+    )  # "full", "normal", or "none": nothing is ever synced
     lacks: ClassVar[str] = ""
 
     def __init__(self, place: Place) -> None:
@@ -100,7 +102,16 @@ def brute_force(rows: Iterable[Row]) -> tuple[float, ...]:
         before = time, watt
         watts.append(watt)
         charges.append(charge)
-    return len(watts), sum(watts) / len(watts), min(watts), max(watts), min(charges), max(charges), out, taken_in
+    return (
+        len(watts),
+        sum(watts) / len(watts),
+        min(watts),
+        max(watts),
+        min(charges),
+        max(charges),
+        out,
+        taken_in,
+    )
 
 
 def report_sql(table: str, where: str, unit: float) -> str:

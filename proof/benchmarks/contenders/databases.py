@@ -46,7 +46,9 @@ class SqliteUtils(Contender):
         self.table.insert_all(map(_record, ready), batch_size=10_000)
 
     def history(self, since: float) -> Sequence[Any]:
-        return list(self.table.rows_where("meter = ? AND time > ?", (METER, since), order_by="time"))
+        return list(
+            self.table.rows_where("meter = ? AND time > ?", (METER, since), order_by="time")
+        )
 
     def report(self, since: float) -> tuple[float, ...]:
         return tuple(self.db.execute(report_sql("reading", _WHERE + "?", 1.0), (since,)).fetchone())
@@ -58,14 +60,20 @@ class SqliteUtils(Contender):
 class Dataset(Contender):
     """Dicts into a table that makes itself, with an index of meter and time; WAL, as dataset sets it."""
 
-    lacks = "no key over meter and time, no present state or statistics: a report reads every reading"
+    lacks = (
+        "no key over meter and time, no present state or statistics: a report reads every reading"
+    )
 
     def open(self) -> None:
-        self.db = importlib.import_module("dataset").connect(f"sqlite:///{self.place.folder / 'dataset.db'}")
+        self.db = importlib.import_module("dataset").connect(
+            f"sqlite:///{self.place.folder / 'dataset.db'}"
+        )
         self.table = self.db["reading"]
         with self.db:
             for column in _COLUMNS:
-                self.table.create_column(column, self.db.types.text if column == "meter" else self.db.types.float)
+                self.table.create_column(
+                    column, self.db.types.text if column == "meter" else self.db.types.float
+                )
             self.table.create_index(["meter", "time"])
 
     def log(self, voltage: float, current: float, charge: float) -> None:
@@ -85,7 +93,9 @@ class Dataset(Contender):
         return list(self.table.find(meter=METER, time={">": since}, order_by="time"))
 
     def report(self, since: float) -> tuple[float, ...]:
-        found = next(iter(self.db.query(report_sql("reading", _WHERE + ":since", 1.0), since=since)))
+        found = next(
+            iter(self.db.query(report_sql("reading", _WHERE + ":since", 1.0), since=since))
+        )
         return tuple(found.values())
 
     def close(self) -> None:
@@ -105,7 +115,9 @@ class DuckDB(Contender):
         )
 
     def log(self, voltage: float, current: float, charge: float) -> None:
-        self.conn.execute("INSERT INTO reading VALUES (1, ?, ?, ?, ?)", (self.clock(), voltage, current, charge))
+        self.conn.execute(
+            "INSERT INTO reading VALUES (1, ?, ?, ?, ?)", (self.clock(), voltage, current, charge)
+        )
 
     def group(self, values: Sequence[tuple[float, float, float]]) -> None:
         self.conn.execute("BEGIN")
@@ -126,7 +138,11 @@ class DuckDB(Contender):
         return [Reading(METER, *row) for row in self.conn.execute(sql, (since,)).fetchall()]
 
     def report(self, since: float) -> tuple[float, ...]:
-        return tuple(self.conn.execute(report_sql("reading", "meter = 1 AND time > ?", 1.0), (since,)).fetchone())
+        return tuple(
+            self.conn.execute(
+                report_sql("reading", "meter = 1 AND time > ?", 1.0), (since,)
+            ).fetchone()
+        )
 
     def close(self) -> None:
         self.conn.close()
@@ -170,7 +186,9 @@ class RecorderORM(Contender):
         self.sa, self.session, self.committed = sa, orm.Session(engine), self.clock()
 
     def _add(self, row: Row) -> None:
-        self.session.add(self.kind(meter=1, time=row[0], voltage=row[1], current=row[2], charge=row[3]))
+        self.session.add(
+            self.kind(meter=1, time=row[0], voltage=row[1], current=row[2], charge=row[3])
+        )
 
     def log(self, voltage: float, current: float, charge: float) -> None:
         now = self.clock()
@@ -195,7 +213,11 @@ class RecorderORM(Contender):
         self.session.commit()
 
     def history(self, since: float) -> Sequence[Any]:
-        found = self.sa.select(self.kind).where(self.kind.meter == 1, self.kind.time > since).order_by(self.kind.time)
+        found = (
+            self.sa.select(self.kind)
+            .where(self.kind.meter == 1, self.kind.time > since)
+            .order_by(self.kind.time)
+        )
         self.session.expunge_all()  # the day is read, not remembered
         rows: Sequence[Any] = self.session.scalars(found).all()
         return rows

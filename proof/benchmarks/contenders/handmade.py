@@ -57,7 +57,9 @@ class Floor(Contender):
 
     def history(self, since: float) -> Sequence[Any]:
         sql = "SELECT time, voltage, current, charge FROM reading WHERE meter = 1 AND time > ? ORDER BY time"
-        return [Reading(METER, us / 1e6, *rest) for us, *rest in self.conn.execute(sql, (since * 1e6,))]
+        return [
+            Reading(METER, us / 1e6, *rest) for us, *rest in self.conn.execute(sql, (since * 1e6,))
+        ]
 
     def report(self, since: float) -> tuple[float, ...]:
         sql = report_sql("reading", "meter = 1 AND time > ?", 1e6)
@@ -149,7 +151,9 @@ class Naive(Contender):
 
     def bulk(self, ready: Iterable[Any]) -> None:
         with self.connection() as conn:
-            conn.executemany("INSERT INTO power_readings VALUES (?, ?, ?, ?, ?, ?, ?)", map(self._fields, ready))
+            conn.executemany(
+                "INSERT INTO power_readings VALUES (?, ?, ?, ?, ?, ?, ?)", map(self._fields, ready)
+            )
 
     def _rows(self, since: float) -> list[Any]:
         sql = """SELECT timestamp, voltage, current_draw, charge_pct FROM power_readings
@@ -159,7 +163,12 @@ class Naive(Contender):
             return list(conn.execute(sql, (METER, when)))
 
     def history(self, since: float) -> Sequence[Any]:
-        return [Reading(METER, datetime.fromisoformat(row[0]).timestamp(), *row[1:]) for row in self._rows(since)]
+        return [
+            Reading(METER, datetime.fromisoformat(row[0]).timestamp(), *row[1:])
+            for row in self._rows(since)
+        ]
 
     def report(self, since: float) -> tuple[float, ...]:
-        return brute_force((datetime.fromisoformat(row[0]).timestamp(), *row[1:]) for row in self._rows(since))
+        return brute_force(
+            (datetime.fromisoformat(row[0]).timestamp(), *row[1:]) for row in self._rows(since)
+        )

@@ -50,9 +50,12 @@ class PowerManagerContender(Contender):
         return self.pm.get_history(self.meter, (self.clock() - since) / 3600)
 
     def report(self, since: float) -> tuple[float, ...]:
-        found = json.loads(self.pm.export_report("bench", (self.clock() - since) / DAY))["meters"][0]
+        found = json.loads(self.pm.export_report("bench", (self.clock() - since) / DAY))["meters"][
+            0
+        ]
         keys = (
-            "reading_count avg_wattage min_wattage max_wattage min_charge_pct max_charge_pct energy_out_wh energy_in_wh"
+            "reading_count avg_wattage min_wattage max_wattage "
+            "min_charge_pct max_charge_pct energy_out_wh energy_in_wh"
         )
         return tuple(found[key] for key in keys.split())
 

@@ -26,7 +26,8 @@ class RRDtool(Contender):
     def open(self) -> None:
         self.path, self.step = str(self.place.folder / "meter.rrd"), self.place.step
         sources = [
-            f"DS:{name}:GAUGE:{max(3600, 2 * self.step)}:U:U" for name in ("volts", "amperes", "charge", "watts")
+            f"DS:{name}:GAUGE:{max(3600, 2 * self.step)}:U:U"
+            for name in ("volts", "amperes", "charge", "watts")
         ]
         hour, hours = max(1, 3600 // self.step), 366 * 24
         archives = [f"RRA:AVERAGE:0.5:1:{self.place.room}"]
@@ -68,7 +69,11 @@ class RRDtool(Contender):
     def history(self, since: float) -> Sequence[Any]:
         first, found = self._fetch("AVERAGE", since, self.step)
         times = range(first + self.step, first + self.step * (len(found) + 1), self.step)
-        return [Reading(METER, float(at), *row[:3]) for at, row in zip(times, found) if row[0] is not None]
+        return [
+            Reading(METER, float(at), *row[:3])
+            for at, row in zip(times, found)
+            if row[0] is not None
+        ]
 
     def report(self, since: float) -> tuple[float, ...]:
         if self.clock() - since < 7200:
@@ -80,4 +85,11 @@ class RRDtool(Contender):
         extremes = min(row[3] for row in least), max(row[3] for row in most)
         charges = min(row[2] for row in least), max(row[2] for row in most)
         out, taken_in = sum(w for w in watts if w > 0), -sum(w for w in watts if w < 0)
-        return (3600 / self.step * len(watts), sum(watts) / len(watts), *extremes, *charges, out, taken_in)
+        return (
+            3600 / self.step * len(watts),
+            sum(watts) / len(watts),
+            *extremes,
+            *charges,
+            out,
+            taken_in,
+        )

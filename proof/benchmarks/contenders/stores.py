@@ -16,13 +16,18 @@ class DiskCache(Contender):
     """A cache without eviction, keyed by the time; its own default is normal, full is asked of it."""
 
     modes = ("full", "normal")
-    lacks = "no query by time but walking its keys, no calculation: a report unpickles every reading"
+    lacks = (
+        "no query by time but walking its keys, no calculation: a report unpickles every reading"
+    )
 
     def open(self) -> None:
         diskcache = importlib.import_module("diskcache")
         sync = {"full": 2, "normal": 1}[self.place.mode]
         self.cache = diskcache.Cache(
-            str(self.place.folder), eviction_policy="none", size_limit=2**40, sqlite_synchronous=sync
+            str(self.place.folder),
+            eviction_policy="none",
+            size_limit=2**40,
+            sqlite_synchronous=sync,
         )
 
     def log(self, voltage: float, current: float, charge: float) -> None:
