@@ -6,13 +6,32 @@
         pm.log_power(battery.id, voltage=3.7, current=0.5, charge_pct=82.0)
         print(pm.export_report("edge-001", days=7))
 
-Standard library only. In the order of this file: constants; errors; enums and records; schema and SQL; values (what a
-parameter may be); calculations (time, energy, statistics, alerts); rows (into records and parts of reports); intake
-(the one way of a reading into the file); connection and upgrade; PowerManager (lifecycle, transactions, devices and
-meters, readings, alerts and events, statistics, budget and report, maintenance); command line.
+Standard library only. The sections of this file, in their order:
 
-`current_draw` is amperes out of the source: positive while it supplies (a battery discharging, a panel producing),
-negative while it takes in (a battery charging). Wattage, voltage x current_draw, has its sign. Times are UTC.
+    Constants                   units, defaults and limits
+    Errors                      what is raised, and how SQLite's errors become ours
+    Enums and records           what callers get
+    Schema                      the tables, and the views that show them as plain numbers
+    Parameters                  what an argument may be
+    Times                       microseconds since 1970, and ISO 8601
+    Statistics                  sums of an hour, energy by the trapezoid rule
+    Alerts                      levels of charge
+    Budget and report           pure functions over meters and sums
+    Rows                        from SQL rows to records
+    Transaction                 who writes, and the only BEGIN, COMMIT and ROLLBACK
+    Readings                    how readings get into the file
+    Hours                       computing, closing and deleting whole hours
+    Outbox                      readings and deletions that wait to be sent elsewhere
+    Opening a file              making, recognising and connecting
+    First release               moving the tables of the first release
+    Checking                    what is wrong with a file
+    Copying                     backup and restore
+    PowerManager                the public class
+    Command line                `python power_manager.py COMMAND`
+
+`current_draw` is amperes out of the source: positive while it supplies (a battery discharging, a
+panel producing), negative while it takes in (a battery charging). Wattage, voltage x current_draw,
+has the same sign. Times are UTC.
 """
 
 from __future__ import annotations
@@ -20,6 +39,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import logging
@@ -28,131 +48,205 @@ import os
 import re
 import sqlite3
 import stat
+import struct
 import sys
 import threading
 import time
+import weakref
+from array import array
+from binascii import crc32
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from itertools import chain, filterfalse, groupby, repeat
+from itertools import chain, count, repeat
 from numbers import Complex, Integral, Number, Real
-from operator import itemgetter, mul
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from types import FrameType, TracebackType
+from typing import Any, Generic, NamedTuple, TypeVar
 
 __version__ = "1.0.0"
-# fmt: off
 __all__ = [
-    "ALERT_HYSTERESIS", "BUSY_TIMEOUT", "CRITICAL_BATTERY_THRESHOLD", "DB_PATH", "FULL_BATTERY_THRESHOLD",
-    "LOW_BATTERY_THRESHOLD", "DeviceRecord", "InvalidValue", "MeterType", "NotFound", "PowerEvent", "PowerEventType",
-    "PowerManager", "PowerManagerError", "PowerMeter", "PowerReading", "PowerState", "PowerStatistics", "StorageError",
+    "ALERT_HYSTERESIS",
+    "BUSY_TIMEOUT",
+    "CRITICAL_BATTERY_THRESHOLD",
+    "DAY_US",
+    "DB_PATH",
+    "FULL_BATTERY_THRESHOLD",
+    "HOUR_US",
+    "LOW_BATTERY_THRESHOLD",
+    "SECOND_US",
+    "AlertLevel",
+    "Deletion",
+    "DeviceRecord",
+    "EnergyTotals",
+    "EventFollower",
+    "InvalidValue",
+    "MeterSums",
+    "MeterType",
+    "NotFound",
+    "PowerEvent",
+    "PowerEventType",
+    "PowerManager",
+    "PowerManagerError",
+    "PowerMeter",
+    "PowerReading",
+    "PowerState",
+    "PowerStatistics",
+    "StorageError",
+    "check_count",
+    "check_duration",
+    "check_iterable",
+    "check_number",
+    "check_text",
+    "counted_meters",
+    "from_microseconds",
     "main",
+    "make_budget",
+    "make_report",
+    "restore_database",
+    "rounded",
+    "to_microseconds",
 ]
-# fmt: on
 _log = logging.getLogger("power_manager")
 
-# --- Constants --------------------------------------------------------------------------------
+# --- Constants ------------------------------------------------------------------------
 
 DB_PATH = Path("power_manager.db")
 LOW_BATTERY_THRESHOLD = 20.0  # % charge: at or below it a battery is low
 CRITICAL_BATTERY_THRESHOLD = 5.0  # % charge: at or below it an alert is critical
 FULL_BATTERY_THRESHOLD = 95.0  # % charge: at or above it a battery's state is "charging"
 ALERT_HYSTERESIS = 2.0  # points of charge above a threshold at which its alert ends
-BUSY_TIMEOUT = 10.0  # seconds to wait for another process that is writing to the file
+BUSY_TIMEOUT = 10.0  # seconds to wait for another thread or process that is writing
 
-_SECOND = 1_000_000  # times are whole microseconds since 1970 inside the file and this module
-_MINUTE = 60 * _SECOND
-_HOUR = 60 * _MINUTE
-_DAY = 24 * _HOUR
-_DEFAULT_MAX_GAP = 3600.0  # seconds between two readings beyond which no energy is booked
-_END_OF_TIME = 7_289_654_400 * _SECOND  # 2201-01-01T00:00:00Z
+SECOND_US = 1_000_000  # microseconds; inside the file and this module times are whole microseconds
+HOUR_US = 3600 * SECOND_US
+DAY_US = 24 * HOUR_US
+
+_MINUTE_US = 60 * SECOND_US
+_DEFAULT_MAX_GAP_S = 5400.0  # seconds: an hourly log with some jitter has no gaps
+_END_OF_TIME_US = 7_289_654_400 * SECOND_US  # 2201-01-01T00:00:00Z
 _MAX_TEXT = 200  # characters of an id or a name
-_MAX_ELECTRICAL = 1e6  # volts, amperes: beyond it a value is a broken sensor's
+_MAX_NOTE = 10_000  # characters of an event's note
+_MAX_ELECTRICAL = 1e6  # volts, amperes: a value beyond it comes from a broken sensor
 _MAX_QUANTITY = 1e12  # watts, watt-hours, seconds: no sum or product of them overflows
+_MAX_DURATION = 1e9  # of any unit: hours, days, seconds
 _MAX_FLOAT = sys.float_info.max
 _MAX_INTEGER = 2**63 - 1
-_CHUNK = 10_000  # readings held in memory at once by anything that streams them in
-_PAGE = 2_000  # readings read, or deleted, in one go
+_CHUNK_ROWS = 10_000  # readings that log_many holds in memory at once
+_PAGE_ROWS = 2_000  # readings that are read, or deleted, in one go
+_MAX_IDLE_READERS = 8  # connections for reading that stay open
+_PAGE_BYTES = 1024  # of a new file: a commit writes whole pages, and flash wears out by them
 
-# --- Errors -----------------------------------------------------------------------------------
+# --- Errors ---------------------------------------------------------------------------
 
 
 class PowerManagerError(Exception):
-    """The base of every error this module raises on purpose."""
+    """The base of every error this module raises on purpose.
+
+    By itself: a call in the wrong place, such as close() inside a transaction.
+    """
 
 
 class InvalidValue(PowerManagerError, ValueError):
-    """A parameter is not what it may be; nothing was stored."""
+    """An argument is invalid; nothing was stored."""
 
 
 class NotFound(PowerManagerError, ValueError, LookupError):
-    """No device or meter has that id; nothing was stored."""
+    """No device or meter has that id; nothing was stored.
+
+    `kind` is "device" or "meter" and `id` is what was asked for, so that each surface can say it
+    in its own words; both are empty if the error was made from a text alone.
+    """
+
+    def __init__(self, message: str, kind: str = "", id: str = "") -> None:  # noqa: A002
+        super().__init__(message, kind, id)
+        self.kind = kind
+        self.id = id
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class StorageError(PowerManagerError, OSError):
     """The file could not be used; it is as it was before the call.
 
-    `filename` is the file, `sqlite_errorname` SQLite's name for what happened, where SQLite said so.
+    `filename` is the file, `reason` says what happened and what to do, and `sqlite_errorname` is
+    SQLite's name for it, or "" if SQLite gave none.
     """
 
     def __init__(self, path: object, reason: object, sqlite_errorname: str = "") -> None:
         super().__init__()
         self.args = (str(path), str(reason), sqlite_errorname)
-        self.filename, self.sqlite_errorname = str(path), sqlite_errorname
+        self.filename = str(path)
+        self.reason = str(reason)
+        self.sqlite_errorname = sqlite_errorname
 
-    def __str__(self) -> str:  # OSError's would speak of an errno
-        return f"{self.args[0]}: {self.args[1]}"
+    def __str__(self) -> str:  # OSError's own would speak of an errno
+        return f"{self.filename}: {self.reason}"
 
 
-_HINTS = {  # by SQLite's primary error name: what to do
-    "DatabaseError": "no SQLite database, or a damaged one: name another file, or restore a backup",  # on Python 3.10
+class _DamagedValue(Exception):
+    """A row of the file holds what this module never writes."""
+
+
+class _CallerRaised(Exception):
+    """Carries an error of the caller's own code past the translation of SQLite's errors."""
+
+    def __init__(self, original: BaseException) -> None:
+        super().__init__()
+        self.original = original
+
+
+_HOW_TO_RESTORE = "put a backup in its place with the command `restore`"
+_HINTS = {  # what to do, by SQLite's primary error name
     "SQLITE_BUSY": "another process is writing to it: try again",
     "SQLITE_CANTOPEN": "check that its directory exists and that this user may write there",
-    "SQLITE_CORRUPT": "the file is damaged: restore a backup, or salvage it with the sqlite3 shell's .recover",
+    "SQLITE_CORRUPT": f"the file is damaged: {_HOW_TO_RESTORE}, "
+    "or salvage it with .recover of the sqlite3 shell",
     "SQLITE_FULL": "the disk is full: free some space, then try again",
-    "SQLITE_IOERR": "the disk failed: look at the system log, and at the free space",
+    "SQLITE_IOERR": "the disk failed: check the system log and the free space",
     "SQLITE_NOMEM": "the machine is out of memory",
-    "SQLITE_NOTADB": "this is not an SQLite database: name another file",
-    "SQLITE_READONLY": "give this user the right to write the file and its directory",
+    "SQLITE_NOTADB": f"not an SQLite database: name another file, or {_HOW_TO_RESTORE}",
+    "SQLITE_READONLY": "give this user write access to the file and its directory",
 }
+_OTHER_HINT = "check the disk and its free space, the permissions and other users of the file"
+_PERMISSION_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# What using a file can raise, apart from the errors of this module.
+# A damaged schema makes SQLite's message one that Python cannot decode.
+_DATABASE_ERRORS = (sqlite3.Error, MemoryError, UnicodeDecodeError, _DamagedValue)
 
 
-# What a file can make SQLite, the system, or the reading of its rows raise.
-_FILE_ERRORS = (
-    sqlite3.Error,
-    OSError,
-    MemoryError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    LookupError,
-)
+def _storage_error(error: BaseException, path: Path) -> StorageError:
+    """An error of SQLite, of the system or of a damaged row, as one that says what to do."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        if error.errno in _SPACE_ERRNOS:
+            reason = f"{reason}; free some space, then try again"
+        elif error.errno in _PERMISSION_ERRNOS:
+            reason = f"{reason}; {_HINTS['SQLITE_CANTOPEN']}"
+        return StorageError(path, reason)
+    if isinstance(error, _DamagedValue):
+        reason = f"a damaged value ({error}): run the command `check`, and {_HOW_TO_RESTORE}"
+        return StorageError(path, reason)
+    if isinstance(error, MemoryError):
+        name = "SQLITE_NOMEM"
+    elif isinstance(error, UnicodeDecodeError):
+        name = "SQLITE_CORRUPT"
+    else:
+        name = getattr(error, "sqlite_errorname", "")  # from Python 3.11 on
+    primary = "_".join(name.split("_")[:2])
+    hint = _HINTS.get(primary, _OTHER_HINT)
+    if not name and type(error) is sqlite3.DatabaseError:  # on Python 3.10
+        hint = f"not an SQLite database, or a damaged one: name another file, or {_HOW_TO_RESTORE}"
+    return StorageError(path, f"{name or type(error).__name__}: {error}; {hint}", name)
 
 
-def _raise_ours(exc: BaseException, path: Path) -> NoReturn:
-    """Raise an error of the file as a StorageError, and this module's own as it is; the only place that does."""
-    if isinstance(exc, PowerManagerError):
-        raise exc
-    if isinstance(exc, OSError):
-        raise StorageError(path, f"{exc.strerror}; {_HINTS['SQLITE_CANTOPEN']}") from exc
-    if not isinstance(exc, (sqlite3.Error, MemoryError)):
-        raise StorageError(
-            path, f"a damaged value ({exc}); look with `check`, and restore a backup"
-        ) from exc
-    name = (
-        "SQLITE_NOMEM"
-        if isinstance(exc, MemoryError)
-        else getattr(exc, "sqlite_errorname", type(exc).__name__)
-    )
-    hint = _HINTS.get(
-        "_".join(name.split("_")[:2]), "check the disk, the permissions and other users of the file"
-    )
-    raise StorageError(path, f"{name}: {exc}; {hint}", name) from exc
-
-
-# --- Enums and records ------------------------------------------------------------------------
+# --- Enums and records ----------------------------------------------------------------
 
 
 class _Text(str, Enum):
@@ -190,19 +284,32 @@ class PowerEventType(_Text):
     RESTORE = "restore"
 
 
-_RUN_EMPTY = (MeterType.BATTERY, MeterType.UPS)  # states and alerts by charge
-_LOADS = (MeterType.MAIN, MeterType.BATTERY, MeterType.UPS)  # what they supply is consumption
+class AlertLevel(_Text):
+    """The alert that stands for a meter. It ends ALERT_HYSTERESIS points above its threshold."""
+
+    NONE = "none"
+    LOW = "low"
+    CRITICAL = "critical"
+
+
+_TYPES_WITH_CHARGE = (MeterType.BATTERY, MeterType.UPS)  # their state follows from their charge
 
 
 def _thresholds(low: float | None, critical: float | None) -> tuple[float, float]:
-    """A device's thresholds in % of charge: its own or the constants."""
-    low = LOW_BATTERY_THRESHOLD if low is None else low
-    return low, CRITICAL_BATTERY_THRESHOLD if critical is None else critical
+    """A device's thresholds in % of charge: its own, or else the constants."""
+    if low is None:
+        low = LOW_BATTERY_THRESHOLD
+    if critical is None:
+        critical = CRITICAL_BATTERY_THRESHOLD
+    return low, critical
 
 
 @dataclass(slots=True)
 class DeviceRecord:
-    """A device: watts, watt-hours a day or None, and % of charge, where None is the module's constant."""
+    """A device: thresholds in W and in % of charge, and an energy target in Wh a day.
+
+    target_wh None: no target. A battery threshold None: the module's constant.
+    """
 
     id: str
     name: str
@@ -214,9 +321,11 @@ class DeviceRecord:
 
 @dataclass(slots=True)
 class PowerMeter:
-    """A meter and its present state: volts, amperes out of the source, watt-hours, percent.
+    """A meter and its present state: V, A out of the source, Wh, %.
 
-    `updated_at` is the time of that state, None before the first reading. The thresholds are its device's.
+    `updated_at` is the time of that state, None before the first reading. The thresholds are its
+    device's. If the reading of that state lacked volts or amperes, `power_known` is False, and the
+    missing value is 0.0 here. An inactive meter counts in no present figure.
     """
 
     id: str
@@ -230,18 +339,24 @@ class PowerMeter:
     updated_at: str | None = None
     low_battery_threshold: float | None = None
     critical_battery_threshold: float | None = None
+    active: bool = True
+    power_known: bool = True
+    alert_level: AlertLevel = AlertLevel.NONE
 
     @property
-    def wattage(self) -> float:
-        """Watts out of the source, rounded to 4 decimals."""
+    def wattage(self) -> float | None:
+        """Watts out of the source, rounded to 4 decimals; None if unknown."""
+        if not self.power_known:
+            return None
         return round(self.voltage * self.current_draw, 4)
 
     @property
     def state(self) -> PowerState:
         """What the present values say, by type.
 
-        solar: charging, always. main: normal while it carries voltage, else unknown. battery and ups: below 5 %
-        critical, from 5 to 20 % low, from 95 % charging, else normal; unknown where the charge is not a number.
+        solar: charging, always. main: normal unless its voltage is 0, then unknown. battery and
+        ups: below 5 % critical, from 5 to 20 % low, from 95 % charging, otherwise normal; unknown
+        if the charge is not a number. The device's own thresholds replace 5 and 20 %.
         """
         if self.type == MeterType.SOLAR:
             return PowerState.CHARGING
@@ -251,30 +366,38 @@ class PowerMeter:
         if self.type == MeterType.MAIN:
             return PowerState.NORMAL if value else PowerState.UNKNOWN
         low, critical = _thresholds(self.low_battery_threshold, self.critical_battery_threshold)
+        if value < critical:
+            return PowerState.CRITICAL
         if value <= low:
-            return PowerState.CRITICAL if value < critical else PowerState.LOW
-        return PowerState.CHARGING if value >= FULL_BATTERY_THRESHOLD else PowerState.NORMAL
+            return PowerState.LOW
+        if value >= FULL_BATTERY_THRESHOLD:
+            return PowerState.CHARGING
+        return PowerState.NORMAL
 
 
 @dataclass(slots=True)
 class PowerReading:
     """One meter at one instant; `wattage` is rounded to 4 decimals, `timestamp` ISO 8601 UTC.
 
-    `id` is made of the meter's id and the time, so it is the same on every copy.
+    Unknown volts or amperes are None, and so is the wattage then. `id` is made of the meter's id
+    and the time, so it is the same on every copy.
     """
 
     id: str
     meter_id: str
-    voltage: float
-    current_draw: float
-    wattage: float
+    voltage: float | None
+    current_draw: float | None
+    wattage: float | None
     charge_pct: float
     timestamp: str
 
 
 @dataclass(slots=True)
 class PowerEvent:
-    """Something that happened to a device. An alert's `value` is the charge in percent."""
+    """Something that happened to a device, or to one meter of it.
+
+    An alert's `value` is the charge in percent, and its `meter_id` the meter's.
+    """
 
     id: str
     device_id: str
@@ -282,227 +405,284 @@ class PowerEvent:
     value: float
     timestamp: str
     note: str | None
+    meter_id: str | None = None
 
 
 @dataclass(slots=True)
 class PowerStatistics:
-    """One meter over one UTC hour or day, which begins at `start` (ISO 8601)."""
+    """One meter over one UTC hour or day, whose first instant is `start` (ISO 8601).
+
+    The wattages are None if no reading has watts.
+    """
 
     meter_id: str
     start: str
     reading_count: int
-    avg_wattage: float
-    min_wattage: float
-    max_wattage: float
+    avg_wattage: float | None
+    min_wattage: float | None
+    max_wattage: float | None
     min_charge_pct: float
     max_charge_pct: float
     energy_out_wh: float
     energy_in_wh: float
 
 
-# --- Schema and SQL ---------------------------------------------------------------------------
+@dataclass(slots=True)
+class EnergyTotals:
+    """The energy of a meter since its first reading, in Wh; neither value is ever below 0."""
 
-_APPLICATION_ID = 0x4252504D  # "BRPM", in the file's header
-# Versions: 0 with application_id 0 is the first release of this tool; 1 had no forwarded_us; 2 knew in the place of the
-# latest pruned reading only a time up to which readings may have been counted; 3 is the tables below.
-_NO_SCHEMA, _FIRST_SCHEMA, _SCHEMA_VERSION = -1, 0, 3
-_SQLITE_BUSY = 5
-_SUFFIXES = ("-wal", "-shm", "-journal")  # of the files that SQLite keeps beside a database
+    meter_id: str
+    energy_out_wh: float
+    energy_in_wh: float
 
-_SCHEMA = """
-CREATE TABLE devices (
-    device_key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
-    shutdown_threshold REAL NOT NULL, target_wh REAL,               -- W; Wh a day
-    low_battery_threshold REAL, critical_battery_threshold REAL,    -- %; NULL: the module's constant
-    CHECK (typeof(id) || typeof(name) || typeof(shutdown_threshold) || typeof(coalesce(target_wh, 0.0))
-        = 'texttextrealreal' AND shutdown_threshold + abs(coalesce(target_wh, 0)) < 9e999)
-);
-CREATE TABLE power_meters (
-    meter_key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, device_key INTEGER NOT NULL REFERENCES devices,
-    type TEXT NOT NULL, name TEXT, capacity_wh REAL NOT NULL,
-    voltage REAL NOT NULL DEFAULT 0, current_draw REAL NOT NULL DEFAULT 0, charge_pct REAL NOT NULL DEFAULT 100,
-    updated_us INTEGER,                          -- when that present state was
-    newest_us INTEGER NOT NULL DEFAULT -1,       -- the latest timestamp ever stored, and its watts
-    newest_wattage REAL NOT NULL DEFAULT 0,
-    pruned_us INTEGER NOT NULL DEFAULT -1,       -- the latest timestamp that prune() took, and its watts
-    pruned_wattage REAL NOT NULL DEFAULT 0,
-    alert_level INTEGER NOT NULL DEFAULT 0,      -- 0 none, 1 low, 2 critical
-    alerted_us INTEGER NOT NULL DEFAULT 0,       -- when the level's event was last recorded
-    forwarded_us INTEGER NOT NULL DEFAULT -1,    -- no reading up to it waits for mark_forwarded()
-    CHECK (typeof(id) || typeof(coalesce(name, '')) || typeof(capacity_wh) = 'texttextreal' AND capacity_wh < 9e999)
-);
--- serves list_meters, budget and report: the meters of a device
-CREATE INDEX power_meters_by_device ON power_meters (device_key);
--- A value is kept as a whole number of millionths (charge: hundredths) wherever that gives the
--- very same float back, and as that float where it does not: 30 bytes a reading instead of 47.
-CREATE TABLE power_readings (
-    meter_key INTEGER NOT NULL REFERENCES power_meters, timestamp INTEGER NOT NULL,  -- microseconds since 1970
-    voltage NOT NULL, current_draw NOT NULL, charge_pct NOT NULL, PRIMARY KEY (meter_key, timestamp)
-) WITHOUT ROWID;
--- Statistics. For check(), the kept_ columns describe the readings that are still there (see _fingerprint).
-CREATE TABLE power_hourly (
-    meter_key INTEGER NOT NULL REFERENCES power_meters, hour INTEGER NOT NULL,       -- hours since 1970
-    kept_sum INTEGER NOT NULL, kept_count INTEGER NOT NULL,
-    reading_count INTEGER NOT NULL, wattage_sum REAL NOT NULL, min_wattage REAL NOT NULL, max_wattage REAL NOT NULL,
-    min_charge_pct REAL NOT NULL, max_charge_pct REAL NOT NULL,
-    energy_out_wh REAL NOT NULL, energy_in_wh REAL NOT NULL, PRIMARY KEY (meter_key, hour)
-) WITHOUT ROWID;
--- A sequence is never used twice: followers resume by it.
-CREATE TABLE power_events (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, device_key INTEGER NOT NULL REFERENCES devices,
-    type TEXT NOT NULL, value REAL NOT NULL, timestamp INTEGER NOT NULL, note TEXT,
-    CHECK (typeof(id) || typeof(value) || typeof(coalesce(note, '')) = 'textrealtext' AND abs(value) < 9e999)
-);
--- serves get_events and the report: a device's newest events
-CREATE INDEX power_events_by_device ON power_events (device_key, timestamp);
-CREATE TABLE power_settings (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
--- readings as numbers: every query of this module reads this view
-CREATE VIEW power_values AS SELECT meter_key, timestamp,
+
+@dataclass(slots=True)
+class Deletion:
+    """Something that was deleted here, for a store elsewhere that holds a copy.
+
+    kind is "readings" (those of a meter from `since` on and before `until`; None is no limit),
+    "meter" (all of a meter), or "device" (all of a device; meter_id is None).
+    """
+
+    sequence: int
+    kind: str
+    device_id: str
+    meter_id: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+
+class MeterSums(NamedTuple):
+    """What readings of one meter add up to; W, % and Wh.
+
+    power_count is how many of the readings have watts; wattage_sum is over those. The extremes
+    are None where there is nothing to compare.
+    """
+
+    reading_count: int = 0
+    power_count: int = 0
+    wattage_sum: float = 0.0
+    min_wattage: float | None = None
+    max_wattage: float | None = None
+    min_charge_pct: float | None = None
+    max_charge_pct: float | None = None
+    energy_out_wh: float = 0.0
+    energy_in_wh: float = 0.0
+
+    @property
+    def avg_wattage(self) -> float | None:
+        """The mean over the readings that have watts, not over time; None without any."""
+        return self.wattage_sum / self.power_count if self.power_count else None
+
+
+# --- Schema ---------------------------------------------------------------------------
+
+# In the file's header. 0x4252504D was the id of development versions, which were never released.
+_APPLICATION_ID = 0x4252504E  # "BRPN"
+_DEVELOPMENT_APPLICATION_ID = 0x4252504D  # "BRPM"
+# The versions of the schema, kept in user_version:
+# 1: the tables below.
+_SCHEMA_VERSION = 1
+
+# One statement each. sqlite_master keeps their text to the letter, and opening a file compares it.
+_SCHEMA = (
+    """CREATE TABLE devices (
+    device_key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    shutdown_threshold REAL NOT NULL,   -- W
+    target_wh REAL,                     -- Wh a day; NULL: no target
+    low_battery_threshold REAL,         -- % of charge; NULL: the module's constant
+    critical_battery_threshold REAL     -- likewise
+)""",
+    # The statistics of the hour under way are here, because every reading writes this row anyway.
+    """CREATE TABLE power_meters (
+    meter_key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    device_key INTEGER NOT NULL REFERENCES devices,
+    type TEXT NOT NULL,
+    name TEXT,
+    capacity_wh REAL NOT NULL,
+    -- the present state
+    active INTEGER NOT NULL DEFAULT 1,
+    voltage REAL DEFAULT 0,             -- NULL: the latest reading had none
+    current_draw REAL DEFAULT 0,        -- likewise
+    charge_pct REAL NOT NULL DEFAULT 100,
+    state_us INTEGER,                   -- when that was; NULL: no reading yet
+    live_us INTEGER,                    -- the instant of the last live reading,
+    live_clock_us INTEGER,              -- and what the clock said: the same, or less if taken
+    alert_level INTEGER NOT NULL DEFAULT 0,   -- 0 none, 1 low, 2 critical
+    alerted_us INTEGER,                 -- when the event of that level was last recorded
+    -- the newest reading in time, and the newest one that has watts
+    latest_us INTEGER,
+    powered_us INTEGER,
+    powered_wattage REAL,
+    -- the outbox: no reading up to this instant waits, but for those in power_late
+    acknowledged_us INTEGER,            -- NULL: none was ever acknowledged
+    -- the hour under way, which is that of the newest reading: the columns of power_hourly
+    hour INTEGER,
+    closed INTEGER NOT NULL DEFAULT 0,
+    reading_count INTEGER NOT NULL DEFAULT 0,
+    power_count INTEGER NOT NULL DEFAULT 0,
+    wattage_sum REAL NOT NULL DEFAULT 0,
+    min_wattage REAL,
+    max_wattage REAL,
+    min_charge_pct REAL,
+    max_charge_pct REAL,
+    energy_out_wh REAL NOT NULL DEFAULT 0,
+    energy_in_wh REAL NOT NULL DEFAULT 0,
+    checksum INTEGER NOT NULL DEFAULT 0
+)""",
+    # serves list_meters, budget and report: the meters of a device
+    "CREATE INDEX power_meters_by_device ON power_meters (device_key)",
+    # A value is kept as a whole number of millionths (charge: hundredths) where that gives the
+    # very same float back, and as that float where it does not: 30 bytes a reading, not 47.
+    """CREATE TABLE power_readings (
+    meter_key INTEGER NOT NULL REFERENCES power_meters,
+    timestamp INTEGER NOT NULL,         -- microseconds since 1970
+    voltage,                            -- NULL: not known
+    current_draw,                       -- likewise
+    charge_pct NOT NULL,
+    PRIMARY KEY (meter_key, timestamp)
+) WITHOUT ROWID""",
+    """CREATE TABLE power_hourly (
+    meter_key INTEGER NOT NULL REFERENCES power_meters,
+    hour INTEGER NOT NULL,              -- hours since 1970
+    closed INTEGER NOT NULL,            -- 1: pruned but for its last reading with watts; 2: all
+    reading_count INTEGER NOT NULL,
+    power_count INTEGER NOT NULL,       -- of them, those that have watts
+    wattage_sum REAL NOT NULL,
+    min_wattage REAL,
+    max_wattage REAL,
+    min_charge_pct REAL,
+    max_charge_pct REAL,
+    energy_out_wh REAL NOT NULL,
+    energy_in_wh REAL NOT NULL,
+    checksum INTEGER NOT NULL,          -- see _HourSums
+    PRIMARY KEY (meter_key, hour)
+) WITHOUT ROWID""",
+    # A sequence number is never used twice, so followers resume by it.
+    """CREATE TABLE power_events (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL,
+    device_key INTEGER NOT NULL REFERENCES devices,
+    type TEXT NOT NULL,
+    value REAL NOT NULL,
+    timestamp INTEGER NOT NULL,
+    note TEXT,
+    meter_id TEXT,                      -- kept when its meter is deleted
+    checksum INTEGER NOT NULL           -- see _event_checksum
+)""",
+    # serves get_events and the report: a device's newest events
+    "CREATE INDEX power_events_by_device ON power_events (device_key, timestamp)",
+    # The outbox: readings that came out of order, and what was deleted.
+    """CREATE TABLE power_late (
+    meter_key INTEGER NOT NULL REFERENCES power_meters,
+    timestamp INTEGER NOT NULL,
+    live INTEGER NOT NULL,              -- 1: it was live when it came
+    PRIMARY KEY (meter_key, timestamp)
+) WITHOUT ROWID""",
+    """CREATE TABLE power_deletions (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    device_id TEXT NOT NULL,
+    meter_id TEXT,
+    since_us INTEGER,
+    until_us INTEGER
+)""",
+    # How far each follower of the events has come.
+    """CREATE TABLE power_cursors (
+    name TEXT PRIMARY KEY,
+    sequence INTEGER NOT NULL
+) WITHOUT ROWID""",
+    "CREATE TABLE power_settings (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
+    # Readings as plain numbers: the queries of this module read this view.
+    """CREATE VIEW power_values AS SELECT meter_key, timestamp,
     CASE typeof(voltage) WHEN 'integer' THEN voltage / 1e6 ELSE voltage END AS voltage,
-    CASE typeof(current_draw) WHEN 'integer' THEN current_draw / 1e6 ELSE current_draw END AS current_draw,
-    CASE typeof(charge_pct) WHEN 'integer' THEN charge_pct / 1e2 ELSE charge_pct END AS charge_pct FROM power_readings;
--- the same for people
-CREATE VIEW readings AS
+    CASE typeof(current_draw) WHEN 'integer' THEN current_draw / 1e6 ELSE current_draw END
+        AS current_draw,
+    CASE typeof(charge_pct) WHEN 'integer' THEN charge_pct / 1e2 ELSE charge_pct END AS charge_pct
+    FROM power_readings""",
+    # Every hour's statistics: the two places do not overlap.
+    """CREATE VIEW power_hours AS
+    SELECT meter_key, hour, closed, reading_count, power_count, wattage_sum, min_wattage,
+        max_wattage, min_charge_pct, max_charge_pct, energy_out_wh, energy_in_wh, checksum
+    FROM power_hourly
+    UNION ALL
+    SELECT meter_key, hour, closed, reading_count, power_count, wattage_sum, min_wattage,
+        max_wattage, min_charge_pct, max_charge_pct, energy_out_wh, energy_in_wh, checksum
+    FROM power_meters WHERE hour IS NOT NULL""",
+    # The same two with text ids and ISO times, to be read in the sqlite3 shell.
+    """CREATE VIEW readings AS
     SELECT m.id || ':' || v.timestamp AS id, m.id AS meter_id, v.voltage, v.current_draw,
         round(v.voltage * v.current_draw, 4) AS wattage, v.charge_pct,
         strftime('%Y-%m-%dT%H:%M:%S', v.timestamp / 1000000, 'unixepoch')
             || printf('.%06d+00:00', v.timestamp % 1000000) AS timestamp
-    FROM power_values v JOIN power_meters m USING (meter_key);
-"""
-
-_DEVICE_COLUMNS = [field.name for field in dataclasses.fields(DeviceRecord)]
-_DEVICE_SQL = f"SELECT {', '.join(_DEVICE_COLUMNS)} FROM devices"
-_METER_SQL = """SELECT m.meter_key, m.id, d.id, m.type, m.voltage, m.current_draw, m.capacity_wh, m.charge_pct, m.name,
-    m.updated_us, d.low_battery_threshold, d.critical_battery_threshold
-    FROM power_meters m JOIN devices d USING (device_key)"""
-_EVENT_SQL = """SELECT e.sequence, e.id, d.id, e.type, e.value, e.timestamp, e.note
-    FROM power_events e JOIN devices d USING (device_key)"""
-_KEY_SQL = {
-    "device_id": "SELECT device_key, name FROM devices WHERE id = ?",
-    "meter_id": "SELECT meter_key FROM power_meters WHERE id = ?",
-}
-_REGISTER_SQL = f"""INSERT INTO devices ({", ".join(_DEVICE_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _DEVICE_COLUMNS[1:])}"""
-_ADD_METER_SQL = (
-    "INSERT INTO power_meters (id, device_key, type, name, capacity_wh) VALUES (?, ?, ?, ?, ?)"
+    FROM power_values v JOIN power_meters m USING (meter_key)""",
+    """CREATE VIEW statistics AS
+    SELECT m.id AS meter_id,
+        strftime('%Y-%m-%dT%H:%M:%S+00:00', h.hour * 3600, 'unixepoch') AS start,
+        h.reading_count, h.wattage_sum / nullif(h.power_count, 0) AS avg_wattage, h.min_wattage,
+        h.max_wattage, h.min_charge_pct, h.max_charge_pct, h.energy_out_wh, h.energy_in_wh, h.closed
+    FROM power_hours h JOIN power_meters m USING (meter_key)""",
 )
-_CHECK_SQL = f"""SELECT meter_key, id, pruned_us, pruned_wattage, charge_pct BETWEEN 0 AND 100
-    AND abs(voltage) <= {_MAX_ELECTRICAL} AND abs(current_draw) <= {_MAX_ELECTRICAL} AND typeof(voltage)
-    || typeof(current_draw) || typeof(charge_pct) || typeof(newest_wattage) || typeof(pruned_wattage)
-        = 'realrealrealrealreal'
-    AND typeof(newest_us) || typeof(pruned_us) || typeof(alert_level) || typeof(alerted_us) || typeof(forwarded_us)
-    || typeof(coalesce(updated_us, 0)) = 'integerintegerintegerintegerintegerinteger' FROM power_meters"""
-_BATTERIES_SQL = """SELECT capacity_wh, charge_pct, coalesce((SELECT avg(v.voltage * v.current_draw) FROM power_values v
-    WHERE v.meter_key = m.meter_key AND v.timestamp > m.updated_us - :window AND v.timestamp <= m.updated_us),
-    voltage * current_draw) FROM power_meters m WHERE device_key = :key AND type = 'battery'"""
-_VALUES_SQL = (
-    "SELECT timestamp, voltage, current_draw, charge_pct FROM power_values WHERE meter_key = :key"
-)
-# A meter's last reading before a time, and its next one from that on: times and watts.
-_LAST_SQL, _NEXT_SQL = (
-    f"SELECT timestamp, voltage * current_draw FROM power_values WHERE meter_key = ? AND timestamp {side} LIMIT 1"
-    for side in ("< ? ORDER BY timestamp DESC", ">= ? ORDER BY timestamp")
-)
-_ADD_EVENT_SQL = "INSERT INTO power_events (id, device_key, type, value, timestamp, note) VALUES (?, ?, ?, ?, ?, ?)"
-_INTAKE_SQL = """SELECT m.meter_key, m.device_key, m.type, m.name, m.voltage, m.current_draw, m.charge_pct,
-    m.updated_us, m.newest_us, m.newest_wattage, m.pruned_us, m.pruned_wattage, m.alert_level, m.alerted_us,
-    d.low_battery_threshold, d.critical_battery_threshold
-    FROM power_meters m JOIN devices d USING (device_key) WHERE m.id = ?"""
-_FREE_INSTANT_SQL = """SELECT r.timestamp + 1 FROM power_readings r WHERE meter_key = :key AND timestamp >= :us
-    AND EXISTS (SELECT 1 FROM power_readings WHERE meter_key = :key AND timestamp = :us)
-    AND NOT EXISTS (SELECT 1 FROM power_readings WHERE meter_key = :key AND timestamp = r.timestamp + 1)
-    ORDER BY r.timestamp LIMIT 1"""
-_SET_STATE_SQL = """UPDATE power_meters SET voltage = ?, current_draw = ?, charge_pct = ?, updated_us = ?,
-    newest_us = ?, newest_wattage = ?, alert_level = ?, alerted_us = ?, forwarded_us = min(forwarded_us, ?)
-    WHERE meter_key = ?"""
-_UNFORWARDED_SQL = """SELECT m.id, v.timestamp, v.voltage, v.current_draw, v.charge_pct FROM power_meters m
-    JOIN power_values v ON v.meter_key = m.meter_key AND v.timestamp > m.forwarded_us
-    WHERE m.forwarded_us < m.newest_us ORDER BY m.meter_key, v.timestamp LIMIT ?"""
-_FORWARDED_SQL = """SELECT timestamp FROM power_readings r JOIN power_meters m USING (meter_key)
-    WHERE meter_key = :key AND timestamp > forwarded_us AND timestamp <= :last ORDER BY timestamp"""
-_MARK_SQL = "UPDATE power_meters SET forwarded_us = max(forwarded_us, ?) WHERE meter_key = ?"
-_BOOK_SQL = """INSERT INTO power_hourly (meter_key, hour, kept_sum, kept_count, reading_count, wattage_sum, min_wattage,
-    max_wattage, min_charge_pct, max_charge_pct, energy_out_wh, energy_in_wh)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (meter_key, hour) DO UPDATE SET
-    kept_sum = kept_sum + excluded.kept_sum, kept_count = kept_count + excluded.kept_count,
-    reading_count = reading_count + excluded.reading_count, wattage_sum = wattage_sum + excluded.wattage_sum,
-    min_wattage = min(min_wattage, excluded.min_wattage), max_wattage = max(max_wattage, excluded.max_wattage),
-    min_charge_pct = min(min_charge_pct, excluded.min_charge_pct),
-    max_charge_pct = max(max_charge_pct, excluded.max_charge_pct),
-    energy_out_wh = energy_out_wh + excluded.energy_out_wh, energy_in_wh = energy_in_wh + excluded.energy_in_wh"""
-_ADD_SQL = "UPDATE power_hourly SET {0} = {0} + ?, {1} = {1} + ? WHERE meter_key = ? AND hour = ?"
-_ADD_ENERGY_SQL = _ADD_SQL.format("energy_out_wh", "energy_in_wh")
-_ADD_KEPT_SQL = _ADD_SQL.format("kept_sum", "kept_count")
-_PRUNED_SQL = "UPDATE power_meters SET pruned_us = ?, pruned_wattage = ? WHERE meter_key = ? AND pruned_us < ?"
-_TALLY_SQL = """sum(reading_count), sum(wattage_sum), min(min_wattage), max(max_wattage), min(min_charge_pct),
-    max(max_charge_pct), sum(energy_out_wh), sum(energy_in_wh)"""
-# The parts of a window, which begins after a time: of each meter the hour of its first reading there, from its
-# readings, and the later ones from power_hourly. Where prune() has taken readings of the window, every hour is whole.
-# The LIMIT keeps SQLite from asking for the first reading again with every row that is joined.
-_WINDOW_SQL = """WITH first (meter_key, hour) AS (
-    SELECT meter_key, CASE WHEN pruned_us > :after THEN :after / 3600000000 - 1 ELSE (SELECT min(timestamp)
-        FROM power_readings r WHERE r.meter_key = m.meter_key AND timestamp > :after) / 3600000000 END
-    FROM power_meters m WHERE meter_key IN (SELECT value FROM json_each(:keys)) LIMIT -1)"""
-_FIRST_HOUR_SQL = f"""{_WINDOW_SQL} SELECT meter_key, timestamp, voltage, current_draw, charge_pct
-    FROM first JOIN power_values USING (meter_key) WHERE timestamp > :after AND timestamp < (hour + 1) * 3600000000
-    ORDER BY meter_key, timestamp"""
-_WHOLE_HOURS_SQL = f"""{_WINDOW_SQL} SELECT meter_key, {_TALLY_SQL} FROM first f JOIN power_hourly h USING (meter_key)
-    WHERE h.hour > f.hour GROUP BY meter_key"""
-
-# --- Values -----------------------------------------------------------------------------------
+# --- Parameters -----------------------------------------------------------------------
 
 _E = TypeVar("_E", bound=_Text)
 _T = TypeVar("_T")
 
 
+class _Unchanged(Enum):
+    """Stands for a parameter that was not given, where None is a value of its own."""
+
+    UNCHANGED = "unchanged"
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+_UNCHANGED = _Unchanged.UNCHANGED
+
+
 def _invalid(name: str, expected: str, value: object) -> InvalidValue:
     try:
         shown = repr(value)
-    except Exception:  # noqa: BLE001  # a number of too many digits, or anybody's __repr__
+    except Exception:  # noqa: BLE001  # an int of too many digits, or a __repr__ that raises
         shown = f"a {type(value).__name__}"
-    return InvalidValue(
-        f"{name}: expected {expected}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
-    )
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    return InvalidValue(f"{name}: expected {expected}, got {shown}")
 
 
-def _number(name: str, value: Any, low: float, high: float, unit: str) -> float:
-    """The value as a float from low to high; Decimal and NumPy scalars are numbers too, truth values are not."""
-    real = isinstance(value, Real) or (isinstance(value, Number) and not isinstance(value, Complex))
-    if real and not isinstance(value, bool):
+def check_number(name: str, value: Any, low: float, high: float, unit: str) -> float:
+    """Return the value as a float from low to high.
+
+    Decimal and NumPy scalars are numbers too, truth values are not. Raises InvalidValue, which
+    names the parameter, the limits with their unit, and the value.
+    """
+    is_real = isinstance(value, Real)
+    is_decimal = isinstance(value, Number) and not isinstance(value, Complex)
+    if (is_real or is_decimal) and not isinstance(value, bool):
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if low <= number <= high:  # false for NaN
-            return number
-    bounds = "a finite number" if high == _MAX_FLOAT else f"a number from {low:g} to {high:g}"
-    raise _invalid(name, f"{bounds} ({unit})", value)
+            return number + 0.0  # SQLite gives a negative zero back as zero
+    if high == _MAX_FLOAT:
+        raise _invalid(name, f"a finite number ({unit})", value)
+    raise _invalid(name, f"a number from {low:g} to {high:g} ({unit})", value)
 
 
-def _electrical(voltage: Any, current: Any, charge_pct: Any) -> tuple[float, float, float | None]:
-    """Volts, amperes and percent of one reading, the charge clamped to 0..100."""
-    limit = _MAX_ELECTRICAL
-    if (
-        type(voltage) is not float or not -limit <= voltage <= limit
-    ):  # false for NaN; the fast way out of most calls
-        voltage = _number("voltage", voltage, -limit, limit, "V")
-    if type(current) is not float or not -limit <= current <= limit:
-        current = _number("current", current, -limit, limit, "A")
-    if charge_pct is not None and (type(charge_pct) is not float or not 0.0 <= charge_pct <= 100.0):
-        charge_pct = min(
-            max(_number("charge_pct", charge_pct, -_MAX_FLOAT, _MAX_FLOAT, "%"), 0.0), 100.0
-        )
-    return voltage, current, charge_pct
-
-
-def _whole(name: str, value: Any) -> int:
+def check_count(name: str, value: Any) -> int:
+    """Return the value as a whole number of at least 0. Raises InvalidValue."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise _invalid(name, "a whole number of at least 0", value)
     return min(int(value), _MAX_INTEGER)
 
 
-def _text(name: str, value: Any, limit: int = _MAX_TEXT) -> str:
-    """The value as text that SQLite and JSON can carry."""
+def check_text(name: str, value: Any, limit: int = _MAX_TEXT) -> str:
+    """Return the value as text that SQLite and JSON can carry. Raises InvalidValue."""
     if not isinstance(value, str) or not value.strip() or len(value) > limit:
         raise _invalid(name, f"text of 1 to {limit} characters", value)
     if re.search("[\0\ud800-\udfff]", value):
@@ -510,96 +690,132 @@ def _text(name: str, value: Any, limit: int = _MAX_TEXT) -> str:
     return str.__str__(value)  # of a subclass, such as an enum, what it is equal to
 
 
-def _optional(check: Callable[..., Any], name: str, value: Any, *limits: Any) -> Any:
-    return None if value is None else check(name, value, *limits)
+def check_duration(name: str, value: Any, unit_us: int, unit: str) -> int:
+    """Return a length of time from 0 to 1e9 units as microseconds. Raises InvalidValue."""
+    return round(check_number(name, value, 0, _MAX_DURATION, unit) * unit_us)
 
 
-def _member(kind: type[_E], name: str, value: Any) -> _E:
+def check_iterable(name: str, value: Any) -> Iterable[Any]:
+    """Return the value if it is an iterable other than text. Raises InvalidValue."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise _invalid(name, "an iterable, such as a list", value)
+    return value
+
+
+def _check_member(kind: type[_E], name: str, value: Any) -> _E:
+    """Return the member of an enum that the value is, or is the text of."""
     try:
         return kind(value)
     except ValueError:
         raise _invalid(name, "one of " + ", ".join(kind), value) from None
 
 
-def _span(name: str, value: Any, unit_us: int, unit: str) -> int:
-    return round(_number(name, value, 0, 1e9, unit) * unit_us)
-
-
-def _iterable(name: str, value: Any) -> Iterable[Any]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise _invalid(name, "an iterable, such as a list", value)
+def _check_flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(name, "True or False", value)
     return value
 
 
-def _path(name: str, value: Any) -> Path:
+def _check_path(name: str, value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):
         raise _invalid(name, "a path", value)
     return Path(value)
 
 
-def _device(
+def _check_volts_or_amperes(name: str, value: Any, unit: str) -> float | None:
+    if value is None:
+        return None
+    return check_number(name, value, -_MAX_ELECTRICAL, _MAX_ELECTRICAL, unit)
+
+
+def _check_reading(
+    voltage: Any, current: Any, charge_pct: Any
+) -> tuple[float | None, float | None, float | None]:
+    """Volts, amperes and percent of one reading, the charge clamped to 0..100."""
+    limit = _MAX_ELECTRICAL
+    # A float within its limits is what nearly every call brings; the comparison is false for NaN.
+    if type(voltage) is not float or not -limit <= voltage <= limit:
+        voltage = _check_volts_or_amperes("voltage", voltage, "V")
+    if type(current) is not float or not -limit <= current <= limit:
+        current = _check_volts_or_amperes("current", current, "A")
+    if charge_pct is None:
+        if voltage is None and current is None:
+            raise _invalid(
+                "voltage", "a number (V), since current and charge_pct are missing too", None
+            )
+    elif type(charge_pct) is not float or not 0.0 <= charge_pct <= 100.0:
+        number = check_number("charge_pct", charge_pct, -_MAX_FLOAT, _MAX_FLOAT, "%")
+        charge_pct = min(max(number, 0.0), 100.0)
+    # Adding 0.0 turns a negative zero, which the packed form cannot keep, into zero.
+    return (
+        None if voltage is None else voltage + 0.0,
+        None if current is None else current + 0.0,
+        None if charge_pct is None else charge_pct + 0.0,
+    )
+
+
+def _check_device(
     device_id: Any,
     name: Any,
-    shutdown_threshold: Any,
-    target_wh: Any,
+    shutdown_threshold: Any = 3.0,
+    target_wh: Any = None,
     low: Any = None,
     critical: Any = None,
 ) -> DeviceRecord:
     """A device of checked values."""
-    device = DeviceRecord(
-        _text("device_id", device_id),
-        _text("name", name),
-        _number("shutdown_threshold", shutdown_threshold, 0, _MAX_QUANTITY, "W"),
-        _optional(_number, "target_wh", target_wh, 0, _MAX_QUANTITY, "Wh a day"),
-        _optional(_number, "low_battery_threshold", low, 0, 100, "%"),
-        _optional(_number, "critical_battery_threshold", critical, 0, 100, "%"),
+    device = DeviceRecord(check_text("device_id", device_id), check_text("name", name))
+    device.shutdown_threshold = check_number(
+        "shutdown_threshold", shutdown_threshold, 0, _MAX_QUANTITY, "W"
     )
+    if target_wh is not None:
+        device.target_wh = check_number("target_wh", target_wh, 0, _MAX_QUANTITY, "Wh a day")
+    if low is not None:
+        device.low_battery_threshold = check_number("low_battery_threshold", low, 0, 100, "%")
+    if critical is not None:
+        device.critical_battery_threshold = check_number(
+            "critical_battery_threshold", critical, 0, 100, "%"
+        )
     low_pct, critical_pct = _thresholds(
         device.low_battery_threshold, device.critical_battery_threshold
     )
-    if critical_pct >= low_pct:
-        if critical is None:
-            raise _invalid(
-                "low_battery_threshold",
-                f"more than the critical threshold, {critical_pct:g} %",
-                low_pct,
-            )
-        raise _invalid(
-            "critical_battery_threshold",
-            f"less than the low threshold, {low_pct:g} %",
-            critical_pct,
-        )
-    return device
+    if critical_pct < low_pct:
+        return device
+    if critical is None:
+        expected = f"more than the critical threshold, {critical_pct:g} %"
+        raise _invalid("low_battery_threshold", expected, low_pct)
+    expected = f"less than the low threshold, {low_pct:g} %"
+    raise _invalid("critical_battery_threshold", expected, critical_pct)
 
 
-def _new_meter(name: Any, capacity_wh: Any) -> tuple[str | None, float]:
-    """Name and capacity of a meter, checked."""
-    return _optional(_text, "name", name), _number(
-        "capacity_wh", capacity_wh, 0, _MAX_QUANTITY, "Wh"
-    )
+def _check_meter_name(name: Any) -> str | None:
+    return None if name is None else check_text("name", name)
 
 
-# --- Calculations -----------------------------------------------------------------------------
+def _check_capacity(capacity_wh: Any) -> float:
+    return check_number("capacity_wh", capacity_wh, 0, _MAX_QUANTITY, "Wh")
+
+
+# --- Times ----------------------------------------------------------------------------
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
-
-Point = tuple[int, float]  # microseconds since 1970, watts
-_NEVER: Point = (-_END_OF_TIME, 0.0)  # stands for no reading: farther away than any max_gap
-Row = tuple[int, float, float, float]  # microseconds since 1970, volts, amperes, percent
+_ONE_MICROSECOND = timedelta(microseconds=1)
 
 
-@functools.lru_cache(maxsize=1440)  # of a day; half the cost of a history is its timestamps
+@functools.lru_cache(maxsize=1440)  # the minutes of a day: most readings of a history share them
 def _iso_minute(minute: int) -> str:
     return (_EPOCH + timedelta(minutes=minute)).isoformat()[:17]
 
 
-def _iso(us: int) -> str:
-    """ISO 8601 UTC text of a time in microseconds since 1970: '2023-11-14T22:13:20.000001+00:00'."""
-    minute, rest = divmod(us, _MINUTE)
-    digits = str(
-        _MINUTE * 10 + rest
-    )  # "6", seconds, microseconds: a float's format takes twice as long
+def from_microseconds(us: int) -> str:
+    """ISO 8601 UTC text of a time in microseconds since 1970.
+
+    >>> from_microseconds(1_700_000_000_000_001)
+    '2023-11-14T22:13:20.000001+00:00'
+    """
+    minute, rest_us = divmod(us, _MINUTE_US)
+    # Half the cost of a history is its timestamps, and formatting a float takes twice as long.
+    # Adding ten minutes puts a "6" in front, so that the seconds always have two digits.
+    digits = str(10 * _MINUTE_US + rest_us)
     return f"{_iso_minute(minute)}{digits[1:3]}.{digits[3:]}+00:00"
 
 
@@ -608,31 +824,33 @@ def _parse_iso(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        text = re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", re.sub("[Zz]$", "+00:00", text.strip()))
-        return datetime.fromisoformat(
-            re.sub(r"[.,](\d+)", lambda found: f".{found[1][:6]:0<6}", text)
-        )
+        text = re.sub("[Zz]$", "+00:00", text.strip())
+        text = re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", text)
+        text = re.sub(r"[.,](\d+)", lambda found: f".{found[1][:6]:0<6}", text)
+        return datetime.fromisoformat(text)
 
 
-def _microseconds(name: str, value: Any) -> int:
-    """Microseconds since 1970 of an aware datetime, ISO text with an offset, or epoch seconds.
+def to_microseconds(value: Any, name: str = "timestamp") -> int:
+    """Whole microseconds since 1970 of a time from 1970 to 2200.
 
-    >>> _microseconds("timestamp", "2023-11-14T22:13:20Z")
+    The value is an aware datetime, ISO 8601 text with an offset, or epoch seconds. Raises
+    InvalidValue, whose text names the parameter `name`.
+
+    >>> to_microseconds("2023-11-14T22:13:20Z")
     1700000000000000
     """
-    if (
-        type(value) is float and 0.0 <= value < _END_OF_TIME / _SECOND
-    ):  # the fast way out of most calls
-        return round(value * _SECOND)
+    if type(value) is float and 0.0 <= value < _END_OF_TIME_US / SECOND_US:
+        return round(value * SECOND_US)  # what most calls bring
     try:
         moment = _parse_iso(value) if isinstance(value, str) else value
         if isinstance(moment, datetime):
-            us = (moment - _EPOCH) // _MICROSECOND  # TypeError where it names no offset
+            us = (moment - _EPOCH) // _ONE_MICROSECOND  # TypeError if it has no offset
         else:
-            us = round(_number(name, moment, 0, _END_OF_TIME / _SECOND, "s") * _SECOND)
+            seconds = check_number(name, moment, 0, _END_OF_TIME_US / SECOND_US, "s")
+            us = round(seconds * SECOND_US)
     except (TypeError, ValueError, OverflowError):
         us = -1
-    if not 0 <= us < _END_OF_TIME:
+    if not 0 <= us < _END_OF_TIME_US:
         expected = (
             "an aware datetime, ISO 8601 text with an offset, or epoch seconds, from 1970 to 2200"
         )
@@ -640,519 +858,2218 @@ def _microseconds(name: str, value: Any) -> int:
     return us
 
 
-def _tidy(value: float) -> float:
+def _optional_microseconds(value: Any, name: str) -> int | None:
+    return None if value is None else to_microseconds(value, name)
+
+
+# --- Statistics -----------------------------------------------------------------------
+
+# A reading inside this module: microseconds since 1970, V or None, A or None, % of charge.
+_Sample = tuple[int, "float | None", "float | None", float]
+
+
+class _Point(NamedTuple):
+    """A reading that has watts, as a neighbour of another."""
+
+    us: int
+    watts: float
+
+
+def rounded(value: float) -> float:
     """A result without the noise of binary fractions: 9 decimals, and no negative zero."""
     return round(value, 9) + 0.0
 
 
-def _point(row: Row) -> Point:
-    return row[0], row[1] * row[2]
+_pack_sample = struct.Struct("<qddd").pack
+_pack_sums = struct.Struct("<qqqddddddd").pack
+_NAN = math.nan  # stands for None in a checksum: no stored value is a NaN
 
 
-def _energy(earlier: Point, later: Point, max_gap_us: int) -> tuple[float, float]:
-    """Watt-hours out and in between neighbouring readings, by the trapezoid rule; none over a longer gap: nobody knows.
+@dataclass(slots=True)
+class _HourSums:
+    """The statistics of one hour, in the order of power_hourly's columns.
 
-    >>> _energy((0, 10.0), (1_800_000_000, 20.0), 3_600_000_000)  # half an hour
-    (7.5, 0.0)
+    `checksum` is the CRC-32 of the hour's readings in order of time; of a closed hour, that of
+    the readings it still has and then of the sums, which are the only copy of what was pruned.
     """
-    if later[0] - earlier[0] > max_gap_us:
-        return 0.0, 0.0
-    energy = (earlier[1] + later[1]) * (later[0] - earlier[0]) / (2 * _HOUR)
-    return max(energy, 0.0), max(-energy, 0.0)
+
+    reading_count: int = 0
+    power_count: int = 0
+    wattage_sum: float = 0.0
+    min_wattage: float | None = None
+    max_wattage: float | None = None
+    min_charge_pct: float | None = None
+    max_charge_pct: float | None = None
+    energy_out_wh: float = 0.0
+    energy_in_wh: float = 0.0
+    checksum: int = 0
+
+    def add(
+        self, rows: Iterable[_Sample], previous: _Point | None, max_gap_us: int
+    ) -> _Point | None:
+        """Add readings that follow those of this hour in time; return the last that has watts.
+
+        The energy between two neighbours is the trapezoid of their watts, booked with the later
+        one, as energy out where it is positive and as energy in where it is negative; over more
+        than max_gap it is not known and not booked. `previous` is the neighbour of the first row.
+        A reading without watts counts, and its neighbours are neighbours of each other. Adding one
+        by one gives the very same floats as adding all at once.
+
+        >>> sums = _HourSums()
+        >>> rows = [(0, 10.0, 1.0, 50.0), (1_800_000_000, 10.0, 2.0, 50.0)]  # half an hour
+        >>> sums.add(rows, None, 5_400_000_000)
+        _Point(us=1800000000, watts=20.0)
+        >>> sums.energy_out_wh, sums.energy_in_wh
+        (7.5, 0.0)
+        """
+        reading_count = self.reading_count
+        power_count = self.power_count
+        wattage_sum = self.wattage_sum
+        min_wattage = math.inf if self.min_wattage is None else self.min_wattage
+        max_wattage = -math.inf if self.max_wattage is None else self.max_wattage
+        min_charge = math.inf if self.min_charge_pct is None else self.min_charge_pct
+        max_charge = -math.inf if self.max_charge_pct is None else self.max_charge_pct
+        checksum = self.checksum
+        previous_us = -_END_OF_TIME_US if previous is None else previous.us
+        previous_watts = 0.0 if previous is None else previous.watts
+        for us, voltage, current, charge in rows:
+            reading_count += 1
+            if charge < min_charge:
+                min_charge = charge
+            if charge > max_charge:
+                max_charge = charge
+            if voltage is None or current is None:
+                volts = _NAN if voltage is None else voltage
+                amperes = _NAN if current is None else current
+                checksum = crc32(_pack_sample(us, volts, amperes, charge), checksum)
+                continue
+            checksum = crc32(_pack_sample(us, voltage, current, charge), checksum)
+            watts = voltage * current
+            power_count += 1
+            wattage_sum += watts
+            if watts < min_wattage:
+                min_wattage = watts
+            if watts > max_wattage:
+                max_wattage = watts
+            elapsed_us = us - previous_us
+            if elapsed_us <= max_gap_us:
+                energy_wh = (watts + previous_watts) * elapsed_us / (2 * HOUR_US)
+                if energy_wh > 0.0:
+                    self.energy_out_wh += energy_wh
+                else:
+                    self.energy_in_wh -= energy_wh
+            previous_us = us
+            previous_watts = watts
+        self.reading_count = reading_count
+        self.power_count = power_count
+        self.wattage_sum = wattage_sum
+        if power_count:
+            self.min_wattage = min_wattage
+            self.max_wattage = max_wattage
+        if reading_count:
+            self.min_charge_pct = min_charge
+            self.max_charge_pct = max_charge
+        self.checksum = checksum
+        return None if previous_us < 0 else _Point(previous_us, previous_watts)
+
+    def seal(self, closed: int, remaining: Iterable[_Sample]) -> None:
+        """Set the checksum of a closed hour, of which these readings are still there."""
+        kept = _HourSums()
+        kept.add(remaining, None, 0)
+        extremes = (self.min_wattage, self.max_wattage, self.min_charge_pct, self.max_charge_pct)
+        packed = _pack_sums(
+            closed,
+            self.reading_count,
+            self.power_count,
+            self.wattage_sum,
+            *(_NAN if value is None else value for value in extremes),
+            self.energy_out_wh,
+            self.energy_in_wh,
+        )
+        self.checksum = crc32(packed, kept.checksum)
 
 
-_STATISTICS = [field.name for field in dataclasses.fields(PowerStatistics)][2:]
+_SUM_COLUMNS = [field.name for field in dataclasses.fields(_HourSums)]
+
+# Whether prune() has closed an hour.
+_OPEN = 0
+_CLOSED_WITH_LAST = 1  # its last reading that has watts is still there
+_CLOSED = 2
+
+# --- Alerts ---------------------------------------------------------------------------
+
+_NO_ALERT, _LOW_ALERT, _CRITICAL_ALERT = range(3)
+_ALERT_LEVELS = list(AlertLevel)  # by that number
 
 
-class _Tally(NamedTuple):
-    """The statistics of one meter's readings; energies in watt-hours."""
+def _next_alert_level(level: int, charge_pct: float, low: float, critical: float) -> int:
+    """The alert level after a reading of that charge.
 
-    reading_count: int
-    wattage_sum: float
-    min_wattage: float
-    max_wattage: float
-    min_charge_pct: float
-    max_charge_pct: float
-    energy_out_wh: float
-    energy_in_wh: float
+    It rises at or below a threshold, and falls ALERT_HYSTERESIS points above it, so that a noisy
+    gauge does not raise the same alert again and again.
 
-    @classmethod
-    def of(cls, rows: Sequence[Row], earlier: Point, max_gap_us: int) -> _Tally:
-        """Of readings in order of time, after `earlier`; the energy of a pair, as in _energy, belongs to the later."""
-        times, volts, amperes, charges = zip(*rows)
-        watts = [*map(mul, volts, amperes)]
-        at, powers = (earlier[0], *times), [earlier[1], *watts]
-        steps = [
-            (a + b) * (t - s)
-            for s, t, a, b in zip(at, at[1:], powers, powers[1:])
-            if t - s <= max_gap_us
-        ]
-        energy_out = sum([step for step in steps if step > 0.0]) / (2 * _HOUR)
-        energy_in = sum([-step for step in steps if step < 0.0]) / (2 * _HOUR)
-        extremes = min(watts), max(watts), min(charges), max(charges)
-        return cls(len(rows), sum(watts), *extremes, energy_out, energy_in)
-
-    def plus(self, b: _Tally) -> _Tally:
-        """Of these readings and of others."""
-        extremes = min(self[2], b[2]), max(self[3], b[3]), min(self[4], b[4]), max(self[5], b[5])
-        return _Tally(self[0] + b[0], self[1] + b[1], *extremes, self[6] + b[6], self[7] + b[7])
-
-    def shown(self) -> dict[str, Any]:
-        """As the last fields of PowerStatistics have it."""
-        count, total, *extremes, energy_out, energy_in = self
-        values = count, total / count, *extremes, _tidy(energy_out), _tidy(energy_in)
-        return dict(zip(_STATISTICS, values))
-
-
-def _fingerprint(rows: Sequence[Row]) -> int:
-    """A sum over readings in which no single value can change unseen.
-
-    In tenths of a microvolt and microampere, 1e-5 points of charge and microseconds; the factors keep changes
-    of one reading from cancelling out.
-    """
-    return sum(
-        [
-            int(v * 1e7) + 3 * int(c * 1e7) + 7 * int(q * 1e5) + 11 * (us % _HOUR)
-            for us, v, c, q in rows
-        ]
-    )
-
-
-def _by_hour(
-    rows: Iterable[Row], earlier: Point, max_gap_us: int, pruned: Point = _NEVER
-) -> Iterator[tuple[int, int, _Tally]]:
-    """The hours since 1970 that rows, in order of time, fall into, each with its fingerprint and tally."""
-    for hour, group in groupby(rows, lambda row: row[0] // _HOUR):
-        part = list(group)
-        if earlier[0] <= pruned[0] < part[0][0]:
-            earlier = pruned
-        yield hour, _fingerprint(part), _Tally.of(part, earlier, max_gap_us)
-        earlier = _point(part[-1])
-
-
-def _alert_level(level: int, charge_pct: float, low: float, critical: float) -> int:
-    """The alert level (0 none, 1 low, 2 critical): it begins at its threshold and ends ALERT_HYSTERESIS above it.
-
-    >>> [_alert_level(level, 21.0, 20.0, 5.0) for level in (0, 1, 2)]
+    >>> [_next_alert_level(level, 21.0, 20.0, 5.0) for level in (0, 1, 2)]
     [0, 1, 1]
     """
-    if charge_pct <= critical or (level == 2 and charge_pct < critical + ALERT_HYSTERESIS):
-        return 2
-    if charge_pct <= low or (level >= 1 and charge_pct < low + ALERT_HYSTERESIS):
-        return 1
-    return 0
+    if charge_pct <= critical:
+        return _CRITICAL_ALERT
+    if level == _CRITICAL_ALERT and charge_pct < critical + ALERT_HYSTERESIS:
+        return _CRITICAL_ALERT
+    if charge_pct <= low:
+        return _LOW_ALERT
+    if level != _NO_ALERT and charge_pct < low + ALERT_HYSTERESIS:
+        return _LOW_ALERT
+    return _NO_ALERT
 
 
-def _runtime_hours(batteries: Iterable[tuple[float, float, float]]) -> float | None:
-    """Hours until batteries of (capacity Wh, charge %, watts out) are empty; None where unknown or not draining.
+# --- Budget and report ----------------------------------------------------------------
 
-    >>> _runtime_hours([(50.0, 80.0, 5.0)])
+
+def counted_meters(meters: Iterable[PowerMeter]) -> list[PowerMeter]:
+    """The meters of one device that count in its consumption.
+
+    All of them, except that a ups counts only if the device has no main meter: a UPS in line with
+    the mains supply passes on the same watts.
+    """
+    meters = list(meters)
+    types = [meter.type for meter in meters]
+    if MeterType.UPS not in types or MeterType.MAIN not in types:
+        return meters
+    return [meter for meter in meters if meter.type != MeterType.UPS]
+
+
+def _consumption_wh(meters: Iterable[PowerMeter], sums: Mapping[str, MeterSums]) -> float:
+    """What a device used: energy out less energy in over the meters that count, at least 0."""
+    total_wh = 0.0
+    for meter in counted_meters(meters):
+        part = sums.get(meter.id)
+        if part is not None:
+            total_wh += part.energy_out_wh - part.energy_in_wh
+    return max(total_wh, 0.0)
+
+
+class _Battery(NamedTuple):
+    """What a runtime is made of."""
+
+    capacity_wh: float
+    charge_pct: float
+    watts: float | None
+
+
+def _runtime_hours(batteries: Iterable[_Battery]) -> float | None:
+    """Hours until batteries are empty, 2 decimals: remaining watt-hours over watts.
+
+    None where no capacity is known, where the watts of one are not known, or where together they
+    are not draining.
+
+    >>> _runtime_hours([_Battery(capacity_wh=50.0, charge_pct=80.0, watts=5.0)])
     8.0
     """
-    known = [battery for battery in batteries if battery[0] > 0]
-    watts = sum(battery[2] for battery in known)
-    hours = (
-        sum(capacity * charge / 100 for capacity, charge, _ in known) / watts
-        if watts > 0
-        else math.inf
-    )
+    remaining_wh = 0.0
+    total_watts = 0.0
+    for battery in batteries:
+        if battery.capacity_wh <= 0:
+            continue
+        if battery.watts is None:
+            return None
+        remaining_wh += battery.capacity_wh * battery.charge_pct / 100
+        total_watts += battery.watts
+    if total_watts <= 0:
+        return None
+    hours = remaining_wh / total_watts
     return round(hours, 2) if math.isfinite(hours) else None
 
 
-def _point_at(us: int, wattage: float) -> Point:
-    """A reading that the file remembers by these; a time before 1970 says that there is none."""
-    return (us, wattage) if us >= 0 else _NEVER
+def _present_watts(meter: PowerMeter) -> float | None:
+    """Unrounded watts of the present state; None where they are not known."""
+    return meter.voltage * meter.current_draw if meter.power_known else None
 
 
-def _packed(values: Iterable[float], scale: float) -> list[int | float]:
-    """Values as the file keeps them; see the comment at power_readings."""
-    return [
-        whole if (whole := round(value * scale)) / scale == value else value for value in values
-    ]
-
-
-# --- Rows -------------------------------------------------------------------------------------
-
-
-def _find(conn: sqlite3.Connection, name: str, id_: str, sql: str = "") -> Any:
-    """The row of the device or meter with that id, its key first; name is that of the id. Raises NotFound."""
-    row = conn.execute(sql or _KEY_SQL[name], (_text(name, id_),)).fetchone()
-    if row is None:
-        raise NotFound(_missing(name, id_))
-    return row
-
-
-def _missing(name: str, id_: str) -> str:
-    kind, maker = ("device", "register_device") if name == "device_id" else ("meter", "add_meter")
-    return f"{name}: no {kind} has the id {id_!r}: {maker}() makes one"
-
-
-def _meter(row: Sequence[Any]) -> PowerMeter:
-    """A row of _METER_SQL, without its key, as a record."""
-    meter = PowerMeter(*row[1:])
-    meter.type = MeterType(meter.type)
-    meter.updated_at = None if row[9] is None else _iso(row[9])
-    return meter
-
-
-def _readings(meter_id: str, rows: Iterable[Row]) -> list[PowerReading]:
-    return [
-        PowerReading(f"{meter_id}:{us}", meter_id, v, c, round(v * c, 4), q, _iso(us))
-        for us, v, c, q in rows
-    ]
-
-
-def _event(row: Sequence[Any]) -> PowerEvent:
-    """A row of _EVENT_SQL, without its sequence, as a record."""
-    return PowerEvent(row[1], row[2], PowerEventType(row[3]), row[4], _iso(row[5]), row[6])
-
-
-def _five(reading: Sequence[Any]) -> Sequence[Any]:
-    """A row of log_many with None for what it leaves out."""
-    if not hasattr(type(reading), "__len__") or not 3 <= len(reading) <= 5:
-        raise _invalid(
-            "reading", "(meter_id, voltage, current[, charge_pct[, timestamp]])", reading
-        )
-    return (*reading, None, None)[:5]
-
-
-def _budget(
-    device: DeviceRecord, meters: list[tuple[int, PowerMeter]], last_day: dict[int, _Tally]
+def make_budget(
+    device: DeviceRecord, meters: Iterable[PowerMeter], last_day: Mapping[str, MeterSums]
 ) -> dict[str, Any]:
-    present = [(m, m.voltage * m.current_draw) for _, m in meters]  # with its watts
-    batteries = [
-        (m.capacity_wh, m.charge_pct, watts) for m, watts in present if m.type == MeterType.BATTERY
-    ]
-    suns = [watts for m, watts in present if m.type == MeterType.SOLAR]
-    load = sum([watts for m, watts in present if watts > 0.0 and m.type != MeterType.SOLAR], 0.0)
-    total, solar = sum([watts for _, watts in present], 0.0), sum(suns, 0.0)
-    energy = _tidy(sum([last_day[key].energy_out_wh for key, _ in meters if key in last_day]))
+    """The power budget of one device, as power_budget_check() returns it.
+
+    `meters` are all of the device's, in order of adding; `last_day` has, by meter id, the sums of
+    the last 24 hours. Inactive meters count in no present figure, but their energy counts.
+    """
+    meters = list(meters)
+    active = [meter for meter in meters if meter.active]
+    batteries: list[_Battery] = []
+    unknown_count = 0
+    solar_count = 0
+    total_watts = 0.0
+    solar_watts = 0.0
+    for meter in active:
+        watts = _present_watts(meter)
+        if meter.type == MeterType.BATTERY:
+            batteries.append(_Battery(meter.capacity_wh, meter.charge_pct, watts))
+        elif meter.type == MeterType.SOLAR:
+            solar_count += 1
+            solar_watts += watts or 0.0
+        if watts is None:
+            unknown_count += 1
+        else:
+            total_watts += watts
+    load_watts = 0.0
+    for meter in counted_meters(active):
+        if meter.type != MeterType.SOLAR:
+            load_watts += max(_present_watts(meter) or 0.0, 0.0)
+    load_wh = 0.0
+    for meter in counted_meters(meters):
+        if meter.type != MeterType.SOLAR and meter.id in last_day:
+            load_wh += last_day[meter.id].energy_out_wh
+    consumption_wh = rounded(_consumption_wh(meters, last_day))
+    mean_charge = None
+    if batteries:
+        mean_charge = round(sum(battery.charge_pct for battery in batteries) / len(batteries), 2)
     return {
-        "total_wattage": round(total, 4),
+        "total_wattage": round(total_watts, 4),
         "battery_count": len(batteries),
-        "solar_count": len(suns),
-        "avg_charge_pct": round(sum([b[1] for b in batteries]) / len(batteries), 2)
-        if batteries
-        else None,
+        "solar_count": solar_count,
+        "avg_charge_pct": mean_charge,
         "estimated_runtime_hours": _runtime_hours(batteries),
-        "states": [meter.state.value for _, meter in meters],
-        "load_wattage": round(load, 4),
-        "solar_wattage": round(solar, 4),
-        "net_wattage": round(solar - load, 4),
-        "energy_24h_wh": energy,
+        "states": [meter.state.value for meter in active],
+        "load_wattage": round(load_watts, 4),
+        "solar_wattage": round(solar_watts, 4),
+        "net_wattage": round(solar_watts - load_watts, 4),
+        "energy_24h_wh": rounded(load_wh),
+        "consumption_24h_wh": consumption_wh,
         "target_wh": device.target_wh,
-        "within_target": None if device.target_wh is None else energy <= device.target_wh,
-        "below_shutdown_threshold": total < device.shutdown_threshold,
+        "within_target": None if device.target_wh is None else consumption_wh <= device.target_wh,
+        # Unknown is not zero: no alarm while the watts of a meter are missing.
+        "below_shutdown_threshold": unknown_count == 0 and total_watts < device.shutdown_threshold,
+        "unknown_power_count": unknown_count,
     }
 
 
-def _meter_report(meter: PowerMeter, tally: _Tally | None) -> dict[str, Any]:
-    report = {
+def _shown_sums(sums: MeterSums) -> dict[str, Any]:
+    """The fields of PowerStatistics from reading_count on."""
+    return {
+        "reading_count": sums.reading_count,
+        "avg_wattage": sums.avg_wattage,
+        "min_wattage": sums.min_wattage,
+        "max_wattage": sums.max_wattage,
+        "min_charge_pct": sums.min_charge_pct,
+        "max_charge_pct": sums.max_charge_pct,
+        "energy_out_wh": rounded(sums.energy_out_wh),
+        "energy_in_wh": rounded(sums.energy_in_wh),
+    }
+
+
+def _meter_report(meter: PowerMeter, sums: MeterSums | None) -> dict[str, Any]:
+    """One meter's part of a report."""
+    report: dict[str, Any] = {
         "meter_id": meter.id,
         "name": meter.name,
         "type": meter.type.value,
         "reading_count": 0,
     }
-    if tally is None:
+    if sums is None or not sums.reading_count:
         return report
-    values = {
-        name: _tidy(value) if "wattage" in name else value for name, value in tally.shown().items()
+    report["current_state"] = meter.state.value
+    for name, value in _shown_sums(sums).items():
+        is_wattage = name.endswith("_wattage") and value is not None
+        report[name] = rounded(value) if is_wattage else value
+    report["energy_wh"] = rounded(sums.energy_out_wh - sums.energy_in_wh)
+    return report
+
+
+def _report_totals(
+    meters: Sequence[PowerMeter], sums: Mapping[str, MeterSums]
+) -> dict[str, float | None]:
+    """The energies of a device over the period of a report, in Wh."""
+    out_wh = dict.fromkeys(MeterType, 0.0)
+    in_wh = dict.fromkeys(MeterType, 0.0)
+    for meter in meters:
+        part = sums.get(meter.id, MeterSums())
+        out_wh[meter.type] += part.energy_out_wh
+        in_wh[meter.type] += part.energy_in_wh
+    main_wh = out_wh[MeterType.MAIN] - in_wh[MeterType.MAIN]
+    ups_wh = out_wh[MeterType.UPS] - in_wh[MeterType.UPS]
+    bought_wh = main_wh
+    if not any(meter.type == MeterType.MAIN for meter in meters):
+        bought_wh = ups_wh
+    consumption_wh = _consumption_wh(meters, sums)
+    self_sufficiency_pct = None
+    if consumption_wh > 0:
+        share = 100 * (1 - bought_wh / consumption_wh)
+        self_sufficiency_pct = round(min(max(share, 0.0), 100.0), 2)
+    return {
+        "consumption_wh": rounded(consumption_wh),
+        "main_wh": rounded(main_wh),
+        "solar_wh": rounded(out_wh[MeterType.SOLAR] - in_wh[MeterType.SOLAR]),
+        "battery_out_wh": rounded(out_wh[MeterType.BATTERY]),
+        "battery_in_wh": rounded(in_wh[MeterType.BATTERY]),
+        "ups_wh": rounded(ups_wh),
+        "self_sufficiency_pct": self_sufficiency_pct,
     }
-    net = _tidy(tally.energy_out_wh - tally.energy_in_wh)
-    return report | {"current_state": meter.state.value, **values, "energy_wh": net}
 
 
-def _problems(of: str, found: Iterable[str]) -> Iterator[str]:
-    """What is found wrong with a thing; a value that cannot be read ends the search, and is wrong too."""
+def make_report(
+    device: DeviceRecord,
+    meters: Iterable[PowerMeter],
+    sums: Mapping[str, MeterSums],
+    *,
+    days: float,
+    generated_us: int,
+    events: Iterable[PowerEvent],
+    event_count: int,
+) -> dict[str, Any]:
+    """The report of one device, as export_report() prints it.
+
+    `meters` are all of the device's, in order of adding; `sums` has, by meter id, the sums of the
+    period; `events` are the 20 newest of the period, newest first, of `event_count` in all.
+    """
+    meters = list(meters)
+    return {
+        "device_id": device.id,
+        "device_name": device.name,
+        # JSON knows no number but these two: a Decimal or a NumPy scalar becomes one of them.
+        "period_days": days if isinstance(days, int) else float(days),
+        "generated_at": from_microseconds(generated_us),
+        "meters": [_meter_report(meter, sums.get(meter.id)) for meter in meters],
+        "totals": _report_totals(meters, sums),
+        "event_count": event_count,
+        "events": [dataclasses.asdict(event) for event in events],
+    }
+
+
+# --- Rows -----------------------------------------------------------------------------
+
+_Row = sqlite3.Row
+_R = TypeVar("_R")
+
+
+class _NamedRows(sqlite3.Cursor):
+    """A cursor whose rows have names: `row["voltage"]`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self.row_factory = sqlite3.Row
+
+
+def _select(conn: sqlite3.Connection, sql: str, values: Any = ()) -> list[_Row]:
+    """The rows of a query, by name.
+
+    Here and elsewhere no cursor has a name: it would live on in the frames of an exception that
+    is kept, and hold its snapshot of the file, in which nothing more could be written.
+    """
+    return conn.cursor(_NamedRows).execute(sql, values).fetchall()
+
+
+def _select_one(conn: sqlite3.Connection, sql: str, values: Any = ()) -> _Row | None:
+    """The first row of a query, by name; None without any."""
+    row: _Row | None = conn.cursor(_NamedRows).execute(sql, values).fetchone()
+    return row
+
+
+def _decoder(make: Callable[[_Row], _R]) -> Callable[[_Row], _R]:
+    """Make a function of a row report what this module never writes as a damaged value."""
+
+    @functools.wraps(make)
+    def decode(row: _Row) -> _R:
+        try:
+            return make(row)
+        except (TypeError, ValueError, OverflowError, LookupError) as error:
+            raise _DamagedValue(error) from error
+
+    return decode
+
+
+_DEVICE_COLUMNS = [field.name for field in dataclasses.fields(DeviceRecord)]
+_DEVICE_SQL = f"SELECT device_key, {', '.join(_DEVICE_COLUMNS)} FROM devices"
+_METER_SQL = """SELECT m.meter_key, m.id, d.id AS device_id, m.type, m.voltage, m.current_draw,
+    m.capacity_wh, m.charge_pct, m.name, m.state_us, m.active, m.alert_level,
+    d.low_battery_threshold, d.critical_battery_threshold
+    FROM power_meters m JOIN devices d USING (device_key)"""
+_EVENT_SQL = """SELECT e.sequence, e.id, d.id AS device_id, e.type, e.value, e.timestamp, e.note,
+    e.meter_id, e.device_key, e.checksum FROM power_events e JOIN devices d USING (device_key)"""
+_AGGREGATES = {"min": "min", "max": "max"}  # by the start of a name; others are added up
+# In the order of MeterSums, which is made of them.
+_SUMS_SQL = ", ".join(
+    f"{_AGGREGATES.get(name[:3], 'sum')}({name}) AS {name}" for name in MeterSums._fields
+)
+
+
+@_decoder
+def _device_of(row: _Row) -> DeviceRecord:
+    return DeviceRecord(**{name: row[name] for name in _DEVICE_COLUMNS})
+
+
+@_decoder
+def _meter_of(row: _Row) -> PowerMeter:
+    (
+        _,
+        id_,
+        device_id,
+        kind,
+        voltage,
+        current_draw,
+        capacity_wh,
+        charge_pct,
+        name,
+        state_us,
+        active,
+        alert_level,
+        low_battery_threshold,
+        critical_battery_threshold,
+    ) = row  # the columns of _METER_SQL: a fleet's budget has 30,000 rows, and names take longer
+    return PowerMeter(
+        id=id_,
+        device_id=device_id,
+        type=MeterType(kind),
+        voltage=0.0 if voltage is None else voltage,
+        current_draw=0.0 if current_draw is None else current_draw,
+        capacity_wh=capacity_wh,
+        charge_pct=charge_pct,
+        name=name,
+        updated_at=None if state_us is None else from_microseconds(state_us),
+        low_battery_threshold=low_battery_threshold,
+        critical_battery_threshold=critical_battery_threshold,
+        active=bool(active),
+        power_known=voltage is not None and current_draw is not None,
+        alert_level=_ALERT_LEVELS[alert_level],
+    )
+
+
+@_decoder
+def _event_of(row: _Row) -> PowerEvent:
+    return PowerEvent(
+        id=row["id"],
+        device_id=row["device_id"],
+        type=PowerEventType(row["type"]),
+        value=row["value"],
+        timestamp=from_microseconds(row["timestamp"]),
+        note=row["note"],
+        meter_id=row["meter_id"],
+    )
+
+
+def _sums_of(values: Iterable[Any]) -> MeterSums:
+    """The columns of _SUMS_SQL as sums."""
+    sums = MeterSums(*values)
+    # min() and max() hand on what they find; what sum() gives is always a number.
+    extremes = (sums.min_wattage, sums.max_wattage, sums.min_charge_pct, sums.max_charge_pct)
+    if any(value is not None and not isinstance(value, float) for value in extremes):
+        raise _DamagedValue("no number among statistics")
+    return sums
+
+
+@_decoder
+def _statistics_of(row: _Row) -> PowerStatistics:
+    meter_id, start_hour, *values = row
+    start = from_microseconds(start_hour * HOUR_US)
+    return PowerStatistics(meter_id=meter_id, start=start, **_shown_sums(_sums_of(values)))
+
+
+@_decoder
+def _deletion_of(row: _Row) -> Deletion:
+    since_us = row["since_us"]
+    until_us = row["until_us"]
+    return Deletion(
+        sequence=row["sequence"],
+        kind=row["kind"],
+        device_id=row["device_id"],
+        meter_id=row["meter_id"],
+        since=None if since_us is None else from_microseconds(since_us),
+        until=None if until_us is None else from_microseconds(until_us),
+    )
+
+
+def _readings_of(meter_id: str, rows: Iterable[_Sample]) -> list[PowerReading]:
+    """Readings as records; one loop without calls, because a day at 1 Hz has 86,400 of them."""
+    readings = []
     try:
-        yield from (f"{of}: {problem}" for problem in found)
-    except _FILE_ERRORS as exc:
-        yield f"{of}: a damaged value ({exc})"
+        for us, voltage, current, charge in rows:
+            wattage = None
+            if voltage is not None and current is not None:
+                wattage = round(voltage * current, 4)
+            readings.append(
+                PowerReading(
+                    f"{meter_id}:{us}",
+                    meter_id,
+                    voltage,
+                    current,
+                    wattage,
+                    charge,
+                    from_microseconds(us),
+                )
+            )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _DamagedValue(error) from error
+    return readings
 
 
-def _check_meter(conn: sqlite3.Connection, meter: Sequence[Any], max_gap_us: int) -> Iterator[str]:
-    """Compare a meter's power_hourly with its readings, as far as they are kept; the meter is a row of _CHECK_SQL."""
-    key, pruned = meter[0], _point_at(*meter[2:4])
-    if not meter[4]:
-        yield "its present state is damaged"
-    sums = f"SELECT hour, kept_sum, kept_count, {', '.join(_Tally._fields)}"
-    booked = {
-        row[0]: row[1:]
-        for row in conn.execute(f"{sums} FROM power_hourly WHERE meter_key = ?", (key,))
-    }
-    peak = max([abs(watts) for row in booked.values() for watts in row[4:6]], default=0.0)
-    kept = conn.execute(_VALUES_SQL + " ORDER BY timestamp", {"key": key})
-    for hour, fingerprint, tally in _by_hour(kept, _NEVER, max_gap_us, pruned):
-        kept_sum, kept_count, *stored = booked.pop(hour, (0,) * 10)
-        same = (kept_sum, kept_count) == (fingerprint, tally.reading_count)
-        if same and stored[0] == kept_count:
-            # The energy of a pair whose earlier reading was pruned is known for the latest of those only.
-            count = len(stored) if hour > pruned[0] // _HOUR else 6
-            # What sums of large numbers of both signs, added in another order, may differ by.
-            slack = 1e-9 + 1e-11 * kept_count * peak * max(1.0, max_gap_us / _HOUR)
-            pairs = zip(stored[:count], tally)
-            same = all(math.isclose(a, b, rel_tol=1e-9, abs_tol=slack) for a, b in pairs)
-        elif same:
-            same = stored[0] > kept_count and hour <= pruned[0] // _HOUR
-        if not same:
-            yield f"readings and statistics of the hour {_iso(hour * _HOUR)} do not agree"
-    for hour, (_, kept_count, reading_count, *_rest) in booked.items():
-        if kept_count or hour > pruned[0] // _HOUR:
-            yield f"{kept_count or reading_count} readings of the hour {_iso(int(hour) * _HOUR)} are gone"
+_SAMPLES_SQL = "SELECT timestamp, voltage, current_draw, charge_pct FROM power_values"
 
 
-# --- Intake -----------------------------------------------------------------------------------
+def _not_found(kind: str, id_: str) -> NotFound:
+    maker = {"device": "register_device", "meter": "add_meter"}[kind]
+    message = f"{kind}_id: no {kind} has the id {id_!r}: {maker}() makes one"
+    return NotFound(message, kind, id_)
 
 
-class _Meter:
-    """A meter while readings go into it: its row, and those that wait to be stored."""
-
-    def __init__(self, id_: str, row: Sequence[Any]) -> None:
-        self.key, self.device_key, kind, name = row[:4]
-        self.voltage, self.current_draw, self.charge_pct, self.updated_us = row[4:8]
-        self.newest_us, (self.alert_level, self.alerted_us) = row[8], row[12:14]
-        self.stored, self.pruned = (
-            _point_at(*row[8:10]),
-            _point_at(*row[10:12]),
-        )  # the latest of each
-        self.low, self.critical = _thresholds(*row[14:])
-        self.label = name or id_
-        self.runs_empty = kind in _RUN_EMPTY
-        self.waiting: list[Row] = []
-        self.ordered = True  # the waiting rows are in order of time, and later than all stored ones
-        self.late_us = _END_OF_TIME  # the earliest that came after a later one
+def _device_key(conn: sqlite3.Connection, device_id: Any) -> int:
+    """The key of the device with that id. Raises NotFound."""
+    id_ = check_text("device_id", device_id)
+    found = conn.execute("SELECT device_key FROM devices WHERE id = ?", (id_,)).fetchone()
+    if found is None:
+        raise _not_found("device", id_)
+    (key,) = found
+    return int(key)
 
 
-class _Intake:
-    """The one way of readings into the file, inside somebody's transaction.
+def _meter_key(conn: sqlite3.Connection, meter_id: Any) -> int:
+    """The key of the meter with that id. Raises NotFound."""
+    id_ = check_text("meter_id", meter_id)
+    found = conn.execute("SELECT meter_key FROM power_meters WHERE id = ?", (id_,)).fetchone()
+    if found is None:
+        raise _not_found("meter", id_)
+    (key,) = found
+    return int(key)
 
-    take() decides in order of arrival: present state and alerts. flush() stores what has been taken and books its
-    statistics, in order of time. finish() writes the rest.
+
+def _device_record(conn: sqlite3.Connection, device_id: Any) -> DeviceRecord:
+    id_ = check_text("device_id", device_id)
+    row = _select_one(conn, f"{_DEVICE_SQL} WHERE id = ?", (id_,))
+    if row is None:
+        raise _not_found("device", id_)
+    return _device_of(row)
+
+
+def _meter_record(conn: sqlite3.Connection, meter_id: Any) -> PowerMeter:
+    id_ = check_text("meter_id", meter_id)
+    row = _select_one(conn, f"{_METER_SQL} WHERE m.id = ?", (id_,))
+    if row is None:
+        raise _not_found("meter", id_)
+    return _meter_of(row)
+
+
+def _setting(conn: sqlite3.Connection, name: str, kind: type[_T]) -> _T:
+    """A setting of the file. Raises _DamagedValue where it is missing or of another type."""
+    found = conn.execute("SELECT value FROM power_settings WHERE name = ?", (name,)).fetchone()
+    if found is not None:
+        (value,) = found
+        if isinstance(value, kind):
+            return value
+    raise _DamagedValue(f"the setting {name}")
+
+
+# --- Transaction ----------------------------------------------------------------------
+
+
+def _current_task() -> object:
+    """The asyncio task that runs in this thread; None outside of tasks.
+
+    It is asked for only if the program has imported asyncio, which this module never does.
+    """
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return None
+    try:
+        return asyncio.current_task()
+    except (RuntimeError, AttributeError):  # no loop runs here; or asyncio is half imported
+        return None
+
+
+class _Level:
+    """One level of a transaction: a call of this module, or a block of the caller's.
+
+    A call lives as long as its frame is on its thread's stack. A block lives as long as its
+    lease: an object that the with statement holds, and that goes when the statement is left,
+    however that happens.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "before_joining",
+        "frame",
+        "gate",
+        "is_begun",
+        "is_open",
+        "lease",
+        "savepoint",
+        "task",
+        "thread",
+    )
+
+    def __init__(self, frame: FrameType | None = None) -> None:
+        self.thread = threading.get_ident()
+        self.task = _current_task()
+        self.frame = frame
+        self.lease: weakref.ref[Any] | None = None
+        self.is_open = False  # the caller's code runs: its calls may join
+        self.is_begun = False  # BEGIN or SAVEPOINT has been executed
+        self.savepoint = ""  # "" on the outermost level
+        self.before_joining: Callable[[], None] | None = None
+        self.gate: threading.Lock | None = None  # while it waits for its turn
+
+    def is_alive(self) -> bool:
+        if self.lease is not None:
+            return self.lease() is not None
+        if self.frame is None:
+            return False
+        frame = sys._current_frames().get(self.thread)
+        while frame is not None:
+            if frame is self.frame:
+                return True
+            frame = frame.f_back
+        return False
+
+
+class _Transaction:
+    """The state of the writing connection, and the only place that begins, commits and rolls back.
+
+    An exception may come between any two bytecodes: Ctrl-C, or a signal handler that raises. So
+    the turn to write is taken by one dict.setdefault(), which takes it and says whose it is in a
+    single step; no lock is held while other code runs; and a level whose code is gone without
+    having ended it is rolled back by the next call that finds it, in any thread.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, check_place: Callable[[], None]
+    ) -> None:
+        self.connection = connection
+        self._path = path
+        self._check_place = check_place
+        self._turn: dict[str, _Level] = {}  # "holder": the outermost level, while there is one
+        self._levels: list[_Level] = []  # outermost first
+        self._waiting: list[_Level] = []  # for the turn, longest first
+        self._cleaning = threading.Lock()  # held while a transaction is ended for its holder
+
+    def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Return what work(connection) returns, in a transaction of its own or in the caller's."""
+        level = _Level(sys._getframe())
+        try:
+            try:
+                self.enter(level)
+                result = work(self.connection)
+                self.leave(level)
+                return result
+            except BaseException:
+                self.abandon(level)
+                raise
+        except BaseException:  # again, for an interrupt in the line above; it does no harm
+            self.abandon(level)
+            raise
+        finally:
+            level.frame = None  # the frame holds the level: let neither keep the other
+
+    def lend(self, work: Callable[[], _T], before_joining: Callable[[], None]) -> _T:
+        """Run code of the caller's in the middle of a call, and let its own calls join.
+
+        Each of them runs before_joining() first. Raises PowerManagerError if that code leaves a
+        transaction() open.
+        """
+        level = self._levels[-1]
+        level.before_joining = before_joining
+        level.is_open = True
+        try:
+            result = work()
+        finally:
+            level.is_open = False
+        if not self._levels or self._levels[-1] is not level:
+            raise PowerManagerError(
+                f"{self._path}: the rows given to log_many() left a transaction() open: "
+                "leave it before the next row"
+            )
+        return result
+
+    def is_mine(self) -> bool:
+        """Whether this thread and task may read in a transaction that is open."""
+        holder = self._turn.get("holder")
+        if holder is None or holder.thread != threading.get_ident():
+            return False
+        if not holder.is_alive():
+            self.abandon(holder)
+            return False
+        return holder.task is _current_task() and bool(self._levels) and self._levels[-1].is_open
+
+    def hold(self, what: str, work: Callable[[], None]) -> None:
+        """Run work() while nothing is being written through this connection.
+
+        Raises PowerManagerError, which names `what`, inside a transaction of this thread.
+        """
+        level = _Level(sys._getframe())
+        try:
+            if self._take_turn(level) is not level:
+                raise PowerManagerError(
+                    f"{self._path}: {what} inside a transaction: leave it first"
+                )
+            work()
+        finally:
+            self.abandon(level)
+            level.frame = None
+
+    def enter(self, level: _Level) -> None:
+        """Begin a transaction, or a savepoint in the one that this thread and task has open.
+
+        Raises PowerManagerError for a call that may not join, StorageError if another thread or
+        process goes on writing for BUSY_TIMEOUT.
+        """
+        holder = self._take_turn(level)
+        if holder is level:
+            if self.connection.in_transaction:  # left by an interrupt
+                self.connection.execute("ROLLBACK")
+            self._levels = [level]
+            self.connection.execute("BEGIN IMMEDIATE")
+            level.is_begun = True
+        else:
+            self._join(holder, level)
+
+    def leave(self, level: _Level) -> None:
+        """Commit, or release the savepoint; the level must be the innermost one."""
+        level.is_open = False
+        if not self._levels or self._levels[-1] is not level:
+            raise PowerManagerError(
+                f"{self._path}: a transaction() inside this one has not ended, or this one has "
+                "been rolled back: leave inner ones first"
+            )
+        self._check_unbroken()
+        if level.savepoint:
+            self.connection.execute(f"RELEASE {level.savepoint}")
+            self._levels.pop()
+            return
+        self._check_place()
+        self.connection.execute("COMMIT")
+        self._levels.clear()
+        self._give_turn()
+
+    def abandon(self, level: _Level) -> None:
+        """Roll back a level and those inside it, if it has not ended; else do nothing."""
+        if self._turn.get("holder") is level:
+            self._end(level)
+            return
+        if level not in self._levels:
+            return
+        if level.is_begun and self.connection.in_transaction:
+            try:
+                self.connection.execute(f"ROLLBACK TO {level.savepoint}")
+                self.connection.execute(f"RELEASE {level.savepoint}")
+            except sqlite3.Error:
+                # An interrupt came after the release: the part cannot be told apart any more.
+                self.connection.execute("ROLLBACK")
+        del self._levels[self._levels.index(level) :]
+
+    def drop(self, level: _Level) -> None:
+        """Abandon the level of a block that is gone; nothing where it has ended as it should.
+
+        The garbage collector may call this anywhere, so it must not wait for a lock.
+        """
+        if self._turn.get("holder") is level and self._cleaning.locked():
+            return  # the next call finds it
+        self.abandon(level)
+
+    def _end(self, holder: _Level) -> None:
+        """End the transaction of a holder, and give up the turn, if it still has it."""
+        with self._cleaning:
+            if self._turn.get("holder") is not holder:
+                return
+            # Only C calls stand before the rollback: an interrupt in a Python call would skip it.
+            try:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+            except sqlite3.ProgrammingError:
+                pass  # close() has closed it
+            finally:
+                self._levels.clear()
+                self._give_turn()
+
+    def _take_turn(self, level: _Level) -> _Level:
+        """Wait for the turn to write; return its holder: this level, or one of this thread's."""
+        holder = self._turn.get("holder")
+        if holder is None and not self._waiting:
+            holder = self._turn.setdefault("holder", level)
+        if holder is level:
+            return level
+        if holder is not None and holder.thread == level.thread and holder.is_alive():
+            return holder
+        return self._wait_for_turn(level)
+
+    def _wait_for_turn(self, level: _Level) -> _Level:
+        """Queue for the turn: a thread that writes in a loop must not starve the others.
+
+        The gate is only a hint that the turn is free: a waiter that misses it looks again soon.
+        """
+        for other in list(self._waiting):
+            # A signal handler's call behind the call that it has interrupted would wait for ever.
+            if other.thread == level.thread and other.is_alive():
+                raise self._reentered()
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        level.gate = threading.Lock()
+        level.gate.acquire()
+        self._waiting.append(level)
+        try:
+            while True:
+                if self._first_waiting() is level:
+                    holder = self._turn.setdefault("holder", level)
+                    if holder is level:
+                        return level
+                    if not holder.is_alive():
+                        self.abandon(holder)
+                        continue
+                if time.monotonic() >= deadline:
+                    raise StorageError(
+                        self._path,
+                        f"another thread of this program has been writing for {BUSY_TIMEOUT:g} s: "
+                        "try again, or end its transaction()",
+                        "SQLITE_BUSY",
+                    )
+                level.gate.acquire(timeout=0.02)
+        finally:
+            if level in self._waiting:
+                self._waiting.remove(level)
+
+    def _first_waiting(self) -> _Level | None:
+        """Who is next; those whose code is gone are taken out of the queue."""
+        while self._waiting:
+            first = self._waiting[0]
+            if first.is_alive():
+                return first
+            with contextlib.suppress(ValueError):  # another thread has just done the same
+                self._waiting.remove(first)
+        return None
+
+    def _give_turn(self) -> None:
+        """Give up the turn, and wake who is next."""
+        self._turn.pop("holder", None)
+        if self._waiting:
+            gate = self._waiting[0].gate
+            if gate is not None and gate.locked():
+                with contextlib.suppress(RuntimeError):  # opened by another thread meanwhile
+                    gate.release()
+
+    def _join(self, holder: _Level, level: _Level) -> None:
+        if holder.task is not level.task:
+            raise PowerManagerError(
+                f"{self._path}: a transaction() that was entered outside this asyncio task is open "
+                "in this thread: leave it before awaiting, or use a PowerManager for each task"
+            )
+        while self._levels and not self._levels[-1].is_alive():
+            self.abandon(self._levels[-1])
+        innermost = self._levels[-1] if self._levels else holder
+        if not innermost.is_open:
+            raise self._reentered()
+        if innermost.before_joining is not None:
+            innermost.before_joining()
+        self._check_unbroken()
+        level.savepoint = f"level_{len(self._levels)}"
+        self._levels.append(level)
+        self.connection.execute(f"SAVEPOINT {level.savepoint}")
+        level.is_begun = True
+
+    def _reentered(self) -> PowerManagerError:
+        return PowerManagerError(
+            f"{self._path}: called in the middle of another call of this thread, as from a "
+            "signal handler: set a flag there, and call when the other call has returned"
+        )
+
+    def _check_unbroken(self) -> None:
+        """On some errors, as a full disk, SQLite itself rolls back; what followed would commit."""
+        if not self.connection.in_transaction:
+            raise StorageError(
+                self._path,
+                "an earlier error has rolled this transaction back, or other code has ended it: "
+                "start another",
+            )
+
+
+class _LeaveBlock:
+    """`__exit__` of _Block, as a descriptor.
+
+    A with statement looks `__exit__` up before it calls `__enter__`, and holds what it got until
+    the block is left. What it gets here is a C object that is passed to nothing. So when Ctrl-C
+    comes at the very entry of leaving, and the exception is kept with all its frames, none of
+    them holds that object: it goes, and takes the transaction with it. With an ordinary method,
+    `self` in a kept frame would hold the transaction open, and later calls would join it.
+    """
+
+    def __get__(self, block: _Block[Any] | None, owner: object = None) -> Any:
+        if block is None:
+            return self  # contextlib.ExitStack takes it from the class
+        leave = functools.partial(_leave_block, block.transaction, block.level, block.path)
+        if block.level.lease is None:  # the first look-up is the with statement's
+            block.take_lease(leave)
+        return leave
+
+    def __call__(
+        self,
+        block: _Block[Any],
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _leave_block(block.transaction, block.level, block.path, exc_type, error, traceback)
+
+
+def _drop_level(transaction: _Transaction, level: _Level, _: object) -> None:
+    transaction.drop(level)
+
+
+def _leave_block(
+    transaction: _Transaction,
+    level: _Level,
+    path: Path | None,
+    exc_type: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+) -> None:
+    """End a block: commit, or roll back where it raised; translate SQLite's errors if asked to."""
+    try:
+        if error is None:
+            transaction.leave(level)
+        else:
+            transaction.abandon(level)
+    except sqlite3.Error as failure:
+        transaction.abandon(level)
+        raise _storage_error(failure, transaction._path) from failure
+    except BaseException:
+        transaction.abandon(level)
+        raise
+    finally:
+        level.lease = None  # its callback would run now, and swallow a Ctrl-C that comes in it
+    if path is not None and isinstance(error, sqlite3.Error):
+        raise _storage_error(error, path) from error
+
+
+class _Block(Generic[_T]):
+    """What transaction() and connection() return: a context manager, to be entered once.
+
+    `path`: translate SQLite's errors that the block raises, as those of that file.
+    """
+
+    def __init__(self, transaction: _Transaction, value: _T, path: Path | None) -> None:
+        self.transaction = transaction
+        self.value = value
+        self.path = path
+        self.level = _Level()
+
+    def __enter__(self) -> _T:
+        transaction = self.transaction
+        level = self.level
+        if level.is_begun:
+            raise PowerManagerError("this transaction was used before: call the method again")
+        level.thread = threading.get_ident()
+        level.task = _current_task()
+        if level.lease is None or level.lease() is None:
+            self.take_lease(self)  # contextlib.ExitStack keeps this object itself
+        try:
+            transaction.enter(level)
+            level.is_open = True
+            return self.value
+        except sqlite3.Error as error:
+            transaction.abandon(level)
+            raise _storage_error(error, transaction._path) from error
+        except BaseException:
+            transaction.abandon(level)
+            raise
+
+    def take_lease(self, lease: Any) -> None:
+        """Let the block live as long as that object."""
+        drop = functools.partial(_drop_level, self.transaction, self.level)
+        self.level.lease = weakref.ref(lease, drop)
+
+    __exit__ = _LeaveBlock()
+
+
+class _Readers:
+    """Connections for reading beside the writing one; each serves one call at a time."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._idle: list[sqlite3.Connection] = []
+        self._is_closed = False
+
+    def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Return what work(connection) returns; it sees one snapshot of what is committed."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        try:
+            connection.execute("BEGIN")
+            return work(connection)
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if len(self._idle) < _MAX_IDLE_READERS:
+                self._idle.append(connection)
+            else:
+                connection.close()
+            if self._is_closed:  # by another thread, meanwhile
+                self.close()
+
+    def close(self) -> None:
+        """Close every connection, those in use when their call has ended."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+# --- Readings -------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _MeterState:
+    """A meter's row while readings go into it; the fields are columns of _METER_STATE_SQL."""
+
+    meter_key: int
+    device_key: int
+    id: str
+    type: str
+    name: str | None
+    low_battery_threshold: float | None
+    critical_battery_threshold: float | None
+    max_gap_us: int
+    active: int
+    voltage: float | None
+    current_draw: float | None
+    charge_pct: float
+    state_us: int | None
+    live_us: int | None
+    live_clock_us: int | None
+    alert_level: int
+    alerted_us: int | None
+    latest_us: int | None
+    powered_us: int | None
+    powered_wattage: float | None
+    acknowledged_us: int | None
+    hour: int | None
+    closed: int
+    sums: _HourSums
+
+    @property
+    def newest_us(self) -> int:
+        """The instant of the newest reading; -1 where there is none."""
+        return -1 if self.latest_us is None else self.latest_us
+
+    def powered(self) -> _Point | None:
+        """The newest reading that has watts."""
+        if self.powered_us is None or self.powered_wattage is None:
+            return None
+        return _Point(self.powered_us, self.powered_wattage)
+
+
+# What a reading changes in its meter's row.
+_MUTABLE_COLUMNS = [
+    "active",
+    "voltage",
+    "current_draw",
+    "charge_pct",
+    "state_us",
+    "live_us",
+    "live_clock_us",
+    "alert_level",
+    "alerted_us",
+    "latest_us",
+    "powered_us",
+    "powered_wattage",
+    "hour",
+    "closed",
+]
+_STATE_FIELDS = [field.name for field in dataclasses.fields(_MeterState)][:-1]
+_STATE_SOURCES = {
+    "low_battery_threshold": "d.low_battery_threshold",
+    "critical_battery_threshold": "d.critical_battery_threshold",
+    "max_gap_us": "(SELECT value FROM power_settings WHERE name = 'max_gap_us')",
+}
+# The columns are those of the two dataclasses in their order, so a row is what they are made of.
+_METER_STATE_SQL = f"""SELECT {", ".join(_STATE_SOURCES.get(n, "m." + n) for n in _STATE_FIELDS)},
+    {", ".join("m." + name for name in _SUM_COLUMNS)}
+    FROM power_meters m JOIN devices d USING (device_key)"""
+_SAVE_STATE_SQL = f"""UPDATE power_meters SET
+    {", ".join(f"{name} = ?" for name in _MUTABLE_COLUMNS + _SUM_COLUMNS)} WHERE meter_key = ?"""
+_SAVE_HOUR_SQL = f"""REPLACE INTO power_hourly (meter_key, hour, closed, {", ".join(_SUM_COLUMNS)})
+    VALUES ({", ".join("?" * (3 + len(_SUM_COLUMNS)))})"""
+_STORE_SQL = """INSERT INTO power_readings (meter_key, timestamp, voltage, current_draw, charge_pct)
+    VALUES (?, ?, ?, ?, ?)"""
+_ADD_EVENT_SQL = """INSERT INTO power_events
+    (sequence, id, device_key, type, value, timestamp, note, meter_id, checksum)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+_mutable_values_of = attrgetter(*_MUTABLE_COLUMNS)
+_sums_values_of = attrgetter(*_SUM_COLUMNS)
+
+
+def _load_state(conn: sqlite3.Connection, where: str, value: Any) -> _MeterState | None:
+    row = conn.execute(f"{_METER_STATE_SQL} WHERE {where} = ?", (value,)).fetchone()
+    if row is None:
+        return None
+    values = list(row)
+    split = len(_STATE_FIELDS)
+    fields = [*values[:split], _HourSums(*values[split:])]
+    state = _MeterState(*fields)
+    if state.hour is not None:
+        _check_hour(state.hour)
+    return state
+
+
+def _save_state(conn: sqlite3.Connection, state: _MeterState) -> None:
+    values = (*_mutable_values_of(state), *_sums_values_of(state.sums), state.meter_key)
+    conn.execute(_SAVE_STATE_SQL, values)
+
+
+def _save_hour(
+    conn: sqlite3.Connection, meter_key: int, hour: int, closed: int, sums: _HourSums
+) -> None:
+    conn.execute(_SAVE_HOUR_SQL, (meter_key, hour, closed, *_sums_values_of(sums)))
+
+
+def _packed(values: Iterable[float | None], scale: float) -> list[float | None]:
+    """Values as the file keeps them: whole numbers of parts where those give the same floats."""
+    return [
+        None
+        if value is None
+        else whole
+        if (whole := round(value * scale)) / scale == value
+        else value
+        for value in values
+    ]
+
+
+def _store(conn: sqlite3.Connection, meter_key: int, rows: Sequence[_Sample]) -> None:
+    """Put rows into power_readings; none of them may be there."""
+    instants, voltages, currents, charges = zip(*rows)
+    packed = zip(
+        repeat(meter_key),
+        instants,
+        _packed(voltages, 1e6),
+        _packed(currents, 1e6),
+        _packed(charges, 1e2),
+    )
+    conn.executemany(_STORE_SQL, packed)
+
+
+def _event_checksum(sequence: int, device_key: int, event: PowerEvent, us: int) -> int:
+    """The CRC-32 of all that an event's row says."""
+    values = (
+        sequence,
+        device_key,
+        event.id,
+        event.type.value,
+        event.value,
+        us,
+        event.note,
+        event.meter_id,
+    )
+    return crc32(repr(values).encode())
+
+
+def _add_event(conn: sqlite3.Connection, device_key: int, event: PowerEvent, us: int) -> None:
+    sequence = _last_sequence(conn) + 1
+    conn.execute(
+        _ADD_EVENT_SQL,
+        (
+            sequence,
+            event.id,
+            device_key,
+            event.type.value,
+            event.value,
+            us,
+            event.note,
+            event.meter_id,
+            _event_checksum(sequence, device_key, event, us),
+        ),
+    )
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """One reading on its way into the file, with checked values."""
+
+    number: int  # of its row, from 1
+    us: int
+    voltage: float | None
+    current_draw: float | None
+    charge_pct: float | None  # None: not given
+    live: bool
+
+    def sample(self) -> _Sample:
+        charge = 0.0 if self.charge_pct is None else self.charge_pct
+        return self.us, self.voltage, self.current_draw, charge
+
+
+class _Chunk:
+    """Readings that log_many has pulled and not yet stored, by meter."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.by_meter: dict[str, list[_Arrival]] = {}
+
+    def add(self, meter_id: Any, arrival: _Arrival) -> None:
+        """Append a reading to its meter's. Raises InvalidValue for what is no id."""
+        arrivals = self.by_meter.get(meter_id) if type(meter_id) is str else None
+        if arrivals is None:
+            # One meter has one entry, whatever kind of text names it.
+            arrivals = self.by_meter.setdefault(check_text("meter_id", meter_id), [])
+        arrivals.append(arrival)
+        self.size += 1
+
+
+class _ReadingWriter:
+    """Writes readings into the file, inside a transaction; every reading goes through it.
+
+    write() may be called several times, finish() once at the end: it computes the hours anew that
+    readings came into out of order.
     """
 
     def __init__(
         self,
         conn: sqlite3.Connection,
-        max_gap_us: int,
-        repeat_us: int | None,
-        now: Callable[[], int],
+        alert_types: frozenset[str] = frozenset(),
+        alert_repeat_us: int | None = None,
     ) -> None:
-        self._conn, self._max_gap_us, self._repeat_us, self._now = conn, max_gap_us, repeat_us, now
-        self._meters: dict[str, _Meter] = {}
-        self._waiting = 0
-        self.alerting = True  # it records the events of alerts
-        self.stored = self.pruned = (
-            0  # readings that were new; those older than what prune() has left
+        self._conn = conn
+        self._alert_types = alert_types
+        self._alert_repeat_us = alert_repeat_us
+        self._open_hours: dict[tuple[int, int], int] = {}  # to be computed anew: max_gap by hour
+        self._events: list[tuple[int, int, int, PowerEvent]] = []  # row number, device, us, event
+        # By meter, the instants of readings that were given the charge of the one before; a later
+        # chunk may bring another one before.
+        self._filled: dict[int, array[int]] = {}
+        self._disturbed: set[int] = set()  # meters of which one did
+        self.stored_count = 0
+        self.refused_count = 0  # recorded readings of hours that prune() has closed
+
+    def write(self, chunk: _Chunk) -> None:
+        """Store a chunk's readings, with present states, statistics and alerts. Raises NotFound."""
+        states: list[tuple[_MeterState, list[_Arrival]]] = []
+        for meter_id, arrivals in chunk.by_meter.items():
+            state = _load_state(self._conn, "m.id", meter_id)
+            if state is None:
+                error = _not_found("meter", meter_id)
+                message = f"row {arrivals[0].number}: {error}"
+                raise NotFound(message, error.kind, error.id)
+            states.append((state, arrivals))
+        for state, arrivals in states:
+            self._write_meter(state, arrivals)
+        self._add_events()
+
+    def _add_events(self) -> None:
+        """Record the alerts of the readings just stored, in order of arrival."""
+        self._events.sort(key=lambda entry: entry[0])
+        for _, device_key, us, event in self._events:
+            _add_event(self._conn, device_key, event, us)
+        self._events.clear()
+
+    def write_one(self, meter_id: str, arrival: _Arrival) -> _Sample:
+        """Store one reading and finish; return it as the file has it. Raises NotFound."""
+        id_ = check_text("meter_id", meter_id)
+        state = _load_state(self._conn, "m.id", id_)
+        if state is None:
+            raise _not_found("meter", id_)
+        is_next = arrival.us > state.newest_us and state.state_us == state.latest_us
+        if arrival.charge_pct is None and is_next:
+            arrival.charge_pct = state.charge_pct  # the present state is the reading before it
+        if self._is_plain(state, arrival):
+            self._append_plain(state, arrival)
+            return arrival.sample()
+        self._write_meter(state, [arrival])
+        self._add_events()
+        self.finish()
+        if not self.stored_count:
+            sql = f"{_SAMPLES_SQL} WHERE meter_key = ? AND timestamp = ?"
+            found = self._conn.execute(sql, (state.meter_key, arrival.us)).fetchone()
+            if found is not None:
+                us, voltage, current, charge_pct = found
+                return us, voltage, current, charge_pct
+            if arrival.charge_pct is None:
+                _, arrival.charge_pct = _charge_before(self._conn, state.meter_key, arrival.us)
+        return arrival.sample()
+
+    def _is_plain(self, state: _MeterState, arrival: _Arrival) -> bool:
+        """Whether a reading is what nearly all are: the next of the hour under way, no alert."""
+        charge_pct = arrival.charge_pct
+        if charge_pct is None or arrival.us <= state.newest_us or state.closed:
+            return False
+        if arrival.us // HOUR_US != state.hour:
+            return False
+        if state.acknowledged_us is not None and arrival.us <= state.acknowledged_us:
+            return False
+        if state.type not in self._alert_types:
+            return True
+        low, _ = _thresholds(state.low_battery_threshold, state.critical_battery_threshold)
+        return not state.alert_level and charge_pct > low
+
+    def _append_plain(self, state: _MeterState, arrival: _Arrival) -> None:
+        """Store a plain reading, by the rules of _write_meter() without what it cannot need."""
+        sample = arrival.sample()
+        us, voltage, current, charge_pct = sample
+        packed = (
+            state.meter_key,
+            us,
+            *_packed((voltage, current), 1e6),
+            *_packed((charge_pct,), 1e2),
         )
-
-    def meter(self, meter_id: str) -> _Meter:
-        """The meter with that id. Raises NotFound."""
-        known = self._meters.get(meter_id) if type(meter_id) is str else None
-        if known is None:
-            id_ = _text(
-                "meter_id", meter_id
-            )  # one meter has one entry, whatever kind of text names it
-            known = self._meters.get(id_) or _Meter(
-                id_, _find(self._conn, "meter_id", id_, _INTAKE_SQL)
-            )
-            self._meters[id_] = known
-        return known
-
-    def take(
-        self,
-        meter_id: str,
-        voltage: float,
-        current: float,
-        charge_pct: float | None,
-        us: int | None,
-    ) -> Row:
-        """Accept one reading with checked values; a live one where us is None. Return it as kept."""
-        meter = self.meter(meter_id)
-        present = us is None or us > meter.newest_us
-        if us is None:
-            us = self.free_instant(meter, self._now())
-        row = (us, voltage, current, meter.charge_pct if charge_pct is None else charge_pct)
-        if present:
-            meter.updated_us, meter.voltage, meter.current_draw, meter.charge_pct = row
-            if meter.runs_empty and (meter.alert_level or row[3] <= meter.low):
-                self._alert(meter, us)
-        elif us <= meter.pruned[0]:
-            self.pruned += 1
-            return row
-        if us > meter.newest_us:
-            meter.newest_us = us
-        else:
-            meter.ordered = False
-        meter.waiting.append(row)
-        self._waiting += 1
-        if self._waiting >= _CHUNK:
-            self.flush()
-        return row
-
-    def free_instant(self, meter: _Meter, us: int) -> int:
-        """The first microsecond from us on at which the meter has, and had as its newest or last pruned, no reading."""
-        if us >= meter.newest_us:
-            return max(us, int(meter.newest_us) + 1)
-        self.flush()
-        while True:
-            free = self._conn.execute(_FREE_INSTANT_SQL, {"key": meter.key, "us": us}).fetchone()
-            us = us if free is None else int(free[0])
-            if us not in (meter.newest_us, meter.pruned[0]):
-                return us
-            us += 1
-
-    def _alert(self, meter: _Meter, us: int) -> None:
-        """Move the alert level on, and record the event of one just entered or due again."""
-        before = meter.alert_level
-        level = meter.alert_level = _alert_level(
-            before, meter.charge_pct, meter.low, meter.critical
-        )
-        # The distance either way: a clock that was set back must not silence alerts for years.
-        due = (
-            level > 0
-            and self._repeat_us is not None
-            and abs(us - meter.alerted_us) >= self._repeat_us
-        )
-        if self.alerting and (level > before or due):
-            kind = PowerEventType.LOW_BATTERY if level == 2 else PowerEventType.DISCHARGE
-            threshold = meter.critical if level == 2 else meter.low
-            note = f"{meter.label}: {meter.charge_pct:g} % charge, threshold {threshold:g} %"
-            event = os.urandom(8).hex(), meter.device_key, kind, meter.charge_pct, us, note
-            self._conn.execute(_ADD_EVENT_SQL, event)
-            meter.alerted_us = us
-
-    def flush(self) -> None:
-        """Store and book every waiting row."""
-        for meter in self._meters.values():
-            if meter.waiting:
-                rows, meter.waiting = meter.waiting, []
-                if (
-                    not meter.ordered
-                ):  # the first to come of two at one instant is the one that is kept
-                    rows = [
-                        next(same)
-                        for _, same in groupby(sorted(rows, key=itemgetter(0)), itemgetter(0))
-                    ]
-                self._store(meter, rows)
-                meter.ordered = True
-        self._waiting = 0
+        self._conn.execute(_STORE_SQL, packed)
+        self._move_powered(state, state.sums.add((sample,), state.powered(), state.max_gap_us))
+        state.latest_us = us
+        state.state_us = us
+        state.voltage = voltage
+        state.current_draw = current
+        state.charge_pct = charge_pct
+        state.active = 1
+        if arrival.live:
+            state.live_us = us
+            state.live_clock_us = us
+        _save_state(self._conn, state)
+        self.stored_count += 1
 
     def finish(self) -> None:
-        """Store what waits, and the present state of every meter that got readings."""
-        self.flush()
-        for m in self._meters.values():
-            state = m.voltage, m.current_draw, m.charge_pct, m.updated_us
-            self._conn.execute(
-                _SET_STATE_SQL,
-                (*state, *m.stored, m.alert_level, m.alerted_us, m.late_us - 1, m.key),
-            )
+        """Compute anew the hours that readings came into out of order."""
+        for meter_key in self._disturbed:
+            self._fill_again(meter_key)
+        self._filled.clear()
+        self._disturbed.clear()
+        for (meter_key, hour), max_gap_us in sorted(self._open_hours.items()):
+            _recompute_hour(self._conn, meter_key, hour, max_gap_us)
+        self._open_hours.clear()
 
-    def warn(self, path: Path) -> None:
-        """Tell the log what was refused; after the transaction, for a handler may take its time."""
-        if self.pruned:
+    def _fill_again(self, meter_key: int) -> None:
+        """Give readings without a charge that of the reading that is before them now."""
+        max_gap_us = _setting(self._conn, "max_gap_us", int)
+        for us in sorted(self._filled[meter_key]):
+            _, charge_pct = _charge_before(self._conn, meter_key, us)
+            (packed_pct,) = _packed((charge_pct,), 1e2)
+            sql = """UPDATE power_readings SET charge_pct = :charge
+                WHERE meter_key = :key AND timestamp = :us AND charge_pct <> :charge"""
+            values = {"key": meter_key, "us": us, "charge": packed_pct}
+            if self._conn.execute(sql, values).rowcount:
+                self._open_hours[meter_key, us // HOUR_US] = max_gap_us
+                sql = """UPDATE power_meters SET charge_pct = ?
+                    WHERE meter_key = ? AND state_us = ?"""
+                self._conn.execute(sql, (charge_pct, meter_key, us))
+
+    def log_refused(self, path: Path) -> None:
+        """Tell the log what was refused; after the transaction, since a handler may be slow."""
+        if self.refused_count:
             _log.warning(
-                "%s: %d readings older than what prune() has left were not stored",
+                "%s: readings that were not stored: %d; prune() has closed their hours, so the "
+                "library cannot tell whether they were there before",
                 path,
-                self.pruned,
+                self.refused_count,
             )
 
-    def _store(self, meter: _Meter, rows: Sequence[Row]) -> None:
-        """Store rows in order of time, run by run: those between the same two readings, stored or latest pruned."""
-        start = 0
-        while start < len(rows):
-            us, end, pruned = rows[start][0], len(rows), meter.pruned
-            earlier, later = meter.stored, None
-            if us <= earlier[0]:
-                later = self._conn.execute(_NEXT_SQL, (meter.key, us)).fetchone()
-                if later is not None and later[0] == us:  # already there
-                    start += 1
-                    continue
-                meter.late_us = min(meter.late_us, us)
-                earlier = self._conn.execute(_LAST_SQL, (meter.key, us)).fetchone() or _NEVER
-                if earlier[0] <= pruned[0] < us:
-                    earlier = pruned
-                elif pruned[0] >= us and (later is None or pruned[0] < later[0]):
-                    later = pruned
-                end = bisect_left(
-                    rows, later[0] if later else meter.stored[0] + 1, start + 1, key=itemgetter(0)
-                )
-            self._store_run(meter, rows[start:end], earlier, None if later is pruned else later)
-            start = end
+    # --- One meter's readings of a chunk
 
-    def _store_run(
-        self, meter: _Meter, run: Sequence[Row], earlier: Point, later: Point | None
+    def _write_meter(self, state: _MeterState, arrivals: list[_Arrival]) -> None:
+        closed_hours = self._closed_hours(state, arrivals)
+        accepted = arrivals
+        if closed_hours or not self._are_in_order(state, arrivals):
+            accepted = self._accept(state, arrivals, closed_hours)
+            self._fill_charges(state, accepted)
+        if not accepted:
+            return
+        latest_us = state.newest_us
+        if state.meter_key in self._filled and min(a.us for a in accepted) <= latest_us:
+            self._disturbed.add(state.meter_key)
+        self._take_present(state, accepted)
+        accepted.sort(key=attrgetter("us"))
+        rows = [arrival.sample() for arrival in accepted]
+        self.stored_count += len(rows)
+        first_appended = 0
+        while first_appended < len(rows) and accepted[first_appended].us <= latest_us:
+            first_appended += 1
+        if first_appended:
+            self._store_late(state, rows[:first_appended], closed_hours)
+        if first_appended < len(rows):
+            self._append(state, rows[first_appended:])
+        self._remember_late(state, accepted)
+        _save_state(self._conn, state)
+
+    def _closed_hours(self, state: _MeterState, arrivals: list[_Arrival]) -> dict[int, int]:
+        """The closed ones among the hours of these readings, each with how it is closed."""
+        first_hour = last_hour = arrivals[0].us // HOUR_US
+        if len(arrivals) > 1:
+            first_hour = min(arrival.us for arrival in arrivals) // HOUR_US
+            last_hour = max(arrival.us for arrival in arrivals) // HOUR_US
+        if first_hour == state.hour == last_hour:
+            return {first_hour: state.closed} if state.closed else {}
+        sql = """SELECT hour, closed FROM power_hours
+            WHERE meter_key = ? AND hour BETWEEN ? AND ? AND closed"""
+        return dict(self._conn.execute(sql, (state.meter_key, first_hour, last_hour)).fetchall())
+
+    def _are_in_order(self, state: _MeterState, arrivals: list[_Arrival]) -> bool:
+        """Whether readings are what most are: each later than all before, with its charge."""
+        newest_us = state.newest_us
+        live_us = state.live_us
+        live_clock_us = state.live_clock_us
+        for arrival in arrivals:
+            if arrival.us <= newest_us or arrival.charge_pct is None:
+                return False
+            newest_us = arrival.us
+            if arrival.live:
+                live_us = newest_us
+                live_clock_us = newest_us
+        state.live_us = live_us
+        state.live_clock_us = live_clock_us
+        return True
+
+    def _accept(
+        self, state: _MeterState, arrivals: list[_Arrival], closed_hours: dict[int, int]
+    ) -> list[_Arrival]:
+        """The readings that will be stored, in order of arrival, live ones at free instants."""
+        newest_us = state.newest_us
+        stored = self._stored_instants(state, arrivals)
+        accepted: list[_Arrival] = []
+        taken: set[int] = set()  # instants of this chunk
+        for arrival in arrivals:
+            if arrival.live:
+                clock_us = arrival.us
+                if clock_us <= newest_us:
+                    arrival.us = self._free_instant(state, clock_us, taken)
+                state.live_us = arrival.us
+                state.live_clock_us = clock_us
+            elif arrival.us in taken or arrival.us in stored:
+                continue
+            elif closed_hours and arrival.us // HOUR_US in closed_hours:
+                self.refused_count += 1
+                continue
+            taken.add(arrival.us)
+            if arrival.us > newest_us:
+                newest_us = arrival.us
+            accepted.append(arrival)
+        return accepted
+
+    def _stored_instants(self, state: _MeterState, arrivals: list[_Arrival]) -> set[int]:
+        """The instants of recorded ones of these readings at which the meter has one already."""
+        newest_us = state.newest_us
+        instants = [
+            arrival.us for arrival in arrivals if not arrival.live and arrival.us <= newest_us
+        ]
+        if not instants:
+            return set()
+        sql = """SELECT timestamp FROM power_readings
+            WHERE meter_key = ? AND timestamp IN (SELECT value FROM json_each(?))"""
+        values = (state.meter_key, json.dumps(instants))
+        return {us for (us,) in self._conn.execute(sql, values).fetchall()}
+
+    def _free_instant(self, state: _MeterState, us: int, taken: set[int]) -> int:
+        """The first microsecond from `us` on at which the meter has no reading.
+
+        A clock that stands still makes a run of neighbouring instants. The search goes on behind
+        the last one of that run, so each costs the same.
+        """
+        if us not in taken and not self._has_reading(state, us):
+            return us
+        if state.live_us is not None and us == state.live_clock_us:
+            us = state.live_us
+        us += 1
+        while us in taken or self._has_reading(state, us):
+            us += 1
+        return us
+
+    def _has_reading(self, state: _MeterState, us: int) -> bool:
+        sql = "SELECT 1 FROM power_readings WHERE meter_key = ? AND timestamp = ?"
+        return self._conn.execute(sql, (state.meter_key, us)).fetchone() is not None
+
+    def _fill_charges(self, state: _MeterState, accepted: list[_Arrival]) -> None:
+        """Give readings without a charge one.
+
+        A live one takes the meter's present charge, a recorded one that of the reading before it
+        in time, so that within a call the order of recorded readings makes no difference.
+        """
+        present_pct = state.charge_pct
+        is_missing = False
+        newest_us = state.newest_us
+        for arrival in accepted:
+            is_present = arrival.live or arrival.us > newest_us
+            newest_us = max(newest_us, arrival.us)
+            if arrival.charge_pct is not None:
+                if is_present:
+                    present_pct = arrival.charge_pct
+            elif arrival.live:
+                arrival.charge_pct = present_pct
+            else:
+                is_missing = True
+        if is_missing:
+            self._fill_from_earlier(state, accepted)
+
+    def _fill_from_earlier(self, state: _MeterState, accepted: list[_Arrival]) -> None:
+        filled = self._filled.setdefault(state.meter_key, array("q"))
+        before_us: int | None = None
+        before_pct = 0.0
+        for arrival in sorted(accepted, key=attrgetter("us")):
+            if arrival.charge_pct is None:
+                if before_us is None or before_us < state.newest_us:
+                    stored_us, stored_pct = _charge_before(self._conn, state.meter_key, arrival.us)
+                    if before_us is None or stored_us > before_us:
+                        before_pct = stored_pct
+                arrival.charge_pct = before_pct
+                filled.append(arrival.us)
+            before_us = arrival.us
+            before_pct = arrival.charge_pct
+
+    def _take_present(self, state: _MeterState, accepted: list[_Arrival]) -> None:
+        """Let readings become the present state, in order of arrival, and raise alerts."""
+        has_alerts = state.type in self._alert_types
+        low, critical = _thresholds(state.low_battery_threshold, state.critical_battery_threshold)
+        newest_us = state.newest_us
+        present: _Arrival | None = None
+        for arrival in accepted:
+            if arrival.us > newest_us:
+                newest_us = arrival.us
+            elif not arrival.live:
+                continue
+            present = arrival
+            charge_pct = arrival.charge_pct
+            if has_alerts and charge_pct is not None and (state.alert_level or charge_pct <= low):
+                self._alert(state, arrival, charge_pct, low, critical)
+        if present is not None:
+            state.active = 1
+            state.state_us, state.voltage, state.current_draw, state.charge_pct = present.sample()
+
+    def _alert(
+        self, state: _MeterState, arrival: _Arrival, charge_pct: float, low: float, critical: float
     ) -> None:
-        """Store rows that are new and that no reading separates, and book their hours."""
-        key, last, gap = meter.key, _point(run[-1]), self._max_gap_us
-        times, voltages, currents, charges = zip(*run)
-        packed = zip(
-            repeat(key),
-            times,
-            _packed(voltages, 1e6),
-            _packed(currents, 1e6),
-            _packed(charges, 1e2),
+        """Move the alert level on, and record the event of one just entered, or due again."""
+        before = state.alert_level
+        level = _next_alert_level(before, charge_pct, low, critical)
+        state.alert_level = level
+        is_due = False
+        if level and self._alert_repeat_us is not None:
+            # The distance either way: a clock set back must not silence alerts for years.
+            elapsed_us = abs(arrival.us - (state.alerted_us or 0))
+            is_due = elapsed_us >= self._alert_repeat_us
+        if level <= before and not is_due:
+            return
+        is_critical = level == _CRITICAL_ALERT
+        threshold = critical if is_critical else low
+        event = PowerEvent(
+            id=os.urandom(8).hex(),
+            device_id="",  # the table has its key
+            type=PowerEventType.LOW_BATTERY if is_critical else PowerEventType.DISCHARGE,
+            value=charge_pct,
+            timestamp="",
+            note=f"{state.name or state.id}: {charge_pct:g} % charge, threshold {threshold:g} %",
+            meter_id=state.id,
         )
-        self._conn.executemany("INSERT INTO power_readings VALUES (?, ?, ?, ?, ?)", packed)
-        self.stored += len(run)
-        for hour, fingerprint, tally in _by_hour(run, earlier, gap):
-            self._conn.execute(_BOOK_SQL, (key, hour, fingerprint, tally.reading_count, *tally))
-        if later is not None:  # the trapezoid that spanned the run gives way to the run's last one
-            moved = [
-                new - old
-                for new, old in zip(_energy(last, later, gap), _energy(earlier, later, gap))
-            ]
-            self._conn.execute(_ADD_ENERGY_SQL, (*moved, key, later[0] // _HOUR))
-        if last[0] > meter.stored[0]:
-            meter.stored = last
+        self._events.append((arrival.number, state.device_key, arrival.us, event))
+        state.alerted_us = arrival.us
+
+    def _remember_late(self, state: _MeterState, stored: list[_Arrival]) -> None:
+        """Note, for the outbox, readings that are older than what has been acknowledged."""
+        acknowledged_us = state.acknowledged_us
+        if acknowledged_us is None or stored[0].us > acknowledged_us:
+            return
+        self._conn.executemany(
+            "INSERT OR IGNORE INTO power_late (meter_key, timestamp, live) VALUES (?, ?, ?)",
+            [
+                (state.meter_key, arrival.us, int(arrival.live))
+                for arrival in stored
+                if arrival.us <= acknowledged_us
+            ],
+        )
+
+    # --- Statistics
+
+    def _append(self, state: _MeterState, rows: list[_Sample]) -> None:
+        """Store readings later than all of the meter's, and add them to the hour under way."""
+        _store(self._conn, state.meter_key, rows)
+        for hour, group in _by_hour(rows):
+            if hour != state.hour:
+                self._start_hour(state, hour)
+            previous = state.powered()
+            if previous is not None and not self._are_neighbours(state, previous, hour):
+                previous = None
+            self._move_powered(state, state.sums.add(group, previous, state.max_gap_us))
+            if state.closed:
+                _seal_hour(self._conn, state.meter_key, hour, state.closed, state.sums)
+        state.latest_us = rows[-1][0]
+
+    def _start_hour(self, state: _MeterState, hour: int) -> None:
+        """Make a row of power_hourly of the hour under way, and let a later one begin."""
+        if state.hour is not None:
+            _save_hour(self._conn, state.meter_key, state.hour, state.closed, state.sums)
+        state.hour = hour
+        # Deleting can leave a closed hour later than all readings.
+        state.closed, state.sums = _take_hour(self._conn, state.meter_key, hour)
+
+    def _are_neighbours(self, state: _MeterState, previous: _Point, hour: int) -> bool:
+        """Whether no reading between that one and the next, in this hour, can have been pruned."""
+        previous_hour = previous.us // HOUR_US
+        if state.closed:
+            return previous_hour == hour and state.closed == _CLOSED_WITH_LAST
+        if previous_hour == hour:
+            return True
+        return not _may_miss_readings(self._conn, state.meter_key, previous_hour, hour)
+
+    @staticmethod
+    def _move_powered(state: _MeterState, last: _Point | None) -> None:
+        """Note the newest reading that has watts."""
+        if last is not None and (state.powered_us is None or last.us > state.powered_us):
+            state.powered_us = last.us
+            state.powered_wattage = last.watts
+
+    def _store_late(
+        self, state: _MeterState, rows: list[_Sample], closed_hours: dict[int, int]
+    ) -> None:
+        """Store readings that are older than the meter's newest one, hour by hour."""
+        for hour, group_rows in _by_hour(rows):
+            last = _last_with_watts(group_rows)
+            if hour in closed_hours:
+                for row in group_rows:
+                    self._add_to_closed(state, hour, closed_hours[hour], row)
+            elif self._ends_its_hour(state, hour, group_rows):
+                _store(self._conn, state.meter_key, group_rows)
+                self._add_to_hour(state, hour, group_rows)
+                self._move_powered(state, last)
+                continue
+            else:
+                _store(self._conn, state.meter_key, group_rows)
+                self._open_hours[state.meter_key, hour] = state.max_gap_us
+            self._move_powered(state, last)
+            if last is not None:
+                self._touch_next(state, hour, last.us)
+
+    def _ends_its_hour(self, state: _MeterState, hour: int, rows: list[_Sample]) -> bool:
+        """Whether rows follow all readings of their hour, with no later one within max_gap."""
+        if (state.meter_key, hour) in self._open_hours:
+            return False
+        first_us, *_ = rows[0]
+        last_us, *_ = rows[-1]
+        end_us = max(last_us + state.max_gap_us, (hour + 1) * HOUR_US - 1)
+        sql = """SELECT 1 FROM power_readings
+            WHERE meter_key = ? AND timestamp > ? AND timestamp <= ? LIMIT 1"""
+        values = (state.meter_key, first_us, min(end_us, _MAX_INTEGER))
+        return self._conn.execute(sql, values).fetchone() is None
+
+    def _add_to_hour(self, state: _MeterState, hour: int, rows: list[_Sample]) -> None:
+        _, sums = _load_hour(self._conn, state.meter_key, hour)
+        first_us, *_ = rows[0]
+        previous = _previous_powered(self._conn, state.meter_key, first_us, state.max_gap_us)
+        sums.add(rows, previous, state.max_gap_us)
+        _save_hour(self._conn, state.meter_key, hour, _OPEN, sums)
+
+    def _add_to_closed(self, state: _MeterState, hour: int, closed: int, row: _Sample) -> None:
+        """Count a live reading, of a clock that was set back, in an hour that prune() has closed.
+
+        Its energy is known only if it follows the last reading of that hour, and that one is still
+        there: else pruned readings may lie between it and its neighbour.
+        """
+        us, *_ = row
+        previous = None
+        sql = """SELECT 1 FROM power_readings
+            WHERE meter_key = ? AND timestamp > ? AND timestamp < ? LIMIT 1"""
+        values = (state.meter_key, us, (hour + 1) * HOUR_US)
+        is_last = self._conn.execute(sql, values).fetchone() is None
+        if is_last and closed == _CLOSED_WITH_LAST:
+            previous = _last_powered(self._conn, state.meter_key, us, state.max_gap_us)
+            if previous is not None and previous.us // HOUR_US != hour:
+                previous = None
+        _store(self._conn, state.meter_key, [row])
+        sums = state.sums
+        if hour != state.hour:
+            _, sums = _load_hour(self._conn, state.meter_key, hour)
+        sums.add([row], previous, state.max_gap_us)
+        _seal_hour(self._conn, state.meter_key, hour, closed, sums)
+        if hour != state.hour:
+            _save_hour(self._conn, state.meter_key, hour, closed, sums)
+
+    def _touch_next(self, state: _MeterState, hour: int, us: int) -> None:
+        """Have the hour of the next reading computed anew: its first energy has changed."""
+        next_us = _next_powered_us(self._conn, state.meter_key, us, state.max_gap_us)
+        if next_us is None or next_us // HOUR_US == hour:
+            return
+        next_hour = next_us // HOUR_US
+        closed, _ = _load_hour(self._conn, state.meter_key, next_hour)
+        if next_hour == state.hour:
+            closed = state.closed
+        if not closed:
+            self._open_hours[state.meter_key, next_hour] = state.max_gap_us
 
 
-# --- Connection and upgrade -------------------------------------------------------------------
-
-_FIRST_RELEASE = {
-    "devices": "id name shutdown_threshold target_wh",
-    "power_meters": "id device_id type voltage current_draw capacity_wh charge_pct name",
-    "power_events": "id device_id type value timestamp note",
-    "power_readings": "id meter_id voltage current_draw charge_pct timestamp",
-}
-# What has no place in the present tables fails a constraint or a condition, and stays; what was moved, and could not be
-# made today, goes back.
-_UPGRADE_SQL = """
-INSERT OR IGNORE INTO devices (id, name, shutdown_threshold, target_wh)
-    SELECT id, CASE trim(name, char(9, 10, 13, 32)) WHEN '' THEN id ELSE name END,
-        coalesce(shutdown_threshold, 3.0), target_wh FROM first_release_devices ORDER BY rowid;
-DELETE FROM devices WHERE NOT fits_device(id, name, shutdown_threshold, target_wh);
-INSERT OR IGNORE INTO power_meters (id, device_key, type, name, capacity_wh, voltage, current_draw, charge_pct)
-    SELECT m.id, device_key, m.type, CASE WHEN trim(m.name, char(9, 10, 13, 32)) <> '' THEN m.name END,
-        coalesce(m.capacity_wh, 0.0), CAST(coalesce(m.voltage, 0) AS REAL), CAST(coalesce(m.current_draw, 0) AS REAL),
-        min(max(CAST(coalesce(m.charge_pct, 100) AS REAL), 0.0), 100.0)
-    FROM first_release_power_meters m JOIN devices d ON d.id = m.device_id
-    WHERE m.type IN ('main', 'battery', 'solar', 'ups') ORDER BY m.rowid;
-DELETE FROM power_meters WHERE NOT (fits_meter_id(id) AND fits_meter(name, capacity_wh)
-    AND fits_reading(voltage, current_draw, charge_pct));
-INSERT OR IGNORE INTO power_events (id, device_key, type, value, timestamp, note)
-    SELECT e.id, device_key, e.type, coalesce(e.value, 0.0), first_release_us(e.timestamp) AS us, e.note
-    FROM first_release_power_events e JOIN devices d ON d.id = e.device_id
-    WHERE e.type IN ('charge_start', 'discharge', 'low_battery', 'shutdown', 'restore') ORDER BY us, e.rowid;
-DELETE FROM first_release_devices WHERE id IN (SELECT id FROM devices);
-DELETE FROM first_release_power_meters WHERE id IN (SELECT id FROM power_meters);
-DELETE FROM first_release_power_events WHERE id IN (SELECT id FROM power_events);
-"""
+# --- Hours ----------------------------------------------------------------------------
 
 
-# From a version to the one after it.
-_NEXT_VERSION_SQL = {
-    1: "ALTER TABLE power_meters ADD COLUMN forwarded_us INTEGER NOT NULL DEFAULT -1",
-    # The latest pruned reading is put a microsecond before the first kept one from that time on, with the watts that
-    # make the energy between them what it was; what a late reading counted twice in a later hour is taken off.
-    2: """ALTER TABLE power_meters ADD COLUMN pruned_wattage REAL NOT NULL DEFAULT 0;
-UPDATE power_meters SET (pruned_us, pruned_wattage) = (
-    SELECT timestamp - 1, 7.2e9 * (pruned_out_wh - pruned_in_wh) - v.voltage * v.current_draw FROM power_values v
-        JOIN power_hourly h ON h.meter_key = v.meter_key AND h.hour = timestamp / 3600000000
-        WHERE v.meter_key = power_meters.meter_key AND timestamp >= pruned_us
-    UNION ALL SELECT newest_us, newest_wattage ORDER BY 1 LIMIT 1) WHERE pruned_us >= 0;
-UPDATE power_hourly SET energy_out_wh = energy_out_wh - pruned_out_wh, energy_in_wh = energy_in_wh - pruned_in_wh
-    WHERE hour > (SELECT pruned_us + 1 FROM power_meters m WHERE m.meter_key = power_hourly.meter_key) / 3600000000""",
-}
+def _by_hour(rows: list[_Sample]) -> Iterator[tuple[int, list[_Sample]]]:
+    """Readings in order of time, by the hour since 1970."""
+    start = 0
+    while start < len(rows):
+        us, *_ = rows[start]
+        hour = us // HOUR_US
+        end = bisect_left(rows, ((hour + 1) * HOUR_US,), start)  # a row sorts by its time
+        yield hour, rows[start:end]
+        start = end
+
+
+def _last_with_watts(rows: list[_Sample]) -> _Point | None:
+    """The last of these readings that has watts."""
+    for us, voltage, current, _ in reversed(rows):
+        if voltage is not None and current is not None:
+            return _Point(us, voltage * current)
+    return None
+
+
+def _load_hour(conn: sqlite3.Connection, meter_key: int, hour: int) -> tuple[int, _HourSums]:
+    """Whether an hour in power_hourly is closed, and its sums; those of no reading if missing."""
+    sql = f"""SELECT closed, {", ".join(_SUM_COLUMNS)} FROM power_hourly
+        WHERE meter_key = ? AND hour = ?"""
+    row = conn.execute(sql, (meter_key, hour)).fetchone()
+    if row is None:
+        return _OPEN, _HourSums()
+    closed, *values = row
+    return closed, _HourSums(*values)
+
+
+def _take_hour(conn: sqlite3.Connection, meter_key: int, hour: int) -> tuple[int, _HourSums]:
+    """The same, and take it out of power_hourly: it becomes the hour under way."""
+    closed, sums = _load_hour(conn, meter_key, hour)
+    if sums.reading_count:
+        conn.execute("DELETE FROM power_hourly WHERE meter_key = ? AND hour = ?", (meter_key, hour))
+    return closed, sums
+
+
+def _samples_between(
+    conn: sqlite3.Connection, meter_key: int, start_us: int, end_us: int
+) -> list[_Sample]:
+    """The readings of a meter from a time on and before another, in order."""
+    sql = f"""{_SAMPLES_SQL} WHERE meter_key = ? AND timestamp >= ? AND timestamp < ?
+        ORDER BY timestamp"""
+    return conn.execute(sql, (meter_key, start_us, end_us)).fetchall()
+
+
+def _samples_page(
+    conn: sqlite3.Connection, meter_key: int, start_us: int, end_us: int
+) -> list[_Sample]:
+    """The first of these readings, at most _PAGE_ROWS."""
+    sql = f"""{_SAMPLES_SQL} WHERE meter_key = ? AND timestamp >= ? AND timestamp < ?
+        ORDER BY timestamp LIMIT {_PAGE_ROWS}"""
+    return conn.execute(sql, (meter_key, start_us, end_us)).fetchall()
+
+
+def _check_hour(hour: Any) -> None:
+    """Raise _DamagedValue for what is no hour: text times a number would fill the memory."""
+    if type(hour) is not int or not 0 <= hour < _END_OF_TIME_US // HOUR_US:
+        raise _DamagedValue(f"the hour {str(hour)[:20]!r}")
+
+
+def _samples_of_hour(conn: sqlite3.Connection, meter_key: int, hour: int) -> list[_Sample]:
+    _check_hour(hour)
+    return _samples_between(conn, meter_key, hour * HOUR_US, (hour + 1) * HOUR_US)
+
+
+def _charge_before(conn: sqlite3.Connection, meter_key: int, us: int) -> tuple[int, float]:
+    """Instant and charge of the reading before a time; without one, those of a new meter."""
+    sql = f"""{_SAMPLES_SQL} WHERE meter_key = ? AND timestamp < ?
+        ORDER BY timestamp DESC LIMIT 1"""
+    found = conn.execute(sql, (meter_key, us)).fetchone()
+    if found is None:
+        return -1, 100.0
+    stored_us, _, _, charge_pct = found
+    return stored_us, charge_pct
+
+
+def _last_powered(
+    conn: sqlite3.Connection, meter_key: int, us: int, max_gap_us: int
+) -> _Point | None:
+    """The last reading with watts before a time, within max_gap."""
+    sql = """SELECT timestamp, voltage * current_draw FROM power_values
+        WHERE meter_key = ? AND timestamp < ? AND timestamp >= ?
+        AND voltage IS NOT NULL AND current_draw IS NOT NULL ORDER BY timestamp DESC LIMIT 1"""
+    found = conn.execute(sql, (meter_key, us, max(us - max_gap_us, 0))).fetchone()
+    return None if found is None else _Point(*found)
+
+
+def _previous_powered(
+    conn: sqlite3.Connection, meter_key: int, us: int, max_gap_us: int
+) -> _Point | None:
+    """The same, or None if readings between that one and the time may have been pruned."""
+    previous = _last_powered(conn, meter_key, us, max_gap_us)
+    if previous is None:
+        return None
+    if _may_miss_readings(conn, meter_key, previous.us // HOUR_US, us // HOUR_US):
+        return None
+    return previous
+
+
+def _next_powered_us(
+    conn: sqlite3.Connection, meter_key: int, us: int, max_gap_us: int
+) -> int | None:
+    """The instant of the next reading with watts after a time, within max_gap."""
+    sql = """SELECT timestamp FROM power_readings
+        WHERE meter_key = ? AND timestamp > ? AND timestamp <= ?
+        AND voltage IS NOT NULL AND current_draw IS NOT NULL ORDER BY timestamp LIMIT 1"""
+    (next_us,) = conn.execute(sql, (meter_key, us, us + max_gap_us)).fetchone() or (None,)
+    return None if next_us is None else int(next_us)
+
+
+def _may_miss_readings(
+    conn: sqlite3.Connection, meter_key: int, earlier_hour: int, later_hour: int
+) -> bool:
+    """Whether readings with watts may have been pruned between a reading of each hour.
+
+    The one of the earlier hour is the last with watts that hour still has.
+    """
+    sql = """SELECT 1 FROM power_hourly WHERE meter_key = :key
+        AND hour >= :earlier AND hour < :later AND power_count
+        AND (closed = :closed OR closed AND hour > :earlier) LIMIT 1"""
+    values = {"key": meter_key, "earlier": earlier_hour, "later": later_hour, "closed": _CLOSED}
+    return conn.execute(sql, values).fetchone() is not None
+
+
+def _computed_hour(
+    conn: sqlite3.Connection, meter_key: int, hour: int, max_gap_us: int
+) -> _HourSums:
+    """The sums of an open hour, from its readings."""
+    rows = _samples_of_hour(conn, meter_key, hour)
+    sums = _HourSums()
+    if rows:
+        first_us, *_ = rows[0]
+        sums.add(rows, _previous_powered(conn, meter_key, first_us, max_gap_us), max_gap_us)
+    return sums
+
+
+def _recompute_hour(conn: sqlite3.Connection, meter_key: int, hour: int, max_gap_us: int) -> None:
+    """Compute an open hour anew and save it where it is kept; one without readings goes."""
+    sums = _computed_hour(conn, meter_key, hour, max_gap_us)
+    columns = ", ".join(f"{name} = ?" for name in _SUM_COLUMNS)
+    sql = f"UPDATE power_meters SET {columns} WHERE meter_key = ? AND hour = ?"
+    if conn.execute(sql, (*_sums_values_of(sums), meter_key, hour)).rowcount:
+        return
+    if sums.reading_count:
+        _save_hour(conn, meter_key, hour, 0, sums)
+    else:
+        sql = "DELETE FROM power_hourly WHERE meter_key = ? AND hour = ?"
+        conn.execute(sql, (meter_key, hour))
+
+
+def _seal_hour(
+    conn: sqlite3.Connection, meter_key: int, hour: int, closed: int, sums: _HourSums
+) -> None:
+    """Set the checksum of a closed hour's sums, from them and the readings that it still has."""
+    sums.seal(closed, _samples_of_hour(conn, meter_key, hour))
+
+
+def _close_hours(conn: sqlite3.Connection, meter_key: int, limit_hour: int) -> int | None:
+    """Close some open hours before limit_hour, and delete readings of closed ones.
+
+    Of a run of closed hours the last reading is left, and the last that has watts, so that the
+    open hour after it stays exact. Return how many readings went; None if there was nothing to do.
+    """
+    # The hour of the newest reading, which the meter's own row has, is never taken.
+    sql = "SELECT coalesce(min(hour, ?), 0) FROM power_meters WHERE meter_key = ?"
+    (limit_hour,) = conn.execute(sql, (limit_hour, meter_key)).fetchone() or (0,)
+    sql = """SELECT hour, reading_count FROM power_hourly
+        WHERE meter_key = ? AND hour < ? AND NOT closed ORDER BY hour LIMIT 500"""
+    hours: list[int] = []
+    reading_count = 0
+    for hour, readings in conn.execute(sql, (meter_key, limit_hour)).fetchall():
+        _check_hour(hour)
+        hours.append(hour)
+        reading_count += readings
+        if reading_count >= _PAGE_ROWS:
+            break
+    end_us = (hours[-1] + 1 if hours else limit_hour) * HOUR_US
+    kept = _last_instants(conn, meter_key, end_us)
+    going = f"""FROM power_readings WHERE meter_key = ? AND timestamp < ?
+        AND timestamp NOT IN ({", ".join("?" * len(kept))})"""
+    values = (meter_key, end_us, *kept)
+    touched = conn.execute(f"SELECT DISTINCT timestamp / {HOUR_US} {going}", values).fetchall()
+    if not hours and not touched:
+        return None
+    deleted_count = conn.execute(f"DELETE {going}", values).rowcount
+    conn.execute(
+        f"""DELETE FROM power_late WHERE meter_key = ? AND timestamp < ?
+        AND timestamp NOT IN ({", ".join("?" * len(kept))})""",
+        values,
+    )
+    kept_hours = {us // HOUR_US for us in kept}
+    for hour in sorted({hour for (hour,) in touched} | set(hours)):
+        before, sums = _load_hour(conn, meter_key, hour)
+        has_last = hour in kept_hours and before != _CLOSED
+        closed = _CLOSED_WITH_LAST if has_last else _CLOSED
+        _seal_hour(conn, meter_key, hour, closed, sums)
+        _save_hour(conn, meter_key, hour, closed, sums)
+    return deleted_count
+
+
+def _last_instants(conn: sqlite3.Connection, meter_key: int, end_us: int) -> list[int]:
+    """The instants of the last reading before a time, and of the last one that has watts."""
+    before = "FROM power_readings WHERE meter_key = ? AND timestamp < ?"
+    sql = f"SELECT timestamp {before} ORDER BY timestamp DESC LIMIT 1"
+    (last_us,) = conn.execute(sql, (meter_key, end_us)).fetchone() or (None,)
+    if last_us is None:
+        return []
+    # Beyond max_gap it would make no difference.
+    max_gap_us = _setting(conn, "max_gap_us", int)
+    sql = f"""SELECT timestamp {before} AND timestamp >= ?
+        AND voltage IS NOT NULL AND current_draw IS NOT NULL ORDER BY timestamp DESC LIMIT 1"""
+    values = (meter_key, end_us, last_us - max_gap_us)
+    (powered_us,) = conn.execute(sql, values).fetchone() or (last_us,)
+    return sorted({last_us, powered_us})
+
+
+def _delete_range(
+    conn: sqlite3.Connection, meter_key: int, since_us: int, until_us: int, max_gap_us: int
+) -> int:
+    """Delete a meter's readings from a time on and before another; return how many went.
+
+    The hours that lose some are computed anew, and so is the hour of the next reading. Closed
+    hours inside the range go; the caller has refused a range that cuts one.
+    """
+    span = "meter_key = ? AND timestamp >= ? AND timestamp < ?"
+    values = (meter_key, since_us, until_us)
+    deleted_count = conn.execute(f"DELETE FROM power_readings WHERE {span}", values).rowcount
+    conn.execute(f"DELETE FROM power_late WHERE {span}", values)
+    first_hour = since_us // HOUR_US
+    last_hour = (until_us - 1) // HOUR_US
+    inside = (meter_key, -(-since_us // HOUR_US), until_us // HOUR_US)  # whole hours
+    conn.execute("DELETE FROM power_hourly WHERE meter_key = ? AND hour >= ? AND hour < ?", inside)
+    conn.execute(
+        """UPDATE power_meters SET hour = NULL, closed = 0
+        WHERE meter_key = ? AND hour >= ? AND hour < ?""",
+        inside,
+    )
+    _reload_newest(conn, meter_key, max_gap_us, range(since_us, until_us))
+    affected = {first_hour, last_hour}
+    next_us = _next_powered_us(conn, meter_key, until_us - 1, max_gap_us)
+    if next_us is not None:
+        affected.add(next_us // HOUR_US)
+    sql = "SELECT closed FROM power_hours WHERE meter_key = ? AND hour = ?"
+    for hour in sorted(affected):
+        (closed,) = conn.execute(sql, (meter_key, hour)).fetchone() or (0,)
+        if not closed:
+            _recompute_hour(conn, meter_key, hour, max_gap_us)
+    return deleted_count
+
+
+def _reload_newest(
+    conn: sqlite3.Connection, meter_key: int, max_gap_us: int, deleted: range
+) -> None:
+    """Bring a meter's row in line with the readings that are left.
+
+    The hour of the newest one becomes the hour under way; if the present state is of a deleted
+    instant, the newest reading takes its place, without an event.
+    """
+    state = _load_state(conn, "m.meter_key", meter_key)
+    assert state is not None  # the caller has found the meter
+    former_hour = state.hour
+    former_closed = state.closed
+    if former_hour is not None:
+        _save_hour(conn, meter_key, former_hour, former_closed, state.sums)
+    sql = f"{_SAMPLES_SQL} WHERE meter_key = ? ORDER BY timestamp DESC LIMIT 1"
+    newest = conn.execute(sql, (meter_key,)).fetchone()
+    if newest is None:
+        state.latest_us = None
+        state.hour = None
+        state.closed = 0
+        state.sums = _HourSums()
+    else:
+        state.latest_us, *_ = newest
+        state.hour = state.newest_us // HOUR_US
+        state.closed, state.sums = _take_hour(conn, meter_key, state.hour)
+    end_us = state.newest_us + 1
+    powered = _last_powered(conn, meter_key, end_us, max_gap_us + 1)
+    state.powered_us = None if powered is None else powered.us
+    state.powered_wattage = None if powered is None else powered.watts
+    if state.state_us is not None and state.state_us in deleted:
+        _set_present(state, newest)
+    _save_state(conn, state)
+    if former_hour is not None and former_hour != state.hour and not former_closed:
+        _recompute_hour(conn, meter_key, former_hour, max_gap_us)
+
+
+def _set_present(state: _MeterState, newest: _Sample | None) -> None:
+    """Make a reading the present state; without one the state is that of a new meter."""
+    if newest is None:
+        state.state_us = None
+        state.voltage = 0.0
+        state.current_draw = 0.0
+        state.charge_pct = 100.0
+        state.alert_level = _NO_ALERT
+        return
+    state.state_us, state.voltage, state.current_draw, state.charge_pct = newest
+    low, critical = _thresholds(state.low_battery_threshold, state.critical_battery_threshold)
+    if state.alert_level:
+        state.alert_level = _next_alert_level(state.alert_level, state.charge_pct, low, critical)
+
+
+# The parts of a window, which is later than a time. Of each meter, the hours up to that of its
+# first reading with watts are computed from the readings, because the energy that leads into the
+# window does not count; later hours are whole, and so are closed ones, wherever they are; where
+# the window starts in a closed hour, all that follows is whole. "LIMIT -1" is no limit: it keeps
+# SQLite from computing the first reading anew for every row that is joined (SQLite 3.35 has
+# MATERIALIZED for that).
+_WINDOW_SQL = """WITH first (meter_key, hour, closed_under_way, has_closed) AS (
+    SELECT meter_key, CASE WHEN f.closed_under_way = :after_hour
+            OR EXISTS (SELECT 1 FROM power_hourly h
+            WHERE h.meter_key = f.meter_key AND h.hour = :after_hour AND h.closed)
+        THEN :after_hour - 1 ELSE f.reading_us / 3600000000 END,
+        closed_under_way,
+        EXISTS (SELECT 1 FROM power_hourly h WHERE h.meter_key = f.meter_key AND h.closed
+            AND h.hour BETWEEN :after_hour AND f.reading_us / 3600000000)
+    FROM (SELECT m.meter_key, CASE WHEN m.closed THEN m.hour END AS closed_under_way, coalesce(
+            (SELECT min(timestamp) FROM power_readings r WHERE r.meter_key = m.meter_key
+                AND timestamp > :after_us AND timestamp <= :after_us + :max_gap_us
+                AND voltage IS NOT NULL AND current_draw IS NOT NULL),
+            (SELECT min(timestamp) FROM power_readings r WHERE r.meter_key = m.meter_key
+                AND timestamp > :after_us)) AS reading_us
+        FROM power_meters m WHERE m.meter_key IN (SELECT value FROM json_each(:keys)) LIMIT -1) f
+    LIMIT -1)"""
+_IN_WINDOW = "h.hour >= :after_hour AND (h.closed OR h.hour > f.hour)"
+_WINDOW_COLUMNS = ", ".join(f"h.{name}" for name in ("meter_key", *MeterSums._fields))
+# Of whole hours both places, instead of the view power_hours: SQLite would read the whole of a
+# view that is joined.
+_WINDOW_SUMS_SQL = f"""{_WINDOW_SQL}, pairs AS (
+    SELECT meter_key, watts, charge_pct, lag(watts) OVER earlier AS previous_watts,
+        timestamp - lag(timestamp) OVER earlier AS elapsed_us
+    FROM (SELECT meter_key, timestamp, voltage * current_draw AS watts, charge_pct
+        FROM first JOIN power_values USING (meter_key)
+        WHERE timestamp > :after_us AND timestamp < (hour + 1) * 3600000000
+        AND timestamp / 3600000000 IS NOT closed_under_way
+        AND NOT (has_closed AND EXISTS (SELECT 1 FROM power_hourly h
+            WHERE h.meter_key = first.meter_key AND h.hour = timestamp / 3600000000 AND h.closed)))
+    WINDOW earlier AS (PARTITION BY meter_key, watts IS NULL ORDER BY timestamp)),
+    energies AS (SELECT meter_key, watts, charge_pct, CASE WHEN elapsed_us <= :max_gap_us
+        THEN (watts + previous_watts) * elapsed_us / 7.2e9 ELSE 0.0 END AS energy_wh FROM pairs)
+    SELECT meter_key, {_SUMS_SQL} FROM (
+    SELECT meter_key, 1 AS reading_count, watts IS NOT NULL AS power_count,
+        coalesce(watts, 0.0) AS wattage_sum, watts AS min_wattage, watts AS max_wattage,
+        charge_pct AS min_charge_pct, charge_pct AS max_charge_pct,
+        coalesce(max(energy_wh, 0.0), 0.0) AS energy_out_wh,
+        coalesce(max(-energy_wh, 0.0), 0.0) AS energy_in_wh FROM energies
+    UNION ALL
+    SELECT {_WINDOW_COLUMNS} FROM first f CROSS JOIN power_hourly h USING (meter_key)
+        WHERE {_IN_WINDOW}
+    UNION ALL
+    SELECT {_WINDOW_COLUMNS} FROM first f CROSS JOIN power_meters h USING (meter_key)
+        WHERE {_IN_WINDOW})
+    GROUP BY meter_key"""
+
+
+def _window_sums(
+    conn: sqlite3.Connection, meter_keys: Iterable[int], after_us: int
+) -> dict[int, MeterSums]:
+    """By meter key, the sums of the readings later than a time."""
+    values = {
+        "keys": json.dumps(list(meter_keys)),
+        "after_us": after_us,
+        "after_hour": after_us // HOUR_US,
+        "max_gap_us": _setting(conn, "max_gap_us", int),
+    }
+    rows = conn.execute(_WINDOW_SUMS_SQL, values).fetchall()
+    return {meter_key: _sums_of(columns) for meter_key, *columns in rows}
+
+
+# --- Outbox ---------------------------------------------------------------------------
+
+# A reading later than its meter's acknowledged_us waits by that; an older one waits if it has a
+# row in power_late. So a late reading costs itself, and readings in order cost nothing.
+_OUTBOX_METERS_SQL = """SELECT m.meter_key, m.id, coalesce(m.acknowledged_us, -1) AS acknowledged_us
+    FROM power_meters m WHERE m.latest_us > coalesce(m.acknowledged_us, -1)
+    OR EXISTS (SELECT 1 FROM power_late l WHERE l.meter_key = m.meter_key)
+    ORDER BY acknowledged_us, m.meter_key"""
+_IN_ORDER_SQL = f"""{_SAMPLES_SQL} WHERE meter_key = :key AND timestamp > :after_us
+    ORDER BY timestamp LIMIT :limit"""
+_LATE_SQL = """SELECT v.timestamp, v.voltage, v.current_draw, v.charge_pct FROM power_late l
+    CROSS JOIN power_values v ON v.meter_key = l.meter_key AND v.timestamp = l.timestamp
+    WHERE l.meter_key = :key AND l.timestamp > :after_us AND l.live = :live
+    ORDER BY l.timestamp LIMIT :limit"""
+
+
+class _OutboxQueue:
+    """The readings of one meter that wait in one way, in order of time."""
+
+    def __init__(self, conn: sqlite3.Connection, meter: _Row, sql: str, live: int) -> None:
+        self._conn = conn
+        self._sql = sql
+        self._values = {"key": meter["meter_key"], "live": live, "after_us": -1}
+        self._meter_id = meter["id"]
+        if sql == _IN_ORDER_SQL:
+            self._values["after_us"] = meter["acknowledged_us"]
+
+    def take(self, limit: int) -> list[PowerReading]:
+        """The next ones, at most `limit`."""
+        rows = self._conn.execute(self._sql, {**self._values, "limit": limit}).fetchall()
+        if rows:
+            last_us, *_ = rows[-1]
+            self._values["after_us"] = last_us
+        return _readings_of(self._meter_id, rows)
+
+
+def _pending_readings(conn: sqlite3.Connection, limit: int) -> list[PowerReading]:
+    """What waits: what was live or came in order, then late readings; meters in turn."""
+    meters = _select(conn, _OUTBOX_METERS_SQL)
+    first = [_OutboxQueue(conn, meter, _LATE_SQL, 1) for meter in meters]
+    first += [_OutboxQueue(conn, meter, _IN_ORDER_SQL, 0) for meter in meters]
+    late = [_OutboxQueue(conn, meter, _LATE_SQL, 0) for meter in meters]
+    pending: list[PowerReading] = []
+    for queues in (first, late):
+        while queues and len(pending) < limit:
+            share = max((limit - len(pending)) // len(queues), 1)
+            full_queues = []
+            for queue in queues:
+                taken = queue.take(min(share, limit - len(pending)))
+                pending += taken
+                if len(taken) == share and len(pending) < limit:
+                    full_queues.append(queue)
+            queues = full_queues
+    return pending
+
+
+def _acknowledge_readings(conn: sqlite3.Connection, meter_key: int, acknowledged: set[int]) -> None:
+    """Take readings of a meter, by their instants, out of the outbox."""
+    conn.executemany(
+        "DELETE FROM power_late WHERE meter_key = ? AND timestamp = ?",
+        [(meter_key, us) for us in acknowledged],
+    )
+    sql = "SELECT coalesce(acknowledged_us, -1) FROM power_meters WHERE meter_key = ?"
+    (before_us,) = conn.execute(sql, (meter_key,)).fetchone()
+    sql = """SELECT max(timestamp) FROM power_readings WHERE meter_key = ? AND timestamp > ?
+        AND timestamp IN (SELECT value FROM json_each(?))"""
+    values = (meter_key, before_us, json.dumps(sorted(acknowledged)))
+    (last_us,) = conn.execute(sql, values).fetchone()
+    if last_us is None:
+        return
+    # What came between asking and acknowledging, or was left out, goes on waiting by itself.
+    sql = """SELECT timestamp FROM power_readings
+        WHERE meter_key = ? AND timestamp > ? AND timestamp <= ?"""
+    between = conn.execute(sql, (meter_key, before_us, last_us)).fetchall()
+    conn.executemany(
+        "INSERT OR IGNORE INTO power_late (meter_key, timestamp, live) VALUES (?, ?, 1)",
+        [(meter_key, us) for (us,) in between if us not in acknowledged],
+    )
+    conn.execute(
+        "UPDATE power_meters SET acknowledged_us = ? WHERE meter_key = ?", (last_us, meter_key)
+    )
+
+
+def _add_deletion(
+    conn: sqlite3.Connection,
+    kind: str,
+    device_id: str,
+    meter_id: str | None = None,
+    since_us: int | None = None,
+    until_us: int | None = None,
+) -> None:
+    conn.execute(
+        """INSERT INTO power_deletions (kind, device_id, meter_id, since_us, until_us)
+        VALUES (?, ?, ?, ?, ?)""",
+        (kind, device_id, meter_id, since_us, until_us),
+    )
+
+
+# --- Opening a file -------------------------------------------------------------------
+
+_SQLITE_BUSY = 5
+_SQLITE_LOCKED = 6
+_SUFFIXES = ("-wal", "-shm", "-journal")  # of the files that SQLite keeps beside a database
+_SMALLEST_DATABASE = 100  # bytes: SQLite's header
+
+
+class _FileKind(Enum):
+    """What opening finds."""
+
+    NEW = "new"
+    OURS = "ours"
+    FIRST_RELEASE = "first release"
+
+
+def _pragma(conn: sqlite3.Connection, name: str) -> Any:
+    (value,) = conn.execute(f"PRAGMA {name}").fetchone()
+    return value
 
 
 def _sync(path: Path, flags: int) -> None:
@@ -1163,41 +3080,11 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def _pragma(conn: sqlite3.Connection, name: str) -> Any:
-    return conn.execute(f"PRAGMA {name}").fetchone()[0]
-
-
-def _script(conn: sqlite3.Connection, script: str) -> None:
-    """Execute statements without the commit that executescript() begins with."""
-    for statement in script.split(";\n"):
-        conn.execute(statement)
-
-
-def _connect(path: Path, durability: str) -> sqlite3.Connection:
-    """A connection in autocommit mode; never creates the file."""
-    target = ":memory:" if str(path) == ":memory:" else path.as_uri() + "?mode=rw"
-    conn = sqlite3.connect(
-        target, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-    )
-    try:
-        conn.execute(f"PRAGMA synchronous = {durability}")
-        conn.execute(
-            "PRAGMA trusted_schema = OFF"
-        )  # a crafted file must not call functions by its views
-        conn.execute("PRAGMA cell_size_check = ON")  # find a damaged page when it is read
-        conn.execute(
-            "PRAGMA journal_size_limit = 4194304"
-        )  # bytes a -wal is cut back to after a long transaction
-    except BaseException:
-        conn.close()
-        raise
-    return conn
-
-
 def _create_private(path: Path) -> None:
     """Make an empty file that only its owner can read; SQLite gives -wal and -shm the same mode.
 
-    By mknod, for it opens no descriptor: closing one would drop the locks of another thread's connection.
+    By mknod, since it opens no descriptor: closing one would drop the locks that another thread's
+    connection holds on the file.
     """
     with contextlib.suppress(FileExistsError):
         try:
@@ -1206,140 +3093,183 @@ def _create_private(path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _schema_of(conn: sqlite3.Connection, path: Path) -> int:
-    """The version of the file's schema, _NO_SCHEMA of an empty file; one that is not ours is refused by name."""
-    application_id, version = _pragma(conn, "application_id"), _pragma(conn, "user_version")
+def _connect(path: Path, durability: str = "full") -> sqlite3.Connection:
+    """A connection in autocommit mode; never creates the file."""
+    target = ":memory:" if str(path) == ":memory:" else path.as_uri() + "?mode=rw"
+    conn = sqlite3.connect(
+        target, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+    )
+    try:
+        conn.execute(f"PRAGMA synchronous = {durability}")
+        conn.execute("PRAGMA trusted_schema = OFF")  # a crafted file must not call functions
+        conn.execute("PRAGMA cell_size_check = ON")  # find a damaged page when it is read
+        # Bytes that a -wal is cut back to after a long transaction.
+        conn.execute("PRAGMA journal_size_limit = 4194304")
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def _check_is_file(path: Path, shown: Path) -> None:
+    """Refuse what no database can be, by name."""
+    if path.is_dir():
+        raise StorageError(shown, "this is a directory: name a file in it")
+    if path.exists():
+        if not path.is_file():
+            raise StorageError(shown, "not a regular file: name another")
+        # SQLite itself takes a file of one byte for a new database, and overwrites it.
+        if 0 < path.stat().st_size < _SMALLEST_DATABASE:
+            raise StorageError(
+                shown, f"not an SQLite database: name another file, or {_HOW_TO_RESTORE}"
+            )
+
+
+def _recognise(conn: sqlite3.Connection, path: Path) -> _FileKind:
+    """What the file is; one that is not ours is refused by name."""
+    # One statement is one look: another process may be making the file.
+    application_id, version, changes = conn.execute(
+        """SELECT application_id, user_version, schema_version
+        FROM pragma_application_id, pragma_user_version, pragma_schema_version"""
+    ).fetchone()
     if application_id == _APPLICATION_ID:
-        if 0 < version <= _SCHEMA_VERSION:
-            return int(version)
-        hint = (
-            "open it with a newer power_manager"
-            if version > _SCHEMA_VERSION
-            else "restore a backup"
+        if version == _SCHEMA_VERSION:
+            return _FileKind.OURS
+        raise StorageError(
+            path,
+            f"its schema {version} is not {_SCHEMA_VERSION}: open it with a newer power_manager",
         )
-        raise StorageError(path, f"its schema {version} is not {_SCHEMA_VERSION}: {hint}")
+    if application_id == _DEVELOPMENT_APPLICATION_ID:
+        raise StorageError(
+            path,
+            f"a file of a development version (schema {version}), which this version cannot read: "
+            "name a new file, and move the readings by that version's `export` and this `import`",
+        )
     if (application_id, version) == (0, 0):
-        if not _pragma(conn, "schema_version"):
-            return _NO_SCHEMA
-        columns = {
-            table: {row[1] for row in conn.execute(f"PRAGMA table_info({table})")}
-            for table in _FIRST_RELEASE
-        }
-        if all(columns[table].issuperset(names.split()) for table, names in _FIRST_RELEASE.items()):
-            return _FIRST_SCHEMA
+        if not changes:
+            return _FileKind.NEW
+        if _has_first_release_tables(conn):
+            return _FileKind.FIRST_RELEASE
     raise StorageError(path, "a database of another program: name another file")
 
 
-def _switched_to_wal(conn: sqlite3.Connection) -> str:
-    """The journal mode after asking for WAL. Where two processes ask at once, SQLite itself does not wait."""
+def _enable_wal(conn: sqlite3.Connection, path: Path) -> None:
+    """Switch to WAL mode. Where two processes ask at once, SQLite itself does not wait."""
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
-            return str(_pragma(conn, "journal_mode = wal"))
-        except sqlite3.OperationalError as exc:
-            busy = (
-                getattr(exc, "sqlite_errorcode", _SQLITE_BUSY) & 0xFF == _SQLITE_BUSY
-            )  # no code before Python 3.11
-            if not busy or time.monotonic() >= deadline:
+            mode = _pragma(conn, "journal_mode = wal")
+            break
+        except sqlite3.OperationalError as error:
+            code = getattr(error, "sqlite_errorcode", _SQLITE_BUSY)  # from Python 3.11 on
+            if code & 0xFF != _SQLITE_BUSY or time.monotonic() >= deadline:
                 raise
             time.sleep(0.005)
-
-
-def _make_ours(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> int:
-    """Put an identified file into WAL mode and, in one transaction, onto the present schema; return its max_gap."""
-    conn.execute("BEGIN")  # one look: another process may be making it
-    version = _schema_of(conn, path)
-    conn.execute("COMMIT")
-    if version == _NO_SCHEMA:
-        conn.execute(
-            "PRAGMA page_size = 1024"
-        )  # bytes: a commit writes whole pages, and flash wears out by them
-    mode = _switched_to_wal(conn)
     if mode != "wal" and str(path) != ":memory:":
         raise StorageError(
-            path, f"this place cannot hold a WAL database (it says {mode!r}): use a local disk"
+            path, f"this place cannot hold a WAL database (SQLite says {mode!r}): use a local disk"
         )
-    if version != _SCHEMA_VERSION:
-        conn.execute("BEGIN IMMEDIATE")  # closing the connection rolls back
-        version = _schema_of(conn, path)  # another process may have been faster
-        for older in range(version, _SCHEMA_VERSION) if version > _FIRST_SCHEMA else ():
-            _script(conn, _NEXT_VERSION_SQL[older])
-        if version == _FIRST_SCHEMA:
-            for table in _FIRST_RELEASE:
-                conn.execute(f"ALTER TABLE {table} RENAME TO first_release_{table}")
-        if version <= _FIRST_SCHEMA:
-            _script(conn, _SCHEMA)
-            conn.execute("INSERT INTO power_settings VALUES ('max_gap_us', ?)", (max_gap_us,))
-            conn.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        conn.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        if version == _FIRST_SCHEMA:
-            _upgrade_first_release(conn, path, max_gap_us)
-    (kept,) = conn.execute(
-        "SELECT value FROM power_settings WHERE name = 'max_gap_us'"
-    ).fetchone() or (None,)
-    if not isinstance(kept, int):
-        raise StorageError(path, "its setting max_gap_us is damaged: restore a backup")
-    if max_gap_us not in (kept, _DEFAULT_MAX_GAP * _SECOND):
-        raise _invalid(
-            "max_gap", f"{kept / _SECOND:g}, with which {path} was made (s)", max_gap_us / _SECOND
-        )
-    if conn.in_transaction:
-        conn.execute("COMMIT")
-    conn.execute("PRAGMA foreign_keys = ON")
-    return kept
+
+
+def _make_tables(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> None:
+    """Make the tables in a new file, and move those of the first release into them."""
+    kind = _recognise(conn, path)
+    if kind == _FileKind.OURS:  # another process was faster
+        return
+    if kind == _FileKind.FIRST_RELEASE:
+        for table in _FIRST_RELEASE:
+            conn.execute(f"ALTER TABLE {table} RENAME TO first_release_{table}")
+    for statement in _SCHEMA:
+        conn.execute(statement)
+    sql = "INSERT INTO power_settings (name, value) VALUES (?, ?)"
+    conn.execute(sql, ("max_gap_us", max_gap_us))
+    conn.execute(sql, ("file_id", _new_file_id()))
+    conn.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    conn.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+    if kind == _FileKind.FIRST_RELEASE:
+        _upgrade_first_release(conn, path, max_gap_us)
+
+
+def _new_file_id() -> str:
+    return os.urandom(16).hex()
+
+
+def _expected_schema() -> dict[str, str]:
+    """The text of each table, index and view, by its name."""
+    return {statement.split()[2]: statement for statement in _SCHEMA}
+
+
+def _check_schema(conn: sqlite3.Connection, path: Path) -> None:
+    """Compare the file's tables with this module's, before anything is asked of them.
+
+    A crafted view could go on without end, and a trigger take what was stored. Tables of other
+    packages are left alone.
+    """
+    expected = _expected_schema()
+    found: dict[str, str] = {}
+    sql = "SELECT name, type, tbl_name, sql FROM sqlite_master"
+    for name, kind, table, text in conn.execute(sql).fetchall():
+        if kind == "trigger" and table in expected:
+            raise StorageError(path, f"the table {table} has a trigger {name!r}: {_HOW_TO_RESTORE}")
+        if name in expected:
+            found[name] = text
+    for name, text in expected.items():
+        if found.get(name) != text:
+            raise StorageError(
+                path, f"its table, index or view {name} has been changed: {_HOW_TO_RESTORE}"
+            )
+
+
+def _check_max_gap(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> None:
+    kept_us = _setting(conn, "max_gap_us", int)
+    if max_gap_us not in (kept_us, round(_DEFAULT_MAX_GAP_S * SECOND_US)):
+        expected = f"{kept_us / SECOND_US:g} (s), the value that {path} was made with"
+        raise _invalid("max_gap", expected, max_gap_us / SECOND_US)
+
+
+# --- First release --------------------------------------------------------------------
+
+_FIRST_RELEASE = {
+    "devices": "id name shutdown_threshold target_wh",
+    "power_meters": "id device_id type voltage current_draw capacity_wh charge_pct name",
+    "power_events": "id device_id type value timestamp note",
+    "power_readings": "id meter_id voltage current_draw charge_pct timestamp",
+}
+
+
+def _has_first_release_tables(conn: sqlite3.Connection) -> bool:
+    for table, names in _FIRST_RELEASE.items():
+        columns = {row["name"] for row in _select(conn, f"PRAGMA table_info({table})")}
+        if not columns.issuperset(names.split()):
+            return False
+    return True
+
+
+def _first_release_us(text: Any) -> int | None:
+    """A time of the first release: ISO text, in UTC if it names no offset; None if invalid."""
+    try:
+        moment = _parse_iso(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return to_microseconds(moment)
+    except (TypeError, ValueError):
+        return None
 
 
 def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int) -> None:
-    """Move the rows of the first_release_* tables; those that have no place stay there, and are warned of."""
+    """Move the rows of the first_release_* tables.
 
-    def microseconds(
-        text: Any,
-    ) -> int | None:  # its times are ISO text, in UTC where they name no offset
-        try:
-            moment = _parse_iso(text)
-            return _microseconds(
-                "timestamp", moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-            )
-        except (TypeError, ValueError):
-            return None
-
-    def fits(check: Callable[..., object]) -> Callable[..., bool]:
-        def fitting(*values: Any) -> bool:
-            with contextlib.suppress(InvalidValue):
-                check(*values)
-                return True
-            return False
-
-        return fitting
-
-    conn.create_function("first_release_us", 1, microseconds)
-    conn.create_function("fits_device", 4, fits(_device))
-    conn.create_function("fits_meter_id", 1, fits(functools.partial(_text, "meter_id")))
-    conn.create_function("fits_meter", 2, fits(_new_meter))
-    conn.create_function("fits_reading", 3, fits(_electrical))
-    _script(conn, _UPGRADE_SQL)
-    intake, moved = _Intake(conn, max_gap_us, None, int), []
-    intake.alerting = False  # its alerts are recorded already
-    for (id_,) in conn.execute("SELECT id FROM power_meters").fetchall():
-        known = intake.meter(id_)
-        if known.runs_empty:
-            known.alert_level = _alert_level(0, known.charge_pct, known.low, known.critical)
-    sql = """SELECT r.rowid, m.id, r.voltage, r.current_draw, coalesce(r.charge_pct, 100.0),
-        first_release_us(r.timestamp) FROM first_release_power_readings r JOIN power_meters m ON m.id = r.meter_id
-        ORDER BY r.rowid"""
-    for rowid, meter_id, voltage, current, charge_pct, us in conn.execute(sql):
-        with contextlib.suppress(InvalidValue):
-            values = _electrical(voltage, current, charge_pct)
-            if us is not None:  # two readings at one instant are both kept
-                intake.take(meter_id, *values, intake.free_instant(intake.meter(meter_id), us))
-                moved.append((rowid,))
-    intake.finish()
-    conn.executemany("DELETE FROM first_release_power_readings WHERE rowid = ?", moved)
+    A row that is not valid today cannot be migrated: it stays there, and the log says so.
+    """
+    _upgrade_devices(conn)
+    _upgrade_meters(conn)
+    _upgrade_events(conn)
+    _upgrade_readings(conn)
     for table in _FIRST_RELEASE:
         (left,) = conn.execute(f"SELECT count(*) FROM first_release_{table}").fetchone()
         if left:
             _log.warning(
-                "%s: %d rows of %s have no place; they stay in first_release_%s",
+                "%s: %d rows of %s could not be migrated; they stay in first_release_%s",
                 path,
                 left,
                 table,
@@ -1349,29 +3279,530 @@ def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int
             conn.execute(f"DROP TABLE first_release_{table}")
 
 
-# --- PowerManager -----------------------------------------------------------------------------
+def _first_release_rows(conn: sqlite3.Connection, table: str) -> list[_Row]:
+    sql = f"SELECT rowid AS row_number, * FROM first_release_{table} ORDER BY rowid"
+    return _select(conn, sql)
+
+
+def _drop_first_release_row(conn: sqlite3.Connection, table: str, row: _Row) -> None:
+    sql = f"DELETE FROM first_release_{table} WHERE rowid = ?"
+    conn.execute(sql, (row["row_number"],))
+
+
+def _or_default(value: Any, default: float) -> Any:
+    return default if value is None else value
+
+
+def _is_blank(text: Any) -> bool:
+    return isinstance(text, str) and not text.strip()
+
+
+def _upgrade_devices(conn: sqlite3.Connection) -> None:
+    names = ", ".join(_DEVICE_COLUMNS)
+    sql = f"INSERT OR IGNORE INTO devices ({names}) VALUES (?, ?, ?, ?, ?, ?)"
+    for row in _first_release_rows(conn, "devices"):
+        name = row["id"] if _is_blank(row["name"]) else row["name"]
+        threshold = _or_default(row["shutdown_threshold"], 3.0)
+        try:
+            device = _check_device(row["id"], name, threshold, row["target_wh"])
+        except InvalidValue:
+            continue
+        if conn.execute(sql, dataclasses.astuple(device)).rowcount:
+            _drop_first_release_row(conn, "devices", row)
+
+
+def _upgrade_meters(conn: sqlite3.Connection) -> None:
+    sql = """INSERT OR IGNORE INTO power_meters (id, device_key, type, name, capacity_wh, voltage,
+        current_draw, charge_pct, alert_level) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    for row in _first_release_rows(conn, "power_meters"):
+        name = None if _is_blank(row["name"]) else row["name"]
+        try:
+            kind = _check_member(MeterType, "type", row["type"])
+            values = (
+                check_text("meter_id", row["id"]),
+                _device_key(conn, row["device_id"]),
+                kind.value,
+                _check_meter_name(name),
+                _check_capacity(_or_default(row["capacity_wh"], 0.0)),
+                *_check_reading(
+                    _or_default(row["voltage"], 0.0),
+                    _or_default(row["current_draw"], 0.0),
+                    _or_default(row["charge_pct"], 100.0),
+                ),
+                _NO_ALERT,
+            )
+        except (InvalidValue, NotFound):
+            continue
+        if conn.execute(sql, values).rowcount:
+            _drop_first_release_row(conn, "power_meters", row)
+
+
+def _upgrade_events(conn: sqlite3.Connection) -> None:
+    entries: list[tuple[int, int, PowerEvent, _Row]] = []
+    for row in _first_release_rows(conn, "power_events"):
+        us = _first_release_us(row["timestamp"])
+        try:
+            event = PowerEvent(
+                id=check_text("id", row["id"]),
+                device_id=row["device_id"],
+                type=_check_member(PowerEventType, "type", row["type"]),
+                value=check_number(
+                    "value", _or_default(row["value"], 0.0), -_MAX_FLOAT, _MAX_FLOAT, ""
+                ),
+                timestamp="",
+                note=row["note"],
+            )
+            device_key = _device_key(conn, row["device_id"])
+        except (InvalidValue, NotFound):
+            continue
+        if us is not None and (event.note is None or isinstance(event.note, str)):
+            entries.append((us, device_key, event, row))
+    entries.sort(key=itemgetter(0))
+    for us, device_key, event, row in entries:
+        _add_event(conn, device_key, event, us)
+        _drop_first_release_row(conn, "power_events", row)
+
+
+def _upgrade_readings(conn: sqlite3.Connection) -> None:
+    """Move the readings meter by meter in order of time, which keeps the cost of each the same."""
+    _sort_first_release_readings(conn)
+    sql = "SELECT row_number FROM temp.first_release_order ORDER BY meter_key, us, row_number"
+    row_numbers = [row_number for (row_number,) in conn.execute(sql).fetchall()]
+    writer = _ReadingWriter(conn)
+    last: dict[str, int] = {}  # the latest instant of a meter
+    for start in range(0, len(row_numbers), _CHUNK_ROWS):
+        chunk = _Chunk()
+        moved: list[tuple[int]] = []
+        page = row_numbers[start : start + _CHUNK_ROWS]
+        for row in _first_release_readings(conn, page):
+            try:
+                values = _check_reading(row["voltage"], row["current_draw"], row["charge_pct"])
+            except InvalidValue:
+                continue
+            meter_id = row["meter_id"]
+            us = _first_release_us(row["timestamp"])
+            if us is None or None in values:
+                continue
+            us = max(us, last.get(meter_id, -1) + 1)  # two readings at one instant are both kept
+            last[meter_id] = us
+            chunk.add(meter_id, _Arrival(0, us, *values, live=False))
+            moved.append((row["row_number"],))
+        writer.write(chunk)
+        sql = "DELETE FROM first_release_power_readings WHERE rowid = ?"
+        conn.executemany(sql, moved)
+    writer.finish()
+    conn.execute("DROP TABLE temp.first_release_order")
+    _set_upgraded_alert_levels(conn)
+
+
+def _sort_first_release_readings(conn: sqlite3.Connection) -> None:
+    """Note meter and time of each reading that has both, for SQLite to sort."""
+    conn.execute("CREATE TEMP TABLE first_release_order (meter_key, us, row_number)")
+    sql = f"""SELECT r.rowid, m.meter_key, r.timestamp FROM first_release_power_readings r
+        JOIN power_meters m ON m.id = r.meter_id
+        WHERE r.rowid > ? ORDER BY r.rowid LIMIT {_CHUNK_ROWS}"""
+    last_row = -_MAX_INTEGER
+    while page := conn.execute(sql, (last_row,)).fetchall():
+        entries = []
+        for row_number, meter_key, timestamp in page:
+            last_row = row_number
+            us = _first_release_us(timestamp)
+            if us is not None:
+                entries.append((meter_key, us, row_number))
+        conn.executemany("INSERT INTO temp.first_release_order VALUES (?, ?, ?)", entries)
+
+
+def _first_release_readings(conn: sqlite3.Connection, row_numbers: list[int]) -> list[_Row]:
+    """Readings of the first release in the order of these numbers."""
+    sql = """SELECT r.rowid AS row_number, r.meter_id, r.voltage, r.current_draw,
+        coalesce(r.charge_pct, 100.0) AS charge_pct, r.timestamp
+        FROM json_each(?) j CROSS JOIN first_release_power_readings r ON r.rowid = j.value
+        ORDER BY j.key"""
+    return _select(conn, sql, (json.dumps(row_numbers),))
+
+
+def _set_upgraded_alert_levels(conn: sqlite3.Connection) -> None:
+    """Give meters the alert level of their charge: the first release has recorded its events."""
+    sql = """SELECT m.meter_key, m.type, m.charge_pct, d.low_battery_threshold,
+        d.critical_battery_threshold FROM power_meters m JOIN devices d USING (device_key)"""
+    for row in _select(conn, sql):
+        if row["type"] in _TYPES_WITH_CHARGE:
+            low, critical = _thresholds(
+                row["low_battery_threshold"], row["critical_battery_threshold"]
+            )
+            level = _next_alert_level(_NO_ALERT, row["charge_pct"], low, critical)
+            conn.execute(
+                "UPDATE power_meters SET alert_level = ? WHERE meter_key = ?",
+                (level, row["meter_key"]),
+            )
+
+
+# --- Checking -------------------------------------------------------------------------
+
+
+def _file_problems(conn: sqlite3.Connection) -> Iterator[str]:
+    """What is wrong with a file, one text each; see PowerManager.check."""
+    for (text,) in conn.execute("PRAGMA integrity_check").fetchall():
+        if text != "ok":
+            yield f"integrity: {text}"
+    for table, text in _expected_schema().items():
+        if not text.startswith("CREATE TABLE"):
+            continue
+        rows = conn.execute(f"PRAGMA foreign_key_check({table})").fetchall()
+        if rows:
+            yield f"{table}: {len(rows)} rows refer to rows that are not there"
+    sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'first_release_*'"
+    for (table,) in conn.execute(sql).fetchall():
+        yield f"{table}: rows of the first release that could not be migrated"
+    yield from _settings_problems(conn)
+    for row in _select(conn, f"{_DEVICE_SQL} ORDER BY device_key"):
+        yield from _problem(f"device {row['id']}", _check_device_row, row)
+    for row in _select(conn, f"{_EVENT_SQL} ORDER BY e.sequence"):
+        yield from _problem(f"event {row['sequence']}", _check_event_row, row)
+    for row in _select(conn, f"{_METER_SQL} ORDER BY m.meter_key"):
+        yield from _problem(f"meter {row['id']}", _check_meter_row, row)
+        try:
+            for problem in _meter_problems(conn, row["meter_key"]):
+                yield f"meter {row['id']}: {problem}"
+        except (_DamagedValue, TypeError, ValueError, struct.error) as error:
+            yield f"meter {row['id']}: a damaged value ({error})"
+
+
+def _problem(of: str, check: Callable[[_Row], object], row: _Row) -> Iterator[str]:
+    try:
+        check(row)
+    except (_DamagedValue, ValueError, TypeError) as error:
+        yield f"{of}: a damaged value ({error})"
+
+
+def _settings_problems(conn: sqlite3.Connection) -> Iterator[str]:
+    try:
+        _setting(conn, "max_gap_us", int)
+        _setting(conn, "file_id", str)
+    except _DamagedValue as error:
+        yield f"power_settings: a damaged value ({error})"
+
+
+def _check_device_row(row: _Row) -> None:
+    device = _device_of(row)
+    _check_device(*dataclasses.astuple(device))
+
+
+def _check_event_row(row: _Row) -> None:
+    event = _event_of(row)
+    expected = _event_checksum(row["sequence"], row["device_key"], event, row["timestamp"])
+    if row["checksum"] != expected:
+        raise _DamagedValue("its checksum does not agree")
+
+
+def _check_meter_row(row: _Row) -> None:
+    meter = _meter_of(row)
+    check_text("id", meter.id)
+    _check_meter_name(meter.name)
+    _check_capacity(meter.capacity_wh)
+    _check_reading(meter.voltage, meter.current_draw, meter.charge_pct)
+    check_number("charge_pct", meter.charge_pct, 0, 100, "%")
+    if row["active"] not in (0, 1):
+        raise _DamagedValue("active")
+
+
+def _meter_problems(conn: sqlite3.Connection, meter_key: int) -> Iterator[str]:
+    """Compare a meter's state and statistics with its readings."""
+    state = _load_state(conn, "m.meter_key", meter_key)
+    assert state is not None  # its row was found a moment ago
+    hours = {
+        row["hour"]: row
+        for row in _select(conn, "SELECT * FROM power_hours WHERE meter_key = ?", (meter_key,))
+    }
+    yield from _state_problems(conn, state)
+    sql = f"SELECT DISTINCT timestamp / {HOUR_US} FROM power_readings WHERE meter_key = ?"
+    for (hour,) in conn.execute(sql, (meter_key,)).fetchall():
+        if hour not in hours:
+            yield f"the readings of the hour {_shown_hour(hour)} have no statistics"
+    for hour, row in hours.items():
+        if not _is_hour_right(conn, meter_key, row, state.max_gap_us):
+            yield f"readings and statistics of the hour {_shown_hour(hour)} do not agree"
+
+
+def _shown_hour(hour: Any) -> str:
+    _check_hour(hour)
+    return from_microseconds(hour * HOUR_US)
+
+
+def _is_hour_right(conn: sqlite3.Connection, meter_key: int, row: _Row, max_gap_us: int) -> bool:
+    """Whether an open hour's sums are those of its readings; of a closed one, the checksum."""
+    stored = _HourSums(*(row[name] for name in _SUM_COLUMNS))
+    if row["closed"]:
+        if row["closed"] not in (_CLOSED_WITH_LAST, _CLOSED):
+            return False
+        checksum = stored.checksum
+        _seal_hour(conn, meter_key, row["hour"], row["closed"], stored)
+        return stored.checksum == checksum
+    computed = _computed_hour(conn, meter_key, row["hour"], max_gap_us)
+    if not computed.reading_count or stored.checksum != computed.checksum:
+        return False
+    for name in _SUM_COLUMNS:
+        stored_value = getattr(stored, name)
+        computed_value = getattr(computed, name)
+        if stored_value is None or computed_value is None:
+            if stored_value is not computed_value:
+                return False
+        elif not math.isclose(stored_value, computed_value, rel_tol=1e-12, abs_tol=1e-12):
+            return False
+    return True
+
+
+def _state_problems(conn: sqlite3.Connection, state: _MeterState) -> Iterator[str]:
+    """Compare what a meter's row says of its present and newest reading with the readings."""
+    sql = "SELECT max(timestamp) FROM power_readings WHERE meter_key = ?"
+    (latest_us,) = conn.execute(sql, (state.meter_key,)).fetchone()
+    if state.latest_us != latest_us:
+        yield "its newest reading is not the one that its row names"
+    if state.hour != (None if latest_us is None else latest_us // HOUR_US):
+        yield "its hour under way is not that of its newest reading"
+    powered = None
+    if latest_us is not None:
+        # Up to the newest reading itself, and as far back as it could be a neighbour of the next.
+        powered = _last_powered(conn, state.meter_key, latest_us + 1, state.max_gap_us + 1)
+    if powered is not None and powered != state.powered():
+        yield "its newest reading with watts is not the one that its row names"
+    oldest_us = 0 if latest_us is None else latest_us - state.max_gap_us
+    if powered is None and state.powered_us is not None and state.powered_us >= oldest_us:
+        yield "its row names a newest reading with watts that is not there"
+    if state.alert_level not in (_NO_ALERT, _LOW_ALERT, _CRITICAL_ALERT):
+        yield "its alert level is damaged"
+    yield from _present_problems(conn, state)
+
+
+def _present_problems(conn: sqlite3.Connection, state: _MeterState) -> Iterator[str]:
+    if state.state_us is None:
+        if state.latest_us is not None:
+            yield "it has readings but no present state"
+        return
+    sql = f"{_SAMPLES_SQL} WHERE meter_key = ? AND timestamp = ?"
+    found = conn.execute(sql, (state.meter_key, state.state_us)).fetchone()
+    present = (state.state_us, state.voltage, state.current_draw, state.charge_pct)
+    if found is not None:
+        if found != present:
+            yield "its present state is not that of its reading"
+        return
+    sql = "SELECT 1 FROM power_hours WHERE meter_key = ? AND hour = ? AND closed"
+    values = (state.meter_key, state.state_us // HOUR_US)
+    if conn.execute(sql, values).fetchone() is None:
+        yield "the reading of its present state is missing"
+
+
+# --- Copying --------------------------------------------------------------------------
+
+
+def _check_target(target: Path, database: Path | None) -> None:
+    """Refuse to write over a directory, this database, or what belongs to any database in use."""
+    is_own = database is not None and target.exists() and target.samefile(database)
+    if target.is_dir() or is_own:
+        raise StorageError(target, "a directory, or the database itself: name another file")
+    name = os.path.realpath(target)  # writing to a link writes to what it names
+    beside = [name + suffix for suffix in ("-wal", "-journal")]
+    beside += [name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)]
+    if any(os.path.isfile(path) for path in beside):
+        raise StorageError(target, "a database in use, or a part of one: name another file")
+
+
+@contextlib.contextmanager
+def _temporary_database(target: Path, purpose: str) -> Iterator[Path]:
+    """A private file beside the target, which goes with all that SQLite puts beside it."""
+    unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.{purpose}")
+    try:
+        _create_private(unfinished)
+        yield unfinished
+    finally:
+        for suffix in ("", *_SUFFIXES):
+            with contextlib.suppress(OSError):
+                os.unlink(f"{unfinished}{suffix}")
+
+
+def _copy_database(source: Path, unfinished: Path) -> None:
+    """Copy a backup, which stays as it is, with what SQLite keeps beside it."""
+    if not source.is_file():
+        raise StorageError(source, "no such file: name a backup")
+    if not source.stat().st_size:
+        raise StorageError(source, "an empty file is not a backup: name another")
+    try:
+        # Only to be read, so it may lie on a medium that cannot be written.
+        uri = f"{source.as_uri()}?mode=ro"
+        if not os.path.exists(f"{source}-wal"):
+            uri += "&immutable=1"
+        with contextlib.ExitStack() as stack:
+            original = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT)
+            stack.callback(original.close)
+            copy = sqlite3.connect(unfinished)
+            stack.callback(copy.close)
+            _copy_pages(original, copy)
+    except sqlite3.Error as error:
+        is_full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"  # of the copy's disk
+        raise _storage_error(error, unfinished.parent if is_full else source) from error
+
+
+def _copy_pages(original: sqlite3.Connection, copy: sqlite3.Connection) -> None:
+    """SQLite's own backup, in one commit; waiting for other writers ends after BUSY_TIMEOUT."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+
+    def give_up(status: int, _remaining: int, _total: int) -> None:
+        if status in (_SQLITE_BUSY, _SQLITE_LOCKED) and time.monotonic() >= deadline:
+            raise TimeoutError
+
+    original.backup(copy, pages=-1, progress=give_up, sleep=0.02)
+
+
+def _prepare_backup(unfinished: Path, source: Path, page_bytes: int) -> None:
+    """Check a private copy of a backup, upgrade it, and make it a line of history of its own."""
+    try:
+        with PowerManager(unfinished) as copy:
+            problems = copy.check()
+            copy._write(_renew_file_id)
+    except StorageError as error:
+        is_full = error.sqlite_errorname == "SQLITE_FULL"
+        path = unfinished.parent if is_full else source
+        raise StorageError(path, error.reason, error.sqlite_errorname) from error
+    damage = [problem for problem in problems if not problem.startswith("first_release_")]
+    if damage:
+        raise StorageError(source, f"this backup is damaged ({damage[0]}): name another")
+    with contextlib.closing(_connect(unfinished)) as conn:
+        _pragma(conn, "journal_mode = delete")  # in WAL mode the page size is fixed
+        conn.execute(f"PRAGMA page_size = {page_bytes}")
+        conn.execute("VACUUM")
+
+
+def _renew_file_id(conn: sqlite3.Connection) -> None:
+    conn.execute("UPDATE power_settings SET value = ? WHERE name = 'file_id'", (_new_file_id(),))
+
+
+def _present_page_bytes(target: Path) -> int | None:
+    """The page size of the present file, None if it is damaged. Refuse another program's."""
+    try:
+        with contextlib.closing(_connect(target)) as conn:
+            application_id = _pragma(conn, "application_id")
+            if application_id != _APPLICATION_ID and _pragma(conn, "schema_version"):
+                _recognise(conn, target)
+            return int(_pragma(conn, "page_size")) if _pragma(conn, "page_count") else _PAGE_BYTES
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if _is_damage(error):
+            return None
+        raise
+
+
+def _is_damage(error: Exception) -> bool:
+    if isinstance(error, UnicodeDecodeError):
+        return True
+    name = getattr(error, "sqlite_errorname", "")
+    if not name:  # on Python 3.10; a full disk or a lock is an OperationalError
+        return type(error) is sqlite3.DatabaseError
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def _restore(target: Path, source: Path) -> None:
+    """Put a backup in place of the present content of a file, or of a file that is missing."""
+    if source.exists() and target.exists() and source.samefile(target):
+        raise StorageError(source, "the database itself: name a backup of it")
+    if target.is_dir() or (target.exists() and not target.is_file()):
+        raise StorageError(target, "not a regular file: name another")
+    try:
+        with _temporary_database(target, "restore") as unfinished:
+            _copy_database(source, unfinished)
+            page_bytes: int | None = _PAGE_BYTES
+            if target.exists() and target.stat().st_size:
+                page_bytes = _present_page_bytes(target)
+            _prepare_backup(unfinished, source, page_bytes or _PAGE_BYTES)
+            if page_bytes is not None and _is_put_in(target, unfinished):
+                return
+            _replace_damaged(target, unfinished)
+    except TimeoutError:
+        reason = f"SQLITE_BUSY: database is locked; {_HINTS['SQLITE_BUSY']}"
+        raise StorageError(target, reason, "SQLITE_BUSY") from None
+    except OSError as error:
+        if isinstance(error, PowerManagerError):
+            raise
+        raise _storage_error(error, target) from error
+    except _DATABASE_ERRORS as error:
+        raise _storage_error(error, target) from error
+
+
+def _is_put_in(target: Path, unfinished: Path) -> bool:
+    """Write the copy into the present file with one commit; False where that is damaged.
+
+    SQLite itself does it, so an old -wal beside the file and other processes that have it open
+    do no harm: they see the new content, whole, from their next transaction on.
+    """
+    _create_private(target)
+    with contextlib.ExitStack() as stack:
+        copy = sqlite3.connect(unfinished)
+        stack.callback(copy.close)
+        present = _connect(target)
+        stack.callback(present.close)
+        present.execute("PRAGMA busy_timeout = 100")  # milliseconds: _copy_pages() waits
+        try:
+            _copy_pages(copy, present)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if _is_damage(error):
+                return False
+            raise
+    return True
+
+
+def _replace_damaged(target: Path, unfinished: Path) -> None:
+    """Put the copy in place of a file that SQLite cannot open, which is kept under another name."""
+    _sync(unfinished, os.O_RDWR)
+    names = (target.with_name(f"{target.name}.damaged{number}") for number in chain([""], count(2)))
+    aside = next(name for name in names if not name.exists())
+    # An old -wal must go first: it would be replayed over the new file.
+    for suffix in _SUFFIXES:
+        if os.path.exists(f"{target}{suffix}"):
+            os.replace(f"{target}{suffix}", f"{aside}{suffix}")
+    os.replace(target, aside)
+    _sync(target.parent, os.O_RDONLY)
+    os.replace(unfinished, target)
+    _sync(target.parent, os.O_RDONLY)
+    _log.warning("%s: the damaged file is kept as %s", target, aside)
+
+
+def restore_database(db_path: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Put the backup at `path` in place of the database at `db_path`, as PowerManager.restore does.
+
+    It also works if that database is missing, or too damaged to open: the damaged file is then
+    kept beside it, with `.damaged` after its name. Raises StorageError; the database is then as it
+    was.
+    """
+    target = Path(os.path.abspath(_check_path("db_path", db_path)))
+    source = Path(os.path.abspath(_check_path("path", path)))
+    _restore(Path(os.path.realpath(target)), source)
+
+
+# --- PowerManager ---------------------------------------------------------------------
 
 
 class PowerManager:
     """A file of devices, their meters, readings and events; a context manager.
 
-    db_path: the database, made (private to its owner) where it is missing; ":memory:" for one as long as this object.
-    durability: "full" (default): what log_power returned survives a power cut. "normal": it survives the end of the
-        process, and a power cut may take the last moments; the file stays whole either way.
-    alert_repeat: seconds after which a battery that is still low or critical raises its event again; 0: with every
-        reading; None (default): never.
-    max_gap: seconds between two readings over which energy is still booked (default 3600; 0: none at all). The file
-        keeps the value it was made with: the default takes that one, any other must equal it.
+    db_path: the database; if it is missing, one is made that only its owner can read. ":memory:":
+        one that lasts as long as this object.
+    durability: "full" (default): what log_power returned survives a power cut. "normal": it
+        survives the end of the process, and a power cut may take the last moments. The file stays
+        whole either way.
+    alert_repeat: seconds after which a meter that is still low or critical raises its event
+        again; 0: with every reading; None (default): never.
+    max_gap: seconds between two readings over which energy is still booked (default 5400; 0: none
+        at all). The file keeps the value it was made with: the default takes that value, any other
+        must equal it.
+    alert_types: the types of meters whose readings raise alerts (default: battery alone).
     clock: returns the time in epoch seconds.
 
-    Safe to share between threads, and any number of processes may have the file open. Every call that writes is one
-    transaction. Raises InvalidValue for a parameter, NotFound for an unknown id, StorageError for the file; after any
-    of them the file is as before the call.
+    Threads can share one object, and any number of processes can have the file open. Every call
+    that writes is one transaction. Raises InvalidValue for an argument, NotFound for an unknown
+    id, StorageError for the file; after any of them the file is as it was before the call.
     """
 
     # --- Lifecycle
 
-    _closed = True  # until it is open: for __del__
+    _is_closed = True  # until it is open: for __del__
 
     def __init__(
         self,
@@ -1379,44 +3810,64 @@ class PowerManager:
         *,
         durability: str = "full",
         alert_repeat: float | None = None,
-        max_gap: float = _DEFAULT_MAX_GAP,
+        max_gap: float = _DEFAULT_MAX_GAP_S,
+        alert_types: Iterable[MeterType | str] = (MeterType.BATTERY,),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.db_path = _path("db_path", db_path)
+        self._pid = os.getpid()
+        self.db_path = _check_path("db_path", db_path)
         if durability not in ("full", "normal"):
             raise _invalid("durability", "'full' or 'normal'", durability)
         if not callable(clock):
             raise _invalid("clock", "a function that returns epoch seconds", clock)
-        self._durability, self._clock = durability, clock
-        self._alert_repeat_us = _optional(_span, "alert_repeat", alert_repeat, _SECOND, "s")
-        self._memory = str(self.db_path) == ":memory:"
-        # Connections are opened later too, when the working directory may be another one.
-        self._path = self.db_path if self._memory else Path(os.path.abspath(self.db_path))
-        self._lock = threading.RLock()  # held for the length of a transaction
-        self._depth = self._owner = (
-            0  # how deep in transactions the thread that holds the lock is, and which it is
+        self._durability = durability
+        self._clock = clock
+        self._alert_repeat_us: int | None = None
+        if alert_repeat is not None:
+            self._alert_repeat_us = check_duration("alert_repeat", alert_repeat, SECOND_US, "s")
+        self._alert_types = frozenset(
+            _check_member(MeterType, "alert_types", kind).value
+            for kind in check_iterable("alert_types", alert_types)
         )
-        self._idle: list[sqlite3.Connection] = []  # connections for reading that nobody uses
-        self._foreign: BaseException | None = None  # an error that came out of the caller's code
-        self._streaming = False  # log_many is reading its rows
-        self._pid = os.getpid()
-        self._writer = self._open(_span("max_gap", max_gap, _SECOND, "s"))
-        self._closed = False
+        max_gap_us = check_duration("max_gap", max_gap, SECOND_US, "s")
+        self._is_memory = str(self.db_path) == ":memory:"
+        # Connections are opened later too, when the working directory may be another one.
+        self._path = self.db_path
+        if not self._is_memory:
+            self._path = Path(os.path.abspath(self.db_path))
+        self._readers = _Readers(lambda: _connect(self._path, self._durability))
+        self._watcher: sqlite3.Connection | None = None  # for data_version()
+        self._watching = threading.Lock()
+        self._place: tuple[int, int] | None = None  # not known while it is being opened
+        self._transaction = self._open(max_gap_us)
+        self._is_closed = False
 
-    def _open(self, max_gap_us: int) -> sqlite3.Connection:
+    def _open(self, max_gap_us: int) -> _Transaction:
         with contextlib.ExitStack() as undo:
             try:
-                if not self._memory and self._path.is_dir():
-                    raise StorageError(self.db_path, "this is a directory: name a file in it")
-                if not self._memory and not self._path.exists():
+                if not self._is_memory:
+                    _check_is_file(self._path, self.db_path)
                     _create_private(Path(os.path.realpath(self._path)))
                 conn = _connect(self._path, self._durability)
                 undo.callback(conn.close)
-                self._max_gap_us = _make_ours(conn, self._path, max_gap_us)
-            except _FILE_ERRORS as exc:
-                _raise_ours(exc, self.db_path)
+                transaction = _Transaction(conn, self.db_path, self._check_place)
+                if _recognise(conn, self.db_path) == _FileKind.NEW:
+                    conn.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+                _enable_wal(conn, self.db_path)
+                if _recognise(conn, self.db_path) != _FileKind.OURS:
+                    transaction.run(lambda conn: _make_tables(conn, self.db_path, max_gap_us))
+                _check_schema(conn, self.db_path)
+                _check_max_gap(conn, self.db_path, max_gap_us)
+                conn.execute("PRAGMA foreign_keys = ON")
+                self._place = self._present_place()
+            except _DATABASE_ERRORS as error:
+                raise _storage_error(error, self.db_path) from error
+            except OSError as error:
+                if isinstance(error, PowerManagerError):
+                    raise
+                raise _storage_error(error, self.db_path) from error
             undo.pop_all()
-        return conn
+        return transaction
 
     def __enter__(self) -> PowerManager:
         return self
@@ -1425,142 +3876,138 @@ class PowerManager:
         self.close()
 
     def __del__(self) -> None:
-        if not self._closed and self._pid == os.getpid():
+        if not self._is_closed and self._pid == os.getpid():
             self._close_connections()
 
     def close(self) -> None:
-        """Close the file; closing it again does nothing. Raises PowerManagerError in a transaction."""
-        with self._lock:
-            if self._depth:
-                raise PowerManagerError(
-                    f"{self.db_path}: close() inside a transaction: leave it first"
-                )
-            if not self._closed:
-                self._close_connections()
+        """Close the file; closing it again does nothing. Raises PowerManagerError in a transaction.
+
+        In the child of a fork it only forgets the file, which is its parent's.
+        """
+        if self._is_closed:
+            return
+        if self._pid != os.getpid():  # first: at the fork another thread may have been writing
+            self._is_closed = True
+            return
+        self._transaction.hold("close()", self._close_connections)
 
     def _close_connections(self) -> None:
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
-        self._writer.close()
+        self._is_closed = True
+        self._readers.close()
+        with self._watching:
+            if self._watcher is not None:
+                self._watcher.close()
+                self._watcher = None
+        self._transaction.connection.close()
 
     def _check_usable(self) -> None:
-        if self._closed or self._pid != os.getpid():
-            reason = "this PowerManager is closed" if self._closed else "opened before a fork"
-            raise StorageError(self.db_path, f"{reason}: open another")
+        if self._is_closed:
+            raise StorageError(self.db_path, "this PowerManager is closed: open another")
+        if self._pid != os.getpid():
+            raise StorageError(self.db_path, "opened before a fork: open another in the child")
+
+    def _present_place(self) -> tuple[int, int] | None:
+        """Which file the path names now; None in memory, or where there is no file."""
+        if self._is_memory:
+            return None
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _check_place(self) -> None:
+        """Refuse to commit to a file that the path no longer names: it would be gone."""
+        if self._place is not None and self._present_place() != self._place:
+            raise StorageError(
+                self.db_path,
+                "this file was deleted or replaced while it was open: close it and open it again",
+            )
+
+    @property
+    def max_gap(self) -> float:
+        """Seconds between two readings over which energy is booked, as the file says."""
+        return self._read(lambda conn: _setting(conn, "max_gap_us", int)) / SECOND_US
+
+    @property
+    def file_id(self) -> str:
+        """The random id of this line of history: a restored backup starts another."""
+        return self._read(lambda conn: _setting(conn, "file_id", str))
+
+    def data_version(self) -> int:
+        """A number that changes whenever anything in the file has changed since the last call.
+
+        Changes of this object, of others and of other processes count, once they are committed.
+        Compare it only with earlier results of the same object.
+        """
+        self._check_usable()
+        if self._is_memory:
+            return self._transaction.connection.total_changes
+        try:
+            with self._watching:
+                if self._watcher is None:
+                    self._watcher = _connect(self._path, self._durability)
+                return int(_pragma(self._watcher, "data_version"))
+        except _DATABASE_ERRORS as error:
+            raise _storage_error(error, self.db_path) from error
 
     # --- Transactions
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[PowerManager]:
+    def transaction(self) -> contextlib.AbstractContextManager[PowerManager]:
         """Group any calls into one commit: all of them are stored, or none.
 
-        Nests: an inner block that fails takes back its own calls only. Any exception rolls back, and goes on. Other
-        threads' writes, and other processes', wait meanwhile; those of other tasks of this thread are part of it.
+        Nests: an inner block that fails takes back its own calls only. Any exception rolls back
+        and is raised again. Writes of other threads and processes wait meanwhile, for BUSY_TIMEOUT
+        at most. The block belongs to its thread and its asyncio task: a write of another task of
+        the same thread raises PowerManagerError, and a read of such a task sees what is committed.
         """
-        with self._writing(), self._foreign_code():
-            yield self
+        self._check_usable()
+        return _Block(self._transaction, self, None)
 
-    @contextlib.contextmanager
-    def connection(self) -> Iterator[sqlite3.Connection]:
-        """The file's own sqlite3 connection, in one transaction, for tables that another package keeps in this file.
+    def connection(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """The file's own sqlite3 connection, in one transaction, for tables of another package.
 
-        Nests with transaction(), so rows of those tables and calls of this object are stored together. Name the
-        tables with a prefix of the package's own, leave those of this module alone, and neither commit nor roll back.
-        SQLite's errors come out as StorageError, all others as they are; after any of them nothing is stored.
+        Nests with transaction(), so rows of those tables and calls of this object are stored
+        together. Name the tables with a prefix of the package's own, leave those of this module
+        alone, and neither commit nor roll back. SQLite's errors are raised as StorageError, all
+        others as they are; after any of them nothing is stored.
         """
-        with self._writing() as conn, self._foreign_code(sqlite3.Error):
-            yield conn
+        self._check_usable()
+        return _Block(self._transaction, self._transaction.connection, self.db_path)
 
-    @contextlib.contextmanager
-    def _foreign_code(self, *ours: type[BaseException]) -> Iterator[None]:
-        """What is raised inside is the caller's own, and not to be translated, unless it is one of these."""
-        try:
-            yield
-        except BaseException as exc:
-            self._foreign = None if isinstance(exc, ours) else exc
-            raise
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: BEGIN IMMEDIATE outermost, a savepoint inside."""
-        self._check_usable()  # before the lock, which the parent of a fork may have left taken
-        with self._lock:
-            self._check_usable()
-            conn, depth = self._writer, self._depth
-            begin, commit, rollback = "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"
-            if depth:
-                begin, commit = f"SAVEPOINT s{depth}", f"RELEASE s{depth}"
-                rollback = f"ROLLBACK TO s{depth};\n{commit}"
-            try:
-                if depth:
-                    self._check_unbroken()
-                elif (
-                    conn.in_transaction
-                ):  # an interrupt has come between BEGIN and the line after it
-                    conn.execute(rollback)
-                conn.execute(begin)
-                self._depth, self._owner = depth + 1, threading.get_ident()
-                try:
-                    yield conn
-                    self._check_unbroken()
-                    conn.execute(commit)
-                except BaseException:
-                    if conn.in_transaction:
-                        self._roll_back(conn, rollback)
-                    raise
-                finally:
-                    self._depth, self._owner = depth, self._owner if depth else 0
-            except _FILE_ERRORS as exc:
-                if exc is self._foreign:
-                    raise
-                _raise_ours(exc, self.db_path)
-
-    @staticmethod
-    def _roll_back(conn: sqlite3.Connection, rollback: str) -> None:
-        """Undo a transaction, or a part of one; all of it where an interrupt came after that part's own end."""
-        try:
-            _script(conn, rollback)
-        except sqlite3.Error:
-            conn.execute("ROLLBACK")
-
-    def _check_unbroken(self) -> None:
-        """On some errors, as a full disk, SQLite itself rolls back; what followed would commit by itself."""
-        if not self._writer.in_transaction:
-            reason = "an earlier error has rolled this transaction back, or somebody has ended it: begin another"
-            raise StorageError(self.db_path, reason)
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """One snapshot to read: the writer's own inside a transaction, else one beside it."""
+    def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Return what work(connection) returns, in one transaction."""
         self._check_usable()
         try:
-            if self._memory or self._owner == threading.get_ident():
-                with self._lock:
-                    yield self._writer
-                return
-            try:
-                conn = self._idle.pop()
-            except IndexError:
-                conn = _connect(self._path, self._durability)
-            try:
-                conn.execute("BEGIN")
-                yield conn
-            finally:
-                if conn.in_transaction:
-                    conn.execute("ROLLBACK")
-                self._idle.append(conn)
-                if self._closed:  # by another thread, meanwhile
-                    self._close_connections()
-        except _FILE_ERRORS as exc:
-            _raise_ours(exc, self.db_path)
+            return self._transaction.run(work)
+        except _CallerRaised as raised:
+            original = raised.original
+        except _DATABASE_ERRORS as error:
+            raise _storage_error(error, self.db_path) from error
+        raise original
 
-    def _rows_of(
-        self, make: Callable[[Iterable[Any]], _T], name: str, id_: str, sql: str, **values: Any
-    ) -> _T:
-        """What make makes of the rows of a statement with :key for the key of the device or meter."""
-        with self._reading() as conn:
-            return make(conn.execute(sql, {"key": _find(conn, name, id_)[0], **values}))
+    def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Return what work(connection) returns; it sees one snapshot.
+
+        In a transaction of this thread and task that is the transaction's own, else it is what is
+        committed, read beside the writing connection.
+        """
+        self._check_usable()
+        if self._is_memory or self._transaction.is_mine():
+            return self._write(work)
+        try:
+            return self._readers.run(work)
+        except _DATABASE_ERRORS as error:
+            self._check_place()
+            raise _storage_error(error, self.db_path) from error
+
+    def _now_us(self) -> int:
+        """The clock in microseconds since 1970."""
+        return to_microseconds(self._clock(), "clock")
+
+    def _ago_us(self, name: str, span: float, unit_us: int, unit: str) -> int:
+        """The time that long before now; -1 where that is before 1970."""
+        return max(self._now_us() - check_duration(name, span, unit_us, unit), -1)
 
     # --- Devices and meters
 
@@ -1574,31 +4021,79 @@ class PowerManager:
         low_battery_threshold: float | None = None,
         critical_battery_threshold: float | None = None,
     ) -> DeviceRecord:
-        """Register a device, or give a registered one exactly these values; its meters, readings and events stay.
+        """Register a device, or give a registered one exactly these values.
 
-        shutdown_threshold is in watts (default 3.0; at least 0), target_wh in watt-hours a day (None: no budget). The
-        two battery thresholds are in % of charge and override the constants for this device; critical must be below
-        low. Raises InvalidValue.
+        Its meters, readings and events stay; update_device() changes single values.
+        shutdown_threshold is in watts (default 3.0; at least 0), target_wh in watt-hours a day
+        (None: no target). The two battery thresholds are in % of charge and override the
+        constants for this device; critical must be below low. Raises InvalidValue.
         """
-        thresholds = low_battery_threshold, critical_battery_threshold
-        device = _device(device_id, name, shutdown_threshold, target_wh, *thresholds)
-        with self._writing() as conn:
-            conn.execute(_REGISTER_SQL, dataclasses.astuple(device))
+        device = _check_device(
+            device_id,
+            name,
+            shutdown_threshold,
+            target_wh,
+            low_battery_threshold,
+            critical_battery_threshold,
+        )
+        self._write(lambda conn: _save_device(conn, device))
         return device
+
+    def update_device(
+        self,
+        device_id: str,
+        *,
+        name: str | _Unchanged = _UNCHANGED,
+        shutdown_threshold: float | _Unchanged = _UNCHANGED,
+        target_wh: float | _Unchanged | None = _UNCHANGED,
+        low_battery_threshold: float | _Unchanged | None = _UNCHANGED,
+        critical_battery_threshold: float | _Unchanged | None = _UNCHANGED,
+    ) -> DeviceRecord:
+        """Change only the values that are given of a device; return the device.
+
+        None means no target, or the constant for a threshold. Raises NotFound, InvalidValue.
+        """
+        changes = {
+            "name": name,
+            "shutdown_threshold": shutdown_threshold,
+            "target_wh": target_wh,
+            "low_battery_threshold": low_battery_threshold,
+            "critical_battery_threshold": critical_battery_threshold,
+        }
+
+        def update(conn: sqlite3.Connection) -> DeviceRecord:
+            device = _device_record(conn, device_id)
+            for field, value in changes.items():
+                if value is not _UNCHANGED:
+                    setattr(device, field, value)
+            device = _check_device(*dataclasses.astuple(device))
+            _save_device(conn, device)
+            return device
+
+        return self._write(update)
 
     def get_device(self, device_id: str) -> DeviceRecord:
         """The device with that id. Raises NotFound."""
-        sql = _DEVICE_SQL + " WHERE device_key = :key"
-        return self._rows_of(
-            lambda rows: DeviceRecord(*next(iter(rows))), "device_id", device_id, sql
-        )
+        return self._read(lambda conn: _device_record(conn, device_id))
 
     def list_devices(self) -> list[DeviceRecord]:
         """Every device, in order of registration."""
-        with self._reading() as conn:
-            return [
-                DeviceRecord(*row) for row in conn.execute(_DEVICE_SQL + " ORDER BY device_key")
-            ]
+        sql = f"{_DEVICE_SQL} ORDER BY device_key"
+        return self._read(lambda conn: [_device_of(row) for row in _select(conn, sql)])
+
+    def delete_device(self, device_id: str) -> None:
+        """Delete a device with its meters, readings, statistics and events. Raises NotFound."""
+
+        def delete(conn: sqlite3.Connection) -> None:
+            device_key = _device_key(conn, device_id)
+            sql = "SELECT meter_key FROM power_meters WHERE device_key = ?"
+            for (meter_key,) in conn.execute(sql, (device_key,)).fetchall():
+                _delete_meter(conn, meter_key)
+            conn.execute("DELETE FROM power_events WHERE device_key = ?", (device_key,))
+            conn.execute("DELETE FROM devices WHERE device_key = ?", (device_key,))
+            _add_deletion(conn, "device", str.__str__(device_id))
+
+        self._write(delete)
 
     def add_meter(
         self,
@@ -1609,203 +4104,302 @@ class PowerManager:
     ) -> PowerMeter:
         """Add a meter to a device: 0 V, 0 A, 100 % until its first reading.
 
-        meter_type is a MeterType or its text, capacity_wh watt-hours (default 0.0: not known). Raises NotFound,
-        InvalidValue.
+        meter_type is a MeterType or its text, capacity_wh watt-hours (default 0.0: unknown). Every
+        call adds a meter, even under a name that is in use. Raises NotFound, InvalidValue.
         """
-        kind, (name, capacity) = (
-            _member(MeterType, "meter_type", meter_type),
-            _new_meter(name, capacity_wh),
-        )
+        kind = _check_member(MeterType, "meter_type", meter_type)
+        checked_name = _check_meter_name(name)
+        capacity = _check_capacity(capacity_wh)
         meter_id = os.urandom(12).hex()  # 96 bits: unique over any fleet
-        with self._writing() as conn:
-            device_key = _find(conn, "device_id", device_id)[0]
-            conn.execute(_ADD_METER_SQL, (meter_id, device_key, kind, name, capacity))
-            return self.get_meter(meter_id)
+        sql = """INSERT INTO power_meters (id, device_key, type, name, capacity_wh)
+            VALUES (?, ?, ?, ?, ?)"""
+
+        def add(conn: sqlite3.Connection) -> PowerMeter:
+            device_key = _device_key(conn, device_id)
+            conn.execute(sql, (meter_id, device_key, kind.value, checked_name, capacity))
+            return _meter_record(conn, meter_id)
+
+        return self._write(add)
+
+    def update_meter(
+        self,
+        meter_id: str,
+        *,
+        name: str | _Unchanged | None = _UNCHANGED,
+        capacity_wh: float | _Unchanged = _UNCHANGED,
+        active: bool | _Unchanged = _UNCHANGED,
+    ) -> PowerMeter:
+        """Change only the values that are given of a meter; return the meter.
+
+        An inactive meter counts in no present figure (budget, runtime, states); its energy still
+        counts. The next reading that becomes its present state makes it active again. Raises
+        NotFound, InvalidValue.
+        """
+        changes: dict[str, Any] = {}
+        if not isinstance(name, _Unchanged):
+            changes["name"] = _check_meter_name(name)
+        if not isinstance(capacity_wh, _Unchanged):
+            changes["capacity_wh"] = _check_capacity(capacity_wh)
+        if not isinstance(active, _Unchanged):
+            changes["active"] = int(_check_flag("active", active))
+
+        def update(conn: sqlite3.Connection) -> PowerMeter:
+            meter_key = _meter_key(conn, meter_id)
+            for column, value in changes.items():
+                sql = f"UPDATE power_meters SET {column} = ? WHERE meter_key = ?"
+                conn.execute(sql, (value, meter_key))
+            return _meter_record(conn, meter_id)
+
+        return self._write(update)
 
     def get_meter(self, meter_id: str) -> PowerMeter:
         """The meter with that id, in its present state. Raises NotFound."""
-        sql = _METER_SQL + " WHERE m.meter_key = :key"
-        return self._rows_of(lambda rows: _meter(next(iter(rows))), "meter_id", meter_id, sql)
+        return self._read(lambda conn: _meter_record(conn, meter_id))
 
     def list_meters(self, device_id: str | None = None) -> list[PowerMeter]:
-        """The meters of a device, or of all, in order of adding; none of an unknown device."""
-        where = "" if device_id is None else " WHERE d.id = ?"
-        values = () if device_id is None else (_text("device_id", device_id),)
-        with self._reading() as conn:
-            return [
-                _meter(row)
-                for row in conn.execute(_METER_SQL + where + " ORDER BY m.meter_key", values)
-            ]
+        """The meters of a device, or of all, in order of adding; empty for an unknown device."""
+        where = ""
+        values: tuple[str, ...] = ()
+        if device_id is not None:
+            where = "WHERE d.id = ?"
+            values = (check_text("device_id", device_id),)
+        sql = f"{_METER_SQL} {where} ORDER BY m.meter_key"
+        return self._read(lambda conn: [_meter_of(row) for row in _select(conn, sql, values)])
+
+    def delete_meter(self, meter_id: str) -> None:
+        """Delete a meter with its readings and statistics; events stay. Raises NotFound."""
+
+        def delete(conn: sqlite3.Connection) -> None:
+            meter = _meter_record(conn, meter_id)
+            _delete_meter(conn, _meter_key(conn, meter_id))
+            _add_deletion(conn, "meter", meter.device_id, meter.id)
+
+        self._write(delete)
 
     # --- Readings
 
     def log_power(
         self,
         meter_id: str,
-        voltage: float,
-        current: float,
+        voltage: float | None,
+        current: float | None,
         charge_pct: float | None = None,
         *,
         timestamp: Any = None,
+        live: bool = False,
     ) -> PowerReading:
         """Store one reading, with its meter's present state, its hour's statistics and its alert.
 
-        voltage in volts and current in amperes out of the source, -1e6 to 1e6; charge_pct is clamped to 0..100, None
-        keeps the meter's last. Without timestamp it is a live reading, now: the meter's present state whatever the
-        clock says. With one (an aware datetime, ISO 8601 text with an offset, or epoch seconds; 1970 to 2200) it is a
-        recorded one: the present state only if it is the meter's newest, and stored once however often it is sent;
-        the reading that is there is then returned unchanged. Raises NotFound, InvalidValue.
-        """
-        values = _electrical(voltage, current, charge_pct)
-        us = None if timestamp is None else _microseconds("timestamp", timestamp)
-        with self._writing() as conn:
-            intake = self._intake(conn)
-            row = intake.take(meter_id, *values, us)
-            intake.finish()
-            if not intake.stored:
-                there = {"key": intake.meter(meter_id).key, "us": row[0]}
-                row = conn.execute(_VALUES_SQL + " AND timestamp = :us", there).fetchone() or row
-        intake.warn(self.db_path)
-        return _readings(meter_id, [row])[0]
+        voltage is in volts and current in amperes out of the source, -1e6 to 1e6; None: unknown.
+        charge_pct is clamped to 0..100; None takes the charge of the reading before.
 
-    def log_many(self, readings: Iterable[Sequence[Any]]) -> int:
+        Without timestamp the reading is live, taken now: it becomes the meter's present state,
+        whatever the clock says. With one (an aware datetime, ISO 8601 text with an offset, or
+        epoch seconds; 1970 to 2200) it is recorded: it becomes the present state only if it is the
+        meter's newest, and it is stored once however often it is sent; the stored one is returned.
+        A recorded reading of an hour that prune() has closed is not stored, and the log says so.
+        live=True with a timestamp: a live reading, taken then. Raises NotFound, InvalidValue.
+        """
+        checked_voltage, checked_current, checked_charge = _check_reading(
+            voltage, current, charge_pct
+        )
+        given_us = _optional_microseconds(timestamp, "timestamp")
+        is_live = _check_flag("live", live) or given_us is None
+
+        def log(conn: sqlite3.Connection) -> tuple[_Sample, _ReadingWriter]:
+            us = self._now_us() if given_us is None else given_us
+            arrival = _Arrival(0, us, checked_voltage, checked_current, checked_charge, is_live)
+            writer = self._new_writer(conn)
+            return writer.write_one(meter_id, arrival), writer
+
+        sample, writer = self._write(log)
+        writer.log_refused(self.db_path)
+        (reading,) = _readings_of(str.__str__(meter_id), [sample])
+        return reading
+
+    def log_many(self, readings: Iterable[Sequence[Any]], *, live: bool = False) -> int:
         """Store readings in one transaction, all or none; return how many were new.
 
-        readings yields (meter_id, voltage, current[, charge_pct[, timestamp]]), each as in log_power; it is streamed,
-        so it may be of any length. An error names the row, from 1.
+        readings yields (meter_id, voltage, current[, charge_pct[, timestamp]]), each as in
+        log_power; live=True makes those with a timestamp live too. They are streamed, so there may
+        be any number. Up to 10,000 rows are pulled before the transaction begins; if there are
+        more, it stays open while they are pulled, and calls that the iterable makes join it. An
+        error names the row, from 1. Raises NotFound, InvalidValue.
         """
-        with self._writing() as conn:
-            intake = self._intake(conn)
-            for number, reading in enumerate(self._streamed(readings), 1):
-                try:
-                    if type(reading) is not tuple or len(reading) != 5:
-                        reading = _five(reading)
-                    meter_id, voltage, current, charge_pct, timestamp = reading
-                    us = None if timestamp is None else _microseconds("timestamp", timestamp)
-                    voltage, current, charge_pct = _electrical(voltage, current, charge_pct)
-                    intake.take(meter_id, voltage, current, charge_pct, us)
-                except (InvalidValue, NotFound) as exc:
-                    raise type(exc)(f"row {number}: {exc}") from exc
-            intake.finish()
-        intake.warn(self.db_path)
-        return intake.stored
+        rows = enumerate(check_iterable("readings", readings), 1)
+        _check_flag("live", live)
+        first_chunk = self._pull(rows, live)
 
-    def _streamed(self, readings: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
-        """The caller's rows; meanwhile nothing else may put readings in, for some are still held."""
-        self._streaming = True
+        def log(conn: sqlite3.Connection) -> _ReadingWriter:
+            writer = self._new_writer(conn)
+            chunk = first_chunk
+            writer.write(chunk)
+            while chunk.size == _CHUNK_ROWS:
+                chunk = self._transaction.lend(lambda: self._pull_inside(rows, live), writer.finish)
+                writer.write(chunk)
+            writer.finish()
+            return writer
+
+        writer = self._write(log)
+        writer.log_refused(self.db_path)
+        return writer.stored_count
+
+    def _new_writer(self, conn: sqlite3.Connection) -> _ReadingWriter:
+        return _ReadingWriter(conn, self._alert_types, self._alert_repeat_us)
+
+    def _pull(self, rows: Iterator[tuple[int, Sequence[Any]]], live: bool) -> _Chunk:
+        """The next rows of log_many, checked, live ones with the time of pulling them."""
+        chunk = _Chunk()
+        for number, row in rows:
+            try:
+                if type(row) is not tuple or len(row) != 5:
+                    row = _padded_row(row)
+                meter_id, voltage, current, charge_pct, timestamp = row
+                is_live = live or timestamp is None
+                us = self._now_us() if timestamp is None else to_microseconds(timestamp)
+                voltage, current, charge_pct = _check_reading(voltage, current, charge_pct)
+                arrival = _Arrival(number, us, voltage, current, charge_pct, is_live)
+                chunk.add(meter_id, arrival)
+            except InvalidValue as error:
+                raise InvalidValue(f"row {number}: {error}") from error
+            if chunk.size == _CHUNK_ROWS:
+                break
+        return chunk
+
+    def _pull_inside(self, rows: Iterator[tuple[int, Sequence[Any]]], live: bool) -> _Chunk:
+        """The same inside the transaction; the caller's own SQLite errors are not the file's."""
         try:
-            with self._foreign_code():
-                yield from _iterable("readings", readings)
-        finally:
-            self._streaming = False
+            return self._pull(rows, live)
+        except _DATABASE_ERRORS as error:
+            raise _CallerRaised(error) from error
 
-    def _intake(self, conn: sqlite3.Connection) -> _Intake:
-        if self._streaming:
-            raise PowerManagerError(
-                "log_many() is still reading its rows: yield this reading to it instead"
-            )
-        return _Intake(conn, self._max_gap_us, self._alert_repeat_us, self._now)
-
-    def _now(self) -> int:
-        """The clock in microseconds since 1970."""
-        try:
-            return _microseconds("clock", self._clock())
-        except BaseException as exc:  # the caller's own
-            self._foreign = exc
-            raise
-
-    def _ago(self, name: str, span: float, unit_us: int, unit: str, now: int | None = None) -> int:
-        """The time that long before now, in microseconds since 1970; -1 where that is before."""
-        before = _span(name, span, unit_us, unit)
-        return max((self._now() if now is None else now) - before, -1)
-
-    def calculate_wattage(self, meter_id: str) -> float:
-        """Present watts of a meter, rounded to 4 decimals. Raises NotFound."""
+    def calculate_wattage(self, meter_id: str) -> float | None:
+        """Present watts of a meter, rounded to 4 decimals; None if unknown. Raises NotFound."""
         return self.get_meter(meter_id).wattage
 
     def get_history(self, meter_id: str, hours: float = 24) -> list[PowerReading]:
         """The readings newer than `hours` ago (default 24), oldest first. Raises NotFound."""
-        sql = _VALUES_SQL + " AND timestamp > :after ORDER BY timestamp"
-        after = self._ago("hours", hours, _HOUR, "h")
-        return self._rows_of(
-            functools.partial(_readings, meter_id), "meter_id", meter_id, sql, after=after
-        )
+        after_us = self._ago_us("hours", hours, HOUR_US, "h")
+
+        def read(conn: sqlite3.Connection) -> list[PowerReading]:
+            meter_key = _meter_key(conn, meter_id)
+            id_ = str.__str__(meter_id)
+            readings: list[PowerReading] = []
+            start_us = after_us + 1
+            # Page by page, so that rows and records are not in memory together.
+            while page := _samples_page(conn, meter_key, start_us, _END_OF_TIME_US):
+                readings += _readings_of(id_, page)
+                last_us, *_ = page[-1]
+                start_us = last_us + 1
+            return readings
+
+        return self._read(read)
 
     def iter_history(
         self, meter_id: str, *, since: Any = None, until: Any = None
     ) -> Iterator[PowerReading]:
         """Iterate over the readings from `since` on and before `until`, oldest first.
 
-        Both are as log_power's timestamp; None is no limit. Memory stays constant and no transaction is open between
-        two readings, so readings that arrive meanwhile at later times are met too. Raises NotFound, InvalidValue.
+        Both are as log_power's timestamp; None is no limit. Memory stays constant and no
+        transaction is open between two readings, so later readings that arrive meanwhile are
+        included. Raises NotFound, InvalidValue.
         """
-        start = 0 if since is None else _microseconds("since", since)
-        end = _END_OF_TIME if until is None else _microseconds("until", until)
-        sql = (
-            _VALUES_SQL
-            + " AND timestamp >= :start AND timestamp < :end ORDER BY timestamp LIMIT :page"
-        )
+        start_us = 0 if since is None else to_microseconds(since, "since")
+        end_us = _END_OF_TIME_US if until is None else to_microseconds(until, "until")
 
-        def page(start: int) -> list[PowerReading]:
-            make = functools.partial(_readings, meter_id)
-            return self._rows_of(make, "meter_id", meter_id, sql, start=start, end=end, page=_PAGE)
-
-        def pages(readings: list[PowerReading]) -> Iterator[PowerReading]:
-            while readings:
-                last, full = readings[-1].id, len(readings) == _PAGE
-                yield from readings
-                readings = (
-                    page(int(last.rpartition(":")[2]) + 1) if full else []
-                )  # an id ends with the time
-
-        return pages(page(start))  # the first page now: its errors belong to this call
-
-    def unforwarded(self, limit: int = 500) -> list[PowerReading]:
-        """Readings that no mark_forwarded() has had yet: meter by meter, oldest first; at most `limit` (default 500).
-
-        For the one process that sends this file's readings elsewhere: take some, send them, mark them. What is sent
-        twice has the same id both times. Raises InvalidValue.
-        """
-        with self._reading() as conn:
-            rows = conn.execute(_UNFORWARDED_SQL, (_whole("limit", limit),))
-            parts = groupby(rows, itemgetter(0))
-            return [
-                reading
-                for id_, part in parts
-                for reading in _readings(id_, [row[1:] for row in part])
-            ]
-
-    def mark_forwarded(self, readings: Iterable[PowerReading]) -> None:
-        """Mark what unforwarded() gave as sent, up to the first reading that is not among these.
-
-        A late reading, of before what is marked, takes the mark back in its own transaction: it comes out of
-        unforwarded() next, and those after it once more. Raises NotFound, InvalidValue.
-        """
-        sent: dict[str, set[int]] = {}
-        for reading in _iterable("readings", readings):
-            if not isinstance(reading, PowerReading):
-                raise _invalid("readings", "PowerReading records of unforwarded()", reading)
-            sent.setdefault(reading.meter_id, set()).add(
-                _microseconds("timestamp", reading.timestamp)
+        def page(from_us: int) -> list[_Sample]:
+            return self._read(
+                lambda conn: _samples_page(conn, _meter_key(conn, meter_id), from_us, end_us)
             )
-        with self._writing() as conn:
-            for meter_id, times in sent.items():
-                key, last = _find(conn, "meter_id", meter_id)[0], max(times)
-                there = conn.execute(_FORWARDED_SQL, {"key": key, "last": last})
-                mark = next((us - 1 for (us,) in there if us not in times), last)
-                conn.execute(_MARK_SQL, (mark, key))
 
-    def estimate_runtime(
-        self, device_id: str, *, window_minutes: float | None = None
-    ) -> float | None:
-        """Hours until all the device's batteries of known capacity are empty, 2 decimals.
+        def pages(rows: list[_Sample]) -> Iterator[PowerReading]:
+            id_ = str.__str__(meter_id)
+            while rows:
+                last_us, *_ = rows[-1]
+                is_full = len(rows) == _PAGE_ROWS
+                try:
+                    found = _readings_of(id_, rows)
+                except _DamagedValue as error:
+                    raise _storage_error(error, self.db_path) from error
+                yield from found
+                rows = page(last_us + 1) if is_full else []
 
-        Remaining watt-hours over watts: the present ones, or with window_minutes each battery's mean over that long
-        before its latest reading (a gauge's estimate jumps from sample to sample; two minutes settle it). None where
-        no battery has a capacity, or where together they are not draining. Raises NotFound.
+        return pages(page(start_us))  # the first page now: its errors belong to this call
+
+    def delete_readings(self, meter_id: str, *, since: Any = None, until: Any = None) -> int:
+        """Delete the readings from `since` on and before `until`; return how many went.
+
+        Both are as log_power's timestamp; None is no limit. Statistics are computed anew without
+        them; an hour that prune() has closed goes whole, and a range that cuts one is refused. If
+        the reading of the present state goes, the newest one left takes its place. Events stay.
+        Raises NotFound, InvalidValue.
         """
-        window = _optional(_span, "window_minutes", window_minutes, 60 * _SECOND, "min") or 0
-        return self._rows_of(_runtime_hours, "device_id", device_id, _BATTERIES_SQL, window=window)
+        since_us = _optional_microseconds(since, "since")
+        until_us = _optional_microseconds(until, "until")
+        start_us = 0 if since_us is None else since_us
+        end_us = _END_OF_TIME_US if until_us is None else until_us
+        if start_us >= end_us:
+            raise _invalid("until", "a time after `since`", until)
+
+        def delete(conn: sqlite3.Connection) -> int:
+            meter = _meter_record(conn, meter_id)
+            meter_key = _meter_key(conn, meter_id)
+            _refuse_cut_hours(conn, meter_key, start_us, end_us)
+            max_gap_us = _setting(conn, "max_gap_us", int)
+            count = _delete_range(conn, meter_key, start_us, end_us, max_gap_us)
+            _add_deletion(conn, "readings", meter.device_id, meter.id, since_us, until_us)
+            return count
+
+        return self._write(delete)
+
+    # --- Sending elsewhere
+
+    def pending_readings(self, limit: int = 500) -> list[PowerReading]:
+        """Readings that wait to be sent elsewhere, at most `limit` (default 500; 0: none).
+
+        For the one process that sends this file's readings: take some, send them, acknowledge
+        them. What came in order or was live comes first, late readings follow, meters in turn.
+        A reading that is sent twice has the same id both times. Raises InvalidValue.
+        """
+        checked_limit = check_count("limit", limit)
+        return self._read(lambda conn: _pending_readings(conn, checked_limit))
+
+    def pending_deletions(self, limit: int = 500) -> list[Deletion]:
+        """Deletions that wait to be sent elsewhere, oldest first; send them before readings.
+
+        At most `limit` (default 500; 0: none). Raises InvalidValue.
+        """
+        values = (check_count("limit", limit),)
+        sql = "SELECT * FROM power_deletions ORDER BY sequence LIMIT ?"
+        return self._read(lambda conn: [_deletion_of(row) for row in _select(conn, sql, values)])
+
+    def acknowledge(self, items: Iterable[PowerReading | Deletion]) -> None:
+        """Remove sent items from the outbox; the others stay pending.
+
+        `items` come from pending_readings() and pending_deletions(). What the file does not have,
+        or no longer has, changes nothing. Raises InvalidValue.
+        """
+        instants: dict[str, set[int]] = {}
+        sequences: list[tuple[int]] = []
+        for item in check_iterable("items", items):
+            if isinstance(item, PowerReading):
+                us = to_microseconds(item.timestamp)
+                instants.setdefault(check_text("meter_id", item.meter_id), set()).add(us)
+            elif isinstance(item, Deletion):
+                sequences.append((check_count("sequence", item.sequence),))
+            else:
+                raise _invalid("items", "PowerReading and Deletion records", item)
+
+        def acknowledge(conn: sqlite3.Connection) -> None:
+            sql = "SELECT meter_key FROM power_meters WHERE id = ?"
+            for meter_id, acknowledged in instants.items():
+                found = conn.execute(sql, (meter_id,)).fetchone()
+                if found is not None:
+                    (meter_key,) = found
+                    _acknowledge_readings(conn, meter_key, acknowledged)
+            conn.executemany("DELETE FROM power_deletions WHERE sequence = ?", sequences)
+
+        self._write(acknowledge)
 
     # --- Alerts and events
 
@@ -1815,505 +4409,1125 @@ class PowerManager:
         event_type: PowerEventType | str,
         value: float = 0.0,
         note: str | None = None,
+        *,
+        meter_id: str | None = None,
+        timestamp: Any = None,
     ) -> PowerEvent:
-        """Record an event of a device, now. Raises NotFound, InvalidValue."""
-        kind, note = (
-            _member(PowerEventType, "event_type", event_type),
-            _optional(_text, "note", note, 10_000),
-        )
-        value = _number("value", value, -_MAX_FLOAT, _MAX_FLOAT, "in the event's unit")
-        us, event_id = self._now(), os.urandom(8).hex()
-        with self._writing() as conn:
-            device_key = _find(conn, "device_id", device_id)[0]
-            conn.execute(_ADD_EVENT_SQL, (event_id, device_key, kind, value, us, note))
-        return PowerEvent(event_id, device_id, kind, value, _iso(us), note)
+        """Record an event of a device; meter_id says which of its meters it is about.
+
+        value is in the event's own unit, note text of 1 to 10,000 characters. The event happened
+        now, or at `timestamp`, which is as log_power's; followers get it in the order of
+        recording. Raises NotFound, InvalidValue.
+        """
+        kind = _check_member(PowerEventType, "event_type", event_type)
+        number = check_number("value", value, -_MAX_FLOAT, _MAX_FLOAT, "in the event's unit")
+        text = None if note is None else check_text("note", note, _MAX_NOTE)
+        given_us = _optional_microseconds(timestamp, "timestamp")
+
+        def trigger(conn: sqlite3.Connection) -> PowerEvent:
+            device_key = _device_key(conn, device_id)
+            about = None
+            if meter_id is not None:
+                meter = _meter_record(conn, meter_id)
+                if meter.device_id != device_id:
+                    raise _invalid("meter_id", f"a meter of the device {device_id!r}", meter_id)
+                about = meter.id
+            us = self._now_us() if given_us is None else given_us
+            event = PowerEvent(
+                id=os.urandom(8).hex(),
+                device_id=str.__str__(device_id),
+                type=kind,
+                value=number,
+                timestamp=from_microseconds(us),
+                note=text,
+                meter_id=about,
+            )
+            _add_event(conn, device_key, event, us)
+            return event
+
+        return self._write(trigger)
 
     def get_events(self, device_id: str, limit: int = 50) -> list[PowerEvent]:
-        """The device's newest events, newest first; at most `limit` (default 50; 0: none). Raises NotFound."""
-        sql = (
-            _EVENT_SQL
-            + " WHERE e.device_key = :key ORDER BY e.timestamp DESC, e.sequence DESC LIMIT :limit"
-        )
-        return self._rows_of(
-            lambda rows: [*map(_event, rows)],
-            "device_id",
-            device_id,
-            sql,
-            limit=_whole("limit", limit),
-        )
+        """The device's newest events, newest first; at most `limit` (default 50; 0: none).
+
+        Raises NotFound, InvalidValue.
+        """
+        checked_limit = check_count("limit", limit)
+
+        def read(conn: sqlite3.Connection) -> list[PowerEvent]:
+            device_key = _device_key(conn, device_id)
+            return _newest_events(conn, device_key, -1, checked_limit)
+
+        return self._read(read)
 
     def events_since(self, sequence: int, *, limit: int = 1000) -> list[tuple[int, PowerEvent]]:
-        """Every device's events recorded after that one, oldest first, each with its sequence number.
+        """Every device's events recorded after that one, oldest first, each with its number.
 
-        For followers: start with 0, go on with the last number that came. Numbers rise and are never used twice. At
-        most `limit` (default 1000; 0: none).
+        For followers: start with 0, continue with the last number you got; event_follower() keeps
+        that number in the file. Numbers rise and are never used twice. At most `limit` (default
+        1000; 0: none). Raises InvalidValue.
         """
-        values = _whole("sequence", sequence), _whole("limit", limit)
-        with self._reading() as conn:
-            rows = conn.execute(
-                _EVENT_SQL + " WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?", values
-            )
-            return [(row[0], _event(row)) for row in rows]
+        values = (check_count("sequence", sequence), check_count("limit", limit))
+        return self._read(lambda conn: _events_after(conn, *values))
 
-    # --- Statistics
+    def last_sequence(self) -> int:
+        """The number of the event that was recorded last; 0 before the first."""
+        return self._read(_last_sequence)
+
+    def event_follower(self, name: str, *, from_start: bool = False) -> EventFollower:
+        """A follower of all events, whose position is kept in the file under that name.
+
+        A new name starts after the newest event, or with from_start=True at the first one. Raises
+        InvalidValue.
+        """
+        checked_name = check_text("name", name)
+
+        def add(conn: sqlite3.Connection) -> None:
+            sequence = 0 if from_start else _last_sequence(conn)
+            sql = "INSERT OR IGNORE INTO power_cursors (name, sequence) VALUES (?, ?)"
+            conn.execute(sql, (checked_name, sequence))
+
+        self._write(add)
+        return EventFollower(self, checked_name)
+
+    # --- Estimates and statistics
+
+    def estimate_runtime(
+        self, device_id: str, *, window_minutes: float | None = None
+    ) -> float | None:
+        """Hours until all the device's batteries of known capacity are empty, 2 decimals.
+
+        Remaining watt-hours over watts: the present ones, or with window_minutes each battery's
+        mean over that long before its present state (a gauge's estimate jumps from sample to
+        sample; two minutes settle it). None if no active battery has a capacity, if the watts of
+        one are unknown, or if together they are not draining. Raises NotFound, InvalidValue.
+        """
+        window_us = 0
+        if window_minutes is not None:
+            window_us = check_duration("window_minutes", window_minutes, _MINUTE_US, "min")
+        sql = """SELECT capacity_wh, charge_pct, coalesce((
+            SELECT avg(v.voltage * v.current_draw) FROM power_values v
+            WHERE v.meter_key = m.meter_key AND v.timestamp > m.state_us - :window_us
+            AND v.timestamp <= m.state_us), voltage * current_draw) AS watts
+            FROM power_meters m WHERE device_key = :key AND type = 'battery' AND active"""
+
+        def read(conn: sqlite3.Connection) -> float | None:
+            values = {"key": _device_key(conn, device_id), "window_us": window_us}
+            return _runtime_hours([_battery_of(row) for row in _select(conn, sql, values)])
+
+        return self._read(read)
 
     def get_statistics(
         self, meter_id: str, *, days: float = 7, bucket: str = "hour"
     ) -> list[PowerStatistics]:
-        """A row for each UTC hour or day ("hour", "day") with readings in the last `days` (default 7), oldest first.
+        """A row for each UTC hour or day ("hour", "day") with readings in the last `days`.
 
-        The bucket in which that span begins is there whole. The energy between two readings is in the bucket of the
-        later one. Raises NotFound, InvalidValue.
+        Oldest first; days is 7 by default. The bucket in which that span starts is whole. The
+        energy between two readings is in the bucket of the later one. Raises NotFound,
+        InvalidValue.
         """
         if bucket not in ("hour", "day"):
             raise _invalid("bucket", "'hour' or 'day'", bucket)
         hours = 1 if bucket == "hour" else 24
-        first = self._ago("days", days, _DAY, "days") // (_HOUR * hours)
-        sql = f"""SELECT hour / {hours} AS start, {_TALLY_SQL} FROM power_hourly
-            WHERE meter_key = :key AND hour >= :first GROUP BY start ORDER BY start"""
+        first = self._ago_us("days", days, DAY_US, "days") // (HOUR_US * hours)
+        sql = f"""SELECT :meter_id AS meter_id, hour / {hours} * {hours} AS start_hour, {_SUMS_SQL}
+            FROM power_hours WHERE meter_key = :key AND hour >= :first
+            GROUP BY start_hour ORDER BY start_hour"""
 
-        def make(rows: Iterable[Any]) -> list[PowerStatistics]:
-            return [
-                PowerStatistics(meter_id, _iso(at * hours * _HOUR), **_Tally(*row).shown())
-                for at, *row in rows
-            ]
+        def read(conn: sqlite3.Connection) -> list[PowerStatistics]:
+            key = _meter_key(conn, meter_id)
+            values = {"key": key, "first": first * hours, "meter_id": str.__str__(meter_id)}
+            return [_statistics_of(row) for row in _select(conn, sql, values)]
 
-        return self._rows_of(make, "meter_id", meter_id, sql, first=first * hours)
+        return self._read(read)
 
-    def _window(
-        self, conn: sqlite3.Connection, keys: Sequence[int], after: int
-    ) -> dict[int, _Tally]:
-        """Statistics, by meter, of the readings later than a time: the same as brute force over them."""
-        values = {"keys": json.dumps(keys), "after": after}
-        found = {key: _Tally(*row) for key, *row in conn.execute(_WHOLE_HOURS_SQL, values)}
-        for key, rows in groupby(conn.execute(_FIRST_HOUR_SQL, values), itemgetter(0)):
-            part = _Tally.of([row[1:] for row in rows], _NEVER, self._max_gap_us)
-            found[key] = part.plus(found[key]) if key in found else part
-        return found
+    def energy_totals(self, meter_id: str) -> EnergyTotals:
+        """The energy of a meter since its first reading, pruned readings included.
+
+        Raises NotFound.
+        """
+        sql = f"SELECT {_SUMS_SQL} FROM power_hours WHERE meter_key = ?"
+
+        def read(conn: sqlite3.Connection) -> EnergyTotals:
+            (row,) = conn.execute(sql, (_meter_key(conn, meter_id),)).fetchall()
+            reading_count, *_ = row
+            sums = MeterSums() if reading_count is None else _sums_of(row)
+            return EnergyTotals(
+                str.__str__(meter_id), rounded(sums.energy_out_wh), rounded(sums.energy_in_wh)
+            )
+
+        return self._read(read)
 
     # --- Budget and report
 
     def power_budget_check(self, device_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The power budget of each device, by its id; `{"error": ...}` for an unknown one.
 
-        In watts total_wattage (all meters), load_wattage (what main, battery and ups supply), solar_wattage and
-        net_wattage (solar - load); energy_24h_wh is the load of the last 24 hours. below_shutdown_threshold: the
-        total, which is what reaches the device, is less than its shutdown_threshold. The README has all keys. A fixed
+        In watts total_wattage (all active meters), load_wattage (what main, battery and ups
+        supply), solar_wattage and net_wattage (solar - load); consumption_24h_wh is what the
+        device used in the last 24 hours. below_shutdown_threshold: the total, which is what
+        reaches the device, is less than its shutdown_threshold. The README has all keys. A fixed
         number of queries however many devices. Raises InvalidValue.
         """
-        ids = [_text("device_id", device_id) for device_id in _iterable("device_ids", device_ids)]
-        wanted, after = (json.dumps(ids),), self._ago("days", 1, _DAY, "days")
-        with self._reading() as conn:
-            devices = conn.execute(
-                _DEVICE_SQL + " WHERE id IN (SELECT value FROM json_each(?))", wanted
-            ).fetchall()
-            sql = (
-                _METER_SQL + " WHERE d.id IN (SELECT value FROM json_each(?)) ORDER BY m.meter_key"
-            )
-            meters = conn.execute(sql, wanted).fetchall()
-            loads = [row[0] for row in meters if row[3] in _LOADS]
-            last_day = self._window(conn, loads, after)
-            by_device: dict[str, list[tuple[int, PowerMeter]]] = {row[0]: [] for row in devices}
-            for row in meters:
-                by_device[row[2]].append((row[0], _meter(row)))
-            known = {
-                row[0]: _budget(DeviceRecord(*row), by_device[row[0]], last_day) for row in devices
+        ids = [check_text("device_id", id_) for id_ in check_iterable("device_ids", device_ids)]
+        after_us = self._ago_us("days", 1, DAY_US, "days")
+        wanted = (json.dumps(ids),)
+        device_sql = f"{_DEVICE_SQL} WHERE id IN (SELECT value FROM json_each(?))"
+        meter_sql = f"""{_METER_SQL} WHERE d.id IN (SELECT value FROM json_each(?))
+            ORDER BY m.meter_key"""
+
+        def read(conn: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+            devices = [_device_of(row) for row in _select(conn, device_sql, wanted)]
+            meters: dict[str, list[PowerMeter]] = {device.id: [] for device in devices}
+            ids_by_key: dict[int, str] = {}
+            for row in _select(conn, meter_sql, wanted):
+                meter = _meter_of(row)
+                meters[meter.device_id].append(meter)
+                ids_by_key[row["meter_key"]] = meter.id
+            sums = _window_sums(conn, ids_by_key, after_us)
+            last_day = {ids_by_key[key]: part for key, part in sums.items()}
+            return {
+                device.id: make_budget(device, meters[device.id], last_day) for device in devices
             }
-        return {
-            id_: known[id_] if id_ in known else {"error": _missing("device_id", id_)}
-            for id_ in ids
-        }
+
+        known = self._read(read)
+        return {id_: known.get(id_, {"error": str(_not_found("device", id_))}) for id_ in ids}
 
     def export_report(self, device_id: str, days: float = 7) -> str:
-        """The device's report over the last `days` (default 7) as JSON text; the README has its keys.
+        """The device's report over the last `days` (default 7) as JSON text.
 
-        Exact: the same as brute force over the readings newer than that; where prune() has taken some of those, from
-        the begin of its first hour. Raises NotFound, InvalidValue.
+        The README has its keys. Exact: the same as going through the readings newer than that; if
+        prune() has closed hours of the period, those count whole. Raises NotFound, and
+        InvalidValue unless days is more than 0.
         """
-        now = self._now()
-        after = self._ago("days", days, _DAY, "days", now)
-        days = days if isinstance(days, int) else float(days)  # for JSON knows no other number
-        with self._reading() as conn:
-            device_key, device_name = _find(conn, "device_id", device_id)
-            meters = conn.execute(
-                _METER_SQL + " WHERE m.device_key = ? ORDER BY m.meter_key", (device_key,)
-            ).fetchall()
-            tallies = self._window(conn, [row[0] for row in meters], after)
-            period, values = " WHERE e.device_key = ? AND e.timestamp > ?", (device_key, after)
-            (event_count,) = conn.execute(
-                "SELECT count(*) FROM power_events e" + period, values
-            ).fetchone()
-            newest = _EVENT_SQL + period + " ORDER BY e.timestamp DESC, e.sequence DESC LIMIT 20"
-            events = [dataclasses.asdict(_event(row)) for row in conn.execute(newest, values)]
-            parts = [_meter_report(_meter(row), tallies.get(row[0])) for row in meters]
-            head = {
-                "device_id": device_id,
-                "device_name": device_name,
-                "period_days": days,
-                "generated_at": _iso(now),
-            }
-            report = head | {"meters": parts, "event_count": event_count, "events": events}
-            return json.dumps(report, indent=2, allow_nan=False)
+        now_us = self._now_us()
+        span_us = check_duration("days", days, DAY_US, "days")
+        if span_us == 0:
+            raise _invalid("days", "a number above 0 (days)", days)
+        after_us = max(now_us - span_us, -1)
+        meter_sql = f"{_METER_SQL} WHERE d.id = ? ORDER BY m.meter_key"
+        count_sql = "SELECT count(*) FROM power_events WHERE device_key = ? AND timestamp > ?"
+
+        def read(conn: sqlite3.Connection) -> dict[str, Any]:
+            device = _device_record(conn, device_id)
+            device_key = _device_key(conn, device_id)
+            rows = _select(conn, meter_sql, (device.id,))
+            ids_by_key = {row["meter_key"]: row["id"] for row in rows}
+            sums = _window_sums(conn, ids_by_key, after_us)
+            (event_count,) = conn.execute(count_sql, (device_key, after_us)).fetchone()
+            return make_report(
+                device,
+                [_meter_of(row) for row in rows],
+                {ids_by_key[key]: part for key, part in sums.items()},
+                days=days,
+                generated_us=now_us,
+                events=_newest_events(conn, device_key, after_us, 20),
+                event_count=event_count,
+            )
+
+        return json.dumps(self._read(read), indent=2, allow_nan=False)
 
     # --- Maintenance
 
     def prune(self, keep_days: float) -> int:
-        """Delete the readings older than that many days; return how many went.
+        """Delete the readings of whole hours older than that many days; return how many went.
 
-        Statistics, present states and events stay. In short transactions, so that others can write meanwhile. A
-        recorded reading up to the latest one that went is not stored any more: nobody could tell whether it has
-        been counted. Raises InvalidValue.
+        Statistics, present states and events stay. A meter keeps the hour of its newest reading,
+        and the last reading before an hour that stays. Recorded readings of the closed hours are
+        no longer stored: the library could not tell whether they had been counted. prune() works
+        in short transactions, so that others can write meanwhile. Raises InvalidValue.
         """
-        cutoff, deleted = self._ago("keep_days", keep_days, _DAY, "days"), 0
-        with self._reading() as conn:
-            keys = conn.execute("SELECT meter_key FROM power_meters ORDER BY meter_key").fetchall()
-        for (key,) in keys:
-            count = _PAGE
-            while count == _PAGE:
-                with self._writing() as conn:
-                    count = self._prune_page(conn, key, cutoff)
-                deleted += count
-        return deleted
-
-    def _prune_page(self, conn: sqlite3.Connection, key: int, cutoff: int) -> int:
-        old = _VALUES_SQL + " AND timestamp < :cutoff ORDER BY timestamp LIMIT :page"
-        rows = conn.execute(old, {"key": key, "cutoff": cutoff, "page": _PAGE}).fetchall()
-        if not rows:
-            return 0
-        for hour, fingerprint, tally in _by_hour(rows, _NEVER, 0):
-            conn.execute(_ADD_KEPT_SQL, (-fingerprint, -tally.reading_count, key, hour))
-        us, wattage = _point(rows[-1])
-        conn.execute("DELETE FROM power_readings WHERE meter_key = ? AND timestamp <= ?", (key, us))
-        conn.execute(_PRUNED_SQL, (us, wattage, key, us))
-        return len(rows)
+        cutoff_us = self._ago_us("keep_days", keep_days, DAY_US, "days")
+        limit_hour = max(cutoff_us, 0) // HOUR_US
+        sql = "SELECT meter_key FROM power_meters ORDER BY meter_key"
+        rows = self._read(lambda conn: conn.execute(sql).fetchall())
+        deleted_count = 0
+        for (meter_key,) in rows:
+            close = functools.partial(_close_hours, meter_key=meter_key, limit_hour=limit_hour)
+            while (count := self._write(close)) is not None:
+                deleted_count += count
+        return deleted_count
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        """Write a consistent copy to path, while others read and write; replace a file that is there.
+        """Write a consistent copy to path, while others read and write; replace a file there.
 
-        The copy has a temporary name until it is whole and on the disk, so path never holds half of one. Raises
-        StorageError, also where path is a database in use, and PowerManagerError in a transaction.
+        The copy has a temporary name until it is whole and on the disk, so path never holds half
+        of one. Raises StorageError, also if path is a database in use, and PowerManagerError in a
+        transaction.
         """
-        target = Path(os.path.abspath(_path("path", path)))
-        if self._owner == threading.get_ident():
+        target = Path(os.path.abspath(_check_path("path", path)))
+        self._check_usable()
+        if self._transaction.is_mine():
             raise PowerManagerError(
                 f"{self.db_path}: backup() inside a transaction: leave it first"
             )
-        unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-        try:
-            self._check_target(target)
-            _create_private(unfinished)
-            with self._reading() as conn, contextlib.closing(sqlite3.connect(unfinished)) as copy:
+
+        def copy_to(conn: sqlite3.Connection, unfinished: Path) -> None:
+            with contextlib.closing(sqlite3.connect(unfinished)) as copy:
                 try:
                     conn.backup(copy)
-                except sqlite3.Error as exc:
-                    _raise_ours(exc, target)
-            _sync(unfinished, os.O_RDWR)
-            os.replace(unfinished, target)
-            _sync(target.parent, os.O_RDONLY)
-        except OSError as exc:
-            _raise_ours(exc, target)
-        finally:
-            for suffix in ("", "-journal"):
-                with contextlib.suppress(OSError):
-                    os.unlink(f"{unfinished}{suffix}")
+                except sqlite3.Error as error:
+                    raise _storage_error(error, target) from error
 
-    def _check_target(self, target: Path) -> None:
-        """Refuse to write over a directory, this database, or what belongs to any database in use."""
-        name = os.path.realpath(target)  # writing to a link writes to what it names
-        if target.is_dir() or (
-            target.exists() and not self._memory and target.samefile(self._path)
-        ):
-            raise StorageError(target, "a directory, or the database itself: name another file")
-        beside = [name + suffix for suffix in ("-wal", "-journal")]
-        beside += [name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)]
-        if any(map(os.path.isfile, beside)):
-            raise StorageError(target, "a database in use, or a part of one: name another file")
+        try:
+            _check_target(target, None if self._is_memory else self._path)
+            with _temporary_database(target, "tmp") as unfinished:
+                self._copy(functools.partial(copy_to, unfinished=unfinished))
+                _sync(unfinished, os.O_RDWR)
+                os.replace(unfinished, target)
+                _sync(target.parent, os.O_RDONLY)
+        except OSError as error:
+            if isinstance(error, PowerManagerError):
+                raise
+            raise _storage_error(error, target) from error
+
+    def _copy(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        if self._is_memory:
+            self._transaction.hold("backup()", lambda: work(self._transaction.connection))
+        else:
+            self._read(work)
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Put the backup at `path` in place of the file's content, in one commit.
+
+        The backup, also one of the first release, is checked and upgraded in a private copy first,
+        and stays as it is. Other threads and processes may have the file open: from their next
+        call on they see the backup's content. The file then has a new file_id. Raises StorageError
+        if the backup is damaged, or if another process goes on writing for BUSY_TIMEOUT; the file
+        is then as it was. Raises PowerManagerError in a transaction, or in memory.
+        """
+        source = Path(os.path.abspath(_check_path("path", path)))
+        self._check_usable()
+        if self._is_memory:
+            raise PowerManagerError("restore() in memory: open the backup as a file instead")
+        if self._transaction.is_mine():
+            raise PowerManagerError(
+                f"{self.db_path}: restore() inside a transaction: leave it first"
+            )
+        _restore(Path(os.path.realpath(self._path)), source)
 
     def check(self) -> list[str]:
-        """What is wrong with the file, one text each; an empty list where nothing is.
+        """What is wrong with the file, one text each; an empty list if nothing is.
 
-        SQLite's own integrity and foreign keys; every hour's statistics against its readings as far as they are kept,
-        which finds any single changed value; rows that an upgrade could not place.
+        It finds any single changed value in readings, in statistics, of pruned hours too, and in
+        events; it compares every open hour with its readings, and present states and newest
+        readings with theirs; it runs SQLite's own integrity check, and mentions rows that an
+        upgrade could not place. It does not cover names, capacities, thresholds and targets that
+        were changed to other valid ones, alert levels, what waits to be sent, cursors of
+        followers, and tables of other packages.
         """
         problems: list[str] = []
+
+        def read(conn: sqlite3.Connection) -> None:
+            for problem in _file_problems(conn):
+                problems.append(problem)  # noqa: PERF402  # what was found before an error counts
+
         try:
-            with self._reading() as conn:
-                problems += [
-                    f"integrity: {row[0]}"
-                    for row in conn.execute("PRAGMA integrity_check")
-                    if row[0] != "ok"
-                ]
-                for table, _, parent, _ in conn.execute("PRAGMA foreign_key_check"):
-                    if table.startswith("first_release_"):  # said below, once
-                        continue
-                    problems.append(f"{table}: a row refers to one of {parent} that is not there")
-                for (table,) in conn.execute(
-                    "SELECT name FROM sqlite_master WHERE name GLOB 'first_release_*'"
-                ):
-                    problems.append(f"{table}: rows of the first release that have no place")
-                for table, sql, make in (
-                    ("devices", _DEVICE_SQL, tuple),
-                    ("power_meters", _METER_SQL, _meter),
-                    ("power_events", _EVENT_SQL, _event),
-                ):
-                    problems += _problems(
-                        table, filterfalse(make, conn.execute(sql))
-                    )  # it raises, or makes a record
-                for meter in conn.execute(_CHECK_SQL).fetchall():
-                    problems += _problems(
-                        f"meter {meter[1]}", _check_meter(conn, meter, self._max_gap_us)
-                    )
-        except StorageError as exc:
-            problems.append(str(exc))
+            self._read(read)
+        except StorageError as error:
+            problems.append(str(error))
         return problems
 
 
-# --- Command line -----------------------------------------------------------------------------
+class EventFollower:
+    """Follows every device's events, with its position kept in the file; see event_follower().
+
+    Process what is pending, then acknowledge the last number: after a restart the next event is
+    the one after it, so each event comes at least once.
+    """
+
+    def __init__(self, pm: PowerManager, name: str) -> None:
+        self._pm = pm
+        self.name = name
+
+    @property
+    def cursor(self) -> int:
+        """The number of the event that was acknowledged last."""
+        return self._pm._read(lambda conn: _cursor(conn, self.name))
+
+    def pending(self, limit: int = 1000) -> list[tuple[int, PowerEvent]]:
+        """The events after the acknowledged ones, oldest first, each with its number.
+
+        At most `limit` (default 1000; 0: none). Raises InvalidValue.
+        """
+        checked_limit = check_count("limit", limit)
+        return self._pm._read(
+            lambda conn: _events_after(conn, _cursor(conn, self.name), checked_limit)
+        )
+
+    def acknowledge(self, sequence: int) -> None:
+        """Mark the events up to that number as processed; an earlier number changes nothing."""
+        checked = check_count("sequence", sequence)
+
+        def acknowledge(conn: sqlite3.Connection) -> None:
+            reached = min(checked, _last_sequence(conn))
+            sql = """INSERT INTO power_cursors (name, sequence) VALUES (?, ?)
+                ON CONFLICT (name) DO UPDATE SET sequence = max(sequence, excluded.sequence)"""
+            conn.execute(sql, (self.name, reached))
+
+        self._pm._write(acknowledge)
+
+
+def _cursor(conn: sqlite3.Connection, name: str) -> int:
+    """How far a follower has come; 0 where a restored file does not know it."""
+    sql = "SELECT sequence FROM power_cursors WHERE name = ?"
+    (sequence,) = conn.execute(sql, (name,)).fetchone() or (0,)
+    return int(sequence)
+
+
+def _last_sequence(conn: sqlite3.Connection) -> int:
+    sql = "SELECT seq FROM sqlite_sequence WHERE name = 'power_events'"
+    (sequence,) = conn.execute(sql).fetchone() or (0,)
+    return int(sequence)
+
+
+def _events_after(
+    conn: sqlite3.Connection, sequence: int, limit: int
+) -> list[tuple[int, PowerEvent]]:
+    sql = f"{_EVENT_SQL} WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?"
+    return [(row["sequence"], _event_of(row)) for row in _select(conn, sql, (sequence, limit))]
+
+
+def _newest_events(
+    conn: sqlite3.Connection, device_key: int, after_us: int, limit: int
+) -> list[PowerEvent]:
+    sql = f"""{_EVENT_SQL} WHERE e.device_key = ? AND e.timestamp > ?
+        ORDER BY e.timestamp DESC, e.sequence DESC LIMIT ?"""
+    return [_event_of(row) for row in _select(conn, sql, (device_key, after_us, limit))]
+
+
+@_decoder
+def _battery_of(row: _Row) -> _Battery:
+    return _Battery(row["capacity_wh"], row["charge_pct"], row["watts"])
+
+
+def _save_device(conn: sqlite3.Connection, device: DeviceRecord) -> None:
+    """Insert a device, or give a registered one these values."""
+    columns = ", ".join(_DEVICE_COLUMNS)
+    updates = ", ".join(f"{name} = excluded.{name}" for name in _DEVICE_COLUMNS[1:])
+    sql = f"""INSERT INTO devices ({columns}) VALUES (?, ?, ?, ?, ?, ?)
+        ON CONFLICT (id) DO UPDATE SET {updates}"""
+    conn.execute(sql, dataclasses.astuple(device))
+
+
+def _delete_meter(conn: sqlite3.Connection, meter_key: int) -> None:
+    for table in ("power_late", "power_readings", "power_hourly", "power_meters"):
+        conn.execute(f"DELETE FROM {table} WHERE meter_key = ?", (meter_key,))
+
+
+def _refuse_cut_hours(conn: sqlite3.Connection, meter_key: int, start_us: int, end_us: int) -> None:
+    """Refuse a range that takes a part of an hour whose readings prune() has taken."""
+    sql = """SELECT hour FROM power_hours WHERE meter_key = :key AND closed
+        AND hour * 3600000000 < :end_us AND (hour + 1) * 3600000000 > :start_us
+        AND (hour * 3600000000 < :start_us OR (hour + 1) * 3600000000 > :end_us) LIMIT 1"""
+    values = {"key": meter_key, "start_us": start_us, "end_us": end_us}
+    found = conn.execute(sql, values).fetchone()
+    if found is not None:
+        (hour,) = found
+        shown = from_microseconds(hour * HOUR_US)
+        name = "since" if hour * HOUR_US < start_us else "until"
+        us = start_us if name == "since" else end_us
+        raise _invalid(
+            name,
+            f"a time that does not cut the hour from {shown}: prune() has closed it, so it can "
+            "only go whole",
+            from_microseconds(us),
+        )
+
+
+def _padded_row(row: Any) -> Sequence[Any]:
+    """A row of log_many, with None for what it leaves out."""
+    if not hasattr(type(row), "__len__") or not 3 <= len(row) <= 5:
+        raise _invalid("reading", "(meter_id, voltage, current[, charge_pct[, timestamp]])", row)
+    return (*row, None, None)[:5]
+
+
+# --- Command line ---------------------------------------------------------------------
 
 _COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
+_SHOWN_BAD_ROWS = 20  # of an import: enough to see what is wrong
 
 
-def _show(result: Any, as_json: bool = False) -> None:
-    """Print what a method returned: records as a table, or as JSON; text as it is."""
-
-    def cell(value: Any) -> str:
-        text = "-" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
-        # a name must not steer the terminal
-        return re.sub(
-            "[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]",
-            lambda found: ascii(found[0])[1:-1],
-            text,
-        )
-
-    if isinstance(result, list) and not as_json:
-        rows = [dataclasses.asdict(record) for record in result]
-        lines = [[*row] for row in rows[:1]] + [[*map(cell, row.values())] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*lines)]
-        result = (
-            "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines) or "none"
-        )
-    if result is not None:
-        print(
-            result
-            if isinstance(result, str)
-            else json.dumps(result, indent=2, default=dataclasses.asdict)
-        )
+def _cell(value: Any) -> str:
+    """A value as text of a table."""
+    if value is None:
+        return "-"
+    text = f"{value:.10g}" if isinstance(value, float) else str(value)
+    # A name must not steer the terminal.
+    unsafe = "[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+    return re.sub(unsafe, lambda found: ascii(found[0])[1:-1], text)
 
 
-def _say(text: str, end: str = "\n") -> None:
-    """Tell whoever reads standard error, if somebody does: what is stored must not hang on it."""
+def _table(records: Sequence[Any]) -> str:
+    """Records as a table with a head; "none" without any."""
+    if not records:
+        return "none"
+    rows = [dataclasses.asdict(record) for record in records]
+    lines = [list(rows[0])]
+    lines += [[_cell(value) for value in row.values()] for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(*lines)]
+    shown = []
+    for line in lines:
+        cells = [text.ljust(width) for text, width in zip(line, widths)]
+        shown.append("  ".join(cells).rstrip())
+    return "\n".join(shown)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, default=dataclasses.asdict)
+
+
+def _print_error(text: str, end: str = "\n") -> None:
+    """Write to standard error, if it can be written: no import may fail because it cannot."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(text, end=end, file=sys.stderr, flush=True)
 
 
-def _meter_id(pm: PowerManager, name: str) -> str:
-    """The id of the meter named by its id, as device/name, or as device/type where that is one."""
+def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
+    """The meter with that id, or that is device/name, or device/type where that is one meter."""
     meters = pm.list_meters()
     for form in ("{0.id}", "{0.device_id}/{0.name}", "{0.device_id}/{0.type}"):
-        found = [meter.id for meter in meters if form.format(meter) == name]
+        found = [meter for meter in meters if form.format(meter) == name]
         if len(found) == 1:
             return found[0]
         if found:
-            raise NotFound(
-                f"meter: {name!r} are {len(found)} meters, name one by its id: {', '.join(found)}"
-            )
+            ids = ", ".join(meter.id for meter in found)
+            raise NotFound(f"{name!r} names {len(found)} meters: give the id of one: {ids}")
     raise NotFound(
-        f"meter: no meter has the id or the device/name {name!r}: the command `meters` lists them"
+        f"no meter has the id or the device/name {name!r}: the command `meters` lists them"
     )
 
 
-def _plain_number(text: str) -> int | float:
+def _number(text: str) -> int | float:
+    """Text as a number, for argparse, which calls it by this function's name."""
     if "_" in text:  # Python would take 1_0 for 10
         raise ValueError(text)
     return int(text) if text.isdecimal() else float(text)
 
 
-_plain_number.__name__ = "number"  # argparse says it
+def _number_or_unknown(text: str) -> int | float | None:
+    """Text as a number, "-" as None, for argparse."""
+    if text == "-":
+        return None
+    try:
+        return _number(text)
+    except ValueError:
+        expected = f"expected a number, or - for unknown, got {text!r}"
+        raise argparse.ArgumentTypeError(expected) from None
 
 
-def _as_number(text: Any) -> Any:
-    """Text as a number, nothing as None, and anything else as it is, for the checks to judge."""
-    with contextlib.suppress(ValueError):
-        return _plain_number(text) if isinstance(text, str) else text
-    return text if text.strip() else None
+def _days(text: str) -> int | float:
+    """Text as a number of days, for argparse."""
+    try:
+        days = _number(text)
+    except ValueError:
+        days = math.nan
+    if not 0 < days < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of days above 0, got {text!r}")
+    return days
+
+
+_number.__name__ = "number"
+
+
+def _number_or_text(value: Any) -> Any:
+    """Text as a number if it is one, blank text as None; the library's checks judge the rest."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return _number(value)
+    except ValueError:
+        return value if value.strip() else None
+
+
+class _Import:
+    """One run of `import`: what it reads, and what it counts."""
+
+    def __init__(self, meter_id: str, file: str) -> None:
+        self._meter_id = meter_id
+        self._file = file
+        self._good_count = 0
+        self.bad_count = 0
+
+    def store(self, pm: PowerManager, skip_bad: bool) -> str:
+        """Store the file's readings, all or none, and say how many there were."""
+        with contextlib.ExitStack() as stack, pm.transaction():
+            lines: Iterable[str] = sys.stdin or ()  # None where it is closed
+            if self._file != "-":
+                lines = stack.enter_context(
+                    open(self._file, encoding="utf-8", errors="replace", newline="")
+                )
+            new_count = pm.log_many(self._rows(iter(lines)))
+            if self.bad_count and not skip_bad:
+                raise InvalidValue(
+                    f"{self.bad_count} bad rows: nothing was stored; correct them, or leave them "
+                    "out with --skip-bad"
+                )
+        there_count = self._good_count - new_count
+        return (
+            f"{new_count} new readings, {there_count} already there, "
+            f"{self.bad_count} bad rows left out"
+        )
+
+    def _rows(self, lines: Iterator[str]) -> Iterator[tuple[Any, ...]]:
+        """The good rows, as log_many takes them; bad ones are named and counted."""
+        for number, fields in _file_rows(lines):
+            try:
+                values = _imported_values(fields)
+            except InvalidValue as error:
+                self._report_bad_row(number, error)
+                continue
+            self._good_count += 1
+            self._show_progress()
+            yield (self._meter_id, *values)
+        if self.bad_count > _SHOWN_BAD_ROWS:
+            _print_error(f"{self._file}: and {self.bad_count - _SHOWN_BAD_ROWS} more bad rows")
+
+    def _report_bad_row(self, number: int, error: InvalidValue) -> None:
+        self.bad_count += 1
+        if self.bad_count <= _SHOWN_BAD_ROWS:
+            _print_error(f"{self._file}: line {number}: {error}")
+
+    def _show_progress(self) -> None:
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        if is_terminal and self._good_count % _CHUNK_ROWS == 0:
+            _print_error(f"\r{self._good_count:,} readings\r", end="")
 
 
 def _file_rows(lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
-    """Line number and fields of each row of CSV with a head; of NDJSON, the line in place of the fields."""
+    """Line number and fields of each row of CSV with a head; of NDJSON, the line itself."""
     import csv
 
     numbered = ((number, line.removeprefix("\ufeff")) for number, line in enumerate(lines, 1))
-    head = next((pair for pair in numbered if pair[1].strip()), (1, ""))
-    if head[1].lstrip().startswith("{"):
-        yield from (pair for pair in chain([head], numbered) if pair[1].strip())
+    first_number, first_line = next((pair for pair in numbered if pair[1].strip()), (1, ""))
+    if first_line.lstrip().startswith("{"):
+        yield first_number, first_line
+        for number, line in numbered:
+            if line.strip():
+                yield number, line
         return
-    reader, skipped = csv.DictReader(chain([head[1]], lines), skipinitialspace=True), head[0] - 1
+    reader = csv.DictReader(chain([first_line], lines), skipinitialspace=True)
+    skipped = first_number - 1
     try:
-        missing = [column for column in _COLUMNS[:3] if column not in (reader.fieldnames or ())]
-        if missing:
-            text = f"expected NDJSON, or CSV that begins with its columns' names; no column {missing[0]!r}"
-            raise InvalidValue(text)
-        yield from ((skipped + reader.line_num, fields) for fields in reader)
-    except csv.Error as exc:
-        raise InvalidValue(f"line {skipped + reader.line_num + 1}: expected CSV: {exc}") from exc
+        for column in _COLUMNS[:3]:
+            if column not in (reader.fieldnames or ()):
+                raise InvalidValue(
+                    "expected NDJSON, or CSV whose first line names the columns; "
+                    f"no column {column!r}"
+                )
+        for fields in reader:
+            yield skipped + reader.line_num, fields
+    except csv.Error as error:
+        raise InvalidValue(
+            f"line {skipped + reader.line_num + 1}: expected CSV: {error}"
+        ) from error
 
 
-def _imported(fields: Any) -> tuple[float, float, float | None, datetime]:
+def _imported_values(fields: Any) -> tuple[float | None, float | None, float | None, datetime]:
     """The checked values of one row of a file."""
-    try:
-        fields = json.loads(fields) if isinstance(fields, str) else fields
-    except ValueError as exc:
-        raise InvalidValue(f"expected a JSON object: {exc}") from exc
+    if isinstance(fields, str):
+        try:
+            fields = json.loads(fields)
+        except ValueError as error:
+            raise InvalidValue(f"expected a JSON object: {error}") from error
     if not isinstance(fields, dict):
         raise _invalid("row", "a JSON object", fields)
-    timestamp, *numbers = [_as_number(fields.get(column)) for column in _COLUMNS]
-    return (*_electrical(*numbers), _EPOCH + _microseconds("timestamp", timestamp) * _MICROSECOND)
+    timestamp, voltage, current, charge_pct = (
+        _number_or_text(fields.get(column)) for column in _COLUMNS
+    )
+    us = to_microseconds(timestamp)
+    return (*_check_reading(voltage, current, charge_pct), _EPOCH + us * _ONE_MICROSECOND)
 
 
-def _import(pm: PowerManager, meter_id: str, file: str, skip_bad: bool) -> str:
-    good, bad = 0, 0
+def _open_private(path: str) -> Any:
+    """Open a file for writing; a new one belongs to its owner alone."""
 
-    def checked(lines: Iterator[str]) -> Iterator[tuple[Any, ...]]:
-        nonlocal good, bad
-        for number, fields in _file_rows(lines):
-            try:
-                values = _imported(fields)
-            except InvalidValue as exc:
-                bad += 1
-                if bad <= 20:  # enough to see what is wrong
-                    _say(f"{file}: line {number}: {exc}")
-                continue
-            good += 1
-            if good % _CHUNK == 0 and sys.stderr is not None and sys.stderr.isatty():
-                _say(f"\r{good:,} readings\r", end="")
-            yield (meter_id, *values)
-        if bad > 20:
-            _say(f"{file}: and {bad - 20} more bad rows")
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)
 
-    with contextlib.ExitStack() as stack, pm.transaction():
-        lines: Iterable[str] = sys.stdin or ()  # None where it is closed
-        if file != "-":
-            lines = stack.enter_context(open(file, encoding="utf-8", errors="replace", newline=""))
-        new = pm.log_many(checked(iter(lines)))
-        if bad and not skip_bad:
-            raise InvalidValue(
-                f"{bad} bad rows: nothing was stored; mend them, or leave them out with --skip-bad"
-            )
-    return f"{new} new readings, {good - new} already there, {bad} bad rows left out"
+    return open(path, "w", encoding="utf-8", newline="", opener=opener)
 
 
-def _export(
-    pm: PowerManager, meter_id: str, since: Any, until: Any, style: str, output: str
-) -> None:
+def _write_export(pm: PowerManager, options: argparse.Namespace) -> None:
     import csv
 
-    if output != "-":
-        pm._check_target(_path("output", output))
-    history = pm.iter_history(meter_id, since=since, until=until)
+    if options.output != "-":
+        _check_target(_check_path("output", options.output), pm._path)
+    meter = _named_meter(pm, options.meter)
+    history = pm.iter_history(meter.id, since=options.since, until=options.until)
     rows = ((r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in history)
     with contextlib.ExitStack() as stack:
-        out = (
-            sys.stdout
-            if output == "-"
-            else stack.enter_context(open(output, "w", encoding="utf-8", newline=""))
-        )
-        if style == "ndjson":
-            out.writelines(json.dumps(dict(zip(_COLUMNS, row))) + "\n" for row in rows)
+        out = sys.stdout
+        if options.output != "-":
+            out = stack.enter_context(_open_private(options.output))
+        if options.format == "ndjson":
+            for row in rows:
+                out.write(json.dumps(dict(zip(_COLUMNS, row))) + "\n")
         else:
             csv.writer(out, lineterminator="\n").writerows(chain([_COLUMNS], rows))
 
 
-def _demo(pm: PowerManager) -> str:
+def _make_demo(pm: PowerManager) -> str:
+    """A week of telemetry of one device, and its report."""
     pm.register_device("demo-001", "Solar-powered gateway", target_wh=150.0)
-    panel, pack = (
-        pm.add_meter("demo-001", "solar", name="Panel"),
-        pm.add_meter("demo-001", "battery", 120.0, "Pack"),
-    )
+    panel = pm.add_meter("demo-001", "solar", name="Panel")
+    pack = pm.add_meter("demo-001", "battery", _DEMO_CAPACITY_WH, "Pack")
     pm.log_many(_demo_week(panel.id, pack.id))
-    _say(f"See more of it: python power_manager.py --db {pm.db_path} meters")
+    _print_error(f"To see more, run: {_this_command()} --db {_quoted(str(pm._path))} meters")
     return pm.export_report("demo-001", days=7)
 
 
-def _demo_week(panel: str, pack: str) -> Iterator[tuple[Any, ...]]:
-    """A week until now, minute by minute: sun by day, clouds by chance, a load of 5 to 8 W on the pack."""
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _this_command() -> str:
+    """How this command line was started, so that it can be typed again in any directory."""
+    program = sys.argv[0] if sys.argv else ""
+    if os.path.basename(program) == "power-manager":
+        return "power-manager"
+    return f"{_quoted(sys.executable or 'python')} {_quoted(os.path.abspath(__file__))}"
+
+
+_DEMO_CAPACITY_WH = 120.0
+
+
+def _demo_week(panel_id: str, pack_id: str) -> Iterator[tuple[Any, ...]]:
+    """A week until now, minute by minute: sun by day, clouds by chance, a load of 5 to 8 W.
+
+    The panel supplies the load and charges the pack; when the pack is full, the panel is curtailed
+    to what the load takes, so that what comes in is what goes out.
+    """
     import random
 
-    chance, now, stored_wh, clouds = random.Random(7), time.time(), 70.0, 0.6
+    chance = random.Random(7)
+    now = time.time()
+    stored_wh = 70.0
+    clouds = 0.6
     for minute in range(7 * 24 * 60, 0, -1):
         when = now - 60 * minute + 30
         clouds = min(max(clouds + chance.uniform(-0.06, 0.06), 0.2), 1.0)
-        sun_watts = 40.0 * clouds * max(0.0, math.sin((when % 86400 / 3600 - 6) / 12 * math.pi))
+        height = math.sin((when % 86400 / 3600 - 6) / 12 * math.pi)
+        sun_watts = 40.0 * clouds * max(0.0, height)
         load_watts = 5.0 + 3.0 * (chance.random() < 0.2) + chance.uniform(-0.3, 0.3)
-        supplied = max(
-            load_watts - sun_watts, 60 * (stored_wh - 120.0)
-        )  # a full pack takes in no more
-        stored_wh = min(max(stored_wh - supplied / 60, 0.0), 120.0)
-        volts = round(11.1 + 1.5 * stored_wh / 120, 3)
-        yield panel, 18.0 if sun_watts else 0.4, round(sun_watts / 18.0, 3), None, when
-        yield pack, volts, round(supplied / volts, 3), round(stored_wh / 1.2, 1), when
+        room_watts = 60 * (_DEMO_CAPACITY_WH - stored_wh)  # what fills the pack in this minute
+        panel_watts = min(sun_watts, load_watts + room_watts)
+        pack_watts = min(load_watts - panel_watts, 60 * stored_wh)
+        stored_wh = min(max(stored_wh - pack_watts / 60, 0.0), _DEMO_CAPACITY_WH)
+        charge_pct = round(100 * stored_wh / _DEMO_CAPACITY_WH, 1)
+        panel_volts = 18.0 if sun_watts else 0.4
+        pack_volts = round(11.1 + 1.5 * stored_wh / _DEMO_CAPACITY_WH, 3)
+        yield panel_id, panel_volts, round(panel_watts / panel_volts, 3), None, when
+        yield pack_id, pack_volts, round(pack_watts / pack_volts, 3), charge_pct, when
 
 
-def _arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    return names, options
+# --- Commands: each takes the manager and the options, and returns its text, or None
 
 
-def _num(
-    name: str, metavar: str, text: str, default: float | None = None
-) -> tuple[tuple[str, ...], dict[str, Any]]:
-    return _arg(name, metavar=metavar, help=text, type=_plain_number, default=default)
+def _run_register(pm: PowerManager, options: argparse.Namespace) -> str:
+    values = _given(
+        options,
+        "shutdown_threshold",
+        "target_wh",
+        "low_battery_threshold",
+        "critical_battery_threshold",
+    )
+    with pm.transaction():
+        if any(device.id == options.device_id for device in pm.list_devices()):
+            return _json(pm.update_device(options.device_id, name=options.name, **values))
+        return _json(pm.register_device(options.device_id, options.name, **values))
 
 
-_DEVICE = _arg("device_id", help="the device's id")
-_METER = _arg("meter_id", metavar="meter", help="its id, DEVICE/NAME or DEVICE/TYPE")
-_DAYS = _num("--days", "N", "how far back (default: 7)", 7)
-_JSON = _arg("--json", action="store_true", help="JSON instead of a table")
-# Of each command: the method or function that does it, its help, its arguments; a dest is a parameter's name.
-# fmt: off
-_COMMANDS: dict[str, tuple[Callable[..., Any], str, tuple[tuple[tuple[str, ...], dict[str, Any]], ...]]] = {
-    "register": (PowerManager.register_device, "register a device, or give it new values", (
-        _DEVICE, _arg("name", help="for people"), _num("--shutdown-threshold", "W", "for the budget (default: 3)", 3.0),
-        _num("--target-wh", "WH", "energy budget a day (default: none)"),
-        _num("--low-battery-threshold", "PCT", "charge at which a battery is low (default: 20)"),
-        _num("--critical-battery-threshold", "PCT", "and critical (default: 5)"))),
-    "add-meter": (PowerManager.add_meter, "add a meter to a device", (
-        _DEVICE, _arg("meter_type", metavar="type", choices=[*map(str, MeterType)], help=" ".join(MeterType)),
-        _arg("--name"), _num("--capacity-wh", "WH", "(default: 0, not known)", 0.0))),
-    "devices": (PowerManager.list_devices, "list the devices", (_JSON,)),
-    "meters": (PowerManager.list_meters, "list the meters with their present values", (
-        _arg("device_id", nargs="?", help="(default: all)"), _JSON)),
-    "log": (PowerManager.log_power, "store one reading", (
-        _METER, _num("voltage", "voltage", "V"), _num("current", "current", "A out of the source"),
-        _arg("charge_pct", type=_plain_number, nargs="?", help="percent (default: the meter's last)"),
-        _arg("--timestamp", type=_as_number, help="ISO 8601 with an offset, or epoch seconds (default: now)"))),
-    "import": (_import, "store the readings of a CSV or NDJSON file, all or none", (
-        _METER, _arg("file", nargs="?", default="-", help=f"with {', '.join(_COLUMNS)} (default: standard input)"),
-        _arg("--skip-bad", action="store_true", help="leave bad rows out instead of storing nothing"))),
-    "export": (_export, "write a meter's readings as `import` reads them", (
-        _METER, _arg("--since", metavar="TIME", type=_as_number,
-                     help="from this time on: ISO 8601 with an offset, or epoch seconds"),
-        _arg("--until", metavar="TIME", type=_as_number, help="before this time"),
-        _arg("--format", dest="style", choices=["csv", "ndjson"], default="csv", help="(default: csv)"),
-        _arg("--output", default="-", metavar="FILE", help="(default: standard output)"))),
-    "stats": (PowerManager.get_statistics, "show a meter's hourly or daily statistics", (
-        _METER, _DAYS, _arg("--bucket", choices=["hour", "day"], default="hour", help="(default: hour)"), _JSON)),
-    "events": (PowerManager.get_events, "list a device's newest events", (
-        _DEVICE, _arg("--limit", type=int, default=50, metavar="N", help="(default: 50)"), _JSON)),
-    "event": (PowerManager.trigger_event, "fire an event", (
-        _DEVICE, _arg("event_type", metavar="type", choices=[*map(str, PowerEventType)], help=" ".join(PowerEventType)),
-        _num("--value", "X", "(default: 0)", 0.0), _arg("--note"))),
-    "budget": (lambda pm, device_ids: pm.power_budget_check(device_ids or [device.id for device in pm.list_devices()]),
-               "check the power budget of devices, as JSON", (
-        _arg("device_ids", metavar="device_id", nargs="*", help="(default: all)"),)),
-    "report": (PowerManager.export_report, "print a device's report, as JSON", (_DEVICE, _DAYS)),
-    "prune": (lambda pm, keep_days: f"{pm.prune(keep_days)} readings deleted",
-              "delete old readings; statistics and events stay", (_num("keep_days", "keep_days", "days to keep"),)),
-    "backup": (lambda pm, path: pm.backup(path) or f"{path} is written", "write a consistent copy of the database",
-               (_arg("path"),)),
-    "check": (lambda pm: "\n".join(pm.check()) or "ok", "look for damage; exit with 1 where there is any", ()),
-    "demo": (_demo, "make a week of solar-battery telemetry in a new file, and report it", ()),
-}
-# fmt: on
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that were given, of which None is the default."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _run_update_device(pm: PowerManager, options: argparse.Namespace) -> str:
+    values = _given(
+        options,
+        "name",
+        "shutdown_threshold",
+        "target_wh",
+        "low_battery_threshold",
+        "critical_battery_threshold",
+    )
+    for name in options.unset:
+        values[name.replace("-", "_")] = None
+    return _json(pm.update_device(options.device_id, **values))
+
+
+def _run_add_meter(pm: PowerManager, options: argparse.Namespace) -> str:
+    meter = pm.add_meter(options.device_id, options.type, options.capacity_wh, options.name)
+    return _json(meter)
+
+
+def _run_update_meter(pm: PowerManager, options: argparse.Namespace) -> str:
+    meter = _named_meter(pm, options.meter)
+    values = _given(options, "name", "capacity_wh", "active")
+    return _json(pm.update_meter(meter.id, **values))
+
+
+def _run_devices(pm: PowerManager, options: argparse.Namespace) -> str:
+    devices = pm.list_devices()
+    return _json(devices) if options.json else _table(devices)
+
+
+def _run_meters(pm: PowerManager, options: argparse.Namespace) -> str:
+    meters = pm.list_meters(options.device_id)
+    return _json(meters) if options.json else _table(meters)
+
+
+def _run_log(pm: PowerManager, options: argparse.Namespace) -> str:
+    meter = _named_meter(pm, options.meter)
+    reading = pm.log_power(
+        meter.id,
+        options.voltage,
+        options.current,
+        options.charge_pct,
+        timestamp=options.timestamp,
+    )
+    return _json(reading)
+
+
+def _run_import(pm: PowerManager, options: argparse.Namespace) -> str:
+    meter = _named_meter(pm, options.meter)
+    return _Import(meter.id, options.file).store(pm, options.skip_bad)
+
+
+def _run_stats(pm: PowerManager, options: argparse.Namespace) -> str:
+    meter = _named_meter(pm, options.meter)
+    rows = pm.get_statistics(meter.id, days=options.days, bucket=options.bucket)
+    return _json(rows) if options.json else _table(rows)
+
+
+def _run_events(pm: PowerManager, options: argparse.Namespace) -> str:
+    events = pm.get_events(options.device_id, options.limit)
+    return _json(events) if options.json else _table(events)
+
+
+def _run_event(pm: PowerManager, options: argparse.Namespace) -> str:
+    event = pm.trigger_event(options.device_id, options.type, options.value, options.note)
+    return _json(event)
+
+
+def _run_budget(pm: PowerManager, options: argparse.Namespace) -> str:
+    ids = options.device_ids or [device.id for device in pm.list_devices()]
+    budgets = pm.power_budget_check(ids)
+    for id_, budget in budgets.items():
+        if "error" in budget:
+            budget["error"] = _no_device(id_)
+            options.exit_code = 1
+    return _json(budgets)
+
+
+def _run_report(pm: PowerManager, options: argparse.Namespace) -> str:
+    return pm.export_report(options.device_id, options.days)
+
+
+def _run_prune(pm: PowerManager, options: argparse.Namespace) -> str:
+    return f"{_readings_text(pm.prune(options.keep_days))} deleted"
+
+
+def _readings_text(count: int) -> str:
+    return "1 reading" if count == 1 else f"{count} readings"
+
+
+def _confirm(options: argparse.Namespace, question: str) -> None:
+    """Ask on a terminal before something is deleted, unless --yes was given."""
+    if options.yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise PowerManagerError(f"{question} There is no terminal to ask: give --yes")
+    _print_error(f"{question} [y/N] ", end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise PowerManagerError("nothing was deleted")
+
+
+def _run_delete_readings(pm: PowerManager, options: argparse.Namespace) -> str:
+    meter = _named_meter(pm, options.meter)
+    since = "" if options.since is None else f" from {options.since} on"
+    until = "" if options.until is None else f" before {options.until}"
+    which = "the" if since or until else "all"
+    _confirm(options, f"Delete {which} readings of {options.meter}{since}{until}?")
+    count = pm.delete_readings(meter.id, since=options.since, until=options.until)
+    return f"{_readings_text(count)} deleted"
+
+
+def _run_delete_meter(pm: PowerManager, options: argparse.Namespace) -> str:
+    meter = _named_meter(pm, options.meter)
+    _confirm(options, f"Delete the meter {options.meter} with all its readings?")
+    pm.delete_meter(meter.id)
+    return f"{options.meter} is deleted"
+
+
+def _run_delete_device(pm: PowerManager, options: argparse.Namespace) -> str:
+    meter_count = len(pm.list_meters(pm.get_device(options.device_id).id))
+    _confirm(
+        options,
+        f"Delete the device {options.device_id} with its {meter_count} meters and all they have?",
+    )
+    pm.delete_device(options.device_id)
+    return f"{options.device_id} is deleted"
+
+
+def _run_backup(pm: PowerManager, options: argparse.Namespace) -> str:
+    pm.backup(options.path)
+    return f"{options.path} is written"
+
+
+def _run_check(pm: PowerManager, options: argparse.Namespace) -> str:
+    problems = pm.check()
+    options.exit_code = int(bool(problems))
+    return "\n".join(problems) or "ok"
+
+
+def _run_demo(pm: PowerManager, _options: argparse.Namespace) -> str:
+    return _make_demo(pm)
+
+
+def _run_restore(path: Path, options: argparse.Namespace) -> str:
+    restore_database(path, options.path)
+    return f"{path} is restored from {options.path}"
+
+
+# --- Parser
+
+_TIME_HELP = "ISO 8601 with an offset, or epoch seconds"
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("device_id", help="the device's id")
+
+
+def _add_meter_name(command: argparse.ArgumentParser) -> None:
+    command.add_argument("meter", help="its id, DEVICE/NAME or DEVICE/TYPE")
+
+
+def _add_device_values(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--shutdown-threshold",
+        metavar="W",
+        type=_number,
+        help="watts below which the budget warns (new device: 3)",
+    )
+    command.add_argument(
+        "--target-wh",
+        metavar="WH",
+        type=_number,
+        help="energy target a day (new device: no target)",
+    )
+    command.add_argument(
+        "--low-battery-threshold",
+        metavar="PCT",
+        type=_number,
+        help="charge at which a battery is low (new device: 20)",
+    )
+    command.add_argument(
+        "--critical-battery-threshold",
+        metavar="PCT",
+        type=_number,
+        help="charge at which a battery is critical (new device: 5)",
+    )
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="JSON instead of a table")
+
+
+def _add_days(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--days", metavar="N", type=_days, default=7, help="how far back (default: 7)"
+    )
+
+
+def _add_range(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--since", metavar="TIME", type=_number_or_text, help=f"from this time on: {_TIME_HELP}"
+    )
+    command.add_argument("--until", metavar="TIME", type=_number_or_text, help="before this time")
+
+
+def _add_yes(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--yes", action="store_true", help="do not ask")
+
+
+class _Commands:
+    """The subcommands of a parser, each with what it runs."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add(
+        self, name: str, run: Callable[[PowerManager, argparse.Namespace], str | None], text: str
+    ) -> argparse.ArgumentParser:
+        """Add a command that opens the database; `text` is its help, in one sentence."""
+        command = self._subparsers.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}."
+        )
+        # As from Python 3.14 on: -1e-3 is a number and no option.
+        command._negative_number_matcher = re.compile(r"-\.?\d")
+        command.add_argument("--db", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        command.set_defaults(run=run)
+        return command
+
+
+def _add_making_commands(commands: _Commands) -> None:
+    command = commands.add(
+        "register", _run_register, "register a device, or change the values you give of a known one"
+    )
+    _add_device(command)
+    command.add_argument("name", help="its name, to be shown")
+    _add_device_values(command)
+    command = commands.add(
+        "update-device", _run_update_device, "change the values you give of a device"
+    )
+    _add_device(command)
+    command.add_argument("--name", help="its name, to be shown")
+    _add_device_values(command)
+    command.add_argument(
+        "--unset",
+        action="append",
+        default=[],
+        choices=["target-wh", "low-battery-threshold", "critical-battery-threshold"],
+        help="remove the target, or return a threshold to its default",
+    )
+    command = commands.add("add-meter", _run_add_meter, "add a meter to a device")
+    _add_device(command)
+    types = [kind.value for kind in MeterType]
+    command.add_argument("type", metavar="type", choices=types, help=", ".join(types))
+    command.add_argument("--name", help="its name, to be shown (default: no name)")
+    command.add_argument(
+        "--capacity-wh",
+        metavar="WH",
+        type=_number,
+        default=0.0,
+        help="watt-hours when full (default: 0, unknown)",
+    )
+    command = commands.add(
+        "update-meter", _run_update_meter, "change the values you give of a meter"
+    )
+    _add_meter_name(command)
+    command.add_argument("--name", help="its name, to be shown")
+    command.add_argument(
+        "--capacity-wh", metavar="WH", type=_number, help="watt-hours when full (0: unknown)"
+    )
+    active = command.add_mutually_exclusive_group()
+    active.add_argument(
+        "--active", action="store_true", default=None, help="include it in present figures again"
+    )
+    active.add_argument(
+        "--inactive",
+        dest="active",
+        action="store_false",
+        default=None,
+        help="leave it out of present figures until its next reading",
+    )
+
+
+def _add_reading_commands(commands: _Commands) -> None:
+    command = commands.add("log", _run_log, "store one reading")
+    _add_meter_name(command)
+    command.add_argument("voltage", type=_number_or_unknown, help="volts; - if unknown")
+    command.add_argument(
+        "current", type=_number_or_unknown, help="amperes out of the source; - if unknown"
+    )
+    command.add_argument(
+        "charge_pct", type=_number, nargs="?", help="percent (default: the meter's last)"
+    )
+    command.add_argument(
+        "--timestamp", metavar="TIME", type=_number_or_text, help=f"{_TIME_HELP} (default: now)"
+    )
+    command = commands.add(
+        "import", _run_import, "store the readings of a CSV or NDJSON file, all or none"
+    )
+    _add_meter_name(command)
+    command.add_argument(
+        "file",
+        nargs="?",
+        default="-",
+        help=f"with the columns {', '.join(_COLUMNS)} (default: standard input)",
+    )
+    command.add_argument(
+        "--skip-bad", action="store_true", help="leave bad rows out instead of storing nothing"
+    )
+    command = commands.add(
+        "export", _write_export, "write a meter's readings as `import` reads them"
+    )
+    _add_meter_name(command)
+    _add_range(command)
+    command.add_argument(
+        "--format", choices=["csv", "ndjson"], default="csv", help="(default: csv)"
+    )
+    command.add_argument("--output", default="-", metavar="FILE", help="(default: standard output)")
+
+
+def _add_showing_commands(commands: _Commands) -> None:
+    command = commands.add("devices", _run_devices, "list the devices")
+    _add_json(command)
+    command = commands.add("meters", _run_meters, "list the meters with their present values")
+    command.add_argument("device_id", nargs="?", help="(default: all)")
+    _add_json(command)
+    command = commands.add("stats", _run_stats, "show a meter's hourly or daily statistics")
+    _add_meter_name(command)
+    _add_days(command)
+    command.add_argument(
+        "--bucket", choices=["hour", "day"], default="hour", help="(default: hour)"
+    )
+    _add_json(command)
+    command = commands.add("events", _run_events, "list a device's newest events")
+    _add_device(command)
+    command.add_argument("--limit", type=int, default=50, metavar="N", help="(default: 50)")
+    _add_json(command)
+    command = commands.add("event", _run_event, "record an event")
+    _add_device(command)
+    types = [kind.value for kind in PowerEventType]
+    command.add_argument("type", metavar="type", choices=types, help=", ".join(types))
+    command.add_argument(
+        "--value", metavar="X", type=_number, default=0.0, help="a number of your own (default: 0)"
+    )
+    command.add_argument("--note", help="a text of your own")
+    command = commands.add("budget", _run_budget, "check the power budget of devices, as JSON")
+    command.add_argument("device_ids", metavar="device_id", nargs="*", help="(default: all)")
+    command = commands.add("report", _run_report, "print a device's report, as JSON")
+    _add_device(command)
+    _add_days(command)
+
+
+def _add_maintenance_commands(commands: _Commands) -> None:
+    command = commands.add("prune", _run_prune, "delete old readings; statistics and events stay")
+    command.add_argument("keep_days", type=_number, help="days of readings to keep")
+    command = commands.add(
+        "delete-readings", _run_delete_readings, "delete a range of a meter's readings"
+    )
+    _add_meter_name(command)
+    _add_range(command)
+    _add_yes(command)
+    command = commands.add(
+        "delete-meter", _run_delete_meter, "delete a meter with its readings and statistics"
+    )
+    _add_meter_name(command)
+    _add_yes(command)
+    command = commands.add(
+        "delete-device", _run_delete_device, "delete a device with all its meters and events"
+    )
+    _add_device(command)
+    _add_yes(command)
+    command = commands.add("backup", _run_backup, "write a consistent copy of the database")
+    command.add_argument("path", help="the copy; a file that is there is replaced")
+    command = commands.add(
+        "restore",
+        lambda _pm, _options: None,
+        "put a backup in place of the database, even if that is damaged or missing",
+    )
+    command.add_argument("path", help="the backup; it stays as it is")
+    command.set_defaults(run=None)
+    commands.add("check", _run_check, "look for damage; exit with 1 if there is any")
+    commands.add("demo", _run_demo, "make a week of telemetry in a new file, and report it")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -2324,60 +5538,79 @@ def _parser() -> argparse.ArgumentParser:
         "--db", help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)"
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (_, text, arguments) in _COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        command._negative_number_matcher = re.compile(
-            r"-\.?\d"
-        )  # as from Python 3.14 on: -1e-3 is no option
-        for names, options in (
-            *arguments,
-            _arg("--db", default=argparse.SUPPRESS, help=argparse.SUPPRESS),
-        ):
-            command.add_argument(*names, **options)
+    parser.set_defaults(exit_code=0)
+    commands = _Commands(parser)
+    _add_making_commands(commands)
+    _add_reading_commands(commands)
+    _add_showing_commands(commands)
+    _add_maintenance_commands(commands)
     return parser
 
 
-def _database(command: str, db: str | None) -> Path:
-    """The database that a command works on; only `register` and `demo` may create it."""
-    path = Path(db or os.environ.get("POWER_MANAGER_DB") or DB_PATH)
+def _database_of(command: str, db: str | None) -> Path:
+    """The database that a command works on; only register, restore and demo may create it."""
     if command == "demo":
-        names = (f"power_manager_demo{number}.db" for number in chain([""], range(2, _MAX_INTEGER)))
+        names = (f"power_manager_demo{number}.db" for number in chain([""], count(2)))
         path = Path(db or next(name for name in names if not os.path.exists(name)))
         if path.exists():
             raise StorageError(path, "exists already: name a new file")
-    elif command != "register" and not path.exists():
+        return path
+    path = Path(db or os.environ.get("POWER_MANAGER_DB") or DB_PATH)
+    if command not in ("register", "restore") and not path.exists():
         raise StorageError(
-            path, "no such file: name another with --db, or begin one with the command `register`"
+            path, "no such file: name another with --db, or make one with the command `register`"
         )
     return path
 
 
+def _no_device(id_: str) -> str:
+    return f"no device has the id {id_!r}: make it with the command `register`"
+
+
+def _error_text(error: Exception) -> str:
+    """An error in the words of the command line."""
+    if isinstance(error, NotFound) and error.kind == "device":
+        return _no_device(error.id)
+    return str(error)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if sys.stdout is None:
+        raise PowerManagerError("standard output is closed: nothing was done")
+    with contextlib.suppress(AttributeError):  # a stand-in for it may lack the method
+        # A name must never end a command because the terminal cannot show it.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    path = _database_of(options.command, options.db)
+    if options.command == "restore":
+        text: str | None = _run_restore(path, options)
+    else:
+        with PowerManager(path) as pm:
+            text = options.run(pm, options)
+    if text is not None:
+        print(text)
+    sys.stdout.flush()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 1 for an error or a finding, 130 for Ctrl-C."""
-    values = vars(_parser().parse_args(argv))
-    command, db, as_json = values.pop("command"), values.pop("db"), values.pop("json", False)
+    """Run the command line; return its exit code.
+
+    0; 1 for an error or a finding; 2 for wrong usage; 130 for Ctrl-C.
+    """
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.command is None:
+        _print_error(parser.format_help(), end="")
+        return 2
     try:
-        if sys.stdout is None:
-            raise PowerManagerError("standard output is closed: nothing was done")
-        with PowerManager(_database(command, db)) as pm:
-            if "meter_id" in values:
-                values["meter_id"] = _meter_id(pm, values["meter_id"])
-            result = _COMMANDS[command][0](pm, **values)
-        _show(result, as_json)
-        sys.stdout.flush()
-        if command == "check":
-            return int(result != "ok")
-        return int(command == "budget" and any("error" in budget for budget in result.values()))
-    except (
-        BrokenPipeError
-    ):  # `| head` has read enough; what is left in the buffer must not fail at exit
+        _run(options)
+        return int(options.exit_code)
+    except BrokenPipeError:  # `| head` has read enough; the rest must not fail at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
-    except (PowerManagerError, OSError) as exc:
-        _say(f"power_manager: {exc}")
+    except (PowerManagerError, OSError) as error:
+        _print_error(f"power_manager: {_error_text(error)}")
         return 1
 
 
