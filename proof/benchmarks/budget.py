@@ -27,7 +27,8 @@ CREATE TABLE hourly (meter INTEGER, hour INTEGER, energy REAL, PRIMARY KEY (mete
 
 def library(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
     """The library with three meters a device and four readings a meter, the last of them now."""
-    pm, now = power_manager.PowerManager(path), time.time()
+    pm = power_manager.PowerManager(path)
+    now = time.time()
     ids = [f"edge-{number:05}" for number in range(devices)]
     with pm.transaction():
         meters = []
@@ -48,7 +49,8 @@ def library(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
 
 def by_hand(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
     """The same of tables made for it, without a record, a check or a late hour's readings."""
-    conn, hour = sqlite3.connect(path), int(time.time() // 3600)
+    conn = sqlite3.connect(path)
+    hour = int(time.time() // 3600)
     conn.executescript(_MADE_SQL)
     ids = [f"edge-{number:05}" for number in range(devices)]
     conn.executemany("INSERT INTO device VALUES (?, 3.0, 100.0)", [(id_,) for id_ in ids])
@@ -82,10 +84,8 @@ def by_hand(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
                 entry["wh"] += capacity * charge / 100
             entry["energy"] += energy if kind != "solar" else 0.0
         for id_, entry in found.items():
-            entry["below"], entry["within"] = (
-                entry["total"] < targets[id_][0],
-                entry["energy"] <= targets[id_][1],
-            )
+            entry["below"] = entry["total"] < targets[id_][0]
+            entry["within"] = entry["energy"] <= targets[id_][1]
         return found
 
     return check
@@ -93,7 +93,8 @@ def by_hand(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
 
 def main() -> None:
     """Measure in turn: sys.argv has the number of devices, of rounds, and a directory."""
-    devices, rounds = int(sys.argv[1]), int(sys.argv[2])
+    devices = int(sys.argv[1])
+    rounds = int(sys.argv[2])
     seconds: dict[str, list[float]] = {"power_manager": [], "by hand": []}
     with tempfile.TemporaryDirectory(dir=sys.argv[3]) as folder:
         checks = {

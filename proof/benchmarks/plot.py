@@ -5,7 +5,11 @@ from __future__ import annotations
 from math import ceil, floor, log10
 from pathlib import Path
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 300, 260, 62, 48, 80
+_WIDTH = 300
+_HEIGHT = 260
+_LEFT = 62
+_TOP = 48
+_GAP = 80
 _COLOURS = {
     "power_manager": "#d62728",
     "floor": "#000000",
@@ -30,8 +34,10 @@ def _panel(number: int, title: str, lines: dict[str, Line]) -> list[str]:
     """One plot; its left edge is by its number."""
     left = _LEFT + number * (_WIDTH + _GAP)
     points = [(log10(x), log10(y)) for line in lines.values() for x, y in line if y > 0]
-    low_x, high_x = floor(min(x for x, _ in points)), ceil(max(x for x, _ in points))
-    low_y, high_y = floor(min(y for _, y in points)), ceil(max(y for _, y in points))
+    low_x = floor(min(x for x, _ in points))
+    high_x = ceil(max(x for x, _ in points))
+    low_y = floor(min(y for _, y in points))
+    high_y = ceil(max(y for _, y in points))
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - low_x) / max(high_x - low_x, 1) * _WIDTH
@@ -52,10 +58,8 @@ def _panel(number: int, title: str, lines: dict[str, Line]) -> list[str]:
         )
     for name, line in lines.items():
         places = [place(log10(x), log10(y)) for x, y in line if y > 0]
-        path, width = (
-            " ".join(f"{x:.1f},{y:.1f}" for x, y in places),
-            3 if name == "power_manager" else 1.5,
-        )
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        width = 3 if name == "power_manager" else 1.5
         out.append(
             f'<polyline points="{path}" fill="none" stroke="{_COLOURS[name]}" stroke-width="{width}"/>'
         )
@@ -77,7 +81,8 @@ def write(path: Path, figures: dict[str, list[list[float]]]) -> None:
         ("report over all of them, ms", 2, 1e3),
         ("bytes a reading on disk", 3, 1.0),
     )
-    width, height = _LEFT + 3 * (_WIDTH + _GAP) + 70, _TOP + _HEIGHT + 56
+    width = _LEFT + 3 * (_WIDTH + _GAP) + 70
+    height = _TOP + _HEIGHT + 56
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
         'font-family="sans-serif" font-size="12">',

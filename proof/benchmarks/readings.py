@@ -20,7 +20,8 @@ class Clock:
     """The time of the simulated meter, in epoch seconds: as fast as the contender, not as fast as the wall clock."""
 
     def __init__(self, step: float) -> None:
-        self.step, self.now = step, START
+        self.step = step
+        self.now = START
 
     def __call__(self) -> float:
         """Now."""
@@ -37,12 +38,15 @@ def day_of_values(seed: int, *, quantised: bool = True) -> list[tuple[float, flo
 
     Not quantised: full doubles, as a driver gives them that scales a raw count by a calibration factor.
     """
-    chance, values, drift = random.Random(seed), [], 0.0
+    chance = random.Random(seed)
+    values = []
+    drift = 0.0
     for second in range(DAY):
         sun = max(0.0, math.sin((second / 3600 - 6) / 12 * math.pi))
         drift = 0.999 * drift + chance.gauss(0.0, 0.01)
         charge = 55.0 + 35.0 * math.sin((second / 3600 - 9) / 12 * math.pi)
-        volts, amperes = 11.0 + charge / 70 + 0.1 * drift, 0.6 + drift - 1.4 * sun
+        volts = 11.0 + charge / 70 + 0.1 * drift
+        amperes = 0.6 + drift - 1.4 * sun
         values.append((volts, amperes, charge))
     if quantised:
         return [(round(v, 3), round(c, 3), round(q, 1)) for v, c, q in values]

@@ -35,7 +35,9 @@ class Worker:
         self.close()
         shutil.rmtree(folder, ignore_errors=True)
         Path(folder).mkdir(parents=True)
-        self.count, self.step, self.clock = 0, step, Clock(step)
+        self.count = 0
+        self.step = step
+        self.clock = Clock(step)
         self.day = day_of_values(seed, quantised=quantised)
         self.contender = self.kind(Place(Path(folder), mode, step, room, self.clock))
         return {}
@@ -55,7 +57,8 @@ class Worker:
 
     def load(self, count: int) -> dict[str, Any]:
         """Store readings in bulk, a million in a transaction."""
-        seconds, goal = 0.0, self.count + count
+        seconds = 0.0
+        goal = self.count + count
         while self.count < goal:
             end = min(self.count + _BLOCK, goal)
             ready = [self.opened.ready(row) for row in rows(self.day, self.count, end, self.step)]
@@ -69,7 +72,10 @@ class Worker:
 
     def log(self, count: int) -> dict[str, Any]:
         """Store readings one by one; each one's seconds."""
-        times, log, tick, day = [], self.opened.log, self.clock.tick, self.day
+        times = []
+        log = self.opened.log
+        tick = self.clock.tick
+        day = self.day
         for i in range(self.count, self.count + count):
             volts, amperes, charge = day[i % len(day)]
             tick()
@@ -112,7 +118,8 @@ class Worker:
 
 def main() -> None:
     """Serve until the standard input ends; sys.argv[1] is the contender's name."""
-    worker, answers = Worker(sys.argv[1]), sys.stdout
+    worker = Worker(sys.argv[1])
+    answers = sys.stdout
     sys.stdout = sys.stderr  # what a contender prints must not get between the answers
     for line in sys.stdin:
         task = json.loads(line)

@@ -47,7 +47,8 @@ class Worker:
     """The worker process of one contender; a call that it cannot do returns {"unsupported": why}."""
 
     def __init__(self, name: str, python: str, folder: Path) -> None:
-        self.name, self.folder = name, folder
+        self.name = name
+        self.folder = folder
         self._process = subprocess.Popen(
             [python, str(HERE / "worker.py"), name],
             stdin=subprocess.PIPE,

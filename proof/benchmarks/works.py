@@ -1,4 +1,4 @@
-"""The work, (a) to (i): each function drives the contenders and returns its table; figures go into bench.figures."""
+"""The work, (a) to (j): each function drives the contenders and returns its table; figures go into bench.figures."""
 
 from __future__ import annotations
 
@@ -43,25 +43,55 @@ class Sizes:
     devices: int
     processes: int
     growth: tuple[int, ...]
+    late: dict[str, int]  # for late.py
     limit: float
     patience: float
 
 
 FULL = Sizes(
-    60,
-    20,
-    1_000_000,
-    3,
-    1_800,
-    9_000,
-    2_592_000,
-    10_000,
-    20,
-    (10**4, 10**5, 10**6, 10**7),
-    10.0,
-    2.0,
+    rounds=60,
+    burst=20,
+    bulk=1_000_000,
+    bulk_rounds=3,
+    written=1_800,
+    grouped=9_000,
+    month=2_592_000,
+    devices=10_000,
+    processes=20,
+    growth=(10**4, 10**5, 10**6, 10**7),
+    late={
+        "rounds": 3,
+        "single": 1_000,
+        "backlog": 51_840,
+        "later": 300_000,
+        "frozen": 5_000,
+        "upgraded": 50_000,
+    },
+    limit=10.0,
+    patience=2.0,
 )
-QUICK = Sizes(25, 10, 50_000, 2, 300, 1_200, 90_000, 10_000, 4, (10**4, 5 * 10**4), 0.8, 0.4)
+QUICK = Sizes(
+    rounds=25,
+    burst=10,
+    bulk=50_000,
+    bulk_rounds=2,
+    written=300,
+    grouped=1_200,
+    month=90_000,
+    devices=10_000,
+    processes=4,
+    growth=(10**4, 5 * 10**4),
+    late={
+        "rounds": 1,
+        "single": 200,
+        "backlog": 17_280,
+        "later": 300_000,
+        "frozen": 1_000,
+        "upgraded": 5_000,
+    },
+    limit=0.8,
+    patience=0.4,
+)
 
 
 @dataclass
@@ -82,6 +112,7 @@ class Bench:
     seed: int
     folder: Path
     pythons: dict[str, tuple[str, str]]
+    before: Path | None = None  # an older power_manager.py to measure beside the present one
     figures: dict[str, Any] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)  # seconds a reading in bulk
 
@@ -169,7 +200,8 @@ def one_reading(bench: Bench) -> Table:
     if problems:
         raise SystemExit(f"the file is not as it should be: {problems}")
     for (name, mode), rounds in times.items():
-        every, middles = [t for part in rounds for t in part], [median(part) for part in rounds]
+        every = [t for part in rounds for t in part]
+        middles = [median(part) for part in rounds]
         row = [median(every), percentile(every, 0.99), sum(every) / len(every)]
         bench.figures[f"a/{name}/{mode}"] = row
         cells = [name, mode] + [f"{t * 1e6:.1f}" for t in row]
@@ -218,10 +250,12 @@ def bulk(bench: Bench) -> Table:
                 worker.call("close")
                 sizes[name, turn > 0] = worker.size() / counts[name]
     for name in names:
-        each, against = median(seconds[name]), seconds.get("floor")
+        each = median(seconds[name])
+        against = seconds.get("floor")
         found = ratio(seconds[name], against) if against else None
         bench.rates[name] = each
-        bench.figures[f"b/{name}"], bench.figures[f"b/{name}/floor"] = each, found
+        bench.figures[f"b/{name}"] = each
+        bench.figures[f"b/{name}/floor"] = found
         bench.figures[f"c/{name}"] = [sizes[name, True], sizes[name, False]]
         row = [name, f"{counts[name]:,}", f"{each * 1e6:.2f}", f"{1 / each:,.0f}"]
         row += [
@@ -395,8 +429,10 @@ def processes(bench: Bench) -> Table:
         "(h) Whole processes",
         ["process", "median ms", "p99 ms", "times bare imports", "peak memory, MB"],
     )
-    python, home = sys.executable, bench.folder / "report"
-    imports, here = bare_imports(), str(home)
+    python = sys.executable
+    home = bench.folder / "report"
+    imports = bare_imports()
+    here = str(home)
     with bench.workers([("power_manager", "report")]) as started:
         worker = started["power_manager", "report"]
         bench.open(worker, step=60)
@@ -429,7 +465,8 @@ def processes(bench: Bench) -> Table:
     found: dict[str, list[tuple[float, int]]] = json.loads(done.stdout)
     bare = [seconds for seconds, _ in found["bare imports"]]
     for name, runs in found.items():
-        seconds, peak = [run[0] for run in runs], max(run[1] for run in runs)
+        seconds = [run[0] for run in runs]
+        peak = max(run[1] for run in runs)
         times = ratio(seconds, bare)
         bench.figures[f"h/{name}"] = [median(seconds), times, peak]
         cells = [
@@ -454,7 +491,10 @@ def growth(bench: Bench) -> Table:
     with bench.workers([(name, "growth") for name in names]) as started:
         for (name, _), worker in started.items():
             bench.open(worker, room=bench.sizes.growth[-1])
-            count, spent, seconds, patience = 0, 0.0, 0.0, 4 * bench.sizes.limit
+            count = 0
+            spent = 0.0
+            seconds = 0.0
+            patience = 4 * bench.sizes.limit
             for size in bench.sizes.growth:
                 rate = spent / count if count else 0.0
                 if rate * (size - count) > patience or seconds * 10 > patience:
@@ -473,13 +513,73 @@ def growth(bench: Bench) -> Table:
                 table.rows.append([name, f"{size:,}", *cells])
                 if taken > 1.0:
                     break
-            worker.stop()  # with its files: ten million readings of everybody are many
+            worker.stop()  # with its files: ten million readings of each contender are many
     table.notes.append(
         "At 1 Hz, the same file growing; durability as in the first row of (a) for each. -: it would take more than"
         f" {4 * bench.sizes.limit:g} s to load or to report. Bytes with the -wal that is there at that moment, so high"
         " for the smallest; RRDtool's file has its final length from the start."
     )
     return table
+
+
+def lateness(bench: Bench) -> Table:
+    """(j) Readings out of order, wrong clocks, upgrades."""
+    table = Table(
+        "(j) Late readings, wrong clocks and upgrades, microseconds a reading",
+        ["what", "median", "for twice as many", "the library before"],
+    )
+    libraries = {"now": LIBRARY}
+    if bench.before is not None:
+        libraries["before"] = bench.before
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in libraries}
+    for _ in range(bench.sizes.late["rounds"]):
+        for name, library in libraries.items():
+            found[name].append(_late(bench, library, [] if name == "now" else _COMPARED))
+    for what in found["now"][0]:
+        times = [part[what] for part in found["now"]]
+        cells = [what]
+        if isinstance(times[0], list):
+            once = median(pair[0] for pair in times)
+            twice = median(pair[1] for pair in times)
+            bench.figures[f"j/{what}/growth"] = median(pair[1] / pair[0] for pair in times)
+            cells += [f"{once * 1e6:.1f}", f"{twice * 1e6:.1f}"]
+        else:
+            once = median(times)
+            cells += [f"{once * 1e6:.1f}", "-"]
+        bench.figures[f"j/{what}"] = once
+        olden = [part[what] for part in found.get("before", []) if what in part]
+        if olden:
+            bench.figures[f"j/{what}/before"] = median(olden)
+        cells.append(f"{median(olden) * 1e6:.1f}" if olden else "-")
+        table.rows.append(cells)
+    figures = bench.figures
+    figures["j/behind/not behind"] = figures["j/behind"] / figures["j/not behind"]
+    if "j/backlog/before" in figures:
+        figures["j/backlog/ratio"] = figures["j/backlog"] / figures["j/backlog/before"]
+    sizes = bench.sizes.late
+    table.notes.append(
+        f"Durability normal: no syncs. {sizes['rounds']} rounds in turn. appended, late, behind, set back: medians of"
+        " single calls of log_power. late: into a day at 5 s whose hours are full. backlog:"
+        f" {sizes['backlog']:,} readings at 5 s in a random order in one log_many. behind: live, with"
+        f" {sizes['later']:,} readings dated later; not behind: the same without them. set back: live, half an hour"
+        f" back into readings at 5 s and at 1 Hz. frozen: {sizes['frozen']:,} live readings of one instant, and"
+        " twice as many; with newer ones in its hour, each call computes the whole hour anew. upgrade: opening a"
+        f" first release's file of {sizes['upgraded']:,} readings, and of twice as many."
+    )
+    return table
+
+
+_COMPARED = ["appended", "late", "backlog"]  # what an older library is asked too
+
+
+def _late(bench: Bench, library: Path, scenes: list[str]) -> dict[str, Any]:
+    command = [sys.executable, str(HERE / "late.py"), str(library), str(bench.folder)]
+    command += [str(bench.seed), json.dumps(bench.sizes.late), *scenes]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, env=workers.environment(), text=True
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 WORKS: dict[str, Callable[[Bench], Table]] = {
@@ -491,4 +591,5 @@ WORKS: dict[str, Callable[[Bench], Table]] = {
     "g": budgets,
     "h": processes,
     "i": growth,
+    "j": lateness,
 }

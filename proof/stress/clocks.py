@@ -2,8 +2,9 @@
 
 A device without a clock of its own boots in 1970, jumps by years in both directions once it has the network, stands
 still, or tells the same instant twice. The library takes its clock as an argument, so each such life is played here,
-first by a script and then at random: live and recorded readings, prunes, reports. Present state, history, statistics,
-alerts and report must be those of model.py. Where Debian's faketime is installed, whole processes run under it too.
+first by a script and then at random: live and recorded readings, known and unknown currents, prunes, deletions and
+reports. Present state, history, statistics, alerts, report and what waits to be sent must be those of model.py. Where
+Debian's faketime is installed, whole processes run under it too.
 """
 
 from __future__ import annotations
@@ -37,8 +38,13 @@ def iso(us: int) -> str:
 class Life:
     """A device with a settable clock, and its model."""
 
-    def __init__(self, path: Path, out: Findings, alert_repeat: float | None = None) -> None:
-        self.now, self.out, self.path = _NOW, out, path
+    def __init__(
+        self, path: Path, out: Findings, label: str, alert_repeat: float | None = None
+    ) -> None:
+        self.label = label
+        self.now = _NOW
+        self.out = out
+        self.path = path
         self.pm = power_manager.PowerManager(
             path, clock=lambda: self.now, alert_repeat=alert_repeat
         )
@@ -50,88 +56,135 @@ class Life:
         meter = self.pm.add_meter("d", "battery", 50.0)
         self.meter = self.model.meters[meter.id] = model.Meter(meter.id, "d", "battery", 50.0, None)
 
+    def _expect(self, holds: bool, kind: str, detail: object) -> None:
+        self.out.expect(holds, kind, f"{self.label}: {detail}")
+
     def us(self) -> int:
         """The clock in microseconds."""
         return round(self.now * model.SECOND)
 
-    def live(self, volts: float, amperes: float, charge: float | None) -> None:
+    def live(self, volts: float | None, amperes: float | None, charge: float | None) -> None:
         """Log a live reading on both sides."""
         got = self.pm.log_power(self.meter.id, volts, amperes, charge)
         row = self.model.live(self.meter, self.us(), volts, amperes, charge)
-        self.out.counts["readings"] += 1
-        self.out.expect(
-            got.timestamp == iso(row[0]),
-            "time of a live reading",
-            f"{got.timestamp}, not {iso(row[0])}",
-        )
+        self._compare_reading("a live reading", got, row)
 
-    def recorded(self, at: float, volts: float, amperes: float, charge: float | None) -> None:
+    def live_at(
+        self, at: float, volts: float | None, amperes: float | None, charge: float | None
+    ) -> None:
+        """Log a live reading that was taken at a given time on both sides."""
+        got = self.pm.log_power(self.meter.id, volts, amperes, charge, timestamp=at, live=True)
+        row = self.model.live(self.meter, round(at * model.SECOND), volts, amperes, charge)
+        self._compare_reading("a live reading of a given time", got, row)
+
+    def recorded(
+        self, at: float, volts: float | None, amperes: float | None, charge: float | None
+    ) -> None:
         """Log a recorded reading on both sides."""
         got = self.pm.log_power(self.meter.id, volts, amperes, charge, timestamp=at)
         row, _ = self.model.recorded(self.meter, round(at * model.SECOND), volts, amperes, charge)
+        self._compare_reading("a recorded reading", got, row)
+
+    def _compare_reading(self, kind: str, got: power_manager.PowerReading, row: model.Row) -> None:
         self.out.counts["readings"] += 1
-        same = (got.timestamp, got.voltage, got.current_draw, got.charge_pct) == (
-            iso(row[0]),
-            *row[1:],
+        shown = (got.timestamp, got.voltage, got.current_draw, got.charge_pct)
+        expected = (iso(row.us), row.volts, row.amperes, row.charge)
+        self._expect(shown == expected, kind, f"{shown}, not {expected}")
+        self._expect(
+            (got.wattage is None) == (row.watts is None), f"{kind}: its wattage", got.wattage
         )
-        self.out.expect(same, "a recorded reading", f"{got}, not {row}")
 
     def prune(self, days: float) -> None:
         """Prune on both sides."""
         expected = self.model.prune(self.us() - round(days * model.DAY))
-        self.out.expect(self.pm.prune(days) == expected, "prune", f"expected {expected}")
+        got = self.pm.prune(days)
+        self._expect(got == expected, "prune", f"{got}, expected {expected}")
+
+    def delete(self, since: float, until: float) -> None:
+        """Delete the readings of a span on both sides."""
+        start = round(since * model.SECOND)
+        end = round(until * model.SECOND)
+        try:
+            got: int | None = self.pm.delete_readings(self.meter.id, since=since, until=until)
+        except power_manager.InvalidValue:
+            got = None
+        try:
+            expected: int | None = self.model.delete_readings(self.meter, start, end)
+        except model.Refused:
+            expected = None
+        self._expect(got == expected, "delete_readings", f"{got}, expected {expected}")
+
+    def send(self, count: int) -> None:
+        """Take readings that wait to be sent, and acknowledge them, on both sides."""
+        batch = self.pm.pending_readings(count)
+        self.pm.acknowledge(batch)
+        for reading in batch:
+            us = power_manager.to_microseconds(reading.timestamp)
+            self._expect(us in self.meter.waiting, "a reading is sent again", reading)
+            self.meter.waiting.discard(us)
+        expected = min(count, len(batch) + len(self.meter.waiting))
+        self._expect(len(batch) == expected, "readings that wait", f"{len(batch)}")
 
     def compare(self, days: float) -> None:
         """Compare what the library tells with the model."""
-        meter, out, after = self.meter, self.out, self.us() - round(days * model.DAY)
-        out.counts["comparisons"] += 1
-        present = self.pm.get_meter(meter.id)
-        shown = (present.voltage, present.current_draw, present.charge_pct)
-        out.expect(shown == meter.present, "present state", f"{shown}, not {meter.present}")
+        meter = self.meter
+        after = max(self.us() - round(days * model.DAY), -1)
+        self.out.counts["comparisons"] += 1
+        self._compare_present()
         history = [r.timestamp for r in self.pm.iter_history(meter.id)]
-        out.expect(
-            history == [iso(us) for us in sorted(meter.kept)], "history", f"{len(history)} readings"
-        )
+        expected_times = [iso(us) for us in sorted(meter.kept)]
+        detail = f"{len(history)} readings, not {len(expected_times)}"
+        self._expect(history == expected_times, "history", detail)
         events = [(e.type.value, e.value, e.timestamp) for e in self.pm.get_events("d", 10**6)]
         expected_events = [(e.kind, e.value, iso(e.us)) for e in self.model.events_of("d")]
-        out.expect(events == expected_events, "alerts", f"{events[:3]}, not {expected_events[:3]}")
+        self._expect(
+            events == expected_events, "alerts", f"{events[:3]}, not {expected_events[:3]}"
+        )
+        waiting = self.pm.pending_readings(10**6)
+        times = sorted(power_manager.to_microseconds(r.timestamp) for r in waiting)
+        self._expect(times == sorted(meter.waiting), "what waits", f"{len(times)} readings")
         buckets = {row.start: row for row in self.pm.get_statistics(meter.id, days=days)}
         expected = {
-            iso(us): row for us, row in self.model.buckets(meter, model.HOUR, after).items()
+            iso(us): part for us, part in self.model.buckets(meter, model.HOUR, after).items()
         }
-        out.expect(
-            list(buckets) == list(expected),
-            "hours of statistics",
-            f"{len(buckets)}, not {len(expected)}",
-        )
+        detail = f"{len(buckets)}, not {len(expected)}"
+        self._expect(list(buckets) == list(expected), "hours of statistics", detail)
         for start in buckets.keys() & expected.keys():
-            wrong = model.differences(expected[start], buckets[start], meter.energy_known)
-            out.expect(not wrong, "statistics", f"{start}: {wrong}")
+            wrong = model.differences(expected[start], buckets[start])
+            self._expect(not wrong, "statistics", f"{start}: {wrong}")
         self._compare_report(days, after)
 
-    def _compare_report(self, days: float, after: int) -> None:
-        report = json.loads(self.pm.export_report("d", days))
-        part, rows = report["meters"][0], self.model.window(self.meter, after)
-        self.out.expect(
-            part["reading_count"] == len(rows), "report's count", f"{part}, not {len(rows)}"
+    def _compare_present(self) -> None:
+        present = self.pm.get_meter(self.meter.id)
+        expected = self.meter.present
+        shown = (present.voltage, present.current_draw, present.charge_pct, present.power_known)
+        wanted = (
+            expected.volts or 0.0,
+            expected.amperes or 0.0,
+            expected.charge,
+            expected.watts is not None,
         )
-        if rows:
-            before = [row for row in sorted(self.meter.counted) if row[0] < rows[0][0]]
-            whole = self.model.has_whole_hours(self.meter, after)
-            expected = self.model.statistics(rows, before[-1] if before and whole else None)
-            wrong = model.differences(expected, part, self.meter.energy_known)
-            self.out.expect(not wrong, "report", wrong)
-        events = len(self.model.events_of("d", after))
-        self.out.expect(
-            report["event_count"] == events,
-            "report's events",
-            f"{report['event_count']}, not {events}",
-        )
+        self._expect(shown == wanted, "present state", f"{shown}, not {wanted}")
 
-    def close(self, name: str) -> None:
+    def _compare_report(self, days: float, after: int) -> None:
+        if days == 0:
+            return
+        report = json.loads(self.pm.export_report("d", days))
+        part = report["meters"][0]
+        expected = self.model.window(self.meter, after)
+        if expected is None:
+            self._expect(part["reading_count"] == 0, "report's count", part)
+        else:
+            wrong = model.differences(expected, part)
+            self._expect(not wrong, "report", f"{days} days: {wrong}")
+        events = len(self.model.events_of("d", after))
+        detail = f"{report['event_count']}, not {events}"
+        self._expect(report["event_count"] == events, "report's events", detail)
+
+    def close(self) -> None:
         """End this life with check()."""
         self.pm.close()
-        self.out.whole(self.path, name)
+        self.out.whole(self.path, self.label)
 
 
 def _boot_in_1970(life: Life) -> None:
@@ -172,17 +225,72 @@ def _same_instant_twice(life: Life) -> None:
     life.compare(1)
 
 
+def _ahead_and_pruned(life: Life) -> None:
+    """Twenty years ahead for two hours, a prune of everything, and then the right time: that stays open."""
+    for n in range(30):
+        life.now = _NOW - 7200 + n * 120
+        life.live(4.0, 1.0, 80.0)
+    for n in range(60):
+        life.now = _NOW + 20 * _YEAR + n * 120
+        life.live(4.0, 2.0, 80.0)
+    life.prune(0)
+    life.compare(36500)
+    for n in range(90):
+        life.now = _NOW + n * 120
+        life.live(4.0, 3.0, 80.0)
+        life.recorded(life.now - 60, 4.0, 3.5, None)
+    life.compare(1)
+    life.prune(0)
+    life.compare(36500)
+
+
+def _unknown_currents(life: Life) -> None:
+    """A gauge that knows the charge alone, between readings with watts; over an hour, a prune and a gap."""
+    for n in range(80):
+        life.now = _NOW + n * 290
+        life.live(4.0 if n % 3 else None, None if n % 4 == 0 else 1.5, 90.0 - n)
+        if n % 9 == 0:
+            life.recorded(life.now - 100, None, 1.0, None)
+    life.compare(1)
+    life.prune(0.1)
+    life.recorded(life.now - 3 * 3600, 4.0, None, None)
+    life.recorded(life.now - 1800, 4.0, 2.0, None)
+    life.compare(1)
+
+
+def _deleted(life: Life) -> None:
+    """Spans are deleted: of the middle, of the hour under way, and of hours that prune has closed."""
+    for n in range(200):
+        life.now = _NOW + n * 180
+        life.live(4.0, 1.0 + n / 50, 80.0)
+    hour = _NOW // 3600 * 3600
+    life.delete(hour + 5400, hour + 9000)
+    life.compare(1)
+    life.delete(life.now - 600, life.now + 1)
+    life.compare(1)
+    life.prune(0.2)
+    life.delete(hour + 1800, hour + 2000)  # refused where that hour is closed
+    life.delete(hour + 3600, hour + 7200)
+    life.compare(1)
+    life.live(4.0, 1.0, 80.0)
+    life.delete(0, life.now + 1)
+    life.compare(36500)
+    life.live(4.0, 1.0, None)
+    life.compare(36500)
+
+
 def _step_back_after_prune(life: Life) -> None:
-    """The clock is set back by minutes just after a prune, over the begin of an hour."""
+    """The clock is set back by minutes just after a prune, over the start of an hour."""
     hour = _NOW // 3600 * 3600
     for n in range(-10, 10):
         life.now = hour + n * 60 + 20
         life.live(4.0, 1.0 + n / 100, 80.0)
-    life.prune(580 / 86400)  # what is kept begins 20 seconds after the hour
+    life.prune(0)  # closes the hour before, and leaves its last reading
     for seconds in (5, -30, -3, 70):
         life.now = hour + seconds
         life.live(4.2, 2.0, 70.0)
-        life.out.expect(not (problems := life.pm.check()), "check() after a step back", problems)
+        problems = life.pm.check()
+        life.out.expect(not problems, "check() after a step back", problems)
     life.compare(1)
 
 
@@ -191,6 +299,9 @@ _SCRIPTS: tuple[Callable[[Life], None], ...] = (
     _jumps_of_years,
     _frozen,
     _same_instant_twice,
+    _ahead_and_pruned,
+    _unknown_currents,
+    _deleted,
     _step_back_after_prune,
 )
 
@@ -201,21 +312,28 @@ def _random_life(life: Life, rng: random.Random) -> None:
         moved = rng.choice([0.0, 1e-6, 0.5, 60.0, 600.0, 3599.999999, 3600.0, -30.0, -5400.0])
         life.now += moved + rng.choice([0.0] * 8 + [_YEAR, -_YEAR])
         life.now = min(max(rng.choice([life.now] * 30 + [0.0, _NOW, _LAST]), 0.0), _LAST)
-        volts, amperes = (
-            round(rng.uniform(0, 15), 3),
-            rng.choice([rng.uniform(-3, 3), round(rng.uniform(-3, 3), 2)]),
-        )
-        charge = rng.choice(
-            [None, 4.0, 5.0, 6.9, 7.0, 19.0, 20.0, 21.9, 22.0, round(rng.uniform(-5, 105), 1)]
-        )
+        volts = rng.choice([round(rng.uniform(0, 15), 3)] * 9 + [None])
+        exact = round(rng.uniform(-3, 3), 2)
+        amperes = rng.choice([rng.uniform(-3, 3)] * 5 + [exact] * 5 + [None])
+        charges = [None, 4.0, 5.0, 6.9, 7.0, 19.0, 20.0, 21.9, 22.0, round(rng.uniform(-5, 105), 1)]
+        charge = rng.choice(charges)
+        if volts is None and amperes is None and charge is None:  # it would be refused
+            charge = 50.0
+        near = life.now + rng.choice([0.0, 1.0, -45.0, -7200.0, 7200.0])
+        at = min(max(near, 0.0), _LAST)
         choice = rng.random()
-        if choice < 0.75:
+        if choice < 0.65:
             life.live(volts, amperes, charge)
-        elif choice < 0.95:
-            at = life.now + rng.choice([0.0, 1.0, -45.0, -7200.0, 7200.0])
-            life.recorded(min(max(at, 0.0), _LAST), volts, amperes, charge)
-        elif choice < 0.97:
-            life.prune(rng.choice([0.0, 0.01, 1.0]))
+        elif choice < 0.7:
+            life.live_at(at, volts, amperes, charge)
+        elif choice < 0.88:
+            life.recorded(at, volts, amperes, charge)
+        elif choice < 0.91:
+            life.prune(rng.choice([0.0, 0.01, 0.1, 1.0]))
+        elif choice < 0.93:
+            life.delete(max(0.0, at - rng.choice([60.0, 5400.0, _YEAR])), at + 1)
+        elif choice < 0.96:
+            life.send(rng.randint(1, 20))
         else:
             life.compare(rng.choice([0.0, 0.02, 1.0, 3650.0, 36500.0]))
     life.compare(36500.0)
@@ -224,7 +342,7 @@ def _random_life(life: Life, rng: random.Random) -> None:
 def _impossible(place: Path, out: Findings) -> None:
     """A clock that cannot be right is refused by name, and nothing is stored."""
     for number, now in enumerate((-1.0, float("nan"), float("inf"), 1e12)):
-        life = Life(place / f"impossible-{number}.db", out)
+        life = Life(place / f"impossible-{number}.db", out, "an impossible clock")
         life.now = now
         try:
             life.pm.log_power(life.meter.id, 1.0, 1.0)
@@ -235,7 +353,7 @@ def _impossible(place: Path, out: Findings) -> None:
         out.expect(
             not list(life.pm.iter_history(life.meter.id)), "stored under an impossible clock", now
         )
-        life.close("an impossible clock")
+        life.close()
 
 
 _UNDER_FAKETIME = """
@@ -254,7 +372,8 @@ def _faketime(place: Path, out: Findings) -> None:
     if program is None:
         out.notes.append("faketime is not installed: no whole processes in other years")
         return
-    path, years = place / "faketime.db", (2025, 1971, 2037, 2024, 1971, 2025)
+    path = place / "faketime.db"
+    years = (2025, 1971, 2037, 2024, 1971, 2025)
     for year in years:
         command: list[str | Path] = [
             program,
@@ -280,21 +399,23 @@ def _faketime(place: Path, out: Findings) -> None:
 
 def main() -> int:
     """Play the scripts, then random lives until the time is over."""
-    args, out = parse(__doc__, seconds=4.0), Findings(__file__)
+    args = parse(__doc__, seconds=4.0)
+    out = Findings(__file__)
     deadline = Deadline(args.seconds)
     with scratch() as place:
         for script in _SCRIPTS:
-            life = Life(place / f"{script.__name__}.db", out)
+            life = Life(place / f"{script.__name__}.db", out, script.__name__)
             script(life)
-            life.close(script.__name__)
+            life.close()
         _impossible(place, out)
         _faketime(place, out)
         lives = 0
         while lives < 3 or not deadline.over():
             rng = random.Random(f"{args.seed}/{lives}")
-            life = Life(place / "random.db", out, rng.choice([None, None, 0.0, 60.0, 86400.0]))
+            repeat = rng.choice([None, None, 0.0, 60.0, 86400.0])
+            life = Life(place / "random.db", out, f"life {args.seed}/{lives}", repeat)
             _random_life(life, rng)
-            life.close(f"random life {args.seed}/{lives}")
+            life.close()
             life.path.unlink()
             lives += 1
         out.counts["random lives"] += lives

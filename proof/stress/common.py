@@ -23,9 +23,8 @@ sys.path.insert(0, str(CHECKOUT))
 
 import power_manager  # noqa: E402  # the line above says where it is
 
-logging.getLogger("power_manager").setLevel(
-    logging.ERROR
-)  # its warnings are expected here, by the thousand
+# Its warnings are expected here, by the thousand.
+logging.getLogger("power_manager").setLevel(logging.ERROR)
 _SHOWN = 8  # findings of one kind that are printed whole
 
 
@@ -34,7 +33,8 @@ def parse(
 ) -> argparse.Namespace:
     """Parse the arguments that every program has, beside those that its own parser has already."""
     parser = parser or argparse.ArgumentParser()
-    parser.description, parser.formatter_class = doc, argparse.RawDescriptionHelpFormatter
+    parser.description = doc
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--seed", type=int, default=1, help="of every random choice (default: 1)")
     parser.add_argument(
         "--seconds",
@@ -43,6 +43,11 @@ def parse(
         help=f"how long to go on, roughly (default: {seconds:g})",
     )
     return parser.parse_args()
+
+
+def number_of(reading: power_manager.PowerReading) -> int:
+    """Which reading of its writer it is: the n-th has n volts; -1 where they are not known."""
+    return -1 if reading.voltage is None else int(reading.voltage)
 
 
 class Deadline:

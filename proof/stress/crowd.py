@@ -1,10 +1,11 @@
-"""Let many processes and threads write, prune, back up and report on one database at once.
+"""Let many processes and threads write, prune, back up, send and report on one database at once.
 
 Each process has one PowerManager that its threads share: two that log single readings, one that logs batches, one that
-groups calls in transactions. Other processes prune, back up (every copy is checked), and report. All the while one
-reader stays open in this process: an iteration that has met a first part only, and a second connection in a read
-transaction. No call may fail, check() must find nothing at any time, and in the end each meter must hold an unbroken
-run until the last confirmed reading, counted whole in its statistics.
+groups calls in transactions. Other processes prune, back up (every copy is checked), report, and take what waits to be
+sent. Their clocks go an hour a second, so that prune finds whole hours. All the while one reader stays open in this
+process: an iteration that has met a first part only, and a second connection in a read transaction. No call may fail,
+no acknowledged reading may come again, check() must find nothing at any time, and in the end each meter must hold an
+unbroken run until the last confirmed reading, counted whole in its statistics.
 """
 
 from __future__ import annotations
@@ -21,21 +22,30 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from common import Deadline, Findings, parse, scratch
+from common import Deadline, Findings, number_of, parse, scratch
 
 import power_manager
 
-_KEEP_SECONDS = 1.0
+_SPEED = 3600.0  # seconds of the clock in one real second
+_KEEP_DAYS = 1 / 24
 _BATCH = 200
+_ROLES = ("pruner", "backups", "reports", "sender")
+
+
+def fast_clock(origin: float) -> Callable[[], float]:
+    """A clock that showed the real time at that time, and has gone fast since."""
+    return lambda: origin + (time.time() - origin) * _SPEED
 
 
 class Worker:
     """One process of the crowd: threads around one PowerManager, until the time is over."""
 
-    def __init__(self, path: Path, name: str, seconds: float, seed: str) -> None:
-        self.path, self.name, self.seed = path, name, seed
-        self.deadline = Deadline(seconds)
-        self.pm = power_manager.PowerManager(path)
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.path: Path = args.path
+        self.name: str = args.name
+        self.seed = f"{args.seed}/{args.name}"
+        self.deadline = Deadline(args.seconds)
+        self.pm = power_manager.PowerManager(self.path, clock=fast_clock(args.origin))
         self.errors: list[str] = []
         self.counts: dict[str, int] = {}
 
@@ -60,7 +70,8 @@ class Worker:
 
     def single(self, name: str) -> None:
         """Log readings one by one."""
-        meter, number = self._meter(name), 0
+        meter = self._meter(name)
+        number = 0
         while not self.deadline.over():
             number += 1
             self.pm.log_power(meter, float(number), 1.0, 50.0)
@@ -68,7 +79,9 @@ class Worker:
 
     def batches(self, name: str) -> None:
         """Log batches; every tenth fails in its middle and must leave nothing."""
-        meter, number, rounds = self._meter(name), 0, 0
+        meter = self._meter(name)
+        number = 0
+        rounds = 0
         while not self.deadline.over():
             rounds += 1
             rows: list[tuple[object, ...]] = [
@@ -83,7 +96,9 @@ class Worker:
 
     def grouped(self, name: str) -> None:
         """Log in transactions with an event each; every tenth is rolled back."""
-        meter, number, rounds = self._meter(name), 0, 0
+        meter = self._meter(name)
+        number = 0
+        rounds = 0
         while not self.deadline.over():
             rounds += 1
             with contextlib.suppress(ZeroDivisionError), self.pm.transaction():
@@ -100,10 +115,23 @@ class Worker:
         """Prune, with a breath between."""
         breath = threading.Event()
         while not self.deadline.over():
-            self.counts["pruned"] = self.counts.get("pruned", 0) + self.pm.prune(
-                _KEEP_SECONDS / 86400
-            )
+            gone = self.pm.prune(_KEEP_DAYS)
+            self.counts["pruned"] = self.counts.get("pruned", 0) + gone
             breath.wait(0.05)
+
+    def sender(self, _: str) -> None:
+        """Take what waits, and acknowledge it: nothing of it may come again."""
+        sent: set[str] = set()
+        breath = threading.Event()
+        while not self.deadline.over():
+            batch = self.pm.pending_readings()
+            again = [reading.id for reading in batch if reading.id in sent]
+            self.errors += [f"{id_} comes again" for id_ in again[:3]]
+            self.pm.acknowledge(batch)
+            sent.update(reading.id for reading in batch)
+            if not batch:
+                breath.wait(0.01)
+        self.counts["sent"] = len(sent)
 
     def backups(self, name: str) -> None:
         """Back up, and check every copy."""
@@ -130,15 +158,14 @@ class Worker:
 
 
 def _work(args: argparse.Namespace) -> int:
-    worker = Worker(args.path, args.name, args.seconds, f"{args.seed}/{args.name}")
+    worker = Worker(args)
     if args.role == "writer":
         names = {"single-0": worker.single, "single-1": worker.single, "batches": worker.batches}
         worker.run(names | {"grouped": worker.grouped})
     else:
-        job = {"pruner": worker.pruner, "backups": worker.backups, "reports": worker.reports}[
-            args.role
-        ]
-        worker.run({f"{args.name}-{n}": job for n in range(2)})
+        job: Callable[[str], None] = getattr(worker, args.role)
+        threads = 1 if args.role == "sender" else 2
+        worker.run({f"{args.name}-{n}": job for n in range(threads)})
     return 0
 
 
@@ -148,7 +175,7 @@ class OpenReader:
     def __init__(self, path: Path, pm: power_manager.PowerManager) -> None:
         self.meter = pm.list_meters("idle")[0].id
         self.history = pm.iter_history(self.meter)
-        self.seen = [int(next(self.history).voltage) for _ in range(10)]
+        self.seen = [number_of(next(self.history)) for _ in range(10)]
         self._conn = sqlite3.connect(path, isolation_level=None)
         self._conn.execute("BEGIN")
         self._before = self._count()
@@ -163,7 +190,7 @@ class OpenReader:
         out.expect(self._count() == self._before, "the open transaction's snapshot has moved")
         self._conn.execute("COMMIT")
         self._conn.close()
-        self.seen += [int(reading.voltage) for reading in self.history]
+        self.seen += [number_of(reading) for reading in self.history]
         rising = all(a < b for a, b in zip(self.seen, self.seen[1:]))
         out.expect(
             rising and self.seen[-1] == last,
@@ -173,7 +200,7 @@ class OpenReader:
 
 
 def _prepare(path: Path, writers: list[str]) -> int:
-    """Register everybody; give the idle device's meter readings for the open reader. How many."""
+    """Register the writers; give the idle device's meter readings for the open reader. How many."""
     with power_manager.PowerManager(path) as pm:
         for name in writers:
             pm.register_device(name, name)
@@ -181,8 +208,10 @@ def _prepare(path: Path, writers: list[str]) -> int:
                 pm.add_meter(name, "battery", 50.0, meter)
         pm.register_device("idle", "Idle")
         idle = pm.add_meter("idle", "main")
-        tomorrow = time.time() + 86400  # out of the pruners' reach
-        return pm.log_many((idle.id, float(n + 1), 1.0, None, tomorrow + n) for n in range(5000))
+        later = (
+            time.time() + 50 * 365 * 86400
+        )  # out of the pruners' reach, fast as their clocks are
+        return pm.log_many((idle.id, float(n + 1), 1.0, None, later + n) for n in range(5000))
 
 
 def _judge(path: Path, results: dict[str, dict[str, int]], out: Findings) -> None:
@@ -191,8 +220,9 @@ def _judge(path: Path, results: dict[str, dict[str, int]], out: Findings) -> Non
         for name, counts in results.items():
             for meter in pm.list_meters(name):
                 expected = counts.get(str(meter.name), 0)
-                found = [int(reading.voltage) for reading in pm.iter_history(meter.id)]
-                counted = sum(row.reading_count for row in pm.get_statistics(meter.id))
+                found = [number_of(reading) for reading in pm.iter_history(meter.id)]
+                hours = pm.get_statistics(meter.id, days=10_000)
+                counted = sum(row.reading_count for row in hours)
                 unbroken = found == list(range(expected - len(found) + 1, expected + 1))
                 holds = unbroken and counted == expected == int(meter.voltage)
                 detail = (
@@ -209,9 +239,8 @@ def _judge(path: Path, results: dict[str, dict[str, int]], out: Findings) -> Non
 def _crowd(path: Path, args: argparse.Namespace, out: Findings) -> None:
     writers = [f"writer-{n}" for n in range(args.writers)]
     last = _prepare(path, writers)
-    roles = dict.fromkeys(writers, "writer") | {
-        role: role for role in ("pruner", "backups", "reports")
-    }
+    roles = dict.fromkeys(writers, "writer") | {role: role for role in _ROLES}
+    origin = time.time()
     with power_manager.PowerManager(path) as pm:
         reader = OpenReader(path, pm)
         processes = {}
@@ -227,6 +256,7 @@ def _crowd(path: Path, args: argparse.Namespace, out: Findings) -> None:
                 path,
             ]
             command += ["--seconds", str(args.seconds), "--seed", str(args.seed)]
+            command += ["--origin", str(origin)]
             processes[name] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         results: dict[str, dict[str, int]] = {}
         for name, process in processes.items():
@@ -254,12 +284,12 @@ def main() -> int:
         default=3,
         help="writing processes, of four threads each (default: 3)",
     )
-    parser.add_argument(
-        "--role", choices=["writer", "pruner", "backups", "reports"], help=argparse.SUPPRESS
-    )
+    parser.add_argument("--role", choices=["writer", *_ROLES], help=argparse.SUPPRESS)
+    parser.add_argument("--origin", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--name", help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
-    args, out = parse(__doc__, parser, seconds=6.0), Findings(__file__)
+    args = parse(__doc__, parser, seconds=6.0)
+    out = Findings(__file__)
     if args.role:
         return _work(args)
     with scratch(in_memory=False) as place:

@@ -24,8 +24,11 @@ class Life:
     """One directory whose writers are killed again and again."""
 
     def __init__(self, kind: str, place: Path, library: Path | None, rng: random.Random) -> None:
-        self.kind, self._rng, self._library = kind, rng, library
-        self.directory, self._acks = place / "life", place / "acks"
+        self.kind = kind
+        self._rng = rng
+        self._library = library
+        self.directory = place / "life"
+        self._acks = place / "acks"
         workloads.clear(self.directory)
         self._acks.unlink(missing_ok=True)
         if kind == "upgrade":
@@ -79,8 +82,10 @@ def _planted(fault: str, kind: str, place: Path, library: Path, seed: int, out: 
 
 def main() -> int:
     """Kill writers of every kind until the time is over."""
-    args, out = parse(__doc__, seconds=8.0), Findings(__file__)
-    deadline, rng = Deadline(args.seconds), random.Random(args.seed)
+    args = parse(__doc__, seconds=8.0)
+    out = Findings(__file__)
+    deadline = Deadline(args.seconds)
+    rng = random.Random(args.seed)
     with scratch() as place:
         library = recorder(place)
         if library is not None:

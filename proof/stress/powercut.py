@@ -40,6 +40,7 @@ _COUNTS = {
     "prune": 30,
     "sweep": 1,
     "backup": 20,
+    "restore": 15,
     "upgrade": 12,
 }
 _PLANTED = (  # fault, workload; None as a workload's fault: the disk lies
@@ -78,7 +79,9 @@ def run(
     kind: str, fault: str | None, durability: str, library: Path, place: Path
 ) -> tuple[list[Entry], Path]:
     """Run a workload under the recorder; return its log and the directory as it was before."""
-    data, log, before = place / "data", place / "log", place / "before"
+    data = place / "data"
+    log = place / "log"
+    before = place / "before"
     for directory in (data, before):
         workloads.clear(directory)
     log.unlink(missing_ok=True)
@@ -228,7 +231,10 @@ class Cutter:
     """Cuts the power in one recorded run, again and again."""
 
     def __init__(self, kind: str, log: list[Entry], before: Path, place: Path) -> None:
-        self.kind, self._log, self._before, self._place = kind, log, before, place
+        self.kind = kind
+        self._log = log
+        self._before = before
+        self._place = place
         self.images = self.losing = self.worst = 0
         self.wrong: list[str] = []
 
@@ -264,33 +270,32 @@ def _honest(
     kind: str, durability: str, library: Path, place: Path, seed: int, seconds: float, out: Findings
 ) -> None:
     """Cut the power in runs of the library as it is; nothing may be found."""
-    deadline, passes, totals = Deadline(seconds), 0, [0, 0, 0, 0]
+    log, before = run(kind, None, durability, library, place)
+    deadline = Deadline(seconds)
+    passes = 0
+    images = 0
+    wrong = 0
+    losing = 0
     while passes == 0 or not deadline.over():
-        if (
-            passes % 20 == 0
-        ):  # at every twentieth pass another run: several processes never run twice alike
+        # At every twentieth pass another run: several processes never run twice alike.
+        if passes and passes % 20 == 0:
             log, before = run(kind, None, durability, library, place)
         cutter = Cutter(kind, log, before, place)
-        cutter.cut(
-            cutter.sample(random.Random(f"{seed}/{passes}"), 25), f"{seed}/{passes}", deadline
-        )
+        points = cutter.sample(random.Random(f"{seed}/{passes}"), 10)
+        cutter.cut(points, f"{seed}/{passes}", Deadline(60.0))
         passes += 1
-        totals = [
-            totals[0] + cutter.images,
-            totals[1] + len(cutter.wrong),
-            totals[2] + cutter.losing,
-            0,
-        ]
+        images += cutter.images
+        wrong += len(cutter.wrong)
+        losing += cutter.losing
         for problem in cutter.wrong:
             out.fail(f"{kind}, {durability}", problem)
         if cutter.losing and durability == "full":
-            out.fail(
-                f"{kind}: acknowledged work lost", f"{cutter.losing} images, up to {cutter.worst}"
-            )
-    out.counts["images"] += totals[0]
+            detail = f"{cutter.losing} images, up to {cutter.worst}"
+            out.fail(f"{kind}: acknowledged work lost", detail)
+    out.counts["images"] += images
     print(
-        f"{kind:8} durability {durability:6}: {len(log):5} operations, {totals[0]:6} images, {totals[1]} wrong, "
-        f"{totals[2]} losing acknowledged work",
+        f"{kind:8} durability {durability:6}: {len(log):5} operations, {images:6} images, {wrong} wrong, "
+        f"{losing} losing acknowledged work",
         flush=True,
     )
 
@@ -299,7 +304,8 @@ def _planted(fault: str, kind: str, library: Path, place: Path, seed: int, out: 
     """Cut the power in a run with a planted fault until it is found."""
     log, before = run(kind, fault, "full", library, place)
     cutter = Cutter(kind, log, before, place)
-    rng, found = random.Random(f"{seed}/{fault}/{kind}"), False
+    rng = random.Random(f"{seed}/{fault}/{kind}")
+    found = False
     for attempt in range(24):
         # A fault may show at a few points only: where chance has not met it, every point is tried.
         points = cutter.sample(rng, 10) if attempt < 20 else set(range(len(log) + 1))
@@ -318,7 +324,8 @@ def _planted(fault: str, kind: str, library: Path, place: Path, seed: int, out: 
 
 def main() -> int:
     """Cut the power in every workload, with the library as it is and with planted faults."""
-    args, out = parse(__doc__, seconds=12.0), Findings(__file__)
+    args = parse(__doc__, seconds=12.0)
+    out = Findings(__file__)
     with scratch() as place:
         library = recorder(place)
         if library is None:

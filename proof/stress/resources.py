@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import workloads
-from common import Deadline, Findings, parse, scratch
+from common import Deadline, Findings, number_of, parse, scratch
 
 import power_manager
 
@@ -46,12 +46,15 @@ class Probe:
     """A database whose every call may fail, and what must then be in it."""
 
     def __init__(self, path: Path, out: Findings, label: str) -> None:
-        self.path, self.out, self.label = path, out, label
+        self.path = path
+        self.out = out
+        self.label = label
         self.copy = path.with_name("copy.db")
         self.pm = power_manager.PowerManager(path)
         self.pm.register_device("d", "D")
         self.meter = self.pm.add_meter("d", "main", name="m").id
         self.number = 0
+        self.copied: int | None = None  # readings in the copy
 
     def attempt(self, call: Callable[[], object], name: str) -> bool:
         """Whether the call worked; if not, it must have been a StorageError that names the file."""
@@ -63,6 +66,9 @@ class Probe:
                 exc.filename
             ) in str(exc)
             self.out.expect(named, f"{self.label}: {name} does not name the file", exc)
+            if self.label == "full disk":
+                led_astray = "directory exists" in str(exc) or "damaged" in str(exc)
+                self.out.expect(not led_astray, f"{self.label}: {name} names another cause", exc)
             return False
         except Exception as exc:  # noqa: BLE001  # another kind of exception is one of the things looked for
             self.out.fail(
@@ -95,7 +101,15 @@ class Probe:
         if choice < 0.7:
             return self.log_many(rng.choice([10, 500, 5000]))
         if choice < 0.8:
-            return self.attempt(lambda: self.pm.backup(self.copy), "backup")
+            worked = self.attempt(lambda: self.pm.backup(self.copy), "backup")
+            if worked:
+                self.copied = self.number
+            return worked
+        if choice < 0.82 and self.copied is not None:
+            worked = self.attempt(lambda: self.pm.restore(self.copy), "restore")
+            if worked:
+                self.number = self.copied
+            return worked
         if choice < 0.85:
             return self.attempt(
                 lambda: self.pm.register_device(f"d{rng.random()}", "D" * 200), "register_device"
@@ -114,7 +128,7 @@ class Probe:
         self.out.whole(self.path, self.label)
 
     def _compare(self, pm: power_manager.PowerManager) -> None:
-        found = [int(reading.voltage) for reading in pm.iter_history(self.meter)]
+        found = [number_of(reading) for reading in pm.iter_history(self.meter)]
         expected = list(range(1, self.number + 1))
         self.out.expect(
             found == expected, f"{self.label}: readings", f"{len(found)}, expected {self.number}"
@@ -202,11 +216,13 @@ def _size_limit(place: Path, out: Findings, rng: random.Random) -> None:
 
 def _failing_disk(place: Path, out: Findings, rng: random.Random) -> None:
     """Run a patient writer under strace, which lets system calls on its files fail."""
-    directory, acks = place / "failing", place / "acks"
+    directory = place / "failing"
+    acks = place / "acks"
     workloads.clear(directory)
     acks.unlink(missing_ok=True)
-    kind = rng.choice(["single", "many", "prune", "backup"])
-    call, error = rng.choice(_CALLS), rng.choice(_ERRORS)
+    kind = rng.choice(["single", "many", "prune", "backup", "restore"])
+    call = rng.choice(_CALLS)
+    error = rng.choice(_ERRORS)
     # Locks that fail again and again are left out: SQLite itself tries each of them for ten seconds.
     again = rng.choice([""] if call == "fcntl" else ["", "", "+7", "+"])
     when = f"{rng.randint(1, rng.choice([20, 200]))}{again}"
@@ -263,7 +279,8 @@ def _failing_disk(place: Path, out: Findings, rng: random.Random) -> None:
 
 def _starve(path: Path, limit: int, seed: str) -> int:
     """In a process of its own, work with so much memory for SQLite; write the number of the last reading."""
-    out, rng = Findings("memory"), random.Random(seed)
+    out = Findings("memory")
+    rng = random.Random(seed)
     probe = Probe(path, out, "no memory")
     probe.log_many(200)
     with contextlib.closing(sqlite3.connect(":memory:")) as conn, contextlib.suppress(MemoryError):
@@ -278,7 +295,8 @@ def _starve(path: Path, limit: int, seed: str) -> int:
 def _no_memory(place: Path, out: Findings, rng: random.Random) -> None:
     directory = place / "memory"
     workloads.clear(directory)
-    path, limit = directory / "p.db", rng.choice([1, 50_000, 100_000, 200_000, 400_000, 800_000])
+    path = directory / "p.db"
+    limit = rng.choice([1, 50_000, 100_000, 200_000, 400_000, 800_000])
     command: list[str | Path] = [sys.executable, __file__, "--starve", path, "--limit", str(limit)]
     done = subprocess.run([*command, "--seed", str(rng.random())], capture_output=True, text=True)
     for line in done.stdout.splitlines() + done.stderr.strip().splitlines()[-1:]:
@@ -292,7 +310,7 @@ def _no_memory(place: Path, out: Findings, rng: random.Random) -> None:
     out.counts["refusals (no memory)"] += refused
     with power_manager.PowerManager(path) as pm:
         meter = pm.list_meters("d")[0].id
-        found = [int(reading.voltage) for reading in pm.iter_history(meter)]
+        found = [number_of(reading) for reading in pm.iter_history(meter)]
         out.expect(
             found == list(range(1, number + 1)),
             "no memory: readings",
@@ -347,7 +365,7 @@ def _read_only_disk(disk: Path, out: Findings) -> None:
 
 
 def _read_only_directory(place: Path, out: Findings) -> None:
-    """Take the right to write from a directory; root, whom that does not stop, becomes nobody in a child."""
+    """Take the right to write from a directory; root, whom that does not stop, gives up its rights in a child."""
     directory = place / "read-only"
     directory.mkdir()
     probe = Probe(directory / "p.db", out, "read-only directory")
@@ -408,7 +426,8 @@ def main() -> int:
         parser.add_argument("--seed")
         starving = parser.parse_args()
         return _starve(starving.starve, starving.limit, starving.seed)
-    args, out = parse(__doc__, parser, seconds=8.0), Findings(__file__)
+    args = parse(__doc__, parser, seconds=8.0)
+    out = Findings(__file__)
     signal.signal(
         signal.SIGXFSZ, signal.SIG_IGN
     )  # as Python does by itself: a write beyond the limit is an error

@@ -3,7 +3,8 @@
 As a program it writes to DIRECTORY/p.db until it is stopped or has done --count steps. Each writer has a device and a
 meter of its own; its n-th reading has n volts, so what is left can be told from the numbers alone. What the library
 has confirmed goes to the --ack file, a line each: "reading WRITER N", "backup N", "kept WRITER N" (prune has left
-nothing before N), "upgraded N".
+nothing before N), "most WRITER N" (no reading after N is there: it is not yet logged, or restore has taken it back),
+"upgraded N".
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ import common
 
 import power_manager
 
-KINDS = ("single", "crowd", "many", "prune", "sweep", "backup", "upgrade")
+KINDS = ("single", "crowd", "many", "prune", "sweep", "backup", "restore", "upgrade")
 FAULTS = ("early-ack", "split", "sync-off", "rename-first")
-_BATCH = {
-    "many": 40,
-    "sweep": 5000,
-}  # readings of one log_many; more than prune deletes in one go, for "sweep"
+# Readings of one log_many; for "sweep" as many as a month has hours, so that one prune closes many of them.
+_BATCH = {"many": 40, "sweep": 5000}
 _OLD_READINGS = 30
 _STEP_SECONDS = 600.0  # between two readings, so that a short run meets many hours
+_HOUR_SECONDS = 3600.0
 _EVER = 100_000.0  # days
 
 Acks = dict[str, int]
@@ -39,6 +39,19 @@ Acks = dict[str, int]
 def _clock(number: int) -> float:
     """The time of a writer's n-th reading."""
     return 1.7e9 + number * _STEP_SECONDS
+
+
+def first_kept(number: int, keep: int) -> int:
+    """After the n-th reading and a prune that keeps so many: the first one that may be left, by the README's rule.
+
+    prune() takes whole hours before its cut-off, and leaves the last reading before those that stay.
+    """
+    cutoff = _clock(number) - keep * _STEP_SECONDS
+    hour_start = cutoff // _HOUR_SECONDS * _HOUR_SECONDS
+    first = 1
+    while first < number and _clock(first) < hour_start:
+        first += 1
+    return max(1, first - 1)
 
 
 def _charge(number: int) -> float:
@@ -116,7 +129,9 @@ class _SplitConnection(sqlite3.Connection):
 
 def _rename_first() -> None:
     """Make a backup's copy unsynced, and sync it only when it has its final name."""
-    connect, replace, fsync = sqlite3.connect, os.replace, os.fsync
+    connect = sqlite3.connect
+    replace = os.replace
+    fsync = os.fsync
 
     def careless_connect(target: Any, *args: Any, **options: Any) -> sqlite3.Connection:
         conn: sqlite3.Connection = connect(target, *args, **options)
@@ -134,7 +149,8 @@ def _rename_first() -> None:
             os.close(descriptor)
 
     sqlite3.connect = careless_connect  # type: ignore[assignment]
-    os.replace, os.fsync = late_sync, lambda _: None  # type: ignore[assignment]
+    os.replace = late_sync  # type: ignore[assignment]
+    os.fsync = lambda _: None  # type: ignore[assignment]
 
 
 def plant(fault: str | None) -> None:
@@ -167,7 +183,8 @@ class Writer:
         meters = self.pm.list_meters(device_id) or [
             self.pm.add_meter(device_id, "battery", 50.0, args.writer)
         ]
-        self.meter_id, self.number = meters[0].id, int(meters[0].voltage)
+        self.meter_id = meters[0].id
+        self.number = int(meters[0].voltage)
 
     def ack(self, text: str) -> None:
         """Tell that the library has confirmed something."""
@@ -176,6 +193,9 @@ class Writer:
     def _ack_readings(self) -> None:
         self.ack(f"reading {self.args.writer} {self.number}")
 
+    def _ack_most(self) -> None:
+        self.ack(f"most {self.args.writer} {self.number}")
+
     def _rows(self, count: int) -> Iterable[tuple[str, float, float, float]]:
         for _ in range(count):
             self.number += 1
@@ -183,12 +203,15 @@ class Writer:
 
     def log(self) -> None:
         """Log the next reading, alone or in a batch."""
-        batch, before = _BATCH.get(self.args.kind), self.number
+        batch = _BATCH.get(self.args.kind)
+        before = self.number
         try:
             if batch:
                 self.pm.log_many(self._rows(batch))
             else:
                 self.number += 1
+                if self.args.kind == "restore":
+                    self._ack_most()
                 if self.args.fault == "early-ack":
                     self._ack_readings()
                 self.pm.log_power(self.meter_id, float(self.number), 1.0, _charge(self.number))
@@ -203,10 +226,24 @@ class Writer:
         if self.args.kind in ("prune", "sweep") and (number % 12 == 0 or self.args.kind == "sweep"):
             keep = 20 if self.args.kind == "prune" else 100
             self.pm.prune(keep * _STEP_SECONDS / 86400)
-            self.ack(f"kept {self.args.writer} {max(1, self.number - keep)}")
-        if self.args.kind == "backup" and number % 5 == 0:
+            self.ack(f"kept {self.args.writer} {first_kept(self.number, keep)}")
+        if self.args.kind in ("backup", "restore") and number % 5 == 0:
             self.pm.backup(self.args.directory / "copy.db")
             self.ack(f"backup {self.number}")
+        if self.args.kind == "restore" and number % 5 == 3 and number > 5:
+            self.restore(self.number - 3)
+
+    def restore(self, number: int) -> None:
+        """Go back to the last backup, which has so many readings."""
+        before = self.number
+        self.number = number
+        self._ack_readings()  # from here on no more than these are promised
+        try:
+            self.pm.restore(self.args.directory / "copy.db")
+        except power_manager.PowerManagerError:
+            self.number = before
+            raise
+        self._ack_most()
 
     def run(self) -> None:
         """Write until stopped, or as many steps as were asked for."""
@@ -227,6 +264,9 @@ class Writer:
             ):
                 raise
             self.ack(f"refused {re.sub('[^A-Z_]', '', exc.sqlite_errorname) or 'OSERROR'} 1")
+            if exc.sqlite_errorname == "SQLITE_PROTOCOL":
+                # A lock that could not be given back: SQLite takes ten seconds for every later call.
+                raise SystemExit(0) from exc
 
 
 # --- Judging what is left
@@ -244,6 +284,9 @@ def read_acks(text: str) -> Acks:
 def judge(kind: str, directory: Path, acks: Acks) -> tuple[list[str], int]:
     """What is wrong with the files in a directory, and how many acknowledged readings are missing."""
     wrong, numbers = _judge_file(kind, directory / "p.db", acks)
+    for name, number in numbers.items():
+        if number > acks.get(f"most {name}", number):
+            wrong.append(f"{name}: reading {number} is there again after a restore")
     if kind == "upgrade" and "old-1" not in numbers:
         wrong.append("the first release's readings are gone")
     lost = sum(
@@ -283,7 +326,7 @@ def _judge_meter(
     kind: str, pm: power_manager.PowerManager, meter: power_manager.PowerMeter, kept: int
 ) -> tuple[str, int]:
     """What is wrong with one writer's meter, and its last number."""
-    found = [int(reading.voltage) for reading in pm.iter_history(meter.id)]
+    found = [common.number_of(reading) for reading in pm.iter_history(meter.id)]
     last = int(meter.voltage)
     counted = sum(row.reading_count for row in pm.get_statistics(meter.id, days=_EVER))
     events = len(pm.get_events(meter.device_id, 10**6))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from readings import Clock, Row
 
-MAX_GAP = 3600.0  # seconds: over a longer gap no energy is booked; every contender gets the library's rule
+MAX_GAP = 5400.0  # seconds: over a longer gap no energy is booked; every contender gets the library's rule
 METER = "5f1d3a0c9b7e4482a6d0c1f2"  # for those who name a meter by text, of the length of the library's ids
 
 
@@ -48,7 +48,8 @@ class Contender:
     lacks: ClassVar[str] = ""
 
     def __init__(self, place: Place) -> None:
-        self.place, self.clock = place, place.clock
+        self.place = place
+        self.clock = place.clock
         self.open()
 
     def open(self) -> None:
@@ -89,7 +90,10 @@ class Contender:
 
 def brute_force(rows: Iterable[Row]) -> tuple[float, ...]:
     """The report for contenders that cannot calculate: over all rows, in Python."""
-    watts, charges, out, taken_in = [], [], 0.0, 0.0
+    watts = []
+    charges = []
+    out = 0.0
+    taken_in = 0.0
     before: tuple[float, float] | None = None
     for time, voltage, current, charge in rows:
         watt = voltage * current

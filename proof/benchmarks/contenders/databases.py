@@ -158,7 +158,8 @@ class RecorderORM(Contender):
     lacks = "what came in the last 5 s is lost with the process, more with the power; a report reads every reading"
 
     def open(self) -> None:
-        sa, orm = importlib.import_module("sqlalchemy"), importlib.import_module("sqlalchemy.orm")
+        sa = importlib.import_module("sqlalchemy")
+        orm = importlib.import_module("sqlalchemy.orm")
         engine = self.engine = sa.create_engine(f"sqlite:///{self.place.folder / 'recorder.db'}")
         with engine.connect() as conn:
             conn.execute(sa.text("PRAGMA journal_mode = wal"))
@@ -183,7 +184,9 @@ class RecorderORM(Contender):
             },
         )
         base.metadata.create_all(engine)
-        self.sa, self.session, self.committed = sa, orm.Session(engine), self.clock()
+        self.sa = sa
+        self.session = orm.Session(engine)
+        self.committed = self.clock()
 
     def _add(self, row: Row) -> None:
         self.session.add(

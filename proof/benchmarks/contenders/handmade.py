@@ -87,7 +87,9 @@ class Floor5(Floor):
         )
 
     def log(self, voltage: float, current: float, charge: float) -> None:
-        execute, us, watts = self.conn.execute, int(self.clock() * 1e6), voltage * current
+        execute = self.conn.execute
+        us = int(self.clock() * 1e6)
+        watts = voltage * current
         outermost = not self.conn.in_transaction
         if outermost:
             execute("BEGIN IMMEDIATE")

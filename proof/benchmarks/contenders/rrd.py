@@ -24,12 +24,14 @@ class RRDtool(Contender):
     )
 
     def open(self) -> None:
-        self.path, self.step = str(self.place.folder / "meter.rrd"), self.place.step
+        self.path = str(self.place.folder / "meter.rrd")
+        self.step = self.place.step
         sources = [
             f"DS:{name}:GAUGE:{max(3600, 2 * self.step)}:U:U"
             for name in ("volts", "amperes", "charge", "watts")
         ]
-        hour, hours = max(1, 3600 // self.step), 366 * 24
+        hour = max(1, 3600 // self.step)
+        hours = 366 * 24
         archives = [f"RRA:AVERAGE:0.5:1:{self.place.room}"]
         archives += [f"RRA:{kind}:0.5:{hour}:{hours}" for kind in ("AVERAGE", "MIN", "MAX")]
         begin = str(int(START) - 1)
@@ -61,7 +63,8 @@ class RRDtool(Contender):
             rrdtool.update(self.path, *batch)
 
     def _fetch(self, kind: str, since: float, step: int) -> tuple[int, list[tuple[Any, ...]]]:
-        begin, end = int(since) // step * step, int(self.clock()) // step * step
+        begin = int(since) // step * step
+        end = int(self.clock()) // step * step
         span = ("--start", str(begin), "--end", str(end), "--resolution", str(step))
         (first, _, _), _, found = rrdtool.fetch(self.path, kind, *span)
         return first, found
@@ -84,7 +87,8 @@ class RRDtool(Contender):
         watts = [row[3] for row in means]
         extremes = min(row[3] for row in least), max(row[3] for row in most)
         charges = min(row[2] for row in least), max(row[2] for row in most)
-        out, taken_in = sum(w for w in watts if w > 0), -sum(w for w in watts if w < 0)
+        out = sum(w for w in watts if w > 0)
+        taken_in = -sum(w for w in watts if w < 0)
         return (
             3600 / self.step * len(watts),
             sum(watts) / len(watts),
