@@ -48,7 +48,8 @@ def make_tree(root: Path) -> None:
 
 def simulate(directory: Path, hours: float) -> None:
     """Run the loop over simulated time, and print its CPU time and memory."""
-    now, end = [1000.0], 1000.0 + hours * 3600
+    now = [1000.0]
+    end = 1000.0 + hours * 3600
     current = directory / "root/sys/class/power_supply/BAT0/current_now"
 
     def wait(seconds: float) -> bool:
@@ -68,12 +69,11 @@ def simulate(directory: Path, hours: float) -> None:
     ]
     assert power_collector.main(["run", "dev", *arguments], clocks) == 0
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    cpu, rss = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    cpu = usage.ru_utime + usage.ru_stime
+    rss = usage.ru_maxrss / 1024
     with PowerManager(directory / "day.db") as pm:
-        count, problems = (
-            sum(1 for meter in pm.list_meters() for _ in pm.iter_history(meter.id)),
-            pm.check(),
-        )
+        count = sum(1 for meter in pm.list_meters() for _ in pm.iter_history(meter.id))
+        problems = pm.check()
     size = (directory / "day.db").stat().st_size
     print(f"{hours:g} simulated hours at 1 Hz x 4 meters: {count:,} readings, {size / count:.1f} bytes each, "
           f"check {problems or 'ok'}")  # fmt: skip
@@ -102,10 +102,10 @@ def end_by(number: signal.Signals, directory: Path, seconds: float) -> None:
     ended = time.time()
     code = process.wait()
     with PowerManager(db) as pm:
-        newest = max(
-            reading for meter in pm.list_meters() for reading in [meter.updated_at] if reading
-        )
-        count, problems = len(pm.get_history(pm.list_meters()[0].id)), pm.check()
+        meters = pm.list_meters()
+        newest = max(meter.updated_at for meter in meters if meter.updated_at)
+        count = len(pm.get_history(meters[0].id))
+        problems = pm.check()
     lost = ended - datetime.fromisoformat(newest).timestamp()
     print(f"{number.name} after {seconds:g} s (20 Hz, a commit a second): exit {code}, {count} readings a meter, "
           f"the newest {lost:.2f} s before the end, check {problems or 'ok'}")  # fmt: skip

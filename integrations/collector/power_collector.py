@@ -9,7 +9,7 @@ supplies, Rail: INA219 and the like, Nut: a UPS by upsd); discovery (names, --ma
 journal (readings and events on their way into the file); collector (the loop, events, shutdown); command line.
 
 As in power_manager, amperes and watts are positive while a source supplies, negative while it takes in. Intervals
-are measured by a clock that nobody sets and that also runs while the machine sleeps. A reading keeps that clock's
+are measured by a clock that cannot be set and that also runs while the machine sleeps. A reading keeps that clock's
 time until it is committed, and only then becomes a time of day: one taken before that was set right is stored right.
 """
 
@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -59,6 +59,7 @@ _log = logging.getLogger("power_collector")
 
 RESCAN = 30.0  # seconds between looks for sensors that have come, gone or moved
 HOLD = 60.0  # seconds for which a battery's last volts or amperes stand in for a missing one
+ALERT_TYPES = (MeterType.BATTERY, MeterType.UPS)  # meters whose charge raises alerts
 RETRY = 5.0  # seconds after a failed commit until the next attempt
 MAX_WAITING = 20_000  # readings kept in memory while the file cannot be written
 MAX_SILENCE = 900.0  # seconds after which --min-change keeps a reading that has not changed
@@ -114,7 +115,7 @@ def _text(path: str) -> str:
 
 
 def _number(text: str) -> float | None:
-    """Text as a number; None where it is none, or a sentinel.
+    """Text as a number; None for other text and for a sentinel.
 
     >>> [_number(text) for text in ("12.5", "655.290", "65535", "-7", "1e400", "")]
     [12.5, None, None, -7.0, None, None]
@@ -131,7 +132,7 @@ def _sane(value: float | None, unit: str) -> float | None:
 
 
 def _percent(value: float | None) -> float | None:
-    """A charge from 0 to 100; gauges overshoot a little, and anything else is none."""
+    """A charge from 0 to 100; gauges overshoot a little, and anything else is no charge."""
     return min(value, 100.0) if value is not None and 0.0 <= value <= 110.0 else None
 
 
@@ -141,6 +142,11 @@ def _product(a: float | None, b: float | None) -> float | None:
 
 def _quotient(a: float | None, b: float | None) -> float | None:
     return None if a is None or not b else a / b
+
+
+def _turned(value: float | None, sign: int) -> float | None:
+    """The size of a value whose sign cannot be trusted, with this sign."""
+    return None if value is None else abs(value) * sign
 
 
 def _first(*values: float | None) -> float | None:
@@ -175,8 +181,8 @@ class Sample:
 
     def turned(self) -> Sample:
         """The same with the other sign of current and power."""
-        amperes, watts = self.current, self.wattage
-        current, wattage = None if amperes is None else -amperes, None if watts is None else -watts
+        current = None if self.current is None else -self.current
+        wattage = None if self.wattage is None else -self.wattage
         return dataclasses.replace(self, current=current, wattage=wattage)
 
 
@@ -184,7 +190,10 @@ class Source:
     """One place where this machine measures power. read() never raises for what a sensor does."""
 
     def __init__(self, name: str, kind: MeterType, place: str = "", address: str = "") -> None:
-        self.name, self.kind, self.place, self.address = name, kind, place, address
+        self.name = name
+        self.kind = kind
+        self.place = place
+        self.address = address
         self.peripheral = False  # a mouse: its end is not this machine's
         self.left_out = ""  # why it is not used by default
         self.flip = False  # --map RAIL=-battery
@@ -264,20 +273,16 @@ class Supply(Source):
 
     def _main(self, online: float | None) -> Sample:
         status = None if online is None else "Online" if online > 0 else "Offline"
-        if self.name.startswith(
-            "ucsi-source-psy"
-        ):  # these say what was agreed with the charger, not what flows
+        # These say what was agreed with the charger, not what flows.
+        if self.name.startswith("ucsi-source-psy"):
             return Sample(status=status)
         volts = self._micro("V", "voltage_now", "voltage_avg")
-        amperes, watts = (
-            self._micro("A", "current_now", "current_avg"),
-            self._micro("W", "power_now"),
-        )
-        amperes, watts = (None if value is None else abs(value) for value in (amperes, watts))
-        if (
-            online == 0 and volts is not None
-        ):  # some drivers keep the last values of what was pulled out
-            amperes, watts = 0.0, None
+        amperes = _turned(self._micro("A", "current_now", "current_avg"), DISCHARGING)
+        watts = _turned(self._micro("W", "power_now"), DISCHARGING)
+        # Some drivers keep the last values of what was pulled out.
+        if online == 0 and volts is not None:
+            amperes = 0.0
+            watts = None
         watts = _first(watts, _product(volts, amperes))
         return Sample(volts, _first(amperes, _quotient(watts, volts)), watts, status=status)
 
@@ -286,24 +291,21 @@ class Supply(Source):
         direction = _DIRECTIONS.get(status.lower())
         sign = DISCHARGING if direction is None else direction
         volts = self._positive("V", "voltage_now", "voltage_avg")
-        amperes, watts = (
-            self._micro("A", "current_now", "current_avg"),
-            self._micro("W", "power_now"),
-        )
-        amperes, watts = (
-            None if value is None else abs(value) * sign for value in (amperes, watts)
-        )
+        amperes = _turned(self._micro("A", "current_now", "current_avg"), sign)
+        watts = _turned(self._micro("W", "power_now"), sign)
+        # An idle battery's 0 is known, also where the driver then has no current_now.
+        if direction == IDLE:
+            amperes = 0.0
+            watts = 0.0
         watts = _first(watts, _product(volts, amperes))
-        known = status if direction is not None else None
-        capacity, charge = self._capacity(volts), self._charge()
         return Sample(
-            volts,
-            _first(amperes, _quotient(watts, volts)),
-            watts,
-            charge,
-            capacity,
-            known,
-            direction,
+            voltage=volts,
+            current=_first(amperes, _quotient(watts, volts)),
+            wattage=watts,
+            charge_pct=self._charge(),
+            capacity_wh=self._capacity(volts),
+            status=status if direction is not None else None,
+            direction=direction,
         )
 
     def _capacity(self, volts: float | None) -> float | None:
@@ -337,7 +339,8 @@ class Rail(Source):
     def __init__(self, name: str, place: str, address: str, channel: int) -> None:
         super().__init__(name, MeterType.MAIN, place, address)
         self.channel = channel
-        self.chip, self.labelled = "", False
+        self.chip = ""
+        self.labelled = False
 
     @classmethod
     def discover(cls, root: str) -> list[Source]:
@@ -377,7 +380,8 @@ class Rail(Source):
                 filter(None, (chip, address, str(n) if len(channels) > 1 else ""))
             )
             rail = cls(name, place, address, n)
-            rail.chip, rail.labelled = chip, bool(label)
+            rail.chip = chip
+            rail.labelled = bool(label)
             rails.append(rail)
         return rails
 
@@ -408,8 +412,10 @@ class Nut(Source):
         port = int(found[4] or NUT_PORT) if found else 0
         if not found or not 0 < port < 65536:
             raise ValueError(f"expected ups@host[:port], got {address!r}")
-        self._ups, self._peer = found[1], (found[2] or found[3] or "localhost", port)
-        self._clock, self._retry_at = clock, -math.inf
+        self._ups = found[1]
+        self._peer = (found[2] or found[3] or "localhost", port)
+        self._clock = clock
+        self._retry_at = -math.inf
         self._socket: socket.socket | None = None
 
     @classmethod
@@ -447,7 +453,8 @@ class Nut(Source):
     def _ask(self) -> str:
         if self._socket is None:
             self._socket = socket.create_connection(self._peer, NUT_LIMIT)
-        deadline, answer = time.monotonic() + NUT_LIMIT, b""
+        deadline = time.monotonic() + NUT_LIMIT
+        answer = b""
         self._socket.sendall(f"LIST VAR {self._ups}\n".encode())
         while not self._END.search(answer):
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -471,22 +478,18 @@ class Nut(Source):
         load = _product(value("ups.load", "W"), value("ups.realpower.nominal", "W"))
         watts = _first(value("ups.realpower", "W"), _quotient(load, 100.0))
         amperes = _quotient(watts, volts)
-        if (
-            watts is None
-        ):  # what the battery itself gives or takes; drivers disagree on its sign, too
-            amperes = value("battery.current", "A")
-            amperes = (
-                None
-                if amperes is None
-                else abs(amperes) * (DISCHARGING if direction is None else direction)
-            )
+        # What the battery itself gives or takes; drivers disagree on its sign, too.
+        if watts is None:
+            sign = DISCHARGING if direction is None else direction
+            amperes = _turned(value("battery.current", "A"), sign)
             watts = _product(volts, amperes)
         nominal = _first(value("battery.voltage.nominal", "V"), volts)
         sample = Sample(
             volts, amperes, watts, _percent(value("battery.charge", "W")), status=status or None
         )
         sample.capacity_wh = _product(value("battery.capacity", "Wh"), nominal)
-        sample.direction, sample.low = direction, bool(tokens & {"LB", "FSD"})
+        sample.direction = direction
+        sample.low = bool(tokens & {"LB", "FSD"})
         sample.mains = False if "OB" in tokens else True if "OL" in tokens else None
         sample.problem = "no values" if sample.empty else ""
         return sample
@@ -539,9 +542,11 @@ def _told_apart(sources: Sequence[Source]) -> None:
             source.name = f"{source.name} {source.address}"
     taken: set[str] = set()
     for source in sources:
-        name, number = source.name, 2
+        name = source.name
+        number = 2
         while source.name in taken:
-            source.name, number = f"{name} {number}", number + 1
+            source.name = f"{name} {number}"
+            number += 1
         taken.add(source.name)
 
 
@@ -557,11 +562,9 @@ def discover(
     for source in sources:
         asked = (maps or {}).get(source.name)
         if asked is not None:
-            source.kind, source.name, source.flip = (
-                asked.kind,
-                asked.name or source.name,
-                asked.flip,
-            )
+            source.kind = asked.kind
+            source.name = asked.name or source.name
+            source.flip = asked.flip
         if asked is not None or (source.peripheral and peripherals):
             source.left_out = ""
     _told_apart(sources)
@@ -600,7 +603,8 @@ class Commands:
     """Runs one command per event, one after another, beside the loop: a slow one must not stop the measuring."""
 
     def __init__(self, command: Sequence[str], limit: float) -> None:
-        self._command, self._limit = command, limit
+        self._command = command
+        self._limit = limit
         self._queue: queue.Queue[dict[str, str] | None] = queue.Queue(1000)
         self._thread: threading.Thread | None = None
 
@@ -667,7 +671,7 @@ def _watchdog() -> float:
 
 
 def _boot_clock() -> float:
-    """Seconds since boot, those asleep included; nobody sets this clock."""
+    """Seconds since boot, those asleep included; this clock cannot be set."""
     return (
         time.clock_gettime(time.CLOCK_BOOTTIME)
         if hasattr(time, "CLOCK_BOOTTIME")
@@ -684,36 +688,62 @@ class Clocks:
     wait: Callable[[float], bool] | None = None  # None: until a signal
 
 
-Row = tuple[
-    float, str, MeterType, float, float, float | None
-]  # boot time, meter's name, type, V, A, %
-Happening = tuple[float, PowerEventType, float, str]  # boot time, type, value, note
+@dataclass(slots=True)
+class Row:
+    """A reading on its way into the file."""
+
+    boot_time: float  # seconds since boot when it was taken
+    name: str  # the meter's
+    kind: MeterType
+    voltage: float | None  # V; None: not known
+    current: float | None  # A; None: not known
+    charge_pct: float | None
+
+    @property
+    def wattage(self) -> float | None:
+        """Watts; None where volts or amperes are not known."""
+        return _product(self.voltage, self.current)
+
+
+@dataclass(slots=True)
+class Happening:
+    """An event on its way into the file."""
+
+    boot_time: float  # seconds since boot when it happened
+    event_type: PowerEventType
+    value: float
+    name: str  # the source's, and its meter's where it has one
+    kind: MeterType
+    text: str
 
 
 class Journal:
     """Readings and events on their way into the file, grouped, and kept until they are in it.
 
-    They go in as live readings, in order, each at its own time: a live one is the present state and can raise
+    Readings go in as live ones, in order, each at its own time: a live one is the present state and can raise
     an alert even where the time of day has been set back. (As recorded ones they would be history until the
     time of day has caught up.) That time is worked out at the commit, see the docstring above.
     """
 
     def __init__(self, db: str | os.PathLike[str], device_id: str, clocks: Clocks) -> None:
-        self._clocks, self._device_id = clocks, device_id
-        self._stamp: float | None = None
-        self.manager = PowerManager(db, clock=self._clock)
+        self._db = db
+        self._device_id = device_id
+        self._clocks = clocks
+        self.manager = self._open()
+        self._place = _place(db)
         self.capacities: dict[str, float] = {}  # by meter's name, for those still to be registered
         self._rows: deque[Row] = deque()
         self._happenings: deque[Happening] = deque(maxlen=1000)
         self._ids: dict[tuple[str, MeterType], str] = {}
         self._lost = 0
         self.error = ""
-        self.low, self.critical = (
-            power_manager.LOW_BATTERY_THRESHOLD,
-            power_manager.CRITICAL_BATTERY_THRESHOLD,
-        )
+        self.low = power_manager.LOW_BATTERY_THRESHOLD
+        self.critical = power_manager.CRITICAL_BATTERY_THRESHOLD
+        self.max_gap = math.inf  # seconds between two readings beyond which no energy is booked
         try:
             self._look_up_device()
+            self._sequence = self.manager.last_sequence()
+            self._file_id = self.manager.file_id
         except BaseException:
             self.manager.close()
             raise
@@ -723,19 +753,23 @@ class Journal:
         """Readings and events that are not in the file."""
         return len(self._rows) + len(self._happenings)
 
-    def _clock(self) -> float:
-        return min(
-            max(self._clocks.wall() if self._stamp is None else self._stamp, 0.0), _LAST_TIME
-        )
+    def _open(self) -> PowerManager:
+        return PowerManager(self._db, alert_types=ALERT_TYPES, clock=self._time_of_day)
+
+    def _time_of_day(self) -> float:
+        return _storable(self._clocks.wall())
 
     def _look_up_device(self) -> None:
+        """Register the device where it is missing; take its thresholds and the file's max_gap."""
         try:
             device = self.manager.get_device(self._device_id)
         except power_manager.NotFound:
             device = self.manager.register_device(self._device_id, self._device_id)
-        low, critical = device.low_battery_threshold, device.critical_battery_threshold
+        low = device.low_battery_threshold
+        critical = device.critical_battery_threshold
         self.low = power_manager.LOW_BATTERY_THRESHOLD if low is None else low
         self.critical = power_manager.CRITICAL_BATTERY_THRESHOLD if critical is None else critical
+        self.max_gap = self.manager.max_gap
 
     def add(self, row: Row) -> None:
         """Keep a reading for the next commit; the oldest gives way where too many wait."""
@@ -752,87 +786,110 @@ class Journal:
         """Write all that waits in one transaction; on an error keep it, and return False."""
         try:
             if self.waiting:
-                offset = self._clocks.wall() - self._clocks.boot()
+                self._reopen_where_replaced()
                 with self.manager.transaction():
-                    self._look_up_device()
-                    self.manager.log_many(self._stamped(offset))
-                    for boot, kind, value, note in self._happenings:
-                        self._stamp = boot + offset
-                        self.manager.trigger_event(self._device_id, kind, value, note)
+                    self._write()
         except PowerManagerError as exc:
-            self._ids.clear()  # a meter that was new has been rolled back, too
+            self._ids.clear()  # a new meter has been rolled back too, or a known one was deleted
             if str(exc) != self.error:
                 _log.error("%s; %d readings wait in memory", exc, len(self._rows))
             self.error = str(exc)
             return False
-        finally:
-            self._stamp = None
         if self.error:
             _log.warning(
                 "%s: written again, %d readings lost meanwhile", self.manager.db_path, self._lost
             )
-        self.error, self._lost = "", 0
+        self.error = ""
+        self._lost = 0
         self._rows.clear()
         self._happenings.clear()
         return True
 
-    def _stamped(self, offset: float) -> Iterator[tuple[str, float, float, float | None]]:
-        for boot, name, kind, voltage, current, charge_pct in self._rows:
-            meter_id = self._meter_id(name, kind)
-            self._stamp = boot + offset
-            yield meter_id, voltage, current, charge_pct
+    def _reopen_where_replaced(self) -> None:
+        """Open the file anew where its path names another one, or none: the open one is gone."""
+        if _place(self._db) == self._place:
+            return
+        self.manager.close()
+        self.manager = self._open()
+        self._place = _place(self._db)
+        self._ids.clear()
+        _log.warning("%s: deleted or replaced meanwhile: opened anew", self.manager.db_path)
+
+    def _write(self) -> None:
+        """Store what waits, each at the time of day that it happened at."""
+        offset = self._clocks.wall() - self._clocks.boot()
+        self._look_up_device()
+        readings = []
+        for row in self._rows:
+            meter_id = self._meter_id(row.name, row.kind)
+            timestamp = _storable(row.boot_time + offset)
+            readings.append((meter_id, row.voltage, row.current, row.charge_pct, timestamp))
+        self.manager.log_many(readings, live=True)
+        for happening in self._happenings:
+            self.manager.trigger_event(
+                self._device_id,
+                happening.event_type,
+                happening.value,
+                f"{happening.name}: {happening.text}",
+                meter_id=self._known_meter_id(happening.name, happening.kind),
+                timestamp=_storable(happening.boot_time + offset),
+            )
+
+    def _known_meter_id(self, name: str, kind: MeterType) -> str | None:
+        """The device's meter of that name and type; None where it has none."""
+        if (name, kind) not in self._ids:
+            for meter in self.manager.list_meters(self._device_id):
+                if meter.name is not None:
+                    self._ids.setdefault((meter.name, meter.type), meter.id)
+        return self._ids.get((name, kind))
 
     def _meter_id(self, name: str, kind: MeterType) -> str:
         """The device's meter of that name and type, registered where it is missing."""
-        if (name, kind) not in self._ids:
-            ids = [
-                m.id
-                for m in self.manager.list_meters(self._device_id)
-                if (m.name, m.type) == (name, kind)
-            ]
-            new = ids or [
-                self.manager.add_meter(
-                    self._device_id, kind, self.capacities.get(name, 0.0), name
-                ).id
-            ]
-            self._ids[name, kind] = new[0]
-        return self._ids[name, kind]
+        meter_id = self._known_meter_id(name, kind)
+        if meter_id is None:
+            capacity_wh = self.capacities.get(name, 0.0)
+            meter_id = self.manager.add_meter(self._device_id, kind, capacity_wh, name).id
+            self._ids[name, kind] = meter_id
+        return meter_id
 
-    def last_sequence(self) -> int:
-        """The number of the newest event, found by halving: there may be many."""
-        step = 1
-        while self.manager.events_since(step, limit=1):
-            step *= 2
-        low, high = 0, step
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (
-                (middle + 1, high) if self.manager.events_since(middle, limit=1) else (low, middle)
-            )
-        return low
+    def news(self) -> list[dict[str, str]]:
+        """The device's events since the last call, of any process, as environments of a command.
 
-    def news(self, sequence: int) -> tuple[int, list[dict[str, str]]]:
-        """The device's events after that number as environments of a command, and the number of the newest."""
+        The first call tells those since the journal was opened. After a restored backup it goes on with what
+        comes then: events of the backup are old.
+        """
+        file_id = self.manager.file_id
+        if file_id != self._file_id:
+            self._sequence = self.manager.last_sequence()
+            self._file_id = file_id
         environments = []
-        while page := self.manager.events_since(sequence):
-            sequence = page[-1][0]
+        while page := self.manager.events_since(self._sequence):
             ours = [event for _, event in page if event.device_id == self._device_id]
-            names = (
-                sorted((m.name or m.id for m in self.manager.list_meters(self._device_id)), key=len)
-                if ours
-                else []
-            )
+            names = self._meter_names() if ours else {}
             for event in ours:
-                meter = next(
-                    (
-                        name
-                        for name in reversed(names)
-                        if (event.note or "").startswith(f"{name}: ")
-                    ),
-                    "",
-                )
+                meter = names.get(event.meter_id or "", "")
                 environments.append(_environment(self._device_id, event.type, event.value, meter))
-        return sequence, environments
+            self._sequence = page[-1][0]
+        return environments
+
+    def _meter_names(self) -> dict[str, str]:
+        """The names of the device's meters, by id."""
+        meters = self.manager.list_meters(self._device_id)
+        return {meter.id: meter.name or meter.id for meter in meters}
+
+
+def _place(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Which file a path names: its device and inode; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _storable(time_of_day: float) -> float:
+    """The nearest time that power_manager stores, in epoch seconds."""
+    return min(max(time_of_day, 0.0), _LAST_TIME)
 
 
 def _environment(device_id: str, kind: PowerEventType, value: float, meter: str) -> dict[str, str]:
@@ -873,12 +930,11 @@ class Course:
     """What the collector remembers of one meter."""
 
     problem: str = ""
-    volts: tuple[float, float] = (-math.inf, 0.0)  # when it was last known, and what it was
-    amperes: tuple[float, float, int | None] = (
-        -math.inf,
-        0.0,
-        None,
-    )  # the same, and the direction then
+    volts: float | None = None  # the last that were known
+    volts_at: float = -math.inf
+    amperes: float | None = None  # the last that were known
+    amperes_at: float = -math.inf
+    amperes_direction: int | None = None
     charge_pct: float | None = None
     direction: int | None = None  # the last that was not idle
     kept: Row | None = None  # the last reading that goes into the file
@@ -890,30 +946,38 @@ class Collector:
     """Reads the sources every interval; tick() is one round, run() the loop, finish() its end."""
 
     def __init__(self, options: Options, clocks: Clocks) -> None:
-        self._options, self._clocks = options, clocks
+        self._options = options
+        self._clocks = clocks
         self._nut = Nut.discover(options.nut, clocks.boot)
         self.journal = Journal(options.db, options.device_id, clocks)
         self._commands = (
             Commands(options.exec_command, options.exec_limit) if options.exec_command else None
         )
-        self._sequence = self.journal.last_sequence() if self._commands else 0
         self._sources: list[Source] = []
         self._courses: dict[str, Course] = {}
         self._mains: dict[str, bool] = {}
         now = clocks.boot()
-        self._tick_at, self._rescan_at, self._retry_at, self._commit_at = (
-            now,
-            -math.inf,
-            -math.inf,
-            -math.inf,
-        )
-        self._prune_at, self._offset = now + SETTLED, clocks.wall() - now
-        self._urgent = self._stored_any = self._shutdown_done = False
+        self._tick_at = now
+        self._rescan_at = -math.inf
+        self._retry_at = -math.inf
+        self._commit_at = -math.inf
+        self._prune_at = now + SETTLED
+        self._offset = clocks.wall() - now
+        self._urgent = False
+        self._stored_any = False
+        self._shutdown_done = False
         self._said: dict[str, str] = {}
+        if options.interval > self.journal.max_gap:
+            _log.warning(
+                "no energy is booked: readings every %g s are farther apart than the file's max_gap, %g s",
+                options.interval,
+                self.journal.max_gap,
+            )
 
     def run(self, wait: Callable[[float], bool]) -> int:
         """Collect until wait() says that it is enough; return the exit code: 1 where readings could not be stored."""
-        watchdog, next_at = _watchdog(), self._clocks.boot()
+        watchdog = _watchdog()
+        next_at = self._clocks.boot()
         try:
             while True:
                 self.tick()
@@ -979,7 +1043,8 @@ class Collector:
         offset = self._clocks.wall() - now
         if abs(offset - self._offset) > JUMPED:
             _log.warning("the time of day has jumped by %.0f s", offset - self._offset)
-            self._offset, self._prune_at = offset, max(self._prune_at, now + SETTLED)
+            self._offset = offset
+            self._prune_at = max(self._prune_at, now + SETTLED)
         if now - self._tick_at > self._options.interval + SLEPT:
             self._rescan_at = now
             for course in (
@@ -992,7 +1057,8 @@ class Collector:
         """Find sensors that have come, gone or moved."""
         options = self._options
         found = discover(options.root, self._nut, options.maps, options.peripherals)
-        first, self._rescan_at = not self._said, now + RESCAN
+        first = not self._said
+        self._rescan_at = now + RESCAN
         self._sources = [source for source in found if not source.left_out]
         names = {source.name for source in self._sources}
         for name, course in self._courses.items():
@@ -1039,8 +1105,9 @@ class Collector:
             self.journal.capacities[source.name] = sample.capacity_wh
         reading = self._electrical(source, sample, course, now)
         if reading is not None:
-            row = (now, source.name, source.kind, *reading, sample.charge_pct)
-            low = source.kind in (MeterType.BATTERY, MeterType.UPS) and (
+            volts, amperes = reading
+            row = Row(now, source.name, source.kind, volts, amperes, sample.charge_pct)
+            low = source.kind in ALERT_TYPES and (
                 sample.charge_pct is not None and sample.charge_pct <= self.journal.low
             )
             self._urgent |= low
@@ -1049,34 +1116,38 @@ class Collector:
     def _happen(
         self, kind: PowerEventType, source: Source, value: float | None, what: str, now: float
     ) -> None:
-        self.journal.happen((now, kind, value or 0.0, f"{source.name}: {what}"))
+        self.journal.happen(Happening(now, kind, value or 0.0, source.name, source.kind, what))
         self._urgent = True
 
     @staticmethod
     def _electrical(
         source: Source, sample: Sample, course: Course, now: float
-    ) -> tuple[float, float] | None:
-        """Volts and amperes to store; None where there is nothing to.
+    ) -> tuple[float | None, float | None] | None:
+        """Volts and amperes to store, None for one that is not known; no pair where there is nothing to store.
 
-        What a battery's charge says is worth storing alone: for a missing value its last one stands in for a while,
-        then 0.
+        What a battery's charge says is worth storing alone: for a missing value its last one stands in for
+        HOLD seconds, then it is unknown.
         """
-        volts, amperes = sample.voltage, sample.current
+        volts = sample.voltage
+        amperes = sample.current
         if sample.wattage is not None and volts:
             amperes = sample.wattage / volts
         if volts is not None:
-            course.volts = (now, volts)
+            course.volts = volts
+            course.volts_at = now
         if amperes is not None:
-            course.amperes = (now, amperes, sample.direction)
+            course.amperes = amperes
+            course.amperes_at = now
+            course.amperes_direction = sample.direction
         if volts is not None and amperes is not None:
             return volts, amperes
-        if source.kind not in (MeterType.BATTERY, MeterType.UPS) or sample.charge_pct is None:
+        if source.kind not in ALERT_TYPES or sample.charge_pct is None:
             return None
-        if volts is None:
-            volts = course.volts[1] if now - course.volts[0] <= HOLD else 0.0
-        if amperes is None:
-            then, amperes, direction = course.amperes
-            amperes = amperes if now - then <= HOLD and direction == sample.direction else 0.0
+        if volts is None and now - course.volts_at <= HOLD:
+            volts = course.volts
+        same_direction = course.amperes_direction == sample.direction
+        if amperes is None and now - course.amperes_at <= HOLD and same_direction:
+            amperes = course.amperes
         return volts, amperes
 
     def _keep(self, course: Course, row: Row, always: bool) -> None:
@@ -1085,16 +1156,28 @@ class Collector:
         Where the power changes after readings that were left out, the newest of them goes first: else the change
         would be booked as a slow one over all that time.
         """
-        kept, watts = course.kept, row[3] * row[4]
-        if kept is not None and not always and row[0] - kept[0] < MAX_SILENCE:
-            charge = 0.0 if row[5] is None or kept[5] is None else abs(row[5] - kept[5])
-            if abs(watts - kept[3] * kept[4]) < self._options.min_change and charge < 1.0:
-                course.skipped = row
-                return
+        if not always and course.kept is not None and self._is_like(course.kept, row):
+            course.skipped = row
+            return
         if course.skipped is not None:
             self.journal.add(course.skipped)
-        course.kept, course.skipped = row, None
+        course.kept = row
+        course.skipped = None
         self.journal.add(row)
+
+    def _is_like(self, kept: Row, row: Row) -> bool:
+        """Whether a reading differs too little and comes too soon after the last one kept to be kept too."""
+        # Longer without a reading than max_gap, and the energy between would not be booked.
+        silence = min(MAX_SILENCE, self.journal.max_gap)
+        if row.boot_time - kept.boot_time >= silence:
+            return False
+        if (row.wattage is None) != (kept.wattage is None):
+            return False
+        watts = abs((row.wattage or 0.0) - (kept.wattage or 0.0))
+        points = 0.0
+        if row.charge_pct is not None and kept.charge_pct is not None:
+            points = abs(row.charge_pct - kept.charge_pct)
+        return watts < self._options.min_change and points < 1.0
 
     def _watch_mains(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
         """Notice mains that goes or comes back: one state for the machine's own supplies, one for each UPS."""
@@ -1121,15 +1204,17 @@ class Collector:
     def _commit(self, now: float) -> None:
         self._stored_any |= self.journal.waiting > 0
         if self.journal.commit():
-            self._commit_at, self._urgent = now, False
+            self._commit_at = now
+            self._urgent = False
         else:
             self._retry_at = now + RETRY
 
     def _watch_critical(self, source: Source, sample: Sample, course: Course, now: float) -> None:
         """Note since when a battery is critical and discharging; what cannot be read changes nothing."""
-        if source.peripheral or source.kind not in (MeterType.BATTERY, MeterType.UPS):
+        if source.peripheral or source.kind not in ALERT_TYPES:
             return
-        critical, charge = sample.low, sample.charge_pct
+        critical = sample.low
+        charge = sample.charge_pct
         if charge is not None and not critical:
             # A gauge that wavers about its line has not recovered.
             margin = 0.0 if course.critical_at is None else power_manager.ALERT_HYSTERESIS
@@ -1173,7 +1258,8 @@ class Collector:
         if not due or self._shutdown_done or not self._options.shutdown_command:
             return
         self._shutdown_done = True
-        (source, course), kind = due[0], PowerEventType.SHUTDOWN
+        source, course = due[0]
+        kind = PowerEventType.SHUTDOWN
         _log.warning(
             "%s: critical for %g s: shutting down", source.name, self._options.shutdown_after
         )
@@ -1188,10 +1274,10 @@ class Collector:
         _run_command(self._options.shutdown_command, variables, SHUTDOWN_LIMIT)
 
     def _tell(self) -> None:
-        """Run the --exec command for every event that has come into the file, whoever wrote it."""
+        """Run the --exec command for every event that has come into the file, from any process."""
         if self._commands is not None:
             try:
-                self._sequence, environments = self.journal.news(self._sequence)
+                environments = self.journal.news()
             except PowerManagerError as exc:
                 self._say("events", f"events cannot be read: {exc}")
                 return
@@ -1290,7 +1376,8 @@ def _run(args: argparse.Namespace, clocks: Clocks) -> int:
         logging.StreamHandler()
     )  # to the standard error there is now, for as long as this runs
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-    root, level = logging.getLogger(), logging.getLogger().level
+    root = logging.getLogger()
+    level = root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
@@ -1373,7 +1460,9 @@ def _parser() -> argparse.ArgumentParser:
             help="a source's meter: main, battery, solar or ups; -TYPE turns the sign")  # fmt: skip
         add("--peripherals", action="store_true", help="also batteries of mice and the like")
     show.add_argument("--json", action="store_true", help="JSON instead of a table")
-    add, zero, above = run.add_argument, _at_least(0), _at_least(0, above=True)
+    add = run.add_argument
+    zero = _at_least(0)
+    above = _at_least(0, above=True)
     db = os.environ.get("POWER_MANAGER_DB") or str(power_manager.DB_PATH)
     add("device_id", metavar="DEVICE_ID", help="registered where it is new")
     add(
@@ -1401,7 +1490,7 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-days",
         type=zero,
         metavar="N",
-        help="delete readings older than that, daily (default: keep all)",
+        help="delete readings of whole hours older than that, daily (default: keep all)",
     )
     add(
         "--min-change",
