@@ -25,14 +25,20 @@ const UNITS = [
   [/^(low|critical)_battery_threshold$/, "% of charge; null: the library's own"],
   [/^target_wh$/, "Wh a day; null: no budget"],
   [/^energy_24h_wh$/, "Wh out, over the last 24 hours"],
+  [/^consumption_24h_wh$/, "Wh, out less in over all meters, over the last 24 hours; never below 0"],
+  [/^consumption_wh$/, "Wh, out less in over all meters; never below 0"],
+  [/^(main|solar|ups)_wh$/, "Wh, out less in"],
+  [/^self_sufficiency_pct$/, "% of the consumption that did not come from the mains; null: nothing was consumed"],
   [/^energy_out_wh$/, "Wh out of the source, never below 0"],
   [/^energy_in_wh$/, "Wh into the source, never below 0"],
   [/^energy_wh$/, "Wh, out less in"],
   [/_wh$/, "Wh"],
   [/_hours$/, "Hours; null: not known, or not draining"],
+  [/^avg_charge_pct$/, "%, mean of the batteries; null: there is no battery"],
   [/_pct$/, "%"],
   [/^period_days$/, "Days"],
   [/^reading_count$/, "Number of readings"],
+  [/^unknown_power_count$/, "Number of active meters whose watts are not known; the sums are without them"],
   [/^event_count$/, "Number of events in the period, also those that are not listed"],
   [/_count$/, "Number of meters"],
   [/^value$/, "% of charge for alerts, else what was given"],
@@ -41,12 +47,23 @@ const UNITS = [
   [/^expires_in$/, "Seconds"],
   [/^status$/, "HTTP status"],
 ];
+const NOTES = {
+  active: "False: the meter is retired, and counts in no present figure",
+  power_known: "False: the latest reading lacks volts or amperes; what it lacks is 0 here, and the wattage is null",
+};
 const TIMES = /^(timestamp|updated_at|start|generated_at)$/;
 
 /** Whether a value of the schema can be a number. */
 function isNumeric(schema) {
   const types = [schema.type ?? []].flat();
   return types.includes("number") || types.includes("integer") || (schema.anyOf ?? []).some(isNumeric);
+}
+
+/** The unit of a number by its name, and what null says where that is a value of it. */
+function unit(name, schema) {
+  const found = UNITS.find(([pattern]) => pattern.test(name))?.[1];
+  const nullable = (schema.anyOf ?? []).some(({ type }) => type === "null");
+  return found && nullable && !found.includes("null:") ? `${found}; null: not known` : found;
 }
 
 /** Give a property its unit as description, where the contract has none. */
@@ -56,10 +73,12 @@ function describe(model, name, schema) {
   if (TIMES.test(name)) {
     schema.description ??= ISO;
   } else if (isNumeric(schema)) {
-    schema.description ??= UNITS.find(([pattern]) => pattern.test(name))?.[1];
+    schema.description ??= unit(name, schema);
     if (!schema.description) {
       throw new Error(`${model}.${name}: a number without a unit: add it to UNITS in scripts/generate.mjs`);
     }
+  } else if (NOTES[name]) {
+    schema.description ??= NOTES[name];
   }
 }
 

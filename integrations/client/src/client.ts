@@ -35,7 +35,7 @@ export interface Window {
   until?: Moment | undefined;
 }
 
-/** The power budgets of devices by id; the entry of one that nobody has registered is `{ error }`. */
+/** The power budgets of devices by id; the entry of one that is not registered is `{ error }`. */
 export type Budget = api.GetBudgetResponse;
 
 const MOST_IDS = 100; // in one request
@@ -205,7 +205,8 @@ export class PowerClient {
 
   /**
    * A window's readings for a chart, at most `maxPoints` (8 to 10,000; 1,000 by default): thinned out so that every
-   * peak of volts, amperes, watts and charge stays. Windows beyond a million readings are refused.
+   * peak of volts, amperes, watts and charge stays; where they are null, they were not known. Windows beyond a million
+   * readings are refused.
    */
   async chart(
     meterId: string,
@@ -276,7 +277,7 @@ export class PowerClient {
     return budget;
   }
 
-  /** The device's report over the last `days` (7 by default). */
+  /** The device's report over the last `days` (more than 0; 7 by default). */
   async getReport(
     deviceId: string,
     { days, ...options }: CallOptions & { days?: number | undefined } = {},

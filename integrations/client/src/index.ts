@@ -15,6 +15,7 @@ export type {
 } from "./status";
 export type { StreamHandle, StreamOptions } from "./stream";
 export type {
+  AlertLevel,
   Code,
   DeviceBudget,
   DeviceRecord,
@@ -35,6 +36,7 @@ export type {
   PowerStatistics,
   ProblemDetails,
   Report,
+  ReportTotals,
   SequencedEvent,
   StreamTicket,
   UnknownDevice,

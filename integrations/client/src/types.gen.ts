@@ -8,6 +8,11 @@ export type ClientOptions = {
 export type Webhooks = StreamMessageWebhookRequest;
 
 /**
+ * The alert that stands for a meter. It ends ALERT_HYSTERESIS points above its threshold.
+ */
+export type AlertLevel = 'none' | 'low' | 'critical';
+
+/**
  * What went wrong, for programs; these texts do not change.
  */
 export type Code = 'malformed_json' | 'unauthorized' | 'forbidden_scope' | 'forbidden_device' | 'forbidden_origin' | 'not_found' | 'route_not_found' | 'method_not_allowed' | 'request_timeout' | 'conflict' | 'body_too_large' | 'unsupported_media_type' | 'host_not_allowed' | 'invalid_value' | 'upgrade_required' | 'rate_limited' | 'headers_too_large' | 'internal' | 'storage_full' | 'storage_locked' | 'storage_unavailable' | 'overloaded' | 'not_ready';
@@ -29,7 +34,7 @@ export type DeviceBudget = {
      */
     solar_count: number;
     /**
-     * %
+     * %, mean of the batteries; null: there is no battery
      */
     avg_charge_pct: number | null;
     /**
@@ -54,15 +59,25 @@ export type DeviceBudget = {
      */
     energy_24h_wh: number;
     /**
+     * Wh, out less in over all meters, over the last 24 hours; never below 0
+     */
+    consumption_24h_wh: number;
+    /**
      * Wh a day; null: no budget
      */
     target_wh: number | null;
     within_target: boolean | null;
     below_shutdown_threshold: boolean;
+    /**
+     * Number of active meters whose watts are not known; the sums are without them
+     */
+    unknown_power_count: number;
 };
 
 /**
- * A device: watts, watt-hours a day or None, and % of charge, where None is the module's constant.
+ * A device: thresholds in W and in % of charge, and an energy target in Wh a day.
+ *
+ * target_wh None: no target. A battery threshold None: the module's constant.
  */
 export type DeviceRecord = {
     id: string;
@@ -203,6 +218,8 @@ export type MeterMessage = {
 
 /**
  * A meter in a report; without readings in the period only the first four keys.
+ *
+ * The wattages are null where no reading of the period has both volts and amperes.
  */
 export type MeterReport = {
     meter_id: string;
@@ -214,17 +231,17 @@ export type MeterReport = {
     reading_count: number;
     current_state?: PowerState;
     /**
-     * W out of the source; negative: into it
+     * W out of the source; negative: into it; null: not known
      */
-    avg_wattage?: number;
+    avg_wattage?: number | null;
     /**
-     * W out of the source; negative: into it
+     * W out of the source; negative: into it; null: not known
      */
-    min_wattage?: number;
+    min_wattage?: number | null;
     /**
-     * W out of the source; negative: into it
+     * W out of the source; negative: into it; null: not known
      */
-    max_wattage?: number;
+    max_wattage?: number | null;
     /**
      * %
      */
@@ -277,18 +294,18 @@ export type NewMeter = {
 };
 
 /**
- * One reading. With a timestamp it may be sent again without harm.
+ * One reading: volts, amperes or a charge at least. With a timestamp it may be sent again without harm.
  */
 export type NewReading = {
     meter_id: string;
     /**
-     * V
+     * V; null: not known, which is not 0
      */
-    voltage: number;
+    voltage: number | null;
     /**
-     * A out of the source
+     * A out of the source; null: not known, which is not 0
      */
-    current_draw: number;
+    current_draw: number | null;
     /**
      * %, clamped to 0..100; null: the meter's last
      */
@@ -300,7 +317,9 @@ export type NewReading = {
 };
 
 /**
- * Something that happened to a device. An alert's `value` is the charge in percent.
+ * Something that happened to a device, or to one meter of it.
+ *
+ * An alert's `value` is the charge in percent, and its `meter_id` the meter's.
  */
 export type PowerEvent = {
     id: string;
@@ -315,6 +334,7 @@ export type PowerEvent = {
      */
     timestamp: string;
     note: string | null;
+    meter_id: string | null;
 };
 
 /**
@@ -359,9 +379,18 @@ export type PowerMeter = {
      */
     critical_battery_threshold: number | null;
     /**
-     * W out of the source, rounded to 4 decimals
+     * False: the meter is retired, and counts in no present figure
      */
-    wattage: number;
+    active: boolean;
+    /**
+     * False: the latest reading lacks volts or amperes; what it lacks is 0 here, and the wattage is null
+     */
+    power_known: boolean;
+    alert_level: AlertLevel;
+    /**
+     * W out of the source, rounded to 4 decimals; null: not known, as power_known says
+     */
+    wattage: number | null;
     /**
      * How the meter is doing
      */
@@ -371,23 +400,24 @@ export type PowerMeter = {
 /**
  * One meter at one instant; `wattage` is rounded to 4 decimals, `timestamp` ISO 8601 UTC.
  *
- * `id` is made of the meter's id and the time, so it is the same on every copy.
+ * Unknown volts or amperes are None, and so is the wattage then. `id` is made of the meter's id
+ * and the time, so it is the same on every copy.
  */
 export type PowerReading = {
     id: string;
     meter_id: string;
     /**
-     * V
+     * V; null: not known
      */
-    voltage: number;
+    voltage: number | null;
     /**
-     * A out of the source; negative: into it
+     * A out of the source; negative: into it; null: not known
      */
-    current_draw: number;
+    current_draw: number | null;
     /**
-     * W out of the source; negative: into it
+     * W out of the source; negative: into it; null: not known
      */
-    wattage: number;
+    wattage: number | null;
     /**
      * %
      */
@@ -404,7 +434,9 @@ export type PowerReading = {
 export type PowerState = 'normal' | 'low' | 'critical' | 'charging' | 'unknown';
 
 /**
- * One meter over one UTC hour or day, which begins at `start` (ISO 8601).
+ * One meter over one UTC hour or day, whose first instant is `start` (ISO 8601).
+ *
+ * The wattages are None if no reading has watts.
  */
 export type PowerStatistics = {
     meter_id: string;
@@ -417,17 +449,17 @@ export type PowerStatistics = {
      */
     reading_count: number;
     /**
-     * W out of the source; negative: into it
+     * W out of the source; negative: into it; null: not known
      */
-    avg_wattage: number;
+    avg_wattage: number | null;
     /**
-     * W out of the source; negative: into it
+     * W out of the source; negative: into it; null: not known
      */
-    min_wattage: number;
+    min_wattage: number | null;
     /**
-     * W out of the source; negative: into it
+     * W out of the source; negative: into it; null: not known
      */
-    max_wattage: number;
+    max_wattage: number | null;
     /**
      * %
      */
@@ -492,11 +524,46 @@ export type Report = {
      */
     generated_at: string;
     meters: Array<MeterReport>;
+    totals: ReportTotals;
     /**
      * Number of events in the period, also those that are not listed
      */
     event_count: number;
     events: Array<PowerEvent>;
+};
+
+/**
+ * A device's energies over the period of a report; consumption has a ups only where there is no main meter.
+ */
+export type ReportTotals = {
+    /**
+     * Wh, out less in over all meters; never below 0
+     */
+    consumption_wh: number;
+    /**
+     * Wh, out less in
+     */
+    main_wh: number;
+    /**
+     * Wh, out less in
+     */
+    solar_wh: number;
+    /**
+     * Wh
+     */
+    battery_out_wh: number;
+    /**
+     * Wh
+     */
+    battery_in_wh: number;
+    /**
+     * Wh, out less in
+     */
+    ups_wh: number;
+    /**
+     * % of the consumption that did not come from the mains; null: nothing was consumed
+     */
+    self_sufficiency_pct: number | null;
 };
 
 /**
@@ -545,7 +612,7 @@ export type StreamTicket = {
 };
 
 /**
- * The entry of a device that nobody has registered.
+ * The entry of a device that is not registered.
  */
 export type UnknownDevice = {
     error: string;
@@ -950,7 +1017,7 @@ export type GetReportData = {
         /**
          * Days
          *
-         * how far back, in days
+         * how far back, in days: more than 0
          */
         days?: number;
     };

@@ -115,7 +115,21 @@ describe("readings", () => {
     expect(few.length).toBe(5);
     const chart = await client.chart(meter, { until: new Date(START + 5_000_000), maxPoints: 100 });
     expect(chart.length).toBeLessThanOrEqual(100);
-    expect(Math.max(...chart.map((one) => one.wattage))).toBe(72);
+    expect(Math.max(...chart.map((one) => one.wattage ?? Number.NaN))).toBe(72);
+  });
+
+  test("what is not known goes in and comes out as null", async () => {
+    const gauge = await client.addMeter("edge-3", { type: "ups" });
+    const reading = { meter_id: gauge.id, voltage: 230, current_draw: null, charge_pct: 70 };
+    expect(await client.logPower(reading)).toEqual({ received: 1, stored: 1 });
+    const pages: PowerReading[][] = [];
+    for await (const page of client.history(gauge.id)) pages.push(page);
+    for (const [one] of [...pages, await client.chart(gauge.id)]) {
+      expect(one).toMatchObject({ voltage: 230, current_draw: null, wattage: null, charge_pct: 70 });
+    }
+    expect(await client.meter(gauge.id)).toMatchObject({ power_known: false, wattage: null, charge_pct: 70 });
+    expect(await client.statistics(gauge.id, { days: 1 })).toMatchObject([{ avg_wattage: null, reading_count: 1 }]);
+    expect(await client.getBudget(["edge-3"])).toMatchObject({ "edge-3": { unknown_power_count: 1 } });
   });
 
   test("an empty window has no pages", async () => {

@@ -14,7 +14,7 @@ class Closed extends Event {
 /** An event of a device. */
 export function event(sequence: number, device: string, id = `${sequence}`): SequencedEvent {
   const timestamp = "2026-11-23T12:00:00.000000+00:00";
-  const made: PowerEvent = { id, device_id: device, type: "restore", value: 0, timestamp, note: null };
+  const made: PowerEvent = { id, device_id: device, type: "restore", value: 0, timestamp, note: null, meter_id: null };
   return { sequence, event: made };
 }
 

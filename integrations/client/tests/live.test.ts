@@ -1,6 +1,5 @@
 /** The stream of the real service: killed, restarted, put back from a backup, and refusing. */
 
-import { copyFileSync, rmSync } from "node:fs";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { WebSocket } from "ws";
 import type { PowerClient, PowerEvent, StreamStatus, WebSocketClass } from "../src";
@@ -32,6 +31,7 @@ with PowerManager(sys.argv[1], durability="normal") as pm:
 print(count)
 `;
 const BACKUP = "import sys; from power_manager import PowerManager; PowerManager(sys.argv[1]).backup(sys.argv[2])";
+const RESTORE = "import sys; from power_manager import restore_database; restore_database(sys.argv[1], sys.argv[2])";
 
 /** A listener that notes everything. */
 function listen(by: PowerClient, options: { deviceIds?: string[]; after?: number } = {}) {
@@ -128,8 +128,7 @@ test("a file that was put back from a backup: what is new in it is given, what w
   for (const note of ["3", "4", "5"]) await client.triggerEvent("a", { type: "restore", note });
   await eventually(() => all.events.length === 5);
   await service.end();
-  for (const end of ["", "-wal", "-shm"]) rmSync(service.db + end, { force: true });
-  copyFileSync(`${service.db}.backup`, service.db);
+  python(["-c", RESTORE, service.db, `${service.db}.backup`]);
   python(["-c", WRITER, service.db, "1"]);
   await service.start();
   await eventually(() => all.events.length === 6);

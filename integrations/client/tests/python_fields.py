@@ -12,7 +12,7 @@ import power_manager
 from power_manager import PowerManager
 
 RECORDS = ("DeviceRecord", "PowerMeter", "PowerReading", "PowerEvent", "PowerStatistics")
-ENUMS = ("MeterType", "PowerState", "PowerEventType")
+ENUMS = ("MeterType", "PowerState", "PowerEventType", "AlertLevel")
 PLAIN = {str: "string", float: "number", int: "number", bool: "boolean", type(None): "null"}
 
 
@@ -49,7 +49,9 @@ def examples() -> typing.Iterator[tuple[str, str]]:
         for kind in ("battery", "solar", "main", "ups"):
             meter = pm.add_meter("a", kind, 50.0, kind)
             pm.add_meter("a", kind)
+            gauge = pm.add_meter("a", kind)
             pm.log_power(meter.id, 4.0, 0.5, 10.0)
+            pm.log_power(gauge.id, None, None, 50.0)
         yield "Report", pm.export_report("a", 1)
         yield "Budget", json.dumps(pm.power_budget_check(["a"]))
 

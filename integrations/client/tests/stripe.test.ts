@@ -3,7 +3,7 @@
 import { createServer, type Server } from "node:http";
 import Stripe from "stripe";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { MeterReport, PowerStatistics, Report } from "../src";
+import type { MeterReport, PowerStatistics, Report, ReportTotals } from "../src";
 import { consumedWh, type MeterEvent, statisticsToMeterEvents, toMeterEvents } from "../src/stripe";
 
 const BILLING = { customerId: "cus_NffrFeUfNV2Hib", eventName: "power_watt_hours" };
@@ -14,9 +14,19 @@ function meter(type: MeterReport["type"], energy_out_wh?: number): MeterReport {
   return energy_out_wh === undefined ? head : { ...head, energy_out_wh, energy_in_wh: 5, energy_wh: energy_out_wh - 5 };
 }
 
+const TOTALS: ReportTotals = {
+  consumption_wh: 0,
+  main_wh: 0,
+  solar_wh: 0,
+  battery_out_wh: 0,
+  battery_in_wh: 0,
+  ups_wh: 0,
+  self_sufficiency_pct: null,
+};
+
 function report(...meters: MeterReport[]): Report {
   const times = { period_days: 1 / 24, generated_at: "2026-11-23T13:00:00.000000+00:00" };
-  return { device_id: "edge", device_name: "Edge", ...times, meters, event_count: 0, events: [] };
+  return { device_id: "edge", device_name: "Edge", ...times, meters, totals: TOTALS, event_count: 0, events: [] };
 }
 
 function row(start: string, energy_out_wh: number): PowerStatistics {

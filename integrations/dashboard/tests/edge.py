@@ -85,7 +85,7 @@ def show(pm: PowerManager, _: argparse.Namespace) -> None:
     ends = {"Tunnel fan": now - 45 * 60, "Bridge camera": now - 3 * DAY}
     charges = {"Quarry pump": 3.6, "Weir sensor": 14.0, "Depot kiosk": 18.5, "Glasshouse 2": 100.0}
     for number, name in enumerate(SITES, 1):
-        meters = add_site(pm, f"edge-{number:03}", name, (140.0, 400.0, None)[number % 3])
+        meters = add_site(pm, f"edge-{number:03}", name, (240.0, 400.0, None)[number % 3])
         if name == "Ferry landing":  # nothing has come from it yet
             continue
         days = 30 if number == 1 else 2

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from starlette.requests import Request
 
-from power_manager import PowerManagerError
+from power_manager import InvalidValue, NotFound
 from power_service.models import MAX_BATCH, NEW_READING, Shape
 from power_service.problems import Code, Problem
 from power_service.storage import Lane, Storage
@@ -17,6 +17,8 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
 _LARGE = 65_536  # bytes; parsing them takes about a millisecond
+_ROW_NUMBER = re.compile(r"row \d+: ")
+_CURRENT = re.compile(r"\bcurrent\b")  # the library's parameter
 Row = tuple[Any, Any, Any, Any, Any]  # of PowerManager.log_many
 
 
@@ -85,12 +87,20 @@ async def read_readings(request: Request, storage: Storage) -> tuple[list[Row], 
     return await storage.call(Lane.READ, _rows, body, media_type)
 
 
-def error_as_sent(error: PowerManagerError, batch: bool) -> PowerManagerError:
+def error_as_sent(error: InvalidValue | NotFound, batch: bool) -> InvalidValue | NotFound:
     """An error of log_many in the words of the request: it has current_draw, and rows only where it is a batch."""
-    said = (
-        error if batch or error.__cause__ is None else error.__cause__
-    )  # which is the same without the row
-    return type(error)(re.sub(r"^(row \d+: )?current: ", r"\1current_draw: ", str(said)))
+    row = ""
+    text = str(error)
+    numbered = _ROW_NUMBER.match(text)
+    if numbered:
+        row = numbered[0]
+        text = text.removeprefix(row)
+    if not batch:
+        row = ""
+    if isinstance(error, NotFound):
+        return NotFound(row + text, error.kind, error.id)
+    what, got, value = text.rpartition(", got ")
+    return InvalidValue(row + _CURRENT.sub("current_draw", what) + got + value)
 
 
 def _rows(body: bytes, media_type: str) -> tuple[list[Row], bool]:

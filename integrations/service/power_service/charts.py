@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from power_manager import PowerReading
 
-_VALUES: tuple[Callable[[PowerReading], float], ...] = tuple(
+_VALUES: tuple[Callable[[PowerReading], float | None], ...] = tuple(
     map(attrgetter, ("voltage", "current_draw", "wattage", "charge_pct"))
 )
 POINTS_A_SPAN = 2 * len(_VALUES)
@@ -22,7 +22,8 @@ def thin_out(readings: Iterable[PowerReading], max_points: int) -> list[PowerRea
 
     All of them, where they are so few. Else time is cut into equal spans, and of each span the readings with the least
     and the greatest voltage, current_draw, wattage and charge_pct stay, so that a chart shows every peak. Spans start
-    out short and double in length as the readings go on: nobody has to know the end before.
+    out short and double in length as the readings go on, so that the end need not be known before. A value that is not
+    known is no extreme; a span of which nothing is known keeps a reading that says so.
     """
     few: list[PowerReading] = []
     source = iter(readings)
@@ -90,7 +91,11 @@ class _Spans:
 def _widen(span: Extremes, reading: PowerReading) -> None:
     for number, value in enumerate(_VALUES):
         here = value(reading)
-        if here < value(span[2 * number]):
+        if here is None:
+            continue
+        least = value(span[2 * number])
+        if least is None or here < least:
             span[2 * number] = reading
-        if here > value(span[2 * number + 1]):
+        greatest = value(span[2 * number + 1])
+        if greatest is None or here > greatest:
             span[2 * number + 1] = reading

@@ -24,6 +24,9 @@ _METER: dict[str, Any] = {
     "updated_at": "2026-11-23T12:00:00.000000+00:00",
     "low_battery_threshold": None,
     "critical_battery_threshold": None,
+    "active": True,
+    "power_known": True,
+    "alert_level": "low",
     "wattage": 1.85,
     "state": "low",
 }
@@ -43,6 +46,7 @@ _EVENT: dict[str, Any] = {
     "value": 19.5,
     "timestamp": "2026-11-23T12:00:00.000000+00:00",
     "note": "Pack: 19.5 % charge, threshold 20 %",
+    "meter_id": _METER["id"],
 }
 _BUDGET: dict[str, Any] = {
     "total_wattage": 1.85,
@@ -55,9 +59,11 @@ _BUDGET: dict[str, Any] = {
     "solar_wattage": 0.0,
     "net_wattage": -1.85,
     "energy_24h_wh": 38.4,
+    "consumption_24h_wh": 38.4,
     "target_wh": 150.0,
     "within_target": True,
     "below_shutdown_threshold": True,
+    "unknown_power_count": 0,
 }
 _WATTS = {"avg_wattage": 1.6, "min_wattage": 1.1, "max_wattage": 2.4}
 _CHARGE = {"min_charge_pct": 19.5, "max_charge_pct": 22.0}
@@ -72,6 +78,15 @@ _METER_REPORT: dict[str, Any] = {
     **_CHARGE,
     **_ENERGY,
     "energy_wh": 1.6,
+}
+_TOTALS: dict[str, Any] = {
+    "consumption_wh": 1.6,
+    "main_wh": 0.0,
+    "solar_wh": 0.0,
+    "battery_out_wh": 1.6,
+    "battery_in_wh": 0.0,
+    "ups_wh": 0.0,
+    "self_sufficiency_pct": 100.0,
 }
 _STATISTICS = {
     "meter_id": _METER["id"],
@@ -89,13 +104,13 @@ RESPONSES: dict[str, Any] = {
     "getDevice": _DEVICE,
     "listMeters": [_METER],
     "addMeter": {**_METER, "voltage": 0.0, "current_draw": 0.0, "charge_pct": 100.0, "updated_at": None,
-                 "wattage": 0.0, "state": "charging"},
+                 "alert_level": "none", "wattage": 0.0, "state": "charging"},
     "getMeter": _METER,
     "postReadings": {"received": 2, "stored": 1},
     "listReadings": {"readings": [_READING], "next_cursor": "0660e9b3d08001"},
     "getStatistics": [_STATISTICS],
     "listEvents": [_EVENT],
-    "triggerEvent": {**_EVENT, "type": "restore", "value": 0.0, "note": "service restarted"},
+    "triggerEvent": {**_EVENT, "type": "restore", "value": 0.0, "note": "service restarted", "meter_id": None},
     "followEvents": {"events": [{"sequence": 41, "event": _EVENT}], "next_after": 41},
     "createStreamTicket": {"ticket": "zQ0yX4…", "expires_in": 30.0},
     "getRuntime": {"device_id": "edge-001", "estimated_runtime_hours": 5.27},
@@ -106,6 +121,7 @@ RESPONSES: dict[str, Any] = {
         "period_days": 7,
         "generated_at": "2026-11-23T12:00:01.000000+00:00",
         "meters": [_METER_REPORT],
+        "totals": _TOTALS,
         "event_count": 1,
         "events": [_EVENT],
     },
@@ -122,6 +138,12 @@ _NEW_READING = {
     "timestamp": "2026-11-23T12:00:00Z",
 }
 _LIVE = {"meter_id": _METER["id"], "voltage": 3.7, "current_draw": 0.5}
+_CHARGE_ALONE = {
+    "meter_id": _METER["id"],
+    "voltage": None,
+    "current_draw": None,
+    "charge_pct": 80.0,
+}
 
 REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
     "putDevice": {"application/json": {"device": {"name": "Edge Node", "target_wh": 150.0}}},
@@ -132,6 +154,7 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
         "application/json": {
             "live": _LIVE,
             "recorded": _NEW_READING,
+            "charge-alone": _CHARGE_ALONE,
             "batch": [_NEW_READING, _LIVE],
         },
         "application/x-ndjson": {"lines": [_NEW_READING, _LIVE]},

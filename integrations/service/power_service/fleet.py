@@ -19,7 +19,7 @@ from starlette.responses import Response
 from power_service.auth import Reader, check_devices, forbidden_device
 from power_service.bodies import JSON
 from power_service.problems import Code, retry_later
-from power_service.routes import _ID, Days, DeviceId
+from power_service.routes import ID_LIMITS, DeviceId, ReportDays
 from power_service.settings import Refused
 from power_service.tokens import Grant
 
@@ -28,7 +28,7 @@ THREADS = 4  # not the library's: an engine that hangs holds up no reader of the
 WAITING = 100  # questions, beyond which the next is refused
 _log = logging.getLogger("power_service")
 _DeviceIds = Annotated[
-    list[Annotated[str, Query(**_ID)]], Query(max_length=100, description="none: all")
+    list[Annotated[str, Query(**ID_LIMITS)]], Query(max_length=100, description="none: all")
 ]
 _router = APIRouter(prefix="/v1/fleet", include_in_schema=False)
 
@@ -94,7 +94,7 @@ async def get_budget(request: Request, grant: Reader, device_id: _DeviceIds = []
 
 @_router.get("/devices/{device_id}/report")
 async def get_report(
-    request: Request, grant: Reader, device_id: DeviceId, days: Days = 7.0
+    request: Request, grant: Reader, device_id: DeviceId, days: ReportDays = 7.0
 ) -> Response:
     """The library's report of a device."""
     check_devices(grant, device_id)

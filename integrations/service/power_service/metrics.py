@@ -23,13 +23,17 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class _Meters(Collector):
-    """Present volts, watts and charge of the first MAX_METERS meters, as the poller last saw them."""
+    """Present volts, watts and charge of the first MAX_METERS active meters, as the poller last saw them.
+
+    What is not known has no sample: a 0 would be a measurement.
+    """
 
     def __init__(self, meters: Callable[[], list[PowerMeter]]) -> None:
         self._meters = meters
 
     def collect(self) -> Iterator[Metric]:
-        meters, labels = self._meters(), ["device_id", "meter_id", "type"]
+        meters = [meter for meter in self._meters() if meter.active]
+        labels = ["device_id", "meter_id", "type"]
         voltage = GaugeMetricFamily("power_meter_voltage_volts", "Present voltage", labels=labels)
         wattage = GaugeMetricFamily(
             "power_meter_wattage_watts", "Present watts out of the source", labels=labels
@@ -37,8 +41,10 @@ class _Meters(Collector):
         charge = GaugeMetricFamily("power_meter_charge_percent", "Present charge", labels=labels)
         for meter in meters[:MAX_METERS]:
             values = [meter.device_id, meter.id, meter.type.value]
-            voltage.add_metric(values, meter.voltage)
-            wattage.add_metric(values, meter.wattage)
+            if meter.power_known or meter.voltage:
+                voltage.add_metric(values, meter.voltage)
+            if meter.wattage is not None:
+                wattage.add_metric(values, meter.wattage)
             charge.add_metric(values, meter.charge_pct)
         left_out = GaugeMetricFamily(
             "power_meters_left_out", f"Meters beyond the first {MAX_METERS}, without gauges"

@@ -34,9 +34,11 @@ class PowerMeter(power_manager.PowerMeter):
 
     __slots__ = ()
 
-    @computed_field(description="W out of the source, rounded to 4 decimals")  # type: ignore[prop-decorator]
+    @computed_field(  # type: ignore[prop-decorator]
+        description="W out of the source, rounded to 4 decimals; null: not known, as power_known says"
+    )
     @property
-    def wattage(self) -> float:
+    def wattage(self) -> float | None:
         """As the library's."""
         return super().wattage
 
@@ -126,13 +128,15 @@ class DeviceBudget(TypedDict):
     solar_wattage: float
     net_wattage: float
     energy_24h_wh: float
+    consumption_24h_wh: float
     target_wh: float | None
     within_target: bool | None
     below_shutdown_threshold: bool
+    unknown_power_count: int
 
 
 class UnknownDevice(TypedDict):
-    """The entry of a device that nobody has registered."""
+    """The entry of a device that is not registered."""
 
     error: str
 
@@ -148,17 +152,32 @@ class _MeterHead(TypedDict):
 
 
 class MeterReport(_MeterHead, total=False):
-    """A meter in a report; without readings in the period only the first four keys."""
+    """A meter in a report; without readings in the period only the first four keys.
+
+    The wattages are null where no reading of the period has both volts and amperes.
+    """
 
     current_state: PowerState
-    avg_wattage: float
-    min_wattage: float
-    max_wattage: float
+    avg_wattage: float | None
+    min_wattage: float | None
+    max_wattage: float | None
     min_charge_pct: float
     max_charge_pct: float
     energy_out_wh: float
     energy_in_wh: float
     energy_wh: float
+
+
+class ReportTotals(TypedDict):
+    """A device's energies over the period of a report; consumption has a ups only where there is no main meter."""
+
+    consumption_wh: float
+    main_wh: float
+    solar_wh: float
+    battery_out_wh: float
+    battery_in_wh: float
+    ups_wh: float
+    self_sufficiency_pct: float | None
 
 
 class Report(TypedDict):
@@ -169,6 +188,7 @@ class Report(TypedDict):
     period_days: float
     generated_at: str
     meters: list[MeterReport]
+    totals: ReportTotals
     event_count: int
     events: list[PowerEvent]
 
@@ -289,7 +309,7 @@ _NULLABLE_TEXT = {**_TEXT, "type": ["string", "null"], "default": None}
 _AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e12}
 _NULLABLE_NUMBER = {"type": ["number", "null"], "default": None}
 _PERCENT = {**_NULLABLE_NUMBER, "minimum": 0, "maximum": 100}
-_ELECTRICAL = {"type": "number", "minimum": -1e6, "maximum": 1e6}
+_ELECTRICAL = {"type": ["number", "null"], "minimum": -1e6, "maximum": 1e6}
 _TIME = {
     "anyOf": [
         {"type": "string", "format": "date-time"},
@@ -303,11 +323,14 @@ _TIME = {
 
 NEW_READING = Shape(
     "NewReading",
-    "One reading. With a timestamp it may be sent again without harm.",
+    "One reading: volts, amperes or a charge at least. With a timestamp it may be sent again without harm.",
     {
         "meter_id": _ID,
-        "voltage": {**_ELECTRICAL, "description": "V"},
-        "current_draw": {**_ELECTRICAL, "description": "A out of the source"},
+        "voltage": {**_ELECTRICAL, "description": "V; null: not known, which is not 0"},
+        "current_draw": {
+            **_ELECTRICAL,
+            "description": "A out of the source; null: not known, which is not 0",
+        },
     },
     {
         "charge_pct": {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,8 @@ from power_manager import (
     PowerEvent,
     PowerManager,
     PowerStatistics,
+    from_microseconds,
+    to_microseconds,
 )
 from power_service import models
 from power_service.auth import Reader, Writer, check_devices, check_meter, forbidden_device
@@ -34,11 +35,19 @@ MAX_CHART_READINGS = 1_000_000  # that one request may go through
 router = APIRouter(prefix="/v1")
 plain = APIRouter()
 
-_ID: dict[str, Any] = {"min_length": 1, "max_length": 200, "pattern": models.TEXT_PATTERN}
-DeviceId = Annotated[str, BeforeValidator(path_text), Path(description="the device's id", **_ID)]
-MeterId = Annotated[str, BeforeValidator(path_text), Path(description="the meter's id", **_ID)]
+ID_LIMITS: dict[str, Any] = {"min_length": 1, "max_length": 200, "pattern": models.TEXT_PATTERN}
+DeviceId = Annotated[
+    str, BeforeValidator(path_text), Path(description="the device's id", **ID_LIMITS)
+]
+MeterId = Annotated[
+    str, BeforeValidator(path_text), Path(description="the meter's id", **ID_LIMITS)
+]
 Days = Annotated[float, Query(ge=0, le=36_500, description="how far back, in days")]
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# More than 0, and for a schema that keeps its word no less than a microsecond, which is the library's least.
+LEAST_DAYS = 1e-9
+ReportDays = Annotated[
+    float, Query(ge=LEAST_DAYS, le=36_500, description="how far back, in days: more than 0")
+]
 
 
 def _storage(request: Request) -> Storage:
@@ -101,7 +110,7 @@ async def get_device(request: Request, grant: Reader, device_id: DeviceId) -> Re
     "/meters", operation_id="listMeters", response_model=list[models.PowerMeter], tags=["meters"]
 )
 async def list_meters(
-    request: Request, grant: Reader, device_id: Annotated[str | None, Query(**_ID)] = None
+    request: Request, grant: Reader, device_id: Annotated[str | None, Query(**ID_LIMITS)] = None
 ) -> Response:
     """List the meters with their present state, of one device or of all, in order of adding."""
     if device_id is not None:
@@ -217,11 +226,10 @@ async def list_readings(
     """
     storage = _storage(request)
     await check_meter(storage, grant, meter_id)
-    cursor = window.cursor
-    begin: Any = (
-        _EPOCH + timedelta(microseconds=int(cursor, 16)) if cursor else _moment(window.since)
-    )
-    arguments = (storage.pm, meter_id, begin, _moment(window.until))
+    since = _moment(window.since)
+    if window.cursor:
+        since = from_microseconds(int(window.cursor, 16))
+    arguments = (storage.pm, meter_id, since, _moment(window.until))
     if window.max_points is not None:
         return Response(
             await storage.call(Lane.READ, _chart, *arguments, window.max_points), media_type=JSON
@@ -238,8 +246,7 @@ def _page(pm: PowerManager, meter_id: str, since: Any, until: Any, limit: int) -
     readings = list(islice(pm.iter_history(meter_id, since=since, until=until), limit + 1))
     cursor = None
     if len(readings) > limit:
-        moment = datetime.fromisoformat(readings[limit].timestamp)
-        cursor = f"{(moment - _EPOCH) // timedelta(microseconds=1):014x}"
+        cursor = f"{to_microseconds(readings[limit].timestamp):014x}"
     return models.PAGE.dump_json(models.ReadingPage(readings[:limit], cursor))
 
 
@@ -378,7 +385,7 @@ async def get_budget(
     request: Request,
     grant: Reader,
     device_id: Annotated[
-        list[Annotated[str, Query(**_ID)]], Query(max_length=100, description="none: all")
+        list[Annotated[str, Query(**ID_LIMITS)]], Query(max_length=100, description="none: all")
     ] = [],  # noqa: B006 - FastAPI copies it
 ) -> Response:
     """The power budget of each device, by its id; `{"error": ...}` for an unknown one."""
@@ -396,7 +403,7 @@ async def get_budget(
     tags=["reports"],
 )
 async def get_report(
-    request: Request, grant: Reader, device_id: DeviceId, days: Days = 7.0
+    request: Request, grant: Reader, device_id: DeviceId, days: ReportDays = 7.0
 ) -> Response:
     """The device's report over the last days, the library's text as it is."""
     check_devices(grant, device_id)

@@ -26,6 +26,7 @@ class Lane(Enum):
     POLL = "poll"
 
 
+ALERT_TYPES = ("battery", "ups")  # as the collector has them: both run empty
 _THREADS = {Lane.READ: 4, Lane.WRITE: 1, Lane.POLL: 1}  # the library lets one writer in at a time
 
 
@@ -35,7 +36,7 @@ class Storage:
     def __init__(
         self, settings: Settings, max_waiting: int = 200, max_seconds: float = 20.0
     ) -> None:
-        self.pm = PowerManager(settings.db, durability=settings.durability)
+        self.pm = PowerManager(settings.db, durability=settings.durability, alert_types=ALERT_TYPES)
         self._max_waiting, self._max_seconds = max_waiting, max_seconds
         self._waiting = dict.fromkeys(Lane, 0)
         self._threads = {

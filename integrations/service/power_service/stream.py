@@ -11,18 +11,25 @@ import asyncio
 import contextlib
 import logging
 import os
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from power_manager import PowerEvent, PowerManager, PowerManagerError, PowerMeter, StorageError
+from power_manager import (
+    PowerEvent,
+    PowerManager,
+    PowerManagerError,
+    PowerMeter,
+    StorageError,
+    from_microseconds,
+    to_microseconds,
+)
 from power_service.auth import Gate, check_devices
 from power_service.metrics import Metrics
 from power_service.models import (
@@ -42,13 +49,8 @@ from power_service.tokens import EVERYBODY, Grant, Scope
 SUBPROTOCOL = "power.v1"
 SLOW = (1013, "slow: reconnect with the last sequence as after")
 _PAGE = 500  # events read at once for a client that catches up
-_FEW = 50  # changed meters up to which each is asked for by itself
+_PAUSE_PER_LOOK = 4  # times as long as a look at all meters takes, the next one waits
 _MAX_SEQUENCE = 2**63 - 1
-_BOUNDS_SQL = (
-    "SELECT (SELECT min(sequence) FROM power_events), (SELECT max(sequence) FROM power_events)"
-)
-_STATES_SQL = """SELECT m.id, m.updated_us, m.voltage, m.current_draw, m.charge_pct, m.capacity_wh, m.name,
-    d.low_battery_threshold, d.critical_battery_threshold FROM power_meters m JOIN devices d USING (device_key)"""
 _log = logging.getLogger("power_service.stream")
 
 
@@ -72,6 +74,7 @@ class Changes:
 
     events: list[tuple[int, PowerEvent]] = field(default_factory=list)
     meters: list[PowerMeter] = field(default_factory=list)
+    deleted_meter_ids: list[str] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
 
 
@@ -79,37 +82,36 @@ class Changes:
 
 
 class Replaced(Exception):
-    """Another file has taken the database's place."""
+    """Another file, or another content, has taken the database's place."""
 
 
 class Watcher:
-    """Sees what any process writes to the file; lives in the poller's thread, on a connection of its own.
+    """Sees what any process writes to the file, by the library's data_version; lives in the poller's thread.
 
-    PRAGMA data_version costs some microseconds, and changes with every commit of another connection; where the file
-    itself is replaced it does not, so the inode is compared too.
+    data_version costs some microseconds and tells nothing of a file that was moved away, so the inode is compared too.
+    A restored backup keeps the inode and has another file_id.
     """
 
     def __init__(self, pm: PowerManager, path: Path, reading_seconds: float) -> None:
-        self._pm, self._path, self._reading_seconds = pm, path.absolute(), reading_seconds
-        uri = self._path.as_uri() + "?mode=ro"
-        self._conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        self._pm = pm
+        self._path = path.absolute()
+        self._reading_seconds = reading_seconds
         self._inode = os.stat(self._path).st_ino
-        self._version = -1
-        self._states: dict[str, tuple[object, ...]] = {}
-        self._updated: dict[str, str | None] = {}
-        self._looked_at_meters = 0.0
-        self._meters_due = self._more = True
+        self._file_id = pm.file_id
+        self._version: int | None = None
+        self._states: dict[str, PowerMeter] = {}
+        self._next_meters = 0.0  # when to look at the meters again, if there is news
+        self._meters_due = True
+        self._more = True
         self._begun = False  # the first look finds every meter, and no reading of it is news
-        self.sequence = self.bounds()[1]  # every event up to it has been seen
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._conn.close()
+        self.sequence = pm.last_sequence()  # every event up to it has been seen
 
     def bounds(self) -> tuple[int, int]:
         """The first and the last sequence in the file; 0 and 0 without events."""
-        oldest, latest = self._conn.execute(_BOUNDS_SQL).fetchone()
-        return oldest or 0, latest or 0
+        latest = self._pm.last_sequence()
+        for sequence, _ in self._pm.events_since(0, limit=1):
+            return sequence, latest
+        return 0, latest
 
     def look(self) -> Changes | None:
         """What has changed since the last look, or None."""
@@ -119,55 +121,57 @@ class Watcher:
         raise Replaced(f"{self._path} was moved, deleted or replaced")
 
     def _look(self) -> Changes | None:
-        version = self._conn.execute("PRAGMA data_version").fetchone()[0]
+        version = self._pm.data_version()
         changed = version != self._version
+        if changed and self._pm.file_id != self._file_id:
+            raise Replaced(f"a backup was restored into {self._path}")
         self._meters_due |= changed
-        meters_due = (
-            self._meters_due and time.monotonic() - self._looked_at_meters >= self._reading_seconds
-        )
+        begin = time.monotonic()
+        meters_due = self._meters_due and begin >= self._next_meters
         if not (changed or self._more or meters_due):
             return None
         found = Changes()
         if changed or self._more:
             found.events = self._pm.events_since(self.sequence, limit=1000)
-            self._version, self._more = version, len(found.events) == 1000
+            self._version = version
+            self._more = len(found.events) == 1000
             for sequence, event in found.events:
                 text = _text(EventMessage("event", sequence, event))
                 found.frames.append(Frame(event.device_id, text, sequence))
                 self.sequence = sequence
         if meters_due:
-            self._looked_at_meters = time.monotonic()
-            found.meters = self._changed_meters()
-            for meter in found.meters:
-                found.frames += self._meter_frames(meter)
-            self._meters_due, self._begun = False, True
+            self._look_at_meters(found)
+            self._meters_due = False
+            self._begun = True
+            # Thousands of meters take a while: looking at them is a fraction of the time, for requests need it too.
+            pause = max(self._reading_seconds, (time.monotonic() - begin) * _PAUSE_PER_LOOK)
+            self._next_meters = begin + pause
         return found
 
-    def _changed_meters(self) -> list[PowerMeter]:
-        states = {row[0]: row for row in self._conn.execute(_STATES_SQL)}
-        changed = {id_ for id_, row in states.items() if self._states.get(id_) != row}
-        if len(changed) <= _FEW:
-            meters = [self._pm.get_meter(id_) for id_ in states if id_ in changed]
-        else:
-            meters = [meter for meter in self._pm.list_meters() if meter.id in changed]
-        self._states = states
-        return meters
+    def _look_at_meters(self, found: Changes) -> None:
+        """Add the meters whose state is another one than at the last look, their frames, and those that are gone."""
+        before = self._states
+        present = {meter.id: meter for meter in self._pm.list_meters()}
+        for meter_id, meter in present.items():
+            earlier = before.get(meter_id)
+            if meter == earlier:
+                continue
+            found.meters.append(meter)
+            if self._begun and (earlier is None or meter.updated_at != earlier.updated_at):
+                found.frames += self._reading_frames(meter)
+            text = _text(MeterMessage("meter", shown(meter)))
+            found.frames.append(Frame(meter.device_id, text, key=f"meter {meter_id}"))
+        found.deleted_meter_ids = [meter_id for meter_id in before if meter_id not in present]
+        self._states = present
 
-    def _meter_frames(self, meter: PowerMeter) -> Iterator[Frame]:
-        """The meter's state and, if it has a new one, its reading."""
-        if (
-            meter.updated_at is not None
-            and self._begun
-            and self._updated.get(meter.id) != meter.updated_at
-        ):
-            end = datetime.fromisoformat(meter.updated_at) + timedelta(microseconds=1)
-            for reading in self._pm.iter_history(meter.id, since=meter.updated_at, until=end):
-                text = _text(ReadingMessage("reading", meter.device_id, reading))
-                yield Frame(meter.device_id, text, key=f"reading {meter.id}")
-        self._updated[meter.id] = meter.updated_at
-        yield Frame(
-            meter.device_id, _text(MeterMessage("meter", shown(meter))), key=f"meter {meter.id}"
-        )
+    def _reading_frames(self, meter: PowerMeter) -> Iterator[Frame]:
+        """The meter's latest reading, if it has one."""
+        if meter.updated_at is None:
+            return
+        end = from_microseconds(to_microseconds(meter.updated_at) + 1)
+        for reading in self._pm.iter_history(meter.id, since=meter.updated_at, until=end):
+            text = _text(ReadingMessage("reading", meter.device_id, reading))
+            yield Frame(meter.device_id, text, key=f"reading {meter.id}")
 
 
 # --- Clients
@@ -278,12 +282,11 @@ class Hub:
         self._task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Close every client and the file."""
+        """Close every client and end the polling."""
         self.close_all(1012, "the service restarts: reconnect with the last sequence as after")
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-            self._watcher.close()
 
     def close_all(self, code: int, reason: str) -> None:
         """Have every client closed."""
@@ -309,7 +312,7 @@ class Hub:
                 self._storage.replaced = True
                 self.stop_service.set()
                 return
-            except (PowerManagerError, sqlite3.Error, Problem) as error:
+            except (PowerManagerError, Problem) as error:
                 _log.error("the stream cannot read the database: %s", error)
                 pause = 1.0
             except Exception:  # noqa: BLE001 - the clients of the stream hang on this task: it must not end
@@ -332,6 +335,9 @@ class Hub:
             self._metrics.event(event.type)
         for meter in changes.meters:
             self._meters[meter.id] = meter
+        for meter_id in changes.deleted_meter_ids:
+            self._meters.pop(meter_id, None)
+            self._present.pop(f"meter {meter_id}", None)
         if changes.events:
             self.position = changes.events[-1][0]
         for frame in changes.frames:

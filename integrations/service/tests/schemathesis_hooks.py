@@ -1,4 +1,4 @@
-"""What the schema cannot say: times end in 2200, and one threshold must be less than the other."""
+"""What the schema cannot say: times end in 2200, thresholds have an order, and a reading must say something."""
 
 from __future__ import annotations
 
@@ -27,10 +27,21 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _say_something(reading: Any) -> None:
+    """Give a reading a charge, where it would do but for having no value at all."""
+    if isinstance(reading, dict) and {"meter_id", "voltage", "current_draw"} <= reading.keys():
+        values = [reading["voltage"], reading["current_draw"], reading.get("charge_pct")]
+        if values == [None, None, None]:
+            reading["charge_pct"] = 50.0
+
+
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Put the thresholds in order, where both are numbers that alone would do."""
+    """Put the thresholds in order, where both are numbers that alone would do; leave no reading without a value."""
     body = case.body
+    if case.operation.method.upper() == "POST":
+        for reading in body if isinstance(body, list) else [body]:
+            _say_something(reading)
     if case.operation.method.upper() == "PUT" and isinstance(body, dict):
         low, critical = body.get("low_battery_threshold"), body.get("critical_battery_threshold")
         low, critical = 20.0 if low is None else low, 5.0 if critical is None else critical

@@ -67,7 +67,7 @@ def test_records_are_the_librarys_name_by_name(name: str) -> None:
     assert sorted(SCHEMAS[name]["required"]) == sorted(fields + properties)
 
 
-@pytest.mark.parametrize("name", ["MeterType", "PowerState", "PowerEventType"])
+@pytest.mark.parametrize("name", ["MeterType", "PowerState", "PowerEventType", "AlertLevel"])
 def test_enums_are_the_librarys(name: str) -> None:
     """Value by value."""
     assert SCHEMAS[name]["enum"] == [member.value for member in getattr(power_manager, name)]
@@ -100,6 +100,7 @@ def test_budget_and_report_have_the_librarys_keys(tmp_path: Path) -> None:
     assert set(budget["a"]) == set(SCHEMAS["DeviceBudget"]["required"])
     assert set(budget["b"]) == set(SCHEMAS["UnknownDevice"]["required"])
     assert set(report) == set(SCHEMAS["Report"]["properties"])
+    assert set(report["totals"]) == set(SCHEMAS["ReportTotals"]["required"])
     assert set(report["meters"][0]) == set(SCHEMAS["MeterReport"]["properties"])
     assert set(report["meters"][1]) == set(SCHEMAS["MeterReport"]["required"])
     validate({"$ref": "#/components/schemas/Report"}, report)

@@ -160,6 +160,15 @@ class TestReadings:
         events = api.get(f"/v1/devices/{battery['device_id']}/events").json()
         assert [event["type"] for event in events] == ["low_battery"]
 
+    def test_a_ups_raises_alerts_too(self, api: httpx2.Client, device: str) -> None:
+        """With its meter in the event, and its level in the meter."""
+        meter = api.post(f"/v1/devices/{device}/meters", json={"type": "ups"}).json()
+        live = {"meter_id": meter["id"], "voltage": 230, "current_draw": None, "charge_pct": 15}
+        api.post("/v1/readings", json=live)
+        assert api.get(f"/v1/meters/{meter['id']}").json()["alert_level"] == "low"
+        (event,) = api.get(f"/v1/devices/{device}/events").json()
+        assert (event["type"], event["meter_id"]) == ("discharge", meter["id"])
+
     def test_a_batch_is_stored_whole_or_not_at_all(
         self, api: httpx2.Client, battery: dict[str, Any]
     ) -> None:
@@ -178,6 +187,11 @@ class TestReadings:
         [
             ({"current_draw": 1e7}, "current_draw: "),
             ({"voltage": "12"}, "voltage: "),
+            (
+                {"voltage": None, "current_draw": None},
+                "voltage: expected a number (V), since current_draw and charge_pct are missing too",
+            ),
+            ({"meter_id": "current"}, "meter_id: no meter has the id 'current'"),
             ({"meter_id": "none"}, ""),
         ],
     )
@@ -215,10 +229,10 @@ class TestReadings:
     def test_what_is_no_number_is_422_and_not_stored(
         self, api: httpx2.Client, battery: dict[str, Any], key: str, bad: str
     ) -> None:
-        """Strict numbers, on their own and in a batch; null is a value of the two that may be left out."""
+        """Strict numbers, on their own and in a batch; null is a value everywhere: not known, or left out."""
         good = json.dumps(reading(battery, 1))
         text = json.dumps(reading(battery, 2) | {key: "HERE"}).replace('"HERE"', bad)
-        fine = bad == "null" and key in ("charge_pct", "timestamp")
+        fine = bad == "null"
         for content in (text, f"[{good}, {text}]"):
             answer = api.post(
                 "/v1/readings", content=content, headers={"Content-Type": "application/json"}
@@ -226,6 +240,49 @@ class TestReadings:
             assert answer.status_code == (200 if fine else 422), answer.text
         stored = api.get(f"/v1/meters/{battery['id']}/readings").json()["readings"]
         assert bool(stored) == fine
+
+    def test_power_that_is_not_known_is_null_everywhere_and_never_zero(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """A gauge that knows its charge alone: no watts in readings, state, statistics, budget or report."""
+        url = f"/v1/meters/{battery['id']}"
+        sent = {
+            "meter_id": battery["id"],
+            "voltage": 12.0,
+            "current_draw": None,
+            "charge_pct": 60.0,
+        }
+        assert api.post("/v1/readings", json=sent).json() == {"received": 1, "stored": 1}
+        meter = api.get(url).json()
+        known = (meter["voltage"], meter["current_draw"], meter["wattage"], meter["power_known"])
+        assert known == (12.0, 0.0, None, False)
+        assert meter["charge_pct"] == 60.0
+        for window in ({}, {"max_points": 8}):
+            (stored,) = api.get(f"{url}/readings", params=window).json()["readings"]
+            assert (stored["voltage"], stored["current_draw"], stored["wattage"]) == (
+                12.0,
+                None,
+                None,
+            )
+        (hour,) = api.get(f"{url}/statistics", params={"days": 1}).json()
+        assert (hour["reading_count"], hour["energy_out_wh"]) == (1, 0.0)
+        device = battery["device_id"]
+        report = api.get(f"/v1/devices/{device}/report").json()["meters"][0]
+        for row in (hour, report):
+            wattages = [row["avg_wattage"], row["min_wattage"], row["max_wattage"]]
+            assert wattages == [None, None, None]
+        budget = api.get("/v1/budget", params={"device_id": device}).json()[device]
+        assert budget["unknown_power_count"] == 1
+        assert budget["below_shutdown_threshold"] is False
+        assert as_json(pm.get_meter(battery["id"])).items() <= meter.items()
+
+    def test_a_reading_must_say_that_it_does_not_know(
+        self, api: httpx2.Client, battery: dict[str, Any]
+    ) -> None:
+        """A key that is left out may be a slip of the pen; null is an answer."""
+        sent = {"meter_id": battery["id"], "voltage": 12.0, "charge_pct": 60.0}
+        detail = problem(api.post("/v1/readings", json=sent), 422, "invalid_value")
+        assert detail.startswith("current_draw: ")
 
     def test_times_that_are_none_are_refused(
         self, api: httpx2.Client, battery: dict[str, Any]
@@ -401,6 +458,25 @@ class TestTheServiceItself:
         ]
         eventually(lambda: all(line in api.get("/metrics").text for line in wanted))
 
+    def test_metrics_have_no_sample_of_what_is_not_known_or_not_in_use(
+        self, api: httpx2.Client, pm: PowerManager, device: str
+    ) -> None:
+        """An unknown wattage is not 0 W, and a retired meter measures nothing."""
+        from service_harness import eventually
+
+        gauge, retired = pm.add_meter(device, "ups"), pm.add_meter(device, "main")
+        for meter in (gauge, retired):
+            pm.log_power(meter.id, 5.0, 1.0, 80.0)
+        charge = f'power_meter_charge_percent{{device_id="{device}",meter_id="%s"'
+        eventually(lambda: charge % retired.id in api.get("/metrics").text)
+        pm.log_power(gauge.id, None, None, 70.0)
+        pm.update_meter(retired.id, active=False)
+        eventually(lambda: charge % retired.id not in api.get("/metrics").text)
+        text = api.get("/metrics").text
+        assert [line for line in text.splitlines() if gauge.id in line] == [
+            f'{charge % gauge.id},type="ups"}} 70.0'
+        ]
+
     @pytest.mark.parametrize(
         ("method", "path", "status", "code"),
         [
@@ -410,6 +486,7 @@ class TestTheServiceItself:
             ("DELETE", "/v1/devices", 405, "method_not_allowed"),
             ("GET", "/v1/stream", 426, "upgrade_required"),
             ("GET", "/v1/budget?device_id=", 422, "invalid_value"),
+            ("GET", "/v1/devices/x/report?days=0", 422, "invalid_value"),
             ("GET", "/v1/devices/x/report?days=NaN", 422, "invalid_value"),
             ("GET", "/v1/devices/x/report?days=1e999", 422, "invalid_value"),
             ("GET", "/v1/events?after=-1", 422, "invalid_value"),

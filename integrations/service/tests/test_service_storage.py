@@ -9,8 +9,10 @@ import threading
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import httpx2
 import pytest
 from conftest import Start
+from fastapi import FastAPI
 from power_service.charts import thin_out
 from power_service.problems import Problem, of_library_error
 from power_service.settings import Settings
@@ -27,14 +29,15 @@ from power_manager import (
 )
 
 IMPATIENT = "import power_manager; power_manager.BUSY_TIMEOUT = 0.2; "
+# SQLite itself says that the disk is full once a connection's file has so many pages.
 SMALL_DISK = """
-import power_manager
-connect = power_manager._connect
-def limited(*arguments):
-    connection = connect(*arguments)
+import sqlite3
+connect = sqlite3.connect
+def limited(*arguments, **options):
+    connection = connect(*arguments, **options)
     connection.execute("PRAGMA max_page_count = 60")
     return connection
-power_manager._connect = limited
+sqlite3.connect = limited
 """
 RUN = "import sys; from power_service.cli import main; sys.exit(main())"
 
@@ -100,8 +103,6 @@ class TestStorageErrors:
 
 def check_503(service: Service, answer: object, codes: set[str]) -> None:
     """A problem to be tried again; its path is in the log, and not in the answer."""
-    import httpx2
-
     assert isinstance(answer, httpx2.Response)
     assert answer.status_code == 503
     assert answer.json()["code"] in codes, "Python 3.10 does not know SQLite's names"
@@ -150,6 +151,56 @@ class TestLanes:
         asyncio.run(scenario())
 
 
+class TestInsideAnApplication:
+    """What the README says of the library in a FastAPI application."""
+
+    def test_a_transaction_belongs_to_the_task_that_opened_it(self, tmp_path: Path) -> None:
+        """A write of another route is refused, a read sees what is committed, and a thread waits its turn."""
+        app = FastAPI()
+        pm = PowerManager(tmp_path / "p.db")
+        opened = asyncio.Event()
+        read = asyncio.Event()
+
+        @app.post("/awaits")
+        async def awaits() -> None:
+            with pm.transaction():
+                pm.register_device("awaits", "Awaits")
+                opened.set()
+                await read.wait()
+
+        @app.post("/task")
+        async def in_a_task() -> str:
+            with pytest.raises(PowerManagerError) as refusal:
+                pm.register_device("task", "Task")
+            return str(refusal.value)
+
+        @app.get("/devices")
+        async def devices() -> list[str]:
+            return [device.id for device in pm.list_devices()]
+
+        @app.post("/thread")
+        def in_a_thread() -> str:
+            return pm.register_device("thread", "Thread").id
+
+        async def scenario() -> None:
+            transport = httpx2.ASGITransport(app)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://app") as client:
+                waiting = asyncio.ensure_future(client.post("/awaits"))
+                await opened.wait()
+                thread = asyncio.ensure_future(client.post("/thread"))
+                refusal = (await client.post("/task")).json()
+                assert "task" in refusal
+                assert (await client.get("/devices")).json() == []
+                assert not thread.done()
+                read.set()
+                assert (await waiting).status_code == 200
+                assert (await thread).json() == "thread"
+                assert (await client.get("/devices")).json() == ["awaits", "thread"]
+
+        with pm:
+            asyncio.run(scenario())
+
+
 class TestCharts:
     """Thinning out."""
 
@@ -162,10 +213,17 @@ class TestCharts:
             chance.choice([0.001, 1, 1, 60, 86_400]) for _ in range(5000)
         )
         readings = [
-            PowerReading("", "m", chance.gauss(0, 1), chance.gauss(0, 1), chance.gauss(0, 1), chance.uniform(0, 100),
-                         (begin + timedelta(seconds=second)).isoformat(timespec="microseconds"))
+            PowerReading(
+                "",
+                "m",
+                chance.choice([None, chance.gauss(0, 1)]),
+                chance.choice([None, chance.gauss(9, 1)]),
+                chance.choice([None, chance.gauss(-9, 1)]),
+                chance.uniform(0, 100),
+                (begin + timedelta(seconds=second)).isoformat(timespec="microseconds"),
+            )
             for second in seconds
-        ]  # fmt: skip
+        ]
         for max_points in (8, 100, 1000, 5000):
             points = thin_out(iter(readings), max_points)
             assert len(points) <= max_points
@@ -174,8 +232,26 @@ class TestCharts:
             )
             for name in ("voltage", "current_draw", "wattage", "charge_pct"):
                 for extreme in (min, max):
-                    expected = extreme(getattr(reading, name) for reading in readings)
-                    assert extreme(getattr(point, name) for point in points) == expected
+                    assert extreme(known(points, name)) == extreme(known(readings, name))
+
+    def test_a_span_of_which_nothing_is_known_stays_a_gap(self) -> None:
+        """A chart must not draw a line over it."""
+        begin = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        watts = [1.0] * 40 + [None] * 40 + [2.0] * 40
+        readings = [
+            PowerReading(
+                "",
+                "m",
+                w,
+                w,
+                w,
+                50.0,
+                (begin + timedelta(minutes=n)).isoformat(timespec="microseconds"),
+            )
+            for n, w in enumerate(watts)
+        ]
+        shown = [point.wattage for point in thin_out(readings, 80)]
+        assert [watts for watts, _ in itertools.groupby(shown)] == [1.0, None, 2.0]
 
     def test_few_readings_stay_as_they_are(self) -> None:
         """None is thinned out where there is room for all."""
@@ -186,3 +262,9 @@ class TestCharts:
         assert thin_out(readings, 8) == readings
         assert len(thin_out(readings, 8)) == 8
         assert thin_out([], 8) == []
+
+
+def known(readings: list[PowerReading], name: str) -> list[float]:
+    """The values of that name that are known."""
+    values = [getattr(reading, name) for reading in readings]
+    return [value for value in values if value is not None]

@@ -76,17 +76,15 @@ def sequences(stream: ClientConnection, last: int) -> list[int]:
 def latest(pm: PowerManager) -> int:
     """The sequence of an event that is made now."""
     pm.trigger_event("a", "restore")
-    sequence, page = 0, pm.events_since(0)
-    while page:
-        sequence, page = page[-1][0], pm.events_since(page[-1][0])
-    return sequence
+    return pm.last_sequence()
 
 
 def closed(stream: ClientConnection) -> tuple[int, str]:
-    """The code and the reason with which the other side closes."""
+    """The code and the reason with which the other side closes; fails if it does not."""
+    deadline = time.monotonic() + 20
     with contextlib.suppress(ConnectionClosed):
         while True:
-            stream.recv(20)
+            stream.recv(max(deadline - time.monotonic(), 0))
     assert stream.close_code is not None
     return stream.close_code, stream.close_reason or ""
 
@@ -178,6 +176,45 @@ class TestLive:
             pm.register_device("threshold", "T", low_battery_threshold=40.0)
             assert receive_meter(stream, meter.id)["state"] == "low"
         pm.register_device("threshold", "T")
+
+    def test_a_meter_that_is_retired_is_a_new_state_and_one_that_is_deleted_is_forgotten(
+        self, service: Service, pm: PowerManager, token: str
+    ) -> None:
+        """Who connects later is told of the meters that there are."""
+        pm.register_device("retire", "R")
+        kept = pm.add_meter("retire", "main")
+        gone = pm.add_meter("retire", "solar")
+        with follow(service, token, "device_id=retire") as stream:
+            receive_meter(stream, gone.id)
+            pm.update_meter(kept.id, active=False)
+            while receive_meter(stream, kept.id)["active"]:
+                pass
+            pm.delete_meter(gone.id)
+            pm.update_meter(kept.id, name="Supply")
+            while receive_meter(stream, kept.id)["name"] != "Supply":
+                pass
+        with follow(service, token, "device_id=retire") as stream:
+            receive(stream, "hello")
+            pm.log_power(kept.id, 5.0, 1.0)
+            seen = [receive(stream, "meter")["meter"]]
+            while seen[-1]["voltage"] != 5.0:
+                seen.append(receive(stream, "meter")["meter"])
+            assert {meter["id"] for meter in seen} == {kept.id}
+            assert seen[-1]["active"], "a reading that becomes its present state brings it back"
+
+    def test_a_reading_without_watts_comes_as_it_is(
+        self, service: Service, pm: PowerManager, token: str
+    ) -> None:
+        """Null is not 0."""
+        meter = pm.add_meter("a", "ups")
+        with follow(service, token) as stream:
+            receive_meter(stream, meter.id)
+            pm.log_power(meter.id, 230.0, None, 70.0)
+            reading = receive(stream, "reading")["reading"]
+            assert (reading["voltage"], reading["current_draw"]) == (230.0, None)
+            assert (reading["wattage"], reading["charge_pct"]) == (None, 70.0)
+            state = receive_meter(stream, meter.id)
+            assert (state["wattage"], state["power_known"]) == (None, False)
 
     def test_of_fast_readings_only_the_latest_come(
         self, service: Service, pm: PowerManager, token: str
@@ -389,6 +426,27 @@ class TestTheEnd:
             service.db.with_name(service.db.name + suffix).unlink(missing_ok=True)
         assert service.wait() == 1
         assert "replaced" in service.log.read_text()
+
+    def test_a_backup_that_is_restored_under_it_ends_the_service(
+        self, make_service: Start, tmp_path: Path
+    ) -> None:
+        """The content is another line of history: the clients are told to come back, and begin on the new one."""
+        service = make_service("--no-auth").start()
+        with PowerManager(service.db) as manager:
+            manager.register_device("a", "A")
+            manager.trigger_event("a", "restore")
+            manager.backup(tmp_path / "copy.db")
+            manager.trigger_event("a", "restore")
+            with follow(service, "", "after=0") as stream:
+                assert sequences(stream, 2) == [1, 2]
+                manager.restore(tmp_path / "copy.db")
+                assert closed(stream)[0] == 1012
+            assert service.wait() == 1
+            assert "restored" in service.log.read_text()
+            service.start()
+            with follow(service, "", "after=2") as stream:
+                hello = receive(stream, "hello")
+                assert (hello["latest"], hello["recovered"]) == (1, False)
 
     def test_clients_resume_after_a_restart(self, make_service: Start) -> None:
         """Events that were written meanwhile come, once."""

@@ -29,7 +29,7 @@ export function BudgetCard({ device, budget, summary }: BudgetCardProps) {
 }
 
 function Target({ budget }: { budget: DeviceBudget }) {
-  const { energy_24h_wh: used, target_wh: target, within_target: within } = budget;
+  const { consumption_24h_wh: used, target_wh: target, within_target: within } = budget;
   if (target === null) {
     return (
       <p>

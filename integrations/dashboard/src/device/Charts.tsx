@@ -80,14 +80,15 @@ interface PlotsProps {
 
 type Quantity = "watts" | "volts" | "charge";
 
-const OF_READING: Record<Quantity, (reading: PowerReading) => number> = {
+/** Null where the reading does not know it: the line has a gap there. */
+const OF_READING: Record<Quantity, (reading: PowerReading) => number | null> = {
   watts: (reading) => reading.wattage,
   volts: (reading) => reading.voltage,
   charge: (reading) => reading.charge_pct,
 };
 
 /** Statistics keep no volts: those come from the readings, thinned out. */
-const OF_HOUR: Record<Exclude<Quantity, "volts">, (row: PowerStatistics) => number> = {
+const OF_HOUR: Record<Exclude<Quantity, "volts">, (row: PowerStatistics) => number | null> = {
   watts: (row) => row.avg_wattage,
   charge: (row) => (row.min_charge_pct + row.max_charge_pct) / 2,
 };

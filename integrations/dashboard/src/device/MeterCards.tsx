@@ -2,7 +2,7 @@
 
 import type { PowerMeter } from "@blackroad/power-client";
 import { Charge } from "../fleet/columns";
-import { isStale } from "../fleet/summary";
+import { isStale, measured } from "../fleet/summary";
 import * as format from "../format";
 import { Badge } from "../ui/Badge";
 import { Ago } from "../ui/Time";
@@ -40,6 +40,7 @@ function MeterCard({ meter, line, now }: { meter: PowerMeter; line: Line | undef
           {line && <Swatch line={line} />} {meterName(meter)}
         </h3>
         {meter.name && <span className="muted">{typeName(meter.type)}</span>}
+        {!meter.active && <span className="muted">retired</span>}
         <Badge state={seen === null ? "silent" : stale ? "stale" : meter.state} />
       </div>
       <p className="meter-watts">
@@ -49,8 +50,8 @@ function MeterCard({ meter, line, now }: { meter: PowerMeter; line: Line | undef
         </span>
       </p>
       <dl className="pairs">
-        <Pair name="Voltage">{seen === null ? format.UNKNOWN : format.volts(meter.voltage)}</Pair>
-        <Pair name="Current out">{seen === null ? format.UNKNOWN : format.amperes(meter.current_draw)}</Pair>
+        <Pair name="Voltage">{format.volts(measured(meter, "voltage"))}</Pair>
+        <Pair name="Current out">{format.amperes(measured(meter, "current_draw"))}</Pair>
         {meter.type !== "main" && meter.type !== "solar" && (
           <Pair name="Charge">
             <Charge value={seen === null ? null : meter.charge_pct} state={meter.state} />

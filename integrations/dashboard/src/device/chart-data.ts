@@ -50,7 +50,8 @@ export function join(lines: readonly Points[]): Columns {
   return uPlot.join(lines.map(({ xs, ys }) => [xs, ys])) as Columns;
 }
 
-/** A line's value at a point; where the point is another line's, the last one before it. `at` null: its very last. */
+/** A line's value at a point; where the point is another line's, the last one before it. `at` null: its very last.
+ * Null where the line has no point there, or one whose value is not known. */
 export function readingAt(
   xs: ArrayLike<number>,
   values: ArrayLike<number | null | undefined>,
@@ -58,7 +59,7 @@ export function readingAt(
 ): number | null {
   for (let index = at ?? xs.length - 1; index >= 0; index--) {
     const value = values[index];
-    if (value !== undefined && (at !== null || value !== null)) return value;
+    if (value !== undefined) return value;
   }
   return null;
 }

@@ -2,13 +2,12 @@
 
 import { type RefObject, useDeferredValue, useEffect, useId, useMemo, useState } from "react";
 import { useNow } from "../clock";
-import * as format from "../format";
 import type { FleetData } from "../live/fleet";
 import { Empty } from "../ui/states";
 import { COLUMNS } from "./columns";
 import { FleetTable, type Place } from "./FleetTable";
 import { byName, FILTERS, type Filter, order, type Sort, type SortKey, select } from "./order";
-import { Summaries, type Summary } from "./summary";
+import { Summaries, type Summary, sumText } from "./summary";
 
 /** What the user chose; it outlives a visit to a device's view. */
 export interface FleetChoice {
@@ -86,15 +85,15 @@ export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
 /** Sums over the devices that are live; what is stale is counted, not added. */
 function Sums({ rows, onChoice }: { rows: readonly Summary[]; onChoice: (filter: Filter) => void }) {
   const live = rows.filter((row) => !row.stale);
-  const sum = (key: "load" | "solar" | "net") => live.reduce((all, row) => all + (row[key] ?? 0), 0);
+  const sum = (key: "load" | "solar" | "net") => sumText(live.map((row) => row[key]));
   const alerts = rows.filter((row) => row.alerts.length > 0);
   const critical = alerts.some((row) => row.alerts.some((alert) => alert.severity === "critical"));
   return (
     <section className="sums" aria-label="Totals">
       <Sum label="Live devices" value={`${live.length} of ${rows.length}`} onClick={() => onChoice("live")} />
-      <Sum label="Load" value={format.watts(sum("load"))} />
-      <Sum label="Solar" value={format.watts(sum("solar"))} />
-      <Sum label="Net" value={format.watts(sum("net"))} />
+      <Sum label="Load" value={sum("load")} />
+      <Sum label="Solar" value={sum("solar")} />
+      <Sum label="Net" value={sum("net")} />
       <Sum
         label="With alerts"
         value={String(alerts.length)}

@@ -28,7 +28,7 @@ export const COLUMNS: readonly Column[] = [
   {
     key: "total",
     title: "Power",
-    hint: "Watts over all meters, as last read",
+    hint: "Watts over all meters, as last read; a dash where those of one are not known",
     numeric: true,
     descendingFirst: true,
     cell: (row) => format.watts(row.total),
@@ -68,7 +68,7 @@ export const COLUMNS: readonly Column[] = [
   {
     key: "runtime",
     title: "Runtime",
-    hint: "Until the batteries are empty, at present watts; a dash while they do not drain, or where no capacity is known",
+    hint: "Until the batteries are empty, at present watts; a dash while they do not drain, or where no capacity or no wattage is known",
     numeric: true,
     cell: (row) => format.hours(row.runtime),
   },

@@ -36,16 +36,40 @@ export interface Summary {
   readonly alerts: readonly Alert[];
 }
 
-/** Wattages and charge over all meters, as the service's budget has them. */
-export function totals(meters: readonly PowerMeter[]) {
-  let [total, solar, load] = [0, 0, 0];
-  for (const { type, voltage, current_draw } of meters) {
-    const wattage = voltage * current_draw;
-    total += wattage;
-    if (type === "solar") solar += wattage;
-    else load += Math.max(wattage, 0);
+/** The sum of these meters' watts; null where those of one are not known: the rest would be too little. */
+function sumOf(meters: readonly PowerMeter[], watts: (meter: PowerMeter) => number): number | null {
+  let sum = 0;
+  for (const meter of meters) {
+    if (meter.wattage === null) return null;
+    sum += watts(meter);
   }
-  return { total, solar, load, net: solar - load, charge: meanCharge(meters), runtime: runtimeHours(meters) };
+  return sum;
+}
+
+/** A meter's watts without the rounding of `wattage`. */
+const exact = (meter: PowerMeter): number => meter.voltage * meter.current_draw;
+
+/** Whether a meter supplies the load: a UPS in line with a main meter measures the same watts once more. */
+function supplies(meter: PowerMeter, among: readonly PowerMeter[]): boolean {
+  if (meter.type === "ups") return !among.some((other) => other.type === "main");
+  return meter.type !== "solar";
+}
+
+/** Wattages and charge over the active meters, as the service's budget has them where all watts are known. */
+export function totals(meters: readonly PowerMeter[]) {
+  const active = meters.filter((meter) => meter.active);
+  const panels = active.filter((meter) => meter.type === "solar");
+  const suppliers = active.filter((meter) => supplies(meter, active));
+  const solar = sumOf(panels, exact);
+  const load = sumOf(suppliers, (meter) => Math.max(exact(meter), 0));
+  return {
+    total: sumOf(active, exact),
+    solar,
+    load,
+    net: solar === null || load === null ? null : solar - load,
+    charge: meanCharge(active),
+    runtime: runtimeHours(active),
+  };
 }
 
 function meanCharge(meters: readonly PowerMeter[]): number | null {
@@ -53,12 +77,13 @@ function meanCharge(meters: readonly PowerMeter[]): number | null {
   return charges.length ? charges.reduce((sum, charge) => sum + charge, 0) / charges.length : null;
 }
 
-/** Hours until the batteries of known capacity are empty; null without one, or while they do not drain. */
+/** Hours until the batteries of known capacity are empty; null without one, while they do not drain, or where the
+ * watts of one are not known. */
 function runtimeHours(meters: readonly PowerMeter[]): number | null {
-  const known = meters.filter((meter) => meter.type === "battery" && meter.capacity_wh > 0);
-  const drain = known.reduce((sum, meter) => sum + meter.voltage * meter.current_draw, 0);
-  const left = known.reduce((sum, meter) => sum + (meter.capacity_wh * meter.charge_pct) / 100, 0);
-  return drain > 0 ? left / drain : null;
+  const sized = meters.filter((meter) => meter.type === "battery" && meter.capacity_wh > 0);
+  const drain = sumOf(sized, exact);
+  const left = sized.reduce((sum, meter) => sum + (meter.capacity_wh * meter.charge_pct) / 100, 0);
+  return drain !== null && drain > 0 ? left / drain : null;
 }
 
 const WORST_FIRST: readonly PowerState[] = ["critical", "low", "unknown", "normal", "charging"];
@@ -71,7 +96,12 @@ function powerState(meters: readonly PowerMeter[]): PowerState {
   return WORST_FIRST.find((state) => states.includes(state)) ?? "unknown";
 }
 
-function alertsOf(device: DeviceRecord, meters: readonly PowerMeter[], total: number, budget?: DeviceBudget) {
+function alertsOf(
+  device: DeviceRecord,
+  meters: readonly PowerMeter[],
+  total: number | null,
+  budget?: DeviceBudget,
+) {
   const alerts: Alert[] = [];
   for (const meter of meters) {
     if (meter.state !== "critical" && meter.state !== "low") continue;
@@ -81,7 +111,7 @@ function alertsOf(device: DeviceRecord, meters: readonly PowerMeter[], total: nu
       text: `${format.apart(meter.name ?? meter.type)} ${format.percent(meter.charge_pct)}`,
     });
   }
-  if (total < device.shutdown_threshold) {
+  if (total !== null && total < device.shutdown_threshold) {
     alerts.push({ severity: "critical", text: `Power below ${format.watts(device.shutdown_threshold)}` });
   }
   if (budget?.within_target === false) alerts.push({ severity: "warning", text: "Over daily target" });
@@ -104,22 +134,27 @@ export function summarise(
   if (heard.length === 0) return { ...base, ...NOTHING };
   const lastSeen = Math.max(...heard.map((meter) => Date.parse(meter.updated_at as string)));
   const stale = isStale(lastSeen, now);
-  const sums = totals(meters);
-  const state = powerState(heard);
-  const alerts = alertsOf(device, heard, sums.total, budget);
+  const active = heard.filter((meter) => meter.active);
+  const sums = active.length > 0 ? totals(meters) : NO_FIGURES;
+  const state = powerState(active);
+  const alerts = alertsOf(device, active, sums.total, budget);
   return { ...base, ...sums, state: stale ? "stale" : state, powerState: state, stale, lastSeen, alerts };
 }
 
-const NOTHING = {
-  state: "silent",
-  powerState: "unknown",
-  stale: true,
+const NO_FIGURES = {
   total: null,
   solar: null,
   load: null,
   net: null,
   charge: null,
   runtime: null,
+} as const;
+
+const NOTHING = {
+  ...NO_FIGURES,
+  state: "silent",
+  powerState: "unknown",
+  stale: true,
   lastSeen: null,
   alerts: [],
 } as const;
@@ -146,4 +181,19 @@ export class Summaries {
       return summary;
     });
   }
+}
+
+/** The sum of what is known, and of how many devices it is not. */
+export function sumText(values: readonly (number | null)[]): string {
+  const known = values.filter((value) => value !== null);
+  const unknown = values.length - known.length;
+  if (known.length === 0 && unknown > 0) return format.UNKNOWN;
+  const sum = format.watts(known.reduce((all, value) => all + value, 0));
+  return unknown > 0 ? `${sum} + ${unknown} unknown` : sum;
+}
+
+/** A meter's volts or amperes; null where its latest reading lacks them, and 0 stands for that. */
+export function measured(meter: PowerMeter, name: "voltage" | "current_draw"): number | null {
+  if (meter.updated_at === null) return null;
+  return meter.power_known || meter[name] !== 0 ? meter[name] : null;
 }

@@ -153,8 +153,12 @@ export class Writer {
     });
   }
 
-  /** The result of a call, once it is on the disk. */
-  async call<T = unknown>(call: string, ...args: unknown[]): Promise<T> {
+  /** The result of a call, once it is on the disk; an object as last argument is the call's keywords. */
+  async call<T = unknown>(call: string, ...given: unknown[]): Promise<T> {
+    const last = given.at(-1);
+    const named = typeof last === "object" && last !== null && !Array.isArray(last);
+    const args = named ? given.slice(0, -1) : given;
+    const kwargs = named ? last : {};
     const answer = new Promise<string>((done, failed) => {
       const ended = () => failed(new Error(`the writer ended in ${call}`));
       this.#process.once("exit", ended);
@@ -163,7 +167,7 @@ export class Writer {
         done(line);
       });
     });
-    this.#process.stdin?.write(`${JSON.stringify({ call, args })}\n`);
+    this.#process.stdin?.write(`${JSON.stringify({ call, args, kwargs })}\n`);
     return JSON.parse(await answer) as T;
   }
 }

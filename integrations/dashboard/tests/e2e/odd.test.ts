@@ -140,6 +140,56 @@ test("what is not known is said of no device: its runtime, its charts, its meter
   expect(Number(lower?.top) - Number(upper?.bottom)).toBeGreaterThanOrEqual(8);
 });
 
+test("watts that are not known are a dash on every view, and no zero", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "gauge", "Gauge alone");
+  const ups = await add(writer, "gauge", "ups", 0, "Rack");
+  for (const charge of [62, 61]) await writer.call("log_power", ups, 230, null, charge);
+  const { page, faults } = await open(browser, service.url);
+  const cell = (name: string) => page.locator(`.fleet-item .cell-${name}`).textContent();
+  await page.getByRole("link", { name: "Gauge alone" }).waitFor();
+  for (const name of ["total", "load", "net", "runtime"]) expect(await cell(name)).toMatch(/^[^\d]*–$/);
+  const sum = page.locator(".sum", { hasText: "Load" }).locator(".sum-value");
+  expect(await sum.textContent()).toBe("–");
+  await page.getByRole("link", { name: "Gauge alone" }).click();
+  const card = page.locator(".meter");
+  await card.getByText("61 %").waitFor();
+  expect(await card.locator(".meter-watts > span").first().textContent()).toBe("–");
+  expect(await card.locator("dd").allTextContents()).toEqual(["230 V", "–", "61 %"]);
+  const latest = (chart: string) =>
+    page
+      .getByRole("table", { name: `${chart} by meter` })
+      .getByRole("row", { name: /^Rack/ })
+      .locator("td")
+      .allTextContents();
+  await page.locator(".chart-plot canvas").nth(2).waitFor();
+  expect(await latest("Power")).toEqual(["–", "–", "–"]);
+  expect(await latest("Voltage")).toEqual(["230 V", "230 V", "230 V"]);
+  expect(await latest("Charge")).toEqual(["61 %", "61 %", "62 %"]);
+  await page.getByRole("radio", { name: "7 d" }).check();
+  await page.getByText("hourly mean, W").waitFor();
+  expect(await latest("Power")).toEqual(["–", "–", "–"]);
+  expect(faults).toEqual([]);
+});
+
+test("a retired meter is named so, and counts no longer", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "two", "Two packs");
+  const [old, pack] = [
+    await add(writer, "two", "battery", 10, "Old pack"),
+    await add(writer, "two", "battery", 10, "New pack"),
+  ];
+  await writer.call("log_power", old, 12, 5, 1);
+  await writer.call("log_power", pack, 12, 1, 80);
+  const { page } = await open(browser, `${service.url}/#/device/two`);
+  const load = page.locator(".budget .pairs div", { hasText: "Load" }).locator("dd");
+  await load.getByText("72.0 W").waitFor();
+  await writer.call("update_meter", old, { active: false });
+  await load.getByText("12.0 W").waitFor();
+  await page.locator(".meter", { hasText: "Old pack" }).getByText("retired").waitFor();
+  expect(await page.locator(".device-alerts li").count()).toBe(0);
+});
+
 test("the budget of a stale device looks stale, and a clock that is ahead is said to be", async () => {
   const { service, writer } = await empty();
   const read = async (id: string, hours: number) => {

@@ -42,13 +42,13 @@ test("joined lines keep each its own points over all times", () => {
       const column = Array.from(columns[index] ?? []);
       expect(own.map((x) => column[Array.from(xs).indexOf(x)])).toEqual(ys);
       expect(column.filter((value) => value === undefined).length).toBe(xs.length - own.length);
-      // The legend: the last value at or before a point.
+      // The legend: the last value at or before a point, a dash where that is not known.
       for (let at = 0; at < xs.length; at++) {
         const before = own.filter((x) => x <= Number(xs[at]));
         const expected = before.length ? ys[before.length - 1] : null;
         expect(readingAt(xs, column, at)).toBe(expected);
       }
-      expect(readingAt(xs, column, null)).toBe([...ys].reverse().find((y) => y !== null) ?? null);
+      expect(readingAt(xs, column, null)).toBe(ys.at(-1) ?? null);
     }
   }
 });
@@ -124,6 +124,15 @@ describe("the report as CSV", () => {
     period_days: 7,
     generated_at: "2026-11-23T21:02:43.023562+00:00",
     meters: [{ meter_id: "m1", name, type: "battery", reading_count: 0 }],
+    totals: {
+      consumption_wh: 0,
+      main_wh: 0,
+      solar_wh: 0,
+      battery_out_wh: 0,
+      battery_in_wh: 0,
+      ups_wh: 0,
+      self_sufficiency_pct: null,
+    },
     event_count: 0,
     events: [],
   });
@@ -135,6 +144,16 @@ describe("the report as CSV", () => {
       'edge-001,"Gate, ""north""",7,2026-11-23T21:02:43.023562+00:00,m1,Pack,battery,0,,,,,,,,,',
     );
     expect(rest).toBe("");
+  });
+
+  test("leaves watts that are not known empty", () => {
+    const gauge = { avg_wattage: null, min_wattage: null, max_wattage: null, min_charge_pct: 40 };
+    const known = report("Pack");
+    const meters = known.meters.map((meter) => ({ ...meter, reading_count: 3, ...gauge }));
+    const [head = "", line = ""] = reportCsv({ ...known, meters }).split("\r\n");
+    const cells = line.replace(/"[^"]*(""[^"]*)*"/, "name").split(",");
+    const cell = (name: string) => cells[head.split(",").indexOf(name)];
+    expect([cell("avg_wattage_w"), cell("max_wattage_w"), cell("min_charge_pct")]).toEqual(["", "", "40"]);
   });
 
   test.each(["=1+1", "+1", "-1", "@a", "\ta"])("a name that begins like a formula is text: %j", (name) => {

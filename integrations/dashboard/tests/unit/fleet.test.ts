@@ -3,7 +3,7 @@
 import type { DeviceBudget, DeviceRecord, PowerMeter } from "@blackroad/power-client";
 import { describe, expect, test } from "vitest";
 import { byName, order, type SortKey, select } from "../../src/fleet/order";
-import { Summaries, type Summary, summarise } from "../../src/fleet/summary";
+import { measured, Summaries, type Summary, summarise, sumText, totals } from "../../src/fleet/summary";
 import { chance } from "./random";
 
 const NOW = Date.parse("2026-11-23T12:00:00Z");
@@ -29,6 +29,9 @@ function meter(changes: Partial<PowerMeter> = {}): PowerMeter {
     updated_at: new Date(NOW - 1000).toISOString(),
     low_battery_threshold: null,
     critical_battery_threshold: null,
+    active: true,
+    power_known: true,
+    alert_level: "none",
     wattage: 12,
     state: "normal",
     ...changes,
@@ -63,6 +66,62 @@ describe("a device's state", () => {
   test("does not mind a clock that is ahead", () => {
     const ahead = meter({ updated_at: new Date(NOW + 9e6).toISOString() });
     expect(summarise(DEVICE, [ahead], undefined, NOW).stale).toBe(false);
+  });
+});
+
+describe("watts that are not known", () => {
+  const gauge = meter({ type: "ups", voltage: 230, current_draw: 0, power_known: false, wattage: null });
+
+  test("are no zero: what is made of them is not known either, and the rest is", () => {
+    const panel = meter({ type: "solar", voltage: 20, current_draw: 2, wattage: 40 });
+    expect(summarise(DEVICE, [gauge, panel], undefined, NOW)).toMatchObject({
+      total: null,
+      solar: 40,
+      load: null,
+      net: null,
+      alerts: [],
+    });
+    const empty = meter({ voltage: 0, current_draw: 0, power_known: false, wattage: null });
+    expect(totals([empty, meter({ current_draw: 2 })])).toMatchObject({ runtime: null, charge: 50 });
+  });
+
+  test("of a UPS in line with the mains leave the load known", () => {
+    const mains = meter({ type: "main", voltage: 230, current_draw: 0.5, wattage: 115 });
+    expect(totals([mains, gauge])).toMatchObject({ load: 115, total: null });
+    expect(totals([mains, meter({ type: "ups" })])).toMatchObject({ load: 115, total: 127 });
+  });
+
+  test("show as a dash; volts that were measured are shown", () => {
+    expect([measured(gauge, "voltage"), measured(gauge, "current_draw")]).toEqual([230, null]);
+    expect(measured(meter({ current_draw: 0 }), "current_draw")).toBe(0);
+    expect(measured(meter({ updated_at: null }), "voltage")).toBeNull();
+  });
+
+  test("are said beside a sum over devices", () => {
+    expect(sumText([2, null, 10, null])).toBe("12.0 W + 2 unknown");
+    expect(sumText([2, 10])).toBe("12.0 W");
+    expect(sumText([null])).toBe("–");
+    expect(sumText([])).toBe("0.00 W");
+  });
+});
+
+describe("a retired meter", () => {
+  const retired = meter({ active: false, state: "critical", charge_pct: 1, voltage: 400, wattage: 400 });
+
+  test("counts in no present figure", () => {
+    const both = summarise(DEVICE, [meter(), retired], undefined, NOW);
+    expect(both).toEqual(summarise(DEVICE, [meter()], undefined, NOW));
+    expect(both).toMatchObject({ state: "normal", total: 12, charge: 50 });
+  });
+
+  test("alone leaves nothing but when it was seen", () => {
+    expect(summarise(DEVICE, [retired], undefined, NOW)).toMatchObject({
+      state: "unknown",
+      load: null,
+      charge: null,
+      alerts: [],
+      lastSeen: NOW - 1000,
+    });
   });
 });
 
