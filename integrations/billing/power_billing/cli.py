@@ -166,9 +166,14 @@ def _sink(pm: PowerManager, options: argparse.Namespace) -> UsageSink:
 
 
 def _status(pm: PowerManager, _: argparse.Namespace) -> int:
-    links, now = links_of(pm), time.time()
+    links = links_of(pm)
+    now = time.time()
+    known = {device.id for device in pm.list_devices()}
     for one in links:
-        print(_link_line(one))
+        print(
+            _link_line(one)
+            + ("" if one.device_id in known else "; deleted: what was billed of it stays billed")
+        )
     with tables(pm) as conn:
         print(f"usage goes to {setting(conn, 'biller') or 'nobody yet'}")
         entries = outbox(conn, OPEN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import power_manager
+from power_manager import SECOND_US, to_microseconds
 
 HOUR = 3600  # seconds
 DAY = 24 * HOUR
@@ -42,8 +42,8 @@ def seconds_of(name: str, value: Any) -> float:
     1700000000.0
     """
     return (
-        power_manager._microseconds(name, value) / 1e6
-    )  # its rule, so that every part reads times alike
+        to_microseconds(value, name) / SECOND_US
+    )  # the library's rule: every part reads times alike
 
 
 def hour_of(name: str, value: Any) -> int:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from power_billing.hours import BILLABLE_HOURS, hour_of, iso
 from power_billing.links import Link
 from power_billing.sinks import UsageEvent
 from power_billing.tables import tables
-from power_manager import PowerManager
+from power_manager import NotFound, PowerManager
 
 NANO = 10**9  # statistics have 9 decimals: whole nano-watt-hours add up without rounding
 # No customer's devices draw 9 GW: an hour beyond that is a broken sensor's. It also fits SQLite's integers.
@@ -58,26 +58,63 @@ def by_customer(links: Iterable[Link]) -> dict[str, list[Link]]:
     return dict(found)
 
 
-def consumption(pm: PowerManager, links: Sequence[Link], days: float) -> dict[int, int]:
-    """Nano-watt-hours by hour that the links' devices consumed in the last `days`, the links' hours only."""
-    found: dict[int, int] = defaultdict(int)
+@dataclass(frozen=True)
+class Consumption:
+    """Nano-watt-hours by hour, and the links of devices that are not in the file any more."""
+
+    by_hour: dict[int, int]
+    deleted: list[Link] = field(default_factory=list)
+
+    def of(self, hour: int, counted: int) -> int:
+        """What the hour consumed; `counted` is what was taken into account of it before.
+
+        What was counted of a deleted device stays counted: only its own readings could tell how much that is.
+        """
+        consumed = self.by_hour.get(hour, 0)
+        if any(link.covers(hour) for link in self.deleted):
+            consumed = max(consumed, counted)
+        return consumed
+
+
+def consumption(pm: PowerManager, links: Sequence[Link], days: float) -> Consumption:
+    """What the links' devices consumed in the last `days`, the links' hours only."""
+    by_hour: dict[int, int] = defaultdict(int)
+    deleted: list[Link] = []
     for link in links:
-        for meter in pm.list_meters(link.device_id):
-            if meter.type.value in link.types:
-                for row in pm.get_statistics(meter.id, days=days):
-                    hour = hour_of("start", row.start)
-                    if link.covers(hour):
-                        found[hour] += round(row.energy_out_wh * NANO)
-    return dict(found)
+        try:
+            of_device = _consumed_hours(pm, link, days)
+        except NotFound:
+            deleted.append(link)
+            continue
+        for hour, nwh in of_device:
+            by_hour[hour] += nwh
+    return Consumption(dict(by_hour), deleted)
+
+
+def _consumed_hours(pm: PowerManager, link: Link, days: float) -> list[tuple[int, int]]:
+    """Hours and nano-watt-hours of each meter that counts.
+
+    Raises NotFound where the device was deleted, or loses a meter in this moment.
+    """
+    found: list[tuple[int, int]] = []
+    for meter in pm.list_meters(link.device_id):
+        if meter.type.value not in link.types:
+            continue
+        for row in pm.get_statistics(meter.id, days=days):
+            hour = hour_of("start", row.start)
+            if link.covers(hour):
+                found.append((hour, round(row.energy_out_wh * NANO)))
+    pm.get_device(link.device_id)  # afterwards: it was there all the time, then
+    return found
 
 
 # --- Booking
 
 
-def book(conn: sqlite3.Connection, customer: str, consumed: dict[int, int], hours: range) -> None:
+def book(conn: sqlite3.Connection, customer: str, consumed: Consumption, hours: range) -> None:
     """Take the consumption of those hours into account, and queue what changes by it.
 
-    An hour that has nothing in `consumed` counts as nothing. Call it in the transaction of tables().
+    An hour without consumption counts as nothing. Call it in the transaction of tables().
     """
     rows = conn.execute(
         "SELECT hour, counted_nwh, whole_wh FROM billing_hours WHERE customer = ?", (customer,)
@@ -86,9 +123,9 @@ def book(conn: sqlite3.Connection, customer: str, consumed: dict[int, int], hour
     # In Python, where integers do not overflow.
     total = sum(nwh for nwh, _ in counted.values())
     billed = sum(wh for _, wh in counted.values())
-    for hour in sorted(hour for hour in {*counted, *consumed} if hour in hours):
+    for hour in sorted(hour for hour in {*counted, *consumed.by_hour} if hour in hours):
         before, whole = counted.get(hour, (0, 0))
-        nwh = consumed.get(hour, 0)
+        nwh = consumed.of(hour, before)
         if nwh == before or nwh > MAX_HOUR_NWH:
             continue
         total += nwh - before
@@ -173,8 +210,8 @@ def missed(pm: PowerManager, customer: str, links: Sequence[Link], oldest: int) 
         )
         counted = dict(rows.fetchall())
     found = []
-    for hour in sorted({*consumed, *counted}):
-        nwh = consumed.get(hour, 0)
+    for hour in sorted({*consumed.by_hour, *counted}):
+        nwh = consumed.of(hour, counted.get(hour, 0))
         if nwh != counted.get(hour, 0) and (hour < oldest or nwh > MAX_HOUR_NWH):
             found.append(Missed(customer, hour, (nwh - counted.get(hour, 0)) / NANO))
     return found

@@ -15,6 +15,7 @@ from power_billing.hours import DAY, HOUR, hour_of, next_hour, oldest_billable, 
 from power_billing.ledger import (
     LOOK_BACK_DAYS,
     OPEN,
+    Consumption,
     Entry,
     book,
     by_customer,
@@ -115,8 +116,8 @@ class Biller:
             if retry_refused:
                 queue_refused(self.pm, oldest)
             with tables(self.pm) as conn:
-                for customer, by_hour in consumed.items():
-                    book(conn, customer, by_hour, range(oldest, end))
+                for customer, of_customer in consumed.items():
+                    book(conn, customer, of_customer, range(oldest, end))
             rows = self._open_rows().values()
             found = [row for row in rows if row.state == "queued" and row.event.hour >= oldest]
             raise _Undo
@@ -133,8 +134,8 @@ class Biller:
         with tables(self.pm) as conn:
             book(conn, customer, consumed, range(max(begin, oldest), end))
 
-    def _consumed(self, links: Sequence[Link]) -> dict[int, int]:
-        """Nano-watt-hours by hour of every hour that can still be billed."""
+    def _consumed(self, links: Sequence[Link]) -> Consumption:
+        """What was consumed in every hour that can still be billed."""
         now = self.clock()
         consumed = consumption(self.pm, links, LOOK_BACK_DAYS)
         if abs(self.clock() - now) > DAY:  # then what was read may begin too late

@@ -20,7 +20,7 @@ from power_billing.hours import HOUR
 from power_billing.keys import WEBHOOK_SECRET, Secret, is_set, read_secret
 from power_billing.links import linked_devices
 from power_billing.tables import tables
-from power_manager import PowerEventType, PowerManager
+from power_manager import NotFound, PowerEventType, PowerManager
 
 TOLERANCE = 300  # seconds between a signature's time and now, either way
 POLICY = "POWER_BILLING_SHUTDOWN"
@@ -197,11 +197,8 @@ def _restore(
         "SELECT device_id FROM billing_shutdowns WHERE customer = ? ORDER BY 1", (customer,)
     ).fetchall()
     for (device_id,) in told:
-        pm.trigger_event(
-            device_id,
-            PowerEventType.RESTORE,
-            note=f"billing: nothing is owed for {invoice['id']} any more",
-        )
+        note = f"billing: nothing is owed for {invoice['id']} any more"
+        _tell(pm, device_id, PowerEventType.RESTORE, note)
     conn.execute("DELETE FROM billing_shutdowns WHERE customer = ?", (customer,))
 
 
@@ -215,8 +212,15 @@ def _tell_due(pm: PowerManager, conn: sqlite3.Connection, now: float) -> int:
         conn.execute("UPDATE billing_invoices SET told = 1 WHERE invoice = ?", (invoice,))
         for device_id in linked_devices(conn, customer):
             if conn.execute(hold, (device_id, customer)).rowcount:
-                pm.trigger_event(
-                    device_id, PowerEventType.SHUTDOWN, note=f"billing: {invoice} is not paid"
-                )
-                recorded += 1
+                note = f"billing: {invoice} is not paid"
+                recorded += _tell(pm, device_id, PowerEventType.SHUTDOWN, note)
     return recorded
+
+
+def _tell(pm: PowerManager, device_id: str, kind: PowerEventType, note: str) -> bool:
+    """Record an event of a device; return whether it is still there: a deleted one has nothing to be told."""
+    try:
+        pm.trigger_event(device_id, kind, note=note)
+    except NotFound:
+        return False
+    return True

@@ -141,6 +141,20 @@ def test_what_came_to_light_too_late_is_listed(cli: Cli) -> None:
     assert "si_9, main+battery+ups" in cli("status")[0]
 
 
+def test_a_deleted_device_is_said(cli: Cli, tmp_path: Path) -> None:
+    """What was billed of it is not taken back, though its readings are gone."""
+    linked(cli)
+    report = ("report", "--sink", "csv", "--csv", str(tmp_path / "usage.csv"))
+    cli(*report)
+    with PowerManager(cli.db) as pm:
+        pm.delete_device("edge")
+    out, _ = cli(*report)
+    assert out == "0 hours sent, 0 left\n"
+    out, _ = cli("status")
+    assert f"edge: {CUSTOMER}, si_9, main+battery+ups, from " in out
+    assert "deleted: what was billed of it stays billed\n" in out
+
+
 def test_status_reads_no_more_of_the_outbox_than_is_open(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

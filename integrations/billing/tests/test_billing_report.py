@@ -136,12 +136,32 @@ def test_a_late_reading_can_lower_an_hour(world: World) -> None:
 def test_a_revision_to_nothing_is_sent_as_nothing(world: World) -> None:
     """An hour that has been sent and turns out empty is overwritten with 0."""
     world.link()
-    world.use(9.0, 4)
+    meter = world.meters["edge"]
+    begin = (THIS_HOUR - 5) * HOUR
+    for second in (-700, 700):
+        world.pm.log_power(meter, 100.0, 1.0, timestamp=begin + second)
     world.report()
-    with tables(world.pm) as conn:  # as a restored, older file would have it
-        conn.execute("UPDATE power_hourly SET energy_out_wh = 0")
+    assert values(world) == [(5, 38)]
+    world.pm.log_power(meter, -100.0, 1.0, timestamp=begin)  # on either side the mean is 0 W
     world.report()
-    assert (values(world)[-1], world.billed()) == ((4, 0), 0)
+    assert (values(world)[-1], world.billed()) == ((5, 0), 0)
+
+
+def test_a_deleted_device_stays_billed(world: World) -> None:
+    """Its hours keep what was billed; another device of the customer goes on being billed, in these hours too."""
+    world.add_device("other")
+    world.link()
+    world.link("other")
+    world.use(9.0, 6)
+    world.use(2.0, 6, "other")
+    world.report()
+    assert world.billed() == 11
+    world.pm.delete_device("edge")
+    assert world.report().sent == []
+    world.use(3.0, 4, "other")
+    world.report()
+    assert (values(world)[-1], world.billed()) == ((4, 3), 14)
+    assert missed(world.pm, CUSTOMER, links_of(world.pm), 0) == []
 
 
 def test_until_leaves_later_hours_for_later(world: World) -> None:

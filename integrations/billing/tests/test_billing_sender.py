@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from power_billing import BillingError, Outcome, Receipt, Report, UsageEvent
-from power_billing.ledger import book, outbox
+from power_billing.ledger import Consumption, book, outbox
 from power_billing.sender import PAUSES, PROTECTED, Sender
 from power_billing.tables import tables
 from world import CUSTOMER, HOUR, NOW, World
@@ -133,8 +133,8 @@ def test_a_change_takes_the_place_of_what_was_refused(used: World) -> None:
 def test_a_change_before_sending_needs_no_revision(used: World) -> None:
     """What nobody has seen is changed in place; what may have been seen is not."""
     with tables(used.pm) as conn:
-        book(conn, CUSTOMER, {THIS_HOUR - 3: 5 * 10**9}, range(THIS_HOUR))
-        book(conn, CUSTOMER, {THIS_HOUR - 3: 6 * 10**9}, range(THIS_HOUR))
+        book(conn, CUSTOMER, Consumption({THIS_HOUR - 3: 5 * 10**9}), range(THIS_HOUR))
+        book(conn, CUSTOMER, Consumption({THIS_HOUR - 3: 6 * 10**9}), range(THIS_HOUR))
     used.report()
     assert states(used) == [(0, "sent")]
     assert used.billed() == 10

@@ -172,6 +172,15 @@ def test_the_customer_may_come_expanded(desk: Desk, customer: object) -> None:
 # --- Order and repetition
 
 
+def test_a_deleted_device_holds_up_nothing(desk: Desk) -> None:
+    """It is linked still, and the other device is told all the same, of the failure and of the payment."""
+    desk.fail(1, again=False)
+    desk.pm.delete_device("twin")
+    desk.deliver("invoice.paid")
+    desk.fail(1, again=False, invoice="in_2")
+    assert desk.told() == [("edge", "shutdown"), ("edge", "restore"), ("edge", "shutdown")]
+
+
 def test_an_event_counts_once(desk: Desk) -> None:
     """The same id again is answered well and does nothing."""
     body = desk.event("invoice.payment_failed", attempt_count=4, next_payment_attempt=None)

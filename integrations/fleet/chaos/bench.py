@@ -25,9 +25,10 @@ from power_fleet.hours import close_hours
 from power_fleet.sink import rows_of, store
 from servers import Servers
 
-from power_manager import PowerManager
+from power_manager import SECOND_US, PowerManager
 
 DAY = 86400.0
+MAX_GAP = 5400 * SECOND_US
 
 
 def fill(pm: PowerManager, device_id: str, count: int, end: float, chance: random.Random) -> None:
@@ -148,16 +149,28 @@ def populate(engine: Engine, devices: int, days: float, every: float, now: float
     count, now_us = int(days * DAY / every), int(now * 1e6)
     for number in range(devices):
         id_ = f"edge-{number:05}"
-        batch = Batch(id_, 3_600_000_000)
+        batch = Batch(id_, MAX_GAP)
         batch.devices.append(
-            Device(
-                f"Device {number}", f"site-{number % 50}", 3.0, 100.0, None, None, 3_600_000_000, 1
-            )
+            Device(f"Device {number}", f"site-{number % 50}", 3.0, 100.0, None, None, MAX_GAP, 1)
         )
         for position, kind in enumerate(("battery", "solar", "main")):
             meter = f"{id_}-{kind}"
             batch.meters.append(
-                Meter(meter, position, kind, kind, 50.0, 12.5, 0.8, 80.0, now_us, 1)
+                Meter(
+                    meter,
+                    position,
+                    kind,
+                    kind,
+                    50.0,
+                    12.5,
+                    0.8,
+                    80.0,
+                    now_us,
+                    True,
+                    True,
+                    "none",
+                    1,
+                )
             )
             for step in range(count):
                 at = now_us - int((count - step) * every * 1e6) - number
@@ -213,7 +226,7 @@ def questions(home: Path, devices: int) -> None:
             late = Reading("edge-00007-main", int((now - hours * 3600) * 1e6), 12.5, 0.5, 80.0)
             store(
                 engine,
-                rows_of([(Batch("edge-00007", 3_600_000_000, [late]), int(now * 1e6))], engine),
+                rows_of([(Batch("edge-00007", MAX_GAP, 0, [late]), int(now * 1e6))], engine),
             )
         print("with late readings of a closed hour of each day:")
         time_each({name: ask for name, ask in asked.items() if "all" in name or "energy" in name})

@@ -35,6 +35,7 @@ class Victims:
     def __init__(self, kinds: dict[str, list[Server | Program]], seed: int) -> None:
         self._kinds, self._chance = kinds, random.Random(seed)
         self._down: list[Server | Program] = []  # killed on purpose
+        self._turn = threading.Lock()  # two that start one victim would lose a process
         self._silent: dict[int, float] = {}  # servers that do not answer, since when
         self.kills: collections.Counter[str] = collections.Counter()
         self.exits: collections.Counter[str] = collections.Counter()
@@ -48,9 +49,15 @@ class Victims:
             for kind, victims in self._kinds.items():
                 for victim in victims:
                     if victim not in self._down and self._is_lost(victim):
-                        self.exits[kind] += 1
-                        victim.kill()
-                        _start(victim)
+                        self._start_lost(kind, victim)
+
+    def _start_lost(self, kind: str, victim: Server | Program) -> None:
+        with self._turn:
+            if victim in self._down:  # killed on purpose meanwhile, and started again by who did it
+                return
+            self.exits[kind] += 1
+            victim.kill()
+            _start(victim)
 
     def _is_lost(self, victim: Server | Program) -> bool:
         process = victim.process
@@ -83,12 +90,14 @@ class Victims:
         while time.monotonic() < end:
             time.sleep(self._chance.uniform(0.2, 3.0))
             victim = self._chance.choice(self._kinds[kind])
-            self._down.append(victim)
-            victim.kill()
+            with self._turn:
+                self._down.append(victim)
+                victim.kill()
             self.kills[kind] += 1
             time.sleep(self._chance.uniform(0.1, 2.0))
-            _start(victim)
-            self._down.remove(victim)
+            with self._turn:
+                _start(victim)
+                self._down.remove(victim)
 
 
 def _start(victim: Server | Program) -> None:

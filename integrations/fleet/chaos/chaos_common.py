@@ -24,7 +24,7 @@ from power_fleet.engine import Engine  # noqa: E402 - found by the lines above
 from power_fleet.fleet import Fleet  # noqa: E402
 from power_fleet.stream import STREAM  # noqa: E402
 
-from power_manager import PowerManager  # noqa: E402
+from power_manager import PowerManager, to_microseconds  # noqa: E402
 
 
 class Clock:
@@ -86,7 +86,7 @@ def settle(files: Sequence[PowerManager], nats_http: Sequence[str], seconds: flo
     """Wait until every file is sent and the stream is empty; return how long that took."""
     begin = time.monotonic()
     while True:
-        waiting = sum(bool(pm.unforwarded(1)) for pm in files)
+        waiting = sum(bool(pm.pending_readings(1) or pm.pending_deletions(1)) for pm in files)
         messages = max(map(messages_of_leader, nats_http))
         if not waiting and messages == 0:
             return time.monotonic() - begin
@@ -101,7 +101,7 @@ def compare(pm: PowerManager, device_id: str, clients: Sequence[Client]) -> int:
     expected = {}
     for meter in pm.list_meters(device_id):
         for r in pm.iter_history(meter.id):
-            expected[meter.id, int(r.id.rpartition(":")[2])] = (
+            expected[meter.id, to_microseconds(r.timestamp)] = (
                 r.voltage,
                 r.current_draw,
                 r.charge_pct,
@@ -109,12 +109,12 @@ def compare(pm: PowerManager, device_id: str, clients: Sequence[Client]) -> int:
     events = {event.id for event in pm.get_events(device_id, 10**9)}
     for client in clients:
         sql = """SELECT meter_id, at, voltage, current_draw, charge_pct FROM power_readings FINAL
-            WHERE device_id = %(device)s"""
+            WHERE device_id = %(device)s AND deleted = 0"""
         rows = client.query(sql, {"device": device_id}).result_rows
         found = {(row[0], row[1]): tuple(row[2:]) for row in rows}
         assert len(rows) == len(found), f"{device_id}: a reading is there twice"
         assert found == expected, f"{device_id}: {len(found)} readings instead of {len(expected)}"
-        sql = "SELECT id FROM power_events FINAL WHERE device_id = %(device)s"
+        sql = "SELECT id FROM power_events FINAL WHERE device_id = %(device)s AND deleted = 0"
         assert {row[0] for row in client.query(sql, {"device": device_id}).result_rows} == events, (
             f"{device_id}: events"
         )

@@ -21,7 +21,10 @@ class WrongClock:
 
 
 def work(pm: PowerManager, device_id: str, chance: random.Random, clock: WrongClock) -> None:
-    """A few live readings, a few of earlier, now and then an event; sometimes the clock is wrong for a moment."""
+    """A few live readings, a few of earlier, now and then an event or a deletion.
+
+    Some readings lack their volts or amperes; sometimes the clock is wrong for a moment.
+    """
     clock.error = (
         chance.choice([-3 * 365 * 86400.0, -5000.0, 600.0, 30 * 86400.0])
         if chance.random() < 0.05
@@ -32,13 +35,16 @@ def work(pm: PowerManager, device_id: str, chance: random.Random, clock: WrongCl
     for _ in range(chance.randint(5, 40)):
         values = (
             chance.choice(meters),
-            round(chance.uniform(3, 14), 3),
-            chance.uniform(-2, 2),
+            None if chance.random() < 0.05 else round(chance.uniform(3, 14), 3),
+            None if chance.random() < 0.05 else chance.uniform(-2, 2),
             chance.uniform(0, 100),
         )
         late = chance.random() < 0.3
         rows.append((*values, time.time() - chance.random() * 5 * 86400) if late else values)
     pm.log_many(rows)
+    if chance.random() < 0.05:
+        start = time.time() - chance.random() * 5 * 86400
+        pm.delete_readings(chance.choice(meters), since=start, until=start + 20_000)
     if chance.random() < 0.2:
         pm.trigger_event(device_id, "restore", chance.random(), note="chaos")
 

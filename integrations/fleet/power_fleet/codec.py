@@ -6,12 +6,12 @@ import hashlib
 import json
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise
 from typing import Any, NamedTuple, NoReturn
 
-from power_manager import MeterType, PowerEventType
+from power_manager import AlertLevel, MeterType, PowerEventType
 
 VERSION = 1
 MAX_TEXT = 10_000  # characters: an event's note; ids and names are shorter
@@ -19,6 +19,7 @@ MAX_QUANTITY = 1e12  # watts, watt-hours: the library's limit too
 MAX_BYTES = 4 * 1024 * 1024  # of one batch, unpacked: 500 readings take about 20,000
 MAX_US = 7_289_654_400_000_000  # the library's end of time
 MAX_INTEGER = 2**63 - 1
+DELETIONS = ("readings", "meter", "device")
 
 
 class Poison(Exception):
@@ -26,12 +27,12 @@ class Poison(Exception):
 
 
 class Reading(NamedTuple):
-    """A reading: microseconds since 1970, volts, amperes, percent."""
+    """A reading: microseconds since 1970, volts, amperes (None: not known), percent."""
 
     meter_id: str
     at: int
-    voltage: float
-    current_draw: float
+    voltage: float | None
+    current_draw: float | None
     charge_pct: float
 
 
@@ -44,6 +45,7 @@ class Event(NamedTuple):
     value: float
     at: int
     note: str | None
+    meter_id: str | None
 
 
 class Device(NamedTuple):
@@ -71,19 +73,41 @@ class Meter(NamedTuple):
     current_draw: float
     charge_pct: float
     updated: int | None  # microseconds since 1970
+    active: bool
+    power_known: bool
+    alert_level: str
     revision: int
+
+
+class Deletion(NamedTuple):
+    """What was deleted on the device: `kind` is readings, meter or device, as in the library's record.
+
+    It concerns what came in batches of a lower generation than its revision; what came in others was recorded after it.
+    """
+
+    revision: int
+    kind: str
+    meter_id: str | None  # None: all of the device
+    since: int | None  # microseconds since 1970; None: no limit
+    until: int | None
 
 
 @dataclass
 class Batch:
-    """What one message carries, all of one device. `max_gap`: microseconds beyond which no energy is counted."""
+    """What one message carries, all of one device.
+
+    max_gap: microseconds beyond which no energy is counted. generation: higher than the revision of every deletion that
+    was made before this batch.
+    """
 
     device_id: str
     max_gap: int
+    generation: int = 0
     readings: list[Reading] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     devices: list[Device] = field(default_factory=list)
     meters: list[Meter] = field(default_factory=list)
+    deletions: list[Deletion] = field(default_factory=list)
 
 
 def encode(batch: Batch) -> tuple[str, bytes]:
@@ -92,7 +116,12 @@ def encode(batch: Batch) -> tuple[str, bytes]:
     parts["readings"] = [
         _columns(meter_id, list(rows)) for meter_id, rows in groupby(batch.readings, lambda r: r[0])
     ]
-    message = {"v": VERSION, "device_id": batch.device_id, "max_gap": batch.max_gap}
+    message = {
+        "v": VERSION,
+        "device_id": batch.device_id,
+        "max_gap": batch.max_gap,
+        "generation": batch.generation,
+    }
     text = json.dumps(
         message | {name: part for name, part in parts.items() if part}, separators=(",", ":")
     )
@@ -121,7 +150,11 @@ def decode(data: bytes) -> Batch:
         raise Poison(f"cut short, or longer than {MAX_BYTES} bytes")
     if not isinstance(message, dict) or message.get("v") != VERSION:
         raise Poison(f"expected a message of version {VERSION}")
-    batch = Batch(_text(message.get("device_id")), _whole(message.get("max_gap")))
+    batch = Batch(
+        _text(message.get("device_id")),
+        _whole(message.get("max_gap")),
+        _whole(message.get("generation")),
+    )
     for name, (kind, checks) in _COLUMNS.items():
         rows = [kind(*_checked(row, checks)) for row in _rows(message.get(name, []), len(checks))]
         getattr(batch, name).extend(rows)
@@ -138,8 +171,14 @@ def _series(part: list[Any]) -> list[Reading]:
     if any(len(column) != len(times) for column in columns):
         raise Poison(f"the columns of {meter_id!r} differ in length")
     return [
-        Reading(meter_id, _time(at), *map(_electrical, values))
-        for at, *values in zip(times, *columns)
+        Reading(
+            meter_id,
+            _time(at),
+            _maybe_electrical(volts),
+            _maybe_electrical(amperes),
+            _electrical(charge),
+        )
+        for at, volts, amperes, charge in zip(times, *columns)
     ]
 
 
@@ -215,8 +254,13 @@ def _number(most: float) -> Callable[[Any], float]:
     return check
 
 
-def _one_of(kind: type[MeterType | PowerEventType]) -> Callable[[Any], str]:
-    names = [member.value for member in kind]
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        _wrong("true or false", value)
+    return bool(value)
+
+
+def _one_of(names: Sequence[str]) -> Callable[[Any], str]:
     return lambda value: value if value in names else _wrong("one of " + ", ".join(names), value)
 
 
@@ -228,18 +272,21 @@ def _any_text(value: Any) -> str:
     return "" if value == "" else _text(value)
 
 
-_electrical, _quantity = _number(1e6), _number(MAX_QUANTITY)
-
+_electrical = _number(1e6)
+_maybe_electrical = _maybe(_electrical)
+_quantity = _number(MAX_QUANTITY)
 
 _COLUMNS: dict[str, tuple[Any, tuple[Callable[[Any], Any], ...]]] = {
     "events": (Event, (
-        _whole, _text, _one_of(PowerEventType), _number(sys.float_info.max), _time, _maybe(_any_text),
+        _whole, _text, _one_of(list(PowerEventType)), _number(sys.float_info.max), _time, _maybe(_any_text),
+        _maybe(_text),
     )),
     "devices": (Device, (
         _any_text, _any_text, _quantity, _maybe(_quantity), _maybe(_quantity), _maybe(_quantity), _whole, _whole,
     )),
     "meters": (Meter, (
-        _text, _whole, _one_of(MeterType), _maybe(_any_text), _quantity, _electrical, _electrical, _electrical,
-        _maybe(_time), _whole,
+        _text, _whole, _one_of(list(MeterType)), _maybe(_any_text), _quantity, _electrical, _electrical, _electrical,
+        _maybe(_time), _truth, _truth, _one_of(list(AlertLevel)), _whole,
     )),
+    "deletions": (Deletion, (_whole, _one_of(DELETIONS), _maybe(_text), _maybe(_time), _maybe(_time))),
 }  # fmt: skip

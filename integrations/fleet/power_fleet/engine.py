@@ -91,12 +91,19 @@ class Shard:
     def insert(self, table: str, columns: dict[str, str], rows: _Rows) -> None:
         """Insert rows; columns are names and types. Returns when all replicas have them. Raises EngineError."""
         names, types = list(columns), list(columns.values())
-
-        def insert(client: Client) -> object:
-            return client.insert(
+        self._in_turn(
+            lambda client: client.insert(
                 table, rows, column_names=names, column_type_names=types, settings=self._settings
             )
+        )
 
+    def insert_from(self, table: str, sql: str, **parameters: Any) -> None:
+        """Insert the answer to a question, its columns in the table's order. Raises EngineError."""
+        statement = f"INSERT INTO {table} {sql}"
+        self._in_turn(lambda client: client.command(statement, parameters, settings=self._settings))
+
+    def _in_turn(self, insert: Callable[[Client], object]) -> None:
+        """Insert; where another sink's insert is under way, wait for it."""
         deadline = time.monotonic() + TURN_SECONDS
         while True:
             try:

@@ -11,23 +11,41 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
-import power_manager as library
 from power_fleet import sql
 from power_fleet.engine import Engine, Shard, at_once, parts
-from power_manager import DeviceRecord, MeterType, NotFound, PowerEvent, PowerEventType, PowerMeter
+from power_manager import (
+    DAY_US,
+    HOUR_US,
+    SECOND_US,
+    AlertLevel,
+    DeviceRecord,
+    InvalidValue,
+    MeterSums,
+    MeterType,
+    NotFound,
+    PowerEvent,
+    PowerEventType,
+    PowerMeter,
+    check_count,
+    check_duration,
+    check_iterable,
+    check_text,
+    from_microseconds,
+    make_budget,
+    make_report,
+    rounded,
+    to_microseconds,
+)
 
 _T = TypeVar("_T")
 _Place = tuple[
     Shard, str, dict[str, Any]
 ]  # where a question is asked, of which devices, and its parameters for that
-_DAY = 24 * sql.HOUR
 _NAMED = 6  # times that the longest question names its devices
 _NEVER = 2**62  # an hour that does not come
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,7 @@ class Fleet:
     def budget(self, device_ids: Iterable[str] | None = None) -> Answer[dict[str, dict[str, Any]]]:
         """The power budget of these devices, or of all, as PowerManager.power_budget_check's."""
         ids, fresh, now = _ids(device_ids), self._fresh(), self._now()
-        budgets = at_once(lambda place: _budgets(*place, max(now - _DAY, -1)), self._places(ids))
+        budgets = at_once(lambda place: _budgets(*place, max(now - DAY_US, -1)), self._places(ids))
         found = {id_: budget for some in budgets for id_, budget in some.items()}
         if ids is None:
             return Answer(dict(sorted(found.items())), fresh)
@@ -60,30 +78,34 @@ class Fleet:
         )
 
     def report(self, device_id: str, days: float = 7) -> Answer[str]:
-        """The report of a device over the last days as JSON text, as PowerManager.export_report's. Raises NotFound."""
-        fresh, now = self._fresh(), self._now()
-        span = library._span("days", days, _DAY, "days")
-        days = days if isinstance(days, int) else float(days)
-        id_ = library._text("device_id", device_id)
+        """The report of a device over the last days as JSON text, as PowerManager.export_report's.
+
+        Raises NotFound, and InvalidValue unless days is more than 0.
+        """
+        id_ = check_text("device_id", device_id)
+        span = check_duration("days", days, DAY_US, "days")
+        if span == 0:
+            raise InvalidValue(f"days: expected a number of more than 0 (days), got {days!r}")
+        fresh = self._fresh()
+        now = self._now()
+        after = max(now - span, -1)
         shard = self._engine.shards[self._engine.shard_of(id_)]
         names = {"devices": (id_,)}
         known = shard.query(sql.devices(sql.THESE), **names)
         if not known:
-            raise NotFound(_missing(id_))
-        after = max(now - span, -1)
-        tallies = _tallies(shard, sql.THESE, names, after)
-        record = DeviceRecord(*known[0][:6])
-        meters = [_meter(row, record) for row in shard.query(sql.meters(sql.THESE), **names)]
-        ((count,),) = shard.query(sql.EVENT_COUNT, **names, after=after)
-        events = [_event(row) for row in shard.query(sql.EVENTS, **names, after=after)]
-        head = {
-            "device_id": id_,
-            "device_name": record.name,
-            "period_days": days,
-            "generated_at": library._iso(now),
-        }
-        parts = [library._meter_report(meter, tallies.get((id_, meter.id))) for meter in meters]
-        report = head | {"meters": parts, "event_count": count, "events": events}
+            raise NotFound(_missing(id_), "device", id_)
+        device = _device(known[0])
+        sums = _sums(shard, sql.THESE, names, after).get(id_, {})
+        ((event_count,),) = shard.query(sql.EVENT_COUNT, **names, after=after)
+        report = make_report(
+            device,
+            [_meter(row, device) for row in shard.query(sql.meters(sql.THESE), **names)],
+            sums,
+            days=days,
+            generated_us=now,
+            events=[_event(row) for row in shard.query(sql.EVENTS, **names, after=after)],
+            event_count=event_count,
+        )
         return Answer(json.dumps(report, indent=2, allow_nan=False), fresh)
 
     def latest(self, device_ids: Iterable[str] | None = None) -> Answer[list[PowerMeter]]:
@@ -97,8 +119,8 @@ class Fleet:
 
         Each is {"day": "2026-11-23", "site", "type", "energy_out_wh", "energy_in_wh"}; what has no energy is left out.
         """
-        fresh, today = self._fresh(), self._now() // _DAY
-        first_day = max(today - max(library._whole("days", days), 1) + 1, 0)
+        fresh, today = self._fresh(), self._now() // DAY_US
+        first_day = max(today - max(check_count("days", days), 1) + 1, 0)
         sums: dict[tuple[int, str, str], tuple[float, float]] = {}
         for day, site, kind, out, into in chain(
             *at_once(lambda s: _energies(s, first_day), self._engine.shards)
@@ -114,10 +136,10 @@ class Fleet:
         By the stream's clock. A device that was never heard of is not among them.
         """
         fresh = self._fresh()
-        before = max(self._now() - library._span("minutes", minutes, 60_000_000, "min"), 0)
+        before = max(self._now() - check_duration("minutes", minutes, 60 * SECOND_US, "min"), 0)
         rows = sorted(self._engine.ask(sql.SILENT, before=before), key=lambda row: (row[1], row[0]))
         return Answer(
-            [{"device_id": id_, "last_seen": library._iso(seen)} for id_, seen in rows], fresh
+            [{"device_id": id_, "last_seen": from_microseconds(seen)} for id_, seen in rows], fresh
         )
 
     def _places(self, device_ids: Sequence[str] | None) -> list[_Place]:
@@ -137,39 +159,61 @@ class Fleet:
         """How fresh the least fresh shard is; asked before the answer itself, which can only be fresher."""
         rows = self._engine.ask(sql.FRESH)
         oldest = min((row[0] for row in rows), default=0)
-        return library._iso(oldest) if oldest else None
+        return from_microseconds(oldest) if oldest else None
 
     def _now(self) -> int:
-        return library._microseconds("clock", self._clock())
+        return to_microseconds(self._clock(), "clock")
 
 
 def _ids(device_ids: Iterable[str] | None) -> list[str] | None:
     if device_ids is None:
         return None
-    return [library._text("device_id", id_) for id_ in library._iterable("device_ids", device_ids)]
+    return [check_text("device_id", id_) for id_ in check_iterable("device_ids", device_ids)]
 
 
 def _missing(device_id: str) -> str:
     return f"device_id: no device has the id {device_id!r}: none of that id has been forwarded"
 
 
+def _device(row: Sequence[Any]) -> DeviceRecord:
+    """A device of a row of sql.devices(), whose last column is its site."""
+    *fields, _site = row
+    return DeviceRecord(*fields)
+
+
 def _meter(row: Sequence[Any], device: DeviceRecord) -> PowerMeter:
-    device_id, id_, kind, volts, amperes, capacity, charge, name, updated = row
-    updated_at = None if updated is None else library._iso(updated)
+    """A meter of a row of sql.meters()."""
+    device_id, id_, kind, volts, amperes, capacity, charge, name, updated, active, known, alert = (
+        row
+    )
     return PowerMeter(
-        id_, device_id, MeterType(kind), volts, amperes, capacity, charge, name, updated_at,
-        device.low_battery_threshold, device.critical_battery_threshold,
-    )  # fmt: skip
+        id_,
+        device_id,
+        MeterType(kind),
+        volts,
+        amperes,
+        capacity,
+        charge,
+        name,
+        None if updated is None else from_microseconds(updated),
+        device.low_battery_threshold,
+        device.critical_battery_threshold,
+        active=bool(active),
+        power_known=bool(known),
+        alert_level=AlertLevel(alert),
+    )
 
 
-def _event(row: Sequence[Any]) -> dict[str, Any]:
-    id_, device_id, kind, value, at, note = row
-    event = PowerEvent(id_, device_id, PowerEventType(kind), value, library._iso(at), note)
-    return dataclasses.asdict(event)
+def _event(row: Sequence[Any]) -> PowerEvent:
+    """An event of a row of sql.EVENTS."""
+    id_, device_id, kind, value, at, note, meter_id = row
+    return PowerEvent(
+        id_, device_id, PowerEventType(kind), value, from_microseconds(at), note, meter_id
+    )
 
 
 def _meters(shard: Shard, of: str, names: dict[str, Any]) -> list[PowerMeter]:
-    records = {row[0]: DeviceRecord(*row[:6]) for row in shard.query(sql.devices(of), **names)}
+    records = {row[0]: _device(row) for row in shard.query(sql.devices(of), **names)}
     rows = shard.query(sql.meters(of), **names)
     return [_meter(row, records.get(row[0], DeviceRecord(row[0], row[0]))) for row in rows]
 
@@ -180,51 +224,54 @@ def _oldest(shard: Shard, of: str, names: dict[str, Any], first: int) -> int:
     return int(oldest) if count else _NEVER
 
 
-def _tallies(
+def _sums(
     shard: Shard, of: str, names: dict[str, Any], after: int
-) -> dict[tuple[str, str], library._Tally]:
-    """The library's tallies, by device and meter, of the readings later than `after`."""
-    first = after // sql.HOUR + 1
+) -> dict[str, dict[str, MeterSums]]:
+    """By device and meter, the sums of the readings later than `after`."""
+    first = after // HOUR_US + 1
     oldest = _oldest(shard, of, names, first)
     rows = shard.query(
         sql.tallies(of, oldest < _NEVER), after=after, first=first, oldest=oldest, **names
     )
-    return {(row[0], row[1]): library._Tally(*row[2:]) for row in rows}
+    found: dict[str, dict[str, MeterSums]] = {}
+    for device_id, meter_id, *values in rows:
+        sums = MeterSums(*values)
+        if sums.power_count == 0:
+            sums = sums._replace(min_wattage=None, max_wattage=None)
+        found.setdefault(device_id, {})[meter_id] = sums
+    return found
 
 
 def _budgets(shard: Shard, of: str, names: dict[str, Any], after: int) -> dict[str, dict[str, Any]]:
-    records = {row[0]: DeviceRecord(*row[:6]) for row in shard.query(sql.devices(of), **names)}
-    tallies = _tallies(shard, of, names, after)
-    meters: dict[str, list[tuple[int, PowerMeter]]] = {id_: [] for id_ in records}
-    last_day: dict[str, dict[int, library._Tally]] = {id_: {} for id_ in records}
-    for number, row in enumerate(shard.query(sql.meters(of), **names)):
-        id_ = row[0]
-        if id_ not in records:  # its device's record is still on its way
-            continue
-        meters[id_].append((number, _meter(row, records[id_])))
-        tally = tallies.get((id_, row[1]))
-        if tally is not None and row[2] in library._LOADS:
-            last_day[id_][number] = tally
+    records = {row[0]: _device(row) for row in shard.query(sql.devices(of), **names)}
+    last_day = _sums(shard, of, names, after)
+    meters: dict[str, list[PowerMeter]] = {id_: [] for id_ in records}
+    for row in shard.query(sql.meters(of), **names):
+        if row[0] in records:  # else its device's record is still on its way
+            meters[row[0]].append(_meter(row, records[row[0]]))
     return {
-        id_: library._budget(record, meters[id_], last_day[id_]) for id_, record in records.items()
+        id_: make_budget(device, meters[id_], last_day.get(id_, {}))
+        for id_, device in records.items()
     }
 
 
 def _energies(shard: Shard, first_day: int) -> list[Sequence[Any]]:
     ((max_gap,),) = shard.query(sql.MAX_GAP)
     first = max(
-        first_day * 24 - -(-max_gap // sql.HOUR), 0
+        first_day * 24 - -(-max_gap // HOUR_US), 0
     )  # a day's first energy may begin that long before it
     oldest = _oldest(shard, sql.EVERY, {}, first)
     return shard.query(sql.days(oldest < _NEVER), day=first_day, first=first, oldest=oldest)
 
 
 def _energy_row(day: int, site: str, kind: str, out: float, into: float) -> dict[str, Any]:
-    begin = (_EPOCH + timedelta(days=day)).date().isoformat()
     return {
-        "day": begin, "site": site, "type": kind,
-        "energy_out_wh": library._tidy(out), "energy_in_wh": library._tidy(into),
-    }  # fmt: skip
+        "day": from_microseconds(day * DAY_US)[:10],
+        "site": site,
+        "type": kind,
+        "energy_out_wh": rounded(out),
+        "energy_in_wh": rounded(into),
+    }
 
 
 def shown(meter: PowerMeter) -> dict[str, Any]:

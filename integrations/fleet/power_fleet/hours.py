@@ -10,6 +10,7 @@ from __future__ import annotations
 from power_fleet import sql
 from power_fleet.engine import Engine, Shard, at_once, parts
 from power_fleet.schema import HOURLY
+from power_manager import HOUR_US
 
 LIMIT = 50_000  # hours of devices to know of at once
 RECENT = 3 * 24  # hours
@@ -20,7 +21,7 @@ def close_hours(engine: Engine, now_us: int, recent: bool = False) -> int:
 
     Raises EngineError; then some of them may be done.
     """
-    return sum(at_once(lambda shard: _close(shard, now_us // sql.HOUR, recent), engine.shards))
+    return sum(at_once(lambda shard: _close(shard, now_us // HOUR_US, recent), engine.shards))
 
 
 def _close(shard: Shard, present: int, recent: bool) -> int:

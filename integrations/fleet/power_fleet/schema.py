@@ -1,7 +1,8 @@
 """The engine's tables, the same on ClickHouse 18 and 26: whole microseconds, Float64, and ReplacingMergeTree.
 
 Every table begins its key with the device: a device can only ever write rows of its own, and what belongs to it lies
-together. Rows that come twice are one row (FINAL); of devices, meters and hours the one with the highest version.
+together. Rows that come twice are one row (FINAL), that with the highest version. What a device has deleted stays as a
+row with `deleted` = 1, so that an older message that comes after it does not bring it back.
 """
 
 from __future__ import annotations
@@ -9,19 +10,28 @@ from __future__ import annotations
 from power_fleet.engine import Engine, Shard
 from power_fleet.stream import Refused
 
-TEXT, WHOLE, VERSION, NUMBER = "String", "Int64", "UInt64", "Float64"
-MAYBE_TEXT, MAYBE_WHOLE, MAYBE_NUMBER = "Nullable(String)", "Nullable(Int64)", "Nullable(Float64)"
+TEXT = "String"
+WHOLE = "Int64"
+VERSION = "UInt64"
+NUMBER = "Float64"
+FLAG = "UInt8"  # 0 or 1
+MAYBE_TEXT = "Nullable(String)"
+MAYBE_WHOLE = "Nullable(Int64)"
+MAYBE_NUMBER = "Nullable(Float64)"
 
 READINGS = {
     "device_id": TEXT, "meter_id": TEXT, "at": WHOLE,  # microseconds since 1970
-    "voltage": NUMBER, "current_draw": NUMBER, "charge_pct": NUMBER,
+    "voltage": MAYBE_NUMBER, "current_draw": MAYBE_NUMBER, "charge_pct": NUMBER,
     "max_gap": WHOLE,  # microseconds: the file's setting, with each reading, so that its energy needs nothing else
+    "generation": VERSION,  # of its batch; of a deleted one the revision of the deletion
+    "deleted": FLAG,
 }  # fmt: skip
 # An hour of a meter by itself. The energy between its first reading and the one before is not in it, so that it
-# depends on no other hour; `first_` and `last_` are there to add that.
+# depends on no other hour; `first_` and `last_` are there to add that. Wattages and energy are those of the readings
+# that have watts, power_count of them; where that is 0 they are 0 and mean nothing.
 HOURLY = {
     "device_id": TEXT, "meter_id": TEXT, "hour": WHOLE,  # hours since 1970
-    "reading_count": WHOLE, "wattage_sum": NUMBER, "min_wattage": NUMBER, "max_wattage": NUMBER,
+    "reading_count": WHOLE, "power_count": WHOLE, "wattage_sum": NUMBER, "min_wattage": NUMBER, "max_wattage": NUMBER,
     "min_charge_pct": NUMBER, "max_charge_pct": NUMBER, "energy_out": NUMBER, "energy_in": NUMBER,  # Wh
     "first_at": WHOLE, "first_wattage": NUMBER, "last_at": WHOLE, "last_wattage": NUMBER, "max_gap": WHOLE,
     "touches": VERSION,  # those of power_touched that it has seen: it is right as long as there are no more
@@ -30,15 +40,21 @@ HOURLY = {
 TOUCHED = {"device_id": TEXT, "hour": WHOLE, "touches": VERSION}
 EVENTS = {
     "device_id": TEXT, "at": WHOLE, "id": TEXT, "sequence": WHOLE, "type": TEXT, "value": NUMBER, "note": MAYBE_TEXT,
+    "meter_id": MAYBE_TEXT, "generation": VERSION, "deleted": FLAG,
+}  # fmt: skip
+# What devices have deleted, to be applied to what comes late.
+DELETIONS = {
+    "device_id": TEXT, "revision": VERSION, "kind": TEXT, "meter_id": TEXT, "since": WHOLE, "until": WHOLE,
 }  # fmt: skip
 DEVICES = {
     "device_id": TEXT, "name": TEXT, "site": TEXT, "shutdown_threshold": NUMBER, "target_wh": MAYBE_NUMBER,
     "low_battery_threshold": MAYBE_NUMBER, "critical_battery_threshold": MAYBE_NUMBER, "max_gap": WHOLE,
-    "revision": VERSION,
+    "revision": VERSION, "deleted": FLAG,
 }  # fmt: skip
 METERS = {
     "device_id": TEXT, "meter_id": TEXT, "position": WHOLE, "type": TEXT, "name": MAYBE_TEXT, "capacity_wh": NUMBER,
-    "voltage": NUMBER, "current_draw": NUMBER, "charge_pct": NUMBER, "updated": MAYBE_WHOLE, "revision": VERSION,
+    "voltage": NUMBER, "current_draw": NUMBER, "charge_pct": NUMBER, "updated": MAYBE_WHOLE,
+    "active": FLAG, "power_known": FLAG, "alert_level": TEXT, "revision": VERSION, "deleted": FLAG,
 }  # fmt: skip
 # When the stream last took in something from a device, by the stream's clock.
 SEEN = {"device_id": TEXT, "seen": VERSION}
@@ -46,11 +62,17 @@ SEEN = {"device_id": TEXT, "seen": VERSION}
 FRESH = {"name": TEXT, "fresh": VERSION}
 SHARD = {"name": TEXT, "number": WHOLE, "total": WHOLE}
 
-_TABLES = {  # name: columns, engine, version, key
-    "power_readings": (READINGS, "Replacing", "", "device_id, meter_id, at"),
+TABLES = {  # name: columns, engine, version, key
+    "power_readings": (READINGS, "Replacing", "generation", "device_id, meter_id, at"),
     "power_hourly": (HOURLY, "Replacing", "touches", "device_id, meter_id, hour"),
     "power_touched": (TOUCHED, "Summing", "", "device_id, hour"),
-    "power_events": (EVENTS, "Replacing", "", "device_id, at, id"),
+    "power_events": (EVENTS, "Replacing", "generation", "device_id, at, id"),
+    "power_deletions": (
+        DELETIONS,
+        "Replacing",
+        "",
+        "device_id, revision, kind, meter_id, since, until",
+    ),
     "power_devices": (DEVICES, "Replacing", "revision", "device_id"),
     "power_meters": (METERS, "Replacing", "revision", "device_id, meter_id"),
     "power_seen": (SEEN, "Replacing", "seen", "device_id"),
@@ -78,11 +100,11 @@ def create(engine: Engine) -> list[str]:
 
 def statements(replicated: bool) -> list[str]:
     """The statements that make the tables."""
-    return [_statement(name, replicated) for name in _TABLES]
+    return [_statement(name, replicated) for name in TABLES]
 
 
 def _statement(name: str, replicated: bool) -> str:
-    columns, kind, version, key = _TABLES[name]
+    columns, kind, version, key = TABLES[name]
     arguments = [f"'/clickhouse/power_fleet/{{shard}}/{name}'", "'{replica}'"] if replicated else []
     arguments += [version] if version else []
     engine = f"{'Replicated' if replicated else ''}{kind}MergeTree({', '.join(arguments)})"

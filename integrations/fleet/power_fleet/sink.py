@@ -18,9 +18,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from power_fleet import schema, sql
-from power_fleet.codec import Batch, Poison, decode
-from power_fleet.engine import Engine
+from power_fleet import deletions, schema
+from power_fleet.codec import MAX_US, Batch, Poison, decode
+from power_fleet.engine import Engine, Shard
 from power_fleet.hours import close_hours
 from power_fleet.stream import (
     CONSUMER,
@@ -33,6 +33,7 @@ from power_fleet.stream import (
     stored_until,
     token,
 )
+from power_manager import HOUR_US
 
 MESSAGES = 200  # taken at once
 WAIT = 1.0  # seconds for the first of them
@@ -49,17 +50,19 @@ class Rows:
     """What one shard gets, by table."""
 
     tables: dict[str, list[Sequence[Any]]] = field(default_factory=dict)
+    generations: dict[str, int] = field(default_factory=dict)  # the lowest of each device
 
     def add(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
         """Add rows to a table's."""
         self.tables.setdefault(table, []).extend(rows)
 
 
-# Readings before the touches of their hours, and those before anything is acknowledged.
+# Deletions before what is deleted is looked for, which is after all rows that may be; then the touches of the hours.
 _ORDER = {
-    "power_readings": schema.READINGS, "power_touched": schema.TOUCHED, "power_events": schema.EVENTS,
-    "power_devices": schema.DEVICES, "power_meters": schema.METERS, "power_seen": schema.SEEN,
+    "power_deletions": schema.DELETIONS, "power_readings": schema.READINGS, "power_events": schema.EVENTS,
+    "power_devices": schema.DEVICES, "power_meters": schema.METERS,
 }  # fmt: skip
+_AFTERWARDS = {"power_touched": schema.TOUCHED, "power_seen": schema.SEEN}
 
 
 def rows_of(batches: Iterable[tuple[Batch, int]], engine: Engine) -> list[Rows]:
@@ -72,26 +75,54 @@ def rows_of(batches: Iterable[tuple[Batch, int]], engine: Engine) -> list[Rows]:
 
 def _add(rows: Rows, batch: Batch, seen: int) -> None:
     id_ = batch.device_id
-    rows.add("power_readings", ((id_, *reading, batch.max_gap) for reading in batch.readings))
+    generation = batch.generation
+    rows.generations[id_] = min(rows.generations.get(id_, generation), generation)
+    rows.add(
+        "power_deletions",
+        (
+            (
+                id_,
+                d.revision,
+                d.kind,
+                d.meter_id or "",
+                d.since or 0,
+                MAX_US if d.until is None else d.until,
+            )
+            for d in batch.deletions
+        ),
+    )
+    rows.add(
+        "power_readings",
+        ((id_, *reading, batch.max_gap, generation, 0) for reading in batch.readings),
+    )
     rows.add(
         "power_touched",
-        ((id_, hour, 1) for hour in sorted({r.at // sql.HOUR for r in batch.readings})),
+        ((id_, hour, 1) for hour in sorted({r.at // HOUR_US for r in batch.readings})),
     )
     rows.add(
         "power_events",
-        ((id_, e.at, e.id, e.sequence, e.type, e.value, e.note) for e in batch.events),
+        (
+            (id_, e.at, e.id, e.sequence, e.type, e.value, e.note, e.meter_id, generation, 0)
+            for e in batch.events
+        ),
     )
-    rows.add("power_devices", ((id_, *device) for device in batch.devices))
-    rows.add("power_meters", ((id_, *meter) for meter in batch.meters))
+    rows.add("power_devices", ((id_, *device, 0) for device in batch.devices))
+    rows.add("power_meters", ((id_, *meter, 0) for meter in batch.meters))
     rows.add("power_seen", [(id_, seen)])
 
 
 def store(engine: Engine, shards: Sequence[Rows]) -> None:
     """Insert all of it, one insert a table and shard. Raises EngineError; then some of it may be there, harmlessly."""
     for shard, rows in zip(engine.shards, shards):
-        for table, columns in _ORDER.items():
-            if rows.tables.get(table):
-                shard.insert(table, columns, rows.tables[table])
+        _insert(shard, rows, _ORDER)
+        deletions.apply(shard, rows.generations, rows.tables.get("power_deletions", ()))
+        _insert(shard, rows, _AFTERWARDS)
+
+
+def _insert(shard: Shard, rows: Rows, tables: dict[str, dict[str, str]]) -> None:
+    for table, columns in tables.items():
+        if rows.tables.get(table):
+            shard.insert(table, columns, rows.tables[table])
 
 
 class Sink:

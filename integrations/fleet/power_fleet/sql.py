@@ -1,15 +1,23 @@
 """The questions, as SQL that ClickHouse 18 and 26 understand alike: no window functions, so pairs are made of arrays.
 
-A meter's readings of one hour are a segment: their sums, and the first and the last of them. segments() makes them of
-readings; power_hourly keeps those of closed hours. tallies() and days() put segments in order of time and add the
-trapezoid between one segment's last reading and the next one's first, so that the energy is that over all readings.
+A meter's readings of one hour are a segment: their sums, and the first and the last of them that have watts. segments()
+makes them of readings; power_hourly keeps those of closed hours. tallies() and days() put segments in order of time and
+add the trapezoid between one segment's last reading and the next one's first, so that the energy is that over all
+readings. A reading without volts or amperes counts in reading_count and charge alone: its neighbours are neighbours of
+each other. An hour whose readings were all deleted is a segment of 0 readings, which takes the place of what was kept.
 
 `devices` is a condition on device_id, or EVERY; parameters are those of clickhouse_connect: %(name)s.
 """
 
 from __future__ import annotations
 
-HOUR = 3_600_000_000  # microseconds
+from collections.abc import Mapping
+
+from power_fleet import schema
+from power_manager import HOUR_US
+
+HOUR = HOUR_US  # microseconds
+
 EVERY = "1"
 THESE = "device_id IN %(devices)s"
 BETWEEN_HOURS = f"{THESE} AND at >= %(first)s * {HOUR} AND at < %(end)s * {HOUR}"
@@ -22,7 +30,7 @@ _STEPS = """arrayMap((t, w, s, v, gap) -> if(t - s <= gap, (v + w) * (t - s) / 7
     arrayPopFront(gaps))"""
 _OUT = "arrayMap(x -> if(x > 0., x, 0.), steps)"
 _IN = "arrayMap(x -> if(x < 0., 0. - x, 0.), steps)"
-_SUMS = "reading_count, wattage_sum, min_wattage, max_wattage, min_charge_pct, max_charge_pct"
+_SUMS = "reading_count, power_count, wattage_sum, min_wattage, max_wattage, min_charge_pct, max_charge_pct"
 _SEGMENT = (
     f"{_SUMS}, energy_out, energy_in, first_at, first_wattage, last_at, last_wattage, max_gap"
 )
@@ -43,13 +51,15 @@ FROM (
     SELECT device_id, meter_id, hour, {_SUMS}, max_gap, gaps, arraySort(times) AS all_ts,
       arraySort((w, t) -> t, watts, times) AS all_ws
     FROM (
-      SELECT device_id, meter_id, hour, toInt64(count()) AS reading_count, sum(wattage) AS wattage_sum,
-        min(wattage) AS min_wattage, max(wattage) AS max_wattage, min(charge) AS min_charge_pct,
-        max(charge) AS max_charge_pct, max(gap) AS max_gap,
-        groupArray(gap) AS gaps, groupArray(at) AS times, groupArray(wattage) AS watts
+      SELECT device_id, meter_id, hour, toInt64(countIf(there)) AS reading_count,
+        toInt64(countIf(known)) AS power_count, sumIf(wattage, known) AS wattage_sum,
+        minIf(wattage, known) AS min_wattage, maxIf(wattage, known) AS max_wattage,
+        minIf(charge, there) AS min_charge_pct, maxIf(charge, there) AS max_charge_pct, max(gap) AS max_gap,
+        groupArrayIf(gap, known) AS gaps, groupArrayIf(at, known) AS times, groupArrayIf(wattage, known) AS watts
       FROM (
-        SELECT device_id, meter_id, toInt64(intDiv(at, {HOUR})) AS hour, at, voltage * current_draw AS wattage,
-          charge_pct AS charge, max_gap AS gap
+        SELECT device_id, meter_id, toInt64(intDiv(at, {HOUR})) AS hour, at, charge_pct AS charge, max_gap AS gap,
+          ifNull(voltage, 0.) * ifNull(current_draw, 0.) AS wattage, deleted = 0 AS there,
+          deleted = 0 AND isNotNull(voltage) AND isNotNull(current_draw) AS known
         FROM power_readings FINAL WHERE {where}
       ) WHERE {hours} GROUP BY device_id, meter_id, hour
     )
@@ -110,7 +120,7 @@ def _joined(parts: list[str]) -> str:
     listed = f"SELECT device_id, meter_id, hour, {_SEGMENT} FROM ("
     union = ") UNION ALL ".join(listed + part for part in parts) + ")"
     arrays = ("first_at", "first_wattage", "last_at", "last_wattage", "energy_out", "energy_in")
-    grouped = ", ".join(f"groupArray({name}) AS {name}s" for name in arrays)
+    grouped = ", ".join(f"groupArrayIf({name}, powers > 0) AS {name}s" for name in arrays)
     return f"""
 SELECT device_id, meter_id, {_SUMS}, all_hours, outs, ins, {_STEPS.format(first="first", last="last")} AS steps
 FROM (
@@ -119,15 +129,16 @@ FROM (
     arraySort(last_ats) AS last_ts, arraySort((w, t) -> t, last_wattages, last_ats) AS last_ws,
     arraySort((e, t) -> t, energy_outs, hours) AS outs, arraySort((e, t) -> t, energy_ins, hours) AS ins
   FROM (
-    SELECT device_id, meter_id, sum(n) AS reading_count, sum(wattage_sum_) AS wattage_sum,
-      min(min_wattage_) AS min_wattage, max(max_wattage_) AS max_wattage,
+    SELECT device_id, meter_id, sum(n) AS reading_count, sum(powers) AS power_count, sum(wattage_sum_) AS wattage_sum,
+      minIf(min_wattage_, powers > 0) AS min_wattage, maxIf(max_wattage_, powers > 0) AS max_wattage,
       min(min_charge_) AS min_charge_pct, max(max_charge_) AS max_charge_pct,
-      groupArray(gap_) AS gaps, groupArray(hour) AS hours, {grouped}
+      groupArrayIf(gap_, powers > 0) AS gaps, groupArrayIf(hour, powers > 0) AS hours, {grouped}
     FROM (
-      SELECT device_id, meter_id, hour, reading_count AS n, wattage_sum AS wattage_sum_, min_wattage AS min_wattage_,
-        max_wattage AS max_wattage_, min_charge_pct AS min_charge_, max_charge_pct AS max_charge_, max_gap AS gap_,
+      SELECT device_id, meter_id, hour, reading_count AS n, power_count AS powers, wattage_sum AS wattage_sum_,
+        min_wattage AS min_wattage_, max_wattage AS max_wattage_,
+        min_charge_pct AS min_charge_, max_charge_pct AS max_charge_, max_gap AS gap_,
         {", ".join(arrays)}
-      FROM ({union})
+      FROM ({union}) WHERE reading_count > 0
     ) GROUP BY device_id, meter_id
   )
 )"""
@@ -139,7 +150,10 @@ def oldest_dirty(devices: str) -> str:
 
 
 def tallies(devices: str, with_fresh: bool) -> str:
-    """Device, meter, then the fields of the library's tally, over the readings later than %(after)s."""
+    """Device, meter, then the fields of the library's MeterSums, over the readings later than %(after)s.
+
+    The extremes of wattage are 0 where power_count is 0.
+    """
     parts = [_ragged(devices), *_hours(devices, with_fresh)]
     return f"""SELECT device_id, meter_id, {_SUMS}, arraySum({_OUT}) + arraySum(outs) AS energy_out,
   arraySum({_IN}) + arraySum(ins) AS energy_in FROM ({_joined(parts)})"""
@@ -156,7 +170,7 @@ SELECT device_id, meter_id, intDiv(hour, 24) AS day, inside_out + before_out AS 
   inside_in + before_in AS energy_in
 FROM (
   SELECT device_id, meter_id, all_hours, outs, ins, arrayPushFront({_OUT}, 0.) AS step_outs,
-    arrayPushFront({_IN}, 0.) AS step_ins FROM ({_joined(parts)})
+    arrayPushFront({_IN}, 0.) AS step_ins FROM ({_joined(parts)}) WHERE power_count > 0
 ) ARRAY JOIN all_hours AS hour, outs AS inside_out, ins AS inside_in, step_outs AS before_out, step_ins AS before_in"""
     by_meter = f"""
 SELECT device_id, meter_id, day, sum(energy_out) AS out, sum(energy_in) AS into FROM ({energies})
@@ -164,32 +178,62 @@ WHERE day >= %(day)s GROUP BY device_id, meter_id, day"""
     # ClickHouse 18 takes one JOIN a query, 26 wants a name for each side.
     typed = f"""
 SELECT device_id, day, type, out, into FROM ({by_meter}) AS energies
-ANY LEFT JOIN (SELECT device_id, meter_id, type FROM power_meters FINAL) AS types USING (device_id, meter_id)"""
+ANY LEFT JOIN (SELECT device_id, meter_id, type FROM power_meters FINAL WHERE deleted = 0) AS types
+USING (device_id, meter_id)"""
     return f"""
 SELECT day, site, type, sum(out), sum(into) FROM ({typed}) AS typed
-ANY LEFT JOIN (SELECT device_id, site FROM power_devices FINAL) AS sites USING (device_id) GROUP BY day, site, type"""
+ANY LEFT JOIN (SELECT device_id, site FROM power_devices FINAL WHERE deleted = 0) AS sites USING (device_id)
+GROUP BY day, site, type"""
 
 
 def devices(of: str) -> str:
     """The devices, with when the stream last had something of each; the library's record first."""
     return f"""SELECT device_id, name, shutdown_threshold, target_wh, low_battery_threshold,
-  critical_battery_threshold, site FROM power_devices FINAL WHERE {of} ORDER BY device_id"""
+  critical_battery_threshold, site FROM power_devices FINAL WHERE deleted = 0 AND {of} ORDER BY device_id"""
 
 
 def meters(of: str) -> str:
     """The meters in the order in which they were added."""
-    return f"""SELECT device_id, meter_id, type, voltage, current_draw, capacity_wh, charge_pct, name, updated
-FROM power_meters FINAL WHERE {of} ORDER BY device_id, position"""
+    return f"""SELECT device_id, meter_id, type, voltage, current_draw, capacity_wh, charge_pct, name, updated,
+  active, power_known, alert_level
+FROM power_meters FINAL WHERE deleted = 0 AND {of} ORDER BY device_id, position"""
 
 
-EVENT_COUNT = f"SELECT toInt64(count()) FROM power_events FINAL WHERE {THESE} AND at > %(after)s"
-EVENTS = f"""SELECT id, device_id, type, value, at, note FROM power_events FINAL WHERE {THESE} AND at > %(after)s
+_THESE_EVENTS = f"FROM power_events FINAL WHERE deleted = 0 AND {THESE} AND at > %(after)s"
+EVENT_COUNT = f"SELECT toInt64(count()) {_THESE_EVENTS}"
+EVENTS = f"""SELECT id, device_id, type, value, at, note, meter_id {_THESE_EVENTS}
 ORDER BY at DESC, sequence DESC LIMIT 20"""
 # Device, hour and touches of hours from %(first)s on and before %(end)s that have to be computed.
 DIRTY = f"{_dirty(_BETWEEN)} ORDER BY hour, device_id LIMIT %(limit)s"
 WEEK = 7 * 24  # hours
 TOUCHED_WEEKS = f"SELECT DISTINCT toInt64(intDiv(hour, {WEEK})) AS week FROM power_touched WHERE hour < %(present)s"
-SILENT = """SELECT device_id, max(seen) AS last_seen FROM power_seen GROUP BY device_id
+SILENT = """SELECT device_id, max(seen) AS last_seen FROM power_seen
+WHERE device_id NOT IN (SELECT device_id FROM power_devices FINAL WHERE deleted = 1) GROUP BY device_id
 HAVING last_seen <= %(before)s ORDER BY last_seen, device_id"""
 FRESH = "SELECT max(fresh) FROM power_fresh"
-MAX_GAP = "SELECT max(max_gap) FROM power_devices"
+MAX_GAP = "SELECT max(max_gap) FROM power_devices FINAL WHERE deleted = 0"
+
+DELETIONS = """SELECT device_id, revision, kind, meter_id, since, until FROM power_deletions FINAL
+WHERE device_id IN %(devices)s AND revision > %(generation)s ORDER BY device_id, revision"""
+# What a deletion takes; the parameters are the columns of its row.
+_OF_DEVICE = "device_id = %(device_id)s"
+_OF_METER = f"{_OF_DEVICE} AND (%(kind)s = 'device' OR meter_id = %(meter_id)s)"
+_IN_RANGE = f"{_OF_METER} AND at >= %(since)s AND at < %(until)s"
+
+
+def _deleted(table: str, columns: Mapping[str, str], version: str, where: str) -> str:
+    """The rows that take the place of those that are deleted: theirs, with the revision of the deletion."""
+    values = {name: "NULL" for name, kind in columns.items() if kind.startswith("Nullable")}
+    values |= {version: "toUInt64(%(revision)s)", "deleted": "toUInt8(1)"}
+    # Named otherwise than the columns: ClickHouse takes the name of a column in WHERE as that of the answer's.
+    listed = ", ".join(f"{values.get(name, name)} AS {name}_" for name in columns)
+    return f"""SELECT {listed} FROM {table} FINAL
+WHERE {where} AND deleted = 0 AND {version} < %(revision)s"""
+
+
+DELETE_READINGS = _deleted("power_readings", schema.READINGS, "generation", _IN_RANGE)
+DELETE_EVENTS = _deleted("power_events", schema.EVENTS, "generation", _OF_DEVICE)
+DELETE_METERS = _deleted("power_meters", schema.METERS, "revision", _OF_METER)
+DELETE_DEVICE = _deleted("power_devices", schema.DEVICES, "revision", _OF_DEVICE)
+TOUCH_DELETED = f"""SELECT DISTINCT device_id, toInt64(intDiv(at, {HOUR})) AS hour, toUInt64(1) AS touches
+FROM power_readings WHERE {_IN_RANGE} AND deleted = 1"""

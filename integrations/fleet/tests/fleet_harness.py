@@ -35,7 +35,7 @@ class Clock:
 def emptied(urls: list[str]) -> list[str]:
     """The same engine with its tables empty."""
     for shard in (engine := Engine(urls)).shards:
-        for name in schema._TABLES:
+        for name in schema.TABLES:
             shard.clients[0].command(f"TRUNCATE TABLE {name}")
     schema.create(engine)
     return urls
@@ -56,24 +56,27 @@ def carry(
 def random_device(
     path: Path, seed: int, device_id: str, clock: Clock, count: int = 300, **options: Any
 ) -> PowerManager:
-    """A file with a device of three meters, readings of ten days with gaps, some late, and a few events."""
+    """A file with a device of four meters, readings of ten days with gaps, some late, and a few events.
+
+    One reading in ten lacks its volts, its amperes or both.
+    """
     chance = random.Random(seed)
     pm = PowerManager(path, durability="normal", clock=clock, **options)
     pm.register_device(device_id, f"Device {seed}", target_wh=chance.choice([None, 50.0]))
     meters = [
         pm.add_meter(device_id, kind, capacity_wh=40.0, name=kind)
-        for kind in ("battery", "solar", "main")
+        for kind in ("battery", "solar", "main", "ups")
     ]
     at = NOW - 10 * 24 * HOUR
     rows = []
     for _ in range(count):
         at += chance.choice([1.0, 60.0, 600.0, 3000.0, 3600.0, 4000.0]) * chance.random() * 3
-        values = (
-            chance.uniform(0, 20),
-            chance.uniform(-3, 3),
-            chance.choice([None, chance.uniform(0, 100)]),
-        )
-        rows.append((chance.choice(meters).id, *values, min(at, NOW)))
+        volts = None if chance.random() < 0.05 else chance.uniform(0, 20)
+        amperes = None if chance.random() < 0.1 else chance.uniform(-3, 3)
+        charge = chance.choice([None, chance.uniform(0, 100)])
+        if volts is None and amperes is None and charge is None:  # it would say nothing
+            charge = 50.0
+        rows.append((chance.choice(meters).id, volts, amperes, charge, min(at, NOW)))
     chance.shuffle(rows)
     pm.log_many(rows)
     for number in range(30):

@@ -43,7 +43,7 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
         pm.close()
 
 
-@pytest.mark.parametrize("days", [0, 0.01, 1, 3.7, 7, 400])
+@pytest.mark.parametrize("days", [0.001, 0.01, 1, 3.7, 7, 400])
 def test_a_report_is_that_of_the_device_itself(
     urls: list[str], make: Make, clock: Clock, days: float
 ) -> None:
@@ -58,6 +58,13 @@ def test_a_report_is_that_of_the_device_itself(
                 pm.export_report(f"edge-{seed}", days), fleet.report(f"edge-{seed}", days).value
             )
         close_hours(engine, NOW_US)
+
+
+@pytest.mark.parametrize("days", [0, -1, float("nan"), "7"])
+def test_a_report_of_no_time_is_refused(days: Any) -> None:
+    """As the library refuses it, before anything is asked."""
+    with pytest.raises(InvalidValue, match="days"):
+        Fleet(["http://127.0.0.1:9"]).report("edge-1", days)
 
 
 def test_late_readings_change_a_closed_hour(urls: list[str], make: Make, clock: Clock) -> None:

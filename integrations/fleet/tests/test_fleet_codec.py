@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from power_fleet.codec import (
     _COLUMNS,
+    DELETIONS,
     MAX_BYTES,
     Batch,
+    Deletion,
     Device,
     Event,
     Meter,
@@ -23,7 +25,7 @@ from power_fleet.codec import (
     encode,
 )
 
-from power_manager import MeterType, PowerEventType
+from power_manager import AlertLevel, MeterType, PowerEventType
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 times = st.integers(0, 7_289_654_399_999_999)
@@ -31,11 +33,14 @@ electrical = st.floats(-1e6, 1e6)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 quantities = st.floats(-1e12, 1e12)
 whole = st.integers(0, 2**63 - 1)
-readings = st.builds(Reading, ids, times, electrical, electrical, electrical)
+maybe_electrical = st.none() | electrical
+readings = st.builds(Reading, ids, times, maybe_electrical, maybe_electrical, electrical)
 event_types = st.sampled_from([kind.value for kind in PowerEventType])
 meter_types = st.sampled_from([kind.value for kind in MeterType])
 any_text = ids | st.just("")  # a file of the first release may have empty names and notes
-events = st.builds(Event, whole, ids, event_types, finite, times, st.none() | any_text)
+events = st.builds(
+    Event, whole, ids, event_types, finite, times, st.none() | any_text, st.none() | ids
+)
 devices = st.builds(
     Device,
     any_text,
@@ -49,12 +54,20 @@ devices = st.builds(
 )
 meters = st.builds(
     Meter, ids, whole, meter_types, st.none() | any_text, quantities, electrical, electrical, electrical,
-    st.none() | times, whole,
+    st.none() | times, st.booleans(), st.booleans(), st.sampled_from([level.value for level in AlertLevel]), whole,
 )  # fmt: skip
+deletions = st.builds(
+    Deletion,
+    whole,
+    st.sampled_from(DELETIONS),
+    st.none() | ids,
+    st.none() | times,
+    st.none() | times,
+)
 batches = st.builds(
-    Batch, ids, whole,
+    Batch, ids, whole, whole,
     st.lists(readings).map(lambda rows: sorted(rows, key=lambda row: row.meter_id)),
-    st.lists(events), st.lists(devices), st.lists(meters),
+    st.lists(events), st.lists(devices), st.lists(meters), st.lists(deletions),
 )  # fmt: skip
 
 
@@ -72,7 +85,7 @@ def test_the_same_batch_has_the_same_id(batch: Batch) -> None:
 
 def test_another_batch_has_another_id() -> None:
     """One microsecond more is another batch."""
-    first, second = (Batch("d", 1, [Reading("m", at, 1.0, 1.0, 1.0)]) for at in (5, 6))
+    first, second = (Batch("d", 1, 0, [Reading("m", at, 1.0, 1.0, 1.0)]) for at in (5, 6))
     assert encode(first)[0] != encode(second)[0]
 
 
@@ -93,34 +106,44 @@ json_values = st.recursive(
 
 
 @given(
-    st.sampled_from(["readings", "events", "devices", "meters", "device_id", "max_gap", "v"]),
+    st.sampled_from([*sorted(_COLUMNS), "readings", "device_id", "max_gap", "generation", "v"]),
     json_values,
 )
 def test_any_value_in_any_place_is_a_batch_or_poison(place: str, value: Any) -> None:
     """A message with one part replaced by anything is refused or understood, never a crash."""
-    message = {"v": 1, "device_id": "d", "max_gap": 1, place: value}
+    message = {"v": 1, "device_id": "d", "max_gap": 1, "generation": 0, place: value}
     with contextlib.suppress(Poison):
         decode(zlib.compress(json.dumps(message).encode()))
 
 
 ROWS: dict[str, list[Any]] = {
     "readings": ["m", [1], [1.0], [1.0], [1.0]],
-    "events": [1, "e", "restore", 1.0, 1, None],
+    "events": [1, "e", "restore", 1.0, 1, None, None],
     "devices": ["n", "", 1.0, None, None, None, 1, 1],
-    "meters": ["m", 0, "main", None, 1.0, 1.0, 1.0, 1.0, None, 1],
+    "meters": ["m", 0, "main", None, 1.0, 1.0, 1.0, 1.0, None, True, True, "none", 1],
+    "deletions": [1, "readings", "m", None, 1],
 }
+
+
+def part_with(name: str, column: int, value: Any) -> dict[str, list[Any]]:
+    """A part of a message with one row, in which one value is another."""
+    row = list(ROWS[name])
+    row[column] = value
+    return {name: [[cell] for cell in row]}
 
 
 def message_with(name: str, row: list[Any]) -> bytes:
     """A message with one row of that part."""
     part = [row] if name == "readings" else [[value] for value in row]
-    return zlib.compress(json.dumps({"v": 1, "device_id": "d", "max_gap": 1, name: part}).encode())
+    return zlib.compress(
+        json.dumps({"v": 1, "device_id": "d", "max_gap": 1, "generation": 0, name: part}).encode()
+    )
 
 
 huge = st.sampled_from([10**400, -(10**400), 2**63, 1e400])
 
 
-@given(st.sampled_from(sorted(ROWS)), st.integers(0, 9), json_values | huge, st.booleans())
+@given(st.sampled_from(sorted(ROWS)), st.integers(0, 12), json_values | huge, st.booleans())
 def test_any_value_in_any_cell_is_a_batch_or_poison(
     name: str, column: int, value: Any, inside: bool
 ) -> None:
@@ -141,27 +164,39 @@ def test_each_row_is_good_without_that(name: str) -> None:
 @pytest.mark.parametrize(
     ("part", "reason"),
     [
-        ({"meters": [["m"], [0], ["fan"], [None], [1.0], [1.0], [1.0], [1.0], [None], [1]]}, "one of main, battery"),
-        ({"events": [[1], ["e"], ["boom"], [1.0], [1], [None]]}, "one of charge_start"),
+        (part_with("meters", 2, "fan"), "one of main, battery"),
+        (part_with("meters", 9, 1), "true or false"),
+        (part_with("meters", 11, "high"), "one of none, low"),
+        (part_with("events", 2, "boom"), "one of charge_start"),
+        (part_with("deletions", 1, "fleet"), "one of readings, meter"),
+        (part_with("deletions", 4, -1), "from 1970"),
         ({"devices": [["n"], [""], [10**400], [None], [None], [None], [1], [1]]}, r"a number up to 1e\+12"),
         ({"v": 2}, "version 1"),
         ({"device_id": ""}, "text of 1 to"),
         ({"device_id": "\ud800"}, "text of 1 to"),
         ({"max_gap": -1}, "at least 0"),
+        ({"generation": None}, "at least 0"),
         ({"readings": [["m", [1], [1.0], [1.0]]]}, "four columns"),
         ({"readings": [["m", [1], [1.0, 2.0], [1.0], [1.0]]]}, "differ in length"),
         ({"readings": [["m", [-1], [1.0], [1.0], [1.0]]]}, "from 1970"),
         ({"readings": [["m", [True], [1.0], [1.0], [1.0]]]}, "whole number"),
         ({"readings": [["m", [1], [1e7], [1.0], [1.0]]]}, r"up to 1e\+06"),
+        ({"readings": [["m", [1], [None], [1.0], [None]]]}, r"up to 1e\+06, got None"),
         ({"readings": [["m", [1], [float("nan")], [1.0], [1.0]]]}, "finite"),
-        ({"events": [[1], ["e"]]}, "6 columns"),
+        ({"events": [[1], ["e"]]}, "7 columns"),
         ({"meters": {}}, "a list"),
     ],
 )  # fmt: skip
 def test_poison_says_why(part: dict[str, Any], reason: str) -> None:
     """The reason goes with the dead letter."""
     with pytest.raises(Poison, match=reason):
-        decode(zlib.compress(json.dumps({"v": 1, "device_id": "d", "max_gap": 1, **part}).encode()))
+        decode(
+            zlib.compress(
+                json.dumps(
+                    {"v": 1, "device_id": "d", "max_gap": 1, "generation": 0, **part}
+                ).encode()
+            )
+        )
 
 
 def test_a_bomb_is_not_unpacked() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fleet_harness import NOW, Clock
 from power_fleet.codec import Batch, encode
-from power_fleet.outbox import EVENTS, READINGS, Outbox, Parcel
+from power_fleet.outbox import DELETIONS, EVENTS, READINGS, Outbox, Parcel
 
 from power_manager import PowerManager
 
@@ -72,7 +72,18 @@ def test_what_is_not_done_comes_again_to_the_byte(
         assert sent(Outbox(again, clock=clock).take()) == first
 
 
-def test_late_readings_lower_the_mark(pm: PowerManager, clock: Clock) -> None:
+def test_a_late_reading_is_sent_alone(pm: PowerManager, clock: Clock) -> None:
+    """Of a thousand that were sent before, none is sent again."""
+    meter = pm.list_meters()[0].id
+    outbox = Outbox(pm, clock=clock)
+    pm.log_many([(meter, 1.0, 1.0, 50.0, NOW - n) for n in range(1000)])
+    drained(outbox)
+    pm.log_power(meter, 2.0, 1.0, timestamp=NOW - 500.5)
+    rows = [row.voltage for batch in drained(outbox) for row in batch.readings]
+    assert rows == [2.0]
+
+
+def test_a_late_reading_that_comes_between_is_sent(pm: PowerManager, clock: Clock) -> None:
     """A reading of before what was sent is sent, also one that comes between taking and noting."""
     meter = pm.list_meters()[0].id
     outbox = Outbox(pm, clock=clock)
@@ -110,6 +121,97 @@ def test_nothing_is_noted_where_a_part_fails(pm: PowerManager, clock: Clock) -> 
     with pytest.raises(OSError, match="ProgrammingError"):
         outbox.done(parcel)
     assert sent(outbox.take()) == before
+
+
+def test_what_is_not_known_travels(pm: PowerManager, clock: Clock) -> None:
+    """Readings without volts or amperes, states without watts, inactive meters and alerts with their meter."""
+    first, second = pm.list_meters()
+    pm.log_power(first.id, None, 1.5, 10.0)
+    pm.update_meter(second.id, active=False)
+    (event,) = pm.get_events("a")
+    batches = drained(Outbox(pm, clock=clock))
+    (reading,) = [row for batch in batches for row in batch.readings]
+    assert (reading.voltage, reading.current_draw, reading.charge_pct) == (None, 1.5, 10.0)
+    states = {meter.id: meter for batch in batches for meter in batch.meters}
+    known = {id_: (one.active, one.power_known, one.alert_level) for id_, one in states.items()}
+    assert known == {first.id: (True, False, "low"), second.id: (False, True, "none")}
+    assert [(row.id, row.meter_id) for batch in batches for row in batch.events] == [
+        (event.id, first.id)
+    ]
+
+
+def test_deletions_go_first_and_by_themselves(
+    pm: PowerManager, clock: Clock, tmp_path: Path
+) -> None:
+    """The same to the byte until they are noted; what is sent before and after them can be told apart."""
+    meter = pm.list_meters()[0].id
+    outbox = Outbox(pm, clock=clock)
+    pm.log_power(meter, 1.0, 1.0)
+    before = max(batch.generation for batch in drained(outbox))
+    pm.delete_readings(meter, since=NOW - 60)
+    pm.log_power(meter, 2.0, 1.0, timestamp=NOW)
+    clock.now = NOW - 1e8
+    first = outbox.take()
+    assert [batch.readings for batch in first.batches if batch.readings] == []
+    (deletion,) = [row for batch in first.batches for row in batch.deletions]
+    assert deletion[1:] == ("readings", meter, int((NOW - 60) * 1e6), None)
+    with PowerManager(tmp_path / "a.db", clock=clock) as again:
+        clock.now += 5
+        assert sent(Outbox(again, clock=clock).take()) == sent(first)
+    outbox.done(first)
+    (batch,) = [batch for batch in drained(outbox) if batch.readings]
+    assert [row.voltage for row in batch.readings] == [2.0]
+    assert before < deletion.revision < batch.generation
+    assert pm.pending_deletions() == []
+
+
+def test_a_deletion_between_taking_and_noting_waits(pm: PowerManager, clock: Clock) -> None:
+    """Its revision is higher than that of the one that was sent."""
+    meter = pm.list_meters()[0].id
+    outbox = Outbox(pm, clock=clock)
+    pm.log_power(meter, 1.0, 1.0)
+    drained(outbox)
+    revisions = []
+    pm.delete_readings(meter)
+    for _ in range(3):
+        parcel = outbox.take()
+        pm.delete_readings(meter)
+        outbox.done(parcel)
+        revisions += [row.revision for batch in parcel.batches for row in batch.deletions]
+    assert len(revisions) == 3
+    assert revisions == sorted(set(revisions))
+
+
+def test_more_deletions_than_a_message_has(pm: PowerManager, clock: Clock) -> None:
+    """No reading goes before the last of them: it could have been recorded in the place of what that deleted."""
+    meter = pm.list_meters()[0].id
+    outbox = Outbox(pm, clock=clock)
+    with pm.transaction():
+        for number in range(DELETIONS + 1):
+            pm.delete_readings(meter, until=NOW - number)
+    pm.log_power(meter, 1.0, 1.0)
+    kinds = [
+        (len(batch.deletions), len(batch.readings)) for batch in drained(outbox) if not batch.meters
+    ]
+    assert kinds == [(DELETIONS, 0), (1, 0), (0, 1)]
+
+
+def test_a_deleted_device_leaves_nothing_behind(pm: PowerManager, clock: Clock) -> None:
+    """In the file; and registered again it is news, newer than its deletion by any clock."""
+    outbox = Outbox(pm, clock=clock)
+    drained(outbox)
+    pm.delete_device("a")
+    clock.now = NOW - 1e8
+    batches = drained(outbox)
+    (deletion,) = [row for batch in batches for row in batch.deletions]
+    assert (deletion.kind, deletion.meter_id) == ("device", None)
+    with pm.connection() as conn:
+        (content,) = conn.execute("SELECT id FROM fleet_records WHERE kind = 'device'").fetchall()
+    assert content == ("b",)
+    pm.register_device("a", "Again")
+    (device,) = [row for batch in drained(outbox) for row in batch.devices]
+    assert device.name == "Again"
+    assert device.revision > deletion.revision
 
 
 def test_a_long_note_fits_into_a_message(pm: PowerManager, clock: Clock) -> None:
