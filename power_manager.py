@@ -1503,7 +1503,7 @@ class _Level:
         self.is_begun = False  # BEGIN or SAVEPOINT has been executed
         self.savepoint = ""  # "" on the outermost level
         self.before_joining: Callable[[], None] | None = None
-        self.gate: threading.Lock | None = None  # while it waits for its turn
+        self.gate = threading.Lock()  # closed while it waits for its turn
 
     def is_alive(self) -> bool:
         if self.lease is not None:
@@ -1697,8 +1697,7 @@ class _Transaction:
             if other.thread == level.thread and other.is_alive():
                 raise self._reentered()
         deadline = time.monotonic() + BUSY_TIMEOUT
-        level.gate = threading.Lock()
-        level.gate.acquire()
+        level.gate.acquire(blocking=False)
         self._waiting.append(level)
         try:
             while True:
@@ -1721,24 +1720,20 @@ class _Transaction:
             if level in self._waiting:
                 self._waiting.remove(level)
 
-    def _first_waiting(self) -> _Level | None:
-        """Who is next; those whose code is gone are taken out of the queue."""
-        while self._waiting:
-            first = self._waiting[0]
-            if first.is_alive():
-                return first
+    def _first_waiting(self) -> _Level:
+        """Who is next, for one that waits; those whose code is gone leave the queue."""
+        while not (first := self._waiting[0]).is_alive():
             with contextlib.suppress(ValueError):  # another thread has just done the same
                 self._waiting.remove(first)
-        return None
+        return first
 
     def _give_turn(self) -> None:
         """Give up the turn, and wake who is next."""
         self._turn.pop("holder", None)
-        if self._waiting:
-            gate = self._waiting[0].gate
-            if gate is not None and gate.locked():
+        for first in self._waiting[:1]:
+            if first.gate.locked():
                 with contextlib.suppress(RuntimeError):  # opened by another thread meanwhile
-                    gate.release()
+                    first.gate.release()
 
     def _join(self, holder: _Level, level: _Level) -> None:
         if holder.task is not level.task:
@@ -3712,9 +3707,10 @@ def _restore(target: Path, source: Path) -> None:
             if target.exists() and target.stat().st_size:
                 page_bytes = _present_page_bytes(target)
             _prepare_backup(unfinished, source, page_bytes or _PAGE_BYTES)
-            if page_bytes is not None and _is_put_in(target, unfinished):
-                return
-            _replace_damaged(target, unfinished)
+            if page_bytes is None:
+                _replace_damaged(target, unfinished)
+            else:
+                _put_in(target, unfinished)
     except TimeoutError:
         reason = f"SQLITE_BUSY: database is locked; {_HINTS['SQLITE_BUSY']}"
         raise StorageError(target, reason, "SQLITE_BUSY") from None
@@ -3726,8 +3722,8 @@ def _restore(target: Path, source: Path) -> None:
         raise _storage_error(error, target) from error
 
 
-def _is_put_in(target: Path, unfinished: Path) -> bool:
-    """Write the copy into the present file with one commit; False where that is damaged.
+def _put_in(target: Path, unfinished: Path) -> None:
+    """Write the copy into the present file with one commit.
 
     SQLite itself does it, so an old -wal beside the file and other processes that have it open
     do no harm: they see the new content, whole, from their next transaction on.
@@ -3739,13 +3735,7 @@ def _is_put_in(target: Path, unfinished: Path) -> bool:
         present = _connect(target)
         stack.callback(present.close)
         present.execute("PRAGMA busy_timeout = 100")  # milliseconds: _copy_pages() waits
-        try:
-            _copy_pages(copy, present)
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if _is_damage(error):
-                return False
-            raise
-    return True
+        _copy_pages(copy, present)
 
 
 def _replace_damaged(target: Path, unfinished: Path) -> None:
@@ -3755,7 +3745,7 @@ def _replace_damaged(target: Path, unfinished: Path) -> None:
     aside = next(name for name in names if not name.exists())
     # An old -wal must go first: it would be replayed over the new file.
     for suffix in _SUFFIXES:
-        if os.path.exists(f"{target}{suffix}"):
+        with contextlib.suppress(FileNotFoundError):
             os.replace(f"{target}{suffix}", f"{aside}{suffix}")
     os.replace(target, aside)
     _sync(target.parent, os.O_RDONLY)

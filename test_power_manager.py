@@ -4614,6 +4614,14 @@ class TestFork:
 class TestTasks:
     """A transaction() belongs to the asyncio task that entered it."""
 
+    def test_without_asyncio(self, file_pm: PowerManager, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A program that has not imported asyncio has no tasks, and transactions work."""
+        monkeypatch.delitem(sys.modules, "asyncio", raising=False)
+        with file_pm.transaction():
+            file_pm.register_device("a", "A")
+        assert [device.id for device in file_pm.list_devices()] == ["a"]
+        assert "asyncio" not in sys.modules
+
     def test_overlapping_transactions(
         self, file_pm: PowerManager, battery_meter: PowerMeter
     ) -> None:
@@ -6768,6 +6776,44 @@ class TestRestore:
         else:
             power_manager.restore_database(pm.db_path, backup)
 
+    def test_damaged_file_is_kept(self, path: Path, backup: Path) -> None:
+        """The damaged file is kept under another name, and an old -wal beside it does no harm."""
+        damaged = b"no database at all, and longer than a header of SQLite is. " * 10
+        path.write_bytes(damaged)
+        Path(f"{path}-wal").write_bytes(b"of before")
+        power_manager.restore_database(path, backup)
+        assert reread(path) == reread(backup)
+        aside = Path(f"{path}.damaged")
+        assert aside.read_bytes() == damaged
+
+    def test_locked_file(self, path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file that another program has locked whole is named as busy, and stays as it was."""
+        monkeypatch.setattr(power_manager, "BUSY_TIMEOUT", 0.1)
+        before = reread(path)
+        other = sqlite3.connect(path, isolation_level=None)
+        try:
+            other.execute("PRAGMA locking_mode = EXCLUSIVE")
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StorageError, match="locked") as caught:
+                power_manager.restore_database(path, backup)
+        finally:
+            other.close()
+        assert caught.value.filename == str(path)
+        assert reread(path) == before
+
+    @pytest.mark.parametrize(
+        ("error", "is_damage"),
+        [
+            (sqlite3.DatabaseError("malformed"), True),
+            (sqlite3.OperationalError("locked"), False),
+            (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a schema"), True),
+        ],
+        ids=["damaged", "locked", "damaged schema"],
+    )
+    def test_what_is_damage(self, error: Exception, is_damage: bool) -> None:
+        """On Python 3.10, where SQLite's errors have no names, their class tells damage."""
+        assert power_manager._is_damage(error) == is_damage
+
     def test_content(self, opened: Opener, path: Path, backup: Path) -> None:
         """Everything is as it was at the backup, in this object and in others; the backup stays."""
         bytes_before = backup.read_bytes()
@@ -7219,11 +7265,12 @@ class TestPrune:
         file_pm.log_many((battery_meter.id, 1.0, 6.0, 50.0, start + 3600 * h) for h in hours)
         clock.now = start + 4 * 3600
         assert file_pm.prune(0) == 3
-        clock.now = start + 3000
-        file_pm.log_power(battery_meter.id, 1.0, 6.0, 50.0)
+        for seconds in (2900, 3000):
+            clock.now = start + seconds
+            file_pm.log_power(battery_meter.id, 1.0, 6.0, 50.0)
         file_pm.log_power(battery_meter.id, 1.0, 6.0, 50.0, timestamp=start + 3700)
         clock.now = start + 3800
-        assert (file_pm.prune(0), file_pm.check()) == (0, [])
+        assert (file_pm.prune(0), file_pm.check()) == (1, [])
         _, next_hour, *_ = file_pm.get_statistics(battery_meter.id)
         assert (next_hour.reading_count, next_hour.energy_out_wh) == (1, 0.0)
 
