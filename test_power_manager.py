@@ -8384,12 +8384,12 @@ class TestBlocks:
     def test_block_on_a_locked_file(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, opened: Opener
     ) -> None:
-        """A block that cannot start says that another process is writing."""
+        """A block that cannot start says that the file is locked."""
         monkeypatch.setattr(power_manager, "BUSY_TIMEOUT", 0.01)
         pm = opened(path)
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StorageError, match="another process is writing"), pm.transaction():
+        with pytest.raises(StorageError, match="database is locked"), pm.transaction():
             pass
         other.close()
         with pm.transaction():
