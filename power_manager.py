@@ -1731,9 +1731,8 @@ class _Transaction:
         """Give up the turn, and wake who is next."""
         self._turn.pop("holder", None)
         for first in self._waiting[:1]:
-            if first.gate.locked():
-                with contextlib.suppress(RuntimeError):  # opened by another thread meanwhile
-                    first.gate.release()
+            with contextlib.suppress(RuntimeError):  # it is open already
+                first.gate.release()
 
     def _join(self, holder: _Level, level: _Level) -> None:
         if holder.task is not level.task:
