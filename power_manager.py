@@ -27,6 +27,7 @@ Standard library only. The sections of this file, in their order:
     Checking                    what is wrong with a file
     Copying                     backup and restore
     PowerManager                the public class
+    Command lines               what all command lines of the project share
     Command line                `python power_manager.py COMMAND`
 
 `current_draw` is amperes out of the source: positive while it supplies (a battery discharging, a
@@ -44,6 +45,7 @@ import functools
 import json
 import logging
 import math
+import operator
 import os
 import re
 import sqlite3
@@ -58,7 +60,7 @@ from binascii import crc32
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from enum import Enum
 from itertools import chain, count, repeat
 from numbers import Complex, Integral, Number, Real
@@ -79,6 +81,8 @@ __all__ = [
     "LOW_BATTERY_THRESHOLD",
     "SECOND_US",
     "AlertLevel",
+    "Column",
+    "CommandParser",
     "Deletion",
     "DeviceRecord",
     "EnergyTotals",
@@ -95,19 +99,37 @@ __all__ = [
     "PowerReading",
     "PowerState",
     "PowerStatistics",
+    "Screen",
     "StorageError",
     "check_count",
     "check_duration",
     "check_iterable",
     "check_number",
     "check_text",
+    "completion_script",
     "counted_meters",
+    "fit_text",
     "from_microseconds",
     "main",
     "make_budget",
     "make_report",
+    "make_table",
+    "nearest",
+    "parse_count",
+    "parse_duration",
+    "parse_number",
+    "parse_time",
+    "parse_zone",
+    "print_error",
+    "printable",
     "restore_database",
     "rounded",
+    "run_program",
+    "shown_duration",
+    "shown_json",
+    "shown_number",
+    "shown_time",
+    "text_width",
     "to_microseconds",
 ]
 _log = logging.getLogger("power_manager")
@@ -4831,46 +4853,522 @@ def _padded_row(row: Any) -> Sequence[Any]:
     return (*row, None, None)[:5]
 
 
+# --- Command lines --------------------------------------------------------------------
+# What all command lines of the project share: what they read, how they print, how they end.
+
+
+def parse_number(text: str) -> int | float:
+    """Text as a finite number, for argparse.
+
+    >>> parse_number("12.5")
+    12.5
+    """
+    try:
+        if "_" in text:  # Python would take 1_0 for 10
+            raise ValueError(text)
+        number = int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return number
+
+
+def parse_count(text: str) -> int:
+    """Text as a whole number of at least 0, for argparse."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+_DURATION_UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)", re.IGNORECASE)
+
+
+def parse_duration(text: str) -> float:
+    """Text as a length of time in seconds, for argparse: "90", "90s", "1h30m", "7d", "2w".
+
+    A number alone is seconds. The result is at least 0 and finite.
+
+    >>> parse_duration("1h30m")
+    5400.0
+    """
+    try:
+        seconds = float(parse_number(text))
+    except argparse.ArgumentTypeError:
+        seconds = 0.0
+        position = 0
+        while position < len(text):
+            part = _DURATION_PART.match(text, position)
+            if part is None:
+                seconds = -1.0
+                break
+            seconds += float(part[1]) * _DURATION_UNITS_S[part[2].lower()]
+            position = part.end()
+    if not text.strip() or not 0 <= seconds < math.inf:
+        expected = "expected a duration such as 90s, 15m, 1h30m or 7d"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+    return seconds
+
+
+def parse_zone(text: str) -> tzinfo | None:
+    """Text as a time zone, for argparse: "UTC", a name such as "Europe/Berlin", or "local".
+
+    None stands for this machine's own zone, as in datetime.astimezone().
+    """
+    if text.lower() == "local":
+        return None
+    if text.lower() == "utc":
+        return timezone.utc
+    import zoneinfo
+
+    try:
+        return zoneinfo.ZoneInfo(text)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        expected = "expected a time zone such as Europe/Berlin, or UTC, or local"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}") from None
+
+
+def parse_time(
+    text: str, *, zone: tzinfo | None = None, clock: Callable[[], float] = time.time
+) -> datetime:
+    """Text as a time, for argparse.
+
+    ISO 8601, with an offset or in `zone` (None: this machine's own); a date alone is its midnight;
+    "now", "today", "yesterday"; "-24h" and "-7d" before now; epoch seconds. `clock` returns the
+    present as epoch seconds. The result has an offset, and lies from 1970 to 2200.
+    """
+    word = text.strip().lower()
+    try:
+        now = (_EPOCH + timedelta(seconds=clock())).astimezone(zone)
+        if word == "now":
+            moment = now
+        elif word in ("today", "yesterday"):
+            midnight = now.replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+            moment = _in_zone(midnight - timedelta(days=int(word == "yesterday")), zone)
+        elif word.startswith("-"):
+            moment = now - timedelta(seconds=parse_duration(word[1:]))
+        elif _is_number(word):
+            moment = _EPOCH + to_microseconds(parse_number(word)) * _ONE_MICROSECOND
+        else:
+            moment = _parse_iso(text.strip())
+        if moment.tzinfo is None:
+            moment = _in_zone(moment, zone)
+        to_microseconds(moment)
+    except (ValueError, OverflowError, OSError, argparse.ArgumentTypeError):
+        expected = "expected a time such as 2026-11-28, 2026-11-28T10:00Z, today or -24h"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}") from None
+    return moment
+
+
+def _is_number(text: str) -> bool:
+    try:
+        parse_number(text)
+    except argparse.ArgumentTypeError:
+        return False
+    return True
+
+
+def _in_zone(local: datetime, zone: tzinfo | None) -> datetime:
+    """A time without an offset as one of the zone; ValueError if clocks skip it there."""
+    moment = local.replace(tzinfo=zone) if zone is not None else local.astimezone()
+    back = moment.astimezone(timezone.utc).astimezone(zone)
+    if back.replace(tzinfo=None, fold=0) != local.replace(tzinfo=None, fold=0):
+        raise ValueError(f"{local} does not exist there: the clocks are put forward over it")
+    return moment
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where a command prints: how wide it is, and what it can show."""
+
+    width: int = 80  # columns
+    is_terminal: bool = False
+    has_colour: bool = False
+    has_unicode: bool = True  # block characters; otherwise ASCII stands for them
+
+    @classmethod
+    def of(cls, stream: Any) -> Screen:
+        """The screen that a stream prints to.
+
+        Its width is that of the terminal, or COLUMNS, or 80. Colours need a terminal, and no
+        NO_COLOR in the environment.
+        """
+        import shutil
+
+        is_terminal = bool(stream.isatty())
+        try:
+            "█▁…".encode(getattr(stream, "encoding", None) or "ascii")
+            has_unicode = True
+        except (LookupError, UnicodeEncodeError):
+            has_unicode = False
+        return cls(
+            width=max(shutil.get_terminal_size((80, 24)).columns, 40),
+            is_terminal=is_terminal,
+            has_colour=(
+                is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+            ),
+            has_unicode=has_unicode,
+        )
+
+    def paint(self, text: str, colour: str) -> str:
+        """The text in a colour of _COLOURS, where colours can be shown; "" leaves it plain."""
+        if not self.has_colour or not colour or not text:
+            return text
+        return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+    def bar(self, share: float, width: int) -> str:
+        """A bar of `width` columns of which `share`, 0 to 1, is filled."""
+        share = min(max(share, 0.0), 1.0)
+        if not self.has_unicode:
+            full = round(share * width)
+            return "#" * full + "-" * (width - full)
+        eighths = round(share * width * 8)
+        full, rest = divmod(eighths, 8)
+        filled = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+        return filled + "░" * (width - len(filled))
+
+    def sparkline(self, values: Sequence[float | None], low: float, high: float) -> str:
+        """A column for each value, from `low` to `high`; a blank for None."""
+        steps = "▁▂▃▄▅▆▇█" if self.has_unicode else "_.-=+*#@"
+        shown = []
+        for value in values:
+            if value is None:
+                shown.append(" ")
+                continue
+            share = (value - low) / (high - low) if high > low else 0.0
+            shown.append(steps[round(min(max(share, 0.0), 1.0) * (len(steps) - 1))])
+        return "".join(shown)
+
+
+_COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1", "dim": "2"}
+
+
+def printable(value: Any) -> str:
+    """A value as text that cannot steer a terminal; None as "-".
+
+    Control characters and those that turn the direction of writing are shown as their escapes.
+    """
+    if value is None:
+        return "-"
+    text = f"{value:.10g}" if isinstance(value, float) else str(value)
+    unsafe = "[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+    return re.sub(unsafe, lambda found: ascii(found[0])[1:-1], text)
+
+
+def _character_width(character: str) -> int:
+    import unicodedata
+
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def text_width(text: str) -> int:
+    """How many columns of a terminal a text takes: wide characters two, combining ones none.
+
+    >>> text_width("東京")
+    4
+    """
+    if text.isascii():
+        return len(text)
+    return sum(_character_width(character) for character in text)
+
+
+def fit_text(text: str, width: int, *, right: bool = False) -> str:
+    """The text in exactly `width` columns: filled with blanks, or cut, which "…" shows.
+
+    >>> fit_text("Garden gate", 8)
+    'Garden …'
+    """
+    if text_width(text) > width:
+        kept = ""
+        room = width - 1
+        for character in text:
+            room -= _character_width(character)
+            if room < 0:
+                break
+            kept += character
+        text = kept + "…"
+    blanks = " " * (width - text_width(text))
+    return blanks + text if right else text + blanks
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its head, and what it shows of a record.
+
+    `cell` returns a text, a number or None. A column that `shrinks` is cut, down to 8 columns,
+    where the table would be wider than the screen. `colour` names the colour of a record's cell.
+    """
+
+    head: str
+    cell: Callable[[Any], Any]
+    right: bool = False
+    shrinks: bool = False
+    colour: Callable[[Any], str] = lambda _record: ""
+
+
+_LEAST_SHRUNK_WIDTH = 8
+
+
+def make_table(columns: Sequence[Column], records: Iterable[Any], screen: Screen) -> str:
+    """Records as a table with a head, a line each; columns are two blanks apart.
+
+    >>> print(make_table([Column("name", str), Column("n", len, right=True)], ["ab"], Screen()))
+    name  n
+    ab    2
+    """
+    records = list(records)
+    cells = [[printable(column.cell(record)) for column in columns] for record in records]
+    lines = [[column.head for column in columns], *cells]
+    widths = [max(text_width(text) for text in column) for column in zip(*lines)]
+    excess = sum(widths) + 2 * (len(widths) - 1) - screen.width
+    while excess > 0:
+        shrinking = [
+            index
+            for index, column in enumerate(columns)
+            if column.shrinks and widths[index] > _LEAST_SHRUNK_WIDTH
+        ]
+        if not shrinking:
+            break
+        widest = max(shrinking, key=lambda index: widths[index])
+        widths[widest] -= 1
+        excess -= 1
+    shown = []
+    for number, line in enumerate(lines):
+        parts = []
+        for column, width, text in zip(columns, widths, line):
+            part = fit_text(text, width, right=column.right)
+            colour = column.colour(records[number - 1]) if number else "dim"
+            parts.append(screen.paint(part, colour))
+        shown.append("  ".join(parts).rstrip())
+    return "\n".join(shown)
+
+
+def shown_number(value: float | None) -> str:
+    """A number for a person, three digits or all whole ones; None as "-".
+
+    >>> [shown_number(value) for value in (0.5, 12.345, 1234.5, -0.001)]
+    ['0.50', '12.3', '1234', '0.00']
+    """
+    if value is None:
+        return "-"
+    size = abs(value)
+    decimals = 2 if size < 9.995 else 1 if size < 99.95 else 0
+    text = f"{value:.{decimals}f}"
+    return text if float(text) else text.lstrip("-")
+
+
+def shown_duration(seconds: float) -> str:
+    """A length of time for a person, its two largest units.
+
+    >>> [shown_duration(seconds) for seconds in (5, 200, 11_400, 200_000)]
+    ['5 s', '3 min', '3 h 10 min', '2 d 7 h']
+    """
+    if seconds < 60:
+        return f"{int(seconds)} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours and days < 100 else f"{days} d"
+
+
+def shown_time(value: str | int, zone: tzinfo | None) -> str:
+    """A time for a person, in a zone (None: this machine's own), to the second.
+
+    `value` is ISO 8601 text with an offset, or microseconds since 1970.
+    """
+    us = value if isinstance(value, int) else to_microseconds(value)
+    return f"{(_EPOCH + us * _ONE_MICROSECOND).astimezone(zone):%Y-%m-%d %H:%M:%S}"
+
+
+def shown_json(value: Any) -> str:
+    """A value as indented JSON; records as objects, letters of any script as they are."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=dataclasses.asdict)
+
+
+def print_error(text: str, end: str = "\n") -> None:
+    """Write to standard error, if it can be written: no command may fail because it cannot."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(text, end=end, file=sys.stderr, flush=True)
+
+
+def nearest(text: str, known: Iterable[str]) -> str:
+    """The end of an error text that offers the known word most like a mistyped one, or "".
+
+    >>> nearest("regster", ["register", "report"])
+    ": did you mean register?"
+    """
+    import difflib
+
+    found = difflib.get_close_matches(text, list(known), n=1)
+    return f": did you mean {found[0]}?" if found else ""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argparse parser as all command lines of the project have it.
+
+    `examples` are shown below its help. A mistyped command or option is answered with the nearest
+    one, -V is --version, and -1e-3 and -24h are values, not options. `add_command` makes
+    commands; without one the parser has options alone.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        *,
+        version: str = "",
+        examples: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        epilog = ""
+        if examples:
+            head = "example:" if len(examples) == 1 else "examples:"
+            epilog = "\n  ".join([head, *examples])
+        if sys.version_info >= (3, 14):  # the same help on every version
+            options.setdefault("color", False)
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+        # As from Python 3.14 on, and durations before now too.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+        self.commands: dict[str, CommandParser] = {}
+        self._subparsers_action: Any = None
+        if version:
+            self.add_argument("-V", "--version", action="version", version=f"%(prog)s {version}")
+
+    def add_command(
+        self, name: str, run: Callable[..., Any] | None, text: str, *, examples: Sequence[str]
+    ) -> CommandParser:
+        """Add a command that calls `run`; `text` is its help, in one sentence without a stop."""
+        if self._subparsers_action is None:
+            self._subparsers_action = self.add_subparsers(
+                dest="command", metavar="COMMAND", parser_class=CommandParser
+            )
+        command: CommandParser = self._subparsers_action.add_parser(
+            name,
+            help=text,
+            prog=f"{self.prog} {name}",
+            description=f"{text[0].upper()}{text[1:]}.",
+            examples=[f"{self.prog} {example}" for example in examples],
+        )
+        command.set_defaults(run=run)
+        self.commands[name] = command
+        return command
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = None if action.choices is None else [str(choice) for choice in action.choices]
+        if choices is None or value in choices:
+            return
+        what = "command" if action.dest == "command" else "value"
+        hint = nearest(str(value), choices)
+        hint = hint or f": expected one of {', '.join(choices)}"
+        raise argparse.ArgumentError(action, f"unknown {what} {value!r}{hint}")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's own; an unknown option is answered with the nearest known one."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = self.commands.get(getattr(options, "command", None) or "", self)
+            hint = nearest(unknown[0].partition("=")[0], parser._option_string_actions)
+            parser.error(f"unknown argument {unknown[0]}{hint}")
+        return options
+
+
+def completion_script(parser: CommandParser, shell: str) -> str:
+    """A script that lets "bash", "zsh" or "fish" complete the commands and options of a parser."""
+    words: dict[str, list[str]] = {"": [*parser.commands, *_long_options(parser)]}
+    for name, command in parser.commands.items():
+        words[name] = _long_options(command)
+    if shell == "fish":
+        return _fish_completion(parser)
+    function = "_" + re.sub(r"\W", "_", parser.prog)
+    cases = [
+        f'    {name or chr(39) * 2}) words="{" ".join(those)}" ;;' for name, those in words.items()
+    ]
+    lines = [
+        f"{function}() {{",
+        "  local word command='' words=''",
+        '  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do',
+        f'    case " {" ".join(parser.commands)} " in *" $word "*) command=$word; break ;; esac',
+        "  done",
+        '  case "$command" in',
+        *cases,
+        "  esac",
+        '  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))',
+        "}",
+        f"complete -o default -F {function} {parser.prog}",
+    ]
+    if shell == "zsh":
+        lines.insert(0, "autoload -U +X bashcompinit && bashcompinit")
+    return "\n".join(lines)
+
+
+def _long_options(parser: CommandParser) -> list[str]:
+    return [name for name in parser._option_string_actions if name.startswith("--")]
+
+
+def _fish_completion(parser: CommandParser) -> str:
+    start = f"complete -c {parser.prog}"
+    lines = []
+    for name, command in parser.commands.items():
+        text = (command.description or "").replace("'", "")
+        lines.append(f"{start} -f -n __fish_use_subcommand -a {name} -d '{text}'")
+        seen = f"{start} -n '__fish_seen_subcommand_from {name}'"
+        lines.extend(f"{seen} -l {option[2:]}" for option in _long_options(command))
+    return "\n".join(lines)
+
+
+def run_program(program: Callable[[], int], name: str, errors: tuple[type[Exception], ...]) -> int:
+    """Run what a command line does, and return its exit code.
+
+    The code that `program` returns; 0 if the reader of its output has gone (`| head`); 1 for one
+    of `errors` or an OSError, printed in one line that begins with the name; 130 for Ctrl-C.
+    """
+    try:
+        if sys.stdout is None:
+            print_error(f"{name}: standard output is closed: nothing was done")
+            return 1
+        with contextlib.suppress(AttributeError):  # a stand-in for it may lack the method
+            # A name must never end a command because the terminal cannot show it.
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        code = program()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the rest of the buffer must not fail at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (*errors, OSError) as error:
+        print_error(f"{name}: {error}")
+        return 1
+
+
 # --- Command line ---------------------------------------------------------------------
 
 _COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
 _SHOWN_BAD_ROWS = 20  # of an import: enough to see what is wrong
 
 
-def _cell(value: Any) -> str:
-    """A value as text of a table."""
-    if value is None:
-        return "-"
-    text = f"{value:.10g}" if isinstance(value, float) else str(value)
-    # A name must not steer the terminal.
-    unsafe = "[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
-    return re.sub(unsafe, lambda found: ascii(found[0])[1:-1], text)
-
-
 def _table(records: Sequence[Any]) -> str:
-    """Records as a table with a head; "none" without any."""
+    """Records as a table of all their fields; "none" without any."""
     if not records:
         return "none"
-    rows = [dataclasses.asdict(record) for record in records]
-    lines = [list(rows[0])]
-    lines += [[_cell(value) for value in row.values()] for row in rows]
-    widths = [max(len(text) for text in column) for column in zip(*lines)]
-    shown = []
-    for line in lines:
-        cells = [text.ljust(width) for text, width in zip(line, widths)]
-        shown.append("  ".join(cells).rstrip())
-    return "\n".join(shown)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, default=dataclasses.asdict)
-
-
-def _print_error(text: str, end: str = "\n") -> None:
-    """Write to standard error, if it can be written: no import may fail because it cannot."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            print(text, end=end, file=sys.stderr, flush=True)
+    names = [field.name for field in dataclasses.fields(records[0])]
+    columns = [Column(name, operator.attrgetter(name)) for name in names]
+    return make_table(columns, records, Screen(width=10_000))
 
 
 def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
@@ -4888,20 +5386,13 @@ def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
     )
 
 
-def _number(text: str) -> int | float:
-    """Text as a number, for argparse, which calls it by this function's name."""
-    if "_" in text:  # Python would take 1_0 for 10
-        raise ValueError(text)
-    return int(text) if text.isdecimal() else float(text)
-
-
 def _number_or_unknown(text: str) -> int | float | None:
     """Text as a number, "-" as None, for argparse."""
     if text == "-":
         return None
     try:
-        return _number(text)
-    except ValueError:
+        return parse_number(text)
+    except argparse.ArgumentTypeError:
         expected = f"expected a number, or - for unknown, got {text!r}"
         raise argparse.ArgumentTypeError(expected) from None
 
@@ -4909,15 +5400,12 @@ def _number_or_unknown(text: str) -> int | float | None:
 def _days(text: str) -> int | float:
     """Text as a number of days, for argparse."""
     try:
-        days = _number(text)
-    except ValueError:
-        days = math.nan
-    if not 0 < days < math.inf:
+        days = parse_number(text)
+    except argparse.ArgumentTypeError:
+        days = 0
+    if days <= 0:
         raise argparse.ArgumentTypeError(f"expected a number of days above 0, got {text!r}")
     return days
-
-
-_number.__name__ = "number"
 
 
 def _number_or_text(value: Any) -> Any:
@@ -4925,8 +5413,8 @@ def _number_or_text(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return _number(value)
-    except ValueError:
+        return parse_number(value)
+    except argparse.ArgumentTypeError:
         return value if value.strip() else None
 
 
@@ -4971,17 +5459,17 @@ class _Import:
             self._show_progress()
             yield (self._meter_id, *values)
         if self.bad_count > _SHOWN_BAD_ROWS:
-            _print_error(f"{self._file}: and {self.bad_count - _SHOWN_BAD_ROWS} more bad rows")
+            print_error(f"{self._file}: and {self.bad_count - _SHOWN_BAD_ROWS} more bad rows")
 
     def _report_bad_row(self, number: int, error: InvalidValue) -> None:
         self.bad_count += 1
         if self.bad_count <= _SHOWN_BAD_ROWS:
-            _print_error(f"{self._file}: line {number}: {error}")
+            print_error(f"{self._file}: line {number}: {error}")
 
     def _show_progress(self) -> None:
         is_terminal = sys.stderr is not None and sys.stderr.isatty()
         if is_terminal and self._good_count % _CHUNK_ROWS == 0:
-            _print_error(f"\r{self._good_count:,} readings\r", end="")
+            print_error(f"\r{self._good_count:,} readings\r", end="")
 
 
 def _file_rows(lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
@@ -5063,7 +5551,7 @@ def _make_demo(pm: PowerManager) -> str:
     panel = pm.add_meter("demo-001", "solar", name="Panel")
     pack = pm.add_meter("demo-001", "battery", _DEMO_CAPACITY_WH, "Pack")
     pm.log_many(_demo_week(panel.id, pack.id))
-    _print_error(f"To see more, run: {_this_command()} --db {_quoted(str(pm._path))} meters")
+    print_error(f"To see more, run: {_this_command()} --db {_quoted(str(pm._path))} meters")
     return pm.export_report("demo-001", days=7)
 
 
@@ -5113,10 +5601,31 @@ def _demo_week(panel_id: str, pack_id: str) -> Iterator[tuple[Any, ...]]:
         yield pack_id, pack_volts, round(pack_watts / pack_volts, 3), charge_pct, when
 
 
-# --- Commands: each takes the manager and the options, and returns its text, or None
+@dataclass
+class _Session:
+    """What a command works with."""
+
+    pm: PowerManager
+    options: argparse.Namespace
+    screen: Screen
+    exit_code: int = 0
+
+    @property
+    def zone(self) -> tzinfo | None:
+        """The zone in which times are shown to a person; None: this machine's own."""
+        return timezone.utc if getattr(self.options, "utc", False) else None
+
+    def result(self, value: Any, text: str) -> str:
+        """The value as JSON if that was asked for, else the text."""
+        return shown_json(value) if self.options.json else text
 
 
-def _run_register(pm: PowerManager, options: argparse.Namespace) -> str:
+# --- Commands that make and change
+
+
+def _run_register(session: _Session) -> str:
+    pm = session.pm
+    options = session.options
     values = _given(
         options,
         "shutdown_threshold",
@@ -5125,9 +5634,13 @@ def _run_register(pm: PowerManager, options: argparse.Namespace) -> str:
         "critical_battery_threshold",
     )
     with pm.transaction():
-        if any(device.id == options.device_id for device in pm.list_devices()):
-            return _json(pm.update_device(options.device_id, name=options.name, **values))
-        return _json(pm.register_device(options.device_id, options.name, **values))
+        is_known = any(device.id == options.device_id for device in pm.list_devices())
+        if is_known:
+            device = pm.update_device(options.device_id, name=options.name, **values)
+        else:
+            device = pm.register_device(options.device_id, options.name, **values)
+    done = "changed" if is_known else "registered"
+    return session.result(device, f"{printable(device.id)} is {done}")
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -5136,90 +5649,121 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _run_update_device(pm: PowerManager, options: argparse.Namespace) -> str:
+def _run_update_device(session: _Session) -> str:
     values = _given(
-        options,
+        session.options,
         "name",
         "shutdown_threshold",
         "target_wh",
         "low_battery_threshold",
         "critical_battery_threshold",
     )
-    for name in options.unset:
+    for name in session.options.unset:
         values[name.replace("-", "_")] = None
-    return _json(pm.update_device(options.device_id, **values))
+    device = session.pm.update_device(session.options.device_id, **values)
+    return session.result(device, f"{printable(device.id)} is changed")
 
 
-def _run_add_meter(pm: PowerManager, options: argparse.Namespace) -> str:
-    meter = pm.add_meter(options.device_id, options.type, options.capacity_wh, options.name)
-    return _json(meter)
+def _run_add_meter(session: _Session) -> str:
+    options = session.options
+    meter = session.pm.add_meter(options.device_id, options.type, options.capacity_wh, options.name)
+    return session.result(meter, f"{_meter_label(meter)} is added, with the id {meter.id}")
 
 
-def _run_update_meter(pm: PowerManager, options: argparse.Namespace) -> str:
-    meter = _named_meter(pm, options.meter)
-    values = _given(options, "name", "capacity_wh", "active")
-    return _json(pm.update_meter(meter.id, **values))
+def _meter_label(meter: PowerMeter) -> str:
+    """A meter as a person names it: device/name, or device/type without a name."""
+    return printable(f"{meter.device_id}/{meter.name or meter.type}")
 
 
-def _run_devices(pm: PowerManager, options: argparse.Namespace) -> str:
-    devices = pm.list_devices()
-    return _json(devices) if options.json else _table(devices)
+def _run_update_meter(session: _Session) -> str:
+    meter = _named_meter(session.pm, session.options.meter)
+    values = _given(session.options, "name", "capacity_wh", "active")
+    changed = session.pm.update_meter(meter.id, **values)
+    return session.result(changed, f"{_meter_label(changed)} is changed")
 
 
-def _run_meters(pm: PowerManager, options: argparse.Namespace) -> str:
-    meters = pm.list_meters(options.device_id)
-    return _json(meters) if options.json else _table(meters)
-
-
-def _run_log(pm: PowerManager, options: argparse.Namespace) -> str:
-    meter = _named_meter(pm, options.meter)
-    reading = pm.log_power(
+def _run_log(session: _Session) -> str:
+    options = session.options
+    meter = _named_meter(session.pm, options.meter)
+    reading = session.pm.log_power(
         meter.id,
         options.voltage,
         options.current,
         options.charge_pct,
         timestamp=options.timestamp,
     )
-    return _json(reading)
+    watts = shown_number(reading.wattage)
+    charge = shown_number(reading.charge_pct)
+    return session.result(reading, f"{_meter_label(meter)}: {watts} W, {charge} % charge; stored")
 
 
-def _run_import(pm: PowerManager, options: argparse.Namespace) -> str:
-    meter = _named_meter(pm, options.meter)
-    return _Import(meter.id, options.file).store(pm, options.skip_bad)
+def _run_event(session: _Session) -> str:
+    options = session.options
+    event = session.pm.trigger_event(options.device_id, options.type, options.value, options.note)
+    return session.result(event, f"{printable(event.device_id)}: {event.type} is recorded")
 
 
-def _run_stats(pm: PowerManager, options: argparse.Namespace) -> str:
-    meter = _named_meter(pm, options.meter)
-    rows = pm.get_statistics(meter.id, days=options.days, bucket=options.bucket)
-    return _json(rows) if options.json else _table(rows)
+# --- Commands that import and export
 
 
-def _run_events(pm: PowerManager, options: argparse.Namespace) -> str:
-    events = pm.get_events(options.device_id, options.limit)
-    return _json(events) if options.json else _table(events)
+def _run_import(session: _Session) -> str:
+    meter = _named_meter(session.pm, session.options.meter)
+    return _Import(meter.id, session.options.file).store(session.pm, session.options.skip_bad)
 
 
-def _run_event(pm: PowerManager, options: argparse.Namespace) -> str:
-    event = pm.trigger_event(options.device_id, options.type, options.value, options.note)
-    return _json(event)
+def _run_export(session: _Session) -> None:
+    _write_export(session.pm, session.options)
 
 
-def _run_budget(pm: PowerManager, options: argparse.Namespace) -> str:
-    ids = options.device_ids or [device.id for device in pm.list_devices()]
-    budgets = pm.power_budget_check(ids)
+# --- Commands that show
+
+
+def _run_devices(session: _Session) -> str:
+    devices = session.pm.list_devices()
+    return session.result(devices, _table(devices))
+
+
+def _run_meters(session: _Session) -> str:
+    meters = session.pm.list_meters(session.options.device_id)
+    return session.result(meters, _table(meters))
+
+
+def _run_stats(session: _Session) -> str:
+    options = session.options
+    meter = _named_meter(session.pm, options.meter)
+    rows = session.pm.get_statistics(meter.id, days=options.days, bucket=options.bucket)
+    return session.result(rows, _table(rows))
+
+
+def _run_events(session: _Session) -> str:
+    events = session.pm.get_events(session.options.device_id, session.options.limit)
+    return session.result(events, _table(events))
+
+
+def _run_budget(session: _Session) -> str:
+    ids = session.options.device_ids or [device.id for device in session.pm.list_devices()]
+    budgets = session.pm.power_budget_check(ids)
     for id_, budget in budgets.items():
         if "error" in budget:
             budget["error"] = _no_device(id_)
-            options.exit_code = 1
-    return _json(budgets)
+            session.exit_code = 1
+    return shown_json(budgets)
 
 
-def _run_report(pm: PowerManager, options: argparse.Namespace) -> str:
-    return pm.export_report(options.device_id, options.days)
+def _run_report(session: _Session) -> str:
+    return session.pm.export_report(session.options.device_id, session.options.days)
 
 
-def _run_prune(pm: PowerManager, options: argparse.Namespace) -> str:
-    return f"{_readings_text(pm.prune(options.keep_days))} deleted"
+def _run_demo(session: _Session) -> str:
+    return _make_demo(session.pm)
+
+
+# --- Commands that delete and maintain
+
+
+def _run_prune(session: _Session) -> str:
+    count = session.pm.prune(session.options.keep_days)
+    return session.result({"deleted": count}, f"{_readings_text(count)} deleted")
 
 
 def _readings_text(count: int) -> str:
@@ -5232,61 +5776,55 @@ def _confirm(options: argparse.Namespace, question: str) -> None:
         return
     if sys.stdin is None or not sys.stdin.isatty():
         raise PowerManagerError(f"{question} There is no terminal to ask: give --yes")
-    _print_error(f"{question} [y/N] ", end="")
+    print_error(f"{question} [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise PowerManagerError("nothing was deleted")
 
 
-def _run_delete_readings(pm: PowerManager, options: argparse.Namespace) -> str:
-    meter = _named_meter(pm, options.meter)
+def _run_delete_readings(session: _Session) -> str:
+    options = session.options
+    meter = _named_meter(session.pm, options.meter)
     since = "" if options.since is None else f" from {options.since} on"
     until = "" if options.until is None else f" before {options.until}"
     which = "the" if since or until else "all"
     _confirm(options, f"Delete {which} readings of {options.meter}{since}{until}?")
-    count = pm.delete_readings(meter.id, since=options.since, until=options.until)
-    return f"{_readings_text(count)} deleted"
+    count = session.pm.delete_readings(meter.id, since=options.since, until=options.until)
+    return session.result({"deleted": count}, f"{_readings_text(count)} deleted")
 
 
-def _run_delete_meter(pm: PowerManager, options: argparse.Namespace) -> str:
-    meter = _named_meter(pm, options.meter)
+def _run_delete_meter(session: _Session) -> str:
+    options = session.options
+    meter = _named_meter(session.pm, options.meter)
     _confirm(options, f"Delete the meter {options.meter} with all its readings?")
-    pm.delete_meter(meter.id)
-    return f"{options.meter} is deleted"
+    session.pm.delete_meter(meter.id)
+    return session.result({"deleted": meter.id}, f"{options.meter} is deleted")
 
 
-def _run_delete_device(pm: PowerManager, options: argparse.Namespace) -> str:
-    meter_count = len(pm.list_meters(pm.get_device(options.device_id).id))
+def _run_delete_device(session: _Session) -> str:
+    pm = session.pm
+    device_id = session.options.device_id
+    meter_count = len(pm.list_meters(pm.get_device(device_id).id))
     _confirm(
-        options,
-        f"Delete the device {options.device_id} with its {meter_count} meters and all they have?",
+        session.options,
+        f"Delete the device {device_id} with its {meter_count} meters and all they have?",
     )
-    pm.delete_device(options.device_id)
-    return f"{options.device_id} is deleted"
+    pm.delete_device(device_id)
+    return session.result({"deleted": device_id}, f"{device_id} is deleted")
 
 
-def _run_backup(pm: PowerManager, options: argparse.Namespace) -> str:
-    pm.backup(options.path)
-    return f"{options.path} is written"
+def _run_backup(session: _Session) -> str:
+    path = session.options.path
+    session.pm.backup(path)
+    return session.result({"path": path}, f"{path} is written")
 
 
-def _run_check(pm: PowerManager, options: argparse.Namespace) -> str:
-    problems = pm.check()
-    options.exit_code = int(bool(problems))
-    return "\n".join(problems) or "ok"
-
-
-def _run_demo(pm: PowerManager, _options: argparse.Namespace) -> str:
-    return _make_demo(pm)
-
-
-def _run_restore(path: Path, options: argparse.Namespace) -> str:
-    restore_database(path, options.path)
-    return f"{path} is restored from {options.path}"
+def _run_check(session: _Session) -> str:
+    problems = session.pm.check()
+    session.exit_code = int(bool(problems))
+    return session.result(problems, "\n".join(problems) or "ok")
 
 
 # --- Parser
-
-_TIME_HELP = "ISO 8601 with an offset, or epoch seconds"
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:
@@ -5301,31 +5839,35 @@ def _add_device_values(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--shutdown-threshold",
         metavar="W",
-        type=_number,
+        type=parse_number,
         help="watts below which the budget warns (new device: 3)",
     )
     command.add_argument(
         "--target-wh",
         metavar="WH",
-        type=_number,
+        type=parse_number,
         help="energy target a day (new device: no target)",
     )
     command.add_argument(
         "--low-battery-threshold",
         metavar="PCT",
-        type=_number,
+        type=parse_number,
         help="charge at which a battery is low (new device: 20)",
     )
     command.add_argument(
         "--critical-battery-threshold",
         metavar="PCT",
-        type=_number,
+        type=parse_number,
         help="charge at which a battery is critical (new device: 5)",
     )
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="JSON instead of a table")
+    command.add_argument("--json", action="store_true", help="JSON, for programs")
+
+
+def _add_utc(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--utc", action="store_true", help="times in UTC (default: local time)")
 
 
 def _add_days(command: argparse.ArgumentParser) -> None:
@@ -5334,206 +5876,268 @@ def _add_days(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_range(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--since", metavar="TIME", type=_number_or_text, help=f"from this time on: {_TIME_HELP}"
-    )
-    command.add_argument("--until", metavar="TIME", type=_number_or_text, help="before this time")
-
-
 def _add_yes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--yes", action="store_true", help="do not ask")
 
 
-class _Commands:
-    """The subcommands of a parser, each with what it runs."""
+class _PowerCommands:
+    """Builds the parser: each method adds one kind of commands."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    def add(
-        self, name: str, run: Callable[[PowerManager, argparse.Namespace], str | None], text: str
-    ) -> argparse.ArgumentParser:
-        """Add a command that opens the database; `text` is its help, in one sentence."""
-        command = self._subparsers.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}."
+    def __init__(self, prog: str, clock: Callable[[], float]) -> None:
+        self.parser = CommandParser(
+            prog,
+            "Power telemetry for edge devices.",
+            version=__version__,
+            examples=[f"{prog} demo", f"{prog} status", f"{prog} report edge-001 --days 7"],
         )
-        # As from Python 3.14 on: -1e-3 is a number and no option.
-        command._negative_number_matcher = re.compile(r"-\.?\d")
-        command.add_argument("--db", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        command.set_defaults(run=run)
+        self.parser.add_argument(
+            "--db", help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)"
+        )
+        self._parse_time = functools.partial(parse_time, clock=clock)
+        self._add_making_commands()
+        self._add_reading_commands()
+        self._add_showing_commands()
+        self._add_maintenance_commands()
+
+    def _add(
+        self,
+        name: str,
+        run: Callable[[_Session], str | None] | None,
+        text: str,
+        *examples: str,
+        prints: bool = True,
+    ) -> CommandParser:
+        """Add a command that opens the database; `prints`: it takes --json."""
+        command = self.parser.add_command(
+            name, run, text, examples=[f"{name} {example}".rstrip() for example in examples]
+        )
+        command.add_argument("--db", default=argparse.SUPPRESS, help="the database")
+        if prints:
+            _add_json(command)
         return command
 
+    def _add_range(self, command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--since",
+            metavar="TIME",
+            type=self._parse_time,
+            help="from this time on: 2026-11-28, 2026-11-28T10:00Z, today, -24h, epoch seconds",
+        )
+        command.add_argument(
+            "--until", metavar="TIME", type=self._parse_time, help="before this time"
+        )
 
-def _add_making_commands(commands: _Commands) -> None:
-    command = commands.add(
-        "register", _run_register, "register a device, or change the values you give of a known one"
-    )
-    _add_device(command)
-    command.add_argument("name", help="its name, to be shown")
-    _add_device_values(command)
-    command = commands.add(
-        "update-device", _run_update_device, "change the values you give of a device"
-    )
-    _add_device(command)
-    command.add_argument("--name", help="its name, to be shown")
-    _add_device_values(command)
-    command.add_argument(
-        "--unset",
-        action="append",
-        default=[],
-        choices=["target-wh", "low-battery-threshold", "critical-battery-threshold"],
-        help="remove the target, or return a threshold to its default",
-    )
-    command = commands.add("add-meter", _run_add_meter, "add a meter to a device")
-    _add_device(command)
-    types = [kind.value for kind in MeterType]
-    command.add_argument("type", metavar="type", choices=types, help=", ".join(types))
-    command.add_argument("--name", help="its name, to be shown (default: no name)")
-    command.add_argument(
-        "--capacity-wh",
-        metavar="WH",
-        type=_number,
-        default=0.0,
-        help="watt-hours when full (default: 0, unknown)",
-    )
-    command = commands.add(
-        "update-meter", _run_update_meter, "change the values you give of a meter"
-    )
-    _add_meter_name(command)
-    command.add_argument("--name", help="its name, to be shown")
-    command.add_argument(
-        "--capacity-wh", metavar="WH", type=_number, help="watt-hours when full (0: unknown)"
-    )
-    active = command.add_mutually_exclusive_group()
-    active.add_argument(
-        "--active", action="store_true", default=None, help="include it in present figures again"
-    )
-    active.add_argument(
-        "--inactive",
-        dest="active",
-        action="store_false",
-        default=None,
-        help="leave it out of present figures until its next reading",
-    )
+    def _add_making_commands(self) -> None:
+        command = self._add(
+            "register",
+            _run_register,
+            "register a device, or change the values you give of a known one",
+            'edge-001 "Edge Node" --target-wh 150',
+        )
+        _add_device(command)
+        command.add_argument("name", help="its name, to be shown")
+        _add_device_values(command)
+        command = self._add(
+            "update-device",
+            _run_update_device,
+            "change the values you give of a device",
+            "edge-001 --unset target-wh",
+        )
+        _add_device(command)
+        command.add_argument("--name", help="its name, to be shown")
+        _add_device_values(command)
+        command.add_argument(
+            "--unset",
+            action="append",
+            default=[],
+            choices=["target-wh", "low-battery-threshold", "critical-battery-threshold"],
+            help="remove the target, or return a threshold to its default",
+        )
+        command = self._add(
+            "add-meter",
+            _run_add_meter,
+            "add a meter to a device",
+            "edge-001 battery --name Pack --capacity-wh 50",
+        )
+        _add_device(command)
+        types = [kind.value for kind in MeterType]
+        command.add_argument("type", metavar="type", choices=types, help=", ".join(types))
+        command.add_argument("--name", help="its name, to be shown (default: no name)")
+        command.add_argument(
+            "--capacity-wh",
+            metavar="WH",
+            type=parse_number,
+            default=0.0,
+            help="watt-hours when full (default: 0, unknown)",
+        )
+        command = self._add(
+            "update-meter",
+            _run_update_meter,
+            "change the values you give of a meter",
+            "edge-001/Pack --capacity-wh 48",
+        )
+        _add_meter_name(command)
+        command.add_argument("--name", help="its name, to be shown")
+        command.add_argument(
+            "--capacity-wh",
+            metavar="WH",
+            type=parse_number,
+            help="watt-hours when full (0: unknown)",
+        )
+        active = command.add_mutually_exclusive_group()
+        active.add_argument(
+            "--active",
+            action="store_true",
+            default=None,
+            help="include it in present figures again",
+        )
+        active.add_argument(
+            "--inactive",
+            dest="active",
+            action="store_false",
+            default=None,
+            help="leave it out of present figures until its next reading",
+        )
 
+    def _add_reading_commands(self) -> None:
+        command = self._add("log", _run_log, "store one reading", "edge-001/Pack 12.9 0.5 82")
+        _add_meter_name(command)
+        command.add_argument("voltage", type=_number_or_unknown, help="volts; - if unknown")
+        command.add_argument(
+            "current", type=_number_or_unknown, help="amperes out of the source; - if unknown"
+        )
+        command.add_argument(
+            "charge_pct", type=parse_number, nargs="?", help="percent (default: the meter's last)"
+        )
+        command.add_argument(
+            "--timestamp", metavar="TIME", type=self._parse_time, help="when (default: now)"
+        )
+        command = self._add(
+            "import",
+            _run_import,
+            "store the readings of a CSV or NDJSON file, all or none",
+            "edge-001/Pack readings.csv",
+        )
+        _add_meter_name(command)
+        command.add_argument(
+            "file",
+            nargs="?",
+            default="-",
+            help=f"with the columns {', '.join(_COLUMNS)} (default: standard input)",
+        )
+        command.add_argument(
+            "--skip-bad", action="store_true", help="leave bad rows out instead of storing nothing"
+        )
+        command = self._add(
+            "export",
+            _run_export,
+            "write a meter's readings as `import` reads them",
+            "edge-001/Pack --since -7d --output pack.csv",
+            prints=False,
+        )
+        _add_meter_name(command)
+        self._add_range(command)
+        command.add_argument(
+            "--format", choices=["csv", "ndjson"], default="csv", help="(default: csv)"
+        )
+        command.add_argument(
+            "--output", default="-", metavar="FILE", help="(default: standard output)"
+        )
 
-def _add_reading_commands(commands: _Commands) -> None:
-    command = commands.add("log", _run_log, "store one reading")
-    _add_meter_name(command)
-    command.add_argument("voltage", type=_number_or_unknown, help="volts; - if unknown")
-    command.add_argument(
-        "current", type=_number_or_unknown, help="amperes out of the source; - if unknown"
-    )
-    command.add_argument(
-        "charge_pct", type=_number, nargs="?", help="percent (default: the meter's last)"
-    )
-    command.add_argument(
-        "--timestamp", metavar="TIME", type=_number_or_text, help=f"{_TIME_HELP} (default: now)"
-    )
-    command = commands.add(
-        "import", _run_import, "store the readings of a CSV or NDJSON file, all or none"
-    )
-    _add_meter_name(command)
-    command.add_argument(
-        "file",
-        nargs="?",
-        default="-",
-        help=f"with the columns {', '.join(_COLUMNS)} (default: standard input)",
-    )
-    command.add_argument(
-        "--skip-bad", action="store_true", help="leave bad rows out instead of storing nothing"
-    )
-    command = commands.add(
-        "export", _write_export, "write a meter's readings as `import` reads them"
-    )
-    _add_meter_name(command)
-    _add_range(command)
-    command.add_argument(
-        "--format", choices=["csv", "ndjson"], default="csv", help="(default: csv)"
-    )
-    command.add_argument("--output", default="-", metavar="FILE", help="(default: standard output)")
+    def _add_showing_commands(self) -> None:
+        self._add("devices", _run_devices, "list the devices", "")
+        command = self._add(
+            "meters", _run_meters, "list the meters with their present values", "edge-001"
+        )
+        command.add_argument("device_id", nargs="?", help="(default: all)")
+        command = self._add(
+            "stats",
+            _run_stats,
+            "show a meter's hourly or daily statistics",
+            "edge-001/Pack --days 30 --bucket day",
+        )
+        _add_meter_name(command)
+        _add_days(command)
+        command.add_argument(
+            "--bucket", choices=["hour", "day"], default="hour", help="(default: hour)"
+        )
+        command = self._add(
+            "events", _run_events, "list a device's newest events", "edge-001 --limit 10"
+        )
+        _add_device(command)
+        command.add_argument(
+            "--limit", type=parse_count, default=50, metavar="N", help="(default: 50)"
+        )
+        command = self._add(
+            "event",
+            _run_event,
+            "record an event",
+            'edge-001 charge_start --note "panel in the sun"',
+        )
+        _add_device(command)
+        types = [kind.value for kind in PowerEventType]
+        command.add_argument("type", metavar="type", choices=types, help=", ".join(types))
+        command.add_argument(
+            "--value",
+            metavar="X",
+            type=parse_number,
+            default=0.0,
+            help="a number of your own (default: 0)",
+        )
+        command.add_argument("--note", help="a text of your own")
+        command = self._add(
+            "budget", _run_budget, "check the power budget of devices", "edge-001 edge-002"
+        )
+        command.add_argument("device_ids", metavar="device_id", nargs="*", help="(default: all)")
+        command = self._add(
+            "report", _run_report, "print a device's report, as JSON", "edge-001 --days 30"
+        )
+        _add_device(command)
+        _add_days(command)
 
-
-def _add_showing_commands(commands: _Commands) -> None:
-    command = commands.add("devices", _run_devices, "list the devices")
-    _add_json(command)
-    command = commands.add("meters", _run_meters, "list the meters with their present values")
-    command.add_argument("device_id", nargs="?", help="(default: all)")
-    _add_json(command)
-    command = commands.add("stats", _run_stats, "show a meter's hourly or daily statistics")
-    _add_meter_name(command)
-    _add_days(command)
-    command.add_argument(
-        "--bucket", choices=["hour", "day"], default="hour", help="(default: hour)"
-    )
-    _add_json(command)
-    command = commands.add("events", _run_events, "list a device's newest events")
-    _add_device(command)
-    command.add_argument("--limit", type=int, default=50, metavar="N", help="(default: 50)")
-    _add_json(command)
-    command = commands.add("event", _run_event, "record an event")
-    _add_device(command)
-    types = [kind.value for kind in PowerEventType]
-    command.add_argument("type", metavar="type", choices=types, help=", ".join(types))
-    command.add_argument(
-        "--value", metavar="X", type=_number, default=0.0, help="a number of your own (default: 0)"
-    )
-    command.add_argument("--note", help="a text of your own")
-    command = commands.add("budget", _run_budget, "check the power budget of devices, as JSON")
-    command.add_argument("device_ids", metavar="device_id", nargs="*", help="(default: all)")
-    command = commands.add("report", _run_report, "print a device's report, as JSON")
-    _add_device(command)
-    _add_days(command)
-
-
-def _add_maintenance_commands(commands: _Commands) -> None:
-    command = commands.add("prune", _run_prune, "delete old readings; statistics and events stay")
-    command.add_argument("keep_days", type=_number, help="days of readings to keep")
-    command = commands.add(
-        "delete-readings", _run_delete_readings, "delete a range of a meter's readings"
-    )
-    _add_meter_name(command)
-    _add_range(command)
-    _add_yes(command)
-    command = commands.add(
-        "delete-meter", _run_delete_meter, "delete a meter with its readings and statistics"
-    )
-    _add_meter_name(command)
-    _add_yes(command)
-    command = commands.add(
-        "delete-device", _run_delete_device, "delete a device with all its meters and events"
-    )
-    _add_device(command)
-    _add_yes(command)
-    command = commands.add("backup", _run_backup, "write a consistent copy of the database")
-    command.add_argument("path", help="the copy; a file that is there is replaced")
-    command = commands.add(
-        "restore",
-        lambda _pm, _options: None,
-        "put a backup in place of the database, even if that is damaged or missing",
-    )
-    command.add_argument("path", help="the backup; it stays as it is")
-    command.set_defaults(run=None)
-    commands.add("check", _run_check, "look for damage; exit with 1 if there is any")
-    commands.add("demo", _run_demo, "make a week of telemetry in a new file, and report it")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="power_manager", description="Power telemetry for edge devices."
-    )
-    parser.add_argument(
-        "--db", help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)"
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.set_defaults(exit_code=0)
-    commands = _Commands(parser)
-    _add_making_commands(commands)
-    _add_reading_commands(commands)
-    _add_showing_commands(commands)
-    _add_maintenance_commands(commands)
-    return parser
+    def _add_maintenance_commands(self) -> None:
+        command = self._add(
+            "prune", _run_prune, "delete old readings; statistics and events stay", "90"
+        )
+        command.add_argument("keep_days", type=parse_number, help="days of readings to keep")
+        command = self._add(
+            "delete-readings",
+            _run_delete_readings,
+            "delete a range of a meter's readings",
+            "edge-001/Pack --since 2026-11-28T10:00Z --until 2026-11-28T11:00Z",
+        )
+        _add_meter_name(command)
+        self._add_range(command)
+        _add_yes(command)
+        command = self._add(
+            "delete-meter",
+            _run_delete_meter,
+            "delete a meter with its readings and statistics",
+            "edge-001/Pack",
+        )
+        _add_meter_name(command)
+        _add_yes(command)
+        command = self._add(
+            "delete-device",
+            _run_delete_device,
+            "delete a device with all its meters and events",
+            "edge-001",
+        )
+        _add_device(command)
+        _add_yes(command)
+        command = self._add(
+            "backup", _run_backup, "write a consistent copy of the database", "copy.db"
+        )
+        command.add_argument("path", help="the copy; a file that is there is replaced")
+        command = self._add(
+            "restore",
+            None,
+            "put a backup in place of the database, even if that is damaged or missing",
+            "copy.db",
+        )
+        command.add_argument("path", help="the backup; it stays as it is")
+        self._add("check", _run_check, "look for damage; exit with 1 if there is any", "")
+        self._add("demo", _run_demo, "make a week of telemetry in a new file, and report it", "")
 
 
 def _database_of(command: str, db: str | None) -> Path:
@@ -5556,51 +6160,38 @@ def _no_device(id_: str) -> str:
     return f"no device has the id {id_!r}: make it with the command `register`"
 
 
-def _error_text(error: Exception) -> str:
-    """An error in the words of the command line."""
-    if isinstance(error, NotFound) and error.kind == "device":
-        return _no_device(error.id)
-    return str(error)
-
-
-def _run(options: argparse.Namespace) -> None:
-    if sys.stdout is None:
-        raise PowerManagerError("standard output is closed: nothing was done")
-    with contextlib.suppress(AttributeError):  # a stand-in for it may lack the method
-        # A name must never end a command because the terminal cannot show it.
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+def _run(options: argparse.Namespace, clock: Callable[[], float]) -> int:
     path = _database_of(options.command, options.db)
     if options.command == "restore":
-        text: str | None = _run_restore(path, options)
-    else:
-        with PowerManager(path) as pm:
-            text = options.run(pm, options)
+        restore_database(path, options.path)
+        done = {"path": str(path), "restored_from": options.path}
+        print(shown_json(done) if options.json else f"{path} is restored from {options.path}")
+        return 0
+    with PowerManager(path, clock=clock) as pm:
+        session = _Session(pm, options, Screen.of(sys.stdout))
+        try:
+            text = options.run(session)
+        except NotFound as error:
+            if error.kind != "device":
+                raise
+            raise NotFound(_no_device(error.id)) from error  # in the words of the command line
     if text is not None:
         print(text)
-    sys.stdout.flush()
+    return session.exit_code
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time.time) -> int:
     """Run the command line; return its exit code.
 
-    0; 1 for an error or a finding; 2 for wrong usage; 130 for Ctrl-C.
+    0; 1 for an error or a finding; 2 for wrong usage; 130 for Ctrl-C. `clock` returns epoch
+    seconds, as that of PowerManager.
     """
-    parser = _parser()
+    parser = _PowerCommands("power_manager", clock).parser
     options = parser.parse_args(argv)
     if options.command is None:
-        _print_error(parser.format_help(), end="")
+        print_error(parser.format_help(), end="")
         return 2
-    try:
-        _run(options)
-        return int(options.exit_code)
-    except BrokenPipeError:  # `| head` has read enough; the rest must not fail at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    except (PowerManagerError, OSError) as error:
-        _print_error(f"power_manager: {_error_text(error)}")
-        return 1
+    return run_program(lambda: _run(options, clock), "power_manager", (PowerManagerError,))
 
 
 if __name__ == "__main__":
