@@ -1,4 +1,4 @@
-"""Where the time of the missed aims goes: profiles of one reading, a budget and a day's history, and the pages of a commit.
+"""Where the time of the missed aims goes: profiles, and the pages of a commit.
 
 python proof/benchmarks/where.py [--output proof/benchmarks/WHERE.md]
 """
@@ -47,6 +47,7 @@ def profile(title: str, work: Callable[[], object]) -> list[str]:
 
 
 def battery(path: Path) -> tuple[PowerManager, str]:
+    """A file with one battery, and the id of its meter."""
     pm = PowerManager(path, durability="normal")
     pm.register_device("d", "D")
     return pm, pm.add_meter("d", "battery", 50.0).id
