@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import csv
 import contextlib
+import csv
 import dataclasses
 import errno
 import functools
