@@ -1432,40 +1432,38 @@ def _not_found(kind: str, id_: str) -> NotFound:
     return NotFound(message, kind, id_)
 
 
-def _device_key(conn: sqlite3.Connection, device_id: Any) -> int:
-    """The key of the device with that id. Raises NotFound."""
-    id_ = check_text("device_id", device_id)
-    found = conn.execute("SELECT device_key FROM devices WHERE id = ?", (id_,)).fetchone()
-    if found is None:
-        raise _not_found("device", id_)
-    (key,) = found
-    return int(key)
-
-
-def _meter_key(conn: sqlite3.Connection, meter_id: Any) -> int:
-    """The key of the meter with that id. Raises NotFound."""
-    id_ = check_text("meter_id", meter_id)
-    found = conn.execute("SELECT meter_key FROM power_meters WHERE id = ?", (id_,)).fetchone()
-    if found is None:
-        raise _not_found("meter", id_)
-    (key,) = found
-    return int(key)
-
-
-def _device_record(conn: sqlite3.Connection, device_id: Any) -> DeviceRecord:
+def _device_row(conn: sqlite3.Connection, device_id: Any) -> _Row:
+    """The row of _DEVICE_SQL of the device with that id. Raises NotFound."""
     id_ = check_text("device_id", device_id)
     row = _select_one(conn, f"{_DEVICE_SQL} WHERE id = ?", (id_,))
     if row is None:
         raise _not_found("device", id_)
-    return _device_of(row)
+    return row
 
 
-def _meter_record(conn: sqlite3.Connection, meter_id: Any) -> PowerMeter:
+def _meter_row(conn: sqlite3.Connection, meter_id: Any) -> _Row:
+    """The row of _METER_SQL of the meter with that id. Raises NotFound."""
     id_ = check_text("meter_id", meter_id)
     row = _select_one(conn, f"{_METER_SQL} WHERE m.id = ?", (id_,))
     if row is None:
         raise _not_found("meter", id_)
-    return _meter_of(row)
+    return row
+
+
+def _device_key(conn: sqlite3.Connection, device_id: Any) -> int:
+    return int(_device_row(conn, device_id)["device_key"])
+
+
+def _meter_key(conn: sqlite3.Connection, meter_id: Any) -> int:
+    return int(_meter_row(conn, meter_id)["meter_key"])
+
+
+def _device_record(conn: sqlite3.Connection, device_id: Any) -> DeviceRecord:
+    return _device_of(_device_row(conn, device_id))
+
+
+def _meter_record(conn: sqlite3.Connection, meter_id: Any) -> PowerMeter:
+    return _meter_of(_meter_row(conn, meter_id))
 
 
 def _setting(conn: sqlite3.Connection, name: str, kind: type[_T]) -> _T:
@@ -4181,8 +4179,9 @@ class PowerManager:
         """Delete a meter with its readings and statistics; events stay. Raises NotFound."""
 
         def delete(conn: sqlite3.Connection) -> None:
-            meter = _meter_record(conn, meter_id)
-            _delete_meter(conn, _meter_key(conn, meter_id))
+            row = _meter_row(conn, meter_id)
+            meter = _meter_of(row)
+            _delete_meter(conn, row["meter_key"])
             _add_deletion(conn, "meter", meter.device_id, meter.id)
 
         self._write(delete)
@@ -4353,8 +4352,9 @@ class PowerManager:
             raise _invalid("until", "a time after `since`", until)
 
         def delete(conn: sqlite3.Connection) -> int:
-            meter = _meter_record(conn, meter_id)
-            meter_key = _meter_key(conn, meter_id)
+            row = _meter_row(conn, meter_id)
+            meter = _meter_of(row)
+            meter_key = row["meter_key"]
             _refuse_cut_hours(conn, meter_key, start_us, end_us)
             max_gap_us = _setting(conn, "max_gap_us", int)
             count = _delete_range(conn, meter_key, start_us, end_us, max_gap_us)
@@ -4620,8 +4620,9 @@ class PowerManager:
         count_sql = "SELECT count(*) FROM power_events WHERE device_key = ? AND timestamp > ?"
 
         def read(conn: sqlite3.Connection) -> dict[str, Any]:
-            device = _device_record(conn, device_id)
-            device_key = _device_key(conn, device_id)
+            device_row = _device_row(conn, device_id)
+            device = _device_of(device_row)
+            device_key = device_row["device_key"]
             rows = _select(conn, meter_sql, (device.id,))
             ids_by_key = {row["meter_key"]: row["id"] for row in rows}
             sums = _window_sums(conn, ids_by_key, after_us)

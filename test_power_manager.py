@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import csv
 import dataclasses
 import errno
@@ -4608,6 +4609,27 @@ class TestFork:
         assert finished(process(code, path, ending)) == "0 2 []"
 
 
+@contextlib.contextmanager
+def written_by_another_thread(pm: PowerManager) -> Iterator[None]:
+    """Another thread has a transaction open until the block ends."""
+    inside = threading.Event()
+    leave = threading.Event()
+
+    def hold() -> None:
+        with pm.transaction():
+            inside.set()
+            leave.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert inside.wait(30)
+        yield
+    finally:
+        leave.set()
+        holder.join(30)
+
+
 # --- Tasks, signal handlers and interrupts ----------------------------------------------------
 
 
@@ -5360,25 +5382,11 @@ class TestWaiting:
     ) -> None:
         """After BUSY_TIMEOUT a call is a StorageError that says who is writing."""
         monkeypatch.setattr(power_manager, "BUSY_TIMEOUT", 0.05)
-        inside = threading.Event()
-        leave = threading.Event()
-
-        def hold() -> None:
-            with file_pm.transaction():
-                inside.set()
-                leave.wait(60)
-
-        holder = threading.Thread(target=hold)
-        holder.start()
-        assert inside.wait(30)
-        try:
+        with written_by_another_thread(file_pm):
             with pytest.raises(StorageError, match="another thread") as caught:
                 file_pm.log_power(battery_meter.id, 9.0, 1.0)
             assert caught.value.sqlite_errorname == "SQLITE_BUSY"
             assert history(file_pm, battery_meter.id) == []
-        finally:
-            leave.set()
-            holder.join(30)
         file_pm.log_power(battery_meter.id, 3.0, 1.0)
         assert len(history(file_pm, battery_meter.id)) == 1
 
@@ -8451,23 +8459,11 @@ class TestLeftovers:
 
     def test_call_behind_a_waiting_one_of_its_own_thread(self, file_pm: PowerManager) -> None:
         """A signal handler's call, while the call that it came into waits, is refused at once."""
-        inside = threading.Event()
-        leave = threading.Event()
-
-        def hold() -> None:
-            with file_pm.transaction():
-                inside.set()
-                leave.wait(30)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert inside.wait(30)
-        file_pm._transaction._waiting.append(power_manager._Level(sys._getframe()))
-        with pytest.raises(PowerManagerError, match="in the middle of another call"):
-            file_pm.register_device("a", "A")
-        file_pm._transaction._waiting.clear()
-        leave.set()
-        thread.join(30)
+        with written_by_another_thread(file_pm):
+            file_pm._transaction._waiting.append(power_manager._Level(sys._getframe()))
+            with pytest.raises(PowerManagerError, match="in the middle of another call"):
+                file_pm.register_device("a", "A")
+            file_pm._transaction._waiting.clear()
         file_pm.register_device("a", "A")
         assert len(file_pm.list_devices()) == 1
 
