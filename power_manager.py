@@ -5203,7 +5203,7 @@ def nearest(text: str, known: Iterable[str]) -> str:
     """The end of an error text that offers the known word most like a mistyped one, or "".
 
     >>> nearest("regster", ["register", "report"])
-    ": did you mean register?"
+    ': did you mean register?'
     """
     import difflib
 
@@ -5351,7 +5351,7 @@ def run_program(program: Callable[[], int], name: str, errors: tuple[type[Except
         return 0
     except KeyboardInterrupt:
         return 130
-    except (*errors, OSError) as error:
+    except errors + (OSError,) as error:  # noqa: RUF005  # mypy does not follow a star here
         print_error(f"{name}: {error}")
         return 1
 

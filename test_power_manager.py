@@ -8879,7 +8879,7 @@ class CommandLine:
         """Register the device and its battery; return the battery's id."""
         run("register", "dev-001", "Edge Node")
         meter: dict[str, str] = run(
-            "add-meter", "dev-001", "battery", "--capacity-wh", 50, "--name", "Pack"
+            "add-meter", "dev-001", "battery", "--capacity-wh", 50, "--name", "Pack", "--json"
         ).json
         return meter["id"]
 
@@ -8894,7 +8894,7 @@ class TestCommands(CommandLine):
 
     def test_register_command(self, run: Run) -> None:
         """A device is registered, in a new file, with every value."""
-        thresholds = ("--low-battery-threshold", 30, "--critical-battery-threshold", 10)
+        thresholds = ("--low-battery-threshold", 30, "--critical-battery-threshold", 10, "--json")
         registered = run(
             "register", "d", "Node", "--shutdown-threshold", 4.5, "--target-wh", 120, *thresholds
         ).json
@@ -8903,8 +8903,9 @@ class TestCommands(CommandLine):
 
     def test_register_again_changes_only_what_is_given(self, run: Run) -> None:
         """A value that the command does not name stays as it is; the name is always given."""
-        first = run("register", "d", "Node", "--target-wh", 120, "--low-battery-threshold", 30).json
-        second = run("register", "d", "Renamed", "--shutdown-threshold", 4.5).json
+        values = ("--target-wh", 120, "--low-battery-threshold", 30)
+        first = run("register", "d", "Node", *values, "--json").json
+        second = run("register", "d", "Renamed", "--shutdown-threshold", 4.5, "--json").json
         assert second == {**first, "name": "Renamed", "shutdown_threshold": 4.5}
         assert run("devices", "--json").json == [second]
 
@@ -8937,7 +8938,7 @@ class TestCommands(CommandLine):
         """A reading is stored for a meter named by its id, its name or its type."""
         meter = pack if name == "id" else name
         time = "2025-06-16T12:30:00Z"
-        reading = run("log", meter, 3.7, -0.5, 82, "--timestamp", time).json
+        reading = run("log", meter, 3.7, -0.5, 82, "--timestamp", time, "--json").json
         stored = "2025-06-16T12:30:00.000000+00:00"
         assert tuple(reading.values())[1:] == (pack, 3.7, -0.5, -1.85, 82.0, stored)
 
@@ -8947,22 +8948,22 @@ class TestCommands(CommandLine):
     )
     def test_numbers_of_any_form(self, run: Run, pack: str, number: str) -> None:
         """A negative number is a number, not an option; as a note it stays as it was written."""
-        assert run("log", pack, 3.7, number).json["current_draw"] == float(number)
-        assert run("event", "dev-001", "restore", "--note", number).json["note"] == number
-        assert run("event", "dev-001", "restore", f"--note={number}").json["note"] == number
+        assert run("log", pack, 3.7, number, "--json").json["current_draw"] == float(number)
+        for note in (("--note", number), (f"--note={number}",)):
+            assert run("event", "dev-001", "restore", *note, "--json").json["note"] == number
         assert {e["note"] for e in run("events", "dev-001", "--json").json} == {number}
 
     def test_log_live(self, run: Run, pack: str) -> None:
         """Without charge and timestamp a reading is live, with the meter's last charge."""
         run("log", pack, 3.7, 0.5, 60, "--timestamp", 1_750_077_000)
-        live = run("log", pack, 3.6, 0.5).json
+        live = run("log", pack, 3.6, 0.5, "--json").json
         assert live["charge_pct"] == 60.0
         assert run("meters", "--json").json[0]["updated_at"] == live["timestamp"]
 
     def test_event_commands(self, run: Run, pack: str) -> None:
         """An event is fired, and listed newest first."""
         fired = [
-            run("event", "dev-001", kind, "--value", 1.5, "--note", "by hand").json
+            run("event", "dev-001", kind, "--value", 1.5, "--note", "by hand", "--json").json
             for kind in ("shutdown", "restore")
         ]
         assert [(event["type"], event["value"], event["note"]) for event in fired] == [
@@ -9166,16 +9167,10 @@ class TestCommandErrors(CommandLine):
             (["add-meter", "absent", "main"], "no device has the id 'absent': .*`register`"),
             (["log", "absent", "1", "1"], "meter .*'absent'.*`meters`"),
             (["log", "dev-001/Panel", "1", "1"], "meter .*'dev-001/Panel'"),
-            (["log", "dev-001/Pack", "inf", "1"], "voltage: expected .*, got inf"),
-            (
-                ["log", "dev-001/Pack", "1", "1", "--timestamp", "noon"],
-                "timestamp: expected .*, got 'noon'",
-            ),
-            (["events", "dev-001", "--limit", "-1"], "limit: expected .*, got -1"),
+            (["log", "dev-001/Pack", "1e9", "1"], "voltage: expected .*, got 1000000000.0"),
             (["event", "dev-001", "restore", "--note", ""], "note: expected .*, got ''"),
             (["import", "dev-001/Pack", "missing.csv"], "missing.csv"),
             (["import", "dev-001/Pack", "."], "[Dd]irectory"),
-            (["export", "dev-001/Pack", "--since", "noon"], "since: expected .*, got 'noon'"),
             (["export", "dev-001/Pack", "--output", "nowhere/x.csv"], "nowhere/x.csv"),
             (["backup", "power_manager.db"], "name another file"),
             (["prune", "-1"], "keep_days: expected .*, got -1"),
@@ -9194,7 +9189,7 @@ class TestCommandErrors(CommandLine):
     @pytest.mark.parametrize("kind", ["name", "type"])
     def test_ambiguous_name(self, run: Run, pack: str, kind: str) -> None:
         """A name that two meters have is refused with the ids of both; an exact id never is."""
-        twin = run("add-meter", "dev-001", "battery", "--name", "Pack").json["id"]
+        twin = run("add-meter", "dev-001", "battery", "--name", "Pack", "--json").json["id"]
         outcome = run("log", "dev-001/Pack" if kind == "name" else "dev-001/battery", 1, 1)
         assert (outcome.code, outcome.out) == (1, "")
         assert re.search(rf"{pack}, {twin}", outcome.err)
@@ -9208,6 +9203,11 @@ class TestCommandErrors(CommandLine):
             "log m x 1",
             "log m 1 -1.2.3e4",
             "log m 1 -.e4",
+            "log m inf 1",
+            "log m 1 1 --timestamp noon",
+            "events d --limit -1",
+            "export m --since noon",
+            "delete-readings m --until noon --yes",
             "add-meter d fan",
             "event d boom",
             "stats m --bucket week",
@@ -9588,23 +9588,25 @@ class TestNewCommands(CommandLine):
         """What is given changes; --unset takes a value away."""
         before = run("devices", "--json").json[0]
         thresholds = ("--low-battery-threshold", 40, "--critical-battery-threshold", 10)
-        updated = run("update-device", "dev-001", "--target-wh", 99, *thresholds).json
+        updated = run("update-device", "dev-001", "--target-wh", 99, *thresholds, "--json").json
         assert updated == {
             **before,
             "target_wh": 99.0,
             "low_battery_threshold": 40.0,
             "critical_battery_threshold": 10.0,
         }
-        updated = run("update-device", "dev-001", "--name", "Renamed", "--unset", "target-wh").json
+        values = ("--name", "Renamed", "--unset", "target-wh")
+        updated = run("update-device", "dev-001", *values, "--json").json
         assert (updated["name"], updated["target_wh"]) == ("Renamed", None)
         assert updated["low_battery_threshold"] == 40.0
         assert run("devices", "--json").json == [updated]
 
     def test_update_meter(self, run: Run, pack: str) -> None:
         """Name, capacity and whether it counts; the meter is named as in all commands."""
-        updated = run("update-meter", "dev-001/Pack", "--capacity-wh", 80, "--inactive").json
+        values = ("--capacity-wh", 80, "--inactive")
+        updated = run("update-meter", "dev-001/Pack", *values, "--json").json
         assert (updated["capacity_wh"], updated["active"], updated["name"]) == (80.0, False, "Pack")
-        updated = run("update-meter", pack, "--active", "--name", "Cells").json
+        updated = run("update-meter", pack, "--active", "--name", "Cells", "--json").json
         assert (updated["capacity_wh"], updated["active"], updated["name"]) == (80.0, True, "Cells")
         assert run("meters", "--json").json == [updated]
         run("update-meter", pack, "--inactive")
@@ -9732,7 +9734,7 @@ class TestNewCommands(CommandLine):
             )
             expected = history(pm, pack)
         assert run("export", pack, "--format", style, "--output", "out.txt").code == 0
-        copy = run("add-meter", "dev-001", "battery", "--name", "Copy").json["id"]
+        copy = run("add-meter", "dev-001", "battery", "--name", "Copy", "--json").json["id"]
         outcome = run("import", copy, "out.txt")
         assert (outcome.code, outcome.err) == (0, "")
         assert "4 new readings" in outcome.out
