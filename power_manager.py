@@ -5029,7 +5029,7 @@ def make_table(columns: Sequence[Column], records: Iterable[Any], screen: Screen
     heads = [column.head for column in columns]
     rows = [[screen.printable(column.cell(record)) for column in columns] for record in records]
     widths = [max(map(text_width, texts)) for texts in zip(heads, *rows)]
-    _shrink(widths, columns, screen.width)
+    widths = _fitting_widths(widths, columns, screen.width)
     lines = [_table_line(columns, widths, heads, ["dim"] * len(columns), screen)]
     for record, texts in zip(records, rows):
         colours = [column.colour(record) for column in columns]
@@ -5037,16 +5037,18 @@ def make_table(columns: Sequence[Column], records: Iterable[Any], screen: Screen
     return "\n".join(lines)
 
 
-def _shrink(widths: list[int], columns: Sequence[Column], screen_width: int) -> None:
-    """Take what is too much for the screen from the widest columns that shrink."""
-    excess = sum(widths) + 2 * (len(widths) - 1) - screen_width
-    shrinking = [index for index, column in enumerate(columns) if column.shrinks]
-    while excess > 0 and shrinking:
-        widest = max(shrinking, key=widths.__getitem__)
-        if widths[widest] <= _LEAST_SHRUNK_WIDTH:
-            return
-        widths[widest] -= 1
-        excess -= 1
+def _fitting_widths(
+    widths: Sequence[int], columns: Sequence[Column], screen_width: int
+) -> list[int]:
+    """The widths with which the table fits: those of columns that shrink have one upper limit."""
+    room = screen_width - 2 * (len(columns) - 1)
+    for limit in range(max(screen_width, _LEAST_SHRUNK_WIDTH), _LEAST_SHRUNK_WIDTH - 1, -1):
+        fitting = [
+            min(width, limit) if column.shrinks else width for width, column in zip(widths, columns)
+        ]
+        if sum(fitting) <= room:
+            break
+    return fitting
 
 
 def _table_line(
@@ -5323,10 +5325,11 @@ def _in_zone(local: datetime, zone: tzinfo | None) -> datetime:
 
 # --- Completion
 
-_LOADING = (
-    'bash, zsh: eval "$({0} completion bash)", in ~/.bashrc or ~/.zshrc, there after compinit; '
-    "fish: {0} completion fish | source"
-)
+# How each shell loads its script.
+_LOADING = """
+  bash: eval "$({0} completion bash)"    in ~/.bashrc
+  zsh:  eval "$({0} completion zsh)"     in ~/.zshrc, after compinit
+  fish: {0} completion fish | source     in ~/.config/fish/config.fish"""
 
 
 def completion_script(parser: CommandParser, shell: str, installed: str) -> str:
@@ -5350,6 +5353,11 @@ def _shown_options(parser: CommandParser) -> dict[str, argparse.Action]:
 def _arguments(parser: CommandParser) -> list[argparse.Action]:
     """What a command takes beside its options."""
     return [action for action in parser._actions if not action.option_strings]
+
+
+def _summary(command: CommandParser) -> str:
+    """What a command does, in one sentence."""
+    return (command.description or "").partition("\n")[0]
 
 
 def _words(action: argparse.Action) -> str:
@@ -5383,15 +5391,14 @@ def _bash_completion(parser: CommandParser, installed: str) -> str:
         if values:
             cases.append("    '" + "'|'".join(f"{name} {option}" for option in values) + "') ;;")
         words = " ".join(filter(None, map(_words, _arguments(command))))
-        words = _quoted(words)
-        cases.append(f"    '{name} '*) words={words} options='{' '.join(options)}' ;;")
-    global_values = [
-        name for name, action in _shown_options(parser).items() if _takes_value(action)
+        cases.append(f"    '{name} '*) words={_quoted(words)} options='{' '.join(options)}' ;;")
+    before_command = [
+        option for option, action in _shown_options(parser).items() if _takes_value(action)
     ]
     return _BASH.format(
         function=_function_name(installed),
         installed=installed,
-        values="|".join(global_values) or "''",
+        values="|".join(before_command) or "''",
         commands="|".join(parser.commands) or "''",
         cases="\n".join(cases),
     )
@@ -5423,7 +5430,7 @@ def _zsh_completion(parser: CommandParser, installed: str) -> str:
     commands = []
     cases = []
     for name, command in parser.commands.items():
-        text = (command.description or "").replace(":", r"\:")
+        text = _summary(command).replace(":", r"\:")
         commands.append(f"    {_quoted(f'{name}:{text}')}")
         specs = [*_zsh_options(command), *_zsh_arguments(command)]
         cases.append(f"      {name}) _arguments {' '.join(specs)} ;;")
@@ -5493,7 +5500,7 @@ def _fish_completion(parser: CommandParser, installed: str) -> str:
     ]
     lines += [f"{start} {no_command} {words}" for words in _fish_words(parser)]
     for name, command in parser.commands.items():
-        text = _fish_quoted(command.description or "")
+        text = _fish_quoted(_summary(command))
         lines.append(f"{start} {no_command} -f -a {name} -d {text}")
         seen = f"'__fish_seen_subcommand_from {name}'"
         lines += [f"{start} {seen} {words}" for words in _fish_words(command)]
@@ -5638,11 +5645,9 @@ class CommandParser(argparse.ArgumentParser):
         command = self.add_command(
             "completion", None, text, examples=list(_COMPLETIONS), group="help"
         )
-        command.add_argument(
-            "shell",
-            choices=list(_COMPLETIONS),
-            help=f"to be loaded as {_LOADING.format(installed)}",
-        )
+        command.description = f"{command.description}\n{_LOADING.format(installed)}"
+        shells = list(_COMPLETIONS)
+        command.add_argument("shell", metavar="SHELL", choices=shells, help=", ".join(shells))
         command.set_defaults(
             _show=lambda options: completion_script(self, options.shell, installed)
         )
