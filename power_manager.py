@@ -5708,7 +5708,7 @@ class CommandParser(argparse.ArgumentParser):
                 parser = parser.commands.get(word, parser)
             elif " " not in word and not self._negative_number_matcher.match(word):
                 action = parser._option_of(word)
-                if action.nargs is None and "=" not in word:
+                if action.nargs is None and word in parser._option_string_actions:
                     next(remaining, None)  # its value
 
     def _option_of(self, word: str) -> argparse.Action:

@@ -9386,6 +9386,7 @@ class TestCommandParser:
             ("look --untl x", "unknown option --untl: did you mean --until?"),
             ("look --untl=x", "unknown option --untl: did you mean --until?"),
             ("look -q", "unknown option -q"),
+            ("look -n1 --untl x", "unknown option --untl: did you mean --until?"),
             ("look --size larg", "argument --size: unknown value 'larg': did you mean large?"),
             ("look --size x", "argument --size: unknown value 'x': expected one of small, large"),
             ("look --count 3", "argument --count: unknown value 3: expected one of 1, 2"),
