@@ -9689,7 +9689,8 @@ class TestCompletion:
         elif shell == "fish":
             self.complete_in_fish(path)
         else:
-            self.complete_in_zsh(path)
+            cases = {line: completed for line, completed in self.CASES if completed}
+            self.complete_in_zsh(path, cases)
 
     def test_bash_completes_after_an_equals_sign(self, script: Callable[[str], str]) -> None:
         """Bash takes --bucket=d for three words."""
@@ -9702,6 +9703,7 @@ class TestCompletion:
         """Where nothing else is known, bash completes the names of files."""
         path = script("bash")
         assert self.bash(path, ["power-manager", "--db", ""]) == []
+        assert self.bash(path, ["power-manager", "--db", "report", "bac"]) == ["backup"]
         assert self.bash(path, ["power-manager", "stats", ""]) == []
         output = self.output("bash", "--norc", "-c", f"source {path}; complete -p power-manager")
         assert " -o default " in output
@@ -9731,7 +9733,7 @@ class TestCompletion:
             found = [entry.partition("\t")[0] for entry in part.splitlines()[1:]]
             assert (line, sorted(found)) == (line, completed)
 
-    def complete_in_zsh(self, script: str) -> None:
+    def complete_in_zsh(self, script: str, cases: Mapping[str, Sequence[str]]) -> None:
         """Type at the prompt of zsh, which completes nowhere else."""
         import pty
 
@@ -9741,10 +9743,9 @@ class TestCompletion:
         try:
             start = f"autoload -U compinit; compinit -u -D; source {script}; echo DO''NE\n"
             self.until(terminal, start, "DONE\r\n")
-            for line, completed in self.CASES:
-                if completed:
-                    self.until(terminal, f"{line}\t\t", *completed)
-                    self.until(terminal, "\x15echo DO''NE\n", "DONE\r\n")
+            for line, completed in cases.items():
+                self.until(terminal, f"{line}\t\t", *completed)
+                self.until(terminal, "\x15echo DO''NE\n", "DONE\r\n")
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -9760,18 +9761,26 @@ class TestCompletion:
             assert ready, f"{typed!r} shows {shown!r}, without {expected}"
             shown += os.read(terminal, 65536).decode(errors="replace")
 
-    def test_parser_without_commands(self) -> None:
-        """A parser of options alone has scripts too, which each shell loads."""
+    def test_parser_without_commands(self, tmp_path: Path) -> None:
+        """A parser of options alone has scripts too; no letter of its help means something else."""
+        help_ = r"50% of [it]: it's `big` $HOME \n"
         parser = power_manager.CommandParser("tool", "Do things.")
-        parser.add_argument("--size", choices=["it's", "large"], help="50%% of [it]: it's `big`")
+        parser.add_argument("--size", choices=["small", "large"], help=help_.replace("%", "%%"))
         parser.add_argument("--secret", help=argparse.SUPPRESS)
         parser.add_argument("--bare", action="append", metavar="FILE")
         parser.add_argument("what", choices=["this", "that"])
         for shell in ("bash", "zsh", "fish"):
-            script = power_manager.completion_script(parser, shell, "tool")
-            assert "secret" not in script
+            script = tmp_path / shell
+            script.write_text(power_manager.completion_script(parser, shell, "tool"))
+            assert "secret" not in script.read_text()
             if shell in SHELLS:
-                self.output(shell, "-n", "-c", script)
+                self.output(shell, "-n", str(script))
+            if shell in SHELLS and shell == "zsh":
+                self.complete_in_zsh(str(script), {"tool --s": [" --size="], "tool --": [help_]})
+            if shell in SHELLS and shell == "fish":
+                lines = f"source {script}; complete -C 'tool --s'"
+                output = self.output(shell, "--no-config", "-c", lines)
+                assert output == f"--size\t{help_}\n"
 
 
 # --- The command line -------------------------------------------------------------------------
