@@ -1378,7 +1378,7 @@ def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
 
 
 def _text_column(key: str) -> Column:
-    return Column(key, lambda row: row[key], shrinks=True)
+    return Column(key, lambda row: row[key], shrinks=key == "name")
 
 
 def _number_column(head: str, key: str) -> Column:
