@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
+import functools
 import logging
 import math
 import os
@@ -39,7 +39,24 @@ from types import FrameType
 from typing import Any
 
 import power_manager
-from power_manager import MeterType, PowerEventType, PowerManager, PowerManagerError
+from power_manager import (
+    Column,
+    CommandParser,
+    MeterType,
+    PowerEventType,
+    PowerManager,
+    PowerManagerError,
+    Screen,
+    make_table,
+    parse_duration,
+    parse_number,
+    print_error,
+    printable,
+    program_name,
+    run_program,
+    shown_json,
+    shown_number,
+)
 
 __all__ = [
     "Clocks",
@@ -1340,7 +1357,7 @@ def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
     rows = []
     for source in discover(args.root, nut, dict(args.map), args.peripherals):
         if source.left_out:
-            print(f"left out: {source.name} ({source.left_out})", file=sys.stderr)
+            print_error(f"left out: {printable(source.name)} ({source.left_out})")
             continue
         sample = source.read()
         values = dict.fromkeys(_KEYS) | {"name": source.name, "type": source.kind.value}
@@ -1349,22 +1366,35 @@ def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
             {k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in values.items()}
         )
         if sample.problem:
-            print(f"{source.name}: {sample.problem}", file=sys.stderr)
+            print_error(f"{printable(source.name)}: {printable(sample.problem)}")
     for source in nut:
         assert isinstance(source, Nut)
         source.close()
     if args.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    cells = [list(_KEYS)] + [[_cell(row[key]) for key in _KEYS] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    for line in cells:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+        print(shown_json(rows))
+    else:
+        print(make_table(_COLUMNS, rows, Screen.of(sys.stdout)))
     return 0
 
 
-def _cell(value: object) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+def _text_column(key: str) -> Column:
+    return Column(key, lambda row: row[key], shrinks=key == "name")
+
+
+def _number_column(head: str, key: str) -> Column:
+    return Column(head, lambda row: shown_number(row[key]), right=True)
+
+
+_COLUMNS = (
+    _text_column("name"),
+    _text_column("type"),
+    _number_column("V", "voltage"),
+    _number_column("A", "current"),
+    _number_column("W", "wattage"),
+    _number_column("charge %", "charge_pct"),
+    _number_column("capacity Wh", "capacity_wh"),
+    _text_column("status"),
+)
 
 
 def _run(args: argparse.Namespace, clocks: Clocks) -> int:
@@ -1386,18 +1416,6 @@ def _run(args: argparse.Namespace, clocks: Clocks) -> int:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-
-
-def _at_least(low: float, above: bool = False) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value) or value < low or (above and value == low):
-            raise argparse.ArgumentTypeError(
-                f"expected a number {'above' if above else 'of at least'} {low:g}"
-            )
-        return value
-
-    return number
 
 
 def _directory(text: str) -> str:
@@ -1423,120 +1441,145 @@ def _upsd(text: str) -> str:
         raise argparse.ArgumentTypeError(str(exc)) from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="power_collector", description="This machine's power sensors, logged."
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        program_name("power-collector", __file__),
+        "This machine's power sensors, logged.",
+        name="power_collector",
+        version=power_manager.__version__,
+        examples=["sources", "run edge-001", "help run"],
     )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {power_manager.__version__}"
+    show = parser.add_command(
+        "sources", _show_sources, "list what this machine has", examples=["", "--json"]
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    show = commands.add_parser(
-        "sources", help="list what this machine has", description="List this machine's meters."
+    _add_source_options(show)
+    show.add_argument("--json", action="store_true", help="JSON, for programs")
+    run = parser.add_command(
+        "run",
+        _run,
+        "log what this machine has, until SIGTERM or Ctrl-C",
+        examples=["edge-001", "edge-001 --interval 10s --keep-days 365"],
     )
-    run = commands.add_parser(
-        "run", help="log it", description="Log this machine's meters until SIGTERM or Ctrl-C."
+    run.add_argument("device_id", help="registered where it is new")
+    _add_source_options(run)
+    _add_storing_options(run)
+    _add_running_options(run)
+    parser.add_help_commands("power-collector")
+    return parser
+
+
+_above_zero = functools.partial(parse_duration, above=0)
+_at_least_zero = functools.partial(parse_number, at_least=0)
+
+
+def _add_source_options(command: CommandParser) -> None:
+    command.add_argument(
+        "--root",
+        type=_directory,
+        default="/",
+        metavar="DIR",
+        help="read a captured tree (default: /)",
     )
-    show.set_defaults(run=_show_sources)
-    run.set_defaults(run=_run)
-    for command in (show, run):
-        add = command.add_argument
-        add(
-            "--root",
-            type=_directory,
-            default="/",
-            metavar="DIR",
-            help="read a captured tree (default: /)",
-        )
-        add(
-            "--nut",
-            action="append",
-            default=[],
-            type=_upsd,
-            metavar="UPS@HOST[:PORT]",
-            help="a UPS of NUT's upsd",
-        )
-        add("--map", action="append", default=[], type=_mapping, metavar="RAIL=TYPE[:NAME]",
-            help="a source's meter: main, battery, solar or ups; -TYPE turns the sign")  # fmt: skip
-        add("--peripherals", action="store_true", help="also batteries of mice and the like")
-    show.add_argument("--json", action="store_true", help="JSON instead of a table")
-    add = run.add_argument
-    zero = _at_least(0)
-    above = _at_least(0, above=True)
-    db = os.environ.get("POWER_MANAGER_DB") or str(power_manager.DB_PATH)
-    add("device_id", metavar="DEVICE_ID", help="registered where it is new")
-    add(
+    command.add_argument(
+        "--nut",
+        action="append",
+        default=[],
+        type=_upsd,
+        metavar="UPS@HOST[:PORT]",
+        help="a UPS of NUT's upsd (repeatable)",
+    )
+    command.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        type=_mapping,
+        metavar="RAIL=TYPE[:NAME]",
+        help="a source's meter: main, battery, solar or ups; -TYPE turns the sign (repeatable)",
+    )
+    command.add_argument(
+        "--peripherals", action="store_true", help="also batteries of mice and the like"
+    )
+
+
+def _add_storing_options(command: CommandParser) -> None:
+    command.add_argument(
         "--db",
-        default=db,
+        default=os.environ.get("POWER_MANAGER_DB") or str(power_manager.DB_PATH),
         metavar="PATH",
-        help="(default: $POWER_MANAGER_DB, else power_manager.db here)",
+        help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)",
     )
-    add(
+    command.add_argument(
         "--interval",
-        type=above,
+        type=_above_zero,
         default=5.0,
-        metavar="S",
-        help="seconds between readings (default: 5)",
+        metavar="TIME",
+        help="between readings: seconds, or 30s, 5m (default: 5s)",
     )
-    add("--once", action="store_true", help="read and store once, then end")
-    add(
+    command.add_argument("--once", action="store_true", help="read and store once, then end")
+    command.add_argument(
         "--commit-every",
-        type=zero,
+        type=parse_duration,
         default=60.0,
-        metavar="S",
-        help="seconds in one transaction (default: 60)",
+        metavar="TIME",
+        help="how much goes into one transaction (default: 60s)",
     )
-    add(
+    command.add_argument(
         "--keep-days",
-        type=zero,
+        type=_at_least_zero,
         metavar="N",
         help="delete readings of whole hours older than that, daily (default: keep all)",
     )
-    add(
+    command.add_argument(
         "--min-change",
-        type=zero,
+        type=_at_least_zero,
         default=0.0,
         metavar="W",
         help="leave out readings that change less (default: 0)",
     )
-    add("--exec", type=_command_line, default=[], dest="exec_command", metavar="CMD",
-        help="run for every event, with POWER_EVENT, POWER_DEVICE, POWER_VALUE, POWER_METER set; no shell")  # fmt: skip
-    add(
-        "--exec-limit",
-        type=above,
-        default=EXEC_LIMIT,
-        metavar="S",
-        help="seconds it may take (default: 10)",
+
+
+def _add_running_options(command: CommandParser) -> None:
+    command.add_argument(
+        "--exec",
+        type=_command_line,
+        default=[],
+        dest="exec_command",
+        metavar="CMD",
+        help="run for every event, with POWER_EVENT, POWER_DEVICE, POWER_VALUE and POWER_METER set; "
+        "not by a shell",
     )
-    add(
+    command.add_argument(
+        "--exec-limit",
+        type=_above_zero,
+        default=EXEC_LIMIT,
+        metavar="TIME",
+        help="how long it may take (default: 10s)",
+    )
+    command.add_argument(
         "--shutdown-command",
         type=_command_line,
         default=[],
         metavar="CMD",
         help="run once when a battery ends",
     )
-    add("--shutdown-after", type=zero, default=30.0, metavar="S",
-        help="seconds critical and discharging before that (default: 30)")  # fmt: skip
-    return parser
+    command.add_argument(
+        "--shutdown-after",
+        type=parse_duration,
+        default=30.0,
+        metavar="TIME",
+        help="how long critical and discharging before that (default: 30s)",
+    )
 
 
 def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 for an error. SIGTERM and Ctrl-C end `run` with 0."""
-    args = _parser().parse_args(argv)
-    try:
+
+    def program() -> int:
+        args = _parser().parse_args(argv)
         code: int = args.run(args, clocks or Clocks())
-        sys.stdout.flush()
         return code
-    except (
-        BrokenPipeError
-    ):  # `| head` has read enough; what is left in the buffer must not fail at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    except (PowerManagerError, OSError) as exc:
-        print(f"power_collector: {exc}", file=sys.stderr)
-        return 1
+
+    return run_program(program, "power_collector", (PowerManagerError,))
 
 
 if __name__ == "__main__":
