@@ -5984,6 +5984,12 @@ def _brief_duration(seconds: float, parts: int = 1) -> str:
     return f"{minutes}m" if minutes else f"{int(seconds)}s"
 
 
+def _age_colour(age_s: float | None, stale_s: float) -> str:
+    """Yellow for a reading that is old, or dated after now."""
+    is_usual = age_s is None or -_AHEAD_TOLERANCE_S <= age_s <= stale_s
+    return "" if is_usual else "yellow"
+
+
 def _brief_age(age_s: float | None) -> str:
     """How long ago, in at most five columns; "+" stands before what lies after now."""
     if age_s is None:
@@ -6269,7 +6275,7 @@ def _meter_line(view: _MeterView, layout: _StatusLayout, screen: Screen) -> str:
         text = column.text(view, width, screen)
         text = fit_text(text, width, right=column.right, ellipsis=screen.ellipsis)
         colour = column.colour(view) if view.is_present or column.name == "read" else "dim"
-        cells.append(screen.paint(text, colour))
+        cells.append(screen.paint(text, colour if text.strip() else ""))
     if not has_values:
         cells.append(screen.paint(" no reading yet", "dim"))
     return layout.line(cells)
@@ -6431,7 +6437,7 @@ def _devices_text(
     return make_table(columns, devices, screen)
 
 
-def _meters_text(meters: Sequence[PowerMeter], now_us: int, screen: Screen) -> str:
+def _meters_text(meters: Sequence[PowerMeter], now_us: int, stale_s: float, screen: Screen) -> str:
     """The meters with their present values."""
     if not meters:
         return "no meters yet: the command `add-meter` adds one"
@@ -6448,7 +6454,12 @@ def _meters_text(meters: Sequence[PowerMeter], now_us: int, screen: Screen) -> s
         Column("V", number(attrgetter("voltage")), right=True),
         Column("A", number(attrgetter("current_draw")), right=True),
         Column("Wh full", lambda meter: _number(meter.capacity_wh or None), right=True),
-        Column("read", lambda meter: _brief_age(_age_s(meter, now_us)), right=True),
+        Column(
+            "read",
+            lambda meter: _brief_age(_age_s(meter, now_us)),
+            right=True,
+            colour=lambda meter: _age_colour(_age_s(meter, now_us), stale_s),
+        ),
     ]
     return make_table(columns, meters, screen)
 
@@ -6896,7 +6907,11 @@ def _number_or_unknown(text: str) -> int | float | None:
 
 def _interval(text: str) -> float:
     """Text as seconds between two looks, for argparse."""
-    seconds = parse_duration(text)
+    try:
+        seconds = parse_duration(text)
+    except argparse.ArgumentTypeError as error:
+        # As in `status --watch edge-001`.
+        raise argparse.ArgumentTypeError(f"{error}; name devices before --watch") from None
     if seconds < _LEAST_INTERVAL_S:
         expected = f"expected at least {_LEAST_INTERVAL_S} s, got {text!r}"
         raise argparse.ArgumentTypeError(expected)
@@ -7306,7 +7321,7 @@ def _status(session: _Session, screen: Screen, indent: int | None = 2) -> str:
             meters,
             _hours_of(pm, meters, _LONGEST_DAY_DAYS),
             now_us=now_us,
-            stale_s=max(pm.max_gap, _LEAST_STALE_S),
+            stale_s=_stale_seconds(pm),
             zone=session.zone,
         )
         for device, meters in _meters_of_devices(pm, session.options.device_ids)
@@ -7318,6 +7333,11 @@ def _status(session: _Session, screen: Screen, indent: int | None = 2) -> str:
 
 _LONGEST_DAY_DAYS = 26 / 24  # a day has 25 hours when clocks are put back, and one is under way
 _LEAST_STALE_S = 120.0  # with a max_gap below that: readings come by the minute
+
+
+def _stale_seconds(pm: PowerManager) -> float:
+    """The age from which a reading is old: no energy will be booked from it to a next one."""
+    return max(pm.max_gap, _LEAST_STALE_S)
 
 
 def _meters_of_devices(
@@ -7349,8 +7369,8 @@ _RESIZE_CHECK_S = 0.2
 def _watch_terminal(session: _Session, seconds: float) -> NoReturn:
     """Redraw `status` in place until Ctrl-C."""
     out = sys.stdout
-    out.write(_ENTER_FRAMES)
     try:
+        out.write(_ENTER_FRAMES)
         while True:
             size = _terminal_size()
             screen = Screen.of(out)
@@ -7401,7 +7421,8 @@ def _run_meters(session: _Session) -> str:
         return _full_table(meters, ["wattage", "state"])
     if not meters and session.options.device_id is not None:
         session.pm.get_device(session.options.device_id)  # raises NotFound if it is unknown
-    return _meters_text(meters, session.pm._now_us(), session.screen)
+    stale_s = _stale_seconds(session.pm)
+    return _meters_text(meters, session.pm._now_us(), stale_s, session.screen)
 
 
 def _run_stats(session: _Session) -> str:

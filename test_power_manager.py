@@ -11397,7 +11397,7 @@ class TestShownToAPerson(Showing):
             "1h19m left, today 130 Wh out, 0 in, 130 used\n"
             "  電池パッ…  battery <yellow>low     <> <yellow>▉░░░░  18%<>   6.50  3.42  1.90   33m "
             "<blue>████████<>    3s\n"
-            "  Panel      solar   <green>charging<> <green>          <>   7.19  18.1  0.40       "
+            "  Panel      solar   <green>charging<>              7.19  18.1  0.40       "
             "<blue>▇▃▁▁▁▂▆█<>    3s\n"
             "<dim>  Spare     <> <dim>battery<> <dim> no reading yet<>\n"
             "<yellow>  ! 電池パック三号機: battery low, 18.1 % left<>\n"
@@ -11405,17 +11405,44 @@ class TestShownToAPerson(Showing):
             r"<bold>Late \x1b[31mnode<>  <dim>late<>                         "
             "today 110 Wh out, 0 in, 110 used\n"
             "<dim>  Old       <> <dim>battery<> <dim>normal  <> <dim>██░░░  40%<> <dim>  10.1<> "
-            "<dim> 12.6<> <dim> 0.80<> <dim>     <> <dim>███████ <> <yellow>   5h<>\n"
-            "  Ahead      main    normal   <green>          <>    115   230  0.50       "
-            "<blue>        <> <yellow>  +2h<>\n"
-            "<dim>  Off       <> <dim>solar  <> <dim>inactive<> <dim>          <> <dim>  1.00<> "
-            "<dim> 1.00<> <dim> 1.00<> <dim>     <> <dim>████████<>    3s\n"
+            "<dim> 12.6<> <dim> 0.80<>       <dim>███████ <> <yellow>   5h<>\n"
+            "  Ahead      main    normal                 115   230  0.50       "
+            "         <yellow>  +2h<>\n"
+            "<dim>  Off       <> <dim>solar  <> <dim>inactive<>            <dim>  1.00<> "
+            "<dim> 1.00<> <dim> 1.00<>       <dim>████████<>    3s\n"
             "  Gauge      battery normal   <green>██▊░░  55%<>      -     -     -       "
-            "<blue>        <>   20s\n"
+            "           20s\n"
             "<yellow>  ! Old: stale, no reading for 5 h<>\n"
             "<yellow>  ! Ahead: its newest reading is dated 2 h 5 min after now<>\n"
             "<yellow>  ! Gauge: power unknown, the reading lacks volts or amperes<>\n"
         )
+
+    @pytest.mark.parametrize(
+        ("line", "row"),
+        [
+            ("meters late", "<bold>late/Old  <>  battery  normal       40%  10.1  12.6  0.80"),
+            ("meters late", "     50.0  <yellow>  5h<>"),
+            ("meters late", "        -  <yellow> +2h<>"),
+            ("meters late", "<dim>inactive<>       -  1.00  1.00  1.00        -    3s"),
+            ("meters gate", "  <yellow>low     <>     18%"),
+            ("budget", "    9000  <yellow>over target<>"),
+            ("budget", "       -  <green>ok<>"),
+            ("events", "  <yellow>discharge   <>  "),
+            ("events", "  <green>restore     <>  the mains are back"),
+            ("stats house/Grid --days 0.02", "  <blue>"),
+            ("devices", "  <bold>House on the hi…<>  "),
+            ("report gate --text", "<dim>used            <>  <bold>"),
+            ("report gate --text", "  <green>█"),
+        ],
+    )
+    def test_colour(
+        self, house: Path, monkeypatch: pytest.MonkeyPatch, line: str, row: str
+    ) -> None:
+        """What a person looks for stands out in the other commands too."""
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert power_manager.main(shlex.split(line), clock=Clock()) == 0
+        assert row in with_colour_names(terminal.getvalue())
 
     @pytest.mark.parametrize("line", dict.fromkeys(line for line, _ in GOLDEN))
     def test_no_colour(
@@ -11843,11 +11870,20 @@ class TestWatching(Showing):
         assert json.loads(first)["devices"][0]["id"] == "gate"
         assert wait.waits == [2.0, 2.0]
 
-    @pytest.mark.parametrize("seconds", ["0", "-1", "soon"])
-    def test_interval(self, run: Run, house: Path, seconds: str) -> None:
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--watch=0"], "expected at least 0.1 s, got '0'"),
+            (["--watch", "gate"], "got 'gate'; name devices before --watch"),
+        ],
+    )
+    def test_interval(
+        self, house: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    ) -> None:
         """It is a duration of at least a tenth of a second."""
         with pytest.raises(SystemExit, match="2"):
-            run("status", f"--watch={seconds}")
+            power_manager.main(["status", *words])
+        assert message in capsys.readouterr().err
 
     def watch(
         self, monkeypatch: pytest.MonkeyPatch, line: str, *happenings: Callable[[], object]
