@@ -28,6 +28,7 @@ Standard library only. The sections of this file, in their order:
     Copying                     backup and restore
     PowerManager                the public class
     Command lines               what all command lines of the project share
+    Showing                     what the command line shows to a person: from records to text
     Command line                `python power_manager.py COMMAND`
 
 `current_draw` is amperes out of the source: positive while it supplies (a battery discharging, a
@@ -46,7 +47,6 @@ import functools
 import json
 import logging
 import math
-import operator
 import os
 import re
 import select
@@ -655,6 +655,7 @@ _SCHEMA = (
 
 _E = TypeVar("_E", bound=_Text)
 _T = TypeVar("_T")
+_K = TypeVar("_K")
 
 
 class _Unchanged(Enum):
@@ -4883,7 +4884,7 @@ class Screen:
         import shutil
 
         is_terminal = bool(stream.isatty())
-        encoding = getattr(stream, "encoding", None) or "ascii"
+        encoding = getattr(stream, "encoding", None) or "utf-8"  # None: any letter will do
         is_dumb = os.environ.get("TERM") == "dumb"
         return cls(
             width=max(shutil.get_terminal_size((80, 24)).columns, 40),
@@ -5791,19 +5792,1092 @@ def _drop_output_that_fails() -> None:
             os.dup2(null.fileno(), sys.stdout.fileno())
 
 
+# --- Showing --------------------------------------------------------------------------
+# From records to text for a person. Nothing here reads the file, the clock or the terminal.
+
+_SPARK_HOURS = 24
+_AHEAD_TOLERANCE_S = 1.0  # two processes' readings may pass each other by less than that
+_LARGE_WH = 10_000  # from here on energies are shown in kWh
+_MOST_DAYS = 62  # with more of them, a report has a bar a month
+
+
+class _Energy(NamedTuple):
+    """What a device's counted meters gave, took and used, in Wh."""
+
+    out_wh: float
+    in_wh: float
+    consumption_wh: float
+
+
+@dataclass(frozen=True)
+class _MeterView:
+    """A meter, and what `status` shows of it beyond its record.
+
+    `age_s` is below 0 if the newest reading is dated after now, and None before the first one.
+    """
+
+    meter: PowerMeter
+    age_s: float | None
+    is_stale: bool
+    runtime_hours: float | None
+    hourly_wattage: list[float | None]  # of the last 24 UTC hours, the one under way included
+
+    @property
+    def name(self) -> str:
+        return _meter_name(self.meter)
+
+    @property
+    def is_ahead(self) -> bool:
+        return self.age_s is not None and self.age_s < -_AHEAD_TOLERANCE_S
+
+    @property
+    def is_present(self) -> bool:
+        """Whether its values are those of now, as far as is known."""
+        return self.meter.active and not self.is_stale and self.age_s is not None
+
+
+@dataclass(frozen=True)
+class _DeviceView:
+    """A device as `status` shows it; `today` is its energy since the local day began."""
+
+    device: DeviceRecord
+    meters: list[_MeterView]
+    runtime_hours: float | None
+    today: _Energy
+
+
+# --- From statistics to views
+
+
+def _meter_name(meter: PowerMeter) -> str:
+    return meter.name or meter.type.value
+
+
+def _local(us: int, zone: tzinfo | None) -> datetime:
+    return (_EPOCH + us * _ONE_MICROSECOND).astimezone(zone)
+
+
+def _energy_of(
+    meters: Sequence[PowerMeter], rows: Mapping[str, Iterable[PowerStatistics]]
+) -> _Energy:
+    """The energy of a device in statistics rows by meter id; consumption as in a report."""
+    sums = {}
+    for meter in counted_meters(meters):
+        own = list(rows.get(meter.id, ()))
+        sums[meter.id] = MeterSums(
+            energy_out_wh=sum(row.energy_out_wh for row in own),
+            energy_in_wh=sum(row.energy_in_wh for row in own),
+        )
+    return _Energy(
+        out_wh=sum(part.energy_out_wh for part in sums.values()),
+        in_wh=sum(part.energy_in_wh for part in sums.values()),
+        consumption_wh=_consumption_wh(meters, sums),
+    )
+
+
+def _rows_by_period(
+    hours: Mapping[str, Iterable[PowerStatistics]], period: Callable[[int], _K]
+) -> dict[_K, dict[str, list[PowerStatistics]]]:
+    """Hourly rows by what `period` makes of their start, and within it by meter id."""
+    found: dict[_K, dict[str, list[PowerStatistics]]] = {}
+    for meter_id, rows in hours.items():
+        for row in rows:
+            those = found.setdefault(period(to_microseconds(row.start)), {})
+            those.setdefault(meter_id, []).append(row)
+    return found
+
+
+def _hourly_wattage(rows: Iterable[PowerStatistics], last_hour: int, count: int) -> list[Any]:
+    """The mean watts of `count` hours up to that one, oldest first; None where not known."""
+    means = {to_microseconds(row.start) // HOUR_US: row.avg_wattage for row in rows}
+    return [means.get(hour) for hour in range(last_hour - count + 1, last_hour + 1)]
+
+
+def _means(values: Sequence[float | None], count: int) -> list[float | None]:
+    """The means of so many equal parts of the values, where any of a part is known.
+
+    >>> _means([1.0, 3.0, None, 5.0, None, None], 3)
+    [2.0, 5.0, None]
+    """
+    size = len(values) // count
+    means: list[float | None] = []
+    for start in range(0, len(values), size):
+        known = [value for value in values[start : start + size] if value is not None]
+        means.append(sum(known) / len(known) if known else None)
+    return means
+
+
+def _battery_hours(meters: Iterable[PowerMeter]) -> float | None:
+    """Hours until these meters' active batteries are empty; None if they are not draining."""
+    batteries = []
+    for meter in meters:
+        if meter.active and meter.type == MeterType.BATTERY:
+            watts = _present_watts(meter)
+            batteries.append(_Battery(meter.capacity_wh, meter.charge_pct, watts))
+    return _runtime_hours(batteries)
+
+
+def _age_s(meter: PowerMeter, now_us: int) -> float | None:
+    """How long ago its newest reading was; below 0 if that is dated after now."""
+    if meter.updated_at is None:
+        return None
+    return (now_us - to_microseconds(meter.updated_at)) / SECOND_US
+
+
+def _view_of_meter(
+    meter: PowerMeter, rows: Iterable[PowerStatistics], now_us: int, stale_s: float
+) -> _MeterView:
+    age_s = _age_s(meter, now_us)
+    return _MeterView(
+        meter=meter,
+        age_s=age_s,
+        is_stale=age_s is not None and age_s > stale_s,
+        runtime_hours=_battery_hours([meter]),
+        hourly_wattage=_hourly_wattage(rows, now_us // HOUR_US, _SPARK_HOURS),
+    )
+
+
+def _view_of_device(
+    device: DeviceRecord,
+    meters: Sequence[PowerMeter],
+    hours: Mapping[str, Sequence[PowerStatistics]],
+    *,
+    now_us: int,
+    stale_s: float,
+    zone: tzinfo | None,
+) -> _DeviceView:
+    """What `status` shows of a device, of its meters and their hourly statistics."""
+    date = _local(now_us, zone).date()
+
+    def is_today(us: int) -> bool:
+        # Day by day, not from a midnight on: where clocks are put forward at midnight, none exists.
+        return us <= now_us and _local(us, zone).date() == date
+
+    today = _rows_by_period(hours, is_today).get(True, {})
+    return _DeviceView(
+        device=device,
+        meters=[
+            _view_of_meter(meter, hours.get(meter.id, ()), now_us, stale_s) for meter in meters
+        ],
+        runtime_hours=_battery_hours(meters),
+        today=_energy_of(meters, today),
+    )
+
+
+# --- Words and numbers
+
+
+def _brief_duration(seconds: float, parts: int = 1) -> str:
+    """A length of time in few columns: at most four with one part, six with two.
+
+    >>> [_brief_duration(seconds, 2) for seconds in (5, 200, 11_400, 200_000, 3e7)]
+    ['5s', '3m', '3h10m', '2d7h', '347d']
+    """
+    minutes = int(seconds // 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days >= 1000:
+        return f"{days // 365}y"
+    if days:
+        return f"{days}d{hour}h" if parts > 1 and hour and days < 10 else f"{days}d"
+    if hours:
+        return f"{hours}h{minute:02}m" if parts > 1 and hours < 10 else f"{hours}h"
+    return f"{minutes}m" if minutes else f"{int(seconds)}s"
+
+
+def _age_colour(age_s: float | None, stale_s: float) -> str:
+    """Yellow for a reading that is old, or dated after now."""
+    is_usual = age_s is None or -_AHEAD_TOLERANCE_S <= age_s <= stale_s
+    return "" if is_usual else "yellow"
+
+
+def _brief_age(age_s: float | None) -> str:
+    """How long ago, in at most five columns; "+" stands before what lies after now."""
+    if age_s is None:
+        return "-"
+    if age_s < -_AHEAD_TOLERANCE_S:
+        return f"+{_brief_duration(-age_s)}"
+    return _brief_duration(max(age_s, 0.0))
+
+
+def _number(value: float | None) -> str:
+    """A number as shown_number has it, but for a plain 0: what is off is seen at once."""
+    return "0" if value == 0 else shown_number(value)
+
+
+def _narrow_number(value: float | None, width: int) -> str:
+    """A number in fewer digits, or in thousands, where it is wider than that.
+
+    >>> [_narrow_number(value, 5) for value in (-12.34, 230.0, -123456.0)]
+    ['-12.3', '230', '-123k']
+    """
+    text = _number(value)
+    if value is None or len(text) <= width:
+        return text
+    suffixes = iter("kMGT")
+    text = f"{value:.0f}"
+    while len(text) > width:
+        value /= 1000
+        text = f"{value:.0f}{next(suffixes)}"
+    return text
+
+
+def _energy_unit(values: Iterable[float | None]) -> tuple[str, float]:
+    """The one unit that suits all of the energies, and how many Wh it is."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    return ("kWh", 1000.0) if largest >= _LARGE_WH else ("Wh", 1.0)
+
+
+def _scaled(value: float | None, unit_wh: float) -> str:
+    return _number(None if value is None else value / unit_wh)
+
+
+def _shown_state(meter: PowerMeter) -> str:
+    """A meter's state in a word for a person.
+
+    That of PowerMeter.state, but where that is called charging without any watts going in: a
+    battery is "full" then, and a panel "idle".
+    """
+    if not meter.active:
+        return "inactive"
+    if meter.updated_at is None:
+        return "no data"
+    state = meter.state
+    watts = meter.wattage
+    if meter.type == MeterType.SOLAR:
+        if watts is None:
+            return PowerState.UNKNOWN.value
+        return "idle" if watts <= 0 else state.value
+    if meter.type in _TYPES_WITH_CHARGE and state in (PowerState.NORMAL, PowerState.CHARGING):
+        if watts is not None and watts < 0:
+            return PowerState.CHARGING.value
+        return "full" if state == PowerState.CHARGING else state.value
+    return state.value
+
+
+_STATE_COLOURS = {
+    "normal": "",
+    "idle": "",
+    "full": "green",
+    "charging": "green",
+    "low": "yellow",
+    "critical": "red",
+    "unknown": "yellow",
+    "inactive": "dim",
+    "no data": "dim",
+}
+
+
+def _state_colour(meter: PowerMeter) -> str:
+    return _STATE_COLOURS[_shown_state(meter)]
+
+
+def _charge_colour(meter: PowerMeter) -> str:
+    """The colour of a bar of charge: green where nothing is wrong."""
+    colour = _STATE_COLOURS[meter.state.value]
+    return colour if meter.state in (PowerState.LOW, PowerState.CRITICAL) else "green"
+
+
+def _present(meter: PowerMeter, value: float | None) -> float | None:
+    """The value, if the meter has had a reading; a missing one of volts and amperes is 0."""
+    if meter.updated_at is None or (not meter.power_known and not value):
+        return None
+    return value
+
+
+def _charge_of(meter: PowerMeter) -> float | None:
+    """The percent of charge, of a meter whose type has any and that has had a reading."""
+    if meter.type not in _TYPES_WITH_CHARGE or meter.updated_at is None:
+        return None
+    return meter.charge_pct
+
+
+def _shown_percent(value: float | None) -> str:
+    """Whole percent, but never 100 of what is not full, nor 0 of what is not empty.
+
+    >>> [_shown_percent(value) for value in (99.7, 0.2, 55.5)]
+    ['99%', '1%', '56%']
+    """
+    if value is None:
+        return "-"
+    whole = round(value)
+    if whole == 100 and value < 100:
+        whole = 99
+    if whole == 0 and value > 0:
+        whole = 1
+    return f"{whole}%"
+
+
+def _shown_range(least: float | None, most: float | None) -> str:
+    """Two percentages, or one where they are shown alike."""
+    if _shown_percent(least) == _shown_percent(most):
+        return _shown_percent(least)
+    return f"{_shown_percent(least)[:-1]}-{_shown_percent(most)}"
+
+
+def _full_table(records: Sequence[Any], more: Sequence[str] = ()) -> str:
+    """Records as a table of all their fields, and `more` of their attributes; "none" without any.
+
+    As wide as they are: for `--wide`.
+    """
+    if not records:
+        return "none"
+    names = [*(field.name for field in dataclasses.fields(records[0])), *more]
+    columns = [Column(name, attrgetter(name)) for name in names]
+    return make_table(columns, records, Screen(width=_NO_LIMIT))
+
+
+_NO_LIMIT = 1_000_000  # columns
+
+
+# --- status
+
+
+@dataclass(frozen=True)
+class _StatusColumn:
+    """A column of `status`: its head, its width, and its text and colour for a meter."""
+
+    name: str
+    head: str
+    width: int
+    text: Callable[[_MeterView, int, Screen], str]
+    right: bool = False
+    colour: Callable[[_MeterView], str] = lambda _view: ""
+
+
+def _charge_text(view: _MeterView, width: int, screen: Screen) -> str:
+    charge = _charge_of(view.meter)
+    if charge is None:
+        return ""
+    return f"{screen.bar(charge / 100, width - 5)} {_shown_percent(charge):>4}"
+
+
+def _spark_text(view: _MeterView, width: int, screen: Screen) -> str:
+    """A column for one hour or several; 0 W is within the range, so that a steady load is full."""
+    means = _means(view.hourly_wattage, width)
+    seen = [0.0, *(mean for mean in means if mean is not None)]
+    return screen.sparkline(means, min(seen), max(seen))
+
+
+def _runtime_text(view: _MeterView, _width: int, _screen: Screen) -> str:
+    if view.runtime_hours is None or not view.is_present:
+        return ""
+    return _brief_duration(view.runtime_hours * 3600, 2)
+
+
+def _number_column(
+    name: str, width: int, value: Callable[[PowerMeter], float | None]
+) -> _StatusColumn:
+    """A column of watts, volts or amperes; its head is its unit."""
+
+    def text(view: _MeterView, own_width: int, _screen: Screen) -> str:
+        return _narrow_number(_present(view.meter, value(view.meter)), own_width)
+
+    return _StatusColumn(name, name, width, text, right=True)
+
+
+# At 80 columns they fill a line with one blank between them. What narrow screens leave out first
+# is named below; what wide ones add is in _status_columns().
+_STATUS_COLUMNS = [
+    _StatusColumn(
+        "name", "meter", 12, lambda view, _width, screen: f"  {screen.printable(view.name)}"
+    ),
+    _StatusColumn("type", "type", 7, lambda view, _width, _screen: view.meter.type.value),
+    _StatusColumn(
+        "state",
+        "state",
+        8,
+        lambda view, _width, _screen: _shown_state(view.meter),
+        colour=lambda view: _state_colour(view.meter),
+    ),
+    _StatusColumn(
+        "charge", "charge", 10, _charge_text, colour=lambda view: _charge_colour(view.meter)
+    ),
+    _number_column("W", 6, attrgetter("wattage")),
+    _number_column("V", 5, attrgetter("voltage")),
+    _number_column("A", 5, attrgetter("current_draw")),
+    _StatusColumn("left", "left", 5, _runtime_text, right=True),
+    _StatusColumn("spark", "24 h", 8, _spark_text, colour=lambda _view: "blue"),
+    _StatusColumn(
+        "read",
+        "read",
+        5,
+        lambda view, _width, _screen: _brief_age(view.age_s),
+        right=True,
+        colour=lambda view: "yellow" if view.is_stale or view.is_ahead else "",
+    ),
+]
+_LEFT_OUT_FIRST = ["spark", "A", "V", "left", "type", "charge"]
+_LONGEST_NAME = 40
+
+
+@dataclass
+class _StatusLayout:
+    """How wide the columns of `status` are on a screen, by name, and the blanks between them."""
+
+    screen_width: int
+    widths: dict[str, int]
+    gap: int = 1
+
+    @property
+    def columns(self) -> list[_StatusColumn]:
+        return [column for column in _STATUS_COLUMNS if column.name in self.widths]
+
+    @property
+    def width(self) -> int:
+        return sum(self.widths.values()) + self.gap * (len(self.widths) - 1)
+
+    @property
+    def room(self) -> int:
+        """How much of the screen is left; below 0 if it is too narrow."""
+        return self.screen_width - self.width
+
+    def widen(self, name: str, width: int) -> None:
+        """Give a column that is shown this width, if there is room for it."""
+        if name in self.widths and width - self.widths[name] <= self.room:
+            self.widths[name] = width
+
+    def widen_name(self, width: int) -> None:
+        """Give names this width, or what there is room for."""
+        own = self.widths["name"]
+        self.widths["name"] = max(own, min(width, own + self.room))
+
+    def widen_gap(self) -> None:
+        if self.room >= len(self.widths) - 1:
+            self.gap += 1
+
+    def line(self, cells: Iterable[str]) -> str:
+        return (" " * self.gap).join(cells).rstrip()
+
+
+def _status_layout(screen: Screen, name_width: int) -> _StatusLayout:
+    """Fit the columns to the screen; a name takes `name_width` where there is room."""
+    layout = _StatusLayout(screen.width, {column.name: column.width for column in _STATUS_COLUMNS})
+    for name in _LEFT_OUT_FIRST:
+        if layout.room < 0:
+            del layout.widths[name]
+    layout.widen_name(min(name_width, 24))
+    layout.widen_gap()
+    layout.widen("spark", _SPARK_HOURS // 2)
+    layout.widen("spark", _SPARK_HOURS)
+    layout.widen("charge", 15)
+    layout.widen_name(min(name_width, _LONGEST_NAME))
+    return layout
+
+
+def _meter_line(view: _MeterView, layout: _StatusLayout, screen: Screen) -> str:
+    """One meter's line; of one without a reading, the words instead of the values."""
+    cells = []
+    has_values = view.age_s is not None
+    for column in layout.columns:
+        if not has_values and column.name not in ("name", "type"):
+            continue
+        width = layout.widths[column.name]
+        text = column.text(view, width, screen)
+        text = fit_text(text, width, right=column.right, ellipsis=screen.ellipsis)
+        colour = column.colour(view) if view.is_present or column.name == "read" else "dim"
+        cells.append(screen.paint(text, colour if text.strip() else ""))
+    if not has_values:
+        cells.append(screen.paint(" no reading yet", "dim"))
+    return layout.line(cells)
+
+
+def _device_head(view: _DeviceView, screen: Screen) -> str:
+    """Name and id of a device, and at the right its runtime and energy of the day."""
+    name = view.device.name
+    id_ = "" if view.device.id == name else view.device.id
+    facts = []
+    if view.runtime_hours is not None and any(part.is_present for part in view.meters):
+        facts.append(f"{_brief_duration(view.runtime_hours * 3600, 2)} left")
+    if view.meters:
+        facts.append(_today_text(view.today))
+    return _titled(name, id_, ", ".join(facts), screen)
+
+
+def _titled(name: str, id_: str, right: str, screen: Screen) -> str:
+    """A name, an id and a text at the right; the text stands below where they do not fit."""
+    name = screen.printable(name)
+    id_ = screen.printable(id_)
+    title_width = text_width(name) + 2 * bool(id_) + text_width(id_)
+    room = screen.width
+    has_own_line = title_width + 2 + len(right) > screen.width
+    if title_width > room:
+        id_ = _cut(id_, max(room // 3, room - text_width(name) - 2), screen)
+        name = _cut(name, room - 2 * bool(id_) - text_width(id_), screen)
+    title = screen.paint(name, "bold")
+    if id_:
+        title += "  " + screen.paint(id_, "dim")
+    if not right:
+        return title
+    if has_own_line:
+        return f"{title}\n{fit_text(right, room, right=True, ellipsis=screen.ellipsis)}"
+    return title + " " * (room - title_width - len(right)) + right
+
+
+def _cut(text: str, width: int, screen: Screen) -> str:
+    """The text in at most that many columns."""
+    return fit_text(text, width, ellipsis=screen.ellipsis).rstrip()
+
+
+def _today_text(today: _Energy) -> str:
+    unit, unit_wh = _energy_unit(today)
+    out, in_, used = (_scaled(value, unit_wh) for value in today)
+    return f"today {out} {unit} out, {in_} in, {used} used"
+
+
+_ALERT_COLOURS = {AlertLevel.LOW: "yellow", AlertLevel.CRITICAL: "red"}
+
+
+def _meter_notes(view: _MeterView) -> Iterator[tuple[str, str]]:
+    """What a person must know of a meter beyond its values: colour and text of each line."""
+    meter = view.meter
+    if not meter.active or view.age_s is None:
+        return
+    if meter.alert_level in _ALERT_COLOURS:
+        what = f"battery {meter.alert_level}, {_number(meter.charge_pct)} % left"
+        yield _ALERT_COLOURS[meter.alert_level], f"{view.name}: {what}"
+    if view.is_stale:
+        yield "yellow", f"{view.name}: stale, no reading for {shown_duration(view.age_s)}"
+    if view.is_ahead:
+        ahead = shown_duration(-view.age_s)
+        yield "yellow", f"{view.name}: its newest reading is dated {ahead} after now"
+    if not meter.power_known:
+        yield "yellow", f"{view.name}: power unknown, the reading lacks volts or amperes"
+
+
+def _status_text(devices: Sequence[_DeviceView], screen: Screen) -> str:
+    """The whole of `status`."""
+    if not devices:
+        return "no devices yet: the command `register` makes one"
+    views = [view for device in devices for view in device.meters]
+    name_width = max((text_width(screen.printable(view.name)) + 2 for view in views), default=0)
+    layout = _status_layout(screen, name_width)
+    heads = [
+        fit_text(column.head, layout.widths[column.name], right=column.right)
+        for column in layout.columns
+    ]
+    lines = [screen.paint(layout.line(heads), "dim")] if views else []
+    for device in devices:
+        if lines:
+            lines.append("")
+        lines += _device_lines(device, layout, screen)
+    return "\n".join(lines)
+
+
+def _device_lines(view: _DeviceView, layout: _StatusLayout, screen: Screen) -> Iterator[str]:
+    yield _device_head(view, dataclasses.replace(screen, width=layout.width))
+    if not view.meters:
+        yield _cut("  no meters yet: the command `add-meter` adds one", screen.width, screen)
+    for meter in view.meters:
+        yield _meter_line(meter, layout, screen)
+    for meter in view.meters:
+        for colour, text in _meter_notes(meter):
+            line = _cut(f"  ! {screen.printable(text)}", screen.width, screen)
+            yield screen.paint(line, colour)
+
+
+def _meter_values(meter: PowerMeter) -> dict[str, Any]:
+    """A meter's record with its wattage and state, for JSON."""
+    return {**dataclasses.asdict(meter), "wattage": meter.wattage, "state": meter.state.value}
+
+
+def _status_values(devices: Iterable[_DeviceView], now_us: int) -> dict[str, Any]:
+    """The whole of `status`, for JSON."""
+    return {
+        "generated_at": from_microseconds(now_us),
+        "devices": [
+            {
+                **dataclasses.asdict(view.device),
+                "estimated_runtime_hours": view.runtime_hours,
+                "energy_today_out_wh": rounded(view.today.out_wh),
+                "energy_today_in_wh": rounded(view.today.in_wh),
+                "consumption_today_wh": rounded(view.today.consumption_wh),
+                "meters": [
+                    {
+                        **_meter_values(part.meter),
+                        "age_seconds": part.age_s,
+                        "stale": part.is_stale,
+                        "ahead": part.is_ahead,
+                        "estimated_runtime_hours": part.runtime_hours,
+                        "hourly_wattage": part.hourly_wattage,
+                    }
+                    for part in view.meters
+                ],
+            }
+            for view in devices
+        ],
+    }
+
+
+# --- devices, meters, budget
+
+
+def _devices_text(
+    devices: Sequence[DeviceRecord], meter_counts: Mapping[str, int], screen: Screen
+) -> str:
+    """The devices with the thresholds that hold for them."""
+    if not devices:
+        return "no devices yet: the command `register` makes one"
+
+    def threshold(of: int) -> Callable[[DeviceRecord], str]:
+        def shown(device: DeviceRecord) -> str:
+            both = _thresholds(device.low_battery_threshold, device.critical_battery_threshold)
+            return f"{both[of]:.4g}"
+
+        return shown
+
+    columns = [
+        Column("id", lambda device: device.id, shrinks=True),
+        Column("name", lambda device: device.name, shrinks=True, colour=lambda _: "bold"),
+        Column("meters", lambda device: meter_counts.get(device.id, 0), right=True),
+        Column("target Wh", lambda device: _number(device.target_wh), right=True),
+        Column("shutdown W", lambda device: _number(device.shutdown_threshold), right=True),
+        Column("low %", threshold(0), right=True),
+        Column("crit %", threshold(1), right=True),
+    ]
+    return make_table(columns, devices, screen)
+
+
+def _meters_text(meters: Sequence[PowerMeter], now_us: int, stale_s: float, screen: Screen) -> str:
+    """The meters with their present values."""
+    if not meters:
+        return "no meters yet: the command `add-meter` adds one"
+
+    def number(value: Callable[[PowerMeter], float | None]) -> Callable[[PowerMeter], str]:
+        return lambda meter: _number(_present(meter, value(meter)))
+
+    columns = [
+        Column("meter", _meter_label, shrinks=True, colour=lambda _: "bold"),
+        Column("type", lambda meter: meter.type.value),
+        Column("state", _shown_state, colour=_state_colour),
+        Column("charge", lambda meter: _shown_percent(_charge_of(meter)), right=True),
+        Column("W", number(attrgetter("wattage")), right=True),
+        Column("V", number(attrgetter("voltage")), right=True),
+        Column("A", number(attrgetter("current_draw")), right=True),
+        Column("Wh full", lambda meter: _number(meter.capacity_wh or None), right=True),
+        Column(
+            "read",
+            lambda meter: _brief_age(_age_s(meter, now_us)),
+            right=True,
+            colour=lambda meter: _age_colour(_age_s(meter, now_us), stale_s),
+        ),
+    ]
+    return make_table(columns, meters, screen)
+
+
+def _budget_verdict(budget: Mapping[str, Any]) -> str:
+    if "error" in budget:
+        return "no such id"
+    if not budget["states"]:
+        return "inactive"
+    if budget["below_shutdown_threshold"]:
+        return "low supply"
+    if budget["within_target"] is False:
+        return "over target"
+    if budget["unknown_power_count"]:
+        return "unknown W"
+    return "ok"
+
+
+_VERDICT_COLOURS = {
+    "ok": "green",
+    "inactive": "dim",
+    "unknown W": "yellow",
+    "over target": "yellow",
+}
+
+
+def _budget_text(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) -> str:
+    """Budgets, a line a device."""
+    if not budgets:
+        return "no devices yet: the command `register` makes one"
+
+    def number(key: str) -> Callable[[str], str]:
+        return lambda id_: _number(budgets[id_].get(key))
+
+    def runtime(id_: str) -> str:
+        hours = budgets[id_].get("estimated_runtime_hours")
+        return "-" if hours is None else _brief_duration(hours * 3600, 2)
+
+    def verdict(id_: str) -> str:
+        return _budget_verdict(budgets[id_])
+
+    columns = [
+        Column("device", str, shrinks=True, colour=lambda _: "bold"),
+        Column("load W", number("load_wattage"), right=True),
+        Column("solar W", number("solar_wattage"), right=True),
+        Column("net W", number("net_wattage"), right=True),
+        Column(
+            "charge", lambda id_: _shown_percent(budgets[id_].get("avg_charge_pct")), right=True
+        ),
+        Column("left", runtime, right=True),
+        Column("24 h Wh", number("consumption_24h_wh"), right=True),
+        Column("target", number("target_wh"), right=True),
+        Column("verdict", verdict, colour=lambda id_: _VERDICT_COLOURS.get(verdict(id_), "red")),
+    ]
+    return make_table(columns, list(budgets), screen)
+
+
+# --- stats
+
+
+def _signed_bar(value: float | None, low: float, high: float, width: int, screen: Screen) -> str:
+    """A bar from where 0 lies between `low` and `high` to the value; in steps of half a column.
+
+    >>> _signed_bar(-5.0, -10.0, 10.0, 8, Screen())
+    '  ██    '
+    """
+    if value is None or high <= low:
+        return " " * width
+    zero = round(2 * width * -low / (high - low))
+    end = round(2 * width * (value - low) / (high - low))
+    first, last = sorted((zero, end))
+    shades = {(False, False): " ", (True, False): "▌", (False, True): "▐", (True, True): "█"}
+    if not screen.has_unicode:
+        shades = {**dict.fromkeys(shades, "#"), (False, False): " "}
+    halves = [first <= half < last for half in range(2 * width)]
+    return "".join(shades[pair] for pair in zip(halves[::2], halves[1::2]))
+
+
+@dataclass(frozen=True)
+class _StatsView:
+    """What `stats` shows: rows by hour or by UTC day, and the hours of the same time."""
+
+    meter: PowerMeter
+    rows: Sequence[PowerStatistics]
+    hours: Sequence[PowerStatistics]
+    is_daily: bool
+    zone: tzinfo | None
+
+
+def _stats_picture(view: _StatsView, screen: Screen) -> Callable[[PowerStatistics], str]:
+    """Draws a row: an hour as a bar of its mean watts, a day as the mean watts of its hours."""
+    known = [0.0, *(row.avg_wattage for row in view.hours if row.avg_wattage is not None)]
+    low = min(known)
+    high = max(known)
+    days = _rows_by_period({view.meter.id: view.hours}, lambda us: us // DAY_US)
+    width = 12 if screen.width < 100 else 24
+
+    def bar(row: PowerStatistics) -> str:
+        return _signed_bar(row.avg_wattage, low, high, width, screen)
+
+    def sparkline(row: PowerStatistics) -> str:
+        day = to_microseconds(row.start) // DAY_US
+        hours = days.get(day, {}).get(view.meter.id, ())
+        wattage = _hourly_wattage(hours, 24 * day + 23, 24)
+        return screen.sparkline(_means(wattage, width), low, high)
+
+    return sparkline if view.is_daily else bar
+
+
+def _stats_text(view: _StatsView, screen: Screen) -> str:
+    """Statistics, a line an hour or a day."""
+    if not view.rows:
+        return "no readings in that time"
+    unit, unit_wh = _energy_unit(
+        value for row in view.rows for value in (row.energy_out_wh, row.energy_in_wh)
+    )
+
+    def hour(row: PowerStatistics) -> str:
+        return f"{_local(to_microseconds(row.start), view.zone):%Y-%m-%d %H:%M}"
+
+    def charge(row: PowerStatistics) -> str:
+        return _shown_range(row.min_charge_pct, row.max_charge_pct)
+
+    first = Column("UTC hour" if view.zone else "hour", hour)
+    if view.is_daily:
+        first = Column("UTC day", lambda row: row.start[:10])
+    columns = [
+        first,
+        Column("mean W", lambda row: _number(row.avg_wattage), right=True),
+        Column("", _stats_picture(view, screen), colour=lambda _: "blue"),
+        Column("min", lambda row: _number(row.min_wattage), right=True),
+        Column("max", lambda row: _number(row.max_wattage), right=True),
+        Column("charge", charge, right=True),
+        Column(f"out {unit}", lambda row: _scaled(row.energy_out_wh, unit_wh), right=True),
+        Column(f"in {unit}", lambda row: _scaled(row.energy_in_wh, unit_wh), right=True),
+        Column("n", lambda row: row.reading_count, right=True),
+    ]
+    if view.meter.type not in _TYPES_WITH_CHARGE:
+        columns = [column for column in columns if column.head != "charge"]
+    return make_table(columns, view.rows, screen)
+
+
+# --- events
+
+
+_EVENT_COLOURS = {
+    PowerEventType.LOW_BATTERY: "red",
+    PowerEventType.SHUTDOWN: "red",
+    PowerEventType.DISCHARGE: "yellow",
+    PowerEventType.CHARGE_START: "green",
+    PowerEventType.RESTORE: "green",
+}
+
+
+def _event_colour(event: PowerEvent) -> str:
+    return _EVENT_COLOURS[event.type]
+
+
+def _event_note(event: PowerEvent) -> str:
+    """An event's note, behind its value where that is not 0 and the note does not say it."""
+    note = event.note or ""
+    if event.value and f"{event.value:g}" not in note:
+        return f"{_number(event.value)}  {note}".rstrip()
+    return note
+
+
+_EVENT_TYPE_WIDTH = max(len(kind.value) for kind in PowerEventType)
+_FOLLOWED_DEVICE_WIDTH = 14
+
+
+def _events_text(
+    events: Sequence[PowerEvent], device_id: str | None, zone: tzinfo | None, screen: Screen
+) -> str:
+    """Events of one device, or of all, each with its device's id."""
+    if not events:
+        return "no events"
+    columns = [
+        Column("UTC" if zone else "time", lambda event: shown_time(event.timestamp, zone)),
+        Column("device", attrgetter("device_id"), shrinks=True),
+        Column("event", lambda event: event.type.value, colour=_event_colour),
+        Column("note", _event_note, shrinks=True),
+    ]
+    if device_id is not None:
+        columns = [column for column in columns if column.head != "device"]
+    return make_table(columns, events, screen)
+
+
+def _event_line(event: PowerEvent, zone: tzinfo | None, screen: Screen) -> str:
+    """An event as a line of its own: what comes later stands below what came before it."""
+    device = screen.printable(event.device_id)
+    device = fit_text(device, _FOLLOWED_DEVICE_WIDTH, ellipsis=screen.ellipsis)
+    kind = screen.paint(fit_text(event.type.value, _EVENT_TYPE_WIDTH), _event_colour(event))
+    cells = [shown_time(event.timestamp, zone), device, kind, screen.printable(_event_note(event))]
+    return "  ".join(cells).rstrip()
+
+
+# --- report
+
+
+@dataclass(frozen=True)
+class _Period:
+    """A day or month of a report; `energy` is None where no reading is."""
+
+    label: str
+    energy: _Energy | None
+
+
+def _energy_by_period(
+    meters: Sequence[PowerMeter],
+    hours: Mapping[str, Sequence[PowerStatistics]],
+    zone: tzinfo | None,
+) -> list[_Period]:
+    """The device's energy by local day; of a long time, by month."""
+    days = _rows_by_period(hours, lambda us: _local(us, zone).toordinal())
+    if len(days) > _MOST_DAYS:
+        months = _rows_by_period(hours, lambda us: f"{_local(us, zone):%Y-%m}")
+        return [_Period(label, _energy_of(meters, months[label])) for label in sorted(months)]
+    shown: Iterable[int] = sorted(days)
+    if days and max(days) - min(days) < _MOST_DAYS:  # not if a clock was years off for an hour
+        shown = range(min(days), max(days) + 1)
+    return [
+        _Period(
+            label=f"{datetime.fromordinal(day):%a %Y-%m-%d}",
+            energy=_energy_of(meters, days[day]) if day in days else None,
+        )
+        for day in shown
+    ]
+
+
+def _stacked_bar(energy: _Energy | None, most_wh: float, width: int, screen: Screen) -> str:
+    """What was used, and behind it what went out beyond that: in again, at another meter."""
+    if energy is None or most_wh <= 0:
+        return ""
+    used_sign, in_sign = _stack_signs(screen)
+    used = round(width * min(energy.consumption_wh / most_wh, 1.0))
+    out = round(width * energy.out_wh / most_wh)
+    return used_sign * used + in_sign * (out - used)
+
+
+def _stack_signs(screen: Screen) -> tuple[str, str]:
+    return ("█", "░") if screen.has_unicode else ("#", ".")
+
+
+def _periods_text(periods: Sequence[_Period], screen: Screen) -> str:
+    """A line a day or month, with a bar."""
+    energies = [period.energy for period in periods if period.energy is not None]
+    most_wh = max((max(energy) for energy in energies), default=0.0)
+    unit, unit_wh = _energy_unit([most_wh])
+
+    def number(of: Callable[[_Energy], float]) -> Callable[[_Period], str]:
+        return lambda period: _scaled(period.energy and of(period.energy), unit_wh)
+
+    used_sign, in_sign = _stack_signs(screen)
+    columns = [
+        Column("", lambda period: period.label),
+        Column(f"used {unit}", number(attrgetter("consumption_wh")), right=True),
+        Column(f"out {unit}", number(attrgetter("out_wh")), right=True),
+        Column(f"in {unit}", number(attrgetter("in_wh")), right=True),
+        Column(
+            f"{used_sign} used  {in_sign} in",
+            lambda period: _stacked_bar(period.energy, most_wh, width, screen),
+            colour=lambda _: "green",
+        ),
+    ]
+    label_width = max((len(period.label) for period in periods), default=0)
+    head_widths = [len(column.head) for column in columns[1:4]]
+    width = min(screen.width - label_width - sum(head_widths) - 2 * 4, 60)
+    return make_table(columns, periods, screen)
+
+
+class _Fact(NamedTuple):
+    """A line of a report's totals."""
+
+    name: str
+    value: str
+    more: str = ""
+
+
+def _report_facts(report: Mapping[str, Any]) -> Iterator[_Fact]:
+    """The totals of a report, but for those of kinds of meters that the device does not have."""
+    totals = report["totals"]
+    kinds = {meter["type"] for meter in report["meters"]}
+    unit, unit_wh = _energy_unit(value for key, value in totals.items() if key.endswith("_wh"))
+
+    def energy(key: str) -> str:
+        return f"{_scaled(abs(totals[key]), unit_wh)} {unit}"
+
+    days = report["period_days"]
+    a_day = f"{_scaled(totals['consumption_wh'] / days, unit_wh)} {unit} a day" if days > 1 else ""
+    yield _Fact("used", energy("consumption_wh"), a_day)
+    sources = [
+        ("solar", "from the sun", "solar_wh"),
+        ("main", "from the mains", "main_wh"),
+        ("ups", "from the UPS", "ups_wh"),
+        ("battery", "out of batteries", "battery_out_wh"),
+        ("battery", "into batteries", "battery_in_wh"),
+    ]
+    for kind, name, key in sources:
+        if kind in kinds and totals[key] >= 0:
+            yield _Fact(name, energy(key))
+        elif kind in kinds:
+            yield _Fact(name.replace("from", "into"), energy(key))
+    if totals["self_sufficiency_pct"] is not None:
+        yield _Fact("self-sufficient", f"{_number(totals['self_sufficiency_pct'])} %")
+
+
+def _facts_text(facts: Sequence[_Fact], screen: Screen) -> str:
+    name_width = max(len(fact.name) for fact in facts)
+    value_width = max(len(fact.value) for fact in facts)
+    lines = []
+    for fact in facts:
+        name = screen.paint(fact.name.ljust(name_width), "dim")
+        value = screen.paint(fact.value.rjust(value_width), "bold" if fact.more else "")
+        lines.append(f"{name}  {value}  {fact.more}".rstrip())
+    return "\n".join(lines)
+
+
+def _report_meters_text(
+    report: Mapping[str, Any], meters: Sequence[PowerMeter], screen: Screen
+) -> str:
+    """What a report says of each meter, a line each."""
+    by_id = {meter.id: meter for meter in meters}
+    parts = [part for part in report["meters"] if part["meter_id"] in by_id]
+    unit, unit_wh = _energy_unit(
+        part.get(key) for part in parts for key in ("energy_out_wh", "energy_in_wh")
+    )
+
+    def meter_of(part: Mapping[str, Any]) -> PowerMeter:
+        return by_id[part["meter_id"]]
+
+    def number(key: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda part: _number(part.get(key))
+
+    def energy(key: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda part: _scaled(part.get(key), unit_wh)
+
+    def charge(part: Mapping[str, Any]) -> str:
+        if meter_of(part).type not in _TYPES_WITH_CHARGE:
+            return "-"
+        return _shown_range(part.get("min_charge_pct"), part.get("max_charge_pct"))
+
+    columns = [
+        Column("meter", lambda part: _meter_name(meter_of(part)), shrinks=True),
+        Column("type", lambda part: part["type"]),
+        Column(
+            "state",
+            lambda part: _shown_state(meter_of(part)),
+            colour=lambda part: _state_colour(meter_of(part)),
+        ),
+        Column("mean W", number("avg_wattage"), right=True),
+        Column("min", number("min_wattage"), right=True),
+        Column("max", number("max_wattage"), right=True),
+        Column("charge", charge, right=True),
+        Column(f"out {unit}", energy("energy_out_wh"), right=True),
+        Column(f"in {unit}", energy("energy_in_wh"), right=True),
+    ]
+    return make_table(columns, parts, screen)
+
+
+def _report_events_text(report: Mapping[str, Any], zone: tzinfo | None, screen: Screen) -> str:
+    """A report's events, newest first."""
+    events = [
+        PowerEvent(**{**event, "type": PowerEventType(event["type"])}) for event in report["events"]
+    ]
+    return _events_text(events, report["device_id"], zone, screen)
+
+
+def _report_text(
+    report: Mapping[str, Any],
+    meters: Sequence[PowerMeter],
+    hours: Mapping[str, Sequence[PowerStatistics]],
+    zone: tzinfo | None,
+    screen: Screen,
+) -> str:
+    """A report, as export_report() makes it, for a person; `hours` are those of its period."""
+    days = report["period_days"]
+    until = f"{shown_time(report['generated_at'], zone)[:16]}{' UTC' if zone else ''}"
+    period = f"{days:g} {'day' if days == 1 else 'days'} to {until}"
+    parts = [_titled(report["device_name"], report["device_id"], period, screen)]
+    if not report["meters"]:
+        parts.append("no meters yet: the command `add-meter` adds one")
+    else:
+        parts.append(_facts_text(list(_report_facts(report)), screen))
+        periods = _energy_by_period(meters, hours, zone)
+        parts.append(_periods_text(periods, screen) if periods else "no readings in that time")
+        parts.append(_report_meters_text(report, meters, screen))
+    parts.append(_report_events_text(report, zone, screen))
+    hidden_count = report["event_count"] - len(report["events"])
+    if hidden_count:
+        parts[-1] += f"\nand {hidden_count} earlier events"
+    return "\n\n".join(parts)
+
+
+# --- Frames of --watch
+
+_ENTER_FRAMES = "\x1b[?1049h\x1b[?25l"  # the terminal's second screen, without a cursor
+_LEAVE_FRAMES = "\x1b[?25h\x1b[?1049l"
+
+
+def _frame(lines: list[str], height: int) -> str:
+    """What redraws a terminal of that many lines in place, in one go.
+
+    A line is cleared before it is written: a line that ends in the last column would lose its last
+    character to what clears the rest. The mode 2026 shows all of it at once where it is known.
+    """
+    if len(lines) > height:
+        hidden = len(lines) - height + 1
+        lines = [*lines[: height - 1], f"{hidden} more lines: the window is too low for them"]
+    body = "\r\n".join(f"\x1b[K{line}" for line in lines)
+    rest = "\r\n\x1b[J" if len(lines) < height else ""
+    return f"\x1b[?2026h\x1b[H{body}{rest}\x1b[?2026l"
+
+
 # --- Command line ---------------------------------------------------------------------
 
 _COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
 _SHOWN_BAD_ROWS = 20  # of an import: enough to see what is wrong
-
-
-def _table(records: Sequence[Any]) -> str:
-    """Records as a table of all their fields; "none" without any."""
-    if not records:
-        return "none"
-    names = [field.name for field in dataclasses.fields(records[0])]
-    columns = [Column(name, operator.attrgetter(name)) for name in names]
-    return make_table(columns, records, Screen(width=10_000))
 
 
 def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
@@ -5830,6 +6904,22 @@ def _number_or_unknown(text: str) -> int | float | None:
     except argparse.ArgumentTypeError:
         expected = f"expected a number, or - for unknown, got {text!r}"
         raise argparse.ArgumentTypeError(expected) from None
+
+
+def _interval(text: str) -> float:
+    """Text as seconds between two looks, for argparse."""
+    try:
+        seconds = parse_duration(text)
+    except argparse.ArgumentTypeError as error:
+        # As in `status --watch edge-001`.
+        raise argparse.ArgumentTypeError(f"{error}; name devices before --watch") from None
+    if seconds < _LEAST_INTERVAL_S:
+        expected = f"expected at least {_LEAST_INTERVAL_S} s, got {text!r}"
+        raise argparse.ArgumentTypeError(expected)
+    return seconds
+
+
+_LEAST_INTERVAL_S = 0.1
 
 
 def _days(text: str) -> int | float:
@@ -5985,9 +7075,19 @@ def _make_demo(pm: PowerManager) -> str:
     pm.register_device("demo-001", "Solar-powered gateway", target_wh=150.0)
     panel = pm.add_meter("demo-001", "solar", name="Panel")
     pack = pm.add_meter("demo-001", "battery", _DEMO_CAPACITY_WH, "Pack")
-    pm.log_many(_demo_week(panel.id, pack.id))
-    print_error(f"To see more, run: {_this_command()} --db {_quoted(str(pm._path))} meters")
+    pm.log_many(_demo_week(panel.id, pack.id, pm._now_us() / SECOND_US))
     return pm.export_report("demo-001", days=7)
+
+
+def _print_demo_hints(session: _Session) -> None:
+    """Say where the demo's data is, and what to run next, in any directory."""
+    path = str(session.pm._path)
+    if path == ":memory:":
+        print_error("\nNothing of it is kept: name a file with --db, or none, to keep it")
+        return
+    command = f"{_this_command()} --db {_quoted(path)}"
+    print_error(f"\nThe same as JSON: {command} report demo-001")
+    print_error(f"To see more, run: {command} status")
 
 
 def _this_command() -> str:
@@ -6001,8 +7101,8 @@ def _this_command() -> str:
 _DEMO_CAPACITY_WH = 120.0
 
 
-def _demo_week(panel_id: str, pack_id: str) -> Iterator[tuple[Any, ...]]:
-    """A week until now, minute by minute: sun by day, clouds by chance, a load of 5 to 8 W.
+def _demo_week(panel_id: str, pack_id: str, now: float) -> Iterator[tuple[Any, ...]]:
+    """A week until `now`, minute by minute: sun by day, clouds by chance, a load of 5 to 8 W.
 
     The panel supplies the load and charges the pack; when the pack is full, the panel is curtailed
     to what the load takes, so that what comes in is what goes out.
@@ -6010,7 +7110,6 @@ def _demo_week(panel_id: str, pack_id: str) -> Iterator[tuple[Any, ...]]:
     import random
 
     chance = random.Random(7)
-    now = time.time()
     stored_wh = 70.0
     clouds = 0.6
     for minute in range(7 * 24 * 60, 0, -1):
@@ -6037,6 +7136,7 @@ class _Session:
     pm: PowerManager
     options: argparse.Namespace
     screen: Screen
+    wait: Callable[[float], None] = time.sleep  # between two looks, where a command goes on
     exit_code: int = 0
 
     @property
@@ -6200,26 +7300,204 @@ def _run_export(session: _Session) -> None:
 # --- Commands that show
 
 
+def _run_status(session: _Session) -> str | None:
+    seconds = session.options.watch
+    if seconds is None:
+        return _status(session, session.screen)
+    if session.screen.is_terminal and not session.options.json:
+        _watch_terminal(session, seconds)
+    while True:  # programs and files get one after another
+        text = _status(session, session.screen, indent=None)
+        print(text if session.options.json else f"{text}\n", flush=True)
+        session.wait(seconds)
+
+
+def _status(session: _Session, screen: Screen, indent: int | None = 2) -> str:
+    """What `status` prints now."""
+    pm = session.pm
+    now_us = pm._now_us()
+    views = [
+        _view_of_device(
+            device,
+            meters,
+            _hours_of(pm, meters, _LONGEST_DAY_DAYS),
+            now_us=now_us,
+            stale_s=_stale_seconds(pm),
+            zone=session.zone,
+        )
+        for device, meters in _meters_of_devices(pm, session.options.device_ids)
+    ]
+    if session.options.json:
+        return json.dumps(_status_values(views, now_us), indent=indent, ensure_ascii=False)
+    return _status_text(views, screen)
+
+
+_LONGEST_DAY_DAYS = 26 / 24  # a day has 25 hours when clocks are put back, and one is under way
+_LEAST_STALE_S = 120.0  # with a max_gap below that: readings come by the minute
+
+
+def _stale_seconds(pm: PowerManager) -> float:
+    """The age from which a reading is old: no energy will be booked from it to a next one."""
+    return max(pm.max_gap, _LEAST_STALE_S)
+
+
+def _meters_of_devices(
+    pm: PowerManager, ids: Sequence[str]
+) -> list[tuple[DeviceRecord, list[PowerMeter]]]:
+    """The devices with those ids, or all, each with its meters."""
+    devices = [pm.get_device(id_) for id_ in dict.fromkeys(ids)] if ids else pm.list_devices()
+    meters: dict[str, list[PowerMeter]] = {device.id: [] for device in devices}
+    for meter in pm.list_meters():
+        if meter.device_id in meters:
+            meters[meter.device_id].append(meter)
+    return [(device, meters[device.id]) for device in devices]
+
+
+def _hours_of(
+    pm: PowerManager, meters: Iterable[PowerMeter], days: float
+) -> dict[str, list[PowerStatistics]]:
+    """The hourly statistics of the last `days`, by meter id."""
+    hours: dict[str, list[PowerStatistics]] = {}
+    for meter in meters:
+        with contextlib.suppress(NotFound):  # another process has deleted it meanwhile
+            hours[meter.id] = pm.get_statistics(meter.id, days=days)
+    return hours
+
+
+_RESIZE_CHECK_S = 0.2
+
+
+def _watch_terminal(session: _Session, seconds: float) -> NoReturn:
+    """Redraw `status` in place until Ctrl-C."""
+    out = sys.stdout
+    try:
+        out.write(_ENTER_FRAMES)
+        while True:
+            size = _terminal_size()
+            screen = Screen.of(out)
+            moment = (
+                f"{shown_time(session.pm._now_us(), session.zone)}{' UTC' * bool(session.zone)}"
+            )
+            title = _cut(f"{moment}, every {seconds:g} s; Ctrl-C ends", screen.width, screen)
+            lines = [screen.paint(title, "dim"), "", *_status(session, screen).split("\n")]
+            out.write(_frame(lines, size.lines))
+            out.flush()
+            _wait_or_resize(session, seconds, size)
+    finally:
+        out.write(_LEAVE_FRAMES)
+        out.flush()
+
+
+def _terminal_size() -> os.terminal_size:
+    import shutil
+
+    return shutil.get_terminal_size((80, 24))
+
+
+def _wait_or_resize(session: _Session, seconds: float, size: os.terminal_size) -> None:
+    """Wait that long, or until the terminal has another size."""
+    remaining = seconds
+    while remaining > 0 and _terminal_size() == size:
+        session.wait(min(remaining, _RESIZE_CHECK_S))
+        remaining -= _RESIZE_CHECK_S
+
+
 def _run_devices(session: _Session) -> str:
     devices = session.pm.list_devices()
-    return session.result(devices, _table(devices))
+    if session.options.json:
+        return shown_json(devices)
+    if session.options.wide:
+        return _full_table(devices)
+    counts: dict[str, int] = {}
+    for meter in session.pm.list_meters():
+        counts[meter.device_id] = counts.get(meter.device_id, 0) + 1
+    return _devices_text(devices, counts, session.screen)
 
 
 def _run_meters(session: _Session) -> str:
     meters = session.pm.list_meters(session.options.device_id)
-    return session.result(meters, _table(meters))
+    if session.options.json:
+        return shown_json([_meter_values(meter) for meter in meters])
+    if session.options.wide:
+        return _full_table(meters, ["wattage", "state"])
+    if not meters and session.options.device_id is not None:
+        session.pm.get_device(session.options.device_id)  # raises NotFound if it is unknown
+    stale_s = _stale_seconds(session.pm)
+    return _meters_text(meters, session.pm._now_us(), stale_s, session.screen)
 
 
 def _run_stats(session: _Session) -> str:
     options = session.options
     meter = _named_meter(session.pm, options.meter)
     rows = session.pm.get_statistics(meter.id, days=options.days, bucket=options.bucket)
-    return session.result(rows, _table(rows))
+    if options.json:
+        return shown_json(rows)
+    if options.wide:
+        return _full_table(rows)
+    is_daily = options.bucket == "day"
+    hours = rows
+    if is_daily and rows:
+        # The bucket in which the time starts is whole: its hours begin up to a day earlier.
+        hours = session.pm.get_statistics(meter.id, days=options.days + 1)
+        hours = [row for row in hours if row.start >= rows[0].start]
+    return _stats_text(_StatsView(meter, rows, hours, is_daily, session.zone), session.screen)
 
 
-def _run_events(session: _Session) -> str:
-    events = session.pm.get_events(session.options.device_id, session.options.limit)
-    return session.result(events, _table(events))
+def _run_events(session: _Session) -> str | None:
+    options = session.options
+    if options.follow:
+        _follow_events(session)
+    events = _newest_events_of(session, 50 if options.limit is None else options.limit)
+    if options.json:
+        return shown_json(events)
+    if options.wide:
+        return _full_table(events)
+    return _events_text(events, options.device_id, session.zone, session.screen)
+
+
+def _newest_events_of(session: _Session, limit: int) -> list[PowerEvent]:
+    """The newest events of the device, or of all, newest first, from --since on."""
+    pm = session.pm
+    ids = [session.options.device_id]
+    if session.options.device_id is None:
+        ids = [device.id for device in pm.list_devices()]
+    events: list[PowerEvent] = []
+    for id_ in ids:
+        events += pm.get_events(id_, limit)
+    if session.options.since is not None:
+        since = from_microseconds(to_microseconds(session.options.since))
+        events = [event for event in events if event.timestamp >= since]
+    return sorted(events, key=attrgetter("timestamp"), reverse=True)[:limit]
+
+
+_FOLLOW_CHECK_S = 1.0
+
+
+def _follow_events(session: _Session) -> NoReturn:
+    """Print the newest events, then those that come, until Ctrl-C."""
+    pm = session.pm
+    options = session.options
+    sequence = pm.last_sequence()
+    context = _newest_events_of(session, 10 if options.limit is None else options.limit)
+    for event in reversed(context):
+        _print_event(session, event)
+    printed = {event.id for event in context}  # one may have come between the two lines above
+    while True:
+        # A file that was restored meanwhile counts from where it was.
+        sequence = min(sequence, pm.last_sequence())
+        while events := pm.events_since(sequence):
+            for number, event in events:
+                sequence = number
+                if options.device_id in (None, event.device_id) and event.id not in printed:
+                    _print_event(session, event)
+        session.wait(_FOLLOW_CHECK_S)
+
+
+def _print_event(session: _Session, event: PowerEvent) -> None:
+    if session.options.json:
+        print(json.dumps(dataclasses.asdict(event), ensure_ascii=False), flush=True)
+        return
+    print(_event_line(event, session.zone, session.screen), flush=True)
 
 
 def _run_budget(session: _Session) -> str:
@@ -6229,15 +7507,33 @@ def _run_budget(session: _Session) -> str:
         if "error" in budget:
             budget["error"] = _no_device(id_)
             session.exit_code = 1
-    return shown_json(budgets)
+            if not session.options.json:
+                print_error(f"power_manager: {budget['error']}")
+    if session.options.json:
+        return shown_json(budgets)
+    return _budget_text(budgets, session.screen)
 
 
 def _run_report(session: _Session) -> str:
-    return session.pm.export_report(session.options.device_id, session.options.days)
+    options = session.options
+    report = session.pm.export_report(options.device_id, options.days)
+    if options.text and not options.json:
+        return _readable_report(session, report, options.days)
+    return report
 
 
-def _run_demo(session: _Session) -> str:
-    return _make_demo(session.pm)
+def _readable_report(session: _Session, report: str, days: float) -> str:
+    """The JSON text of a report as text for a person."""
+    values = json.loads(report)
+    meters = session.pm.list_meters(values["device_id"])
+    hours = _hours_of(session.pm, meters, days)
+    return _report_text(values, meters, hours, session.zone, session.screen)
+
+
+def _run_demo(session: _Session) -> None:
+    report = _make_demo(session.pm)
+    print(report if session.options.json else _readable_report(session, report, 7), flush=True)
+    _print_demo_hints(session)
 
 
 # --- Commands that delete and maintain
@@ -6346,6 +7642,10 @@ def _add_device_values(command: argparse.ArgumentParser) -> None:
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="JSON, for programs")
+
+
+def _add_wide(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--wide", action="store_true", help="every value, however wide that is")
 
 
 def _add_utc(command: argparse.ArgumentParser) -> None:
@@ -6567,11 +7867,14 @@ class _PowerCommands:
         )
 
     def _add_showing_commands(self) -> None:
-        self._add("devices", _run_devices, "list the devices", "")
+        self._add_status_command()
+        command = self._add("devices", _run_devices, "list the devices", "")
+        _add_wide(command)
         command = self._add(
             "meters", _run_meters, "list the meters with their present values", "edge-001"
         )
         command.add_argument("device_id", nargs="?", help="(default: all)")
+        _add_wide(command)
         command = self._add(
             "stats",
             _run_stats,
@@ -6583,22 +7886,58 @@ class _PowerCommands:
         command.add_argument(
             "--bucket", choices=["hour", "day"], default="hour", help="(default: hour)"
         )
-        command = self._add(
-            "events", _run_events, "list a device's newest events", "edge-001 --limit 10"
-        )
-        _add_device(command)
-        command.add_argument(
-            "--limit", type=parse_count, default=50, metavar="N", help="(default: 50)"
-        )
+        _add_wide(command)
+        _add_utc(command)
+        self._add_events_command()
         command = self._add(
             "budget", _run_budget, "check the power budget of devices", "edge-001 edge-002"
         )
         command.add_argument("device_ids", metavar="device_id", nargs="*", help="(default: all)")
         command = self._add(
-            "report", _run_report, "print a device's report, as JSON", "edge-001 --days 30"
+            "report",
+            _run_report,
+            "print a device's report, as JSON or as text",
+            "edge-001 --days 30 --text",
         )
         _add_device(command)
         _add_days(command)
+        command.add_argument("--text", action="store_true", help="for a person (default: JSON)")
+        _add_utc(command)
+
+    def _add_status_command(self) -> None:
+        command = self._add(
+            "status", _run_status, "show how the devices are doing now", "edge-001 --watch"
+        )
+        command.add_argument("device_ids", metavar="device_id", nargs="*", help="(default: all)")
+        command.add_argument(
+            "--watch",
+            metavar="S",
+            type=_interval,
+            nargs="?",
+            const=2.0,
+            help="show it anew every S seconds (default: 2) until Ctrl-C",
+        )
+        _add_utc(command)
+
+    def _add_events_command(self) -> None:
+        command = self._add(
+            "events", _run_events, "list the newest events", "edge-001 --since today --follow"
+        )
+        command.add_argument("device_id", nargs="?", help="(default: all)")
+        command.add_argument(
+            "--limit",
+            type=parse_count,
+            metavar="N",
+            help="at most so many (default: 50; with --follow: 10 before those that come)",
+        )
+        command.add_argument(
+            "--since", metavar="TIME", type=self._parse_time, help="from this time on"
+        )
+        command.add_argument(
+            "--follow", action="store_true", help="go on with those that come, until Ctrl-C"
+        )
+        _add_wide(command)
+        _add_utc(command)
 
     def _add_maintenance_commands(self) -> None:
         command = self._add(
@@ -6642,7 +7981,10 @@ class _PowerCommands:
         )
         command.add_argument("path", help="the backup; it stays as it is")
         self._add("check", _run_check, "look for damage; exit with 1 if there is any", "")
-        self._add("demo", _run_demo, "make a week of telemetry in a new file, and report it", "")
+        command = self._add(
+            "demo", _run_demo, "make a week of telemetry in a new file, and report it", ""
+        )
+        _add_utc(command)
 
 
 def _database_of(command: str, db: str | None) -> Path:
@@ -6666,7 +8008,9 @@ def _no_device(id_: str, known: Iterable[DeviceRecord] = ()) -> str:
     return f"no device has the id {id_!r}{hint or ': make it with the command `register`'}"
 
 
-def _run(argv: Sequence[str] | None, clock: Callable[[], float]) -> int:
+def _run(
+    argv: Sequence[str] | None, clock: Callable[[], float], wait: Callable[[float], None]
+) -> int:
     options = _PowerCommands(clock).parser.parse_args(argv)
     path = _database_of(options.command, options.db)
     if options.command == "restore":
@@ -6677,7 +8021,7 @@ def _run(argv: Sequence[str] | None, clock: Callable[[], float]) -> int:
     max_gap = getattr(options, "max_gap", None)  # of `register`
     values = {} if max_gap is None else {"max_gap": max_gap}
     with PowerManager(path, clock=clock, **values) as pm:
-        session = _Session(pm, options, Screen.of(sys.stdout))
+        session = _Session(pm, options, Screen.of(sys.stdout), wait)
         try:
             text = options.run(session)
         except NotFound as error:
@@ -6690,13 +8034,19 @@ def _run(argv: Sequence[str] | None, clock: Callable[[], float]) -> int:
     return session.exit_code
 
 
-def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time.time) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+    wait: Callable[[float], None] = time.sleep,
+) -> int:
     """Run the command line; return its exit code.
 
     0; 1 for an error or a finding; 2 for wrong usage; 130 for Ctrl-C. `clock` returns epoch
-    seconds, as that of PowerManager.
+    seconds, as that of PowerManager; `wait` passes the seconds between two looks of a command
+    that goes on until Ctrl-C.
     """
-    return run_program(lambda: _run(argv, clock), "power_manager", (PowerManagerError,))
+    return run_program(lambda: _run(argv, clock, wait), "power_manager", (PowerManagerError,))
 
 
 if __name__ == "__main__":

@@ -9798,7 +9798,7 @@ class Outcome(NamedTuple):
 
 COMMANDS = ["register", "update-device", "delete-device", "add-meter", "update-meter"]
 COMMANDS += ["delete-meter", "delete-readings", "devices", "meters", "log", "import", "export"]
-COMMANDS += ["stats", "events", "event", "budget", "report", "prune", "backup", "restore"]
+COMMANDS += ["status", "stats", "events", "event", "budget", "report", "prune", "backup", "restore"]
 COMMANDS += ["check", "demo", "help", "completion"]
 COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
 CSV_ROWS = """timestamp,voltage,current,charge_pct
@@ -9838,9 +9838,9 @@ class CommandLine:
     def run(self, capsys: pytest.CaptureFixture[str]) -> Run:
         """Run one command on ./power_manager.db."""
 
-        def run_one(*words: object) -> Outcome:
+        def run_one(*words: object, **more: Any) -> Outcome:
             capsys.readouterr()
-            code = power_manager.main([str(word) for word in words])
+            code = power_manager.main([str(word) for word in words], **more)
             return Outcome(code, *capsys.readouterr())
 
         return run_one
@@ -9896,11 +9896,11 @@ class TestCommands(CommandLine):
         [("devices",), ("meters",), ("stats", "dev-001/Pack"), ("events", "dev-001")],
         ids=lambda words: words[0],
     )
-    def test_lists_as_tables(self, run: Run, pack: str, command: tuple[str, ...]) -> None:
-        """Lists are printed as a table with a head; without --json too where they are empty."""
-        empty = run(*command)
+    def test_lists_as_wide_tables(self, run: Run, pack: str, command: tuple[str, ...]) -> None:
+        """With --wide, lists are printed as a table of all that --json has."""
+        empty = run(*command, "--wide")
         run("log", pack, 3.7, 0.5, 3)
-        filled_ = run(*command)
+        filled_ = run(*command, "--wide")
         fields = list(run(*command, "--json").json[0])
         assert (empty.code, filled_.code, filled_.err) == (0, 0, "")
         assert filled_.out.splitlines()[0].split() == fields
@@ -9971,12 +9971,13 @@ class TestCommands(CommandLine):
         run("log", pack, 4.0, 0.5)
         run("register", "other", "Other")
         with PowerManager() as pm:
-            assert run("budget", "dev-001").json == pm.power_budget_check(["dev-001"])
-            assert run("budget").json == pm.power_budget_check(["dev-001", "other"])
+            budget = pm.power_budget_check(["dev-001", "other"])
+            assert run("budget", "--json").json == budget
+            assert run("budget", "dev-001", "--json").json == {"dev-001": budget["dev-001"]}
 
     def test_budget_of_an_unknown_device(self, run: Run, pack: str) -> None:
         """An unknown device is in the output, and in the exit code."""
-        outcome = run("budget", "dev-001", "absent")
+        outcome = run("budget", "dev-001", "absent", "--json")
         assert (outcome.code, list(json.loads(outcome.out)["absent"])) == (1, ["error"])
 
     def test_report_command(self, run: Run, pack: str, stdin: Callable[[str], None]) -> None:
@@ -10018,7 +10019,7 @@ class TestCommands(CommandLine):
     def test_demo_command(self, run: Run) -> None:
         """A week of telemetry is made in a new file each time, and its report is printed."""
         for name in ("power_manager_demo.db", "power_manager_demo2.db"):
-            outcome = run("demo")
+            outcome = run("demo", "--json")
             report = json.loads(outcome.out)
             assert (outcome.code, name in outcome.err) == (0, True)
             assert [meter["type"] for meter in report["meters"]] == ["solar", "battery"]
@@ -10041,7 +10042,7 @@ class TestCommands(CommandLine):
 
     def test_demo_adds_up(self, run: Run) -> None:
         """What the panel gives, less what the pack takes in, is what the load uses."""
-        report = run("demo")
+        report = run("demo", "--json")
         panel, pack = json.loads(report.out)["meters"]
         totals = json.loads(report.out)["totals"]
         used = panel["energy_out_wh"] + pack["energy_out_wh"] - pack["energy_in_wh"]
@@ -10121,6 +10122,7 @@ class TestCommandErrors(CommandLine):
     @pytest.mark.parametrize(
         "words",
         [
+            "status",
             "devices",
             "meters",
             "update-device d --name D",
@@ -10369,18 +10371,22 @@ class TestExamples(CommandLine):
         monkeypatch: pytest.MonkeyPatch,
         line: str,
     ) -> None:
-        """It ends well, and complains of nothing."""
+        """It ends well, at Ctrl-C if it goes on until then, and complains of nothing."""
+
+        def press_ctrl_c(_seconds: float) -> None:
+            raise KeyboardInterrupt
+
         shutil.copytree(world, ".", dirs_exist_ok=True)
         answer = io.StringIO("y\n")
         monkeypatch.setattr(answer, "isatty", lambda: True)  # deleting asks
         monkeypatch.setattr(sys, "stdin", answer)
         try:
-            code: object = power_manager.main(shlex.split(line))
+            code: object = power_manager.main(shlex.split(line), wait=press_ctrl_c)
         except SystemExit as end:
             code = end.code
         out, err = capsys.readouterr()
-        assert code == 0
-        assert out or "--output" in line
+        assert code == (130 if "--watch" in line or "--follow" in line else 0)
+        assert out or "--output" in line or "--follow" in line
         assert err == "" or "[y/N]" in err or line.startswith(("demo", "import"))
 
 
@@ -10799,7 +10805,8 @@ class TestNewCommands(CommandLine):
         assert (updated["capacity_wh"], updated["active"], updated["name"]) == (80.0, False, "Pack")
         updated = run("update-meter", pack, "--active", "--name", "Cells", "--json").json
         assert (updated["capacity_wh"], updated["active"], updated["name"]) == (80.0, True, "Cells")
-        assert run("meters", "--json").json == [updated]
+        (shown,) = run("meters", "--json").json
+        assert shown == {**updated, "wattage": 0.0, "state": "charging"}
         run("update-meter", pack, "--inactive")
         run("log", pack, 3.7, 0.5)
         assert run("meters", "--json").json[0]["active"] is True
@@ -10939,7 +10946,7 @@ class TestNewCommands(CommandLine):
         with PowerManager() as pm:
             pm.log_power(pack, None, None, 50.0)
         (row,) = run("stats", pack).out.splitlines()[1:]
-        assert " - " in row
+        assert row.split()[2:5] == ["-", "-", "-"]
 
     def test_output_that_cannot_show_a_name(self, tmp_path: Path) -> None:
         """A name in other letters never ends a command in a UnicodeEncodeError."""
@@ -10974,6 +10981,1135 @@ class TestNewCommands(CommandLine):
             assert (outcome.code, outcome.out) == (1, "")
             assert "not a regular file" in outcome.err
             assert "disk failed" not in outcome.err
+
+
+# --- Showing ----------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """A stream that says of itself that it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        """Whether it is one: yes."""
+        return True
+
+
+def with_colour_names(text: str) -> str:
+    """The text with <red> and <> for what begins and ends a colour."""
+    names = {code: name for name, code in power_manager._COLOURS.items()}
+    return re.sub(r"\x1b\[(\d+)m", lambda found: f"<{names.get(found[1], '')}>", text)
+
+
+def fill_house(path: Path) -> None:
+    """Four devices as people have them, up to NOW: at work, low, empty, and with old readings."""
+    with PowerManager(path, clock=Clock()) as pm:
+        pm.register_device("house", "House on the hill", target_wh=9000.0)
+        grid = pm.add_meter("house", "main", name="Grid").id
+        roof = pm.add_meter("house", "solar", name="Roof, south-west side").id
+        pack = pm.add_meter("house", "battery", 10_000.0, "House battery").id
+        ups = pm.add_meter("house", "ups", 600.0).id
+        pm.register_device("gate", "Garden gate 東京")
+        cell = pm.add_meter("gate", "battery", 20.0, "電池パック三号機").id
+        panel = pm.add_meter("gate", "solar", name="Panel").id
+        pm.add_meter("gate", "battery", 5.0, "Spare")
+        pm.register_device("a-rather-long-id-of-a-device-without-meters", "Nothing measured yet")
+        pm.register_device("late", "Late \x1b[31mnode")
+        old = pm.add_meter("late", "battery", 50.0, "Old").id
+        ahead = pm.add_meter("late", "main", name="Ahead").id
+        off = pm.add_meter("late", "solar", name="Off").id
+        gauge = pm.add_meter("late", "battery", 30.0, "Gauge").id
+        rows: list[tuple[Any, ...]] = []
+        for minute in range(0, 40 * 60, 15):
+            when = NOW - 40 * 3600 + 60 * minute + 897
+            sun = max(0.0, math.sin((when % 86400 / 3600 - 5) / 14 * math.pi))
+            load = 400 + 900 * (17 < when % 86400 / 3600 < 22)
+            stored = max(load - 2500 * sun, -1000)
+            rows += [
+                (grid, 231.0, (load - 2500 * sun - stored) / 231, None, when),
+                (roof, 380.0, 2500 * sun / 380, None, when),
+                (pack, 51.2, stored / 51.2, 60 - 30 * math.cos(when % 86400 / 13751), when),
+                (ups, 230.0, 0.2, 98.0, when),
+                (cell, 3.42, 1.9, 28 - minute / 240, when),
+                (panel, 18.1 if sun else 0.3, 0.4 * sun, None, when),
+                (off, 1.0, 1.0, None, when),
+            ]
+            if minute < 35 * 60:
+                rows.append((old, 12.6, 0.8, 40.0, when))
+        rows += [(ahead, 230.0, 0.5, None, NOW + 7500), (gauge, None, None, 55.0, NOW - 20)]
+        pm.log_many(rows)
+        pm.update_meter(off, active=False)
+        pm.trigger_event("gate", "charge_start", 1.5)
+        pm.trigger_event("house", "restore", note="the mains are back")
+
+
+@pytest.fixture(scope="module")
+def filled_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the file once; tests work on copies of it."""
+    path = tmp_path_factory.mktemp("house") / "house.db"
+    fill_house(path)
+    return path
+
+
+Show = Callable[..., str]
+
+
+class Showing(CommandLine):
+    """Commands on that house, at NOW, in a zone two hours east of Greenwich."""
+
+    @pytest.fixture(autouse=True)
+    def _zone(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+            patch.delenv("NO_COLOR", raising=False)
+            patch.setenv("TERM", "xterm")
+            patch.setenv("COLUMNS", "80")
+            time.tzset()
+            yield
+        time.tzset()
+
+    @pytest.fixture
+    def house(self, filled_house: Path, tmp_path: Path) -> Path:
+        """Copy the house to ./power_manager.db."""
+        return Path(shutil.copy(filled_house, tmp_path / "power_manager.db"))
+
+    @pytest.fixture
+    def show(self, run: Run, house: Path, monkeypatch: pytest.MonkeyPatch) -> Show:
+        """Run a command that succeeds, at a width of the screen, and return what it prints."""
+
+        def run_one(line: str, width: int = 80) -> str:
+            monkeypatch.setenv("COLUMNS", str(width))
+            outcome = run(*shlex.split(line), clock=Clock())
+            assert (outcome.code, outcome.err) == (0, "")
+            return outcome.out
+
+        return run_one
+
+
+# What is printed, line by line; a line that is wider than this file goes on after its \.
+GOLDEN = {
+    ("status", 80): """\
+meter        type    state    charge          W     V     A  left 24 h      read
+
+House on the hill  house                  today 15.4 kWh out, 9.53 in, 5.91 used
+  Grid       main    normal               -1084   231 -4.69       ▄█████▅▁    3s
+  Roof, sou… solar   charging              2484   380  6.54       ▇▃▁▁▁▂▆█    3s
+  House bat… battery charging ████▌  90%  -1000  51.2 -19.5       ▁▅█▅▅▄▁▁    3s
+  ups        ups     full     ████▉  98%   46.0   230  0.20       ████████    3s
+
+Garden gate 東京  gate              1h19m left, today 130 Wh out, 0 in, 130 used
+  電池パッ…  battery low      ▉░░░░  18%   6.50  3.42  1.90   33m ████████    3s
+  Panel      solar   charging              7.19  18.1  0.40       ▇▃▁▁▁▂▆█    3s
+  Spare      battery  no reading yet
+  ! 電池パック三号機: battery low, 18.1 % left
+
+Nothing measured yet  a-rather-long-id-of-a-device-without-meters
+  no meters yet: the command `add-meter` adds one
+
+Late \\x1b[31mnode  late                         today 110 Wh out, 0 in, 110 used
+  Old        battery normal   ██░░░  40%   10.1  12.6  0.80       ███████     5h
+  Ahead      main    normal                 115   230  0.50                  +2h
+  Off        solar   inactive              1.00  1.00  1.00       ████████    3s
+  Gauge      battery normal   ██▊░░  55%      -     -     -                  20s
+  ! Old: stale, no reading for 5 h
+  ! Ahead: its newest reading is dated 2 h 5 min after now
+  ! Gauge: power unknown, the reading lacks volts or amperes
+""",
+    ("report house --text --days 2", 80): """\
+House on the hill  house                              2 days to 2025-06-16 14:30
+
+used              21.6 kWh  10.8 kWh a day
+from the sun      34.7 kWh
+into the mains    9.96 kWh
+from the UPS      1.83 kWh
+out of batteries  13.1 kWh
+into batteries    16.1 kWh
+self-sufficient      100 %
+
+                used kWh  out kWh  in kWh  █ used  ░ in
+Sat 2025-06-14      1.62     1.62       0  ██
+Sun 2025-06-15      14.1     30.7    16.6  █████████████████░░░░░░░░░░░░░░░░░░░░
+Mon 2025-06-16      5.91     15.4    9.53  ███████░░░░░░░░░░░░
+
+meter            type     state     mean W    min   max  charge  out kWh  in kWh
+Grid             main     normal      -253  -1100     0       -        0    9.96
+Roof, south-we…  solar    charging     874      0  2500       -     34.7       0
+House battery    battery  charging   -75.5  -1000  1300  30-90%     13.1    16.1
+ups              ups      full        46.0   46.0  46.0     98%     1.83       0
+
+time                 event    note
+2025-06-16 14:30:00  restore  the mains are back
+""",
+    ("meters", 80): """\
+meter               type     state     charge      W     V      A  Wh full  read
+house/Grid          main     normal         -  -1084   231  -4.69        -    3s
+house/Roof, south…  solar    charging       -   2484   380   6.54        -    3s
+house/House batte…  battery  charging     90%  -1000  51.2  -19.5    10000    3s
+house/ups           ups      full         98%   46.0   230   0.20      600    3s
+gate/電池パック三…  battery  low          18%   6.50  3.42   1.90     20.0    3s
+gate/Panel          solar    charging       -   7.19  18.1   0.40        -    3s
+gate/Spare          battery  no data        -      -     -      -     5.00     -
+late/Old            battery  normal       40%   10.1  12.6   0.80     50.0    5h
+late/Ahead          main     normal         -    115   230   0.50        -   +2h
+late/Off            solar    inactive       -   1.00  1.00   1.00        -    3s
+late/Gauge          battery  normal       55%      -     -      -     30.0   20s
+""",
+    ("devices", 80): """\
+id                name              meters  target Wh  shutdown W  low %  crit %
+house             House on the hi…       4       9000        3.00     20       5
+gate              Garden gate 東京       3          -        3.00     20       5
+a-rather-long-i…  Nothing measure…       0          -        3.00     20       5
+late              Late \\x1b[31mno…       4          -        3.00     20       5
+""",
+    ("stats house/battery --days 1", 80): """\
+hour              mean W                  min    max  charge  out Wh  in Wh  n
+2025-06-15 14:00   -1000  █████         -1000  -1000  89-90%       0   1000  4
+2025-06-15 15:00   -1000  █████         -1000  -1000  86-88%       0   1000  4
+2025-06-15 16:00   -1000  █████         -1000  -1000  81-85%       0   1000  4
+2025-06-15 17:00   -1000  █████         -1000  -1000  75-80%       0   1000  4
+2025-06-15 18:00    -856  ▐████         -1000   -685  68-73%       0    896  4
+2025-06-15 19:00     542       ███        343    743  60-66%     406   42.8  4
+2025-06-15 20:00    1090       ██████     881   1300  52-58%    1020      0  4
+2025-06-15 21:00    1300       ███████   1300   1300  45-50%    1300      0  4
+2025-06-15 22:00    1300       ███████   1300   1300  39-43%    1300      0  4
+2025-06-15 23:00    1300       ███████   1300   1300  34-37%    1300      0  4
+2025-06-16 00:00     400       ██▌        400    400  31-33%     512      0  4
+2025-06-16 01:00     400       ██▌        400    400  30-31%     400      0  4
+2025-06-16 02:00     400       ██▌        400    400  30-31%     400      0  4
+2025-06-16 03:00     400       ██▌        400    400  32-34%     400      0  4
+2025-06-16 04:00     400       ██▌        400    400  35-39%     400      0  4
+2025-06-16 05:00     400       ██▌        400    400  40-45%     400      0  4
+2025-06-16 06:00     400       ██▌        400    400  47-52%     400      0  4
+2025-06-16 07:00    51.7       ▌         -156    260  54-60%     143   21.8  4
+2025-06-16 08:00    -489    ▐██          -684   -292  62-68%       0    423  4
+2025-06-16 09:00    -935  ▐████         -1000   -809  70-75%       0    895  4
+2025-06-16 10:00   -1000  █████         -1000  -1000  77-81%       0   1000  4
+2025-06-16 11:00   -1000  █████         -1000  -1000  83-86%       0   1000  4
+2025-06-16 12:00   -1000  █████         -1000  -1000  87-89%       0   1000  4
+2025-06-16 13:00   -1000  █████         -1000  -1000  89-90%       0   1000  4
+2025-06-16 14:00   -1000  █████         -1000  -1000     90%       0    500  2
+""",
+    ("stats house/battery --bucket day --days 2", 80): """\
+UTC day     mean W                  min   max  charge  out kWh  in kWh   n
+2025-06-14     786            █▅    400  1300  30-40%     2.54       0  14
+2025-06-15   -79.0  ▅▅▅▂▁▁▁▁▄██▅  -1000  1300  30-90%     8.38    10.3  96
+2025-06-16    -310  ▅▅▅▂▁▁▁       -1000   400  30-90%     2.14    5.84  50
+""",
+    ("events", 80): """\
+time                 device  event         note
+2025-06-16 14:30:00  house   restore       the mains are back
+2025-06-16 14:30:00  gate    charge_start  1.50
+2025-06-16 06:44:57  gate    discharge     電池パック三号機: 20 % charge, thres…
+""",
+    ("budget", 80): """\
+device       load W  solar W  net W  charge   left  24 h Wh  target  verdict
+house             0     2484   2484     90%      -    14000    9000  over target
+gate           6.50     7.19   0.70     59%  1h19m      217       -  ok
+a-rather-l…       0        0      0       -      -        0       -  inactive
+late            125        0   -125     48%      -      213       -  unknown W
+""",
+    ("status", 120): """\
+meter                    type     state     charge           W      V      A   left  24 h       \
+                read
+
+House on the hill  house                                                      today 15.4 kWh out\
+, 9.53 in, 5.91 used
+  Grid                   main     normal                 -1084    231  -4.69         ▂▄▆████████\
+████████▅▃▂▁▁     3s
+  Roof, south-west side  solar    charging                2484    380   6.54         █▇▆▅▃▂▁▁▁▁▁\
+▁▁▁▁▁▂▄▅▆▇███     3s
+  House battery          battery  charging  ████▌  90%   -1000   51.2  -19.5         ▁▁▁▁▆▇███▅▅\
+▅▅▅▅▅▄▃▁▁▁▁▁▁     3s
+  ups                    ups      full      ████▉  98%    46.0    230   0.20         ███████████\
+█████████████     3s
+
+Garden gate 東京  gate                                                  1h19m left, today 130 Wh\
+ out, 0 in, 130 used
+  電池パック三号機       battery  low       ▉░░░░  18%    6.50   3.42   1.90    33m  ███████████\
+█████████████     3s
+  Panel                  solar    charging                7.19   18.1   0.40         █▇▆▅▃▂▁▁▁▁▁\
+▁▁▁▁▁▂▄▅▆▇███     3s
+  Spare                  battery   no reading yet
+  ! 電池パック三号機: battery low, 18.1 % left
+
+Nothing measured yet  a-rather-long-id-of-a-device-without-meters
+  no meters yet: the command `add-meter` adds one
+
+Late \\x1b[31mnode  late                                                             today 110 W\
+h out, 0 in, 110 used
+  Old                    battery  normal    ██░░░  40%    10.1   12.6   0.80         ███████████\
+████████          5h
+  Ahead                  main     normal                   115    230   0.50                    \
+                 +2h
+  Off                    solar    inactive                1.00   1.00   1.00         ███████████\
+█████████████     3s
+  Gauge                  battery  normal    ██▊░░  55%       -      -      -                    \
+                 20s
+  ! Old: stale, no reading for 5 h
+  ! Ahead: its newest reading is dated 2 h 5 min after now
+  ! Gauge: power unknown, the reading lacks volts or amperes
+""",
+    ("report house --text --days 2", 120): """\
+House on the hill  house                                                                      2 \
+days to 2025-06-16 14:30
+
+used              21.6 kWh  10.8 kWh a day
+from the sun      34.7 kWh
+into the mains    9.96 kWh
+from the UPS      1.83 kWh
+out of batteries  13.1 kWh
+into batteries    16.1 kWh
+self-sufficient      100 %
+
+                used kWh  out kWh  in kWh  █ used  ░ in
+Sat 2025-06-14      1.62     1.62       0  ███
+Sun 2025-06-15      14.1     30.7    16.6  ████████████████████████████░░░░░░░░░░░░░░░░░░░░░░░░░\
+░░░░░░░
+Mon 2025-06-16      5.91     15.4    9.53  ████████████░░░░░░░░░░░░░░░░░░
+
+meter                  type     state     mean W    min   max  charge  out kWh  in kWh
+Grid                   main     normal      -253  -1100     0       -        0    9.96
+Roof, south-west side  solar    charging     874      0  2500       -     34.7       0
+House battery          battery  charging   -75.5  -1000  1300  30-90%     13.1    16.1
+ups                    ups      full        46.0   46.0  46.0     98%     1.83       0
+
+time                 event    note
+2025-06-16 14:30:00  restore  the mains are back
+""",
+    ("meters", 120): """\
+meter                        type     state     charge      W     V      A  Wh full  read
+house/Grid                   main     normal         -  -1084   231  -4.69        -    3s
+house/Roof, south-west side  solar    charging       -   2484   380   6.54        -    3s
+house/House battery          battery  charging     90%  -1000  51.2  -19.5    10000    3s
+house/ups                    ups      full         98%   46.0   230   0.20      600    3s
+gate/電池パック三号機        battery  low          18%   6.50  3.42   1.90     20.0    3s
+gate/Panel                   solar    charging       -   7.19  18.1   0.40        -    3s
+gate/Spare                   battery  no data        -      -     -      -     5.00     -
+late/Old                     battery  normal       40%   10.1  12.6   0.80     50.0    5h
+late/Ahead                   main     normal         -    115   230   0.50        -   +2h
+late/Off                     solar    inactive       -   1.00  1.00   1.00        -    3s
+late/Gauge                   battery  normal       55%      -     -      -     30.0   20s
+""",
+    ("stats house/battery --bucket day --days 2", 120): """\
+UTC day     mean W                              min   max  charge  out kWh  in kWh   n
+2025-06-14     786                      ██▅▅    400  1300  30-40%     2.54       0  14
+2025-06-15   -79.0  ▅▅▅▅▅▄▃▁▁▁▁▁▁▁▁▁▁▆▇███▅▅  -1000  1300  30-90%     8.38    10.3  96
+2025-06-16    -310  ▅▅▅▅▅▄▃▁▁▁▁▁▁             -1000   400  30-90%     2.14    5.84  50
+""",
+    ("events", 120): """\
+time                 device  event         note
+2025-06-16 14:30:00  house   restore       the mains are back
+2025-06-16 14:30:00  gate    charge_start  1.50
+2025-06-16 06:44:57  gate    discharge     電池パック三号機: 20 % charge, threshold 20 %
+""",
+    ("budget", 120): """\
+device                                       load W  solar W  net W  charge   left  24 h Wh  tar\
+get  verdict
+house                                             0     2484   2484     90%      -    14000    9\
+000  over target
+gate                                           6.50     7.19   0.70     59%  1h19m      217     \
+  -  ok
+a-rather-long-id-of-a-device-without-meters       0        0      0       -      -        0     \
+  -  inactive
+late                                            125        0   -125     48%      -      213     \
+  -  unknown W
+""",
+}
+DEMO = """\
+Solar-powered gateway  demo-001                       7 days to 2025-06-16 14:30
+
+used              941 Wh  134 Wh a day
+from the sun      991 Wh
+out of batteries  514 Wh
+into batteries    564 Wh
+self-sufficient    100 %
+
+                used Wh  out Wh  in Wh  █ used  ░ in
+Mon 2025-06-09     54.1     104   49.9  ██████████░░░░░░░░░░
+Tue 2025-06-10      135     209   74.5  ██████████████████████████░░░░░░░░░░░░░░
+Wed 2025-06-11      134     205   71.4  ██████████████████████████░░░░░░░░░░░░░
+Thu 2025-06-12      135     209   73.9  ██████████████████████████░░░░░░░░░░░░░░
+Fri 2025-06-13      133     205   72.0  █████████████████████████░░░░░░░░░░░░░░
+Sat 2025-06-14      134     207   72.9  ██████████████████████████░░░░░░░░░░░░░░
+Sun 2025-06-15      135     209   74.3  ██████████████████████████░░░░░░░░░░░░░░
+Mon 2025-06-16     81.2     156   75.1  ████████████████░░░░░░░░░░░░░░
+
+meter  type     state     mean W    min   max   charge  out Wh  in Wh
+Panel  solar    charging    5.90      0  40.0        -     991      0
+Pack   battery  full       -0.30  -34.9  8.30  38-100%     514    564
+
+no events
+"""
+DEMO_STATUS = """\
+meter        type    state    charge          W     V     A  left 24 h      read
+
+Solar-powered gateway  demo-001             today 156 Wh out, 75.1 in, 81.2 used
+  Panel      solar   charging              7.92  18.0  0.44       ▃▂▁▁▁▂█▆   30s
+  Pack       battery full     █████ 100%      0  12.6     0       ▆▇███▇▁▃   30s
+"""
+
+
+class TestShownToAPerson(Showing):
+    """What the commands that show print, on screens of 80 and 120 columns."""
+
+    @pytest.mark.parametrize(("line", "width"), GOLDEN)
+    def test_output(self, show: Show, line: str, width: int) -> None:
+        """It is printed to the letter, and no line is wider than the screen."""
+        shown = show(line, width)
+        assert shown == GOLDEN[line, width]
+        assert all(power_manager.text_width(row) <= width for row in shown.splitlines())
+
+    @pytest.mark.parametrize("line", dict.fromkeys(line for line, _ in GOLDEN))
+    @pytest.mark.parametrize("width", [40, 79, 101])
+    def test_any_width(self, show: Show, line: str, width: int) -> None:
+        """On any screen every line of text fits; tables of many numbers need 80 columns."""
+        rows = show(line, width).splitlines()
+        most = max(width, 80) if not line.startswith("status") else width
+        assert max(power_manager.text_width(row) for row in rows) <= most
+
+    def test_narrow_status(self, show: Show) -> None:
+        """A narrow screen leaves out columns, not figures; names are cut, and keep their start."""
+        assert show("status gate", 40) == (
+            "meter              state         W  read\n"
+            "\n"
+            "Garden gate 東京  gate\n"
+            "1h19m left, today 130 Wh out, 0 in, 130…\n"
+            "  電池パック三号機 low        6.50    3s\n"
+            "  Panel            charging   7.19    3s\n"
+            "  Spare             no reading yet\n"
+            "  ! 電池パック三号機: battery low, 18.1…\n"
+        )
+
+    def test_wide_status(self, show: Show) -> None:
+        """A wide screen has a column for each hour, longer bars and longer names."""
+        line = show("status house", 150).splitlines()[5]
+        assert line == (
+            "  House battery          battery  charging  █████████░  90%   -1000   51.2  -19.5"
+            "         ▁▁▁▁▆▇███▅▅▅▅▅▅▅▄▃▁▁▁▁▁▁     3s"
+        )
+
+    def test_colours(self, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a terminal, what is good, low, old or off has its colour."""
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert power_manager.main(["status", "gate", "late"], clock=Clock()) == 0
+        assert with_colour_names(terminal.getvalue()) == (
+            "<dim>meter        type    state    charge          W     V     A  left 24 h      "
+            "read<>\n"
+            "\n"
+            "<bold>Garden gate 東京<>  <dim>gate<>              "
+            "1h19m left, today 130 Wh out, 0 in, 130 used\n"
+            "  電池パッ…  battery <yellow>low     <> <yellow>▉░░░░  18%<>   6.50  3.42  1.90   33m "
+            "<blue>████████<>    3s\n"
+            "  Panel      solar   <green>charging<>              7.19  18.1  0.40       "
+            "<blue>▇▃▁▁▁▂▆█<>    3s\n"
+            "<dim>  Spare     <> <dim>battery<> <dim> no reading yet<>\n"
+            "<yellow>  ! 電池パック三号機: battery low, 18.1 % left<>\n"
+            "\n"
+            r"<bold>Late \x1b[31mnode<>  <dim>late<>                         "
+            "today 110 Wh out, 0 in, 110 used\n"
+            "<dim>  Old       <> <dim>battery<> <dim>normal  <> <dim>██░░░  40%<> <dim>  10.1<> "
+            "<dim> 12.6<> <dim> 0.80<>       <dim>███████ <> <yellow>   5h<>\n"
+            "  Ahead      main    normal                 115   230  0.50       "
+            "         <yellow>  +2h<>\n"
+            "<dim>  Off       <> <dim>solar  <> <dim>inactive<>            <dim>  1.00<> "
+            "<dim> 1.00<> <dim> 1.00<>       <dim>████████<>    3s\n"
+            "  Gauge      battery normal   <green>██▊░░  55%<>      -     -     -       "
+            "           20s\n"
+            "<yellow>  ! Old: stale, no reading for 5 h<>\n"
+            "<yellow>  ! Ahead: its newest reading is dated 2 h 5 min after now<>\n"
+            "<yellow>  ! Gauge: power unknown, the reading lacks volts or amperes<>\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("line", "row"),
+        [
+            ("meters late", "<bold>late/Old  <>  battery  normal       40%  10.1  12.6  0.80"),
+            ("meters late", "     50.0  <yellow>  5h<>"),
+            ("meters late", "        -  <yellow> +2h<>"),
+            ("meters late", "<dim>inactive<>       -  1.00  1.00  1.00        -    3s"),
+            ("meters gate", "  <yellow>low     <>     18%"),
+            ("budget", "    9000  <yellow>over target<>"),
+            ("budget", "       -  <green>ok<>"),
+            ("events", "  <yellow>discharge   <>  "),
+            ("events", "  <green>restore     <>  the mains are back"),
+            ("stats house/Grid --days 0.02", "  <blue>"),
+            ("devices", "  <bold>House on the hi…<>  "),
+            ("report gate --text", "<dim>used            <>  <bold>"),
+            ("report gate --text", "  <green>█"),
+        ],
+    )
+    def test_colour(
+        self, house: Path, monkeypatch: pytest.MonkeyPatch, line: str, row: str
+    ) -> None:
+        """What a person looks for stands out in the other commands too."""
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert power_manager.main(shlex.split(line), clock=Clock()) == 0
+        assert row in with_colour_names(terminal.getvalue())
+
+    @pytest.mark.parametrize("line", dict.fromkeys(line for line, _ in GOLDEN))
+    def test_no_colour(
+        self, house: Path, monkeypatch: pytest.MonkeyPatch, show: Show, line: str
+    ) -> None:
+        """With NO_COLOR a terminal shows the same as a pipe."""
+        terminal = Terminal()
+        with monkeypatch.context() as patch:
+            patch.setenv("NO_COLOR", "1")
+            patch.setattr(sys, "stdout", terminal)
+            assert power_manager.main(shlex.split(line), clock=Clock()) == 0
+        assert terminal.getvalue() == show(line)
+
+    @pytest.mark.parametrize("line", ["status", "report house --text", "stats house/Grid"])
+    @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+    @pytest.mark.usefixtures("house")
+    def test_output_without_blocks(
+        self, monkeypatch: pytest.MonkeyPatch, line: str, encoding: str
+    ) -> None:
+        """Where the encoding has no blocks, ASCII stands for them; other letters are escaped."""
+        raw = io.BytesIO()
+        stream = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            assert power_manager.main(shlex.split(line), clock=Clock()) == 0
+        shown = raw.getvalue().decode(encoding)
+        assert shown.isascii()
+        if line == "status":
+            assert r"  Gauge      battery normal   ###--  55%      -     -     -" in shown
+            assert "  Roof, sou~ solar   charging              2484   380  6.54       #-___.*@" in (
+                shown
+            )
+
+    def test_utc(self, show: Show) -> None:
+        """--utc shows UTC, and takes its day."""
+        assert "14:30:00" in show("events house")
+        assert show("events house --utc").startswith("UTC ")
+        assert "12:30:00" in show("events house --utc")
+        assert "to 2025-06-16 12:30 UTC\n" in show("report house --text --utc")
+        assert "UTC hour" in show("stats house/Grid --days 1 --utc")
+        assert show("status house --utc") != show("status house")
+
+    @pytest.mark.parametrize(
+        ("line", "text"),
+        [
+            ("status", "no devices yet: the command `register` makes one"),
+            ("devices", "no devices yet: the command `register` makes one"),
+            ("meters", "no meters yet: the command `add-meter` adds one"),
+            ("budget", "no devices yet: the command `register` makes one"),
+            ("events", "no events"),
+            ("devices --wide", "none"),
+        ],
+    )
+    def test_empty_file(self, run: Run, line: str, text: str) -> None:
+        """What is not there yet is said, with what makes it."""
+        PowerManager("power_manager.db").close()
+        assert run(*line.split()) == (0, f"{text}\n", "")
+
+    def test_device_without_meters(self, show: Show) -> None:
+        """Its report says so, and so does its list of meters."""
+        device = "a-rather-long-id-of-a-device-without-meters"
+        assert show(f"report {device} --text") == (
+            f"Nothing measured yet  {device}\n"
+            "                                                      7 days to 2025-06-16 14:30\n"
+            "\n"
+            "no meters yet: the command `add-meter` adds one\n"
+            "\n"
+            "no events\n"
+        )
+        assert show(f"meters {device}") == "no meters yet: the command `add-meter` adds one\n"
+        assert show(f"status {device}") == (
+            f"Nothing measured yet  {device}\n  no meters yet: the command `add-meter` adds one\n"
+        )
+
+    @pytest.mark.parametrize("line", ["status absent", "meters absent", "events absent"])
+    def test_unknown_device(self, run: Run, house: Path, line: str) -> None:
+        """It is an error, in the words of the command line."""
+        outcome = run(*line.split())
+        assert (outcome.code, outcome.out) == (1, "")
+        assert "no device has the id 'absent'" in outcome.err
+
+    def test_budget_of_an_unknown_device(self, run: Run, house: Path) -> None:
+        """It has a line in the table and one on standard error, and the exit code is 1."""
+        outcome = run("budget", "absent", clock=Clock())
+        assert (outcome.code, outcome.err) == (
+            1,
+            "power_manager: no device has the id 'absent': make it with the command `register`\n",
+        )
+        assert outcome.out.splitlines()[1].split() == ["absent", *["-"] * 7, "no", "such", "id"]
+
+    def test_budget_verdicts(self, run: Run) -> None:
+        """A supply below the threshold, and a target that is kept."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("weak", "Weak", shutdown_threshold=5.0)
+            pm.log_power(pm.add_meter("weak", "main").id, 1.0, 1.0)
+        assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  low supply")
+
+    def test_no_readings_in_the_time(self, show: Show) -> None:
+        """Statistics and reports without any say so."""
+        assert show("stats gate/Spare") == "no readings in that time\n"
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("new", "New")
+            pm.add_meter("new", "main")
+        assert "\n\nno readings in that time\n\n" in show("report new --text")
+
+    def test_statistics_of_a_meter_without_charge(self, show: Show) -> None:
+        """They have no column for it, nor a bar where all is 0."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("new", "New")
+            pm.log_power(pm.add_meter("new", "main").id, 230.0, 0.0)
+        assert show("stats new/main") == (
+            "hour              mean W                min  max  out Wh  in Wh  n\n"
+            "2025-06-16 14:00       0                  0    0       0      0  1\n"
+        )
+
+    def test_wide(self, show: Show) -> None:
+        """--wide shows every value and the whole of each id, at any width."""
+        with PowerManager("power_manager.db") as pm:
+            ids = [meter.id for meter in pm.list_meters()]
+        head, *rows = show("meters --wide").splitlines()
+        assert [row.split()[0] for row in rows] == ids
+        assert head.split()[-2:] == ["wattage", "state"]
+        assert "a-rather-long-id-of-a-device-without-meters" in show("devices --wide")
+        assert "energy_out_wh" in show("stats house/Grid --wide")
+        assert "meter_id" in show("events --wide")
+
+
+class TestStatusOfToday(Showing):
+    """The figures of `status`, as JSON."""
+
+    def test_json(self, show: Show) -> None:
+        """All that is shown, and the whole records, with times in UTC."""
+        status = json.loads(show("status gate late --json"))
+        assert status["generated_at"] == "2025-06-16T12:30:00.000000+00:00"
+        gate, late = status["devices"]
+        assert (gate["name"], gate["estimated_runtime_hours"]) == ("Garden gate 東京", 1.33)
+        cell, panel, spare = gate["meters"]
+        assert (cell["wattage"], cell["state"], cell["alert_level"]) == (6.498, "low", "low")
+        assert (cell["age_seconds"], cell["stale"], cell["ahead"]) == (3.0, False, False)
+        assert cell["estimated_runtime_hours"] == 0.56
+        assert len(panel["hourly_wattage"]) == 24
+        assert panel["hourly_wattage"][-1] == pytest.approx(7.15, rel=0.01)
+        assert spare["age_seconds"] is None
+        assert spare["hourly_wattage"] == [None] * 24
+        old, ahead, off, gauge = late["meters"]
+        assert (old["stale"], ahead["ahead"], off["active"]) == (True, True, False)
+        assert (gauge["wattage"], gauge["stale"]) == (None, False)
+        assert "東京" in show("status gate --json")  # letters as they are
+
+    def test_today_is_the_local_day(self, show: Show) -> None:
+        """Its energy is that of the UTC hours which begin in it, by the rule of the report."""
+        (shown,) = json.loads(show("status house --json"))["devices"]
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            out_wh = in_wh = 0.0
+            for meter in pm.list_meters("house"):
+                for row in pm.get_statistics(meter.id, days=2):
+                    if meter.type != "ups" and row.start >= "2025-06-15T22":  # midnight in Berlin
+                        out_wh += row.energy_out_wh
+                        in_wh += row.energy_in_wh
+        assert shown["energy_today_out_wh"] == about(out_wh)
+        assert shown["energy_today_in_wh"] == about(in_wh)
+        assert shown["consumption_today_wh"] == about(out_wh - in_wh)
+
+    @pytest.mark.parametrize(
+        ("now", "hours"),
+        [("2025-10-26T22:59:00Z", 25), ("2025-03-30T21:59:00Z", 23), ("2025-06-16T21:59:00Z", 24)],
+        ids=["back", "forward", "plain"],
+    )
+    def test_today_of_another_length(self, run: Run, now: str, hours: int) -> None:
+        """A day on which clocks are changed has the hours that it has."""
+        clock = Clock()
+        clock.now = power_manager.to_microseconds(now) / SECOND
+        with PowerManager("power_manager.db", clock=clock) as pm:
+            pm.register_device("d", "D")
+            main = pm.add_meter("d", "main").id
+            pm.log_many((main, 1.0, 1.0, None, clock.now - 60 * m) for m in range(30 * 60, -1, -1))
+        (device,) = json.loads(run("status", "--json", clock=clock).out)["devices"]
+        assert device["consumption_today_wh"] == about(hours)
+
+    def test_critical_alert(self, run: Run) -> None:
+        """It stands below the meters, with the charge."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "d")
+            pm.log_power(pm.add_meter("d", "battery", name="Cell").id, 3.0, 1.0, 4.2)
+        lines = run("status", clock=Clock()).out.splitlines()
+        assert lines[2].startswith("d  ")
+        assert lines[2].endswith("  today 0 Wh out, 0 in, 0 used")
+        assert lines[-1] == "  ! Cell: battery critical, 4.20 % left"
+
+    def test_a_meter_that_is_deleted_meanwhile(
+        self, show: Show, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has no statistics any more, and ends nothing."""
+
+        def gone(pm: PowerManager, meter_id: str, **_: Any) -> Any:
+            raise NotFound("gone", "meter", meter_id)
+
+        monkeypatch.setattr(PowerManager, "get_statistics", gone)
+        assert "today 0 Wh out, 0 in, 0 used" in show("status house")
+
+    @pytest.mark.parametrize(
+        ("max_gap", "age", "is_stale"), [(0, 119, 0), (0, 121, 1), (600, 599, 0)]
+    )
+    def test_stale(self, run: Run, max_gap: float, age: float, is_stale: int) -> None:
+        """A reading is old once no energy is booked to it, but not before two minutes."""
+        with PowerManager("power_manager.db", clock=Clock(), max_gap=max_gap) as pm:
+            pm.register_device("d", "D")
+            pm.log_power(pm.add_meter("d", "main").id, 1.0, 1.0, timestamp=NOW - age)
+        assert run("status", clock=Clock()).out.count("stale") == is_stale
+
+
+class TestWordsForAPerson:
+    """States, numbers and durations in few columns."""
+
+    @pytest.mark.parametrize(
+        ("kind", "volts", "amperes", "charge", "state"),
+        [
+            ("battery", 12.0, 1.0, 99.0, "full"),
+            ("battery", 12.0, 0.0, 99.0, "full"),
+            ("battery", 12.0, -1.0, 99.0, "charging"),
+            ("battery", 12.0, -1.0, 50.0, "charging"),
+            ("battery", 12.0, 1.0, 50.0, "normal"),
+            ("battery", 12.0, -1.0, 20.0, "low"),
+            ("battery", 12.0, 1.0, 4.0, "critical"),
+            ("battery", None, None, 97.0, "full"),
+            ("battery", None, None, 50.0, "normal"),
+            ("ups", 230.0, 1.0, 98.0, "full"),
+            ("solar", 18.0, 1.0, None, "charging"),
+            ("solar", 0.3, 0.0, None, "idle"),
+            ("solar", None, None, 50.0, "unknown"),
+            ("main", 230.0, 0.0, None, "normal"),
+            ("main", 0.0, 0.0, None, "unknown"),
+        ],
+    )
+    def test_state(
+        self,
+        pm: PowerManager,
+        device: DeviceRecord,
+        kind: str,
+        volts: float | None,
+        amperes: float | None,
+        charge: float | None,
+        state: str,
+    ) -> None:
+        """Charging is said of what takes energy in, and of a panel in the sun."""
+        meter = pm.add_meter("dev-001", kind)
+        assert power_manager._shown_state(meter) == "no data"
+        pm.log_power(meter.id, volts, amperes, charge)
+        meter = pm.get_meter(meter.id)
+        assert power_manager._shown_state(meter) == state
+        assert power_manager._state_colour(meter) in ("", *power_manager._COLOURS)
+        inactive = pm.update_meter(meter.id, active=False)
+        assert power_manager._shown_state(inactive) == "inactive"
+
+    @pytest.mark.parametrize(
+        ("seconds", "one", "two"),
+        [
+            (0, "0s", "0s"),
+            (59.9, "59s", "59s"),
+            (60, "1m", "1m"),
+            (3599, "59m", "59m"),
+            (3600, "1h", "1h00m"),
+            (35_999, "9h", "9h59m"),
+            (36_000, "10h", "10h"),
+            (86_400, "1d", "1d"),
+            (90_000, "1d", "1d1h"),
+            (863_999, "9d", "9d23h"),
+            (864_000, "10d", "10d"),
+            (86_399_999, "999d", "999d"),
+            (86_400_000, "2y", "2y"),
+        ],
+    )
+    def test_brief_duration(self, seconds: float, one: str, two: str) -> None:
+        """The largest unit, or two of them while the first is small."""
+        assert power_manager._brief_duration(seconds) == one
+        assert power_manager._brief_duration(seconds, 2) == two
+
+    @pytest.mark.parametrize("width", [5, 6])
+    def test_narrow_number_fits(self, width: int) -> None:
+        """Every number that a meter can have fits its column, and stays within half a unit."""
+        chance = random.Random(1)
+        for _ in range(2000):
+            value = chance.choice([-1, 1]) * 10 ** chance.uniform(-6, 11.99)
+            text = power_manager._narrow_number(value, width)
+            assert len(text) <= width
+            factor = {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1], 1)
+            number = float(text.rstrip("kMG"))
+            assert number * factor == pytest.approx(value, abs=factor / 2 + 1e-9)
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [(None, "-"), (0, "0%"), (0.4, "1%"), (50.4, "50%"), (99.6, "99%"), (100.0, "100%")],
+    )
+    def test_percent(self, value: float | None, text: str) -> None:
+        """What is not empty is not 0 %, and what is not full is not 100 %."""
+        assert power_manager._shown_percent(value) == text
+
+    @pytest.mark.parametrize("has_unicode", [True, False])
+    def test_signed_bar(self, has_unicode: bool) -> None:
+        """It reaches from 0 to the value, on its side, and is as wide as it was told to be."""
+        screen = power_manager.Screen(has_unicode=has_unicode)
+        bars = [
+            power_manager._signed_bar(value, -10.0, 10.0, 4, screen)
+            for value in (None, -10.0, -7.5, 0.0, 2.5, 10.0)
+        ]
+        expected = ["    ", "██  ", "▐█  ", "    ", "  ▌ ", "  ██"]
+        assert bars == [text if has_unicode else re.sub("[█▌▐]", "#", text) for text in expected]
+
+    @pytest.mark.parametrize(
+        ("value", "note", "shown"),
+        [
+            (0.0, None, ""),
+            (0.0, "text", "text"),
+            (1.5, None, "1.50"),
+            (1.5, "text", "1.50  text"),
+            (19.5, "Pack: 19.5 % charge", "Pack: 19.5 % charge"),
+        ],
+    )
+    def test_event_note(self, value: float, note: str | None, shown: str) -> None:
+        """A value is said once."""
+        event = PowerEvent("id", "d", PowerEventType.RESTORE, value, "", note)
+        assert power_manager._event_note(event) == shown
+
+
+class TestReadableReport(Showing):
+    """`report --text`, and `report` as ever."""
+
+    def test_report_is_json(self, show: Show) -> None:
+        """Without --text it is export_report's text to the letter; --json is taken too."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            expected = pm.export_report("house", 3) + "\n"
+        assert show("report house --days 3") == expected
+        assert show("report house --days 3 --json") == expected
+        assert show("report house --days 3 --json --text") == expected
+
+    def report_of(self, run: Run, *readings: float, days: float = 7) -> list[str]:
+        """Report, in text, one meter with a reading of 100 W at each of the times."""
+        with PowerManager("power_manager.db", clock=Clock(), max_gap=86_400) as pm:
+            pm.register_device("d", "D")
+            main = pm.add_meter("d", "main").id
+            pm.log_many((main, 100.0, 1.0, None, when) for when in readings)
+        out: str = run("report", "d", "--text", "--days", days, clock=Clock()).out
+        return out.splitlines()
+
+    def test_days_without_readings(self, run: Run) -> None:
+        """A day between two others is there, without figures."""
+        times = [NOW - 3600 * hour for hour in (73, 72, 2, 1, 0)]
+        lines = self.report_of(run, *times)
+        start = next(number for number, line in enumerate(lines) if "█ used" in line)
+        assert lines[start + 1 : start + 5] == [
+            "Fri 2025-06-13      100     100      0  " + "█" * 20,
+            "Sat 2025-06-14        -       -      -",
+            "Sun 2025-06-15        -       -      -",
+            "Mon 2025-06-16      200     200      0  " + "█" * 40,
+        ]
+
+    def test_clock_that_was_years_off(self, run: Run) -> None:
+        """The days between are not listed."""
+        lines = self.report_of(run, NOW - 3600, NOW, NOW + YEARS, days=7)
+        days = [line for line in lines if re.match(r"\w{3} \d{4}-\d\d-\d\d ", line)]
+        assert [day[4:8] for day in days] == ["2025", "2045"]
+
+    def test_months(self, run: Run) -> None:
+        """Many days are shown as months."""
+        times = [NOW - 43_200 * half for half in range(400, -1, -1)]
+        lines = self.report_of(run, *times, days=400)
+        months = [line[:7] for line in lines if re.match(r"\d{4}-\d\d ", line)]
+        assert months == [
+            *(f"2024-{month}" for month in (11, 12)),
+            *(f"2025-0{month}" for month in range(1, 7)),
+        ]
+
+    def test_more_events_than_shown(self, show: Show) -> None:
+        """Those that are left out are counted."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            for _ in range(30):
+                pm.trigger_event("gate", "restore")
+        assert show("report gate --text --days 1").endswith("\nand 12 earlier events\n")
+
+    def test_one_day_has_no_mean_of_days(self, show: Show) -> None:
+        """The period is named as a person would."""
+        text = show("report house --text --days 1")
+        assert "1 day to 2025" in text
+        assert "a day\n" not in text
+
+    def test_no_energy(self, run: Run) -> None:
+        """Without energy there are no bars, and nothing is divided by it."""
+        lines = self.report_of(run, NOW)
+        assert "Mon 2025-06-16        0       0      0" in lines
+
+
+class Frames:
+    """Stands in for waiting: runs what is to happen at each wait, then presses Ctrl-C."""
+
+    def __init__(self, *happenings: Callable[[], object]) -> None:
+        self._happenings = list(happenings)
+        self.waits: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        """Wait."""
+        self.waits.append(seconds)
+        if not self._happenings:
+            raise KeyboardInterrupt
+        self._happenings.pop(0)()
+
+
+class TestWatching(Showing):
+    """`status --watch`."""
+
+    def test_on_a_pipe(self, run: Run, house: Path, show: Show) -> None:
+        """One follows another, with a blank line between them, until Ctrl-C: 130."""
+        once = show("status gate")
+        wait = Frames(lambda: None)
+        outcome = run("status", "gate", "--watch", "7", clock=Clock(), wait=wait)
+        assert outcome == (130, f"{once}\n{once}\n", "")
+        assert wait.waits == [7.0, 7.0]
+
+    def test_json(self, run: Run, house: Path) -> None:
+        """One JSON object a line."""
+        wait = Frames(lambda: None)
+        outcome = run("status", "gate", "--watch", "--json", clock=Clock(), wait=wait)
+        assert outcome.code == 130
+        first, second = outcome.out.splitlines()
+        assert first == second
+        assert json.loads(first)["devices"][0]["id"] == "gate"
+        assert wait.waits == [2.0, 2.0]
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--watch=0"], "expected at least 0.1 s, got '0'"),
+            (["--watch", "gate"], "got 'gate'; name devices before --watch"),
+        ],
+    )
+    def test_interval(
+        self, house: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    ) -> None:
+        """It is a duration of at least a tenth of a second."""
+        with pytest.raises(SystemExit, match="2"):
+            power_manager.main(["status", *words])
+        assert message in capsys.readouterr().err
+
+    def watch(
+        self, monkeypatch: pytest.MonkeyPatch, line: str, *happenings: Callable[[], object]
+    ) -> list[str]:
+        """Watch on a terminal of 80 columns and 24 lines; return what was written, in pieces."""
+        terminal = Terminal()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", terminal)
+            patch.setenv("LINES", "24")
+            patch.setenv("NO_COLOR", "1")
+            code = power_manager.main(line.split(), clock=Clock(), wait=Frames(*happenings))
+        assert code == 130
+        return re.split(r"(?<=\x1b\[\?2026l)", terminal.getvalue())
+
+    def test_on_a_terminal(self, house: Path, monkeypatch: pytest.MonkeyPatch, show: Show) -> None:
+        """Each frame is written over the last one, and the terminal is left as it was."""
+        first, second, rest = self.watch(monkeypatch, "status gate --watch 0.2", lambda: None)
+        title = "2025-06-16 14:30:00, every 0.2 s; Ctrl-C ends"
+        lines = [title, "", *show("status gate").splitlines()]
+        body = "\r\n".join(f"\x1b[K{line}" for line in lines)
+        frame = f"\x1b[?2026h\x1b[H{body}\r\n\x1b[J\x1b[?2026l"
+        assert first == f"\x1b[?1049h\x1b[?25l{frame}"
+        assert second == frame
+        assert rest == "\x1b[?25h\x1b[?1049l"
+
+    def test_low_window(self, house: Path, monkeypatch: pytest.MonkeyPatch, show: Show) -> None:
+        """What does not fit is counted in the last line; a change of the size is followed."""
+        pieces = self.watch(
+            monkeypatch,
+            "status --utc --watch 10",
+            lambda: monkeypatch.setenv("LINES", "6"),
+        )
+        first, second, _rest = pieces
+        assert first.count("\n") == 23
+        assert first.endswith("\x1b[K4 more lines: the window is too low for them\x1b[?2026l")
+        assert second.count("\n") == 5
+        assert "12:30:00 UTC, every 10 s" in second
+
+    def test_error_leaves_the_terminal(
+        self, house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """An error is printed after the terminal is as it was."""
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+
+        def delete(_seconds: float) -> None:
+            with PowerManager("power_manager.db") as pm:
+                pm.delete_device("gate")
+
+        code = power_manager.main(["status", "gate", "--watch"], clock=Clock(), wait=delete)
+        assert (code, terminal.getvalue()[-14:]) == (1, "\x1b[?25h\x1b[?1049l")
+        assert "no device has the id 'gate'" in capsys.readouterr().err
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="has no pty")
+    def test_in_a_real_terminal(self, house: Path) -> None:
+        """It redraws, follows the size, and ends on Ctrl-C with 130 and no traceback."""
+        import fcntl
+        import pty
+        import struct
+        import termios
+
+        def resize(lines: int, columns: int) -> None:
+            fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+        def read_until(ending: bytes) -> bytes:
+            seen = b""
+            deadline = time.monotonic() + 30
+            while ending not in seen:
+                ready, _, _ = select.select([master], [], [], deadline - time.monotonic())
+                assert ready, seen
+                seen += os.read(master, 65536)
+            return seen
+
+        master, slave = pty.openpty()
+        resize(30, 80)
+        environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
+        for name in ("COLUMNS", "LINES"):
+            environment.pop(name, None)
+        child = subprocess.Popen(
+            [sys.executable, str(MODULE), "status", "gate", "--watch", "0.1"],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        try:
+            frame_end = b"\x1b[?2026l"
+            first = read_until(frame_end)
+            assert first.startswith(power_manager._ENTER_FRAMES.encode())
+            assert "\x1b[33m" in first.decode()
+            resize(30, 130)
+            read_until(b"meter" + b" " * 15 + b"type")  # names have the room that they need
+            os.write(master, b"\x03")
+            rest = read_until(b"\x1b[?25h\x1b[?1049l")
+            assert child.wait(timeout=30) == 130
+            assert b"Traceback" not in rest
+        finally:
+            child.kill()
+            child.wait()
+            os.close(slave)
+            os.close(master)
+
+
+class TestFollowing(Showing):
+    """`events`, of one device or all, and `events --follow`."""
+
+    def test_all_devices_and_one(self, show: Show) -> None:
+        """Newest first; of one device without a column for it."""
+        assert [line.split()[3] for line in show("events").splitlines()[1:]] == [
+            "restore",
+            "charge_start",
+            "discharge",
+        ]
+        assert show("events house") == (
+            "time                 event    note\n2025-06-16 14:30:00  restore  the mains are back\n"
+        )
+        assert len(json.loads(show("events --json"))) == 3
+        assert len(json.loads(show("events --limit 2 --json"))) == 2
+
+    def test_since(self, show: Show) -> None:
+        """Events before that time are left out; what happened at it is in."""
+        assert len(json.loads(show("events --since today --json"))) == 3
+        assert len(json.loads(show("events --since -1h --json"))) == 2
+        assert len(json.loads(show("events --since 2025-06-16T14:30:00 --json"))) == 2
+        assert show("events --since 2025-06-16T14:30:01") == "no events\n"
+
+    def happen(self, device_id: str = "gate", kind: str = "restore", **more: Any) -> None:
+        """Another process records an event."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.trigger_event(device_id, kind, **more)
+
+    def test_follow(self, run: Run, house: Path) -> None:
+        """The newest come first, oldest of them on top; then each that comes, until Ctrl-C."""
+        wait = Frames(
+            lambda: self.happen(note="後", value=2.0),
+            lambda: None,
+            lambda: self.happen("house", "shutdown"),
+        )
+        outcome = run("events", "--follow", clock=Clock(), wait=wait)
+        assert (outcome.code, outcome.err) == (130, "")
+        assert outcome.out == (
+            "2025-06-16 06:44:57  gate            discharge     "
+            "電池パック三号機: 20 % charge, threshold 20 %\n"
+            "2025-06-16 14:30:00  gate            charge_start  1.50\n"
+            "2025-06-16 14:30:00  house           restore       the mains are back\n"
+            "2025-06-16 14:30:00  gate            restore       2.00  後\n"
+            "2025-06-16 14:30:00  house           shutdown\n"
+        )
+        assert set(wait.waits) == {1.0}
+
+    def test_follow_one_device_as_json(self, run: Run, house: Path) -> None:
+        """Events of other devices are left out; one JSON object a line."""
+        wait = Frames(lambda: self.happen("house"), self.happen)
+        outcome = run(
+            *("events", "gate", "--follow", "--json", "--limit", 1), clock=Clock(), wait=wait
+        )
+        events = [json.loads(line) for line in outcome.out.splitlines()]
+        assert [(e["device_id"], e["type"]) for e in events] == [
+            ("gate", "charge_start"),
+            ("gate", "restore"),
+        ]
+
+    def test_event_between_two_looks(
+        self, run: Run, house: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What comes while the newest are read is printed once."""
+        last_sequence = PowerManager.last_sequence
+
+        def last_then_one_more(pm: PowerManager) -> int:
+            number = last_sequence(pm)
+            monkeypatch.setattr(PowerManager, "last_sequence", last_sequence)
+            self.happen(note="between")
+            return number
+
+        monkeypatch.setattr(PowerManager, "last_sequence", last_then_one_more)
+        outcome = run("events", "--follow", clock=Clock(), wait=Frames())
+        assert outcome.out.count("between") == 1
+
+    def test_follow_across_a_restore(self, run: Run, house: Path) -> None:
+        """In a file that is restored meanwhile, what comes next is printed."""
+
+        def restore() -> None:
+            with PowerManager("power_manager.db", clock=Clock()) as pm:
+                pm.restore("backup.db")
+
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.backup("backup.db")
+        for _ in range(3):
+            self.happen(note="undone")
+        wait = Frames(restore, lambda: self.happen(note="after"))
+        outcome = run("events", "--follow", clock=Clock(), wait=wait)
+        assert outcome.out.endswith("  after\n")
+
+
+class TestDemo(Showing):
+    """The first thing that a new user sees."""
+
+    def test_demo_for_a_person(self, run: Run) -> None:
+        """The report of the week, then where its JSON is, and what to run next."""
+        outcome = run("demo", clock=Clock())
+        assert outcome.code == 0
+        assert outcome.out == DEMO
+        report, status = outcome.err.strip().splitlines()
+        assert report.startswith("The same as JSON: ")
+        assert report.endswith("power_manager_demo.db report demo-001")
+        assert status.startswith("To see more, run: ")
+        assert status.endswith("power_manager_demo.db status")
+
+    def test_demo_in_memory(self, run: Run) -> None:
+        """Nothing is kept, so there is nothing to run next."""
+        outcome = run("--db", ":memory:", "demo", clock=Clock())
+        assert (outcome.code, outcome.out) == (0, DEMO)
+        assert "Nothing of it is kept" in outcome.err
+        assert "run:" not in outcome.err
+
+    def test_status_of_the_demo(self, run: Run) -> None:
+        """It is the picture in the README."""
+        run("--db", "week.db", "demo", clock=Clock())
+        assert run("--db", "week.db", "status", clock=Clock()) == (0, DEMO_STATUS, "")
 
 
 # --- Recordings -------------------------------------------------------------------------------
@@ -11097,6 +12233,9 @@ README = HERE / "README.md"
 PROGRAM = re.compile(r"^(?:\$ )?(?:python3? power_manager\.py|power-manager)(?: |$)(.*)")
 
 
+DEMO_TIME = power_manager.to_microseconds("2026-06-21T21:10:00Z") / SECOND
+
+
 class Example(NamedTuple):
     """A Python block or a command line of a Markdown text, and what it says that this prints."""
 
@@ -11146,8 +12285,12 @@ def run_command(line: str) -> str:
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         patch.setattr(sys, "stdin", io.StringIO(Path(source).read_text() if source else ""))
+        clock: Callable[[], float] = time.time
+        if "week.db" in words:  # the demo's file: what is shown of it depends on the time
+            clock = Clock()
+            clock.now = DEMO_TIME
         try:
-            code: object = power_manager.main(words)
+            code: object = power_manager.main(words, clock=clock)
         except SystemExit as end:  # of help and completion
             code = end.code
         assert code == 0, f"python power_manager.py {line}"
@@ -11180,6 +12323,17 @@ def assert_alike(shown: Any, got: Any) -> None:
 class TestReadme:
     """The README does what it says."""
 
+    @pytest.fixture
+    def in_utc(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """A machine in Greenwich, with a terminal of 80 columns."""
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "UTC0")
+            patch.setenv("COLUMNS", "80")
+            time.tzset()
+            yield
+        time.tzset()
+
+    @pytest.mark.usefixtures("in_utc")
     def test_readme_examples(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Every example runs, in order, in an empty directory, and prints what the README shows."""
         monkeypatch.chdir(tmp_path)
