@@ -29,6 +29,7 @@ Standard library only. The sections of this file, in their order:
     PowerManager                the public class
     Command lines               what all command lines of the project share
     Showing                     what the command line shows to a person: from records to text
+    Import and export           logs of other programs, and of this one, in and out
     Command line                `python power_manager.py COMMAND`
 
 `current_draw` is amperes out of the source: positive while it supplies (a battery discharging, a
@@ -44,6 +45,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import io
 import json
 import logging
 import math
@@ -60,16 +62,16 @@ import weakref
 from array import array
 from binascii import crc32
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from enum import Enum
-from itertools import accumulate, chain, count, repeat
+from itertools import accumulate, chain, count, islice, repeat
 from numbers import Complex, Integral, Number, Real
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, BinaryIO, Generic, NamedTuple, NoReturn, TypeVar, cast
 
 __version__ = "1.0.0"
 __all__ = [
@@ -4243,20 +4245,25 @@ class PowerManager:
         rows = enumerate(check_iterable("readings", readings), 1)
         _check_flag("live", live)
         first_chunk = self._pull(rows, live)
+        writer = self._store_chunks(first_chunk, lambda: self._pull_inside(rows, live))
+        return writer.stored_count
+
+    def _store_chunks(self, first_chunk: _Chunk, pull: Callable[[], _Chunk]) -> _ReadingWriter:
+        """Store readings with checked values in one transaction: chunks, until one is not full."""
 
         def log(conn: sqlite3.Connection) -> _ReadingWriter:
             writer = self._new_writer(conn)
             chunk = first_chunk
             writer.write(chunk)
             while chunk.size == _CHUNK_ROWS:
-                chunk = self._transaction.lend(lambda: self._pull_inside(rows, live), writer.finish)
+                chunk = self._transaction.lend(pull, writer.finish)
                 writer.write(chunk)
             writer.finish()
             return writer
 
         writer = self._write(log)
         writer.log_refused(self.db_path)
-        return writer.stored_count
+        return writer
 
     def _new_writer(self, conn: sqlite3.Connection) -> _ReadingWriter:
         return _ReadingWriter(conn, self._alert_types, self._alert_repeat_us)
@@ -6874,10 +6881,1916 @@ def _frame(lines: list[str], height: int) -> str:
     return f"\x1b[?2026h\x1b[H{body}{rest}\x1b[?2026l"
 
 
-# --- Command line ---------------------------------------------------------------------
+# --- Import and export ----------------------------------------------------------------
+# A log is text of one of three forms: delimited lines with or without a head, a JSON object in
+# each line, or one JSON array of objects. One line is one row, so that damage costs its own line.
 
-_COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
+_OWN_COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
 _SHOWN_BAD_ROWS = 20  # of an import: enough to see what is wrong
+_SAMPLE_ROWS = 100  # rows by which a log's form is found
+_MAX_LINE = 65_536  # characters of a line, or of an object in an array; more is no reading
+_PIECE_BYTES = 65_536  # that are read at once
+_WAITING_PIECES = 16  # read from a pipe and not yet understood
+_QUIET_S = 1.0  # without input for so long, what has come from a pipe is stored
+_BATCH_ROWS = 1_000  # of standard input that are stored at once
+_REMEMBERED_TIMES = 20_000  # hours of a log, and what times have behind the minute
+_MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full
+
+# --- What columns mean
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What a column can be: its units, each with its power of ten, and the names it goes by.
+
+    Names are in small letters, without blanks and signs. `with_unit` are names that mean it only
+    where a unit says so: "Battery (V)"; "" stands for a name that is a unit alone.
+    """
+
+    name: str
+    units: Mapping[str, int]
+    aliases: frozenset[str]
+    with_unit: frozenset[str] = frozenset()
+
+    def unit_of(self, text: str) -> str | None:
+        """The unit that a text in small letters means; None if it is none of this meaning's."""
+        text = _UNIT_WORDS.get(text, text)
+        for unit in self.units:
+            if unit.lower() == text:
+                return unit
+        return None
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_UNIT_WORDS = {
+    "volt": "v",
+    "volts": "v",
+    "amp": "a",
+    "amps": "a",
+    "ampere": "a",
+    "amperes": "a",
+    "watt": "w",
+    "watts": "w",
+    "pct": "%",
+    "percent": "%",
+    "prozent": "%",
+    "gmt": "utc",
+}
+# A time tells its unit by its size; these are words that may stand at the end of its name.
+_TIME_UNITS = dict.fromkeys(("UTC", "local", "s", "ms", "us", "unix", "epoch", "iso"), 0)
+_BATTERY_NAMES = frozenset(["", "battery", "batt", "bat", "pack", "bus", "dc", "load", "akku"])
+_MEANINGS = {
+    meaning.name: meaning
+    for meaning in (
+        _Meaning(
+            "timestamp",
+            _TIME_UNITS,
+            _names(
+                """timestamp datetime datetimestamp dateandtime ts epoch epochtime unixtime
+                unixtimestamp created createdat recorded recordedat measuredat loggedat logged
+                lastchanged lastupdated localtime utctime logtime eventtime sampletime zeitstempel
+                zeitpunkt datumzeit datumuhrzeit datumunduhrzeit"""
+            ),
+        ),
+        _Meaning("date", _TIME_UNITS, frozenset(["date", "datum", "day"])),
+        _Meaning("time", _TIME_UNITS, frozenset(["time", "timeofday", "uhrzeit", "zeit"])),
+        _Meaning(
+            "voltage",
+            {"V": 0, "mV": -3, "uV": -6, "kV": 3},
+            _names(
+                """voltage volt volts u v vbat vbatt vbus ubat ubatt batteryvoltage battvoltage
+                batvoltage packvoltage busvoltage dcvoltage loadvoltage totalvoltage spannung
+                batteriespannung akkuspannung voltagedc"""
+            ),
+            _BATTERY_NAMES,
+        ),
+        _Meaning(
+            "current",
+            {"A": 0, "mA": -3, "uA": -6},
+            _names(
+                """current currentdraw amp amps ampere amperes i a ibat ibatt ibus batterycurrent
+                battcurrent batcurrent packcurrent buscurrent dccurrent loadcurrent totalcurrent
+                strom stromstärke batteriestrom akkustrom currentdc"""
+            ),
+            _BATTERY_NAMES,
+        ),
+        _Meaning(
+            "power",
+            {"W": 0, "mW": -3, "kW": 3},
+            _names(
+                """power wattage watt watts p w batterypower battpower packpower buspower dcpower
+                loadpower totalpower activepower leistung batterieleistung"""
+            ),
+            _BATTERY_NAMES,
+        ),
+        _Meaning(
+            "charge_pct",
+            {"%": 0, "fraction": 2},
+            _names(
+                """charge soc stateofcharge battery batt level batterylevel batterycharge
+                batterysoc battsoc packsoc chargelevel ladezustand ladestand akkustand
+                akku"""
+            ),
+        ),
+    )
+}
+_NAME_WITH_BRACKETS = re.compile(r"(?P<base>.*?)\s*[\[(](?P<unit>[^\[\]()]*)[\])]")
+
+
+def _meaning_of(name: str) -> tuple[str, str] | None:
+    """What a column's name means, and the unit that it tells or ""; None for an unknown one.
+
+    >>> _meaning_of("Battery current [mA]"), _meaning_of("U_bat"), _meaning_of("remark")
+    (('current', 'mA'), ('voltage', ''), None)
+    """
+    words, bracketed = _split_name(name)
+    squeezed = "".join(words)
+    for meaning in _MEANINGS.values():
+        if bracketed is not None:
+            unit = meaning.unit_of(bracketed)
+            if unit is None and meaning.units is _TIME_UNITS:
+                unit = ""  # the form of a time, such as "(HH:MM:SS)"
+            if unit is not None and squeezed in meaning.aliases | meaning.with_unit:
+                return meaning.name, unit
+        elif squeezed in meaning.aliases:
+            return meaning.name, ""
+        elif words:
+            unit = meaning.unit_of(words[-1])
+            stem = "".join(words[:-1])
+            if unit is not None and stem in meaning.aliases | meaning.with_unit:
+                return meaning.name, unit
+    return None
+
+
+def _split_name(name: str) -> tuple[list[str], str | None]:
+    """The words of a column's name in small letters, and what stands in brackets at its end."""
+    import unicodedata
+
+    text = unicodedata.normalize("NFKC", name).casefold().replace("μ", "u").strip()
+    bracketed = _NAME_WITH_BRACKETS.fullmatch(text)
+    words = re.findall(r"[^\W_]+|%", bracketed["base"] if bracketed else text)
+    if words[:1] == ["sensor"]:  # as Home Assistant begins its names
+        del words[0]
+    return words, bracketed["unit"].strip() if bracketed else None
+
+
+@dataclass(frozen=True)
+class _LogColumn:
+    """A column that is used: what it means, its name, its place in a row, its unit."""
+
+    meaning: str
+    name: str
+    index: int
+    unit: str = ""  # as told; "": the first of its meaning
+    is_turned: bool = False  # its sign
+    shift: str = dataclasses.field(init=False, default="")  # e-3 behind the digits of mV
+
+    def __post_init__(self) -> None:
+        exponent = _MEANINGS[self.meaning].units.get(self.unit, 0)
+        if exponent:
+            object.__setattr__(self, "shift", f"e{exponent}")
+
+    @property
+    def shown_unit(self) -> str:
+        """The unit that the values are taken to have; "" of a time."""
+        units = _MEANINGS[self.meaning].units
+        return "" if units is _TIME_UNITS else self.unit or next(iter(units))
+
+    def describe(self) -> str:
+        """The column in a line for a person."""
+        unit = f" in {self.shown_unit}" if self.shown_unit else ""
+        turned = ", its sign turned" if self.is_turned else ""
+        return f"  {self.meaning}: {printable(self.name)}{unit}{turned}"
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """An option --column: which column has a meaning."""
+
+    meaning: str
+    text: str  # [-]COLUMN[:UNIT]
+
+
+def _parse_wish(text: str) -> _Wish:
+    """The value of --column, for argparse."""
+    meaning, sign, column = text.partition("=")
+    if not sign or not column.strip():
+        expected = "expected NAME=COLUMN[:UNIT], such as current=I:mA"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+    if meaning not in _MEANINGS:
+        known = ", ".join(_MEANINGS)
+        hint = nearest(meaning, _MEANINGS) or f": expected one of {known}"
+        raise argparse.ArgumentTypeError(f"unknown name {meaning!r}{hint}")
+    return _Wish(meaning, column)
+
+
+class _Columns:
+    """Finds the columns of a log by their names, and by what --column says."""
+
+    def __init__(self, names: Sequence[str], wishes: Sequence[_Wish], has_head: bool) -> None:
+        self._names = [name.strip() for name in names]
+        self._has_head = has_head
+        self._wished = {wish.meaning: self._wished_column(wish) for wish in wishes}
+        self._candidates: dict[str, list[_LogColumn]] = {}
+        wished_indexes = {column.index for column in self._wished.values()}
+        for index, name in enumerate(self._names):
+            known = _meaning_of(name) if has_head and index not in wished_indexes else None
+            if known is not None:
+                meaning, unit = known
+                column = _LogColumn(meaning, name, index, unit)
+                self._candidates.setdefault(meaning, []).append(column)
+
+    def known_count(self) -> int:
+        """How many meanings have a column."""
+        return len({*self._wished, *self._candidates})
+
+    def choose(self) -> dict[str, _LogColumn]:
+        """The columns that are used, by meaning. Raises InvalidValue."""
+        chosen: dict[str, _LogColumn | None] = self._time_columns()
+        chosen["voltage"] = self._one("voltage")
+        chosen["current"] = None if "power" in self._wished else self._one("current")
+        if chosen["current"] is None:
+            chosen["power"] = self._one("power")
+        chosen["charge_pct"] = self._one("charge_pct")
+        used = {meaning: column for meaning, column in chosen.items() if column is not None}
+        missing = [meaning for meaning in ("timestamp", "voltage") if meaning not in used]
+        if "timestamp" in missing and "date" in used:
+            missing.remove("timestamp")
+        if "current" not in used and "power" not in used:
+            missing.append("current")
+        if missing:
+            self._refuse(missing, {column.index for column in used.values()})
+        return used
+
+    def _time_columns(self) -> dict[str, _LogColumn | None]:
+        """A timestamp; or a date and a time apart; or one of the two, which is a timestamp."""
+        apart = ("date", "time")
+        timestamp = None
+        if not self._wished.keys() & set(apart) or "timestamp" in self._wished:
+            timestamp = self._one("timestamp")
+        if timestamp is not None:
+            return {"timestamp": timestamp}
+        columns = {meaning: self._one(meaning) for meaning in apart}
+        found = [column for column in columns.values() if column is not None]
+        if len(found) == 1:
+            return {"timestamp": dataclasses.replace(found[0], meaning="timestamp")}
+        return columns
+
+    def _one(self, meaning: str) -> _LogColumn | None:
+        """The column of a meaning. Raises InvalidValue where several could be it."""
+        if meaning in self._wished:
+            return self._wished[meaning]
+        found = self._candidates.get(meaning, [])
+        own = [column for column in found if column.name in _OWN_COLUMNS]
+        if len(own) == 1:
+            return own[0]
+        if len({column.name for column in found}) < len(found):
+            raise InvalidValue(
+                f"two columns have the name {found[-1].name!r}: rename those that are not meant"
+            )
+        if len(found) > 1:
+            names = " or ".join(repr(column.name) for column in found)
+            raise InvalidValue(
+                f"{meaning}: {names}? Name the right one: "
+                f"--column {_quoted(f'{meaning}={found[0].name}')}"
+            )
+        return found[0] if found else None
+
+    def _wished_column(self, wish: _Wish) -> _LogColumn:
+        """The column that an option names. Raises InvalidValue."""
+        meaning = _MEANINGS[wish.meaning]
+        index = self._index_of(wish.text)
+        if index is not None:
+            return self._made(wish.meaning, index, "", False)
+        text = wish.text.strip()
+        is_turned = text.startswith("-")
+        name, colon, unit_text = text.removeprefix("-").rpartition(":")
+        unit = meaning.unit_of(unit_text.strip().casefold().replace("µ", "u").replace("μ", "u"))
+        if not colon or (unit is None and self._index_of(text.removeprefix("-")) is not None):
+            name = text.removeprefix("-")
+            unit = ""
+        index = self._index_of(name)
+        if index is None:
+            raise InvalidValue(
+                f"--column {wish.meaning}={wish.text}: no column {name!r}; {self._listed()}"
+            )
+        if unit is None:
+            raise InvalidValue(
+                f"--column {wish.meaning}={wish.text}: no unit {unit_text!r}: "
+                f"expected one of {', '.join(meaning.units)}"
+            )
+        if is_turned and wish.meaning not in ("current", "power"):
+            raise InvalidValue(
+                f"--column {wish.meaning}={wish.text}: only current and power have a sign to turn"
+            )
+        return self._made(wish.meaning, index, unit, is_turned)
+
+    def _made(self, meaning: str, index: int, unit: str, is_turned: bool) -> _LogColumn:
+        """A column as an option wants it; a unit that its name tells counts."""
+        name = self._names[index]
+        if not unit:
+            words, bracketed = _split_name(name)
+            told = words[-1] if bracketed is None and len(words) > 1 else bracketed
+            unit = _MEANINGS[meaning].unit_of(told or "") or ""
+        return _LogColumn(meaning, name, index, unit, is_turned)
+
+    def _index_of(self, name: str) -> int | None:
+        """Where a column is: by its name, in any case, or without a head by its number."""
+        name = name.strip()
+        if not self._has_head:
+            is_there = name.isdecimal() and 1 <= int(name) <= len(self._names)
+            return int(name) - 1 if is_there else None
+        for key in (str, str.casefold):
+            found = [i for i, other in enumerate(self._names) if key(other) == key(name)]
+            if len(found) > 1:
+                raise InvalidValue(
+                    f"two columns have the name {name!r}: rename those that are not meant"
+                )
+            if found:
+                return found[0]
+        return None
+
+    def _listed(self) -> str:
+        shown = ", ".join(printable(name) for name in self._names if name)
+        return f"the columns are {shown}" if shown else "there are no columns"
+
+    def _refuse(self, missing: Sequence[str], used: set[int]) -> None:
+        free = [name for i, name in enumerate(self._names) if i not in used and name]
+        example = f"{missing[0]}={free[0] if free else 'NAME'}"
+        what = " and ".join(missing).replace("current", "current (or power)")
+        raise InvalidValue(
+            "expected NDJSON, or CSV whose first line names the columns; "
+            f"no column for {what}: {self._listed()}; name one, as --column {_quoted(example)}"
+        )
+
+
+# --- Times of a log
+
+
+class _Unclear(InvalidValue):
+    """A value that has no one meaning until an option gives it one."""
+
+
+_TIME_TEXT = re.compile(
+    r"""(?:(?P<year>\d{4})(?P<sign>[-/])(?P<month>\d{1,2})(?P=sign)(?P<day>\d{1,2})
+        |(?P<day_first>\d{1,2})\.(?P<its_month>\d{1,2})\.(?P<its_year>\d{4}))
+        (?:\s*[T,]\s*|\s+)
+        (?P<hour>\d{1,2}):(?P<minute>\d\d)""",
+    re.VERBOSE | re.ASCII,
+)
+_TIME_END = re.compile(
+    r"""(?::(?P<second>\d\d)(?:[.,](?P<fraction>\d{1,9}))?)?
+        \s*(?P<zone>[Zz]|UTC|GMT|(?P<offset>[+-]\d\d)(?::?(?P<offset_minutes>\d\d))?)?""",
+    re.VERBOSE | re.ASCII,
+)
+_TIME_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d*)?", re.ASCII)
+_NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # of local times, which have no offset
+
+
+class _TimeMemory:
+    """Remembers the parts of times: most times of a log share their hour, and how they end.
+
+    2026-11-28T10:20:30.25Z is the hour, the minute, and an end of second, fraction and zone. What
+    ends without a zone goes with hours of the log's own zone.
+    """
+
+    def __init__(self) -> None:
+        self._hours: dict[str, int] = {}
+        self._local_hours: dict[str, int] = {}
+        self._ends: dict[str, tuple[dict[str, int], int]] = {}  # without the fraction's digits
+        self._fraction_end = _FRACTION_START  # as in the last time that had one
+        self._fraction_scale = 1
+
+    def recall(self, text: str) -> int | None:
+        """Microseconds since 1970 of a time of known parts; None for another one."""
+        end = text[_MINUTE_END:]
+        fraction_us = 0
+        digits = end[_FRACTION_START : self._fraction_end]
+        if digits.isdecimal():
+            fraction_us = int(digits[:6]) * self._fraction_scale
+            is_known = len(digits) == self._fraction_end - _FRACTION_START
+            end = end[:_FRACTION_START] + end[self._fraction_end :] if is_known else ""
+        known = self._ends.get(end)
+        if known is None:
+            return None
+        hours, end_us = known
+        hour_us = hours.get(text[:_MINUTE_START])
+        minute_us = _MINUTES_US.get(text[_MINUTE_START:_MINUTE_END])
+        if hour_us is None or minute_us is None:
+            return None
+        return hour_us + minute_us + end_us + fraction_us
+
+    def learn(self, text: str, hour_us: int, end: re.Match[str], second_us: int) -> None:
+        """Keep the parts of a time: when its hour begins, and from its minute to its fraction."""
+        if len(self._hours) + len(self._local_hours) + len(self._ends) > _REMEMBERED_TIMES:
+            self._hours.clear()
+            self._local_hours.clear()
+            self._ends.clear()
+        hours = self._local_hours if end["zone"] is None else self._hours
+        hours[text[:_MINUTE_START]] = hour_us
+        key = end[0]
+        if end["fraction"]:
+            self._fraction_end = end.end("fraction") - end.start()
+            self._fraction_scale = 10 ** max(6 - len(end["fraction"]), 0)
+            key = key[:_FRACTION_START] + key[self._fraction_end :]
+        self._ends[key] = (hours, second_us)
+
+
+_MINUTE_START = 14  # in 2026-11-28T10:20:30.25Z, and in 28.11.2026 10:20:30
+_MINUTE_END = 16
+_FRACTION_START = 4  # behind that
+_MINUTES_US = {f"{minute:02}": minute * _MINUTE_US for minute in range(60)}
+
+
+class _LogTimes:
+    """Reads the times of a log, whatever form they have.
+
+    A local time that exists twice is taken as the first of the two until the times step back.
+    `time_format`: "", "epoch", "epoch-ms", "excel", or one of strptime().
+    """
+
+    def __init__(self, zone: tzinfo | None, has_zone: bool, time_format: str = "") -> None:
+        self._zone = zone
+        self._has_zone = has_zone
+        self._format = time_format
+        self._memory = _TimeMemory()
+        self._offsets: dict[int, int | None] = {}  # of the zone, by hour; None where it changes
+        self._previous_us: int | None = None
+        self.repeated_count = 0  # of times that exist twice
+        # The last of those, what it would be in the first pass, and how the times have gone on.
+        self._repeated_us: int | None = None
+        self._repeated_first_us = 0
+        self._step_us = 0
+        self._is_second = False
+        self._is_descending = False
+
+    def read(self, value: Any) -> int:
+        """Microseconds since 1970. Raises InvalidValue."""
+        us = None
+        if type(value) is str and not self._format:
+            us = self._memory.recall(value)
+        if us is None:
+            us = self._read_anew(value)
+        if not 0 <= us < _END_OF_TIME_US:
+            raise _invalid("timestamp", "a time from 1970 to 2200", value)
+        self._previous_us = us
+        return us
+
+    def _read_anew(self, value: Any) -> int:
+        text = value.strip() if isinstance(value, str) else value
+        if isinstance(text, bool) or not isinstance(text, (str, int, float)) or text == "":
+            raise _invalid("timestamp", "a time", value)
+        if self._format == "excel":
+            return self._excel_us(text)
+        if self._format in ("epoch", "epoch-ms"):
+            return self._epoch_us(text)
+        if self._format:
+            return self._formatted_us(str(text))
+        if not isinstance(text, str) or _TIME_NUMBER.fullmatch(text):
+            return _sized_epoch_us(text)
+        found = _TIME_TEXT.match(text)
+        end = _TIME_END.fullmatch(text, found.end()) if found else None
+        if found is None or end is None:
+            raise _unreadable_time(text)
+        return self._text_us(text, found, end)
+
+    def _text_us(self, text: str, found: re.Match[str], end: re.Match[str]) -> int:
+        year, month, day = (int(found[one] or found[other]) for one, other in _DATE_GROUPS)
+        minute = int(found["minute"])
+        try:
+            local = datetime(year, month, day, int(found["hour"]), minute)  # noqa: DTZ001
+            second_us = _second_us(end)
+        except ValueError:
+            raise _unreadable_time(text) from None
+        minute_us = (local - _NAIVE_EPOCH) // _ONE_MICROSECOND
+        fraction_us = int(f"{end['fraction'] or '':0<6}"[:6])
+        offset_us: int | None = 0
+        if end["zone"] is None:
+            offset_us = self._offset_of_hour(minute_us // HOUR_US, text)
+        if offset_us is None:
+            return self._local_us(minute_us + second_us + fraction_us, text)
+        minute_us -= offset_us
+        if found.start("minute") == _MINUTE_START:
+            self._memory.learn(text, minute_us - minute * _MINUTE_US, end, second_us)
+        return minute_us + second_us + fraction_us
+
+    def _offset_of_hour(self, hour: int, text: str) -> int | None:
+        """The zone's offset in a local hour, if it is one and the same in all of it."""
+        if not self._has_zone:
+            raise _Unclear(
+                f"timestamp: {text!r} has no zone: say which with --time-zone Europe/Berlin, "
+                "local or UTC"
+            )
+        if hour not in self._offsets:
+            if len(self._offsets) > _REMEMBERED_TIMES:
+                self._offsets.clear()
+            offsets = set()
+            for local_us in (hour * HOUR_US, (hour + 1) * HOUR_US - 1):
+                for us in self._instants(local_us):
+                    offsets.add(None if us is None else local_us - us)
+            self._offsets[hour] = offsets.pop() if len(offsets) == 1 else None
+        return self._offsets[hour]
+
+    def _instants(self, local_us: int) -> tuple[int | None, int | None]:
+        """When a local time is, in the first and in the second pass; None where it never is."""
+        local = _NAIVE_EPOCH + local_us * _ONE_MICROSECOND
+        return self._instant(local), self._instant(local.replace(fold=1))
+
+    def _instant(self, local: datetime) -> int | None:
+        try:
+            moment = local.astimezone() if self._zone is None else local.replace(tzinfo=self._zone)
+            utc = moment.astimezone(timezone.utc)
+            back = utc.astimezone(self._zone)
+        except (ValueError, OverflowError, OSError):  # at the ends of the calendar
+            return None
+        if back.replace(tzinfo=None, fold=0) != local.replace(fold=0):
+            return None
+        return (utc - _EPOCH) // _ONE_MICROSECOND
+
+    def _local_us(self, local_us: int, text: object) -> int:
+        """A local time of an hour in which the zone's offset may change."""
+        first_us, second_us = self._instants(local_us)
+        if first_us is None or second_us is None:
+            raise InvalidValue(
+                f"timestamp: {text!r} does not exist in the zone {self._zone or 'local'}: "
+                "the clocks are put forward over it"
+            )
+        if first_us == second_us:
+            return first_us
+        self.repeated_count += 1
+        self._find_pass(first_us, second_us)
+        self._repeated_us = second_us if self._is_second else first_us
+        self._repeated_first_us = first_us
+        return self._repeated_us
+
+    def _find_pass(self, first_us: int, second_us: int) -> None:
+        """Whether a time that exists twice is of the second pass, by those before it."""
+        previous_us = self._previous_us
+        if previous_us is None or previous_us != self._repeated_us:
+            # The first row of the log in these times. A log may have its newest row first.
+            self._is_descending = previous_us is not None and previous_us > second_us
+            self._is_second = self._is_descending
+            self._step_us = 0 if previous_us is None else first_us - previous_us
+            return
+        step_us = first_us - self._repeated_first_us
+        # With a row an hour the second pass has the same time as the first.
+        is_same = not step_us and abs(self._step_us) >= second_us - first_us
+        if self._is_descending:
+            self._is_second = self._is_second and step_us <= 0 and not is_same
+        else:
+            self._is_second = self._is_second or step_us < 0 or is_same
+        if step_us:
+            self._step_us = step_us
+
+    def _formatted_us(self, text: str) -> int:
+        try:
+            moment = datetime.strptime(text, self._format)  # noqa: DTZ007  # it may have one
+        except ValueError:
+            raise _invalid("timestamp", f"a time of the form {self._format}", text) from None
+        if moment.tzinfo is not None:
+            return (moment - _EPOCH) // _ONE_MICROSECOND
+        return self._zoned_us((moment - _NAIVE_EPOCH) // _ONE_MICROSECOND, text)
+
+    def _zoned_us(self, local_us: int, text: object) -> int:
+        """A local time, in the zone."""
+        offset_us = self._offset_of_hour(local_us // HOUR_US, str(text))
+        return self._local_us(local_us, text) if offset_us is None else local_us - offset_us
+
+    def _excel_us(self, value: str | float) -> int:
+        """Days since 1899-12-30, whose digits end at about a millisecond."""
+        days = _time_number(value) - 25_569  # from 1970 on
+        return self._zoned_us(round(days * 86_400_000) * 1000, value)
+
+    def _epoch_us(self, value: str | float) -> int:
+        scale = SECOND_US if self._format == "epoch" else 1000
+        return round(_time_number(value) * scale)
+
+
+_DATE_GROUPS = (("year", "its_year"), ("month", "its_month"), ("day", "day_first"))
+
+
+def _second_us(end: re.Match[str]) -> int:
+    """Microseconds from the minute to the second, less the offset. Raises ValueError."""
+    second = int(end["second"] or 0)
+    offset_minutes = int(end["offset_minutes"] or 0)
+    if second > 59 or offset_minutes > 59:
+        raise ValueError(end[0])
+    if end["offset"] is None:
+        return second * SECOND_US
+    offset_us = abs(int(end["offset"])) * HOUR_US + offset_minutes * _MINUTE_US
+    return second * SECOND_US + (offset_us if end["offset"].startswith("-") else -offset_us)
+
+
+def _time_number(value: str | float) -> float:
+    """A number of days or seconds of a time. Raises InvalidValue."""
+    if isinstance(value, str):
+        if not _TIME_NUMBER.fullmatch(value):
+            raise _invalid("timestamp", "a number", value)
+        value = value.replace(",", ".")
+    return check_number("timestamp", float(value), -_MAX_FLOAT, _MAX_FLOAT, "s")
+
+
+def _sized_epoch_us(value: str | float) -> int:
+    """Epoch seconds, milliseconds, microseconds or nanoseconds, told apart by their size."""
+    number = _time_number(value)
+    digits = str(value)
+    for form, what in _DATES_IN_DIGITS.items():
+        if _is_time_of(digits, form):
+            raise _Unclear(
+                f"timestamp: {digits} looks like {what} in digits: say --time-format "
+                f"{_quoted(form)}"
+            )
+    for least, scale in ((1e8, 1e6), (1e11, 1e3), (1e14, 1.0), (1e17, 1e-3)):
+        if least <= number < least * 1e3:
+            return round(number * scale)
+    if 25_569 <= number <= 73_050:
+        raise _Unclear(f"timestamp: {digits} looks like an Excel date: say --time-format excel")
+    if 0 <= number < 1e8:
+        raise _Unclear(
+            f"timestamp: {digits} looks like seconds since a start, not since 1970: add the time "
+            "of the start, or say --time-format epoch"
+        )
+    raise _invalid("timestamp", "epoch seconds, milliseconds or microseconds", value)
+
+
+_DATES_IN_DIGITS = {
+    "%Y%m%d": "a date",
+    "%Y%m%d%H%M": "a date and a time",
+    "%Y%m%d%H%M%S": "a date and a time",
+}
+_DIGITS_OF_FORMS = {"%Y%m%d": 8, "%Y%m%d%H%M": 12, "%Y%m%d%H%M%S": 14}
+
+
+def _is_time_of(digits: str, form: str) -> bool:
+    """Whether digits are a time of that form from 1970 to 2199."""
+    if len(digits) != _DIGITS_OF_FORMS[form] or not "1970" <= digits[:4] < "2200":
+        return False
+    try:
+        datetime.strptime(digits, form)  # noqa: DTZ007  # only to see whether it can be read
+    except ValueError:
+        return False
+    return True
+
+
+_OTHER_DATES = r"\d{1,2}\.\d{1,2}\.\d\d\b|\d{1,2}-\d{1,2}-\d{2,4}\b"
+
+
+def _unreadable_time(text: str) -> InvalidValue:
+    """Why a text is no time, and what would make it one."""
+    shown = repr(text if len(text) <= 60 else text[:57] + "...")
+    if re.match(r"\d{1,2}/\d{1,2}/\d{2,4}\b", text):
+        return _Unclear(
+            f"timestamp: {shown}: is the day or the month first? Say --time-format "
+            "'%d/%m/%Y %H:%M' or '%m/%d/%Y %H:%M', with what else it has"
+        )
+    if re.match(_OTHER_DATES, text) or re.search(r"(?i)[ap]\.?m", text):
+        return _Unclear(
+            f"timestamp: {shown}: say which form it has, as --time-format '%d.%m.%y %H:%M:%S'"
+        )
+    if re.fullmatch(r"\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}\.\d{1,2}\.\d{4}", text):
+        return _Unclear(f"timestamp: {shown} is a date without a time of day")
+    if re.fullmatch(r"\d{1,2}:\d\d(:\d\d([.,]\d+)?)?", text):
+        return _Unclear(f"timestamp: {shown} is a time of day without a date")
+    return InvalidValue(
+        "timestamp: expected ISO 8601 such as 2026-11-28T10:00:00Z, or epoch seconds, from 1970 to "
+        f"2200, got {shown}"
+    )
+
+
+def _parse_time_format(text: str) -> str:
+    """The value of --time-format, for argparse."""
+    import warnings
+
+    if text in ("epoch", "epoch-ms", "excel"):
+        return text
+    probe = datetime(2026, 11, 28, 21, 35, 47, tzinfo=timezone.utc)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a form without a year, which is refused below
+            got = datetime.strptime(probe.strftime(text), text)  # noqa: DTZ007
+    except ValueError:
+        got = _NAIVE_EPOCH
+    if got.date() != probe.date() or got.hour not in (0, probe.hour):
+        raise argparse.ArgumentTypeError(
+            "expected epoch, epoch-ms, excel, or a form with year, month, day and the hour of 24, "
+            f"such as '%d/%m/%Y %H:%M', got {text!r}"
+        )
+    return text
+
+
+# --- The text of a log
+
+
+class _LogSource:
+    """The bytes of a log, as pieces of text; "" says that no more came for a while.
+
+    `size`: how many bytes there are; None where that is not known.
+    """
+
+    def __init__(self, pieces: Iterator[bytes], size: int | None = None) -> None:
+        self._bytes = pieces
+        self.size = size
+        self.read_count = 0  # bytes
+        self.encoding = ""
+        self.torn_line: int | None = None  # the last one, if it has no newline
+
+    def pieces(self) -> Iterator[str]:
+        """The text, with a newline at the end of each line; what cannot be decoded is U+FFFD."""
+        decoder: io.IncrementalNewlineDecoder | None = None
+        start = b""
+        for piece in chain(self._bytes, [None]):
+            is_end = piece is None
+            self.read_count += len(piece or b"")
+            if decoder is None:
+                start += piece or b""
+                if len(start) < 4 and not is_end:
+                    continue
+                self.encoding = _encoding_of(start)
+                one = codecs.getincrementaldecoder(self.encoding)("replace")
+                decoder = io.IncrementalNewlineDecoder(one, translate=True)
+                piece = start
+            text = decoder.decode(piece or b"", final=is_end)
+            if text or piece == b"":
+                yield text
+
+    def line_blocks(self, pieces: Iterator[str]) -> Iterator[list[str]]:
+        """Whole lines, several at once; an empty list where no more came for a while."""
+        rest = ""
+        count = 0
+        for piece in pieces:
+            lines = (rest + piece).split("\n")
+            rest = lines.pop()[: _MAX_LINE + 1]  # a longer one is a bad row anyway
+            count += len(lines)
+            if lines or not piece:
+                yield lines
+        if rest:
+            self.torn_line = count + 1
+            yield [rest]
+
+
+def _encoding_of(start: bytes) -> str:
+    """The encoding of a text by its first four bytes."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    is_zero = [not byte for byte in start[:4]]
+    if is_zero == [False, True, False, True]:
+        return "utf-16-le"
+    if is_zero == [True, False, True, False]:
+        return "utf-16-be"
+    return "utf-8-sig"
+
+
+def _stored_pieces(stream: BinaryIO) -> Iterator[bytes]:
+    """The bytes of a file."""
+    while piece := stream.read(_PIECE_BYTES):
+        yield piece
+
+
+def _piped_pieces(stream: BinaryIO) -> Generator[bytes, None, None]:
+    """The bytes of a pipe as they come; b"" where none came for a while after the last ones.
+
+    A thread reads them, since waiting with a limit of time works on no system for all that
+    standard input can be.
+    """
+    import queue
+
+    pieces: queue.Queue[bytes | Exception] = queue.Queue(_WAITING_PIECES)
+    is_over = threading.Event()
+
+    def read() -> None:
+        try:
+            while not is_over.is_set():
+                piece = stream.read(_PIECE_BYTES)
+                pieces.put(piece)
+                if not piece:
+                    break
+        except (OSError, ValueError) as error:
+            pieces.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    limit_s: float | None = None
+    try:
+        while True:
+            try:
+                piece = pieces.get(timeout=limit_s)
+            except queue.Empty:
+                limit_s = None
+                yield b""
+                continue
+            if isinstance(piece, Exception):
+                raise piece
+            if not piece:
+                return
+            limit_s = _QUIET_S
+            yield piece
+    finally:
+        is_over.set()
+        with contextlib.suppress(queue.Empty):  # the thread may be waiting for a free place
+            while True:
+                pieces.get_nowait()
+
+
+def _standard_input() -> BinaryIO:
+    """The bytes of standard input, without a buffer that would wait to be full."""
+    if sys.stdin is None:
+        raise InvalidValue("standard input is closed: there is nothing to import")
+    buffer = getattr(sys.stdin, "buffer", None)
+    if buffer is None:  # a stand-in of text alone
+        return io.BytesIO(sys.stdin.read().encode("utf-8", "surrogatepass"))
+    return cast(BinaryIO, getattr(buffer, "raw", buffer))
+
+
+@contextlib.contextmanager
+def _open_log(name: str, in_batches: bool) -> Iterator[_LogSource]:
+    """The log of that name, "-" for standard input.
+
+    What is stored in one transaction is copied from a pipe first, so that the transaction does
+    not wait for who writes into it.
+    """
+    import shutil
+    import tempfile
+
+    with contextlib.ExitStack() as stack:
+        stream: BinaryIO
+        if name == "-":
+            stream = _standard_input()
+            is_stored = False
+        else:
+            stream = stack.enter_context(open(name, "rb", buffering=0))
+            is_stored = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+        if in_batches and not is_stored:
+            pieces = stack.enter_context(contextlib.closing(_piped_pieces(stream)))
+            yield _LogSource(pieces)
+            return
+        if not is_stored:
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stream, copy)
+            copy.seek(0)
+            stream = copy
+        yield _LogSource(_stored_pieces(stream), os.fstat(stream.fileno()).st_size)
+
+
+# --- Rows of a log
+
+# The number of a row's line, and that line, or the element of a JSON array that begins there.
+# None in a row's place: no more came for a while.
+_LogRow = tuple[int, Any]
+
+
+def _numbered_lines(blocks: Iterable[list[str]]) -> Iterator[tuple[int, str] | None]:
+    """The lines that are not blank, each with its number."""
+    number = 0
+    for lines in blocks:
+        if not lines:
+            yield None
+        for line in lines:
+            number += 1
+            if line and not line.isspace():
+                yield number, line
+
+
+def _check_length(line: str) -> None:
+    if len(line) > _MAX_LINE:
+        raise InvalidValue(f"a line of more than {_MAX_LINE} characters is no reading")
+
+
+def _split_line(line: str, delimiter: str) -> list[str]:
+    """The fields of one line of delimited text. Raises InvalidValue."""
+    if '"' not in line:
+        return line.split(delimiter)
+    import csv
+
+    try:
+        (fields,) = csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=True)
+    except csv.Error as error:
+        if str(error) == "unexpected end of data":
+            raise InvalidValue(f"a quote is never closed: {_shown_line(line)}") from None
+        raise InvalidValue(f"expected CSV: {error}: {_shown_line(line)}") from None
+    return fields
+
+
+def _shown_line(line: str) -> str:
+    return printable(line if len(line) <= 60 else line[:57] + "...")
+
+
+def _json_object(row: Any) -> dict[str, Any]:
+    """The JSON object that a line, or an element of an array, is. Raises InvalidValue."""
+    value = row
+    if isinstance(row, str):
+        _check_length(row)
+        try:
+            value = json.loads(row)
+        except (ValueError, RecursionError) as error:
+            raise InvalidValue(f"expected a JSON object: {error}") from None
+    if not isinstance(value, dict):
+        raise _invalid("row", "a JSON object", value)
+    return value
+
+
+class _ArrayRows:
+    """Reads the objects of one JSON array, one after the other."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self._decoder = json.JSONDecoder()
+        self._text = ""
+        self._place = 0  # in the text, up to which it has been read
+        self._line = 1  # of that place
+        self._is_complete = False  # the text has all that there is
+
+    def __iter__(self) -> Iterator[_LogRow | None]:
+        yield from self._skip_blanks()
+        self._move(self._place + 1)  # behind the [ by which the form was found
+        yield from self._skip_blanks()
+        while self._next_character() != "]":
+            row = self._decoded()
+            while row is None:
+                yield from self._more()
+                row = self._decoded()
+            yield row
+            if self._next_character() == ",":
+                self._move(self._place + 1)
+                yield from self._skip_blanks()
+                if self._next_character() != "]":
+                    continue
+            if self._next_character() != "]":
+                raise self._broken("expected a comma, or ] at the end of the array")
+        self._move(self._place + 1)
+        yield from self._skip_blanks()
+        if self._next_character():
+            raise self._broken("expected nothing behind the end of the array")
+
+    def _next_character(self) -> str:
+        return self._text[self._place : self._place + 1]
+
+    def _move(self, place: int) -> None:
+        self._line += self._text.count("\n", self._place, place)
+        self._place = place
+
+    def _more(self) -> Iterator[None]:
+        """Read on; None where no more comes for a while."""
+        for piece in self._pieces:
+            if piece:
+                self._text = self._text[self._place :] + piece
+                self._place = 0
+                return
+            yield None
+        self._is_complete = True
+
+    def _skip_blanks(self) -> Iterator[None]:
+        while True:
+            found = _JSON_BLANKS.match(self._text, self._place)
+            self._move(found.end() if found else self._place)
+            if self._next_character() or self._is_complete:
+                return
+            yield from self._more()
+
+    def _decoded(self) -> _LogRow | None:
+        """The next element, and go behind it; None if the text does not have all of it yet."""
+        number = self._line
+        try:
+            value, end = self._decoder.raw_decode(self._text, self._place)
+        except (ValueError, RecursionError) as error:
+            kept = len(self._text) - self._place
+            if self._is_complete or kept > _MAX_LINE or isinstance(error, RecursionError):
+                raise self._broken(f"expected a JSON object: {error}") from None
+            return None
+        found = _JSON_BLANKS.match(self._text, end)
+        end = found.end() if found else end
+        if end == len(self._text) and not self._is_complete:
+            return None  # a number may go on, and what follows is not known
+        self._move(end)
+        return number, [value] if isinstance(value, str) else value  # text would be a line
+
+    def _broken(self, reason: str) -> InvalidValue:
+        return InvalidValue(f"line {self._line}: {reason}: nothing behind it can be read")
+
+
+_JSON_BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+# --- What is understood of a log
+
+
+@dataclass(frozen=True)
+class _LogOptions:
+    """How a log is to be read, as far as that is given."""
+
+    wishes: Sequence[_Wish] = ()
+    has_head: bool = True
+    delimiter: str = ""  # "": to be found
+    decimal: str = ""  # "": to be found
+    zone: tzinfo | None = None
+    has_zone: bool = False
+    time_format: str = ""
+
+
+@dataclass
+class _Layout:
+    """What is understood of a log before its first row is stored."""
+
+    form: str  # "delimited text", "NDJSON", "JSON array"
+    encoding: str
+    names: list[str]  # of its columns, in the order of a row's fields
+    columns: Mapping[str, _LogColumn]  # that are used, by meaning
+    delimiter: str = ""
+    decimal: str = "."
+    zone: str = ""  # of its times; "": they say it themselves
+
+    def unused_names(self) -> list[str]:
+        """The columns that are not used."""
+        used = {column.index for column in self.columns.values()}
+        return [name for i, name in enumerate(self.names) if i not in used and name.strip()]
+
+    def describe(self) -> str:
+        """The layout for a person: a line, and one for each column."""
+        parts = [f"{self.form} in {self.encoding}"]
+        if self.delimiter:
+            parts.append(f"delimiter {_DELIMITER_NAMES.get(self.delimiter, self.delimiter)}")
+        parts.append(f"decimal {'comma' if self.decimal == ',' else 'point'}")
+        parts.append(f"times in {self.zone}" if self.zone else "times with their zone")
+        lines = [", ".join(parts), *(column.describe() for column in self.columns.values())]
+        unused = self.unused_names()
+        if unused:
+            lines.append(f"  not used: {', '.join(printable(name.strip()) for name in unused)}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """The layout for programs."""
+        columns = [
+            {
+                "meaning": column.meaning,
+                "name": column.name,
+                "unit": column.shown_unit or None,
+                "sign": "turned" if column.is_turned else "kept",
+            }
+            for column in self.columns.values()
+        ]
+        return {
+            "form": self.form,
+            "encoding": self.encoding,
+            "delimiter": self.delimiter or None,
+            "decimal": self.decimal,
+            "time_zone": self.zone or None,
+            "columns": columns,
+            "not_used": self.unused_names(),
+        }
+
+
+_DELIMITERS = (",", ";", "\t", "|")
+_DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_ENCODING_NAMES = {"utf-8-sig": "UTF-8", "utf-16": "UTF-16"}
+_VALUE_TEXT = re.compile(r"[+-]?\d*[.,]?\d+(?:[eE][+-]?\d+)?|\d{1,4}[-./]\d\d?[-./]\d{1,4}.*")
+_GROUPED_NUMBER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # 1,234: one thousand, or one and a bit
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eE]([+-]?\d{1,9}))?", re.ASCII)
+
+
+def _parse_delimiter(text: str) -> str:
+    """The value of --delimiter, for argparse."""
+    words = {name: sign for sign, name in _DELIMITER_NAMES.items()}
+    delimiter = words.get(text.lower(), text.replace("\\t", "\t"))
+    if delimiter not in _DELIMITERS:
+        expected = f"expected one of , ; | or {', '.join(words)}"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+    return delimiter
+
+
+class _LayoutFinder:
+    """Finds the layout of a log by its first rows."""
+
+    def __init__(self, options: _LogOptions, encoding: str) -> None:
+        self._options = options
+        self._encoding = _ENCODING_NAMES.get(encoding, encoding.upper())
+
+    def of_lines(self, lines: Sequence[tuple[int, str]]) -> _Layout:
+        """The layout of delimited text. Raises InvalidValue."""
+        texts = [line for _, line in lines if len(line) <= _MAX_LINE]
+        if not texts or texts[0] is not lines[0][1]:
+            raise InvalidValue(
+                "expected NDJSON, or CSV whose first line names the columns; got a file with "
+                + ("no text" if not lines else "a first line without end")
+            )
+        delimiter = self._options.delimiter or self._found_delimiter(texts)
+        names = _split_line(texts[0], delimiter)
+        while names and not names[-1].strip():
+            names.pop()
+        if self._options.has_head:
+            self._check_head(names, delimiter)
+            texts = texts[1:]
+        else:
+            names = [str(number) for number, _ in enumerate(names, 1)]
+        columns = _Columns(names, self._options.wishes, self._options.has_head).choose()
+        rows = []
+        for text in texts:
+            with contextlib.suppress(InvalidValue):
+                rows.append(_split_line(text, delimiter))
+        return self._made("delimited text", names, columns, rows, delimiter)
+
+    def of_objects(self, objects: Sequence[Mapping[str, Any]], form: str) -> _Layout:
+        """The layout of JSON objects. Raises InvalidValue."""
+        names = list(dict.fromkeys(chain.from_iterable(objects)))
+        if not objects:
+            raise InvalidValue("expected NDJSON, or CSV; got no JSON object")
+        columns = _Columns(names, self._options.wishes, True).choose()
+        fields = [[value.get(name) for name in names] for value in objects]
+        return self._made(form, names, columns, fields, "")
+
+    def _made(
+        self,
+        form: str,
+        names: list[str],
+        columns: Mapping[str, _LogColumn],
+        rows: Sequence[Sequence[Any]],
+        delimiter: str,
+    ) -> _Layout:
+        options = self._options
+        zone = ""
+        if options.has_zone:
+            zone = "local" if options.zone is None else str(options.zone)
+        elif any(column.unit == "UTC" for column in columns.values()):
+            zone = "UTC"
+        return _Layout(
+            form=form,
+            encoding=self._encoding,
+            names=names,
+            columns=columns,
+            delimiter=delimiter,
+            decimal=options.decimal or _found_decimal(columns, rows, delimiter),
+            zone=zone,
+        )
+
+    def _found_delimiter(self, texts: Sequence[str]) -> str:
+        """The delimiter that finds most known columns in the head, then the most even rows."""
+
+        def merit(delimiter: str) -> tuple[int, int, int]:
+            counts = []
+            known_count = 0
+            for text in texts:
+                with contextlib.suppress(InvalidValue):
+                    counts.append(len(_split_line(text, delimiter)))
+            if self._options.has_head:
+                with contextlib.suppress(InvalidValue):
+                    names = _split_line(texts[0], delimiter)
+                    known_count = _Columns(names, (), True).known_count()
+            width = counts[0] if counts else 0
+            even_count = counts.count(width) if width > 1 else 0
+            # A comma is what values have too: it comes last where all else is equal.
+            return known_count, even_count, int(delimiter != ",")
+
+        return max(_DELIMITERS, key=merit)
+
+    def _check_head(self, names: Sequence[str], delimiter: str) -> None:
+        """Refuse a first line that has values where the names of columns should be."""
+        if _Columns(names, (), True).known_count():
+            return
+        values = [i for i, name in enumerate(names, 1) if _VALUE_TEXT.fullmatch(name.strip())]
+        if not values:
+            return
+        times = [i for i in values if re.search(r"\d[-/.:]\d+[-/.:]\d", names[i - 1])]
+        first = times[0] if times else values[0]
+        others = [i for i in values if i != first]
+        wishes = zip(_OWN_COLUMNS, [first, *others])
+        example = " ".join(f"--column {meaning}={number}" for meaning, number in wishes)
+        raise InvalidValue(
+            "expected NDJSON, or CSV whose first line names the columns; the first line has values: "
+            f"say which column is what, by number: --no-header {example}"
+        )
+
+
+def _found_decimal(
+    columns: Mapping[str, _LogColumn], rows: Iterable[Sequence[Any]], delimiter: str
+) -> str:
+    """The decimal sign of the numbers of some rows. Raises InvalidValue if it is not clear."""
+    with_comma = []
+    with_point = 0
+    for row in rows:
+        for column in columns.values():
+            if _MEANINGS[column.meaning].units is _TIME_UNITS or column.index >= len(row):
+                continue
+            value = row[column.index]
+            if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d*[.,]\d+\s*", value):
+                if "," in value:
+                    with_comma.append(value.strip())
+                else:
+                    with_point += 1
+    if len(with_comma) <= with_point:
+        return "."
+    if delimiter == "," and all(_GROUPED_NUMBER.fullmatch(value) for value in with_comma):
+        raise InvalidValue(
+            f"is the comma in {with_comma[0]} a decimal sign, or does it part thousands? "
+            "Say --decimal , or --decimal ."
+        )
+    return ","
+
+
+# --- Readings of a log
+
+
+class _LogReader:
+    """Reads a log as readings: finds its layout, names bad rows, and counts what it leaves out.
+
+    `report` is told the number of each bad row and what is wrong with it.
+    """
+
+    def __init__(
+        self, source: _LogSource, options: _LogOptions, report: Callable[[int, str], None]
+    ) -> None:
+        self._source = source
+        self._options = options
+        self._report = report
+        self.good_count = 0
+        self.bad_count = 0
+        self.left_out_charges = 0  # below 0 or far above 100 %
+        self.torn_line: int | None = None  # a last line without a newline that reads fine
+        self._largest_charge = -1.0  # -1: there was none
+        self._rows = self._start()
+
+    @property
+    def repeated_count(self) -> int:
+        """How many times existed twice, when clocks were put back."""
+        return self._times.repeated_count
+
+    @property
+    def share(self) -> float | None:
+        """The share of the log that is read; None where its size is not known."""
+        size = self._source.size
+        return self._source.read_count / size if size else None
+
+    def arrivals(self) -> Iterator[_Arrival | None]:
+        """The readings; None where no more came for a while."""
+        number = 0
+        fields_of = self._fields
+        arrival_of = self._arrival
+        for row in self._rows:
+            if row is None:
+                yield None
+                continue
+            number, value = row
+            try:
+                arrival = arrival_of(number, fields_of(value))
+            except InvalidValue as error:
+                self._count_bad(number, error)
+                number = 0
+                continue
+            self.good_count += 1
+            yield arrival
+        if number and number == self._source.torn_line and self._layout_is_delimited:
+            self.torn_line = number
+
+    def check_charges(self) -> None:
+        """Refuse a charge of which nothing says whether 1 is full, or one per cent."""
+        column = self._charge
+        if column is None or column.unit or column.name == "charge_pct":
+            return
+        if 0.0 <= self._largest_charge <= 1.0:
+            choices = (_quoted(f"charge_pct={column.name}:{unit}") for unit in ("fraction", "%"))
+            raise InvalidValue(
+                f"charge_pct: is {self._largest_charge:g} in the column {column.name!r} a fraction "
+                f"of 1, or per cent? Give --column {' or --column '.join(choices)}"
+            )
+
+    def _count_bad(self, number: int, error: InvalidValue) -> None:
+        self.bad_count += 1
+        torn = "; the file ends in this line" if number == self._source.torn_line else ""
+        self._report(number, f"{error}{torn}")
+
+    # --- The layout
+
+    def _start(self) -> Iterator[_LogRow | None]:
+        """Find the layout; return the rows, from the first one on."""
+        first_character, pieces = _peek(self._source.pieces())
+        if first_character == "[":
+            return self._start_objects(iter(_ArrayRows(pieces)), "JSON array")
+        lines = _numbered_lines(self._source.line_blocks(pieces))
+        if first_character == "{":
+            return self._start_objects(lines, "NDJSON")
+        return self._start_lines(lines)
+
+    def _start_lines(self, lines: Iterator[_LogRow | None]) -> Iterator[_LogRow | None]:
+        options = self._options
+        sample, lines = _sampled(lines, 2 if options.has_head else 1)
+        hint = re.fullmatch(r"sep=([,;\t|])", sample[0][1]) if sample else None
+        if hint:  # as spreadsheets write it
+            options = dataclasses.replace(options, delimiter=options.delimiter or hint[1])
+            del sample[0]
+            next(lines)
+        layout = _LayoutFinder(options, self._source.encoding).of_lines(sample)
+        self._fields: Callable[[Any], Sequence[Any]] = self._line_fields
+        self._take_layout(layout)
+        if options.has_head:
+            del sample[0]
+            next(lines)
+        self._check_times(sample)
+        return lines
+
+    def _start_objects(self, rows: Iterator[_LogRow | None], form: str) -> Iterator[_LogRow | None]:
+        sample, rows = _sampled(rows, 1)
+        objects = []
+        for _, value in sample:
+            with contextlib.suppress(InvalidValue):
+                objects.append(_json_object(value))
+        layout = _LayoutFinder(self._options, self._source.encoding).of_objects(objects, form)
+        self._fields = self._object_fields
+        self._known_names = set(layout.names)
+        self._take_layout(layout)
+        self._check_times(sample)
+        return rows
+
+    def _take_layout(self, layout: _Layout) -> None:
+        self.layout = layout
+        columns = layout.columns
+        self._layout_is_delimited = bool(layout.delimiter)
+        self._delimiter = layout.delimiter
+        self._has_point = layout.decimal == "."
+        self._width = len(layout.names)
+        self._timestamp = columns.get("timestamp")
+        self._voltage = columns["voltage"]
+        self._current = columns.get("current")
+        self._power = columns.get("power", self._voltage)  # not used where there is a current
+        self._charge = columns.get("charge_pct")
+        needed = [column for column in columns.values() if column.meaning != "charge_pct"]
+        self._last_needed = max(needed, key=attrgetter("index"))
+        self._times = self._new_times()
+
+    def _new_times(self) -> _LogTimes:
+        options = self._options
+        if self.layout.zone == "UTC":
+            return _LogTimes(timezone.utc, True, options.time_format)
+        return _LogTimes(options.zone, options.has_zone, options.time_format)
+
+    def _check_times(self, sample: Iterable[_LogRow]) -> None:
+        """Refuse the log at once where no time can be read until an option is given."""
+        times = self._new_times()  # they remember and count what they have read
+        unclear = ""
+        for number, value in sample:
+            try:
+                times.read(self._time_of(self._fields(value)))
+            except _Unclear as error:
+                unclear = unclear or f"line {number}: {error}"
+            except InvalidValue:
+                continue
+            else:
+                return
+        if unclear:
+            raise InvalidValue(unclear)
+
+    # --- A row
+
+    def _line_fields(self, line: str) -> Sequence[Any]:
+        """The fields of a line of delimited text. Raises InvalidValue."""
+        if len(line) > _MAX_LINE:
+            _check_length(line)
+        fields = line.split(self._delimiter)
+        if '"' in line:
+            fields = _split_line(line, self._delimiter)
+        if len(fields) != self._width:
+            self._check_width(fields, line)
+        return fields
+
+    def _check_width(self, fields: Sequence[str], line: str) -> None:
+        if len(fields) > self._width and any(field.strip() for field in fields[self._width :]):
+            whose = "head" if self._options.has_head else "first row"
+            raise InvalidValue(
+                f"{len(fields)} fields, the {whose} has {self._width}: {_shown_line(line)}"
+            )
+        last = self._last_needed
+        if len(fields) <= last.index:
+            raise InvalidValue(
+                f"{last.meaning}: expected a number, but the row ends before the column "
+                f"{printable(last.name)}: {_shown_line(line)}"
+            )
+
+    def _object_fields(self, value: Any) -> Sequence[Any]:
+        """The values of a JSON object, in the order of the layout. Raises InvalidValue."""
+        fields = _json_object(value)
+        if not self._known_names.issuperset(fields):
+            self._check_names(fields)
+        return [fields.get(name) for name in self.layout.names]
+
+    def _check_names(self, fields: Mapping[str, Any]) -> None:
+        """Refuse a name that only comes later, and that would have been used from the start."""
+        for name in fields.keys() - self._known_names:
+            known = _meaning_of(name) or ("", "")
+            if self._charge is None and name == "charge_pct":
+                self._charge = _LogColumn(name, name, len(self.layout.names))
+                self.layout.names.append(name)
+            elif self._charge is None and "charge_pct" in known:
+                raise InvalidValue(
+                    f"{printable(name)}: the first rows have no such name: give --column "
+                    f"{_quoted(f'charge_pct={name}')}"
+                )
+            self._known_names.add(name)
+
+    def _time_of(self, fields: Sequence[Any]) -> Any:
+        """The time of a row, in one value."""
+        if self._timestamp is not None:
+            return fields[self._timestamp.index]
+        columns = self.layout.columns
+        values = [fields[columns[meaning].index] for meaning in ("date", "time")]
+        if any(value is None or value == "" for value in values):
+            return ""
+        return " ".join(str(value).strip() for value in values)
+
+    def _arrival(self, number: int, fields: Sequence[Any]) -> _Arrival:
+        """One row as a reading with checked values. Raises InvalidValue."""
+        us = self._times.read(self._time_of(fields))
+        column = self._voltage
+        voltage = self._number(fields[column.index], column)
+        if self._current is not None:
+            column = self._current
+            current = self._number(fields[column.index], column)
+        else:
+            column = self._power
+            current = _current_of(self._number(fields[column.index], column), voltage)
+        charge_pct = None
+        is_left_out = False
+        if self._charge is not None and self._charge.index < len(fields):
+            column = self._charge
+            charge_pct = self._number(fields[column.index], column)
+            if charge_pct is not None and not 0.0 <= charge_pct <= self._largest_charge:
+                is_left_out = charge_pct < 0.0 or charge_pct > _MOST_CHARGE_PCT
+                charge_pct = None if is_left_out else charge_pct
+        voltage, current, charge_pct = _check_reading(voltage, current, charge_pct)
+        if is_left_out:
+            self.left_out_charges += 1
+        elif charge_pct is not None and charge_pct > self._largest_charge:
+            self._largest_charge = charge_pct
+        return _Arrival(number, us, voltage, current, charge_pct, False)
+
+    def _number(self, value: Any, column: _LogColumn) -> float | None:
+        """A value of a column as a number in its meaning's first unit; None for an empty one."""
+        number: float | None
+        try:
+            if not self._has_point or "_" in value:
+                raise ValueError(value)
+            # mV have e-3 behind their digits: that is exact, where a factor of 0.001 is not.
+            number = float(value + column.shift)
+        except (ValueError, TypeError):
+            number = self._number_anew(value, column)
+        if column.is_turned and number is not None:
+            return -number
+        return number
+
+    def _number_anew(self, value: Any, column: _LogColumn) -> float | None:
+        text = value
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            text = repr(float(value)) if abs(value) <= _MAX_FLOAT else "too large"
+        elif isinstance(value, str):
+            text = value.strip()
+            if not self._has_point and "." not in text:
+                text = text.replace(",", ".")
+            elif not self._has_point:
+                text = "a point where the decimal sign is a comma"
+        if text is None or text == "":
+            return None
+        found = _NUMBER.fullmatch(text) if isinstance(text, str) else None
+        if found is None:
+            sign = "" if self._has_point else ', with the decimal sign ","'
+            raise _invalid(column.meaning, f"a number ({column.shown_unit}){sign}", value)
+        exponent = int(found[2] or 0) + int(column.shift[1:] or 0)
+        return float(f"{found[1]}e{exponent}")
+
+
+def _current_of(watts: float | None, volts: float | None) -> float | None:
+    """The amperes of so many watts. Raises InvalidValue where there can be none."""
+    if watts is None or volts is None:
+        return None
+    if volts:
+        return watts / volts
+    if watts:
+        raise _invalid("power", "0 W where there are 0 V", watts)
+    return 0.0
+
+
+def _peek(pieces: Iterator[str]) -> tuple[str, Iterator[str]]:
+    """The first character that is not blank, and all pieces, that one's included."""
+    seen = []
+    for piece in pieces:
+        seen.append(piece)
+        text = piece.lstrip()
+        if text:
+            return text[0], chain(seen, pieces)
+    return "", iter(seen)
+
+
+def _sampled(
+    rows: Iterator[_LogRow | None], least: int
+) -> tuple[list[_LogRow], Iterator[_LogRow | None]]:
+    """The first rows, and all of them. It waits for no more than `least` rows."""
+    sample: list[_LogRow] = []
+    seen: list[_LogRow | None] = []
+    for row in rows:
+        seen.append(row)
+        if row is not None:
+            sample.append(row)
+        elif len(sample) >= least:
+            break
+        if len(sample) == _SAMPLE_ROWS:
+            break
+    return sample, chain(seen, rows)
+
+
+# --- Import
+
+
+# Leaps from reading to reading that has watts: as far as max_gap goes, or over a gap to the next.
+# That is a hundred times faster than a look at each. (As a table of its own in the query, what
+# stands here twice would be made first, reading by reading.)
+_POWERED_SQL = """SELECT timestamp FROM power_readings WHERE meter_key = :key
+    AND voltage IS NOT NULL AND current_draw IS NOT NULL AND timestamp"""
+_GAPS_SQL = f"""WITH RECURSIVE leap (us, next_us) AS (
+    SELECT NULL, ({_POWERED_SQL} BETWEEN :first AND :last ORDER BY timestamp LIMIT 1)
+    UNION ALL
+    SELECT next_us, coalesce(
+        ({_POWERED_SQL} > next_us AND timestamp <= min(next_us + :max_gap, :last)
+            ORDER BY timestamp DESC LIMIT 1),
+        ({_POWERED_SQL} > next_us AND timestamp <= :last ORDER BY timestamp LIMIT 1))
+    FROM leap WHERE next_us IS NOT NULL)
+    SELECT sum(next_us - us > :max_gap) FROM leap"""
+
+
+class _DryRun(Exception):
+    """Takes back what a dry run has stored."""
+
+
+@dataclass
+class _ImportSums:
+    """What an import has done so far."""
+
+    new_count: int = 0
+    refused_count: int = 0  # readings of hours that prune() has closed
+    stored_rows: int = 0  # of the log, as far as they are committed
+    first_us: int | None = None
+    last_us: int | None = None
+    energy_out_wh: float = 0.0
+    energy_in_wh: float = 0.0
+    gap_count: int = 0
+
+    def add_span(self, arrivals: Sequence[_Arrival]) -> None:
+        """Widen the span to these readings."""
+        if arrivals:
+            instants = [arrival.us for arrival in arrivals]
+            first_us = min(instants)
+            last_us = max(instants)
+            self.first_us = first_us if self.first_us is None else min(first_us, self.first_us)
+            self.last_us = last_us if self.last_us is None else max(last_us, self.last_us)
+
+
+class _Import:
+    """One run of `import`: stores a log's readings, and says what it did."""
+
+    def __init__(self, pm: PowerManager, meter_id: str, options: argparse.Namespace) -> None:
+        self._pm = pm
+        self._meter_id = meter_id
+        self._file: str = options.file
+        self._skips_bad: bool = options.skip_bad
+        self._is_dry_run: bool = options.dry_run
+        self._is_quiet: bool = options.json
+        self._batch_rows: int = 0 if options.dry_run else options.batch
+        if options.batch is None:
+            self._batch_rows = _BATCH_ROWS if self._file == "-" and not options.dry_run else 0
+        self._log_options = _LogOptions(
+            wishes=options.column,
+            has_head=not options.no_header,
+            delimiter=options.delimiter or "",
+            decimal=options.decimal or "",
+            zone=getattr(options, "time_zone", None),
+            has_zone=hasattr(options, "time_zone"),
+            time_format=options.time_format or "",
+        )
+        self._sums = _ImportSums()
+        self._bad_rows: list[tuple[int, str]] = []  # the first ones
+        self._pending: list[_Arrival] = []
+        self._has_progress = False  # a line of it stands on the terminal
+
+    def run(self) -> None:
+        """Store the log, in one transaction or in batches. Raises InvalidValue."""
+        with _open_log(self._file, self._batch_rows > 0) as source:
+            self._reader = _LogReader(source, self._log_options, self._report_bad_row)
+            if not self._is_quiet:
+                print_error(f"{self._file}: {self._reader.layout.describe()}")
+            try:
+                if self._batch_rows:
+                    self._store_batches()
+                else:
+                    self._store_all()
+            finally:
+                self._end_progress()
+        self._count_hidden_bad_rows()
+
+    def result(self, zone: tzinfo | None) -> tuple[dict[str, Any], str]:
+        """What was done: for programs, and for a person, in the zone of the log or in this one."""
+        reader = self._reader
+        if self._log_options.has_zone:
+            zone = self._log_options.zone
+        zone_name = "local time" if zone is None else str(zone)
+        sums = self._sums
+        there_count = reader.good_count - sums.new_count - sums.refused_count
+        max_gap_s = self._pm.max_gap
+        counts = f"{sums.new_count} new readings, {there_count} already there"
+        lines = [f"{counts}, {reader.bad_count} bad rows left out"]
+        if self._is_dry_run:
+            lines.append("a dry run: nothing is stored")
+        if sums.refused_count:
+            lines.append(f"{sums.refused_count} not stored: prune() has closed their hours")
+        if sums.first_us is not None and sums.last_us is not None:
+            first = shown_time(sums.first_us, zone)
+            lines.append(f"from {first} to {shown_time(sums.last_us, zone)}, {zone_name}")
+            energy_out = shown_number(sums.energy_out_wh)
+            lines.append(f"energy: {energy_out} Wh out, {shown_number(sums.energy_in_wh)} Wh in")
+        if sums.gap_count:
+            gaps = "1 gap" if sums.gap_count == 1 else f"{sums.gap_count} gaps"
+            lines.append(f"no energy in {gaps} of more than {shown_duration(max_gap_s)}")
+        if reader.left_out_charges:
+            lines.append(f"{reader.left_out_charges} charges left out: not from 0 to 110 %")
+        if reader.repeated_count:
+            lines.append(
+                f"{reader.repeated_count} times exist twice, as clocks were put back: taken as the "
+                "first until they step back"
+            )
+        if reader.torn_line is not None:
+            lines.append(
+                f"line {reader.torn_line} is the last and has no newline: its last value may be cut"
+            )
+        value = {
+            "new": sums.new_count,
+            "already_there": there_count,
+            "bad_rows_left_out": reader.bad_count,
+            "in_closed_hours": sums.refused_count,
+            "dry_run": self._is_dry_run,
+            "first": None if sums.first_us is None else from_microseconds(sums.first_us),
+            "last": None if sums.last_us is None else from_microseconds(sums.last_us),
+            "energy_out_wh": rounded(sums.energy_out_wh),
+            "energy_in_wh": rounded(sums.energy_in_wh),
+            "gaps": sums.gap_count,
+            "max_gap_s": max_gap_s,
+            "charges_left_out": reader.left_out_charges,
+            "times_that_exist_twice": reader.repeated_count,
+            "torn_line": reader.torn_line,
+            "bad_rows": [{"line": line, "error": error} for line, error in self._bad_rows],
+            "layout": reader.layout.as_json(),
+        }
+        return value, "\n".join(lines)
+
+    # --- One transaction
+
+    def _store_all(self) -> None:
+        rows = self._reader.arrivals()
+        first_chunk = self._pull(rows)
+        with contextlib.suppress(_DryRun), self._pm.transaction():
+            self._store(first_chunk, lambda: self._pull(rows))
+            if self._reader.bad_count and not self._skips_bad:
+                self._refuse_bad_rows("nothing was")
+            self._reader.check_charges()
+            self._count_gaps()
+            if self._is_dry_run:
+                raise _DryRun
+
+    def _pull(self, rows: Iterator[_Arrival | None]) -> _Chunk:
+        """The next readings of a log that is all there."""
+        arrivals = [row for row in islice(rows, _CHUNK_ROWS) if row is not None]
+        self._show_progress(self._reader.good_count)
+        return self._chunk_of(arrivals)
+
+    def _chunk_of(self, arrivals: list[_Arrival]) -> _Chunk:
+        self._sums.add_span(arrivals)
+        chunk = _Chunk()
+        if arrivals:
+            chunk.by_meter[self._meter_id] = arrivals
+            chunk.size = len(arrivals)
+        return chunk
+
+    def _store(self, chunk: _Chunk, pull: Callable[[], _Chunk]) -> None:
+        before = self._pm.energy_totals(self._meter_id)
+        writer = self._pm._store_chunks(chunk, pull)
+        after = self._pm.energy_totals(self._meter_id)
+        self._sums.new_count += writer.stored_count
+        self._sums.refused_count += writer.refused_count
+        self._sums.energy_out_wh += after.energy_out_wh - before.energy_out_wh
+        self._sums.energy_in_wh += after.energy_in_wh - before.energy_in_wh
+
+    def _count_gaps(self) -> None:
+        """Count the gaps in the span of the log over which no energy is booked."""
+        if self._sums.first_us is None:
+            return
+
+        def read(conn: sqlite3.Connection) -> int:
+            values = {
+                "key": _meter_key(conn, self._meter_id),
+                "first": self._sums.first_us,
+                "last": self._sums.last_us,
+                "max_gap": _setting(conn, "max_gap_us", int),
+            }
+            (gap_count,) = conn.execute(_GAPS_SQL, values).fetchone()
+            return gap_count or 0
+
+        self._sums.gap_count = self._pm._read(read)
+
+    # --- Batches
+
+    def _store_batches(self) -> None:
+        try:
+            for arrival in self._reader.arrivals():
+                if arrival is not None:
+                    self._pending.append(arrival)
+                if arrival is None or len(self._pending) == self._batch_rows:
+                    self._store_batch()
+            self._store_batch()
+        except KeyboardInterrupt:
+            try:
+                self._store_batch()
+            except PowerManagerError as error:
+                print_error(f"{self._file}: {error}")
+            self._say_what_is_stored()
+            raise
+        except (PowerManagerError, OSError):
+            if self._sums.stored_rows:
+                self._say_what_is_stored()
+            raise
+        self._count_gaps()
+
+    def _store_batch(self) -> None:
+        """Store what is pending, unless there was a bad row. Raises InvalidValue."""
+        self._refuse_bad_batch()
+        if not self._pending:
+            return
+        if not self._sums.stored_rows:
+            self._reader.check_charges()
+        with self._pm.transaction():
+            self._store(self._chunk_of(self._pending), _Chunk)
+        self._sums.stored_rows += len(self._pending)
+        self._pending = []
+        self._show_progress(self._sums.stored_rows)
+
+    def _refuse_bad_batch(self) -> None:
+        if self._reader.bad_count and not self._skips_bad:
+            self._refuse_bad_rows(
+                "their batch was not" if self._sums.stored_rows else "nothing was"
+            )
+
+    def _refuse_bad_rows(self, what: str) -> None:
+        self._count_hidden_bad_rows()
+        raise InvalidValue(
+            f"{self._reader.bad_count} bad rows: {what} stored; correct them, or leave them "
+            "out with --skip-bad"
+        )
+
+    def _say_what_is_stored(self) -> None:
+        print_error(f"{self._file}: {self._sums.stored_rows} rows are stored")
+
+    # --- Messages
+
+    def _report_bad_row(self, number: int, error: str) -> None:
+        if len(self._bad_rows) < _SHOWN_BAD_ROWS:
+            self._bad_rows.append((number, error))
+            self._end_progress()
+            print_error(f"{self._file}: line {number}: {error}")
+        elif self._reader.bad_count == self._batch_rows:
+            self._refuse_bad_batch()  # a pipe may go on like this for ever
+
+    def _count_hidden_bad_rows(self) -> None:
+        hidden_count = self._reader.bad_count - len(self._bad_rows)
+        if hidden_count:
+            print_error(f"{self._file}: and {hidden_count} more bad rows")
+
+    def _show_progress(self, count: int) -> None:
+        """Say on a terminal how far the import is, in a line that the next one replaces."""
+        if sys.stderr is None or not sys.stderr.isatty():
+            return
+        share = self._reader.share
+        text = f"{count:,} rows" if share is None else f"{count:,} rows, {share:.0%}"
+        print_error(f"\r{text:<{_PROGRESS_WIDTH}}\r", end="")
+        self._has_progress = True
+
+    def _end_progress(self) -> None:
+        if self._has_progress:
+            print_error(f"\r{'':<{_PROGRESS_WIDTH}}\r", end="")
+            self._has_progress = False
+
+
+_PROGRESS_WIDTH = 30  # columns
+
+
+# --- Export
+
+
+class _Export:
+    """Writes a meter's readings, as `import` reads them or in InfluxDB's line protocol."""
+
+    def __init__(self, pm: PowerManager, options: argparse.Namespace) -> None:
+        self._pm = pm
+        self._options = options
+        self._meter = _named_meter(pm, options.meter)
+        self._has_zone: bool = hasattr(options, "time_zone")
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Refuse an option that the format has no place for."""
+        options = self._options
+        given = {
+            "--delimiter": options.delimiter and options.format != "csv",
+            "--decimal": options.decimal and options.format != "csv",
+            "--time-zone": self._has_zone and options.format == "influx",
+            "--wide": options.wide and options.format == "influx",
+        }
+        for name, is_wrong in given.items():
+            if is_wrong:
+                raise InvalidValue(f"{name}: the format {options.format} has no place for it")
+
+    def write(self) -> None:
+        """Write the readings of the options' range to their output."""
+        options = self._options
+        if options.output != "-":
+            _check_target(_check_path("output", options.output), self._pm._path)
+        readings = self._pm.iter_history(self._meter.id, since=options.since, until=options.until)
+        with contextlib.ExitStack() as stack:
+            out = sys.stdout
+            if options.output != "-":
+                out = stack.enter_context(_open_private(options.output))
+            if options.format == "influx":
+                out.writelines(self._influx_lines(readings))
+            elif options.format == "ndjson":
+                for row in map(self._row, readings):
+                    out.write(json.dumps(dict(zip(self._names(), row)), ensure_ascii=False) + "\n")
+            else:
+                self._write_csv(out, readings)
+
+    def _names(self) -> tuple[str, ...]:
+        return (*_OWN_COLUMNS, "wattage", "device", "meter") if self._options.wide else _OWN_COLUMNS
+
+    def _row(self, reading: PowerReading) -> tuple[Any, ...]:
+        moment = reading.timestamp
+        if self._has_zone:
+            local = datetime.fromisoformat(moment).astimezone(self._options.time_zone)
+            moment = local.isoformat(timespec="microseconds")
+        values = (moment, reading.voltage, reading.current_draw, reading.charge_pct)
+        if not self._options.wide:
+            return values
+        return (*values, reading.wattage, self._meter.device_id, self._meter.name or self._meter.id)
+
+    def _write_csv(self, out: Any, readings: Iterable[PowerReading]) -> None:
+        import csv
+
+        writer = csv.writer(out, delimiter=self._options.delimiter or ",", lineterminator="\n")
+        writer.writerow(self._names())
+        rows: Iterable[tuple[Any, ...]] = map(self._row, readings)
+        if self._options.decimal == ",":
+            rows = (tuple(map(_with_comma, row)) for row in rows)
+        writer.writerows(rows)
+
+    def _influx_lines(self, readings: Iterable[PowerReading]) -> Iterator[str]:
+        meter = self._meter
+        tags = {
+            "device": meter.device_id,
+            "meter": meter.id,
+            "name": meter.name or "",
+            "type": str(meter.type),
+        }
+        texts = ((name, _influx_tag(text)) for name, text in tags.items())
+        head = "power" + "".join(f",{name}={text}" for name, text in texts if text)
+        for reading in readings:
+            values = {
+                "voltage": reading.voltage,
+                "current": reading.current_draw,
+                "charge_pct": reading.charge_pct,
+                "wattage": reading.wattage,
+            }
+            fields = ",".join(
+                f"{name}={value!r}" for name, value in values.items() if value is not None
+            )
+            yield f"{head} {fields} {to_microseconds(reading.timestamp)}000\n"
+
+
+def _with_comma(value: Any) -> Any:
+    """A number as text with a decimal comma; anything else as it is."""
+    return repr(value).replace(".", ",") if isinstance(value, float) else value
+
+
+def _influx_tag(text: str) -> str:
+    r"""A tag's value by the rules of the line protocol.
+
+    It has no escape for a newline, nor for a backslash at the end.
+
+    >>> print(_influx_tag("Garden gate, north"))
+    Garden\ gate\,\ north
+    """
+    text = re.sub(r"[\r\n]+", " ", text).rstrip("\\")
+    return re.sub(r"([,= ])", r"\\\1", text)
+
+
+def _open_private(path: str) -> Any:
+    """Open a file for writing; a new one belongs to its owner alone."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)
+
+    return open(path, "w", encoding="utf-8", newline="", opener=opener)
+
+
+# --- Command line ---------------------------------------------------------------------
 
 
 def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
@@ -6931,143 +8844,6 @@ def _days(text: str) -> int | float:
     if days <= 0:
         raise argparse.ArgumentTypeError(f"expected a number of days above 0, got {text!r}")
     return days
-
-
-def _number_or_text(value: Any) -> Any:
-    """Text as a number if it is one, blank text as None; the library's checks judge the rest."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_number(value)
-    except argparse.ArgumentTypeError:
-        return value if value.strip() else None
-
-
-class _Import:
-    """One run of `import`: what it reads, and what it counts."""
-
-    def __init__(self, meter_id: str, file: str) -> None:
-        self._meter_id = meter_id
-        self._file = file
-        self._good_count = 0
-        self.bad_count = 0
-
-    def store(self, pm: PowerManager, skip_bad: bool) -> str:
-        """Store the file's readings, all or none, and say how many there were."""
-        with contextlib.ExitStack() as stack, pm.transaction():
-            lines: Iterable[str] = sys.stdin or ()  # None where it is closed
-            if self._file != "-":
-                lines = stack.enter_context(
-                    open(self._file, encoding="utf-8", errors="replace", newline="")
-                )
-            new_count = pm.log_many(self._rows(iter(lines)))
-            if self.bad_count and not skip_bad:
-                raise InvalidValue(
-                    f"{self.bad_count} bad rows: nothing was stored; correct them, or leave them "
-                    "out with --skip-bad"
-                )
-        there_count = self._good_count - new_count
-        return (
-            f"{new_count} new readings, {there_count} already there, "
-            f"{self.bad_count} bad rows left out"
-        )
-
-    def _rows(self, lines: Iterator[str]) -> Iterator[tuple[Any, ...]]:
-        """The good rows, as log_many takes them; bad ones are named and counted."""
-        for number, fields in _file_rows(lines):
-            try:
-                values = _imported_values(fields)
-            except InvalidValue as error:
-                self._report_bad_row(number, error)
-                continue
-            self._good_count += 1
-            self._show_progress()
-            yield (self._meter_id, *values)
-        if self.bad_count > _SHOWN_BAD_ROWS:
-            print_error(f"{self._file}: and {self.bad_count - _SHOWN_BAD_ROWS} more bad rows")
-
-    def _report_bad_row(self, number: int, error: InvalidValue) -> None:
-        self.bad_count += 1
-        if self.bad_count <= _SHOWN_BAD_ROWS:
-            print_error(f"{self._file}: line {number}: {error}")
-
-    def _show_progress(self) -> None:
-        is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        if is_terminal and self._good_count % _CHUNK_ROWS == 0:
-            print_error(f"\r{self._good_count:,} readings\r", end="")
-
-
-def _file_rows(lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
-    """Line number and fields of each row of CSV with a head; of NDJSON, the line itself."""
-    import csv
-
-    numbered = ((number, line.removeprefix("\ufeff")) for number, line in enumerate(lines, 1))
-    first_number, first_line = next((pair for pair in numbered if pair[1].strip()), (1, ""))
-    if first_line.lstrip().startswith("{"):
-        yield first_number, first_line
-        for number, line in numbered:
-            if line.strip():
-                yield number, line
-        return
-    reader = csv.DictReader(chain([first_line], lines), skipinitialspace=True)
-    skipped = first_number - 1
-    try:
-        for column in _COLUMNS[:3]:
-            if column not in (reader.fieldnames or ()):
-                raise InvalidValue(
-                    "expected NDJSON, or CSV whose first line names the columns; "
-                    f"no column {column!r}"
-                )
-        for fields in reader:
-            yield skipped + reader.line_num, fields
-    except csv.Error as error:
-        raise InvalidValue(
-            f"line {skipped + reader.line_num + 1}: expected CSV: {error}"
-        ) from error
-
-
-def _imported_values(fields: Any) -> tuple[float | None, float | None, float | None, datetime]:
-    """The checked values of one row of a file."""
-    if isinstance(fields, str):
-        try:
-            fields = json.loads(fields)
-        except ValueError as error:
-            raise InvalidValue(f"expected a JSON object: {error}") from error
-    if not isinstance(fields, dict):
-        raise _invalid("row", "a JSON object", fields)
-    timestamp, voltage, current, charge_pct = (
-        _number_or_text(fields.get(column)) for column in _COLUMNS
-    )
-    us = to_microseconds(timestamp)
-    return (*_check_reading(voltage, current, charge_pct), _EPOCH + us * _ONE_MICROSECOND)
-
-
-def _open_private(path: str) -> Any:
-    """Open a file for writing; a new one belongs to its owner alone."""
-
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags, 0o600)
-
-    return open(path, "w", encoding="utf-8", newline="", opener=opener)
-
-
-def _write_export(pm: PowerManager, options: argparse.Namespace) -> None:
-    import csv
-
-    if options.output != "-":
-        _check_target(_check_path("output", options.output), pm._path)
-    meter = _named_meter(pm, options.meter)
-    history = pm.iter_history(meter.id, since=options.since, until=options.until)
-    rows = ((r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in history)
-    with contextlib.ExitStack() as stack:
-        out = sys.stdout
-        if options.output != "-":
-            out = stack.enter_context(_open_private(options.output))
-        if options.format == "ndjson":
-            for row in rows:
-                out.write(json.dumps(dict(zip(_COLUMNS, row))) + "\n")
-        else:
-            csv.writer(out, lineterminator="\n").writerows(chain([_COLUMNS], rows))
 
 
 def _make_demo(pm: PowerManager) -> str:
@@ -7289,12 +9065,16 @@ def _run_event(session: _Session) -> str:
 
 
 def _run_import(session: _Session) -> str:
-    meter = _named_meter(session.pm, session.options.meter)
-    return _Import(meter.id, session.options.file).store(session.pm, session.options.skip_bad)
+    options = session.options
+    meter = _named_meter(session.pm, options.meter)
+    run = _Import(session.pm, meter.id, options)
+    run.run()
+    value, text = run.result(session.zone)
+    return session.result(value, text)
 
 
 def _run_export(session: _Session) -> None:
-    _write_export(session.pm, session.options)
+    _Export(session.pm, session.options).write()
 
 
 # --- Commands that show
@@ -7834,36 +9614,106 @@ class _PowerCommands:
         command.add_argument(
             "--timestamp", metavar="TIME", type=self._parse_time, help="when (default: now)"
         )
+        self._add_import()
+        self._add_export()
+
+    def _add_import(self) -> None:
         command = self._add(
             "import",
             _run_import,
-            "store the readings of a CSV or NDJSON file, all or none",
+            "store the readings of a log: CSV or another delimited text, NDJSON or a JSON array",
             "edge-001/Pack readings.csv",
+            "edge-001/Pack bms.csv --column current=-I:mA --time-zone Europe/Berlin --dry-run",
         )
         _add_meter_name(command)
         command.add_argument(
-            "file",
-            nargs="?",
-            default="-",
-            help=f"with the columns {', '.join(_COLUMNS)} (default: standard input)",
+            "file", nargs="?", default="-", help="the log (default: standard input)"
         )
         command.add_argument(
             "--skip-bad", action="store_true", help="leave bad rows out instead of storing nothing"
         )
+        command.add_argument(
+            "--dry-run", action="store_true", help="say what would be done, and store nothing"
+        )
+        command.add_argument(
+            "--column",
+            action="append",
+            default=[],
+            metavar="NAME=[-]COLUMN[:UNIT]",
+            type=_parse_wish,
+            help=f"which column is what: {', '.join(_MEANINGS)}; - before it turns the sign",
+        )
+        command.add_argument(
+            "--no-header",
+            action="store_true",
+            help="the first line has values: --column names columns by number, from 1",
+        )
+        self._add_signs(command, "found")
+        command.add_argument(
+            "--time-zone",
+            metavar="ZONE",
+            type=parse_zone,
+            default=argparse.SUPPRESS,
+            help="of times without an offset: Europe/Berlin, UTC, local",
+        )
+        command.add_argument(
+            "--time-format",
+            metavar="FORM",
+            type=_parse_time_format,
+            help="of times: epoch, epoch-ms, excel, or as '%%d/%%m/%%Y %%H:%%M' (default: found)",
+        )
+        command.add_argument(
+            "--batch",
+            metavar="N",
+            type=parse_count,
+            help="store every N rows, and what has come when a second passes without more; 0: all "
+            f"or none (default: {_BATCH_ROWS} for standard input, 0 for a file)",
+        )
+
+    def _add_signs(self, command: argparse.ArgumentParser, default: str) -> None:
+        command.add_argument(
+            "--delimiter",
+            metavar="SIGN",
+            type=_parse_delimiter,
+            help=f"of fields: comma, semicolon, tab, pipe (default: {default})",
+        )
+        command.add_argument(
+            "--decimal",
+            metavar="SIGN",
+            choices=[".", ","],
+            help=f"decimal sign, . or , (default: {default})",
+        )
+
+    def _add_export(self) -> None:
         command = self._add(
             "export",
             _run_export,
-            "write a meter's readings as `import` reads them",
+            "write a meter's readings as `import` reads them, or for InfluxDB",
             "edge-001/Pack --since -7d --output pack.csv",
+            "edge-001/Pack --format influx",
             prints=False,
         )
         _add_meter_name(command)
         self._add_range(command)
         command.add_argument(
-            "--format", choices=["csv", "ndjson"], default="csv", help="(default: csv)"
+            "--format",
+            choices=["csv", "ndjson", "influx"],
+            default="csv",
+            help="(default: csv); influx: line protocol",
         )
         command.add_argument(
             "--output", default="-", metavar="FILE", help="(default: standard output)"
+        )
+        command.add_argument(
+            "--time-zone",
+            metavar="ZONE",
+            type=parse_zone,
+            default=argparse.SUPPRESS,
+            help="in which times are written: Europe/Berlin, UTC, local (default: UTC)",
+        )
+        self._add_signs(command, "comma and point")
+        command.add_argument(
+            "--wide", action="store_true", help="with wattage, device and meter too"
         )
 
     def _add_showing_commands(self) -> None:
