@@ -9236,7 +9236,7 @@ class TestScreen:
 
     @pytest.mark.parametrize(
         ("encoding", "has_unicode"),
-        [("utf-8", True), ("cp437", False), ("ascii", False), (None, False), ("unknown", False)],
+        [("utf-8", True), ("cp437", False), ("ascii", False), (None, True), ("unknown", False)],
     )
     def test_block_characters(self, encoding: str | None, has_unicode: bool) -> None:
         """Block characters are used where the encoding has all of them."""
