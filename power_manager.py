@@ -6042,8 +6042,9 @@ def _scaled(value: float | None, unit_wh: float) -> str:
 def _shown_state(meter: PowerMeter) -> str:
     """A meter's state in a word for a person.
 
-    That of PowerMeter.state, but where that is called charging without any watts going in: a
-    battery is "full" then, and a panel "idle".
+    That of PowerMeter.state, but for what it would mislead in: a battery is "charging" when energy
+    goes into it, and otherwise "full" where its charge is called charging; a panel that gives
+    nothing is "idle".
     """
     if not meter.active:
         return "inactive"
@@ -6183,8 +6184,8 @@ def _number_column(
     return _StatusColumn(name, name, width, text, right=True)
 
 
-# At 80 columns they fill a line with one blank between them. What narrow screens leave out first
-# is named below; what wide ones add is in _status_columns().
+# With one blank between them they fill 80 columns. What a narrower screen leaves out is named
+# below, in that order; what a wider one adds is in _status_layout().
 _STATUS_COLUMNS = [
     _StatusColumn(
         "name", "meter", 12, lambda view, _width, screen: f"  {screen.printable(view.name)}"
@@ -6285,7 +6286,8 @@ def _meter_line(view: _MeterView, layout: _StatusLayout, screen: Screen) -> str:
         colour = column.colour(view) if view.is_present or column.name == "read" else "dim"
         cells.append(screen.paint(text, colour if text.strip() else ""))
     if not has_values:
-        cells.append(screen.paint(" no reading yet", "dim"))
+        words = " " * (2 - layout.gap) + "no reading yet"  # two blanks from the type
+        cells.append(screen.paint(words, "dim"))
     return layout.line(cells)
 
 
@@ -9100,7 +9102,7 @@ def _status(session: _Session, screen: Screen, indent: int | None = 2) -> str:
         _view_of_device(
             device,
             meters,
-            _hours_of(pm, meters, _LONGEST_DAY_DAYS),
+            _hours_of(pm, meters, 1),  # 25 h at the end of an hour: a day may have as many
             now_us=now_us,
             stale_s=_stale_seconds(pm),
             zone=session.zone,
@@ -9112,7 +9114,6 @@ def _status(session: _Session, screen: Screen, indent: int | None = 2) -> str:
     return _status_text(views, screen)
 
 
-_LONGEST_DAY_DAYS = 26 / 24  # a day has 25 hours when clocks are put back, and one is under way
 _LEAST_STALE_S = 120.0  # with a max_gap below that: readings come by the minute
 
 

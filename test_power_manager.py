@@ -507,6 +507,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("store", ["memory", "file", "reopened"])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def programs_end_by_ctrl_c() -> None:
+    """A shell that runs the tests in the background makes them, and what they start, ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def store(request: pytest.FixtureRequest) -> str:
     """The kind of store that `pm` is; of a test that takes any_pm, each in turn."""
@@ -9239,7 +9246,7 @@ class TestScreen:
         [("utf-8", True), ("cp437", False), ("ascii", False), (None, True), ("unknown", False)],
     )
     def test_block_characters(self, encoding: str | None, has_unicode: bool) -> None:
-        """Block characters are used where the encoding has all of them."""
+        """Block characters are used where the encoding has all of them; text alone has none."""
         screen = power_manager.Screen.of(Stream(encoding, False))
         assert (screen.has_unicode, screen.width) == (has_unicode, 100)
 
@@ -12987,7 +12994,7 @@ Garden gate 東京  gate                                                  1h19m 
 █████████████     3s
   Panel                  solar    charging                7.19   18.1   0.40         █▇▆▅▃▂▁▁▁▁▁\
 ▁▁▁▁▁▂▄▅▆▇███     3s
-  Spare                  battery   no reading yet
+  Spare                  battery  no reading yet
   ! 電池パック三号機: battery low, 18.1 % left
 
 Nothing measured yet  a-rather-long-id-of-a-device-without-meters
@@ -13310,6 +13317,16 @@ class TestShownToAPerson(Showing):
             pm.add_meter("new", "main")
         assert "\n\nno readings in that time\n\n" in show("report new --text")
 
+    def test_scale_of_days(self, run: Run) -> None:
+        """Hours before the first day that is shown do not make the others small."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D")
+            main = pm.add_meter("d", "main").id
+            pm.log_power(main, 230.0, 100.0, timestamp=NOW - 40 * 3600)
+            pm.log_power(main, 230.0, 1.0, timestamp=NOW - 60)
+        shown = run("stats", "d/main", "--days", 1, "--bucket", "day", clock=Clock()).out
+        assert shown.splitlines()[1].split()[:3] == ["2025-06-16", "230", "█"]
+
     def test_statistics_of_a_meter_without_charge(self, show: Show) -> None:
         """They have no column for it, nor a bar where all is 0."""
         with PowerManager("power_manager.db", clock=Clock()) as pm:
@@ -13383,6 +13400,31 @@ class TestStatusOfToday(Showing):
             pm.log_many((main, 1.0, 1.0, None, clock.now - 60 * m) for m in range(30 * 60, -1, -1))
         (device,) = json.loads(run("status", "--json", clock=clock).out)["devices"]
         assert device["consumption_today_wh"] == about(hours)
+
+    def test_readings_after_now(self, run: Run) -> None:
+        """They are none of today's energy, though they are dated today."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D")
+            main = pm.add_meter("d", "main").id
+            for start in (NOW - 1200, NOW + 7200):
+                pm.log_many((main, 60.0, 1.0, None, start + 60 * m) for m in range(21))
+        (device,) = json.loads(run("status", "--json", clock=Clock()).out)["devices"]
+        assert device["consumption_today_wh"] == about(20.0)
+
+    def test_names_do_not_steer_the_terminal(self, run: Run) -> None:
+        """What a terminal would obey is shown as it is written in Python, in every line."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d\x9b", "D\x1b[2J")
+            cell = pm.add_meter("d\x9b", "battery", name="C\x07")
+            pm.log_power(cell.id, 3.0, 1.0, 10.0)
+            pm.trigger_event("d\x9b", "restore", note="N\x1b[2J")
+        for line in ("status", "meters", "devices", "events", "budget", "stats d\x9b/C\x07"):
+            assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f]", run(*line.split(" ")).out)
+        out = run("report", "d\x9b", "--text").out
+        assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f]", out)
+        followed = run("events", "--follow", wait=Frames()).out
+        assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f]", followed)
+        assert r"C\x07: battery low, 10.0 % left" in run("status", clock=Clock()).out
 
     def test_critical_alert(self, run: Run) -> None:
         """It stands below the meters, with the charge."""

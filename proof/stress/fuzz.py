@@ -2,8 +2,8 @@
 
 Methods: a state machine calls everything that writes, in any order, alone, in transactions and in ones that roll back,
 with good and bad values, and compares everything that reads with model.py. Command line: random arguments, and files
-of random text, broken CSV and NDJSON; there must be no traceback and no exit code but 0, 1 and 2, and an import that
-fails must have stored nothing. Needs hypothesis (requirements.txt).
+of random text, broken CSV and NDJSON; there must be no traceback and no exit code but 0, 1 and 2, and 130 where it goes
+on until Ctrl-C; an import that fails must have stored nothing. Needs hypothesis (requirements.txt).
 """
 
 from __future__ import annotations
