@@ -7048,12 +7048,11 @@ class _LogColumn:
     index: int
     unit: str = ""  # as told; "": the first of its meaning
     is_turned: bool = False  # its sign
-    shift: str = dataclasses.field(init=False, default="")  # e-3 behind the digits of mV
 
-    def __post_init__(self) -> None:
-        exponent = _MEANINGS[self.meaning].units.get(self.unit, 0)
-        if exponent:
-            object.__setattr__(self, "shift", f"e{exponent}")
+    @property
+    def exponent(self) -> int:
+        """The power of ten that makes its unit the first one of its meaning."""
+        return _MEANINGS[self.meaning].units.get(self.unit, 0)
 
     @property
     def shown_unit(self) -> str:
@@ -7253,52 +7252,54 @@ _NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # of local times, which hav
 
 
 class _TimeMemory:
-    """Remembers the parts of times: most times of a log share their hour, and how they end.
+    """Remembers the parts of times: most times of a log share their minute, and how they end.
 
-    2026-11-28T10:20:30.25Z is the hour, the minute, and an end of second, fraction and zone. What
-    ends without a zone goes with hours of the log's own zone.
+    2026-11-28T10:20:30.25Z is the hour, the minute, and an end of second, fraction and zone.
     """
 
     def __init__(self) -> None:
         self._hours: dict[str, int] = {}
-        self._local_hours: dict[str, int] = {}
-        self._ends: dict[str, tuple[dict[str, int], int]] = {}  # without the fraction's digits
+        self._ends: dict[str, int] = {}  # without the digits of the fraction
+        self._start = ""  # of the last time, up to the minute
+        self._start_us = 0
         self._fraction_end = _FRACTION_START  # as in the last time that had one
         self._fraction_scale = 1
 
     def recall(self, text: str) -> int | None:
         """Microseconds since 1970 of a time of known parts; None for another one."""
+        start = text[:_MINUTE_END]
+        if start != self._start and not self._take_start(start):
+            return None
         end = text[_MINUTE_END:]
         fraction_us = 0
         digits = end[_FRACTION_START : self._fraction_end]
-        if digits.isdecimal():
+        if digits.isdecimal() and len(digits) == self._fraction_end - _FRACTION_START:
             fraction_us = int(digits[:6]) * self._fraction_scale
-            is_known = len(digits) == self._fraction_end - _FRACTION_START
-            end = end[:_FRACTION_START] + end[self._fraction_end :] if is_known else ""
-        known = self._ends.get(end)
-        if known is None:
-            return None
-        hours, end_us = known
-        hour_us = hours.get(text[:_MINUTE_START])
-        minute_us = _MINUTES_US.get(text[_MINUTE_START:_MINUTE_END])
+            end = end[:_FRACTION_START] + end[self._fraction_end :]
+        end_us = self._ends.get(end)
+        return None if end_us is None else self._start_us + end_us + fraction_us
+
+    def _take_start(self, start: str) -> bool:
+        hour_us = self._hours.get(start[:_MINUTE_START])
+        minute_us = _MINUTES_US.get(start[_MINUTE_START:])
         if hour_us is None or minute_us is None:
-            return None
-        return hour_us + minute_us + end_us + fraction_us
+            return False
+        self._start = start
+        self._start_us = hour_us + minute_us
+        return True
 
     def learn(self, text: str, hour_us: int, end: re.Match[str], second_us: int) -> None:
         """Keep the parts of a time: when its hour begins, and from its minute to its fraction."""
-        if len(self._hours) + len(self._local_hours) + len(self._ends) > _REMEMBERED_TIMES:
+        if len(self._hours) + len(self._ends) > _REMEMBERED_TIMES:
             self._hours.clear()
-            self._local_hours.clear()
             self._ends.clear()
-        hours = self._local_hours if end["zone"] is None else self._hours
-        hours[text[:_MINUTE_START]] = hour_us
+        self._hours[text[:_MINUTE_START]] = hour_us
         key = end[0]
         if end["fraction"]:
             self._fraction_end = end.end("fraction") - end.start()
             self._fraction_scale = 10 ** max(6 - len(end["fraction"]), 0)
             key = key[:_FRACTION_START] + key[self._fraction_end :]
-        self._ends[key] = (hours, second_us)
+        self._ends[key] = second_us
 
 
 _MINUTE_START = 14  # in 2026-11-28T10:20:30.25Z, and in 28.11.2026 10:20:30
@@ -7318,7 +7319,9 @@ class _LogTimes:
         self._zone = zone
         self._has_zone = has_zone
         self._format = time_format
-        self._memory = _TimeMemory()
+        self._told = _TimeMemory()  # of times that tell their zone
+        self._local = _TimeMemory()
+        self._memory = self._told  # of the last time
         self._offsets: dict[int, int | None] = {}  # of the zone, by hour; None where it changes
         self._previous_us: int | None = None
         self.repeated_count = 0  # of times that exist twice
@@ -7369,12 +7372,13 @@ class _LogTimes:
             raise _unreadable_time(text) from None
         minute_us = (local - _NAIVE_EPOCH) // _ONE_MICROSECOND
         fraction_us = int(f"{end['fraction'] or '':0<6}"[:6])
-        offset_us: int | None = 0
+        self._memory = self._told
         if end["zone"] is None:
             offset_us = self._offset_of_hour(minute_us // HOUR_US, text)
-        if offset_us is None:
-            return self._local_us(minute_us + second_us + fraction_us, text)
-        minute_us -= offset_us
+            if offset_us is None:
+                return self._local_us(minute_us + second_us + fraction_us, text)
+            minute_us -= offset_us
+            self._memory = self._local
         if found.start("minute") == _MINUTE_START:
             self._memory.learn(text, minute_us - minute * _MINUTE_US, end, second_us)
         return minute_us + second_us + fraction_us
@@ -7947,6 +7951,7 @@ _DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _ENCODING_NAMES = {"utf-8-sig": "UTF-8", "utf-16": "UTF-16"}
 _VALUE_TEXT = re.compile(r"[+-]?\d*[.,]?\d+(?:[eE][+-]?\d+)?|\d{1,4}[-./]\d\d?[-./]\d{1,4}.*")
 _GROUPED_NUMBER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # 1,234: one thousand, or one and a bit
+_TO_POINT = str.maketrans(",.", ".?")  # a point is no sign of a number with a decimal comma
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eE]([+-]?\d{1,9}))?", re.ASCII)
 
 
@@ -7976,7 +7981,11 @@ class _LayoutFinder:
                 + ("no text" if not lines else "a first line without end")
             )
         delimiter = self._options.delimiter or self._found_delimiter(texts)
-        names = _split_line(texts[0], delimiter)
+        try:
+            names = _split_line(texts[0], delimiter)
+        except InvalidValue as error:
+            (number, _), *_ = lines
+            raise InvalidValue(f"line {number}: {error}") from None
         while names and not names[-1].strip():
             names.pop()
         if self._options.has_head:
@@ -8091,6 +8100,9 @@ def _found_decimal(
 # --- Readings of a log
 
 
+_Numbers = tuple["float | None", "float | None", "float | None"]  # V, A, %
+
+
 class _LogReader:
     """Reads a log as readings: finds its layout, names bad rows, and counts what it leaves out.
 
@@ -8145,7 +8157,7 @@ class _LogReader:
     def check_charges(self) -> None:
         """Refuse a charge of which nothing says whether 1 is full, or one per cent."""
         column = self._charge
-        if column is None or column.unit or column.name == "charge_pct":
+        if not column.name or column.unit or column.name == "charge_pct":
             return
         if 0.0 <= self._largest_charge <= 1.0:
             choices = (_quoted(f"charge_pct={column.name}:{unit}") for unit in ("fraction", "%"))
@@ -8209,10 +8221,14 @@ class _LogReader:
         self._has_point = layout.decimal == "."
         self._width = len(layout.names)
         self._timestamp = columns.get("timestamp")
+        nothing = _LogColumn("charge_pct", "", sys.maxsize)
         self._voltage = columns["voltage"]
-        self._current = columns.get("current")
-        self._power = columns.get("power", self._voltage)  # not used where there is a current
-        self._charge = columns.get("charge_pct")
+        self._current = columns.get("current", nothing)
+        self._power = columns.get("power", nothing)
+        self._charge = columns.get("charge_pct", nothing)
+        used = (self._voltage, self._current, self._charge)
+        is_plain = layout.delimiter and self._has_point and all(map(_is_plain_column, used))
+        self._numbers = self._plain_numbers if is_plain else self._any_numbers
         needed = [column for column in columns.values() if column.meaning != "charge_pct"]
         self._last_needed = max(needed, key=attrgetter("index"))
         self._times = self._new_times()
@@ -8229,7 +8245,9 @@ class _LogReader:
         unclear = ""
         for number, value in sample:
             try:
-                times.read(self._time_of(self._fields(value)))
+                fields = self._fields(value)
+                column = self._timestamp
+                times.read(self._joined_time(fields) if column is None else fields[column.index])
             except _Unclear as error:
                 unclear = unclear or f"line {number}: {error}"
             except InvalidValue:
@@ -8276,10 +8294,10 @@ class _LogReader:
         """Refuse a name that only comes later, and that would have been used from the start."""
         for name in fields.keys() - self._known_names:
             known = _meaning_of(name) or ("", "")
-            if self._charge is None and name == "charge_pct":
+            if not self._charge.name and name == "charge_pct":
                 self._charge = _LogColumn(name, name, len(self.layout.names))
                 self.layout.names.append(name)
-            elif self._charge is None and "charge_pct" in known:
+            elif not self._charge.name and "charge_pct" in known:
                 raise InvalidValue(
                     f"{printable(name)}: the first rows have no such name: give --column "
                     f"{_quoted(f'charge_pct={name}')}"
@@ -8298,23 +8316,13 @@ class _LogReader:
 
     def _arrival(self, number: int, fields: Sequence[Any]) -> _Arrival:
         """One row as a reading with checked values. Raises InvalidValue."""
-        us = self._times.read(self._time_of(fields))
-        column = self._voltage
-        voltage = self._number(fields[column.index], column)
-        if self._current is not None:
-            column = self._current
-            current = self._number(fields[column.index], column)
-        else:
-            column = self._power
-            current = _current_of(self._number(fields[column.index], column), voltage)
-        charge_pct = None
+        column = self._timestamp
+        us = self._times.read(self._joined_time(fields) if column is None else fields[column.index])
+        voltage, current, charge_pct = self._numbers(fields)
         is_left_out = False
-        if self._charge is not None and self._charge.index < len(fields):
-            column = self._charge
-            charge_pct = self._number(fields[column.index], column)
-            if charge_pct is not None and not 0.0 <= charge_pct <= self._largest_charge:
-                is_left_out = charge_pct < 0.0 or charge_pct > _MOST_CHARGE_PCT
-                charge_pct = None if is_left_out else charge_pct
+        if charge_pct is not None and not 0.0 <= charge_pct <= self._largest_charge:
+            is_left_out = charge_pct < 0.0 or charge_pct > _MOST_CHARGE_PCT
+            charge_pct = None if is_left_out else charge_pct
         voltage, current, charge_pct = _check_reading(voltage, current, charge_pct)
         if is_left_out:
             self.left_out_charges += 1
@@ -8322,38 +8330,59 @@ class _LogReader:
             self._largest_charge = charge_pct
         return _Arrival(number, us, voltage, current, charge_pct, False)
 
-    def _number(self, value: Any, column: _LogColumn) -> float | None:
-        """A value of a column as a number in its meaning's first unit; None for an empty one."""
-        number: float | None
-        try:
-            if not self._has_point or "_" in value:
-                raise ValueError(value)
-            # mV have e-3 behind their digits: that is exact, where a factor of 0.001 is not.
-            number = float(value + column.shift)
-        except (ValueError, TypeError):
-            number = self._number_anew(value, column)
-        if column.is_turned and number is not None:
-            return -number
-        return number
+    def _joined_time(self, fields: Sequence[Any]) -> str:
+        """The time of a row that has its date apart."""
+        columns = self.layout.columns
+        values = [fields[columns[meaning].index] for meaning in ("date", "time")]
+        if any(value is None or value == "" for value in values):
+            return ""
+        return " ".join(str(value).strip() for value in values)
 
-    def _number_anew(self, value: Any, column: _LogColumn) -> float | None:
+    def _plain_numbers(self, fields: Sequence[Any]) -> _Numbers:
+        """Volts, amperes and per cent of a row of a plain log, which needs no more than float()."""
+        try:
+            voltage = fields[self._voltage.index]
+            current = fields[self._current.index]
+            charge_pct = fields[self._charge.index]
+            if "_" in voltage or "_" in current or "_" in charge_pct:
+                return self._any_numbers(fields)
+            return float(voltage), float(current), float(charge_pct)
+        except (ValueError, IndexError):
+            return self._any_numbers(fields)
+
+    def _any_numbers(self, fields: Sequence[Any]) -> _Numbers:
+        """Volts, amperes and per cent of a row. Raises InvalidValue."""
+        voltage = self._number(fields, self._voltage)
+        if "current" in self.layout.columns:
+            current = self._number(fields, self._current)
+        else:
+            current = _current_of(self._number(fields, self._power), voltage)
+        charge_pct = None
+        if self._charge.index < len(fields):
+            charge_pct = self._number(fields, self._charge)
+        return voltage, current, charge_pct
+
+    def _number(self, fields: Sequence[Any], column: _LogColumn) -> float | None:
+        """A number in its meaning's first unit; None where there is none. Raises InvalidValue."""
+        value = fields[column.index]
         text = value
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, str):
+            text = value.strip() if self._has_point else value.strip().translate(_TO_POINT)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
             text = repr(float(value)) if abs(value) <= _MAX_FLOAT else "too large"
-        elif isinstance(value, str):
-            text = value.strip()
-            if not self._has_point and "." not in text:
-                text = text.replace(",", ".")
-            elif not self._has_point:
-                text = "a point where the decimal sign is a comma"
         if text is None or text == "":
             return None
         found = _NUMBER.fullmatch(text) if isinstance(text, str) else None
         if found is None:
             sign = "" if self._has_point else ', with the decimal sign ","'
             raise _invalid(column.meaning, f"a number ({column.shown_unit}){sign}", value)
-        exponent = int(found[2] or 0) + int(column.shift[1:] or 0)
-        return float(f"{found[1]}e{exponent}")
+        # mV have e-3 behind their digits: that is exact, where a factor of 0.001 is not.
+        number = float(f"{found[1]}e{int(found[2] or 0) + column.exponent}")
+        return -number if column.is_turned else number
+
+
+def _is_plain_column(column: _LogColumn) -> bool:
+    return column.name != "" and not column.exponent and not column.is_turned
 
 
 def _current_of(watts: float | None, volts: float | None) -> float | None:

@@ -10803,6 +10803,12 @@ class TestDamagedLogs(Logs):
         assert (bad_lines(outcome), len(stored())) == ([3], 2)
         assert all(len(line) < 300 for line in outcome.err.splitlines())
 
+    def test_head_that_is_damaged(self, take: Take) -> None:
+        """It is refused, named by its line."""
+        assert "line 2: a quote is never closed" in take('\n"timestamp;voltage\n').err
+        assert "a first line without end" in take(b"x" * 70_000 + b"\n1,2\n").err
+        assert "a file with no text" in take("\n").err
+
     def test_long_lines_take_no_memory(self, take: Take) -> None:
         """Of a line of 30 MB next to nothing is kept."""
         log = HEAD.encode() + b"x" * 30_000_000 + b"\n2026-06-01T08:05:00Z,13.2,0.8,76\n"
@@ -10934,7 +10940,7 @@ class TestJsonLogs(Logs):
 
     def test_empty_array(self, take: Take) -> None:
         """It has no columns, and is refused."""
-        for log in ("[]", "[ ]", "[1]"):
+        for log in ("[]", "[ ]", "[1]", "{"):
             outcome = take(log)
             assert (outcome.code, outcome.out) == (1, "")
             assert "expected NDJSON" in outcome.err
@@ -12366,6 +12372,57 @@ class TestBatches(Logs):
             while threading.active_count() > before and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert threading.active_count() == before
+
+    @pytest.mark.parametrize("form", ["csv", "ndjson", "array"])
+    def test_lulls(
+        self, run: Run, pack: str, stored: Stored, monkeypatch: pytest.MonkeyPatch, form: str
+    ) -> None:
+        """Wherever nothing comes for a while, what is whole is stored, and the rest goes on."""
+        objects = [f'{{"ts": {1_780_300_800 + n}, "v": 1, "i": 1}}' for n in range(6)]
+        text = {
+            "csv": HEAD + self.rows(0, 6),
+            "ndjson": "\n".join([*objects, ""]),
+            "array": " [\n" + ",\n".join(objects) + "\n]\n",
+        }[form]
+        counts = []
+
+        def pieces(_: object) -> Iterator[bytes]:
+            for character in text:
+                yield character.encode()
+                yield b""
+                counts.append(len(stored()))
+
+        monkeypatch.setattr(power_manager, "_piped_pieces", pieces)
+        outcome = run("import", pack)
+        assert (outcome.code, len(stored())) == (0, 6)
+        assert list(dict.fromkeys(counts)) == [0, 1, 2, 3, 4, 5, 6]
+
+    def test_pipe_that_pauses(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The thread that reads says when nothing comes: then the rows before are stored."""
+        monkeypatch.setattr(power_manager, "_QUIET_S", 0.02)
+        read, write = os.pipe()
+
+        def feed() -> None:
+            with os.fdopen(write, "w") as target:
+                target.write(HEAD + self.rows(0, 3))
+                target.flush()
+                self.wait_for(pack, 3)
+                target.write(self.rows(3, 5))
+
+        writer = threading.Thread(target=feed)
+        with os.fdopen(read) as source:
+            monkeypatch.setattr(sys, "stdin", source)
+            writer.start()
+            outcome = run("import", pack)
+            writer.join(60)
+        assert outcome.out.startswith("5 new readings")
+
+    def test_standard_input_without_rows(
+        self, run: Run, pack: str, stdin: Callable[[str], None]
+    ) -> None:
+        """A head alone is no error."""
+        stdin(HEAD)
+        assert run("import", pack).out == "0 new readings, 0 already there, 0 bad rows left out\n"
 
 
 class TestExport(Logs):
