@@ -36,7 +36,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import power_manager
 from power_manager import MeterType, PowerEventType, PowerManager, PowerManagerError
@@ -74,7 +74,8 @@ NUT_LIMIT = 3.0  # seconds for an answer of upsd
 NUT_RETRY = 10.0  # seconds until upsd is asked again after it could not be reached
 _NUT_SIZE = 1 << 20  # bytes of an answer
 _LAST_TIME = 7_258_118_399.0  # the end of 2199, in epoch seconds: power_manager stores no later one
-_MAX = {"V": 1e3, "A": 1e3, "W": 1e5, "Wh": 1e6}  # beyond it a value is a broken sensor's
+# Beyond it a value is a broken sensor's.
+_MAX = {"V": 1e3, "A": 1e3, "W": 1e5, "Wh": 1e6, "VA": 1e5, "s": 1e7, "C": 200.0}
 
 # --- Values -----------------------------------------------------------------------------------
 
@@ -153,6 +154,15 @@ def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
+def _agreed(*values: float | None) -> float | None:
+    """The first known value; a 0 gives way to one that is not: many a driver leaves a file it never fills at 0.
+
+    >>> [_agreed(0.0, None, 4.5), _agreed(None, 0.0), _agreed(None, None)]
+    [4.5, 0.0, None]
+    """
+    return _first(*(value or None for value in values), *values)
+
+
 # --- Samples and sources ----------------------------------------------------------------------
 
 DISCHARGING, IDLE, CHARGING = 1, 0, -1  # directions: the sign of the current
@@ -172,6 +182,11 @@ class Sample:
     mains: bool | None = None  # whether power comes in from outside
     low: bool | None = None  # whether the device itself says that its battery is nearly empty
     problem: str = ""
+    serial: str = ""  # the battery's or the UPS's; another one is another pack
+    runtime_s: float | None = None  # what the device itself expects until it is empty
+    temperature_c: float | None = None
+    tokens: frozenset[str] = frozenset()  # a UPS's status in NUT's words: OL, OB, LB, RB, OVER, ...
+    is_estimated: bool = False  # whether the charge was worked out from the volts
 
     @property
     def empty(self) -> bool:
@@ -222,12 +237,19 @@ def _listed(place: str) -> list[str]:
 
 _KINDS = {"battery": MeterType.BATTERY, "ups": MeterType.UPS}
 _KINDS |= dict.fromkeys(("mains", "wireless", "usb"), MeterType.MAIN)
+# The kinds of charger that only USB-C's own protocol knows; a charger that measures detects SDP, DCP and CDP too.
+_CONTRACT_KINDS = {"C", "PD", "PD_DRP", "PD_PPS", "PD_SPR_AVS", "PD_PPS_SPR_AVS"}
+_EXTRAS = {"temp", "time_to_empty_now", "time_to_empty_avg"}
 # Drivers disagree on the sign of current, so the status says it; without one a battery is taken to supply.
 _DIRECTIONS = {"discharging": DISCHARGING, "charging": CHARGING, "full": IDLE, "not charging": IDLE}
 
 
 class Supply(Source):
     """A power supply of the kernel: Battery, UPS, Mains, USB or Wireless, in micro-units."""
+
+    is_contract = False  # whether its values are what was agreed with a charger, not what flows
+    serial = ""
+    extras: frozenset[str] = frozenset()  # which of the files are there that few drivers have
 
     @classmethod
     def discover(cls, root: str) -> list[Source]:
@@ -242,6 +264,9 @@ class Supply(Source):
             if kind is None or _number(_text(f"{place}/present")) == 0:
                 continue
             supply = cls(_clean(name) or "supply", kind, place)
+            supply.is_contract = kind is MeterType.MAIN and _is_contract(name, place)
+            supply.serial = _clean(_text(f"{place}/serial_number"))
+            supply.extras = frozenset(_EXTRAS & set(_listed(place)))
             supply.peripheral = _text(f"{place}/scope").lower() == "device"
             supply.left_out = (
                 "a peripheral's: --peripherals logs it too" if supply.peripheral else ""
@@ -273,8 +298,7 @@ class Supply(Source):
 
     def _main(self, online: float | None) -> Sample:
         status = None if online is None else "Online" if online > 0 else "Offline"
-        # These say what was agreed with the charger, not what flows.
-        if self.name.startswith("ucsi-source-psy"):
+        if self.is_contract:
             return Sample(status=status)
         volts = self._micro("V", "voltage_now", "voltage_avg")
         amperes = _turned(self._micro("A", "current_now", "current_avg"), DISCHARGING)
@@ -283,8 +307,8 @@ class Supply(Source):
         if online == 0 and volts is not None:
             amperes = 0.0
             watts = None
-        watts = _first(watts, _product(volts, amperes))
-        return Sample(volts, _first(amperes, _quotient(watts, volts)), watts, status=status)
+        watts = _agreed(watts, _product(volts, amperes))
+        return Sample(volts, _agreed(amperes, _quotient(watts, volts)), watts, status=status)
 
     def _battery(self) -> Sample:
         status = _clean(_text(f"{self.place}/status"))
@@ -297,16 +321,26 @@ class Supply(Source):
         if direction == IDLE:
             amperes = 0.0
             watts = 0.0
-        watts = _first(watts, _product(volts, amperes))
+        watts = _agreed(watts, _product(volts, amperes))
         return Sample(
             voltage=volts,
-            current=_first(amperes, _quotient(watts, volts)),
+            current=_agreed(amperes, _quotient(watts, volts)),
             wattage=watts,
             charge_pct=self._charge(),
             capacity_wh=self._capacity(volts),
             status=status if direction is not None else None,
             direction=direction,
+            serial=self.serial,
+            runtime_s=self._runtime() if direction == DISCHARGING else None,
+            temperature_c=_sane(self._extra("temp", 10.0), "C"),
         )
+
+    def _extra(self, name: str, scale: float = 1.0) -> float | None:
+        return self._value(name, scale) if name in self.extras else None
+
+    def _runtime(self) -> float | None:
+        seconds = _agreed(self._extra("time_to_empty_now"), self._extra("time_to_empty_avg"))
+        return _sane(seconds, "s") if seconds else None
 
     def _capacity(self, volts: float | None) -> float | None:
         """Watt-hours when full: as it is now, else as it was designed."""
@@ -321,44 +355,52 @@ class Supply(Source):
 
     def _charge(self) -> float | None:
         charge = _percent(self._value("capacity"))
-        for what in ("energy", "charge"):
-            if charge is None:
-                ratio = _quotient(
-                    self._micro("Wh", what + "_now"), self._positive("Wh", what + "_full")
-                )
-                charge = _percent(_product(ratio, 100.0))
-        return charge
+        if charge:
+            return charge
+        # Without a capacity, and beside one of 0 that may never have been filled in, what the battery holds says it.
+        return _agreed(charge, self._ratio("energy"), self._ratio("charge"))
+
+    def _ratio(self, what: str) -> float | None:
+        """What is in the battery, in percent of what it holds when full."""
+        now = self._micro("Wh", what + "_now")
+        full = self._positive("Wh", what + "_full")
+        return _percent(_product(_quotient(now, full), 100.0))
+
+
+def _is_contract(name: str, place: str) -> bool:
+    """Whether a USB supply is a Type-C port, which knows the volts and the limit agreed on, not what flows.
+
+    UCSI, TCPM and the port controllers name their supplies so, register their port beside the supply, and offer
+    no kind of charger but USB-C's. One of the three is enough: a captured tree may lack the others.
+    """
+    if "-source-psy" in name or os.path.isdir(f"{place}/device/typec"):
+        return True
+    kinds = set(re.findall(r"\w+", _text(f"{place}/usb_type"))) - {"Unknown"}
+    return bool(kinds) and kinds <= _CONTRACT_KINDS
 
 
 class Rail(Source):
-    """One channel of a current monitor in hwmon: mV, mA, uW."""
+    """One channel of a current monitor in hwmon (mV, mA, uW) or iio (mV, mA, mW)."""
 
     _CHIPS = re.compile(r"ina\d+\w*|isl28022|ltc2945|ltc4151|pac1934|sq52206")
-    _TOTALS = ("VDD_IN", "POM_5V_IN", "VIN")  # on a Jetson: what the whole module takes
 
     def __init__(self, name: str, place: str, address: str, channel: int) -> None:
         super().__init__(name, MeterType.MAIN, place, address)
         self.channel = channel
         self.chip = ""
-        self.labelled = False
+        self.label = ""
 
     @classmethod
     def discover(cls, root: str) -> list[Source]:
-        """The rails under root/sys/class/hwmon; the parts of a Jetson's total are marked as left out."""
+        """The rails under root/sys; what another rail contains is marked as left out."""
         rails: list[Rail] = []
         top = os.path.join(root, "sys/class/hwmon")
         for name in _listed(top):
             chip = _clean(_text(f"{top}/{name}/name"))
             if cls._CHIPS.fullmatch(chip):
                 rails += cls._channels(f"{top}/{name}", chip)
-        total = next(
-            (rail.name for rail in rails if rail.labelled and rail.name in cls._TOTALS), None
-        )
-        for rail in rails:  # a total and its parts together would count the same watts twice
-            if total and rail.labelled and rail.chip == "ina3221" and rail.name not in cls._TOTALS:
-                rail.left_out = (
-                    f"a part of {total}: --map {shlex.quote(rail.name)}=main logs it too"
-                )
+        rails += IioRail.find(root)
+        _leave_out_parts(rails)
         return list(rails)
 
     @classmethod
@@ -368,32 +410,181 @@ class Rail(Source):
         channels = [n for n in range(1, 4 if chip == "ina3221" else 17) if f"in{n}_input" in files]
         channels = [n for n in channels if {f"curr{n}_input", f"power{n}_input"} & files]
         # The number of a hwmon changes from boot to boot, the chip's bus and address do not.
-        address = os.path.basename(os.path.realpath(f"{place}/device")) if "device" in files else ""
-        address = address if re.fullmatch(r"\d+-[0-9a-f]{4}", address) else ""
+        address = _i2c_address(f"{place}/device") if "device" in files else ""
         rails = []
         for n in channels:
             labels = [_clean(_text(f"{place}/{kind}{n}_label")) for kind in ("in", "curr", "power")]
             label = next(filter(None, labels), "")
             if label == "NC" or _text(f"{place}/in{n}_enable") == "0":
                 continue
-            name = label or " ".join(
-                filter(None, (chip, address, str(n) if len(channels) > 1 else ""))
-            )
-            rail = cls(name, place, address, n)
-            rail.chip = chip
-            rail.labelled = bool(label)
+            rails.append(cls._named(place, chip, address, label, n, len(channels) > 1))
+        return rails
+
+    @classmethod
+    def _named(
+        cls, place: str, chip: str, address: str, label: str, channel: int, is_one_of_many: bool
+    ) -> Rail:
+        number = str(channel) if is_one_of_many else ""
+        name = label or " ".join(filter(None, (chip, address, number)))
+        rail = cls(name, place, address, channel)
+        rail.chip = chip
+        rail.label = label
+        return rail
+
+    def _read(self) -> Sample:
+        volts, amperes, watts = self._measured()
+        volts = _sane(volts, "V")
+        amperes = _sane(amperes, "A")
+        # The product is signed, and finer than the chip's own.
+        watts = _agreed(_product(volts, amperes), _sane(watts, "W"))
+        sample = Sample(volts, _agreed(amperes, _quotient(watts, volts)), watts)
+        sample.problem = "nothing readable" if sample.empty else ""
+        return sample
+
+    def _measured(self) -> tuple[float | None, float | None, float | None]:
+        """Volts, amperes and watts; the watts only where there are no amperes to work them out from."""
+        n = self.channel
+        volts = self._value(f"in{n}_input", 1e3)
+        amperes = self._value(f"curr{n}_input", 1e3)
+        watts = None if amperes else self._value(f"power{n}_input", 1e6)
+        return volts, amperes, watts
+
+
+def _i2c_address(path: str) -> str:
+    """The bus and address of the chip that a path belongs to, such as 1-0040; "" for none."""
+    parts = os.path.realpath(path).split("/")
+    return next((part for part in reversed(parts) if re.fullmatch(r"\d+-[0-9a-f]{4}", part)), "")
+
+
+class IioRail(Rail):
+    """One channel of a current monitor in iio: JetPack 4's own ina3221x, and chips with iio drivers of the kernel.
+
+    Only known monitors are read: an iio device with volts and amperes may as well be the converter behind a
+    battery that the kernel already shows as a power supply.
+    """
+
+    _IIO_CHIPS = re.compile(r"ina3221x|ina2\d\d|ina2xx|pac19\d\d")
+
+    def __init__(self, name: str, place: str, address: str, channel: int) -> None:
+        super().__init__(name, place, address, channel)
+        self.numbers = channel, channel, channel  # of the channels for volts, amperes and watts
+
+    @classmethod
+    def find(cls, root: str) -> list[Rail]:
+        """The rails in iio under root/sys."""
+        rails: list[Rail] = []
+        seen: set[str] = set()
+        for place in cls._places(root):
+            if os.path.realpath(place) in seen:
+                continue
+            seen.add(os.path.realpath(place))
+            # The driver of JetPack 4 may give its device no name.
+            driver = "ina3221x" if "/ina3221x/" in place else ""
+            chip = _clean(_text(f"{place}/name")) or driver
+            if cls._IIO_CHIPS.fullmatch(chip):
+                rails += cls._monitored(place, chip)
+        return rails
+
+    @staticmethod
+    def _places(root: str) -> list[str]:
+        top = os.path.join(root, "sys/bus/iio/devices")
+        places = [f"{top}/{name}" for name in _listed(top)]
+        top = os.path.join(root, "sys/bus/i2c/drivers/ina3221x")
+        for address in _listed(top):
+            names = _listed(f"{top}/{address}")
+            places += [f"{top}/{address}/{name}" for name in names if name.startswith("iio:device")]
+        return places
+
+    @classmethod
+    def _monitored(cls, place: str, chip: str) -> list[Rail]:
+        files = set(_listed(place))
+        triples = [(n, n, n) for n in range(17)]
+        if chip.startswith("ina2"):
+            # One monitor whose channels are numbered through: shunt, bus, watts, amperes.
+            triples = [(1, 3, 2)]
+        triples = [t for t in triples if cls._is_there(files, "voltage", t[0])]
+        triples = [t for t in triples if cls._is_there(files, "current", t[1])]
+        address = _i2c_address(place)
+        rails: list[Rail] = []
+        for numbers in triples:
+            label = cls._label(place, numbers)
+            if label == "NC":
+                continue
+            rail = cls._named(place, chip, address, label, numbers[1], len(triples) > 1)
+            assert isinstance(rail, IioRail)
+            rail.numbers = numbers
             rails.append(rail)
         return rails
 
-    def _read(self) -> Sample:
-        n = self.channel
-        volts = _sane(self._value(f"in{n}_input", 1e3), "V")
-        amperes = _sane(self._value(f"curr{n}_input", 1e3), "A")
-        watts = _product(volts, amperes)  # signed, and finer than the chip's own product
-        watts = watts if watts is not None else _sane(self._value(f"power{n}_input", 1e6), "W")
-        sample = Sample(volts, _first(amperes, _quotient(watts, volts)), watts)
-        sample.problem = "nothing readable" if sample.empty else ""
-        return sample
+    @staticmethod
+    def _is_there(files: set[str], kind: str, number: int) -> bool:
+        return bool({f"in_{kind}{number}_input", f"in_{kind}{number}_raw"} & files)
+
+    @staticmethod
+    def _label(place: str, numbers: tuple[int, int, int]) -> str:
+        volts, amperes, _ = numbers
+        names = f"rail_name_{volts}", f"in_current{amperes}_label", f"in_voltage{volts}_label"
+        return next(filter(None, (_clean(_text(f"{place}/{name}")) for name in names)), "")
+
+    def _measured(self) -> tuple[float | None, float | None, float | None]:
+        volts, amperes, watts = self.numbers
+        found_amperes = self._channel_value("current", amperes)
+        found_watts = None if found_amperes else self._channel_value("power", watts)
+        return self._channel_value("voltage", volts), found_amperes, found_watts
+
+    def _channel_value(self, kind: str, number: int) -> float | None:
+        """A channel's value in V, A or W: as the driver worked it out, else (raw + offset) x scale, in thousandths."""
+        stem = f"in_{kind}{number}"
+        value = self._value(f"{stem}_input", 1e3)
+        if value is not None:
+            return value
+        raw = self._value(f"{stem}_raw")
+        scale = _first(self._value(f"{stem}_scale"), self._value(f"in_{kind}_scale"), 1.0)
+        offset = _first(self._value(f"{stem}_offset"), self._value(f"in_{kind}_offset"), 0.0)
+        if raw is None or scale is None or offset is None:
+            return None
+        return (raw + offset) * scale / 1e3
+
+
+class Whole(NamedTuple):
+    """A rail that contains others: counting both would count the same watts twice."""
+
+    chips: tuple[str, ...]  # whose label it is
+    label: str  # "": a chip without labels
+    parts: tuple[str, ...]  # all of them must be there; (): every other labelled rail of the module
+
+
+_MODULE = ("ina3221", "ina3221x")  # the monitors on a Jetson's module and on its carrier board
+_THOR = ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0")
+# What contains what on a Jetson; the first total that is there is the one that is used. From the tables of rails in
+# "Platform Power and Performance" of NVIDIA's Jetson Linux Developer Guide, for AGX Orin there: "VDDQ_VDD2_1V8AO power
+# is also included in VIN_SYS_5V0 power". Thor's INA238 measures the carrier board's input: forums.developer.nvidia.com,
+# topic 366461, and jetson_stats, pull request 900. An AGX Xavier has no total: its six rails add up.
+_WHOLES = (
+    Whole(_MODULE, "VDD_MUX", ()),  # the input of a TX1's or TX2's carrier board, VDD_IN included
+    Whole(_MODULE, "VDD_IN", ()),  # TX1, TX2, Xavier NX, Orin NX, Orin Nano
+    Whole(_MODULE, "POM_5V_IN", ()),  # Nano
+    Whole(_MODULE, "VIN", ()),
+    Whole(("ina238",), "VIN", _THOR),
+    Whole(("ina238",), "", _THOR),
+    Whole(_MODULE, "VIN_SYS_5V0", ("VDDQ_VDD2_1V8AO",)),  # AGX Orin
+)
+
+
+def _leave_out_parts(rails: Sequence[Rail]) -> None:
+    """Mark the rails that another one contains."""
+    module = [rail for rail in rails if rail.chip in _MODULE and rail.label]
+    labels = {rail.label for rail in module}
+    for whole in _WHOLES:
+        found = (rail for rail in rails if rail.chip in whole.chips and rail.label == whole.label)
+        total = next(found, None)
+        if total is None or total.left_out or not set(whole.parts) <= labels:
+            continue
+        for part in module:
+            is_part = part.label in (whole.parts or labels - {whole.label})
+            if is_part and not part.left_out:
+                example = f"--map {shlex.quote(part.name)}=main"
+                part.left_out = f"a part of {total.name}: {example} logs it too"
 
 
 class Nut(Source):

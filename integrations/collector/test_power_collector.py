@@ -61,6 +61,10 @@ class Tree:
         """Write files of a power supply; None removes one."""
         return self._write(self.root / "sys/class/power_supply" / supply_name, files)
 
+    def iio(self, number: int, **files: object) -> Path:
+        """Write files of an iio device."""
+        return self._write(self.root / f"sys/bus/iio/devices/iio:device{number}", files)
+
     def hwmon(self, number: int, **files: object) -> Path:
         """Write files of a hwmon device."""
         return self._write(self.root / f"sys/class/hwmon/hwmon{number}", files)
@@ -377,13 +381,101 @@ def test_supplies_from_outside(tree: Tree, kind: str) -> None:
     )
 
 
-def test_what_was_agreed_with_a_charger_is_not_measured(tree: Tree) -> None:
-    """UCSI supplies say whether they are online, and no watts."""
-    tree.supply(
-        "ucsi-source-psy-1", type="USB", online=1, voltage_now=20_000_000, current_now=3_000_000
-    )
+@pytest.mark.parametrize(
+    ("name", "usb_type"),
+    [
+        ("ucsi-source-psy-USBC000:001", None),
+        ("tcpm-source-psy-2-0022", None),
+        ("tcpm-source-psy-2-0022", "[C] PD PD_PPS"),
+        ("tps6598x-source-psy-0-0020", "C [PD]"),
+        ("port0", "[C] PD PD_PPS PD_PPS_SPR_AVS"),
+        ("port0", "Unknown C [PD_DRP]"),
+    ],
+)
+def test_what_was_agreed_with_a_charger_is_not_measured(
+    tree: Tree, name: str, usb_type: str | None
+) -> None:
+    """A Type-C port's supply says whether it is online, and no watts, whatever driver it is of."""
+    files = {"online": 1, "voltage_now": 9_000_000, "current_now": 3_000_000, "usb_type": usb_type}
+    tree.supply(name, type="USB", **files)
     sample = pc.Supply.discover(str(tree.root))[0].read()
-    assert (sample.voltage, sample.wattage, sample.mains) == (None, None, True)
+    assert (sample.voltage, sample.current, sample.wattage) == (None, None, None)
+    assert (sample.status, sample.mains) == ("Online", True)
+
+
+def test_a_supply_beside_a_type_c_port_is_a_contract(tree: Tree) -> None:
+    """The device that registers the port registers the supply, whatever it calls it."""
+    place = tree.supply("any", type="USB", online=1, voltage_now=5_000_000, current_now=500_000)
+    (tree.root / "devices/2-0022/typec/port0").mkdir(parents=True)
+    (place / "device").symlink_to(tree.root / "devices/2-0022")
+    assert pc.Supply.discover(str(tree.root))[0].read().wattage is None
+
+
+@pytest.mark.parametrize("usb_type", [None, "[SDP] DCP CDP", "SDP DCP CDP [C] PD", "[Unknown]"])
+def test_a_charger_that_measures_is_no_contract(tree: Tree, usb_type: str | None) -> None:
+    """A charger that detects the older kinds of charger has a converter of its own."""
+    files = {"online": 1, "voltage_now": 5_000_000, "current_now": 2_000_000, "usb_type": usb_type}
+    tree.supply("axp20x-usb", type="USB", **files)
+    assert pc.Supply.discover(str(tree.root))[0].read().wattage == 10.0
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"power_now": 0, "current_now": 1_200_000, "voltage_now": 3_800_000}, (1.2, 4.56)),
+        ({"power_now": 4_560_000, "current_now": 0, "voltage_now": 3_800_000}, (1.2, 4.56)),
+        ({"power_now": 0, "current_now": 0}, (0.0, 0.0)),
+        ({"power_now": 0, "current_now": None}, (0.0, 0.0)),
+        ({"power_now": 0, "status": "Full"}, (0.0, 0.0)),
+        ({"power_now": 0, "status": "Charging"}, (-1.0, -10.0)),
+    ],
+)
+def test_a_zero_gives_way_to_a_file_that_contradicts_it(
+    tree: Tree, files: dict[str, Any], expected: tuple[float, float]
+) -> None:
+    """A power_now or current_now that a driver never fills is not 0 W."""
+    tree.battery(**files)
+    sample = pc.Supply.discover(str(tree.root))[0].read()
+    assert (sample.current, sample.wattage) == pytest.approx(expected)
+
+
+def test_power_of_0_beside_a_current_is_stored_as_what_flows(tree: Tree, db: Path) -> None:
+    """The file has the watts that volts and amperes make."""
+    tree.battery(power_now=0, current_now=1_200_000, voltage_now=3_800_000)
+    tree.supply(
+        "USB", type="USB", online=1, voltage_now=5_000_000, current_now=900_000, power_now=0
+    )
+    assert pc.main(["run", "d", "--once", "--root", str(tree.root), "--db", str(db)]) == 0
+    with PowerManager(db) as pm:
+        watts = {m.name: m.wattage for m in pm.list_meters("d")}
+    assert watts == pytest.approx({"BAT0": 4.56, "USB": 4.5})
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"capacity": 0, "energy_now": 30_000_000}, 60.0),
+        ({"capacity": 0, "energy_now": 0}, 0.0),
+        ({"capacity": 0}, 0.0),
+        ({"capacity": 0, "charge_now": 1_000_000, "charge_full": 2_000_000}, 50.0),
+    ],
+)
+def test_a_charge_of_0_gives_way_to_what_the_battery_holds(
+    tree: Tree, files: dict[str, Any], expected: float
+) -> None:
+    """A gauge that says 0 % beside 30 of 50 Wh shuts nothing down; one that is empty is empty."""
+    tree.battery(**files)
+    assert pc.Supply.discover(str(tree.root))[0].read().charge_pct == expected
+
+
+def test_what_a_battery_says_of_itself(tree: Tree) -> None:
+    """Serial number, time left and temperature, each unknown where it is not there or a sentinel."""
+    tree.battery(serial_number=" 4711\x00", time_to_empty_now=3600, temp=312)
+    tree.battery("BAT1", time_to_empty_now=3932100, time_to_empty_avg=60, temp=655350)
+    tree.battery("BAT2", status="Charging", time_to_empty_now=3600)
+    samples = [source.read() for source in pc.Supply.discover(str(tree.root))]
+    found = [(s.serial, s.runtime_s, s.temperature_c) for s in samples]
+    assert found == [("4711", 3600.0, 31.2), ("", 60.0, None), ("", None, None)]
 
 
 def test_a_battery_taken_out_has_no_values(tree: Tree) -> None:
@@ -430,6 +522,146 @@ def test_a_users_own_monitor_beside_a_jetsons_total_is_used(tree: Tree) -> None:
     tree.hwmon(1, name="ina219", in1_input=18000, curr1_input=500)
     tree.hwmon(2, name="ina3221", in1_input=12000, curr1_input=500)
     assert [s.left_out for s in pc.Rail.discover(str(tree.root))] == ["", "", ""]
+
+
+def rails(tree: Tree) -> dict[str, tuple[float | None, str]]:
+    """The watts of each rail, and which rail it is a part of ("" for none)."""
+    found: dict[str, tuple[float | None, str]] = {}
+    for source in pc.Rail.discover(str(tree.root)):
+        watts = source.read().wattage
+        whole = re.match(r"a part of (.*?):", source.left_out)
+        found[source.name] = None if watts is None else round(watts, 6), whole[1] if whole else ""
+    return found
+
+
+def module(tree: Tree, number: int, *rows: tuple[str, int, int], chip: str = "ina3221") -> None:
+    """Write a monitor with these labels, mV and mA; a label of "" has no file."""
+    files: dict[str, object] = {"name": chip}
+    for n, (label, millivolts, milliamperes) in enumerate(rows, 1):
+        files |= {f"in{n}_input": millivolts, f"curr{n}_input": milliamperes}
+        files |= {f"in{n}_label": label} if label else {}
+    tree.hwmon(number, **files)
+
+
+def test_an_agx_orins_memory_is_a_part_of_its_5_v(tree: Tree, db: Path) -> None:
+    """VDDQ_VDD2_1V8AO is in VIN_SYS_5V0; the three others add up to the module's 9.7 W."""
+    gpu, cpu = ("VDD_GPU_SOC", 19000, 200), ("VDD_CPU_CV", 19000, 100)
+    module(tree, 1, gpu, cpu, ("VIN_SYS_5V0", 5000, 800))
+    module(tree, 2, ("NC", 0, 0), ("VDDQ_VDD2_1V8AO", 5000, 300), ("NC", 0, 0))
+    assert rails(tree) == {
+        "VDD_GPU_SOC": (3.8, ""),
+        "VDD_CPU_CV": (1.9, ""),
+        "VIN_SYS_5V0": (4.0, ""),
+        "VDDQ_VDD2_1V8AO": (1.5, "VIN_SYS_5V0"),
+    }
+    assert pc.main(["run", "d", "--once", "--root", str(tree.root), "--db", str(db)]) == 0
+    with PowerManager(db) as pm:
+        assert sum(meter.wattage or 0.0 for meter in pm.list_meters("d")) == pytest.approx(9.7)
+
+
+@pytest.mark.parametrize("label", ["VIN", ""])
+def test_a_thors_input_contains_its_rails(tree: Tree, label: str) -> None:
+    """The INA238 of an AGX Thor measures the whole board, also where it has no label."""
+    thor = ("VDD_GPU", 20000, 300), ("VDD_CPU_SOC_MSS", 20000, 325), ("VIN_SYS_5V0", 5000, 1300)
+    module(tree, 0, *thor)
+    module(tree, 1, (label, 20000, 1150), chip="ina238")
+    total = label or "ina238"
+    assert rails(tree) == {
+        "VDD_GPU": (6.0, total),
+        "VDD_CPU_SOC_MSS": (6.5, total),
+        "VIN_SYS_5V0": (6.5, total),
+        total: (23.0, ""),
+    }
+
+
+@pytest.mark.parametrize("label", ["VIN", ""])
+def test_another_ina238_contains_nothing(tree: Tree, label: str) -> None:
+    """A user's own monitor on an AGX Orin is no total: only Thor's is."""
+    module(tree, 0, ("VDD_GPU_SOC", 19000, 200), ("VDD_CPU_CV", 19000, 1), ("VIN_SYS_5V0", 5000, 1))
+    module(tree, 1, (label, 12000, 1000), chip="ina238")
+    assert [part for _, part in rails(tree).values()] == ["", "", "", ""]
+
+
+def test_a_carrier_boards_input_contains_its_module(tree: Tree) -> None:
+    """On a TX2's developer kit VDD_MUX contains VDD_IN and what that contains; one total is used."""
+    module(tree, 0, ("VDD_SYS_GPU", 19000, 10), ("VDD_SYS_SOC", 19000, 10))
+    module(tree, 1, ("VDD_IN", 19000, 200), ("VDD_SYS_CPU", 19000, 10))
+    module(tree, 2, ("VDD_MUX", 19000, 300), ("VDD_5V0_IO_SYS", 5000, 10))
+    assert [name for name, (_, part) in rails(tree).items() if not part] == ["VDD_MUX"]
+
+
+def test_an_agx_xaviers_rails_add_up(tree: Tree) -> None:
+    """None of its six is a part of another."""
+    module(tree, 0, ("GPU", 19000, 10), ("CPU", 19000, 10), ("SOC", 19000, 10))
+    module(tree, 1, ("CV", 19000, 10), ("VDDRQ", 19000, 10), ("SYS5V", 5000, 10))
+    assert [part for _, part in rails(tree).values()] == [""] * 6
+
+
+def test_a_jetson_on_jetpack_4(tree: Tree, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its driver shows the rails in iio, in mV, mA and mW; the parts of the total are left out."""
+    device = tree.root / "sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0"
+    rows = (
+        ("POM_5V_IN", 5080, 400, 2032),
+        ("POM_5V_GPU", 5080, 8, 40),
+        ("POM_5V_CPU", 5072, 80, 405),
+    )
+    for n, (label, millivolts, milliamperes, milliwatts) in enumerate(rows):
+        files = {f"rail_name_{n}": label, f"in_voltage{n}_input": millivolts}
+        files |= {f"in_current{n}_input": milliamperes, f"in_power{n}_input": milliwatts}
+        Tree._write(device, files)
+    (row,) = sources(tree.root, capsys=capsys)
+    assert (row["name"], row["voltage"], row["current"]) == ("POM_5V_IN", 5.08, 0.4)
+    assert row["wattage"] == 2.032
+    assert list(rails(tree).values())[1:] == [(0.04064, "POM_5V_IN"), (0.40576, "POM_5V_IN")]
+    assert pc.main(["run", "d", "--once", "--root", str(tree.root), "--db", str(db)]) == 0
+    with PowerManager(db) as pm:
+        assert [(m.name, m.wattage) for m in pm.list_meters("d")] == [("POM_5V_IN", 2.032)]
+
+
+def test_one_device_at_two_paths_is_one(tree: Tree) -> None:
+    """A driver's directory and iio's lead to the same device; its bus address is its name's."""
+    device = tree.root / "sys/devices/i2c-1/1-0041/iio:device0"
+    Tree._write(device, {"name": "ina3221x", "in_voltage0_input": 5000, "in_current0_input": 100})
+    for place in ("sys/bus/iio/devices", "sys/bus/i2c/drivers/ina3221x"):
+        (tree.root / place).mkdir(parents=True)
+    (tree.root / "sys/bus/iio/devices/iio:device0").symlink_to(device)
+    (tree.root / "sys/bus/i2c/drivers/ina3221x/1-0041").symlink_to(device.parent)
+    assert rails(tree) == {"ina3221x 1-0041": (0.5, "")}
+
+
+def test_other_monitors_in_iio(tree: Tree) -> None:
+    """Raw values are worked out by scale and offset; an INA2xx numbers its channels through."""
+    ina = {"in_voltage0_raw": 80, "in_voltage0_scale": "0.010000000"}
+    ina |= {"in_voltage1_raw": 3040, "in_voltage1_scale": "4.000000000"}
+    ina |= {"in_power2_raw": 999, "in_power2_scale": "20.0"}
+    ina |= {"in_current3_raw": -1500, "in_current3_scale": "1.000000000"}
+    tree.iio(0, name="ina219", **ina)
+    pac = {"in_voltage1_raw": 10000, "in_voltage1_scale": 0.5, "in_voltage1_label": "PANEL"}
+    pac |= {"in_current1_raw": 900, "in_current_scale": 2, "in_current_offset": 100}
+    pac |= {
+        "in_voltage2_raw": 1,
+        "in_voltage3_raw": 1,
+        "in_current3_raw": 1,
+        "in_voltage3_label": "NC",
+    }
+    tree.iio(1, name="pac1934", **pac)
+    tree.iio(2, name="axp20x-adc", in_voltage0_raw=5000, in_current0_raw=1000)
+    assert rails(tree) == {"ina219": (-18.24, ""), "PANEL": (10.0, "")}
+
+
+def test_an_iio_monitor_that_cannot_be_read_costs_its_values(tree: Tree) -> None:
+    """Unreadable amperes are unknown, and so are watts that nothing else gives."""
+    place = tree.iio(0, name="ina226", in_voltage1_input=5000, in_current3_input=100)
+    (place / "in_current3_input").write_text("")
+    sample = pc.Rail.discover(str(tree.root))[0].read()
+    assert (sample.voltage, sample.current, sample.wattage) == (5.0, None, None)
+
+
+def test_a_rail_without_amperes_of_its_own_has_the_chips_watts(tree: Tree) -> None:
+    """A current of 0 beside real watts is not 0 W."""
+    tree.hwmon(0, name="ina260", in1_input=5000, curr1_input=0, power1_input=2_000_000)
+    sample = pc.Rail.discover(str(tree.root))[0].read()
+    assert (sample.current, sample.wattage) == (0.4, 2.0)
 
 
 def test_map_gives_type_name_and_sign(capsys: pytest.CaptureFixture[str]) -> None:
