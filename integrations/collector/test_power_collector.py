@@ -8,9 +8,11 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -226,7 +228,8 @@ def test_a_laptop_as_the_kernel_shows_it(
     assert (ac["name"], ac["type"], ac["status"], ac["wattage"]) == ("AC", "main", "Offline", None)
     assert battery == {
         "name": "BAT0", "type": "battery", "voltage": 11.4, "current": 0.56, "wattage": 6.384, "charge_pct": 62.0,
-        "capacity_wh": 51.48, "status": "Discharging",
+        "capacity_wh": 51.48, "status": "Discharging", "runtime_s": None, "temperature_c": None, "serial": "4711",
+        "is_estimated": False,
     }  # fmt: skip
     assert pc.main(["run", "lap", "--root", str(tree.root), "--db", str(db), "--once"]) == 0
     with PowerManager(db) as pm:
@@ -266,7 +269,9 @@ EXPECTED: dict[str, list[tuple[Any, ...]]] = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_captured_trees(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every captured tree gives exactly its meters."""
-    assert [tuple(row.values()) for row in sources(TREES / name, capsys=capsys)] == EXPECTED[name]
+    rows = [tuple(row.values()) for row in sources(TREES / name, capsys=capsys)]
+    assert [row[:8] for row in rows] == EXPECTED[name]
+    assert {row[8:] for row in rows} <= {(None, None, None, False)}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -734,14 +739,22 @@ class Upsd:
 
     def __init__(self, text: str = "") -> None:
         self.variables: dict[str, str] = {}
+        self.others: dict[str, dict[str, str]] = {}
         self.reply: bytes | None = b""
+        self.login: tuple[str, str] | None = None  # asked for before anything is told
+        self.tls: ssl.SSLContext | None = (
+            None  # with it STARTTLS works, and is asked for before all else
+        )
+        self.after_tls = b""  # sent in plain text behind the answer to STARTTLS
+        self.commands: list[str] = []
         self.asked = self.connected = 0
         self.update(text)
         self._server = socket.create_server(("127.0.0.1", 0))
-        self.address = f"ups@127.0.0.1:{self._server.getsockname()[1]}"
+        self.host = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self.address = f"ups@{self.host}"
         self._peers: list[socket.socket] = []
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._serve)]
+        self._threads[0].start()
 
     def update(self, text: str) -> None:
         """Set variables from lines of a NUT dump."""
@@ -758,27 +771,76 @@ class Upsd:
                 return
             self.connected += 1
             self._peers.append(peer)
-            with contextlib.suppress(OSError):
-                self._answer(peer)
-            peer.close()
+            self._threads.append(threading.Thread(target=self._speak, args=[peer]))
+            self._threads[-1].start()
 
-    def _answer(self, peer: socket.socket) -> None:
-        while peer.recv(1000) == b"LIST VAR ups\n":
-            self.asked += 1
-            rows = [f'VAR ups {name} "{value}"\n' for name, value in self.variables.items()]
-            answer = "BEGIN LIST VAR ups\n" + "".join(rows) + "END LIST VAR ups\n"
-            if self.reply is None:
-                return
-            peer.sendall(self.reply or answer.encode("latin-1"))
+    def _speak(self, peer: socket.socket) -> None:
+        told: list[str] = []
+        with contextlib.suppress(OSError):
+            while line := self._line(peer):
+                self.commands.append(line)
+                answer = self._answer(line, told, isinstance(peer, ssl.SSLSocket))
+                if answer is None:
+                    break
+                peer.sendall(answer)
+                if line == "STARTTLS" and self.tls:
+                    peer = self.tls.wrap_socket(peer, server_side=True)
+                    self._peers.append(peer)
+        peer.close()
+
+    @staticmethod
+    def _line(peer: socket.socket) -> str:
+        """One line without its end; "" where there is none to come."""
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = peer.recv(1)
+            if not byte:
+                return ""
+            line += byte
+        return line.decode().strip()
+
+    def _answer(self, line: str, told: list[str], is_encrypted: bool) -> bytes | None:
+        words = shlex.split(line)
+        if words[0] == "STARTTLS":
+            return (
+                b"OK STARTTLS\n" + self.after_tls if self.tls else b"ERR FEATURE-NOT-CONFIGURED\n"
+            )
+        if self.tls and not is_encrypted:
+            return b"ERR ACCESS-DENIED\n"
+        if words[0] in ("USERNAME", "PASSWORD"):
+            told.append(words[1])
+            is_wrong = self.login is not None and len(told) == 2 and tuple(told) != self.login
+            return b"ERR ACCESS-DENIED\n" if is_wrong else b"OK\n"
+        if self.login is not None and tuple(told) != self.login:
+            return b"ERR USERNAME-REQUIRED\n"
+        self.asked += 1
+        if self.reply is None:
+            return None
+        return self.reply or self._list(words).encode("latin-1")
+
+    def _list(self, words: list[str]) -> str:
+        upses = {"ups": self.variables} | self.others
+        if words[:2] == ["LIST", "UPS"]:
+            rows = [f'UPS {name} "One of \\"ours\\""\n' for name in upses]
+        elif words[:2] == ["LIST", "VAR"] and words[2] in upses:
+            variables = upses[words[2]]
+            rows = [f'VAR {words[2]} {name} "{value}"\n' for name, value in variables.items()]
+        else:
+            return "ERR UNKNOWN-UPS\n"
+        what = " ".join(words[1:])
+        return f"BEGIN LIST {what}\n{''.join(rows)}END LIST {what}\n"
 
     def close(self) -> None:
         """Hang up on everybody."""
-        self._server.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+        self._threads[0].join(5)
         for peer in self._peers:
             with contextlib.suppress(OSError):
                 peer.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
+        for thread in self._threads[1:]:
+            thread.join(5)
 
 
 @pytest.fixture
@@ -792,9 +854,9 @@ def upsd() -> Iterator[Upsd]:
 @pytest.fixture
 def nut(upsd: Upsd) -> Iterator[pc.Nut]:
     """A source that reads the fake upsd."""
-    source = pc.Nut(upsd.address, time.monotonic)
-    yield source
-    source.close()
+    client = pc.Upsd(upsd.host, time.monotonic)
+    yield pc.Nut("ups", client)
+    client.close()
 
 
 def test_nut_variables(upsd: Upsd, nut: pc.Nut) -> None:
@@ -840,7 +902,7 @@ def test_nut_watts(upsd: Upsd, nut: pc.Nut, text: str, expected: float | None) -
 )  # fmt: skip
 def test_nut_status(status: str, direction: int | None, mains: bool | None) -> None:
     """On battery it discharges whatever else it says; on mains only CHRG alone is charging."""
-    sample = pc.Nut("ups", time.monotonic)._sample({"ups.status": status})
+    sample = pc.Nut.sample({"ups.status": status})
     assert (sample.direction, sample.mains, sample.status) == (direction, mains, status or None)
 
 
@@ -899,26 +961,44 @@ def test_dumps_of_whole_upses(
 
 
 @pytest.mark.parametrize(
-    "address", ["", "@host", "ups@", "ups@h:0", "ups@h:70000", "a b@c", 'u"@h', "ups@h:x"]
+    "address",
+    [
+        "",
+        "@host",
+        "ups@",
+        "ups@h:0",
+        "ups@h:70000",
+        "a b@c",
+        'u"@h',
+        "ups@h:x",
+        "a@b@c",
+        "h:",
+        "a b",
+    ],
 )
-def test_nut_addresses_that_are_none(address: str) -> None:
+def test_nut_addresses_that_are_none(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong --nut is a usage error."""
-    with pytest.raises(ValueError, match="expected ups@host"):
-        pc.Nut(address, time.monotonic)
+    with pytest.raises(SystemExit):
+        pc.main(["sources", "--nut", address])
+    assert "expected [UPS@]HOST[:PORT]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("address", "peer"),
     [
-        ("u", ("localhost", 3493)),
         ("u@h", ("h", 3493)),
+        ("h", ("h", 3493)),
         ("u@h:1", ("h", 1)),
         ("u@[::1]:9", ("::1", 9)),
+        ("[::1]", ("::1", 3493)),
     ],
 )
 def test_nut_addresses(address: str, peer: tuple[str, int]) -> None:
-    """Host and port have NUT's defaults, and IPv6 its brackets."""
-    assert pc.Nut(address, time.monotonic)._peer == peer
+    """The port has NUT's default, and IPv6 its brackets."""
+    (feed,) = pc.open_feeds(pc.Options("", "", nut=[address]), time.monotonic)
+    assert isinstance(feed, pc.Upsd)
+    assert (feed._server.host, feed._server.port) == peer
+    assert (feed.names, feed.asks_for_all) == ((["u"], False) if "@" in address else ([], True))
 
 
 def test_stale_data_is_no_data(upsd: Upsd, nut: pc.Nut) -> None:
@@ -941,15 +1021,18 @@ def test_a_upsd_that_restarts_is_read_on(upsd: Upsd, nut: pc.Nut) -> None:
 def test_a_upsd_that_is_gone_is_left_alone_for_a_while(upsd: Upsd) -> None:
     """One that cannot be reached costs one attempt in ten seconds, and is used again when it is back."""
     time_ = Time()
-    source = pc.Nut(upsd.address, time_.clocks.boot)
+    client = pc.Upsd(upsd.host, time_.clocks.boot)
+    source = pc.Nut("ups", client)
     upsd.reply = None
-    assert source.read().problem == "upsd cannot be reached: it closed the connection"
-    assert (source.read().problem, upsd.asked) == ("upsd cannot be reached", 1)
+    # In the same words, so that it is said once in the log.
+    for _ in range(3):
+        assert source.read().problem == "upsd cannot be reached: it closed the connection"
+    assert upsd.asked == 1
     upsd.reply = b""
     upsd.update("ups.status: OL")
     time_.pass_(pc.NUT_RETRY)
     assert source.read().status == "OL"
-    source.close()
+    client.close()
 
 
 def test_an_answer_without_end_is_cut_off(
@@ -1056,6 +1139,487 @@ def test_low_battery_by_the_ups_itself_shuts_down(upsd: Upsd, db: Path, tmp_path
     command = " ".join([sys.executable, "-c", f"\"open('{tmp_path}/off', 'a').write('x')\""])
     assert replay(upsd, script, db, "--shutdown-command", command) == [("shutdown", 90.0)]
     assert lines(tmp_path / "off") == ["x"]
+
+
+def variables(text: str) -> dict[str, str]:
+    """Variables from words such as ups.load=20."""
+    return dict(word.split("=", 1) for word in text.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "watts"),
+    [
+        ("output.realpower=150 ups.load=18", 150.0),
+        ("ups.realpower=140 output.realpower=150", 140.0),
+        ("ups.L1.realpower=100 ups.L2.realpower=110 ups.L3.realpower=120", 330.0),
+        ("output.L1.realpower=100 output.L2.realpower=110 output.L3.realpower=0", 210.0),
+        ("output.L1.realpower=100 output.L2.realpower=65535 output.L3.realpower=120", None),
+        ("output.L1.realpower=100 output.L2.current=1 output.L3.realpower=120", None),
+        ("output.L1.realpower=100", 100.0),
+        ("ups.power=200 output.powerfactor=0.9", 180.0),
+        ("output.power=200 output.powerfactor=0.9", 180.0),
+        ("ups.L1.power=100 ups.L2.power=100 ups.L3.power=200 output.powerfactor=0.5", 200.0),
+        ("ups.load=50 ups.power.nominal=1000 output.powerfactor=0.8", 400.0),
+        ("ups.power=200", None),
+        ("ups.power=200 output.powerfactor=90", None),
+        ("ups.power=200 output.powerfactor=0", None),
+        ("ups.power=200 ups.load=20 ups.realpower.nominal=900", 180.0),
+        ("output.L1.power.percent=10 output.L2.power.percent=20 output.L3.power.percent=30 ups.realpower.nominal=9000",
+         1800.0),
+        ("ups.realpower=0 ups.load=18 ups.realpower.nominal=300", 54.0),
+        ("ups.realpower=0 ups.load=18", None),
+        ("ups.realpower=0 ups.power=120", None),
+        ("ups.realpower=0 ups.load=0", 0.0),
+        ("ups.realpower=0", 0.0),
+        ("ups.realpower=-5 ups.load=10 ups.realpower.nominal=300", 30.0),
+        ("ups.load=18", None),
+        ("ups.load=180 ups.realpower.nominal=300", 540.0),
+        ("input.realpower=300", None),
+    ],
+)  # fmt: skip
+def test_watts_of_a_ups(text: str, watts: float | None) -> None:
+    """Watts are what the load takes, from what says it best; volt-amperes are none, and unknown is not 0."""
+    sample = pc.Nut.sample(variables(text) | {"output.voltage": "230"})
+    assert sample.wattage == (None if watts is None else pytest.approx(watts))
+    assert sample.current == (None if watts is None else pytest.approx(watts / 230))
+
+
+@pytest.mark.parametrize(
+    ("text", "volts"),
+    [
+        ("battery.voltage=27 output.voltage=231", 27.0),
+        ("output.voltage=231 input.voltage=229", 231.0),
+        ("output.L1-N.voltage=231 input.voltage=229", 231.0),
+        ("output.voltage=0 input.voltage=229", 229.0),
+        ("output.voltage=0.4 input.voltage=1.2 output.voltage.nominal=230", 230.0),
+        ("input.voltage.nominal=120 battery.voltage.nominal=24", 120.0),
+        ("battery.voltage.nominal=24", 24.0),
+        ("", None),
+    ],
+)
+def test_volts_that_watts_are_kept_at(text: str, volts: float | None) -> None:
+    """The battery's, else the output's, the input's, a nominal one: volts x amperes are the watts."""
+    sample = pc.Nut.sample(variables(text + " ups.realpower=140"))
+    assert (sample.wattage, sample.voltage) == (140.0, volts)
+    assert sample.current == (None if volts is None else 140 / volts)
+
+
+def test_output_volts_without_watts_are_not_the_meters() -> None:
+    """A meter that has nothing but the output's volts has no volts: they are not its battery's."""
+    sample = pc.Nut.sample(variables("output.voltage=231 battery.charge=90"))
+    assert (sample.voltage, sample.current, sample.wattage) == (None, None, None)
+
+
+@pytest.mark.parametrize("charge", ["battery.charge: 100\n", ""])
+def test_watts_of_a_ups_without_battery_volts_are_stored(
+    upsd: Upsd, db: Path, charge: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `sources` shows is what the file has, also of a UPS that knows no charge."""
+    upsd.update(charge + "ups.status: OL\nups.realpower: 140\nups.load: 18\noutput.voltage: 231.0")
+    (row,) = sources(TREES / "absent", "--nut", upsd.address, capsys=capsys)
+    assert row["wattage"] == 140.0
+    arguments = ["--once", "--root", str(TREES / "absent"), "--nut", upsd.address, "--db", str(db)]
+    assert pc.main(["run", "d", *arguments]) == 0
+    with PowerManager(db) as pm:
+        (meter,) = pm.list_meters("d")
+        assert meter.wattage == pytest.approx(140.0, abs=1e-3)
+        assert (meter.voltage, meter.power_known) == (231.0, True)
+
+
+def test_what_a_ups_says_beside_its_watts(upsd: Upsd, capsys: pytest.CaptureFixture[str]) -> None:
+    """Time left, temperature, serial number, and in its status that it is overloaded or wants a battery."""
+    upsd.update("ups.status: OL OVER RB\nbattery.runtime: 1200\nups.temperature: 31.5")
+    upsd.update("device.serial: AB12\nbattery.charge: 70")
+    arguments = ["sources", "--root", str(TREES / "absent"), "--nut", upsd.address]
+    assert pc.main(arguments) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split()[-4:] == ["status", "runtime_s", "temperature_c", "serial"]
+    assert re.split(r"\s{2,}", line)[-4:] == ["OL OVER RB", "1200", "31.5", "AB12"]
+    sample = pc.Nut.sample(upsd.variables)
+    assert sample.tokens == {"OL", "OVER", "RB"}
+
+
+def test_all_upses_of_a_upsd(upsd: Upsd, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A host alone means every UPS there, over one connection; one that comes later is found."""
+    upsd.update("ups.status: OL\nbattery.charge: 90")
+    upsd.others = {"rack": {"ups.status": "OB", "battery.charge": "40"}}
+    rows = sources(TREES / "absent", "--nut", upsd.host, "--nut", upsd.address, capsys=capsys)
+    found = [(row["name"], row["charge_pct"], row["status"]) for row in rows]
+    assert found == [(upsd.address, 90.0, "OL"), (f"rack@{upsd.host}", 40.0, "OB")]
+    assert upsd.connected == 1
+    late = {"late": {"battery.charge": "10"}}
+    time_ = Time(20, then=lambda _: upsd.others.update(late))
+    arguments = ["--root", str(TREES / "absent"), "--db", str(db), "--nut", upsd.host]
+    assert pc.main(["run", "d", *arguments], time_.clocks) == 0
+    with PowerManager(db) as pm:
+        names = {meter.name for meter in pm.list_meters("d")}
+    assert names == {f"{ups}@{upsd.host}" for ups in ("ups", "rack", "late")}
+
+
+def test_a_upsd_that_has_never_answered_is_one_source_that_says_so(
+    upsd: Upsd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which UPSes it has is not known then; one that fails later keeps those it had."""
+    client = pc.Upsd(upsd.host, time.monotonic)
+    client.asks_for_all = True
+    assert [source.name for source in client.sources()] == [upsd.address]
+    upsd.close()
+    assert [source.name for source in client.sources()] == [upsd.address]
+    client.close()
+    assert pc.main(["sources", "--root", str(TREES / "absent"), "--nut", upsd.host]) == 0
+    assert f"{upsd.host}: upsd cannot be reached: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        (b"ERR ACCESS-DENIED\n", "upsd says ERR ACCESS-DENIED"),
+        (b"BEGIN LIST UPS\nEND LIST UPS\n", "upsd has no UPS"),
+    ],
+)
+def test_a_upsd_without_a_list(upsd: Upsd, reply: bytes, problem: str) -> None:
+    """One that refuses the list or has nothing to list says so."""
+    upsd.reply = reply
+    client = pc.Upsd(upsd.host, time.monotonic)
+    client.asks_for_all = True
+    (source,) = client.sources()
+    assert source.read().problem == problem
+    client.close()
+
+
+SECRET = 'p"a\\s s'
+
+
+@pytest.fixture
+def login(tmp_path: Path) -> Path:
+    """A file of logins in netrc's form."""
+    path = tmp_path / "nut-login"
+    path.write_text("machine 127.0.0.1 login monitor password s3cr#t\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_a_upsd_that_asks_who_is_there(
+    upsd: Upsd, login: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """User and password come from a file, and are said once for each connection; LOGIN never is."""
+    upsd.update("battery.charge: 50")
+    upsd.login = ("monitor", "s3cr#t")
+    arguments = ["--nut", upsd.host, "--nut-login", str(login)]
+    (row,) = sources(TREES / "absent", *arguments, capsys=capsys)
+    assert row["charge_pct"] == 50.0
+    verbs = [command.split()[0] for command in upsd.commands]
+    assert verbs == ["USERNAME", "PASSWORD", "LIST", "LIST"]
+
+
+def test_a_login_by_the_environment(
+    upsd: Upsd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a file, or where it does not name the host, the environment says it; no command inherits that."""
+    monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
+    monkeypatch.setenv(pc.NUT_PASSWORD, SECRET)
+    upsd.update("battery.charge: 50")
+    upsd.login = ("monitor", SECRET)
+    (row,) = sources(TREES / "absent", "--nut", upsd.address, capsys=capsys)
+    assert row["charge_pct"] == 50.0
+    assert not {pc.NUT_USERNAME, pc.NUT_PASSWORD} & set(pc._child_environment())
+
+
+def test_a_wrong_password_is_said_and_not_tried_all_the_time(
+    upsd: Upsd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused login waits as an unreachable upsd does."""
+    monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
+    monkeypatch.setenv(pc.NUT_PASSWORD, "wrong")
+    upsd.login = ("monitor", "right")
+    client = pc.Upsd(upsd.host, Time().clocks.boot)
+    source = pc.Nut("ups", client)
+    problem = "upsd cannot be reached: it answers PASSWORD by ERR ACCESS-DENIED"
+    assert [source.read().problem, source.read().problem] == [problem, problem]
+    assert upsd.connected == 1
+
+
+def test_a_password_cannot_smuggle_a_command(upsd: Upsd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line end in it is refused."""
+    monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
+    monkeypatch.setenv(pc.NUT_PASSWORD, 'x"\nFSD ups')
+    source = pc.Nut("ups", pc.Upsd(upsd.host, time.monotonic))
+    assert "control character" in source.read().problem
+    assert [command.split()[0] for command in upsd.commands] == ["USERNAME"]
+
+
+def test_a_file_of_logins_that_others_can_read(
+    login: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said; a file that is none is a usage error."""
+    login.chmod(0o644)
+    assert pc.main(["sources", "--root", str(TREES / "absent"), "--nut-login", str(login)]) == 0
+    assert "others than its owner can read it" in caplog.text
+    login.write_text("who goes there")
+    for wrong in (login, login.parent / "none"):
+        with pytest.raises(SystemExit):
+            pc.main(["sources", "--nut-login", str(wrong)])
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_password_in_plain_text_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Where it goes to another machine without TLS; to this one it does not matter."""
+    for host in ("nas.example", "localhost", "127.0.0.1", "[::1]"):
+        client = pc.Upsd(host, time.monotonic)
+        client._warn_of_plain_text(client._server.host)
+        client._warn_of_plain_text(client._server.host)
+    warned = [record.getMessage() for record in caplog.records]
+    assert warned == ["nas.example: the password goes there unencrypted: see --nut-tls"]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1, signed by itself, with its key in the same file."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl")
+    place = tmp_path_factory.mktemp("tls")
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=upsd", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(place / "key"), "-out", str(place / "certificate")]
+    subprocess.run(command, check=True, capture_output=True)
+    both = place / "both"
+    both.write_text((place / "certificate").read_text() + (place / "key").read_text())
+    return both
+
+
+@pytest.fixture
+def tls_upsd(upsd: Upsd, certificate: Path) -> Upsd:
+    """A upsd that speaks to nobody without TLS."""
+    upsd.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    upsd.tls.load_cert_chain(certificate)
+    upsd.update("battery.charge: 50")
+    return upsd
+
+
+@pytest.mark.parametrize("trust", ["certificate", "unverified"])
+def test_a_upsd_by_tls(
+    tls_upsd: Upsd, certificate: Path, login: Path, trust: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """STARTTLS comes first, and the password after it."""
+    tls_upsd.login = ("monitor", "s3cr#t")
+    trusted = str(certificate) if trust == "certificate" else trust
+    arguments = ["--nut", tls_upsd.address, "--nut-login", str(login), "--nut-tls", trusted]
+    (row,) = sources(TREES / "absent", *arguments, capsys=capsys)
+    assert row["charge_pct"] == 50.0
+    verbs = [command.split()[0] for command in tls_upsd.commands]
+    assert verbs == ["STARTTLS", "USERNAME", "PASSWORD", "LIST"]
+
+
+def test_a_certificate_that_nobody_trusts(tls_upsd: Upsd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets no password and is asked nothing."""
+    monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
+    client = pc.Upsd(tls_upsd.host, time.monotonic, pc.UpsdAccess(trust="system"))
+    problem = pc.Nut("ups", client).read().problem
+    assert "CERTIFICATE_VERIFY_FAILED" in problem
+    assert tls_upsd.commands == ["STARTTLS"]
+
+
+def test_a_upsd_without_tls_gets_no_password(upsd: Upsd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where TLS was asked for, nothing is said without it."""
+    monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
+    client = pc.Upsd(upsd.host, time.monotonic, pc.UpsdAccess(trust="unverified"))
+    problem = pc.Nut("ups", client).read().problem
+    assert problem.endswith("it answers STARTTLS by ERR FEATURE-NOT-CONFIGURED")
+    assert upsd.commands == ["STARTTLS"]
+
+
+def test_plain_text_behind_the_answer_to_starttls_is_refused(tls_upsd: Upsd) -> None:
+    """Somebody in between may have put it there, to be taken for a secure answer."""
+    tls_upsd.after_tls = b"END LIST VAR ups\n"
+    client = pc.Upsd(tls_upsd.host, time.monotonic, pc.UpsdAccess(trust="unverified"))
+    assert "it answers STARTTLS by" in pc.Nut("ups", client).read().problem
+
+
+def test_a_file_of_certificates_that_is_none(
+    login: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a usage error, whether it is missing or something else."""
+    for wrong in (login, login.parent / "none"):
+        with pytest.raises(SystemExit):
+            pc.main(["sources", "--nut-tls", str(wrong)])
+    assert "usage:" in capsys.readouterr().err
+
+
+# --- apcupsd
+
+
+APC = """APC      : 001,036,0862
+DATE     : 2026-01-02 03:04:05 +0000
+HOSTNAME : own
+UPSNAME  : office
+CABLE    : USB Cable
+MODEL    : Own Make 1500
+STATUS   : ONLINE
+LINEV    : 231.0 Volts
+LOADPCT  : 12.0 Percent
+BCHARGE  : 100.0 Percent
+TIMELEFT : 45.5 Minutes
+MBATTCHG : 5 Percent
+BATTV    : 27.2 Volts
+ITEMP    : 29.2 C
+SERIALNO : 4B1234P56789
+NOMPOWER : 865 Watts
+NOMBATTV : 24.0 Volts
+END APC  : 2026-01-02 03:04:06 +0000
+"""
+
+
+class ApcServer:
+    """An apcupsd's network information server on loopback; `reply` replaces what it would send."""
+
+    def __init__(self) -> None:
+        self.text = APC
+        self.reply: bytes | None = None
+        self.connected = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._server.accept()
+            except OSError:
+                return
+            self.connected += 1
+            with contextlib.suppress(OSError), peer:
+                asked = b""
+                while len(asked) < 8:
+                    asked += peer.recv(8 - len(asked))
+                assert asked == b"\0\x06status"
+                for part in self._parts():
+                    peer.sendall(part)
+
+    def _parts(self) -> list[bytes]:
+        """A record for each line, sent in pieces that end anywhere."""
+        if self.reply is not None:
+            return [self.reply]
+        lines = [line.encode() + b"\n" for line in self.text.splitlines()]
+        whole = b"".join(len(line).to_bytes(2, "big") + line for line in lines) + b"\0\0"
+        return [whole[at : at + 37] for at in range(0, len(whole), 37)]
+
+    def close(self) -> None:
+        """End it."""
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join(5)
+
+
+@pytest.fixture
+def apcupsd() -> Iterator[ApcServer]:
+    """A fake apcupsd."""
+    server = ApcServer()
+    yield server
+    server.close()
+
+
+def test_an_apcupsd(apcupsd: ApcServer, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Watts are the load's share of the nominal power; the file has them, named by the address."""
+    (row,) = sources(TREES / "absent", "--apcupsd", apcupsd.host, capsys=capsys)
+    assert row == {
+        "name": f"apcupsd@{apcupsd.host}", "type": "ups", "voltage": 27.2, "current": 3.816176, "wattage": 103.8,
+        "charge_pct": 100.0, "capacity_wh": None, "status": "ONLINE", "runtime_s": 2730.0, "temperature_c": 29.2,
+        "serial": "4B1234P56789", "is_estimated": False,
+    }  # fmt: skip
+    arguments = ["--root", str(TREES / "absent"), "--db", str(db), "--apcupsd", apcupsd.host]
+    arguments += ["--map", f"apcupsd@{apcupsd.host}=ups:Office"]
+    assert pc.main(["run", "d", "--once", *arguments]) == 0
+    with PowerManager(db) as pm:
+        (meter,) = pm.list_meters("d")
+    assert meter.name == "Office"
+    assert meter.wattage == pytest.approx(103.8, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("status", "tokens", "direction", "mains", "low"),
+    [
+        ("ONLINE", "OL", 0, True, False),
+        ("ONBATT", "OB", 1, False, False),
+        ("ONBATT LOWBATT", "OB LB", 1, False, True),
+        ("CAL ONBATT LOWBATT", "CAL OB LB", 1, False, True),
+        ("TRIM ONLINE", "TRIM OL", 0, True, False),
+        ("BOOST ONLINE OVERLOAD", "BOOST OL OVER", 0, True, False),
+        ("ONLINE REPLACEBATT", "OL RB", 0, True, False),
+        ("SELFTEST", "OL DISCHRG TEST", 0, True, False),
+        ("SHUTTING DOWN", "FSD", None, None, True),
+        ("NEVER SEEN", "", None, None, False),
+    ],
+)
+def test_apcupsd_status(
+    status: str, tokens: str, direction: int | None, mains: bool | None, low: bool
+) -> None:
+    """Its words are read as NUT's."""
+    sample = pc.ApcUps.sample({"STATUS": status})
+    assert (sample.status, sample.tokens) == (status, frozenset(tokens.split()))
+    assert (sample.direction, sample.mains, sample.low) == (direction, mains, low)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"LOADPCT": "10.0 Percent Load Capacity", "NOMPOWER": "500 Watts", "LINEV": "230.0 Volts"}, (230.0, 50.0)),
+        ({"LOADPCT": "10.0 Percent", "NOMPOWER": "500 Watts", "OUTPUTV": "0.0 Volts", "NOMOUTV": "120 Volts"},
+         (120.0, 50.0)),
+        ({"LOADPCT": "0.0 Percent", "NOMPOWER": "500 Watts", "BATTV": "13.6 Volts"}, (13.6, 0.0)),
+        ({"LOADPCT": "10.0 Percent", "BATTV": "13.6 Volts", "LINEV": "230.0 Volts"}, (13.6, None)),
+        ({"LINEV": "230.0 Volts", "BCHARGE": "90.0 Percent"}, (None, None)),
+        ({"LOADPCT": "N/A", "NOMPOWER": "500 Watts"}, (None, None)),
+    ],
+)  # fmt: skip
+def test_apcupsd_watts(fields: dict[str, str], expected: tuple[float | None, float | None]) -> None:
+    """Without a nominal power the watts are unknown, whatever the load is."""
+    sample = pc.ApcUps.sample(fields)
+    assert (sample.voltage, sample.wattage) == expected
+
+
+def test_an_apcupsd_that_has_lost_its_ups_has_no_values(apcupsd: ApcServer) -> None:
+    """What it goes on saying is old."""
+    apcupsd.text = APC.replace("ONLINE", "COMMLOST")
+    (source,) = pc.Apcupsd(apcupsd.host, time.monotonic).sources()
+    sample = source.read()
+    assert (sample.empty, sample.problem) == (True, "apcupsd has lost its UPS (COMMLOST)")
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        (b"", "it closed the connection"),
+        (b"\0\x05BC", "it closed the connection"),
+        (b"\xff\xff" + b"x" * 65535, "its answer has no end"),
+        (b"\0\x03\xff\xfe:\0\0", "no values"),
+    ],
+)
+def test_nonsense_from_apcupsd(
+    apcupsd: ApcServer, reply: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It neither stops the run nor becomes values; what cannot be used is left alone for a while."""
+    monkeypatch.setattr(pc, "_NUT_SIZE", 60_000)
+    apcupsd.reply = reply
+    time_ = Time()
+    (source,) = pc.Apcupsd(apcupsd.host, time_.clocks.boot).sources()
+    assert problem in source.read().problem
+    if problem != "no values":
+        assert (problem in source.read().problem, apcupsd.connected) == (True, 1)
+        apcupsd.reply = None
+        time_.pass_(pc.NUT_RETRY)
+    else:
+        apcupsd.reply = None
+    assert source.read().charge_pct == 100.0
+
+
+@pytest.mark.parametrize("address", ["", "a b", "h:0", "u@h", "h:x"])
+def test_apcupsd_addresses_that_are_none(address: str) -> None:
+    """A wrong --apcupsd is a usage error."""
+    with pytest.raises(SystemExit):
+        pc.main(["sources", "--apcupsd", address])
 
 
 # --- Commands
