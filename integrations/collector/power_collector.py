@@ -5,8 +5,9 @@
 
 Standard library only, beside power_manager.py: two copied files are enough. The parts of this file, in
 its order: constants; values (text and numbers of a sensor); samples and sources (Supply: the kernel's power
-supplies, Rail: INA219 and the like, Nut: a UPS by upsd); discovery (names, --map); commands (--exec); systemd;
-journal (readings and events on their way into the file); collector (the loop, events, shutdown); command line.
+supplies, Rail: INA219 and the like, Nut: a UPS by upsd, ApcUps: one by apcupsd, Program: any other); charge from
+volts (--curve); discovery (names, --map); commands (--exec); systemd; journal (readings and events on their way
+into the file); collector (the loop, events, shutdown); command line.
 
 As in power_manager, amperes and watts are positive while a source supplies, negative while it takes in. Intervals
 are measured by a clock that cannot be set and that also runs while the machine sleeps. A reading keeps that clock's
@@ -47,16 +48,23 @@ if TYPE_CHECKING:
     import ssl
 
 __all__ = [
+    "ApcUps",
+    "Apcupsd",
     "Clocks",
     "Collector",
+    "Curve",
+    "Feed",
     "Journal",
     "Nut",
+    "Program",
     "Rail",
     "Sample",
     "Source",
     "Supply",
+    "Upsd",
     "discover",
     "main",
+    "open_feeds",
 ]
 _log = logging.getLogger("power_collector")
 
@@ -1133,18 +1141,19 @@ class Program(Feed):
             return sample
         return Sample(problem=self._problem or f"it has printed nothing for {PROGRAM_HOLD:g} s")
 
-    def poll(self) -> None:
-        """Start it where that is due, take in what it has printed, and see whether it has ended."""
+    def poll(self) -> bool:
+        """Start it where that is due, take in what it has printed; return whether it runs."""
         if self._process is None and self._clock() >= self._start_at:
             self._start()
         if self._process is None:
-            return
+            return False
         is_at_end = self._take_in()
         code = self._process.poll()
         if code is not None:
             self._ended(f"it ended with {code}")
         elif is_at_end:
             self._ended("it closed its output")
+        return self._process is not None
 
     def _start(self) -> None:
         self._started_at = self._clock()
@@ -1373,7 +1382,8 @@ class Curve:
             return lowest[1]
         for (low, low_pct), (high, high_pct) in itertools.pairwise(self.points):
             if volts <= high:
-                return low_pct + (high_pct - low_pct) * (volts - low) / (high - low)
+                charge = low_pct + (high_pct - low_pct) * (volts - low) / (high - low)
+                return round(charge, 1)  # an estimate has no more digits than that
         return highest[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -1620,6 +1621,506 @@ def test_apcupsd_addresses_that_are_none(address: str) -> None:
     """A wrong --apcupsd is a usage error."""
     with pytest.raises(SystemExit):
         pc.main(["sources", "--apcupsd", address])
+
+
+# --- Programs
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for what another process does; it is looked at often, and not for ever."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.005)
+
+
+def printing(*printed: object, then: str = "time.sleep(600)") -> list[str]:
+    """A program that prints these lines, JSON but for text, and then does something else."""
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in printed]
+    code = "import os, signal, subprocess, sys, time\n"
+    code += f"for line in {texts!r}: print(line, flush=True)\n{then}"
+    return [sys.executable, "-c", code]
+
+
+@pytest.fixture
+def program() -> Iterator[Callable[..., pc.Program]]:
+    """A maker of programs on simulated clocks, ended at the end."""
+    made: list[pc.Program] = []
+
+    def make(command: list[str], time_: Time | None = None) -> pc.Program:
+        made.append(pc.Program("Hat", command, (time_ or Time()).clocks.boot))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ({"voltage": 12, "current": 2}, ("main", 12.0, 2.0, 24.0, None)),
+        ({"voltage": 12.0, "power": 6, "type": "solar"}, ("solar", 12.0, 0.5, 6.0, None)),
+        ({"voltage": 12, "current": 2, "type": "battery"}, ("battery", 12.0, 2.0, 24.0, 1)),
+        ({"voltage": 12, "current": -2, "type": "battery"}, ("battery", 12.0, -2.0, -24.0, -1)),
+        ({"voltage": 12, "current": 0, "type": "battery"}, ("battery", 12.0, 0.0, 0.0, 0)),
+        ({"voltage": 12, "current": 2, "type": "battery", "status": "Charging"}, ("battery", 12.0, -2.0, -24.0, -1)),
+        ({"voltage": 12, "power": -6, "type": "battery", "status": "Discharging"}, ("battery", 12.0, 0.5, 6.0, 1)),
+        ({"voltage": 12, "type": "battery", "charge_pct": 50}, ("battery", 12.0, None, None, None)),
+        ({"power": 6}, ("main", None, None, 6.0, None)),
+        ({"voltage": 24, "power": 48, "type": "ups", "status": "OB LB"}, ("ups", 24.0, 2.0, 48.0, 1)),
+        ({"voltage": None, "current": 1}, ("main", None, 1.0, None, None)),
+        ({"voltage": 0, "power": 0}, ("main", 0.0, None, 0.0, None)),
+    ],
+)  # fmt: skip
+def test_a_line_of_a_program(line: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    """Its keys are volts, amperes or watts; a battery's direction is its status's, else its sign's."""
+    kind, sample, complaints = pc._sample_of_line(line)
+    found = (kind.value, sample.voltage, sample.current, sample.wattage, sample.direction)
+    assert found == expected
+    assert complaints == (
+        ["power without voltage is shown, and not stored"] if line == {"power": 6} else []
+    )
+
+
+def test_all_that_a_line_may_say() -> None:
+    """Charge, capacity, time left, temperature and serial number; a UPS's status is read as NUT's."""
+    line = {"name": "x", "type": "ups", "charge_pct": 55, "status": "OB LB RB", "capacity_wh": 84}
+    _, sample, complaints = pc._sample_of_line(
+        line | {"runtime_s": 600, "temperature_c": 25.5, "serial": "A1"}
+    )
+    assert (sample.charge_pct, sample.capacity_wh, sample.runtime_s) == (55.0, 84.0, 600.0)
+    assert (sample.temperature_c, sample.serial) == (25.5, "A1")
+    assert (sample.mains, sample.low, sample.tokens) == (False, True, frozenset({"OB", "LB", "RB"}))
+    assert complaints == []
+    for status, mains in (("Online", True), ("offline", False), ("", None)):
+        assert pc._sample_of_line({"type": "main", "status": status})[1].mains is mains
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ({"volts": 5}, "no such key: volts"),
+        ({"type": "water"}, "no such type: water"),
+        ({"voltage": "5"}, "no working sensor's voltage: 5"),
+        ({"voltage": True}, "no working sensor's voltage: True"),
+        ({"voltage": 1e9}, "no working sensor's voltage: 1000000000.0"),
+        ({"voltage": 10**400}, f"no working sensor's voltage: 1{'0' * 39}"),
+        ({"voltage": [1]}, "no working sensor's voltage: [1]"),
+        ({"current": float("nan")}, "no working sensor's current: nan"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said(line: dict[str, Any], complaint: str) -> None:
+    """One value costs that value."""
+    _, sample, complaints = pc._sample_of_line({"charge_pct": 50} | line)
+    assert complaints == [complaint]
+    assert (sample.charge_pct, sample.wattage) == (50.0, None)
+
+
+def test_a_program(
+    tree: Tree, db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its names are meters, in `sources` and in the file, and it has ended when that has."""
+    pid = tmp_path / "pid"
+    panel = {"name": "Panel", "type": "solar", "voltage": 18, "current": 2}
+    pack = {"type": "battery", "voltage": 12, "current": -1, "charge_pct": 80, "status": "Charging"}
+    told = f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    script = tmp_path / "hat.py"
+    script.write_text(printing(panel, pack, then=told)[2])
+    words = f"Hat={sys.executable} {script}"
+    rows = sources(tree.root, "--program", words, "--map", "Panel=main:Roof", capsys=capsys)
+    found = [(row["name"], row["type"], row["wattage"], row["charge_pct"]) for row in rows]
+    assert found == [("Roof", "main", 36.0, None), ("Hat", "battery", -12.0, 80.0)]
+    arguments = ["--root", str(tree.root), "--db", str(db), "--program", words]
+    assert pc.main(["run", "d", *arguments], Time(3).clocks) == 0
+    assert not is_alive(int(pid.read_text()))
+    with PowerManager(db) as pm:
+        stored_meters = {(m.name, m.type.value, m.wattage) for m in pm.list_meters("d")}
+    assert stored_meters == {("Panel", "solar", 36.0), ("Hat", "battery", -12.0)}
+
+
+def test_a_program_that_goes_on_is_read_at_every_look(
+    program: Callable[..., pc.Program], tmp_path: Path
+) -> None:
+    """The newest line of a name counts, whole lines only."""
+    go = tmp_path / "go"
+    wait = f"while not os.path.exists({str(go)!r}): time.sleep(0.005)\n"
+    more = """print('{"voltage": 6, "current": 1}\\n{"voltage": 7, "cur', end="", flush=True); time.sleep(600)"""
+    one = program(printing({"voltage": 5, "current": 1}, then=wait + more))
+    (source,) = one.sources()
+    assert source.read().wattage == 5.0
+    go.touch()
+    until(lambda: source.read().voltage == 6.0)
+    until(lambda: one.poll() and one._line.startswith(b'{"voltage": 7'))
+    assert source.read().voltage == 6.0
+
+
+def test_the_last_line_needs_no_end(program: Callable[..., pc.Program]) -> None:
+    """A program that ends in the middle of a line has said it all the same."""
+    one = program(printing(then="""print('{"voltage": 5, "current": 1}', end="")"""))
+    until(lambda: one.sources()[0].read().wattage == 5.0)
+
+
+def test_a_program_that_is_silent_has_no_values(program: Callable[..., pc.Program]) -> None:
+    """Its last line stands for a minute; a name that it no longer prints is gone after ten."""
+    time_ = Time()
+    one = program(printing({"voltage": 5, "current": 1}, {"name": "B", "voltage": 6}), time_)
+    first, second = one.sources()
+    time_.pass_(pc.PROGRAM_HOLD)
+    assert (first.read().wattage, second.read().voltage) == (5.0, 6.0)
+    time_.pass_(1)
+    assert first.read().problem == "it has printed nothing for 60 s"
+    assert [source.name for source in one.sources()] == ["Hat", "B"]
+    time_.pass_(pc.PROGRAM_GONE)
+    assert [source.name for source in one.sources()] == ["Hat"]
+    assert one.sources()[0].read().empty
+
+
+def test_a_program_that_ends_is_started_again_later_each_time(
+    program: Callable[..., pc.Program], tmp_path: Path
+) -> None:
+    """After 1 s, 2 s, 4 s, and at most five minutes; after a long run the pause begins anew."""
+    time_ = Time()
+    starts = tmp_path / "starts"
+    end = tmp_path / "end"
+    then = f"open({str(starts)!r}, 'a').write('x')\n"
+    then += f"while not os.path.exists({str(end)!r}): time.sleep(0.005)\nsys.exit(3)"
+    one = program(printing({"voltage": 5, "current": 1}, then=then), time_)
+    end.touch()
+    pauses = []
+    for _ in range(11):
+        one.poll()
+        until(lambda: not one.poll())
+        pauses.append(one._start_at - time_.now)
+        time_.now = one._start_at - 0.01
+        one.poll()
+        assert one._process is None
+        time_.now = one._start_at
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    assert len(starts.read_text()) == 11
+    end.unlink()
+    one.poll()
+    time_.pass_(pc.PROGRAM_SOUND)
+    end.touch()
+    until(lambda: not one.poll())
+    assert one._start_at - time_.now == 1
+
+
+def test_a_program_that_ended_says_so(
+    program: Callable[..., pc.Program], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log once, however often it ends, and in the source's problem."""
+    time_ = Time()
+    one = program(printing(then="sys.exit(3)"), time_)
+    for _ in range(3):
+        one.poll()
+        until(lambda: not one.poll())
+        time_.now = one._start_at
+    assert one._problem == "it ended with 3"
+    assert [record.getMessage() for record in caplog.records] == [
+        "--program Hat: it ended with 3; it is started again, after 300 s at most"
+    ]
+
+
+@pytest.mark.parametrize("command", [["/no/such/program"], [""], ["a\0b"]])
+def test_a_program_that_cannot_be_run(
+    program: Callable[..., pc.Program], command: list[str]
+) -> None:
+    """It is one source that says so, and costs nothing else."""
+    (source,) = program(command).sources()
+    assert source.read().problem.startswith("it cannot be run: ")
+
+
+def test_a_program_that_closes_its_output_is_ended(program: Callable[..., pc.Program]) -> None:
+    """Nothing can come from it any more."""
+    one = program(printing(then="os.close(1); time.sleep(600)"))
+    one.poll()
+    assert one._process is not None
+    pid = one._process.pid
+    until(lambda: not one.poll())
+    assert (one._problem, is_alive(pid)) == ("it closed its output", False)
+
+
+@pytest.mark.parametrize("ignores", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"])
+def test_a_program_ends_with_its_children(
+    program: Callable[..., pc.Program],
+    monkeypatch: pytest.MonkeyPatch,
+    ignores: str,
+    tmp_path: Path,
+) -> None:
+    """By SIGTERM where they heed it, else by SIGKILL."""
+    monkeypatch.setattr(pc, "PROGRAM_LIMIT", 0.2 if ignores else 20.0)
+    child = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    path = tmp_path / "pid"
+    tell = f"open({str(path)!r}, 'w').write(str(child.pid))\n"
+    one = program(printing(then=f"{ignores}{child}{tell}time.sleep(600)"))
+    one.poll()
+    assert one._process is not None
+    until(lambda: path.exists() and path.read_text())
+    pids = [one._process.pid, int(path.read_text())]
+    one.close()
+    until(lambda: not any(map(is_alive, pids)))
+
+
+def test_children_that_a_program_leaves_behind_end_with_it(
+    program: Callable[..., pc.Program], tmp_path: Path
+) -> None:
+    """Where it ends by itself its children would go on holding its output."""
+    path = tmp_path / "pid"
+    child = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    one = program(printing(then=f"{child}open({str(path)!r}, 'w').write(str(child.pid))"))
+    one.poll()
+    until(lambda: not one.poll())
+    until(lambda: not is_alive(int(path.read_text())))
+
+
+def test_a_programs_memory_is_bounded(
+    program: Callable[..., pc.Program], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Neither a line without end nor names without end are kept; the next line is read again."""
+    big = "for n in range(40): sys.stdout.write('x' * 50_000)\nprint()\n"
+    names = """for n in range(100): print('{"name": "n%d", "voltage": 1}' % n)\n"""
+    last = """print('{"name": "n0", "voltage": 9}', flush=True); time.sleep(600)"""
+    one = program(printing(then=big + names + last))
+    one.poll()
+    lengths = []
+
+    def is_done() -> bool:
+        one.poll()
+        lengths.append(len(one._line))
+        return one.sample("n0").voltage == 9.0
+
+    until(is_done)
+    assert (max(lengths) <= pc.PROGRAM_LINE, len(one._samples)) == (True, pc.PROGRAM_NAMES)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "--program Hat: a line of more than 65536 bytes is left out"
+    assert said[1] == "--program Hat: more than 64 names: n64 is left out"
+    assert len(said) <= 100
+
+
+def test_a_program_that_prints_all_the_time_holds_up_nothing(
+    program: Callable[..., pc.Program],
+) -> None:
+    """A look takes in so much, and the rest waits with the program."""
+    line = '{"voltage": 5, "current": 1}\\n'
+    one = program(printing(then=f"while True: sys.stdout.write('{line}' * 1000)"))
+    (source,) = one.sources()
+    for _ in range(5):
+        assert source.read().wattage == 5.0
+
+
+@pytest.mark.parametrize("line", ["", "hello", "[1]", "{", "[" * 50_000, "\udcff".join("ab")])
+def test_lines_that_are_no_objects(program: Callable[..., pc.Program], line: str) -> None:
+    """They are passed over."""
+    one = program(["true"])
+    one._take_lines(line.encode("utf-8", "surrogateescape") + b'\n{"voltage": 5, "current": 1}\n')
+    assert one.sample("Hat").wattage == 5.0
+
+
+def test_a_programs_errors_are_said_once(
+    program: Callable[..., pc.Program], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line that is wrong every second fills no log."""
+    one = program(["true"])
+    one._take_lines(b'{"volts": 5}\nboo\n' * 500)
+    assert [record.getMessage() for record in caplog.records] == [
+        "--program Hat: no such key: volts",
+        "--program Hat: no JSON object: boo",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "Hat", "=true", "Hat=", "Hat='", " =true"])
+def test_programs_that_are_none(text: str) -> None:
+    """A wrong --program is a usage error."""
+    with pytest.raises(SystemExit):
+        pc.main(["sources", "--program", text])
+
+
+def readme_programs() -> list[str]:
+    """The programs in the README, in their order."""
+    return re.findall(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+
+
+STUBS = {
+    "smbus2.py": """
+class SMBus:
+    def __init__(self, bus):
+        assert bus == 1
+    def read_i2c_block_data(self, address, register, length):
+        assert (address, length) == (0x42, 2)
+        value = {1: 65536 - 2000, 2: (3000 << 3) | 2}[register]
+        return [value >> 8, value & 255]
+""",
+    "serial.py": """
+def Serial(device, baud):
+    assert (device, baud) == ("/dev/ttyUSB0", 19200)
+    block = b"\\r\\nV\\t12800\\r\\nI\\t-1500\\r\\nVPV\\t33000\\r\\nPPV\\t66\\r\\nChecksum\\t\\xfe"
+    return (block * 2).splitlines(keepends=True)
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, [("Hat", "battery", 12.0, 0.2, 2.4)]),
+        (1, [("Battery", "battery", 12.8, 1.5, 19.2), ("Panel", "solar", 33.0, 2.0, 66.0)]),
+    ],
+    ids=["HAT", "VE.Direct"],
+)
+def test_the_readmes_programs(
+    number: int, expected: list[tuple[Any, ...]], tmp_path: Path, program: Callable[..., pc.Program],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Each is ten lines, and says what its device does."""
+    for name, text in STUBS.items():
+        (tmp_path / name).write_text(text)
+    code = readme_programs()[number]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    (tmp_path / "it.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    one = program([sys.executable, str(tmp_path / "it.py")])
+    found = []
+    for source in one.sources():
+        sample = source.read()
+        values = sample.voltage, sample.current, sample.wattage
+        rounded = [None if value is None else round(value, 6) for value in values]
+        found.append((source.name, source.kind.value, *rounded))
+    assert found == expected
+
+
+def test_the_readmes_esp(
+    program: Callable[..., pc.Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on the ESP prints lines that are read; the machine's part only passes them on."""
+    code = readme_programs()[2]
+    compile(code, "main.py", "exec")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    printed: list[str] = []
+
+    class Pin:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def read_uv(self) -> int:
+            return {32: 1_200_000, 33: 500_000}[self.number]
+
+    def rest(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    machine = type(sys)("machine")
+    machine.__dict__.update(ADC=Pin)
+    monkeypatch.setitem(sys.modules, "machine", machine)
+    monkeypatch.setattr(time, "sleep", rest)
+    with pytest.raises(KeyboardInterrupt):
+        exec(code, {"print": printed.append})
+    kind, sample, complaints = pc._sample_of_line(json.loads(printed[0]))
+    assert (kind, complaints) == (MeterType.BATTERY, [])
+    assert (sample.voltage, sample.current) == (12.0, 5.0)
+
+
+# --- Charge from volts
+
+
+@pytest.mark.parametrize(
+    ("text", "volts", "charge"),
+    [
+        ("Pack=li-ion:3", 12.57, 100.0),
+        ("Pack=li-ion:3", 11.4, 60.0),
+        ("Pack=li-ion:3", 9.0, 0.0),
+        ("Pack=li-ion:1", 3.53, 30.5),
+        ("Pack=lipo:2", 7.6, 30.0),
+        ("Pack=lifepo4:4", 13.2, 40.0),
+        ("Pack=lead-acid:6", 12.65, 100.0),
+        ("Pack=lead-acid:6", 14.4, 100.0),
+        ("Pack=9.0:0,11.1:50,12.6:100", 11.85, 75.0),
+        ("Pack=12.6:100, 9.0:0", 10.8, 50.0),
+        ("a=b=li-ion:3", 12.6, 100.0),
+        ("Pack=li-ion:3", 4.1, None),
+        ("Pack=li-ion:1", 8.2, None),
+        ("Pack=li-ion:3", 0.0, None),
+        ("Pack=li-ion:3", -12.0, None),
+    ],
+)
+def test_charge_from_volts(text: str, volts: float, charge: float | None) -> None:
+    """Between the points of a curve, and nothing where the volts are another battery's."""
+    found = pc._curve(text)[1].charge(volts)
+    assert found == (None if charge is None else pytest.approx(charge, abs=1e-3))
+
+
+@pytest.mark.parametrize("chemistry", pc._CHEMISTRIES)
+def test_curves_rise(chemistry: str) -> None:
+    """From 0 to 100 percent, in volts and in percent."""
+    points = pc._CHEMISTRIES[chemistry]
+    assert (points[0][1], points[-1][1]) == (0, 100)
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(points))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "Pack", "Pack=", "=li-ion:3", "Pack=li-ion", "Pack=li-ion:0", "Pack=li-ion:x", "Pack=water:3",
+        "Pack=9:0", "Pack=9:0,9:100", "Pack=9:100,12:0", "Pack=9:0,12:101", "Pack=-9:0,12:100", "Pack=9:0,12:100,x",
+        "Pack=9:0,5000:100", "Pack=9:0,12:-1", "Pack=li-ion:-3", "Pack=li-ion:3.5",
+    ],
+)  # fmt: skip
+def test_curves_that_are_none(text: str) -> None:
+    """A wrong --curve is a usage error."""
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected NAME=CHEMISTRY:CELLS"):
+        pc._curve(text)
+
+
+def test_a_pack_without_a_gauge(tree: Tree, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its charge is estimated and marked so; without a curve it is unknown; a gauge's own charge stays."""
+    tree.hwmon(0, name="ina219", in1_input=11400, curr1_input=-500)
+    tree.battery(voltage_now=11_400_000, capacity=77)
+    tree.battery("BAT1", voltage_now=11_400_000, capacity=None)
+    arguments = ["--map", "ina219=-battery:Pack"]
+    for name in ("Pack", "BAT0"):
+        arguments += ["--curve", f"{name}=li-ion:3"]
+    rows = {row["name"]: row for row in sources(tree.root, *arguments, capsys=capsys)}
+    found = {name: (row["charge_pct"], row["is_estimated"]) for name, row in rows.items()}
+    expected = {"BAT0": (77.0, False), "BAT1": (None, False), "Pack": (60.0, True)}
+    assert found == expected
+    assert pc.main(["sources", "--root", str(tree.root), *arguments]) == 0
+    head, *_, last = capsys.readouterr().out.splitlines()
+    assert (head.split()[-1], last.split()[-1]) == ("is_estimated", "yes")
+    assert (
+        pc.main(["run", "d", "--once", "--root", str(tree.root), "--db", str(db), *arguments]) == 0
+    )
+    with PowerManager(db) as pm:
+        charges = {meter.name: meter.charge_pct for meter in pm.list_meters("d")}
+    assert (charges["BAT0"], charges["Pack"]) == (77.0, 60.0)
+
+
+def test_volts_that_fit_no_curve_are_said(tree: Tree) -> None:
+    """A wrong number of cells does not shut the machine down: the charge is unknown."""
+    tree.hwmon(0, name="ina219", in1_input=4100, curr1_input=500)
+    maps = dict([pc._mapping("ina219=battery:Pack")])
+    curves = dict([pc._curve("Pack=li-ion:3")])
+    (source,) = pc.discover(str(tree.root), maps=maps, curves=curves)
+    sample = source.read()
+    assert (sample.charge_pct, sample.is_estimated) == (None, False)
+    assert sample.wattage == pytest.approx(2.05)
+    assert sample.problem == "its volts fit no --curve"
+
+
+def test_a_curve_of_nobody_is_said(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name that no meter has is a slip of the pen."""
+    tree.battery()
+    machine(curves=dict([pc._curve("Pack=li-ion:3")])).tick()
+    assert "--curve: no sensor is named Pack" in caplog.text
 
 
 # --- Commands
