@@ -628,7 +628,13 @@ def _leave_out_parts(rails: Sequence[Rail]) -> None:
 
 
 class Feed:
-    """What has sources beside the kernel's files: a upsd, an apcupsd, a program. It stays open between looks."""
+    """What has sources beside the kernel's files: a upsd, an apcupsd, a program. It stays open between looks.
+
+    `is_complete` is whether the last sources() were all that it has: while it does not answer there may be more,
+    and none of those that it had before is gone.
+    """
+
+    is_complete = True
 
     def sources(self) -> list[Source]:
         """The sources that it has now."""
@@ -732,6 +738,7 @@ class Upsd(Feed):
     def sources(self) -> list[Source]:
         """A source for each UPS; one that says what is wrong where upsd has never told which there are."""
         problem = self._list() if self.asks_for_all else ""
+        self.is_complete = not problem
         names = dict.fromkeys([*self.names, *self._listed])
         if problem and not names:
             return [Unreachable(self.address, MeterType.UPS, problem)]
@@ -783,6 +790,7 @@ class Upsd(Feed):
         if self._access.trust:
             self._require("STARTTLS")
             assert self._socket is not None
+            self._socket.settimeout(NUT_LIMIT)
             context = self._access.context()
             self._socket = context.wrap_socket(self._socket, server_hostname=host)
         login = self._access.login(host)
@@ -810,6 +818,7 @@ class Upsd(Feed):
         assert self._socket is not None
         end = self._LIST_END if command.startswith("LIST") else self._LINE_END
         deadline = time.monotonic() + NUT_LIMIT
+        self._socket.settimeout(NUT_LIMIT)
         self._socket.sendall(f"{command}\n".encode())
         answer = b""
         while not end.search(answer):
@@ -1127,9 +1136,11 @@ class Program(Feed):
         self.poll()
         if is_new:
             self._await_lines()
-        now = self._clock()
-        for name in [n for n, (at, _, _) in self._samples.items() if now - at > PROGRAM_GONE]:
-            del self._samples[name]
+        ages = {name: self._clock() - at for name, (at, _, _) in self._samples.items()}
+        self.is_complete = any(age <= PROGRAM_HOLD for age in ages.values())
+        for name in [name for name, age in ages.items() if age > PROGRAM_GONE]:
+            if self.is_complete:  # else the program is ill, and none of its names is gone
+                del self._samples[name]
         if not self._samples:
             return [ProgramSource(self.name, MeterType.MAIN, self)]
         return [ProgramSource(name, kind, self) for name, (_, kind, _) in self._samples.items()]
@@ -1332,9 +1343,11 @@ def _set_course(sample: Sample, kind: MeterType) -> None:
     status = (sample.status or "").lower()
     if kind is MeterType.UPS:
         return
+    is_online = {"online": True, "offline": False}.get(status)
+    sample.mains = is_online if kind is MeterType.MAIN else None
     sample.direction = None
-    if kind is MeterType.MAIN:
-        sample.mains = {"online": True, "offline": False}.get(status)
+    sample.low = None
+    sample.tokens = frozenset()
     if kind is not MeterType.BATTERY:
         return
     sample.direction = _DIRECTIONS.get(status)
@@ -2412,8 +2425,8 @@ def _logins(path: str) -> netrc.netrc:
         logins = netrc.netrc(path)
     except (OSError, netrc.NetrcParseError, UnicodeDecodeError) as exc:
         raise argparse.ArgumentTypeError(f"{exc}") from None
-    if os.stat(path).st_mode & 0o077:
-        _log.warning("%s: others than its owner can read it", path)
+    if os.stat(path).st_mode & 0o007:
+        _log.warning("%s: every user of this machine can read it", path)
     return logins
 
 

@@ -1264,8 +1264,10 @@ def test_a_upsd_that_has_never_answered_is_one_source_that_says_so(
     client = pc.Upsd(upsd.host, time.monotonic)
     client.asks_for_all = True
     assert [source.name for source in client.sources()] == [upsd.address]
+    found = [client.is_complete]
     upsd.close()
     assert [source.name for source in client.sources()] == [upsd.address]
+    assert [*found, client.is_complete] == [True, False]
     client.close()
     assert pc.main(["sources", "--root", str(TREES / "absent"), "--nut", upsd.host]) == 0
     assert f"{upsd.host}: upsd cannot be reached: " in capsys.readouterr().err
@@ -1355,7 +1357,7 @@ def test_a_file_of_logins_that_others_can_read(
     """It is said; a file that is none is a usage error."""
     login.chmod(0o644)
     assert pc.main(["sources", "--root", str(TREES / "absent"), "--nut-login", str(login)]) == 0
-    assert "others than its owner can read it" in caplog.text
+    assert "every user of this machine can read it" in caplog.text
     login.write_text("who goes there")
     for wrong in (login, login.parent / "none"):
         with pytest.raises(SystemExit):
@@ -1702,8 +1704,10 @@ def test_all_that_a_line_may_say() -> None:
     assert (sample.temperature_c, sample.serial) == (25.5, "A1")
     assert (sample.mains, sample.low, sample.tokens) == (False, True, frozenset({"OB", "LB", "RB"}))
     assert complaints == []
-    for status, mains in (("Online", True), ("offline", False), ("", None)):
+    for status, mains in (("Online", True), ("offline", False), ("", None), ("OB", None)):
         assert pc._sample_of_line({"type": "main", "status": status})[1].mains is mains
+    _, sample, _ = pc._sample_of_line({"type": "battery", "status": "Charging"})
+    assert (sample.mains, sample.low, sample.tokens) == (None, None, frozenset())
 
 
 @pytest.mark.parametrize(
@@ -1770,19 +1774,26 @@ def test_the_last_line_needs_no_end(program: Callable[..., pc.Program]) -> None:
     until(lambda: one.sources()[0].read().wattage == 5.0)
 
 
-def test_a_program_that_is_silent_has_no_values(program: Callable[..., pc.Program]) -> None:
-    """Its last line stands for a minute; a name that it no longer prints is gone after ten."""
+def test_a_program_that_is_silent_has_no_values(
+    program: Callable[..., pc.Program], tmp_path: Path
+) -> None:
+    """Its last line stands for a minute; a name is gone after ten, where the program prints others."""
     time_ = Time()
-    one = program(printing({"voltage": 5, "current": 1}, {"name": "B", "voltage": 6}), time_)
+    go = tmp_path / "go"
+    wait = f"while not os.path.exists({str(go)!r}): time.sleep(0.005)\n"
+    more = """print('{"voltage": 7, "current": 1}', flush=True); time.sleep(600)"""
+    lines_ = {"voltage": 5, "current": 1}, {"name": "B", "voltage": 6}
+    one = program(printing(*lines_, then=wait + more), time_)
     first, second = one.sources()
     time_.pass_(pc.PROGRAM_HOLD)
     assert (first.read().wattage, second.read().voltage) == (5.0, 6.0)
     time_.pass_(1)
     assert first.read().problem == "it has printed nothing for 60 s"
-    assert [source.name for source in one.sources()] == ["Hat", "B"]
     time_.pass_(pc.PROGRAM_GONE)
-    assert [source.name for source in one.sources()] == ["Hat"]
-    assert one.sources()[0].read().empty
+    assert ([source.name for source in one.sources()], one.is_complete) == (["Hat", "B"], False)
+    go.touch()
+    until(lambda: first.read().wattage == 7.0)
+    assert ([source.name for source in one.sources()], one.is_complete) == (["Hat"], True)
 
 
 def test_a_program_that_ends_is_started_again_later_each_time(
