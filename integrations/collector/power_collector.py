@@ -105,8 +105,10 @@ PROGRAM_NAMES = 64
 CURVE_LOW = 0.8  # volts below that share of a curve's lowest are another battery's
 CURVE_HIGH = 1.25  # and above that share of its highest; a charger's volts are below it
 _LAST_TIME = 7_258_118_399.0  # the end of 2199, in epoch seconds: power_manager stores no later one
-# Beyond it a value is a broken sensor's.
-_MAX = {"V": 1e3, "A": 1e3, "W": 1e5, "Wh": 1e6, "VA": 1e5, "s": 1e7, "C": 200.0, "%": 1e3}
+# Beyond these a value is a broken sensor's, whether it was read or worked out from others.
+_MAX = {
+    "V": 1e3, "A": 1e3, "W": 1e5, "Wh": 1e6, "VA": 1e5, "s": 1e8, "C": 200.0, "%": 1e5, "ratio": 1e3,
+}  # fmt: skip
 
 # --- Values -----------------------------------------------------------------------------------
 
@@ -168,12 +170,22 @@ def _percent(value: float | None) -> float | None:
     return min(value, 100.0) if value is not None and 0.0 <= value <= 110.0 else None
 
 
-def _product(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a * b
+def _product(a: float | None, b: float | None, unit: str) -> float | None:
+    """The product where both are known and a working sensor may mean it.
+
+    >>> _product(12.0, 2.0, "W"), _product(12.0, None, "W"), _product(900.0, 900.0, "W")
+    (24.0, None, None)
+    """
+    return None if a is None or b is None else _sane(a * b, unit)
 
 
-def _quotient(a: float | None, b: float | None) -> float | None:
-    return None if a is None or not b else a / b
+def _quotient(a: float | None, b: float | None, unit: str) -> float | None:
+    """The quotient where both are known and a working sensor may mean it.
+
+    >>> _quotient(24.0, 12.0, "A"), _quotient(24.0, 0.0, "A"), _quotient(9.0, 5e-6, "A")
+    (2.0, None, None)
+    """
+    return None if a is None or not b else _sane(a / b, unit)
 
 
 def _turned(value: float | None, sign: int) -> float | None:
@@ -235,6 +247,10 @@ class Sample:
 class Source:
     """One place where this machine measures power. read() never raises for what a sensor does."""
 
+    # What has to answer before a source that it no longer has counts as gone: a directory under the
+    # root, or a server; "": its sources never count as gone.
+    origin = ""
+
     def __init__(self, name: str, kind: MeterType, place: str = "", address: str = "") -> None:
         self.name = name
         self.kind = kind
@@ -287,6 +303,7 @@ _DIRECTIONS = {"discharging": DISCHARGING, "charging": CHARGING, "full": IDLE, "
 class Supply(Source):
     """A power supply of the kernel: Battery, UPS, Mains, USB or Wireless, in micro-units."""
 
+    origin = "sys/class/power_supply"
     is_contract = False  # whether its values are what was agreed with a charger, not what flows
     serial = ""
     extras: frozenset[str] = frozenset()  # which of the files are there that few drivers have
@@ -295,7 +312,7 @@ class Supply(Source):
     def discover(cls, root: str) -> list[Source]:
         """The supplies under root/sys/class/power_supply; those of peripherals are marked as left out."""
         found: list[Source] = []
-        top = os.path.join(root, "sys/class/power_supply")
+        top = os.path.join(root, cls.origin)
         for name in _listed(top):
             place = f"{top}/{name}"
             kind = _KINDS.get(
@@ -347,8 +364,8 @@ class Supply(Source):
         if online == 0 and volts is not None:
             amperes = 0.0
             watts = None
-        watts = _agreed(watts, _product(volts, amperes))
-        return Sample(volts, _agreed(amperes, _quotient(watts, volts)), watts, status=status)
+        watts = _agreed(watts, _product(volts, amperes, "W"))
+        return Sample(volts, _agreed(amperes, _quotient(watts, volts, "A")), watts, status=status)
 
     def _battery(self) -> Sample:
         status = _clean(_text(f"{self.place}/status"))
@@ -361,10 +378,10 @@ class Supply(Source):
         if direction == IDLE:
             amperes = 0.0
             watts = 0.0
-        watts = _agreed(watts, _product(volts, amperes))
+        watts = _agreed(watts, _product(volts, amperes, "W"))
         return Sample(
             voltage=volts,
-            current=_agreed(amperes, _quotient(watts, volts)),
+            current=_agreed(amperes, _quotient(watts, volts, "A")),
             wattage=watts,
             charge_pct=self._charge(),
             capacity_wh=self._capacity(volts),
@@ -388,7 +405,7 @@ class Supply(Source):
         for suffix in ("", "_design"):
             energy = self._positive("Wh", "energy_full" + suffix)
             ampere_hours = self._positive("Wh", "charge_full" + suffix)
-            capacity = _first(energy, _product(ampere_hours, _first(nominal, volts)))
+            capacity = _first(energy, _product(ampere_hours, _first(nominal, volts), "Wh"))
             if capacity is not None:
                 return capacity
         return None
@@ -404,7 +421,7 @@ class Supply(Source):
         """What is in the battery, in percent of what it holds when full."""
         now = self._micro("Wh", what + "_now")
         full = self._positive("Wh", what + "_full")
-        return _percent(_product(_quotient(now, full), 100.0))
+        return _percent(_product(_quotient(now, full, "ratio"), 100.0, "%"))
 
 
 def _is_contract(name: str, place: str) -> bool:
@@ -422,6 +439,7 @@ def _is_contract(name: str, place: str) -> bool:
 class Rail(Source):
     """One channel of a current monitor in hwmon (mV, mA, uW) or iio (mV, mA, mW)."""
 
+    origin = "sys/class/hwmon"
     _CHIPS = re.compile(r"ina\d+\w*|isl28022|ltc2945|ltc4151|pac1934|sq52206")
 
     def __init__(self, name: str, place: str, address: str, channel: int) -> None:
@@ -434,7 +452,7 @@ class Rail(Source):
     def discover(cls, root: str) -> list[Source]:
         """The rails under root/sys; what another rail contains is marked as left out."""
         rails: list[Rail] = []
-        top = os.path.join(root, "sys/class/hwmon")
+        top = os.path.join(root, cls.origin)
         for name in _listed(top):
             chip = _clean(_text(f"{top}/{name}/name"))
             if cls._CHIPS.fullmatch(chip):
@@ -476,8 +494,8 @@ class Rail(Source):
         volts = _sane(volts, "V")
         amperes = _sane(amperes, "A")
         # The product is signed, and finer than the chip's own.
-        watts = _agreed(_product(volts, amperes), _sane(watts, "W"))
-        sample = Sample(volts, _agreed(amperes, _quotient(watts, volts)), watts)
+        watts = _agreed(_product(volts, amperes, "W"), _sane(watts, "W"))
+        sample = Sample(volts, _agreed(amperes, _quotient(watts, volts, "A")), watts)
         sample.problem = "nothing readable" if sample.empty else ""
         return sample
 
@@ -503,6 +521,7 @@ class IioRail(Rail):
     battery that the kernel already shows as a power supply.
     """
 
+    origin = "sys/bus"  # of iio and of the driver of JetPack 4
     _IIO_CHIPS = re.compile(r"ina3221x|ina2\d\d|ina2xx|pac19\d\d")
 
     def __init__(self, name: str, place: str, address: str, channel: int) -> None:
@@ -628,13 +647,7 @@ def _leave_out_parts(rails: Sequence[Rail]) -> None:
 
 
 class Feed:
-    """What has sources beside the kernel's files: a upsd, an apcupsd, a program. It stays open between looks.
-
-    `is_complete` is whether the last sources() were all that it has: while it does not answer there may be more,
-    and none of those that it had before is gone.
-    """
-
-    is_complete = True
+    """What has sources beside the kernel's files: a upsd, an apcupsd, a program. It stays open between looks."""
 
     def sources(self) -> list[Source]:
         """The sources that it has now."""
@@ -730,6 +743,7 @@ class Upsd(Feed):
         self.names: list[str] = []  # of its UPSes: those that were asked for
         self.asks_for_all = False  # whether the rest of them are wanted too
         self._server = _Server("upsd", address, NUT_PORT, clock)
+        self.origin = f"upsd {self._server.host}:{self._server.port}"
         self._access = access or UpsdAccess()
         self._socket: socket.socket | None = None
         self._listed: list[str] = []
@@ -738,7 +752,6 @@ class Upsd(Feed):
     def sources(self) -> list[Source]:
         """A source for each UPS; one that says what is wrong where upsd has never told which there are."""
         problem = self._list() if self.asks_for_all else ""
-        self.is_complete = not problem
         names = dict.fromkeys([*self.names, *self._listed])
         if problem and not names:
             return [Unreachable(self.address, MeterType.UPS, problem)]
@@ -889,7 +902,7 @@ class UpsVariables:
         if percent is None:
             phases = self._of_phases("output.L{}.power.percent", "%")
             percent = sum(phases) / len(phases) if phases else None
-        return _quotient(percent, 100.0)
+        return _quotient(percent, 100.0, "ratio")
 
     def _volt_amperes(self) -> float | None:
         """The apparent power of the load."""
@@ -898,7 +911,7 @@ class UpsVariables:
             self._drawn("ups.power", "VA"),
             self._drawn("output.power", "VA"),
             self._summed("VA", "ups.L{}.power", "output.L{}.power"),
-            _product(share, self.positive("VA", "ups.power.nominal", "output.power.nominal")),
+            _product(share, self.positive("VA", "ups.power.nominal", "output.power.nominal"), "VA"),
         )
 
     def _power_factor(self) -> float | None:
@@ -917,8 +930,8 @@ class UpsVariables:
             self._drawn("ups.realpower", "W"),
             self._drawn("output.realpower", "W"),
             self._summed("W", "ups.L{}.realpower", "output.L{}.realpower"),
-            _product(volt_amperes, self._power_factor()),
-            _product(share, self.positive("W", "ups.realpower.nominal")),
+            _product(volt_amperes, self._power_factor(), "W"),
+            _product(share, self.positive("W", "ups.realpower.nominal"), "W"),
         )
         if watts == 0 and (share or volt_amperes):
             return None
@@ -941,6 +954,7 @@ class Nut(Source):
 
     def __init__(self, ups: str, upsd: Upsd) -> None:
         super().__init__(f"{ups}@{upsd.address}", MeterType.UPS)
+        self.origin = upsd.origin
         self._ups = ups
         self._upsd = upsd
 
@@ -959,17 +973,17 @@ class Nut(Source):
         sample = _ups_sample(said.text("ups.status"))
         if watts is not None:
             volts = _first(volts, said.volts())
-            sample.current = _quotient(watts, volts)
+            sample.current = _quotient(watts, volts, "A")
         else:
             # What the battery itself gives or takes; drivers disagree on its sign, too.
             sign = DISCHARGING if sample.direction is None else sample.direction
             sample.current = _turned(said.value("battery.current", "A"), sign)
-            watts = _product(volts, sample.current)
+            watts = _product(volts, sample.current, "W")
         sample.voltage = volts
         sample.wattage = watts
         sample.charge_pct = _percent(said.value("battery.charge", "%"))
         nominal = _first(said.positive("V", "battery.voltage.nominal"), volts)
-        sample.capacity_wh = _product(said.value("battery.capacity", "Wh"), nominal)
+        sample.capacity_wh = _product(said.value("battery.capacity", "Wh"), nominal, "Wh")
         sample.runtime_s = said.positive("s", "battery.runtime")
         temperatures = said.value("battery.temperature", "C"), said.value("ups.temperature", "C")
         sample.temperature_c = _first(*temperatures)
@@ -1055,6 +1069,7 @@ class ApcUps(Source):
 
     def __init__(self, apcupsd: Apcupsd) -> None:
         super().__init__(f"apcupsd@{apcupsd.address}", MeterType.UPS)
+        self.origin = self.name
         self._apcupsd = apcupsd
 
     def _read(self) -> Sample:
@@ -1083,14 +1098,14 @@ class ApcUps(Source):
             words.append("FSD")
         sample = _ups_sample(" ".join(filter(None, words)))
         sample.status = status or None
-        share = _quotient(value("LOADPCT", "%"), 100.0)
-        sample.wattage = _product(share, positive("W", "NOMPOWER"))
+        share = _quotient(value("LOADPCT", "%"), 100.0, "ratio")
+        sample.wattage = _product(share, positive("W", "NOMPOWER"), "W")
         elsewhere = ("OUTPUTV", "LINEV", "NOMOUTV", "NOMINV", "NOMBATTV")
         names = ("BATTV", *elsewhere) if sample.wattage is not None else ("BATTV",)
         sample.voltage = positive("V", *names)
-        sample.current = _quotient(sample.wattage, sample.voltage)
+        sample.current = _quotient(sample.wattage, sample.voltage, "A")
         sample.charge_pct = _percent(value("BCHARGE", "%"))
-        sample.runtime_s = _product(positive("s", "TIMELEFT"), 60.0)
+        sample.runtime_s = _product(positive("s", "TIMELEFT"), 60.0, "s")
         sample.temperature_c = value("ITEMP", "C")
         sample.serial = fields.get("SERIALNO", "")
         sample.problem = "no values" if sample.empty else ""
@@ -1137,10 +1152,11 @@ class Program(Feed):
         if is_new:
             self._await_lines()
         ages = {name: self._clock() - at for name, (at, _, _) in self._samples.items()}
-        self.is_complete = any(age <= PROGRAM_HOLD for age in ages.values())
-        for name in [name for name, age in ages.items() if age > PROGRAM_GONE]:
-            if self.is_complete:  # else the program is ill, and none of its names is gone
-                del self._samples[name]
+        # Where it prints nothing at all it is ill, and none of its names is gone.
+        if min(ages.values(), default=math.inf) <= PROGRAM_HOLD:
+            for name, age in ages.items():
+                if age > PROGRAM_GONE:
+                    del self._samples[name]
         if not self._samples:
             return [ProgramSource(self.name, MeterType.MAIN, self)]
         return [ProgramSource(name, kind, self) for name, (_, kind, _) in self._samples.items()]
@@ -1284,6 +1300,7 @@ class ProgramSource(Source):
 
     def __init__(self, name: str, kind: MeterType, program: Program) -> None:
         super().__init__(name, kind)
+        self.origin = f"program {program.name}"
         self._key = name  # as the program prints it; --map may give the source another
         self._program = program
 
@@ -1321,8 +1338,8 @@ def _sample_of_line(values: dict[str, Any]) -> tuple[MeterType, Sample, list[str
     sample = _ups_sample(text("status"))
     volts = number("voltage", "V")
     amperes = number("current", "A")
-    watts = _first(number("power", "W"), _product(volts, amperes))
-    amperes = _first(amperes, _quotient(watts, volts))
+    watts = _first(number("power", "W"), _product(volts, amperes, "W"))
+    amperes = _first(amperes, _quotient(watts, volts, "A"))
     if watts is not None and volts is None:
         complaints.append("power without voltage is shown, and not stored")
     sample.voltage = volts
@@ -1625,7 +1642,7 @@ class Row:
     @property
     def wattage(self) -> float | None:
         """Watts; None where volts or amperes are not known."""
-        return _product(self.voltage, self.current)
+        return _product(self.voltage, self.current, "W")
 
 
 @dataclass(slots=True)
