@@ -6,8 +6,9 @@
 Standard library only, beside power_manager.py: two copied files are enough. The parts of this file, in
 its order: constants; values (text and numbers of a sensor); samples and sources (Supply: the kernel's power
 supplies, Rail: INA219 and the like, Nut: a UPS by upsd, ApcUps: one by apcupsd, Program: any other); charge from
-volts (--curve); discovery (names, --map); commands (--exec); systemd; journal (readings and events on their way
-into the file); collector (the loop, events, shutdown); command line.
+volts (--curve); discovery (names, --map); commands (--exec); systemd; clocks and options; history of a meter
+(directions, values that stand in, --min-change); shutdown watch; events; journal (readings, events and meters on
+their way into the file); collector (the loop); command line.
 
 As in power_manager, amperes and watts are positive while a source supplies, negative while it takes in. Intervals
 are measured by a clock that cannot be set and that also runs while the machine sleeps. A reading keeps that clock's
@@ -29,6 +30,7 @@ import queue
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,13 +38,20 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import power_manager
-from power_manager import MeterType, PowerEventType, PowerManager, PowerManagerError
+from power_manager import (
+    InvalidValue,
+    MeterType,
+    PowerEventType,
+    PowerManager,
+    PowerManagerError,
+    PowerMeter,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -71,7 +80,16 @@ _log = logging.getLogger("power_collector")
 # --- Constants --------------------------------------------------------------------------------
 
 RESCAN = 30.0  # seconds between looks for sensors that have come, gone or moved
-HOLD = 60.0  # seconds for which a battery's last volts or amperes stand in for a missing one
+HOLD = 60.0  # seconds for which a last known value stands in for one that cannot be read
+TREND = 2.0  # points of charge after which a gauge without a direction is known to fall or to rise
+TREND_HOLD = 1800.0  # seconds for which such a direction lasts after the charge has moved last
+NOISE = 0.01  # amperes below which a monitor's current has no direction
+SAME_CAPACITY = 0.01  # share by which the capacity of one and the same pack may wander
+ROUGH_CAPACITY = 0.25  # the same where the capacity is ampere-hours times the present volts
+EVENT_HOLD = 120.0  # seconds after which a state that has not changed is steady
+URGENT_COUNT = 6  # urgent commits in URGENT_SPAN seconds, beside the regular ones
+URGENT_SPAN = 600.0
+LOST = 15.0  # seconds after which a UPS that is not heard is lost
 ALERT_TYPES = (MeterType.BATTERY, MeterType.UPS)  # meters whose charge raises alerts
 RETRY = 5.0  # seconds after a failed commit until the next attempt
 MAX_WAITING = 20_000  # readings kept in memory while the file cannot be written
@@ -224,12 +242,16 @@ class Sample:
     direction: int | None = None
     mains: bool | None = None  # whether power comes in from outside
     low: bool | None = None  # whether the device itself says that its battery is nearly empty
-    problem: str = ""
-    serial: str = ""  # the battery's or the UPS's; another one is another pack
-    runtime_s: float | None = None  # what the device itself expects until it is empty
+    # Whether current and power have their sign; a battery's without a direction are mere sizes.
+    signed: bool = True
+    fine_charge_pct: float | None = None  # by an energy or charge counter, where it is asked
+    rough_capacity: bool = False  # whether the capacity moves with the volts
+    serial: str = ""  # the pack's or UPS's own number
+    runtime_s: float | None = None  # seconds left, as the device itself says
     temperature_c: float | None = None
-    tokens: frozenset[str] = frozenset()  # a UPS's status in NUT's words: OL, OB, LB, RB, OVER, ...
     is_estimated: bool = False  # whether the charge was worked out from the volts
+    tokens: frozenset[str] = frozenset()  # the words of a UPS's status, in capitals
+    problem: str = ""
 
     @property
     def empty(self) -> bool:
@@ -322,9 +344,9 @@ class Supply(Source):
                 continue
             supply = cls(_clean(name) or "supply", kind, place)
             supply.is_contract = kind is MeterType.MAIN and _is_contract(name, place)
-            supply.serial = _clean(_text(f"{place}/serial_number"))
             supply.extras = frozenset(_EXTRAS & set(_listed(place)))
             supply.peripheral = _text(f"{place}/scope").lower() == "device"
+            supply.serial = _clean(_text(f"{place}/serial_number"))
             supply.left_out = (
                 "a peripheral's: --peripherals logs it too" if supply.peripheral else ""
             )
@@ -379,18 +401,30 @@ class Supply(Source):
             amperes = 0.0
             watts = 0.0
         watts = _agreed(watts, _product(volts, amperes, "W"))
-        return Sample(
+        sample = Sample(
             voltage=volts,
             current=_agreed(amperes, _quotient(watts, volts, "A")),
             wattage=watts,
-            charge_pct=self._charge(),
-            capacity_wh=self._capacity(volts),
+            charge_pct=_percent(self._value("capacity")),
             status=status if direction is not None else None,
             direction=direction,
+            signed=direction is not None,
             serial=self.serial,
             runtime_s=self._runtime() if direction == DISCHARGING else None,
             temperature_c=_sane(self._extra("temp", 10.0), "C"),
         )
+        sample.capacity_wh, sample.rough_capacity = self._capacity(volts)
+        # Without a capacity, and beside one of 0 that may never have been filled in, a counter says it.
+        if direction is None or not sample.charge_pct:
+            sample.fine_charge_pct = self._counted_charge()
+        sample.charge_pct = _agreed(sample.charge_pct, sample.fine_charge_pct)
+        if direction == DISCHARGING and self._is_forced():
+            sample.tokens = frozenset({"CAL"})
+        return sample
+
+    def _is_forced(self) -> bool:
+        """Whether the battery is discharged on purpose while mains is there, to learn its capacity."""
+        return "[force-discharge]" in _text(f"{self.place}/charge_behaviour")
 
     def _extra(self, name: str, scale: float = 1.0) -> float | None:
         return self._value(name, scale) if name in self.extras else None
@@ -399,23 +433,20 @@ class Supply(Source):
         seconds = _agreed(self._extra("time_to_empty_now"), self._extra("time_to_empty_avg"))
         return _sane(seconds, "s") if seconds else None
 
-    def _capacity(self, volts: float | None) -> float | None:
-        """Watt-hours when full: as it is now, else as it was designed."""
+    def _capacity(self, volts: float | None) -> tuple[float | None, bool]:
+        """Watt-hours when full, as it is now, else as it was designed; and whether they move with the volts."""
         nominal = self._positive("V", "voltage_min_design", "voltage_max_design")
         for suffix in ("", "_design"):
             energy = self._positive("Wh", "energy_full" + suffix)
             ampere_hours = self._positive("Wh", "charge_full" + suffix)
             capacity = _first(energy, _product(ampere_hours, _first(nominal, volts), "Wh"))
             if capacity is not None:
-                return capacity
-        return None
+                return capacity, energy is None and nominal is None
+        return None, False
 
-    def _charge(self) -> float | None:
-        charge = _percent(self._value("capacity"))
-        if charge:
-            return charge
-        # Without a capacity, and beside one of 0 that may never have been filled in, what the battery holds says it.
-        return _agreed(charge, self._ratio("energy"), self._ratio("charge"))
+    def _counted_charge(self) -> float | None:
+        """Percent by a counter of energy or charge, which is finer than `capacity`."""
+        return _agreed(self._ratio("energy"), self._ratio("charge"))
 
     def _ratio(self, what: str) -> float | None:
         """What is in the battery, in percent of what it holds when full."""
@@ -979,10 +1010,12 @@ class Nut(Source):
             sign = DISCHARGING if sample.direction is None else sample.direction
             sample.current = _turned(said.value("battery.current", "A"), sign)
             watts = _product(volts, sample.current, "W")
+            sample.signed = sample.direction is not None
         sample.voltage = volts
         sample.wattage = watts
         sample.charge_pct = _percent(said.value("battery.charge", "%"))
         nominal = _first(said.positive("V", "battery.voltage.nominal"), volts)
+        sample.rough_capacity = said.positive("V", "battery.voltage.nominal") is None
         sample.capacity_wh = _product(said.value("battery.capacity", "Wh"), nominal, "Wh")
         sample.runtime_s = said.positive("s", "battery.runtime")
         temperatures = said.value("battery.temperature", "C"), said.value("ups.temperature", "C")
@@ -994,12 +1027,12 @@ class Nut(Source):
 
 def _ups_sample(status: str) -> Sample:
     """What follows from a UPS's status, in NUT's words."""
-    tokens = frozenset(status.split())
+    tokens = frozenset(status.upper().split())
     return Sample(
         status=status or None,
         tokens=tokens,
         direction=_ups_direction(tokens),
-        low=bool(tokens & {"LB", "FSD"}),
+        low="LB" in tokens if tokens else None,
         mains=False if "OB" in tokens else True if "OL" in tokens else None,
     )
 
@@ -1356,23 +1389,19 @@ def _sample_of_line(values: dict[str, Any]) -> tuple[MeterType, Sample, list[str
 
 
 def _set_course(sample: Sample, kind: MeterType) -> None:
-    """Set a program's sample's direction and mains, by its status or by the sign of its current."""
+    """Set what a program's sample says of direction and mains: what a UPS's status means is no other meter's."""
     status = (sample.status or "").lower()
     if kind is MeterType.UPS:
         return
-    is_online = {"online": True, "offline": False}.get(status)
-    sample.mains = is_online if kind is MeterType.MAIN else None
-    sample.direction = None
     sample.low = None
     sample.tokens = frozenset()
-    if kind is not MeterType.BATTERY:
-        return
-    sample.direction = _DIRECTIONS.get(status)
+    is_online = {"online": True, "offline": False}.get(status)
+    sample.mains = is_online if kind is MeterType.MAIN else None
+    # Without a status the sign of the current says it, as a monitor's does.
+    sample.direction = _DIRECTIONS.get(status) if kind is MeterType.BATTERY else None
     if sample.direction is not None:
         sample.current = _turned(sample.current, sample.direction)
         sample.wattage = _turned(sample.wattage, sample.direction)
-    elif sample.current is not None:
-        sample.direction = (sample.current > 0) - (sample.current < 0)
 
 
 # --- Charge from volts ------------------------------------------------------------------------
@@ -1607,16 +1636,14 @@ def _watchdog() -> float:
     return microseconds / 2e6 if microseconds and ours else math.inf
 
 
-# --- Journal ----------------------------------------------------------------------------------
+# --- Clocks and options -----------------------------------------------------------------------
 
 
 def _boot_clock() -> float:
     """Seconds since boot, those asleep included; this clock cannot be set."""
-    return (
-        time.clock_gettime(time.CLOCK_BOOTTIME)
-        if hasattr(time, "CLOCK_BOOTTIME")
-        else time.monotonic()
-    )
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 @dataclass(slots=True)
@@ -1626,6 +1653,139 @@ class Clocks:
     wall: Callable[[], float] = time.time
     boot: Callable[[], float] = _boot_clock
     wait: Callable[[float], bool] | None = None  # None: until a signal
+
+
+@dataclass(slots=True)
+class Options:
+    """What `run` was told; as on the command line."""
+
+    device_id: str
+    db: str
+    root: str = "/"
+    nut: Sequence[str] = ()
+    maps: dict[str, Mapping] = field(default_factory=dict)
+    peripherals: bool = False
+    interval: float = 5.0
+    commit_every: float = 60.0
+    keep_days: float | None = None
+    min_change: float = 0.0
+    once: bool = False
+    event_hold: float = EVENT_HOLD
+    exec_command: Sequence[str] = ()
+    exec_limit: float = EXEC_LIMIT
+    shutdown_command: Sequence[str] = ()
+    shutdown_after: float = 30.0
+    shutdown_on_battery: float | None = None  # seconds on battery, whatever the charge
+    shutdown_runtime: float | None = None  # minutes left
+    test_shutdown: bool = False
+    nut_login: netrc.netrc | None = None
+    nut_tls: str = ""
+    apcupsd: Sequence[str] = ()
+    programs: Sequence[tuple[str, Sequence[str]]] = ()
+    curves: dict[str, Curve] = field(default_factory=dict)
+
+
+def open_feeds(options: Options, clock: Callable[[], float]) -> list[Feed]:
+    """What the options name beside the kernel's files. Raises ValueError for what is no address."""
+    access = UpsdAccess(options.nut_login, options.nut_tls)
+    upsds: dict[str, Upsd] = {}
+    for address in options.nut:
+        ups, at, host = address.rpartition("@")
+        if host not in upsds:
+            upsds[host] = Upsd(host, clock, access)
+        if at:
+            upsds[host].names.append(ups)
+        else:
+            upsds[host].asks_for_all = True
+    feeds: list[Feed] = [*upsds.values()]
+    feeds += [Apcupsd(address, clock) for address in options.apcupsd]
+    feeds += [Program(name, command, clock) for name, command in options.programs]
+    return feeds
+
+
+class ClockWatch:
+    """Notices a time of day that was set, and a machine that slept."""
+
+    def __init__(self, clocks: Clocks, interval: float) -> None:
+        self._clocks = clocks
+        self._interval = interval
+        self._looked_at = clocks.boot()
+        self._offset = clocks.wall() - self._looked_at
+        self.settled_at = self._looked_at + SETTLED  # when the time of day may be gone by
+
+    def has_slept(self, now: float) -> bool:
+        """Look at the clocks; return whether the machine has slept since the last look."""
+        offset = self._clocks.wall() - now
+        if abs(offset - self._offset) > JUMPED:
+            _log.warning("the time of day has jumped by %.0f s", offset - self._offset)
+            self._offset = offset
+            self.settled_at = now + SETTLED
+        slept = now - self._looked_at > self._interval + SLEPT
+        self._looked_at = now
+        return slept
+
+
+# --- History of a meter -----------------------------------------------------------------------
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class LastKnown(Generic[_T]):
+    """A value that stands in for itself for HOLD seconds where it cannot be read.
+
+    >>> charge = LastKnown[float]()
+    >>> [charge.take(40.0, now=0.0), charge.take(None, now=60.0), charge.take(None, now=61.0)]
+    [40.0, 40.0, None]
+    """
+
+    value: _T | None = None
+    known_at: float = -math.inf
+
+    def take(self, value: _T | None, now: float) -> _T | None:
+        """Remember a value where there is one; return it, else the last one, else None."""
+        if value is not None:
+            self.value = value
+            self.known_at = now
+        return self.at(now)
+
+    def at(self, now: float) -> _T | None:
+        """The value, unless it is too old."""
+        return self.value if now - self.known_at <= HOLD else None
+
+
+@dataclass(slots=True)
+class Trend:
+    """Which way a battery's charge goes, for gauges that do not say it: by TREND points against the last turn.
+
+    >>> trend = Trend()
+    >>> [trend.take(charge, now=0.0) for charge in (50.0, 49.0, 48.0, 49.0, 50.0)]
+    [None, None, 1, 1, -1]
+    """
+
+    direction: int | None = None
+    lowest: float = math.inf
+    highest: float = -math.inf
+    moved_at: float = -math.inf
+
+    def take(self, charge_pct: float | None, now: float) -> int | None:
+        """Take a charge; return the direction, None where the charge has not moved for long."""
+        if charge_pct is not None:
+            falls = self.direction == DISCHARGING and charge_pct < self.lowest
+            rises = self.direction == CHARGING and charge_pct > self.highest
+            if falls or charge_pct <= self.highest - TREND:
+                self._move(DISCHARGING, charge_pct, now)
+            elif rises or charge_pct >= self.lowest + TREND:
+                self._move(CHARGING, charge_pct, now)
+            self.lowest = min(self.lowest, charge_pct)
+            self.highest = max(self.highest, charge_pct)
+        return self.direction if now - self.moved_at <= TREND_HOLD else None
+
+    def _move(self, direction: int, charge_pct: float, now: float) -> None:
+        self.direction = direction
+        self.lowest = charge_pct
+        self.highest = charge_pct
+        self.moved_at = now
 
 
 @dataclass(slots=True)
@@ -1646,6 +1806,619 @@ class Row:
 
 
 @dataclass(slots=True)
+class Facts:
+    """What a meter's source is: it changes only where another one is put in its place."""
+
+    origin: str = ""  # what has to answer before the source counts as gone
+    capacity_wh: float | None = None
+    rough: bool = False  # whether the capacity moves with the volts
+    serial: str = ""
+
+    def is_like(self, other: Facts) -> bool:
+        """Whether both may be the same pack: what is not known differs from nothing."""
+        if self.serial and other.serial and self.serial != other.serial:
+            return False
+        if self.capacity_wh is None or other.capacity_wh is None:
+            return True
+        tolerance = ROUGH_CAPACITY if self.rough or other.rough else SAME_CAPACITY
+        return math.isclose(self.capacity_wh, other.capacity_wh, rel_tol=tolerance)
+
+
+class History:
+    """What is remembered of one meter from look to look."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+        self.facts: Facts | None = None  # as they have been for a while
+        self._new_facts: Facts | None = None  # others, since when they are seen
+        self._new_facts_at = 0.0
+        self._forget_values()
+        self._kept: Row | None = None  # the last reading that goes into the file
+        self._skipped: Row | None = None  # the newest since, where it does not
+        self._alert = 0  # 0: none, 1: low, 2: critical
+        self._last_turn: int | None = None  # the last direction that was not idle
+
+    def _forget_values(self) -> None:
+        self._volts = LastKnown[float]()
+        self._amperes = LastKnown[float]()
+        self._amperes_direction: int | None = None
+        self._direction = LastKnown[int]()
+        self._trend = Trend()
+
+    def judge(self, source: Source, sample: Sample, mains: bool | None, now: float) -> None:
+        """Find a battery's direction where it does not say it, and give its current and power their sign.
+
+        mains: whether power comes in from outside, for this battery; None: not known.
+        """
+        if source.kind not in ALERT_TYPES:
+            return
+        if sample.direction is None:
+            sample.direction = self._find_direction(source, sample, mains, now)
+        else:
+            self._direction.take(sample.direction, now)
+            self._trend = Trend()
+        if not sample.signed:
+            sample.current = _signed(sample.current, sample.direction)
+            sample.wattage = _signed(sample.wattage, sample.direction)
+
+    def _find_direction(
+        self, source: Source, sample: Sample, mains: bool | None, now: float
+    ) -> int | None:
+        trend = self._trend.take(_first(sample.fine_charge_pct, sample.charge_pct), now)
+        last = self._direction.at(now)
+        # Nothing charges while mains is known to be off.
+        if last is not None and not (last == CHARGING and mains is False):
+            return last
+        if source.kind is MeterType.BATTERY and sample.signed and sample.current is not None:
+            return _direction_of(sample.current)
+        return DISCHARGING if mains is False else trend
+
+    def take_facts(self, source: Source, sample: Sample, now: float, hold: float) -> bool:
+        """Remember what the source is; return whether another one has been in its place for `hold` seconds."""
+        facts = Facts(source.origin, sample.capacity_wh, sample.rough_capacity, sample.serial)
+        if self.facts is None:
+            self.facts = facts
+            return True
+        if self.facts.is_like(facts):
+            self._new_facts = None
+            return self._complete_facts(facts)
+        if self._new_facts is None or not self._new_facts.is_like(facts):
+            self._new_facts = facts
+            self._new_facts_at = now
+        if now - self._new_facts_at < hold:
+            return False
+        self._new_facts = None
+        self.facts = facts
+        self._forget_values()  # another pack's volts are not this one's
+        return True
+
+    def _complete_facts(self, facts: Facts) -> bool:
+        """Take what was not known before; return whether there was any."""
+        assert self.facts is not None
+        before = self.facts
+        capacity_wh = _first(before.capacity_wh, facts.capacity_wh)
+        serial = before.serial or facts.serial
+        self.facts = Facts(facts.origin, capacity_wh, facts.rough, serial)
+        return (before.capacity_wh, before.serial) != (capacity_wh, serial)
+
+    def alert_rises(self, charge_pct: float | None, low: float, critical: float) -> bool:
+        """Whether the charge has come down to a threshold, with power_manager's hysteresis."""
+        if charge_pct is None:
+            return False
+        before = self._alert
+        margins = [power_manager.ALERT_HYSTERESIS if before >= level else 0.0 for level in (1, 2)]
+        self._alert = 0
+        for level, threshold, margin in zip((1, 2), (low, critical), margins):
+            if charge_pct <= threshold or charge_pct < threshold + margin:
+                self._alert = level
+        return self._alert > before
+
+    def has_turned(self, direction: int | None) -> bool:
+        """Whether the battery has begun to charge or to discharge; also at the first look."""
+        if direction in (None, IDLE, self._last_turn):
+            return False
+        self._last_turn = direction
+        return True
+
+    def reading(self, source: Source, sample: Sample, now: float) -> Row | None:
+        """The reading to store; None where there is nothing to store.
+
+        What a battery's charge says is worth storing alone: for a missing value its last one stands in for
+        HOLD seconds, then it is unknown.
+        """
+        volts = _sane(sample.voltage, "V")
+        amperes = _sane(sample.current, "A")
+        if sample.wattage is not None and volts:
+            amperes = _quotient(sample.wattage, volts, "A")
+        if amperes is not None and volts is not None and _product(volts, amperes, "W") is None:
+            amperes = None
+        self._volts.take(volts, now)
+        if amperes is not None:
+            self._amperes.take(amperes, now)
+            self._amperes_direction = sample.direction
+        if volts is None or amperes is None:
+            if source.kind not in ALERT_TYPES or sample.charge_pct is None:
+                return None
+            volts = self._volts.at(now)
+            if sample.direction == self._amperes_direction:
+                amperes = self._amperes.at(now)
+        return Row(now, source.name, source.kind, volts, amperes, sample.charge_pct)
+
+    def keep(self, row: Row, min_change: float, silence: float, always: bool) -> list[Row]:
+        """The readings to store now: this one, unless it is like the last.
+
+        Where the power changes after readings that were left out, the newest of them goes first: else the change
+        would be booked as a slow one over all that time.
+        """
+        kept = self._kept
+        if not always and kept is not None and _is_like(kept, row, min_change, silence):
+            self._skipped = row
+            return []
+        rows = [*self.rest(), row]
+        self._kept = row
+        return rows
+
+    def rest(self) -> list[Row]:
+        """The newest reading that was left out, once."""
+        skipped = self._skipped
+        self._skipped = None
+        return [] if skipped is None else [skipped]
+
+
+def _signed(value: float | None, direction: int | None) -> float | None:
+    """A size with the sign of its direction; unknown where that is not known, but for 0."""
+    if direction is None:
+        return value if value == 0 else None
+    return _turned(value, direction)
+
+
+def _direction_of(amperes: float) -> int:
+    """The direction of a measured current; a monitor's noise is none.
+
+    >>> [_direction_of(amperes) for amperes in (0.5, -0.5, 0.002)]
+    [1, -1, 0]
+    """
+    if abs(amperes) < NOISE:
+        return IDLE
+    return DISCHARGING if amperes > 0 else CHARGING
+
+
+def _is_like(kept: Row, row: Row, min_change: float, silence: float) -> bool:
+    """Whether a reading differs too little and comes too soon after the last one kept to be kept too."""
+    if row.boot_time - kept.boot_time >= silence:
+        return False
+    if (row.wattage is None) != (kept.wattage is None):
+        return False
+    watts = abs((row.wattage or 0.0) - (kept.wattage or 0.0))
+    points = 0.0
+    if row.charge_pct is not None and kept.charge_pct is not None:
+        points = abs(row.charge_pct - kept.charge_pct)
+    return watts < min_change and points < 1.0
+
+
+class Histories:
+    """The history of every meter, and whether mains is there."""
+
+    def __init__(self) -> None:
+        self._histories: dict[str, History] = {}
+        self._online: dict[str, LastKnown[bool]] = {}  # by source's name
+        self.mains: bool | None = None  # of the machine's own supplies; None: not known
+
+    def of(self, source: Source) -> History:
+        """The history of a source's meter."""
+        return self._histories.setdefault(source.name, History())
+
+    def all(self) -> Iterable[History]:
+        """Every history there is."""
+        return self._histories.values()
+
+    def judge(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
+        """Find out whether mains is there, then every battery's direction and signs."""
+        self.mains = self._find_mains(samples, now)
+        for source, sample in samples:
+            mains = sample.mains
+            if source.kind is MeterType.BATTERY:
+                mains = None if source.peripheral else self.mains
+            self.of(source).judge(source, sample, mains, now)
+
+    def _find_mains(self, samples: Sequence[tuple[Source, Sample]], now: float) -> bool | None:
+        """Whether any of the machine's own supplies is online; off only where none may be."""
+        states: list[bool | None] = []
+        for source, sample in samples:
+            if source.kind is not MeterType.MAIN or source.peripheral:
+                continue
+            if sample.mains is not None:
+                self._online.setdefault(source.name, LastKnown()).take(sample.mains, now)
+            if source.name in self._online:  # a rail says nothing of mains, and never did
+                states.append(self._online[source.name].at(now))
+        if not states:
+            return None
+        if any(states):
+            return True
+        return None if None in states else False
+
+
+# --- Shutdown watch ---------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Reserve:
+    """A battery or UPS that this machine can live on, and what it has come to.
+
+    What cannot be read changes nothing: a sensor that fails while the battery ends is no recovery.
+    """
+
+    name: str
+    kind: MeterType
+    charge: LastKnown[float] = field(default_factory=LastKnown)
+    watts: LastKnown[float] = field(default_factory=LastKnown)
+    runtime: LastKnown[float] = field(default_factory=LastKnown)  # seconds, as the device says
+    capacity_wh: float | None = None
+    direction: int | None = None
+    heard_at: float = -math.inf
+    missed_at: float | None = None  # since when nothing is heard of it
+    discharging: bool = False
+    on_battery_at: float | None = None  # since when a UPS is on battery
+    low: bool = False  # as the device itself says
+    empty: bool = False  # by its charge
+    forced: bool = False  # FSD: who controls the UPS is switching it off
+    calibrating: bool = False
+    off: bool = False  # the UPS's output is off: it feeds nothing
+
+    def take(self, sample: Sample, critical_pct: float, mains: bool | None, now: float) -> None:
+        """Take what the battery or UPS says now; mains: what it knows of power from outside."""
+        if sample.empty:
+            self.miss(now)
+            return
+        self.heard_at = now
+        self.missed_at = None
+        self.direction = sample.direction
+        self.charge.take(sample.charge_pct, now)
+        self.watts.take(sample.wattage, now)
+        self.runtime.take(sample.runtime_s, now)
+        self.capacity_wh = _first(sample.capacity_wh, self.capacity_wh)
+        if sample.status or sample.tokens:
+            self.forced = "FSD" in sample.tokens
+            self.calibrating = "CAL" in sample.tokens
+            self.off = "OFF" in sample.tokens
+        self._take_discharging(sample, mains, now)
+        self._take_critical(sample, critical_pct)
+
+    def miss(self, now: float) -> None:
+        """Note that nothing is heard of it at this look."""
+        if self.missed_at is None:
+            self.missed_at = now
+
+    def _take_discharging(self, sample: Sample, mains: bool | None, now: float) -> None:
+        if sample.direction is not None:
+            self.discharging = sample.direction == DISCHARGING
+        elif mains is not None:
+            self.discharging = not mains
+        if not self.discharging or self.calibrating:
+            self.on_battery_at = None
+        elif self.on_battery_at is None:
+            self.on_battery_at = now
+
+    def _take_critical(self, sample: Sample, critical_pct: float) -> None:
+        if sample.low is not None:
+            self.low = sample.low
+        if sample.charge_pct is not None:
+            # A gauge that wavers about its line has not recovered.
+            margin = power_manager.ALERT_HYSTERESIS if self.empty else 0.0
+            charge = sample.charge_pct
+            self.empty = charge <= critical_pct or charge < critical_pct + margin
+
+    @property
+    def critical(self) -> bool:
+        """Whether it is nearly empty."""
+        return self.low or self.empty
+
+    def has_charge(self, now: float) -> bool:
+        """Whether it is known to have charge left above its critical line."""
+        return self.charge.at(now) is not None and not self.critical
+
+    def describe(self, now: float) -> str:
+        """One line for people."""
+        charge = self.charge.at(now)
+        parts = ["charge unknown" if charge is None else f"{charge:g} %"]
+        names = {DISCHARGING: "discharging", IDLE: "idle", CHARGING: "charging"}
+        parts.append(names.get(self.direction, "direction unknown"))  # type: ignore[arg-type]
+        marks = {"critical": self.critical, "calibrating": self.calibrating}
+        marks |= {"forced shutdown (FSD)": self.forced, "output off": self.off}
+        marks["not heard"] = now != self.heard_at
+        parts += [text for text, is_so in marks.items() if is_so]
+        return f"{self.name}: {', '.join(parts)}"
+
+
+@dataclass(slots=True)
+class Ending:
+    """Why the machine is to end: the battery or UPS, the reason, and from when on the wait counts."""
+
+    reserve: Reserve
+    why: str
+    since: float
+    at_once: bool = False  # whether the wait is over already
+
+
+class ShutdownWatch:
+    """Judges whether this machine still has something to live on.
+
+    Its own packs share its load, so it ends with the last of them. A UPS matters as long as no pack of its own
+    has charge left, and the machine ends with the last UPS that is heard, too: one that is on line, or has
+    charge left, is something to live on, one that has not been heard for a minute is not.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._reserves: dict[str, Reserve] = {}
+        self._mains: bool | None = None
+        self._packs_on_battery_at: float | None = None
+        self._ending_at: float | None = None
+        self._said_calibrating = False
+        self._ran = False
+        self.ending: Ending | None = None  # as of the last look
+
+    def look(
+        self,
+        samples: Sequence[tuple[Source, Sample]],
+        mains: bool | None,
+        critical_pct: float,
+        now: float,
+    ) -> None:
+        """Take what every battery and UPS says, and judge."""
+        self._mains = mains
+        found = [(s, x) for s, x in samples if s.kind in ALERT_TYPES and not s.peripheral]
+        self._forget_gone({source.name for source, _ in found}, now)
+        for source, sample in found:
+            reserve = self._reserves.setdefault(source.name, Reserve(source.name, source.kind))
+            own_mains = mains if source.kind is MeterType.BATTERY else sample.mains
+            reserve.take(sample, critical_pct, own_mains, now)
+        self._follow_packs(now)
+        before = self.ending
+        self.ending = self._judge(now)
+        self._follow_ending(before, now)
+
+    def _forget_gone(self, names: set[str], now: float) -> None:
+        """A pack taken out is not critical; a UPS that goes while on battery is a lost one."""
+        for name in self._reserves.keys() - names:
+            reserve = self._reserves[name]
+            if reserve.kind is MeterType.BATTERY or reserve.on_battery_at is None:
+                del self._reserves[name]
+            else:
+                reserve.miss(now)
+
+    def _packs(self) -> list[Reserve]:
+        return [r for r in self._reserves.values() if r.kind is MeterType.BATTERY]
+
+    def _follow_packs(self, now: float) -> None:
+        """Note since when the machine lives on its own packs."""
+        packs = self._packs()
+        # Only with mains there can a discharge be on purpose.
+        supplying = any(p.discharging and not (p.calibrating and self._mains) for p in packs)
+        # Packs that say nothing, or that they rest, supply all the same where nothing else can.
+        supplying = supplying or (bool(packs) and self._mains is False)
+        charging = any(pack.direction == CHARGING for pack in packs)
+        if not supplying or charging:
+            self._packs_on_battery_at = None
+        elif self._packs_on_battery_at is None:
+            self._packs_on_battery_at = now
+
+    def _judge(self, now: float) -> Ending | None:
+        ending = self._packs_end(now)
+        # With mains off, or a pack discharging, no UPS feeds this machine any more.
+        if ending is not None or any(pack.has_charge(now) for pack in self._packs()):
+            return ending
+        endings: list[Ending] = []
+        for ups in self._reserves.values():
+            if ups.kind is not MeterType.UPS:
+                continue
+            ended = self._ups_end(ups, now)
+            if ended is not None:
+                endings.append(ended)
+            elif now - ups.heard_at <= HOLD and not ups.off:
+                return None
+        return max(endings, key=lambda ended: ended.at_once, default=None)
+
+    def _packs_end(self, now: float) -> Ending | None:
+        since = self._packs_on_battery_at
+        if since is None:
+            return None
+        packs = self._packs()
+        packs.sort(key=lambda pack: (not pack.critical, not pack.discharging))
+        pack = packs[0]
+        if pack.critical and not any(pack.has_charge(now) for pack in packs):
+            return Ending(pack, "critical", now)
+        return self._limit_reached(pack, since, self._packs_runtime_s(now), now)
+
+    def _packs_runtime_s(self, now: float) -> float | None:
+        """Seconds until the packs are empty, at the present watts; None where any part of it is not known."""
+        packs = self._packs()
+        remaining_wh = 0.0
+        watts = 0.0
+        for pack in packs:
+            charge = pack.charge.at(now)
+            pack_watts = pack.watts.at(now)
+            if charge is None or pack_watts is None or pack.capacity_wh is None:
+                return packs[0].runtime.at(now) if len(packs) == 1 else None
+            remaining_wh += pack.capacity_wh * charge / 100.0
+            watts += pack_watts
+        return remaining_wh / watts * 3600.0 if watts > 0 else None
+
+    def _ups_end(self, ups: Reserve, now: float) -> Ending | None:
+        """Why a UPS can be lived on no longer; None where it can, or nothing is known of it."""
+        if ups.forced:
+            return Ending(ups, "its primary says FSD", now, at_once=True)
+        if ups.on_battery_at is None:
+            return None
+        if ups.critical:
+            return Ending(ups, "critical", now)
+        if ups.missed_at is not None and now - ups.missed_at >= LOST:
+            return Ending(ups, "on battery when last heard", ups.missed_at)
+        return self._limit_reached(ups, ups.on_battery_at, ups.runtime.at(now), now)
+
+    def _limit_reached(
+        self, reserve: Reserve, on_battery_at: float, runtime_s: float | None, now: float
+    ) -> Ending | None:
+        """Whether a limit that was asked for ends the machine before its battery does."""
+        on_battery = self._options.shutdown_on_battery
+        if on_battery is not None and now - on_battery_at >= on_battery:
+            return Ending(reserve, f"on battery for {on_battery:g} s", now, at_once=True)
+        runtime_min = self._options.shutdown_runtime
+        if runtime_min is not None and runtime_s is not None and runtime_s < runtime_min * 60:
+            return Ending(reserve, f"less than {runtime_min:g} min left", now)
+        return None
+
+    def _follow_ending(self, before: Ending | None, now: float) -> None:
+        """Note since when the machine is ending, and say when that begins and ends."""
+        ending = self.ending
+        if ending is None:
+            if before is not None:
+                self._say(f"{before.reserve.name}: recovered; no shutdown")
+            self._ending_at = None
+            self._ran = False
+        elif self._ending_at is None:
+            self._ending_at = ending.since
+            wait = self.wait_s(now)
+            self._say(f"{ending.reserve.name}: {ending.why}; shutdown in {wait:g} s")
+        calibrating = [r for r in self._reserves.values() if r.calibrating and r.critical]
+        if calibrating and not self._said_calibrating:
+            self._say(f"{calibrating[0].name}: critical, but calibrating; no shutdown for that")
+        self._said_calibrating = bool(calibrating)
+
+    def _say(self, text: str) -> None:
+        if self._options.shutdown_command:
+            _log.warning("%s", text)
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the command is due; infinite where the machine is not ending."""
+        if self.ending is None or self._ending_at is None:
+            return math.inf
+        if self.ending.at_once:
+            return 0.0
+        return max(self._ending_at + self._options.shutdown_after - now, 0.0)
+
+    def is_due(self, now: float) -> bool:
+        """Whether the command is to run now: once for each time that the machine ends."""
+        if self._ran or self.wait_s(now) > 0:
+            return False
+        self._ran = True
+        return True
+
+    def has_slept(self, now: float) -> None:
+        """Wait anew: after a sleep there is time to plug in."""
+        if self._ending_at is not None:
+            self._ending_at = now
+        if self._packs_on_battery_at is not None:
+            self._packs_on_battery_at = now
+        for reserve in self._reserves.values():
+            if reserve.on_battery_at is not None:
+                reserve.on_battery_at = now
+            if reserve.missed_at is not None:
+                reserve.missed_at = now
+
+    def doubts(self) -> list[str]:
+        """Why the shutdown command may never run, by what has been seen so far."""
+        options = self._options
+        if not options.shutdown_command:
+            if options.shutdown_on_battery is None and options.shutdown_runtime is None:
+                return []
+            return [
+                "--shutdown-on-battery and --shutdown-runtime do nothing without --shutdown-command"
+            ]
+        program = options.shutdown_command[0]
+        doubts = []
+        if shutil.which(program) is None:
+            doubts.append(f"--shutdown-command cannot run: {program} is no program here")
+        if options.once and options.shutdown_after > 0 and not options.test_shutdown:
+            doubts.append(
+                "--shutdown-command: --once looks once: only --shutdown-after 0 lets it run"
+            )
+        useless = [text for text in map(self._why_useless, self._reserves.values()) if text]
+        doubts += useless
+        if len(useless) == len(self._reserves):
+            what = (
+                "no battery or UPS is seen" if not useless else "nothing says when a battery ends"
+            )
+            doubts.append(f"--shutdown-command can never run as things are: {what}")
+        return doubts + [text for text in map(self._why_late, self._packs()) if text]
+
+    def _why_useless(self, reserve: Reserve) -> str:
+        if reserve.heard_at == -math.inf:
+            return "" if reserve.kind is MeterType.UPS else f"{reserve.name}: nothing readable"
+        if reserve.kind is MeterType.UPS or self._options.shutdown_on_battery is not None:
+            return ""
+        if reserve.charge.value is None and reserve.runtime.value is None:
+            return f"{reserve.name}: its charge is not known"
+        return ""
+
+    def _why_late(self, pack: Reserve) -> str:
+        if pack.direction is not None or self._mains is not None or pack.heard_at == -math.inf:
+            return ""
+        return (
+            f"{pack.name}: neither its status nor mains says whether it discharges: "
+            f"it counts as discharging once its charge has fallen by {TREND:g} points"
+        )
+
+    def describe(self, now: float) -> list[str]:
+        """What would happen now, and why, in lines for people."""
+        mains = {True: "on", False: "off", None: "not known"}[self._mains]
+        lines = [reserve.describe(now) for reserve in self._reserves.values()]
+        lines.append(f"mains: {mains}")
+        wait = self.wait_s(now)
+        if self.ending is None:
+            return [*lines, f"no shutdown: {self._why_not(now)}", *self.doubts()]
+        name = self.ending.reserve.name
+        when = "now" if wait == 0 else f"in {wait:g} s, if nothing changes"
+        return [*lines, f"shutdown {when}: {name}: {self.ending.why}", *self.doubts()]
+
+    def _why_not(self, now: float) -> str:
+        if not self._reserves:
+            return "no battery or UPS is seen"
+        calibrating = [r.name for r in self._reserves.values() if r.calibrating]
+        if calibrating:
+            return f"{', '.join(calibrating)}: calibrating"
+        charged = [r.name for r in self._reserves.values() if r.has_charge(now)]
+        if charged:
+            return f"{', '.join(charged)}: charge left above the critical line"
+        return "nothing is known to be discharging"
+
+
+# --- Events -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Unrest:
+    """A state that may flap: in each period of unrest every state is told once.
+
+    A period begins with a change, and ends when the state has been the same for `hold` seconds.
+
+    >>> charger = Unrest(hold=120.0)
+    >>> [charger.is_news(state, now) for now, state in enumerate((False, True, False, True, False))]
+    [False, True, True, False, False]
+    >>> charger.is_news(True, now=1000.0)
+    True
+    """
+
+    hold: float
+    state: object = None  # None: not known yet
+    changed_at: float = -math.inf
+    told: set[object] = field(default_factory=set)
+
+    def is_news(self, state: object, now: float) -> bool:
+        """Whether the state has changed in a way that is worth telling. The first look is none."""
+        before = self.state
+        self.state = state
+        if before is None or state == before:
+            return False
+        if now - self.changed_at >= self.hold:
+            self.told.clear()
+        self.changed_at = now
+        is_new = state not in self.told
+        self.told.add(state)
+        return is_new
+
+
+@dataclass(slots=True)
 class Happening:
     """An event on its way into the file."""
 
@@ -1657,6 +2430,263 @@ class Happening:
     text: str
 
 
+class EventWatch:
+    """Notices mains that comes back and batteries that begin to charge.
+
+    look() returns the events; `urgent` says whether the power's source has changed.
+    """
+
+    def __init__(self, hold: float) -> None:
+        self._hold = hold
+        self._mains: dict[str, Unrest] = {}  # "": the machine's own supplies; else a UPS by name
+        self._directions: dict[str, Unrest] = {}
+        self.urgent = False
+
+    def look(self, samples: Sequence[tuple[Source, Sample]], now: float) -> list[Happening]:
+        """What has happened since the last look."""
+        self.urgent = False
+        happenings = [self._look_at_direction(source, sample, now) for source, sample in samples]
+        happenings += self._look_at_mains(samples, now)
+        return [happening for happening in happenings if happening is not None]
+
+    def _look_at_direction(self, source: Source, sample: Sample, now: float) -> Happening | None:
+        if sample.direction in (None, IDLE) or source.kind not in ALERT_TYPES:
+            return None
+        unrest = self._directions.setdefault(source.name, Unrest(self._hold))
+        if not unrest.is_news(sample.direction, now):
+            return None
+        self.urgent = True
+        if sample.direction == DISCHARGING:
+            return None
+        return _happening(PowerEventType.CHARGE_START, source, sample.charge_pct, "charging", now)
+
+    def _look_at_mains(
+        self, samples: Sequence[tuple[Source, Sample]], now: float
+    ) -> Iterator[Happening]:
+        """One state for the machine's own supplies, one for each UPS."""
+        groups: dict[str, list[tuple[Source, Sample]]] = {}
+        for source, sample in samples:
+            if sample.mains is not None and not source.peripheral:
+                group = source.name if source.kind is MeterType.UPS else ""
+                groups.setdefault(group, []).append((source, sample))
+        for group, members in groups.items():
+            online = [member for member in members if member[1].mains]
+            unrest = self._mains.setdefault(group, Unrest(self._hold))
+            if not unrest.is_news(bool(online), now):
+                continue
+            self.urgent = True
+            if online:
+                source, sample = online[0]
+                charge = sample.charge_pct if group else _packs_charge(samples)
+                kind = PowerEventType.RESTORE
+                yield _happening(kind, source, charge, "mains is back", now)
+
+
+def _packs_charge(samples: Sequence[tuple[Source, Sample]]) -> float | None:
+    """The charge of the first of the machine's own packs that says it."""
+    for source, sample in samples:
+        is_pack = source.kind is MeterType.BATTERY and not source.peripheral
+        if is_pack and sample.charge_pct is not None:
+            return sample.charge_pct
+    return None
+
+
+def _happening(
+    kind: PowerEventType, source: Source, value: float | None, text: str, now: float
+) -> Happening:
+    return Happening(now, kind, value or 0.0, source.name, source.kind, text)
+
+
+class EventHooks:
+    """Runs the --exec command for every event that comes into the file, from any process."""
+
+    def __init__(self, options: Options) -> None:
+        self._commands: Commands | None = None
+        if options.exec_command:
+            self._commands = Commands(options.exec_command, options.exec_limit)
+        self._error = ""
+
+    def tell(self, journal: Journal) -> None:
+        """Run the command for the events since the last call."""
+        if self._commands is None:
+            return
+        try:
+            environments = journal.news()
+        except PowerManagerError as exc:
+            if str(exc) != self._error:
+                _log.error("events cannot be read: %s", exc)
+            self._error = str(exc)
+            return
+        self._error = ""
+        for variables in environments:
+            self._commands.submit(variables)
+
+    def wait(self) -> None:
+        """Wait for the commands that are to run."""
+        if self._commands is not None:
+            self._commands.wait()
+
+    def close(self) -> None:
+        """Wait for them, and end."""
+        if self._commands is not None:
+            self._commands.close()
+
+
+# --- Journal ----------------------------------------------------------------------------------
+
+Key = tuple[str, MeterType]  # a meter's name, as its source has it, and its type
+
+_REGISTRY_SQL = """CREATE TABLE IF NOT EXISTS collector_meters (
+    meter_id TEXT PRIMARY KEY, -- of a meter that a collector has registered
+    device_id TEXT NOT NULL,
+    name TEXT NOT NULL, -- the source's: the meter may have been renamed since
+    type TEXT NOT NULL,
+    origin TEXT NOT NULL, -- what has to answer before the source counts as gone
+    capacity_wh REAL, -- as the source said it last: the meter's may have been changed since
+    serial TEXT NOT NULL
+)"""
+
+
+class Registry:
+    """The meters that collectors have registered, in a table of their own.
+
+    Only these follow their sources: their capacity changes, and they become inactive. A meter that somebody else
+    has added stays as it is.
+    """
+
+    def __init__(self, device_id: str, hold: float) -> None:
+        self._device_id = device_id
+        self._hold = hold
+        self._facts: dict[Key, Facts] = {}  # of the sources there are
+        self._answering: set[str] = set()  # the origins that have just answered
+        self._known: dict[Key, str] | None = None  # registered meters' origins; None: not read yet
+        self._missing: dict[Key, float] = {}  # since when there is no source
+        self._retired: set[Key] = set()
+        self.has_news = True  # whether the file has to follow
+
+    def facts(self, key: Key) -> Facts:
+        """What the source of a meter is."""
+        return self._facts.get(key, Facts())
+
+    def change(self, key: Key, facts: Facts) -> None:
+        """Take what a source is, or is now."""
+        self._facts[key] = facts
+        self.has_news = True
+
+    def look(self, present: set[Key], answering: set[str], now: float) -> None:
+        """Take which sources there are now, and what has answered; note those that are missing."""
+        self._answering = answering
+        self._retired -= present
+        for key in list(self._facts):
+            if key not in present:
+                del self._facts[key]
+        if self._known is None:
+            self._missing = {k: since for k, since in self._missing.items() if k not in present}
+        else:
+            self._missing = {
+                key: self._missing.get(key, now)
+                for key, origin in self._known.items()
+                if key not in present and origin in answering
+            }
+        if any(self._is_gone(key, now) for key in self._missing):
+            self.has_news = True
+
+    def _is_gone(self, key: Key, now: float) -> bool:
+        since = self._missing.get(key)
+        return since is not None and now - since >= self._hold and key not in self._retired
+
+    def forget(self) -> None:
+        """Read the table anew: another file is in its place, or a write has failed."""
+        self._known = None
+        self._retired.clear()
+        self.has_news = True
+
+    def ids(self, manager: PowerManager) -> dict[Key, str]:
+        """The ids of the registered meters that are still there."""
+        meters = {meter.id for meter in manager.list_meters(self._device_id)}
+        with manager.connection() as conn:
+            conn.execute(_REGISTRY_SQL)
+            sql = "SELECT name, type, meter_id FROM collector_meters WHERE device_id = ?"
+            rows = conn.execute(sql, (self._device_id,)).fetchall()
+        return {(n, MeterType(kind)): meter_id for n, kind, meter_id in rows if meter_id in meters}
+
+    def add(self, manager: PowerManager, key: Key) -> str:
+        """Register a meter; return its id."""
+        name, kind = key
+        facts = self.facts(key)
+        capacity_wh = facts.capacity_wh or 0.0
+        meter = manager.add_meter(self._device_id, kind, capacity_wh, name)
+        sql = "INSERT INTO collector_meters VALUES (?, ?, ?, ?, ?, ?, ?)"
+        row = (meter.id, self._device_id, name, kind.value, facts.origin)
+        with manager.connection() as conn:
+            conn.execute(_REGISTRY_SQL)
+            conn.execute(sql, (*row, facts.capacity_wh, facts.serial))
+        self._known = None
+        return meter.id
+
+    def follow(self, manager: PowerManager, now: float) -> None:
+        """Bring the registered meters up to date, in the transaction that is open."""
+        meters = {meter.id: meter for meter in manager.list_meters(self._device_id)}
+        sql = """SELECT name, type, meter_id, origin, capacity_wh, serial FROM collector_meters
+            WHERE device_id = ?"""
+        with manager.connection() as conn:
+            conn.execute(_REGISTRY_SQL)
+            rows = conn.execute(sql, (self._device_id,)).fetchall()
+        known: dict[Key, str] = {}
+        for name, kind, meter_id, origin, capacity_wh, serial in rows:
+            if meter_id not in meters:
+                self._execute(manager, "DELETE FROM collector_meters WHERE meter_id = ?", meter_id)
+                continue
+            key = (name, MeterType(kind))
+            known[key] = origin
+            if key in self._facts:
+                before = Facts(origin, capacity_wh, self._facts[key].rough, serial)
+                self._follow_facts(manager, meters[meter_id], key, before)
+            elif self._must_retire(key, origin, now) and meters[meter_id].active:
+                manager.update_meter(meter_id, active=False)
+                _log.warning("%s: gone: its meter is inactive until it comes back", name)
+        self._known = known
+        self.has_news = False
+
+    def _must_retire(self, key: Key, origin: str, now: float) -> bool:
+        # At the first look of a run nothing has been missed for long: see that it will be.
+        if self._known is None and origin in self._answering:
+            self._missing.setdefault(key, now)
+        if not self._is_gone(key, now):
+            return False
+        self._retired.add(key)
+        return True
+
+    def _follow_facts(
+        self, manager: PowerManager, meter: PowerMeter, key: Key, before: Facts
+    ) -> None:
+        """Change a meter's capacity where its source is another one now."""
+        facts = self._facts[key]
+        name = key[0]
+        is_another = bool(before.serial and facts.serial and before.serial != facts.serial)
+        if is_another:
+            _log.warning("%s: another one: %s, was %s", name, facts.serial, before.serial)
+        capacity_wh = before.capacity_wh  # where it is like it: small steps must not add up unseen
+        if facts.capacity_wh is not None and (capacity_wh is None or not before.is_like(facts)):
+            # What a person has told meanwhile of an unknown capacity is better than nothing.
+            if capacity_wh is not None or meter.capacity_wh == 0:
+                manager.update_meter(meter.id, capacity_wh=facts.capacity_wh)
+            if capacity_wh is not None and facts.capacity_wh != capacity_wh:
+                text = "%s: its capacity is %.4g Wh now, was %.4g Wh"
+                _log.warning(text, name, facts.capacity_wh, capacity_wh)
+            capacity_wh = facts.capacity_wh
+        sql = (
+            "UPDATE collector_meters SET origin = ?, capacity_wh = ?, serial = ? WHERE meter_id = ?"
+        )
+        serial = facts.serial or before.serial
+        self._execute(manager, sql, facts.origin, capacity_wh, serial, meter.id)
+
+    @staticmethod
+    def _execute(manager: PowerManager, sql: str, *values: object) -> None:
+        with manager.connection() as conn:
+            conn.execute(sql, values)
+
+
 class Journal:
     """Readings and events on their way into the file, grouped, and kept until they are in it.
 
@@ -1665,17 +2695,21 @@ class Journal:
     time of day has caught up.) That time is worked out at the commit, see the docstring above.
     """
 
-    def __init__(self, db: str | os.PathLike[str], device_id: str, clocks: Clocks) -> None:
+    def __init__(
+        self, db: str | os.PathLike[str], device_id: str, clocks: Clocks, gone_after: float = HOLD
+    ) -> None:
         self._db = db
         self._device_id = device_id
         self._clocks = clocks
         self.manager = self._open()
         self._place = _place(db)
-        self.capacities: dict[str, float] = {}  # by meter's name, for those still to be registered
+        self.registry = Registry(device_id, gone_after)
         self._rows: deque[Row] = deque()
         self._happenings: deque[Happening] = deque(maxlen=1000)
-        self._ids: dict[tuple[str, MeterType], str] = {}
+        self._ids: dict[Key, str] = {}
         self._lost = 0
+        self._said_refused: set[str] = set()
+        self.refused = 0  # readings and events that power_manager does not store
         self.error = ""
         self.low = power_manager.LOW_BATTERY_THRESHOLD
         self.critical = power_manager.CRITICAL_BATTERY_THRESHOLD
@@ -1705,10 +2739,7 @@ class Journal:
             device = self.manager.get_device(self._device_id)
         except power_manager.NotFound:
             device = self.manager.register_device(self._device_id, self._device_id)
-        low = device.low_battery_threshold
-        critical = device.critical_battery_threshold
-        self.low = power_manager.LOW_BATTERY_THRESHOLD if low is None else low
-        self.critical = power_manager.CRITICAL_BATTERY_THRESHOLD if critical is None else critical
+        self.low, self.critical = _thresholds(device)
         self.max_gap = self.manager.max_gap
 
     def add(self, row: Row) -> None:
@@ -1725,12 +2756,13 @@ class Journal:
     def commit(self) -> bool:
         """Write all that waits in one transaction; on an error keep it, and return False."""
         try:
-            if self.waiting:
+            if self.waiting or self.registry.has_news:
                 self._reopen_where_replaced()
                 with self.manager.transaction():
                     self._write()
         except PowerManagerError as exc:
             self._ids.clear()  # a new meter has been rolled back too, or a known one was deleted
+            self.registry.forget()
             if str(exc) != self.error:
                 _log.error("%s; %d readings wait in memory", exc, len(self._rows))
             self.error = str(exc)
@@ -1753,27 +2785,63 @@ class Journal:
         self.manager = self._open()
         self._place = _place(self._db)
         self._ids.clear()
+        self.registry.forget()
         _log.warning("%s: deleted or replaced meanwhile: opened anew", self.manager.db_path)
 
     def _write(self) -> None:
         """Store what waits, each at the time of day that it happened at."""
         offset = self._clocks.wall() - self._clocks.boot()
         self._look_up_device()
-        readings = []
+        self._write_readings(offset)
+        for happening in self._happenings:
+            try:
+                self._write_event(happening, offset)
+            except InvalidValue as exc:
+                self._refuse(happening.name, f"{happening.event_type.value}: {exc}")
+        if self.registry.has_news:
+            self.registry.follow(self.manager, self._clocks.boot())
+
+    def _write_readings(self, offset: float) -> None:
+        readings: list[tuple[Any, ...]] = []
+        names: list[str] = []
         for row in self._rows:
-            meter_id = self._meter_id(row.name, row.kind)
+            try:
+                meter_id = self._meter_id(row.name, row.kind)
+            except InvalidValue as exc:  # such as a name that no meter can have
+                self._refuse(row.name, str(exc))
+                continue
             timestamp = _storable(row.boot_time + offset)
             readings.append((meter_id, row.voltage, row.current, row.charge_pct, timestamp))
-        self.manager.log_many(readings, live=True)
-        for happening in self._happenings:
-            self.manager.trigger_event(
-                self._device_id,
-                happening.event_type,
-                happening.value,
-                f"{happening.name}: {happening.text}",
-                meter_id=self._known_meter_id(happening.name, happening.kind),
-                timestamp=_storable(happening.boot_time + offset),
-            )
+            names.append(row.name)
+        try:
+            self.manager.log_many(readings, live=True)
+        except InvalidValue:
+            self._write_one_by_one(readings, names)
+
+    def _write_one_by_one(self, readings: list[tuple[Any, ...]], names: list[str]) -> None:
+        """Store what can be stored: one refused reading must not cost the others."""
+        for name, (*values, timestamp) in zip(names, readings):
+            try:
+                self.manager.log_power(*values, timestamp=timestamp, live=True)
+            except InvalidValue as exc:
+                self._refuse(name, str(exc))
+
+    def _refuse(self, name: str, why: str) -> None:
+        """Drop what power_manager does not store, and say so once for each source."""
+        self.refused += 1
+        if name not in self._said_refused:
+            self._said_refused.add(name)
+            _log.error("%s: refused and left out: %s", _clean(name), why[:300])
+
+    def _write_event(self, happening: Happening, offset: float) -> None:
+        self.manager.trigger_event(
+            self._device_id,
+            happening.event_type,
+            happening.value,
+            f"{happening.name}: {happening.text}",
+            meter_id=self._known_meter_id(happening.name, happening.kind),
+            timestamp=_storable(happening.boot_time + offset),
+        )
 
     def _known_meter_id(self, name: str, kind: MeterType) -> str | None:
         """The device's meter of that name and type; None where it has none."""
@@ -1781,14 +2849,14 @@ class Journal:
             for meter in self.manager.list_meters(self._device_id):
                 if meter.name is not None:
                     self._ids.setdefault((meter.name, meter.type), meter.id)
+            self._ids |= self.registry.ids(self.manager)  # these may have been renamed
         return self._ids.get((name, kind))
 
     def _meter_id(self, name: str, kind: MeterType) -> str:
         """The device's meter of that name and type, registered where it is missing."""
         meter_id = self._known_meter_id(name, kind)
         if meter_id is None:
-            capacity_wh = self.capacities.get(name, 0.0)
-            meter_id = self.manager.add_meter(self._device_id, kind, capacity_wh, name).id
+            meter_id = self.registry.add(self.manager, (name, kind))
             self._ids[name, kind] = meter_id
         return meter_id
 
@@ -1817,6 +2885,25 @@ class Journal:
         meters = self.manager.list_meters(self._device_id)
         return {meter.id: meter.name or meter.id for meter in meters}
 
+    def prune(self, keep_days: float) -> None:
+        """Delete old readings; a failure is logged."""
+        try:
+            deleted = self.manager.prune(keep_days)
+        except PowerManagerError as exc:
+            _log.error("%s", exc)
+            return
+        _log.info("%d readings older than %g days deleted", deleted, keep_days)
+
+
+def _thresholds(device: power_manager.DeviceRecord) -> tuple[float, float]:
+    """A device's low and critical charge, in percent."""
+    low = device.low_battery_threshold
+    critical = device.critical_battery_threshold
+    return (
+        power_manager.LOW_BATTERY_THRESHOLD if low is None else low,
+        power_manager.CRITICAL_BATTERY_THRESHOLD if critical is None else critical,
+    )
+
 
 def _place(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """Which file a path names: its device and inode; None where there is no file."""
@@ -1841,68 +2928,101 @@ def _environment(device_id: str, kind: PowerEventType, value: float, meter: str)
     }
 
 
+class Schedule:
+    """When to commit: every so often, at once for what is urgent, and again a while after a failure."""
+
+    def __init__(self, every: float) -> None:
+        self._every = every
+        self._committed_at = -math.inf
+        self._retry_at = -math.inf
+        self._urgent = False
+        self._urgent_at: deque[float] = deque(maxlen=URGENT_COUNT)
+
+    def urge(self) -> None:
+        """Commit as soon as may be."""
+        self._urgent = True
+
+    def is_due(self, now: float) -> bool:
+        """Whether to commit now. Urgent commits have a rate: each costs the storage a write."""
+        if now < self._retry_at:
+            return False
+        if now >= self._committed_at + self._every:
+            return True
+        used_up = len(self._urgent_at) == URGENT_COUNT and now < self._urgent_at[0] + URGENT_SPAN
+        return self._urgent and not used_up
+
+    def note(self, now: float, *, stored: bool) -> None:
+        """Take how a commit has ended."""
+        if not stored:
+            self._retry_at = now + RETRY
+            return
+        if self._urgent:
+            self._urgent_at.append(now)
+        self._urgent = False
+        self._committed_at = now
+
+
 # --- Collector --------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Options:
-    """What `run` was told; as on the command line."""
+class Sensors:
+    """The sources there are, looked for anew every RESCAN seconds and whenever one fails."""
 
-    device_id: str
-    db: str
-    root: str = "/"
-    nut: Sequence[str] = ()
-    maps: dict[str, Mapping] = field(default_factory=dict)
-    peripherals: bool = False
-    interval: float = 5.0
-    commit_every: float = 60.0
-    keep_days: float | None = None
-    min_change: float = 0.0
-    once: bool = False
-    exec_command: Sequence[str] = ()
-    exec_limit: float = EXEC_LIMIT
-    shutdown_command: Sequence[str] = ()
-    shutdown_after: float = 30.0
-    nut_login: netrc.netrc | None = None
-    nut_tls: str = ""
-    apcupsd: Sequence[str] = ()
-    programs: Sequence[tuple[str, Sequence[str]]] = ()
-    curves: dict[str, Curve] = field(default_factory=dict)
+    def __init__(self, options: Options, clocks: Clocks) -> None:
+        self._options = options
+        self._feeds = open_feeds(options, clocks.boot)
+        self.sources: list[Source] = []
+        self.looked_anew = False  # whether the last look has looked for sensors, too
+        self._rescan_at = -math.inf
+        self._said: str | None = None
 
+    def read(self, now: float) -> list[tuple[Source, Sample]]:
+        """Every source with its sample."""
+        self.looked_anew = now >= self._rescan_at
+        if self.looked_anew:
+            self._rescan(now)
+        return [(source, source.read()) for source in self.sources]
 
-def open_feeds(options: Options, clock: Callable[[], float]) -> list[Feed]:
-    """What the options name beside the kernel's files. Raises ValueError for what is no address."""
-    access = UpsdAccess(options.nut_login, options.nut_tls)
-    upsds: dict[str, Upsd] = {}
-    for address in options.nut:
-        ups, at, host = address.rpartition("@")
-        if host not in upsds:
-            upsds[host] = Upsd(host, clock, access)
-        if at:
-            upsds[host].names.append(ups)
-        else:
-            upsds[host].asks_for_all = True
-    feeds: list[Feed] = [*upsds.values()]
-    feeds += [Apcupsd(address, clock) for address in options.apcupsd]
-    feeds += [Program(name, command, clock) for name, command in options.programs]
-    return feeds
+    def rescan_soon(self) -> None:
+        """Look for sensors at the next look: one may have moved."""
+        self._rescan_at = -math.inf
 
+    def _rescan(self, now: float) -> None:
+        options = self._options
+        found = discover(
+            options.root, self._feeds, options.maps, options.peripherals, options.curves
+        )
+        self._rescan_at = now + RESCAN
+        self.sources = [source for source in found if not source.left_out]
+        names = sorted(source.name for source in self.sources)
+        text = "logging " + ", ".join(names) if names else "no sensors found yet"
+        first = self._said is None
+        if text != self._said:
+            self._said = text
+            _log.info("%s", text)
+        known = {source.name for source in found}
+        known |= {asked.name for asked in options.maps.values() if asked.name}
+        missing = [
+            rail for rail, asked in options.maps.items() if (asked.name or rail) not in known
+        ]
+        if first and missing:
+            _log.warning("--map: no sensor is named %s", ", ".join(missing))
+        strange = [name for name in options.curves if name not in names]
+        if first and strange:
+            _log.warning("--curve: no sensor is named %s", ", ".join(strange))
 
-@dataclass(slots=True)
-class Course:
-    """What the collector remembers of one meter."""
+    def answering(self, samples: Sequence[tuple[Source, Sample]]) -> set[str]:
+        """The origins that answer: directories that are there, servers of which a source was just read."""
+        origins = {source.origin for source, sample in samples if not sample.empty}
+        for kind in (Supply, Rail, IioRail):
+            if os.path.isdir(os.path.join(self._options.root, kind.origin)):
+                origins.add(kind.origin)
+        return origins - {""}
 
-    problem: str = ""
-    volts: float | None = None  # the last that were known
-    volts_at: float = -math.inf
-    amperes: float | None = None  # the last that were known
-    amperes_at: float = -math.inf
-    amperes_direction: int | None = None
-    charge_pct: float | None = None
-    direction: int | None = None  # the last that was not idle
-    kept: Row | None = None  # the last reading that goes into the file
-    skipped: Row | None = None  # the newest since, where it does not
-    critical_at: float | None = None  # since when it is critical and discharging
+    def close(self) -> None:
+        """Close what is open."""
+        for feed in self._feeds:
+            feed.close()
 
 
 class Collector:
@@ -1911,25 +3031,18 @@ class Collector:
     def __init__(self, options: Options, clocks: Clocks) -> None:
         self._options = options
         self._clocks = clocks
-        self._feeds = open_feeds(options, clocks.boot)
-        self.journal = Journal(options.db, options.device_id, clocks)
-        self._commands = (
-            Commands(options.exec_command, options.exec_limit) if options.exec_command else None
-        )
-        self._sources: list[Source] = []
-        self._courses: dict[str, Course] = {}
-        self._mains: dict[str, bool] = {}
-        now = clocks.boot()
-        self._tick_at = now
-        self._rescan_at = -math.inf
-        self._retry_at = -math.inf
-        self._commit_at = -math.inf
-        self._prune_at = now + SETTLED
-        self._offset = clocks.wall() - now
-        self._urgent = False
+        self._sensors = Sensors(options, clocks)
+        self._histories = Histories()
+        self._clock_watch = ClockWatch(clocks, options.interval)
+        self._events = EventWatch(options.event_hold)
+        self._shutdown = ShutdownWatch(options)
+        self._schedule = Schedule(options.commit_every)
+        self._hold = 0.0 if options.once else HOLD
+        self.journal = Journal(options.db, options.device_id, clocks, self._hold)
+        self._hooks = EventHooks(options)
+        self._prune_at = -math.inf
+        self._looks = 0
         self._stored_any = False
-        self._shutdown_done = False
-        self._said: dict[str, str] = {}
         if options.interval > self.journal.max_gap:
             _log.warning(
                 "no energy is booked: readings every %g s are farther apart than the file's max_gap, %g s",
@@ -1962,306 +3075,111 @@ class Collector:
     def tick(self) -> None:
         """Read every source once; store, tell and act as is due."""
         now = self._clocks.boot()
-        self._watch_clocks(now)
-        if now >= self._rescan_at:
-            self._rescan(now)
-        samples = [(source, source.read()) for source in self._sources]
+        if self._clock_watch.has_slept(now):
+            self._sensors.rescan_soon()
+            self._shutdown.has_slept(now)
+        samples = self._sensors.read(now)
+        self._histories.judge(samples, now)
         for source, sample in samples:
             self._take(source, sample, now)
-        self._watch_mains(samples, now)
-        due = (
-            self._urgent
-            or self._options.once
-            or now >= self._commit_at + self._options.commit_every
-        )
-        if due and now >= self._retry_at:
+        if self._sensors.looked_anew:
+            self._watch_meters(samples, now)
+        for happening in self._events.look(samples, now):
+            self.journal.happen(happening)
+        if self._events.urgent or self._options.once:
+            self._schedule.urge()
+        if self._schedule.is_due(now):
             self._commit(now)
         self._watch_shutdown(samples, now)
-        self._tell()
+        self._hooks.tell(self.journal)
         self._prune(now)
+        self._looks += 1
 
     def finish(self) -> int:
         """Write what waits, and close; return the exit code."""
         _notify("STOPPING=1")
-        for course in self._courses.values():
-            if course.skipped:
-                self.journal.add(course.skipped)
-                course.skipped = None
+        for history in self._histories.all():
+            for row in history.rest():
+                self.journal.add(row)
         stored = self.journal.commit()
         if not stored:
             _log.error("%d readings and events are lost", self.journal.waiting)
-        self._tell()
-        if self._commands:
-            self._commands.close()
-        for feed in self._feeds:
-            feed.close()
+        if self.journal.refused:
+            _log.error("%d readings and events were refused", self.journal.refused)
+        self._hooks.tell(self.journal)
+        self._hooks.close()
+        self._sensors.close()
         self.journal.manager.close()
-        if self._options.once and not self._stored_any:
+        once = self._options.once
+        if once and not self._stored_any:
             _log.error("nothing to log: `power_collector sources` shows what this machine has")
-        return int(not stored or (self._options.once and not self._stored_any))
-
-    def _watch_clocks(self, now: float) -> None:
-        """Notice a time of day that was set, and a machine that slept."""
-        offset = self._clocks.wall() - now
-        if abs(offset - self._offset) > JUMPED:
-            _log.warning("the time of day has jumped by %.0f s", offset - self._offset)
-            self._offset = offset
-            self._prune_at = max(self._prune_at, now + SETTLED)
-        if now - self._tick_at > self._options.interval + SLEPT:
-            self._rescan_at = now
-            for course in (
-                self._courses.values()
-            ):  # it may have been put on a charger: look again for as long
-                course.critical_at = None if course.critical_at is None else now
-        self._tick_at = now
-
-    def _rescan(self, now: float) -> None:
-        """Find sensors that have come, gone or moved."""
-        options = self._options
-        found = discover(
-            options.root, self._feeds, options.maps, options.peripherals, options.curves
-        )
-        first = not self._said
-        self._rescan_at = now + RESCAN
-        self._sources = [source for source in found if not source.left_out]
-        names = {source.name for source in self._sources}
-        for name, course in self._courses.items():
-            if name not in names:  # a battery taken out is not critical
-                course.critical_at = course.charge_pct = None
-        self._say(
-            "sources", "logging " + ", ".join(sorted(names)) if names else "no sensors found yet"
-        )
-        known = {source.name for source in found} | {
-            asked.name for asked in options.maps.values() if asked.name
-        }
-        missing = [
-            rail for rail, asked in options.maps.items() if (asked.name or rail) not in known
-        ]
-        if first and missing:
-            _log.warning("--map: no sensor is named %s", ", ".join(missing))
-        strange = [name for name in options.curves if name not in names]
-        if first and strange:
-            _log.warning("--curve: no sensor is named %s", ", ".join(strange))
-
-    def _say(self, key: str, text: str) -> None:
-        """Log a text unless it is what was said of this last."""
-        if self._said.get(key, "") != text:
-            self._said[key] = text
-            _log.info("%s", text)
+        return int(not stored or (once and (not self._stored_any or self.journal.refused > 0)))
 
     def _take(self, source: Source, sample: Sample, now: float) -> None:
-        """Make a reading of a sample, and see what has happened."""
-        course = self._courses.setdefault(source.name, Course())
-        if sample.problem != course.problem:
+        """Make a reading of a sample."""
+        history = self._histories.of(source)
+        if sample.problem != history.problem:
             _log.info("%s: %s", source.name, sample.problem or "readable again")
-            course.problem = sample.problem
-            self._rescan_at = now if sample.problem else self._rescan_at  # it may have moved
-        course.charge_pct = sample.charge_pct
+            history.problem = sample.problem
+            if sample.problem:
+                self._sensors.rescan_soon()
         if sample.empty:
             return
-        turned = sample.direction not in (None, IDLE, course.direction)
-        if turned:
-            if course.direction == DISCHARGING:
-                self._happen(
-                    PowerEventType.CHARGE_START, source, sample.charge_pct, "charging", now
-                )
-            self._urgent |= course.direction is not None
-            course.direction = sample.direction
-        self._watch_critical(source, sample, course, now)
-        if sample.capacity_wh is not None:
-            self.journal.capacities[source.name] = sample.capacity_wh
-        reading = self._electrical(source, sample, course, now)
-        if reading is not None:
-            volts, amperes = reading
-            row = Row(now, source.name, source.kind, volts, amperes, sample.charge_pct)
-            low = source.kind in ALERT_TYPES and (
-                sample.charge_pct is not None and sample.charge_pct <= self.journal.low
-            )
-            self._urgent |= low
-            self._keep(course, row, turned or low)
-
-    def _happen(
-        self, kind: PowerEventType, source: Source, value: float | None, what: str, now: float
-    ) -> None:
-        self.journal.happen(Happening(now, kind, value or 0.0, source.name, source.kind, what))
-        self._urgent = True
-
-    @staticmethod
-    def _electrical(
-        source: Source, sample: Sample, course: Course, now: float
-    ) -> tuple[float | None, float | None] | None:
-        """Volts and amperes to store, None for one that is not known; no pair where there is nothing to store.
-
-        What a battery's charge says is worth storing alone: for a missing value its last one stands in for
-        HOLD seconds, then it is unknown.
-        """
-        volts = sample.voltage
-        amperes = sample.current
-        if sample.wattage is not None and volts:
-            amperes = sample.wattage / volts
-        if volts is not None:
-            course.volts = volts
-            course.volts_at = now
-        if amperes is not None:
-            course.amperes = amperes
-            course.amperes_at = now
-            course.amperes_direction = sample.direction
-        if volts is not None and amperes is not None:
-            return volts, amperes
-        if source.kind not in ALERT_TYPES or sample.charge_pct is None:
-            return None
-        if volts is None and now - course.volts_at <= HOLD:
-            volts = course.volts
-        same_direction = course.amperes_direction == sample.direction
-        if amperes is None and now - course.amperes_at <= HOLD and same_direction:
-            amperes = course.amperes
-        return volts, amperes
-
-    def _keep(self, course: Course, row: Row, always: bool) -> None:
-        """Pass a reading on, unless --min-change thinks it is like the last.
-
-        Where the power changes after readings that were left out, the newest of them goes first: else the change
-        would be booked as a slow one over all that time.
-        """
-        if not always and course.kept is not None and self._is_like(course.kept, row):
-            course.skipped = row
+        if history.take_facts(source, sample, now, self._hold):
+            assert history.facts is not None
+            self.journal.registry.change((source.name, source.kind), history.facts)
+        row = history.reading(source, sample, now)
+        if row is None:
             return
-        if course.skipped is not None:
-            self.journal.add(course.skipped)
-        course.kept = row
-        course.skipped = None
-        self.journal.add(row)
-
-    def _is_like(self, kept: Row, row: Row) -> bool:
-        """Whether a reading differs too little and comes too soon after the last one kept to be kept too."""
+        alert = source.kind in ALERT_TYPES and history.alert_rises(
+            sample.charge_pct, self.journal.low, self.journal.critical
+        )
+        if alert:
+            self._schedule.urge()
         # Longer without a reading than max_gap, and the energy between would not be booked.
         silence = min(MAX_SILENCE, self.journal.max_gap)
-        if row.boot_time - kept.boot_time >= silence:
-            return False
-        if (row.wattage is None) != (kept.wattage is None):
-            return False
-        watts = abs((row.wattage or 0.0) - (kept.wattage or 0.0))
-        points = 0.0
-        if row.charge_pct is not None and kept.charge_pct is not None:
-            points = abs(row.charge_pct - kept.charge_pct)
-        return watts < self._options.min_change and points < 1.0
+        always = alert or history.has_turned(sample.direction)
+        for kept in history.keep(row, self._options.min_change, silence, always):
+            self.journal.add(kept)
 
-    def _watch_mains(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
-        """Notice mains that goes or comes back: one state for the machine's own supplies, one for each UPS."""
-        groups: dict[str, list[tuple[Source, Sample]]] = {}
-        for source, sample in samples:
-            if sample.mains is not None and not source.peripheral:
-                group = source.name if source.kind is MeterType.UPS else ""
-                groups.setdefault(group, []).append((source, sample))
-        for group, members in groups.items():
-            online = [member for member in members if member[1].mains]
-            if self._mains.get(group, bool(online)) != bool(online):
-                self._urgent = True
-                if online:
-                    source, sample = online[0]
-                    charges = [
-                        s.charge_pct
-                        for o, s in samples
-                        if o.kind is MeterType.BATTERY and not o.peripheral
-                    ]
-                    value = _first(sample.charge_pct, *([] if group else charges))
-                    self._happen(PowerEventType.RESTORE, source, value, "mains is back", now)
-            self._mains[group] = bool(online)
+    def _watch_meters(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
+        """Let the meters of sources that are gone become inactive."""
+        present = {(source.name, source.kind) for source, _ in samples}
+        self.journal.registry.look(present, self._sensors.answering(samples), now)
 
     def _commit(self, now: float) -> None:
         self._stored_any |= self.journal.waiting > 0
-        if self.journal.commit():
-            self._commit_at = now
-            self._urgent = False
-        else:
-            self._retry_at = now + RETRY
-
-    def _watch_critical(self, source: Source, sample: Sample, course: Course, now: float) -> None:
-        """Note since when a battery is critical and discharging; what cannot be read changes nothing."""
-        if source.peripheral or source.kind not in ALERT_TYPES:
-            return
-        critical = sample.low
-        charge = sample.charge_pct
-        if charge is not None and not critical:
-            # A gauge that wavers about its line has not recovered.
-            margin = 0.0 if course.critical_at is None else power_manager.ALERT_HYSTERESIS
-            critical = charge <= self.journal.critical or charge < self.journal.critical + margin
-        known = sample.direction in (IDLE, CHARGING) or (
-            sample.direction is not None and critical is not None
-        )
-        if critical and sample.direction == DISCHARGING:
-            if course.critical_at is None:
-                self._say_critical(
-                    source, f"critical; shutdown in {self._options.shutdown_after:g} s"
-                )
-                course.critical_at = now
-        elif known and course.critical_at is not None:
-            self._say_critical(source, "recovered; no shutdown")
-            course.critical_at = None
-
-    def _say_critical(self, source: Source, text: str) -> None:
-        if self._options.shutdown_command:
-            _log.warning("%s: %s", source.name, text)
+        self._schedule.note(now, stored=self.journal.commit())
 
     def _watch_shutdown(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
-        """Run the shutdown command, once for each time that a battery ends."""
-        courses = [
-            (source, self._courses[source.name]) for source, _ in samples if not source.peripheral
-        ]
-        ending = [(source, c) for source, c in courses if c.critical_at is not None]
-        # Batteries of this machine share its load: it ends with the last of them.
-        others = [
-            c
-            for s, c in courses
-            if s.kind is MeterType.BATTERY and c.critical_at is None and c.charge_pct
-        ]
-        ending = [(source, c) for source, c in ending if source.kind is MeterType.UPS or not others]
-        self._shutdown_done &= bool(ending)
-        due = [
-            (s, c)
-            for s, c in ending
-            if now - (c.critical_at or now) >= self._options.shutdown_after
-        ]
-        if not due or self._shutdown_done or not self._options.shutdown_command:
+        """Run the shutdown command, once for each time that the machine ends."""
+        watch = self._shutdown
+        watch.look(samples, self._histories.mains, self.journal.critical, now)
+        if self._looks == 0:
+            for doubt in watch.doubts():
+                _log.warning("%s", doubt)
+        command = self._options.shutdown_command
+        if not command or not watch.is_due(now) or watch.ending is None:
             return
-        self._shutdown_done = True
-        source, course = due[0]
+        reserve = watch.ending.reserve
+        charge = reserve.charge.at(now) or 0.0
+        _log.warning("%s: %s: shutting down", reserve.name, watch.ending.why)
         kind = PowerEventType.SHUTDOWN
-        _log.warning(
-            "%s: critical for %g s: shutting down", source.name, self._options.shutdown_after
-        )
-        self._happen(kind, source, course.charge_pct, "critical, shutting down", now)
+        text = f"{watch.ending.why}, shutting down"
+        self.journal.happen(Happening(now, kind, charge, reserve.name, reserve.kind, text))
         self._commit(now)  # where it fails the command runs all the same
-        self._tell()
-        if self._commands:
-            self._commands.wait()
-        variables = _environment(
-            self._options.device_id, kind, course.charge_pct or 0.0, source.name
-        )
-        _run_command(self._options.shutdown_command, variables, SHUTDOWN_LIMIT)
-
-    def _tell(self) -> None:
-        """Run the --exec command for every event that has come into the file, from any process."""
-        if self._commands is not None:
-            try:
-                environments = self.journal.news()
-            except PowerManagerError as exc:
-                self._say("events", f"events cannot be read: {exc}")
-                return
-            for variables in environments:
-                self._commands.submit(variables)
+        self._hooks.tell(self.journal)
+        self._hooks.wait()
+        variables = _environment(self._options.device_id, kind, charge, reserve.name)
+        _run_command(command, variables, SHUTDOWN_LIMIT)
 
     def _prune(self, now: float) -> None:
         """Delete old readings daily, by a time of day that has been steady for a while."""
-        if self._options.keep_days is not None and (now >= self._prune_at or self._options.once):
+        keep_days = self._options.keep_days
+        due = now >= max(self._prune_at, self._clock_watch.settled_at)
+        if keep_days is not None and (due or self._options.once):
             self._prune_at = now + DAY
-            try:
-                deleted = self.journal.manager.prune(self._options.keep_days)
-                _log.info(
-                    "%d readings older than %g days deleted", deleted, self._options.keep_days
-                )
-            except PowerManagerError as exc:
-                _log.error("%s", exc)
+            self.journal.prune(keep_days)
 
 
 # --- Command line -----------------------------------------------------------------------------
@@ -2307,7 +3225,7 @@ def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
     options = _options(args)
     feeds = open_feeds(options, clocks.boot)
     try:
-        rows = _source_rows(options, feeds)
+        rows = _source_rows(options, feeds, clocks.boot())
     finally:
         for feed in feeds:
             feed.close()
@@ -2322,14 +3240,17 @@ def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
     return 0
 
 
-def _source_rows(options: Options, feeds: Sequence[Feed]) -> list[dict[str, Any]]:
+def _source_rows(options: Options, feeds: Sequence[Feed], now: float) -> list[dict[str, Any]]:
     """What every source says now; what is wrong with one, and which are left out, goes to standard error."""
     rows = []
+    samples = []
     for source in discover(options.root, feeds, options.maps, options.peripherals, options.curves):
         if source.left_out:
             print(f"left out: {source.name} ({source.left_out})", file=sys.stderr)
-            continue
-        sample = source.read()
+        else:
+            samples.append((source, source.read()))
+    Histories().judge(samples, now)
+    for source, sample in samples:
         values: dict[str, Any] = {"name": source.name, "type": source.kind.value}
         values |= {key: getattr(sample, key) for key in (*_KEYS[2:], *_MORE_KEYS)}
         values["serial"] = sample.serial or None
@@ -2369,11 +3290,37 @@ def _run(args: argparse.Namespace, clocks: Clocks) -> int:
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
+        if options.test_shutdown:
+            return _test_shutdown(options, clocks)
         with _Signals() as signals:
             return Collector(options, clocks).run(clocks.wait or signals.wait)
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
+
+
+def _test_shutdown(options: Options, clocks: Clocks) -> int:
+    """Print what the shutdown watch would do now and why; store nothing, run nothing."""
+    now = clocks.boot()
+    sensors = Sensors(options, clocks)
+    watch = ShutdownWatch(options)
+    histories = Histories()
+    try:
+        samples = sensors.read(now)
+        histories.judge(samples, now)
+        watch.look(samples, histories.mains, _critical_threshold(options), now)
+    finally:
+        sensors.close()
+    print("\n".join(watch.describe(now)))
+    return 0
+
+
+def _critical_threshold(options: Options) -> float:
+    """The device's critical charge, where there is a file that knows the device."""
+    if os.path.exists(options.db):
+        with PowerManager(options.db) as manager, contextlib.suppress(power_manager.NotFound):
+            return _thresholds(manager.get_device(options.device_id))[1]
+    return power_manager.CRITICAL_BATTERY_THRESHOLD
 
 
 def _at_least(low: float, above: bool = False) -> Callable[[str], float]:
@@ -2481,6 +3428,27 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     add("--peripherals", action="store_true", help="also batteries of mice and the like")
 
 
+def _add_shutdown_options(run: argparse.ArgumentParser) -> None:
+    """Add what ends a machine to `run`."""
+    add = run.add_argument
+    zero = _at_least(0)
+    add(
+        "--shutdown-command",
+        type=_command_line,
+        default=[],
+        metavar="CMD",
+        help="run once when nothing is left to live on",
+    )
+    add("--shutdown-after", type=zero, default=30.0, metavar="S",
+        help="seconds for which that has to last (default: 30)")  # fmt: skip
+    add("--shutdown-on-battery", type=zero, metavar="S",
+        help="also after that long on battery, whatever the charge")  # fmt: skip
+    add("--shutdown-runtime", type=zero, metavar="MIN",
+        help="also when less than that is left on battery")  # fmt: skip
+    add("--test-shutdown", action="store_true",
+        help="say what would happen now and why, do and store nothing, end")  # fmt: skip
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="power_collector", description="This machine's power sensors, logged."
@@ -2549,14 +3517,13 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds it may take (default: 10)",
     )
     add(
-        "--shutdown-command",
-        type=_command_line,
-        default=[],
-        metavar="CMD",
-        help="run once when a battery ends",
+        "--event-hold",
+        type=zero,
+        default=EVENT_HOLD,
+        metavar="S",
+        help="seconds of peace before the same event is told again (default: 120)",
     )
-    add("--shutdown-after", type=zero, default=30.0, metavar="S",
-        help="seconds critical and discharging before that (default: 30)")  # fmt: skip
+    _add_shutdown_options(run)
     return parser
 
 

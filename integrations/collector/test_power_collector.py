@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import random
 import re
 import shlex
 import shutil
@@ -1550,12 +1551,12 @@ def test_an_apcupsd(apcupsd: ApcServer, db: Path, capsys: pytest.CaptureFixture[
         ("BOOST ONLINE OVERLOAD", "BOOST OL OVER", 0, True, False),
         ("ONLINE REPLACEBATT", "OL RB", 0, True, False),
         ("SELFTEST", "OL DISCHRG TEST", 0, True, False),
-        ("SHUTTING DOWN", "FSD", None, None, True),
-        ("NEVER SEEN", "", None, None, False),
+        ("SHUTTING DOWN", "FSD", None, None, False),
+        ("NEVER SEEN", "", None, None, None),
     ],
 )
 def test_apcupsd_status(
-    status: str, tokens: str, direction: int | None, mains: bool | None, low: bool
+    status: str, tokens: str, direction: int | None, mains: bool | None, low: bool | None
 ) -> None:
     """Its words are read as NUT's."""
     sample = pc.ApcUps.sample({"STATUS": status})
@@ -1685,6 +1686,7 @@ def is_alive(pid: int) -> bool:
 def test_a_line_of_a_program(line: dict[str, Any], expected: tuple[Any, ...]) -> None:
     """Its keys are volts, amperes or watts; a battery's direction is its status's, else its sign's."""
     kind, sample, complaints = pc._sample_of_line(line)
+    pc.Histories().judge([(pc.Source("x", kind), sample)], 0.0)
     found = (kind.value, sample.voltage, sample.current, sample.wattage, sample.direction)
     assert found == expected
     assert complaints == (
@@ -2488,7 +2490,7 @@ def test_a_mouse_shuts_nothing_down(
 ) -> None:
     """A peripheral may be logged, and may end."""
     tree.battery("mouse", capacity=1, scope="Device")
-    one = machine(peripherals=True, shutdown_after=0, **off[1])
+    one = machine(peripherals=True, shutdown_after=0, commit_every=0, **off[1])
     one.tick(3)
     assert (len(one.readings("mouse")), lines(off[0])) == (3, [])
 
@@ -2496,13 +2498,19 @@ def test_a_mouse_shuts_nothing_down(
 def test_a_machine_with_two_batteries_ends_with_the_last(
     tree: Tree, machine: Callable[..., Machine], off: tuple[Path, dict[str, Any]]
 ) -> None:
-    """One empty battery beside a full one is no reason to shut down."""
+    """One empty battery beside a full one is no reason to shut down; nor is one look at two empty ones."""
     tree.battery(capacity=3)
     tree.battery("BAT1", capacity=80, status="Not charging")
     one = machine(shutdown_after=10, **off[1])
     one.tick(5)
     assert lines(off[0]) == []
     tree.battery("BAT1", capacity=3, status="Discharging")
+    one.tick(2)
+    tree.battery("BAT1", capacity=80)
+    one.tick(1)
+    tree.battery("BAT1", capacity=3)
+    one.tick(2)
+    assert lines(off[0]) == []
     one.tick(1)
     assert len(lines(off[0])) == 1
 
@@ -2592,6 +2600,1183 @@ def test_four_hours_of_discharge(tree: Tree, db: Path, tmp_path: Path) -> None:
     assert lines(off) == ["shutdown dev 5 BAT0"]
 
 
+# --- The end of a battery
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The meters for whose end the shutdown command was run, without running anything."""
+    told: list[str] = []
+
+    def record(command: Any, variables: dict[str, str], limit: float) -> None:
+        if variables["POWER_EVENT"] == "shutdown":
+            told.append(variables["POWER_METER"])
+
+    monkeypatch.setattr(pc, "_run_command", record)
+    return told
+
+
+SHUTDOWN = {"shutdown_command": ["sh"]}
+
+
+@pytest.mark.parametrize("status", ["Not charging", "Full", "Unknown", "Discharging", None, ""])
+def test_two_packs_at_their_end_shut_down_whatever_the_idle_one_says(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str], status: str | None
+) -> None:
+    """An idle pack at 3 % is nothing to live on."""
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery("BAT0", status=status, capacity=3, current_now=0)
+    tree.battery("BAT1", capacity=2)
+    one = machine(**SHUTDOWN)
+    one.tick(6)
+    assert runs == []
+    one.tick(10)
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "mains", "ends"),
+    [
+        (("Discharging", 3), ("Not charging", 6), 0, False),
+        (("Discharging", 3), ("Charging", 3), 1, False),
+        (("Discharging", 3), ("Discharging", None), 0, True),
+        (("Not charging", 3), ("Not charging", 3), 0, True),
+        (("Not charging", 3), ("Not charging", 3), 1, False),
+        (("Not charging", 3), ("Not charging", 3), None, False),
+        (("Unknown", 3), ("Unknown", 3), 0, True),
+        (("Unknown", 3), ("Unknown", 3), 1, False),
+        (("Unknown", 3), ("Unknown", 3), None, False),
+        (("Discharging", 3), ("Unknown", 3), None, True),
+        (("Discharging", 3), ("Unknown", 3), 1, True),
+        (("Discharging", 0), ("Full", 0), None, True),
+        (("Charging", 1), ("Not charging", 1), 0, False),
+    ],
+)
+def test_a_machine_ends_with_the_last_pack_that_it_could_live_on(
+    tree: Tree,
+    machine: Callable[..., Machine],
+    runs: list[str],
+    first: tuple[str, int | None],
+    second: tuple[str, int | None],
+    mains: int | None,
+    ends: bool,
+) -> None:
+    """Status, charge and mains of two packs, and whether anything is left."""
+    if mains is not None:
+        tree.supply("AC", type="Mains", online=mains)
+    for name, (status, charge) in {"BAT0": first, "BAT1": second}.items():
+        tree.battery(name, status=status, capacity=charge)
+    machine(**SHUTDOWN).tick(12)
+    assert bool(runs) is ends
+
+
+def test_a_gauge_without_a_direction_ends_the_machine(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """With mains off at once; without a word of mains when its charge has fallen."""
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery(status="Unknown", capacity=1, current_now=None)
+    machine(**SHUTDOWN).tick(7)
+    assert runs == ["BAT0"]
+    shutil.rmtree(tree.root / "sys/class/power_supply/AC")
+    one = machine(**SHUTDOWN)
+    for charge in (9, 8, 7, 6, 5, 4):
+        tree.battery(capacity=charge)
+        one.tick(3)
+    assert runs == ["BAT0"]
+    one.tick(3)
+    assert runs == ["BAT0"] * 2
+
+
+def test_a_discharge_on_purpose_does_not_shut_down(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A laptop that recalibrates its battery is on mains; where that goes, it ends."""
+    tree.supply("AC", type="Mains", online=1)
+    tree.battery(capacity=2, charge_behaviour="auto inhibit-charge [force-discharge]")
+    one = machine(**SHUTDOWN)
+    one.tick(20)
+    assert runs == []
+    assert caplog.text.count("BAT0: critical, but calibrating; no shutdown") == 1
+    tree.supply("AC", online=0)
+    one.tick(20)
+    assert runs == ["BAT0"]
+
+
+class Upses:
+    """Simulated UPSes beside a machine without sensors of its own; None: upsd does not answer."""
+
+    def __init__(self, count: int = 1, **options: Any) -> None:
+        self.time = Time()
+        names = [f"ups{number}" for number in range(count)]
+        upsd = pc.Upsd("localhost", self.time.clocks.boot)
+        self.sources = [pc.Nut(name, upsd) for name in names]
+        for source, name in zip(self.sources, names):
+            source.name = name
+        settings = pc.Options("dev", "", **(SHUTDOWN | options))
+        self.watch, self.histories = pc.ShutdownWatch(settings), pc.Histories()
+
+    def look(self, *variables: dict[str, str] | None, seconds: float = 0.0) -> float | None:
+        """Look every 5 s for that long; return after how many seconds the command was due."""
+        begin = self.time.now
+        while True:
+            samples: list[tuple[pc.Source, pc.Sample]] = []
+            for source, values in zip(self.sources, variables):
+                lost = pc.Sample(problem="upsd cannot be reached")
+                samples.append((source, lost if values is None else source.sample(values)))
+            self.histories.judge(samples, self.time.now)
+            self.watch.look(samples, self.histories.mains, 5.0, self.time.now)
+            if self.watch.is_due(self.time.now):
+                return self.time.now - begin
+            if self.time.now - begin >= seconds:
+                return None
+            self.time.pass_(5.0)
+
+
+def ups(status: str, **values: object) -> dict[str, str]:
+    """Variables of a UPS at 80 %, by a short name each."""
+    names = {"charge": "battery.charge", "volts": "battery.voltage", "runtime": "battery.runtime"}
+    usual = {"charge": 80, "volts": 24.0} | values
+    variables = {names[key]: str(value) for key, value in usual.items() if value is not None}
+    return variables | {"ups.status": status}
+
+
+# What upsmon, as a primary with its default settings, would do about one UPS that says this for a minute.
+BOTH_STAY = """
+OL|OL CHRG|OL CHRG LB|OL LB|LB OL|OL DISCHRG|OL DISCHRG LB|OL RB|OL RB LB|OL OVER|OL OVER CHRG|OL TRIM|OL BOOST
+OL TRIM CHRG|OL BOOST CHRG LB|OL BYPASS|OL BYPASS RB|BYPASS|BYPASS OL LB|OL CAL|OL CAL DISCHRG LB|OL CAL CHRG|CAL OL
+CAL OB DISCHRG LB|OB CAL LB|CAL OB LB|OB CAL|LB CAL OB DISCHRG|CAL|CAL LB|ALARM CAL OB LB|cal ob lb|OB LB CAL RB
+OB|OB DISCHRG|OB RB|OB OVER|OB RB OVER|DISCHRG OB|OB CHRG|OB BYPASS|ALARM OB|ALARM OL|ALARM OL RB|ALARM OL LB
+ob|Ob Dischrg|OB TEST|OB TRIM|OB BOOST|OB ECO|OL OB|HB OL|HB OL CHRG|HB OB|VRANGE OL|FRANGE OL|OL ECO|ECO OL CHRG
+OL TEST|OL CHRG TEST|WAIT|WAIT OL|WAIT OB| |RB|LB|OVER|TRIM|BOOST|CHRG|CHRG LB|CHRG DISCHRG|CHRG DISCHRG LB|OL OL
+ol|ol chrg|Ol Lb|OBLB|OB,LB|OB-LB|XOB LB|OBX LB|OB ALB|OB LBX|NOBATT OL|COMMFAULT OL|NULL|DEPLETED OL|HIGHBATT OL
+SHUTDOWNIMM OL LB|RB LB|OVER LB|ALARM|ALARM LB|ALARM RB OL CHRG|DISCHRG|DISCHRG RB
+"""
+BOTH_END = """
+OB LB|LB OB|OB DISCHRG LB|LB OB DISCHRG|OB LB RB|OB LB OVER|OB LB OVER RB|ALARM OB LB|OB LB CHRG|OB LB BYPASS|HB OB LB
+ob lb|Ob Lb|OB  LB|OB LB TEST|OB LB ECO|OB LB TRIM|OB LB BOOST|OB DISCHRG LB RB OVER|ALARM OB DISCHRG LB RB|OL OB LB
+FSD|FSD OB|FSD OB LB|OB LB FSD|FSD OL|OL FSD|OL CHRG FSD|FSD OL CHRG LB|fsd ol|FSD CAL OL|FSD CAL OB LB|ALARM FSD OL
+FSD RB|FSD OL BYPASS|WAIT FSD|OB OB LB LB|LB LB OB|OB LB OFF|COMMFAULT OB LB
+"""
+# A status of two minds: upsmon goes by the word that comes last, the collector never takes OB for less than it is.
+ONLY_WE_END = "OB OL LB|OB LB OL|DISCHRG LB|DISCHRG LB RB"
+# A UPS that says its output is off does not feed a machine that is running.
+ONLY_UPSMON_ENDS = "OFF|OL OFF|OFF LB|ALARM OFF|OL OFF CHRG|OFF RB|CAL OFF"
+
+
+def statuses(text: str) -> list[str]:
+    """The statuses of a table."""
+    return [status for line in text.strip("\n").splitlines() for status in line.split("|")]
+
+
+def upsmon(status: str, lost: bool = False) -> bool:
+    """Whether upsmon would shut down, by its rules and not by its code."""
+    words = status.upper().split()
+    if "FSD" in words:
+        return True
+    if lost and {"CAL", "BYPASS", "OFF"} & set(words):
+        return True
+    if "OFF" in words and "CAL" not in words[:0]:
+        return True  # for more than OFFDURATION
+    line = [word for word in words if word in ("OL", "OB")]
+    on_battery = line[-1:] == ["OB"]
+    if lost:
+        return on_battery
+    return on_battery and "LB" in words and "CAL" not in words
+
+
+STATUSES = [
+    *((status, False, False) for status in statuses(BOTH_STAY)),
+    *((status, True, True) for status in statuses(BOTH_END)),
+    *((status, False, True) for status in statuses(ONLY_WE_END)),
+    *((status, True, False) for status in statuses(ONLY_UPSMON_ENDS)),
+]
+
+
+@pytest.mark.parametrize(("status", "by_upsmon", "by_us"), STATUSES)
+def test_the_end_by_status_is_upsmons(status: str, by_upsmon: bool, by_us: bool) -> None:
+    """Where the collector differs from upsmon, the table says so."""
+    assert upsmon(status) is by_upsmon
+    assert (Upses().look(ups(status), seconds=60) is not None) is by_us
+
+
+LOST = [
+    # Both: the last word was that it was on battery, or that it is being switched off.
+    *((status, True, True) for status in statuses("OB|OB DISCHRG|OB RB|ALARM OB|OB CHRG|OB BYPASS|OL OB|OB OVER")),
+    *((status, True, True) for status in statuses("FSD OL|FSD|FSD OB LB|OB LB|ob|DISCHRG OB|OB TEST")),
+    # Both: mains was there, or nothing was known.
+    *((status, False, False) for status in statuses("OL|OL CHRG|OL LB|OL RB|ALARM OL|OL TRIM|OL BOOST|OL OVER")),
+    *((status, False, False) for status in statuses("OL DISCHRG|HB OL|OL CHRG LB|WAIT|LB|CHRG|OL TEST|OL ECO|NULL")),
+    # A upsd that restarts during a calibration, or while the UPS is on bypass, is no power failure.
+    *((status, True, False) for status in statuses("OL CAL|CAL|OB CAL|CAL OB LB|OL BYPASS|BYPASS|OL OFF|OFF")),
+    # Discharging without a word of mains is on battery.
+    ("DISCHRG", False, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "by_upsmon", "by_us"), LOST)
+def test_the_end_by_a_lost_upsd_is_upsmons(status: str, by_upsmon: bool, by_us: bool) -> None:
+    """After a last word, silence for a minute."""
+    upses = Upses()
+    before = upses.look(ups(status), seconds=20)
+    assert upsmon(status, lost=True) is by_upsmon
+    assert (before is not None or upses.look(None, seconds=60) is not None) is by_us
+
+
+CHARGES = [
+    *(("OB DISCHRG", charge, ends) for charge, ends in ((100, False), (20, False), (6, False), (5.1, False))),
+    *(("OB DISCHRG", charge, True) for charge in (5, 4.9, 1, 0)),
+    *(("OL CHRG", charge, False) for charge in (100, 5, 0)),
+    *(("OL", charge, False) for charge in (5, 0)),
+    *(("CAL OB DISCHRG", charge, False) for charge in (8, 5, 0)),
+    *(("OB", charge, False) for charge in (None, "unknown", 255, 65535, -1)),
+    *(("OB LB", charge, True) for charge in (None, 85, 255)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "charge", "ends"), CHARGES)
+def test_the_end_by_charge(status: str, charge: object, ends: bool) -> None:
+    """On battery a charge at the critical line is the end, also where the UPS does not say LB as upsmon wants."""
+    assert (Upses().look(ups(status, charge=charge), seconds=60) is not None) is ends
+
+
+def test_the_tables_are_as_large_as_they_say() -> None:
+    """At least 150 sets, none of them twice."""
+    assert len(STATUSES) + len(LOST) + len(CHARGES) >= 200
+    assert len({status for status, _, _ in STATUSES}) == len(STATUSES)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ends"),
+    [
+        ("OB LB", "OL", False),
+        ("OB LB", "OB", False),
+        ("OB LB", "OB LB", True),
+        ("FSD OL", "OL", False),
+        ("FSD OL", "OB LB", True),
+        ("OB LB", "CAL OB LB", False),
+        ("OB LB", "OFF", True),
+        ("OB LB", "OL LB", False),
+        ("OB", "OL", False),
+    ],
+)
+def test_a_machine_ends_with_its_last_ups(first: str, second: str, ends: bool) -> None:
+    """As with upsmon's MINSUPPLIES 1: one that is on line or has charge left is something to live on."""
+    assert (Upses(2).look(ups(first), ups(second), seconds=60) is not None) is ends
+
+
+def test_a_ups_that_is_not_heard_is_nothing_to_live_on() -> None:
+    """It was on line a minute ago and longer: nobody knows what it is now."""
+    upses = Upses(2)
+    upses.look(ups("OL"), ups("OL"))
+    assert upses.look(ups("OB LB"), None, seconds=55) is None
+    assert upses.look(ups("OB LB"), None, seconds=60) is not None
+    assert Upses(2).look(ups("OB LB"), None, seconds=60) == 30
+
+
+def test_waits() -> None:
+    """FSD at once; a lost UPS after --shutdown-after since it was heard last, but at least 15 s."""
+    assert Upses().look(ups("FSD OL"), seconds=60) == 0
+    assert Upses().look(ups("OB LB"), seconds=60) == 30
+    for after, due in ((30.0, 30), (0.0, 15), (300.0, 300)):
+        upses = Upses(shutdown_after=after)
+        upses.look(ups("OB"), seconds=5)
+        upses.time.pass_(5)
+        assert upses.look(None, seconds=400) == due
+
+
+def test_a_upsd_that_restarts_on_battery_does_not_shut_down() -> None:
+    """Ten seconds without an answer are no end."""
+    upses = Upses(shutdown_after=0.0)
+    for _ in range(20):
+        assert upses.look(ups("OB"), seconds=20) is None
+        assert upses.look(None, seconds=5) is None
+
+
+def test_a_status_that_is_empty_for_a_while_changes_nothing() -> None:
+    """A driver that begins anew says nothing, or WAIT: neither an end nor a recovery."""
+    upses = Upses(shutdown_after=120.0)
+    assert upses.look(ups("OB LB"), seconds=60) is None
+    assert upses.look({"battery.charge": "80"}, seconds=30) is None
+    assert upses.look(ups("OB LB"), seconds=60) is not None
+
+
+def test_shutdown_on_battery() -> None:
+    """So many seconds on battery, whatever the charge; mains begins the count anew, a calibration does not count."""
+    upses = Upses(shutdown_on_battery=300.0)
+    assert upses.look(ups("OL"), seconds=600) is None
+    assert upses.look(ups("OB CAL"), seconds=600) is None
+    assert upses.look(ups("OB"), seconds=290) is None
+    assert upses.look(ups("OL"), seconds=5) is None
+    upses.time.pass_(5)
+    assert upses.look(ups("OB"), seconds=600) == 300
+
+
+@pytest.mark.parametrize(
+    ("status", "runtime", "due"),
+    [("OB", 299, 30), ("OB", 301, None), ("OL", 10, None), ("OB CAL", 10, None), ("OB", None, None)],
+)  # fmt: skip
+def test_shutdown_by_runtime(status: str, runtime: object, due: float | None) -> None:
+    """Less than five minutes left on battery, for --shutdown-after."""
+    upses = Upses(shutdown_runtime=5.0)
+    assert upses.look(ups(status, runtime=runtime), seconds=60) == due
+
+
+def test_shutdown_by_the_runtime_of_packs(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """Both packs' watt-hours over their watts: 5 Wh for 30 W are 10 minutes."""
+    tree.battery("BAT0", capacity=8, energy_full=50_000_000, current_now=3_000_000)
+    tree.battery("BAT1", capacity=10, energy_full=10_000_000, current_now=0, status="Not charging")
+    one = machine(shutdown_runtime=10.1, **SHUTDOWN)
+    one.tick(7)
+    assert runs == ["BAT0"]
+    other = machine(shutdown_runtime=9.9, **SHUTDOWN)
+    other.tick(20)
+    tree.battery("BAT0", energy_full=None)  # unknown: nothing can be said
+    other.tick(20)
+    assert len(runs) == 1
+
+
+def test_shutdown_on_battery_by_packs(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """However full they are, and however they take turns; charging begins the count anew."""
+    tree.supply("AC", type="Mains", online=1)
+    tree.battery("BAT0", capacity=90, status="Charging")
+    tree.battery("BAT1", capacity=90, status="Not charging")
+    one = machine(shutdown_on_battery=60.0, **SHUTDOWN)
+    one.tick(20)
+    tree.supply("AC", online=0)
+    for _ in range(3):
+        tree.battery("BAT0", status="Discharging")
+        tree.battery("BAT1", status="Not charging")
+        one.tick(2)
+        tree.battery("BAT0", status="Not charging")
+        tree.battery("BAT1", status="Discharging")
+        one.tick(2)
+    assert runs == []
+    one.tick()
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("charge", "online", "status", "ends"),
+    [(80, 0, "Discharging", False), (80, 1, "Full", False), (3, 1, "Not charging", True), (None, 1, None, True)],
+)  # fmt: skip
+def test_a_pack_of_ones_own_outlives_the_ups(
+    tree: Tree,
+    machine: Callable[..., Machine],
+    runs: list[str],
+    upsd: Upsd,
+    charge: int | None,
+    online: int,
+    status: str | None,
+    ends: bool,
+) -> None:
+    """A laptop whose UPS is empty, or forced off, lives on its battery while that has charge."""
+    tree.supply("AC", type="Mains", online=online)
+    tree.battery(capacity=charge, status=status)
+    upsd.update("battery.charge: 4\nups.status: OB LB")
+    machine(nut=[upsd.address], **SHUTDOWN).tick(10)
+    assert runs == ([upsd.address] if ends else [])
+
+
+def test_a_ups_on_line_does_not_feed_a_laptop_that_is_not_plugged_in(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str], upsd: Upsd
+) -> None:
+    """Its battery ends however full the UPS in the next room is."""
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery(capacity=3)
+    upsd.update("battery.charge: 100\nups.status: OL")
+    machine(nut=[upsd.address], **SHUTDOWN).tick(10)
+    assert runs == ["BAT0"]
+
+
+def test_a_upsd_lost_on_battery_by_the_whole_collector(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str], upsd: Upsd
+) -> None:
+    """OB, then stale data, then nobody there: the end, once; and what follows is the next one."""
+    upsd.update("battery.charge: 90\nups.status: OB")
+    one = machine(nut=[upsd.address], **SHUTDOWN)
+    one.tick(2)
+    upsd.reply = b"ERR DATA-STALE\n"
+    one.tick(3)
+    upsd.reply = None
+    one.tick(3)
+    assert runs == []
+    one.tick(20)
+    assert runs == [upsd.address]
+    assert ("shutdown", 0.0) in one.events() or ("shutdown", 90.0) in one.events()
+
+
+def test_a_kernels_ups_that_goes_while_on_battery_is_lost(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """Its cable or driver is gone, not the power failure; one that goes while on line is no end."""
+    tree.supply("ups", type="UPS", status="Discharging", capacity=70, online=0)
+    one = machine(**SHUTDOWN)
+    one.tick(2)
+    away = tree.root / "ups"
+    (tree.root / "sys/class/power_supply/ups").rename(away)
+    one.tick(10)
+    assert runs == ["ups"]
+    away.rename(tree.root / "sys/class/power_supply/ups")
+    tree.supply("ups", status="Full", online=1)
+    one.tick(10)
+    shutil.rmtree(tree.root / "sys/class/power_supply/ups")
+    one.tick(20)
+    assert runs == ["ups"]
+
+
+def test_a_machine_that_slept_on_battery_waits_anew() -> None:
+    """Neither hours on battery nor a silence from before the sleep end it at once."""
+    for upses, status in ((Upses(shutdown_on_battery=60.0), "OB"), (Upses(), "OB LB")):
+        upses.look(ups(status), seconds=25)
+        upses.time.pass_(8 * 3600)
+        upses.watch.has_slept(upses.time.now)
+        assert upses.look(ups(status), seconds=25) is None
+        assert upses.look(ups(status), seconds=60) is not None
+
+
+def test_recovery_is_said_and_arms_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Each time that the machine ends is one run."""
+    upses = Upses()
+    for _ in range(2):
+        assert upses.look(ups("OB LB"), seconds=60) == 30
+        assert upses.look(ups("OB LB"), seconds=600) is None
+        assert upses.look(ups("OL LB CHRG"), seconds=10) is None
+    assert (
+        caplog.messages == ["ups0: critical; shutdown in 30 s", "ups0: recovered; no shutdown"] * 2
+    )
+
+
+def test_a_calibration_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A word in the log, not one at every look."""
+    upses = Upses()
+    assert upses.look(ups("CAL OB DISCHRG LB", charge=8), seconds=3600) is None
+    assert caplog.messages == ["ups0: critical, but calibrating; no shutdown for that"]
+
+
+# --- What is said of a shutdown
+
+
+@pytest.mark.parametrize(
+    ("supplies", "options", "said"),
+    [
+        ({}, {}, "can never run as things are: no battery or UPS is seen"),
+        ({"BAT0": {"capacity": None}}, {}, "can never run as things are: nothing says when a battery ends"),
+        ({"BAT0": {"capacity": None}}, {"shutdown_on_battery": 60.0}, ""),
+        ({"BAT0": {"capacity": None}, "BAT1": {}}, {}, "BAT0: its charge is not known"),
+        ({"BAT0": {"status": "Unknown"}}, {}, "BAT0: neither its status nor mains says whether it discharges"),
+        ({"BAT0": {"status": "Unknown"}, "AC": {"type": "Mains", "online": 0}}, {}, ""),
+        ({"BAT0": {}}, {}, ""),
+        ({"BAT0": {}}, {"once": True}, "--once looks once"),
+        ({"BAT0": {}}, {"once": True, "shutdown_after": 0.0}, ""),
+        ({"BAT0": {}}, {"shutdown_command": ["no-such-program"]}, "no-such-program is no program here"),
+        ({"BAT0": {}}, {"shutdown_command": [], "shutdown_runtime": 5.0}, "do nothing without --shutdown-command"),
+        ({}, {"shutdown_command": []}, ""),
+        ({"mouse": {"scope": "Device"}}, {}, "no battery or UPS is seen"),
+    ],
+)  # fmt: skip
+def test_a_shutdown_that_can_never_come_is_said_at_the_start(
+    tree: Tree,
+    machine: Callable[..., Machine],
+    caplog: pytest.LogCaptureFixture,
+    supplies: dict[str, dict[str, Any]],
+    options: dict[str, Any],
+    said: str,
+) -> None:
+    """Once, by what is seen; where all is well nothing is said."""
+    for name, files in supplies.items():
+        if name == "AC":
+            tree.supply(name, **files)
+        else:
+            tree.battery(name, **files)
+    one = machine(**(SHUTDOWN | options))
+    one.tick(10)
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert bool(warnings) is bool(said)
+    assert sum(said in text for text in warnings) == bool(said)
+
+
+TESTED = """BAT0: 3 %, discharging, critical
+BAT1: 80 %, idle
+mains: off
+no shutdown: BAT1: charge left above the critical line
+"""
+
+
+def test_test_shutdown_says_what_would_happen(
+    tree: Tree, db: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It names every battery, mains, the verdict and its reason; it stores and runs nothing."""
+    command = f"touch {tmp_path}/off"
+    arguments = ["run", "dev", "--root", str(tree.root), "--db", str(db), "--test-shutdown"]
+    arguments += ["--shutdown-command", command]
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery("BAT0", capacity=3)
+    tree.battery("BAT1", capacity=80, status="Not charging")
+    assert pc.main(arguments, Time().clocks) == 0
+    assert capsys.readouterr().out == TESTED
+    tree.battery("BAT1", capacity=4)
+    assert pc.main(arguments, Time().clocks) == 0
+    assert "shutdown in 30 s, if nothing changes: BAT0: critical\n" in capsys.readouterr().out
+    assert pc.main([*arguments, "--shutdown-after", "0"], Time().clocks) == 0
+    assert "shutdown now: BAT0: critical\n" in capsys.readouterr().out
+    assert (db.exists(), (tmp_path / "off").exists()) == (False, False)
+
+
+def test_test_shutdown_goes_by_the_devices_own_line(
+    tree: Tree, db: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the file knows the device, its critical charge counts."""
+    with PowerManager(db) as pm:
+        pm.register_device(
+            "dev", "dev", low_battery_threshold=40.0, critical_battery_threshold=30.0
+        )
+    tree.battery(capacity=29)
+    arguments = ["run", "dev", "--root", str(tree.root), "--db", str(db), "--test-shutdown"]
+    assert pc.main(arguments, Time().clocks) == 0
+    assert "BAT0: 29 %, discharging, critical" in capsys.readouterr().out
+
+
+def test_test_shutdown_of_upses(upsd: Upsd, capsys: pytest.CaptureFixture[str], db: Path) -> None:
+    """A calibration and a forced shutdown are named."""
+    arguments = ["run", "dev", "--root", str(TREES / "absent"), "--db", str(db), "--test-shutdown"]
+    arguments += ["--nut", upsd.address, "--shutdown-command", "sh"]
+    upsd.update("battery.charge: 3\nups.status: CAL OB LB")
+    assert pc.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert f"no shutdown: {upsd.address}: calibrating\n" in shown
+    upsd.update("ups.status: FSD OL")
+    assert pc.main(arguments) == 0
+    assert f"shutdown now: {upsd.address}: its primary says FSD\n" in capsys.readouterr().out
+
+
+# --- Events that flap
+
+
+def test_a_flapping_charger_is_one_event(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """An hour of on and off every 5 s is one restore and one charge_start, and costs one commit a minute."""
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery()
+    one = machine()
+    commits = count_commits(one)
+    for look in range(720):
+        on = look % 2
+        tree.supply("AC", online=on)
+        tree.battery(status="Charging" if on else "Discharging")
+        one.tick()
+    assert one.events() == [("charge_start", 60.0), ("restore", 60.0)]
+    assert len(commits) <= 63
+
+
+def test_after_a_while_of_peace_the_next_is_an_event_again(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
+    """Two minutes of the same state end the unrest; a short failure between is told when it ends."""
+    tree.supply("AC", type="Mains", online=1)
+    tree.battery(status="Full")
+    one = machine()
+    one.tick(30)
+    for quiet in (2, 2, 30, 2, 30):
+        tree.supply("AC", online=0)
+        one.tick(2)
+        tree.supply("AC", online=1)
+        one.tick(quiet)
+    one.tick(2)
+    assert one.events() == [("restore", 60.0)] * 2
+
+
+@pytest.mark.parametrize(("hold", "count"), [(120.0, 1), (0.0, 6), (10.0, 6), (11.0, 1)])
+def test_the_hold_can_be_set(
+    tree: Tree, machine: Callable[..., Machine], hold: float, count: int
+) -> None:
+    """--event-hold 0 tells every change."""
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery()
+    one = machine(event_hold=hold)
+    for look in range(13):
+        tree.supply("AC", online=look % 2)
+        one.tick(2)
+    assert one.events() == [("restore", 60.0)] * count
+
+
+# --- Simulated days
+
+
+class Laptop:
+    """A simulated laptop of two packs, with the truth of its power beside what its sensors say."""
+
+    def __init__(self, tree: Tree, seed: int) -> None:
+        self.tree, self.random = tree, random.Random(seed)
+        self.charge = {"BAT0": 60.0, "BAT1": 55.0}
+        self.inside = {"BAT0": True, "BAT1": True}
+        self.mains = True
+        self.near_end_s = self.ended_s = 0.0
+        self.shown: dict[str, dict[str, Any]] = {"AC": {}, "BAT0": {}, "BAT1": {}}
+        tree.supply("AC", type="Mains", online=1)
+        for name in self.charge:
+            tree.battery(name, capacity=round(self.charge[name]), energy_full=24_000_000)
+
+    def live(self, seconds: float) -> None:
+        """Let time pass: one pack after the other supplies 12 W or is charged by it."""
+        order = [name for name in self.charge if self.inside[name]]
+        step = seconds / 3600 * 12 / 24 * 100
+        active = ""
+        for name in order if self.mains else reversed(order):
+            full = self.charge[name] >= 100 if self.mains else self.charge[name] <= 1
+            if not full:
+                active = name
+                moved = self.charge[name] + (step if self.mains else -step)
+                self.charge[name] = min(max(moved, 1.0), 100.0)
+                break
+        # Between the critical line and its hysteresis it depends on where the charge came from.
+        best = max((int(self.charge[name]) for name in order), default=100)
+        self.near_end_s = 0.0 if self.mains or best >= 7 else self.near_end_s + seconds
+        self.ended_s = 0.0 if self.mains or best > 5 else self.ended_s + seconds
+        self.show(active)
+
+    def show(self, active: str) -> None:
+        """Write what the sensors say, some of it wrong or not at all."""
+        self.write("AC", {"online": int(self.mains)})
+        for name in self.charge:
+            if not self.inside[name]:
+                continue
+            status = "Not charging"
+            if name == active:
+                status = "Charging" if self.mains else "Discharging"
+            files: dict[str, Any] = {"status": status, "capacity": int(self.charge[name])}
+            files["current_now"] = 1_200_000 if name == active else 0
+            if self.random.random() < 0.1:
+                files[self.random.choice(["status", "capacity", "current_now"])] = "garbage"
+            if self.random.random() < 0.02:
+                files["voltage_now"] = 5
+            self.write(name, {"voltage_now": 10_000_000} | files)
+
+    def write(self, name: str, files: dict[str, Any]) -> None:
+        """Write the files that have changed."""
+        self.tree.supply(name, **dict(files.items() - self.shown[name].items()))
+        self.shown[name] = files
+
+    def change(self) -> None:
+        """Now and then somebody plugs, unplugs, or takes a pack out or puts another in."""
+        chance = self.random.random()
+        if chance < 0.006:
+            self.mains = not self.mains
+        elif chance < 0.009:
+            name = self.random.choice(sorted(self.charge))
+            place = self.tree.root / "sys/class/power_supply" / name
+            self.inside[name] = not self.inside[name]
+            self.shown[name] = {}
+            if not self.inside[name]:
+                shutil.rmtree(place)
+            else:
+                self.charge[name] = self.random.uniform(2, 100)
+                number = self.random.randrange(10**6)
+                self.tree.battery(name, energy_full=24_000_000, serial_number=number)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_days_of_a_laptop(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str], seed: int
+) -> None:
+    """Over a day of plugs, packs and bad values: off wherever nothing is left, and nowhere else."""
+    laptop = Laptop(tree, seed)
+    one = machine(interval=30.0, commit_every=900, **SHUTDOWN)
+    was_due = False
+    for _ in range(2880):
+        laptop.change()
+        laptop.live(30)
+        before = len(runs)
+        one.tick(seconds=30)
+        if len(runs) > before:
+            assert laptop.near_end_s >= 30, laptop.charge
+        if laptop.ended_s >= 180:
+            was_due = True
+            assert len(runs) > 0
+            laptop.mains = True  # somebody comes with a charger
+            runs.clear()
+    manager = one.collector.journal.manager
+    one.collector.journal.commit()
+    assert manager.check() == []
+    inside = {name for name, is_inside in laptop.inside.items() if is_inside}
+    assert was_due
+    for meter in manager.list_meters("dev"):
+        assert meter.active or meter.name not in inside
+
+
+def test_a_night_of_power_failures_by_nut(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str], upsd: Upsd
+) -> None:
+    """Forty short failures, upsd restarting and data going stale meanwhile, are no end; the long one is."""
+    upsd.update("battery.charge: 100\nbattery.voltage: 26.5\nups.realpower: 50\nups.status: OL")
+    one = machine(nut=[upsd.address], **SHUTDOWN)
+    one.tick(30)
+    for failure in range(40):
+        upsd.update(f"battery.charge: {100 - failure}\nups.status: OB DISCHRG")
+        one.tick(6)
+        upsd.reply = b"ERR DATA-STALE\n" if failure % 3 == 0 else b""
+        one.tick(3)
+        upsd.reply = b""
+        upsd.update("ups.status: OL CHRG")
+        one.tick(3 if failure % 2 else 40)
+    assert runs == []
+    kinds = [kind for kind, _ in one.events()]
+    assert kinds.count("restore") == kinds.count("charge_start") <= 21
+    for charge in range(60, 0, -1):
+        status = "OB DISCHRG LB" if charge < 10 else "OB DISCHRG"
+        upsd.update(f"battery.charge: {charge}\nups.status: {status}")
+        one.tick(4)
+        if charge == 10:
+            assert runs == []
+    assert runs == [upsd.address]
+    assert one.collector.journal.manager.check() == []
+
+
+def test_a_day_of_sleeps(tree: Tree, machine: Callable[..., Machine], runs: list[str]) -> None:
+    """A machine that wakes with an empty battery has time to be plugged in, and is at the third awakening."""
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery(capacity=9)
+    one = machine(**SHUTDOWN)
+    one.tick(20)
+    for charge in (7, 5, 4):
+        one.time.pass_(4 * 3600)
+        tree.battery(capacity=charge)
+        one.tick(5)
+        assert runs == []
+    tree.supply("AC", online=1)
+    tree.battery(status="Charging")
+    one.tick(200)
+    assert runs == []
+    tree.supply("AC", online=0)
+    tree.battery(status="Discharging")
+    one.tick(7)
+    assert runs == ["BAT0"]
+
+
+# --- One value costs that value
+
+
+def test_derived_values_are_held_to_bounds(tree: Tree) -> None:
+    """Watts over microvolts, and hundreds of volts times hundreds of amperes, are no values."""
+    tree.battery(voltage_now=5, current_now=None, power_now=9_000_000)
+    tree.battery("BAT1", voltage_now=3_900, current_now=None, power_now=15_000_000)
+    tree.battery("BAT2", voltage_now=900_000_000, current_now=900_000_000)
+    samples = [source.read() for source in pc.Supply.discover(str(tree.root))]
+    assert [(s.current, s.wattage) for s in samples] == [(None, 9.0), (None, 15.0), (900.0, None)]
+
+
+def test_an_absurd_value_costs_that_value_only(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """A look at microvolts takes neither the other battery's readings nor those that come later."""
+    tree.battery(current_now=None, power_now=9_000_000)
+    tree.battery("BAT1", capacity=70)
+    one = machine(commit_every=0)
+    one.tick(2)
+    tree.battery(voltage_now=5)
+    one.tick()
+    tree.battery(voltage_now=10_000_000)
+    one.tick(2)
+    assert [(r.voltage, r.current_draw) for r in one.readings()] == [
+        (10, 0.9), (10, 0.9), (5e-06, 0.9), (10, 0.9), (10, 0.9)
+    ]  # fmt: skip
+    assert len(one.readings("BAT1")) == 5
+
+
+@pytest.mark.parametrize("bad", [2e6, float("nan"), -1e9])
+def test_a_source_out_of_bounds_is_stored_as_unknown(
+    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    """Whatever a source says, the row that comes of it can be stored."""
+    tree.battery()
+    one = machine(commit_every=0)
+    sample = pc.Sample(voltage=bad, current=bad, charge_pct=50.0, direction=pc.DISCHARGING)
+    monkeypatch.setattr(pc.Supply, "_read", lambda _: sample)
+    one.tick(2)
+    assert [(r.voltage, r.current_draw, r.charge_pct) for r in one.readings()] == [
+        (None, None, 50.0)
+    ] * 2
+
+
+def row(name: str, voltage: float, at: float, kind: MeterType = MeterType.MAIN) -> pc.Row:
+    """A reading of 1 A."""
+    return pc.Row(at, name, kind, voltage, 1.0, None)
+
+
+def test_a_refused_row_is_said_once_and_dropped(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What power_manager does not store, a name that none can have among it, costs no other row."""
+    one = machine(commit_every=0)
+    journal = one.collector.journal
+    for number in range(4):
+        journal.add(row("good", 5.0, 1000.0 + number))
+        journal.add(row("bad", 2e6, 1000.0 + number))
+        journal.add(row("x" * 5000, 5.0, 1000.0 + number))
+    for value in (float("nan"), 1.0):
+        kind = power_manager.PowerEventType.RESTORE
+        journal.happen(pc.Happening(1000.0, kind, value, "good", MeterType.MAIN, ""))
+    assert journal.commit()
+    assert (journal.waiting, journal.refused) == (0, 9)
+    assert len(one.readings("good")) == 4
+    assert one.events() == [("restore", 1.0)]
+    assert caplog.text.count("bad: refused and left out: voltage: expected a number") == 1
+    assert one.collector.finish() == 0
+    assert "9 readings and events were refused" in caplog.text
+
+
+def test_once_that_is_refused_is_an_error(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """A cron job's exit code says that something was left out."""
+    tree.battery()
+    one = machine(once=True)
+    one.collector.journal.add(row("bad", 2e6, 1000.0))
+    one.tick()
+    assert (len(one.readings()), one.collector.finish()) == (1, 1)
+
+
+# --- Direction
+
+
+def test_a_status_that_cannot_be_read_keeps_the_last_direction(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
+    """Every sixth status is unreadable: neither the energy nor its sign suffers."""
+    tree.supply("AC", type="Mains", online=1)
+    tree.battery(status="Charging", voltage_now=12_000_000, current_now=None, power_now=30_000_000)
+    one = machine()
+    for look in range(60):
+        tree.battery(status=None if look % 6 == 5 else "Charging")
+        one.tick()
+    one.collector.finish()
+    with PowerManager(one.db, clock=lambda: one.time.day) as pm:
+        (meter,) = pm.list_meters("dev")
+        totals = pm.energy_totals(meter.id)
+        assert totals.energy_in_wh == pytest.approx(30 * 59 * 5 / 3600)
+        assert totals.energy_out_wh == 0
+        assert pm.get_statistics(meter.id, days=1)[0].max_wattage == -30
+    assert one.events() == []
+
+
+def test_a_status_that_stays_unreadable_is_no_direction(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
+    """After a minute the sign is unknown, and so are the watts; 0 A need no sign."""
+    tree.supply("AC", type="Mains", online=1)
+    tree.battery(status="Charging")
+    one = machine(commit_every=0)
+    one.tick()
+    tree.battery(status=None)
+    one.tick(14)
+    assert [r.wattage for r in one.readings()] == [-10.0] * 13 + [None] * 2
+    tree.battery(current_now=0)
+    one.tick()
+    assert one.readings()[-1].wattage == 0
+
+
+def test_mains_known_to_be_off_means_discharging(
+    tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a status mains says the direction, also to `sources`; mains that is on says nothing."""
+    tree.supply("AC", type="Mains", online=0)
+    tree.supply("USB", type="USB", online=0)
+    tree.battery(status="Unknown", current_now=-2_000_000)
+    shown = {row["name"]: row for row in sources(tree.root, capsys=capsys)}
+    assert (shown["BAT0"]["wattage"], shown["BAT0"]["current"]) == (20.0, 2.0)
+    tree.supply("USB", online=1)
+    shown = {row["name"]: row for row in sources(tree.root, capsys=capsys)}
+    assert (shown["BAT0"]["wattage"], shown["BAT0"]["voltage"]) == (None, 10.0)
+
+
+def test_mains_that_cannot_be_read_is_not_off(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """Of two supplies the one that was on cannot be read: it may still be."""
+    tree.supply("AC", type="Mains", online=1)
+    tree.supply("USB", type="USB", online=0)
+    tree.battery(status="Unknown", capacity=2)
+    one = machine(commit_every=0)
+    one.tick()
+    tree.supply("AC", online=None)
+    one.tick(40)
+    assert {r.wattage for r in one.readings()} == {None}
+    tree.supply("AC", online=0)
+    one.tick()
+    assert one.readings()[-1].wattage == 10
+
+
+def test_mains_that_goes_off_ends_a_held_charging(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
+    """Nothing charges without mains, whatever the status was a moment ago."""
+    tree.supply("AC", type="Mains", online=1)
+    tree.battery(status="Charging")
+    one = machine(commit_every=0)
+    one.tick()
+    tree.supply("AC", online=0)
+    tree.battery(status=None)
+    one.tick()
+    assert [r.wattage for r in one.readings()] == [-10.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("files", "step"),
+    [
+        ({"capacity": 60}, {"capacity": 1}),
+        ({"capacity": 60, "energy_now": 30_000_000}, {"energy_now": 500_000}),
+        ({"capacity": 60, "charge_now": 3_000_000, "charge_full": 5_000_000}, {"charge_now": 50_000}),
+    ],
+    ids=["charge", "energy counter", "charge counter"],
+)  # fmt: skip
+def test_a_falling_charge_means_discharging_and_a_rising_one_charging(
+    tree: Tree, machine: Callable[..., Machine], files: dict[str, Any], step: dict[str, Any]
+) -> None:
+    """A gauge without status and mains has its direction from two points of charge on."""
+    tree.battery(**({"status": "Unknown"} | files))
+    one = machine(commit_every=0)
+    for look in range(8):
+        tree.battery(**{name: files[name] - size * look for name, size in step.items()})
+        one.tick()
+    for look in range(8):
+        tree.battery(**{name: files[name] - size * (7 - look) for name, size in step.items()})
+        one.tick()
+    watts = [r.wattage for r in one.readings()]
+    assert watts == [None] * 2 + [10.0] * 8 + [-10.0] * 6
+    assert [kind for kind, _ in one.events()] == ["charge_start"]
+
+
+def test_a_gauge_that_wavers_has_no_direction(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """A point up and down is noise; and a direction ends when the charge has not moved for half an hour."""
+    tree.battery(status="Unknown", capacity=50)
+    one = machine(commit_every=0)
+    for look in range(20):
+        tree.battery(capacity=50 - look % 2)
+        one.tick()
+    assert {r.wattage for r in one.readings()} == {None}
+    tree.battery(capacity=48)
+    one.tick(int(pc.TREND_HOLD) // 5 + 2)
+    watts = [r.wattage for r in one.readings()][20:]
+    assert (watts[0], watts[-1]) == (10.0, None)
+
+
+def test_a_monitor_as_battery_has_its_direction_from_its_current(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
+    """A HAT by INA219 charges where its current is negative; a few milliamperes are noise."""
+    tree.hwmon(0, name="ina219", in1_input=4000, curr1_input=800)
+    one = machine(maps={"ina219": pc.Mapping(MeterType.BATTERY, "", False)}, commit_every=0)
+    one.tick()
+    tree.hwmon(0, curr1_input=-2)
+    one.tick()
+    tree.hwmon(0, curr1_input=-500)
+    one.tick()
+    assert one.events() == [("charge_start", 0.0)]
+    assert [r.wattage for r in one.readings("ina219")] == [3.2, -0.008, -2.0]
+
+
+# --- Packs that come, go and change
+
+
+def budget(one: Machine) -> dict[str, Any]:
+    """The device's present budget."""
+    with PowerManager(one.db, clock=lambda: one.time.day) as pm:
+        return pm.power_budget_check(["dev"])["dev"]
+
+
+def two_packs(tree: Tree) -> None:
+    """An idle pack of 24 Wh at 50 %, and one of 48 Wh that supplies 12 W."""
+    usual = {"voltage_now": 12_000_000, "current_now": None}
+    tree.battery("BAT0", capacity=50, power_now=0, energy_full=24_000_000, **usual)
+    tree.battery("BAT1", capacity=80, power_now=12_000_000, energy_full=48_000_000, **usual)
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["once", "in one run"])
+def test_a_pack_that_was_pulled_out_counts_no_more(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture, once: bool
+) -> None:
+    """Its meter becomes inactive, said once, and active again when it is back."""
+
+    def look() -> Machine:
+        one = machine(once=True) if once else run
+        one.tick(1 if once else 25)
+        return one
+
+    two_packs(tree)
+    run = machine()
+    look()
+    pack = tree.root / "sys/class/power_supply/BAT1"
+    pack.rename(tree.root / "BAT1")
+    tree.battery("BAT0", power_now=12_000_000)
+    for _ in range(2):
+        one = look()
+    assert (budget(one)["total_wattage"], budget(one)["estimated_runtime_hours"]) == (12.0, 1.0)
+    assert caplog.text.count("BAT1: gone: its meter is inactive") == 1
+    (tree.root / "BAT1").rename(pack)
+    assert budget(look())["total_wattage"] == 24.0
+
+
+def test_a_pack_that_says_it_is_not_present_counts_no_more(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
+    """A driver that keeps the files of an empty bay says it in `present`."""
+    two_packs(tree)
+    one = machine()
+    one.tick(2)
+    tree.battery("BAT1", present=0)
+    one.tick(10)
+    assert budget(one)["battery_count"] == 2  # it may be back in a moment
+    one.tick(20)
+    assert budget(one)["battery_count"] == 1
+
+
+def test_sensors_that_do_not_answer_are_not_gone(
+    tree: Tree, machine: Callable[..., Machine], upsd: Upsd
+) -> None:
+    """Neither unreadable files, nor a class without its directory, nor a upsd that is down takes a meter."""
+    two_packs(tree)
+    upsd.update("battery.charge: 90\nups.status: OL")
+    one = machine(nut=[upsd.address])
+    one.tick()
+    for name in ("voltage_now", "power_now", "capacity", "status"):
+        tree.battery("BAT1", **{name: "garbage"})
+    upsd.reply = b"ERR DATA-STALE\n"
+    one.tick(60)
+    manager = one.collector.journal.manager
+    assert [meter.active for meter in manager.list_meters("dev")] == [True] * 3
+    (tree.root / "sys").rename(tree.root / "away")
+    upsd.reply = None
+    one.tick(60)
+    assert [meter.active for meter in manager.list_meters("dev")] == [True] * 3
+
+
+def test_meters_of_others_are_left_alone(
+    tree: Tree, machine: Callable[..., Machine], db: Path
+) -> None:
+    """A meter that somebody else has added keeps its capacity, and stays active without a source."""
+    with PowerManager(db) as pm:
+        pm.register_device("dev", "dev")
+        pm.add_meter("dev", "battery", 99.0, "BAT0")
+        pm.add_meter("dev", "battery", 10.0, "in the shed")
+    tree.battery()
+    one = machine(once=True)
+    one.tick()
+    shutil.rmtree(tree.root / "sys/class/power_supply/BAT0")
+    other = machine(once=True)
+    other.tick()
+    meters = other.collector.journal.manager.list_meters("dev")
+    assert [(m.name, m.capacity_wh, m.active) for m in meters] == [
+        ("BAT0", 99.0, True),
+        ("in the shed", 10.0, True),
+    ]
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["once", "in one run"])
+def test_another_capacity_is_taken_over(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture, once: bool
+) -> None:
+    """A pack of 72 Wh in the place of one of 24 Wh gives three times the hours, and a line in the log."""
+    tree.battery(capacity=50, current_now=1_200_000, energy_full=24_000_000)
+    run = machine()
+    (machine(once=True) if once else run).tick()
+    tree.battery(energy_full=72_000_000)
+    one = machine(once=True) if once else run
+    one.tick(1 if once else 30)
+    assert budget(one)["estimated_runtime_hours"] == 3.0
+    assert caplog.text.count("BAT0: its capacity is 72 Wh now, was 24 Wh") == 1
+
+
+def test_a_capacity_that_glitches_or_wanders_is_no_other_pack(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One look at another capacity is none, half a percent is none; what adds up is."""
+    tree.battery(energy_full=50_000_000)
+    one = machine()
+    one.tick(2)
+    for look in range(60):
+        tree.battery(energy_full=999_000_000 if look % 3 == 0 else 50_000_000 - look * 5_000)
+        one.tick()
+    (meter,) = one.collector.journal.manager.list_meters("dev")
+    assert (meter.capacity_wh, "its capacity" in caplog.text) == (50.0, False)
+    tree.battery(energy_full=49_000_000)
+    one.tick(30)
+    (meter,) = one.collector.journal.manager.list_meters("dev")
+    assert meter.capacity_wh == 49.0
+
+
+def test_a_capacity_of_ampere_hours_does_not_follow_the_volts(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a nominal voltage watt-hours move with the charge, and that is no other pack."""
+    tree.battery(energy_full=None, charge_full=2_000_000, voltage_now=12_600_000)
+    one = machine()
+    for step in range(60):
+        tree.battery(voltage_now=12_600_000 - step * 45_000)
+        one.tick(2)
+    (meter,) = one.collector.journal.manager.list_meters("dev")
+    assert (meter.capacity_wh, "its capacity" in caplog.text) == (25.2, False)
+
+
+def test_another_serial_number_is_another_pack(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, its capacity taken over, and the last volts and amperes are not its own."""
+    tree.battery(serial_number="A1", energy_full=50_000_000)
+    one = machine(commit_every=0)
+    one.tick(2)
+    shutil.rmtree(tree.root / "sys/class/power_supply/BAT0")
+    one.tick()
+    tree.battery(serial_number="B2", energy_full=50_200_000, current_now=None)
+    one.tick(30)
+    assert caplog.text.count("BAT0: another one: B2, was A1") == 1
+    (meter,) = one.collector.journal.manager.list_meters("dev")
+    assert meter.capacity_wh == 50.2
+    assert one.readings()[-1].current_draw is None
+
+
+def test_what_a_person_changes_of_a_meter_stays(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
+    """A name and a capacity of one's own outlive restarts, until another pack is put in."""
+    tree.battery(energy_full=50_000_000)
+    one = machine(once=True)
+    one.tick()
+    manager = one.collector.journal.manager
+    (meter,) = manager.list_meters("dev")
+    manager.update_meter(meter.id, name="Main pack", capacity_wh=45.0)
+    machine(once=True).tick()
+    again = machine(once=True)
+    again.tick()
+    (meter,) = manager.list_meters("dev")
+    assert (meter.name, meter.capacity_wh, len(one.readings("Main pack"))) == ("Main pack", 45, 3)
+    tree.battery(energy_full=30_000_000)
+    machine(once=True).tick()
+    assert manager.list_meters("dev")[0].capacity_wh == 30.0
+
+
+def test_a_capacity_that_comes_late_is_taken(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """A meter that was registered without one gets it as soon as it is known."""
+    tree.battery(energy_full=None)
+    one = machine()
+    one.tick(2)
+    tree.battery(energy_full=50_000_000)
+    one.tick(20)
+    (meter,) = one.collector.journal.manager.list_meters("dev")
+    assert meter.capacity_wh == 50.0
+
+
+def test_a_meter_becomes_inactive_also_after_a_failed_commit(
+    tree: Tree, machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be written of a pack's end is written when the file can be again."""
+    two_packs(tree)
+    one = machine()
+    one.tick()
+    shutil.rmtree(tree.root / "sys/class/power_supply/BAT1")
+    with monkeypatch.context() as patch:
+        patch.setattr(one.collector.journal.manager, "log_many", full_disk)
+        one.tick(40)
+    one.tick(20)
+    assert budget(one)["battery_count"] == 1
+
+
 # --- Readings
 
 
@@ -2610,19 +3795,64 @@ def test_readings_are_grouped(tree: Tree, machine: Callable[..., Machine]) -> No
     )
 
 
-def test_below_the_low_threshold_every_reading_is_stored_at_once(
+def test_at_a_threshold_the_reading_is_stored_at_once(
     tree: Tree, machine: Callable[..., Machine]
 ) -> None:
-    """From the low threshold down, the device's own where it has one, nothing waits."""
-    tree.battery(capacity=30)
+    """Low, at the device's own threshold where it has one, and critical do not wait; what follows may."""
+    with PowerManager(machine().db) as pm:
+        pm.register_device("dev", "dev", low_battery_threshold=30.0)
+    tree.battery(capacity=31)
     one = machine()
-    one.tick()
-    one.collector.journal.manager.update_device("dev", low_battery_threshold=30.0)
-    one.tick()
+    one.tick(2)
     assert len(one.readings()) == 1
-    one.time.pass_(60)
+    tree.battery(capacity=30)
     one.tick(3)
-    assert (len(one.readings()), one.events()) == (5, [("discharge", 30.0)])
+    assert (len(one.readings()), one.events()) == (3, [("discharge", 30.0)])
+    tree.battery(capacity=5)
+    one.tick(3)
+    assert len(one.readings()) == 6
+    assert one.events() == [("discharge", 30.0), ("low_battery", 5.0)]
+
+
+def count_commits(one: Machine) -> list[float]:
+    """The times of the commits that have something to write, from now on."""
+    commits: list[float] = []
+    journal = one.collector.journal
+    real = journal.commit
+
+    def counted() -> bool:
+        if journal.waiting:
+            commits.append(one.time.now)
+        return real()
+
+    journal.commit = counted  # type: ignore[method-assign]
+    return commits
+
+
+@pytest.mark.parametrize("charge", [100, 20, 5, 1])
+def test_a_battery_that_stays_low_costs_no_more_commits_than_a_full_one(
+    tree: Tree, machine: Callable[..., Machine], charge: int
+) -> None:
+    """An hour at any charge is 61 commits: the first look, and one a minute."""
+    tree.battery(capacity=charge)
+    one = machine()
+    commits = count_commits(one)
+    one.tick(720)
+    assert len(commits) == 60
+
+
+def test_urgent_commits_have_a_rate(tree: Tree, machine: Callable[..., Machine]) -> None:
+    """Forty chargers that come one after another cannot make a commit at every look."""
+    for number in range(40):
+        tree.battery(f"BAT{number}")
+    one = machine(commit_every=600)
+    commits = count_commits(one)
+    for number in range(40):
+        one.tick()
+        tree.battery(f"BAT{number}", status="Charging")
+    one.tick(82)
+    assert len(commits) <= pc.URGENT_COUNT + 2
+    assert [kind for kind, _ in one.events()] == ["charge_start"] * 40
 
 
 def test_a_value_that_vanishes_costs_that_value_only(
