@@ -144,6 +144,9 @@ _SENTINELS = {
 }
 
 
+_NUMBER = re.compile(r"[-+]?\d{1,18}(\.\d{1,18})?", re.ASCII)
+
+
 def _clean(text: str) -> str:
     r"""Text without what no name, terminal or JSON should have.
 
@@ -172,7 +175,7 @@ def _number(text: str) -> float | None:
     >>> [_number(text) for text in ("12.5", "655.290", "65535", "-7", "1e400", "")]
     [12.5, None, None, -7.0, None, None]
     """
-    if not re.fullmatch(r"[-+]?\d{1,18}(\.\d{1,18})?", text, re.ASCII):
+    if not _NUMBER.fullmatch(text):
         return None
     value = float(text)
     return None if abs(value) in _SENTINELS else value
@@ -329,6 +332,7 @@ class Supply(Source):
     is_contract = False  # whether its values are what was agreed with a charger, not what flows
     serial = ""
     extras: frozenset[str] = frozenset()  # which of the files are there that few drivers have
+    _known_capacity: tuple[float | None, bool] | None = None
 
     @classmethod
     def discover(cls, root: str) -> list[Source]:
@@ -413,7 +417,10 @@ class Supply(Source):
             runtime_s=self._runtime() if direction == DISCHARGING else None,
             temperature_c=_sane(self._extra("temp", 10.0), "C"),
         )
-        sample.capacity_wh, sample.rough_capacity = self._capacity(volts)
+        # Hardly ever another one: read once for each time that sensors are looked for.
+        if self._known_capacity is None:
+            self._known_capacity = self._capacity(volts)
+        sample.capacity_wh, sample.rough_capacity = self._known_capacity
         # Without a capacity, and beside one of 0 that may never have been filled in, a counter says it.
         if direction is None or not sample.charge_pct:
             sample.fine_charge_pct = self._counted_charge()
@@ -1950,8 +1957,8 @@ class History:
         Where the power changes after readings that were left out, the newest of them goes first: else the change
         would be booked as a slow one over all that time.
         """
-        kept = self._kept
-        if not always and kept is not None and _is_like(kept, row, min_change, silence):
+        kept = self._kept if min_change > 0 and not always else None
+        if kept is not None and _is_like(kept, row, min_change, silence):
             self._skipped = row
             return []
         rows = [*self.rest(), row]
@@ -2006,7 +2013,10 @@ class Histories:
 
     def of(self, source: Source) -> History:
         """The history of a source's meter."""
-        return self._histories.setdefault(source.name, History())
+        history = self._histories.get(source.name)
+        if history is None:
+            history = self._histories[source.name] = History()
+        return history
 
     def all(self) -> Iterable[History]:
         """Every history there is."""
@@ -2170,7 +2180,9 @@ class ShutdownWatch:
         found = [(s, x) for s, x in samples if s.kind in ALERT_TYPES and not s.peripheral]
         self._forget_gone({source.name for source, _ in found}, now)
         for source, sample in found:
-            reserve = self._reserves.setdefault(source.name, Reserve(source.name, source.kind))
+            reserve = self._reserves.get(source.name)
+            if reserve is None:
+                reserve = self._reserves[source.name] = Reserve(source.name, source.kind)
             own_mains = mains if source.kind is MeterType.BATTERY else sample.mains
             reserve.take(sample, critical_pct, own_mains, now)
         self._follow_packs(now)
@@ -2452,7 +2464,9 @@ class EventWatch:
     def _look_at_direction(self, source: Source, sample: Sample, now: float) -> Happening | None:
         if sample.direction in (None, IDLE) or source.kind not in ALERT_TYPES:
             return None
-        unrest = self._directions.setdefault(source.name, Unrest(self._hold))
+        unrest = self._directions.get(source.name)
+        if unrest is None:
+            unrest = self._directions[source.name] = Unrest(self._hold)
         if not unrest.is_news(sample.direction, now):
             return None
         self.urgent = True
