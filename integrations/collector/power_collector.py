@@ -224,7 +224,10 @@ def _agreed(*values: float | None) -> float | None:
     >>> [_agreed(0.0, None, 4.5), _agreed(None, 0.0), _agreed(None, None)]
     [4.5, 0.0, None]
     """
-    return _first(*(value or None for value in values), *values)
+    for value in values:
+        if value:
+            return value
+    return _first(*values)
 
 
 # --- Samples and sources ----------------------------------------------------------------------
@@ -740,7 +743,9 @@ class UpsdAccess:
     """How to speak to a upsd."""
 
     logins: netrc.netrc | None = None  # user names and passwords by host, from a file
-    trust: str = ""  # "": no TLS; else "system", "unverified", or a file of certificates to trust
+    trust: str | None = (
+        None  # None: no TLS; "system", "unverified", or a file of certificates to trust
+    )
 
     def login(self, host: str) -> tuple[str, str] | None:
         """The user name and password for a host: from the file, else from the environment."""
@@ -1686,7 +1691,7 @@ class Options:
     shutdown_runtime: float | None = None  # minutes left
     test_shutdown: bool = False
     nut_login: netrc.netrc | None = None
-    nut_tls: str = ""
+    nut_tls: str | None = None
     apcupsd: Sequence[str] = ()
     programs: Sequence[tuple[str, Sequence[str]]] = ()
     curves: dict[str, Curve] = field(default_factory=dict)
@@ -3413,9 +3418,11 @@ def _trust(text: str) -> str:
     if text in ("system", "unverified"):
         return text
     try:
+        if not text:
+            raise OSError("no file is named")
         UpsdAccess(None, text).context()
     except OSError as exc:
-        raise argparse.ArgumentTypeError(f"{exc}: {text}") from None
+        raise argparse.ArgumentTypeError(f"{exc}: {text!r}") from None
     return text
 
 
@@ -3428,7 +3435,7 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
         help="a UPS of NUT's upsd; without UPS@ all of them")  # fmt: skip
     add("--nut-login", type=_logins, metavar="FILE",
         help=f"a netrc file of users and passwords of upsd (else ${NUT_USERNAME}, ${NUT_PASSWORD})")  # fmt: skip
-    add("--nut-tls", type=_trust, default="", metavar="TRUST",
+    add("--nut-tls", type=_trust, metavar="TRUST",
         help="speak TLS to upsd, and trust a FILE of certificates, `system`, or all: `unverified`")  # fmt: skip
     add("--apcupsd", action="append", default=[], type=_apcupsd_address, metavar="HOST[:PORT]",
         help="the UPS of an apcupsd")  # fmt: skip

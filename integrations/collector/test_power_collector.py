@@ -1413,6 +1413,15 @@ def test_a_upsd_by_tls(
     assert verbs == ["STARTTLS", "USERNAME", "PASSWORD", "LIST"]
 
 
+def test_tls_costs_only_those_who_ask_for_it() -> None:
+    """A collector without --nut-tls does not load it: it takes 6 MiB."""
+    text = "import sys, power_collector as pc; pc._parser().parse_args(['sources']); print('ssl' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": f"{HERE}:{CHECKOUT}"}
+    command = [sys.executable, "-c", text]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_certificate_that_nobody_trusts(tls_upsd: Upsd, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gets no password and is asked nothing."""
     monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
@@ -1441,8 +1450,8 @@ def test_plain_text_behind_the_answer_to_starttls_is_refused(tls_upsd: Upsd) -> 
 def test_a_file_of_certificates_that_is_none(
     login: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is a usage error, whether it is missing or something else."""
-    for wrong in (login, login.parent / "none"):
+    """It is a usage error, whether it is missing or something else: no name is not no TLS."""
+    for wrong in (login, login.parent / "none", ""):
         with pytest.raises(SystemExit):
             pc.main(["sources", "--nut-tls", str(wrong)])
     assert "usage:" in capsys.readouterr().err
