@@ -206,6 +206,7 @@ class Sample:
     # Whether current and power have their sign; a battery's without a direction are mere sizes.
     signed: bool = True
     fine_charge_pct: float | None = None  # by an energy or charge counter, where it is asked
+    trend: int | None = None  # the direction in which the charge moves, whatever the status says
     rough_capacity: bool = False  # whether the capacity moves with the volts
     serial: str = ""  # the pack's or UPS's own number
     runtime_s: float | None = None  # seconds left, as the device itself says
@@ -925,6 +926,7 @@ class History:
         self._amperes_direction: int | None = None
         self._direction = LastKnown[int]()
         self._trend = Trend()
+        self._fine_trend = Trend()
 
     def judge(self, source: Source, sample: Sample, mains: bool | None, now: float) -> None:
         """Find a battery's direction where it does not say it, and give its current and power their sign.
@@ -933,26 +935,33 @@ class History:
         """
         if source.kind not in ALERT_TYPES:
             return
+        self._follow_trend(sample, now)
         if sample.direction is None:
             sample.direction = self._find_direction(source, sample, mains, now)
         else:
             self._direction.take(sample.direction, now)
-            self._trend = Trend()
         if not sample.signed:
             sample.current = _signed(sample.current, sample.direction)
             sample.wattage = _signed(sample.wattage, sample.direction)
 
+    def _follow_trend(self, sample: Sample, now: float) -> None:
+        if sample.direction not in (None, self._direction.value):
+            self._trend = Trend()  # a charger that was just plugged in has not moved the charge yet
+            self._fine_trend = Trend()
+        trend = self._trend.take(sample.charge_pct, now)
+        fine_trend = self._fine_trend.take(sample.fine_charge_pct, now)
+        sample.trend = trend if fine_trend is None else fine_trend
+
     def _find_direction(
         self, source: Source, sample: Sample, mains: bool | None, now: float
     ) -> int | None:
-        trend = self._trend.take(_first(sample.fine_charge_pct, sample.charge_pct), now)
         last = self._direction.at(now)
         # Nothing charges while mains is known to be off.
         if last is not None and not (last == CHARGING and mains is False):
             return last
         if source.kind is MeterType.BATTERY and sample.signed and sample.current is not None:
             return _direction_of(sample.current)
-        return DISCHARGING if mains is False else trend
+        return DISCHARGING if mains is False else sample.trend
 
     def take_facts(self, source: Source, sample: Sample, now: float, hold: float) -> bool:
         """Remember what the source is; return whether another one has been in its place for `hold` seconds."""
@@ -1142,6 +1151,7 @@ class Reserve:
     heard_at: float = -math.inf
     missed_at: float | None = None  # since when nothing is heard of it
     discharging: bool = False
+    falling: bool = False  # by its charge, whatever its status says
     on_battery_at: float | None = None  # since when a UPS is on battery
     low: bool = False  # as the device itself says
     empty: bool = False  # by its charge
@@ -1157,6 +1167,7 @@ class Reserve:
         self.heard_at = now
         self.missed_at = None
         self.direction = sample.direction
+        self.falling = sample.trend == DISCHARGING
         self.charge.take(sample.charge_pct, now)
         self.watts.take(sample.wattage, now)
         self.runtime.take(sample.runtime_s, now)
@@ -1281,9 +1292,13 @@ class ShutdownWatch:
         packs = self._packs()
         # Only with mains there can a discharge be on purpose.
         supplying = any(p.discharging and not (p.calibrating and self._mains) for p in packs)
+        charging = any(pack.direction == CHARGING for pack in packs)
+        if self._mains is not True and any(pack.falling for pack in packs):
+            # A status that says otherwise is stuck, or its charger is too weak.
+            supplying = True
+            charging = False
         # Packs that say nothing, or that they rest, supply all the same where nothing else can.
         supplying = supplying or (bool(packs) and self._mains is False)
-        charging = any(pack.direction == CHARGING for pack in packs)
         if not supplying or charging:
             self._packs_on_battery_at = None
         elif self._packs_on_battery_at is None:
@@ -1796,6 +1811,7 @@ class Journal:
         self._happenings: deque[Happening] = deque(maxlen=1000)
         self._ids: dict[Key, str] = {}
         self._lost = 0
+        self._refusing = 0
         self._said_refused: set[str] = set()
         self.refused = 0  # readings and events that power_manager does not store
         self.error = ""
@@ -1861,6 +1877,8 @@ class Journal:
             )
         self.error = ""
         self._lost = 0
+        self.refused += self._refusing
+        self._refusing = 0
         self._rows.clear()
         self._happenings.clear()
         return True
@@ -1879,6 +1897,7 @@ class Journal:
     def _write(self) -> None:
         """Store what waits, each at the time of day that it happened at."""
         offset = self._clocks.wall() - self._clocks.boot()
+        self._refusing = 0
         self._look_up_device()
         self._write_readings(offset)
         for happening in self._happenings:
@@ -1916,7 +1935,7 @@ class Journal:
 
     def _refuse(self, name: str, why: str) -> None:
         """Drop what power_manager does not store, and say so once for each source."""
-        self.refused += 1
+        self._refusing += 1
         if name not in self._said_refused:
             self._said_refused.add(name)
             _log.error("%s: refused and left out: %s", _clean(name), why[:300])

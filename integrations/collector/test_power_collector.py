@@ -1381,6 +1381,46 @@ def test_a_gauge_without_a_direction_ends_the_machine(
     assert runs == ["BAT0"] * 2
 
 
+@pytest.mark.parametrize(
+    ("status", "mains", "ends"),
+    [("Charging", None, True), ("Charging", 0, True), ("Not charging", None, True), ("Full", None, True),
+     ("Charging", 1, False), ("Not charging", 1, False)],
+)  # fmt: skip
+def test_a_status_that_is_stuck_does_not_keep_a_falling_charge_from_its_end(
+    tree: Tree,
+    machine: Callable[..., Machine],
+    runs: list[str],
+    status: str,
+    mains: int | None,
+    ends: bool,
+) -> None:
+    """Where mains is not known to be on, a charge that falls says it louder."""
+    if mains is not None:
+        tree.supply("AC", type="Mains", online=mains)
+    tree.battery(status=status)
+    one = machine(**SHUTDOWN)
+    for charge in (9, 8, 7, 6, 5, 4):
+        tree.battery(capacity=charge)
+        one.tick(8)
+    assert bool(runs) is ends
+
+
+def test_a_charger_that_is_plugged_in_at_the_end_cancels_the_shutdown(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """The charge has fallen until now, but that is over."""
+    tree.battery(capacity=9)
+    one = machine(**SHUTDOWN)
+    for charge in (9, 8, 7, 6, 5):
+        tree.battery(capacity=charge)
+        one.tick(4)
+    tree.battery(status="Charging")
+    one.tick(20)
+    tree.battery(capacity=4)  # a gauge may well fall a little more
+    one.tick(20)
+    assert runs == []
+
+
 def test_a_discharge_on_purpose_does_not_shut_down(
     tree: Tree, machine: Callable[..., Machine], runs: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
