@@ -784,6 +784,11 @@ class Options:
     shutdown_runtime: float | None = None  # minutes left
     test_shutdown: bool = False
 
+    @property
+    def hold(self) -> float:
+        """Seconds for which a source has to be gone, or another one, before its meter follows."""
+        return 0.0 if self.once else HOLD
+
 
 class ClockWatch:
     """Notices a time of day that was set, and a machine that slept."""
@@ -1250,6 +1255,7 @@ class ShutdownWatch:
         self._packs_on_battery_at: float | None = None
         self._ending_at: float | None = None
         self._said_calibrating = False
+        self._said_doubts = options.test_shutdown  # describe() says them there
         self._ran = False
         self.ending: Ending | None = None  # as of the last look
 
@@ -1274,6 +1280,10 @@ class ShutdownWatch:
         before = self.ending
         self.ending = self._judge(now)
         self._follow_ending(before, now)
+        if not self._said_doubts:
+            self._said_doubts = True
+            for doubt in self.doubts():
+                _log.warning("%s", doubt)
 
     def _forget_gone(self, names: set[str], now: float) -> None:
         """A pack taken out is not critical; a UPS that goes while on battery is a lost one."""
@@ -1813,6 +1823,7 @@ class Journal:
         self._lost = 0
         self._refusing = 0
         self._said_refused: set[str] = set()
+        self.accepted = 0  # readings and events that were to be stored
         self.refused = 0  # readings and events that power_manager does not store
         self.error = ""
         self.low = power_manager.LOW_BATTERY_THRESHOLD
@@ -1852,9 +1863,11 @@ class Journal:
             self._rows.popleft()
             self._lost += 1
         self._rows.append(row)
+        self.accepted += 1
 
     def happen(self, happening: Happening) -> None:
         """Keep an event for the next commit."""
+        self.accepted += 1
         self._happenings.append(happening)
 
     def commit(self) -> bool:
@@ -2140,12 +2153,9 @@ class Collector:
         self._events = EventWatch(options.event_hold)
         self._shutdown = ShutdownWatch(options)
         self._schedule = Schedule(options.commit_every)
-        self._hold = 0.0 if options.once else HOLD
-        self.journal = Journal(options.db, options.device_id, clocks, self._hold)
+        self.journal = Journal(options.db, options.device_id, clocks, options.hold)
         self._hooks = EventHooks(options)
         self._prune_at = -math.inf
-        self._looks = 0
-        self._stored_any = False
         if options.interval > self.journal.max_gap:
             _log.warning(
                 "no energy is booked: readings every %g s are farther apart than the file's max_gap, %g s",
@@ -2196,7 +2206,6 @@ class Collector:
         self._watch_shutdown(samples, now)
         self._hooks.tell(self.journal)
         self._prune(now)
-        self._looks += 1
 
     def finish(self) -> int:
         """Write what waits, and close; return the exit code."""
@@ -2213,10 +2222,11 @@ class Collector:
         self._hooks.close()
         self._sensors.close()
         self.journal.manager.close()
-        once = self._options.once
-        if once and not self._stored_any:
+        failed = not stored
+        if self._options.once and self.journal.accepted == 0:
             _log.error("nothing to log: `power_collector sources` shows what this machine has")
-        return int(not stored or (once and (not self._stored_any or self.journal.refused > 0)))
+            failed = True
+        return int(failed or (self._options.once and self.journal.refused > 0))
 
     def _take(self, source: Source, sample: Sample, now: float) -> None:
         """Make a reading of a sample."""
@@ -2228,7 +2238,7 @@ class Collector:
                 self._sensors.rescan_soon()
         if sample.empty:
             return
-        if history.take_facts(source, sample, now, self._hold):
+        if history.take_facts(source, sample, now, self._options.hold):
             assert history.facts is not None
             self.journal.registry.change((source.name, source.kind), history.facts)
         row = history.reading(source, sample, now)
@@ -2251,16 +2261,12 @@ class Collector:
         self.journal.registry.look(present, self._sensors.answering(samples), now)
 
     def _commit(self, now: float) -> None:
-        self._stored_any |= self.journal.waiting > 0
         self._schedule.note(now, stored=self.journal.commit())
 
     def _watch_shutdown(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
         """Run the shutdown command, once for each time that the machine ends."""
         watch = self._shutdown
         watch.look(samples, self._histories.mains, self.journal.critical, now)
-        if self._looks == 0:
-            for doubt in watch.doubts():
-                _log.warning("%s", doubt)
         command = self._options.shutdown_command
         if not command or not watch.is_due(now) or watch.ending is None:
             return
