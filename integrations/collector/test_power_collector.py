@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -61,6 +64,10 @@ class Tree:
     def supply(self, supply_name: str, **files: object) -> Path:
         """Write files of a power supply; None removes one."""
         return self._write(self.root / "sys/class/power_supply" / supply_name, files)
+
+    def iio(self, number: int, **files: object) -> Path:
+        """Write files of an iio device."""
+        return self._write(self.root / f"sys/bus/iio/devices/iio:device{number}", files)
 
     def hwmon(self, number: int, **files: object) -> Path:
         """Write files of a hwmon device."""
@@ -223,7 +230,8 @@ def test_a_laptop_as_the_kernel_shows_it(
     assert (ac["name"], ac["type"], ac["status"], ac["wattage"]) == ("AC", "main", "Offline", None)
     assert battery == {
         "name": "BAT0", "type": "battery", "voltage": 11.4, "current": 0.56, "wattage": 6.384, "charge_pct": 62.0,
-        "capacity_wh": 51.48, "status": "Discharging",
+        "capacity_wh": 51.48, "status": "Discharging", "runtime_s": None, "temperature_c": None, "serial": "4711",
+        "is_estimated": False,
     }  # fmt: skip
     assert pc.main(["run", "lap", "--root", str(tree.root), "--db", str(db), "--once"]) == 0
     with PowerManager(db) as pm:
@@ -263,7 +271,9 @@ EXPECTED: dict[str, list[tuple[Any, ...]]] = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_captured_trees(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every captured tree gives exactly its meters."""
-    assert [tuple(row.values()) for row in sources(TREES / name, capsys=capsys)] == EXPECTED[name]
+    rows = [tuple(row.values()) for row in sources(TREES / name, capsys=capsys)]
+    assert [row[:8] for row in rows] == EXPECTED[name]
+    assert {row[8:] for row in rows} <= {(None, None, None, False)}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -378,13 +388,101 @@ def test_supplies_from_outside(tree: Tree, kind: str) -> None:
     )
 
 
-def test_what_was_agreed_with_a_charger_is_not_measured(tree: Tree) -> None:
-    """UCSI supplies say whether they are online, and no watts."""
-    tree.supply(
-        "ucsi-source-psy-1", type="USB", online=1, voltage_now=20_000_000, current_now=3_000_000
-    )
+@pytest.mark.parametrize(
+    ("name", "usb_type"),
+    [
+        ("ucsi-source-psy-USBC000:001", None),
+        ("tcpm-source-psy-2-0022", None),
+        ("tcpm-source-psy-2-0022", "[C] PD PD_PPS"),
+        ("tps6598x-source-psy-0-0020", "C [PD]"),
+        ("port0", "[C] PD PD_PPS PD_PPS_SPR_AVS"),
+        ("port0", "Unknown C [PD_DRP]"),
+    ],
+)
+def test_what_was_agreed_with_a_charger_is_not_measured(
+    tree: Tree, name: str, usb_type: str | None
+) -> None:
+    """A Type-C port's supply says whether it is online, and no watts, whatever driver it is of."""
+    files = {"online": 1, "voltage_now": 9_000_000, "current_now": 3_000_000, "usb_type": usb_type}
+    tree.supply(name, type="USB", **files)
     sample = pc.Supply.discover(str(tree.root))[0].read()
-    assert (sample.voltage, sample.wattage, sample.mains) == (None, None, True)
+    assert (sample.voltage, sample.current, sample.wattage) == (None, None, None)
+    assert (sample.status, sample.mains) == ("Online", True)
+
+
+def test_a_supply_beside_a_type_c_port_is_a_contract(tree: Tree) -> None:
+    """The device that registers the port registers the supply, whatever it calls it."""
+    place = tree.supply("any", type="USB", online=1, voltage_now=5_000_000, current_now=500_000)
+    (tree.root / "devices/2-0022/typec/port0").mkdir(parents=True)
+    (place / "device").symlink_to(tree.root / "devices/2-0022")
+    assert pc.Supply.discover(str(tree.root))[0].read().wattage is None
+
+
+@pytest.mark.parametrize("usb_type", [None, "[SDP] DCP CDP", "SDP DCP CDP [C] PD", "[Unknown]"])
+def test_a_charger_that_measures_is_no_contract(tree: Tree, usb_type: str | None) -> None:
+    """A charger that detects the older kinds of charger has a converter of its own."""
+    files = {"online": 1, "voltage_now": 5_000_000, "current_now": 2_000_000, "usb_type": usb_type}
+    tree.supply("axp20x-usb", type="USB", **files)
+    assert pc.Supply.discover(str(tree.root))[0].read().wattage == 10.0
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"power_now": 0, "current_now": 1_200_000, "voltage_now": 3_800_000}, (1.2, 4.56)),
+        ({"power_now": 4_560_000, "current_now": 0, "voltage_now": 3_800_000}, (1.2, 4.56)),
+        ({"power_now": 0, "current_now": 0}, (0.0, 0.0)),
+        ({"power_now": 0, "current_now": None}, (0.0, 0.0)),
+        ({"power_now": 0, "status": "Full"}, (0.0, 0.0)),
+        ({"power_now": 0, "status": "Charging"}, (-1.0, -10.0)),
+    ],
+)
+def test_a_zero_gives_way_to_a_file_that_contradicts_it(
+    tree: Tree, files: dict[str, Any], expected: tuple[float, float]
+) -> None:
+    """A power_now or current_now that a driver never fills is not 0 W."""
+    tree.battery(**files)
+    sample = pc.Supply.discover(str(tree.root))[0].read()
+    assert (sample.current, sample.wattage) == pytest.approx(expected)
+
+
+def test_power_of_0_beside_a_current_is_stored_as_what_flows(tree: Tree, db: Path) -> None:
+    """The file has the watts that volts and amperes make."""
+    tree.battery(power_now=0, current_now=1_200_000, voltage_now=3_800_000)
+    tree.supply(
+        "USB", type="USB", online=1, voltage_now=5_000_000, current_now=900_000, power_now=0
+    )
+    assert pc.main(["run", "d", "--once", "--root", str(tree.root), "--db", str(db)]) == 0
+    with PowerManager(db) as pm:
+        watts = {m.name: m.wattage for m in pm.list_meters("d")}
+    assert watts == pytest.approx({"BAT0": 4.56, "USB": 4.5})
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"capacity": 0, "energy_now": 30_000_000}, 60.0),
+        ({"capacity": 0, "energy_now": 0}, 0.0),
+        ({"capacity": 0}, 0.0),
+        ({"capacity": 0, "charge_now": 1_000_000, "charge_full": 2_000_000}, 50.0),
+    ],
+)
+def test_a_charge_of_0_gives_way_to_what_the_battery_holds(
+    tree: Tree, files: dict[str, Any], expected: float
+) -> None:
+    """A gauge that says 0 % beside 30 of 50 Wh shuts nothing down; one that is empty is empty."""
+    tree.battery(**files)
+    assert pc.Supply.discover(str(tree.root))[0].read().charge_pct == expected
+
+
+def test_what_a_battery_says_of_itself(tree: Tree) -> None:
+    """Serial number, time left and temperature, each unknown where it is not there or a sentinel."""
+    tree.battery(serial_number=" 4711\x00", time_to_empty_now=3600, temp=312)
+    tree.battery("BAT1", time_to_empty_now=3932100, time_to_empty_avg=60, temp=655350)
+    tree.battery("BAT2", status="Charging", time_to_empty_now=3600)
+    samples = [source.read() for source in pc.Supply.discover(str(tree.root))]
+    found = [(s.serial, s.runtime_s, s.temperature_c) for s in samples]
+    assert found == [("4711", 3600.0, 31.2), ("", 60.0, None), ("", None, None)]
 
 
 def test_a_battery_taken_out_has_no_values(tree: Tree) -> None:
@@ -431,6 +529,146 @@ def test_a_users_own_monitor_beside_a_jetsons_total_is_used(tree: Tree) -> None:
     tree.hwmon(1, name="ina219", in1_input=18000, curr1_input=500)
     tree.hwmon(2, name="ina3221", in1_input=12000, curr1_input=500)
     assert [s.left_out for s in pc.Rail.discover(str(tree.root))] == ["", "", ""]
+
+
+def rails(tree: Tree) -> dict[str, tuple[float | None, str]]:
+    """The watts of each rail, and which rail it is a part of ("" for none)."""
+    found: dict[str, tuple[float | None, str]] = {}
+    for source in pc.Rail.discover(str(tree.root)):
+        watts = source.read().wattage
+        whole = re.match(r"a part of (.*?):", source.left_out)
+        found[source.name] = None if watts is None else round(watts, 6), whole[1] if whole else ""
+    return found
+
+
+def module(tree: Tree, number: int, *rows: tuple[str, int, int], chip: str = "ina3221") -> None:
+    """Write a monitor with these labels, mV and mA; a label of "" has no file."""
+    files: dict[str, object] = {"name": chip}
+    for n, (label, millivolts, milliamperes) in enumerate(rows, 1):
+        files |= {f"in{n}_input": millivolts, f"curr{n}_input": milliamperes}
+        files |= {f"in{n}_label": label} if label else {}
+    tree.hwmon(number, **files)
+
+
+def test_an_agx_orins_memory_is_a_part_of_its_5_v(tree: Tree, db: Path) -> None:
+    """VDDQ_VDD2_1V8AO is in VIN_SYS_5V0; the three others add up to the module's 9.7 W."""
+    gpu, cpu = ("VDD_GPU_SOC", 19000, 200), ("VDD_CPU_CV", 19000, 100)
+    module(tree, 1, gpu, cpu, ("VIN_SYS_5V0", 5000, 800))
+    module(tree, 2, ("NC", 0, 0), ("VDDQ_VDD2_1V8AO", 5000, 300), ("NC", 0, 0))
+    assert rails(tree) == {
+        "VDD_GPU_SOC": (3.8, ""),
+        "VDD_CPU_CV": (1.9, ""),
+        "VIN_SYS_5V0": (4.0, ""),
+        "VDDQ_VDD2_1V8AO": (1.5, "VIN_SYS_5V0"),
+    }
+    assert pc.main(["run", "d", "--once", "--root", str(tree.root), "--db", str(db)]) == 0
+    with PowerManager(db) as pm:
+        assert sum(meter.wattage or 0.0 for meter in pm.list_meters("d")) == pytest.approx(9.7)
+
+
+@pytest.mark.parametrize("label", ["VIN", ""])
+def test_a_thors_input_contains_its_rails(tree: Tree, label: str) -> None:
+    """The INA238 of an AGX Thor measures the whole board, also where it has no label."""
+    thor = ("VDD_GPU", 20000, 300), ("VDD_CPU_SOC_MSS", 20000, 325), ("VIN_SYS_5V0", 5000, 1300)
+    module(tree, 0, *thor)
+    module(tree, 1, (label, 20000, 1150), chip="ina238")
+    total = label or "ina238"
+    assert rails(tree) == {
+        "VDD_GPU": (6.0, total),
+        "VDD_CPU_SOC_MSS": (6.5, total),
+        "VIN_SYS_5V0": (6.5, total),
+        total: (23.0, ""),
+    }
+
+
+@pytest.mark.parametrize("label", ["VIN", ""])
+def test_another_ina238_contains_nothing(tree: Tree, label: str) -> None:
+    """A user's own monitor on an AGX Orin is no total: only Thor's is."""
+    module(tree, 0, ("VDD_GPU_SOC", 19000, 200), ("VDD_CPU_CV", 19000, 1), ("VIN_SYS_5V0", 5000, 1))
+    module(tree, 1, (label, 12000, 1000), chip="ina238")
+    assert [part for _, part in rails(tree).values()] == ["", "", "", ""]
+
+
+def test_a_carrier_boards_input_contains_its_module(tree: Tree) -> None:
+    """On a TX2's developer kit VDD_MUX contains VDD_IN and what that contains; one total is used."""
+    module(tree, 0, ("VDD_SYS_GPU", 19000, 10), ("VDD_SYS_SOC", 19000, 10))
+    module(tree, 1, ("VDD_IN", 19000, 200), ("VDD_SYS_CPU", 19000, 10))
+    module(tree, 2, ("VDD_MUX", 19000, 300), ("VDD_5V0_IO_SYS", 5000, 10))
+    assert [name for name, (_, part) in rails(tree).items() if not part] == ["VDD_MUX"]
+
+
+def test_an_agx_xaviers_rails_add_up(tree: Tree) -> None:
+    """None of its six is a part of another."""
+    module(tree, 0, ("GPU", 19000, 10), ("CPU", 19000, 10), ("SOC", 19000, 10))
+    module(tree, 1, ("CV", 19000, 10), ("VDDRQ", 19000, 10), ("SYS5V", 5000, 10))
+    assert [part for _, part in rails(tree).values()] == [""] * 6
+
+
+def test_a_jetson_on_jetpack_4(tree: Tree, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its driver shows the rails in iio, in mV, mA and mW; the parts of the total are left out."""
+    device = tree.root / "sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0"
+    rows = (
+        ("POM_5V_IN", 5080, 400, 2032),
+        ("POM_5V_GPU", 5080, 8, 40),
+        ("POM_5V_CPU", 5072, 80, 405),
+    )
+    for n, (label, millivolts, milliamperes, milliwatts) in enumerate(rows):
+        files = {f"rail_name_{n}": label, f"in_voltage{n}_input": millivolts}
+        files |= {f"in_current{n}_input": milliamperes, f"in_power{n}_input": milliwatts}
+        Tree._write(device, files)
+    (row,) = sources(tree.root, capsys=capsys)
+    assert (row["name"], row["voltage"], row["current"]) == ("POM_5V_IN", 5.08, 0.4)
+    assert row["wattage"] == 2.032
+    assert list(rails(tree).values())[1:] == [(0.04064, "POM_5V_IN"), (0.40576, "POM_5V_IN")]
+    assert pc.main(["run", "d", "--once", "--root", str(tree.root), "--db", str(db)]) == 0
+    with PowerManager(db) as pm:
+        assert [(m.name, m.wattage) for m in pm.list_meters("d")] == [("POM_5V_IN", 2.032)]
+
+
+def test_one_device_at_two_paths_is_one(tree: Tree) -> None:
+    """A driver's directory and iio's lead to the same device; its bus address is its name's."""
+    device = tree.root / "sys/devices/i2c-1/1-0041/iio:device0"
+    Tree._write(device, {"name": "ina3221x", "in_voltage0_input": 5000, "in_current0_input": 100})
+    for place in ("sys/bus/iio/devices", "sys/bus/i2c/drivers/ina3221x"):
+        (tree.root / place).mkdir(parents=True)
+    (tree.root / "sys/bus/iio/devices/iio:device0").symlink_to(device)
+    (tree.root / "sys/bus/i2c/drivers/ina3221x/1-0041").symlink_to(device.parent)
+    assert rails(tree) == {"ina3221x 1-0041": (0.5, "")}
+
+
+def test_other_monitors_in_iio(tree: Tree) -> None:
+    """Raw values are worked out by scale and offset; an INA2xx numbers its channels through."""
+    ina = {"in_voltage0_raw": 80, "in_voltage0_scale": "0.010000000"}
+    ina |= {"in_voltage1_raw": 3040, "in_voltage1_scale": "4.000000000"}
+    ina |= {"in_power2_raw": 999, "in_power2_scale": "20.0"}
+    ina |= {"in_current3_raw": -1500, "in_current3_scale": "1.000000000"}
+    tree.iio(0, name="ina219", **ina)
+    pac = {"in_voltage1_raw": 10000, "in_voltage1_scale": 0.5, "in_voltage1_label": "PANEL"}
+    pac |= {"in_current1_raw": 900, "in_current_scale": 2, "in_current_offset": 100}
+    pac |= {
+        "in_voltage2_raw": 1,
+        "in_voltage3_raw": 1,
+        "in_current3_raw": 1,
+        "in_voltage3_label": "NC",
+    }
+    tree.iio(1, name="pac1934", **pac)
+    tree.iio(2, name="axp20x-adc", in_voltage0_raw=5000, in_current0_raw=1000)
+    assert rails(tree) == {"ina219": (-18.24, ""), "PANEL": (10.0, "")}
+
+
+def test_an_iio_monitor_that_cannot_be_read_costs_its_values(tree: Tree) -> None:
+    """Unreadable amperes are unknown, and so are watts that nothing else gives."""
+    place = tree.iio(0, name="ina226", in_voltage1_input=5000, in_current3_input=100)
+    (place / "in_current3_input").write_text("")
+    sample = pc.Rail.discover(str(tree.root))[0].read()
+    assert (sample.voltage, sample.current, sample.wattage) == (5.0, None, None)
+
+
+def test_a_rail_without_amperes_of_its_own_has_the_chips_watts(tree: Tree) -> None:
+    """A current of 0 beside real watts is not 0 W."""
+    tree.hwmon(0, name="ina260", in1_input=5000, curr1_input=0, power1_input=2_000_000)
+    sample = pc.Rail.discover(str(tree.root))[0].read()
+    assert (sample.current, sample.wattage) == (0.4, 2.0)
 
 
 def test_map_gives_type_name_and_sign(capsys: pytest.CaptureFixture[str]) -> None:
@@ -503,14 +741,22 @@ class Upsd:
 
     def __init__(self, text: str = "") -> None:
         self.variables: dict[str, str] = {}
+        self.others: dict[str, dict[str, str]] = {}
         self.reply: bytes | None = b""
+        self.login: tuple[str, str] | None = None  # asked for before anything is told
+        self.tls: ssl.SSLContext | None = (
+            None  # with it STARTTLS works, and is asked for before all else
+        )
+        self.after_tls = b""  # sent in plain text behind the answer to STARTTLS
+        self.commands: list[str] = []
         self.asked = self.connected = 0
         self.update(text)
         self._server = socket.create_server(("127.0.0.1", 0))
-        self.address = f"ups@127.0.0.1:{self._server.getsockname()[1]}"
+        self.host = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self.address = f"ups@{self.host}"
         self._peers: list[socket.socket] = []
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._serve)]
+        self._threads[0].start()
 
     def update(self, text: str) -> None:
         """Set variables from lines of a NUT dump."""
@@ -527,27 +773,76 @@ class Upsd:
                 return
             self.connected += 1
             self._peers.append(peer)
-            with contextlib.suppress(OSError):
-                self._answer(peer)
-            peer.close()
+            self._threads.append(threading.Thread(target=self._speak, args=[peer]))
+            self._threads[-1].start()
 
-    def _answer(self, peer: socket.socket) -> None:
-        while peer.recv(1000) == b"LIST VAR ups\n":
-            self.asked += 1
-            rows = [f'VAR ups {name} "{value}"\n' for name, value in self.variables.items()]
-            answer = "BEGIN LIST VAR ups\n" + "".join(rows) + "END LIST VAR ups\n"
-            if self.reply is None:
-                return
-            peer.sendall(self.reply or answer.encode("latin-1"))
+    def _speak(self, peer: socket.socket) -> None:
+        told: list[str] = []
+        with contextlib.suppress(OSError):
+            while line := self._line(peer):
+                self.commands.append(line)
+                answer = self._answer(line, told, isinstance(peer, ssl.SSLSocket))
+                if answer is None:
+                    break
+                peer.sendall(answer)
+                if line == "STARTTLS" and self.tls:
+                    peer = self.tls.wrap_socket(peer, server_side=True)
+                    self._peers.append(peer)
+        peer.close()
+
+    @staticmethod
+    def _line(peer: socket.socket) -> str:
+        """One line without its end; "" where there is none to come."""
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = peer.recv(1)
+            if not byte:
+                return ""
+            line += byte
+        return line.decode().strip()
+
+    def _answer(self, line: str, told: list[str], is_encrypted: bool) -> bytes | None:
+        words = shlex.split(line)
+        if words[0] == "STARTTLS":
+            return (
+                b"OK STARTTLS\n" + self.after_tls if self.tls else b"ERR FEATURE-NOT-CONFIGURED\n"
+            )
+        if self.tls and not is_encrypted:
+            return b"ERR ACCESS-DENIED\n"
+        if words[0] in ("USERNAME", "PASSWORD"):
+            told.append(words[1])
+            is_wrong = self.login is not None and len(told) == 2 and tuple(told) != self.login
+            return b"ERR ACCESS-DENIED\n" if is_wrong else b"OK\n"
+        if self.login is not None and tuple(told) != self.login:
+            return b"ERR USERNAME-REQUIRED\n"
+        self.asked += 1
+        if self.reply is None:
+            return None
+        return self.reply or self._list(words).encode("latin-1")
+
+    def _list(self, words: list[str]) -> str:
+        upses = {"ups": self.variables} | self.others
+        if words[:2] == ["LIST", "UPS"]:
+            rows = [f'UPS {name} "One of \\"ours\\""\n' for name in upses]
+        elif words[:2] == ["LIST", "VAR"] and words[2] in upses:
+            variables = upses[words[2]]
+            rows = [f'VAR {words[2]} {name} "{value}"\n' for name, value in variables.items()]
+        else:
+            return "ERR UNKNOWN-UPS\n"
+        what = " ".join(words[1:])
+        return f"BEGIN LIST {what}\n{''.join(rows)}END LIST {what}\n"
 
     def close(self) -> None:
         """Hang up on everybody."""
-        self._server.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+        self._threads[0].join(5)
         for peer in self._peers:
             with contextlib.suppress(OSError):
                 peer.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
+        for thread in self._threads[1:]:
+            thread.join(5)
 
 
 @pytest.fixture
@@ -561,9 +856,9 @@ def upsd() -> Iterator[Upsd]:
 @pytest.fixture
 def nut(upsd: Upsd) -> Iterator[pc.Nut]:
     """A source that reads the fake upsd."""
-    source = pc.Nut(upsd.address, time.monotonic)
-    yield source
-    source.close()
+    client = pc.Upsd(upsd.host, time.monotonic)
+    yield pc.Nut("ups", client)
+    client.close()
 
 
 def test_nut_variables(upsd: Upsd, nut: pc.Nut) -> None:
@@ -609,7 +904,7 @@ def test_nut_watts(upsd: Upsd, nut: pc.Nut, text: str, expected: float | None) -
 )  # fmt: skip
 def test_nut_status(status: str, direction: int | None, mains: bool | None) -> None:
     """On battery it discharges whatever else it says; on mains only CHRG alone is charging."""
-    sample = pc.Nut("ups", time.monotonic)._sample({"ups.status": status})
+    sample = pc.Nut.sample({"ups.status": status})
     assert (sample.direction, sample.mains, sample.status) == (direction, mains, status or None)
 
 
@@ -668,26 +963,44 @@ def test_dumps_of_whole_upses(
 
 
 @pytest.mark.parametrize(
-    "address", ["", "@host", "ups@", "ups@h:0", "ups@h:70000", "a b@c", 'u"@h', "ups@h:x"]
+    "address",
+    [
+        "",
+        "@host",
+        "ups@",
+        "ups@h:0",
+        "ups@h:70000",
+        "a b@c",
+        'u"@h',
+        "ups@h:x",
+        "a@b@c",
+        "h:",
+        "a b",
+    ],
 )
-def test_nut_addresses_that_are_none(address: str) -> None:
+def test_nut_addresses_that_are_none(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong --nut is a usage error."""
-    with pytest.raises(ValueError, match="expected ups@host"):
-        pc.Nut(address, time.monotonic)
+    with pytest.raises(SystemExit):
+        pc.main(["sources", "--nut", address])
+    assert "expected [UPS@]HOST[:PORT]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("address", "peer"),
     [
-        ("u", ("localhost", 3493)),
         ("u@h", ("h", 3493)),
+        ("h", ("h", 3493)),
         ("u@h:1", ("h", 1)),
         ("u@[::1]:9", ("::1", 9)),
+        ("[::1]", ("::1", 3493)),
     ],
 )
 def test_nut_addresses(address: str, peer: tuple[str, int]) -> None:
-    """Host and port have NUT's defaults, and IPv6 its brackets."""
-    assert pc.Nut(address, time.monotonic)._peer == peer
+    """The port has NUT's default, and IPv6 its brackets."""
+    (feed,) = pc.open_feeds(pc.Options("", "", nut=[address]), time.monotonic)
+    assert isinstance(feed, pc.Upsd)
+    assert (feed._server.host, feed._server.port) == peer
+    assert (feed.names, feed.asks_for_all) == ((["u"], False) if "@" in address else ([], True))
 
 
 def test_stale_data_is_no_data(upsd: Upsd, nut: pc.Nut) -> None:
@@ -710,15 +1023,18 @@ def test_a_upsd_that_restarts_is_read_on(upsd: Upsd, nut: pc.Nut) -> None:
 def test_a_upsd_that_is_gone_is_left_alone_for_a_while(upsd: Upsd) -> None:
     """One that cannot be reached costs one attempt in ten seconds, and is used again when it is back."""
     time_ = Time()
-    source = pc.Nut(upsd.address, time_.clocks.boot)
+    client = pc.Upsd(upsd.host, time_.clocks.boot)
+    source = pc.Nut("ups", client)
     upsd.reply = None
-    assert source.read().problem == "upsd cannot be reached: it closed the connection"
-    assert (source.read().problem, upsd.asked) == ("upsd cannot be reached", 1)
+    # In the same words, so that it is said once in the log.
+    for _ in range(3):
+        assert source.read().problem == "upsd cannot be reached: it closed the connection"
+    assert upsd.asked == 1
     upsd.reply = b""
     upsd.update("ups.status: OL")
     time_.pass_(pc.NUT_RETRY)
     assert source.read().status == "OL"
-    source.close()
+    client.close()
 
 
 def test_an_answer_without_end_is_cut_off(
@@ -825,6 +1141,997 @@ def test_low_battery_by_the_ups_itself_shuts_down(upsd: Upsd, db: Path, tmp_path
     command = " ".join([sys.executable, "-c", f"\"open('{tmp_path}/off', 'a').write('x')\""])
     assert replay(upsd, script, db, "--shutdown-command", command) == [("shutdown", 90.0)]
     assert lines(tmp_path / "off") == ["x"]
+
+
+def variables(text: str) -> dict[str, str]:
+    """Variables from words such as ups.load=20."""
+    return dict(word.split("=", 1) for word in text.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "watts"),
+    [
+        ("output.realpower=150 ups.load=18", 150.0),
+        ("ups.realpower=140 output.realpower=150", 140.0),
+        ("ups.L1.realpower=100 ups.L2.realpower=110 ups.L3.realpower=120", 330.0),
+        ("output.L1.realpower=100 output.L2.realpower=110 output.L3.realpower=0", 210.0),
+        ("output.L1.realpower=100 output.L2.realpower=65535 output.L3.realpower=120", None),
+        ("output.L1.realpower=100 output.L2.current=1 output.L3.realpower=120", None),
+        ("output.L1.realpower=100", 100.0),
+        ("ups.power=200 output.powerfactor=0.9", 180.0),
+        ("output.power=200 output.powerfactor=0.9", 180.0),
+        ("ups.L1.power=100 ups.L2.power=100 ups.L3.power=200 output.powerfactor=0.5", 200.0),
+        ("ups.load=50 ups.power.nominal=1000 output.powerfactor=0.8", 400.0),
+        ("ups.power=200", None),
+        ("ups.power=200 output.powerfactor=90", None),
+        ("ups.power=200 output.powerfactor=0", None),
+        ("ups.power=200 ups.load=20 ups.realpower.nominal=900", 180.0),
+        ("output.L1.power.percent=10 output.L2.power.percent=20 output.L3.power.percent=30 ups.realpower.nominal=9000",
+         1800.0),
+        ("ups.realpower=0 ups.load=18 ups.realpower.nominal=300", 54.0),
+        ("ups.realpower=0 ups.load=18", None),
+        ("ups.realpower=0 ups.power=120", None),
+        ("ups.realpower=0 ups.load=0", 0.0),
+        ("ups.realpower=0", 0.0),
+        ("ups.realpower=-5 ups.load=10 ups.realpower.nominal=300", 30.0),
+        ("ups.load=18", None),
+        ("ups.load=180 ups.realpower.nominal=300", 540.0),
+        ("input.realpower=300", None),
+    ],
+)  # fmt: skip
+def test_watts_of_a_ups(text: str, watts: float | None) -> None:
+    """Watts are what the load takes, from what says it best; volt-amperes are none, and unknown is not 0."""
+    sample = pc.Nut.sample(variables(text) | {"output.voltage": "230"})
+    assert sample.wattage == (None if watts is None else pytest.approx(watts))
+    assert sample.current == (None if watts is None else pytest.approx(watts / 230))
+
+
+@pytest.mark.parametrize(
+    ("text", "volts"),
+    [
+        ("battery.voltage=27 output.voltage=231", 27.0),
+        ("output.voltage=231 input.voltage=229", 231.0),
+        ("output.L1-N.voltage=231 input.voltage=229", 231.0),
+        ("output.voltage=0 input.voltage=229", 229.0),
+        ("output.voltage=0.4 input.voltage=1.2 output.voltage.nominal=230", 230.0),
+        ("input.voltage.nominal=120 battery.voltage.nominal=24", 120.0),
+        ("battery.voltage.nominal=24", 24.0),
+        ("", None),
+    ],
+)
+def test_volts_that_watts_are_kept_at(text: str, volts: float | None) -> None:
+    """The battery's, else the output's, the input's, a nominal one: volts x amperes are the watts."""
+    sample = pc.Nut.sample(variables(text + " ups.realpower=140"))
+    assert (sample.wattage, sample.voltage) == (140.0, volts)
+    assert sample.current == (None if volts is None else 140 / volts)
+
+
+def test_output_volts_without_watts_are_not_the_meters() -> None:
+    """A meter that has nothing but the output's volts has no volts: they are not its battery's."""
+    sample = pc.Nut.sample(variables("output.voltage=231 battery.charge=90"))
+    assert (sample.voltage, sample.current, sample.wattage) == (None, None, None)
+
+
+@pytest.mark.parametrize("charge", ["battery.charge: 100\n", ""])
+def test_watts_of_a_ups_without_battery_volts_are_stored(
+    upsd: Upsd, db: Path, charge: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `sources` shows is what the file has, also of a UPS that knows no charge."""
+    upsd.update(charge + "ups.status: OL\nups.realpower: 140\nups.load: 18\noutput.voltage: 231.0")
+    (row,) = sources(TREES / "absent", "--nut", upsd.address, capsys=capsys)
+    assert row["wattage"] == 140.0
+    arguments = ["--once", "--root", str(TREES / "absent"), "--nut", upsd.address, "--db", str(db)]
+    assert pc.main(["run", "d", *arguments]) == 0
+    with PowerManager(db) as pm:
+        (meter,) = pm.list_meters("d")
+        assert meter.wattage == pytest.approx(140.0, abs=1e-3)
+        assert (meter.voltage, meter.power_known) == (231.0, True)
+
+
+def test_what_a_ups_says_beside_its_watts(upsd: Upsd, capsys: pytest.CaptureFixture[str]) -> None:
+    """Time left, temperature, serial number, and in its status that it is overloaded or wants a battery."""
+    upsd.update("ups.status: OL OVER RB\nbattery.runtime: 1200\nups.temperature: 31.5")
+    upsd.update("device.serial: AB12\nbattery.charge: 70")
+    arguments = ["sources", "--root", str(TREES / "absent"), "--nut", upsd.address]
+    assert pc.main(arguments) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split()[-4:] == ["status", "runtime_s", "temperature_c", "serial"]
+    assert re.split(r"\s{2,}", line)[-4:] == ["OL OVER RB", "1200", "31.5", "AB12"]
+    sample = pc.Nut.sample(upsd.variables)
+    assert sample.tokens == {"OL", "OVER", "RB"}
+
+
+def test_all_upses_of_a_upsd(upsd: Upsd, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A host alone means every UPS there, over one connection; one that comes later is found."""
+    upsd.update("ups.status: OL\nbattery.charge: 90")
+    upsd.others = {"rack": {"ups.status": "OB", "battery.charge": "40"}}
+    rows = sources(TREES / "absent", "--nut", upsd.host, "--nut", upsd.address, capsys=capsys)
+    found = [(row["name"], row["charge_pct"], row["status"]) for row in rows]
+    assert found == [(upsd.address, 90.0, "OL"), (f"rack@{upsd.host}", 40.0, "OB")]
+    assert upsd.connected == 1
+    late = {"late": {"battery.charge": "10"}}
+    time_ = Time(20, then=lambda _: upsd.others.update(late))
+    arguments = ["--root", str(TREES / "absent"), "--db", str(db), "--nut", upsd.host]
+    assert pc.main(["run", "d", *arguments], time_.clocks) == 0
+    with PowerManager(db) as pm:
+        names = {meter.name for meter in pm.list_meters("d")}
+    assert names == {f"{ups}@{upsd.host}" for ups in ("ups", "rack", "late")}
+
+
+def test_a_upsd_that_has_never_answered_is_one_source_that_says_so(
+    upsd: Upsd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which UPSes it has is not known then; one that fails later keeps those it had."""
+    client = pc.Upsd(upsd.host, time.monotonic)
+    client.asks_for_all = True
+    assert [source.name for source in client.sources()] == [upsd.address]
+    upsd.close()
+    assert [source.name for source in client.sources()] == [upsd.address]
+    client.close()
+    assert pc.main(["sources", "--root", str(TREES / "absent"), "--nut", upsd.host]) == 0
+    assert f"{upsd.host}: upsd cannot be reached: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        (b"ERR ACCESS-DENIED\n", "upsd says ERR ACCESS-DENIED"),
+        (b"BEGIN LIST UPS\nEND LIST UPS\n", "upsd has no UPS"),
+    ],
+)
+def test_a_upsd_without_a_list(upsd: Upsd, reply: bytes, problem: str) -> None:
+    """One that refuses the list or has nothing to list says so."""
+    upsd.reply = reply
+    client = pc.Upsd(upsd.host, time.monotonic)
+    client.asks_for_all = True
+    (source,) = client.sources()
+    assert source.read().problem == problem
+    client.close()
+
+
+SECRET = 'p"a\\s s'
+
+
+@pytest.fixture
+def login(tmp_path: Path) -> Path:
+    """A file of logins in netrc's form."""
+    path = tmp_path / "nut-login"
+    path.write_text("machine 127.0.0.1 login monitor password s3cr#t\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_a_upsd_that_asks_who_is_there(
+    upsd: Upsd, login: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """User and password come from a file, and are said once for each connection; LOGIN never is."""
+    upsd.update("battery.charge: 50")
+    upsd.login = ("monitor", "s3cr#t")
+    arguments = ["--nut", upsd.host, "--nut-login", str(login)]
+    (row,) = sources(TREES / "absent", *arguments, capsys=capsys)
+    assert row["charge_pct"] == 50.0
+    verbs = [command.split()[0] for command in upsd.commands]
+    assert verbs == ["USERNAME", "PASSWORD", "LIST", "LIST"]
+
+
+def test_a_login_by_the_environment(
+    upsd: Upsd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a file, or where it does not name the host, the environment says it; no command inherits that."""
+    monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
+    monkeypatch.setenv(pc.NUT_PASSWORD, SECRET)
+    upsd.update("battery.charge: 50")
+    upsd.login = ("monitor", SECRET)
+    (row,) = sources(TREES / "absent", "--nut", upsd.address, capsys=capsys)
+    assert row["charge_pct"] == 50.0
+    assert not {pc.NUT_USERNAME, pc.NUT_PASSWORD} & set(pc._child_environment())
+
+
+def test_a_wrong_password_is_said_and_not_tried_all_the_time(
+    upsd: Upsd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused login waits as an unreachable upsd does."""
+    monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
+    monkeypatch.setenv(pc.NUT_PASSWORD, "wrong")
+    upsd.login = ("monitor", "right")
+    client = pc.Upsd(upsd.host, Time().clocks.boot)
+    source = pc.Nut("ups", client)
+    problem = "upsd cannot be reached: it answers PASSWORD by ERR ACCESS-DENIED"
+    assert [source.read().problem, source.read().problem] == [problem, problem]
+    assert upsd.connected == 1
+
+
+def test_a_password_cannot_smuggle_a_command(upsd: Upsd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line end in it is refused."""
+    monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
+    monkeypatch.setenv(pc.NUT_PASSWORD, 'x"\nFSD ups')
+    source = pc.Nut("ups", pc.Upsd(upsd.host, time.monotonic))
+    assert "control character" in source.read().problem
+    assert [command.split()[0] for command in upsd.commands] == ["USERNAME"]
+
+
+def test_a_file_of_logins_that_others_can_read(
+    login: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said; a file that is none is a usage error."""
+    login.chmod(0o644)
+    assert pc.main(["sources", "--root", str(TREES / "absent"), "--nut-login", str(login)]) == 0
+    assert "every user of this machine can read it" in caplog.text
+    login.write_text("who goes there")
+    for wrong in (login, login.parent / "none"):
+        with pytest.raises(SystemExit):
+            pc.main(["sources", "--nut-login", str(wrong)])
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_password_in_plain_text_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Where it goes to another machine without TLS; to this one it does not matter."""
+    for host in ("nas.example", "localhost", "127.0.0.1", "[::1]"):
+        client = pc.Upsd(host, time.monotonic)
+        client._warn_of_plain_text(client._server.host)
+        client._warn_of_plain_text(client._server.host)
+    warned = [record.getMessage() for record in caplog.records]
+    assert warned == ["nas.example: the password goes there unencrypted: see --nut-tls"]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1, signed by itself, with its key in the same file."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl")
+    place = tmp_path_factory.mktemp("tls")
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=upsd", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(place / "key"), "-out", str(place / "certificate")]
+    subprocess.run(command, check=True, capture_output=True)
+    both = place / "both"
+    both.write_text((place / "certificate").read_text() + (place / "key").read_text())
+    return both
+
+
+@pytest.fixture
+def tls_upsd(upsd: Upsd, certificate: Path) -> Upsd:
+    """A upsd that speaks to nobody without TLS."""
+    upsd.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    upsd.tls.load_cert_chain(certificate)
+    upsd.update("battery.charge: 50")
+    return upsd
+
+
+@pytest.mark.parametrize("trust", ["certificate", "unverified"])
+def test_a_upsd_by_tls(
+    tls_upsd: Upsd, certificate: Path, login: Path, trust: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """STARTTLS comes first, and the password after it."""
+    tls_upsd.login = ("monitor", "s3cr#t")
+    trusted = str(certificate) if trust == "certificate" else trust
+    arguments = ["--nut", tls_upsd.address, "--nut-login", str(login), "--nut-tls", trusted]
+    (row,) = sources(TREES / "absent", *arguments, capsys=capsys)
+    assert row["charge_pct"] == 50.0
+    verbs = [command.split()[0] for command in tls_upsd.commands]
+    assert verbs == ["STARTTLS", "USERNAME", "PASSWORD", "LIST"]
+
+
+def test_a_certificate_that_nobody_trusts(tls_upsd: Upsd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets no password and is asked nothing."""
+    monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
+    client = pc.Upsd(tls_upsd.host, time.monotonic, pc.UpsdAccess(trust="system"))
+    problem = pc.Nut("ups", client).read().problem
+    assert "CERTIFICATE_VERIFY_FAILED" in problem
+    assert tls_upsd.commands == ["STARTTLS"]
+
+
+def test_a_upsd_without_tls_gets_no_password(upsd: Upsd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where TLS was asked for, nothing is said without it."""
+    monkeypatch.setenv(pc.NUT_USERNAME, "monitor")
+    client = pc.Upsd(upsd.host, time.monotonic, pc.UpsdAccess(trust="unverified"))
+    problem = pc.Nut("ups", client).read().problem
+    assert problem.endswith("it answers STARTTLS by ERR FEATURE-NOT-CONFIGURED")
+    assert upsd.commands == ["STARTTLS"]
+
+
+def test_plain_text_behind_the_answer_to_starttls_is_refused(tls_upsd: Upsd) -> None:
+    """Somebody in between may have put it there, to be taken for a secure answer."""
+    tls_upsd.after_tls = b"END LIST VAR ups\n"
+    client = pc.Upsd(tls_upsd.host, time.monotonic, pc.UpsdAccess(trust="unverified"))
+    assert "it answers STARTTLS by" in pc.Nut("ups", client).read().problem
+
+
+def test_a_file_of_certificates_that_is_none(
+    login: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a usage error, whether it is missing or something else."""
+    for wrong in (login, login.parent / "none"):
+        with pytest.raises(SystemExit):
+            pc.main(["sources", "--nut-tls", str(wrong)])
+    assert "usage:" in capsys.readouterr().err
+
+
+# --- apcupsd
+
+
+APC = """APC      : 001,036,0862
+DATE     : 2026-01-02 03:04:05 +0000
+HOSTNAME : own
+UPSNAME  : office
+CABLE    : USB Cable
+MODEL    : Own Make 1500
+STATUS   : ONLINE
+LINEV    : 231.0 Volts
+LOADPCT  : 12.0 Percent
+BCHARGE  : 100.0 Percent
+TIMELEFT : 45.5 Minutes
+MBATTCHG : 5 Percent
+BATTV    : 27.2 Volts
+ITEMP    : 29.2 C
+SERIALNO : 4B1234P56789
+NOMPOWER : 865 Watts
+NOMBATTV : 24.0 Volts
+END APC  : 2026-01-02 03:04:06 +0000
+"""
+
+
+class ApcServer:
+    """An apcupsd's network information server on loopback; `reply` replaces what it would send."""
+
+    def __init__(self) -> None:
+        self.text = APC
+        self.reply: bytes | None = None
+        self.connected = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._server.accept()
+            except OSError:
+                return
+            self.connected += 1
+            with contextlib.suppress(OSError), peer:
+                asked = b""
+                while len(asked) < 8:
+                    asked += peer.recv(8 - len(asked))
+                assert asked == b"\0\x06status"
+                for part in self._parts():
+                    peer.sendall(part)
+
+    def _parts(self) -> list[bytes]:
+        """A record for each line, sent in pieces that end anywhere."""
+        if self.reply is not None:
+            return [self.reply]
+        lines = [line.encode() + b"\n" for line in self.text.splitlines()]
+        whole = b"".join(len(line).to_bytes(2, "big") + line for line in lines) + b"\0\0"
+        return [whole[at : at + 37] for at in range(0, len(whole), 37)]
+
+    def close(self) -> None:
+        """End it."""
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join(5)
+
+
+@pytest.fixture
+def apcupsd() -> Iterator[ApcServer]:
+    """A fake apcupsd."""
+    server = ApcServer()
+    yield server
+    server.close()
+
+
+def test_an_apcupsd(apcupsd: ApcServer, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Watts are the load's share of the nominal power; the file has them, named by the address."""
+    (row,) = sources(TREES / "absent", "--apcupsd", apcupsd.host, capsys=capsys)
+    assert row == {
+        "name": f"apcupsd@{apcupsd.host}", "type": "ups", "voltage": 27.2, "current": 3.816176, "wattage": 103.8,
+        "charge_pct": 100.0, "capacity_wh": None, "status": "ONLINE", "runtime_s": 2730.0, "temperature_c": 29.2,
+        "serial": "4B1234P56789", "is_estimated": False,
+    }  # fmt: skip
+    arguments = ["--root", str(TREES / "absent"), "--db", str(db), "--apcupsd", apcupsd.host]
+    arguments += ["--map", f"apcupsd@{apcupsd.host}=ups:Office"]
+    assert pc.main(["run", "d", "--once", *arguments]) == 0
+    with PowerManager(db) as pm:
+        (meter,) = pm.list_meters("d")
+    assert meter.name == "Office"
+    assert meter.wattage == pytest.approx(103.8, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("status", "tokens", "direction", "mains", "low"),
+    [
+        ("ONLINE", "OL", 0, True, False),
+        ("ONBATT", "OB", 1, False, False),
+        ("ONBATT LOWBATT", "OB LB", 1, False, True),
+        ("CAL ONBATT LOWBATT", "CAL OB LB", 1, False, True),
+        ("TRIM ONLINE", "TRIM OL", 0, True, False),
+        ("BOOST ONLINE OVERLOAD", "BOOST OL OVER", 0, True, False),
+        ("ONLINE REPLACEBATT", "OL RB", 0, True, False),
+        ("SELFTEST", "OL DISCHRG TEST", 0, True, False),
+        ("SHUTTING DOWN", "FSD", None, None, False),
+        ("NEVER SEEN", "", None, None, None),
+    ],
+)
+def test_apcupsd_status(
+    status: str, tokens: str, direction: int | None, mains: bool | None, low: bool | None
+) -> None:
+    """Its words are read as NUT's."""
+    sample = pc.ApcUps.sample({"STATUS": status})
+    assert (sample.status, sample.tokens) == (status, frozenset(tokens.split()))
+    assert (sample.direction, sample.mains, sample.low) == (direction, mains, low)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"LOADPCT": "10.0 Percent Load Capacity", "NOMPOWER": "500 Watts", "LINEV": "230.0 Volts"}, (230.0, 50.0)),
+        ({"LOADPCT": "10.0 Percent", "NOMPOWER": "500 Watts", "OUTPUTV": "0.0 Volts", "NOMOUTV": "120 Volts"},
+         (120.0, 50.0)),
+        ({"LOADPCT": "0.0 Percent", "NOMPOWER": "500 Watts", "BATTV": "13.6 Volts"}, (13.6, 0.0)),
+        ({"LOADPCT": "10.0 Percent", "BATTV": "13.6 Volts", "LINEV": "230.0 Volts"}, (13.6, None)),
+        ({"LINEV": "230.0 Volts", "BCHARGE": "90.0 Percent"}, (None, None)),
+        ({"LOADPCT": "N/A", "NOMPOWER": "500 Watts"}, (None, None)),
+    ],
+)  # fmt: skip
+def test_apcupsd_watts(fields: dict[str, str], expected: tuple[float | None, float | None]) -> None:
+    """Without a nominal power the watts are unknown, whatever the load is."""
+    sample = pc.ApcUps.sample(fields)
+    assert (sample.voltage, sample.wattage) == expected
+
+
+def test_an_apcupsd_that_has_lost_its_ups_has_no_values(apcupsd: ApcServer) -> None:
+    """What it goes on saying is old."""
+    apcupsd.text = APC.replace("ONLINE", "COMMLOST")
+    (source,) = pc.Apcupsd(apcupsd.host, time.monotonic).sources()
+    sample = source.read()
+    assert (sample.empty, sample.problem) == (True, "apcupsd has lost its UPS (COMMLOST)")
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        (b"", "it closed the connection"),
+        (b"\0\x05BC", "it closed the connection"),
+        (b"\xff\xff" + b"x" * 65535, "its answer has no end"),
+        (b"\0\x03\xff\xfe:\0\0", "no values"),
+    ],
+)
+def test_nonsense_from_apcupsd(
+    apcupsd: ApcServer, reply: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It neither stops the run nor becomes values; what cannot be used is left alone for a while."""
+    monkeypatch.setattr(pc, "_NUT_SIZE", 60_000)
+    apcupsd.reply = reply
+    time_ = Time()
+    (source,) = pc.Apcupsd(apcupsd.host, time_.clocks.boot).sources()
+    assert problem in source.read().problem
+    if problem != "no values":
+        assert (problem in source.read().problem, apcupsd.connected) == (True, 1)
+        apcupsd.reply = None
+        time_.pass_(pc.NUT_RETRY)
+    else:
+        apcupsd.reply = None
+    assert source.read().charge_pct == 100.0
+
+
+@pytest.mark.parametrize("address", ["", "a b", "h:0", "u@h", "h:x"])
+def test_apcupsd_addresses_that_are_none(address: str) -> None:
+    """A wrong --apcupsd is a usage error."""
+    with pytest.raises(SystemExit):
+        pc.main(["sources", "--apcupsd", address])
+
+
+# --- Programs
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for what another process does; it is looked at often, and not for ever."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.005)
+
+
+def printing(*printed: object, then: str = "time.sleep(600)") -> list[str]:
+    """A program that prints these lines, JSON but for text, and then does something else."""
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in printed]
+    code = "import os, signal, subprocess, sys, time\n"
+    code += f"for line in {texts!r}: print(line, flush=True)\n{then}"
+    return [sys.executable, "-c", code]
+
+
+@pytest.fixture
+def program() -> Iterator[Callable[..., pc.Program]]:
+    """A maker of programs on simulated clocks, ended at the end."""
+    made: list[pc.Program] = []
+
+    def make(command: list[str], time_: Time | None = None) -> pc.Program:
+        made.append(pc.Program("Hat", command, (time_ or Time()).clocks.boot))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ({"voltage": 12, "current": 2}, ("main", 12.0, 2.0, 24.0, None)),
+        ({"voltage": 12.0, "power": 6, "type": "solar"}, ("solar", 12.0, 0.5, 6.0, None)),
+        ({"voltage": 12, "current": 2, "type": "battery"}, ("battery", 12.0, 2.0, 24.0, 1)),
+        ({"voltage": 12, "current": -2, "type": "battery"}, ("battery", 12.0, -2.0, -24.0, -1)),
+        ({"voltage": 12, "current": 0, "type": "battery"}, ("battery", 12.0, 0.0, 0.0, 0)),
+        ({"voltage": 12, "current": 2, "type": "battery", "status": "Charging"}, ("battery", 12.0, -2.0, -24.0, -1)),
+        ({"voltage": 12, "power": -6, "type": "battery", "status": "Discharging"}, ("battery", 12.0, 0.5, 6.0, 1)),
+        ({"voltage": 12, "type": "battery", "charge_pct": 50}, ("battery", 12.0, None, None, None)),
+        ({"power": 6}, ("main", None, None, 6.0, None)),
+        ({"voltage": 24, "power": 48, "type": "ups", "status": "OB LB"}, ("ups", 24.0, 2.0, 48.0, 1)),
+        ({"voltage": None, "current": 1}, ("main", None, 1.0, None, None)),
+        ({"voltage": 0, "power": 0}, ("main", 0.0, None, 0.0, None)),
+    ],
+)  # fmt: skip
+def test_a_line_of_a_program(line: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    """Its keys are volts, amperes or watts; a battery's direction is its status's, else its sign's."""
+    kind, sample, complaints = pc._sample_of_line(line)
+    pc.Histories().judge([(pc.Source("x", kind), sample)], 0.0)
+    found = (kind.value, sample.voltage, sample.current, sample.wattage, sample.direction)
+    assert found == expected
+    assert complaints == (
+        ["power without voltage is shown, and not stored"] if line == {"power": 6} else []
+    )
+
+
+def test_all_that_a_line_may_say() -> None:
+    """Charge, capacity, time left, temperature and serial number; a UPS's status is read as NUT's."""
+    line = {"name": "x", "type": "ups", "charge_pct": 55, "status": "OB LB RB", "capacity_wh": 84}
+    _, sample, complaints = pc._sample_of_line(
+        line | {"runtime_s": 600, "temperature_c": 25.5, "serial": "A1"}
+    )
+    assert (sample.charge_pct, sample.capacity_wh, sample.runtime_s) == (55.0, 84.0, 600.0)
+    assert (sample.temperature_c, sample.serial) == (25.5, "A1")
+    assert (sample.mains, sample.low, sample.tokens) == (False, True, frozenset({"OB", "LB", "RB"}))
+    assert complaints == []
+    for status, mains in (("Online", True), ("offline", False), ("", None), ("OB", None)):
+        assert pc._sample_of_line({"type": "main", "status": status})[1].mains is mains
+    _, sample, _ = pc._sample_of_line({"type": "battery", "status": "Charging"})
+    assert (sample.mains, sample.low, sample.tokens) == (None, None, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ({"volts": 5}, "no such key: volts"),
+        ({"type": "water"}, "no such type: water"),
+        ({"voltage": "5"}, "no working sensor's voltage: 5"),
+        ({"voltage": True}, "no working sensor's voltage: True"),
+        ({"voltage": 1e9}, "no working sensor's voltage: 1000000000.0"),
+        ({"voltage": 10**400}, f"no working sensor's voltage: 1{'0' * 39}"),
+        ({"voltage": [1]}, "no working sensor's voltage: [1]"),
+        ({"current": float("nan")}, "no working sensor's current: nan"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said(line: dict[str, Any], complaint: str) -> None:
+    """One value costs that value."""
+    _, sample, complaints = pc._sample_of_line({"charge_pct": 50} | line)
+    assert complaints == [complaint]
+    assert (sample.charge_pct, sample.wattage) == (50.0, None)
+
+
+def test_a_program(
+    tree: Tree, db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its names are meters, in `sources` and in the file, and it has ended when that has."""
+    pid = tmp_path / "pid"
+    panel = {"name": "Panel", "type": "solar", "voltage": 18, "current": 2}
+    pack = {"type": "battery", "voltage": 12, "current": -1, "charge_pct": 80, "status": "Charging"}
+    told = f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    script = tmp_path / "hat.py"
+    script.write_text(printing(panel, pack, then=told)[2])
+    words = f"Hat={sys.executable} {script}"
+    rows = sources(tree.root, "--program", words, "--map", "Panel=main:Roof", capsys=capsys)
+    found = [(row["name"], row["type"], row["wattage"], row["charge_pct"]) for row in rows]
+    assert found == [("Roof", "main", 36.0, None), ("Hat", "battery", -12.0, 80.0)]
+    arguments = ["--root", str(tree.root), "--db", str(db), "--program", words]
+    assert pc.main(["run", "d", *arguments], Time(3).clocks) == 0
+    assert not is_alive(int(pid.read_text()))
+    with PowerManager(db) as pm:
+        stored_meters = {(m.name, m.type.value, m.wattage) for m in pm.list_meters("d")}
+    assert stored_meters == {("Panel", "solar", 36.0), ("Hat", "battery", -12.0)}
+
+
+def test_a_program_that_goes_on_is_read_at_every_look(
+    program: Callable[..., pc.Program], tmp_path: Path
+) -> None:
+    """The newest line of a name counts, whole lines only."""
+    go = tmp_path / "go"
+    wait = f"while not os.path.exists({str(go)!r}): time.sleep(0.005)\n"
+    more = """print('{"voltage": 6, "current": 1}\\n{"voltage": 7, "cur', end="", flush=True); time.sleep(600)"""
+    one = program(printing({"voltage": 5, "current": 1}, then=wait + more))
+    (source,) = one.sources()
+    assert source.read().wattage == 5.0
+    go.touch()
+    until(lambda: source.read().voltage == 6.0)
+    until(lambda: one.poll() and one._line.startswith(b'{"voltage": 7'))
+    assert source.read().voltage == 6.0
+
+
+def test_the_last_line_needs_no_end(program: Callable[..., pc.Program]) -> None:
+    """A program that ends in the middle of a line has said it all the same."""
+    one = program(printing(then="""print('{"voltage": 5, "current": 1}', end="")"""))
+    until(lambda: one.sources()[0].read().wattage == 5.0)
+
+
+def test_a_program_that_is_silent_has_no_values(
+    program: Callable[..., pc.Program], tmp_path: Path
+) -> None:
+    """Its last line stands for a minute; a name is gone after ten, where the program prints others."""
+    time_ = Time()
+    go = tmp_path / "go"
+    wait = f"while not os.path.exists({str(go)!r}): time.sleep(0.005)\n"
+    more = """print('{"voltage": 7, "current": 1}', flush=True); time.sleep(600)"""
+    lines_ = {"voltage": 5, "current": 1}, {"name": "B", "voltage": 6}
+    one = program(printing(*lines_, then=wait + more), time_)
+    first, second = one.sources()
+    time_.pass_(pc.PROGRAM_HOLD)
+    assert (first.read().wattage, second.read().voltage) == (5.0, 6.0)
+    time_.pass_(1)
+    assert first.read().problem == "it has printed nothing for 60 s"
+    time_.pass_(pc.PROGRAM_GONE)
+    assert [source.name for source in one.sources()] == ["Hat", "B"]
+    go.touch()
+    until(lambda: first.read().wattage == 7.0)
+    assert [source.name for source in one.sources()] == ["Hat"]
+
+
+def test_a_program_that_ends_is_started_again_later_each_time(
+    program: Callable[..., pc.Program], tmp_path: Path
+) -> None:
+    """After 1 s, 2 s, 4 s, and at most five minutes; after a long run the pause begins anew."""
+    time_ = Time()
+    starts = tmp_path / "starts"
+    end = tmp_path / "end"
+    then = f"open({str(starts)!r}, 'a').write('x')\n"
+    then += f"while not os.path.exists({str(end)!r}): time.sleep(0.005)\nsys.exit(3)"
+    one = program(printing({"voltage": 5, "current": 1}, then=then), time_)
+    end.touch()
+    pauses = []
+    for _ in range(11):
+        one.poll()
+        until(lambda: not one.poll())
+        pauses.append(one._start_at - time_.now)
+        time_.now = one._start_at - 0.01
+        one.poll()
+        assert one._process is None
+        time_.now = one._start_at
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    assert len(starts.read_text()) == 11
+    end.unlink()
+    one.poll()
+    time_.pass_(pc.PROGRAM_SOUND)
+    end.touch()
+    until(lambda: not one.poll())
+    assert one._start_at - time_.now == 1
+
+
+def test_a_program_that_ended_says_so(
+    program: Callable[..., pc.Program], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log once, however often it ends, and in the source's problem."""
+    time_ = Time()
+    one = program(printing(then="sys.exit(3)"), time_)
+    for _ in range(3):
+        one.poll()
+        until(lambda: not one.poll())
+        time_.now = one._start_at
+    assert one._problem == "it ended with 3"
+    assert [record.getMessage() for record in caplog.records] == [
+        "--program Hat: it ended with 3; it is started again, after 300 s at most"
+    ]
+
+
+@pytest.mark.parametrize("command", [["/no/such/program"], [""], ["a\0b"]])
+def test_a_program_that_cannot_be_run(
+    program: Callable[..., pc.Program], command: list[str]
+) -> None:
+    """It is one source that says so, and costs nothing else."""
+    (source,) = program(command).sources()
+    assert source.read().problem.startswith("it cannot be run: ")
+
+
+def test_a_program_that_closes_its_output_is_ended(program: Callable[..., pc.Program]) -> None:
+    """Nothing can come from it any more."""
+    one = program(printing(then="os.close(1); time.sleep(600)"))
+    one.poll()
+    assert one._process is not None
+    pid = one._process.pid
+    until(lambda: not one.poll())
+    assert (one._problem, is_alive(pid)) == ("it closed its output", False)
+
+
+@pytest.mark.parametrize("ignores", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"])
+def test_a_program_ends_with_its_children(
+    program: Callable[..., pc.Program],
+    monkeypatch: pytest.MonkeyPatch,
+    ignores: str,
+    tmp_path: Path,
+) -> None:
+    """By SIGTERM where they heed it, else by SIGKILL."""
+    monkeypatch.setattr(pc, "PROGRAM_LIMIT", 0.2 if ignores else 20.0)
+    child = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    path = tmp_path / "pid"
+    tell = f"open({str(path)!r}, 'w').write(str(child.pid))\n"
+    one = program(printing(then=f"{ignores}{child}{tell}time.sleep(600)"))
+    one.poll()
+    assert one._process is not None
+    until(lambda: path.exists() and path.read_text())
+    pids = [one._process.pid, int(path.read_text())]
+    one.close()
+    until(lambda: not any(map(is_alive, pids)))
+
+
+def test_children_that_a_program_leaves_behind_end_with_it(
+    program: Callable[..., pc.Program], tmp_path: Path
+) -> None:
+    """Where it ends by itself its children would go on holding its output."""
+    path = tmp_path / "pid"
+    child = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    one = program(printing(then=f"{child}open({str(path)!r}, 'w').write(str(child.pid))"))
+    one.poll()
+    until(lambda: not one.poll())
+    until(lambda: not is_alive(int(path.read_text())))
+
+
+def test_a_programs_memory_is_bounded(
+    program: Callable[..., pc.Program], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Neither a line without end nor names without end are kept; the next line is read again."""
+    big = "for n in range(40): sys.stdout.write('x' * 50_000)\nprint()\n"
+    names = """for n in range(100): print('{"name": "n%d", "voltage": 1}' % n)\n"""
+    last = """print('{"name": "n0", "voltage": 9}', flush=True); time.sleep(600)"""
+    one = program(printing(then=big + names + last))
+    one.poll()
+    lengths = []
+
+    def is_done() -> bool:
+        one.poll()
+        lengths.append(len(one._line))
+        return one.sample("n0").voltage == 9.0
+
+    until(is_done)
+    assert (max(lengths) <= pc.PROGRAM_LINE, len(one._samples)) == (True, pc.PROGRAM_NAMES)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "--program Hat: a line of more than 65536 bytes is left out"
+    assert said[1] == "--program Hat: more than 64 names: n64 is left out"
+    assert len(said) <= 100
+
+
+def test_a_program_that_prints_all_the_time_holds_up_nothing(
+    program: Callable[..., pc.Program],
+) -> None:
+    """A look takes in so much, and the rest waits with the program."""
+    line = '{"voltage": 5, "current": 1}\\n'
+    one = program(printing(then=f"while True: sys.stdout.write('{line}' * 1000)"))
+    (source,) = one.sources()
+    for _ in range(5):
+        assert source.read().wattage == 5.0
+
+
+@pytest.mark.parametrize("line", ["", "hello", "[1]", "{", "[" * 50_000, "\udcff".join("ab")])
+def test_lines_that_are_no_objects(program: Callable[..., pc.Program], line: str) -> None:
+    """They are passed over."""
+    one = program(["true"])
+    one._take_lines(line.encode("utf-8", "surrogateescape") + b'\n{"voltage": 5, "current": 1}\n')
+    assert one.sample("Hat").wattage == 5.0
+
+
+def test_a_programs_errors_are_said_once(
+    program: Callable[..., pc.Program], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line that is wrong every second fills no log."""
+    one = program(["true"])
+    one._take_lines(b'{"volts": 5}\nboo\n' * 500)
+    assert [record.getMessage() for record in caplog.records] == [
+        "--program Hat: no such key: volts",
+        "--program Hat: no JSON object: boo",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "Hat", "=true", "Hat=", "Hat='", " =true"])
+def test_programs_that_are_none(text: str) -> None:
+    """A wrong --program is a usage error."""
+    with pytest.raises(SystemExit):
+        pc.main(["sources", "--program", text])
+
+
+def readme_programs() -> list[str]:
+    """The programs in the README, in their order."""
+    return re.findall(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+
+
+STUBS = {
+    "smbus2.py": """
+class SMBus:
+    def __init__(self, bus):
+        assert bus == 1
+    def read_i2c_block_data(self, address, register, length):
+        assert (address, length) == (0x42, 2)
+        value = {1: 65536 - 2000, 2: (3000 << 3) | 2}[register]
+        return [value >> 8, value & 255]
+""",
+    "serial.py": """
+def Serial(device, baud):
+    assert (device, baud) == ("/dev/ttyUSB0", 19200)
+    block = b"\\r\\nV\\t12800\\r\\nI\\t-1500\\r\\nVPV\\t33000\\r\\nPPV\\t66\\r\\nChecksum\\t\\xfe"
+    return (block * 2).splitlines(keepends=True)
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, [("Hat", "battery", 12.0, 0.2, 2.4)]),
+        (1, [("Battery", "battery", 12.8, 1.5, 19.2), ("Panel", "solar", 33.0, 2.0, 66.0)]),
+    ],
+    ids=["HAT", "VE.Direct"],
+)
+def test_the_readmes_programs(
+    number: int, expected: list[tuple[Any, ...]], tmp_path: Path, program: Callable[..., pc.Program],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Each is ten lines, and says what its device does."""
+    for name, text in STUBS.items():
+        (tmp_path / name).write_text(text)
+    code = readme_programs()[number]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    (tmp_path / "it.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    one = program([sys.executable, str(tmp_path / "it.py")])
+    found = []
+    for source in one.sources():
+        sample = source.read()
+        values = sample.voltage, sample.current, sample.wattage
+        rounded = [None if value is None else round(value, 6) for value in values]
+        found.append((source.name, source.kind.value, *rounded))
+    assert found == expected
+
+
+def test_the_readmes_esp(
+    program: Callable[..., pc.Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on the ESP prints lines that are read; the machine's part only passes them on."""
+    code = readme_programs()[2]
+    compile(code, "main.py", "exec")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    printed: list[str] = []
+
+    class Pin:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def read_uv(self) -> int:
+            return {32: 1_200_000, 33: 500_000}[self.number]
+
+    def rest(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    machine = type(sys)("machine")
+    machine.__dict__.update(ADC=Pin)
+    monkeypatch.setitem(sys.modules, "machine", machine)
+    monkeypatch.setattr(time, "sleep", rest)
+    with pytest.raises(KeyboardInterrupt):
+        exec(code, {"print": printed.append})
+    kind, sample, complaints = pc._sample_of_line(json.loads(printed[0]))
+    assert (kind, complaints) == (MeterType.BATTERY, [])
+    assert (sample.voltage, sample.current) == (12.0, 5.0)
+
+
+# --- Charge from volts
+
+
+@pytest.mark.parametrize(
+    ("text", "volts", "charge"),
+    [
+        ("Pack=li-ion:3", 12.57, 100.0),
+        ("Pack=li-ion:3", 11.4, 60.0),
+        ("Pack=li-ion:3", 9.0, 0.0),
+        ("Pack=li-ion:1", 3.53, 30.5),
+        ("Pack=lipo:2", 7.6, 30.0),
+        ("Pack=lifepo4:4", 13.2, 40.0),
+        ("Pack=lead-acid:6", 12.65, 100.0),
+        ("Pack=lead-acid:6", 14.4, 100.0),
+        ("Pack=9.0:0,11.1:50,12.6:100", 11.85, 75.0),
+        ("Pack=12.6:100, 9.0:0", 10.8, 50.0),
+        ("a=b=li-ion:3", 12.6, 100.0),
+        ("Pack=li-ion:3", 4.1, None),
+        ("Pack=li-ion:1", 8.2, None),
+        ("Pack=li-ion:3", 0.0, None),
+        ("Pack=li-ion:3", -12.0, None),
+    ],
+)
+def test_charge_from_volts(text: str, volts: float, charge: float | None) -> None:
+    """Between the points of a curve, and nothing where the volts are another battery's."""
+    found = pc._curve(text)[1].charge(volts)
+    assert found == (None if charge is None else pytest.approx(charge, abs=1e-3))
+
+
+@pytest.mark.parametrize("chemistry", pc._CHEMISTRIES)
+def test_curves_rise(chemistry: str) -> None:
+    """From 0 to 100 percent, in volts and in percent."""
+    points = pc._CHEMISTRIES[chemistry]
+    assert (points[0][1], points[-1][1]) == (0, 100)
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(points))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "Pack", "Pack=", "=li-ion:3", "Pack=li-ion", "Pack=li-ion:0", "Pack=li-ion:x", "Pack=water:3",
+        "Pack=9:0", "Pack=9:0,9:100", "Pack=9:100,12:0", "Pack=9:0,12:101", "Pack=-9:0,12:100", "Pack=9:0,12:100,x",
+        "Pack=9:0,5000:100", "Pack=9:0,12:-1", "Pack=li-ion:-3", "Pack=li-ion:3.5",
+    ],
+)  # fmt: skip
+def test_curves_that_are_none(text: str) -> None:
+    """A wrong --curve is a usage error."""
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected NAME=CHEMISTRY:CELLS"):
+        pc._curve(text)
+
+
+def test_a_pack_without_a_gauge(tree: Tree, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its charge is estimated and marked so; without a curve it is unknown; a gauge's own charge stays."""
+    tree.hwmon(0, name="ina219", in1_input=11400, curr1_input=-500)
+    tree.battery(voltage_now=11_400_000, capacity=77)
+    tree.battery("BAT1", voltage_now=11_400_000, capacity=None)
+    arguments = ["--map", "ina219=-battery:Pack"]
+    for name in ("Pack", "BAT0"):
+        arguments += ["--curve", f"{name}=li-ion:3"]
+    rows = {row["name"]: row for row in sources(tree.root, *arguments, capsys=capsys)}
+    found = {name: (row["charge_pct"], row["is_estimated"]) for name, row in rows.items()}
+    expected = {"BAT0": (77.0, False), "BAT1": (None, False), "Pack": (60.0, True)}
+    assert found == expected
+    assert pc.main(["sources", "--root", str(tree.root), *arguments]) == 0
+    head, *_, last = capsys.readouterr().out.splitlines()
+    assert (head.split()[-1], last.split()[-1]) == ("is_estimated", "yes")
+    assert (
+        pc.main(["run", "d", "--once", "--root", str(tree.root), "--db", str(db), *arguments]) == 0
+    )
+    with PowerManager(db) as pm:
+        charges = {meter.name: meter.charge_pct for meter in pm.list_meters("d")}
+    assert (charges["BAT0"], charges["Pack"]) == (77.0, 60.0)
+
+
+def test_volts_that_fit_no_curve_are_said(tree: Tree) -> None:
+    """A wrong number of cells does not shut the machine down: the charge is unknown."""
+    tree.hwmon(0, name="ina219", in1_input=4100, curr1_input=500)
+    maps = dict([pc._mapping("ina219=battery:Pack")])
+    curves = dict([pc._curve("Pack=li-ion:3")])
+    (source,) = pc.discover(str(tree.root), maps=maps, curves=curves)
+    sample = source.read()
+    assert (sample.charge_pct, sample.is_estimated) == (None, False)
+    assert sample.wattage == pytest.approx(2.05)
+    assert sample.problem == "its volts fit no --curve"
+
+
+def test_a_curve_of_nobody_is_said(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name that no meter has is a slip of the pen."""
+    tree.battery()
+    machine(curves=dict([pc._curve("Pack=li-ion:3")])).tick()
+    assert "--curve: no sensor is named Pack" in caplog.text
 
 
 # --- Commands
@@ -1442,7 +2749,10 @@ class Upses:
     def __init__(self, count: int = 1, **options: Any) -> None:
         self.time = Time()
         names = [f"ups{number}" for number in range(count)]
-        self.sources = [pc.Nut(name, self.time.clocks.boot) for name in names]
+        upsd = pc.Upsd("localhost", self.time.clocks.boot)
+        self.sources = [pc.Nut(name, upsd) for name in names]
+        for source, name in zip(self.sources, names):
+            source.name = name
         settings = pc.Options("dev", "", **(SHUTDOWN | options))
         self.watch, self.histories = pc.ShutdownWatch(settings), pc.Histories()
 
@@ -1453,7 +2763,7 @@ class Upses:
             samples: list[tuple[pc.Source, pc.Sample]] = []
             for source, values in zip(self.sources, variables):
                 lost = pc.Sample(problem="upsd cannot be reached")
-                samples.append((source, lost if values is None else source._sample(values)))
+                samples.append((source, lost if values is None else source.sample(values)))
             self.histories.judge(samples, self.time.now)
             self.watch.look(samples, self.histories.mains, 5.0, self.time.now)
             if self.watch.is_due(self.time.now):
