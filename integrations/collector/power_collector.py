@@ -251,6 +251,7 @@ class Sample:
     # Whether current and power have their sign; a battery's without a direction are mere sizes.
     signed: bool = True
     fine_charge_pct: float | None = None  # by an energy or charge counter, where it is asked
+    trend: int | None = None  # the direction in which the charge moves, whatever the status says
     rough_capacity: bool = False  # whether the capacity moves with the volts
     serial: str = ""  # the pack's or UPS's own number
     runtime_s: float | None = None  # seconds left, as the device itself says
@@ -1714,6 +1715,11 @@ def open_feeds(options: Options, clock: Callable[[], float]) -> list[Feed]:
     feeds += [Program(name, command, clock) for name, command in options.programs]
     return feeds
 
+    @property
+    def hold(self) -> float:
+        """Seconds for which a source has to be gone, or another one, before its meter follows."""
+        return 0.0 if self.once else HOLD
+
 
 class ClockWatch:
     """Notices a time of day that was set, and a machine that slept."""
@@ -1856,6 +1862,7 @@ class History:
         self._amperes_direction: int | None = None
         self._direction = LastKnown[int]()
         self._trend = Trend()
+        self._fine_trend = Trend()
 
     def judge(self, source: Source, sample: Sample, mains: bool | None, now: float) -> None:
         """Find a battery's direction where it does not say it, and give its current and power their sign.
@@ -1864,26 +1871,33 @@ class History:
         """
         if source.kind not in ALERT_TYPES:
             return
+        self._follow_trend(sample, now)
         if sample.direction is None:
             sample.direction = self._find_direction(source, sample, mains, now)
         else:
             self._direction.take(sample.direction, now)
-            self._trend = Trend()
         if not sample.signed:
             sample.current = _signed(sample.current, sample.direction)
             sample.wattage = _signed(sample.wattage, sample.direction)
 
+    def _follow_trend(self, sample: Sample, now: float) -> None:
+        if sample.direction not in (None, self._direction.value):
+            self._trend = Trend()  # a charger that was just plugged in has not moved the charge yet
+            self._fine_trend = Trend()
+        trend = self._trend.take(sample.charge_pct, now)
+        fine_trend = self._fine_trend.take(sample.fine_charge_pct, now)
+        sample.trend = trend if fine_trend is None else fine_trend
+
     def _find_direction(
         self, source: Source, sample: Sample, mains: bool | None, now: float
     ) -> int | None:
-        trend = self._trend.take(_first(sample.fine_charge_pct, sample.charge_pct), now)
         last = self._direction.at(now)
         # Nothing charges while mains is known to be off.
         if last is not None and not (last == CHARGING and mains is False):
             return last
         if source.kind is MeterType.BATTERY and sample.signed and sample.current is not None:
             return _direction_of(sample.current)
-        return DISCHARGING if mains is False else trend
+        return DISCHARGING if mains is False else sample.trend
 
     def take_facts(self, source: Source, sample: Sample, now: float, hold: float) -> bool:
         """Remember what the source is; return whether another one has been in its place for `hold` seconds."""
@@ -2073,6 +2087,7 @@ class Reserve:
     heard_at: float = -math.inf
     missed_at: float | None = None  # since when nothing is heard of it
     discharging: bool = False
+    falling: bool = False  # by its charge, whatever its status says
     on_battery_at: float | None = None  # since when a UPS is on battery
     low: bool = False  # as the device itself says
     empty: bool = False  # by its charge
@@ -2088,6 +2103,7 @@ class Reserve:
         self.heard_at = now
         self.missed_at = None
         self.direction = sample.direction
+        self.falling = sample.trend == DISCHARGING
         self.charge.take(sample.charge_pct, now)
         self.watts.take(sample.wattage, now)
         self.runtime.take(sample.runtime_s, now)
@@ -2170,6 +2186,7 @@ class ShutdownWatch:
         self._packs_on_battery_at: float | None = None
         self._ending_at: float | None = None
         self._said_calibrating = False
+        self._said_doubts = options.test_shutdown  # describe() says them there
         self._ran = False
         self.ending: Ending | None = None  # as of the last look
 
@@ -2194,6 +2211,10 @@ class ShutdownWatch:
         before = self.ending
         self.ending = self._judge(now)
         self._follow_ending(before, now)
+        if not self._said_doubts:
+            self._said_doubts = True
+            for doubt in self.doubts():
+                _log.warning("%s", doubt)
 
     def _forget_gone(self, names: set[str], now: float) -> None:
         """A pack taken out is not critical; a UPS that goes while on battery is a lost one."""
@@ -2212,9 +2233,13 @@ class ShutdownWatch:
         packs = self._packs()
         # Only with mains there can a discharge be on purpose.
         supplying = any(p.discharging and not (p.calibrating and self._mains) for p in packs)
+        charging = any(pack.direction == CHARGING for pack in packs)
+        if self._mains is not True and any(pack.falling for pack in packs):
+            # A status that says otherwise is stuck, or its charger is too weak.
+            supplying = True
+            charging = False
         # Packs that say nothing, or that they rest, supply all the same where nothing else can.
         supplying = supplying or (bool(packs) and self._mains is False)
-        charging = any(pack.direction == CHARGING for pack in packs)
         if not supplying or charging:
             self._packs_on_battery_at = None
         elif self._packs_on_battery_at is None:
@@ -2727,7 +2752,9 @@ class Journal:
         self._happenings: deque[Happening] = deque(maxlen=1000)
         self._ids: dict[Key, str] = {}
         self._lost = 0
+        self._refusing = 0
         self._said_refused: set[str] = set()
+        self.accepted = 0  # readings and events that were to be stored
         self.refused = 0  # readings and events that power_manager does not store
         self.error = ""
         self.low = power_manager.LOW_BATTERY_THRESHOLD
@@ -2767,9 +2794,11 @@ class Journal:
             self._rows.popleft()
             self._lost += 1
         self._rows.append(row)
+        self.accepted += 1
 
     def happen(self, happening: Happening) -> None:
         """Keep an event for the next commit."""
+        self.accepted += 1
         self._happenings.append(happening)
 
     def commit(self) -> bool:
@@ -2792,6 +2821,8 @@ class Journal:
             )
         self.error = ""
         self._lost = 0
+        self.refused += self._refusing
+        self._refusing = 0
         self._rows.clear()
         self._happenings.clear()
         return True
@@ -2810,6 +2841,7 @@ class Journal:
     def _write(self) -> None:
         """Store what waits, each at the time of day that it happened at."""
         offset = self._clocks.wall() - self._clocks.boot()
+        self._refusing = 0
         self._look_up_device()
         self._write_readings(offset)
         for happening in self._happenings:
@@ -2847,7 +2879,7 @@ class Journal:
 
     def _refuse(self, name: str, why: str) -> None:
         """Drop what power_manager does not store, and say so once for each source."""
-        self.refused += 1
+        self._refusing += 1
         if name not in self._said_refused:
             self._said_refused.add(name)
             _log.error("%s: refused and left out: %s", _clean(name), why[:300])
@@ -3056,12 +3088,9 @@ class Collector:
         self._events = EventWatch(options.event_hold)
         self._shutdown = ShutdownWatch(options)
         self._schedule = Schedule(options.commit_every)
-        self._hold = 0.0 if options.once else HOLD
-        self.journal = Journal(options.db, options.device_id, clocks, self._hold)
+        self.journal = Journal(options.db, options.device_id, clocks, options.hold)
         self._hooks = EventHooks(options)
         self._prune_at = -math.inf
-        self._looks = 0
-        self._stored_any = False
         if options.interval > self.journal.max_gap:
             _log.warning(
                 "no energy is booked: readings every %g s are farther apart than the file's max_gap, %g s",
@@ -3112,7 +3141,6 @@ class Collector:
         self._watch_shutdown(samples, now)
         self._hooks.tell(self.journal)
         self._prune(now)
-        self._looks += 1
 
     def finish(self) -> int:
         """Write what waits, and close; return the exit code."""
@@ -3129,10 +3157,11 @@ class Collector:
         self._hooks.close()
         self._sensors.close()
         self.journal.manager.close()
-        once = self._options.once
-        if once and not self._stored_any:
+        failed = not stored
+        if self._options.once and self.journal.accepted == 0:
             _log.error("nothing to log: `power_collector sources` shows what this machine has")
-        return int(not stored or (once and (not self._stored_any or self.journal.refused > 0)))
+            failed = True
+        return int(failed or (self._options.once and self.journal.refused > 0))
 
     def _take(self, source: Source, sample: Sample, now: float) -> None:
         """Make a reading of a sample."""
@@ -3144,7 +3173,7 @@ class Collector:
                 self._sensors.rescan_soon()
         if sample.empty:
             return
-        if history.take_facts(source, sample, now, self._hold):
+        if history.take_facts(source, sample, now, self._options.hold):
             assert history.facts is not None
             self.journal.registry.change((source.name, source.kind), history.facts)
         row = history.reading(source, sample, now)
@@ -3167,16 +3196,12 @@ class Collector:
         self.journal.registry.look(present, self._sensors.answering(samples), now)
 
     def _commit(self, now: float) -> None:
-        self._stored_any |= self.journal.waiting > 0
         self._schedule.note(now, stored=self.journal.commit())
 
     def _watch_shutdown(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
         """Run the shutdown command, once for each time that the machine ends."""
         watch = self._shutdown
         watch.look(samples, self._histories.mains, self.journal.critical, now)
-        if self._looks == 0:
-            for doubt in watch.doubts():
-                _log.warning("%s", doubt)
         command = self._options.shutdown_command
         if not command or not watch.is_due(now) or watch.ending is None:
             return

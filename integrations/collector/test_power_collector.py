@@ -2697,6 +2697,46 @@ def test_a_gauge_without_a_direction_ends_the_machine(
     assert runs == ["BAT0"] * 2
 
 
+@pytest.mark.parametrize(
+    ("status", "mains", "ends"),
+    [("Charging", None, True), ("Charging", 0, True), ("Not charging", None, True), ("Full", None, True),
+     ("Charging", 1, False), ("Not charging", 1, False)],
+)  # fmt: skip
+def test_a_status_that_is_stuck_does_not_keep_a_falling_charge_from_its_end(
+    tree: Tree,
+    machine: Callable[..., Machine],
+    runs: list[str],
+    status: str,
+    mains: int | None,
+    ends: bool,
+) -> None:
+    """Where mains is not known to be on, a charge that falls says it louder."""
+    if mains is not None:
+        tree.supply("AC", type="Mains", online=mains)
+    tree.battery(status=status)
+    one = machine(**SHUTDOWN)
+    for charge in (9, 8, 7, 6, 5, 4):
+        tree.battery(capacity=charge)
+        one.tick(8)
+    assert bool(runs) is ends
+
+
+def test_a_charger_that_is_plugged_in_at_the_end_cancels_the_shutdown(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """The charge has fallen until now, but that is over."""
+    tree.battery(capacity=9)
+    one = machine(**SHUTDOWN)
+    for charge in (9, 8, 7, 6, 5):
+        tree.battery(capacity=charge)
+        one.tick(4)
+    tree.battery(status="Charging")
+    one.tick(20)
+    tree.battery(capacity=4)  # a gauge may well fall a little more
+    one.tick(20)
+    assert runs == []
+
+
 def test_a_discharge_on_purpose_does_not_shut_down(
     tree: Tree, machine: Callable[..., Machine], runs: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -3048,6 +3088,31 @@ def test_a_machine_that_slept_on_battery_waits_anew() -> None:
         assert upses.look(ups(status), seconds=60) is not None
 
 
+def test_a_laptop_that_slept_on_battery_counts_anew(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """An hour on battery does not include the night."""
+    tree.battery(capacity=90)
+    one = machine(shutdown_on_battery=3600.0, **SHUTDOWN)
+    one.tick(20)
+    one.time.pass_(8 * 3600)
+    one.tick(700)
+    assert runs == []
+    one.tick(40)
+    assert runs == ["BAT0"]
+
+
+def test_a_silence_from_before_the_sleep_counts_anew() -> None:
+    """A upsd needs a moment after the network has come back."""
+    upses = Upses()
+    upses.look(ups("OB"), seconds=5)
+    upses.look(None, seconds=20)
+    upses.time.pass_(8 * 3600)
+    upses.watch.has_slept(upses.time.now)
+    assert upses.look(None, seconds=25) is None
+    assert upses.look(ups("OL"), seconds=60) is None
+
+
 def test_recovery_is_said_and_arms_again(caplog: pytest.LogCaptureFixture) -> None:
     """Each time that the machine ends is one run."""
     upses = Upses()
@@ -3134,6 +3199,20 @@ def test_test_shutdown_says_what_would_happen(
     assert pc.main([*arguments, "--shutdown-after", "0"], Time().clocks) == 0
     assert "shutdown now: BAT0: critical\n" in capsys.readouterr().out
     assert (db.exists(), (tmp_path / "off").exists()) == (False, False)
+
+
+def test_test_shutdown_where_nothing_can_end(
+    tree: Tree, db: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says why not, and what could never come."""
+    arguments = ["run", "dev", "--root", str(tree.root), "--db", str(db), "--test-shutdown"]
+    assert pc.main([*arguments, "--shutdown-command", "sh"]) == 0
+    never = "--shutdown-command can never run as things are: no battery or UPS is seen"
+    nothing = f"mains: not known\nno shutdown: no battery or UPS is seen\n{never}\n"
+    assert capsys.readouterr().out == nothing
+    tree.battery(status="Not charging", capacity=3)
+    assert pc.main(arguments) == 0
+    assert "no shutdown: nothing is known to be discharging\n" in capsys.readouterr().out
 
 
 def test_test_shutdown_goes_by_the_devices_own_line(
@@ -3406,6 +3485,16 @@ def test_a_source_out_of_bounds_is_stored_as_unknown(
     assert [(r.voltage, r.current_draw, r.charge_pct) for r in one.readings()] == [
         (None, None, 50.0)
     ] * 2
+
+
+def test_watts_out_of_bounds_are_stored_as_unknown(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
+    """900 V and 900 A may each be measured; 810 kW are no machine's."""
+    tree.battery(voltage_now=900_000_000, current_now=900_000_000)
+    one = machine(commit_every=0)
+    one.tick()
+    assert [(r.voltage, r.current_draw) for r in one.readings()] == [(900.0, None)]
 
 
 def row(name: str, voltage: float, at: float, kind: MeterType = MeterType.MAIN) -> pc.Row:
@@ -3740,6 +3829,20 @@ def test_another_serial_number_is_another_pack(
     (meter,) = one.collector.journal.manager.list_meters("dev")
     assert meter.capacity_wh == 50.2
     assert one.readings()[-1].current_draw is None
+
+
+def test_a_capacity_that_a_person_has_told_outlives_the_sensors_first(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
+    """Where the pack says its capacity late, what somebody has set meanwhile stays."""
+    tree.battery(energy_full=None)
+    one = machine(once=True)
+    one.tick()
+    manager = one.collector.journal.manager
+    manager.update_meter(manager.list_meters("dev")[0].id, capacity_wh=45.0)
+    tree.battery(energy_full=50_000_000)
+    machine(once=True).tick()
+    assert manager.list_meters("dev")[0].capacity_wh == 45.0
 
 
 def test_what_a_person_changes_of_a_meter_stays(
