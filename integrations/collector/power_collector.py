@@ -1692,6 +1692,11 @@ class Options:
     programs: Sequence[tuple[str, Sequence[str]]] = ()
     curves: dict[str, Curve] = field(default_factory=dict)
 
+    @property
+    def hold(self) -> float:
+        """Seconds for which a source has to be gone, or another one, before its meter follows."""
+        return 0.0 if self.once else HOLD
+
 
 def open_feeds(options: Options, clock: Callable[[], float]) -> list[Feed]:
     """What the options name beside the kernel's files. Raises ValueError for what is no address."""
@@ -1709,11 +1714,6 @@ def open_feeds(options: Options, clock: Callable[[], float]) -> list[Feed]:
     feeds += [Apcupsd(address, clock) for address in options.apcupsd]
     feeds += [Program(name, command, clock) for name, command in options.programs]
     return feeds
-
-    @property
-    def hold(self) -> float:
-        """Seconds for which a source has to be gone, or another one, before its meter follows."""
-        return 0.0 if self.once else HOLD
 
 
 class ClockWatch:
