@@ -537,6 +537,7 @@ def rails(tree: Tree) -> dict[str, tuple[float | None, str]]:
     for source in pc.Rail.discover(str(tree.root)):
         watts = source.read().wattage
         whole = re.match(r"a part of (.*?):", source.left_out)
+        assert source.name not in found
         found[source.name] = None if watts is None else round(watts, 6), whole[1] if whole else ""
     return found
 
@@ -1035,6 +1036,17 @@ def test_a_upsd_that_is_gone_is_left_alone_for_a_while(upsd: Upsd) -> None:
     time_.pass_(pc.NUT_RETRY)
     assert source.read().status == "OL"
     client.close()
+
+
+def test_a_upsd_that_is_gone_is_asked_again_however_often_one_looks(upsd: Upsd) -> None:
+    """A look while it is left alone does not put the next attempt off."""
+    time_ = Time()
+    source = pc.Nut("ups", pc.Upsd(upsd.host, time_.clocks.boot))
+    upsd.reply = None
+    for _ in range(6):  # at 0, 4, ... 20 s
+        source.read()
+        time_.pass_(4)
+    assert upsd.asked == 2  # at 0 and 12 s
 
 
 def test_an_answer_without_end_is_cut_off(
@@ -1891,6 +1903,17 @@ def test_a_program_ends_with_its_children(
     until(lambda: not any(map(is_alive, pids)))
 
 
+def test_a_program_may_end_by_itself(program: Callable[..., pc.Program], tmp_path: Path) -> None:
+    """SIGTERM comes first, and leaves it time to put its device to rest."""
+    path = tmp_path / "rested"
+    rest = f"def rest(*_): open({str(path)!r}, 'w').write('x'); sys.exit()\n"
+    then = f"{rest}signal.signal(signal.SIGTERM, rest)\nprint('{{\"voltage\": 5}}', flush=True)\ntime.sleep(600)"
+    one = program(printing(then=then))
+    until(lambda: one.poll() and one.sample("Hat").voltage == 5.0)
+    one.close()
+    assert path.read_text() == "x"
+
+
 def test_children_that_a_program_leaves_behind_end_with_it(
     program: Callable[..., pc.Program], tmp_path: Path
 ) -> None:
@@ -1956,6 +1979,15 @@ def test_a_programs_errors_are_said_once(
         "--program Hat: no such key: volts",
         "--program Hat: no JSON object: boo",
     ]
+
+
+def test_errors_without_end_are_not_all_said(
+    program: Callable[..., pc.Program], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that is wrong in another way each time fills neither the log nor memory."""
+    one = program(["true"])
+    one._take_lines(b"".join(b'{"key%d": 5}\n' % number for number in range(1000)))
+    assert (len(caplog.records), len(one._complaints)) == (100, 100)
 
 
 @pytest.mark.parametrize("text", ["", "Hat", "=true", "Hat=", "Hat='", " =true"])
