@@ -252,6 +252,7 @@ class Sample:
     signed: bool = True
     fine_charge_pct: float | None = None  # by an energy or charge counter, where it is asked
     trend: int | None = None  # the direction in which the charge moves, whatever the status says
+    by_trend: bool = False  # whether nothing else says the direction
     rough_capacity: bool = False  # whether the capacity moves with the volts
     serial: str = ""  # the pack's or UPS's own number
     runtime_s: float | None = None  # seconds left, as the device itself says
@@ -1211,7 +1212,9 @@ class Program(Feed):
         """The last line of that name, for as long as it may stand for the present."""
         at, _, sample = self._samples.get(name, (-math.inf, MeterType.MAIN, Sample()))
         if self._clock() - at <= PROGRAM_HOLD:
-            return sample
+            return dataclasses.replace(
+                sample
+            )  # what is judged of it at one look is not so at the next
         return Sample(problem=self._problem or f"it has printed nothing for {PROGRAM_HOLD:g} s")
 
     def poll(self) -> bool:
@@ -1897,7 +1900,10 @@ class History:
             return last
         if source.kind is MeterType.BATTERY and sample.signed and sample.current is not None:
             return _direction_of(sample.current)
-        return DISCHARGING if mains is False else sample.trend
+        if mains is False:
+            return DISCHARGING
+        sample.by_trend = sample.trend is not None
+        return sample.trend
 
     def take_facts(self, source: Source, sample: Sample, now: float, hold: float) -> bool:
         """Remember what the source is; return whether another one has been in its place for `hold` seconds."""
@@ -2103,7 +2109,9 @@ class Reserve:
         self.heard_at = now
         self.missed_at = None
         self.direction = sample.direction
-        self.falling = sample.trend == DISCHARGING
+        # A UPS says itself what it does, unless it says nothing.
+        trusted = sample.by_trend or self.kind is MeterType.BATTERY
+        self.falling = trusted and sample.trend == DISCHARGING
         self.charge.take(sample.charge_pct, now)
         self.watts.take(sample.wattage, now)
         self.runtime.take(sample.runtime_s, now)
@@ -2121,7 +2129,7 @@ class Reserve:
             self.missed_at = now
 
     def _take_discharging(self, sample: Sample, mains: bool | None, now: float) -> None:
-        if sample.direction is not None:
+        if sample.direction is not None and not sample.by_trend:
             self.discharging = sample.direction == DISCHARGING
         elif mains is not None:
             self.discharging = not mains
@@ -2233,13 +2241,9 @@ class ShutdownWatch:
         packs = self._packs()
         # Only with mains there can a discharge be on purpose.
         supplying = any(p.discharging and not (p.calibrating and self._mains) for p in packs)
-        charging = any(pack.direction == CHARGING for pack in packs)
-        if self._mains is not True and any(pack.falling for pack in packs):
-            # A status that says otherwise is stuck, or its charger is too weak.
-            supplying = True
-            charging = False
         # Packs that say nothing, or that they rest, supply all the same where nothing else can.
         supplying = supplying or (bool(packs) and self._mains is False)
+        charging = any(pack.direction == CHARGING for pack in packs)
         if not supplying or charging:
             self._packs_on_battery_at = None
         elif self._packs_on_battery_at is None:
@@ -2262,14 +2266,19 @@ class ShutdownWatch:
         return max(endings, key=lambda ended: ended.at_once, default=None)
 
     def _packs_end(self, now: float) -> Ending | None:
-        since = self._packs_on_battery_at
-        if since is None:
-            return None
         packs = self._packs()
         packs.sort(key=lambda pack: (not pack.critical, not pack.discharging))
+        since = self._packs_on_battery_at
+        # Where a charge falls, a status that says otherwise is stuck, or its charger is too weak. Days of
+        # rest let it fall too, so that counts at the critical line alone.
+        falling = self._mains is not True and any(pack.falling for pack in packs)
+        if since is None and not falling:
+            return None
         pack = packs[0]
         if pack.critical and not any(pack.has_charge(now) for pack in packs):
             return Ending(pack, "critical", now)
+        if since is None:
+            return None
         return self._limit_reached(pack, since, self._packs_runtime_s(now), now)
 
     def _packs_runtime_s(self, now: float) -> float | None:
@@ -2290,6 +2299,8 @@ class ShutdownWatch:
         """Why a UPS can be lived on no longer; None where it can, or nothing is known of it."""
         if ups.forced:
             return Ending(ups, "its primary says FSD", now, at_once=True)
+        if ups.critical and ups.falling:
+            return Ending(ups, "critical", now)
         if ups.on_battery_at is None:
             return None
         if ups.critical:

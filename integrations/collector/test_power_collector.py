@@ -2753,6 +2753,45 @@ def test_a_status_that_is_stuck_does_not_keep_a_falling_charge_from_its_end(
     assert bool(runs) is ends
 
 
+@pytest.mark.parametrize("status", ["Full", "Not charging", "Unknown"])
+def test_a_charge_that_falls_by_itself_is_not_on_battery(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str], status: str
+) -> None:
+    """A pack that rests loses a point in days: --shutdown-on-battery does not count from that."""
+    tree.battery(status=status, capacity=100, current_now=0)
+    one = machine(shutdown_on_battery=60.0, shutdown_runtime=1e9, **SHUTDOWN)
+    for charge in (100, 99, 98, 97):
+        tree.battery(capacity=charge)
+        one.tick(60)
+    assert runs == []
+
+
+def test_a_kernels_ups_that_says_its_charge_alone_ends(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """A HAT of that type without status and without a word of mains."""
+    tree.supply("hat", type="UPS", capacity=9)
+    one = machine(**SHUTDOWN)
+    for charge in (9, 8, 7, 6, 5, 4):
+        tree.supply("hat", capacity=charge)
+        one.tick(8)
+    assert runs == ["hat"]
+
+
+def test_a_program_whose_line_stands_is_judged_anew_at_each_look(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """Mains went off and came back between two lines: what was judged of the first look is over."""
+    tree.supply("AC", type="Mains", online=0)
+    line = {"name": "hat", "type": "battery", "charge_pct": 3}
+    command = [sys.executable, "-uc", f"import time; print({json.dumps(line)!r}); time.sleep(600)"]
+    one = machine(programs=[("hat", command)], **SHUTDOWN)
+    one.tick(3)
+    tree.supply("AC", online=1)
+    one.tick(8)
+    assert runs == []
+
+
 def test_a_charger_that_is_plugged_in_at_the_end_cancels_the_shutdown(
     tree: Tree, machine: Callable[..., Machine], runs: list[str]
 ) -> None:
