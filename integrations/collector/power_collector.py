@@ -110,7 +110,7 @@ NUT_USERNAME = (
 NUT_PASSWORD = "POWER_NUT_PASSWORD"
 _NUT_SIZE = 1 << 20  # bytes of an answer
 PROGRAM_FIRST = 5.0  # seconds to wait for the first line of a --program, once
-PROGRAM_QUIET = 0.2  # seconds without another line that end that wait
+PROGRAM_MORE = 0.3  # seconds to wait for its other names after that
 PROGRAM_HOLD = 60.0  # seconds for which its last line stands for the present
 PROGRAM_GONE = 600.0  # seconds after which a name that it no longer prints is gone
 PROGRAM_PAUSE = 1.0  # seconds between its end and its next start; twice as long each time
@@ -118,7 +118,7 @@ PROGRAM_PAUSE_MAX = 300.0
 PROGRAM_SOUND = 60.0  # seconds of a run after which the pause begins anew
 PROGRAM_LIMIT = 2.0  # seconds that it may take to end after SIGTERM
 PROGRAM_LINE = 65_536  # bytes of a line
-PROGRAM_READS = 32  # reads of 64 KiB at one look
+PROGRAM_READS = 4  # reads of 64 KiB at one look
 PROGRAM_NAMES = 64
 CURVE_LOW = 0.8  # volts below that share of a curve's lowest are another battery's
 CURVE_HIGH = 1.25  # and above that share of its highest; a charger's volts are below it
@@ -1248,12 +1248,15 @@ class Program(Feed):
         os.set_blocking(self._process.stdout.fileno(), False)
 
     def _await_lines(self) -> None:
-        """Wait for its first line, and then until it is quiet for a moment: it may have several names."""
+        """Wait for its first line, and then a moment for its other names."""
         deadline = time.monotonic() + PROGRAM_FIRST
+        has_begun = False
         while self._process is not None and self._process.stdout is not None:
+            if self._samples and not has_begun:
+                has_begun = True
+                deadline = time.monotonic() + PROGRAM_MORE
             left = deadline - time.monotonic()
-            quiet = PROGRAM_QUIET if self._samples else left
-            if left <= 0 or not select.select([self._process.stdout], [], [], min(left, quiet))[0]:
+            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
                 return
             self.poll()
 
