@@ -1247,8 +1247,8 @@ def test_what_a_ups_says_beside_its_watts(upsd: Upsd, capsys: pytest.CaptureFixt
     arguments = ["sources", "--root", str(TREES / "absent"), "--nut", upsd.address]
     assert pc.main(arguments) == 0
     head, line = capsys.readouterr().out.splitlines()
-    assert head.split()[-4:] == ["status", "runtime_s", "temperature_c", "serial"]
-    assert re.split(r"\s{2,}", line)[-4:] == ["OL OVER RB", "1200", "31.5", "AB12"]
+    assert head.split()[-4:] == ["status", "left", "°C", "serial"]
+    assert re.split(r"\s{2,}", line)[-4:] == ["OL OVER RB", "20 min", "31.5", "AB12"]
     sample = pc.Nut.sample(upsd.variables)
     assert sample.tokens == {"OL", "OVER", "RB"}
 
@@ -2145,7 +2145,7 @@ def test_a_pack_without_a_gauge(tree: Tree, db: Path, capsys: pytest.CaptureFixt
     assert found == expected
     assert pc.main(["sources", "--root", str(tree.root), *arguments]) == 0
     head, *_, last = capsys.readouterr().out.splitlines()
-    assert (head.split()[-1], last.split()[-1]) == ("is_estimated", "yes")
+    assert (head.split()[-1], last.split()[-1]) == ("estimated", "yes")
     assert (
         pc.main(["run", "d", "--once", "--root", str(tree.root), "--db", str(db), *arguments]) == 0
     )
@@ -4667,8 +4667,8 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     """`sources` prints a table, with a dash for what is not known."""
     assert pc.main(["sources", "--root", str(TREES / "ups")]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "name  type  voltage  current  wattage  charge_pct  capacity_wh  status",
-        "ups0  ups   13.65    -0.8     -10.92   88          84           Charging",
+        "name  type     V      A      W  charge %  capacity Wh  status",
+        "ups0  ups   13.7  -0.80  -10.9      88.0         84.0  Charging",
     ]
 
 
@@ -4690,28 +4690,51 @@ def test_sources_of_a_upsd(upsd: Upsd, capsys: pytest.CaptureFixture[str]) -> No
         [], ["run"], ["run", "d", "--interval", "0"], ["run", "d", "--interval", "nan"], ["run", "d", "--keep-days=-1"],
         ["run", "d", "--exec", ""], ["run", "d", "--exec", "'"], ["run", "d", "--root", "/no/such"],
         ["sources", "--nut", "@"], ["sources", "--map", "x"], ["run", "d", "--interval", "often"],
+        ["run", "d", "--interval", "-5s"], ["run", "d", "--commit-every=-1"], ["run", "d", "--min-change=-1"],
+        ["run", "d", "--exec-limit", "0s"], ["rnu", "d"], ["run", "d", "--intervl", "5"], ["run", "d", "--inter", "5"],
     ],
 )  # fmt: skip
 def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """What cannot be understood ends with 2 and a usage line."""
     with pytest.raises(SystemExit) as caught:
         pc.main(arguments)
-    assert (caught.value.code, "usage: power_collector" in capsys.readouterr().err) == (2, True)
+    err = capsys.readouterr().err
+    assert (caught.value.code, err.startswith("usage: python power_collector.py ")) == (2, True)
+    assert not arguments or "\npower_collector: " in err
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 0), (PermissionError, 1)]
-)
+def test_durations() -> None:
+    """What was in seconds alone may have units too."""
+    words = ["run", "d", "--interval", "1m30s", "--commit-every", "5m", "--exec-limit", "20"]
+    options = pc._parser().parse_args([*words, "--shutdown-after", "0"])
+    assert (options.interval, options.commit_every) == (90.0, 300.0)
+    assert (options.exec_limit, options.shutdown_after) == (20.0, 0.0)
+
+
+def test_examples() -> None:
+    """The examples of the help are lines that the parser takes."""
+    parser = pc._parser()
+    for command in (parser, *parser.commands.values()):
+        assert command.examples
+        for example in command.examples:
+            words = shlex.split(example.removeprefix(parser.prog))
+            if words[0] in ("help", "completion"):
+                with pytest.raises(SystemExit, match="0"):
+                    parser.parse_args(words)
+            else:
+                assert parser.parse_args(words).command == words[0]
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (PermissionError, 1)])
 def test_sources_ends_quietly(
     error: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C, a closed pipe and a system error have their exit codes."""
+    """Ctrl-C and a system error have their exit codes."""
 
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(pc.Supply, "discover", fail)
-    monkeypatch.setattr(os, "dup2", lambda *_: None)
     assert pc.main(["sources"]) == code
 
 
