@@ -1362,6 +1362,21 @@ def test_a_password_cannot_smuggle_a_command(upsd: Upsd, monkeypatch: pytest.Mon
     assert [command.split()[0] for command in upsd.commands] == ["USERNAME"]
 
 
+@pytest.mark.parametrize(
+    ("word", "sent"),
+    [
+        ("secret-1.x", "secret-1.x"),
+        ("a b", '"a b"'),
+        ("a#b", '"a#b"'),
+        ('a"\\b', '"a\\"\\\\b"'),
+        ("", '""'),
+    ],
+)
+def test_words_are_quoted_where_they_have_to_be(word: str, sent: str) -> None:
+    """As NUT's parser has it: `#` would begin a comment there."""
+    assert pc.Upsd._quoted(word) == sent
+
+
 def test_a_file_of_logins_that_others_can_read(
     login: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
