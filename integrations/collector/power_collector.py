@@ -889,7 +889,7 @@ class Upsd(Feed):
         """A word as NUT's parser reads it; a plain one as it is, for servers that know no quotes."""
         if re.fullmatch(r"[\w.+-]+", word, re.ASCII):
             return word
-        escaped = re.sub(r'(["\\])', r"\\\1", word)
+        escaped = re.sub(r'(["\\#])', r"\\\1", word)
         return f'"{escaped}"'
 
     def _said(self, command: str) -> str:
