@@ -38,6 +38,7 @@ has the same sign. Times are UTC.
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import dataclasses
 import errno
@@ -48,6 +49,7 @@ import math
 import operator
 import os
 import re
+import select
 import sqlite3
 import stat
 import struct
@@ -57,17 +59,17 @@ import time
 import weakref
 from array import array
 from binascii import crc32
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from enum import Enum
-from itertools import chain, count, repeat
+from itertools import accumulate, chain, count, repeat
 from numbers import Complex, Integral, Number, Real
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 __version__ = "1.0.0"
 __all__ = [
@@ -122,6 +124,7 @@ __all__ = [
     "parse_zone",
     "print_error",
     "printable",
+    "program_name",
     "restore_database",
     "rounded",
     "run_program",
@@ -4856,126 +4859,7 @@ def _padded_row(row: Any) -> Sequence[Any]:
 # --- Command lines --------------------------------------------------------------------
 # What all command lines of the project share: what they read, how they print, how they end.
 
-
-def parse_number(text: str) -> int | float:
-    """Text as a finite number, for argparse.
-
-    >>> parse_number("12.5")
-    12.5
-    """
-    try:
-        if "_" in text:  # Python would take 1_0 for 10
-            raise ValueError(text)
-        number = int(text) if text.isdecimal() else float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
-    return number
-
-
-def parse_count(text: str) -> int:
-    """Text as a whole number of at least 0, for argparse."""
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return int(text)
-
-
-_DURATION_UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_DURATION_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)", re.IGNORECASE)
-
-
-def parse_duration(text: str) -> float:
-    """Text as a length of time in seconds, for argparse: "90", "90s", "1h30m", "7d", "2w".
-
-    A number alone is seconds. The result is at least 0 and finite.
-
-    >>> parse_duration("1h30m")
-    5400.0
-    """
-    try:
-        seconds = float(parse_number(text))
-    except argparse.ArgumentTypeError:
-        seconds = 0.0
-        position = 0
-        while position < len(text):
-            part = _DURATION_PART.match(text, position)
-            if part is None:
-                seconds = -1.0
-                break
-            seconds += float(part[1]) * _DURATION_UNITS_S[part[2].lower()]
-            position = part.end()
-    if not text.strip() or not 0 <= seconds < math.inf:
-        expected = "expected a duration such as 90s, 15m, 1h30m or 7d"
-        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
-    return seconds
-
-
-def parse_zone(text: str) -> tzinfo | None:
-    """Text as a time zone, for argparse: "UTC", a name such as "Europe/Berlin", or "local".
-
-    None stands for this machine's own zone, as in datetime.astimezone().
-    """
-    if text.lower() == "local":
-        return None
-    if text.lower() == "utc":
-        return timezone.utc
-    import zoneinfo
-
-    try:
-        return zoneinfo.ZoneInfo(text)
-    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-        expected = "expected a time zone such as Europe/Berlin, or UTC, or local"
-        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}") from None
-
-
-def parse_time(
-    text: str, *, zone: tzinfo | None = None, clock: Callable[[], float] = time.time
-) -> datetime:
-    """Text as a time, for argparse.
-
-    ISO 8601, with an offset or in `zone` (None: this machine's own); a date alone is its midnight;
-    "now", "today", "yesterday"; "-24h" and "-7d" before now; epoch seconds. `clock` returns the
-    present as epoch seconds. The result has an offset, and lies from 1970 to 2200.
-    """
-    word = text.strip().lower()
-    try:
-        now = (_EPOCH + timedelta(seconds=clock())).astimezone(zone)
-        if word == "now":
-            moment = now
-        elif word in ("today", "yesterday"):
-            midnight = now.replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
-            moment = _in_zone(midnight - timedelta(days=int(word == "yesterday")), zone)
-        elif word.startswith("-"):
-            moment = now - timedelta(seconds=parse_duration(word[1:]))
-        elif _is_number(word):
-            moment = _EPOCH + to_microseconds(parse_number(word)) * _ONE_MICROSECOND
-        else:
-            moment = _parse_iso(text.strip())
-        if moment.tzinfo is None:
-            moment = _in_zone(moment, zone)
-        to_microseconds(moment)
-    except (ValueError, OverflowError, OSError, argparse.ArgumentTypeError):
-        expected = "expected a time such as 2026-11-28, 2026-11-28T10:00Z, today or -24h"
-        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}") from None
-    return moment
-
-
-def _is_number(text: str) -> bool:
-    try:
-        parse_number(text)
-    except argparse.ArgumentTypeError:
-        return False
-    return True
-
-
-def _in_zone(local: datetime, zone: tzinfo | None) -> datetime:
-    """A time without an offset as one of the zone; ValueError if clocks skip it there."""
-    moment = local.replace(tzinfo=zone) if zone is not None else local.astimezone()
-    back = moment.astimezone(timezone.utc).astimezone(zone)
-    if back.replace(tzinfo=None, fold=0) != local.replace(tzinfo=None, fold=0):
-        raise ValueError(f"{local} does not exist there: the clocks are put forward over it")
-    return moment
+# --- How they print
 
 
 @dataclass(frozen=True)
@@ -4986,6 +4870,7 @@ class Screen:
     is_terminal: bool = False
     has_colour: bool = False
     has_unicode: bool = True  # block characters; otherwise ASCII stands for them
+    encoding: str = "utf-8"
 
     @classmethod
     def of(cls, stream: Any) -> Screen:
@@ -4997,19 +4882,27 @@ class Screen:
         import shutil
 
         is_terminal = bool(stream.isatty())
-        try:
-            "█▁…".encode(getattr(stream, "encoding", None) or "ascii")
-            has_unicode = True
-        except (LookupError, UnicodeEncodeError):
-            has_unicode = False
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        is_dumb = os.environ.get("TERM") == "dumb"
         return cls(
             width=max(shutil.get_terminal_size((80, 24)).columns, 40),
             is_terminal=is_terminal,
-            has_colour=(
-                is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-            ),
-            has_unicode=has_unicode,
+            has_colour=is_terminal and not is_dumb and not os.environ.get("NO_COLOR"),
+            has_unicode=_can_encode("█▁…", encoding),
+            encoding=encoding,
         )
+
+    @property
+    def ellipsis(self) -> str:
+        """What stands at the end of a text that was cut."""
+        return "…" if self.has_unicode else "~"
+
+    def printable(self, value: Any) -> str:
+        """A value as text that cannot steer a terminal, in letters that this screen has."""
+        text = printable(value)
+        if _can_encode(text, self.encoding):
+            return text
+        return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def paint(self, text: str, colour: str) -> str:
         """The text in a colour of _COLOURS, where colours can be shown; "" leaves it plain."""
@@ -5044,22 +4937,39 @@ class Screen:
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1", "dim": "2"}
 
 
+def _can_encode(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
+
+
+# Control characters, line separators, what turns the direction of writing, and halves of
+# characters, which no encoding has.
+_UNSAFE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def printable(value: Any) -> str:
-    """A value as text that cannot steer a terminal; None as "-".
+    r"""A value as text that cannot steer a terminal; None as "-".
 
     Control characters and those that turn the direction of writing are shown as their escapes.
+
+    >>> printable("two\nlines")
+    'two\\nlines'
     """
     if value is None:
         return "-"
-    text = f"{value:.10g}" if isinstance(value, float) else str(value)
-    unsafe = "[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
-    return re.sub(unsafe, lambda found: ascii(found[0])[1:-1], text)
+    text = f"{value + 0.0:.10g}" if isinstance(value, float) else str(value)
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _character_width(character: str) -> int:
     import unicodedata
 
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    if "\u1160" <= character <= "\u11ff":  # the later letters of a Korean syllable
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
@@ -5075,21 +4985,17 @@ def text_width(text: str) -> int:
     return sum(_character_width(character) for character in text)
 
 
-def fit_text(text: str, width: int, *, right: bool = False) -> str:
+def fit_text(text: str, width: int, *, right: bool = False, ellipsis: str = "…") -> str:
     """The text in exactly `width` columns: filled with blanks, or cut, which "…" shows.
 
     >>> fit_text("Garden gate", 8)
     'Garden …'
     """
+    if width <= 0:
+        return ""
     if text_width(text) > width:
-        kept = ""
-        room = width - 1
-        for character in text:
-            room -= _character_width(character)
-            if room < 0:
-                break
-            kept += character
-        text = kept + "…"
+        ends = list(accumulate(map(_character_width, text)))
+        text = text[: bisect_right(ends, width - 1)] + ellipsis
     blanks = " " * (width - text_width(text))
     return blanks + text if right else text + blanks
 
@@ -5120,30 +5026,45 @@ def make_table(columns: Sequence[Column], records: Iterable[Any], screen: Screen
     ab    2
     """
     records = list(records)
-    cells = [[printable(column.cell(record)) for column in columns] for record in records]
-    lines = [[column.head for column in columns], *cells]
-    widths = [max(text_width(text) for text in column) for column in zip(*lines)]
-    excess = sum(widths) + 2 * (len(widths) - 1) - screen.width
-    while excess > 0:
-        shrinking = [
-            index
-            for index, column in enumerate(columns)
-            if column.shrinks and widths[index] > _LEAST_SHRUNK_WIDTH
+    heads = [column.head for column in columns]
+    rows = [[screen.printable(column.cell(record)) for column in columns] for record in records]
+    widths = [max(map(text_width, texts)) for texts in zip(heads, *rows)]
+    widths = _fitting_widths(widths, columns, screen.width)
+    lines = [_table_line(columns, widths, heads, ["dim"] * len(columns), screen)]
+    for record, texts in zip(records, rows):
+        colours = [column.colour(record) for column in columns]
+        lines.append(_table_line(columns, widths, texts, colours, screen))
+    return "\n".join(lines)
+
+
+def _fitting_widths(
+    widths: Sequence[int], columns: Sequence[Column], screen_width: int
+) -> list[int]:
+    """The widths with which the table fits: those of columns that shrink have one upper limit."""
+    room = screen_width - 2 * (len(columns) - 1)
+    for limit in range(max(screen_width, _LEAST_SHRUNK_WIDTH), _LEAST_SHRUNK_WIDTH - 1, -1):
+        fitting = [
+            min(width, limit) if column.shrinks else width for width, column in zip(widths, columns)
         ]
-        if not shrinking:
+        if sum(fitting) <= room:
             break
-        widest = max(shrinking, key=lambda index: widths[index])
-        widths[widest] -= 1
-        excess -= 1
-    shown = []
-    for number, line in enumerate(lines):
-        parts = []
-        for column, width, text in zip(columns, widths, line):
-            part = fit_text(text, width, right=column.right)
-            colour = column.colour(records[number - 1]) if number else "dim"
-            parts.append(screen.paint(part, colour))
-        shown.append("  ".join(parts).rstrip())
-    return "\n".join(shown)
+    return fitting
+
+
+def _table_line(
+    columns: Sequence[Column],
+    widths: Sequence[int],
+    texts: Sequence[str],
+    colours: Sequence[str],
+    screen: Screen,
+) -> str:
+    parts = []
+    for column, width, text, colour in zip(columns, widths, texts, colours):
+        fitted = fit_text(text, width, right=column.right, ellipsis=screen.ellipsis)
+        if column is columns[-1]:
+            fitted = fitted.rstrip()
+        parts.append(screen.paint(fitted, colour))
+    return "  ".join(parts).rstrip()
 
 
 def shown_number(value: float | None) -> str:
@@ -5166,6 +5087,8 @@ def shown_duration(seconds: float) -> str:
     >>> [shown_duration(seconds) for seconds in (5, 200, 11_400, 200_000)]
     ['5 s', '3 min', '3 h 10 min', '2 d 7 h']
     """
+    if seconds <= -1:
+        return f"-{shown_duration(-seconds)}"
     if seconds < 60:
         return f"{int(seconds)} s"
     minutes = int(seconds // 60)
@@ -5195,28 +5118,444 @@ def shown_json(value: Any) -> str:
 def print_error(text: str, end: str = "\n") -> None:
     """Write to standard error, if it can be written: no command may fail because it cannot."""
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
             print(text, end=end, file=sys.stderr, flush=True)
 
 
+# --- What they read
+
+
 def nearest(text: str, known: Iterable[str]) -> str:
-    """The end of an error text that offers the known word most like a mistyped one, or "".
+    """The end of an error text that offers the known words most like a mistyped one, or "".
 
     >>> nearest("regster", ["register", "report"])
-    ": did you mean register?"
+    ': did you mean register?'
     """
     import difflib
 
-    found = difflib.get_close_matches(text, list(known), n=1)
-    return f": did you mean {found[0]}?" if found else ""
+    words = {word.casefold(): word for word in known}
+    mistyped = text.casefold()
+    found = [word for word in words if mistyped and word.startswith(mistyped)][:3]
+    found = found or difflib.get_close_matches(mistyped, list(words), n=1)
+    offered = " or ".join(printable(words[word]) for word in found)
+    return f": did you mean {offered}?" if offered else ""
+
+
+def _read_number(text: str) -> int | float | None:
+    """Text as a finite number, and never -0.0; None if it is none."""
+    if "_" in text:  # Python would take 1_0 for 10
+        return None
+    try:
+        number = int(text) if text.isdecimal() else float(text) + 0.0
+        return number if math.isfinite(number) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def parse_number(
+    text: str, *, at_least: float | None = None, above: float | None = None
+) -> int | float:
+    """Text as a finite number, int or float, for argparse; `at_least` and `above` are its limits.
+
+    >>> parse_number("12.5")
+    12.5
+    """
+    number = _read_number(text)
+    expected = "a number"
+    if at_least is not None:
+        expected = f"a number of at least {at_least:g}"
+    if above is not None:
+        expected = f"a number above {above:g}"
+    if number is None or not _is_within(number, at_least, above):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+    return number
+
+
+def _is_within(number: float, at_least: float | None, above: float | None) -> bool:
+    return (at_least is None or number >= at_least) and (above is None or number > above)
+
+
+_MAX_COUNT = 2**63 - 1  # the largest that SQLite knows
+
+
+def parse_count(text: str) -> int:
+    """Text as a whole number of at least 0, for argparse."""
+    digits = text.strip()
+    is_count = digits.isascii() and digits.isdecimal() and len(digits) <= len(str(_MAX_COUNT))
+    if not is_count or int(digits) > _MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(digits)
+
+
+_DURATION_UNITS_S = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION_PART = re.compile(
+    rf"\s*(\d+(?:\.\d*)?|\.\d+)\s*({'|'.join(_DURATION_UNITS_S)})", re.IGNORECASE
+)
+
+
+def _read_duration(text: str) -> float | None:
+    """Text as a length of time in seconds; None if it is none."""
+    number = _read_number(text)
+    if number is not None:
+        return float(number)
+    text = text.strip()
+    seconds = 0.0
+    position = 0
+    while position < len(text):
+        part = _DURATION_PART.match(text, position)
+        if part is None:
+            return None
+        seconds += float(part[1]) * _DURATION_UNITS_S[part[2].lower()]
+        position = part.end()
+    return seconds if text else None
+
+
+def parse_duration(text: str, *, above: float | None = None) -> float:
+    """Text as a length of time in seconds, for argparse: "90", "90s", "1h30m", "7d", "2w".
+
+    A number alone is seconds. The result is finite, and at least 0 or above the limit `above`.
+
+    >>> parse_duration("1h30m")
+    5400.0
+    """
+    seconds = _read_duration(text)
+    if seconds is None or not 0 <= seconds < math.inf or not _is_within(seconds, None, above):
+        limit = "" if above is None else f" above {above:g}"
+        expected = f"expected a duration{limit} such as 90s, 15m, 1h30m or 7d"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+    return seconds
+
+
+def parse_zone(text: str) -> tzinfo | None:
+    """Text as a time zone, for argparse: "UTC", "Europe/Berlin", "+02:00", or "local".
+
+    None stands for this machine's own zone, as in datetime.astimezone().
+    """
+    if text.lower() == "local":
+        return None
+    if text.lower() == "utc":
+        return timezone.utc
+    import zoneinfo
+
+    try:
+        if re.fullmatch(r"[+-]\d\d:?\d\d", text):
+            return datetime.strptime(text, "%z").tzinfo
+        return zoneinfo.ZoneInfo(text)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        expected = "expected a time zone such as Europe/Berlin, or UTC, or local"
+        hint = nearest(text, zoneinfo.available_timezones())
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}{hint}") from None
+
+
+def parse_time(
+    text: str, *, zone: tzinfo | None = None, clock: Callable[[], float] = time.time
+) -> datetime:
+    """Text as a time, for argparse.
+
+    ISO 8601, with an offset or in `zone` (None: this machine's own); a date alone is its midnight;
+    "now", "today", "yesterday"; "-24h" and "-7d" before now; epoch seconds. `clock` returns the
+    present as epoch seconds. The result has an offset, and lies from 1970 to 2200; a word or a
+    duration that would lead to before 1970 is 1970. Of a time that exists twice, when clocks are
+    put back, it is the first.
+
+    >>> parse_time("-24h", zone=timezone.utc, clock=lambda: 1_700_086_400.0).isoformat()
+    '2023-11-14T22:13:20+00:00'
+    """
+    told = text.strip()
+    word = told.lower()
+    try:
+        if word in ("now", "today", "yesterday") or word.startswith("-"):
+            moment = _relative_time(word, zone, clock())
+        else:
+            moment = _absolute_time(told, zone)
+        to_microseconds(moment)
+    except (ValueError, OverflowError, OSError):
+        examples = "2026-11-28, 2026-11-28T10:00Z, today or -24h"
+        raise argparse.ArgumentTypeError(
+            f"expected a time from 1970 to 2200 such as {examples}, got {text!r}"
+        ) from None
+    return moment
+
+
+def _relative_time(word: str, zone: tzinfo | None, now_s: float) -> datetime:
+    """The time of "now", "today", "yesterday" or "-24h", but not before 1970; ValueError.
+
+    A device without a clock of its own begins in 1970.
+    """
+    if word.startswith("-"):
+        ago_s = _read_duration(word[1:])
+        if ago_s is None or ago_s < 0:
+            raise ValueError(word)
+        now_s -= min(ago_s, now_s)
+    moment = (_EPOCH + timedelta(seconds=now_s)).astimezone(zone)
+    if word in ("today", "yesterday"):
+        day = moment.replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0, fold=0)
+        moment = _in_zone(day - timedelta(days=int(word == "yesterday")), zone)
+    return max(moment, _EPOCH).astimezone(zone)
+
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_DATE_IN_DIGITS = re.compile(r"(19[7-9]|2[01]\d)\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+
+
+def _absolute_time(text: str, zone: tzinfo | None) -> datetime:
+    """The time of epoch seconds or of ISO 8601; ValueError."""
+    seconds = _read_number(text)
+    if seconds is not None:
+        if _DATE_IN_DIGITS.fullmatch(text):  # hardly ever meant as a second of 1970
+            raise ValueError(text)
+        return (_EPOCH + to_microseconds(seconds) * _ONE_MICROSECOND).astimezone(zone)
+    local = _parse_iso(text)
+    if local.tzinfo is not None:
+        return local
+    moment = _in_zone(local, zone)
+    # A day whose midnight is skipped begins with what follows.
+    if moment.replace(tzinfo=None, fold=0) != local and not _DATE.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"expected a time that exists, got {text!r}, over which the clocks are put forward"
+        )
+    return moment
+
+
+def _in_zone(local: datetime, zone: tzinfo | None) -> datetime:
+    """A time without an offset as one of the zone; where clocks skip it, what follows."""
+    moment = local.replace(tzinfo=zone) if zone is not None else local.astimezone()
+    return moment.astimezone(timezone.utc).astimezone(zone)
+
+
+# --- Completion
+
+# How each shell loads its script.
+_LOADING = """
+  bash: eval "$({0} completion bash)"    in ~/.bashrc
+  zsh:  eval "$({0} completion zsh)"     in ~/.zshrc, after compinit
+  fish: {0} completion fish | source     in ~/.config/fish/config.fish"""
+
+
+def completion_script(parser: CommandParser, shell: str, installed: str) -> str:
+    """A script that lets "bash", "zsh" or "fish" complete what a parser knows.
+
+    That is its commands, their options, and the choices of options and arguments; file names
+    elsewhere. `installed` is the name of the program.
+    """
+    return _COMPLETIONS[shell](parser, installed)
+
+
+def _shown_options(parser: CommandParser) -> dict[str, argparse.Action]:
+    """The long options that the help shows."""
+    return {
+        name: action
+        for name, action in parser._option_string_actions.items()
+        if name.startswith("--") and action.help != argparse.SUPPRESS
+    }
+
+
+def _arguments(parser: CommandParser) -> list[argparse.Action]:
+    """What a command takes beside its options."""
+    return [action for action in parser._actions if not action.option_strings]
+
+
+def _summary(command: CommandParser) -> str:
+    """What a command does, in one sentence."""
+    return (command.description or "").partition("\n")[0]
+
+
+def _words(action: argparse.Action) -> str:
+    """The choices of an option or an argument, in one text."""
+    return " ".join(str(choice) for choice in action.choices or ())
+
+
+def _takes_value(action: argparse.Action) -> bool:
+    return action.nargs is None
+
+
+def _plain_help(action: argparse.Action, parser: CommandParser) -> str:
+    """An action's help in one line, without argparse's marks."""
+    return parser._get_formatter()._expand_help(action) if action.help else ""
+
+
+def _names_file(action: argparse.Action) -> bool:
+    return (action.metavar or action.dest) in ("PATH", "FILE", "DIR", "path", "file")
+
+
+def _bash_completion(parser: CommandParser, installed: str) -> str:
+    cases = []
+    for name, command in {"": parser, **parser.commands}.items():
+        options = _shown_options(command)
+        values = {option: action for option, action in options.items() if _takes_value(action)}
+        cases += [
+            f"    '{name} {option}') words={_quoted(_words(action))} ;;"
+            for option, action in values.items()
+            if action.choices is not None
+        ]
+        if values:
+            cases.append("    '" + "'|'".join(f"{name} {option}" for option in values) + "') ;;")
+        words = " ".join(filter(None, map(_words, _arguments(command))))
+        cases.append(f"    '{name} '*) words={_quoted(words)} options='{' '.join(options)}' ;;")
+    before_command = [
+        option for option, action in _shown_options(parser).items() if _takes_value(action)
+    ]
+    return _BASH.format(
+        function=_function_name(installed),
+        installed=installed,
+        values="|".join(before_command) or "''",
+        commands="|".join(parser.commands) or "''",
+        cases="\n".join(cases),
+    )
+
+
+# Bash takes --bucket=day for three words. Without words it completes the names of files.
+_BASH = """{function}() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
+  local command='' words='' options='' i
+  if [[ $word == = ]]; then word=''
+  elif [[ $before == = ]]; then before=${{COMP_WORDS[COMP_CWORD-2]}}
+  fi
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    case "${{COMP_WORDS[i]}}" in
+      {values}) i=$((i + 1)) ;;
+      {commands}) command=${{COMP_WORDS[i]}}; break ;;
+    esac
+  done
+  case "$command $before" in
+{cases}
+  esac
+  [[ $word == -* ]] && words=$options
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F {function} {installed}"""
+
+
+def _zsh_completion(parser: CommandParser, installed: str) -> str:
+    commands = []
+    cases = []
+    for name, command in parser.commands.items():
+        text = _summary(command).replace(":", r"\:")
+        commands.append(f"    {_quoted(f'{name}:{text}')}")
+        specs = [*_zsh_options(command), *_zsh_arguments(command)]
+        cases.append(f"      {name}) _arguments {' '.join(specs)} ;;")
+    options = _zsh_options(parser)
+    specs = [*options, "'1:command:->command'", "'*::argument:->argument'"]
+    return _ZSH.format(
+        function=_function_name(installed),
+        installed=installed,
+        specs=" ".join(specs if commands else [*options, *_zsh_arguments(parser)]),
+        commands="\n".join(commands),
+        cases="\n".join(cases),
+    )
+
+
+_ZSH = """#compdef {installed}
+{function}() {{
+  local state line
+  typeset -A opt_args
+  local -a commands=(
+{commands}
+  )
+  _arguments -C {specs}
+  case $state in
+    command) _describe command commands ;;
+    argument) case $words[1] in
+{cases}
+    esac ;;
+  esac
+}}
+compdef {function} {installed}"""
+
+
+def _zsh_options(parser: CommandParser) -> list[str]:
+    specs = []
+    for name, action in _shown_options(parser).items():
+        text = re.sub(r"([][:\\])", r"\\\1", _plain_help(action, parser))
+        may_repeat = "*" if isinstance(action, argparse._AppendAction) else ""
+        value = f"=[{text}]:{_zsh_value(action)}" if _takes_value(action) else f"[{text}]"
+        specs.append(_quoted(f"{may_repeat}{name}{value}"))
+    return specs
+
+
+def _zsh_arguments(parser: CommandParser) -> list[str]:
+    marks = {"?": "::", "*": "*:"}
+    return [
+        _quoted(f"{marks.get(str(action.nargs), ':')}{_zsh_value(action)}")
+        for action in _arguments(parser)
+    ]
+
+
+def _zsh_value(action: argparse.Action) -> str:
+    values = " "  # its name is shown, and nothing is completed
+    if action.choices is not None:
+        values = f"({_words(action)})"
+    elif _names_file(action):
+        values = "_files"
+    return f"{action.dest}:{values}"
+
+
+def _fish_completion(parser: CommandParser, installed: str) -> str:
+    no_command = f"_{_function_name(installed)}_has_no_command"
+    start = f"complete -c {installed} -n"
+    lines = [
+        f"function {no_command}",
+        f"    not __fish_seen_subcommand_from {' '.join(parser.commands)}",
+        "end",
+    ]
+    lines += [f"{start} {no_command} {words}" for words in _fish_words(parser)]
+    for name, command in parser.commands.items():
+        text = _fish_quoted(_summary(command))
+        lines.append(f"{start} {no_command} -f -a {name} -d {text}")
+        seen = f"'__fish_seen_subcommand_from {name}'"
+        lines += [f"{start} {seen} {words}" for words in _fish_words(command)]
+    return "\n".join(lines)
+
+
+def _fish_words(parser: CommandParser) -> Iterator[str]:
+    """What completes the options and the choices of one parser."""
+    for name, action in _shown_options(parser).items():
+        words = f"-l {name[2:]} -d {_fish_quoted(_plain_help(action, parser))}"
+        if action.choices is not None:
+            words += f" -x -a {_fish_quoted(_words(action))}"
+        elif _takes_value(action):
+            words += " -r" if _names_file(action) else " -x"
+        yield words
+    for action in _arguments(parser):
+        if action.choices is not None and not isinstance(action, argparse._SubParsersAction):
+            yield f"-f -a {_fish_quoted(_words(action))}"
+
+
+def _fish_quoted(text: str) -> str:
+    return "'" + re.sub(r"([\\'])", r"\\\1", text) + "'"
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _function_name(installed: str) -> str:
+    return "_" + re.sub(r"\W", "_", installed)
+
+
+_COMPLETIONS = {"bash": _bash_completion, "zsh": _zsh_completion, "fish": _fish_completion}
+
+
+# --- Commands and options
+
+
+def program_name(installed: str, script: str) -> str:
+    """How the running program was started: by its `installed` name, or as a Python script."""
+    if os.path.basename(sys.argv[0] if sys.argv else "") == installed:
+        return installed
+    return f"python {os.path.basename(script)}"
 
 
 class CommandParser(argparse.ArgumentParser):
     """An argparse parser as all command lines of the project have it.
 
-    `examples` are shown below its help. A mistyped command or option is answered with the nearest
-    one, -V is --version, and -1e-3 and -24h are values, not options. `add_command` makes
-    commands; without one the parser has options alone.
+    `prog` is how the program was started, and `name` what its error lines begin with (default:
+    `prog`). Each of `examples`, what is typed after `prog`, is shown below its help. `add_command`
+    makes commands; without one the parser has options alone. A mistyped command or option is
+    answered with the nearest one; an option has to be written out; -V is --version; -1e-3 and -24h
+    are values, not options.
     """
 
     def __init__(
@@ -5224,136 +5563,231 @@ class CommandParser(argparse.ArgumentParser):
         prog: str,
         description: str,
         *,
+        name: str = "",
         version: str = "",
         examples: Sequence[str] = (),
         **options: Any,
     ) -> None:
-        epilog = ""
-        if examples:
-            head = "example:" if len(examples) == 1 else "examples:"
-            epilog = "\n  ".join([head, *examples])
-        if sys.version_info >= (3, 14):  # the same help on every version
-            options.setdefault("color", False)
+        # From Python 3.14 on argparse would colour the help: the same on every version.
+        plain = {"color": False} if sys.version_info >= (3, 14) else {}
+        self.name = name or prog
+        self.examples = [f"{prog} {example}".rstrip() for example in examples]
+        head = "example:" if len(examples) == 1 else "examples:"
         super().__init__(
             prog=prog,
             description=description,
-            epilog=epilog,
+            epilog="\n  ".join([head, *self.examples]) if examples else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            **options,
+            # An abbreviation would mean something else as soon as a new option begins like it.
+            allow_abbrev=False,
+            **{**plain, **options},
         )
         # As from Python 3.14 on, and durations before now too.
         self._negative_number_matcher = re.compile(r"-\.?\d")
         self.commands: dict[str, CommandParser] = {}
-        self._subparsers_action: Any = None
+        self._commands_action: Any = None
+        self._groups: dict[str, Any] = {}
         if version:
-            self.add_argument("-V", "--version", action="version", version=f"%(prog)s {version}")
+            text = f"{self.name} {version}"
+            self.add_argument("-V", "--version", action="version", version=text)
 
     def add_command(
-        self, name: str, run: Callable[..., Any] | None, text: str, *, examples: Sequence[str]
+        self,
+        name: str,
+        run: Callable[..., Any] | None,
+        text: str,
+        *,
+        examples: Sequence[str],
+        group: str = "commands",
     ) -> CommandParser:
-        """Add a command that calls `run`; `text` is its help, in one sentence without a stop."""
-        if self._subparsers_action is None:
-            self._subparsers_action = self.add_subparsers(
-                dest="command", metavar="COMMAND", parser_class=CommandParser
+        """Add a command that calls `run`; `text` is its help, in one sentence without a stop.
+
+        Each of `examples` is what is typed after the command, which may be nothing. In the help
+        commands stand together by their `group`.
+        """
+        if self._commands_action is None:
+            self._commands_action = self.add_subparsers(
+                dest="command",
+                metavar="COMMAND",
+                parser_class=CommandParser,
+                help="one of those below, with --help for its own",
             )
-        command: CommandParser = self._subparsers_action.add_parser(
+        command: CommandParser = self._commands_action.add_parser(
             name,
             help=text,
             prog=f"{self.prog} {name}",
             description=f"{text[0].upper()}{text[1:]}.",
-            examples=[f"{self.prog} {example}" for example in examples],
+            examples=examples,
         )
+        if group not in self._groups:
+            self._groups[group] = self.add_argument_group(group)
+        # argparse lists all commands in one place; what stands for one in the help moves.
+        self._groups[group]._group_actions.append(self._commands_action._choices_actions.pop())
+        command.name = self.name
         command.set_defaults(run=run)
         self.commands[name] = command
         return command
 
+    def add_help_commands(self, installed: str) -> None:
+        """Add the commands `help` and `completion`, which parse_args obeys, after all others.
+
+        `installed` is the name of the program whose words the shells complete.
+        """
+        first = next(iter(self.commands))
+        text = "show what a command does, with an example"
+        command = self.add_command("help", None, text, examples=["", first], group="help")
+        topics = [*self.commands, "completion"]
+        command.add_argument(
+            "topic", metavar="COMMAND", nargs="?", choices=topics, help="(default: all)"
+        )
+        command.set_defaults(_show=lambda options: self._help_of(options.topic))
+        text = "print a script with which a shell completes commands and options"
+        command = self.add_command(
+            "completion", None, text, examples=list(_COMPLETIONS), group="help"
+        )
+        command.description = f"{command.description}\n{_LOADING.format(installed)}"
+        shells = list(_COMPLETIONS)
+        command.add_argument("shell", metavar="SHELL", choices=shells, help=", ".join(shells))
+        command.set_defaults(
+            _show=lambda options: completion_script(self, options.shell, installed)
+        )
+
+    def _help_of(self, topic: str | None) -> str:
+        parser = self.commands[topic] if topic else self
+        return parser.format_help().rstrip("\n")
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with 2."""
+        print_error(f"{self.format_usage()}{self.name}: {printable(message)}")
+        self.exit(2)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        choices = None if action.choices is None else [str(choice) for choice in action.choices]
-        if choices is None or value in choices:
+        if action.choices is None or value in action.choices:
             return
-        what = "command" if action.dest == "command" else "value"
+        choices = [str(choice) for choice in action.choices]
         hint = nearest(str(value), choices)
+        if action.metavar == "COMMAND":
+            all_ = f"{self.prog} --help" if self.commands else self.prog
+            hint = hint or f": `{all_}` lists them"
+            raise argparse.ArgumentError(None, f"unknown command {value!r}{hint}")
         hint = hint or f": expected one of {', '.join(choices)}"
-        raise argparse.ArgumentError(action, f"unknown {what} {value!r}{hint}")
+        raise argparse.ArgumentError(action, f"unknown value {value!r}{hint}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's own; an unknown option is answered with the nearest known one."""
-        options, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            parser = self.commands.get(getattr(options, "command", None) or "", self)
-            hint = nearest(unknown[0].partition("=")[0], parser._option_string_actions)
-            parser.error(f"unknown argument {unknown[0]}{hint}")
+        """As argparse's own; `help` and `completion` print and exit as --help does."""
+        words = list(sys.argv[1:] if args is None else args)
+        self._refuse_unknown_options(words)
+        options, unexpected = self.parse_known_args(words, namespace)
+        command = getattr(options, "command", None)
+        if unexpected:
+            parser = self.commands.get(command or "", self)
+            parser.error(f"unexpected argument {unexpected[0]!r}")
+        if self.commands and command is None:
+            print_error(self.format_help(), end="")
+            self.exit(2)
+        show = getattr(options, "_show", None)
+        if show is not None:
+            print(show(options))
+            self.exit()
         return options
 
+    def _refuse_unknown_options(self, words: Iterable[str]) -> None:
+        """End with the nearest option if one is unknown.
 
-def completion_script(parser: CommandParser, shell: str) -> str:
-    """A script that lets "bash", "zsh" or "fish" complete the commands and options of a parser."""
-    words: dict[str, list[str]] = {"": [*parser.commands, *_long_options(parser)]}
-    for name, command in parser.commands.items():
-        words[name] = _long_options(command)
-    if shell == "fish":
-        return _fish_completion(parser)
-    function = "_" + re.sub(r"\W", "_", parser.prog)
-    cases = [
-        f'    {name or chr(39) * 2}) words="{" ".join(those)}" ;;' for name, those in words.items()
-    ]
-    lines = [
-        f"{function}() {{",
-        "  local word command='' words=''",
-        '  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do',
-        f'    case " {" ".join(parser.commands)} " in *" $word "*) command=$word; break ;; esac',
-        "  done",
-        '  case "$command" in',
-        *cases,
-        "  esac",
-        '  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))',
-        "}",
-        f"complete -o default -F {function} {parser.prog}",
-    ]
-    if shell == "zsh":
-        lines.insert(0, "autoload -U +X bashcompinit && bashcompinit")
-    return "\n".join(lines)
+        argparse itself would first complain about what follows from that, such as a value that it
+        takes for the next argument.
+        """
+        parser = self
+        remaining = iter(words)
+        for word in remaining:
+            if word == "--":
+                return
+            if not word.startswith("-") or word == "-":
+                if parser.commands and word not in parser.commands:
+                    return  # argparse tells
+                parser = parser.commands.get(word, parser)
+            elif " " not in word and not self._negative_number_matcher.match(word):
+                action = parser._option_of(word)
+                if action.nargs is None and word in parser._option_string_actions:
+                    next(remaining, None)  # its value
 
-
-def _long_options(parser: CommandParser) -> list[str]:
-    return [name for name in parser._option_string_actions if name.startswith("--")]
-
-
-def _fish_completion(parser: CommandParser) -> str:
-    start = f"complete -c {parser.prog}"
-    lines = []
-    for name, command in parser.commands.items():
-        text = (command.description or "").replace("'", "")
-        lines.append(f"{start} -f -n __fish_use_subcommand -a {name} -d '{text}'")
-        seen = f"{start} -n '__fish_seen_subcommand_from {name}'"
-        lines.extend(f"{seen} -l {option[2:]}" for option in _long_options(command))
-    return "\n".join(lines)
+    def _option_of(self, word: str) -> argparse.Action:
+        """The option that a word of a command line names."""
+        known = self._option_string_actions
+        option = word.partition("=")[0]
+        if option not in known and not option.startswith("--"):
+            option = word[:2]  # -Vh, or -xVALUE
+        if option not in known:
+            hint = nearest(option, known)
+            if any(option in command._option_string_actions for command in self.commands.values()):
+                hint = ": it comes after the command"
+            self.error(f"unknown option {option}{hint}")
+        return known[option]
 
 
-def run_program(program: Callable[[], int], name: str, errors: tuple[type[Exception], ...]) -> int:
+# --- How they end
+
+
+def run_program(
+    program: Callable[[], int], name: str, errors: tuple[type[Exception], ...] = ()
+) -> int:
     """Run what a command line does, and return its exit code.
 
     The code that `program` returns; 0 if the reader of its output has gone (`| head`); 1 for one
     of `errors` or an OSError, printed in one line that begins with the name; 130 for Ctrl-C.
+    Without a standard output, nothing is run.
     """
+    if sys.stdout is None:
+        print_error(f"{name}: standard output is closed: nothing was done")
+        return 1
     try:
-        if sys.stdout is None:
-            print_error(f"{name}: standard output is closed: nothing was done")
-            return 1
-        with contextlib.suppress(AttributeError):  # a stand-in for it may lack the method
-            # A name must never end a command because the terminal cannot show it.
-            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        _let_output_show_all()
         code = program()
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the rest of the buffer must not fail at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         return 130
-    except (*errors, OSError) as error:
-        print_error(f"{name}: {error}")
+    except errors + (OSError,) as error:  # noqa: RUF005  # mypy does not follow a star here
+        if isinstance(error, BrokenPipeError) and not _is_output_read():
+            return 0
+        print_error(f"{name}: {printable(error)}")
         return 1
+    finally:
+        _drop_output_that_fails()
+
+
+def _let_output_show_all() -> None:
+    """A letter that the output's encoding lacks never ends a program: its escape is printed.
+
+    JSON's escape, because in JSON any other would be an error.
+    """
+
+    def escape(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+    codecs.register_error("power_manager.escape", escape)
+    with contextlib.suppress(AttributeError):  # a stand-in for it may lack the method
+        sys.stdout.reconfigure(errors="power_manager.escape")  # type: ignore[union-attr]
+
+
+def _is_output_read() -> bool:
+    """Whether standard output has a reader, so that another pipe is the broken one."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return not poll.poll(0)
+    except (AttributeError, OSError, ValueError):  # no poll() on this system; a stand-in
+        return False
+
+
+def _drop_output_that_fails() -> None:
+    """Without this what cannot be written would fail once more when Python exits."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), sys.stdout.fileno())
 
 
 # --- Command line ---------------------------------------------------------------------
@@ -5381,9 +5815,9 @@ def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
         if found:
             ids = ", ".join(meter.id for meter in found)
             raise NotFound(f"{name!r} names {len(found)} meters: give the id of one: {ids}")
-    raise NotFound(
-        f"no meter has the id or the device/name {name!r}: the command `meters` lists them"
-    )
+    labels = [f"{meter.device_id}/{meter.name or meter.type}" for meter in meters]
+    hint = nearest(name, labels) or ": the command `meters` lists them"
+    raise NotFound(f"no meter has the id or the device/name {name!r}{hint}")
 
 
 def _number_or_unknown(text: str) -> int | float | None:
@@ -5555,12 +5989,6 @@ def _make_demo(pm: PowerManager) -> str:
     return pm.export_report("demo-001", days=7)
 
 
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
-
-
 def _this_command() -> str:
     """How this command line was started, so that it can be typed again in any directory."""
     program = sys.argv[0] if sys.argv else ""
@@ -5626,6 +6054,21 @@ class _Session:
 def _run_register(session: _Session) -> str:
     pm = session.pm
     options = session.options
+    if options.max_gap not in (None, pm.max_gap):  # PowerManager takes its default for no value
+        raise InvalidValue(
+            f"max_gap: expected {pm.max_gap:g} (s), the value that {pm.db_path} was made with, "
+            f"got {options.max_gap:g}"
+        )
+    with pm.transaction():
+        device, done = _register_device(pm, options)
+        set_up = [_set_up_meter(pm, device.id, given) for given in options.meters]
+    lines = [f"{printable(device.id)} is {done}"]
+    lines += [f"{_meter_label(meter)} is {done}" for meter, done in set_up]
+    meters = [meter for meter, _ in set_up]
+    return session.result({"device": device, "meters": meters}, "\n".join(lines))
+
+
+def _register_device(pm: PowerManager, options: argparse.Namespace) -> tuple[DeviceRecord, str]:
     values = _given(
         options,
         "shutdown_threshold",
@@ -5633,14 +6076,48 @@ def _run_register(session: _Session) -> str:
         "low_battery_threshold",
         "critical_battery_threshold",
     )
-    with pm.transaction():
-        is_known = any(device.id == options.device_id for device in pm.list_devices())
-        if is_known:
-            device = pm.update_device(options.device_id, name=options.name, **values)
-        else:
-            device = pm.register_device(options.device_id, options.name, **values)
-    done = "changed" if is_known else "registered"
-    return session.result(device, f"{printable(device.id)} is {done}")
+    if any(device.id == options.device_id for device in pm.list_devices()):
+        return pm.update_device(options.device_id, name=options.name, **values), "changed"
+    return pm.register_device(options.device_id, options.name, **values), "registered"
+
+
+class _GivenMeter(NamedTuple):
+    """A meter as `register --meter` gives it."""
+
+    type: str
+    name: str | None
+    capacity_wh: float | None
+
+
+def _given_meter(text: str) -> _GivenMeter:
+    """Text as TYPE[:NAME[:WH]], for argparse; a name may hold colons."""
+    kind, *parts = text.split(":")
+    types = [member.value for member in MeterType]
+    if kind not in types:
+        hint = nearest(kind, types) or f": expected one of {', '.join(types)}"
+        raise argparse.ArgumentTypeError(f"unknown type of meter {kind!r}{hint}")
+    capacity_wh = _read_number(parts[-1]) if len(parts) > 1 else None
+    if capacity_wh is not None:
+        parts.pop()
+    return _GivenMeter(kind, ":".join(parts) or None, capacity_wh)
+
+
+def _set_up_meter(pm: PowerManager, device_id: str, given: _GivenMeter) -> tuple[PowerMeter, str]:
+    """Add a meter, or change what is given of the device's meter of that type and name."""
+    known = [
+        meter
+        for meter in pm.list_meters(device_id)
+        if (meter.type, meter.name) == (given.type, given.name)
+    ]
+    if len(known) > 1:
+        ids = ", ".join(meter.id for meter in known)
+        label = _meter_label(known[0])
+        raise NotFound(f"{label!r} names {len(known)} meters: change one by its id: {ids}")
+    if not known:
+        return pm.add_meter(device_id, given.type, given.capacity_wh or 0.0, given.name), "added"
+    if given.capacity_wh is None:
+        return known[0], "there"
+    return pm.update_meter(known[0].id, capacity_wh=given.capacity_wh), "changed"
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -5667,7 +6144,7 @@ def _run_update_device(session: _Session) -> str:
 def _run_add_meter(session: _Session) -> str:
     options = session.options
     meter = session.pm.add_meter(options.device_id, options.type, options.capacity_wh, options.name)
-    return session.result(meter, f"{_meter_label(meter)} is added, with the id {meter.id}")
+    return session.result(meter, f"{_meter_label(meter)} is added")
 
 
 def _meter_label(meter: PowerMeter) -> str:
@@ -5692,9 +6169,13 @@ def _run_log(session: _Session) -> str:
         options.charge_pct,
         timestamp=options.timestamp,
     )
-    watts = shown_number(reading.wattage)
-    charge = shown_number(reading.charge_pct)
-    return session.result(reading, f"{_meter_label(meter)}: {watts} W, {charge} % charge; stored")
+    watts = "unknown power"
+    if reading.wattage is not None:
+        watts = f"{shown_number(reading.wattage)} W"
+    charge = f", {shown_number(reading.charge_pct)} % charge"
+    if meter.type not in (MeterType.BATTERY, MeterType.UPS):
+        charge = ""
+    return session.result(reading, f"{_meter_label(meter)}: {watts}{charge}")
 
 
 def _run_event(session: _Session) -> str:
@@ -5883,21 +6364,29 @@ def _add_yes(command: argparse.ArgumentParser) -> None:
 class _PowerCommands:
     """Builds the parser: each method adds one kind of commands."""
 
-    def __init__(self, prog: str, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.parser = CommandParser(
-            prog,
+            program_name("power-manager", __file__),
             "Power telemetry for edge devices.",
+            name="power_manager",
             version=__version__,
-            examples=[f"{prog} demo", f"{prog} status", f"{prog} report edge-001 --days 7"],
+            examples=["demo", "report edge-001 --days 7", "help register"],
         )
         self.parser.add_argument(
-            "--db", help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)"
+            "--db",
+            metavar="PATH",
+            help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)",
         )
         self._parse_time = functools.partial(parse_time, clock=clock)
+        self._group = "making and changing"
         self._add_making_commands()
+        self._group = "readings in and out"
         self._add_reading_commands()
+        self._group = "showing"
         self._add_showing_commands()
+        self._group = "deleting and maintaining"
         self._add_maintenance_commands()
+        self.parser.add_help_commands("power-manager")
 
     def _add(
         self,
@@ -5908,10 +6397,8 @@ class _PowerCommands:
         prints: bool = True,
     ) -> CommandParser:
         """Add a command that opens the database; `prints`: it takes --json."""
-        command = self.parser.add_command(
-            name, run, text, examples=[f"{name} {example}".rstrip() for example in examples]
-        )
-        command.add_argument("--db", default=argparse.SUPPRESS, help="the database")
+        command = self.parser.add_command(name, run, text, examples=examples, group=self._group)
+        command.add_argument("--db", metavar="PATH", default=argparse.SUPPRESS, help="the database")
         if prints:
             _add_json(command)
         return command
@@ -5933,10 +6420,27 @@ class _PowerCommands:
             _run_register,
             "register a device, or change the values you give of a known one",
             'edge-001 "Edge Node" --target-wh 150',
+            'edge-001 "Edge Node" --meter battery:Pack:50 --meter solar:Panel',
         )
         _add_device(command)
         command.add_argument("name", help="its name, to be shown")
         _add_device_values(command)
+        command.add_argument(
+            "--meter",
+            metavar="TYPE[:NAME[:WH]]",
+            type=_given_meter,
+            action="append",
+            default=[],
+            dest="meters",
+            help="a meter of it, with its capacity; one that is there is changed (repeatable)",
+        )
+        command.add_argument(
+            "--max-gap",
+            metavar="TIME",
+            type=parse_duration,
+            help="of a new database: the longest time between two readings over which energy is "
+            "still booked, such as 2h (default: 90m)",
+        )
         command = self._add(
             "update-device",
             _run_update_device,
@@ -5998,6 +6502,23 @@ class _PowerCommands:
             default=None,
             help="leave it out of present figures until its next reading",
         )
+        command = self._add(
+            "event",
+            _run_event,
+            "record an event",
+            'edge-001 charge_start --note "panel in the sun"',
+        )
+        _add_device(command)
+        types = [kind.value for kind in PowerEventType]
+        command.add_argument("type", metavar="type", choices=types, help=", ".join(types))
+        command.add_argument(
+            "--value",
+            metavar="X",
+            type=parse_number,
+            default=0.0,
+            help="a number of your own (default: 0)",
+        )
+        command.add_argument("--note", help="a text of your own")
 
     def _add_reading_commands(self) -> None:
         command = self._add("log", _run_log, "store one reading", "edge-001/Pack 12.9 0.5 82")
@@ -6069,23 +6590,6 @@ class _PowerCommands:
             "--limit", type=parse_count, default=50, metavar="N", help="(default: 50)"
         )
         command = self._add(
-            "event",
-            _run_event,
-            "record an event",
-            'edge-001 charge_start --note "panel in the sun"',
-        )
-        _add_device(command)
-        types = [kind.value for kind in PowerEventType]
-        command.add_argument("type", metavar="type", choices=types, help=", ".join(types))
-        command.add_argument(
-            "--value",
-            metavar="X",
-            type=parse_number,
-            default=0.0,
-            help="a number of your own (default: 0)",
-        )
-        command.add_argument("--note", help="a text of your own")
-        command = self._add(
             "budget", _run_budget, "check the power budget of devices", "edge-001 edge-002"
         )
         command.add_argument("device_ids", metavar="device_id", nargs="*", help="(default: all)")
@@ -6156,25 +6660,30 @@ def _database_of(command: str, db: str | None) -> Path:
     return path
 
 
-def _no_device(id_: str) -> str:
-    return f"no device has the id {id_!r}: make it with the command `register`"
+def _no_device(id_: str, known: Iterable[DeviceRecord] = ()) -> str:
+    hint = nearest(id_, [device.id for device in known])
+    return f"no device has the id {id_!r}{hint or ': make it with the command `register`'}"
 
 
-def _run(options: argparse.Namespace, clock: Callable[[], float]) -> int:
+def _run(argv: Sequence[str] | None, clock: Callable[[], float]) -> int:
+    options = _PowerCommands(clock).parser.parse_args(argv)
     path = _database_of(options.command, options.db)
     if options.command == "restore":
         restore_database(path, options.path)
         done = {"path": str(path), "restored_from": options.path}
         print(shown_json(done) if options.json else f"{path} is restored from {options.path}")
         return 0
-    with PowerManager(path, clock=clock) as pm:
+    max_gap = getattr(options, "max_gap", None)  # of `register`
+    values = {} if max_gap is None else {"max_gap": max_gap}
+    with PowerManager(path, clock=clock, **values) as pm:
         session = _Session(pm, options, Screen.of(sys.stdout))
         try:
             text = options.run(session)
         except NotFound as error:
             if error.kind != "device":
                 raise
-            raise NotFound(_no_device(error.id)) from error  # in the words of the command line
+            # In the words of the command line.
+            raise NotFound(_no_device(error.id, pm.list_devices())) from error
     if text is not None:
         print(text)
     return session.exit_code
@@ -6186,12 +6695,7 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
     0; 1 for an error or a finding; 2 for wrong usage; 130 for Ctrl-C. `clock` returns epoch
     seconds, as that of PowerManager.
     """
-    parser = _PowerCommands("power_manager", clock).parser
-    options = parser.parse_args(argv)
-    if options.command is None:
-        print_error(parser.format_help(), end="")
-        return 2
-    return run_program(lambda: _run(options, clock), "power_manager", (PowerManagerError,))
+    return run_program(lambda: _run(argv, clock), "power_manager", (PowerManagerError,))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -45,12 +46,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import power_manager
 from power_manager import (
+    Column,
+    CommandParser,
     InvalidValue,
     MeterType,
     PowerEventType,
     PowerManager,
     PowerManagerError,
     PowerMeter,
+    Screen,
+    make_table,
+    parse_duration,
+    parse_number,
+    print_error,
+    printable,
+    program_name,
+    run_program,
+    shown_duration,
+    shown_json,
+    shown_number,
 )
 
 if TYPE_CHECKING:
@@ -110,7 +124,7 @@ NUT_USERNAME = (
 NUT_PASSWORD = "POWER_NUT_PASSWORD"
 _NUT_SIZE = 1 << 20  # bytes of an answer
 PROGRAM_FIRST = 5.0  # seconds to wait for the first line of a --program, once
-PROGRAM_QUIET = 0.2  # seconds without another line that end that wait
+PROGRAM_MORE = 0.3  # seconds to wait for its other names after that
 PROGRAM_HOLD = 60.0  # seconds for which its last line stands for the present
 PROGRAM_GONE = 600.0  # seconds after which a name that it no longer prints is gone
 PROGRAM_PAUSE = 1.0  # seconds between its end and its next start; twice as long each time
@@ -118,7 +132,7 @@ PROGRAM_PAUSE_MAX = 300.0
 PROGRAM_SOUND = 60.0  # seconds of a run after which the pause begins anew
 PROGRAM_LIMIT = 2.0  # seconds that it may take to end after SIGTERM
 PROGRAM_LINE = 65_536  # bytes of a line
-PROGRAM_READS = 32  # reads of 64 KiB at one look
+PROGRAM_READS = 4  # reads of 64 KiB at one look
 PROGRAM_NAMES = 64
 CURVE_LOW = 0.8  # volts below that share of a curve's lowest are another battery's
 CURVE_HIGH = 1.25  # and above that share of its highest; a charger's volts are below it
@@ -1248,12 +1262,15 @@ class Program(Feed):
         os.set_blocking(self._process.stdout.fileno(), False)
 
     def _await_lines(self) -> None:
-        """Wait for its first line, and then until it is quiet for a moment: it may have several names."""
+        """Wait for its first line, and then a moment for its other names."""
         deadline = time.monotonic() + PROGRAM_FIRST
+        has_begun = False
         while self._process is not None and self._process.stdout is not None:
+            if self._samples and not has_begun:
+                has_begun = True
+                deadline = time.monotonic() + PROGRAM_MORE
             left = deadline - time.monotonic()
-            quiet = PROGRAM_QUIET if self._samples else left
-            if left <= 0 or not select.select([self._process.stdout], [], [], min(left, quiet))[0]:
+            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
                 return
             self.poll()
 
@@ -3287,14 +3304,46 @@ def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
         for feed in feeds:
             feed.close()
     if args.json:
-        print(json.dumps(rows, indent=2))
+        print(shown_json(rows))
         return 0
-    keys = [*_KEYS, *(key for key in _MORE_KEYS if any(row[key] for row in rows))]
-    cells = [keys] + [[_cell(row[key]) for key in keys] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    for line in cells:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+    columns = [*_COLUMNS, *(column for column in _MORE_COLUMNS if any(map(column.cell, rows)))]
+    print(make_table(columns, rows, Screen.of(sys.stdout)))
     return 0
+
+
+def _text_column(key: str) -> Column:
+    return Column(key, lambda row: row[key], shrinks=key == "name")
+
+
+def _number_column(head: str, key: str) -> Column:
+    return Column(head, lambda row: shown_number(row[key]), right=True)
+
+
+def _shown_runtime(row: dict[str, Any]) -> str | None:
+    return None if row["runtime_s"] is None else shown_duration(row["runtime_s"])
+
+
+_COLUMNS = (
+    _text_column("name"),
+    _text_column("type"),
+    _number_column("V", "voltage"),
+    _number_column("A", "current"),
+    _number_column("W", "wattage"),
+    _number_column("charge %", "charge_pct"),
+    _number_column("capacity Wh", "capacity_wh"),
+    _text_column("status"),
+)
+# Shown where a source has one.
+_MORE_COLUMNS = (
+    Column("left", _shown_runtime, right=True),
+    Column(
+        "°C",
+        lambda row: None if row["temperature_c"] is None else shown_number(row["temperature_c"]),
+        right=True,
+    ),
+    _text_column("serial"),
+    Column("estimated", lambda row: "yes" if row["is_estimated"] else None),
+)
 
 
 def _source_rows(options: Options, feeds: Sequence[Feed], now: float) -> list[dict[str, Any]]:
@@ -3303,7 +3352,7 @@ def _source_rows(options: Options, feeds: Sequence[Feed], now: float) -> list[di
     samples = []
     for source in discover(options.root, feeds, options.maps, options.peripherals, options.curves):
         if source.left_out:
-            print(f"left out: {source.name} ({source.left_out})", file=sys.stderr)
+            print_error(f"left out: {printable(source.name)} ({printable(source.left_out)})")
         else:
             samples.append((source, source.read()))
     Histories().judge(samples, now)
@@ -3315,16 +3364,8 @@ def _source_rows(options: Options, feeds: Sequence[Feed], now: float) -> list[di
             {k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in values.items()}
         )
         if sample.problem:
-            print(f"{source.name}: {sample.problem}", file=sys.stderr)
+            print_error(f"{printable(source.name)}: {printable(sample.problem)}")
     return rows
-
-
-def _cell(value: object) -> str:
-    if value is None or value is False:
-        return "-"
-    if value is True:
-        return "yes"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -3378,18 +3419,6 @@ def _critical_threshold(options: Options) -> float:
         with PowerManager(options.db) as manager, contextlib.suppress(power_manager.NotFound):
             return _thresholds(manager.get_device(options.device_id))[1]
     return power_manager.CRITICAL_BATTERY_THRESHOLD
-
-
-def _at_least(low: float, above: bool = False) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value) or value < low or (above and value == low):
-            raise argparse.ArgumentTypeError(
-                f"expected a number {'above' if above else 'of at least'} {low:g}"
-            )
-        return value
-
-    return number
 
 
 def _directory(text: str) -> str:
@@ -3464,7 +3493,7 @@ def _trust(text: str) -> str:
     return text
 
 
-def _add_source_options(parser: argparse.ArgumentParser) -> None:
+def _add_source_options(parser: CommandParser) -> None:
     """Add the options that say where power is measured: those of `sources` and of `run`."""
     add = parser.add_argument
     add("--root", type=_directory, default="/", metavar="DIR",
@@ -3487,10 +3516,80 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     add("--peripherals", action="store_true", help="also batteries of mice and the like")
 
 
-def _add_shutdown_options(run: argparse.ArgumentParser) -> None:
+_above_zero = functools.partial(parse_duration, above=0)
+_at_least_zero = functools.partial(parse_number, at_least=0)
+
+
+def _add_storing_options(run: CommandParser) -> None:
+    """Add where readings go, and when, to `run`."""
+    add = run.add_argument
+    add(
+        "--db",
+        default=os.environ.get("POWER_MANAGER_DB") or str(power_manager.DB_PATH),
+        metavar="PATH",
+        help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)",
+    )
+    add(
+        "--interval",
+        type=_above_zero,
+        default=5.0,
+        metavar="TIME",
+        help="between readings: seconds, or 30s, 5m (default: 5s)",
+    )
+    add("--once", action="store_true", help="read and store once, then end")
+    add(
+        "--commit-every",
+        type=parse_duration,
+        default=60.0,
+        metavar="TIME",
+        help="how much goes into one transaction (default: 60s)",
+    )
+    add(
+        "--keep-days",
+        type=_at_least_zero,
+        metavar="N",
+        help="delete readings of whole hours older than that, daily (default: keep all)",
+    )
+    add(
+        "--min-change",
+        type=_at_least_zero,
+        default=0.0,
+        metavar="W",
+        help="leave out readings that change less (default: 0)",
+    )
+
+
+def _add_event_options(run: CommandParser) -> None:
+    """Add what is done with events to `run`."""
+    add = run.add_argument
+    add(
+        "--exec",
+        type=_command_line,
+        default=[],
+        dest="exec_command",
+        metavar="CMD",
+        help="run for every event, with POWER_EVENT, POWER_DEVICE, POWER_VALUE and POWER_METER set; "
+        "not by a shell",
+    )
+    add(
+        "--exec-limit",
+        type=_above_zero,
+        default=EXEC_LIMIT,
+        metavar="TIME",
+        help="how long it may take (default: 10s)",
+    )
+    add(
+        "--event-hold",
+        type=parse_duration,
+        default=EVENT_HOLD,
+        metavar="TIME",
+        help="peace before the same event is told again (default: 120s)",
+    )
+
+
+def _add_shutdown_options(run: CommandParser) -> None:
     """Add what ends a machine to `run`."""
     add = run.add_argument
-    zero = _at_least(0)
     add(
         "--shutdown-command",
         type=_command_line,
@@ -3498,111 +3597,69 @@ def _add_shutdown_options(run: argparse.ArgumentParser) -> None:
         metavar="CMD",
         help="run once when nothing is left to live on",
     )
-    add("--shutdown-after", type=zero, default=30.0, metavar="S",
-        help="seconds for which that has to last (default: 30)")  # fmt: skip
-    add("--shutdown-on-battery", type=zero, metavar="S",
-        help="also after that long on battery, whatever the charge")  # fmt: skip
-    add("--shutdown-runtime", type=zero, metavar="MIN",
-        help="also when less than that is left on battery")  # fmt: skip
-    add("--test-shutdown", action="store_true",
-        help="say what would happen now and why, do and store nothing, end")  # fmt: skip
+    add(
+        "--shutdown-after",
+        type=parse_duration,
+        default=30.0,
+        metavar="TIME",
+        help="how long that has to last (default: 30s)",
+    )
+    add(
+        "--shutdown-on-battery",
+        type=parse_duration,
+        metavar="TIME",
+        help="also after that long on battery, whatever the charge",
+    )
+    add(
+        "--shutdown-runtime",
+        type=_at_least_zero,
+        metavar="MIN",
+        help="also when fewer minutes are left on battery",
+    )
+    add(
+        "--test-shutdown",
+        action="store_true",
+        help="say what would happen now and why, do and store nothing, end",
+    )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="power_collector", description="This machine's power sensors, logged."
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        program_name("power-collector", __file__),
+        "This machine's power sensors, logged.",
+        name="power_collector",
+        version=power_manager.__version__,
+        examples=["sources", "run edge-001", "help run"],
     )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {power_manager.__version__}"
+    show = parser.add_command(
+        "sources", _show_sources, "list what this machine has", examples=["", "--json"]
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    show = commands.add_parser(
-        "sources", help="list what this machine has", description="List this machine's meters."
+    _add_source_options(show)
+    show.add_argument("--json", action="store_true", help="JSON, for programs")
+    run = parser.add_command(
+        "run",
+        _run,
+        "log what this machine has, until SIGTERM or Ctrl-C",
+        examples=["edge-001", "edge-001 --interval 10s --keep-days 365"],
     )
-    run = commands.add_parser(
-        "run", help="log it", description="Log this machine's meters until SIGTERM or Ctrl-C."
-    )
-    show.set_defaults(run=_show_sources)
-    run.set_defaults(run=_run)
-    for command in (show, run):
-        _add_source_options(command)
-    show.add_argument("--json", action="store_true", help="JSON instead of a table")
-    add = run.add_argument
-    zero = _at_least(0)
-    above = _at_least(0, above=True)
-    db = os.environ.get("POWER_MANAGER_DB") or str(power_manager.DB_PATH)
-    add("device_id", metavar="DEVICE_ID", help="registered where it is new")
-    add(
-        "--db",
-        default=db,
-        metavar="PATH",
-        help="(default: $POWER_MANAGER_DB, else power_manager.db here)",
-    )
-    add(
-        "--interval",
-        type=above,
-        default=5.0,
-        metavar="S",
-        help="seconds between readings (default: 5)",
-    )
-    add("--once", action="store_true", help="read and store once, then end")
-    add(
-        "--commit-every",
-        type=zero,
-        default=60.0,
-        metavar="S",
-        help="seconds in one transaction (default: 60)",
-    )
-    add(
-        "--keep-days",
-        type=zero,
-        metavar="N",
-        help="delete readings of whole hours older than that, daily (default: keep all)",
-    )
-    add(
-        "--min-change",
-        type=zero,
-        default=0.0,
-        metavar="W",
-        help="leave out readings that change less (default: 0)",
-    )
-    add("--exec", type=_command_line, default=[], dest="exec_command", metavar="CMD",
-        help="run for every event, with POWER_EVENT, POWER_DEVICE, POWER_VALUE, POWER_METER set; no shell")  # fmt: skip
-    add(
-        "--exec-limit",
-        type=above,
-        default=EXEC_LIMIT,
-        metavar="S",
-        help="seconds it may take (default: 10)",
-    )
-    add(
-        "--event-hold",
-        type=zero,
-        default=EVENT_HOLD,
-        metavar="S",
-        help="seconds of peace before the same event is told again (default: 120)",
-    )
+    run.add_argument("device_id", help="registered where it is new")
+    _add_source_options(run)
+    _add_storing_options(run)
+    _add_event_options(run)
     _add_shutdown_options(run)
+    parser.add_help_commands("power-collector")
     return parser
 
 
 def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 for an error. SIGTERM and Ctrl-C end `run` with 0."""
-    args = _parser().parse_args(argv)
-    try:
+
+    def program() -> int:
+        args = _parser().parse_args(argv)
         code: int = args.run(args, clocks or Clocks())
-        sys.stdout.flush()
         return code
-    except (
-        BrokenPipeError
-    ):  # `| head` has read enough; what is left in the buffer must not fail at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    except (PowerManagerError, OSError) as exc:
-        print(f"power_collector: {exc}", file=sys.stderr)
-        return 1
+
+    return run_program(program, "power_collector", (PowerManagerError,))
 
 
 if __name__ == "__main__":

@@ -537,6 +537,7 @@ def rails(tree: Tree) -> dict[str, tuple[float | None, str]]:
     for source in pc.Rail.discover(str(tree.root)):
         watts = source.read().wattage
         whole = re.match(r"a part of (.*?):", source.left_out)
+        assert source.name not in found
         found[source.name] = None if watts is None else round(watts, 6), whole[1] if whole else ""
     return found
 
@@ -1037,6 +1038,17 @@ def test_a_upsd_that_is_gone_is_left_alone_for_a_while(upsd: Upsd) -> None:
     client.close()
 
 
+def test_a_upsd_that_is_gone_is_asked_again_however_often_one_looks(upsd: Upsd) -> None:
+    """A look while it is left alone does not put the next attempt off."""
+    time_ = Time()
+    source = pc.Nut("ups", pc.Upsd(upsd.host, time_.clocks.boot))
+    upsd.reply = None
+    for _ in range(6):  # at 0, 4, ... 20 s
+        source.read()
+        time_.pass_(4)
+    assert upsd.asked == 2  # at 0 and 12 s
+
+
 def test_an_answer_without_end_is_cut_off(
     upsd: Upsd, nut: pc.Nut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1235,8 +1247,8 @@ def test_what_a_ups_says_beside_its_watts(upsd: Upsd, capsys: pytest.CaptureFixt
     arguments = ["sources", "--root", str(TREES / "absent"), "--nut", upsd.address]
     assert pc.main(arguments) == 0
     head, line = capsys.readouterr().out.splitlines()
-    assert head.split()[-4:] == ["status", "runtime_s", "temperature_c", "serial"]
-    assert re.split(r"\s{2,}", line)[-4:] == ["OL OVER RB", "1200", "31.5", "AB12"]
+    assert head.split()[-4:] == ["status", "left", "°C", "serial"]
+    assert re.split(r"\s{2,}", line)[-4:] == ["OL OVER RB", "20 min", "31.5", "AB12"]
     sample = pc.Nut.sample(upsd.variables)
     assert sample.tokens == {"OL", "OVER", "RB"}
 
@@ -1891,6 +1903,17 @@ def test_a_program_ends_with_its_children(
     until(lambda: not any(map(is_alive, pids)))
 
 
+def test_a_program_may_end_by_itself(program: Callable[..., pc.Program], tmp_path: Path) -> None:
+    """SIGTERM comes first, and leaves it time to put its device to rest."""
+    path = tmp_path / "rested"
+    rest = f"def rest(*_): open({str(path)!r}, 'w').write('x'); sys.exit()\n"
+    then = f"{rest}signal.signal(signal.SIGTERM, rest)\nprint('{{\"voltage\": 5}}', flush=True)\ntime.sleep(600)"
+    one = program(printing(then=then))
+    until(lambda: one.poll() and one.sample("Hat").voltage == 5.0)
+    one.close()
+    assert path.read_text() == "x"
+
+
 def test_children_that_a_program_leaves_behind_end_with_it(
     program: Callable[..., pc.Program], tmp_path: Path
 ) -> None:
@@ -1956,6 +1979,15 @@ def test_a_programs_errors_are_said_once(
         "--program Hat: no such key: volts",
         "--program Hat: no JSON object: boo",
     ]
+
+
+def test_errors_without_end_are_not_all_said(
+    program: Callable[..., pc.Program], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that is wrong in another way each time fills neither the log nor memory."""
+    one = program(["true"])
+    one._take_lines(b"".join(b'{"key%d": 5}\n' % number for number in range(1000)))
+    assert (len(caplog.records), len(one._complaints)) == (100, 100)
 
 
 @pytest.mark.parametrize("text", ["", "Hat", "=true", "Hat=", "Hat='", " =true"])
@@ -2113,7 +2145,7 @@ def test_a_pack_without_a_gauge(tree: Tree, db: Path, capsys: pytest.CaptureFixt
     assert found == expected
     assert pc.main(["sources", "--root", str(tree.root), *arguments]) == 0
     head, *_, last = capsys.readouterr().out.splitlines()
-    assert (head.split()[-1], last.split()[-1]) == ("is_estimated", "yes")
+    assert (head.split()[-1], last.split()[-1]) == ("estimated", "yes")
     assert (
         pc.main(["run", "d", "--once", "--root", str(tree.root), "--db", str(db), *arguments]) == 0
     )
@@ -4704,8 +4736,8 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     """`sources` prints a table, with a dash for what is not known."""
     assert pc.main(["sources", "--root", str(TREES / "ups")]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "name  type  voltage  current  wattage  charge_pct  capacity_wh  status",
-        "ups0  ups   13.65    -0.8     -10.92   88          84           Charging",
+        "name  type     V      A      W  charge %  capacity Wh  status",
+        "ups0  ups   13.7  -0.80  -10.9      88.0         84.0  Charging",
     ]
 
 
@@ -4727,28 +4759,51 @@ def test_sources_of_a_upsd(upsd: Upsd, capsys: pytest.CaptureFixture[str]) -> No
         [], ["run"], ["run", "d", "--interval", "0"], ["run", "d", "--interval", "nan"], ["run", "d", "--keep-days=-1"],
         ["run", "d", "--exec", ""], ["run", "d", "--exec", "'"], ["run", "d", "--root", "/no/such"],
         ["sources", "--nut", "@"], ["sources", "--map", "x"], ["run", "d", "--interval", "often"],
+        ["run", "d", "--interval", "-5s"], ["run", "d", "--commit-every=-1"], ["run", "d", "--min-change=-1"],
+        ["run", "d", "--exec-limit", "0s"], ["rnu", "d"], ["run", "d", "--intervl", "5"], ["run", "d", "--inter", "5"],
     ],
 )  # fmt: skip
 def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """What cannot be understood ends with 2 and a usage line."""
     with pytest.raises(SystemExit) as caught:
         pc.main(arguments)
-    assert (caught.value.code, "usage: power_collector" in capsys.readouterr().err) == (2, True)
+    err = capsys.readouterr().err
+    assert (caught.value.code, err.startswith("usage: python power_collector.py ")) == (2, True)
+    assert not arguments or "\npower_collector: " in err
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 0), (PermissionError, 1)]
-)
+def test_durations() -> None:
+    """What was in seconds alone may have units too."""
+    words = ["run", "d", "--interval", "1m30s", "--commit-every", "5m", "--exec-limit", "20"]
+    options = pc._parser().parse_args([*words, "--shutdown-after", "0"])
+    assert (options.interval, options.commit_every) == (90.0, 300.0)
+    assert (options.exec_limit, options.shutdown_after) == (20.0, 0.0)
+
+
+def test_examples() -> None:
+    """The examples of the help are lines that the parser takes."""
+    parser = pc._parser()
+    for command in (parser, *parser.commands.values()):
+        assert command.examples
+        for example in command.examples:
+            words = shlex.split(example.removeprefix(parser.prog))
+            if words[0] in ("help", "completion"):
+                with pytest.raises(SystemExit, match="0"):
+                    parser.parse_args(words)
+            else:
+                assert parser.parse_args(words).command == words[0]
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (PermissionError, 1)])
 def test_sources_ends_quietly(
     error: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C, a closed pipe and a system error have their exit codes."""
+    """Ctrl-C and a system error have their exit codes."""
 
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(pc.Supply, "discover", fail)
-    monkeypatch.setattr(os, "dup2", lambda *_: None)
     assert pc.main(["sources"]) == code
 
 

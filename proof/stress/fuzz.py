@@ -587,11 +587,13 @@ _COMMANDS = (
     *("register", "add-meter", "devices", "meters", "log", "import", "export", "stats"),
     *("events", "event", "budget", "report", "prune", "backup", "check"),
     *("update-device", "update-meter", "delete-readings", "delete-meter", "delete-device"),
+    *("help", "completion"),
 )
 _WORDS = st.one_of(
     st.sampled_from(
         ["d", "d/m", "battery", "--json", "--days", "1", "-1", "nan", "1e400", "--limit", "--since"]
     ),
+    st.sampled_from(["--meter", "solar:x:5", "--max-gap", "1h", "-24h", "today", "bash", "stats"]),
     st.sampled_from(
         [
             "2024-01-01T00:00:00Z",
