@@ -1887,6 +1887,7 @@ class History:
         self._amperes = LastKnown[float]()
         self._amperes_direction: int | None = None
         self._direction = LastKnown[int]()
+        self._direction_mains: bool | None = None  # whether mains was there then
         self._trend = Trend()
         self._fine_trend = Trend()
 
@@ -1902,6 +1903,7 @@ class History:
             sample.direction = self._find_direction(source, sample, mains, now)
         else:
             self._direction.take(sample.direction, now)
+            self._direction_mains = mains
         if not sample.signed:
             sample.current = _signed(sample.current, sample.direction)
             sample.wattage = _signed(sample.wattage, sample.direction)
@@ -1918,8 +1920,8 @@ class History:
         self, source: Source, sample: Sample, mains: bool | None, now: float
     ) -> int | None:
         last = self._direction.at(now)
-        # Nothing charges while mains is known to be off.
-        if last is not None and not (last == CHARGING and mains is False):
+        # What was so before mains went off, or came back, need not be so after.
+        if last is not None and mains in (None, self._direction_mains):
             return last
         if source.kind is MeterType.BATTERY and sample.signed and sample.current is not None:
             return _direction_of(sample.current)
