@@ -11,6 +11,7 @@ models     what is sent that the library has no record for, and the schemas of w
 bodies     strict JSON and NDJSON into parameters of the library
 charts     downsampling that keeps extremes
 routes     the routes under /v1, /healthz, /readyz, /metrics
+watcher    what any process writes to the file, as changes and frames
 stream     one poller, bounded queues, the WebSocket
 metrics    Prometheus
 openapi    the contract; `python -m power_service.openapi` writes it

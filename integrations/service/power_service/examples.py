@@ -165,7 +165,14 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 STREAM: tuple[dict[str, Any], ...] = (
-    {"type": "hello", "resumed_from": 40, "oldest": 1, "latest": 41, "recovered": True},
+    {
+        "type": "hello",
+        "resumed_from": 40,
+        "oldest": 1,
+        "latest": 41,
+        "recovered": True,
+        "file_id": "3a7d1c5e9b2f40688d4e6c1a0f93b75e",
+    },
     {"type": "event", "sequence": 41, "event": _EVENT},
     {"type": "reading", "device_id": "edge-001", "reading": _READING},
     {"type": "meter", "meter": _METER},

@@ -200,7 +200,8 @@ class Report(TypedDict):
 class HelloMessage:
     """The first frame: `recovered` says whether every event after the `after` that was asked for follows.
 
-    Where it is false, fetch what you show again: nothing was asked for, or the file is another one.
+    Where it is false, fetch what you show again: nothing was asked for, or the file is another one. Sequences count
+    within one line of history of a file: keep `file_id` beside the last one, and send both to resume.
     """
 
     type: Literal["hello"]
@@ -208,6 +209,7 @@ class HelloMessage:
     oldest: int
     latest: int
     recovered: bool
+    file_id: str
 
 
 @dataclass

@@ -29,10 +29,11 @@ DESCRIPTION = """REST and WebSocket over power_manager. The records are the libr
 Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. Errors are RFC 9457 problem JSON: go by
 `code`. A token bound to devices gets 403 for everything that belongs to another device, whether it exists or not.
 
-The stream is the WebSocket `/v1/stream?device_id=&after=`; its messages are under `webhooks`. Authenticate with the
-subprotocols `power.v1` and `token.<token>`, with an Authorization header, or with `ticket=` from
-`POST /v1/stream/tickets`. Close codes: 1012 the service restarts, 1013 too slow, both to be resumed with the last
-`sequence` as `after`; 4000 + an HTTP status where the connection is refused, with the problem's code as reason.
+The stream is the WebSocket `/v1/stream?device_id=&after=&file_id=`; its messages are under `webhooks`. Resume with the
+last `sequence` as `after` and the `file_id` of the hello before. Authenticate with the subprotocols `power.v1` and
+`token.<token>`, with an Authorization header, or with `ticket=` from `POST /v1/stream/tickets`. Close codes: 1012 the
+service restarts, 1013 too slow, both to be resumed; 4000 + an HTTP status where the connection is refused, with the
+problem's code as reason.
 """
 _REF = "#/components/schemas/{model}"
 _DESCRIPTIONS = {
