@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from service_harness import ENVIRONMENT, SERVICE, SOON, Service, eventually
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
+
+from power_manager import PowerManager
 
 CONTRACT = json.loads((SERVICE / "openapi.json").read_text(encoding="utf-8"))
 OPERATIONS = {
@@ -585,6 +589,68 @@ class TestLimits:
             for other in others:
                 other.close()
 
+    def test_writers_that_wait_hold_up_no_reader_and_no_probe(self, make_service: Start) -> None:
+        """Another process holds the file: the writes that are too many are refused, all else goes on."""
+        service = make_service("--no-auth", program=quick("max_requests=3")).start()
+        statuses: list[int] = []
+        with PowerManager(service.db) as other, other.transaction():
+            other.register_device("a", "A")
+            writers = [
+                threading.Thread(target=put_device, args=(service, f"b{n}", statuses))
+                for n in range(5)
+            ]
+            for writer in writers:
+                writer.start()
+            eventually(lambda: len(statuses) == 2)
+            assert statuses == [503, 503]
+            with service.client() as client:
+                assert client.get("/v1/devices").status_code == 200
+                assert client.get("/healthz").status_code == 200
+                assert client.get("/readyz").status_code == 200
+        for writer in writers:
+            writer.join()
+        assert sorted(statuses) == [200, 200, 200, 503, 503]
+
+    def test_probes_are_answered_however_many_read(self, make_service: Start) -> None:
+        """A supervisor must not restart a service that is busy."""
+        service = make_service("--no-auth", program=("-c", HANGS)).start()
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                reader = stack.enter_context(
+                    socket.create_connection(("127.0.0.1", service.port), timeout=20)
+                )
+                reader.sendall(b"GET /v1/devices HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            eventually(lambda: service.log.read_text().count("a reader hangs") == 2)
+            with service.client() as client:
+                assert client.get("/v1/devices").json()["code"] == "overloaded"
+                assert client.get("/healthz").status_code == 200
+                assert client.get("/readyz").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("token", "parts", "status"), [("admin", 640, 413), ("read", 60, 403), (None, 60, 401)]
+    )
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_a_body_that_is_refused_gets_its_answer(
+        self, service: Service, token: str | None, parts: int, status: int, chunked: bool
+    ) -> None:
+        """Also where the client has sent all of it before it looks for one."""
+        size = 65_536
+        head = "POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        if token is not None:
+            head += f"Authorization: Bearer {service.token(token)}\r\n"
+        head += "Transfer-Encoding: chunked" if chunked else f"Content-Length: {parts * size}"
+        part = b" " * size
+        end = b""
+        if chunked:
+            part = b"%x\r\n%s\r\n" % (size, part)
+            end = b"0\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n")
+            for _ in range(parts):
+                connection.sendall(part)
+            connection.sendall(end)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 %d " % status)
+
     @pytest.mark.parametrize(
         "begin",
         [b"", b"GET /healthz HTT", b"POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-"],
@@ -680,6 +746,27 @@ def test_a_dashboard_that_is_too_much_is_refused(
     monkeypatch.setattr("power_service.dashboard._MAX_BYTES", 5)
     with pytest.raises(Refused, match="more than 5 bytes"):
         add_dashboard(FastAPI(), dashboard)
+
+
+def put_device(service: Service, device_id: str, statuses: list[int]) -> None:
+    """Put a device, and add the answer's status."""
+    with service.client() as client:
+        statuses.append(
+            client.put(f"/v1/devices/{device_id}", json={"name": device_id}).status_code
+        )
+
+
+HANGS = """
+import dataclasses, logging, sys, threading
+from power_service import cli, storage
+made = cli._settings
+cli._settings = lambda options: dataclasses.replace(made(options), max_requests=2)
+def hang(pm):
+    logging.getLogger("test").warning("a reader hangs")
+    threading.Event().wait()
+storage.PowerManager.list_devices = hang
+sys.exit(cli.main())
+"""
 
 
 def raw(service: Service, request: str) -> str:
