@@ -19,7 +19,8 @@ dashboard  the built dashboard, if it is there
 billing    Stripe's webhooks, where they are configured
 fleet      the answers of a fleet's engine, where one is configured
 app        all of it as one ASGI application
-server     uvicorn with limits of connections and times
+listener   where connections come in: counted from accept on, with a time for their TLS handshake
+server     uvicorn with limits of times
 cli        `power-service` and `power-service token`
 """
 

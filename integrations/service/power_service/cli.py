@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import logging
 import os
 import resource
@@ -16,6 +17,7 @@ from power_service import __version__
 from power_service.settings import Refused, Settings, how_to_make_one
 from power_service.tokens import Scope, TokenFile
 
+_DESCRIPTORS_OF_THE_SERVICE = 200  # the database's, beside those of connections
 _log = logging.getLogger("power_service")
 
 
@@ -195,12 +197,18 @@ def _log_to_stderr(quiet: bool) -> None:
         logging.getLogger("power_service.access").setLevel(logging.WARNING)
 
 
-def _allow_descriptors(wanted: int) -> None:
-    """One for each connection, as far as the system lets us: it often begins with 1,024."""
+def _connections_allowed(wanted: int) -> int:
+    """How many connections there can be: one descriptor for each, and some for the rest of the service.
+
+    The system's limit is raised as far as it lets us: it often begins with 1,024.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    needed = wanted + _DESCRIPTORS_OF_THE_SERVICE
+    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    return min(wanted, max(most - _DESCRIPTORS_OF_THE_SERVICE, most // 2))
 
 
 def _serve(settings: Settings, quiet: bool) -> int:
@@ -224,7 +232,10 @@ def _serve(settings: Settings, quiet: bool) -> int:
         _log.warning(
             "there is no token yet, so nobody gets in; make one: %s", how_to_make_one(settings)
         )
-    _allow_descriptors(settings.max_connections + 200)
+    allowed = _connections_allowed(settings.max_connections)
+    if allowed < settings.max_connections:
+        _log.warning("the system's limit of open files allows %d connections only", allowed)
+        settings = dataclasses.replace(settings, max_connections=allowed)
     guarded, app = create_app(settings)
     return run(make_server(settings, guarded, app))
 

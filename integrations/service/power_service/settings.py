@@ -35,6 +35,7 @@ class Settings:
     max_headers: int = 16 * 1024
     body_seconds: float = 30.0  # to send a body, and to take in each part of an answer
     header_seconds: float = 10.0  # to send a request's head
+    handshake_seconds: float = 10.0  # for TLS to begin
     queue: int = 1000  # frames that may wait for one client of the stream
     poll_seconds: float = 0.05
     reading_seconds: float = 0.25  # at most one reading of a meter in that time

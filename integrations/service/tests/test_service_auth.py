@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import socket
 import ssl
 import stat
@@ -676,9 +677,66 @@ class TestLimits:
         assert raw(service, head + "\r\n{").startswith("HTTP/1.1 408")
 
 
-def test_tls_on_http_and_on_the_stream(make_service: Start, tmp_path: Path) -> None:
+class TestTls:
     """With certificate files, https and wss."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def test_http_and_the_stream(self, make_service: Start, tmp_path: Path) -> None:
+        """Both over TLS."""
+        options, context = certificate(tmp_path)
+        service = make_service(*options)
+        token = service.token("read")
+        service.verify = context
+        service.start()
+        with service.client(token) as client:
+            assert client.get("/v1/devices").json() == []
+        headers = {"Authorization": f"Bearer {token}"}
+        with connect(
+            service.stream_url, ssl=context, additional_headers=headers, proxy=None
+        ) as stream:
+            assert json.loads(stream.recv(10))["type"] == "hello"
+
+    def test_a_handshake_that_does_not_come_is_cut(
+        self, make_service: Start, tmp_path: Path
+    ) -> None:
+        """It has a time of its own, and it is no line in the log."""
+        options, context = certificate(tmp_path)
+        service = make_service(
+            *options, "--no-auth", program=quick("handshake_seconds=0.5, header_seconds=60")
+        )
+        service.verify = context
+        service.start()
+        for begin in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", service.port), timeout=20) as slow:
+                slow.sendall(begin)
+                assert cut(slow)
+        with service.client() as client:
+            assert client.get("/healthz").status_code == 200
+        assert "Traceback" not in service.log.read_text()
+        assert "handshake" not in service.log.read_text()
+
+    def test_a_connection_counts_before_its_handshake(
+        self, make_service: Start, tmp_path: Path
+    ) -> None:
+        """Whoever connects and says nothing takes a place, and no more than there are."""
+        options, context = certificate(tmp_path)
+        service = make_service("--max-connections", "3", *options, "--no-auth")
+        service.verify = context
+        service.start()
+        with contextlib.ExitStack() as stack, service.client() as client:
+            assert client.get("/healthz").status_code == 200
+            silent = [
+                stack.enter_context(
+                    socket.create_connection(("127.0.0.1", service.port), timeout=20)
+                )
+                for _ in range(3)
+            ]
+            assert cut(silent[-1])
+            assert client.get("/healthz").status_code == 200
+
+
+def certificate(directory: Path) -> tuple[list[str], ssl.SSLContext]:
+    """The options of a service with a certificate for this machine, and a context that trusts it."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
     command = [
         "openssl",
         "req",
@@ -691,7 +749,7 @@ def test_tls_on_http_and_on_the_stream(make_service: Start, tmp_path: Path) -> N
         "-subj",
         "/CN=localhost",
     ]
-    names = [
+    command += [
         "-addext",
         "subjectAltName=DNS:localhost,IP:127.0.0.1",
         "-keyout",
@@ -699,18 +757,62 @@ def test_tls_on_http_and_on_the_stream(make_service: Start, tmp_path: Path) -> N
         "-out",
         str(cert),
     ]
-    subprocess.run([*command, *names], check=True, capture_output=True)
-    service = make_service("--tls-cert", str(cert), "--tls-key", str(key))
-    token = service.token("read")
-    service.verify = ssl.create_default_context(cafile=cert)
-    service.start()
-    with service.client(token) as client:
-        assert client.get("/v1/devices").json() == []
-    headers = {"Authorization": f"Bearer {token}"}
-    with connect(
-        service.stream_url, ssl=service.verify, additional_headers=headers, proxy=None
-    ) as stream:
-        assert json.loads(stream.recv(10))["type"] == "hello"
+    subprocess.run(command, check=True, capture_output=True)
+    options = ["--tls-cert", str(cert), "--tls-key", str(key)]
+    return options, ssl.create_default_context(cafile=cert)
+
+
+class TestDescriptors:
+    """A connection needs a descriptor, and the system has a limit of them."""
+
+    def test_running_out_of_them_is_one_line_in_the_log(self, make_service: Start) -> None:
+        """And over, when there are some again."""
+        service = make_service("--no-auth", program=("-c", FEW_DESCRIPTORS)).start()
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            eventually(lambda: "no connection can be accepted" in service.log.read_text())
+        with service.client() as client:
+            assert client.get("/healthz").status_code == 200
+        lines = service.log.read_text().splitlines()
+        assert len([line for line in lines if "ERROR" in line]) == 1
+        assert not [line for line in lines if "socket.accept()" in line]
+
+    @pytest.mark.parametrize(
+        ("limits", "allowed", "raised"),
+        [
+            ((1024, 8192), 1000, 1200),
+            ((4096, 8192), 1000, None),
+            ((-1, -1), 1000, None),
+            ((256, -1), 1000, 1200),
+            ((1024, 1024), 824, 1024),
+            ((100, 100), 50, 100),
+        ],
+    )
+    def test_connections_are_no_more_than_the_system_has_descriptors_for(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        limits: tuple[int, int],
+        allowed: int,
+        raised: int | None,
+    ) -> None:
+        """The rest of the service keeps some for itself."""
+        calls: list[int] = []
+        monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+        monkeypatch.setattr(resource, "setrlimit", lambda _, both: calls.append(both[0]))
+        assert cli._connections_allowed(1000) == allowed
+        assert calls == ([] if raised is None else [raised])
+
+
+FEW_DESCRIPTORS = """
+import resource, sys
+from power_service import cli
+def few(wanted):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+    return wanted
+cli._connections_allowed = few
+sys.exit(cli.main())
+"""
 
 
 @pytest.fixture
