@@ -7,6 +7,7 @@ tokens     bearer tokens: their file, grants, one-use tickets
 auth       who may do what on which device
 limits     token buckets
 guard      what every request and WebSocket passes first: hosts, origins, sizes, times, headers, log, metrics
+compress   gzip where the client takes it
 models     what is sent that the library has no record for, and the schemas of what is received
 bodies     strict JSON and NDJSON into parameters of the library
 charts     downsampling that keeps extremes

@@ -19,6 +19,8 @@ from power_manager import PowerManagerError
 from power_service import __version__, openapi, routes
 from power_service.auth import Gate
 from power_service.billing import add_webhook
+from power_service.bodies import JSON
+from power_service.compress import Compress, FixedFile
 from power_service.dashboard import add_dashboard
 from power_service.fleet import add_fleet
 from power_service.guard import Guard
@@ -63,16 +65,13 @@ def bare_app(settings: Settings) -> FastAPI:
 def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
     """The application to serve, and the FastAPI inside of it."""
     app = bare_app(settings)
-    contract = openapi.text(app)
-
-    async def get_contract(_: Request) -> Response:
-        return Response(contract, media_type="application/json")
+    contract = FixedFile(openapi.text(app).encode(), JSON, {"Cache-Control": "no-cache"})
 
     async def upgrade_required(_: Request) -> Response:
         detail = "this is a WebSocket: connect with ws:// or wss://"
         return Problem(Code.UPGRADE_REQUIRED, detail, {"Upgrade": "websocket"}).response()
 
-    app.add_route("/openapi.json", get_contract, include_in_schema=False)
+    app.add_route("/openapi.json", contract.answer, include_in_schema=False)
     app.add_route("/v1/stream", upgrade_required, include_in_schema=False)
     add_webhook(app, os.environ)
     add_fleet(app, os.environ)
@@ -83,7 +82,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
             app, settings.allowed_origins, allow_methods=["GET", "PUT", "POST"],
             allow_headers=["Authorization", "Content-Type"], expose_headers=["Retry-After", "Fresh-As-Of"], max_age=600,
         )  # fmt: skip
-    return Guard(inner, settings, app.state.metrics), app
+    return Guard(Compress(inner), settings, app.state.metrics), app
 
 
 # --- Errors

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import mimetypes
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
+from power_service.compress import FixedFile
 from power_service.settings import Refused
 
 _BESIDE = ("dashboard", "../../dashboard/dist")  # in the installed package; in the repository
@@ -49,14 +47,8 @@ def add_dashboard(app: FastAPI, told: Path | None) -> None:
 
 def _route(url: str, name: str, content: bytes) -> Route:
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     # Built files have a hash in their names and never change; index.html names the present ones.
     lasting = "public, max-age=31536000, immutable" if name.startswith("assets/") else "no-cache"
-    headers = {"ETag": etag, "Cache-Control": lasting, "Content-Security-Policy": _CONTENT_SECURITY}
-
-    async def file(request: Request) -> Response:
-        if request.headers.get("if-none-match") == etag:
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=media_type)
-
-    return Route(url, file, methods=["GET"], include_in_schema=False)
+    headers = {"Cache-Control": lasting, "Content-Security-Policy": _CONTENT_SECURITY}
+    file = FixedFile(content, media_type, headers)
+    return Route(url, file.answer, methods=["GET"], include_in_schema=False)

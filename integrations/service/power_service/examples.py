@@ -96,6 +96,15 @@ _STATISTICS = {
     **_CHARGE,
     **_ENERGY,
 }
+_SERIES: dict[str, Any] = {
+    "meter_id": _METER["id"],
+    "reading_count": 2,
+    "timestamps_ms": [1795435200000, 1795435260000],
+    "voltage": [3.7, 3.69],
+    "current_draw": [0.5, None],
+    "wattage": [1.85, None],
+    "charge_pct": [19.5, 19.4],
+}
 _METRICS = 'power_service_readings_stored_total 60.0\npower_events_total{type="discharge"} 1.0\n'
 
 RESPONSES: dict[str, Any] = {
@@ -108,6 +117,7 @@ RESPONSES: dict[str, Any] = {
     "getMeter": _METER,
     "postReadings": {"received": 2, "stored": 1},
     "listReadings": {"readings": [_READING], "next_cursor": "0660e9b3d08001"},
+    "getSeries": _SERIES,
     "getStatistics": [_STATISTICS],
     "listEvents": [_EVENT],
     "triggerEvent": {**_EVENT, "type": "restore", "value": 0.0, "note": "service restarted", "meter_id": None},

@@ -20,6 +20,7 @@ from power_manager import (
     PowerReading,
     PowerState,
     PowerStatistics,
+    to_microseconds,
 )
 
 MAX_BATCH = 10_000  # readings in one request
@@ -63,6 +64,36 @@ class ReadingPage:
 
     readings: list[PowerReading]
     next_cursor: str | None
+
+
+@dataclass
+class Series:
+    """Readings as arrays, one value of each for each point, oldest first; null: not known.
+
+    Times are whole milliseconds since 1970 (UTC), as `new Date()` takes them. `reading_count` is how many readings the
+    window has: where the arrays are shorter, they were thinned out.
+    """
+
+    meter_id: str
+    reading_count: int
+    timestamps_ms: list[int]
+    voltage: list[float | None]
+    current_draw: list[float | None]
+    wattage: list[float | None]
+    charge_pct: list[float]
+
+
+def series_of(meter_id: str, reading_count: int, points: list[PowerReading]) -> Series:
+    """A meter's points, by field."""
+    return Series(
+        meter_id=meter_id,
+        reading_count=reading_count,
+        timestamps_ms=[to_microseconds(point.timestamp) // 1000 for point in points],
+        voltage=[point.voltage for point in points],
+        current_draw=[point.current_draw for point in points],
+        wattage=[point.wattage for point in points],
+        charge_pct=[point.charge_pct for point in points],
+    )
 
 
 @dataclass
@@ -269,6 +300,7 @@ DEVICES: TypeAdapter[list[DeviceRecord]] = TypeAdapter(list[DeviceRecord])
 METER: TypeAdapter[PowerMeter] = TypeAdapter(PowerMeter)
 METERS: TypeAdapter[list[PowerMeter]] = TypeAdapter(list[PowerMeter])
 PAGE: TypeAdapter[ReadingPage] = TypeAdapter(ReadingPage)
+SERIES: TypeAdapter[Series] = TypeAdapter(Series)
 STATISTICS: TypeAdapter[list[PowerStatistics]] = TypeAdapter(list[PowerStatistics])
 EVENT: TypeAdapter[PowerEvent] = TypeAdapter(PowerEvent)
 EVENTS: TypeAdapter[list[PowerEvent]] = TypeAdapter(list[PowerEvent])

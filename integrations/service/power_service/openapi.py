@@ -63,6 +63,7 @@ _FURTHER = {
     "getMeter": (404,),
     "postReadings": (404,),
     "listReadings": (404,),
+    "getSeries": (404,),
     "getStatistics": (404,),
     "listEvents": (404,),
     "triggerEvent": (404,),

@@ -821,7 +821,7 @@ def dashboard(tmp_path: Path) -> Path:
     directory = tmp_path / "dist"
     (directory / "assets").mkdir(parents=True)
     (directory / "index.html").write_text("<!doctype html><title>Power</title>")
-    (directory / "assets" / "app-1a2b.js").write_text("1")
+    (directory / "assets" / "app-1a2b.js").write_text("1;" * 1000)
     (tmp_path / "secret").write_text("x")
     (directory / "link").symlink_to(tmp_path / "secret")
     return directory
@@ -836,7 +836,10 @@ def test_the_dashboard_is_served_if_it_is_there(make_service: Start, dashboard: 
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
         assert client.get("/", headers={"If-None-Match": page.headers["ETag"]}).status_code == 304
-        assert "immutable" in client.get("/assets/app-1a2b.js").headers["Cache-Control"]
+        script = client.get("/assets/app-1a2b.js", headers={"Accept-Encoding": "gzip"})
+        assert "immutable" in script.headers["Cache-Control"]
+        assert script.headers["Content-Encoding"] == "gzip"
+        assert script.text == "1;" * 1000
         for path in ("/link", "/..%2fsecret", "/%2e%2e/secret", "/assets/"):
             assert client.get(path).status_code == 404
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import json
+import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx2
 import pytest
+from power_service.compress import Compress
 from service_harness import Service
 
 from power_manager import PowerManager
@@ -363,6 +366,158 @@ class TestReadings:
         times = [p["timestamp"] for p in answer["readings"]]
         assert times == sorted(times)
 
+    def test_a_series_is_the_readings_by_field(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """Times in milliseconds; what is not known is null; within since and until."""
+        pm.log_many(
+            [
+                (battery["id"], 3.7, 0.5, 50.0, NOON),
+                (
+                    battery["id"],
+                    None,
+                    None,
+                    49.5,
+                    NOON + timedelta(seconds=1, microseconds=999_999),
+                ),
+                (battery["id"], 3.6, -0.5, 49.0, NOON + timedelta(minutes=1)),
+            ]
+        )
+        url, noon_ms = f"/v1/meters/{battery['id']}/series", int(NOON.timestamp() * 1000)
+        expected = {
+            "meter_id": battery["id"],
+            "reading_count": 3,
+            "timestamps_ms": [noon_ms, noon_ms + 1999, noon_ms + 60_000],
+            "voltage": [3.7, None, 3.6],
+            "current_draw": [0.5, None, -0.5],
+            "wattage": [1.85, None, -1.8],
+            "charge_pct": [50.0, 49.5, 49.0],
+        }
+        assert api.get(url).json() == expected
+        window = {
+            "since": (NOON + timedelta(seconds=1)).isoformat(),
+            "until": (NOON + timedelta(minutes=1)).isoformat(),
+        }
+        part = api.get(url, params=window).json()
+        assert (part["reading_count"], part["charge_pct"]) == (1, [49.5])
+        empty = api.get(url, params={"since": "2190-01-01T00:00:00Z"}).json()
+        assert (empty["reading_count"], empty["timestamps_ms"]) == (0, [])
+        problem(api.get("/v1/meters/none/series"), 404, "not_found")
+
+    def test_a_series_has_the_points_of_the_chart_in_a_fraction_of_the_bytes(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """A day, a reading a minute; and it says how many readings were thinned out."""
+        chance = random.Random(1)
+        pm.log_many(
+            (
+                battery["id"],
+                round(chance.gauss(12.5, 0.2), 3),
+                round(chance.gauss(0, 1), 3),
+                round(50 + minute / 100, 1),
+                NOON + timedelta(minutes=minute),
+            )
+            for minute in range(1440)
+        )
+        url = f"/v1/meters/{battery['id']}"
+        for max_points in (2000, 200):
+            chart = api.get(f"{url}/readings", params={"max_points": max_points})
+            series = api.get(f"{url}/series", params={"max_points": max_points})
+            readings = chart.json()["readings"]
+            assert series.json()["reading_count"] == 1440
+            assert len(readings) == (1440 if max_points == 2000 else len(readings)) <= max_points
+            for field in ("voltage", "current_draw", "wattage", "charge_pct"):
+                assert series.json()[field] == [reading[field] for reading in readings]
+            assert sent(series) * 10 < len(chart.content)
+
+
+class TestCompression:
+    """gzip, where the client takes it."""
+
+    @pytest.mark.parametrize(
+        ("header", "taken"),
+        [
+            ("gzip", True),
+            ("GZIP", True),
+            ("br, gzip;q=0.5", True),
+            ("*", True),
+            ("gzip; q=1.0, *;q=0", True),
+            ("", False),
+            ("identity", False),
+            ("gzip;q=0", False),
+            ("gzip;q=0.000, *", False),
+            ("*;q=0", False),
+            ("br", False),
+            ("x-gzip2", False),
+            ("gzip;q=x", False),
+        ],
+    )
+    def test_an_answer_is_compressed_where_the_client_takes_it(
+        self, api: httpx2.Client, header: str, taken: bool
+    ) -> None:
+        """Else it is as it was; and caches are told that there are two."""
+        api.put("/v1/devices/long", json={"name": "x" * 200})
+        for n in range(10):
+            api.post(
+                "/v1/devices/long/events", json={"type": "restore", "note": "y" * 200 + str(n)}
+            )
+        answer = api.get("/v1/devices/long/events", headers={"Accept-Encoding": header})
+        assert answer.headers.get("Content-Encoding") == ("gzip" if taken else None)
+        assert (sent(answer) < len(answer.content)) == taken
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        assert len(answer.json()) >= 10
+        assert answer.headers["Cache-Control"] == "no-store"
+
+    def test_what_is_small_stays_as_it_is(self, api: httpx2.Client) -> None:
+        """A few bytes would become more."""
+        answer = api.get("/healthz", headers={"Accept-Encoding": "gzip"})
+        assert "Content-Encoding" not in answer.headers
+
+    def test_fixed_files_have_an_etag_for_each_encoding(self, api: httpx2.Client) -> None:
+        """A cache must not take one for the other."""
+        etags = {}
+        for encoding in ("gzip", "identity"):
+            headers = {"Accept-Encoding": encoding}
+            answer = api.get("/openapi.json", headers=headers)
+            assert answer.headers.get("Content-Encoding", "identity") == encoding
+            assert answer.headers["Vary"] == "Accept-Encoding"
+            etags[encoding] = answer.headers["ETag"]
+            known = {**headers, "If-None-Match": f'"x", W/{etags[encoding]}'}
+            again = api.get("/openapi.json", headers=known)
+            assert (again.status_code, again.content) == (304, b"")
+            assert again.headers["ETag"] == etags[encoding]
+            assert "Content-Encoding" not in again.headers
+        assert etags["gzip"] != etags["identity"]
+
+    def test_what_is_streamed_goes_on_as_it_comes(self) -> None:
+        """No part waits for the next one, and none is changed."""
+        head = {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"text/plain")],
+        }
+        parts = [
+            {"type": "http.response.body", "body": b"a" * 2000, "more_body": True},
+            {"type": "http.response.body", "body": b"b" * 2000, "more_body": False},
+        ]
+        got: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send(head)
+            for number, part in enumerate(parts):
+                await send(part)
+                assert got == [head, *parts[: number + 1]]
+
+        async def receive() -> Any:
+            raise AssertionError
+
+        async def send(message: Any) -> None:
+            got.append(message)
+
+        scope = {"type": "http", "headers": [(b"accept-encoding", b"gzip")]}
+        asyncio.run(Compress(app)(scope, receive, send))
+        assert len(got) == 3
+
 
 class TestEventsAndReports:
     """Events, runtime, budget and report."""
@@ -582,6 +737,11 @@ class TestTheServiceItself:
         assert headers["Cache-Control"] == "no-store"
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert "server" not in headers
+
+
+def sent(answer: httpx2.Response) -> int:
+    """How many bytes of body went over the wire."""
+    return int(answer.headers["Content-Length"])
 
 
 def problem(answer: httpx2.Response, status: int, code: str) -> str:
