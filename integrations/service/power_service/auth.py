@@ -12,7 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 from power_manager import InvalidValue, NotFound
 from power_service.limits import Buckets
 from power_service.problems import Code, Problem, retry_later
-from power_service.settings import Refused, Settings, how_to_make_one
+from power_service.settings import Refused, Settings, how_to_make_one, is_loopback
 from power_service.storage import Lane, Storage
 from power_service.tokens import EVERYBODY, Grant, Tickets, TokenFile
 
@@ -60,7 +60,7 @@ class Gate:
                 await self.refresh()
                 grant = self.tokens.find(token)
         if grant is None:
-            raise self._unauthorized(token)
+            raise self._unauthorized(token, client)
         self._spend(self._buckets, grant.id)
         return self.scoped(grant, scope)
 
@@ -82,17 +82,23 @@ class Gate:
             raise Problem(Code.FORBIDDEN_SCOPE, f"this token does not have the scope {scope!r}")
         return grant
 
-    def _unauthorized(self, token: str | None) -> Problem:
+    def _unauthorized(self, token: str | None, client: str) -> Problem:
         detail = "this token is not known, or was revoked" if token else "a bearer token is needed"
         if self._trouble:
             detail += "; the service cannot read its tokens now: its log says why"
-        elif not self.tokens.grants:
-            detail = (
-                f"there is no token yet; on the service's machine: {how_to_make_one(self.settings)}"
-            )
+        else:
+            if not self.tokens.grants:
+                detail = "there is no token yet"
+            detail += f"; {self._hint(client)}"
         return Problem(
             Code.UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer realm="power-service"'}
         )
+
+    def _hint(self, client: str) -> str:
+        """What to do; the path of a file only for who is on this machine."""
+        if is_loopback(client) and not self.settings.behind_proxy:
+            return f"make one: {how_to_make_one(self.settings)}"
+        return "make one by power-service token new, on the service's machine and for its --db"
 
     @staticmethod
     def _spend(buckets: Buckets, key: str) -> None:

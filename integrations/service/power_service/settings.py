@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +78,12 @@ class Settings:
 
 
 def how_to_make_one(settings: Settings) -> str:
-    """The command that makes a token for this service."""
-    where = f"--tokens {settings.tokens}" if settings.tokens else f"--db {settings.db}"
-    return f"power-service token new NAME --scope read {where}"
+    """The command that makes a token for this service, from whichever directory it is run."""
+    file = settings.tokens or settings.db
+    option = "--tokens" if settings.tokens else "--db"
+    return (
+        f"power-service token new NAME --scope read {option} {shlex.quote(os.path.abspath(file))}"
+    )
 
 
 def is_loopback(host: str) -> bool:

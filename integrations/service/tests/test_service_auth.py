@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import re
 import resource
+import shlex
 import socket
 import ssl
 import stat
@@ -22,8 +25,11 @@ import pytest
 from conftest import Start
 from fastapi import FastAPI
 from power_service import cli
+from power_service.auth import Gate
 from power_service.dashboard import add_dashboard
 from power_service.limits import Buckets
+from power_service.options import OPTIONS, settings_of
+from power_service.problems import Problem
 from power_service.settings import Refused, Settings
 from power_service.tokens import EVERYBODY, Scope, Tickets, TokenFile
 from service_harness import ENVIRONMENT, SERVICE, SOON, Service, eventually
@@ -381,7 +387,64 @@ class TestTokens:
             made.path.replace(service.tokens.path)
             assert client.get("/v1/devices").status_code == 200
         with service.client() as client:
-            assert client.get("/v1/devices").json()["detail"] == "a bearer token is needed"
+            detail = client.get("/v1/devices").json()["detail"]
+            assert detail.startswith("a bearer token is needed; ")
+
+    @pytest.mark.parametrize("told", ["--db", "--tokens"])
+    def test_the_hint_is_a_command_that_makes_a_token_for_this_service(
+        self, make_service: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+    ) -> None:
+        """As it stands, from any directory."""
+        elsewhere = tmp_path / "an other place"
+        elsewhere.mkdir()
+        options = ["--tokens", str(elsewhere / "tokens.json")] if told == "--tokens" else []
+        service = make_service(*options).start()
+        with service.client() as client:
+            detail = client.get("/v1/devices").json()["detail"]
+        command = shlex.split(detail.partition("make one: ")[2])
+        assert command[0] == "power-service"
+        monkeypatch.chdir(elsewhere)
+        run = subprocess.run(
+            [sys.executable, "-m", "power_service", *command[1:]],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        with service.client(run.stdout.strip()) as client:
+            assert client.get("/v1/devices").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("client", "behind_proxy", "named"),
+        [("127.0.0.1", False, True), ("::1", False, True), ("10.0.0.7", False, False),
+         ("127.0.0.1", True, False), ("", False, False)],
+    )  # fmt: skip
+    def test_a_path_is_named_only_to_who_is_on_this_machine(
+        self, tmp_path: Path, client: str, behind_proxy: bool, named: bool
+    ) -> None:
+        """Others have no use for it."""
+        path = tmp_path / "power.db"
+        gate = Gate(Settings(db=path, behind_proxy=behind_proxy), TokenFile(tmp_path / "none"))
+        with pytest.raises(Problem, match="power-service token new") as problem:
+            asyncio.run(gate.admit(None, "read", client))
+        assert (str(path) in problem.value.detail) == named
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--db", "x.db", "token", "new", "n", "--scope", "read"],
+            ["token", "--db", "x.db", "new", "n", "--scope", "read"],
+            ["token", "new", "n", "--scope", "read", "--db", "x.db"],
+            ["token", "--db", "y.db", "new", "n", "--scope", "read", "--db", "x.db"],
+        ],
+    )
+    def test_the_database_is_named_before_or_after_the_command(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+    ) -> None:
+        """In whichever place, and the last one counts."""
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(arguments) == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["x.db.tokens.json"]
 
     def test_the_environment_names_the_database(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -395,9 +458,8 @@ class TestTokens:
         ):
             monkeypatch.setenv("POWER_MANAGER_DB", name)
             assert cli.main(["token", "new", "x", "--scope", "read", *options]) == 0
-            assert cli._serve_parser().parse_args(options).db == Path(
-                (options or [name or "power_manager.db"])[-1]
-            )
+            settings = cli._settings(cli._serve_parser().parse_args(options))
+            assert settings.db == Path((options or [name or "power_manager.db"])[-1])
         made = {path.name.removesuffix(".tokens.json") for path in tmp_path.iterdir()}
         assert made == {"power_manager.db", "environment.db", "option.db"}
 
@@ -424,6 +486,64 @@ class TestTokens:
         assert "GET /v1/devices 200" in log
         assert token not in log
         assert ticket not in log
+
+
+class TestSettings:
+    """Each by a variable of the environment, most by an option too."""
+
+    def test_every_setting_has_a_variable(self) -> None:
+        """And is in the README by that name."""
+        assert {option.field for option in OPTIONS} == {
+            field.name for field in dataclasses.fields(Settings)
+        }
+        readme = (SERVICE / "README.md").read_text(encoding="utf-8")
+        for option in OPTIONS:
+            if not option.on_command_line:
+                assert f"`{option.variable}`" in readme
+
+    def test_the_command_line_goes_before_the_environment(self) -> None:
+        """And that before the default; empty counts as unset."""
+        environ = {
+            "POWER_MANAGER_DB": "e.db",
+            "POWER_SERVICE_PORT": "81",
+            "POWER_SERVICE_HOST": "",
+            "POWER_SERVICE_NO_AUTH": "yes",
+            "POWER_SERVICE_BEHIND_PROXY": "0",
+            "POWER_SERVICE_ALLOW_HOST": "a.example b.example",
+            "POWER_SERVICE_TLS_CERT": "c.pem",
+            "POWER_SERVICE_RATE": "2.5",
+            "POWER_SERVICE_HEARTBEAT_SECONDS": "3",
+        }
+        assert settings_of({}, environ) == Settings(
+            db=Path("e.db"), port=81, auth=False, allowed_hosts=("a.example", "b.example"),
+            tls_cert=Path("c.pem"), rate=2.5, heartbeat_seconds=3.0,
+        )  # fmt: skip
+        given = {"port": 82, "allowed_hosts": ["c.example"]}
+        settings = settings_of(given, environ)
+        assert (settings.port, settings.allowed_hosts) == (82, ("c.example",))
+        assert settings_of({}, {}) == Settings(db=Path("power_manager.db"))
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("POWER_SERVICE_PORT", "http"),
+            ("POWER_SERVICE_RATE", "nan"),
+            ("POWER_SERVICE_NO_AUTH", "maybe"),
+            ("POWER_SERVICE_DURABILITY", "some"),
+            ("POWER_SERVICE_MAX_BODY", "0"),
+        ],
+    )
+    def test_a_value_that_cannot_be_meant_is_refused_by_its_variable(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str], variable: str, value: str,
+    ) -> None:  # fmt: skip
+        """With what would do, and exit code 2."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv(variable, value)
+        assert cli.main([]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"power-service: {variable}: expected ")
+        assert repr(value) in message
 
 
 class TestRefusals:
