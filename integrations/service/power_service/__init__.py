@@ -17,13 +17,15 @@ watcher    what any process writes to the file, as changes and frames
 stream     one poller, bounded queues, the WebSocket
 metrics    Prometheus
 openapi    the contract; `python -m power_service.openapi` writes it
+pages      pages that the service makes itself
 dashboard  the built dashboard, if it is there
 billing    Stripe's webhooks, where they are configured
 fleet      the answers of a fleet's engine, where one is configured
 app        all of it as one ASGI application
 listener   where connections come in: counted from accept on, with a time for their TLS handshake
 server     uvicorn with limits of times
-cli        `power-service` and `power-service token`
+demo       a file of made-up devices, to which it goes on logging
+cli        `power-service` and its commands
 """
 
 __version__ = "1.0.0"

@@ -8,11 +8,17 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Sequence
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from power_manager import PowerManager, PowerManagerError
 from power_service import __version__
+from power_service.demo import Demo
+from power_service.listener import bind
 from power_service.options import DATABASE, OPTIONS, TOKENS, settings_of
 from power_service.settings import Refused, Settings, how_to_make_one
 from power_service.tokens import Scope, TokenFile
@@ -21,6 +27,7 @@ _DESCRIPTORS_OF_THE_SERVICE = 200  # the database's, beside those of connections
 _log = logging.getLogger("power_service")
 
 
+Announce = Callable[[str], None]  # is called with the address, when the service listens
 _TOKEN_EPILOG = """The tokens are in a file beside the database: name the one that the service has, by --db here or
 before `token`, or by the variable that the service is given."""
 
@@ -36,6 +43,12 @@ def _serve_parser() -> argparse.ArgumentParser:
         if option.on_command_line:
             option.add_to(parser)
     parser.add_argument("--quiet", action="store_true", help="no line for each request")
+    parser.add_argument(
+        "--demo",
+        action="store_true",
+        help="serve three made-up devices with a year behind them, from a directory of its own, without tokens",
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_token_commands(commands)
     return parser
@@ -90,6 +103,10 @@ def _token(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _say_nothing(_: str) -> None:
+    """Nobody waits for the address."""
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     return settings_of(vars(options), os.environ)
 
@@ -116,11 +133,10 @@ def _connections_allowed(wanted: int) -> int:
     return min(wanted, max(most - _DESCRIPTORS_OF_THE_SERVICE, most // 2))
 
 
-def _serve(settings: Settings, quiet: bool) -> int:
+def _serve(settings: Settings, quiet: bool, announce: Announce = _say_nothing) -> int:
     try:
-        from power_service.app import (
-            create_app,
-        )  # FastAPI takes half a second to import: not for `token`
+        # FastAPI takes half a second to import: not for `token`.
+        from power_service.app import create_app
         from power_service.server import make_server, run
     except ModuleNotFoundError as error:
         print(
@@ -142,7 +158,54 @@ def _serve(settings: Settings, quiet: bool) -> int:
         _log.warning("the system's limit of open files allows %d connections only", allowed)
         settings = dataclasses.replace(settings, max_connections=allowed)
     guarded, app = create_app(settings)
-    return run(make_server(settings, guarded, app))
+    return run(make_server(settings, guarded, app, announce))
+
+
+# --- The demo
+
+
+def _serve_demo(options: argparse.Namespace, settings: Settings) -> int:
+    """Serve a file of made-up devices, in a directory that goes with the service."""
+    given = [option.name for option in (DATABASE, TOKENS) if option.field in options]
+    if given:
+        raise Refused(f"--demo makes a file of its own: leave out --{given[0]}")
+    with tempfile.TemporaryDirectory(prefix="power-demo-", ignore_cleanup_errors=True) as directory:
+        path = Path(directory) / "power_manager.db"
+        settings = dataclasses.replace(settings, db=path, tokens=None, auth=False)
+        settings.check(token_count=0)
+        if "port" not in options and not _is_free(settings.host, settings.port):
+            settings = dataclasses.replace(settings, port=0)
+        print("Making a year of three devices ...", flush=True)
+        demo = Demo(path)
+        demo.make()
+
+        def announce(url: str) -> None:
+            print(
+                f"The demo is at {url}\nIts file is {path}, for as long as it runs: Ctrl+C ends it."
+            )
+            sys.stdout.flush()
+            if options.open:
+                _open_in_browser(url)
+
+        demo.start()
+        try:
+            return _serve(settings, True, announce)
+        finally:
+            demo.stop()
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        for listening in bind(host, port):
+            listening.close()
+    except OSError:
+        return False
+    return True
+
+
+def _open_in_browser(url: str) -> None:
+    """In a thread: a browser of the terminal returns when it is closed."""
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,7 +215,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(options)
         if options.command == "token":
             return _token(options, settings)
-        return _serve(settings, options.quiet)
+        if options.demo:
+            return _serve_demo(options, settings)
+        announce = _open_in_browser if options.open else _say_nothing
+        return _serve(settings, options.quiet, announce)
     except Refused as error:
         print(f"power-service: {error}", file=sys.stderr)
         return 2

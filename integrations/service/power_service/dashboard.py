@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mimetypes
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from power_service.compress import FixedFile
+from power_service.pages import without_dashboard
 from power_service.settings import Refused
 
 _BESIDE = ("dashboard", "../../dashboard/dist")  # in the installed package; in the repository
+_log = logging.getLogger("power_service")
 _MAX_BYTES = 32 * 1024 * 1024
 # Stricter than for the rest: the page is built so that it needs nothing inline and nothing from elsewhere.
 _CONTENT_SECURITY = (
@@ -27,11 +30,17 @@ def find(told: Path | None) -> Path | None:
 
 
 def add_dashboard(app: FastAPI, told: Path | None) -> None:
-    """Serve the files of the dashboard, and its index.html as /. Raises Refused where what was told is none."""
+    """Serve the files of the dashboard, and its index.html as /; without one, what to do.
+
+    Raises Refused where what was told is none.
+    """
     root = find(told)
     if root is None:
         if told:
             raise Refused(f"--dashboard {told}: expected a directory with index.html in it")
+        _log.warning("the dashboard was not built: the page at / says how")
+        answer = without_dashboard().answer
+        app.router.routes.append(Route("/", answer, methods=["GET"], include_in_schema=False))
         return
     total = 0
     for path in sorted(root.rglob("*")):

@@ -10,6 +10,7 @@ import signal
 import ssl
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -133,8 +134,15 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 class Server(uvicorn.Server):
     """Ends within LAST_SECONDS of a signal, also with clients that do not go."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, app: FastAPI) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        settings: Settings,
+        app: FastAPI,
+        announce: Callable[[str], None],
+    ) -> None:
         super().__init__(config)
+        self._announce = announce
         self._settings = settings
         self._app = app
         self.replaced = False  # it ended because the database is another file
@@ -167,6 +175,7 @@ class Server(uvicorn.Server):
         for listening in bound:
             host, port = listening.getsockname()[:2]
             _log.info("listening at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+        self._announce(_address(scheme, self._settings.host, bound[0].getsockname()[1]))
 
     def _new_connection(self) -> asyncio.Protocol:
         made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
@@ -191,6 +200,14 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
+def _address(scheme: str, host: str, port: int) -> str:
+    """Where a browser on this machine finds the page."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    if ":" in name and not name.startswith("["):
+        name = f"[{name}]"
+    return f"{scheme}://{name}:{port}/"
+
+
 def _load(config: uvicorn.Config, settings: Settings) -> None:
     """Read the certificate and its key now, to say which will not do: the errors of ssl name no file."""
     files = {"--tls-cert": settings.tls_cert, "--tls-key": settings.tls_key}
@@ -207,8 +224,10 @@ def _load(config: uvicorn.Config, settings: Settings) -> None:
         raise Refused(f"{named}: expected a certificate and its key, PEM: {error}") from None
 
 
-def make_server(settings: Settings, guarded: ASGIApp, app: FastAPI) -> Server:
-    """The server of an application. Raises Refused for a certificate or key that will not do."""
+def make_server(
+    settings: Settings, guarded: ASGIApp, app: FastAPI, announce: Callable[[str], None]
+) -> Server:
+    """The server of an application; `announce` is called with its address. Raises Refused for a wrong certificate."""
     http = type("HttpProtocol", (HttpProtocol,), {"settings": settings})
     config = uvicorn.Config(
         guarded,
@@ -229,7 +248,7 @@ def make_server(settings: Settings, guarded: ASGIApp, app: FastAPI) -> Server:
         ssl_keyfile=settings.tls_key,
     )
     _load(config, settings)
-    return Server(config, settings, app)
+    return Server(config, settings, app, announce)
 
 
 def run(server: Server) -> int:
