@@ -31,6 +31,8 @@ from power_service.storage import Storage
 from power_service.stream import Hub, stream
 from power_service.tokens import TokenFile
 
+METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE")  # of the routes
+
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -79,7 +81,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
     inner: ASGIApp = app
     if settings.allowed_origins:
         inner = CORSMiddleware(
-            app, settings.allowed_origins, allow_methods=["GET", "PUT", "POST"],
+            app, settings.allowed_origins, allow_methods=METHODS,
             allow_headers=["Authorization", "Content-Type"], expose_headers=["Retry-After", "Fresh-As-Of"], max_age=600,
         )  # fmt: skip
     return Guard(Compress(inner), settings, app.state.metrics), app
@@ -119,7 +121,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 def _methods(request: Request) -> set[str]:
     """The methods of every route at that path; the framework names those of the first one only."""
     found = set()
-    for method in ("GET", "PUT", "POST"):
+    for method in METHODS:
         scope = {**request.scope, "method": method, "path_params": {}}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
             found.add(method)

@@ -48,8 +48,11 @@ class Gate:
         else:
             self._trouble = ""
 
-    async def admit(self, token: str | None, scope: str, client: str) -> Grant:
-        """The grant of a token that has that scope and requests left. Raises Problem 401, 403, 429."""
+    async def admit(self, token: str | None, scope: str | None, client: str) -> Grant:
+        """The grant of a token that has that scope, if one is wanted, and requests left.
+
+        Raises Problem 401, 403, 429.
+        """
         if not self.settings.auth:
             self._spend(self._buckets, client)
             return EVERYBODY
@@ -76,9 +79,9 @@ class Gate:
         return self.scoped(grant, scope)
 
     @staticmethod
-    def scoped(grant: Grant, scope: str) -> Grant:
+    def scoped(grant: Grant, scope: str | None) -> Grant:
         """The grant, if it has that scope."""
-        if not grant.has(scope):
+        if scope is not None and not grant.has(scope):
             raise Problem(Code.FORBIDDEN_SCOPE, f"this token does not have the scope {scope!r}")
         return grant
 
@@ -117,13 +120,16 @@ async def access(
     """The grant behind a request that has the wanted scope; a dependency of every route that needs one."""
     gate: Gate = request.app.state.gate
     client = request.client.host if request.client else ""
-    grant = await gate.admit(given.credentials if given else None, wanted.scopes[0], client)
+    scope = wanted.scopes[0] if wanted.scopes else None
+    grant = await gate.admit(given.credentials if given else None, scope, client)
     request.state.grant = grant
     return grant
 
 
 Reader = Annotated[Grant, Security(access, scopes=["read"])]
 Writer = Annotated[Grant, Security(access, scopes=["write"])]
+Admin = Annotated[Grant, Security(access, scopes=["admin"])]
+Anybody = Annotated[Grant, Security(access, scopes=[])]  # with a token that is known
 
 
 def forbidden_device() -> Problem:

@@ -111,12 +111,15 @@ RESPONSES: dict[str, Any] = {
     "listDevices": [_DEVICE],
     "putDevice": _DEVICE,
     "getDevice": _DEVICE,
+    "updateDevice": {**_DEVICE, "target_wh": 200.0},
     "listMeters": [_METER],
     "addMeter": {**_METER, "voltage": 0.0, "current_draw": 0.0, "charge_pct": 100.0, "updated_at": None,
                  "alert_level": "none", "wattage": 0.0, "state": "charging"},
     "getMeter": _METER,
+    "updateMeter": {**_METER, "capacity_wh": 48.0},
     "postReadings": {"received": 2, "stored": 1},
     "listReadings": {"readings": [_READING], "next_cursor": "0660e9b3d08001"},
+    "deleteReadings": {"deleted": 12},
     "getSeries": _SERIES,
     "getStatistics": [_STATISTICS],
     "listEvents": [_EVENT],
@@ -135,6 +138,7 @@ RESPONSES: dict[str, Any] = {
         "event_count": 1,
         "events": [_EVENT],
     },
+    "getMe": {"name": "laptop", "scopes": ["read", "write"], "devices": None, "database": "/srv/power_manager.db"},
     "getHealth": {"status": "ok"},
     "getReadiness": {"status": "ready"},
     "getMetrics": _METRICS,
@@ -170,7 +174,14 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
         "application/x-ndjson": {"lines": [_NEW_READING, _LIVE]},
     },
     "triggerEvent": {
-        "application/json": {"restore": {"type": "restore", "note": "service restarted"}}
+        "application/json": {
+            "restore": {"type": "restore", "note": "service restarted"},
+            "of-a-meter": {"type": "charge_start", "meter_id": _METER["id"]},
+        }
+    },
+    "updateDevice": {"application/json": {"target": {"target_wh": 200.0}}},
+    "updateMeter": {
+        "application/json": {"capacity": {"capacity_wh": 48.0}, "retire": {"active": False}}
     },
 }
 

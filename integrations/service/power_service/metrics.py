@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 from prometheus_client import (
@@ -12,51 +15,110 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from power_manager import PowerEventType, PowerMeter
+from power_manager import (
+    SECOND_US,
+    EnergyTotals,
+    MeterType,
+    NotFound,
+    PowerEventType,
+    PowerManager,
+    PowerMeter,
+    to_microseconds,
+)
 
-MAX_METERS = 500  # series of each gauge
+MAX_METERS = 500  # series of each gauge and counter
+_WITH_CHARGE = (MeterType.BATTERY, MeterType.UPS)
+_PAUSE_PER_READ = 19  # times as long as reading energies takes, nothing is read
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class _Meters(Collector):
-    """Present volts, watts and charge of the first MAX_METERS active meters, as the poller last saw them.
+    """Present values and energies of the first MAX_METERS active meters.
 
-    What is not known has no sample: a 0 would be a measurement.
+    The values are as the poller last saw them. Names and energies are read from the file for a scrape, but not more
+    often than that it takes a twentieth of the time: a year of hours is behind each total. What is not known has no
+    sample: a 0 would be a measurement.
     """
+
+    _LABELS = ("device_id", "meter_id", "type", "device_name", "meter_name")
 
     def __init__(self, meters: Callable[[], list[PowerMeter]]) -> None:
         self._meters = meters
+        self._lock = threading.Lock()
+        self._next = 0.0  # when to read from the file again
+        self._device_names: dict[str, str] = {}
+        self._totals: dict[str, EnergyTotals] = {}
+
+    def _shown(self) -> tuple[list[PowerMeter], int]:
+        """The meters that have samples, and how many have none because they are too many."""
+        active = [meter for meter in self._meters() if meter.active]
+        return active[:MAX_METERS], max(len(active) - MAX_METERS, 0)
+
+    def read(self, pm: PowerManager) -> None:
+        """Read names and energies, if it is time to."""
+        with self._lock:
+            begin = time.monotonic()
+            if begin < self._next:
+                return
+            meters, _ = self._shown()
+            self._device_names = {device.id: device.name for device in pm.list_devices()}
+            totals: dict[str, EnergyTotals] = {}
+            for meter in meters:
+                with contextlib.suppress(NotFound):  # it was deleted since the poller saw it
+                    totals[meter.id] = pm.energy_totals(meter.id)
+            self._totals = totals
+            end = time.monotonic()
+            self._next = end + (end - begin) * _PAUSE_PER_READ
 
     def collect(self) -> Iterator[Metric]:
-        meters = [meter for meter in self._meters() if meter.active]
-        labels = ["device_id", "meter_id", "type"]
-        voltage = GaugeMetricFamily("power_meter_voltage_volts", "Present voltage", labels=labels)
-        wattage = GaugeMetricFamily(
-            "power_meter_wattage_watts", "Present watts out of the source", labels=labels
-        )
-        charge = GaugeMetricFamily("power_meter_charge_percent", "Present charge", labels=labels)
-        for meter in meters[:MAX_METERS]:
-            values = [meter.device_id, meter.id, meter.type.value]
+        meters, left_out = self._shown()
+        voltage = self._gauge("voltage_volts", "Present voltage")
+        wattage = self._gauge("wattage_watts", "Present watts out of the source")
+        charge = self._gauge("charge_percent", "Present charge, of batteries and UPSs")
+        latest = self._gauge("last_reading_timestamp_seconds", "When the present values were read")
+        energy_out = self._counter("energy_out_wh", "Watt-hours out of the source, ever")
+        energy_in = self._counter("energy_in_wh", "Watt-hours into the source, ever")
+        for meter in meters:
+            if meter.updated_at is None:
+                continue  # it never measured anything
+            labels = self._labels_of(meter)
+            latest.add_metric(labels, to_microseconds(meter.updated_at) / SECOND_US)
             if meter.power_known or meter.voltage:
-                voltage.add_metric(values, meter.voltage)
+                voltage.add_metric(labels, meter.voltage)
             if meter.wattage is not None:
-                wattage.add_metric(values, meter.wattage)
-            charge.add_metric(values, meter.charge_pct)
-        left_out = GaugeMetricFamily(
-            "power_meters_left_out", f"Meters beyond the first {MAX_METERS}, without gauges"
+                wattage.add_metric(labels, meter.wattage)
+            if meter.type in _WITH_CHARGE:
+                charge.add_metric(labels, meter.charge_pct)
+            total = self._totals.get(meter.id)
+            if total is not None:
+                energy_out.add_metric(labels, total.energy_out_wh)
+                energy_in.add_metric(labels, total.energy_in_wh)
+        beyond = GaugeMetricFamily(
+            "power_meters_left_out", f"Meters beyond the first {MAX_METERS}, without samples"
         )
-        left_out.add_metric([], max(len(meters) - MAX_METERS, 0))
-        yield from (voltage, wattage, charge, left_out)
+        beyond.add_metric([], left_out)
+        yield from (voltage, wattage, charge, latest, energy_out, energy_in, beyond)
+
+    def _gauge(self, name: str, help: str) -> GaugeMetricFamily:  # noqa: A002
+        return GaugeMetricFamily(f"power_meter_{name}", help, labels=self._LABELS)
+
+    def _counter(self, name: str, help: str) -> CounterMetricFamily:  # noqa: A002
+        return CounterMetricFamily(f"power_meter_{name}", help, labels=self._LABELS)
+
+    def _labels_of(self, meter: PowerMeter) -> list[str]:
+        device_name = self._device_names.get(meter.device_id, "")
+        return [meter.device_id, meter.id, meter.type.value, device_name, meter.name or ""]
 
 
 class Metrics:
     """Every series of the service; labels take values from closed sets only, but for the gauges of meters."""
 
     content_type = CONTENT_TYPE_LATEST
+    _meters: _Meters  # set when the file is followed
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -93,9 +155,11 @@ class Metrics:
         self._events.labels(kind.value).inc()
 
     def watch_meters(self, meters: Callable[[], list[PowerMeter]]) -> None:
-        """Show these meters' present values with every scrape."""
-        self._registry.register(_Meters(meters))
+        """Show these meters with every scrape."""
+        self._meters = _Meters(meters)
+        self._registry.register(self._meters)
 
-    def text(self) -> bytes:
+    def text(self, pm: PowerManager) -> bytes:
         """What Prometheus scrapes."""
+        self._meters.read(pm)
         return generate_latest(self._registry)

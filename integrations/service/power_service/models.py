@@ -137,6 +137,26 @@ class StreamTicket:
 
 
 @dataclass
+class Deleted:
+    """How many readings went."""
+
+    deleted: int
+
+
+@dataclass
+class Me:
+    """Who is asking: what the token may do. `scopes` has each one by itself; `devices` is null for all of them.
+
+    `database` is the file that this service has, for commands on its machine; null for a token bound to devices.
+    """
+
+    name: str
+    scopes: list[Literal["read", "write", "admin"]]
+    devices: list[str] | None
+    database: str | None
+
+
+@dataclass
 class Health:
     """The service answers, or is ready to."""
 
@@ -307,6 +327,8 @@ EVENTS: TypeAdapter[list[PowerEvent]] = TypeAdapter(list[PowerEvent])
 EVENT_PAGE: TypeAdapter[EventPage] = TypeAdapter(EventPage)
 INGEST: TypeAdapter[IngestResult] = TypeAdapter(IngestResult)
 TICKET: TypeAdapter[StreamTicket] = TypeAdapter(StreamTicket)
+DELETED: TypeAdapter[Deleted] = TypeAdapter(Deleted)
+ME: TypeAdapter[Me] = TypeAdapter(Me)
 RUNTIME: TypeAdapter[Runtime] = TypeAdapter(Runtime)
 HEALTH: TypeAdapter[Health] = TypeAdapter(Health)
 BUDGET: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
@@ -390,6 +412,11 @@ NEW_EVENT = Shape(
     {
         "value": {"type": "number", "default": 0.0, "description": "in the event's own unit"},
         "note": {**_NULLABLE_TEXT, "maxLength": 10_000},
+        "meter_id": {
+            **_NULLABLE_TEXT,
+            "maxLength": 200,
+            "description": "which of the device's meters it is about; null: none",
+        },
     },
 )
 DEVICE_SETTINGS = Shape(
@@ -412,4 +439,36 @@ DEVICE_SETTINGS = Shape(
         "id": {**_ID, "description": "may be left out; else the same as in the path"},
     },
 )
-SHAPES = (NEW_READING, NEW_METER, NEW_EVENT, DEVICE_SETTINGS)
+
+
+def _changes(name: str, description: str, properties: dict[str, dict[str, Any]]) -> Shape:
+    """Of what can be given, any part; no defaults, for what is left out stays as it is."""
+    return Shape(
+        name,
+        description,
+        {},
+        {
+            key: {word: value for word, value in schema.items() if word != "default"}
+            for key, schema in properties.items()
+        },
+    )
+
+
+_SETTABLE = {**DEVICE_SETTINGS.required, **DEVICE_SETTINGS.optional}
+DEVICE_CHANGES = _changes(
+    "DeviceChanges",
+    "What is to change of a device; what is left out stays as it is.",
+    {key: schema for key, schema in _SETTABLE.items() if key != "id"},
+)
+METER_CHANGES = _changes(
+    "MeterChanges",
+    "What is to change of a meter; what is left out stays as it is.",
+    {
+        **NEW_METER.optional,
+        "active": {
+            "type": "boolean",
+            "description": "false: it counts in no present figure, until a reading becomes its present state",
+        },
+    },
+)
+SHAPES = (NEW_READING, NEW_METER, NEW_EVENT, DEVICE_SETTINGS, DEVICE_CHANGES, METER_CHANGES)

@@ -59,10 +59,15 @@ _WITH_BODY = (400, 408, 413, 415, 422)
 _FURTHER = {
     "putDevice": (409,),
     "getDevice": (404,),
+    "updateDevice": (404,),
+    "deleteDevice": (404,),
     "addMeter": (404,),
     "getMeter": (404,),
+    "updateMeter": (404,),
+    "deleteMeter": (404,),
     "postReadings": (404,),
     "listReadings": (404,),
+    "deleteReadings": (404,),
     "getSeries": (404,),
     "getStatistics": (404,),
     "listEvents": (404,),
@@ -155,7 +160,7 @@ def _complete(operation: dict[str, Any]) -> None:
     success = next(response for status, response in responses.items() if status.startswith("2"))
     if name == "getMetrics":
         success["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    for media_type, content in success["content"].items():
+    for media_type, content in success.get("content", {}).items():
         content["example"] = RESPONSES[name]
         content["schema"].pop("title", None)
         assert media_type

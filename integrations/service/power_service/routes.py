@@ -23,15 +23,24 @@ from power_manager import (
     to_microseconds,
 )
 from power_service import models
-from power_service.auth import Reader, Writer, check_devices, check_meter, forbidden_device
+from power_service.auth import (
+    Admin,
+    Anybody,
+    Reader,
+    Writer,
+    check_devices,
+    check_meter,
+    forbidden_device,
+)
 from power_service.bodies import JSON, NDJSON, error_as_sent, read_object, read_readings
 from power_service.charts import POINTS_A_SPAN, thin_out
 from power_service.guard import path_text
 from power_service.metrics import Metrics
 from power_service.models import Shape
 from power_service.problems import Code, Problem, retry_later
+from power_service.settings import Settings
 from power_service.storage import Lane, Storage
-from power_service.tokens import Grant
+from power_service.tokens import Grant, Scope
 
 MAX_CHART_READINGS = 1_000_000  # that one request may go through
 router = APIRouter(prefix="/v1")
@@ -105,6 +114,30 @@ async def get_device(request: Request, grant: Reader, device_id: DeviceId) -> Re
     return _json(models.DEVICE, await storage.call(Lane.READ, storage.pm.get_device, device_id))
 
 
+@router.patch(
+    "/devices/{device_id}", operation_id="updateDevice", response_model=DeviceRecord, tags=["devices"],
+    openapi_extra=_body(models.DEVICE_CHANGES),
+)  # fmt: skip
+async def update_device(request: Request, grant: Writer, device_id: DeviceId) -> Response:
+    """Change the values that are given of a device."""
+    check_devices(grant, device_id)
+    storage = _storage(request)
+    changes = await read_object(request, models.DEVICE_CHANGES)
+    device = await storage.call(Lane.WRITE, storage.pm.update_device, device_id, **changes)
+    return _json(models.DEVICE, device)
+
+
+@router.delete(
+    "/devices/{device_id}", operation_id="deleteDevice", status_code=204, tags=["devices"]
+)
+async def delete_device(request: Request, grant: Admin, device_id: DeviceId) -> Response:
+    """Delete a device with its meters, readings, statistics and events, for good."""
+    check_devices(grant, device_id)
+    storage = _storage(request)
+    await storage.call(Lane.WRITE, storage.pm.delete_device, device_id)
+    return Response(status_code=204)
+
+
 # --- Meters
 
 
@@ -149,6 +182,28 @@ async def get_meter(request: Request, grant: Reader, meter_id: MeterId) -> Respo
     )
 
 
+@router.patch(
+    "/meters/{meter_id}", operation_id="updateMeter", response_model=models.PowerMeter, tags=["meters"],
+    openapi_extra=_body(models.METER_CHANGES),
+)  # fmt: skip
+async def update_meter(request: Request, grant: Writer, meter_id: MeterId) -> Response:
+    """Change the values that are given of a meter; retire it with `active` false."""
+    storage = _storage(request)
+    await check_meter(storage, grant, meter_id)
+    changes = await read_object(request, models.METER_CHANGES)
+    meter = await storage.call(Lane.WRITE, storage.pm.update_meter, meter_id, **changes)
+    return _json(models.METER, models.shown(meter))
+
+
+@router.delete("/meters/{meter_id}", operation_id="deleteMeter", status_code=204, tags=["meters"])
+async def delete_meter(request: Request, grant: Admin, meter_id: MeterId) -> Response:
+    """Delete a meter with its readings and statistics, for good; events stay."""
+    storage = _storage(request)
+    await check_meter(storage, grant, meter_id)
+    await storage.call(Lane.WRITE, storage.pm.delete_meter, meter_id)
+    return Response(status_code=204)
+
+
 # --- Readings
 
 _READING: dict[str, Any] = {"$ref": "#/components/schemas/NewReading"}
@@ -186,13 +241,11 @@ async def post_readings(request: Request, grant: Writer) -> Response:
     return _json(models.INGEST, models.IngestResult(len(rows), stored))
 
 
-Moment = Annotated[
-    str | None,
-    Query(
-        description="ISO 8601 with an offset, 1970 to 2200",
-        json_schema_extra={"format": "date-time"},
-    ),
-]
+_MOMENT: Any = Query(
+    description="ISO 8601 with an offset, 1970 to 2200", json_schema_extra={"format": "date-time"}
+)
+Moment = Annotated[str | None, _MOMENT]
+WantedMoment = Annotated[str, _MOMENT]  # where a window that was forgotten would do harm
 
 
 _CURSOR = "^(0[0-9a-f]|1[0-9])[0-9a-f]{12}$"
@@ -237,6 +290,30 @@ async def list_readings(
             await storage.call(Lane.READ, _chart, *arguments, window.max_points), media_type=JSON
         )
     return Response(await storage.call(Lane.READ, _page, *arguments, window.limit), media_type=JSON)
+
+
+@router.delete(
+    "/meters/{meter_id}/readings",
+    operation_id="deleteReadings",
+    response_model=models.Deleted,
+    tags=["readings"],
+)
+async def delete_readings(
+    request: Request,
+    grant: Admin,
+    meter_id: MeterId,
+    since: WantedMoment,
+    until: Moment = None,
+) -> Response:
+    """Delete the readings from `since` on and before `until`, for good; all of them: since 1970-01-01T00:00:00Z.
+
+    Statistics are computed anew. An hour that was pruned goes whole, and a range that cuts one is refused.
+    """
+    storage = _storage(request)
+    await check_meter(storage, grant, meter_id)
+    window = {"since": _moment(since), "until": _moment(until)}
+    count = await storage.call(Lane.WRITE, storage.pm.delete_readings, meter_id, **window)
+    return _json(models.DELETED, models.Deleted(count))
 
 
 def _moment(text: str | None) -> str | None:
@@ -367,10 +444,12 @@ async def trigger_event(request: Request, grant: Writer, device_id: DeviceId) ->
     """Record an event of a device, now."""
     check_devices(grant, device_id)
     storage, values = _storage(request), await read_object(request, models.NEW_EVENT)
+    meter_id = values["meter_id"]
+    if isinstance(meter_id, str):
+        await check_meter(storage, grant, meter_id)
     arguments = (device_id, values["type"], values["value"], values["note"])
-    return _json(
-        models.EVENT, await storage.call(Lane.WRITE, storage.pm.trigger_event, *arguments), 201
-    )
+    event = await storage.call(Lane.WRITE, storage.pm.trigger_event, *arguments, meter_id=meter_id)
+    return _json(models.EVENT, event, 201)
 
 
 @router.get(
@@ -471,6 +550,19 @@ async def get_report(
 # --- The service itself
 
 
+@router.get("/me", operation_id="getMe", response_model=models.Me, tags=["service"])
+async def get_me(request: Request, grant: Anybody) -> Response:
+    """Who is asking, and what the token may do; for a token with any scope."""
+    settings: Settings = request.app.state.settings
+    me = models.Me(
+        name=grant.name,
+        scopes=[scope.value for scope in Scope if grant.has(scope.value)],
+        devices=None if grant.devices is None else list(grant.devices),
+        database=str(settings.db.absolute()) if grant.devices is None else None,
+    )
+    return _json(models.ME, me)
+
+
 @plain.get("/healthz", operation_id="getHealth", response_model=models.Health, tags=["service"])
 async def get_health() -> Response:
     """The process answers."""
@@ -491,4 +583,6 @@ async def get_metrics(request: Request, grant: Reader) -> Response:
     if grant.devices is not None:
         raise forbidden_device()
     metrics: Metrics = request.app.state.metrics
-    return Response(metrics.text(), media_type=metrics.content_type)
+    storage = _storage(request)
+    text = await storage.call(Lane.READ, metrics.text, storage.pm)
+    return Response(text, media_type=metrics.content_type)

@@ -14,7 +14,8 @@ from typing import Any
 import httpx2
 import pytest
 from power_service.compress import Compress
-from service_harness import Service
+from prometheus_client.utils import floatToGoString
+from service_harness import Service, eventually
 
 from power_manager import PowerManager
 
@@ -120,11 +121,91 @@ class TestDevicesAndMeters:
         assert api.get("/v1/meters", params={"device_id": device}).json() == [expected]
         assert expected in api.get("/v1/meters").json()
 
+    def test_a_patch_changes_what_it_names(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """And nothing else; an empty one changes nothing; null is a value."""
+        device = battery["device_id"]
+        before = {"name": "A", "target_wh": 9.0, "low_battery_threshold": 30.0}
+        api.put(f"/v1/devices/{device}", json=before)
+        whole = api.get(f"/v1/devices/{device}").json()
+        assert api.patch(f"/v1/devices/{device}", json={}).json() == whole
+        changed = api.patch(f"/v1/devices/{device}", json={"name": "B", "target_wh": None})
+        assert changed.json() == {**whole, "name": "B", "target_wh": None}
+        assert changed.json() == as_json(pm.get_device(device))
+        url = f"/v1/meters/{battery['id']}"
+        whole = api.get(url).json()
+        meter = api.patch(url, json={"capacity_wh": 48, "active": False}).json()
+        assert meter == {**whole, "capacity_wh": 48.0, "active": False}
+        assert meter == api.get(url).json()
+        assert api.patch(url, json={"name": None}).json()["name"] is None
+
+    @pytest.mark.parametrize(
+        ("of", "change"),
+        [
+            ("devices", {"name": None}),
+            ("devices", {"id": "other"}),
+            ("devices", {"shutdown_threshold": "1"}),
+            ("devices", {"critical_battery_threshold": 50}),
+            ("devices", []),
+            ("meters", {"active": 1}),
+            ("meters", {"capacity_wh": -1}),
+            ("meters", {"type": "main"}),
+            ("meters", {"device_id": "other"}),
+        ],
+    )
+    def test_a_patch_that_will_not_do_changes_nothing(
+        self, api: httpx2.Client, battery: dict[str, Any], of: str, change: Any
+    ) -> None:
+        """It is refused whole."""
+        id_ = battery["device_id"] if of == "devices" else battery["id"]
+        before = api.get(f"/v1/{of}/{id_}").json()
+        problem(api.patch(f"/v1/{of}/{id_}", json=change), 422, "invalid_value")
+        assert api.get(f"/v1/{of}/{id_}").json() == before
+
+    def test_what_is_deleted_is_gone(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """Readings of a window, then a meter, then its device; each says if there is none."""
+        device, url = battery["device_id"], f"/v1/meters/{battery['id']}"
+        pm.log_many((battery["id"], 3.7, 1.0, 50.0, NOON + timedelta(minutes=n)) for n in range(10))
+        window = {
+            "since": (NOON + timedelta(minutes=2)).isoformat(),
+            "until": (NOON + timedelta(minutes=5)).isoformat(),
+        }
+        assert api.delete(f"{url}/readings", params=window).json() == {"deleted": 3}
+        assert api.delete(f"{url}/readings", params=window).json() == {"deleted": 0}
+        assert len(list(pm.iter_history(battery["id"]))) == 7
+        kept = api.delete(url)
+        assert (kept.status_code, kept.content) == (204, b"")
+        problem(api.delete(url), 404, "not_found")
+        problem(api.get(url), 404, "not_found")
+        assert api.delete(f"/v1/devices/{device}").status_code == 204
+        problem(api.delete(f"/v1/devices/{device}"), 404, "not_found")
+        assert device not in [one.id for one in pm.list_devices()]
+
+    def test_no_readings_are_deleted_by_an_oversight(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """A window that was forgotten, or that has no length, is refused; all has to be said."""
+        url = f"/v1/meters/{battery['id']}/readings"
+        pm.log_power(battery["id"], 3.7, 1.0, 50.0, timestamp=NOON)
+        noon = NOON.isoformat()
+        problem(api.delete(url), 422, "invalid_value")
+        problem(api.delete(url, params={"until": noon}), 422, "invalid_value")
+        problem(api.delete(url, params={"since": noon, "until": noon}), 422, "invalid_value")
+        problem(api.delete(url, params={"since": "yesterday"}), 422, "invalid_value")
+        assert len(list(pm.iter_history(battery["id"]))) == 1
+        everything = api.delete(url, params={"since": "1970-01-01T00:00:00Z"})
+        assert everything.json() == {"deleted": 1}
+
     def test_unknown_ids_are_not_found(self, api: httpx2.Client) -> None:
         """A missing device or meter is 404, but has no meters, as in the library."""
         problem(api.get("/v1/devices/nobody"), 404, "not_found")
         problem(api.get("/v1/meters/none"), 404, "not_found")
         problem(api.post("/v1/devices/nobody/meters", json={"type": "main"}), 404, "not_found")
+        problem(api.patch("/v1/devices/nobody", json={"name": "A"}), 404, "not_found")
+        problem(api.patch("/v1/meters/none", json={"name": "A"}), 404, "not_found")
         assert api.get("/v1/meters", params={"device_id": "nobody"}).json() == []
 
 
@@ -539,6 +620,20 @@ class TestEventsAndReports:
             "next_after": sequence,
         }
 
+    def test_an_event_may_be_about_a_meter(
+        self, api: httpx2.Client, battery: dict[str, Any]
+    ) -> None:
+        """Of the same device."""
+        url = f"/v1/devices/{battery['device_id']}/events"
+        made = api.post(url, json={"type": "charge_start", "meter_id": battery["id"]})
+        assert made.json()["meter_id"] == battery["id"]
+        assert api.post(url, json={"type": "restore", "meter_id": None}).json()["meter_id"] is None
+        api.put("/v1/devices/another", json={"name": "A"})
+        sent = {"type": "restore", "meter_id": battery["id"]}
+        problem(api.post("/v1/devices/another/events", json=sent), 422, "invalid_value")
+        problem(api.post(url, json={**sent, "meter_id": "none"}), 404, "not_found")
+        problem(api.post(url, json={**sent, "meter_id": 7}), 422, "invalid_value")
+
     @pytest.mark.parametrize("value", ["NaN", "1e999", "true", '"1"', "null"])
     def test_an_events_value_is_a_number(self, api: httpx2.Client, device: str, value: str) -> None:
         """Strict numbers here too."""
@@ -594,43 +689,74 @@ class TestTheServiceItself:
     def test_metrics_tell_what_happened(
         self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
     ) -> None:
-        """Requests by route, readings, events by type, clients, and gauges of each meter."""
-        from service_harness import eventually
-
+        """Requests by route, readings, events by type, clients, and what each meter shows and has counted."""
+        pm.log_many(
+            [
+                (battery["id"], 4.0, 2.0, 50.0, NOON),
+                (battery["id"], 4.0, 2.0, 49.0, NOON + timedelta(hours=1)),
+                (battery["id"], 4.0, -1.0, 50.0, NOON + timedelta(hours=2)),
+                (battery["id"], 4.0, -1.0, 51.0, NOON + timedelta(hours=3)),
+            ]
+        )
         api.post(
             "/v1/readings",
             json={"meter_id": battery["id"], "voltage": 3.5, "current_draw": 2, "charge_pct": 7},
         )
-        gauge = f'device_id="{battery["device_id"]}",meter_id="{battery["id"]}",type="battery"'
+        meter = pm.get_meter(battery["id"])
+        assert meter.updated_at is not None
+        shown = floatToGoString(datetime.fromisoformat(meter.updated_at).timestamp())  # type: ignore[no-untyped-call]
+        of = labels_of(battery, "Edge Node", "Pack")
         wanted = [
-            f"power_meter_voltage_volts{{{gauge}}} 3.5",
-            f"power_meter_wattage_watts{{{gauge}}} 7.0",
-            f"power_meter_charge_percent{{{gauge}}} 7.0",
+            f"power_meter_voltage_volts{of} 3.5",
+            f"power_meter_wattage_watts{of} 7.0",
+            f"power_meter_charge_percent{of} 7.0",
+            f"power_meter_last_reading_timestamp_seconds{of} {shown}",
+            f"power_meter_energy_out_wh_total{of} {pm.energy_totals(battery['id']).energy_out_wh}",
+            f"power_meter_energy_in_wh_total{of} {pm.energy_totals(battery['id']).energy_in_wh}",
             "power_service_stream_clients 0.0",
             'power_service_request_seconds_count{method="POST",route="/v1/readings",status="200"}',
             "power_service_readings_stored_total ",
             'power_events_total{type="discharge"}',
         ]
         eventually(lambda: all(line in api.get("/metrics").text for line in wanted))
+        assert pm.energy_totals(battery["id"]).energy_out_wh > 8.0
+
+    def test_metrics_go_by_present_names(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """Whatever is in them."""
+        pm.log_power(battery["id"], 3.5, 2.0, 50.0)
+        api.patch(f"/v1/devices/{battery['device_id']}", json={"name": 'Hut "A"'})
+        api.patch(f"/v1/meters/{battery['id']}", json={"name": "b\\c\nd"})
+        of = labels_of(battery, 'Hut \\"A\\"', "b\\\\c\\nd")
+        eventually(lambda: f"power_meter_voltage_volts{of} 3.5" in api.get("/metrics").text)
 
     def test_metrics_have_no_sample_of_what_is_not_known_or_not_in_use(
         self, api: httpx2.Client, pm: PowerManager, device: str
     ) -> None:
-        """An unknown wattage is not 0 W, and a retired meter measures nothing."""
-        from service_harness import eventually
-
-        gauge, retired = pm.add_meter(device, "ups"), pm.add_meter(device, "main")
-        for meter in (gauge, retired):
+        """An unknown wattage is not 0 W, a panel has no charge, and a retired or new meter measures nothing."""
+        gauge, retired = pm.add_meter(device, "ups"), pm.add_meter(device, "battery")
+        panel, new = pm.add_meter(device, "solar"), pm.add_meter(device, "battery")
+        for meter in (gauge, retired, panel):
             pm.log_power(meter.id, 5.0, 1.0, 80.0)
-        charge = f'power_meter_charge_percent{{device_id="{device}",meter_id="%s"'
-        eventually(lambda: charge % retired.id in api.get("/metrics").text)
+        eventually(lambda: retired.id in api.get("/metrics").text)
         pm.log_power(gauge.id, None, None, 70.0)
         pm.update_meter(retired.id, active=False)
-        eventually(lambda: charge % retired.id not in api.get("/metrics").text)
-        text = api.get("/metrics").text
-        assert [line for line in text.splitlines() if gauge.id in line] == [
-            f'{charge % gauge.id},type="ups"}} 70.0'
-        ]
+        eventually(lambda: retired.id not in api.get("/metrics").text)
+
+        def names(meter_id: str) -> set[str]:
+            lines = api.get("/metrics").text.splitlines()
+            return {line.partition("{")[0] for line in lines if meter_id in line}
+
+        always = {
+            "power_meter_last_reading_timestamp_seconds",
+            "power_meter_energy_out_wh_total",
+            "power_meter_energy_in_wh_total",
+        }
+        electrical = {"power_meter_voltage_volts", "power_meter_wattage_watts"}
+        eventually(lambda: names(gauge.id) == always | {"power_meter_charge_percent"})
+        eventually(lambda: names(panel.id) == always | electrical)
+        assert names(new.id) == set()
 
     @pytest.mark.parametrize(
         ("method", "path", "status", "code"),
@@ -658,7 +784,7 @@ class TestTheServiceItself:
 
     def test_a_405_names_every_method_of_the_path(self, api: httpx2.Client) -> None:
         """Also those of another route at it."""
-        assert api.delete("/v1/devices/x").headers["Allow"] == "GET, PUT"
+        assert api.post("/v1/devices/x").headers["Allow"] == "DELETE, GET, PATCH, PUT"
 
     @pytest.mark.parametrize(
         ("content", "media_type", "status", "code"),
@@ -737,6 +863,14 @@ class TestTheServiceItself:
         assert headers["Cache-Control"] == "no-store"
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert "server" not in headers
+
+
+def labels_of(meter: dict[str, Any], device_name: str, name: str) -> str:
+    """The labels of a meter's samples."""
+    return (
+        f'{{device_id="{meter["device_id"]}",device_name="{device_name}",'
+        f'meter_id="{meter["id"]}",meter_name="{name}",type="{meter["type"]}"}}'
+    )
 
 
 def sent(answer: httpx2.Response) -> int:
