@@ -31,6 +31,7 @@ from power_manager import (
 
 MAX_METERS = 500  # series of each gauge and counter
 _WITH_CHARGE = (MeterType.BATTERY, MeterType.UPS)
+_SECONDS_PER_READ = 0.5  # of energies, in one scrape
 _PAUSE_PER_READ = 19  # times as long as reading energies takes, nothing is read
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -39,19 +40,20 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class _Meters(Collector):
     """Present values and energies of the first MAX_METERS active meters.
 
-    The values are as the poller last saw them. Names and energies are read from the file for a scrape, but not more
-    often than that it takes a twentieth of the time: a year of hours is behind each total. What is not known has no
-    sample: a 0 would be a measurement.
+    The values are as the poller last saw them; names are read from the file with every scrape. Behind each energy are
+    all hours of its meter, so they are read in turn, the oldest first, for _SECONDS_PER_READ at most, and in at most a
+    twentieth of the time. What is not known has no sample: a 0 would be a measurement.
     """
 
     _LABELS = ("device_id", "meter_id", "type", "device_name", "meter_name")
 
-    def __init__(self, meters: Callable[[], list[PowerMeter]]) -> None:
+    def __init__(self, meters: Callable[[], list[PowerMeter]], clock: Callable[[], float]) -> None:
         self._meters = meters
+        self._clock = clock
         self._lock = threading.Lock()
         self._next = 0.0  # when to read from the file again
         self._device_names: dict[str, str] = {}
-        self._totals: dict[str, EnergyTotals] = {}
+        self._totals: dict[str, EnergyTotals] = {}  # by meter, the one read longest ago first
 
     def _shown(self) -> tuple[list[PowerMeter], int]:
         """The meters that have samples, and how many have none because they are too many."""
@@ -59,20 +61,29 @@ class _Meters(Collector):
         return active[:MAX_METERS], max(len(active) - MAX_METERS, 0)
 
     def read(self, pm: PowerManager) -> None:
-        """Read names and energies, if it is time to."""
+        """Read names, and energies if it is time to."""
         with self._lock:
-            begin = time.monotonic()
+            self._device_names = {device.id: device.name for device in pm.list_devices()}
+            begin = self._clock()
             if begin < self._next:
                 return
-            meters, _ = self._shown()
-            self._device_names = {device.id: device.name for device in pm.list_devices()}
-            totals: dict[str, EnergyTotals] = {}
-            for meter in meters:
-                with contextlib.suppress(NotFound):  # it was deleted since the poller saw it
-                    totals[meter.id] = pm.energy_totals(meter.id)
-            self._totals = totals
-            end = time.monotonic()
+            self._read_totals(pm, begin + _SECONDS_PER_READ)
+            end = self._clock()
             self._next = end + (end - begin) * _PAUSE_PER_READ
+
+    def _read_totals(self, pm: PowerManager, deadline: float) -> None:
+        """Read those that were never read, then the others, until the deadline; forget those of other meters."""
+        wanted = [meter.id for meter in self._shown()[0]]
+        present = set(wanted)
+        known = {id_: total for id_, total in self._totals.items() if id_ in present}
+        in_turn = [id_ for id_ in wanted if id_ not in known] + list(known)
+        for meter_id in in_turn:
+            known.pop(meter_id, None)
+            with contextlib.suppress(NotFound):  # it was deleted since the poller saw it
+                known[meter_id] = pm.energy_totals(meter_id)
+            if self._clock() >= deadline:
+                break
+        self._totals = known
 
     def collect(self) -> Iterator[Metric]:
         meters, left_out = self._shown()
@@ -120,7 +131,8 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
     _meters: _Meters  # set when the file is followed
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._registry = CollectorRegistry()
         self._requests = Histogram(
             "power_service_request_seconds", "Time to answer", ["route", "method", "status"],
@@ -156,7 +168,7 @@ class Metrics:
 
     def watch_meters(self, meters: Callable[[], list[PowerMeter]]) -> None:
         """Show these meters with every scrape."""
-        self._meters = _Meters(meters)
+        self._meters = _Meters(meters, self._clock)
         self._registry.register(self._meters)
 
     def text(self, pm: PowerManager) -> bytes:
