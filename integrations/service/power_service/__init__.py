@@ -18,6 +18,7 @@ stream     one poller, bounded queues, the WebSocket
 metrics    Prometheus
 openapi    the contract; `python -m power_service.openapi` writes it
 pages      pages that the service makes itself
+docs       the contract as a page to read
 dashboard  the built dashboard, if it is there
 billing    Stripe's webhooks, where they are configured
 fleet      the answers of a fleet's engine, where one is configured

@@ -16,7 +16,7 @@ from starlette.routing import Match, WebSocketRoute
 from starlette.types import ASGIApp
 
 from power_manager import PowerManagerError
-from power_service import __version__, openapi, routes
+from power_service import __version__, docs, openapi, routes
 from power_service.auth import Gate
 from power_service.billing import add_webhook
 from power_service.bodies import JSON
@@ -25,6 +25,7 @@ from power_service.dashboard import add_dashboard
 from power_service.fleet import add_fleet
 from power_service.guard import Guard
 from power_service.metrics import Metrics
+from power_service.pages import page
 from power_service.problems import Code, Problem, of_library_error
 from power_service.settings import Settings
 from power_service.storage import Storage
@@ -67,13 +68,16 @@ def bare_app(settings: Settings) -> FastAPI:
 def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
     """The application to serve, and the FastAPI inside of it."""
     app = bare_app(settings)
-    contract = FixedFile(openapi.text(app).encode(), JSON, {"Cache-Control": "no-cache"})
+    document = openapi.build(app)
+    contract = FixedFile(openapi.text(document).encode(), JSON, {"Cache-Control": "no-cache"})
+    described = page("Power service: routes", docs.html(document))
 
     async def upgrade_required(_: Request) -> Response:
         detail = "this is a WebSocket: connect with ws:// or wss://"
         return Problem(Code.UPGRADE_REQUIRED, detail, {"Upgrade": "websocket"}).response()
 
     app.add_route("/openapi.json", contract.answer, include_in_schema=False)
+    app.add_route("/docs", described.answer, include_in_schema=False)
     app.add_route("/v1/stream", upgrade_required, include_in_schema=False)
     add_webhook(app, os.environ)
     add_fleet(app, os.environ)

@@ -101,9 +101,9 @@ def build(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-def text(app: FastAPI) -> str:
+def text(document: dict[str, Any]) -> str:
     """The document as it is committed and served."""
-    return json.dumps(build(app), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _clean(value: Any) -> None:
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, help="such as integrations/service/openapi.json")
     options = parser.parse_args(argv)
-    present = text(bare_app(Settings(db=Path("power_manager.db"), auth=False)))
+    present = text(build(bare_app(Settings(db=Path("power_manager.db"), auth=False))))
     if options.check:
         if options.file.read_text(encoding="utf-8") == present:
             return 0

@@ -26,7 +26,7 @@ th { color: var(--soft); font-weight: 600; }
 td { overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--soft); margin: .5rem 0; }
 .soft { color: var(--soft); }
-.method { display: inline-block; min-width: 4.2em; color: var(--mark); font-weight: 700; }
+.method { display: inline-block; min-width: 5em; color: var(--mark); font-weight: 700; }
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _CONTENT_SECURITY = (
