@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from power_manager import PowerManagerError
 from power_service import __version__, docs, openapi, routes
 from power_service.auth import Gate
+from power_service.backup import OneAtATime
 from power_service.billing import add_webhook
 from power_service.bodies import JSON
 from power_service.compress import Compress, FixedFile
@@ -40,6 +41,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """The database is open, and followed, for as long as the application runs."""
     state = app.state
     state.storage = state.gate.storage = Storage(state.settings)
+    state.backups = OneAtATime()
     state.hub = Hub(state.settings, state.storage, state.gate, state.metrics)
     try:
         await state.hub.start()

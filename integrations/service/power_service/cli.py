@@ -1,4 +1,4 @@
-"""`power-service` serves; `power-service token` makes, lists and revokes tokens."""
+"""`power-service` serves; `power-service token` makes, lists and revokes tokens; `power-service backup` copies."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 
 from power_manager import PowerManager, PowerManagerError
 from power_service import __version__
+from power_service.backup import BackupFailed, copy_file, download
 from power_service.demo import Demo
 from power_service.listener import bind
 from power_service.options import DATABASE, OPTIONS, TOKENS, settings_of
@@ -28,6 +29,7 @@ _log = logging.getLogger("power_service")
 
 
 Announce = Callable[[str], None]  # is called with the address, when the service listens
+_TOKEN_VARIABLE = "POWER_SERVICE_TOKEN"
 _TOKEN_EPILOG = """The tokens are in a file beside the database: name the one that the service has, by --db here or
 before `token`, or by the variable that the service is given."""
 
@@ -51,7 +53,20 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_token_commands(commands)
+    _add_backup_command(commands)
     return parser
+
+
+def _add_backup_command(commands: Any) -> None:
+    command = commands.add_parser(
+        "backup",
+        help="copy the database while the service runs",
+        description="Copy the database while the service runs; power-manager restore puts the copy back.",
+        epilog=f"With --url the token, of scope admin, is in ${_TOKEN_VARIABLE}: others see command lines.",
+    )
+    command.add_argument("file", type=Path, help="the copy; a file of that name is replaced")
+    command.add_argument("--url", help="of a service that is elsewhere (default: the file of --db)")
+    DATABASE.add_to(command)
 
 
 def _add_token_commands(commands: Any) -> None:
@@ -100,6 +115,19 @@ def _token(options: argparse.Namespace, settings: Settings) -> int:
             file=sys.stderr,
         )
         return 1
+    return 0
+
+
+def _backup(options: argparse.Namespace, settings: Settings) -> int:
+    try:
+        if options.url:
+            download(options.url, os.environ.get(_TOKEN_VARIABLE), options.file)
+        else:
+            copy_file(settings.db, options.file)
+    except BackupFailed as error:
+        print(f"power-service: {error}", file=sys.stderr)
+        return 1
+    print(f"The copy is {options.file}: power-manager restore puts it back.")
     return 0
 
 
@@ -215,6 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(options)
         if options.command == "token":
             return _token(options, settings)
+        if options.command == "backup":
+            return _backup(options, settings)
         if options.demo:
             return _serve_demo(options, settings)
         announce = _open_in_browser if options.open else _say_nothing

@@ -139,6 +139,7 @@ RESPONSES: dict[str, Any] = {
         "events": [_EVENT],
     },
     "getMe": {"name": "laptop", "scopes": ["read", "write"], "devices": None, "database": "/srv/power_manager.db"},
+    "getBackup": "SQLite format 3 …",
     "getHealth": {"status": "ok"},
     "getReadiness": {"status": "ready"},
     "getMetrics": _METRICS,

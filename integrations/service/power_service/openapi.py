@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
+from power_service.backup import MEDIA_TYPE as BACKUP
 from power_service.examples import REQUESTS, RESPONSES, STREAM
 from power_service.models import SHAPES, StreamMessage
 from power_service.problems import MEDIA_TYPE, STATUS, Code, Problem, ProblemDetails
@@ -160,6 +161,8 @@ def _complete(operation: dict[str, Any]) -> None:
     success = next(response for status, response in responses.items() if status.startswith("2"))
     if name == "getMetrics":
         success["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    if name == "getBackup":
+        success["content"] = {BACKUP: {"schema": {"type": "string", "format": "binary"}}}
     for media_type, content in success.get("content", {}).items():
         content["example"] = RESPONSES[name]
         content["schema"].pop("title", None)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BeforeValidator, TypeAdapter
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from power_manager import (
     DeviceRecord,
@@ -22,7 +25,7 @@ from power_manager import (
     from_microseconds,
     to_microseconds,
 )
-from power_service import models
+from power_service import backup, models
 from power_service.auth import (
     Admin,
     Anybody,
@@ -561,6 +564,53 @@ async def get_me(request: Request, grant: Anybody) -> Response:
         database=str(settings.db.absolute()) if grant.devices is None else None,
     )
     return _json(models.ME, me)
+
+
+class _FileResponse(StreamingResponse):
+    """A file that has no name; closed when it is sent, or its client has gone."""
+
+    def __init__(self, file: BinaryIO, done: Callable[[], None]) -> None:
+        size = os.fstat(file.fileno()).st_size
+        headers = {
+            "Content-Length": str(size),
+            "Content-Disposition": 'attachment; filename="power_manager.db"',
+        }
+        super().__init__(backup.chunks(file), headers=headers, media_type=backup.MEDIA_TYPE)
+        self._file = file
+        self._done = done
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()
+            self._done()
+
+
+@router.get(
+    "/backup",
+    operation_id="getBackup",
+    tags=["service"],
+)
+async def get_backup(request: Request, grant: Admin) -> Response:
+    """A consistent copy of the database, made while others read and write; for a token that is not bound to devices.
+
+    `power-manager restore` puts it back. One at a time: others are told to come later.
+    """
+    if grant.devices is not None:
+        raise forbidden_device()
+    storage = _storage(request)
+    place: backup.OneAtATime = request.app.state.backups
+    done = await place.take()
+    if done is None:
+        raise retry_later(Code.OVERLOADED, "another backup is under way", 10)
+    try:
+        file = await storage.call(Lane.BACKUP, backup.copy, storage.pm)
+    except BaseException:
+        done()
+        raise
+    return _FileResponse(file, done)
 
 
 @plain.get("/healthz", operation_id="getHealth", response_model=models.Health, tags=["service"])

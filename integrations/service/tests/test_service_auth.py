@@ -47,7 +47,7 @@ OPERATIONS = {
 }
 OPEN = {"getHealth", "getReadiness"}
 WRITING = {"putDevice", "updateDevice", "addMeter", "updateMeter", "postReadings", "triggerEvent"}
-DELETING = {"deleteDevice", "deleteMeter", "deleteReadings"}
+FOR_ADMINS = {"deleteDevice", "deleteMeter", "deleteReadings", "getBackup"}
 OF_ANY_TOKEN = {"getMe"}
 OF_A_DEVICE = (
     set(OPERATIONS) - OPEN - OF_ANY_TOKEN - {"listDevices", "followEvents", "createStreamTicket"}
@@ -136,7 +136,7 @@ class TestMatrix:
         elif (
             (token == "read" and operation_id in WRITING)
             or (token == "write" and operation_id not in WRITING)
-            or (token != "admin" and operation_id in DELETING)
+            or (token != "admin" and operation_id in FOR_ADMINS)
         ):
             expected = "403 forbidden_scope"
         elif (
