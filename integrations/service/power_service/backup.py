@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,24 +43,46 @@ def copy(pm: PowerManager) -> BinaryIO:
         raise StorageError(database.parent, error.strerror) from error
 
 
-def chunks(file: BinaryIO) -> Iterator[bytes]:
-    """Its bytes, part by part."""
-    while chunk := file.read(_CHUNK_BYTES):
-        yield chunk
-
-
 class OneAtATime:
     """A place for one: each backup takes as much of the disk as the database."""
 
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+        self._is_taken = False
 
-    async def take(self) -> Callable[[], None] | None:
-        """What gives the place back, or None where it is taken."""
-        if self._lock.locked():
-            return None
-        await self._lock.acquire()
-        return self._lock.release
+    def take(self) -> bool:
+        """Take the place, if it is free."""
+        was_free = not self._is_taken
+        self._is_taken = True
+        return was_free
+
+    def give_back(self) -> None:
+        """Let the next one have it."""
+        self._is_taken = False
+
+
+class Sending:
+    """A copy on its way; it ends before its last part is sent, so that whoever has it all can ask for another."""
+
+    def __init__(self, file: BinaryIO, place: OneAtATime) -> None:
+        self._file = file
+        self._place = place
+        self.size = os.fstat(file.fileno()).st_size
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes, part by part."""
+        chunk = self._file.read(_CHUNK_BYTES)
+        while chunk:
+            following = self._file.read(_CHUNK_BYTES)
+            if not following:
+                self.end()
+            yield chunk
+            chunk = following
+
+    def end(self) -> None:
+        """Close it, and give the place back; doing it again does nothing."""
+        if not self._file.closed:
+            self._file.close()
+            self._place.give_back()
 
 
 # --- As a command

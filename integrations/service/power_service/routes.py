@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BeforeValidator, TypeAdapter
@@ -566,26 +565,23 @@ async def get_me(request: Request, grant: Anybody) -> Response:
     return _json(models.ME, me)
 
 
-class _FileResponse(StreamingResponse):
-    """A file that has no name; closed when it is sent, or its client has gone."""
+class _BackupResponse(StreamingResponse):
+    """A copy of the database, which ends also where its client goes."""
 
-    def __init__(self, file: BinaryIO, done: Callable[[], None]) -> None:
-        size = os.fstat(file.fileno()).st_size
+    def __init__(self, sending: backup.Sending) -> None:
         headers = {
-            "Content-Length": str(size),
+            "Content-Length": str(sending.size),
             "Content-Disposition": 'attachment; filename="power_manager.db"',
         }
-        super().__init__(backup.chunks(file), headers=headers, media_type=backup.MEDIA_TYPE)
-        self._file = file
-        self._done = done
+        super().__init__(sending.chunks(), headers=headers, media_type=backup.MEDIA_TYPE)
+        self._sending = sending
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Send it."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._file.close()
-            self._done()
+            self._sending.end()
 
 
 @router.get(
@@ -602,15 +598,14 @@ async def get_backup(request: Request, grant: Admin) -> Response:
         raise forbidden_device()
     storage = _storage(request)
     place: backup.OneAtATime = request.app.state.backups
-    done = await place.take()
-    if done is None:
+    if not place.take():
         raise retry_later(Code.OVERLOADED, "another backup is under way", 10)
     try:
         file = await storage.call(Lane.BACKUP, backup.copy, storage.pm)
     except BaseException:
-        done()
+        place.give_back()
         raise
-    return _FileResponse(file, done)
+    return _BackupResponse(backup.Sending(file, place))
 
 
 @plain.get("/healthz", operation_id="getHealth", response_model=models.Health, tags=["service"])
