@@ -169,6 +169,7 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         begin = time.perf_counter()
+        reason = ""  # why it was refused before any route saw it
         body = _Body(Headers(scope=scope), receive, self._settings)
         answer = _Answer(send)
         try:
@@ -177,9 +178,10 @@ class Guard:
             with self._counted(scope):
                 await self._app(scope, body.receive, answer.send)
         except Problem as problem:
+            reason = f" {problem.code.value}"
             await problem.response()(scope, receive, answer.send)
         finally:
-            self._log(scope, answer.status, time.perf_counter() - begin)
+            self._log(scope, answer.status, reason, time.perf_counter() - begin)
             await answer.finish(body)
 
     @contextlib.contextmanager
@@ -200,7 +202,7 @@ class Guard:
         finally:
             self._under_way[lane] -= 1
 
-    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+    def _log(self, scope: Scope, status: int, reason: str, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None)
         self._metrics.request(route, scope["method"], status, seconds)
         grant = scope.get("state", {}).get("grant")
@@ -208,7 +210,13 @@ class Guard:
         path = scope.get("raw_path", b"").decode("ascii", "replace")
         who = grant.id if grant else "-"
         _access_log.info(
-            "%s %s %d %.1f ms token=%s", scope["method"], path, status, seconds * 1000, who
+            "%s %s %d%s %.1f ms token=%s",
+            scope["method"],
+            path,
+            status,
+            reason,
+            seconds * 1000,
+            who,
         )
 
     def _check(self, scope: Scope) -> None:
@@ -231,5 +239,8 @@ class Guard:
         origin = headers.get("origin", "").lower()
         own = not origin or _authority(origin)[0] == hosts[0].lower()
         if not own and origin not in self._origins:
-            raise Problem(Code.FORBIDDEN_ORIGIN, "pages of that origin may not use this service")
+            raise Problem(
+                Code.FORBIDDEN_ORIGIN,
+                "pages of that origin may not use this service: see --allow-origin",
+            )
         _decode(scope)

@@ -48,6 +48,7 @@ MAX_CHART_READINGS = 1_000_000  # that one request may go through
 router = APIRouter(prefix="/v1")
 plain = APIRouter()
 
+_END_OF_LINE = b"\n"  # for people, whose prompt follows what curl prints
 ID_LIMITS: dict[str, Any] = {"min_length": 1, "max_length": 200, "pattern": models.TEXT_PATTERN}
 DeviceId = Annotated[
     str, BeforeValidator(path_text), Path(description="the device's id", **ID_LIMITS)
@@ -69,7 +70,7 @@ def _storage(request: Request) -> Storage:
 
 
 def _json(adapter: TypeAdapter[Any], value: object, status: int = 200) -> Response:
-    return Response(adapter.dump_json(value), status, media_type=JSON)
+    return Response(adapter.dump_json(value) + _END_OF_LINE, status, media_type=JSON)
 
 
 def _body(shape: Shape) -> dict[str, Any]:
@@ -328,17 +329,17 @@ def _page(pm: PowerManager, meter_id: str, since: Any, until: Any, limit: int) -
     cursor = None
     if len(readings) > limit:
         cursor = f"{to_microseconds(readings[limit].timestamp):014x}"
-    return models.PAGE.dump_json(models.ReadingPage(readings[:limit], cursor))
+    return models.PAGE.dump_json(models.ReadingPage(readings[:limit], cursor)) + _END_OF_LINE
 
 
 def _chart(pm: PowerManager, meter_id: str, since: Any, until: Any, max_points: int) -> bytes:
     points, _ = _points(pm, meter_id, since, until, max_points)
-    return models.PAGE.dump_json(models.ReadingPage(points, None))
+    return models.PAGE.dump_json(models.ReadingPage(points, None)) + _END_OF_LINE
 
 
 def _series(pm: PowerManager, meter_id: str, since: Any, until: Any, max_points: int) -> bytes:
     points, reading_count = _points(pm, meter_id, since, until, max_points)
-    return models.SERIES.dump_json(models.series_of(meter_id, reading_count, points))
+    return models.SERIES.dump_json(models.series_of(meter_id, reading_count, points)) + _END_OF_LINE
 
 
 def _points(

@@ -266,6 +266,8 @@ class TestHostsAndOrigins:
         with house.service.client(house.tokens["admin"], Origin=origin) as client:
             answer = client.get("/v1/devices")
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden_origin")
+        assert "--allow-origin" in answer.json()["detail"]
+        eventually(lambda: "403 forbidden_origin" in house.service.log.read_text())
         headers = {"Authorization": f"Bearer {house.tokens['admin']}"}
         with pytest.raises(InvalidStatus) as refusal:
             connect(
@@ -297,10 +299,12 @@ class TestHostsAndOrigins:
             service.token("read"), Host="power.example", Origin="https://dash.example"
         ) as client:
             answer = client.get("/v1/devices")
-            preflight = client.options(
-                "/v1/devices", headers={"Access-Control-Request-Method": "PUT"}
-            )
-        assert answer.status_code == preflight.status_code == 200
+            for method in ("GET", "PUT", "POST", "PATCH", "DELETE"):
+                preflight = client.options(
+                    "/v1/devices", headers={"Access-Control-Request-Method": method}
+                )
+                assert preflight.status_code == 200
+        assert answer.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "https://dash.example"
         assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After, Fresh-As-Of"
         with service.client(Origin="https://evil.example") as client:
