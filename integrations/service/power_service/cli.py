@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import logging
 import os
 import resource
@@ -162,16 +163,10 @@ def _connections_allowed(wanted: int) -> int:
 
 
 def _serve(settings: Settings, quiet: bool, announce: Announce = _say_nothing) -> int:
-    try:
-        # FastAPI takes half a second to import: not for `token`.
-        from power_service.app import create_app
-        from power_service.server import make_server, run
-    except ModuleNotFoundError as error:
-        print(
-            f"power-service: {error.name} is not installed: pip install '.[service]'",
-            file=sys.stderr,
-        )
-        return 1
+    # FastAPI takes half a second to import: not for `token`.
+    from power_service.app import create_app
+    from power_service.server import make_server, run
+
     _log_to_stderr(quiet)
     tokens = TokenFile(settings.token_file)
     settings.check(len(tokens.grants))
@@ -197,6 +192,7 @@ def _serve_demo(options: argparse.Namespace, settings: Settings) -> int:
     given = [option.name for option in (DATABASE, TOKENS) if option.field in options]
     if given:
         raise Refused(f"--demo makes a file of its own: leave out --{given[0]}")
+    importlib.import_module("power_service.app")  # before the year is made: it may not be installed
     with tempfile.TemporaryDirectory(prefix="power-demo-", ignore_cleanup_errors=True) as directory:
         path = Path(directory) / "power_manager.db"
         settings = dataclasses.replace(settings, db=path, tokens=None, auth=False)
@@ -252,6 +248,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:
         print(f"power-service: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(
+            f"power-service: {error.name} is not installed: pip install '.[service]'",
+            file=sys.stderr,
+        )
+        return 1
     except (PowerManagerError, OSError) as error:
         print(f"power-service: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # as the shell has it

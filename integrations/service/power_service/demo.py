@@ -254,13 +254,23 @@ def _local_offset_seconds(when: float) -> float:
 
 
 class Demo:
-    """The three devices in a file, and what goes on logging to it."""
+    """The three devices in a file, and what goes on logging to it.
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    offset_seconds: how far the clock on the wall is ahead of UTC (default: as on this machine).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.time,
+        offset_seconds: float | None = None,
+    ) -> None:
         self.path = path
         self._clock = clock
         self._begin = clock()
-        self._offset_seconds = _local_offset_seconds(self._begin)
+        if offset_seconds is None:
+            offset_seconds = _local_offset_seconds(self._begin)
+        self._offset_seconds = offset_seconds
         rack = Rack("edge-rack", "Edge rack", 2000.0, 20.0, random.Random(3))
         cut = self._begin - 2.3 * _DAY_SECONDS
         rack.cut = (cut, cut + 2700)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ HOUR = 3600
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a demo that began at NOW."""
     path = tmp_path_factory.mktemp("demo") / "demo.db"
-    Demo(path, clock=lambda: NOW).make()
+    Demo(path, clock=lambda: NOW, offset_seconds=3600).make()
     return path
 
 
@@ -161,6 +162,27 @@ class TestTheCommand:
         """Without tokens only this machine gets in, and no file of the user's is written to."""
         assert cli.main(["--demo", *options]) == 2
         assert message in capsys.readouterr().err
+
+    def test_without_the_extra_it_says_so_before_it_makes_anything(self, tmp_path: Path) -> None:
+        """-S leaves out whatever is installed."""
+        environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-S", "-m", "power_service", "--demo"]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stdout) == (1, "")
+        assert run.stderr == "power-service: fastapi is not installed: pip install '.[service]'\n"
+
+    def test_an_interrupt_while_the_year_is_made_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And ends as the shell expects."""
+
+        def interrupted(_: Demo) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Demo, "make", interrupted)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        assert cli.main(["--demo", "--port", "0"]) == 130
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_port_in_use_is_seen(self, make_service: Start) -> None:
         """So that the demo takes another one."""
