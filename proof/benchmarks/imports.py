@@ -47,13 +47,15 @@ def make_rows(count: int, seed: int) -> list[Row]:
 
 def in_new_file(place: Path, work: Callable[[power_manager.PowerManager, str], None]) -> float:
     """The seconds that work takes in a database with one meter."""
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        with power_manager.PowerManager(Path(folder) / "power.db") as pm:
-            pm.register_device("d", "D")
-            meter = pm.add_meter("d", "battery", name="b")
-            begin = time.perf_counter()
-            work(pm, meter.id)
-            return time.perf_counter() - begin
+    with (
+        tempfile.TemporaryDirectory(dir=place) as folder,
+        power_manager.PowerManager(Path(folder) / "power.db") as pm,
+    ):
+        pm.register_device("d", "D")
+        meter = pm.add_meter("d", "battery", name="b")
+        begin = time.perf_counter()
+        work(pm, meter.id)
+        return time.perf_counter() - begin
 
 
 def import_file(pm: power_manager.PowerManager, path: Path) -> None:
@@ -68,7 +70,9 @@ def measure(rows: list[Row], pairs: int, place: Path) -> list[tuple[float, float
     path = place / "log.csv"
 
     def log(pm: power_manager.PowerManager, meter_id: str) -> None:
-        readings = [(meter_id, volts, amperes, charge, moment) for moment, volts, amperes, charge in rows]
+        readings = [
+            (meter_id, volts, amperes, charge, moment) for moment, volts, amperes, charge in rows
+        ]
         begin = time.perf_counter()
         assert pm.log_many(readings) == len(rows)
         nonlocal seconds
@@ -94,16 +98,23 @@ def measure(rows: list[Row], pairs: int, place: Path) -> list[tuple[float, float
 
 def main() -> int:
     """Measure, print, and exit with 1 if the aim is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--dir", type=Path, default=Path.cwd(), help="the disk that is measured (default: here)")
+    parser.add_argument(
+        "--dir", type=Path, default=Path.cwd(), help="the disk that is measured (default: here)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         found = measure(make_rows(options.rows, options.seed), options.pairs, Path(folder))
     ratio = median(imported / logged for logged, imported in found)
-    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {options.rows:,} rows, ", end="")
+    print(
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {options.rows:,} rows, ",
+        end="",
+    )
     print(f"{options.pairs} pairs, seed {options.seed}")
     for name, seconds in zip(("log_many", "import"), zip(*found)):
         shown = ", ".join(f"{value:.2f}" for value in seconds)
