@@ -1226,9 +1226,7 @@ class Program(Feed):
         """The last line of that name, for as long as it may stand for the present."""
         at, _, sample = self._samples.get(name, (-math.inf, MeterType.MAIN, Sample()))
         if self._clock() - at <= PROGRAM_HOLD:
-            return dataclasses.replace(
-                sample
-            )  # what is judged of it at one look is not so at the next
+            return dataclasses.replace(sample)  # a copy: each look judges anew
         return Sample(problem=self._problem or f"it has printed nothing for {PROGRAM_HOLD:g} s")
 
     def poll(self) -> bool:
