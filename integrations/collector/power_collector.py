@@ -1934,7 +1934,9 @@ class History:
         if self._new_facts is None or not self._new_facts.is_like(facts):
             self._new_facts = facts
             self._new_facts_at = now
-        if now - self._new_facts_at < hold:
+        # A number is never read wrong into another one; a capacity may be.
+        is_another = bool(facts.serial and self.facts.serial not in ("", facts.serial))
+        if not is_another and now - self._new_facts_at < hold:
             return False
         self._new_facts = None
         self.facts = facts
