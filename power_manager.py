@@ -28,6 +28,8 @@ Standard library only. The sections of this file, in their order:
     Copying                     backup and restore
     PowerManager                the public class
     Command lines               what all command lines of the project share
+    Showing                     what the command line shows to a person: from records to text
+    Import and export           logs of other programs, and of this one, in and out
     Command line                `python power_manager.py COMMAND`
 
 `current_draw` is amperes out of the source: positive while it supplies (a battery discharging, a
@@ -43,10 +45,10 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import io
 import json
 import logging
 import math
-import operator
 import os
 import re
 import select
@@ -60,16 +62,16 @@ import weakref
 from array import array
 from binascii import crc32
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from enum import Enum
-from itertools import accumulate, chain, count, repeat
+from itertools import accumulate, chain, count, islice, repeat
 from numbers import Complex, Integral, Number, Real
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, BinaryIO, Generic, NamedTuple, NoReturn, TypeVar, cast
 
 __version__ = "1.0.0"
 __all__ = [
@@ -655,6 +657,7 @@ _SCHEMA = (
 
 _E = TypeVar("_E", bound=_Text)
 _T = TypeVar("_T")
+_K = TypeVar("_K")
 
 
 class _Unchanged(Enum):
@@ -1435,40 +1438,38 @@ def _not_found(kind: str, id_: str) -> NotFound:
     return NotFound(message, kind, id_)
 
 
-def _device_key(conn: sqlite3.Connection, device_id: Any) -> int:
-    """The key of the device with that id. Raises NotFound."""
-    id_ = check_text("device_id", device_id)
-    found = conn.execute("SELECT device_key FROM devices WHERE id = ?", (id_,)).fetchone()
-    if found is None:
-        raise _not_found("device", id_)
-    (key,) = found
-    return int(key)
-
-
-def _meter_key(conn: sqlite3.Connection, meter_id: Any) -> int:
-    """The key of the meter with that id. Raises NotFound."""
-    id_ = check_text("meter_id", meter_id)
-    found = conn.execute("SELECT meter_key FROM power_meters WHERE id = ?", (id_,)).fetchone()
-    if found is None:
-        raise _not_found("meter", id_)
-    (key,) = found
-    return int(key)
-
-
-def _device_record(conn: sqlite3.Connection, device_id: Any) -> DeviceRecord:
+def _device_row(conn: sqlite3.Connection, device_id: Any) -> _Row:
+    """The row of _DEVICE_SQL of the device with that id. Raises NotFound."""
     id_ = check_text("device_id", device_id)
     row = _select_one(conn, f"{_DEVICE_SQL} WHERE id = ?", (id_,))
     if row is None:
         raise _not_found("device", id_)
-    return _device_of(row)
+    return row
 
 
-def _meter_record(conn: sqlite3.Connection, meter_id: Any) -> PowerMeter:
+def _meter_row(conn: sqlite3.Connection, meter_id: Any) -> _Row:
+    """The row of _METER_SQL of the meter with that id. Raises NotFound."""
     id_ = check_text("meter_id", meter_id)
     row = _select_one(conn, f"{_METER_SQL} WHERE m.id = ?", (id_,))
     if row is None:
         raise _not_found("meter", id_)
-    return _meter_of(row)
+    return row
+
+
+def _device_key(conn: sqlite3.Connection, device_id: Any) -> int:
+    return int(_device_row(conn, device_id)["device_key"])
+
+
+def _meter_key(conn: sqlite3.Connection, meter_id: Any) -> int:
+    return int(_meter_row(conn, meter_id)["meter_key"])
+
+
+def _device_record(conn: sqlite3.Connection, device_id: Any) -> DeviceRecord:
+    return _device_of(_device_row(conn, device_id))
+
+
+def _meter_record(conn: sqlite3.Connection, meter_id: Any) -> PowerMeter:
+    return _meter_of(_meter_row(conn, meter_id))
 
 
 def _setting(conn: sqlite3.Connection, name: str, kind: type[_T]) -> _T:
@@ -4184,8 +4185,9 @@ class PowerManager:
         """Delete a meter with its readings and statistics; events stay. Raises NotFound."""
 
         def delete(conn: sqlite3.Connection) -> None:
-            meter = _meter_record(conn, meter_id)
-            _delete_meter(conn, _meter_key(conn, meter_id))
+            row = _meter_row(conn, meter_id)
+            meter = _meter_of(row)
+            _delete_meter(conn, row["meter_key"])
             _add_deletion(conn, "meter", meter.device_id, meter.id)
 
         self._write(delete)
@@ -4243,20 +4245,25 @@ class PowerManager:
         rows = enumerate(check_iterable("readings", readings), 1)
         _check_flag("live", live)
         first_chunk = self._pull(rows, live)
+        writer = self._store_chunks(first_chunk, lambda: self._pull_inside(rows, live))
+        return writer.stored_count
+
+    def _store_chunks(self, first_chunk: _Chunk, pull: Callable[[], _Chunk]) -> _ReadingWriter:
+        """Store readings with checked values in one transaction: chunks, until one is not full."""
 
         def log(conn: sqlite3.Connection) -> _ReadingWriter:
             writer = self._new_writer(conn)
             chunk = first_chunk
             writer.write(chunk)
             while chunk.size == _CHUNK_ROWS:
-                chunk = self._transaction.lend(lambda: self._pull_inside(rows, live), writer.finish)
+                chunk = self._transaction.lend(pull, writer.finish)
                 writer.write(chunk)
             writer.finish()
             return writer
 
         writer = self._write(log)
         writer.log_refused(self.db_path)
-        return writer.stored_count
+        return writer
 
     def _new_writer(self, conn: sqlite3.Connection) -> _ReadingWriter:
         return _ReadingWriter(conn, self._alert_types, self._alert_repeat_us)
@@ -4356,8 +4363,9 @@ class PowerManager:
             raise _invalid("until", "a time after `since`", until)
 
         def delete(conn: sqlite3.Connection) -> int:
-            meter = _meter_record(conn, meter_id)
-            meter_key = _meter_key(conn, meter_id)
+            row = _meter_row(conn, meter_id)
+            meter = _meter_of(row)
+            meter_key = row["meter_key"]
             _refuse_cut_hours(conn, meter_key, start_us, end_us)
             max_gap_us = _setting(conn, "max_gap_us", int)
             count = _delete_range(conn, meter_key, start_us, end_us, max_gap_us)
@@ -4623,8 +4631,9 @@ class PowerManager:
         count_sql = "SELECT count(*) FROM power_events WHERE device_key = ? AND timestamp > ?"
 
         def read(conn: sqlite3.Connection) -> dict[str, Any]:
-            device = _device_record(conn, device_id)
-            device_key = _device_key(conn, device_id)
+            device_row = _device_row(conn, device_id)
+            device = _device_of(device_row)
+            device_key = device_row["device_key"]
             rows = _select(conn, meter_sql, (device.id,))
             ids_by_key = {row["meter_key"]: row["id"] for row in rows}
             sums = _window_sums(conn, ids_by_key, after_us)
@@ -4882,7 +4891,7 @@ class Screen:
         import shutil
 
         is_terminal = bool(stream.isatty())
-        encoding = getattr(stream, "encoding", None) or "ascii"
+        encoding = getattr(stream, "encoding", None) or "utf-8"  # None: any letter will do
         is_dumb = os.environ.get("TERM") == "dumb"
         return cls(
             width=max(shutil.get_terminal_size((80, 24)).columns, 40),
@@ -5790,19 +5799,2998 @@ def _drop_output_that_fails() -> None:
             os.dup2(null.fileno(), sys.stdout.fileno())
 
 
-# --- Command line ---------------------------------------------------------------------
+# --- Showing --------------------------------------------------------------------------
+# From records to text for a person. Nothing here reads the file, the clock or the terminal.
 
-_COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
-_SHOWN_BAD_ROWS = 20  # of an import: enough to see what is wrong
+_SPARK_HOURS = 24
+_AHEAD_TOLERANCE_S = 1.0  # two processes' readings may pass each other by less than that
+_LARGE_WH = 10_000  # from here on energies are shown in kWh
+_MOST_DAYS = 62  # with more of them, a report has a bar a month
 
 
-def _table(records: Sequence[Any]) -> str:
-    """Records as a table of all their fields; "none" without any."""
+class _Energy(NamedTuple):
+    """What a device's counted meters gave, took and used, in Wh."""
+
+    out_wh: float
+    in_wh: float
+    consumption_wh: float
+
+
+@dataclass(frozen=True)
+class _MeterView:
+    """A meter, and what `status` shows of it beyond its record.
+
+    `age_s` is below 0 if the newest reading is dated after now, and None before the first one.
+    """
+
+    meter: PowerMeter
+    age_s: float | None
+    is_stale: bool
+    runtime_hours: float | None
+    hourly_wattage: list[float | None]  # of the last 24 UTC hours, the one under way included
+
+    @property
+    def name(self) -> str:
+        return _meter_name(self.meter)
+
+    @property
+    def is_ahead(self) -> bool:
+        return self.age_s is not None and self.age_s < -_AHEAD_TOLERANCE_S
+
+    @property
+    def is_present(self) -> bool:
+        """Whether its values are those of now, as far as is known."""
+        return self.meter.active and not self.is_stale and self.age_s is not None
+
+
+@dataclass(frozen=True)
+class _DeviceView:
+    """A device as `status` shows it; `today` is its energy since the local day began."""
+
+    device: DeviceRecord
+    meters: list[_MeterView]
+    runtime_hours: float | None
+    today: _Energy
+
+
+# --- From statistics to views
+
+
+def _meter_name(meter: PowerMeter) -> str:
+    return meter.name or meter.type.value
+
+
+def _local(us: int, zone: tzinfo | None) -> datetime:
+    return (_EPOCH + us * _ONE_MICROSECOND).astimezone(zone)
+
+
+def _energy_of(
+    meters: Sequence[PowerMeter], rows: Mapping[str, Iterable[PowerStatistics]]
+) -> _Energy:
+    """The energy of a device in statistics rows by meter id; consumption as in a report."""
+    sums = {}
+    for meter in counted_meters(meters):
+        own = list(rows.get(meter.id, ()))
+        sums[meter.id] = MeterSums(
+            energy_out_wh=sum(row.energy_out_wh for row in own),
+            energy_in_wh=sum(row.energy_in_wh for row in own),
+        )
+    return _Energy(
+        out_wh=sum(part.energy_out_wh for part in sums.values()),
+        in_wh=sum(part.energy_in_wh for part in sums.values()),
+        consumption_wh=_consumption_wh(meters, sums),
+    )
+
+
+def _rows_by_period(
+    hours: Mapping[str, Iterable[PowerStatistics]], period: Callable[[int], _K]
+) -> dict[_K, dict[str, list[PowerStatistics]]]:
+    """Hourly rows by what `period` makes of their start, and within it by meter id."""
+    found: dict[_K, dict[str, list[PowerStatistics]]] = {}
+    for meter_id, rows in hours.items():
+        for row in rows:
+            those = found.setdefault(period(to_microseconds(row.start)), {})
+            those.setdefault(meter_id, []).append(row)
+    return found
+
+
+def _hourly_wattage(rows: Iterable[PowerStatistics], last_hour: int, count: int) -> list[Any]:
+    """The mean watts of `count` hours up to that one, oldest first; None where not known."""
+    means = {to_microseconds(row.start) // HOUR_US: row.avg_wattage for row in rows}
+    return [means.get(hour) for hour in range(last_hour - count + 1, last_hour + 1)]
+
+
+def _means(values: Sequence[float | None], count: int) -> list[float | None]:
+    """The means of so many equal parts of the values, where any of a part is known.
+
+    >>> _means([1.0, 3.0, None, 5.0, None, None], 3)
+    [2.0, 5.0, None]
+    """
+    size = len(values) // count
+    means: list[float | None] = []
+    for start in range(0, len(values), size):
+        known = [value for value in values[start : start + size] if value is not None]
+        means.append(sum(known) / len(known) if known else None)
+    return means
+
+
+def _battery_hours(meters: Iterable[PowerMeter]) -> float | None:
+    """Hours until these meters' active batteries are empty; None if they are not draining."""
+    batteries = []
+    for meter in meters:
+        if meter.active and meter.type == MeterType.BATTERY:
+            watts = _present_watts(meter)
+            batteries.append(_Battery(meter.capacity_wh, meter.charge_pct, watts))
+    return _runtime_hours(batteries)
+
+
+def _age_s(meter: PowerMeter, now_us: int) -> float | None:
+    """How long ago its newest reading was; below 0 if that is dated after now."""
+    if meter.updated_at is None:
+        return None
+    return (now_us - to_microseconds(meter.updated_at)) / SECOND_US
+
+
+def _view_of_meter(
+    meter: PowerMeter, rows: Iterable[PowerStatistics], now_us: int, stale_s: float
+) -> _MeterView:
+    age_s = _age_s(meter, now_us)
+    return _MeterView(
+        meter=meter,
+        age_s=age_s,
+        is_stale=age_s is not None and age_s > stale_s,
+        runtime_hours=_battery_hours([meter]),
+        hourly_wattage=_hourly_wattage(rows, now_us // HOUR_US, _SPARK_HOURS),
+    )
+
+
+def _view_of_device(
+    device: DeviceRecord,
+    meters: Sequence[PowerMeter],
+    hours: Mapping[str, Sequence[PowerStatistics]],
+    *,
+    now_us: int,
+    stale_s: float,
+    zone: tzinfo | None,
+) -> _DeviceView:
+    """What `status` shows of a device, of its meters and their hourly statistics."""
+    date = _local(now_us, zone).date()
+
+    def is_today(us: int) -> bool:
+        # Day by day, not from a midnight on: where clocks are put forward at midnight, none exists.
+        return us <= now_us and _local(us, zone).date() == date
+
+    today = _rows_by_period(hours, is_today).get(True, {})
+    return _DeviceView(
+        device=device,
+        meters=[
+            _view_of_meter(meter, hours.get(meter.id, ()), now_us, stale_s) for meter in meters
+        ],
+        runtime_hours=_battery_hours(meters),
+        today=_energy_of(meters, today),
+    )
+
+
+# --- Words and numbers
+
+
+def _brief_duration(seconds: float, parts: int = 1) -> str:
+    """A length of time in few columns: at most four with one part, six with two.
+
+    >>> [_brief_duration(seconds, 2) for seconds in (5, 200, 11_400, 200_000, 3e7)]
+    ['5s', '3m', '3h10m', '2d7h', '347d']
+    """
+    minutes = int(seconds // 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days >= 1000:
+        return f"{days // 365}y"
+    if days:
+        return f"{days}d{hour}h" if parts > 1 and hour and days < 10 else f"{days}d"
+    if hours:
+        return f"{hours}h{minute:02}m" if parts > 1 and hours < 10 else f"{hours}h"
+    return f"{minutes}m" if minutes else f"{int(seconds)}s"
+
+
+def _age_colour(age_s: float | None, stale_s: float) -> str:
+    """Yellow for a reading that is old, or dated after now."""
+    is_usual = age_s is None or -_AHEAD_TOLERANCE_S <= age_s <= stale_s
+    return "" if is_usual else "yellow"
+
+
+def _brief_age(age_s: float | None) -> str:
+    """How long ago, in at most five columns; "+" stands before what lies after now."""
+    if age_s is None:
+        return "-"
+    if age_s < -_AHEAD_TOLERANCE_S:
+        return f"+{_brief_duration(-age_s)}"
+    return _brief_duration(max(age_s, 0.0))
+
+
+def _number(value: float | None) -> str:
+    """A number as shown_number has it, but for a plain 0: what is off is seen at once."""
+    return "0" if value == 0 else shown_number(value)
+
+
+def _narrow_number(value: float | None, width: int) -> str:
+    """A number in fewer digits, or in thousands, where it is wider than that.
+
+    >>> [_narrow_number(value, 5) for value in (-12.34, 230.0, -123456.0)]
+    ['-12.3', '230', '-123k']
+    """
+    text = _number(value)
+    if value is None or len(text) <= width:
+        return text
+    suffixes = iter("kMGT")
+    text = f"{value:.0f}"
+    while len(text) > width:
+        value /= 1000
+        text = f"{value:.0f}{next(suffixes)}"
+    return text
+
+
+def _energy_unit(values: Iterable[float | None]) -> tuple[str, float]:
+    """The one unit that suits all of the energies, and how many Wh it is."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    return ("kWh", 1000.0) if largest >= _LARGE_WH else ("Wh", 1.0)
+
+
+def _scaled(value: float | None, unit_wh: float) -> str:
+    return _number(None if value is None else value / unit_wh)
+
+
+def _shown_state(meter: PowerMeter) -> str:
+    """A meter's state in a word for a person.
+
+    That of PowerMeter.state, but where that is called charging without any watts going in: a
+    battery is "full" then, and a panel "idle".
+    """
+    if not meter.active:
+        return "inactive"
+    if meter.updated_at is None:
+        return "no data"
+    state = meter.state
+    watts = meter.wattage
+    if meter.type == MeterType.SOLAR:
+        if watts is None:
+            return PowerState.UNKNOWN.value
+        return "idle" if watts <= 0 else state.value
+    if meter.type in _TYPES_WITH_CHARGE and state in (PowerState.NORMAL, PowerState.CHARGING):
+        if watts is not None and watts < 0:
+            return PowerState.CHARGING.value
+        return "full" if state == PowerState.CHARGING else state.value
+    return state.value
+
+
+_STATE_COLOURS = {
+    "normal": "",
+    "idle": "",
+    "full": "green",
+    "charging": "green",
+    "low": "yellow",
+    "critical": "red",
+    "unknown": "yellow",
+    "inactive": "dim",
+    "no data": "dim",
+}
+
+
+def _state_colour(meter: PowerMeter) -> str:
+    return _STATE_COLOURS[_shown_state(meter)]
+
+
+def _charge_colour(meter: PowerMeter) -> str:
+    """The colour of a bar of charge: green where nothing is wrong."""
+    colour = _STATE_COLOURS[meter.state.value]
+    return colour if meter.state in (PowerState.LOW, PowerState.CRITICAL) else "green"
+
+
+def _present(meter: PowerMeter, value: float | None) -> float | None:
+    """The value, if the meter has had a reading; a missing one of volts and amperes is 0."""
+    if meter.updated_at is None or (not meter.power_known and not value):
+        return None
+    return value
+
+
+def _charge_of(meter: PowerMeter) -> float | None:
+    """The percent of charge, of a meter whose type has any and that has had a reading."""
+    if meter.type not in _TYPES_WITH_CHARGE or meter.updated_at is None:
+        return None
+    return meter.charge_pct
+
+
+def _shown_percent(value: float | None) -> str:
+    """Whole percent, but never 100 of what is not full, nor 0 of what is not empty.
+
+    >>> [_shown_percent(value) for value in (99.7, 0.2, 55.5)]
+    ['99%', '1%', '56%']
+    """
+    if value is None:
+        return "-"
+    whole = round(value)
+    if whole == 100 and value < 100:
+        whole = 99
+    if whole == 0 and value > 0:
+        whole = 1
+    return f"{whole}%"
+
+
+def _shown_range(least: float | None, most: float | None) -> str:
+    """Two percentages, or one where they are shown alike."""
+    if _shown_percent(least) == _shown_percent(most):
+        return _shown_percent(least)
+    return f"{_shown_percent(least)[:-1]}-{_shown_percent(most)}"
+
+
+def _full_table(records: Sequence[Any], more: Sequence[str] = ()) -> str:
+    """Records as a table of all their fields, and `more` of their attributes; "none" without any.
+
+    As wide as they are: for `--wide`.
+    """
     if not records:
         return "none"
-    names = [field.name for field in dataclasses.fields(records[0])]
-    columns = [Column(name, operator.attrgetter(name)) for name in names]
-    return make_table(columns, records, Screen(width=10_000))
+    names = [*(field.name for field in dataclasses.fields(records[0])), *more]
+    columns = [Column(name, attrgetter(name)) for name in names]
+    return make_table(columns, records, Screen(width=_NO_LIMIT))
+
+
+_NO_LIMIT = 1_000_000  # columns
+
+
+# --- status
+
+
+@dataclass(frozen=True)
+class _StatusColumn:
+    """A column of `status`: its head, its width, and its text and colour for a meter."""
+
+    name: str
+    head: str
+    width: int
+    text: Callable[[_MeterView, int, Screen], str]
+    right: bool = False
+    colour: Callable[[_MeterView], str] = lambda _view: ""
+
+
+def _charge_text(view: _MeterView, width: int, screen: Screen) -> str:
+    charge = _charge_of(view.meter)
+    if charge is None:
+        return ""
+    return f"{screen.bar(charge / 100, width - 5)} {_shown_percent(charge):>4}"
+
+
+def _spark_text(view: _MeterView, width: int, screen: Screen) -> str:
+    """A column for one hour or several; 0 W is within the range, so that a steady load is full."""
+    means = _means(view.hourly_wattage, width)
+    seen = [0.0, *(mean for mean in means if mean is not None)]
+    return screen.sparkline(means, min(seen), max(seen))
+
+
+def _runtime_text(view: _MeterView, _width: int, _screen: Screen) -> str:
+    if view.runtime_hours is None or not view.is_present:
+        return ""
+    return _brief_duration(view.runtime_hours * 3600, 2)
+
+
+def _number_column(
+    name: str, width: int, value: Callable[[PowerMeter], float | None]
+) -> _StatusColumn:
+    """A column of watts, volts or amperes; its head is its unit."""
+
+    def text(view: _MeterView, own_width: int, _screen: Screen) -> str:
+        return _narrow_number(_present(view.meter, value(view.meter)), own_width)
+
+    return _StatusColumn(name, name, width, text, right=True)
+
+
+# At 80 columns they fill a line with one blank between them. What narrow screens leave out first
+# is named below; what wide ones add is in _status_columns().
+_STATUS_COLUMNS = [
+    _StatusColumn(
+        "name", "meter", 12, lambda view, _width, screen: f"  {screen.printable(view.name)}"
+    ),
+    _StatusColumn("type", "type", 7, lambda view, _width, _screen: view.meter.type.value),
+    _StatusColumn(
+        "state",
+        "state",
+        8,
+        lambda view, _width, _screen: _shown_state(view.meter),
+        colour=lambda view: _state_colour(view.meter),
+    ),
+    _StatusColumn(
+        "charge", "charge", 10, _charge_text, colour=lambda view: _charge_colour(view.meter)
+    ),
+    _number_column("W", 6, attrgetter("wattage")),
+    _number_column("V", 5, attrgetter("voltage")),
+    _number_column("A", 5, attrgetter("current_draw")),
+    _StatusColumn("left", "left", 5, _runtime_text, right=True),
+    _StatusColumn("spark", "24 h", 8, _spark_text, colour=lambda _view: "blue"),
+    _StatusColumn(
+        "read",
+        "read",
+        5,
+        lambda view, _width, _screen: _brief_age(view.age_s),
+        right=True,
+        colour=lambda view: "yellow" if view.is_stale or view.is_ahead else "",
+    ),
+]
+_LEFT_OUT_FIRST = ["spark", "A", "V", "left", "type", "charge"]
+_LONGEST_NAME = 40
+
+
+@dataclass
+class _StatusLayout:
+    """How wide the columns of `status` are on a screen, by name, and the blanks between them."""
+
+    screen_width: int
+    widths: dict[str, int]
+    gap: int = 1
+
+    @property
+    def columns(self) -> list[_StatusColumn]:
+        return [column for column in _STATUS_COLUMNS if column.name in self.widths]
+
+    @property
+    def width(self) -> int:
+        return sum(self.widths.values()) + self.gap * (len(self.widths) - 1)
+
+    @property
+    def room(self) -> int:
+        """How much of the screen is left; below 0 if it is too narrow."""
+        return self.screen_width - self.width
+
+    def widen(self, name: str, width: int) -> None:
+        """Give a column that is shown this width, if there is room for it."""
+        if name in self.widths and width - self.widths[name] <= self.room:
+            self.widths[name] = width
+
+    def widen_name(self, width: int) -> None:
+        """Give names this width, or what there is room for."""
+        own = self.widths["name"]
+        self.widths["name"] = max(own, min(width, own + self.room))
+
+    def widen_gap(self) -> None:
+        if self.room >= len(self.widths) - 1:
+            self.gap += 1
+
+    def line(self, cells: Iterable[str]) -> str:
+        return (" " * self.gap).join(cells).rstrip()
+
+
+def _status_layout(screen: Screen, name_width: int) -> _StatusLayout:
+    """Fit the columns to the screen; a name takes `name_width` where there is room."""
+    layout = _StatusLayout(screen.width, {column.name: column.width for column in _STATUS_COLUMNS})
+    for name in _LEFT_OUT_FIRST:
+        if layout.room < 0:
+            del layout.widths[name]
+    layout.widen_name(min(name_width, 24))
+    layout.widen_gap()
+    layout.widen("spark", _SPARK_HOURS // 2)
+    layout.widen("spark", _SPARK_HOURS)
+    layout.widen("charge", 15)
+    layout.widen_name(min(name_width, _LONGEST_NAME))
+    return layout
+
+
+def _meter_line(view: _MeterView, layout: _StatusLayout, screen: Screen) -> str:
+    """One meter's line; of one without a reading, the words instead of the values."""
+    cells = []
+    has_values = view.age_s is not None
+    for column in layout.columns:
+        if not has_values and column.name not in ("name", "type"):
+            continue
+        width = layout.widths[column.name]
+        text = column.text(view, width, screen)
+        text = fit_text(text, width, right=column.right, ellipsis=screen.ellipsis)
+        colour = column.colour(view) if view.is_present or column.name == "read" else "dim"
+        cells.append(screen.paint(text, colour if text.strip() else ""))
+    if not has_values:
+        cells.append(screen.paint(" no reading yet", "dim"))
+    return layout.line(cells)
+
+
+def _device_head(view: _DeviceView, screen: Screen) -> str:
+    """Name and id of a device, and at the right its runtime and energy of the day."""
+    name = view.device.name
+    id_ = "" if view.device.id == name else view.device.id
+    facts = []
+    if view.runtime_hours is not None and any(part.is_present for part in view.meters):
+        facts.append(f"{_brief_duration(view.runtime_hours * 3600, 2)} left")
+    if view.meters:
+        facts.append(_today_text(view.today))
+    return _titled(name, id_, ", ".join(facts), screen)
+
+
+def _titled(name: str, id_: str, right: str, screen: Screen) -> str:
+    """A name, an id and a text at the right; the text stands below where they do not fit."""
+    name = screen.printable(name)
+    id_ = screen.printable(id_)
+    title_width = text_width(name) + 2 * bool(id_) + text_width(id_)
+    room = screen.width
+    has_own_line = title_width + 2 + len(right) > screen.width
+    if title_width > room:
+        id_ = _cut(id_, max(room // 3, room - text_width(name) - 2), screen)
+        name = _cut(name, room - 2 * bool(id_) - text_width(id_), screen)
+    title = screen.paint(name, "bold")
+    if id_:
+        title += "  " + screen.paint(id_, "dim")
+    if not right:
+        return title
+    if has_own_line:
+        return f"{title}\n{fit_text(right, room, right=True, ellipsis=screen.ellipsis)}"
+    return title + " " * (room - title_width - len(right)) + right
+
+
+def _cut(text: str, width: int, screen: Screen) -> str:
+    """The text in at most that many columns."""
+    return fit_text(text, width, ellipsis=screen.ellipsis).rstrip()
+
+
+def _today_text(today: _Energy) -> str:
+    unit, unit_wh = _energy_unit(today)
+    out, in_, used = (_scaled(value, unit_wh) for value in today)
+    return f"today {out} {unit} out, {in_} in, {used} used"
+
+
+_ALERT_COLOURS = {AlertLevel.LOW: "yellow", AlertLevel.CRITICAL: "red"}
+
+
+def _meter_notes(view: _MeterView) -> Iterator[tuple[str, str]]:
+    """What a person must know of a meter beyond its values: colour and text of each line."""
+    meter = view.meter
+    if not meter.active or view.age_s is None:
+        return
+    if meter.alert_level in _ALERT_COLOURS:
+        what = f"battery {meter.alert_level}, {_number(meter.charge_pct)} % left"
+        yield _ALERT_COLOURS[meter.alert_level], f"{view.name}: {what}"
+    if view.is_stale:
+        yield "yellow", f"{view.name}: stale, no reading for {shown_duration(view.age_s)}"
+    if view.is_ahead:
+        ahead = shown_duration(-view.age_s)
+        yield "yellow", f"{view.name}: its newest reading is dated {ahead} after now"
+    if not meter.power_known:
+        yield "yellow", f"{view.name}: power unknown, the reading lacks volts or amperes"
+
+
+def _status_text(devices: Sequence[_DeviceView], screen: Screen) -> str:
+    """The whole of `status`."""
+    if not devices:
+        return "no devices yet: the command `register` makes one"
+    views = [view for device in devices for view in device.meters]
+    name_width = max((text_width(screen.printable(view.name)) + 2 for view in views), default=0)
+    layout = _status_layout(screen, name_width)
+    heads = [
+        fit_text(column.head, layout.widths[column.name], right=column.right)
+        for column in layout.columns
+    ]
+    lines = [screen.paint(layout.line(heads), "dim")] if views else []
+    for device in devices:
+        if lines:
+            lines.append("")
+        lines += _device_lines(device, layout, screen)
+    return "\n".join(lines)
+
+
+def _device_lines(view: _DeviceView, layout: _StatusLayout, screen: Screen) -> Iterator[str]:
+    yield _device_head(view, dataclasses.replace(screen, width=layout.width))
+    if not view.meters:
+        yield _cut("  no meters yet: the command `add-meter` adds one", screen.width, screen)
+    for meter in view.meters:
+        yield _meter_line(meter, layout, screen)
+    for meter in view.meters:
+        for colour, text in _meter_notes(meter):
+            line = _cut(f"  ! {screen.printable(text)}", screen.width, screen)
+            yield screen.paint(line, colour)
+
+
+def _meter_values(meter: PowerMeter) -> dict[str, Any]:
+    """A meter's record with its wattage and state, for JSON."""
+    return {**dataclasses.asdict(meter), "wattage": meter.wattage, "state": meter.state.value}
+
+
+def _status_values(devices: Iterable[_DeviceView], now_us: int) -> dict[str, Any]:
+    """The whole of `status`, for JSON."""
+    return {
+        "generated_at": from_microseconds(now_us),
+        "devices": [
+            {
+                **dataclasses.asdict(view.device),
+                "estimated_runtime_hours": view.runtime_hours,
+                "energy_today_out_wh": rounded(view.today.out_wh),
+                "energy_today_in_wh": rounded(view.today.in_wh),
+                "consumption_today_wh": rounded(view.today.consumption_wh),
+                "meters": [
+                    {
+                        **_meter_values(part.meter),
+                        "age_seconds": part.age_s,
+                        "stale": part.is_stale,
+                        "ahead": part.is_ahead,
+                        "estimated_runtime_hours": part.runtime_hours,
+                        "hourly_wattage": part.hourly_wattage,
+                    }
+                    for part in view.meters
+                ],
+            }
+            for view in devices
+        ],
+    }
+
+
+# --- devices, meters, budget
+
+
+def _devices_text(
+    devices: Sequence[DeviceRecord], meter_counts: Mapping[str, int], screen: Screen
+) -> str:
+    """The devices with the thresholds that hold for them."""
+    if not devices:
+        return "no devices yet: the command `register` makes one"
+
+    def threshold(of: int) -> Callable[[DeviceRecord], str]:
+        def shown(device: DeviceRecord) -> str:
+            both = _thresholds(device.low_battery_threshold, device.critical_battery_threshold)
+            return f"{both[of]:.4g}"
+
+        return shown
+
+    columns = [
+        Column("id", lambda device: device.id, shrinks=True),
+        Column("name", lambda device: device.name, shrinks=True, colour=lambda _: "bold"),
+        Column("meters", lambda device: meter_counts.get(device.id, 0), right=True),
+        Column("target Wh", lambda device: _number(device.target_wh), right=True),
+        Column("shutdown W", lambda device: _number(device.shutdown_threshold), right=True),
+        Column("low %", threshold(0), right=True),
+        Column("crit %", threshold(1), right=True),
+    ]
+    return make_table(columns, devices, screen)
+
+
+def _meters_text(meters: Sequence[PowerMeter], now_us: int, stale_s: float, screen: Screen) -> str:
+    """The meters with their present values."""
+    if not meters:
+        return "no meters yet: the command `add-meter` adds one"
+
+    def number(value: Callable[[PowerMeter], float | None]) -> Callable[[PowerMeter], str]:
+        return lambda meter: _number(_present(meter, value(meter)))
+
+    columns = [
+        Column("meter", _meter_label, shrinks=True, colour=lambda _: "bold"),
+        Column("type", lambda meter: meter.type.value),
+        Column("state", _shown_state, colour=_state_colour),
+        Column("charge", lambda meter: _shown_percent(_charge_of(meter)), right=True),
+        Column("W", number(attrgetter("wattage")), right=True),
+        Column("V", number(attrgetter("voltage")), right=True),
+        Column("A", number(attrgetter("current_draw")), right=True),
+        Column("Wh full", lambda meter: _number(meter.capacity_wh or None), right=True),
+        Column(
+            "read",
+            lambda meter: _brief_age(_age_s(meter, now_us)),
+            right=True,
+            colour=lambda meter: _age_colour(_age_s(meter, now_us), stale_s),
+        ),
+    ]
+    return make_table(columns, meters, screen)
+
+
+def _budget_verdict(budget: Mapping[str, Any]) -> str:
+    if "error" in budget:
+        return "no such id"
+    if not budget["states"]:
+        return "inactive"
+    if budget["below_shutdown_threshold"]:
+        return "low supply"
+    if budget["within_target"] is False:
+        return "over target"
+    if budget["unknown_power_count"]:
+        return "unknown W"
+    return "ok"
+
+
+_VERDICT_COLOURS = {
+    "ok": "green",
+    "inactive": "dim",
+    "unknown W": "yellow",
+    "over target": "yellow",
+}
+
+
+def _budget_text(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) -> str:
+    """Budgets, a line a device."""
+    if not budgets:
+        return "no devices yet: the command `register` makes one"
+
+    def number(key: str) -> Callable[[str], str]:
+        return lambda id_: _number(budgets[id_].get(key))
+
+    def runtime(id_: str) -> str:
+        hours = budgets[id_].get("estimated_runtime_hours")
+        return "-" if hours is None else _brief_duration(hours * 3600, 2)
+
+    def verdict(id_: str) -> str:
+        return _budget_verdict(budgets[id_])
+
+    columns = [
+        Column("device", str, shrinks=True, colour=lambda _: "bold"),
+        Column("load W", number("load_wattage"), right=True),
+        Column("solar W", number("solar_wattage"), right=True),
+        Column("net W", number("net_wattage"), right=True),
+        Column(
+            "charge", lambda id_: _shown_percent(budgets[id_].get("avg_charge_pct")), right=True
+        ),
+        Column("left", runtime, right=True),
+        Column("24 h Wh", number("consumption_24h_wh"), right=True),
+        Column("target", number("target_wh"), right=True),
+        Column("verdict", verdict, colour=lambda id_: _VERDICT_COLOURS.get(verdict(id_), "red")),
+    ]
+    return make_table(columns, list(budgets), screen)
+
+
+# --- stats
+
+
+def _signed_bar(value: float | None, low: float, high: float, width: int, screen: Screen) -> str:
+    """A bar from where 0 lies between `low` and `high` to the value; in steps of half a column.
+
+    >>> _signed_bar(-5.0, -10.0, 10.0, 8, Screen())
+    '  ██    '
+    """
+    if value is None or high <= low:
+        return " " * width
+    zero = round(2 * width * -low / (high - low))
+    end = round(2 * width * (value - low) / (high - low))
+    first, last = sorted((zero, end))
+    shades = {(False, False): " ", (True, False): "▌", (False, True): "▐", (True, True): "█"}
+    if not screen.has_unicode:
+        shades = {**dict.fromkeys(shades, "#"), (False, False): " "}
+    halves = [first <= half < last for half in range(2 * width)]
+    return "".join(shades[pair] for pair in zip(halves[::2], halves[1::2]))
+
+
+@dataclass(frozen=True)
+class _StatsView:
+    """What `stats` shows: rows by hour or by UTC day, and the hours of the same time."""
+
+    meter: PowerMeter
+    rows: Sequence[PowerStatistics]
+    hours: Sequence[PowerStatistics]
+    is_daily: bool
+    zone: tzinfo | None
+
+
+def _stats_picture(view: _StatsView, screen: Screen) -> Callable[[PowerStatistics], str]:
+    """Draws a row: an hour as a bar of its mean watts, a day as the mean watts of its hours."""
+    known = [0.0, *(row.avg_wattage for row in view.hours if row.avg_wattage is not None)]
+    low = min(known)
+    high = max(known)
+    days = _rows_by_period({view.meter.id: view.hours}, lambda us: us // DAY_US)
+    width = 12 if screen.width < 100 else 24
+
+    def bar(row: PowerStatistics) -> str:
+        return _signed_bar(row.avg_wattage, low, high, width, screen)
+
+    def sparkline(row: PowerStatistics) -> str:
+        day = to_microseconds(row.start) // DAY_US
+        hours = days.get(day, {}).get(view.meter.id, ())
+        wattage = _hourly_wattage(hours, 24 * day + 23, 24)
+        return screen.sparkline(_means(wattage, width), low, high)
+
+    return sparkline if view.is_daily else bar
+
+
+def _stats_text(view: _StatsView, screen: Screen) -> str:
+    """Statistics, a line an hour or a day."""
+    if not view.rows:
+        return "no readings in that time"
+    unit, unit_wh = _energy_unit(
+        value for row in view.rows for value in (row.energy_out_wh, row.energy_in_wh)
+    )
+
+    def hour(row: PowerStatistics) -> str:
+        return f"{_local(to_microseconds(row.start), view.zone):%Y-%m-%d %H:%M}"
+
+    def charge(row: PowerStatistics) -> str:
+        return _shown_range(row.min_charge_pct, row.max_charge_pct)
+
+    first = Column("UTC hour" if view.zone else "hour", hour)
+    if view.is_daily:
+        first = Column("UTC day", lambda row: row.start[:10])
+    columns = [
+        first,
+        Column("mean W", lambda row: _number(row.avg_wattage), right=True),
+        Column("", _stats_picture(view, screen), colour=lambda _: "blue"),
+        Column("min", lambda row: _number(row.min_wattage), right=True),
+        Column("max", lambda row: _number(row.max_wattage), right=True),
+        Column("charge", charge, right=True),
+        Column(f"out {unit}", lambda row: _scaled(row.energy_out_wh, unit_wh), right=True),
+        Column(f"in {unit}", lambda row: _scaled(row.energy_in_wh, unit_wh), right=True),
+        Column("n", lambda row: row.reading_count, right=True),
+    ]
+    if view.meter.type not in _TYPES_WITH_CHARGE:
+        columns = [column for column in columns if column.head != "charge"]
+    return make_table(columns, view.rows, screen)
+
+
+# --- events
+
+
+_EVENT_COLOURS = {
+    PowerEventType.LOW_BATTERY: "red",
+    PowerEventType.SHUTDOWN: "red",
+    PowerEventType.DISCHARGE: "yellow",
+    PowerEventType.CHARGE_START: "green",
+    PowerEventType.RESTORE: "green",
+}
+
+
+def _event_colour(event: PowerEvent) -> str:
+    return _EVENT_COLOURS[event.type]
+
+
+def _event_note(event: PowerEvent) -> str:
+    """An event's note, behind its value where that is not 0 and the note does not say it."""
+    note = event.note or ""
+    if event.value and f"{event.value:g}" not in note:
+        return f"{_number(event.value)}  {note}".rstrip()
+    return note
+
+
+_EVENT_TYPE_WIDTH = max(len(kind.value) for kind in PowerEventType)
+_FOLLOWED_DEVICE_WIDTH = 14
+
+
+def _events_text(
+    events: Sequence[PowerEvent], device_id: str | None, zone: tzinfo | None, screen: Screen
+) -> str:
+    """Events of one device, or of all, each with its device's id."""
+    if not events:
+        return "no events"
+    columns = [
+        Column("UTC" if zone else "time", lambda event: shown_time(event.timestamp, zone)),
+        Column("device", attrgetter("device_id"), shrinks=True),
+        Column("event", lambda event: event.type.value, colour=_event_colour),
+        Column("note", _event_note, shrinks=True),
+    ]
+    if device_id is not None:
+        columns = [column for column in columns if column.head != "device"]
+    return make_table(columns, events, screen)
+
+
+def _event_line(event: PowerEvent, zone: tzinfo | None, screen: Screen) -> str:
+    """An event as a line of its own: what comes later stands below what came before it."""
+    device = screen.printable(event.device_id)
+    device = fit_text(device, _FOLLOWED_DEVICE_WIDTH, ellipsis=screen.ellipsis)
+    kind = screen.paint(fit_text(event.type.value, _EVENT_TYPE_WIDTH), _event_colour(event))
+    cells = [shown_time(event.timestamp, zone), device, kind, screen.printable(_event_note(event))]
+    return "  ".join(cells).rstrip()
+
+
+# --- report
+
+
+@dataclass(frozen=True)
+class _Period:
+    """A day or month of a report; `energy` is None where no reading is."""
+
+    label: str
+    energy: _Energy | None
+
+
+def _energy_by_period(
+    meters: Sequence[PowerMeter],
+    hours: Mapping[str, Sequence[PowerStatistics]],
+    zone: tzinfo | None,
+) -> list[_Period]:
+    """The device's energy by local day; of a long time, by month."""
+    days = _rows_by_period(hours, lambda us: _local(us, zone).toordinal())
+    if len(days) > _MOST_DAYS:
+        months = _rows_by_period(hours, lambda us: f"{_local(us, zone):%Y-%m}")
+        return [_Period(label, _energy_of(meters, months[label])) for label in sorted(months)]
+    shown: Iterable[int] = sorted(days)
+    if days and max(days) - min(days) < _MOST_DAYS:  # not if a clock was years off for an hour
+        shown = range(min(days), max(days) + 1)
+    return [
+        _Period(
+            label=f"{datetime.fromordinal(day):%a %Y-%m-%d}",
+            energy=_energy_of(meters, days[day]) if day in days else None,
+        )
+        for day in shown
+    ]
+
+
+def _stacked_bar(energy: _Energy | None, most_wh: float, width: int, screen: Screen) -> str:
+    """What was used, and behind it what went out beyond that: in again, at another meter."""
+    if energy is None or most_wh <= 0:
+        return ""
+    used_sign, in_sign = _stack_signs(screen)
+    used = round(width * min(energy.consumption_wh / most_wh, 1.0))
+    out = round(width * energy.out_wh / most_wh)
+    return used_sign * used + in_sign * (out - used)
+
+
+def _stack_signs(screen: Screen) -> tuple[str, str]:
+    return ("█", "░") if screen.has_unicode else ("#", ".")
+
+
+def _periods_text(periods: Sequence[_Period], screen: Screen) -> str:
+    """A line a day or month, with a bar."""
+    energies = [period.energy for period in periods if period.energy is not None]
+    most_wh = max((max(energy) for energy in energies), default=0.0)
+    unit, unit_wh = _energy_unit([most_wh])
+
+    def number(of: Callable[[_Energy], float]) -> Callable[[_Period], str]:
+        return lambda period: _scaled(period.energy and of(period.energy), unit_wh)
+
+    used_sign, in_sign = _stack_signs(screen)
+    columns = [
+        Column("", lambda period: period.label),
+        Column(f"used {unit}", number(attrgetter("consumption_wh")), right=True),
+        Column(f"out {unit}", number(attrgetter("out_wh")), right=True),
+        Column(f"in {unit}", number(attrgetter("in_wh")), right=True),
+        Column(
+            f"{used_sign} used  {in_sign} in",
+            lambda period: _stacked_bar(period.energy, most_wh, width, screen),
+            colour=lambda _: "green",
+        ),
+    ]
+    label_width = max((len(period.label) for period in periods), default=0)
+    head_widths = [len(column.head) for column in columns[1:4]]
+    width = min(screen.width - label_width - sum(head_widths) - 2 * 4, 60)
+    return make_table(columns, periods, screen)
+
+
+class _Fact(NamedTuple):
+    """A line of a report's totals."""
+
+    name: str
+    value: str
+    more: str = ""
+
+
+def _report_facts(report: Mapping[str, Any]) -> Iterator[_Fact]:
+    """The totals of a report, but for those of kinds of meters that the device does not have."""
+    totals = report["totals"]
+    kinds = {meter["type"] for meter in report["meters"]}
+    unit, unit_wh = _energy_unit(value for key, value in totals.items() if key.endswith("_wh"))
+
+    def energy(key: str) -> str:
+        return f"{_scaled(abs(totals[key]), unit_wh)} {unit}"
+
+    days = report["period_days"]
+    a_day = f"{_scaled(totals['consumption_wh'] / days, unit_wh)} {unit} a day" if days > 1 else ""
+    yield _Fact("used", energy("consumption_wh"), a_day)
+    sources = [
+        ("solar", "from the sun", "solar_wh"),
+        ("main", "from the mains", "main_wh"),
+        ("ups", "from the UPS", "ups_wh"),
+        ("battery", "out of batteries", "battery_out_wh"),
+        ("battery", "into batteries", "battery_in_wh"),
+    ]
+    for kind, name, key in sources:
+        if kind in kinds and totals[key] >= 0:
+            yield _Fact(name, energy(key))
+        elif kind in kinds:
+            yield _Fact(name.replace("from", "into"), energy(key))
+    if totals["self_sufficiency_pct"] is not None:
+        yield _Fact("self-sufficient", f"{_number(totals['self_sufficiency_pct'])} %")
+
+
+def _facts_text(facts: Sequence[_Fact], screen: Screen) -> str:
+    name_width = max(len(fact.name) for fact in facts)
+    value_width = max(len(fact.value) for fact in facts)
+    lines = []
+    for fact in facts:
+        name = screen.paint(fact.name.ljust(name_width), "dim")
+        value = screen.paint(fact.value.rjust(value_width), "bold" if fact.more else "")
+        lines.append(f"{name}  {value}  {fact.more}".rstrip())
+    return "\n".join(lines)
+
+
+def _report_meters_text(
+    report: Mapping[str, Any], meters: Sequence[PowerMeter], screen: Screen
+) -> str:
+    """What a report says of each meter, a line each."""
+    by_id = {meter.id: meter for meter in meters}
+    parts = [part for part in report["meters"] if part["meter_id"] in by_id]
+    unit, unit_wh = _energy_unit(
+        part.get(key) for part in parts for key in ("energy_out_wh", "energy_in_wh")
+    )
+
+    def meter_of(part: Mapping[str, Any]) -> PowerMeter:
+        return by_id[part["meter_id"]]
+
+    def number(key: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda part: _number(part.get(key))
+
+    def energy(key: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda part: _scaled(part.get(key), unit_wh)
+
+    def charge(part: Mapping[str, Any]) -> str:
+        if meter_of(part).type not in _TYPES_WITH_CHARGE:
+            return "-"
+        return _shown_range(part.get("min_charge_pct"), part.get("max_charge_pct"))
+
+    columns = [
+        Column("meter", lambda part: _meter_name(meter_of(part)), shrinks=True),
+        Column("type", lambda part: part["type"]),
+        Column(
+            "state",
+            lambda part: _shown_state(meter_of(part)),
+            colour=lambda part: _state_colour(meter_of(part)),
+        ),
+        Column("mean W", number("avg_wattage"), right=True),
+        Column("min", number("min_wattage"), right=True),
+        Column("max", number("max_wattage"), right=True),
+        Column("charge", charge, right=True),
+        Column(f"out {unit}", energy("energy_out_wh"), right=True),
+        Column(f"in {unit}", energy("energy_in_wh"), right=True),
+    ]
+    return make_table(columns, parts, screen)
+
+
+def _report_events_text(report: Mapping[str, Any], zone: tzinfo | None, screen: Screen) -> str:
+    """A report's events, newest first."""
+    events = [
+        PowerEvent(**{**event, "type": PowerEventType(event["type"])}) for event in report["events"]
+    ]
+    return _events_text(events, report["device_id"], zone, screen)
+
+
+def _report_text(
+    report: Mapping[str, Any],
+    meters: Sequence[PowerMeter],
+    hours: Mapping[str, Sequence[PowerStatistics]],
+    zone: tzinfo | None,
+    screen: Screen,
+) -> str:
+    """A report, as export_report() makes it, for a person; `hours` are those of its period."""
+    days = report["period_days"]
+    until = f"{shown_time(report['generated_at'], zone)[:16]}{' UTC' if zone else ''}"
+    period = f"{days:g} {'day' if days == 1 else 'days'} to {until}"
+    parts = [_titled(report["device_name"], report["device_id"], period, screen)]
+    if not report["meters"]:
+        parts.append("no meters yet: the command `add-meter` adds one")
+    else:
+        parts.append(_facts_text(list(_report_facts(report)), screen))
+        periods = _energy_by_period(meters, hours, zone)
+        parts.append(_periods_text(periods, screen) if periods else "no readings in that time")
+        parts.append(_report_meters_text(report, meters, screen))
+    parts.append(_report_events_text(report, zone, screen))
+    hidden_count = report["event_count"] - len(report["events"])
+    if hidden_count:
+        parts[-1] += f"\nand {hidden_count} earlier events"
+    return "\n\n".join(parts)
+
+
+# --- Frames of --watch
+
+_ENTER_FRAMES = "\x1b[?1049h\x1b[?25l"  # the terminal's second screen, without a cursor
+_LEAVE_FRAMES = "\x1b[?25h\x1b[?1049l"
+
+
+def _frame(lines: list[str], height: int) -> str:
+    """What redraws a terminal of that many lines in place, in one go.
+
+    A line is cleared before it is written: a line that ends in the last column would lose its last
+    character to what clears the rest. The mode 2026 shows all of it at once where it is known.
+    """
+    if len(lines) > height:
+        hidden = len(lines) - height + 1
+        lines = [*lines[: height - 1], f"{hidden} more lines: the window is too low for them"]
+    body = "\r\n".join(f"\x1b[K{line}" for line in lines)
+    rest = "\r\n\x1b[J" if len(lines) < height else ""
+    return f"\x1b[?2026h\x1b[H{body}{rest}\x1b[?2026l"
+
+
+# --- Import and export ----------------------------------------------------------------
+# A log is text of one of three forms: delimited lines with or without a head, a JSON object in
+# each line, or one JSON array of objects. One line is one row, so that damage costs its own line.
+
+_OWN_COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
+_SHOWN_BAD_ROWS = 20  # of an import: enough to see what is wrong
+_SAMPLE_ROWS = 100  # rows by which a log's form is found
+_MAX_LINE = 65_536  # characters of a line, or of an object in an array; more is no reading
+_PIECE_BYTES = 65_536  # that are read at once
+_WAITING_PIECES = 16  # read from a pipe and not yet understood
+_QUIET_S = 1.0  # without input for so long, what has come from a pipe is stored
+_BATCH_ROWS = 1_000  # of standard input that are stored at once
+_REMEMBERED_TIMES = 20_000  # hours of a log, and what times have behind the minute
+_MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full
+
+# --- What columns mean
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What a column can be: its units, each with its power of ten, and the names it goes by.
+
+    Names are in small letters, without blanks and signs. `with_unit` are names that mean it only
+    where a unit says so: "Battery (V)"; "" stands for a name that is a unit alone.
+    """
+
+    name: str
+    units: Mapping[str, int]
+    aliases: frozenset[str]
+    with_unit: frozenset[str] = frozenset()
+
+    def unit_of(self, text: str) -> str | None:
+        """The unit that a text in small letters means; None if it is none of this meaning's."""
+        text = _UNIT_WORDS.get(text, text)
+        for unit in self.units:
+            if unit.lower() == text:
+                return unit
+        return None
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_UNIT_WORDS = {
+    "volt": "v",
+    "volts": "v",
+    "amp": "a",
+    "amps": "a",
+    "ampere": "a",
+    "amperes": "a",
+    "watt": "w",
+    "watts": "w",
+    "pct": "%",
+    "percent": "%",
+    "prozent": "%",
+    "gmt": "utc",
+}
+# A time tells its unit by its size; these are words that may stand at the end of its name.
+_TIME_UNITS = dict.fromkeys(("UTC", "local", "s", "ms", "us", "unix", "epoch", "iso"), 0)
+_BATTERY_NAMES = frozenset(["", "battery", "batt", "bat", "pack", "bus", "dc", "load", "akku"])
+_MEANINGS = {
+    meaning.name: meaning
+    for meaning in (
+        _Meaning(
+            "timestamp",
+            _TIME_UNITS,
+            _names(
+                """timestamp datetime datetimestamp dateandtime ts epoch epochtime unixtime
+                unixtimestamp created createdat recorded recordedat measuredat loggedat logged
+                lastchanged lastupdated localtime utctime logtime eventtime sampletime zeitstempel
+                zeitpunkt datumzeit datumuhrzeit datumunduhrzeit"""
+            ),
+        ),
+        _Meaning("date", _TIME_UNITS, frozenset(["date", "datum", "day"])),
+        _Meaning("time", _TIME_UNITS, frozenset(["time", "timeofday", "uhrzeit", "zeit"])),
+        _Meaning(
+            "voltage",
+            {"V": 0, "mV": -3, "uV": -6, "kV": 3},
+            _names(
+                """voltage volt volts u v vbat vbatt vbus ubat ubatt batteryvoltage battvoltage
+                batvoltage packvoltage busvoltage dcvoltage loadvoltage totalvoltage spannung
+                batteriespannung akkuspannung voltagedc"""
+            ),
+            _BATTERY_NAMES,
+        ),
+        _Meaning(
+            "current",
+            {"A": 0, "mA": -3, "uA": -6},
+            _names(
+                """current currentdraw amp amps ampere amperes i a ibat ibatt ibus batterycurrent
+                battcurrent batcurrent packcurrent buscurrent dccurrent loadcurrent totalcurrent
+                strom stromstärke batteriestrom akkustrom currentdc"""
+            ),
+            _BATTERY_NAMES,
+        ),
+        _Meaning(
+            "power",
+            {"W": 0, "mW": -3, "kW": 3},
+            _names(
+                """power wattage watt watts p w batterypower battpower packpower buspower dcpower
+                loadpower totalpower activepower leistung batterieleistung"""
+            ),
+            _BATTERY_NAMES,
+        ),
+        _Meaning(
+            "charge_pct",
+            {"%": 0, "fraction": 2},
+            _names(
+                """charge soc stateofcharge battery batt level batterylevel batterycharge
+                batterysoc battsoc packsoc chargelevel ladezustand ladestand akkustand
+                akku"""
+            ),
+        ),
+    )
+}
+_NAME_WITH_BRACKETS = re.compile(r"(?P<base>.*?)\s*[\[(](?P<unit>[^\[\]()]*)[\])]")
+
+
+def _meaning_of(name: str) -> tuple[str, str] | None:
+    """What a column's name means, and the unit that it tells or ""; None for an unknown one.
+
+    >>> _meaning_of("Battery current [mA]"), _meaning_of("U_bat"), _meaning_of("remark")
+    (('current', 'mA'), ('voltage', ''), None)
+    """
+    words, bracketed = _split_name(name)
+    squeezed = "".join(words)
+    for meaning in _MEANINGS.values():
+        if bracketed is not None:
+            unit = meaning.unit_of(bracketed)
+            if unit is None and meaning.units is _TIME_UNITS:
+                unit = ""  # the form of a time, such as "(HH:MM:SS)"
+            if unit is not None and squeezed in meaning.aliases | meaning.with_unit:
+                return meaning.name, unit
+        elif squeezed in meaning.aliases:
+            return meaning.name, ""
+        elif words:
+            unit = meaning.unit_of(words[-1])
+            stem = "".join(words[:-1])
+            if unit is not None and stem in meaning.aliases | meaning.with_unit:
+                return meaning.name, unit
+    return None
+
+
+def _split_name(name: str) -> tuple[list[str], str | None]:
+    """The words of a column's name in small letters, and what stands in brackets at its end."""
+    import unicodedata
+
+    text = unicodedata.normalize("NFKC", name).casefold().replace("μ", "u").strip()
+    bracketed = _NAME_WITH_BRACKETS.fullmatch(text)
+    words = re.findall(r"[^\W_]+|%", bracketed["base"] if bracketed else text)
+    if words[:1] == ["sensor"]:  # as Home Assistant begins its names
+        del words[0]
+    return words, bracketed["unit"].strip() if bracketed else None
+
+
+@dataclass(frozen=True)
+class _LogColumn:
+    """A column that is used: what it means, its name, its place in a row, its unit."""
+
+    meaning: str
+    name: str
+    index: int
+    unit: str = ""  # as told; "": the first of its meaning
+    is_turned: bool = False  # its sign
+    shift: str = dataclasses.field(init=False, default="")  # e-3 behind the digits of mV
+
+    def __post_init__(self) -> None:
+        exponent = _MEANINGS[self.meaning].units.get(self.unit, 0)
+        if exponent:
+            object.__setattr__(self, "shift", f"e{exponent}")
+
+    @property
+    def shown_unit(self) -> str:
+        """The unit that the values are taken to have; "" of a time."""
+        units = _MEANINGS[self.meaning].units
+        return "" if units is _TIME_UNITS else self.unit or next(iter(units))
+
+    def describe(self) -> str:
+        """The column in a line for a person."""
+        unit = f" in {self.shown_unit}" if self.shown_unit else ""
+        turned = ", its sign turned" if self.is_turned else ""
+        return f"  {self.meaning}: {printable(self.name)}{unit}{turned}"
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """An option --column: which column has a meaning."""
+
+    meaning: str
+    text: str  # [-]COLUMN[:UNIT]
+
+
+def _parse_wish(text: str) -> _Wish:
+    """The value of --column, for argparse."""
+    meaning, sign, column = text.partition("=")
+    if not sign or not column.strip():
+        expected = "expected NAME=COLUMN[:UNIT], such as current=I:mA"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+    if meaning not in _MEANINGS:
+        known = ", ".join(_MEANINGS)
+        hint = nearest(meaning, _MEANINGS) or f": expected one of {known}"
+        raise argparse.ArgumentTypeError(f"unknown name {meaning!r}{hint}")
+    return _Wish(meaning, column)
+
+
+class _Columns:
+    """Finds the columns of a log by their names, and by what --column says."""
+
+    def __init__(self, names: Sequence[str], wishes: Sequence[_Wish], has_head: bool) -> None:
+        self._names = [name.strip() for name in names]
+        self._has_head = has_head
+        self._wished = {wish.meaning: self._wished_column(wish) for wish in wishes}
+        self._candidates: dict[str, list[_LogColumn]] = {}
+        wished_indexes = {column.index for column in self._wished.values()}
+        for index, name in enumerate(self._names):
+            known = _meaning_of(name) if has_head and index not in wished_indexes else None
+            if known is not None:
+                meaning, unit = known
+                column = _LogColumn(meaning, name, index, unit)
+                self._candidates.setdefault(meaning, []).append(column)
+
+    def known_count(self) -> int:
+        """How many meanings have a column."""
+        return len({*self._wished, *self._candidates})
+
+    def choose(self) -> dict[str, _LogColumn]:
+        """The columns that are used, by meaning. Raises InvalidValue."""
+        chosen: dict[str, _LogColumn | None] = self._time_columns()
+        chosen["voltage"] = self._one("voltage")
+        chosen["current"] = None if "power" in self._wished else self._one("current")
+        if chosen["current"] is None:
+            chosen["power"] = self._one("power")
+        chosen["charge_pct"] = self._one("charge_pct")
+        used = {meaning: column for meaning, column in chosen.items() if column is not None}
+        missing = [meaning for meaning in ("timestamp", "voltage") if meaning not in used]
+        if "timestamp" in missing and "date" in used:
+            missing.remove("timestamp")
+        if "current" not in used and "power" not in used:
+            missing.append("current")
+        if missing:
+            self._refuse(missing, {column.index for column in used.values()})
+        return used
+
+    def _time_columns(self) -> dict[str, _LogColumn | None]:
+        """A timestamp; or a date and a time apart; or one of the two, which is a timestamp."""
+        apart = ("date", "time")
+        timestamp = None
+        if not self._wished.keys() & set(apart) or "timestamp" in self._wished:
+            timestamp = self._one("timestamp")
+        if timestamp is not None:
+            return {"timestamp": timestamp}
+        columns = {meaning: self._one(meaning) for meaning in apart}
+        found = [column for column in columns.values() if column is not None]
+        if len(found) == 1:
+            return {"timestamp": dataclasses.replace(found[0], meaning="timestamp")}
+        return columns
+
+    def _one(self, meaning: str) -> _LogColumn | None:
+        """The column of a meaning. Raises InvalidValue where several could be it."""
+        if meaning in self._wished:
+            return self._wished[meaning]
+        found = self._candidates.get(meaning, [])
+        own = [column for column in found if column.name in _OWN_COLUMNS]
+        if len(own) == 1:
+            return own[0]
+        if len({column.name for column in found}) < len(found):
+            raise InvalidValue(
+                f"two columns have the name {found[-1].name!r}: rename those that are not meant"
+            )
+        if len(found) > 1:
+            names = " or ".join(repr(column.name) for column in found)
+            raise InvalidValue(
+                f"{meaning}: {names}? Name the right one: "
+                f"--column {_quoted(f'{meaning}={found[0].name}')}"
+            )
+        return found[0] if found else None
+
+    def _wished_column(self, wish: _Wish) -> _LogColumn:
+        """The column that an option names. Raises InvalidValue."""
+        meaning = _MEANINGS[wish.meaning]
+        index = self._index_of(wish.text)
+        if index is not None:
+            return self._made(wish.meaning, index, "", False)
+        text = wish.text.strip()
+        is_turned = text.startswith("-")
+        name, colon, unit_text = text.removeprefix("-").rpartition(":")
+        unit = meaning.unit_of(unit_text.strip().casefold().replace("µ", "u").replace("μ", "u"))
+        if not colon or (unit is None and self._index_of(text.removeprefix("-")) is not None):
+            name = text.removeprefix("-")
+            unit = ""
+        index = self._index_of(name)
+        if index is None:
+            raise InvalidValue(
+                f"--column {wish.meaning}={wish.text}: no column {name!r}; {self._listed()}"
+            )
+        if unit is None:
+            raise InvalidValue(
+                f"--column {wish.meaning}={wish.text}: no unit {unit_text!r}: "
+                f"expected one of {', '.join(meaning.units)}"
+            )
+        if is_turned and wish.meaning not in ("current", "power"):
+            raise InvalidValue(
+                f"--column {wish.meaning}={wish.text}: only current and power have a sign to turn"
+            )
+        return self._made(wish.meaning, index, unit, is_turned)
+
+    def _made(self, meaning: str, index: int, unit: str, is_turned: bool) -> _LogColumn:
+        """A column as an option wants it; a unit that its name tells counts."""
+        name = self._names[index]
+        if not unit:
+            words, bracketed = _split_name(name)
+            told = words[-1] if bracketed is None and len(words) > 1 else bracketed
+            unit = _MEANINGS[meaning].unit_of(told or "") or ""
+        return _LogColumn(meaning, name, index, unit, is_turned)
+
+    def _index_of(self, name: str) -> int | None:
+        """Where a column is: by its name, in any case, or without a head by its number."""
+        name = name.strip()
+        if not self._has_head:
+            is_there = name.isdecimal() and 1 <= int(name) <= len(self._names)
+            return int(name) - 1 if is_there else None
+        for key in (str, str.casefold):
+            found = [i for i, other in enumerate(self._names) if key(other) == key(name)]
+            if len(found) > 1:
+                raise InvalidValue(
+                    f"two columns have the name {name!r}: rename those that are not meant"
+                )
+            if found:
+                return found[0]
+        return None
+
+    def _listed(self) -> str:
+        shown = ", ".join(printable(name) for name in self._names if name)
+        return f"the columns are {shown}" if shown else "there are no columns"
+
+    def _refuse(self, missing: Sequence[str], used: set[int]) -> None:
+        free = [name for i, name in enumerate(self._names) if i not in used and name]
+        example = f"{missing[0]}={free[0] if free else 'NAME'}"
+        what = " and ".join(missing).replace("current", "current (or power)")
+        raise InvalidValue(
+            "expected NDJSON, or CSV whose first line names the columns; "
+            f"no column for {what}: {self._listed()}; name one, as --column {_quoted(example)}"
+        )
+
+
+# --- Times of a log
+
+
+class _Unclear(InvalidValue):
+    """A value that has no one meaning until an option gives it one."""
+
+
+_TIME_TEXT = re.compile(
+    r"""(?:(?P<year>\d{4})(?P<sign>[-/])(?P<month>\d{1,2})(?P=sign)(?P<day>\d{1,2})
+        |(?P<day_first>\d{1,2})\.(?P<its_month>\d{1,2})\.(?P<its_year>\d{4}))
+        (?:\s*[T,]\s*|\s+)
+        (?P<hour>\d{1,2}):(?P<minute>\d\d)""",
+    re.VERBOSE | re.ASCII,
+)
+_TIME_END = re.compile(
+    r"""(?::(?P<second>\d\d)(?:[.,](?P<fraction>\d{1,9}))?)?
+        \s*(?P<zone>[Zz]|UTC|GMT|(?P<offset>[+-]\d\d)(?::?(?P<offset_minutes>\d\d))?)?""",
+    re.VERBOSE | re.ASCII,
+)
+_TIME_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d*)?", re.ASCII)
+_NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # of local times, which have no offset
+
+
+class _TimeMemory:
+    """Remembers the parts of times: most times of a log share their hour, and how they end.
+
+    2026-11-28T10:20:30.25Z is the hour, the minute, and an end of second, fraction and zone. What
+    ends without a zone goes with hours of the log's own zone.
+    """
+
+    def __init__(self) -> None:
+        self._hours: dict[str, int] = {}
+        self._local_hours: dict[str, int] = {}
+        self._ends: dict[str, tuple[dict[str, int], int]] = {}  # without the fraction's digits
+        self._fraction_end = _FRACTION_START  # as in the last time that had one
+        self._fraction_scale = 1
+
+    def recall(self, text: str) -> int | None:
+        """Microseconds since 1970 of a time of known parts; None for another one."""
+        end = text[_MINUTE_END:]
+        fraction_us = 0
+        digits = end[_FRACTION_START : self._fraction_end]
+        if digits.isdecimal():
+            fraction_us = int(digits[:6]) * self._fraction_scale
+            is_known = len(digits) == self._fraction_end - _FRACTION_START
+            end = end[:_FRACTION_START] + end[self._fraction_end :] if is_known else ""
+        known = self._ends.get(end)
+        if known is None:
+            return None
+        hours, end_us = known
+        hour_us = hours.get(text[:_MINUTE_START])
+        minute_us = _MINUTES_US.get(text[_MINUTE_START:_MINUTE_END])
+        if hour_us is None or minute_us is None:
+            return None
+        return hour_us + minute_us + end_us + fraction_us
+
+    def learn(self, text: str, hour_us: int, end: re.Match[str], second_us: int) -> None:
+        """Keep the parts of a time: when its hour begins, and from its minute to its fraction."""
+        if len(self._hours) + len(self._local_hours) + len(self._ends) > _REMEMBERED_TIMES:
+            self._hours.clear()
+            self._local_hours.clear()
+            self._ends.clear()
+        hours = self._local_hours if end["zone"] is None else self._hours
+        hours[text[:_MINUTE_START]] = hour_us
+        key = end[0]
+        if end["fraction"]:
+            self._fraction_end = end.end("fraction") - end.start()
+            self._fraction_scale = 10 ** max(6 - len(end["fraction"]), 0)
+            key = key[:_FRACTION_START] + key[self._fraction_end :]
+        self._ends[key] = (hours, second_us)
+
+
+_MINUTE_START = 14  # in 2026-11-28T10:20:30.25Z, and in 28.11.2026 10:20:30
+_MINUTE_END = 16
+_FRACTION_START = 4  # behind that
+_MINUTES_US = {f"{minute:02}": minute * _MINUTE_US for minute in range(60)}
+
+
+class _LogTimes:
+    """Reads the times of a log, whatever form they have.
+
+    A local time that exists twice is taken as the first of the two until the times step back.
+    `time_format`: "", "epoch", "epoch-ms", "excel", or one of strptime().
+    """
+
+    def __init__(self, zone: tzinfo | None, has_zone: bool, time_format: str = "") -> None:
+        self._zone = zone
+        self._has_zone = has_zone
+        self._format = time_format
+        self._memory = _TimeMemory()
+        self._offsets: dict[int, int | None] = {}  # of the zone, by hour; None where it changes
+        self._previous_us: int | None = None
+        self.repeated_count = 0  # of times that exist twice
+        # The last of those, what it would be in the first pass, and how the times have gone on.
+        self._repeated_us: int | None = None
+        self._repeated_first_us = 0
+        self._step_us = 0
+        self._is_second = False
+        self._is_descending = False
+
+    def read(self, value: Any) -> int:
+        """Microseconds since 1970. Raises InvalidValue."""
+        us = None
+        if type(value) is str and not self._format:
+            us = self._memory.recall(value)
+        if us is None:
+            us = self._read_anew(value)
+        if not 0 <= us < _END_OF_TIME_US:
+            raise _invalid("timestamp", "a time from 1970 to 2200", value)
+        self._previous_us = us
+        return us
+
+    def _read_anew(self, value: Any) -> int:
+        text = value.strip() if isinstance(value, str) else value
+        if isinstance(text, bool) or not isinstance(text, (str, int, float)) or text == "":
+            raise _invalid("timestamp", "a time", value)
+        if self._format == "excel":
+            return self._excel_us(text)
+        if self._format in ("epoch", "epoch-ms"):
+            return self._epoch_us(text)
+        if self._format:
+            return self._formatted_us(str(text))
+        if not isinstance(text, str) or _TIME_NUMBER.fullmatch(text):
+            return _sized_epoch_us(text)
+        found = _TIME_TEXT.match(text)
+        end = _TIME_END.fullmatch(text, found.end()) if found else None
+        if found is None or end is None:
+            raise _unreadable_time(text)
+        return self._text_us(text, found, end)
+
+    def _text_us(self, text: str, found: re.Match[str], end: re.Match[str]) -> int:
+        year, month, day = (int(found[one] or found[other]) for one, other in _DATE_GROUPS)
+        minute = int(found["minute"])
+        try:
+            local = datetime(year, month, day, int(found["hour"]), minute)  # noqa: DTZ001
+            second_us = _second_us(end)
+        except ValueError:
+            raise _unreadable_time(text) from None
+        minute_us = (local - _NAIVE_EPOCH) // _ONE_MICROSECOND
+        fraction_us = int(f"{end['fraction'] or '':0<6}"[:6])
+        offset_us: int | None = 0
+        if end["zone"] is None:
+            offset_us = self._offset_of_hour(minute_us // HOUR_US, text)
+        if offset_us is None:
+            return self._local_us(minute_us + second_us + fraction_us, text)
+        minute_us -= offset_us
+        if found.start("minute") == _MINUTE_START:
+            self._memory.learn(text, minute_us - minute * _MINUTE_US, end, second_us)
+        return minute_us + second_us + fraction_us
+
+    def _offset_of_hour(self, hour: int, text: str) -> int | None:
+        """The zone's offset in a local hour, if it is one and the same in all of it."""
+        if not self._has_zone:
+            raise _Unclear(
+                f"timestamp: {text!r} has no zone: say which with --time-zone Europe/Berlin, "
+                "local or UTC"
+            )
+        if hour not in self._offsets:
+            if len(self._offsets) > _REMEMBERED_TIMES:
+                self._offsets.clear()
+            offsets = set()
+            for local_us in (hour * HOUR_US, (hour + 1) * HOUR_US - 1):
+                for us in self._instants(local_us):
+                    offsets.add(None if us is None else local_us - us)
+            self._offsets[hour] = offsets.pop() if len(offsets) == 1 else None
+        return self._offsets[hour]
+
+    def _instants(self, local_us: int) -> tuple[int | None, int | None]:
+        """When a local time is, in the first and in the second pass; None where it never is."""
+        local = _NAIVE_EPOCH + local_us * _ONE_MICROSECOND
+        return self._instant(local), self._instant(local.replace(fold=1))
+
+    def _instant(self, local: datetime) -> int | None:
+        try:
+            moment = local.astimezone() if self._zone is None else local.replace(tzinfo=self._zone)
+            utc = moment.astimezone(timezone.utc)
+            back = utc.astimezone(self._zone)
+        except (ValueError, OverflowError, OSError):  # at the ends of the calendar
+            return None
+        if back.replace(tzinfo=None, fold=0) != local.replace(fold=0):
+            return None
+        return (utc - _EPOCH) // _ONE_MICROSECOND
+
+    def _local_us(self, local_us: int, text: object) -> int:
+        """A local time of an hour in which the zone's offset may change."""
+        first_us, second_us = self._instants(local_us)
+        if first_us is None or second_us is None:
+            raise InvalidValue(
+                f"timestamp: {text!r} does not exist in the zone {self._zone or 'local'}: "
+                "the clocks are put forward over it"
+            )
+        if first_us == second_us:
+            return first_us
+        self.repeated_count += 1
+        self._find_pass(first_us, second_us)
+        self._repeated_us = second_us if self._is_second else first_us
+        self._repeated_first_us = first_us
+        return self._repeated_us
+
+    def _find_pass(self, first_us: int, second_us: int) -> None:
+        """Whether a time that exists twice is of the second pass, by those before it."""
+        previous_us = self._previous_us
+        if previous_us is None or previous_us != self._repeated_us:
+            # The first row of the log in these times. A log may have its newest row first.
+            self._is_descending = previous_us is not None and previous_us > second_us
+            self._is_second = self._is_descending
+            self._step_us = 0 if previous_us is None else first_us - previous_us
+            return
+        step_us = first_us - self._repeated_first_us
+        # With a row an hour the second pass has the same time as the first.
+        is_same = not step_us and abs(self._step_us) >= second_us - first_us
+        if self._is_descending:
+            self._is_second = self._is_second and step_us <= 0 and not is_same
+        else:
+            self._is_second = self._is_second or step_us < 0 or is_same
+        if step_us:
+            self._step_us = step_us
+
+    def _formatted_us(self, text: str) -> int:
+        try:
+            moment = datetime.strptime(text, self._format)  # noqa: DTZ007  # it may have one
+        except ValueError:
+            raise _invalid("timestamp", f"a time of the form {self._format}", text) from None
+        if moment.tzinfo is not None:
+            return (moment - _EPOCH) // _ONE_MICROSECOND
+        return self._zoned_us((moment - _NAIVE_EPOCH) // _ONE_MICROSECOND, text)
+
+    def _zoned_us(self, local_us: int, text: object) -> int:
+        """A local time, in the zone."""
+        offset_us = self._offset_of_hour(local_us // HOUR_US, str(text))
+        return self._local_us(local_us, text) if offset_us is None else local_us - offset_us
+
+    def _excel_us(self, value: str | float) -> int:
+        """Days since 1899-12-30, whose digits end at about a millisecond."""
+        days = _time_number(value) - 25_569  # from 1970 on
+        return self._zoned_us(round(days * 86_400_000) * 1000, value)
+
+    def _epoch_us(self, value: str | float) -> int:
+        scale = SECOND_US if self._format == "epoch" else 1000
+        return round(_time_number(value) * scale)
+
+
+_DATE_GROUPS = (("year", "its_year"), ("month", "its_month"), ("day", "day_first"))
+
+
+def _second_us(end: re.Match[str]) -> int:
+    """Microseconds from the minute to the second, less the offset. Raises ValueError."""
+    second = int(end["second"] or 0)
+    offset_minutes = int(end["offset_minutes"] or 0)
+    if second > 59 or offset_minutes > 59:
+        raise ValueError(end[0])
+    if end["offset"] is None:
+        return second * SECOND_US
+    offset_us = abs(int(end["offset"])) * HOUR_US + offset_minutes * _MINUTE_US
+    return second * SECOND_US + (offset_us if end["offset"].startswith("-") else -offset_us)
+
+
+def _time_number(value: str | float) -> float:
+    """A number of days or seconds of a time. Raises InvalidValue."""
+    if isinstance(value, str):
+        if not _TIME_NUMBER.fullmatch(value):
+            raise _invalid("timestamp", "a number", value)
+        value = value.replace(",", ".")
+    return check_number("timestamp", float(value), -_MAX_FLOAT, _MAX_FLOAT, "s")
+
+
+def _sized_epoch_us(value: str | float) -> int:
+    """Epoch seconds, milliseconds, microseconds or nanoseconds, told apart by their size."""
+    number = _time_number(value)
+    digits = str(value)
+    for form, what in _DATES_IN_DIGITS.items():
+        if _is_time_of(digits, form):
+            raise _Unclear(
+                f"timestamp: {digits} looks like {what} in digits: say --time-format "
+                f"{_quoted(form)}"
+            )
+    for least, scale in ((1e8, 1e6), (1e11, 1e3), (1e14, 1.0), (1e17, 1e-3)):
+        if least <= number < least * 1e3:
+            return round(number * scale)
+    if 25_569 <= number <= 73_050:
+        raise _Unclear(f"timestamp: {digits} looks like an Excel date: say --time-format excel")
+    if 0 <= number < 1e8:
+        raise _Unclear(
+            f"timestamp: {digits} looks like seconds since a start, not since 1970: add the time "
+            "of the start, or say --time-format epoch"
+        )
+    raise _invalid("timestamp", "epoch seconds, milliseconds or microseconds", value)
+
+
+_DATES_IN_DIGITS = {
+    "%Y%m%d": "a date",
+    "%Y%m%d%H%M": "a date and a time",
+    "%Y%m%d%H%M%S": "a date and a time",
+}
+_DIGITS_OF_FORMS = {"%Y%m%d": 8, "%Y%m%d%H%M": 12, "%Y%m%d%H%M%S": 14}
+
+
+def _is_time_of(digits: str, form: str) -> bool:
+    """Whether digits are a time of that form from 1970 to 2199."""
+    if len(digits) != _DIGITS_OF_FORMS[form] or not "1970" <= digits[:4] < "2200":
+        return False
+    try:
+        datetime.strptime(digits, form)  # noqa: DTZ007  # only to see whether it can be read
+    except ValueError:
+        return False
+    return True
+
+
+_OTHER_DATES = r"\d{1,2}\.\d{1,2}\.\d\d\b|\d{1,2}-\d{1,2}-\d{2,4}\b"
+
+
+def _unreadable_time(text: str) -> InvalidValue:
+    """Why a text is no time, and what would make it one."""
+    shown = repr(text if len(text) <= 60 else text[:57] + "...")
+    if re.match(r"\d{1,2}/\d{1,2}/\d{2,4}\b", text):
+        return _Unclear(
+            f"timestamp: {shown}: is the day or the month first? Say --time-format "
+            "'%d/%m/%Y %H:%M' or '%m/%d/%Y %H:%M', with what else it has"
+        )
+    if re.match(_OTHER_DATES, text) or re.search(r"(?i)[ap]\.?m", text):
+        return _Unclear(
+            f"timestamp: {shown}: say which form it has, as --time-format '%d.%m.%y %H:%M:%S'"
+        )
+    if re.fullmatch(r"\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}\.\d{1,2}\.\d{4}", text):
+        return _Unclear(f"timestamp: {shown} is a date without a time of day")
+    if re.fullmatch(r"\d{1,2}:\d\d(:\d\d([.,]\d+)?)?", text):
+        return _Unclear(f"timestamp: {shown} is a time of day without a date")
+    return InvalidValue(
+        "timestamp: expected ISO 8601 such as 2026-11-28T10:00:00Z, or epoch seconds, from 1970 to "
+        f"2200, got {shown}"
+    )
+
+
+def _parse_time_format(text: str) -> str:
+    """The value of --time-format, for argparse."""
+    import warnings
+
+    if text in ("epoch", "epoch-ms", "excel"):
+        return text
+    probe = datetime(2026, 11, 28, 21, 35, 47, tzinfo=timezone.utc)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a form without a year, which is refused below
+            got = datetime.strptime(probe.strftime(text), text)  # noqa: DTZ007
+    except ValueError:
+        got = _NAIVE_EPOCH
+    if got.date() != probe.date() or got.hour not in (0, probe.hour):
+        raise argparse.ArgumentTypeError(
+            "expected epoch, epoch-ms, excel, or a form with year, month, day and the hour of 24, "
+            f"such as '%d/%m/%Y %H:%M', got {text!r}"
+        )
+    return text
+
+
+# --- The text of a log
+
+
+class _LogSource:
+    """The bytes of a log, as pieces of text; "" says that no more came for a while.
+
+    `size`: how many bytes there are; None where that is not known.
+    """
+
+    def __init__(self, pieces: Iterator[bytes], size: int | None = None) -> None:
+        self._bytes = pieces
+        self.size = size
+        self.read_count = 0  # bytes
+        self.encoding = ""
+        self.torn_line: int | None = None  # the last one, if it has no newline
+
+    def pieces(self) -> Iterator[str]:
+        """The text, with a newline at the end of each line; what cannot be decoded is U+FFFD."""
+        decoder: io.IncrementalNewlineDecoder | None = None
+        start = b""
+        for piece in chain(self._bytes, [None]):
+            is_end = piece is None
+            self.read_count += len(piece or b"")
+            if decoder is None:
+                start += piece or b""
+                if len(start) < 4 and not is_end:
+                    continue
+                self.encoding = _encoding_of(start)
+                one = codecs.getincrementaldecoder(self.encoding)("replace")
+                decoder = io.IncrementalNewlineDecoder(one, translate=True)
+                piece = start
+            text = decoder.decode(piece or b"", final=is_end)
+            if text or piece == b"":
+                yield text
+
+    def line_blocks(self, pieces: Iterator[str]) -> Iterator[list[str]]:
+        """Whole lines, several at once; an empty list where no more came for a while."""
+        rest = ""
+        count = 0
+        for piece in pieces:
+            lines = (rest + piece).split("\n")
+            rest = lines.pop()[: _MAX_LINE + 1]  # a longer one is a bad row anyway
+            count += len(lines)
+            if lines or not piece:
+                yield lines
+        if rest:
+            self.torn_line = count + 1
+            yield [rest]
+
+
+def _encoding_of(start: bytes) -> str:
+    """The encoding of a text by its first four bytes."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    is_zero = [not byte for byte in start[:4]]
+    if is_zero == [False, True, False, True]:
+        return "utf-16-le"
+    if is_zero == [True, False, True, False]:
+        return "utf-16-be"
+    return "utf-8-sig"
+
+
+def _stored_pieces(stream: BinaryIO) -> Iterator[bytes]:
+    """The bytes of a file."""
+    while piece := stream.read(_PIECE_BYTES):
+        yield piece
+
+
+def _piped_pieces(stream: BinaryIO) -> Generator[bytes, None, None]:
+    """The bytes of a pipe as they come; b"" where none came for a while after the last ones.
+
+    A thread reads them, since waiting with a limit of time works on no system for all that
+    standard input can be.
+    """
+    import queue
+
+    pieces: queue.Queue[bytes | Exception] = queue.Queue(_WAITING_PIECES)
+    is_over = threading.Event()
+
+    def read() -> None:
+        try:
+            while not is_over.is_set():
+                piece = stream.read(_PIECE_BYTES)
+                pieces.put(piece)
+                if not piece:
+                    break
+        except (OSError, ValueError) as error:
+            pieces.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    limit_s: float | None = None
+    try:
+        while True:
+            try:
+                piece = pieces.get(timeout=limit_s)
+            except queue.Empty:
+                limit_s = None
+                yield b""
+                continue
+            if isinstance(piece, Exception):
+                raise piece
+            if not piece:
+                return
+            limit_s = _QUIET_S
+            yield piece
+    finally:
+        is_over.set()
+        with contextlib.suppress(queue.Empty):  # the thread may be waiting for a free place
+            while True:
+                pieces.get_nowait()
+
+
+def _standard_input() -> BinaryIO:
+    """The bytes of standard input, without a buffer that would wait to be full."""
+    if sys.stdin is None:
+        raise InvalidValue("standard input is closed: there is nothing to import")
+    buffer = getattr(sys.stdin, "buffer", None)
+    if buffer is None:  # a stand-in of text alone
+        return io.BytesIO(sys.stdin.read().encode("utf-8", "surrogatepass"))
+    return cast(BinaryIO, getattr(buffer, "raw", buffer))
+
+
+@contextlib.contextmanager
+def _open_log(name: str, in_batches: bool) -> Iterator[_LogSource]:
+    """The log of that name, "-" for standard input.
+
+    What is stored in one transaction is copied from a pipe first, so that the transaction does
+    not wait for who writes into it.
+    """
+    import shutil
+    import tempfile
+
+    with contextlib.ExitStack() as stack:
+        stream: BinaryIO
+        if name == "-":
+            stream = _standard_input()
+            is_stored = False
+        else:
+            stream = stack.enter_context(open(name, "rb", buffering=0))
+            is_stored = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+        if in_batches and not is_stored:
+            pieces = stack.enter_context(contextlib.closing(_piped_pieces(stream)))
+            yield _LogSource(pieces)
+            return
+        if not is_stored:
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stream, copy)
+            copy.seek(0)
+            stream = copy
+        yield _LogSource(_stored_pieces(stream), os.fstat(stream.fileno()).st_size)
+
+
+# --- Rows of a log
+
+# The number of a row's line, and that line, or the element of a JSON array that begins there.
+# None in a row's place: no more came for a while.
+_LogRow = tuple[int, Any]
+
+
+def _numbered_lines(blocks: Iterable[list[str]]) -> Iterator[tuple[int, str] | None]:
+    """The lines that are not blank, each with its number."""
+    number = 0
+    for lines in blocks:
+        if not lines:
+            yield None
+        for line in lines:
+            number += 1
+            if line and not line.isspace():
+                yield number, line
+
+
+def _check_length(line: str) -> None:
+    if len(line) > _MAX_LINE:
+        raise InvalidValue(f"a line of more than {_MAX_LINE} characters is no reading")
+
+
+def _split_line(line: str, delimiter: str) -> list[str]:
+    """The fields of one line of delimited text. Raises InvalidValue."""
+    if '"' not in line:
+        return line.split(delimiter)
+    import csv
+
+    try:
+        (fields,) = csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=True)
+    except csv.Error as error:
+        if str(error) == "unexpected end of data":
+            raise InvalidValue(f"a quote is never closed: {_shown_line(line)}") from None
+        raise InvalidValue(f"expected CSV: {error}: {_shown_line(line)}") from None
+    return fields
+
+
+def _shown_line(line: str) -> str:
+    return printable(line if len(line) <= 60 else line[:57] + "...")
+
+
+def _json_object(row: Any) -> dict[str, Any]:
+    """The JSON object that a line, or an element of an array, is. Raises InvalidValue."""
+    value = row
+    if isinstance(row, str):
+        _check_length(row)
+        try:
+            value = json.loads(row)
+        except (ValueError, RecursionError) as error:
+            raise InvalidValue(f"expected a JSON object: {error}") from None
+    if not isinstance(value, dict):
+        raise _invalid("row", "a JSON object", value)
+    return value
+
+
+class _ArrayRows:
+    """Reads the objects of one JSON array, one after the other."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self._decoder = json.JSONDecoder()
+        self._text = ""
+        self._place = 0  # in the text, up to which it has been read
+        self._line = 1  # of that place
+        self._is_complete = False  # the text has all that there is
+
+    def __iter__(self) -> Iterator[_LogRow | None]:
+        yield from self._skip_blanks()
+        self._move(self._place + 1)  # behind the [ by which the form was found
+        yield from self._skip_blanks()
+        while self._next_character() != "]":
+            row = self._decoded()
+            while row is None:
+                yield from self._more()
+                row = self._decoded()
+            yield row
+            if self._next_character() == ",":
+                self._move(self._place + 1)
+                yield from self._skip_blanks()
+                if self._next_character() != "]":
+                    continue
+            if self._next_character() != "]":
+                raise self._broken("expected a comma, or ] at the end of the array")
+        self._move(self._place + 1)
+        yield from self._skip_blanks()
+        if self._next_character():
+            raise self._broken("expected nothing behind the end of the array")
+
+    def _next_character(self) -> str:
+        return self._text[self._place : self._place + 1]
+
+    def _move(self, place: int) -> None:
+        self._line += self._text.count("\n", self._place, place)
+        self._place = place
+
+    def _more(self) -> Iterator[None]:
+        """Read on; None where no more comes for a while."""
+        for piece in self._pieces:
+            if piece:
+                self._text = self._text[self._place :] + piece
+                self._place = 0
+                return
+            yield None
+        self._is_complete = True
+
+    def _skip_blanks(self) -> Iterator[None]:
+        while True:
+            found = _JSON_BLANKS.match(self._text, self._place)
+            self._move(found.end() if found else self._place)
+            if self._next_character() or self._is_complete:
+                return
+            yield from self._more()
+
+    def _decoded(self) -> _LogRow | None:
+        """The next element, and go behind it; None if the text does not have all of it yet."""
+        number = self._line
+        try:
+            value, end = self._decoder.raw_decode(self._text, self._place)
+        except (ValueError, RecursionError) as error:
+            kept = len(self._text) - self._place
+            if self._is_complete or kept > _MAX_LINE or isinstance(error, RecursionError):
+                raise self._broken(f"expected a JSON object: {error}") from None
+            return None
+        found = _JSON_BLANKS.match(self._text, end)
+        end = found.end() if found else end
+        if end == len(self._text) and not self._is_complete:
+            return None  # a number may go on, and what follows is not known
+        self._move(end)
+        return number, [value] if isinstance(value, str) else value  # text would be a line
+
+    def _broken(self, reason: str) -> InvalidValue:
+        return InvalidValue(f"line {self._line}: {reason}: nothing behind it can be read")
+
+
+_JSON_BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+# --- What is understood of a log
+
+
+@dataclass(frozen=True)
+class _LogOptions:
+    """How a log is to be read, as far as that is given."""
+
+    wishes: Sequence[_Wish] = ()
+    has_head: bool = True
+    delimiter: str = ""  # "": to be found
+    decimal: str = ""  # "": to be found
+    zone: tzinfo | None = None
+    has_zone: bool = False
+    time_format: str = ""
+
+
+@dataclass
+class _Layout:
+    """What is understood of a log before its first row is stored."""
+
+    form: str  # "delimited text", "NDJSON", "JSON array"
+    encoding: str
+    names: list[str]  # of its columns, in the order of a row's fields
+    columns: Mapping[str, _LogColumn]  # that are used, by meaning
+    delimiter: str = ""
+    decimal: str = "."
+    zone: str = ""  # of its times; "": they say it themselves
+
+    def unused_names(self) -> list[str]:
+        """The columns that are not used."""
+        used = {column.index for column in self.columns.values()}
+        return [name for i, name in enumerate(self.names) if i not in used and name.strip()]
+
+    def describe(self) -> str:
+        """The layout for a person: a line, and one for each column."""
+        parts = [f"{self.form} in {self.encoding}"]
+        if self.delimiter:
+            parts.append(f"delimiter {_DELIMITER_NAMES.get(self.delimiter, self.delimiter)}")
+        parts.append(f"decimal {'comma' if self.decimal == ',' else 'point'}")
+        parts.append(f"times in {self.zone}" if self.zone else "times with their zone")
+        lines = [", ".join(parts), *(column.describe() for column in self.columns.values())]
+        unused = self.unused_names()
+        if unused:
+            lines.append(f"  not used: {', '.join(printable(name.strip()) for name in unused)}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """The layout for programs."""
+        columns = [
+            {
+                "meaning": column.meaning,
+                "name": column.name,
+                "unit": column.shown_unit or None,
+                "sign": "turned" if column.is_turned else "kept",
+            }
+            for column in self.columns.values()
+        ]
+        return {
+            "form": self.form,
+            "encoding": self.encoding,
+            "delimiter": self.delimiter or None,
+            "decimal": self.decimal,
+            "time_zone": self.zone or None,
+            "columns": columns,
+            "not_used": self.unused_names(),
+        }
+
+
+_DELIMITERS = (",", ";", "\t", "|")
+_DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_ENCODING_NAMES = {"utf-8-sig": "UTF-8", "utf-16": "UTF-16"}
+_VALUE_TEXT = re.compile(r"[+-]?\d*[.,]?\d+(?:[eE][+-]?\d+)?|\d{1,4}[-./]\d\d?[-./]\d{1,4}.*")
+_GROUPED_NUMBER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # 1,234: one thousand, or one and a bit
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eE]([+-]?\d{1,9}))?", re.ASCII)
+
+
+def _parse_delimiter(text: str) -> str:
+    """The value of --delimiter, for argparse."""
+    words = {name: sign for sign, name in _DELIMITER_NAMES.items()}
+    delimiter = words.get(text.lower(), text.replace("\\t", "\t"))
+    if delimiter not in _DELIMITERS:
+        expected = f"expected one of , ; | or {', '.join(words)}"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+    return delimiter
+
+
+class _LayoutFinder:
+    """Finds the layout of a log by its first rows."""
+
+    def __init__(self, options: _LogOptions, encoding: str) -> None:
+        self._options = options
+        self._encoding = _ENCODING_NAMES.get(encoding, encoding.upper())
+
+    def of_lines(self, lines: Sequence[tuple[int, str]]) -> _Layout:
+        """The layout of delimited text. Raises InvalidValue."""
+        texts = [line for _, line in lines if len(line) <= _MAX_LINE]
+        if not texts or texts[0] is not lines[0][1]:
+            raise InvalidValue(
+                "expected NDJSON, or CSV whose first line names the columns; got a file with "
+                + ("no text" if not lines else "a first line without end")
+            )
+        delimiter = self._options.delimiter or self._found_delimiter(texts)
+        names = _split_line(texts[0], delimiter)
+        while names and not names[-1].strip():
+            names.pop()
+        if self._options.has_head:
+            self._check_head(names, delimiter)
+            texts = texts[1:]
+        else:
+            names = [str(number) for number, _ in enumerate(names, 1)]
+        columns = _Columns(names, self._options.wishes, self._options.has_head).choose()
+        rows = []
+        for text in texts:
+            with contextlib.suppress(InvalidValue):
+                rows.append(_split_line(text, delimiter))
+        return self._made("delimited text", names, columns, rows, delimiter)
+
+    def of_objects(self, objects: Sequence[Mapping[str, Any]], form: str) -> _Layout:
+        """The layout of JSON objects. Raises InvalidValue."""
+        names = list(dict.fromkeys(chain.from_iterable(objects)))
+        if not objects:
+            raise InvalidValue("expected NDJSON, or CSV; got no JSON object")
+        columns = _Columns(names, self._options.wishes, True).choose()
+        fields = [[value.get(name) for name in names] for value in objects]
+        return self._made(form, names, columns, fields, "")
+
+    def _made(
+        self,
+        form: str,
+        names: list[str],
+        columns: Mapping[str, _LogColumn],
+        rows: Sequence[Sequence[Any]],
+        delimiter: str,
+    ) -> _Layout:
+        options = self._options
+        zone = ""
+        if options.has_zone:
+            zone = "local" if options.zone is None else str(options.zone)
+        elif any(column.unit == "UTC" for column in columns.values()):
+            zone = "UTC"
+        return _Layout(
+            form=form,
+            encoding=self._encoding,
+            names=names,
+            columns=columns,
+            delimiter=delimiter,
+            decimal=options.decimal or _found_decimal(columns, rows, delimiter),
+            zone=zone,
+        )
+
+    def _found_delimiter(self, texts: Sequence[str]) -> str:
+        """The delimiter that finds most known columns in the head, then the most even rows."""
+
+        def merit(delimiter: str) -> tuple[int, int, int]:
+            counts = []
+            known_count = 0
+            for text in texts:
+                with contextlib.suppress(InvalidValue):
+                    counts.append(len(_split_line(text, delimiter)))
+            if self._options.has_head:
+                with contextlib.suppress(InvalidValue):
+                    names = _split_line(texts[0], delimiter)
+                    known_count = _Columns(names, (), True).known_count()
+            width = counts[0] if counts else 0
+            even_count = counts.count(width) if width > 1 else 0
+            # A comma is what values have too: it comes last where all else is equal.
+            return known_count, even_count, int(delimiter != ",")
+
+        return max(_DELIMITERS, key=merit)
+
+    def _check_head(self, names: Sequence[str], delimiter: str) -> None:
+        """Refuse a first line that has values where the names of columns should be."""
+        if _Columns(names, (), True).known_count():
+            return
+        values = [i for i, name in enumerate(names, 1) if _VALUE_TEXT.fullmatch(name.strip())]
+        if not values:
+            return
+        times = [i for i in values if re.search(r"\d[-/.:]\d+[-/.:]\d", names[i - 1])]
+        first = times[0] if times else values[0]
+        others = [i for i in values if i != first]
+        wishes = zip(_OWN_COLUMNS, [first, *others])
+        example = " ".join(f"--column {meaning}={number}" for meaning, number in wishes)
+        raise InvalidValue(
+            "expected NDJSON, or CSV whose first line names the columns; the first line has values: "
+            f"say which column is what, by number: --no-header {example}"
+        )
+
+
+def _found_decimal(
+    columns: Mapping[str, _LogColumn], rows: Iterable[Sequence[Any]], delimiter: str
+) -> str:
+    """The decimal sign of the numbers of some rows. Raises InvalidValue if it is not clear."""
+    with_comma = []
+    with_point = 0
+    for row in rows:
+        for column in columns.values():
+            if _MEANINGS[column.meaning].units is _TIME_UNITS or column.index >= len(row):
+                continue
+            value = row[column.index]
+            if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d*[.,]\d+\s*", value):
+                if "," in value:
+                    with_comma.append(value.strip())
+                else:
+                    with_point += 1
+    if len(with_comma) <= with_point:
+        return "."
+    if delimiter == "," and all(_GROUPED_NUMBER.fullmatch(value) for value in with_comma):
+        raise InvalidValue(
+            f"is the comma in {with_comma[0]} a decimal sign, or does it part thousands? "
+            "Say --decimal , or --decimal ."
+        )
+    return ","
+
+
+# --- Readings of a log
+
+
+class _LogReader:
+    """Reads a log as readings: finds its layout, names bad rows, and counts what it leaves out.
+
+    `report` is told the number of each bad row and what is wrong with it.
+    """
+
+    def __init__(
+        self, source: _LogSource, options: _LogOptions, report: Callable[[int, str], None]
+    ) -> None:
+        self._source = source
+        self._options = options
+        self._report = report
+        self.good_count = 0
+        self.bad_count = 0
+        self.left_out_charges = 0  # below 0 or far above 100 %
+        self.torn_line: int | None = None  # a last line without a newline that reads fine
+        self._largest_charge = -1.0  # -1: there was none
+        self._rows = self._start()
+
+    @property
+    def repeated_count(self) -> int:
+        """How many times existed twice, when clocks were put back."""
+        return self._times.repeated_count
+
+    @property
+    def share(self) -> float | None:
+        """The share of the log that is read; None where its size is not known."""
+        size = self._source.size
+        return self._source.read_count / size if size else None
+
+    def arrivals(self) -> Iterator[_Arrival | None]:
+        """The readings; None where no more came for a while."""
+        number = 0
+        fields_of = self._fields
+        arrival_of = self._arrival
+        for row in self._rows:
+            if row is None:
+                yield None
+                continue
+            number, value = row
+            try:
+                arrival = arrival_of(number, fields_of(value))
+            except InvalidValue as error:
+                self._count_bad(number, error)
+                number = 0
+                continue
+            self.good_count += 1
+            yield arrival
+        if number and number == self._source.torn_line and self._layout_is_delimited:
+            self.torn_line = number
+
+    def check_charges(self) -> None:
+        """Refuse a charge of which nothing says whether 1 is full, or one per cent."""
+        column = self._charge
+        if column is None or column.unit or column.name == "charge_pct":
+            return
+        if 0.0 <= self._largest_charge <= 1.0:
+            choices = (_quoted(f"charge_pct={column.name}:{unit}") for unit in ("fraction", "%"))
+            raise InvalidValue(
+                f"charge_pct: is {self._largest_charge:g} in the column {column.name!r} a fraction "
+                f"of 1, or per cent? Give --column {' or --column '.join(choices)}"
+            )
+
+    def _count_bad(self, number: int, error: InvalidValue) -> None:
+        self.bad_count += 1
+        torn = "; the file ends in this line" if number == self._source.torn_line else ""
+        self._report(number, f"{error}{torn}")
+
+    # --- The layout
+
+    def _start(self) -> Iterator[_LogRow | None]:
+        """Find the layout; return the rows, from the first one on."""
+        first_character, pieces = _peek(self._source.pieces())
+        if first_character == "[":
+            return self._start_objects(iter(_ArrayRows(pieces)), "JSON array")
+        lines = _numbered_lines(self._source.line_blocks(pieces))
+        if first_character == "{":
+            return self._start_objects(lines, "NDJSON")
+        return self._start_lines(lines)
+
+    def _start_lines(self, lines: Iterator[_LogRow | None]) -> Iterator[_LogRow | None]:
+        options = self._options
+        sample, lines = _sampled(lines, 2 if options.has_head else 1)
+        hint = re.fullmatch(r"sep=([,;\t|])", sample[0][1]) if sample else None
+        if hint:  # as spreadsheets write it
+            options = dataclasses.replace(options, delimiter=options.delimiter or hint[1])
+            del sample[0]
+            next(lines)
+        layout = _LayoutFinder(options, self._source.encoding).of_lines(sample)
+        self._fields: Callable[[Any], Sequence[Any]] = self._line_fields
+        self._take_layout(layout)
+        if options.has_head:
+            del sample[0]
+            next(lines)
+        self._check_times(sample)
+        return lines
+
+    def _start_objects(self, rows: Iterator[_LogRow | None], form: str) -> Iterator[_LogRow | None]:
+        sample, rows = _sampled(rows, 1)
+        objects = []
+        for _, value in sample:
+            with contextlib.suppress(InvalidValue):
+                objects.append(_json_object(value))
+        layout = _LayoutFinder(self._options, self._source.encoding).of_objects(objects, form)
+        self._fields = self._object_fields
+        self._known_names = set(layout.names)
+        self._take_layout(layout)
+        self._check_times(sample)
+        return rows
+
+    def _take_layout(self, layout: _Layout) -> None:
+        self.layout = layout
+        columns = layout.columns
+        self._layout_is_delimited = bool(layout.delimiter)
+        self._delimiter = layout.delimiter
+        self._has_point = layout.decimal == "."
+        self._width = len(layout.names)
+        self._timestamp = columns.get("timestamp")
+        self._voltage = columns["voltage"]
+        self._current = columns.get("current")
+        self._power = columns.get("power", self._voltage)  # not used where there is a current
+        self._charge = columns.get("charge_pct")
+        needed = [column for column in columns.values() if column.meaning != "charge_pct"]
+        self._last_needed = max(needed, key=attrgetter("index"))
+        self._times = self._new_times()
+
+    def _new_times(self) -> _LogTimes:
+        options = self._options
+        if self.layout.zone == "UTC":
+            return _LogTimes(timezone.utc, True, options.time_format)
+        return _LogTimes(options.zone, options.has_zone, options.time_format)
+
+    def _check_times(self, sample: Iterable[_LogRow]) -> None:
+        """Refuse the log at once where no time can be read until an option is given."""
+        times = self._new_times()  # they remember and count what they have read
+        unclear = ""
+        for number, value in sample:
+            try:
+                times.read(self._time_of(self._fields(value)))
+            except _Unclear as error:
+                unclear = unclear or f"line {number}: {error}"
+            except InvalidValue:
+                continue
+            else:
+                return
+        if unclear:
+            raise InvalidValue(unclear)
+
+    # --- A row
+
+    def _line_fields(self, line: str) -> Sequence[Any]:
+        """The fields of a line of delimited text. Raises InvalidValue."""
+        if len(line) > _MAX_LINE:
+            _check_length(line)
+        fields = line.split(self._delimiter)
+        if '"' in line:
+            fields = _split_line(line, self._delimiter)
+        if len(fields) != self._width:
+            self._check_width(fields, line)
+        return fields
+
+    def _check_width(self, fields: Sequence[str], line: str) -> None:
+        if len(fields) > self._width and any(field.strip() for field in fields[self._width :]):
+            whose = "head" if self._options.has_head else "first row"
+            raise InvalidValue(
+                f"{len(fields)} fields, the {whose} has {self._width}: {_shown_line(line)}"
+            )
+        last = self._last_needed
+        if len(fields) <= last.index:
+            raise InvalidValue(
+                f"{last.meaning}: expected a number, but the row ends before the column "
+                f"{printable(last.name)}: {_shown_line(line)}"
+            )
+
+    def _object_fields(self, value: Any) -> Sequence[Any]:
+        """The values of a JSON object, in the order of the layout. Raises InvalidValue."""
+        fields = _json_object(value)
+        if not self._known_names.issuperset(fields):
+            self._check_names(fields)
+        return [fields.get(name) for name in self.layout.names]
+
+    def _check_names(self, fields: Mapping[str, Any]) -> None:
+        """Refuse a name that only comes later, and that would have been used from the start."""
+        for name in fields.keys() - self._known_names:
+            known = _meaning_of(name) or ("", "")
+            if self._charge is None and name == "charge_pct":
+                self._charge = _LogColumn(name, name, len(self.layout.names))
+                self.layout.names.append(name)
+            elif self._charge is None and "charge_pct" in known:
+                raise InvalidValue(
+                    f"{printable(name)}: the first rows have no such name: give --column "
+                    f"{_quoted(f'charge_pct={name}')}"
+                )
+            self._known_names.add(name)
+
+    def _time_of(self, fields: Sequence[Any]) -> Any:
+        """The time of a row, in one value."""
+        if self._timestamp is not None:
+            return fields[self._timestamp.index]
+        columns = self.layout.columns
+        values = [fields[columns[meaning].index] for meaning in ("date", "time")]
+        if any(value is None or value == "" for value in values):
+            return ""
+        return " ".join(str(value).strip() for value in values)
+
+    def _arrival(self, number: int, fields: Sequence[Any]) -> _Arrival:
+        """One row as a reading with checked values. Raises InvalidValue."""
+        us = self._times.read(self._time_of(fields))
+        column = self._voltage
+        voltage = self._number(fields[column.index], column)
+        if self._current is not None:
+            column = self._current
+            current = self._number(fields[column.index], column)
+        else:
+            column = self._power
+            current = _current_of(self._number(fields[column.index], column), voltage)
+        charge_pct = None
+        is_left_out = False
+        if self._charge is not None and self._charge.index < len(fields):
+            column = self._charge
+            charge_pct = self._number(fields[column.index], column)
+            if charge_pct is not None and not 0.0 <= charge_pct <= self._largest_charge:
+                is_left_out = charge_pct < 0.0 or charge_pct > _MOST_CHARGE_PCT
+                charge_pct = None if is_left_out else charge_pct
+        voltage, current, charge_pct = _check_reading(voltage, current, charge_pct)
+        if is_left_out:
+            self.left_out_charges += 1
+        elif charge_pct is not None and charge_pct > self._largest_charge:
+            self._largest_charge = charge_pct
+        return _Arrival(number, us, voltage, current, charge_pct, False)
+
+    def _number(self, value: Any, column: _LogColumn) -> float | None:
+        """A value of a column as a number in its meaning's first unit; None for an empty one."""
+        number: float | None
+        try:
+            if not self._has_point or "_" in value:
+                raise ValueError(value)
+            # mV have e-3 behind their digits: that is exact, where a factor of 0.001 is not.
+            number = float(value + column.shift)
+        except (ValueError, TypeError):
+            number = self._number_anew(value, column)
+        if column.is_turned and number is not None:
+            return -number
+        return number
+
+    def _number_anew(self, value: Any, column: _LogColumn) -> float | None:
+        text = value
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            text = repr(float(value)) if abs(value) <= _MAX_FLOAT else "too large"
+        elif isinstance(value, str):
+            text = value.strip()
+            if not self._has_point and "." not in text:
+                text = text.replace(",", ".")
+            elif not self._has_point:
+                text = "a point where the decimal sign is a comma"
+        if text is None or text == "":
+            return None
+        found = _NUMBER.fullmatch(text) if isinstance(text, str) else None
+        if found is None:
+            sign = "" if self._has_point else ', with the decimal sign ","'
+            raise _invalid(column.meaning, f"a number ({column.shown_unit}){sign}", value)
+        exponent = int(found[2] or 0) + int(column.shift[1:] or 0)
+        return float(f"{found[1]}e{exponent}")
+
+
+def _current_of(watts: float | None, volts: float | None) -> float | None:
+    """The amperes of so many watts. Raises InvalidValue where there can be none."""
+    if watts is None or volts is None:
+        return None
+    if volts:
+        return watts / volts
+    if watts:
+        raise _invalid("power", "0 W where there are 0 V", watts)
+    return 0.0
+
+
+def _peek(pieces: Iterator[str]) -> tuple[str, Iterator[str]]:
+    """The first character that is not blank, and all pieces, that one's included."""
+    seen = []
+    for piece in pieces:
+        seen.append(piece)
+        text = piece.lstrip()
+        if text:
+            return text[0], chain(seen, pieces)
+    return "", iter(seen)
+
+
+def _sampled(
+    rows: Iterator[_LogRow | None], least: int
+) -> tuple[list[_LogRow], Iterator[_LogRow | None]]:
+    """The first rows, and all of them. It waits for no more than `least` rows."""
+    sample: list[_LogRow] = []
+    seen: list[_LogRow | None] = []
+    for row in rows:
+        seen.append(row)
+        if row is not None:
+            sample.append(row)
+        elif len(sample) >= least:
+            break
+        if len(sample) == _SAMPLE_ROWS:
+            break
+    return sample, chain(seen, rows)
+
+
+# --- Import
+
+
+# Leaps from reading to reading that has watts: as far as max_gap goes, or over a gap to the next.
+# That is a hundred times faster than a look at each. (As a table of its own in the query, what
+# stands here twice would be made first, reading by reading.)
+_POWERED_SQL = """SELECT timestamp FROM power_readings WHERE meter_key = :key
+    AND voltage IS NOT NULL AND current_draw IS NOT NULL AND timestamp"""
+_GAPS_SQL = f"""WITH RECURSIVE leap (us, next_us) AS (
+    SELECT NULL, ({_POWERED_SQL} BETWEEN :first AND :last ORDER BY timestamp LIMIT 1)
+    UNION ALL
+    SELECT next_us, coalesce(
+        ({_POWERED_SQL} > next_us AND timestamp <= min(next_us + :max_gap, :last)
+            ORDER BY timestamp DESC LIMIT 1),
+        ({_POWERED_SQL} > next_us AND timestamp <= :last ORDER BY timestamp LIMIT 1))
+    FROM leap WHERE next_us IS NOT NULL)
+    SELECT sum(next_us - us > :max_gap) FROM leap"""
+
+
+class _DryRun(Exception):
+    """Takes back what a dry run has stored."""
+
+
+@dataclass
+class _ImportSums:
+    """What an import has done so far."""
+
+    new_count: int = 0
+    refused_count: int = 0  # readings of hours that prune() has closed
+    stored_rows: int = 0  # of the log, as far as they are committed
+    first_us: int | None = None
+    last_us: int | None = None
+    energy_out_wh: float = 0.0
+    energy_in_wh: float = 0.0
+    gap_count: int = 0
+
+    def add_span(self, arrivals: Sequence[_Arrival]) -> None:
+        """Widen the span to these readings."""
+        if arrivals:
+            instants = [arrival.us for arrival in arrivals]
+            first_us = min(instants)
+            last_us = max(instants)
+            self.first_us = first_us if self.first_us is None else min(first_us, self.first_us)
+            self.last_us = last_us if self.last_us is None else max(last_us, self.last_us)
+
+
+class _Import:
+    """One run of `import`: stores a log's readings, and says what it did."""
+
+    def __init__(self, pm: PowerManager, meter_id: str, options: argparse.Namespace) -> None:
+        self._pm = pm
+        self._meter_id = meter_id
+        self._file: str = options.file
+        self._skips_bad: bool = options.skip_bad
+        self._is_dry_run: bool = options.dry_run
+        self._is_quiet: bool = options.json
+        self._batch_rows: int = 0 if options.dry_run else options.batch
+        if options.batch is None:
+            self._batch_rows = _BATCH_ROWS if self._file == "-" and not options.dry_run else 0
+        self._log_options = _LogOptions(
+            wishes=options.column,
+            has_head=not options.no_header,
+            delimiter=options.delimiter or "",
+            decimal=options.decimal or "",
+            zone=getattr(options, "time_zone", None),
+            has_zone=hasattr(options, "time_zone"),
+            time_format=options.time_format or "",
+        )
+        self._sums = _ImportSums()
+        self._bad_rows: list[tuple[int, str]] = []  # the first ones
+        self._pending: list[_Arrival] = []
+        self._has_progress = False  # a line of it stands on the terminal
+
+    def run(self) -> None:
+        """Store the log, in one transaction or in batches. Raises InvalidValue."""
+        with _open_log(self._file, self._batch_rows > 0) as source:
+            self._reader = _LogReader(source, self._log_options, self._report_bad_row)
+            if not self._is_quiet:
+                print_error(f"{self._file}: {self._reader.layout.describe()}")
+            try:
+                if self._batch_rows:
+                    self._store_batches()
+                else:
+                    self._store_all()
+            finally:
+                self._end_progress()
+        self._count_hidden_bad_rows()
+
+    def result(self, zone: tzinfo | None) -> tuple[dict[str, Any], str]:
+        """What was done: for programs, and for a person, in the zone of the log or in this one."""
+        reader = self._reader
+        if self._log_options.has_zone:
+            zone = self._log_options.zone
+        zone_name = "local time" if zone is None else str(zone)
+        sums = self._sums
+        there_count = reader.good_count - sums.new_count - sums.refused_count
+        max_gap_s = self._pm.max_gap
+        counts = f"{sums.new_count} new readings, {there_count} already there"
+        lines = [f"{counts}, {reader.bad_count} bad rows left out"]
+        if self._is_dry_run:
+            lines.append("a dry run: nothing is stored")
+        if sums.refused_count:
+            lines.append(f"{sums.refused_count} not stored: prune() has closed their hours")
+        if sums.first_us is not None and sums.last_us is not None:
+            first = shown_time(sums.first_us, zone)
+            lines.append(f"from {first} to {shown_time(sums.last_us, zone)}, {zone_name}")
+            energy_out = shown_number(sums.energy_out_wh)
+            lines.append(f"energy: {energy_out} Wh out, {shown_number(sums.energy_in_wh)} Wh in")
+        if sums.gap_count:
+            gaps = "1 gap" if sums.gap_count == 1 else f"{sums.gap_count} gaps"
+            lines.append(f"no energy in {gaps} of more than {shown_duration(max_gap_s)}")
+        if reader.left_out_charges:
+            lines.append(f"{reader.left_out_charges} charges left out: not from 0 to 110 %")
+        if reader.repeated_count:
+            lines.append(
+                f"{reader.repeated_count} times exist twice, as clocks were put back: taken as the "
+                "first until they step back"
+            )
+        if reader.torn_line is not None:
+            lines.append(
+                f"line {reader.torn_line} is the last and has no newline: its last value may be cut"
+            )
+        value = {
+            "new": sums.new_count,
+            "already_there": there_count,
+            "bad_rows_left_out": reader.bad_count,
+            "in_closed_hours": sums.refused_count,
+            "dry_run": self._is_dry_run,
+            "first": None if sums.first_us is None else from_microseconds(sums.first_us),
+            "last": None if sums.last_us is None else from_microseconds(sums.last_us),
+            "energy_out_wh": rounded(sums.energy_out_wh),
+            "energy_in_wh": rounded(sums.energy_in_wh),
+            "gaps": sums.gap_count,
+            "max_gap_s": max_gap_s,
+            "charges_left_out": reader.left_out_charges,
+            "times_that_exist_twice": reader.repeated_count,
+            "torn_line": reader.torn_line,
+            "bad_rows": [{"line": line, "error": error} for line, error in self._bad_rows],
+            "layout": reader.layout.as_json(),
+        }
+        return value, "\n".join(lines)
+
+    # --- One transaction
+
+    def _store_all(self) -> None:
+        rows = self._reader.arrivals()
+        first_chunk = self._pull(rows)
+        with contextlib.suppress(_DryRun), self._pm.transaction():
+            self._store(first_chunk, lambda: self._pull(rows))
+            if self._reader.bad_count and not self._skips_bad:
+                self._refuse_bad_rows("nothing was")
+            self._reader.check_charges()
+            self._count_gaps()
+            if self._is_dry_run:
+                raise _DryRun
+
+    def _pull(self, rows: Iterator[_Arrival | None]) -> _Chunk:
+        """The next readings of a log that is all there."""
+        arrivals = [row for row in islice(rows, _CHUNK_ROWS) if row is not None]
+        self._show_progress(self._reader.good_count)
+        return self._chunk_of(arrivals)
+
+    def _chunk_of(self, arrivals: list[_Arrival]) -> _Chunk:
+        self._sums.add_span(arrivals)
+        chunk = _Chunk()
+        if arrivals:
+            chunk.by_meter[self._meter_id] = arrivals
+            chunk.size = len(arrivals)
+        return chunk
+
+    def _store(self, chunk: _Chunk, pull: Callable[[], _Chunk]) -> None:
+        before = self._pm.energy_totals(self._meter_id)
+        writer = self._pm._store_chunks(chunk, pull)
+        after = self._pm.energy_totals(self._meter_id)
+        self._sums.new_count += writer.stored_count
+        self._sums.refused_count += writer.refused_count
+        self._sums.energy_out_wh += after.energy_out_wh - before.energy_out_wh
+        self._sums.energy_in_wh += after.energy_in_wh - before.energy_in_wh
+
+    def _count_gaps(self) -> None:
+        """Count the gaps in the span of the log over which no energy is booked."""
+        if self._sums.first_us is None:
+            return
+
+        def read(conn: sqlite3.Connection) -> int:
+            values = {
+                "key": _meter_key(conn, self._meter_id),
+                "first": self._sums.first_us,
+                "last": self._sums.last_us,
+                "max_gap": _setting(conn, "max_gap_us", int),
+            }
+            (gap_count,) = conn.execute(_GAPS_SQL, values).fetchone()
+            return gap_count or 0
+
+        self._sums.gap_count = self._pm._read(read)
+
+    # --- Batches
+
+    def _store_batches(self) -> None:
+        try:
+            for arrival in self._reader.arrivals():
+                if arrival is not None:
+                    self._pending.append(arrival)
+                if arrival is None or len(self._pending) == self._batch_rows:
+                    self._store_batch()
+            self._store_batch()
+        except KeyboardInterrupt:
+            try:
+                self._store_batch()
+            except PowerManagerError as error:
+                print_error(f"{self._file}: {error}")
+            self._say_what_is_stored()
+            raise
+        except (PowerManagerError, OSError):
+            if self._sums.stored_rows:
+                self._say_what_is_stored()
+            raise
+        self._count_gaps()
+
+    def _store_batch(self) -> None:
+        """Store what is pending, unless there was a bad row. Raises InvalidValue."""
+        self._refuse_bad_batch()
+        if not self._pending:
+            return
+        if not self._sums.stored_rows:
+            self._reader.check_charges()
+        with self._pm.transaction():
+            self._store(self._chunk_of(self._pending), _Chunk)
+        self._sums.stored_rows += len(self._pending)
+        self._pending = []
+        self._show_progress(self._sums.stored_rows)
+
+    def _refuse_bad_batch(self) -> None:
+        if self._reader.bad_count and not self._skips_bad:
+            self._refuse_bad_rows(
+                "their batch was not" if self._sums.stored_rows else "nothing was"
+            )
+
+    def _refuse_bad_rows(self, what: str) -> None:
+        self._count_hidden_bad_rows()
+        raise InvalidValue(
+            f"{self._reader.bad_count} bad rows: {what} stored; correct them, or leave them "
+            "out with --skip-bad"
+        )
+
+    def _say_what_is_stored(self) -> None:
+        print_error(f"{self._file}: {self._sums.stored_rows} rows are stored")
+
+    # --- Messages
+
+    def _report_bad_row(self, number: int, error: str) -> None:
+        if len(self._bad_rows) < _SHOWN_BAD_ROWS:
+            self._bad_rows.append((number, error))
+            self._end_progress()
+            print_error(f"{self._file}: line {number}: {error}")
+        elif self._reader.bad_count == self._batch_rows:
+            self._refuse_bad_batch()  # a pipe may go on like this for ever
+
+    def _count_hidden_bad_rows(self) -> None:
+        hidden_count = self._reader.bad_count - len(self._bad_rows)
+        if hidden_count:
+            print_error(f"{self._file}: and {hidden_count} more bad rows")
+
+    def _show_progress(self, count: int) -> None:
+        """Say on a terminal how far the import is, in a line that the next one replaces."""
+        if sys.stderr is None or not sys.stderr.isatty():
+            return
+        share = self._reader.share
+        text = f"{count:,} rows" if share is None else f"{count:,} rows, {share:.0%}"
+        print_error(f"\r{text:<{_PROGRESS_WIDTH}}\r", end="")
+        self._has_progress = True
+
+    def _end_progress(self) -> None:
+        if self._has_progress:
+            print_error(f"\r{'':<{_PROGRESS_WIDTH}}\r", end="")
+            self._has_progress = False
+
+
+_PROGRESS_WIDTH = 30  # columns
+
+
+# --- Export
+
+
+class _Export:
+    """Writes a meter's readings, as `import` reads them or in InfluxDB's line protocol."""
+
+    def __init__(self, pm: PowerManager, options: argparse.Namespace) -> None:
+        self._pm = pm
+        self._options = options
+        self._meter = _named_meter(pm, options.meter)
+        self._has_zone: bool = hasattr(options, "time_zone")
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Refuse an option that the format has no place for."""
+        options = self._options
+        given = {
+            "--delimiter": options.delimiter and options.format != "csv",
+            "--decimal": options.decimal and options.format != "csv",
+            "--time-zone": self._has_zone and options.format == "influx",
+            "--wide": options.wide and options.format == "influx",
+        }
+        for name, is_wrong in given.items():
+            if is_wrong:
+                raise InvalidValue(f"{name}: the format {options.format} has no place for it")
+
+    def write(self) -> None:
+        """Write the readings of the options' range to their output."""
+        options = self._options
+        if options.output != "-":
+            _check_target(_check_path("output", options.output), self._pm._path)
+        readings = self._pm.iter_history(self._meter.id, since=options.since, until=options.until)
+        with contextlib.ExitStack() as stack:
+            out = sys.stdout
+            if options.output != "-":
+                out = stack.enter_context(_open_private(options.output))
+            if options.format == "influx":
+                out.writelines(self._influx_lines(readings))
+            elif options.format == "ndjson":
+                for row in map(self._row, readings):
+                    out.write(json.dumps(dict(zip(self._names(), row)), ensure_ascii=False) + "\n")
+            else:
+                self._write_csv(out, readings)
+
+    def _names(self) -> tuple[str, ...]:
+        return (*_OWN_COLUMNS, "wattage", "device", "meter") if self._options.wide else _OWN_COLUMNS
+
+    def _row(self, reading: PowerReading) -> tuple[Any, ...]:
+        moment = reading.timestamp
+        if self._has_zone:
+            local = datetime.fromisoformat(moment).astimezone(self._options.time_zone)
+            moment = local.isoformat(timespec="microseconds")
+        values = (moment, reading.voltage, reading.current_draw, reading.charge_pct)
+        if not self._options.wide:
+            return values
+        return (*values, reading.wattage, self._meter.device_id, self._meter.name or self._meter.id)
+
+    def _write_csv(self, out: Any, readings: Iterable[PowerReading]) -> None:
+        import csv
+
+        writer = csv.writer(out, delimiter=self._options.delimiter or ",", lineterminator="\n")
+        writer.writerow(self._names())
+        rows: Iterable[tuple[Any, ...]] = map(self._row, readings)
+        if self._options.decimal == ",":
+            rows = (tuple(map(_with_comma, row)) for row in rows)
+        writer.writerows(rows)
+
+    def _influx_lines(self, readings: Iterable[PowerReading]) -> Iterator[str]:
+        meter = self._meter
+        tags = {
+            "device": meter.device_id,
+            "meter": meter.id,
+            "name": meter.name or "",
+            "type": str(meter.type),
+        }
+        texts = ((name, _influx_tag(text)) for name, text in tags.items())
+        head = "power" + "".join(f",{name}={text}" for name, text in texts if text)
+        for reading in readings:
+            values = {
+                "voltage": reading.voltage,
+                "current": reading.current_draw,
+                "charge_pct": reading.charge_pct,
+                "wattage": reading.wattage,
+            }
+            fields = ",".join(
+                f"{name}={value!r}" for name, value in values.items() if value is not None
+            )
+            yield f"{head} {fields} {to_microseconds(reading.timestamp)}000\n"
+
+
+def _with_comma(value: Any) -> Any:
+    """A number as text with a decimal comma; anything else as it is."""
+    return repr(value).replace(".", ",") if isinstance(value, float) else value
+
+
+def _influx_tag(text: str) -> str:
+    r"""A tag's value by the rules of the line protocol.
+
+    It has no escape for a newline, nor for a backslash at the end.
+
+    >>> print(_influx_tag("Garden gate, north"))
+    Garden\ gate\,\ north
+    """
+    text = re.sub(r"[\r\n]+", " ", text).rstrip("\\")
+    return re.sub(r"([,= ])", r"\\\1", text)
+
+
+def _open_private(path: str) -> Any:
+    """Open a file for writing; a new one belongs to its owner alone."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)
+
+    return open(path, "w", encoding="utf-8", newline="", opener=opener)
+
+
+# --- Command line ---------------------------------------------------------------------
 
 
 def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
@@ -5831,6 +8819,22 @@ def _number_or_unknown(text: str) -> int | float | None:
         raise argparse.ArgumentTypeError(expected) from None
 
 
+def _interval(text: str) -> float:
+    """Text as seconds between two looks, for argparse."""
+    try:
+        seconds = parse_duration(text)
+    except argparse.ArgumentTypeError as error:
+        # As in `status --watch edge-001`.
+        raise argparse.ArgumentTypeError(f"{error}; name devices before --watch") from None
+    if seconds < _LEAST_INTERVAL_S:
+        expected = f"expected at least {_LEAST_INTERVAL_S} s, got {text!r}"
+        raise argparse.ArgumentTypeError(expected)
+    return seconds
+
+
+_LEAST_INTERVAL_S = 0.1
+
+
 def _days(text: str) -> int | float:
     """Text as a number of days, for argparse."""
     try:
@@ -5842,151 +8846,24 @@ def _days(text: str) -> int | float:
     return days
 
 
-def _number_or_text(value: Any) -> Any:
-    """Text as a number if it is one, blank text as None; the library's checks judge the rest."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_number(value)
-    except argparse.ArgumentTypeError:
-        return value if value.strip() else None
-
-
-class _Import:
-    """One run of `import`: what it reads, and what it counts."""
-
-    def __init__(self, meter_id: str, file: str) -> None:
-        self._meter_id = meter_id
-        self._file = file
-        self._good_count = 0
-        self.bad_count = 0
-
-    def store(self, pm: PowerManager, skip_bad: bool) -> str:
-        """Store the file's readings, all or none, and say how many there were."""
-        with contextlib.ExitStack() as stack, pm.transaction():
-            lines: Iterable[str] = sys.stdin or ()  # None where it is closed
-            if self._file != "-":
-                lines = stack.enter_context(
-                    open(self._file, encoding="utf-8", errors="replace", newline="")
-                )
-            new_count = pm.log_many(self._rows(iter(lines)))
-            if self.bad_count and not skip_bad:
-                raise InvalidValue(
-                    f"{self.bad_count} bad rows: nothing was stored; correct them, or leave them "
-                    "out with --skip-bad"
-                )
-        there_count = self._good_count - new_count
-        return (
-            f"{new_count} new readings, {there_count} already there, "
-            f"{self.bad_count} bad rows left out"
-        )
-
-    def _rows(self, lines: Iterator[str]) -> Iterator[tuple[Any, ...]]:
-        """The good rows, as log_many takes them; bad ones are named and counted."""
-        for number, fields in _file_rows(lines):
-            try:
-                values = _imported_values(fields)
-            except InvalidValue as error:
-                self._report_bad_row(number, error)
-                continue
-            self._good_count += 1
-            self._show_progress()
-            yield (self._meter_id, *values)
-        if self.bad_count > _SHOWN_BAD_ROWS:
-            print_error(f"{self._file}: and {self.bad_count - _SHOWN_BAD_ROWS} more bad rows")
-
-    def _report_bad_row(self, number: int, error: InvalidValue) -> None:
-        self.bad_count += 1
-        if self.bad_count <= _SHOWN_BAD_ROWS:
-            print_error(f"{self._file}: line {number}: {error}")
-
-    def _show_progress(self) -> None:
-        is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        if is_terminal and self._good_count % _CHUNK_ROWS == 0:
-            print_error(f"\r{self._good_count:,} readings\r", end="")
-
-
-def _file_rows(lines: Iterator[str]) -> Iterator[tuple[int, Any]]:
-    """Line number and fields of each row of CSV with a head; of NDJSON, the line itself."""
-    import csv
-
-    numbered = ((number, line.removeprefix("\ufeff")) for number, line in enumerate(lines, 1))
-    first_number, first_line = next((pair for pair in numbered if pair[1].strip()), (1, ""))
-    if first_line.lstrip().startswith("{"):
-        yield first_number, first_line
-        for number, line in numbered:
-            if line.strip():
-                yield number, line
-        return
-    reader = csv.DictReader(chain([first_line], lines), skipinitialspace=True)
-    skipped = first_number - 1
-    try:
-        for column in _COLUMNS[:3]:
-            if column not in (reader.fieldnames or ()):
-                raise InvalidValue(
-                    "expected NDJSON, or CSV whose first line names the columns; "
-                    f"no column {column!r}"
-                )
-        for fields in reader:
-            yield skipped + reader.line_num, fields
-    except csv.Error as error:
-        raise InvalidValue(
-            f"line {skipped + reader.line_num + 1}: expected CSV: {error}"
-        ) from error
-
-
-def _imported_values(fields: Any) -> tuple[float | None, float | None, float | None, datetime]:
-    """The checked values of one row of a file."""
-    if isinstance(fields, str):
-        try:
-            fields = json.loads(fields)
-        except ValueError as error:
-            raise InvalidValue(f"expected a JSON object: {error}") from error
-    if not isinstance(fields, dict):
-        raise _invalid("row", "a JSON object", fields)
-    timestamp, voltage, current, charge_pct = (
-        _number_or_text(fields.get(column)) for column in _COLUMNS
-    )
-    us = to_microseconds(timestamp)
-    return (*_check_reading(voltage, current, charge_pct), _EPOCH + us * _ONE_MICROSECOND)
-
-
-def _open_private(path: str) -> Any:
-    """Open a file for writing; a new one belongs to its owner alone."""
-
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags, 0o600)
-
-    return open(path, "w", encoding="utf-8", newline="", opener=opener)
-
-
-def _write_export(pm: PowerManager, options: argparse.Namespace) -> None:
-    import csv
-
-    if options.output != "-":
-        _check_target(_check_path("output", options.output), pm._path)
-    meter = _named_meter(pm, options.meter)
-    history = pm.iter_history(meter.id, since=options.since, until=options.until)
-    rows = ((r.timestamp, r.voltage, r.current_draw, r.charge_pct) for r in history)
-    with contextlib.ExitStack() as stack:
-        out = sys.stdout
-        if options.output != "-":
-            out = stack.enter_context(_open_private(options.output))
-        if options.format == "ndjson":
-            for row in rows:
-                out.write(json.dumps(dict(zip(_COLUMNS, row))) + "\n")
-        else:
-            csv.writer(out, lineterminator="\n").writerows(chain([_COLUMNS], rows))
-
-
 def _make_demo(pm: PowerManager) -> str:
     """A week of telemetry of one device, and its report."""
     pm.register_device("demo-001", "Solar-powered gateway", target_wh=150.0)
     panel = pm.add_meter("demo-001", "solar", name="Panel")
     pack = pm.add_meter("demo-001", "battery", _DEMO_CAPACITY_WH, "Pack")
-    pm.log_many(_demo_week(panel.id, pack.id))
-    print_error(f"To see more, run: {_this_command()} --db {_quoted(str(pm._path))} meters")
+    pm.log_many(_demo_week(panel.id, pack.id, pm._now_us() / SECOND_US))
     return pm.export_report("demo-001", days=7)
+
+
+def _print_demo_hints(session: _Session) -> None:
+    """Say where the demo's data is, and what to run next, in any directory."""
+    path = str(session.pm._path)
+    if path == ":memory:":
+        print_error("\nNothing of it is kept: name a file with --db, or none, to keep it")
+        return
+    command = f"{_this_command()} --db {_quoted(path)}"
+    print_error(f"\nThe same as JSON: {command} report demo-001")
+    print_error(f"To see more, run: {command} status")
 
 
 def _this_command() -> str:
@@ -6000,8 +8877,8 @@ def _this_command() -> str:
 _DEMO_CAPACITY_WH = 120.0
 
 
-def _demo_week(panel_id: str, pack_id: str) -> Iterator[tuple[Any, ...]]:
-    """A week until now, minute by minute: sun by day, clouds by chance, a load of 5 to 8 W.
+def _demo_week(panel_id: str, pack_id: str, now: float) -> Iterator[tuple[Any, ...]]:
+    """A week until `now`, minute by minute: sun by day, clouds by chance, a load of 5 to 8 W.
 
     The panel supplies the load and charges the pack; when the pack is full, the panel is curtailed
     to what the load takes, so that what comes in is what goes out.
@@ -6009,7 +8886,6 @@ def _demo_week(panel_id: str, pack_id: str) -> Iterator[tuple[Any, ...]]:
     import random
 
     chance = random.Random(7)
-    now = time.time()
     stored_wh = 70.0
     clouds = 0.6
     for minute in range(7 * 24 * 60, 0, -1):
@@ -6036,6 +8912,7 @@ class _Session:
     pm: PowerManager
     options: argparse.Namespace
     screen: Screen
+    wait: Callable[[float], None] = time.sleep  # between two looks, where a command goes on
     exit_code: int = 0
 
     @property
@@ -6188,37 +9065,219 @@ def _run_event(session: _Session) -> str:
 
 
 def _run_import(session: _Session) -> str:
-    meter = _named_meter(session.pm, session.options.meter)
-    return _Import(meter.id, session.options.file).store(session.pm, session.options.skip_bad)
+    options = session.options
+    meter = _named_meter(session.pm, options.meter)
+    run = _Import(session.pm, meter.id, options)
+    run.run()
+    value, text = run.result(session.zone)
+    return session.result(value, text)
 
 
 def _run_export(session: _Session) -> None:
-    _write_export(session.pm, session.options)
+    _Export(session.pm, session.options).write()
 
 
 # --- Commands that show
 
 
+def _run_status(session: _Session) -> str | None:
+    seconds = session.options.watch
+    if seconds is None:
+        return _status(session, session.screen)
+    if session.screen.is_terminal and not session.options.json:
+        _watch_terminal(session, seconds)
+    while True:  # programs and files get one after another
+        text = _status(session, session.screen, indent=None)
+        print(text if session.options.json else f"{text}\n", flush=True)
+        session.wait(seconds)
+
+
+def _status(session: _Session, screen: Screen, indent: int | None = 2) -> str:
+    """What `status` prints now."""
+    pm = session.pm
+    now_us = pm._now_us()
+    views = [
+        _view_of_device(
+            device,
+            meters,
+            _hours_of(pm, meters, _LONGEST_DAY_DAYS),
+            now_us=now_us,
+            stale_s=_stale_seconds(pm),
+            zone=session.zone,
+        )
+        for device, meters in _meters_of_devices(pm, session.options.device_ids)
+    ]
+    if session.options.json:
+        return json.dumps(_status_values(views, now_us), indent=indent, ensure_ascii=False)
+    return _status_text(views, screen)
+
+
+_LONGEST_DAY_DAYS = 26 / 24  # a day has 25 hours when clocks are put back, and one is under way
+_LEAST_STALE_S = 120.0  # with a max_gap below that: readings come by the minute
+
+
+def _stale_seconds(pm: PowerManager) -> float:
+    """The age from which a reading is old: no energy will be booked from it to a next one."""
+    return max(pm.max_gap, _LEAST_STALE_S)
+
+
+def _meters_of_devices(
+    pm: PowerManager, ids: Sequence[str]
+) -> list[tuple[DeviceRecord, list[PowerMeter]]]:
+    """The devices with those ids, or all, each with its meters."""
+    devices = [pm.get_device(id_) for id_ in dict.fromkeys(ids)] if ids else pm.list_devices()
+    meters: dict[str, list[PowerMeter]] = {device.id: [] for device in devices}
+    for meter in pm.list_meters():
+        if meter.device_id in meters:
+            meters[meter.device_id].append(meter)
+    return [(device, meters[device.id]) for device in devices]
+
+
+def _hours_of(
+    pm: PowerManager, meters: Iterable[PowerMeter], days: float
+) -> dict[str, list[PowerStatistics]]:
+    """The hourly statistics of the last `days`, by meter id."""
+    hours: dict[str, list[PowerStatistics]] = {}
+    for meter in meters:
+        with contextlib.suppress(NotFound):  # another process has deleted it meanwhile
+            hours[meter.id] = pm.get_statistics(meter.id, days=days)
+    return hours
+
+
+_RESIZE_CHECK_S = 0.2
+
+
+def _watch_terminal(session: _Session, seconds: float) -> NoReturn:
+    """Redraw `status` in place until Ctrl-C."""
+    out = sys.stdout
+    try:
+        out.write(_ENTER_FRAMES)
+        while True:
+            size = _terminal_size()
+            screen = Screen.of(out)
+            moment = (
+                f"{shown_time(session.pm._now_us(), session.zone)}{' UTC' * bool(session.zone)}"
+            )
+            title = _cut(f"{moment}, every {seconds:g} s; Ctrl-C ends", screen.width, screen)
+            lines = [screen.paint(title, "dim"), "", *_status(session, screen).split("\n")]
+            out.write(_frame(lines, size.lines))
+            out.flush()
+            _wait_or_resize(session, seconds, size)
+    finally:
+        out.write(_LEAVE_FRAMES)
+        out.flush()
+
+
+def _terminal_size() -> os.terminal_size:
+    import shutil
+
+    return shutil.get_terminal_size((80, 24))
+
+
+def _wait_or_resize(session: _Session, seconds: float, size: os.terminal_size) -> None:
+    """Wait that long, or until the terminal has another size."""
+    remaining = seconds
+    while remaining > 0 and _terminal_size() == size:
+        session.wait(min(remaining, _RESIZE_CHECK_S))
+        remaining -= _RESIZE_CHECK_S
+
+
 def _run_devices(session: _Session) -> str:
     devices = session.pm.list_devices()
-    return session.result(devices, _table(devices))
+    if session.options.json:
+        return shown_json(devices)
+    if session.options.wide:
+        return _full_table(devices)
+    counts: dict[str, int] = {}
+    for meter in session.pm.list_meters():
+        counts[meter.device_id] = counts.get(meter.device_id, 0) + 1
+    return _devices_text(devices, counts, session.screen)
 
 
 def _run_meters(session: _Session) -> str:
     meters = session.pm.list_meters(session.options.device_id)
-    return session.result(meters, _table(meters))
+    if session.options.json:
+        return shown_json([_meter_values(meter) for meter in meters])
+    if session.options.wide:
+        return _full_table(meters, ["wattage", "state"])
+    if not meters and session.options.device_id is not None:
+        session.pm.get_device(session.options.device_id)  # raises NotFound if it is unknown
+    stale_s = _stale_seconds(session.pm)
+    return _meters_text(meters, session.pm._now_us(), stale_s, session.screen)
 
 
 def _run_stats(session: _Session) -> str:
     options = session.options
     meter = _named_meter(session.pm, options.meter)
     rows = session.pm.get_statistics(meter.id, days=options.days, bucket=options.bucket)
-    return session.result(rows, _table(rows))
+    if options.json:
+        return shown_json(rows)
+    if options.wide:
+        return _full_table(rows)
+    is_daily = options.bucket == "day"
+    hours = rows
+    if is_daily and rows:
+        # The bucket in which the time starts is whole: its hours begin up to a day earlier.
+        hours = session.pm.get_statistics(meter.id, days=options.days + 1)
+        hours = [row for row in hours if row.start >= rows[0].start]
+    return _stats_text(_StatsView(meter, rows, hours, is_daily, session.zone), session.screen)
 
 
-def _run_events(session: _Session) -> str:
-    events = session.pm.get_events(session.options.device_id, session.options.limit)
-    return session.result(events, _table(events))
+def _run_events(session: _Session) -> str | None:
+    options = session.options
+    if options.follow:
+        _follow_events(session)
+    events = _newest_events_of(session, 50 if options.limit is None else options.limit)
+    if options.json:
+        return shown_json(events)
+    if options.wide:
+        return _full_table(events)
+    return _events_text(events, options.device_id, session.zone, session.screen)
+
+
+def _newest_events_of(session: _Session, limit: int) -> list[PowerEvent]:
+    """The newest events of the device, or of all, newest first, from --since on."""
+    pm = session.pm
+    ids = [session.options.device_id]
+    if session.options.device_id is None:
+        ids = [device.id for device in pm.list_devices()]
+    events: list[PowerEvent] = []
+    for id_ in ids:
+        events += pm.get_events(id_, limit)
+    if session.options.since is not None:
+        since = from_microseconds(to_microseconds(session.options.since))
+        events = [event for event in events if event.timestamp >= since]
+    return sorted(events, key=attrgetter("timestamp"), reverse=True)[:limit]
+
+
+_FOLLOW_CHECK_S = 1.0
+
+
+def _follow_events(session: _Session) -> NoReturn:
+    """Print the newest events, then those that come, until Ctrl-C."""
+    pm = session.pm
+    options = session.options
+    sequence = pm.last_sequence()
+    context = _newest_events_of(session, 10 if options.limit is None else options.limit)
+    for event in reversed(context):
+        _print_event(session, event)
+    printed = {event.id for event in context}  # one may have come between the two lines above
+    while True:
+        # A file that was restored meanwhile counts from where it was.
+        sequence = min(sequence, pm.last_sequence())
+        while events := pm.events_since(sequence):
+            for number, event in events:
+                sequence = number
+                if options.device_id in (None, event.device_id) and event.id not in printed:
+                    _print_event(session, event)
+        session.wait(_FOLLOW_CHECK_S)
+
+
+def _print_event(session: _Session, event: PowerEvent) -> None:
+    if session.options.json:
+        print(json.dumps(dataclasses.asdict(event), ensure_ascii=False), flush=True)
+        return
+    print(_event_line(event, session.zone, session.screen), flush=True)
 
 
 def _run_budget(session: _Session) -> str:
@@ -6228,15 +9287,33 @@ def _run_budget(session: _Session) -> str:
         if "error" in budget:
             budget["error"] = _no_device(id_)
             session.exit_code = 1
-    return shown_json(budgets)
+            if not session.options.json:
+                print_error(f"power_manager: {budget['error']}")
+    if session.options.json:
+        return shown_json(budgets)
+    return _budget_text(budgets, session.screen)
 
 
 def _run_report(session: _Session) -> str:
-    return session.pm.export_report(session.options.device_id, session.options.days)
+    options = session.options
+    report = session.pm.export_report(options.device_id, options.days)
+    if options.text and not options.json:
+        return _readable_report(session, report, options.days)
+    return report
 
 
-def _run_demo(session: _Session) -> str:
-    return _make_demo(session.pm)
+def _readable_report(session: _Session, report: str, days: float) -> str:
+    """The JSON text of a report as text for a person."""
+    values = json.loads(report)
+    meters = session.pm.list_meters(values["device_id"])
+    hours = _hours_of(session.pm, meters, days)
+    return _report_text(values, meters, hours, session.zone, session.screen)
+
+
+def _run_demo(session: _Session) -> None:
+    report = _make_demo(session.pm)
+    print(report if session.options.json else _readable_report(session, report, 7), flush=True)
+    _print_demo_hints(session)
 
 
 # --- Commands that delete and maintain
@@ -6345,6 +9422,10 @@ def _add_device_values(command: argparse.ArgumentParser) -> None:
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="JSON, for programs")
+
+
+def _add_wide(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--wide", action="store_true", help="every value, however wide that is")
 
 
 def _add_utc(command: argparse.ArgumentParser) -> None:
@@ -6533,44 +9614,117 @@ class _PowerCommands:
         command.add_argument(
             "--timestamp", metavar="TIME", type=self._parse_time, help="when (default: now)"
         )
+        self._add_import()
+        self._add_export()
+
+    def _add_import(self) -> None:
         command = self._add(
             "import",
             _run_import,
-            "store the readings of a CSV or NDJSON file, all or none",
+            "store the readings of a log: CSV or another delimited text, NDJSON or a JSON array",
             "edge-001/Pack readings.csv",
+            "edge-001/Pack bms.csv --column current=-I:mA --time-zone Europe/Berlin --dry-run",
         )
         _add_meter_name(command)
         command.add_argument(
-            "file",
-            nargs="?",
-            default="-",
-            help=f"with the columns {', '.join(_COLUMNS)} (default: standard input)",
+            "file", nargs="?", default="-", help="the log (default: standard input)"
         )
         command.add_argument(
             "--skip-bad", action="store_true", help="leave bad rows out instead of storing nothing"
         )
+        command.add_argument(
+            "--dry-run", action="store_true", help="say what would be done, and store nothing"
+        )
+        command.add_argument(
+            "--column",
+            action="append",
+            default=[],
+            metavar="NAME=[-]COLUMN[:UNIT]",
+            type=_parse_wish,
+            help=f"which column is what: {', '.join(_MEANINGS)}; - before it turns the sign",
+        )
+        command.add_argument(
+            "--no-header",
+            action="store_true",
+            help="the first line has values: --column names columns by number, from 1",
+        )
+        self._add_signs(command, "found")
+        command.add_argument(
+            "--time-zone",
+            metavar="ZONE",
+            type=parse_zone,
+            default=argparse.SUPPRESS,
+            help="of times without an offset: Europe/Berlin, UTC, local",
+        )
+        command.add_argument(
+            "--time-format",
+            metavar="FORM",
+            type=_parse_time_format,
+            help="of times: epoch, epoch-ms, excel, or as '%%d/%%m/%%Y %%H:%%M' (default: found)",
+        )
+        command.add_argument(
+            "--batch",
+            metavar="N",
+            type=parse_count,
+            help="store every N rows, and what has come when a second passes without more; 0: all "
+            f"or none (default: {_BATCH_ROWS} for standard input, 0 for a file)",
+        )
+
+    def _add_signs(self, command: argparse.ArgumentParser, default: str) -> None:
+        command.add_argument(
+            "--delimiter",
+            metavar="SIGN",
+            type=_parse_delimiter,
+            help=f"of fields: comma, semicolon, tab, pipe (default: {default})",
+        )
+        command.add_argument(
+            "--decimal",
+            metavar="SIGN",
+            choices=[".", ","],
+            help=f"decimal sign, . or , (default: {default})",
+        )
+
+    def _add_export(self) -> None:
         command = self._add(
             "export",
             _run_export,
-            "write a meter's readings as `import` reads them",
+            "write a meter's readings as `import` reads them, or for InfluxDB",
             "edge-001/Pack --since -7d --output pack.csv",
+            "edge-001/Pack --format influx",
             prints=False,
         )
         _add_meter_name(command)
         self._add_range(command)
         command.add_argument(
-            "--format", choices=["csv", "ndjson"], default="csv", help="(default: csv)"
+            "--format",
+            choices=["csv", "ndjson", "influx"],
+            default="csv",
+            help="(default: csv); influx: line protocol",
         )
         command.add_argument(
             "--output", default="-", metavar="FILE", help="(default: standard output)"
         )
+        command.add_argument(
+            "--time-zone",
+            metavar="ZONE",
+            type=parse_zone,
+            default=argparse.SUPPRESS,
+            help="in which times are written: Europe/Berlin, UTC, local (default: UTC)",
+        )
+        self._add_signs(command, "comma and point")
+        command.add_argument(
+            "--wide", action="store_true", help="with wattage, device and meter too"
+        )
 
     def _add_showing_commands(self) -> None:
-        self._add("devices", _run_devices, "list the devices", "")
+        self._add_status_command()
+        command = self._add("devices", _run_devices, "list the devices", "")
+        _add_wide(command)
         command = self._add(
             "meters", _run_meters, "list the meters with their present values", "edge-001"
         )
         command.add_argument("device_id", nargs="?", help="(default: all)")
+        _add_wide(command)
         command = self._add(
             "stats",
             _run_stats,
@@ -6582,22 +9736,58 @@ class _PowerCommands:
         command.add_argument(
             "--bucket", choices=["hour", "day"], default="hour", help="(default: hour)"
         )
-        command = self._add(
-            "events", _run_events, "list a device's newest events", "edge-001 --limit 10"
-        )
-        _add_device(command)
-        command.add_argument(
-            "--limit", type=parse_count, default=50, metavar="N", help="(default: 50)"
-        )
+        _add_wide(command)
+        _add_utc(command)
+        self._add_events_command()
         command = self._add(
             "budget", _run_budget, "check the power budget of devices", "edge-001 edge-002"
         )
         command.add_argument("device_ids", metavar="device_id", nargs="*", help="(default: all)")
         command = self._add(
-            "report", _run_report, "print a device's report, as JSON", "edge-001 --days 30"
+            "report",
+            _run_report,
+            "print a device's report, as JSON or as text",
+            "edge-001 --days 30 --text",
         )
         _add_device(command)
         _add_days(command)
+        command.add_argument("--text", action="store_true", help="for a person (default: JSON)")
+        _add_utc(command)
+
+    def _add_status_command(self) -> None:
+        command = self._add(
+            "status", _run_status, "show how the devices are doing now", "edge-001 --watch"
+        )
+        command.add_argument("device_ids", metavar="device_id", nargs="*", help="(default: all)")
+        command.add_argument(
+            "--watch",
+            metavar="S",
+            type=_interval,
+            nargs="?",
+            const=2.0,
+            help="show it anew every S seconds (default: 2) until Ctrl-C",
+        )
+        _add_utc(command)
+
+    def _add_events_command(self) -> None:
+        command = self._add(
+            "events", _run_events, "list the newest events", "edge-001 --since today --follow"
+        )
+        command.add_argument("device_id", nargs="?", help="(default: all)")
+        command.add_argument(
+            "--limit",
+            type=parse_count,
+            metavar="N",
+            help="at most so many (default: 50; with --follow: 10 before those that come)",
+        )
+        command.add_argument(
+            "--since", metavar="TIME", type=self._parse_time, help="from this time on"
+        )
+        command.add_argument(
+            "--follow", action="store_true", help="go on with those that come, until Ctrl-C"
+        )
+        _add_wide(command)
+        _add_utc(command)
 
     def _add_maintenance_commands(self) -> None:
         command = self._add(
@@ -6641,7 +9831,10 @@ class _PowerCommands:
         )
         command.add_argument("path", help="the backup; it stays as it is")
         self._add("check", _run_check, "look for damage; exit with 1 if there is any", "")
-        self._add("demo", _run_demo, "make a week of telemetry in a new file, and report it", "")
+        command = self._add(
+            "demo", _run_demo, "make a week of telemetry in a new file, and report it", ""
+        )
+        _add_utc(command)
 
 
 def _database_of(command: str, db: str | None) -> Path:
@@ -6665,7 +9858,9 @@ def _no_device(id_: str, known: Iterable[DeviceRecord] = ()) -> str:
     return f"no device has the id {id_!r}{hint or ': make it with the command `register`'}"
 
 
-def _run(argv: Sequence[str] | None, clock: Callable[[], float]) -> int:
+def _run(
+    argv: Sequence[str] | None, clock: Callable[[], float], wait: Callable[[float], None]
+) -> int:
     options = _PowerCommands(clock).parser.parse_args(argv)
     path = _database_of(options.command, options.db)
     if options.command == "restore":
@@ -6676,7 +9871,7 @@ def _run(argv: Sequence[str] | None, clock: Callable[[], float]) -> int:
     max_gap = getattr(options, "max_gap", None)  # of `register`
     values = {} if max_gap is None else {"max_gap": max_gap}
     with PowerManager(path, clock=clock, **values) as pm:
-        session = _Session(pm, options, Screen.of(sys.stdout))
+        session = _Session(pm, options, Screen.of(sys.stdout), wait)
         try:
             text = options.run(session)
         except NotFound as error:
@@ -6689,13 +9884,19 @@ def _run(argv: Sequence[str] | None, clock: Callable[[], float]) -> int:
     return session.exit_code
 
 
-def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time.time) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+    wait: Callable[[float], None] = time.sleep,
+) -> int:
     """Run the command line; return its exit code.
 
     0; 1 for an error or a finding; 2 for wrong usage; 130 for Ctrl-C. `clock` returns epoch
-    seconds, as that of PowerManager.
+    seconds, as that of PowerManager; `wait` passes the seconds between two looks of a command
+    that goes on until Ctrl-C.
     """
-    return run_program(lambda: _run(argv, clock), "power_manager", (PowerManagerError,))
+    return run_program(lambda: _run(argv, clock, wait), "power_manager", (PowerManagerError,))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
+import contextlib
 import csv
 import dataclasses
 import errno
@@ -45,6 +46,7 @@ import time
 import tracemalloc
 import unicodedata
 import weakref
+import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
 from datetime import datetime, timedelta, timezone, tzinfo
@@ -4614,6 +4616,27 @@ class TestFork:
         assert finished(process(code, path, ending)) == "0 2 []"
 
 
+@contextlib.contextmanager
+def written_by_another_thread(pm: PowerManager) -> Iterator[None]:
+    """Another thread has a transaction open until the block ends."""
+    inside = threading.Event()
+    leave = threading.Event()
+
+    def hold() -> None:
+        with pm.transaction():
+            inside.set()
+            leave.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert inside.wait(30)
+        yield
+    finally:
+        leave.set()
+        holder.join(30)
+
+
 # --- Tasks, signal handlers and interrupts ----------------------------------------------------
 
 
@@ -5366,25 +5389,11 @@ class TestWaiting:
     ) -> None:
         """After BUSY_TIMEOUT a call is a StorageError that says who is writing."""
         monkeypatch.setattr(power_manager, "BUSY_TIMEOUT", 0.05)
-        inside = threading.Event()
-        leave = threading.Event()
-
-        def hold() -> None:
-            with file_pm.transaction():
-                inside.set()
-                leave.wait(60)
-
-        holder = threading.Thread(target=hold)
-        holder.start()
-        assert inside.wait(30)
-        try:
+        with written_by_another_thread(file_pm):
             with pytest.raises(StorageError, match="another thread") as caught:
                 file_pm.log_power(battery_meter.id, 9.0, 1.0)
             assert caught.value.sqlite_errorname == "SQLITE_BUSY"
             assert history(file_pm, battery_meter.id) == []
-        finally:
-            leave.set()
-            holder.join(30)
         file_pm.log_power(battery_meter.id, 3.0, 1.0)
         assert len(history(file_pm, battery_meter.id)) == 1
 
@@ -8457,23 +8466,11 @@ class TestLeftovers:
 
     def test_call_behind_a_waiting_one_of_its_own_thread(self, file_pm: PowerManager) -> None:
         """A signal handler's call, while the call that it came into waits, is refused at once."""
-        inside = threading.Event()
-        leave = threading.Event()
-
-        def hold() -> None:
-            with file_pm.transaction():
-                inside.set()
-                leave.wait(30)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert inside.wait(30)
-        file_pm._transaction._waiting.append(power_manager._Level(sys._getframe()))
-        with pytest.raises(PowerManagerError, match="in the middle of another call"):
-            file_pm.register_device("a", "A")
-        file_pm._transaction._waiting.clear()
-        leave.set()
-        thread.join(30)
+        with written_by_another_thread(file_pm):
+            file_pm._transaction._waiting.append(power_manager._Level(sys._getframe()))
+            with pytest.raises(PowerManagerError, match="in the middle of another call"):
+                file_pm.register_device("a", "A")
+            file_pm._transaction._waiting.clear()
         file_pm.register_device("a", "A")
         assert len(file_pm.list_devices()) == 1
 
@@ -9239,7 +9236,7 @@ class TestScreen:
 
     @pytest.mark.parametrize(
         ("encoding", "has_unicode"),
-        [("utf-8", True), ("cp437", False), ("ascii", False), (None, False), ("unknown", False)],
+        [("utf-8", True), ("cp437", False), ("ascii", False), (None, True), ("unknown", False)],
     )
     def test_block_characters(self, encoding: str | None, has_unicode: bool) -> None:
         """Block characters are used where the encoding has all of them."""
@@ -9802,7 +9799,7 @@ class Outcome(NamedTuple):
 
 COMMANDS = ["register", "update-device", "delete-device", "add-meter", "update-meter"]
 COMMANDS += ["delete-meter", "delete-readings", "devices", "meters", "log", "import", "export"]
-COMMANDS += ["stats", "events", "event", "budget", "report", "prune", "backup", "restore"]
+COMMANDS += ["status", "stats", "events", "event", "budget", "report", "prune", "backup", "restore"]
 COMMANDS += ["check", "demo", "help", "completion"]
 COLUMNS = ("timestamp", "voltage", "current", "charge_pct")
 CSV_ROWS = """timestamp,voltage,current,charge_pct
@@ -9842,9 +9839,9 @@ class CommandLine:
     def run(self, capsys: pytest.CaptureFixture[str]) -> Run:
         """Run one command on ./power_manager.db."""
 
-        def run_one(*words: object) -> Outcome:
+        def run_one(*words: object, **more: Any) -> Outcome:
             capsys.readouterr()
-            code = power_manager.main([str(word) for word in words])
+            code = power_manager.main([str(word) for word in words], **more)
             return Outcome(code, *capsys.readouterr())
 
         return run_one
@@ -9900,11 +9897,11 @@ class TestCommands(CommandLine):
         [("devices",), ("meters",), ("stats", "dev-001/Pack"), ("events", "dev-001")],
         ids=lambda words: words[0],
     )
-    def test_lists_as_tables(self, run: Run, pack: str, command: tuple[str, ...]) -> None:
-        """Lists are printed as a table with a head; without --json too where they are empty."""
-        empty = run(*command)
+    def test_lists_as_wide_tables(self, run: Run, pack: str, command: tuple[str, ...]) -> None:
+        """With --wide, lists are printed as a table of all that --json has."""
+        empty = run(*command, "--wide")
         run("log", pack, 3.7, 0.5, 3)
-        filled_ = run(*command)
+        filled_ = run(*command, "--wide")
         fields = list(run(*command, "--json").json[0])
         assert (empty.code, filled_.code, filled_.err) == (0, 0, "")
         assert filled_.out.splitlines()[0].split() == fields
@@ -9975,12 +9972,13 @@ class TestCommands(CommandLine):
         run("log", pack, 4.0, 0.5)
         run("register", "other", "Other")
         with PowerManager() as pm:
-            assert run("budget", "dev-001").json == pm.power_budget_check(["dev-001"])
-            assert run("budget").json == pm.power_budget_check(["dev-001", "other"])
+            budget = pm.power_budget_check(["dev-001", "other"])
+            assert run("budget", "--json").json == budget
+            assert run("budget", "dev-001", "--json").json == {"dev-001": budget["dev-001"]}
 
     def test_budget_of_an_unknown_device(self, run: Run, pack: str) -> None:
         """An unknown device is in the output, and in the exit code."""
-        outcome = run("budget", "dev-001", "absent")
+        outcome = run("budget", "dev-001", "absent", "--json")
         assert (outcome.code, list(json.loads(outcome.out)["absent"])) == (1, ["error"])
 
     def test_report_command(self, run: Run, pack: str, stdin: Callable[[str], None]) -> None:
@@ -10022,7 +10020,7 @@ class TestCommands(CommandLine):
     def test_demo_command(self, run: Run) -> None:
         """A week of telemetry is made in a new file each time, and its report is printed."""
         for name in ("power_manager_demo.db", "power_manager_demo2.db"):
-            outcome = run("demo")
+            outcome = run("demo", "--json")
             report = json.loads(outcome.out)
             assert (outcome.code, name in outcome.err) == (0, True)
             assert [meter["type"] for meter in report["meters"]] == ["solar", "battery"]
@@ -10045,7 +10043,7 @@ class TestCommands(CommandLine):
 
     def test_demo_adds_up(self, run: Run) -> None:
         """What the panel gives, less what the pack takes in, is what the load uses."""
-        report = run("demo")
+        report = run("demo", "--json")
         panel, pack = json.loads(report.out)["meters"]
         totals = json.loads(report.out)["totals"]
         used = panel["energy_out_wh"] + pack["energy_out_wh"] - pack["energy_in_wh"]
@@ -10125,6 +10123,7 @@ class TestCommandErrors(CommandLine):
     @pytest.mark.parametrize(
         "words",
         [
+            "status",
             "devices",
             "meters",
             "update-device d --name D",
@@ -10294,17 +10293,6 @@ class TestCommandErrors(CommandLine):
             power_manager.main([option])
         assert capsys.readouterr().out == f"power_manager {power_manager.__version__}\n"
 
-    def test_interrupted_import(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Ctrl-C during an import ends quietly with 130, and nothing is stored."""
-
-        def lines() -> Iterator[str]:
-            yield from CSV_ROWS.splitlines(keepends=True)
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(sys, "stdin", lines())
-        assert run("import", pack) == (130, "", "")
-        assert reread(Path("power_manager.db"))["readings"] == {pack: []}
-
     def test_closed_pipe(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Output into a pipe that the reader has closed is no error."""
         read, write = os.pipe()
@@ -10359,6 +10347,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pm.log_power(pack.id, 12.9, 0.5, 82.0)
         pm.backup(place / "copy.db")
     (place / "readings.csv").write_text(CSV_ROWS)
+    (place / "bms.csv").write_text("timestamp;V;I\n2026-11-28 10:00;12,8;1500\n")
     return place
 
 
@@ -10373,18 +10362,22 @@ class TestExamples(CommandLine):
         monkeypatch: pytest.MonkeyPatch,
         line: str,
     ) -> None:
-        """It ends well, and complains of nothing."""
+        """It ends well, at Ctrl-C if it goes on until then, and complains of nothing."""
+
+        def press_ctrl_c(_seconds: float) -> None:
+            raise KeyboardInterrupt
+
         shutil.copytree(world, ".", dirs_exist_ok=True)
         answer = io.StringIO("y\n")
         monkeypatch.setattr(answer, "isatty", lambda: True)  # deleting asks
         monkeypatch.setattr(sys, "stdin", answer)
         try:
-            code: object = power_manager.main(shlex.split(line))
+            code: object = power_manager.main(shlex.split(line), wait=press_ctrl_c)
         except SystemExit as end:
             code = end.code
         out, err = capsys.readouterr()
-        assert code == 0
-        assert out or "--output" in line
+        assert code == (130 if "--watch" in line or "--follow" in line else 0)
+        assert out or "--output" in line or "--follow" in line
         assert err == "" or "[y/N]" in err or line.startswith(("demo", "import"))
 
 
@@ -10556,7 +10549,10 @@ class TestImport(CommandLine):
         Path("rows").write_text(text, encoding="utf-8", newline="")
         words = {"file": ["rows"], "stdin": [], "dash": ["-"]}[source]
         outcome = run("import", "dev-001/Pack", *words)
-        assert outcome == (0, "3 new readings, 0 already there, 0 bad rows left out\n", "")
+        assert (outcome.code, outcome.out.splitlines()[0]) == (
+            0,
+            "3 new readings, 0 already there, 0 bad rows left out",
+        )
         expected = IMPORTED if "charge" in text else [(*row[:3], 100.0) for row in IMPORTED]
         with PowerManager() as pm:
             assert history(pm, pack) == expected
@@ -10572,27 +10568,23 @@ class TestImport(CommandLine):
         Path("rows.csv").write_text(with_bad_rows())
         outcome = run("import", pack, "rows.csv")
         assert (outcome.code, outcome.out) == (1, "")
-        lines = outcome.err.splitlines()
-        assert [line[: len("rows.csv: line 0: ")] for line in lines[:-1]] == [
-            f"rows.csv: line {number}: " for number in (3, 5, 6, 7, 8)
+        assert re.findall(r"^rows.csv: line (\d): (\w+): ", outcome.err, re.MULTILINE) == [
+            ("3", "timestamp"),
+            ("5", "voltage"),
+            ("6", "current"),
+            ("7", "current"),
+            ("8", "timestamp"),
         ]
-        assert [re.findall(r"line \d: (\w+): expected", line) for line in lines[:-1]] == [
-            ["timestamp"],
-            ["voltage"],
-            ["current"],
-            ["voltage"],
-            ["timestamp"],
-        ]
-        assert "5 bad rows: nothing was stored" in lines[-1]
+        assert "5 bad rows: nothing was stored" in outcome.err.splitlines()[-1]
         assert reread(Path("power_manager.db"))["readings"] == {pack: []}
 
     def test_import_that_skips_bad_rows(self, run: Run, pack: str) -> None:
         """With --skip-bad the good rows are stored, and the bad ones named all the same."""
         Path("rows.csv").write_text(with_bad_rows())
         outcome = run("import", pack, "rows.csv", "--skip-bad")
-        left_out = "3 new readings, 0 already there, 5 bad rows left out\n"
-        assert (outcome.code, outcome.out) == (0, left_out)
-        assert len(outcome.err.splitlines()) == 5
+        left_out = "3 new readings, 0 already there, 5 bad rows left out"
+        assert (outcome.code, outcome.out.splitlines()[0]) == (0, left_out)
+        assert outcome.err.count("rows.csv: line ") == 5
         with PowerManager() as pm:
             assert [row[1:] for row in history(pm, pack)] == [
                 (4.0, 1.0, 90.0),
@@ -10631,38 +10623,12 @@ class TestImport(CommandLine):
         assert (outcome.code, outcome.out) == (1, "")
         assert re.fullmatch(r"power_manager: .*expected .*NDJSON.*\n", outcome.err)
 
-    def test_import_of_broken_csv(self, run: Run, pack: str) -> None:
-        """CSV that the reader gives up on is an error with its line."""
-        Path("rows.csv").write_text(CSV_ROWS + '1750071700,1,"' + "x" * 200_000 + '"\n')
-        outcome = run("import", pack, "rows.csv")
-        assert outcome.code == 1
-        assert "line 5: expected CSV" in outcome.err
-
     def test_import_of_bytes_that_are_no_text(self, run: Run, pack: str) -> None:
         """Bytes that are not UTF-8 spoil their own row only."""
         Path("rows.csv").write_bytes(CSV_ROWS.encode() + b"1750071700,\xff,1,1\n")
         outcome = run("import", pack, "rows.csv", "--skip-bad")
         assert (outcome.code, outcome.out[:14]) == (0, "3 new readings")
         assert "line 5: voltage: expected" in outcome.err
-
-    @pytest.mark.parametrize("terminal", [True, False])
-    def test_progress_of_an_import(
-        self,
-        run: Run,
-        pack: str,
-        stdin: Callable[[str], None],
-        monkeypatch: pytest.MonkeyPatch,
-        terminal: bool,
-    ) -> None:
-        """On a terminal, and only there, a line shows how far the import is."""
-        stdin(
-            "timestamp,voltage,current\n" + "".join(f"{1_750_000_000 + i},1,1\n" for i in range(25))
-        )
-        monkeypatch.setattr(power_manager, "_CHUNK_ROWS", 10)
-        monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-        outcome = run("import", pack)
-        assert outcome.code == 0
-        assert re.findall(r"\r(\d+) ", outcome.err) == (["10", "20"] if terminal else [])
 
     @pytest.mark.parametrize("style", ["csv", "ndjson"])
     @pytest.mark.parametrize("target", ["-", "out.txt"], ids=["stdout", "file"])
@@ -10703,17 +10669,6 @@ class TestImport(CommandLine):
         (head, *rows) = csv.reader(outcome.out.splitlines())
         assert (head, len(rows)) == (["timestamp", "voltage", "current", "charge_pct"], count)
 
-    def test_import_of_a_head_that_is_no_csv(
-        self, run: Run, pack: str, stdin: Callable[[str], None]
-    ) -> None:
-        """A carriage return among the columns' names is refused as one further down is."""
-        stdin("\r0")
-        outcome = run("import", pack)
-        assert (outcome.code, outcome.out) == (1, "")
-        assert outcome.err.startswith(
-            "power_manager: line 1: expected CSV: new-line character seen in unquoted field"
-        )
-
 
 class TestMessagesOfImport(CommandLine):
     """What import stores does not depend on where its messages go."""
@@ -10724,7 +10679,7 @@ class TestMessagesOfImport(CommandLine):
         """Twenty are named, and the others are counted."""
         stdin(self.BAD_ROWS)
         outcome = run("import", pack, "--skip-bad")
-        assert outcome.out == "1 new readings, 0 already there, 25 bad rows left out\n"
+        assert outcome.out.startswith("1 new readings, 0 already there, 25 bad rows left out\n")
         assert outcome.err.count("line ") == 20
         assert outcome.err.endswith("-: and 5 more bad rows\n")
         stdin(self.BAD_ROWS)
@@ -10765,6 +10720,1810 @@ class TestMessagesOfImport(CommandLine):
         assert (outcome.code, outcome.err.count("\n")) == (1, 1)
 
 
+class Logs(CommandLine):
+    """Logs that are imported for the meter dev-001/Pack, in process."""
+
+    @pytest.fixture
+    def take(self, run: Run, pack: str) -> Callable[..., Outcome]:
+        """Import a text or bytes as the file log.txt."""
+
+        def take_one(log: str | bytes, *words: object) -> Outcome:
+            data = log if isinstance(log, bytes) else log.encode()
+            Path("log.txt").write_bytes(data)
+            return run("import", pack, "log.txt", *words)
+
+        return take_one
+
+    @pytest.fixture
+    def stored(self, pack: str) -> Callable[[], list[tuple[Any, ...]]]:
+        """The readings of the meter: time, volts, amperes, charge."""
+
+        def read() -> list[tuple[Any, ...]]:
+            with PowerManager() as pm:
+                assert pm.check() == []
+                return history(pm, pack)
+
+        return read
+
+
+HEAD = "timestamp,voltage,current,charge_pct\n"
+Take = Callable[..., Outcome]
+Stored = Callable[[], list[tuple[Any, ...]]]
+
+
+def bad_lines(outcome: Outcome) -> list[int]:
+    """The numbers of the bad rows that an import names."""
+    return [int(number) for number in re.findall(r"^\S+: line (\d+): ", outcome.err, re.MULTILINE)]
+
+
+class TestDamagedLogs(Logs):
+    """One line is one row: damage costs its own line, and is named."""
+
+    def test_more_fields_than_the_head(self, take: Take, stored: Stored) -> None:
+        """A row with a decimal comma in it is not misread: it is bad, and says how many fields."""
+        log = HEAD + "2026-06-01T08:00:00Z,13,21,0,85,77,4\n2026-06-01T08:10:00Z,13,19,0,90,77,0\n"
+        outcome = take(log)
+        assert (outcome.code, outcome.out, stored()) == (1, "", [])
+        assert outcome.err.count("7 fields, the head has 4") == 2
+
+    def test_empty_fields_at_the_end(self, take: Take, stored: Stored) -> None:
+        """They are no fields, in the head and in rows."""
+        log = HEAD.rstrip() + ",\n2026-06-01T08:00:00Z,13,2,85,\n2026-06-01T08:10:00Z,13,2,84,, ,\n"
+        assert take(log).out.startswith("2 new readings")
+        assert [row[1:] for row in stored()] == [(13.0, 2.0, 85.0), (13.0, 2.0, 84.0)]
+
+    def test_open_quote(self, take: Take, stored: Stored) -> None:
+        """A quote that is never closed costs its line, and not the rest of the file."""
+        lines = [f"2026-06-01T08:{minute}:00Z,13.2,0.8,77,ok\n" for minute in range(10, 60)]
+        log = HEAD.rstrip() + ",remark\n" + '2026-06-01T07:59:00Z,13.2,0.8,77,"\n' + "".join(lines)
+        outcome = take(log, "--skip-bad")
+        assert outcome.out.startswith("50 new readings, 0 already there, 1 bad rows left out\n")
+        assert "line 2: a quote is never closed" in outcome.err
+        assert len(stored()) == 50
+        assert take(log).code == 1
+
+    @pytest.mark.parametrize(
+        "garbage",
+        [b"\0" * 140_000, b"\0", b"x" * 70_000, b"1," * 200_000, b'"a"b', b"\xff\xfe\0\1", b"{}"],
+        ids=["NULs", "NUL", "long", "many fields", "text behind a quote", "bytes", "object"],
+    )
+    def test_garbage_line(self, take: Take, stored: Stored, garbage: bytes) -> None:
+        """A line of anything, of any length, is one bad row."""
+        good = [b"2026-06-01T08:00:00Z,13.2,0.8,77", b"2026-06-01T08:05:00Z,13.2,0.8,76", b""]
+        log = HEAD.encode() + b"\n".join([good[0], garbage, *good[1:]])
+        outcome = take(log, "--skip-bad")
+        assert outcome.out.startswith("2 new readings, 0 already there, 1 bad rows left out\n")
+        assert (bad_lines(outcome), len(stored())) == ([3], 2)
+        assert all(len(line) < 300 for line in outcome.err.splitlines())
+
+    def test_long_lines_take_no_memory(self, take: Take) -> None:
+        """Of a line of 30 MB next to nothing is kept."""
+        log = HEAD.encode() + b"x" * 30_000_000 + b"\n2026-06-01T08:05:00Z,13.2,0.8,76\n"
+        Path("log.txt").write_bytes(log)
+        del log
+        tracemalloc.start()
+        try:
+            with power_manager._open_log("log.txt", False) as source:
+                lines = [
+                    len(line) for block in source.line_blocks(source.pieces()) for line in block
+                ]
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (lines[0], lines[2]) == (36, 32)
+        assert lines[1] <= power_manager._MAX_LINE + 1 + power_manager._PIECE_BYTES
+        assert peak < 2_000_000
+
+    @pytest.mark.parametrize("row", ["2026-06-01T08:00:00Z", "2026-06-01T08:00:00Z,13.1"])
+    def test_row_that_ends_early(self, take: Take, row: str) -> None:
+        """A row without volts or amperes at its end is bad; the column that it lacks is named."""
+        outcome = take(f"{HEAD}{row}\n")
+        assert (outcome.code, bad_lines(outcome)) == (1, [2])
+        assert "ends before the column current" in outcome.err
+
+    def test_row_without_its_charge(self, take: Take, stored: Stored) -> None:
+        """A charge that is missing at the end is no charge."""
+        take(HEAD + "2026-06-01T08:00:00Z,13,1,50\n2026-06-01T08:10:00Z,13,1\n")
+        assert [row[3] for row in stored()] == [50.0, 50.0]
+
+    @pytest.mark.parametrize("end", ["2026-06-01T08:1", "2026-06-01T08:10:00Z,13", "{"])
+    def test_torn_last_line(self, take: Take, end: str) -> None:
+        """A last line that is cut and cannot be read is named as the end of the file."""
+        outcome = take(HEAD + "2026-06-01T08:00:00Z,13,1,50\n" + end)
+        assert (outcome.code, bad_lines(outcome)) == (1, [3])
+        assert "the file ends in this line" in outcome.err
+
+    def test_last_line_without_newline(self, take: Take) -> None:
+        """One that can be read is taken, and named: its last value may be cut."""
+        log = HEAD + "2026-06-01T08:00:00Z,13,1,50\n2026-06-01T08:10:00Z,13,1,5"
+        outcome = take(log)
+        assert outcome.out.startswith("2 new readings")
+        assert outcome.out.endswith(
+            "line 3 is the last and has no newline: its last value may be cut\n"
+        )
+        assert take(log, "--dry-run", "--json").json["torn_line"] == 3
+        assert take(log + "\n", "--dry-run", "--json").json["torn_line"] is None
+
+    def test_ndjson_without_newline(self, take: Take) -> None:
+        """An object that ends is not cut; one that does not is named as torn."""
+        log = '{"timestamp": 1750068000, "voltage": 4, "current": 1}\n'
+        assert take((log * 2).rstrip(), "--json").json["torn_line"] is None
+        outcome = take(log + log[:30])
+        assert (outcome.code, bad_lines(outcome)) == (1, [2])
+        assert "the file ends in this line" in outcome.err
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+    def test_encodings(self, take: Take, stored: Stored, encoding: str) -> None:
+        """UTF-8 and UTF-16, with a mark at the start or without."""
+        take((HEAD.replace("charge", "µ,charge") + "1780300800,13,1,ü,50\r\n").encode(encoding))
+        assert stored() == [("2026-06-01T08:00:00.000000+00:00", 13.0, 1.0, 50.0)]
+
+    def test_utf16_big_endian_with_mark(self, take: Take, stored: Stored) -> None:
+        """The mark says the order of bytes."""
+        take(b"\xfe\xff" + (HEAD + "1780300800,13,1,50\n").encode("utf-16-be"))
+        assert len(stored()) == 1
+
+    def test_bytes_that_cannot_be_decoded(self, take: Take, stored: Stored) -> None:
+        """They make a row bad only where they are in a field that is used."""
+        log = b"timestamp,voltage,current,place\n1780300800,13,1,B\xfcro\n1780300860,1\xff3,1,x\n"
+        outcome = take(log, "--skip-bad")
+        assert (bad_lines(outcome), len(stored())) == ([3], 1)
+
+    def test_lines_of_any_end(self, take: Take, stored: Stored) -> None:
+        """Of a newline, a carriage return, or both."""
+        take(HEAD.replace("\n", "\r") + "1780300800,13,1,50\r1780300860,13,1,50\r\n\r\n")
+        assert len(stored()) == 2
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+    def test_pieces_of_any_size(
+        self, take: Take, stored: Stored, monkeypatch: pytest.MonkeyPatch, size: int, encoding: str
+    ) -> None:
+        """What is read at once makes no difference."""
+        monkeypatch.setattr(power_manager, "_PIECE_BYTES", size)
+        text = (
+            CSV_ROWS.replace("\n", "\r\n")
+            .replace("current", "current,µ")
+            .replace(",-2.0", ",-2.0,ü")
+        )
+        text = text.replace("4.0,1.0", "4.0,1.0,").replace("0.5,70.5", "0.5,,70.5")
+        assert take(text.encode(encoding)).out.startswith("3 new readings")
+        assert stored() == IMPORTED
+
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+    def test_quoted_fields(self, take: Take, stored: Stored, delimiter: str) -> None:
+        """Quotes may stand around any field, and hold the delimiter."""
+        rows = [["timestamp", "remark", "voltage", "current"], ["1780300800", "a{}b", "13", "1"]]
+        log = "\n".join(delimiter.join(f'"{field}"' for field in row) for row in rows)
+        take(log.format(delimiter))
+        assert [row[1:3] for row in stored()] == [(13.0, 1.0)]
+
+
+class TestJsonLogs(Logs):
+    """NDJSON and arrays of objects."""
+
+    ROWS = ('{"ts": 1780300800, "v": 13, "i": 1}', '{"ts": 1780300860, "v": 13.5, "i": null}')
+
+    @pytest.mark.parametrize(
+        "log",
+        [
+            "[{},{}]",
+            "[\n{},\n{}\n]\n",
+            "\n\n [ {} , {} ] \n\n",
+            "[{},{},]",
+            "{}\n{}",
+            "  {}\n\n {}\n",
+        ],
+    )
+    @pytest.mark.parametrize("size", [1, 5, 60, 65_536])
+    def test_forms_of_json(
+        self, take: Take, stored: Stored, monkeypatch: pytest.MonkeyPatch, log: str, size: int
+    ) -> None:
+        """An array in one line or in many, read in pieces of any size; an object in each line."""
+        monkeypatch.setattr(power_manager, "_PIECE_BYTES", size)
+        outcome = take(log.replace("{}", "%s") % self.ROWS)
+        assert (outcome.code, outcome.out[:14]) == (0, "2 new readings")
+        assert [row[1:3] for row in stored()] == [(13.0, 1.0), (13.5, None)]
+
+    def test_empty_array(self, take: Take) -> None:
+        """It has no columns, and is refused."""
+        for log in ("[]", "[ ]", "[1]"):
+            outcome = take(log)
+            assert (outcome.code, outcome.out) == (1, "")
+            assert "expected NDJSON" in outcome.err
+
+    def test_elements_that_are_no_objects(self, take: Take, stored: Stored) -> None:
+        """Each is one bad row, by the number of its line."""
+        log = f'[{self.ROWS[0]},\n5, "text",\nnull, [1],\n{self.ROWS[1]}]'
+        outcome = take(log, "--skip-bad")
+        assert (bad_lines(outcome), len(stored())) == ([2, 2, 3, 3], 2)
+
+    @pytest.mark.parametrize(
+        ("log", "line"),
+        [
+            ("[%s,\n%s\n", 3),
+            ("[%s,\n%s", 2),
+            ("[%s\n%s]", 2),
+            ("[%s,\n%s]\nx", 3),
+            ("[%s,\n%s,\n{]", 3),
+            ("[%s,%s,\n" + "[" * 100_000, 2),
+            ('[%s,%s,\n{"x": "' + "x" * 200_000, 2),
+        ],
+        ids=["no end", "torn", "no comma", "text behind", "broken", "deep", "endless"],
+    )
+    def test_array_that_is_broken(self, take: Take, stored: Stored, log: str, line: int) -> None:
+        """What cannot be read ends the import, named by its line; nothing is stored."""
+        outcome = take(log % self.ROWS, "--skip-bad")
+        assert (outcome.code, outcome.out, stored()) == (1, "", [])
+        assert f"line {line}: expected " in outcome.err
+
+    def test_line_of_json_that_is_too_deep_or_too_long(self, take: Take) -> None:
+        """It is one bad row."""
+        log = "\n".join([self.ROWS[0], "{" + '"a":[' * 5000, '{"a": "' + "x" * 70_000 + '"}', ""])
+        assert bad_lines(take(log)) == [2, 3]
+
+    def test_values_of_json(self, take: Take, stored: Stored) -> None:
+        """Numbers, and text that is a number; true, a list and NaN are bad rows."""
+        values = [
+            "13",
+            '"13"',
+            "13.0",
+            "true",
+            "[13]",
+            "{}",
+            "NaN",
+            "1e400",
+            "1" + "0" * 400,
+            '"x"',
+        ]
+        lines = [
+            f'{{"ts": {1780300800 + number}, "v": {value}, "i": 1}}'
+            for number, value in enumerate(values)
+        ]
+        assert bad_lines(take("\n".join(lines), "--skip-bad")) == [4, 5, 6, 7, 8, 9, 10]
+        assert [row[1] for row in stored()] == [13.0] * 3
+
+    def test_charge_that_comes_later(self, take: Take, stored: Stored) -> None:
+        """Behind the rows by which columns are found, its own name is known and others are asked."""
+        lines = [f'{{"ts": {1780300800 + n}, "v": 13, "i": 1}}' for n in range(150)]
+        own = '{"ts": 1780301800, "v": 13, "i": 1, "charge_pct": 40, "t": 1}'
+        outcome = take("\n".join([*lines, own]))
+        assert (outcome.out[:16], stored()[-1][3]) == ("151 new readings", 40.0)
+        outcome = take("\n".join([*lines, own.replace("charge_pct", "soc")]))
+        assert bad_lines(outcome) == [151]
+        assert "--column charge_pct=soc" in outcome.err
+        named = take("\n".join([own.replace("charge_pct", "soc"), *lines]))
+        assert named.code == 0
+
+
+class TestColumnsOfLogs(Logs):
+    """Which column is what, by its name or by --column."""
+
+    @pytest.mark.parametrize(
+        ("name", "meaning", "unit"),
+        [
+            ("timestamp", "timestamp", ""),
+            ("Date/Time", "timestamp", ""),
+            ("Time Stamp (UTC)", "timestamp", "UTC"),
+            ("Zeitstempel", "timestamp", ""),
+            ("epoch_ms", "timestamp", "ms"),
+            ("Datum", "date", ""),
+            ("Date (dd.mm.yyyy)", "date", ""),
+            ("Uhrzeit", "time", ""),
+            ("Time", "time", ""),
+            ("Voltage (V)", "voltage", "V"),
+            ("voltage_mv", "voltage", "mV"),
+            ("VOLTAGE_MV", "voltage", "mV"),
+            ("Battery (V)", "voltage", "V"),
+            ("Bus_V", "voltage", "V"),
+            ("V", "voltage", ""),
+            ("U_bat", "voltage", ""),
+            ("sensor.battery_voltage", "voltage", ""),
+            ("BatteryVoltage", "voltage", ""),
+            ("Spannung/mV", "voltage", "mV"),
+            ("Current[mA]", "current", "mA"),
+            ("Current (µA)", "current", "uA"),
+            ("Current (μA)", "current", "uA"),
+            ("mA", "current", "mA"),
+            ("Amps", "current", ""),
+            ("current_draw", "current", ""),
+            ("Stromstärke [A]", "current", "A"),
+            ("Power (kW)", "power", "kW"),
+            ("wattage", "power", ""),
+            ("mW", "power", "mW"),
+            ("battery %", "charge_pct", "%"),
+            ("charge_pct", "charge_pct", "%"),
+            ("SOC (percent)", "charge_pct", "%"),
+            ("State of charge", "charge_pct", ""),
+            ("soc_fraction", "charge_pct", "fraction"),
+            ("Current (kA)", "", ""),
+            ("Shunt voltage (mV)", "", ""),
+            ("Voltage (cell 1)", "", ""),
+            ("Temperature", "", ""),
+            ("elapsed time", "", ""),
+            ("%", "", ""),
+            ("", "", ""),
+            ("()", "", ""),
+        ],
+    )
+    def test_names(self, name: str, meaning: str, unit: str) -> None:
+        """A name tells a meaning, in any case, and often a unit."""
+        assert power_manager._meaning_of(name) == ((meaning, unit) if meaning else None)
+
+    @pytest.mark.parametrize(
+        ("head", "row", "volts", "amperes"),
+        [
+            ("ts,mV,mA", "12801,-1499", 12.801, -1.499),
+            ("ts,voltage [uV],current (uA)", "3300001,7", 3.300001, 7e-6),
+            ("ts,kV,A", "0.4,2", 400.0, 2.0),
+            ("ts,V,A", "4.35,0.1", 4.35, 0.1),
+            ("ts,mV,mA", "1.5e3,4e2", 1.5, 0.4),
+            ("ts,mV,mA", " 12801 , 1 ", 12.801, 0.001),
+            ("ts,V,W", "12.5,25", 12.5, 2.0),
+            ("ts,V,kW", "50,-0.1", 50.0, -2.0),
+            ("ts,V,mW", "5,2500", 5.0, 0.5),
+            ("ts,V,W", "0,0", 0.0, 0.0),
+            ("ts,V,W", "5,", 5.0, None),
+            ("ts,V,W,charge_pct", ",5,50", None, None),
+        ],
+    )
+    def test_units(
+        self, take: Take, stored: Stored, head: str, row: str, volts: float, amperes: float
+    ) -> None:
+        """Units are converted exactly; watts give amperes where there is no column of those."""
+        assert take(f"{head}\n1780300800,{row}\n").code == 0
+        assert [row[1:3] for row in stored()] == [(volts, amperes)]
+
+    def test_watts_without_volts(self, take: Take) -> None:
+        """0 V and some watts are no reading."""
+        outcome = take("ts,V,W\n1780300800,0,5\n")
+        assert bad_lines(outcome) == [2]
+        assert "power: expected 0 W where there are 0 V, got 5.0" in outcome.err
+
+    def test_power_beside_a_current(self, take: Take, stored: Stored) -> None:
+        """It is not used, and said so; --column can prefer it."""
+        log = "ts,V,A,W\n1780300800,10,1,50\n"
+        assert "not used: W" in take(log, "--dry-run").err
+        assert take(log, "--column", "power=W").code == 0
+        assert [row[2] for row in stored()] == [5.0]
+
+    @pytest.mark.parametrize(
+        ("head", "message"),
+        [
+            ("ts,bus voltage,load voltage,A", "'bus voltage' or 'load voltage'?"),
+            ("ts,V,A,Amps", "--column current=A"),
+            ("ts,created at,V,A", "'ts' or 'created at'?"),
+            ("ts,V,A,soc,battery level", "'soc' or 'battery level'"),
+            ("ts,voltage,current,voltage", "two columns have the name 'voltage'"),
+            ("ts,V,A,soc,soc", "two columns have the name 'soc'"),
+        ],
+    )
+    def test_two_columns_that_could_be_one(self, take: Take, head: str, message: str) -> None:
+        """They are refused, with both names and the option that would settle it."""
+        outcome = take(f"{head}\n1780300800,1,2,3,4\n")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert message in outcome.err
+
+    def test_own_names_win(self, take: Take, stored: Stored) -> None:
+        """A column of the library's own name is taken, and the others are listed as not used."""
+        log = (
+            "time,timestamp,date,U,voltage,I,current,soc,charge_pct\n1,1780300800,1,1,13,1,2,1,50\n"
+        )
+        outcome = take(log)
+        assert "not used: time, date, U, I, soc\n" in outcome.err
+        assert [row[1:] for row in stored()] == [(13.0, 2.0, 50.0)]
+
+    @pytest.mark.parametrize(
+        ("wishes", "row"),
+        [
+            (["voltage=x", "current=-y:mA"], (12000.0, -1.5, None)),
+            (["voltage=x:mV", "current=y"], (12.0, 1500.0, None)),
+            (["voltage=X:mV", "current=Y:mA", "charge_pct=z:fraction"], (12.0, 1.5, 57.0)),
+            (["voltage=x:mv", "power=-y:mW"], (12.0, -0.125, None)),
+            (["voltage=x:mV", "current=y:µA"], (12.0, 0.0015, None)),
+            (["voltage=x:mV", "current=a:b (mA)"], (12.0, 0.007, None)),
+            (["voltage=x:mV", "current=-a:b (mA)"], (12.0, -0.007, None)),
+            (["voltage=x:mV", "current=-c"], (12.0, 3.0, None)),
+            (["voltage=x:mV", "current=--c"], (12.0, -3.0, None)),
+        ],
+        ids=str,
+    )
+    def test_column_option(
+        self, take: Take, stored: Stored, wishes: list[str], row: tuple[Any, ...]
+    ) -> None:
+        """It names a column in any case, with its unit and a minus that turns its sign."""
+        words = itertools.chain.from_iterable(("--column", wish) for wish in wishes)
+        log = "when,x,y,z,a:b (mA),-c\n1780300800,12000,1500,0.57,7,3\n"
+        outcome = take(log, "--column", "timestamp=when", *words)
+        assert outcome.code == 0, outcome.err
+        assert [reading[1:] for reading in stored()] == [
+            (*row[:2], 100.0 if row[2] is None else row[2])
+        ]
+
+    @pytest.mark.parametrize(
+        ("wish", "message"),
+        [
+            ("voltage=q", "no column 'q'; the columns are ts, V, A, Z, z"),
+            ("voltage=V:mA", "no unit 'mA': expected one of V, mV, uV, kV"),
+            ("voltage=-V", "only current and power have a sign"),
+            ("voltage=z:q", "no unit 'q'"),
+            ("voltage=zZ", "no column 'zZ'"),
+        ],
+    )
+    def test_column_option_that_is_wrong(self, take: Take, wish: str, message: str) -> None:
+        """It is refused with what there is."""
+        outcome = take("ts,V,A,Z,z\n1780300800,1,2,3,4\n", "--column", wish)
+        assert (outcome.code, outcome.out) == (1, "")
+        assert message in outcome.err
+
+    def test_column_option_of_two_columns(self, take: Take) -> None:
+        """A name that two columns have in other cases is refused, if it is neither's."""
+        outcome = take("ts,V,A,Zz,zz\n1780300800,1,2,3,4\n", "--column", "voltage=ZZ")
+        assert "two columns have the name 'ZZ'" in outcome.err
+
+    @pytest.mark.parametrize("wish", ["voltage", "voltage=", "volts=U", "colour=U"])
+    def test_column_option_of_no_form(
+        self, take: Take, wish: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is wrong usage."""
+        with pytest.raises(SystemExit, match="2"):
+            take(HEAD, "--column", wish)
+        err = capsys.readouterr().err
+        assert "expected NAME=COLUMN" in err or "unknown name" in err
+
+    def test_missing_columns(self, take: Take) -> None:
+        """They are named, with the columns that there are and an example."""
+        err = take("when,x,y\n1780300800,1,2\n").err
+        assert "no column for timestamp and voltage and current (or power)" in err
+        assert "the columns are when, x, y; name one, as --column timestamp=when" in err
+        err = take("date,time,volts\n2026-06-01,08:00,1\n").err
+        assert "no column for current (or power): the columns are date, time, volts" in err
+        assert "--column current=NAME" in err
+
+    def test_no_header(self, take: Take, stored: Stored) -> None:
+        """Columns go by their numbers."""
+        log = "1780300800;13;1;x\n1780300860;13;2;x\n"
+        words = [f"--column={wish}" for wish in ("timestamp=1", "voltage=2", "current=-3:mA")]
+        outcome = take(log, "--no-header", *words)
+        assert (outcome.code, outcome.out[:14]) == (0, "2 new readings")
+        assert [row[1:3] for row in stored()] == [(13.0, -0.001), (13.0, -0.002)]
+        assert (
+            "5 fields, the first row has 4" in take(log + "1;2;3;4;5\n", "--no-header", *words).err
+        )
+        assert "no column '9'" in take(log, "--no-header", "--column", "voltage=9").err
+
+    @pytest.mark.parametrize(
+        ("first", "wishes"),
+        [
+            ("2026-06-01 08:00:00,13.1,0.5,80", "timestamp=1 voltage=2 current=3 charge_pct=4"),
+            ("13.1;0.5;01.06.2026 08:00", "timestamp=3 voltage=1 current=2"),
+            ("1780300800|x|13.1", "timestamp=1 voltage=3"),
+        ],
+    )
+    def test_file_without_a_head(self, take: Take, first: str, wishes: str) -> None:
+        """A first line of values is refused with the options that would do."""
+        outcome = take(f"{first}\n{first}\n")
+        assert (outcome.code, outcome.out) == (1, "")
+        shown = " ".join(f"--column {wish}" for wish in wishes.split())
+        assert outcome.err.endswith(f"--no-header {shown}\n")
+
+    @pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
+    def test_delimiters(self, take: Take, stored: Stored, sign: str) -> None:
+        """The delimiter is found, whatever else is in the lines."""
+        log = "timestamp,voltage,current,remark\n1780300800,13,1,a:b\n".replace(",", sign)
+        outcome = take(log, "--json").json
+        assert (outcome["layout"]["delimiter"], len(stored())) == (sign, 1)
+
+    @pytest.mark.parametrize("word", ["semicolon", ";", "SEMICOLON"])
+    def test_delimiter_option(self, take: Take, word: str) -> None:
+        """It is given as a sign or a word."""
+        log = 'ts;V;A;"a,V,A,ts"\n1780300800;13;1;x\n'
+        assert take(log, "--delimiter", word).code == 0
+        assert take(log.replace(";", "\t"), "--delimiter", "\\t").code == 0
+
+    def test_delimiter_option_of_no_form(self, take: Take) -> None:
+        """Others are wrong usage."""
+        with pytest.raises(SystemExit, match="2"):
+            take(HEAD, "--delimiter", "x")
+
+    def test_hint_of_a_spreadsheet(self, take: Take, stored: Stored) -> None:
+        """A first line sep=; says the delimiter."""
+        assert take("sep=;\nts;V;A\n1780300800;13;1\n").code == 0
+        assert len(stored()) == 1
+
+    @pytest.mark.parametrize(
+        ("log", "sign", "volts"),
+        [
+            ("ts;V;A\n1780300800;12,5;1\n", ",", 12.5),
+            ("ts;V;A\n1780300800;12.5;1\n", ".", 12.5),
+            ("ts;V;A\n1780300800;12;1\n", ".", 12.0),
+            ('ts,V,A\n1780300800,"12,5",1\n', ",", 12.5),
+            ('ts,V,A\n1780300800,"0,125","1,000"\n', ",", 0.125),
+            ("ts;V;A\n1780300800;1,5e1;1\n1780300801;1,5;1\n", ",", 15.0),
+            ("ts\tV\tA\n1780300800\t1,234\t2,345\n", ",", 1.234),
+            ('{"ts": 1780300800, "V": "12,5", "A": 1}', ",", 12.5),
+        ],
+    )
+    def test_decimal_sign(
+        self, take: Take, stored: Stored, log: str, sign: str, volts: float
+    ) -> None:
+        """It is found from the numbers of the columns that are used."""
+        assert take(log, "--json").json["layout"]["decimal"] == sign
+        assert stored()[0][1] == volts
+
+    def test_values_with_both_signs(self, take: Take, stored: Stored) -> None:
+        """They, and those of the other sign, are bad rows: a thousand is not one and a bit."""
+        values = ["12,5", "1.234,5", "1,234.5", "1.234", "13,5", "1,2,3"]
+        lines = [f"{1780300800 + n};{value};1" for n, value in enumerate(values)]
+        outcome = take("ts;V;A\n" + "\n".join(lines) + "\n", "--skip-bad")
+        assert bad_lines(outcome) == [3, 4, 5, 7]
+        assert [row[1] for row in stored()] == [12.5, 13.5]
+        assert bad_lines(take('ts,V,A\n1780300800,"1,234.5",1\n5,1.5,1\n')) == [2, 3]
+
+    def test_commas_that_may_part_thousands(self, take: Take, stored: Stored) -> None:
+        """They are asked about; an option settles it."""
+        log = 'ts,mV,A\n1780300800,"12,801",1\n'
+        outcome = take(log)
+        assert outcome.code == 1
+        assert "is the comma in 12,801 a decimal sign" in outcome.err
+        assert bad_lines(take(log, "--decimal", ".")) == [2]
+        assert take(log, "--decimal", ",").code == 0
+        assert stored()[0][1] == 0.012801
+
+    @pytest.mark.parametrize("value", ["1_0", "nan", "inf", "0x1", "1e7", "٣x", "--1", "1 2"])
+    def test_values_that_are_no_numbers(self, take: Take, value: str) -> None:
+        """They are bad rows."""
+        for unit in ("V", "mV"):
+            outcome = take(f"ts,{unit},A\n1780300800,{value}{'0' * (unit == 'mV')}00,1\n")
+            assert bad_lines(outcome) == [2]
+            assert "voltage: expected a number" in outcome.err
+
+
+class TestChargesOfLogs(Logs):
+    """What a log's charge is."""
+
+    def test_charges_out_of_range(self, take: Take, stored: Stored) -> None:
+        """Below 0 and above 110 are none and counted; a little above 100 is full."""
+        values = [50, -1, 255, 110.1, 110, 100.5, 0]
+        lines = [f"{1780300800 + n},13,1,{value}" for n, value in enumerate(values)]
+        outcome = take(HEAD + "\n".join(lines) + "\n")
+        assert [row[3] for row in stored()] == [50.0, 50.0, 50.0, 50.0, 100.0, 100.0, 0.0]
+        assert "3 charges left out: not from 0 to 110 %\n" in outcome.out
+
+    def test_charge_alone_that_is_out_of_range(self, take: Take) -> None:
+        """A row with nothing else is bad, and not counted twice."""
+        outcome = take(HEAD + "1780300800,,,255\n1780300801,,,nan\n", "--skip-bad", "--json")
+        assert json.loads(outcome.out)["charges_left_out"] == 0
+        assert bad_lines(outcome) == [2, 3]
+
+    @pytest.mark.parametrize("name", ["soc", "level", "battery", "charge"])
+    @pytest.mark.parametrize("values", [(0.5, 0.57), (1, 1), (0, 0)])
+    def test_charge_without_a_unit(
+        self, take: Take, stored: Stored, name: str, values: tuple[float, float]
+    ) -> None:
+        """If it is never above 1 it is asked about, and nothing is stored until it is told."""
+        log = f"ts,V,A,{name}\n" + "".join(
+            f"{1780300800 + n},1,1,{v}\n" for n, v in enumerate(values)
+        )
+        outcome = take(log)
+        assert (outcome.code, stored()) == (1, [])
+        assert f"--column charge_pct={name}:fraction or --column charge_pct={name}:%" in outcome.err
+        assert take(log, "--column", f"charge_pct={name}:fraction").code == 0
+        assert [row[3] for row in stored()] == [round(100 * value, 6) for value in values]
+        assert take(log, "--column", f"charge_pct={name}:%").code == 0
+
+    @pytest.mark.parametrize("name", ["charge_pct", "soc %", "battery_percent", "SOC [%]"])
+    def test_charge_with_a_unit(self, take: Take, stored: Stored, name: str) -> None:
+        """It is taken as it is told."""
+        assert take(f"ts,V,A,{name}\n1780300800,1,1,0.5\n").code == 0
+        assert stored()[0][3] == 0.5
+
+    def test_charge_that_is_always_missing(self, take: Take) -> None:
+        """There is nothing to ask about."""
+        assert take("ts,V,A,soc\n1780300800,1,1,\n").code == 0
+
+    def test_charge_above_one_once(self, take: Take, stored: Stored) -> None:
+        """One value above 1 says that it is per cent."""
+        assert take("ts,V,A,soc\n1780300800,1,1,0.5\n1780300801,1,1,2\n").code == 0
+        assert [row[3] for row in stored()] == [0.5, 2.0]
+
+
+def seconds_of(stored: Stored) -> list[float]:
+    """The times of the meter's readings, in epoch seconds."""
+    return [power_manager.to_microseconds(row[0]) / SECOND for row in stored()]
+
+
+class TestTimesOfLogs(Logs):
+    """Times of any form, exact in every zone."""
+
+    EIGHT = 1780300800.0  # 2026-06-01T08:00:00Z
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "2026-06-01T08:00:00Z",
+            "2026-06-01T08:00:00.000000+00:00",
+            "2026-06-01T10:00:00+02:00",
+            "2026-06-01 10:00:00+0200",
+            "2026-06-01 10:00 +02",
+            "2026-06-01T02:30:00.000-05:30",
+            "2026-6-1 8:00 UTC",
+            "2026/06/01 08:00:00 GMT",
+            "01.06.2026 08:00z",
+            " 2026-06-01T08:00:00Z ",
+            "1780300800",
+            "1780300800.0",
+            "1780300800000",
+            "1780300800000000",
+            "1780300800000000000",
+        ],
+    )
+    def test_times_that_say_their_zone(self, take: Take, stored: Stored, text: str) -> None:
+        """An offset, Z, UTC, or an epoch told apart by its size."""
+        assert take(f"ts,V,A\n{text},1,1\n").code == 0
+        assert seconds_of(stored) == [self.EIGHT]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "2026-06-01T10:00:00",
+            "2026-06-01 10:00",
+            "2026/06/01 10:00:00",
+            "2026/6/1 10:00",
+            "01.06.2026 10:00",
+            "1.6.2026, 10:00:00",
+            "01.06.2026 10:00:00,000",
+        ],
+    )
+    def test_local_times(self, take: Take, stored: Stored, text: str) -> None:
+        """They need a zone: without one the log is refused, and told which option to give."""
+        log = f'ts;V;A\n"{text}";1;1\n'
+        outcome = take(log)
+        assert (outcome.code, outcome.out) == (1, "")
+        assert re.search(r"line 2: timestamp: .* has no zone: .*--time-zone", outcome.err)
+        assert take(log, "--time-zone", "Europe/Berlin").code == 0
+        assert seconds_of(stored) == [self.EIGHT]
+
+    def test_zone_of_this_machine(
+        self, take: Take, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """--time-zone local is the machine's own."""
+        monkeypatch.setenv("TZ", "America/New_York")
+        time.tzset()
+        try:
+            assert take("ts,V,A\n2026-06-01 04:00,1,1\n", "--time-zone", "local").code == 0
+            assert seconds_of(stored) == [self.EIGHT]
+            assert (
+                "does not exist in the zone local"
+                in take("ts,V,A\n2026-03-08 02:30,1,1\n", "--time-zone", "local").err
+            )
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+
+    def test_column_that_says_utc(self, take: Take, stored: Stored) -> None:
+        """A name such as "Time (UTC)" is a zone too."""
+        outcome = take("Time (UTC),V,A\n2026-06-01 08:00,1,1\n")
+        assert (outcome.code, seconds_of(stored)) == (0, [self.EIGHT])
+        assert "times in UTC" in outcome.err
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("05/06/2026 08:00", "day or the month first? Say --time-format"),
+            ("5/6/26 8:00", "day or the month first?"),
+            ("01.06.26 08:00", "say which form it has, as --time-format"),
+            ("01-06-2026 08:00", "say which form it has"),
+            ("2026-06-01 08:00 PM", "say which form it has"),
+            ("2026-06-01", "a date without a time of day"),
+            ("01.06.2026", "a date without a time of day"),
+            ("08:00:00", "a time of day without a date"),
+            ("12.5", "seconds since a start"),
+            ("0", "seconds since a start"),
+            ("46174.3333333333", "an Excel date: say --time-format excel"),
+            ("20260601", "a date in digits: say --time-format %Y%m%d"),
+            ("202606010800", "a date and a time in digits: say --time-format %Y%m%d%H%M"),
+            ("20260601080000", "a date and a time in digits: say --time-format %Y%m%d%H%M%S"),
+        ],
+    )
+    def test_times_that_are_not_clear(self, take: Take, text: str, message: str) -> None:
+        """A log of such times is refused at once, with what would do, --skip-bad or not."""
+        log = "ts,V,A\n" + f"{text},1,1\n" * 3
+        for words in ([], ["--skip-bad"]):
+            outcome = take(log, *words)
+            assert (outcome.code, outcome.out) == (1, "")
+            assert message in outcome.err
+        later = take(f"ts,V,A\n1780300800,1,1\n{text},1,1\n")
+        assert (later.code, bad_lines(later), message in later.err) == (1, [3], True)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("never", "", "-5", "1e9", "2026-02-30T08:00:00Z", "2026-06-01T25:00:00Z"),
+            *("2026-06-01T08:61:00Z", "2026-06-01T08:00:61Z", "2026-06-01T08:00:00+02:61"),
+            *("2026-06-01T08:00:00+x", "9999999999", "1969-12-31T23:59:59Z", "1" * 400, "20261301"),
+        ],
+    )
+    def test_times_that_are_none(self, take: Take, stored: Stored, text: str) -> None:
+        """Each is a bad row."""
+        outcome = take(f"ts,V,A\n1780300800,1,1\n{text},1,1\n", "--skip-bad")
+        assert (bad_lines(outcome), len(stored())) == ([3], 1)
+        assert "timestamp: " in outcome.err
+
+    @pytest.mark.parametrize("value", ["true", "null", "[1]"])
+    def test_times_of_json_that_are_none(self, take: Take, value: str) -> None:
+        """A truth value, nothing and a list are bad rows."""
+        log = f'{{"ts": 1780300800, "V": 1, "A": 1}}\n{{"ts": {value}, "V": 1, "A": 1}}\n'
+        assert bad_lines(take(log)) == [2]
+
+    @pytest.mark.parametrize(
+        ("form", "text", "zone"),
+        [
+            ("%d/%m/%Y %H:%M", "01/06/2026 10:00", "Europe/Berlin"),
+            ("%m/%d/%Y %I:%M:%S %p", "06/01/2026 04:00:00 AM", "America/New_York"),
+            ("%Y%m%d%H%M%S%z", "20260601100000+0200", ""),
+            ("epoch", "1780300800.0", ""),
+            ("epoch-ms", "1780300800000", ""),
+            ("excel", "46174.4166666667", "Europe/Berlin"),
+            ("excel", "46174,3333333333", "UTC"),
+        ],
+    )
+    def test_time_format(self, take: Take, stored: Stored, form: str, text: str, zone: str) -> None:
+        """Any form that strptime() knows, epochs of any size, and Excel's days."""
+        words = ["--time-format", form, *(["--time-zone", zone] if zone else [])]
+        assert take(f'ts;V;A\n"{text}";1;1\n', *words).code == 0
+        assert seconds_of(stored) == [self.EIGHT]
+        assert bad_lines(take("ts;V;A\nx;1;1\n", *words)) == [2]
+
+    def test_epochs_of_any_size(self, take: Take, stored: Stored) -> None:
+        """With --time-format epoch small numbers are seconds since 1970."""
+        assert take("ts,V,A\n5,1,1\n", "--time-format", "epoch").code == 0
+        assert take('{"ts": 6000, "V": 1, "A": 1}', "--time-format", "epoch-ms").code == 0
+        assert seconds_of(stored) == [5.0, 6.0]
+
+    @pytest.mark.parametrize("form", ["%d/%m %H:%M", "%H:%M", "x", "%", "%Q", "%d/%m/%Y %I:%M", ""])
+    def test_time_format_that_cannot_do(self, take: Take, form: str) -> None:
+        """A form without a year, or that takes afternoon for morning, is wrong usage."""
+        with pytest.raises(SystemExit, match="2"):
+            take(HEAD, "--time-format", form)
+
+    def test_date_and_time_apart(self, take: Take, stored: Stored) -> None:
+        """They are joined; a row that lacks one is bad."""
+        log = "Date;Time;V;A\n2026-06-01;10:00;1;1\n2026-06-01;10:00:30;1;1\n;10:01;1;1\n2026-06-01;;1;1\n"
+        outcome = take(log, "--time-zone", "Europe/Berlin", "--skip-bad")
+        assert (bad_lines(outcome), seconds_of(stored)) == ([4, 5], [self.EIGHT, self.EIGHT + 30])
+
+    @pytest.mark.parametrize("name", ["Date", "Time"])
+    def test_date_or_time_alone(self, take: Take, stored: Stored, name: str) -> None:
+        """It is the timestamp."""
+        assert take(f"{name},V,A\n2026-06-01T08:00:00Z,1,1\n").code == 0
+        assert seconds_of(stored) == [self.EIGHT]
+
+    def test_date_and_time_by_option(self, take: Take, stored: Stored) -> None:
+        """--column date and time come before a timestamp."""
+        log = "ts,d,h,V,A\n1,2026-06-01,08:00,1,1\n"
+        assert take(log, "--column=date=d", "--column=time=h", "--time-zone", "UTC").code == 0
+        assert seconds_of(stored) == [self.EIGHT]
+
+    @pytest.mark.parametrize(
+        "zone",
+        [
+            *("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"),
+            *("Africa/Monrovia", "Pacific/Apia", "America/St_Johns", "Africa/Casablanca"),
+        ],
+    )
+    @pytest.mark.parametrize("step", [60, 1800, 3600, 7])
+    def test_every_zone(self, zone: str, step: int) -> None:
+        """Local times, read in their order, are the instants that they were written at."""
+        chance = random.Random(f"{zone} {step}")
+        place = zoneinfo.ZoneInfo(zone)
+        if (zone, step) == ("Australia/Lord_Howe", 3600):
+            step = 1800  # clocks are put back by half an hour there: an hourly log cannot tell
+        for start in self.transitions(zone, chance):
+            first = start - 300 * step
+            times = power_manager._LogTimes(place, True)
+            instants = [first + number * step for number in range(600)]
+            texts = [
+                f"{datetime.fromtimestamp(instant, place).replace(tzinfo=None)}"
+                for instant in instants
+            ]
+            assert [times.read(text) // SECOND for text in texts] == instants
+
+    @staticmethod
+    def transitions(zone: str, chance: random.Random) -> list[int]:
+        """Some instants at which a zone's offset changes, and some others."""
+        place = zoneinfo.ZoneInfo(zone)
+        found = [chance.randrange(10**7, 10**9) for _ in range(2)]
+        day = 86400
+        for start in range(10**7, 1_900_000_000, day):
+            before, after = (
+                datetime.fromtimestamp(instant, place).utcoffset()
+                for instant in (start, start + day)
+            )
+            if before != after:
+                low, high = start, start + day
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    is_before = datetime.fromtimestamp(middle, place).utcoffset() == before
+                    low, high = (middle, high) if is_before else (low, middle)
+                found.append(high)
+        return [*found[:2], *chance.sample(found[2:], min(4, len(found) - 2))]
+
+    def test_newest_first(self) -> None:
+        """A log that begins with its newest row is read as exactly."""
+        place = zoneinfo.ZoneInfo("Europe/Berlin")
+        for step in (60, 1800, 3600):
+            start = 1792890000  # 2026-10-25T01:00:00Z, when the clocks are put back
+            instants = [start + 100 * step - number * step for number in range(200)]
+            texts = [f"{datetime.fromtimestamp(i, place).replace(tzinfo=None)}" for i in instants]
+            times = power_manager._LogTimes(place, True)
+            assert [times.read(text) // SECOND for text in texts] == instants
+            assert times.repeated_count == 7200 // step
+
+    def test_many_rows_a_second(self) -> None:
+        """The same time again is no second pass, where rows come closer than the clocks go back."""
+        times = power_manager._LogTimes(zoneinfo.ZoneInfo("Europe/Berlin"), True)
+        texts = ["2026-10-25 02:00:00"] * 3 + ["2026-10-25 02:00:01"] * 3
+        assert len({times.read(text) for text in texts}) == 2
+
+    def test_clocks_put_forward(self, take: Take, stored: Stored) -> None:
+        """A time that they skip is a bad row that says so."""
+        log = "ts,V,A\n2026-03-29 01:59,1,1\n2026-03-29 02:30,1,1\n2026-03-29 03:00,1,1\n"
+        outcome = take(log, "--time-zone", "Europe/Berlin", "--skip-bad")
+        assert (bad_lines(outcome), "clocks are put forward" in outcome.err) == ([3], True)
+        assert [b - a for a, b in itertools.pairwise(seconds_of(stored))] == [60.0]
+
+    def test_clocks_put_back(self, take: Take, stored: Stored) -> None:
+        """The times that exist twice are read in two passes, and counted."""
+        times = [*range(60, 180, 30), *range(120, 240, 30)]  # minutes from midnight on
+        rows = [f"2026-10-25 {minute // 60:02}:{minute % 60:02},10,1\n" for minute in times]
+        outcome = take("ts,V,A\n" + "".join(rows), "--time-zone", "Europe/Berlin")
+        assert "4 times exist twice" in outcome.out
+        assert {b - a for a, b in itertools.pairwise(seconds_of(stored))} == {1800.0}
+
+    def test_fractions(self) -> None:
+        """Of any number of digits, in any order, to the microsecond."""
+        times = power_manager._LogTimes(None, False)
+        for rest, us in [
+            (".5Z", 500_000),
+            (".123456Z", 123_456),
+            ("Z", 0),
+            (".123456Z", 123_456),
+            (".123456789Z", 123_456),
+            (".1234567Z", 123_456),
+            (".999999Z", 999_999),
+            (".12Z", 120_000),
+            (".123Z", 123_000),
+            (".120Z", 120_000),
+            (",250+00:00", 250_000),
+        ]:
+            for second in ("00", "59", "00"):
+                got = times.read(f"2026-06-01T08:00:{second}{rest}")
+                assert got == 1780300800 * SECOND + int(second) * SECOND + us
+
+    def test_what_is_remembered_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many times there are, each is right."""
+        monkeypatch.setattr(power_manager, "_REMEMBERED_TIMES", 3)
+        for zone, end in ((None, "Z"), (timezone.utc, "")):
+            times = power_manager._LogTimes(zone, zone is not None)
+            for hour in (1, 2, 3, 4, 5, 1, 2):
+                got = times.read(f"2026-06-01T{hour:02}:07:00{end}")
+                assert got == (1780300800 + (hour - 8) * 3600 + 420) * SECOND
+
+    def test_ends_of_the_calendar(self, take: Take) -> None:
+        """A local time that no instant can be is a bad row."""
+        for text in ("0001-01-01 00:00", "9999-12-31 23:59"):
+            assert bad_lines(take(f"ts,V,A\n{text},1,1\n", "--time-zone", "Asia/Tokyo")) == [2]
+
+
+class Sample(NamedTuple):
+    """One reading of a log as a maker's device has it, in whole thousandths."""
+
+    minute: int
+    millivolts: int
+    milliamperes: int
+    charge_pct: int
+
+    @property
+    def utc(self) -> datetime:
+        """When it was taken."""
+        return datetime(2026, 3, 2, 7, 50, tzinfo=timezone.utc) + timedelta(minutes=self.minute)
+
+    def local(self, form: str, zone: str = "Europe/Berlin") -> str:
+        """When it was taken, as a clock of that zone shows it."""
+        return self.utc.astimezone(zoneinfo.ZoneInfo(zone)).strftime(form)
+
+    @property
+    def volts(self) -> str:
+        """Volts, with a point."""
+        return f"{self.millivolts / 1000:.3f}"
+
+    @property
+    def amperes(self) -> str:
+        """Amperes, with a point."""
+        return f"{self.milliamperes / 1000:.3f}"
+
+
+SAMPLES = [
+    Sample(10 * n, 13_300 - 37 * n, (-1) ** (n // 6) * (500 + 125 * n), 90 - 2 * n)
+    for n in range(13)
+]
+
+
+class Maker(NamedTuple):
+    """A form of log: its head, how it writes a row, and the options that it needs."""
+
+    name: str
+    head: str
+    row: Callable[[Sample], str]
+    options: str = ""
+    encoding: str = "utf-8"
+    has_charge: bool = True
+    sign: int = 1  # -1: it writes the current with the sign that the options turn
+
+
+def comma(text: str) -> str:
+    """The number with a decimal comma."""
+    return text.replace(".", ",")
+
+
+IN_BERLIN = " --time-zone Europe/Berlin"
+MAKERS = [
+    Maker(
+        "shunt",
+        "Datum;Uhrzeit;Spannung (V);Strom (A);Ladezustand (%)",
+        lambda s: (
+            f"{s.local('%d.%m.%Y;%H:%M:%S')};{comma(s.volts)};{comma(s.amperes)};{s.charge_pct},0"
+        ),
+        IN_BERLIN,
+    ),
+    Maker(
+        "victron",
+        '"Date / Time","Battery voltage (V)","Battery current (A)","State of charge (%)","Alarm"',
+        lambda s: f'"{s.utc:%Y-%m-%d %H:%M:%S}","{s.volts}","{s.amperes}","{s.charge_pct}",""',
+        "--time-zone UTC",
+    ),
+    Maker(
+        "bms in mV and mA",
+        "time,pack_voltage_mv,pack_current_ma,soc,cell_1_mv,cell_2_mv",
+        lambda s: (
+            f"{s.utc:%Y-%m-%dT%H:%M:%SZ},{s.millivolts},{s.milliamperes},{s.charge_pct},3310,3312"
+        ),
+    ),
+    Maker(
+        "home assistant",
+        "last_changed,sensor.battery_voltage,sensor.battery_current,sensor.battery_soc",
+        lambda s: f"{s.utc:%Y-%m-%dT%H:%M:%S.123Z},{s.volts},{s.amperes},{s.charge_pct}",
+    ),
+    Maker(
+        "ina219",
+        "Timestamp,Bus Voltage (V),Shunt Voltage (mV),Current (mA),Power (mW)",
+        lambda s: f"{s.utc.timestamp()},{s.volts},{s.milliamperes / 10},{s.milliamperes}.0,1",
+        has_charge=False,
+    ),
+    Maker(
+        "ups with its date apart",
+        "DATE\tTIME\tVOLTAGE\tCURRENT\tBATTERY%\tSTATUS",
+        lambda s: (
+            f"{s.local('%Y/%m/%d%t%H:%M')}\t{s.volts}\t{s.amperes}\t{s.charge_pct}\tOL".replace(
+                "%t", "\t"
+            )
+        ),
+        IN_BERLIN,
+    ),
+    Maker(
+        "multimeter",
+        "No.;Date and Time;U/mV;I/mA",
+        lambda s: f"{s.minute};{s.local('%d.%m.%Y %H:%M:%S')};{s.millivolts};{s.milliamperes}",
+        IN_BERLIN,
+        has_charge=False,
+    ),
+    Maker(
+        "tab",
+        "epoch\tvolts\tamps\tcharge_pct",
+        lambda s: f"{int(s.utc.timestamp())}\t{s.volts}\t{s.amperes}\t{s.charge_pct}",
+    ),
+    Maker(
+        "pipe",
+        "| timestamp | voltage | current | charge_pct |",
+        lambda s: f"| {s.utc.isoformat()} | {s.volts} | {s.amperes} | {s.charge_pct} |",
+    ),
+    Maker(
+        "utf-16 of a spreadsheet",
+        "Zeitstempel\tSpannung [mV]\tStrom [µA]\tAkku %",
+        lambda s: (
+            f"{s.local('%d.%m.%Y %H:%M')}\t{s.millivolts}\t{s.milliamperes}000\t{s.charge_pct}"
+        ),
+        IN_BERLIN,
+        "utf-16",
+    ),
+    Maker(
+        "epoch ms",
+        "ts,v,i,charge_pct",
+        lambda s: f"{int(s.utc.timestamp() * 1000)},{s.volts},{s.amperes},{s.charge_pct}",
+    ),
+    Maker(
+        "epoch us",
+        "time;V;A;soc_pct",
+        lambda s: f"{int(s.utc.timestamp())}000000;{s.volts};{s.amperes};{s.charge_pct}",
+    ),
+    Maker(
+        "ndjson of a broker",
+        "",
+        lambda s: json.dumps(
+            {
+                "ts": s.utc.timestamp(),
+                "voltage": float(s.volts),
+                "current_ma": s.milliamperes,
+                "soc": s.charge_pct,
+                "tags": ["a"],
+            }
+        ),
+    ),
+    Maker(
+        "no head",
+        "",
+        lambda s: f"{s.utc:%Y-%m-%dT%H:%M:%SZ},x,{s.volts},{s.amperes},{s.charge_pct}",
+        "--no-header --column timestamp=1 --column voltage=3 --column current=4 --column charge_pct=5",
+    ),
+    Maker(
+        "sign turned",
+        "timestamp,voltage,charging current,soc %",
+        lambda s: f"{s.utc.isoformat()},{s.volts},{-s.milliamperes / 1000},{s.charge_pct}",
+        "--column 'current=-charging current'",
+        sign=-1,
+    ),
+    Maker(
+        "power only",
+        "timestamp,DC voltage,DC power (mW),SoC",
+        lambda s: (
+            f"{s.utc.isoformat()},{s.volts},{s.millivolts * s.milliamperes / 1000},{s.charge_pct}"
+        ),
+    ),
+    Maker(
+        "power taken in",
+        "timestamp,voltage,P",
+        lambda s: f"{s.utc.isoformat()},{s.volts},{-s.millivolts * s.milliamperes / 1e9:.12f}",
+        "--column power=-P:kW",
+        has_charge=False,
+        sign=-1,
+    ),
+    Maker(
+        "charge as a fraction",
+        "timestamp,voltage,current,soc",
+        lambda s: f"{s.utc.isoformat()},{s.volts},{s.amperes},{s.charge_pct / 100}",
+        "--column charge_pct=soc:fraction",
+    ),
+    Maker(
+        "excel",
+        "Date;Voltage;Current;Level",
+        lambda s: comma(
+            f"{46083 + (470 + 60 + s.minute) / 1440:.10f};{s.volts};{s.amperes};{s.charge_pct}"
+        ),
+        "--time-format excel" + IN_BERLIN,
+    ),
+    Maker(
+        "american",
+        "Date,Time,Volts,Amps,Battery %",
+        lambda s: (
+            f"{s.local('%m/%d/%Y,%I:%M:%S %p', 'America/New_York')},"
+            f"{s.volts},{s.amperes},{s.charge_pct}"
+        ),
+        "--time-format '%m/%d/%Y %I:%M:%S %p' --time-zone America/New_York",
+    ),
+    Maker(
+        "british",
+        "Logged at,Pack voltage [V],Pack current [A],Charge [%]",
+        lambda s: (
+            f"{s.local('%d/%m/%Y %H:%M', 'Europe/London')},{s.volts},{s.amperes},{s.charge_pct}"
+        ),
+        "--time-format '%d/%m/%Y %H:%M' --time-zone Europe/London",
+    ),
+    Maker(
+        "digits",
+        "stamp,u_mV,i_mA",
+        lambda s: f"{s.utc:%Y%m%d%H%M%S},{s.millivolts},{s.milliamperes}",
+        "--column timestamp=stamp --column voltage=u_mV --column current=i_mA "
+        "--time-format %Y%m%d%H%M%S --time-zone UTC",
+        has_charge=False,
+    ),
+    Maker(
+        "decimal commas in quotes",
+        "timestamp,voltage,current,charge_pct",
+        lambda s: f'{s.utc.isoformat()},"{comma(s.volts)}","{comma(s.amperes)}",{s.charge_pct}',
+    ),
+    Maker(
+        "hint of a spreadsheet",
+        "sep=;\ntimestamp;voltage;current;charge_pct",
+        lambda s: f"{s.utc.isoformat()};{s.volts};{s.amperes};{s.charge_pct}",
+    ),
+    Maker(
+        "carriage returns and a mark",
+        "Timestamp (UTC),Voltage,Current,SOC (%)\r",
+        lambda s: f"{s.utc:%Y-%m-%d %H:%M:%S},{s.volts},{s.amperes},{s.charge_pct}\r",
+        encoding="utf-8-sig",
+    ),
+    Maker(
+        "names in capitals",
+        "UNIX_TIME,BATT_VOLTAGE_MV,BATT_CURRENT_MA,BATT_SOC_PCT",
+        lambda s: f"{int(s.utc.timestamp())},{s.millivolts},{s.milliamperes},{s.charge_pct}",
+    ),
+    Maker(
+        "offset of its zone",
+        "created_at;U;I;Akkustand",
+        lambda s: (
+            f"{s.local('%Y-%m-%dT%H:%M:%S%z')};{comma(s.volts)};{comma(s.amperes)};{s.charge_pct}"
+        ),
+    ),
+]
+
+
+def trapezoid_wh(rows: Sequence[tuple[datetime, Fraction]]) -> tuple[float, float]:
+    """Energy out and in of times and watts, exactly."""
+    steps = [
+        (first + last) / 2 * Fraction(int((end - begin).total_seconds()), 3600)
+        for (begin, first), (end, last) in itertools.pairwise(rows)
+    ]
+    return float(sum(max(step, Fraction(0)) for step in steps)), float(
+        sum(max(-step, Fraction(0)) for step in steps)
+    )
+
+
+class TestLogsOfMakers(Logs):
+    """Logs as devices and programs write them, each with its right readings and energy."""
+
+    @pytest.mark.parametrize("maker", MAKERS, ids=[maker.name for maker in MAKERS])
+    def test_log_of_a_maker(self, take: Take, stored: Stored, pack: str, maker: Maker) -> None:
+        """Every reading is exact, and the energy is that of the trapezoids."""
+        lines = [*([maker.head] if maker.head else []), *map(maker.row, SAMPLES), ""]
+        outcome = take(
+            "\n".join(lines).encode(maker.encoding), *shlex.split(maker.options), "--json"
+        )
+        assert (outcome.code, outcome.err) == (0, "")
+        fraction = timedelta(milliseconds=123) if maker.name == "home assistant" else timedelta(0)
+        charges = [sample.charge_pct if maker.has_charge else 100 for sample in SAMPLES]
+        expected = [
+            ((sample.utc + fraction).isoformat(timespec="microseconds"), sample, charge)
+            for sample, charge in zip(SAMPLES, charges, strict=True)
+        ]
+        got = stored()
+        assert [row[0] for row in got] == [time for time, _, _ in expected]
+        assert [row[1] for row in got] == [sample.millivolts / 1000 for sample in SAMPLES]
+        assert [row[2] for row in got] == pytest.approx(
+            [sample.milliamperes / 1000 for sample in SAMPLES], rel=1e-12
+        )
+        assert [row[3] for row in got] == charges
+        watts = [
+            (sample.utc, Fraction(sample.millivolts * sample.milliamperes, 10**6))
+            for sample in SAMPLES
+        ]
+        energy_out, energy_in = trapezoid_wh(watts)
+        said = json.loads(outcome.out)
+        with PowerManager() as pm:
+            totals = pm.energy_totals(pack)
+        for found in (
+            (said["energy_out_wh"], said["energy_in_wh"]),
+            (totals.energy_out_wh, totals.energy_in_wh),
+        ):
+            assert found == pytest.approx((energy_out, energy_in), abs=1e-5)
+
+    def test_array_of_a_service(self, take: Take, stored: Stored) -> None:
+        """A JSON array, as an answer of a service is."""
+        rows = [
+            {
+                "time": s.utc.isoformat(),
+                "voltage": s.volts,
+                "current": s.amperes,
+                "level": s.charge_pct,
+            }
+            for s in SAMPLES
+        ]
+        assert take(json.dumps(rows, indent=2)).code == 0
+        assert [row[1:] for row in stored()] == [
+            (s.millivolts / 1000, s.milliamperes / 1000, s.charge_pct) for s in SAMPLES
+        ]
+
+
+class TestWhatImportSays(Logs):
+    """Before it stores, and after."""
+
+    LOG = "Zeit;Spannung [V];Strom (mA);SoC;Temp\n" + "".join(
+        f"2026-11-28T{10 + n // 60:02}:{n % 60:02}:00;12,5;-1500;{90 - n // 10};21,0\n"
+        for n in (*range(0, 60, 10), *range(240, 300, 10))
+    )
+    OPTIONS = ("--time-zone", "Europe/Berlin", "--column", "current=-Strom (mA)")
+
+    def test_before(self, take: Take) -> None:
+        """Form, delimiter, decimal sign, zone, and a line for each column."""
+        assert take(self.LOG, *self.OPTIONS).err == (
+            "log.txt: delimited text in UTF-8, delimiter semicolon, decimal comma, "
+            "times in Europe/Berlin\n"
+            "  timestamp: Zeit\n"
+            "  voltage: Spannung [V] in V\n"
+            "  current: Strom (mA) in mA, its sign turned\n"
+            "  charge_pct: SoC in %\n"
+            "  not used: Temp\n"
+        )
+
+    def test_after(self, take: Take) -> None:
+        """Counts, span, energy and gaps."""
+        assert take(self.LOG, *self.OPTIONS).out == (
+            "12 new readings, 0 already there, 0 bad rows left out\n"
+            "from 2026-11-28 10:00:00 to 2026-11-28 14:50:00, Europe/Berlin\n"
+            "energy: 31.2 Wh out, 0.00 Wh in\n"
+            "no energy in 1 gap of more than 1 h 30 min\n"
+        )
+        again = take(self.LOG, *self.OPTIONS).out.splitlines()
+        assert again[0] == "0 new readings, 12 already there, 0 bad rows left out"
+        assert again[2] == "energy: 0.00 Wh out, 0.00 Wh in"
+
+    def test_json(self, take: Take) -> None:
+        """One object has everything, and standard error stays empty."""
+        said = take(self.LOG, *self.OPTIONS, "--json").json
+        assert said.pop("layout") == {
+            "form": "delimited text",
+            "encoding": "UTF-8",
+            "delimiter": ";",
+            "decimal": ",",
+            "time_zone": "Europe/Berlin",
+            "columns": [
+                {"meaning": "timestamp", "name": "Zeit", "unit": None, "sign": "kept"},
+                {"meaning": "voltage", "name": "Spannung [V]", "unit": "V", "sign": "kept"},
+                {"meaning": "current", "name": "Strom (mA)", "unit": "mA", "sign": "turned"},
+                {"meaning": "charge_pct", "name": "SoC", "unit": "%", "sign": "kept"},
+            ],
+            "not_used": ["Temp"],
+        }
+        assert said == {
+            "new": 12,
+            "already_there": 0,
+            "bad_rows_left_out": 0,
+            "in_closed_hours": 0,
+            "dry_run": False,
+            "first": "2026-11-28T09:00:00.000000+00:00",
+            "last": "2026-11-28T13:50:00.000000+00:00",
+            "energy_out_wh": 31.25,
+            "energy_in_wh": 0.0,
+            "gaps": 1,
+            "max_gap_s": 5400.0,
+            "charges_left_out": 0,
+            "times_that_exist_twice": 0,
+            "torn_line": None,
+            "bad_rows": [],
+        }
+
+    def test_bad_rows_in_json(self, take: Take) -> None:
+        """Those that are left out are in the object too."""
+        outcome = take(HEAD + "x,1,1,1\n1780300800,1,1,1\n", "--skip-bad", "--json")
+        (row,) = json.loads(outcome.out)["bad_rows"]
+        assert (row["line"], "timestamp: expected" in row["error"]) == (2, True)
+
+    def test_dry_run(self, take: Take, stored: Stored, run: Run) -> None:
+        """It says all that, and stores nothing, no event either."""
+        outcome = take(HEAD + "1780300800,12,1,3\n1780304400,12,1,2\n", "--dry-run")
+        assert outcome.out.splitlines() == [
+            "2 new readings, 0 already there, 0 bad rows left out",
+            "a dry run: nothing is stored",
+            outcome.out.splitlines()[2],
+            "energy: 12.0 Wh out, 0.00 Wh in",
+        ]
+        assert (stored(), run("events", "dev-001", "--json").json) == ([], [])
+
+    def test_span_in_local_time(self, take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a zone of its own the span is shown in that of this machine."""
+        monkeypatch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        try:
+            out = take(HEAD + "1780300800,12,1,3\n").out
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+        assert "from 2026-06-01 17:00:00 to 2026-06-01 17:00:00, local time\n" in out
+
+    def test_log_without_readings(self, take: Take) -> None:
+        """A head alone is no error, and there is no span."""
+        assert take(HEAD).out == "0 new readings, 0 already there, 0 bad rows left out\n"
+
+    @pytest.mark.parametrize("max_gap", [0, 1, 60, 3600, 5400, 86400, 10**9])
+    def test_gaps(self, max_gap: int) -> None:
+        """They are counted as a look at each pair of neighbours with watts counts them."""
+        chance = random.Random(max_gap)
+        with PowerManager("gaps.db", max_gap=max_gap) as pm:
+            pm.register_device("d", "D")
+            meter = pm.add_meter("d", "battery", name="b")
+            times = sorted(chance.sample(range(1_780_000_000, 1_780_400_000), 200))
+            rows = [
+                (
+                    time,
+                    None if chance.random() < 0.2 else 12.0,
+                    None if chance.random() < 0.2 else 1.0,
+                )
+                for time in times
+            ]
+            pm.log_many([(meter.id, volts, amps, 50.0, float(time)) for time, volts, amps in rows])
+            first, last = times[20], times[180]
+            powered = [
+                t for t, v, a in rows if v is not None and a is not None and first <= t <= last
+            ]
+            values = {"key": 1, "first": first * SECOND, "last": last * SECOND}
+            with pm.connection() as conn:
+                (count,) = conn.execute(
+                    power_manager._GAPS_SQL, {**values, "max_gap": max_gap * SECOND}
+                ).fetchone()
+        assert count == sum(b - a > max_gap for a, b in itertools.pairwise(powered))
+
+    def test_hours_that_prune_has_closed(self, take: Take, run: Run, pack: str) -> None:
+        """Readings of theirs are not stored, and not counted as already there."""
+        log = HEAD + "".join(f"{1780300800 + 1800 * n},12,1,50\n" for n in range(10))
+        take(log)
+        run("prune", 0)
+        outcome = take(log)
+        count = int(
+            re.findall(r"^(\d+) not stored: prune\(\) has closed", outcome.out, re.MULTILINE)[0]
+        )
+        there = int(re.findall(r"(\d+) already there", outcome.out)[0])
+        assert (count + there, count > 0) == (10, True)
+
+    def test_charges_in_any_order(self, run: Run) -> None:
+        """A reading without a charge takes that of the one before it in time, in any order."""
+        rows = ["08:00:00Z,12,1,90", "08:30:00Z,12,1,", "10:00:00Z,12,1,15"]
+        found = []
+        for number, order in enumerate(itertools.permutations(rows)):
+            run("register", "dev-001", "Edge Node")
+            run("add-meter", "dev-001", "battery", "--name", f"m{number}")
+            Path("log.txt").write_text(HEAD + "".join(f"2026-06-01T{row}\n" for row in order))
+            run("import", f"dev-001/m{number}", "log.txt")
+            with PowerManager() as pm:
+                (meter,) = [m for m in pm.list_meters() if m.name == f"m{number}"]
+                stats = pm.get_statistics(meter.id, days=36500)
+                found.append([(s.min_charge_pct, s.max_charge_pct) for s in stats])
+        assert found == [[(90.0, 90.0), (15.0, 15.0)]] * 6
+
+    def test_hourly_log_with_jitter(self, take: Take) -> None:
+        """It loses no energy to a second of jitter."""
+        start = datetime(2026, 6, 1, tzinfo=timezone.utc)
+        times = [start + timedelta(hours=n, seconds=[0, 2, 1, 3][n % 4]) for n in range(25)]
+        out = take(
+            "timestamp,voltage,current\n" + "".join(f"{t.isoformat()},10,1\n" for t in times)
+        ).out
+        assert "energy: 240 Wh out" in out
+        assert "no energy" not in out
+
+    @pytest.mark.parametrize("is_terminal", [True, False])
+    @pytest.mark.parametrize("source", ["file", "batches", "bad"])
+    def test_progress(
+        self,
+        run: Run,
+        pack: str,
+        stdin: Callable[[str], None],
+        monkeypatch: pytest.MonkeyPatch,
+        is_terminal: bool,
+        source: str,
+    ) -> None:
+        """On a terminal, and only there, a line shows how far it is, and goes at the end."""
+        log = HEAD + "".join(f"{1_750_000_000 + i},1,1,50\n" for i in range(25))
+        log += "never,1,1,1\n" * (source == "bad")
+        Path("log.txt").write_text(log)
+        stdin(log)
+        monkeypatch.setattr(power_manager, "_CHUNK_ROWS", 10)
+        monkeypatch.setattr(power_manager, "_PIECE_BYTES", 100)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+        words = ["--batch", "10"] if source == "batches" else ["log.txt", "--skip-bad"]
+        err = run("import", pack, *words).err
+        shown = re.findall(r"\r(\d+ rows(?:, \d+%)?) +\r", err)
+        if not is_terminal:
+            assert (shown, "\r" in err) == ([], False)
+        elif source == "batches":
+            assert shown == ["10 rows", "20 rows", "25 rows"]
+        else:
+            assert [text.split()[0] for text in shown] == ["10", "20", "25"]
+            assert shown[-1] == "25 rows, 100%"
+            assert re.search(r"\r +\r", err)
+
+
+BATCHES = """
+import power_manager, sys
+power_manager._QUIET_S = 0.1
+sys.exit(power_manager.main(["--db", "power_manager.db", "import", "dev-001/Pack", *sys.argv[1:]]))
+"""
+
+
+class TestBatches(Logs):
+    """Standard input is stored in batches, so that nobody waits for a pipe."""
+
+    @contextmanager
+    def piped(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A real process that imports what is written into it."""
+        command = [sys.executable, "-c", BATCHES, *words]
+        environment = {**os.environ, "PYTHONPATH": str(HERE)}
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
+        ) as child:
+            try:
+                yield child
+            finally:
+                child.kill()
+
+    @staticmethod
+    def feed(child: subprocess.Popen[bytes], text: str) -> None:
+        """Write into its standard input."""
+        assert child.stdin is not None
+        child.stdin.write(text.encode())
+        child.stdin.flush()
+
+    @staticmethod
+    def wait_for(pack: str, count: int) -> None:
+        """Wait until so many readings are stored; other writers are never locked out meanwhile."""
+        deadline = time.monotonic() + 60
+        with PowerManager() as pm:
+            while len(history(pm, pack)) < count:
+                assert time.monotonic() < deadline
+                pm.trigger_event("dev-001", "restore")
+                time.sleep(0.02)
+
+    @staticmethod
+    def rows(start: int, stop: int) -> str:
+        """Rows of CSV."""
+        return "".join(f"{1_780_300_800 + n},12,1,50\n" for n in range(start, stop))
+
+    @pytest.mark.parametrize("form", ["csv", "ndjson"])
+    def test_pipe_that_goes_on(self, pack: str, form: str) -> None:
+        """What comes is stored at once, though the pipe stays open; at its end all is said."""
+
+        def made(start: int, stop: int) -> str:
+            if form == "csv":
+                return self.rows(start, stop)
+            row = '{{"ts": {}, "v": 12, "i": 1}}\n'
+            return "".join(row.format(1_780_300_800 + n) for n in range(start, stop))
+
+        with self.piped() as child:
+            self.feed(child, (HEAD if form == "csv" else "") + made(0, 3))
+            self.wait_for(pack, 3)
+            self.feed(child, made(3, 4)[:9])
+            self.feed(child, made(3, 4)[9:])
+            self.wait_for(pack, 4)
+            out, err = child.communicate(made(4, 6).encode(), timeout=60)
+        assert child.returncode == 0, err
+        assert out.startswith(b"6 new readings, 0 already there, 0 bad rows left out\n")
+        assert b"energy: 0.02 Wh out" in out
+
+    def test_full_batches(self, pack: str) -> None:
+        """A batch that is full is stored, while the next one waits."""
+        with self.piped("--batch", "10") as child:
+            self.feed(child, HEAD + self.rows(0, 25))
+            self.wait_for(pack, 20)
+            out, _ = child.communicate(timeout=60)
+        assert (child.returncode, out[:15]) == (0, b"25 new readings")
+
+    def test_interrupted(self, pack: str) -> None:
+        """Ctrl-C stores what is pending, says how much is stored, and ends with 130."""
+        with self.piped("--batch", "10") as child:
+            self.feed(child, HEAD + self.rows(0, 15))
+            self.wait_for(pack, 10)
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=60)
+        assert (child.returncode, out) == (130, b"")
+        with PowerManager() as pm:
+            count = len(history(pm, pack))
+        assert 10 <= count <= 15
+        assert err.decode().endswith(f"-: {count} rows are stored\n")
+
+    @pytest.mark.parametrize(
+        "words", [["--batch", "0"], ["--dry-run"], ["--dry-run", "--batch", "5"]]
+    )
+    def test_all_or_nothing(self, pack: str, words: list[str]) -> None:
+        """--batch 0 and --dry-run read the pipe to its end before they write."""
+        with self.piped(*words) as child:
+            self.feed(child, HEAD + self.rows(0, 15))
+            with PowerManager() as pm:
+                for _ in range(3):
+                    pm.trigger_event("dev-001", "restore")
+                assert history(pm, pack) == []
+            out, _ = child.communicate(timeout=60)
+        with PowerManager() as pm:
+            assert len(history(pm, pack)) == (0 if "--dry-run" in words else 15)
+        assert (child.returncode, out[:15]) == (0, b"15 new readings")
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+    @pytest.mark.parametrize("words", [[], ["--batch", "5"]])
+    def test_named_pipe(self, run: Run, pack: str, stored: Stored, words: list[str]) -> None:
+        """It is read as a pipe is."""
+        os.mkfifo("pipe")
+        writer = threading.Thread(target=lambda: Path("pipe").write_text(HEAD + self.rows(0, 12)))
+        writer.start()
+        outcome = run("import", pack, "pipe", *words)
+        writer.join(60)
+        assert (outcome.code, len(stored())) == (0, 12)
+
+    @pytest.mark.parametrize("source", ["file", "stdin"])
+    def test_bad_row_in_a_later_batch(
+        self, run: Run, pack: str, stored: Stored, stdin: Callable[[str], None], source: str
+    ) -> None:
+        """Its batch is not stored, those before are, and the error says how many rows."""
+        log = HEAD + self.rows(0, 25) + "never,1,1,1\n" + self.rows(25, 40)
+        Path("log.txt").write_text(log)
+        stdin(log)
+        words = ["log.txt"] if source == "file" else []
+        outcome = run("import", pack, *words, "--batch", "10")
+        assert (outcome.code, outcome.out, len(stored())) == (1, "", 20)
+        assert outcome.err.endswith(
+            f"{words[0] if words else '-'}: 20 rows are stored\n"
+            "power_manager: 1 bad rows: their batch was not stored; correct them, or leave "
+            "them out with --skip-bad\n"
+        )
+
+    def test_bad_rows_that_never_end(
+        self, run: Run, pack: str, stdin: Callable[[str], None]
+    ) -> None:
+        """The import ends with as many of them as a batch has rows."""
+        stdin(HEAD + self.rows(0, 1) + "never,1,1,1\n" * 200)
+        outcome = run("import", pack, "--batch", "50")
+        assert outcome.code == 1
+        assert (
+            "-: and 30 more bad rows\npower_manager: 50 bad rows: nothing was stored" in outcome.err
+        )
+        stdin(HEAD + self.rows(0, 1) + "never,1,1,1\n" * 200)
+        assert run("import", pack, "--batch", "50", "--skip-bad").code == 0
+
+    def test_charge_that_is_asked_about(
+        self, run: Run, pack: str, stored: Stored, stdin: Callable[[str], None]
+    ) -> None:
+        """The first batch decides."""
+        log = "ts,V,A,soc\n" + "".join(f"{1_780_300_800 + n},1,1,{n / 10}\n" for n in range(30))
+        stdin(log)
+        outcome = run("import", pack, "--batch", "5")
+        assert (outcome.code, stored()) == (1, [])
+        assert "charge_pct=soc:fraction" in outcome.err
+        stdin(log)
+        assert run("import", pack, "--batch", "20").code == 0
+
+    def test_array_that_breaks_later(
+        self, run: Run, pack: str, stored: Stored, stdin: Callable[[str], None]
+    ) -> None:
+        """The batches before are stored, and said."""
+        objects = [f'{{"ts": {1_780_300_800 + n}, "v": 1, "i": 1}}' for n in range(190)]
+        stdin("[" + ",\n".join(objects))
+        outcome = run("import", pack, "--batch", "50")
+        assert (outcome.code, len(stored())) == (1, 150)
+        assert outcome.err.startswith("-: JSON array")
+        assert "-: 150 rows are stored\npower_manager: line 190: expected" in outcome.err
+
+    @staticmethod
+    def interrupted(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+        """Let Ctrl-C come when a text has been read from standard input."""
+
+        def pieces(_: object) -> Iterator[bytes]:
+            yield text.encode()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(power_manager, "_piped_pieces", lambda stream: pieces(stream))
+
+    def test_interrupted_in_process(
+        self, run: Run, pack: str, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is pending is stored; a batch with a bad row is not."""
+        self.interrupted(monkeypatch, HEAD + self.rows(0, 150))
+        outcome = run("import", pack)
+        assert (outcome.code, outcome.out, len(stored())) == (130, "", 150)
+        assert outcome.err.endswith("-: 150 rows are stored\n")
+        self.interrupted(monkeypatch, HEAD + self.rows(150, 300) + "never,1,1,1\n")
+        outcome = run("import", pack)
+        assert (outcome.code, len(stored())) == (130, 150)
+        assert "-: 1 bad rows: nothing was stored" in outcome.err
+        assert outcome.err.endswith("-: 0 rows are stored\n")
+
+    def test_interrupted_in_one_transaction(
+        self, run: Run, pack: str, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ctrl-C during the import of a file ends with 130, and nothing is stored."""
+        Path("log.txt").write_text(HEAD + self.rows(0, 500))
+        real = power_manager._LogReader._arrival
+
+        def arrival(reader: Any, number: int, fields: Any) -> Any:
+            if number == 300:
+                raise KeyboardInterrupt
+            return real(reader, number, fields)
+
+        monkeypatch.setattr(power_manager, "_CHUNK_ROWS", 100)
+        monkeypatch.setattr(power_manager._LogReader, "_arrival", arrival)
+        outcome = run("import", pack, "log.txt")
+        assert (outcome.code, outcome.out, stored()) == (130, "", [])
+
+    def test_pipe_that_fails(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An error of reading ends the import in one line."""
+
+        class Broken(io.RawIOBase):
+            def readable(self) -> bool:
+                return True
+
+            def readinto(self, buffer: Any) -> int:
+                raise OSError(errno.EIO, "broken")
+
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Broken())))
+        outcome = run("import", pack)
+        assert (outcome.code, outcome.err) == (1, "power_manager: [Errno 5] broken\n")
+
+    def test_import_that_ends_before_its_pipe(self, run: Run, pack: str) -> None:
+        """The thread that reads does not wait for ever to give away what nobody takes."""
+        read, write = os.pipe()
+        before = threading.active_count()
+        with os.fdopen(read) as source, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", source)
+            patch.setattr(power_manager, "_WAITING_PIECES", 1)
+            patch.setattr(power_manager, "_PIECE_BYTES", 10)
+            with os.fdopen(write, "w") as target:
+                target.write("x,y\n" + "1,2\n" * 500)
+            assert run("import", pack).code == 1
+            deadline = time.monotonic() + 60
+            while threading.active_count() > before and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert threading.active_count() == before
+
+
+class TestExport(Logs):
+    """export: formats, zones, signs, and back again."""
+
+    @pytest.fixture
+    def exported(self, run: Run, pack: str) -> Callable[..., str]:
+        """Export three readings, of which two lack a value."""
+        with PowerManager() as pm:
+            pm.log_many(
+                [
+                    (pack, 12.5, 1.5, 80.5, 1_780_300_800.25),
+                    (pack, 12.0, None, 80.0, 1_780_300_860.0),
+                    (pack, None, 0.000015, 79.0, 1_780_300_920.0),
+                ]
+            )
+
+        def export(*words: object) -> str:
+            outcome = run("export", pack, *words)
+            assert (outcome.code, outcome.err) == (0, "")
+            return outcome.out
+
+        return export
+
+    def test_csv(self, exported: Callable[..., str]) -> None:
+        """Times in UTC; an unknown value is an empty field."""
+        assert exported() == (
+            "timestamp,voltage,current,charge_pct\n"
+            "2026-06-01T08:00:00.250000+00:00,12.5,1.5,80.5\n"
+            "2026-06-01T08:01:00.000000+00:00,12.0,,80.0\n"
+            "2026-06-01T08:02:00.000000+00:00,,1.5e-05,79.0\n"
+        )
+
+    def test_csv_for_a_spreadsheet(self, exported: Callable[..., str]) -> None:
+        """Another delimiter, decimal commas, a zone, and more columns."""
+        words = (
+            "--delimiter",
+            "semicolon",
+            "--decimal",
+            ",",
+            "--time-zone",
+            "Europe/Berlin",
+            "--wide",
+        )
+        assert exported(*words).splitlines() == [
+            "timestamp;voltage;current;charge_pct;wattage;device;meter",
+            "2026-06-01T10:00:00.250000+02:00;12,5;1,5;80,5;18,75;dev-001;Pack",
+            "2026-06-01T10:01:00.000000+02:00;12,0;;80,0;;dev-001;Pack",
+            "2026-06-01T10:02:00.000000+02:00;;1,5e-05;79,0;;dev-001;Pack",
+        ]
+
+    def test_ndjson(self, exported: Callable[..., str], pack: str, run: Run) -> None:
+        """An unknown value is null; a meter without a name goes by its id."""
+        (first, *others) = map(json.loads, exported("--format", "ndjson").splitlines())
+        assert first == {
+            "timestamp": "2026-06-01T08:00:00.250000+00:00",
+            "voltage": 12.5,
+            "current": 1.5,
+            "charge_pct": 80.5,
+        }
+        assert [row["current"] for row in others] == [None, 1.5e-05]
+        wide = json.loads(exported("--format", "ndjson", "--wide").splitlines()[0])
+        assert (wide["wattage"], wide["device"], wide["meter"]) == (18.75, "dev-001", "Pack")
+        other = run("add-meter", "dev-001", "solar", "--json").json["id"]
+        run("log", other, 1, 2)
+        assert json.loads(run("export", other, "--format=ndjson", "--wide").out)["meter"] == other
+
+    def test_influx(self, run: Run) -> None:
+        """The line protocol, with its escapes, without what is unknown."""
+        with PowerManager() as pm:
+            pm.register_device("a b,c=d", "D")
+            named = pm.add_meter("a b,c=d", "ups", name="x=1,\n y\\")
+            plain = pm.add_meter("a b,c=d", "main")
+            pm.log_many(
+                [
+                    (named.id, 12.5, 1.5, 80.5, 1_780_300_800.25),
+                    (named.id, None, 1.5, 80.0, 1_780_300_860.0),
+                    (plain.id, None, None, 80.0, 1_780_300_860.0),
+                ]
+            )
+        assert run("export", named.id, "--format", "influx").out == (
+            rf"power,device=a\ b\,c\=d,meter={named.id},name=x\=1\,\ \ y,type=ups "
+            "voltage=12.5,current=1.5,charge_pct=80.5,wattage=18.75 1780300800250000000\n"
+            rf"power,device=a\ b\,c\=d,meter={named.id},name=x\=1\,\ \ y,type=ups "
+            "current=1.5,charge_pct=80.0 1780300860000000000\n"
+        )
+        assert run("export", plain.id, "--format", "influx").out == (
+            rf"power,device=a\ b\,c\=d,meter={plain.id},type=main "
+            "charge_pct=80.0 1780300860000000000\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("words", "option"),
+        [
+            ("--format ndjson --delimiter ;", "--delimiter"),
+            ("--format influx --decimal ,", "--decimal"),
+            ("--format influx --time-zone UTC", "--time-zone"),
+            ("--format influx --wide", "--wide"),
+        ],
+    )
+    def test_options_of_another_format(self, run: Run, pack: str, words: str, option: str) -> None:
+        """They are refused, and no file is made."""
+        outcome = run("export", pack, *words.split(), "--output", "out.txt")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert f"power_manager: {option}: the format " in outcome.err
+        assert not Path("out.txt").exists()
+
+    def test_range_before_now(self, run: Run, pack: str) -> None:
+        """--since takes a span before now."""
+        run("log", pack, 12, 1, 50)
+        run("log", pack, 12, 1, 50, "--timestamp", "-3d")
+        assert len(run("export", pack, "--since", "-1d").out.splitlines()) == 2
+        assert len(run("export", pack, "--until", "-1d").out.splitlines()) == 2
+        assert len(run("export", pack, "--since", "-7d").out.splitlines()) == 3
+
+    @pytest.mark.parametrize("number", range(12))
+    def test_there_and_back(self, run: Run, number: int) -> None:
+        """For any delimiter, decimal sign, zone and format the same readings come back."""
+        chance = random.Random(number)
+
+        def run_given(*words: object) -> Outcome:
+            outcome = run(*words)
+            assert outcome.code == 0, outcome.err
+            return outcome
+
+        self.round_trip(run_given, chance, number)
+
+    @staticmethod
+    def round_trip(run: Run, chance: random.Random, number: object) -> None:
+        """Export random readings and import them into another meter of the same file."""
+        delimiter = chance.choice([",", ";", "\t", "|"])
+        decimal = chance.choice([".", ","])
+        zone = chance.choice(["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia", "local"])
+        rows = [
+            (
+                chance.choice(
+                    [None, 0.0, chance.uniform(-1e6, 1e6), round(chance.uniform(0, 60), 3)]
+                ),
+                chance.choice([None, 0.0, chance.uniform(-1e6, 1e6), chance.uniform(-1, 1) * 1e-9]),
+                chance.choice([0.0, 100.0, round(chance.uniform(0, 100), 2)]),
+                chance.randrange(0, 7_289_654_400 * SECOND) / SECOND,
+            )
+            for _ in range(chance.randrange(1, 30))
+        ]
+        run("register", "dev-001", "Edge Node")
+        for name in ("from", "to"):
+            run("add-meter", "dev-001", "solar", "--name", f"{name} {number}")
+        with PowerManager() as pm:
+            ids = {meter.name: meter.id for meter in pm.list_meters()}
+            source, target = ids[f"from {number}"], ids[f"to {number}"]
+            pm.log_many([(source, *row) for row in rows])
+        words = ["--time-zone", zone, *(["--wide"] if chance.random() < 0.5 else [])]
+        if chance.random() < 0.3:
+            words += ["--format", "ndjson"]
+            options = []
+        else:
+            words += ["--delimiter", delimiter, "--decimal", decimal]
+            # 1,234 in a file with commas is asked about.
+            options = ["--decimal", ","] if (delimiter, decimal) == (",", ",") else []
+        run("export", source, *words, "--output", "out.txt")
+        run("import", target, "out.txt", *options)
+        with PowerManager() as pm:
+            assert history(pm, target) == history(pm, source)
+
+
 class TestNewCommands(CommandLine):
     """Updating, deleting and restoring on the command line."""
 
@@ -10803,7 +12562,8 @@ class TestNewCommands(CommandLine):
         assert (updated["capacity_wh"], updated["active"], updated["name"]) == (80.0, False, "Pack")
         updated = run("update-meter", pack, "--active", "--name", "Cells", "--json").json
         assert (updated["capacity_wh"], updated["active"], updated["name"]) == (80.0, True, "Cells")
-        assert run("meters", "--json").json == [updated]
+        (shown,) = run("meters", "--json").json
+        assert shown == {**updated, "wattage": 0.0, "state": "charging"}
         run("update-meter", pack, "--inactive")
         run("log", pack, 3.7, 0.5)
         assert run("meters", "--json").json[0]["active"] is True
@@ -10931,7 +12691,7 @@ class TestNewCommands(CommandLine):
         assert run("export", pack, "--format", style, "--output", "out.txt").code == 0
         copy = run("add-meter", "dev-001", "battery", "--name", "Copy", "--json").json["id"]
         outcome = run("import", copy, "out.txt")
-        assert (outcome.code, outcome.err) == (0, "")
+        assert outcome.code == 0
         assert "4 new readings" in outcome.out
         with PowerManager() as pm:
             assert history(pm, copy) == expected
@@ -10943,7 +12703,7 @@ class TestNewCommands(CommandLine):
         with PowerManager() as pm:
             pm.log_power(pack, None, None, 50.0)
         (row,) = run("stats", pack).out.splitlines()[1:]
-        assert " - " in row
+        assert row.split()[2:5] == ["-", "-", "-"]
 
     def test_output_that_cannot_show_a_name(self, tmp_path: Path) -> None:
         """A name in other letters never ends a command in a UnicodeEncodeError."""
@@ -10980,6 +12740,1135 @@ class TestNewCommands(CommandLine):
             assert "disk failed" not in outcome.err
 
 
+# --- Showing ----------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """A stream that says of itself that it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        """Whether it is one: yes."""
+        return True
+
+
+def with_colour_names(text: str) -> str:
+    """The text with <red> and <> for what begins and ends a colour."""
+    names = {code: name for name, code in power_manager._COLOURS.items()}
+    return re.sub(r"\x1b\[(\d+)m", lambda found: f"<{names.get(found[1], '')}>", text)
+
+
+def fill_house(path: Path) -> None:
+    """Four devices as people have them, up to NOW: at work, low, empty, and with old readings."""
+    with PowerManager(path, clock=Clock()) as pm:
+        pm.register_device("house", "House on the hill", target_wh=9000.0)
+        grid = pm.add_meter("house", "main", name="Grid").id
+        roof = pm.add_meter("house", "solar", name="Roof, south-west side").id
+        pack = pm.add_meter("house", "battery", 10_000.0, "House battery").id
+        ups = pm.add_meter("house", "ups", 600.0).id
+        pm.register_device("gate", "Garden gate 東京")
+        cell = pm.add_meter("gate", "battery", 20.0, "電池パック三号機").id
+        panel = pm.add_meter("gate", "solar", name="Panel").id
+        pm.add_meter("gate", "battery", 5.0, "Spare")
+        pm.register_device("a-rather-long-id-of-a-device-without-meters", "Nothing measured yet")
+        pm.register_device("late", "Late \x1b[31mnode")
+        old = pm.add_meter("late", "battery", 50.0, "Old").id
+        ahead = pm.add_meter("late", "main", name="Ahead").id
+        off = pm.add_meter("late", "solar", name="Off").id
+        gauge = pm.add_meter("late", "battery", 30.0, "Gauge").id
+        rows: list[tuple[Any, ...]] = []
+        for minute in range(0, 40 * 60, 15):
+            when = NOW - 40 * 3600 + 60 * minute + 897
+            sun = max(0.0, math.sin((when % 86400 / 3600 - 5) / 14 * math.pi))
+            load = 400 + 900 * (17 < when % 86400 / 3600 < 22)
+            stored = max(load - 2500 * sun, -1000)
+            rows += [
+                (grid, 231.0, (load - 2500 * sun - stored) / 231, None, when),
+                (roof, 380.0, 2500 * sun / 380, None, when),
+                (pack, 51.2, stored / 51.2, 60 - 30 * math.cos(when % 86400 / 13751), when),
+                (ups, 230.0, 0.2, 98.0, when),
+                (cell, 3.42, 1.9, 28 - minute / 240, when),
+                (panel, 18.1 if sun else 0.3, 0.4 * sun, None, when),
+                (off, 1.0, 1.0, None, when),
+            ]
+            if minute < 35 * 60:
+                rows.append((old, 12.6, 0.8, 40.0, when))
+        rows += [(ahead, 230.0, 0.5, None, NOW + 7500), (gauge, None, None, 55.0, NOW - 20)]
+        pm.log_many(rows)
+        pm.update_meter(off, active=False)
+        pm.trigger_event("gate", "charge_start", 1.5)
+        pm.trigger_event("house", "restore", note="the mains are back")
+
+
+@pytest.fixture(scope="module")
+def filled_house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the file once; tests work on copies of it."""
+    path = tmp_path_factory.mktemp("house") / "house.db"
+    fill_house(path)
+    return path
+
+
+Show = Callable[..., str]
+
+
+class Showing(CommandLine):
+    """Commands on that house, at NOW, in a zone two hours east of Greenwich."""
+
+    @pytest.fixture(autouse=True)
+    def _zone(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+            patch.delenv("NO_COLOR", raising=False)
+            patch.setenv("TERM", "xterm")
+            patch.setenv("COLUMNS", "80")
+            time.tzset()
+            yield
+        time.tzset()
+
+    @pytest.fixture
+    def house(self, filled_house: Path, tmp_path: Path) -> Path:
+        """Copy the house to ./power_manager.db."""
+        return Path(shutil.copy(filled_house, tmp_path / "power_manager.db"))
+
+    @pytest.fixture
+    def show(self, run: Run, house: Path, monkeypatch: pytest.MonkeyPatch) -> Show:
+        """Run a command that succeeds, at a width of the screen, and return what it prints."""
+
+        def run_one(line: str, width: int = 80) -> str:
+            monkeypatch.setenv("COLUMNS", str(width))
+            outcome = run(*shlex.split(line), clock=Clock())
+            assert (outcome.code, outcome.err) == (0, "")
+            return outcome.out
+
+        return run_one
+
+
+# What is printed, line by line; a line that is wider than this file goes on after its \.
+GOLDEN = {
+    ("status", 80): """\
+meter        type    state    charge          W     V     A  left 24 h      read
+
+House on the hill  house                  today 15.4 kWh out, 9.53 in, 5.91 used
+  Grid       main    normal               -1084   231 -4.69       ▄█████▅▁    3s
+  Roof, sou… solar   charging              2484   380  6.54       ▇▃▁▁▁▂▆█    3s
+  House bat… battery charging ████▌  90%  -1000  51.2 -19.5       ▁▅█▅▅▄▁▁    3s
+  ups        ups     full     ████▉  98%   46.0   230  0.20       ████████    3s
+
+Garden gate 東京  gate              1h19m left, today 130 Wh out, 0 in, 130 used
+  電池パッ…  battery low      ▉░░░░  18%   6.50  3.42  1.90   33m ████████    3s
+  Panel      solar   charging              7.19  18.1  0.40       ▇▃▁▁▁▂▆█    3s
+  Spare      battery  no reading yet
+  ! 電池パック三号機: battery low, 18.1 % left
+
+Nothing measured yet  a-rather-long-id-of-a-device-without-meters
+  no meters yet: the command `add-meter` adds one
+
+Late \\x1b[31mnode  late                         today 110 Wh out, 0 in, 110 used
+  Old        battery normal   ██░░░  40%   10.1  12.6  0.80       ███████     5h
+  Ahead      main    normal                 115   230  0.50                  +2h
+  Off        solar   inactive              1.00  1.00  1.00       ████████    3s
+  Gauge      battery normal   ██▊░░  55%      -     -     -                  20s
+  ! Old: stale, no reading for 5 h
+  ! Ahead: its newest reading is dated 2 h 5 min after now
+  ! Gauge: power unknown, the reading lacks volts or amperes
+""",
+    ("report house --text --days 2", 80): """\
+House on the hill  house                              2 days to 2025-06-16 14:30
+
+used              21.6 kWh  10.8 kWh a day
+from the sun      34.7 kWh
+into the mains    9.96 kWh
+from the UPS      1.83 kWh
+out of batteries  13.1 kWh
+into batteries    16.1 kWh
+self-sufficient      100 %
+
+                used kWh  out kWh  in kWh  █ used  ░ in
+Sat 2025-06-14      1.62     1.62       0  ██
+Sun 2025-06-15      14.1     30.7    16.6  █████████████████░░░░░░░░░░░░░░░░░░░░
+Mon 2025-06-16      5.91     15.4    9.53  ███████░░░░░░░░░░░░
+
+meter            type     state     mean W    min   max  charge  out kWh  in kWh
+Grid             main     normal      -253  -1100     0       -        0    9.96
+Roof, south-we…  solar    charging     874      0  2500       -     34.7       0
+House battery    battery  charging   -75.5  -1000  1300  30-90%     13.1    16.1
+ups              ups      full        46.0   46.0  46.0     98%     1.83       0
+
+time                 event    note
+2025-06-16 14:30:00  restore  the mains are back
+""",
+    ("meters", 80): """\
+meter               type     state     charge      W     V      A  Wh full  read
+house/Grid          main     normal         -  -1084   231  -4.69        -    3s
+house/Roof, south…  solar    charging       -   2484   380   6.54        -    3s
+house/House batte…  battery  charging     90%  -1000  51.2  -19.5    10000    3s
+house/ups           ups      full         98%   46.0   230   0.20      600    3s
+gate/電池パック三…  battery  low          18%   6.50  3.42   1.90     20.0    3s
+gate/Panel          solar    charging       -   7.19  18.1   0.40        -    3s
+gate/Spare          battery  no data        -      -     -      -     5.00     -
+late/Old            battery  normal       40%   10.1  12.6   0.80     50.0    5h
+late/Ahead          main     normal         -    115   230   0.50        -   +2h
+late/Off            solar    inactive       -   1.00  1.00   1.00        -    3s
+late/Gauge          battery  normal       55%      -     -      -     30.0   20s
+""",
+    ("devices", 80): """\
+id                name              meters  target Wh  shutdown W  low %  crit %
+house             House on the hi…       4       9000        3.00     20       5
+gate              Garden gate 東京       3          -        3.00     20       5
+a-rather-long-i…  Nothing measure…       0          -        3.00     20       5
+late              Late \\x1b[31mno…       4          -        3.00     20       5
+""",
+    ("stats house/battery --days 1", 80): """\
+hour              mean W                  min    max  charge  out Wh  in Wh  n
+2025-06-15 14:00   -1000  █████         -1000  -1000  89-90%       0   1000  4
+2025-06-15 15:00   -1000  █████         -1000  -1000  86-88%       0   1000  4
+2025-06-15 16:00   -1000  █████         -1000  -1000  81-85%       0   1000  4
+2025-06-15 17:00   -1000  █████         -1000  -1000  75-80%       0   1000  4
+2025-06-15 18:00    -856  ▐████         -1000   -685  68-73%       0    896  4
+2025-06-15 19:00     542       ███        343    743  60-66%     406   42.8  4
+2025-06-15 20:00    1090       ██████     881   1300  52-58%    1020      0  4
+2025-06-15 21:00    1300       ███████   1300   1300  45-50%    1300      0  4
+2025-06-15 22:00    1300       ███████   1300   1300  39-43%    1300      0  4
+2025-06-15 23:00    1300       ███████   1300   1300  34-37%    1300      0  4
+2025-06-16 00:00     400       ██▌        400    400  31-33%     512      0  4
+2025-06-16 01:00     400       ██▌        400    400  30-31%     400      0  4
+2025-06-16 02:00     400       ██▌        400    400  30-31%     400      0  4
+2025-06-16 03:00     400       ██▌        400    400  32-34%     400      0  4
+2025-06-16 04:00     400       ██▌        400    400  35-39%     400      0  4
+2025-06-16 05:00     400       ██▌        400    400  40-45%     400      0  4
+2025-06-16 06:00     400       ██▌        400    400  47-52%     400      0  4
+2025-06-16 07:00    51.7       ▌         -156    260  54-60%     143   21.8  4
+2025-06-16 08:00    -489    ▐██          -684   -292  62-68%       0    423  4
+2025-06-16 09:00    -935  ▐████         -1000   -809  70-75%       0    895  4
+2025-06-16 10:00   -1000  █████         -1000  -1000  77-81%       0   1000  4
+2025-06-16 11:00   -1000  █████         -1000  -1000  83-86%       0   1000  4
+2025-06-16 12:00   -1000  █████         -1000  -1000  87-89%       0   1000  4
+2025-06-16 13:00   -1000  █████         -1000  -1000  89-90%       0   1000  4
+2025-06-16 14:00   -1000  █████         -1000  -1000     90%       0    500  2
+""",
+    ("stats house/battery --bucket day --days 2", 80): """\
+UTC day     mean W                  min   max  charge  out kWh  in kWh   n
+2025-06-14     786            █▅    400  1300  30-40%     2.54       0  14
+2025-06-15   -79.0  ▅▅▅▂▁▁▁▁▄██▅  -1000  1300  30-90%     8.38    10.3  96
+2025-06-16    -310  ▅▅▅▂▁▁▁       -1000   400  30-90%     2.14    5.84  50
+""",
+    ("events", 80): """\
+time                 device  event         note
+2025-06-16 14:30:00  house   restore       the mains are back
+2025-06-16 14:30:00  gate    charge_start  1.50
+2025-06-16 06:44:57  gate    discharge     電池パック三号機: 20 % charge, thres…
+""",
+    ("budget", 80): """\
+device       load W  solar W  net W  charge   left  24 h Wh  target  verdict
+house             0     2484   2484     90%      -    14000    9000  over target
+gate           6.50     7.19   0.70     59%  1h19m      217       -  ok
+a-rather-l…       0        0      0       -      -        0       -  inactive
+late            125        0   -125     48%      -      213       -  unknown W
+""",
+    ("status", 120): """\
+meter                    type     state     charge           W      V      A   left  24 h       \
+                read
+
+House on the hill  house                                                      today 15.4 kWh out\
+, 9.53 in, 5.91 used
+  Grid                   main     normal                 -1084    231  -4.69         ▂▄▆████████\
+████████▅▃▂▁▁     3s
+  Roof, south-west side  solar    charging                2484    380   6.54         █▇▆▅▃▂▁▁▁▁▁\
+▁▁▁▁▁▂▄▅▆▇███     3s
+  House battery          battery  charging  ████▌  90%   -1000   51.2  -19.5         ▁▁▁▁▆▇███▅▅\
+▅▅▅▅▅▄▃▁▁▁▁▁▁     3s
+  ups                    ups      full      ████▉  98%    46.0    230   0.20         ███████████\
+█████████████     3s
+
+Garden gate 東京  gate                                                  1h19m left, today 130 Wh\
+ out, 0 in, 130 used
+  電池パック三号機       battery  low       ▉░░░░  18%    6.50   3.42   1.90    33m  ███████████\
+█████████████     3s
+  Panel                  solar    charging                7.19   18.1   0.40         █▇▆▅▃▂▁▁▁▁▁\
+▁▁▁▁▁▂▄▅▆▇███     3s
+  Spare                  battery   no reading yet
+  ! 電池パック三号機: battery low, 18.1 % left
+
+Nothing measured yet  a-rather-long-id-of-a-device-without-meters
+  no meters yet: the command `add-meter` adds one
+
+Late \\x1b[31mnode  late                                                             today 110 W\
+h out, 0 in, 110 used
+  Old                    battery  normal    ██░░░  40%    10.1   12.6   0.80         ███████████\
+████████          5h
+  Ahead                  main     normal                   115    230   0.50                    \
+                 +2h
+  Off                    solar    inactive                1.00   1.00   1.00         ███████████\
+█████████████     3s
+  Gauge                  battery  normal    ██▊░░  55%       -      -      -                    \
+                 20s
+  ! Old: stale, no reading for 5 h
+  ! Ahead: its newest reading is dated 2 h 5 min after now
+  ! Gauge: power unknown, the reading lacks volts or amperes
+""",
+    ("report house --text --days 2", 120): """\
+House on the hill  house                                                                      2 \
+days to 2025-06-16 14:30
+
+used              21.6 kWh  10.8 kWh a day
+from the sun      34.7 kWh
+into the mains    9.96 kWh
+from the UPS      1.83 kWh
+out of batteries  13.1 kWh
+into batteries    16.1 kWh
+self-sufficient      100 %
+
+                used kWh  out kWh  in kWh  █ used  ░ in
+Sat 2025-06-14      1.62     1.62       0  ███
+Sun 2025-06-15      14.1     30.7    16.6  ████████████████████████████░░░░░░░░░░░░░░░░░░░░░░░░░\
+░░░░░░░
+Mon 2025-06-16      5.91     15.4    9.53  ████████████░░░░░░░░░░░░░░░░░░
+
+meter                  type     state     mean W    min   max  charge  out kWh  in kWh
+Grid                   main     normal      -253  -1100     0       -        0    9.96
+Roof, south-west side  solar    charging     874      0  2500       -     34.7       0
+House battery          battery  charging   -75.5  -1000  1300  30-90%     13.1    16.1
+ups                    ups      full        46.0   46.0  46.0     98%     1.83       0
+
+time                 event    note
+2025-06-16 14:30:00  restore  the mains are back
+""",
+    ("meters", 120): """\
+meter                        type     state     charge      W     V      A  Wh full  read
+house/Grid                   main     normal         -  -1084   231  -4.69        -    3s
+house/Roof, south-west side  solar    charging       -   2484   380   6.54        -    3s
+house/House battery          battery  charging     90%  -1000  51.2  -19.5    10000    3s
+house/ups                    ups      full         98%   46.0   230   0.20      600    3s
+gate/電池パック三号機        battery  low          18%   6.50  3.42   1.90     20.0    3s
+gate/Panel                   solar    charging       -   7.19  18.1   0.40        -    3s
+gate/Spare                   battery  no data        -      -     -      -     5.00     -
+late/Old                     battery  normal       40%   10.1  12.6   0.80     50.0    5h
+late/Ahead                   main     normal         -    115   230   0.50        -   +2h
+late/Off                     solar    inactive       -   1.00  1.00   1.00        -    3s
+late/Gauge                   battery  normal       55%      -     -      -     30.0   20s
+""",
+    ("stats house/battery --bucket day --days 2", 120): """\
+UTC day     mean W                              min   max  charge  out kWh  in kWh   n
+2025-06-14     786                      ██▅▅    400  1300  30-40%     2.54       0  14
+2025-06-15   -79.0  ▅▅▅▅▅▄▃▁▁▁▁▁▁▁▁▁▁▆▇███▅▅  -1000  1300  30-90%     8.38    10.3  96
+2025-06-16    -310  ▅▅▅▅▅▄▃▁▁▁▁▁▁             -1000   400  30-90%     2.14    5.84  50
+""",
+    ("events", 120): """\
+time                 device  event         note
+2025-06-16 14:30:00  house   restore       the mains are back
+2025-06-16 14:30:00  gate    charge_start  1.50
+2025-06-16 06:44:57  gate    discharge     電池パック三号機: 20 % charge, threshold 20 %
+""",
+    ("budget", 120): """\
+device                                       load W  solar W  net W  charge   left  24 h Wh  tar\
+get  verdict
+house                                             0     2484   2484     90%      -    14000    9\
+000  over target
+gate                                           6.50     7.19   0.70     59%  1h19m      217     \
+  -  ok
+a-rather-long-id-of-a-device-without-meters       0        0      0       -      -        0     \
+  -  inactive
+late                                            125        0   -125     48%      -      213     \
+  -  unknown W
+""",
+}
+DEMO = """\
+Solar-powered gateway  demo-001                       7 days to 2025-06-16 14:30
+
+used              941 Wh  134 Wh a day
+from the sun      991 Wh
+out of batteries  514 Wh
+into batteries    564 Wh
+self-sufficient    100 %
+
+                used Wh  out Wh  in Wh  █ used  ░ in
+Mon 2025-06-09     54.1     104   49.9  ██████████░░░░░░░░░░
+Tue 2025-06-10      135     209   74.5  ██████████████████████████░░░░░░░░░░░░░░
+Wed 2025-06-11      134     205   71.4  ██████████████████████████░░░░░░░░░░░░░
+Thu 2025-06-12      135     209   73.9  ██████████████████████████░░░░░░░░░░░░░░
+Fri 2025-06-13      133     205   72.0  █████████████████████████░░░░░░░░░░░░░░
+Sat 2025-06-14      134     207   72.9  ██████████████████████████░░░░░░░░░░░░░░
+Sun 2025-06-15      135     209   74.3  ██████████████████████████░░░░░░░░░░░░░░
+Mon 2025-06-16     81.2     156   75.1  ████████████████░░░░░░░░░░░░░░
+
+meter  type     state     mean W    min   max   charge  out Wh  in Wh
+Panel  solar    charging    5.90      0  40.0        -     991      0
+Pack   battery  full       -0.30  -34.9  8.30  38-100%     514    564
+
+no events
+"""
+DEMO_STATUS = """\
+meter        type    state    charge          W     V     A  left 24 h      read
+
+Solar-powered gateway  demo-001             today 156 Wh out, 75.1 in, 81.2 used
+  Panel      solar   charging              7.92  18.0  0.44       ▃▂▁▁▁▂█▆   30s
+  Pack       battery full     █████ 100%      0  12.6     0       ▆▇███▇▁▃   30s
+"""
+
+
+class TestShownToAPerson(Showing):
+    """What the commands that show print, on screens of 80 and 120 columns."""
+
+    @pytest.mark.parametrize(("line", "width"), GOLDEN)
+    def test_output(self, show: Show, line: str, width: int) -> None:
+        """It is printed to the letter, and no line is wider than the screen."""
+        shown = show(line, width)
+        assert shown == GOLDEN[line, width]
+        assert all(power_manager.text_width(row) <= width for row in shown.splitlines())
+
+    @pytest.mark.parametrize("line", dict.fromkeys(line for line, _ in GOLDEN))
+    @pytest.mark.parametrize("width", [40, 79, 101])
+    def test_any_width(self, show: Show, line: str, width: int) -> None:
+        """On any screen every line of text fits; tables of many numbers need 80 columns."""
+        rows = show(line, width).splitlines()
+        most = max(width, 80) if not line.startswith("status") else width
+        assert max(power_manager.text_width(row) for row in rows) <= most
+
+    def test_narrow_status(self, show: Show) -> None:
+        """A narrow screen leaves out columns, not figures; names are cut, and keep their start."""
+        assert show("status gate", 40) == (
+            "meter              state         W  read\n"
+            "\n"
+            "Garden gate 東京  gate\n"
+            "1h19m left, today 130 Wh out, 0 in, 130…\n"
+            "  電池パック三号機 low        6.50    3s\n"
+            "  Panel            charging   7.19    3s\n"
+            "  Spare             no reading yet\n"
+            "  ! 電池パック三号機: battery low, 18.1…\n"
+        )
+
+    def test_wide_status(self, show: Show) -> None:
+        """A wide screen has a column for each hour, longer bars and longer names."""
+        line = show("status house", 150).splitlines()[5]
+        assert line == (
+            "  House battery          battery  charging  █████████░  90%   -1000   51.2  -19.5"
+            "         ▁▁▁▁▆▇███▅▅▅▅▅▅▅▄▃▁▁▁▁▁▁     3s"
+        )
+
+    def test_colours(self, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a terminal, what is good, low, old or off has its colour."""
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert power_manager.main(["status", "gate", "late"], clock=Clock()) == 0
+        assert with_colour_names(terminal.getvalue()) == (
+            "<dim>meter        type    state    charge          W     V     A  left 24 h      "
+            "read<>\n"
+            "\n"
+            "<bold>Garden gate 東京<>  <dim>gate<>              "
+            "1h19m left, today 130 Wh out, 0 in, 130 used\n"
+            "  電池パッ…  battery <yellow>low     <> <yellow>▉░░░░  18%<>   6.50  3.42  1.90   33m "
+            "<blue>████████<>    3s\n"
+            "  Panel      solar   <green>charging<>              7.19  18.1  0.40       "
+            "<blue>▇▃▁▁▁▂▆█<>    3s\n"
+            "<dim>  Spare     <> <dim>battery<> <dim> no reading yet<>\n"
+            "<yellow>  ! 電池パック三号機: battery low, 18.1 % left<>\n"
+            "\n"
+            r"<bold>Late \x1b[31mnode<>  <dim>late<>                         "
+            "today 110 Wh out, 0 in, 110 used\n"
+            "<dim>  Old       <> <dim>battery<> <dim>normal  <> <dim>██░░░  40%<> <dim>  10.1<> "
+            "<dim> 12.6<> <dim> 0.80<>       <dim>███████ <> <yellow>   5h<>\n"
+            "  Ahead      main    normal                 115   230  0.50       "
+            "         <yellow>  +2h<>\n"
+            "<dim>  Off       <> <dim>solar  <> <dim>inactive<>            <dim>  1.00<> "
+            "<dim> 1.00<> <dim> 1.00<>       <dim>████████<>    3s\n"
+            "  Gauge      battery normal   <green>██▊░░  55%<>      -     -     -       "
+            "           20s\n"
+            "<yellow>  ! Old: stale, no reading for 5 h<>\n"
+            "<yellow>  ! Ahead: its newest reading is dated 2 h 5 min after now<>\n"
+            "<yellow>  ! Gauge: power unknown, the reading lacks volts or amperes<>\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("line", "row"),
+        [
+            ("meters late", "<bold>late/Old  <>  battery  normal       40%  10.1  12.6  0.80"),
+            ("meters late", "     50.0  <yellow>  5h<>"),
+            ("meters late", "        -  <yellow> +2h<>"),
+            ("meters late", "<dim>inactive<>       -  1.00  1.00  1.00        -    3s"),
+            ("meters gate", "  <yellow>low     <>     18%"),
+            ("budget", "    9000  <yellow>over target<>"),
+            ("budget", "       -  <green>ok<>"),
+            ("events", "  <yellow>discharge   <>  "),
+            ("events", "  <green>restore     <>  the mains are back"),
+            ("stats house/Grid --days 0.02", "  <blue>"),
+            ("devices", "  <bold>House on the hi…<>  "),
+            ("report gate --text", "<dim>used            <>  <bold>"),
+            ("report gate --text", "  <green>█"),
+        ],
+    )
+    def test_colour(
+        self, house: Path, monkeypatch: pytest.MonkeyPatch, line: str, row: str
+    ) -> None:
+        """What a person looks for stands out in the other commands too."""
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert power_manager.main(shlex.split(line), clock=Clock()) == 0
+        assert row in with_colour_names(terminal.getvalue())
+
+    @pytest.mark.parametrize("line", dict.fromkeys(line for line, _ in GOLDEN))
+    def test_no_colour(
+        self, house: Path, monkeypatch: pytest.MonkeyPatch, show: Show, line: str
+    ) -> None:
+        """With NO_COLOR a terminal shows the same as a pipe."""
+        terminal = Terminal()
+        with monkeypatch.context() as patch:
+            patch.setenv("NO_COLOR", "1")
+            patch.setattr(sys, "stdout", terminal)
+            assert power_manager.main(shlex.split(line), clock=Clock()) == 0
+        assert terminal.getvalue() == show(line)
+
+    @pytest.mark.parametrize("line", ["status", "report house --text", "stats house/Grid"])
+    @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+    @pytest.mark.usefixtures("house")
+    def test_output_without_blocks(
+        self, monkeypatch: pytest.MonkeyPatch, line: str, encoding: str
+    ) -> None:
+        """Where the encoding has no blocks, ASCII stands for them; other letters are escaped."""
+        raw = io.BytesIO()
+        stream = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            assert power_manager.main(shlex.split(line), clock=Clock()) == 0
+        shown = raw.getvalue().decode(encoding)
+        assert shown.isascii()
+        if line == "status":
+            assert r"  Gauge      battery normal   ###--  55%      -     -     -" in shown
+            assert "  Roof, sou~ solar   charging              2484   380  6.54       #-___.*@" in (
+                shown
+            )
+
+    def test_utc(self, show: Show) -> None:
+        """--utc shows UTC, and takes its day."""
+        assert "14:30:00" in show("events house")
+        assert show("events house --utc").startswith("UTC ")
+        assert "12:30:00" in show("events house --utc")
+        assert "to 2025-06-16 12:30 UTC\n" in show("report house --text --utc")
+        assert "UTC hour" in show("stats house/Grid --days 1 --utc")
+        assert show("status house --utc") != show("status house")
+
+    @pytest.mark.parametrize(
+        ("line", "text"),
+        [
+            ("status", "no devices yet: the command `register` makes one"),
+            ("devices", "no devices yet: the command `register` makes one"),
+            ("meters", "no meters yet: the command `add-meter` adds one"),
+            ("budget", "no devices yet: the command `register` makes one"),
+            ("events", "no events"),
+            ("devices --wide", "none"),
+        ],
+    )
+    def test_empty_file(self, run: Run, line: str, text: str) -> None:
+        """What is not there yet is said, with what makes it."""
+        PowerManager("power_manager.db").close()
+        assert run(*line.split()) == (0, f"{text}\n", "")
+
+    def test_device_without_meters(self, show: Show) -> None:
+        """Its report says so, and so does its list of meters."""
+        device = "a-rather-long-id-of-a-device-without-meters"
+        assert show(f"report {device} --text") == (
+            f"Nothing measured yet  {device}\n"
+            "                                                      7 days to 2025-06-16 14:30\n"
+            "\n"
+            "no meters yet: the command `add-meter` adds one\n"
+            "\n"
+            "no events\n"
+        )
+        assert show(f"meters {device}") == "no meters yet: the command `add-meter` adds one\n"
+        assert show(f"status {device}") == (
+            f"Nothing measured yet  {device}\n  no meters yet: the command `add-meter` adds one\n"
+        )
+
+    @pytest.mark.parametrize("line", ["status absent", "meters absent", "events absent"])
+    def test_unknown_device(self, run: Run, house: Path, line: str) -> None:
+        """It is an error, in the words of the command line."""
+        outcome = run(*line.split())
+        assert (outcome.code, outcome.out) == (1, "")
+        assert "no device has the id 'absent'" in outcome.err
+
+    def test_budget_of_an_unknown_device(self, run: Run, house: Path) -> None:
+        """It has a line in the table and one on standard error, and the exit code is 1."""
+        outcome = run("budget", "absent", clock=Clock())
+        assert (outcome.code, outcome.err) == (
+            1,
+            "power_manager: no device has the id 'absent': make it with the command `register`\n",
+        )
+        assert outcome.out.splitlines()[1].split() == ["absent", *["-"] * 7, "no", "such", "id"]
+
+    def test_budget_verdicts(self, run: Run) -> None:
+        """A supply below the threshold, and a target that is kept."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("weak", "Weak", shutdown_threshold=5.0)
+            pm.log_power(pm.add_meter("weak", "main").id, 1.0, 1.0)
+        assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  low supply")
+
+    def test_no_readings_in_the_time(self, show: Show) -> None:
+        """Statistics and reports without any say so."""
+        assert show("stats gate/Spare") == "no readings in that time\n"
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("new", "New")
+            pm.add_meter("new", "main")
+        assert "\n\nno readings in that time\n\n" in show("report new --text")
+
+    def test_statistics_of_a_meter_without_charge(self, show: Show) -> None:
+        """They have no column for it, nor a bar where all is 0."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("new", "New")
+            pm.log_power(pm.add_meter("new", "main").id, 230.0, 0.0)
+        assert show("stats new/main") == (
+            "hour              mean W                min  max  out Wh  in Wh  n\n"
+            "2025-06-16 14:00       0                  0    0       0      0  1\n"
+        )
+
+    def test_wide(self, show: Show) -> None:
+        """--wide shows every value and the whole of each id, at any width."""
+        with PowerManager("power_manager.db") as pm:
+            ids = [meter.id for meter in pm.list_meters()]
+        head, *rows = show("meters --wide").splitlines()
+        assert [row.split()[0] for row in rows] == ids
+        assert head.split()[-2:] == ["wattage", "state"]
+        assert "a-rather-long-id-of-a-device-without-meters" in show("devices --wide")
+        assert "energy_out_wh" in show("stats house/Grid --wide")
+        assert "meter_id" in show("events --wide")
+
+
+class TestStatusOfToday(Showing):
+    """The figures of `status`, as JSON."""
+
+    def test_json(self, show: Show) -> None:
+        """All that is shown, and the whole records, with times in UTC."""
+        status = json.loads(show("status gate late --json"))
+        assert status["generated_at"] == "2025-06-16T12:30:00.000000+00:00"
+        gate, late = status["devices"]
+        assert (gate["name"], gate["estimated_runtime_hours"]) == ("Garden gate 東京", 1.33)
+        cell, panel, spare = gate["meters"]
+        assert (cell["wattage"], cell["state"], cell["alert_level"]) == (6.498, "low", "low")
+        assert (cell["age_seconds"], cell["stale"], cell["ahead"]) == (3.0, False, False)
+        assert cell["estimated_runtime_hours"] == 0.56
+        assert len(panel["hourly_wattage"]) == 24
+        assert panel["hourly_wattage"][-1] == pytest.approx(7.15, rel=0.01)
+        assert spare["age_seconds"] is None
+        assert spare["hourly_wattage"] == [None] * 24
+        old, ahead, off, gauge = late["meters"]
+        assert (old["stale"], ahead["ahead"], off["active"]) == (True, True, False)
+        assert (gauge["wattage"], gauge["stale"]) == (None, False)
+        assert "東京" in show("status gate --json")  # letters as they are
+
+    def test_today_is_the_local_day(self, show: Show) -> None:
+        """Its energy is that of the UTC hours which begin in it, by the rule of the report."""
+        (shown,) = json.loads(show("status house --json"))["devices"]
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            out_wh = in_wh = 0.0
+            for meter in pm.list_meters("house"):
+                for row in pm.get_statistics(meter.id, days=2):
+                    if meter.type != "ups" and row.start >= "2025-06-15T22":  # midnight in Berlin
+                        out_wh += row.energy_out_wh
+                        in_wh += row.energy_in_wh
+        assert shown["energy_today_out_wh"] == about(out_wh)
+        assert shown["energy_today_in_wh"] == about(in_wh)
+        assert shown["consumption_today_wh"] == about(out_wh - in_wh)
+
+    @pytest.mark.parametrize(
+        ("now", "hours"),
+        [("2025-10-26T22:59:00Z", 25), ("2025-03-30T21:59:00Z", 23), ("2025-06-16T21:59:00Z", 24)],
+        ids=["back", "forward", "plain"],
+    )
+    def test_today_of_another_length(self, run: Run, now: str, hours: int) -> None:
+        """A day on which clocks are changed has the hours that it has."""
+        clock = Clock()
+        clock.now = power_manager.to_microseconds(now) / SECOND
+        with PowerManager("power_manager.db", clock=clock) as pm:
+            pm.register_device("d", "D")
+            main = pm.add_meter("d", "main").id
+            pm.log_many((main, 1.0, 1.0, None, clock.now - 60 * m) for m in range(30 * 60, -1, -1))
+        (device,) = json.loads(run("status", "--json", clock=clock).out)["devices"]
+        assert device["consumption_today_wh"] == about(hours)
+
+    def test_critical_alert(self, run: Run) -> None:
+        """It stands below the meters, with the charge."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "d")
+            pm.log_power(pm.add_meter("d", "battery", name="Cell").id, 3.0, 1.0, 4.2)
+        lines = run("status", clock=Clock()).out.splitlines()
+        assert lines[2].startswith("d  ")
+        assert lines[2].endswith("  today 0 Wh out, 0 in, 0 used")
+        assert lines[-1] == "  ! Cell: battery critical, 4.20 % left"
+
+    def test_a_meter_that_is_deleted_meanwhile(
+        self, show: Show, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has no statistics any more, and ends nothing."""
+
+        def gone(pm: PowerManager, meter_id: str, **_: Any) -> Any:
+            raise NotFound("gone", "meter", meter_id)
+
+        monkeypatch.setattr(PowerManager, "get_statistics", gone)
+        assert "today 0 Wh out, 0 in, 0 used" in show("status house")
+
+    @pytest.mark.parametrize(
+        ("max_gap", "age", "is_stale"), [(0, 119, 0), (0, 121, 1), (600, 599, 0)]
+    )
+    def test_stale(self, run: Run, max_gap: float, age: float, is_stale: int) -> None:
+        """A reading is old once no energy is booked to it, but not before two minutes."""
+        with PowerManager("power_manager.db", clock=Clock(), max_gap=max_gap) as pm:
+            pm.register_device("d", "D")
+            pm.log_power(pm.add_meter("d", "main").id, 1.0, 1.0, timestamp=NOW - age)
+        assert run("status", clock=Clock()).out.count("stale") == is_stale
+
+
+class TestWordsForAPerson:
+    """States, numbers and durations in few columns."""
+
+    @pytest.mark.parametrize(
+        ("kind", "volts", "amperes", "charge", "state"),
+        [
+            ("battery", 12.0, 1.0, 99.0, "full"),
+            ("battery", 12.0, 0.0, 99.0, "full"),
+            ("battery", 12.0, -1.0, 99.0, "charging"),
+            ("battery", 12.0, -1.0, 50.0, "charging"),
+            ("battery", 12.0, 1.0, 50.0, "normal"),
+            ("battery", 12.0, -1.0, 20.0, "low"),
+            ("battery", 12.0, 1.0, 4.0, "critical"),
+            ("battery", None, None, 97.0, "full"),
+            ("battery", None, None, 50.0, "normal"),
+            ("ups", 230.0, 1.0, 98.0, "full"),
+            ("solar", 18.0, 1.0, None, "charging"),
+            ("solar", 0.3, 0.0, None, "idle"),
+            ("solar", None, None, 50.0, "unknown"),
+            ("main", 230.0, 0.0, None, "normal"),
+            ("main", 0.0, 0.0, None, "unknown"),
+        ],
+    )
+    def test_state(
+        self,
+        pm: PowerManager,
+        device: DeviceRecord,
+        kind: str,
+        volts: float | None,
+        amperes: float | None,
+        charge: float | None,
+        state: str,
+    ) -> None:
+        """Charging is said of what takes energy in, and of a panel in the sun."""
+        meter = pm.add_meter("dev-001", kind)
+        assert power_manager._shown_state(meter) == "no data"
+        pm.log_power(meter.id, volts, amperes, charge)
+        meter = pm.get_meter(meter.id)
+        assert power_manager._shown_state(meter) == state
+        assert power_manager._state_colour(meter) in ("", *power_manager._COLOURS)
+        inactive = pm.update_meter(meter.id, active=False)
+        assert power_manager._shown_state(inactive) == "inactive"
+
+    @pytest.mark.parametrize(
+        ("seconds", "one", "two"),
+        [
+            (0, "0s", "0s"),
+            (59.9, "59s", "59s"),
+            (60, "1m", "1m"),
+            (3599, "59m", "59m"),
+            (3600, "1h", "1h00m"),
+            (35_999, "9h", "9h59m"),
+            (36_000, "10h", "10h"),
+            (86_400, "1d", "1d"),
+            (90_000, "1d", "1d1h"),
+            (863_999, "9d", "9d23h"),
+            (864_000, "10d", "10d"),
+            (86_399_999, "999d", "999d"),
+            (86_400_000, "2y", "2y"),
+        ],
+    )
+    def test_brief_duration(self, seconds: float, one: str, two: str) -> None:
+        """The largest unit, or two of them while the first is small."""
+        assert power_manager._brief_duration(seconds) == one
+        assert power_manager._brief_duration(seconds, 2) == two
+
+    @pytest.mark.parametrize("width", [5, 6])
+    def test_narrow_number_fits(self, width: int) -> None:
+        """Every number that a meter can have fits its column, and stays within half a unit."""
+        chance = random.Random(1)
+        for _ in range(2000):
+            value = chance.choice([-1, 1]) * 10 ** chance.uniform(-6, 11.99)
+            text = power_manager._narrow_number(value, width)
+            assert len(text) <= width
+            factor = {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1], 1)
+            number = float(text.rstrip("kMG"))
+            assert number * factor == pytest.approx(value, abs=factor / 2 + 1e-9)
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [(None, "-"), (0, "0%"), (0.4, "1%"), (50.4, "50%"), (99.6, "99%"), (100.0, "100%")],
+    )
+    def test_percent(self, value: float | None, text: str) -> None:
+        """What is not empty is not 0 %, and what is not full is not 100 %."""
+        assert power_manager._shown_percent(value) == text
+
+    @pytest.mark.parametrize("has_unicode", [True, False])
+    def test_signed_bar(self, has_unicode: bool) -> None:
+        """It reaches from 0 to the value, on its side, and is as wide as it was told to be."""
+        screen = power_manager.Screen(has_unicode=has_unicode)
+        bars = [
+            power_manager._signed_bar(value, -10.0, 10.0, 4, screen)
+            for value in (None, -10.0, -7.5, 0.0, 2.5, 10.0)
+        ]
+        expected = ["    ", "██  ", "▐█  ", "    ", "  ▌ ", "  ██"]
+        assert bars == [text if has_unicode else re.sub("[█▌▐]", "#", text) for text in expected]
+
+    @pytest.mark.parametrize(
+        ("value", "note", "shown"),
+        [
+            (0.0, None, ""),
+            (0.0, "text", "text"),
+            (1.5, None, "1.50"),
+            (1.5, "text", "1.50  text"),
+            (19.5, "Pack: 19.5 % charge", "Pack: 19.5 % charge"),
+        ],
+    )
+    def test_event_note(self, value: float, note: str | None, shown: str) -> None:
+        """A value is said once."""
+        event = PowerEvent("id", "d", PowerEventType.RESTORE, value, "", note)
+        assert power_manager._event_note(event) == shown
+
+
+class TestReadableReport(Showing):
+    """`report --text`, and `report` as ever."""
+
+    def test_report_is_json(self, show: Show) -> None:
+        """Without --text it is export_report's text to the letter; --json is taken too."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            expected = pm.export_report("house", 3) + "\n"
+        assert show("report house --days 3") == expected
+        assert show("report house --days 3 --json") == expected
+        assert show("report house --days 3 --json --text") == expected
+
+    def report_of(self, run: Run, *readings: float, days: float = 7) -> list[str]:
+        """Report, in text, one meter with a reading of 100 W at each of the times."""
+        with PowerManager("power_manager.db", clock=Clock(), max_gap=86_400) as pm:
+            pm.register_device("d", "D")
+            main = pm.add_meter("d", "main").id
+            pm.log_many((main, 100.0, 1.0, None, when) for when in readings)
+        out: str = run("report", "d", "--text", "--days", days, clock=Clock()).out
+        return out.splitlines()
+
+    def test_days_without_readings(self, run: Run) -> None:
+        """A day between two others is there, without figures."""
+        times = [NOW - 3600 * hour for hour in (73, 72, 2, 1, 0)]
+        lines = self.report_of(run, *times)
+        start = next(number for number, line in enumerate(lines) if "█ used" in line)
+        assert lines[start + 1 : start + 5] == [
+            "Fri 2025-06-13      100     100      0  " + "█" * 20,
+            "Sat 2025-06-14        -       -      -",
+            "Sun 2025-06-15        -       -      -",
+            "Mon 2025-06-16      200     200      0  " + "█" * 40,
+        ]
+
+    def test_clock_that_was_years_off(self, run: Run) -> None:
+        """The days between are not listed."""
+        lines = self.report_of(run, NOW - 3600, NOW, NOW + YEARS, days=7)
+        days = [line for line in lines if re.match(r"\w{3} \d{4}-\d\d-\d\d ", line)]
+        assert [day[4:8] for day in days] == ["2025", "2045"]
+
+    def test_months(self, run: Run) -> None:
+        """Many days are shown as months."""
+        times = [NOW - 43_200 * half for half in range(400, -1, -1)]
+        lines = self.report_of(run, *times, days=400)
+        months = [line[:7] for line in lines if re.match(r"\d{4}-\d\d ", line)]
+        assert months == [
+            *(f"2024-{month}" for month in (11, 12)),
+            *(f"2025-0{month}" for month in range(1, 7)),
+        ]
+
+    def test_more_events_than_shown(self, show: Show) -> None:
+        """Those that are left out are counted."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            for _ in range(30):
+                pm.trigger_event("gate", "restore")
+        assert show("report gate --text --days 1").endswith("\nand 12 earlier events\n")
+
+    def test_one_day_has_no_mean_of_days(self, show: Show) -> None:
+        """The period is named as a person would."""
+        text = show("report house --text --days 1")
+        assert "1 day to 2025" in text
+        assert "a day\n" not in text
+
+    def test_no_energy(self, run: Run) -> None:
+        """Without energy there are no bars, and nothing is divided by it."""
+        lines = self.report_of(run, NOW)
+        assert "Mon 2025-06-16        0       0      0" in lines
+
+
+class Frames:
+    """Stands in for waiting: runs what is to happen at each wait, then presses Ctrl-C."""
+
+    def __init__(self, *happenings: Callable[[], object]) -> None:
+        self._happenings = list(happenings)
+        self.waits: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        """Wait."""
+        self.waits.append(seconds)
+        if not self._happenings:
+            raise KeyboardInterrupt
+        self._happenings.pop(0)()
+
+
+class TestWatching(Showing):
+    """`status --watch`."""
+
+    def test_on_a_pipe(self, run: Run, house: Path, show: Show) -> None:
+        """One follows another, with a blank line between them, until Ctrl-C: 130."""
+        once = show("status gate")
+        wait = Frames(lambda: None)
+        outcome = run("status", "gate", "--watch", "7", clock=Clock(), wait=wait)
+        assert outcome == (130, f"{once}\n{once}\n", "")
+        assert wait.waits == [7.0, 7.0]
+
+    def test_json(self, run: Run, house: Path) -> None:
+        """One JSON object a line."""
+        wait = Frames(lambda: None)
+        outcome = run("status", "gate", "--watch", "--json", clock=Clock(), wait=wait)
+        assert outcome.code == 130
+        first, second = outcome.out.splitlines()
+        assert first == second
+        assert json.loads(first)["devices"][0]["id"] == "gate"
+        assert wait.waits == [2.0, 2.0]
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--watch=0"], "expected at least 0.1 s, got '0'"),
+            (["--watch", "gate"], "got 'gate'; name devices before --watch"),
+        ],
+    )
+    def test_interval(
+        self, house: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    ) -> None:
+        """It is a duration of at least a tenth of a second."""
+        with pytest.raises(SystemExit, match="2"):
+            power_manager.main(["status", *words])
+        assert message in capsys.readouterr().err
+
+    def watch(
+        self, monkeypatch: pytest.MonkeyPatch, line: str, *happenings: Callable[[], object]
+    ) -> list[str]:
+        """Watch on a terminal of 80 columns and 24 lines; return what was written, in pieces."""
+        terminal = Terminal()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", terminal)
+            patch.setenv("LINES", "24")
+            patch.setenv("NO_COLOR", "1")
+            code = power_manager.main(line.split(), clock=Clock(), wait=Frames(*happenings))
+        assert code == 130
+        return re.split(r"(?<=\x1b\[\?2026l)", terminal.getvalue())
+
+    def test_on_a_terminal(self, house: Path, monkeypatch: pytest.MonkeyPatch, show: Show) -> None:
+        """Each frame is written over the last one, and the terminal is left as it was."""
+        first, second, rest = self.watch(monkeypatch, "status gate --watch 0.2", lambda: None)
+        title = "2025-06-16 14:30:00, every 0.2 s; Ctrl-C ends"
+        lines = [title, "", *show("status gate").splitlines()]
+        body = "\r\n".join(f"\x1b[K{line}" for line in lines)
+        frame = f"\x1b[?2026h\x1b[H{body}\r\n\x1b[J\x1b[?2026l"
+        assert first == f"\x1b[?1049h\x1b[?25l{frame}"
+        assert second == frame
+        assert rest == "\x1b[?25h\x1b[?1049l"
+
+    def test_low_window(self, house: Path, monkeypatch: pytest.MonkeyPatch, show: Show) -> None:
+        """What does not fit is counted in the last line; a change of the size is followed."""
+        pieces = self.watch(
+            monkeypatch,
+            "status --utc --watch 10",
+            lambda: monkeypatch.setenv("LINES", "6"),
+        )
+        first, second, _rest = pieces
+        assert first.count("\n") == 23
+        assert first.endswith("\x1b[K4 more lines: the window is too low for them\x1b[?2026l")
+        assert second.count("\n") == 5
+        assert "12:30:00 UTC, every 10 s" in second
+
+    def test_error_leaves_the_terminal(
+        self, house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """An error is printed after the terminal is as it was."""
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+
+        def delete(_seconds: float) -> None:
+            with PowerManager("power_manager.db") as pm:
+                pm.delete_device("gate")
+
+        code = power_manager.main(["status", "gate", "--watch"], clock=Clock(), wait=delete)
+        assert (code, terminal.getvalue()[-14:]) == (1, "\x1b[?25h\x1b[?1049l")
+        assert "no device has the id 'gate'" in capsys.readouterr().err
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="has no pty")
+    def test_in_a_real_terminal(self, house: Path) -> None:
+        """It redraws, follows the size, and ends on Ctrl-C with 130 and no traceback."""
+        import fcntl
+        import pty
+        import struct
+        import termios
+
+        def resize(lines: int, columns: int) -> None:
+            fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+        def read_until(ending: bytes) -> bytes:
+            seen = b""
+            deadline = time.monotonic() + 30
+            while ending not in seen:
+                ready, _, _ = select.select([master], [], [], deadline - time.monotonic())
+                assert ready, seen
+                seen += os.read(master, 65536)
+            return seen
+
+        master, slave = pty.openpty()
+        resize(30, 80)
+        environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
+        for name in ("COLUMNS", "LINES"):
+            environment.pop(name, None)
+        child = subprocess.Popen(
+            [sys.executable, str(MODULE), "status", "gate", "--watch", "0.1"],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        try:
+            frame_end = b"\x1b[?2026l"
+            first = read_until(frame_end)
+            assert first.startswith(power_manager._ENTER_FRAMES.encode())
+            assert "\x1b[33m" in first.decode()
+            resize(30, 130)
+            read_until(b"meter" + b" " * 15 + b"type")  # names have the room that they need
+            os.write(master, b"\x03")
+            rest = read_until(b"\x1b[?25h\x1b[?1049l")
+            assert child.wait(timeout=30) == 130
+            assert b"Traceback" not in rest
+        finally:
+            child.kill()
+            child.wait()
+            os.close(slave)
+            os.close(master)
+
+
+class TestFollowing(Showing):
+    """`events`, of one device or all, and `events --follow`."""
+
+    def test_all_devices_and_one(self, show: Show) -> None:
+        """Newest first; of one device without a column for it."""
+        assert [line.split()[3] for line in show("events").splitlines()[1:]] == [
+            "restore",
+            "charge_start",
+            "discharge",
+        ]
+        assert show("events house") == (
+            "time                 event    note\n2025-06-16 14:30:00  restore  the mains are back\n"
+        )
+        assert len(json.loads(show("events --json"))) == 3
+        assert len(json.loads(show("events --limit 2 --json"))) == 2
+
+    def test_since(self, show: Show) -> None:
+        """Events before that time are left out; what happened at it is in."""
+        assert len(json.loads(show("events --since today --json"))) == 3
+        assert len(json.loads(show("events --since -1h --json"))) == 2
+        assert len(json.loads(show("events --since 2025-06-16T14:30:00 --json"))) == 2
+        assert show("events --since 2025-06-16T14:30:01") == "no events\n"
+
+    def happen(self, device_id: str = "gate", kind: str = "restore", **more: Any) -> None:
+        """Another process records an event."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.trigger_event(device_id, kind, **more)
+
+    def test_follow(self, run: Run, house: Path) -> None:
+        """The newest come first, oldest of them on top; then each that comes, until Ctrl-C."""
+        wait = Frames(
+            lambda: self.happen(note="後", value=2.0),
+            lambda: None,
+            lambda: self.happen("house", "shutdown"),
+        )
+        outcome = run("events", "--follow", clock=Clock(), wait=wait)
+        assert (outcome.code, outcome.err) == (130, "")
+        assert outcome.out == (
+            "2025-06-16 06:44:57  gate            discharge     "
+            "電池パック三号機: 20 % charge, threshold 20 %\n"
+            "2025-06-16 14:30:00  gate            charge_start  1.50\n"
+            "2025-06-16 14:30:00  house           restore       the mains are back\n"
+            "2025-06-16 14:30:00  gate            restore       2.00  後\n"
+            "2025-06-16 14:30:00  house           shutdown\n"
+        )
+        assert set(wait.waits) == {1.0}
+
+    def test_follow_one_device_as_json(self, run: Run, house: Path) -> None:
+        """Events of other devices are left out; one JSON object a line."""
+        wait = Frames(lambda: self.happen("house"), self.happen)
+        outcome = run(
+            *("events", "gate", "--follow", "--json", "--limit", 1), clock=Clock(), wait=wait
+        )
+        events = [json.loads(line) for line in outcome.out.splitlines()]
+        assert [(e["device_id"], e["type"]) for e in events] == [
+            ("gate", "charge_start"),
+            ("gate", "restore"),
+        ]
+
+    def test_event_between_two_looks(
+        self, run: Run, house: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What comes while the newest are read is printed once."""
+        last_sequence = PowerManager.last_sequence
+
+        def last_then_one_more(pm: PowerManager) -> int:
+            number = last_sequence(pm)
+            monkeypatch.setattr(PowerManager, "last_sequence", last_sequence)
+            self.happen(note="between")
+            return number
+
+        monkeypatch.setattr(PowerManager, "last_sequence", last_then_one_more)
+        outcome = run("events", "--follow", clock=Clock(), wait=Frames())
+        assert outcome.out.count("between") == 1
+
+    def test_follow_across_a_restore(self, run: Run, house: Path) -> None:
+        """In a file that is restored meanwhile, what comes next is printed."""
+
+        def restore() -> None:
+            with PowerManager("power_manager.db", clock=Clock()) as pm:
+                pm.restore("backup.db")
+
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.backup("backup.db")
+        for _ in range(3):
+            self.happen(note="undone")
+        wait = Frames(restore, lambda: self.happen(note="after"))
+        outcome = run("events", "--follow", clock=Clock(), wait=wait)
+        assert outcome.out.endswith("  after\n")
+
+
+class TestDemo(Showing):
+    """The first thing that a new user sees."""
+
+    def test_demo_for_a_person(self, run: Run) -> None:
+        """The report of the week, then where its JSON is, and what to run next."""
+        outcome = run("demo", clock=Clock())
+        assert outcome.code == 0
+        assert outcome.out == DEMO
+        report, status = outcome.err.strip().splitlines()
+        assert report.startswith("The same as JSON: ")
+        assert report.endswith("power_manager_demo.db report demo-001")
+        assert status.startswith("To see more, run: ")
+        assert status.endswith("power_manager_demo.db status")
+
+    def test_demo_in_memory(self, run: Run) -> None:
+        """Nothing is kept, so there is nothing to run next."""
+        outcome = run("--db", ":memory:", "demo", clock=Clock())
+        assert (outcome.code, outcome.out) == (0, DEMO)
+        assert "Nothing of it is kept" in outcome.err
+        assert "run:" not in outcome.err
+
+    def test_status_of_the_demo(self, run: Run) -> None:
+        """It is the picture in the README."""
+        run("--db", "week.db", "demo", clock=Clock())
+        assert run("--db", "week.db", "status", clock=Clock()) == (0, DEMO_STATUS, "")
+
+
 # --- Recordings -------------------------------------------------------------------------------
 
 
@@ -10997,8 +13886,8 @@ class TestRecordings(CommandLine):
                 run("add-meter", "dev-001", kind, "--name", name, "--capacity-wh", 38)
                 write_csv(Path(f"{name}.csv"), rows)
                 imported = run("import", f"dev-001/{name}", f"{name}.csv")
-                counts = f"{len(rows)} new readings, 0 already there, 0 bad rows left out\n"
-                assert imported == (0, counts, "")
+                counts = f"{len(rows)} new readings, 0 already there, 0 bad rows left out"
+                assert (imported.code, imported.out.splitlines()[0]) == (0, counts)
                 clock.now = rows[-1].us / SECOND + 60
             assert run("check") == (0, "ok\n", "")
             return PowerManager(clock=clock)
@@ -11101,6 +13990,9 @@ README = HERE / "README.md"
 PROGRAM = re.compile(r"^(?:\$ )?(?:python3? power_manager\.py|power-manager)(?: |$)(.*)")
 
 
+DEMO_TIME = power_manager.to_microseconds("2026-06-21T21:10:00Z") / SECOND
+
+
 class Example(NamedTuple):
     """A Python block or a command line of a Markdown text, and what it says that this prints."""
 
@@ -11150,8 +14042,12 @@ def run_command(line: str) -> str:
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         patch.setattr(sys, "stdin", io.StringIO(Path(source).read_text() if source else ""))
+        clock: Callable[[], float] = time.time
+        if "week.db" in words:  # the demo's file: what is shown of it depends on the time
+            clock = Clock()
+            clock.now = DEMO_TIME
         try:
-            code: object = power_manager.main(words)
+            code: object = power_manager.main(words, clock=clock)
         except SystemExit as end:  # of help and completion
             code = end.code
         assert code == 0, f"python power_manager.py {line}"
@@ -11184,6 +14080,17 @@ def assert_alike(shown: Any, got: Any) -> None:
 class TestReadme:
     """The README does what it says."""
 
+    @pytest.fixture
+    def in_utc(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """A machine in Greenwich, with a terminal of 80 columns."""
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "UTC0")
+            patch.setenv("COLUMNS", "80")
+            time.tzset()
+            yield
+        time.tzset()
+
+    @pytest.mark.usefixtures("in_utc")
     def test_readme_examples(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Every example runs, in order, in an empty directory, and prints what the README shows."""
         monkeypatch.chdir(tmp_path)
@@ -11206,6 +14113,8 @@ class TestReadme:
                 printed = [
                     shown for shown in output.splitlines() if kind == "command" or shown in prints
                 ]
+                if prints[-1] == "...":  # what follows depends on the time
+                    printed = [*printed[: len(prints) - 1], "..."]
                 assert (line, prints) == (line, printed)
 
     def test_readme_covers_the_contract(self) -> None:

@@ -759,9 +759,8 @@ class UpsdAccess:
     """How to speak to a upsd."""
 
     logins: netrc.netrc | None = None  # user names and passwords by host, from a file
-    trust: str | None = (
-        None  # None: no TLS; "system", "unverified", or a file of certificates to trust
-    )
+    # Whom to trust: None is no TLS; "system", "unverified", or a file of certificates.
+    trust: str | None = None
 
     def login(self, host: str) -> tuple[str, str] | None:
         """The user name and password for a host: from the file, else from the environment."""
@@ -881,10 +880,17 @@ class Upsd(Feed):
         """Send a command that must be answered by OK and nothing else; raises ConnectionError."""
         if not all(word.isprintable() for word in words):
             raise ConnectionError(f"a control character in what {words[0]} sends")
-        quoted = [re.sub(r'(["\\])', r"\\\1", word) for word in words[1:]]
-        answer = self._said(" ".join([words[0], *(f'"{word}"' for word in quoted)]))
+        answer = self._said(" ".join(map(self._quoted, words)))
         if not re.fullmatch(r"OK[^\n]*\n", answer):
             raise ConnectionError(f"it answers {words[0]} by {_clean(answer)}")
+
+    @staticmethod
+    def _quoted(word: str) -> str:
+        """A word as NUT's parser reads it; a plain one as it is, for servers that know no quotes."""
+        if re.fullmatch(r"[\w.+-]+", word, re.ASCII):
+            return word
+        escaped = re.sub(r'(["\\#])', r"\\\1", word)
+        return f'"{escaped}"'
 
     def _said(self, command: str) -> str:
         assert self._socket is not None

@@ -803,7 +803,9 @@ class Upsd:
         return line.decode().strip()
 
     def _answer(self, line: str, told: list[str], is_encrypted: bool) -> bytes | None:
-        words = shlex.split(line)
+        # As NUT's own parser, which does not take a bare # even in quotes.
+        assert not re.search(r"(?<!\\)#", line), line
+        words = shlex.split(line.replace("\\#", "#"))
         if words[0] == "STARTTLS":
             return (
                 b"OK STARTTLS\n" + self.after_tls if self.tls else b"ERR FEATURE-NOT-CONFIGURED\n"
@@ -1360,6 +1362,21 @@ def test_a_password_cannot_smuggle_a_command(upsd: Upsd, monkeypatch: pytest.Mon
     source = pc.Nut("ups", pc.Upsd(upsd.host, time.monotonic))
     assert "control character" in source.read().problem
     assert [command.split()[0] for command in upsd.commands] == ["USERNAME"]
+
+
+@pytest.mark.parametrize(
+    ("word", "sent"),
+    [
+        ("secret-1.x", "secret-1.x"),
+        ("a b", '"a b"'),
+        ("a#b", '"a\\#b"'),
+        ('a"\\b', '"a\\"\\\\b"'),
+        ("", '""'),
+    ],
+)
+def test_words_are_quoted_where_they_have_to_be(word: str, sent: str) -> None:
+    """As NUT's parser has it: a `#` would begin a comment there, also in quotes."""
+    assert pc.Upsd._quoted(word) == sent
 
 
 def test_a_file_of_logins_that_others_can_read(
