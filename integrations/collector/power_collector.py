@@ -1232,9 +1232,7 @@ class Program(Feed):
         """The last line of that name, for as long as it may stand for the present."""
         at, _, sample = self._samples.get(name, (-math.inf, MeterType.MAIN, Sample()))
         if self._clock() - at <= PROGRAM_HOLD:
-            return dataclasses.replace(
-                sample
-            )  # what is judged of it at one look is not so at the next
+            return dataclasses.replace(sample)  # a copy: each look judges anew
         return Sample(problem=self._problem or f"it has printed nothing for {PROGRAM_HOLD:g} s")
 
     def poll(self) -> bool:
@@ -1942,7 +1940,9 @@ class History:
         if self._new_facts is None or not self._new_facts.is_like(facts):
             self._new_facts = facts
             self._new_facts_at = now
-        if now - self._new_facts_at < hold:
+        # A number is never read wrong into another one; a capacity may be.
+        is_another = bool(facts.serial and self.facts.serial not in ("", facts.serial))
+        if not is_another and now - self._new_facts_at < hold:
             return False
         self._new_facts = None
         self.facts = facts

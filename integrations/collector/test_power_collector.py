@@ -2857,6 +2857,15 @@ def test_a_discharge_on_purpose_does_not_shut_down(
     assert runs == ["BAT0"]
 
 
+def test_a_discharge_on_purpose_without_a_word_of_mains_ends(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """Where nobody says that mains is there, the battery is what the machine lives on."""
+    tree.battery(capacity=2, charge_behaviour="auto [force-discharge]")
+    machine(**SHUTDOWN).tick(10)
+    assert runs == ["BAT0"]
+
+
 class Upses:
     """Simulated UPSes beside a machine without sensors of its own; None: upsd does not answer."""
 
@@ -3211,11 +3220,13 @@ def test_a_silence_from_before_the_sleep_counts_anew() -> None:
     """A upsd needs a moment after the network has come back."""
     upses = Upses()
     upses.look(ups("OB"), seconds=5)
-    upses.look(None, seconds=20)
-    upses.time.pass_(8 * 3600)
-    upses.watch.has_slept(upses.time.now)
-    assert upses.look(None, seconds=25) is None
-    assert upses.look(ups("OL"), seconds=60) is None
+    for silent in (20, 5):
+        upses.look(ups("OB"), seconds=5)
+        upses.look(None, seconds=silent)
+        upses.time.pass_(8 * 3600)
+        upses.watch.has_slept(upses.time.now)
+        assert upses.look(None, seconds=25) is None
+        assert upses.look(ups("OL"), seconds=60) is None
 
 
 def test_recovery_is_said_and_arms_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -3902,6 +3913,33 @@ def test_sensors_that_do_not_answer_are_not_gone(
     assert [meter.active for meter in manager.list_meters("dev")] == [True] * 3
 
 
+def test_a_pack_that_is_pulled_out_twice_counts_no_more_twice(
+    tree: Tree, machine: Callable[..., Machine]
+) -> None:
+    """Each time that it goes its meter becomes inactive."""
+    two_packs(tree)
+    one = machine()
+    pack = tree.root / "sys/class/power_supply/BAT1"
+    for _ in range(2):
+        one.tick(20)
+        assert budget(one)["battery_count"] == 2
+        pack.rename(tree.root / "BAT1")
+        one.tick(40)
+        assert budget(one)["battery_count"] == 1
+        (tree.root / "BAT1").rename(pack)
+
+
+def test_another_pack_of_the_same_capacity_is_one_line(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is said of a capacity that is what it was."""
+    tree.battery(serial_number="A1")
+    machine(once=True).tick()
+    tree.battery(serial_number="B2")
+    machine(once=True).tick()
+    assert caplog.messages == ["BAT0: another one: B2, was A1"]
+
+
 def test_meters_of_others_are_left_alone(
     tree: Tree, machine: Callable[..., Machine], db: Path
 ) -> None:
@@ -3946,9 +3984,7 @@ def test_a_capacity_that_glitches_or_wanders_is_no_other_pack(
     one = machine()
     one.tick(2)
     for look in range(60):
-        tree.battery(
-            energy_full=999_000_000 if look in (6, 7, 8, 30, 31) else 50_000_000 - look * 5_000
-        )
+        tree.battery(energy_full=999_000_000 if look in (4, 28) else 50_000_000 - look * 5_000)
         one.tick()
     (meter,) = one.collector.journal.manager.list_meters("dev")
     assert (meter.capacity_wh, "its capacity" in caplog.text) == (50.0, False)
@@ -3981,11 +4017,12 @@ def test_another_serial_number_is_another_pack(
     shutil.rmtree(tree.root / "sys/class/power_supply/BAT0")
     one.tick()
     tree.battery(serial_number="B2", energy_full=50_200_000, current_now=None)
+    one.tick()
+    assert one.readings()[-1].current_draw is None
     one.tick(30)
     assert caplog.text.count("BAT0: another one: B2, was A1") == 1
     (meter,) = one.collector.journal.manager.list_meters("dev")
     assert meter.capacity_wh == 50.2
-    assert one.readings()[-1].current_draw is None
 
 
 def test_a_capacity_that_a_person_has_told_outlives_the_sensors_first(
