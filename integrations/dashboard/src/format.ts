@@ -62,7 +62,7 @@ export function hours(value: Maybe): string {
   return whole % 24 ? `${Math.floor(whole / 24)} d ${whole % 24} h` : `${whole / 24} d`;
 }
 
-const AHEAD_MS = 60_000; // a device's clock may be that far ahead without a word
+export const AHEAD_MS = 60_000; // a device's clock may be that far ahead without a word
 
 /** How long ago, from milliseconds: now, 12 s ago, 4 min ago, 3 h ago, 12 d ago, 6 y ago; of a clock that is ahead, 3 h ahead. */
 export function age(milliseconds: number): string {

@@ -17,10 +17,9 @@ export function BudgetCard({ device, budget, summary }: BudgetCardProps) {
       <h2 id="budget">Budget</h2>
       {budget && <Target budget={budget} />}
       <dl className="pairs">
-        <Pair name="Load">{format.watts(summary.load)}</Pair>
+        <Pair name="Consumption">{format.watts(summary.consumption)}</Pair>
         <Pair name="Solar">{format.watts(summary.solar)}</Pair>
-        <Pair name="Net">{format.watts(summary.net)}</Pair>
-        <Pair name="Power, all meters">{format.watts(summary.total)}</Pair>
+        <Pair name="Grid">{format.watts(summary.grid)}</Pair>
         <Pair name="Runtime">{format.hours(summary.runtime)}</Pair>
         <Pair name="Shutdown threshold">{format.watts(device.shutdown_threshold)}</Pair>
       </dl>

@@ -51,7 +51,7 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
       </main>
     );
   }
-  const summary = summarise(device, meters, budget, now);
+  const summary = summarise(device, meters, budget, now, fleet.heard);
   return (
     <main id="main" className="device">
       <div className="device-head">

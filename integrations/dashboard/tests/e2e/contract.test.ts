@@ -2,7 +2,7 @@
 
 import type { DeviceBudget, PowerMeter } from "@blackroad/power-client";
 import { expect, test } from "vitest";
-import { totals } from "../../src/fleet/summary";
+import { counted, wattsOf } from "../../src/fleet/watts";
 import { chance } from "../unit/random";
 import { Service, Writer } from "./harness";
 
@@ -30,12 +30,11 @@ test("watts, charge and runtime of any device are the service's own", async () =
   const meters = await get<PowerMeter[]>("meters");
   const seen = { known: 0, unknown: 0 };
   for (const [id, budget] of budgets) {
-    const sums = totals(meters.filter((meter) => meter.device_id === id));
+    const active = meters.filter((meter) => meter.device_id === id && meter.active);
+    const sums = wattsOf(active);
     for (const [mine, its] of [
       [sums.total, budget.total_wattage],
       [sums.solar, budget.solar_wattage],
-      [sums.load, budget.load_wattage],
-      [sums.net, budget.net_wattage],
     ] as const) {
       // The service adds up what is known, and says of how many meters it is not: the page then shows no sum.
       if (mine === null) expect(budget.unknown_power_count).toBeGreaterThan(0);
@@ -43,8 +42,14 @@ test("watts, charge and runtime of any device are the service's own", async () =
     }
     expect(sums.total === null).toBe(budget.unknown_power_count > 0);
     seen[sums.total === null ? "unknown" : "known"]++;
+    // What is used is the sum of all meters, but for a UPS in line with the mains.
+    if (sums.consumption) {
+      const inLine = active.filter((meter) => !counted(active).includes(meter));
+      const twice = inLine.reduce((sum, meter) => sum + (meter.wattage ?? 0), 0);
+      expect(sums.consumption).toBeCloseTo(budget.total_wattage - twice, 3);
+    }
     for (const [mine, its] of [
-      [sums.charge, budget.avg_charge_pct],
+      [budget.battery_count > 0 ? sums.charge : null, budget.avg_charge_pct],
       [sums.runtime, budget.estimated_runtime_hours],
     ] as const) {
       if (its === null) expect(mine).toBeNull();

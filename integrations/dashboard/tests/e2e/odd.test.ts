@@ -56,9 +56,10 @@ test("kilowatts and a common alert have room: no card is higher than its row, an
     for (const meter of meters) await writer.call("log_power", meter.id, 230, -4.5, 100);
     await writer.call("log_power", meters[2]?.id, 230, 4.5, 100);
   }
+  await writer.call("update_device", "node-0001", { shutdown_threshold: 4 });
   for (const width of [360, 1313, 1440]) {
     const { page } = await open(browser, service.url, { viewport: { width, height: 800 } });
-    await page.getByText("Power below 3.00 W").first().waitFor();
+    await page.getByText("Power below 4.00 W").first().waitFor();
     const faulty = await page
       .locator(".fleet-item, .fleet-item > div, .fleet-item .alert-text, .sum-value")
       .evaluateAll((elements) =>
@@ -75,7 +76,7 @@ test("in a card, no name or id lies under the state beside it", async () => {
   await writer.call("register_device", "an-id-of-some-length", "A site with a long name");
   const { page } = await open(browser, service.url, { viewport: PHONE });
   const box = (selector: string) => page.locator(selector).evaluate((one) => one.getBoundingClientRect());
-  await page.getByText("No readings").waitFor();
+  await page.locator(".badge", { hasText: "No readings" }).waitFor();
   expect((await box(".cell-name")).right).toBeLessThanOrEqual((await box(".badge")).left);
 });
 
@@ -148,8 +149,9 @@ test("watts that are not known are a dash on every view, and no zero", async () 
   const { page, faults } = await open(browser, service.url);
   const cell = (name: string) => page.locator(`.fleet-item .cell-${name}`).textContent();
   await page.getByRole("link", { name: "Gauge alone" }).waitFor();
-  for (const name of ["total", "load", "net", "runtime"]) expect(await cell(name)).toMatch(/^[^\d]*–$/);
-  const sum = page.locator(".sum", { hasText: "Load" }).locator(".sum-value");
+  for (const name of ["consumption", "dayWh", "grid", "runtime"])
+    expect(await cell(name)).toMatch(/(^[^\d]*|Last 24 h)–$/);
+  const sum = page.locator(".sum", { hasText: "Consumption" }).locator(".sum-value");
   expect(await sum.textContent()).toBe("–");
   await page.getByRole("link", { name: "Gauge alone" }).click();
   const card = page.locator(".meter");
@@ -182,10 +184,10 @@ test("a retired meter is named so, and counts no longer", async () => {
   await writer.call("log_power", old, 12, 5, 1);
   await writer.call("log_power", pack, 12, 1, 80);
   const { page } = await open(browser, `${service.url}/#/device/two`);
-  const load = page.locator(".budget .pairs div", { hasText: "Load" }).locator("dd");
-  await load.getByText("72.0 W").waitFor();
+  const consumption = page.locator(".budget .pairs div", { hasText: "Consumption" }).locator("dd");
+  await consumption.getByText("72.0 W").waitFor();
   await writer.call("update_meter", old, { active: false });
-  await load.getByText("12.0 W").waitFor();
+  await consumption.getByText("12.0 W").waitFor();
   await page.locator(".meter", { hasText: "Old pack" }).getByText("retired").waitFor();
   expect(await page.locator(".device-alerts li").count()).toBe(0);
 });
