@@ -24,30 +24,64 @@ function known(value: Maybe): value is number {
   return typeof value === "number" && Number.isFinite(value);
 }
 
+/** What a figure is in; the prefixes for long ones come by themselves. */
+export type Unit = "W" | "Wh" | "V" | "A" | "%";
+
+const PREFIXES = [
+  { from: 9_999_500, by: 1e6, name: "M" },
+  { from: 9_999.5, by: 1e3, name: "k" },
+  { from: 0, by: 1, name: "" },
+] as const;
+
+type Prefix = (typeof PREFIXES)[number];
+
+const prefixOf = (size: number): Prefix => PREFIXES.find(({ from }) => size >= from) ?? PREFIXES[2];
+
+/** A figure of about three digits. */
+function withPrefix(value: number, { by, name }: Prefix, unit: Unit): string {
+  const scaled = value / by;
+  const size = Math.abs(scaled);
+  return `${digits(scaled, size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2)} ${name}${unit}`;
+}
+
 /** About three digits, with kilo and mega where the number is long: 7.32 W, 148 W, 12.4 kW. */
-function scaled(value: Maybe, unit: string): string {
-  if (!known(value)) return UNKNOWN;
-  const size = Math.abs(value);
-  if (size >= 9_999_500) return `${digits(value / 1e6, size >= 99_950_000 ? 0 : 1)} M${unit}`;
-  if (size >= 9_999.5) return `${digits(value / 1e3, size >= 99_950 ? 0 : 1)} k${unit}`;
-  return `${digits(value, size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2)} ${unit}`;
+function figure(value: Maybe, unit: Unit): string {
+  return known(value) ? withPrefix(value, prefixOf(Math.abs(value)), unit) : UNKNOWN;
 }
 
 /** Watts. */
-export const watts = (value: Maybe): string => scaled(value, "W");
+export const watts = (value: Maybe): string => figure(value, "W");
 
 /** Watt-hours. */
-export const wattHours = (value: Maybe): string => scaled(value, "Wh");
+export const wattHours = (value: Maybe): string => figure(value, "Wh");
 
 /** Volts. */
-export const volts = (value: Maybe): string => scaled(value, "V");
+export const volts = (value: Maybe): string => figure(value, "V");
 
 /** Amperes. */
-export const amperes = (value: Maybe): string => scaled(value, "A");
+export const amperes = (value: Maybe): string => figure(value, "A");
 
-/** Percent from 0 to 100; a decimal only where it matters, close to empty. */
-export function percent(value: Maybe): string {
-  return known(value) ? `${digits(value, value < 10 && value % 1 !== 0 ? 1 : 0)} %` : UNKNOWN;
+/** How to write figures that stand side by side: all with the prefix of the greatest. */
+export function together(values: readonly Maybe[], unit: Unit): (value: Maybe) => string {
+  if (unit === "%") return percent;
+  const prefix = prefixOf(Math.max(0, ...values.filter(known).map(Math.abs)));
+  return (value) => (known(value) ? withPrefix(value, prefix, unit) : UNKNOWN);
+}
+
+/** The labels of an axis: with one prefix, and as many decimals as tell its steps apart. */
+export function ticks(values: readonly number[], unit: Unit): string[] {
+  const prefix = prefixOf(Math.max(0, ...values.map(Math.abs)));
+  const step = Math.abs((values[1] ?? 0) - (values[0] ?? 0)) / prefix.by;
+  const fraction = isWhole(step) ? 0 : isWhole(10 * step) ? 1 : 2;
+  return values.map((value) => `${digits(value / prefix.by, fraction)} ${prefix.name}${unit}`);
+}
+
+const isWhole = (value: number): boolean => Math.abs(value - Math.round(value)) < 1e-6;
+
+/** Percent from 0 to 100; decimals close to empty, where they matter, or as many as asked for. */
+export function percent(value: Maybe, fraction?: 0 | 1): string {
+  if (!known(value)) return UNKNOWN;
+  return `${digits(value, value % 1 === 0 ? 0 : (fraction ?? (value < 10 ? 1 : 0)))} %`;
 }
 
 /** A span in hours, in the two units that fit it: 42 min, 5 h 20 min, 3 d 4 h. */

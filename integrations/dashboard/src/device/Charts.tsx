@@ -24,10 +24,12 @@ interface ChartsProps {
   readonly deviceId: string;
   readonly meters: readonly PowerMeter[];
   readonly lines: ReadonlyMap<string, Line>;
+  /** The device's newest reading where its clock is ahead, else null: a range ends there, or now. */
+  readonly ahead: number | null;
   readonly now: number;
 }
 
-export function Charts({ deviceId, meters, lines, now }: ChartsProps) {
+export function Charts({ deviceId, meters, lines, ahead, now }: ChartsProps) {
   const [range, setRange] = useState<Range>("24h");
   const meterIds = meters.map((meter) => meter.id);
   const history = useHistory(deviceId, meterIds, range);
@@ -40,6 +42,12 @@ export function Charts({ deviceId, meters, lines, now }: ChartsProps) {
           {isHourly(range) ? "hourly figures" : "every peak is kept"} · times in {format.zone(now)}
         </span>
       </div>
+      {ahead !== null && (
+        <p className="notice">
+          The clock of this device is ahead: its readings are dated up to {format.localTime(ahead)}, and the
+          charts end there.
+        </p>
+      )}
       {history.phase === "loading" && <Loading what="history" />}
       {history.phase === "failed" && (
         <Failure what="The history could not be loaded" error={history.error} onRetry={history.refetch} />
@@ -50,7 +58,7 @@ export function Charts({ deviceId, meters, lines, now }: ChartsProps) {
         </p>
       )}
       {history.phase === "ready" && (
-        <Plots history={history} range={range} meters={meters} lines={lines} now={now} />
+        <Plots history={history} range={range} meters={meters} lines={lines} now={ahead ?? now} />
       )}
     </section>
   );
@@ -142,7 +150,7 @@ function Plots({ history, range, meters, lines, now }: PlotsProps) {
               note={hourly ? "hourly mean, W" : "W"}
               {...drawn.watts}
               window={shown}
-              format={format.watts}
+              unit="W"
             />
           </div>
           <div className="card">
@@ -155,7 +163,7 @@ function Plots({ history, range, meters, lines, now }: PlotsProps) {
                 note={hourly ? "middle of each hour’s least and most, %" : "%"}
                 {...drawn.charge}
                 window={shown}
-                format={format.percent}
+                unit="%"
                 bounds={PERCENT}
               />
             </div>
@@ -180,9 +188,7 @@ interface VoltsProps {
 
 function Volts({ error, lines, data, window }: VoltsProps) {
   if (!error)
-    return (
-      <TimeChart title="Voltage" note="V" lines={lines} data={data} window={window} format={format.volts} />
-    );
+    return <TimeChart title="Voltage" note="V" lines={lines} data={data} window={window} unit="V" />;
   return (
     <div className="chart">
       <h3>Voltage</h3>

@@ -81,7 +81,7 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
           <Empty title="No meters yet">
             <p>
               Add one on the service’s machine:{" "}
-              <code>power-manager add-meter {device.id} battery --capacity-wh 50</code>
+              <code>power-manager --db FILE add-meter {device.id} battery --capacity-wh 50</code>
             </p>
           </Empty>
         </div>
@@ -89,7 +89,15 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
         <MeterCards meters={meters} lines={lines} now={now} />
       )}
       <div className={meters.length > 0 ? "device-columns" : undefined}>
-        {meters.length > 0 && <Charts deviceId={deviceId} meters={meters} lines={lines} now={now} />}
+        {meters.length > 0 && (
+          <Charts
+            deviceId={deviceId}
+            meters={meters}
+            lines={lines}
+            ahead={summary.ahead ? summary.lastSeen : null}
+            now={now}
+          />
+        )}
         <aside className="side" aria-label="Budget, report and events">
           <BudgetCard device={device} budget={budget} summary={summary} />
           <ReportCard deviceId={deviceId} />

@@ -5,6 +5,8 @@
 
 import { useEffect, useId, useMemo, useRef, useState } from "react";
 import uPlot from "uplot";
+import type { Unit } from "../format";
+import * as format from "../format";
 import { Time } from "../ui/Time";
 import { useTheme } from "../ui/theme";
 import { alone, axisTimes, limits, readingAt } from "./chart-data";
@@ -27,7 +29,7 @@ export interface TimeChartProps {
   readonly data: Columns;
   /** First and last moment shown, in seconds since the epoch. */
   readonly window: readonly [number, number];
-  readonly format: (value: number | null | undefined) => string;
+  readonly unit: Unit;
   /** Bounds that the scale always has, such as 0 and 100 for percent. */
   readonly bounds?: readonly [number | null, number | null];
 }
@@ -38,12 +40,12 @@ const DENSE = 8; // points a pixel: there a line of one pixel shows as much, and
 
 interface Drawing {
   readonly lines: readonly Line[];
-  readonly format: TimeChartProps["format"];
+  readonly unit: Unit;
   readonly bounds: TimeChartProps["bounds"];
 }
 
 function options(
-  { lines, format, bounds }: Drawing,
+  { lines, unit, bounds }: Drawing,
   host: HTMLElement,
   onCursor: (index: number | null) => void,
 ) {
@@ -56,12 +58,13 @@ function options(
     grid: { stroke: color("--line"), width: 1 },
     ticks: { stroke: color("--line"), width: 1, size: 4 },
   };
-  const labels = (_: uPlot, splits: number[]) => splits.map((split) => format(split));
+  const labels = (_: uPlot, splits: number[]) => format.ticks(splits, unit);
   const chart: uPlot.Options = {
     width: host.clientWidth,
     height: host.clientHeight,
     legend: { show: false },
-    cursor: { drag: { x: false, y: false }, sync: { key: SYNC }, points: { size: 7 } },
+    // No line across: the same height means nothing in the charts beside it.
+    cursor: { y: false, drag: { x: false, y: false }, sync: { key: SYNC }, points: { size: 7 } },
     scales: { y: { range: (_, low, high) => limits(low, high, bounds) } },
     axes: [
       { ...axis, values: axisTimes, space: 4.5 * rem, size: 2 * rem },
@@ -91,14 +94,14 @@ function usePlot(props: TimeChartProps, onCursor: (index: number | null) => void
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const theme = useTheme();
-  const { lines, data, window: shown, format, bounds } = props;
+  const { lines, data, window: shown, unit, bounds } = props;
   const latest = useRef({ data, shown });
   latest.current = { data, shown };
 
   // The same lines by value keep the plot; a new array of them at each render does not cost a new one.
   const key = JSON.stringify([theme, lines, bounds]);
-  const drawing = useRef<Drawing>({ lines, format, bounds });
-  drawing.current = { lines, format, bounds };
+  const drawing = useRef<Drawing>({ lines, unit, bounds });
+  drawing.current = { lines, unit, bounds };
   // biome-ignore lint/correctness/useExhaustiveDependencies: `key` stands for the lines, the bounds and the theme
   useEffect(() => {
     const element = host.current as HTMLDivElement;
@@ -141,7 +144,7 @@ function point(plot: uPlot, index: number | null): void {
 }
 
 export function TimeChart(props: TimeChartProps) {
-  const { title, note, lines, data, format } = props;
+  const { title, note, lines, data, unit } = props;
   const [cursor, setCursor] = useState<number | null>(null);
   const { host, plot } = usePlot(props, setCursor);
   const id = useId();
@@ -180,7 +183,7 @@ export function TimeChart(props: TimeChartProps) {
         aria-label={`${title}, chart. Arrow keys move along the points.`}
         onKeyDown={onKeyDown}
       />
-      <Legend lines={lines} data={data} at={at} format={format} label={title} />
+      <Legend lines={lines} data={data} at={at} unit={unit} label={title} />
     </figure>
   );
 }
@@ -198,12 +201,13 @@ interface LegendProps {
   readonly lines: readonly Line[];
   readonly data: Columns;
   readonly at: number | null;
-  readonly format: TimeChartProps["format"];
+  readonly unit: Unit;
   readonly label: string;
 }
 
-function Legend({ lines, data, at, format, label }: LegendProps) {
+function Legend({ lines, data, at, unit, label }: LegendProps) {
   const ranges = useMemo(() => lines.map((_, index) => extremes(data[index + 1] ?? [])), [lines, data]);
+  const text = format.together(ranges.flat(), unit);
   return (
     <table className="legend" aria-label={`${label} by meter`}>
       <thead>
@@ -221,9 +225,9 @@ function Legend({ lines, data, at, format, label }: LegendProps) {
               <Swatch line={line} />
               {line.label}
             </th>
-            <td>{format(readingAt(data[0], data[index + 1] ?? [], at))}</td>
-            <td>{format(ranges[index]?.[0])}</td>
-            <td>{format(ranges[index]?.[1])}</td>
+            <td>{text(readingAt(data[0], data[index + 1] ?? [], at))}</td>
+            <td>{text(ranges[index]?.[0])}</td>
+            <td>{text(ranges[index]?.[1])}</td>
           </tr>
         ))}
       </tbody>

@@ -25,11 +25,14 @@ function cell(value: string | number | null | undefined): string {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
+/** Says that what follows is UTF-8: without it a spreadsheet takes it for something else. */
+export const BYTE_ORDER_MARK = "\ufeff";
+
 /** The report as the text of a CSV file. */
 export function reportCsv(report: Report): string {
   const head = ["device_id", "device_name", "period_days", "generated_at", ...Object.values(COLUMNS)];
   const about = [report.device_id, report.device_name, report.period_days, report.generated_at];
   const keys = Object.keys(COLUMNS) as (keyof typeof COLUMNS)[];
   const rows = report.meters.map((meter) => [...about, ...keys.map((key) => meter[key])]);
-  return [head, ...rows].map((row) => `${row.map(cell).join(",")}\r\n`).join("");
+  return BYTE_ORDER_MARK + [head, ...rows].map((row) => `${row.map(cell).join(",")}\r\n`).join("");
 }

@@ -49,8 +49,8 @@ export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
         <h1 className="hidden">Fleet</h1>
         <Empty title="No devices yet">
           <p>
-            Register one on the service’s machine: <code>power-manager register edge-001 "Edge Node"</code>.
-            It appears here with its first reading.
+            Register one on the service’s machine, in the file that the service was started with:{" "}
+            <code>power-manager --db FILE register edge-001 "Edge Node"</code>.
           </p>
         </Empty>
       </main>

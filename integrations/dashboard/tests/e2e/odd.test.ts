@@ -213,6 +213,32 @@ test("the budget of a stale device looks stale, and a clock that is ahead is sai
   await page.getByText("seen 3 h ahead").waitFor();
 });
 
+test("a device whose clock is ahead shows its readings, and says what is wrong with their time", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "future", "Future");
+  const meter = await add(writer, "future", "battery", 10, "Pack");
+  const stamp = (minutes: number) => new Date(Date.now() + 60_000 * minutes).toISOString();
+  const readings = Array.from({ length: 30 }, (_, minute) => [meter, 12, 1, 50, stamp(120 + minute)]);
+  await writer.call("log_many", readings);
+  const { page } = await open(browser, service.url);
+  await page.locator(".fleet-item .alert", { hasText: "Its clock is ahead" }).waitFor();
+  await page.getByRole("link", { name: "Future" }).click();
+  await page.getByText("The clock of this device is ahead").waitFor();
+  const row = page.getByRole("table", { name: "Power by meter" }).getByRole("row", { name: /^Pack/ });
+  expect(await row.textContent()).toBe("Pack12.0 W12.0 W12.0 W");
+  const chart = page.getByRole("group", { name: /^Power, chart/ });
+  await chart.focus();
+  await page.keyboard.press("End");
+  const place = await page.evaluate(() => {
+    const [plot, cursor] = [".u-over", ".u-cursor-x"].map((name) =>
+      document.querySelector(name)?.getBoundingClientRect(),
+    );
+    return ((cursor?.left ?? 0) - (plot?.left ?? 0)) / (plot?.width ?? 1);
+  });
+  expect(place).toBeGreaterThan(0.95); // inside of the chart, at its end
+  expect(place).toBeLessThanOrEqual(1);
+});
+
 test("beside a clock that is wrong here, what is live is live", async () => {
   const service = await Service.start(["crowd", "--devices", "3"], "--no-auth");
   const { page } = await open(browser, "about:blank");

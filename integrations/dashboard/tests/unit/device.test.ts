@@ -4,6 +4,7 @@ import type { PowerMeter, PowerStatistics, Report } from "@blackroad/power-clien
 import { describe, expect, test } from "vitest";
 import { alone, join, limits, points, readingAt } from "../../src/device/chart-data";
 import { energyDays, midnight, sum } from "../../src/device/energy";
+import { eventNote, eventValue } from "../../src/device/events";
 import { linesOf } from "../../src/device/lines";
 import { reportCsv } from "../../src/device/report-csv";
 import { chance } from "./random";
@@ -117,6 +118,19 @@ test("lines have a colour by type, and others of that type another shade or a da
   expect(new Set(lines.map(({ color, dash }) => `${color} ${dash}`)).size).toBe(4);
 });
 
+test("an alert says each figure once, and no more of it than can be read", () => {
+  const alert = {
+    type: "discharge",
+    value: 19.902_134,
+    note: "House: battery: 19.9021 % charge, threshold 20 %",
+  } as const;
+  expect(eventValue(alert)).toBe("19.9 %");
+  expect(eventNote(alert)).toBe("\u2068House: battery\u2069, threshold 20 %");
+  expect(eventNote({ ...alert, note: "by hand" })).toBe("by hand");
+  expect(eventNote({ ...alert, type: "restore" })).toBe(alert.note);
+  expect(eventValue({ ...alert, value: 20 })).toBe("20 %");
+});
+
 describe("the report as CSV", () => {
   const report = (name: string | null): Report => ({
     device_id: "edge-001",
@@ -140,6 +154,7 @@ describe("the report as CSV", () => {
   test("quotes what needs it, leaves empty what is not there, and ends lines as RFC 4180 has it", () => {
     const [head, line, rest] = reportCsv(report("Pack")).split("\r\n");
     expect(head?.split(",").length).toBe(17);
+    expect(head?.slice(0, 10)).toBe("\ufeffdevice_id");
     expect(line).toBe(
       'edge-001,"Gate, ""north""",7,2026-11-23T21:02:43.023562+00:00,m1,Pack,battery,0,,,,,,,,,',
     );
