@@ -105,7 +105,8 @@ export function age(milliseconds: number): string {
   return milliseconds < 2000 ? "now" : `${span(seconds)} ago`;
 }
 
-function span(seconds: number): string {
+/** A span in its greatest unit: 12 s, 4 min, 3 h, 12 d, 6 y. */
+export function span(seconds: number): string {
   if (seconds < 60) return `${seconds} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 48 * 3600) return `${Math.floor(seconds / 3600)} h`;
@@ -138,11 +139,31 @@ export const localClock = (milliseconds: number): string => CLOCK.format(millise
 /** A local day: Mon 23 Nov. */
 export const localDay = (milliseconds: number): string => DAY.format(milliseconds).replace(",", "");
 
+const LONG_DAY = new Intl.DateTimeFormat(LOCALE, { day: "numeric", month: "short", year: "numeric" });
+
 const PLACE = LOCAL.resolvedOptions().timeZone;
 const SHORT_DAY = new Intl.DateTimeFormat(LOCALE, { day: "numeric", month: "short" });
 
 /** A local day without its weekday: 23 Nov. */
 export const shortDay = (milliseconds: number): string => SHORT_DAY.format(milliseconds);
+
+const SHORT_CLOCK = new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit" });
+
+/** A moment near now: 18:05 on the same day, Mon 23 Nov 18:05 on another; far away the day alone. */
+export function dayAndTime(milliseconds: number, now: number): string {
+  const day = localDay(milliseconds);
+  if (Math.abs(milliseconds - now) > 30 * 86_400_000) return LONG_DAY.format(milliseconds);
+  return (day === localDay(now) ? "" : `${day} `) + SHORT_CLOCK.format(milliseconds);
+}
+
+const MONTH = new Intl.DateTimeFormat(LOCALE, { month: "short" });
+const LONG_MONTH = new Intl.DateTimeFormat(LOCALE, { month: "long", year: "numeric" });
+
+/** A local month: Nov. */
+export const month = (milliseconds: number): string => MONTH.format(milliseconds);
+
+/** A local month with its year: November 2026. */
+export const longMonth = (milliseconds: number): string => LONG_MONTH.format(milliseconds);
 
 /** The zone by its short name at that moment: CET. */
 export function zone(milliseconds: number): string {

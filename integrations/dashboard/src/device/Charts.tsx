@@ -15,6 +15,7 @@ import {
 import { errorText, Failure, Loading } from "../ui/states";
 import { hourSeconds, join, type Points, points, readingSeconds } from "./chart-data";
 import { EnergyBars } from "./EnergyBars";
+import { energyPeriods, type Kind, midnights } from "./energy";
 import { type Columns, type Line, TimeChart } from "./TimeChart";
 
 const GAP_SECONDS = 120; // without a reading for so long a line is broken, as is one that is usually denser
@@ -144,7 +145,7 @@ function Plots({ history, range, meters, lines, now }: PlotsProps) {
         <p className="card state chart-none">Nothing was read in this range.</p>
       ) : (
         <>
-          <div className="card">
+          <div className="card chart-wide">
             <TimeChart
               title="Power"
               note={hourly ? "hourly mean, W" : "W"}
@@ -152,9 +153,6 @@ function Plots({ history, range, meters, lines, now }: PlotsProps) {
               window={shown}
               unit="W"
             />
-          </div>
-          <div className="card">
-            <Volts error={history.readingsError} {...drawn.volts} window={shown} />
           </div>
           {drawn.charge.lines.length > 0 && (
             <div className="card">
@@ -168,13 +166,34 @@ function Plots({ history, range, meters, lines, now }: PlotsProps) {
               />
             </div>
           )}
+          <div className="card">
+            <Volts error={history.readingsError} {...drawn.volts} window={shown} />
+          </div>
         </>
       )}
-      <div className="card">
-        <EnergyBars statistics={history.statistics} lines={lines} days={energyDaysOf(range)} now={now} />
+      <div className="card energy-card">
+        <EnergyCard history={history} meters={meters} days={energyDaysOf(range)} now={now} />
       </div>
     </div>
   );
+}
+
+interface EnergyCardProps {
+  readonly history: HistoryState;
+  readonly meters: readonly PowerMeter[];
+  readonly days: number;
+  readonly now: number;
+}
+
+function EnergyCard({ history, meters, days, now }: EnergyCardProps) {
+  const periods = energyPeriods(meters, history.statistics, midnights(days, now));
+  const types = new Set(meters.map(({ type }) => type));
+  const kinds: Kind[] = [];
+  if (types.has("solar")) kinds.push("solar");
+  if (types.has("battery")) kinds.push("battery");
+  if (types.has("main") || types.has("ups")) kinds.push("grid");
+  const gridName = types.has("main") ? "grid" : "UPS";
+  return <EnergyBars periods={periods} each="day" has={new Set(kinds)} gridName={gridName} />;
 }
 
 const PERCENT = [0, 100] as const;

@@ -1,4 +1,4 @@
-/** One device: its meters now, its budget, its history, its events, its report. */
+/** One device: how it is now, its meters, its history, its events, its report. */
 
 import { useEffect, useMemo, useRef, useState } from "react";
 import { useNow } from "../clock";
@@ -8,13 +8,14 @@ import { FLEET_HREF } from "../route";
 import { Badge } from "../ui/Badge";
 import { Empty } from "../ui/states";
 import { Ago } from "../ui/Time";
-import { BudgetCard } from "./BudgetCard";
 import { Charts } from "./Charts";
 import { EVENT_NAMES } from "./events";
 import { linesOf } from "./lines";
 import { MeterCards } from "./MeterCards";
+import { NowCards } from "./NowCards";
 import { RecordEvent } from "./RecordEvent";
 import { ReportCard } from "./ReportCard";
+import { SettingsCard } from "./SettingsCard";
 import { Timeline } from "./Timeline";
 
 interface DeviceViewProps {
@@ -86,7 +87,10 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
           </Empty>
         </div>
       ) : (
-        <MeterCards meters={meters} lines={lines} now={now} />
+        <>
+          <NowCards meters={meters} budget={budget} summary={summary} now={now} />
+          <MeterCards meters={meters} lines={lines} now={now} />
+        </>
       )}
       <div className={meters.length > 0 ? "device-columns" : undefined}>
         {meters.length > 0 && (
@@ -98,10 +102,10 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
             now={now}
           />
         )}
-        <aside className="side" aria-label="Budget, report and events">
-          <BudgetCard device={device} budget={budget} summary={summary} />
-          <ReportCard deviceId={deviceId} />
+        <aside className="side" aria-label="Events, report and settings">
           <Events key={deviceId} device={device} now={now} />
+          <ReportCard deviceId={deviceId} />
+          <SettingsCard device={device} />
         </aside>
       </div>
     </main>

@@ -1,12 +1,26 @@
 /** Columns of charts, energy by local day, and the report as CSV. */
 
-import type { PowerMeter, PowerStatistics, Report } from "@blackroad/power-client";
+import type { PowerMeter, Report } from "@blackroad/power-client";
 import { describe, expect, test } from "vitest";
 import { alone, join, limits, points, readingAt } from "../../src/device/chart-data";
-import { energyDays, midnight, sum } from "../../src/device/energy";
+import { stepsOf } from "../../src/device/EnergyBars";
+import {
+  dayBefore,
+  energyPeriods,
+  midnight,
+  midnights,
+  type Part,
+  selfSufficiency,
+  sidesOf,
+  total,
+  usedUntil,
+} from "../../src/device/energy";
 import { eventNote, eventValue } from "../../src/device/events";
+import { flowText, nodesOf } from "../../src/device/Flow";
 import { linesOf } from "../../src/device/lines";
+import { outlookOf } from "../../src/device/outlook";
 import { reportCsv } from "../../src/device/report-csv";
+import type { Summary } from "../../src/fleet/summary";
 import { chance } from "./random";
 
 describe("points", () => {
@@ -25,6 +39,9 @@ describe("points", () => {
   test("of readings that are far apart anyway do not break at each of them", () => {
     expect(of([0, 500, 1000, 1500]).ys).toEqual([0, 500, 1000, 1500]);
     expect(of([0, 500, 1000, 9000]).ys).toContain(null);
+    const live = Array.from({ length: 100 }, (_, second) => 1600 + second);
+    expect(of([0, 500, 1000, 1500, ...live]).ys).not.toContain(null);
+    expect(of([0, 500, 1000, 1500, ...live, 2900, 2901, 2902]).ys.filter((y) => y === null).length).toBe(1);
   });
 });
 
@@ -79,35 +96,153 @@ test("a scale holds its data and the bounds asked for", () => {
   expect(limits(null, null)[0]).toBeLessThan(limits(null, null)[1]);
 });
 
-describe("energy by day", () => {
-  const hour = (start: string, out: number, taken: number) =>
-    ({ start, energy_out_wh: out, energy_in_wh: taken }) as PowerStatistics;
-
-  test("puts each hour into the local day in which it begins, and keeps days without energy", () => {
-    const now = new Date(2026, 10, 23, 9).getTime();
-    const at = (...when: [number, number, number, number]) => new Date(...when).toISOString();
-    const days = energyDays(
-      new Map([
-        [
-          "a",
-          [
-            hour(at(2026, 10, 20, 23), 9, 9),
-            hour(at(2026, 10, 21, 0), 1, 0),
-            hour(at(2026, 10, 21, 23), 2, 0.5),
-          ],
-        ],
-        ["b", [hour(at(2026, 10, 23, 8), 4, 0)]],
-      ]),
-      3,
-      now,
-    );
-    expect(days.map((day) => [sum(day, "out"), sum(day, "in")])).toEqual([
-      [3, 0.5],
-      [0, 0],
-      [4, 0],
-    ]);
-    expect(days[2]?.start).toBe(midnight(now));
+describe("energy", () => {
+  type Kind = PowerMeter["type"];
+  const meters = (...types: Kind[]) => types.map((type) => ({ id: type, type }));
+  const hour = (start: number, out: number, taken = 0) => ({
+    start: new Date(start).toISOString(),
+    energy_out_wh: out,
+    energy_in_wh: taken,
   });
+  const at = (...when: [number, number, number, number]) => new Date(...when).getTime();
+  const one = (hours: Partial<Record<Kind, [number, number]>>) => {
+    const rows = Object.entries(hours).map(([type, [out, taken]]) => [type, [hour(0, out, taken)]] as const);
+    const types = Object.keys(hours) as Kind[];
+    const [period] = energyPeriods(meters(...types), new Map(rows), [0, 3_600_000]);
+    return (period as NonNullable<typeof period>).energy;
+  };
+
+  test("of a day is that of the hours that begin in it, and a day without any is there", () => {
+    const now = at(2026, 10, 23, 9);
+    const panel = [
+      hour(at(2026, 10, 20, 23), 9),
+      hour(at(2026, 10, 21, 0), 1),
+      hour(at(2026, 10, 21, 23), 2),
+    ];
+    const main = [hour(at(2026, 10, 23, 8), 4)];
+    const hours = new Map([
+      ["solar", panel],
+      ["main", main],
+    ]);
+    const days = energyPeriods(meters("solar", "main"), hours, midnights(3, now));
+    expect(days.map(({ energy }) => energy.consumption)).toEqual([3, 0, 4]);
+    expect(days.map(({ energy }) => energy.solar)).toEqual([3, 0, 0]);
+    expect(days[2]?.start).toBe(midnight(now));
+    expect(total(days)).toMatchObject({ consumption: 7, solar: 3, gridIn: 4 });
+  });
+
+  test("of a UPS in line with the mains counts once, of one alone it is the grid's", () => {
+    expect(one({ main: [100, 0], ups: [98, 0] })).toMatchObject({ consumption: 100, gridIn: 100 });
+    expect(one({ ups: [98, 3] })).toMatchObject({ consumption: 95, gridIn: 95 });
+  });
+
+  test("says how much came from elsewhere than the grid", () => {
+    expect(selfSufficiency(one({ main: [25, 0], solar: [75, 0] }))).toBe(75);
+    expect(selfSufficiency(one({ main: [0, 500], solar: [600, 0] }))).toBe(100);
+    expect(selfSufficiency(one({ main: [10, 0], battery: [0, 30] }))).toBeNull();
+  });
+
+  test("that went through the battery is counted once: both sides are equal", () => {
+    const sum = (parts: readonly Part[]) => parts.reduce((all, { wh }) => all + wh, 0);
+    const { sources, uses } = sidesOf(one({ main: [20, 5], solar: [150, 0], battery: [90, 100] }));
+    expect(sources.map(({ wh }) => wh)).toEqual([150, 0, 20]);
+    expect(uses.map(({ wh }) => wh)).toEqual([155, 10, 5]);
+    const random = chance(12);
+    for (let run = 0; run < 200; run++) {
+      const [used, back, panel] = [random() * 50, random() * 9, random() * 60];
+      const battery: [number, number] = [random() * 20, random() * 20];
+      const bought = Math.max(0, used + back + battery[1] - panel - battery[0]);
+      const both = sidesOf(one({ main: [bought, back], solar: [panel, 0], battery }));
+      if (bought > 0) expect(sum(both.sources)).toBeCloseTo(sum(both.uses), 9);
+    }
+  });
+
+  test("until a moment of a day has its share of the hour that is under way", () => {
+    const rows = [
+      hour(at(2026, 10, 22, 7), 10),
+      hour(at(2026, 10, 22, 8), 20),
+      hour(at(2026, 10, 22, 9), 40),
+    ];
+    const half = at(2026, 10, 22, 8) + 1_800_000;
+    const used = usedUntil(meters("main"), new Map([["main", rows]]), half);
+    // In a zone of half an hour the UTC hour is another one, and so is the share.
+    expect(used).toBeGreaterThanOrEqual(15);
+    expect(used).toBeLessThanOrEqual(30);
+    expect(dayBefore(at(2026, 10, 23, 8))).toBe(at(2026, 10, 22, 8));
+  });
+
+  test("has an axis of round steps around all of it", () => {
+    expect(stepsOf(-155, 170)).toEqual([-200, -100, 0, 100, 200]);
+    expect(stepsOf(0, 4)).toEqual([0, 1, 2, 3, 4]);
+    const random = chance(13);
+    for (let run = 0; run < 200; run++) {
+      const [least, most] = [-random() * 10 ** (8 * random()), random() * 10 ** (8 * random())];
+      const steps = stepsOf(least, most);
+      expect(steps[0] as number).toBeLessThanOrEqual(least * (1 - 1e-6));
+      expect(steps.at(-1) as number).toBeGreaterThanOrEqual(most * (1 - 1e-6));
+      expect(steps.length).toBeGreaterThan(2);
+      expect(steps.length).toBeLessThan(9);
+    }
+  });
+});
+
+describe("the outlook", () => {
+  const NOW = new Date(2026, 10, 23, 12).getTime();
+  const pack = { active: true, type: "battery", capacity_wh: 100, charge_pct: 60 } as PowerMeter;
+  const of = (changes: Partial<Summary>, meter: Partial<PowerMeter> = {}) =>
+    outlookOf({ stale: false, runtime: null, ...changes } as Summary, [{ ...pack, ...meter }], NOW);
+
+  test.each<[string, Partial<Summary>, Partial<PowerMeter>, string, string]>([
+    ["drains", { battery: 20, runtime: 3 }, {}, "3 h left", "until 15:00, while 20.0 W flow out"],
+    [
+      "drains for days",
+      { battery: 1, runtime: 60 },
+      {},
+      "2 d 12 h left",
+      "until Thu 26 Nov 00:00, while 1.00 W flow out",
+    ],
+    ["charges", { battery: -20 }, {}, "Full in 2 h", "while 20.0 W flow in"],
+    [
+      "charges, of no known size",
+      { battery: -20 },
+      { capacity_wh: 0 },
+      "Charging",
+      "20.0 W flow in; no capacity is set",
+    ],
+    ["is full", { battery: -2 }, { charge_pct: 100 }, "Full", "2.00 W flow in"],
+    ["holds", { battery: 0.01 }, {}, "Holding", "nothing flows in or out"],
+    [
+      "drains, of no known size",
+      { battery: 20 },
+      {},
+      "Draining",
+      "while 20.0 W flow out; no capacity is set",
+    ],
+    ["is not known", { battery: null }, {}, "Not known", "the watts of its battery are not known"],
+    [
+      "is old",
+      { stale: true, lastHeard: NOW - 7_200_000, runtime: 3, battery: 2 },
+      {},
+      "Not known",
+      "nothing has come for 2 h",
+    ],
+  ])("of a battery that %s", (_, changes, meter, answer, reason) => {
+    expect(of(changes, meter)).toEqual({ answer, reason });
+  });
+});
+
+test("the flow in words says what comes from where", () => {
+  const meters = [{ type: "main" }, { type: "battery" }, { type: "solar" }].map((meter) => ({
+    ...meter,
+    active: true,
+  })) as PowerMeter[];
+  const watts = { solar: 56, grid: 55, battery: -33, consumption: 78 } as Summary;
+  expect(flowText(nodesOf(watts, meters))).toBe(
+    "from solar 56.0 W, from grid 55.0 W, into battery 33.0 W, Consumption 78.0 W",
+  );
+  expect(flowText(nodesOf({ ...watts, consumption: null, solar: null }, meters))).toMatch(
+    /^Solar not known.*Consumption not known$/,
+  );
 });
 
 test("lines have a colour by type, and others of that type another shade or a dash", () => {
