@@ -18,7 +18,7 @@ export interface PowerClientOptions {
   fetch?: typeof globalThis.fetch | undefined;
   /** Instead of the runtime's `WebSocket`; Node 20 has none: give it the one of `ws`. */
   webSocket?: WebSocketClass | undefined;
-  /** Milliseconds that one try of one request may take; 10,000 by default. */
+  /** Milliseconds for which one try of one request may hear nothing; 10,000 by default. */
   timeoutMs?: number | undefined;
   /** How often a call that may be repeated is tried again after its first failure; 3 by default, 0: never. */
   retries?: number | undefined;

@@ -141,6 +141,26 @@ export const localDay = (milliseconds: number): string => DAY.format(millisecond
 
 const LONG_DAY = new Intl.DateTimeFormat(LOCALE, { day: "numeric", month: "short", year: "numeric" });
 
+const MINUTE = new Intl.DateTimeFormat(LOCALE, {
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+});
+
+/** A local day with its year: 23 Nov 2026. */
+export const longDay = (milliseconds: number): string => LONG_DAY.format(milliseconds);
+
+/** A local day and minute: 23 Nov, 18:05. */
+export const minute = (milliseconds: number): string => MINUTE.format(milliseconds);
+
+/** A local day as a date field has it: 2026-11-23. */
+export function isoDay(milliseconds: number): string {
+  const day = new Date(milliseconds);
+  const two = (value: number) => String(value).padStart(2, "0");
+  return `${day.getFullYear()}-${two(day.getMonth() + 1)}-${two(day.getDate())}`;
+}
+
 const PLACE = LOCAL.resolvedOptions().timeZone;
 const SHORT_DAY = new Intl.DateTimeFormat(LOCALE, { day: "numeric", month: "short" });
 

@@ -3,7 +3,8 @@
 import { useEffect, useMemo, useState } from "react";
 import { createRoot } from "react-dom/client";
 import "uplot/dist/uPlot.min.css";
-import { type Line, TimeChart } from "../../src/device/TimeChart";
+import type { Line } from "../../src/device/lines";
+import { TimeChart } from "../../src/device/TimeChart";
 import "../../src/style/theme.css";
 import "../../src/style/base.css";
 import "../../src/style/charts.css";

@@ -98,7 +98,8 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
             deviceId={deviceId}
             meters={meters}
             lines={lines}
-            ahead={summary.ahead ? summary.lastSeen : null}
+            lastSeen={summary.lastSeen}
+            ahead={summary.ahead}
             now={now}
           />
         )}

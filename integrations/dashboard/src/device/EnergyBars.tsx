@@ -1,17 +1,18 @@
 /**
- * Energy by day: where it came from above the line, where it went below, and the totals beside; the same as a table.
+ * Energy by hour, day, week or month: where it came from above the line, where it went below, and the totals beside; the same as a table.
  *
  * Both sides are equal, for what went through the battery is counted once, where it came from.
  */
 
 import { useId } from "react";
 import * as format from "../format";
+import type { EnergyUnit } from "../live/span";
 import { type Energy, type Kind, type Part, type Period, selfSufficiency, sidesOf, total } from "./energy";
 
 interface EnergyBarsProps {
   readonly periods: readonly Period[];
-  /** What a period is: a day, a week, a month. */
-  readonly each: "day" | "week" | "month";
+  /** What a period is. */
+  readonly each: EnergyUnit;
   /** The kinds of meters that the device has. */
   readonly has: ReadonlySet<Kind>;
   /** What the grid is called: a UPS stands for it where there are no mains. */
@@ -23,6 +24,8 @@ interface Column {
   readonly of: (energy: Energy) => number;
   readonly kind: Kind;
 }
+
+const UNIT_HEADS: Record<EnergyUnit, string> = { hour: "Hour", day: "Day", week: "Week", month: "Month" };
 
 const FED_BACK = "Fed back";
 
@@ -97,7 +100,7 @@ export function stepsOf(least: number, most: number): number[] {
 
 interface BarsProps {
   readonly periods: readonly Period[];
-  readonly each: EnergyBarsProps["each"];
+  readonly each: EnergyUnit;
   readonly label: string;
   readonly gridName: string;
 }
@@ -177,18 +180,20 @@ function isLabelled(index: number, count: number): boolean {
   return index % each === Math.floor(Math.min(each, count) / 2);
 }
 
-function shortName({ start }: Period, each: BarsProps["each"]): string {
+function shortName({ start }: Period, each: EnergyUnit): string {
+  if (each === "hour") return format.localClock(start).slice(0, 5);
   return each === "month" ? format.month(start) : format.shortDay(start);
 }
 
 /** A period by its name: Mon 23 Nov; 23 Nov to 29 Nov; November 2026. */
-function longName({ start, end }: Period, each: BarsProps["each"]): string {
+function longName({ start, end }: Period, each: EnergyUnit): string {
+  if (each === "hour") return format.minute(start);
   if (each === "day") return format.localDay(start);
   if (each === "week") return `${format.shortDay(start)} to ${format.shortDay(end - 1)}`;
   return format.longMonth(start);
 }
 
-function periodText(period: Period, each: BarsProps["each"], gridName: string): string {
+function periodText(period: Period, each: EnergyUnit, gridName: string): string {
   const { sources, uses } = sidesOf(period.energy);
   const text = format.together(
     [...sources, ...uses].map(({ wh }) => wh),
@@ -205,7 +210,7 @@ function periodText(period: Period, each: BarsProps["each"], gridName: string): 
 
 interface EnergyTableProps {
   readonly periods: readonly Period[];
-  readonly each: BarsProps["each"];
+  readonly each: EnergyUnit;
   readonly columns: readonly Column[];
 }
 
@@ -219,7 +224,7 @@ function EnergyTable({ periods, each, columns }: EnergyTableProps) {
       <table className="plain">
         <thead>
           <tr>
-            <th scope="col">{each === "day" ? "Day" : each === "week" ? "Week" : "Month"}</th>
+            <th scope="col">{UNIT_HEADS[each]}</th>
             {columns.map(({ name }) => (
               <th scope="col" key={name}>
                 {name}

@@ -6,8 +6,8 @@ import { isStale, measured, stateOf } from "../fleet/summary";
 import * as format from "../format";
 import { Badge } from "../ui/Badge";
 import { Ago } from "../ui/Time";
-import { meterName, typeName } from "./lines";
-import { type Line, Swatch } from "./TimeChart";
+import { Swatch } from "./Legend";
+import { type Line, meterName, typeName } from "./lines";
 
 interface MeterCardsProps {
   readonly meters: readonly PowerMeter[];

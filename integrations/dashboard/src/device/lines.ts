@@ -1,7 +1,14 @@
 /** Which colour and name a meter has in charts, bars and cards: the same in all of them. */
 
 import type { PowerMeter } from "@blackroad/power-client";
-import type { Line } from "./TimeChart";
+
+export interface Line {
+  readonly id: string;
+  readonly label: string;
+  /** A CSS custom property, such as --series-solar-1. */
+  readonly color: string;
+  readonly dash?: readonly number[];
+}
 
 const TYPES = { main: "Mains", battery: "Battery", solar: "Solar", ups: "UPS" } as const;
 const SHADES = 2;

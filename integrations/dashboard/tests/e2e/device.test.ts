@@ -35,7 +35,8 @@ test("each range asks for its window, beyond a day for hourly statistics, and dr
     expect(Math.round((Date.now() - Date.parse(since ?? "")) / 3_600_000)).toBe(hours);
     const days = Number(new URL((await statistics).url()).searchParams.get("days"));
     expect(days).toBe(Math.max(7, hours / 24) + 1);
-    await page.getByText(hours > 24 ? "hourly mean, W" : "every peak is kept").waitFor();
+    const notes = { 168: "hourly mean, W", 720: "each day’s least, mean and most, W" };
+    await page.getByText(notes[hours as 168 | 720] ?? "every peak is kept").waitFor();
     for (const [chart, unit] of [
       ["Power", "W"],
       ["Voltage", "V"],
@@ -80,7 +81,7 @@ test("a range is fetched again no sooner than it has moved on by a pixel", async
   await legend(page, "Power", "Panel").waitFor();
   await fetched("a day after a minute", 61_000);
   await page.getByRole("radio", { name: "30 d" }).check();
-  await page.getByText("hourly mean, W").waitFor();
+  await page.getByText("each day’s least, mean and most, W").waitFor();
   const before = asked;
   await page.clock.fastForward(600_000);
   await page.getByRole("radio", { name: "30 d" }).waitFor();

@@ -2,6 +2,7 @@
 
 import type { PowerMeter, Report } from "@blackroad/power-client";
 import { describe, expect, test } from "vitest";
+import { dayBands } from "../../src/device/bands";
 import { alone, join, limits, points, readingAt } from "../../src/device/chart-data";
 import { stepsOf } from "../../src/device/EnergyBars";
 import {
@@ -19,8 +20,11 @@ import { eventNote, eventValue } from "../../src/device/events";
 import { flowText, nodesOf } from "../../src/device/Flow";
 import { linesOf } from "../../src/device/lines";
 import { outlookOf } from "../../src/device/outlook";
+import { fileText } from "../../src/device/range-files";
 import { reportCsv } from "../../src/device/report-csv";
+import { byScale } from "../../src/device/scales";
 import type { Summary } from "../../src/fleet/summary";
+import { fileName } from "../../src/ui/save";
 import { chance } from "./random";
 
 describe("points", () => {
@@ -243,6 +247,58 @@ test("the flow in words says what comes from where", () => {
   expect(flowText(nodesOf({ ...watts, consumption: null, solar: null }, meters))).toMatch(
     /^Solar not known.*Consumption not known$/,
   );
+});
+
+describe("days", () => {
+  const at = (day: number, hour: number) => new Date(2026, 10, day, hour).getTime();
+  const sample = (moment: number, least: number | null, mean: number | null, most: number | null) => ({
+    moment,
+    least,
+    mean,
+    most,
+  });
+
+  test("have the least and the most of their hours, and a mean in which each hour counts", () => {
+    const samples = [sample(at(3, 1), -5, 2, 2), sample(at(3, 22), 1, 6, 40), sample(at(5, 3), 7, 7, 7)];
+    const days = dayBands(samples);
+    expect(days.map(({ least, mean, most }) => [least, mean, most])).toEqual([
+      [-5, 4, 40],
+      [7, 7, 7],
+    ]);
+    expect(days.map((day) => new Date(1000 * day.at).getDate())).toEqual([3, 5]);
+  });
+
+  test("of which nothing is known are gaps", () => {
+    const [day] = dayBands([sample(at(3, 1), null, null, null), sample(at(3, 2), null, null, null)]);
+    expect(day).toMatchObject({ least: null, mean: null, most: null });
+    expect(dayBands([sample(at(3, 1), null, null, null), sample(at(3, 2), 1, 2, 3)])[0]?.mean).toBe(2);
+  });
+});
+
+describe("axes", () => {
+  const groups = (sizes: Record<string, number>) =>
+    byScale(Object.entries(sizes).map(([id, size]) => ({ id, size })));
+
+  test("are shared by what is about as great: 230 V would flatten a pack of 12 V", () => {
+    expect(groups({ feed: 231, pack: 13, panel: 18, supply: 24 })).toEqual([
+      ["feed"],
+      ["pack", "panel", "supply"],
+    ]);
+    expect(groups({ a: 12, b: 36 })).toEqual([["b"], ["a"]]);
+    expect(groups({ a: 3.3, b: 5, c: 9, d: 17 })).toEqual([["d"], ["a", "b", "c"]]);
+    expect(groups({ a: 0, b: 12, c: 230 })).toEqual([["a", "c"], ["b"]]);
+    expect(groups({ a: 0 })).toEqual([["a"]]);
+    expect(groups({})).toEqual([[]]);
+  });
+});
+
+test("a range as a file has a mark for spreadsheets as CSV, and names as JSON", () => {
+  const rows = { head: ["time_utc", "meter"], rows: [["2026-11-23T00:00:00+00:00", "Hütte"]] };
+  expect(fileText(rows, "csv")).toBe("\ufefftime_utc,meter\r\n2026-11-23T00:00:00+00:00,Hütte\r\n");
+  expect(JSON.parse(fileText(rows, "json"))).toEqual([
+    { time_utc: "2026-11-23T00:00:00+00:00", meter: "Hütte" },
+  ]);
+  expect(fileName("a/b ü", "readings", "csv")).toBe("a_b_-readings.csv");
 });
 
 test("lines have a colour by type, and others of that type another shade or a dash", () => {
