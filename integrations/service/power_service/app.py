@@ -16,18 +16,24 @@ from starlette.routing import Match, WebSocketRoute
 from starlette.types import ASGIApp
 
 from power_manager import PowerManagerError
-from power_service import __version__, openapi, routes
+from power_service import __version__, docs, openapi, routes
 from power_service.auth import Gate
+from power_service.backup import OneAtATime
 from power_service.billing import add_webhook
+from power_service.bodies import JSON
+from power_service.compress import Compress, FixedFile
 from power_service.dashboard import add_dashboard
 from power_service.fleet import add_fleet
 from power_service.guard import Guard
 from power_service.metrics import Metrics
+from power_service.pages import page
 from power_service.problems import Code, Problem, of_library_error
 from power_service.settings import Settings
 from power_service.storage import Storage
 from power_service.stream import Hub, stream
 from power_service.tokens import TokenFile
+
+METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE")  # of the routes
 
 
 @contextlib.asynccontextmanager
@@ -35,6 +41,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """The database is open, and followed, for as long as the application runs."""
     state = app.state
     state.storage = state.gate.storage = Storage(state.settings)
+    state.backups = OneAtATime()
     state.hub = Hub(state.settings, state.storage, state.gate, state.metrics)
     try:
         await state.hub.start()
@@ -63,16 +70,16 @@ def bare_app(settings: Settings) -> FastAPI:
 def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
     """The application to serve, and the FastAPI inside of it."""
     app = bare_app(settings)
-    contract = openapi.text(app)
-
-    async def get_contract(_: Request) -> Response:
-        return Response(contract, media_type="application/json")
+    document = openapi.build(app)
+    contract = FixedFile(openapi.text(document).encode(), JSON, {"Cache-Control": "no-cache"})
+    described = page("Power service: routes", docs.html(document))
 
     async def upgrade_required(_: Request) -> Response:
         detail = "this is a WebSocket: connect with ws:// or wss://"
         return Problem(Code.UPGRADE_REQUIRED, detail, {"Upgrade": "websocket"}).response()
 
-    app.add_route("/openapi.json", get_contract, include_in_schema=False)
+    app.add_route("/openapi.json", contract.answer, include_in_schema=False)
+    app.add_route("/docs", described.answer, include_in_schema=False)
     app.add_route("/v1/stream", upgrade_required, include_in_schema=False)
     add_webhook(app, os.environ)
     add_fleet(app, os.environ)
@@ -80,10 +87,10 @@ def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
     inner: ASGIApp = app
     if settings.allowed_origins:
         inner = CORSMiddleware(
-            app, settings.allowed_origins, allow_methods=["GET", "PUT", "POST"],
+            app, settings.allowed_origins, allow_methods=METHODS,
             allow_headers=["Authorization", "Content-Type"], expose_headers=["Retry-After", "Fresh-As-Of"], max_age=600,
         )  # fmt: skip
-    return Guard(inner, settings, app.state.metrics), app
+    return Guard(Compress(inner), settings, app.state.metrics), app
 
 
 # --- Errors
@@ -120,7 +127,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 def _methods(request: Request) -> set[str]:
     """The methods of every route at that path; the framework names those of the first one only."""
     found = set()
-    for method in ("GET", "PUT", "POST"):
+    for method in METHODS:
         scope = {**request.scope, "method": method, "path_params": {}}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
             found.add(method)

@@ -12,7 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 from power_manager import InvalidValue, NotFound
 from power_service.limits import Buckets
 from power_service.problems import Code, Problem, retry_later
-from power_service.settings import Refused, Settings, how_to_make_one
+from power_service.settings import Refused, Settings, how_to_make_one, is_loopback
 from power_service.storage import Lane, Storage
 from power_service.tokens import EVERYBODY, Grant, Tickets, TokenFile
 
@@ -48,8 +48,11 @@ class Gate:
         else:
             self._trouble = ""
 
-    async def admit(self, token: str | None, scope: str, client: str) -> Grant:
-        """The grant of a token that has that scope and requests left. Raises Problem 401, 403, 429."""
+    async def admit(self, token: str | None, scope: str | None, client: str) -> Grant:
+        """The grant of a token that has that scope, if one is wanted, and requests left.
+
+        Raises Problem 401, 403, 429.
+        """
         if not self.settings.auth:
             self._spend(self._buckets, client)
             return EVERYBODY
@@ -60,7 +63,7 @@ class Gate:
                 await self.refresh()
                 grant = self.tokens.find(token)
         if grant is None:
-            raise self._unauthorized(token)
+            raise self._unauthorized(token, client)
         self._spend(self._buckets, grant.id)
         return self.scoped(grant, scope)
 
@@ -76,23 +79,29 @@ class Gate:
         return self.scoped(grant, scope)
 
     @staticmethod
-    def scoped(grant: Grant, scope: str) -> Grant:
+    def scoped(grant: Grant, scope: str | None) -> Grant:
         """The grant, if it has that scope."""
-        if not grant.has(scope):
+        if scope is not None and not grant.has(scope):
             raise Problem(Code.FORBIDDEN_SCOPE, f"this token does not have the scope {scope!r}")
         return grant
 
-    def _unauthorized(self, token: str | None) -> Problem:
+    def _unauthorized(self, token: str | None, client: str) -> Problem:
         detail = "this token is not known, or was revoked" if token else "a bearer token is needed"
         if self._trouble:
             detail += "; the service cannot read its tokens now: its log says why"
-        elif not self.tokens.grants:
-            detail = (
-                f"there is no token yet; on the service's machine: {how_to_make_one(self.settings)}"
-            )
+        else:
+            if not self.tokens.grants:
+                detail = "there is no token yet"
+            detail += f"; {self._hint(client)}"
         return Problem(
             Code.UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer realm="power-service"'}
         )
+
+    def _hint(self, client: str) -> str:
+        """What to do; the path of a file only for who is on this machine."""
+        if is_loopback(client) and not self.settings.behind_proxy:
+            return f"make one: {how_to_make_one(self.settings)}"
+        return "make one by power-service token new, on the service's machine and for its --db"
 
     @staticmethod
     def _spend(buckets: Buckets, key: str) -> None:
@@ -111,13 +120,16 @@ async def access(
     """The grant behind a request that has the wanted scope; a dependency of every route that needs one."""
     gate: Gate = request.app.state.gate
     client = request.client.host if request.client else ""
-    grant = await gate.admit(given.credentials if given else None, wanted.scopes[0], client)
+    scope = wanted.scopes[0] if wanted.scopes else None
+    grant = await gate.admit(given.credentials if given else None, scope, client)
     request.state.grant = grant
     return grant
 
 
 Reader = Annotated[Grant, Security(access, scopes=["read"])]
 Writer = Annotated[Grant, Security(access, scopes=["write"])]
+Admin = Annotated[Grant, Security(access, scopes=["admin"])]
+Anybody = Annotated[Grant, Security(access, scopes=[])]  # with a token that is known
 
 
 def forbidden_device() -> Problem:

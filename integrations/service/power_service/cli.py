@@ -1,163 +1,114 @@
-"""`power-service` serves; `power-service token` makes, lists and revokes tokens."""
+"""`power-service` serves; `power-service token` makes, lists and revokes tokens; `power-service backup` copies."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import dataclasses
 import logging
 import os
 import resource
 import sys
+import tempfile
+import threading
+import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from power_manager import DB_PATH, PowerManager, PowerManagerError
+from power_manager import PowerManager, PowerManagerError
 from power_service import __version__
+from power_service.backup import BackupFailed, copy_file, download
+from power_service.demo import Demo
+from power_service.listener import bind
+from power_service.options import DATABASE, OPTIONS, TOKENS, settings_of
 from power_service.settings import Refused, Settings, how_to_make_one
 from power_service.tokens import Scope, TokenFile
 
+_DESCRIPTORS_OF_THE_SERVICE = 200  # the database's, beside those of connections
 _log = logging.getLogger("power_service")
 
 
-def _number(kind: Callable[[str], float], low: int, high: int) -> Callable[[str], float]:
-    """What reads an option's number, and refuses one beyond these bounds; NaN is beyond any."""
-
-    def number(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            value = kind(text)
-            if low <= value <= high:
-                return value
-        what = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"expected {what} from {low} to {high}, got {text!r}")
-
-    return number
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    db = Path(os.environ.get("POWER_MANAGER_DB") or DB_PATH)
-    parser.add_argument(
-        "--db",
-        type=Path,
-        default=db,
-        help="(default: $POWER_MANAGER_DB, else power_manager.db here)",
-    )
-    parser.add_argument(
-        "--tokens", type=Path, metavar="FILE", help="the tokens (default: beside the database)"
-    )
+Announce = Callable[[str], None]  # is called with the address, when the service listens
+_TOKEN_VARIABLE = "POWER_SERVICE_TOKEN"
+_TOKEN_EPILOG = """The tokens are in a file beside the database: name the one that the service has, by --db here or
+before `token`, or by the variable that the service is given."""
 
 
 def _serve_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="power-service",
-        description="REST and WebSocket over power_manager.",
-        epilog="power-service token --help: make, list and revoke tokens.",
+        description="REST and WebSocket over power_manager. Without a command it serves.",
+        epilog="Each option has a variable too, as POWER_SERVICE_ALLOW_HOST; the README has those that have no option.",
     )
-    _common(parser)
-    add = parser.add_argument
-    add("--version", action="version", version=f"%(prog)s {__version__}")
-    add("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
-    add(
-        "--port",
-        type=_number(int, 0, 65_535),
-        default=8080,
-        help="0: any free one (default: %(default)s)",
-    )
-    add(
-        "--no-auth",
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    for option in OPTIONS:
+        if option.on_command_line:
+            option.add_to(parser)
+    parser.add_argument("--quiet", action="store_true", help="no line for each request")
+    parser.add_argument(
+        "--demo",
         action="store_true",
-        help="let everybody on this machine in; for loopback addresses only",
+        help="serve three made-up devices with a year behind them, from a directory of its own, without tokens",
     )
-    add(
-        "--behind-proxy",
-        action="store_true",
-        help="a proxy on this machine does TLS, and says who the client is",
-    )
-    add("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
-    add("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
-    add(
-        "--allow-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a name clients use; may be repeated",
-    )
-    add(
-        "--allow-origin",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="pages from elsewhere; may be repeated",
-    )
-    add(
-        "--dashboard",
-        type=Path,
-        metavar="DIR",
-        help="the built dashboard (default: the one that comes along)",
-    )
-    add(
-        "--durability",
-        choices=["full", "normal"],
-        default="full",
-        help="as PowerManager's (default: %(default)s)",
-    )
-    rate, count = _number(float, 0, 1_000_000), _number(int, 1, 1_000_000)
-    add(
-        "--rate",
-        type=rate,
-        default=100.0,
-        help="requests a second for each token; 0: any (default: %(default)s)",
-    )
-    add(
-        "--burst",
-        type=count,
-        default=200,
-        help="requests a token may save up (default: %(default)s)",
-    )
-    add(
-        "--max-connections",
-        type=count,
-        default=1000,
-        help="streams included (default: %(default)s)",
-    )
-    add("--quiet", action="store_true", help="no line for each request")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_token_commands(commands)
+    _add_backup_command(commands)
     return parser
 
 
-def _token_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="power-service token", description="Make, list and revoke tokens."
+def _add_backup_command(commands: Any) -> None:
+    command = commands.add_parser(
+        "backup",
+        help="copy the database while the service runs",
+        description="Copy the database while the service runs; power-manager restore puts the copy back.",
+        epilog=f"With --url the token, of scope admin, is in ${_TOKEN_VARIABLE}: others see command lines.",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    new = commands.add_parser("new", help="make a token, and print it: it cannot be shown again")
+    command.add_argument("file", type=Path, help="the copy; a file of that name is replaced")
+    command.add_argument("--url", help="of a service that is elsewhere (default: the file of --db)")
+    DATABASE.add_to(command)
+
+
+def _add_token_commands(commands: Any) -> None:
+    token = commands.add_parser(
+        "token", help="make, list and revoke tokens", description="Make, list and revoke tokens."
+    )
+    actions = token.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    new = actions.add_parser("new", help="make a token, and print it: it cannot be shown again")
     new.add_argument("name", help="whose it is, for people")
-    new.add_argument("--scope", action="append", required=True, choices=[scope.value for scope in Scope],
-                     help="may be repeated; read does not include write, nor write read; admin is both")  # fmt: skip
+    new.add_argument(
+        "--scope",
+        action="append",
+        required=True,
+        choices=[scope.value for scope in Scope],
+        help="may be repeated; read does not include write, nor write read; admin is both",
+    )
     new.add_argument(
         "--device", action="append", metavar="ID", help="only for this device; may be repeated"
     )
-    listing = commands.add_parser("list", help="list the tokens")
-    revoke = commands.add_parser("revoke", help="take a token back, from now on")
+    listing = actions.add_parser("list", help="list the tokens")
+    revoke = actions.add_parser("revoke", help="take a token back, from now on")
     revoke.add_argument("id", help="as listed")
-    for command in (new, listing, revoke):
-        _common(command)
-    return parser
+    for command in (token, new, listing, revoke):
+        command.epilog = _TOKEN_EPILOG
+        for option in (DATABASE, TOKENS):
+            option.add_to(command)
 
 
-def _token(options: argparse.Namespace) -> int:
-    tokens = TokenFile(Settings(db=options.db, tokens=options.tokens).token_file)
-    if options.command == "new":
+def _token(options: argparse.Namespace, settings: Settings) -> int:
+    tokens = TokenFile(settings.token_file)
+    if options.action == "new":
         token, grant = tokens.new(options.name, map(Scope, options.scope), options.device)
         print(token)
         print(
             f"token {grant.id} is in {tokens.path}; the text above is shown this once",
             file=sys.stderr,
         )
-    elif options.command == "list":
+    elif options.action == "list":
         for grant in tokens.grants:
             bound = "all devices" if grant.devices is None else ", ".join(grant.devices)
-            print(
-                f"{grant.id}  {grant.created_at}  {'+'.join(grant.scopes):<10}  {grant.name}  ({bound})"
-            )
+            scopes = "+".join(grant.scopes)
+            print(f"{grant.id}  {grant.created_at}  {scopes:<10}  {grant.name}  ({bound})")
     elif not tokens.revoke(options.id):
         print(
             f"power-service: no token has the id {options.id!r}: see power-service token list",
@@ -167,24 +118,25 @@ def _token(options: argparse.Namespace) -> int:
     return 0
 
 
+def _backup(options: argparse.Namespace, settings: Settings) -> int:
+    try:
+        if options.url:
+            download(options.url, os.environ.get(_TOKEN_VARIABLE), options.file)
+        else:
+            copy_file(settings.db, options.file)
+    except BackupFailed as error:
+        print(f"power-service: {error}", file=sys.stderr)
+        return 1
+    print(f"The copy is {options.file}: power-manager restore puts it back.")
+    return 0
+
+
+def _say_nothing(_: str) -> None:
+    """Nobody waits for the address."""
+
+
 def _settings(options: argparse.Namespace) -> Settings:
-    return Settings(
-        db=options.db,
-        host=options.host,
-        port=options.port,
-        tokens=options.tokens,
-        auth=not options.no_auth,
-        behind_proxy=options.behind_proxy,
-        tls_cert=options.tls_cert,
-        tls_key=options.tls_key,
-        allowed_hosts=tuple(options.allow_host),
-        allowed_origins=tuple(options.allow_origin),
-        dashboard=options.dashboard,
-        durability=options.durability,
-        rate=options.rate,
-        burst=options.burst,
-        max_connections=options.max_connections,
-    )
+    return settings_of(vars(options), os.environ)
 
 
 def _log_to_stderr(quiet: bool) -> None:
@@ -195,19 +147,24 @@ def _log_to_stderr(quiet: bool) -> None:
         logging.getLogger("power_service.access").setLevel(logging.WARNING)
 
 
-def _allow_descriptors(wanted: int) -> None:
-    """One for each connection, as far as the system lets us: it often begins with 1,024."""
+def _connections_allowed(wanted: int) -> int:
+    """How many connections there can be: one descriptor for each, and some for the rest of the service.
+
+    The system's limit is raised as far as it lets us: it often begins with 1,024.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    needed = wanted + _DESCRIPTORS_OF_THE_SERVICE
+    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    return min(wanted, max(most - _DESCRIPTORS_OF_THE_SERVICE, most // 2))
 
 
-def _serve(settings: Settings, quiet: bool) -> int:
+def _serve(settings: Settings, quiet: bool, announce: Announce = _say_nothing) -> int:
     try:
-        from power_service.app import (
-            create_app,
-        )  # FastAPI takes half a second to import: not for `token`
+        # FastAPI takes half a second to import: not for `token`.
+        from power_service.app import create_app
         from power_service.server import make_server, run
     except ModuleNotFoundError as error:
         print(
@@ -224,19 +181,74 @@ def _serve(settings: Settings, quiet: bool) -> int:
         _log.warning(
             "there is no token yet, so nobody gets in; make one: %s", how_to_make_one(settings)
         )
-    _allow_descriptors(settings.max_connections + 200)
+    allowed = _connections_allowed(settings.max_connections)
+    if allowed < settings.max_connections:
+        _log.warning("the system's limit of open files allows %d connections only", allowed)
+        settings = dataclasses.replace(settings, max_connections=allowed)
     guarded, app = create_app(settings)
-    return run(make_server(settings, guarded, app))
+    return run(make_server(settings, guarded, app, announce))
+
+
+# --- The demo
+
+
+def _serve_demo(options: argparse.Namespace, settings: Settings) -> int:
+    """Serve a file of made-up devices, in a directory that goes with the service."""
+    given = [option.name for option in (DATABASE, TOKENS) if option.field in options]
+    if given:
+        raise Refused(f"--demo makes a file of its own: leave out --{given[0]}")
+    with tempfile.TemporaryDirectory(prefix="power-demo-", ignore_cleanup_errors=True) as directory:
+        path = Path(directory) / "power_manager.db"
+        settings = dataclasses.replace(settings, db=path, tokens=None, auth=False)
+        settings.check(token_count=0)
+        if "port" not in options and not _is_free(settings.host, settings.port):
+            settings = dataclasses.replace(settings, port=0)
+        print("Making a year of three devices ...", flush=True)
+        demo = Demo(path)
+        demo.make()
+
+        def announce(url: str) -> None:
+            print(
+                f"The demo is at {url}\nIts file is {path}, for as long as it runs: Ctrl+C ends it."
+            )
+            sys.stdout.flush()
+            if options.open:
+                _open_in_browser(url)
+
+        demo.start()
+        try:
+            return _serve(settings, True, announce)
+        finally:
+            demo.stop()
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        for listening in bind(host, port):
+            listening.close()
+    except OSError:
+        return False
+    return True
+
+
+def _open_in_browser(url: str) -> None:
+    """In a thread: a browser of the terminal returns when it is closed."""
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 for an error, 2 for wrong usage."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments[:1] == ["token"]:
-            return _token(_token_parser().parse_args(arguments[1:]))
-        options = _serve_parser().parse_args(arguments)
-        return _serve(_settings(options), options.quiet)
+        options = _serve_parser().parse_args(argv)
+        settings = _settings(options)
+        if options.command == "token":
+            return _token(options, settings)
+        if options.command == "backup":
+            return _backup(options, settings)
+        if options.demo:
+            return _serve_demo(options, settings)
+        announce = _open_in_browser if options.open else _say_nothing
+        return _serve(settings, options.quiet, announce)
     except Refused as error:
         print(f"power-service: {error}", file=sys.stderr)
         return 2

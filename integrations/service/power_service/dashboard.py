@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import mimetypes
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
+from power_service.compress import FixedFile
+from power_service.pages import without_dashboard
 from power_service.settings import Refused
 
 _BESIDE = ("dashboard", "../../dashboard/dist")  # in the installed package; in the repository
+_log = logging.getLogger("power_service")
 _MAX_BYTES = 32 * 1024 * 1024
 # Stricter than for the rest: the page is built so that it needs nothing inline and nothing from elsewhere.
 _CONTENT_SECURITY = (
@@ -29,11 +30,17 @@ def find(told: Path | None) -> Path | None:
 
 
 def add_dashboard(app: FastAPI, told: Path | None) -> None:
-    """Serve the files of the dashboard, and its index.html as /. Raises Refused where what was told is none."""
+    """Serve the files of the dashboard, and its index.html as /; without one, what to do.
+
+    Raises Refused where what was told is none.
+    """
     root = find(told)
     if root is None:
         if told:
             raise Refused(f"--dashboard {told}: expected a directory with index.html in it")
+        _log.warning("the dashboard was not built: the page at / says how")
+        answer = without_dashboard().answer
+        app.router.routes.append(Route("/", answer, methods=["GET"], include_in_schema=False))
         return
     total = 0
     for path in sorted(root.rglob("*")):
@@ -49,14 +56,8 @@ def add_dashboard(app: FastAPI, told: Path | None) -> None:
 
 def _route(url: str, name: str, content: bytes) -> Route:
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     # Built files have a hash in their names and never change; index.html names the present ones.
     lasting = "public, max-age=31536000, immutable" if name.startswith("assets/") else "no-cache"
-    headers = {"ETag": etag, "Cache-Control": lasting, "Content-Security-Policy": _CONTENT_SECURITY}
-
-    async def file(request: Request) -> Response:
-        if request.headers.get("if-none-match") == etag:
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=media_type)
-
-    return Route(url, file, methods=["GET"], include_in_schema=False)
+    headers = {"Cache-Control": lasting, "Content-Security-Policy": _CONTENT_SECURITY}
+    file = FixedFile(content, media_type, headers)
+    return Route(url, file.answer, methods=["GET"], include_in_schema=False)

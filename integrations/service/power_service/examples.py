@@ -96,18 +96,31 @@ _STATISTICS = {
     **_CHARGE,
     **_ENERGY,
 }
+_SERIES: dict[str, Any] = {
+    "meter_id": _METER["id"],
+    "reading_count": 2,
+    "timestamps_ms": [1795435200000, 1795435260000],
+    "voltage": [3.7, 3.69],
+    "current_draw": [0.5, None],
+    "wattage": [1.85, None],
+    "charge_pct": [19.5, 19.4],
+}
 _METRICS = 'power_service_readings_stored_total 60.0\npower_events_total{type="discharge"} 1.0\n'
 
 RESPONSES: dict[str, Any] = {
     "listDevices": [_DEVICE],
     "putDevice": _DEVICE,
     "getDevice": _DEVICE,
+    "updateDevice": {**_DEVICE, "target_wh": 200.0},
     "listMeters": [_METER],
     "addMeter": {**_METER, "voltage": 0.0, "current_draw": 0.0, "charge_pct": 100.0, "updated_at": None,
                  "alert_level": "none", "wattage": 0.0, "state": "charging"},
     "getMeter": _METER,
+    "updateMeter": {**_METER, "capacity_wh": 48.0},
     "postReadings": {"received": 2, "stored": 1},
     "listReadings": {"readings": [_READING], "next_cursor": "0660e9b3d08001"},
+    "deleteReadings": {"deleted": 12},
+    "getSeries": _SERIES,
     "getStatistics": [_STATISTICS],
     "listEvents": [_EVENT],
     "triggerEvent": {**_EVENT, "type": "restore", "value": 0.0, "note": "service restarted", "meter_id": None},
@@ -125,6 +138,8 @@ RESPONSES: dict[str, Any] = {
         "event_count": 1,
         "events": [_EVENT],
     },
+    "getMe": {"name": "laptop", "scopes": ["read", "write"], "devices": None, "database": "/srv/power_manager.db"},
+    "getBackup": "SQLite format 3 …",
     "getHealth": {"status": "ok"},
     "getReadiness": {"status": "ready"},
     "getMetrics": _METRICS,
@@ -160,12 +175,26 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
         "application/x-ndjson": {"lines": [_NEW_READING, _LIVE]},
     },
     "triggerEvent": {
-        "application/json": {"restore": {"type": "restore", "note": "service restarted"}}
+        "application/json": {
+            "restore": {"type": "restore", "note": "service restarted"},
+            "of-a-meter": {"type": "charge_start", "meter_id": _METER["id"]},
+        }
+    },
+    "updateDevice": {"application/json": {"target": {"target_wh": 200.0}}},
+    "updateMeter": {
+        "application/json": {"capacity": {"capacity_wh": 48.0}, "retire": {"active": False}}
     },
 }
 
 STREAM: tuple[dict[str, Any], ...] = (
-    {"type": "hello", "resumed_from": 40, "oldest": 1, "latest": 41, "recovered": True},
+    {
+        "type": "hello",
+        "resumed_from": 40,
+        "oldest": 1,
+        "latest": 41,
+        "recovered": True,
+        "file_id": "3a7d1c5e9b2f40688d4e6c1a0f93b75e",
+    },
     {"type": "event", "sequence": 41, "event": _EVENT},
     {"type": "reading", "device_id": "edge-001", "reading": _READING},
     {"type": "meter", "meter": _METER},

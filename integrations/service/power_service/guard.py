@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers
@@ -17,6 +19,8 @@ from power_service.settings import Settings
 
 _access_log = logging.getLogger("power_service.access")
 _MAX_HEADERS = 100  # fields
+_PROBES = frozenset({"/healthz", "/readyz"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})  # methods; all others may write
 _SLASH = "\0"  # an encoded slash inside a path segment; no id can hold a NUL
 _CONTENT_SECURITY = "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 _ALWAYS = {
@@ -53,6 +57,86 @@ def _decode(scope: Scope) -> None:
     )
 
 
+class _Body:
+    """A request's body: up to max_body bytes, within body_seconds."""
+
+    def __init__(self, headers: Headers, receive: Receive, settings: Settings) -> None:
+        self._receive = receive
+        self._limit = settings.max_body
+        self._taken = 0
+        self._deadline = asyncio.get_running_loop().time() + settings.body_seconds
+        self._length = headers.get("content-length", "0")
+        self.complete = self._length == "0" and "transfer-encoding" not in headers
+
+    def check_length(self) -> None:
+        """Raise a problem for a body that says itself that it is too large."""
+        if self._length.isdigit() and int(self._length[:20]) > self._limit:
+            raise self._too_large()
+
+    def _too_large(self) -> Problem:
+        return Problem(Code.BODY_TOO_LARGE, f"a body has at most {self._limit} bytes")
+
+    async def receive(self) -> Message:
+        """The next part, for the application. Raises a problem 408 or 413."""
+        if self.complete:  # now it waits for the client to go
+            return await self._receive()
+        try:
+            message = await self._next()
+        except asyncio.TimeoutError:
+            raise Problem(Code.REQUEST_TIMEOUT, "the body did not come in time") from None
+        if self._taken > self._limit:
+            raise self._too_large()
+        return message
+
+    async def _next(self) -> Message:
+        left = self._deadline - asyncio.get_running_loop().time()
+        message = await asyncio.wait_for(self._receive(), max(left, 0.001))
+        self._taken += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        return message
+
+    async def drop(self) -> None:
+        """Take in the rest, and forget it."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            while not self.complete:
+                await self._next()
+
+
+class _Answer:
+    """An answer, with the headers that each has; its last part is sent when its request has left the count."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._last: Message | None = None
+        self.status = 500
+
+    async def send(self, message: Message) -> None:
+        """Send a part, or keep it where it is the last."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            there = {name.lower() for name, _ in message["headers"]}
+            further = [header for header in _ALWAYS.items() if header[0] not in there]
+            message["headers"] = [*message["headers"], *further]
+        elif not message.get("more_body", False):
+            self._last = message
+            return
+        await self._send(message)
+
+    async def finish(self, body: _Body) -> None:
+        """Send the last part; where the body is still coming, take it in first.
+
+        A connection that is closed while its client still sends is reset, and the client may never see the answer.
+        """
+        if self._last is None:
+            return
+        if body.complete:
+            await self._send(self._last)
+            return
+        await self._send({**self._last, "more_body": True})
+        await body.drop()
+        await self._send({"type": "http.response.body"})
+
+
 class Guard:
     """The outermost ASGI application."""
 
@@ -67,7 +151,7 @@ class Guard:
         )
         self._hosts = frozenset(map(str.lower, names)) - {"0.0.0.0", "::", ""}
         self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins)
-        self._under_way = 0
+        self._under_way = {"read": 0, "write": 0}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let it in, or answer with a problem."""
@@ -84,40 +168,56 @@ class Guard:
             await self._app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begin, status = time.perf_counter(), 500
-
-        async def answer(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                there = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *(h for h in _ALWAYS.items() if h[0] not in there),
-                ]
-            await send(message)
-
-        self._under_way += 1
+        begin = time.perf_counter()
+        reason = ""  # why it was refused before any route saw it
+        body = _Body(Headers(scope=scope), receive, self._settings)
+        answer = _Answer(send)
         try:
             self._check(scope)
-            if self._under_way > self._settings.max_requests:
-                raise retry_later(Code.OVERLOADED, "too many requests are under way", 1)
-            await self._app(scope, self._limited(scope, receive), answer)
+            body.check_length()
+            with self._counted(scope):
+                await self._app(scope, body.receive, answer.send)
         except Problem as problem:
-            await problem.response()(scope, receive, answer)
+            reason = f" {problem.code.value}"
+            await problem.response()(scope, receive, answer.send)
         finally:
-            self._under_way -= 1
-            seconds = time.perf_counter() - begin
-            route = getattr(scope.get("route"), "path", None)
-            self._metrics.request(route, scope["method"], status, seconds)
-            grant = scope.get("state", {}).get("grant")
-            path = scope.get("raw_path", b"").decode(
-                "ascii", "replace"
-            )  # without the query, and still encoded
-            who = grant.id if grant else "-"
-            _access_log.info(
-                "%s %s %d %.1f ms token=%s", scope["method"], path, status, seconds * 1000, who
-            )
+            self._log(scope, answer.status, reason, time.perf_counter() - begin)
+            await answer.finish(body)
+
+    @contextlib.contextmanager
+    def _counted(self, scope: Scope) -> Iterator[None]:
+        """Count a request in its lane while it is under way. Raises a problem where there are too many in that lane.
+
+        Writers that wait for a locked file thus hold up no reader, and nothing holds up the probes of a supervisor.
+        """
+        if scope["path"] in _PROBES:
+            yield
+            return
+        lane = "read" if scope["method"] in _READING else "write"
+        if self._under_way[lane] >= self._settings.max_requests:
+            raise retry_later(Code.OVERLOADED, f"too many requests to {lane} are under way", 1)
+        self._under_way[lane] += 1
+        try:
+            yield
+        finally:
+            self._under_way[lane] -= 1
+
+    def _log(self, scope: Scope, status: int, reason: str, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None)
+        self._metrics.request(route, scope["method"], status, seconds)
+        grant = scope.get("state", {}).get("grant")
+        # without the query, and still encoded
+        path = scope.get("raw_path", b"").decode("ascii", "replace")
+        who = grant.id if grant else "-"
+        _access_log.info(
+            "%s %s %d%s %.1f ms token=%s",
+            scope["method"],
+            path,
+            status,
+            reason,
+            seconds * 1000,
+            who,
+        )
 
     def _check(self, scope: Scope) -> None:
         """Raise a problem for what no route should see."""
@@ -139,32 +239,8 @@ class Guard:
         origin = headers.get("origin", "").lower()
         own = not origin or _authority(origin)[0] == hosts[0].lower()
         if not own and origin not in self._origins:
-            raise Problem(Code.FORBIDDEN_ORIGIN, "pages of that origin may not use this service")
+            raise Problem(
+                Code.FORBIDDEN_ORIGIN,
+                "pages of that origin may not use this service: see --allow-origin",
+            )
         _decode(scope)
-
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """The request's body, up to max_body bytes within body_seconds."""
-        limit, taken = self._settings.max_body, 0
-        too_large = Problem(Code.BODY_TOO_LARGE, f"a body has at most {limit} bytes")
-        length = Headers(scope=scope).get("content-length", "0")
-        if length.isdigit() and int(length[:20]) > limit:
-            raise too_large
-        deadline = asyncio.get_running_loop().time() + self._settings.body_seconds
-        complete = False
-
-        async def limited() -> Message:
-            nonlocal taken, complete
-            if complete:  # now it waits for the client to go
-                return await receive()
-            left = deadline - asyncio.get_running_loop().time()
-            try:
-                message = await asyncio.wait_for(receive(), max(left, 0.001))
-            except asyncio.TimeoutError:
-                raise Problem(Code.REQUEST_TIMEOUT, "the body did not come in time") from None
-            taken += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if taken > limit:
-                raise too_large
-            return message
-
-        return limited

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 from prometheus_client import (
@@ -12,53 +15,124 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from power_manager import PowerEventType, PowerMeter
+from power_manager import (
+    SECOND_US,
+    EnergyTotals,
+    MeterType,
+    NotFound,
+    PowerEventType,
+    PowerManager,
+    PowerMeter,
+    to_microseconds,
+)
 
-MAX_METERS = 500  # series of each gauge
+MAX_METERS = 500  # series of each gauge and counter
+_WITH_CHARGE = (MeterType.BATTERY, MeterType.UPS)
+_SECONDS_PER_READ = 0.5  # of energies, in one scrape
+_PAUSE_PER_READ = 19  # times as long as reading energies takes, nothing is read
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class _Meters(Collector):
-    """Present volts, watts and charge of the first MAX_METERS active meters, as the poller last saw them.
+    """Present values and energies of the first MAX_METERS active meters.
 
-    What is not known has no sample: a 0 would be a measurement.
+    The values are as the poller last saw them; names are read from the file with every scrape. Behind each energy are
+    all hours of its meter, so they are read in turn, the oldest first, for _SECONDS_PER_READ at most, and in at most a
+    twentieth of the time. What is not known has no sample: a 0 would be a measurement.
     """
 
-    def __init__(self, meters: Callable[[], list[PowerMeter]]) -> None:
+    _LABELS = ("device_id", "meter_id", "type", "device_name", "meter_name")
+
+    def __init__(self, meters: Callable[[], list[PowerMeter]], clock: Callable[[], float]) -> None:
         self._meters = meters
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next = 0.0  # when to read from the file again
+        self._device_names: dict[str, str] = {}
+        self._totals: dict[str, EnergyTotals] = {}  # by meter, the one read longest ago first
+
+    def _shown(self) -> tuple[list[PowerMeter], int]:
+        """The meters that have samples, and how many have none because they are too many."""
+        active = [meter for meter in self._meters() if meter.active]
+        return active[:MAX_METERS], max(len(active) - MAX_METERS, 0)
+
+    def read(self, pm: PowerManager) -> None:
+        """Read names, and energies if it is time to."""
+        with self._lock:
+            self._device_names = {device.id: device.name for device in pm.list_devices()}
+            begin = self._clock()
+            if begin < self._next:
+                return
+            self._read_totals(pm, begin + _SECONDS_PER_READ)
+            end = self._clock()
+            self._next = end + (end - begin) * _PAUSE_PER_READ
+
+    def _read_totals(self, pm: PowerManager, deadline: float) -> None:
+        """Read those that were never read, then the others, until the deadline; forget those of other meters."""
+        wanted = [meter.id for meter in self._shown()[0]]
+        present = set(wanted)
+        known = {id_: total for id_, total in self._totals.items() if id_ in present}
+        in_turn = [id_ for id_ in wanted if id_ not in known] + list(known)
+        for meter_id in in_turn:
+            known.pop(meter_id, None)
+            with contextlib.suppress(NotFound):  # it was deleted since the poller saw it
+                known[meter_id] = pm.energy_totals(meter_id)
+            if self._clock() >= deadline:
+                break
+        self._totals = known
 
     def collect(self) -> Iterator[Metric]:
-        meters = [meter for meter in self._meters() if meter.active]
-        labels = ["device_id", "meter_id", "type"]
-        voltage = GaugeMetricFamily("power_meter_voltage_volts", "Present voltage", labels=labels)
-        wattage = GaugeMetricFamily(
-            "power_meter_wattage_watts", "Present watts out of the source", labels=labels
-        )
-        charge = GaugeMetricFamily("power_meter_charge_percent", "Present charge", labels=labels)
-        for meter in meters[:MAX_METERS]:
-            values = [meter.device_id, meter.id, meter.type.value]
+        meters, left_out = self._shown()
+        voltage = self._gauge("voltage_volts", "Present voltage")
+        wattage = self._gauge("wattage_watts", "Present watts out of the source")
+        charge = self._gauge("charge_percent", "Present charge, of batteries and UPSs")
+        latest = self._gauge("last_reading_timestamp_seconds", "When the present values were read")
+        energy_out = self._counter("energy_out_wh", "Watt-hours out of the source, ever")
+        energy_in = self._counter("energy_in_wh", "Watt-hours into the source, ever")
+        for meter in meters:
+            if meter.updated_at is None:
+                continue  # it never measured anything
+            labels = self._labels_of(meter)
+            latest.add_metric(labels, to_microseconds(meter.updated_at) / SECOND_US)
             if meter.power_known or meter.voltage:
-                voltage.add_metric(values, meter.voltage)
+                voltage.add_metric(labels, meter.voltage)
             if meter.wattage is not None:
-                wattage.add_metric(values, meter.wattage)
-            charge.add_metric(values, meter.charge_pct)
-        left_out = GaugeMetricFamily(
-            "power_meters_left_out", f"Meters beyond the first {MAX_METERS}, without gauges"
+                wattage.add_metric(labels, meter.wattage)
+            if meter.type in _WITH_CHARGE:
+                charge.add_metric(labels, meter.charge_pct)
+            total = self._totals.get(meter.id)
+            if total is not None:
+                energy_out.add_metric(labels, total.energy_out_wh)
+                energy_in.add_metric(labels, total.energy_in_wh)
+        beyond = GaugeMetricFamily(
+            "power_meters_left_out", f"Meters beyond the first {MAX_METERS}, without samples"
         )
-        left_out.add_metric([], max(len(meters) - MAX_METERS, 0))
-        yield from (voltage, wattage, charge, left_out)
+        beyond.add_metric([], left_out)
+        yield from (voltage, wattage, charge, latest, energy_out, energy_in, beyond)
+
+    def _gauge(self, name: str, help: str) -> GaugeMetricFamily:  # noqa: A002
+        return GaugeMetricFamily(f"power_meter_{name}", help, labels=self._LABELS)
+
+    def _counter(self, name: str, help: str) -> CounterMetricFamily:  # noqa: A002
+        return CounterMetricFamily(f"power_meter_{name}", help, labels=self._LABELS)
+
+    def _labels_of(self, meter: PowerMeter) -> list[str]:
+        device_name = self._device_names.get(meter.device_id, "")
+        return [meter.device_id, meter.id, meter.type.value, device_name, meter.name or ""]
 
 
 class Metrics:
     """Every series of the service; labels take values from closed sets only, but for the gauges of meters."""
 
     content_type = CONTENT_TYPE_LATEST
+    _meters: _Meters  # set when the file is followed
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._registry = CollectorRegistry()
         self._requests = Histogram(
             "power_service_request_seconds", "Time to answer", ["route", "method", "status"],
@@ -93,9 +167,11 @@ class Metrics:
         self._events.labels(kind.value).inc()
 
     def watch_meters(self, meters: Callable[[], list[PowerMeter]]) -> None:
-        """Show these meters' present values with every scrape."""
-        self._registry.register(_Meters(meters))
+        """Show these meters with every scrape."""
+        self._meters = _Meters(meters, self._clock)
+        self._registry.register(self._meters)
 
-    def text(self) -> bytes:
+    def text(self, pm: PowerManager) -> bytes:
         """What Prometheus scrapes."""
+        self._meters.read(pm)
         return generate_latest(self._registry)

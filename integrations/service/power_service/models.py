@@ -20,6 +20,7 @@ from power_manager import (
     PowerReading,
     PowerState,
     PowerStatistics,
+    to_microseconds,
 )
 
 MAX_BATCH = 10_000  # readings in one request
@@ -66,6 +67,36 @@ class ReadingPage:
 
 
 @dataclass
+class Series:
+    """Readings as arrays, one value of each for each point, oldest first; null: not known.
+
+    Times are whole milliseconds since 1970 (UTC), as `new Date()` takes them. `reading_count` is how many readings the
+    window has: where the arrays are shorter, they were thinned out.
+    """
+
+    meter_id: str
+    reading_count: int
+    timestamps_ms: list[int]
+    voltage: list[float | None]
+    current_draw: list[float | None]
+    wattage: list[float | None]
+    charge_pct: list[float]
+
+
+def series_of(meter_id: str, reading_count: int, points: list[PowerReading]) -> Series:
+    """A meter's points, by field."""
+    return Series(
+        meter_id=meter_id,
+        reading_count=reading_count,
+        timestamps_ms=[to_microseconds(point.timestamp) // 1000 for point in points],
+        voltage=[point.voltage for point in points],
+        current_draw=[point.current_draw for point in points],
+        wattage=[point.wattage for point in points],
+        charge_pct=[point.charge_pct for point in points],
+    )
+
+
+@dataclass
 class IngestResult:
     """How many readings came, and how many of them were new."""
 
@@ -103,6 +134,26 @@ class StreamTicket:
 
     ticket: str
     expires_in: float
+
+
+@dataclass
+class Deleted:
+    """How many readings went."""
+
+    deleted: int
+
+
+@dataclass
+class Me:
+    """Who is asking: what the token may do. `scopes` has each one by itself; `devices` is null for all of them.
+
+    `database` is the file that this service has, for commands on its machine; null for a token bound to devices.
+    """
+
+    name: str
+    scopes: list[Literal["read", "write", "admin"]]
+    devices: list[str] | None
+    database: str | None
 
 
 @dataclass
@@ -200,7 +251,8 @@ class Report(TypedDict):
 class HelloMessage:
     """The first frame: `recovered` says whether every event after the `after` that was asked for follows.
 
-    Where it is false, fetch what you show again: nothing was asked for, or the file is another one.
+    Where it is false, fetch what you show again: nothing was asked for, or the file is another one. Sequences count
+    within one line of history of a file: keep `file_id` beside the last one, and send both to resume.
     """
 
     type: Literal["hello"]
@@ -208,6 +260,7 @@ class HelloMessage:
     oldest: int
     latest: int
     recovered: bool
+    file_id: str
 
 
 @dataclass
@@ -267,12 +320,15 @@ DEVICES: TypeAdapter[list[DeviceRecord]] = TypeAdapter(list[DeviceRecord])
 METER: TypeAdapter[PowerMeter] = TypeAdapter(PowerMeter)
 METERS: TypeAdapter[list[PowerMeter]] = TypeAdapter(list[PowerMeter])
 PAGE: TypeAdapter[ReadingPage] = TypeAdapter(ReadingPage)
+SERIES: TypeAdapter[Series] = TypeAdapter(Series)
 STATISTICS: TypeAdapter[list[PowerStatistics]] = TypeAdapter(list[PowerStatistics])
 EVENT: TypeAdapter[PowerEvent] = TypeAdapter(PowerEvent)
 EVENTS: TypeAdapter[list[PowerEvent]] = TypeAdapter(list[PowerEvent])
 EVENT_PAGE: TypeAdapter[EventPage] = TypeAdapter(EventPage)
 INGEST: TypeAdapter[IngestResult] = TypeAdapter(IngestResult)
 TICKET: TypeAdapter[StreamTicket] = TypeAdapter(StreamTicket)
+DELETED: TypeAdapter[Deleted] = TypeAdapter(Deleted)
+ME: TypeAdapter[Me] = TypeAdapter(Me)
 RUNTIME: TypeAdapter[Runtime] = TypeAdapter(Runtime)
 HEALTH: TypeAdapter[Health] = TypeAdapter(Health)
 BUDGET: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
@@ -356,6 +412,11 @@ NEW_EVENT = Shape(
     {
         "value": {"type": "number", "default": 0.0, "description": "in the event's own unit"},
         "note": {**_NULLABLE_TEXT, "maxLength": 10_000},
+        "meter_id": {
+            **_NULLABLE_TEXT,
+            "maxLength": 200,
+            "description": "which of the device's meters it is about; null: none",
+        },
     },
 )
 DEVICE_SETTINGS = Shape(
@@ -378,4 +439,36 @@ DEVICE_SETTINGS = Shape(
         "id": {**_ID, "description": "may be left out; else the same as in the path"},
     },
 )
-SHAPES = (NEW_READING, NEW_METER, NEW_EVENT, DEVICE_SETTINGS)
+
+
+def _changes(name: str, description: str, properties: dict[str, dict[str, Any]]) -> Shape:
+    """Of what can be given, any part; no defaults, for what is left out stays as it is."""
+    return Shape(
+        name,
+        description,
+        {},
+        {
+            key: {word: value for word, value in schema.items() if word != "default"}
+            for key, schema in properties.items()
+        },
+    )
+
+
+_SETTABLE = {**DEVICE_SETTINGS.required, **DEVICE_SETTINGS.optional}
+DEVICE_CHANGES = _changes(
+    "DeviceChanges",
+    "What is to change of a device; what is left out stays as it is.",
+    {key: schema for key, schema in _SETTABLE.items() if key != "id"},
+)
+METER_CHANGES = _changes(
+    "MeterChanges",
+    "What is to change of a meter; what is left out stays as it is.",
+    {
+        **NEW_METER.optional,
+        "active": {
+            "type": "boolean",
+            "description": "false: it counts in no present figure, until a reading becomes its present state",
+        },
+    },
+)
+SHAPES = (NEW_READING, NEW_METER, NEW_EVENT, DEVICE_SETTINGS, DEVICE_CHANGES, METER_CHANGES)

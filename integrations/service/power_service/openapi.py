@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
+from power_service.backup import MEDIA_TYPE as BACKUP
 from power_service.examples import REQUESTS, RESPONSES, STREAM
 from power_service.models import SHAPES, StreamMessage
 from power_service.problems import MEDIA_TYPE, STATUS, Code, Problem, ProblemDetails
@@ -29,10 +30,11 @@ DESCRIPTION = """REST and WebSocket over power_manager. The records are the libr
 Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. Errors are RFC 9457 problem JSON: go by
 `code`. A token bound to devices gets 403 for everything that belongs to another device, whether it exists or not.
 
-The stream is the WebSocket `/v1/stream?device_id=&after=`; its messages are under `webhooks`. Authenticate with the
-subprotocols `power.v1` and `token.<token>`, with an Authorization header, or with `ticket=` from
-`POST /v1/stream/tickets`. Close codes: 1012 the service restarts, 1013 too slow, both to be resumed with the last
-`sequence` as `after`; 4000 + an HTTP status where the connection is refused, with the problem's code as reason.
+The stream is the WebSocket `/v1/stream?device_id=&after=&file_id=`; its messages are under `webhooks`. Resume with the
+last `sequence` as `after` and the `file_id` of the hello before. Authenticate with the subprotocols `power.v1` and
+`token.<token>`, with an Authorization header, or with `ticket=` from `POST /v1/stream/tickets`. Close codes: 1012 the
+service restarts, 1013 too slow, both to be resumed; 4000 + an HTTP status where the connection is refused, with the
+problem's code as reason.
 """
 _REF = "#/components/schemas/{model}"
 _DESCRIPTIONS = {
@@ -58,10 +60,16 @@ _WITH_BODY = (400, 408, 413, 415, 422)
 _FURTHER = {
     "putDevice": (409,),
     "getDevice": (404,),
+    "updateDevice": (404,),
+    "deleteDevice": (404,),
     "addMeter": (404,),
     "getMeter": (404,),
+    "updateMeter": (404,),
+    "deleteMeter": (404,),
     "postReadings": (404,),
     "listReadings": (404,),
+    "deleteReadings": (404,),
+    "getSeries": (404,),
     "getStatistics": (404,),
     "listEvents": (404,),
     "triggerEvent": (404,),
@@ -94,9 +102,9 @@ def build(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-def text(app: FastAPI) -> str:
+def text(document: dict[str, Any]) -> str:
     """The document as it is committed and served."""
-    return json.dumps(build(app), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _clean(value: Any) -> None:
@@ -153,7 +161,9 @@ def _complete(operation: dict[str, Any]) -> None:
     success = next(response for status, response in responses.items() if status.startswith("2"))
     if name == "getMetrics":
         success["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    for media_type, content in success["content"].items():
+    if name == "getBackup":
+        success["content"] = {BACKUP: {"schema": {"type": "string", "format": "binary"}}}
+    for media_type, content in success.get("content", {}).items():
         content["example"] = RESPONSES[name]
         content["schema"].pop("title", None)
         assert media_type
@@ -198,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, help="such as integrations/service/openapi.json")
     options = parser.parse_args(argv)
-    present = text(bare_app(Settings(db=Path("power_manager.db"), auth=False)))
+    present = text(build(bare_app(Settings(db=Path("power_manager.db"), auth=False))))
     if options.check:
         if options.file.read_text(encoding="utf-8") == present:
             return 0

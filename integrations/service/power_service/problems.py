@@ -115,7 +115,7 @@ class Problem(Exception):
         headers = dict(self.headers)
         if self.status in (408, 413, 431):
             headers["Connection"] = "close"
-        return Response(json.dumps(self.body()), self.status, headers, MEDIA_TYPE)
+        return Response(json.dumps(self.body()) + "\n", self.status, headers, MEDIA_TYPE)
 
 
 def retry_later(code: Code, detail: str, seconds: int) -> Problem:

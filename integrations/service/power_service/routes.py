@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BeforeValidator, TypeAdapter
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from power_manager import (
     DeviceRecord,
@@ -16,25 +19,36 @@ from power_manager import (
     NotFound,
     PowerEvent,
     PowerManager,
+    PowerReading,
     PowerStatistics,
     from_microseconds,
     to_microseconds,
 )
-from power_service import models
-from power_service.auth import Reader, Writer, check_devices, check_meter, forbidden_device
+from power_service import backup, models
+from power_service.auth import (
+    Admin,
+    Anybody,
+    Reader,
+    Writer,
+    check_devices,
+    check_meter,
+    forbidden_device,
+)
 from power_service.bodies import JSON, NDJSON, error_as_sent, read_object, read_readings
 from power_service.charts import POINTS_A_SPAN, thin_out
 from power_service.guard import path_text
 from power_service.metrics import Metrics
 from power_service.models import Shape
 from power_service.problems import Code, Problem, retry_later
+from power_service.settings import Settings
 from power_service.storage import Lane, Storage
-from power_service.tokens import Grant
+from power_service.tokens import Grant, Scope
 
 MAX_CHART_READINGS = 1_000_000  # that one request may go through
 router = APIRouter(prefix="/v1")
 plain = APIRouter()
 
+_END_OF_LINE = b"\n"  # for people, whose prompt follows what curl prints
 ID_LIMITS: dict[str, Any] = {"min_length": 1, "max_length": 200, "pattern": models.TEXT_PATTERN}
 DeviceId = Annotated[
     str, BeforeValidator(path_text), Path(description="the device's id", **ID_LIMITS)
@@ -56,7 +70,7 @@ def _storage(request: Request) -> Storage:
 
 
 def _json(adapter: TypeAdapter[Any], value: object, status: int = 200) -> Response:
-    return Response(adapter.dump_json(value), status, media_type=JSON)
+    return Response(adapter.dump_json(value) + _END_OF_LINE, status, media_type=JSON)
 
 
 def _body(shape: Shape) -> dict[str, Any]:
@@ -103,6 +117,30 @@ async def get_device(request: Request, grant: Reader, device_id: DeviceId) -> Re
     return _json(models.DEVICE, await storage.call(Lane.READ, storage.pm.get_device, device_id))
 
 
+@router.patch(
+    "/devices/{device_id}", operation_id="updateDevice", response_model=DeviceRecord, tags=["devices"],
+    openapi_extra=_body(models.DEVICE_CHANGES),
+)  # fmt: skip
+async def update_device(request: Request, grant: Writer, device_id: DeviceId) -> Response:
+    """Change the values that are given of a device."""
+    check_devices(grant, device_id)
+    storage = _storage(request)
+    changes = await read_object(request, models.DEVICE_CHANGES)
+    device = await storage.call(Lane.WRITE, storage.pm.update_device, device_id, **changes)
+    return _json(models.DEVICE, device)
+
+
+@router.delete(
+    "/devices/{device_id}", operation_id="deleteDevice", status_code=204, tags=["devices"]
+)
+async def delete_device(request: Request, grant: Admin, device_id: DeviceId) -> Response:
+    """Delete a device with its meters, readings, statistics and events, for good."""
+    check_devices(grant, device_id)
+    storage = _storage(request)
+    await storage.call(Lane.WRITE, storage.pm.delete_device, device_id)
+    return Response(status_code=204)
+
+
 # --- Meters
 
 
@@ -147,6 +185,28 @@ async def get_meter(request: Request, grant: Reader, meter_id: MeterId) -> Respo
     )
 
 
+@router.patch(
+    "/meters/{meter_id}", operation_id="updateMeter", response_model=models.PowerMeter, tags=["meters"],
+    openapi_extra=_body(models.METER_CHANGES),
+)  # fmt: skip
+async def update_meter(request: Request, grant: Writer, meter_id: MeterId) -> Response:
+    """Change the values that are given of a meter; retire it with `active` false."""
+    storage = _storage(request)
+    await check_meter(storage, grant, meter_id)
+    changes = await read_object(request, models.METER_CHANGES)
+    meter = await storage.call(Lane.WRITE, storage.pm.update_meter, meter_id, **changes)
+    return _json(models.METER, models.shown(meter))
+
+
+@router.delete("/meters/{meter_id}", operation_id="deleteMeter", status_code=204, tags=["meters"])
+async def delete_meter(request: Request, grant: Admin, meter_id: MeterId) -> Response:
+    """Delete a meter with its readings and statistics, for good; events stay."""
+    storage = _storage(request)
+    await check_meter(storage, grant, meter_id)
+    await storage.call(Lane.WRITE, storage.pm.delete_meter, meter_id)
+    return Response(status_code=204)
+
+
 # --- Readings
 
 _READING: dict[str, Any] = {"$ref": "#/components/schemas/NewReading"}
@@ -184,13 +244,11 @@ async def post_readings(request: Request, grant: Writer) -> Response:
     return _json(models.INGEST, models.IngestResult(len(rows), stored))
 
 
-Moment = Annotated[
-    str | None,
-    Query(
-        description="ISO 8601 with an offset, 1970 to 2200",
-        json_schema_extra={"format": "date-time"},
-    ),
-]
+_MOMENT: Any = Query(
+    description="ISO 8601 with an offset, 1970 to 2200", json_schema_extra={"format": "date-time"}
+)
+Moment = Annotated[str | None, _MOMENT]
+WantedMoment = Annotated[str, _MOMENT]  # where a window that was forgotten would do harm
 
 
 _CURSOR = "^(0[0-9a-f]|1[0-9])[0-9a-f]{12}$"
@@ -237,6 +295,30 @@ async def list_readings(
     return Response(await storage.call(Lane.READ, _page, *arguments, window.limit), media_type=JSON)
 
 
+@router.delete(
+    "/meters/{meter_id}/readings",
+    operation_id="deleteReadings",
+    response_model=models.Deleted,
+    tags=["readings"],
+)
+async def delete_readings(
+    request: Request,
+    grant: Admin,
+    meter_id: MeterId,
+    since: WantedMoment,
+    until: Moment = None,
+) -> Response:
+    """Delete the readings from `since` on and before `until`, for good; all of them: since 1970-01-01T00:00:00Z.
+
+    Statistics are computed anew. An hour that was pruned goes whole, and a range that cuts one is refused.
+    """
+    storage = _storage(request)
+    await check_meter(storage, grant, meter_id)
+    window = {"since": _moment(since), "until": _moment(until)}
+    count = await storage.call(Lane.WRITE, storage.pm.delete_readings, meter_id, **window)
+    return _json(models.DELETED, models.Deleted(count))
+
+
 def _moment(text: str | None) -> str | None:
     """A time in a query as it was meant: a + that was not encoded has become a space."""
     return text if text is None else text.replace(" ", "+") if text[-6:-5] == " " else text
@@ -247,18 +329,71 @@ def _page(pm: PowerManager, meter_id: str, since: Any, until: Any, limit: int) -
     cursor = None
     if len(readings) > limit:
         cursor = f"{to_microseconds(readings[limit].timestamp):014x}"
-    return models.PAGE.dump_json(models.ReadingPage(readings[:limit], cursor))
+    return models.PAGE.dump_json(models.ReadingPage(readings[:limit], cursor)) + _END_OF_LINE
 
 
 def _chart(pm: PowerManager, meter_id: str, since: Any, until: Any, max_points: int) -> bytes:
+    points, _ = _points(pm, meter_id, since, until, max_points)
+    return models.PAGE.dump_json(models.ReadingPage(points, None)) + _END_OF_LINE
+
+
+def _series(pm: PowerManager, meter_id: str, since: Any, until: Any, max_points: int) -> bytes:
+    points, reading_count = _points(pm, meter_id, since, until, max_points)
+    return models.SERIES.dump_json(models.series_of(meter_id, reading_count, points)) + _END_OF_LINE
+
+
+def _points(
+    pm: PowerManager, meter_id: str, since: Any, until: Any, max_points: int
+) -> tuple[list[PowerReading], int]:
+    """The readings of a window, thinned out, and how many there are. Raises Problem 422 for too many."""
     every = pm.iter_history(meter_id, since=since, until=until)
-    points = thin_out(islice(every, MAX_CHART_READINGS), max_points)
+    reading_count = 0
+
+    def readings() -> Iterator[PowerReading]:
+        nonlocal reading_count
+        for reading in islice(every, MAX_CHART_READINGS):
+            reading_count += 1
+            yield reading
+
+    points = thin_out(readings(), max_points)
     if next(every, None) is not None:
         raise Problem(
             Code.INVALID_VALUE,
             f"since: this window has more than {MAX_CHART_READINGS} readings: take a shorter one, or the statistics",
         )
-    return models.PAGE.dump_json(models.ReadingPage(points, None))
+    return points, reading_count
+
+
+@dataclass
+class SeriesWindow:
+    """Which readings, and at most how many points of them."""
+
+    since: Moment = None
+    until: Moment = None
+    max_points: Annotated[
+        int, Query(ge=POINTS_A_SPAN, le=10_000, description="beyond it they are thinned out")
+    ] = 2000
+
+
+@router.get(
+    "/meters/{meter_id}/series",
+    operation_id="getSeries",
+    response_model=models.Series,
+    tags=["readings"],
+)
+async def get_series(
+    request: Request, grant: Reader, meter_id: MeterId, window: Annotated[SeriesWindow, Depends()]
+) -> Response:
+    """Readings from `since` on and before `until` as one array for each field, oldest first: for charts.
+
+    Thinned out like the readings with `max_points`; the same points in a fraction of the bytes.
+    """
+    storage = _storage(request)
+    await check_meter(storage, grant, meter_id)
+    arguments = (storage.pm, meter_id, _moment(window.since), _moment(window.until))
+    return Response(
+        await storage.call(Lane.READ, _series, *arguments, window.max_points), media_type=JSON
+    )
 
 
 @router.get(
@@ -312,10 +447,12 @@ async def trigger_event(request: Request, grant: Writer, device_id: DeviceId) ->
     """Record an event of a device, now."""
     check_devices(grant, device_id)
     storage, values = _storage(request), await read_object(request, models.NEW_EVENT)
+    meter_id = values["meter_id"]
+    if isinstance(meter_id, str):
+        await check_meter(storage, grant, meter_id)
     arguments = (device_id, values["type"], values["value"], values["note"])
-    return _json(
-        models.EVENT, await storage.call(Lane.WRITE, storage.pm.trigger_event, *arguments), 201
-    )
+    event = await storage.call(Lane.WRITE, storage.pm.trigger_event, *arguments, meter_id=meter_id)
+    return _json(models.EVENT, event, 201)
 
 
 @router.get(
@@ -416,6 +553,62 @@ async def get_report(
 # --- The service itself
 
 
+@router.get("/me", operation_id="getMe", response_model=models.Me, tags=["service"])
+async def get_me(request: Request, grant: Anybody) -> Response:
+    """Who is asking, and what the token may do; for a token with any scope."""
+    settings: Settings = request.app.state.settings
+    me = models.Me(
+        name=grant.name,
+        scopes=[scope.value for scope in Scope if grant.has(scope.value)],
+        devices=None if grant.devices is None else list(grant.devices),
+        database=str(settings.db.absolute()) if grant.devices is None else None,
+    )
+    return _json(models.ME, me)
+
+
+class _BackupResponse(StreamingResponse):
+    """A copy of the database, which ends also where its client goes."""
+
+    def __init__(self, sending: backup.Sending) -> None:
+        headers = {
+            "Content-Length": str(sending.size),
+            "Content-Disposition": 'attachment; filename="power_manager.db"',
+        }
+        super().__init__(sending.chunks(), headers=headers, media_type=backup.MEDIA_TYPE)
+        self._sending = sending
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._sending.end()
+
+
+@router.get(
+    "/backup",
+    operation_id="getBackup",
+    tags=["service"],
+)
+async def get_backup(request: Request, grant: Admin) -> Response:
+    """A consistent copy of the database, made while others read and write; for a token that is not bound to devices.
+
+    `power-manager restore` puts it back. One at a time: others are told to come later.
+    """
+    if grant.devices is not None:
+        raise forbidden_device()
+    storage = _storage(request)
+    place: backup.OneAtATime = request.app.state.backups
+    if not place.take():
+        raise retry_later(Code.OVERLOADED, "another backup is under way", 10)
+    try:
+        file = await storage.call(Lane.BACKUP, backup.copy, storage.pm)
+    except BaseException:
+        place.give_back()
+        raise
+    return _BackupResponse(backup.Sending(file, place))
+
+
 @plain.get("/healthz", operation_id="getHealth", response_model=models.Health, tags=["service"])
 async def get_health() -> Response:
     """The process answers."""
@@ -436,4 +629,6 @@ async def get_metrics(request: Request, grant: Reader) -> Response:
     if grant.devices is not None:
         raise forbidden_device()
     metrics: Metrics = request.app.state.metrics
-    return Response(metrics.text(), media_type=metrics.content_type)
+    storage = _storage(request)
+    text = await storage.call(Lane.READ, metrics.text, storage.pm)
+    return Response(text, media_type=metrics.content_type)

@@ -1,4 +1,4 @@
-"""uvicorn with limits of connections and times, a way to end slow clients, and an end within seconds."""
+"""uvicorn behind a listener of our own, with limits of times, a way to end slow clients, and an end within seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import logging
 import os
 import signal
 import ssl
+import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from power_service.listener import Listener, bind
 from power_service.settings import Refused, Settings
 
 _log = logging.getLogger("power_service")
@@ -39,19 +42,16 @@ else:
 class HttpProtocol(_Http):
     """A connection that is cut where it stalls: in a request's head, or in taking in an answer."""
 
-    settings: Settings  # set on a subclass, by protocols()
+    settings: Settings  # set on a subclass, by make_server()
     _head_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _upgraded = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a connection, or cut it where there are too many."""
+        """Begin to wait for a request."""
         super().connection_made(transport)
-        if len(self.connections) > self.settings.max_connections:
-            transport.abort()
-        else:
-            self._expect_head()
+        self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timers."""
@@ -134,8 +134,16 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 class Server(uvicorn.Server):
     """Ends within LAST_SECONDS of a signal, also with clients that do not go."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        settings: Settings,
+        app: FastAPI,
+        announce: Callable[[str], None],
+    ) -> None:
         super().__init__(config)
+        self._announce = announce
+        self._settings = settings
         self._app = app
         self.replaced = False  # it ended because the database is another file
 
@@ -147,12 +155,33 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: Any = None) -> None:
-        """Listen, and say where."""
-        await super().startup(sockets)
-        for listener in self.servers[0].sockets if self.started else ():
-            host, port = listener.getsockname()[:2]
-            scheme = "https" if self.config.is_ssl else "http"
+        """Open the database, listen, and say where."""
+        bound = bind(self._settings.host, self._settings.port)  # first: it is what may fail
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            for listening in bound:
+                listening.close()
+            sys.exit(1)  # the log says why
+        listener = Listener(
+            bound,
+            self._new_connection,
+            self.server_state.connections,
+            self._settings,
+            self.config.ssl,
+        )
+        self.servers = [listener]  # type: ignore[list-item]
+        self.started = True
+        scheme = "https" if self.config.is_ssl else "http"
+        for listening in bound:
+            host, port = listening.getsockname()[:2]
             _log.info("listening at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+        self._announce(_address(scheme, self._settings.host, bound[0].getsockname()[1]))
+
+    def _new_connection(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to end: also when the database was replaced."""
@@ -171,6 +200,14 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
+def _address(scheme: str, host: str, port: int) -> str:
+    """Where a browser on this machine finds the page."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    if ":" in name and not name.startswith("["):
+        name = f"[{name}]"
+    return f"{scheme}://{name}:{port}/"
+
+
 def _load(config: uvicorn.Config, settings: Settings) -> None:
     """Read the certificate and its key now, to say which will not do: the errors of ssl name no file."""
     files = {"--tls-cert": settings.tls_cert, "--tls-key": settings.tls_key}
@@ -187,8 +224,10 @@ def _load(config: uvicorn.Config, settings: Settings) -> None:
         raise Refused(f"{named}: expected a certificate and its key, PEM: {error}") from None
 
 
-def make_server(settings: Settings, guarded: ASGIApp, app: FastAPI) -> Server:
-    """The server of an application. Raises Refused for a certificate or key that will not do."""
+def make_server(
+    settings: Settings, guarded: ASGIApp, app: FastAPI, announce: Callable[[str], None]
+) -> Server:
+    """The server of an application; `announce` is called with its address. Raises Refused for a wrong certificate."""
     http = type("HttpProtocol", (HttpProtocol,), {"settings": settings})
     config = uvicorn.Config(
         guarded,
@@ -209,7 +248,7 @@ def make_server(settings: Settings, guarded: ASGIApp, app: FastAPI) -> Server:
         ssl_keyfile=settings.tls_key,
     )
     _load(config, settings)
-    return Server(config, app)
+    return Server(config, settings, app, announce)
 
 
 def run(server: Server) -> int:

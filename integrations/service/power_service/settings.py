@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,7 @@ class Settings:
     max_headers: int = 16 * 1024
     body_seconds: float = 30.0  # to send a body, and to take in each part of an answer
     header_seconds: float = 10.0  # to send a request's head
+    handshake_seconds: float = 10.0  # for TLS to begin
     queue: int = 1000  # frames that may wait for one client of the stream
     poll_seconds: float = 0.05
     reading_seconds: float = 0.25  # at most one reading of a meter in that time
@@ -75,9 +78,12 @@ class Settings:
 
 
 def how_to_make_one(settings: Settings) -> str:
-    """The command that makes a token for this service."""
-    where = f"--tokens {settings.tokens}" if settings.tokens else f"--db {settings.db}"
-    return f"power-service token new NAME --scope read {where}"
+    """The command that makes a token for this service, from whichever directory it is run."""
+    file = settings.tokens or settings.db
+    option = "--tokens" if settings.tokens else "--db"
+    return (
+        f"power-service token new NAME --scope read {option} {shlex.quote(os.path.abspath(file))}"
+    )
 
 
 def is_loopback(host: str) -> bool:

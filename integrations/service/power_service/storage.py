@@ -19,15 +19,17 @@ _log = logging.getLogger("power_service")
 
 
 class Lane(Enum):
-    """Threads of their own: a writer that waits for the file holds up neither a reader nor the poller."""
+    """Threads of their own: neither a writer that waits for the file nor a backup holds up a reader or the poller."""
 
     READ = "read"
     WRITE = "write"
     POLL = "poll"
+    BACKUP = "backup"
 
 
 ALERT_TYPES = ("battery", "ups")  # as the collector has them: both run empty
-_THREADS = {Lane.READ: 4, Lane.WRITE: 1, Lane.POLL: 1}  # the library lets one writer in at a time
+# The library lets one writer in at a time.
+_THREADS = {Lane.READ: 4, Lane.WRITE: 1, Lane.POLL: 1, Lane.BACKUP: 1}
 
 
 class Storage:

@@ -10,168 +10,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from power_manager import (
-    PowerEvent,
-    PowerManager,
-    PowerManagerError,
-    PowerMeter,
-    StorageError,
-    from_microseconds,
-    to_microseconds,
-)
+from power_manager import PowerManagerError, PowerMeter, StorageError
 from power_service.auth import Gate, check_devices
 from power_service.metrics import Metrics
-from power_service.models import (
-    MESSAGE,
-    EventMessage,
-    HeartbeatMessage,
-    HelloMessage,
-    MeterMessage,
-    ReadingMessage,
-    shown,
-)
+from power_service.models import EventMessage, HeartbeatMessage, HelloMessage
 from power_service.problems import Code, Problem
 from power_service.settings import Settings
 from power_service.storage import Lane, Storage
 from power_service.tokens import EVERYBODY, Grant, Scope
+from power_service.watcher import Bounds, Changes, Frame, Replaced, Watcher, message_text
 
 SUBPROTOCOL = "power.v1"
 SLOW = (1013, "slow: reconnect with the last sequence as after")
 _PAGE = 500  # events read at once for a client that catches up
-_PAUSE_PER_LOOK = 4  # times as long as a look at all meters takes, the next one waits
 _MAX_SEQUENCE = 2**63 - 1
+_MAX_FILE_ID = 100  # characters
 _log = logging.getLogger("power_service.stream")
-
-
-def _text(message: object) -> str:
-    return MESSAGE.dump_json(message).decode()
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Text for clients that may see the device; `key` names what a later frame of the same key replaces."""
-
-    device_id: str
-    text: str
-    sequence: int = 0
-    key: str = ""
-
-
-@dataclass
-class Changes:
-    """What one look at the file has found."""
-
-    events: list[tuple[int, PowerEvent]] = field(default_factory=list)
-    meters: list[PowerMeter] = field(default_factory=list)
-    deleted_meter_ids: list[str] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
-
-
-# --- The poller
-
-
-class Replaced(Exception):
-    """Another file, or another content, has taken the database's place."""
-
-
-class Watcher:
-    """Sees what any process writes to the file, by the library's data_version; lives in the poller's thread.
-
-    data_version costs some microseconds and tells nothing of a file that was moved away, so the inode is compared too.
-    A restored backup keeps the inode and has another file_id.
-    """
-
-    def __init__(self, pm: PowerManager, path: Path, reading_seconds: float) -> None:
-        self._pm = pm
-        self._path = path.absolute()
-        self._reading_seconds = reading_seconds
-        self._inode = os.stat(self._path).st_ino
-        self._file_id = pm.file_id
-        self._version: int | None = None
-        self._states: dict[str, PowerMeter] = {}
-        self._next_meters = 0.0  # when to look at the meters again, if there is news
-        self._meters_due = True
-        self._more = True
-        self._begun = False  # the first look finds every meter, and no reading of it is news
-        self.sequence = pm.last_sequence()  # every event up to it has been seen
-
-    def bounds(self) -> tuple[int, int]:
-        """The first and the last sequence in the file; 0 and 0 without events."""
-        latest = self._pm.last_sequence()
-        for sequence, _ in self._pm.events_since(0, limit=1):
-            return sequence, latest
-        return 0, latest
-
-    def look(self) -> Changes | None:
-        """What has changed since the last look, or None."""
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(self._path).st_ino == self._inode:
-                return self._look()
-        raise Replaced(f"{self._path} was moved, deleted or replaced")
-
-    def _look(self) -> Changes | None:
-        version = self._pm.data_version()
-        changed = version != self._version
-        if changed and self._pm.file_id != self._file_id:
-            raise Replaced(f"a backup was restored into {self._path}")
-        self._meters_due |= changed
-        begin = time.monotonic()
-        meters_due = self._meters_due and begin >= self._next_meters
-        if not (changed or self._more or meters_due):
-            return None
-        found = Changes()
-        if changed or self._more:
-            found.events = self._pm.events_since(self.sequence, limit=1000)
-            self._version = version
-            self._more = len(found.events) == 1000
-            for sequence, event in found.events:
-                text = _text(EventMessage("event", sequence, event))
-                found.frames.append(Frame(event.device_id, text, sequence))
-                self.sequence = sequence
-        if meters_due:
-            self._look_at_meters(found)
-            self._meters_due = False
-            self._begun = True
-            # Thousands of meters take a while: looking at them is a fraction of the time, for requests need it too.
-            pause = max(self._reading_seconds, (time.monotonic() - begin) * _PAUSE_PER_LOOK)
-            self._next_meters = begin + pause
-        return found
-
-    def _look_at_meters(self, found: Changes) -> None:
-        """Add the meters whose state is another one than at the last look, their frames, and those that are gone."""
-        before = self._states
-        present = {meter.id: meter for meter in self._pm.list_meters()}
-        for meter_id, meter in present.items():
-            earlier = before.get(meter_id)
-            if meter == earlier:
-                continue
-            found.meters.append(meter)
-            if self._begun and (earlier is None or meter.updated_at != earlier.updated_at):
-                found.frames += self._reading_frames(meter)
-            text = _text(MeterMessage("meter", shown(meter)))
-            found.frames.append(Frame(meter.device_id, text, key=f"meter {meter_id}"))
-        found.deleted_meter_ids = [meter_id for meter_id in before if meter_id not in present]
-        self._states = present
-
-    def _reading_frames(self, meter: PowerMeter) -> Iterator[Frame]:
-        """The meter's latest reading, if it has one."""
-        if meter.updated_at is None:
-            return
-        end = from_microseconds(to_microseconds(meter.updated_at) + 1)
-        for reading in self._pm.iter_history(meter.id, since=meter.updated_at, until=end):
-            text = _text(ReadingMessage("reading", meter.device_id, reading))
-            yield Frame(meter.device_id, text, key=f"reading {meter.id}")
 
 
 # --- Clients
@@ -253,6 +116,14 @@ class Client:
             self.close(1008, "clients of the stream have nothing to say")
 
 
+@dataclass
+class Begin:
+    """What a client had when it left off: the last sequence, and the line of history that it is of."""
+
+    after: int | None
+    file_id: str | None
+
+
 class Hub:
     """The poller, and the clients it hands frames to."""
 
@@ -277,7 +148,7 @@ class Hub:
         arguments = (self._storage.pm, self._settings.db, self._settings.reading_seconds)
         self._watcher = await self._storage.call(Lane.POLL, Watcher, *arguments)
         self.position = self._watcher.sequence
-        self._hand_out(await self._storage.call(Lane.POLL, self._watcher.look))
+        await self._look()
         self._metrics.watch_meters(lambda: list(self._meters.values()))
         self._task = asyncio.create_task(self._poll())
 
@@ -304,7 +175,14 @@ class Hub:
         while True:
             pause = self._settings.poll_seconds
             try:
-                self._hand_out(await self._storage.call(Lane.POLL, self._watcher.look))
+                await self._look()
+                now = time.monotonic()
+                if now - housekeeping >= 1:
+                    housekeeping = now
+                    await self._keep_house(now)
+                if now - beat >= self._settings.heartbeat_seconds:
+                    beat = now
+                    self._heartbeat()
             except Replaced as error:
                 _log.critical(
                     "%s: the service stops, so that it is started again on the new file", error
@@ -317,20 +195,21 @@ class Hub:
                 pause = 1.0
             except Exception:  # noqa: BLE001 - the clients of the stream hang on this task: it must not end
                 _log.exception("the stream cannot go on with this change")
+                # Some of them may have been handed what others were not: each resumes from where it is.
+                self.close_all(1011, Code.INTERNAL.value)
                 pause = 1.0
-            now = time.monotonic()
-            if now - housekeeping >= 1:
-                housekeeping = now
-                await self._keep_house(now)
-            if now - beat >= self._settings.heartbeat_seconds:
-                beat = now
-                self._heartbeat()
             await asyncio.sleep(pause)
 
-    def _hand_out(self, changes: Changes | None) -> None:
+    async def _look(self) -> None:
+        """Hand out what has changed; then raise what kept the watcher from seeing the rest, which it will see later."""
+        changes = await self._storage.call(Lane.POLL, self._watcher.look)
+        if changes is not None:
+            self._hand_out(changes)
+            if changes.error is not None:
+                raise changes.error
         self._looked = time.monotonic()
-        if changes is None:
-            return
+
+    def _hand_out(self, changes: Changes) -> None:
         for _, event in changes.events:
             self._metrics.event(event.type)
         for meter in changes.meters:
@@ -349,7 +228,7 @@ class Hub:
                     client.offer(frame)
 
     def _heartbeat(self) -> None:
-        text = _text(
+        text = message_text(
             HeartbeatMessage("heartbeat", self.position, datetime.now(timezone.utc).isoformat())
         )
         for client in self._clients:
@@ -370,12 +249,12 @@ class Hub:
 
     # --- Serving one client
 
-    async def serve(self, client: Client, after: int | None) -> None:
+    async def serve(self, client: Client, begin: Begin) -> None:
         """Send a client its frames until either side ends it; return when the connection is closed."""
         self._clients.add(client)
         self._metrics.clients.inc()
         tasks = [
-            asyncio.ensure_future(self._feed(client, after)),
+            asyncio.ensure_future(self._feed(client, begin)),
             asyncio.ensure_future(client.receive()),
         ]
         ends: list[asyncio.Future[Any]] = [*tasks, client.closing]
@@ -393,7 +272,7 @@ class Hub:
             await end(client.ws, code, reason)
             return
         for error in results:
-            if isinstance(error, (StorageError, Problem)):
+            if isinstance(error, (StorageError, Problem, Replaced)):
                 await end(client.ws, 1011, Code.STORAGE_UNAVAILABLE.value)
             elif isinstance(error, Exception) and not isinstance(
                 error, (WebSocketDisconnect, OSError)
@@ -401,13 +280,13 @@ class Hub:
                 _log.error("a client of the stream failed", exc_info=error)
                 await end(client.ws, 1011, Code.INTERNAL.value)
 
-    async def _feed(self, client: Client, after: int | None) -> None:
+    async def _feed(self, client: Client, begin: Begin) -> None:
         """Hello, what was missed, the present state of the meters, and then what comes."""
         async with self._catching_up:
-            oldest, latest = await self._storage.call(Lane.POLL, self._watcher.bounds)
-        hello = _hello(after, oldest, latest)
+            bounds = await self._storage.call(Lane.POLL, self._watcher.bounds)
+        hello = _hello(begin, bounds)
         client.cursor = hello.resumed_from
-        await client.send(_text(hello))
+        await client.send(message_text(hello))
         while client.cursor < self.position:  # no await between the last look at it and going live
             async with self._catching_up:
                 page = await self._storage.call(
@@ -416,7 +295,7 @@ class Hub:
             for sequence, event in page:
                 client.cursor = sequence
                 if client.sees(event.device_id):
-                    await client.send(_text(EventMessage("event", sequence, event)))
+                    await client.send(message_text(EventMessage("event", sequence, event)))
             if not page:
                 break
         client.live = True
@@ -429,12 +308,21 @@ class Hub:
             client.offer(frame)
 
 
-def _hello(after: int | None, oldest: int, latest: int) -> HelloMessage:
+def _hello(begin: Begin, bounds: Bounds) -> HelloMessage:
     """Where a client begins: where it left off, if the file still knows that place."""
-    if after is None:
-        return HelloMessage("hello", latest, oldest, latest, recovered=False)
-    begin = min(max(after, oldest - 1, 0), latest)
-    return HelloMessage("hello", begin, oldest, latest, recovered=begin == after)
+    same_line = begin.file_id is None or begin.file_id == bounds.file_id
+    if begin.after is None or not same_line:  # a sequence of another line says nothing of this one
+        resumed_from = bounds.latest
+    else:
+        resumed_from = min(max(begin.after, bounds.oldest - 1, 0), bounds.latest)
+    return HelloMessage(
+        "hello",
+        resumed_from,
+        bounds.oldest,
+        bounds.latest,
+        recovered=same_line and resumed_from == begin.after,
+        file_id=bounds.file_id,
+    )
 
 
 async def end(ws: WebSocket, code: int, reason: str) -> None:
@@ -464,13 +352,16 @@ async def _admit(ws: WebSocket, gate: Gate) -> Grant:
     return await gate.admit(token, Scope.READ.value, client)
 
 
-def _after(ws: WebSocket) -> int | None:
+def _begin(ws: WebSocket) -> Begin:
     text = ws.query_params.get("after")
+    file_id = ws.query_params.get("file_id")
+    if file_id is not None and not 0 < len(file_id) <= _MAX_FILE_ID:
+        raise Problem(Code.INVALID_VALUE, "file_id: expected that of an earlier hello")
     if text is None:
-        return None
+        return Begin(None, file_id)
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= _MAX_SEQUENCE):
         raise Problem(Code.INVALID_VALUE, "after: expected a sequence number")
-    return int(text)
+    return Begin(int(text), file_id)
 
 
 def _subprotocol(ws: WebSocket) -> str | None:
@@ -480,12 +371,13 @@ def _subprotocol(ws: WebSocket) -> str | None:
 
 
 async def stream(ws: WebSocket) -> None:
-    """WS /v1/stream?device_id=&after=&ticket=. Refusals close with 4000 + the problem's status."""
+    """WS /v1/stream?device_id=&after=&file_id=&ticket=. Refusals close with 4000 + the problem's status."""
     state = ws.app.state
     hub: Hub = state.hub
     device_ids = ws.query_params.getlist("device_id")
     try:
-        grant, after = await _admit(ws, state.gate), _after(ws)
+        grant = await _admit(ws, state.gate)
+        begin = _begin(ws)
         check_devices(grant, *device_ids)
     except Problem as problem:
         # Accepted first: a browser shows its page nothing of a refused handshake, and would try again forever.
@@ -495,5 +387,5 @@ async def stream(ws: WebSocket) -> None:
     await ws.accept(subprotocol=_subprotocol(ws))
     _log.info("stream begins token=%s", grant.id)
     client = Client(ws, grant, frozenset(device_ids) or None, state.settings.queue)
-    await hub.serve(client, after)
+    await hub.serve(client, begin)
     _log.info("stream ends token=%s", grant.id)

@@ -23,6 +23,9 @@ def ndjson(context: Any, value: Any) -> bytes:
     return "\n".join(json.dumps(line) for line in lines).encode()
 
 
+_THRESHOLDS = ("low_battery_threshold", "critical_battery_threshold")
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -35,15 +38,37 @@ def _say_something(reading: Any) -> None:
             reading["charge_pct"] = 50.0
 
 
+def _order_thresholds(body: dict[str, Any], is_whole: bool) -> None:
+    """Put the thresholds in order, where both are numbers that alone would do; of a part the device has the other."""
+    given = [body[name] for name in _THRESHOLDS if name in body]
+    if not given or not all(value is None or _number(value) for value in given):
+        return
+    low, critical = (body.get(name) for name in _THRESHOLDS)
+    low, critical = 20.0 if low is None else low, 5.0 if critical is None else critical
+    if 0 <= low <= 100 and 0 <= critical <= 100 and (low <= critical or not is_whole):
+        body.update(zip(_THRESHOLDS, (50.0, 25.0)))
+
+
+def _order_times(query: dict[str, Any]) -> None:
+    """Let since be before until, where both are times."""
+    try:
+        since, until = (datetime.fromisoformat(query[name]) for name in ("since", "until"))
+    except (KeyError, TypeError, ValueError):
+        return
+    if since == until:
+        del query["until"]
+    elif since > until:
+        query["since"], query["until"] = query["until"], query["since"]
+
+
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Put the thresholds in order, where both are numbers that alone would do; leave no reading without a value."""
-    body = case.body
-    if case.operation.method.upper() == "POST":
+    """Make whole what the schema lets apart."""
+    body, method = case.body, case.operation.method.upper()
+    if method == "POST":
         for reading in body if isinstance(body, list) else [body]:
             _say_something(reading)
-    if case.operation.method.upper() == "PUT" and isinstance(body, dict):
-        low, critical = body.get("low_battery_threshold"), body.get("critical_battery_threshold")
-        low, critical = 20.0 if low is None else low, 5.0 if critical is None else critical
-        if _number(low) and _number(critical) and 0 <= low <= critical <= 100:
-            body["low_battery_threshold"], body["critical_battery_threshold"] = 50.0, 25.0
+    if method in ("PUT", "PATCH") and isinstance(body, dict):
+        _order_thresholds(body, is_whole=method == "PUT")
+    if method == "DELETE" and isinstance(case.query, dict):
+        _order_times(case.query)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dataclasses
 import json
 import os
 import re
+import resource
+import shlex
 import socket
 import ssl
 import stat
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +25,19 @@ import pytest
 from conftest import Start
 from fastapi import FastAPI
 from power_service import cli
+from power_service.auth import Gate
 from power_service.dashboard import add_dashboard
 from power_service.limits import Buckets
+from power_service.options import OPTIONS, settings_of
+from power_service.problems import Problem
 from power_service.settings import Refused, Settings
 from power_service.tokens import EVERYBODY, Scope, Tickets, TokenFile
 from service_harness import ENVIRONMENT, SERVICE, SOON, Service, eventually
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
+
+from power_manager import PowerManager
 
 CONTRACT = json.loads((SERVICE / "openapi.json").read_text(encoding="utf-8"))
 OPERATIONS = {
@@ -35,8 +46,12 @@ OPERATIONS = {
     for method, operation in methods.items()
 }
 OPEN = {"getHealth", "getReadiness"}
-WRITING = {"putDevice", "addMeter", "postReadings", "triggerEvent"}
-OF_A_DEVICE = set(OPERATIONS) - OPEN - {"listDevices", "followEvents", "createStreamTicket"}
+WRITING = {"putDevice", "updateDevice", "addMeter", "updateMeter", "postReadings", "triggerEvent"}
+FOR_ADMINS = {"deleteDevice", "deleteMeter", "deleteReadings", "getBackup"}
+OF_ANY_TOKEN = {"getMe"}
+OF_A_DEVICE = (
+    set(OPERATIONS) - OPEN - OF_ANY_TOKEN - {"listDevices", "followEvents", "createStreamTicket"}
+)
 
 
 @dataclass
@@ -53,6 +68,8 @@ class House:
         path = path.replace("{device_id}", device).replace("{meter_id}", self.meters[device])
         bodies: dict[str, Any] = {
             "putDevice": {"name": device},
+            "updateDevice": {"target_wh": 1},
+            "updateMeter": {"capacity_wh": 1},
             "addMeter": {"type": "main"},
             "postReadings": {
                 "meter_id": self.meters[device],
@@ -63,23 +80,28 @@ class House:
             "triggerEvent": {"type": "restore"},
         }
         params = {"device_id": device} if operation_id in ("getBudget", "listMeters") else {}
+        if operation_id == "deleteReadings":
+            params = {"since": "2199-01-01T00:00:00Z"}
         with self.service.client(self.tokens[token]) as client:
             answer: httpx2.Response = client.request(
                 method, path, json=bodies.get(operation_id), params=params
             )
+        if answer.status_code == 204:
+            self.build(device)
         return answer
+
+    def build(self, device: str) -> None:
+        """Make a device that has a meter, also where one of them was deleted."""
+        with self.service.client(self.tokens["admin"]) as client:
+            client.put(f"/v1/devices/{device}", json={"name": device})
+            meter = client.post(f"/v1/devices/{device}/meters", json={"type": "main"}).json()
+        self.meters[device] = meter["id"]
 
 
 @pytest.fixture(scope="module")
-def house(service: Service, api: httpx2.Client) -> House:
+def house(service: Service) -> House:
     """One service for the whole matrix."""
-    meters = {}
-    for device in ("ours", "theirs"):
-        api.put(f"/v1/devices/{device}", json={"name": device})
-        meters[device] = api.post(f"/v1/devices/{device}/meters", json={"type": "main"}).json()[
-            "id"
-        ]
-    tokens = {
+    tokens: dict[str, str | None] = {
         "none": None,
         "wrong": "pm_" + "x" * 43,
         "read": service.token("read"),
@@ -87,7 +109,10 @@ def house(service: Service, api: httpx2.Client) -> House:
         "admin": service.token("admin"),
         "ours": service.token("read", "write", devices=["ours"]),
     }
-    return House(service, meters, tokens)
+    made = House(service, {}, tokens)
+    for device in ("ours", "theirs"):
+        made.build(device)
+    return made
 
 
 class TestMatrix:
@@ -106,8 +131,12 @@ class TestMatrix:
             pass
         elif token in ("none", "wrong"):
             expected = "401 unauthorized"
-        elif (token == "read" and operation_id in WRITING) or (
-            token == "write" and operation_id not in WRITING
+        elif operation_id in OF_ANY_TOKEN:
+            pass
+        elif (
+            (token == "read" and operation_id in WRITING)
+            or (token == "write" and operation_id not in WRITING)
+            or (token != "admin" and operation_id in FOR_ADMINS)
         ):
             expected = "403 forbidden_scope"
         elif (
@@ -131,6 +160,49 @@ class TestMatrix:
             client.post("/v1/devices/ours/events", json={"type": "restore"})
             events = client.get("/v1/events").json()["events"]
             assert {event["event"]["device_id"] for event in events} == {"ours"}
+
+    @pytest.mark.parametrize(
+        ("scopes", "devices", "expected"),
+        [
+            (["read"], None, ["read"]),
+            (["write"], None, ["write"]),
+            (["read", "write"], ["ours"], ["read", "write"]),
+            (["admin"], None, ["read", "write", "admin"]),
+            (["admin"], ["ours"], ["read", "write", "admin"]),
+        ],
+    )
+    def test_a_token_can_ask_what_it_may(
+        self, house: House, scopes: list[str], devices: list[str] | None, expected: list[str]
+    ) -> None:
+        """Each scope by itself, so that nobody has to know that admin is both; and the file to name in commands."""
+        with house.service.client(house.service.token(*scopes, devices=devices)) as client:
+            assert client.get("/v1/me").json() == {
+                "name": "test",
+                "scopes": expected,
+                "devices": devices,
+                "database": str(house.service.db) if devices is None else None,
+            }
+
+    def test_an_admin_of_some_devices_deletes_no_others(self, house: House) -> None:
+        """Bound is bound."""
+        with house.service.client(house.service.token("admin", devices=["ours"])) as client:
+            for path in (
+                "/v1/devices/theirs",
+                "/v1/devices/nobody",
+                f"/v1/meters/{house.meters['theirs']}",
+                f"/v1/meters/{house.meters['theirs']}/readings?since=1990-01-01T00:00:00Z",
+            ):
+                assert client.delete(path).json()["code"] == "forbidden_device"
+
+    def test_a_bound_token_learns_nothing_by_an_events_meter(self, house: House) -> None:
+        """A meter of somebody else and one that is not there are the same here too."""
+        answers = []
+        with house.service.client(house.tokens["ours"]) as client:
+            for meter_id in (house.meters["theirs"], "nobodys"):
+                sent = {"type": "restore", "meter_id": meter_id}
+                answers.append(client.post("/v1/devices/ours/events", json=sent))
+        assert [answer.status_code for answer in answers] == [403, 403]
+        assert answers[0].json() == answers[1].json()
 
     def test_a_bound_token_cannot_learn_what_exists(self, house: House) -> None:
         """A meter of somebody else and one that is not there are the same."""
@@ -194,6 +266,8 @@ class TestHostsAndOrigins:
         with house.service.client(house.tokens["admin"], Origin=origin) as client:
             answer = client.get("/v1/devices")
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden_origin")
+        assert "--allow-origin" in answer.json()["detail"]
+        eventually(lambda: "403 forbidden_origin" in house.service.log.read_text())
         headers = {"Authorization": f"Bearer {house.tokens['admin']}"}
         with pytest.raises(InvalidStatus) as refusal:
             connect(
@@ -225,10 +299,12 @@ class TestHostsAndOrigins:
             service.token("read"), Host="power.example", Origin="https://dash.example"
         ) as client:
             answer = client.get("/v1/devices")
-            preflight = client.options(
-                "/v1/devices", headers={"Access-Control-Request-Method": "PUT"}
-            )
-        assert answer.status_code == preflight.status_code == 200
+            for method in ("GET", "PUT", "POST", "PATCH", "DELETE"):
+                preflight = client.options(
+                    "/v1/devices", headers={"Access-Control-Request-Method": method}
+                )
+                assert preflight.status_code == 200
+        assert answer.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "https://dash.example"
         assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After, Fresh-As-Of"
         with service.client(Origin="https://evil.example") as client:
@@ -376,7 +452,64 @@ class TestTokens:
             made.path.replace(service.tokens.path)
             assert client.get("/v1/devices").status_code == 200
         with service.client() as client:
-            assert client.get("/v1/devices").json()["detail"] == "a bearer token is needed"
+            detail = client.get("/v1/devices").json()["detail"]
+            assert detail.startswith("a bearer token is needed; ")
+
+    @pytest.mark.parametrize("told", ["--db", "--tokens"])
+    def test_the_hint_is_a_command_that_makes_a_token_for_this_service(
+        self, make_service: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+    ) -> None:
+        """As it stands, from any directory."""
+        elsewhere = tmp_path / "an other place"
+        elsewhere.mkdir()
+        options = ["--tokens", str(elsewhere / "tokens.json")] if told == "--tokens" else []
+        service = make_service(*options).start()
+        with service.client() as client:
+            detail = client.get("/v1/devices").json()["detail"]
+        command = shlex.split(detail.partition("make one: ")[2])
+        assert command[0] == "power-service"
+        monkeypatch.chdir(elsewhere)
+        run = subprocess.run(
+            [sys.executable, "-m", "power_service", *command[1:]],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        with service.client(run.stdout.strip()) as client:
+            assert client.get("/v1/devices").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("client", "behind_proxy", "named"),
+        [("127.0.0.1", False, True), ("::1", False, True), ("10.0.0.7", False, False),
+         ("127.0.0.1", True, False), ("", False, False)],
+    )  # fmt: skip
+    def test_a_path_is_named_only_to_who_is_on_this_machine(
+        self, tmp_path: Path, client: str, behind_proxy: bool, named: bool
+    ) -> None:
+        """Others have no use for it."""
+        path = tmp_path / "power.db"
+        gate = Gate(Settings(db=path, behind_proxy=behind_proxy), TokenFile(tmp_path / "none"))
+        with pytest.raises(Problem, match="power-service token new") as problem:
+            asyncio.run(gate.admit(None, "read", client))
+        assert (str(path) in problem.value.detail) == named
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--db", "x.db", "token", "new", "n", "--scope", "read"],
+            ["token", "--db", "x.db", "new", "n", "--scope", "read"],
+            ["token", "new", "n", "--scope", "read", "--db", "x.db"],
+            ["token", "--db", "y.db", "new", "n", "--scope", "read", "--db", "x.db"],
+        ],
+    )
+    def test_the_database_is_named_before_or_after_the_command(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+    ) -> None:
+        """In whichever place, and the last one counts."""
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(arguments) == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["x.db.tokens.json"]
 
     def test_the_environment_names_the_database(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -390,9 +523,8 @@ class TestTokens:
         ):
             monkeypatch.setenv("POWER_MANAGER_DB", name)
             assert cli.main(["token", "new", "x", "--scope", "read", *options]) == 0
-            assert cli._serve_parser().parse_args(options).db == Path(
-                (options or [name or "power_manager.db"])[-1]
-            )
+            settings = cli._settings(cli._serve_parser().parse_args(options))
+            assert settings.db == Path((options or [name or "power_manager.db"])[-1])
         made = {path.name.removesuffix(".tokens.json") for path in tmp_path.iterdir()}
         assert made == {"power_manager.db", "environment.db", "option.db"}
 
@@ -419,6 +551,64 @@ class TestTokens:
         assert "GET /v1/devices 200" in log
         assert token not in log
         assert ticket not in log
+
+
+class TestSettings:
+    """Each by a variable of the environment, most by an option too."""
+
+    def test_every_setting_has_a_variable(self) -> None:
+        """And is in the README by that name."""
+        assert {option.field for option in OPTIONS} == {
+            field.name for field in dataclasses.fields(Settings)
+        }
+        readme = (SERVICE / "README.md").read_text(encoding="utf-8")
+        for option in OPTIONS:
+            if not option.on_command_line:
+                assert f"`{option.variable}`" in readme
+
+    def test_the_command_line_goes_before_the_environment(self) -> None:
+        """And that before the default; empty counts as unset."""
+        environ = {
+            "POWER_MANAGER_DB": "e.db",
+            "POWER_SERVICE_PORT": "81",
+            "POWER_SERVICE_HOST": "",
+            "POWER_SERVICE_NO_AUTH": "yes",
+            "POWER_SERVICE_BEHIND_PROXY": "0",
+            "POWER_SERVICE_ALLOW_HOST": "a.example b.example",
+            "POWER_SERVICE_TLS_CERT": "c.pem",
+            "POWER_SERVICE_RATE": "2.5",
+            "POWER_SERVICE_HEARTBEAT_SECONDS": "3",
+        }
+        assert settings_of({}, environ) == Settings(
+            db=Path("e.db"), port=81, auth=False, allowed_hosts=("a.example", "b.example"),
+            tls_cert=Path("c.pem"), rate=2.5, heartbeat_seconds=3.0,
+        )  # fmt: skip
+        given = {"port": 82, "allowed_hosts": ["c.example"]}
+        settings = settings_of(given, environ)
+        assert (settings.port, settings.allowed_hosts) == (82, ("c.example",))
+        assert settings_of({}, {}) == Settings(db=Path("power_manager.db"))
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("POWER_SERVICE_PORT", "http"),
+            ("POWER_SERVICE_RATE", "nan"),
+            ("POWER_SERVICE_NO_AUTH", "maybe"),
+            ("POWER_SERVICE_DURABILITY", "some"),
+            ("POWER_SERVICE_MAX_BODY", "0"),
+        ],
+    )
+    def test_a_value_that_cannot_be_meant_is_refused_by_its_variable(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str], variable: str, value: str,
+    ) -> None:  # fmt: skip
+        """With what would do, and exit code 2."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv(variable, value)
+        assert cli.main([]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"power-service: {variable}: expected ")
+        assert repr(value) in message
 
 
 class TestRefusals:
@@ -585,6 +775,68 @@ class TestLimits:
             for other in others:
                 other.close()
 
+    def test_writers_that_wait_hold_up_no_reader_and_no_probe(self, make_service: Start) -> None:
+        """Another process holds the file: the writes that are too many are refused, all else goes on."""
+        service = make_service("--no-auth", program=quick("max_requests=3")).start()
+        statuses: list[int] = []
+        with PowerManager(service.db) as other, other.transaction():
+            other.register_device("a", "A")
+            writers = [
+                threading.Thread(target=put_device, args=(service, f"b{n}", statuses))
+                for n in range(5)
+            ]
+            for writer in writers:
+                writer.start()
+            eventually(lambda: len(statuses) == 2)
+            assert statuses == [503, 503]
+            with service.client() as client:
+                assert client.get("/v1/devices").status_code == 200
+                assert client.get("/healthz").status_code == 200
+                assert client.get("/readyz").status_code == 200
+        for writer in writers:
+            writer.join()
+        assert sorted(statuses) == [200, 200, 200, 503, 503]
+
+    def test_probes_are_answered_however_many_read(self, make_service: Start) -> None:
+        """A supervisor must not restart a service that is busy."""
+        service = make_service("--no-auth", program=("-c", HANGS)).start()
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                reader = stack.enter_context(
+                    socket.create_connection(("127.0.0.1", service.port), timeout=20)
+                )
+                reader.sendall(b"GET /v1/devices HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            eventually(lambda: service.log.read_text().count("a reader hangs") == 2)
+            with service.client() as client:
+                assert client.get("/v1/devices").json()["code"] == "overloaded"
+                assert client.get("/healthz").status_code == 200
+                assert client.get("/readyz").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("token", "parts", "status"), [("admin", 640, 413), ("read", 60, 403), (None, 60, 401)]
+    )
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_a_body_that_is_refused_gets_its_answer(
+        self, service: Service, token: str | None, parts: int, status: int, chunked: bool
+    ) -> None:
+        """Also where the client has sent all of it before it looks for one."""
+        size = 65_536
+        head = "POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        if token is not None:
+            head += f"Authorization: Bearer {service.token(token)}\r\n"
+        head += "Transfer-Encoding: chunked" if chunked else f"Content-Length: {parts * size}"
+        part = b" " * size
+        end = b""
+        if chunked:
+            part = b"%x\r\n%s\r\n" % (size, part)
+            end = b"0\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n")
+            for _ in range(parts):
+                connection.sendall(part)
+            connection.sendall(end)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 %d " % status)
+
     @pytest.mark.parametrize(
         "begin",
         [b"", b"GET /healthz HTT", b"POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-"],
@@ -610,9 +862,66 @@ class TestLimits:
         assert raw(service, head + "\r\n{").startswith("HTTP/1.1 408")
 
 
-def test_tls_on_http_and_on_the_stream(make_service: Start, tmp_path: Path) -> None:
+class TestTls:
     """With certificate files, https and wss."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def test_http_and_the_stream(self, make_service: Start, tmp_path: Path) -> None:
+        """Both over TLS."""
+        options, context = certificate(tmp_path)
+        service = make_service(*options)
+        token = service.token("read")
+        service.verify = context
+        service.start()
+        with service.client(token) as client:
+            assert client.get("/v1/devices").json() == []
+        headers = {"Authorization": f"Bearer {token}"}
+        with connect(
+            service.stream_url, ssl=context, additional_headers=headers, proxy=None
+        ) as stream:
+            assert json.loads(stream.recv(10))["type"] == "hello"
+
+    def test_a_handshake_that_does_not_come_is_cut(
+        self, make_service: Start, tmp_path: Path
+    ) -> None:
+        """It has a time of its own, and it is no line in the log."""
+        options, context = certificate(tmp_path)
+        service = make_service(
+            *options, "--no-auth", program=quick("handshake_seconds=0.5, header_seconds=60")
+        )
+        service.verify = context
+        service.start()
+        for begin in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", service.port), timeout=20) as slow:
+                slow.sendall(begin)
+                assert cut(slow)
+        with service.client() as client:
+            assert client.get("/healthz").status_code == 200
+        assert "Traceback" not in service.log.read_text()
+        assert "handshake" not in service.log.read_text()
+
+    def test_a_connection_counts_before_its_handshake(
+        self, make_service: Start, tmp_path: Path
+    ) -> None:
+        """Whoever connects and says nothing takes a place, and no more than there are."""
+        options, context = certificate(tmp_path)
+        service = make_service("--max-connections", "3", *options, "--no-auth")
+        service.verify = context
+        service.start()
+        with contextlib.ExitStack() as stack, service.client() as client:
+            assert client.get("/healthz").status_code == 200
+            silent = [
+                stack.enter_context(
+                    socket.create_connection(("127.0.0.1", service.port), timeout=20)
+                )
+                for _ in range(3)
+            ]
+            assert cut(silent[-1])
+            assert client.get("/healthz").status_code == 200
+
+
+def certificate(directory: Path) -> tuple[list[str], ssl.SSLContext]:
+    """The options of a service with a certificate for this machine, and a context that trusts it."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
     command = [
         "openssl",
         "req",
@@ -625,7 +934,7 @@ def test_tls_on_http_and_on_the_stream(make_service: Start, tmp_path: Path) -> N
         "-subj",
         "/CN=localhost",
     ]
-    names = [
+    command += [
         "-addext",
         "subjectAltName=DNS:localhost,IP:127.0.0.1",
         "-keyout",
@@ -633,18 +942,62 @@ def test_tls_on_http_and_on_the_stream(make_service: Start, tmp_path: Path) -> N
         "-out",
         str(cert),
     ]
-    subprocess.run([*command, *names], check=True, capture_output=True)
-    service = make_service("--tls-cert", str(cert), "--tls-key", str(key))
-    token = service.token("read")
-    service.verify = ssl.create_default_context(cafile=cert)
-    service.start()
-    with service.client(token) as client:
-        assert client.get("/v1/devices").json() == []
-    headers = {"Authorization": f"Bearer {token}"}
-    with connect(
-        service.stream_url, ssl=service.verify, additional_headers=headers, proxy=None
-    ) as stream:
-        assert json.loads(stream.recv(10))["type"] == "hello"
+    subprocess.run(command, check=True, capture_output=True)
+    options = ["--tls-cert", str(cert), "--tls-key", str(key)]
+    return options, ssl.create_default_context(cafile=cert)
+
+
+class TestDescriptors:
+    """A connection needs a descriptor, and the system has a limit of them."""
+
+    def test_running_out_of_them_is_one_line_in_the_log(self, make_service: Start) -> None:
+        """And over, when there are some again."""
+        service = make_service("--no-auth", program=("-c", FEW_DESCRIPTORS)).start()
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            eventually(lambda: "no connection can be accepted" in service.log.read_text())
+        with service.client() as client:
+            assert client.get("/healthz").status_code == 200
+        lines = service.log.read_text().splitlines()
+        assert len([line for line in lines if "ERROR" in line]) == 1
+        assert not [line for line in lines if "socket.accept()" in line]
+
+    @pytest.mark.parametrize(
+        ("limits", "allowed", "raised"),
+        [
+            ((1024, 8192), 1000, 1200),
+            ((4096, 8192), 1000, None),
+            ((-1, -1), 1000, None),
+            ((256, -1), 1000, 1200),
+            ((1024, 1024), 824, 1024),
+            ((100, 100), 50, 100),
+        ],
+    )
+    def test_connections_are_no_more_than_the_system_has_descriptors_for(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        limits: tuple[int, int],
+        allowed: int,
+        raised: int | None,
+    ) -> None:
+        """The rest of the service keeps some for itself."""
+        calls: list[int] = []
+        monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+        monkeypatch.setattr(resource, "setrlimit", lambda _, both: calls.append(both[0]))
+        assert cli._connections_allowed(1000) == allowed
+        assert calls == ([] if raised is None else [raised])
+
+
+FEW_DESCRIPTORS = """
+import resource, sys
+from power_service import cli
+def few(wanted):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+    return wanted
+cli._connections_allowed = few
+sys.exit(cli.main())
+"""
 
 
 @pytest.fixture
@@ -653,7 +1006,7 @@ def dashboard(tmp_path: Path) -> Path:
     directory = tmp_path / "dist"
     (directory / "assets").mkdir(parents=True)
     (directory / "index.html").write_text("<!doctype html><title>Power</title>")
-    (directory / "assets" / "app-1a2b.js").write_text("1")
+    (directory / "assets" / "app-1a2b.js").write_text("1;" * 1000)
     (tmp_path / "secret").write_text("x")
     (directory / "link").symlink_to(tmp_path / "secret")
     return directory
@@ -668,7 +1021,10 @@ def test_the_dashboard_is_served_if_it_is_there(make_service: Start, dashboard: 
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
         assert client.get("/", headers={"If-None-Match": page.headers["ETag"]}).status_code == 304
-        assert "immutable" in client.get("/assets/app-1a2b.js").headers["Cache-Control"]
+        script = client.get("/assets/app-1a2b.js", headers={"Accept-Encoding": "gzip"})
+        assert "immutable" in script.headers["Cache-Control"]
+        assert script.headers["Content-Encoding"] == "gzip"
+        assert script.text == "1;" * 1000
         for path in ("/link", "/..%2fsecret", "/%2e%2e/secret", "/assets/"):
             assert client.get(path).status_code == 404
 
@@ -680,6 +1036,27 @@ def test_a_dashboard_that_is_too_much_is_refused(
     monkeypatch.setattr("power_service.dashboard._MAX_BYTES", 5)
     with pytest.raises(Refused, match="more than 5 bytes"):
         add_dashboard(FastAPI(), dashboard)
+
+
+def put_device(service: Service, device_id: str, statuses: list[int]) -> None:
+    """Put a device, and add the answer's status."""
+    with service.client() as client:
+        statuses.append(
+            client.put(f"/v1/devices/{device_id}", json={"name": device_id}).status_code
+        )
+
+
+HANGS = """
+import dataclasses, logging, sys, threading
+from power_service import cli, storage
+made = cli._settings
+cli._settings = lambda options: dataclasses.replace(made(options), max_requests=2)
+def hang(pm):
+    logging.getLogger("test").warning("a reader hangs")
+    threading.Event().wait()
+storage.PowerManager.list_devices = hang
+sys.exit(cli.main())
+"""
 
 
 def raw(service: Service, request: str) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +85,8 @@ def test_enums_are_the_librarys(name: str) -> None:
         (models.NEW_METER, power_manager.PowerMeter),
         (models.NEW_EVENT, power_manager.PowerEvent),
         (models.DEVICE_SETTINGS, power_manager.DeviceRecord),
+        (models.DEVICE_CHANGES, power_manager.DeviceRecord),
+        (models.METER_CHANGES, power_manager.PowerMeter),
     ],
 )
 def test_what_is_received_goes_by_the_records_names(shape: models.Shape, record: Any) -> None:
@@ -87,6 +94,23 @@ def test_what_is_received_goes_by_the_records_names(shape: models.Shape, record:
     assert {*shape.required, *shape.optional} <= {
         field.name for field in dataclasses.fields(record)
     }
+
+
+@pytest.mark.parametrize(
+    ("shape", "method", "key"),
+    [
+        (models.DEVICE_CHANGES, PowerManager.update_device, "device_id"),
+        (models.METER_CHANGES, PowerManager.update_meter, "meter_id"),
+    ],
+)
+def test_whatever_the_library_can_change_can_be_changed(
+    shape: models.Shape, method: Any, key: str
+) -> None:
+    """Neither less nor more, and nothing has a default: what is left out stays."""
+    parameters = [name for name in inspect.signature(method).parameters if name != "self"]
+    assert {key, *shape.optional} == set(parameters)
+    assert not shape.required
+    assert not [name for name, schema in shape.optional.items() if "default" in schema]
 
 
 def test_budget_and_report_have_the_librarys_keys(tmp_path: Path) -> None:
@@ -119,7 +143,8 @@ def test_every_operation_has_true_examples_and_documented_errors(name: str) -> N
     for status, response in operation["responses"].items():
         if "$ref" in response:
             response = CONTRACT["components"]["responses"][response["$ref"].rpartition("/")[2]]
-        for content in response["content"].values():
+        assert ("content" in response) == (status != "204")
+        for content in response.get("content", {}).values():
             validate(content["schema"], content["example"])
         assert status[0] == "2" or response["content"]["application/problem+json"]["example"][
             "status"
@@ -132,6 +157,57 @@ def test_every_code_is_documented() -> None:
     assert (
         SCHEMAS["Code"]["enum"] == [code.value for code in Code] == [code.value for code in STATUS]
     )
+
+
+@pytest.fixture(scope="module")
+def text(service: Service) -> str:
+    """The page, as anybody gets it."""
+    with service.client() as nobody:
+        answer = nobody.get("/docs")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (
+        200,
+        "text/html; charset=utf-8",
+    )
+    policy = answer.headers["Content-Security-Policy"]
+    style = re.findall(r"<style>(.*?)</style>", answer.text, re.DOTALL)[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+    return answer.text
+
+
+class TestDocs:
+    """/docs: the contract as a page to read."""
+
+    def test_it_has_every_route_record_and_message(self, text: str) -> None:
+        """Each where the table of contents or another part links to."""
+        ids = re.findall(r' id="([^"]+)"', text)
+        assert len(ids) == len(set(ids))
+        wanted = {*OPERATIONS, *(f"schema-{name}" for name in SCHEMAS), "streamMessage"}
+        assert wanted <= set(ids)
+        assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)
+        for message in STREAM:
+            assert f"<code>{message['type']}</code>" in text
+
+    def test_it_needs_nothing_from_elsewhere(self, text: str) -> None:
+        """No script, no style attribute, no picture, and links within the service alone."""
+        assert not re.findall(r"<(?:script|img|link|iframe|object)|\s(?:src|style|on\w+)=", text)
+        assert set(re.findall(r'href="([^#"][^"]*)"', text)) == {"/openapi.json"}
+
+    def test_its_tags_are_closed(self, text: str) -> None:
+        """Whatever stands in a description."""
+        open_tags: list[str] = []
+
+        class Checker(HTMLParser):
+            def handle_starttag(self, tag: str, attrs: Any) -> None:
+                if tag not in ("meta", "br"):
+                    open_tags.append(tag)
+
+            def handle_endtag(self, tag: str) -> None:
+                assert open_tags.pop() == tag, self.getpos()
+
+        Checker().feed(text)
+        assert open_tags == []
 
 
 def test_stream_messages_are_declared_as_a_webhook() -> None:

@@ -25,9 +25,17 @@ def script(port: int) -> str:
         parts.append(block if language == "sh" else f"python - <<'END'\n{block}END\n")
     return (
         "\n".join(parts)
+        .replace("power-service --demo --open", DEMO)
         .replace(":8080", f":{port}")
         .replace("power_manager.db &", f"power_manager.db --port {port} &")
     )
+
+
+# A reader ends it by Ctrl+C, and has a browser.
+DEMO = """power-service --demo --port 0 >demo.txt &
+until grep -q 'The demo is at' demo.txt; do sleep 0.2; done
+kill $!; wait $!
+"""
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the README's examples use curl")

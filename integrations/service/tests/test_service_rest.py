@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import json
+import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx2
 import pytest
-from service_harness import Service
+from power_service.compress import Compress
+from prometheus_client.utils import floatToGoString
+from service_harness import Service, eventually
 
 from power_manager import PowerManager
 
@@ -117,11 +121,91 @@ class TestDevicesAndMeters:
         assert api.get("/v1/meters", params={"device_id": device}).json() == [expected]
         assert expected in api.get("/v1/meters").json()
 
+    def test_a_patch_changes_what_it_names(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """And nothing else; an empty one changes nothing; null is a value."""
+        device = battery["device_id"]
+        before = {"name": "A", "target_wh": 9.0, "low_battery_threshold": 30.0}
+        api.put(f"/v1/devices/{device}", json=before)
+        whole = api.get(f"/v1/devices/{device}").json()
+        assert api.patch(f"/v1/devices/{device}", json={}).json() == whole
+        changed = api.patch(f"/v1/devices/{device}", json={"name": "B", "target_wh": None})
+        assert changed.json() == {**whole, "name": "B", "target_wh": None}
+        assert changed.json() == as_json(pm.get_device(device))
+        url = f"/v1/meters/{battery['id']}"
+        whole = api.get(url).json()
+        meter = api.patch(url, json={"capacity_wh": 48, "active": False}).json()
+        assert meter == {**whole, "capacity_wh": 48.0, "active": False}
+        assert meter == api.get(url).json()
+        assert api.patch(url, json={"name": None}).json()["name"] is None
+
+    @pytest.mark.parametrize(
+        ("of", "change"),
+        [
+            ("devices", {"name": None}),
+            ("devices", {"id": "other"}),
+            ("devices", {"shutdown_threshold": "1"}),
+            ("devices", {"critical_battery_threshold": 50}),
+            ("devices", []),
+            ("meters", {"active": 1}),
+            ("meters", {"capacity_wh": -1}),
+            ("meters", {"type": "main"}),
+            ("meters", {"device_id": "other"}),
+        ],
+    )
+    def test_a_patch_that_will_not_do_changes_nothing(
+        self, api: httpx2.Client, battery: dict[str, Any], of: str, change: Any
+    ) -> None:
+        """It is refused whole."""
+        id_ = battery["device_id"] if of == "devices" else battery["id"]
+        before = api.get(f"/v1/{of}/{id_}").json()
+        problem(api.patch(f"/v1/{of}/{id_}", json=change), 422, "invalid_value")
+        assert api.get(f"/v1/{of}/{id_}").json() == before
+
+    def test_what_is_deleted_is_gone(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """Readings of a window, then a meter, then its device; each says if there is none."""
+        device, url = battery["device_id"], f"/v1/meters/{battery['id']}"
+        pm.log_many((battery["id"], 3.7, 1.0, 50.0, NOON + timedelta(minutes=n)) for n in range(10))
+        window = {
+            "since": (NOON + timedelta(minutes=2)).isoformat(),
+            "until": (NOON + timedelta(minutes=5)).isoformat(),
+        }
+        assert api.delete(f"{url}/readings", params=window).json() == {"deleted": 3}
+        assert api.delete(f"{url}/readings", params=window).json() == {"deleted": 0}
+        assert len(list(pm.iter_history(battery["id"]))) == 7
+        kept = api.delete(url)
+        assert (kept.status_code, kept.content) == (204, b"")
+        problem(api.delete(url), 404, "not_found")
+        problem(api.get(url), 404, "not_found")
+        assert api.delete(f"/v1/devices/{device}").status_code == 204
+        problem(api.delete(f"/v1/devices/{device}"), 404, "not_found")
+        assert device not in [one.id for one in pm.list_devices()]
+
+    def test_no_readings_are_deleted_by_an_oversight(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """A window that was forgotten, or that has no length, is refused; all has to be said."""
+        url = f"/v1/meters/{battery['id']}/readings"
+        pm.log_power(battery["id"], 3.7, 1.0, 50.0, timestamp=NOON)
+        noon = NOON.isoformat()
+        problem(api.delete(url), 422, "invalid_value")
+        problem(api.delete(url, params={"until": noon}), 422, "invalid_value")
+        problem(api.delete(url, params={"since": noon, "until": noon}), 422, "invalid_value")
+        problem(api.delete(url, params={"since": "yesterday"}), 422, "invalid_value")
+        assert len(list(pm.iter_history(battery["id"]))) == 1
+        everything = api.delete(url, params={"since": "1970-01-01T00:00:00Z"})
+        assert everything.json() == {"deleted": 1}
+
     def test_unknown_ids_are_not_found(self, api: httpx2.Client) -> None:
         """A missing device or meter is 404, but has no meters, as in the library."""
         problem(api.get("/v1/devices/nobody"), 404, "not_found")
         problem(api.get("/v1/meters/none"), 404, "not_found")
         problem(api.post("/v1/devices/nobody/meters", json={"type": "main"}), 404, "not_found")
+        problem(api.patch("/v1/devices/nobody", json={"name": "A"}), 404, "not_found")
+        problem(api.patch("/v1/meters/none", json={"name": "A"}), 404, "not_found")
         assert api.get("/v1/meters", params={"device_id": "nobody"}).json() == []
 
 
@@ -363,6 +447,158 @@ class TestReadings:
         times = [p["timestamp"] for p in answer["readings"]]
         assert times == sorted(times)
 
+    def test_a_series_is_the_readings_by_field(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """Times in milliseconds; what is not known is null; within since and until."""
+        pm.log_many(
+            [
+                (battery["id"], 3.7, 0.5, 50.0, NOON),
+                (
+                    battery["id"],
+                    None,
+                    None,
+                    49.5,
+                    NOON + timedelta(seconds=1, microseconds=999_999),
+                ),
+                (battery["id"], 3.6, -0.5, 49.0, NOON + timedelta(minutes=1)),
+            ]
+        )
+        url, noon_ms = f"/v1/meters/{battery['id']}/series", int(NOON.timestamp() * 1000)
+        expected = {
+            "meter_id": battery["id"],
+            "reading_count": 3,
+            "timestamps_ms": [noon_ms, noon_ms + 1999, noon_ms + 60_000],
+            "voltage": [3.7, None, 3.6],
+            "current_draw": [0.5, None, -0.5],
+            "wattage": [1.85, None, -1.8],
+            "charge_pct": [50.0, 49.5, 49.0],
+        }
+        assert api.get(url).json() == expected
+        window = {
+            "since": (NOON + timedelta(seconds=1)).isoformat(),
+            "until": (NOON + timedelta(minutes=1)).isoformat(),
+        }
+        part = api.get(url, params=window).json()
+        assert (part["reading_count"], part["charge_pct"]) == (1, [49.5])
+        empty = api.get(url, params={"since": "2190-01-01T00:00:00Z"}).json()
+        assert (empty["reading_count"], empty["timestamps_ms"]) == (0, [])
+        problem(api.get("/v1/meters/none/series"), 404, "not_found")
+
+    def test_a_series_has_the_points_of_the_chart_in_a_fraction_of_the_bytes(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """A day, a reading a minute; and it says how many readings were thinned out."""
+        chance = random.Random(1)
+        pm.log_many(
+            (
+                battery["id"],
+                round(chance.gauss(12.5, 0.2), 3),
+                round(chance.gauss(0, 1), 3),
+                round(50 + minute / 100, 1),
+                NOON + timedelta(minutes=minute),
+            )
+            for minute in range(1440)
+        )
+        url = f"/v1/meters/{battery['id']}"
+        for max_points in (2000, 200):
+            chart = api.get(f"{url}/readings", params={"max_points": max_points})
+            series = api.get(f"{url}/series", params={"max_points": max_points})
+            readings = chart.json()["readings"]
+            assert series.json()["reading_count"] == 1440
+            assert len(readings) == (1440 if max_points == 2000 else len(readings)) <= max_points
+            for field in ("voltage", "current_draw", "wattage", "charge_pct"):
+                assert series.json()[field] == [reading[field] for reading in readings]
+            assert sent(series) * 10 < len(chart.content)
+
+
+class TestCompression:
+    """gzip, where the client takes it."""
+
+    @pytest.mark.parametrize(
+        ("header", "taken"),
+        [
+            ("gzip", True),
+            ("GZIP", True),
+            ("br, gzip;q=0.5", True),
+            ("*", True),
+            ("gzip; q=1.0, *;q=0", True),
+            ("", False),
+            ("identity", False),
+            ("gzip;q=0", False),
+            ("gzip;q=0.000, *", False),
+            ("*;q=0", False),
+            ("br", False),
+            ("x-gzip2", False),
+            ("gzip;q=x", False),
+        ],
+    )
+    def test_an_answer_is_compressed_where_the_client_takes_it(
+        self, api: httpx2.Client, header: str, taken: bool
+    ) -> None:
+        """Else it is as it was; and caches are told that there are two."""
+        api.put("/v1/devices/long", json={"name": "x" * 200})
+        for n in range(10):
+            api.post(
+                "/v1/devices/long/events", json={"type": "restore", "note": "y" * 200 + str(n)}
+            )
+        answer = api.get("/v1/devices/long/events", headers={"Accept-Encoding": header})
+        assert answer.headers.get("Content-Encoding") == ("gzip" if taken else None)
+        assert (sent(answer) < len(answer.content)) == taken
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        assert len(answer.json()) >= 10
+        assert answer.headers["Cache-Control"] == "no-store"
+
+    def test_what_is_small_stays_as_it_is(self, api: httpx2.Client) -> None:
+        """A few bytes would become more."""
+        answer = api.get("/healthz", headers={"Accept-Encoding": "gzip"})
+        assert "Content-Encoding" not in answer.headers
+
+    def test_fixed_files_have_an_etag_for_each_encoding(self, api: httpx2.Client) -> None:
+        """A cache must not take one for the other."""
+        etags = {}
+        for encoding in ("gzip", "identity"):
+            headers = {"Accept-Encoding": encoding}
+            answer = api.get("/openapi.json", headers=headers)
+            assert answer.headers.get("Content-Encoding", "identity") == encoding
+            assert answer.headers["Vary"] == "Accept-Encoding"
+            etags[encoding] = answer.headers["ETag"]
+            known = {**headers, "If-None-Match": f'"x", W/{etags[encoding]}'}
+            again = api.get("/openapi.json", headers=known)
+            assert (again.status_code, again.content) == (304, b"")
+            assert again.headers["ETag"] == etags[encoding]
+            assert "Content-Encoding" not in again.headers
+        assert etags["gzip"] != etags["identity"]
+
+    def test_what_is_streamed_goes_on_as_it_comes(self) -> None:
+        """No part waits for the next one, and none is changed."""
+        head = {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"text/plain")],
+        }
+        parts = [
+            {"type": "http.response.body", "body": b"a" * 2000, "more_body": True},
+            {"type": "http.response.body", "body": b"b" * 2000, "more_body": False},
+        ]
+        got: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send(head)
+            for number, part in enumerate(parts):
+                await send(part)
+                assert got == [head, *parts[: number + 1]]
+
+        async def receive() -> Any:
+            raise AssertionError
+
+        async def send(message: Any) -> None:
+            got.append(message)
+
+        scope = {"type": "http", "headers": [(b"accept-encoding", b"gzip")]}
+        asyncio.run(Compress(app)(scope, receive, send))
+        assert len(got) == 3
+
 
 class TestEventsAndReports:
     """Events, runtime, budget and report."""
@@ -383,6 +619,20 @@ class TestEventsAndReports:
             "events": [{"sequence": sequence, "event": as_json(event)}],
             "next_after": sequence,
         }
+
+    def test_an_event_may_be_about_a_meter(
+        self, api: httpx2.Client, battery: dict[str, Any]
+    ) -> None:
+        """Of the same device."""
+        url = f"/v1/devices/{battery['device_id']}/events"
+        made = api.post(url, json={"type": "charge_start", "meter_id": battery["id"]})
+        assert made.json()["meter_id"] == battery["id"]
+        assert api.post(url, json={"type": "restore", "meter_id": None}).json()["meter_id"] is None
+        api.put("/v1/devices/another", json={"name": "A"})
+        sent = {"type": "restore", "meter_id": battery["id"]}
+        problem(api.post("/v1/devices/another/events", json=sent), 422, "invalid_value")
+        problem(api.post(url, json={**sent, "meter_id": "none"}), 404, "not_found")
+        problem(api.post(url, json={**sent, "meter_id": 7}), 422, "invalid_value")
 
     @pytest.mark.parametrize("value", ["NaN", "1e999", "true", '"1"', "null"])
     def test_an_events_value_is_a_number(self, api: httpx2.Client, device: str, value: str) -> None:
@@ -439,43 +689,74 @@ class TestTheServiceItself:
     def test_metrics_tell_what_happened(
         self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
     ) -> None:
-        """Requests by route, readings, events by type, clients, and gauges of each meter."""
-        from service_harness import eventually
-
+        """Requests by route, readings, events by type, clients, and what each meter shows and has counted."""
+        pm.log_many(
+            [
+                (battery["id"], 4.0, 2.0, 50.0, NOON),
+                (battery["id"], 4.0, 2.0, 49.0, NOON + timedelta(hours=1)),
+                (battery["id"], 4.0, -1.0, 50.0, NOON + timedelta(hours=2)),
+                (battery["id"], 4.0, -1.0, 51.0, NOON + timedelta(hours=3)),
+            ]
+        )
         api.post(
             "/v1/readings",
             json={"meter_id": battery["id"], "voltage": 3.5, "current_draw": 2, "charge_pct": 7},
         )
-        gauge = f'device_id="{battery["device_id"]}",meter_id="{battery["id"]}",type="battery"'
+        meter = pm.get_meter(battery["id"])
+        assert meter.updated_at is not None
+        shown = floatToGoString(datetime.fromisoformat(meter.updated_at).timestamp())  # type: ignore[no-untyped-call]
+        of = labels_of(battery, "Edge Node", "Pack")
         wanted = [
-            f"power_meter_voltage_volts{{{gauge}}} 3.5",
-            f"power_meter_wattage_watts{{{gauge}}} 7.0",
-            f"power_meter_charge_percent{{{gauge}}} 7.0",
+            f"power_meter_voltage_volts{of} 3.5",
+            f"power_meter_wattage_watts{of} 7.0",
+            f"power_meter_charge_percent{of} 7.0",
+            f"power_meter_last_reading_timestamp_seconds{of} {shown}",
+            f"power_meter_energy_out_wh_total{of} {pm.energy_totals(battery['id']).energy_out_wh}",
+            f"power_meter_energy_in_wh_total{of} {pm.energy_totals(battery['id']).energy_in_wh}",
             "power_service_stream_clients 0.0",
             'power_service_request_seconds_count{method="POST",route="/v1/readings",status="200"}',
             "power_service_readings_stored_total ",
             'power_events_total{type="discharge"}',
         ]
         eventually(lambda: all(line in api.get("/metrics").text for line in wanted))
+        assert pm.energy_totals(battery["id"]).energy_out_wh > 8.0
+
+    def test_metrics_go_by_present_names(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """Whatever is in them."""
+        pm.log_power(battery["id"], 3.5, 2.0, 50.0)
+        api.patch(f"/v1/devices/{battery['device_id']}", json={"name": 'Hut "A"'})
+        api.patch(f"/v1/meters/{battery['id']}", json={"name": "b\\c\nd"})
+        of = labels_of(battery, 'Hut \\"A\\"', "b\\\\c\\nd")
+        eventually(lambda: f"power_meter_voltage_volts{of} 3.5" in api.get("/metrics").text)
 
     def test_metrics_have_no_sample_of_what_is_not_known_or_not_in_use(
         self, api: httpx2.Client, pm: PowerManager, device: str
     ) -> None:
-        """An unknown wattage is not 0 W, and a retired meter measures nothing."""
-        from service_harness import eventually
-
-        gauge, retired = pm.add_meter(device, "ups"), pm.add_meter(device, "main")
-        for meter in (gauge, retired):
+        """An unknown wattage is not 0 W, a panel has no charge, and a retired or new meter measures nothing."""
+        gauge, retired = pm.add_meter(device, "ups"), pm.add_meter(device, "battery")
+        panel, new = pm.add_meter(device, "solar"), pm.add_meter(device, "battery")
+        for meter in (gauge, retired, panel):
             pm.log_power(meter.id, 5.0, 1.0, 80.0)
-        charge = f'power_meter_charge_percent{{device_id="{device}",meter_id="%s"'
-        eventually(lambda: charge % retired.id in api.get("/metrics").text)
+        eventually(lambda: retired.id in api.get("/metrics").text)
         pm.log_power(gauge.id, None, None, 70.0)
         pm.update_meter(retired.id, active=False)
-        eventually(lambda: charge % retired.id not in api.get("/metrics").text)
-        text = api.get("/metrics").text
-        assert [line for line in text.splitlines() if gauge.id in line] == [
-            f'{charge % gauge.id},type="ups"}} 70.0'
-        ]
+        eventually(lambda: retired.id not in api.get("/metrics").text)
+
+        def names(meter_id: str) -> set[str]:
+            lines = api.get("/metrics").text.splitlines()
+            return {line.partition("{")[0] for line in lines if meter_id in line}
+
+        always = {
+            "power_meter_last_reading_timestamp_seconds",
+            "power_meter_energy_out_wh_total",
+            "power_meter_energy_in_wh_total",
+        }
+        electrical = {"power_meter_voltage_volts", "power_meter_wattage_watts"}
+        eventually(lambda: names(gauge.id) == always | {"power_meter_charge_percent"})
+        eventually(lambda: names(panel.id) == always | electrical)
+        assert names(new.id) == set()
 
     @pytest.mark.parametrize(
         ("method", "path", "status", "code"),
@@ -503,7 +784,7 @@ class TestTheServiceItself:
 
     def test_a_405_names_every_method_of_the_path(self, api: httpx2.Client) -> None:
         """Also those of another route at it."""
-        assert api.delete("/v1/devices/x").headers["Allow"] == "GET, PUT"
+        assert api.post("/v1/devices/x").headers["Allow"] == "DELETE, GET, PATCH, PUT"
 
     @pytest.mark.parametrize(
         ("content", "media_type", "status", "code"),
@@ -582,6 +863,19 @@ class TestTheServiceItself:
         assert headers["Cache-Control"] == "no-store"
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert "server" not in headers
+
+
+def labels_of(meter: dict[str, Any], device_name: str, name: str) -> str:
+    """The labels of a meter's samples."""
+    return (
+        f'{{device_id="{meter["device_id"]}",device_name="{device_name}",'
+        f'meter_id="{meter["id"]}",meter_name="{name}",type="{meter["type"]}"}}'
+    )
+
+
+def sent(answer: httpx2.Response) -> int:
+    """How many bytes of body went over the wire."""
+    return int(answer.headers["Content-Length"])
 
 
 def problem(answer: httpx2.Response, status: int, code: str) -> str:

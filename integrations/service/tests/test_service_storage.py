@@ -14,6 +14,7 @@ import pytest
 from conftest import Start
 from fastapi import FastAPI
 from power_service.charts import thin_out
+from power_service.metrics import Metrics
 from power_service.problems import Problem, of_library_error
 from power_service.settings import Settings
 from power_service.storage import Lane, Storage
@@ -268,3 +269,43 @@ def known(readings: list[PowerReading], name: str) -> list[float]:
     """The values of that name that are known."""
     values = [getattr(reading, name) for reading in readings]
     return [value for value in values if value is not None]
+
+
+class TestMetrics:
+    """Energies are read in turn."""
+
+    def test_each_meters_energy_comes_in_its_turn(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where a scrape has time for one of them only, none is left out for good, and not every scrape reads one."""
+        now = itertools.count()  # each look at the clock is a second later
+        read: list[str] = []
+        energy_totals = PowerManager.energy_totals
+
+        def counted(pm: PowerManager, meter_id: str) -> object:
+            read.append(meter_id)
+            return energy_totals(pm, meter_id)
+
+        monkeypatch.setattr(PowerManager, "energy_totals", counted)
+        with PowerManager(tmp_path / "p.db") as pm:
+            pm.register_device("a", "A")
+            meters = [pm.add_meter("a", "main") for _ in range(3)]
+            for meter in meters:
+                pm.log_power(meter.id, 5.0, 1.0)
+            metrics = Metrics(clock=lambda: float(next(now)))
+            metrics.watch_meters(pm.list_meters)
+            ids = [meter.id for meter in meters]
+            for count in (1, 2, 3):
+                while len(read) < count:
+                    text = metrics.text(pm).decode()
+                assert text.count("power_meter_energy_out_wh_total{") == count
+            while len(read) < 6:
+                metrics.text(pm)
+            assert read == ids * 2
+            scrapes = 0
+            while len(read) < 7:
+                metrics.text(pm)
+                scrapes += 1
+            assert scrapes > 10
+            pm.delete_meter(ids[0])
+            assert ids[0] not in metrics.text(pm).decode()

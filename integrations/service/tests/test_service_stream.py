@@ -17,13 +17,14 @@ import httpx2
 import pytest
 from conftest import Start
 from power_service.tokens import Scope
+from power_service.watcher import Changes, Watcher
 from service_harness import Service, eventually
 from test_service_auth import quick
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from power_manager import PowerManager
+from power_manager import PowerManager, StorageError
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +115,39 @@ class TestHello:
             hello = receive(stream, "hello")
             assert hello == {
                 "type": "hello", "resumed_from": begin, "oldest": 1, "latest": last, "recovered": recovered,
+                "file_id": pm.file_id,
             }  # fmt: skip
             pm.trigger_event("a", "restore")
             assert sequences(stream, last + 1) == list(range(begin + 1, last + 2))
+
+    def test_a_sequence_of_another_line_of_history_is_none(
+        self, make_service: Start, tmp_path: Path
+    ) -> None:
+        """Where a backup has taken the file's place, its events count anew from the backup's on."""
+        service = make_service("--no-auth")
+        with PowerManager(service.db) as manager:
+            manager.register_device("a", "A")
+            add_events(manager, 10)
+            manager.backup(tmp_path / "copy.db")
+            add_events(manager, 5)
+            before = manager.file_id
+            service.start()
+            with follow(service, "", f"after=10&file_id={before}") as stream:
+                hello = receive(stream, "hello")
+                assert (hello["recovered"], hello["file_id"]) == (True, before)
+                assert sequences(stream, 15) == [11, 12, 13, 14, 15]
+            service.end()
+            manager.restore(tmp_path / "copy.db")
+            add_events(manager, 8)
+            service.start()
+            for query in (f"after=15&file_id={before}", f"after=18&file_id={before}"):
+                with follow(service, "", query) as stream:
+                    hello = receive(stream, "hello")
+                    assert (hello["resumed_from"], hello["latest"]) == (18, 18)
+                    assert (hello["recovered"], hello["file_id"]) == (False, manager.file_id)
+            with follow(service, "", f"after=15&file_id={manager.file_id}") as stream:
+                assert receive(stream, "hello")["recovered"] is True
+                assert sequences(stream, 18) == [16, 17, 18]
 
     def test_an_empty_file_begins_at_nothing(self, make_service: Start) -> None:
         """And its first event comes."""
@@ -262,6 +293,74 @@ class TestLive:
             manager.register_device("a", "A")
             manager.trigger_event("a", "restore")
             assert receive(stream, "heartbeat", latest=1)["timestamp"].endswith("+00:00")
+
+
+class TestALookThatFails:
+    """The file cannot be read for a while: whatever was written comes all the same, once."""
+
+    def test_events_come_while_the_meters_cannot_be_read(self, make_service: Start) -> None:
+        """And the meters when they can be read again; meanwhile the log says what is wrong."""
+        service = make_service("--no-auth").start()
+        with PowerManager(service.db) as manager, follow(service, "", "after=0") as stream:
+            manager.register_device("a", "A")
+            meter = manager.add_meter("a", "main")
+            receive_meter(stream, meter.id)
+            with manager.connection() as conn:
+                add_events(manager, 2)
+                conn.execute("UPDATE power_meters SET state_us = 9223372036854775807")
+            assert sequences(stream, 2) == [1, 2]
+            eventually(lambda: "cannot read the database" in service.log.read_text())
+            add_events(manager, 1)
+            assert sequences(stream, 3) == [3]
+            with manager.connection() as conn:
+                conn.execute("UPDATE power_meters SET state_us = NULL")
+                add_events(manager, 1)
+            manager.update_meter(meter.id, name="Mended")
+            while receive_meter(stream, meter.id)["name"] != "Mended":
+                pass
+        with follow(service, "", "after=0") as stream:
+            assert sequences(stream, 4) == [1, 2, 3, 4]
+
+    @pytest.mark.parametrize("part", ["events_since", "list_meters", "iter_history", "file_id"])
+    @pytest.mark.parametrize("error", [MemoryError(), StorageError("p.db", "x", "SQLITE_IOERR")])
+    def test_each_part_of_a_look_that_fails_is_made_up_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception
+    ) -> None:
+        """Whichever call of the library it is that fails, nothing is missing afterwards and nothing comes twice."""
+        path = tmp_path / "p.db"
+        with PowerManager(path) as writer, PowerManager(path) as pm:
+            writer.register_device("a", "A")
+            meter = writer.add_meter("a", "main")
+            watcher = Watcher(pm, path, reading_seconds=0.0)
+            watcher.look()
+            writer.log_power(meter.id, 5.0, 1.0)
+            add_events(writer, 2)
+            with monkeypatch.context() as patch:
+                patch.setattr(PowerManager, part, failing(error, as_property=part == "file_id"))
+                first = look(watcher)
+            add_events(writer, 1)
+            second = look(watcher)
+        assert (first.error, second.error) == (error, None)
+        frames = first.frames + second.frames
+        assert [frame.sequence for frame in frames if frame.sequence] == [1, 2, 3]
+        assert len([frame for frame in frames if frame.key.startswith("reading")]) == 1
+        assert len([frame for frame in frames if frame.key.startswith("meter")]) == 1
+
+    def test_a_change_that_cannot_be_handed_out_closes_the_clients(
+        self, make_service: Start
+    ) -> None:
+        """Some may have it and some not: each comes back with the last it has, and then nothing is missing."""
+        service = make_service("--no-auth", program=("-c", FAILS_TO_HAND_OUT_ONCE)).start()
+        with PowerManager(service.db) as manager:
+            manager.register_device("a", "A")
+            add_events(manager, 1)
+            with follow(service, "", "after=0") as stream:
+                assert sequences(stream, 1) == [1]
+                add_events(manager, 2)
+                assert closed(stream)[0] == 1011
+            with follow(service, "", "after=1") as stream:
+                add_events(manager, 1)
+                assert sequences(stream, 4) == [2, 3, 4]
 
 
 class TestGettingIn:
@@ -463,6 +562,44 @@ class TestTheEnd:
                 assert receive(stream, "hello")["recovered"] is True
                 manager.trigger_event("a", "restore")
                 assert sequences(stream, 3) == [2, 3]
+
+
+def add_events(pm: PowerManager, count: int) -> None:
+    """Record so many events of the device a."""
+    for _ in range(count):
+        pm.trigger_event("a", "restore")
+
+
+def failing(error: Exception, as_property: bool) -> Any:
+    """A method, or a property, that raises."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return property(fail) if as_property else fail
+
+
+def look(watcher: Watcher) -> Changes:
+    """What a look finds, also where all of it fails."""
+    try:
+        return watcher.look() or Changes()
+    except (MemoryError, StorageError) as error:
+        return Changes(error=error)
+
+
+FAILS_TO_HAND_OUT_ONCE = """
+import sys
+from power_service import cli, stream
+offer = stream.Client.offer
+failed = []
+def offer_or_fail(client, frame):
+    if frame.sequence == 2 and not failed:
+        failed.append(True)
+        raise MemoryError
+    offer(client, frame)
+stream.Client.offer = offer_or_fail
+sys.exit(cli.main())
+"""
 
 
 def receive_meter(stream: ClientConnection, meter_id: str) -> dict[str, Any]:

@@ -1,0 +1,178 @@
+"""What any process writes to the file, as changes and frames for the clients of the stream."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from power_manager import (
+    PowerEvent,
+    PowerManager,
+    PowerMeter,
+    from_microseconds,
+    to_microseconds,
+)
+from power_service.models import MESSAGE, EventMessage, MeterMessage, ReadingMessage, shown
+
+_EVENTS_A_LOOK = 1000
+_PAUSE_PER_LOOK = 4  # times as long as a look at all meters takes, the next one waits
+
+
+def message_text(message: object) -> str:
+    """A message of the stream as it is sent."""
+    return MESSAGE.dump_json(message).decode()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Text for clients that may see the device; `key` names what a later frame of the same key replaces."""
+
+    device_id: str
+    text: str
+    sequence: int = 0
+    key: str = ""
+
+
+@dataclass
+class Changes:
+    """What one look at the file has found; `error`: what kept it from finding the rest."""
+
+    events: list[tuple[int, PowerEvent]] = field(default_factory=list)
+    meters: list[PowerMeter] = field(default_factory=list)
+    deleted_meter_ids: list[str] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    error: Exception | None = None
+
+
+@dataclass
+class Bounds:
+    """The line of history that the file is, and the first and the last sequence in it; 0 and 0 without events."""
+
+    file_id: str
+    oldest: int
+    latest: int
+
+
+class Replaced(Exception):
+    """Another file, or another content, has taken the database's place."""
+
+
+class Watcher:
+    """Sees what any process writes to the file, by the library's data_version; lives in the poller's thread.
+
+    data_version costs some microseconds and tells nothing of a file that was moved away, so the inode is compared too.
+    A restored backup keeps the inode and has another file_id.
+
+    A look has two parts, the events and the meters. Each remembers how far it is only when all of it has been read, so
+    what fails is looked at again, and one part that fails takes nothing from the other.
+    """
+
+    def __init__(self, pm: PowerManager, path: Path, reading_seconds: float) -> None:
+        self._pm = pm
+        self._path = path.absolute()
+        self._reading_seconds = reading_seconds
+        self._inode = os.stat(self._path).st_ino
+        self._file_id = pm.file_id
+        self._version: int | None = None
+        self._states: dict[str, PowerMeter] = {}
+        self._next_meters = 0.0  # when to look at the meters again, if there is news
+        self._meters_due = True
+        self._more = True
+        self._begun = False  # the first look finds every meter, and no reading of it is news
+        self.sequence = pm.last_sequence()  # every event up to it has been seen
+
+    def bounds(self) -> Bounds:
+        """Where a client can begin. Raises Replaced."""
+        latest = self._pm.last_sequence()
+        oldest = 0
+        for sequence, _ in self._pm.events_since(0, limit=1):
+            oldest = sequence
+        self._check_line()  # last: so it holds for what was read before
+        return Bounds(self._file_id, oldest, latest)
+
+    def _check_line(self) -> None:
+        if self._pm.file_id != self._file_id:
+            raise Replaced(f"a backup was restored into {self._path}")
+
+    def look(self) -> Changes | None:
+        """What has changed since the last look, or None. Raises Replaced."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(self._path).st_ino == self._inode:
+                return self._look()
+        raise Replaced(f"{self._path} was moved, deleted or replaced")
+
+    def _look(self) -> Changes | None:
+        version = self._pm.data_version()
+        changed = version != self._version
+        if changed:
+            self._check_line()
+            self._meters_due = True
+            self._more = True
+            self._version = version  # what is due is remembered by itself from here on
+        begin = time.monotonic()
+        meters_due = self._meters_due and begin >= self._next_meters
+        if not (self._more or meters_due):
+            return None
+        found = Changes()
+        try:
+            if self._more:
+                self._look_at_events(found)
+        except Exception as error:  # noqa: BLE001 - the hub raises it, when it has handed out the rest
+            found.error = error
+        try:
+            if meters_due:
+                self._look_at_meters(found, begin)
+        except Exception as error:  # noqa: BLE001 - as above
+            found.error = error
+        return found
+
+    def _look_at_events(self, found: Changes) -> None:
+        """Add the events that are new, and their frames."""
+        events = self._pm.events_since(self.sequence, limit=_EVENTS_A_LOOK)
+        frames = [
+            Frame(event.device_id, message_text(EventMessage("event", sequence, event)), sequence)
+            for sequence, event in events
+        ]
+        found.events = events
+        found.frames += frames
+        if events:
+            self.sequence = events[-1][0]
+        self._more = len(events) == _EVENTS_A_LOOK
+
+    def _look_at_meters(self, found: Changes, begin: float) -> None:
+        """Add the meters whose state is another one than at the last look, their frames, and those that are gone."""
+        before = self._states
+        present = {meter.id: meter for meter in self._pm.list_meters()}
+        meters: list[PowerMeter] = []
+        frames: list[Frame] = []
+        for meter_id, meter in present.items():
+            earlier = before.get(meter_id)
+            if meter == earlier:
+                continue
+            meters.append(meter)
+            if self._begun and (earlier is None or meter.updated_at != earlier.updated_at):
+                frames += self._reading_frames(meter)
+            text = message_text(MeterMessage("meter", shown(meter)))
+            frames.append(Frame(meter.device_id, text, key=f"meter {meter_id}"))
+        found.meters = meters
+        found.deleted_meter_ids = [meter_id for meter_id in before if meter_id not in present]
+        found.frames += frames
+        self._states = present
+        self._meters_due = False
+        self._begun = True
+        # Thousands of meters take a while: looking at them is a fraction of the time, for requests need it too.
+        pause = max(self._reading_seconds, (time.monotonic() - begin) * _PAUSE_PER_LOOK)
+        self._next_meters = begin + pause
+
+    def _reading_frames(self, meter: PowerMeter) -> Iterator[Frame]:
+        """The meter's latest reading, if it has one."""
+        if meter.updated_at is None:
+            return
+        end = from_microseconds(to_microseconds(meter.updated_at) + 1)
+        for reading in self._pm.iter_history(meter.id, since=meter.updated_at, until=end):
+            text = message_text(ReadingMessage("reading", meter.device_id, reading))
+            yield Frame(meter.device_id, text, key=f"reading {meter.id}")

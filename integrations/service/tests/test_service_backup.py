@@ -1,0 +1,239 @@
+"""A backup of a running service: by REST, and by the command."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import httpx2
+import pytest
+from conftest import Start
+from power_service import cli
+from service_harness import Service, eventually
+from test_service_storage import RUN
+
+from power_manager import PowerManager
+
+HELD_COPY = """
+import threading
+from power_service import backup
+made = backup.copy
+def copy(pm):
+    open("copying", "w").close()
+    while not __import__("os").path.exists("go on"):
+        threading.Event().wait(0.02)
+    return made(pm)
+backup.copy = copy
+"""
+
+
+@pytest.fixture
+def filled(service: Service) -> Path:
+    """The service's file, with a device in it and more than one chunk's worth of readings."""
+    with PowerManager(service.db) as pm:
+        pm.register_device("a", "A")
+        meter = pm.add_meter("a", "main")
+        pm.log_many((meter.id, 5.0, n / 7, None, n) for n in range(20_000))
+    return service.db
+
+
+def devices(path: Path) -> list[str]:
+    """What is in a copy, which has to be whole."""
+    with PowerManager(path) as pm:
+        assert pm.check() == []
+        return [device.id for device in pm.list_devices()]
+
+
+class TestRest:
+    """GET /v1/backup."""
+
+    def test_the_copy_is_whole_and_nothing_of_it_is_left(
+        self, service: Service, api: httpx2.Client, filled: Path, tmp_path: Path
+    ) -> None:
+        """Beside the database too; and another can be had after it."""
+        before = {path.name for path in filled.parent.iterdir()}
+        for number in range(2):
+            answer = api.get("/v1/backup")
+            assert (answer.status_code, answer.headers["Content-Type"]) == (
+                200,
+                "application/vnd.sqlite3",
+            )
+            assert int(answer.headers["Content-Length"]) == len(answer.content) > 500_000
+            assert answer.headers["Content-Disposition"].startswith("attachment;")
+            copy = tmp_path / f"{number}.db"
+            copy.write_bytes(answer.content)
+            assert "a" in devices(copy)
+        assert {path.name for path in filled.parent.iterdir()} == before
+
+    def test_it_is_for_admins_of_everything(self, service: Service) -> None:
+        """A token bound to devices must not read the others'."""
+        for scopes, bound, code in (
+            (["read", "write"], None, "forbidden_scope"),
+            (["admin"], ["a"], "forbidden_device"),
+        ):
+            with service.client(service.token(*scopes, devices=bound)) as client:
+                answer = client.get("/v1/backup")
+            assert (answer.status_code, answer.json()["code"]) == (403, code)
+
+    def test_one_at_a_time_and_nobody_waits_for_it(
+        self, make_service: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A second one is told to come later; readers and writers go on."""
+        monkeypatch.chdir(tmp_path)
+        service = make_service("--no-auth", program=("-c", HELD_COPY + RUN)).start()
+        answers: list[int] = []
+
+        def back_up() -> None:
+            with service.client() as client:
+                answers.append(client.get("/v1/backup").status_code)
+
+        first = threading.Thread(target=back_up)
+        first.start()
+        eventually((tmp_path / "copying").exists)
+        with service.client() as client:
+            second = client.get("/v1/backup")
+            assert (second.status_code, second.json()["code"]) == (503, "overloaded")
+            assert int(second.headers["Retry-After"]) >= 1
+            assert client.put("/v1/devices/b", json={"name": "B"}).status_code == 200
+            assert client.get("/v1/devices").status_code == 200
+            (tmp_path / "go on").touch()
+            first.join()
+            assert answers == [200]
+            assert client.get("/v1/backup").status_code == 200
+
+    def test_a_client_that_goes_leaves_the_place(self, service: Service, filled: Path) -> None:
+        """Also in the middle of it."""
+        token = service.token("admin")
+        for _ in range(3):
+            with service.client(token) as client, client.stream("GET", "/v1/backup") as answer:
+                assert answer.status_code == 200
+                next(answer.iter_raw())
+            with service.client(token) as client:
+                eventually(lambda: client.get("/v1/backup").status_code == 200)
+
+
+class TestCommand:
+    """power-service backup."""
+
+    @pytest.mark.parametrize("before", [True, False])
+    def test_a_file_of_this_machine(
+        self, filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], before: bool
+    ) -> None:
+        """While the service has it; --db before or after the command."""
+        target = tmp_path / "copy.db"
+        db = ["--db", str(filled)]
+        arguments = [*db, "backup", str(target)] if before else ["backup", str(target), *db]
+        assert cli.main(arguments) == 0
+        assert str(target) in capsys.readouterr().out
+        assert "a" in devices(target)
+
+    def test_no_file_is_made_where_there_was_none(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A mistyped name is no empty backup."""
+        assert cli.main(["--db", str(tmp_path / "no.db"), "backup", str(tmp_path / "c.db")]) == 1
+        assert "no.db: no such file" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_service_that_is_elsewhere(
+        self, service: Service, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By its address, with the token in the environment; private, and in place of an older one."""
+        target = tmp_path / "copy.db"
+        target.write_text("an older copy")
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
+        assert cli.main(["backup", str(target), "--url", service.url + "/"]) == 0
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
+        assert "a" in devices(target)
+
+    def test_what_the_service_says_is_said(
+        self,
+        service: Service,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """And the older copy stays."""
+        target = tmp_path / "copy.db"
+        target.write_text("an older copy")
+        for token, message in (
+            (service.token("read"), "does not have the scope 'admin'"),
+            ("wrong", "not known"),
+            ("", "a bearer token is needed"),
+        ):
+            monkeypatch.setenv("POWER_SERVICE_TOKEN", token)
+            assert cli.main(["backup", str(target), "--url", service.url]) == 1
+            assert message in capsys.readouterr().err
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["an older copy"]
+
+    @pytest.mark.parametrize(
+        ("path", "message"),
+        [
+            ("/short", "ended early"),
+            ("/page", "is no database"),
+            ("/moved", "302"),
+            ("/broken", "500"),
+        ],
+    )
+    def test_what_is_no_backup_is_none(
+        self,
+        elsewhere: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        path: str,
+        message: str,
+    ) -> None:
+        """Half an answer, another server, one that sends the token on."""
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", "secret")
+        assert cli.main(["backup", str(tmp_path / "copy.db"), "--url", elsewhere + path]) == 1
+        assert message in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_nobody_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """And addresses that are none."""
+        for url in ("http://127.0.0.1:1", "nonsense", "http://[", "file:///etc"):
+            assert cli.main(["backup", str(tmp_path / "copy.db"), "--url", url]) == 1
+            assert url in capsys.readouterr().err
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Servers that are no power-service."""
+
+    def do_GET(self) -> None:
+        """Answer by the path."""
+        assert not self.path.startswith("/stolen"), "the token was sent on"
+        status = {"/moved": 302, "/broken": 500}.get(self.path.removesuffix("/v1/backup"), 200)
+        body = b"SQLite format 3\0" if self.path.startswith("/short") else b"<!doctype html>"
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) + 9 * self.path.startswith("/short")))
+        if status == 302:
+            self.send_header("Location", "/stolen")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """The address of such a server."""
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_copy_is_put_back_by_the_library(filled: Path, tmp_path: Path) -> None:
+    """As it does with its own backups."""
+    copy, fresh = tmp_path / "copy.db", tmp_path / "fresh.db"
+    assert cli.main(["backup", str(copy), "--db", str(filled)]) == 0
+    with PowerManager(fresh) as pm:
+        pm.restore(copy)
+    assert "a" in devices(fresh)

@@ -1,0 +1,123 @@
+"""What the server takes from uvicorn: where a release names it otherwise, a test here says what breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from typing import Any
+
+import pytest
+import uvicorn
+from power_service import server
+from power_service.listener import bind
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+
+HTTP_BASE = server.HttpProtocol.__mro__[1]
+
+
+@pytest.mark.parametrize(
+    ("base", "derived"),
+    [
+        (HTTP_BASE, server.HttpProtocol),
+        (WebSocketsSansIOProtocol, server.StreamProtocol),
+        (uvicorn.Server, server.Server),
+    ],
+)
+def test_what_is_overridden_is_there(base: type, derived: type) -> None:
+    """With as many parameters: a method of another name would never be called."""
+    added = {"close", "settings"}  # of the service's own
+    for name, function in vars(derived).items():
+        if name.startswith("_") or name in added:
+            continue
+        assert hasattr(base, name), f"{base.__name__} has no {name}"
+        theirs, ours = (inspect.signature(f).parameters for f in (getattr(base, name), function))
+        fits = len(theirs) == len(ours) or any(
+            p.kind is inspect.Parameter.VAR_POSITIONAL for p in ours.values()
+        )
+        assert fits, f"{base.__name__}.{name} has other parameters"
+
+
+@pytest.mark.parametrize(
+    ("base", "attributes"),
+    [
+        (HTTP_BASE, ["connections", "cycle", "loop", "transport"]),
+        (
+            WebSocketsSansIOProtocol,
+            [
+                "close_sent",
+                "close_timer",
+                "conn",
+                "disconnected",
+                "loop",
+                "read_paused",
+                "transport",
+            ],
+        ),
+    ],
+)
+def test_what_is_read_is_there(base: type, attributes: list[str]) -> None:
+    """The state of a connection, by uvicorn's names."""
+
+    async def made() -> Any:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            raise AssertionError
+
+        config = uvicorn.Config(app, log_config=None)
+        config.load()
+        return base(config=config, server_state=ServerState(), app_state={})
+
+    protocol = asyncio.run(made())
+    for name in attributes:
+        assert hasattr(protocol, name), f"{base.__name__} has no {name}"
+
+
+def test_a_server_has_what_the_listener_needs() -> None:
+    """The set of connections, and the servers that are closed at the end."""
+    assert isinstance(ServerState().connections, set)
+    source = inspect.getsource(uvicorn.Server.shutdown)
+    assert "for server in self.servers:" in source
+    assert "server.close()" in source
+
+
+class TestBind:
+    """Listening sockets at every address that a host has here."""
+
+    def test_a_name_with_an_address_that_is_not_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As ::1 of localhost, without IPv6: the others will do."""
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        (listening,) = bind("both", 0)
+        assert listening.getsockname()[0] == "127.0.0.1"
+        listening.close()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found[:1])
+        with pytest.raises(OSError, match="assign"):
+            bind("elsewhere", 0)
+
+    def test_an_address_in_use_is_an_error_and_leaves_nothing_open(self) -> None:
+        """Which names the address."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = taken.getsockname()
+            with pytest.raises(OSError, match="in use"):
+                bind(*address)
+        for listening in bind(*address):
+            listening.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80/"),
+        ("0.0.0.0", "http://127.0.0.1:80/"),
+        ("::", "http://[::1]:80/"),
+        ("::1", "http://[::1]:80/"),
+        ("localhost", "http://localhost:80/"),
+    ],
+)
+def test_the_address_for_a_browser(host: str, expected: str) -> None:
+    """One that can be opened on this machine."""
+    assert server._address("http", host, 80) == expected
