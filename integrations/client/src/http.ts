@@ -14,7 +14,7 @@ type Parameter = string | number | undefined;
 
 /** A request of the REST surface. */
 export interface Call extends CallOptions {
-  method?: "PUT" | "POST";
+  method?: "PUT" | "POST" | "PATCH" | "DELETE";
   path: string;
   query?: Record<string, Parameter | readonly string[]>;
   body?: unknown;
@@ -193,6 +193,11 @@ export class Http {
   /** The answer as JSON. The caller says of what type the contract has it. */
   async json<T>(call: Call): Promise<T> {
     return this.#send(call, (body) => JSON.parse(body) as T);
+  }
+
+  /** An answer without a body. */
+  async nothing(call: Call): Promise<void> {
+    return this.#send(call, () => undefined);
   }
 
   /** The answer as text. */

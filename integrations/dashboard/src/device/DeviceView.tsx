@@ -4,6 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "react";
 import { useNow } from "../clock";
 import { summarise } from "../fleet/summary";
 import type { FleetData } from "../live/fleet";
+import { useDatabase, useMay } from "../live/me";
 import { FLEET_HREF } from "../route";
 import { Badge } from "../ui/Badge";
 import { Empty } from "../ui/states";
@@ -28,6 +29,7 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
   const meters = fleet.meters.get(deviceId) ?? [];
   const budget = fleet.budgets.get(deviceId);
   const now = useNow();
+  const database = useDatabase();
   const heading = useRef<HTMLHeadingElement>(null);
   const lines = useMemo(() => linesOf(meters), [meters]);
   useEffect(() => {
@@ -82,7 +84,9 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
           <Empty title="No meters yet">
             <p>
               Add one on the service’s machine:{" "}
-              <code>power-manager --db FILE add-meter {device.id} battery --capacity-wh 50</code>
+              <code>
+                power-manager --db {database} add-meter {device.id} battery --capacity-wh 50
+              </code>
             </p>
           </Empty>
         </div>
@@ -119,6 +123,7 @@ interface EventsProps {
 }
 
 function Events({ device, now }: EventsProps) {
+  const mayWrite = useMay("write");
   const [recording, setRecording] = useState(false);
   const [said, setSaid] = useState("");
   const button = useRef<HTMLButtonElement>(null);
@@ -126,9 +131,11 @@ function Events({ device, now }: EventsProps) {
     <section className="card" aria-labelledby="events">
       <div className="section-head">
         <h2 id="events">Events</h2>
-        <button ref={button} type="button" className="button" onClick={() => setRecording(true)}>
-          Record event…
-        </button>
+        {mayWrite && (
+          <button ref={button} type="button" className="button" onClick={() => setRecording(true)}>
+            Record event…
+          </button>
+        )}
       </div>
       <p className="hidden" role="status">
         {said}

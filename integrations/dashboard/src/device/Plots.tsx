@@ -1,12 +1,12 @@
 /** The charts of a span: watts, charge, volts by scale, and energy. */
 
-import type { PowerMeter, PowerReading, PowerStatistics } from "@blackroad/power-client";
+import type { PowerMeter, PowerStatistics } from "@blackroad/power-client";
 import { useMemo } from "react";
-import type { HistoryState } from "../live/history";
+import type { HistoryState, Sample } from "../live/history";
 import { type Detail, detailOf, endsOf, energyMoments, energyUnitOf, type Span } from "../live/span";
 import { errorText } from "../ui/states";
-import { chargeSample, type DayBand, dayBands, voltsSample, wattsSample } from "./bands";
-import { hourSeconds, join, type Points, points, readingSeconds } from "./chart-data";
+import { chargePart, type DayBand, dayBands, voltsPart, wattsPart } from "./bands";
+import { hourSeconds, join, type Points, points } from "./chart-data";
 import { EnergyBars } from "./EnergyBars";
 import { energyPeriods, type Kind } from "./energy";
 import type { Line } from "./lines";
@@ -17,10 +17,13 @@ const GAP_SECONDS = 120; // without a reading for so long a line is broken, as i
 const HOUR_GAP_SECONDS = 2.5 * 3600;
 const DAY_GAP_SECONDS = 2.5 * 86_400;
 
+/** When a reading was taken, in seconds since the epoch. */
+const secondsOf = ({ at }: Sample): number => at / 1000;
+
 type Quantity = "watts" | "volts" | "charge";
 
 /** Null where the reading does not know it: the line has a gap there. */
-const OF_READING: Record<Quantity, (reading: PowerReading) => number | null> = {
+const OF_READING: Record<Quantity, (reading: Sample) => number | null> = {
   watts: (reading) => reading.wattage,
   volts: (reading) => reading.voltage,
   charge: (reading) => reading.charge_pct,
@@ -44,7 +47,7 @@ const NOTES: Record<Detail, Record<Quantity, string>> = {
 
 /** What a history holds of a span: rows that lie within it. */
 interface Within {
-  readonly readings: (meterId: string) => readonly PowerReading[];
+  readonly readings: (meterId: string) => readonly Sample[];
   readonly hours: (meterId: string) => readonly PowerStatistics[];
 }
 
@@ -60,12 +63,12 @@ function within({ readings, statistics }: HistoryState, [from, to]: readonly [nu
 function lineOf({ readings, hours }: Within, id: string, quantity: Quantity, detail: Detail): Points {
   return detail === "hours" && quantity !== "volts"
     ? points(hours(id), hourSeconds, OF_HOUR[quantity], HOUR_GAP_SECONDS)
-    : points(readings(id), readingSeconds, OF_READING[quantity], GAP_SECONDS);
+    : points(readings(id), secondsOf, OF_READING[quantity], GAP_SECONDS);
 }
 
 function bandsOf({ readings, hours }: Within, id: string, quantity: Quantity): DayBand[] {
-  if (quantity === "volts") return dayBands(readings(id).map(voltsSample));
-  return dayBands(hours(id).map(quantity === "watts" ? wattsSample : chargeSample));
+  if (quantity === "volts") return dayBands(readings(id).map(voltsPart));
+  return dayBands(hours(id).map(quantity === "watts" ? wattsPart : chargePart));
 }
 
 /** The columns of a chart: one a line, or three where they are days. */
@@ -88,7 +91,7 @@ function columns(data: Within, ids: readonly string[], quantity: Quantity, detai
 }
 
 /** How great a meter's volts are in what is drawn. */
-const sizeOf = (readings: readonly PowerReading[]): number =>
+const sizeOf = (readings: readonly Sample[]): number =>
   readings.reduce((most, { voltage }) => Math.max(most, Math.abs(voltage ?? 0)), 0);
 
 interface PlotsProps {

@@ -1,6 +1,7 @@
 /** The least, the mean and the most of each day: what can be read of a month or a year. */
 
-import type { PowerReading, PowerStatistics } from "@blackroad/power-client";
+import type { PowerStatistics } from "@blackroad/power-client";
+import type { Sample } from "../live/history";
 import { midnight } from "./energy";
 
 /** One day of a meter; null where nothing is known. */
@@ -12,7 +13,8 @@ export interface DayBand {
   readonly most: number | null;
 }
 
-interface Sample {
+/** What is known of a moment, or of an hour. */
+interface Part {
   /** Milliseconds since the epoch. */
   readonly moment: number;
   readonly least: number | null;
@@ -20,14 +22,14 @@ interface Sample {
   readonly most: number | null;
 }
 
-/** Samples in order of time as days. */
-export function dayBands(samples: readonly Sample[]): DayBand[] {
-  const days = new Map<number, Sample[]>();
-  for (const sample of samples) {
-    const day = midnight(sample.moment);
+/** Parts in order of time as days. */
+export function dayBands(parts: readonly Part[]): DayBand[] {
+  const days = new Map<number, Part[]>();
+  for (const part of parts) {
+    const day = midnight(part.moment);
     const others = days.get(day);
-    if (others) others.push(sample);
-    else days.set(day, [sample]);
+    if (others) others.push(part);
+    else days.set(day, [part]);
   }
   return [...days].map(([day, its]) => ({
     at: (day + midnight(day, 1)) / 2000,
@@ -48,14 +50,14 @@ function extreme(values: readonly (number | null)[], pick: (...values: number[])
   return known.length > 0 ? pick(...known) : null;
 }
 
-/** Each sample counts as much: hours with many readings are as long as those with few. */
+/** Each part counts as much: hours with many readings are as long as those with few. */
 function meanOf(values: readonly (number | null)[]): number | null {
   const known = values.filter((value) => value !== null);
   return known.length > 0 ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
 }
 
 /** An hour's watts. */
-export const wattsSample = (row: PowerStatistics): Sample => ({
+export const wattsPart = (row: PowerStatistics): Part => ({
   moment: Date.parse(row.start),
   least: row.min_wattage,
   mean: row.avg_wattage,
@@ -63,7 +65,7 @@ export const wattsSample = (row: PowerStatistics): Sample => ({
 });
 
 /** An hour's charge; statistics keep no mean of it, so the middle stands for one. */
-export const chargeSample = (row: PowerStatistics): Sample => ({
+export const chargePart = (row: PowerStatistics): Part => ({
   moment: Date.parse(row.start),
   least: row.min_charge_pct,
   mean: (row.min_charge_pct + row.max_charge_pct) / 2,
@@ -71,8 +73,8 @@ export const chargeSample = (row: PowerStatistics): Sample => ({
 });
 
 /** A reading's volts. The readings are thinned out so that every peak stays, and so their mean is a rough one. */
-export const voltsSample = (reading: PowerReading): Sample => ({
-  moment: Date.parse(reading.timestamp),
+export const voltsPart = (reading: Sample): Part => ({
+  moment: reading.at,
   least: reading.voltage,
   mean: reading.voltage,
   most: reading.voltage,

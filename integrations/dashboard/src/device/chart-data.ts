@@ -1,6 +1,6 @@
 /** From readings and statistics to the columns of a chart. */
 
-import type { PowerReading, PowerStatistics } from "@blackroad/power-client";
+import type { PowerStatistics } from "@blackroad/power-client";
 import uPlot from "uplot";
 import * as format from "../format";
 import type { Columns } from "./TimeChart";
@@ -46,9 +46,6 @@ function usualStep(steps: readonly number[], place: number): number {
 
 const median = (values: readonly number[]): number =>
   [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
-
-/** When a reading was taken, in seconds since the epoch. */
-export const readingSeconds = (reading: PowerReading): number => Date.parse(reading.timestamp) / 1000;
 
 /** The middle of a statistics' hour, in seconds since the epoch. */
 export const hourSeconds = (row: PowerStatistics): number => Date.parse(row.start) / 1000 + 1800;

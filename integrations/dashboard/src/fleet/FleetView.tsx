@@ -4,6 +4,7 @@ import { type RefObject, useDeferredValue, useEffect, useId, useMemo, useState }
 import { useNow } from "../clock";
 import * as format from "../format";
 import type { FleetData } from "../live/fleet";
+import { useDatabase } from "../live/me";
 import { Empty } from "../ui/states";
 import { COLUMNS } from "./columns";
 import { FleetTable, type Place } from "./FleetTable";
@@ -32,6 +33,7 @@ interface FleetViewProps {
 
 export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
   const now = useNow();
+  const database = useDatabase();
   const devices = useMemo(() => byName(fleet.devices), [fleet.devices]);
   const [summaries] = useState(() => new Summaries());
   const rows = useMemo(() => summaries.of(devices, fleet, now), [summaries, devices, fleet, now]);
@@ -50,7 +52,7 @@ export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
         <Empty title="No devices yet">
           <p>
             Register one on the service’s machine, in the file that the service was started with:{" "}
-            <code>power-manager --db FILE register edge-001 "Edge Node"</code>.
+            <code>power-manager --db {database} register edge-001 "Edge Node"</code>.
           </p>
         </Empty>
       </main>

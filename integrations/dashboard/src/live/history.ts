@@ -6,7 +6,13 @@
  * one meter; here any number of them is drawn over the same times, beside their statistics.
  */
 
-import type { PowerClient, PowerReading, PowerStatistics, StreamHandle } from "@blackroad/power-client";
+import type {
+  PowerClient,
+  PowerReading,
+  PowerStatistics,
+  Series,
+  StreamHandle,
+} from "@blackroad/power-client";
 import { usePowerClient } from "@blackroad/power-client/react";
 import { useMemo, useSyncExternalStore } from "react";
 import { present } from "../clock";
@@ -19,12 +25,37 @@ const DAY_MS = 86_400_000;
 const MOST_HOURLY_DAYS = 800; // beyond, days of UTC are enough: hours would be megabytes
 const MAX_LIVE = 4000; // of all meters, before they are thinned out again
 
+/** What was read of a meter at a moment, in milliseconds since the epoch; null: not known. */
+export interface Sample {
+  readonly at: number;
+  readonly voltage: number | null;
+  readonly wattage: number | null;
+  readonly charge_pct: number;
+}
+
+/** A reading that came live. */
+const sampleOf = ({ timestamp, voltage, wattage, charge_pct }: PowerReading): Sample => ({
+  at: Date.parse(timestamp),
+  voltage,
+  wattage,
+  charge_pct,
+});
+
+/** Readings as the service sends them for charts: arrays by field. */
+const samplesOf = ({ timestamps_ms, voltage, wattage, charge_pct }: Series): Sample[] =>
+  timestamps_ms.map((at, place) => ({
+    at,
+    voltage: voltage[place] ?? null,
+    wattage: wattage[place] ?? null,
+    charge_pct: charge_pct[place] ?? 0,
+  }));
+
 export interface HistoryState {
   readonly phase: "loading" | "ready" | "failed";
   /** Why the last fetch failed; null after one that did not. */
   readonly error: unknown;
   /** By meter id, oldest first. */
-  readonly readings: ReadonlyMap<string, readonly PowerReading[]>;
+  readonly readings: ReadonlyMap<string, readonly Sample[]>;
   /** Why there are no readings although there are statistics: the span has too many of them. */
   readonly readingsError: unknown;
   /** By meter id, hours, oldest first. */
@@ -105,7 +136,8 @@ class History {
     const until = this.span.kind === "last" ? undefined : new Date(to);
     const options = { since: new Date(from), until, maxPoints: MAX_POINTS, signal };
     try {
-      return { readings: await this.#ofEach((id) => this.client.chart(id, options)), readingsError: null };
+      const readings = await this.#ofEach(async (id) => samplesOf(await this.client.series(id, options)));
+      return { readings, readingsError: null };
     } catch (error) {
       // Statistics alone still show most of a long span.
       if (signal.aborted || detailOf(this.span) === "readings") throw error;
@@ -159,9 +191,8 @@ class History {
     for (const reading of fresh) {
       const before = readings.get(reading.meter_id) ?? [];
       const last = before.at(-1);
-      if (!last || Date.parse(last.timestamp) < Date.parse(reading.timestamp)) {
-        readings.set(reading.meter_id, [...before, reading]);
-      }
+      const sample = sampleOf(reading);
+      if (!last || last.at < sample.at) readings.set(reading.meter_id, [...before, sample]);
     }
     this.#state = { ...this.#state, readings };
   }
