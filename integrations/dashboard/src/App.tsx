@@ -144,7 +144,7 @@ interface ContentProps {
 function Content({ fleet, choice, onChoice, place }: ContentProps) {
   const route = useRoute();
   if (fleet.data && route.view === "device")
-    return <DeviceView fleet={fleet.data} deviceId={route.deviceId} />;
+    return <DeviceView fleet={fleet.data} deviceId={route.deviceId} onChanged={fleet.refetch} />;
   if (fleet.data) return <FleetView fleet={fleet.data} choice={choice} onChoice={onChoice} place={place} />;
   return (
     <main id="main">

@@ -22,9 +22,11 @@ import { Timeline } from "./Timeline";
 interface DeviceViewProps {
   readonly fleet: FleetData;
   readonly deviceId: string;
+  /** Called after something of the device was changed here. */
+  readonly onChanged: () => void;
 }
 
-export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
+export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
   const device = fleet.devices.find(({ id }) => id === deviceId);
   const meters = fleet.meters.get(deviceId) ?? [];
   const budget = fleet.budgets.get(deviceId);
@@ -110,7 +112,7 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
         <aside className="side" aria-label="Events, report and settings">
           <Events key={deviceId} device={device} now={now} />
           <ReportCard deviceId={deviceId} />
-          <SettingsCard device={device} />
+          <SettingsCard key={`settings ${deviceId}`} device={device} meters={meters} onChanged={onChanged} />
         </aside>
       </div>
     </main>

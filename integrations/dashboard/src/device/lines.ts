@@ -10,7 +10,8 @@ export interface Line {
   readonly dash?: readonly number[];
 }
 
-const TYPES = { main: "Mains", battery: "Battery", solar: "Solar", ups: "UPS" } as const;
+/** What a type of meter is called. */
+export const TYPES = { main: "Mains", battery: "Battery", solar: "Solar", ups: "UPS" } as const;
 const SHADES = 2;
 const DASHES: readonly (readonly number[])[] = [
   [8, 4],

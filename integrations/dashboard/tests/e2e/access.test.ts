@@ -59,7 +59,16 @@ for (const colorScheme of ["light", "dark"] as const) {
       await page.locator(".event").first().waitFor();
       await page.locator(".chart-plot canvas").nth(2).waitFor();
       await page.getByText("As a table").click();
+      await page.locator(".dates summary").click();
       expect(await findings(page)).toEqual([]);
+      await page.getByRole("radio", { name: "30 d" }).check();
+      await page.getByText("each day’s least, mean and most, W").waitFor();
+      expect(await findings(page)).toEqual([]);
+      for (const name of ["Change…", "Pack…", "Add a meter…"]) {
+        await page.getByRole("button", { name }).click();
+        expect(await findings(page)).toEqual([]);
+        await page.keyboard.press("Escape");
+      }
       await page.getByRole("button", { name: "Record event…" }).click();
       expect(await findings(page)).toEqual([]);
       await page.getByRole("button", { name: "Continue" }).click();
