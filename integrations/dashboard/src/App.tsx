@@ -145,7 +145,16 @@ function Content({ fleet, choice, onChoice, place }: ContentProps) {
   const route = useRoute();
   if (fleet.data && route.view === "device")
     return <DeviceView fleet={fleet.data} deviceId={route.deviceId} onChanged={fleet.refetch} />;
-  if (fleet.data) return <FleetView fleet={fleet.data} choice={choice} onChoice={onChoice} place={place} />;
+  if (fleet.data)
+    return (
+      <FleetView
+        fleet={fleet.data}
+        choice={choice}
+        onChoice={onChoice}
+        place={place}
+        onChanged={fleet.refetch}
+      />
+    );
   return (
     <main id="main">
       {fleet.error ? (

@@ -6,12 +6,18 @@ import { useRef, useState } from "react";
 import * as format from "../format";
 import { useMay } from "../live/me";
 import { Field, FormDialog, numberOf, textOf } from "../ui/FormDialog";
+import { DeleteDialog } from "./DeleteDialog";
 import { meterName, TYPES } from "./lines";
 import { Pair } from "./MeterCards";
 
 const LIBRARYS = "as the library has it";
 
-type Open = "device" | "new" | PowerMeter | null;
+/** The dialog that is open. */
+type Open =
+  | { dialog: "none" | "device" | "new" | "delete" }
+  | { dialog: "meter" | "delete-meter"; meter: PowerMeter };
+
+const NONE: Open = { dialog: "none" };
 
 interface SettingsCardProps {
   readonly device: DeviceRecord;
@@ -21,8 +27,9 @@ interface SettingsCardProps {
 }
 
 export function SettingsCard({ device, meters, onChanged }: SettingsCardProps) {
-  const mayWrite = useMay("write");
-  const [open, setOpen] = useState<Open>(null);
+  const client = usePowerClient();
+  const [mayWrite, mayDelete] = [useMay("write"), useMay("admin")];
+  const [open, setOpen] = useState<Open>(NONE);
   const opener = useRef<HTMLElement | null>(null);
   const begin = (what: Open) => {
     opener.current = document.activeElement as HTMLElement | null;
@@ -31,7 +38,7 @@ export function SettingsCard({ device, meters, onChanged }: SettingsCardProps) {
   const common = {
     onChanged,
     onClose: () => {
-      setOpen(null);
+      setOpen(NONE);
       opener.current?.focus();
     },
   };
@@ -40,7 +47,7 @@ export function SettingsCard({ device, meters, onChanged }: SettingsCardProps) {
       <div className="section-head">
         <h2 id="settings">Settings</h2>
         {mayWrite && (
-          <button type="button" className="button" onClick={() => begin("device")}>
+          <button type="button" className="button" onClick={() => begin({ dialog: "device" })}>
             Change…
           </button>
         )}
@@ -50,21 +57,50 @@ export function SettingsCard({ device, meters, onChanged }: SettingsCardProps) {
         <ul className="settings-meters" aria-label="Meters to change">
           {meters.map((meter) => (
             <li key={meter.id}>
-              <button type="button" className="button" onClick={() => begin(meter)}>
+              <button type="button" className="button" onClick={() => begin({ dialog: "meter", meter })}>
                 {meterName(meter)}…
               </button>
             </li>
           ))}
           <li>
-            <button type="button" className="button" onClick={() => begin("new")}>
+            <button type="button" className="button" onClick={() => begin({ dialog: "new" })}>
               Add a meter…
             </button>
           </li>
+          {mayDelete && (
+            <li>
+              <button type="button" className="button button-bad" onClick={() => begin({ dialog: "delete" })}>
+                Delete the device…
+              </button>
+            </li>
+          )}
         </ul>
       )}
-      {open === "device" && <DeviceDialog device={device} {...common} />}
-      {open === "new" && <NewMeterDialog device={device} {...common} />}
-      {open !== null && typeof open === "object" && <MeterDialog meter={open} {...common} />}
+      {open.dialog === "device" && <DeviceDialog device={device} {...common} />}
+      {open.dialog === "new" && <NewMeterDialog device={device} {...common} />}
+      {open.dialog === "meter" && (
+        <MeterDialog
+          meter={open.meter}
+          onDelete={mayDelete ? () => setOpen({ dialog: "delete-meter", meter: open.meter }) : null}
+          {...common}
+        />
+      )}
+      {open.dialog === "delete-meter" && (
+        <DeleteDialog
+          kind="meter"
+          name={meterName(open.meter)}
+          onDelete={() => client.deleteMeter(open.meter.id).then(onChanged)}
+          onClose={common.onClose}
+        />
+      )}
+      {open.dialog === "delete" && (
+        <DeleteDialog
+          kind="device"
+          name={device.name}
+          onDelete={() => client.deleteDevice(device.id).then(onChanged)}
+          onClose={common.onClose}
+        />
+      )}
     </section>
   );
 }
@@ -141,7 +177,13 @@ function DeviceDialog({ device, onChanged, onClose }: DialogProps & { device: De
   );
 }
 
-function MeterDialog({ meter, onChanged, onClose }: DialogProps & { meter: PowerMeter }) {
+interface MeterDialogProps extends DialogProps {
+  readonly meter: PowerMeter;
+  /** Goes on to deleting it; null where the token may not. */
+  readonly onDelete: (() => void) | null;
+}
+
+function MeterDialog({ meter, onDelete, onChanged, onClose }: MeterDialogProps) {
   const client = usePowerClient();
   async function send(form: FormData): Promise<void> {
     await client.updateMeter(meter.id, {
@@ -164,6 +206,13 @@ function MeterDialog({ meter, onChanged, onClose }: DialogProps & { meter: Power
       <label className="check">
         <input type="checkbox" name="retired" defaultChecked={!meter.active} /> Retired
       </label>
+      {onDelete && (
+        <div className="row">
+          <button type="button" className="button button-bad" onClick={onDelete}>
+            Delete the meter…
+          </button>
+        </div>
+      )}
     </FormDialog>
   );
 }

@@ -4,10 +4,11 @@ import { type RefObject, useDeferredValue, useEffect, useId, useMemo, useState }
 import { useNow } from "../clock";
 import * as format from "../format";
 import type { FleetData } from "../live/fleet";
-import { useDatabase } from "../live/me";
+import { useDatabase, useMay } from "../live/me";
 import { Empty } from "../ui/states";
 import { COLUMNS } from "./columns";
 import { FleetTable, type Place } from "./FleetTable";
+import { NewDeviceDialog } from "./NewDeviceDialog";
 import { byName, FILTERS, type Filter, hasAlert, order, type Sort, type SortKey, search } from "./order";
 import { Summaries, type Summary, sumOfKnown } from "./summary";
 
@@ -29,9 +30,11 @@ interface FleetViewProps {
   readonly choice: FleetChoice;
   readonly onChoice: (choice: FleetChoice) => void;
   readonly place: RefObject<Place>;
+  /** Called after a device was registered here. */
+  readonly onChanged: () => void;
 }
 
-export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
+export function FleetView({ fleet, choice, onChoice, place, onChanged }: FleetViewProps) {
   const now = useNow();
   const database = useDatabase();
   const devices = useMemo(() => byName(fleet.devices), [fleet.devices]);
@@ -41,9 +44,10 @@ export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
   const text = useDeferredValue(choice.search);
   const found = useMemo(() => search(rows, text), [rows, text]);
   const shown = useMemo(() => order(found.filter(FILTERS[filter].keeps), sort), [found, filter, sort]);
+  const alerts = useMemo(() => rows.filter(hasAlert).length, [rows]);
   useEffect(() => {
-    document.title = "Fleet · Power";
-  }, []);
+    document.title = `${alerts > 0 ? `(${alerts}) ` : ""}Fleet · Power`; // seen while another tab is
+  }, [alerts]);
 
   if (rows.length === 0) {
     return (
@@ -54,6 +58,7 @@ export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
             Register one on the service’s machine, in the file that the service was started with:{" "}
             <code>power-manager --db {database} register edge-001 "Edge Node"</code>.
           </p>
+          <NewDevice devices={fleet.devices} onChanged={onChanged} />
         </Empty>
       </main>
     );
@@ -63,7 +68,14 @@ export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
       <h1 className="hidden">Fleet</h1>
       <Sums rows={rows} onChoice={(chosen) => onChoice({ ...choice, filter: chosen })} />
       <Controls choice={choice} onChoice={onChoice} count={shown.length} total={rows.length} />
-      <Filters rows={found} filter={filter} onFilter={(chosen) => onChoice({ ...choice, filter: chosen })} />
+      <div className="filters">
+        <Filters
+          rows={found}
+          filter={filter}
+          onFilter={(chosen) => onChoice({ ...choice, filter: chosen })}
+        />
+        <NewDevice devices={fleet.devices} onChanged={onChanged} />
+      </div>
       {shown.length === 0 ? (
         <Empty title="No device matches">
           <button
@@ -222,5 +234,26 @@ function Filters({ rows, filter, onFilter }: FiltersProps) {
           </label>
         ))}
     </fieldset>
+  );
+}
+
+/** For a token that may write. */
+function NewDevice({ devices, onChanged }: { devices: FleetData["devices"]; onChanged: () => void }) {
+  const mayWrite = useMay("write");
+  const [open, setOpen] = useState(false);
+  if (!mayWrite) return null;
+  return (
+    <>
+      <button type="button" className="button" onClick={() => setOpen(true)}>
+        Add a device…
+      </button>
+      {open && (
+        <NewDeviceDialog
+          taken={new Set(devices.map(({ id }) => id))}
+          onChanged={onChanged}
+          onClose={() => setOpen(false)}
+        />
+      )}
+    </>
   );
 }

@@ -53,6 +53,9 @@ for (const colorScheme of ["light", "dark"] as const) {
       const { page, faults } = await signedIn(browser, service, options);
       await page.getByRole("link", { name: "Quarry pump" }).waitFor();
       expect(await findings(page)).toEqual([]);
+      await page.getByRole("button", { name: "Add a device…" }).click();
+      expect(await findings(page)).toEqual([]);
+      await page.keyboard.press("Escape");
       await page.evaluate(() => {
         location.hash = "#/device/edge-001";
       });

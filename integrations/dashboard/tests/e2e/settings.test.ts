@@ -71,3 +71,44 @@ test("a token that may only read sees the settings, and nothing to change them w
   await page.locator(".settings dd").first().waitFor();
   await eventually(async () => (await page.locator(".settings button").count()) === 0, "no button");
 });
+
+test("a device is registered on the page, once; deleting takes its name and the scope admin", async () => {
+  const service = await Service.start(["show"]);
+  const writer = new Writer(service.db);
+  const { page } = await signedIn(browser, service, { scopes: ["admin"] });
+  const dialog = page.getByRole("dialog");
+  await page.getByRole("button", { name: "Add a device…" }).click();
+  await dialog.getByLabel("Id").fill("edge-001");
+  await dialog.getByRole("button", { name: "Register" }).click();
+  await dialog.getByText("There is a device with the id edge-001.").waitFor();
+  await dialog.getByLabel("Id").fill("edge-077");
+  await dialog.getByLabel("Name", { exact: true }).fill("Salt store");
+  await dialog.getByRole("button", { name: "Register" }).click();
+  await page.getByRole("heading", { name: "Salt store" }).waitFor();
+
+  await page.getByRole("button", { name: "Add a meter…" }).click();
+  await dialog.getByRole("button", { name: "Add", exact: true }).click();
+  await dialog.waitFor({ state: "hidden" });
+  await page.getByRole("button", { name: "Mains…" }).click();
+  await page.getByRole("button", { name: "Delete the meter…" }).click();
+  await dialog.getByLabel("Its name, Mains").fill("Mains");
+  await dialog.getByRole("button", { name: "Delete" }).click();
+  await page.getByText("No meters yet").waitFor();
+  expect(await writer.call("list_meters", "edge-077")).toEqual([]);
+
+  await page.getByRole("button", { name: "Delete the device…" }).click();
+  await dialog.getByRole("button", { name: "Delete" }).click();
+  await dialog.getByText("Type Salt store to delete it.").waitFor();
+  await dialog.getByLabel("Its name, Salt store").fill("Salt store");
+  await dialog.getByRole("button", { name: "Delete" }).click();
+  await page.getByText("12 devices").waitFor();
+  const devices = await writer.call<DeviceRecord[]>("list_devices");
+  expect(devices.map(({ id }) => id)).not.toContain("edge-077");
+});
+
+test("without the scope admin nothing can be deleted", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await signedIn(browser, service, { hash: "#/device/edge-002" });
+  await page.getByRole("button", { name: "Add a meter…" }).waitFor();
+  await eventually(async () => (await page.getByRole("button", { name: /^Delete/ }).count()) === 0, "none");
+});
