@@ -8,7 +8,7 @@ import { errorText } from "../ui/states";
 import { chargePart, type DayBand, dayBands, voltsPart, wattsPart } from "./bands";
 import { hourSeconds, join, type Points, points } from "./chart-data";
 import { EnergyBars } from "./EnergyBars";
-import { energyPeriods, type Kind } from "./energy";
+import { energyPeriods, type Kind, midnight } from "./energy";
 import type { Line } from "./lines";
 import { byScale } from "./scales";
 import { type Columns, TimeChart, type Zoom } from "./TimeChart";
@@ -110,7 +110,8 @@ export function Plots({ history, span, meters, lines, zoom, now }: PlotsProps) {
   const shown = useMemo(() => [from / 1000, to / 1000] as const, [from, to]);
   // biome-ignore lint/correctness/useExhaustiveDependencies: meters and lines change with every reading, their ids do not
   const drawn = useMemo(() => {
-    const data = within(history, [from, to]);
+    // A day's band is that of the whole day, also where the span begins within it.
+    const data = within(history, [detail === "days" ? midnight(from) : from, to]);
     const chart = (quantity: Quantity, ids: readonly string[]) => ({
       lines: ids.flatMap((id) => lines.get(id) ?? []),
       data: columns(data, ids, quantity, detail),

@@ -1,6 +1,6 @@
 /** Which span of time the charts show: the last hours, a calendar unit, back and forth, or any two dates. */
 
-import { type FormEvent, useId, useState } from "react";
+import { type FocusEvent, type FormEvent, type KeyboardEvent, useId, useState } from "react";
 import * as format from "../format";
 import {
   type CalendarUnit,
@@ -107,6 +107,21 @@ export function spanName(span: Span, now: number): string {
   return `${format.minute(from)} to ${format.minute(to)}`;
 }
 
+/** Close the dates, and leave the focus where they were opened. */
+function close(details: HTMLDetailsElement): void {
+  details.open = false;
+  details.querySelector("summary")?.focus();
+}
+
+/** Whoever has gone elsewhere is done with the dates: they lie over the charts. */
+function closeBehind({ currentTarget: details, relatedTarget: next }: FocusEvent<HTMLDetailsElement>): void {
+  if (!details.contains(next)) details.open = false;
+}
+
+function closeByEscape({ currentTarget: details, key }: KeyboardEvent<HTMLDetailsElement>): void {
+  if (key === "Escape" && details.open) close(details);
+}
+
 /** From one date to another, both within. */
 function Dates({ span, onSpan, now }: SpanPickerProps) {
   const id = useId();
@@ -121,13 +136,11 @@ function Dates({ span, onSpan, now }: SpanPickerProps) {
     setProblem(wrong);
     if (wrong !== null || first === null || last === null) return;
     onSpan({ kind: "between", from: first, to: unitStart("day", last, 1) });
-    const details = event.currentTarget.closest("details") as HTMLDetailsElement;
-    details.open = false;
-    details.querySelector("summary")?.focus();
+    close(event.currentTarget.closest("details") as HTMLDetailsElement);
   }
 
   return (
-    <details className="dates">
+    <details className="dates" onBlur={closeBehind} onKeyDown={closeByEscape}>
       <summary>Dates</summary>
       {/* Another span has other defaults: the key makes the fields anew. */}
       <form key={JSON.stringify(span)} className="dates-form card" onSubmit={show} noValidate>

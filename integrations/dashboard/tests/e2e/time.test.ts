@@ -60,6 +60,14 @@ test("this day and the ones before, then any dates: what is asked for, and what 
   expect(await spanName(page)).toMatch(/^\d+ \w+ 2\d{3} to \d+ \w+ 2\d{3}$/);
   await page.getByText("hourly mean, W").waitFor();
   expect(await page.evaluate(() => document.activeElement?.textContent)).toBe("Dates");
+  const dates = page.locator(".dates-form");
+  for (const leave of ["Escape", "elsewhere"]) {
+    await page.locator(".dates summary").click();
+    await page.getByLabel("From", { exact: true }).focus();
+    if (leave === "Escape") await page.keyboard.press("Escape");
+    else await page.getByRole("heading", { name: "Events" }).click();
+    await dates.waitFor({ state: "hidden" });
+  }
 
   await page.getByRole("radio", { name: "Month" }).check();
   await page.getByText("each day’s least, mean and most, W").waitFor();
