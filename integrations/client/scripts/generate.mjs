@@ -43,7 +43,7 @@ const UNITS = [
   [/_count$/, "Number of meters"],
   [/^value$/, "% of charge for alerts, else what was given"],
   [/^(sequence|resumed_from|oldest|latest|next_after)$/, SEQUENCE],
-  [/^(received|stored)$/, "Number of readings"],
+  [/^(received|stored|deleted)$/, "Number of readings"],
   [/^expires_in$/, "Seconds"],
   [/^status$/, "HTTP status"],
 ];

@@ -18,7 +18,7 @@ export interface PowerClientOptions {
   fetch?: typeof globalThis.fetch | undefined;
   /** Instead of the runtime's `WebSocket`; Node 20 has none: give it the one of `ws`. */
   webSocket?: WebSocketClass | undefined;
-  /** Milliseconds that one try of one request may take; 10,000 by default. */
+  /** Milliseconds for which one try of one request may hear nothing; 10,000 by default. */
   timeoutMs?: number | undefined;
   /** How often a call that may be repeated is tried again after its first failure; 3 by default, 0: never. */
   retries?: number | undefined;
@@ -135,6 +135,23 @@ export class PowerClient {
     return this.#http.json<api.PutDeviceResponse>({ ...call, ...options });
   }
 
+  /** Change what is given of a device; the rest stays. */
+  async updateDevice(
+    deviceId: string,
+    changes: api.DeviceChanges,
+    options: CallOptions = {},
+  ): Promise<api.DeviceRecord> {
+    const call = { method: "PATCH", path: path("/v1/devices/{}", deviceId), body: changes, idempotent: true } as const;
+    return this.#http.json<api.UpdateDeviceResponse>({ ...call, ...options });
+  }
+
+  /** Delete a device with its meters, readings and events. It takes the scope admin, and cannot be taken back. */
+  async deleteDevice(deviceId: string, options: CallOptions = {}): Promise<void> {
+    // Tried again, it would be answered with not_found although it was done.
+    const call = { method: "DELETE", path: path("/v1/devices/{}", deviceId), idempotent: false } as const;
+    return this.#http.nothing({ ...call, ...options });
+  }
+
   // --- Meters
 
   /** The meters in their present state, of one device or of all, in order of adding. */
@@ -155,6 +172,18 @@ export class PowerClient {
   async addMeter(deviceId: string, body: api.NewMeter, options: CallOptions = {}): Promise<api.PowerMeter> {
     const call = { method: "POST", path: path("/v1/devices/{}/meters", deviceId), body } as const;
     return this.#http.json<api.AddMeterResponse>({ ...call, ...options });
+  }
+
+  /** Change what is given of a meter; the rest stays. `active: false` retires it. */
+  async updateMeter(meterId: string, changes: api.MeterChanges, options: CallOptions = {}): Promise<api.PowerMeter> {
+    const call = { method: "PATCH", path: path("/v1/meters/{}", meterId), body: changes, idempotent: true } as const;
+    return this.#http.json<api.UpdateMeterResponse>({ ...call, ...options });
+  }
+
+  /** Delete a meter with its readings. It takes the scope admin, and cannot be taken back. */
+  async deleteMeter(meterId: string, options: CallOptions = {}): Promise<void> {
+    const call = { method: "DELETE", path: path("/v1/meters/{}", meterId), idempotent: false } as const;
+    return this.#http.nothing({ ...call, ...options });
   }
 
   // --- Readings
@@ -215,6 +244,25 @@ export class PowerClient {
     const query = { since: text(since), until: text(until), max_points: maxPoints };
     const call = { path: path("/v1/meters/{}/readings", meterId), query };
     return (await this.#http.json<api.ListReadingsResponse>({ ...call, ...options })).readings;
+  }
+
+  /** Delete a meter's readings from `since` on and before `until`; how many went. It takes the scope admin. */
+  async deleteReadings(meterId: string, { since, until, ...options }: CallOptions & Window): Promise<number> {
+    const query = { since: text(since), until: text(until) };
+    const call = { method: "DELETE", path: path("/v1/meters/{}/readings", meterId), query, idempotent: false } as const;
+    return (await this.#http.json<api.Deleted>({ ...call, ...options })).deleted;
+  }
+
+  /**
+   * As `chart`, at most `maxPoints` (8 to 10,000; 2,000 by default), and as arrays by field: a fraction of the bytes.
+   * Times are whole milliseconds; `reading_count` says of how many readings these are.
+   */
+  async series(
+    meterId: string,
+    { since, until, maxPoints, ...options }: CallOptions & Window & { maxPoints?: number | undefined } = {},
+  ): Promise<api.Series> {
+    const query = { since: text(since), until: text(until), max_points: maxPoints };
+    return this.#http.json<api.GetSeriesResponse>({ path: path("/v1/meters/{}/series", meterId), query, ...options });
   }
 
   /** A meter's statistics by UTC hour or day over the last `days` (7 by default), oldest first; empty ones left out. */
@@ -287,6 +335,11 @@ export class PowerClient {
   }
 
   // --- The service itself
+
+  /** Who is asking: the token's name, scopes and devices. */
+  async me(options: CallOptions = {}): Promise<api.Me> {
+    return this.#http.json<api.GetMeResponse>({ path: "/v1/me", ...options });
+  }
 
   /** Whether the process answers. */
   async health(options: CallOptions = {}): Promise<api.Health> {

@@ -9,12 +9,12 @@ export interface CallOptions {
   signal?: AbortSignal | undefined;
 }
 
-type Read<T> = (response: Response) => Promise<T>;
+type Read<T> = (body: string) => T;
 type Parameter = string | number | undefined;
 
 /** A request of the REST surface. */
 export interface Call extends CallOptions {
-  method?: "PUT" | "POST";
+  method?: "PUT" | "POST" | "PATCH" | "DELETE";
   path: string;
   query?: Record<string, Parameter | readonly string[]>;
   body?: unknown;
@@ -117,9 +117,50 @@ function retryAfter(header: string | null): number | undefined {
   return Number.isFinite(ms) ? Math.max(ms, 0) : undefined;
 }
 
+/** Ends a request that nothing is heard of for too long, however long it takes in all. */
+class SilenceLimit {
+  readonly #end: () => void;
+  readonly #ms: number;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  isOver = false;
+
+  constructor(ms: number, end: () => void) {
+    this.#ms = ms;
+    this.#end = end;
+    this.heard();
+  }
+
+  /** Something has come: the silence begins anew. */
+  heard(): void {
+    this.stop();
+    this.#timer = setTimeout(() => {
+      this.isOver = true;
+      this.#end();
+    }, this.#ms);
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+  }
+}
+
+/** The body as text, piece by piece where the runtime gives it so. */
+async function bodyText(response: Response, limit: SilenceLimit): Promise<string> {
+  limit.heard(); // the head has come
+  if (!response.body) return response.text();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
+  const pieces: string[] = [];
+  for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+    limit.heard();
+    pieces.push(decoder.decode(piece.value, { stream: true }));
+  }
+  pieces.push(decoder.decode());
+  return pieces.join("");
+}
+
 /** The error that an answer is. */
-async function refusal(what: string, response: Response): Promise<PowerError> {
-  const text = await response.text();
+function refusal(what: string, response: Response, text: string): PowerError {
   const details = { status: response.status, retryAfterMs: retryAfter(response.headers.get("retry-after")) };
   let problem: ProblemDetails | undefined;
   try {
@@ -151,12 +192,17 @@ export class Http {
 
   /** The answer as JSON. The caller says of what type the contract has it. */
   async json<T>(call: Call): Promise<T> {
-    return this.#send(call, (response) => response.json() as Promise<T>);
+    return this.#send(call, (body) => JSON.parse(body) as T);
+  }
+
+  /** An answer without a body. */
+  async nothing(call: Call): Promise<void> {
+    return this.#send(call, () => undefined);
   }
 
   /** The answer as text. */
   async text(call: Call): Promise<string> {
-    return this.#send(call, (response) => response.text());
+    return this.#send(call, (body) => body);
   }
 
   async #send<T>(call: Call, read: Read<T>): Promise<T> {
@@ -179,21 +225,18 @@ export class Http {
     const what = `${call.method ?? "GET"} ${call.path}`;
     const control = new AbortController();
     const abort = () => control.abort();
-    let late = false;
-    const timer = setTimeout(() => {
-      late = true;
-      abort();
-    }, this.#options.timeoutMs);
+    const limit = new SilenceLimit(this.#options.timeoutMs, abort);
     signal?.addEventListener("abort", abort);
     let response: Response | undefined;
     try {
       response = await this.#request(call, body, control.signal);
-      if (!response.ok) throw await refusal(what, response);
-      return await read(response);
+      const text = await bodyText(response, limit);
+      if (!response.ok) throw refusal(what, response, text);
+      return read(text);
     } catch (error) {
       if (error instanceof PowerError) throw error;
       if (signal?.aborted) throw aborted(signal);
-      if (late) {
+      if (limit.isOver) {
         throw new PowerError("timeout", `${what}: no answer within ${this.#options.timeoutMs} ms`, { cause: error });
       }
       if (error instanceof SyntaxError && response) {
@@ -202,7 +245,7 @@ export class Http {
       }
       throw new PowerError("network", `${what}: ${reason(error as Error)}`, { cause: error });
     } finally {
-      clearTimeout(timer);
+      limit.stop();
       signal?.removeEventListener("abort", abort);
     }
   }

@@ -18,6 +18,16 @@ export type AlertLevel = 'none' | 'low' | 'critical';
 export type Code = 'malformed_json' | 'unauthorized' | 'forbidden_scope' | 'forbidden_device' | 'forbidden_origin' | 'not_found' | 'route_not_found' | 'method_not_allowed' | 'request_timeout' | 'conflict' | 'body_too_large' | 'unsupported_media_type' | 'host_not_allowed' | 'invalid_value' | 'upgrade_required' | 'rate_limited' | 'headers_too_large' | 'internal' | 'storage_full' | 'storage_locked' | 'storage_unavailable' | 'overloaded' | 'not_ready';
 
 /**
+ * How many readings went.
+ */
+export type Deleted = {
+    /**
+     * Number of readings
+     */
+    deleted: number;
+};
+
+/**
  * One device's entry of the library's power_budget_check.
  */
 export type DeviceBudget = {
@@ -72,6 +82,29 @@ export type DeviceBudget = {
      * Number of active meters whose watts are not known; the sums are without them
      */
     unknown_power_count: number;
+};
+
+/**
+ * What is to change of a device; what is left out stays as it is.
+ */
+export type DeviceChanges = {
+    name?: string;
+    /**
+     * W
+     */
+    shutdown_threshold?: number;
+    /**
+     * Wh a day; null: no budget
+     */
+    target_wh?: number | null;
+    /**
+     * %; null: 20
+     */
+    low_battery_threshold?: number | null;
+    /**
+     * %, less than the low threshold; null: 5
+     */
+    critical_battery_threshold?: number | null;
 };
 
 /**
@@ -175,7 +208,8 @@ export type HeartbeatMessage = {
 /**
  * The first frame: `recovered` says whether every event after the `after` that was asked for follows.
  *
- * Where it is false, fetch what you show again: nothing was asked for, or the file is another one.
+ * Where it is false, fetch what you show again: nothing was asked for, or the file is another one. Sequences count
+ * within one line of history of a file: keep `file_id` beside the last one, and send both to resume.
  */
 export type HelloMessage = {
     type: 'hello';
@@ -192,6 +226,7 @@ export type HelloMessage = {
      */
     latest: number;
     recovered: boolean;
+    file_id: string;
 };
 
 /**
@@ -206,6 +241,33 @@ export type IngestResult = {
      * Number of readings
      */
     stored: number;
+};
+
+/**
+ * Who is asking: what the token may do. `scopes` has each one by itself; `devices` is null for all of them.
+ *
+ * `database` is the file that this service has, for commands on its machine; null for a token bound to devices.
+ */
+export type Me = {
+    name: string;
+    scopes: Array<'read' | 'write' | 'admin'>;
+    devices: Array<string> | null;
+    database: string | null;
+};
+
+/**
+ * What is to change of a meter; what is left out stays as it is.
+ */
+export type MeterChanges = {
+    /**
+     * Wh; 0: not known
+     */
+    capacity_wh?: number;
+    name?: string | null;
+    /**
+     * false: it counts in no present figure, until a reading becomes its present state
+     */
+    active?: boolean;
 };
 
 /**
@@ -279,6 +341,10 @@ export type NewEvent = {
      */
     value?: number;
     note?: string | null;
+    /**
+     * which of the device's meters it is about; null: none
+     */
+    meter_id?: string | null;
 };
 
 /**
@@ -588,6 +654,25 @@ export type SequencedEvent = {
     event: PowerEvent;
 };
 
+/**
+ * Readings as arrays, one value of each for each point, oldest first; null: not known.
+ *
+ * Times are whole milliseconds since 1970 (UTC), as `new Date()` takes them. `reading_count` is how many readings the
+ * window has: where the arrays are shorter, they were thinned out.
+ */
+export type Series = {
+    meter_id: string;
+    /**
+     * Number of readings
+     */
+    reading_count: number;
+    timestamps_ms: Array<number>;
+    voltage: Array<number | null>;
+    current_draw: Array<number | null>;
+    wattage: Array<number | null>;
+    charge_pct: Array<number>;
+};
+
 export type StreamMessage = ({
     type: 'hello';
 } & HelloMessage) | ({
@@ -634,6 +719,29 @@ export type ListDevicesResponses = {
 
 export type ListDevicesResponse = ListDevicesResponses[keyof ListDevicesResponses];
 
+export type DeleteDeviceData = {
+    body?: never;
+    path: {
+        /**
+         * Device Id
+         *
+         * the device's id
+         */
+        device_id: string;
+    };
+    query?: never;
+    url: '/v1/devices/{device_id}';
+};
+
+export type DeleteDeviceResponses = {
+    /**
+     * Successful Response
+     */
+    204: void;
+};
+
+export type DeleteDeviceResponse = DeleteDeviceResponses[keyof DeleteDeviceResponses];
+
 export type GetDeviceData = {
     body?: never;
     path: {
@@ -656,6 +764,29 @@ export type GetDeviceResponses = {
 };
 
 export type GetDeviceResponse = GetDeviceResponses[keyof GetDeviceResponses];
+
+export type UpdateDeviceData = {
+    body: DeviceChanges;
+    path: {
+        /**
+         * Device Id
+         *
+         * the device's id
+         */
+        device_id: string;
+    };
+    query?: never;
+    url: '/v1/devices/{device_id}';
+};
+
+export type UpdateDeviceResponses = {
+    /**
+     * Successful Response
+     */
+    200: DeviceRecord;
+};
+
+export type UpdateDeviceResponse = UpdateDeviceResponses[keyof UpdateDeviceResponses];
 
 export type PutDeviceData = {
     body: DeviceSettings;
@@ -724,6 +855,29 @@ export type AddMeterResponses = {
 
 export type AddMeterResponse = AddMeterResponses[keyof AddMeterResponses];
 
+export type DeleteMeterData = {
+    body?: never;
+    path: {
+        /**
+         * Meter Id
+         *
+         * the meter's id
+         */
+        meter_id: string;
+    };
+    query?: never;
+    url: '/v1/meters/{meter_id}';
+};
+
+export type DeleteMeterResponses = {
+    /**
+     * Successful Response
+     */
+    204: void;
+};
+
+export type DeleteMeterResponse = DeleteMeterResponses[keyof DeleteMeterResponses];
+
 export type GetMeterData = {
     body?: never;
     path: {
@@ -747,6 +901,29 @@ export type GetMeterResponses = {
 
 export type GetMeterResponse = GetMeterResponses[keyof GetMeterResponses];
 
+export type UpdateMeterData = {
+    body: MeterChanges;
+    path: {
+        /**
+         * Meter Id
+         *
+         * the meter's id
+         */
+        meter_id: string;
+    };
+    query?: never;
+    url: '/v1/meters/{meter_id}';
+};
+
+export type UpdateMeterResponses = {
+    /**
+     * Successful Response
+     */
+    200: PowerMeter;
+};
+
+export type UpdateMeterResponse = UpdateMeterResponses[keyof UpdateMeterResponses];
+
 export type PostReadingsData = {
     /**
      * One reading, an array of up to 10000, or as many lines of NDJSON. All or none.
@@ -765,6 +942,42 @@ export type PostReadingsResponses = {
 };
 
 export type PostReadingsResponse = PostReadingsResponses[keyof PostReadingsResponses];
+
+export type DeleteReadingsData = {
+    body?: never;
+    path: {
+        /**
+         * Meter Id
+         *
+         * the meter's id
+         */
+        meter_id: string;
+    };
+    query: {
+        /**
+         * Since
+         *
+         * ISO 8601 with an offset, 1970 to 2200
+         */
+        since: string;
+        /**
+         * Until
+         *
+         * ISO 8601 with an offset, 1970 to 2200
+         */
+        until?: string | null;
+    };
+    url: '/v1/meters/{meter_id}/readings';
+};
+
+export type DeleteReadingsResponses = {
+    /**
+     * Successful Response
+     */
+    200: Deleted;
+};
+
+export type DeleteReadingsResponse = DeleteReadingsResponses[keyof DeleteReadingsResponses];
 
 export type ListReadingsData = {
     body?: never;
@@ -819,6 +1032,48 @@ export type ListReadingsResponses = {
 };
 
 export type ListReadingsResponse = ListReadingsResponses[keyof ListReadingsResponses];
+
+export type GetSeriesData = {
+    body?: never;
+    path: {
+        /**
+         * Meter Id
+         *
+         * the meter's id
+         */
+        meter_id: string;
+    };
+    query?: {
+        /**
+         * Since
+         *
+         * ISO 8601 with an offset, 1970 to 2200
+         */
+        since?: string | null;
+        /**
+         * Until
+         *
+         * ISO 8601 with an offset, 1970 to 2200
+         */
+        until?: string | null;
+        /**
+         * Max Points
+         *
+         * beyond it they are thinned out
+         */
+        max_points?: number;
+    };
+    url: '/v1/meters/{meter_id}/series';
+};
+
+export type GetSeriesResponses = {
+    /**
+     * Successful Response
+     */
+    200: Series;
+};
+
+export type GetSeriesResponse = GetSeriesResponses[keyof GetSeriesResponses];
 
 export type GetStatisticsData = {
     body?: never;
@@ -1032,6 +1287,38 @@ export type GetReportResponses = {
 };
 
 export type GetReportResponse = GetReportResponses[keyof GetReportResponses];
+
+export type GetMeData = {
+    body?: never;
+    path?: never;
+    query?: never;
+    url: '/v1/me';
+};
+
+export type GetMeResponses = {
+    /**
+     * Successful Response
+     */
+    200: Me;
+};
+
+export type GetMeResponse = GetMeResponses[keyof GetMeResponses];
+
+export type GetBackupData = {
+    body?: never;
+    path?: never;
+    query?: never;
+    url: '/v1/backup';
+};
+
+export type GetBackupResponses = {
+    /**
+     * Successful Response
+     */
+    200: Blob | File;
+};
+
+export type GetBackupResponse = GetBackupResponses[keyof GetBackupResponses];
 
 export type GetHealthData = {
     body?: never;

@@ -55,6 +55,29 @@ describe("devices and meters", () => {
     expect(await client.devices()).toContainEqual(await client.device("edge-1"));
   });
 
+  test("a device and its meters are changed, and what is not given stays; deleted, they are gone", async () => {
+    await client.putDevice("edge-9", { name: "Edge", target_wh: 150 });
+    expect(await client.updateDevice("edge-9", { name: "North" })).toMatchObject({ name: "North", target_wh: 150 });
+    const meter = await client.addMeter("edge-9", { type: "battery", capacity_wh: 50, name: "Pack" });
+    const retired = await client.updateMeter(meter.id, { active: false });
+    expect(retired).toMatchObject({ active: false, capacity_wh: 50, name: "Pack" });
+    const [since, until] = [new Date(START), new Date(START + 3_000)];
+    await client.logMany(
+      [0, 1_000, 3_000].map((ms) => ({
+        meter_id: meter.id,
+        voltage: 12,
+        current_draw: 1,
+        timestamp: new Date(START + ms).toISOString(),
+      })),
+    );
+    await client.flush();
+    expect(await client.deleteReadings(meter.id, { since, until })).toBe(2);
+    await client.deleteMeter(meter.id);
+    expect(await client.meters({ deviceId: "edge-9" })).toEqual([]);
+    await client.deleteDevice("edge-9");
+    expect(await client.devices()).not.toContainEqual(expect.objectContaining({ id: "edge-9" }));
+  });
+
   test.each(["a/b", "a b+c&d=e?f#g%2F", "Gerät 東京", "__proto__", "...", "a\\b"])("the id %j arrives", async (id) => {
     await client.putDevice(id, { name: "odd" });
     expect((await client.device(id)).id).toBe(id);
@@ -116,6 +139,10 @@ describe("readings", () => {
     const chart = await client.chart(meter, { until: new Date(START + 5_000_000), maxPoints: 100 });
     expect(chart.length).toBeLessThanOrEqual(100);
     expect(Math.max(...chart.map((one) => one.wattage ?? Number.NaN))).toBe(72);
+    const series = await client.series(meter, { until: new Date(START + 5_000_000), maxPoints: 100 });
+    expect(series.reading_count).toBeGreaterThanOrEqual(2_500);
+    expect(series.timestamps_ms).toEqual(chart.map((one) => Date.parse(one.timestamp)));
+    expect(series.wattage).toEqual(chart.map((one) => one.wattage));
   });
 
   test("what is not known goes in and comes out as null", async () => {
@@ -192,6 +219,10 @@ describe("events, budget, report", () => {
 });
 
 describe("the service itself", () => {
+  test("says who is asking", async () => {
+    expect(await client.me()).toMatchObject({ scopes: ["read", "write", "admin"], devices: null });
+  });
+
   test("is healthy and ready, and has metrics and tickets", async () => {
     expect(await client.health()).toEqual({ status: "ok" });
     expect(await client.ready()).toEqual({ status: "ready" });
@@ -209,11 +240,11 @@ describe("the service itself", () => {
   });
 });
 
-test("every operation of the contract has its method", () => {
+test("every operation of the contract has its method, but the backup: its answer is a file", () => {
   const all = Object.values<Record<string, { operationId: string }>>(CONTRACT.paths).flatMap((methods) =>
     Object.values(methods).map(({ operationId }) => operationId),
   );
-  expect([...asked].sort()).toEqual(all.sort());
+  expect([...asked, "getBackup"].sort()).toEqual(all.sort());
 });
 
 test("every method takes a signal", async () => {
@@ -222,6 +253,13 @@ test("every method takes a signal", async () => {
     devices: () => client.devices(options),
     device: () => client.device("a", options),
     putDevice: () => client.putDevice("a", { name: "A" }, options),
+    updateDevice: () => client.updateDevice("a", { name: "A" }, options),
+    deleteDevice: () => client.deleteDevice("a", options),
+    updateMeter: () => client.updateMeter("m", { active: false }, options),
+    deleteMeter: () => client.deleteMeter("m", options),
+    deleteReadings: () => client.deleteReadings("m", { since: 0, until: 1, ...options }),
+    series: () => client.series("m", options),
+    me: () => client.me(options),
     meters: () => client.meters(options),
     meter: () => client.meter("m", options),
     addMeter: () => client.addMeter("a", { type: "solar" }, options),

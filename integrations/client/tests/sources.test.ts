@@ -190,6 +190,14 @@ test("a device whose first meter shows up while the devices are loaded is not mi
 describe("live power", () => {
   const meter = (id: string, device_id: string, voltage: number) => ({ id, device_id, voltage }) as PowerMeter;
 
+  test("a meter that was deleted is gone with the next load", async () => {
+    const answers = [[meter("m", "a", 1), meter("n", "a", 1)], [meter("n", "a", 2)]];
+    const source = livePowerSource(undefined);
+    const client = { meters: async () => answers.shift() } as unknown as PowerClient;
+    expect([...(await source.load(client, undefined)).keys()]).toEqual(["m", "n"]);
+    expect([...(await source.load(client, undefined)).keys()]).toEqual(["n"]);
+  });
+
   test("a thousand changes are one, and what came while it was loaded is newer than what was loaded", async () => {
     vi.useFakeTimers();
     try {

@@ -56,7 +56,7 @@ test("screenshots", { timeout: 300_000 }, async () => {
         await page.setViewportSize(viewport);
         await page.getByRole("heading", { name: "History" }).scrollIntoViewIfNeeded();
         await page.getByRole("radio", { name: "30 d" }).check();
-        await page.getByText("hourly mean, W").waitFor();
+        await page.getByText("each day’s least, mean and most, W").waitFor();
         await page.locator(".charts").evaluate((charts) => charts.scrollIntoView());
         await picture(page, name("history"));
 

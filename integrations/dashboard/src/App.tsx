@@ -9,6 +9,7 @@ import { AT_THE_TOP, type Place } from "./fleet/FleetTable";
 import { FIRST_CHOICE, type FleetChoice, FleetView } from "./fleet/FleetView";
 import * as format from "./format";
 import { type Fleet, useFleet } from "./live/fleet";
+import { MeContext, useLoadedMe } from "./live/me";
 import { FLEET_HREF, useRoute } from "./route";
 import { Mark, SignIn } from "./SignIn";
 import { forget, keptSession, type Session } from "./session";
@@ -101,6 +102,7 @@ interface FrameProps {
 function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
   const fleet = useFleet();
   const status = useStreamStatus();
+  const me = useLoadedMe();
   const [choice, setChoice] = useState<FleetChoice>(FIRST_CHOICE);
   const place = useRef(AT_THE_TOP);
   const refused = isRefused(fleet.error) || (status.state === "stopped" && isRefused(status.error));
@@ -125,7 +127,9 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
           </button>
         </div>
       )}
-      <Content fleet={fleet} choice={choice} onChoice={setChoice} place={place} />
+      <MeContext value={me}>
+        <Content fleet={fleet} choice={choice} onChoice={setChoice} place={place} />
+      </MeContext>
     </div>
   );
 }
@@ -140,8 +144,17 @@ interface ContentProps {
 function Content({ fleet, choice, onChoice, place }: ContentProps) {
   const route = useRoute();
   if (fleet.data && route.view === "device")
-    return <DeviceView fleet={fleet.data} deviceId={route.deviceId} />;
-  if (fleet.data) return <FleetView fleet={fleet.data} choice={choice} onChoice={onChoice} place={place} />;
+    return <DeviceView fleet={fleet.data} deviceId={route.deviceId} onChanged={fleet.refetch} />;
+  if (fleet.data)
+    return (
+      <FleetView
+        fleet={fleet.data}
+        choice={choice}
+        onChoice={onChoice}
+        place={place}
+        onChanged={fleet.refetch}
+      />
+    );
   return (
     <main id="main">
       {fleet.error ? (

@@ -72,9 +72,9 @@ export function SignIn({ reason, onSignedIn }: SignInProps) {
           {busy ? "Signing in…" : "Sign in"}
         </button>
         <p id={`${id}-help`} className="muted">
-          A token is made on the service’s machine:{" "}
-          <code>power-service token new dashboard --scope read</code>. To record events from here, add{" "}
-          <code>--scope write</code>.
+          A token is made on the service’s machine, for the file that the service was started with:{" "}
+          <code>power-service token new dashboard --scope read --db FILE</code>. To record events and change
+          settings from here, add <code>--scope write</code>.
         </p>
       </form>
     </main>

@@ -147,7 +147,10 @@ export function livePowerSource(ids: Ids): Source<ReadonlyMap<string, PowerMeter
     key: key("live", ids),
     load: async (client) => {
       fresh.clear();
-      for (const meter of await client.meters(ids?.length === 1 ? { deviceId: ids[0] } : {})) {
+      const loaded = await client.meters(ids?.length === 1 ? { deviceId: ids[0] } : {});
+      const there = new Set(loaded.map((meter) => meter.id));
+      for (const id of meters.keys()) if (!there.has(id) && !fresh.has(id)) meters.delete(id); // it was deleted
+      for (const meter of loaded) {
         if (!fresh.has(meter.id) && (!ids || ids.includes(meter.device_id))) meters.set(meter.id, meter);
       }
       return new Map(meters);

@@ -3,8 +3,8 @@
 import { useEffect, useMemo, useState } from "react";
 import { createRoot } from "react-dom/client";
 import "uplot/dist/uPlot.min.css";
-import { type Line, TimeChart } from "../../src/device/TimeChart";
-import { watts } from "../../src/format";
+import type { Line } from "../../src/device/lines";
+import { TimeChart } from "../../src/device/TimeChart";
 import "../../src/style/theme.css";
 import "../../src/style/base.css";
 import "../../src/style/charts.css";
@@ -57,7 +57,7 @@ function Bench() {
   const shown = useMemo(() => [data[0][0] ?? 0, data[0].at(-1) ?? 1] as const, [data]);
   return (
     <main style={{ width: 900 }}>
-      <TimeChart title={`${POINTS} points`} lines={LINES} data={data} window={shown} format={watts} />
+      <TimeChart title={`${POINTS} points`} lines={LINES} data={data} window={shown} unit="W" />
     </main>
   );
 }

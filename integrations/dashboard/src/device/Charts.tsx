@@ -1,45 +1,76 @@
-/** Watts, volts and charge of a device's meters over a range, and its energy by day. */
+/** A device's history over a span of time that can be chosen, moved, zoomed into, and saved as a file. */
 
-import type { PowerMeter, PowerReading, PowerStatistics } from "@blackroad/power-client";
-import { useMemo, useState } from "react";
+import type { PowerMeter } from "@blackroad/power-client";
+import { useState } from "react";
 import * as format from "../format";
-import {
-  energyDaysOf,
-  type HistoryState,
-  isHourly,
-  RANGES,
-  type Range,
-  stepOf,
-  useHistory,
-} from "../live/history";
+import { type HistoryState, useHistory } from "../live/history";
+import { detailOf, endsOf, type Span } from "../live/span";
 import { errorText, Failure, Loading } from "../ui/states";
-import { hourSeconds, join, type Points, points, readingSeconds } from "./chart-data";
-import { EnergyBars } from "./EnergyBars";
-import { type Columns, type Line, TimeChart } from "./TimeChart";
-
-const GAP_SECONDS = 120; // without a reading for so long a line is broken, as is one that is usually denser
-const HOUR_GAP_SECONDS = 2.5 * 3600;
+import type { Line } from "./lines";
+import { EnergyCard, Plots } from "./Plots";
+import { RangeFiles } from "./RangeFiles";
+import { SpanPicker } from "./SpanPicker";
+import type { Zoom } from "./TimeChart";
 
 interface ChartsProps {
   readonly deviceId: string;
   readonly meters: readonly PowerMeter[];
   readonly lines: ReadonlyMap<string, Line>;
+  /** The newest reading, in milliseconds; null before the first. */
+  readonly lastSeen: number | null;
+  /** Whether that is after now: a span that follows the present then ends there. */
+  readonly ahead: boolean;
   readonly now: number;
 }
 
-export function Charts({ deviceId, meters, lines, now }: ChartsProps) {
-  const [range, setRange] = useState<Range>("24h");
+const FIRST: Span = { kind: "last", range: "24h" };
+const LEAST_ZOOM_SECONDS = 10;
+
+/** The span that is shown, and those that a double click goes back to. */
+function useSpan() {
+  const [spans, setSpans] = useState<readonly Span[]>([FIRST]);
+  const zoom: Zoom = {
+    into: (from, to) => {
+      if (to - from < LEAST_ZOOM_SECONDS) return;
+      setSpans((before) => [...before, { kind: "between", from: 1000 * from, to: 1000 * to }]);
+    },
+    back: () => setSpans((before) => (before.length > 1 ? before.slice(0, -1) : before)),
+  };
+  return {
+    span: spans.at(-1) as Span,
+    setSpan: (span: Span) => setSpans([span]),
+    zoom,
+    isZoomed: spans.length > 1,
+  };
+}
+
+const DETAILS = { readings: "every peak is kept", hours: "hourly figures", days: "daily figures" } as const;
+
+export function Charts({ deviceId, meters, lines, lastSeen, ahead, now }: ChartsProps) {
+  const { span, setSpan, zoom, isZoomed } = useSpan();
+  const end = ahead && lastSeen !== null ? lastSeen : now;
   const meterIds = meters.map((meter) => meter.id);
-  const history = useHistory(deviceId, meterIds, range);
+  const history = useHistory(deviceId, meterIds, span);
   return (
     <section className="charts" aria-labelledby="history">
       <div className="section-head">
         <h2 id="history">History</h2>
-        <RangePicker range={range} onRange={setRange} />
+        <SpanPicker span={span} onSpan={setSpan} now={end} />
+        {isZoomed && (
+          <button type="button" className="button" onClick={zoom.back}>
+            Zoom out
+          </button>
+        )}
         <span className="muted">
-          {isHourly(range) ? "hourly figures" : "every peak is kept"} · times in {format.zone(now)}
+          {DETAILS[detailOf(span)]} · times in {format.zone(now)}
         </span>
       </div>
+      {ahead && (
+        <p className="notice">
+          The clock of this device is ahead: its readings are dated up to {format.localTime(end)}, and the
+          charts end there.
+        </p>
+      )}
       {history.phase === "loading" && <Loading what="history" />}
       {history.phase === "failed" && (
         <Failure what="The history could not be loaded" error={history.error} onRetry={history.refetch} />
@@ -50,145 +81,57 @@ export function Charts({ deviceId, meters, lines, now }: ChartsProps) {
         </p>
       )}
       {history.phase === "ready" && (
-        <Plots history={history} range={range} meters={meters} lines={lines} now={now} />
+        <div className="chart-grid live">
+          {isEmpty(history, endsOf(span, end)) ? (
+            <Nothing lastSeen={lastSeen} span={span} onSpan={setSpan} />
+          ) : (
+            <Plots history={history} span={span} meters={meters} lines={lines} zoom={zoom} now={end} />
+          )}
+          <div className="card energy-card">
+            <EnergyCard history={history} span={span} meters={meters} now={end} />
+          </div>
+          <RangeFiles deviceId={deviceId} meters={meters} span={span} now={end} />
+        </div>
       )}
     </section>
   );
 }
 
-function RangePicker({ range, onRange }: { range: Range; onRange: (range: Range) => void }) {
+function isEmpty({ readings, statistics }: HistoryState, [from, to]: readonly [number, number]): boolean {
+  if ([...readings.values()].some((rows) => rows.length > 0)) return false;
+  const isIn = (start: string) => Date.parse(start) >= from && Date.parse(start) < to;
+  return ![...statistics.values()].some((rows) => rows.some(({ start }) => isIn(start)));
+}
+
+interface NothingProps {
+  readonly lastSeen: number | null;
+  readonly span: Span;
+  readonly onSpan: (span: Span) => void;
+}
+
+const DAY_MS = 86_400_000;
+
+/** Says so, and where there is something: of a device that fell silent, or whose clock says another year. */
+function Nothing({ lastSeen, span, onSpan }: NothingProps) {
+  const isElsewhere =
+    lastSeen !== null && (span.kind === "last" || lastSeen < span.from || lastSeen >= span.to);
   return (
-    <fieldset className="segments">
-      <legend className="hidden">Range</legend>
-      {Object.entries(RANGES).map(([key, { title, name }]) => (
-        <label key={key}>
-          <input type="radio" name="range" checked={key === range} onChange={() => onRange(key as Range)} />
-          <span title={name}>{title}</span>
-        </label>
-      ))}
-    </fieldset>
-  );
-}
-
-interface PlotsProps {
-  readonly history: HistoryState;
-  readonly range: Range;
-  readonly meters: readonly PowerMeter[];
-  readonly lines: ReadonlyMap<string, Line>;
-  readonly now: number;
-}
-
-type Quantity = "watts" | "volts" | "charge";
-
-/** Null where the reading does not know it: the line has a gap there. */
-const OF_READING: Record<Quantity, (reading: PowerReading) => number | null> = {
-  watts: (reading) => reading.wattage,
-  volts: (reading) => reading.voltage,
-  charge: (reading) => reading.charge_pct,
-};
-
-/** Statistics keep no volts: those come from the readings, thinned out. */
-const OF_HOUR: Record<Exclude<Quantity, "volts">, (row: PowerStatistics) => number | null> = {
-  watts: (row) => row.avg_wattage,
-  charge: (row) => (row.min_charge_pct + row.max_charge_pct) / 2,
-};
-
-function columns(
-  { readings, statistics }: HistoryState,
-  ids: readonly string[],
-  quantity: Quantity,
-  hourly: boolean,
-) {
-  const line = (id: string): Points =>
-    hourly && quantity !== "volts"
-      ? points(statistics.get(id) ?? [], hourSeconds, OF_HOUR[quantity], HOUR_GAP_SECONDS)
-      : points(readings.get(id) ?? [], readingSeconds, OF_READING[quantity], GAP_SECONDS);
-  return join(ids.map(line));
-}
-
-/** The range up to now. */
-function windowOf(range: Range, now: number): readonly [number, number] {
-  const end = Math.ceil(now / 1000 / stepOf(range)) * stepOf(range);
-  return [end - RANGES[range].hours * 3600, end];
-}
-
-function Plots({ history, range, meters, lines, now }: PlotsProps) {
-  const hourly = isHourly(range);
-  const [from, to] = windowOf(range, now);
-  const shown = useMemo(() => [from, to] as const, [from, to]);
-  const chart = (quantity: Quantity, kept: readonly PowerMeter[]) => ({
-    lines: kept.flatMap((meter) => lines.get(meter.id) ?? []),
-    data: columns(
-      history,
-      kept.map((meter) => meter.id),
-      quantity,
-      hourly,
-    ),
-  });
-  // biome-ignore lint/correctness/useExhaustiveDependencies: meters and lines change with every reading, their ids do not
-  const drawn = useMemo(() => {
-    const storing = meters.filter((meter) => meter.type === "battery" || meter.type === "ups");
-    return { watts: chart("watts", meters), volts: chart("volts", meters), charge: chart("charge", storing) };
-  }, [history.readings, history.statistics, range]);
-  return (
-    <div className="chart-grid live">
-      {drawn.watts.data[0].length === 0 ? (
-        <p className="card state chart-none">Nothing was read in this range.</p>
-      ) : (
+    <div className="card state chart-none">
+      <p>Nothing was read in this range.</p>
+      {isElsewhere && (
         <>
-          <div className="card">
-            <TimeChart
-              title="Power"
-              note={hourly ? "hourly mean, W" : "W"}
-              {...drawn.watts}
-              window={shown}
-              format={format.watts}
-            />
-          </div>
-          <div className="card">
-            <Volts error={history.readingsError} {...drawn.volts} window={shown} />
-          </div>
-          {drawn.charge.lines.length > 0 && (
-            <div className="card">
-              <TimeChart
-                title="Charge"
-                note={hourly ? "middle of each hour’s least and most, %" : "%"}
-                {...drawn.charge}
-                window={shown}
-                format={format.percent}
-                bounds={PERCENT}
-              />
-            </div>
-          )}
+          <p>Its newest reading is of {format.localTime(lastSeen)}.</p>
+          <button
+            type="button"
+            className="button"
+            onClick={() =>
+              onSpan({ kind: "between", from: Math.max(0, lastSeen - DAY_MS), to: lastSeen + 1000 })
+            }
+          >
+            Show the day up to there
+          </button>
         </>
       )}
-      <div className="card">
-        <EnergyBars statistics={history.statistics} lines={lines} days={energyDaysOf(range)} now={now} />
-      </div>
-    </div>
-  );
-}
-
-const PERCENT = [0, 100] as const;
-
-interface VoltsProps {
-  readonly error: unknown;
-  readonly lines: readonly Line[];
-  readonly data: Columns;
-  readonly window: readonly [number, number];
-}
-
-function Volts({ error, lines, data, window }: VoltsProps) {
-  if (!error)
-    return (
-      <TimeChart title="Voltage" note="V" lines={lines} data={data} window={window} format={format.volts} />
-    );
-  return (
-    <div className="chart">
-      <h3>Voltage</h3>
-      <p className="state">
-        Hourly statistics keep no volts, and the readings of this range cannot be shown: {errorText(error)}
-      </p>
     </div>
   );
 }

@@ -1,32 +1,37 @@
-/** One device: its meters now, its budget, its history, its events, its report. */
+/** One device: how it is now, its meters, its history, its events, its report. */
 
 import { useEffect, useMemo, useRef, useState } from "react";
 import { useNow } from "../clock";
 import { summarise } from "../fleet/summary";
 import type { FleetData } from "../live/fleet";
+import { useDatabase, useMay } from "../live/me";
 import { FLEET_HREF } from "../route";
 import { Badge } from "../ui/Badge";
 import { Empty } from "../ui/states";
 import { Ago } from "../ui/Time";
-import { BudgetCard } from "./BudgetCard";
 import { Charts } from "./Charts";
 import { EVENT_NAMES } from "./events";
 import { linesOf } from "./lines";
 import { MeterCards } from "./MeterCards";
+import { NowCards } from "./NowCards";
 import { RecordEvent } from "./RecordEvent";
 import { ReportCard } from "./ReportCard";
+import { SettingsCard } from "./SettingsCard";
 import { Timeline } from "./Timeline";
 
 interface DeviceViewProps {
   readonly fleet: FleetData;
   readonly deviceId: string;
+  /** Called after something of the device was changed here. */
+  readonly onChanged: () => void;
 }
 
-export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
+export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
   const device = fleet.devices.find(({ id }) => id === deviceId);
   const meters = fleet.meters.get(deviceId) ?? [];
   const budget = fleet.budgets.get(deviceId);
   const now = useNow();
+  const database = useDatabase();
   const heading = useRef<HTMLHeadingElement>(null);
   const lines = useMemo(() => linesOf(meters), [meters]);
   useEffect(() => {
@@ -51,7 +56,7 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
       </main>
     );
   }
-  const summary = summarise(device, meters, budget, now);
+  const summary = summarise(device, meters, budget, now, fleet.heard);
   return (
     <main id="main" className="device">
       <div className="device-head">
@@ -81,19 +86,33 @@ export function DeviceView({ fleet, deviceId }: DeviceViewProps) {
           <Empty title="No meters yet">
             <p>
               Add one on the service’s machine:{" "}
-              <code>power-manager add-meter {device.id} battery --capacity-wh 50</code>
+              <code>
+                power-manager --db {database} add-meter {device.id} battery --capacity-wh 50
+              </code>
             </p>
           </Empty>
         </div>
       ) : (
-        <MeterCards meters={meters} lines={lines} now={now} />
+        <>
+          <NowCards meters={meters} budget={budget} summary={summary} now={now} />
+          <MeterCards meters={meters} lines={lines} now={now} />
+        </>
       )}
       <div className={meters.length > 0 ? "device-columns" : undefined}>
-        {meters.length > 0 && <Charts deviceId={deviceId} meters={meters} lines={lines} now={now} />}
-        <aside className="side" aria-label="Budget, report and events">
-          <BudgetCard device={device} budget={budget} summary={summary} />
-          <ReportCard deviceId={deviceId} />
+        {meters.length > 0 && (
+          <Charts
+            deviceId={deviceId}
+            meters={meters}
+            lines={lines}
+            lastSeen={summary.lastSeen}
+            ahead={summary.ahead}
+            now={now}
+          />
+        )}
+        <aside className="side" aria-label="Events, report and settings">
           <Events key={deviceId} device={device} now={now} />
+          <ReportCard deviceId={deviceId} />
+          <SettingsCard key={`settings ${deviceId}`} device={device} meters={meters} onChanged={onChanged} />
         </aside>
       </div>
     </main>
@@ -106,6 +125,7 @@ interface EventsProps {
 }
 
 function Events({ device, now }: EventsProps) {
+  const mayWrite = useMay("write");
   const [recording, setRecording] = useState(false);
   const [said, setSaid] = useState("");
   const button = useRef<HTMLButtonElement>(null);
@@ -113,9 +133,11 @@ function Events({ device, now }: EventsProps) {
     <section className="card" aria-labelledby="events">
       <div className="section-head">
         <h2 id="events">Events</h2>
-        <button ref={button} type="button" className="button" onClick={() => setRecording(true)}>
-          Record event…
-        </button>
+        {mayWrite && (
+          <button ref={button} type="button" className="button" onClick={() => setRecording(true)}>
+            Record event…
+          </button>
+        )}
       </div>
       <p className="hidden" role="status">
         {said}

@@ -1,88 +1,154 @@
-/** Energy out (up) and in (down) by local day, each meter in the colour of its lines; the same as a table below. */
+/**
+ * Energy by hour, day, week or month: where it came from above the line, where it went below, and the totals beside; the same as a table.
+ *
+ * Both sides are equal, for what went through the battery is counted once, where it came from.
+ */
 
-import type { PowerStatistics } from "@blackroad/power-client";
 import { useId } from "react";
 import * as format from "../format";
-import { type EnergyDay, energyDays, type Share, sum } from "./energy";
-import type { Line } from "./TimeChart";
-import { Swatch } from "./TimeChart";
+import type { EnergyUnit } from "../live/span";
+import { type Energy, type Kind, type Part, type Period, selfSufficiency, sidesOf, total } from "./energy";
 
 interface EnergyBarsProps {
-  readonly statistics: ReadonlyMap<string, readonly PowerStatistics[]>;
-  readonly lines: ReadonlyMap<string, Line>;
-  readonly days: number;
-  readonly now: number;
+  readonly periods: readonly Period[];
+  /** What a period is. */
+  readonly each: EnergyUnit;
+  /** The kinds of meters that the device has. */
+  readonly has: ReadonlySet<Kind>;
+  /** What the grid is called: a UPS stands for it where there are no mains. */
+  readonly gridName: string;
 }
 
-const [WIDTH, HEIGHT] = [700, 180];
+interface Column {
+  readonly name: string;
+  readonly of: (energy: Energy) => number;
+  readonly kind: Kind;
+}
 
-export function EnergyBars({ statistics, lines, days, now }: EnergyBarsProps) {
+const UNIT_HEADS: Record<EnergyUnit, string> = { hour: "Hour", day: "Day", week: "Week", month: "Month" };
+
+const FED_BACK = "Fed back";
+
+/** The figures of a device that has these kinds of meters. */
+function columnsOf({ has, gridName }: Pick<EnergyBarsProps, "has" | "gridName">): Column[] {
+  const all: Column[] = [
+    { name: "Consumption", kind: "load", of: (energy) => energy.consumption },
+    { name: "Solar", kind: "solar", of: (energy) => energy.solar },
+    { name: `From ${gridName}`, kind: "grid", of: (energy) => energy.gridIn },
+    { name: FED_BACK, kind: "grid", of: (energy) => energy.gridOut },
+    { name: "Out of battery", kind: "battery", of: (energy) => energy.batteryOut },
+    { name: "Into battery", kind: "battery", of: (energy) => energy.batteryIn },
+  ];
+  return all.filter(({ kind }) => kind === "load" || has.has(kind));
+}
+
+export function EnergyBars(props: EnergyBarsProps) {
+  const { periods, each, has, gridName } = props;
   const id = useId();
-  const rows = energyDays(statistics, days, now);
-  const total = (side: "in" | "out") => rows.reduce((all, day) => all + sum(day, side), 0);
-  const summary = `${format.wattHours(total("out"))} out, ${format.wattHours(total("in"))} in`;
+  const sums = total(periods);
+  const columns = columnsOf(props).filter(({ name, of }) => name !== FED_BACK || of(sums) > 0);
+  const text = format.together(
+    columns.map(({ of }) => of(sums)),
+    "Wh",
+  );
+  const label = columns.map(({ name, of }) => `${name} ${text(of(sums))}`).join(", ");
   return (
     <figure className="chart" aria-labelledby={id}>
       <figcaption className="chart-head">
-        <h3 id={id}>Energy by day</h3>
+        <h3 id={id}>Energy by {each}</h3>
         <span className="muted">
-          {days} days in {format.zone(now)}: {summary}
+          sources above the line, uses below; battery: what it had more or less in the end
         </span>
       </figcaption>
-      <Bars days={rows} lines={lines} label={`Energy by day: ${summary}`} />
-      <ul className="key">
-        {[...lines].map(([meterId, line]) => (
-          <li key={meterId}>
-            <Swatch line={line} /> {line.label}
-          </li>
-        ))}
-      </ul>
+      <div className="energy">
+        <Bars periods={periods} each={each} label={`Energy by ${each}: ${label}`} gridName={gridName} />
+        <dl className="energy-totals">
+          {columns.map(({ name, kind, of }) => (
+            <div key={name}>
+              <dt>
+                <i className={`dot dot-${kind}`} aria-hidden="true" /> {name}
+              </dt>
+              <dd>{text(of(sums))}</dd>
+            </div>
+          ))}
+          {has.has("solar") && (
+            <div>
+              <dt>Self-sufficiency</dt>
+              <dd>{format.percent(selfSufficiency(sums))}</dd>
+            </div>
+          )}
+        </dl>
+      </div>
       <details>
         <summary>As a table</summary>
-        <EnergyTable days={rows} lines={lines} />
+        <EnergyTable periods={periods} each={each} columns={columns} />
       </details>
     </figure>
   );
 }
 
-interface BarsProps {
-  readonly days: readonly EnergyDay[];
-  readonly lines: ReadonlyMap<string, Line>;
-  readonly label: string;
+/** What is at the left of an axis: round steps from the least to the most. */
+export function stepsOf(least: number, most: number): number[] {
+  const span = Math.max(most - least, 1e-9);
+  const rough = 10 ** Math.floor(Math.log10(span / 4));
+  const step =
+    [1, 2, 2.5, 5, 10].map((factor) => factor * rough).find((one) => span / one <= 5) ?? rough * 10;
+  const first = Math.floor(least / step + 1e-9);
+  const last = Math.ceil(most / step - 1e-9);
+  return Array.from({ length: last - first + 1 }, (_, index) => (first + index) * step);
 }
 
-function Bars({ days, lines, label }: BarsProps) {
-  const most = Math.max(...days.map((day) => sum(day, "out")), 0);
-  const least = Math.max(...days.map((day) => sum(day, "in")), 0);
-  const scale = HEIGHT / Math.max(most + least, 1e-9);
-  const step = WIDTH / days.length;
+interface BarsProps {
+  readonly periods: readonly Period[];
+  readonly each: EnergyUnit;
+  readonly label: string;
+  readonly gridName: string;
+}
+
+const sumOf = (parts: readonly Part[]): number => parts.reduce((sum, { wh }) => sum + wh, 0);
+
+/** The picture is as wide as there are periods, and as high as its axis is long: the browser stretches both. */
+function Bars({ periods, each, label, gridName }: BarsProps) {
+  const sides = periods.map(({ energy }) => sidesOf(energy));
+  const most = Math.max(0, ...sides.map(({ sources }) => sumOf(sources)));
+  const least = -Math.max(0, ...sides.map(({ uses }) => sumOf(uses)));
+  const steps = stepsOf(least, most || 1);
+  const [bottom, top] = [steps[0] ?? 0, steps.at(-1) ?? 1];
+  const down = (value: number) => (100 * (top - value)) / (top - bottom);
+  const texts = format.ticks(steps, "Wh");
   return (
     <div className="bars">
-      <span className="bars-most muted">{format.wattHours(most)} out</span>
-      <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" role="img" aria-label={label}>
-        {days.map((day, index) => (
-          <g key={day.start}>
-            <title>{dayText(day, lines)}</title>
-            <rect className="bars-day" x={index * step} y={0} width={step} height={HEIGHT} />
-            {stack(day, lines, scale, most * scale).map((bar) => (
-              <rect
-                key={bar.key}
-                x={(index + 0.16) * step}
-                width={step * 0.68}
-                y={bar.y}
-                height={bar.height}
-                style={{ fill: `var(${bar.color})`, opacity: bar.side === "in" ? 0.6 : 1 }}
-              />
-            ))}
+      <div className="bars-axis muted" aria-hidden="true">
+        {steps.map((step, index) => (
+          <span key={step} style={{ top: `${down(step)}%` }}>
+            {texts[index]?.replace("−", "")}
+          </span>
+        ))}
+      </div>
+      <svg viewBox={`0 0 ${periods.length} 100`} preserveAspectRatio="none" role="img" aria-label={label}>
+        {steps.map((step) => (
+          <line
+            key={step}
+            className={step === 0 ? "bars-zero" : "bars-step"}
+            x1={0}
+            x2={periods.length}
+            y1={down(step)}
+            y2={down(step)}
+          />
+        ))}
+        {periods.map((period, index) => (
+          <g key={period.start}>
+            <title>{periodText(period, each, gridName)}</title>
+            <rect className="bars-day" x={index} y={0} width={1} height={100} />
+            <Stack parts={sides[index]?.sources ?? []} x={index} down={down} sign={1} />
+            <Stack parts={sides[index]?.uses ?? []} x={index} down={down} sign={-1} />
           </g>
         ))}
-        <line className="bars-zero" x1={0} x2={WIDTH} y1={most * scale} y2={most * scale} />
       </svg>
-      <span className="bars-most muted">{least > 0 ? `${format.wattHours(least)} in` : ""}</span>
       <div className="bars-days muted" aria-hidden="true">
-        {days.map((day, index) => (
-          <span key={day.start} className="bars-day-name">
-            {labelled(index, days.length) ? format.shortDay(day.start) : ""}
+        {periods.map((period, index) => (
+          <span key={period.start} className="bars-day-name">
+            {isLabelled(index, periods.length) ? shortName(period, each) : ""}
           </span>
         ))}
       </div>
@@ -90,64 +156,89 @@ function Bars({ days, lines, label }: BarsProps) {
   );
 }
 
-/** At most seven of the days have room for a label; the last one always has. */
-const labelled = (index: number, count: number): boolean => (count - 1 - index) % Math.ceil(count / 7) === 0;
-
-interface Bar {
-  readonly key: string;
-  readonly side: "in" | "out";
-  readonly color: string;
-  readonly y: number;
-  readonly height: number;
+interface StackProps {
+  readonly parts: readonly Part[];
+  readonly x: number;
+  readonly down: (value: number) => number;
+  readonly sign: 1 | -1;
 }
 
-/** A day's bars in the order of the lines: out goes up from zero, in goes down. */
-function stack(day: EnergyDay, lines: ReadonlyMap<string, Line>, scale: number, zero: number): Bar[] {
-  const bars: Bar[] = [];
-  let [up, down] = [zero, zero];
-  for (const [meterId, { color }] of lines) {
-    const share = day.shares.find((one) => one.meterId === meterId);
-    if (!share) continue;
-    up -= share.out * scale;
-    bars.push({ key: `${meterId} out`, side: "out", color, y: up, height: share.out * scale });
-    bars.push({ key: `${meterId} in`, side: "in", color, y: down, height: share.in * scale });
-    down += share.in * scale;
-  }
-  return bars;
+/** One side of a period: its parts one after the other, away from the line. */
+function Stack({ parts, x, down, sign }: StackProps) {
+  let reached = 0;
+  return parts.map(({ kind, wh }) => {
+    const [from, to] = [sign * reached, sign * (reached + wh)];
+    reached += wh;
+    const [y, end] = [Math.min(down(from), down(to)), Math.max(down(from), down(to))];
+    return <rect key={kind} className={`bar bar-${kind}`} x={x + 0.16} width={0.68} y={y} height={end - y} />;
+  });
 }
 
-function dayText(day: EnergyDay, lines: ReadonlyMap<string, Line>): string {
-  const text = ({ meterId, out, in: taken }: Share) =>
-    `${format.apart(lines.get(meterId)?.label ?? meterId)}: ${format.wattHours(out)} out, ${format.wattHours(taken)} in`;
-  return [format.localDay(day.start), ...day.shares.map(text)].join("\n");
+/** Seven labels at most, in the middle of their share of the periods. */
+function isLabelled(index: number, count: number): boolean {
+  const each = Math.ceil(count / 7);
+  return index % each === Math.floor(Math.min(each, count) / 2);
 }
 
-function EnergyTable({ days, lines }: Omit<BarsProps, "label">) {
+function shortName({ start }: Period, each: EnergyUnit): string {
+  if (each === "hour") return format.localClock(start).slice(0, 5);
+  return each === "month" ? format.month(start) : format.shortDay(start);
+}
+
+/** A period by its name: Mon 23 Nov; 23 Nov to 29 Nov; November 2026. */
+function longName({ start, end }: Period, each: EnergyUnit): string {
+  if (each === "hour") return format.minute(start);
+  if (each === "day") return format.localDay(start);
+  if (each === "week") return `${format.shortDay(start)} to ${format.shortDay(end - 1)}`;
+  return format.longMonth(start);
+}
+
+function periodText(period: Period, each: EnergyUnit, gridName: string): string {
+  const { sources, uses } = sidesOf(period.energy);
+  const text = format.together(
+    [...sources, ...uses].map(({ wh }) => wh),
+    "Wh",
+  );
+  const names = {
+    from: { solar: "From the sun", battery: "From the battery", grid: `From ${gridName}`, load: "" },
+    to: { solar: "", battery: "Into the battery", grid: "Fed back", load: "Consumption" },
+  };
+  const lines = (parts: readonly Part[], side: "from" | "to") =>
+    parts.filter(({ wh }) => wh > 0).map(({ kind, wh }) => `${names[side][kind]}: ${text(wh)}`);
+  return [longName(period, each), ...lines(sources, "from"), ...lines(uses, "to")].join("\n");
+}
+
+interface EnergyTableProps {
+  readonly periods: readonly Period[];
+  readonly each: EnergyUnit;
+  readonly columns: readonly Column[];
+}
+
+function EnergyTable({ periods, each, columns }: EnergyTableProps) {
+  const text = format.together(
+    periods.flatMap(({ energy }) => columns.map(({ of }) => of(energy))),
+    "Wh",
+  );
   return (
-    <div className="scroll-x" role="region" aria-label="Energy by day, table" tabIndex={0}>
+    <div className="scroll-x" role="region" aria-label={`Energy by ${each}, table`} tabIndex={0}>
       <table className="plain">
         <thead>
           <tr>
-            <th scope="col">Day</th>
-            {[...lines].map(([meterId, line]) => (
-              <th scope="col" key={meterId}>
-                {format.apart(line.label)}, out / in
+            <th scope="col">{UNIT_HEADS[each]}</th>
+            {columns.map(({ name }) => (
+              <th scope="col" key={name}>
+                {name}
               </th>
             ))}
           </tr>
         </thead>
         <tbody>
-          {[...days].reverse().map((day) => (
-            <tr key={day.start}>
-              <th scope="row">{format.localDay(day.start)}</th>
-              {[...lines.keys()].map((meterId) => {
-                const share = day.shares.find((one) => one.meterId === meterId);
-                return (
-                  <td key={meterId}>
-                    {format.wattHours(share?.out ?? 0)} / {format.wattHours(share?.in ?? 0)}
-                  </td>
-                );
-              })}
+          {[...periods].reverse().map((period) => (
+            <tr key={period.start}>
+              <th scope="row">{longName(period, each)}</th>
+              {columns.map(({ name, of }) => (
+                <td key={name}>{text(of(period.energy))}</td>
+              ))}
             </tr>
           ))}
         </tbody>

@@ -2,12 +2,12 @@
 
 import type { PowerMeter } from "@blackroad/power-client";
 import { Charge } from "../fleet/columns";
-import { isStale, measured } from "../fleet/summary";
+import { isStale, measured, stateOf } from "../fleet/summary";
 import * as format from "../format";
 import { Badge } from "../ui/Badge";
 import { Ago } from "../ui/Time";
-import { meterName, typeName } from "./lines";
-import { type Line, Swatch } from "./TimeChart";
+import { Swatch } from "./Legend";
+import { type Line, meterName, typeName } from "./lines";
 
 interface MeterCardsProps {
   readonly meters: readonly PowerMeter[];
@@ -41,7 +41,7 @@ function MeterCard({ meter, line, now }: { meter: PowerMeter; line: Line | undef
         </h3>
         {meter.name && <span className="muted">{typeName(meter.type)}</span>}
         {!meter.active && <span className="muted">retired</span>}
-        <Badge state={seen === null ? "silent" : stale ? "stale" : meter.state} />
+        <Badge state={seen === null ? "silent" : stale ? "stale" : stateOf(meter)} />
       </div>
       <p className="meter-watts">
         <span>{seen === null ? format.UNKNOWN : format.watts(meter.wattage)}</span>

@@ -2,19 +2,11 @@
 
 import { usePowerClient } from "@blackroad/power-client/react";
 import { useState } from "react";
+import { fileName, saveFile } from "../ui/save";
 import { errorText } from "../ui/states";
 import { reportCsv } from "./report-csv";
 
 const PERIODS = [1, 7, 30, 90, 365];
-
-function save(text: string, type: string, name: string): void {
-  const url = URL.createObjectURL(new Blob([text], { type }));
-  const link = document.createElement("a");
-  link.href = url;
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(url));
-}
 
 export function ReportCard({ deviceId }: { deviceId: string }) {
   const client = usePowerClient();
@@ -29,9 +21,8 @@ export function ReportCard({ deviceId }: { deviceId: string }) {
     setState({ busy: true, text: "", bad: false });
     try {
       const report = await client.getReport(deviceId, { days });
-      const name = `${deviceId.replace(/[^\w.-]+/g, "_")}-${report.generated_at.slice(0, 10)}-${days}d.${kind}`;
-      if (kind === "json") save(`${JSON.stringify(report, null, 2)}\n`, "application/json", name);
-      else save(reportCsv(report), "text/csv", name);
+      const name = fileName(deviceId, report.generated_at.slice(0, 10), `${days}d`, kind);
+      saveFile(kind === "json" ? `${JSON.stringify(report, null, 2)}\n` : reportCsv(report), kind, name);
       setState({ busy: false, text: `${name} is saved.`, bad: false });
     } catch (error) {
       setState({ busy: false, text: errorText(error), bad: true });

@@ -1,23 +1,19 @@
 /**
  * Lines over time, drawn by uPlot, with a legend that is a table: what a pointer shows, a keyboard and a screen reader
- * get as well. Left and right move along the points, Home and End to the ends, Escape leaves them.
+ * get as well. Left and right move along the points, Home and End to the ends, Escape leaves them; dragging over a chart,
+ * or plus, zooms in, a double click, or minus, goes back.
  */
 
-import { useEffect, useId, useMemo, useRef, useState } from "react";
+import { useCallback, useEffect, useId, useRef, useState } from "react";
 import uPlot from "uplot";
+import * as format from "../format";
 import { Time } from "../ui/Time";
 import { useTheme } from "../ui/theme";
-import { alone, axisTimes, limits, readingAt } from "./chart-data";
+import { alone, axisTimes, limits } from "./chart-data";
+import { Legend } from "./Legend";
+import type { Line } from "./lines";
 
-export interface Line {
-  readonly id: string;
-  readonly label: string;
-  /** A CSS custom property, such as --series-solar-1. */
-  readonly color: string;
-  readonly dash?: readonly number[];
-}
-
-/** x in seconds since the epoch, rising; then one column a line. null is a gap, undefined no point of that line. */
+/** x in seconds since the epoch, rising; then the columns of each line. null is a gap, undefined no point of that line. */
 export type Columns = readonly [xs: ArrayLike<number>, ...lines: ArrayLike<number | null | undefined>[]];
 
 export interface TimeChartProps {
@@ -25,11 +21,21 @@ export interface TimeChartProps {
   readonly note?: string;
   readonly lines: readonly Line[];
   readonly data: Columns;
+  /** Whether a line has three columns: its mean, its least and its most, between which a band is drawn. */
+  readonly bands?: boolean;
   /** First and last moment shown, in seconds since the epoch. */
   readonly window: readonly [number, number];
-  readonly format: (value: number | null | undefined) => string;
+  readonly unit: format.Unit;
   /** Bounds that the scale always has, such as 0 and 100 for percent. */
   readonly bounds?: readonly [number | null, number | null];
+  readonly zoom?: Zoom;
+}
+
+/** What becomes of a part of a chart that somebody wants to see closer. */
+export interface Zoom {
+  /** In seconds since the epoch. */
+  readonly into: (from: number, to: number) => void;
+  readonly back: () => void;
 }
 
 const SYNC = "device";
@@ -38,15 +44,49 @@ const DENSE = 8; // points a pixel: there a line of one pixel shows as much, and
 
 interface Drawing {
   readonly lines: readonly Line[];
-  readonly format: TimeChartProps["format"];
+  readonly unit: format.Unit;
+  readonly bands: boolean;
   readonly bounds: TimeChartProps["bounds"];
+  readonly hidden: ReadonlySet<string>;
 }
 
-function options(
-  { lines, format, bounds }: Drawing,
-  host: HTMLElement,
-  onCursor: (index: number | null) => void,
-) {
+interface Hooks {
+  readonly onCursor: (index: number | null) => void;
+  readonly onZoom: (from: number, to: number) => void;
+  readonly onZoomOut: () => void;
+}
+
+const LEAST_DRAG = 8; // pixels: less is a press
+
+/** Charts follow each other's cursor, and nothing else: one of them is enough to zoom all. */
+const FOLLOWED = new Set(["mousemove", "mouseenter", "mouseleave"]);
+
+function cursorOptions({ onZoomOut }: Hooks): uPlot.Cursor {
+  return {
+    // No line across: the same height means nothing in the charts beside it.
+    y: false,
+    drag: { x: true, y: false, setScale: false },
+    sync: { key: SYNC, filters: { pub: (type) => FOLLOWED.has(type) } },
+    points: { size: 7 },
+    bind: {
+      dblclick: () => () => {
+        onZoomOut();
+        return null;
+      },
+    },
+  };
+}
+
+function selected(plot: uPlot, { onZoom }: Hooks): void {
+  const { left, width } = plot.select;
+  if (width < LEAST_DRAG) return;
+  const [from, to] = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
+  plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+  onZoom(from, to);
+}
+
+function options(drawing: Drawing, host: HTMLElement, hooks: Hooks): uPlot.Options {
+  const { lines, unit, bands, bounds, hidden } = drawing;
   const style = getComputedStyle(document.documentElement);
   const rem = Number.parseFloat(style.fontSize);
   const color = (name: string) => style.getPropertyValue(name).trim();
@@ -56,21 +96,38 @@ function options(
     grid: { stroke: color("--line"), width: 1 },
     ticks: { stroke: color("--line"), width: 1, size: 4 },
   };
-  const labels = (_: uPlot, splits: number[]) => splits.map((split) => format(split));
-  const chart: uPlot.Options = {
+  const labels = (_: uPlot, splits: number[]) => format.ticks(splits, unit);
+  const seriesOf = (line: Line) => {
+    const show = !hidden.has(line.id);
+    const middle = { ...series(line, color(line.color)), show };
+    return bands ? [middle, { ...EDGE, show }, { ...EDGE, show }] : [middle];
+  };
+  return {
     width: host.clientWidth,
     height: host.clientHeight,
     legend: { show: false },
-    cursor: { drag: { x: false, y: false }, sync: { key: SYNC }, points: { size: 7 } },
+    cursor: cursorOptions(hooks),
     scales: { y: { range: (_, low, high) => limits(low, high, bounds) } },
     axes: [
       { ...axis, values: axisTimes, space: 4.5 * rem, size: 2 * rem },
       { ...axis, values: labels, size: (_, texts) => axisWidth(texts, rem), space: 2.2 * rem },
     ],
-    series: [{}, ...lines.map((line) => series(line, color(line.color)))],
-    hooks: { setCursor: [(plot) => onCursor(plot.cursor.idx ?? null)] },
+    series: [{}, ...lines.flatMap(seriesOf)],
+    ...(bands && { bands: lines.map((line, index) => band(color(line.color), index)) }),
+    hooks: {
+      setCursor: [(plot) => hooks.onCursor(plot.cursor.idx ?? null)],
+      setSelect: [(plot) => selected(plot, hooks)],
+    },
   };
-  return chart;
+}
+
+/** Not drawn by itself: what lies between two of them is. */
+const EDGE: uPlot.Series = { width: 0, points: { show: false } };
+const BAND_OPACITY = "38"; // of 256, in hexadecimal
+
+function band(color: string, index: number): uPlot.Band {
+  const [least, most] = [3 * index + 2, 3 * index + 3];
+  return { series: [most, least], fill: color + BAND_OPACITY };
 }
 
 function series(line: Line, stroke: string): uPlot.Series {
@@ -87,22 +144,27 @@ const axisWidth = (texts: string[] | null, rem: number): number =>
   12 + 0.47 * rem * Math.max(4, ...(texts ?? []).map((text) => text.length));
 
 /** The plot inside an element: made anew for other lines or another theme, and given data as it comes. */
-function usePlot(props: TimeChartProps, onCursor: (index: number | null) => void) {
+function usePlot(props: TimeChartProps, hidden: ReadonlySet<string>, hooks: Hooks) {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const theme = useTheme();
-  const { lines, data, window: shown, format, bounds } = props;
-  const latest = useRef({ data, shown });
-  latest.current = { data, shown };
+  const { lines, data, window: shown, unit, bands = false, bounds } = props;
+  const latest = useRef({ data, shown, hooks });
+  latest.current = { data, shown, hooks };
 
   // The same lines by value keep the plot; a new array of them at each render does not cost a new one.
-  const key = JSON.stringify([theme, lines, bounds]);
-  const drawing = useRef<Drawing>({ lines, format, bounds });
-  drawing.current = { lines, format, bounds };
+  const key = JSON.stringify([theme, lines, bands, bounds, [...hidden]]);
+  const drawing = useRef<Drawing>({ lines, unit, bands, bounds, hidden });
+  drawing.current = { lines, unit, bands, bounds, hidden };
   // biome-ignore lint/correctness/useExhaustiveDependencies: `key` stands for the lines, the bounds and the theme
   useEffect(() => {
     const element = host.current as HTMLDivElement;
-    const made = new uPlot(options(drawing.current, element, onCursor), undefined, element);
+    const now: Hooks = {
+      onCursor: (index) => latest.current.hooks.onCursor(index),
+      onZoom: (from, to) => latest.current.hooks.onZoom(from, to),
+      onZoomOut: () => latest.current.hooks.onZoomOut(),
+    };
+    const made = new uPlot(options(drawing.current, element, now), undefined, element);
     plot.current = made;
     draw(made, latest.current.data, latest.current.shown);
     const resized = new ResizeObserver(() =>
@@ -114,7 +176,7 @@ function usePlot(props: TimeChartProps, onCursor: (index: number | null) => void
       made.destroy();
       plot.current = null;
     };
-  }, [key, onCursor]);
+  }, [key]);
   useEffect(() => {
     if (plot.current) draw(plot.current, data, shown);
   }, [data, shown]);
@@ -123,7 +185,7 @@ function usePlot(props: TimeChartProps, onCursor: (index: number | null) => void
 
 function draw(plot: uPlot, data: Columns, [min, max]: readonly [number, number]): void {
   const dense = data[0].length > (DENSE * plot.bbox.width) / devicePixelRatio;
-  for (const line of plot.series.slice(1)) line.width = dense ? 1 : LINE_WIDTH;
+  for (const line of plot.series.slice(1)) if (line.stroke) line.width = dense ? 1 : LINE_WIDTH;
   plot.batch(() => {
     plot.setData(data as uPlot.AlignedData, false);
     plot.setScale("x", { min, max });
@@ -140,29 +202,61 @@ function point(plot: uPlot, index: number | null): void {
   );
 }
 
+/** Where the cursor goes by a key, as an index; undefined: the key is for something else. */
+function keyTarget(event: React.KeyboardEvent, at: number | null, last: number): number | null | undefined {
+  const from = at ?? last + 1;
+  const step = event.shiftKey ? 10 : 1;
+  const targets: Record<string, number | null> = {
+    ArrowLeft: Math.max(0, from - step),
+    ArrowRight: Math.min(last, from + step),
+    Home: 0,
+    End: last,
+    Escape: null,
+  };
+  return targets[event.key];
+}
+
+/** The half of a window around a moment, within it. */
+function halfAround([from, to]: readonly [number, number], moment: number): [number, number] {
+  const half = (to - from) / 2;
+  const begin = Math.min(Math.max(from, moment - half / 2), to - half);
+  return [begin, begin + half];
+}
+
+/** Which lines are hidden, and a press on one of them. */
+function useHidden() {
+  const [hidden, setHidden] = useState<ReadonlySet<string>>(new Set());
+  const toggle = useCallback((id: string) => {
+    setHidden((before) => {
+      const after = new Set(before);
+      if (!after.delete(id)) after.add(id);
+      return after;
+    });
+  }, []);
+  return { hidden, toggle };
+}
+
 export function TimeChart(props: TimeChartProps) {
-  const { title, note, lines, data, format } = props;
+  const { title, note, lines, data, unit, bands = false, zoom, window: shown } = props;
   const [cursor, setCursor] = useState<number | null>(null);
-  const { host, plot } = usePlot(props, setCursor);
+  const { hidden, toggle } = useHidden();
+  const { host, plot } = usePlot(props, hidden, {
+    onCursor: setCursor,
+    onZoom: (from, to) => zoom?.into(from, to),
+    onZoomOut: () => zoom?.back(),
+  });
   const id = useId();
   const xs = data[0];
   const at = cursor !== null && cursor < xs.length ? cursor : null;
 
   function onKeyDown(event: React.KeyboardEvent): void {
-    const last = xs.length - 1;
-    const from = at ?? last + 1;
-    const step = event.shiftKey ? 10 : 1;
-    const targets: Record<string, number | null> = {
-      ArrowLeft: Math.max(0, from - step),
-      ArrowRight: Math.min(last, from + step),
-      Home: 0,
-      End: last,
-      Escape: null,
-    };
-    const target = targets[event.key];
-    if (target === undefined || !plot.current || last < 0) return;
+    const target = keyTarget(event, at, xs.length - 1);
+    if (target !== undefined && plot.current && xs.length > 0) point(plot.current, target);
+    else if (event.key === "+" || event.key === "=")
+      zoom?.into(...halfAround(shown, at === null ? (shown[0] + shown[1]) / 2 : (xs[at] as number)));
+    else if (event.key === "-") zoom?.back();
+    else return;
     event.preventDefault();
-    point(plot.current, target);
   }
 
   return (
@@ -177,10 +271,19 @@ export function TimeChart(props: TimeChartProps) {
         className="chart-plot"
         role="group"
         tabIndex={0}
-        aria-label={`${title}, chart. Arrow keys move along the points.`}
+        aria-label={`${title}, chart. Arrow keys move along the points, plus and minus zoom.`}
         onKeyDown={onKeyDown}
       />
-      <Legend lines={lines} data={data} at={at} format={format} label={title} />
+      <Legend
+        lines={lines}
+        data={data}
+        bands={bands}
+        at={at}
+        unit={unit}
+        label={title}
+        hidden={hidden}
+        onToggle={toggle}
+      />
     </figure>
   );
 }
@@ -192,60 +295,4 @@ function ChartMoment({ at }: { at: number | null }) {
       <Time at={at * 1000} withUtc />
     </span>
   );
-}
-
-interface LegendProps {
-  readonly lines: readonly Line[];
-  readonly data: Columns;
-  readonly at: number | null;
-  readonly format: TimeChartProps["format"];
-  readonly label: string;
-}
-
-function Legend({ lines, data, at, format, label }: LegendProps) {
-  const ranges = useMemo(() => lines.map((_, index) => extremes(data[index + 1] ?? [])), [lines, data]);
-  return (
-    <table className="legend" aria-label={`${label} by meter`}>
-      <thead>
-        <tr>
-          <th scope="col">Meter</th>
-          <th scope="col">{at === null ? "Latest" : "There"}</th>
-          <th scope="col">Least</th>
-          <th scope="col">Most</th>
-        </tr>
-      </thead>
-      <tbody>
-        {lines.map((line, index) => (
-          <tr key={line.id}>
-            <th scope="row">
-              <Swatch line={line} />
-              {line.label}
-            </th>
-            <td>{format(readingAt(data[0], data[index + 1] ?? [], at))}</td>
-            <td>{format(ranges[index]?.[0])}</td>
-            <td>{format(ranges[index]?.[1])}</td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
-  );
-}
-
-export function Swatch({ line }: { line: Line }) {
-  return (
-    <svg className="swatch" viewBox="0 0 24 8" aria-hidden="true">
-      <path d="M1 4h22" style={{ stroke: `var(${line.color})` }} strokeDasharray={line.dash?.join(" ")} />
-    </svg>
-  );
-}
-
-function extremes(values: ArrayLike<number | null | undefined>): [number | null, number | null] {
-  let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
-  for (let index = 0; index < values.length; index++) {
-    const value = values[index];
-    if (value === null || value === undefined) continue;
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  return low <= high ? [low, high] : [null, null];
 }

@@ -4,7 +4,7 @@ import type { PowerEvent } from "@blackroad/power-client";
 import { useEvents } from "@blackroad/power-client/react";
 import { Empty, Failure, Loading } from "../ui/states";
 import { Ago, Time } from "../ui/Time";
-import { EVENT_NAMES, eventValue } from "./events";
+import { EVENT_NAMES, eventNote, eventValue } from "./events";
 
 const SHOWN = 200;
 
@@ -21,17 +21,20 @@ export function Timeline({ deviceId, now }: { deviceId: string; now: number }) {
     );
   }
   return (
-    <ol className="timeline" aria-live="polite" aria-relevant="additions">
-      {events.map((event) => (
-        <Item key={event.id} event={event} now={now} />
-      ))}
-    </ol>
+    // It scrolls: whoever has no mouse scrolls it by keys.
+    <div className="timeline" role="region" aria-label="Events, newest first" tabIndex={0}>
+      <ol aria-live="polite" aria-relevant="additions">
+        {events.map((event) => (
+          <Item key={event.id} event={event} now={now} />
+        ))}
+      </ol>
+    </div>
   );
 }
 
 function Item({ event, now }: { event: PowerEvent; now: number }) {
   const at = Date.parse(event.timestamp);
-  const value = eventValue(event);
+  const [value, note] = [eventValue(event), eventNote(event)];
   return (
     <li className={`event event-${event.type}`}>
       <p>
@@ -41,7 +44,7 @@ function Item({ event, now }: { event: PowerEvent; now: number }) {
           <Ago at={at} now={now} />
         </span>
       </p>
-      {event.note && <p className="event-note">{event.note}</p>}
+      {note && <p className="event-note">{note}</p>}
       <p className="muted">
         <Time at={at} />
       </p>

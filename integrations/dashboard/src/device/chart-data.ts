@@ -1,6 +1,6 @@
 /** From readings and statistics to the columns of a chart. */
 
-import type { PowerReading, PowerStatistics } from "@blackroad/power-client";
+import type { PowerStatistics } from "@blackroad/power-client";
 import uPlot from "uplot";
 import * as format from "../format";
 import type { Columns } from "./TimeChart";
@@ -11,7 +11,7 @@ export interface Points {
   readonly ys: (number | null)[];
 }
 
-/** The points of some rows, with a gap wherever nothing came for longer than is usual for them. */
+/** The points of some rows, with a gap wherever nothing came for longer than is usual for the rows around it. */
 export function points<Row>(
   rows: readonly Row[],
   moment: (row: Row) => number,
@@ -19,27 +19,33 @@ export function points<Row>(
   leastGap: number,
 ): Points {
   const times = rows.map(moment);
-  const gap = Math.max(leastGap, 10 * medianStep(times));
+  const steps = times.slice(1).map((time, index) => time - (times[index] as number));
   const [xs, ys]: [number[], (number | null)[]] = [[], []];
   rows.forEach((row, index) => {
-    const [x, before] = [times[index] as number, times[index - 1]];
-    if (before !== undefined && x - before > gap) {
-      xs.push(before + gap / 2);
+    const step = steps[index - 1];
+    if (step !== undefined && step > leastGap && step > 10 * usualStep(steps, index - 1)) {
+      xs.push((times[index - 1] as number) + leastGap / 2);
       ys.push(null);
     }
-    xs.push(x);
+    xs.push(times[index] as number);
     ys.push(value(row));
   });
   return { xs, ys };
 }
 
-function medianStep(times: readonly number[]): number {
-  const steps = times.slice(1).map((time, index) => time - (times[index] as number));
-  return steps.sort((a, b) => a - b)[Math.floor(steps.length / 2)] ?? 0;
+const AROUND = 5;
+
+/** The step that is usual before a place or after it, whichever is longer: a device may log each five minutes for weeks,
+ * and then each second. */
+function usualStep(steps: readonly number[], place: number): number {
+  if (steps.length === 1) return steps[0] as number; // nothing to compare it with
+  const before = steps.slice(Math.max(0, place - AROUND), place);
+  const after = steps.slice(place + 1, place + 1 + AROUND);
+  return Math.max(median(before), median(after));
 }
 
-/** When a reading was taken, in seconds since the epoch. */
-export const readingSeconds = (reading: PowerReading): number => Date.parse(reading.timestamp) / 1000;
+const median = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 
 /** The middle of a statistics' hour, in seconds since the epoch. */
 export const hourSeconds = (row: PowerStatistics): number => Date.parse(row.start) / 1000 + 1800;

@@ -1,48 +1,168 @@
-/** Energy by local day, out of hourly statistics: the hours are UTC's, the days those of whoever looks. */
+/**
+ * Where energy came from and went over spans of time, out of hourly statistics: the hours are UTC's, the days those of
+ * whoever looks, and an hour counts where it begins.
+ *
+ * The rules are those of the service's report; a test holds them against it.
+ */
 
-import type { PowerStatistics } from "@blackroad/power-client";
+import type { PowerMeter, PowerStatistics } from "@blackroad/power-client";
+import { counted } from "../fleet/watts";
 
-/** One meter's energy in a day, Wh, neither below 0. */
-export interface Share {
-  readonly meterId: string;
-  readonly out: number;
-  readonly in: number;
+type Meter = Pick<PowerMeter, "id" | "type">;
+type Hour = Pick<PowerStatistics, "start" | "energy_out_wh" | "energy_in_wh">;
+
+/** Hours by meter id. */
+export type Hours = ReadonlyMap<string, readonly Hour[]>;
+
+/** Wh. */
+export interface Energy {
+  readonly consumption: number;
+  readonly solar: number;
+  /** From the mains; of a device without mains, through its UPS. */
+  readonly gridIn: number;
+  readonly gridOut: number;
+  readonly batteryOut: number;
+  readonly batteryIn: number;
 }
 
-export interface EnergyDay {
-  /** Local midnight, in milliseconds since the epoch. */
+/** A span of time and its energy; milliseconds since the epoch, the end not within. */
+export interface Period {
   readonly start: number;
-  readonly shares: readonly Share[];
+  readonly end: number;
+  readonly energy: Energy;
 }
 
-/** Local midnight of the day that a moment is in. */
-export function midnight(milliseconds: number): number {
-  const day = new Date(milliseconds);
-  return new Date(day.getFullYear(), day.getMonth(), day.getDate()).getTime();
+interface Sums {
+  out: number;
+  in: number;
 }
 
-/** The last `days` local days up to now, oldest first, also those without energy; an hour counts where it begins. */
-export function energyDays(
-  statistics: ReadonlyMap<string, readonly PowerStatistics[]>,
-  days: number,
-  now: number,
-): EnergyDay[] {
-  const today = new Date(midnight(now));
-  const starts = Array.from({ length: days }, (_, index) =>
-    new Date(today.getFullYear(), today.getMonth(), today.getDate() - (days - 1 - index)).getTime(),
-  );
-  const sums = new Map(starts.map((start) => [start, new Map<string, Share>()]));
-  for (const [meterId, rows] of statistics) {
+/** A device's energy from what went out of and into each of its meters. */
+export function energyOf(meters: readonly Meter[], sums: ReadonlyMap<string, Sums>): Energy {
+  const of = (type: Meter["type"]): Sums => {
+    const total = { out: 0, in: 0 };
+    for (const meter of counted(meters)) {
+      if (meter.type !== type) continue;
+      total.out += sums.get(meter.id)?.out ?? 0;
+      total.in += sums.get(meter.id)?.in ?? 0;
+    }
+    return total;
+  };
+  const [main, ups, panels, batteries] = [of("main"), of("ups"), of("solar"), of("battery")];
+  const solar = panels.out - panels.in;
+  const gridIn = main.out + ups.out - ups.in;
+  const consumption = gridIn - main.in + solar + batteries.out - batteries.in;
+  return {
+    consumption: Math.max(0, consumption),
+    solar,
+    gridIn,
+    gridOut: main.in,
+    batteryOut: batteries.out,
+    batteryIn: batteries.in,
+  };
+}
+
+/** The energy of each period between two neighbouring moments, which rise; hours outside of them are left out. */
+export function energyPeriods(meters: readonly Meter[], hours: Hours, moments: readonly number[]): Period[] {
+  const starts = moments.slice(0, -1);
+  const sums = starts.map(() => new Map<string, Sums>());
+  for (const [meterId, rows] of hours) {
     for (const row of rows) {
-      const day = sums.get(midnight(Date.parse(row.start)));
-      if (!day) continue;
-      const sum = day.get(meterId) ?? { meterId, out: 0, in: 0 };
-      day.set(meterId, { meterId, out: sum.out + row.energy_out_wh, in: sum.in + row.energy_in_wh });
+      const place = placeOf(Date.parse(row.start), moments);
+      const sum = sums[place]?.get(meterId) ?? { out: 0, in: 0 };
+      sums[place]?.set(meterId, { out: sum.out + row.energy_out_wh, in: sum.in + row.energy_in_wh });
     }
   }
-  return starts.map((start) => ({ start, shares: [...(sums.get(start)?.values() ?? [])] }));
+  return starts.map((start, place) => ({
+    start,
+    end: moments[place + 1] as number,
+    energy: energyOf(meters, sums[place] as Map<string, Sums>),
+  }));
 }
 
-/** A day's energy over its meters. */
-export const sum = (day: EnergyDay, side: "in" | "out"): number =>
-  day.shares.reduce((total, share) => total + share[side], 0);
+/** Between which of the moments one lies; -1 before the first, the last place after the last. */
+function placeOf(moment: number, moments: readonly number[]): number {
+  let [low, high] = [0, moments.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((moments[middle] as number) <= moment) low = middle + 1;
+    else high = middle;
+  }
+  return low - 1;
+}
+
+/** The periods' energies added up. */
+export function total(periods: readonly Period[]): Energy {
+  const sum = (key: keyof Energy) => periods.reduce((all, { energy }) => all + energy[key], 0);
+  return {
+    consumption: sum("consumption"),
+    solar: sum("solar"),
+    gridIn: sum("gridIn"),
+    gridOut: sum("gridOut"),
+    batteryOut: sum("batteryOut"),
+    batteryIn: sum("batteryIn"),
+  };
+}
+
+/** Percent of what was used that did not come from the grid; null where nothing was used. */
+export function selfSufficiency({ consumption, gridIn, gridOut }: Energy): number | null {
+  if (consumption <= 0) return null;
+  return Math.min(100, Math.max(0, 100 * (1 - (gridIn - gridOut) / consumption)));
+}
+
+export type Kind = "solar" | "grid" | "battery" | "load";
+
+/** A part of a period's energy, Wh, never below 0. */
+export interface Part {
+  readonly kind: Kind;
+  readonly wh: number;
+}
+
+/**
+ * Where a period's energy came from, and where it went: both sides are equal.
+ *
+ * What went through the battery came from elsewhere before, and counts there alone; the battery is a source, or a use, by
+ * what it has less, or more, in the end.
+ */
+export function sidesOf(energy: Energy): { sources: Part[]; uses: Part[] } {
+  const drained = energy.batteryOut - energy.batteryIn;
+  return {
+    sources: [
+      { kind: "solar", wh: Math.max(0, energy.solar) },
+      { kind: "battery", wh: Math.max(0, drained) },
+      { kind: "grid", wh: Math.max(0, energy.gridIn) },
+    ],
+    uses: [
+      { kind: "load", wh: energy.consumption },
+      { kind: "battery", wh: Math.max(0, -drained) },
+      { kind: "grid", wh: energy.gridOut },
+    ],
+  };
+}
+
+/** Local midnight of the day that a moment is in, or so many days later. */
+export function midnight(milliseconds: number, daysLater = 0): number {
+  const day = new Date(milliseconds);
+  return new Date(day.getFullYear(), day.getMonth(), day.getDate() + daysLater).getTime();
+}
+
+/** The midnights of the last `days` local days up to now, and the coming one. */
+export const midnights = (days: number, now: number): number[] =>
+  Array.from({ length: days + 1 }, (_, index) => midnight(now, index + 1 - days));
+
+const HOUR_MS = 3_600_000;
+
+/** What was used on a day until a moment of it; of the hour that the moment is in, its share. */
+export function usedUntil(meters: readonly Meter[], hours: Hours, moment: number): number {
+  const hour = Math.floor(moment / HOUR_MS) * HOUR_MS;
+  const [whole, begun] = energyPeriods(meters, hours, [midnight(moment), hour, hour + HOUR_MS]);
+  const share = (moment - hour) / HOUR_MS;
+  return (whole?.energy.consumption ?? 0) + share * (begun?.energy.consumption ?? 0);
+}
+
+/** The same time of day on the day before. */
+export function dayBefore(moment: number): number {
+  const day = new Date(moment);
+  day.setDate(day.getDate() - 1);
+  return day.getTime();
+}

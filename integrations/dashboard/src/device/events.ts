@@ -16,8 +16,19 @@ export const EVENT_NAMES: Record<EventType, string> = {
 /** Types that the library records by itself as alerts; their value is a charge in percent. */
 const ALERTS: readonly EventType[] = ["discharge", "low_battery"];
 
+// What the library notes of an alert: the meter, and figures with more decimals than anybody reads.
+const ALERT_NOTE = /^(.*): [\d.e+-]+ % charge, threshold ([\d.e+-]+) %$/s;
+
 /** An event's value with its unit; nothing where it says nothing. */
 export function eventValue({ type, value }: Pick<PowerEvent, "type" | "value">): string {
-  if (ALERTS.includes(type)) return format.percent(value);
+  if (ALERTS.includes(type)) return format.percent(Math.round(10 * value) / 10, 1);
   return value === 0 ? "" : String(value);
+}
+
+/** An event's note; of an alert, the meter and its threshold: its charge is the event's value. */
+export function eventNote({ type, note }: Pick<PowerEvent, "type" | "note">): string | null {
+  const [, meter, threshold] = (ALERTS.includes(type) && ALERT_NOTE.exec(note ?? "")) || [];
+  return meter === undefined
+    ? note
+    : `${format.apart(meter)}, threshold ${format.percent(Number(threshold))}`;
 }

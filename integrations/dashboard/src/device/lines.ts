@@ -1,9 +1,17 @@
 /** Which colour and name a meter has in charts, bars and cards: the same in all of them. */
 
 import type { PowerMeter } from "@blackroad/power-client";
-import type { Line } from "./TimeChart";
 
-const TYPES = { main: "Mains", battery: "Battery", solar: "Solar", ups: "UPS" } as const;
+export interface Line {
+  readonly id: string;
+  readonly label: string;
+  /** A CSS custom property, such as --series-solar-1. */
+  readonly color: string;
+  readonly dash?: readonly number[];
+}
+
+/** What a type of meter is called. */
+export const TYPES = { main: "Mains", battery: "Battery", solar: "Solar", ups: "UPS" } as const;
 const SHADES = 2;
 const DASHES: readonly (readonly number[])[] = [
   [8, 4],

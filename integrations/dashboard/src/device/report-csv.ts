@@ -1,6 +1,7 @@
 /** A report's meters as CSV (RFC 4180): one line a meter, units in the names of the columns. */
 
 import type { Report } from "@blackroad/power-client";
+import { csv } from "./csv";
 
 const COLUMNS = {
   meter_id: "meter_id",
@@ -18,18 +19,11 @@ const COLUMNS = {
   energy_wh: "energy_wh",
 } as const;
 
-/** A cell. A spreadsheet would run text that begins like a formula: an apostrophe keeps it text. */
-function cell(value: string | number | null | undefined): string {
-  if (value === null || value === undefined) return "";
-  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-}
-
 /** The report as the text of a CSV file. */
 export function reportCsv(report: Report): string {
   const head = ["device_id", "device_name", "period_days", "generated_at", ...Object.values(COLUMNS)];
   const about = [report.device_id, report.device_name, report.period_days, report.generated_at];
   const keys = Object.keys(COLUMNS) as (keyof typeof COLUMNS)[];
   const rows = report.meters.map((meter) => [...about, ...keys.map((key) => meter[key])]);
-  return [head, ...rows].map((row) => `${row.map(cell).join(",")}\r\n`).join("");
+  return csv([head, ...rows]);
 }

@@ -2,12 +2,15 @@
 
 import { type RefObject, useDeferredValue, useEffect, useId, useMemo, useState } from "react";
 import { useNow } from "../clock";
+import * as format from "../format";
 import type { FleetData } from "../live/fleet";
+import { useDatabase, useMay } from "../live/me";
 import { Empty } from "../ui/states";
 import { COLUMNS } from "./columns";
 import { FleetTable, type Place } from "./FleetTable";
-import { byName, FILTERS, type Filter, order, type Sort, type SortKey, select } from "./order";
-import { Summaries, type Summary, sumText } from "./summary";
+import { NewDeviceDialog } from "./NewDeviceDialog";
+import { byName, FILTERS, type Filter, hasAlert, order, type Sort, type SortKey, search } from "./order";
+import { Summaries, type Summary, sumOfKnown } from "./summary";
 
 /** What the user chose; it outlives a visit to a device's view. */
 export interface FleetChoice {
@@ -19,7 +22,7 @@ export interface FleetChoice {
 export const FIRST_CHOICE: FleetChoice = {
   search: "",
   filter: "all",
-  sort: { key: "alerts", descending: true },
+  sort: { key: "need", descending: false },
 };
 
 interface FleetViewProps {
@@ -27,19 +30,24 @@ interface FleetViewProps {
   readonly choice: FleetChoice;
   readonly onChoice: (choice: FleetChoice) => void;
   readonly place: RefObject<Place>;
+  /** Called after a device was registered here. */
+  readonly onChanged: () => void;
 }
 
-export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
+export function FleetView({ fleet, choice, onChoice, place, onChanged }: FleetViewProps) {
   const now = useNow();
+  const database = useDatabase();
   const devices = useMemo(() => byName(fleet.devices), [fleet.devices]);
   const [summaries] = useState(() => new Summaries());
   const rows = useMemo(() => summaries.of(devices, fleet, now), [summaries, devices, fleet, now]);
   const { filter, sort } = choice;
-  const search = useDeferredValue(choice.search);
-  const shown = useMemo(() => order(select(rows, search, filter), sort), [rows, search, filter, sort]);
+  const text = useDeferredValue(choice.search);
+  const found = useMemo(() => search(rows, text), [rows, text]);
+  const shown = useMemo(() => order(found.filter(FILTERS[filter].keeps), sort), [found, filter, sort]);
+  const alerts = useMemo(() => rows.filter(hasAlert).length, [rows]);
   useEffect(() => {
-    document.title = "Fleet · Power";
-  }, []);
+    document.title = `${alerts > 0 ? `(${alerts}) ` : ""}Fleet · Power`; // seen while another tab is
+  }, [alerts]);
 
   if (rows.length === 0) {
     return (
@@ -47,9 +55,10 @@ export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
         <h1 className="hidden">Fleet</h1>
         <Empty title="No devices yet">
           <p>
-            Register one on the service’s machine: <code>power-manager register edge-001 "Edge Node"</code>.
-            It appears here with its first reading.
+            Register one on the service’s machine, in the file that the service was started with:{" "}
+            <code>power-manager --db {database} register edge-001 "Edge Node"</code>.
           </p>
+          <NewDevice devices={fleet.devices} onChanged={onChanged} />
         </Empty>
       </main>
     );
@@ -59,6 +68,14 @@ export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
       <h1 className="hidden">Fleet</h1>
       <Sums rows={rows} onChoice={(chosen) => onChoice({ ...choice, filter: chosen })} />
       <Controls choice={choice} onChoice={onChoice} count={shown.length} total={rows.length} />
+      <div className="filters">
+        <Filters
+          rows={found}
+          filter={filter}
+          onFilter={(chosen) => onChoice({ ...choice, filter: chosen })}
+        />
+        <NewDevice devices={fleet.devices} onChanged={onChanged} />
+      </div>
       {shown.length === 0 ? (
         <Empty title="No device matches">
           <button
@@ -85,15 +102,16 @@ export function FleetView({ fleet, choice, onChoice, place }: FleetViewProps) {
 /** Sums over the devices that are live; what is stale is counted, not added. */
 function Sums({ rows, onChoice }: { rows: readonly Summary[]; onChoice: (filter: Filter) => void }) {
   const live = rows.filter((row) => !row.stale);
-  const sum = (key: "load" | "solar" | "net") => sumText(live.map((row) => row[key]));
-  const alerts = rows.filter((row) => row.alerts.length > 0);
+  const sum = (key: "consumption" | "dayWh" | "solar") => sumOfKnown(live.map((row) => row[key]));
+  const [consumption, day, solar] = [sum("consumption"), sum("dayWh"), sum("solar")];
+  const alerts = rows.filter(hasAlert);
   const critical = alerts.some((row) => row.alerts.some((alert) => alert.severity === "critical"));
   return (
     <section className="sums" aria-label="Totals">
       <Sum label="Live devices" value={`${live.length} of ${rows.length}`} onClick={() => onChoice("live")} />
-      <Sum label="Load" value={sum("load")} />
-      <Sum label="Solar" value={sum("solar")} />
-      <Sum label="Net" value={sum("net")} />
+      <Sum label="Consumption" value={format.watts(consumption.sum)} unknown={consumption.unknown} />
+      <Sum label="Last 24 h" value={format.wattHours(day.sum)} unknown={day.unknown} />
+      <Sum label="Solar" value={format.watts(solar.sum)} unknown={solar.unknown} />
       <Sum
         label="With alerts"
         value={String(alerts.length)}
@@ -107,15 +125,18 @@ function Sums({ rows, onChoice }: { rows: readonly Summary[]; onChoice: (filter:
 interface SumProps {
   readonly label: string;
   readonly value: string;
+  /** Of how many devices it is not known, and so not part of the value. */
+  readonly unknown?: number;
   readonly tone?: "good" | "warn" | "bad";
   readonly onClick?: () => void;
 }
 
-function Sum({ label, value, tone, onClick }: SumProps) {
+function Sum({ label, value, unknown = 0, tone, onClick }: SumProps) {
   const content = (
     <>
       <span className="sum-label">{label}</span>
       <span className="sum-value">{value}</span>
+      {unknown > 0 && <span className="sum-unknown muted">{unknown} unknown</span>}
     </>
   );
   const className = `sum${tone ? ` tone-${tone}` : ""}`;
@@ -141,7 +162,7 @@ interface ControlsProps {
 
 function Controls({ choice, onChoice, count, total }: ControlsProps) {
   const id = useId();
-  const { search, filter, sort } = choice;
+  const { search: text, sort } = choice;
   return (
     <search className="controls">
       <label htmlFor={`${id}-search`} className="hidden">
@@ -151,23 +172,9 @@ function Controls({ choice, onChoice, count, total }: ControlsProps) {
         id={`${id}-search`}
         type="search"
         placeholder="Search by name or id"
-        value={search}
+        value={text}
         onChange={(event) => onChoice({ ...choice, search: event.target.value })}
       />
-      <label htmlFor={`${id}-filter`} className="hidden">
-        Show
-      </label>
-      <select
-        id={`${id}-filter`}
-        value={filter}
-        onChange={(event) => onChoice({ ...choice, filter: event.target.value as Filter })}
-      >
-        {Object.entries(FILTERS).map(([key, text]) => (
-          <option key={key} value={key}>
-            {text}
-          </option>
-        ))}
-      </select>
       <div className="narrow-only">
         <label htmlFor={`${id}-sort`} className="hidden">
           Sort by
@@ -180,7 +187,7 @@ function Controls({ choice, onChoice, count, total }: ControlsProps) {
           <option value="name">By device</option>
           {COLUMNS.map((column) => (
             <option key={column.key} value={column.key}>
-              By {column.title.toLowerCase()}
+              {column.key === "need" ? "By need" : `By ${column.title.toLowerCase()}`}
             </option>
           ))}
         </select>
@@ -197,5 +204,56 @@ function Controls({ choice, onChoice, count, total }: ControlsProps) {
         {count === total ? total : `${count} of ${total}`} {total === 1 ? "device" : "devices"}
       </p>
     </search>
+  );
+}
+
+interface FiltersProps {
+  readonly rows: readonly Summary[];
+  readonly filter: Filter;
+  readonly onFilter: (filter: Filter) => void;
+}
+
+/** Which states there are, how often, and one of them alone; what no device is in is left out. */
+function Filters({ rows, filter, onFilter }: FiltersProps) {
+  const kinds = Object.entries(FILTERS).map(([key, { title, keeps }]) => ({
+    key: key as Filter,
+    title,
+    count: rows.filter(keeps).length,
+  }));
+  return (
+    <fieldset className="chips">
+      <legend className="hidden">Show</legend>
+      {kinds
+        .filter(({ key, count }) => count > 0 || key === filter)
+        .map(({ key, title, count }) => (
+          <label key={key} className={`chip chip-${key}`}>
+            <input type="radio" name="show" checked={key === filter} onChange={() => onFilter(key)} />
+            <span>
+              {title} <span className="chip-count">{count}</span>
+            </span>
+          </label>
+        ))}
+    </fieldset>
+  );
+}
+
+/** For a token that may write. */
+function NewDevice({ devices, onChanged }: { devices: FleetData["devices"]; onChanged: () => void }) {
+  const mayWrite = useMay("write");
+  const [open, setOpen] = useState(false);
+  if (!mayWrite) return null;
+  return (
+    <>
+      <button type="button" className="button" onClick={() => setOpen(true)}>
+        Add a device…
+      </button>
+      {open && (
+        <NewDeviceDialog
+          taken={new Set(devices.map(({ id }) => id))}
+          onChanged={onChanged}
+          onClose={() => setOpen(false)}
+        />
+      )}
+    </>
   );
 }

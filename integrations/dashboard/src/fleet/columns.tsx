@@ -26,42 +26,9 @@ export const COLUMNS: readonly Column[] = [
     cell: (row) => <Badge state={row.state} />,
   },
   {
-    key: "total",
-    title: "Power",
-    hint: "Watts over all meters, as last read; a dash where those of one are not known",
-    numeric: true,
-    descendingFirst: true,
-    cell: (row) => format.watts(row.total),
-  },
-  {
-    key: "solar",
-    title: "Solar",
-    hint: "Watts from solar meters",
-    numeric: true,
-    descendingFirst: true,
-    cell: (row) => format.watts(row.solar),
-  },
-  {
-    key: "load",
-    title: "Load",
-    hint: "Watts that mains, batteries and UPSs supply",
-    numeric: true,
-    descendingFirst: true,
-    cell: (row) => format.watts(row.load),
-  },
-  {
-    key: "net",
-    title: "Net",
-    hint: "Solar less load, in watts",
-    numeric: true,
-    cell: (row) => (
-      <span className={row.net !== null && row.net < 0 ? "net-out" : "net-in"}>{signed(row.net)}</span>
-    ),
-  },
-  {
     key: "charge",
     title: "Charge",
-    hint: "Mean charge of its batteries",
+    hint: "Mean charge of its batteries; without a battery, of its UPSs",
     numeric: true,
     cell: (row) => <Charge value={row.charge} state={row.powerState} />,
   },
@@ -73,6 +40,38 @@ export const COLUMNS: readonly Column[] = [
     cell: (row) => format.hours(row.runtime),
   },
   {
+    key: "consumption",
+    title: "Consumption",
+    hint: "Watts that it uses now: what comes out of its sources, less what goes into its batteries or back to the grid",
+    numeric: true,
+    descendingFirst: true,
+    cell: (row) => format.watts(row.consumption),
+  },
+  {
+    key: "dayWh",
+    title: "Last 24 h",
+    hint: "Watt-hours that it used in the last 24 hours",
+    numeric: true,
+    descendingFirst: true,
+    cell: (row) => format.wattHours(row.dayWh),
+  },
+  {
+    key: "solar",
+    title: "Solar",
+    hint: "Watts from its panels",
+    numeric: true,
+    descendingFirst: true,
+    cell: (row) => format.watts(row.solar),
+  },
+  {
+    key: "grid",
+    title: "Grid",
+    hint: "Watts from the mains, or from its UPS where it has no other; below zero: fed back",
+    numeric: true,
+    descendingFirst: true,
+    cell: (row) => format.watts(row.grid),
+  },
+  {
     key: "lastSeen",
     title: "Last seen",
     hint: "Its newest reading",
@@ -81,16 +80,12 @@ export const COLUMNS: readonly Column[] = [
     cell: (row, now) => (row.lastSeen === null ? "never" : <Ago at={row.lastSeen} now={now} />),
   },
   {
-    key: "alerts",
+    key: "need",
     title: "Alerts",
-    hint: "What stands now: charge, shutdown threshold, daily target",
-    descendingFirst: true,
+    hint: "What stands now. In order of need: critical charge, low charge, what runs out within a day, what is silent, the rest",
     cell: (row) => <Alerts row={row} />,
   },
 ];
-
-const signed = (value: number | null): string =>
-  (value !== null && value > 0 ? "+" : "") + format.watts(value);
 
 export function Charge({ value, state }: { value: number | null; state: string }) {
   if (value === null) return <>{format.UNKNOWN}</>;
@@ -104,9 +99,9 @@ export function Charge({ value, state }: { value: number | null; state: string }
   );
 }
 
-/** The most pressing alert, and how many more there are. */
+/** The most pressing alert, and how many more there are; notes are for the device's own page. */
 function Alerts({ row }: { row: Summary }) {
-  const [first, ...more] = row.alerts;
+  const [first, ...more] = row.alerts.filter(({ severity }) => severity !== "note");
   if (!first) return <span className="muted">none</span>;
   return (
     <span

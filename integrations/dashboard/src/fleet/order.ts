@@ -1,76 +1,55 @@
 /** Which devices the fleet shows, and in which order. */
 
-import type { DeviceState, Summary } from "./summary";
+import type { Summary } from "./summary";
 
 export type SortKey =
+  | "need"
   | "name"
   | "state"
-  | "total"
-  | "solar"
-  | "load"
-  | "net"
   | "charge"
   | "runtime"
-  | "lastSeen"
-  | "alerts";
+  | "consumption"
+  | "dayWh"
+  | "solar"
+  | "grid"
+  | "lastSeen";
 
 export interface Sort {
   readonly key: SortKey;
   readonly descending: boolean;
 }
 
+const isCritical = (row: Summary): boolean => row.powerState === "critical";
+const isLow = (row: Summary): boolean => row.powerState === "low";
+const isDraining = (row: Summary): boolean => !row.stale && row.battery !== null && row.battery > 0;
+
+/** Whether something of a device is for a person to look at; a note is not. */
+export const hasAlert = (row: Summary): boolean => row.alerts.some(({ severity }) => severity !== "note");
+
+/** What can be looked at alone. One device may be in several: a stale one whose battery was critical when it fell silent. */
 export const FILTERS = {
-  all: "All devices",
-  alerts: "With alerts",
-  live: "Live",
-  stale: "Stale or silent",
-  draining: "Draining",
-} as const;
+  all: { title: "All", keeps: () => true },
+  alerts: { title: "With alerts", keeps: hasAlert },
+  critical: { title: "Critical", keeps: isCritical },
+  low: { title: "Low", keeps: isLow },
+  draining: { title: "Draining", keeps: isDraining },
+  charging: { title: "Charging", keeps: (row) => !row.stale && row.battery !== null && row.battery < 0 },
+  stale: { title: "Stale", keeps: (row) => row.state === "stale" },
+  silent: { title: "No readings", keeps: (row) => row.state === "silent" },
+  live: { title: "Live", keeps: (row) => !row.stale },
+} as const satisfies Record<string, { title: string; keeps: (row: Summary) => boolean }>;
 
 export type Filter = keyof typeof FILTERS;
 
-const STATE_RANK: Record<DeviceState, number> = {
-  critical: 0,
-  low: 1,
-  stale: 2,
-  silent: 3,
-  unknown: 4,
-  normal: 5,
-  charging: 6,
-};
-
 const COLLATOR = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
-/** How pressing the alerts are: one critical weighs more than any number of warnings. */
-const weight = (row: Summary): number =>
-  row.alerts.reduce((sum, alert) => sum + (alert.severity === "critical" ? 1000 : 1), 0);
-
-function value(row: Summary, key: Exclude<SortKey, "name">): number | null {
-  if (key === "state") return STATE_RANK[row.state];
-  return key === "alerts" ? weight(row) : row[key];
-}
-
-function kept(row: Summary, filter: Filter): boolean {
-  switch (filter) {
-    case "alerts":
-      return row.alerts.length > 0;
-    case "live":
-      return !row.stale;
-    case "stale":
-      return row.stale;
-    case "draining":
-      return !row.stale && row.net !== null && row.net < 0;
-    default:
-      return true;
-  }
-}
-
-/** The rows whose name or id holds every word of the search, and that the filter keeps. */
-export function select(rows: readonly Summary[], search: string, filter: Filter): Summary[] {
-  const words = search.toLowerCase().split(/\s+/).filter(Boolean);
+/** The rows whose name or id holds every word of the search. */
+export function search(rows: readonly Summary[], text: string): readonly Summary[] {
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  if (words.length === 0) return rows;
   return rows.filter((row) => {
-    const text = `${row.name} ${row.id}`.toLowerCase();
-    return kept(row, filter) && words.every((word) => text.includes(word));
+    const where = `${row.name} ${row.id}`.toLowerCase();
+    return words.every((word) => where.includes(word));
   });
 }
 
@@ -81,10 +60,51 @@ export function byName<Device extends { readonly id: string; readonly name: stri
   return [...devices].sort((a, b) => COLLATOR.compare(a.name, b.name) || COLLATOR.compare(a.id, b.id));
 }
 
+// What runs out within a day needs somebody before the sun is back where it was.
+const SHORT_RUNTIME_HOURS = 24;
+
+/** What needs a person first comes first; of two alike, the one with the least of the figure named here. */
+const NEEDS: readonly { is: (row: Summary) => boolean; by?: "leastCharge" | "runtime" | "lastSeen" }[] = [
+  { is: isCritical, by: "leastCharge" },
+  { is: isLow, by: "leastCharge" },
+  { is: (row) => row.alerts.some(({ severity }) => severity === "critical") }, // below a threshold of its own
+  { is: (row) => row.runtime !== null && row.runtime < SHORT_RUNTIME_HOURS, by: "runtime" },
+  { is: (row) => row.state === "stale", by: "lastSeen" },
+  { is: (row) => row.state === "silent" },
+  { is: () => true },
+];
+
+const needOf = (row: Summary): number => NEEDS.findIndex(({ is }) => is(row));
+
+function compareNeeds(a: Summary, b: Summary): number {
+  const need = needOf(a);
+  const difference = need - needOf(b) || Number(a.stale) - Number(b.stale);
+  const by = NEEDS[need]?.by;
+  if (difference !== 0 || by === undefined) return difference;
+  return (a[by] ?? 0) - (b[by] ?? 0);
+}
+
+const STATES: readonly Summary["state"][] = [
+  "critical",
+  "low",
+  "stale",
+  "silent",
+  "unknown",
+  "normal",
+  "charging",
+  "full",
+  "producing",
+];
+
+function value(row: Summary, key: Exclude<SortKey, "name" | "need">): number | null {
+  return key === "state" ? STATES.indexOf(row.state) : row[key];
+}
+
 /** Rows that come by name in the order asked for; what is not known comes last either way, and equals stay by name. */
 export function order(rows: readonly Summary[], { key, descending }: Sort): readonly Summary[] {
   if (key === "name") return descending ? [...rows].reverse() : rows;
   const sign = descending ? -1 : 1;
+  if (key === "need") return [...rows].sort((a, b) => sign * compareNeeds(a, b));
   return [...rows].sort((a, b) => {
     const [x, y] = [value(a, key), value(b, key)];
     return x === null || y === null ? Number(x === null) - Number(y === null) : sign * (x - y);

@@ -1,126 +1,135 @@
-/**
- * What the page says about a device, worked out from its meters' present states.
- *
- * The sums are those of the service's budget, so that they can follow the stream meter by meter; a test holds them
- * against the service's own. Energy and the target come from the budget itself.
- */
+/** What the page says about a device: its state, its figures, what of it needs a person. */
 
 import type { DeviceBudget, DeviceRecord, PowerMeter, PowerState } from "@blackroad/power-client";
 import * as format from "../format";
 import type { FleetData } from "../live/fleet";
+import { counted, NO_WATTS, type Watts, wattsOf } from "./watts";
 
 /** Without a reading for so long, a device's values are old: they are shown as stale. */
 const STALE_AFTER_MS = 120_000;
+const DAY_MS = 86_400_000;
 
-export type DeviceState = PowerState | "stale" | "silent";
+/** What the library gives a device of which nobody said otherwise. */
+const DEFAULT_SHUTDOWN_THRESHOLD = 3;
+
+/** How a meter is doing, in words that hold for a person: the library's "charging" is also what a full battery is. */
+export type MeterState = PowerState | "full" | "producing";
+
+export type DeviceState = MeterState | "stale" | "silent";
 
 export interface Alert {
-  readonly severity: "critical" | "warning";
+  /** A note is worth knowing, and nothing that anybody has to do something about. */
+  readonly severity: "critical" | "warning" | "note";
   readonly text: string;
 }
 
-/** A device's present figures: watts, percent, hours, milliseconds since the epoch. Null: not known. */
-export interface Summary {
+/** A device's present figures: watts, watt-hours, percent, hours, milliseconds since the epoch. Null: not known. */
+export interface Summary extends Watts {
   readonly id: string;
   readonly name: string;
   readonly state: DeviceState;
-  readonly powerState: PowerState;
+  /** The state without regard to its age. */
+  readonly powerState: MeterState;
   readonly stale: boolean;
-  readonly total: number | null;
-  readonly solar: number | null;
-  readonly load: number | null;
-  readonly net: number | null;
-  readonly charge: number | null;
-  readonly runtime: number | null;
+  /** The least charge of what is low or critical; null where nothing is. */
+  readonly leastCharge: number | null;
+  /** What it used in the last 24 hours. */
+  readonly dayWh: number | null;
   readonly lastSeen: number | null;
+  /** When something new came from it: its clock may be ahead, and say nothing about that. */
+  readonly lastHeard: number | null;
+  /** Whether its readings are dated after now. */
+  readonly ahead: boolean;
   readonly alerts: readonly Alert[];
 }
 
-/** The sum of these meters' watts; null where those of one are not known: the rest would be too little. */
-function sumOf(meters: readonly PowerMeter[], watts: (meter: PowerMeter) => number): number | null {
-  let sum = 0;
-  for (const meter of meters) {
-    if (meter.wattage === null) return null;
-    sum += watts(meter);
-  }
-  return sum;
+const FULL_PCT = 95; // from there on the library's state of a battery is "charging", whatever flows
+
+/** A meter's state: low and critical by its charge, charging by what flows. */
+export function stateOf(meter: PowerMeter): MeterState {
+  const { type, state, wattage } = meter;
+  if (type === "main" || !["normal", "charging"].includes(state)) return state;
+  if (type === "solar") return wattage !== null && wattage > 0 ? "producing" : "normal";
+  if (wattage !== null && wattage < 0) return "charging";
+  return meter.charge_pct >= FULL_PCT ? "full" : "normal";
 }
 
-/** A meter's watts without the rounding of `wattage`. */
-const exact = (meter: PowerMeter): number => meter.voltage * meter.current_draw;
+const WORST_FIRST: readonly MeterState[] = [
+  "critical",
+  "low",
+  "unknown",
+  "normal",
+  "charging",
+  "full",
+  "producing",
+];
 
-/** Whether a meter supplies the load: a UPS in line with a main meter measures the same watts once more. */
-function supplies(meter: PowerMeter, among: readonly PowerMeter[]): boolean {
-  if (meter.type === "ups") return !among.some((other) => other.type === "main");
-  return meter.type !== "solar";
+/** The meters that say how a device is: what stores energy; without that, the mains; without that, the panels. */
+function telling(meters: readonly PowerMeter[]): readonly PowerMeter[] {
+  const storing = meters.filter((meter) => meter.type === "battery" || meter.type === "ups");
+  if (storing.length > 0) return storing;
+  const mains = meters.filter((meter) => meter.type === "main");
+  return mains.length > 0 ? mains : meters;
 }
 
-/** Wattages and charge over the active meters, as the service's budget has them where all watts are known. */
-export function totals(meters: readonly PowerMeter[]) {
-  const active = meters.filter((meter) => meter.active);
-  const panels = active.filter((meter) => meter.type === "solar");
-  const suppliers = active.filter((meter) => supplies(meter, active));
-  const solar = sumOf(panels, exact);
-  const load = sumOf(suppliers, (meter) => Math.max(exact(meter), 0));
+function powerStateOf(meters: readonly PowerMeter[]): MeterState {
+  const states = telling(meters).map(stateOf);
+  return WORST_FIRST.find((state) => states.includes(state)) ?? "unknown";
+}
+
+const isEmptying = (meter: PowerMeter): boolean => meter.state === "critical" || meter.state === "low";
+
+function chargeAlert(meter: PowerMeter): Alert {
+  const name = format.apart(meter.name ?? meter.type);
   return {
-    total: sumOf(active, exact),
-    solar,
-    load,
-    net: solar === null || load === null ? null : solar - load,
-    charge: meanCharge(active),
-    runtime: runtimeHours(active),
+    severity: meter.state === "critical" ? "critical" : "warning",
+    text: `${name} ${format.percent(meter.charge_pct)}`,
   };
 }
 
-function meanCharge(meters: readonly PowerMeter[]): number | null {
-  const charges = meters.filter((meter) => meter.type === "battery").map((meter) => meter.charge_pct);
-  return charges.length ? charges.reduce((sum, charge) => sum + charge, 0) / charges.length : null;
+/** Of a device that always runs on a watt or two, the default says nothing: only one that was given to it is an alert. */
+function thresholdAlert({ shutdown_threshold: threshold }: DeviceRecord, total: number | null): Alert[] {
+  if (total === null || total >= threshold) return [];
+  const severity = threshold === DEFAULT_SHUTDOWN_THRESHOLD ? "note" : "critical";
+  return [{ severity, text: `Power below ${format.watts(threshold)}` }];
 }
 
-/** Hours until the batteries of known capacity are empty; null without one, while they do not drain, or where the
- * watts of one are not known. */
-function runtimeHours(meters: readonly PowerMeter[]): number | null {
-  const sized = meters.filter((meter) => meter.type === "battery" && meter.capacity_wh > 0);
-  const drain = sumOf(sized, exact);
-  const left = sized.reduce((sum, meter) => sum + (meter.capacity_wh * meter.charge_pct) / 100, 0);
-  return drain !== null && drain > 0 ? left / drain : null;
-}
-
-const WORST_FIRST: readonly PowerState[] = ["critical", "low", "unknown", "normal", "charging"];
-
-/** The worst state of what stores energy; without that, of the mains; without that, of the panels. */
-function powerState(meters: readonly PowerMeter[]): PowerState {
-  const storing = meters.filter((meter) => meter.type === "battery" || meter.type === "ups");
-  const mains = meters.filter((meter) => meter.type === "main");
-  const states = (storing.length ? storing : mains.length ? mains : meters).map((meter) => meter.state);
-  return WORST_FIRST.find((state) => states.includes(state)) ?? "unknown";
-}
+const SEVERITIES: readonly Alert["severity"][] = ["critical", "warning", "note"];
 
 function alertsOf(
   device: DeviceRecord,
   meters: readonly PowerMeter[],
   total: number | null,
-  budget?: DeviceBudget,
-) {
-  const alerts: Alert[] = [];
-  for (const meter of meters) {
-    if (meter.state !== "critical" && meter.state !== "low") continue;
-    const severity = meter.state === "critical" ? "critical" : "warning";
-    alerts.push({
-      severity,
-      text: `${format.apart(meter.name ?? meter.type)} ${format.percent(meter.charge_pct)}`,
-    });
-  }
-  if (total !== null && total < device.shutdown_threshold) {
-    alerts.push({ severity: "critical", text: `Power below ${format.watts(device.shutdown_threshold)}` });
-  }
+  budget: DeviceBudget | undefined,
+  ahead: boolean,
+): Alert[] {
+  const alerts = [...meters.filter(isEmptying).map(chargeAlert), ...thresholdAlert(device, total)];
   if (budget?.within_target === false) alerts.push({ severity: "warning", text: "Over daily target" });
-  return alerts.sort((a, b) => a.severity.localeCompare(b.severity));
+  if (ahead) alerts.push({ severity: "warning", text: "Its clock is ahead" });
+  return alerts.sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity));
 }
 
 /** Whether a moment, in milliseconds, is too long ago to be the present; never is. */
-export const isStale = (lastSeen: number | null, now: number): boolean =>
-  lastSeen === null || now - lastSeen > STALE_AFTER_MS;
+export const isStale = (moment: number | null, now: number): boolean =>
+  moment === null || now - moment > STALE_AFTER_MS;
+
+/** Whether a moment is after now, by more than clocks differ anyway. */
+export const isAhead = (moment: number, now: number): boolean => moment - now >= format.AHEAD_MS;
+
+/** When each meter was heard of last, by its id, in milliseconds by the service's clock. */
+export type Heard = ReadonlyMap<string, number>;
+
+/** When something came: when it was read, or, of a clock that is ahead, when the page learned of it. */
+function heardAt(meters: readonly PowerMeter[], lastSeen: number, now: number, heard: Heard): number {
+  if (!isAhead(lastSeen, now)) return lastSeen;
+  return Math.max(...meters.map((meter) => heard.get(meter.id) ?? now));
+}
+
+/** What was used in a day; not known of a day without readings, nor where the watts of a meter that counts are not. */
+function dayWh(meters: readonly PowerMeter[], budget: DeviceBudget | undefined, age: number): number | null {
+  const known = meters.length > 0 && counted(meters).every((meter) => meter.wattage !== null);
+  return known && budget && age < DAY_MS ? budget.consumption_24h_wh : null;
+}
 
 /** A device as the fleet shows it at a moment. */
 export function summarise(
@@ -128,36 +137,51 @@ export function summarise(
   meters: readonly PowerMeter[],
   budget: DeviceBudget | undefined,
   now: number,
+  heard: Heard = new Map(),
 ): Summary {
-  const heard = meters.filter((meter) => meter.updated_at !== null);
+  const read = meters.filter((meter) => meter.updated_at !== null);
   const base = { id: device.id, name: device.name };
-  if (heard.length === 0) return { ...base, ...NOTHING };
-  const lastSeen = Math.max(...heard.map((meter) => Date.parse(meter.updated_at as string)));
-  const stale = isStale(lastSeen, now);
-  const active = heard.filter((meter) => meter.active);
-  const sums = active.length > 0 ? totals(meters) : NO_FIGURES;
-  const state = powerState(active);
-  const alerts = alertsOf(device, active, sums.total, budget);
-  return { ...base, ...sums, state: stale ? "stale" : state, powerState: state, stale, lastSeen, alerts };
+  if (read.length === 0) return { ...base, ...NOTHING };
+  const lastSeen = Math.max(...read.map((meter) => Date.parse(meter.updated_at as string)));
+  const lastHeard = heardAt(read, lastSeen, now, heard);
+  const [stale, ahead] = [isStale(lastHeard, now), isAhead(lastSeen, now)];
+  const active = read.filter((meter) => meter.active);
+  const watts = active.length > 0 ? wattsOf(meters) : NO_WATTS;
+  const powerState = powerStateOf(active);
+  const charges = active.filter(isEmptying).map((meter) => meter.charge_pct);
+  return {
+    ...base,
+    ...watts,
+    state: stale ? "stale" : powerState,
+    powerState,
+    stale,
+    leastCharge: charges.length > 0 ? Math.min(...charges) : null,
+    dayWh: dayWh(active, budget, now - lastSeen),
+    lastSeen,
+    lastHeard,
+    ahead,
+    alerts: alertsOf(device, active, watts.total, budget, ahead),
+  };
 }
 
-const NO_FIGURES = {
-  total: null,
-  solar: null,
-  load: null,
-  net: null,
-  charge: null,
-  runtime: null,
-} as const;
-
 const NOTHING = {
-  ...NO_FIGURES,
+  ...NO_WATTS,
   state: "silent",
   powerState: "unknown",
   stale: true,
+  leastCharge: null,
+  dayWh: null,
   lastSeen: null,
+  lastHeard: null,
+  ahead: false,
   alerts: [],
 } as const;
+
+/** Whether a summary that was made before is still true, as far as time alone could have changed it. */
+function stillTrue({ lastSeen, lastHeard, stale, ahead }: Summary, now: number): boolean {
+  if (stale !== isStale(lastHeard, now)) return false;
+  return lastSeen === null || ahead === isAhead(lastSeen, now);
+}
 
 /** The summaries of a fleet, of which only those are worked out anew whose device has changed. */
 export class Summaries {
@@ -166,7 +190,7 @@ export class Summaries {
   /** In the order of `devices`; the same object for a device as long as nothing about it changes. */
   of(
     devices: readonly DeviceRecord[],
-    { meters, budgets }: Omit<FleetData, "devices">,
+    { meters, budgets, heard }: Omit<FleetData, "devices">,
     now: number,
   ): Summary[] {
     return devices.map((device) => {
@@ -175,21 +199,20 @@ export class Summaries {
       const known = this.#known.get(device.id);
       const same =
         known?.from.length === from.length && known.from.every((part, index) => part === from[index]);
-      if (known && same && known.summary.stale === isStale(known.summary.lastSeen, now)) return known.summary;
-      const summary = summarise(device, its, budget, now);
+      if (known && same && stillTrue(known.summary, now)) return known.summary;
+      const summary = summarise(device, its, budget, now, heard);
       this.#known.set(device.id, { from, summary });
       return summary;
     });
   }
 }
 
-/** The sum of what is known, and of how many devices it is not. */
-export function sumText(values: readonly (number | null)[]): string {
+/** The sum of what is known, null where nothing is, and of how many devices it is not. */
+export function sumOfKnown(values: readonly (number | null)[]): { sum: number | null; unknown: number } {
   const known = values.filter((value) => value !== null);
   const unknown = values.length - known.length;
-  if (known.length === 0 && unknown > 0) return format.UNKNOWN;
-  const sum = format.watts(known.reduce((all, value) => all + value, 0));
-  return unknown > 0 ? `${sum} + ${unknown} unknown` : sum;
+  if (known.length === 0 && unknown > 0) return { sum: null, unknown };
+  return { sum: known.reduce((all, value) => all + value, 0), unknown };
 }
 
 /** A meter's volts or amperes; null where its latest reading lacks them, and 0 stands for that. */

@@ -2,10 +2,12 @@
 
 import type { DeviceBudget, DeviceRecord, PowerMeter } from "@blackroad/power-client";
 import { useBudget, useDevices, useLivePower } from "@blackroad/power-client/react";
-import { useEffect, useMemo } from "react";
+import { useEffect, useMemo, useRef } from "react";
+import { present } from "../clock";
+import type { Heard } from "../fleet/summary";
 
 const BUDGET_MS = 15_000; // the watts come live; energy over a day moves slowly
-const DEVICES_MS = 60_000; // a device's name and thresholds do not come by the stream
+const DEVICES_MS = 15_000; // a device's name and thresholds do not come by the stream
 
 export interface FleetData {
   readonly devices: readonly DeviceRecord[];
@@ -13,6 +15,7 @@ export interface FleetData {
   readonly meters: ReadonlyMap<string, readonly PowerMeter[]>;
   /** By device id. */
   readonly budgets: ReadonlyMap<string, DeviceBudget>;
+  readonly heard: Heard;
 }
 
 export interface Fleet {
@@ -34,13 +37,17 @@ export function useFleet(): Fleet {
     return () => clearInterval(timer);
   }, [refetch]);
   const meters = useMemo(() => byDevice(live.data), [live.data]);
+  const heard = useHeard(live.data);
   const budgets = useMemo(() => {
     const entries = Object.entries(budget.data ?? {});
     return new Map(entries.flatMap(([id, entry]) => ("error" in entry ? [] : [[id, entry] as const])));
   }, [budget.data]);
   const list = devices.data;
   return {
-    data: useMemo(() => list && meters && { devices: list, meters, budgets }, [list, meters, budgets]),
+    data: useMemo(
+      () => list && meters && { devices: list, meters, budgets, heard },
+      [list, meters, budgets, heard],
+    ),
     error: devices.error ?? live.error ?? budget.error,
     refetch: () => {
       void refetch();
@@ -48,6 +55,20 @@ export function useFleet(): Fleet {
       void budget.refetch();
     },
   };
+}
+
+/** When each meter had something new for this page; when the page first saw it, at the latest. */
+function useHeard(meters: ReadonlyMap<string, PowerMeter> | undefined): Heard {
+  const read = useRef(new Map<string, string | null>());
+  const heard = useRef(new Map<string, number>());
+  return useMemo(() => {
+    for (const meter of meters?.values() ?? []) {
+      if (read.current.get(meter.id) === meter.updated_at) continue;
+      read.current.set(meter.id, meter.updated_at);
+      heard.current.set(meter.id, present());
+    }
+    return heard.current;
+  }, [meters]);
 }
 
 function byDevice(meters: ReadonlyMap<string, PowerMeter> | undefined) {

@@ -1,47 +1,62 @@
 /**
- * A device's meters over a range of time: fetched once, then followed as readings come.
+ * A device's meters over a span of time: fetched once, then followed as readings come, where it goes up to now.
  *
  * Fetched again after each reconnecting, for the stream does not repeat readings; now and then, for what the statistics
  * have gained; and when so much has come live that the service had better thin it out. The client's useHistory is for
  * one meter; here any number of them is drawn over the same times, beside their statistics.
  */
 
-import type { PowerClient, PowerReading, PowerStatistics, StreamHandle } from "@blackroad/power-client";
+import type {
+  PowerClient,
+  PowerReading,
+  PowerStatistics,
+  Series,
+  StreamHandle,
+} from "@blackroad/power-client";
 import { usePowerClient } from "@blackroad/power-client/react";
 import { useMemo, useSyncExternalStore } from "react";
 import { present } from "../clock";
-
-/** What can be looked at. Beyond a day, lines are hourly statistics. */
-export const RANGES = {
-  "1h": { hours: 1, title: "1 h", name: "Last hour" },
-  "24h": { hours: 24, title: "24 h", name: "Last 24 hours" },
-  "7d": { hours: 168, title: "7 d", name: "Last 7 days" },
-  "30d": { hours: 720, title: "30 d", name: "Last 30 days" },
-} as const;
-
-export type Range = keyof typeof RANGES;
-
-/** Whether a range's lines are hourly statistics. */
-export const isHourly = (range: Range): boolean => RANGES[range].hours > 24;
-
-/** In seconds: how often a range moves on by about a pixel. Drawing or fetching more often would show nothing new. */
-export const stepOf = (range: Range): number => RANGES[range].hours;
-
-/** How many local days of energy a range shows. */
-export const energyDaysOf = (range: Range): number => Math.max(7, RANGES[range].hours / 24);
+import { detailOf, endsOf, energyMoments, isLive, lengthOf, type Span } from "./span";
 
 const REFRESH_MS = 60_000; // at the soonest: a month of readings is a lot of work for the service
 const TELL_MS = 200; // however much comes, the charts are drawn five times a second at most
 const MAX_POINTS = 2000; // of each meter, as the service thins them out
+const DAY_MS = 86_400_000;
+const MOST_HOURLY_DAYS = 800; // beyond, days of UTC are enough: hours would be megabytes
 const MAX_LIVE = 4000; // of all meters, before they are thinned out again
+
+/** What was read of a meter at a moment, in milliseconds since the epoch; null: not known. */
+export interface Sample {
+  readonly at: number;
+  readonly voltage: number | null;
+  readonly wattage: number | null;
+  readonly charge_pct: number;
+}
+
+/** A reading that came live. */
+const sampleOf = ({ timestamp, voltage, wattage, charge_pct }: PowerReading): Sample => ({
+  at: Date.parse(timestamp),
+  voltage,
+  wattage,
+  charge_pct,
+});
+
+/** Readings as the service sends them for charts: arrays by field. */
+const samplesOf = ({ timestamps_ms, voltage, wattage, charge_pct }: Series): Sample[] =>
+  timestamps_ms.map((at, place) => ({
+    at,
+    voltage: voltage[place] ?? null,
+    wattage: wattage[place] ?? null,
+    charge_pct: charge_pct[place] ?? 0,
+  }));
 
 export interface HistoryState {
   readonly phase: "loading" | "ready" | "failed";
   /** Why the last fetch failed; null after one that did not. */
   readonly error: unknown;
   /** By meter id, oldest first. */
-  readonly readings: ReadonlyMap<string, readonly PowerReading[]>;
-  /** Why there are no readings although there are statistics: the range has too many of them. */
+  readonly readings: ReadonlyMap<string, readonly Sample[]>;
+  /** Why there are no readings although there are statistics: the span has too many of them. */
   readonly readingsError: unknown;
   /** By meter id, hours, oldest first. */
   readonly statistics: ReadonlyMap<string, readonly PowerStatistics[]>;
@@ -56,12 +71,12 @@ const NOTHING: HistoryState = {
 };
 
 /** The history of these meters of a device, and how to fetch it again. */
-export function useHistory(deviceId: string, meterIds: readonly string[], range: Range) {
+export function useHistory(deviceId: string, meterIds: readonly string[], span: Span) {
   const client = usePowerClient();
-  const ids = JSON.stringify(meterIds); // by value: the array is another one at each render
+  const [ids, key] = [JSON.stringify(meterIds), JSON.stringify(span)]; // by value: others are made at each render
   const history = useMemo(
-    () => new History(client, deviceId, JSON.parse(ids), range),
-    [client, deviceId, ids, range],
+    () => new History(client, deviceId, JSON.parse(ids), JSON.parse(key)),
+    [client, deviceId, ids, key],
   );
   return { ...useSyncExternalStore(history.subscribe, history.state), refetch: history.fetch };
 }
@@ -80,7 +95,7 @@ class History {
     private readonly client: PowerClient,
     private readonly deviceId: string,
     private readonly meterIds: readonly string[],
-    private readonly range: Range,
+    private readonly span: Span,
   ) {}
 
   readonly state = (): HistoryState => this.#state;
@@ -110,25 +125,33 @@ class History {
       const phase = this.#state.phase === "ready" ? "ready" : "failed";
       this.#state = { ...this.#state, phase, error };
     }
-    this.#refresh = setTimeout(this.fetch, Math.max(REFRESH_MS, 1000 * stepOf(this.range)));
+    if (isLive(this.span, present()))
+      this.#refresh = setTimeout(this.fetch, Math.max(REFRESH_MS, lengthOf(this.span) / 3600));
     this.#tell();
   };
 
   async #readings(signal: AbortSignal): Promise<Pick<HistoryState, "readings" | "readingsError">> {
-    const since = new Date(present() - RANGES[this.range].hours * 3_600_000);
-    const options = { since, maxPoints: MAX_POINTS, signal };
+    const [from, to] = endsOf(this.span, present());
+    // A clock may be ahead: what is dated after now is of the last hours as well.
+    const until = this.span.kind === "last" ? undefined : new Date(to);
+    const options = { since: new Date(from), until, maxPoints: MAX_POINTS, signal };
     try {
-      return { readings: await this.#ofEach((id) => this.client.chart(id, options)), readingsError: null };
+      const readings = await this.#ofEach(async (id) => samplesOf(await this.client.series(id, options)));
+      return { readings, readingsError: null };
     } catch (error) {
-      // Statistics alone still show most of a long range.
-      if (signal.aborted || !isHourly(this.range)) throw error;
+      // Statistics alone still show most of a long span.
+      if (signal.aborted || detailOf(this.span) === "readings") throw error;
       return { readings: new Map(), readingsError: error };
     }
   }
 
+  /** The hours of the span, and of the days before it that its energy begins with; of many years, the days. */
   #statistics(signal: AbortSignal): Promise<Map<string, PowerStatistics[]>> {
-    const days = energyDaysOf(this.range) + 1; // the first local day may have begun a day earlier by UTC
-    return this.#ofEach((id) => this.client.statistics(id, { days, bucket: "hour", signal }));
+    const now = present();
+    const [first = now] = energyMoments(this.span, now);
+    const days = Math.max(1, Math.ceil((now - first) / DAY_MS) + 1); // the service goes by UTC
+    const bucket = days > MOST_HOURLY_DAYS ? "day" : "hour";
+    return this.#ofEach((id) => this.client.statistics(id, { days, bucket, signal }));
   }
 
   async #ofEach<T>(fetch: (meterId: string) => Promise<T>): Promise<Map<string, T>> {
@@ -155,7 +178,7 @@ class History {
   }
 
   #onReading(reading: PowerReading): void {
-    if (isHourly(this.range)) return;
+    if (detailOf(this.span) !== "readings" || !isLive(this.span, present())) return;
     this.#live.push(reading);
     this.#append([reading]);
     if (this.#live.length > MAX_LIVE) void this.fetch();
@@ -168,9 +191,8 @@ class History {
     for (const reading of fresh) {
       const before = readings.get(reading.meter_id) ?? [];
       const last = before.at(-1);
-      if (!last || Date.parse(last.timestamp) < Date.parse(reading.timestamp)) {
-        readings.set(reading.meter_id, [...before, reading]);
-      }
+      const sample = sampleOf(reading);
+      if (!last || last.at < sample.at) readings.set(reading.meter_id, [...before, sample]);
     }
     this.#state = { ...this.#state, readings };
   }

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { launch, open, Service, signedIn } from "./harness";
+import { launch, open, Service, signedIn, Writer } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -36,6 +36,13 @@ for (const colorScheme of ["light", "dark"] as const) {
   for (const [screen, viewport] of Object.entries(SCREENS)) {
     test(`axe finds nothing in any view: ${screen}, ${colorScheme}`, async () => {
       const service = await Service.start(["show"]);
+      const writer = new Writer(service.db);
+      for (
+        let day = 1;
+        day <= 20;
+        day++ // more than fit: what scrolls must be reached by keys
+      )
+        await writer.call("trigger_event", "edge-001", "restore", 0, `day ${day}`);
       const options = { viewport, colorScheme };
       const out = await open(browser, service.url, options);
       await out.page.getByLabel("Token").fill("wrong");
@@ -46,13 +53,25 @@ for (const colorScheme of ["light", "dark"] as const) {
       const { page, faults } = await signedIn(browser, service, options);
       await page.getByRole("link", { name: "Quarry pump" }).waitFor();
       expect(await findings(page)).toEqual([]);
+      await page.getByRole("button", { name: "Add a device…" }).click();
+      expect(await findings(page)).toEqual([]);
+      await page.keyboard.press("Escape");
       await page.evaluate(() => {
         location.hash = "#/device/edge-001";
       });
       await page.locator(".event").first().waitFor();
       await page.locator(".chart-plot canvas").nth(2).waitFor();
       await page.getByText("As a table").click();
+      await page.locator(".dates summary").click();
       expect(await findings(page)).toEqual([]);
+      await page.getByRole("radio", { name: "30 d" }).check();
+      await page.getByText("each day’s least, mean and most, W").waitFor();
+      expect(await findings(page)).toEqual([]);
+      for (const name of ["Change…", "Pack…", "Add a meter…"]) {
+        await page.getByRole("button", { name }).click();
+        expect(await findings(page)).toEqual([]);
+        await page.keyboard.press("Escape");
+      }
       await page.getByRole("button", { name: "Record event…" }).click();
       expect(await findings(page)).toEqual([]);
       await page.getByRole("button", { name: "Continue" }).click();

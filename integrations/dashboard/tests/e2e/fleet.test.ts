@@ -2,7 +2,7 @@
 
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, launch, open, Service, signedIn, writing } from "./harness";
+import { eventually, launch, open, Service, signedIn, Writer, writing } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -52,12 +52,12 @@ test("the columns order the rows, either way, and what is not known comes last",
   const { page } = await signedIn(browser, service);
   const numbers = async (column: string) =>
     (await shown(page, column)).map((text) =>
-      Number.parseFloat(text.replace(/^[^\d−–+-]*/, "").replace("−", "-")),
+      Number.parseFloat(text.replace(/^Last 24 h|^[^\d−–+-]*/, "").replace("−", "-")),
     );
   for (const [title, column] of [
-    ["Load", "load"],
-    ["Solar", "solar"],
-    ["Power", "total"],
+    ["Consumption", "consumption"],
+    ["Last 24 h", "dayWh"],
+    ["Grid", "grid"],
   ] as const) {
     for (const direction of ["descending", "ascending"]) {
       const head = page.getByRole("columnheader", { name: title });
@@ -77,17 +77,47 @@ test("the filter and the search keep what they name, and a search without a matc
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service);
   await page.getByRole("link", { name: "Quarry pump" }).waitFor();
-  await page.getByLabel("Show", { exact: true }).selectOption({ label: "With alerts" });
-  expect((await names(page)).sort()).toEqual(["Depot kiosk", "Quarry pump", "Weir sensor"]);
-  await page.getByLabel("Show", { exact: true }).selectOption({ label: "Stale or silent" });
-  expect((await names(page)).sort()).toEqual(["Bridge camera", "Ferry landing", "Tunnel fan"]);
-  await page.getByLabel("Show", { exact: true }).selectOption({ label: "All devices" });
+  const show = (name: string) => page.getByRole("radio", { name, exact: true }).check();
+  for (const [chip, wanted] of [
+    ["With alerts 3", ["Depot kiosk", "Quarry pump", "Weir sensor"]],
+    ["Critical 1", ["Quarry pump"]],
+    ["Low 2", ["Depot kiosk", "Weir sensor"]],
+    ["Stale 2", ["Bridge camera", "Tunnel fan"]],
+    ["No readings 1", ["Ferry landing"]],
+  ] as const) {
+    await show(chip);
+    expect((await names(page)).sort()).toEqual(wanted);
+  }
+  await show("All 12");
   await page.getByLabel("Search by name or id").fill("GATE edge-001");
   await page.getByText("1 of 12 devices").waitFor();
   expect(await names(page)).toEqual(["Harbour gate"]);
   await page.getByLabel("Search by name or id").fill("nowhere");
   await page.getByRole("button", { name: "Show all 12" }).click();
   await page.getByRole("link", { name: "Quarry pump" }).waitFor();
+});
+
+test("a flat battery is the first row, whatever sixty cameras of two watts do", async () => {
+  const service = await Service.start([], "--no-auth");
+  const writer = new Writer(service.db);
+  const register = async (id: string, type: string, watts: number, charge: number | null, ago = 0) => {
+    await writer.call("register_device", id, id);
+    const meter = await writer.call<{ id: string }>("add_meter", id, type, 50);
+    const stamp = new Date(Date.now() - ago * 3_600_000).toISOString();
+    await writer.call("log_many", [[meter.id, 12, watts / 12, charge, stamp]]);
+  };
+  for (let number = 1; number <= 60; number++) await register(`camera ${number}`, "main", 2, null);
+  await register("wood", "battery", 6, 4.1);
+  await register("river", "battery", 6, 14);
+  await register("field", "battery", 6, 60);
+  await register("bridge", "main", 6, null, 72);
+  const { page } = await open(browser, service.url);
+  await page.getByText("64 devices").waitFor();
+  expect((await shown(page, "name a")).slice(0, 5)).toEqual(["wood", "river", "field", "bridge", "camera 1"]);
+  expect(await page.locator(".sum", { hasText: "With alerts" }).locator(".sum-value").textContent()).toBe(
+    "2",
+  );
+  expect(await page.getByText("Power below").count()).toBe(0);
 });
 
 test("search and order are still there after a visit to a device", async () => {

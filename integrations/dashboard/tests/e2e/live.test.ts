@@ -131,7 +131,7 @@ test("what nothing has come from for two minutes is stale, in word and look", as
   await row(page, "Ferry landing").getByText("No readings").waitFor();
   const style = (name: string) =>
     row(page, name)
-      .locator(".cell-load")
+      .locator(".cell-consumption")
       .evaluate((cell) => getComputedStyle(cell).fontStyle);
   expect([await style("Tunnel fan"), await style("Harbour gate")]).toEqual(["italic", "normal"]);
 });

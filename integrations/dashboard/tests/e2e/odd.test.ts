@@ -56,9 +56,10 @@ test("kilowatts and a common alert have room: no card is higher than its row, an
     for (const meter of meters) await writer.call("log_power", meter.id, 230, -4.5, 100);
     await writer.call("log_power", meters[2]?.id, 230, 4.5, 100);
   }
+  await writer.call("update_device", "node-0001", { shutdown_threshold: 4 });
   for (const width of [360, 1313, 1440]) {
     const { page } = await open(browser, service.url, { viewport: { width, height: 800 } });
-    await page.getByText("Power below 3.00 W").first().waitFor();
+    await page.getByText("Power below 4.00 W").first().waitFor();
     const faulty = await page
       .locator(".fleet-item, .fleet-item > div, .fleet-item .alert-text, .sum-value")
       .evaluateAll((elements) =>
@@ -75,7 +76,7 @@ test("in a card, no name or id lies under the state beside it", async () => {
   await writer.call("register_device", "an-id-of-some-length", "A site with a long name");
   const { page } = await open(browser, service.url, { viewport: PHONE });
   const box = (selector: string) => page.locator(selector).evaluate((one) => one.getBoundingClientRect());
-  await page.getByText("No readings").waitFor();
+  await page.locator(".badge", { hasText: "No readings" }).waitFor();
   expect((await box(".cell-name")).right).toBeLessThanOrEqual((await box(".badge")).left);
 });
 
@@ -127,15 +128,15 @@ test("what is not known is said of no device: its runtime, its charts, its meter
   await page.getByText("Nothing was read in this range.").waitFor();
   expect(await page.locator(".chart-plot").count()).toBe(0);
   expect(await page.locator(".meter-head").textContent()).toMatch(/^\s*BatteryNo readings$/); // not twice
-  const runtime = page.locator(".budget .pairs div", { hasText: "Runtime" }).locator("dd");
-  expect(await runtime.textContent()).toBe("–");
+  expect(await page.locator(".charge-big").textContent()).toBe("–");
+  expect(await page.locator(".outlook-answer").textContent()).toBe("Not known");
   await page.goto(`${service.url}/#/device/drains`);
   await page.getByRole("heading", { name: "Drains" }).waitFor();
-  expect(await runtime.textContent()).toBe("–");
+  await page.getByText("while 12.0 W flow out; no capacity is set").waitFor();
   await page.goto(`${service.url}/#/device/none`);
   await page.getByText("No meters yet").waitFor();
   const [upper, lower] = await page
-    .locator(".no-meters, .budget")
+    .locator(".no-meters, .side")
     .evaluateAll((cards) => cards.map((card) => card.getBoundingClientRect()));
   expect(Number(lower?.top) - Number(upper?.bottom)).toBeGreaterThanOrEqual(8);
 });
@@ -148,8 +149,9 @@ test("watts that are not known are a dash on every view, and no zero", async () 
   const { page, faults } = await open(browser, service.url);
   const cell = (name: string) => page.locator(`.fleet-item .cell-${name}`).textContent();
   await page.getByRole("link", { name: "Gauge alone" }).waitFor();
-  for (const name of ["total", "load", "net", "runtime"]) expect(await cell(name)).toMatch(/^[^\d]*–$/);
-  const sum = page.locator(".sum", { hasText: "Load" }).locator(".sum-value");
+  for (const name of ["consumption", "dayWh", "grid", "runtime"])
+    expect(await cell(name)).toMatch(/(^[^\d]*|Last 24 h)–$/);
+  const sum = page.locator(".sum", { hasText: "Consumption" }).locator(".sum-value");
   expect(await sum.textContent()).toBe("–");
   await page.getByRole("link", { name: "Gauge alone" }).click();
   const card = page.locator(".meter");
@@ -182,15 +184,15 @@ test("a retired meter is named so, and counts no longer", async () => {
   await writer.call("log_power", old, 12, 5, 1);
   await writer.call("log_power", pack, 12, 1, 80);
   const { page } = await open(browser, `${service.url}/#/device/two`);
-  const load = page.locator(".budget .pairs div", { hasText: "Load" }).locator("dd");
-  await load.getByText("72.0 W").waitFor();
+  const consumption = page.locator(".flow-load .flow-watts");
+  await consumption.getByText("72.0 W").waitFor();
   await writer.call("update_meter", old, { active: false });
-  await load.getByText("12.0 W").waitFor();
+  await consumption.getByText("12.0 W").waitFor();
   await page.locator(".meter", { hasText: "Old pack" }).getByText("retired").waitFor();
   expect(await page.locator(".device-alerts li").count()).toBe(0);
 });
 
-test("the budget of a stale device looks stale, and a clock that is ahead is said to be", async () => {
+test("what was true of a stale device looks stale, and a clock that is ahead is said to be", async () => {
   const { service, writer } = await empty();
   const read = async (id: string, hours: number) => {
     await writer.call("register_device", id, id);
@@ -202,13 +204,36 @@ test("the budget of a stale device looks stale, and a clock that is ahead is sai
   await read("ahead", 3.5);
   const { page } = await open(browser, `${service.url}/#/device/behind`);
   await page.getByText("seen 1 h ago").waitFor();
-  const style = await page
-    .locator(".budget dd")
-    .first()
-    .evaluate((one) => getComputedStyle(one).fontStyle);
+  const style = await page.locator(".outlook-answer").evaluate((one) => getComputedStyle(one).fontStyle);
   expect(style).toBe("italic");
   await page.goto(`${service.url}/#/device/ahead`);
   await page.getByText("seen 3 h ahead").waitFor();
+});
+
+test("a device whose clock is ahead shows its readings, and says what is wrong with their time", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "future", "Future");
+  const meter = await add(writer, "future", "battery", 10, "Pack");
+  const stamp = (minutes: number) => new Date(Date.now() + 60_000 * minutes).toISOString();
+  const readings = Array.from({ length: 30 }, (_, minute) => [meter, 12, 1, 50, stamp(120 + minute)]);
+  await writer.call("log_many", readings);
+  const { page } = await open(browser, service.url);
+  await page.locator(".fleet-item .alert", { hasText: "Its clock is ahead" }).waitFor();
+  await page.getByRole("link", { name: "Future" }).click();
+  await page.getByText("The clock of this device is ahead").waitFor();
+  const row = page.getByRole("table", { name: "Power by meter" }).getByRole("row", { name: /^Pack/ });
+  expect(await row.textContent()).toBe("Pack12.0 W12.0 W12.0 W");
+  const chart = page.getByRole("group", { name: /^Power, chart/ });
+  await chart.focus();
+  await page.keyboard.press("End");
+  const place = await page.evaluate(() => {
+    const [plot, cursor] = [".u-over", ".u-cursor-x"].map((name) =>
+      document.querySelector(name)?.getBoundingClientRect(),
+    );
+    return ((cursor?.left ?? 0) - (plot?.left ?? 0)) / (plot?.width ?? 1);
+  });
+  expect(place).toBeGreaterThan(0.95); // inside of the chart, at its end
+  expect(place).toBeLessThanOrEqual(1);
 });
 
 test("beside a clock that is wrong here, what is live is live", async () => {

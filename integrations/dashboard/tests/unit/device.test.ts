@@ -1,11 +1,30 @@
 /** Columns of charts, energy by local day, and the report as CSV. */
 
-import type { PowerMeter, PowerStatistics, Report } from "@blackroad/power-client";
+import type { PowerMeter, Report } from "@blackroad/power-client";
 import { describe, expect, test } from "vitest";
+import { dayBands } from "../../src/device/bands";
 import { alone, join, limits, points, readingAt } from "../../src/device/chart-data";
-import { energyDays, midnight, sum } from "../../src/device/energy";
+import { stepsOf } from "../../src/device/EnergyBars";
+import {
+  dayBefore,
+  energyPeriods,
+  midnight,
+  midnights,
+  type Part,
+  selfSufficiency,
+  sidesOf,
+  total,
+  usedUntil,
+} from "../../src/device/energy";
+import { eventNote, eventValue } from "../../src/device/events";
+import { flowText, nodesOf } from "../../src/device/Flow";
 import { linesOf } from "../../src/device/lines";
+import { outlookOf } from "../../src/device/outlook";
+import { fileText } from "../../src/device/range-files";
 import { reportCsv } from "../../src/device/report-csv";
+import { byScale } from "../../src/device/scales";
+import type { Summary } from "../../src/fleet/summary";
+import { fileName } from "../../src/ui/save";
 import { chance } from "./random";
 
 describe("points", () => {
@@ -24,6 +43,9 @@ describe("points", () => {
   test("of readings that are far apart anyway do not break at each of them", () => {
     expect(of([0, 500, 1000, 1500]).ys).toEqual([0, 500, 1000, 1500]);
     expect(of([0, 500, 1000, 9000]).ys).toContain(null);
+    const live = Array.from({ length: 100 }, (_, second) => 1600 + second);
+    expect(of([0, 500, 1000, 1500, ...live]).ys).not.toContain(null);
+    expect(of([0, 500, 1000, 1500, ...live, 2900, 2901, 2902]).ys.filter((y) => y === null).length).toBe(1);
   });
 });
 
@@ -78,35 +100,205 @@ test("a scale holds its data and the bounds asked for", () => {
   expect(limits(null, null)[0]).toBeLessThan(limits(null, null)[1]);
 });
 
-describe("energy by day", () => {
-  const hour = (start: string, out: number, taken: number) =>
-    ({ start, energy_out_wh: out, energy_in_wh: taken }) as PowerStatistics;
-
-  test("puts each hour into the local day in which it begins, and keeps days without energy", () => {
-    const now = new Date(2026, 10, 23, 9).getTime();
-    const at = (...when: [number, number, number, number]) => new Date(...when).toISOString();
-    const days = energyDays(
-      new Map([
-        [
-          "a",
-          [
-            hour(at(2026, 10, 20, 23), 9, 9),
-            hour(at(2026, 10, 21, 0), 1, 0),
-            hour(at(2026, 10, 21, 23), 2, 0.5),
-          ],
-        ],
-        ["b", [hour(at(2026, 10, 23, 8), 4, 0)]],
-      ]),
-      3,
-      now,
-    );
-    expect(days.map((day) => [sum(day, "out"), sum(day, "in")])).toEqual([
-      [3, 0.5],
-      [0, 0],
-      [4, 0],
-    ]);
-    expect(days[2]?.start).toBe(midnight(now));
+describe("energy", () => {
+  type Kind = PowerMeter["type"];
+  const meters = (...types: Kind[]) => types.map((type) => ({ id: type, type }));
+  const hour = (start: number, out: number, taken = 0) => ({
+    start: new Date(start).toISOString(),
+    energy_out_wh: out,
+    energy_in_wh: taken,
   });
+  const at = (...when: [number, number, number, number]) => new Date(...when).getTime();
+  const one = (hours: Partial<Record<Kind, [number, number]>>) => {
+    const rows = Object.entries(hours).map(([type, [out, taken]]) => [type, [hour(0, out, taken)]] as const);
+    const types = Object.keys(hours) as Kind[];
+    const [period] = energyPeriods(meters(...types), new Map(rows), [0, 3_600_000]);
+    return (period as NonNullable<typeof period>).energy;
+  };
+
+  test("of a day is that of the hours that begin in it, and a day without any is there", () => {
+    const now = at(2026, 10, 23, 9);
+    const panel = [
+      hour(at(2026, 10, 20, 23), 9),
+      hour(at(2026, 10, 21, 0), 1),
+      hour(at(2026, 10, 21, 23), 2),
+    ];
+    const main = [hour(at(2026, 10, 23, 8), 4)];
+    const hours = new Map([
+      ["solar", panel],
+      ["main", main],
+    ]);
+    const days = energyPeriods(meters("solar", "main"), hours, midnights(3, now));
+    expect(days.map(({ energy }) => energy.consumption)).toEqual([3, 0, 4]);
+    expect(days.map(({ energy }) => energy.solar)).toEqual([3, 0, 0]);
+    expect(days[2]?.start).toBe(midnight(now));
+    expect(total(days)).toMatchObject({ consumption: 7, solar: 3, gridIn: 4 });
+  });
+
+  test("of a UPS in line with the mains counts once, of one alone it is the grid's", () => {
+    expect(one({ main: [100, 0], ups: [98, 0] })).toMatchObject({ consumption: 100, gridIn: 100 });
+    expect(one({ ups: [98, 3] })).toMatchObject({ consumption: 95, gridIn: 95 });
+  });
+
+  test("says how much came from elsewhere than the grid", () => {
+    expect(selfSufficiency(one({ main: [25, 0], solar: [75, 0] }))).toBe(75);
+    expect(selfSufficiency(one({ main: [0, 500], solar: [600, 0] }))).toBe(100);
+    expect(selfSufficiency(one({ main: [10, 0], battery: [0, 30] }))).toBeNull();
+  });
+
+  test("that went through the battery is counted once: both sides are equal", () => {
+    const sum = (parts: readonly Part[]) => parts.reduce((all, { wh }) => all + wh, 0);
+    const { sources, uses } = sidesOf(one({ main: [20, 5], solar: [150, 0], battery: [90, 100] }));
+    expect(sources.map(({ wh }) => wh)).toEqual([150, 0, 20]);
+    expect(uses.map(({ wh }) => wh)).toEqual([155, 10, 5]);
+    const random = chance(12);
+    for (let run = 0; run < 200; run++) {
+      const [used, back, panel] = [random() * 50, random() * 9, random() * 60];
+      const battery: [number, number] = [random() * 20, random() * 20];
+      const bought = Math.max(0, used + back + battery[1] - panel - battery[0]);
+      const both = sidesOf(one({ main: [bought, back], solar: [panel, 0], battery }));
+      if (bought > 0) expect(sum(both.sources)).toBeCloseTo(sum(both.uses), 9);
+    }
+  });
+
+  test("until a moment of a day has its share of the hour that is under way", () => {
+    const rows = [
+      hour(at(2026, 10, 22, 7), 10),
+      hour(at(2026, 10, 22, 8), 20),
+      hour(at(2026, 10, 22, 9), 40),
+    ];
+    const half = at(2026, 10, 22, 8) + 1_800_000;
+    const used = usedUntil(meters("main"), new Map([["main", rows]]), half);
+    // In a zone of half an hour the UTC hour is another one, and so is the share.
+    expect(used).toBeGreaterThanOrEqual(15);
+    expect(used).toBeLessThanOrEqual(30);
+    expect(dayBefore(at(2026, 10, 23, 8))).toBe(at(2026, 10, 22, 8));
+  });
+
+  test("has an axis of round steps around all of it", () => {
+    expect(stepsOf(-155, 170)).toEqual([-200, -100, 0, 100, 200]);
+    expect(stepsOf(0, 4)).toEqual([0, 1, 2, 3, 4]);
+    const random = chance(13);
+    for (let run = 0; run < 200; run++) {
+      const [least, most] = [-random() * 10 ** (8 * random()), random() * 10 ** (8 * random())];
+      const steps = stepsOf(least, most);
+      expect(steps[0] as number).toBeLessThanOrEqual(least * (1 - 1e-6));
+      expect(steps.at(-1) as number).toBeGreaterThanOrEqual(most * (1 - 1e-6));
+      expect(steps.length).toBeGreaterThan(2);
+      expect(steps.length).toBeLessThan(9);
+    }
+  });
+});
+
+describe("the outlook", () => {
+  const NOW = new Date(2026, 10, 23, 12).getTime();
+  const pack = { active: true, type: "battery", capacity_wh: 100, charge_pct: 60 } as PowerMeter;
+  const of = (changes: Partial<Summary>, meter: Partial<PowerMeter> = {}) =>
+    outlookOf({ stale: false, runtime: null, ...changes } as Summary, [{ ...pack, ...meter }], NOW);
+
+  test.each<[string, Partial<Summary>, Partial<PowerMeter>, string, string]>([
+    ["drains", { battery: 20, runtime: 3 }, {}, "3 h left", "until 15:00, while 20.0 W flow out"],
+    [
+      "drains for days",
+      { battery: 1, runtime: 60 },
+      {},
+      "2 d 12 h left",
+      "until Thu 26 Nov 00:00, while 1.00 W flow out",
+    ],
+    ["charges", { battery: -20 }, {}, "Full in 2 h", "while 20.0 W flow in"],
+    [
+      "charges, of no known size",
+      { battery: -20 },
+      { capacity_wh: 0 },
+      "Charging",
+      "20.0 W flow in; no capacity is set",
+    ],
+    ["is full", { battery: -2 }, { charge_pct: 100 }, "Full", "2.00 W flow in"],
+    ["holds", { battery: 0.01 }, {}, "Holding", "nothing flows in or out"],
+    [
+      "drains, of no known size",
+      { battery: 20 },
+      {},
+      "Draining",
+      "while 20.0 W flow out; no capacity is set",
+    ],
+    ["is not known", { battery: null }, {}, "Not known", "the watts of its battery are not known"],
+    [
+      "is old",
+      { stale: true, lastHeard: NOW - 7_200_000, runtime: 3, battery: 2 },
+      {},
+      "Not known",
+      "nothing has come for 2 h",
+    ],
+  ])("of a battery that %s", (_, changes, meter, answer, reason) => {
+    expect(of(changes, meter)).toEqual({ answer, reason });
+  });
+});
+
+test("the flow in words says what comes from where", () => {
+  const meters = [{ type: "main" }, { type: "battery" }, { type: "solar" }].map((meter) => ({
+    ...meter,
+    active: true,
+  })) as PowerMeter[];
+  const watts = { solar: 56, grid: 55, battery: -33, consumption: 78 } as Summary;
+  expect(flowText(nodesOf(watts, meters))).toBe(
+    "from solar 56.0 W, from grid 55.0 W, into battery 33.0 W, Consumption 78.0 W",
+  );
+  expect(flowText(nodesOf({ ...watts, consumption: null, solar: null }, meters))).toMatch(
+    /^Solar not known.*Consumption not known$/,
+  );
+});
+
+describe("days", () => {
+  const at = (day: number, hour: number) => new Date(2026, 10, day, hour).getTime();
+  const sample = (moment: number, least: number | null, mean: number | null, most: number | null) => ({
+    moment,
+    least,
+    mean,
+    most,
+  });
+
+  test("have the least and the most of their hours, and a mean in which each hour counts", () => {
+    const samples = [sample(at(3, 1), -5, 2, 2), sample(at(3, 22), 1, 6, 40), sample(at(5, 3), 7, 7, 7)];
+    const days = dayBands(samples);
+    expect(days.map(({ least, mean, most }) => [least, mean, most])).toEqual([
+      [-5, 4, 40],
+      [7, 7, 7],
+    ]);
+    expect(days.map((day) => new Date(1000 * day.at).getDate())).toEqual([3, 5]);
+  });
+
+  test("of which nothing is known are gaps", () => {
+    const [day] = dayBands([sample(at(3, 1), null, null, null), sample(at(3, 2), null, null, null)]);
+    expect(day).toMatchObject({ least: null, mean: null, most: null });
+    expect(dayBands([sample(at(3, 1), null, null, null), sample(at(3, 2), 1, 2, 3)])[0]?.mean).toBe(2);
+  });
+});
+
+describe("axes", () => {
+  const groups = (sizes: Record<string, number>) =>
+    byScale(Object.entries(sizes).map(([id, size]) => ({ id, size })));
+
+  test("are shared by what is about as great: 230 V would flatten a pack of 12 V", () => {
+    expect(groups({ feed: 231, pack: 13, panel: 18, supply: 24 })).toEqual([
+      ["feed"],
+      ["pack", "panel", "supply"],
+    ]);
+    expect(groups({ a: 12, b: 36 })).toEqual([["b"], ["a"]]);
+    expect(groups({ a: 3.3, b: 5, c: 9, d: 17 })).toEqual([["d"], ["a", "b", "c"]]);
+    expect(groups({ a: 0, b: 12, c: 230 })).toEqual([["a", "c"], ["b"]]);
+    expect(groups({ a: 0 })).toEqual([["a"]]);
+    expect(groups({})).toEqual([[]]);
+  });
+});
+
+test("a range as a file has a mark for spreadsheets as CSV, and names as JSON", () => {
+  const rows = { head: ["time_utc", "meter"], rows: [["2026-11-23T00:00:00+00:00", "Hütte"]] };
+  expect(fileText(rows, "csv")).toBe("\ufefftime_utc,meter\r\n2026-11-23T00:00:00+00:00,Hütte\r\n");
+  expect(JSON.parse(fileText(rows, "json"))).toEqual([
+    { time_utc: "2026-11-23T00:00:00+00:00", meter: "Hütte" },
+  ]);
+  expect(fileName("a/b ü", "readings", "csv")).toBe("a_b_-readings.csv");
 });
 
 test("lines have a colour by type, and others of that type another shade or a dash", () => {
@@ -115,6 +307,19 @@ test("lines have a colour by type, and others of that type another shade or a da
   expect(lines.map(({ color }) => color)).toEqual([1, 2, 1, 2].map((shade) => `--series-solar-${shade}`));
   expect(lines.map(({ dash }) => dash !== undefined)).toEqual([false, false, true, true]);
   expect(new Set(lines.map(({ color, dash }) => `${color} ${dash}`)).size).toBe(4);
+});
+
+test("an alert says each figure once, and no more of it than can be read", () => {
+  const alert = {
+    type: "discharge",
+    value: 19.902_134,
+    note: "House: battery: 19.9021 % charge, threshold 20 %",
+  } as const;
+  expect(eventValue(alert)).toBe("19.9 %");
+  expect(eventNote(alert)).toBe("\u2068House: battery\u2069, threshold 20 %");
+  expect(eventNote({ ...alert, note: "by hand" })).toBe("by hand");
+  expect(eventNote({ ...alert, type: "restore" })).toBe(alert.note);
+  expect(eventValue({ ...alert, value: 20 })).toBe("20 %");
 });
 
 describe("the report as CSV", () => {
@@ -140,6 +345,7 @@ describe("the report as CSV", () => {
   test("quotes what needs it, leaves empty what is not there, and ends lines as RFC 4180 has it", () => {
     const [head, line, rest] = reportCsv(report("Pack")).split("\r\n");
     expect(head?.split(",").length).toBe(17);
+    expect(head?.slice(0, 10)).toBe("\ufeffdevice_id");
     expect(line).toBe(
       'edge-001,"Gate, ""north""",7,2026-11-23T21:02:43.023562+00:00,m1,Pack,battery,0,,,,,,,,,',
     );

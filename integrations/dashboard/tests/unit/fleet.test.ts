@@ -2,8 +2,9 @@
 
 import type { DeviceBudget, DeviceRecord, PowerMeter } from "@blackroad/power-client";
 import { describe, expect, test } from "vitest";
-import { byName, order, type SortKey, select } from "../../src/fleet/order";
-import { measured, Summaries, type Summary, summarise, sumText, totals } from "../../src/fleet/summary";
+import { byName, FILTERS, order, type SortKey, search } from "../../src/fleet/order";
+import { measured, Summaries, type Summary, stateOf, summarise, sumOfKnown } from "../../src/fleet/summary";
+import { wattsOf } from "../../src/fleet/watts";
 import { chance } from "./random";
 
 const NOW = Date.parse("2026-11-23T12:00:00Z");
@@ -46,7 +47,17 @@ describe("a device's state", () => {
     expect(states(panel, meter(), meter({ state: "low" }))).toBe("low");
     expect(states(meter({ state: "low" }), meter({ type: "ups", state: "critical" }))).toBe("critical");
     expect(states(meter({ type: "main", state: "unknown" }), panel)).toBe("unknown");
-    expect(states(panel)).toBe("charging");
+    expect(states(panel)).toBe("producing");
+  });
+
+  test("is charging while something flows in, and full where nothing does: the library has one word for both", () => {
+    const ups = (changes: Partial<PowerMeter>) => stateOf(meter({ type: "ups", ...changes }));
+    expect(ups({ state: "charging", charge_pct: 98, wattage: 300 })).toBe("full");
+    expect(ups({ state: "charging", charge_pct: 98, wattage: null })).toBe("full");
+    expect(ups({ state: "charging", charge_pct: 98, wattage: -20 })).toBe("charging");
+    expect(ups({ state: "normal", charge_pct: 60, wattage: -20 })).toBe("charging");
+    expect(ups({ state: "low", charge_pct: 12, wattage: -20 })).toBe("low");
+    expect(stateOf(meter({ type: "solar", state: "charging", wattage: 0 }))).toBe("normal");
   });
 
   test("is stale after two minutes without any reading, and silent before the first", () => {
@@ -58,14 +69,83 @@ describe("a device's state", () => {
     });
     expect(summarise(DEVICE, [meter({ updated_at: null })], undefined, NOW)).toMatchObject({
       state: "silent",
-      load: null,
+      consumption: null,
     });
     expect(summarise(DEVICE, [], undefined, NOW).state).toBe("silent");
   });
 
-  test("does not mind a clock that is ahead", () => {
+  test("of a clock that is ahead goes by when something came from it", () => {
     const ahead = meter({ updated_at: new Date(NOW + 9e6).toISOString() });
-    expect(summarise(DEVICE, [ahead], undefined, NOW).stale).toBe(false);
+    const at = (now: number) => summarise(DEVICE, [ahead], undefined, now, new Map([["m", NOW]]));
+    expect(at(NOW + 120_000)).toMatchObject({ stale: false, state: "normal", ahead: true });
+    expect(at(NOW + 120_000).alerts).toEqual([{ severity: "warning", text: "Its clock is ahead" }]);
+    expect(at(NOW + 120_001)).toMatchObject({ stale: true, state: "stale" });
+  });
+});
+
+describe("what a device uses", () => {
+  const of = (...parts: [PowerMeter["type"], number | null][]) =>
+    wattsOf(parts.map(([type, wattage]) => meter({ type, voltage: wattage ?? 0, current_draw: 1, wattage })));
+
+  test.each<[string, [PowerMeter["type"], number][], number | null]>([
+    [
+      "by day, with a panel that feeds load and battery",
+      [
+        ["battery", -28.5],
+        ["solar", 35.5],
+      ],
+      7,
+    ],
+    [
+      "with grid, a draining battery and a roof",
+      [
+        ["main", 55],
+        ["battery", 33],
+        ["solar", 56],
+      ],
+      144,
+    ],
+    [
+      "while it feeds the grid",
+      [
+        ["main", -1437],
+        ["solar", 2000],
+      ],
+      563,
+    ],
+    [
+      "with a UPS in line with the mains",
+      [
+        ["main", 100],
+        ["ups", 98],
+      ],
+      100,
+    ],
+    ["with a UPS alone", [["ups", 98]], 98],
+    [
+      "within what meters are off, nothing",
+      [
+        ["battery", -28.6],
+        ["solar", 28.5],
+      ],
+      0,
+    ],
+    ["with a source that no meter measures, is not known", [["battery", -28.6]], null],
+    ["without a meter, is not known", [], null],
+  ])("%s", (_, parts, expected) => {
+    const { consumption } = of(...parts);
+    if (expected === null) expect(consumption).toBeNull();
+    else expect(consumption).toBeCloseTo(expected, 9);
+  });
+
+  test("has its sources apart", () => {
+    expect(of(["main", 55], ["battery", 33], ["solar", 56], ["ups", 50])).toMatchObject({
+      grid: 55,
+      battery: 33,
+      solar: 56,
+      total: 194,
+    });
+    expect(of(["ups", 50])).toMatchObject({ grid: 50, charge: 50 });
   });
 });
 
@@ -77,18 +157,24 @@ describe("watts that are not known", () => {
     expect(summarise(DEVICE, [gauge, panel], undefined, NOW)).toMatchObject({
       total: null,
       solar: 40,
-      load: null,
-      net: null,
+      consumption: null,
       alerts: [],
     });
     const empty = meter({ voltage: 0, current_draw: 0, power_known: false, wattage: null });
-    expect(totals([empty, meter({ current_draw: 2 })])).toMatchObject({ runtime: null, charge: 50 });
+    expect(wattsOf([empty, meter({ current_draw: 2 })])).toMatchObject({ runtime: null, charge: 50 });
   });
 
-  test("of a UPS in line with the mains leave the load known", () => {
+  test("of a UPS in line with the mains leave the consumption known", () => {
     const mains = meter({ type: "main", voltage: 230, current_draw: 0.5, wattage: 115 });
-    expect(totals([mains, gauge])).toMatchObject({ load: 115, total: null });
-    expect(totals([mains, meter({ type: "ups" })])).toMatchObject({ load: 115, total: 127 });
+    expect(wattsOf([mains, gauge])).toMatchObject({ consumption: 115, total: null });
+  });
+
+  test("leave the day's energy unknown", () => {
+    const budget = { consumption_24h_wh: 40 } as DeviceBudget;
+    expect(summarise(DEVICE, [meter()], budget, NOW).dayWh).toBe(40);
+    expect(summarise(DEVICE, [gauge], budget, NOW).dayWh).toBeNull();
+    const old = meter({ updated_at: new Date(NOW - 25 * 3.6e6).toISOString() });
+    expect(summarise(DEVICE, [old], { ...budget, consumption_24h_wh: 0 }, NOW).dayWh).toBeNull();
   });
 
   test("show as a dash; volts that were measured are shown", () => {
@@ -98,10 +184,10 @@ describe("watts that are not known", () => {
   });
 
   test("are said beside a sum over devices", () => {
-    expect(sumText([2, null, 10, null])).toBe("12.0 W + 2 unknown");
-    expect(sumText([2, 10])).toBe("12.0 W");
-    expect(sumText([null])).toBe("–");
-    expect(sumText([])).toBe("0.00 W");
+    expect(sumOfKnown([2, null, 10, null])).toEqual({ sum: 12, unknown: 2 });
+    expect(sumOfKnown([2, 10])).toEqual({ sum: 12, unknown: 0 });
+    expect(sumOfKnown([null])).toEqual({ sum: null, unknown: 1 });
+    expect(sumOfKnown([])).toEqual({ sum: 0, unknown: 0 });
   });
 });
 
@@ -117,7 +203,7 @@ describe("a retired meter", () => {
   test("alone leaves nothing but when it was seen", () => {
     expect(summarise(DEVICE, [retired], undefined, NOW)).toMatchObject({
       state: "unknown",
-      load: null,
+      consumption: null,
       charge: null,
       alerts: [],
       lastSeen: NOW - 1000,
@@ -126,19 +212,28 @@ describe("a retired meter", () => {
 });
 
 describe("alerts", () => {
-  const texts = (meters: PowerMeter[], budget?: DeviceBudget) =>
-    summarise(DEVICE, meters, budget, NOW).alerts.map(({ severity, text }) => `${severity}: ${text}`);
+  const texts = (meters: PowerMeter[], budget?: DeviceBudget, threshold = 3) =>
+    summarise({ ...DEVICE, shutdown_threshold: threshold }, meters, budget, NOW).alerts.map(
+      ({ severity, text }) => `${severity}: ${text}`,
+    );
 
   test("name the meter and its charge, the threshold and the target; critical ones come first", () => {
     const low = meter({ state: "low", charge_pct: 14, voltage: 1 });
     const critical = meter({ state: "critical", charge_pct: 4.5, name: null, voltage: 1 });
-    expect(texts([low, critical], { within_target: false } as DeviceBudget)).toEqual([
+    expect(texts([low, critical], { within_target: false } as DeviceBudget, 4)).toEqual([
       "critical: \u2068battery\u2069 4.5 %",
-      "critical: Power below 3.00 W",
+      "critical: Power below 4.00 W",
       "warning: \u2068Pack\u2069 14 %",
       "warning: Over daily target",
     ]);
     expect(texts([meter()], { within_target: true } as DeviceBudget)).toEqual([]);
+  });
+
+  test("power below the threshold that every device has is a note, for it may never be above", () => {
+    const camera = meter({ type: "main", voltage: 2, wattage: 2 });
+    expect(texts([camera])).toEqual(["note: Power below 3.00 W"]);
+    expect(texts([camera], undefined, 2.5)).toEqual(["critical: Power below 2.50 W"]);
+    expect(FILTERS.alerts.keeps(summarise(DEVICE, [camera], undefined, NOW))).toBe(false);
   });
 });
 
@@ -147,7 +242,11 @@ describe("summaries that are kept", () => {
     const summaries = new Summaries();
     const first = meter();
     const of = (its: PowerMeter, now: number) =>
-      summaries.of([DEVICE], { meters: new Map([[DEVICE.id, [its]]]), budgets: new Map() }, now)[0];
+      summaries.of(
+        [DEVICE],
+        { meters: new Map([[DEVICE.id, [its]]]), budgets: new Map(), heard: new Map() },
+        now,
+      )[0];
     const one = of(first, NOW);
     expect(of(first, NOW + 5000)).toBe(one);
     expect(of(meter({ current_draw: 2 }), NOW)).not.toBe(one);
@@ -160,8 +259,8 @@ function row(index: number, random: () => number): Summary {
   const summary = summarise({ ...DEVICE, id: `d${index}`, name: `Node ${index % 7}` }, [], undefined, NOW);
   return {
     ...summary,
-    load: maybe(),
-    net: maybe(),
+    consumption: maybe(),
+    solar: maybe(),
     runtime: maybe(),
     lastSeen: maybe(),
     stale: random() < 0.5,
@@ -177,7 +276,7 @@ describe("order", () => {
     expect(byName(names).map(({ name }) => name)).toEqual(["Node 2", "node 9", "Node 10"]);
   });
 
-  test.each<SortKey>(["load", "net", "runtime", "lastSeen"])(
+  test.each<Exclude<SortKey, "need">>(["consumption", "solar", "runtime", "lastSeen"])(
     "by %s: each pair is right, and equals are by name",
     (key) => {
       for (const descending of [false, true]) {
@@ -195,11 +294,60 @@ describe("order", () => {
     },
   );
 
-  test("a search has every word in the name or the id, whatever its case; a filter keeps its kind", () => {
-    expect(select(rows, " NODE  d13 ", "all").map(({ id }) => id)).toEqual(["d13"]);
-    expect(select(rows, "", "stale").every(({ stale }) => stale)).toBe(true);
-    expect(select(rows, "", "live").length + select(rows, "", "stale").length).toBe(60);
-    expect(select(rows, "", "draining").every(({ stale, net }) => !stale && Number(net) < 0)).toBe(true);
-    expect(select(rows, "", "alerts")).toEqual([]);
+  test("a search has every word in the name or the id, whatever its case", () => {
+    expect(search(rows, " NODE  d13 ").map(({ id }) => id)).toEqual(["d13"]);
+    expect(search(rows, " ")).toBe(rows);
+  });
+
+  test("a filter keeps its kind", () => {
+    const kept = (filter: keyof typeof FILTERS) => rows.filter(FILTERS[filter].keeps);
+    expect(kept("live").every(({ stale }) => !stale)).toBe(true);
+    expect(kept("silent").length).toBe(60);
+    expect(kept("alerts")).toEqual([]);
+    const [state, battery, stale] = ["normal", 3, false] as const;
+    const draining = { ...(rows[0] as Summary), state, battery, stale };
+    expect(FILTERS.draining.keeps(draining)).toBe(true);
+    expect(FILTERS.draining.keeps({ ...draining, stale: true })).toBe(false);
+    expect(FILTERS.charging.keeps({ ...draining, battery: -3 })).toBe(true);
+  });
+});
+
+describe("in order of need", () => {
+  const base = summarise(DEVICE, [meter({ current_draw: 0, wattage: 0 })], undefined, NOW);
+  const of = (id: string, changes: Partial<Summary>): Summary => ({ ...base, id, name: id, ...changes });
+  const empty = (leastCharge: number, more: Partial<Summary> = {}) => ({
+    powerState: leastCharge < 5 ? ("critical" as const) : ("low" as const),
+    leastCharge,
+    ...more,
+  });
+  const silent = (hours: number) => ({ stale: true, state: "stale" as const, lastSeen: NOW - hours * 3.6e6 });
+  const wanted = [
+    of("flat", empty(1)),
+    of("nearly flat", empty(4.1)),
+    of("flat when it fell silent", empty(0.5, silent(9))),
+    of("lowest", empty(8)),
+    of("low", empty(19)),
+    of("low when it fell silent", empty(7, silent(1))),
+    of("below its own threshold", { alerts: [{ severity: "critical", text: "Power below 9.00 W" }] }),
+    of("two hours left", { runtime: 2 }),
+    of("a day left, almost", { runtime: 23.9 }),
+    of("drained when it fell silent", { runtime: 1, ...silent(2) }),
+    of("silent for days", silent(70)),
+    of("silent for minutes", silent(0.2)),
+    of("never read", { stale: true, state: "silent", lastSeen: null }),
+    of("a week left", { runtime: 168 }),
+    of("fine", {}),
+    of("fine 2", { alerts: [{ severity: "note", text: "Power below 3.00 W" }] }),
+    of("fine 10", {}),
+  ];
+
+  test("a flat battery is first, and sixty cameras of two watts are last, by name", () => {
+    const random = chance(11);
+    for (let run = 0; run < 20; run++) {
+      const shuffled = byName([...wanted].sort(() => random() - 0.5));
+      const names = order(shuffled, { key: "need", descending: false }).map(({ id }) => id);
+      expect(names.slice(0, 13)).toEqual(wanted.slice(0, 13).map(({ id }) => id));
+      expect(names.slice(13)).toEqual(["a week left", "fine", "fine 2", "fine 10"]);
+    }
   });
 });

@@ -28,6 +28,24 @@ test("the other units are written the same way", () => {
   ]);
 });
 
+test("figures side by side have the prefix of the greatest", () => {
+  const row = [3700, 10_800, 7100, null];
+  expect(row.map(format.together(row, "W"))).toEqual(["3.70 kW", "10.8 kW", "7.10 kW", "–"]);
+  const energies = [25_100, 4608];
+  expect(energies.map(format.together(energies, "Wh"))).toEqual(["25.1 kWh", "4.61 kWh"]);
+  expect([3.2, -648].map(format.together([-648], "W"))).toEqual(["3.20 W", "−648 W"]);
+});
+
+test.each([
+  [[-5, 0, 5], "V", ["−5 V", "0 V", "5 V"]],
+  [[0, 2.5, 5], "W", ["0.0 W", "2.5 W", "5.0 W"]],
+  [[12, 12.05, 12.1], "V", ["12.00 V", "12.05 V", "12.10 V"]],
+  [[0, 5000, 10_000], "W", ["0 kW", "5 kW", "10 kW"]],
+  [[0, 50, 100], "%", ["0 %", "50 %", "100 %"]],
+] as const)("an axis of %j %s has as many decimals as it needs", (values, unit, labels) =>
+  expect(format.ticks(values, unit)).toEqual(labels),
+);
+
 test.each([
   [4.6, "4.6 %"],
   [5, "5 %"],

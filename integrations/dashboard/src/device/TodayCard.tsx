@@ -1,0 +1,94 @@
+/** The day so far against the day before, how much of it was the device's own, and the energy budget. */
+
+import type { DeviceBudget, PowerMeter } from "@blackroad/power-client";
+import * as format from "../format";
+import { useToday } from "../live/today";
+import { errorText, Loading } from "../ui/states";
+import { dayBefore, energyPeriods, type Hours, midnights, selfSufficiency, usedUntil } from "./energy";
+import { Pair } from "./MeterCards";
+
+interface TodayCardProps {
+  readonly meters: readonly PowerMeter[];
+  readonly budget: DeviceBudget | undefined;
+  readonly now: number;
+}
+
+export function TodayCard({ meters, budget, now }: TodayCardProps) {
+  const { hours, error } = useToday(meters.map(({ id }) => id));
+  return (
+    <section className="card today" aria-labelledby="today">
+      <h2 id="today">Today</h2>
+      {hours && <TodayFigures meters={meters} hours={hours} now={now} />}
+      {!hours && error === null && <Loading what="today" />}
+      {error !== null && (
+        <p className="problem" role="status">
+          {hours ? "Not up to date" : "Today could not be loaded"}: {errorText(error)}
+        </p>
+      )}
+      {budget && <Target budget={budget} />}
+    </section>
+  );
+}
+
+function TodayFigures({ meters, hours, now }: { meters: readonly PowerMeter[]; hours: Hours; now: number }) {
+  const [yesterday, today] = energyPeriods(meters, hours, midnights(2, now));
+  if (!today || !yesterday) return null;
+  const before = usedUntil(meters, hours, dayBefore(now));
+  const has = (type: PowerMeter["type"]) => meters.some((meter) => meter.type === type);
+  const text = format.together([today.energy.consumption, yesterday.energy.consumption], "Wh");
+  return (
+    <>
+      <p className="today-used">
+        <strong>{text(today.energy.consumption)}</strong> used
+        <Change now={today.energy.consumption} before={before} />
+      </p>
+      <dl className="pairs">
+        <Pair name="Yesterday by now">{text(before)}</Pair>
+        <Pair name="All of yesterday">{text(yesterday.energy.consumption)}</Pair>
+        {has("solar") && <Pair name="From the sun">{format.wattHours(today.energy.solar)}</Pair>}
+        {has("main") && <Pair name="From the grid">{format.wattHours(today.energy.gridIn)}</Pair>}
+        {today.energy.gridOut > 0 && <Pair name="Fed back">{format.wattHours(today.energy.gridOut)}</Pair>}
+        {has("solar") && <Pair name="Self-sufficiency">{format.percent(selfSufficiency(today.energy))}</Pair>}
+      </dl>
+    </>
+  );
+}
+
+/** By how much more or less than the day before at this time; nothing where there was none. */
+function Change({ now, before }: { now: number; before: number }) {
+  if (before <= 0) return null;
+  const change = Math.round(100 * (now / before - 1));
+  const words =
+    change === 0
+      ? "as yesterday by now"
+      : `${Math.abs(change)} % ${change > 0 ? "more" : "less"} than yesterday by now`;
+  return <span className="today-change muted">{words}</span>;
+}
+
+/** The last 24 hours against the device's target. */
+function Target({ budget }: { budget: DeviceBudget }) {
+  const { consumption_24h_wh: used, target_wh: target, within_target: within } = budget;
+  if (target === null) return null;
+  const share = target > 0 ? used / target : used > 0 ? 1 : 0;
+  const text = format.together([used, target], "Wh");
+  const verdict = within ? `${format.percent(100 * share)} of the target` : `over by ${text(used - target)}`;
+  return (
+    <div className={`target ${within ? "target-within" : "target-over"}`}>
+      <p>
+        <strong>{text(used)}</strong> of {text(target)} in the last 24 h
+        <span className="target-verdict">{verdict}</span>
+      </p>
+      <div
+        className="track target-track"
+        role="meter"
+        aria-label="Energy of the last 24 hours against the target"
+        aria-valuemin={0}
+        aria-valuemax={target}
+        aria-valuenow={Math.min(used, target)}
+        aria-valuetext={`${text(used)} of ${text(target)}, ${verdict}`}
+      >
+        <div className="level" style={{ width: `${Math.min(100, 100 * share)}%` }} />
+      </div>
+    </div>
+  );
+}

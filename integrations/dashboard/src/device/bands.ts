@@ -1,0 +1,81 @@
+/** The least, the mean and the most of each day: what can be read of a month or a year. */
+
+import type { PowerStatistics } from "@blackroad/power-client";
+import type { Sample } from "../live/history";
+import { midnight } from "./energy";
+
+/** One day of a meter; null where nothing is known. */
+export interface DayBand {
+  /** The middle of the local day, seconds since the epoch. */
+  readonly at: number;
+  readonly least: number | null;
+  readonly mean: number | null;
+  readonly most: number | null;
+}
+
+/** What is known of a moment, or of an hour. */
+interface Part {
+  /** Milliseconds since the epoch. */
+  readonly moment: number;
+  readonly least: number | null;
+  readonly mean: number | null;
+  readonly most: number | null;
+}
+
+/** Parts in order of time as days. */
+export function dayBands(parts: readonly Part[]): DayBand[] {
+  const days = new Map<number, Part[]>();
+  for (const part of parts) {
+    const day = midnight(part.moment);
+    const others = days.get(day);
+    if (others) others.push(part);
+    else days.set(day, [part]);
+  }
+  return [...days].map(([day, its]) => ({
+    at: (day + midnight(day, 1)) / 2000,
+    least: extreme(
+      its.map(({ least }) => least),
+      Math.min,
+    ),
+    mean: meanOf(its.map(({ mean }) => mean)),
+    most: extreme(
+      its.map(({ most }) => most),
+      Math.max,
+    ),
+  }));
+}
+
+function extreme(values: readonly (number | null)[], pick: (...values: number[]) => number): number | null {
+  const known = values.filter((value) => value !== null);
+  return known.length > 0 ? pick(...known) : null;
+}
+
+/** Each part counts as much: hours with many readings are as long as those with few. */
+function meanOf(values: readonly (number | null)[]): number | null {
+  const known = values.filter((value) => value !== null);
+  return known.length > 0 ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+}
+
+/** An hour's watts. */
+export const wattsPart = (row: PowerStatistics): Part => ({
+  moment: Date.parse(row.start),
+  least: row.min_wattage,
+  mean: row.avg_wattage,
+  most: row.max_wattage,
+});
+
+/** An hour's charge; statistics keep no mean of it, so the middle stands for one. */
+export const chargePart = (row: PowerStatistics): Part => ({
+  moment: Date.parse(row.start),
+  least: row.min_charge_pct,
+  mean: (row.min_charge_pct + row.max_charge_pct) / 2,
+  most: row.max_charge_pct,
+});
+
+/** A reading's volts. The readings are thinned out so that every peak stays, and so their mean is a rough one. */
+export const voltsPart = (reading: Sample): Part => ({
+  moment: reading.at,
+  least: reading.voltage,
+  mean: reading.voltage,
+  most: reading.voltage,
+});

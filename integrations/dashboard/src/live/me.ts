@@ -1,0 +1,28 @@
+/** What the token of this page may do. */
+
+import type { Me } from "@blackroad/power-client";
+import { usePowerClient } from "@blackroad/power-client/react";
+import { createContext, useContext, useEffect, useState } from "react";
+
+/** Undefined until the service has said, and where it cannot be asked. */
+export const MeContext = createContext<Me | undefined>(undefined);
+
+/** Who is asking, loaded once for a client. */
+export function useLoadedMe(): Me | undefined {
+  const client = usePowerClient();
+  const [me, setMe] = useState<Me>();
+  useEffect(() => {
+    const control = new AbortController();
+    client.me({ signal: control.signal }).then(setMe, () => undefined); // what may not be done is then refused when tried
+    return () => control.abort();
+  }, [client]);
+  return me;
+}
+
+/** Whether the token has a scope; while that is not known, it is taken to have it. */
+export function useMay(scope: Me["scopes"][number]): boolean {
+  return useContext(MeContext)?.scopes.includes(scope) ?? true;
+}
+
+/** The file that the service uses, as a command on its machine names it. */
+export const useDatabase = (): string => useContext(MeContext)?.database ?? "FILE";

@@ -1,0 +1,44 @@
+/** The hours of a device's meters since yesterday, loaded again each minute. */
+
+import type { PowerStatistics } from "@blackroad/power-client";
+import { usePowerClient, useStreamStatus } from "@blackroad/power-client/react";
+import { useEffect, useState } from "react";
+
+const REFRESH_MS = 60_000;
+const DAYS = 3; // the local day before this one begins within them, wherever one is
+
+export interface Today {
+  /** By meter id; undefined until they are there. */
+  readonly hours: ReadonlyMap<string, readonly PowerStatistics[]> | undefined;
+  /** Why the last load failed; null after one that did not. */
+  readonly error: unknown;
+}
+
+export function useToday(meterIds: readonly string[]): Today {
+  const client = usePowerClient();
+  const { state } = useStreamStatus();
+  const [today, setToday] = useState<Today>({ hours: undefined, error: null });
+  const ids = JSON.stringify(meterIds); // by value: the array is another one at each render
+  // biome-ignore lint/correctness/useExhaustiveDependencies: loaded anew when the stream is open again
+  useEffect(() => {
+    const control = new AbortController();
+    const { signal } = control;
+    const hoursOf = async (id: string) =>
+      [id, await client.statistics(id, { days: DAYS, bucket: "hour", signal })] as const;
+    const load = async () => {
+      try {
+        const hours = new Map(await Promise.all((JSON.parse(ids) as string[]).map(hoursOf)));
+        setToday({ hours, error: null });
+      } catch (error) {
+        if (!signal.aborted) setToday((before) => ({ ...before, error }));
+      }
+    };
+    void load();
+    const timer = setInterval(load, REFRESH_MS);
+    return () => {
+      control.abort();
+      clearInterval(timer);
+    };
+  }, [client, ids, state === "open"]);
+  return today;
+}

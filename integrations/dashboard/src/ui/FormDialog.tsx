@@ -1,0 +1,108 @@
+/** A dialog with fields: fill in, send, and read why it was refused without losing what was filled in. */
+
+import { type FormEvent, type ReactNode, useEffect, useId, useRef, useState } from "react";
+import { errorText } from "./states";
+
+interface FormDialogProps {
+  readonly title: string;
+  /** What sending it does, for whoever is about to. */
+  readonly effect: ReactNode;
+  readonly send: string;
+  /** Reads the fields and does it; an Error says what is wrong. */
+  readonly onSend: (form: FormData) => Promise<void>;
+  readonly onClose: () => void;
+  readonly children: ReactNode;
+}
+
+export function FormDialog({ title, effect, send, onSend, onClose, children }: FormDialogProps) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [problem, setProblem] = useState<string | null>(null);
+  const [busy, setBusy] = useState(false);
+  const id = useId();
+  useEffect(() => dialog.current?.showModal(), []);
+
+  async function submit(event: FormEvent<HTMLFormElement>): Promise<void> {
+    event.preventDefault();
+    setProblem(null);
+    setBusy(true);
+    try {
+      await onSend(new FormData(event.currentTarget));
+      dialog.current?.close();
+    } catch (error) {
+      setProblem(errorText(error));
+      setBusy(false);
+    }
+  }
+
+  return (
+    <dialog
+      ref={dialog}
+      className="card"
+      aria-labelledby={`${id}-title`}
+      onClose={onClose}
+      // Whoever leaves now would never hear that it failed.
+      closedby={busy ? "none" : "closerequest"}
+    >
+      <h2 id={`${id}-title`}>{title}</h2>
+      <form className="fields" onSubmit={submit} noValidate>
+        {children}
+        <p className="muted">{effect}</p>
+        <p className={problem ? "problem" : ""} role="alert">
+          {problem}
+        </p>
+        <div className="row row-end">
+          <button type="button" className="button" disabled={busy} onClick={() => dialog.current?.close()}>
+            Cancel
+          </button>
+          <button type="submit" className="button button-main" disabled={busy}>
+            {busy ? "Saving…" : send}
+          </button>
+        </div>
+      </form>
+    </dialog>
+  );
+}
+
+interface FieldProps {
+  readonly name: string;
+  readonly label: string;
+  readonly value: string | number | null;
+  readonly hint?: string;
+  readonly numeric?: boolean;
+}
+
+/** A field with its label, and what it does. */
+export function Field({ name, label, value, hint, numeric = false }: FieldProps) {
+  const id = useId();
+  return (
+    <>
+      <label htmlFor={id}>{label}</label>
+      <input
+        id={id}
+        name={name}
+        defaultValue={value ?? ""}
+        autoComplete="off"
+        inputMode={numeric ? "decimal" : undefined}
+        aria-describedby={hint ? `${id}-hint` : undefined}
+      />
+      {hint && (
+        <p id={`${id}-hint`} className="muted">
+          {hint}
+        </p>
+      )}
+    </>
+  );
+}
+
+/** A field's text without the spaces around it. */
+export const textOf = (form: FormData, name: string): string => String(form.get(name) ?? "").trim();
+
+/** A field's number, null where it was left empty; an Error where it is none. */
+export function numberOf(form: FormData, name: string, label: string): number | null {
+  const text = textOf(form, name).replace(",", ".");
+  if (text === "") return null;
+  const value = Number(text);
+  if (!Number.isFinite(value) || value < 0)
+    throw new Error(`${label}: expected a number such as 12.5, got “${text}”.`);
+  return value;
+}
