@@ -3981,7 +3981,7 @@ def test_a_capacity_that_glitches_or_wanders_is_no_other_pack(
 ) -> None:
     """One look at another capacity is none, half a percent is none; what adds up is."""
     tree.battery(energy_full=50_000_000)
-    one = machine()
+    one = machine(commit_every=0)
     one.tick(2)
     for look in range(60):
         tree.battery(energy_full=999_000_000 if look in (4, 28) else 50_000_000 - look * 5_000)
