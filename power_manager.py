@@ -8066,7 +8066,8 @@ class _LayoutFinder:
         wishes = zip(_OWN_COLUMNS, [first, *others])
         example = " ".join(f"--column {meaning}={number}" for meaning, number in wishes)
         raise InvalidValue(
-            "expected NDJSON, or CSV whose first line names the columns; the first line has values: "
+            "expected NDJSON, or CSV whose first line names the columns; "
+            "the first line has values: "
             f"say which column is what, by number: --no-header {example}"
         )
 

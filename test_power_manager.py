@@ -10997,7 +10997,7 @@ class TestJsonLogs(Logs):
         assert [row[1] for row in stored()] == [13.0] * 3
 
     def test_charge_that_comes_later(self, take: Take, stored: Stored) -> None:
-        """Behind the rows by which columns are found, its own name is known and others are asked."""
+        """Behind the rows by which columns are found, its own name is known, others are asked."""
         lines = [f'{{"ts": {1780300800 + n}, "v": 13, "i": 1}}' for n in range(150)]
         own = '{"ts": 1780301800, "v": 13, "i": 1, "charge_pct": 40, "t": 1}'
         outcome = take("\n".join([*lines, own]))
@@ -11502,7 +11502,10 @@ class TestTimesOfLogs(Logs):
 
     def test_date_and_time_apart(self, take: Take, stored: Stored) -> None:
         """They are joined; a row that lacks one is bad."""
-        log = "Date;Time;V;A\n2026-06-01;10:00;1;1\n2026-06-01;10:00:30;1;1\n;10:01;1;1\n2026-06-01;;1;1\n"
+        log = (
+            "Date;Time;V;A\n2026-06-01;10:00;1;1\n2026-06-01;10:00:30;1;1\n"
+            ";10:01;1;1\n2026-06-01;;1;1\n"
+        )
         outcome = take(log, "--time-zone", "Europe/Berlin", "--skip-bad")
         assert (bad_lines(outcome), seconds_of(stored)) == ([4, 5], [self.EIGHT, self.EIGHT + 30])
 
@@ -11777,7 +11780,8 @@ MAKERS = [
         "no head",
         "",
         lambda s: f"{s.utc:%Y-%m-%dT%H:%M:%SZ},x,{s.volts},{s.amperes},{s.charge_pct}",
-        "--no-header --column timestamp=1 --column voltage=3 --column current=4 --column charge_pct=5",
+        "--no-header --column timestamp=1 --column voltage=3 --column current=4 "
+        "--column charge_pct=5",
     ),
     Maker(
         "sign turned",

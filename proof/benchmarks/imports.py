@@ -68,6 +68,7 @@ def import_file(pm: power_manager.PowerManager, path: Path) -> None:
 def measure(rows: list[Row], pairs: int, place: Path) -> list[tuple[float, float]]:
     """The seconds of log_many() and of an import, in pairs that begin with either in turn."""
     path = place / "log.csv"
+    seconds = 0.0
 
     def log(pm: power_manager.PowerManager, meter_id: str) -> None:
         readings = [
@@ -81,7 +82,6 @@ def measure(rows: list[Row], pairs: int, place: Path) -> list[tuple[float, float
             words = ["--db", str(pm.db_path), "export", "d/b", "--output", str(path)]
             assert power_manager.main(words) == 0
 
-    seconds = 0.0
     in_new_file(place, log)
     found = []
     for number in range(pairs):
