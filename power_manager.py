@@ -8305,16 +8305,6 @@ class _LogReader:
                 )
             self._known_names.add(name)
 
-    def _time_of(self, fields: Sequence[Any]) -> Any:
-        """The time of a row, in one value."""
-        if self._timestamp is not None:
-            return fields[self._timestamp.index]
-        columns = self.layout.columns
-        values = [fields[columns[meaning].index] for meaning in ("date", "time")]
-        if any(value is None or value == "" for value in values):
-            return ""
-        return " ".join(str(value).strip() for value in values)
-
     def _arrival(self, number: int, fields: Sequence[Any]) -> _Arrival:
         """One row as a reading with checked values. Raises InvalidValue."""
         column = self._timestamp
@@ -8413,16 +8403,16 @@ def _sampled(
 ) -> tuple[list[_LogRow], Iterator[_LogRow | None]]:
     """The first rows, and all of them. It waits for no more than `least` rows."""
     sample: list[_LogRow] = []
-    seen: list[_LogRow | None] = []
+    lull: list[None] = []  # one behind the sample is told on, so that its rows are stored
     for row in rows:
-        seen.append(row)
         if row is not None:
             sample.append(row)
         elif len(sample) >= least:
+            lull.append(None)
             break
         if len(sample) == _SAMPLE_ROWS:
             break
-    return sample, chain(seen, rows)
+    return sample, chain(list(sample), lull, rows)
 
 
 # --- Import

@@ -12347,6 +12347,13 @@ class TestBatches(Logs):
         outcome = run("import", pack, "log.txt")
         assert (outcome.code, outcome.out, stored()) == (130, "", [])
 
+    def test_number_as_python_writes_it(self, run: Run, pack: str) -> None:
+        """1_2 is no number of a log, though Python would read 12."""
+        Path("log.txt").write_text(HEAD + self.rows(0, 1) + self.rows(1, 2).replace("12", "1_2"))
+        outcome = run("import", pack, "log.txt")
+        assert outcome.code == 1
+        assert "'1_2" in outcome.err
+
     def test_pipe_that_fails(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """An error of reading ends the import in one line."""
 
@@ -12398,7 +12405,7 @@ class TestBatches(Logs):
 
         monkeypatch.setattr(power_manager, "_piped_pieces", pieces)
         outcome = run("import", pack)
-        assert (outcome.code, len(stored())) == (0, 6)
+        assert (outcome.code, len(stored())) == (0, 6), outcome.err
         assert list(dict.fromkeys(counts)) == [0, 1, 2, 3, 4, 5, 6]
 
     def test_pipe_that_pauses(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
