@@ -7552,7 +7552,7 @@ def _unreadable_time(text: str) -> InvalidValue:
             f"timestamp: {shown}: is the day or the month first? Say --time-format "
             "'%d/%m/%Y %H:%M' or '%m/%d/%Y %H:%M', with what else it has"
         )
-    if re.match(_OTHER_DATES, text) or re.search(r"(?i)[ap]\.?m", text):
+    if re.match(_OTHER_DATES, text) or re.search(r"(?i)\d\s*[ap]\.?m\b", text):
         return _Unclear(
             f"timestamp: {shown}: say which form it has, as --time-format '%d.%m.%y %H:%M:%S'"
         )
