@@ -6999,6 +6999,7 @@ _MEANINGS = {
         ),
     )
 }
+_MEASURES = ("voltage", "current", "power", "charge_pct")
 _NAME_WITH_BRACKETS = re.compile(r"(?P<base>.*?)\s*[\[(](?P<unit>[^\[\]()]*)[\])]")
 
 
@@ -8293,26 +8294,29 @@ class _LogReader:
     def _check_names(self, fields: Mapping[str, Any]) -> None:
         """Refuse a name that only comes later, and that would have been used from the start."""
         for name in fields.keys() - self._known_names:
-            known = _meaning_of(name) or ("", "")
+            meaning, _ = _meaning_of(name) or ("", "")
             if not self._charge.name and name == "charge_pct":
                 self._charge = _LogColumn(name, name, len(self.layout.names))
                 self.layout.names.append(name)
-            elif not self._charge.name and "charge_pct" in known:
-                raise InvalidValue(
-                    f"{printable(name)}: the first rows have no such name: give --column "
-                    f"{_quoted(f'charge_pct={name}')}"
-                )
+            elif meaning in _MEASURES:
+                self._check_later_name(name, meaning, fields)
+                continue
             self._known_names.add(name)
 
-    def _time_of(self, fields: Sequence[Any]) -> Any:
-        """The time of a row, in one value."""
-        if self._timestamp is not None:
-            return fields[self._timestamp.index]
-        columns = self.layout.columns
-        values = [fields[columns[meaning].index] for meaning in ("date", "time")]
-        if any(value is None or value == "" for value in values):
-            return ""
-        return " ".join(str(value).strip() for value in values)
+    def _check_later_name(self, name: str, meaning: str, fields: Mapping[str, Any]) -> None:
+        """Refuse a name that stands for one of the first rows, which this row does not have."""
+        electric = self._current if self._current.name else self._power
+        used = {"voltage": self._voltage, "charge_pct": self._charge}.get(meaning, electric)
+        if not used.name:
+            raise InvalidValue(
+                f"{printable(name)}: the first rows have no such name: give --column "
+                f"{_quoted(f'charge_pct={name}')}"
+            )
+        if fields.get(used.name) is None:
+            raise InvalidValue(
+                f"{printable(name)}: the first rows have {printable(used.name)} in its place: "
+                "import the rows that have it apart"
+            )
 
     def _arrival(self, number: int, fields: Sequence[Any]) -> _Arrival:
         """One row as a reading with checked values. Raises InvalidValue."""

@@ -11008,6 +11008,34 @@ class TestJsonLogs(Logs):
         named = take("\n".join([own.replace("charge_pct", "soc"), *lines]))
         assert named.code == 0
 
+    @pytest.mark.parametrize(
+        ("first", "later", "name"),
+        [
+            ('"voltage": 13, "current": 1', '"volts": 14, "current": 1', "volts"),
+            ('"voltage": 13, "current": 1', '"voltage": 13, "amps": 5', "amps"),
+            ('"voltage": 13, "current": 1', '"voltage": 13, "watts": 65', "watts"),
+            ('"voltage": 13, "power": 26', '"voltage": 13, "current": 5', "current"),
+            ('"v": 13, "a": 1, "soc": 50', '"v": 13, "a": 1, "charge_pct": 9', "charge_pct"),
+            ('"voltage": 13, "a": 1', '"voltage": null, "volts": 14, "a": 1', "volts"),
+        ],
+    )
+    def test_name_that_changes(
+        self, take: Take, stored: Stored, first: str, later: str, name: str
+    ) -> None:
+        """A value is not left out because its name is another one than in the first rows."""
+        lines = [f'{{"ts": {1780300800 + n}, {first}}}' for n in range(150)]
+        lines += [f'{{"ts": {1780301800 + n}, {later}}}' for n in range(2)]
+        outcome = take("\n".join(lines), "--skip-bad")
+        assert (bad_lines(outcome), len(stored())) == ([151, 152], 150)
+        assert f"line 151: {name}: the first rows have " in outcome.err
+
+    def test_name_that_is_added(self, take: Take, stored: Stored) -> None:
+        """A second name of a meaning is not used where the first one is still there."""
+        lines = [f'{{"ts": {1780300800 + n}, "voltage": 13, "current": 1}}' for n in range(150)]
+        lines += ['{"ts": 1780301800, "voltage": 13, "current": 1, "volts": 14, "watts": 2}'] * 2
+        outcome = take("\n".join(lines))
+        assert (outcome.code, stored()[-1][1:3]) == (0, (13.0, 1.0))
+
 
 class TestColumnsOfLogs(Logs):
     """Which column is what, by its name or by --column."""
