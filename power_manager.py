@@ -7000,6 +7000,14 @@ _MEANINGS = {
     )
 }
 _MEASURES = ("voltage", "current", "power", "charge_pct")
+# Meanings of which a log has one or the other.
+_RIVALS = {
+    "current": ("power",),
+    "power": ("current",),
+    "timestamp": ("date", "time"),
+    "date": ("timestamp",),
+    "time": ("timestamp",),
+}
 _NAME_WITH_BRACKETS = re.compile(r"(?P<base>.*?)\s*[\[(](?P<unit>[^\[\]()]*)[\])]")
 
 
@@ -7095,7 +7103,9 @@ class _Columns:
     def __init__(self, names: Sequence[str], wishes: Sequence[_Wish], has_head: bool) -> None:
         self._names = [name.strip() for name in names]
         self._has_head = has_head
-        self._wished = {wish.meaning: self._wished_column(wish) for wish in wishes}
+        self._wished: dict[str, _LogColumn] = {}
+        for wish in wishes:
+            self._add_wish(wish)
         self._candidates: dict[str, list[_LogColumn]] = {}
         wished_indexes = {column.index for column in self._wished.values()}
         for index, name in enumerate(self._names):
@@ -7104,6 +7114,18 @@ class _Columns:
                 meaning, unit = known
                 column = _LogColumn(meaning, name, index, unit)
                 self._candidates.setdefault(meaning, []).append(column)
+
+    def _add_wish(self, wish: _Wish) -> None:
+        """Take what an option --column says. Raises InvalidValue if it is at odds with another."""
+        column = self._wished_column(wish)
+        rivals = {wish.meaning, *_RIVALS.get(wish.meaning, ())}
+        for other in self._wished.values():
+            if other.meaning in rivals or other.index == column.index:
+                raise InvalidValue(
+                    f"--column {other.meaning}={other.name} and --column {wish.meaning}="
+                    f"{wish.text} cannot both be: leave one out"
+                )
+        self._wished[wish.meaning] = column
 
     def known_count(self) -> int:
         """How many meanings have a column."""
@@ -7131,7 +7153,7 @@ class _Columns:
         """A timestamp; or a date and a time apart; or one of the two, which is a timestamp."""
         apart = ("date", "time")
         timestamp = None
-        if not self._wished.keys() & set(apart) or "timestamp" in self._wished:
+        if not self._wished.keys() & set(apart):
             timestamp = self._one("timestamp")
         if timestamp is not None:
             return {"timestamp": timestamp}
@@ -7525,15 +7547,31 @@ def _sized_epoch_us(value: str | float) -> int:
 
 _DATES_IN_DIGITS = {
     "%Y%m%d": "a date",
+    "%Y%m%d%H": "a date and an hour",
     "%Y%m%d%H%M": "a date and a time",
     "%Y%m%d%H%M%S": "a date and a time",
+    "%y%m%d%H%M": "a date and a time",
+    "%y%m%d%H%M%S": "a date and a time",
 }
-_DIGITS_OF_FORMS = {"%Y%m%d": 8, "%Y%m%d%H%M": 12, "%Y%m%d%H%M%S": 14}
+_DIGITS_OF_FORMS = {
+    "%Y%m%d": 8,
+    "%Y%m%d%H": 10,
+    "%Y%m%d%H%M": 12,
+    "%Y%m%d%H%M%S": 14,
+    "%y%m%d%H%M": 10,
+    "%y%m%d%H%M%S": 12,
+}
 
 
 def _is_time_of(digits: str, form: str) -> bool:
-    """Whether digits are a time of that form from 1970 to 2199."""
-    if len(digits) != _DIGITS_OF_FORMS[form] or not "1970" <= digits[:4] < "2200":
+    """Whether digits are a time of that form from 1970 to 2199, and hardly one since 1970.
+
+    Of ten digits, those that begin with a 1 are epoch seconds of 2001 to 2033; twelve would be
+    milliseconds of 1973 to 2001.
+    """
+    if len(digits) != _DIGITS_OF_FORMS[form] or (len(digits) == 10 and digits < "2"):
+        return False
+    if form.startswith("%Y") and not "1970" <= digits[:4] < "2200":
         return False
     try:
         datetime.strptime(digits, form)  # noqa: DTZ007  # only to see whether it can be read
@@ -7553,7 +7591,7 @@ def _unreadable_time(text: str) -> InvalidValue:
             f"timestamp: {shown}: is the day or the month first? Say --time-format "
             "'%d/%m/%Y %H:%M' or '%m/%d/%Y %H:%M', with what else it has"
         )
-    if re.match(_OTHER_DATES, text) or re.search(r"(?i)[ap]\.?m", text):
+    if re.match(_OTHER_DATES, text) or re.search(r"(?i)\d\s*[ap]\.?m", text):
         return _Unclear(
             f"timestamp: {shown}: say which form it has, as --time-format '%d.%m.%y %H:%M:%S'"
         )

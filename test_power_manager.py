@@ -11301,6 +11301,24 @@ class TestColumnsOfLogs(Logs):
         assert [row[1] for row in stored()] == [12.5, 13.5]
         assert bad_lines(take('ts,V,A\n1780300800,"1,234.5",1\n5,1.5,1\n')) == [2, 3]
 
+    @pytest.mark.parametrize(
+        "options",
+        [
+            "voltage=U voltage=X current=I",
+            "voltage=U current=U",
+            "voltage=U current=I power=X",
+            "voltage=U power=X current=I",
+            "voltage=U current=I timestamp=time date=X",
+            "voltage=U current=I time=X timestamp=time",
+        ],
+    )
+    def test_options_that_are_at_odds(self, take: Take, stored: Stored, options: str) -> None:
+        """None of them is left out without a word."""
+        words = [f"--column={option}" for option in options.split()]
+        outcome = take("time,U,I,X\n2026-06-01T08:00:00Z,13,1,14\n", *words)
+        assert (outcome.code, stored()) == (1, [])
+        assert "cannot both be: leave one out" in outcome.err
+
     def test_commas_that_may_part_thousands(self, take: Take, stored: Stored) -> None:
         """They are asked about; an option settles it."""
         log = 'ts,mV,A\n1780300800,"12,801",1\n'
@@ -11465,6 +11483,9 @@ class TestTimesOfLogs(Logs):
             ("20260601", "a date in digits: say --time-format %Y%m%d"),
             ("202606010800", "a date and a time in digits: say --time-format %Y%m%d%H%M"),
             ("20260601080000", "a date and a time in digits: say --time-format %Y%m%d%H%M%S"),
+            ("2026060108", "a date and an hour in digits: say --time-format %Y%m%d%H"),
+            ("2606010800", "a date and a time in digits: say --time-format %y%m%d%H%M"),
+            ("260601080000", "a date and a time in digits: say --time-format %y%m%d%H%M%S"),
         ],
     )
     def test_times_that_are_not_clear(self, take: Take, text: str, message: str) -> None:
@@ -11490,6 +11511,17 @@ class TestTimesOfLogs(Logs):
         outcome = take(f"ts,V,A\n1780300800,1,1\n{text},1,1\n", "--skip-bad")
         assert (bad_lines(outcome), len(stored())) == ([3], 1)
         assert "timestamp: " in outcome.err
+
+    def test_epoch_seconds_that_could_be_a_date(self, take: Take, stored: Stored) -> None:
+        """Until 2033 they are what they are: 1712312359 is no 31 December 2017."""
+        assert take("ts,V,A\n1712312359,1,1\n").code == 0
+        assert seconds_of(stored) == [1712312359]
+        assert bad_lines(take("ts,V,A\n1712312359,1,1\n2712312359,1,1\n")) == [3]
+
+    def test_words_with_am_in_them(self, take: Take) -> None:
+        """They are no times of a twelve-hour clock."""
+        for text, reason in (("timestamp", "ISO 8601"), ("2026-06-01 8:00 pm", "which form")):
+            assert reason in take(f"ts,V,A\n1780300800,1,1\n{text},1,1\n").err
 
     @pytest.mark.parametrize("value", ["true", "null", "[1]"])
     def test_times_of_json_that_are_none(self, take: Take, value: str) -> None:
