@@ -3145,13 +3145,19 @@ def _check_is_file(path: Path, shown: Path) -> None:
             )
 
 
-def _recognise(conn: sqlite3.Connection, path: Path) -> _FileKind:
-    """What the file is; one that is not ours is refused by name."""
-    # One statement is one look: another process may be making the file.
+def _header(conn: sqlite3.Connection) -> tuple[int, int, int]:
+    """Application id, version, and how often the schema has changed, in one look."""
     application_id, version, changes = conn.execute(
         """SELECT application_id, user_version, schema_version
         FROM pragma_application_id, pragma_user_version, pragma_schema_version"""
     ).fetchone()
+    return application_id, version, changes
+
+
+def _recognise(conn: sqlite3.Connection, path: Path) -> _FileKind:
+    """What the file is; one that is not ours is refused by name."""
+    header = _header(conn)
+    application_id, version, changes = header
     if application_id == _APPLICATION_ID:
         if version == _SCHEMA_VERSION:
             return _FileKind.OURS
@@ -3170,6 +3176,8 @@ def _recognise(conn: sqlite3.Connection, path: Path) -> _FileKind:
             return _FileKind.NEW
         if _has_first_release_tables(conn):
             return _FileKind.FIRST_RELEASE
+        if _header(conn) != header:  # another process upgraded it between the two looks
+            return _recognise(conn, path)
     raise StorageError(path, "a database of another program: name another file")
 
 
@@ -6999,6 +7007,15 @@ _MEANINGS = {
         ),
     )
 }
+_MEASURES = ("voltage", "current", "power", "charge_pct")
+# Meanings of which a log has one or the other.
+_RIVALS = {
+    "current": ("power",),
+    "power": ("current",),
+    "timestamp": ("date", "time"),
+    "date": ("timestamp",),
+    "time": ("timestamp",),
+}
 _NAME_WITH_BRACKETS = re.compile(r"(?P<base>.*?)\s*[\[(](?P<unit>[^\[\]()]*)[\])]")
 
 
@@ -7094,7 +7111,9 @@ class _Columns:
     def __init__(self, names: Sequence[str], wishes: Sequence[_Wish], has_head: bool) -> None:
         self._names = [name.strip() for name in names]
         self._has_head = has_head
-        self._wished = {wish.meaning: self._wished_column(wish) for wish in wishes}
+        self._wished: dict[str, _LogColumn] = {}
+        for wish in wishes:
+            self._add_wish(wish)
         self._candidates: dict[str, list[_LogColumn]] = {}
         wished_indexes = {column.index for column in self._wished.values()}
         for index, name in enumerate(self._names):
@@ -7103,6 +7122,18 @@ class _Columns:
                 meaning, unit = known
                 column = _LogColumn(meaning, name, index, unit)
                 self._candidates.setdefault(meaning, []).append(column)
+
+    def _add_wish(self, wish: _Wish) -> None:
+        """Take what an option --column says. Raises InvalidValue if it is at odds with another."""
+        column = self._wished_column(wish)
+        rivals = {wish.meaning, *_RIVALS.get(wish.meaning, ())}
+        for other in self._wished.values():
+            if other.meaning in rivals or other.index == column.index:
+                raise InvalidValue(
+                    f"--column {other.meaning}={other.name} and --column {wish.meaning}="
+                    f"{wish.text} cannot both be: leave one out"
+                )
+        self._wished[wish.meaning] = column
 
     def known_count(self) -> int:
         """How many meanings have a column."""
@@ -7130,7 +7161,7 @@ class _Columns:
         """A timestamp; or a date and a time apart; or one of the two, which is a timestamp."""
         apart = ("date", "time")
         timestamp = None
-        if not self._wished.keys() & set(apart) or "timestamp" in self._wished:
+        if not self._wished.keys() & set(apart):
             timestamp = self._one("timestamp")
         if timestamp is not None:
             return {"timestamp": timestamp}
@@ -7524,15 +7555,31 @@ def _sized_epoch_us(value: str | float) -> int:
 
 _DATES_IN_DIGITS = {
     "%Y%m%d": "a date",
+    "%Y%m%d%H": "a date and an hour",
     "%Y%m%d%H%M": "a date and a time",
     "%Y%m%d%H%M%S": "a date and a time",
+    "%y%m%d%H%M": "a date and a time",
+    "%y%m%d%H%M%S": "a date and a time",
 }
-_DIGITS_OF_FORMS = {"%Y%m%d": 8, "%Y%m%d%H%M": 12, "%Y%m%d%H%M%S": 14}
+_DIGITS_OF_FORMS = {
+    "%Y%m%d": 8,
+    "%Y%m%d%H": 10,
+    "%Y%m%d%H%M": 12,
+    "%Y%m%d%H%M%S": 14,
+    "%y%m%d%H%M": 10,
+    "%y%m%d%H%M%S": 12,
+}
 
 
 def _is_time_of(digits: str, form: str) -> bool:
-    """Whether digits are a time of that form from 1970 to 2199."""
-    if len(digits) != _DIGITS_OF_FORMS[form] or not "1970" <= digits[:4] < "2200":
+    """Whether digits are a time of that form from 1970 to 2199, and hardly one since 1970.
+
+    Of ten digits, those that begin with a 1 are epoch seconds of 2001 to 2033; twelve would be
+    milliseconds of 1973 to 2001.
+    """
+    if len(digits) != _DIGITS_OF_FORMS[form] or (len(digits) == 10 and digits < "2"):
+        return False
+    if form.startswith("%Y") and not "1970" <= digits[:4] < "2200":
         return False
     try:
         datetime.strptime(digits, form)  # noqa: DTZ007  # only to see whether it can be read
@@ -8294,16 +8341,29 @@ class _LogReader:
     def _check_names(self, fields: Mapping[str, Any]) -> None:
         """Refuse a name that only comes later, and that would have been used from the start."""
         for name in fields.keys() - self._known_names:
-            known = _meaning_of(name) or ("", "")
+            meaning, _ = _meaning_of(name) or ("", "")
             if not self._charge.name and name == "charge_pct":
                 self._charge = _LogColumn(name, name, len(self.layout.names))
                 self.layout.names.append(name)
-            elif not self._charge.name and "charge_pct" in known:
-                raise InvalidValue(
-                    f"{printable(name)}: the first rows have no such name: give --column "
-                    f"{_quoted(f'charge_pct={name}')}"
-                )
+            elif meaning in _MEASURES:
+                self._check_later_name(name, meaning, fields)
+                continue
             self._known_names.add(name)
+
+    def _check_later_name(self, name: str, meaning: str, fields: Mapping[str, Any]) -> None:
+        """Refuse a name that stands for one of the first rows, which this row does not have."""
+        electric = self._current if self._current.name else self._power
+        used = {"voltage": self._voltage, "charge_pct": self._charge}.get(meaning, electric)
+        if not used.name:
+            raise InvalidValue(
+                f"{printable(name)}: the first rows have no such name: give --column "
+                f"{_quoted(f'charge_pct={name}')}"
+            )
+        if fields.get(used.name) is None:
+            raise InvalidValue(
+                f"{printable(name)}: the first rows have {printable(used.name)} in its place: "
+                "import the rows that have it apart"
+            )
 
     def _arrival(self, number: int, fields: Sequence[Any]) -> _Arrival:
         """One row as a reading with checked values. Raises InvalidValue."""

@@ -6536,6 +6536,20 @@ class TestFirstRelease:
                 assert len(reread(path)["devices"]) == 2
         assert interrupted > 10
 
+    def test_upgraded_between_two_looks(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file that another process upgrades while it is recognised is not another program's."""
+        execute(path, FIRST_RELEASE)
+        look = power_manager._has_first_release_tables
+
+        def upgraded_first(conn: sqlite3.Connection) -> bool:
+            monkeypatch.setattr(power_manager, "_has_first_release_tables", look)
+            PowerManager(path).close()
+            return look(conn)
+
+        monkeypatch.setattr(power_manager, "_has_first_release_tables", upgraded_first)
+        with PowerManager(path) as pm:
+            assert pm.check() == []
+
     def test_upgraders_racing(self, path: Path) -> None:
         """Processes that open an old file at once all succeed, and it is upgraded once."""
         execute(path, FIRST_RELEASE)
@@ -11008,6 +11022,34 @@ class TestJsonLogs(Logs):
         named = take("\n".join([own.replace("charge_pct", "soc"), *lines]))
         assert named.code == 0
 
+    @pytest.mark.parametrize(
+        ("first", "later", "name"),
+        [
+            ('"voltage": 13, "current": 1', '"volts": 14, "current": 1', "volts"),
+            ('"voltage": 13, "current": 1', '"voltage": 13, "amps": 5', "amps"),
+            ('"voltage": 13, "current": 1', '"voltage": 13, "watts": 65', "watts"),
+            ('"voltage": 13, "power": 26', '"voltage": 13, "current": 5', "current"),
+            ('"v": 13, "a": 1, "soc": 50', '"v": 13, "a": 1, "charge_pct": 9', "charge_pct"),
+            ('"voltage": 13, "a": 1', '"voltage": null, "volts": 14, "a": 1', "volts"),
+        ],
+    )
+    def test_name_that_changes(
+        self, take: Take, stored: Stored, first: str, later: str, name: str
+    ) -> None:
+        """A value is not left out because its name is another one than in the first rows."""
+        lines = [f'{{"ts": {1780300800 + n}, {first}}}' for n in range(150)]
+        lines += [f'{{"ts": {1780301800 + n}, {later}}}' for n in range(2)]
+        outcome = take("\n".join(lines), "--skip-bad")
+        assert (bad_lines(outcome), len(stored())) == ([151, 152], 150)
+        assert f"line 151: {name}: the first rows have " in outcome.err
+
+    def test_name_that_is_added(self, take: Take, stored: Stored) -> None:
+        """A second name of a meaning is not used where the first one is still there."""
+        lines = [f'{{"ts": {1780300800 + n}, "voltage": 13, "current": 1}}' for n in range(150)]
+        lines += ['{"ts": 1780301800, "voltage": 13, "current": 1, "volts": 14, "watts": 2}'] * 2
+        outcome = take("\n".join(lines))
+        assert (outcome.code, stored()[-1][1:3]) == (0, (13.0, 1.0))
+
 
 class TestColumnsOfLogs(Logs):
     """Which column is what, by its name or by --column."""
@@ -11273,6 +11315,24 @@ class TestColumnsOfLogs(Logs):
         assert [row[1] for row in stored()] == [12.5, 13.5]
         assert bad_lines(take('ts,V,A\n1780300800,"1,234.5",1\n5,1.5,1\n')) == [2, 3]
 
+    @pytest.mark.parametrize(
+        "options",
+        [
+            "voltage=U voltage=X current=I",
+            "voltage=U current=U",
+            "voltage=U current=I power=X",
+            "voltage=U power=X current=I",
+            "voltage=U current=I timestamp=time date=X",
+            "voltage=U current=I time=X timestamp=time",
+        ],
+    )
+    def test_options_that_are_at_odds(self, take: Take, stored: Stored, options: str) -> None:
+        """None of them is left out without a word."""
+        words = [f"--column={option}" for option in options.split()]
+        outcome = take("time,U,I,X\n2026-06-01T08:00:00Z,13,1,14\n", *words)
+        assert (outcome.code, stored()) == (1, [])
+        assert "cannot both be: leave one out" in outcome.err
+
     def test_commas_that_may_part_thousands(self, take: Take, stored: Stored) -> None:
         """They are asked about; an option settles it."""
         log = 'ts,mV,A\n1780300800,"12,801",1\n'
@@ -11437,6 +11497,9 @@ class TestTimesOfLogs(Logs):
             ("20260601", "a date in digits: say --time-format %Y%m%d"),
             ("202606010800", "a date and a time in digits: say --time-format %Y%m%d%H%M"),
             ("20260601080000", "a date and a time in digits: say --time-format %Y%m%d%H%M%S"),
+            ("2026060108", "a date and an hour in digits: say --time-format %Y%m%d%H"),
+            ("2606010800", "a date and a time in digits: say --time-format %y%m%d%H%M"),
+            ("260601080000", "a date and a time in digits: say --time-format %y%m%d%H%M%S"),
         ],
     )
     def test_times_that_are_not_clear(self, take: Take, text: str, message: str) -> None:
@@ -11470,6 +11533,17 @@ class TestTimesOfLogs(Logs):
         outcome = take(f"ts,V,A\n1780300800,1,1\n{text},1,1\n", "--skip-bad")
         assert (bad_lines(outcome), len(stored())) == ([3], 1)
         assert "timestamp: " in outcome.err
+
+    def test_epoch_seconds_that_could_be_a_date(self, take: Take, stored: Stored) -> None:
+        """Until 2033 they are what they are: 1712312359 is no 31 December 2017."""
+        assert take("ts,V,A\n1712312359,1,1\n").code == 0
+        assert seconds_of(stored) == [1712312359]
+        assert bad_lines(take("ts,V,A\n1712312359,1,1\n2712312359,1,1\n")) == [3]
+
+    def test_words_with_am_in_them(self, take: Take) -> None:
+        """They are no times of a twelve-hour clock."""
+        for text, reason in (("timestamp", "ISO 8601"), ("2026-06-01 8:00 pm", "which form")):
+            assert reason in take(f"ts,V,A\n1780300800,1,1\n{text},1,1\n").err
 
     @pytest.mark.parametrize("value", ["true", "null", "[1]"])
     def test_times_of_json_that_are_none(self, take: Take, value: str) -> None:
