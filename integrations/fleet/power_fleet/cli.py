@@ -1,4 +1,4 @@
-"""`power-fleet`: forward, sink, stream, dead, schema, and the questions.
+"""`power-fleet`: forward, sink, stream, dead, schema, close, and the questions.
 
 Answers go to standard output, the rest to standard error.
 """
@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,9 +138,12 @@ def _parser() -> argparse.ArgumentParser:
     _nats_options(add)
     _add_dead(commands)
     _clickhouse_options(commands.add_parser("schema", help="make the tables that are missing"))
-    _clickhouse_options(
-        commands.add_parser("hours", help="compute the statistics of closed hours now")
+    add = commands.add_parser("close", help="compute the statistics of closed hours as they close")
+    add.add_argument(
+        "--interval", type=_seconds, default=60.0, help="seconds between two looks (default: 60)"
     )
+    add.add_argument("--once", action="store_true", help="end when all that there are are done")
+    _clickhouse_options(add)
     _add_questions(commands)
     return parser
 
@@ -280,14 +282,13 @@ def _schema(options: argparse.Namespace) -> None:
     create(Engine(_urls(options)))
 
 
-def _hours(options: argparse.Namespace) -> None:
+def _close(options: argparse.Namespace) -> None:
     from power_fleet.engine import Engine
-    from power_fleet.hours import close_hours
-    from power_fleet.schema import check_all
+    from power_fleet.hours import keep_closing
 
     engine = Engine(_urls(options))
-    check_all(engine)
-    print(f"{close_hours(engine, int(time.time() * 1e6))} hours computed", file=sys.stderr)
+    work = keep_closing(engine, options.interval, Backoff(), once=options.once)
+    asyncio.run(_until_signal(work))
 
 
 def _ask(options: argparse.Namespace) -> None:
@@ -316,7 +317,7 @@ _COMMANDS = {
     "stream": _stream,
     "dead": _dead,
     "schema": _schema,
-    "hours": _hours,
+    "close": _close,
 }
 
 

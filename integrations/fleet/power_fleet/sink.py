@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,6 @@ from power_fleet import dead, deletions, schema
 from power_fleet.codec import MAX_US, Batch, Poison, decode
 from power_fleet.complaints import Complaints
 from power_fleet.engine import Engine, Shard
-from power_fleet.hours import close_hours
 from power_fleet.quota import Quota
 from power_fleet.stream import (
     CONSUMER,
@@ -37,8 +36,7 @@ from power_manager import HOUR_US
 
 MESSAGES = 200  # taken at once
 WAIT = 1.0  # seconds for the first of them
-HOURS_EVERY = 60.0  # seconds between two looks for recent hours to close
-ALL_HOURS_EVERY = 60  # every so many of them is for all hours
+FRESH_EVERY = 10.0  # seconds between two notes of how fresh the engine is, where nothing comes
 ACKNOWLEDGEMENT_BYTES = 1000  # one of the server's is shorter
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
@@ -132,17 +130,14 @@ class Sink:
         engine: Engine,
         source: Nats,
         backoff: Backoff,
-        clock: Callable[[], float] = time.time,
         quota: Quota | None = None,
     ) -> None:
         self._engine = engine
         self._source = source
         self._backoff = backoff
-        self._clock = clock
         self._quota = Quota() if quota is None else quota
         self._complaints = Complaints()
-        self._hours_at = 0.0  # by the monotonic clock
-        self._looks = 0  # how many looks for hours there were
+        self._fresh_at = -FRESH_EVERY  # when it was noted last, by the monotonic clock
 
     async def run(self) -> None:
         """Work for ever: whatever fails is tried again, over a new connection, after a growing wait."""
@@ -174,7 +169,9 @@ class Sink:
                     await dead.bury(js, dead_subject, message, reason)
                 except _FAILURES as error:  # it comes again; the readings behind it need not wait
                     _log.error("left in the stream: %s", error or type(error).__name__)
-            await asyncio.to_thread(self._tidy, int(await stored_until(connection) * 1e6))
+            if messages or time.monotonic() - self._fresh_at >= FRESH_EVERY:
+                fresh = int(await stored_until(connection) * 1e6)
+                await asyncio.to_thread(self._note_fresh, fresh)
             self._backoff.reset()
 
     async def _allowed(self, messages: list[Msg]) -> list[Msg]:
@@ -223,15 +220,11 @@ class Sink:
             await message.ack()
         return poison
 
-    def _tidy(self, fresh: int) -> None:
-        """Say how fresh the engine is, on every shard, and close hours once a minute."""
+    def _note_fresh(self, fresh: int) -> None:
+        """Say how fresh the engine is, on every shard."""
         for shard in self._engine.shards:
             shard.insert("power_fresh", schema.FRESH, [["stream", fresh]])
-        if time.monotonic() >= self._hours_at:
-            recent = self._looks % ALL_HOURS_EVERY != 0
-            close_hours(self._engine, int(self._clock() * 1e6), recent)
-            self._looks += 1
-            self._hours_at = time.monotonic() + HOURS_EVERY
+        self._fresh_at = time.monotonic()
 
 
 def _decoded(message: Msg) -> Batch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 
 from nats.js.api import StreamInfo
@@ -68,11 +67,10 @@ async def send(pm: PowerManager, nats: Nats) -> None:
 async def running_sink(
     engine: Engine,
     nats: Nats,
-    clock: Callable[[], float] = time.time,
     quota: Quota | None = None,
 ) -> AsyncIterator[None]:
     """A sink at work."""
-    sink = Sink(engine, nats, quick(), clock, quota)
+    sink = Sink(engine, nats, quick(), quota)
     task = asyncio.ensure_future(sink.run())
     try:
         yield
