@@ -7,6 +7,8 @@ row with `deleted` = 1, so that an older message that comes after it does not br
 
 from __future__ import annotations
 
+from clickhouse_connect.driver.client import Client
+
 from power_fleet.engine import Engine, Shard
 from power_fleet.stream import Refused
 
@@ -89,7 +91,7 @@ def create(engine: Engine) -> list[str]:
     done = []
     for number, shard in enumerate(engine.shards):
         for client in shard.clients:
-            for statement in statements(shard.replicated):
+            for statement in statements(shard.replicated, _syncs(client)):
                 client.command(statement)
                 done.append(statement)
         check(shard, number, len(engine.shards))
@@ -98,18 +100,27 @@ def create(engine: Engine) -> list[str]:
     return done
 
 
-def statements(replicated: bool) -> list[str]:
-    """The statements that make the tables."""
-    return [_statement(name, replicated) for name in TABLES]
+def statements(replicated: bool, syncs: bool) -> list[str]:
+    """The statements that make the tables; with `syncs`, what is inserted is on the disk when the insert returns."""
+    return [_statement(name, replicated, syncs) for name in TABLES]
 
 
-def _statement(name: str, replicated: bool) -> str:
+def _statement(name: str, replicated: bool, syncs: bool) -> str:
     columns, kind, version, key = TABLES[name]
     arguments = [f"'/clickhouse/power_fleet/{{shard}}/{name}'", "'{replica}'"] if replicated else []
     arguments += [version] if version else []
     engine = f"{'Replicated' if replicated else ''}{kind}MergeTree({', '.join(arguments)})"
     listed = ", ".join(f"{column} {kind}" for column, kind in columns.items())
-    return f"CREATE TABLE IF NOT EXISTS {name} ({listed}) ENGINE = {engine} ORDER BY ({key})"
+    settings = " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1" if syncs else ""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {name} ({listed}) ENGINE = {engine} ORDER BY ({key}){settings}"
+    )
+
+
+def _syncs(client: Client) -> bool:
+    """Whether the server knows the settings by which an insert is synced: from 20.11 on."""
+    version = client.query("SELECT version()").result_rows[0][0]
+    return tuple(int(part) for part in version.split(".")[:2]) >= (20, 11)
 
 
 def check_all(engine: Engine) -> None:
