@@ -23,19 +23,20 @@ MAYBE_NUMBER = "Nullable(Float64)"
 
 READINGS = {
     "device_id": TEXT, "meter_id": TEXT, "at": WHOLE,  # microseconds since 1970
-    "voltage": MAYBE_NUMBER, "current_draw": MAYBE_NUMBER, "charge_pct": NUMBER,
+    "voltage": MAYBE_NUMBER, "current_draw": MAYBE_NUMBER, "charge_pct": MAYBE_NUMBER,
     "max_gap": WHOLE,  # microseconds: the file's setting, with each reading, so that its energy needs nothing else
     "generation": VERSION,  # of its batch; of a deleted one the revision of the deletion
     "deleted": FLAG,
 }  # fmt: skip
 # An hour of a meter by itself. The energy between its first reading and the one before is not in it, so that it
 # depends on no other hour; `first_` and `last_` are there to add that. Wattages and energy are those of the readings
-# that have watts, power_count of them; where that is 0 they are 0 and mean nothing.
+# that have watts, power_count of them; where that is 0 they are 0 and mean nothing. The charges likewise: charge_count.
 HOURLY = {
     "device_id": TEXT, "meter_id": TEXT, "hour": WHOLE,  # hours since 1970
     "reading_count": WHOLE, "power_count": WHOLE, "wattage_sum": NUMBER, "min_wattage": NUMBER, "max_wattage": NUMBER,
     "min_charge_pct": NUMBER, "max_charge_pct": NUMBER, "energy_out": NUMBER, "energy_in": NUMBER,  # Wh
     "first_at": WHOLE, "first_wattage": NUMBER, "last_at": WHOLE, "last_wattage": NUMBER, "max_gap": WHOLE,
+    "charge_count": WHOLE,
     "touches": VERSION,  # those of power_touched that it has seen: it is right as long as there are no more
 }  # fmt: skip
 # How often readings of a device's hour have come; counted after they are stored.
@@ -55,7 +56,7 @@ DEVICES = {
 }  # fmt: skip
 METERS = {
     "device_id": TEXT, "meter_id": TEXT, "position": WHOLE, "type": TEXT, "name": MAYBE_TEXT, "capacity_wh": NUMBER,
-    "voltage": NUMBER, "current_draw": NUMBER, "charge_pct": NUMBER, "updated": MAYBE_WHOLE,
+    "voltage": NUMBER, "current_draw": NUMBER, "charge_pct": MAYBE_NUMBER, "updated": MAYBE_WHOLE,
     "active": FLAG, "power_known": FLAG, "alert_level": TEXT, "revision": VERSION, "deleted": FLAG,
 }  # fmt: skip
 # When the stream last took in something from a device, by the stream's clock.

@@ -163,7 +163,10 @@ _CHARGE_ALONE = {
 REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
     "putDevice": {"application/json": {"device": {"name": "Edge Node", "target_wh": 150.0}}},
     "addMeter": {
-        "application/json": {"battery": {"type": "battery", "capacity_wh": 50.0, "name": "Pack"}}
+        "application/json": {
+            "battery": {"type": "battery", "capacity_wh": 50.0, "name": "Pack"},
+            "no-gauge": {"type": "battery", "name": "Hat", "charge_pct": None},
+        }
     },
     "postReadings": {
         "application/json": {
@@ -182,7 +185,11 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "updateDevice": {"application/json": {"target": {"target_wh": 200.0}}},
     "updateMeter": {
-        "application/json": {"capacity": {"capacity_wh": 48.0}, "retire": {"active": False}}
+        "application/json": {
+            "capacity": {"capacity_wh": 48.0},
+            "retire": {"active": False},
+            "gauge-gone": {"charge_pct": None},
+        }
     },
 }
 

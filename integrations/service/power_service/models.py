@@ -80,7 +80,7 @@ class Series:
     voltage: list[float | None]
     current_draw: list[float | None]
     wattage: list[float | None]
-    charge_pct: list[float]
+    charge_pct: list[float | None]
 
 
 def series_of(meter_id: str, reading_count: int, points: list[PowerReading]) -> Series:
@@ -205,15 +205,15 @@ class _MeterHead(TypedDict):
 class MeterReport(_MeterHead, total=False):
     """A meter in a report; without readings in the period only the first four keys.
 
-    The wattages are null where no reading of the period has both volts and amperes.
+    The wattages are null where no reading of the period has both volts and amperes, the charges where none has one.
     """
 
     current_state: PowerState
     avg_wattage: float | None
     min_wattage: float | None
     max_wattage: float | None
-    min_charge_pct: float
-    max_charge_pct: float
+    min_charge_pct: float | None
+    max_charge_pct: float | None
     energy_out_wh: float
     energy_in_wh: float
     energy_wh: float
@@ -391,7 +391,7 @@ NEW_READING = Shape(
     {
         "charge_pct": {
             **_NULLABLE_NUMBER,
-            "description": "%, clamped to 0..100; null: the meter's last",
+            "description": "%, clamped to 0..100; null: the meter's last, which may be unknown",
         },
         "timestamp": _TIME,
     },
@@ -403,6 +403,11 @@ NEW_METER = Shape(
     {
         "capacity_wh": {**_AMOUNT, "default": 0.0, "description": "Wh; 0: not known"},
         "name": {**_NULLABLE_TEXT, "maxLength": 200},
+        "charge_pct": {
+            **_PERCENT,
+            "default": 100.0,
+            "description": "%, until a reading brings a charge; null: not known",
+        },
     },
 )
 NEW_EVENT = Shape(
@@ -465,6 +470,10 @@ METER_CHANGES = _changes(
     "What is to change of a meter; what is left out stays as it is.",
     {
         **NEW_METER.optional,
+        "charge_pct": {
+            "type": "null",
+            "description": "null: not known from now on, until a reading brings a charge",
+        },
         "active": {
             "type": "boolean",
             "description": "false: it counts in no present figure, until a reading becomes its present state",

@@ -165,11 +165,13 @@ async def list_meters(
     tags=["meters"], openapi_extra=_body(models.NEW_METER),
 )  # fmt: skip
 async def add_meter(request: Request, grant: Writer, device_id: DeviceId) -> Response:
-    """Add a meter to a device: 0 V, 0 A, 100 % until its first reading."""
+    """Add a meter to a device: 0 V and 0 A until its first reading."""
     check_devices(grant, device_id)
     storage, values = _storage(request), await read_object(request, models.NEW_METER)
-    arguments = (device_id, values["type"], values["capacity_wh"], values["name"])
-    meter = await storage.call(Lane.WRITE, storage.pm.add_meter, *arguments)
+    meter = await storage.call(
+        Lane.WRITE, storage.pm.add_meter, device_id, values["type"], values["capacity_wh"], values["name"],
+        charge_pct=values["charge_pct"],
+    )  # fmt: skip
     return _json(models.METER, models.shown(meter), 201)
 
 
@@ -190,7 +192,10 @@ async def get_meter(request: Request, grant: Reader, meter_id: MeterId) -> Respo
     openapi_extra=_body(models.METER_CHANGES),
 )  # fmt: skip
 async def update_meter(request: Request, grant: Writer, meter_id: MeterId) -> Response:
-    """Change the values that are given of a meter; retire it with `active` false."""
+    """Change the values that are given of a meter; retire it with `active` false.
+
+    `charge_pct` takes null alone, for a gauge that has gone: a charge comes by a reading.
+    """
     storage = _storage(request)
     await check_meter(storage, grant, meter_id)
     changes = await read_object(request, models.METER_CHANGES)

@@ -82,7 +82,7 @@ class TestTheFile:
             assert energy_out("Grid", "12") > 2 * energy_out("Grid", "05")
             types = {event.type.value for _, event in pm.events_since(0, limit=10_000)}
             assert types == {"discharge", "low_battery", "shutdown", "restore", "charge_start"}
-            assert min(day.min_charge_pct for day in days["UPS"]) < 60
+            assert min(day.min_charge_pct or 0.0 for day in days["UPS"]) < 60
 
     def test_the_same_year_comes_again(self, tmp_path: Path) -> None:
         """By its seed: a picture of it is the same tomorrow."""
