@@ -96,7 +96,7 @@ class Way:
                     notify_type=_NOTIFY_TYPES[message.severity],
                     body_format=apprise.NotifyFormat.TEXT,
                 )
-            except Exception as error:  # noqa: BLE001 - whatever one of its 190 services raises is a failure to send
+            except Exception as error:  # noqa: BLE001 - whatever one of its services raises is a failure to send
                 return self._scrubbed(f"{type(error).__name__}: {error}")
         if is_taken:
             return ""
