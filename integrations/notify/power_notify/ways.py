@@ -1,0 +1,210 @@
+"""Ways to people: URLs that Apprise knows, and one message at a time to each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import threading
+import urllib.parse
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+import apprise
+
+from power_manager import PowerManagerError, printable
+from power_notify.texts import CRITICAL, GOOD, INFO, WARNING, Message
+
+FIRST_RETRY_S = 5.0
+LAST_RETRY_S = 600.0
+_NOTIFY_TYPES = {
+    CRITICAL: apprise.NotifyType.FAILURE,
+    WARNING: apprise.NotifyType.WARNING,
+    GOOD: apprise.NotifyType.SUCCESS,
+    INFO: apprise.NotifyType.INFO,
+}
+# What these log can hold parts of a URL: `Way` says what is wrong instead.
+_OTHERS_LOGGERS = ("apprise", "urllib3", "requests")
+_log = logging.getLogger("power_notify")
+
+
+class WayError(PowerManagerError):
+    """A way to people cannot be used as it was given."""
+
+
+class Way:
+    """One URL, and what is being sent to it.
+
+    `label` is its number and scheme, as in "2 ntfy": all that is ever shown of it, since tokens are anywhere
+    in a URL. `key` names it in the file.
+    """
+
+    def __init__(self, number: int, url: str) -> None:
+        scheme = url.partition("://")[0]
+        self.label = f"{number} {printable(scheme)[:20] if '://' in url else '?'}"
+        # Slow on purpose: whoever has a copy of the file must not find out a password by trying.
+        digest = hashlib.pbkdf2_hmac("sha256", url.encode(), b"power-notify", 50_000)
+        self.key = digest.hex()[:16]
+        self._url = url
+        self._message: Message | None = None  # the one that is under way
+        self._problem = ""
+        self._has_ended = threading.Event()
+        self.failure_count = 0
+        self.due_s = 0.0  # by the steady clock: not before that time
+        _hush_others()
+        with _Listener() as heard, warnings.catch_warnings():
+            # The first one imports all of Apprise's services, and with them what Python will drop.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            service = self._open()
+        if service is None:
+            why = self._scrubbed(heard.text) or "no service has URLs like that"
+            raise WayError(
+                f"way {self.label}: Apprise refuses this URL: {why}; `apprise --details` lists what it knows"
+            )
+        self.target_count = len(service)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a message is under way, or its outcome not yet noted."""
+        return self._message is not None
+
+    def start(self, message: Message, ring: Callable[[], None]) -> None:
+        """Begin to send a message, in a thread of its own; ring() is called when it has ended."""
+        self._message = message
+        self._has_ended.clear()
+        # A daemon: a server that does not answer must not hold up the end of the program.
+        threading.Thread(target=self._run, args=(message, ring), daemon=True).start()
+
+    def outcome(self, wait_s: float = 0.0) -> tuple[Message, str] | None:
+        """What has been sent and what went wrong ("": nothing), once; None while it is under way."""
+        if self._message is None or not self._has_ended.wait(wait_s):
+            return None
+        message = self._message
+        self._message = None
+        return message, self._problem
+
+    def send(self, message: Message) -> str:
+        """Send a message, and return what went wrong; "" where the other side took it."""
+        with _Listener() as heard:
+            try:
+                service = self._open()
+                is_taken = service is not None and service.notify(
+                    body=message.text,
+                    title=message.title,
+                    notify_type=_NOTIFY_TYPES[message.severity],
+                    body_format=apprise.NotifyFormat.TEXT,
+                )
+            except Exception as error:  # noqa: BLE001 - whatever one of its services raises is a failure to send
+                return self._scrubbed(f"{type(error).__name__}: {error}")
+        if is_taken:
+            return ""
+        return self._scrubbed(heard.text) or "it was not taken, and nothing says why"
+
+    def delay_s(self) -> float:
+        """Seconds to wait after that many failures in a row: doubled each time, up to LAST_RETRY_S."""
+        return float(min(FIRST_RETRY_S * 2 ** min(self.failure_count - 1, 20), LAST_RETRY_S))
+
+    def _run(self, message: Message, ring: Callable[[], None]) -> None:
+        self._problem = self.send(message)
+        self._has_ended.set()
+        ring()
+
+    def _open(self) -> apprise.NotifyBase | None:
+        """The service anew for each message: Apprise's would sleep between two messages of one object."""
+        asset = apprise.AppriseAsset(
+            app_id="power-notify",
+            app_desc="power-notify",
+            storage_mode="memory",
+            allow_templates=False,
+            secure_logging=True,
+        )
+        return apprise.Apprise.instantiate(self._url, asset=asset)
+
+    def _scrubbed(self, text: str) -> str:
+        """The text in one line, without any part of the URL but its scheme."""
+        text = printable(" ".join(text.split()))
+        rest = self._url.partition("://")[2] or self._url
+        pieces = set(re.split(r"[/:@?&=#,;%+]+", rest))
+        pieces |= {urllib.parse.unquote(piece) for piece in pieces}
+        pieces |= set(re.split(r"[/:@?&=#,;]+", urllib.parse.unquote(rest)))
+        for piece in sorted(pieces, key=len, reverse=True):
+            if len(piece) >= 4:  # shorter ones are ports and words
+                text = text.replace(piece, "***")
+        return text[:300]
+
+
+class _Listener(logging.Handler):
+    """What Apprise logs as a warning or worse in this thread, while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._thread_id = threading.get_ident()
+        self._texts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "; ".join(dict.fromkeys(self._texts))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record's text."""
+        if record.thread == self._thread_id:
+            with contextlib.suppress(Exception):  # a record whose text does not fit its values
+                self._texts.append(record.getMessage())
+
+    def __enter__(self) -> _Listener:
+        logging.getLogger("apprise").addHandler(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        logging.getLogger("apprise").removeHandler(self)
+
+
+def _hush_others() -> None:
+    for name in _OTHERS_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+
+
+def read_urls(path: str) -> list[str]:
+    """The URLs of a file, one a line; lines that are empty or begin with # say nothing.
+
+    Raises WayError if every user of the machine can read it, or if it has none.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_mode & 0o007:
+                raise WayError(
+                    f"{printable(path)}: every user of this machine can use it: chmod o= {printable(path)}"
+                )
+            lines = [line.strip() for line in file]
+    except UnicodeDecodeError:
+        raise WayError(f"{printable(path)}: not a text in UTF-8: expected a URL a line") from None
+    urls = [line for line in lines if line and not line.startswith("#")]
+    if not urls:
+        raise WayError(f"{printable(path)}: no URL in it: expected one a line")
+    return urls
+
+
+def open_ways(urls: Iterable[str], paths: Sequence[str] = ()) -> list[Way]:
+    """The ways of all URLs, given and in files, numbered in that order; raises WayError."""
+    every = list(urls)
+    for path in paths:
+        every += read_urls(path)
+    ways = [Way(number, url) for number, url in enumerate(every, 1)]
+    by_key: dict[str, Way] = {}
+    for way in ways:
+        if way.key in by_key:
+            raise WayError(f"way {way.label}: the same URL as way {by_key[way.key].label}")
+        by_key[way.key] = way
+        if way.target_count > 1:
+            _log.warning(
+                "way %s has %d recipients: if one fails, all are told again; give each a URL of its own",
+                way.label,
+                way.target_count,
+            )
+    return ways

@@ -1,0 +1,334 @@
+"""The command line: what it prints, how it ends, and that killing it loses nothing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from ends import HttpEnd
+from power_notify import cli
+from power_notify.news import Clocks
+from power_notify.notifier import Bell, follow
+from world import World
+
+import power_manager
+from power_manager import PowerManagerError, StorageError
+
+PART = Path(__file__).resolve().parents[1]
+
+
+def run(world: World, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of the command line, by the world's clock."""
+    argv = ["--db", str(world.path), "--zone", "UTC", *words]
+    try:
+        code = cli.main(argv, world.clocks)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def start(world: World, *words: str) -> subprocess.Popen[str]:
+    """A process of its own, that looks often and never pauses."""
+    paths = [str(Path(power_manager.__file__).parent), str(PART)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "power_notify", "--db", str(world.path), *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+FAST = ("--interval", "0.02s", "--pause", "0")
+
+
+# --- Once
+
+
+def test_once_tells_and_ends(
+    world: World, http: HttpEnd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As cron wants it: 0 where everything was told."""
+    assert run(world, capsys, "--to", http.url, "--once")[0] == 0
+    world.log(4.0)
+    code, out, err = run(world, capsys, "--to", http.url, "--once")
+    assert (code, out) == (0, "")
+    assert err == "power_notify: way 1 json: told: Battery critical: Gate 01 - 4 %\n"
+    assert run(world, capsys, "--to", http.url, "--once") == (0, "", "")
+    assert http.titles == ["Battery critical: Gate 01 - 4 %"]
+
+
+def test_once_fails_where_a_way_is_down_and_keeps_what_waits(
+    world: World, http: HttpEnd, other_http: HttpEnd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1, and told the next time; by the other way at once and once."""
+    ways = ["--to", http.url, "--to", other_http.url, "--once"]
+    http.status = 500
+    world.log(4.0)
+    code, _, err = run(world, capsys, *ways)
+    assert code == 1
+    assert "way 1 json did not take a message, which is kept: " in err
+    assert "power-notify: not everything was told" in err
+    http.status = 200
+    assert run(world, capsys, *ways)[0] == 0
+    assert http.titles == other_http.titles == ["Battery critical: Gate 01 - 4 %"]
+
+
+def test_once_in_quiet_hours_is_a_success(
+    world: World, http: HttpEnd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What waits for the morning is where it should be."""
+    world.set_time(28, 23)
+    world.log(15.0)
+    words = ["--to", http.url, "--once", "--quiet", "22:00-07:00"]
+    assert run(world, capsys, *words)[0] == 0
+    assert http.posts == []
+    world.set_time(29, 7)
+    assert run(world, capsys, *words)[0] == 0
+    assert http.titles == ["Battery low: Gate 01 - 15 %"]
+
+
+def test_once_sends_as_many_messages_as_it_takes(
+    world: World, http: HttpEnd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A message holds a thousand events."""
+    run(world, capsys, "--to", http.url, "--once")
+    with world.pm.transaction():
+        for _ in range(1500):
+            world.pm.trigger_event("pump", "restore")
+    codes = [run(world, capsys, "--to", http.url, "--once")[0] for _ in range(2)]
+    assert codes == [0, 0]
+    assert [title.split(", and ")[1] for title in http.titles] == ["999 more", "499 more"]
+
+
+# --- Test, dry run
+
+
+def test_test_tells_everyone_and_says_who_was_not(
+    world: World, http: HttpEnd, other_http: HttpEnd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It needs no file."""
+    other_http.status = 403
+    words = ["--db", "/nowhere/power.db", "--to", http.url, "--to", other_http.url, "--test"]
+    code, out, _ = run(world, capsys, *words)
+    assert code == 1
+    assert out.splitlines()[0] == "way 1 json: told"
+    assert re.match(r"way 2 json: not told: .*403", out.splitlines()[1])
+    assert http.titles == ["Test of power-notify"]
+    assert "/nowhere/power.db" in http.posts[0].text
+
+
+def test_a_dry_run_prints_and_keeps_nothing(
+    world: World, http: HttpEnd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next real run tells the same."""
+    world.log(4.0)
+    with world.pm.connection() as conn:
+        before = list(conn.iterdump())
+    outs = [run(world, capsys, "--to", http.url, "--dry-run") for _ in range(2)]
+    assert outs[0] == outs[1]
+    code, out, _ = outs[0]
+    assert code == 0
+    assert out.startswith("way 1 json: would be told now\nBattery critical: Gate 01 - 4 %\n\n")
+    assert http.posts == []
+    with world.pm.connection() as conn:
+        assert list(conn.iterdump()) == before
+    assert run(world, capsys, "--to", http.url, "--once")[0] == 0
+    assert http.titles == ["Battery critical: Gate 01 - 4 %"]
+
+
+def test_a_dry_run_in_quiet_hours_says_what_waits(
+    world: World, http: HttpEnd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By number."""
+    world.set_time(28, 23)
+    world.log(15.0)
+    words = ["--to", http.url, "--dry-run", "--quiet", "22:00-07:00"]
+    assert run(world, capsys, *words)[1] == (
+        "way 1 json: nothing to tell now; 1 wait for the end of quiet hours\n"
+    )
+
+
+# --- Usage
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nobody to tell: name someone with --to URL or --to-file FILE"),
+        (["--to", "json://x", "--event", "low_batery"], "did you mean low_battery?"),
+        (["--to", "json://x", "--quiet", "22-7"], "such as 22:00-07:00, got '22-7'"),
+        (["--to", "json://x", "--silent", "0"], "a duration above 0"),
+        (["--to", "json://x", "--repeat", "soon"], "such as 90s, 15m, 1h30m or 7d, got 'soon'"),
+        (["--to", "json://x", "--zone", "Europe/Berln"], "did you mean Europe/Berlin?"),
+        (["--to", "json://x", "--once", "--test"], "not allowed with argument"),
+        (["--to", "json://x", "--name", ""], "expected a name of 1 to 100 letters"),
+        (["--too", "json://x"], "unknown option --too: did you mean --to"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_what_would_do(
+    world: World, capsys: pytest.CaptureFixture[str], words: Sequence[str], message: str
+) -> None:
+    """On standard error, after the usage."""
+    code, out, err = run(world, capsys, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_errors_are_one_line_and_1(
+    world: World, http: HttpEnd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is missing, a device that is, a list that is."""
+    missing = str(tmp_path / "missing")
+    for words, message in (
+        (["--db", missing, "--to", http.url], "no such file: name with --db the one"),
+        (["--device", "gate-1", "--to", http.url], "--device: "),
+        (["--to-file", missing], "No such file or directory"),
+    ):
+        code, out, err = run(world, capsys, *words)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("power-notify: ")
+        assert message in err
+    assert not Path(missing).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30", 1800), ("0.5", 30), ("90s", 90), ("2h", 7200)]
+)
+def test_silent_is_in_minutes_unless_a_unit_is_named(text: str, seconds: float) -> None:
+    """As --silent MIN says."""
+    assert cli._silent_span(text) == seconds
+
+
+def test_repeat_without_a_time_is_an_hour() -> None:
+    """Before another option too."""
+    options = cli._parser().parse_args(["--repeat", "--to", "json://x"])
+    assert options.repeat == 3600.0
+    assert cli._parser().parse_args(["--repeat", "2h"]).repeat == 7200.0
+
+
+def test_a_missing_apprise_is_said_in_one_line(world: World, tmp_path: Path) -> None:
+    """With the extra that brings it."""
+    (tmp_path / "apprise.py").write_text("raise ModuleNotFoundError(name='apprise')\n")
+    paths = [str(tmp_path), str(Path(power_manager.__file__).parent), str(PART)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "power_notify", "--to", "json://x", "--test"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "power-notify: apprise is not installed: pip install 'blackroad-power-manager[notify]'\n"
+    )
+
+
+# --- Running
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_within_two_seconds_though_a_server_does_not_answer(
+    world: World, http: HttpEnd, number: signal.Signals, code: int
+) -> None:
+    """What was under way is told after the next start."""
+    http.hold.clear()
+    process = start(world, "--to", http.url, *FAST)
+    with process:
+        world.log(4.0)
+        http.wait_for_request()
+        before = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(30) == code
+        assert time.monotonic() - before < 2.0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    http.hold.set()
+    http.posts.clear()
+    with start(world, "--to", http.url, "--once") as process:
+        process.communicate(timeout=60)
+    assert "Battery critical: Gate 01 - 4 %" in http.titles
+
+
+def test_a_running_one_tells_what_another_process_writes(world: World, http: HttpEnd) -> None:
+    """And ends when the file is replaced, to be started again on what is there now."""
+    with start(world, "--to", http.url, *FAST) as process:
+        try:
+            world.log(4.0)
+            http.wait_for(1)
+            world.log(60.0)
+            http.wait_for(2)
+        finally:
+            process.terminate()
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert http.titles == ["Battery critical: Gate 01 - 4 %", "Battery recovered: Gate 01 - 60 %"]
+    assert err.splitlines() == [f"power_notify: way 1 json: told: {title}" for title in http.titles]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_any_moment_lose_nothing(world: World, http: HttpEnd, seed: int) -> None:
+    """A ledger of all events: each is told, and again only where a kill fell between telling and noting."""
+    chance = random.Random(seed)
+    count = kill_count = 0
+    with start(world, "--to", http.url, "--once") as process:
+        process.communicate(timeout=60)
+    for _ in range(9):
+        http.requested.clear()
+        http.status = chance.choice([200, 200, 500])
+        for _ in range(chance.randrange(3)):  # twenty at most: a message lists no more
+            world.pm.trigger_event("pump", "restore", note=f"<{count}>")
+            count += 1
+        process = start(world, "--to", http.url, *FAST)
+        if chance.random() < 0.7 and count:
+            http.requested.wait(2)
+        time.sleep(chance.random() * 0.05)  # the moment of the kill is what is tried out
+        process.kill()
+        process.communicate(timeout=30)
+        kill_count += 1
+    http.status = 200
+    with start(world, "--to", http.url, "--once") as process:
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    told = [int(number) for post in http.posts for number in set(re.findall(r"<(\d+)>", post.text))]
+    assert set(told) == set(range(count))
+    repeated = [post.text for post in http.posts]
+    assert len(repeated) - len(set(repeated)) <= kill_count
+    assert world.pm.check() == []
+
+
+def test_a_file_that_is_replaced_ends_it(world: World, http: HttpEnd, tmp_path: Path) -> None:
+    """With an error at the next look, so that a service manager starts it again."""
+    notifier = world.notifier(http.url)
+    notifier.look()
+    (tmp_path / "elsewhere").mkdir()
+    for path in tmp_path.glob("power.db*"):
+        path.rename(tmp_path / "elsewhere" / path.name)
+    with Bell() as bell, pytest.raises(PowerManagerError, match="deleted or replaced"):
+        follow(notifier, bell, world.clocks)
+
+
+def test_a_file_that_stays_out_of_reach_ends_it(
+    world: World, http: HttpEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a minute of trying: a table that is gone stands for a disk that fails."""
+    notifier = world.notifier(http.url, timing={"interval_s": 0.001})
+    with world.pm.connection() as conn:
+        conn.execute("ALTER TABLE power_notify_items RENAME TO power_notify_elsewhere")
+    world.pm.trigger_event("pump", "restore")
+    seconds = itertools.count(0, 20)
+    with Bell() as bell, pytest.raises(StorageError, match="power_notify_items"):
+        follow(notifier, bell, Clocks(lambda: world.now_s, lambda: float(next(seconds))))
+    assert next(seconds) > 60
+    assert caplog.text.count("trying again") == 1
