@@ -2261,6 +2261,13 @@ def test_once_knows_no_last_value(tree: Tree, db: Path) -> None:
     assert meter_of(db).charge_pct is None
 
 
+def test_once_with_nothing_but_a_status(tree: Tree, db: Path) -> None:
+    """There is nothing to log, and the exit code says so."""
+    tree.battery(capacity=None, voltage_now=None, current_now=None)
+    arguments = ["run", "dev", "--once", "--root", str(tree.root), "--db", str(db)]
+    assert pc.main(arguments) == 1
+
+
 @pytest.mark.parametrize("commit_every", [0.0, 600.0])
 def test_a_gauge_that_fails_and_comes_back(
     tree: Tree, machine: Callable[..., Machine], db: Path, commit_every: float
