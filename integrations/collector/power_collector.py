@@ -131,6 +131,7 @@ PROGRAM_PAUSE = 1.0  # seconds between its end and its next start; twice as long
 PROGRAM_PAUSE_MAX = 300.0
 PROGRAM_SOUND = 60.0  # seconds of a run after which the pause begins anew
 PROGRAM_LIMIT = 2.0  # seconds that it may take to end after SIGTERM
+PROGRAM_EXIT = 1.0  # seconds to wait for its end when it has closed its output
 PROGRAM_LINE = 65_536  # bytes of a line
 PROGRAM_READS = 4  # reads of 64 KiB at one look
 PROGRAM_NAMES = 64
@@ -1243,6 +1244,9 @@ class Program(Feed):
             return False
         is_at_end = self._take_in()
         code = self._process.poll()
+        if code is None and is_at_end:  # a program that ends closes its output a little before
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(PROGRAM_EXIT)
         if code is not None:
             self._ended(f"it ended with {code}")
         elif is_at_end:
