@@ -70,7 +70,7 @@ def random_device(
     ]
     at = NOW - 10 * 24 * HOUR
     rows = []
-    for _ in range(count):
+    for _ in range(count - 1):  # and one more below
         at += chance.choice([1.0, 60.0, 600.0, 3000.0, 3600.0, 4000.0]) * chance.random() * 3
         volts = None if chance.random() < 0.05 else chance.uniform(0, 20)
         amperes = None if chance.random() < 0.1 else chance.uniform(-3, 3)
