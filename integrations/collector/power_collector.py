@@ -131,6 +131,7 @@ PROGRAM_PAUSE = 1.0  # seconds between its end and its next start; twice as long
 PROGRAM_PAUSE_MAX = 300.0
 PROGRAM_SOUND = 60.0  # seconds of a run after which the pause begins anew
 PROGRAM_LIMIT = 2.0  # seconds that it may take to end after SIGTERM
+PROGRAM_EXIT = 1.0  # seconds to wait for its end when it has closed its output
 PROGRAM_LINE = 65_536  # bytes of a line
 PROGRAM_READS = 4  # reads of 64 KiB at one look
 PROGRAM_NAMES = 64
@@ -1243,6 +1244,9 @@ class Program(Feed):
             return False
         is_at_end = self._take_in()
         code = self._process.poll()
+        if code is None and is_at_end:  # a program that ends closes its output a little before
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(PROGRAM_EXIT)
         if code is not None:
             self._ended(f"it ended with {code}")
         elif is_at_end:
@@ -1841,9 +1845,7 @@ class Row:
     voltage: float | None  # V; None: not known
     current: float | None  # A; None: not known
     charge_pct: float | None  # None: as the file has it, unless it is lost
-    lost_charge: bool = (
-        False  # whether the charge has not been known for long, so that it is unknown
-    )
+    lost_charge: bool = False  # whether nothing has said it for long: then it is unknown
 
     @property
     def says_nothing(self) -> bool:
@@ -2016,9 +2018,8 @@ class History:
             return False
         if self._charge_missed_at is None:
             self._charge_missed_at = now
-        was_known = (
-            self._charge.known_at > -math.inf
-        )  # then its last value has stood in for HOLD seconds
+        was_known = self._charge.known_at > -math.inf
+        # A value that was known has stood in for HOLD seconds by now.
         return was_known or now - self._charge_missed_at >= hold
 
     def _measured(
@@ -2887,7 +2888,7 @@ class Journal:
             self._rows.popleft()
             self._lost += 1
         self._rows.append(row)
-        self.accepted += 1
+        self.accepted += not row.says_nothing
 
     def happen(self, happening: Happening) -> None:
         """Keep an event for the next commit."""
@@ -2939,10 +2940,8 @@ class Journal:
     def _write(self) -> None:
         """Store what waits, each at the time of day that it happened at."""
         file_id = self.manager.file_id
-        if (
-            file_id != self._written_file_id
-        ):  # a backup was restored: its meters are as they were then
-            self._forget_file()
+        if file_id != self._written_file_id:
+            self._forget_file()  # a backup was restored: its meters are as they were then
             self._written_file_id = file_id
         offset = self._clocks.wall() - self._clocks.boot()
         self._refusing = 0

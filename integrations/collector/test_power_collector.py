@@ -1889,6 +1889,16 @@ def test_a_program_that_cannot_be_run(
     assert source.read().problem.startswith("it cannot be run: ")
 
 
+def test_a_program_that_ends_a_little_after_its_output(
+    program: Callable[..., pc.Program],
+) -> None:
+    """As every program does: it has ended by itself, and its exit code is told."""
+    one = program(printing(then="os.close(1); time.sleep(0.2); os._exit(3)"))
+    one.poll()
+    until(lambda: not one.poll())
+    assert one._problem == "it ended with 3"
+
+
 def test_a_program_that_closes_its_output_is_ended(program: Callable[..., pc.Program]) -> None:
     """Nothing can come from it any more."""
     one = program(printing(then="os.close(1); time.sleep(600)"))
@@ -2259,6 +2269,13 @@ def test_once_knows_no_last_value(tree: Tree, db: Path) -> None:
     tree.battery(capacity=None)
     assert pc.main(arguments) == 0
     assert meter_of(db).charge_pct is None
+
+
+def test_once_with_nothing_but_a_status(tree: Tree, db: Path) -> None:
+    """There is nothing to log, and the exit code says so."""
+    tree.battery(capacity=None, voltage_now=None, current_now=None)
+    arguments = ["run", "dev", "--once", "--root", str(tree.root), "--db", str(db)]
+    assert pc.main(arguments) == 1
 
 
 @pytest.mark.parametrize("commit_every", [0.0, 600.0])

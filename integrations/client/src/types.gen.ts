@@ -265,6 +265,10 @@ export type MeterChanges = {
     capacity_wh?: number;
     name?: string | null;
     /**
+     * null: not known from now on, until a reading brings a charge
+     */
+    charge_pct?: null;
+    /**
      * false: it counts in no present figure, until a reading becomes its present state
      */
     active?: boolean;
@@ -281,7 +285,7 @@ export type MeterMessage = {
 /**
  * A meter in a report; without readings in the period only the first four keys.
  *
- * The wattages are null where no reading of the period has both volts and amperes.
+ * The wattages are null where no reading of the period has both volts and amperes, the charges where none has one.
  */
 export type MeterReport = {
     meter_id: string;
@@ -305,13 +309,13 @@ export type MeterReport = {
      */
     max_wattage?: number | null;
     /**
-     * %
+     * %; null: not known
      */
-    min_charge_pct?: number;
+    min_charge_pct?: number | null;
     /**
-     * %
+     * %; null: not known
      */
-    max_charge_pct?: number;
+    max_charge_pct?: number | null;
     /**
      * Wh out of the source, never below 0
      */
@@ -357,6 +361,10 @@ export type NewMeter = {
      */
     capacity_wh?: number;
     name?: string | null;
+    /**
+     * %, until a reading brings a charge; null: not known
+     */
+    charge_pct?: number | null;
 };
 
 /**
@@ -373,7 +381,7 @@ export type NewReading = {
      */
     current_draw: number | null;
     /**
-     * %, clamped to 0..100; null: the meter's last
+     * %, clamped to 0..100; null: the meter's last, which may be unknown
      */
     charge_pct?: number | null;
     /**
@@ -428,9 +436,9 @@ export type PowerMeter = {
      */
     capacity_wh: number;
     /**
-     * %
+     * %; null: not known
      */
-    charge_pct: number;
+    charge_pct: number | null;
     name: string | null;
     /**
      * ISO 8601, UTC
@@ -466,8 +474,8 @@ export type PowerMeter = {
 /**
  * One meter at one instant; `wattage` is rounded to 4 decimals, `timestamp` ISO 8601 UTC.
  *
- * Unknown volts or amperes are None, and so is the wattage then. `id` is made of the meter's id
- * and the time, so it is the same on every copy.
+ * Unknown volts or amperes are None, and so is the wattage then; an unknown charge is None. `id`
+ * is made of the meter's id and the time, so it is the same on every copy.
  */
 export type PowerReading = {
     id: string;
@@ -485,9 +493,9 @@ export type PowerReading = {
      */
     wattage: number | null;
     /**
-     * %
+     * %; null: not known
      */
-    charge_pct: number;
+    charge_pct: number | null;
     /**
      * ISO 8601, UTC
      */
@@ -502,7 +510,7 @@ export type PowerState = 'normal' | 'low' | 'critical' | 'charging' | 'unknown';
 /**
  * One meter over one UTC hour or day, whose first instant is `start` (ISO 8601).
  *
- * The wattages are None if no reading has watts.
+ * The wattages are None if no reading has watts, and the charges if no reading has a charge.
  */
 export type PowerStatistics = {
     meter_id: string;
@@ -527,13 +535,13 @@ export type PowerStatistics = {
      */
     max_wattage: number | null;
     /**
-     * %
+     * %; null: not known
      */
-    min_charge_pct: number;
+    min_charge_pct: number | null;
     /**
-     * %
+     * %; null: not known
      */
-    max_charge_pct: number;
+    max_charge_pct: number | null;
     /**
      * Wh out of the source, never below 0
      */
@@ -670,7 +678,7 @@ export type Series = {
     voltage: Array<number | null>;
     current_draw: Array<number | null>;
     wattage: Array<number | null>;
-    charge_pct: Array<number>;
+    charge_pct: Array<number | null>;
 };
 
 export type StreamMessage = ({
