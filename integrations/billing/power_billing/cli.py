@@ -151,8 +151,10 @@ def _tell_due(pm: PowerManager, sink: UsageSink) -> None:
         from power_billing.webhooks import tell_due
 
         # By Stripe's clock, where it can be asked: if this machine's were ahead, devices would go before their time.
-        clock = sink.clock if isinstance(sink, StripeMeterSink) else time.time
-        print(f"{tell_due(pm, clock)} devices told to shut down")
+        # Before the file is locked: it comes over a network.
+        now = sink.clock() if isinstance(sink, StripeMeterSink) else time.time()
+        with tables(pm) as conn:
+            print(f"{tell_due(pm, conn, now)} devices told to shut down")
 
 
 def _sink(pm: PowerManager, options: argparse.Namespace) -> UsageSink:

@@ -45,6 +45,9 @@ def make_client(
         safe = False
     if url and not safe:
         raise BillingError(f"{API_URL}: expected https, or this machine's own address, got {url!r}")
+    # Otherwise it sends times of earlier requests along, and leaves an id of this machine in the home directory. No
+    # client has a setting of its own for it.
+    stripe.enable_telemetry = False
     return stripe.StripeClient(
         key.reveal(),
         base_addresses={"api": url, "meter_events": url} if url else None,

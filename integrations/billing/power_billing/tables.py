@@ -35,12 +35,24 @@ CREATE TABLE billing_outbox (
 CREATE INDEX billing_outbox_queued ON billing_outbox (attempts, hour) WHERE state = 'queued';
 -- Stripe delivers an event at least once
 CREATE TABLE billing_stripe_events (id TEXT PRIMARY KEY, type TEXT NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
--- what is known of an invoice that failed or was settled; times by Stripe's clock, epoch seconds
+-- what is known of an invoice that is not paid, or was settled; times by Stripe's clock, epoch seconds
 CREATE TABLE billing_invoices (
     invoice TEXT PRIMARY KEY, customer TEXT NOT NULL, settled INTEGER NOT NULL DEFAULT 0,
     attempt INTEGER NOT NULL DEFAULT -1, attempt_at INTEGER NOT NULL DEFAULT 0,     -- the newest failure
-    first_failed_at INTEGER, due_at REAL, told INTEGER NOT NULL DEFAULT 0           -- shutdown events are recorded
+    attempt_is_last INTEGER NOT NULL DEFAULT 0,   -- Stripe will not try again
+    first_failed_at INTEGER,
+    given_up_at INTEGER,                          -- when it was first overdue, or marked uncollectible
+    due_at REAL,                                  -- when the devices are to be told, unless it is settled before
+    told INTEGER NOT NULL DEFAULT 0               -- shutdown events are recorded
 ) WITHOUT ROWID;
+-- customers to look at: Stripe says what is wrong with them when a run with a key asks
+CREATE TABLE billing_customers (
+    customer TEXT PRIMARY KEY,
+    checked_at REAL,                              -- epoch seconds; NULL: to be asked for
+    problem TEXT                                  -- NULL: none
+) WITHOUT ROWID;
+-- reports of refused meter events that Stripe has announced, until a run with a key fetches them
+CREATE TABLE billing_error_reports (id TEXT PRIMARY KEY, announced_at REAL NOT NULL) WITHOUT ROWID;
 -- devices that were told to shut down, and not yet to come back
 CREATE TABLE billing_shutdowns (device_id TEXT PRIMARY KEY, customer TEXT NOT NULL) WITHOUT ROWID;
 """

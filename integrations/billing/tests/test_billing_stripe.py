@@ -244,6 +244,23 @@ def test_the_sdk_tries_three_times_under_one_idempotency_key(world: World) -> No
     assert world.billed() == 5
 
 
+def test_the_sdk_leaves_nothing_in_the_home_directory(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By itself it would keep an id of this machine there, and send times of earlier requests along."""
+    import stripe._telemetry_id as telemetry
+
+    home = tmp_path / "home"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+    monkeypatch.setattr(telemetry, "_loaded", False)
+    monkeypatch.setattr(stripe, "enable_telemetry", True)  # as it comes
+    with serve(world.server) as url:
+        setup(world.pm, make_client(Secret(API_KEY, KEY), {API_URL: url}))
+    assert not home.exists()
+    telemetry.get_telemetry_id()
+    assert home.exists(), "it would have been here, so the test can fail"
+
+
 # --- Secrets
 
 
