@@ -19,7 +19,7 @@ from power_billing.errors import BillingError
 from power_billing.hours import HOUR
 from power_billing.keys import WEBHOOK_SECRET, Secret, is_set, read_secret
 from power_billing.links import linked_devices
-from power_billing.tables import tables
+from power_billing.tables import Place, tables
 from power_manager import NotFound, PowerEventType, PowerManager
 
 TOLERANCE = 300  # seconds between a signature's time and now, either way
@@ -111,15 +111,16 @@ def handle(
     settings: WebhookSettings,
     event: Mapping[str, Any],
     clock: Callable[[], float] = time.time,
+    ledger: Place | None = None,
 ) -> str:
-    """Take an event that is verified. Return what was done, for the log.
+    """Take an event that is verified. Return what was done, for the log. ledger: the library's file by default.
 
     Raises BadEvent and StorageError; then nothing is stored, and Stripe delivers it again.
     """
     kind = str(event.get("type"))
     if kind != "invoice.payment_failed" and kind not in _SETTLED:
         return f"{kind}: not for this endpoint"
-    with tables(pm) as conn:
+    with tables(ledger or pm) as conn:
         row = (str(event["id"]), kind, int(event["created"]))
         if not conn.execute(
             "INSERT OR IGNORE INTO billing_stripe_events VALUES (?, ?, ?)", row
@@ -147,10 +148,12 @@ def handle(
     return f"{kind} {event['id']}: taken"
 
 
-def tell_due(pm: PowerManager, clock: Callable[[], float] = time.time) -> int:
+def tell_due(
+    pm: PowerManager, clock: Callable[[], float] = time.time, ledger: Place | None = None
+) -> int:
     """Record the shutdown events whose grace period is over; return how many. `report` does so at each run."""
     now = clock()  # it may be Stripe's, over a network: not while the file is locked
-    with tables(pm) as conn:
+    with tables(ledger or pm) as conn:
         return _tell_due(pm, conn, now)
 
 
