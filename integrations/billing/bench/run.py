@@ -36,7 +36,7 @@ def _fill(world: World, devices: int, customers: int, days: int) -> None:
 def _timed(name: str, world: World, stream: bool) -> None:
     sink, begin = world.sink(stream), time.perf_counter()
     requests = len(world.server.requests)
-    done = world.biller.report(sink)
+    done = world.usage.report(sink)
     seconds, requests = time.perf_counter() - begin, len(world.server.requests) - requests
     assert done.complete
     print(f"| {name} | {len(done.sent):,} | {requests:,} | {seconds:.2f} |")

@@ -9,8 +9,9 @@ from power_manager import SECOND_US, to_microseconds
 
 HOUR = 3600  # seconds
 DAY = 24 * HOUR
-# Stripe takes timestamps of the past 35 calendar days. One hour less, for the way there and for clocks that differ.
-BILLABLE_HOURS = 35 * 24 - 1
+# Stripe takes timestamps of the past 35 calendar days. The oldest hour that is billed began at most 34 days and 23
+# hours ago, so that an hour is left for the way there and for clocks that differ.
+BILLABLE_HOURS = 35 * 24 - 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 

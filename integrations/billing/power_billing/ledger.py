@@ -11,11 +11,12 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
-from power_billing.hours import BILLABLE_HOURS, hour_of, iso
+from power_billing.hours import BILLABLE_HOURS, hour_of
 from power_billing.links import Link
 from power_billing.sinks import UsageEvent
-from power_billing.tables import tables
+from power_billing.tables import Place, tables
 from power_manager import NotFound, PowerManager
 
 NANO = 10**9  # statistics have 9 decimals: whole nano-watt-hours add up without rounding
@@ -36,12 +37,21 @@ class Missed:
     watt_hours: float
 
 
+class State(str, Enum):
+    """What has become of an event."""
+
+    QUEUED = "queued"  # to be sent
+    SENT = "sent"  # the biller has it
+    REFUSED = "refused"  # the biller has said no; somebody has to look
+    SUPERSEDED = "superseded"  # a later revision took its place before it was sent
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A row of the outbox. `state` is queued, sent, refused or superseded."""
+    """A row of the outbox. `attempted_at` is when it was first sent, in epoch seconds, whatever came of it."""
 
     event: UsageEvent
-    state: str
+    state: State
     attempted_at: float | None
     attempts: int
     reason: str | None
@@ -139,19 +149,18 @@ def book(conn: sqlite3.Connection, customer: str, consumed: Consumption, hours: 
 
 def _queue(conn: sqlite3.Connection, customer: str, hour: int, value: int) -> None:
     """Have the outbox say that the hour is that many watt-hours."""
-    sql = """SELECT revision, value_wh, state, attempted_at FROM billing_outbox
-        WHERE customer = ? AND hour = ? ORDER BY revision DESC LIMIT 1"""
-    revision, there, state, attempted_at = conn.execute(sql, (customer, hour)).fetchone() or (
-        -1,
-        0,
-        "sent",
-        None,
-    )
-    if value == there:  # an hour of nothing that nobody was told of needs no event either
+    before = revisions(conn, customer, hour)
+    if not before:
+        if value != 0:  # an hour of nothing that nobody was told of needs no event
+            revise(conn, customer, hour, value)
         return
-    if state == "queued" and attempted_at is None:  # nobody has seen it
-        sql = "UPDATE billing_outbox SET value_wh = ? WHERE customer = ? AND hour = ? AND revision = ?"
-        conn.execute(sql, (value, customer, hour, revision))
+    newest = before[-1]
+    if value == newest.event.watt_hours:
+        return
+    if newest.state is State.QUEUED and newest.attempted_at is None:  # nobody has seen it
+        sql = """UPDATE billing_outbox SET value_wh = ?
+            WHERE customer = ? AND hour = ? AND revision = ?"""
+        conn.execute(sql, (value, customer, hour, newest.event.revision))
     else:
         revise(conn, customer, hour, value)
 
@@ -171,28 +180,60 @@ def revise(conn: sqlite3.Connection, customer: str, hour: int, value: int) -> No
 
 # --- Looking
 
-OPEN = "state IN ('queued', 'refused')"
+_ENTRY = """SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason
+    FROM billing_outbox"""
+# Those tried least come first, so that a run that gives up early starts with others the next time.
+_QUEUED = f"{_ENTRY} WHERE state = 'queued' ORDER BY attempts, hour, customer, revision"
+_OPEN = f"""{_ENTRY} WHERE state IN ('queued', 'refused')
+    ORDER BY attempts, hour, customer, revision"""
+_REFUSED = f"{_ENTRY} WHERE state = 'refused' AND hour >= ? ORDER BY hour, customer"
+_EVERY = f"{_ENTRY} ORDER BY customer, hour, revision"
+_OF_HOUR = f"{_ENTRY} WHERE customer = ? AND hour = ? ORDER BY revision"
 
 
-def outbox(
-    conn: sqlite3.Connection, condition: str = "1", values: Sequence[object] = ()
-) -> list[Entry]:
-    """Rows of the outbox, the least tried first, then by hour."""
-    sql = f"""SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason FROM billing_outbox
-        WHERE {condition} ORDER BY attempts, hour, customer, revision"""
-    return [Entry(UsageEvent(*row[:4]), *row[4:]) for row in conn.execute(sql, values)]
+def queued(conn: sqlite3.Connection) -> list[Entry]:
+    """What is to be sent, the least tried first, then by hour."""
+    return _entries(conn, _QUEUED)
 
 
-def latest(conn: sqlite3.Connection, customer: str, hour: int) -> Entry:
-    """The row that counts of an hour that has some."""
-    rows = outbox(conn, "customer = ? AND hour = ?", (customer, hour))
-    return max(rows, key=lambda row: row.event.revision)
+def open_entries(conn: sqlite3.Connection) -> list[Entry]:
+    """What is to be sent or looked at by somebody, the least tried first, then by hour."""
+    return _entries(conn, _OPEN)
 
 
-def counts(conn: sqlite3.Connection, customer: str) -> dict[str, int]:
+def refused_entries(conn: sqlite3.Connection, oldest: int) -> list[Entry]:
+    """What was refused of the hours from `oldest` on."""
+    return _entries(conn, _REFUSED, oldest)
+
+
+def revisions(conn: sqlite3.Connection, customer: str, hour: int) -> list[Entry]:
+    """Every event of an hour; the last one counts."""
+    return _entries(conn, _OF_HOUR, customer, hour)
+
+
+def every_entry(conn: sqlite3.Connection) -> list[Entry]:
+    """Every event that is kept, by customer and hour."""
+    return _entries(conn, _EVERY)
+
+
+def _entries(conn: sqlite3.Connection, sql: str, *values: object) -> list[Entry]:
+    rows = conn.execute(sql, values)
+    return [
+        Entry(
+            UsageEvent(customer, hour, revision, value_wh),
+            State(state),
+            attempted_at,
+            attempts,
+            reason,
+        )
+        for customer, hour, revision, value_wh, state, attempted_at, attempts, reason in rows
+    ]
+
+
+def counts(conn: sqlite3.Connection, customer: str) -> dict[State, int]:
     """How many of the customer's events are in each state."""
     sql = "SELECT state, count(*) FROM billing_outbox WHERE customer = ? GROUP BY state ORDER BY state"
-    return dict(conn.execute(sql, (customer,)).fetchall())
+    return {State(state): count for state, count in conn.execute(sql, (customer,))}
 
 
 def billed_wh(conn: sqlite3.Connection, customer: str) -> int:
@@ -201,10 +242,12 @@ def billed_wh(conn: sqlite3.Connection, customer: str) -> int:
     return sum(wh for (wh,) in rows)
 
 
-def missed(pm: PowerManager, customer: str, links: Sequence[Link], oldest: int) -> list[Missed]:
+def missed(
+    pm: PowerManager, place: Place, customer: str, links: Sequence[Link], oldest: int
+) -> list[Missed]:
     """What the customer consumed and can no longer be billed for, hour by hour; `oldest` is the first that can."""
     consumed = consumption(pm, links, ALWAYS_DAYS)
-    with tables(pm) as conn:
+    with tables(place) as conn:
         rows = conn.execute(
             "SELECT hour, counted_nwh FROM billing_hours WHERE customer = ?", (customer,)
         )
@@ -215,11 +258,3 @@ def missed(pm: PowerManager, customer: str, links: Sequence[Link], oldest: int) 
         if nwh != counted.get(hour, 0) and (hour < oldest or nwh > MAX_HOUR_NWH):
             found.append(Missed(customer, hour, (nwh - counted.get(hour, 0)) / NANO))
     return found
-
-
-TABLE_HEAD = f"{'customer':<24}  {'hour':<17}  {'watt-hours':>12}  {'revision':>8}"
-
-
-def describe(event: UsageEvent) -> str:
-    """An event as a line of a table."""
-    return f"{event.customer:<24}  {iso(event.hour)}  {event.watt_hours:>12}  {event.revision:>8}"

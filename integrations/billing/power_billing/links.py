@@ -11,12 +11,16 @@ from typing import Any
 
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, next_hour, oldest_billable, seconds_of
-from power_billing.tables import tables
+from power_billing.tables import Place, tables
 from power_manager import InvalidValue, MeterType, PowerEventType, PowerManager
 
 # What these meters supply is consumption; a panel's output is not.
 TYPES = (MeterType.MAIN.value, MeterType.BATTERY.value, MeterType.UPS.value)
 _COLUMNS = "device_id, customer, subscription_item, types, from_hour, until_hour"
+_ALL_LINKS = f"SELECT {_COLUMNS} FROM billing_links ORDER BY link_key"
+_LINKS_OF_DEVICE = f"SELECT {_COLUMNS} FROM billing_links WHERE device_id = ? ORDER BY link_key"
+_PRESENT_LINKS_OF_CUSTOMER = f"""SELECT {_COLUMNS} FROM billing_links
+    WHERE customer = ? AND until_hour IS NULL ORDER BY link_key"""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def link(
     types: Iterable[str] = TYPES,
     since: Any = None,
     clock: Callable[[], float] = time.time,
+    ledger: Place | None = None,
 ) -> Link:
     """Bill a device's consumption to a customer, from the next full UTC hour on, or from the hour of `since`.
 
@@ -95,8 +100,8 @@ def link(
     _check_id("customer", "cus", customer)
     item = None if item is None else _check_id("subscription_item", "si", item)
     made = Link(device_id, customer, item, _check_types(types), begin)
-    with tables(pm) as conn:
-        for other in _select(conn, "device_id = ?", device_id):
+    with tables(ledger or pm) as conn:
+        for other in _select(conn, _LINKS_OF_DEVICE, device_id):
             # One that ended before it began has billed nothing.
             if other.until_hour is None or other.until_hour > max(begin, other.from_hour):
                 until = "now" if other.until_hour is None else iso(other.until_hour)
@@ -116,17 +121,17 @@ def link(
     return made
 
 
-def unlink(pm: PowerManager, device_id: str, *, clock: Callable[[], float] = time.time) -> Link:
+def unlink(place: Place, device_id: str, *, clock: Callable[[], float] = time.time) -> Link:
     """Bill a device no longer from the next full UTC hour on; the hours before stay billed, the present one too.
 
     A link that was given a later end, by a clock that was ahead, is ended too. Return the link as it ended. Raises
     BillingError for a device that is not linked.
     """
     following = next_hour(clock())
-    with tables(pm) as conn:
+    with tables(place) as conn:
         present = [
             one
-            for one in _select(conn, "device_id = ?", device_id)
+            for one in _select(conn, _LINKS_OF_DEVICE, device_id)
             if one.until_hour is None or one.until_hour > max(following, one.from_hour)
         ]
         if not present:
@@ -141,24 +146,19 @@ def unlink(pm: PowerManager, device_id: str, *, clock: Callable[[], float] = tim
     return Link(device_id, old.customer, old.subscription_item, old.types, old.from_hour, end)
 
 
-def links_of(pm: PowerManager) -> list[Link]:
-    """Every link, present and past, in order of making."""
-    with tables(pm) as conn:
-        return _select(conn, "?", 1)
+def links_of(place: Place) -> list[Link]:
+    """Every link, present and past, in order of making; place: a PowerManager, or the ledger's own file."""
+    with tables(place) as conn:
+        return _select(conn, _ALL_LINKS)
 
 
 def linked_devices(conn: sqlite3.Connection, customer: str) -> list[str]:
     """The devices that are billed to a customer now."""
-    return [
-        link.device_id for link in _select(conn, "until_hour IS NULL AND customer = ?", customer)
-    ]
+    return [link.device_id for link in _select(conn, _PRESENT_LINKS_OF_CUSTOMER, customer)]
 
 
-def _select(conn: sqlite3.Connection, condition: str, value: object) -> list[Link]:
-    rows = conn.execute(
-        f"SELECT {_COLUMNS} FROM billing_links WHERE {condition} ORDER BY link_key", (value,)
-    )
+def _select(conn: sqlite3.Connection, sql: str, *values: str) -> list[Link]:
     return [
         Link(device_id, customer, item, tuple(types.split(",")), begin, end)
-        for device_id, customer, item, types, begin, end in rows
+        for device_id, customer, item, types, begin, end in conn.execute(sql, values)
     ]

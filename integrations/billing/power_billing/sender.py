@@ -1,88 +1,119 @@
 """The outbox into a sink: retries, lost answers, what is too old.
 
-Before an event goes out, the file says that it does; afterwards, what came of it. After a crash or a lost answer it is
-sent again under the same identifier, which the biller takes once. That holds for 24 hours at Stripe. Later the biller
-is asked what it has: if that is the event's value, it arrived; if not, a new revision takes the event's place; if the
-biller cannot say, nothing is sent.
+Before an event goes out, the ledger says that it does; afterwards, what came of it. After a crash or a lost answer it
+is sent again under the same identifier, which the biller takes once. That holds for 24 hours at Stripe. Later the
+biller is asked what it has: if that is the event's value, it arrived; if not, a new revision takes the event's place;
+if the biller cannot say, nothing is sent.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, oldest_billable
-from power_billing.ledger import Entry, outbox, revise
+from power_billing.ledger import Entry, State, queued, refused_entries, revise
 from power_billing.sinks import Outcome, Receipt, UsageEvent, UsageSink
-from power_billing.tables import set_setting, setting, tables
-from power_manager import PowerManager
+from power_billing.tables import Place, set_setting, setting, tables
 
 PROTECTED = 23 * HOUR  # seconds: Stripe knows an identifier again for at least 24 hours
 PAUSES = (1.0, 2.0, 4.0)  # seconds before the tries after the first
 MAX_FAILURES = 3  # calls in a row that came to nothing: the rest waits for the next run
 _MAX_PAUSE = 60.0  # seconds, whatever the biller asks for
 _TOO_LATE = "too late"
-_UPDATE = "UPDATE billing_outbox SET {} WHERE customer = ? AND hour = ? AND revision = ?"
+_CANNOT_SAY = "unresolved: the biller cannot say what it has"
+_STATES = {
+    Outcome.SENT: State.SENT,
+    Outcome.REFUSED: State.REFUSED,
+    Outcome.LATER: State.QUEUED,
+}
+_OF_EVENT = "WHERE customer = ? AND hour = ? AND revision = ?"
+_NOTE_ATTEMPT = f"""UPDATE billing_outbox
+    SET attempted_at = coalesce(attempted_at, ?), attempts = attempts + 1 {_OF_EVENT}"""
+_NOTE_OUTCOME = f"UPDATE billing_outbox SET state = ?, reason = ? {_OF_EVENT}"
+_NOTE_IN_VAIN = f"UPDATE billing_outbox SET attempts = attempts + 1, reason = ? {_OF_EVENT}"
+
+HourKey = tuple[str, int]  # a customer's hour
 
 
 @dataclass(frozen=True)
 class Sender:
-    """Sends what the outbox of a file has queued; the pauses between tries are the `sleep` function's."""
+    """Sends what the outbox has queued; the pauses between tries are the `sleep` function's."""
 
-    pm: PowerManager
+    place: Place
     sink: UsageSink
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
 
-    def run(self, customers: Sequence[str] | None = None, hours: range | None = None) -> None:
-        """Send what is queued: all of it, or these customers' hours.
+    def run(
+        self, customers: Container[str] | None = None, hours: range | None = None
+    ) -> set[HourKey]:
+        """Send what is queued: all of it, or these customers' hours. Return the hours that were settled as sent.
 
         Raises BillingError where nothing can be sent at all; what was not sent stays queued.
         """
         self._claim()
+        return self._resolve(customers, hours) | self._send_queued(customers, hours)
 
-        def wanted(entry: Entry) -> bool:
-            named = customers is None or entry.event.customer in customers
-            return named and (hours is None or entry.event.hour in hours)
+    def _resolve(self, customers: Container[str] | None, hours: range | None) -> set[HourKey]:
+        """Ask for the events that may be at the biller, and whose identifiers it may have forgotten."""
+        sent = set()
+        failures = 0
+        for entry in self._queued(customers, hours):
+            if failures == MAX_FAILURES:
+                break
+            if not self._unresolved(entry):
+                continue
+            there = self.sink.recorded(entry.event.customer, entry.event.hour)
+            failures = failures + 1 if there is None else 0
+            if self._settle(entry, there):
+                sent.add((entry.event.customer, entry.event.hour))
+        return sent
 
+    def _send_queued(self, customers: Container[str] | None, hours: range | None) -> set[HourKey]:
+        """Send what can be sent, in batches, until too many calls in a row come to nothing."""
+        sent = set()
         failures = 0
-        for entry in filter(wanted, self._queued()):
-            if self._unresolved(entry) and failures < MAX_FAILURES:
-                failures = 0 if self._ask(entry) else failures + 1
-        entries = [entry for entry in self._queued() if wanted(entry) and self._sendable(entry)]
-        failures = 0
+        entries = [entry for entry in self._queued(customers, hours) if self._sendable(entry)]
         for start in range(0, len(entries), self.sink.batch):
+            batch = entries[start : start + self.sink.batch]
             # Looked at again: sending those before may have taken hours.
-            events = [
-                entry.event
-                for entry in entries[start : start + self.sink.batch]
-                if self._sendable(entry)
-            ]
+            events = [entry.event for entry in batch if self._sendable(entry)]
             if not events:
                 continue
             receipts = self._send(events)
-            failures = failures + 1 if all(r.outcome is Outcome.LATER for r in receipts) else 0
+            for event, receipt in zip(events, receipts):
+                if receipt.outcome is Outcome.SENT:
+                    sent.add((event.customer, event.hour))
+            in_vain = all(receipt.outcome is Outcome.LATER for receipt in receipts)
+            failures = failures + 1 if in_vain else 0
             if failures == MAX_FAILURES:
                 break
+        return sent
 
     def _claim(self) -> None:
-        """Remember whose file it is: an hour that went to one biller must not go to another as well."""
-        with tables(self.pm) as conn:
-            there = setting(conn, "biller")
+        """Remember whose ledger it is: an hour that went to one biller must not go to another as well."""
+        with tables(self.place) as conn:
+            there = setting(conn, "account")
             if there is None:
-                set_setting(conn, "biller", self.sink.biller)
-            elif there != self.sink.biller:
+                set_setting(conn, "account", self.sink.account)
+            elif there != self.sink.account:
                 raise BillingError(
-                    f"{self.pm.db_path}: its usage goes to {there}, so it cannot go to {self.sink.biller} as well: "
-                    "to try things out, take --dry-run, or a backup of the file"
+                    f"{self.place.db_path}: its usage goes to {there}, so it cannot go to {self.sink.account} "
+                    "as well: to try things out, take --dry-run, or a backup of the file"
                 )
 
-    def _queued(self) -> list[Entry]:
-        with tables(self.pm) as conn:
-            return outbox(conn, "state = 'queued'")
+    def _queued(self, customers: Container[str] | None, hours: range | None) -> list[Entry]:
+        with tables(self.place) as conn:
+            return [
+                entry
+                for entry in queued(conn)
+                if (customers is None or entry.event.customer in customers)
+                and (hours is None or entry.event.hour in hours)
+            ]
 
     def _sendable(self, entry: Entry) -> bool:
         """Whether the hour can be billed, and sending it cannot bill it twice."""
@@ -94,78 +125,61 @@ class Sender:
 
     def _unresolved(self, entry: Entry) -> bool:
         """Whether to ask the biller what it has; for an hour that is too old, once is enough."""
-        settled = entry.event.hour < oldest_billable(self.clock()) and (
-            entry.reason or ""
-        ).startswith(_TOO_LATE)
-        return not self._protected(entry) and not settled
+        if self._protected(entry):
+            return False
+        too_old = entry.event.hour < oldest_billable(self.clock())
+        asked = (entry.reason or "").startswith(_TOO_LATE)
+        return not (too_old and asked)
 
-    def _ask(self, entry: Entry) -> bool:
-        """Settle an event whose identifier the biller may have forgotten; return whether it could say what it has."""
+    def _settle(self, entry: Entry, there: int | None) -> bool:
+        """Decide about an event by what the biller has for its hour; return whether it is the event's value."""
         event = entry.event
-        there = self.sink.recorded(event.customer, event.hour)
-        with tables(self.pm) as conn:
-            key = (event.customer, event.hour, event.revision)
+        key = (event.customer, event.hour, event.revision)
+        with tables(self.place) as conn:
             if there is None:
                 # Counted, so that the next run asks for others first.
-                reason = "'unresolved: the biller cannot say what it has'"
-                conn.execute(_UPDATE.format(f"attempts = attempts + 1, reason = {reason}"), key)
+                conn.execute(_NOTE_IN_VAIN, (_CANNOT_SAY, *key))
             elif there == event.watt_hours:
-                conn.execute(_UPDATE.format("state = 'sent', reason = 'found at the biller'"), key)
+                conn.execute(_NOTE_OUTCOME, (State.SENT, "found at the biller", *key))
             elif event.hour >= oldest_billable(self.clock()):
                 revise(conn, event.customer, event.hour, event.watt_hours)
             else:
-                conn.execute(
-                    _UPDATE.format("reason = ?"), (f"{_TOO_LATE}: the biller has {there} Wh", *key)
-                )
-        return there is not None
+                reason = f"{_TOO_LATE}: the biller has {there} Wh"
+                conn.execute(_NOTE_OUTCOME, (State.QUEUED, reason, *key))
+        return there == event.watt_hours
 
     def _send(self, events: list[UsageEvent]) -> list[Receipt]:
         """One batch: say that it goes, send it until all is answered or the pauses are over, say what came of it."""
         now = self.clock()
-        with tables(self.pm) as conn:
-            sql = _UPDATE.format(
-                "attempted_at = coalesce(attempted_at, ?), attempts = attempts + 1"
-            )
-            conn.executemany(sql, [(now, e.customer, e.hour, e.revision) for e in events])
+        with tables(self.place) as conn:
+            for event in events:
+                conn.execute(_NOTE_ATTEMPT, (now, event.customer, event.hour, event.revision))
         receipts: dict[UsageEvent, Receipt] = {}
+        left = events
         for pause in (*PAUSES, None):
-            left = [
-                event
-                for event in events
-                if event not in receipts or receipts[event].outcome is Outcome.LATER
-            ]
-            receipts |= zip(left, self.sink.send(left))
-            waits = [
-                receipt.retry_after
-                for receipt in receipts.values()
-                if receipt.outcome is Outcome.LATER
-            ]
+            receipts.update(zip(left, self.sink.send(left)))
             self._record(left, receipts)
-            if not waits or pause is None:
+            left = [event for event in events if receipts[event].outcome is Outcome.LATER]
+            if not left or pause is None:
                 break
+            longest = max(receipts[event].retry_after for event in left)
             # Some chance in it, so that a fleet's senders do not all come back at once.
-            self.sleep(min(max(pause * random.uniform(0.75, 1.25), *waits), _MAX_PAUSE))
+            self.sleep(min(max(pause * random.uniform(0.75, 1.25), longest), _MAX_PAUSE))
         return [receipts[event] for event in events]
 
     def _record(self, events: list[UsageEvent], receipts: dict[UsageEvent, Receipt]) -> None:
-        states = {Outcome.SENT: "sent", Outcome.REFUSED: "refused", Outcome.LATER: "queued"}
-        with tables(self.pm) as conn:
+        with tables(self.place) as conn:
             for event in events:
                 receipt = receipts[event]
-                key = (
-                    states[receipt.outcome],
-                    receipt.reason,
-                    event.customer,
-                    event.hour,
-                    event.revision,
-                )
-                conn.execute(_UPDATE.format("state = ?, reason = ?"), key)
+                state = _STATES[receipt.outcome]
+                key = (event.customer, event.hour, event.revision)
+                conn.execute(_NOTE_OUTCOME, (state, receipt.reason, *key))
 
 
-def queue_refused(pm: PowerManager, oldest: int) -> int:
+def queue_refused(place: Place, oldest: int) -> int:
     """Queue what was refused once more, as new revisions, from the hour `oldest` on; return how many hours that are."""
-    with tables(pm) as conn:
-        refused = outbox(conn, "state = 'refused' AND hour >= ?", [oldest])
+    with tables(place) as conn:
+        refused = refused_entries(conn, oldest)
         for entry in refused:
             revise(conn, entry.event.customer, entry.event.hour, entry.event.watt_hours)
     return len(refused)

@@ -59,12 +59,12 @@ class Receipt:
 class UsageSink(Protocol):
     """A biller that takes usage. One file's usage goes to one biller.
 
-    biller: its name, with the account where there may be several. batch: how many events one call may have.
+    account: who takes it, such as one meter of one Stripe account. batch: how many events one call may have.
     """
 
     @property
-    def biller(self) -> str:
-        """The name that the file remembers."""
+    def account(self) -> str:
+        """The name that the ledger remembers."""
         ...
 
     @property
@@ -93,7 +93,7 @@ class CsvSink:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.biller = "csv"
+        self.account = "csv"
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
         """Append the events that are not there yet; they are on the disk when this returns."""

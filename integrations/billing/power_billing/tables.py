@@ -1,17 +1,22 @@
-"""What this package keeps in the library's file, and the one way to it."""
+"""What this package keeps, and the one way to it: tables in the library's file, or in a file of their own."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
 
 from power_billing.errors import BillingError
-from power_manager import PowerManager
 
 # Versions: 1 is the tables below.
 _VERSION = "1"
-_SETTINGS = "CREATE TABLE IF NOT EXISTS billing_settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+_BUSY_SECONDS = 30.0  # how long another process may hold the file
+_SETTINGS = """CREATE TABLE IF NOT EXISTS billing_settings (
+    name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 _SCHEMA = """
 -- a device is billed to a customer from one hour (since 1970) on and before another; NULL: no end yet
 CREATE TABLE billing_links (
@@ -27,7 +32,7 @@ CREATE TABLE billing_hours (
 -- one row an event; an hour's highest revision is the one that counts
 CREATE TABLE billing_outbox (
     customer TEXT NOT NULL, hour INTEGER NOT NULL, revision INTEGER NOT NULL, value_wh INTEGER NOT NULL,
-    state TEXT NOT NULL DEFAULT 'queued',         -- queued, sent, refused, superseded
+    state TEXT NOT NULL DEFAULT 'queued',         -- of the enum State
     attempted_at REAL,                            -- when it was first sent, whatever came of it; epoch seconds
     attempts INTEGER NOT NULL DEFAULT 0, reason TEXT, PRIMARY KEY (customer, hour, revision)
 ) WITHOUT ROWID;
@@ -58,28 +63,123 @@ CREATE TABLE billing_shutdowns (device_id TEXT PRIMARY KEY, customer TEXT NOT NU
 """
 
 
-@contextlib.contextmanager
-def tables(pm: PowerManager) -> Iterator[sqlite3.Connection]:
-    """One transaction of the library's file with this package's tables in it, made where they are missing.
+class Place(Protocol):
+    """Where the tables are: a PowerManager is such a place, and so is a LedgerFile."""
 
-    Raises BillingError for tables of a later version, StorageError for the file; then nothing is stored.
+    @property
+    def db_path(self) -> Path | str:
+        """The file."""
+        ...
+
+    def connection(self) -> AbstractContextManager[sqlite3.Connection]:
+        """The connection to it, in one transaction."""
+        ...
+
+
+class LedgerFile:
+    """A file of the ledger's own, private to its owner; made where it is missing.
+
+    Every transaction opens it anew, so that any thread may use it. Raises BillingError for a file that SQLite cannot
+    use.
     """
-    with pm.connection() as conn:
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.db_path = Path(path)
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, on the disk when this ends without an error; otherwise nothing is stored."""
+        try:
+            os.close(os.open(self.db_path, os.O_CREAT | os.O_RDWR, 0o600))
+            conn = sqlite3.connect(self.db_path, _BUSY_SECONDS, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise self._cannot(error) from error
+        try:
+            conn.execute("PRAGMA synchronous = FULL")
+            conn.execute("BEGIN IMMEDIATE")
+            yield conn
+            conn.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._cannot(error) from error
+        finally:
+            conn.close()  # which rolls back what was not committed
+
+    def _cannot(self, error: Exception) -> BillingError:
+        return BillingError(f"{self.db_path}: cannot be used as the ledger: {error}")
+
+
+class _InMemory:
+    """A copy that is gone afterwards; one thread uses it, one transaction at a time."""
+
+    db_path = ":memory:"
+
+    def __init__(self) -> None:
+        self.conn = sqlite3.connect(":memory:", isolation_level=None)
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        self.conn.execute("BEGIN")
+        yield self.conn
+        self.conn.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def copy_in_memory(place: Place) -> Iterator[Place]:
+    """The tables as they are, in memory, to try something out; `place` itself is only read."""
+    copy = _InMemory()
+    try:
+        with place.connection() as conn:
+            names = _table_names(conn)
+            if "billing_settings" in names:  # else nothing was ever billed here
+                _check_version(place, setting(conn, "schema"))
+            with tables(copy) as into:
+                for name in names:
+                    _copy_rows(conn, into, name)
+        yield copy
+    finally:
+        copy.conn.close()
+
+
+def _table_names(conn: sqlite3.Connection) -> list[str]:
+    """The tables of this package that are there."""
+    sql = """SELECT name FROM sqlite_master
+        WHERE type = 'table' AND name LIKE 'billing@_%' ESCAPE '@' ORDER BY name"""
+    return [name for (name,) in conn.execute(sql)]
+
+
+def _copy_rows(conn: sqlite3.Connection, into: sqlite3.Connection, table: str) -> None:
+    cursor = conn.execute(f"SELECT * FROM {table}")
+    marks = ", ".join("?" for _ in cursor.description)
+    into.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", cursor)
+
+
+@contextlib.contextmanager
+def tables(place: Place) -> Iterator[sqlite3.Connection]:
+    """One transaction with this package's tables in it, made where they are missing.
+
+    Raises BillingError for tables of a later version, StorageError for the library's file; then nothing is stored.
+    """
+    with place.connection() as conn:
         conn.execute(_SETTINGS)
         version = setting(conn, "schema")
         if version is None:
             for statement in _SCHEMA.split(";\n"):
                 conn.execute(statement)
             set_setting(conn, "schema", _VERSION)
-        elif version != _VERSION:
-            raise BillingError(
-                f"{pm.db_path}: its billing tables are version {version}, not {_VERSION}: upgrade"
-            )
+        else:
+            _check_version(place, version)
         yield conn
 
 
+def _check_version(place: Place, version: str | None) -> None:
+    if version != _VERSION:
+        raise BillingError(
+            f"{place.db_path}: its billing tables are version {version}, not {_VERSION}: upgrade"
+        )
+
+
 def setting(conn: sqlite3.Connection, name: str) -> str | None:
-    """A setting of this package in the file."""
+    """A setting of this package."""
     row = conn.execute("SELECT value FROM billing_settings WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])
 

@@ -1,12 +1,13 @@
-"""One run: consumption into the ledger, the ledger into the sink."""
+"""One run: consumption into the ledger, the ledger into the sink; and what the ledger says."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +15,24 @@ from power_billing.errors import BillingError
 from power_billing.hours import DAY, HOUR, hour_of, next_hour, oldest_billable, seconds_of
 from power_billing.ledger import (
     LOOK_BACK_DAYS,
-    OPEN,
     Consumption,
     Entry,
+    Missed,
+    State,
+    billed_wh,
     book,
     by_customer,
     consumption,
-    latest,
-    outbox,
+    counts,
+    missed,
+    open_entries,
+    queued,
+    revisions,
 )
 from power_billing.links import Link, links_of
 from power_billing.sender import Sender, queue_refused
 from power_billing.sinks import UsageSink
-from power_billing.tables import tables
+from power_billing.tables import Place, copy_in_memory, setting, tables
 from power_manager import DB_PATH, InvalidValue, PowerManager
 
 
@@ -46,17 +52,23 @@ class Report:
         return not self.open
 
 
-class _Undo(Exception):
-    """Takes a dry run back."""
-
-
 @dataclass(frozen=True)
-class Biller:
-    """A file's usage on its way to a sink; `clock` is the one the PowerManager has, in epoch seconds."""
+class Run:
+    """A file's usage on its way to a sink.
+
+    ledger: where the billing tables are, the file itself by default. `clock` is the one that the PowerManager has, in
+    epoch seconds; `sleep` makes the pauses between tries.
+    """
 
     pm: PowerManager
+    ledger: Place | None = None
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
+
+    @property
+    def place(self) -> Place:
+        """Where the billing tables are."""
+        return self.ledger or self.pm
 
     def report(self, sink: UsageSink, *, until: Any = None, retry_refused: bool = False) -> Report:
         """Bring every closed UTC hour that ends by `until` (default: now) into the outbox, and the outbox to the sink.
@@ -66,16 +78,13 @@ class Biller:
         way or nothing can be sent; what was decided until then is kept, and the next run goes on from there.
         """
         end = self._end(until)
-        with _only_run(self.pm):
+        with _only_run(self.place):
             if retry_refused:
-                queue_refused(self.pm, oldest_billable(self.clock()))
-            before = self._open_rows()
-            customers = by_customer(links_of(self.pm))
-            for customer, links in customers.items():
+                queue_refused(self.place, oldest_billable(self.clock()))
+            for customer, links in by_customer(links_of(self.place)).items():
                 self._settle(customer, links, end)
-            before |= self._open_rows()
-            Sender(self.pm, sink, self.clock, self.sleep).run()
-            return self._outcome(before)
+            sent = Sender(self.place, sink, self.clock, self.sleep).run()
+            return self._outcome(sent)
 
     def create_usage_record(self, sink: UsageSink, device_id: str, start: Any, end: Any) -> Report:
         """Report the closed UTC hours from `start` to `end` of the customer that the device is billed to then.
@@ -89,39 +98,32 @@ class Biller:
             raise InvalidValue(f"end: expected a time after start, {start!r}, got {end!r}")
         first = next_hour(seconds_of("start", start))
         hours = range(first, max(first, self._end(end)))
-        with _only_run(self.pm):
-            links = links_of(self.pm)
-            customers = {
-                link.customer
-                for link in links
-                if link.device_id == device_id and any(map(link.covers, hours))
-            }
-            if not customers and not any(link.device_id == device_id for link in links):
+        with _only_run(self.place):
+            links = links_of(self.place)
+            of_device = [link for link in links if link.device_id == device_id]
+            if not of_device:
                 raise BillingError(
                     f"{device_id}: not linked to a customer: power-billing link makes it so"
                 )
+            customers = {link.customer for link in of_device if any(map(link.covers, hours))}
             for customer in customers:
                 self._settle(customer, by_customer(links)[customer], hours.stop, hours.start)
-            before = self._open_rows(hours, customers)
-            Sender(self.pm, sink, self.clock, self.sleep).run(list(customers), hours)
-            return self._outcome(before)
+            sent = Sender(self.place, sink, self.clock, self.sleep).run(customers, hours)
+            return self._outcome(sent, customers, hours)
 
     def preview(self, *, until: Any = None, retry_refused: bool = False) -> list[Entry]:
-        """What report() would send, without sending or keeping anything."""
-        end, oldest, found = self._end(until), oldest_billable(self.clock()), []
-        customers = by_customer(links_of(self.pm))
-        # Before the transaction: with a large fleet it takes long, and others want to write.
-        consumed = {customer: self._consumed(links) for customer, links in customers.items()}
-        with contextlib.suppress(_Undo), self.pm.transaction():
+        """What report() would send, without sending or keeping anything: it is decided in a copy of the ledger."""
+        end = self._end(until)
+        oldest = oldest_billable(self.clock())
+        with copy_in_memory(self.place) as copy:
             if retry_refused:
-                queue_refused(self.pm, oldest)
-            with tables(self.pm) as conn:
-                for customer, of_customer in consumed.items():
-                    book(conn, customer, of_customer, range(oldest, end))
-            rows = self._open_rows().values()
-            found = [row for row in rows if row.state == "queued" and row.event.hour >= oldest]
-            raise _Undo
-        return found
+                queue_refused(copy, oldest)
+            for customer, links in by_customer(links_of(copy)).items():
+                consumed = self._consumed(links)
+                with tables(copy) as conn:
+                    book(conn, customer, consumed, range(oldest, end))
+            with tables(copy) as conn:
+                return [entry for entry in queued(conn) if entry.event.hour >= oldest]
 
     def _end(self, until: Any) -> int:
         """The first hour that is not wanted: the present one, or that of `until`."""
@@ -130,8 +132,9 @@ class Biller:
 
     def _settle(self, customer: str, links: Sequence[Link], end: int, begin: int = 0) -> None:
         """Take the customer's hours that can still be billed into account, from `begin` on and before `end`."""
-        oldest, consumed = oldest_billable(self.clock()), self._consumed(links)
-        with tables(self.pm) as conn:
+        oldest = oldest_billable(self.clock())
+        consumed = self._consumed(links)
+        with tables(self.place) as conn:
             book(conn, customer, consumed, range(max(begin, oldest), end))
 
     def _consumed(self, links: Sequence[Link]) -> Consumption:
@@ -142,32 +145,86 @@ class Biller:
             raise BillingError("the clock was set while the readings were looked at: try again")
         return consumed
 
-    def _open_rows(
-        self, hours: range | None = None, customers: set[str] | None = None
-    ) -> dict[Any, Entry]:
-        with tables(self.pm) as conn:
-            rows = outbox(conn, OPEN)
-        return {
-            (row.event.customer, row.event.hour): row
-            for row in rows
-            if (hours is None or row.event.hour in hours)
-            and (customers is None or row.event.customer in customers)
-        }
-
-    def _outcome(self, before: dict[Any, Entry]) -> Report:
-        """What became of rows that were open: the hour's latest revision counts."""
-        with tables(self.pm) as conn:
-            rows = [latest(conn, *key) for key in before]
+    def _outcome(
+        self,
+        sent: Iterable[tuple[str, int]],
+        customers: Container[str] | None = None,
+        hours: range | None = None,
+    ) -> Report:
+        """What was sent, and what is still open of what can be billed."""
         billable = oldest_billable(self.clock())
-        left = [row for row in rows if row.state != "sent" and row.event.hour >= billable]
-        return Report([row for row in rows if row.state == "sent"], left)
+        with tables(self.place) as conn:
+            left = [
+                entry
+                for entry in open_entries(conn)
+                if entry.event.hour >= billable
+                and (customers is None or entry.event.customer in customers)
+                and (hours is None or entry.event.hour in hours)
+            ]
+            return Report([revisions(conn, *key)[-1] for key in sorted(sent)], left)
+
+
+# --- Status
+
+
+@dataclass(frozen=True)
+class CustomerStatus:
+    """What the ledger says of a customer; `billed_wh` is what was taken into account so far."""
+
+    customer: str
+    billed_wh: int
+    counts: dict[State, int]  # events by state
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the ledger says: whom usage goes to (None: nobody yet), each customer's sums, and what is not billed."""
+
+    account: str | None
+    links: list[Link]
+    deleted: list[str]  # linked devices that are not in the file any more
+    customers: list[CustomerStatus]
+    open: list[Entry]
+    missed: list[Missed]
+
+
+def status(
+    pm: PowerManager, ledger: Place | None = None, clock: Callable[[], float] = time.time
+) -> Status:
+    """What the ledger says now; ledger: the library's file by default."""
+    place = ledger or pm
+    links = links_of(place)
+    of_customers = by_customer(links)
+    known = {device.id for device in pm.list_devices()}
+    with tables(place) as conn:
+        account = setting(conn, "account")
+        entries = open_entries(conn)
+        customers = [_customer_status(conn, customer) for customer in of_customers]
+    oldest = oldest_billable(clock())
+    lost = []
+    for customer, of_customer in of_customers.items():
+        lost += missed(pm, place, customer, of_customer, oldest)
+    deleted = sorted({link.device_id for link in links} - known)
+    return Status(account, links, deleted, customers, entries, lost)
+
+
+def _customer_status(conn: sqlite3.Connection, customer: str) -> CustomerStatus:
+    return CustomerStatus(customer, billed_wh(conn, customer), counts(conn, customer))
+
+
+# --- In one call
 
 
 def report(
-    pm: PowerManager, sink: UsageSink, *, until: Any = None, retry_refused: bool = False
+    pm: PowerManager,
+    sink: UsageSink,
+    *,
+    until: Any = None,
+    retry_refused: bool = False,
+    ledger: Place | None = None,
 ) -> Report:
-    """Bill every closed UTC hour to its customer, once: see Biller.report."""
-    return Biller(pm).report(sink, until=until, retry_refused=retry_refused)
+    """Bill every closed UTC hour to its customer, once: see Run.report."""
+    return Run(pm, ledger).report(sink, until=until, retry_refused=retry_refused)
 
 
 def create_usage_record(
@@ -192,23 +249,23 @@ def create_usage_record(
             from power_billing.stripe_sinks import sink_from
 
             sink = sink_from(os.environ, pm)
-        return Biller(pm).create_usage_record(sink, device_id, start, end)
+        return Run(pm).create_usage_record(sink, device_id, start, end)
 
 
 @contextlib.contextmanager
-def _only_run(pm: PowerManager) -> Iterator[None]:
-    """Let one run at a time use a file: revisions must go out in their order."""
-    if str(pm.db_path) == ":memory:":
+def _only_run(place: Place) -> Iterator[None]:
+    """Let one run at a time use a ledger: revisions must go out in their order."""
+    if str(place.db_path) == ":memory:":
         yield
         return
-    path = f"{os.path.realpath(pm.db_path)}.billing.lock"
+    path = f"{os.path.realpath(place.db_path)}.billing.lock"
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BillingError(
-                f"{pm.db_path}: another run is under way: wait for it to end"
+                f"{place.db_path}: another run is under way: wait for it to end"
             ) from None
         yield
     finally:

@@ -28,7 +28,7 @@ from power_billing.signatures import (
     read_count,
     read_id,
 )
-from power_billing.tables import tables
+from power_billing.tables import Place, tables
 from power_manager import NotFound, PowerEventType, PowerManager
 
 __all__ = [
@@ -106,15 +106,16 @@ def handle(
     settings: WebhookSettings,
     event: StripeEvent,
     clock: Callable[[], float] = time.time,
+    ledger: Place | None = None,
 ) -> str:
-    """Take an event that is verified. Return what was done, for the log.
+    """Take an event that is verified. Return what was done, for the log. ledger: the library's file by default.
 
     Raises BadEvent and StorageError; then nothing is stored, and Stripe delivers it again.
     """
     take = _TAKES.get(event.type)
     if take is None:
         return f"{event.type}: not for this endpoint"
-    with tables(pm) as conn:
+    with tables(ledger or pm) as conn:
         sql = "INSERT OR IGNORE INTO billing_stripe_events VALUES (?, ?, ?)"
         if not conn.execute(sql, (event.id, event.type, event.created)).rowcount:
             return f"{event.type} {event.id}: known already"

@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 from loopback import KEY, Loopback, serve
+from power_billing import cli as cli_module
 from power_billing import ledger
-from power_billing.cli import _COMMANDS, main
+from power_billing.cli import main
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
-from power_billing.ledger import Entry, outbox
-from power_billing.stripe_sinks import API_URL
+from power_billing.ledger import Entry
+from power_billing.stripe_client import API_URL
 from power_billing.tables import tables
-from world import CUSTOMER
+from world import CUSTOMER, outbox
 
 from power_manager import PowerManager
 
@@ -221,14 +222,14 @@ def test_ctrl_c_is_exit_code_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(_COMMANDS, "status", interrupt)
+    monkeypatch.setattr(cli_module, "make_parser", interrupt)
     cli("status", code=130)
 
 
 def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed without the extra, it says what to install."""
     monkeypatch.setenv(API_KEY, KEY)
-    monkeypatch.delitem(sys.modules, "power_billing.stripe_sinks")
+    monkeypatch.delitem(sys.modules, "power_billing.stripe_client", raising=False)
     monkeypatch.setitem(sys.modules, "stripe", None)
     assert (
         "power-billing: stripe is not installed: pip install '.[billing]'"
@@ -257,8 +258,6 @@ def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
             "STRIPE_API_KEY or STRIPE_API_KEY_FILE (a file that holds it): neither is set",
         ),
         (["setup"], "neither is set"),
-        (["report", "--sink", "csv"], "--sink csv and --csv FILE go together"),
-        (["report", "--csv", "x"], "--sink csv and --csv FILE go together"),
         (["link", "nobody", "--customer", "cus_1"], "no device has the id 'nobody'"),
         (["link", "edge", "--customer", "cus_..."], "customer: expected an id of Stripe's"),
         (
@@ -266,7 +265,6 @@ def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
             "types: expected some of main, battery, ups",
         ),
         (["unlink", "edge"], "edge: not linked"),
-        (["report", "--until", "noon", "--dry-run"], "until: expected an aware datetime"),
     ],
 )
 def test_errors_are_one_line(
@@ -287,11 +285,32 @@ def test_a_database_that_is_not_there_is_not_made(cli: Cli) -> None:
     assert not cli.db.exists()
 
 
-def test_wrong_usage_is_exit_code_2(cli: Cli) -> None:
-    """As argparse has it."""
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bill-everybody"], "unknown command 'bill-everybody'"),
+        (["report", "--until", "noon", "--dry-run"], "expected a time from 1970 to 2200"),
+        (["report", "--sink", "csv"], "--sink csv and --csv FILE go together"),
+        (["report", "--csv", "x"], "--sink csv and --csv FILE go together"),
+        (["link", "edge"], "the following arguments are required: --customer"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    cli: Cli, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """With the usage, and what is wrong in the last line."""
     with pytest.raises(SystemExit) as caught:
-        cli("bill-everybody")
+        cli(*arguments)
     assert caught.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_times_are_read_as_everywhere_in_the_project(cli: Cli) -> None:
+    """Epoch seconds and durations before now, and UTC where there is no offset."""
+    out, _ = cli("link", "edge", "--customer", CUSTOMER, "--since", str((cli.hour - 3) * 3600))
+    assert f"from {iso(cli.hour - 3)} on" in out
+    out, _ = cli("report", "--dry-run", "--until", iso(cli.hour - 2).removesuffix("Z"))
+    assert out.endswith("dry run: 1 hours would be sent\n")
 
 
 # --- kill -9
@@ -343,8 +362,7 @@ def test_a_killed_run_bills_nothing_twice_and_loses_nothing(
     assert len({event["identifier"] for event in server.events}) == len(server.events) == 3
     with PowerManager(cli.db) as pm:
         assert pm.check() == []
-        with tables(pm) as conn:
-            assert {entry.state for entry in outbox(conn)} == {"sent"}
+        assert {entry.state for entry in outbox(pm)} == {"sent"}
 
 
 def _eventually(check: Callable[[], bool]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from power_billing import (
     BillingError,
     CsvSink,
+    LedgerFile,
     Outcome,
     UsageEvent,
     create_usage_record,
@@ -22,8 +24,9 @@ from power_billing import (
 from power_billing.hours import hour_of, iso, next_hour, oldest_billable, seconds_of
 from power_billing.keys import API_KEY, Secret, read_secret
 from power_billing.ledger import LOOK_BACK_DAYS
-from power_billing.tables import set_setting, tables
-from world import CUSTOMER, HOUR, NOW, World
+from power_billing.tables import set_setting, setting, tables
+from power_billing.usage import Run
+from world import CUSTOMER, HOUR, NOW, World, outbox
 
 from power_manager import InvalidValue, NotFound, PowerManager
 
@@ -270,10 +273,10 @@ def test_a_csv_file_gets_a_row_an_event(world: World, tmp_path: Path) -> None:
     sink = CsvSink(tmp_path / "usage.csv")
     world.link()
     world.use(10.0, 3)
-    world.biller.report(sink)
-    world.biller.report(sink)
+    world.usage.report(sink)
+    world.usage.report(sink)
     world.pm.log_power(world.meters["edge"], 25.0, 1.0, timestamp=(THIS_HOUR - 3) * HOUR + 2400)
-    assert world.biller.report(sink).complete
+    assert world.usage.report(sink).complete
     assert [
         (row["customer"], row["hour"], row["revision"], row["watt_hours"])
         for row in rows(sink.path)
@@ -330,6 +333,43 @@ def test_a_disk_that_fails_is_later(tmp_path: Path) -> None:
 
 
 # --- Tables and functions
+
+
+def test_the_ledger_may_be_a_file_of_its_own(world: World, tmp_path: Path) -> None:
+    """Private to its owner; the library's file has no table of billing then, and the bill is the same."""
+    ledger = LedgerFile(tmp_path / "ledger.db")
+    link(world.pm, "edge", CUSTOMER, since=NOW - 9 * HOUR, clock=lambda: NOW, ledger=ledger)
+    world.use(4.4, 3)
+    world.use(4.4, 2)
+    sink = CsvSink(tmp_path / "usage.csv")
+    run = Run(world.pm, ledger, clock=lambda: NOW)
+    assert [entry.event.watt_hours for entry in run.preview()] == [4, 4]
+    assert run.report(sink).complete
+    assert run.report(sink).sent == []
+    assert [row.event.watt_hours for row in outbox(ledger)] == [4, 4]
+    assert ledger.db_path.stat().st_mode & 0o777 == 0o600
+    with world.pm.connection() as conn:
+        names = "SELECT name FROM sqlite_master WHERE name LIKE 'billing%'"
+        assert conn.execute(names).fetchall() == []
+
+
+def test_a_transaction_of_a_ledger_that_fails_stores_nothing(tmp_path: Path) -> None:
+    """Whatever ends it."""
+    ledger = LedgerFile(tmp_path / "ledger.db")
+    with suppress(KeyboardInterrupt), tables(ledger) as conn:
+        set_setting(conn, "account", "somebody")
+        raise KeyboardInterrupt
+    with tables(ledger) as conn:
+        assert setting(conn, "account") is None
+
+
+def test_a_ledger_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """A folder that is missing, and a file that is no database."""
+    for path in (tmp_path / "missing" / "ledger.db", tmp_path / "notes.txt"):
+        if path.parent.exists():
+            path.write_text("not a database, but long enough to look like something" * 20)
+        with pytest.raises(BillingError, match=f"{path.name}: cannot be used as the ledger"):
+            links_of(LedgerFile(path))
 
 
 def test_tables_of_a_later_version_are_refused(world: World) -> None:

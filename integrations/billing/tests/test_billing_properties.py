@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loopback import FakeTransport, Loopback
 from power_billing import BillingError
-from power_billing.ledger import outbox
+from power_billing.ledger import open_entries
 from power_billing.tables import tables
+from power_billing.usage import Run
 from world import CUSTOMER, HOUR, MAX_GAP, NOW, World
 
 from power_manager import PowerManager
@@ -99,7 +100,7 @@ class Story(World):
         self.pm.close()
         self.pm = FragileManager(":memory:", max_gap=MAX_GAP, clock=lambda: self.now)
         self.pm.fuse = self.fuse = Fuse()
-        self.biller = type(self.biller)(self.pm, lambda: self.now, self.slept.append)
+        self.usage = Run(self.pm, clock=lambda: self.now, sleep=self.slept.append)
         for device_id, customer in DEVICES.items():
             self.add_device(device_id)
             self.link(device_id, customer)
@@ -123,7 +124,7 @@ class Story(World):
             self.server.faults.extend([fault] * times)
         self.fuse.left = episode.crash_at
         with suppress(Crash, BillingError):
-            self.biller.report(self.sink(episode.stream), retry_refused=episode.retry_refused)
+            self.usage.report(self.sink(episode.stream), retry_refused=episode.retry_refused)
         self.fuse.left = None
         self.server.faults.clear()
 
@@ -196,7 +197,7 @@ def test_billed_is_the_floor_of_consumed(newest_by: str, episodes: list[Episode]
     for customer in set(DEVICES.values()):
         assert story.server.billed(customer) == story.consumed(customer)
     with tables(story.pm) as conn:
-        assert outbox(conn, "state IN ('queued', 'refused')") == []
+        assert open_entries(conn) == []
     assert story.pm.check() == []
     story.pm.close()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from loopback import KEY, Loopback, serve
 from power_billing import cli, ledger, sender
 from power_billing.keys import API_KEY, WEBHOOK_SECRET
-from power_billing.stripe_sinks import API_URL
+from power_billing.stripe_client import API_URL
 from power_billing.webhooks import DEFAULT_GRACE_HOURS, GRACE, POLICY
 
 HERE = Path(__file__).resolve().parents[1]
@@ -79,7 +79,7 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
 
 def test_every_command_option_and_variable_is_in_the_readme() -> None:
     """Nothing is left undocumented."""
-    parser = cli._parser()
+    parser = cli.make_parser()
     options = set(re.findall(r"--[a-z-]+", parser.format_help()))
     for action in parser._subparsers._group_actions:  # type: ignore[union-attr]
         for name, command in dict(action.choices or {}).items():

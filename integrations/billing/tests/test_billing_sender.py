@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 from power_billing import BillingError, Outcome, Receipt, Report, UsageEvent
-from power_billing.ledger import Consumption, book, outbox
+from power_billing.ledger import Consumption, book
 from power_billing.sender import PAUSES, PROTECTED, Sender
 from power_billing.tables import tables
-from world import CUSTOMER, HOUR, NOW, World
+from world import CUSTOMER, HOUR, NOW, World, outbox
 
 from power_manager import StorageError
 
@@ -27,8 +27,7 @@ def used(world: World) -> World:
 
 def states(world: World) -> list[tuple[int, str]]:
     """Revision and state of every row of the outbox."""
-    with tables(world.pm) as conn:
-        return sorted((row.event.revision, row.state) for row in outbox(conn))
+    return sorted((row.event.revision, row.state.value) for row in outbox(world.pm))
 
 
 def posts(world: World) -> int:
@@ -90,8 +89,7 @@ def test_a_run_gives_up_after_three_calls_in_vain(world: World) -> None:
     done = fail(world, "500-before", 1000)
     assert len(done.open) == 8
     assert len(world.slept) == 3 * len(PAUSES)
-    with tables(world.pm) as conn:
-        assert [row.attempts for row in outbox(conn)] == [0] * 5 + [1] * 3
+    assert sorted(row.attempts for row in outbox(world.pm)) == [0] * 5 + [1] * 3
     assert world.report().complete
     assert world.billed() == 80
 
@@ -231,7 +229,7 @@ def test_a_customer_whose_summaries_fail_holds_up_nobody_else(world: World) -> N
     works = sink.recorded
     sink.recorded = lambda customer, hour: None if customer == CUSTOMER else works(customer, hour)  # type: ignore[method-assign]
     for _ in range(3):
-        world.biller.report(sink)
+        world.usage.report(sink)
     assert world.billed("cus_Next") == 10
 
 
@@ -245,14 +243,14 @@ def test_an_identifier_that_is_forgotten_during_a_run_is_not_used(world: World) 
     inner = world.sink()
 
     class Slow:
-        biller, batch, recorded = inner.biller, inner.batch, inner.recorded
+        account, batch, recorded = inner.account, inner.batch, inner.recorded
 
         def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
             receipts = inner.send(events)
             later(world, 3 * HOUR)
             return receipts
 
-    assert len(world.biller.report(Slow()).open) == 1
+    assert len(world.usage.report(Slow()).open) == 1
     assert world.report().complete
     assert [event["identifier"][-1] for event in world.server.events] == ["0", "0"]
 
@@ -282,7 +280,7 @@ def test_a_key_that_is_withdrawn_meanwhile_ends_the_run(used: World) -> None:
     sink = used.sink()
     used.server.key = "another"
     with pytest.raises(BillingError, match="Stripe does not take this key"):
-        used.biller.report(sink)
+        used.usage.report(sink)
 
 
 def test_an_old_attempt_that_did_not_arrive_is_listed_when_it_is_too_late(used: World) -> None:
@@ -300,8 +298,7 @@ def test_what_is_too_old_is_asked_for_once(used: World) -> None:
     for _ in range(3):
         used.report()
     assert sum("summaries" in path for _, path in used.server.requests) == 1
-    with tables(used.pm) as conn:
-        assert [row.reason for row in outbox(conn)] == ["too late: the biller has 0 Wh"]
+    assert [row.reason for row in outbox(used.pm)] == ["too late: the biller has 0 Wh"]
     used.now = used.true_now = NOW + 25 * HOUR
     assert used.report().complete
     assert used.billed() == 10
@@ -332,7 +329,7 @@ def test_a_crash_between_sending_and_noting_it_bills_once(used: World, arrived: 
     inner = used.sink()
 
     class Dies:
-        biller, batch, recorded = inner.biller, inner.batch, inner.recorded
+        account, batch, recorded = inner.account, inner.batch, inner.recorded
 
         def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
             if arrived:
@@ -340,7 +337,7 @@ def test_a_crash_between_sending_and_noting_it_bills_once(used: World, arrived: 
             raise Killed
 
     with pytest.raises(Killed):
-        used.biller.report(Dies())
+        used.usage.report(Dies())
     assert used.report().complete
     assert (len(used.server.events), used.billed(), states(used)) == (1, 10, [(0, "sent")])
 
@@ -364,7 +361,7 @@ def test_a_sink_of_ones_own_is_all_it_takes(used: World) -> None:
     calls: list[list[str]] = []
 
     class Mine:
-        biller, batch = "mine", 7
+        account, batch = "mine", 7
 
         def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
             calls.append([event.identifier for event in events])
@@ -373,6 +370,6 @@ def test_a_sink_of_ones_own_is_all_it_takes(used: World) -> None:
         def recorded(self, customer: str, hour: int) -> int | None:
             return None
 
-    assert used.biller.report(Mine()).complete
+    assert used.usage.report(Mine()).complete
     assert len(calls) == 2
     assert calls[0] == calls[1]

@@ -12,7 +12,9 @@ from loopback import KEY, FakeTransport, Loopback, serve
 from power_billing.errors import BillingError
 from power_billing.keys import API_KEY, Secret
 from power_billing.sinks import Outcome, UsageEvent
-from power_billing.stripe_sinks import API_URL, make_client, open_sink, setup, sink_from
+from power_billing.stripe_client import API_URL, make_client
+from power_billing.stripe_setup import setup
+from power_billing.stripe_sinks import open_sink, sink_from
 from world import CUSTOMER, HOUR, NOW, World
 
 THIS_HOUR = int(NOW // HOUR)
@@ -119,7 +121,7 @@ def test_the_stream_sends_a_hundred_at_a_time(world: World) -> None:
         world.add_device(f"d{number}")
         world.link(f"d{number}", f"cus_N{number}")
         world.use(float(number + 1), 2, f"d{number}")
-    done = world.biller.report(world.sink(stream=True))
+    done = world.usage.report(world.sink(stream=True))
     assert len(done.sent) == 130
     paths = [path.rpartition("/")[2] for _, path in world.server.requests]
     assert paths.count("meter_event_session") == 1
@@ -174,11 +176,11 @@ def test_a_run_over_sockets(world: World, monkeypatch: pytest.MonkeyPatch) -> No
         environ = {API_KEY: KEY, API_URL: url}
         setup(world.pm, make_client(Secret(API_KEY, KEY), environ))
         world.server.faults.extend(["lost-after", "", "500-after", "lost-before", "429-before"])
-        done = world.biller.report(sink_from(environ, world.pm))
+        done = world.usage.report(sink_from(environ, world.pm))
         assert done.complete
         assert world.billed() == 30
         world.use(20.0, 1)
-        assert world.biller.report(sink_from(environ, world.pm, stream=True)).complete
+        assert world.usage.report(sink_from(environ, world.pm, stream=True)).complete
     assert world.billed() == 50
 
 
@@ -188,7 +190,7 @@ def test_a_server_that_does_not_answer_is_a_lost_answer(
     """After the timeout the event is queued, and sent once in the end."""
     from threading import Event
 
-    import power_billing.stripe_sinks as module
+    import power_billing.stripe_client as module
 
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
     monkeypatch.setattr(module, "NETWORK_RETRIES", 0)
@@ -204,10 +206,10 @@ def test_a_server_that_does_not_answer_is_a_lost_answer(
         environ = {API_KEY: KEY, API_URL: url}
         setup(world.pm, make_client(Secret(API_KEY, KEY), environ))
         hanging.set()
-        assert not world.biller.report(sink_from(environ, world.pm)).complete
+        assert not world.usage.report(sink_from(environ, world.pm)).complete
         hanging.clear()
         enough.set()
-        assert world.biller.report(sink_from(environ, world.pm)).complete
+        assert world.usage.report(sink_from(environ, world.pm)).complete
     assert (world.billed(), len(world.server.events)) == (10, 1)
 
 
