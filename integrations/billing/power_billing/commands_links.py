@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from power_billing.command_line import opened, time_argument
+from power_billing.errors import BillingError
 from power_billing.hours import iso
+from power_billing.keys import API_KEY, is_set, read_secret
 from power_billing.links import TYPES, link, unlink
+from power_billing.tables import METER_SETTING, Place, setting, tables
 from power_manager import CommandParser
 
 
@@ -23,6 +27,11 @@ def add_link_commands(parser: CommandParser) -> None:
     add("device_id", metavar="DEVICE_ID")
     add("--customer", required=True, metavar="cus_...")
     add("--subscription-item", metavar="si_...", help="kept for people: meters bill by customer")
+    add(
+        "--offline",
+        action="store_true",
+        help="do not ask Stripe whether it has the customer: the next report does",
+    )
     add(
         "--types",
         default=",".join(TYPES),
@@ -47,6 +56,7 @@ def add_link_commands(parser: CommandParser) -> None:
 
 def _link(options: argparse.Namespace) -> int:
     with opened(options) as (pm, place):
+        checked = _checked_customer(place, options)
         made = link(
             pm,
             options.device_id,
@@ -58,7 +68,28 @@ def _link(options: argparse.Namespace) -> int:
         )
     types = ", ".join(made.types)
     print(f"{made.device_id}: billed to {made.customer} from {iso(made.from_hour)} on ({types})")
+    print(f"{made.customer}: {checked}")
     return 0
+
+
+def _checked_customer(place: Place, options: argparse.Namespace) -> str:
+    """What Stripe says of the customer. Raises BillingError for one that there is not: nothing is linked to it."""
+    if options.offline or not is_set(os.environ, API_KEY):
+        return "Stripe was not asked whether its usage reaches an invoice: the next report does"
+    from power_billing.stripe_client import make_client
+    from power_billing.subscriptions import customer_problem
+
+    client = make_client(read_secret(os.environ, API_KEY), os.environ)
+    with tables(place) as conn:
+        meter_id = setting(conn, METER_SETTING)
+    problem = customer_problem(client, meter_id, options.customer)
+    if problem is None and meter_id is not None:
+        return "its usage reaches an invoice"
+    if problem is None:
+        return "Stripe has this customer; power-billing setup makes meter and price"
+    if problem.is_missing:
+        raise BillingError(f"{options.customer}: {problem.text}; nothing was linked")
+    return problem.text
 
 
 def _unlink(options: argparse.Namespace) -> int:

@@ -62,13 +62,41 @@ def _report(options: argparse.Namespace) -> int:
             print(f"dry run: {len(entries)} hours would be sent")
             return 0
         sink = _sink(place, options)
-        _tell_due(pm, place, sink)
-        done = run.report(sink, until=options.until, retry_refused=options.retry_refused)
+        return run_report(pm, place, sink, until=options.until, retry_refused=options.retry_refused)
+
+
+def run_report(
+    pm: PowerManager,
+    place: Place,
+    sink: UsageSink,
+    *,
+    until: float | None = None,
+    retry_refused: bool = False,
+) -> int:
+    """Report to the sink, and print what came of it; return the exit code."""
+    _tell_due(pm, place, sink)
+    problems, held = _checked(place, sink)
+    done = Run(pm, place).report(sink, until=until, retry_refused=retry_refused, held=held)
     print_events(entry.event for entry in done.sent)
     print(f"{len(done.sent)} hours sent, {len(done.open)} left")
     for entry in done.open:
         print(open_line(entry, time.time()))
-    return 0 if done.complete else 1
+    for problem in problems:
+        print(f"at Stripe: {problem}")
+    return 0 if done.complete and not problems else 1
+
+
+def _checked(place: Place, sink: UsageSink) -> tuple[list[str], set[str]]:
+    """What Stripe says is wrong, and the customers whose usage is not sent; nothing for another biller."""
+    if not sink.account.startswith("stripe:"):
+        return [], set()
+    from power_billing.stripe_checks import check_before_sending
+    from power_billing.stripe_sinks import StripeMeterSink
+
+    if not isinstance(sink, StripeMeterSink):
+        return [], set()
+    checked = check_before_sending(place, sink, time.time())
+    return checked.problems, checked.held
 
 
 def _tell_due(pm: PowerManager, place: Place, sink: UsageSink) -> None:

@@ -178,6 +178,26 @@ def revise(conn: sqlite3.Connection, customer: str, hour: int, value: int) -> No
     conn.execute(sql, {"customer": customer, "hour": hour, "value": value})
 
 
+def refuse_sent(
+    conn: sqlite3.Connection, customer: str, hour: int, revision: int, reason: str
+) -> None:
+    """Turn an event that was taken, and refused afterwards, from sent to refused, if it is the one that counts."""
+    conn.execute(_REFUSE_EVENT, (reason, customer, hour, revision, customer, hour))
+
+
+def refuse_customer(conn: sqlite3.Connection, customer: str, reason: str) -> None:
+    """Turn every event of a customer that never was from sent to refused."""
+    conn.execute(_REFUSE_CUSTOMER, (reason, customer))
+
+
+_REFUSE_EVENT = """UPDATE billing_outbox SET state = 'refused', reason = ?
+    WHERE customer = ? AND hour = ? AND revision = ? AND state = 'sent'
+    AND revision = (SELECT max(revision) FROM billing_outbox WHERE customer = ? AND hour = ?)"""
+_REFUSE_CUSTOMER = """UPDATE billing_outbox SET state = 'refused', reason = ?
+    WHERE customer = ? AND state = 'sent' AND revision = (
+        SELECT max(revision) FROM billing_outbox AS later
+        WHERE later.customer = billing_outbox.customer AND later.hour = billing_outbox.hour)"""
+
 # --- Looking
 
 _ENTRY = """SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason

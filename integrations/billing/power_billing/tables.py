@@ -14,6 +14,7 @@ from power_billing.errors import BillingError
 
 # Versions: 1 is the tables below.
 _VERSION = "1"
+METER_SETTING = "stripe_meter"  # the id of Stripe's meter
 _BUSY_SECONDS = 30.0  # how long another process may hold the file
 _SETTINGS = """CREATE TABLE IF NOT EXISTS billing_settings (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
@@ -140,6 +141,13 @@ def copy_in_memory(place: Place) -> Iterator[Place]:
         copy.conn.close()
 
 
+def clear_ledger(conn: sqlite3.Connection) -> None:
+    """Forget everything but the settings and the links."""
+    for name in _table_names(conn):
+        if name not in ("billing_settings", "billing_links"):
+            conn.execute(f"DELETE FROM {name}")
+
+
 def _table_names(conn: sqlite3.Connection) -> list[str]:
     """The tables of this package that are there."""
     sql = """SELECT name FROM sqlite_master
@@ -182,6 +190,11 @@ def setting(conn: sqlite3.Connection, name: str) -> str | None:
     """A setting of this package."""
     row = conn.execute("SELECT value FROM billing_settings WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def forget_setting(conn: sqlite3.Connection, name: str) -> None:
+    """Remove a setting; one that is not there is fine."""
+    conn.execute("DELETE FROM billing_settings WHERE name = ?", (name,))
 
 
 def set_setting(conn: sqlite3.Connection, name: str, value: str) -> None:

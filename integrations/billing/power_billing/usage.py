@@ -70,20 +70,30 @@ class Run:
         """Where the billing tables are."""
         return self.ledger or self.pm
 
-    def report(self, sink: UsageSink, *, until: Any = None, retry_refused: bool = False) -> Report:
+    def report(
+        self,
+        sink: UsageSink,
+        *,
+        until: Any = None,
+        retry_refused: bool = False,
+        held: Container[str] = (),
+    ) -> Report:
         """Bring every closed UTC hour that ends by `until` (default: now) into the outbox, and the outbox to the sink.
 
         until: an aware datetime, ISO 8601 text with an offset, or epoch seconds. retry_refused: also send again, as
-        new revisions, what was refused. Raises InvalidValue, StorageError, and BillingError where another run is under
-        way or nothing can be sent; what was decided until then is kept, and the next run goes on from there.
+        new revisions, what was refused. held: customers whose usage is decided, and not sent. Raises InvalidValue,
+        StorageError, and BillingError where another run is under way or nothing can be sent; what was decided until
+        then is kept, and the next run goes on from there.
         """
         end = self._end(until)
         with _only_run(self.place):
             if retry_refused:
                 queue_refused(self.place, oldest_billable(self.clock()))
-            for customer, links in by_customer(links_of(self.place)).items():
+            customers = by_customer(links_of(self.place))
+            for customer, links in customers.items():
                 self._settle(customer, links, end)
-            sent = Sender(self.place, sink, self.clock, self.sleep).run()
+            wanted = [customer for customer in customers if customer not in held] if held else None
+            sent = Sender(self.place, sink, self.clock, self.sleep).run(wanted)
             return self._outcome(sent)
 
     def create_usage_record(self, sink: UsageSink, device_id: str, start: Any, end: Any) -> Report:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from power_billing.customers import recheck_customer
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR
 from power_billing.keys import WEBHOOK_SECRET, Secret, is_set, read_secrets
@@ -273,13 +274,6 @@ def _take_customer(
         return "nobody's usage is billed to it"
     recheck_customer(conn, customer)
     return "the next report looks at the customer"
-
-
-def recheck_customer(conn: sqlite3.Connection, customer: str) -> None:
-    """Have the next run with a key ask whether the customer's usage reaches an invoice."""
-    sql = """INSERT INTO billing_customers (customer) VALUES (?)
-        ON CONFLICT (customer) DO UPDATE SET checked_at = NULL"""
-    conn.execute(sql, (customer,))
 
 
 def _take_error_report(

@@ -13,7 +13,7 @@ from power_billing.errors import BillingError
 from power_billing.keys import API_KEY, Secret
 from power_billing.sinks import Outcome, UsageEvent
 from power_billing.stripe_client import API_URL, make_client
-from power_billing.stripe_setup import setup
+from power_billing.stripe_setup import Found, setup
 from power_billing.stripe_sinks import open_sink, sink_from
 from world import CUSTOMER, HOUR, NOW, World
 
@@ -31,22 +31,23 @@ def client(server: Loopback, key: str = KEY) -> stripe.StripeClient:
 def test_setup_makes_the_meter_once(world: World) -> None:
     """Sum, by the hour; a second setup finds it."""
     first, second = setup(world.pm, client(world.server)), setup(world.pm, client(world.server))
-    assert first == second == "mtr_test_1"
-    meter = world.server.meters[first]
+    assert first == Found("mtr_test_1", made=True)
+    assert second == Found("mtr_test_1", made=False)
+    meter = world.server.meters[first.id]
     assert (meter["event_name"], meter["event_time_window"]) == ("power_watt_hours", "hour")
     assert meter["default_aggregation"] == {"formula": "sum"}
 
 
 def test_setup_finds_the_meter_among_many(world: World) -> None:
     """Also on a later page of the list."""
-    made = setup(world.pm, client(world.server))
+    made = setup(world.pm, client(world.server)).id
     for number in range(12):
         world.server.meters[f"mtr_{number}"] = {
             **world.server.meters[made],
             "id": f"mtr_{number}",
             "event_name": "x",
         }
-    assert setup(world.pm, client(world.server)) == made
+    assert setup(world.pm, client(world.server)) == Found(made, made=False)
 
 
 def test_a_stripe_that_fails_at_the_look_at_the_meter_is_named(world: World) -> None:
@@ -105,10 +106,11 @@ def test_the_price_of_a_trial_is_not_paid_by_the_live_file(world: World) -> None
         **world.server.meters.pop("mtr_test_1"),
         "id": "mtr_live_1",
     }
-    setup(world.pm, client(world.server))
     with pytest.raises(
         BillingError, match="goes to stripe:mtr_test_1, so it cannot go to stripe:mtr_live_1"
     ):
+        setup(world.pm, client(world.server))
+    with pytest.raises(BillingError, match="cannot see the meter mtr_test_1"):
         world.report()
 
 
