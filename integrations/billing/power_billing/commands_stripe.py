@@ -141,8 +141,10 @@ def _subscribe(options: argparse.Namespace) -> int:
         refuse_missing(client, options.customer)
         billed = _linked(pm, place, options)
         begins = billed.from_hour * HOUR
+        now = time.time()
         wanted = Wanted(
-            since=begins if begins < time.time() else None,
+            now,
+            since=begins if begins < now else None,
             subscription=options.subscription,
             days_until_due=options.days_until_due,
         )

@@ -18,13 +18,13 @@ from power_billing.errors import BillingError
 from power_billing.hours import next_hour
 from power_billing.keys import API_KEY, Secret
 from power_billing.links import Link, keep_item, links_of
+from power_billing.money import price_of
 from power_billing.stripe_client import account_of, cannot
 from power_billing.stripe_setup import (
     Found,
     find_or_make_meter,
     find_or_make_price,
     keep_price,
-    price_of,
     product_name_of,
 )
 from power_billing.subscriptions import Wanted, refuse_missing, subscribe
@@ -128,7 +128,9 @@ def go_live(
     if live_price is not None:
         for live_customer in dict.fromkeys(customers.values()):
             keep_item(
-                place, live_customer, subscribe(place, client, live_customer, Wanted()).item.id
+                place,
+                live_customer,
+                subscribe(place, client, live_customer, Wanted(clock())).item.id,
             )
     ended = [link for link in trial.links if link.customer not in customers]
     return Live(meter, product, live_price, links_of(place), ended)

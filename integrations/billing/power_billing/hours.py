@@ -24,6 +24,15 @@ def iso(hour: int) -> str:
     return (_EPOCH + timedelta(hours=hour)).strftime("%Y-%m-%dT%H:%MZ")
 
 
+def day_of(hour: int) -> str:
+    """The UTC day that an hour is in.
+
+    >>> day_of(472_222)
+    '2023-11-14'
+    """
+    return (_EPOCH + timedelta(hours=hour)).strftime("%Y-%m-%d")
+
+
 def shown_minute(at: float) -> str:
     """Epoch seconds as text, to the minute.
 

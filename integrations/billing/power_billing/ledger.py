@@ -208,6 +208,8 @@ _OPEN = f"""{_ENTRY} WHERE state IN ('queued', 'refused')
     ORDER BY attempts, hour, customer, revision"""
 _REFUSED = f"{_ENTRY} WHERE state = 'refused' AND hour >= ? ORDER BY hour, customer"
 _EVERY = f"{_ENTRY} ORDER BY customer, hour, revision"
+_OF_CUSTOMER = f"""{_ENTRY} WHERE customer = ? AND hour >= ? AND hour < ?
+    ORDER BY hour, revision"""
 _OF_HOUR = f"{_ENTRY} WHERE customer = ? AND hour = ? ORDER BY revision"
 
 
@@ -229,6 +231,11 @@ def refused_entries(conn: sqlite3.Connection, oldest: int) -> list[Entry]:
 def revisions(conn: sqlite3.Connection, customer: str, hour: int) -> list[Entry]:
     """Every event of an hour; the last one counts."""
     return _entries(conn, _OF_HOUR, customer, hour)
+
+
+def entries_of(conn: sqlite3.Connection, customer: str, hours: range) -> list[Entry]:
+    """Every event of a customer's hours, by hour and revision."""
+    return _entries(conn, _OF_CUSTOMER, customer, hours.start, hours.stop)
 
 
 def every_entry(conn: sqlite3.Connection) -> list[Entry]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
+from power_billing.tables import set_setting, setting
 from power_manager import InvalidValue
 
 # Watt-hours in what a price may be of. Stripe's meter counts whole watt-hours, whatever the price is said in.
@@ -35,6 +37,9 @@ _DECIMALS = {
     ),
     **dict.fromkeys(["bhd", "jod", "kwd", "omr", "tnd"], 3),
 }
+_AMOUNT_SETTING = "price_amount"
+_CURRENCY_SETTING = "price_currency"
+_UNIT_SETTING = "price_unit"
 _PLACES = 12  # Stripe's: decimals of unit_amount_decimal
 
 
@@ -86,10 +91,30 @@ class Price:
         """As Stripe takes it."""
         return f"{self.minor_per_wh:f}"
 
-    def cost(self, watt_hours: int) -> Decimal:
+    def cost(self, watt_hours: int | Decimal) -> Decimal:
         """What so many watt-hours cost, in the main unit, rounded half up to the currency's decimals."""
         exact = self.minor_per_wh * watt_hours
         return exact.quantize(Decimal(1), rounding=ROUND_HALF_UP).scaleb(-self.decimals)
 
     def __str__(self) -> str:
-        return f"{self.amount.normalize():f} {self.currency.upper()} a {self.unit}"
+        shown = self.amount.normalize()
+        if -int(shown.as_tuple().exponent) < self.decimals:
+            shown = self.amount.quantize(Decimal(1).scaleb(-self.decimals))
+        return f"{shown:f} {self.currency.upper()} a {self.unit}"
+
+
+def keep_amount(conn: sqlite3.Connection, price: Price) -> None:
+    """Remember a price in the ledger."""
+    set_setting(conn, _AMOUNT_SETTING, str(price.amount))
+    set_setting(conn, _CURRENCY_SETTING, price.currency)
+    set_setting(conn, _UNIT_SETTING, price.unit)
+
+
+def price_of(conn: sqlite3.Connection) -> Price | None:
+    """The price that was remembered last; None where there was none."""
+    amount = setting(conn, _AMOUNT_SETTING)
+    currency = setting(conn, _CURRENCY_SETTING)
+    unit = setting(conn, _UNIT_SETTING)
+    if amount is None or currency is None or unit is None:
+        return None
+    return Price.parse(amount, currency, unit)

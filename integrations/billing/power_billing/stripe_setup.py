@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import stripe
 
 from power_billing.errors import BillingError
-from power_billing.money import METERED_UNIT, Price
+from power_billing.money import METERED_UNIT, Price, keep_amount
 from power_billing.sinks import EVENT_NAME
 from power_billing.stripe_client import account_of, cannot, check_meter, meter_of
 from power_billing.tables import METER_SETTING, Place, set_setting, setting, tables
@@ -19,9 +19,6 @@ from power_billing.tables import METER_SETTING, Place, set_setting, setting, tab
 MARK = "power_billing"  # in the metadata of what this package makes
 PRICE_SETTING = "stripe_price"  # the price's id, in the ledger's settings
 _NAME_SETTING = "product_name"
-_AMOUNT_SETTING = "price_amount"
-_CURRENCY_SETTING = "price_currency"
-_UNIT_SETTING = "price_unit"
 
 
 @dataclass(frozen=True)
@@ -109,24 +106,12 @@ def keep_price(conn: sqlite3.Connection, name: str, price: Price, found: Found) 
     """Remember the price that new subscriptions get."""
     set_setting(conn, PRICE_SETTING, found.id)
     set_setting(conn, _NAME_SETTING, name)
-    set_setting(conn, _AMOUNT_SETTING, str(price.amount))
-    set_setting(conn, _CURRENCY_SETTING, price.currency)
-    set_setting(conn, _UNIT_SETTING, price.unit)
+    keep_amount(conn, price)
 
 
 def product_name_of(conn: sqlite3.Connection) -> str | None:
     """The product's name that setup_price() was given last."""
     return setting(conn, _NAME_SETTING)
-
-
-def price_of(conn: sqlite3.Connection) -> Price | None:
-    """The price that setup_price() was given last."""
-    amount = setting(conn, _AMOUNT_SETTING)
-    currency = setting(conn, _CURRENCY_SETTING)
-    unit = setting(conn, _UNIT_SETTING)
-    if amount is None or currency is None or unit is None:
-        return None
-    return Price.parse(amount, currency, unit)
 
 
 def _product(client: stripe.StripeClient, name: str) -> Found:

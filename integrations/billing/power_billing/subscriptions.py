@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 import stripe
 
@@ -43,11 +44,13 @@ class Problem:
 class Wanted:
     """The subscription to make where there is none.
 
-    since: epoch seconds in the past; it is backdated, so that usage from then on is on its invoices. None (default):
-    from now on. subscription: add the item to that one (sub_...) instead; usage from before is on no invoice then.
-    days_until_due: invoices go out by mail and are due after so many days; None (default): Stripe charges the customer.
+    now, since: epoch seconds. It is backdated to `since`, in the past, so that usage from then on is on its invoices;
+    None (default): from now on. subscription: add the item to that one (sub_...) instead; usage from before is on no
+    invoice then. days_until_due: invoices go out by mail and are due after so many days; None (default): Stripe charges
+    the customer.
     """
 
+    now: float
     since: int | None = None
     subscription: str | None = None
     days_until_due: int | None = None
@@ -174,10 +177,19 @@ def _add_item(client: stripe.StripeClient, subscription: str, price: str) -> Sub
     return Subscribed(Found(added.id, made=True), subscription, added.created, price)
 
 
+def _next_month(now: float) -> int:
+    """When the next calendar month of UTC begins, in epoch seconds."""
+    present = datetime.fromtimestamp(now, timezone.utc)
+    year = present.year + present.month // 12
+    return int(datetime(year, present.month % 12 + 1, 1, tzinfo=timezone.utc).timestamp())
+
+
 def _make(client: stripe.StripeClient, customer: str, price: str, wanted: Wanted) -> Subscribed:
     parameters: stripe.params.SubscriptionCreateParams = {
         "customer": customer,
         "items": [{"price": price}],
+        # Invoices are of calendar months, as statements are.
+        "billing_cycle_anchor": _next_month(wanted.now),
         "metadata": {MARK: EVENT_NAME},
     }
     if wanted.since is not None:

@@ -52,6 +52,7 @@ SUBSCRIPTION: Schema = {
     "customer": (True, r"cus_\w+"),
     "items[][price]": (True, r"price_\w+"),
     "items[][quantity]": (False, r"\d+"),
+    "billing_cycle_anchor": (False, r"\d{1,12}"),
     "backdate_start_date": (False, r"\d{1,12}"),
     "collection_method": (False, r"charge_automatically|send_invoice"),
     "days_until_due": (False, r"\d{1,4}"),
@@ -218,7 +219,13 @@ class Catalog:
         begins = int(values.get("backdate_start_date", self._clock()))
         if begins > self._clock():
             raise Refusal(400, "backdate_start_date must be in the past.", "backdate_start_date")
+        anchor = int(values.get("billing_cycle_anchor", self._clock() + 1))
+        if not self._clock() < anchor <= self._clock() + 31 * 86_400:
+            raise Refusal(
+                400, "billing_cycle_anchor must be in the coming period.", "billing_cycle_anchor"
+            )
         fields = {
+            "billing_cycle_anchor": anchor,
             "customer": customer["id"],
             "status": "active",
             "collection_method": method,

@@ -92,7 +92,7 @@ def test_setup_makes_meter_product_and_price_once(shop: Shop) -> None:
     assert shop(*PRICED) == [
         "meter: mtr_test_1 (made)",
         "product: prod_loop1 (made) Energy",
-        "price: price_loop1 (made) 0.3 EUR a kWh, which Stripe has as 0.03 of its smallest unit a watt-hour",
+        "price: price_loop1 (made) 0.30 EUR a kWh, which Stripe has as 0.03 of its smallest unit a watt-hour",
     ]
     (product,), (price,) = shop.objects("product"), shop.objects("price")
     assert (product["name"], product["unit_label"]) == ("Energy", "Wh")
