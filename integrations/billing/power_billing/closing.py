@@ -60,7 +60,7 @@ def close(conn: sqlite3.Connection, now: float) -> None:
 
 
 def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
-    """What was sent at once and never revised is summed; whatever has a story keeps its rows."""
+    """What was sent within two days and never revised is summed; whatever has a story keeps its rows."""
     conn.execute(
         """INSERT INTO billing_device_days (customer, day, device_id, counted_nwh)
         SELECT customer, hour / 24, device_id, sum(counted_nwh) FROM billing_device_hours
@@ -78,7 +78,8 @@ def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
         (before,),
     )
     conn.execute("DELETE FROM billing_hours WHERE hour < ?", (before,))
-    plain = """hour < ? AND state = 'sent' AND revision = 0 AND NOT EXISTS (
+    plain = """hour < ? AND state = 'sent' AND revision = 0
+        AND coalesce(attempted_at, 0) < (hour + 48) * 3600 AND NOT EXISTS (
         SELECT 1 FROM billing_outbox AS later WHERE later.customer = billing_outbox.customer
         AND later.hour = billing_outbox.hour AND later.revision > 0)"""
     conn.execute(
@@ -91,6 +92,14 @@ def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
         (before,),
     )
     conn.execute(f"DELETE FROM billing_outbox WHERE {plain}", (before,))
+
+
+def closed_days(conn: sqlite3.Connection, customer: str, hours: range) -> dict[int, int]:
+    """Watt-hours of the events of closed days that are summed, by UTC day (since 1970)."""
+    sql = """SELECT day, sent_wh FROM billing_customer_days
+        WHERE customer = ? AND day >= ? AND day < ?"""
+    days = (customer, hours.start // 24, -(-hours.stop // 24))
+    return dict(conn.execute(sql, days).fetchall())
 
 
 def closed_findings(

@@ -16,7 +16,15 @@ from power_billing.hours import hour_of, iso, oldest_billable
 from power_billing.outbox import Entry, State
 from power_billing.sinks import CsvSink, UsageEvent, UsageSink
 from power_billing.tables import LedgerFile, Place
-from power_manager import Column, CommandParser, PowerManager, Screen, make_table, parse_time
+from power_manager import (
+    Column,
+    CommandParser,
+    PowerManager,
+    Screen,
+    make_table,
+    parse_time,
+    print_error,
+)
 
 LEDGER = "POWER_BILLING_LEDGER"  # the ledger's own file; empty or unset: the library's
 Command = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -42,6 +50,17 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[PowerManager, Place]]:
         raise BillingError(f"{options.db}: no such database: name it with --db")
     with PowerManager(options.db) as pm:
         yield pm, LedgerFile(options.ledger) if options.ledger else pm
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal, unless --yes was given. Raises BillingError where the answer is not yes."""
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise BillingError(f"{question} There is no terminal to ask: give --yes")
+    print_error(f"{question} [y/N] ", end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise BillingError("nothing was changed")
 
 
 def print_events(events: Iterable[UsageEvent]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 
-from power_billing.command_line import opened, time_argument
+from power_billing.command_line import confirm, opened, time_argument
 from power_billing.counting import chosen_meters
 from power_billing.errors import BillingError
 from power_billing.hours import iso
-from power_billing.links import TYPES, check_id, link, unlink
+from power_billing.keys import API_KEY, is_set, read_secret
+from power_billing.links import TYPES, Link, check_id, link, unlink
 from power_billing.sources import NANO, FileUsage
+from power_billing.tables import METER_SETTING, Place, setting, tables
 from power_manager import CommandParser, MeterType, PowerManager, printable
 
 
@@ -27,6 +29,11 @@ def add_link_commands(parser: CommandParser) -> None:
     add("device_id", metavar="DEVICE_ID")
     add("--customer", required=True, metavar="cus_...")
     add("--subscription-item", metavar="si_...", help="kept for people: meters bill by customer")
+    add(
+        "--offline",
+        action="store_true",
+        help="do not ask Stripe whether it has the customer: the next report does",
+    )
     add(
         "--types",
         metavar="LIST",
@@ -55,7 +62,8 @@ def _link(options: argparse.Namespace) -> int:
         pm.get_device(options.device_id)
         check_id("customer", "cus", options.customer)
         if types is None:
-            _confirm_choice(pm, options)
+            confirm_choice(pm, options.device_id, options.yes)
+        checked = _checked_customer(place, options)
         made = link(
             pm,
             options.device_id,
@@ -65,17 +73,23 @@ def _link(options: argparse.Namespace) -> int:
             since=options.since,
             ledger=place,
         )
-    counted = "all that counts" if made.types is None else ", ".join(made.types)
-    print(f"{made.device_id}: billed to {made.customer} from {iso(made.from_hour)} on ({counted})")
+    print(linked_line(made))
+    print(f"{made.customer}: {checked}")
     return 0
 
 
-def _confirm_choice(pm: PowerManager, options: argparse.Namespace) -> None:
+def linked_line(made: Link) -> str:
+    """Who is billed for a device, since when, and by which meters."""
+    counted = "all that counts" if made.types is None else ", ".join(made.types)
+    return f"{made.device_id}: billed to {made.customer} from {iso(made.from_hour)} on ({counted})"
+
+
+def confirm_choice(pm: PowerManager, device_id: str, yes: bool) -> None:
     """Show which meters count and what that was in a day; ask where two of them may measure the same energy.
 
     Raises BillingError where nobody says yes.
     """
-    parts = FileUsage(pm).usage(options.device_id, days=1) or []
+    parts = FileUsage(pm).usage(device_id, days=1) or []
     meters = [part.meter for part in parts]
     counted = chosen_meters(meters, None)
     total_wh = 0.0
@@ -88,23 +102,34 @@ def _confirm_choice(pm: PowerManager, options: argparse.Namespace) -> None:
             print(f"{name}: {wh:.3f} Wh in the last 24 hours")
         else:
             print(f"{name}: {wh:.3f} Wh, not counted: the main meter measures it already")
-    print(f"{options.device_id}: {total_wh:.3f} Wh would be billed of the last 24 hours")
+    print(f"{device_id}: {total_wh:.3f} Wh would be billed of the last 24 hours")
     types = {meter.type for meter in meters}
     if MeterType.MAIN not in types or not types & {MeterType.BATTERY, MeterType.UPS}:
         return
-    if options.yes or _says_yes():
-        return
-    raise BillingError(
-        f"{options.device_id}: it has main and battery or ups meters, and nobody said yes: check the sum, "
-        "and give --yes, or --types with the meters that count"
+    confirm(
+        f"{device_id} has main and battery or ups meters: check the sum, or choose by --types. Bill it like that?",
+        yes,
     )
 
 
-def _says_yes() -> bool:
-    """Ask, where somebody is there."""
-    if sys.stdin is None or not sys.stdin.isatty() or not sys.stdout.isatty():
-        return False
-    return input("Bill it like that? [y/N] ").strip().lower() in ("y", "yes")
+def _checked_customer(place: Place, options: argparse.Namespace) -> str:
+    """What Stripe says of the customer. Raises BillingError for one that there is not: nothing is linked to it."""
+    if options.offline or not is_set(os.environ, API_KEY):
+        return "Stripe was not asked whether its usage reaches an invoice: the next report does"
+    from power_billing.stripe_client import make_client
+    from power_billing.subscriptions import customer_problem
+
+    client = make_client(read_secret(os.environ, API_KEY), os.environ)
+    with tables(place) as conn:
+        meter_id = setting(conn, METER_SETTING)
+    problem = customer_problem(client, meter_id, options.customer)
+    if problem is None and meter_id is not None:
+        return "its usage reaches an invoice"
+    if problem is None:
+        return "Stripe has this customer; power-billing setup makes meter and price"
+    if problem.is_missing:
+        raise BillingError(f"{options.customer}: {problem.text}; nothing was linked")
+    return problem.text
 
 
 def _unlink(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from power_billing.hours import iso
 from power_billing.links import Link
 from power_billing.metrics import write_metrics
 from power_billing.outbox import Entry
-from power_billing.sinks import UsageSink
+from power_billing.sinks import CsvSink, UsageSink
 from power_billing.tables import Place, tables
 from power_billing.usage import Report, Run, Status, status
 from power_manager import CommandParser, PowerManager, shown_json
@@ -79,22 +80,63 @@ def _report(options: argparse.Namespace) -> int:
             print(f"dry run: {len(entries)} hours would be sent")
             return 0
         sink = sink_of(place, options)
-        _tell_due(pm, place, sink, options.quiet)
-        # A file can be looked at whole every time; Stripe is asked once a day.
-        compare = True if options.csv is not None else None
-        done = run.report(
-            sink, until=options.until, retry_refused=options.retry_refused, compare=compare
+        return run_report(
+            pm,
+            place,
+            sink,
+            until=options.until,
+            retry_refused=options.retry_refused,
+            is_quiet=options.quiet,
+            metrics=options.metrics,
         )
-        if options.metrics is not None:
-            write_metrics(options.metrics, status(pm, place))
-    if not options.quiet:
+
+
+def run_report(
+    pm: PowerManager,
+    place: Place,
+    sink: UsageSink,
+    *,
+    until: datetime | None = None,
+    retry_refused: bool = False,
+    is_quiet: bool = False,
+    metrics: Path | None = None,
+) -> int:
+    """Report to the sink, and print what came of it; return the exit code."""
+    _tell_due(pm, place, sink, is_quiet)
+    problems, held = _checked(place, sink)
+    # A file can be looked at whole every time; Stripe is asked once a day.
+    compare = True if isinstance(sink, CsvSink) else None
+    done = Run(pm, place).report(
+        sink,
+        until=until,
+        retry_refused=retry_refused,
+        compare=compare,
+        held=held,
+        problems=problems,
+    )
+    if metrics is not None:
+        write_metrics(metrics, status(pm, place))
+    if not is_quiet:
         print_events(entry.event for entry in done.sent)
         for kept in done.kept:
             print(kept)
-    if not options.quiet or not done.complete:
+    if not is_quiet or not done.complete:
         print(f"{len(done.sent)} hours sent, {len(done.open)} left")
     _print_problems(done)
     return 0 if done.complete else 1
+
+
+def _checked(place: Place, sink: UsageSink) -> tuple[list[str], set[str]]:
+    """What Stripe says is wrong, and the customers whose usage is not sent; nothing for another biller."""
+    if not sink.account.startswith("stripe:"):
+        return [], set()
+    from power_billing.stripe_checks import check_before_sending
+    from power_billing.stripe_sinks import StripeMeterSink
+
+    if not isinstance(sink, StripeMeterSink):
+        return [], set()
+    checked = check_before_sending(place, sink, time.time())
+    return checked.problems, checked.held
 
 
 def _print_problems(done: Report) -> None:
@@ -104,6 +146,8 @@ def _print_problems(done: Report) -> None:
         print(lost)
     if done.reconciliation is not None:
         print_differences(done.reconciliation)
+    for problem in done.problems:
+        print(f"at Stripe: {problem}")
 
 
 def _tell_due(pm: PowerManager, place: Place, sink: UsageSink, is_quiet: bool) -> None:
@@ -117,8 +161,10 @@ def _tell_due(pm: PowerManager, place: Place, sink: UsageSink, is_quiet: bool) -
         from power_billing.webhooks import tell_due
 
         # By Stripe's clock, where it can be asked: if this machine's were ahead, devices would go before their time.
-        clock = sink.clock if isinstance(sink, StripeMeterSink) else time.time
-        told = tell_due(pm, clock, place)
+        # Before the file is locked: it comes over a network.
+        now = sink.clock() if isinstance(sink, StripeMeterSink) else time.time()
+        with tables(place) as conn:
+            told = tell_due(pm, conn, now)
         if told or not is_quiet:
             print(f"{told} devices told to shut down")
 

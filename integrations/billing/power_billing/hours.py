@@ -24,6 +24,24 @@ def iso(hour: int) -> str:
     return (_EPOCH + timedelta(hours=hour)).strftime("%Y-%m-%dT%H:%MZ")
 
 
+def day_of(hour: int) -> str:
+    """The UTC day that an hour is in.
+
+    >>> day_of(472_222)
+    '2023-11-14'
+    """
+    return (_EPOCH + timedelta(hours=hour)).strftime("%Y-%m-%d")
+
+
+def shown_minute(at: float) -> str:
+    """Epoch seconds as text, to the minute.
+
+    >>> shown_minute(1_700_000_000)
+    '2023-11-14T22:13Z'
+    """
+    return (_EPOCH + timedelta(seconds=at)).strftime("%Y-%m-%dT%H:%MZ")
+
+
 def oldest_billable(now: float) -> int:
     """The first hour that may still be billed at that time (epoch seconds)."""
     return int(now // HOUR) - BILLABLE_HOURS

@@ -160,7 +160,7 @@ def _round(conn: sqlite3.Connection, customer: str, changes: dict[int, int]) -> 
 
     `rest` is the part of the customer's total that is no whole watt-hour yet: from 0 to below 1 Wh.
     """
-    sql = "SELECT billed_wh, rest_nwh FROM billing_customers WHERE customer = ?"
+    sql = "SELECT billed_wh, rest_nwh FROM billing_totals WHERE customer = ?"
     billed, rest = conn.execute(sql, (customer,)).fetchone() or (0, 0)
     sql = "SELECT counted_nwh, whole_wh FROM billing_hours WHERE customer = ? AND hour = ?"
     for hour in sorted(changes):
@@ -173,13 +173,27 @@ def _round(conn: sqlite3.Connection, customer: str, changes: dict[int, int]) -> 
         row = (customer, hour, nwh + changes[hour], whole)
         conn.execute("INSERT OR REPLACE INTO billing_hours VALUES (?, ?, ?, ?)", row)
         queue_value(conn, customer, hour, whole)
-    conn.execute(
-        "INSERT OR REPLACE INTO billing_customers VALUES (?, ?, ?)", (customer, billed, rest)
-    )
+    conn.execute("INSERT OR REPLACE INTO billing_totals VALUES (?, ?, ?)", (customer, billed, rest))
+
+
+def counted_by_day(
+    conn: sqlite3.Connection, customer: str, hours: range
+) -> dict[str, dict[int, int]]:
+    """Nano-watt-hours taken into account in those hours, closed days included, by device and UTC day (since 1970)."""
+    found: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    sql = """SELECT device_id, hour / 24, sum(counted_nwh) FROM billing_device_hours
+        WHERE customer = ? AND hour >= ? AND hour < ? GROUP BY device_id, hour / 24"""
+    rows = conn.execute(sql, (customer, hours.start, hours.stop)).fetchall()
+    sql = """SELECT device_id, day, counted_nwh FROM billing_device_days
+        WHERE customer = ? AND day >= ? AND day < ?"""
+    days = (customer, hours.start // 24, -(-hours.stop // 24))
+    for device_id, day, counted_nwh in (*rows, *conn.execute(sql, days)):
+        found[device_id][day] += counted_nwh
+    return {device_id: dict(by_day) for device_id, by_day in found.items()}
 
 
 def billed_wh(conn: sqlite3.Connection, customer: str) -> int:
     """The whole watt-hours made of what was taken into account so far."""
-    sql = "SELECT billed_wh FROM billing_customers WHERE customer = ?"
+    sql = "SELECT billed_wh FROM billing_totals WHERE customer = ?"
     (wh,) = conn.execute(sql, (customer,)).fetchone() or (0,)
     return int(wh)

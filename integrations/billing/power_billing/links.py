@@ -158,6 +158,13 @@ def links_of(place: Place) -> list[Link]:
         return _select(conn, _ALL_LINKS)
 
 
+def keep_item(place: Place, customer: str, subscription_item: str) -> None:
+    """Keep the subscription item (si_...) beside each device that is billed to the customer now."""
+    with tables(place) as conn:
+        sql = "UPDATE billing_links SET subscription_item = ? WHERE customer = ? AND until_hour IS NULL"
+        conn.execute(sql, (subscription_item, customer))
+
+
 def linked_devices(conn: sqlite3.Connection, customer: str) -> list[str]:
     """The devices that are billed to a customer now."""
     return [link.device_id for link in _select(conn, _PRESENT_LINKS_OF_CUSTOMER, customer)]

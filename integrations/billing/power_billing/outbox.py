@@ -132,6 +132,26 @@ def put_off(conn: sqlite3.Connection, event: UsageEvent, reason: str) -> None:
     conn.execute(sql, (reason, event.customer, event.hour, event.revision))
 
 
+def refuse_sent(
+    conn: sqlite3.Connection, customer: str, hour: int, revision: int, reason: str
+) -> None:
+    """Turn an event that was taken, and refused afterwards, from sent to refused, if it is the one that counts."""
+    conn.execute(_REFUSE_EVENT, (reason, customer, hour, revision, customer, hour))
+
+
+def refuse_customer(conn: sqlite3.Connection, customer: str, reason: str) -> None:
+    """Turn every event of a customer that never was from sent to refused."""
+    conn.execute(_REFUSE_CUSTOMER, (reason, customer))
+
+
+_REFUSE_EVENT = """UPDATE billing_outbox SET state = 'refused', reason = ?
+    WHERE customer = ? AND hour = ? AND revision = ? AND state = 'sent'
+    AND revision = (SELECT max(revision) FROM billing_outbox WHERE customer = ? AND hour = ?)"""
+_REFUSE_CUSTOMER = """UPDATE billing_outbox SET state = 'refused', reason = ?
+    WHERE customer = ? AND state = 'sent' AND revision = (
+        SELECT max(revision) FROM billing_outbox AS later
+        WHERE later.customer = billing_outbox.customer AND later.hour = billing_outbox.hour)"""
+
 # --- Looking
 
 _ENTRY = """SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason, theirs_wh

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from power_billing.closing import closed_before
+from power_billing.closing import closed_before, closed_days
 from power_billing.hours import HOUR
 from power_billing.outbox import Entry, State, entries_of, revise
 from power_billing.sinks import CannotSayNow, CsvSink, UsageSink
@@ -71,7 +71,7 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
     settling_count = 0
     sent_before = now if isinstance(sink, CsvSink) else now - SETTLING
     with tables(place) as conn:
-        sql = "SELECT customer FROM billing_customers ORDER BY customer"
+        sql = "SELECT customer FROM billing_totals ORDER BY customer"
         customers = [customer for (customer,) in conn.execute(sql)]
     for customer in customers:
         try:
@@ -141,11 +141,7 @@ def _sent(conn: sqlite3.Connection, customer: str, hours: range, sent_before: fl
         else:
             found.open_hours.add(hour)
             found.settling_count += newest.state is State.SENT
-    sql = """SELECT day, sent_wh FROM billing_customer_days
-        WHERE customer = ? AND day >= ? AND day < ?"""
-    days = (customer, hours.start // 24, -(-hours.stop // 24))
-    for day, sent_wh in conn.execute(sql, days):
-        found.by_closed_day[day] = sent_wh
+    found.by_closed_day = closed_days(conn, customer, hours)
     return found
 
 

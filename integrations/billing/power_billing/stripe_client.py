@@ -10,13 +10,13 @@ import stripe
 from power_billing.errors import BillingError
 from power_billing.keys import API_KEY, Secret
 from power_billing.sinks import EVENT_NAME
+from power_billing.tables import METER_SETTING, Place, setting, tables
 
 NETWORK_RETRIES = (
     2  # by the SDK itself, under one idempotency key; without a number StripeClient makes none
 )
 TIMEOUT = 30.0  # seconds for an answer
 API_URL = "POWER_BILLING_STRIPE_URL"  # another address of the API, for tests
-METER_SETTING = "stripe_meter"  # the meter's id, in the ledger's settings
 KEY_ERRORS = (stripe.AuthenticationError, stripe.PermissionError)
 
 
@@ -35,12 +35,29 @@ def make_client(
         safe = False
     if url and not safe:
         raise BillingError(f"{API_URL}: expected https, or this machine's own address, got {url!r}")
+    # Otherwise it sends times of earlier requests along, and leaves an id of this machine in the home directory. No
+    # client has a setting of its own for it.
+    stripe.enable_telemetry = False
     return stripe.StripeClient(
         key.reveal(),
         base_addresses={"api": url, "meter_events": url} if url else None,
         max_network_retries=NETWORK_RETRIES,
         http_client=http_client or stripe.RequestsClient(timeout=TIMEOUT),
     )
+
+
+def meter_of(place: Place) -> str:
+    """The id of the meter that setup has remembered. Raises BillingError where there was none."""
+    with tables(place) as conn:
+        meter_id = setting(conn, METER_SETTING)
+    if meter_id is None:
+        raise BillingError(f"{place.db_path}: no meter yet: run power-billing setup")
+    return meter_id
+
+
+def account_of(meter_id: str) -> str:
+    """What a ledger remembers of where its usage goes."""
+    return f"stripe:{meter_id}"
 
 
 def check_meter(meter: stripe.billing.Meter) -> None:

@@ -6,6 +6,7 @@ relies on. Usage records, which older integrations used, are gone from Stripe.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -16,8 +17,15 @@ from power_billing.errors import BillingError
 from power_billing.hours import HOUR, iso
 from power_billing.keys import API_KEY, Secret, read_secret
 from power_billing.sinks import EVENT_NAME, CannotSayNow, Outcome, Receipt, UsageEvent
-from power_billing.stripe_client import KEY_ERRORS, METER_SETTING, cannot, check_meter, make_client
-from power_billing.tables import Place, setting, tables
+from power_billing.stripe_client import (
+    KEY_ERRORS,
+    account_of,
+    cannot,
+    check_meter,
+    make_client,
+    meter_of,
+)
+from power_billing.tables import Place
 
 SUMMARY_HOURS = 100  # as many summaries as Stripe has on a page
 _SESSION_SECONDS = 10 * 60.0  # a stream's session is good for 15 minutes
@@ -35,10 +43,7 @@ def open_sink(
     Raises BillingError where there was no setup, and where this key cannot see that meter: a test key does not see
     what a live one has made.
     """
-    with tables(place) as conn:
-        meter_id = setting(conn, METER_SETTING)
-    if meter_id is None:
-        raise BillingError(f"{place.db_path}: no meter yet: run power-billing setup")
+    meter_id = meter_of(place)
     try:
         check_meter(client.v1.billing.meters.retrieve(meter_id))
     except stripe.InvalidRequestError:
@@ -71,8 +76,8 @@ class StripeMeterSink:
     batch = 1
 
     def __init__(self, client: stripe.StripeClient, meter_id: str) -> None:
-        self._client, self._meter_id = client, meter_id
-        self.account = f"stripe:{meter_id}"
+        self.client, self.meter_id = client, meter_id
+        self.account = account_of(meter_id)
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
         """Send each event. Raises BillingError for a key that Stripe does not take."""
@@ -80,7 +85,7 @@ class StripeMeterSink:
 
     def _send_one(self, event: UsageEvent) -> Receipt:
         try:
-            answer = self._client.v1.billing.meter_events.create(
+            answer = self.client.v1.billing.meter_events.create(
                 {
                     "event_name": EVENT_NAME,
                     "payload": {
@@ -89,7 +94,10 @@ class StripeMeterSink:
                     },
                     "identifier": event.identifier,
                     "timestamp": event.timestamp,
-                }
+                },
+                # Stripe names events that it refuses later by this key or by the identifier. A key of each call's own,
+                # for Stripe would answer a failure under the same one again.
+                {"idempotency_key": f"{event.identifier}/{secrets.token_hex(8)}"},
             )
         except stripe.StripeError as error:
             return _receipt(error, event.identifier)
@@ -112,8 +120,8 @@ class StripeMeterSink:
     ) -> list[stripe.billing.MeterEventSummary]:
         """One page of them: an hour each."""
         try:
-            page = self._client.v1.billing.meters.event_summaries.list(
-                self._meter_id,
+            page = self.client.v1.billing.meters.event_summaries.list(
+                self.meter_id,
                 {
                     "customer": customer,
                     "start_time": start * HOUR,
@@ -132,7 +140,7 @@ class StripeMeterSink:
     def clock(self) -> float:
         """Epoch seconds by Stripe's clock, to the second. Raises BillingError where it does not say."""
         try:
-            answer = self._client.v1.billing.meters.retrieve(self._meter_id).last_response
+            answer = self.client.v1.billing.meters.retrieve(self.meter_id).last_response
             return parsedate_to_datetime(answer.headers["Date"] if answer else "").timestamp()
         except stripe.StripeError as error:
             raise cannot(error) from None
@@ -187,7 +195,7 @@ class StripeStreamSink(StripeMeterSink):
 
     def _open_session(self) -> stripe.StripeClient:
         if self._session is None or time.monotonic() > self._session_ends:
-            made = self._client.v2.billing.meter_event_session.create()
+            made = self.client.v2.billing.meter_event_session.create()
             self._session = self._make_session(made.authentication_token)
             self._session_ends = time.monotonic() + _SESSION_SECONDS
         return self._session

@@ -14,6 +14,7 @@ from power_billing.errors import BillingError
 
 # Versions: 2 is the tables below; 1 was never released.
 _VERSION = "2"
+METER_SETTING = "stripe_meter"  # the id of Stripe's meter
 _BUSY_SECONDS = 30.0  # how long another process may hold the file
 _SETTINGS = """CREATE TABLE IF NOT EXISTS billing_settings (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
@@ -40,7 +41,7 @@ CREATE TABLE billing_hours (
     PRIMARY KEY (customer, hour)
 ) WITHOUT ROWID;
 -- each customer's sums, closed days included: whole watt-hours, and what is no whole one yet
-CREATE TABLE billing_customers (
+CREATE TABLE billing_totals (
     customer TEXT PRIMARY KEY, billed_wh INTEGER NOT NULL, rest_nwh INTEGER NOT NULL
 ) WITHOUT ROWID;
 -- one row an event; an hour's highest revision is the one that counts
@@ -71,12 +72,24 @@ CREATE TABLE billing_findings (
 ) WITHOUT ROWID;
 -- Stripe delivers an event at least once
 CREATE TABLE billing_stripe_events (id TEXT PRIMARY KEY, type TEXT NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
--- what is known of an invoice that failed or was settled; times by Stripe's clock, epoch seconds
+-- what is known of an invoice that is not paid, or was settled; times by Stripe's clock, epoch seconds
 CREATE TABLE billing_invoices (
     invoice TEXT PRIMARY KEY, customer TEXT NOT NULL, settled INTEGER NOT NULL DEFAULT 0,
     attempt INTEGER NOT NULL DEFAULT -1, attempt_at INTEGER NOT NULL DEFAULT 0,     -- the newest failure
-    first_failed_at INTEGER, due_at REAL, told INTEGER NOT NULL DEFAULT 0           -- shutdown events are recorded
+    attempt_is_last INTEGER NOT NULL DEFAULT 0,   -- Stripe will not try again
+    first_failed_at INTEGER,
+    given_up_at INTEGER,                          -- when it was first overdue, or marked uncollectible
+    due_at REAL,                                  -- when the devices are to be told, unless it is settled before
+    told INTEGER NOT NULL DEFAULT 0               -- shutdown events are recorded
 ) WITHOUT ROWID;
+-- customers to look at: Stripe says what is wrong with them when a run with a key asks
+CREATE TABLE billing_customers (
+    customer TEXT PRIMARY KEY,
+    checked_at REAL,                              -- epoch seconds; NULL: to be asked for
+    problem TEXT                                  -- NULL: none
+) WITHOUT ROWID;
+-- reports of refused meter events that Stripe has announced, until a run with a key fetches them
+CREATE TABLE billing_error_reports (id TEXT PRIMARY KEY, announced_at REAL NOT NULL) WITHOUT ROWID;
 -- devices that were told to shut down, and not yet to come back
 CREATE TABLE billing_shutdowns (device_id TEXT PRIMARY KEY, customer TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -159,6 +172,13 @@ def copy_in_memory(place: Place) -> Iterator[Place]:
         copy.conn.close()
 
 
+def clear_ledger(conn: sqlite3.Connection) -> None:
+    """Forget everything but the settings and the links."""
+    for name in _table_names(conn):
+        if name not in ("billing_settings", "billing_links"):
+            conn.execute(f"DELETE FROM {name}")
+
+
 def _table_names(conn: sqlite3.Connection) -> list[str]:
     """The tables of this package that are there."""
     sql = """SELECT name FROM sqlite_master
@@ -202,6 +222,11 @@ def setting(conn: sqlite3.Connection, name: str) -> str | None:
     """A setting of this package."""
     row = conn.execute("SELECT value FROM billing_settings WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def forget_setting(conn: sqlite3.Connection, name: str) -> None:
+    """Remove a setting; one that is not there is fine."""
+    conn.execute("DELETE FROM billing_settings WHERE name = ?", (name,))
 
 
 def set_setting(conn: sqlite3.Connection, name: str, value: str) -> None:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class Report:
     that were not sent in time. lost: what came to light too late, or is not measured; both until somebody accepts
     that. kept: what stays billed although its
     readings are deleted. reconciliation: the ledger beside what the biller has, if this run has compared them.
+    problems: what else is wrong at the biller.
     """
 
     sent: list[Entry]
@@ -54,12 +55,14 @@ class Report:
     lost: list[Finding] = field(default_factory=list)
     kept: list[Finding] = field(default_factory=list)
     reconciliation: Reconciliation | None = None
+    problems: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to be sent, or to be looked at by somebody."""
         agrees = self.reconciliation is None or self.reconciliation.is_clean
-        return not self.open and not self.too_old and not self.lost and agrees
+        is_left = self.open or self.too_old or self.lost or self.problems
+        return not is_left and agrees
 
 
 @dataclass(frozen=True)
@@ -88,24 +91,29 @@ class Run:
         until: Any = None,
         retry_refused: bool = False,
         compare: bool | None = False,
+        held: Container[str] = (),
+        problems: Sequence[str] = (),
     ) -> Report:
         """Bring every closed UTC hour that ends by `until` (default: now) into the outbox, and the outbox to the sink.
 
         until: an aware datetime, ISO 8601 text with an offset, or epoch seconds. retry_refused: also send again, as
         new revisions, what was refused. compare: afterwards look at what the sink has of the hours that can be billed;
-        None: once a day. Raises InvalidValue, StorageError, and BillingError where another run is under way or nothing
-        can be sent; what was decided until then is kept, and the next run goes on from there.
+        None: once a day. held: customers whose usage is decided, and not sent; problems: what else somebody has to
+        look at, which makes the run no good one. Raises InvalidValue, StorageError, and BillingError where another run
+        is under way or nothing can be sent; what was decided until then is kept, and the next run goes on from there.
         """
         end = self._end(until)
         with one_run(self.place):
             if retry_refused:
                 queue_refused(self.place, oldest_billable(self.clock()))
             self._close_if_due()
-            for customer, links in by_customer(links_of(self.place)).items():
+            customers = by_customer(links_of(self.place))
+            for customer, links in customers.items():
                 self._settle_all(self.place, customer, links, end)
-            sent = Sender(self.place, sink, self.clock, self.sleep).run()
+            wanted = [customer for customer in customers if customer not in held] if held else None
+            sent = Sender(self.place, sink, self.clock, self.sleep).run(wanted)
             compared = self._compare(sink) if self._is_comparing(compare) else None
-            done = self._outcome(sent, compared)
+            done = self._outcome(sent, compared, problems)
             self._note_run(done)
             return done
 
@@ -232,14 +240,19 @@ class Run:
             [entry for entry in entries if entry.event.hour < oldest],
         )
 
-    def _outcome(self, sent: Iterable[tuple[str, int]], compared: Reconciliation | None) -> Report:
+    def _outcome(
+        self,
+        sent: Iterable[tuple[str, int]],
+        compared: Reconciliation | None,
+        problems: Sequence[str],
+    ) -> Report:
         left, too_old = self._left()
         with tables(self.place) as conn:
             rows = [revisions(conn, *key)[-1] for key in sorted(sent)]
             found = findings(conn)
         lost = [one for one in found if one.is_lost]
         kept = [one for one in found if one.kind is FindingKind.KEPT]
-        return Report(rows, left, too_old, lost, kept, compared)
+        return Report(rows, left, too_old, lost, kept, compared, list(problems))
 
     def _is_comparing(self, compare: bool | None) -> bool:
         if compare is not None:

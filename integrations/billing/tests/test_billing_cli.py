@@ -86,12 +86,14 @@ def linked(cli: Cli) -> None:
 def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
     """Every command in turn, with what it prints."""
     out, _ = cli("setup")
-    assert "meter mtr_test_1 is ready" in out
-    assert '"recurring[meter]=mtr_test_1"' in out
+    assert out == "meter: mtr_test_1 (made)\n"
     out, _ = cli(
         "link", "edge", "--customer", CUSTOMER, "--since", iso(cli.hour - 10), "--types", "main,ups"
     )
-    assert out == f"edge: billed to {CUSTOMER} from {iso(cli.hour - 10)} on (main, ups)\n"
+    assert out.splitlines() == [
+        f"edge: billed to {CUSTOMER} from {iso(cli.hour - 10)} on (main, ups)",
+        f"{CUSTOMER}: its usage reaches an invoice",
+    ]
     out, _ = cli("report", "--dry-run")
     assert out.splitlines()[-1] == "dry run: 3 hours would be sent"
     assert stripe_url[0].events == []
@@ -237,9 +239,9 @@ def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.M
     assert "31.500 Wh in the last 24 hours" in out
     assert "ups Rack UPS: 0.000 Wh, not counted: the main meter measures it already" in out
     assert "edge: 31.500 Wh would be billed of the last 24 hours" in out
-    assert "give --yes, or --types" in err
+    assert "choose by --types. Bill it like that? There is no terminal to ask: give --yes" in err
     assert "edge" not in cli("status")[0]
-    monkeypatch.setattr(commands_links, "_says_yes", lambda: True)
+    monkeypatch.setattr(commands_links, "confirm", lambda *_: None)
     assert "(all that counts)" in cli(*arguments)[0]
     cli("unlink", "edge")
     monkeypatch.undo()

@@ -248,8 +248,8 @@ def test_an_answer_that_names_no_event_is_no_success(
     whole = used.server._take
     answers: list[dict[str, object]] = [{}, {}]
 
-    def emptied(values: dict[str, str], timestamp: int) -> dict[str, object]:
-        answer = whole(values, timestamp)
+    def emptied(values: dict[str, str], timestamp: int, key: str) -> dict[str, object]:
+        answer = whole(values, timestamp, key)
         return answers.pop() if answers else answer
 
     monkeypatch.setattr(used.server, "_take", emptied)

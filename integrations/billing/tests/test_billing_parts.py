@@ -192,6 +192,28 @@ def test_no_key_and_two_keys_are_refused() -> None:
         read_secret({API_KEY: GOOD, API_KEY + "_FILE": "/x"}, API_KEY)
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_key_that_everybody_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+) -> None:
+    """With the file's name and its mode, and what to do; a group is how a service gets one."""
+    file = tmp_path / "key"
+    file.write_text(GOOD)
+    file.chmod(mode)
+    assert read_secret({API_KEY + "_FILE": str(file)}, API_KEY).reveal() == GOOD
+    said = f"STRIPE_API_KEY_FILE: {file} has mode 0644: every user of this machine can read it"
+    assert caplog.messages == ([f"{said}: chmod 600 it"] if warned else [])
+
+
+def test_a_key_that_everybody_can_write_is_refused(tmp_path: Path) -> None:
+    """Somebody else's key would bill to somebody else's account."""
+    file = tmp_path / "key"
+    file.write_text(GOOD)
+    file.chmod(0o666)
+    with pytest.raises(BillingError, match=r"has mode 0666: any user .* chmod 600 it"):
+        read_secret({API_KEY + "_FILE": str(file)}, API_KEY)
+
+
 def test_a_secret_has_no_text_in_its_repr() -> None:
     """Nor in str() or a format."""
     secret = Secret(API_KEY, GOOD)

@@ -13,7 +13,7 @@ from power_billing.errors import BillingError
 from power_billing.keys import API_KEY, Secret
 from power_billing.sinks import Outcome, UsageEvent
 from power_billing.stripe_client import API_URL, make_client
-from power_billing.stripe_setup import setup
+from power_billing.stripe_setup import Found, setup
 from power_billing.stripe_sinks import open_sink, sink_from
 from world import CUSTOMER, HOUR, NOW, World
 
@@ -31,22 +31,23 @@ def client(server: Loopback, key: str = KEY) -> stripe.StripeClient:
 def test_setup_makes_the_meter_once(world: World) -> None:
     """Sum, by the hour; a second setup finds it."""
     first, second = setup(world.pm, client(world.server)), setup(world.pm, client(world.server))
-    assert first == second == "mtr_test_1"
-    meter = world.server.meters[first]
+    assert first == Found("mtr_test_1", made=True)
+    assert second == Found("mtr_test_1", made=False)
+    meter = world.server.meters[first.id]
     assert (meter["event_name"], meter["event_time_window"]) == ("power_watt_hours", "hour")
     assert meter["default_aggregation"] == {"formula": "sum"}
 
 
 def test_setup_finds_the_meter_among_many(world: World) -> None:
     """Also on a later page of the list."""
-    made = setup(world.pm, client(world.server))
+    made = setup(world.pm, client(world.server)).id
     for number in range(12):
         world.server.meters[f"mtr_{number}"] = {
             **world.server.meters[made],
             "id": f"mtr_{number}",
             "event_name": "x",
         }
-    assert setup(world.pm, client(world.server)) == made
+    assert setup(world.pm, client(world.server)) == Found(made, made=False)
 
 
 def test_a_stripe_that_fails_at_the_look_at_the_meter_is_named(world: World) -> None:
@@ -105,10 +106,11 @@ def test_the_price_of_a_trial_is_not_paid_by_the_live_file(world: World) -> None
         **world.server.meters.pop("mtr_test_1"),
         "id": "mtr_live_1",
     }
-    setup(world.pm, client(world.server))
     with pytest.raises(
         BillingError, match="goes to stripe:mtr_test_1, so it cannot go to stripe:mtr_live_1"
     ):
+        setup(world.pm, client(world.server))
+    with pytest.raises(BillingError, match="cannot see the meter mtr_test_1"):
         world.report()
 
 
@@ -244,6 +246,23 @@ def test_the_sdk_tries_three_times_under_one_idempotency_key(world: World) -> No
     assert sink.send([UsageEvent(CUSTOMER, THIS_HOUR - 2, 0, 5)])[0].outcome is Outcome.KNOWN
     assert len(set(world.server.idempotency_keys)) == 2
     assert world.billed() == 5
+
+
+def test_the_sdk_leaves_nothing_in_the_home_directory(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By itself it would keep an id of this machine there, and send times of earlier requests along."""
+    import stripe._telemetry_id as telemetry
+
+    home = tmp_path / "home"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+    monkeypatch.setattr(telemetry, "_loaded", False)
+    monkeypatch.setattr(stripe, "enable_telemetry", True)  # as it comes
+    with serve(world.server) as url:
+        setup(world.pm, make_client(Secret(API_KEY, KEY), {API_URL: url}))
+    assert not home.exists()
+    telemetry.get_telemetry_id()
+    assert home.exists(), "it would have been here, so the test can fail"
 
 
 # --- Secrets

@@ -34,7 +34,7 @@ def add_webhook(app: FastAPI, environ: Mapping[str, str]) -> None:
     if not given:
         return
     try:
-        # With it comes Stripe's SDK, of 30 MB: only for those who bill.
+        # Only for those who bill. Stripe's SDK, of 30 MB, is not needed to take deliveries.
         webhooks = importlib.import_module("power_billing.webhooks")
     except ImportError as error:
         raise Refused(
