@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import power_billing
 from power_billing.command_line import LEDGER
+from power_billing.commands_decide import add_decision_commands
 from power_billing.commands_links import add_link_commands
 from power_billing.commands_statement import add_statement_command
 from power_billing.commands_stripe import add_stripe_commands
@@ -40,6 +41,7 @@ def make_parser() -> CommandParser:
     )
     add_link_commands(parser)
     add_usage_commands(parser)
+    add_decision_commands(parser)
     add_statement_command(parser)
     add_stripe_commands(parser)
     parser.add_help_commands(NAME)

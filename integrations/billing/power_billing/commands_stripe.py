@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from power_billing.command_line import confirm, opened, time_argument
+from power_billing.commands_links import confirm_choice, linked_line
 from power_billing.commands_usage import run_report
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, iso, shown_minute
@@ -106,10 +107,10 @@ def _add_subscribe(parser: CommandParser) -> None:
     add("--customer", required=True, metavar="cus_...")
     add(
         "--types",
-        default=",".join(TYPES),
         metavar="LIST",
-        help="meters that count, where it is not linked yet (default: %(default)s)",
+        help=f"of {', '.join(TYPES)}, those that count, where it is not linked yet (default: as for link)",
     )
+    add("--yes", action="store_true", help="bill main beside battery or ups without asking")
     add(
         "--since",
         type=time_argument,
@@ -165,11 +166,14 @@ def _linked(pm: PowerManager, place: Place, options: argparse.Namespace) -> Link
         is_present = one.until_hour is None and one.device_id == options.device_id
         if is_present and one.customer == options.customer:
             return one
+    types = options.types.split(",") if options.types else None
+    if types is None:
+        confirm_choice(pm, options.device_id, options.yes)
     return link(
         pm,
         options.device_id,
         options.customer,
-        types=options.types.split(","),
+        types=types,
         since=options.since,
         ledger=place,
     )
@@ -177,10 +181,7 @@ def _linked(pm: PowerManager, place: Place, options: argparse.Namespace) -> Link
 
 def _print_subscribed(billed: Link, found: Subscribed) -> bool:
     """Say what there is now; return whether all the link's usage is on the subscription's invoices."""
-    types = ", ".join(billed.types)
-    print(
-        f"{billed.device_id}: billed to {billed.customer} from {iso(billed.from_hour)} on ({types})"
-    )
+    print(linked_line(billed))
     print(f"subscription: {found.subscription}, item {found.item}, price {found.price}")
     if found.since <= max(billed.from_hour * HOUR, time.time() - HOUR):
         return True

@@ -14,8 +14,7 @@ from power_billing.hours import HOUR, hour_of, iso, next_hour, oldest_billable, 
 from power_billing.tables import Place, tables
 from power_manager import InvalidValue, MeterType, PowerEventType, PowerManager
 
-# What these meters supply is consumption; a panel's output is not.
-TYPES = (MeterType.MAIN.value, MeterType.BATTERY.value, MeterType.UPS.value)
+TYPES = tuple(kind.value for kind in MeterType)
 _COLUMNS = "device_id, customer, subscription_item, types, from_hour, until_hour"
 _ALL_LINKS = f"SELECT {_COLUMNS} FROM billing_links ORDER BY link_key"
 _LINKS_OF_DEVICE = f"SELECT {_COLUMNS} FROM billing_links WHERE device_id = ? ORDER BY link_key"
@@ -27,13 +26,15 @@ _PRESENT_LINKS_OF_CUSTOMER = f"""SELECT {_COLUMNS} FROM billing_links
 class Link:
     """A device billed to a customer, for the hours (since 1970) from `from_hour` on and before `until_hour`.
 
-    `types` are the meters that count. `subscription_item` is kept for people: meters bill by customer.
+    `types` are the meters that count, each with what it gave less what it took; None: by the library's rule, all of
+    them, but a ups only where the device has no main meter. `subscription_item` is kept for people: meters bill by
+    customer.
     """
 
     device_id: str
     customer: str
     subscription_item: str | None
-    types: tuple[str, ...]
+    types: tuple[str, ...] | None
     from_hour: int
     until_hour: int | None = None
 
@@ -42,7 +43,8 @@ class Link:
         return self.from_hour <= hour and (self.until_hour is None or hour < self.until_hour)
 
 
-def _check_id(name: str, prefix: str, value: Any) -> str:
+def check_id(name: str, prefix: str, value: Any) -> str:
+    """The value, if it has the form of one of Stripe's ids, such as cus_...; otherwise InvalidValue."""
     if not isinstance(value, str) or not re.fullmatch(rf"{prefix}_[A-Za-z0-9]{{1,56}}", value):
         raise InvalidValue(
             f"{name}: expected an id of Stripe's that begins with {prefix}_, got {value!r}"
@@ -50,7 +52,9 @@ def _check_id(name: str, prefix: str, value: Any) -> str:
     return value
 
 
-def _check_types(types: Iterable[str]) -> tuple[str, ...]:
+def _check_types(types: Iterable[str] | None) -> tuple[str, ...] | None:
+    if types is None:
+        return None
     wanted = [types] if isinstance(types, str) else list(types)
     if not wanted or not set(wanted) <= set(TYPES):
         raise InvalidValue(
@@ -77,18 +81,19 @@ def link(
     customer: str,
     *,
     subscription_item: str | None = None,
-    types: Iterable[str] = TYPES,
+    types: Iterable[str] | None = None,
     since: Any = None,
     clock: Callable[[], float] = time.time,
     ledger: Place | None = None,
 ) -> Link:
     """Bill a device's consumption to a customer, from the next full UTC hour on, or from the hour of `since`.
 
-    customer is Stripe's cus_..., subscription_item its si_... or None (default). types: the meters whose energy_out_wh
-    counts (default: main, battery, ups). since: an aware datetime, ISO 8601 text with an offset, or epoch seconds, at
-    most 35 days back. A device that another customer's debt has shut down gets a `restore` event. Raises NotFound,
-    InvalidValue, and BillingError for a device that is linked then already, and without since for a clock behind the
-    device's newest reading.
+    customer is Stripe's cus_..., subscription_item its si_... or None (default). types: the meters that count, with
+    what they gave less what they took (default: the library's rule, all of them, but a ups only where there is no
+    main). since: an aware datetime, ISO 8601 text with an offset, or epoch seconds, at most 35 days back. ledger: where
+    the billing tables are (default: the file itself). A device that another customer's debt has shut down gets a
+    `restore` event. Raises NotFound, InvalidValue, and BillingError for a device that is linked then already, and
+    without since for a clock behind the device's newest reading.
     """
     pm.get_device(device_id)
     now, item = clock(), subscription_item
@@ -97,8 +102,8 @@ def link(
     begin = next_hour(now) if since is None else hour_of("since", since)
     if not oldest_billable(now) <= begin <= next_hour(now):
         raise InvalidValue(f"since: expected a time of the past 35 days, got {since!r}")
-    _check_id("customer", "cus", customer)
-    item = None if item is None else _check_id("subscription_item", "si", item)
+    check_id("customer", "cus", customer)
+    item = None if item is None else check_id("subscription_item", "si", item)
     made = Link(device_id, customer, item, _check_types(types), begin)
     with tables(ledger or pm) as conn:
         for other in _select(conn, _LINKS_OF_DEVICE, device_id):
@@ -109,7 +114,8 @@ def link(
                     f"{device_id}: billed to {other.customer} from {iso(other.from_hour)} to {until} already: "
                     "unlink it first, or begin later"
                 )
-        values = (device_id, customer, item, ",".join(made.types), begin)
+        kept_types = None if made.types is None else ",".join(made.types)
+        values = (device_id, customer, item, kept_types, begin)
         conn.execute(f"INSERT INTO billing_links ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL)", values)
         # What the customer before owes is nothing to this one.
         if conn.execute(
@@ -166,6 +172,13 @@ def linked_devices(conn: sqlite3.Connection, customer: str) -> list[str]:
 
 def _select(conn: sqlite3.Connection, sql: str, *values: str) -> list[Link]:
     return [
-        Link(device_id, customer, item, tuple(types.split(",")), begin, end)
+        Link(
+            device_id,
+            customer,
+            item,
+            None if types is None else tuple(types.split(",")),
+            begin,
+            end,
+        )
         for device_id, customer, item, types, begin, end in conn.execute(sql, values)
     ]

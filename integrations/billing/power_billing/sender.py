@@ -1,22 +1,39 @@
-"""The outbox into a sink: retries, lost answers, what is too old.
+"""The outbox into a sink: retries, lost answers, conflicts, what is too old.
 
 Before an event goes out, the ledger says that it does; afterwards, what came of it. After a crash or a lost answer it
 is sent again under the same identifier, which the biller takes once. That holds for 24 hours at Stripe. Later the
 biller is asked what it has: if that is the event's value, it arrived; if not, a new revision takes the event's place;
 if the biller cannot say, nothing is sent.
+
+An identifier that the biller knows although it was never sent from here, and an hour for which it has what was never
+sent from here, are somebody else's work: another file of the customer, or the file before a backup was restored. Where
+the values agree, all is well. Where not, that is a conflict, which a person decides.
 """
 
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
-from collections.abc import Callable, Container
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
+from enum import Enum
 
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, oldest_billable
-from power_billing.ledger import Entry, State, queued, refused_entries, revise
-from power_billing.sinks import Outcome, Receipt, UsageEvent, UsageSink
+from power_billing.outbox import (
+    Entry,
+    State,
+    entries_in,
+    note_attempt,
+    note_outcome,
+    note_theirs,
+    put_off,
+    revise,
+    revisions,
+)
+from power_billing.sinks import CannotSayNow, Outcome, Receipt, UsageEvent, UsageSink
 from power_billing.tables import Place, set_setting, setting, tables
 
 PROTECTED = 23 * HOUR  # seconds: Stripe knows an identifier again for at least 24 hours
@@ -25,16 +42,20 @@ MAX_FAILURES = 3  # calls in a row that came to nothing: the rest waits for the 
 _MAX_PAUSE = 60.0  # seconds, whatever the biller asks for
 _TOO_LATE = "too late"
 _CANNOT_SAY = "unresolved: the biller cannot say what it has"
+_FOUND = "found at the biller"
 _STATES = {
     Outcome.SENT: State.SENT,
     Outcome.REFUSED: State.REFUSED,
     Outcome.LATER: State.QUEUED,
 }
-_OF_EVENT = "WHERE customer = ? AND hour = ? AND revision = ?"
-_NOTE_ATTEMPT = f"""UPDATE billing_outbox
-    SET attempted_at = coalesce(attempted_at, ?), attempts = attempts + 1 {_OF_EVENT}"""
-_NOTE_OUTCOME = f"UPDATE billing_outbox SET state = ?, reason = ? {_OF_EVENT}"
-_NOTE_IN_VAIN = f"UPDATE billing_outbox SET attempts = attempts + 1, reason = ? {_OF_EVENT}"
+
+
+class _Silence(Enum):
+    """Why the biller does not say what it has."""
+
+    NOW = "it could, and does not now"
+    EVER = "it never can"
+
 
 HourKey = tuple[str, int]  # a customer's hour
 
@@ -56,43 +77,11 @@ class Sender:
         Raises BillingError where nothing can be sent at all; what was not sent stays queued.
         """
         self._claim()
-        return self._resolve(customers, hours) | self._send_queued(customers, hours)
-
-    def _resolve(self, customers: Container[str] | None, hours: range | None) -> set[HourKey]:
-        """Ask for the events that may be at the biller, and whose identifiers it may have forgotten."""
-        sent = set()
-        failures = 0
-        for entry in self._queued(customers, hours):
-            if failures == MAX_FAILURES:
-                break
-            if not self._unresolved(entry):
-                continue
-            there = self.sink.recorded(entry.event.customer, entry.event.hour)
-            failures = failures + 1 if there is None else 0
-            if self._settle(entry, there):
-                sent.add((entry.event.customer, entry.event.hour))
-        return sent
-
-    def _send_queued(self, customers: Container[str] | None, hours: range | None) -> set[HourKey]:
-        """Send what can be sent, in batches, until too many calls in a row come to nothing."""
-        sent = set()
-        failures = 0
-        entries = [entry for entry in self._queued(customers, hours) if self._sendable(entry)]
-        for start in range(0, len(entries), self.sink.batch):
-            batch = entries[start : start + self.sink.batch]
-            # Looked at again: sending those before may have taken hours.
-            events = [entry.event for entry in batch if self._sendable(entry)]
-            if not events:
-                continue
-            receipts = self._send(events)
-            for event, receipt in zip(events, receipts):
-                if receipt.outcome is Outcome.SENT:
-                    sent.add((event.customer, event.hour))
-            in_vain = all(receipt.outcome is Outcome.LATER for receipt in receipts)
-            failures = failures + 1 if in_vain else 0
-            if failures == MAX_FAILURES:
-                break
-        return sent
+        wanted = _Wanted(customers, hours)
+        sent = self._ask_about_unresolved(wanted)
+        sent |= self._ask_about_conflicts(wanted)
+        found, not_now = self._ask_before_sending(wanted)
+        return sent | found | self._send_queued(wanted, not_now)
 
     def _claim(self) -> None:
         """Remember whose ledger it is: an hour that went to one biller must not go to another as well."""
@@ -106,80 +95,285 @@ class Sender:
                     "as well: to try things out, take --dry-run, or a backup of the file"
                 )
 
-    def _queued(self, customers: Container[str] | None, hours: range | None) -> list[Entry]:
-        with tables(self.place) as conn:
-            return [
-                entry
-                for entry in queued(conn)
-                if (customers is None or entry.event.customer in customers)
-                and (hours is None or entry.event.hour in hours)
-            ]
+    # --- Asking what the biller has
 
-    def _sendable(self, entry: Entry) -> bool:
-        """Whether the hour can be billed, and sending it cannot bill it twice."""
-        return self._protected(entry) and entry.event.hour >= oldest_billable(self.clock())
+    def _ask_about_unresolved(self, wanted: _Wanted) -> set[HourKey]:
+        """Ask about the events that may be at the biller, and whose identifiers it may have forgotten."""
+        sent = set()
+        failures = 0
+        for entry in self._entries(State.QUEUED, wanted):
+            if failures == MAX_FAILURES:
+                break
+            if not self._is_unresolved(entry):
+                continue
+            theirs = self._recorded_hour(entry.event)
+            failures = failures + 1 if isinstance(theirs, _Silence) else 0
+            if self._settle(entry, theirs):
+                sent.add((entry.event.customer, entry.event.hour))
+        return sent
 
-    def _protected(self, entry: Entry) -> bool:
-        """Whether the biller would know the event again, or cannot have it yet."""
-        return entry.attempted_at is None or 0 <= self.clock() - entry.attempted_at < PROTECTED
-
-    def _unresolved(self, entry: Entry) -> bool:
-        """Whether to ask the biller what it has; for an hour that is too old, once is enough."""
-        if self._protected(entry):
-            return False
-        too_old = entry.event.hour < oldest_billable(self.clock())
-        asked = (entry.reason or "").startswith(_TOO_LATE)
-        return not (too_old and asked)
-
-    def _settle(self, entry: Entry, there: int | None) -> bool:
+    def _settle(self, entry: Entry, theirs: int | _Silence) -> bool:
         """Decide about an event by what the biller has for its hour; return whether it is the event's value."""
         event = entry.event
-        key = (event.customer, event.hour, event.revision)
         with tables(self.place) as conn:
-            if there is None:
-                # Counted, so that the next run asks for others first.
-                conn.execute(_NOTE_IN_VAIN, (_CANNOT_SAY, *key))
-            elif there == event.watt_hours:
-                conn.execute(_NOTE_OUTCOME, (State.SENT, "found at the biller", *key))
-            elif event.hour >= oldest_billable(self.clock()):
-                revise(conn, event.customer, event.hour, event.watt_hours)
+            if isinstance(theirs, _Silence):
+                put_off(conn, event, _CANNOT_SAY)
+            elif theirs == event.watt_hours:
+                note_outcome(conn, event, State.SENT, _FOUND)
+            elif event.hour < oldest_billable(self.clock()):
+                reason = f"{_TOO_LATE}: the biller has {theirs} Wh"
+                note_outcome(conn, event, State.QUEUED, reason)
+            elif theirs not in _believable(revisions(conn, event.customer, event.hour)):
+                _note_conflict(conn, event, theirs)
             else:
-                reason = f"{_TOO_LATE}: the biller has {there} Wh"
-                conn.execute(_NOTE_OUTCOME, (State.QUEUED, reason, *key))
-        return there == event.watt_hours
+                revise(conn, event.customer, event.hour, event.watt_hours)
+        return theirs == event.watt_hours
 
-    def _send(self, events: list[UsageEvent]) -> list[Receipt]:
+    def _ask_about_conflicts(self, wanted: _Wanted) -> set[HourKey]:
+        """Ask about conflicts again: the biller's summaries follow its events, and others may have put things right."""
+        sent = set()
+        failures = 0
+        for customer, entries in _by_customer(self._entries(State.CONFLICT, wanted)).items():
+            if failures == MAX_FAILURES:
+                break
+            try:
+                recorded = self.sink.recorded(customer, _span(entries))
+            except CannotSayNow:
+                failures += 1
+                continue
+            if recorded is None:
+                continue
+            with tables(self.place) as conn:
+                for entry in entries:
+                    event = entry.event
+                    theirs = recorded.get(event.hour, 0)
+                    note_theirs(conn, event, theirs)
+                    if theirs == event.watt_hours:
+                        note_outcome(conn, event, State.SENT, _FOUND)
+                        sent.add((customer, event.hour))
+        return sent
+
+    def _ask_before_sending(self, wanted: _Wanted) -> tuple[set[HourKey], set[UsageEvent]]:
+        """Ask about hours of which an identifier does not show whether others have sent them.
+
+        Return the hours that it has already, and the events that have to wait because it does not say now.
+        """
+        sent: set[HourKey] = set()
+        not_now: set[UsageEvent] = set()
+        failures = 0
+        fresh = [
+            entry
+            for entry in self._entries(State.QUEUED, wanted)
+            if self._is_to_be_asked_about(entry)
+        ]
+        for customer, entries in _by_customer(fresh).items():
+            recorded = None
+            try:
+                if failures == MAX_FAILURES:
+                    raise CannotSayNow("the biller did not say for others")
+                recorded = self.sink.recorded(customer, _span(entries))
+            except CannotSayNow as error:
+                failures = min(failures + 1, MAX_FAILURES)
+                not_now |= {entry.event for entry in entries}
+                with tables(self.place) as conn:
+                    for entry in entries:
+                        put_off(conn, entry.event, str(error))
+            if recorded is None:
+                continue
+            with tables(self.place) as conn:
+                for entry in entries:
+                    event = entry.event
+                    theirs = recorded.get(event.hour, 0)
+                    before = revisions(conn, customer, event.hour)
+                    if theirs in _believable(before):
+                        continue
+                    if theirs == event.watt_hours:
+                        note_outcome(conn, event, State.SENT, _FOUND)
+                        sent.add((customer, event.hour))
+                    else:
+                        _note_conflict(conn, event, theirs)
+        return sent, not_now
+
+    def _recorded_hour(self, event: UsageEvent) -> int | _Silence:
+        """What the biller has for the event's hour, or why it does not say."""
+        try:
+            recorded = self.sink.recorded(event.customer, range(event.hour, event.hour + 1))
+        except CannotSayNow:
+            return _Silence.NOW
+        return _Silence.EVER if recorded is None else recorded.get(event.hour, 0)
+
+    # --- Sending
+
+    def _send_queued(self, wanted: _Wanted, not_now: Container[UsageEvent]) -> set[HourKey]:
+        """Send what can be sent, in batches, until too many calls in a row come to nothing."""
+        sent = set()
+        failures = 0
+        entries = [
+            entry
+            for entry in self._entries(State.QUEUED, wanted)
+            if self._is_sendable(entry) and entry.event not in not_now
+        ]
+        for start in range(0, len(entries), self.sink.batch):
+            batch = entries[start : start + self.sink.batch]
+            # Looked at again: sending those before may have taken hours.
+            batch = [entry for entry in batch if self._is_sendable(entry)]
+            if not batch:
+                continue
+            states = self._send(batch)
+            for event, state in states.items():
+                if state is State.SENT:
+                    sent.add((event.customer, event.hour))
+            in_vain = all(state is State.QUEUED for state in states.values())
+            failures = failures + 1 if in_vain else 0
+            if failures == MAX_FAILURES:
+                break
+        return sent
+
+    def _send(self, entries: list[Entry]) -> dict[UsageEvent, State]:
         """One batch: say that it goes, send it until all is answered or the pauses are over, say what came of it."""
         now = self.clock()
         with tables(self.place) as conn:
-            for event in events:
-                conn.execute(_NOTE_ATTEMPT, (now, event.customer, event.hour, event.revision))
-        receipts: dict[UsageEvent, Receipt] = {}
-        left = events
+            for entry in entries:
+                note_attempt(conn, entry.event, now)
+        unseen = {entry.event for entry in entries if entry.attempted_at is None}
+        states: dict[UsageEvent, State] = {}
+        left = [entry.event for entry in entries]
         for pause in (*PAUSES, None):
-            receipts.update(zip(left, self.sink.send(left)))
-            self._record(left, receipts)
-            left = [event for event in events if receipts[event].outcome is Outcome.LATER]
+            receipts = dict(zip(left, self.sink.send(left)))
+            states.update(self._record(receipts, unseen))
+            left = [event for event in left if states[event] is State.QUEUED]
             if not left or pause is None:
                 break
             longest = max(receipts[event].retry_after for event in left)
             # Some chance in it, so that a fleet's senders do not all come back at once.
             self.sleep(min(max(pause * random.uniform(0.75, 1.25), longest), _MAX_PAUSE))
-        return [receipts[event] for event in events]
+        return states
 
-    def _record(self, events: list[UsageEvent], receipts: dict[UsageEvent, Receipt]) -> None:
+    def _record(
+        self, receipts: dict[UsageEvent, Receipt], unseen: Container[UsageEvent]
+    ) -> dict[UsageEvent, State]:
+        """Note what came of events; `unseen` are those that were never sent before."""
+        asked = {
+            event: self._recorded_hour(event)
+            for event, receipt in receipts.items()
+            if receipt.outcome is Outcome.KNOWN
+        }
+        states = {}
         with tables(self.place) as conn:
-            for event in events:
-                receipt = receipts[event]
-                state = _STATES[receipt.outcome]
-                key = (event.customer, event.hour, event.revision)
-                conn.execute(_NOTE_OUTCOME, (state, receipt.reason, *key))
+            for event, receipt in receipts.items():
+                if event in asked:
+                    states[event] = _note_known(conn, event, asked[event], event in unseen)
+                    continue
+                states[event] = _STATES[receipt.outcome]
+                note_outcome(conn, event, states[event], receipt.reason)
+        return states
+
+    # --- Which events
+
+    def _entries(self, state: State, wanted: _Wanted) -> list[Entry]:
+        with tables(self.place) as conn:
+            return [entry for entry in entries_in(conn, state) if wanted.has(entry.event)]
+
+    def _is_sendable(self, entry: Entry) -> bool:
+        """Whether the hour can be billed, and sending it cannot bill it twice."""
+        return self._is_protected(entry) and entry.event.hour >= oldest_billable(self.clock())
+
+    def _is_protected(self, entry: Entry) -> bool:
+        """Whether the biller would know the event again, or cannot have it yet."""
+        return entry.attempted_at is None or 0 <= self.clock() - entry.attempted_at < PROTECTED
+
+    def _is_unresolved(self, entry: Entry) -> bool:
+        """Whether to ask the biller what it has; for an hour that is too old, once is enough."""
+        if self._is_protected(entry):
+            return False
+        too_old = entry.event.hour < oldest_billable(self.clock())
+        asked = (entry.reason or "").startswith(_TOO_LATE)
+        return not (too_old and asked)
+
+    def _is_to_be_asked_about(self, entry: Entry) -> bool:
+        """Whether it goes out for the first time, and its identifier does not show what others have sent.
+
+        The biller may have forgotten identifiers of more than a day ago, and others count their revisions otherwise.
+        """
+        if entry.attempted_at is not None or not self._is_sendable(entry):
+            return False
+        age = self.clock() - (entry.event.hour + 1) * HOUR
+        return age > PROTECTED or entry.event.revision > 0
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which events a run is about; None: all."""
+
+    customers: Container[str] | None
+    hours: range | None
+
+    def has(self, event: UsageEvent) -> bool:
+        return (self.customers is None or event.customer in self.customers) and (
+            self.hours is None or event.hour in self.hours
+        )
+
+
+def _believable(before: Iterable[Entry]) -> set[int]:
+    """What the biller may have for an hour by what was sent from here: nothing, or one of our own values.
+
+    Its summaries follow its events, so an earlier value is no sign of somebody else.
+    """
+    ours = {0}
+    for entry in before:
+        if entry.attempted_at is not None or entry.state in (State.SENT, State.KEPT):
+            ours.add(entry.event.watt_hours)
+        if entry.state is State.QUEUED and entry.theirs_wh is not None:
+            ours.add(entry.theirs_wh)  # somebody has seen it, and decided to replace it
+    return ours
+
+
+def _by_customer(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    found = defaultdict(list)
+    for entry in entries:
+        found[entry.event.customer].append(entry)
+    return dict(found)
+
+
+def _span(entries: Iterable[Entry]) -> range:
+    """All hours from the first of the entries' to the last."""
+    hours = [entry.event.hour for entry in entries]
+    return range(min(hours), max(hours) + 1)
+
+
+def _note_known(
+    conn: sqlite3.Connection, event: UsageEvent, theirs: int | _Silence, is_unseen: bool
+) -> State:
+    """The biller has an event of this identifier: this one, if it also has the value. Return what came of it."""
+    if theirs == event.watt_hours or (theirs is _Silence.EVER and not is_unseen):
+        note_outcome(conn, event, State.SENT, "the biller had it already")
+        return State.SENT
+    if theirs is _Silence.EVER:
+        note_outcome(
+            conn, event, State.CONFLICT, "the biller has an event of this name from elsewhere"
+        )
+        return State.CONFLICT
+    if theirs is _Silence.NOW:
+        reason = "the biller has an event of this name, and does not say its value now"
+    elif theirs in _believable(revisions(conn, event.customer, event.hour)):
+        reason = f"the biller has an event of this name, and its summary says {theirs} Wh so far"
+    else:
+        _note_conflict(conn, event, theirs)
+        return State.CONFLICT
+    note_outcome(conn, event, State.QUEUED, reason)
+    return State.QUEUED
+
+
+def _note_conflict(conn: sqlite3.Connection, event: UsageEvent, theirs: int) -> None:
+    """Somebody else has sent the hour: a person decides."""
+    note_theirs(conn, event, theirs)
+    note_outcome(conn, event, State.CONFLICT, f"the biller has {theirs} Wh from elsewhere")
 
 
 def queue_refused(place: Place, oldest: int) -> int:
     """Queue what was refused once more, as new revisions, from the hour `oldest` on; return how many hours that are."""
     with tables(place) as conn:
-        refused = refused_entries(conn, oldest)
+        refused = [entry for entry in entries_in(conn, State.REFUSED) if entry.event.hour >= oldest]
         for entry in refused:
             revise(conn, entry.event.customer, entry.event.hour, entry.event.watt_hours)
     return len(refused)

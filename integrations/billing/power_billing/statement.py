@@ -15,20 +15,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal
 
+from power_billing.closing import closed_days
 from power_billing.errors import BillingError
-from power_billing.hours import HOUR, day_of, oldest_billable
-from power_billing.ledger import (
-    MAX_HOUR_NWH,
-    NANO,
-    Entry,
-    State,
-    by_customer,
-    consumption,
-    entries_of,
-    missed,
-)
+from power_billing.findings import Finding, FindingKind, findings
+from power_billing.hours import HOUR, day_of
+from power_billing.ledger import by_customer, counted_by_day
 from power_billing.links import Link, links_of
 from power_billing.money import Price
+from power_billing.outbox import Entry, State, entries_of
+from power_billing.sources import NANO
 from power_billing.tables import Place, tables
 from power_manager import InvalidValue, NotFound, PowerManager
 
@@ -168,31 +163,33 @@ def _of_customer(
 ) -> CustomerStatement:
     with tables(place) as conn:
         events = _by_hour(entries_of(conn, customer, month.hours))
+        closed = closed_days(conn, customer, month.hours)
+        counted = counted_by_day(conn, customer, month.hours)
+        found = [one for one in findings(conn) if one.customer == customer]
     billed = {hour: taken for hour, rows in events.items() if (taken := _taken(rows)) is not None}
     lines = _Lines(price)
     devices = [
-        _of_device(pm, device_id, of_device, billed, now, lines)
-        for device_id, of_device in _by_device(links, month).items()
+        _of_device(pm, device_id, counted.get(device_id, {}), lines)
+        for device_id in dict.fromkeys([*_by_device(links, month), *counted])
     ]
-    total_wh = sum(billed.values())
+    total_wh = sum(billed.values()) + sum(closed.values())
     other = lines.add(Decimal(total_wh) - lines.watt_hours)
     by_day: dict[str, int] = defaultdict(int)
-    for hour in sorted(billed):
+    for hour in billed:
         by_day[day_of(hour)] += billed[hour]
+    for day, wh in closed.items():
+        by_day[day_of(day * 24)] += wh
     of_days = _Lines(price)
-    days = {day: of_days.add(Decimal(wh)) for day, wh in by_day.items()}
+    days = {day: of_days.add(Decimal(by_day[day])) for day in sorted(by_day)}
     deadline = (month.end + INVOICE_GRACE_HOURS) * HOUR
     late = []
     unbilled = []
     for hour in sorted(events):
         late += _late(hour, events[hour], deadline)
         unbilled += _open(hour, events[hour])
-    for lost in missed(pm, place, customer, links, oldest_billable(now)):
-        if lost.hour in month.hours:
-            reason = "came to light too late to be billed"
-            if lost.watt_hours * NANO > MAX_HOUR_NWH:
-                reason = "more than any device draws: a broken sensor's"
-            unbilled.append(Unbilled(lost.hour, Decimal(str(lost.watt_hours)), reason))
+    unbilled += [
+        _unbilled(one) for one in found if one.kind in _REASONS and one.hour in month.hours
+    ]
     return CustomerStatement(customer, devices, days, other, lines.total, late, unbilled)
 
 
@@ -208,7 +205,7 @@ def _by_hour(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
 
 def _taken(rows: list[Entry]) -> int | None:
     """What the biller has of an hour, by its events in order; None where it has none."""
-    sent = [row.event.watt_hours for row in rows if row.state is State.SENT]
+    sent = [row.event.watt_hours for row in rows if row.state in (State.SENT, State.KEPT)]
     return sent[-1] if sent else None
 
 
@@ -226,11 +223,21 @@ def _late(hour: int, rows: list[Entry], deadline: float) -> list[Late]:
 def _open(hour: int, rows: list[Entry]) -> list[Unbilled]:
     """What is still to be sent of an hour, or was refused, if anything."""
     newest = rows[-1]
-    if newest.state not in (State.QUEUED, State.REFUSED):
+    if newest.state not in (State.QUEUED, State.REFUSED, State.CONFLICT, State.LOST):
         return []
     difference = newest.event.watt_hours - (_taken(rows) or 0)
-    what = "refused" if newest.state is State.REFUSED else "waiting"
+    what = "waiting" if newest.state is State.QUEUED else newest.state.value
     return [Unbilled(hour, Decimal(difference), f"{what}: {newest.reason or 'not sent yet'}")]
+
+
+_REASONS = {
+    FindingKind.LATE: "came to light too late to be billed",
+    FindingKind.SENSOR: "more than any device draws: a broken sensor's",
+}
+
+
+def _unbilled(one: Finding) -> Unbilled:
+    return Unbilled(one.hour, Decimal(str(one.watt_hours)), _REASONS[one.kind])
 
 
 # --- By device
@@ -247,22 +254,11 @@ def _by_device(links: list[Link], month: Month) -> dict[str, list[Link]]:
 
 
 def _of_device(
-    pm: PowerManager,
-    device_id: str,
-    links: list[Link],
-    billed: dict[int, int],
-    now: float,
-    lines: _Lines,
+    pm: PowerManager, device_id: str, counted: dict[int, int], lines: _Lines
 ) -> DeviceLines:
-    """What the device used in the hours that are billed, as its readings have it now."""
-    days_back = (now / HOUR - min(billed, default=now / HOUR)) / 24 + 2
-    used = consumption(pm, links, days_back).by_hour
-    by_day: dict[str, int] = defaultdict(int)
-    for hour in sorted(used):
-        if hour in billed:
-            by_day[day_of(hour)] += used[hour]
+    """What the device was billed: `counted` nano-watt-hours, by day since 1970."""
     before = lines.total
-    days = {day: lines.add(Decimal(nwh) / NANO) for day, nwh in by_day.items()}
+    days = {day_of(day * 24): lines.add(Decimal(counted[day]) / NANO) for day in sorted(counted)}
     total = lines.since(before)
     try:
         name = pm.get_device(device_id).name

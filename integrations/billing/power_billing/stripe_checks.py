@@ -16,8 +16,8 @@ import stripe
 
 from power_billing.customers import customers_to_check, note_customer, recheck_customer
 from power_billing.hours import hour_of
-from power_billing.ledger import refuse_customer, refuse_sent
 from power_billing.links import links_of
+from power_billing.outbox import refuse_customer, refuse_sent
 from power_billing.sinks import EVENT_NAME
 from power_billing.stripe_client import cannot
 from power_billing.stripe_sinks import StripeMeterSink

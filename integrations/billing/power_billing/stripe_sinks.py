@@ -16,7 +16,7 @@ import stripe
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, iso
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.sinks import EVENT_NAME, Outcome, Receipt, UsageEvent
+from power_billing.sinks import EVENT_NAME, CannotSayNow, Outcome, Receipt, UsageEvent
 from power_billing.stripe_client import (
     KEY_ERRORS,
     account_of,
@@ -27,6 +27,7 @@ from power_billing.stripe_client import (
 )
 from power_billing.tables import Place
 
+SUMMARY_HOURS = 100  # as many summaries as Stripe has on a page
 _SESSION_SECONDS = 10 * 60.0  # a stream's session is good for 15 minutes
 
 
@@ -84,7 +85,7 @@ class StripeMeterSink:
 
     def _send_one(self, event: UsageEvent) -> Receipt:
         try:
-            self.client.v1.billing.meter_events.create(
+            answer = self.client.v1.billing.meter_events.create(
                 {
                     "event_name": EVENT_NAME,
                     "payload": {
@@ -100,25 +101,41 @@ class StripeMeterSink:
             )
         except stripe.StripeError as error:
             return _receipt(error, event.identifier)
+        if getattr(answer, "identifier", None) != event.identifier:
+            return Receipt(Outcome.LATER, "Stripe's answer does not name the event")
         return Receipt(Outcome.SENT)
 
-    def recorded(self, customer: str, hour: int) -> int | None:
-        """What Stripe's summary of the hour says; it follows the events with some delay."""
+    def recorded(self, customer: str, hours: range) -> dict[int, int]:
+        """What Stripe's summaries of the hours say; they follow the events with some delay."""
+        found: dict[int, int] = {}
+        for start in range(hours.start, hours.stop, SUMMARY_HOURS):
+            stop = min(start + SUMMARY_HOURS, hours.stop)
+            for summary in self._summaries(customer, start, stop):
+                hour = summary.start_time // HOUR
+                found[hour] = found.get(hour, 0) + round(summary.aggregated_value)
+        return found
+
+    def _summaries(
+        self, customer: str, start: int, stop: int
+    ) -> list[stripe.billing.MeterEventSummary]:
+        """One page of them: an hour each."""
         try:
-            summaries = self.client.v1.billing.meters.event_summaries.list(
+            page = self.client.v1.billing.meters.event_summaries.list(
                 self.meter_id,
                 {
                     "customer": customer,
-                    "start_time": hour * HOUR,
-                    "end_time": (hour + 1) * HOUR,
+                    "start_time": start * HOUR,
+                    "end_time": stop * HOUR,
                     "value_grouping_window": "hour",
+                    "limit": SUMMARY_HOURS,
                 },
             )
         except KEY_ERRORS as error:
             raise cannot(error) from None
-        except stripe.StripeError:
-            return None
-        return round(sum(summary.aggregated_value for summary in summaries.data))
+        except stripe.StripeError as error:
+            reason = f"Stripe does not say what it has for {customer}: {type(error).__name__}"
+            raise CannotSayNow(reason) from None
+        return page.data
 
     def clock(self) -> float:
         """Epoch seconds by Stripe's clock, to the second. Raises BillingError where it does not say."""
@@ -203,7 +220,7 @@ def _receipt(error: stripe.StripeError, identifier: str) -> Receipt:
         error.code == "duplicate_meter_event"
         or f"already exists with identifier {identifier}" in reason
     ):
-        return Receipt(Outcome.SENT, "Stripe had it already")
+        return Receipt(Outcome.KNOWN, "Stripe had it already")
     if (
         error.param == "timestamp"
     ):  # the hour can be billed by this clock: one of the two clocks is wrong

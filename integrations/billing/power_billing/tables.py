@@ -12,8 +12,8 @@ from typing import Protocol
 
 from power_billing.errors import BillingError
 
-# Versions: 1 is the tables below.
-_VERSION = "1"
+# Versions: 2 is the tables below; 1 was never released.
+_VERSION = "2"
 METER_SETTING = "stripe_meter"  # the id of Stripe's meter
 _BUSY_SECONDS = 30.0  # how long another process may hold the file
 _SETTINGS = """CREATE TABLE IF NOT EXISTS billing_settings (
@@ -22,23 +22,54 @@ _SCHEMA = """
 -- a device is billed to a customer from one hour (since 1970) on and before another; NULL: no end yet
 CREATE TABLE billing_links (
     link_key INTEGER PRIMARY KEY, device_id TEXT NOT NULL, customer TEXT NOT NULL, subscription_item TEXT,
-    types TEXT NOT NULL,                          -- of the meters that count, with commas
+    types TEXT,                                   -- of the meters that count, with commas; NULL: the library's rule
     from_hour INTEGER NOT NULL, until_hour INTEGER
 );
--- what has been taken into account: nano-watt-hours consumed, and the whole watt-hours made of them
+-- meters that have counted, and their hours: what was billed of one stays billed when it is deleted
+CREATE TABLE billing_meters (
+    device_id TEXT NOT NULL, meter_id TEXT NOT NULL, type TEXT NOT NULL, first_hour INTEGER NOT NULL,
+    last_hour INTEGER NOT NULL, PRIMARY KEY (device_id, meter_id)
+) WITHOUT ROWID;
+-- what was taken into account of each device: nano-watt-hours out less in, and of how many readings
+CREATE TABLE billing_device_hours (
+    customer TEXT NOT NULL, hour INTEGER NOT NULL, device_id TEXT NOT NULL, counted_nwh INTEGER NOT NULL,
+    reading_count INTEGER NOT NULL, PRIMARY KEY (customer, hour, device_id)
+) WITHOUT ROWID;
+-- the same of each customer, and the whole watt-hours made of it
 CREATE TABLE billing_hours (
     customer TEXT NOT NULL, hour INTEGER NOT NULL, counted_nwh INTEGER NOT NULL, whole_wh INTEGER NOT NULL,
     PRIMARY KEY (customer, hour)
+) WITHOUT ROWID;
+-- each customer's sums, closed days included: whole watt-hours, and what is no whole one yet
+CREATE TABLE billing_totals (
+    customer TEXT PRIMARY KEY, billed_wh INTEGER NOT NULL, rest_nwh INTEGER NOT NULL
 ) WITHOUT ROWID;
 -- one row an event; an hour's highest revision is the one that counts
 CREATE TABLE billing_outbox (
     customer TEXT NOT NULL, hour INTEGER NOT NULL, revision INTEGER NOT NULL, value_wh INTEGER NOT NULL,
     state TEXT NOT NULL DEFAULT 'queued',         -- of the enum State
     attempted_at REAL,                            -- when it was first sent, whatever came of it; epoch seconds
-    attempts INTEGER NOT NULL DEFAULT 0, reason TEXT, PRIMARY KEY (customer, hour, revision)
+    attempts INTEGER NOT NULL DEFAULT 0, reason TEXT,
+    theirs_wh INTEGER,                            -- what the biller had, when it was asked because of this event
+    PRIMARY KEY (customer, hour, revision)
 ) WITHOUT ROWID;
--- serves every run: what is to be sent
-CREATE INDEX billing_outbox_queued ON billing_outbox (attempts, hour) WHERE state = 'queued';
+-- serves every run and status: what is to be sent, or looked at by somebody
+CREATE INDEX billing_outbox_open ON billing_outbox (attempts, hour) WHERE state IN ('queued', 'refused', 'conflict');
+-- closed hours, which can be billed no more, summed by UTC day (since 1970)
+CREATE TABLE billing_device_days (
+    customer TEXT NOT NULL, day INTEGER NOT NULL, device_id TEXT NOT NULL, counted_nwh INTEGER NOT NULL,
+    PRIMARY KEY (customer, day, device_id)
+) WITHOUT ROWID;
+CREATE TABLE billing_customer_days (
+    customer TEXT NOT NULL, day INTEGER NOT NULL, whole_wh INTEGER NOT NULL,
+    sent_wh INTEGER NOT NULL, event_count INTEGER NOT NULL,   -- of the events that are summed here
+    PRIMARY KEY (customer, day)
+) WITHOUT ROWID;
+-- what cannot be billed, or stays billed without its readings
+CREATE TABLE billing_findings (
+    customer TEXT NOT NULL, device_id TEXT NOT NULL, hour INTEGER NOT NULL, kind TEXT NOT NULL,  -- of the enum
+    watt_hours REAL NOT NULL, is_accepted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (customer, device_id, hour, kind)
+) WITHOUT ROWID;
 -- Stripe delivers an event at least once
 CREATE TABLE billing_stripe_events (id TEXT PRIMARY KEY, type TEXT NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
 -- what is known of an invoice that is not paid, or was settled; times by Stripe's clock, epoch seconds
@@ -182,7 +213,8 @@ def tables(place: Place) -> Iterator[sqlite3.Connection]:
 def _check_version(place: Place, version: str | None) -> None:
     if version != _VERSION:
         raise BillingError(
-            f"{place.db_path}: its billing tables are version {version}, not {_VERSION}: upgrade"
+            f"{place.db_path}: its billing tables are version {version}, and this power-billing knows version "
+            f"{_VERSION}: use the one that made them"
         )
 
 

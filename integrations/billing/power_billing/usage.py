@@ -8,62 +8,76 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from power_billing.closing import close, closed_before, closed_findings, is_due
+from power_billing.counting import DeviceUsage, device_usage, keep_meters, known_meters
 from power_billing.errors import BillingError
-from power_billing.hours import DAY, HOUR, hour_of, next_hour, oldest_billable, seconds_of
-from power_billing.ledger import (
-    LOOK_BACK_DAYS,
-    Consumption,
-    Entry,
-    Missed,
-    State,
-    billed_wh,
-    book,
-    by_customer,
-    consumption,
-    counts,
-    missed,
-    open_entries,
-    queued,
-    revisions,
+from power_billing.findings import (
+    Finding,
+    FindingKind,
+    device_findings,
+    findings,
+    keep_findings,
 )
+from power_billing.hours import DAY, HOUR, hour_of, next_hour, oldest_billable, seconds_of
+from power_billing.ledger import LOOK_BACK_DAYS, Hours, billed_wh, book, by_customer
 from power_billing.links import Link, links_of
+from power_billing.outbox import Entry, State, counts, entries_in, open_entries, revisions
+from power_billing.reconcile import Reconciliation, reconcile
 from power_billing.sender import Sender, queue_refused
 from power_billing.sinks import UsageSink
-from power_billing.tables import Place, copy_in_memory, setting, tables
+from power_billing.sources import ALL_DAYS, FileUsage, UsageSource
+from power_billing.tables import Place, copy_in_memory, set_setting, setting, tables
 from power_manager import DB_PATH, InvalidValue, PowerManager
+
+_FOR_EVER = 2**53  # an hour that never comes
+_LAST_RUN = "last_run"
+_LAST_GOOD_RUN = "last_good_run"
+_RECONCILED_ON = "reconciled_on"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run has done: the outbox's rows that it sent, and those that it could not: they wait, or were refused.
+    """What a run has done.
 
-    Hours too old to be billed are in neither: `power-billing status` lists them.
+    sent: the outbox's rows that it sent. open: those that it could not, or that somebody has to look at. too_old: those
+    that were not sent in time. lost: what came to light too late, or is not measured; both until somebody accepts
+    that. kept: what stays billed although its
+    readings are deleted. reconciliation: the ledger beside what the biller has, if this run has compared them.
+    problems: what else is wrong at the biller.
     """
 
     sent: list[Entry]
     open: list[Entry]
+    too_old: list[Entry] = field(default_factory=list)
+    lost: list[Finding] = field(default_factory=list)
+    kept: list[Finding] = field(default_factory=list)
+    reconciliation: Reconciliation | None = None
+    problems: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to be sent, or to be looked at by somebody."""
-        return not self.open
+        agrees = self.reconciliation is None or self.reconciliation.is_clean
+        is_left = self.open or self.too_old or self.lost or self.problems
+        return not is_left and agrees
 
 
 @dataclass(frozen=True)
 class Run:
     """A file's usage on its way to a sink.
 
-    ledger: where the billing tables are, the file itself by default. `clock` is the one that the PowerManager has, in
-    epoch seconds; `sleep` makes the pauses between tries.
+    ledger: where the billing tables are, the file itself by default. source: what knows the usage, the file by
+    default. `clock` is the one that the PowerManager has, in epoch seconds; `sleep` makes the pauses between tries.
     """
 
     pm: PowerManager
     ledger: Place | None = None
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
+    source: UsageSource | None = None
 
     @property
     def place(self) -> Place:
@@ -76,25 +90,32 @@ class Run:
         *,
         until: Any = None,
         retry_refused: bool = False,
+        compare: bool | None = False,
         held: Container[str] = (),
+        problems: Sequence[str] = (),
     ) -> Report:
         """Bring every closed UTC hour that ends by `until` (default: now) into the outbox, and the outbox to the sink.
 
         until: an aware datetime, ISO 8601 text with an offset, or epoch seconds. retry_refused: also send again, as
-        new revisions, what was refused. held: customers whose usage is decided, and not sent. Raises InvalidValue,
-        StorageError, and BillingError where another run is under way or nothing can be sent; what was decided until
-        then is kept, and the next run goes on from there.
+        new revisions, what was refused. compare: afterwards look at what the sink has of the hours that can be billed;
+        None: once a day. held: customers whose usage is decided, and not sent; problems: what else somebody has to
+        look at, which makes the run no good one. Raises InvalidValue, StorageError, and BillingError where another run
+        is under way or nothing can be sent; what was decided until then is kept, and the next run goes on from there.
         """
         end = self._end(until)
-        with _only_run(self.place):
+        with one_run(self.place):
             if retry_refused:
                 queue_refused(self.place, oldest_billable(self.clock()))
+            self._close_if_due()
             customers = by_customer(links_of(self.place))
             for customer, links in customers.items():
-                self._settle(customer, links, end)
+                self._settle_all(self.place, customer, links, end)
             wanted = [customer for customer in customers if customer not in held] if held else None
             sent = Sender(self.place, sink, self.clock, self.sleep).run(wanted)
-            return self._outcome(sent)
+            compared = self._compare(sink) if self._is_comparing(compare) else None
+            done = self._outcome(sent, compared, problems)
+            self._note_run(done)
+            return done
 
     def create_usage_record(self, sink: UsageSink, device_id: str, start: Any, end: Any) -> Report:
         """Report the closed UTC hours from `start` to `end` of the customer that the device is billed to then.
@@ -108,7 +129,7 @@ class Run:
             raise InvalidValue(f"end: expected a time after start, {start!r}, got {end!r}")
         first = next_hour(seconds_of("start", start))
         hours = range(first, max(first, self._end(end)))
-        with _only_run(self.place):
+        with one_run(self.place):
             links = links_of(self.place)
             of_device = [link for link in links if link.device_id == device_id]
             if not of_device:
@@ -117,9 +138,19 @@ class Run:
                 )
             customers = {link.customer for link in of_device if any(map(link.covers, hours))}
             for customer in customers:
-                self._settle(customer, by_customer(links)[customer], hours.stop, hours.start)
+                usages = self._usages(self.place, by_customer(links)[customer])
+                with tables(self.place) as conn:
+                    _keep_meters_of(conn, usages)
+                    book(conn, customer, usages, self._hours(conn, hours.stop, hours.start))
             sent = Sender(self.place, sink, self.clock, self.sleep).run(customers, hours)
-            return self._outcome(sent, customers, hours)
+            left, _ = self._left()
+            left = [
+                entry
+                for entry in left
+                if entry.event.customer in customers and entry.event.hour in hours
+            ]
+            with tables(self.place) as conn:
+                return Report([revisions(conn, *key)[-1] for key in sorted(sent)], left)
 
     def preview(self, *, until: Any = None, retry_refused: bool = False) -> list[Entry]:
         """What report() would send, without sending or keeping anything: it is decided in a copy of the ledger."""
@@ -129,49 +160,125 @@ class Run:
             if retry_refused:
                 queue_refused(copy, oldest)
             for customer, links in by_customer(links_of(copy)).items():
-                consumed = self._consumed(links)
-                with tables(copy) as conn:
-                    book(conn, customer, consumed, range(oldest, end))
+                self._settle_all(copy, customer, links, end)
             with tables(copy) as conn:
-                return [entry for entry in queued(conn) if entry.event.hour >= oldest]
+                queued = entries_in(conn, State.QUEUED)
+        return [entry for entry in queued if entry.event.hour >= oldest]
+
+    # --- Consumption into the ledger
 
     def _end(self, until: Any) -> int:
         """The first hour that is not wanted: the present one, or that of `until`."""
         present = int(self.clock() // HOUR)
         return present if until is None else min(hour_of("until", until), present)
 
-    def _settle(self, customer: str, links: Sequence[Link], end: int, begin: int = 0) -> None:
-        """Take the customer's hours that can still be billed into account, from `begin` on and before `end`."""
-        oldest = oldest_billable(self.clock())
-        consumed = self._consumed(links)
-        with tables(self.place) as conn:
-            book(conn, customer, consumed, range(max(begin, oldest), end))
+    def _hours(self, conn: sqlite3.Connection, end: int, begin: int = 0) -> Hours:
+        """The hours to look at, and those from `begin` on and before `end` that can still be billed."""
+        closed = closed_before(conn)
+        seen = max(int(self.clock() // HOUR) - LOOK_BACK_DAYS * 24, closed)
+        return Hours(seen, range(max(begin, oldest_billable(self.clock()), closed), end))
 
-    def _consumed(self, links: Sequence[Link]) -> Consumption:
-        """What was consumed in every hour that can still be billed."""
+    def _settle_all(self, place: Place, customer: str, links: Sequence[Link], end: int) -> None:
+        """Take the customer's hours that can still be billed into account, and note what cannot be."""
+        usages = self._usages(place, links)
+        now_hour = int(self.clock() // HOUR)
+        found: list[Finding] = []
+        for link, usage in zip(links, usages):
+            stop = now_hour if link.until_hour is None else link.until_hour
+            found += device_findings(customer, usage, range(link.from_hour, stop), now_hour)
+        with tables(place) as conn:
+            _keep_meters_of(conn, usages)
+            hours = self._hours(conn, end)
+            found += book(conn, customer, usages, hours)
+            keep_findings(conn, customer, found, range(hours.seen, _FOR_EVER))
+
+    def _usages(
+        self, place: Place, links: Sequence[Link], days: float = LOOK_BACK_DAYS
+    ) -> list[DeviceUsage]:
+        """What each link's device used; without a lock, for with a large fleet it takes long."""
+        source = self.source or FileUsage(self.pm)
+        with tables(place) as conn:
+            known = known_meters(conn)
         now = self.clock()
-        consumed = consumption(self.pm, links, LOOK_BACK_DAYS)
+        usages = [device_usage(source, link, known.get(link.device_id, {}), days) for link in links]
         if abs(self.clock() - now) > DAY:  # then what was read may begin too late
             raise BillingError("the clock was set while the readings were looked at: try again")
-        return consumed
+        return usages
+
+    def _close_if_due(self) -> None:
+        """Once a month: look at all hours there are, and close the old ones."""
+        now = self.clock()
+        with tables(self.place) as conn:
+            if not is_due(conn, now):
+                return
+            first_of_all = setting(conn, _LAST_RUN) is None
+        if not first_of_all:
+            for customer, links in by_customer(links_of(self.place)).items():
+                self._look_at_old_hours(customer, links)
+        with tables(self.place) as conn:
+            close(conn, now)
+
+    def _look_at_old_hours(self, customer: str, links: Sequence[Link]) -> None:
+        """Note what came to light of hours that the usual runs do not look at any more."""
+        usages = self._usages(self.place, links, ALL_DAYS)
+        with tables(self.place) as conn:
+            seen = self._hours(conn, 0).seen
+            old = Hours(closed_before(conn), range(seen, seen))
+            found = [one for one in book(conn, customer, usages, old) if one.hour < seen]
+            late = closed_findings(conn, customer, usages)
+            keep_findings(conn, customer, found + late, range(seen))
+
+    # --- What came of it
+
+    def _left(self) -> tuple[list[Entry], list[Entry]]:
+        """What is open of what can still be billed, and what is too old."""
+        oldest = oldest_billable(self.clock())
+        with tables(self.place) as conn:
+            entries = open_entries(conn)
+        return (
+            [entry for entry in entries if entry.event.hour >= oldest],
+            [entry for entry in entries if entry.event.hour < oldest],
+        )
 
     def _outcome(
         self,
         sent: Iterable[tuple[str, int]],
-        customers: Container[str] | None = None,
-        hours: range | None = None,
+        compared: Reconciliation | None,
+        problems: Sequence[str],
     ) -> Report:
-        """What was sent, and what is still open of what can be billed."""
-        billable = oldest_billable(self.clock())
+        left, too_old = self._left()
         with tables(self.place) as conn:
-            left = [
-                entry
-                for entry in open_entries(conn)
-                if entry.event.hour >= billable
-                and (customers is None or entry.event.customer in customers)
-                and (hours is None or entry.event.hour in hours)
-            ]
-            return Report([revisions(conn, *key)[-1] for key in sorted(sent)], left)
+            rows = [revisions(conn, *key)[-1] for key in sorted(sent)]
+            found = findings(conn)
+        lost = [one for one in found if one.is_lost]
+        kept = [one for one in found if one.kind is FindingKind.KEPT]
+        return Report(rows, left, too_old, lost, kept, compared, list(problems))
+
+    def _is_comparing(self, compare: bool | None) -> bool:
+        if compare is not None:
+            return compare
+        with tables(self.place) as conn:
+            return setting(conn, _RECONCILED_ON) != str(int(self.clock() // DAY))
+
+    def _compare(self, sink: UsageSink) -> Reconciliation:
+        now = self.clock()
+        hours = range(oldest_billable(now), int(now // HOUR))
+        compared = reconcile(self.place, sink, hours, now)
+        with tables(self.place) as conn:
+            set_setting(conn, _RECONCILED_ON, str(int(now // DAY)))
+        return compared
+
+    def _note_run(self, done: Report) -> None:
+        now = str(self.clock())
+        with tables(self.place) as conn:
+            set_setting(conn, _LAST_RUN, now)
+            if done.complete:
+                set_setting(conn, _LAST_GOOD_RUN, now)
+
+
+def _keep_meters_of(conn: sqlite3.Connection, usages: Iterable[DeviceUsage]) -> None:
+    for usage in usages:
+        keep_meters(conn, usage.meters)
 
 
 # --- Status
@@ -188,34 +295,58 @@ class CustomerStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What the ledger says: whom usage goes to (None: nobody yet), each customer's sums, and what is not billed."""
+    """What the ledger says, as of the last run.
+
+    account: whom usage goes to; None: nobody yet. The times are epoch seconds, None before the first such run: a good
+    one left nothing to be sent or to be looked at. deleted: linked devices that are not in the file any more. too_old:
+    events that were not sent in time.
+    """
 
     account: str | None
+    last_run: float | None
+    last_good_run: float | None
     links: list[Link]
-    deleted: list[str]  # linked devices that are not in the file any more
+    deleted: list[str]
     customers: list[CustomerStatus]
     open: list[Entry]
-    missed: list[Missed]
+    too_old: list[Entry]
+    findings: list[Finding]
+
+    @property
+    def lost_wh(self) -> float:
+        """Watt-hours that came to light or could be sent too late, and that nobody has accepted as lost."""
+        late = [one for one in self.findings if one.kind is FindingKind.LATE and one.is_lost]
+        waited = sum(entry.event.watt_hours for entry in self.too_old)
+        return waited + sum(one.watt_hours for one in late)
+
+    def count(self, state: State) -> int:
+        """How many events are open in that state."""
+        return sum(entry.state is state for entry in self.open)
 
 
 def status(
     pm: PowerManager, ledger: Place | None = None, clock: Callable[[], float] = time.time
 ) -> Status:
-    """What the ledger says now; ledger: the library's file by default."""
+    """What the ledger says; ledger: the library's file by default. However many years there are, it takes as long."""
     place = ledger or pm
     links = links_of(place)
-    of_customers = by_customer(links)
     known = {device.id for device in pm.list_devices()}
     with tables(place) as conn:
-        account = setting(conn, "account")
+        oldest = oldest_billable(clock())
         entries = open_entries(conn)
-        customers = [_customer_status(conn, customer) for customer in of_customers]
-    oldest = oldest_billable(clock())
-    lost = []
-    for customer, of_customer in of_customers.items():
-        lost += missed(pm, place, customer, of_customer, oldest)
-    deleted = sorted({link.device_id for link in links} - known)
-    return Status(account, links, deleted, customers, entries, lost)
+        last_run = setting(conn, _LAST_RUN)
+        last_good_run = setting(conn, _LAST_GOOD_RUN)
+        return Status(
+            setting(conn, "account"),
+            None if last_run is None else float(last_run),
+            None if last_good_run is None else float(last_good_run),
+            links,
+            sorted({link.device_id for link in links} - known),
+            [_customer_status(conn, customer) for customer in by_customer(links)],
+            [entry for entry in entries if entry.event.hour >= oldest],
+            [entry for entry in entries if entry.event.hour < oldest],
+            findings(conn),
+        )
 
 
 def _customer_status(conn: sqlite3.Connection, customer: str) -> CustomerStatus:
@@ -263,7 +394,7 @@ def create_usage_record(
 
 
 @contextlib.contextmanager
-def _only_run(place: Place) -> Iterator[None]:
+def one_run(place: Place) -> Iterator[None]:
     """Let one run at a time use a ledger: revisions must go out in their order."""
     if str(place.db_path) == ":memory:":
         yield

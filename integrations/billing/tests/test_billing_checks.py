@@ -11,7 +11,7 @@ import pytest
 from loopback import KEY, Loopback, serve
 from power_billing.hours import iso
 from power_billing.keys import API_KEY, WEBHOOK_SECRET, Secret
-from power_billing.ledger import State, every_entry
+from power_billing.outbox import State, every_entry
 from power_billing.stripe_client import API_URL
 from power_billing.tables import tables
 from power_billing.webhooks import WebhookSettings, handle, verified

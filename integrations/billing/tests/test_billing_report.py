@@ -7,10 +7,12 @@ from typing import Any
 
 import power_billing
 import pytest
-from power_billing import BillingError, ledger
+from power_billing import BillingError, FindingKind
+from power_billing import outbox as outbox_module
+from power_billing.findings import Finding
 from power_billing.hours import iso
-from power_billing.ledger import Entry, by_customer, missed
 from power_billing.links import links_of
+from power_billing.outbox import Entry
 from power_billing.tables import tables
 from world import CUSTOMER, HOUR, NOW, World, outbox
 
@@ -160,8 +162,10 @@ def test_a_deleted_device_stays_billed(world: World) -> None:
     assert world.report().sent == []
     world.use(3.0, 4, "other")
     world.report()
+    done = world.report()
     assert (values(world)[-1], world.billed()) == ((4, 3), 14)
-    assert missed(world.pm, world.pm, CUSTOMER, links_of(world.pm), 0) == []
+    assert done.complete
+    assert done.kept == [Finding(FindingKind.KEPT, CUSTOMER, "edge", THIS_HOUR - 6, -9.0)]
 
 
 def test_until_leaves_later_hours_for_later(world: World) -> None:
@@ -208,7 +212,7 @@ def test_a_dry_run_holds_up_no_writer_while_it_looks(
 
     monkeypatch.setattr(world.pm, "list_meters", write_meanwhile)
     assert len(world.usage.preview()) == 1
-    assert looked == ["edge"]
+    assert set(looked) == {"edge"}
 
 
 def test_a_dry_run_leaves_out_what_a_run_does_not_send(world: World) -> None:
@@ -249,11 +253,11 @@ def test_hours_older_than_35_days_are_listed_not_billed(world: World) -> None:
     world.now = world.true_now = NOW + 10 * 24 * HOUR
     world.use(8.5, 30 * 24)  # 40 days ago by now
     world.use(2.75, 20 * 24)
-    world.report()
+    done = world.report()
     assert values(world) == [(20 * 24, 2)]
-    links = by_customer(links_of(world.pm))[CUSTOMER]
-    lost = missed(world.pm, world.pm, CUSTOMER, links, int(world.now // HOUR) - 35 * 24 + 1)
-    assert [(one.hour, one.watt_hours) for one in lost] == [(THIS_HOUR - 30 * 24, 8.5)]
+    assert not done.complete
+    late = Finding(FindingKind.LATE, CUSTOMER, "edge", THIS_HOUR - 30 * 24, 8.5)
+    assert [one for one in done.lost if one.kind is FindingKind.LATE] == [late]
 
 
 def test_what_waited_too_long_is_listed_not_sent(world: World) -> None:
@@ -263,7 +267,10 @@ def test_what_waited_too_long_is_listed_not_sent(world: World) -> None:
     world.server.faults.extend(["lost-before"] * 12)
     assert not world.report().complete
     world.now = world.true_now = NOW + 36 * 24 * HOUR
-    assert world.report().complete, "nothing that a timer could still do"
+    done = world.report()
+    assert not done.complete
+    assert [entry.event.watt_hours for entry in done.too_old] == [3]
+    assert done.open == [], "nothing that a timer could still do"
     assert world.server.events == []
     assert [(row.state, row.event.watt_hours) for row in outbox(world.pm)] == [("queued", 3)]
 
@@ -276,10 +283,11 @@ def test_an_hour_beyond_all_reason_is_listed_not_billed(world: World) -> None:
             world.meters["edge"], 1e6, 1e6, timestamp=(THIS_HOUR - 3) * HOUR + second
         )
     world.use(5.0, 7)
-    world.report()
+    done = world.report()
     assert values(world) == [(7, 5)]
-    lost = missed(world.pm, world.pm, CUSTOMER, links_of(world.pm), 0)
-    assert [one.hour for one in lost] == [THIS_HOUR - 3]
+    assert not done.complete
+    assert [(one.kind, one.hour) for one in done.lost] == [(FindingKind.SENSOR, THIS_HOUR - 3)]
+    assert "in an hour: look at the sensor" in str(done.lost[0])
 
 
 def test_a_file_has_one_biller(world: World, tmp_path: Path) -> None:
@@ -288,7 +296,8 @@ def test_a_file_has_one_biller(world: World, tmp_path: Path) -> None:
     world.use(3.0, 2)
     world.report()
     with pytest.raises(
-        BillingError, match="its usage goes to stripe:mtr_test_1, so it cannot go to csv as well"
+        BillingError,
+        match=r"its usage goes to stripe:mtr_test_1, so it cannot go to csv:.*usage\.csv as well",
     ):
         world.usage.report(power_billing.CsvSink(tmp_path / "usage.csv"))
     assert not (tmp_path / "usage.csv").exists()
@@ -322,13 +331,13 @@ def test_a_run_reads_no_more_of_the_outbox_than_is_open(
             for back in range(1, 3001)
         ]
         conn.executemany(sql, rows)
-    read: list[ledger.Entry] = []
+    read: list[Entry] = []
 
-    def entry(*parts: Any) -> ledger.Entry:
+    def entry(*parts: Any) -> Entry:
         read.append(Entry(*parts))
         return read[-1]
 
-    monkeypatch.setattr(ledger, "Entry", entry)
+    monkeypatch.setattr(outbox_module, "Entry", entry)
     assert world.usage.report(sink).sent == []
     assert len(read) < 10
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from power_billing import BillingError, Outcome, Receipt, Report, UsageEvent
-from power_billing.ledger import Consumption, book
+from power_billing import BillingError, CannotSayNow, Outcome, Receipt, Report, UsageEvent
+from power_billing.outbox import queue_value
 from power_billing.sender import PAUSES, PROTECTED, Sender
 from power_billing.tables import tables
 from world import CUSTOMER, HOUR, NOW, World, outbox
@@ -57,7 +57,7 @@ def test_a_duplicate_identifier_counts_as_sent(used: World) -> None:
     """All answers of a run are lost; the next one is told that Stripe has the event."""
     assert not fail(used, "lost-after").complete
     done = used.report()
-    assert [row.reason for row in done.sent] == ["Stripe had it already"]
+    assert [row.reason for row in done.sent] == ["the biller had it already"]
     assert (len(used.server.events), used.billed()) == (1, 10)
 
 
@@ -131,8 +131,8 @@ def test_a_change_takes_the_place_of_what_was_refused(used: World) -> None:
 def test_a_change_before_sending_needs_no_revision(used: World) -> None:
     """What nobody has seen is changed in place; what may have been seen is not."""
     with tables(used.pm) as conn:
-        book(conn, CUSTOMER, Consumption({THIS_HOUR - 3: 5 * 10**9}), range(THIS_HOUR))
-        book(conn, CUSTOMER, Consumption({THIS_HOUR - 3: 6 * 10**9}), range(THIS_HOUR))
+        queue_value(conn, CUSTOMER, THIS_HOUR - 3, 5)
+        queue_value(conn, CUSTOMER, THIS_HOUR - 3, 10)
     used.report()
     assert states(used) == [(0, "sent")]
     assert used.billed() == 10
@@ -155,12 +155,15 @@ def later(world: World, seconds: float = PROTECTED + 1) -> None:
     world.now = world.true_now = world.now + seconds
 
 
-def test_within_24_hours_the_identifier_is_enough(used: World) -> None:
-    """No summary is asked for."""
+def test_within_24_hours_the_identifier_protects(used: World) -> None:
+    """The event is sent again as it was, and what Stripe has is looked at once."""
     fail(used, "lost-after")
     later(used, PROTECTED - 60)
+    before = posts(used)
     assert used.report().complete
-    assert not any("summaries" in path for _, path in used.server.requests)
+    assert posts(used) == before + 1
+    assert sum("summaries" in path for _, path in used.server.requests) == 1
+    assert (states(used), used.billed()) == ([(0, "sent")], 10)
 
 
 def test_after_24_hours_an_event_that_arrived_is_found(used: World) -> None:
@@ -227,7 +230,13 @@ def test_a_customer_whose_summaries_fail_holds_up_nobody_else(world: World) -> N
     later(world)
     sink = world.sink()
     works = sink.recorded
-    sink.recorded = lambda customer, hour: None if customer == CUSTOMER else works(customer, hour)  # type: ignore[method-assign]
+
+    def fails_for_one(customer: str, hours: range) -> dict[int, int]:
+        if customer == CUSTOMER:
+            raise CannotSayNow("deleted")
+        return works(customer, hours)
+
+    sink.recorded = fails_for_one  # type: ignore[method-assign]
     for _ in range(3):
         world.usage.report(sink)
     assert world.billed("cus_Next") == 10
@@ -287,7 +296,7 @@ def test_an_old_attempt_that_did_not_arrive_is_listed_when_it_is_too_late(used: 
     """After 35 days there is nothing to be sent, whatever the summary says."""
     fail(used, "lost-before")
     later(used, 36 * 24 * HOUR)
-    assert used.report().complete
+    assert [entry.event.watt_hours for entry in used.report().too_old] == [10]
     assert (states(used), used.server.events) == ([(0, "queued")], [])
 
 
@@ -312,7 +321,7 @@ def test_what_is_too_old_is_not_even_tried(world: World) -> None:
     fail(world, "lost-before", 1000)
     later(world, 36 * 24 * HOUR)
     before = posts(world)
-    assert world.report().complete
+    assert len(world.report().too_old) == 8
     assert posts(world) == before
 
 
@@ -367,8 +376,8 @@ def test_a_sink_of_ones_own_is_all_it_takes(used: World) -> None:
             calls.append([event.identifier for event in events])
             return [Receipt(Outcome.LATER if len(calls) == 1 else Outcome.SENT)] * len(events)
 
-        def recorded(self, customer: str, hour: int) -> int | None:
-            return None
+        def recorded(self, customer: str, hours: range) -> None:
+            """It never can say."""
 
     assert used.usage.report(Mine()).complete
     assert len(calls) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import power_billing
 from loopback import KEY, FakeTransport, Loopback
 from power_billing.keys import API_KEY, Secret
-from power_billing.ledger import Entry, every_entry
+from power_billing.outbox import Entry, every_entry
 from power_billing.stripe_client import make_client
 from power_billing.stripe_setup import setup
 from power_billing.stripe_sinks import StripeMeterSink, open_sink
@@ -36,10 +36,18 @@ class World:
         self.now = self.true_now = NOW
         self.slept: list[float] = []
         self.server = Loopback(lambda: self.true_now, newest_by)
-        self.pm = PowerManager(db, max_gap=MAX_GAP, clock=lambda: self.now)
-        self.usage = Run(self.pm, clock=lambda: self.now, sleep=self.slept.append)
+        self.open(db)
         self.meters: dict[str, str] = {}
         self.add_device("edge")
+
+    def open(self, db: Path | str) -> None:
+        """Open the file, as after a restore."""
+        self.pm = PowerManager(db, max_gap=MAX_GAP, clock=lambda: self.now)
+        self.usage = Run(self.pm, clock=lambda: self.now, sleep=self.slept.append)
+
+    def setup_from(self, other: World) -> None:
+        """Know the meter that the other's setup has made, as two files at one Stripe do."""
+        setup(self.pm, make_client(Secret(API_KEY, KEY), {}, self.transport(other.server)))
 
     def add_device(self, device_id: str, kind: str = "main") -> str:
         """A device with one more meter; the meter's id."""
