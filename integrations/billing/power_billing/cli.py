@@ -7,13 +7,13 @@ import os
 from collections.abc import Sequence
 
 import power_billing
-from power_billing.command_line import LEDGER
 from power_billing.commands_decide import add_decision_commands
 from power_billing.commands_links import add_link_commands
 from power_billing.commands_statement import add_statement_command
 from power_billing.commands_stripe import add_stripe_commands
 from power_billing.commands_usage import add_usage_commands
 from power_billing.errors import BillingError
+from power_billing.tables import LEDGER
 from power_manager import DB_PATH, CommandParser, PowerManagerError, print_error, run_program
 
 NAME = "power-billing"

@@ -26,7 +26,6 @@ from power_manager import (
     print_error,
 )
 
-LEDGER = "POWER_BILLING_LEDGER"  # the ledger's own file; empty or unset: the library's
 Command = Callable[[argparse.Namespace], int]  # returns the exit code
 
 # Bills are by UTC hours, so times without an offset are UTC.

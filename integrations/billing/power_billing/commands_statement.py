@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from power_billing.command_line import opened
+from power_billing.command_line import month_hours, opened
 from power_billing.money import UNITS, Price, price_of
-from power_billing.statement import Month, make_statement
+from power_billing.statement import make_statement
 from power_billing.statement_formats import as_csv, as_html, as_json, as_text
 from power_billing.tables import tables
 from power_manager import CommandParser, Screen
@@ -25,7 +25,13 @@ def add_statement_command(parser: CommandParser) -> None:
         group="usage",
     )
     add = command.add_argument
-    add("--month", required=True, metavar="YYYY-MM", help="a calendar month of UTC")
+    add(
+        "--month",
+        type=month_hours,
+        required=True,
+        metavar="YYYY-MM",
+        help="a calendar month of UTC",
+    )
     add("--customer", metavar="cus_...", help="only this one's")
     add("--format", choices=_FORMATS, default="text", help="(default: %(default)s)")
     add("--price", metavar="AMOUNT", help="of a unit of energy (default: what setup was given)")
@@ -37,13 +43,12 @@ def add_statement_command(parser: CommandParser) -> None:
 def _statement(options: argparse.Namespace) -> int:
     if (options.price is None) != (options.currency is None):
         options.parser.error("--price and --currency go together: give both")
-    month = Month.parse(options.month)
     with opened(options) as (pm, place):
         with tables(place) as conn:
             price = price_of(conn)
         if options.price is not None:
             price = Price.parse(options.price, options.currency, options.unit)
-        statement = make_statement(pm, place, month, customer=options.customer, price=price)
+        statement = make_statement(pm, place, options.month, customer=options.customer, price=price)
     if options.format == "text":
         print(as_text(statement, Screen.of(sys.stdout)))
     else:

@@ -192,6 +192,8 @@ def _status(options: argparse.Namespace) -> int:
         print(open_line(entry, time.time()))
     for finding in now.findings:
         print(f"{finding}; accepted" if finding.is_accepted else finding)
+    for customer, problem in now.problems.items():
+        print(f"at Stripe: {customer}: {problem}")
     return 0
 
 
@@ -222,6 +224,7 @@ def status_json(now: Status) -> dict[str, Any]:
         "open": [_entry_json(entry) for entry in now.open],
         "too_old": [_entry_json(entry) for entry in now.too_old],
         "findings": [_finding_json(finding) for finding in now.findings],
+        "problems": now.problems,
     }
 
 

@@ -19,7 +19,7 @@ from power_billing.keys import Secret
 
 TOLERANCE = 300  # seconds between a signature's time and now, either way
 THIN = "v2.core.event"  # an event of API v2: it names an object and says nothing of it
-_LATEST = 2**40  # epoch seconds: no time that Stripe means is later
+LATEST = 2**40  # epoch seconds: no time that Stripe means is later
 
 
 class BadSignature(BillingError):
@@ -82,7 +82,7 @@ def parse_event(body: bytes) -> StripeEvent:
         raise BadEvent(f"{event_id}: type: expected a type of event, got {shown(kind)}")
     if found.get("object") == THIN:
         return StripeEvent(event_id, kind, 0, {}, thin=True)
-    created = read_count(found.get("created"), f"{event_id}: created", _LATEST)
+    created = read_count(found.get("created"), f"{event_id}: created", LATEST)
     data = found.get("data")
     about = data.get("object") if isinstance(data, dict) else None
     if not isinstance(about, dict):

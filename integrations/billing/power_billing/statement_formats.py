@@ -20,7 +20,7 @@ _MOST_BESIDE_BAR = 3
 _MOST_LISTED = 5
 _AFTER_INVOICE = "after the invoice"
 _NOT_BILLED = "not billed"
-_OTHER = "rounding, and readings that are gone or changed"
+_OTHER = "rounding, and what is not billed"
 
 
 def shown_wh(watt_hours: Decimal) -> str:
@@ -54,7 +54,7 @@ def device_name(device: DeviceLines) -> str:
 def _state(statement: Statement) -> str:
     price = "no price" if statement.price is None else str(statement.price)
     so_far = "" if statement.is_over else ", so far"
-    return f"{statement.month.name}{so_far}, {price}"
+    return f"{statement.month}{so_far}, {price}"
 
 
 # --- Text
@@ -109,7 +109,7 @@ def as_json(statement: Statement) -> str:
     """One object; energies and money are numbers."""
     price = statement.price
     found = {
-        "month": statement.month.name,
+        "month": statement.month,
         "is_over": statement.is_over,
         "currency": None if price is None else price.currency,
         "price": None if price is None else float(price.amount),
@@ -235,10 +235,7 @@ ul { margin: 0; padding-left: 4mm; font-size: 7.5pt; columns: 2; column-gap: 4mm
 li { break-inside: avoid; }
 footer { margin-top: 3mm; color: #555c63; font-size: 8pt; }
 """.strip()
-_FOOT = (
-    "Days and hours are those of UTC. What was billed of an hour is what the biller took of it, in whole watt-hours; "
-    "devices are shown as their readings are now."
-)
+_FOOT = "Days and hours are those of UTC. Billed is what the biller took of an hour, in whole watt-hours."
 
 
 def as_html(statement: Statement) -> str:
@@ -246,7 +243,7 @@ def as_html(statement: Statement) -> str:
     sections = [_section(statement, one) for one in statement.customers]
     if not sections:
         sections = [f"<section>{_head(statement, 'nobody', statement.total)}</section>"]
-    title = f"Energy used, {statement.month.name}"
+    title = f"Energy used, {statement.month}"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

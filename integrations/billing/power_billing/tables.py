@@ -14,6 +14,9 @@ from power_billing.errors import BillingError
 
 # Versions: 2 is the tables below; 1 was never released.
 _VERSION = "2"
+LEDGER = (
+    "POWER_BILLING_LEDGER"  # the variable of the ledger's own file; empty or unset: the library's
+)
 METER_SETTING = "stripe_meter"  # the id of Stripe's meter
 _BUSY_SECONDS = 30.0  # how long another process may hold the file
 _SETTINGS = """CREATE TABLE IF NOT EXISTS billing_settings (

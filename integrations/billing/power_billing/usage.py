@@ -13,6 +13,7 @@ from typing import Any
 
 from power_billing.closing import close, closed_before, closed_findings, is_due
 from power_billing.counting import DeviceUsage, device_usage, keep_meters, known_meters
+from power_billing.customers import customer_problems
 from power_billing.errors import BillingError
 from power_billing.findings import (
     Finding,
@@ -299,7 +300,8 @@ class Status:
 
     account: whom usage goes to; None: nobody yet. The times are epoch seconds, None before the first such run: a good
     one left nothing to be sent or to be looked at. deleted: linked devices that are not in the file any more. too_old:
-    events that were not sent in time.
+    events that were not sent in time. problems: why the usage of these customers reaches no invoice, as far as Stripe
+    was asked.
     """
 
     account: str | None
@@ -311,6 +313,7 @@ class Status:
     open: list[Entry]
     too_old: list[Entry]
     findings: list[Finding]
+    problems: dict[str, str]
 
     @property
     def lost_wh(self) -> float:
@@ -346,6 +349,7 @@ def status(
             [entry for entry in entries if entry.event.hour >= oldest],
             [entry for entry in entries if entry.event.hour < oldest],
             findings(conn),
+            customer_problems(conn),
         )
 
 

@@ -21,6 +21,7 @@ from power_billing.hours import HOUR
 from power_billing.keys import WEBHOOK_SECRET, Secret, is_set, read_secrets
 from power_billing.links import linked_devices
 from power_billing.signatures import (
+    LATEST,
     BadEvent,
     BadSignature,
     StripeEvent,
@@ -29,7 +30,7 @@ from power_billing.signatures import (
     read_count,
     read_id,
 )
-from power_billing.tables import Place, tables
+from power_billing.tables import LEDGER, LedgerFile, Place, tables
 from power_manager import NotFound, PowerEventType, PowerManager
 
 __all__ = [
@@ -47,7 +48,6 @@ GRACE = "POWER_BILLING_GRACE_HOURS"
 POLICIES = ("final_attempt", "first_failure")
 DEFAULT_GRACE_HOURS = 72.0  # a weekend
 _MOST_ATTEMPTS = 1_000_000
-_LATEST = 2**40  # epoch seconds
 
 FAILED = "invoice.payment_failed"
 SETTLED = ("invoice.paid", "invoice.voided")  # a voided invoice is owed by nobody
@@ -62,12 +62,13 @@ class WebhookSettings:
     """What the environment says about webhooks.
 
     secrets: of each endpoint that Stripe knows here. policy: final_attempt (default; Stripe will not try again) or
-    first_failure. grace_seconds: from then on.
+    first_failure. grace_seconds: from then on. ledger: the ledger's own file; None (default): the library's.
     """
 
     secrets: tuple[Secret, ...]
     policy: str = POLICIES[0]
     grace_seconds: float = DEFAULT_GRACE_HOURS * HOUR
+    ledger: Place | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> WebhookSettings | None:
@@ -85,7 +86,10 @@ class WebhookSettings:
             raise BillingError(f"{POLICY}: expected {' or '.join(POLICIES)}, got {policy!r}")
         if not re.fullmatch(r"\d{1,4}(\.\d+)?", grace):
             raise BillingError(f"{GRACE}: expected hours from 0 to 9999, got {grace!r}")
-        return cls(read_secrets(environ, WEBHOOK_SECRET), policy, float(grace) * HOUR)
+        secrets = read_secrets(environ, WEBHOOK_SECRET)
+        path = environ.get(LEDGER)
+        ledger = LedgerFile(path) if path else None
+        return cls(secrets, policy, float(grace) * HOUR, ledger)
 
 
 def verified(
@@ -107,16 +111,15 @@ def handle(
     settings: WebhookSettings,
     event: StripeEvent,
     clock: Callable[[], float] = time.time,
-    ledger: Place | None = None,
 ) -> str:
-    """Take an event that is verified. Return what was done, for the log. ledger: the library's file by default.
+    """Take an event that is verified. Return what was done, for the log.
 
     Raises BadEvent and StorageError; then nothing is stored, and Stripe delivers it again.
     """
     take = _TAKES.get(event.type)
     if take is None:
         return f"{event.type}: not for this endpoint"
-    with tables(ledger or pm) as conn:
+    with tables(settings.ledger or pm) as conn:
         sql = "INSERT OR IGNORE INTO billing_stripe_events VALUES (?, ?, ?)"
         if not conn.execute(sql, (event.id, event.type, event.created)).rowcount:
             return f"{event.type} {event.id}: known already"
@@ -200,7 +203,7 @@ def _fail(conn: sqlite3.Connection, invoice: str, event: StripeEvent) -> None:
     )
     following = event.object.get("next_payment_attempt")
     if following is not None:
-        read_count(following, f"{event.id}: next_payment_attempt", _LATEST)
+        read_count(following, f"{event.id}: next_payment_attempt", LATEST)
     values = {
         "invoice": invoice,
         "at": event.created,

@@ -75,6 +75,8 @@ def test_usage_of_a_customer_that_there_is_not_is_held(shop: Shop) -> None:
     assert shop.stripe.errors == []
     assert shop.stripe.billed(ALICE) == 31
     assert sum(line.startswith(f"waiting: {NOBODY}:") for line in out) == 3
+    assert shop("status")[-1] == out[-1]
+    assert list(json.loads("\n".join(shop("status", "--json")))["problems"]) == [NOBODY]
 
 
 def test_usage_goes_when_the_customer_is_there(shop: Shop) -> None:

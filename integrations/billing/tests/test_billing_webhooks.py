@@ -14,7 +14,7 @@ import stripe
 from power_billing.errors import BillingError
 from power_billing.keys import WEBHOOK_SECRET, Secret
 from power_billing.links import link, unlink
-from power_billing.tables import tables
+from power_billing.tables import LEDGER, LedgerFile, tables
 from power_billing.webhooks import (
     GRACE,
     POLICY,
@@ -599,6 +599,17 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     assert (made.policy, made.grace_seconds) == ("first_failure", 5400)
     assert SECRET not in repr(made)
     assert WebhookSettings.from_environ({WEBHOOK_SECRET: ""}) is None
+
+
+def test_a_ledger_of_its_own_gets_the_deliveries(desk: Desk, tmp_path: Path) -> None:
+    """The same variable as for the command line: the devices are in one file, and who is billed is in the other."""
+    ledger = tmp_path / "ledger.db"
+    found = WebhookSettings.from_environ({WEBHOOK_SECRET: SECRET, GRACE: "0", LEDGER: str(ledger)})
+    assert found is not None
+    link(desk.pm, "edge", "cus_Other", ledger=LedgerFile(ledger))
+    desk.settings = found
+    desk.fail(4, again=False, customer="cus_Other")
+    assert desk.told() == DOWN[:1]
 
 
 @pytest.mark.parametrize(
