@@ -116,9 +116,8 @@ class Site(World):
         self.fuse = Fuse()
         self.is_batched = False
         super().__init__(db)
-        self.server = WatchedStripe(lambda: self.true_now)
-        if server is not None:
-            self.server = server
+        self.watched = WatchedStripe(lambda: self.true_now)
+        self.server = server or self.watched
 
     def known(self, customer: str, hour: int) -> set[int]:
         """What this file has sent of the hour, or what a person has seen there; and nothing."""
@@ -160,7 +159,8 @@ class Story:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.site = Site(self.folder / f"{self.seed}.db")
-        self.site.server.newest_by = self.random.choice(["receipt", "timestamp"])
+        self.stripe = self.site.watched
+        self.stripe.newest_by = self.random.choice(["receipt", "timestamp"])
         self.backups: list[Path] = []
         self.names: list[str] = []  # of meters, by which the world knows them
         for device in DEVICES:
@@ -226,7 +226,7 @@ class Story:
 
     def run(self, site: Site, retry_refused: bool = False, compare: bool = False) -> Report | None:
         """A run that may find that it cannot go on."""
-        site.server.site = site
+        self.stripe.site = site
         with suppress(BillingError):
             site.is_batched = self.random.random() < 0.3
             sink = site.sink(stream=site.is_batched)
@@ -421,7 +421,8 @@ def _used(site: Site) -> Counter[tuple[str, str, int]]:
 
 def run_story(seed: int, steps: int, folder: Path) -> Counter[str]:
     """Live a month and check its end; what happened in it."""
-    stripe.HTTPClient.INITIAL_DELAY = stripe.HTTPClient.MAX_DELAY = 0.0
+    stripe.HTTPClient.INITIAL_DELAY = 0.0
+    stripe.HTTPClient.MAX_DELAY = 0
     story = Story(seed, folder, is_alone=seed % 2 == 1)
     try:
         story.live(steps)
