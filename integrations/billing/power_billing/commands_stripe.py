@@ -141,6 +141,7 @@ def _subscribe(options: argparse.Namespace) -> int:
         client, _ = _client()
         refuse_missing(client, options.customer)
         billed = _linked(pm, place, options)
+        print(linked_line(billed))
         begins = billed.from_hour * HOUR
         now = time.time()
         wanted = Wanted(
@@ -181,7 +182,6 @@ def _linked(pm: PowerManager, place: Place, options: argparse.Namespace) -> Link
 
 def _print_subscribed(billed: Link, found: Subscribed) -> bool:
     """Say what there is now; return whether all the link's usage is on the subscription's invoices."""
-    print(linked_line(billed))
     print(f"subscription: {found.subscription}, item {found.item}, price {found.price}")
     if found.since <= max(billed.from_hour * HOUR, time.time() - HOUR):
         return True

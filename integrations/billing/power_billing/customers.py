@@ -17,12 +17,21 @@ def recheck_customer(conn: sqlite3.Connection, customer: str) -> None:
     conn.execute(sql, (customer,))
 
 
-def note_customer(conn: sqlite3.Connection, customer: str, now: float, problem: str | None) -> None:
-    """Keep what Stripe has said of a customer; `problem`: why its usage reaches no invoice, None where it does."""
-    sql = (
-        "INSERT OR REPLACE INTO billing_customers (customer, checked_at, problem) VALUES (?, ?, ?)"
-    )
-    conn.execute(sql, (customer, now, problem))
+def note_customer(
+    conn: sqlite3.Connection, customer: str, now: float, problem: str | None, is_missing: bool
+) -> None:
+    """Keep what Stripe has said of a customer.
+
+    problem: why its usage reaches no invoice, None where it does. is_missing: because Stripe does not have it.
+    """
+    sql = "INSERT OR REPLACE INTO billing_customers VALUES (?, ?, ?, ?)"
+    conn.execute(sql, (customer, now, problem, is_missing))
+
+
+def missing_customers(conn: sqlite3.Connection) -> set[str]:
+    """The customers whom Stripe did not have when it was last asked."""
+    sql = "SELECT customer FROM billing_customers WHERE is_missing"
+    return {customer for (customer,) in conn.execute(sql)}
 
 
 def customers_to_check(conn: sqlite3.Connection, links: list[Link], now: float) -> list[str]:

@@ -14,14 +14,20 @@ from typing import Any
 
 import stripe
 
-from power_billing.customers import customers_to_check, note_customer, recheck_customer
+from power_billing.customers import (
+    customers_to_check,
+    missing_customers,
+    note_customer,
+    recheck_customer,
+)
+from power_billing.errors import BillingError
 from power_billing.hours import hour_of
 from power_billing.links import links_of
 from power_billing.outbox import refuse_customer, refuse_sent
 from power_billing.sinks import EVENT_NAME
 from power_billing.stripe_client import cannot
 from power_billing.stripe_sinks import StripeMeterSink
-from power_billing.subscriptions import KeyMayNotLook, customer_problem
+from power_billing.subscriptions import customer_problem
 from power_billing.tables import Place, tables
 
 _IDENTIFIER = re.compile(rf"(cus_\w+):{EVENT_NAME}:([^/]+Z):(\d+)(/\w+)?")
@@ -38,11 +44,17 @@ class Checked:
 def check_before_sending(place: Place, sink: StripeMeterSink, now: float) -> Checked:
     """Take in what Stripe has refused since, and look at the customers; `now` is epoch seconds.
 
-    What was sent and is refused turns from sent to refused. Raises BillingError where Stripe cannot be asked at all.
+    What was sent and is refused turns from sent to refused. Where Stripe cannot be asked that is a problem too, and
+    keeps nothing from being sent: whom it did not have the last time is held still.
     """
     checked = Checked()
-    _take_error_reports(place, sink.client, checked)
-    _check_customers(place, sink, now, checked)
+    try:
+        _take_error_reports(place, sink.client, checked)
+        _check_customers(place, sink, now, checked)
+    except BillingError as error:
+        checked.problems.append(f"{error}; what could not be asked is asked again in the next run")
+    with tables(place) as conn:
+        checked.held = missing_customers(conn)
     return checked
 
 
@@ -110,17 +122,12 @@ def _check_customers(place: Place, sink: StripeMeterSink, now: float, checked: C
     with tables(place) as conn:
         wanted = customers_to_check(conn, links, now)
     for customer in wanted:
-        try:
-            problem = customer_problem(sink.client, sink.meter_id, customer)
-        except KeyMayNotLook as error:
-            # Usage can be sent with such a key; that nobody has looked is said each time.
-            checked.problems.append(str(error))
-            return
+        problem = customer_problem(sink.client, sink.meter_id, customer)
         with tables(place) as conn:
-            note_customer(conn, customer, now, problem.text if problem else None)
-            if problem is not None and problem.never_was:
+            if problem is None:
+                note_customer(conn, customer, now, None, False)
+                continue
+            note_customer(conn, customer, now, problem.text, problem.is_missing)
+            if problem.never_was:
                 refuse_customer(conn, customer, problem.text)
-        if problem is not None:
-            checked.problems.append(f"{customer}: {problem.text}")
-            if problem.is_missing:
-                checked.held.add(customer)
+        checked.problems.append(f"{customer}: {problem.text}")

@@ -56,17 +56,13 @@ class Wanted:
     days_until_due: int | None = None
 
 
-class KeyMayNotLook(BillingError):
-    """The key may send usage, and not read what shows whether it reaches an invoice."""
-
-
 def customer_problem(
     client: stripe.StripeClient, meter_id: str | None, customer: str
 ) -> Problem | None:
     """Why the customer's usage would reach no invoice; None where it does.
 
     meter_id: None before there is one; then only the customer itself is looked for. Raises BillingError where Stripe
-    does not say: KeyMayNotLook where it is the key.
+    does not say, also because the key may send usage and not read what shows whether it reaches an invoice.
     """
     try:
         missing = _missing(client, customer)
@@ -74,7 +70,7 @@ def customer_problem(
             return missing
         return _unsubscribed(client, meter_id, customer)
     except stripe.PermissionError:
-        raise KeyMayNotLook(
+        raise BillingError(
             "this key may not read customers and subscriptions, so nobody knows whether usage reaches an invoice: "
             "allow it to read both"
         ) from None

@@ -89,7 +89,8 @@ CREATE TABLE billing_invoices (
 CREATE TABLE billing_customers (
     customer TEXT PRIMARY KEY,
     checked_at REAL,                              -- epoch seconds; NULL: to be asked for
-    problem TEXT                                  -- NULL: none
+    problem TEXT,                                 -- why its usage reaches no invoice; NULL: it does
+    is_missing INTEGER NOT NULL DEFAULT 0         -- because Stripe does not have it
 ) WITHOUT ROWID;
 -- reports of refused meter events that Stripe has announced, until a run with a key fetches them
 CREATE TABLE billing_error_reports (id TEXT PRIMARY KEY, announced_at REAL NOT NULL) WITHOUT ROWID;

@@ -91,6 +91,7 @@ class Loopback:
         self.retry_after = "3"  # seconds, or a date
         self.key = KEY_LIVE if livemode else KEY  # the one that is taken
         self.forbidden: tuple[str, ...] = ()  # paths that a restricted key may not use
+        self.broken: tuple[str, ...] = ()  # paths that fail
         self.faults: deque[str] = deque()
         self.meters: dict[str, dict[str, Any]] = {}
         self.catalog = Catalog(clock, self.meters, livemode, not knows_customers)
@@ -190,6 +191,8 @@ class Loopback:
             raise Refusal(401, f"Invalid API Key provided: {token[:8]}****{token[-4:]}")
         if path.startswith(self.forbidden):
             raise Refusal(403, "The provided key does not have the required permissions.")
+        if path.startswith(self.broken):
+            raise Refusal(500, "as told", type="api_error")
         if "stripe-version" not in headers:
             raise Refusal(400, "no Stripe-Version")
         fault = self.faults.popleft() if path in _EVENT_PATHS and self.faults else ""

@@ -229,4 +229,23 @@ def test_a_key_that_may_not_look_is_said_and_sends(shop: Shop) -> None:
     out = shop("report", code=1)
     assert "3 hours sent, 0 left" in out
     assert "this key may not read customers and subscriptions" in out[-1]
-    assert "allow it to read both" in shop("link", "twin", "--customer", ALICE, code=1)[-1]
+    said = shop("link", "twin", "--customer", ALICE, code=1)[-1]
+    assert said.endswith("allow it to read both; --offline links without asking Stripe")
+
+
+def test_a_stripe_that_does_not_answer_the_questions_keeps_nothing_from_being_sent(
+    shop: Shop,
+) -> None:
+    """Usage goes, the exit code is 1, and whom Stripe did not have the last time is held still."""
+    link(shop, NOBODY)
+    shop("report", code=1)
+    shop.subscribe(device="twin")
+    shop.stripe.broken = ("/v1/customers",)
+    out = shop("report", code=1)
+    assert "3 hours sent, 3 left" in out
+    assert out[-1] == (
+        "at Stripe: Stripe cannot be used now: APIError 500: try again later; what could not be asked is asked again "
+        "in the next run"
+    )
+    assert shop.stripe.errors == []
+    assert shop.stripe.billed(ALICE) == 31

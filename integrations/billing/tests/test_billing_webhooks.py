@@ -545,7 +545,7 @@ def test_a_customer_that_changed_is_looked_at_by_the_next_report(desk: Desk, kin
 def test_a_customer_that_was_looked_at_is_looked_at_again(desk: Desk) -> None:
     """What was found before is no answer to what came since."""
     with tables(desk.pm) as conn:
-        conn.execute("INSERT INTO billing_customers VALUES (?, 1.0, NULL)", (CUSTOMER,))
+        conn.execute("INSERT INTO billing_customers VALUES (?, 1.0, NULL, 0)", (CUSTOMER,))
     desk.deliver("customer.subscription.deleted", invoice="sub_1")
     assert rows(desk, "SELECT customer, checked_at FROM billing_customers") == [(CUSTOMER, None)]
 
