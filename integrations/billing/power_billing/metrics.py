@@ -10,7 +10,9 @@ from pathlib import Path
 from power_billing.errors import BillingError
 from power_billing.findings import FindingKind
 from power_billing.outbox import State
-from power_billing.usage import Status
+from power_billing.tables import Place
+from power_billing.usage import Status, status
+from power_manager import PowerManager
 
 Sample = tuple[str, str, float]  # label, its value, and the number; "" for no label
 _OPEN = (State.QUEUED, State.REFUSED, State.CONFLICT)
@@ -38,6 +40,11 @@ def metrics_text(now: Status) -> str:
         *_metrics("billed_watt_hours", "Energy taken into account so far.", customers),
     ]
     return "\n".join(lines) + "\n"
+
+
+def scraped(pm: PowerManager, ledger: Place | None = None) -> bytes:
+    """The metrics of a ledger as they are now; ledger: the library's file by default."""
+    return metrics_text(status(pm, ledger)).encode()
 
 
 def _metric(name: str, text: str, value: float | None) -> list[str]:

@@ -154,19 +154,23 @@ class Sender:
         return sent
 
     def _ask_before_sending(self, wanted: _Wanted) -> tuple[set[HourKey], set[UsageEvent]]:
-        """Ask about hours of which an identifier does not show whether others have sent them.
+        """Ask what the biller has of hours that are to be sent: others may have sent them.
 
         Return the hours that it has already, and the events that have to wait because it does not say now.
         """
         sent: set[HourKey] = set()
         not_now: set[UsageEvent] = set()
         failures = 0
-        fresh = [
+        # Others' first event may have been refused, or be forgotten before this one is: then its identifier shows
+        # nothing. Where events go in batches, a call for each customer would cost more than the sending: there the
+        # daily comparison finds the rest.
+        asks_always = self.sink.batch == 1
+        queued = [
             entry
             for entry in self._entries(State.QUEUED, wanted)
-            if self._is_to_be_asked_about(entry)
+            if self._is_sendable(entry) and (asks_always or self._is_unprotected(entry))
         ]
-        for customer, entries in _by_customer(fresh).items():
+        for customer, entries in _by_customer(queued).items():
             recorded = None
             try:
                 if failures == MAX_FAILURES:
@@ -174,10 +178,11 @@ class Sender:
                 recorded = self.sink.recorded(customer, _span(entries))
             except CannotSayNow as error:
                 failures = min(failures + 1, MAX_FAILURES)
-                not_now |= {entry.event for entry in entries}
+                waiting = [entry.event for entry in entries if self._is_unprotected(entry)]
+                not_now.update(waiting)
                 with tables(self.place) as conn:
-                    for entry in entries:
-                        put_off(conn, entry.event, str(error))
+                    for event in waiting:
+                        put_off(conn, event, str(error))
             if recorded is None:
                 continue
             with tables(self.place) as conn:
@@ -290,13 +295,11 @@ class Sender:
         asked = (entry.reason or "").startswith(_TOO_LATE)
         return not (too_old and asked)
 
-    def _is_to_be_asked_about(self, entry: Entry) -> bool:
-        """Whether it goes out for the first time, and its identifier does not show what others have sent.
+    def _is_unprotected(self, entry: Entry) -> bool:
+        """Whether an event's identifier cannot show what others have sent of its hour.
 
         The biller may have forgotten identifiers of more than a day ago, and others count their revisions otherwise.
         """
-        if entry.attempted_at is not None or not self._is_sendable(entry):
-            return False
         age = self.clock() - (entry.event.hour + 1) * HOUR
         return age > PROTECTED or entry.event.revision > 0
 

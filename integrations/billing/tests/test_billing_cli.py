@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from loopback import KEY, Loopback, serve
 from power_billing import cli as cli_module
-from power_billing import commands_links
+from power_billing import commands_links, sender
 from power_billing import outbox as outbox_module
 from power_billing.cli import main
 from power_billing.hours import iso
@@ -213,9 +213,10 @@ def test_report_tells_the_devices_whose_grace_period_is_over(
 
 
 def test_a_clock_that_is_ahead_ends_no_grace_period(
-    cli: Cli, stripe_url: tuple[Loopback, str]
+    cli: Cli, stripe_url: tuple[Loopback, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stripe's clock counts: this machine's is four days ahead of it, and then both are right."""
+    monkeypatch.setattr(sender, "PAUSES", ())
     server, told = stripe_url[0], "shut down"
     server.clock = lambda: time.time() - 4 * 86_400
     cli("setup")

@@ -144,6 +144,46 @@ def test_theirs_is_kept_where_somebody_says_so(used: World, tmp_path: Path) -> N
     other.pm.close()
 
 
+def test_an_identifier_that_others_have_used_longer_ago_protects_nobody(
+    used: World, tmp_path: Path
+) -> None:
+    """The first try came to nothing while Stripe still knew it; the second comes when it has forgotten the other's."""
+    other = World(tmp_path / "other.db")
+    other.server = used.server
+    other.link()
+    other.use(30.0, 3)
+    other.setup_from(used)
+    used.report()
+    used.server.clock = lambda: used.true_now
+    pass_time([used, other], 14)
+    used.server.faults.extend(["500-before"] * 24)
+    used.server.summaries_work = False
+    assert not other.report().complete
+    used.server.faults.clear()
+    used.server.summaries_work = True
+    pass_time([used, other], 12)
+    assert [row.state for row in other.report().open] == [State.CONFLICT]
+    assert used.billed() == 30
+    other.pm.close()
+
+
+def test_a_first_event_that_was_refused_elsewhere_protects_nobody(
+    used: World, tmp_path: Path
+) -> None:
+    """The other file's value is in a revision, whose identifier this file's first event has not."""
+    other = World(tmp_path / "other.db")
+    other.server = used.server
+    other.link()
+    other.use(30.0, 3)
+    other.setup_from(used)
+    used.server.faults.extend(["400-before"] * 3)
+    used.report()
+    assert used.report(retry_refused=True).complete
+    assert [row.state for row in other.report().open] == [State.CONFLICT]
+    assert used.billed() == 30
+    other.pm.close()
+
+
 # --- A restored backup
 
 

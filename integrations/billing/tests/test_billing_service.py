@@ -120,6 +120,36 @@ def test_deliveries_become_events(service: Service, desk: Desk) -> None:
     assert not re.search(r"Traceback|ERROR", log)
 
 
+def test_the_ledgers_metrics_are_beside_the_services_own(
+    service: Service, desk: Desk, tmp_path: Path
+) -> None:
+    """For the scraper of /metrics, with the token that it has anyway; without them where the tables are others'."""
+    command = [sys.executable, "-m", "power_service", "--db", str(tmp_path / "power.db")]
+    made = subprocess.run(
+        [*command, "token", "new", "scraper", "--scope", "read"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PARTS))},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{service.port}/metrics", headers=headers)
+
+    def scrape() -> str:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    text = scrape()
+    assert "power_service_request_seconds" in text
+    assert 'power_billing_open_events{state="conflict"} 0\n' in text
+    assert "power_billing_last_good_run_timestamp_seconds 0.0\n" in text
+    with tables(desk.pm) as conn:
+        set_setting(conn, "schema", "99")
+    text = scrape()
+    assert "power_service_request_seconds" in text
+    assert "power_billing" not in text
+    assert "its billing tables are version 99" in service.log.read_text()
+
+
 def test_who_is_not_stripe_takes_nothing_of_the_writer(service: Service, desk: Desk) -> None:
     """While a delivery of Stripe's waits for the file, others are refused at once: they are queued nowhere."""
     body, now = desk.event("invoice.paid"), int(time.time())
