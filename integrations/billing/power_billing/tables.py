@@ -183,6 +183,14 @@ def clear_ledger(conn: sqlite3.Connection) -> None:
             conn.execute(f"DELETE FROM {name}")
 
 
+def forget_customer(conn: sqlite3.Connection, customer: str) -> None:
+    """Forget everything about a customer, its links too."""
+    for name in _table_names(conn):
+        columns = [row[1] for row in conn.execute(f"PRAGMA table_info({name})")]
+        if "customer" in columns:
+            conn.execute(f"DELETE FROM {name} WHERE customer = ?", (customer,))
+
+
 def _table_names(conn: sqlite3.Connection) -> list[str]:
     """The tables of this package that are there."""
     sql = """SELECT name FROM sqlite_master
