@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from desk import SECRET, sign
 from loopback import KEY, Loopback, serve
 from power_billing.hours import iso
 from power_billing.keys import API_KEY, WEBHOOK_SECRET, Secret
@@ -17,7 +18,6 @@ from power_billing.stripe_sinks import StripeMeterSink
 from power_billing.tables import tables
 from power_billing.webhooks import WebhookSettings, handle, verified
 from shop import ALICE, PRICED, Shop
-from test_billing_webhooks import SECRET, sign
 
 from power_manager import PowerManager
 

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from desk import DOWN, SECRET, Desk, sign, thin_event
 from power_billing.keys import WEBHOOK_SECRET
 from power_billing.tables import set_setting, tables
 from power_billing.webhooks import GRACE, POLICY
-from test_billing_webhooks import DOWN, SECRET, Desk, sign, thin_event
 from world import World
 
 ROOT = Path(__file__).resolve().parents[3]
