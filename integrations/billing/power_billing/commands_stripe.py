@@ -1,4 +1,4 @@
-"""`power-billing setup`, `subscribe` and `go-live`: what has to be at Stripe.
+"""`power-billing setup`, `subscribe`, `go-live` and `forget`: what has to be at Stripe.
 
 The SDK takes a while to import: only where it is used.
 """
@@ -18,7 +18,8 @@ from power_billing.hours import HOUR, iso, shown_minute
 from power_billing.keys import API_KEY, Secret, read_secret
 from power_billing.links import TYPES, Link, keep_item, link, links_of
 from power_billing.money import UNITS, Price
-from power_billing.tables import Place
+from power_billing.tables import Place, forget_customer, tables
+from power_billing.usage import one_run
 from power_manager import CommandParser, PowerManager, parse_count
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ def add_stripe_commands(parser: CommandParser) -> None:
     _add_setup(parser)
     _add_subscribe(parser)
     _add_go_live(parser)
+    command = parser.add_command(
+        "forget",
+        _forget,
+        "forget a customer whom Stripe never had, so that its devices can be linked rightly",
+        examples=["--customer cus_Typo1Xyz"],
+        group=_GROUP,
+    )
+    command.add_argument("--customer", required=True, metavar="cus_...")
 
 
 def _client() -> tuple[stripe.StripeClient, Secret]:
@@ -243,4 +252,31 @@ def _go_live(options: argparse.Namespace) -> int:
         print(f"{one.device_id}: billed no longer; {again} bills it again")
     if live.product is None:
         raise BillingError("the trial had no price: power-billing setup --product makes one")
+    return 0
+
+
+# --- forget
+
+
+def _forget(options: argparse.Namespace) -> int:
+    """Nothing of such a customer can be on an invoice: what was sent for it went to nobody."""
+    from power_billing.subscriptions import customer_problem
+
+    with opened(options) as (_, place):
+        links = [one for one in links_of(place) if one.customer == options.customer]
+        if not links:
+            raise BillingError(f"{options.customer}: no device was ever billed to it")
+        client, _ = _client()
+        problem = customer_problem(client, None, options.customer)
+        if problem is None or not problem.never_was:
+            raise BillingError(
+                f"{options.customer}: Stripe has this customer, or had it: power-billing unlink ends a link"
+            )
+        with one_run(place), tables(place) as conn:
+            forget_customer(conn, options.customer)
+    for one in links:
+        again = (
+            f"power-billing link {one.device_id} --since {iso(one.from_hour)} --customer cus_..."
+        )
+        print(f"{one.device_id}: billed to nobody; {again} bills it from there on")
     return 0

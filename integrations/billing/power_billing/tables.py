@@ -74,7 +74,7 @@ CREATE TABLE billing_findings (
     watt_hours REAL NOT NULL, is_accepted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (customer, device_id, hour, kind)
 ) WITHOUT ROWID;
 -- Stripe delivers an event at least once
-CREATE TABLE billing_stripe_events (id TEXT PRIMARY KEY, type TEXT NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE billing_stripe_events (id TEXT PRIMARY KEY, created INTEGER NOT NULL) WITHOUT ROWID;
 -- what is known of an invoice that is not paid, or was settled; times by Stripe's clock, epoch seconds
 CREATE TABLE billing_invoices (
     invoice TEXT PRIMARY KEY, customer TEXT NOT NULL, settled INTEGER NOT NULL DEFAULT 0,
@@ -181,6 +181,14 @@ def clear_ledger(conn: sqlite3.Connection) -> None:
     for name in _table_names(conn):
         if name not in ("billing_settings", "billing_links"):
             conn.execute(f"DELETE FROM {name}")
+
+
+def forget_customer(conn: sqlite3.Connection, customer: str) -> None:
+    """Forget everything about a customer, its links too."""
+    for name in _table_names(conn):
+        columns = [row[1] for row in conn.execute(f"PRAGMA table_info({name})")]
+        if "customer" in columns:
+            conn.execute(f"DELETE FROM {name} WHERE customer = ?", (customer,))
 
 
 def _table_names(conn: sqlite3.Connection) -> list[str]:

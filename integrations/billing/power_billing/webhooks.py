@@ -119,11 +119,13 @@ def handle(
     take = _TAKES.get(event.type)
     if take is None:
         return f"{event.type}: not for this endpoint"
+    now = clock()
     with tables(settings.ledger or pm) as conn:
-        sql = "INSERT OR IGNORE INTO billing_stripe_events VALUES (?, ?, ?)"
-        if not conn.execute(sql, (event.id, event.type, event.created)).rowcount:
+        sql = "INSERT OR IGNORE INTO billing_stripe_events VALUES (?, ?)"
+        created = now if event.thin else event.created
+        if not conn.execute(sql, (event.id, int(created))).rowcount:
             return f"{event.type} {event.id}: known already"
-        done = take(pm, conn, settings, event, clock())
+        done = take(pm, conn, settings, event, now)
     return f"{event.type} {event.id}: {done}"
 
 

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from desk import SECRET, sign
 from loopback import KEY, Loopback, serve
 from power_billing.hours import iso
 from power_billing.keys import API_KEY, WEBHOOK_SECRET, Secret
 from power_billing.outbox import State, every_entry
 from power_billing.stripe_client import API_URL
+from power_billing.stripe_sinks import StripeMeterSink
 from power_billing.tables import tables
 from power_billing.webhooks import WebhookSettings, handle, verified
 from shop import ALICE, PRICED, Shop
-from test_billing_webhooks import SECRET, sign
 
 from power_manager import PowerManager
 
@@ -87,6 +88,52 @@ def test_usage_goes_when_the_customer_is_there(shop: Shop) -> None:
     shop("subscribe", "edge", "--customer", NOBODY)
     assert shop("report")[-1] == "3 hours sent, 0 left"
     assert shop.stripe.billed(NOBODY) == 31
+
+
+def test_a_wrong_customer_is_forgotten_and_its_usage_billed_to_the_right_one(shop: Shop) -> None:
+    """A typing mistake loses nothing: the devices are linked anew, from the same hour on."""
+    link(shop, NOBODY)
+    link(shop, NOBODY, "twin")
+    shop("report", code=1)
+    out = shop("forget", "--customer", NOBODY)
+    again = f"power-billing link edge --since {iso(shop.hour - 10)} --customer cus_..."
+    assert out[0] == f"edge: billed to nobody; {again} bills it from there on"
+    assert shop("status") == ["usage goes to stripe:mtr_test_1"]
+    shop.subscribe()
+    shop.subscribe(device="twin")
+    assert shop("report")[-1] == "3 hours sent, 0 left"
+    assert shop.stripe.billed(ALICE) == 63
+
+
+def test_a_customer_of_stripes_is_not_forgotten(shop: Shop) -> None:
+    """Nor one that it had: its usage may be on invoices. Nor one whom the ledger does not know."""
+    shop.subscribe("--report")
+    assert "Stripe has this customer, or had it" in shop("forget", "--customer", ALICE, code=1)[-1]
+    shop.stripe.catalog._delete("customer", ALICE)
+    assert "Stripe has this customer, or had it" in shop("forget", "--customer", ALICE, code=1)[-1]
+    assert "no device was ever billed to it" in shop("forget", "--customer", NOBODY, code=1)[-1]
+    assert states(shop) == [State.SENT] * 3
+
+
+def test_the_clock_is_asked_before_the_file_is_locked(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is Stripe's, over a network: another process writes meanwhile."""
+    shop.subscribe()
+    with PowerManager(shop.db) as pm, tables(pm) as conn:
+        sql = "INSERT INTO billing_invoices (invoice, customer, due_at) VALUES ('in_1', ?, 1.0)"
+        conn.execute(sql, (ALICE,))
+
+    def clock(_: StripeMeterSink) -> float:
+        with PowerManager(shop.db) as other:
+            other.trigger_event("twin", "restore")
+        return time.time()
+
+    monkeypatch.setattr(StripeMeterSink, "clock", clock)
+    assert "1 devices told to shut down" in shop("report")
+    with PowerManager(shop.db) as pm:
+        events = [(event.device_id, event.type.value) for _, event in pm.events_since(0)]
+    assert events == [("twin", "restore"), ("edge", "shutdown")]
 
 
 def test_a_customer_without_a_subscription_is_said(shop: Shop) -> None:

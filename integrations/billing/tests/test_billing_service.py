@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from desk import DOWN, SECRET, Desk, sign, thin_event
 from power_billing.keys import WEBHOOK_SECRET
 from power_billing.tables import set_setting, tables
 from power_billing.webhooks import GRACE, POLICY
-from test_billing_webhooks import DOWN, SECRET, Desk, sign
 from world import World
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -252,6 +252,13 @@ def test_deliveries_need_no_sdk(desk: Desk, tmp_path: Path) -> None:
     finally:
         running.stop()
     assert desk.told() == DOWN
+
+
+def test_thin_events_are_taken(service: Service, desk: Desk) -> None:
+    """From a destination of their own, which may have a secret of its own."""
+    body = thin_event("v1.billing.meter.error_report_triggered", "evt_thin_1")
+    assert service.post(body, sign(body, int(time.time()))) == (200, "")
+    assert "evt_thin_1: the next report fetches it" in service.log.read_text()
 
 
 FAILED_INVOICE = (
