@@ -60,7 +60,7 @@ def close(conn: sqlite3.Connection, now: float) -> None:
 
 
 def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
-    """What was sent within two days and never revised is summed; whatever has a story keeps its rows."""
+    """What was sent before its month's invoice and never revised is summed; what has a story keeps its rows."""
     conn.execute(
         """INSERT INTO billing_device_days (customer, day, device_id, counted_nwh)
         SELECT customer, hour / 24, device_id, sum(counted_nwh) FROM billing_device_hours
@@ -78,10 +78,12 @@ def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
         (before,),
     )
     conn.execute("DELETE FROM billing_hours WHERE hour < ?", (before,))
-    plain = """hour < ? AND state = 'sent' AND revision = 0
-        AND coalesce(attempted_at, 0) < (hour + 48) * 3600 AND NOT EXISTS (
-        SELECT 1 FROM billing_outbox AS later WHERE later.customer = billing_outbox.customer
-        AND later.hour = billing_outbox.hour AND later.revision > 0)"""
+    invoice_at = """CAST(strftime('%s', hour * 3600, 'unixepoch', 'start of month', '+1 month')
+        AS INTEGER) + 3600"""
+    plain = f"""hour < ? AND state = 'sent' AND revision = 0
+        AND coalesce(attempted_at, 0) < {invoice_at} AND NOT EXISTS (
+            SELECT 1 FROM billing_outbox AS later WHERE later.customer = billing_outbox.customer
+            AND later.hour = billing_outbox.hour AND later.revision > 0)"""
     conn.execute(
         f"""INSERT INTO billing_customer_days (customer, day, whole_wh, sent_wh, event_count)
         SELECT customer, hour / 24, 0, sum(value_wh), count(*) FROM billing_outbox

@@ -92,8 +92,9 @@ def link(
     what they gave less what they took (default: the library's rule, all of them, but a ups only where there is no
     main). since: an aware datetime, ISO 8601 text with an offset, or epoch seconds, at most 35 days back. ledger: where
     the billing tables are (default: the file itself). A device that another customer's debt has shut down gets a
-    `restore` event. Raises NotFound, InvalidValue, and BillingError for a device that is linked then already, and
-    without since for a clock behind the device's newest reading.
+    `restore` event, and one whose new customer's devices are shut down gets `shutdown`. Raises NotFound, InvalidValue,
+    and BillingError for a device that is linked then already, and without since for a clock behind the device's newest
+    reading.
     """
     pm.get_device(device_id)
     now, item = clock(), subscription_item
@@ -117,14 +118,26 @@ def link(
         kept_types = None if made.types is None else ",".join(made.types)
         values = (device_id, customer, item, kept_types, begin)
         conn.execute(f"INSERT INTO billing_links ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL)", values)
-        # What the customer before owes is nothing to this one.
-        if conn.execute(
-            "DELETE FROM billing_shutdowns WHERE device_id = ? AND customer != ?", values[:2]
-        ).rowcount:
-            pm.trigger_event(
-                device_id, PowerEventType.RESTORE, note=f"billing: it is {customer}'s now"
-            )
+        _tell_device(pm, conn, device_id, customer)
     return made
+
+
+def _tell_device(pm: PowerManager, conn: sqlite3.Connection, device_id: str, customer: str) -> None:
+    """Let a device that changes hands go by the debts of its new customer, and by nobody else's."""
+    sql = "DELETE FROM billing_shutdowns WHERE device_id = ? AND customer != ?"
+    was_held = conn.execute(sql, (device_id, customer)).rowcount > 0
+    sql = """SELECT invoice FROM billing_invoices WHERE customer = ? AND told AND NOT settled
+        ORDER BY due_at LIMIT 1"""
+    unpaid = conn.execute(sql, (customer,)).fetchone()
+    if unpaid is None:
+        if was_held:
+            note = f"billing: it is {customer}'s now"
+            pm.trigger_event(device_id, PowerEventType.RESTORE, note=note)
+        return
+    sql = "INSERT OR IGNORE INTO billing_shutdowns VALUES (?, ?)"
+    if conn.execute(sql, (device_id, customer)).rowcount:
+        note = f"billing: {unpaid[0]} is not paid"
+        pm.trigger_event(device_id, PowerEventType.SHUTDOWN, note=note)
 
 
 def unlink(place: Place, device_id: str, *, clock: Callable[[], float] = time.time) -> Link:

@@ -48,6 +48,22 @@ def test_the_first_failure_is_enough_by_that_policy(world: World) -> None:
     assert desk.told() == DOWN
 
 
+def test_a_device_that_joins_a_customer_in_debt_is_told(desk: Desk) -> None:
+    """Once; it comes back with the others, or at once when it leaves for somebody without debts."""
+    desk.pm.register_device("late", "Late")
+    desk.fail(4, again=False)
+    link(desk.pm, "late", CUSTOMER, clock=desk.clock)
+    assert desk.told() == [*DOWN, ("late", "shutdown")]
+    unlink(desk.pm, "late", clock=desk.clock)
+    link(desk.pm, "late", CUSTOMER, clock=desk.clock)
+    assert desk.told() == [*DOWN, ("late", "shutdown")], "it knows"
+    unlink(desk.pm, "late", clock=desk.clock)
+    link(desk.pm, "late", "cus_Next", clock=desk.clock)
+    assert desk.told() == [*DOWN, ("late", "shutdown"), ("late", "restore")]
+    desk.pay()
+    assert desk.told()[-2:] == UP
+
+
 def test_payment_without_shutdown_restores_nothing(desk: Desk) -> None:
     """A customer who pays every month hears nothing of it."""
     desk.pay()
@@ -65,15 +81,6 @@ def test_devices_of_ended_links_are_left_alone(desk: Desk, world: World) -> None
     unlink(desk.pm, "twin")
     desk.fail(4, again=False)
     assert desk.told() == DOWN[:1]
-
-
-def test_a_device_that_is_linked_later_is_not_told(desk: Desk, world: World) -> None:
-    """Who links it knows what is owed."""
-    desk.fail(4, again=False)
-    world.add_device("new")
-    world.link("new", hours_ago=1)
-    desk.tell_due()
-    assert desk.told() == DOWN
 
 
 @pytest.mark.parametrize("customer", [{"id": CUSTOMER, "object": "customer"}, CUSTOMER])
