@@ -34,6 +34,7 @@ from power_service.auth import (
     check_meter,
     forbidden_device,
 )
+from power_service.billing import billing_metrics
 from power_service.bodies import JSON, NDJSON, error_as_sent, read_object, read_readings
 from power_service.charts import POINTS_A_SPAN, thin_out
 from power_service.guard import path_text
@@ -636,4 +637,5 @@ async def get_metrics(request: Request, grant: Reader) -> Response:
     metrics: Metrics = request.app.state.metrics
     storage = _storage(request)
     text = await storage.call(Lane.READ, metrics.text, storage.pm)
+    text += await billing_metrics(request.app, storage)
     return Response(text, media_type=metrics.content_type)
