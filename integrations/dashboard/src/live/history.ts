@@ -30,7 +30,7 @@ export interface Sample {
   readonly at: number;
   readonly voltage: number | null;
   readonly wattage: number | null;
-  readonly charge_pct: number;
+  readonly charge_pct: number | null;
 }
 
 /** A reading that came live. */
@@ -47,7 +47,7 @@ const samplesOf = ({ timestamps_ms, voltage, wattage, charge_pct }: Series): Sam
     at,
     voltage: voltage[place] ?? null,
     wattage: wattage[place] ?? null,
-    charge_pct: charge_pct[place] ?? 0,
+    charge_pct: charge_pct[place] ?? null,
   }));
 
 export interface HistoryState {
