@@ -2,11 +2,20 @@
 
 import { PowerClient, PowerError, type StreamStatus } from "@blackroad/power-client";
 import { PowerProvider, useStreamStatus } from "@blackroad/power-client/react";
-import { type RefObject, useCallback, useEffect, useRef, useState } from "react";
+import {
+  type Dispatch,
+  type RefObject,
+  type SetStateAction,
+  useCallback,
+  useEffect,
+  useRef,
+  useState,
+} from "react";
 import { fetchWithTime, present, useNow } from "./clock";
 import { DeviceView } from "./device/DeviceView";
 import { AT_THE_TOP, type Place } from "./fleet/FleetTable";
 import { FIRST_CHOICE, type FleetChoice, FleetView } from "./fleet/FleetView";
+import { type Grouping, groupingOf, queryWith } from "./fleet/groups";
 import * as format from "./format";
 import { type Fleet, useFleet } from "./live/fleet";
 import { MeContext, useLoadedMe } from "./live/me";
@@ -103,7 +112,11 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
   const fleet = useFleet();
   const status = useStreamStatus();
   const me = useLoadedMe();
-  const [choice, setChoice] = useState<FleetChoice>(FIRST_CHOICE);
+  const [choice, setChoice] = useState<FleetChoice>(() => ({
+    ...FIRST_CHOICE,
+    grouping: groupingOf(location.search),
+  }));
+  useGroupingInAddress(choice.grouping);
   const place = useRef(AT_THE_TOP);
   const refused = isRefused(fleet.error) || (status.state === "stopped" && isRefused(status.error));
   useEffect(() => {
@@ -137,7 +150,7 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
 interface ContentProps {
   readonly fleet: Fleet;
   readonly choice: FleetChoice;
-  readonly onChoice: (choice: FleetChoice) => void;
+  readonly onChoice: Dispatch<SetStateAction<FleetChoice>>;
   readonly place: RefObject<Place>;
 }
 
@@ -164,6 +177,17 @@ function Content({ fleet, choice, onChoice, place }: ContentProps) {
       )}
     </main>
   );
+}
+
+/** A bookmark, a reload and a link to a device keep the groups; so do the views that were visited before. */
+function useGroupingInAddress(grouping: Grouping | null): void {
+  const route = useRoute();
+  // biome-ignore lint/correctness/useExhaustiveDependencies: going back brings an address of before
+  useEffect(() => {
+    const query = queryWith(location.search, grouping);
+    if (query !== location.search)
+      history.replaceState(null, "", `${location.pathname}${query}${location.hash}`);
+  }, [grouping, route]);
 }
 
 const isRefused = (error: unknown): boolean => error instanceof PowerError && error.status === 401;

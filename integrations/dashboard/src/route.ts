@@ -20,9 +20,14 @@ export function parseRoute(hash: string): Route {
   }
 }
 
+// Going back to an address with another query as well is no hashchange.
+const CHANGES = ["hashchange", "popstate"] as const;
+
 function subscribe(listener: () => void): () => void {
-  addEventListener("hashchange", listener);
-  return () => removeEventListener("hashchange", listener);
+  for (const change of CHANGES) addEventListener(change, listener);
+  return () => {
+    for (const change of CHANGES) removeEventListener(change, listener);
+  };
 }
 
 /** The present view. */

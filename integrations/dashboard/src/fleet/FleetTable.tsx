@@ -1,9 +1,9 @@
 /**
  * Devices as rows, of which only those in sight exist: the page scrolls through thousands of them.
  *
- * One row's link can be reached by tab; from there the arrow keys, Page up and down, Home and End go on. Whoever comes
- * back from a device finds the rows where they were. On a narrow screen the same rows are laid out as cards by the style
- * sheet.
+ * One row's link can be reached by tab, or a group's button; from there the arrow keys, Page up and down, Home and End
+ * go on. Whoever comes back from a device finds the rows where they were. On a narrow screen the same rows are laid out
+ * as cards by the style sheet.
  */
 
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
@@ -18,6 +18,8 @@ import {
 } from "react";
 import { deviceHref } from "../route";
 import { COLUMNS } from "./columns";
+import { type Entry, entryKey } from "./entries";
+import { GroupRow } from "./GroupRow";
 import type { Sort, SortKey } from "./order";
 import type { Summary } from "./summary";
 
@@ -30,7 +32,9 @@ export interface Place {
 export const AT_THE_TOP: Place = { scroll: 0, href: null };
 
 interface FleetTableProps {
-  readonly rows: readonly Summary[];
+  readonly entries: readonly Entry[];
+  /** Open a group, or close it. */
+  readonly onToggle: (group: string | null) => void;
   readonly sort: Sort;
   readonly onSort: (sort: Sort) => void;
   readonly now: number;
@@ -40,23 +44,29 @@ interface FleetTableProps {
 
 const PAGE = 10;
 
-export function FleetTable({ rows, sort, onSort, now, place }: FleetTableProps) {
+export function FleetTable({ entries, onToggle, sort, onSort, now, place }: FleetTableProps) {
   const body = useRef<HTMLDivElement>(null);
-  const { rowHeight, scrollMargin, headHeight } = useLayout(body);
+  const { rowHeight, groupHeight, scrollMargin, headHeight } = useLayout(body);
   const list = useWindowVirtualizer({
-    count: rows.length,
-    estimateSize: () => rowHeight,
+    count: entries.length,
+    estimateSize: (index) => (entries[index]?.kind === "group" ? groupHeight : rowHeight),
     overscan: 8,
     scrollMargin,
     scrollPaddingStart: headHeight,
     initialOffset: () => place.current.scroll,
-    getItemKey: (index) => rows[index]?.id ?? index,
+    getItemKey: (index) => {
+      const entry = entries[index];
+      return entry ? entryKey(entry) : index;
+    },
   });
   // biome-ignore lint/correctness/useExhaustiveDependencies: other heights are measured anew
-  useLayoutEffect(() => list.measure(), [rowHeight, list]);
+  useLayoutEffect(() => list.measure(), [rowHeight, groupHeight, list]);
   const items = list.getVirtualItems();
-  const [left] = useState(() => rows.findIndex((row) => deviceHref(row.id) === place.current.href));
-  const roving = useRoving(body, rows.length, left, (index) => list.scrollToIndex(index, { align: "auto" }));
+  const [left] = useState(() =>
+    entries.findIndex((entry) => entry.kind === "device" && deviceHref(entry.row.id) === place.current.href),
+  );
+  const scrollTo = (index: number) => list.scrollToIndex(index, { align: "auto" });
+  const roving = useRoving(body, entries.length, left, scrollTo);
   useLayoutEffect(
     () => () => {
       place.current = { scroll: scrollY, href: location.hash };
@@ -65,7 +75,7 @@ export function FleetTable({ rows, sort, onSort, now, place }: FleetTableProps) 
   );
   const tabStop = items.some((item) => item.index === roving.active) ? roving.active : (items[0]?.index ?? 0);
   return (
-    <div className="fleet-table" role="table" aria-label="Devices" aria-rowcount={rows.length + 1}>
+    <div className="fleet-table" role="table" aria-label="Devices" aria-rowcount={entries.length + 1}>
       <Head sort={sort} onSort={onSort} />
       <div
         ref={body}
@@ -74,44 +84,50 @@ export function FleetTable({ rows, sort, onSort, now, place }: FleetTableProps) 
         style={{ height: list.getTotalSize() }}
         onKeyDown={roving.onKeyDown}
       >
-        {items.map((item) => (
-          <Row
-            key={item.key}
-            row={rows[item.index] as Summary}
-            index={item.index}
-            top={item.start - scrollMargin}
-            tabStop={item.index === tabStop}
-            now={now}
-          />
-        ))}
+        {items.map((item) => {
+          const entry = entries[item.index] as Entry;
+          const at = {
+            index: item.index,
+            top: item.start - scrollMargin,
+            tabStop: item.index === tabStop,
+          };
+          return entry.kind === "group" ? (
+            <GroupRow key={item.key} {...entry} {...at} onToggle={onToggle} />
+          ) : (
+            <Row key={item.key} row={entry.row} {...at} now={now} />
+          );
+        })}
       </div>
     </div>
   );
 }
 
 /**
- * In pixels: the height that the style sheet gives a row, how far down the page the rows begin, and what the head covers
+ * In pixels: the heights that the style sheet gives a row and the head of a group, how far down the page the rows begin, and what the head covers
  * of them while it sticks to the top. Read when the page's size changes, as it does with the layout, the size of the text
  * and whatever comes to stand above the table; reading them at each render would have the browser lay everything out
  * each time.
  */
 function useLayout(body: React.RefObject<HTMLDivElement | null>) {
-  const [layout, setLayout] = useState({ rowHeight: 52, scrollMargin: 0, headHeight: 0 });
+  const [layout, setLayout] = useState({ rowHeight: 52, groupHeight: 48, scrollMargin: 0, headHeight: 0 });
   useLayoutEffect(() => {
     const read = () => {
       const element = body.current;
       if (!element) return;
       const rem = Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
-      const rowHeight = Number.parseFloat(getComputedStyle(element).getPropertyValue("--row-height")) * rem;
+      const style = getComputedStyle(element);
+      const height = (name: string) => Number.parseFloat(style.getPropertyValue(name)) * rem;
+      const [rowHeight, groupHeight] = [height("--row-height"), height("--group-height")];
       const scrollMargin = Math.round(element.getBoundingClientRect().top + scrollY);
       const head = element.previousElementSibling as HTMLElement;
       const headHeight = Math.ceil(head.getBoundingClientRect().height);
       setLayout((before) =>
         before.rowHeight === rowHeight &&
+        before.groupHeight === groupHeight &&
         before.scrollMargin === scrollMargin &&
         before.headHeight === headHeight
           ? before
-          : { rowHeight, scrollMargin, headHeight },
+          : { rowHeight, groupHeight, scrollMargin, headHeight },
       );
     };
     read();
@@ -136,7 +152,8 @@ function useRoving(
   const wanted = useRef(left < 0 ? null : left);
   useEffect(() => {
     if (wanted.current === null) return;
-    const link = body.current?.querySelector<HTMLElement>(`[data-index="${wanted.current}"] a`);
+    const row = `[data-index="${wanted.current}"]`;
+    const link = body.current?.querySelector<HTMLElement>(`${row} a, ${row} button`);
     if (!link) return;
     wanted.current = null;
     // Whoever has gone elsewhere meanwhile, to the search say, stays there.

@@ -90,7 +90,8 @@ function compareKnown(a: number | null, b: number | null, sign: 1 | -1 = 1): num
   return sign * (a - b);
 }
 
-const STATES: readonly Summary["state"][] = [
+/** From what needs somebody to what is best. */
+export const STATES: readonly Summary["state"][] = [
   "critical",
   "low",
   "stale",

@@ -167,6 +167,92 @@ test("the row with the focus is never behind the head of the table", async () =>
   expect(Number(row)).toBeGreaterThanOrEqual(Number(head));
 });
 
+/** Heads of groups and devices from top to bottom. */
+const listed = (page: Page) =>
+  page
+    .locator(".fleet-item")
+    .evaluateAll((rows) =>
+      [...rows]
+        .sort((a, b) => Number((a as HTMLElement).dataset.index) - Number((b as HTMLElement).dataset.index))
+        .map((item) => item.querySelector(".cell-name a, .group-name")?.textContent ?? ""),
+    );
+
+test("devices come in groups by a part of their ids, which the address remembers", async () => {
+  const service = await Service.start([], "--no-auth");
+  const writer = new Writer(service.db);
+  for (const [id, charge, watts] of [
+    ["site-north-gate-1", 50, 6],
+    ["site-north-gate-2", 12, 9],
+    ["site-south-gate-1", 60, 3],
+    ["depot", 70, 2],
+  ] as const) {
+    await writer.call("register_device", id, id);
+    const { id: meter } = await writer.call<{ id: string }>("add_meter", id, "battery");
+    await writer.call("log_power", meter, 12, watts / 12, charge);
+  }
+  const { page, faults } = await open(browser, service.url);
+  await page.getByText("4 devices").waitFor();
+  expect((await listed(page))[0]).toBe("site-north-gate-2");
+  await page.getByLabel("Group by").selectOption({ label: "By parts 1 to 2: site-north, site-south (2)" });
+  const all = [
+    "site-north",
+    "site-north-gate-2",
+    "site-north-gate-1",
+    "site-south",
+    "site-south-gate-1",
+    "Others",
+    "depot",
+  ];
+  expect(await listed(page)).toEqual(all);
+  const north = page.locator(".fleet-group", { hasText: "site-north" });
+  expect(await north.locator("> div").allTextContents()).toEqual([
+    "site-north2 devices", "Low", "", "", "15.0 W", "0.00 Wh", "0.00 W", "0.00 W", "", "1 with alerts",
+  ]); // biome-ignore format: a row
+  expect(new URL(page.url()).search).toBe("?split=-&part=1-2");
+
+  // A device and back, another one and a reload: the groups are still there, and so is what was closed until then.
+  await north.getByRole("button").click();
+  expect(await listed(page)).toEqual([all[0], ...all.slice(3)]);
+  await page.getByRole("link", { name: "depot" }).click();
+  await page.getByRole("heading", { name: "depot" }).waitFor();
+  await page.getByRole("link", { name: "All devices" }).click();
+  await page.getByText("4 devices").waitFor();
+  expect(await listed(page)).toEqual([all[0], ...all.slice(3)]);
+  await page.reload();
+  await page.getByText("4 devices").waitFor();
+  expect(await listed(page)).toEqual(all);
+  await page.getByLabel("Group by").selectOption({ label: "No groups" });
+  expect((await listed(page)).length).toBe(4);
+  expect(new URL(page.url()).search).toBe("");
+  await page.goBack();
+  await page.getByRole("heading", { name: "depot" }).waitFor();
+  await eventually(
+    () => new URL(page.url()).search === "",
+    "the address of before has lost its groups as well",
+  );
+  expect(faults).toEqual([]);
+});
+
+test("with the keyboard: the arrows reach the heads of groups, and Enter closes one", async () => {
+  const service = await Service.start(["crowd", "--devices", "2000", "--sites", "40"], "--no-auth");
+  const { page } = await open(browser, `${service.url}/?split=/&part=1`);
+  await page.getByText("2000 devices").waitFor();
+  await page.getByRole("button", { name: "Device", exact: true }).click();
+  await page.getByRole("button", { name: /^site-01/ }).focus();
+  const focused = () => page.evaluate(() => document.activeElement?.textContent ?? "");
+  await page.keyboard.press("ArrowDown");
+  await eventually(async () => (await focused()) === "Node 0001", "the first device of the group");
+  await page.keyboard.press("ArrowUp");
+  await eventually(async () => (await focused()).startsWith("site-01"), "the head of the group");
+  await page.keyboard.press("Enter");
+  await page.keyboard.press("ArrowDown");
+  await eventually(async () => (await focused()).startsWith("site-02"), "the next head");
+  expect(await page.getByRole("table", { name: "Devices" }).getAttribute("aria-rowcount")).toBe("1991");
+  await page.keyboard.press("End");
+  await eventually(async () => (await focused()) === "Node 2000", "the last device");
+  expect(await page.locator(".fleet-item").count()).toBeLessThan(60);
+});
+
 test("a file without devices says how to make one", async () => {
   const service = await Service.start([]);
   const { page } = await signedIn(browser, service);
