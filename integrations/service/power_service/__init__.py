@@ -12,6 +12,7 @@ compress   gzip where the client takes it
 models     what is sent that the library has no record for, and the schemas of what is received
 bodies     strict JSON and NDJSON into parameters of the library
 charts     downsampling that keeps extremes
+hours      statistics of a window, and what devices used by hour
 backup     a consistent copy of the database, as an answer and as a command
 routes     the routes under /v1, /healthz, /readyz, /metrics
 watcher    what any process writes to the file, as changes and frames

@@ -51,7 +51,11 @@ def _serve_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="serve three made-up devices with a year behind them, from a directory of its own, without tokens",
     )
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    parser.add_argument(
+        "--open",
+        action="store_true",
+        help="open the page in a browser, signed in; print the link, which is good once and for 10 minutes",
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_token_commands(commands)
     _add_backup_command(commands)
@@ -162,7 +166,10 @@ def _connections_allowed(wanted: int) -> int:
     return min(wanted, max(most - _DESCRIPTORS_OF_THE_SERVICE, most // 2))
 
 
-def _serve(settings: Settings, quiet: bool, announce: Announce = _say_nothing) -> int:
+def _serve(
+    settings: Settings, quiet: bool, announce: Announce = _say_nothing, *, signs_in: bool = False
+) -> int:
+    """Serve; `signs_in`: the address that is announced is a link by which one can sign in once, if that is needed."""
     # FastAPI takes half a second to import: not for `token`.
     from power_service.app import create_app
     from power_service.server import make_server, run
@@ -172,7 +179,7 @@ def _serve(settings: Settings, quiet: bool, announce: Announce = _say_nothing) -
     settings.check(len(tokens.grants))
     with PowerManager(settings.db, durability=settings.durability):
         pass  # says what is wrong with the file, if anything is, in one line
-    if settings.auth and not tokens.grants:
+    if settings.auth and not tokens.grants and not signs_in:
         _log.warning(
             "there is no token yet, so nobody gets in; make one: %s", how_to_make_one(settings)
         )
@@ -181,7 +188,13 @@ def _serve(settings: Settings, quiet: bool, announce: Announce = _say_nothing) -
         _log.warning("the system's limit of open files allows %d connections only", allowed)
         settings = dataclasses.replace(settings, max_connections=allowed)
     guarded, app = create_app(settings)
-    return run(make_server(settings, guarded, app, announce))
+
+    def announce_page(url: str) -> None:
+        if signs_in and settings.auth:
+            url += f"#/sign-in/{app.state.gate.sign_in_ticket()}"  # a fragment, so no log of requests has it
+        announce(url)
+
+    return run(make_server(settings, guarded, app, announce_page))
 
 
 # --- The demo
@@ -227,6 +240,11 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
+def _open_page(url: str) -> None:
+    print(f"The page is at {url}", flush=True)
+    _open_in_browser(url)
+
+
 def _open_in_browser(url: str) -> None:
     """In a thread: a browser of the terminal returns when it is closed."""
     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
@@ -243,8 +261,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _backup(options, settings)
         if options.demo:
             return _serve_demo(options, settings)
-        announce = _open_in_browser if options.open else _say_nothing
-        return _serve(settings, options.quiet, announce)
+        if options.open:
+            return _serve(settings, options.quiet, _open_page, signs_in=True)
+        return _serve(settings, options.quiet)
     except Refused as error:
         print(f"power-service: {error}", file=sys.stderr)
         return 2

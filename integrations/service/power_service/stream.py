@@ -52,7 +52,7 @@ class Client:
         self.closing: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self.sending_since: float | None = None
         self._waiting: deque[str] = deque()
-        self._latest: dict[str, str] = {}  # by key; of a meter only what is newest waits
+        self._latest: dict[str, str] = {}  # by key; of a meter or device only what is newest waits
         self._wake = asyncio.Event()
 
     def sees(self, device_id: str) -> bool:
@@ -65,6 +65,8 @@ class Client:
         """Let a frame wait, if it is for this client and new to it; a client whose queue is full is slow."""
         if not self.sees(frame.device_id):
             return
+        for key in frame.forgets:
+            self._latest.pop(key, None)
         if frame.key:
             self._latest[frame.key] = frame.text
         elif frame.sequence <= self.cursor:
@@ -223,8 +225,9 @@ class Hub:
             if frame.key.startswith("meter"):
                 self._present[frame.key] = frame
         for client in self._clients:
-            if client.live:
-                for frame in changes.frames:
+            for frame in changes.frames:
+                # Events that one who catches up has missed are read from the file; all else is told here alone.
+                if client.live or not frame.sequence:
                     client.offer(frame)
 
     def _heartbeat(self) -> None:

@@ -168,7 +168,10 @@ class TokenFile:
 
 
 class Tickets:
-    """One-use passes to the stream, for browsers: worth a grant, for some seconds."""
+    """One-use passes, worth a grant for some seconds: to the stream, for browsers, and for signing in by a link.
+
+    They are in memory only, and their time goes by a clock that nobody sets.
+    """
 
     def __init__(
         self, seconds: float = 30.0, size: int = 10_000, clock: Callable[[], float] = time.monotonic

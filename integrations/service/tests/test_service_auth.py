@@ -45,12 +45,17 @@ OPERATIONS = {
     for path, methods in CONTRACT["paths"].items()
     for method, operation in methods.items()
 }
-OPEN = {"getHealth", "getReadiness"}
+OPEN = {"getHealth", "getReadiness", "getSignIn"}
+BY_TICKET = {"signIn"}  # and by nothing else: any token is as good as none
 WRITING = {"putDevice", "updateDevice", "addMeter", "updateMeter", "postReadings", "triggerEvent"}
 FOR_ADMINS = {"deleteDevice", "deleteMeter", "deleteReadings", "getBackup"}
 OF_ANY_TOKEN = {"getMe"}
 OF_A_DEVICE = (
-    set(OPERATIONS) - OPEN - OF_ANY_TOKEN - {"listDevices", "followEvents", "createStreamTicket"}
+    set(OPERATIONS)
+    - OPEN
+    - BY_TICKET
+    - OF_ANY_TOKEN
+    - {"listDevices", "followEvents", "createStreamTicket"}
 )
 
 
@@ -78,8 +83,11 @@ class House:
                 "timestamp": 0,
             },
             "triggerEvent": {"type": "restore"},
+            "signIn": {"ticket": "none of this service"},
         }
         params = {"device_id": device} if operation_id in ("getBudget", "listMeters") else {}
+        if operation_id == "getSparklines":
+            params = {"device": device}
         if operation_id == "deleteReadings":
             params = {"since": "2199-01-01T00:00:00Z"}
         with self.service.client(self.tokens[token]) as client:
@@ -129,7 +137,7 @@ class TestMatrix:
         expected = "2xx"
         if operation_id in OPEN:
             pass
-        elif token in ("none", "wrong"):
+        elif token in ("none", "wrong") or operation_id in BY_TICKET:
             expected = "401 unauthorized"
         elif operation_id in OF_ANY_TOKEN:
             pass
@@ -147,7 +155,8 @@ class TestMatrix:
             expected = "403 forbidden_device"
         got = "2xx" if answer.is_success else f"{answer.status_code} {answer.json()['code']}"
         assert got == expected, answer.text
-        assert ("security" in OPERATIONS[operation_id][2]) == (operation_id not in OPEN)
+        is_secured = operation_id not in OPEN | BY_TICKET
+        assert ("security" in OPERATIONS[operation_id][2]) == is_secured
         if answer.status_code == 401:
             assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
@@ -805,7 +814,7 @@ class TestLimits:
                 reader = stack.enter_context(
                     socket.create_connection(("127.0.0.1", service.port), timeout=20)
                 )
-                reader.sendall(b"GET /v1/devices HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                reader.sendall(b"GET /v1/devices/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
             eventually(lambda: service.log.read_text().count("a reader hangs") == 2)
             with service.client() as client:
                 assert client.get("/v1/devices").json()["code"] == "overloaded"
@@ -1051,10 +1060,10 @@ import dataclasses, logging, sys, threading
 from power_service import cli, storage
 made = cli._settings
 cli._settings = lambda options: dataclasses.replace(made(options), max_requests=2)
-def hang(pm):
+def hang(pm, device_id):
     logging.getLogger("test").warning("a reader hangs")
     threading.Event().wait()
-storage.PowerManager.list_devices = hang
+storage.PowerManager.get_device = hang
 sys.exit(cli.main())
 """
 

@@ -321,7 +321,17 @@ class TestALookThatFails:
         with follow(service, "", "after=0") as stream:
             assert sequences(stream, 4) == [1, 2, 3, 4]
 
-    @pytest.mark.parametrize("part", ["events_since", "list_meters", "iter_history", "file_id"])
+    @pytest.mark.parametrize(
+        "part",
+        [
+            "events_since",
+            "list_meters",
+            "iter_history",
+            "file_id",
+            "list_devices",
+            "pending_deletions",
+        ],
+    )
     @pytest.mark.parametrize("error", [MemoryError(), StorageError("p.db", "x", "SQLITE_IOERR")])
     def test_each_part_of_a_look_that_fails_is_made_up_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception
