@@ -19,6 +19,7 @@ import { type Grouping, groupingOf, queryWith } from "./fleet/groups";
 import * as format from "./format";
 import { type Fleet, useFleet } from "./live/fleet";
 import { MeContext, useLoadedMe } from "./live/me";
+import { type Sparklines, useSparklinesStore } from "./live/sparklines";
 import { FLEET_HREF, parseRoute, useRoute } from "./route";
 import { Mark, SignIn } from "./SignIn";
 import { forget, keep, keptSession, type Session, watchForgotten } from "./session";
@@ -208,6 +209,7 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
   }));
   useGroupingInAddress(choice.grouping);
   const place = useRef(AT_THE_TOP);
+  const sparklines = useSparklinesStore();
   const refused = isRefused(fleet.error) || (status.state === "stopped" && isRefused(status.error));
   useEffect(() => {
     if (refused) onSignOut("The service no longer knows this token. Sign in with another one.");
@@ -231,7 +233,7 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
         </div>
       )}
       <MeContext value={me}>
-        <Content fleet={fleet} choice={choice} onChoice={setChoice} place={place} />
+        <Content fleet={fleet} choice={choice} onChoice={setChoice} place={place} sparklines={sparklines} />
       </MeContext>
     </div>
   );
@@ -242,9 +244,10 @@ interface ContentProps {
   readonly choice: FleetChoice;
   readonly onChoice: Dispatch<SetStateAction<FleetChoice>>;
   readonly place: RefObject<Place>;
+  readonly sparklines: Sparklines;
 }
 
-function Content({ fleet, choice, onChoice, place }: ContentProps) {
+function Content({ fleet, choice, onChoice, place, sparklines }: ContentProps) {
   const route = useRoute();
   if (fleet.data && route.view === "device")
     return <DeviceView fleet={fleet.data} deviceId={route.deviceId} onChanged={fleet.refetch} />;
@@ -255,6 +258,7 @@ function Content({ fleet, choice, onChoice, place }: ContentProps) {
         choice={choice}
         onChoice={onChoice}
         place={place}
+        sparklines={sparklines}
         onChanged={fleet.refetch}
       />
     );

@@ -16,7 +16,9 @@ import {
   useRef,
   useState,
 } from "react";
+import { type Spark, type Sparklines, useSparklines } from "../live/sparklines";
 import { deviceHref } from "../route";
+import { errorText } from "../ui/states";
 import { COLUMNS } from "./columns";
 import { type Entry, entryKey } from "./entries";
 import { GroupRow } from "./GroupRow";
@@ -40,11 +42,13 @@ interface FleetTableProps {
   readonly now: number;
   /** Read when the table comes, written when it goes. */
   readonly place: RefObject<Place>;
+  readonly sparklines: Sparklines;
 }
 
 const PAGE = 10;
 
-export function FleetTable({ entries, onToggle, sort, onSort, now, place }: FleetTableProps) {
+export function FleetTable(props: FleetTableProps) {
+  const { entries, onToggle, sort, onSort, now, place, sparklines } = props;
   const body = useRef<HTMLDivElement>(null);
   const { rowHeight, groupHeight, scrollMargin, headHeight } = useLayout(body);
   const list = useWindowVirtualizer({
@@ -62,6 +66,7 @@ export function FleetTable({ entries, onToggle, sort, onSort, now, place }: Flee
   // biome-ignore lint/correctness/useExhaustiveDependencies: other heights are measured anew
   useLayoutEffect(() => list.measure(), [rowHeight, groupHeight, list]);
   const items = list.getVirtualItems();
+  const { sparks, error } = useSparklines(sparklines, devicesIn(items, entries));
   const [left] = useState(() =>
     entries.findIndex((entry) => entry.kind === "device" && deviceHref(entry.row.id) === place.current.href),
   );
@@ -75,31 +80,47 @@ export function FleetTable({ entries, onToggle, sort, onSort, now, place }: Flee
   );
   const tabStop = items.some((item) => item.index === roving.active) ? roving.active : (items[0]?.index ?? 0);
   return (
-    <div className="fleet-table" role="table" aria-label="Devices" aria-rowcount={entries.length + 1}>
-      <Head sort={sort} onSort={onSort} />
-      <div
-        ref={body}
-        role="rowgroup"
-        className="fleet-body"
-        style={{ height: list.getTotalSize() }}
-        onKeyDown={roving.onKeyDown}
-      >
-        {items.map((item) => {
-          const entry = entries[item.index] as Entry;
-          const at = {
-            index: item.index,
-            top: item.start - scrollMargin,
-            tabStop: item.index === tabStop,
-          };
-          return entry.kind === "group" ? (
-            <GroupRow key={item.key} {...entry} {...at} onToggle={onToggle} />
-          ) : (
-            <Row key={item.key} row={entry.row} {...at} now={now} />
-          );
-        })}
+    <>
+      {error !== null && (
+        <p className="problem" role="status">
+          The lines of the last 24 hours could not be loaded: {errorText(error)}
+        </p>
+      )}
+      <div className="fleet-table" role="table" aria-label="Devices" aria-rowcount={entries.length + 1}>
+        <Head sort={sort} onSort={onSort} />
+        <div
+          ref={body}
+          role="rowgroup"
+          className="fleet-body"
+          style={{ height: list.getTotalSize() }}
+          onKeyDown={roving.onKeyDown}
+        >
+          {items.map((item) => {
+            const entry = entries[item.index] as Entry;
+            const at = {
+              index: item.index,
+              top: item.start - scrollMargin,
+              tabStop: item.index === tabStop,
+            };
+            return entry.kind === "group" ? (
+              <GroupRow key={item.key} {...entry} {...at} onToggle={onToggle} />
+            ) : (
+              <Row key={item.key} row={entry.row} {...at} now={now} spark={sparks.get(entry.row.id)} />
+            );
+          })}
+        </div>
       </div>
-    </div>
+    </>
   );
+}
+
+/** The devices of the rows that exist, in the order of their ids: a list that stays as it is while rows change places. */
+function devicesIn(items: readonly { index: number }[], entries: readonly Entry[]): string[] {
+  const ids = items.flatMap(({ index }) => {
+    const entry = entries[index];
+    return entry?.kind === "device" ? [entry.row.id] : [];
+  });
+  return ids.sort();
 }
 
 /**
@@ -224,9 +245,10 @@ interface RowProps {
   readonly top: number;
   readonly tabStop: boolean;
   readonly now: number;
+  readonly spark: Spark | undefined;
 }
 
-const Row = memo(function Row({ row, index, top, tabStop, now }: RowProps) {
+const Row = memo(function Row({ row, index, top, tabStop, now, spark }: RowProps) {
   return (
     <div
       role="row"
@@ -244,7 +266,7 @@ const Row = memo(function Row({ row, index, top, tabStop, now }: RowProps) {
       {COLUMNS.map((column) => (
         <div key={column.key} role="cell" className={`cell-${column.key}${column.numeric ? " numeric" : ""}`}>
           <span className="cell-label">{column.title}</span>
-          {column.cell(row, now)}
+          {column.cell(row, now, spark)}
         </div>
       ))}
     </div>

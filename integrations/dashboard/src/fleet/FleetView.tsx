@@ -15,6 +15,7 @@ import { useNow } from "../clock";
 import * as format from "../format";
 import type { FleetData } from "../live/fleet";
 import { useDatabase, useMay } from "../live/me";
+import type { Sparklines } from "../live/sparklines";
 import { Empty } from "../ui/states";
 import { COLUMNS } from "./columns";
 import { entriesOf } from "./entries";
@@ -48,11 +49,12 @@ interface FleetViewProps {
   readonly choice: FleetChoice;
   readonly onChoice: Dispatch<SetStateAction<FleetChoice>>;
   readonly place: RefObject<Place>;
+  readonly sparklines: Sparklines;
   /** Called after a device was registered here. */
   readonly onChanged: () => void;
 }
 
-export function FleetView({ fleet, choice, onChoice, place, onChanged }: FleetViewProps) {
+export function FleetView({ fleet, choice, onChoice, place, sparklines, onChanged }: FleetViewProps) {
   const now = useNow();
   const database = useDatabase();
   const devices = useMemo(() => byName(fleet.devices), [fleet.devices]);
@@ -125,6 +127,7 @@ export function FleetView({ fleet, choice, onChoice, place, onChanged }: FleetVi
           onSort={(chosen) => onChoice({ ...choice, sort: chosen })}
           now={now}
           place={place}
+          sparklines={sparklines}
         />
       )}
     </main>

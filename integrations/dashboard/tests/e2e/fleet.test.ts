@@ -2,7 +2,7 @@
 
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, launch, open, Service, signedIn, Writer, writing } from "./harness";
+import { eventually, launch, open, refuse, Service, signedIn, Writer, writing } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -251,6 +251,44 @@ test("with the keyboard: the arrows reach the heads of groups, and Enter closes 
   await page.keyboard.press("End");
   await eventually(async () => (await focused()) === "Node 2000", "the last device");
   expect(await page.locator(".fleet-item").count()).toBeLessThan(60);
+});
+
+test("the rows in sight have a line of their last 24 hours; no more are asked for, and none twice", async () => {
+  const service = await Service.start(["crowd", "--devices", "2000"], "--no-auth");
+  const writer = new Writer(service.db);
+  for (const { id } of await writer.call<{ id: string }[]>("list_meters", "node-0001")) {
+    const readings = Array.from({ length: 20 }, (_, place) => {
+      const at = Date.now() - (place + 1) * 1_800_000;
+      return [id, 24, 1 + (place % 4), null, new Date(at).toISOString()];
+    });
+    await writer.call("log_many", readings);
+  }
+  const { page, faults } = await open(browser, "about:blank");
+  const asked: string[] = [];
+  page.on("request", (request) => {
+    const url = new URL(request.url());
+    if (url.pathname !== "/v1/sparklines") return;
+    const ids = url.searchParams.getAll("device");
+    expect(ids.length).toBeLessThanOrEqual(100);
+    asked.push(...ids);
+  });
+  await page.goto(service.url);
+  await page.getByRole("button", { name: "Device", exact: true }).click();
+  const row = page.locator(".fleet-item", { has: page.getByRole("link", { name: "Node 0001" }) });
+  await row.getByRole("img", { name: /^by hour .* W to .* W$/ }).waitFor();
+  await page.evaluate(() => scrollTo(0, document.body.scrollHeight));
+  await eventually(() => asked.includes("node-2000"), "the last row is asked for");
+  await page.evaluate(() => scrollTo(0, 0));
+  await row.getByRole("link").click();
+  await page.getByRole("heading", { name: "Node 0001" }).waitFor();
+  await page.goBack();
+  await row.getByRole("img", { name: /^by hour/ }).waitFor();
+  expect(new Set(asked).size).toBe(asked.length);
+  expect(asked.length).toBeLessThan(200);
+  await refuse(page, "**/v1/sparklines**", "no room");
+  await page.evaluate(() => scrollTo(0, 40_000));
+  await page.getByText("The lines of the last 24 hours could not be loaded: no room").waitFor();
+  expect(faults).toEqual([]);
 });
 
 test("a file without devices says how to make one", async () => {
