@@ -20,7 +20,7 @@ export type {
   StreamStatus,
   StreamStopped,
 } from "./status";
-export type { StreamHandle, StreamOptions } from "./stream";
+export type { Deletion, StreamHandle, StreamOptions } from "./stream";
 export type {
   AlertLevel,
   Code,

@@ -23,7 +23,7 @@ export function NowCards({ meters, budget, summary, now }: NowCardsProps) {
         <h2>{summary.stale ? "Power when last seen" : "Power now"}</h2>
         <Flow summary={summary} meters={meters} />
       </div>
-      <TodayCard meters={meters} budget={budget} now={now} />
+      <TodayCard deviceId={summary.id} meters={meters} budget={budget} now={now} />
     </section>
   );
 }
