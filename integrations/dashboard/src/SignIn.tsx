@@ -4,6 +4,7 @@ import { PowerClient, PowerError } from "@blackroad/power-client";
 import { type FormEvent, useEffect, useId, useState } from "react";
 import { keep, type Session } from "./session";
 import { errorText } from "./ui/states";
+import { pageTitle } from "./ui/title";
 
 interface SignInProps {
   /** Why the page asks, where it had a session before. */
@@ -29,7 +30,7 @@ export function SignIn({ reason, command, onSignedIn }: SignInProps) {
   const [busy, setBusy] = useState(false);
   const id = useId();
   useEffect(() => {
-    document.title = "Sign in · Power";
+    document.title = pageTitle("Sign in");
   }, []);
 
   async function signIn(event: FormEvent<HTMLFormElement>): Promise<void> {

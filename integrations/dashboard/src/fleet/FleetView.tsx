@@ -17,6 +17,7 @@ import type { FleetData } from "../live/fleet";
 import { useDatabase, useMay } from "../live/me";
 import type { Sparklines } from "../live/sparklines";
 import { Empty } from "../ui/states";
+import { pageTitle } from "../ui/title";
 import { COLUMNS } from "./columns";
 import { entriesOf } from "./entries";
 import { FleetTable, type Place } from "./FleetTable";
@@ -72,7 +73,7 @@ export function FleetView({ fleet, choice, onChoice, place, sparklines, onChange
   );
   const alerts = useMemo(() => rows.filter(hasAlert).length, [rows]);
   useEffect(() => {
-    document.title = `${alerts > 0 ? `(${alerts}) ` : ""}Fleet · Power`; // seen while another tab is
+    document.title = pageTitle("Fleet", alerts);
   }, [alerts]);
 
   if (rows.length === 0) {

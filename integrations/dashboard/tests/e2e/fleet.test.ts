@@ -118,6 +118,9 @@ test("a flat battery is the first row, whatever sixty cameras of two watts do", 
     "2",
   );
   expect(await page.getByText("Power below").count()).toBe(0);
+  expect(await page.title()).toBe("(2) Fleet · Power");
+  await page.getByRole("link", { name: "wood" }).click();
+  await eventually(async () => (await page.title()) === "(1) wood · Power", "the tab says so as well");
 });
 
 test("search and order are still there after a visit to a device", async () => {
