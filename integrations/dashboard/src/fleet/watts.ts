@@ -74,26 +74,25 @@ function meanCharge(meters: readonly PowerMeter[]): number | null {
   return known.length > 0 ? known.reduce((sum, charge) => sum + charge, 0) / known.length : null;
 }
 
-/** What batteries of known capacity hold, and what they can still take. */
+/** What batteries of known capacity and charge hold, and what they can still take. */
 export interface Stored {
   readonly batteries: readonly PowerMeter[];
   readonly left_wh: number;
   readonly missing_wh: number;
 }
 
-/** Null without a battery of known capacity, or where the charge of one is not known. */
+/** Null without such a battery; one of unknown capacity or charge does not count, as in the library's runtime. */
 export function storedIn(meters: readonly PowerMeter[]): Stored | null {
-  const batteries = meters.filter(
-    (meter) => meter.active && meter.type === "battery" && meter.capacity_wh > 0,
-  );
-  if (batteries.length === 0) return null;
+  const batteries: PowerMeter[] = [];
   let [left_wh, missing_wh] = [0, 0];
-  for (const { capacity_wh, charge_pct } of batteries) {
-    if (charge_pct === null) return null;
+  for (const meter of meters) {
+    const { active, type, capacity_wh, charge_pct } = meter;
+    if (!active || type !== "battery" || capacity_wh <= 0 || charge_pct === null) continue;
+    batteries.push(meter);
     left_wh += (capacity_wh * charge_pct) / 100;
     missing_wh += (capacity_wh * (100 - charge_pct)) / 100;
   }
-  return { batteries, left_wh, missing_wh };
+  return batteries.length > 0 ? { batteries, left_wh, missing_wh } : null;
 }
 
 /** Null where what is stored is not known, while it does not drain, or where the watts of a battery are not known. */

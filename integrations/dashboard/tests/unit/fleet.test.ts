@@ -205,10 +205,9 @@ describe("a charge that is not known", () => {
     });
   });
 
-  test("is left out of the mean, but not of what the batteries hold", () => {
-    expect(wattsOf([pack, meter({ charge_pct: 80 })])).toMatchObject({ charge: 80, runtime: null });
-    const unsized = meter({ ...unknown, capacity_wh: 0 });
-    expect(wattsOf([unsized, meter({ charge_pct: 60 })])).toMatchObject({ charge: 60, runtime: 5 });
+  test("is left out of the mean and of the runtime, as in the library, while another battery's is known", () => {
+    const known = meter({ charge_pct: 60 });
+    expect(wattsOf([pack, known])).toMatchObject({ charge: 60, runtime: 5, battery: 24 });
   });
 
   test("is not full, whatever the library calls it, and charging where something flows in", () => {
