@@ -48,10 +48,11 @@ const FULL_PCT = 95; // from there on the library's state of a battery is "charg
 /** A meter's state: low and critical by its charge, charging by what flows. */
 export function stateOf(meter: PowerMeter): MeterState {
   const { type, state, wattage } = meter;
-  if (type === "main" || !["normal", "charging"].includes(state)) return state;
-  if (type === "solar") return wattage !== null && wattage > 0 ? "producing" : "normal";
-  if (wattage !== null && wattage < 0) return "charging";
-  if (meter.charge_pct === null) return state;
+  if (type === "main" || state === "low" || state === "critical") return state;
+  if (type === "solar" && state !== "unknown")
+    return wattage !== null && wattage > 0 ? "producing" : "normal";
+  if (type !== "solar" && wattage !== null && wattage < 0) return "charging"; // whether the charge is known or not
+  if (state === "unknown" || meter.charge_pct === null) return state;
   return meter.charge_pct >= FULL_PCT ? "full" : "normal";
 }
 

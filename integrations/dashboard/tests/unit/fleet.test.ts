@@ -213,7 +213,9 @@ describe("a charge that is not known", () => {
   test("is not full, whatever the library calls it, and charging where something flows in", () => {
     expect(stateOf(meter({ ...unknown, wattage: 0 }))).toBe("normal");
     expect(stateOf(meter({ ...unknown, wattage: -5 }))).toBe("charging");
-    expect(stateOf(meter({ ...unknown, state: "unknown", wattage: -5 }))).toBe("unknown");
+    expect(stateOf(meter({ ...unknown, state: "unknown", wattage: -5 }))).toBe("charging");
+    expect(stateOf(meter({ ...unknown, state: "unknown", wattage: 5 }))).toBe("unknown");
+    expect(stateOf(meter({ ...unknown, type: "solar", state: "unknown", wattage: -5 }))).toBe("unknown");
   });
 
   test("is said in an alert that still stands", () => {
