@@ -3,6 +3,7 @@
 show   a dozen devices in every state, the first with a month of history
 crowd  many devices with three meters each
 day    one device with four meters and a reading of each in every minute of the last day
+sites  three places with eight devices each, and a day of history
 live   goes on writing live readings until its standard input ends
 obey   makes the calls of the library that come as lines of JSON, and prints their results
 """
@@ -158,6 +159,20 @@ def day(pm: PowerManager, _: argparse.Namespace) -> None:
     pm.log_many(readings)
 
 
+def sites(pm: PowerManager, _: argparse.Namespace) -> None:
+    """Three places with eight devices each, whose ids begin with the place, and a day of history."""
+    chance, now = random.Random(6), time.time()
+    for place in ("harbour", "north", "quarry"):
+        for number in range(1, 9):
+            name = f"{place.title()} gate {number}"
+            meters = add_site(pm, f"{place}/gate-{number}", name, 300.0)
+            end = now - DAY / 24 if (place, number) == ("north", 5) else now
+            charge = chance.uniform(40.0, 90.0)
+            pm.log_many(site_readings(meters, end - 1.2 * DAY, end, charge, chance))
+            if (place, number) == ("quarry", 3):
+                pm.log_power(meters[1].id, 11.6, 0.9, 14.0)
+
+
 def live(pm: PowerManager, options: argparse.Namespace) -> None:
     """Write live readings of some devices, by turns, until standard input ends."""
     chance = random.Random(6)
@@ -194,7 +209,7 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{value!r} has no JSON form here")
 
 
-PARTS = {"show": show, "crowd": crowd, "day": day, "live": live, "obey": obey}
+PARTS = {"show": show, "crowd": crowd, "day": day, "sites": sites, "live": live, "obey": obey}
 
 
 def main() -> None:

@@ -145,6 +145,26 @@ export class Service {
   }
 }
 
+/** The service's own demonstration, until the test ends; its address. */
+export async function demo(): Promise<string> {
+  const args = ["-m", "power_service", "--demo", "--quiet", "--dashboard", join(DASHBOARD, "dist")];
+  const child = spawn(PYTHON, [...args, "--port", String(await freePort())], { env: ENVIRONMENT });
+  onTestFinished(async () => {
+    child.kill("SIGTERM"); // it takes its directory with it
+    await ended(child);
+  });
+  let printed = "";
+  child.stdout.on("data", (text) => {
+    printed += text;
+  });
+  const address = await eventually(
+    () => /http:\/\/127\.0\.0\.1:\d+\//.exec(printed),
+    "the demonstration",
+    60_000,
+  );
+  return address[0];
+}
+
 /** Another process that holds the same file open, and makes the library's calls that it is told to. */
 export class Writer {
   readonly #process: ChildProcess;
