@@ -1,7 +1,6 @@
 """REST and WebSocket over power_manager: `power-service --db power_manager.db`.
 
-settings   what the service is told, and the binds it refuses
-options    each setting as an option and as a variable of the environment
+settings   what the service is told, each once: option, variable, default, limits; and the binds it refuses
 storage    the library behind one function, `Storage.call`: the only way of a blocking call off the event loop
 problems   errors as RFC 9457 problem JSON with a stable code; the one place where library errors are mapped
 tokens     bearer tokens: their file, grants, one-use tickets

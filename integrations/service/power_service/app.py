@@ -85,9 +85,9 @@ def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
     add_fleet(app, os.environ)
     add_dashboard(app, settings.dashboard)
     inner: ASGIApp = app
-    if settings.allowed_origins:
+    if settings.allow_origin:
         inner = CORSMiddleware(
-            app, settings.allowed_origins, allow_methods=METHODS,
+            app, settings.allow_origin, allow_methods=METHODS,
             allow_headers=["Authorization", "Content-Type"], expose_headers=["Retry-After", "Fresh-As-Of"], max_age=600,
         )  # fmt: skip
     return Guard(Compress(inner), settings, app.state.metrics), app
