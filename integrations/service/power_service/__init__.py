@@ -15,7 +15,9 @@ hours      statistics of a window, and what devices used by hour
 backup     a consistent copy of the database, as an answer and as a command
 routes     the routes under /v1, /healthz, /readyz, /metrics
 watcher    what any process writes to the file, as changes and frames
-stream     one poller, bounded queues, the WebSocket
+clients    one connection to the stream, and its bounded queue
+hub        the one poller, and the clients that it hands frames to
+stream     the WebSocket
 metrics    Prometheus
 openapi    the contract; `python -m power_service.openapi` writes it
 pages      pages that the service makes itself
