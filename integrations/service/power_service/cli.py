@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from power_manager import (
+    Column,
     CommandParser,
     PowerManager,
     PowerManagerError,
+    Screen,
+    make_table,
     print_error,
     printable,
     program_name,
@@ -35,7 +38,7 @@ from power_service.settings import (
     read_settings,
     unknown_variables,
 )
-from power_service.tokens import Scope, TokenFile
+from power_service.tokens import Grant, Scope, TokenFile
 
 _DESCRIPTORS_OF_THE_SERVICE = 200  # the database's, beside those of connections
 _log = logging.getLogger("power_service")
@@ -129,11 +132,23 @@ def _new_token(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _list_tokens(_: argparse.Namespace, settings: Settings) -> int:
-    for grant in TokenFile(settings.token_file).grants:
-        bound = "all devices" if grant.devices is None else ", ".join(grant.devices)
-        scopes = "+".join(grant.scopes)
-        print(f"{grant.id}  {grant.created_at}  {scopes:<10}  {grant.name}  ({bound})")
+    grants = TokenFile(settings.token_file).grants
+    if not grants:
+        print_error(f"there is no token yet; make one: {how_to_make_one(settings)}")
+        return 0
+    columns = [
+        Column("id", lambda grant: grant.id),
+        Column("created", lambda grant: grant.created_at),
+        Column("scopes", lambda grant: "+".join(grant.scopes)),
+        Column("name", lambda grant: grant.name, shrinks=True),
+        Column("devices", _shown_devices, shrinks=True),
+    ]
+    print(make_table(columns, grants, Screen.of(sys.stdout)))
     return 0
+
+
+def _shown_devices(grant: Grant) -> str:
+    return "all" if grant.devices is None else ", ".join(grant.devices)
 
 
 def _revoke_token(options: argparse.Namespace, settings: Settings) -> int:

@@ -394,11 +394,18 @@ class TestTokens:
         assert (grant.name, grant.scopes, grant.devices) == ("probe", ("read", "write"), ("a",))
         assert cli.main(["token", "list", *db]) == 0
         listed = capsys.readouterr().out
-        assert grant.id in listed
+        head, line = listed.splitlines()
+        assert head.split() == ["id", "created", "scopes", "name", "devices"]
+        assert line.split() == [grant.id, grant.created_at, "read+write", "probe", "a"]
         assert token not in listed
         assert cli.main(["token", "revoke", grant.id, *db]) == 0
         assert cli.main(["token", "revoke", grant.id, *db]) == 1
         assert TokenFile(tmp_path / "power.db.tokens.json").find(token) is None
+        capsys.readouterr()
+        assert cli.main(["token", "list", *db]) == 0
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("there is no token yet; make one: power-service token new")
 
     def test_tokens_made_at_the_same_time_are_all_kept(self, tmp_path: Path) -> None:
         """Each change of the file is one whole change."""

@@ -54,7 +54,7 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
     (tmp_path / "integrations").symlink_to(SERVICE.parent)
     environment = {**ENVIRONMENT, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
     (tmp_path / "script").write_text(script(free_port()))
-    command = ["timeout", "60", "bash", "script"]
+    command = ["timeout", "300", "bash", "script"]
     run = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
