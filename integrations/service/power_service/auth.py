@@ -104,12 +104,13 @@ class Gate:
             raise Problem(Code.UNAUTHORIZED, detail, dict(_CHALLENGE))
         scopes = [Scope(scope) for scope in wanted.scopes]
         try:
-            return await self.storage.call(Lane.WRITE, self.tokens.new, wanted.name, scopes)
-        except (Refused, OSError) as error:
+            return await self.storage.call(Lane.READ, self.tokens.new, wanted.name, scopes)
+        except (Refused, OSError, Problem) as error:
+            self._sign_in_tickets.give_back(ticket, wanted)
+            if isinstance(error, Problem):
+                raise
             _log.error("the token of a link cannot be kept: %s", error)
-            detail = (
-                "the service cannot write its file of tokens, as its log says; this link is used up"
-            )
+            detail = "the service cannot write its file of tokens, as its log says; the link is good still"
             raise retry_later(Code.STORAGE_UNAVAILABLE, detail, 5) from error
 
     @staticmethod

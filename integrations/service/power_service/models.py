@@ -24,6 +24,7 @@ from power_manager import (
 )
 from power_service.tokens import Grant, Scope
 
+MAX_ID = 200  # characters of an id or a ticket
 MAX_BATCH = 10_000  # readings in one request
 # Text with something to see in it, and without NUL; spelled out, for \s is not the same in every language.
 _BLANK = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -433,7 +434,7 @@ class Shape:
 
 
 _TEXT = {"type": "string", "minLength": 1, "pattern": TEXT_PATTERN}
-_ID = {**_TEXT, "maxLength": 200}
+_ID = {**_TEXT, "maxLength": MAX_ID}
 _NULLABLE_TEXT = {**_TEXT, "type": ["string", "null"], "default": None}
 _AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e12}
 _NULLABLE_NUMBER = {"type": ["number", "null"], "default": None}

@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, help="such as integrations/service/openapi.json")
     options = parser.parse_args(argv)
-    present = text(build(bare_app(Settings(db=Path("power_manager.db"), auth=False))))
+    present = text(build(bare_app(Settings(db=Path("power_manager.db"), no_auth=True))))
     if options.check:
         if options.file.read_text(encoding="utf-8") == present:
             return 0

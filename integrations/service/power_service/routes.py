@@ -628,7 +628,7 @@ async def sign_in(request: Request) -> Response:
     """Make a token for the ticket of a one-time link, as `power-service --open` prints it. The ticket is used up."""
     gate: Gate = request.app.state.gate
     ticket = (await read_object(request, models.SIGN_IN))["ticket"]
-    if not isinstance(ticket, str):
+    if not isinstance(ticket, str) or not 0 < len(ticket) <= models.MAX_ID:
         raise Problem(Code.INVALID_VALUE, "ticket: expected the text of a link")
     token, grant = await gate.sign_in(ticket, _client(request))
     return _json(models.SIGNED_IN, models.SignedIn(token, grant.name, models.scopes_of(grant)))

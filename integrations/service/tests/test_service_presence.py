@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from power_service import watcher as watcher_module
-from power_service.stream import Client, Hub
+from power_service.clients import Client
+from power_service.hub import Hub
 from power_service.tokens import EVERYBODY
 from power_service.watcher import Watcher
 from service_harness import Service

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from conftest import Start
 from power_service.auth import SIGN_IN_SECONDS, Gate
-from power_service.problems import Problem
+from power_service.problems import Code, Problem
 from power_service.settings import Settings, how_to_make_one
 from power_service.storage import Storage
 from power_service.tokens import Tickets, TokenFile
@@ -135,16 +135,44 @@ class TestTickets:
     def test_tokens_that_cannot_be_kept_are_not_given(
         self, gate: Gate, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The client is told, and the log says why."""
+        """The client is told, and the log says why; the ticket does when they can be kept again."""
         gate.tokens.path.write_text("{}")
         gate.tokens.path.chmod(0o600)
-        problem = refused(gate, gate.sign_in_ticket())
+        ticket = gate.sign_in_ticket()
+        problem = refused(gate, ticket)
         assert problem.status == 503
-        assert "used up" in problem.detail
+        assert "good still" in problem.detail
         assert "not a file of tokens" in caplog.text
         assert gate.tokens.path.read_text() == "{}"
+        gate.tokens.path.unlink()
+        asyncio.run(gate.sign_in(ticket, "127.0.0.1"))
 
-    @pytest.mark.parametrize("body", [{}, {"ticket": 1}, {"ticket": None}, {"x": ""}, [], "x"])
+    def test_a_service_that_is_busy_uses_no_ticket_up(self, gate: Gate) -> None:
+        """What could not begin can be tried again."""
+        ticket = gate.sign_in_ticket()
+        gate.storage._max_waiting = 0
+        assert refused(gate, ticket).code is Code.OVERLOADED
+        gate.storage._max_waiting = 1
+        asyncio.run(gate.sign_in(ticket, "127.0.0.1"))
+
+    def test_a_ticket_that_is_no_text_of_any_encoding_is_unknown(self, gate: Gate) -> None:
+        """JSON can have half of a character; it is an error of the client's."""
+        assert refused(gate, "\ud800").status == 401
+        assert refused(gate, "\udc80").status == 401
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {},
+            {"ticket": 1},
+            {"ticket": None},
+            {"ticket": ""},
+            {"ticket": "x" * 201},
+            {"x": ""},
+            [],
+            "x",
+        ],
+    )
     def test_what_is_no_ticket_is_refused(self, service: Service, body: Any) -> None:
         """Strictly, as any body."""
         with service.client() as nobody:

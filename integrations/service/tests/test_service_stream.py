@@ -599,15 +599,15 @@ def look(watcher: Watcher) -> Changes:
 
 FAILS_TO_HAND_OUT_ONCE = """
 import sys
-from power_service import cli, stream
-offer = stream.Client.offer
+from power_service import cli, clients
+offer = clients.Client.offer
 failed = []
 def offer_or_fail(client, frame):
     if frame.sequence == 2 and not failed:
         failed.append(True)
         raise MemoryError
     offer(client, frame)
-stream.Client.offer = offer_or_fail
+clients.Client.offer = offer_or_fail
 sys.exit(cli.main())
 """
 
