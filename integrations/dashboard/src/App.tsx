@@ -82,7 +82,9 @@ export function App() {
   useEffect(() => {
     if (ticket === null) return;
     location.replace(FLEET_HREF); // it is used up by what follows, and nobody shall share or bookmark it
-    setEntry({ state: "linked", ticket });
+    setEntry((before) =>
+      before.state === "linked" && before.ticket === ticket ? before : { state: "linked", ticket },
+    );
   }, [ticket]);
 
   const exchanged = useRef<Entry>(null); // twice would be once too often

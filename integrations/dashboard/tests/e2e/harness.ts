@@ -122,7 +122,7 @@ export class Service {
 
   /** The link that signs in once, of a service that was started with --open. */
   link(): Promise<string> {
-    return eventually(() => /http\S+#\/sign-in\/\S+/.exec(this.#printed)?.[0], "a link");
+    return eventually(() => /(http\S+#\/sign-in\/\S+)\n/.exec(this.#printed)?.[1], "a link");
   }
 
   /** A new token with these scopes, for one device or for all. */

@@ -110,7 +110,12 @@ test("nothing that is asked for while the page loads is refused, signed in or no
 test("a link signs in once, is gone from the address, and can be remembered", async () => {
   const service = await Service.start(["show"], "--open");
   const link = await service.link();
-  const { page, faults } = await open(browser, link);
+  const { page, faults } = await open(browser, "about:blank");
+  let exchanges = 0;
+  page.on("request", (request) => {
+    if (request.method() === "POST" && request.url().endsWith("/v1/sign-in")) exchanges++;
+  });
+  await page.goto(link);
   await page.getByText("You are signed in by a link, until this tab is closed.").waitFor();
   await fleet(page).waitFor();
   expect(new URL(page.url()).hash).toBe("#/");
@@ -119,6 +124,7 @@ test("a link signs in once, is gone from the address, and can be remembered", as
   await page.getByRole("button", { name: "Remember this device" }).click();
   expect(await kept(page)).toEqual([1, 0, ""]);
   expect(await page.getByText("You are signed in by a link").count()).toBe(0);
+  expect(exchanges).toBe(1);
   expect(faults).toEqual([]);
 
   const stranger = await open(browser, link);
