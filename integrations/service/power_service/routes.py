@@ -256,8 +256,7 @@ Moment = Annotated[str | None, _MOMENT]
 WantedMoment = Annotated[str, _MOMENT]  # where a window that was forgotten would do harm
 
 
-_LAST_US = 7_289_654_399_999_999  # the last moment that a reading can have: the end of 2200
-# A little more than there are times: what is beyond _LAST_US is the end, too.
+# A little more than there are times: what is beyond the last one is the end, too.
 _CURSOR = "^(0[0-9a-f]|1[0-9])[0-9a-f]{12}$"
 _THIN = "thin the whole window out for a chart, in place of pages"
 
@@ -293,7 +292,7 @@ async def list_readings(
     await check_meter(storage, grant, meter_id)
     since = _moment(window.since)
     if window.cursor:
-        since = from_microseconds(min(int(window.cursor, 16), _LAST_US))
+        since = from_microseconds(min(int(window.cursor, 16), models.LAST_US))
     arguments = (storage.pm, meter_id, since, _moment(window.until))
     if window.max_points is not None:
         return Response(
