@@ -25,6 +25,7 @@ from power_manager import (
 from power_service.tokens import Grant, Scope
 
 MAX_ID = 200  # characters of an id or a ticket
+LAST_US = 7_289_654_399_999_999  # the last moment that a reading can have: the end of 2200
 MAX_BATCH = 10_000  # readings in one request
 # Text with something to see in it, and without NUL; spelled out, for \s is not the same in every language.
 _BLANK = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"

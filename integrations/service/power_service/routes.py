@@ -256,6 +256,7 @@ Moment = Annotated[str | None, _MOMENT]
 WantedMoment = Annotated[str, _MOMENT]  # where a window that was forgotten would do harm
 
 
+# A little more than there are times: what is beyond the last one is the end, too.
 _CURSOR = "^(0[0-9a-f]|1[0-9])[0-9a-f]{12}$"
 _THIN = "thin the whole window out for a chart, in place of pages"
 
@@ -291,7 +292,7 @@ async def list_readings(
     await check_meter(storage, grant, meter_id)
     since = _moment(window.since)
     if window.cursor:
-        since = from_microseconds(int(window.cursor, 16))
+        since = from_microseconds(min(int(window.cursor, 16), models.LAST_US))
     arguments = (storage.pm, meter_id, since, _moment(window.until))
     if window.max_points is not None:
         return Response(

@@ -19,6 +19,7 @@ from power_manager import (
     to_microseconds,
 )
 from power_service.models import (
+    LAST_US,
     MESSAGE,
     DeletedMessage,
     DeviceMessage,
@@ -253,7 +254,8 @@ class Watcher:
         """The meter's latest reading, if it has one."""
         if meter.updated_at is None:
             return
-        end = from_microseconds(to_microseconds(meter.updated_at) + 1)
+        us = to_microseconds(meter.updated_at)
+        end = None if us == LAST_US else from_microseconds(us + 1)  # there is no time after it
         for reading in self._pm.iter_history(meter.id, since=meter.updated_at, until=end):
             text = message_text(ReadingMessage("reading", meter.device_id, reading))
             yield Frame(meter.device_id, text, key=f"reading {meter.id}")

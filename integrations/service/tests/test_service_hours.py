@@ -65,6 +65,13 @@ class TestSparklines:
                 energy[hour] += row.energy_out_wh - row.energy_in_wh
         assert hours_of(pm) == pytest.approx(energy[1:])
 
+    def test_what_is_sold_is_not_used(self, pm: PowerManager) -> None:
+        """More into the grid than a panel gives is a fault of measuring, and no consumption below 0."""
+        main, solar = pm.add_meter("a", "main"), pm.add_meter("a", "solar")
+        fill(pm, main.id, range(24), -50.0)
+        fill(pm, solar.id, range(24), 49.5)
+        assert hours_of(pm) == [0.0] * 24
+
     def test_a_ups_counts_where_there_is_no_main_meter(self, pm: PowerManager) -> None:
         """Both would be the same watts twice."""
         ups = pm.add_meter("a", "ups")

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,10 @@ class TestTickets:
         clock.now -= 60
         assert refused(gate, late).status == 401
 
+    def test_no_clock_that_can_be_set_makes_a_ticket_older_or_younger(self) -> None:
+        """A device's clock jumps by years when it learns the time."""
+        assert Tickets()._clock is time.monotonic
+
     def test_a_ticket_is_hashed_in_memory_and_is_no_pass_to_the_stream(self, gate: Gate) -> None:
         """Each kind of ticket does its own."""
         ticket = gate.sign_in_ticket()
@@ -205,10 +210,13 @@ def started(tmp_path: Path, *options: str) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("The page is at "), log.read_text()
-        yield line.removeprefix("The page is at ").strip()
-        eventually(lambda: (tmp_path / "opened").exists() and (tmp_path / "opened").read_text())
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=SOON)
+        try:
+            yield line.removeprefix("The page is at ").strip()
+            eventually(lambda: (tmp_path / "opened").exists() and (tmp_path / "opened").read_text())
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=SOON)
+        finally:
+            process.kill()  # where the test has failed
 
 
 class TestOpen:

@@ -247,6 +247,19 @@ class TestLive:
             state = receive_meter(stream, meter.id)
             assert (state["wattage"], state["power_known"]) == (None, False)
 
+    def test_a_reading_of_the_last_moment_of_all_stops_nothing(
+        self, service: Service, pm: PowerManager, token: str
+    ) -> None:
+        """It comes, as what follows does: there is no time after it to look for."""
+        first, second = pm.add_meter("a", "main"), pm.add_meter("a", "main")
+        with follow(service, token) as stream:
+            receive_meter(stream, second.id)
+            last = "2200-12-31T23:59:59.999999+00:00"
+            pm.log_power(first.id, 5.0, 1.0, timestamp=last)
+            assert receive(stream, "reading")["reading"]["timestamp"] == last
+            pm.log_power(second.id, 6.0, 1.0)
+            assert receive(stream, "reading")["reading"]["voltage"] == 6.0
+
     def test_of_fast_readings_only_the_latest_come(
         self, service: Service, pm: PowerManager, token: str
     ) -> None:
