@@ -28,6 +28,21 @@ export type Deleted = {
 };
 
 /**
+ * Something was deleted, for good.
+ *
+ * `device`: a device; a message for each of its meters comes too. `meter`: a meter with all that is its. `readings`:
+ * those of a meter from `since` on and before `until`; null is no limit.
+ */
+export type DeletedMessage = {
+    type: 'deleted';
+    kind: 'device' | 'meter' | 'readings';
+    device_id: string;
+    meter_id: string | null;
+    since: string | null;
+    until: string | null;
+};
+
+/**
  * One device's entry of the library's power_budget_check.
  */
 export type DeviceBudget = {
@@ -105,6 +120,14 @@ export type DeviceChanges = {
      * %, less than the low threshold; null: 5
      */
     critical_battery_threshold?: number | null;
+};
+
+/**
+ * A device that was registered, or whose values changed.
+ */
+export type DeviceMessage = {
+    type: 'device';
+    device: DeviceRecord;
 };
 
 /**
@@ -681,6 +704,55 @@ export type Series = {
     charge_pct: Array<number | null>;
 };
 
+/**
+ * What a one-time link has.
+ */
+export type SignIn = {
+    /**
+     * what stands behind /#/sign-in/ in the link
+     */
+    ticket: string;
+};
+
+/**
+ * What it takes to get in. `token_command` makes a token, on the service's machine.
+ *
+ * It is null where no token is needed, and for who asks from elsewhere: it names the file that the service uses.
+ */
+export type SignInNeeds = {
+    token_needed: boolean;
+    token_command: string | null;
+};
+
+/**
+ * A new token for who came with a one-time link: it is shown this once. It counts until it is revoked.
+ */
+export type SignedIn = {
+    token: string;
+    name: string;
+    scopes: Array<'read' | 'write' | 'admin'>;
+};
+
+/**
+ * What devices used, as mean watts of each of 24 whole UTC hours, by device id; null: not known.
+ *
+ * Each list has the hours in order of time: the first begins at `start`, each next one `step_seconds` later, and the
+ * hour under way is not among them. A device that is not registered is left out.
+ */
+export type Sparklines = {
+    /**
+     * ISO 8601, UTC
+     */
+    start: string;
+    /**
+     * Seconds
+     */
+    step_seconds: number;
+    devices: {
+        [key: string]: Array<number | null>;
+    };
+};
+
 export type StreamMessage = ({
     type: 'hello';
 } & HelloMessage) | ({
@@ -690,6 +762,10 @@ export type StreamMessage = ({
 } & ReadingMessage) | ({
     type: 'meter';
 } & MeterMessage) | ({
+    type: 'device';
+} & DeviceMessage) | ({
+    type: 'deleted';
+} & DeletedMessage) | ({
     type: 'heartbeat';
 } & HeartbeatMessage);
 
@@ -1095,15 +1171,27 @@ export type GetStatisticsData = {
     };
     query?: {
         /**
-         * Days
-         *
-         * how far back, in days
-         */
-        days?: number;
-        /**
          * Bucket
          */
         bucket?: 'hour' | 'day';
+        /**
+         * Days
+         *
+         * how far back, in days; 7 where nothing is said
+         */
+        days?: number | null;
+        /**
+         * Since
+         *
+         * ISO 8601 with an offset, 1970 to 2200
+         */
+        since?: string | null;
+        /**
+         * Until
+         *
+         * ISO 8601 with an offset, 1970 to 2200
+         */
+        until?: string | null;
     };
     url: '/v1/meters/{meter_id}/statistics';
 };
@@ -1295,6 +1383,61 @@ export type GetReportResponses = {
 };
 
 export type GetReportResponse = GetReportResponses[keyof GetReportResponses];
+
+export type GetSparklinesData = {
+    body?: never;
+    path?: never;
+    query: {
+        /**
+         * Device
+         *
+         * a device's id; may be repeated
+         */
+        device: Array<string>;
+    };
+    url: '/v1/sparklines';
+};
+
+export type GetSparklinesResponses = {
+    /**
+     * Successful Response
+     */
+    200: Sparklines;
+};
+
+export type GetSparklinesResponse = GetSparklinesResponses[keyof GetSparklinesResponses];
+
+export type GetSignInData = {
+    body?: never;
+    path?: never;
+    query?: never;
+    url: '/v1/sign-in';
+};
+
+export type GetSignInResponses = {
+    /**
+     * Successful Response
+     */
+    200: SignInNeeds;
+};
+
+export type GetSignInResponse = GetSignInResponses[keyof GetSignInResponses];
+
+export type SignInData = {
+    body: SignIn;
+    path?: never;
+    query?: never;
+    url: '/v1/sign-in';
+};
+
+export type SignInResponses = {
+    /**
+     * Successful Response
+     */
+    200: SignedIn;
+};
+
+export type SignInResponse = SignInResponses[keyof SignInResponses];
 
 export type GetMeData = {
     body?: never;

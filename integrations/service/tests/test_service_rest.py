@@ -17,7 +17,7 @@ from power_service.compress import Compress
 from prometheus_client.utils import floatToGoString
 from service_harness import Service, eventually
 
-from power_manager import PowerManager
+from power_manager import PowerManager, to_microseconds
 
 _numbers = itertools.count()
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
@@ -445,6 +445,19 @@ class TestReadings:
             found, cursor, pages = found + page["readings"], page["next_cursor"], pages + 1
         assert pages == 3
         assert found == [as_json(r) for r in pm.iter_history(battery["id"], **window)]
+
+    def test_a_cursor_beyond_all_times_is_the_end(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """The contract allows it, so it is no error; the very last moment is still a place."""
+        last = "2200-12-31T23:59:59.999999+00:00"
+        pm.log_power(battery["id"], 3.7, 0.5, timestamp=last)
+        url = f"/v1/meters/{battery['id']}/readings"
+        page = api.get(url, params={"cursor": f"{to_microseconds(last):014x}"}).json()
+        assert [reading["timestamp"] for reading in page["readings"]] == [last]
+        answer = api.get(url, params={"cursor": "19ffffffffffff"})
+        assert answer.status_code == 200
+        assert len(answer.json()["readings"]) <= 1
 
     def test_a_plus_that_was_not_encoded_is_understood(
         self, api: httpx2.Client, battery: dict[str, Any]
