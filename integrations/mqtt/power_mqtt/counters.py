@@ -1,0 +1,382 @@
+"""Counters of energy that only go up, whatever happens to the file, the broker or this program.
+
+The truth is in the file: the energy of a meter since its first reading. What is published is never less than what was
+published before, since Home Assistant would take that for a new meter and count all of it once more:
+
+    published = max(highest published so far, truth + offset)
+
+- Readings are corrected or deleted and the truth falls: the counter waits until the truth has caught up.
+- A backup is restored, or another copy of the file is put in its place, or a device's consumption is made of other
+  meters than before: the truth is another one. The counter goes on from what was published last; the offset is the
+  difference.
+- Nothing is known of what was published last, and the file is not the one that it came from: the counter begins at 0,
+  which Home Assistant takes for what it is, a new meter that has measured nothing yet.
+
+What was published last is known from the message that the broker retains, and, where it has lost it, from tables of
+this package in the file. A device's counters are written there when one begins or is set anew or has to wait, every
+hour, and when the program ends: each time under a revision that is one higher, and before anything is published with
+it. The file also knows under which file_id and revision they were published before. A retained message with another
+one is from a later life that this file knows nothing of: the file is an older copy, although it may have the same
+file_id (a card that was written back). That counts as another file, too.
+
+What nobody can know: that the file and the broker were both set back, by a card that holds them both; or that readings
+were deleted while this program was not running, which was killed less than an hour before, and its broker has
+forgotten. Then the counter falls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from power_manager import NotFound, PowerManager, PowerMeter, counted_meters
+
+from power_mqtt.energy import EnergyReader
+
+OUT_FIELD = "energy_out_wh"  # of each meter
+IN_FIELD = "energy_in_wh"
+USED_FIELD = "consumption_wh"  # of the device
+METERS_FIELD = "meters"
+FILE_FIELD = "file_id"
+REVISION_FIELD = "counter_revision"
+SAVE_EVERY_S = 3600.0  # seconds
+_DECIMALS = 3  # of the published watt-hours
+_NOTED_WAIT = (
+    0.05  # of a counter: a wait for that much is saved. Home Assistant bears a fall of a tenth
+)
+_MOST_WH = 1e12  # a retained value beyond it was never ours
+_MOST_REVISION = 2**53
+_MOST_TEXT = 200  # characters of a file_id
+
+# Versions: 1 is the tables below.
+_TABLES = (
+    # on which lines of history a device's counters were counted, the present one last, and the highest revision of each
+    """CREATE TABLE IF NOT EXISTS mqtt_counter_lines (
+        device_id TEXT NOT NULL, file_id TEXT NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (device_id, file_id)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS mqtt_counters (
+        device_id TEXT NOT NULL, field TEXT NOT NULL,
+        id TEXT NOT NULL,          -- of the meter, or of the device again
+        basis TEXT NOT NULL,       -- the meters that a consumption is made of, JSON; else ''
+        offset_wh REAL NOT NULL,   -- what is added to the truth
+        value_wh REAL NOT NULL,    -- the highest that was published when the row was written
+        PRIMARY KEY (device_id, field, id)
+    ) WITHOUT ROWID""",
+)
+_PRESENT_SQL = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'mqtt_counters'"
+_LINES_SQL = """SELECT file_id, revision FROM mqtt_counter_lines WHERE device_id = ?
+    ORDER BY revision"""
+_ROWS_SQL = "SELECT field, id, basis, offset_wh, value_wh FROM mqtt_counters WHERE device_id = ?"
+_OTHERS_SQL = "WHERE device_id NOT IN (SELECT value FROM json_each(?))"
+
+Key = tuple[str, str]  # the message's field, and the id of the meter or the device
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a device's energy message says, or said: its counters in Wh, and where they were counted."""
+
+    file_id: str
+    revision: int
+    values_wh: dict[Key, float]
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What the file says now: Wh, and the meters that they are made of (see the table)."""
+
+    wh: float
+    basis: str = ""
+
+
+@dataclass
+class _Counter:
+    basis: str
+    offset_wh: float
+    value_wh: float  # the highest that was published, or is going to be
+    saved_wh: float = -1.0  # the same when it was saved last; -1: never
+
+    @classmethod
+    def going_on(cls, truth: _Truth, value_wh: float) -> _Counter:
+        """A counter that goes on from a value by what the truth adds from now on."""
+        return cls(truth.basis, value_wh - truth.wh, value_wh)
+
+    def follow(self, truth_wh: float) -> None:
+        """Go up to the truth, or stay."""
+        self.value_wh = max(self.value_wh, round(truth_wh + self.offset_wh, _DECIMALS))
+
+    def has_to_be_saved(self, truth_wh: float) -> bool:
+        """Whether it is new, or waits for so much that this must not be forgotten."""
+        if self.saved_wh < 0:
+            return True
+        waits_for_wh = self.value_wh - truth_wh - self.offset_wh
+        return waits_for_wh > _NOTED_WAIT * self.value_wh and self.value_wh > self.saved_wh
+
+
+@dataclass
+class _Device:
+    """The counters of one device, and the revision under which they are in the file."""
+
+    counters: dict[Key, _Counter] = field(default_factory=dict)
+    revision: int = 0
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a file has of a device's counters."""
+
+    lines: dict[str, int]  # file_id and revision, the present one last
+    counters: dict[Key, _Counter]
+
+    def is_current(self, file_id: str, known: Published | None) -> bool:
+        """Whether it was saved in this line of history, and nothing was published from a later life."""
+        if not self.lines or list(self.lines)[-1] != file_id:
+            return False
+        return known is None or known.revision <= self.lines.get(known.file_id, -1)
+
+
+def read_message(device_id: str, payload: bytes | str) -> Published | None:
+    """What the retained energy message of a device says; None for what is not a message of this package.
+
+    >>> read_message("edge", '{"file_id": "f", "counter_revision": 3, "consumption_wh": 12.5, "meters": {}}')
+    Published(file_id='f', revision=3, values_wh={('consumption_wh', 'edge'): 12.5})
+    """
+    try:
+        message = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict):
+        return None
+    file_id = message.get(FILE_FIELD)
+    revision = message.get(REVISION_FIELD)
+    if not isinstance(file_id, str) or not 0 < len(file_id) <= _MOST_TEXT:
+        return None
+    if type(revision) is not int or not 0 <= revision <= _MOST_REVISION:
+        return None
+    values: dict[Key, Any] = {(USED_FIELD, device_id): message.get(USED_FIELD)}
+    meters = message.get(METERS_FIELD)
+    if isinstance(meters, dict):
+        for meter_id, of_meter in meters.items():
+            if isinstance(of_meter, dict):
+                values[OUT_FIELD, meter_id] = of_meter.get(OUT_FIELD)
+                values[IN_FIELD, meter_id] = of_meter.get(IN_FIELD)
+    energies = {key: float(value) for key, value in values.items() if _is_energy(value)}
+    return Published(file_id, revision, energies)
+
+
+def _is_energy(value: Any) -> bool:
+    if type(value) not in (int, float):
+        return False
+    return 0 <= value <= _MOST_WH and math.isfinite(value)
+
+
+class Counters:
+    """The counters of the devices of one file, as they are published under one prefix of one broker.
+
+    Call recall() with what the broker has retained before the first message(), and save() at the end. The PowerManager
+    is an argument, since it is another one when the file has been replaced.
+
+    reader: reads the energies; it has the clocks. monotonic: seconds that only go up. is_saving: False leaves the file
+    as it is, for a dry run.
+    """
+
+    def __init__(
+        self,
+        reader: EnergyReader | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        is_saving: bool = True,
+    ) -> None:
+        self._reader = reader or EnergyReader(monotonic=monotonic)
+        self._monotonic = monotonic
+        self._is_saving = is_saving
+        self._published: dict[str, Published] = {}  # by device
+        self._devices: dict[str, _Device] = {}
+        self._pm: PowerManager | None = None
+        self._file_id = ""
+        self._saved_at = monotonic()
+
+    def recall(self, device_id: str, retained: Published) -> None:
+        """Take note of what the broker had retained of a device when this program connected."""
+        self._published.setdefault(device_id, retained)
+        device = self._devices.get(device_id, _Device())
+        for key, value_wh in retained.values_wh.items():
+            if key in device.counters:
+                counter = device.counters[key]
+                counter.value_wh = max(counter.value_wh, value_wh)
+
+    def message(
+        self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]
+    ) -> dict[str, Any]:
+        """The energy message of a device with these meters, all that it has, as it is to be published now.
+
+        What its counters are set by is in the file when this returns. Raises NotFound if a meter is gone, StorageError.
+        """
+        meters = list(meters)
+        while True:
+            self._check_line(pm)
+            if self._follow(pm, device_id, meters):
+                break
+        device = self._devices[device_id]
+        values_wh = {key: counter.value_wh for key, counter in device.counters.items()}
+        self._published[device_id] = Published(self._file_id, device.revision, values_wh)
+        by_meter: dict[str, dict[str, float]] = {}
+        for meter in meters:
+            by_meter[meter.id] = {name: values_wh[name, meter.id] for name in (OUT_FIELD, IN_FIELD)}
+        return {
+            USED_FIELD: values_wh[USED_FIELD, device_id],
+            METERS_FIELD: by_meter,
+            FILE_FIELD: self._file_id,
+            REVISION_FIELD: device.revision,
+        }
+
+    def keep_up(self, pm: PowerManager) -> None:
+        """Read one more device whole if it is time to, and save what an hour has changed. Raises StorageError."""
+        self._reader.take_turn(pm)
+        if self._monotonic() - self._saved_at >= SAVE_EVERY_S:
+            self.save(pm)
+
+    def save(self, pm: PowerManager) -> None:
+        """Write the counters to the file, for a broker that forgets. Raises StorageError."""
+        self._saved_at = self._monotonic()
+        if self._pm is not pm or pm.file_id != self._file_id:
+            return  # they are another file's: message() sets them anew
+        present = {device.id for device in pm.list_devices()}
+        for device_id in self._devices.keys() - present:
+            del self._devices[device_id]
+        if self._is_saving and self._devices:
+            with pm.transaction():
+                for device_id in self._devices:
+                    self._write(pm, device_id)
+                _drop_others(pm, present)
+
+    # --- One device
+
+    def _check_line(self, pm: PowerManager) -> None:
+        """Where the file is another one than before, set the counters of every device anew."""
+        while self._pm is not pm or pm.file_id != self._file_id:
+            device_ids = list(self._devices)
+            self._pm = pm
+            self._file_id = pm.file_id
+            self._reader.forget()
+            self._devices.clear()
+            for device_id in device_ids:  # at once: what is measured from now on counts
+                with contextlib.suppress(NotFound):  # deleted in this moment
+                    self._follow(pm, device_id, pm.list_meters(device_id))
+
+    def _follow(self, pm: PowerManager, device_id: str, meters: list[PowerMeter]) -> bool:
+        """Let a device's counters follow their truths; False if the file was replaced meanwhile."""
+        truths = self._truths(pm, device_id, meters)
+        if pm.file_id != self._file_id:
+            return False
+        device = self._devices.get(device_id)
+        if device is None:
+            device = self._resumed(pm, device_id, truths)
+        for key, truth in truths.items():
+            counter = device.counters.get(key)
+            if counter is None:
+                counter = self._begun(device_id, key, truth)
+            elif counter.basis != truth.basis:
+                counter = _Counter.going_on(truth, counter.value_wh)
+            counter.follow(truth.wh)
+            device.counters[key] = counter
+        device.counters = {key: device.counters[key] for key in truths}
+        self._devices[device_id] = device
+        if any(device.counters[key].has_to_be_saved(truth.wh) for key, truth in truths.items()):
+            self._write(pm, device_id)  # before it is published: the file knows it from here on
+        return True
+
+    def _truths(
+        self, pm: PowerManager, device_id: str, meters: list[PowerMeter]
+    ) -> dict[Key, _Truth]:
+        energy = self._reader.read(pm, device_id, meters)
+        basis = json.dumps([meter.id for meter in counted_meters(meters)])
+        truths = {(USED_FIELD, device_id): _Truth(energy.used_wh, basis)}
+        for meter_id, of_meter in energy.meters.items():
+            truths[OUT_FIELD, meter_id] = _Truth(of_meter.out_wh)
+            truths[IN_FIELD, meter_id] = _Truth(of_meter.in_wh)
+        return truths
+
+    def _resumed(self, pm: PowerManager, device_id: str, truths: dict[Key, _Truth]) -> _Device:
+        """The counters of a device as they go on with this file; those that begin are not among them."""
+        known = self._published.get(device_id)
+        saved = _load(pm, device_id)
+        if saved.is_current(self._file_id, known):
+            for key, counter in saved.counters.items():
+                if known is not None:
+                    counter.value_wh = max(counter.value_wh, known.values_wh.get(key, 0.0))
+            return _Device(saved.counters, saved.lines[self._file_id])
+        if known is None and saved.lines:  # nobody knows what was published from another file
+            begun = {key: _Counter.going_on(truth, 0.0) for key, truth in truths.items()}
+            return _Device(begun)
+        return _Device()
+
+    def _begun(self, device_id: str, key: Key, truth: _Truth) -> _Counter:
+        """A counter that this file has not had so far, or not as it was published last."""
+        known = self._published.get(device_id)
+        if known is not None and key in known.values_wh:
+            return _Counter.going_on(truth, known.values_wh[key])
+        return _Counter(truth.basis, 0.0, 0.0)
+
+    # --- The tables
+
+    def _write(self, pm: PowerManager, device_id: str) -> None:
+        """Save the counters of a device under the next revision."""
+        if not self._is_saving:
+            return
+        device = self._devices[device_id]
+        with pm.connection() as conn:
+            for statement in _TABLES:
+                conn.execute(statement)
+            revision = self._next_revision(conn, device_id)
+            conn.execute("DELETE FROM mqtt_counters WHERE device_id = ?", (device_id,))
+            rows = [
+                (device_id, *key, counter.basis, counter.offset_wh, counter.value_wh)
+                for key, counter in device.counters.items()
+            ]
+            conn.executemany("INSERT INTO mqtt_counters VALUES (?, ?, ?, ?, ?, ?)", rows)
+        device.revision = revision
+        for counter in device.counters.values():
+            counter.saved_wh = counter.value_wh
+
+    def _next_revision(self, conn: sqlite3.Connection, device_id: str) -> int:
+        """Note what was published last as a part of this file's past, and begin a revision after it."""
+        sql = """INSERT INTO mqtt_counter_lines VALUES (?, ?, ?)
+            ON CONFLICT (device_id, file_id) DO UPDATE SET revision = max(revision, excluded.revision)"""
+        known = self._published.get(device_id)
+        if known is not None:
+            conn.execute(sql, (device_id, known.file_id, known.revision))
+        (latest,) = conn.execute(
+            "SELECT max(revision) FROM mqtt_counter_lines WHERE device_id = ?", (device_id,)
+        ).fetchone()
+        revision = (latest or 0) + 1
+        conn.execute(sql, (device_id, self._file_id, revision))
+        return revision
+
+
+def _load(pm: PowerManager, device_id: str) -> _Saved:
+    """What the file has saved of a device's counters."""
+    with pm.connection() as conn:
+        (is_there,) = conn.execute(_PRESENT_SQL).fetchone()
+        if not is_there:
+            return _Saved({}, {})
+        lines = dict(conn.execute(_LINES_SQL, (device_id,)).fetchall())
+        rows = conn.execute(_ROWS_SQL, (device_id,)).fetchall()
+    counters: dict[Key, _Counter] = {}
+    for name, id_, basis, offset_wh, value_wh in rows:
+        counters[name, id_] = _Counter(basis, offset_wh, value_wh, saved_wh=value_wh)
+    return _Saved(lines, counters)
+
+
+def _drop_others(pm: PowerManager, present: set[str]) -> None:
+    """Forget the counters of devices that are gone."""
+    values = (json.dumps(sorted(present)),)
+    with pm.connection() as conn:
+        for table in ("mqtt_counters", "mqtt_counter_lines"):
+            conn.execute(f"DELETE FROM {table} {_OTHERS_SQL}", values)
