@@ -20,8 +20,7 @@ one is from a later life that this file knows nothing of: the file is an older c
 file_id (a card that was written back). That counts as another file, too.
 
 What nobody can know: that the file and the broker were both set back, by a card that holds them both; or that readings
-were deleted while this program was not running, which was killed less than an hour before, and its broker has
-forgotten. Then the counter falls.
+were deleted around the time at which this program was killed, and the broker has forgotten. Then the counter falls.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from power_manager import NotFound, PowerManager, PowerMeter, counted_meters
-
 from power_mqtt.energy import EnergyReader
 
 OUT_FIELD = "energy_out_wh"  # of each meter
@@ -182,20 +180,16 @@ class Counters:
     Call recall() with what the broker has retained before the first message(), and save() at the end. The PowerManager
     is an argument, since it is another one when the file has been replaced.
 
-    reader: reads the energies; it has the clocks. monotonic: seconds that only go up. is_saving: False leaves the file
-    as it is, for a dry run.
+    reader: reads the energies; it has the clocks. monotonic: seconds that only go up.
     """
 
     def __init__(
         self,
         reader: EnergyReader | None = None,
         monotonic: Callable[[], float] = time.monotonic,
-        *,
-        is_saving: bool = True,
     ) -> None:
         self._reader = reader or EnergyReader(monotonic=monotonic)
         self._monotonic = monotonic
-        self._is_saving = is_saving
         self._published: dict[str, Published] = {}  # by device
         self._devices: dict[str, _Device] = {}
         self._pm: PowerManager | None = None
@@ -250,7 +244,7 @@ class Counters:
         present = {device.id for device in pm.list_devices()}
         for device_id in self._devices.keys() - present:
             del self._devices[device_id]
-        if self._is_saving and self._devices:
+        if self._devices:
             with pm.transaction():
                 for device_id in self._devices:
                     self._write(pm, device_id)
@@ -328,8 +322,6 @@ class Counters:
 
     def _write(self, pm: PowerManager, device_id: str) -> None:
         """Save the counters of a device under the next revision."""
-        if not self._is_saving:
-            return
         device = self._devices[device_id]
         with pm.connection() as conn:
             for statement in _TABLES:

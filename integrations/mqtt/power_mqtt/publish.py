@@ -48,6 +48,9 @@ from power_mqtt.connection import (
     broker_of,
     stop_on_signals,
 )
+from power_mqtt.discovery import DEFAULT_PREFIX as DISCOVERY_PREFIX
+from power_mqtt.discovery import Discovery, Site
+from power_mqtt.energies import Energies
 from power_mqtt.errors import MqttError
 from power_mqtt.events import EventFeed
 from power_mqtt.known import KnownTopics, Owner
@@ -63,6 +66,7 @@ QUIET_LOOK_SECONDS = (
     5.0  # between two looks while the file does not change: a device may fall silent
 )
 ACKNOWLEDGE_SECONDS = 60.0  # a broker that takes nothing over for so long is left
+HEAR_SECONDS = 10.0  # after the greeting a broker has said what it held, or never will
 _LOOK_SHARE = (
     100  # times as long as a look takes, the next one waits: thousands of meters take a while
 )
@@ -78,6 +82,7 @@ class Options:
     key: str = "mqtt"  # what the bridge is called in the file: its cursor, its topics
     prefix: str = DEFAULT_PREFIX
     device_ids: tuple[str, ...] = ()  # none: all
+    discovery: str | None = DISCOVERY_PREFIX  # of Home Assistant's topics; None: it is told nothing
     rules: Rules = field(default_factory=Rules)
 
     def wants(self, device_id: str) -> bool:
@@ -140,6 +145,8 @@ class Publisher:
         self._next_look = 0.0
         self._next_poll = 0.0
         self._is_up = False
+        self._up_at = 0.0
+        self._is_heard = False  # the broker has said what it held when this program came
         self._progress_at = 0.0  # when the broker last took something over, or had nothing to take
         self._trouble = ""
         self._last_words: list[Retained] = []
@@ -159,7 +166,7 @@ class Publisher:
         match notice:
             case Up():
                 self._is_up = True
-                self._progress_at = now
+                self._up_at = self._progress_at = now
                 self._mirror.reset()
                 self._events.reset()
                 for part in self.parts:
@@ -178,12 +185,30 @@ class Publisher:
     def _hear(self, topic: str, payload: bytes, is_retained: bool) -> None:
         own = self._options.availability()
         if topic == own:
+            if not is_retained:  # what was retained came before
+                self._hear_no_more()
             # The last will of an earlier connection can come late, and say that we are not there.
             self._mirror.contradict(own, payload, self._clock())
             return
         for part in self.parts:
             if part.arrived(topic, payload, is_retained):
                 self._mirror.resend()
+
+    def _hear_no_more(self) -> None:
+        if not self._is_heard:
+            self._is_heard = True
+            self._next_look = 0.0
+            self._is_stale = True
+            for part in self.parts:
+                part.heard()
+
+    def _wait_no_longer(self, now: float) -> None:
+        if not self._is_heard and now - self._up_at >= HEAR_SECONDS:
+            _log.warning(
+                "the broker does not let this user read %s: what it held is not known",
+                self._options.availability(),
+            )
+            self._hear_no_more()
 
     def is_stuck(self) -> bool:
         """Whether the broker has taken nothing over for too long, although there is something."""
@@ -202,6 +227,7 @@ class Publisher:
                 self._next_poll = now + POLL_SECONDS
                 self._poll(now)
             if self._is_up:
+                self._wait_no_longer(now)
                 self._events.send(now)
                 self._mirror.send(now)
             self._forget_cleared()
@@ -242,6 +268,8 @@ class Publisher:
             _log.warning("%s: a backup was restored into it", self._options.db)
             self._known.load()
             self._events.reset()
+            for part in self.parts:
+                part.restored()
             self._file_id = file_id
 
     def _look(self, now: float) -> None:
@@ -249,8 +277,9 @@ class Publisher:
         if self._is_stale:
             self._read_meters()
         said = self._said(now)
-        self._known.add({topic: one.owner for topic, one in said.items()})
-        for one in said.values():
+        new = {topic: one for topic, one in said.items() if not one.is_left}
+        self._known.add({topic: one.owner for topic, one in new.items()})
+        for one in new.values():
             self._mirror.want(one.message)
         for topic in self._known.owners.keys() - said.keys():
             self._mirror.want(Retained(topic, b""))
@@ -303,6 +332,7 @@ class Publisher:
 
     def describe(self) -> list[str]:
         """What would be published now, as lines for a person: by device, then the events that wait."""
+        self._hear_no_more()
         self._read_meters()
         said = self._said(self._clock())
         titles = {device.id: f"{device.name} ({device.id})" for device in self._devices}
@@ -328,6 +358,11 @@ class Publisher:
 
     def say_offline(self) -> None:
         """From here on want the broker to hold that nothing of this is there any more, and the latest states."""
+        for part in self.parts:
+            try:
+                part.end()
+            except PowerManagerError as error:  # the end does not wait for a file that is locked
+                _log.error("%s", error)
         topics = {self._options.availability()}
         topics |= {self._topics.availability(device.id) for device in self._devices}
         self._last_words = [Retained(topic, OFFLINE) for topic in sorted(topics)]
@@ -353,11 +388,20 @@ def _shown(topic: str, payload: bytes) -> str:
 def make_parts(pm: PowerManager, options: Options) -> list[Part]:
     """What is published of each device, in the order of sending."""
     topics, rules = options.topics(), options.rules
-    return [
+
+    def device_ids() -> list[str]:
+        return [device.id for device in pm.list_devices() if options.wants(device.id)]
+
+    parts: list[Part] = [
         Availability(topics, rules),
         States(topics, rules),
         Totals(topics, rules, pm.power_budget_check),
+        Energies(pm, topics, rules, device_ids),
     ]
+    if options.discovery is not None:
+        site = Site(topics, options.availability(), rules.expire)
+        parts.append(Discovery(site, options.discovery, device_ids))
+    return parts
 
 
 # --- The command
@@ -445,6 +489,7 @@ def _options(args: argparse.Namespace) -> Options:
         prefix=args.prefix,
         device_ids=tuple(dict.fromkeys(args.device)),
         rules=Rules(args.interval, args.min_change, args.expire),
+        discovery=None if args.no_discovery else args.discovery_prefix,
     )
 
 
@@ -477,6 +522,9 @@ def add_command(parser: CommandParser) -> None:
         "(default: 0: any change)")  # fmt: skip
     add("--expire", type=functools.partial(parse_duration, above=0), default=Rules.expire,
         metavar="TIME", help="a device without a reading for so long is offline (default: 10m)")  # fmt: skip
+    add("--discovery-prefix", type=parse_prefix, default=DISCOVERY_PREFIX, metavar="PREFIX",
+        help=f"of the topics by which Home Assistant discovers devices (default: {DISCOVERY_PREFIX})")  # fmt: skip
+    add("--no-discovery", action="store_true", help="tell Home Assistant nothing")
     add("--dry-run", action="store_true", help="print what would be published now, and end")
 
 

@@ -1,0 +1,133 @@
+"""The energy message of each device: counters that only go up, for whoever adds them up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from power_manager import NotFound, PowerManager, PowerMeter
+from power_mqtt.counters import Counters, read_message
+from power_mqtt.known import Owner
+from power_mqtt.mirror import Retained
+from power_mqtt.parts import Look, QuietPart, Rules, Said
+from power_mqtt.payloads import json_bytes
+from power_mqtt.topics import Topics
+
+INTERVAL_SECONDS = (
+    30.0  # between two energy messages of a device, at least: who adds up looks every five minutes
+)
+
+
+@dataclass
+class _Told:
+    """An energy message, the counters and the states of the meters that it was made of, and when."""
+
+    counters: dict[str, Any]
+    states: list[PowerMeter]
+    said: Said
+    made_at: float
+    asked_at: float
+
+
+class Energies(QuietPart):
+    """What each device and each of its meters has used, ever; see Counters.
+
+    What the broker holds from earlier is read first: no counter may be published below it.
+    """
+
+    def __init__(
+        self,
+        pm: PowerManager,
+        topics: Topics,
+        rules: Rules,
+        device_ids: Callable[[], Iterable[str]],
+        counters: Counters | None = None,
+    ) -> None:
+        self._pm = pm
+        self._topics = topics
+        self._expire = rules.expire
+        self._interval = max(rules.interval, INTERVAL_SECONDS)
+        self._device_ids = device_ids
+        self._counters = counters or Counters()
+        self._is_heard = False
+        self._devices: dict[str, str] = {}  # whose energy message is where
+        self._told: dict[str, _Told] = {}
+
+    def filters(self) -> Sequence[str]:
+        """What was published last."""
+        self._devices = {self._topics.energy(id_): id_ for id_ in self._device_ids()}
+        return list(self._devices)
+
+    def arrived(self, topic: str, payload: bytes, is_retained: bool) -> bool:
+        """What was published last has come."""
+        device_id = self._devices.get(topic)
+        if is_retained and device_id is not None:
+            published = read_message(device_id, payload)
+            if published is not None:
+                self._counters.recall(device_id, published)
+        return False
+
+    def heard(self) -> None:
+        """From here on the counters can be published."""
+        self._is_heard = True
+
+    def restored(self) -> None:
+        """Set the counters anew at once: what is measured from now on counts."""
+        self._told.clear()
+
+    def end(self) -> None:
+        """Save the counters."""
+        self._counters.save(self._pm)
+
+    def messages(self, look: Look) -> Iterator[Said]:
+        """One message, for a device whose meters have measured something."""
+        topic = self._topics.energy(look.device.id)
+        left = Said(Retained(topic, b""), Owner(look.device.id), is_left=True)
+        if not self._is_heard:
+            yield left
+            return
+        if all(meter.updated_at is None for meter in look.meters):
+            self._told.pop(look.device.id, None)
+            return
+        self._counters.keep_up(self._pm)
+        told = self._told.get(look.device.id)
+        if told is None or self._is_due(told, look):
+            try:
+                told = self._tell(told, look)
+            except NotFound:  # a meter was deleted since the look at them: the next look is another
+                yield left if told is None else told.said
+                return
+        yield told.said
+
+    def _is_due(self, told: _Told, look: Look) -> bool:
+        """Whether something was measured since, or a meter has come or gone."""
+        if [meter.id for meter in told.states] != [meter.id for meter in look.meters]:
+            return True
+        if look.now - told.asked_at < self._interval:
+            return False
+        pairs = zip(told.states, look.meters)
+        return any(before.updated_at != after.updated_at for before, after in pairs)
+
+    def _tell(self, told: _Told | None, look: Look) -> _Told:
+        counters = self._counters.message(self._pm, look.device.id, look.meters)
+        states = list(look.meters)
+        if (
+            told is not None
+            and told.counters == counters
+            and look.now - told.made_at < self._expire / 2
+        ):
+            new = _Told(counters, states, told.said, told.made_at, look.now)
+        else:
+            # That nothing was used is said now and then: whoever listens may let it expire.
+            time = max(meter.updated_at for meter in look.meters if meter.updated_at)
+            payload = json_bytes({**counters, "time": time})
+            message = Retained(self._topics.energy(look.device.id), payload, self._interval)
+            said = Said(message, Owner(look.device.id))
+            new = _Told(counters, states, said, look.now, look.now)
+        self._told[look.device.id] = new
+        return new
+
+    def forget(self, device_id: str) -> None:
+        """Drop what was said of it."""
+        self._told.pop(device_id, None)
