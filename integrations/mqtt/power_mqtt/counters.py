@@ -8,7 +8,8 @@ published before, since Home Assistant would take that for a new meter and count
 - Readings are corrected or deleted and the truth falls: the counter waits until the truth has caught up.
 - A backup is restored, or another copy of the file is put in its place, or a device's consumption is made of other
   meters than before: the truth is another one. The counter goes on from what was published last; the offset is the
-  difference.
+  difference. Where a meter's readings then end before what was published last, its next reading ends a gap; what the
+  file books over the gap was counted before, but for one reading's interval, and is not counted again.
 - Nothing is known of what was published last, and the file is not the one that it came from: the counter begins at 0,
   which Home Assistant takes for what it is, a new meter that has measured nothing yet.
 
@@ -35,12 +36,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from power_manager import NotFound, PowerManager, PowerMeter, counted_meters
-from power_mqtt.energy import EnergyReader
+from power_mqtt.energy import EnergyReader, energy_after
 
 OUT_FIELD = "energy_out_wh"  # of each meter
 IN_FIELD = "energy_in_wh"
 USED_FIELD = "consumption_wh"  # of the device
 METERS_FIELD = "meters"
+TIME_FIELD = "time"  # of the newest reading
 FILE_FIELD = "file_id"
 REVISION_FIELD = "counter_revision"
 SAVE_EVERY_S = 3600.0  # seconds
@@ -51,6 +53,7 @@ _NOTED_WAIT = (
 _MOST_WH = 1e12  # a retained value beyond it was never ours
 _MOST_REVISION = 2**53
 _MOST_TEXT = 200  # characters of a file_id
+_END = "9999"  # after the time of any reading, as text
 
 # Versions: 1 is the tables below.
 _TABLES = (
@@ -64,13 +67,16 @@ _TABLES = (
         basis TEXT NOT NULL,       -- the meters that a consumption is made of, JSON; else ''
         offset_wh REAL NOT NULL,   -- what is added to the truth
         value_wh REAL NOT NULL,    -- the highest that was published when the row was written
+        gaps TEXT NOT NULL,        -- meters whose next reading ends a gap that was counted before, and their last, JSON
         PRIMARY KEY (device_id, field, id)
     ) WITHOUT ROWID""",
 )
 _PRESENT_SQL = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'mqtt_counters'"
 _LINES_SQL = """SELECT file_id, revision FROM mqtt_counter_lines WHERE device_id = ?
     ORDER BY revision"""
-_ROWS_SQL = "SELECT field, id, basis, offset_wh, value_wh FROM mqtt_counters WHERE device_id = ?"
+_ROWS_SQL = (
+    "SELECT field, id, basis, offset_wh, value_wh, gaps FROM mqtt_counters WHERE device_id = ?"
+)
 _OTHERS_SQL = "WHERE device_id NOT IN (SELECT value FROM json_each(?))"
 
 Key = tuple[str, str]  # the message's field, and the id of the meter or the device
@@ -83,14 +89,16 @@ class Published:
     file_id: str
     revision: int
     values_wh: dict[Key, float]
+    time: str = ""
 
 
 @dataclass(frozen=True)
 class _Truth:
-    """What the file says now: Wh, and the meters that they are made of (see the table)."""
+    """What the file says now: Wh, the meters that they are made of (see the table), and the newest reading of each."""
 
     wh: float
-    basis: str = ""
+    basis: str
+    times: dict[str, str]
 
 
 @dataclass
@@ -98,16 +106,25 @@ class _Counter:
     basis: str
     offset_wh: float
     value_wh: float  # the highest that was published, or is going to be
+    gaps: dict[str, str] = field(default_factory=dict)  # see the table
     saved_wh: float = -1.0  # the same when it was saved last; -1: never
 
     @classmethod
-    def going_on(cls, truth: _Truth, value_wh: float) -> _Counter:
-        """A counter that goes on from a value by what the truth adds from now on."""
-        return cls(truth.basis, value_wh - truth.wh, value_wh)
+    def going_on(cls, truth: _Truth, value_wh: float, until: str = "") -> _Counter:
+        """A counter that goes on from a value by what the truth adds from now on.
+
+        until: when the newest reading was taken that the value is made of; a meter whose readings end before has a gap.
+        """
+        gaps = {meter_id: time for meter_id, time in truth.times.items() if time < until}
+        return cls(truth.basis, value_wh - truth.wh, value_wh, gaps)
 
     def follow(self, truth_wh: float) -> None:
         """Go up to the truth, or stay."""
         self.value_wh = max(self.value_wh, round(truth_wh + self.offset_wh, _DECIMALS))
+
+    def ended_gaps(self, truth: _Truth) -> list[str]:
+        """The meters that have a reading after their gap now."""
+        return [id_ for id_, time in self.gaps.items() if truth.times.get(id_) != time]
 
     def has_to_be_saved(self, truth_wh: float) -> bool:
         """Whether it is new, or waits for so much that this must not be forgotten."""
@@ -143,7 +160,7 @@ def read_message(device_id: str, payload: bytes | str) -> Published | None:
     """What the retained energy message of a device says; None for what is not a message of this package.
 
     >>> read_message("edge", '{"file_id": "f", "counter_revision": 3, "consumption_wh": 12.5, "meters": {}}')
-    Published(file_id='f', revision=3, values_wh={('consumption_wh', 'edge'): 12.5})
+    Published(file_id='f', revision=3, values_wh={('consumption_wh', 'edge'): 12.5}, time='9999')
     """
     try:
         message = json.loads(payload)
@@ -165,7 +182,8 @@ def read_message(device_id: str, payload: bytes | str) -> Published | None:
                 values[OUT_FIELD, meter_id] = of_meter.get(OUT_FIELD)
                 values[IN_FIELD, meter_id] = of_meter.get(IN_FIELD)
     energies = {key: float(value) for key, value in values.items() if _is_energy(value)}
-    return Published(file_id, revision, energies)
+    time_ = message.get(TIME_FIELD)
+    return Published(file_id, revision, energies, time_ if isinstance(time_, str) else _END)
 
 
 def _is_energy(value: Any) -> bool:
@@ -219,7 +237,13 @@ class Counters:
                 break
         device = self._devices[device_id]
         values_wh = {key: counter.value_wh for key, counter in device.counters.items()}
-        self._published[device_id] = Published(self._file_id, device.revision, values_wh)
+        newest = max((meter.updated_at or "" for meter in meters), default="")
+        known = self._published.get(device_id)
+        if known is not None and known.time != _END:
+            newest = max(
+                newest, known.time
+            )  # what was counted stays counted, whatever became of the readings
+        self._published[device_id] = Published(self._file_id, device.revision, values_wh, newest)
         by_meter: dict[str, dict[str, float]] = {}
         for meter in meters:
             by_meter[meter.id] = {name: values_wh[name, meter.id] for name in (OUT_FIELD, IN_FIELD)}
@@ -228,6 +252,7 @@ class Counters:
             METERS_FIELD: by_meter,
             FILE_FIELD: self._file_id,
             REVISION_FIELD: device.revision,
+            TIME_FIELD: newest,
         }
 
     def keep_up(self, pm: PowerManager) -> None:
@@ -278,6 +303,8 @@ class Counters:
                 counter = self._begun(device_id, key, truth)
             elif counter.basis != truth.basis:
                 counter = _Counter.going_on(truth, counter.value_wh)
+            else:
+                _leave_gaps_out(pm, key, counter, truth)
             counter.follow(truth.wh)
             device.counters[key] = counter
         device.counters = {key: device.counters[key] for key in truths}
@@ -290,11 +317,15 @@ class Counters:
         self, pm: PowerManager, device_id: str, meters: list[PowerMeter]
     ) -> dict[Key, _Truth]:
         energy = self._reader.read(pm, device_id, meters)
-        basis = json.dumps([meter.id for meter in counted_meters(meters)])
-        truths = {(USED_FIELD, device_id): _Truth(energy.used_wh, basis)}
-        for meter_id, of_meter in energy.meters.items():
-            truths[OUT_FIELD, meter_id] = _Truth(of_meter.out_wh)
-            truths[IN_FIELD, meter_id] = _Truth(of_meter.in_wh)
+        times = {meter.id: meter.updated_at or "" for meter in meters}
+        counted = [meter.id for meter in counted_meters(meters)]
+        counted_times = {id_: times[id_] for id_ in counted}
+        truths = {
+            (USED_FIELD, device_id): _Truth(energy.used_wh, json.dumps(counted), counted_times)
+        }
+        for id_, of_meter in energy.meters.items():
+            truths[OUT_FIELD, id_] = _Truth(of_meter.out_wh, "", {id_: times[id_]})
+            truths[IN_FIELD, id_] = _Truth(of_meter.in_wh, "", {id_: times[id_]})
         return truths
 
     def _resumed(self, pm: PowerManager, device_id: str, truths: dict[Key, _Truth]) -> _Device:
@@ -307,7 +338,7 @@ class Counters:
                     counter.value_wh = max(counter.value_wh, known.values_wh.get(key, 0.0))
             return _Device(saved.counters, saved.lines[self._file_id])
         if known is None and saved.lines:  # nobody knows what was published from another file
-            begun = {key: _Counter.going_on(truth, 0.0) for key, truth in truths.items()}
+            begun = {key: _Counter.going_on(truth, 0.0, _END) for key, truth in truths.items()}
             return _Device(begun)
         return _Device()
 
@@ -315,7 +346,7 @@ class Counters:
         """A counter that this file has not had so far, or not as it was published last."""
         known = self._published.get(device_id)
         if known is not None and key in known.values_wh:
-            return _Counter.going_on(truth, known.values_wh[key])
+            return _Counter.going_on(truth, known.values_wh[key], known.time)
         return _Counter(truth.basis, 0.0, 0.0)
 
     # --- The tables
@@ -329,10 +360,10 @@ class Counters:
             revision = self._next_revision(conn, device_id)
             conn.execute("DELETE FROM mqtt_counters WHERE device_id = ?", (device_id,))
             rows = [
-                (device_id, *key, counter.basis, counter.offset_wh, counter.value_wh)
-                for key, counter in device.counters.items()
+                (device_id, *key, it.basis, it.offset_wh, it.value_wh, json.dumps(it.gaps))
+                for key, it in device.counters.items()
             ]
-            conn.executemany("INSERT INTO mqtt_counters VALUES (?, ?, ?, ?, ?, ?)", rows)
+            conn.executemany("INSERT INTO mqtt_counters VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         device.revision = revision
         for counter in device.counters.values():
             counter.saved_wh = counter.value_wh
@@ -352,6 +383,24 @@ class Counters:
         return revision
 
 
+def _leave_gaps_out(pm: PowerManager, key: Key, counter: _Counter, truth: _Truth) -> None:
+    """Take back what the file books over a gap that has ended: it was counted before. Raises NotFound."""
+    ended = counter.ended_gaps(truth)
+    if not ended:
+        return
+    booked_wh = 0.0
+    for id_ in ended:
+        energy = energy_after(pm, id_, counter.gaps[id_])
+        if key[0] != IN_FIELD:
+            booked_wh += energy.out_wh
+        if key[0] != OUT_FIELD:
+            booked_wh += energy.in_wh if key[0] == IN_FIELD else -energy.in_wh
+    for id_ in ended:
+        del counter.gaps[id_]
+    counter.offset_wh -= max(booked_wh, 0.0)
+    counter.saved_wh = -1.0
+
+
 def _load(pm: PowerManager, device_id: str) -> _Saved:
     """What the file has saved of a device's counters."""
     with pm.connection() as conn:
@@ -361,8 +410,8 @@ def _load(pm: PowerManager, device_id: str) -> _Saved:
         lines = dict(conn.execute(_LINES_SQL, (device_id,)).fetchall())
         rows = conn.execute(_ROWS_SQL, (device_id,)).fetchall()
     counters: dict[Key, _Counter] = {}
-    for name, id_, basis, offset_wh, value_wh in rows:
-        counters[name, id_] = _Counter(basis, offset_wh, value_wh, saved_wh=value_wh)
+    for name, id_, basis, offset_wh, value_wh, gaps in rows:
+        counters[name, id_] = _Counter(basis, offset_wh, value_wh, json.loads(gaps), value_wh)
     return _Saved(lines, counters)
 
 

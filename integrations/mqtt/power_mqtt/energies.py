@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from power_manager import NotFound, PowerManager, PowerMeter
-from power_mqtt.counters import Counters, read_message
+from power_mqtt.counters import TIME_FIELD, Counters, read_message
 from power_mqtt.known import Owner
 from power_mqtt.mirror import Retained
 from power_mqtt.parts import Look, QuietPart, Rules, Said
@@ -120,8 +120,7 @@ class Energies(QuietPart):
             new = _Told(counters, states, told.said, told.made_at, look.now)
         else:
             # That nothing was used is said now and then: whoever listens may let it expire.
-            time = max(meter.updated_at for meter in look.meters if meter.updated_at)
-            payload = json_bytes({**counters, "time": time})
+            payload = json_bytes(counters)
             message = Retained(self._topics.energy(look.device.id), payload, self._interval)
             said = Said(message, Owner(look.device.id))
             new = _Told(counters, states, said, look.now, look.now)
@@ -131,3 +130,7 @@ class Energies(QuietPart):
     def forget(self, device_id: str) -> None:
         """Drop what was said of it."""
         self._told.pop(device_id, None)
+
+
+def _without_time(counters: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in counters.items() if name != TIME_FIELD}

@@ -22,6 +22,7 @@ from power_manager import (
     NotFound,
     PowerManager,
     PowerMeter,
+    PowerReading,
     counted_meters,
     to_microseconds,
 )
@@ -37,6 +38,29 @@ class Energy(NamedTuple):
 
     out_wh: float
     in_wh: float
+
+
+def energy_after(pm: PowerManager, meter_id: str, time: str) -> Energy:
+    """What the file books between the reading of that time and the next one with watts. Raises NotFound."""
+    before: PowerReading | None = None
+    for reading in pm.iter_history(meter_id, since=time or 0):
+        if reading.voltage is None or reading.current_draw is None:
+            continue
+        if before is None:
+            if reading.timestamp != time:
+                break  # it is not there any more
+            before = reading
+            continue
+        elapsed_s = (to_microseconds(reading.timestamp) - to_microseconds(time)) / SECOND_US
+        if elapsed_s > pm.max_gap:
+            break
+        energy_wh = (_watts(before) + _watts(reading)) * elapsed_s / 7200
+        return Energy(max(energy_wh, 0.0), max(-energy_wh, 0.0))
+    return Energy(0.0, 0.0)
+
+
+def _watts(reading: PowerReading) -> float:
+    return (reading.voltage or 0.0) * (reading.current_draw or 0.0)
 
 
 @dataclass(frozen=True)

@@ -319,6 +319,37 @@ def test_restored_backup_goes_on_from_what_was_published(house: House, is_runnin
     assert house.out() == pytest.approx(125.0, abs=0.002)
 
 
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_gap_after_a_restored_backup_is_not_counted_twice(house: House, is_killed: bool) -> None:
+    """Half an hour between the backup and the restoring was counted already, and a new reading books it once more."""
+    pm = house.pm
+    for minute in range(31):
+        for meter_id, watts in ((house.battery, -60.0), (house.main, 160.0)):
+            pm.log_power(meter_id, 10.0, watts / 10)
+        if minute == 0:
+            house.publish()
+            pm.backup(house.folder / "backup.db")
+        house.clock.now += 60.0
+    before = house.publish()
+    assert before["meters"][house.main][OUT_FIELD] == pytest.approx(80.0, abs=0.001)
+    pm.restore(house.folder / "backup.db")
+    assert house.publish()["meters"] == before["meters"]
+    if is_killed:
+        house.start()
+    for minute in range(31):
+        for meter_id, watts in ((house.battery, -60.0), (house.main, 160.0)):
+            pm.log_power(meter_id, 10.0, watts / 10)
+        house.clock.now += 60.0
+        if minute % 7 == 0:
+            house.publish()
+
+    after = house.publish()
+
+    assert after["meters"][house.main][OUT_FIELD] == pytest.approx(160.0, abs=0.002)
+    assert after["meters"][house.battery][IN_FIELD] == pytest.approx(60.0, abs=0.002)
+    assert after[USED_FIELD] == pytest.approx(before[USED_FIELD] + 50.0, abs=0.002)
+
+
 def test_kill_between_file_and_broker_counts_on_from_the_file(house: House) -> None:
     """A bridge that was killed after it had set its counters anew, and before it published, loses nothing."""
     house.log(house.battery, 50.0, HOUR)
@@ -569,7 +600,7 @@ def test_value_that_is_no_energy_is_no_counter(fields: str) -> None:
     """A value that was never published does not hold a counter up."""
     found = read_message("edge", '{"counter_revision": 1, "file_id": "f", ' + fields + "}")
 
-    assert found == Published("f", 1, {})
+    assert found == Published("f", 1, {}, "9999")
 
 
 def test_message_is_read_back(house: House) -> None:
@@ -590,6 +621,7 @@ def test_message_is_read_back(house: House) -> None:
                 for name, value in of_meter.items()
             },
         },
+        message["time"],
     )
 
 
