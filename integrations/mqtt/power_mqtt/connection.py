@@ -330,6 +330,7 @@ class Connection:
     def __exit__(self, *exc_info: object) -> None:
         self._ending.set()
         self.drop("the program ends")
+        self._thread.join(END_SECONDS / 10)  # it may be waiting for a name to be looked up: let it
 
     def is_up(self) -> bool:
         """Whether the broker has greeted and the connection has not ended, as far as is known."""
@@ -378,7 +379,7 @@ class Connection:
             self._say(session.reason)
             self._inbox.put(Down(session.reason))
             # A broker that hangs up at the greeting may not know the version, or may be going down.
-            hung_up = session.is_connected and not was_up
+            hung_up = session.is_connected and not was_up and not session.is_refused
             protocol = (protocol + 1) % len(self._protocols) if hung_up else 0
             delay = _FIRST_DELAY if was_up else min(max(delay * 2, _FIRST_DELAY), _LAST_DELAY)
             # Thousands of devices lose a broker at the same time: they must not all come back at once.
@@ -403,6 +404,7 @@ class _Session:
         self.is_connected = False  # there was a TCP connection
         self.is_up = threading.Event()  # the broker has greeted
         self.is_over = threading.Event()
+        self.is_refused = False  # it has refused us
         self.is_unsupported = False  # it has refused this version of MQTT
         self.is_narrow = False  # the broker takes fewer messages at a time than we would send
         self.reason = ""  # why it ended
@@ -452,7 +454,9 @@ class _Session:
             self.reason = f"the broker sent what is not MQTT: {_said(error)}"
         finally:
             self.is_over.set()
-            self._client.on_socket_register_write = None
+            sock = self._client.socket()
+            if isinstance(sock, socket.socket):  # paho failed, and left it open
+                sock.close()
             self._waker.close()
             self._woken.close()
         return self.is_up.is_set()
@@ -516,6 +520,7 @@ class _Session:
         self, client: paho.Client, userdata: object, flags: Any, reason_code: Any, properties: Any
     ) -> None:
         if reason_code.is_failure:
+            self.is_refused = True
             self.is_unsupported = reason_code.getName() == "Unsupported protocol version"
             self.reason = f"the broker refuses us: {reason_code}"
             return
@@ -573,6 +578,8 @@ def _said(error: BaseException) -> str:
     """What an error says, without its number."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the broker's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS failed: {error.reason.lower().replace('_', ' ')}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
