@@ -47,6 +47,7 @@ END_SECONDS = 2.0  # after a signal the program is gone within that time
 _CONNECT_SECONDS = 10.0  # for the broker to greet
 _FIRST_DELAY, _LAST_DELAY = 1.0, 30.0  # seconds between attempts
 _IDLE_SECONDS = 1.0  # paho looks after its pings that often
+_SHORT_SECONDS, _SHORT_LIVES = 5.0, 3  # a connection lost so soon, so often in a row, has a reason
 _SAY_AGAIN = 3600.0  # seconds after which the same trouble is said again
 _log = logging.getLogger("power_mqtt")
 
@@ -330,6 +331,7 @@ class Connection:
     def __exit__(self, *exc_info: object) -> None:
         self._ending.set()
         self.drop("the program ends")
+        self._thread.join(END_SECONDS / 10)  # it may be waiting for a name to be looked up: let it
 
     def is_up(self) -> bool:
         """Whether the broker has greeted and the connection has not ended, as far as is known."""
@@ -361,6 +363,7 @@ class Connection:
 
     def _run(self) -> None:
         delay = 0.0
+        short_lives = 0  # connections in a row that were lost soon after the greeting
         protocol = 0  # an index of self._protocols
         while not self._ending.is_set():
             self._number += 1
@@ -375,14 +378,24 @@ class Connection:
                 continue
             if session.is_narrow:
                 continue
+            short_lives = short_lives + 1 if was_up and session.was_short() else 0
+            if short_lives >= _SHORT_LIVES and not session.is_told:
+                # Some brokers do not say it of themselves; two that throw each other out go on for ever.
+                session.reason += f", again and again: {self._twin_hint()}"
             self._say(session.reason)
             self._inbox.put(Down(session.reason))
             # A broker that hangs up at the greeting may not know the version, or may be going down.
-            hung_up = session.is_connected and not was_up
+            hung_up = session.is_connected and not was_up and not session.is_refused
             protocol = (protocol + 1) % len(self._protocols) if hung_up else 0
             delay = _FIRST_DELAY if was_up else min(max(delay * 2, _FIRST_DELAY), _LAST_DELAY)
             # Thousands of devices lose a broker at the same time: they must not all come back at once.
             self._ending.wait(delay * random.uniform(0.5, 1.0))
+
+    def _twin_hint(self) -> str:
+        return (
+            f"another program may use the client id {self._client_id!r}; "
+            "give one of them a --client-id, or a bridge a --name, of its own"
+        )
 
     def _say(self, reason: str) -> None:
         """Log a trouble once, and again after a while."""
@@ -403,9 +416,12 @@ class _Session:
         self.is_connected = False  # there was a TCP connection
         self.is_up = threading.Event()  # the broker has greeted
         self.is_over = threading.Event()
+        self.is_refused = False  # it has refused us
         self.is_unsupported = False  # it has refused this version of MQTT
         self.is_narrow = False  # the broker takes fewer messages at a time than we would send
         self.reason = ""  # why it ended
+        self.is_told = False  # the broker has said why
+        self._up_at = 0.0
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
@@ -452,7 +468,9 @@ class _Session:
             self.reason = f"the broker sent what is not MQTT: {_said(error)}"
         finally:
             self.is_over.set()
-            self._client.on_socket_register_write = None
+            sock = self._client.socket()
+            if isinstance(sock, socket.socket):  # paho failed, and left it open
+                sock.close()
             self._waker.close()
             self._woken.close()
         return self.is_up.is_set()
@@ -498,6 +516,10 @@ class _Session:
             return None
         return (self._number, info.mid)
 
+    def was_short(self) -> bool:
+        """Whether it was lost soon after the greeting."""
+        return time.monotonic() - self._up_at < _SHORT_SECONDS
+
     def cut(self, reason: str) -> None:
         self.reason = self.reason or reason
         sock = self._client.socket()
@@ -516,6 +538,7 @@ class _Session:
         self, client: paho.Client, userdata: object, flags: Any, reason_code: Any, properties: Any
     ) -> None:
         if reason_code.is_failure:
+            self.is_refused = True
             self.is_unsupported = reason_code.getName() == "Unsupported protocol version"
             self.reason = f"the broker refuses us: {reason_code}"
             return
@@ -531,19 +554,20 @@ class _Session:
                              if self._protocol == "5" else [(name, 1) for name in self._owner._filters])  # fmt: skip
         _log.info("%s: connected, MQTT %s", self._owner._broker.url, self._protocol)
         self._owner._said = ""
+        self._up_at = time.monotonic()
         self.is_up.set()
         self._owner._inbox.put(Up(self._protocol))
 
     def _on_disconnect(
         self, client: paho.Client, userdata: object, flags: Any, reason_code: Any, properties: Any
     ) -> None:
-        if not self.reason:
-            self.reason = f"the connection has ended: {reason_code}"
+        if not self.reason and flags.is_disconnect_packet_from_server:
+            self.is_told = True
+            self.reason = f"the broker has ended the connection: {reason_code}"
             if reason_code.getName() == "Session taken over":
-                self.reason += (
-                    f": another program uses the client id {self._owner._client_id!r}; "
-                    "give one of them a --client-id of its own"
-                )
+                self.reason += f": {self._owner._twin_hint()}"
+        elif not self.reason:
+            self.reason = "the connection was lost"
         self.is_over.set()
 
     def _on_publish(
@@ -573,6 +597,8 @@ def _said(error: BaseException) -> str:
     """What an error says, without its number."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the broker's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS failed: {error.reason.lower().replace('_', ' ')}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

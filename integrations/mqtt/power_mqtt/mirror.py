@@ -61,7 +61,7 @@ class Mirror:
         entry = self._entries.get(message.topic)
         if entry is None:
             self._entries[message.topic] = _Entry(message)
-        elif entry.wanted is message:
+        elif entry.wanted is message or entry.wanted == message:
             return
         else:
             entry.wanted = message

@@ -279,7 +279,8 @@ class Availability(QuietPart):
             # A reading's age by its own clock counts once, as it comes: a log that is imported is old
             # news. From then on it ages by a clock that nobody sets. One from the future is new.
             age = max(look.wall - to_microseconds(meter.updated_at) / SECOND_US, 0.0)
-            heard.at = max(look.now - age, look.now - age if heard.at is None else heard.at)
+            at = look.now - age
+            heard.at = at if heard.at is None else max(heard.at, at)
         heard.times = {meter.id: meter.updated_at for meter in look.meters}
         is_there = heard.at is not None and look.now - heard.at < self._rules.expire
         yield self._message(look.device.id, ONLINE if is_there else OFFLINE)

@@ -16,7 +16,7 @@ import os
 import queue
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from power_manager import (
     CommandParser,
     DeviceRecord,
     InvalidValue,
+    NotFound,
     PowerManager,
     PowerManagerError,
     PowerMeter,
@@ -70,6 +71,7 @@ HEAR_SECONDS = 10.0  # after the greeting a broker has said what it held, or nev
 _LOOK_SHARE = (
     100  # times as long as a look takes, the next one waits: thousands of meters take a while
 )
+_NOTICES_AT_ONCE = 1000  # the file must not wait for a broker that never stops talking
 _log = logging.getLogger("power_mqtt")
 
 
@@ -103,6 +105,11 @@ class Options:
         return self.topics().bridge()
 
 
+def boot_time() -> float:
+    """Seconds of a clock that nobody sets, and that also runs while the machine sleeps where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Publisher:
     """Publishes a file: `handle` takes what the connection says, `tick` looks at the file.
 
@@ -115,7 +122,7 @@ class Publisher:
         options: Options,
         publish: Publish,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_time,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._pm = pm
@@ -132,7 +139,7 @@ class Publisher:
             self._topics,
             publish,
             wants=options.wants,
-            meter_name=lambda meter_id: self._meter_names.get(meter_id),
+            meter_name=self._meter_name,
         )
         self.parts = make_parts(pm, options)
         self._inode = os.stat(options.db).st_ino
@@ -141,6 +148,7 @@ class Publisher:
         self._devices: list[DeviceRecord] = []
         self._meters: dict[str, list[PowerMeter]] = {}
         self._meter_names: dict[str, str | None] = {}
+        self._missing: set[str] = set()  # devices that were asked for and are not there
         self._is_stale = True  # the meters that were read are of an earlier version of the file
         self._next_look = 0.0
         self._next_poll = 0.0
@@ -223,6 +231,7 @@ class Publisher:
         """Look at the file if it is time, and send what is due. Raises MqttError if the file is another one."""
         now = self._clock()
         try:
+            self._forget_cleared()
             if now >= self._next_poll:
                 self._next_poll = now + POLL_SECONDS
                 self._poll(now)
@@ -230,7 +239,6 @@ class Publisher:
                 self._wait_no_longer(now)
                 self._events.send(now)
                 self._mirror.send(now)
-            self._forget_cleared()
             self._trouble = ""
         except PowerManagerError as error:
             if str(error) != self._trouble:
@@ -299,6 +307,22 @@ class Publisher:
                 for part in self.parts:
                     part.forget(device.id)
         self._devices, self._meters, self._meter_names = devices, meters, names
+        self._say_missing()
+
+    def _say_missing(self) -> None:
+        present = {device.id for device in self._devices}
+        for device_id in self._options.device_ids:
+            if device_id not in present and device_id not in self._missing:
+                _log.warning(
+                    "%s: no such device yet: published when it is there", printable(device_id)
+                )
+        self._missing = set(self._options.device_ids) - present
+
+    def _meter_name(self, meter_id: str) -> str | None:
+        if meter_id not in self._meter_names:  # newer than the last look, or gone
+            with contextlib.suppress(NotFound):
+                return self._pm.get_meter(meter_id).name
+        return self._meter_names.get(meter_id)
 
     def _said(self, now: float) -> dict[str, Said]:
         """What the topics are to hold, by topic."""
@@ -410,19 +434,23 @@ def make_parts(pm: PowerManager, options: Options) -> list[Part]:
 def run_bridge(publisher: Publisher, connection: Connection, inbox: Inbox[Notice]) -> int:
     """Publish until a Stop comes; return its code."""
     while True:
-        try:
-            notice = inbox.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            notice = None
-        if isinstance(notice, Stop):
-            break
-        if notice is not None:
+        for notice in _notices(inbox):
+            if isinstance(notice, Stop):
+                _say_goodbye(publisher, connection, inbox)
+                return notice.code
             publisher.handle(notice)
         publisher.tick()
         if publisher.is_stuck():
             connection.drop(f"the broker has taken nothing over for {ACKNOWLEDGE_SECONDS:g} s")
-    _say_goodbye(publisher, connection, inbox)
-    return notice.code
+
+
+def _notices(inbox: Inbox[Notice]) -> Iterator[Notice]:
+    """Whatever has come; if nothing has, what comes before the next look at the file is due."""
+    seconds = POLL_SECONDS
+    with contextlib.suppress(queue.Empty):
+        for _ in range(_NOTICES_AT_ONCE):
+            yield inbox.get(timeout=seconds)
+            seconds = 0.0
 
 
 def _say_goodbye(publisher: Publisher, connection: Connection, inbox: Inbox[Notice]) -> None:
@@ -509,7 +537,7 @@ def add_command(parser: CommandParser) -> None:
     add = command.add_argument
     add("--db", default=os.environ.get("POWER_MANAGER_DB") or str(DB_PATH), metavar="PATH",
         help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)")  # fmt: skip
-    add("--device", nargs="+", default=[], metavar="ID", type=_name,
+    add("--device", nargs="+", action="extend", default=[], metavar="ID", type=_name,
         help="publish these devices only (default: all)")  # fmt: skip
     add("--prefix", type=parse_prefix, default=DEFAULT_PREFIX,
         help=f"of all topics (default: {DEFAULT_PREFIX})")  # fmt: skip

@@ -135,12 +135,16 @@ class Listener:
         self._client.reconnect_delay_set(1, 1)
         if user is not None:
             self._client.username_pw_set(user, password)
-        self._client.on_connect = lambda client, *_: client.subscribe(
-            [(name, SubscribeOptions(qos=1)) for name in filters]
-        )
         self._is_subscribed = threading.Event()
+        self._client.on_connect = self._subscribe
         self._client.on_subscribe = lambda *_: self._is_subscribed.set()
         self._client.on_message = self._take
+
+    def _subscribe(self, client: paho.Client, *_: object) -> None:
+        if self._filters:
+            client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._filters])
+        else:
+            self._is_subscribed.set()
 
     def _take(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         with self._news:
