@@ -112,14 +112,9 @@ class Energies(QuietPart):
     def _tell(self, told: _Told | None, look: Look) -> _Told:
         counters = self._counters.message(self._pm, look.device.id, look.meters)
         states = list(look.meters)
-        if (
-            told is not None
-            and told.counters == counters
-            and look.now - told.made_at < self._expire / 2
-        ):
-            new = _Told(counters, states, told.said, told.made_at, look.now)
+        if told is not None and self._has_said(told, counters, look.now):
+            new = _Told(told.counters, states, told.said, told.made_at, look.now)
         else:
-            # That nothing was used is said now and then: whoever listens may let it expire.
             payload = json_bytes(counters)
             message = Retained(self._topics.energy(look.device.id), payload, self._interval)
             said = Said(message, Owner(look.device.id))
@@ -127,10 +122,11 @@ class Energies(QuietPart):
         self._told[look.device.id] = new
         return new
 
+    def _has_said(self, told: _Told, counters: dict[str, Any], now: float) -> bool:
+        """Whether it was said already that nothing was used; now and then it is said again, lest it expires."""
+        same = {**told.counters, TIME_FIELD: counters[TIME_FIELD]} == counters
+        return same and now - told.made_at < self._expire / 2
+
     def forget(self, device_id: str) -> None:
         """Drop what was said of it."""
         self._told.pop(device_id, None)
-
-
-def _without_time(counters: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in counters.items() if name != TIME_FIELD}
