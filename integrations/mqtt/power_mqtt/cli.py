@@ -24,7 +24,7 @@ _MODULES = ("power_mqtt.publish",)
 
 def _parser() -> CommandParser:
     parser = CommandParser(
-        program_name("power-mqtt", __file__),
+        program_name("power-mqtt", "-m power_mqtt"),
         "A power_manager file and an MQTT broker.",
         name="power-mqtt",
         version=__version__,

@@ -146,7 +146,7 @@ def parse_broker(text: str) -> Address:
 def add_broker_options(command: CommandParser) -> None:
     """Add the options that say where the broker is, to a command that talks to one."""
     add = command.add_argument
-    from_environment = os.environ.get(BROKER)
+    from_environment = os.environ.get(BROKER) or None
     add("--broker", metavar="URL", default=from_environment, type=parse_broker,
         help=f"mqtt://HOST, or mqtts://HOST for TLS (default: ${BROKER})")  # fmt: skip
     add("--user", metavar="NAME", help="who we are to the broker; also as mqtts://NAME@HOST")

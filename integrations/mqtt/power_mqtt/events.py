@@ -14,6 +14,8 @@ from power_mqtt.topics import Topics
 
 BATCH = 100  # events that are on their way at a time; all others wait in the file
 REFUSED_SECONDS = 30.0  # after which events that the broker refused are tried again
+# After which the cursor is moved again where the file did not let it: each try holds up all else for a while.
+LOCKED_SECONDS = 20.0
 _log = logging.getLogger("power_mqtt")
 
 
@@ -55,6 +57,7 @@ class EventFeed:
         self._reached: int | None = None  # where the cursor may move to
         self._is_due = True  # there may be events to send
         self._not_before = 0.0
+        self._save_not_before = 0.0
         self._has_complained = False
 
     def reset(self) -> None:
@@ -62,6 +65,7 @@ class EventFeed:
         self._batch = []
         self._is_due = True
         self._not_before = 0.0
+        self._save_not_before = 0.0
         self._has_complained = False
 
     def waiting(self) -> list[tuple[str, bytes]]:
@@ -84,10 +88,9 @@ class EventFeed:
     def send(self, now: float) -> None:
         """Save how far it has come, and send the next events unless some are still on their way.
 
-        Raises PowerManagerError; then nothing is sent before the cursor can be moved again.
+        Raises PowerManagerError; then nothing is sent before the cursor has been moved.
         """
-        self._move_cursor()
-        while self._is_due and not self._batch and now >= self._not_before:
+        while self._save(now) and self._is_due and not self._batch and now >= self._not_before:
             file_id = self._pm.file_id
             pending = self._follower.pending(BATCH)
             if self._pm.file_id != file_id:
@@ -101,7 +104,6 @@ class EventFeed:
                     self._batch = []  # the connection has gone: the next one begins with them
                     return
             self._finish(now)
-            self._move_cursor()
 
     def _send_one(self, sequence: int, event: PowerEvent) -> bool:
         if not self._wants(event.device_id):
@@ -138,14 +140,20 @@ class EventFeed:
             self._reached = sent.sequence
         self._batch = []
 
-    def _move_cursor(self) -> None:
+    def _save(self, now: float) -> bool:
+        """Move the cursor as far as it may; whether it is there. Raises PowerManagerError."""
         if self._reached is None:
-            return
+            return True
+        if now < self._save_not_before:
+            return False
+        self._save_not_before = now + LOCKED_SECONDS
         # In one transaction: a backup that is restored meanwhile has other events under these numbers.
         with self._pm.transaction():
             if self._pm.file_id == self._file_id:
                 self._follower.acknowledge(self._reached)
         self._reached = None
+        self._save_not_before = 0.0
+        return True
 
     def _complain(self, sent: _Sent) -> None:
         if not self._has_complained:

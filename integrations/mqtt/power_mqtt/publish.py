@@ -177,6 +177,7 @@ class Publisher:
                 self._up_at = self._progress_at = now
                 self._mirror.reset()
                 self._events.reset()
+                self._look_at_once()
                 for part in self.parts:
                     part.connected()
             case Down():
@@ -189,6 +190,11 @@ class Publisher:
                     self._events.acknowledge(ticket, refusal, now)
             case Arrived(topic, payload, is_retained):
                 self._hear(topic, payload, is_retained)
+
+    def _look_at_once(self) -> None:
+        """What is about to be sent is not to be older than the file."""
+        self._is_stale = True
+        self._next_poll = self._next_look = 0.0
 
     def _hear(self, topic: str, payload: bytes, is_retained: bool) -> None:
         own = self._options.availability()
@@ -237,8 +243,8 @@ class Publisher:
                 self._poll(now)
             if self._is_up:
                 self._wait_no_longer(now)
-                self._events.send(now)
                 self._mirror.send(now)
+                self._events.send(now)
             self._trouble = ""
         except PowerManagerError as error:
             if str(error) != self._trouble:

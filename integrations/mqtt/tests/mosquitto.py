@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -104,6 +105,16 @@ class Mosquitto:
             self._process.wait()
             self._process = None
 
+    def freeze(self) -> None:
+        """Have it do nothing, as on a machine that hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def log(self) -> str:
         """What it has logged."""
         return self._log.read_text(encoding="utf-8", errors="replace")
@@ -122,6 +133,7 @@ class Listener:
         user: str | None = None,
         password: str | None = None,
         client_id: str = "",
+        ca: Path | None = None,
     ) -> None:
         self._broker = broker
         self._filters = filters
@@ -133,6 +145,8 @@ class Listener:
             protocol=MQTTProtocolVersion.MQTTv5,
         )
         self._client.reconnect_delay_set(1, 1)
+        if ca is not None:
+            self._client.tls_set(str(ca))
         if user is not None:
             self._client.username_pw_set(user, password)
         self._is_subscribed = threading.Event()

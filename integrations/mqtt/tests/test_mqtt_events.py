@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from power_mqtt.connection import Ticket
-from power_mqtt.events import BATCH, REFUSED_SECONDS, EventFeed
+from power_mqtt.events import BATCH, LOCKED_SECONDS, REFUSED_SECONDS, EventFeed
 from power_mqtt.topics import Topics
 
 import power_manager
@@ -203,13 +203,14 @@ def test_nothing_more_is_sent_while_the_cursor_cannot_move(
     feed.take()
     lock = sqlite3.connect(feed.path, isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    for now in range(3):
+    for attempt in range(3):
         feed.feed.wake()
         with pytest.raises(StorageError):
-            feed.feed.send(now)
+            feed.feed.send(attempt * LOCKED_SECONDS)
+        feed.feed.send(attempt * LOCKED_SECONDS + 1)  # does not even try
     lock.execute("ROLLBACK")
     lock.close()
-    feed.feed.send(5)
+    feed.feed.send(3 * LOCKED_SECONDS)
     assert feed.ids == ids
     assert feed.cursor == 3
     feed.pm.close()

@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from mosquitto import PATIENCE
 
 HERE = Path(__file__).resolve().parents[1]
 ROOT = HERE.parents[1]
@@ -46,6 +49,14 @@ class Bridge:
         """Send it a signal, and return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(20)
+
+    def wait_for(self, text: str) -> None:
+        """Return when it has said that; the test fails if it does not, or ends."""
+        end = time.monotonic() + PATIENCE
+        while text not in self.log():
+            assert self.process.poll() is None, self.log()
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.02)
 
     def log(self) -> str:
         """What it has said."""
