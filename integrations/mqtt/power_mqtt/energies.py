@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from power_manager import NotFound, PowerManager, PowerMeter
+from power_manager import NotFound, PowerManager, PowerMeter, StorageError
 from power_mqtt.counters import TIME_FIELD, Counters, read_message
 from power_mqtt.known import Owner
 from power_mqtt.mirror import Retained
@@ -17,6 +18,8 @@ from power_mqtt.topics import Topics
 INTERVAL_SECONDS = (
     30.0  # between two energy messages of a device, at least: who adds up looks every five minutes
 )
+TROUBLE_SECONDS = 60.0  # after which a file that was in trouble is tried again
+_log = logging.getLogger("power_mqtt")
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Energies(QuietPart):
         self._is_heard = False
         self._devices: dict[str, str] = {}  # whose energy message is where
         self._told: dict[str, _Told] = {}
+        self._not_before = 0.0
+        self._trouble = ""
 
     def filters(self) -> Sequence[str]:
         """What was published last."""
@@ -90,15 +95,28 @@ class Energies(QuietPart):
         if all(meter.updated_at is None for meter in look.meters):
             self._told.pop(look.device.id, None)
             return
-        self._counters.keep_up(self._pm)
         told = self._told.get(look.device.id)
-        if told is None or self._is_due(told, look):
-            try:
-                told = self._tell(told, look)
-            except NotFound:  # a meter was deleted since the look at them: the next look is another
-                yield left if told is None else told.said
-                return
-        yield told.said
+        if look.now >= self._not_before:
+            told = self._try_to_tell(told, look)
+        yield left if told is None else told.said
+
+    def _try_to_tell(self, told: _Told | None, look: Look) -> _Told | None:
+        """The message as it is now; as it was where the file cannot be read or written to."""
+        try:
+            self._counters.keep_up(self._pm)
+            if told is None or self._is_due(told, look):
+                return self._tell(told, look)
+        except NotFound:
+            pass  # a meter was deleted since the look at them: the next look is another
+        except StorageError as error:
+            # All else is still published; somebody who holds the file up for long does not hold that up.
+            self._not_before = look.now + TROUBLE_SECONDS
+            if str(error) != self._trouble:
+                _log.error("%s; the counters of energy wait for it", error)
+            self._trouble = str(error)
+            return told
+        self._trouble = ""
+        return told
 
     def _is_due(self, told: _Told, look: Look) -> bool:
         """Whether something was measured since, or a meter has come or gone."""

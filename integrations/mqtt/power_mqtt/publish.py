@@ -388,15 +388,18 @@ class Publisher:
 
     def say_offline(self) -> None:
         """From here on want the broker to hold that nothing of this is there any more, and the latest states."""
-        for part in self.parts:
-            try:
-                part.end()
-            except PowerManagerError as error:  # the end does not wait for a file that is locked
-                _log.error("%s", error)
         topics = {self._options.availability()}
         topics |= {self._topics.availability(device.id) for device in self._devices}
         self._last_words = [Retained(topic, OFFLINE) for topic in sorted(topics)]
         self._mirror.hurry(self._last_words)
+
+    def end(self) -> None:
+        """Have the parts keep what they have to."""
+        for part in self.parts:
+            try:
+                part.end()
+            except PowerManagerError as error:
+                _log.error("%s", error)
 
     def send(self) -> None:
         """Send what waits, without a look at the file."""

@@ -151,6 +151,7 @@ def test_what_is_deleted_is_cleared(
         gone = [
             f"power/edge-002/{solar.id}/state",
             "power/edge-002/totals",
+            "power/edge-002/energy",
             "power/edge-002/availability",
         ]
         listener.wait(lambda: all(listener.latest()[topic] == b"" for topic in gone))
@@ -441,10 +442,10 @@ def test_two_hundred_devices_are_published(db: Path, broker: Mosquitto, tmp_path
                     pm.log_power(pm.add_meter(device_id, kind).id, 12.0, 1.0, 80.0)
         with Listener(broker, "power/#") as listener:
             with bridge(*arguments(db, broker), log=tmp_path / "log") as running:
-                listener.wait(lambda: len(listener.latest()) == 1 + 200 * (1 + 3 + 1))
+                listener.wait(lambda: len(listener.latest()) == 1 + 200 * (1 + 3 + 1 + 1))
                 with pm.transaction():
                     events = [pm.trigger_event(device_id, "restore").id for device_id in device_ids]
-                listener.wait(lambda: len(listener.messages) == 1 + 200 * 6)
+                listener.wait(lambda: len(listener.messages) == 1 + 200 * 7)
                 came = [
                     json.loads(payload)
                     for topic, payload in listener.messages
@@ -494,7 +495,7 @@ def test_a_dry_run_prints_what_would_be_published_and_stores_nothing(
         "  power/edge-001/availability online",
     ]
     assert lines[4].startswith(f'  power/edge-001/{battery.id}/state {{"name":"Pack"')
-    assert lines[-1] == "4 messages to be retained, 0 events, 0 topics to clear; nothing was sent"
+    assert lines[-1] == "6 messages to be retained, 0 events, 0 topics to clear; nothing was sent"
     with pm.connection() as connection:
         sql = "SELECT count(*) FROM sqlite_master WHERE name LIKE 'mqtt%'"
         assert connection.execute(sql).fetchone() == (0,)
