@@ -55,6 +55,7 @@ from power_mqtt.known import KnownTopics, Owner
 from power_mqtt.mirror import Mirror, Publish, Retained
 from power_mqtt.parts import Availability, Look, Part, Rules, Said, States, Totals
 from power_mqtt.payloads import OFFLINE, ONLINE
+from power_mqtt.suspicion import Suspicion
 from power_mqtt.topics import Topics, parse_prefix
 
 DEFAULT_PREFIX = "power"
@@ -67,6 +68,7 @@ ACKNOWLEDGE_SECONDS = 60.0  # a broker that takes nothing over for so long is le
 _LOOK_SHARE = (
     100  # times as long as a look takes, the next one waits: thousands of meters take a while
 )
+_ENDS = "it ends the connection at once, so it may not be allowed"
 _NOTICES_AT_ONCE = 1000  # the file must not wait for a broker that never stops talking
 _log = logging.getLogger("power_mqtt")
 
@@ -148,6 +150,9 @@ class Publisher:
         self._next_look = 0.0
         self._next_poll = 0.0
         self._is_up = False
+        self._up_since = 0.0
+        self._was_refused = False  # the broker has refused something, by its word, since it greeted
+        self._suspicion = Suspicion()
         self._progress_at = 0.0  # when the broker last took something over, or had nothing to take
         self._trouble = ""
         self._last_words: list[Retained] = []
@@ -167,6 +172,8 @@ class Publisher:
         match notice:
             case Up():
                 self._is_up = True
+                self._up_since = now
+                self._was_refused = False
                 self._progress_at = now
                 self._mirror.reset()
                 self._events.reset()
@@ -174,15 +181,26 @@ class Publisher:
                 for part in self.parts:
                     part.connected()
             case Down():
+                if self._is_up:
+                    self._suspect(now)
                 self._is_up = False
                 self._mirror.reset()
                 self._events.reset()
             case Acknowledged(ticket, refusal):
                 self._progress_at = now
+                self._was_refused = self._was_refused or refusal != ""
                 if not self._mirror.acknowledge(ticket, refusal, now):
                     self._events.acknowledge(ticket, refusal, now)
             case Arrived(topic, payload, is_retained):
                 self._hear(topic, payload, is_retained)
+
+    def _suspect(self, now: float) -> None:
+        """Hold back what makes the broker end the connection, if there is such a message."""
+        oldest = min(filter(None, (self._mirror.oldest(), self._events.oldest())), default=None)
+        topic = None if oldest is None or self._was_refused else oldest[1]
+        if self._suspicion.ended(topic, now - self._up_since) and oldest is not None:
+            is_event = oldest == self._events.oldest()
+            (self._events if is_event else self._mirror).refuse(oldest[1], _ENDS, now)
 
     def _look_at_once(self) -> None:
         """What is about to be sent is not to be older than the file."""
