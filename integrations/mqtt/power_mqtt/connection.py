@@ -381,7 +381,9 @@ class Connection:
             short_lives = short_lives + 1 if was_up and session.was_short() else 0
             if short_lives >= _SHORT_LIVES and not session.is_told:
                 # Some brokers do not say it of themselves; two that throw each other out go on for ever.
-                session.reason += f", again and again: {self._twin_hint()}"
+                session.reason += (
+                    f", again and again: it may not allow what we publish, or {self._twin_hint()}"
+                )
             self._say(session.reason)
             self._inbox.put(Down(session.reason))
             # A broker that hangs up at the greeting may not know the version, or may be going down.
@@ -393,8 +395,8 @@ class Connection:
 
     def _twin_hint(self) -> str:
         return (
-            f"another program may use the client id {self._client_id!r}; "
-            "give one of them a --client-id, or a bridge a --name, of its own"
+            f"another program may use the client id {self._client_id!r} (then give one of them a --client-id, "
+            "or a bridge a --name, of its own)"
         )
 
     def _say(self, reason: str) -> None:

@@ -58,6 +58,7 @@ from power_mqtt.known import KnownTopics, Owner
 from power_mqtt.mirror import Mirror, Publish, Retained
 from power_mqtt.parts import Availability, Look, Part, Rules, Said, States, Totals
 from power_mqtt.payloads import OFFLINE, ONLINE
+from power_mqtt.suspicion import Suspicion
 from power_mqtt.topics import Topics, parse_prefix
 
 DEFAULT_PREFIX = "power"
@@ -71,6 +72,7 @@ HEAR_SECONDS = 10.0  # after the greeting a broker has said what it held, or nev
 _LOOK_SHARE = (
     100  # times as long as a look takes, the next one waits: thousands of meters take a while
 )
+_ENDS = "it ends the connection at once, so it may not be allowed"
 _NOTICES_AT_ONCE = 1000  # the file must not wait for a broker that never stops talking
 _log = logging.getLogger("power_mqtt")
 
@@ -153,8 +155,10 @@ class Publisher:
         self._next_look = 0.0
         self._next_poll = 0.0
         self._is_up = False
-        self._up_at = 0.0
         self._is_heard = False  # the broker has said what it held when this program came
+        self._up_since = 0.0
+        self._was_refused = False  # the broker has refused something, by its word, since it greeted
+        self._suspicion = Suspicion()
         self._progress_at = 0.0  # when the broker last took something over, or had nothing to take
         self._trouble = ""
         self._last_words: list[Retained] = []
@@ -174,22 +178,35 @@ class Publisher:
         match notice:
             case Up():
                 self._is_up = True
-                self._up_at = self._progress_at = now
+                self._up_since = now
+                self._was_refused = False
+                self._progress_at = now
                 self._mirror.reset()
                 self._events.reset()
                 self._look_at_once()
                 for part in self.parts:
                     part.connected()
             case Down():
+                if self._is_up:
+                    self._suspect(now)
                 self._is_up = False
                 self._mirror.reset()
                 self._events.reset()
             case Acknowledged(ticket, refusal):
                 self._progress_at = now
+                self._was_refused = self._was_refused or refusal != ""
                 if not self._mirror.acknowledge(ticket, refusal, now):
                     self._events.acknowledge(ticket, refusal, now)
             case Arrived(topic, payload, is_retained):
                 self._hear(topic, payload, is_retained)
+
+    def _suspect(self, now: float) -> None:
+        """Hold back what makes the broker end the connection, if there is such a message."""
+        oldest = min(filter(None, (self._mirror.oldest(), self._events.oldest())), default=None)
+        topic = None if oldest is None or self._was_refused else oldest[1]
+        if self._suspicion.ended(topic, now - self._up_since) and oldest is not None:
+            is_event = oldest == self._events.oldest()
+            (self._events if is_event else self._mirror).refuse(oldest[1], _ENDS, now)
 
     def _look_at_once(self) -> None:
         """What is about to be sent is not to be older than the file."""
@@ -211,13 +228,12 @@ class Publisher:
     def _hear_no_more(self) -> None:
         if not self._is_heard:
             self._is_heard = True
-            self._next_look = 0.0
-            self._is_stale = True
+            self._look_at_once()
             for part in self.parts:
                 part.heard()
 
     def _wait_no_longer(self, now: float) -> None:
-        if not self._is_heard and now - self._up_at >= HEAR_SECONDS:
+        if not self._is_heard and now - self._up_since >= HEAR_SECONDS:
             _log.warning(
                 "the broker does not let this user read %s: what it held is not known",
                 self._options.availability(),

@@ -227,14 +227,13 @@ def test_a_message_that_cannot_be_taken_in_does_not_end_the_connection(
         taken.put(arrived)
 
     options = {"filters": ["a"], "on_message": take}
-    with (
-        Listener(broker) as other,
-        connected(Broker("127.0.0.1", broker.port), **options) as (_, inbox),
-    ):
-        until(inbox, Up)
-        other.publish("a", b"bad")
-        other.publish("a", b"good")
-        assert taken.get(timeout=PATIENCE).payload == b"good"
+    with Listener(broker) as other:
+        other.publish("a", b"first", retain=True)
+        with connected(Broker("127.0.0.1", broker.port), **options):
+            assert taken.get(timeout=PATIENCE).payload == b"first"
+            other.publish("a", b"bad")
+            other.publish("a", b"good")
+            assert taken.get(timeout=PATIENCE).payload == b"good"
     assert "a message could not be taken in" in caplog.text
 
 

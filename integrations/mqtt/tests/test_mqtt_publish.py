@@ -152,6 +152,7 @@ def test_what_is_deleted_is_cleared(
             f"power/edge-002/{solar.id}/state",
             "power/edge-002/totals",
             "power/edge-002/energy",
+            "power/edge-001/energy",
             "power/edge-002/availability",
         ]
         listener.wait(lambda: all(listener.latest()[topic] == b"" for topic in gone))
@@ -326,7 +327,7 @@ def test_the_end_comes_within_two_seconds_from_a_locked_file_and_a_frozen_broker
 ) -> None:
     """Both at once: the cursor cannot be written, and nothing is acknowledged."""
     with bridge(*arguments(db, broker), log=tmp_path / "log") as running:
-        listener.wait(lambda: "power/edge-001/totals" in listener.latest())
+        listener.wait(lambda: "power/edge-001/energy" in listener.latest())
         lock = sqlite3.connect(db, isolation_level=None)
         pm.trigger_event("edge-001", "restore")
         lock.execute("BEGIN IMMEDIATE")
@@ -410,7 +411,7 @@ def test_a_locked_file_is_a_trouble_that_passes(
     """It is said once; what the broker took over meanwhile is not sent twice."""
     lock = sqlite3.connect(db, isolation_level=None)
     with bridge(*arguments(db, broker, "--interval", "0"), log=tmp_path / "log") as running:
-        listener.wait(lambda: "power/edge-001/totals" in listener.latest())
+        listener.wait(lambda: "power/edge-001/energy" in listener.latest())
         pm.trigger_event("edge-001", "restore")
         lock.execute("BEGIN IMMEDIATE")
         listener.wait(lambda: listener.of("power/edge-001/event"))
