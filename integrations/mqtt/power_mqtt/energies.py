@@ -50,6 +50,9 @@ class Energies(QuietPart):
         self._pm = pm
         self._topics = topics
         self._expire = rules.expire
+        self._wire_interval = (
+            rules.interval
+        )  # a topic that is to be cleared does not wait for longer
         self._interval = max(rules.interval, INTERVAL_SECONDS)
         self._device_ids = device_ids
         self._counters = counters or Counters()
@@ -134,7 +137,7 @@ class Energies(QuietPart):
             new = _Told(told.counters, states, told.said, told.made_at, look.now)
         else:
             payload = json_bytes(counters)
-            message = Retained(self._topics.energy(look.device.id), payload, self._interval)
+            message = Retained(self._topics.energy(look.device.id), payload, self._wire_interval)
             said = Said(message, Owner(look.device.id))
             new = _Told(counters, states, said, look.now, look.now)
         self._told[look.device.id] = new
