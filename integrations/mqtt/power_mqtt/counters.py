@@ -26,16 +26,15 @@ were deleted around the time at which this program was killed, and the broker ha
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from power_manager import NotFound, PowerManager, PowerMeter, counted_meters
+from power_manager import PowerManager, PowerMeter, counted_meters
 from power_mqtt.energy import EnergyReader, energy_after
 
 OUT_FIELD = "energy_out_wh"  # of each meter
@@ -195,8 +194,8 @@ def _is_energy(value: Any) -> bool:
 class Counters:
     """The counters of the devices of one file, as they are published under one prefix of one broker.
 
-    Call recall() with what the broker has retained before the first message(), and save() at the end. The PowerManager
-    is an argument, since it is another one when the file has been replaced.
+    Call recall() with what the broker has retained before the first message(), and save() at the end. After another
+    file has taken the place of the first, call message() for every device soon: what is measured from then on counts.
 
     reader: reads the energies; it has the clocks. monotonic: seconds that only go up.
     """
@@ -223,6 +222,26 @@ class Counters:
                 counter = device.counters[key]
                 counter.value_wh = max(counter.value_wh, value_wh)
 
+    def check_line(self, pm: PowerManager) -> None:
+        """Where the file is another one than before, forget the counters: each device's are set anew."""
+        if self._pm is not pm or pm.file_id != self._file_id:
+            self._pm = pm
+            self._file_id = pm.file_id
+            self._reader.forget()
+            self._devices.clear()
+
+    def is_ready(self, device_id: str, meters: Sequence[PowerMeter]) -> bool:
+        """Whether message() of a device with these meters will be quick."""
+        return self._reader.is_ready(device_id, meters)
+
+    def prepare(self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]) -> bool:
+        """Read a part of what message() has to read at first; whether nothing is left.
+
+        Raises NotFound, StorageError.
+        """
+        self.check_line(pm)
+        return self._reader.prepare(pm, device_id, meters)
+
     def message(
         self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]
     ) -> dict[str, Any]:
@@ -232,7 +251,7 @@ class Counters:
         """
         meters = list(meters)
         while True:
-            self._check_line(pm)
+            self.check_line(pm)
             if self._follow(pm, device_id, meters):
                 break
         device = self._devices[device_id]
@@ -256,8 +275,8 @@ class Counters:
         }
 
     def keep_up(self, pm: PowerManager) -> None:
-        """Read one more device whole if it is time to, and save what an hour has changed. Raises StorageError."""
-        self._reader.take_turn(pm)
+        """Look back at older hours if it is time to, and save what an hour has changed. Raises StorageError."""
+        self._reader.look_back(pm)
         if self._monotonic() - self._saved_at >= SAVE_EVERY_S:
             self.save(pm)
 
@@ -276,18 +295,6 @@ class Counters:
                 _drop_others(pm, present)
 
     # --- One device
-
-    def _check_line(self, pm: PowerManager) -> None:
-        """Where the file is another one than before, set the counters of every device anew."""
-        while self._pm is not pm or pm.file_id != self._file_id:
-            device_ids = list(self._devices)
-            self._pm = pm
-            self._file_id = pm.file_id
-            self._reader.forget()
-            self._devices.clear()
-            for device_id in device_ids:  # at once: what is measured from now on counts
-                with contextlib.suppress(NotFound):  # deleted in this moment
-                    self._follow(pm, device_id, pm.list_meters(device_id))
 
     def _follow(self, pm: PowerManager, device_id: str, meters: list[PowerMeter]) -> bool:
         """Let a device's counters follow their truths; False if the file was replaced meanwhile."""

@@ -266,7 +266,7 @@ class _Told:
 
     device: DeviceRecord
     meters: dict[str, tuple[object, ...]]  # what of each it depends on
-    gone: dict[str, str]
+    removed: set[str]  # meters that are gone
     said: Said
 
 
@@ -321,33 +321,34 @@ class Discovery(QuietPart):
         if all(meter.updated_at is None for meter in look.meters):
             self.forget(look.device.id)
             return
-        gone = self._gone_components(look)
         facts = {meter.id: _facts(meter) for meter in look.meters}
         told = self._told.get(look.device.id)
-        if told is None or told.device != look.device or told.meters != facts or told.gone != gone:
+        if told is None or not self._holds(told, look, facts):
+            gone = self._gone_components(told, look)
             payload = device_message(self._site, look.device, look.meters, gone)
             message = Retained(self.topic(look.device.id), json_bytes(payload))
-            told = _Told(look.device, facts, dict(gone), Said(message, Owner(look.device.id)))
+            said = Said(message, Owner(look.device.id))
+            told = _Told(look.device, facts, set(look.removed_meter_ids), said)
             self._told[look.device.id] = told
         yield told.said
 
-    def _gone_components(self, look: Look) -> dict[str, str]:
-        """Components that Home Assistant may know and that are no more."""
-        device_id = look.device.id
-        gone = self._gone.setdefault(device_id, {})
-        named = self._named.pop(device_id, None)
-        for meter_id in look.removed_meter_ids:
-            gone.update(component_ids(meter_id))
-        told = self._told.get(device_id)
+    def _holds(self, told: _Told, look: Look, facts: dict[str, tuple[object, ...]]) -> bool:
+        """Whether what was told is still so."""
+        is_same = told.device == look.device and told.meters == facts
+        return is_same and told.removed.issuperset(look.removed_meter_ids)
+
+    def _gone_components(self, told: _Told | None, look: Look) -> dict[str, str]:
+        """Components that Home Assistant may know and that are no more; they are named until the bridge ends."""
+        gone = self._gone.setdefault(look.device.id, {})
+        gone.update(self._named.pop(look.device.id, {}))
+        removed = set(look.removed_meter_ids)
         if told is not None:
-            for meter_id in told.meters.keys() - {meter.id for meter in look.meters}:
-                gone.update(component_ids(meter_id))
-        if named is not None:
-            gone.update(named)
-        if gone:
-            present = device_message(self._site, look.device, look.meters)["components"]
-            for key in gone.keys() & present.keys():
-                del gone[key]
+            removed |= told.meters.keys()
+        for meter_id in removed:
+            gone.update(component_ids(meter_id))
+        present = device_message(self._site, look.device, look.meters)["components"]
+        for key in gone.keys() & present.keys():
+            del gone[key]
         return gone
 
     def forget(self, device_id: str) -> None:

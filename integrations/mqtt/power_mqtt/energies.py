@@ -58,6 +58,9 @@ class Energies(QuietPart):
         self._counters = counters or Counters()
         self._is_heard = False
         self._devices: dict[str, str] = {}  # whose energy message is where
+        self._unread: dict[
+            str, list[PowerMeter]
+        ] = {}  # devices whose hours are to be read, and their meters
         self._told: dict[str, _Told] = {}
         self._not_before = 0.0
         self._trouble = ""
@@ -83,6 +86,7 @@ class Energies(QuietPart):
     def restored(self) -> None:
         """Set the counters anew at once: what is measured from now on counts."""
         self._told.clear()
+        self._counters.check_line(self._pm)
 
     def end(self) -> None:
         """Save the counters."""
@@ -99,9 +103,23 @@ class Energies(QuietPart):
             self._told.pop(look.device.id, None)
             return
         told = self._told.get(look.device.id)
-        if look.now >= self._not_before:
+        if not self._counters.is_ready(look.device.id, look.meters):
+            self._unread[look.device.id] = list(look.meters)
+        elif look.now >= self._not_before:
             told = self._try_to_tell(told, look)
         yield left if told is None else told.said
+
+    def work(self) -> bool:
+        """Read one meter of a device whose hours were not read yet; whether there is more to read."""
+        for device_id, meters in self._unread.items():
+            try:
+                is_ready = self._counters.prepare(self._pm, device_id, meters)
+            except NotFound:
+                is_ready = True  # the next look has other meters
+            if is_ready:
+                del self._unread[device_id]
+            return True
+        return False
 
     def _try_to_tell(self, told: _Told | None, look: Look) -> _Told | None:
         """The message as it is now; as it was where the file cannot be read or written to."""
@@ -151,3 +169,4 @@ class Energies(QuietPart):
     def forget(self, device_id: str) -> None:
         """Drop what was said of it."""
         self._told.pop(device_id, None)
+        self._unread.pop(device_id, None)

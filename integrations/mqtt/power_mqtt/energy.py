@@ -3,15 +3,15 @@
 A device used, in an hour, its energy out less its energy in over the meters that count, and nothing where more went in
 than out: a battery that is charged from a source without a meter would take back what was used before otherwise.
 
-Behind each sum are all hours of a meter, so they are read once; from then on only the hours since, until their device's
-turn comes again to be read whole. A late reading of an older hour, and a correction of one, is seen then.
+Behind each sum are all hours of a meter, so they are read once, and from then on only the last ones. Whether a late
+reading or a correction has changed an older one is told by the file's total, which is looked at now and then.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,8 +29,9 @@ from power_manager import (
 
 _RECENT_HOURS = 2  # an hour under way, and the one before it for what is a little late
 _PAUSE_PER_READ = (
-    499  # times as long as reading a device whole takes, no other one is read: 0.2 % of the time
+    499  # times as long as looking back at a meter takes, at no other: 0.2 % of the time
 )
+_ROUNDING_WH = 0.001  # of an hour's energy, times the hours of ten years
 
 
 class Energy(NamedTuple):
@@ -72,33 +73,32 @@ class DeviceEnergy:
 
 
 @dataclass
-class _Sums:
-    """Sums of a device over some hours."""
-
-    out_wh: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    in_wh: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    net_wh: dict[int, float] = field(default_factory=lambda: defaultdict(float))  # by hour's start
-
-    def used_wh(self) -> float:
-        return sum(max(net_wh, 0.0) for net_wh in self.net_wh.values())
-
-
-@dataclass
 class _Read:
-    """What was read of a device: the hours before `from_us`, which are not read again until its turn comes."""
+    """What was read of a device: the hours before `from_us`, of the meters that are not `unread`."""
 
     from_us: int
-    meter_ids: list[str]
-    out_wh: dict[str, float]
-    in_wh: dict[str, float]
-    used_wh: float
+    meters: list[PowerMeter]
+    unread: list[PowerMeter]
+    out_wh: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by meter
+    in_wh: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    net_wh: dict[int, float] = field(default_factory=lambda: defaultdict(float))  # by hour's start
+    used_wh: float = 0.0  # of the hours that are not in net_wh any more
+
+    def close(self) -> None:
+        """Forget the hours one by one, once they are whole."""
+        self.used_wh += sum(max(net_wh, 0.0) for net_wh in self.net_wh.values())
+        self.net_wh.clear()
 
 
 class EnergyReader:
-    """Reads the energy of devices from a file, each whole in its turn and its last hours whenever it is asked for.
+    """Reads the energy of devices from a file: all hours of a meter once, and then the last ones.
+
+    read() does it all. Who must not be held up calls prepare() until it says that a device is ready: it reads one meter
+    at a time, which takes some hundredths of a second for each year. look_back() compares one meter after another with
+    the file's total, in at most 0.2 % of the time, and forgets a device that has got or lost something in older hours.
 
     clock: returns the time in epoch seconds, as the PowerManager's own does. monotonic: returns seconds that only go
-    up, to measure what reading costs.
+    up, to measure what looking back costs.
     """
 
     def __init__(
@@ -108,77 +108,124 @@ class EnergyReader:
     ) -> None:
         self._clock = clock
         self._monotonic = monotonic
-        self._read: dict[str, _Read] = {}  # by device, the one read longest ago first
+        self._read: dict[str, _Read] = {}  # by device
+        self._turns: list[tuple[str, PowerMeter]] = []  # whose turn to be looked back at it is
         self._next_turn = 0.0
 
     def forget(self) -> None:
         """Forget what was read: the file is another one."""
         self._read.clear()
+        self._turns.clear()
+
+    def is_ready(self, device_id: str, meters: Sequence[PowerMeter]) -> bool:
+        """Whether read() of a device with these meters will be quick."""
+        known = self._known(device_id, meters)
+        return known is not None and not known.unread
+
+    def _known(self, device_id: str, meters: Sequence[PowerMeter]) -> _Read | None:
+        known = self._read.get(device_id)
+        if known is None or [meter.id for meter in known.meters] != [meter.id for meter in meters]:
+            return None
+        return known
+
+    def prepare(self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]) -> bool:
+        """Read one more meter of a device with these meters; whether there is none left.
+
+        Raises NotFound if a meter is gone.
+        """
+        meters = list(meters)
+        known = self._known(device_id, meters)
+        if known is None:
+            known = _Read(self._recent_us(), meters, list(meters))
+            self._read[device_id] = known
+        if known.unread:
+            self._add(pm, known, known.unread[-1], 0, known.from_us)
+            known.unread.pop()
+            if not known.unread:
+                known.close()
+        return not known.unread
 
     def read(self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]) -> DeviceEnergy:
         """The energy of a device with these meters now. Raises NotFound if one of them is gone."""
         meters = list(meters)
-        known = self._read.get(device_id)
-        if known is None or known.meter_ids != [meter.id for meter in meters]:
-            known = self._read_whole(pm, device_id, meters)
-        recent = self._sums(pm, meters, known.from_us)
+        while not self.prepare(pm, device_id, meters):
+            pass
+        known = self._read[device_id]
+        self._move_on(pm, known)
+        recent = _Read(known.from_us, meters, [])
+        for meter in meters:
+            self._add(pm, recent, meter, known.from_us, None)
+        recent.close()
         by_meter: dict[str, Energy] = {}
         for meter in meters:
-            out_wh = known.out_wh.get(meter.id, 0.0) + recent.out_wh.get(meter.id, 0.0)
-            in_wh = known.in_wh.get(meter.id, 0.0) + recent.in_wh.get(meter.id, 0.0)
+            out_wh = known.out_wh[meter.id] + recent.out_wh[meter.id]
+            in_wh = known.in_wh[meter.id] + recent.in_wh[meter.id]
             by_meter[meter.id] = Energy(out_wh, in_wh)
-        return DeviceEnergy(by_meter, known.used_wh + recent.used_wh())
+        return DeviceEnergy(by_meter, known.used_wh + recent.used_wh)
 
-    def take_turn(self, pm: PowerManager) -> None:
-        """Read the device whose turn it is whole, if it is time to: in at most 0.2 % of the time."""
+    def look_back(self, pm: PowerManager) -> None:
+        """Compare the meter whose turn it is with the file, if it is time to."""
         begin = self._monotonic()
-        if begin < self._next_turn or not self._read:
+        if begin < self._next_turn:
             return
-        device_id = next(iter(self._read))
-        meters = pm.list_meters(device_id)
-        self._read.pop(device_id)
-        if meters:
-            try:
-                self._read_whole(pm, device_id, meters)
-            except NotFound:
-                return  # deleted in this moment
+        if not self._turns:
+            for device_id, known in self._read.items():
+                self._turns += [(device_id, meter) for meter in known.meters if not known.unread]
+        if not self._turns:
+            return
+        device_id, meter = self._turns.pop()
+        try:
+            if device_id in self._read and not self._is_as_read(pm, self._read[device_id], meter):
+                del self._read[device_id]
+        except NotFound:  # it was deleted in this moment
+            del self._read[device_id]
         end = self._monotonic()
         self._next_turn = end + (end - begin) * _PAUSE_PER_READ
 
-    def _read_whole(self, pm: PowerManager, device_id: str, meters: list[PowerMeter]) -> _Read:
-        """Read all hours of a device but the last ones, and remember their sums."""
-        now_hour = self._now_us() // HOUR_US
-        from_us = (now_hour + 1 - _RECENT_HOURS) * HOUR_US
-        sums = self._sums(pm, meters, 0, from_us)
-        known = _Read(
-            from_us, [meter.id for meter in meters], sums.out_wh, sums.in_wh, sums.used_wh()
-        )
-        self._read.pop(device_id, None)
-        self._read[device_id] = known
-        return known
+    def _is_as_read(self, pm: PowerManager, known: _Read, meter: PowerMeter) -> bool:
+        recent = _Read(known.from_us, [meter], [])
+        with pm.transaction():  # so that both are of one moment
+            self._add(pm, recent, meter, known.from_us, None)
+            total = pm.energy_totals(meter.id)
+        out_wh = total.energy_out_wh - recent.out_wh[meter.id] - known.out_wh[meter.id]
+        in_wh = total.energy_in_wh - recent.in_wh[meter.id] - known.in_wh[meter.id]
+        return max(abs(out_wh), abs(in_wh)) < _ROUNDING_WH
 
-    def _sums(
-        self,
-        pm: PowerManager,
-        meters: list[PowerMeter],
-        start_us: int,
-        end_us: int | None = None,
-    ) -> _Sums:
-        """The sums of the hours from start_us on and before end_us."""
-        counted = {meter.id for meter in counted_meters(meters)}
+    def _move_on(self, pm: PowerManager, known: _Read) -> None:
+        """Take the hours that are not the last ones any more to what is known."""
+        from_us = self._recent_us()
+        if from_us <= known.from_us:
+            return
+        more = _Read(from_us, known.meters, [])
+        for meter in known.meters:
+            self._add(pm, more, meter, known.from_us, from_us)
+        more.close()
+        for meter in known.meters:
+            known.out_wh[meter.id] += more.out_wh[meter.id]
+            known.in_wh[meter.id] += more.in_wh[meter.id]
+        known.used_wh += more.used_wh
+        known.from_us = from_us
+
+    def _add(
+        self, pm: PowerManager, sums: _Read, meter: PowerMeter, start_us: int, end_us: int | None
+    ) -> None:
+        """Add the hours of a meter from start_us on and before end_us."""
         # One hour more, for a clock that is set back meanwhile; the rows are compared with the start.
         days = (max(self._now_us() - start_us, 0) + HOUR_US) / DAY_US
-        sums = _Sums()
-        for meter in meters:
-            for row in pm.get_statistics(meter.id, days=days):
-                hour_us = to_microseconds(row.start)
-                if hour_us < start_us or (end_us is not None and hour_us >= end_us):
-                    continue
-                sums.out_wh[meter.id] += row.energy_out_wh
-                sums.in_wh[meter.id] += row.energy_in_wh
-                if meter.id in counted:
-                    sums.net_wh[hour_us] += row.energy_out_wh - row.energy_in_wh
-        return sums
+        is_counted = any(meter.id == counted.id for counted in counted_meters(sums.meters))
+        rows = pm.get_statistics(meter.id, days=days)
+        for row in rows:
+            hour_us = to_microseconds(row.start)
+            if hour_us < start_us or (end_us is not None and hour_us >= end_us):
+                continue
+            sums.out_wh[meter.id] += row.energy_out_wh
+            sums.in_wh[meter.id] += row.energy_in_wh
+            if is_counted:
+                sums.net_wh[hour_us] += row.energy_out_wh - row.energy_in_wh
+
+    def _recent_us(self) -> int:
+        """Where the last hours begin."""
+        return (self._now_us() // HOUR_US + 1 - _RECENT_HOURS) * HOUR_US
 
     def _now_us(self) -> int:
         return round(self._clock() * SECOND_US)

@@ -73,6 +73,9 @@ class Part(Protocol):
     def messages(self, look: Look) -> Iterable[Said]:
         """What the topics of a device are to hold now. The same object again costs least."""
 
+    def work(self) -> bool:
+        """Do a little of what takes long, some hundredths of a second; whether there is more to do."""
+
     def forget(self, device_id: str) -> None:
         """The device is gone, or is published no more."""
 
@@ -99,6 +102,10 @@ class QuietPart:
 
     def restored(self) -> None:
         """The next look has what is new."""
+
+    def work(self) -> bool:
+        """Nothing takes long."""
+        return False
 
     def end(self) -> None:
         """Nothing is to be kept."""

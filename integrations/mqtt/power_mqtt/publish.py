@@ -257,6 +257,7 @@ class Publisher:
             if now >= self._next_poll:
                 self._next_poll = now + POLL_SECONDS
                 self._poll(now)
+                self._work()
             if self._is_up:
                 self._wait_no_longer(now)
                 self._mirror.send(now)
@@ -281,6 +282,13 @@ class Publisher:
             self._is_stale and now >= self._next_look
         ) or now >= self._next_look + QUIET_LOOK_SECONDS:
             self._look(now)
+
+    def _work(self) -> bool:
+        """Have one part do a little of what takes long, beside the looks; whether one had something to do."""
+        if any(part.work() for part in self.parts):
+            self._is_stale = True  # it may have something to say
+            return True
+        return False
 
     def _check_file(self) -> None:
         path = self._options.db
@@ -381,6 +389,8 @@ class Publisher:
         self._hear_no_more()
         self._read_meters()
         said = self._said(self._clock())
+        while self._work():
+            said = self._said(self._clock())
         titles = {device.id: f"{device.name} ({device.id})" for device in self._devices}
         lines = []
         for device_id in ["", *titles]:
