@@ -142,7 +142,7 @@ def test_what_is_deleted_is_cleared(
     pm.log_power(solar.id, 20.0, 1.0)
     with bridge(*arguments(db, broker), log=tmp_path / "log"):
         listener.wait(
-            lambda: {"power/edge-001/totals", "power/edge-002/totals"} <= listener.latest().keys()
+            lambda: {"power/edge-001/energy", "power/edge-002/energy"} <= listener.latest().keys()
         )
         pm.delete_meter(battery.id)
         listener.wait(lambda: listener.latest()[f"power/edge-001/{battery.id}/state"] == b"")
