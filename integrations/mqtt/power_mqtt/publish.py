@@ -34,6 +34,7 @@ from power_manager import (
     parse_number,
     printable,
 )
+from power_mqtt.broker import add_broker_options, broker_of
 from power_mqtt.connection import (
     END_SECONDS,
     Acknowledged,
@@ -45,8 +46,6 @@ from power_mqtt.connection import (
     Stop,
     Up,
     Will,
-    add_broker_options,
-    broker_of,
     stop_on_signals,
 )
 from power_mqtt.discovery import DEFAULT_PREFIX as DISCOVERY_PREFIX
@@ -69,8 +68,9 @@ QUIET_LOOK_SECONDS = (
 )
 ACKNOWLEDGE_SECONDS = 60.0  # a broker that takes nothing over for so long is left
 HEAR_SECONDS = 10.0  # after the greeting a broker has said what it held, or never will
+TROUBLE_SECONDS = 60.0  # without a trouble of the file, after which the same one is said again
 _LOOK_SHARE = (
-    100  # times as long as a look takes, the next one waits: thousands of meters take a while
+    20  # times as long as a look has computed, the next one waits: thousands of meters take a while
 )
 _ENDS = "it ends the connection at once, so it may not be allowed"
 _NOTICES_AT_ONCE = 1000  # the file must not wait for a broker that never stops talking
@@ -160,7 +160,8 @@ class Publisher:
         self._was_refused = False  # the broker has refused something, by its word, since it greeted
         self._suspicion = Suspicion()
         self._progress_at = 0.0  # when the broker last took something over, or had nothing to take
-        self._trouble = ""
+        self._trouble = ""  # what was wrong with the file the last time
+        self._trouble_at = 0.0
         self._last_words: list[Retained] = []
 
     # --- What the connection says
@@ -262,11 +263,12 @@ class Publisher:
                 self._wait_no_longer(now)
                 self._mirror.send(now)
                 self._events.send(now)
-            self._trouble = ""
         except PowerManagerError as error:
-            if str(error) != self._trouble:
+            is_news = str(error) != self._trouble or now - self._trouble_at >= TROUBLE_SECONDS
+            if is_news:
                 _log.error("%s; trying again", error)
             self._trouble = str(error)
+            self._trouble_at = now
             self._version = None
             self._next_poll = now + LOOK_SECONDS
 
@@ -312,6 +314,7 @@ class Publisher:
 
     def _look(self, now: float) -> None:
         """Ask all parts what their topics are to hold, and have the mirror see to it."""
+        began = time.thread_time()
         if self._is_stale:
             self._read_meters()
         said = self._said(now)
@@ -321,7 +324,8 @@ class Publisher:
             self._mirror.want(one.message)
         for topic in self._known.owners.keys() - said.keys():
             self._mirror.want(Retained(topic, b""))
-        self._next_look = now + max(LOOK_SECONDS, (self._clock() - now) * _LOOK_SHARE)
+        pause = (time.thread_time() - began) * _LOOK_SHARE
+        self._next_look = now + max(LOOK_SECONDS, min(pause, self._options.rules.interval))
 
     def _read_meters(self) -> None:
         self._is_stale = False  # what comes from here on is seen at the next look

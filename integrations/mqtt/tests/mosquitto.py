@@ -110,6 +110,13 @@ class Mosquitto:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def wait_for(self, text: str, *, after: str) -> None:
+        """Return when it has logged that after something else; the test fails if it does not."""
+        end = time.monotonic() + PATIENCE
+        while text not in self.log().partition(after)[2]:
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.01)
+
     def log(self) -> str:
         """What it has logged."""
         return self._log.read_text(encoding="utf-8", errors="replace")
