@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import urllib.error
@@ -9,6 +10,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 
@@ -60,6 +62,13 @@ class Api:
 
     def ask(self, kind: str, **fields: Any) -> Any:
         """The result of one command of the WebSocket."""
+        for _ in range(20):
+            # Home Assistant waits ten of its seconds for the token, which is not long where time runs faster.
+            with contextlib.suppress(ConnectionClosed):
+                return self._ask(kind, fields)
+        raise SystemExit(f"Home Assistant hangs up when it is asked for {kind}")
+
+    def _ask(self, kind: str, fields: dict[str, Any]) -> Any:
         url = self.url.replace("http", "ws", 1) + "/api/websocket"
         with connect(url, max_size=None, open_timeout=30) as socket:
             socket.recv(timeout=30)  # it asks for a token

@@ -162,7 +162,7 @@ class Bridge(Program):
         """Start it, at the time of the house."""
         clock = self._clock
         times = [str(value) for value in (clock.speed, clock.real_start, clock.start)]
-        arguments = ["publish", "--db", str(self._db), "--name", "proof", "--expire", "30m"]
+        arguments = ["publish", "--db", str(self._db), "--name", "proof", "--expire", "2h"]
         arguments += ["--broker", f"mqtt://127.0.0.1:{self._broker.port}"]
         path = os.pathsep.join([str(ROOT), str(ROOT / "integrations" / "mqtt")])
         self.run(

@@ -79,7 +79,11 @@ class Proof:
         self.until(20.5)
         self._take_pictures()
         self.until(21.5)
+        time.sleep(
+            1.5
+        )  # what was measured is published, and what goes is seen to go, before more is measured
         self.world.pm.delete_meter(self.world.shed)
+        time.sleep(1.5)
         self.world.step()
         self.check("a meter deleted")
         self.until(22)

@@ -9,7 +9,8 @@ published before, since Home Assistant would take that for a new meter and count
 - A backup is restored, or another copy of the file is put in its place, or a device's consumption is made of other
   meters than before: the truth is another one. The counter goes on from what was published last; the offset is the
   difference. Where a meter's readings then end before what was published last, its next reading ends a gap; what the
-  file books over the gap was counted before, but for one reading's interval, and is not counted again.
+  file books over the gap was counted before, but for one reading's interval, and is not counted again. What was
+  measured after the last message is not counted then: half a minute of it while the bridge runs.
 - Nothing is known of what was published last, and the file is not the one that it came from: the counter begins at 0,
   which Home Assistant takes for what it is, a new meter that has measured nothing yet.
 

@@ -322,7 +322,10 @@ class Publisher:
         self._known.add({topic: one.owner for topic, one in new.items()})
         for one in new.values():
             self._mirror.want(one.message)
-        for topic in self._known.owners.keys() - said.keys():
+        own = f"{self._options.prefix}/"
+        gone = self._known.owners.keys() - said.keys()
+        # Home Assistant is told first: it would take an empty topic for a state.
+        for topic in sorted(gone, key=lambda topic: (topic.startswith(own), topic)):
             self._mirror.want(Retained(topic, b""))
         pause = (time.thread_time() - began) * _LOOK_SHARE
         self._next_look = now + max(LOOK_SECONDS, min(pause, self._options.rules.interval))
