@@ -254,6 +254,39 @@ def test_clock_that_was_years_ahead_does_not_stop_the_counters(house: House) -> 
     assert house.out() == pytest.approx(20.0, abs=0.001)
 
 
+class Asked:
+    """A PowerManager that notes over how many days it was asked for statistics."""
+
+    def __init__(self, pm: PowerManager) -> None:
+        self._pm = pm
+        self.days: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pm, name)
+
+    def get_statistics(self, meter_id: str, days: float) -> Any:
+        """As the library's."""
+        self.days.append(days)
+        return self._pm.get_statistics(meter_id, days=days)
+
+
+def test_years_are_read_once(house: House) -> None:
+    """After the first time only the last hours are read, however long the bridge runs."""
+    house.log(house.battery, 10.0, HOUR)
+    asked: Any = Asked(house.pm)
+    reader = EnergyReader(house.clock, house.clock)
+    meters = house.pm.list_meters("edge")
+    reader.read(asked, "edge", meters)
+    first = max(asked.days)
+    asked.days.clear()
+    for _ in range(50):
+        house.log(house.battery, 10.0, HOUR)
+        reader.read(asked, "edge", meters)
+
+    assert first > 10_000
+    assert max(asked.days) * 24 < 5
+
+
 def test_turns_take_a_small_share_of_the_time(house: House) -> None:
     """After one meter was looked back at, no other is for 499 times as long."""
     passed = Clock(0.0)
@@ -391,6 +424,20 @@ def test_wait_survives_a_broker_that_forgets_after_an_hour(house: House) -> None
     house.start()
 
     assert house.out() == pytest.approx(50.0, abs=0.001)
+
+
+def test_wait_that_matters_is_saved_when_it_begins(house: House) -> None:
+    """A counter that waits for more than a twentieth is in the file before it is published."""
+    house.log(house.battery, 50.0, HOUR)
+    house.publish()
+    house.log(house.battery, 50.0, HOUR)
+    house.publish()
+    house.pm.delete_readings(house.battery, since=house.clock.now - 1.5 * HOUR)
+    assert house.out() == pytest.approx(100.0, abs=0.001)
+    house.retained = None
+    house.start()
+
+    assert house.out() == pytest.approx(100.0, abs=0.001)
 
 
 def test_restored_file_and_forgetful_broker_begin_at_zero(house: House) -> None:
