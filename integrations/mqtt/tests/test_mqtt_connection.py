@@ -9,6 +9,7 @@ import queue
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from certificates import Authority
 from mosquitto import PATIENCE, Listener, Mosquitto, free_port
 from power_mqtt import connection as module
 from power_mqtt.broker import Broker, broker_of, parse_broker
@@ -176,6 +178,26 @@ def test_an_empty_password_is_refused(password: Path) -> None:
     password.write_text("\n")
     with pytest.raises(MqttError, match="its first line is empty"):
         broker_from("--broker", "mqtts://a@b", "--password-file", str(password))
+
+
+def test_a_password_that_is_no_text_is_refused(password: Path) -> None:
+    """Some other file was named."""
+    password.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(MqttError, match="expected text in UTF-8"):
+        broker_from("--broker", "mqtts://a@b", "--password-file", str(password))
+
+
+def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(tmp_path: Path) -> None:
+    """A service has no terminal at which it could be typed."""
+    certificate, key = Authority(tmp_path).sign("edge-001")
+    locked = tmp_path / "locked.key"
+    subprocess.run(
+        ["openssl", "ec", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    words = ["--broker", "mqtts://b", "--cert", str(certificate), "--key", str(locked)]
+    with pytest.raises(MqttError, match="the key is encrypted"):
+        broker_from(*words).context()
 
 
 def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
