@@ -177,9 +177,12 @@ def broker_of(args: argparse.Namespace) -> Broker:
 
 
 def _password(path: Path) -> str:
-    with open(path, encoding="utf-8") as file:
-        password = file.readline().rstrip("\r\n")
-        mode = os.fstat(file.fileno()).st_mode
+    try:
+        with open(path, encoding="utf-8") as file:
+            password = file.readline().rstrip("\r\n")
+            mode = os.fstat(file.fileno()).st_mode
+    except UnicodeDecodeError:
+        raise MqttError(f"--password-file {path}: expected text in UTF-8") from None
     if not password:
         raise MqttError(f"--password-file {path}: its first line is empty")
     if mode & 0o007:

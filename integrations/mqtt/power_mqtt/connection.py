@@ -236,6 +236,7 @@ class _Session:
         self.reason = ""  # why it ended
         self.is_told = False  # the broker has said why
         self._up_at = 0.0
+        self._is_cut = False
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
@@ -283,7 +284,7 @@ class _Session:
         finally:
             self.is_over.set()
             sock = self._client.socket()
-            if isinstance(sock, socket.socket):  # paho failed, and left it open
+            if isinstance(sock, socket.socket):  # it was cut, or paho failed
                 sock.close()
             self._waker.close()
             self._woken.close()
@@ -296,7 +297,7 @@ class _Session:
         """
         client = self._client
         greeting_until = time.monotonic() + _CONNECT_SECONDS
-        while (sock := client.socket()) is not None:
+        while not self._is_cut and (sock := client.socket()) is not None:
             writers = [sock] if client.want_write() else []
             is_pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
             seconds = 0.0 if is_pending else _IDLE_SECONDS
@@ -336,12 +337,8 @@ class _Session:
 
     def cut(self, reason: str) -> None:
         self.reason = self.reason or reason
-        sock = self._client.socket()
-        if not isinstance(sock, socket.socket):
-            self.is_over.set()
-            return
-        with contextlib.suppress(OSError):  # it is gone already
-            sock.shutdown(socket.SHUT_RDWR)
+        self._is_cut = True
+        self._wake()
 
     def say_goodbye(self) -> None:
         self._client.disconnect()

@@ -16,7 +16,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-PATIENCE = 20.0  # seconds that a test waits for what will come; it goes on as soon as it has
+PATIENCE = 60.0  # seconds that a test waits for what will come; it goes on as soon as it has
 
 
 def free_port() -> int:

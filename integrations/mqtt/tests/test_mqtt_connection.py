@@ -9,6 +9,7 @@ import queue
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from certificates import Authority
 from mosquitto import PATIENCE, Listener, Mosquitto, free_port
 from power_mqtt import connection as module
 from power_mqtt.broker import Broker, broker_of, parse_broker
@@ -178,6 +180,26 @@ def test_an_empty_password_is_refused(password: Path) -> None:
         broker_from("--broker", "mqtts://a@b", "--password-file", str(password))
 
 
+def test_a_password_that_is_no_text_is_refused(password: Path) -> None:
+    """Some other file was named."""
+    password.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(MqttError, match="expected text in UTF-8"):
+        broker_from("--broker", "mqtts://a@b", "--password-file", str(password))
+
+
+def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(tmp_path: Path) -> None:
+    """A service has no terminal at which it could be typed."""
+    certificate, key = Authority(tmp_path).sign("edge-001")
+    locked = tmp_path / "locked.key"
+    subprocess.run(
+        ["openssl", "ec", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    words = ["--broker", "mqtts://b", "--cert", str(certificate), "--key", str(locked)]
+    with pytest.raises(MqttError, match="the key is encrypted"):
+        broker_from(*words).context()
+
+
 def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     """By option and file, before anything is connected."""
     wrong = tmp_path / "wrong.pem"
@@ -212,6 +234,33 @@ def test_what_arrives_says_whether_it_is_old_news(broker: Mosquitto) -> None:
             assert until(inbox, Arrived) == Arrived("a/old", b"1", True)
             other.publish("a/new", b"2")
             assert until(inbox, Arrived) == Arrived("a/new", b"2", False)
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_session_that_is_kept_gets_what_came_meanwhile(broker: Mosquitto, protocol: str) -> None:
+    """With session_seconds the broker keeps it; without, what came is gone."""
+    to = Broker("127.0.0.1", broker.port, protocol=protocol)
+    with Listener(broker) as other:
+        for seconds, expected in ((3600, b"missed"), (0, b"here")):
+            options = {
+                "filters": ["a/#"],
+                "session_seconds": seconds,
+                "client_id": f"kept {seconds}",
+            }
+            other.publish("a/first", b"first", retain=True)
+            with connected(to, **options) as (made, inbox):
+                until(inbox, Arrived)
+                made.say_goodbye(PATIENCE)
+            other.publish("a/first", b"", retain=True)
+            other.publish("a", b"missed")
+            with connected(to, **options) as (made, inbox):
+                until(inbox, Up)
+                other.publish("a/first", b"here", retain=True)
+                arrived = until(inbox, Arrived)
+                while isinstance(arrived, Arrived) and not arrived.payload:
+                    arrived = until(inbox, Arrived)  # that the first one was cleared
+                assert isinstance(arrived, Arrived)
+                assert arrived.payload == expected
 
 
 def test_a_message_that_cannot_be_taken_in_does_not_end_the_connection(
