@@ -97,6 +97,11 @@ class World:
         self.charge_pct -= 100 * pack * hours / _CAPACITY_WH
         self.charge_pct = min(max(self.charge_pct, 0.0), 100.0)
         ups = 18.0 + self._chance.uniform(-1, 1)
+        # No value stays exactly the same: that the same was read again is said only now and then.
+        grid += self._chance.uniform(0.01, 0.3)
+        roof += self._chance.uniform(0.01, 0.3)
+        shed += self._chance.uniform(0.01, 0.3)
+        pack += self._chance.uniform(0.01, 0.3)
         self._log(self.grid, 230.0, grid)
         self._log(self.roof, 48.0, roof)
         self._log(self.shed, 24.0, shed)

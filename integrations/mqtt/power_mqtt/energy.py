@@ -28,6 +28,7 @@ from power_manager import (
 )
 
 _RECENT_HOURS = 2  # an hour under way, and the one before it for what is a little late
+_LEAST_PAUSE_S = 2.0  # seconds between looking back at two meters, at least
 _PAUSE_PER_READ = (
     499  # times as long as looking back at a meter takes, at no other: 0.2 % of the time
 )
@@ -180,7 +181,7 @@ class EnergyReader:
         except NotFound:  # it was deleted in this moment
             del self._read[device_id]
         end = self._monotonic()
-        self._next_turn = end + (end - begin) * _PAUSE_PER_READ
+        self._next_turn = end + max((end - begin) * _PAUSE_PER_READ, _LEAST_PAUSE_S)
 
     def _is_as_read(self, pm: PowerManager, known: _Read, meter: PowerMeter) -> bool:
         recent = _Read(known.from_us, [meter], [])

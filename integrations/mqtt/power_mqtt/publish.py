@@ -479,6 +479,7 @@ def run_bridge(publisher: Publisher, connection: Connection, inbox: Inbox[Notice
         for notice in _notices(inbox):
             if isinstance(notice, Stop):
                 _say_goodbye(publisher, connection, inbox)
+                publisher.end()  # last: a locked file holds it up, until stop_on_signals() ends the program
                 return notice.code
             publisher.handle(notice)
         publisher.tick()

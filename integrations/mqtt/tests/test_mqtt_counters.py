@@ -233,7 +233,7 @@ def test_late_reading_of_an_old_hour_is_counted_in_its_turn(house: House) -> Non
 
     assert house.counters is not None
     for _ in range(2):  # a meter each time
-        house.clock.now += 1.0
+        house.clock.now += 2.0
         house.counters.keep_up(house.pm)
 
     assert house.out() == 10.0
