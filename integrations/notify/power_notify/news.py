@@ -133,7 +133,6 @@ class Watch:
             "the file was restored from a backup: events go on from there; %d that waited are dropped",
             dropped,
         )
-        self._heard.clear()
 
     def _is_changed(self, changes: _Changes) -> bool:
         return changes.last_sequence is not None or changes.state != self._state

@@ -271,6 +271,7 @@ def test_a_clock_that_jumps_makes_nobody_silent(world: World, http: HttpEnd) -> 
     notifier = world.notifier(http.url, silent_s=60.0)
     for jump_s in (0.0, 3e8, 0.0, -2e8, 0.0):
         world.now_s += jump_s
+        tell(notifier)
         world.log(50.0)
         tell(notifier)
         world.pass_time(30.0)
@@ -335,6 +336,23 @@ def test_a_backup_restored_while_it_does_not_run_is_noticed_too(
     world.pm.restore(tmp_path / "first.db")
     tell(world.notifier(http.url))
     assert http.titles == []
+
+
+def test_a_restore_makes_nobody_silent(world: World, http: HttpEnd, tmp_path: Path) -> None:
+    """The backup is old, the device is not: it has until the limit to be heard."""
+    notifier = world.notifier(http.url, silent_s=600.0)
+    world.log(50.0)
+    world.pm.backup(tmp_path / "backup.db")
+    for _ in range(10):
+        world.pass_time(300.0)
+        world.log(50.0)
+        tell(notifier)
+    world.pm.restore(tmp_path / "backup.db")
+    tell(notifier)
+    assert http.titles == []
+    world.pass_time(600.0)
+    tell(notifier)
+    assert http.titles == ["Silent: Gate 01 - no reading for 10 min"]
 
 
 # --- Properties
