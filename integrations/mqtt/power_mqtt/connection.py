@@ -1,0 +1,644 @@
+"""A connection to a broker that comes back by itself, and what the command line says about it.
+
+One thread connects, reads and writes until the end, and connects anew, each time with a client of
+its own. What happens is put into `inbox` as notices, so the program itself needs one thread and no
+locks. Nothing waits in here for a broker that is away: publish() says so, and the caller knows what
+is still to be sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import ipaddress
+import logging
+import os
+import queue
+import random
+import select
+import signal
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from power_manager import CommandParser, parse_duration
+from power_mqtt.errors import Misuse, MqttError
+
+BROKER = "POWER_MQTT_BROKER"  # the variable of the environment
+PORTS = {"mqtt": 1883, "mqtts": 8883}
+PROTOCOLS = ("auto", "5", "3.1.1")
+DEFAULT_KEEPALIVE = 30.0  # seconds
+WINDOW = 20  # messages that wait for the broker's acknowledgement at a time
+END_SECONDS = 2.0  # after a signal the program is gone within that time
+_CONNECT_SECONDS = 10.0  # for the broker to greet
+_FIRST_DELAY, _LAST_DELAY = 1.0, 30.0  # seconds between attempts
+_IDLE_SECONDS = 1.0  # paho looks after its pings that often
+_SHORT_SECONDS, _SHORT_LIVES = 5.0, 3  # a connection lost so soon, so often in a row, has a reason
+_SAY_AGAIN = 3600.0  # seconds after which the same trouble is said again
+_log = logging.getLogger("power_mqtt")
+
+
+# --- Where the broker is, and who we are
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where the broker is, who we are to it, and whom we trust."""
+
+    host: str
+    port: int
+    is_tls: bool = False
+    user: str | None = None
+    password: str | None = None
+    ca: Path | None = None  # None: the certificates that this machine trusts anyway
+    certificate: Path | None = None
+    key: Path | None = None
+    client_id: str | None = None
+    protocol: str = "auto"  # one of PROTOCOLS
+    keepalive: float = DEFAULT_KEEPALIVE  # seconds
+
+    @property
+    def url(self) -> str:
+        """How it is called in messages; never with a password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.is_tls else 'mqtt'}://{host}:{self.port}"
+
+    def context(self) -> ssl.SSLContext | None:
+        """Whom to trust and what to show; None without TLS. Raises MqttError."""
+        if not self.is_tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except OSError as error:
+            raise MqttError(f"--ca {self.ca}: {_said(error)}") from error
+        if self.certificate is not None:
+            try:
+                context.load_cert_chain(self.certificate, self.key, _refuse_encrypted)
+            except OSError as error:
+                named = f"--cert {self.certificate}"
+                if self.key is not None:
+                    named += f", --key {self.key}"
+                raise MqttError(f"{named}: {_said(error)}") from error
+        return context
+
+
+def _refuse_encrypted() -> str:
+    # Without this OpenSSL would ask at the terminal, and a service has none.
+    raise OSError(
+        "the key is encrypted: give one without a passphrase, in a file for its owner only"
+    )
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a broker's URL says."""
+
+    host: str
+    port: int
+    is_tls: bool
+    user: str | None
+
+
+def parse_broker(text: str) -> Address:
+    """A broker's URL for argparse: mqtt://HOST, mqtts://USER@HOST:PORT.
+
+    >>> parse_broker("mqtts://edge-001@broker.example.com")
+    Address(host='broker.example.com', port=8883, is_tls=True, user='edge-001')
+    """
+    try:
+        url = urllib.parse.urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}: {text!r}") from None
+    if url.password is not None:
+        # Not shown: it would be in the log next.
+        raise argparse.ArgumentTypeError(
+            "a password in a URL can be read by every user of the machine: use --password-file FILE"
+        )
+    if (
+        url.scheme not in PORTS
+        or not host
+        or url.path not in ("", "/")
+        or url.query
+        or url.fragment
+    ):
+        raise argparse.ArgumentTypeError(
+            f"expected mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS, got {text!r}"
+        )
+    user = None if url.username is None else urllib.parse.unquote(url.username)
+    return Address(host, port or PORTS[url.scheme], url.scheme == "mqtts", user or None)
+
+
+def add_broker_options(command: CommandParser) -> None:
+    """Add the options that say where the broker is, to a command that talks to one."""
+    add = command.add_argument
+    from_environment = os.environ.get(BROKER) or None
+    add("--broker", metavar="URL", default=from_environment, type=parse_broker,
+        help=f"mqtt://HOST, or mqtts://HOST for TLS (default: ${BROKER})")  # fmt: skip
+    add("--user", metavar="NAME", help="who we are to the broker; also as mqtts://NAME@HOST")
+    add(
+        "--password-file",
+        metavar="FILE",
+        type=Path,
+        help="a file with the password in its first line",
+    )
+    add("--ca", metavar="FILE", type=Path,
+        help="trust the certificates in FILE (default: those that this machine trusts)")  # fmt: skip
+    add("--cert", metavar="FILE", type=Path, help="our own certificate, PEM")
+    add("--key", metavar="FILE", type=Path, help="its key (default: it is in the file of --cert)")
+    add("--client-id", metavar="ID", help="our client id (default: one that stays the same)")
+    add("--protocol", metavar="VERSION", choices=PROTOCOLS, default="auto",
+        help="of MQTT: 5, 3.1.1, or auto: 5 where the broker has it (default)")  # fmt: skip
+    add("--keepalive", metavar="TIME", type=functools.partial(parse_duration, above=0),
+        default=DEFAULT_KEEPALIVE,
+        help="the broker takes us for gone after 1.5 times that silence (default: 30s)")  # fmt: skip
+
+
+def broker_of(args: argparse.Namespace) -> Broker:
+    """The broker that a command line names. Raises Misuse, MqttError, OSError."""
+    address: Address | None = args.broker
+    if address is None:
+        raise Misuse(
+            f"--broker: name the broker, as in mqtts://broker.example.com, here or in ${BROKER}"
+        )
+    if args.user and address.user and args.user != address.user:
+        raise Misuse(f"--user {args.user!r}: the URL has another one, {address.user!r}")
+    user = args.user or address.user
+    password = None if args.password_file is None else _password(args.password_file)
+    if password is not None and user is None:
+        raise Misuse("--password-file: name the user too, with --user NAME")
+    if password is not None and not address.is_tls and not _is_loopback(address.host):
+        raise Misuse(
+            f"a password goes to {address.host!r} with TLS only, for anybody on the way could read it: "
+            "use mqtts://"
+        )
+    tls_options = {"--ca": args.ca, "--cert": args.cert, "--key": args.key}
+    for option, value in tls_options.items():
+        if value is not None and not address.is_tls:
+            raise Misuse(f"{option}: only with mqtts://")
+    if args.key is not None and args.cert is None:
+        raise Misuse("--key: name the certificate too, with --cert FILE")
+    if not 1 <= args.keepalive <= 65535:
+        raise Misuse(f"--keepalive: expected 1s to 65535s, got {args.keepalive:g} s")
+    return Broker(
+        address.host,
+        address.port,
+        address.is_tls,
+        user,
+        password,
+        args.ca,
+        args.cert,
+        args.key,
+        args.client_id,
+        args.protocol,
+        args.keepalive,
+    )
+
+
+def _password(path: Path) -> str:
+    with open(path, encoding="utf-8") as file:
+        password = file.readline().rstrip("\r\n")
+        mode = os.fstat(file.fileno()).st_mode
+    if not password:
+        raise MqttError(f"--password-file {path}: its first line is empty")
+    if mode & 0o007:
+        _log.warning("%s: every user of this machine can read it: chmod 600", path)
+    return password
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# --- Notices
+
+
+@dataclass(frozen=True)
+class Up:
+    """The broker has greeted; what it kept of us is unknown."""
+
+    protocol: str  # "5" or "3.1.1"
+
+
+@dataclass(frozen=True)
+class Down:
+    """The connection has ended, or could not be made."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """The broker has taken a message over, or refused it for a reason."""
+
+    ticket: Ticket
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A message of a topic that we subscribe to."""
+
+    topic: str
+    payload: bytes
+    is_retained: bool  # it was there before we came: old news
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The program is to end, with that exit code."""
+
+    code: int
+
+
+Ticket = tuple[int, int]  # the number of the connection, and the message's in it
+Notice = Up | Down | Acknowledged | Arrived | Stop
+Inbox = queue.SimpleQueue  # of Notice; its put() is allowed in a signal handler
+
+
+# --- The connection
+
+
+@dataclass(frozen=True)
+class Will:
+    """What the broker publishes, retained, when it loses us."""
+
+    topic: str
+    payload: bytes
+
+
+class Connection:
+    """A connection that comes back by itself; a context manager.
+
+    `client_id`: what the broker tells clients apart by, unless the command line gives one. The same
+    after a restart, so that the last will of an earlier life comes before us and not after.
+    `filters` are subscribed to at QoS 1 each time; what comes is an Arrived in `inbox`, or goes to
+    `on_message` in the network's thread. `session_seconds`: how long the broker is to keep what
+    comes for us while we are away (0: not at all).
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        inbox: Inbox[Notice],
+        *,
+        client_id: str,
+        will: Will | None = None,
+        filters: Sequence[str] = (),
+        on_message: Callable[[Arrived], None] | None = None,
+        session_seconds: int = 0,
+    ) -> None:
+        self._broker = broker
+        self._context = broker.context()
+        self._client_id = broker.client_id or client_id
+        self._inbox = inbox
+        self._will = will
+        self._filters = list(filters)
+        self._on_message = on_message or inbox.put
+        self._session_seconds = session_seconds
+        self._protocols = ["5", "3.1.1"] if broker.protocol == "auto" else [broker.protocol]
+        self._window = WINDOW
+        self._number = 0
+        self._session: _Session | None = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="power-mqtt", daemon=True)
+        self._said = ""
+        self._said_at = 0.0
+
+    def __enter__(self) -> Connection:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._ending.set()
+        self.drop("the program ends")
+        self._thread.join(END_SECONDS / 10)  # it may be waiting for a name to be looked up: let it
+
+    def is_up(self) -> bool:
+        """Whether the broker has greeted and the connection has not ended, as far as is known."""
+        session = self._session
+        return session is not None and session.is_up.is_set() and not session.is_over.is_set()
+
+    def publish(self, topic: str, payload: bytes, retain: bool) -> Ticket | None:
+        """Hand a message to the network at QoS 1; return what will be acknowledged, None without one."""
+        session = self._session
+        if session is None or not self.is_up():
+            return None
+        return session.publish(topic, payload, retain)
+
+    def drop(self, reason: str) -> None:
+        """Cut the connection, so that a new one is made; the broker then publishes the last will."""
+        session = self._session
+        if session is not None:
+            session.cut(reason)
+
+    def say_goodbye(self, seconds: float) -> None:
+        """End without a last will; take that long at most for it."""
+        self._ending.set()
+        session = self._session
+        if session is not None:
+            session.say_goodbye()
+            session.is_over.wait(seconds)
+
+    # --- The thread that connects
+
+    def _run(self) -> None:
+        delay = 0.0
+        short_lives = 0  # connections in a row that were lost soon after the greeting
+        protocol = 0  # an index of self._protocols
+        while not self._ending.is_set():
+            self._number += 1
+            session = _Session(self, self._number, self._protocols[protocol])
+            was_up = session.live()
+            self._session = None
+            if self._ending.is_set():
+                return
+            if session.is_unsupported and len(self._protocols) > 1:
+                self._protocols = self._protocols[1:]  # the broker said so: do not ask again
+                protocol = 0
+                continue
+            if session.is_narrow:
+                continue
+            short_lives = short_lives + 1 if was_up and session.was_short() else 0
+            if short_lives >= _SHORT_LIVES and not session.is_told:
+                # Some brokers do not say it of themselves; two that throw each other out go on for ever.
+                session.reason += f", again and again: {self._twin_hint()}"
+            self._say(session.reason)
+            self._inbox.put(Down(session.reason))
+            # A broker that hangs up at the greeting may not know the version, or may be going down.
+            hung_up = session.is_connected and not was_up and not session.is_refused
+            protocol = (protocol + 1) % len(self._protocols) if hung_up else 0
+            delay = _FIRST_DELAY if was_up else min(max(delay * 2, _FIRST_DELAY), _LAST_DELAY)
+            # Thousands of devices lose a broker at the same time: they must not all come back at once.
+            self._ending.wait(delay * random.uniform(0.5, 1.0))
+
+    def _twin_hint(self) -> str:
+        return (
+            f"another program may use the client id {self._client_id!r}; "
+            "give one of them a --client-id, or a bridge a --name, of its own"
+        )
+
+    def _say(self, reason: str) -> None:
+        """Log a trouble once, and again after a while."""
+        now = time.monotonic()
+        if reason != self._said or now - self._said_at >= _SAY_AGAIN:
+            _log.warning("%s: %s; trying again", self._broker.url, reason)
+            self._said = reason
+            self._said_at = now
+
+
+class _Session:
+    """One connection from its making to its end, with a client of its own."""
+
+    def __init__(self, owner: Connection, number: int, protocol: str) -> None:
+        self._owner = owner
+        self._number = number
+        self._protocol = protocol
+        self.is_connected = False  # there was a TCP connection
+        self.is_up = threading.Event()  # the broker has greeted
+        self.is_over = threading.Event()
+        self.is_refused = False  # it has refused us
+        self.is_unsupported = False  # it has refused this version of MQTT
+        self.is_narrow = False  # the broker takes fewer messages at a time than we would send
+        self.reason = ""  # why it ended
+        self.is_told = False  # the broker has said why
+        self._up_at = 0.0
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        self._client = self._make_client()
+
+    def _make_client(self) -> paho.Client:
+        owner, broker = self._owner, self._owner._broker
+        is_five = self._protocol == "5"
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=owner._client_id,
+            clean_session=None if is_five else owner._session_seconds == 0,
+            protocol=MQTTProtocolVersion.MQTTv5 if is_five else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        if broker.user is not None:
+            client.username_pw_set(broker.user, broker.password)
+        if owner._context is not None:
+            client.tls_set_context(owner._context)
+        if owner._will is not None:
+            client.will_set(owner._will.topic, owner._will.payload, qos=1, retain=True)
+        client.connect_timeout = _CONNECT_SECONDS / 2
+        client.max_inflight_messages_set(owner._window)
+        client.on_socket_register_write = self._wake
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        return client
+
+    def live(self) -> bool:
+        """Connect, and return when it is over; whether the broker had greeted."""
+        owner, broker = self._owner, self._owner._broker
+        owner._session = self
+        try:
+            self._client.connect(broker.host, broker.port, **self._connect_options())
+            self.is_connected = True
+            self._exchange()
+        except (OSError, ValueError) as error:
+            self.reason = f"cannot connect: {_said(error)}"
+        except Exception as error:  # noqa: BLE001 - paho has met bytes that are not MQTT
+            _log.debug("paho failed", exc_info=error)
+            self.reason = f"the broker sent what is not MQTT: {_said(error)}"
+        finally:
+            self.is_over.set()
+            sock = self._client.socket()
+            if isinstance(sock, socket.socket):  # paho failed, and left it open
+                sock.close()
+            self._waker.close()
+            self._woken.close()
+        return self.is_up.is_set()
+
+    def _exchange(self) -> None:
+        """Read and write until the connection has ended.
+
+        Paho has a thread for this, which would end without a word at an error of its own.
+        """
+        client = self._client
+        greeting_until = time.monotonic() + _CONNECT_SECONDS
+        while (sock := client.socket()) is not None:
+            writers = [sock] if client.want_write() else []
+            is_pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+            seconds = 0.0 if is_pending else _IDLE_SECONDS
+            readable, writable, _ = select.select([sock, self._woken], writers, [], seconds)
+            if self._woken in readable:
+                self._woken.recv(1000)
+            if sock in readable or is_pending:
+                client.loop_read()
+            if writable or client.want_write():
+                client.loop_write()
+            client.loop_misc()
+            if not self.is_up.is_set() and time.monotonic() >= greeting_until:
+                self.cut("the broker does not answer")
+
+    def _wake(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # full: it is awake anyway; closed: it is over
+            self._waker.send(b"x")
+
+    def _connect_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"keepalive": round(self._owner._broker.keepalive)}
+        if self._protocol == "5":
+            seconds = self._owner._session_seconds
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = seconds
+            options |= {"clean_start": seconds == 0, "properties": properties}
+        return options
+
+    def publish(self, topic: str, payload: bytes, retain: bool) -> Ticket | None:
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return None
+        return (self._number, info.mid)
+
+    def was_short(self) -> bool:
+        """Whether it was lost soon after the greeting."""
+        return time.monotonic() - self._up_at < _SHORT_SECONDS
+
+    def cut(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        sock = self._client.socket()
+        if not isinstance(sock, socket.socket):
+            self.is_over.set()
+            return
+        with contextlib.suppress(OSError):  # it is gone already
+            sock.shutdown(socket.SHUT_RDWR)
+
+    def say_goodbye(self) -> None:
+        self._client.disconnect()
+
+    # --- Callbacks, in the thread of the connection
+
+    def _on_connect(
+        self, client: paho.Client, userdata: object, flags: Any, reason_code: Any, properties: Any
+    ) -> None:
+        if reason_code.is_failure:
+            self.is_refused = True
+            self.is_unsupported = reason_code.getName() == "Unsupported protocol version"
+            self.reason = f"the broker refuses us: {reason_code}"
+            return
+        most = getattr(properties, "ReceiveMaximum", WINDOW)
+        if most < self._owner._window:
+            # Paho keeps to what it was told before it connected, and does not look at this.
+            self._owner._window = most
+            self.is_narrow = True
+            client.disconnect()
+            return
+        if self._owner._filters:
+            client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._owner._filters]
+                             if self._protocol == "5" else [(name, 1) for name in self._owner._filters])  # fmt: skip
+        _log.info("%s: connected, MQTT %s", self._owner._broker.url, self._protocol)
+        self._owner._said = ""
+        self._up_at = time.monotonic()
+        self.is_up.set()
+        self._owner._inbox.put(Up(self._protocol))
+
+    def _on_disconnect(
+        self, client: paho.Client, userdata: object, flags: Any, reason_code: Any, properties: Any
+    ) -> None:
+        if not self.reason and flags.is_disconnect_packet_from_server:
+            self.is_told = True
+            self.reason = f"the broker has ended the connection: {reason_code}"
+            if reason_code.getName() == "Session taken over":
+                self.reason += f": {self._owner._twin_hint()}"
+        elif not self.reason:
+            self.reason = "the connection was lost"
+        self.is_over.set()
+
+    def _on_publish(
+        self, client: paho.Client, userdata: object, mid: int, reason_code: Any, properties: Any
+    ) -> None:
+        refusal = str(reason_code) if reason_code.is_failure else ""
+        self._owner._inbox.put(Acknowledged((self._number, mid), refusal))
+
+    def _on_subscribe(
+        self, client: paho.Client, userdata: object, mid: int, reason_codes: Any, properties: Any
+    ) -> None:
+        for name, reason_code in zip(self._owner._filters, reason_codes):
+            if reason_code.is_failure:
+                _log.error(
+                    "%s: no subscription to %s: %s", self._owner._broker.url, name, reason_code
+                )
+
+    def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+        try:
+            arrived = Arrived(message.topic, bytes(message.payload), message.retain)
+            self._owner._on_message(arrived)
+        except Exception:  # noqa: BLE001 - the connection must not end of it
+            _log.exception("a message could not be taken in")
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, without its number."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the broker's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS failed: {error.reason.lower().replace('_', ' ')}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+# --- Signals
+
+
+@contextlib.contextmanager
+def stop_on_signals(inbox: Inbox[Notice]) -> Iterator[None]:
+    """Turn SIGTERM, SIGHUP and Ctrl-C into a Stop; whatever is stuck then ends the hard way.
+
+    A locked file or a dead network can hold a call up for longer than a supervisor waits. Nothing is
+    lost by that: the broker publishes the last will, and the cursor stays where it was.
+    """
+    asked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    ended = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        code = 130 if number == signal.SIGINT else 0
+        asked.put(code)
+        inbox.put(Stop(code))
+
+    def watch() -> None:
+        code = asked.get()
+        if code is not None and not ended.wait(END_SECONDS * 0.9):
+            os._exit(code)
+
+    before: dict[signal.Signals, Any] = {}
+    watcher = threading.Thread(target=watch, name="power-mqtt end", daemon=True)
+    watcher.start()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        ended.set()
+        asked.put(None)
+        watcher.join()

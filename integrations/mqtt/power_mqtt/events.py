@@ -1,0 +1,167 @@
+"""Events on their way to the broker: in order, at least once each, from a cursor that the file keeps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from power_manager import PowerEvent, PowerManager
+from power_mqtt.connection import Ticket
+from power_mqtt.mirror import Publish
+from power_mqtt.payloads import event_payload, json_bytes
+from power_mqtt.topics import Topics
+
+BATCH = 100  # events that are on their way at a time; all others wait in the file
+REFUSED_SECONDS = 30.0  # after which events that the broker refused are tried again
+# After which the cursor is moved again where the file did not let it: each try holds up all else for a while.
+LOCKED_SECONDS = 20.0
+_log = logging.getLogger("power_mqtt")
+
+
+@dataclass
+class _Sent:
+    """An event on its way; without a ticket it is done: acknowledged, or of a device that is left out."""
+
+    sequence: int
+    ticket: Ticket | None
+    topic: str = ""
+    refusal: str = ""
+
+
+class EventFeed:
+    """Sends the events after the cursor; moves the cursor when the broker has taken them over.
+
+    `name`: the follower's in the file. `wants`: whether events of a device are published at all.
+    `meter_name`: what a meter is called, None if it is not known.
+    """
+
+    def __init__(
+        self,
+        pm: PowerManager,
+        name: str,
+        topics: Topics,
+        publish: Publish,
+        *,
+        wants: Callable[[str], bool],
+        meter_name: Callable[[str], str | None],
+    ) -> None:
+        self._pm = pm
+        self._follower = pm.event_follower(name)
+        self._topics = topics
+        self._publish = publish
+        self._wants = wants
+        self._meter_name = meter_name
+        self._batch: list[_Sent] = []
+        self._file_id = ""  # the line of history that the batch was read from
+        self._reached: int | None = None  # where the cursor may move to
+        self._is_due = True  # there may be events to send
+        self._not_before = 0.0
+        self._save_not_before = 0.0
+        self._has_complained = False
+
+    def reset(self) -> None:
+        """Begin with a new connection: what was on its way is sent again."""
+        self._batch = []
+        self._is_due = True
+        self._not_before = 0.0
+        self._save_not_before = 0.0
+        self._has_complained = False
+
+    def waiting(self) -> list[tuple[str, bytes]]:
+        """Topic and payload of the events that wait, as many as are sent at a time."""
+        file_id = self._pm.file_id
+        return [
+            (self._topics.event(event.device_id), self._payload(sequence, event, file_id))
+            for sequence, event in self._follower.pending(BATCH)
+            if self._wants(event.device_id)
+        ]
+
+    def wake(self) -> None:
+        """Have the next send() look for events: the file has changed."""
+        self._is_due = True
+
+    def is_quiet(self) -> bool:
+        """Whether no event is on its way."""
+        return not self._batch
+
+    def send(self, now: float) -> None:
+        """Save how far it has come, and send the next events unless some are still on their way.
+
+        Raises PowerManagerError; then nothing is sent before the cursor has been moved.
+        """
+        while self._save(now) and self._is_due and not self._batch and now >= self._not_before:
+            file_id = self._pm.file_id
+            pending = self._follower.pending(BATCH)
+            if self._pm.file_id != file_id:
+                return  # restored in between: the next look has the events of one line
+            if not pending:
+                self._is_due = False
+                return
+            self._file_id = file_id
+            for sequence, event in pending:
+                if not self._send_one(sequence, event):
+                    self._batch = []  # the connection has gone: the next one begins with them
+                    return
+            self._finish(now)
+
+    def _send_one(self, sequence: int, event: PowerEvent) -> bool:
+        if not self._wants(event.device_id):
+            self._batch.append(_Sent(sequence, None))
+            return True
+        topic = self._topics.event(event.device_id)
+        ticket = self._publish(topic, self._payload(sequence, event, self._file_id), False)
+        self._batch.append(_Sent(sequence, ticket, topic))
+        return ticket is not None
+
+    def _payload(self, sequence: int, event: PowerEvent, file_id: str) -> bytes:
+        name = None if event.meter_id is None else self._meter_name(event.meter_id)
+        return json_bytes(event_payload(sequence, event, file_id, name))
+
+    def acknowledge(self, ticket: Ticket, refusal: str, now: float) -> bool:
+        """Note that the broker has taken a message over, or refused it; return whether it was one of these."""
+        for sent in self._batch:
+            if sent.ticket == ticket:
+                sent.ticket = None
+                sent.refusal = refusal
+                self._finish(now)
+                return True
+        return False
+
+    def _finish(self, now: float) -> None:
+        """Note how far the cursor may move, if nothing is on its way: to the end, or to before a refused one."""
+        if any(sent.ticket is not None for sent in self._batch):
+            return
+        for sent in self._batch:
+            if sent.refusal:
+                self._not_before = now + REFUSED_SECONDS
+                self._complain(sent)
+                break
+            self._reached = sent.sequence
+        self._batch = []
+
+    def _save(self, now: float) -> bool:
+        """Move the cursor as far as it may; whether it is there. Raises PowerManagerError."""
+        if self._reached is None:
+            return True
+        if now < self._save_not_before:
+            return False
+        self._save_not_before = now + LOCKED_SECONDS
+        # In one transaction: a backup that is restored meanwhile has other events under these numbers.
+        with self._pm.transaction():
+            if self._pm.file_id == self._file_id:
+                self._follower.acknowledge(self._reached)
+        self._reached = None
+        self._save_not_before = 0.0
+        return True
+
+    def _complain(self, sent: _Sent) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            _log.error(
+                "the broker refuses the event %d on %s: %s; it and those after it are tried again every %g s",
+                sent.sequence,
+                sent.topic,
+                sent.refusal,
+                REFUSED_SECONDS,
+            )

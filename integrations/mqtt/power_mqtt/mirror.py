@@ -1,0 +1,166 @@
+"""What is to be retained at the broker beside what is: only the difference is sent, and only the latest.
+
+Memory is one entry a topic, however long the broker is away: what is newer replaces what waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from power_mqtt.connection import WINDOW, Ticket
+
+REFUSED_SECONDS = 60.0  # after which what the broker refused is tried again
+CONTRADICT_SECONDS = 1.0  # after which another's word on a topic of ours is put right
+_log = logging.getLogger("power_mqtt")
+
+Publish = Callable[
+    [str, bytes, bool], "Ticket | None"
+]  # topic, payload, retain; None: no connection
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What a topic is to hold; an empty payload: nothing. `interval`: seconds between two messages."""
+
+    topic: str
+    payload: bytes
+    interval: float = 0.0
+
+
+@dataclass
+class _Entry:
+    """One topic."""
+
+    wanted: Retained
+    held: bytes | None = None  # what the broker has acknowledged; None: unknown
+    ticket: Ticket | None = None  # a message that is on its way
+    sending: bytes = b""  # its payload
+    not_before: float = 0.0
+
+
+class Mirror:
+    """The topics that are to be retained.
+
+    `cleared` is called with a topic when the broker holds nothing there any more.
+    """
+
+    def __init__(self, publish: Publish, cleared: Callable[[str], None]) -> None:
+        self._publish = publish
+        self._cleared = cleared
+        self._entries: dict[str, _Entry] = {}
+        self._waiting: dict[
+            str, None
+        ] = {}  # topics with something to send, in the order of wanting
+        self._tickets: dict[Ticket, str] = {}
+        self._has_complained = False
+
+    def want(self, message: Retained) -> None:
+        """Have the broker hold that, from the next send() on."""
+        entry = self._entries.get(message.topic)
+        if entry is None:
+            self._entries[message.topic] = _Entry(message)
+        elif entry.wanted is message or entry.wanted == message:
+            return
+        else:
+            entry.wanted = message
+        self._waiting.setdefault(message.topic)
+
+    def topics(self) -> set[str]:
+        """The topics that are to hold something."""
+        return {topic for topic, entry in self._entries.items() if entry.wanted.payload}
+
+    def resend(self, topics: set[str] | None = None) -> None:
+        """Take what the broker holds for unknown, of these topics (None: all), so that it is sent again."""
+        for topic, entry in self._entries.items():
+            if topics is None or topic in topics:
+                entry.held = None
+                entry.not_before = 0.0
+                self._waiting.setdefault(topic)
+
+    def reset(self) -> None:
+        """Begin with a new connection: nothing is on its way, and what the broker holds is unknown."""
+        self._tickets.clear()
+        for entry in self._entries.values():
+            entry.ticket = None
+        self._has_complained = False
+        self.resend()
+
+    def contradict(self, topic: str, payload: bytes, now: float) -> None:
+        """Note that somebody else has published to a topic of ours; if it is not what is wanted, say so."""
+        entry = self._entries.get(topic)
+        if entry is None or entry.ticket is not None or payload == entry.wanted.payload:
+            return
+        entry.held = None
+        entry.not_before = now + CONTRADICT_SECONDS
+        self._waiting.setdefault(topic)
+
+    def hurry(self, first: Sequence[Retained]) -> None:
+        """Want these too, before all else, and let nothing wait for its interval."""
+        waiting = self._waiting
+        self._waiting = {}
+        for message in first:
+            self.want(message)
+        self._waiting |= waiting
+        for entry in self._entries.values():
+            entry.not_before = 0.0
+
+    def is_quiet(self) -> bool:
+        """Whether no message is on its way."""
+        return not self._tickets
+
+    def holds(self, messages: Sequence[Retained]) -> bool:
+        """Whether the broker holds these."""
+        return all(self._entries[one.topic].held == one.payload for one in messages)
+
+    def is_done(self) -> bool:
+        """Whether the broker holds everything that is wanted."""
+        return not self._tickets and not self._waiting
+
+    def send(self, now: float) -> None:
+        """Send what differs and is due, as far as the window goes; `now` is in seconds of any clock."""
+        for topic in list(self._waiting):
+            if len(self._tickets) >= WINDOW:
+                return
+            entry = self._entries[topic]
+            if entry.ticket is not None or now < entry.not_before:
+                continue
+            if entry.wanted.payload == entry.held:
+                del self._waiting[topic]
+                continue
+            ticket = self._publish(topic, entry.wanted.payload, True)
+            if ticket is None:
+                return
+            entry.ticket = ticket
+            entry.sending = entry.wanted.payload
+            entry.not_before = now + entry.wanted.interval
+            self._tickets[ticket] = topic
+
+    def acknowledge(self, ticket: Ticket, refusal: str, now: float) -> bool:
+        """Note that the broker has taken a message over, or refused it; return whether it was one of these."""
+        topic = self._tickets.pop(ticket, None)
+        if topic is None:
+            return False
+        entry = self._entries[topic]
+        entry.ticket = None
+        if refusal:
+            entry.not_before = now + REFUSED_SECONDS
+            self._complain(topic, refusal)
+            return True
+        entry.held = entry.sending
+        if entry.wanted.payload == entry.held:
+            self._waiting.pop(topic, None)
+            if not entry.held:
+                del self._entries[topic]
+                self._cleared(topic)
+        return True
+
+    def _complain(self, topic: str, refusal: str) -> None:
+        if not self._has_complained:
+            self._has_complained = True  # hundreds may follow, for the same reason
+            _log.error(
+                "the broker refuses %s: %s; this and whatever else it refuses is tried again every minute",
+                topic,
+                refusal,
+            )

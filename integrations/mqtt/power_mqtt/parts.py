@@ -1,0 +1,280 @@
+"""What the bridge says of each device, part by part, as retained messages.
+
+A part is asked at every look at the file, and says what its topics are to hold now; the mirror sends
+what differs. A topic that no part names any more is cleared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from power_manager import SECOND_US, DeviceRecord, PowerMeter, to_microseconds
+from power_mqtt.known import Owner
+from power_mqtt.mirror import Retained
+from power_mqtt.payloads import OFFLINE, ONLINE, json_bytes, state_payload, totals_payload
+from power_mqtt.topics import Topics
+
+_POINTS = 1.0  # % of charge: with --min-change, less is no change
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When something is published again."""
+
+    interval: float = 5.0  # seconds between two messages of a meter, at least
+    min_change: float = 0.0  # W; 0: any change of volts, amperes or charge
+    expire: float = 600.0  # seconds without a reading after which a device is offline
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the file says of a device now.
+
+    `removed_meter_ids`: meters that are gone, and of which something may still be retained.
+    `now`: seconds of a clock that cannot be set; `wall`: seconds since 1970.
+    """
+
+    device: DeviceRecord
+    meters: Sequence[PowerMeter]
+    removed_meter_ids: Sequence[str]
+    now: float
+    wall: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """A retained message, and whose it is."""
+
+    message: Retained
+    owner: Owner
+
+
+class Part(Protocol):
+    """Something that is published of each device."""
+
+    def filters(self) -> Sequence[str]:
+        """What of the broker's topics this part wants to hear."""
+
+    def connected(self) -> None:
+        """The broker has greeted, and is about to say what it holds."""
+
+    def arrived(self, topic: str, payload: bytes, is_retained: bool) -> bool:
+        """A message of any of the parts' filters; whether everything is to be sent again because of it."""
+
+    def messages(self, look: Look) -> Iterable[Said]:
+        """What the topics of a device are to hold now. The same object again costs least."""
+
+    def forget(self, device_id: str) -> None:
+        """The device is gone, or is published no more."""
+
+
+class QuietPart:
+    """A part that hears nothing."""
+
+    def filters(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
+
+    def connected(self) -> None:
+        """Nothing changes by that."""
+
+    def arrived(self, topic: str, payload: bytes, is_retained: bool) -> bool:
+        """Not for this part."""
+        return False
+
+
+# --- States
+
+
+@dataclass
+class _Shown:
+    """A meter as it was published last."""
+
+    meter: PowerMeter
+    said: Said
+    made_at: float
+
+
+class States(QuietPart):
+    """The present state of every meter that has one."""
+
+    def __init__(self, topics: Topics, rules: Rules) -> None:
+        self._topics = topics
+        self._rules = rules
+        self._shown: dict[str, dict[str, _Shown]] = {}  # by device and meter
+
+    def messages(self, look: Look) -> Iterator[Said]:
+        """A message for each meter that has measured something."""
+        shown = self._shown.setdefault(look.device.id, {})
+        for meter in look.meters:
+            if meter.updated_at is not None:
+                yield self._said(shown, meter, look.now)
+        present = {meter.id for meter in look.meters if meter.updated_at is not None}
+        for meter_id in shown.keys() - present:
+            del shown[meter_id]
+
+    def _said(self, shown: dict[str, _Shown], meter: PowerMeter, now: float) -> Said:
+        last = shown.get(meter.id)
+        if last is not None and not self._is_news(last, meter, now):
+            return last.said
+        topic = self._topics.state(meter.device_id, meter.id)
+        message = Retained(topic, json_bytes(state_payload(meter)), self._rules.interval)
+        said = Said(message, Owner(meter.device_id, meter.id))
+        shown[meter.id] = _Shown(meter, said, now)
+        return said
+
+    def _is_news(self, last: _Shown, meter: PowerMeter, now: float) -> bool:
+        if meter == last.meter:
+            return False
+        # That the same was measured again is said now and then: whoever listens may let it expire.
+        if now - last.made_at >= self._rules.expire / 2:
+            return True
+        return _is_change(last.meter, meter, self._rules.min_change)
+
+    def forget(self, device_id: str) -> None:
+        """Drop what was shown of it."""
+        self._shown.pop(device_id, None)
+
+
+def _is_change(before: PowerMeter, after: PowerMeter, min_change: float) -> bool:
+    """Whether another state of a meter differs enough to be published; its time alone does not count."""
+    if _what_is_told_at_once(before) != _what_is_told_at_once(after):
+        return True
+    points = abs(after.charge_pct - before.charge_pct)
+    if min_change == 0:
+        electrical = (before.voltage, before.current_draw) != (after.voltage, after.current_draw)
+        return electrical or points > 0
+    watts = abs((after.wattage or 0.0) - (before.wattage or 0.0))
+    return watts >= min_change or points >= _POINTS
+
+
+def _what_is_told_at_once(meter: PowerMeter) -> tuple[object, ...]:
+    return (
+        meter.name,
+        meter.type,
+        meter.capacity_wh,
+        meter.active,
+        meter.power_known,
+        meter.alert_level,
+        meter.state,
+    )
+
+
+# --- Totals
+
+
+@dataclass
+class _Totals:
+    """The totals of a device as they were published last, and of which states they were made."""
+
+    states: list[PowerMeter]
+    device: DeviceRecord
+    said: Said
+    made_at: float
+
+
+class Totals(QuietPart):
+    """What each device uses as a whole; `budget`: the library's power_budget_check().
+
+    Computed anew when a meter's state is news, and at most once an interval: it takes some queries.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        rules: Rules,
+        budget: Callable[[Iterable[str]], Mapping[str, Mapping[str, Any]]],
+    ) -> None:
+        self._topics = topics
+        self._rules = rules
+        self._budget = budget
+        self._totals: dict[str, _Totals] = {}
+
+    def messages(self, look: Look) -> Iterator[Said]:
+        """One message, for a device whose meters have measured something."""
+        if all(meter.updated_at is None for meter in look.meters):
+            self._totals.pop(look.device.id, None)
+            return
+        last = self._totals.get(look.device.id)
+        if last is not None and not self._is_news(last, look):
+            yield last.said
+            return
+        budget = self._budget([look.device.id])[look.device.id]
+        if "error" in budget:
+            return  # deleted since the look at the devices
+        message = Retained(
+            self._topics.totals(look.device.id),
+            json_bytes(totals_payload(budget)),
+            self._rules.interval,
+        )
+        said = Said(message, Owner(look.device.id))
+        self._totals[look.device.id] = _Totals(list(look.meters), look.device, said, look.now)
+        yield said
+
+    def _is_news(self, last: _Totals, look: Look) -> bool:
+        age = look.now - last.made_at
+        if age < self._rules.interval:
+            return False
+        if look.device != last.device or len(look.meters) != len(last.states):
+            return True
+        pairs = list(zip(last.states, look.meters))
+        if any(before.id != after.id for before, after in pairs):
+            return True
+        if age >= self._rules.expire / 2 and any(before != after for before, after in pairs):
+            return True
+        return any(_is_change(before, after, self._rules.min_change) for before, after in pairs)
+
+    def forget(self, device_id: str) -> None:
+        """Drop what was shown of it."""
+        self._totals.pop(device_id, None)
+
+
+# --- Availability
+
+
+@dataclass
+class _Heard:
+    """When a device was last heard of, by the clock that cannot be set."""
+
+    times: dict[str, str | None] = field(default_factory=dict)  # of each meter's state
+    at: float | None = None
+
+
+class Availability(QuietPart):
+    """Whether a device is there: online while one of its meters is read, offline after `expire`."""
+
+    def __init__(self, topics: Topics, rules: Rules) -> None:
+        self._topics = topics
+        self._rules = rules
+        self._heard: dict[str, _Heard] = {}
+        self._said: dict[tuple[str, bytes], Said] = {}
+
+    def messages(self, look: Look) -> Iterator[Said]:
+        """One message for each device."""
+        heard = self._heard.setdefault(look.device.id, _Heard())
+        for meter in look.meters:
+            if meter.updated_at is None or meter.updated_at == heard.times.get(meter.id):
+                continue
+            # A reading's age by its own clock counts once, as it comes: a log that is imported is old
+            # news. From then on it ages by a clock that nobody sets. One from the future is new.
+            age = max(look.wall - to_microseconds(meter.updated_at) / SECOND_US, 0.0)
+            at = look.now - age
+            heard.at = at if heard.at is None else max(heard.at, at)
+        heard.times = {meter.id: meter.updated_at for meter in look.meters}
+        is_there = heard.at is not None and look.now - heard.at < self._rules.expire
+        yield self._message(look.device.id, ONLINE if is_there else OFFLINE)
+
+    def _message(self, device_id: str, payload: bytes) -> Said:
+        said = self._said.get((device_id, payload))
+        if said is None:
+            said = Said(Retained(self._topics.availability(device_id), payload), Owner(device_id))
+            self._said[device_id, payload] = said
+        return said
+
+    def forget(self, device_id: str) -> None:
+        """Drop when it was heard of."""
+        self._heard.pop(device_id, None)
+        for payload in (ONLINE, OFFLINE):
+            self._said.pop((device_id, payload), None)

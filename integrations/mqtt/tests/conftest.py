@@ -1,0 +1,22 @@
+"""What the tests of MQTT share: a real mosquitto, and a file with a clock of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The tests run from a checkout, installed or not.
+_HERE = Path(__file__).resolve()
+sys.path[:0] = [str(_HERE.parents[1]), str(_HERE.parents[3])]
+
+from mosquitto import Mosquitto  # noqa: E402 - the path above comes first
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A mosquitto on a free loopback port that lets anybody in and forgets everything when it ends."""
+    with Mosquitto(tmp_path / "mosquitto") as made:
+        yield made

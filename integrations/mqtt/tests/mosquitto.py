@@ -1,0 +1,199 @@
+"""A real mosquitto for one test, on a port of loopback that was free."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+PATIENCE = 20.0  # seconds that a test waits for what will come; it goes on as soon as it has
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens to now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Mosquitto:
+    """A broker; a context manager that starts and ends it. `start`, `kill` and `stop` in between.
+
+    `settings`: lines of its configuration besides the listener (default: anybody may do anything).
+    `listener`: lines of the listener, such as its certificates. It forgets everything when it ends,
+    unless `is_persistent`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Sequence[str] = ("allow_anonymous true",),
+        listener: Sequence[str] = (),
+        is_persistent: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"listener {self.port} 127.0.0.1", *listener, *settings]
+        # As root it would become the user mosquitto, who cannot read the folder of a test.
+        lines += ["user root", "log_type all", "max_queued_messages 0", "set_tcp_nodelay true"]
+        if is_persistent:
+            lines += ["persistence true", f"persistence_location {folder}/", "autosave_interval 1",
+                      "autosave_on_changes true"]  # fmt: skip
+        self._configuration = folder / "mosquitto.conf"
+        self._configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self._log = folder / "mosquitto.log"
+
+    @property
+    def url(self) -> str:
+        """Its URL without TLS."""
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Mosquitto:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, and return when it listens."""
+        program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/bin")
+        assert program is not None, "the tests need mosquitto: apt-get install mosquitto"
+        with open(self._log, "ab") as log:
+            self._process = subprocess.Popen(
+                [program, "-c", str(self._configuration)], stdout=log, stderr=subprocess.STDOUT
+            )
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            assert self._process.poll() is None, self.log()
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.01)
+        raise AssertionError(self.log())
+
+    def stop(self) -> None:
+        """End it in peace: it says goodbye to its clients, and saves what it is to keep."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def kill(self) -> None:
+        """End it at once, as kill -9 does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Have it do nothing, as on a machine that hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def log(self) -> str:
+        """What it has logged."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+
+class Listener:
+    """A client that keeps what comes; a context manager. `publish` sends something of its own.
+
+    `retained` has the latest retained payload of each topic, as a newcomer would get it.
+    """
+
+    def __init__(
+        self,
+        broker: Mosquitto,
+        *filters: str,
+        user: str | None = None,
+        password: str | None = None,
+        client_id: str = "",
+        ca: Path | None = None,
+    ) -> None:
+        self._broker = broker
+        self._filters = filters
+        self.messages: list[tuple[str, bytes]] = []
+        self._news = threading.Condition(threading.RLock())
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+        )
+        self._client.reconnect_delay_set(1, 1)
+        if ca is not None:
+            self._client.tls_set(str(ca))
+        if user is not None:
+            self._client.username_pw_set(user, password)
+        self._is_subscribed = threading.Event()
+        self._client.on_connect = self._subscribe
+        self._client.on_subscribe = lambda *_: self._is_subscribed.set()
+        self._client.on_message = self._take
+
+    def _subscribe(self, client: paho.Client, *_: object) -> None:
+        if self._filters:
+            client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._filters])
+        else:
+            self._is_subscribed.set()
+
+    def _take(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+        with self._news:
+            self.messages.append((message.topic, bytes(message.payload)))
+            self._news.notify_all()
+
+    def __enter__(self) -> Listener:
+        self._client.connect("127.0.0.1", self._broker.port)
+        self._client.loop_start()
+        assert self._is_subscribed.wait(PATIENCE), self._broker.log()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def of(self, topic: str) -> list[bytes]:
+        """The payloads that have come on a topic."""
+        with self._news:
+            return [payload for one, payload in self.messages if one == topic]
+
+    def latest(self) -> dict[str, bytes]:
+        """The last payload of each topic."""
+        with self._news:
+            return dict(self.messages)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Publish something, and return when the broker has it."""
+        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(PATIENCE)
+
+    def wait(self, until: Callable[[], object]) -> None:
+        """Return when that is true of what has come."""
+        with self._news:
+            if not self._news.wait_for(until, PATIENCE):
+                shown = "\n".join(f"{topic} {payload!r}" for topic, payload in self.messages[-50:])
+                raise AssertionError(
+                    f"it did not come; what came:\n{shown}\n{self._broker.log()[-3000:]}"
+                )
