@@ -42,6 +42,9 @@ BROKER = "POWER_MQTT_BROKER"  # the variable of the environment
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 PROTOCOLS = ("auto", "5", "3.1.1")
 DEFAULT_KEEPALIVE = 30.0  # seconds
+RECEIVE_WINDOW = (
+    500  # with manual_ack: messages that a broker sends ahead of our acknowledgement, by MQTT 5
+)
 WINDOW = 20  # messages that wait for the broker's acknowledgement at a time
 END_SECONDS = 2.0  # after a signal the program is gone within that time
 _CONNECT_SECONDS = 10.0  # for the broker to greet
@@ -254,6 +257,9 @@ class Acknowledged:
     refusal: str = ""
 
 
+Receipt = tuple[int, int]  # of a message that came: the number of the connection, and its id there
+
+
 @dataclass(frozen=True)
 class Arrived:
     """A message of a topic that we subscribe to."""
@@ -261,6 +267,7 @@ class Arrived:
     topic: str
     payload: bytes
     is_retained: bool  # it was there before we came: old news
+    receipt: Receipt | None = None  # with manual_ack: what acknowledge() takes, at QoS 1
 
 
 @dataclass(frozen=True)
@@ -306,8 +313,10 @@ class Connection:
         filters: Sequence[str] = (),
         on_message: Callable[[Arrived], None] | None = None,
         session_seconds: int = 0,
+        manual_ack: bool = False,
     ) -> None:
         self._broker = broker
+        self._manual_ack = manual_ack
         self._context = broker.context()
         self._client_id = broker.client_id or client_id
         self._inbox = inbox
@@ -344,6 +353,16 @@ class Connection:
         if session is None or not self.is_up():
             return None
         return session.publish(topic, payload, retain)
+
+    def acknowledge(self, receipt: Receipt) -> None:
+        """Let the broker forget a message that came; nothing where its connection has ended since.
+
+        With manual_ack a broker keeps what it has not been told so, for a session of `session_seconds`, and sends
+        it again. Call it in the order in which messages came.
+        """
+        session = self._session
+        if session is not None:
+            session.acknowledge(receipt)
 
     def drop(self, reason: str) -> None:
         """Cut the connection, so that a new one is made; the broker then publishes the last will."""
@@ -436,6 +455,7 @@ class _Session:
             clean_session=None if is_five else owner._session_seconds == 0,
             protocol=MQTTProtocolVersion.MQTTv5 if is_five else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
+            manual_ack=owner._manual_ack,
         )
         if broker.user is not None:
             client.username_pw_set(broker.user, broker.password)
@@ -507,6 +527,8 @@ class _Session:
             seconds = self._owner._session_seconds
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = seconds
+            if self._owner._manual_ack:
+                properties.ReceiveMaximum = RECEIVE_WINDOW
             options |= {"clean_start": seconds == 0, "properties": properties}
         return options
 
@@ -515,6 +537,11 @@ class _Session:
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return None
         return (self._number, info.mid)
+
+    def acknowledge(self, receipt: Receipt) -> None:
+        number, mid = receipt
+        if number == self._number and not self.is_over.is_set():
+            self._client.ack(mid, 1)
 
     def was_short(self) -> bool:
         """Whether it was lost soon after the greeting."""
@@ -587,7 +614,9 @@ class _Session:
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         try:
-            arrived = Arrived(message.topic, bytes(message.payload), message.retain)
+            is_to_be_told = self._owner._manual_ack and message.qos == 1
+            receipt = (self._number, message.mid) if is_to_be_told else None
+            arrived = Arrived(message.topic, bytes(message.payload), message.retain, receipt)
             self._owner._on_message(arrived)
         except Exception:  # noqa: BLE001 - the connection must not end of it
             _log.exception("a message could not be taken in")
