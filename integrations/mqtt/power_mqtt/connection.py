@@ -314,9 +314,11 @@ class Connection:
         on_message: Callable[[Arrived], None] | None = None,
         session_seconds: int = 0,
         manual_ack: bool = False,
+        says_what_it_hears: bool = False,
     ) -> None:
         self._broker = broker
         self._manual_ack = manual_ack
+        self._says_what_it_hears = says_what_it_hears
         self._context = broker.context()
         self._client_id = broker.client_id or client_id
         self._inbox = inbox
@@ -611,6 +613,8 @@ class _Session:
                 _log.error(
                     "%s: no subscription to %s: %s", self._owner._broker.url, name, reason_code
                 )
+            elif self._owner._says_what_it_hears:
+                _log.info("%s: listening to %s", self._owner._broker.url, name)
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         try:

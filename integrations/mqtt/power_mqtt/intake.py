@@ -76,29 +76,25 @@ class Intake:
         self.counts["messages"] += 1
         message = Message(arrived.receipt)
         self._messages.append(message)
-        is_known = False
-        for one in self._maps:
-            for entry in entries_for(one, arrived.topic):
-                is_known = True
-                self._measure(entry, arrived, message, now_s, wall_us)
-        if not is_known:
+        entries = [entry for one in self._maps for entry in entries_for(one, arrived.topic)]
+        if not entries:
             self.counts["of no map"] += 1  # a + of a filter matches more than the map means
-
-    def _measure(
-        self, entry: Entry, arrived: Arrived, message: Message, now_s: float, wall_us: int
-    ) -> None:
-        try:
-            measured = entry.measure(arrived.topic, arrived.payload)
-        except NoMeaning as error:
-            self._leave_out("not understood", arrived.topic, str(error))
-            return
-        if measured is None:
-            return
-        if arrived.is_retained and measured.at_us is None:
-            self.counts["retained"] += 1  # nobody knows how old it is
-            return
-        for reading in self._joiner.add(measured, message, now_s, wall_us):
-            self._keep(reading, now_s)
+        problems = []
+        for entry in entries:
+            try:
+                measured = entry.measure(arrived.topic, arrived.payload)
+            except NoMeaning as error:
+                problems.append(str(error))
+                continue
+            if measured is None:
+                continue
+            if arrived.is_retained and measured.at_us is None:
+                self.counts["retained"] += 1  # nobody knows how old it is
+                continue
+            for reading in self._joiner.add(measured, message, now_s, wall_us):
+                self._keep(reading, now_s)
+        if problems:
+            self._leave_out("not understood", arrived.topic, problems[0])
 
     def look(self, now_s: float, *, is_end: bool = False) -> None:
         """Make the readings whose window has ended, or all that wait."""

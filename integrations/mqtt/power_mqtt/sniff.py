@@ -186,7 +186,9 @@ def _run(args: argparse.Namespace) -> int:
     client_id = f"powersniff{os.getpid()}"
     with (
         stop_on_signals(inbox),
-        Connection(broker, inbox, client_id=client_id, filters=args.topic) as connection,
+        Connection(
+            broker, inbox, client_id=client_id, filters=args.topic, says_what_it_hears=True
+        ) as connection,
     ):
         heard, latest, code = listen(inbox, args.seconds)
         connection.say_goodbye(0.5)

@@ -255,7 +255,9 @@ def _run(args: argparse.Namespace) -> int:
     if args.dry_run:
         with stop_on_signals(inbox):
             client_id = _client_id("dry run", str(os.getpid()))
-            with Connection(broker, inbox, client_id=client_id, filters=filters):
+            with Connection(
+                broker, inbox, client_id=client_id, filters=filters, says_what_it_hears=True
+            ):
                 return print_readings(maps, inbox)
     with PowerManager(args.db) as pm, stop_on_signals(inbox):
         connection = Connection(
@@ -265,6 +267,7 @@ def _run(args: argparse.Namespace) -> int:
             filters=filters,
             session_seconds=round(args.session),
             manual_ack=True,
+            says_what_it_hears=True,
         )
         intake = Intake(pm, maps, acknowledge=connection.acknowledge, most_meters=args.most_meters)
         asker = Asker(maps, parts, lambda topic, payload: connection.publish(topic, payload, False))
