@@ -268,6 +268,7 @@ class Arrived:
     payload: bytes
     is_retained: bool  # it was there before we came: old news
     receipt: Receipt | None = None  # with manual_ack: what acknowledge() takes, at QoS 1
+    is_repeated: bool = False  # the broker has sent it before, and was not told that it came
 
 
 @dataclass(frozen=True)
@@ -620,7 +621,9 @@ class _Session:
         try:
             is_to_be_told = self._owner._manual_ack and message.qos == 1
             receipt = (self._number, message.mid) if is_to_be_told else None
-            arrived = Arrived(message.topic, bytes(message.payload), message.retain, receipt)
+            arrived = Arrived(
+                message.topic, bytes(message.payload), message.retain, receipt, message.dup
+            )
             self._owner._on_message(arrived)
         except Exception:  # noqa: BLE001 - the connection must not end of it
             _log.exception("a message could not be taken in")

@@ -22,6 +22,7 @@ from power_mqtt.mapping import Entry, Map, NoMeaning, Source
 
 MOST_METERS = 1000  # a topic that anybody may invent must not fill the file with meters
 MOST_WAITING = 50_000  # readings that wait for a file that cannot be written
+_MOST_CUT_OFF = 10_000
 _URGENT_PAUSE_S = 60.0  # between two commits because of a low charge
 _log = logging.getLogger("power_mqtt")
 
@@ -53,6 +54,8 @@ class Intake:
         self._meter_ids: dict[tuple[str, str, str], str] = {}
         self._readings: list[Reading] = []
         self._messages: deque[Message] = deque()
+        # Messages that came by connections that have ended, and were not acknowledged; by digest.
+        self._cut_off: dict[int, deque[Message]] = {}
         self._charges: dict[Source, float] = {}
         self._said: set[str] = set()
         self._urgent_s = float("-inf")
@@ -74,7 +77,10 @@ class Intake:
     def take(self, arrived: Arrived, now_s: float, wall_us: int) -> None:
         """Take in one message that came now."""
         self.counts["messages"] += 1
-        message = Message(arrived.receipt)
+        message = Message(arrived.receipt, hash((arrived.topic, arrived.payload)))
+        if arrived.is_repeated and self._is_known(message):
+            self.counts["repeated"] += 1
+            return
         self._messages.append(message)
         entries = [entry for one in self._maps for entry in entries_for(one, arrived.topic)]
         if not entries:
@@ -95,6 +101,27 @@ class Intake:
                 self._keep(reading, now_s)
         if problems:
             self._leave_out("not understood", arrived.topic, problems[0])
+
+    def _is_known(self, again: Message) -> bool:
+        """Whether a message has come before, by a connection that has ended; then it is acknowledged by this one."""
+        same = self._cut_off.get(again.digest)
+        if not same:
+            return False
+        message = same.popleft()
+        if message.is_settled:
+            self._messages.append(again)
+        else:
+            message.receipt = again.receipt
+        return True
+
+    def cut_off(self) -> None:
+        """The connection has ended: what came by it cannot be acknowledged any more, and may come again."""
+        if sum(map(len, self._cut_off.values())) > _MOST_CUT_OFF:
+            self._cut_off.clear()  # a broker that forgets its sessions sends nothing again
+        for message in self._messages:
+            if message.receipt is not None:
+                message.receipt = None
+                self._cut_off.setdefault(message.digest, deque()).append(message)
 
     def look(self, now_s: float, *, is_end: bool = False) -> None:
         """Make the readings whose window has ended, or all that wait."""
@@ -145,6 +172,7 @@ class Intake:
             self._finish(readings)
         while self._messages and self._messages[0].is_done:
             message = self._messages.popleft()
+            message.is_settled = True
             if message.receipt is not None:
                 self._acknowledge(message.receipt)
 

@@ -14,7 +14,9 @@ class Message:
     """One message that came, until everything made of it is stored; then the broker may forget it."""
 
     receipt: Receipt | None
+    digest: int = 0  # of topic and payload
     open_count: int = 0  # meters whose next reading it is in
+    is_settled: bool = False  # everything made of it is stored
 
     @property
     def is_done(self) -> bool:

@@ -32,6 +32,7 @@ from power_mqtt.connection import (
     WINDOW,
     Arrived,
     Connection,
+    Down,
     Inbox,
     Notice,
     Stop,
@@ -159,6 +160,8 @@ def run_intake(
                 asker.arrived(notice.topic)
             elif isinstance(notice, Up):
                 pace.connected(notice.protocol)
+            elif isinstance(notice, Down):
+                intake.cut_off()
             elif isinstance(notice, Stop):
                 code = notice.code
         intake.look(now_s, is_end=code is not None)

@@ -264,6 +264,50 @@ def test_messages_are_acknowledged_in_order_and_after_the_commit() -> None:
         assert intake.unacknowledged_count == 0
 
 
+def test_what_a_broker_sends_again_after_a_lost_connection_is_stored_once() -> None:
+    """What came by the old one is kept and committed; its repetition is acknowledged and left out."""
+    acknowledged: list[tuple[int, int]] = []
+    topic, payload = "tele/fridge/SENSOR", b'{"ENERGY": {"Power": 46}}'
+    with PowerManager(":memory:") as pm:
+        intake = Intake(pm, [load_map("tasmota")], acknowledge=acknowledged.append)
+        intake.take(Arrived(topic, payload, False, (1, 1)), 0.0, 1_700_000_000_000_000)
+        intake.cut_off()
+        intake.commit()
+        assert acknowledged == []
+        intake.take(Arrived(topic, payload, False, (2, 1), True), 9.0, 1_700_000_009_000_000)
+        intake.take(Arrived(topic, payload, False, (2, 2), False), 9.0, 1_700_000_009_000_001)
+        intake.commit()
+        assert acknowledged == [(2, 1), (2, 2)]
+        (meter,) = pm.list_meters()
+        assert len(list(pm.iter_history(meter.id))) == 2
+    assert intake.counts["repeated"] == 1
+
+
+def test_a_lost_connection_neither_loses_nor_doubles(db: Path, tmp_path: Path) -> None:
+    """The broker ends and comes back with its sessions; nothing is committed meanwhile."""
+    with Mosquitto(tmp_path / "mosquitto", is_persistent=True) as broker:
+        words = arguments(db, broker, "tasmota", "--commit-every", "1h")
+        with bridge(*words, log=tmp_path / "log") as running:
+            running.wait_for("listening")
+            with Listener(broker) as device:
+                for watts in range(5):
+                    device.publish("tele/fridge/SENSOR", b'{"ENERGY": {"Power": %d}}' % watts)
+                device.publish("tele/odd/SENSOR", b"end")
+                running.wait_for("not understood")
+            broker.stop()
+            running.wait_for("trying again")
+            broker.start()
+            wait_until(lambda: running.log().count("listening") == 2)
+            with Listener(broker) as device:
+                device.publish("tele/fridge/SENSOR", b'{"ENERGY": {"Power": 5}}')
+                device.publish("tele/odd2/SENSOR", b"end")
+                running.wait_for("not understood: tele/odd2")
+            assert running.end() == 0, running.log()
+    stored = [reading.wattage for reading in history(db)["fridge/main"]]
+    assert stored == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert "6 repeated" in (tmp_path / "log").read_text()
+
+
 def test_a_value_out_of_bounds_costs_that_reading_only(caplog: pytest.LogCaptureFixture) -> None:
     """It is counted and said once, with the bounds."""
     with PowerManager(":memory:") as pm:
