@@ -95,6 +95,28 @@ def test_what_a_device_publishes_is_in_the_file(
     assert "2 not understood" in text
 
 
+def test_what_waits_for_its_window_is_stored_at_the_end(
+    db: Path, broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Volts whose amperes have not come yet are a reading too."""
+    path = tmp_path / "slow.toml"
+    path.write_text(
+        "".join(
+            f'[[topic]]\nfilter = "{word}"\ndevice = "d"\nmeter = "main"\njoin = "1h"\n'
+            f'values = {{ {word} = "" }}\n'
+            for word in ("voltage", "current")
+        )
+    )
+    with bridge(*arguments(db, broker, path), log=tmp_path / "log") as running:
+        wait_until(lambda: running.log().count("listening") == 2)
+        with Listener(broker) as device:
+            device.publish("voltage", b"12")
+            device.publish("current", b"what?")
+        running.wait_for("not understood")
+        assert running.end() == 0, running.log()
+    assert [reading.voltage for reading in history(db)["d/main"]] == [12.0]
+
+
 def test_retained_messages_are_old_news(
     db: Path, broker: Mosquitto, tmp_path: Path, timed: Path
 ) -> None:
