@@ -1,4 +1,4 @@
-"""A connection to a broker that comes back by itself, and what the command line says about it.
+"""A connection to a broker that comes back by itself.
 
 One thread connects, reads and writes until the end, and connects anew, each time with a client of
 its own. What happens is put into `inbox` as notices, so the program itself needs one thread and no
@@ -8,10 +8,7 @@ is still to be sent.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import functools
-import ipaddress
 import logging
 import os
 import queue
@@ -22,11 +19,8 @@ import socket
 import ssl
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -35,15 +29,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from power_manager import CommandParser, parse_duration
-from power_mqtt.errors import Misuse, MqttError
+from power_mqtt.broker import Broker, said
 
-BROKER = "POWER_MQTT_BROKER"  # the variable of the environment
-PORTS = {"mqtt": 1883, "mqtts": 8883}
-PROTOCOLS = ("auto", "5", "3.1.1")
-DEFAULT_KEEPALIVE = 30.0  # seconds
 RECEIVE_WINDOW = (
-    500  # with manual_ack: messages that a broker sends ahead of our acknowledgement, by MQTT 5
+    500  # with manual_ack: messages that a broker of MQTT 5 sends ahead of our acknowledgement
 )
 WINDOW = 20  # messages that wait for the broker's acknowledgement at a time
 END_SECONDS = 2.0  # after a signal the program is gone within that time
@@ -53,183 +42,6 @@ _IDLE_SECONDS = 1.0  # paho looks after its pings that often
 _SHORT_SECONDS, _SHORT_LIVES = 5.0, 3  # a connection lost so soon, so often in a row, has a reason
 _SAY_AGAIN = 3600.0  # seconds after which the same trouble is said again
 _log = logging.getLogger("power_mqtt")
-
-
-# --- Where the broker is, and who we are
-
-
-@dataclass(frozen=True)
-class Broker:
-    """Where the broker is, who we are to it, and whom we trust."""
-
-    host: str
-    port: int
-    is_tls: bool = False
-    user: str | None = None
-    password: str | None = None
-    ca: Path | None = None  # None: the certificates that this machine trusts anyway
-    certificate: Path | None = None
-    key: Path | None = None
-    client_id: str | None = None
-    protocol: str = "auto"  # one of PROTOCOLS
-    keepalive: float = DEFAULT_KEEPALIVE  # seconds
-
-    @property
-    def url(self) -> str:
-        """How it is called in messages; never with a password."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.is_tls else 'mqtt'}://{host}:{self.port}"
-
-    def context(self) -> ssl.SSLContext | None:
-        """Whom to trust and what to show; None without TLS. Raises MqttError."""
-        if not self.is_tls:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-        except OSError as error:
-            raise MqttError(f"--ca {self.ca}: {_said(error)}") from error
-        if self.certificate is not None:
-            try:
-                context.load_cert_chain(self.certificate, self.key, _refuse_encrypted)
-            except OSError as error:
-                named = f"--cert {self.certificate}"
-                if self.key is not None:
-                    named += f", --key {self.key}"
-                raise MqttError(f"{named}: {_said(error)}") from error
-        return context
-
-
-def _refuse_encrypted() -> str:
-    # Without this OpenSSL would ask at the terminal, and a service has none.
-    raise OSError(
-        "the key is encrypted: give one without a passphrase, in a file for its owner only"
-    )
-
-
-@dataclass(frozen=True)
-class Address:
-    """What a broker's URL says."""
-
-    host: str
-    port: int
-    is_tls: bool
-    user: str | None
-
-
-def parse_broker(text: str) -> Address:
-    """A broker's URL for argparse: mqtt://HOST, mqtts://USER@HOST:PORT.
-
-    >>> parse_broker("mqtts://edge-001@broker.example.com")
-    Address(host='broker.example.com', port=8883, is_tls=True, user='edge-001')
-    """
-    try:
-        url = urllib.parse.urlsplit(text)
-        host, port = url.hostname, url.port
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}: {text!r}") from None
-    if url.password is not None:
-        # Not shown: it would be in the log next.
-        raise argparse.ArgumentTypeError(
-            "a password in a URL can be read by every user of the machine: use --password-file FILE"
-        )
-    if (
-        url.scheme not in PORTS
-        or not host
-        or url.path not in ("", "/")
-        or url.query
-        or url.fragment
-    ):
-        raise argparse.ArgumentTypeError(
-            f"expected mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS, got {text!r}"
-        )
-    user = None if url.username is None else urllib.parse.unquote(url.username)
-    return Address(host, port or PORTS[url.scheme], url.scheme == "mqtts", user or None)
-
-
-def add_broker_options(command: CommandParser) -> None:
-    """Add the options that say where the broker is, to a command that talks to one."""
-    add = command.add_argument
-    from_environment = os.environ.get(BROKER) or None
-    add("--broker", metavar="URL", default=from_environment, type=parse_broker,
-        help=f"mqtt://HOST, or mqtts://HOST for TLS (default: ${BROKER})")  # fmt: skip
-    add("--user", metavar="NAME", help="who we are to the broker; also as mqtts://NAME@HOST")
-    add(
-        "--password-file",
-        metavar="FILE",
-        type=Path,
-        help="a file with the password in its first line",
-    )
-    add("--ca", metavar="FILE", type=Path,
-        help="trust the certificates in FILE (default: those that this machine trusts)")  # fmt: skip
-    add("--cert", metavar="FILE", type=Path, help="our own certificate, PEM")
-    add("--key", metavar="FILE", type=Path, help="its key (default: it is in the file of --cert)")
-    add("--client-id", metavar="ID", help="our client id (default: one that stays the same)")
-    add("--protocol", metavar="VERSION", choices=PROTOCOLS, default="auto",
-        help="of MQTT: 5, 3.1.1, or auto: 5 where the broker has it (default)")  # fmt: skip
-    add("--keepalive", metavar="TIME", type=functools.partial(parse_duration, above=0),
-        default=DEFAULT_KEEPALIVE,
-        help="the broker takes us for gone after 1.5 times that silence (default: 30s)")  # fmt: skip
-
-
-def broker_of(args: argparse.Namespace) -> Broker:
-    """The broker that a command line names. Raises Misuse, MqttError, OSError."""
-    address: Address | None = args.broker
-    if address is None:
-        raise Misuse(
-            f"--broker: name the broker, as in mqtts://broker.example.com, here or in ${BROKER}"
-        )
-    if args.user and address.user and args.user != address.user:
-        raise Misuse(f"--user {args.user!r}: the URL has another one, {address.user!r}")
-    user = args.user or address.user
-    password = None if args.password_file is None else _password(args.password_file)
-    if password is not None and user is None:
-        raise Misuse("--password-file: name the user too, with --user NAME")
-    if password is not None and not address.is_tls and not _is_loopback(address.host):
-        raise Misuse(
-            f"a password goes to {address.host!r} with TLS only, for anybody on the way could read it: "
-            "use mqtts://"
-        )
-    tls_options = {"--ca": args.ca, "--cert": args.cert, "--key": args.key}
-    for option, value in tls_options.items():
-        if value is not None and not address.is_tls:
-            raise Misuse(f"{option}: only with mqtts://")
-    if args.key is not None and args.cert is None:
-        raise Misuse("--key: name the certificate too, with --cert FILE")
-    if not 1 <= args.keepalive <= 65535:
-        raise Misuse(f"--keepalive: expected 1s to 65535s, got {args.keepalive:g} s")
-    return Broker(
-        address.host,
-        address.port,
-        address.is_tls,
-        user,
-        password,
-        args.ca,
-        args.cert,
-        args.key,
-        args.client_id,
-        args.protocol,
-        args.keepalive,
-    )
-
-
-def _password(path: Path) -> str:
-    with open(path, encoding="utf-8") as file:
-        password = file.readline().rstrip("\r\n")
-        mode = os.fstat(file.fileno()).st_mode
-    if not password:
-        raise MqttError(f"--password-file {path}: its first line is empty")
-    if mode & 0o007:
-        _log.warning("%s: every user of this machine can read it: chmod 600", path)
-    return password
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 # --- Notices
@@ -403,7 +215,9 @@ class Connection:
             short_lives = short_lives + 1 if was_up and session.was_short() else 0
             if short_lives >= _SHORT_LIVES and not session.is_told:
                 # Some brokers do not say it of themselves; two that throw each other out go on for ever.
-                session.reason += f", again and again: {self._twin_hint()}"
+                session.reason += (
+                    f", again and again: it may not allow what we publish, or {self._twin_hint()}"
+                )
             self._say(session.reason)
             self._inbox.put(Down(session.reason))
             # A broker that hangs up at the greeting may not know the version, or may be going down.
@@ -415,8 +229,8 @@ class Connection:
 
     def _twin_hint(self) -> str:
         return (
-            f"another program may use the client id {self._client_id!r}; "
-            "give one of them a --client-id, or a bridge a --name, of its own"
+            f"another program may use the client id {self._client_id!r} (then give one of them a --client-id, "
+            "or a bridge a --name, of its own)"
         )
 
     def _say(self, reason: str) -> None:
@@ -485,10 +299,10 @@ class _Session:
             self.is_connected = True
             self._exchange()
         except (OSError, ValueError) as error:
-            self.reason = f"cannot connect: {_said(error)}"
+            self.reason = f"cannot connect: {said(error)}"
         except Exception as error:  # noqa: BLE001 - paho has met bytes that are not MQTT
             _log.debug("paho failed", exc_info=error)
-            self.reason = f"the broker sent what is not MQTT: {_said(error)}"
+            self.reason = f"the broker sent what is not MQTT: {said(error)}"
         finally:
             self.is_over.set()
             sock = self._client.socket()
@@ -629,17 +443,6 @@ class _Session:
             _log.exception("a message could not be taken in")
 
 
-def _said(error: BaseException) -> str:
-    """What an error says, without its number."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the broker's certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return f"TLS failed: {error.reason.lower().replace('_', ' ')}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
-
-
 # --- Signals
 
 
@@ -650,31 +453,36 @@ def stop_on_signals(inbox: Inbox[Notice]) -> Iterator[None]:
     A locked file or a dead network can hold a call up for longer than a supervisor waits. Nothing is
     lost by that: the broker publishes the last will, and the cursor stays where it was.
     """
-    asked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    woken, waker = socket.socketpair()
+    waker.setblocking(False)
     ended = threading.Event()
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        code = 130 if number == signal.SIGINT else 0
-        asked.put(code)
-        inbox.put(Stop(code))
-
     def watch() -> None:
-        code = asked.get()
-        if code is not None and not ended.wait(END_SECONDS * 0.9):
-            os._exit(code)
+        # Python runs a handler in the main thread, when the call that is stuck has come back. The
+        # number of the signal is in the socket at once.
+        while numbers := woken.recv(1):
+            code = 130 if numbers[0] == signal.SIGINT else 0
+            inbox.put(Stop(code))
+            if not ended.wait(END_SECONDS * 0.9):
+                os._exit(code)
 
     before: dict[signal.Signals, Any] = {}
+    is_main = threading.current_thread() is threading.main_thread()
     watcher = threading.Thread(target=watch, name="power-mqtt end", daemon=True)
     watcher.start()
-    if threading.current_thread() is threading.main_thread():
+    if is_main:
+        earlier = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
-                before[number] = signal.signal(number, stop)
+                before[number] = signal.signal(number, lambda *_: None)
     try:
         yield
     finally:
+        if is_main:
+            signal.set_wakeup_fd(earlier)
         for number, handler in before.items():
             signal.signal(number, handler)
         ended.set()
-        asked.put(None)
+        waker.close()
         watcher.join()
+        woken.close()

@@ -13,7 +13,7 @@ from power_mqtt.payloads import event_payload, json_bytes
 from power_mqtt.topics import Topics
 
 BATCH = 100  # events that are on their way at a time; all others wait in the file
-REFUSED_SECONDS = 30.0  # after which events that the broker refused are tried again
+REFUSED_SECONDS = 60.0  # after which events that the broker refused are tried again
 # After which the cursor is moved again where the file did not let it: each try holds up all else for a while.
 LOCKED_SECONDS = 20.0
 _log = logging.getLogger("power_mqtt")
@@ -64,9 +64,6 @@ class EventFeed:
         """Begin with a new connection: what was on its way is sent again."""
         self._batch = []
         self._is_due = True
-        self._not_before = 0.0
-        self._save_not_before = 0.0
-        self._has_complained = False
 
     def waiting(self) -> list[tuple[str, bytes]]:
         """Topic and payload of the events that wait, as many as are sent at a time."""
@@ -134,8 +131,7 @@ class EventFeed:
             return
         for sent in self._batch:
             if sent.refusal:
-                self._not_before = now + REFUSED_SECONDS
-                self._complain(sent)
+                self.refuse(sent.topic, sent.refusal, now)
                 break
             self._reached = sent.sequence
         self._batch = []
@@ -155,13 +151,21 @@ class EventFeed:
         self._save_not_before = 0.0
         return True
 
-    def _complain(self, sent: _Sent) -> None:
+    def oldest(self) -> tuple[Ticket, str] | None:
+        """The event that is on its way for longest, and its topic."""
+        for sent in self._batch:
+            if sent.ticket is not None:
+                return sent.ticket, sent.topic
+        return None
+
+    def refuse(self, topic: str, refusal: str, now: float) -> None:
+        """Note that the broker does not take an event; it and those after it are tried again after a while."""
+        self._not_before = now + REFUSED_SECONDS
         if not self._has_complained:
             self._has_complained = True
             _log.error(
-                "the broker refuses the event %d on %s: %s; it and those after it are tried again every %g s",
-                sent.sequence,
-                sent.topic,
-                sent.refusal,
+                "the broker refuses an event on %s: %s; it and those after it are tried again every %g s",
+                topic,
+                refusal,
                 REFUSED_SECONDS,
             )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from power_mqtt.connection import WINDOW, Ticket
 
-REFUSED_SECONDS = 60.0  # after which what the broker refused is tried again
+REFUSED_SECONDS = 300.0  # after which what the broker refused is tried again
 CONTRADICT_SECONDS = 1.0  # after which another's word on a topic of ours is put right
 _log = logging.getLogger("power_mqtt")
 
@@ -38,6 +38,7 @@ class _Entry:
     ticket: Ticket | None = None  # a message that is on its way
     sending: bytes = b""  # its payload
     not_before: float = 0.0
+    refused_until: float = 0.0  # also beyond the end of the connection
 
 
 class Mirror:
@@ -84,7 +85,6 @@ class Mirror:
         self._tickets.clear()
         for entry in self._entries.values():
             entry.ticket = None
-        self._has_complained = False
         self.resend()
 
     def contradict(self, topic: str, payload: bytes, now: float) -> None:
@@ -124,7 +124,7 @@ class Mirror:
             if len(self._tickets) >= WINDOW:
                 return
             entry = self._entries[topic]
-            if entry.ticket is not None or now < entry.not_before:
+            if entry.ticket is not None or now < max(entry.not_before, entry.refused_until):
                 continue
             if entry.wanted.payload == entry.held:
                 del self._waiting[topic]
@@ -145,8 +145,7 @@ class Mirror:
         entry = self._entries[topic]
         entry.ticket = None
         if refusal:
-            entry.not_before = now + REFUSED_SECONDS
-            self._complain(topic, refusal)
+            self.refuse(topic, refusal, now)
             return True
         entry.held = entry.sending
         if entry.wanted.payload == entry.held:
@@ -156,11 +155,18 @@ class Mirror:
                 self._cleared(topic)
         return True
 
-    def _complain(self, topic: str, refusal: str) -> None:
+    def oldest(self) -> tuple[Ticket, str] | None:
+        """The message that is on its way for longest, and its topic."""
+        return next(iter(self._tickets.items()), None)
+
+    def refuse(self, topic: str, refusal: str, now: float) -> None:
+        """Note that the broker does not take what is published there; it is tried again after a while."""
+        self._entries[topic].refused_until = now + REFUSED_SECONDS
         if not self._has_complained:
             self._has_complained = True  # hundreds may follow, for the same reason
             _log.error(
-                "the broker refuses %s: %s; this and whatever else it refuses is tried again every minute",
+                "the broker refuses %s: %s; this and whatever else it refuses is tried again every %g s",
                 topic,
                 refusal,
+                REFUSED_SECONDS,
             )

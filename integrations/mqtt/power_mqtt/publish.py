@@ -34,6 +34,7 @@ from power_manager import (
     parse_number,
     printable,
 )
+from power_mqtt.broker import add_broker_options, broker_of
 from power_mqtt.connection import (
     END_SECONDS,
     Acknowledged,
@@ -45,8 +46,6 @@ from power_mqtt.connection import (
     Stop,
     Up,
     Will,
-    add_broker_options,
-    broker_of,
     stop_on_signals,
 )
 from power_mqtt.errors import MqttError
@@ -55,6 +54,7 @@ from power_mqtt.known import KnownTopics, Owner
 from power_mqtt.mirror import Mirror, Publish, Retained
 from power_mqtt.parts import Availability, Look, Part, Rules, Said, States, Totals
 from power_mqtt.payloads import OFFLINE, ONLINE
+from power_mqtt.suspicion import Suspicion
 from power_mqtt.topics import Topics, parse_prefix
 
 DEFAULT_PREFIX = "power"
@@ -64,9 +64,11 @@ QUIET_LOOK_SECONDS = (
     5.0  # between two looks while the file does not change: a device may fall silent
 )
 ACKNOWLEDGE_SECONDS = 60.0  # a broker that takes nothing over for so long is left
+TROUBLE_SECONDS = 60.0  # without a trouble of the file, after which the same one is said again
 _LOOK_SHARE = (
-    100  # times as long as a look takes, the next one waits: thousands of meters take a while
+    20  # times as long as a look has computed, the next one waits: thousands of meters take a while
 )
+_ENDS = "it ends the connection at once, so it may not be allowed"
 _NOTICES_AT_ONCE = 1000  # the file must not wait for a broker that never stops talking
 _log = logging.getLogger("power_mqtt")
 
@@ -148,8 +150,12 @@ class Publisher:
         self._next_look = 0.0
         self._next_poll = 0.0
         self._is_up = False
+        self._up_since = 0.0
+        self._was_refused = False  # the broker has refused something, by its word, since it greeted
+        self._suspicion = Suspicion()
         self._progress_at = 0.0  # when the broker last took something over, or had nothing to take
-        self._trouble = ""
+        self._trouble = ""  # what was wrong with the file the last time
+        self._trouble_at = 0.0
         self._last_words: list[Retained] = []
 
     # --- What the connection says
@@ -167,6 +173,8 @@ class Publisher:
         match notice:
             case Up():
                 self._is_up = True
+                self._up_since = now
+                self._was_refused = False
                 self._progress_at = now
                 self._mirror.reset()
                 self._events.reset()
@@ -174,15 +182,26 @@ class Publisher:
                 for part in self.parts:
                     part.connected()
             case Down():
+                if self._is_up:
+                    self._suspect(now)
                 self._is_up = False
                 self._mirror.reset()
                 self._events.reset()
             case Acknowledged(ticket, refusal):
                 self._progress_at = now
+                self._was_refused = self._was_refused or refusal != ""
                 if not self._mirror.acknowledge(ticket, refusal, now):
                     self._events.acknowledge(ticket, refusal, now)
             case Arrived(topic, payload, is_retained):
                 self._hear(topic, payload, is_retained)
+
+    def _suspect(self, now: float) -> None:
+        """Hold back what makes the broker end the connection, if there is such a message."""
+        oldest = min(filter(None, (self._mirror.oldest(), self._events.oldest())), default=None)
+        topic = None if oldest is None or self._was_refused else oldest[1]
+        if self._suspicion.ended(topic, now - self._up_since) and oldest is not None:
+            is_event = oldest == self._events.oldest()
+            (self._events if is_event else self._mirror).refuse(oldest[1], _ENDS, now)
 
     def _look_at_once(self) -> None:
         """What is about to be sent is not to be older than the file."""
@@ -219,11 +238,12 @@ class Publisher:
             if self._is_up:
                 self._mirror.send(now)
                 self._events.send(now)
-            self._trouble = ""
         except PowerManagerError as error:
-            if str(error) != self._trouble:
+            is_news = str(error) != self._trouble or now - self._trouble_at >= TROUBLE_SECONDS
+            if is_news:
                 _log.error("%s; trying again", error)
             self._trouble = str(error)
+            self._trouble_at = now
             self._version = None
             self._next_poll = now + LOOK_SECONDS
 
@@ -260,6 +280,7 @@ class Publisher:
 
     def _look(self, now: float) -> None:
         """Ask all parts what their topics are to hold, and have the mirror see to it."""
+        began = time.thread_time()
         if self._is_stale:
             self._read_meters()
         said = self._said(now)
@@ -268,7 +289,8 @@ class Publisher:
             self._mirror.want(one.message)
         for topic in self._known.owners.keys() - said.keys():
             self._mirror.want(Retained(topic, b""))
-        self._next_look = now + max(LOOK_SECONDS, (self._clock() - now) * _LOOK_SHARE)
+        pause = (time.thread_time() - began) * _LOOK_SHARE
+        self._next_look = now + max(LOOK_SECONDS, min(pause, self._options.rules.interval))
 
     def _read_meters(self) -> None:
         self._is_stale = False  # what comes from here on is seen at the next look

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from power_manager import CommandParser, parse_duration, print_error, printable
+from power_mqtt.broker import add_broker_options, broker_of
 from power_mqtt.connection import (
     Arrived,
     Connection,
     Inbox,
     Notice,
     Stop,
-    add_broker_options,
-    broker_of,
     stop_on_signals,
 )
 from power_mqtt.intake import entries_for

@@ -27,6 +27,7 @@ from power_manager import (
     printable,
     shown_number,
 )
+from power_mqtt.broker import add_broker_options, broker_of
 from power_mqtt.connection import (
     RECEIVE_WINDOW,
     WINDOW,
@@ -37,8 +38,6 @@ from power_mqtt.connection import (
     Notice,
     Stop,
     Up,
-    add_broker_options,
-    broker_of,
     stop_on_signals,
 )
 from power_mqtt.intake import MOST_METERS, Intake, entries_for, now_us

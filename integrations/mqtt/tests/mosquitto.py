@@ -16,7 +16,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-PATIENCE = 20.0  # seconds that a test waits for what will come; it goes on as soon as it has
+PATIENCE = 60.0  # seconds that a test waits for what will come; it goes on as soon as it has
 
 
 def free_port() -> int:
@@ -31,8 +31,7 @@ class Mosquitto:
     """A broker; a context manager that starts and ends it. `start`, `kill` and `stop` in between.
 
     `settings`: lines of its configuration besides the listener (default: anybody may do anything).
-    `listener`: lines of the listener, such as its certificates. It forgets everything when it ends,
-    unless `is_persistent`.
+    `listener`: lines of the listener, such as its certificates. It forgets everything when it ends.
     """
 
     def __init__(
@@ -41,7 +40,6 @@ class Mosquitto:
         *,
         settings: Sequence[str] = ("allow_anonymous true",),
         listener: Sequence[str] = (),
-        is_persistent: bool = False,
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -50,9 +48,6 @@ class Mosquitto:
         lines = [f"listener {self.port} 127.0.0.1", *listener, *settings]
         # As root it would become the user mosquitto, who cannot read the folder of a test.
         lines += ["user root", "log_type all", "max_queued_messages 0", "set_tcp_nodelay true"]
-        if is_persistent:
-            lines += ["persistence true", f"persistence_location {folder}/", "autosave_interval 1",
-                      "autosave_on_changes true"]  # fmt: skip
         self._configuration = folder / "mosquitto.conf"
         self._configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
         self._log = folder / "mosquitto.log"
@@ -115,6 +110,13 @@ class Mosquitto:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def wait_for(self, text: str, *, after: str) -> None:
+        """Return when it has logged that after something else; the test fails if it does not."""
+        end = time.monotonic() + PATIENCE
+        while text not in self.log().partition(after)[2]:
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.01)
+
     def log(self) -> str:
         """What it has logged."""
         return self._log.read_text(encoding="utf-8", errors="replace")
@@ -123,7 +125,7 @@ class Mosquitto:
 class Listener:
     """A client that keeps what comes; a context manager. `publish` sends something of its own.
 
-    `retained` has the latest retained payload of each topic, as a newcomer would get it.
+    At QoS 0 it says nothing to the broker, and so reads to its end what a killed one had sent.
     """
 
     def __init__(
@@ -134,10 +136,13 @@ class Listener:
         password: str | None = None,
         client_id: str = "",
         ca: Path | None = None,
+        qos: int = 1,
     ) -> None:
         self._broker = broker
+        self._qos = qos
         self._filters = filters
         self.messages: list[tuple[str, bytes]] = []
+        self.subscriptions = 0  # one a connection
         self._news = threading.Condition(threading.RLock())
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -151,14 +156,20 @@ class Listener:
             self._client.username_pw_set(user, password)
         self._is_subscribed = threading.Event()
         self._client.on_connect = self._subscribe
-        self._client.on_subscribe = lambda *_: self._is_subscribed.set()
+        self._client.on_subscribe = self._note_subscription
         self._client.on_message = self._take
 
     def _subscribe(self, client: paho.Client, *_: object) -> None:
         if self._filters:
-            client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._filters])
+            client.subscribe([(name, SubscribeOptions(qos=self._qos)) for name in self._filters])
         else:
             self._is_subscribed.set()
+
+    def _note_subscription(self, *_: object) -> None:
+        self._is_subscribed.set()
+        with self._news:
+            self.subscriptions += 1
+            self._news.notify_all()
 
     def _take(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         with self._news:
@@ -193,7 +204,7 @@ class Listener:
         """Return when that is true of what has come."""
         with self._news:
             if not self._news.wait_for(until, PATIENCE):
-                shown = "\n".join(f"{topic} {payload!r}" for topic, payload in self.messages[-50:])
+                shown = "\n".join(f"{topic} {payload!r}" for topic, payload in self.messages[-8:])
                 raise AssertionError(
                     f"it did not come; what came:\n{shown}\n{self._broker.log()[-3000:]}"
                 )

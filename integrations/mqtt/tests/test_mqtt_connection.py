@@ -6,8 +6,10 @@ import argparse
 import itertools
 import os
 import queue
+import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from certificates import Authority
 from mosquitto import PATIENCE, Listener, Mosquitto, free_port
 from power_mqtt import connection as module
+from power_mqtt.broker import Broker, broker_of, parse_broker
 from power_mqtt.cli import _parser
 from power_mqtt.connection import (
     Acknowledged,
     Arrived,
-    Broker,
     Connection,
     Down,
     Inbox,
@@ -29,8 +32,6 @@ from power_mqtt.connection import (
     Stop,
     Up,
     Will,
-    broker_of,
-    parse_broker,
 )
 from power_mqtt.errors import Misuse, MqttError
 
@@ -179,6 +180,26 @@ def test_an_empty_password_is_refused(password: Path) -> None:
         broker_from("--broker", "mqtts://a@b", "--password-file", str(password))
 
 
+def test_a_password_that_is_no_text_is_refused(password: Path) -> None:
+    """Some other file was named."""
+    password.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(MqttError, match="expected text in UTF-8"):
+        broker_from("--broker", "mqtts://a@b", "--password-file", str(password))
+
+
+def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(tmp_path: Path) -> None:
+    """A service has no terminal at which it could be typed."""
+    certificate, key = Authority(tmp_path).sign("edge-001")
+    locked = tmp_path / "locked.key"
+    subprocess.run(
+        ["openssl", "ec", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    words = ["--broker", "mqtts://b", "--cert", str(certificate), "--key", str(locked)]
+    with pytest.raises(MqttError, match="the key is encrypted"):
+        broker_from(*words).context()
+
+
 def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     """By option and file, before anything is connected."""
     wrong = tmp_path / "wrong.pem"
@@ -227,14 +248,13 @@ def test_a_message_that_cannot_be_taken_in_does_not_end_the_connection(
         taken.put(arrived)
 
     options = {"filters": ["a"], "on_message": take}
-    with (
-        Listener(broker) as other,
-        connected(Broker("127.0.0.1", broker.port), **options) as (_, inbox),
-    ):
-        until(inbox, Up)
-        other.publish("a", b"bad")
-        other.publish("a", b"good")
-        assert taken.get(timeout=PATIENCE).payload == b"good"
+    with Listener(broker) as other:
+        other.publish("a", b"first", retain=True)
+        with connected(Broker("127.0.0.1", broker.port), **options):
+            assert taken.get(timeout=PATIENCE).payload == b"first"
+            other.publish("a", b"bad")
+            other.publish("a", b"good")
+            assert taken.get(timeout=PATIENCE).payload == b"good"
     assert "a message could not be taken in" in caplog.text
 
 
@@ -437,17 +457,29 @@ def test_plain_mqtt_to_a_port_of_nothing_is_refused_in_words() -> None:
 # --- Signals
 
 
-def test_a_signal_is_a_stop_with_the_code_of_its_kind() -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)]
+)
+def test_a_signal_is_a_stop_with_the_code_of_its_kind(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C is told from a supervisor's SIGTERM; the handlers of before are back afterwards."""
-    import signal
-
+    monkeypatch.setattr(module, "END_SECONDS", 100.0)  # not the end of the tests
     inbox: Inbox[Notice] = queue.SimpleQueue()
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with module.stop_on_signals(inbox):
-        for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
-            os.kill(os.getpid(), number)
-            assert inbox.get(timeout=PATIENCE) == Stop(code)
-    assert signal.getsignal(signal.SIGTERM) is before
+        os.kill(os.getpid(), number)
+        assert inbox.get(timeout=PATIENCE) == Stop(code)
+    assert signal.getsignal(number) is before
+
+
+def test_without_a_signal_nothing_is_left_behind() -> None:
+    """No thread, and no place for signals to be written to."""
+    threads = threading.active_count()
+    with module.stop_on_signals(queue.SimpleQueue()):
+        assert threading.active_count() == threads + 1
+    assert threading.active_count() == threads
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_an_mqtt_string_is_what_the_impostors_take_it_for() -> None:

@@ -330,6 +330,7 @@ def test_the_end_comes_within_two_seconds_from_a_locked_file_and_a_frozen_broker
         pm.trigger_event("edge-001", "restore")
         lock.execute("BEGIN IMMEDIATE")
         listener.wait(lambda: listener.of("power/edge-001/event"))
+        broker.wait_for("Sending PUBACK to power", after="'power/edge-001/event'")
         broker.freeze()
         began = time.monotonic()
         code = running.end()

@@ -48,6 +48,12 @@ def arguments(db: Path, broker: Mosquitto, map_: object, *more: object) -> tuple
     return ("subscribe", "--db", db, "--broker", broker.url, "--map", map_, *more)
 
 
+def persistent(folder: Path) -> Mosquitto:
+    """A broker that keeps its sessions when it ends."""
+    settings = ("allow_anonymous true", "persistence true", f"persistence_location {folder}/")
+    return Mosquitto(folder, settings=settings)
+
+
 def history(db: Path) -> dict[str, list[PowerReading]]:
     """Every reading of a file, by device and meter's name."""
     with PowerManager(db) as pm:
@@ -172,7 +178,7 @@ def test_kills_lose_nothing_that_the_broker_held(
     chance = random.Random(seed)
     words = ("--commit-every", "0.05s", "--protocol", protocol)
     with (
-        Mosquitto(tmp_path / "mosquitto", is_persistent=True) as broker,
+        persistent(tmp_path / "mosquitto") as broker,
         Listener(broker) as device,
     ):
         log = tmp_path / "log"
@@ -307,7 +313,7 @@ def test_what_a_broker_sends_again_after_a_lost_connection_is_stored_once() -> N
 
 def test_a_lost_connection_neither_loses_nor_doubles(db: Path, tmp_path: Path) -> None:
     """The broker ends and comes back with its sessions; nothing is committed meanwhile."""
-    with Mosquitto(tmp_path / "mosquitto", is_persistent=True) as broker:
+    with persistent(tmp_path / "mosquitto") as broker:
         words = arguments(db, broker, "tasmota", "--commit-every", "1h")
         with bridge(*words, log=tmp_path / "log") as running:
             running.wait_for("listening")

@@ -13,7 +13,7 @@ from power_mqtt.mapping import parse_map, ready_maps
 from power_mqtt.subscribe import DEFAULT_COMMIT_EVERY_S, DEFAULT_SESSION_S, Pace
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-CHAPTER = README.partition("## Into the file")[2]
+CHAPTER = README.partition("## Into the file")[2].partition("\n## ")[0]
 
 
 def test_the_example_of_a_map_is_one() -> None:
@@ -40,7 +40,7 @@ def test_the_ready_maps_of_the_readme_are_there() -> None:
 
 def test_every_command_of_the_readme_is_understood() -> None:
     """With options that there are."""
-    blocks = re.findall(r"```sh\n(.*?)```", CHAPTER, re.DOTALL)
+    blocks = re.findall(r"```text\n(.*?)```", CHAPTER, re.DOTALL)
     lines = [line.partition(" > ")[0] for block in blocks for line in block.splitlines()]
     assert len(lines) == 3
     for line in lines:
@@ -60,3 +60,11 @@ def test_the_numbers_of_the_readme_are_those_of_the_program() -> None:
             False,
             True,
         )
+
+
+@pytest.mark.parametrize("command", ["subscribe", "sniff"])
+def test_every_option_is_in_the_readme(command: str) -> None:
+    """Those of the broker in the chapter on options, its own in this one."""
+    options = set(re.findall(r"--[a-z-]+", _parser().commands[command].format_help()))
+    for option in sorted(options - {"--help"}):
+        assert f"{option}" in README, option

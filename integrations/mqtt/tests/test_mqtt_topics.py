@@ -75,6 +75,13 @@ def test_no_two_things_have_the_same_topic(
         assert topic != other_topic, (name, other_name)
 
 
+def test_no_device_is_taken_for_a_bridge() -> None:
+    """Whoever reads below the bridges' level finds bridges alone."""
+    below = topics.bridge().rpartition("here")[0]
+    for topic in every_topic("bridge", "here"):
+        assert not topic.startswith(below)
+
+
 @given(ids)
 def test_a_level_can_be_turned_back(text: str) -> None:
     """What is percent-encoded is UTF-8, as in a URL."""

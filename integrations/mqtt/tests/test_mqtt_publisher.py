@@ -1,0 +1,175 @@
+"""The publisher without a network: what the connection says, and what is sent because of it, by a clock of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from power_mqtt.connection import Acknowledged, Arrived, Down, Ticket, Up
+from power_mqtt.mirror import REFUSED_SECONDS
+from power_mqtt.publish import ACKNOWLEDGE_SECONDS, LOOK_SECONDS, Options, Publisher
+from power_mqtt.suspicion import SHORT_SECONDS, STRIKES
+
+from power_manager import EventFollower, PowerManager
+
+
+class Bridge:
+    """A publisher of a file with one device, and the messages that it hands over."""
+
+    def __init__(self, path: Path) -> None:
+        self.now = 1000.0
+        self.pm = PowerManager(path)
+        self.pm.register_device("edge", "Edge")
+        self.meter_id = self.pm.add_meter("edge", "battery", 50.0, "Pack").id
+        self.pm.log_power(self.meter_id, 12.0, 1.0, 80.0)
+        self.session = 0
+        self.is_up = False
+        self.sent: list[tuple[Ticket, str, bytes]] = []
+        self.publisher = Publisher(
+            self.pm, Options(path, "here"), self.publish, clock=lambda: self.now
+        )
+
+    def publish(self, topic: str, payload: bytes, retain: bool) -> Ticket | None:
+        """As Connection.publish."""
+        if not self.is_up:
+            return None
+        ticket = (self.session, len(self.sent))
+        self.sent.append((ticket, topic, payload))
+        return ticket
+
+    def come_up(self) -> list[str]:
+        """Connect; the topics that are sent at once."""
+        self.session += 1
+        self.is_up = True
+        self.sent.clear()
+        self.publisher.handle(Up("5"))
+        return self.tick()
+
+    def go_down(self) -> None:
+        """Lose the connection."""
+        self.is_up = False
+        self.publisher.handle(Down("the connection was lost"))
+
+    def tick(self) -> list[str]:
+        """Let it look and send; the topics that are on their way, but for what was acknowledged."""
+        self.publisher.tick()
+        return [topic for _, topic, _ in self.sent]
+
+    def take(self, refused: str = "", but: str = "") -> None:
+        """Have the broker take over what is on its way, or refuse one topic, or say nothing of one."""
+        sent, self.sent = self.sent, []
+        for ticket, topic, _ in sent:
+            if topic == but:
+                continue
+            word = "Not authorized" if topic == refused else ""
+            self.publisher.handle(Acknowledged(ticket, word))
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Iterator[Bridge]:
+    """A publisher that is not connected yet."""
+    made = Bridge(tmp_path / "power.db")
+    made.tick()
+    yield made
+    made.pm.close()
+
+
+OWN = "power/bridge/here/availability"
+
+
+def test_a_message_that_ends_the_connection_time_after_time_is_held_back(bridge: Bridge) -> None:
+    """The first of those on their way is the suspect; all others get through, and it is tried again later."""
+    for _ in range(STRIKES):
+        assert bridge.come_up()[0] == OWN
+        bridge.go_down()
+    topics = bridge.come_up()
+    assert OWN not in topics
+    assert "power/edge/totals" in topics
+    bridge.take()
+    bridge.now += REFUSED_SECONDS
+    assert OWN in bridge.tick()
+
+
+def test_connections_that_end_late_have_no_suspect(bridge: Bridge) -> None:
+    """A weak network is not the message's fault."""
+    for _ in range(2 * STRIKES):
+        assert bridge.come_up()[0] == OWN
+        bridge.now += SHORT_SECONDS
+        bridge.go_down()
+
+
+def test_a_refusal_in_words_leaves_no_suspect(bridge: Bridge) -> None:
+    """The connection ended for what was refused, and not for what is on its way now."""
+    for _ in range(2 * STRIKES):
+        bridge.now += REFUSED_SECONDS
+        assert OWN in bridge.come_up()
+        bridge.take(refused=OWN)
+        bridge.tick()
+        bridge.pm.trigger_event("edge", "restore")
+        bridge.now += LOOK_SECONDS
+        assert bridge.tick() == ["power/edge/event"]
+        bridge.go_down()
+    assert "power/edge/event" in bridge.come_up()
+
+
+def test_an_event_that_ends_the_connection_is_held_back_too(bridge: Bridge) -> None:
+    """The states of all devices are worth more than its place in the order."""
+    bridge.come_up()
+    bridge.take()
+    bridge.pm.trigger_event("edge", "restore")
+    bridge.now += LOOK_SECONDS
+    for _ in range(STRIKES):
+        assert "power/edge/event" in bridge.tick()
+        bridge.take(but="power/edge/event")
+        bridge.go_down()
+        bridge.come_up()
+    assert "power/edge/event" not in bridge.tick()
+    assert EventFollower(bridge.pm, "mqtt").cursor == 0
+
+
+def test_a_new_connection_begins_with_what_the_file_says_now(bridge: Bridge) -> None:
+    """Not with what it said at the last look."""
+    bridge.pm.log_power(bridge.meter_id, 12.0, 2.0, 70.0)
+    bridge.come_up()
+    (payload,) = [payload for _, topic, payload in bridge.sent if topic.endswith("/state")]
+    assert b'"charge_pct":70.0' in payload
+
+
+def test_a_broker_that_takes_nothing_over_is_left(bridge: Bridge) -> None:
+    """Pings alone are not enough; one that has nothing to take over is not blamed."""
+    bridge.come_up()
+    bridge.now += ACKNOWLEDGE_SECONDS - 1
+    assert not bridge.publisher.is_stuck()
+    bridge.now += 1
+    assert bridge.publisher.is_stuck()
+    bridge.take()
+    assert not bridge.publisher.is_stuck()
+    bridge.now += 10 * ACKNOWLEDGE_SECONDS
+    assert not bridge.publisher.is_stuck()
+
+
+def test_nothing_grows_while_the_broker_is_away(bridge: Bridge) -> None:
+    """A thousand looks, readings and events later there is one state a topic, and the events are in the file."""
+    for number in range(1000):
+        bridge.pm.log_power(bridge.meter_id, 12.0, number / 1000, 80.0)
+        bridge.pm.trigger_event("edge", "restore")
+        bridge.now += LOOK_SECONDS
+        bridge.tick()
+    assert len(bridge.publisher._mirror._entries) == 4
+    assert bridge.publisher._events._batch == []
+    topics = bridge.come_up()
+    assert topics.count(f"power/edge/{bridge.meter_id}/state") == 1
+    assert topics.count("power/edge/event") == 100
+
+
+def test_our_own_word_that_comes_back_changes_nothing(bridge: Bridge) -> None:
+    """Another's is put right."""
+    bridge.come_up()
+    bridge.take()
+    bridge.publisher.handle(Arrived(OWN, b"online", False))
+    bridge.now += 10
+    assert bridge.tick() == []
+    bridge.publisher.handle(Arrived(OWN, b"offline", True))
+    bridge.now += 10
+    assert bridge.tick() == [OWN]
