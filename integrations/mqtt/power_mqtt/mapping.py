@@ -234,6 +234,33 @@ def parse_map(text: str, where: str) -> Map:
     return Map(entries, _keepalive(keepalive, f"{where}: [keepalive]"))
 
 
+def subscriptions(maps: Iterable[Map]) -> list[str]:
+    """The filters that some maps need. One that another covers is left out: its messages would come twice."""
+    every = {entry.subscription for one in maps for entry in one.entries}
+    return sorted(
+        filter_
+        for filter_ in every
+        if not any(other != filter_ and _covers(other, filter_) for other in every)
+    )
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    """Whether every topic of a filter is one of another.
+
+    >>> [_covers("a/+", narrow) for narrow in ("a/b", "a/+", "a/b/c", "a/#")]
+    [True, True, False, False]
+    """
+    wide_levels, narrow_levels = wide.split("/"), narrow.split("/")
+    for number, level in enumerate(wide_levels):
+        if level == "#":
+            return True
+        if number >= len(narrow_levels) or narrow_levels[number] == "#":
+            return False
+        if level not in ("+", narrow_levels[number]):
+            return False
+    return len(wide_levels) == len(narrow_levels)
+
+
 # --- From TOML
 
 

@@ -42,7 +42,7 @@ from power_mqtt.connection import (
 )
 from power_mqtt.intake import MOST_METERS, Intake, entries_for, now_us
 from power_mqtt.joining import Joiner, Message, Reading
-from power_mqtt.mapping import Map, NoMeaning, load_map, ready_maps
+from power_mqtt.mapping import Map, NoMeaning, load_map, ready_maps, subscriptions
 
 DEFAULT_COMMIT_EVERY_S = 60.0
 DEFAULT_SESSION_S = 86_400.0
@@ -251,7 +251,7 @@ def _line(reading: Reading) -> str:
 def _run(args: argparse.Namespace) -> int:
     maps = [load_map(name) for name in args.map]
     broker = broker_of(args)
-    filters = sorted({entry.subscription for one in maps for entry in one.entries})
+    filters = subscriptions(maps)
     parts = dict(args.set)
     inbox: Inbox[Notice] = queue.SimpleQueue()
     if args.dry_run:

@@ -19,6 +19,7 @@ from power_mqtt.mapping import (
     load_map,
     parse_map,
     ready_maps,
+    subscriptions,
 )
 
 PLAIN = '[[topic]]\nfilter = "{device}/power"\ndevice = "{device}"\nmeter = "main"\nvalues = { power = "" }\n'
@@ -193,6 +194,13 @@ def test_a_ready_map_understands_what_its_devices_send(
 def test_every_ready_map_has_a_sample() -> None:
     """None is untried."""
     assert ready_maps() == sorted(SAMPLES)
+
+
+def test_a_filter_that_another_covers_is_left_out() -> None:
+    """Some brokers send a message once for each filter that it matches."""
+    assert subscriptions([load_map("esphome")]) == ["+/sensor/+/state"]
+    own = parse_map(PLAIN.replace("{device}/power", "tele/{device}/#"), "m")
+    assert subscriptions([load_map("tasmota"), own]) == ["tele/+/#"]
 
 
 def test_units_factors_and_signs() -> None:

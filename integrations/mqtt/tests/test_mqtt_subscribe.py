@@ -311,6 +311,24 @@ def test_what_a_broker_sends_again_after_a_lost_connection_is_stored_once() -> N
     assert intake.counts["repeated"] == 1
 
 
+def test_what_comes_again_before_the_commit_is_acknowledged_by_the_new_connection() -> None:
+    """In the order in which messages came."""
+    acknowledged: list[tuple[int, int]] = []
+    topic, payload = "tele/fridge/SENSOR", b'{"ENERGY": {"Power": 46}}'
+    with PowerManager(":memory:") as pm:
+        intake = Intake(pm, [load_map("tasmota")], acknowledge=acknowledged.append)
+        for number in (1, 2):
+            take(intake, topic, payload, number)
+        intake.cut_off()
+        for number in (1, 2):
+            again = Arrived(topic, payload, False, (2, number), True)
+            intake.take(again, 9.0, 1_700_000_009_000_000)
+        take(intake, topic, payload, 3)
+        intake.commit()
+        assert acknowledged == [(2, 1), (2, 2), (1, 3)]
+        assert intake.counts["stored"] == 3
+
+
 def test_a_lost_connection_neither_loses_nor_doubles(db: Path, tmp_path: Path) -> None:
     """The broker ends and comes back with its sessions; nothing is committed meanwhile."""
     with persistent(tmp_path / "mosquitto") as broker:
