@@ -241,9 +241,8 @@ def _dry_run(pm: PowerManager, make: functools.partial[Notifier], ways: Sequence
                     )
                     continue
                 count = notifier.waiting_count(way)
-                print(
-                    f"way {way.label}: nothing to tell now; {count} wait for the end of quiet hours"
-                )
+                waits = f"; {count} wait for the end of quiet hours" if count else ""
+                print(f"way {way.label}: nothing to tell now{waits}")
             raise _Undo
     except _Undo:
         return 0

@@ -219,6 +219,20 @@ def test_an_inactive_meter_neither_ends_nor_repeats_its_alert(world: World, http
     assert http.titles[1:] == ["Battery recovered: Gate 01 - 80 %"]
 
 
+def test_an_alert_among_thousands_of_events_is_told_once(world: World, http: HttpEnd) -> None:
+    """Also where most of them are not told at all, and the battery is as it was after the last of them."""
+    notifier = world.notifier(http.url)
+    for charge_pct in (4.0, 60.0, 3.0):
+        with world.pm.transaction():
+            for _ in range(999):
+                world.pm.trigger_event("pump", "charge_start")
+            world.log(charge_pct)
+    tell(notifier)
+    (post,) = http.posts
+    assert post.title == "Battery critical: Gate 01 - 4 %, and 1 more"
+    assert "Battery critical: Gate 01 - 3 %" in post.text
+
+
 # --- Silence
 
 
