@@ -19,7 +19,7 @@ from power_mqtt.errors import Misuse, MqttError
 
 # Each has a function add_command(parser) that adds one command, whose `run` takes the parsed
 # arguments and returns the exit code. In the order of the help.
-_MODULES = ("power_mqtt.publish",)
+_MODULES = ("power_mqtt.publish", "power_mqtt.subscribe", "power_mqtt.sniff")
 
 
 def _parser() -> CommandParser:

@@ -31,6 +31,9 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from power_mqtt.broker import Broker, said
 
+RECEIVE_WINDOW = (
+    500  # with manual_ack: messages that a broker of MQTT 5 sends ahead of our acknowledgement
+)
 WINDOW = 20  # messages that wait for the broker's acknowledgement at a time
 END_SECONDS = 2.0  # after a signal the program is gone within that time
 _CONNECT_SECONDS = 10.0  # for the broker to greet
@@ -66,6 +69,9 @@ class Acknowledged:
     refusal: str = ""
 
 
+Receipt = tuple[int, int]  # of a message that came: the number of the connection, and its id there
+
+
 @dataclass(frozen=True)
 class Arrived:
     """A message of a topic that we subscribe to."""
@@ -73,6 +79,8 @@ class Arrived:
     topic: str
     payload: bytes
     is_retained: bool  # it was there before we came: old news
+    receipt: Receipt | None = None  # with manual_ack: what acknowledge() takes, at QoS 1
+    is_repeated: bool = False  # the broker has sent it before, and was not told that it came
 
 
 @dataclass(frozen=True)
@@ -118,8 +126,12 @@ class Connection:
         filters: Sequence[str] = (),
         on_message: Callable[[Arrived], None] | None = None,
         session_seconds: int = 0,
+        manual_ack: bool = False,
+        says_what_it_hears: bool = False,
     ) -> None:
         self._broker = broker
+        self._manual_ack = manual_ack
+        self._says_what_it_hears = says_what_it_hears
         self._context = broker.context()
         self._client_id = broker.client_id or client_id
         self._inbox = inbox
@@ -156,6 +168,16 @@ class Connection:
         if session is None or not self.is_up():
             return None
         return session.publish(topic, payload, retain)
+
+    def acknowledge(self, receipt: Receipt) -> None:
+        """Let the broker forget a message that came; nothing where its connection has ended since.
+
+        With manual_ack a broker keeps what it has not been told so, for a session of `session_seconds`, and sends
+        it again. Call it in the order in which messages came.
+        """
+        session = self._session
+        if session is not None:
+            session.acknowledge(receipt)
 
     def drop(self, reason: str) -> None:
         """Cut the connection, so that a new one is made; the broker then publishes the last will."""
@@ -258,6 +280,7 @@ class _Session:
             clean_session=None if is_five else owner._session_seconds == 0,
             protocol=MQTTProtocolVersion.MQTTv5 if is_five else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
+            manual_ack=owner._manual_ack,
         )
         if broker.user is not None:
             client.username_pw_set(broker.user, broker.password)
@@ -329,6 +352,8 @@ class _Session:
             seconds = self._owner._session_seconds
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = seconds
+            if self._owner._manual_ack:
+                properties.ReceiveMaximum = RECEIVE_WINDOW
             options |= {"clean_start": seconds == 0, "properties": properties}
         return options
 
@@ -337,6 +362,11 @@ class _Session:
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return None
         return (self._number, info.mid)
+
+    def acknowledge(self, receipt: Receipt) -> None:
+        number, mid = receipt
+        if number == self._number and not self.is_over.is_set():
+            self._client.ack(mid, 1)
 
     def was_short(self) -> bool:
         """Whether it was lost soon after the greeting."""
@@ -401,10 +431,16 @@ class _Session:
                 _log.error(
                     "%s: no subscription to %s: %s", self._owner._broker.url, name, reason_code
                 )
+            elif self._owner._says_what_it_hears:
+                _log.info("%s: listening to %s", self._owner._broker.url, name)
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         try:
-            arrived = Arrived(message.topic, bytes(message.payload), message.retain)
+            is_to_be_told = self._owner._manual_ack and message.qos == 1
+            receipt = (self._number, message.mid) if is_to_be_told else None
+            arrived = Arrived(
+                message.topic, bytes(message.payload), message.retain, receipt, message.dup
+            )
             self._owner._on_message(arrived)
         except Exception:  # noqa: BLE001 - the connection must not end of it
             _log.exception("a message could not be taken in")

@@ -6,7 +6,6 @@ import argparse
 import functools
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -205,7 +204,7 @@ def _run(options: argparse.Namespace, clocks: Clocks) -> int:
             return _once(notifier, ways)
         with Bell() as bell:
             follow(notifier, bell, clocks)
-    return 130 if bell.signal_number == signal.SIGINT else 0
+    return bell.exit_code
 
 
 def _test(ways: Sequence[Way], options: argparse.Namespace) -> int:
@@ -242,9 +241,8 @@ def _dry_run(pm: PowerManager, make: functools.partial[Notifier], ways: Sequence
                     )
                     continue
                 count = notifier.waiting_count(way)
-                print(
-                    f"way {way.label}: nothing to tell now; {count} wait for the end of quiet hours"
-                )
+                waits = f"; {count} wait for the end of quiet hours" if count else ""
+                print(f"way {way.label}: nothing to tell now{waits}")
             raise _Undo
     except _Undo:
         return 0

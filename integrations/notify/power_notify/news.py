@@ -36,6 +36,7 @@ ALERT_KINDS = {level: kind for kind, level in ALERT_LEVELS.items()}
 # A charger that goes on is no reason to wake anybody.
 DEFAULT_EVENTS = frozenset(PowerEventType) - {PowerEventType.CHARGE_START}
 
+_MOST_EVENTS = 1000  # in one transaction
 _RANKS = list(AlertLevel)
 _TYPE_NAMES = {
     MeterType.MAIN: "main meter",
@@ -79,6 +80,7 @@ class _Changes:
     state: State
     items: list[Item] = field(default_factory=list)
     last_sequence: int | None = None  # of the library's events
+    is_cut: bool = False  # there may be more events
 
 
 class Watch:
@@ -114,15 +116,19 @@ class Watch:
             self._store.open(self._file_id)
             self._begin_anew()
             self._state = self._store.load()
-        if not self._is_changed(self._find()):
-            return False
-        with self._pm.transaction():
-            changes = self._find()  # again: here nothing comes in between
-            self._store.add(changes.items, changes.state)
-            if changes.last_sequence is not None:
-                self._follower.acknowledge(changes.last_sequence)
-        self._state = changes.state
-        return bool(changes.items)
+        is_news = False
+        while True:
+            if not self._is_changed(self._find()):
+                return is_news
+            with self._pm.transaction():
+                changes = self._find()  # again: here nothing comes in between
+                self._store.add(changes.items, changes.state)
+                if changes.last_sequence is not None:
+                    self._follower.acknowledge(changes.last_sequence)
+            self._state = changes.state
+            is_news = is_news or bool(changes.items)
+            if not changes.is_cut:
+                return is_news
 
     def _begin_anew(self) -> None:
         """After a restore: what waits in the backup was told long ago, or is no longer true."""
@@ -133,7 +139,6 @@ class Watch:
             "the file was restored from a backup: events go on from there; %d that waited are dropped",
             dropped,
         )
-        self._heard.clear()
 
     def _is_changed(self, changes: _Changes) -> bool:
         return changes.last_sequence is not None or changes.state != self._state
@@ -148,10 +153,14 @@ class Watch:
             for meter in self._pm.list_meters()
             if self._rules.include(meter.device_id)
         }
-        for sequence, event in self._follower.pending():
+        events = self._follower.pending(_MOST_EVENTS)
+        changes.is_cut = len(events) == _MOST_EVENTS
+        for sequence, event in events:
             changes.last_sequence = sequence
             if self._rules.include(event.device_id):
                 self._add_event(changes, event, devices.get(event.device_id), meters)
+        if changes.is_cut:
+            return changes  # the meters are as they are after events that are still to come
         for meter in meters.values():
             if meter.active:
                 self._compare_level(changes, meter, devices[meter.device_id])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from power_notify.ways import Way
 
 _FILE_TROUBLE_S = 60.0  # after so long without the file the program ends, to be started again
 _LAST_WAIT_S = 1.0  # at the end, for messages that are under way
+_END_WITHIN_S = 1.6  # after a signal
 _SAY_AGAIN_S = 3600.0  # between two log lines about a way that stays down
 _log = logging.getLogger("power_notify")
 
@@ -91,9 +94,10 @@ class Notifier:
         return compose(self._pm, items, self._timing.zone)
 
     def settle(self, wait_s: float = 0.0) -> None:
-        """Note what has become of messages; wait for those that are under way, at most so long each."""
+        """Note what has become of messages; wait for those that are under way, at most so long."""
+        deadline_s = time.monotonic() + wait_s
         for way in self.ways:
-            outcome = way.outcome(wait_s)
+            outcome = way.outcome(max(deadline_s - time.monotonic(), 0.0))
             if outcome is not None:
                 self._note(way, *outcome)
 
@@ -141,7 +145,11 @@ class Notifier:
 
 
 class Bell:
-    """Ends a wait: by ring(), from any thread, and for good by SIGTERM, SIGINT or SIGHUP while it is entered."""
+    """Ends a wait: by ring(), from any thread, and for good by SIGTERM, SIGINT or SIGHUP while it is entered.
+
+    If such a signal finds the program in something long, as waiting for a file that is locked, the process ends
+    all the same: what is in the file is whole at any moment.
+    """
 
     def __enter__(self) -> Bell:
         self.is_stopped = False
@@ -149,6 +157,7 @@ class Bell:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
+        self._last_resort: threading.Timer | None = None
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -159,8 +168,15 @@ class Bell:
     def __exit__(self, *exc_info: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._last_resort is not None:
+            self._last_resort.cancel()
         self._reader.close()
         self._writer.close()
+
+    @property
+    def exit_code(self) -> int:
+        """130 where Ctrl-C has stopped it, else 0."""
+        return 130 if self.signal_number == signal.SIGINT else 0
 
     def ring(self) -> None:
         """End the present wait, or the next."""
@@ -177,6 +193,10 @@ class Bell:
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self.is_stopped = True
         self.signal_number = number
+        if self._last_resort is None:
+            self._last_resort = threading.Timer(_END_WITHIN_S, os._exit, [self.exit_code])
+            self._last_resort.daemon = True
+            self._last_resort.start()
         self.ring()
 
 

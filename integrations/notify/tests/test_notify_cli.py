@@ -260,6 +260,24 @@ def test_a_signal_ends_it_within_two_seconds_though_a_server_does_not_answer(
     assert "Battery critical: Gate 01 - 4 %" in http.titles
 
 
+def test_a_signal_ends_it_within_two_seconds_though_the_file_is_locked(
+    world: World, http: HttpEnd, other_http: HttpEnd
+) -> None:
+    """It would wait ten seconds for the lock; two servers that do not answer cost no more than one."""
+    for end in (http, other_http):
+        end.hold.clear()
+    with start(world, "--to", http.url, "--to", other_http.url, *FAST) as process:
+        world.log(4.0)
+        http.wait_for_request()
+        other_http.wait_for_request()
+        with world.pm.transaction():
+            http.hold.set()  # its outcome cannot be noted
+            before = time.monotonic()
+            process.terminate()
+            assert process.wait(30) == 0
+            assert time.monotonic() - before < 2.0
+
+
 def test_a_running_one_tells_what_another_process_writes(world: World, http: HttpEnd) -> None:
     """And ends when the file is replaced, to be started again on what is there now."""
     with start(world, "--to", http.url, *FAST) as process:
@@ -315,8 +333,8 @@ def test_a_file_that_is_replaced_ends_it(world: World, http: HttpEnd, tmp_path: 
     (tmp_path / "elsewhere").mkdir()
     for path in tmp_path.glob("power.db*"):
         path.rename(tmp_path / "elsewhere" / path.name)
-    with Bell() as bell, pytest.raises(PowerManagerError, match="deleted or replaced"):
-        follow(notifier, bell, world.clocks)
+    with pytest.raises(PowerManagerError, match="deleted or replaced"):
+        notifier.look()
 
 
 def test_a_file_that_stays_out_of_reach_ends_it(

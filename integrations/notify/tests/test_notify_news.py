@@ -219,6 +219,20 @@ def test_an_inactive_meter_neither_ends_nor_repeats_its_alert(world: World, http
     assert http.titles[1:] == ["Battery recovered: Gate 01 - 80 %"]
 
 
+def test_an_alert_among_thousands_of_events_is_told_once(world: World, http: HttpEnd) -> None:
+    """Also where most of them are not told at all, and the battery is as it was after the last of them."""
+    notifier = world.notifier(http.url)
+    for charge_pct in (4.0, 60.0, 3.0):
+        with world.pm.transaction():
+            for _ in range(999):
+                world.pm.trigger_event("pump", "charge_start")
+            world.log(charge_pct)
+    tell(notifier)
+    (post,) = http.posts
+    assert post.title == "Battery critical: Gate 01 - 4 %, and 1 more"
+    assert "Battery critical: Gate 01 - 3 %" in post.text
+
+
 # --- Silence
 
 
@@ -271,6 +285,7 @@ def test_a_clock_that_jumps_makes_nobody_silent(world: World, http: HttpEnd) -> 
     notifier = world.notifier(http.url, silent_s=60.0)
     for jump_s in (0.0, 3e8, 0.0, -2e8, 0.0):
         world.now_s += jump_s
+        tell(notifier)
         world.log(50.0)
         tell(notifier)
         world.pass_time(30.0)
@@ -335,6 +350,23 @@ def test_a_backup_restored_while_it_does_not_run_is_noticed_too(
     world.pm.restore(tmp_path / "first.db")
     tell(world.notifier(http.url))
     assert http.titles == []
+
+
+def test_a_restore_makes_nobody_silent(world: World, http: HttpEnd, tmp_path: Path) -> None:
+    """The backup is old, the device is not: it has until the limit to be heard."""
+    notifier = world.notifier(http.url, silent_s=600.0)
+    world.log(50.0)
+    world.pm.backup(tmp_path / "backup.db")
+    for _ in range(10):
+        world.pass_time(300.0)
+        world.log(50.0)
+        tell(notifier)
+    world.pm.restore(tmp_path / "backup.db")
+    tell(notifier)
+    assert http.titles == []
+    world.pass_time(600.0)
+    tell(notifier)
+    assert http.titles == ["Silent: Gate 01 - no reading for 10 min"]
 
 
 # --- Properties
