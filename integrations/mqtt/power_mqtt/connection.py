@@ -145,8 +145,8 @@ class Connection:
         self._session: _Session | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="power-mqtt", daemon=True)
-        self._said = ""
-        self._said_at = 0.0
+        self._said: dict[str, float] = {}  # troubles that were logged, and when
+        self._short_lives = 0  # connections in a row that were lost soon after the greeting
 
     def __enter__(self) -> Connection:
         self._thread.start()
@@ -197,7 +197,6 @@ class Connection:
 
     def _run(self) -> None:
         delay = 0.0
-        short_lives = 0  # connections in a row that were lost soon after the greeting
         protocol = 0  # an index of self._protocols
         while not self._ending.is_set():
             self._number += 1
@@ -212,8 +211,12 @@ class Connection:
                 continue
             if session.is_narrow:
                 continue
-            short_lives = short_lives + 1 if was_up and session.was_short() else 0
-            if short_lives >= _SHORT_LIVES and not session.is_told:
+            if was_up and session.was_short():
+                self._short_lives += 1
+            elif was_up:
+                self._short_lives = 0
+                self._said.clear()
+            if was_up and self._short_lives >= _SHORT_LIVES and not session.is_told:
                 # Some brokers do not say it of themselves; two that throw each other out go on for ever.
                 session.reason += (
                     f", again and again: it may not allow what we publish, or {self._twin_hint()}"
@@ -236,10 +239,14 @@ class Connection:
     def _say(self, reason: str) -> None:
         """Log a trouble once, and again after a while."""
         now = time.monotonic()
-        if reason != self._said or now - self._said_at >= _SAY_AGAIN:
+        if reason not in self._said or now - self._said[reason] >= _SAY_AGAIN:
             _log.warning("%s: %s; trying again", self._broker.url, reason)
-            self._said = reason
-            self._said_at = now
+            self._said[reason] = now
+
+    def _say_up(self, protocol: str) -> None:
+        """Log that it is there, unless it has come and gone all the time."""
+        if self._short_lives < _SHORT_LIVES:
+            _log.info("%s: connected, MQTT %s", self._broker.url, protocol)
 
 
 class _Session:
@@ -258,6 +265,7 @@ class _Session:
         self.reason = ""  # why it ended
         self.is_told = False  # the broker has said why
         self._up_at = 0.0
+        self._is_cut = False
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
@@ -306,7 +314,7 @@ class _Session:
         finally:
             self.is_over.set()
             sock = self._client.socket()
-            if isinstance(sock, socket.socket):  # paho failed, and left it open
+            if isinstance(sock, socket.socket):  # it was cut, or paho failed
                 sock.close()
             self._waker.close()
             self._woken.close()
@@ -319,7 +327,7 @@ class _Session:
         """
         client = self._client
         greeting_until = time.monotonic() + _CONNECT_SECONDS
-        while (sock := client.socket()) is not None:
+        while not self._is_cut and (sock := client.socket()) is not None:
             writers = [sock] if client.want_write() else []
             is_pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
             seconds = 0.0 if is_pending else _IDLE_SECONDS
@@ -366,12 +374,8 @@ class _Session:
 
     def cut(self, reason: str) -> None:
         self.reason = self.reason or reason
-        sock = self._client.socket()
-        if not isinstance(sock, socket.socket):
-            self.is_over.set()
-            return
-        with contextlib.suppress(OSError):  # it is gone already
-            sock.shutdown(socket.SHUT_RDWR)
+        self._is_cut = True
+        self._wake()
 
     def say_goodbye(self) -> None:
         self._client.disconnect()
@@ -396,8 +400,7 @@ class _Session:
         if self._owner._filters:
             client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._owner._filters]
                              if self._protocol == "5" else [(name, 1) for name in self._owner._filters])  # fmt: skip
-        _log.info("%s: connected, MQTT %s", self._owner._broker.url, self._protocol)
-        self._owner._said = ""
+        self._owner._say_up(self._protocol)
         self._up_at = time.monotonic()
         self.is_up.set()
         self._owner._inbox.put(Up(self._protocol))

@@ -236,6 +236,33 @@ def test_what_arrives_says_whether_it_is_old_news(broker: Mosquitto) -> None:
             assert until(inbox, Arrived) == Arrived("a/new", b"2", False)
 
 
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_session_that_is_kept_gets_what_came_meanwhile(broker: Mosquitto, protocol: str) -> None:
+    """With session_seconds the broker keeps it; without, what came is gone."""
+    to = Broker("127.0.0.1", broker.port, protocol=protocol)
+    with Listener(broker) as other:
+        for seconds, expected in ((3600, b"missed"), (0, b"here")):
+            options = {
+                "filters": ["a/#"],
+                "session_seconds": seconds,
+                "client_id": f"kept {seconds}",
+            }
+            other.publish("a/first", b"first", retain=True)
+            with connected(to, **options) as (made, inbox):
+                until(inbox, Arrived)
+                made.say_goodbye(PATIENCE)
+            other.publish("a/first", b"", retain=True)
+            other.publish("a", b"missed")
+            with connected(to, **options) as (made, inbox):
+                until(inbox, Up)
+                other.publish("a/first", b"here", retain=True)
+                arrived = until(inbox, Arrived)
+                while isinstance(arrived, Arrived) and not arrived.payload:
+                    arrived = until(inbox, Arrived)  # that the first one was cleared
+                assert isinstance(arrived, Arrived)
+                assert arrived.payload == expected
+
+
 def test_a_message_that_cannot_be_taken_in_does_not_end_the_connection(
     broker: Mosquitto, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -273,6 +300,19 @@ def test_a_connection_comes_back_when_the_broker_does(
         until(inbox, Up)
         assert made.publish("a", b"1", False) is not None
     assert sum("Connection refused" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_connection_that_comes_and_goes_is_not_said_each_time(
+    broker: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A week of it would fill the disk; what has been said is said again after an hour."""
+    caplog.set_level("INFO", "power_mqtt")
+    with connected(Broker("127.0.0.1", broker.port)) as (made, inbox):
+        for _ in range(20):
+            until(inbox, Up)
+            made.drop("test")
+            until(inbox, Down)
+    assert len(caplog.records) <= 6
 
 
 def test_the_last_will_is_published_when_the_connection_is_cut(broker: Mosquitto) -> None:
