@@ -352,7 +352,8 @@ class PowerMeter:
 
     `updated_at` is the time of that state, None before the first reading. The thresholds are its
     device's. If the reading of that state lacked volts or amperes, `power_known` is False, and the
-    missing value is 0.0 here. An inactive meter counts in no present figure.
+    missing value is 0.0 here. An unknown charge is None. An inactive meter counts in no present
+    figure.
     """
 
     id: str
@@ -361,7 +362,7 @@ class PowerMeter:
     voltage: float
     current_draw: float
     capacity_wh: float
-    charge_pct: float
+    charge_pct: float | None
     name: str | None = None
     updated_at: str | None = None
     low_battery_threshold: float | None = None
@@ -383,7 +384,7 @@ class PowerMeter:
 
         solar: charging, always. main: normal unless its voltage is 0, then unknown. battery and
         ups: below 5 % critical, from 5 to 20 % low, from 95 % charging, otherwise normal; unknown
-        if the charge is not a number. The device's own thresholds replace 5 and 20 %.
+        if the charge is. The device's own thresholds replace 5 and 20 %.
         """
         if self.type == MeterType.SOLAR:
             return PowerState.CHARGING
@@ -406,8 +407,8 @@ class PowerMeter:
 class PowerReading:
     """One meter at one instant; `wattage` is rounded to 4 decimals, `timestamp` ISO 8601 UTC.
 
-    Unknown volts or amperes are None, and so is the wattage then. `id` is made of the meter's id
-    and the time, so it is the same on every copy.
+    Unknown volts or amperes are None, and so is the wattage then; an unknown charge is None. `id`
+    is made of the meter's id and the time, so it is the same on every copy.
     """
 
     id: str
@@ -415,7 +416,7 @@ class PowerReading:
     voltage: float | None
     current_draw: float | None
     wattage: float | None
-    charge_pct: float
+    charge_pct: float | None
     timestamp: str
 
 
@@ -439,7 +440,7 @@ class PowerEvent:
 class PowerStatistics:
     """One meter over one UTC hour or day, whose first instant is `start` (ISO 8601).
 
-    The wattages are None if no reading has watts.
+    The wattages are None if no reading has watts, and the charges if no reading has a charge.
     """
 
     meter_id: str
@@ -448,8 +449,8 @@ class PowerStatistics:
     avg_wattage: float | None
     min_wattage: float | None
     max_wattage: float | None
-    min_charge_pct: float
-    max_charge_pct: float
+    min_charge_pct: float | None
+    max_charge_pct: float | None
     energy_out_wh: float
     energy_in_wh: float
 
@@ -504,9 +505,9 @@ class MeterSums(NamedTuple):
 
 # --- Schema ---------------------------------------------------------------------------
 
-# In the file's header. 0x4252504D was the id of development versions, which were never released.
-_APPLICATION_ID = 0x4252504E  # "BRPN"
-_DEVELOPMENT_APPLICATION_ID = 0x4252504D  # "BRPM"
+# In the file's header. Development versions, which were never released, had ids of their own.
+_APPLICATION_ID = 0x4252504F  # "BRPO"
+_DEVELOPMENT_APPLICATION_IDS = (0x4252504D, 0x4252504E)  # "BRPM", "BRPN"
 # The versions of the schema, kept in user_version:
 # 1: the tables below.
 _SCHEMA_VERSION = 1
@@ -534,12 +535,15 @@ _SCHEMA = (
     active INTEGER NOT NULL DEFAULT 1,
     voltage REAL DEFAULT 0,             -- NULL: the latest reading had none
     current_draw REAL DEFAULT 0,        -- likewise
-    charge_pct REAL NOT NULL DEFAULT 100,
+    charge_pct REAL,                    -- NULL: not known
     state_us INTEGER,                   -- when that was; NULL: no reading yet
     live_us INTEGER,                    -- the instant of the last live reading,
     live_clock_us INTEGER,              -- and what the clock said: the same, or less if taken
     alert_level INTEGER NOT NULL DEFAULT 0,   -- 0 none, 1 low, 2 critical
     alerted_us INTEGER,                 -- when the event of that level was last recorded
+    -- what a reading without a charge takes, beside the charge of the reading before it
+    first_charge_pct REAL,              -- before the first reading; NULL: not known
+    forgotten_us INTEGER,               -- readings up to this instant give later ones no charge
     -- the newest reading in time, and the newest one that has watts
     latest_us INTEGER,
     powered_us INTEGER,
@@ -569,7 +573,7 @@ _SCHEMA = (
     timestamp INTEGER NOT NULL,         -- microseconds since 1970
     voltage,                            -- NULL: not known
     current_draw,                       -- likewise
-    charge_pct NOT NULL,
+    charge_pct,                         -- likewise
     PRIMARY KEY (meter_key, timestamp)
 ) WITHOUT ROWID""",
     """CREATE TABLE power_hourly (
@@ -823,6 +827,10 @@ def _check_capacity(capacity_wh: Any) -> float:
     return check_number("capacity_wh", capacity_wh, 0, _MAX_QUANTITY, "Wh")
 
 
+def _check_charge(charge_pct: Any) -> float | None:
+    return None if charge_pct is None else check_number("charge_pct", charge_pct, 0, 100, "%")
+
+
 # --- Times ----------------------------------------------------------------------------
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -892,8 +900,8 @@ def _optional_microseconds(value: Any, name: str) -> int | None:
 
 # --- Statistics -----------------------------------------------------------------------
 
-# A reading inside this module: microseconds since 1970, V or None, A or None, % of charge.
-_Sample = tuple[int, "float | None", "float | None", float]
+# A reading inside this module: microseconds since 1970, V, A, % of charge; None: not known.
+_Sample = tuple[int, "float | None", "float | None", "float | None"]
 
 
 class _Point(NamedTuple):
@@ -962,6 +970,8 @@ class _HourSums:
         previous_watts = 0.0 if previous is None else previous.watts
         for us, voltage, current, charge in rows:
             reading_count += 1
+            if charge is None:
+                charge = _NAN  # of which every comparison is false
             if charge < min_charge:
                 min_charge = charge
             if charge > max_charge:
@@ -994,7 +1004,7 @@ class _HourSums:
         if power_count:
             self.min_wattage = min_wattage
             self.max_wattage = max_wattage
-        if reading_count:
+        if min_charge <= max_charge:  # of any charge that is known
             self.min_charge_pct = min_charge
             self.max_charge_pct = max_charge
         self.checksum = checksum
@@ -1080,15 +1090,15 @@ class _Battery(NamedTuple):
     """What a runtime is made of."""
 
     capacity_wh: float
-    charge_pct: float
+    charge_pct: float | None
     watts: float | None
 
 
 def _runtime_hours(batteries: Iterable[_Battery]) -> float | None:
     """Hours until batteries are empty, 2 decimals: remaining watt-hours over watts.
 
-    None where no capacity is known, where the watts of one are not known, or where together they
-    are not draining.
+    A battery of unknown capacity or charge does not count. None where none does, where the watts of
+    one that does are not known, or where together they are not draining.
 
     >>> _runtime_hours([_Battery(capacity_wh=50.0, charge_pct=80.0, watts=5.0)])
     8.0
@@ -1096,7 +1106,7 @@ def _runtime_hours(batteries: Iterable[_Battery]) -> float | None:
     remaining_wh = 0.0
     total_watts = 0.0
     for battery in batteries:
-        if battery.capacity_wh <= 0:
+        if battery.capacity_wh <= 0 or battery.charge_pct is None:
             continue
         if battery.watts is None:
             return None
@@ -1148,9 +1158,8 @@ def make_budget(
         if meter.type != MeterType.SOLAR and meter.id in last_day:
             load_wh += last_day[meter.id].energy_out_wh
     consumption_wh = rounded(_consumption_wh(meters, last_day))
-    mean_charge = None
-    if batteries:
-        mean_charge = round(sum(battery.charge_pct for battery in batteries) / len(batteries), 2)
+    charges = [battery.charge_pct for battery in batteries if battery.charge_pct is not None]
+    mean_charge = round(sum(charges) / len(charges), 2) if charges else None
     return {
         "total_wattage": round(total_watts, 4),
         "battery_count": len(batteries),
@@ -1945,12 +1954,14 @@ class _MeterState:
     active: int
     voltage: float | None
     current_draw: float | None
-    charge_pct: float
+    charge_pct: float | None
     state_us: int | None
     live_us: int | None
     live_clock_us: int | None
     alert_level: int
     alerted_us: int | None
+    first_charge_pct: float | None
+    forgotten_us: int | None
     latest_us: int | None
     powered_us: int | None
     powered_wattage: float | None
@@ -1969,6 +1980,16 @@ class _MeterState:
         if self.powered_us is None or self.powered_wattage is None:
             return None
         return _Point(self.powered_us, self.powered_wattage)
+
+    def passed_on(self, from_us: int, charge_pct: float | None, to_us: int) -> float | None:
+        """The charge that a reading gives to a later one without any.
+
+        None past the time at which update_meter() forgot the charge. Only the latest such time is
+        kept: what came without a charge after an earlier one is stored as unknown.
+        """
+        if self.forgotten_us is not None and from_us <= self.forgotten_us < to_us:
+            return None
+        return charge_pct
 
 
 # What a reading changes in its meter's row.
@@ -2004,6 +2025,11 @@ _SAVE_HOUR_SQL = f"""REPLACE INTO power_hourly (meter_key, hour, closed, {", ".j
     VALUES ({", ".join("?" * (3 + len(_SUM_COLUMNS)))})"""
 _STORE_SQL = """INSERT INTO power_readings (meter_key, timestamp, voltage, current_draw, charge_pct)
     VALUES (?, ?, ?, ?, ?)"""
+# What is on the right of an UPDATE's "=" is from before it. Of a charge that is unknown already
+# there is nothing to forget.
+_FORGET_CHARGE_SQL = """UPDATE power_meters SET charge_pct = NULL, first_charge_pct = NULL,
+    forgotten_us = CASE WHEN charge_pct IS NULL THEN forgotten_us ELSE latest_us END
+    WHERE meter_key = ?"""
 _ADD_EVENT_SQL = """INSERT INTO power_events
     (sequence, id, device_key, type, value, timestamp, note, meter_id, checksum)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
@@ -2102,12 +2128,12 @@ class _Arrival:
     us: int
     voltage: float | None
     current_draw: float | None
-    charge_pct: float | None  # None: not given
+    charge_pct: float | None
     live: bool
+    needs_charge: bool  # None was given, so it takes the charge of the reading before
 
     def sample(self) -> _Sample:
-        charge = 0.0 if self.charge_pct is None else self.charge_pct
-        return self.us, self.voltage, self.current_draw, charge
+        return self.us, self.voltage, self.current_draw, self.charge_pct
 
 
 class _Chunk:
@@ -2180,8 +2206,9 @@ class _ReadingWriter:
         if state is None:
             raise _not_found("meter", id_)
         is_next = arrival.us > state.newest_us and state.state_us == state.latest_us
-        if arrival.charge_pct is None and is_next:
+        if arrival.needs_charge and is_next:
             arrival.charge_pct = state.charge_pct  # the present state is the reading before it
+            arrival.needs_charge = False
         if self._is_plain(state, arrival):
             self._append_plain(state, arrival)
             return arrival.sample()
@@ -2194,23 +2221,23 @@ class _ReadingWriter:
             if found is not None:
                 us, voltage, current, charge_pct = found
                 return us, voltage, current, charge_pct
-            if arrival.charge_pct is None:
-                _, arrival.charge_pct = _charge_before(self._conn, state.meter_key, arrival.us)
+            if arrival.needs_charge:
+                from_us, charge_pct = _charge_before(self._conn, state, arrival.us)
+                arrival.charge_pct = state.passed_on(from_us, charge_pct, arrival.us)
         return arrival.sample()
 
     def _is_plain(self, state: _MeterState, arrival: _Arrival) -> bool:
         """Whether a reading is what nearly all are: the next of the hour under way, no alert."""
-        charge_pct = arrival.charge_pct
-        if charge_pct is None or arrival.us <= state.newest_us or state.closed:
+        if arrival.needs_charge or arrival.us <= state.newest_us or state.closed:
             return False
         if arrival.us // HOUR_US != state.hour:
             return False
         if state.acknowledged_us is not None and arrival.us <= state.acknowledged_us:
             return False
-        if state.type not in self._alert_types:
+        if state.type not in self._alert_types or arrival.charge_pct is None:
             return True
         low, _ = _thresholds(state.low_battery_threshold, state.critical_battery_threshold)
-        return not state.alert_level and charge_pct > low
+        return not state.alert_level and arrival.charge_pct > low
 
     def _append_plain(self, state: _MeterState, arrival: _Arrival) -> None:
         """Store a plain reading, by the rules of _write_meter() without what it cannot need."""
@@ -2248,15 +2275,17 @@ class _ReadingWriter:
 
     def _fill_again(self, meter_key: int) -> None:
         """Give readings without a charge that of the reading that is before them now."""
-        max_gap_us = _setting(self._conn, "max_gap_us", int)
+        state = _load_state(self._conn, "m.meter_key", meter_key)
+        assert state is not None  # its readings were written a moment ago
         for us in sorted(self._filled[meter_key]):
-            _, charge_pct = _charge_before(self._conn, meter_key, us)
+            from_us, charge_pct = _charge_before(self._conn, state, us)
+            charge_pct = state.passed_on(from_us, charge_pct, us)
             (packed_pct,) = _packed((charge_pct,), 1e2)
             sql = """UPDATE power_readings SET charge_pct = :charge
-                WHERE meter_key = :key AND timestamp = :us AND charge_pct <> :charge"""
+                WHERE meter_key = :key AND timestamp = :us AND charge_pct IS NOT :charge"""
             values = {"key": meter_key, "us": us, "charge": packed_pct}
             if self._conn.execute(sql, values).rowcount:
-                self._open_hours[meter_key, us // HOUR_US] = max_gap_us
+                self._open_hours[meter_key, us // HOUR_US] = state.max_gap_us
                 sql = """UPDATE power_meters SET charge_pct = ?
                     WHERE meter_key = ? AND state_us = ?"""
                 self._conn.execute(sql, (charge_pct, meter_key, us))
@@ -2316,7 +2345,7 @@ class _ReadingWriter:
         live_us = state.live_us
         live_clock_us = state.live_clock_us
         for arrival in arrivals:
-            if arrival.us <= newest_us or arrival.charge_pct is None:
+            if arrival.us <= newest_us or arrival.needs_charge:
                 return False
             newest_us = arrival.us
             if arrival.live:
@@ -2396,11 +2425,12 @@ class _ReadingWriter:
         for arrival in accepted:
             is_present = arrival.live or arrival.us > newest_us
             newest_us = max(newest_us, arrival.us)
-            if arrival.charge_pct is not None:
+            if not arrival.needs_charge:
                 if is_present:
                     present_pct = arrival.charge_pct
             elif arrival.live:
                 arrival.charge_pct = present_pct
+                arrival.needs_charge = False
             else:
                 is_missing = True
         if is_missing:
@@ -2408,15 +2438,17 @@ class _ReadingWriter:
 
     def _fill_from_earlier(self, state: _MeterState, accepted: list[_Arrival]) -> None:
         filled = self._filled.setdefault(state.meter_key, array("q"))
-        before_us: int | None = None
-        before_pct = 0.0
+        before_us = -2  # earlier than any reading, and than none, which is -1
+        before_pct: float | None = None
         for arrival in sorted(accepted, key=attrgetter("us")):
-            if arrival.charge_pct is None:
-                if before_us is None or before_us < state.newest_us:
-                    stored_us, stored_pct = _charge_before(self._conn, state.meter_key, arrival.us)
-                    if before_us is None or stored_us > before_us:
+            if arrival.needs_charge:
+                if before_us < state.newest_us:
+                    stored_us, stored_pct = _charge_before(self._conn, state, arrival.us)
+                    if stored_us > before_us:
+                        before_us = stored_us
                         before_pct = stored_pct
-                arrival.charge_pct = before_pct
+                arrival.charge_pct = state.passed_on(before_us, before_pct, arrival.us)
+                arrival.needs_charge = False
                 filled.append(arrival.us)
             before_us = arrival.us
             before_pct = arrival.charge_pct
@@ -2670,13 +2702,15 @@ def _samples_of_hour(conn: sqlite3.Connection, meter_key: int, hour: int) -> lis
     return _samples_between(conn, meter_key, hour * HOUR_US, (hour + 1) * HOUR_US)
 
 
-def _charge_before(conn: sqlite3.Connection, meter_key: int, us: int) -> tuple[int, float]:
+def _charge_before(
+    conn: sqlite3.Connection, state: _MeterState, us: int
+) -> tuple[int, float | None]:
     """Instant and charge of the reading before a time; without one, those of a new meter."""
     sql = f"""{_SAMPLES_SQL} WHERE meter_key = ? AND timestamp < ?
         ORDER BY timestamp DESC LIMIT 1"""
-    found = conn.execute(sql, (meter_key, us)).fetchone()
+    found = conn.execute(sql, (state.meter_key, us)).fetchone()
     if found is None:
-        return -1, 100.0
+        return -1, state.first_charge_pct
     stored_us, _, _, charge_pct = found
     return stored_us, charge_pct
 
@@ -2887,6 +2921,10 @@ def _reload_newest(
     if state.state_us is not None and state.state_us in deleted:
         _set_present(state, newest)
     _save_state(conn, state)
+    # A reading that comes later than all that are left passes its charge on again.
+    sql = """UPDATE power_meters SET forgotten_us = min(forgotten_us, latest_us)
+        WHERE meter_key = ?"""
+    conn.execute(sql, (meter_key,))
     if former_hour is not None and former_hour != state.hour and not former_closed:
         _recompute_hour(conn, meter_key, former_hour, max_gap_us)
 
@@ -2897,12 +2935,14 @@ def _set_present(state: _MeterState, newest: _Sample | None) -> None:
         state.state_us = None
         state.voltage = 0.0
         state.current_draw = 0.0
-        state.charge_pct = 100.0
+        state.charge_pct = state.first_charge_pct
         state.alert_level = _NO_ALERT
         return
-    state.state_us, state.voltage, state.current_draw, state.charge_pct = newest
+    us, state.voltage, state.current_draw, charge_pct = newest
+    state.state_us = us
+    state.charge_pct = state.passed_on(us, charge_pct, _END_OF_TIME_US)
     low, critical = _thresholds(state.low_battery_threshold, state.critical_battery_threshold)
-    if state.alert_level:
+    if state.alert_level and state.charge_pct is not None:
         state.alert_level = _next_alert_level(state.alert_level, state.charge_pct, low, critical)
 
 
@@ -3165,7 +3205,7 @@ def _recognise(conn: sqlite3.Connection, path: Path) -> _FileKind:
             path,
             f"its schema {version} is not {_SCHEMA_VERSION}: open it with a newer power_manager",
         )
-    if application_id == _DEVELOPMENT_APPLICATION_ID:
+    if application_id in _DEVELOPMENT_APPLICATION_IDS:
         raise StorageError(
             path,
             f"a file of a development version (schema {version}), which this version cannot read: "
@@ -3341,9 +3381,11 @@ def _upgrade_devices(conn: sqlite3.Connection) -> None:
 
 def _upgrade_meters(conn: sqlite3.Connection) -> None:
     sql = """INSERT OR IGNORE INTO power_meters (id, device_key, type, name, capacity_wh, voltage,
-        current_draw, charge_pct, alert_level) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+        current_draw, charge_pct, alert_level, first_charge_pct)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
     for row in _first_release_rows(conn, "power_meters"):
         name = None if _is_blank(row["name"]) else row["name"]
+        first_charge = None if row["charge_pct"] is None else 100.0  # that of its new meters
         try:
             kind = _check_member(MeterType, "type", row["type"])
             values = (
@@ -3355,9 +3397,10 @@ def _upgrade_meters(conn: sqlite3.Connection) -> None:
                 *_check_reading(
                     _or_default(row["voltage"], 0.0),
                     _or_default(row["current_draw"], 0.0),
-                    _or_default(row["charge_pct"], 100.0),
+                    row["charge_pct"],
                 ),
                 _NO_ALERT,
+                first_charge,
             )
         except (InvalidValue, NotFound):
             continue
@@ -3409,11 +3452,11 @@ def _upgrade_readings(conn: sqlite3.Connection) -> None:
                 continue
             meter_id = row["meter_id"]
             us = _first_release_us(row["timestamp"])
-            if us is None or None in values:
+            if us is None or None in values[:2]:
                 continue
             us = max(us, last.get(meter_id, -1) + 1)  # two readings at one instant are both kept
             last[meter_id] = us
-            chunk.add(meter_id, _Arrival(0, us, *values, live=False))
+            chunk.add(meter_id, _Arrival(0, us, *values, live=False, needs_charge=False))
             moved.append((row["row_number"],))
         writer.write(chunk)
         sql = "DELETE FROM first_release_power_readings WHERE rowid = ?"
@@ -3443,7 +3486,7 @@ def _sort_first_release_readings(conn: sqlite3.Connection) -> None:
 def _first_release_readings(conn: sqlite3.Connection, row_numbers: list[int]) -> list[_Row]:
     """Readings of the first release in the order of these numbers."""
     sql = """SELECT r.rowid AS row_number, r.meter_id, r.voltage, r.current_draw,
-        coalesce(r.charge_pct, 100.0) AS charge_pct, r.timestamp
+        r.charge_pct, r.timestamp
         FROM json_each(?) j CROSS JOIN first_release_power_readings r ON r.rowid = j.value
         ORDER BY j.key"""
     return _select(conn, sql, (json.dumps(row_numbers),))
@@ -3454,7 +3497,7 @@ def _set_upgraded_alert_levels(conn: sqlite3.Connection) -> None:
     sql = """SELECT m.meter_key, m.type, m.charge_pct, d.low_battery_threshold,
         d.critical_battery_threshold FROM power_meters m JOIN devices d USING (device_key)"""
     for row in _select(conn, sql):
-        if row["type"] in _TYPES_WITH_CHARGE:
+        if row["type"] in _TYPES_WITH_CHARGE and row["charge_pct"] is not None:
             low, critical = _thresholds(
                 row["low_battery_threshold"], row["critical_battery_threshold"]
             )
@@ -3529,7 +3572,7 @@ def _check_meter_row(row: _Row) -> None:
     _check_meter_name(meter.name)
     _check_capacity(meter.capacity_wh)
     _check_reading(meter.voltage, meter.current_draw, meter.charge_pct)
-    check_number("charge_pct", meter.charge_pct, 0, 100, "%")
+    _check_charge(meter.charge_pct)
     if row["active"] not in (0, 1):
         raise _DamagedValue("active")
 
@@ -3599,6 +3642,9 @@ def _state_problems(conn: sqlite3.Connection, state: _MeterState) -> Iterator[st
         yield "its row names a newest reading with watts that is not there"
     if state.alert_level not in (_NO_ALERT, _LOW_ALERT, _CRITICAL_ALERT):
         yield "its alert level is damaged"
+    _check_charge(state.first_charge_pct)
+    if state.forgotten_us is not None and not 0 <= state.forgotten_us < _END_OF_TIME_US:
+        yield "the time at which its charge was forgotten is damaged"
     yield from _present_problems(conn, state)
 
 
@@ -3609,9 +3655,12 @@ def _present_problems(conn: sqlite3.Connection, state: _MeterState) -> Iterator[
         return
     sql = f"{_SAMPLES_SQL} WHERE meter_key = ? AND timestamp = ?"
     found = conn.execute(sql, (state.meter_key, state.state_us)).fetchone()
-    present = (state.state_us, state.voltage, state.current_draw, state.charge_pct)
     if found is not None:
-        if found != present:
+        us, voltage, current, charge_pct = found
+        if state.charge_pct is None:  # as update_meter() leaves it
+            charge_pct = state.passed_on(us, charge_pct, _END_OF_TIME_US)
+        present = (state.voltage, state.current_draw, state.charge_pct)
+        if (voltage, current, charge_pct) != present:
             yield "its present state is not that of its reading"
         return
     sql = "SELECT 1 FROM power_hours WHERE meter_key = ? AND hour = ? AND closed"
@@ -4124,22 +4173,29 @@ class PowerManager:
         meter_type: MeterType | str,
         capacity_wh: float = 0.0,
         name: str | None = None,
+        *,
+        charge_pct: float | None = 100.0,
     ) -> PowerMeter:
-        """Add a meter to a device: 0 V, 0 A, 100 % until its first reading.
+        """Add a meter to a device: 0 V and 0 A until its first reading.
 
-        meter_type is a MeterType or its text, capacity_wh watt-hours (default 0.0: unknown). Every
-        call adds a meter, even under a name that is in use. Raises NotFound, InvalidValue.
+        meter_type is a MeterType or its text, capacity_wh watt-hours (default 0.0: unknown).
+        charge_pct, 0 to 100, is the charge until a reading brings one; None: unknown, for a pack
+        whose charge nobody measures. Every call adds a meter, even under a name that is in use.
+        Raises NotFound, InvalidValue.
         """
         kind = _check_member(MeterType, "meter_type", meter_type)
         checked_name = _check_meter_name(name)
         capacity = _check_capacity(capacity_wh)
+        charge = _check_charge(charge_pct)
         meter_id = os.urandom(12).hex()  # 96 bits: unique over any fleet
-        sql = """INSERT INTO power_meters (id, device_key, type, name, capacity_wh)
-            VALUES (?, ?, ?, ?, ?)"""
+        sql = """INSERT INTO power_meters
+            (id, device_key, type, name, capacity_wh, charge_pct, first_charge_pct)
+            VALUES (?, ?, ?, ?, ?, ?, ?)"""
 
         def add(conn: sqlite3.Connection) -> PowerMeter:
             device_key = _device_key(conn, device_id)
-            conn.execute(sql, (meter_id, device_key, kind.value, checked_name, capacity))
+            values = (meter_id, device_key, kind.value, checked_name, capacity, charge, charge)
+            conn.execute(sql, values)
             return _meter_record(conn, meter_id)
 
         return self._write(add)
@@ -4151,11 +4207,16 @@ class PowerManager:
         name: str | _Unchanged | None = _UNCHANGED,
         capacity_wh: float | _Unchanged = _UNCHANGED,
         active: bool | _Unchanged = _UNCHANGED,
+        charge_pct: _Unchanged | None = _UNCHANGED,
     ) -> PowerMeter:
         """Change only the values that are given of a meter; return the meter.
 
         An inactive meter counts in no present figure (budget, runtime, states); its energy still
-        counts. The next reading that becomes its present state makes it active again. Raises
+        counts. The next reading that becomes its present state makes it active again.
+
+        charge_pct=None forgets the charge, as of a gauge that has gone: it is unknown until a
+        reading brings one. Stored readings stay as they are, and so does the alert level: an alert
+        ends by a charge that is known. A number is refused, for a charge comes by a reading. Raises
         NotFound, InvalidValue.
         """
         changes: dict[str, Any] = {}
@@ -4165,9 +4226,14 @@ class PowerManager:
             changes["capacity_wh"] = _check_capacity(capacity_wh)
         if not isinstance(active, _Unchanged):
             changes["active"] = int(_check_flag("active", active))
+        forgets_charge = not isinstance(charge_pct, _Unchanged)
+        if forgets_charge and charge_pct is not None:
+            raise _invalid("charge_pct", "None, since a charge comes by a reading", charge_pct)
 
         def update(conn: sqlite3.Connection) -> PowerMeter:
             meter_key = _meter_key(conn, meter_id)
+            if forgets_charge:
+                conn.execute(_FORGET_CHARGE_SQL, (meter_key,))
             for column, value in changes.items():
                 sql = f"UPDATE power_meters SET {column} = ? WHERE meter_key = ?"
                 conn.execute(sql, (value, meter_key))
@@ -4215,7 +4281,8 @@ class PowerManager:
         """Store one reading, with its meter's present state, its hour's statistics and its alert.
 
         voltage is in volts and current in amperes out of the source, -1e6 to 1e6; None: unknown.
-        charge_pct is clamped to 0..100; None takes the charge of the reading before.
+        charge_pct is clamped to 0..100; None takes the charge of the reading before, which may be
+        unknown.
 
         Without timestamp the reading is live, taken now: it becomes the meter's present state,
         whatever the clock says. With one (an aware datetime, ISO 8601 text with an offset, or
@@ -4232,7 +4299,15 @@ class PowerManager:
 
         def log(conn: sqlite3.Connection) -> tuple[_Sample, _ReadingWriter]:
             us = self._now_us() if given_us is None else given_us
-            arrival = _Arrival(0, us, checked_voltage, checked_current, checked_charge, is_live)
+            arrival = _Arrival(
+                0,
+                us,
+                checked_voltage,
+                checked_current,
+                checked_charge,
+                is_live,
+                needs_charge=checked_charge is None,
+            )
             writer = self._new_writer(conn)
             return writer.write_one(meter_id, arrival), writer
 
@@ -4287,7 +4362,8 @@ class PowerManager:
                 is_live = live or timestamp is None
                 us = self._now_us() if timestamp is None else to_microseconds(timestamp)
                 voltage, current, charge_pct = _check_reading(voltage, current, charge_pct)
-                arrival = _Arrival(number, us, voltage, current, charge_pct, is_live)
+                needs_charge = charge_pct is None
+                arrival = _Arrival(number, us, voltage, current, charge_pct, is_live, needs_charge)
                 chunk.add(meter_id, arrival)
             except InvalidValue as error:
                 raise InvalidValue(f"row {number}: {error}") from error
@@ -4525,12 +4601,12 @@ class PowerManager:
     def estimate_runtime(
         self, device_id: str, *, window_minutes: float | None = None
     ) -> float | None:
-        """Hours until all the device's batteries of known capacity are empty, 2 decimals.
+        """Hours until the device's batteries of known capacity and charge are empty, 2 decimals.
 
         Remaining watt-hours over watts: the present ones, or with window_minutes each battery's
         mean over that long before its present state (a gauge's estimate jumps from sample to
-        sample; two minutes settle it). None if no active battery has a capacity, if the watts of
-        one are unknown, or if together they are not draining. Raises NotFound, InvalidValue.
+        sample; two minutes settle it). None if there is no active one, if the watts of one are
+        unknown, or if together they are not draining. Raises NotFound, InvalidValue.
         """
         window_us = 0
         if window_minutes is not None:
@@ -4743,9 +4819,9 @@ class PowerManager:
         It finds any single changed value in readings, in statistics, of pruned hours too, and in
         events; it compares every open hour with its readings, and present states and newest
         readings with theirs; it runs SQLite's own integrity check, and mentions rows that an
-        upgrade could not place. It does not cover names, capacities, thresholds and targets that
-        were changed to other valid ones, alert levels, what waits to be sent, cursors of
-        followers, and tables of other packages.
+        upgrade could not place. It does not cover names, capacities, thresholds, targets and first
+        charges that were changed to other valid ones, alert levels, what waits to be sent, cursors
+        of followers, and tables of other packages.
         """
         problems: list[str] = []
 
@@ -6091,7 +6167,8 @@ def _state_colour(meter: PowerMeter) -> str:
 def _charge_colour(meter: PowerMeter) -> str:
     """The colour of a bar of charge: green where nothing is wrong."""
     colour = _STATE_COLOURS[meter.state.value]
-    return colour if meter.state in (PowerState.LOW, PowerState.CRITICAL) else "green"
+    is_usual = meter.state in (PowerState.NORMAL, PowerState.CHARGING)
+    return "green" if is_usual else colour
 
 
 def _present(meter: PowerMeter, value: float | None) -> float | None:
@@ -6102,7 +6179,7 @@ def _present(meter: PowerMeter, value: float | None) -> float | None:
 
 
 def _charge_of(meter: PowerMeter) -> float | None:
-    """The percent of charge, of a meter whose type has any and that has had a reading."""
+    """The percent of charge, if known, of a meter whose type has any and that has a reading."""
     if meter.type not in _TYPES_WITH_CHARGE or meter.updated_at is None:
         return None
     return meter.charge_pct
@@ -6162,10 +6239,11 @@ class _StatusColumn:
 
 
 def _charge_text(view: _MeterView, width: int, screen: Screen) -> str:
-    charge = _charge_of(view.meter)
-    if charge is None:
+    if view.meter.type not in _TYPES_WITH_CHARGE:
         return ""
-    return f"{screen.bar(charge / 100, width - 5)} {_shown_percent(charge):>4}"
+    charge = view.meter.charge_pct
+    bar = "" if charge is None else screen.bar(charge / 100, width - 5)
+    return f"{bar:{width - 5}} {_shown_percent(charge):>4}"
 
 
 def _spark_text(view: _MeterView, width: int, screen: Screen) -> str:
@@ -6351,7 +6429,10 @@ def _meter_notes(view: _MeterView) -> Iterator[tuple[str, str]]:
     if not meter.active or view.age_s is None:
         return
     if meter.alert_level in _ALERT_COLOURS:
-        what = f"battery {meter.alert_level}, {_number(meter.charge_pct)} % left"
+        left = f"{_number(meter.charge_pct)} % left"
+        if meter.charge_pct is None:
+            left = "when its charge was known last"
+        what = f"battery {meter.alert_level}, {left}"
         yield _ALERT_COLOURS[meter.alert_level], f"{view.name}: {what}"
     if view.is_stale:
         yield "yellow", f"{view.name}: stale, no reading for {shown_duration(view.age_s)}"
@@ -7939,6 +8020,7 @@ class _LogOptions:
     zone: tzinfo | None = None
     has_zone: bool = False
     time_format: str = ""
+    keeps_unknown_charge: bool = False  # an empty one does not take that of the reading before
 
 
 @dataclass
@@ -8166,6 +8248,7 @@ class _LogReader:
         self.good_count = 0
         self.bad_count = 0
         self.left_out_charges = 0  # below 0 or far above 100 %
+        self.filled_charges = 0  # empty ones of a log that has charges
         self.torn_line: int | None = None  # a last line without a newline that reads fine
         self._largest_charge = -1.0  # -1: there was none
         self._rows = self._start()
@@ -8379,7 +8462,10 @@ class _LogReader:
             self.left_out_charges += 1
         elif charge_pct is not None and charge_pct > self._largest_charge:
             self._largest_charge = charge_pct
-        return _Arrival(number, us, voltage, current, charge_pct, False)
+        needs_charge = charge_pct is None and not self._options.keeps_unknown_charge
+        if needs_charge and self._charge.name and not is_left_out:
+            self.filled_charges += 1
+        return _Arrival(number, us, voltage, current, charge_pct, False, needs_charge)
 
     def _joined_time(self, fields: Sequence[Any]) -> str:
         """The time of a row that has its date apart."""
@@ -8542,6 +8628,7 @@ class _Import:
             zone=getattr(options, "time_zone", None),
             has_zone=hasattr(options, "time_zone"),
             time_format=options.time_format or "",
+            keeps_unknown_charge=options.unknown_charge,
         )
         self._sums = _ImportSums()
         self._bad_rows: list[tuple[int, str]] = []  # the first ones
@@ -8588,6 +8675,11 @@ class _Import:
             lines.append(f"no energy in {gaps} of more than {shown_duration(max_gap_s)}")
         if reader.left_out_charges:
             lines.append(f"{reader.left_out_charges} charges left out: not from 0 to 110 %")
+        if reader.filled_charges:
+            lines.append(
+                f"{reader.filled_charges} without a charge: each has that of the reading before "
+                "(--unknown-charge: none)"
+            )
         if reader.repeated_count:
             lines.append(
                 f"{reader.repeated_count} times exist twice, as clocks were put back: taken as the "
@@ -8610,6 +8702,7 @@ class _Import:
             "gaps": sums.gap_count,
             "max_gap_s": max_gap_s,
             "charges_left_out": reader.left_out_charges,
+            "charges_of_the_reading_before": reader.filled_charges,
             "times_that_exist_twice": reader.repeated_count,
             "torn_line": reader.torn_line,
             "bad_rows": [{"line": line, "error": error} for line, error in self._bad_rows],
@@ -8901,6 +8994,17 @@ def _number_or_unknown(text: str) -> int | float | None:
         raise argparse.ArgumentTypeError(expected) from None
 
 
+def _percent_or_unknown(text: str) -> int | float | None:
+    """Text as per cent of charge, "unknown" as None, for argparse."""
+    if text == "unknown":
+        return None
+    number = _read_number(text)
+    if number is None or not 0 <= number <= 100:
+        expected = f"expected per cent from 0 to 100, or unknown, got {text!r}"
+        raise argparse.ArgumentTypeError(expected)
+    return number
+
+
 def _interval(text: str) -> float:
     """Text as seconds between two looks, for argparse."""
     try:
@@ -9102,7 +9206,13 @@ def _run_update_device(session: _Session) -> str:
 
 def _run_add_meter(session: _Session) -> str:
     options = session.options
-    meter = session.pm.add_meter(options.device_id, options.type, options.capacity_wh, options.name)
+    meter = session.pm.add_meter(
+        options.device_id,
+        options.type,
+        options.capacity_wh,
+        options.name,
+        charge_pct=options.charge,
+    )
     return session.result(meter, f"{_meter_label(meter)} is added")
 
 
@@ -9114,6 +9224,8 @@ def _meter_label(meter: PowerMeter) -> str:
 def _run_update_meter(session: _Session) -> str:
     meter = _named_meter(session.pm, session.options.meter)
     values = _given(session.options, "name", "capacity_wh", "active")
+    if session.options.forget_charge:
+        values["charge_pct"] = None
     changed = session.pm.update_meter(meter.id, **values)
     return session.result(changed, f"{_meter_label(changed)} is changed")
 
@@ -9131,8 +9243,10 @@ def _run_log(session: _Session) -> str:
     watts = "unknown power"
     if reading.wattage is not None:
         watts = f"{shown_number(reading.wattage)} W"
-    charge = f", {shown_number(reading.charge_pct)} % charge"
-    if meter.type not in (MeterType.BATTERY, MeterType.UPS):
+    charge = ", unknown charge"
+    if reading.charge_pct is not None:
+        charge = f", {shown_number(reading.charge_pct)} % charge"
+    if meter.type not in _TYPES_WITH_CHARGE:
         charge = ""
     return session.result(reading, f"{_meter_label(meter)}: {watts}{charge}")
 
@@ -9636,6 +9750,14 @@ class _PowerCommands:
             default=0.0,
             help="watt-hours when full (default: 0, unknown)",
         )
+        command.add_argument(
+            "--charge",
+            metavar="PCT",
+            type=_percent_or_unknown,
+            default=100.0,
+            help="percent until a reading brings a charge; unknown for a pack whose charge nobody "
+            "measures (default: 100)",
+        )
         command = self._add(
             "update-meter",
             _run_update_meter,
@@ -9649,6 +9771,11 @@ class _PowerCommands:
             metavar="WH",
             type=parse_number,
             help="watt-hours when full (0: unknown)",
+        )
+        command.add_argument(
+            "--forget-charge",
+            action="store_true",
+            help="its charge is unknown until a reading brings one, as of a gauge that has gone",
         )
         active = command.add_mutually_exclusive_group()
         active.add_argument(
@@ -9712,6 +9839,12 @@ class _PowerCommands:
         )
         command.add_argument(
             "--skip-bad", action="store_true", help="leave bad rows out instead of storing nothing"
+        )
+        command.add_argument(
+            "--unknown-charge",
+            action="store_true",
+            help="an empty charge is unknown, as `export` means it (default: it is that of the "
+            "reading before)",
         )
         command.add_argument(
             "--dry-run", action="store_true", help="say what would be done, and store nothing"

@@ -291,12 +291,12 @@ def without_rights() -> Iterator[None]:
 
 
 class Row(NamedTuple):
-    """One reading of the model; voltage or current is None where it is not known."""
+    """One reading of the model; None is what is not known."""
 
     us: int
     voltage: float | None
     current: float | None
-    charge_pct: float
+    charge_pct: float | None
 
     @property
     def watts(self) -> float | None:
@@ -348,14 +348,14 @@ def brute_force(
             energy_out += max(energy, 0.0)
             energy_in += max(-energy, 0.0)
     watts = [row.watts for row in inside if row.watts is not None]
-    charges = [row.charge_pct for row in inside]
+    charges = [row.charge_pct for row in inside if row.charge_pct is not None]
     return {
         "reading_count": len(inside),
         "avg_wattage": sum(watts) / len(watts) if watts else None,
         "min_wattage": min(watts, default=None),
         "max_wattage": max(watts, default=None),
-        "min_charge_pct": min(charges),
-        "max_charge_pct": max(charges),
+        "min_charge_pct": min(charges, default=None),
+        "max_charge_pct": max(charges, default=None),
         "energy_out_wh": energy_out,
         "energy_in_wh": energy_in,
     }
@@ -1886,6 +1886,295 @@ class TestChargeThatIsMissing:
         assert charges == [90.0, 60.0, 90.0]
 
 
+class TestUnknownCharge:
+    """A charge that nobody knows is None: not 100 %, not 0 %, and not the last one for ever."""
+
+    @pytest.fixture
+    def pack(self, pm: PowerManager, device: DeviceRecord) -> PowerMeter:
+        """A battery of 50 Wh whose charge nobody measures."""
+        return pm.add_meter(device.id, "battery", 50.0, "Pack", charge_pct=None)
+
+    @pytest.mark.parametrize("charge", [None, 0, 40, Decimal("99.5"), 100.0], ids=str)
+    def test_new_meter(self, any_pm: PowerManager, device: DeviceRecord, charge: Any) -> None:
+        """A meter has the charge it was added with until a reading brings one."""
+        meter = any_pm.add_meter(device.id, "battery", charge_pct=charge)
+        expected = None if charge is None else float(charge)
+        assert meter.charge_pct == expected
+        assert any_pm.log_power(meter.id, 12.0, 1.0).charge_pct == expected
+        early = any_pm.log_power(meter.id, 12.0, 1.0, timestamp=NOW - 60)
+        assert early.charge_pct == expected
+        any_pm.delete_readings(meter.id)
+        assert any_pm.get_meter(meter.id).charge_pct == expected
+        assert any_pm.check() == []
+
+    def test_readings(self, any_pm: PowerManager, pack: PowerMeter) -> None:
+        """Readings without a charge keep it unknown; one that brings a charge makes it known."""
+        for number, charge in enumerate([None, None, 40.0, None]):
+            reading = any_pm.log_power(pack.id, 12.0, 1.0, charge, timestamp=NOW + number)
+            assert reading.charge_pct == any_pm.get_meter(pack.id).charge_pct
+        assert [row[3] for row in history(any_pm, pack.id)] == [None, None, 40.0, 40.0]
+        late = any_pm.log_power(pack.id, 12.0, 1.0, timestamp=NOW + 1.5)
+        assert late.charge_pct is None
+        assert any_pm.get_history(pack.id) == any_pm.pending_readings()
+        assert any_pm.check() == []
+
+    def test_many_readings(self, any_pm: PowerManager, pack: PowerMeter) -> None:
+        """log_many takes them, in order or not, live or not."""
+        rows = [(pack.id, 12.0, 1.0, None, NOW + number) for number in (3, 1, 2)]
+        assert any_pm.log_many(rows) == 3
+        assert any_pm.log_many([(pack.id, 12.0, 1.0)]) == 1
+        assert [row[3] for row in history(any_pm, pack.id)] == [None] * 4
+        assert any_pm.log_many(rows) == 0
+        assert any_pm.check() == []
+
+    def test_forgotten(self, any_pm: PowerManager, battery_meter: PowerMeter) -> None:
+        """From then on it is unknown until a reading brings one; what is stored stays."""
+        any_pm.log_power(battery_meter.id, 12.0, 1.0, 80.0, timestamp=NOW - 60)
+        meter = any_pm.update_meter(battery_meter.id, charge_pct=None)
+        assert (meter.charge_pct, meter.state) == (None, PowerState.UNKNOWN)
+        assert (meter.voltage, meter.updated_at) == (12.0, iso((NOW - 60) * SECOND))
+        assert any_pm.check() == []
+        for at in (None, NOW + 5):
+            assert any_pm.log_power(battery_meter.id, 12.0, 1.0, timestamp=at).charge_pct is None
+        assert any_pm.log_power(battery_meter.id, 12.0, 1.0, 79.0).charge_pct == 79.0
+        assert any_pm.log_power(battery_meter.id, 12.0, 1.0).charge_pct == 79.0
+        charges = [row[3] for row in history(any_pm, battery_meter.id)]
+        assert charges == [80.0, None, 79.0, 79.0, None]
+        assert any_pm.check() == []
+
+    def test_late_readings_around_a_forgotten_charge(
+        self, any_pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
+        """A late reading from before it takes the charge of its own past, one from after none."""
+        for second in (-300, -100):
+            any_pm.log_power(battery_meter.id, 12.0, 1.0, 80.0, timestamp=NOW + second)
+        any_pm.update_meter(battery_meter.id, charge_pct=None)
+        any_pm.update_meter(battery_meter.id, charge_pct=None)  # there is nothing more to forget
+        any_pm.log_power(battery_meter.id, 12.0, 1.0, timestamp=NOW)
+        any_pm.update_meter(battery_meter.id, charge_pct=None)
+        late = {second: NOW + second for second in (-400, -200, -50)}
+        charges = {
+            second: any_pm.log_power(battery_meter.id, 12.0, 1.0, timestamp=at).charge_pct
+            for second, at in late.items()
+        }
+        assert charges == {-400: None, -200: 80.0, -50: None}
+        assert any_pm.check() == []
+
+    def test_deleting_does_not_bring_it_back(
+        self, any_pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
+        """Neither the readings before it nor a meter without readings have it again."""
+        for second, charge in ((-200, 80.0), (-100, 70.0)):
+            any_pm.log_power(battery_meter.id, 12.0, 1.0, charge, timestamp=NOW + second)
+        any_pm.update_meter(battery_meter.id, charge_pct=None)
+        any_pm.log_power(battery_meter.id, 12.0, 1.0, 60.0, timestamp=NOW)
+        any_pm.delete_readings(battery_meter.id, since=NOW)
+        meter = any_pm.get_meter(battery_meter.id)
+        assert (meter.charge_pct, meter.updated_at) == (None, iso((NOW - 100) * SECOND))
+        any_pm.delete_readings(battery_meter.id)
+        assert any_pm.get_meter(battery_meter.id).charge_pct is None
+        assert any_pm.log_power(battery_meter.id, 12.0, 1.0).charge_pct is None
+        assert any_pm.check() == []
+
+    def test_charge_that_comes_after_deleting(
+        self, any_pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
+        """What comes later than all readings left is news, though earlier than what was deleted."""
+        for second in (-300, -100):
+            any_pm.log_power(battery_meter.id, 12.0, 1.0, 80.0, timestamp=NOW + second)
+        any_pm.update_meter(battery_meter.id, charge_pct=None)
+        any_pm.delete_readings(battery_meter.id, since=NOW - 200)
+        assert any_pm.get_meter(battery_meter.id).charge_pct is None
+        any_pm.log_power(battery_meter.id, 12.0, 1.0, 60.0, timestamp=NOW - 150)
+        any_pm.log_many([(battery_meter.id, 12.0, 1.0, None, NOW - 90)])
+        assert any_pm.log_power(battery_meter.id, 12.0, 1.0, timestamp=NOW - 50).charge_pct == 60.0
+        assert [row[3] for row in history(any_pm, battery_meter.id)] == [80.0, 60.0, 60.0, 60.0]
+
+    def test_live_and_recorded_in_one_call(
+        self, any_pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+    ) -> None:
+        """A live one takes the present charge though it is unknown, a recorded one its past's."""
+        for second in (-300, -100):
+            any_pm.log_power(battery_meter.id, 12.0, 1.0, 80.0, timestamp=NOW + second)
+        any_pm.update_meter(battery_meter.id, charge_pct=None)
+        clock.now = NOW - 200  # a clock that was set back
+        live = (battery_meter.id, 12.0, 1.0)
+        any_pm.log_many([live, (*live, None, NOW - 250), (*live, None, NOW - 150)])
+        charges = [row[3] for row in history(any_pm, battery_meter.id)]
+        assert charges == [80.0, 80.0, None, None, 80.0]
+
+    def test_forgotten_before_any_reading(
+        self, any_pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
+        """A new meter's 100 % can be forgotten too."""
+        assert any_pm.update_meter(battery_meter.id, charge_pct=None).charge_pct is None
+        assert any_pm.log_power(battery_meter.id, 12.0, 1.0).charge_pct is None
+
+    @pytest.mark.parametrize("charge", [0, 50.0, "None", False], ids=repr)
+    def test_a_charge_comes_by_a_reading(
+        self, any_pm: PowerManager, battery_meter: PowerMeter, charge: Any
+    ) -> None:
+        """update_meter() takes no number, and then changes nothing else either."""
+        with pytest.raises(InvalidValue, match=r"charge_pct: expected None, since .*, got"):
+            any_pm.update_meter(battery_meter.id, name="Other", charge_pct=charge)
+        assert any_pm.get_meter(battery_meter.id) == battery_meter
+
+    def test_alerts(self, opened: Opener, clock: Clock) -> None:
+        """An unknown charge raises no alert, repeats none, and ends none."""
+        pm = opened(alert_repeat=0)
+        pm.register_device("d", "D")
+        pack = pm.add_meter("d", "battery", charge_pct=None)
+        pm.log_power(pack.id, 12.0, 1.0)
+        assert (alerts_of(pm, "d"), pm.get_meter(pack.id).alert_level) == ([], "none")
+        pm.log_power(pack.id, 12.0, 1.0, 15.0)
+        pm.update_meter(pack.id, charge_pct=None)
+        for _ in range(3):
+            clock.now += 3600
+            pm.log_power(pack.id, 12.0, 1.0)
+        meter = pm.get_meter(pack.id)
+        assert (alerts_of(pm, "d"), meter.alert_level) == (["discharge"], "low")
+        pm.log_power(pack.id, 12.0, 1.0, 4.0)
+        assert alerts_of(pm, "d") == ["discharge", "low_battery"]
+        pm.log_power(pack.id, 12.0, 1.0, 80.0)
+        assert pm.get_meter(pack.id).alert_level == "none"
+
+    def test_alert_level_after_deleting(
+        self, any_pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
+        """If the newest reading left has no charge, the level stays."""
+        any_pm.update_meter(battery_meter.id, charge_pct=None)
+        any_pm.log_power(battery_meter.id, 12.0, 1.0, timestamp=NOW - 60)
+        any_pm.log_power(battery_meter.id, 12.0, 1.0, 10.0, timestamp=NOW)
+        any_pm.delete_readings(battery_meter.id, since=NOW)
+        meter = any_pm.get_meter(battery_meter.id)
+        assert (meter.charge_pct, meter.alert_level) == (None, "low")
+        assert any_pm.check() == []
+
+    def test_runtime(self, any_pm: PowerManager, pack: PowerMeter) -> None:
+        """A battery of unknown charge counts in no runtime; without another there is none."""
+        any_pm.log_power(pack.id, 12.0, 1.0)
+        assert any_pm.estimate_runtime("dev-001") is None
+        other = any_pm.add_meter("dev-001", "battery", 10.0)
+        any_pm.log_power(other.id, 10.0, 0.5, 50.0)
+        assert any_pm.estimate_runtime("dev-001") == 1.0
+        budget = any_pm.power_budget_check(["dev-001"])["dev-001"]
+        assert (budget["estimated_runtime_hours"], budget["avg_charge_pct"]) == (1.0, 50.0)
+        assert (budget["battery_count"], budget["states"]) == (2, ["unknown", "normal"])
+        any_pm.update_meter(other.id, charge_pct=None)
+        budget = any_pm.power_budget_check(["dev-001"])["dev-001"]
+        assert (budget["estimated_runtime_hours"], budget["avg_charge_pct"]) == (None, None)
+        assert budget["total_wattage"] == 17.0
+
+    def test_statistics(self, any_pm: PowerManager, pack: PowerMeter) -> None:
+        """It is neither the least nor the most charge; without any other there is none."""
+        hour_start = NOW // 3600 * 3600 - 7200
+        for number, charge in enumerate([None, None, 60.0, 40.0]):
+            any_pm.log_power(pack.id, 12.0, 1.0, charge, timestamp=hour_start + 1200 * number)
+        for bucket in ("hour", "day"):
+            first, *_ = any_pm.get_statistics(pack.id, bucket=bucket)
+            charges = (first.min_charge_pct, first.max_charge_pct)
+            assert charges == ((60.0, 60.0) if bucket == "hour" else (40.0, 60.0))
+        any_pm.delete_readings(pack.id, since=hour_start + 1)
+        (hour,) = any_pm.get_statistics(pack.id)
+        assert (hour.reading_count, hour.avg_wattage) == (1, 12.0)
+        assert (hour.min_charge_pct, hour.max_charge_pct) == (None, None)
+        (part,) = json.loads(any_pm.export_report("dev-001"))["meters"]
+        assert (part["min_charge_pct"], part["max_charge_pct"]) == (None, None)
+        assert part["current_state"] == "unknown"
+        any_pm.prune(0)
+        assert any_pm.check() == []
+
+    def test_checksum_tells_unknown_from_zero(self, path: Path, opened: Opener) -> None:
+        """check() finds an unknown charge that was made 0 behind our back, and the other way."""
+        pm = opened(path)
+        pm.register_device("d", "D")
+        pack = pm.add_meter("d", "main", charge_pct=None)
+        for charge in (None, 0.0, 5.0):
+            pm.log_power(pack.id, 12.0, 1.0, charge)
+        assert pm.check() == []
+        for old, new in (("charge_pct IS NULL", "0"), ("charge_pct = 0", "NULL")):
+            kept = fetch(path, f"SELECT timestamp FROM power_readings WHERE {old}")
+            change = "UPDATE power_readings SET charge_pct = {} WHERE timestamp = {}"
+            execute(path, change.format(new, *kept[0]))
+            assert len(pm.check()) == 1
+            execute(path, change.format("NULL" if new == "0" else "0", *kept[0]))
+            assert pm.check() == []
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "first_charge_pct = 'x'",
+            "first_charge_pct = -1",
+            "forgotten_us = 'x'",
+            "forgotten_us = -1e30",
+            "charge_pct = NULL",
+            "charge_pct = 101",
+        ],
+    )
+    def test_damaged_values(self, path: Path, opened: Opener, damage: str) -> None:
+        """check() finds what no call leaves."""
+        filled(path)
+        execute(path, f"UPDATE power_meters SET {damage}")
+        assert len(opened(path).check()) >= 1
+
+    def test_views(self, file_pm: PowerManager, path: Path, pack: PowerMeter) -> None:
+        """The views for the sqlite3 shell show NULL."""
+        file_pm.log_power(pack.id, 12.0, 1.0)
+        assert fetch(path, "SELECT wattage, charge_pct FROM readings") == [(12.0, None)]
+        assert fetch(path, "SELECT min_charge_pct, max_charge_pct FROM statistics") == [
+            (None, None)
+        ]
+
+    def test_copies(self, file_pm: PowerManager, path: Path, pack: PowerMeter) -> None:
+        """A backup, a prune and a restore keep it."""
+        file_pm.log_power(pack.id, 12.0, 1.0, 50.0, timestamp=NOW - 7200)
+        file_pm.update_meter(pack.id, charge_pct=None)
+        file_pm.log_power(pack.id, 12.0, 1.0, timestamp=NOW - 3600)
+        file_pm.log_power(pack.id, 12.0, 1.0, timestamp=NOW)
+        file_pm.prune(0)
+        before = everything(file_pm)
+        backup = path.with_name("backup.db")
+        file_pm.backup(backup)
+        file_pm.log_power(pack.id, 12.0, 1.0, 30.0)
+        file_pm.restore(backup)
+        assert everything(file_pm) == before
+        assert [row[3] for row in history(file_pm, pack.id)][-1] is None
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_chunks_in_any_order(
+        self, opened: Opener, monkeypatch: pytest.MonkeyPatch, seed: int
+    ) -> None:
+        """In one call of several chunks the order of the rows makes no difference."""
+        monkeypatch.setattr(power_manager, "_CHUNK_ROWS", 5)
+        chance = random.Random(seed)
+        rows = [
+            (3.0, 1.0, chance.choice([None, None, None, float(number)]), NOW - 900 + number)
+            for number in range(40)
+        ]
+        found = []
+        for _ in range(2):
+            pm = opened()
+            pm.register_device("d", "D")
+            meter = pm.add_meter("d", "ups", charge_pct=None)
+            pm.log_power(meter.id, 3.0, 1.0, 77.0, timestamp=NOW - 880.5)
+            pm.update_meter(meter.id, charge_pct=None)
+            pm.log_many((meter.id, *row) for row in rows)
+            assert pm.check() == []
+            found.append(history(pm, meter.id))
+            chance.shuffle(rows)
+        assert found[0] == found[1]
+        by_time = {at: charge for _, charge, at in [(row[0], row[2], row[3]) for row in rows]}
+        expected: list[float | None] = []
+        before: float | None = None
+        for at in sorted(by_time | {NOW - 880.5: 77.0}):
+            known = 77.0 if at == NOW - 880.5 else by_time[at]
+            before = before if known is None else known
+            expected.append(before)
+            if at == NOW - 880.5:
+                before = None  # forgotten: it goes to no later reading
+        assert [row[3] for row in found[0]] == expected
+
+
 # --- Runtime, statistics, budget and report ---------------------------------------------------
 
 
@@ -2908,10 +3197,12 @@ BAD: list[tuple[str, dict[str, Any], str, list[Any]]] = [
     ("add_meter", {"device_id": DEVICE}, "meter_type", TYPES),
     ("add_meter", ADD_METER, "capacity_wh", [*NUMBERS, -1, -1e-9]),
     ("add_meter", ADD_METER, "name", GIVEN_TEXTS),
+    ("add_meter", ADD_METER, "charge_pct", [*GIVEN_NUMBERS, -1, 100.1]),
     ("update_meter", {}, "meter_id", TEXTS),
     ("update_meter", {"meter_id": METER}, "name", GIVEN_TEXTS),
     ("update_meter", {"meter_id": METER}, "capacity_wh", [*NUMBERS, -1, -1e-9]),
     ("update_meter", {"meter_id": METER}, "active", [None, 1, 0, "yes", 2.0]),
+    ("update_meter", {"meter_id": METER}, "charge_pct", [0, 50.0, "unknown", False]),
     ("delete_meter", {}, "meter_id", TEXTS),
     ("delete_readings", {}, "meter_id", TEXTS),
     ("delete_readings", {"meter_id": METER}, "since", TIMES),
@@ -5713,6 +6004,10 @@ class TestWrongFiles:
                 lambda path: filled(path, sql=f"PRAGMA application_id = {0x4252504D}"),
                 "development",
             ),
+            (
+                lambda path: filled(path, sql=f"PRAGMA application_id = {0x4252504E}"),
+                "development",
+            ),
         ],
         ids=[
             "directory",
@@ -5724,6 +6019,7 @@ class TestWrongFiles:
             "newer schema",
             "no schema",
             "development version",
+            "later development version",
         ],
     )
     def test_refused_file(
@@ -6141,7 +6437,7 @@ OTHER_SCHEMAS = {
     "a temporary name": "ALTER TABLE power_late RENAME TO power_latest",
     "another column": "ALTER TABLE power_meters ADD COLUMN more",
     "another default": """PRAGMA writable_schema = ON; UPDATE sqlite_master
-        SET sql = replace(sql, 'DEFAULT 100', 'DEFAULT 50') WHERE name = 'power_meters'""",
+        SET sql = replace(sql, 'DEFAULT 0', 'DEFAULT 1') WHERE name = 'power_meters'""",
     "without an index": "DROP INDEX power_events_by_device",
     "without a view": "DROP VIEW statistics",
 }
@@ -6208,7 +6504,7 @@ class TestOtherFiles:
     def test_header(self, path: Path) -> None:
         """Our files say whose they are, and the first version of the schema."""
         filled(path)
-        assert fetch(path, "PRAGMA application_id") == [(0x4252504E,)]
+        assert fetch(path, "PRAGMA application_id") == [(0x4252504F,)]
         assert fetch(path, "PRAGMA user_version") == [(1,)]
 
     def test_first_release_without_primary_keys(self, path: Path) -> None:
@@ -6446,10 +6742,10 @@ class TestFirstRelease:
             "power_events": {"e3", "e4", "e5"},
         }
         assert [(row[0][11:19], row[3]) for row in history(pm, "m1")[:2]] == [
-            ("08:00:00", 100.0),
+            ("08:00:00", None),  # it had no charge, which is unknown, not 100 %
             ("08:30:00", 100.0),
         ]
-        assert dataclasses.astuple(pm.get_meter("m5"))[3:8] == (0.0, 0.0, 0.0, 100.0, None)
+        assert dataclasses.astuple(pm.get_meter("m5"))[3:8] == (0.0, 0.0, 0.0, None, None)
         assert [record.levelname for record in caplog.records] == ["WARNING"] * 4
         assert [problem.split(":")[0] for problem in pm.check()] == [
             f"first_release_{table}" for table in left
@@ -6488,9 +6784,9 @@ class TestFirstRelease:
             pm.estimate_runtime(device.id)
             assert {type(device.shutdown_threshold), type(device.target_wh)} <= {float, type(None)}
         for meter in pm.list_meters():
-            for name in ("voltage", "current_draw", "capacity_wh", "charge_pct"):
+            for name in ("voltage", "current_draw", "capacity_wh"):
                 assert type(getattr(meter, name)) is float
-            assert 0 <= meter.charge_pct <= 100
+            assert meter.charge_pct is None or 0 <= meter.charge_pct <= 100
             assert isinstance(meter.name, (str, type(None)))
             pm.log_power(meter.id, 3.7, 0.5)
         for _, event in pm.events_since(0):
@@ -8099,19 +8395,54 @@ class Life:
         self.max_gap = max_gap
         self.rows: dict[int, Row] = {}
         self.closed: dict[int, ClosedHour] = {}
+        self.first_pct: float | None = 100.0
+        self.forgotten_us = -1  # readings up to this instant give later ones no charge
+        self.present_us = -1
+        self.present_pct: float | None = 100.0
 
-    def record(self, row: Row) -> int:
-        """A recorded reading; how many were new."""
-        if row.us in self.rows or row.us // HOUR in self.closed:
-            return 0
-        self.rows[row.us] = row
-        return 1
+    def record(self, rows: Iterable[Row]) -> int:
+        """Recorded readings of one call; how many were new.
+
+        In order of time each without a charge takes that of the reading before it.
+        """
+        new: list[int] = []
+        for row in rows:
+            if row.us in self.rows or row.us // HOUR in self.closed:
+                continue
+            if row.us > max(self.rows, default=-1):
+                self.present_us = row.us
+            self.rows[row.us] = row
+            new.append(row.us)
+        for us in sorted(new):
+            if self.rows[us].charge_pct is None:
+                self.rows[us] = self.rows[us]._replace(charge_pct=self.charge_before(us))
+        if self.present_us in new:
+            self.present_pct = self.rows[self.present_us].charge_pct
+        return len(new)
+
+    def charge_before(self, us: int) -> float | None:
+        """The charge that a recorded reading takes."""
+        earlier_us = max((other for other in self.rows if other < us), default=-1)
+        if earlier_us < 0:
+            return self.first_pct
+        if earlier_us <= self.forgotten_us < us:
+            return None
+        return self.rows[earlier_us].charge_pct
+
+    def forget_charge(self) -> None:
+        """The charge is unknown from now on; what is stored stays."""
+        self.first_pct = None
+        if self.present_pct is not None:
+            self.forgotten_us = max(self.rows, default=-1)
+        self.present_pct = None
 
     def live(self, row: Row) -> None:
         """A live reading, at the instant that it got; in a closed hour it is counted.
 
         Its energy is known there only if it follows the hour's last reading.
         """
+        self.present_us = row.us
+        self.present_pct = row.charge_pct
         closed = self.closed.get(row.us // HOUR)
         if closed is not None:
             closed.rows.append(row)
@@ -8164,6 +8495,14 @@ class Life:
         for hour in list(self.closed):
             if since_us <= hour * HOUR < until_us:
                 del self.closed[hour]
+        if since_us <= self.present_us < until_us:
+            self.present_us = max(self.rows, default=-1)
+            is_forgotten = self.present_us <= self.forgotten_us
+            self.present_pct = self.first_pct
+            if self.rows:
+                newest = self.rows[self.present_us]
+                self.present_pct = None if is_forgotten else newest.charge_pct
+        self.forgotten_us = min(self.forgotten_us, max(self.rows, default=-1))
         return len(gone)
 
     def hours(self) -> list[int]:
@@ -8227,15 +8566,18 @@ class RandomLife:
     def step(self) -> None:
         """Do one thing to the file, and the same to the model."""
         steps = [self.log_live] * 6 + [self.log_recorded] * 6 + [self.log_many] * 3
-        steps += [self.prune] * 3 + [self.delete] + [self.move_clock] * 6
+        steps += [self.prune] * 3 + [self.delete] + [self.move_clock] * 6 + [self.forget_charge]
         self.chance.choice(steps)()
 
     def row(self, us: int) -> Row:
-        """A reading at some instant; some lack volts or amperes."""
+        """A reading at some instant; some lack volts or amperes, some their charge."""
         chance = self.chance
         voltage = chance.choice([None, 5.0, 12.5, round(chance.uniform(3, 15), 3)])
         current = chance.choice([None, 0.0, -1.5, 2.0, chance.uniform(-3, 3)])
-        return Row(us, voltage, current, round(chance.uniform(0, 100), 1))
+        charge: float | None = round(chance.uniform(0, 100), 1)
+        if chance.random() < 0.4 and (voltage, current) != (None, None):
+            charge = None
+        return Row(us, voltage, current, charge)
 
     def instant(self) -> int:
         """An instant of half a day, minutes apart, so that many are the same; some far off."""
@@ -8265,27 +8607,36 @@ class RandomLife:
                 assert now_us < us <= now_us + SECOND
             else:
                 assert us == now_us
-            life.live(row._replace(us=us))
+            charge = life.present_pct if row.charge_pct is None else row.charge_pct
+            assert reading.charge_pct == charge
+            life.live(row._replace(us=us, charge_pct=charge))
 
     def log_recorded(self) -> None:
         """Log one recorded reading, new or not."""
         which = self.chance.randrange(2)
         row = self.row(self.instant())
         self.pm.log_power(self.meters[which], *row[1:], timestamp=iso(row.us))
-        self.lives[which].record(row)
+        self.lives[which].record([row])
 
     def log_many(self) -> None:
         """Log some recorded readings of both meters in one call."""
         rows = [self.row(self.instant()) for _ in range(self.chance.randrange(20))]
         if self.chance.random() < 0.3:
             rows.sort(key=lambda row: row.us)
-        new = 0
         readings: list[tuple[Any, ...]] = []
+        by_life: tuple[list[Row], list[Row]] = ([], [])
         for row in rows:
             which = self.chance.randrange(2)
             readings += as_readings(self.meters[which], [row])
-            new += self.lives[which].record(row)
+            by_life[which].append(row)
+        new = sum(life.record(part) for life, part in zip(self.lives, by_life))
         assert self.pm.log_many(readings) == new
+
+    def forget_charge(self) -> None:
+        """The charge of one meter is unknown from now on."""
+        which = self.chance.randrange(2)
+        self.pm.update_meter(self.meters[which], charge_pct=None)
+        self.lives[which].forget_charge()
 
     def prune(self) -> None:
         """Prune up to some hours before the clock."""
@@ -8298,6 +8649,7 @@ class RandomLife:
         """Delete a range of one meter's readings; one that cuts a closed hour is refused."""
         which = self.chance.randrange(2)
         since_us, until_us = sorted([self.instant(), self.instant()])
+        until_us = max(until_us, since_us + 1)
         if self.chance.random() < 0.5:
             since_us = since_us // HOUR * HOUR
             until_us = (until_us // HOUR + 1) * HOUR
@@ -8318,6 +8670,7 @@ class RandomLife:
             meter_id = self.meters[which]
             rows = [life.rows[us] for us in sorted(life.rows)]
             assert history(self.pm, meter_id) == [(iso(row.us), *row[1:]) for row in rows]
+            assert self.pm.get_meter(meter_id).charge_pct == life.present_pct
             by_hour = [(iso(hour * HOUR), life.statistics(hour)) for hour in life.hours()]
             assert_statistics(self.pm, meter_id, by_hour)
             totals = self.pm.energy_totals(meter_id)
@@ -9943,6 +10296,8 @@ class TestCommands(CommandLine):
         assert run("log", pack, 3.7, -0.5, 82).out == "dev-001/Pack: -1.85 W, 82.0 % charge\n"
         assert run("log", pack, "-", "-", 81).out == "dev-001/Pack: unknown power, 81.0 % charge\n"
         assert run("log", "dev-001/solar", 18, 2).out == "dev-001/solar: 36.0 W\n"
+        run("update-meter", pack, "--forget-charge")
+        assert run("log", pack, 3.7, 1).out == "dev-001/Pack: 3.70 W, unknown charge\n"
 
     @pytest.mark.parametrize(
         "number",
@@ -11395,6 +11750,31 @@ class TestChargesOfLogs(Logs):
         """There is nothing to ask about."""
         assert take("ts,V,A,soc\n1780300800,1,1,\n").code == 0
 
+    EMPTY = "1780300800,13,1,\n1780300801,13,1,60\n1780300802,13,1,\n1780300803,13,1,255\n"
+
+    def test_empty_charges(self, take: Take, stored: Stored) -> None:
+        """Each takes that of the reading before, which is said, as it is a guess."""
+        outcome = take(HEAD + self.EMPTY)
+        assert [row[3] for row in stored()] == [100.0, 60.0, 60.0, 60.0]
+        assert (
+            "2 without a charge: each has that of the reading before (--unknown-charge: none)\n"
+        ) in outcome.out
+        again = take(HEAD + self.EMPTY, "--json").json
+        assert again["charges_of_the_reading_before"] == 2
+
+    def test_unknown_charges(self, take: Take, stored: Stored) -> None:
+        """With --unknown-charge each is unknown, and so is one that is out of range."""
+        outcome = take(HEAD + self.EMPTY, "--unknown-charge")
+        assert [row[3] for row in stored()] == [None, 60.0, None, None]
+        assert "without a charge" not in outcome.out
+
+    @pytest.mark.parametrize("words", [[], ["--unknown-charge"]])
+    def test_log_without_charges(self, take: Take, stored: Stored, words: list[str]) -> None:
+        """A log of a panel has none, and there is nothing to say about it."""
+        outcome = take("timestamp,voltage,current\n1780300800,13,1\n", *words)
+        assert [row[3] for row in stored()] == [None if words else 100.0]
+        assert "without a charge" not in outcome.out
+
     def test_charge_above_one_once(self, take: Take, stored: Stored) -> None:
         """One value above 1 says that it is per cent."""
         assert take("ts,V,A,soc\n1780300800,1,1,0.5\n1780300801,1,1,2\n").code == 0
@@ -12086,6 +12466,7 @@ class TestWhatImportSays(Logs):
             "gaps": 1,
             "max_gap_s": 5400.0,
             "charges_left_out": 0,
+            "charges_of_the_reading_before": 0,
             "times_that_exist_twice": 0,
             "torn_line": None,
             "bad_rows": [],
@@ -12549,6 +12930,20 @@ class TestExport(Logs):
             "2026-06-01T08:02:00.000000+00:00,,1.5e-05,79.0\n"
         )
 
+    def test_unknown_charge(self, run: Run, pack: str) -> None:
+        """It is an empty field, null, or left out; with --unknown-charge it comes back."""
+        run("update-meter", pack, "--forget-charge")
+        run("log", pack, 12, 1, "--timestamp", "2026-06-01T08:00:00Z")
+        assert run("export", pack).out.splitlines()[1].endswith(",12.0,1.0,")
+        assert json.loads(run("export", pack, "--format=ndjson").out)["charge_pct"] is None
+        assert "charge_pct" not in run("export", pack, "--format=influx").out
+        run("add-meter", "dev-001", "battery", "--name", "Copy")
+        run("export", pack, "--output", "out.csv")
+        assert run("import", "dev-001/Copy", "out.csv", "--unknown-charge").code == 0
+        with PowerManager() as pm:
+            (copy,) = [meter for meter in pm.list_meters() if meter.name == "Copy"]
+            assert (history(pm, copy.id), copy.charge_pct) == (history(pm, pack), None)
+
     def test_csv_for_a_spreadsheet(self, exported: Callable[..., str]) -> None:
         """Another delimiter, decimal commas, a zone, and more columns."""
         words = (
@@ -12675,6 +13070,8 @@ class TestExport(Logs):
             )
             for _ in range(chance.randrange(1, 30))
         ]
+        powered = [row for row in rows if row[:2] != (None, None)]
+        unknown = [(*row[:2], None, row[3] + 1e-6) for row in powered if chance.random() < 0.3]
         run("register", "dev-001", "Edge Node")
         for name in ("from", "to"):
             run("add-meter", "dev-001", "solar", "--name", f"{name} {number}")
@@ -12682,6 +13079,8 @@ class TestExport(Logs):
             ids = {meter.name: meter.id for meter in pm.list_meters()}
             source, target = ids[f"from {number}"], ids[f"to {number}"]
             pm.log_many([(source, *row) for row in rows])
+            pm.update_meter(source, charge_pct=None)
+            pm.log_many([(source, *row) for row in unknown], live=True)
         words = ["--time-zone", zone, *(["--wide"] if chance.random() < 0.5 else [])]
         if chance.random() < 0.3:
             words += ["--format", "ndjson"]
@@ -12691,7 +13090,7 @@ class TestExport(Logs):
             # 1,234 in a file with commas is asked about.
             options = ["--decimal", ","] if (delimiter, decimal) == (",", ",") else []
         run("export", source, *words, "--output", "out.txt")
-        run("import", target, "out.txt", *options)
+        run("import", target, "out.txt", "--unknown-charge", *options)
         with PowerManager() as pm:
             assert history(pm, target) == history(pm, source)
 
@@ -12726,6 +13125,57 @@ class TestNewCommands(CommandLine):
         assert (updated["name"], updated["target_wh"]) == ("Renamed", None)
         assert updated["low_battery_threshold"] == 40.0
         assert run("devices", "--json").json == [updated]
+
+    @pytest.mark.parametrize(
+        ("text", "charge"), [("unknown", None), ("0", 0.0), ("37.5", 37.5), ("100", 100.0)]
+    )
+    def test_add_meter_of_some_charge(self, run: Run, text: str, charge: float | None) -> None:
+        """--charge is what it has until a reading brings one; without it that is 100 %."""
+        run("register", "dev-001", "Edge Node")
+        added = run("add-meter", "dev-001", "battery", "--charge", text, "--json").json
+        assert added["charge_pct"] == charge
+        assert run("add-meter", "dev-001", "ups", "--json").json["charge_pct"] == 100.0
+
+    @pytest.mark.parametrize("text", ["-1", "101", "nan", "1_0", "Unknown", ""])
+    def test_charge_that_is_none(
+        self, run: Run, text: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Another --charge is a usage error that says what it may be."""
+        run("register", "dev-001", "Edge Node")
+        with pytest.raises(SystemExit) as caught:
+            run("add-meter", "dev-001", "battery", f"--charge={text}")
+        expected = f"expected per cent from 0 to 100, or unknown, got {text!r}"
+        assert (caught.value.code, expected in capsys.readouterr().err) == (2, True)
+        assert run("meters", "--json").json == []
+
+    def test_forget_charge(self, run: Run, pack: str) -> None:
+        """It is unknown until a reading brings one, and shown so everywhere."""
+        run("log", pack, 3.7, 1, 15)
+        forgotten = run("update-meter", "dev-001/Pack", "--forget-charge", "--json").json
+        assert (forgotten["charge_pct"], forgotten["alert_level"]) == (None, "low")
+        (meter,) = run("meters", "--json").json
+        assert (meter["charge_pct"], meter["state"]) == (None, "unknown")
+        (line,) = [line for line in run("meters").out.splitlines() if "Pack" in line]
+        assert line.split()[1:4] == ["battery", "unknown", "-"]
+        status = run("status").out
+        assert re.search(r"Pack +battery unknown +- ", status)
+        assert "! Pack: battery low, when its charge was known last\n" in status
+        assert run("log", pack, 3.7, 1, "--json").json["charge_pct"] is None
+        run("prune", 0)
+        assert run("check").code == 0
+
+    def test_shown_without_any_charge(self, run: Run) -> None:
+        """Tables, status and report of a pack whose charge nobody measures show a dash."""
+        run("register", "dev-001", "Edge Node")
+        run("add-meter", "dev-001", "battery", "--name", "Pack", "--charge", "unknown")
+        run("log", "dev-001/Pack", 12, 1)
+        assert re.search(r"Pack +battery +unknown +- ", run("meters").out)
+        assert re.search(r"Pack +battery unknown +- ", run("status").out)
+        assert re.search(r"dev-001 .* - +- ", run("budget").out)
+        assert re.search(r"Pack +battery +unknown .* - ", run("report", "dev-001", "--text").out)
+        assert " - " in run("stats", "dev-001/Pack").out.splitlines()[1]
+        run("log", "dev-001/Pack", 12, 1, 50)
+        assert "50%" in run("stats", "dev-001/Pack").out
 
     def test_update_meter(self, run: Run, pack: str) -> None:
         """Name, capacity and whether it counts; the meter is named as in all commands."""
@@ -14104,7 +14554,7 @@ class TestRecordings(CommandLine):
     @staticmethod
     def first_at_or_below(rows: list[Row], charge: float) -> str:
         """The time of the first reading of at most that charge."""
-        return iso(next(row.us for row in rows if row.charge_pct <= charge))
+        return iso(next(row.us for row in rows if cast(float, row.charge_pct) <= charge))
 
     def test_discharge(self, imported: Opener, run: Run) -> None:
         """Four hours give their energy, one event for each thing that happened, and a report."""
@@ -14127,7 +14577,7 @@ class TestRecordings(CommandLine):
     @pytest.mark.parametrize("threshold", [20, 5])
     def test_noisy_gauge(self, threshold: float) -> None:
         """The recording crosses each threshold many times, so that the hysteresis is needed."""
-        below = [row.charge_pct <= threshold for row in discharge()]
+        below = [cast(float, row.charge_pct) <= threshold for row in discharge()]
         crossings = sum(before != after for before, after in itertools.pairwise(below))
         assert crossings > 10
 

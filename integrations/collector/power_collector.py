@@ -131,6 +131,7 @@ PROGRAM_PAUSE = 1.0  # seconds between its end and its next start; twice as long
 PROGRAM_PAUSE_MAX = 300.0
 PROGRAM_SOUND = 60.0  # seconds of a run after which the pause begins anew
 PROGRAM_LIMIT = 2.0  # seconds that it may take to end after SIGTERM
+PROGRAM_EXIT = 1.0  # seconds to wait for its end when it has closed its output
 PROGRAM_LINE = 65_536  # bytes of a line
 PROGRAM_READS = 4  # reads of 64 KiB at one look
 PROGRAM_NAMES = 64
@@ -1243,6 +1244,9 @@ class Program(Feed):
             return False
         is_at_end = self._take_in()
         code = self._process.poll()
+        if code is None and is_at_end:  # a program that ends closes its output a little before
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(PROGRAM_EXIT)
         if code is not None:
             self._ended(f"it ended with {code}")
         elif is_at_end:
@@ -1714,6 +1718,7 @@ class Options:
     shutdown_after: float = 30.0
     shutdown_on_battery: float | None = None  # seconds on battery, whatever the charge
     shutdown_runtime: float | None = None  # minutes left
+    shutdown_ignore: Sequence[str] = ()  # sources that do not feed this machine
     test_shutdown: bool = False
     nut_login: netrc.netrc | None = None
     nut_tls: str | None = None
@@ -1839,7 +1844,13 @@ class Row:
     kind: MeterType
     voltage: float | None  # V; None: not known
     current: float | None  # A; None: not known
-    charge_pct: float | None
+    charge_pct: float | None  # None: as the file has it, unless it is lost
+    lost_charge: bool = False  # whether nothing has said it for long: then it is unknown
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether there is no value to store."""
+        return self.voltage is None and self.current is None and self.charge_pct is None
 
     @property
     def wattage(self) -> float | None:
@@ -1871,6 +1882,7 @@ class History:
 
     def __init__(self) -> None:
         self.problem = ""
+        self.said_estimated = False  # whether the log has said that its charge is an estimate
         self.facts: Facts | None = None  # as they have been for a while
         self._new_facts: Facts | None = None  # others, since when they are seen
         self._new_facts_at = 0.0
@@ -1878,12 +1890,15 @@ class History:
         self._kept: Row | None = None  # the last reading that goes into the file
         self._skipped: Row | None = None  # the newest since, where it does not
         self._alert = 0  # 0: none, 1: low, 2: critical
+        self._charge_missed_at: float | None = None  # since when the charge is not known
+        self._said_lost = False  # whether a reading has said that it is lost
         self._last_turn: int | None = None  # the last direction that was not idle
 
     def _forget_values(self) -> None:
         self._volts = LastKnown[float]()
         self._amperes = LastKnown[float]()
         self._amperes_direction: int | None = None
+        self._charge = LastKnown[float]()
         self._direction = LastKnown[int]()
         self._direction_mains: bool | None = None  # whether mains was there then
         self._trend = Trend()
@@ -1946,7 +1961,8 @@ class History:
             return False
         self._new_facts = None
         self.facts = facts
-        self._forget_values()  # another pack's volts are not this one's
+        self._forget_values()  # another pack's volts are not this one's,
+        self._charge_missed_at = -math.inf  # nor is its charge
         return True
 
     def _complete_facts(self, facts: Facts) -> bool:
@@ -1977,12 +1993,39 @@ class History:
         self._last_turn = direction
         return True
 
-    def reading(self, source: Source, sample: Sample, now: float) -> Row | None:
+    def reading(self, source: Source, sample: Sample, now: float, hold: float) -> Row | None:
         """The reading to store; None where there is nothing to store.
 
         What a battery's charge says is worth storing alone: for a missing value its last one stands in for
-        HOLD seconds, then it is unknown.
+        HOLD seconds, then it is unknown. So is a charge that is missing for `hold` seconds.
         """
+        charge_pct = self._charge.take(sample.charge_pct, now)
+        is_lost = source.kind in ALERT_TYPES and self._has_lost_charge(charge_pct, now, hold)
+        row = self._measured(source, sample, charge_pct, now)
+        if is_lost and (row is not None or not self._said_lost):
+            if not self._said_lost:
+                _log.info("%s: nothing says its charge: it is stored as unknown", source.name)
+            self._said_lost = True
+            row = row or Row(now, source.name, source.kind, None, None, None)
+            row.lost_charge = True
+        return row
+
+    def _has_lost_charge(self, charge_pct: float | None, now: float, hold: float) -> bool:
+        """Whether the charge is unknown; from the first look on, where it was never known."""
+        if charge_pct is not None:
+            self._charge_missed_at = None
+            self._said_lost = False
+            return False
+        if self._charge_missed_at is None:
+            self._charge_missed_at = now
+        was_known = self._charge.known_at > -math.inf
+        # A value that was known has stood in for HOLD seconds by now.
+        return was_known or now - self._charge_missed_at >= hold
+
+    def _measured(
+        self, source: Source, sample: Sample, charge_pct: float | None, now: float
+    ) -> Row | None:
+        """The reading of what was measured, with that charge."""
         volts = _sane(sample.voltage, "V")
         amperes = _sane(sample.current, "A")
         if sample.wattage is not None and volts:
@@ -1999,7 +2042,7 @@ class History:
             volts = self._volts.at(now)
             if sample.direction == self._amperes_direction:
                 amperes = self._amperes.at(now)
-        return Row(now, source.name, source.kind, volts, amperes, sample.charge_pct)
+        return Row(now, source.name, source.kind, volts, amperes, charge_pct)
 
     def keep(self, row: Row, min_change: float, silence: float, always: bool) -> list[Row]:
         """The readings to store now: this one, unless it is like the last.
@@ -2044,7 +2087,7 @@ def _is_like(kept: Row, row: Row, min_change: float, silence: float) -> bool:
     """Whether a reading differs too little and comes too soon after the last one kept to be kept too."""
     if row.boot_time - kept.boot_time >= silence:
         return False
-    if (row.wattage is None) != (kept.wattage is None):
+    if (row.wattage is None) != (kept.wattage is None) or row.lost_charge != kept.lost_charge:
         return False
     watts = abs((row.wattage or 0.0) - (kept.wattage or 0.0))
     points = 0.0
@@ -2056,7 +2099,8 @@ def _is_like(kept: Row, row: Row, min_change: float, silence: float) -> bool:
 class Histories:
     """The history of every meter, and whether mains is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, ignored: Sequence[str] = ()) -> None:
+        self._ignored = ignored  # names of supplies that do not feed this machine
         self._histories: dict[str, History] = {}
         self._online: dict[str, LastKnown[bool]] = {}  # by source's name
         self.mains: bool | None = None  # of the machine's own supplies; None: not known
@@ -2086,6 +2130,8 @@ class Histories:
         states: list[bool | None] = []
         for source, sample in samples:
             if source.kind is not MeterType.MAIN or source.peripheral:
+                continue
+            if source.name in self._ignored:
                 continue
             if sample.mains is not None:
                 self._online.setdefault(source.name, LastKnown()).take(sample.mains, now)
@@ -2215,6 +2261,7 @@ class ShutdownWatch:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._reserves: dict[str, Reserve] = {}
+        self._ignored: list[str] = []  # names of batteries and UPSes that do not feed this machine
         self._mains: bool | None = None
         self._packs_on_battery_at: float | None = None
         self._ending_at: float | None = None
@@ -2233,6 +2280,8 @@ class ShutdownWatch:
         """Take what every battery and UPS says, and judge."""
         self._mains = mains
         found = [(s, x) for s, x in samples if s.kind in ALERT_TYPES and not s.peripheral]
+        self._ignored = [s.name for s, _ in found if s.name in self._options.shutdown_ignore]
+        found = [(s, x) for s, x in found if s.name not in self._ignored]
         self._forget_gone({source.name for source, _ in found}, now)
         for source, sample in found:
             reserve = self._reserves.get(source.name)
@@ -2414,9 +2463,10 @@ class ShutdownWatch:
         useless = [text for text in map(self._why_useless, self._reserves.values()) if text]
         doubts += useless
         if len(useless) == len(self._reserves):
-            what = (
-                "no battery or UPS is seen" if not useless else "nothing says when a battery ends"
-            )
+            what = "nothing says when a battery ends"
+            if not useless:
+                what = "no battery or UPS is seen"
+                what += " but those of --shutdown-ignore" if self._ignored else ""
             doubts.append(f"--shutdown-command can never run as things are: {what}")
         return doubts + [text for text in map(self._why_late, self._packs()) if text]
 
@@ -2432,15 +2482,20 @@ class ShutdownWatch:
     def _why_late(self, pack: Reserve) -> str:
         if pack.direction is not None or self._mains is not None or pack.heard_at == -math.inf:
             return ""
-        return (
+        doubt = (
             f"{pack.name}: neither its status nor mains says whether it discharges: "
             f"it counts as discharging once its charge has fallen by {TREND:g} points"
         )
+        charge = pack.charge.value
+        if charge is not None and charge < TREND:
+            doubt += f", which from {charge:g} % it cannot: no shutdown for it until it has been above {TREND:g} %"
+        return doubt
 
     def describe(self, now: float) -> list[str]:
         """What would happen now, and why, in lines for people."""
         mains = {True: "on", False: "off", None: "not known"}[self._mains]
         lines = [reserve.describe(now) for reserve in self._reserves.values()]
+        lines += [f"{name}: does not count (--shutdown-ignore)" for name in self._ignored]
         lines.append(f"mains: {mains}")
         wait = self.wait_s(now)
         if self.ending is None:
@@ -2695,7 +2750,8 @@ class Registry:
         name, kind = key
         facts = self.facts(key)
         capacity_wh = facts.capacity_wh or 0.0
-        meter = manager.add_meter(self._device_id, kind, capacity_wh, name)
+        # Its charge is unknown until a reading says it.
+        meter = manager.add_meter(self._device_id, kind, capacity_wh, name, charge_pct=None)
         sql = "INSERT INTO collector_meters VALUES (?, ?, ?, ?, ?, ?, ?)"
         row = (meter.id, self._device_id, name, kind.value, facts.origin)
         with manager.connection() as conn:
@@ -2787,6 +2843,7 @@ class Journal:
         self._rows: deque[Row] = deque()
         self._happenings: deque[Happening] = deque(maxlen=1000)
         self._ids: dict[Key, str] = {}
+        self._chargeless: set[Key] = set()  # meters whose charge has been made unknown
         self._lost = 0
         self._refusing = 0
         self._said_refused: set[str] = set()
@@ -2800,6 +2857,7 @@ class Journal:
             self._look_up_device()
             self._sequence = self.manager.last_sequence()
             self._file_id = self.manager.file_id
+            self._written_file_id = self._file_id
         except BaseException:
             self.manager.close()
             raise
@@ -2830,7 +2888,7 @@ class Journal:
             self._rows.popleft()
             self._lost += 1
         self._rows.append(row)
-        self.accepted += 1
+        self.accepted += not row.says_nothing
 
     def happen(self, happening: Happening) -> None:
         """Keep an event for the next commit."""
@@ -2845,8 +2903,7 @@ class Journal:
                 with self.manager.transaction():
                     self._write()
         except PowerManagerError as exc:
-            self._ids.clear()  # a new meter has been rolled back too, or a known one was deleted
-            self.registry.forget()
+            self._forget_file()  # a new meter has been rolled back too, or a known one was deleted
             if str(exc) != self.error:
                 _log.error("%s; %d readings wait in memory", exc, len(self._rows))
             self.error = str(exc)
@@ -2867,15 +2924,25 @@ class Journal:
         """Open the file anew where its path names another one, or none: the open one is gone."""
         if _place(self._db) == self._place:
             return
+        manager = self._open()  # where that fails the file may yet come back
         self.manager.close()
-        self.manager = self._open()
+        self.manager = manager
         self._place = _place(self._db)
-        self._ids.clear()
-        self.registry.forget()
+        self._forget_file()
         _log.warning("%s: deleted or replaced meanwhile: opened anew", self.manager.db_path)
+
+    def _forget_file(self) -> None:
+        """Forget what is known of the file's meters, and bring them up to date with the next commit."""
+        self._ids.clear()
+        self._chargeless.clear()
+        self.registry.forget()
 
     def _write(self) -> None:
         """Store what waits, each at the time of day that it happened at."""
+        file_id = self.manager.file_id
+        if file_id != self._written_file_id:
+            self._forget_file()  # a backup was restored: its meters are as they were then
+            self._written_file_id = file_id
         offset = self._clocks.wall() - self._clocks.boot()
         self._refusing = 0
         self._look_up_device()
@@ -2892,6 +2959,12 @@ class Journal:
         readings: list[tuple[Any, ...]] = []
         names: list[str] = []
         for row in self._rows:
+            if self._forgets_charge(row):
+                self._log(readings, names)  # those before it have the charge that they had
+                readings, names = [], []
+                self._forget_charge(row)
+            if row.says_nothing:
+                continue
             try:
                 meter_id = self._meter_id(row.name, row.kind)
             except InvalidValue as exc:  # such as a name that no meter can have
@@ -2900,6 +2973,23 @@ class Journal:
             timestamp = _storable(row.boot_time + offset)
             readings.append((meter_id, row.voltage, row.current, row.charge_pct, timestamp))
             names.append(row.name)
+        self._log(readings, names)
+
+    def _forgets_charge(self, row: Row) -> bool:
+        """Whether a meter's charge is to become unknown: once, for another program may know it."""
+        key = row.name, row.kind
+        if row.charge_pct is not None:
+            self._chargeless.discard(key)
+        return row.lost_charge and key not in self._chargeless
+
+    def _forget_charge(self, row: Row) -> None:
+        meter_id = self._known_meter_id(row.name, row.kind)
+        if meter_id is None:  # a new meter has no charge yet
+            return
+        self._chargeless.add((row.name, row.kind))
+        self.manager.update_meter(meter_id, charge_pct=None)
+
+    def _log(self, readings: list[tuple[Any, ...]], names: list[str]) -> None:
         try:
             self.manager.log_many(readings, live=True)
         except InvalidValue:
@@ -3097,6 +3187,9 @@ class Sensors:
         strange = [name for name in options.curves if name not in names]
         if first and strange:
             _log.warning("--curve: no sensor is named %s", ", ".join(strange))
+        unseen = [name for name in options.shutdown_ignore if name not in names]
+        if first and unseen:
+            _log.warning("--shutdown-ignore: no sensor is named %s", ", ".join(unseen))
 
     def answering(self, samples: Sequence[tuple[Source, Sample]]) -> set[str]:
         """The origins that answer: directories that are there, servers of which a source was just read."""
@@ -3119,7 +3212,7 @@ class Collector:
         self._options = options
         self._clocks = clocks
         self._sensors = Sensors(options, clocks)
-        self._histories = Histories()
+        self._histories = Histories(options.shutdown_ignore)
         self._clock_watch = ClockWatch(clocks, options.interval)
         self._events = EventWatch(options.event_hold)
         self._shutdown = ShutdownWatch(options)
@@ -3212,9 +3305,12 @@ class Collector:
         if history.take_facts(source, sample, now, self._options.hold):
             assert history.facts is not None
             self.journal.registry.change((source.name, source.kind), history.facts)
-        row = history.reading(source, sample, now)
+        row = history.reading(source, sample, now, self._options.hold)
         if row is None:
             return
+        if sample.is_estimated and not history.said_estimated:
+            history.said_estimated = True
+            _log.info("%s: its charge is estimated from its volts, by --curve", source.name)
         alert = source.kind in ALERT_TYPES and history.alert_rises(
             sample.charge_pct, self.journal.low, self.journal.critical
         )
@@ -3408,7 +3504,7 @@ def _test_shutdown(options: Options, clocks: Clocks) -> int:
     now = clocks.boot()
     sensors = Sensors(options, clocks)
     watch = ShutdownWatch(options)
-    histories = Histories()
+    histories = Histories(options.shutdown_ignore)
     try:
         samples = sensors.read(now)
         histories.judge(samples, now)
@@ -3621,6 +3717,14 @@ def _add_shutdown_options(run: CommandParser) -> None:
         type=_at_least_zero,
         metavar="MIN",
         help="also when fewer minutes are left on battery",
+    )
+    add(
+        "--shutdown-ignore",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a UPS, battery or supply, named as by `sources`, that does not feed this machine: it is logged, but "
+        "neither ends this machine nor keeps it alive (repeatable)",
     )
     add(
         "--test-shutdown",

@@ -1889,6 +1889,16 @@ def test_a_program_that_cannot_be_run(
     assert source.read().problem.startswith("it cannot be run: ")
 
 
+def test_a_program_that_ends_a_little_after_its_output(
+    program: Callable[..., pc.Program],
+) -> None:
+    """As every program does: it has ended by itself, and its exit code is told."""
+    one = program(printing(then="os.close(1); time.sleep(0.2); os._exit(3)"))
+    one.poll()
+    until(lambda: not one.poll())
+    assert one._problem == "it ended with 3"
+
+
 def test_a_program_that_closes_its_output_is_ended(program: Callable[..., pc.Program]) -> None:
     """Nothing can come from it any more."""
     one = program(printing(then="os.close(1); time.sleep(600)"))
@@ -2168,7 +2178,7 @@ def test_a_pack_without_a_gauge(tree: Tree, db: Path, capsys: pytest.CaptureFixt
     )
     with PowerManager(db) as pm:
         charges = {meter.name: meter.charge_pct for meter in pm.list_meters("d")}
-    assert (charges["BAT0"], charges["Pack"]) == (77.0, 60.0)
+    assert charges == {"BAT0": 77.0, "BAT1": None, "Pack": 60.0}
 
 
 def test_volts_that_fit_no_curve_are_said(tree: Tree) -> None:
@@ -2190,6 +2200,213 @@ def test_a_curve_of_nobody_is_said(
     tree.battery()
     machine(curves=dict([pc._curve("Pack=li-ion:3")])).tick()
     assert "--curve: no sensor is named Pack" in caplog.text
+
+
+def test_an_estimate_is_said_at_the_start(
+    tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once: the file has no place for it."""
+    caplog.set_level(logging.INFO)
+    tree.battery(voltage_now=11_400_000, capacity=None)
+    machine(curves=dict([pc._curve("BAT0=li-ion:3")])).tick(5)
+    assert caplog.text.count("BAT0: its charge is estimated from its volts, by --curve") == 1
+
+
+# --- A charge that nobody knows
+
+
+def meter_of(db: Path, name: str = "BAT0") -> power_manager.PowerMeter:
+    """The meter of that name as the file has it; the file is sound."""
+    with PowerManager(db) as pm:
+        assert pm.check() == []
+        (meter,) = [meter for meter in pm.list_meters("dev") if meter.name == name]
+        return meter
+
+
+def test_a_new_pack_without_a_gauge_has_an_unknown_charge(
+    tree: Tree,
+    machine: Callable[..., Machine],
+    db: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """From its first reading on, not 100 %; which the log says once."""
+    caplog.set_level(logging.INFO)
+    tree.battery(capacity=None)
+    tree.hwmon(0, name="ina219", in1_input=5000, curr1_input=500)
+    one = machine(commit_every=0)
+    one.tick(30)
+    assert [r.charge_pct for r in one.readings()] == [None] * 30
+    assert {r.charge_pct for r in one.readings("ina219")} == {None}
+    assert (meter_of(db).charge_pct, meter_of(db).state) == (None, "unknown")
+    assert caplog.text.count("BAT0: nothing says its charge: it is stored as unknown") == 1
+    assert "ina219: nothing says" not in caplog.text
+    with PowerManager(db) as pm:
+        assert pm.estimate_runtime("dev") is None
+
+
+def test_a_meter_that_was_there_with_100_percent(
+    tree: Tree, machine: Callable[..., Machine], db: Path
+) -> None:
+    """A pack without a gauge keeps nobody's 100 %: after a minute it is unknown."""
+    with PowerManager(db) as pm:
+        pm.register_device("dev", "Device")
+        pm.add_meter("dev", "battery", 50.0, "BAT0")
+    tree.battery(capacity=None)
+    one = machine(commit_every=0)
+    one.tick(12)
+    assert meter_of(db).charge_pct == 100.0  # a gauge may yet answer
+    one.tick()
+    assert meter_of(db).charge_pct is None
+    assert [r.charge_pct for r in one.readings()] == [100.0] * 12 + [None]
+
+
+def test_once_knows_no_last_value(tree: Tree, db: Path) -> None:
+    """With --once what is not known at that look is unknown."""
+    arguments = ["run", "dev", "--once", "--root", str(tree.root), "--db", str(db)]
+    tree.battery()
+    assert pc.main(arguments) == 0
+    assert meter_of(db).charge_pct == 60.0
+    tree.battery(capacity=None)
+    assert pc.main(arguments) == 0
+    assert meter_of(db).charge_pct is None
+
+
+def test_once_with_nothing_but_a_status(tree: Tree, db: Path) -> None:
+    """There is nothing to log, and the exit code says so."""
+    tree.battery(capacity=None, voltage_now=None, current_now=None)
+    arguments = ["run", "dev", "--once", "--root", str(tree.root), "--db", str(db)]
+    assert pc.main(arguments) == 1
+
+
+@pytest.mark.parametrize("commit_every", [0.0, 600.0])
+def test_a_gauge_that_fails_and_comes_back(
+    tree: Tree, machine: Callable[..., Machine], db: Path, commit_every: float
+) -> None:
+    """Its last charge stands in for a minute; each reading has the charge of its own time."""
+    tree.battery()
+    one = machine(commit_every=commit_every)
+    one.tick(3)
+    tree.battery(capacity=None)
+    one.tick(15)
+    tree.battery(capacity=55)
+    one.tick(2)
+    tree.battery(capacity=None)
+    one.tick(3)
+    one.collector.journal.commit()
+    charges = [r.charge_pct for r in one.readings()]
+    assert charges == [60.0] * 15 + [None] * 3 + [55.0] * 5
+    assert meter_of(db).charge_pct == 55.0
+
+
+def test_a_pack_of_which_nothing_is_left_but_its_status(
+    tree: Tree, machine: Callable[..., Machine], db: Path
+) -> None:
+    """Nothing is stored of it, and its charge becomes unknown all the same."""
+    tree.battery()
+    one = machine(commit_every=0)
+    one.tick()
+    tree.battery(capacity=None, voltage_now=None, current_now=None)
+    one.tick(20)
+    assert len(one.readings()) == 1
+    meter = meter_of(db)
+    assert (meter.charge_pct, meter.voltage) == (None, 10.0)
+
+
+def test_a_pack_that_only_ever_says_its_status(
+    tree: Tree, machine: Callable[..., Machine], db: Path
+) -> None:
+    """It gets no meter, and nothing fails."""
+    tree.battery(capacity=None, voltage_now=None, current_now=None)
+    one = machine(commit_every=0)
+    one.tick(20)
+    with PowerManager(db) as pm:
+        assert (pm.list_meters(), one.collector.journal.error) == ([], "")
+
+
+def test_what_another_program_says_of_the_charge_stays(
+    tree: Tree, machine: Callable[..., Machine], db: Path
+) -> None:
+    """A BMS that logs its charge to the same meter is not forgotten again and again."""
+    tree.battery(capacity=None)
+    one = machine(commit_every=0)
+    one.tick(15)
+    with PowerManager(db, clock=lambda: one.time.day) as pm:
+        pm.log_power(meter_of(db).id, None, None, 42.0)
+    one.tick(30)
+    assert meter_of(db).charge_pct == 42.0
+
+
+def test_a_curve_that_is_given_later(tree: Tree, machine: Callable[..., Machine], db: Path) -> None:
+    """It makes an unknown charge known."""
+    tree.battery(capacity=None, voltage_now=11_400_000)
+    machine(commit_every=0).tick(15)
+    assert meter_of(db).charge_pct is None
+    machine(commit_every=0, curves=dict([pc._curve("BAT0=li-ion:3")])).tick()
+    assert meter_of(db).charge_pct == 60.0
+
+
+def test_another_pack_does_not_inherit_a_charge(
+    tree: Tree, machine: Callable[..., Machine], db: Path
+) -> None:
+    """One without a gauge in the place of one with: the old charge is not the new one's."""
+    tree.battery(serial_number="A")
+    one = machine(commit_every=0)
+    one.tick()
+    tree.battery(serial_number="B", capacity=None)
+    one.tick(8)  # serial numbers are looked at every 30 s
+    assert meter_of(db).charge_pct is None
+
+
+def test_a_charge_that_is_lost_is_a_change(
+    tree: Tree, machine: Callable[..., Machine], db: Path
+) -> None:
+    """--min-change keeps the reading at which the charge became unknown."""
+    tree.battery()
+    one = machine(commit_every=0, min_change=5.0)
+    one.tick(2)
+    tree.battery(capacity=None)
+    one.tick(15)
+    assert [r.charge_pct for r in one.readings()] == [60.0, 60.0, None]
+    assert meter_of(db).charge_pct is None
+
+
+def test_a_lost_charge_waits_for_a_file_that_cannot_be_written(
+    tree: Tree, machine: Callable[..., Machine], db: Path
+) -> None:
+    """What is rolled back is done again."""
+    tree.battery()
+    one = machine(commit_every=0)
+    one.tick()
+    tree.battery(capacity=None)
+    one.tick(10)
+    kept = db.rename(db.with_suffix(".kept"))  # as a disk that is gone for a while
+    db.mkdir()
+    one.tick(10)
+    assert "this is a directory" in one.collector.journal.error
+    db.rmdir()
+    kept.rename(db)
+    one.tick(3)
+    assert one.collector.journal.error == ""
+    assert meter_of(db).charge_pct is None
+
+
+def test_a_restored_backup_is_brought_up_to_date(
+    tree: Tree, machine: Callable[..., Machine], db: Path, tmp_path: Path
+) -> None:
+    """Capacity and charge are right with the next commit, not only at the next start."""
+    tree.battery(energy_full=24_000_000)
+    one = machine(commit_every=0)
+    one.tick(2)
+    with PowerManager(db) as pm:
+        pm.backup(tmp_path / "backup.db")
+    tree.battery(energy_full=72_000_000, capacity=None)
+    one.tick(30)
+    assert (meter_of(db).capacity_wh, meter_of(db).charge_pct) == (72.0, None)
+    with PowerManager(db) as pm:
+        pm.restore(tmp_path / "backup.db")
+        assert (meter_of(db).capacity_wh, meter_of(db).charge_pct) == (24.0, 60.0)
+    one.tick()
+    assert (meter_of(db).capacity_wh, meter_of(db).charge_pct) == (72.0, None)
 
 
 # --- Commands
@@ -3246,6 +3463,114 @@ def test_a_calibration_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     upses = Upses()
     assert upses.look(ups("CAL OB DISCHRG LB", charge=8), seconds=3600) is None
     assert caplog.messages == ["ups0: critical, but calibrating; no shutdown for that"]
+
+
+@pytest.mark.parametrize("charge", [None, 60, 4])
+def test_a_pack_whose_charge_is_lost(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str], charge: int | None
+) -> None:
+    """An unknown charge ends no machine; one that was critical before it was lost does."""
+    tree.battery(capacity=charge)
+    one = machine(**(SHUTDOWN | {"shutdown_after": 120.0}))
+    one.tick(2)
+    tree.battery(capacity=None)
+    one.tick(60)
+    assert runs == (["BAT0"] if charge == 4 else [])
+    one.collector.journal.commit()
+    assert one.readings()[-1].charge_pct is None
+
+
+def test_a_pack_of_unknown_charge_is_nothing_to_live_on(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """With another one critical the machine ends; a limit that was asked for ends it, too."""
+    tree.battery(capacity=None)
+    tree.battery("BAT1", capacity=30)
+    one = machine(**SHUTDOWN)
+    one.tick(20)
+    assert runs == []
+    tree.battery("BAT1", capacity=4)
+    one.tick(10)
+    assert runs == ["BAT1"]
+
+
+def test_a_limit_ends_a_pack_of_unknown_charge(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """--shutdown-on-battery is what helps a pack without a gauge."""
+    tree.battery(capacity=None)
+    machine(**(SHUTDOWN | {"shutdown_on_battery": 100.0})).tick(30)
+    assert runs == ["BAT0"]
+
+
+def test_a_ups_of_something_else_neither_ends_the_machine_nor_keeps_it_alive(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str], db: Path
+) -> None:
+    """With --shutdown-ignore it is logged, and that is all."""
+    tree.supply("desk", type="UPS", status="Charging", capacity=90, voltage_now=12_000_000)
+    tree.supply("rack", type="UPS", status="Discharging", capacity=3, voltage_now=12_000_000)
+    one = machine(**(SHUTDOWN | {"commit_every": 0.0, "shutdown_ignore": ["rack"]}))
+    one.tick(20)
+    assert runs == []  # it is the desk's that feeds this machine
+    one.collector.finish()
+    two = machine(**(SHUTDOWN | {"commit_every": 0.0, "shutdown_ignore": ["desk"]}))
+    two.tick(20)
+    assert runs == ["rack"]
+    assert {meter.charge_pct for meter in (meter_of(db, "desk"), meter_of(db, "rack"))} == {90, 3}
+
+
+def test_a_supply_of_something_else_says_nothing_of_mains(
+    tree: Tree, machine: Callable[..., Machine], runs: list[str]
+) -> None:
+    """Nor does it keep the machine alive while its own is off."""
+    tree.supply("other", type="Mains", online=1)
+    tree.supply("AC", type="Mains", online=0)
+    tree.battery(status="Unknown", capacity=4)
+    machine(**SHUTDOWN).tick(20)
+    assert runs == []
+    machine(**(SHUTDOWN | {"shutdown_ignore": ["other"]})).tick(20)
+    assert runs == ["BAT0"]
+
+
+def test_what_is_said_of_what_is_ignored(
+    tree: Tree, db: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """--test-shutdown names it; a name of nothing is a slip of the pen; without any other there is a doubt."""
+    tree.battery(capacity=3)
+    words = ["run", "dev", "--root", str(tree.root), "--db", str(db), "--test-shutdown"]
+    words += ["--shutdown-command", "true", "--shutdown-ignore"]
+    assert pc.main([*words, "BAT0"]) == 0
+    said = capsys.readouterr().out
+    assert "BAT0: does not count (--shutdown-ignore)" in said
+    assert "no shutdown: no battery or UPS is seen" in said
+    assert "can never run as things are: no battery or UPS is seen but those of --shutdown-" in said
+    assert pc.main([*words, "BAT1"]) == 0
+    assert "--shutdown-ignore: no sensor is named BAT1" in caplog.text
+    assert "shutdown in 30 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("charges", "ends"),
+    [([2, 1, 0], True), ([1, 0], False), ([0], False), ([1, 2, 4, 3, 2], True), ([1, 3, 2], False)],
+)
+def test_a_gauge_without_a_direction_that_starts_nearly_empty(
+    tree: Tree,
+    machine: Callable[..., Machine],
+    runs: list[str],
+    caplog: pytest.LogCaptureFixture,
+    charges: list[int],
+    ends: bool,
+) -> None:
+    """It has to be seen falling by 2 points: most often it is there because somebody has just begun to charge it."""
+    tree.battery(status="Unknown", capacity=charges[0], current_now=None)
+    one = machine(**SHUTDOWN)
+    for charge in charges:
+        tree.battery(capacity=charge)
+        one.tick(20)
+    assert runs == (["BAT0"] if ends else [])
+    said = "BAT0: neither its status nor mains says" in caplog.text
+    hopeless = f"from {charges[0]} % it cannot: no shutdown for it until it has been above 2 %"
+    assert (said, hopeless in caplog.text) == (True, charges[0] < 2)
 
 
 # --- What is said of a shutdown

@@ -19,6 +19,13 @@ step "install and build"
 npm ci
 npm run build
 
+step "the built page is the one in the repository"
+built=$(git status --porcelain --ignored -- dist)
+if [ -n "$built" ]; then
+  printf '%s\n' "$built" "integrations/dashboard/dist is not what was built: commit it as npm run build made it" >&2
+  exit 1
+fi
+
 step "lint, types"
 npm run lint
 npm run types

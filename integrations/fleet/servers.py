@@ -31,7 +31,10 @@ _NATS = """server_name: {name}
 listen: 127.0.0.1:{port}
 http: 127.0.0.1:{http}
 pid_file: "{home}/pid"
-jetstream {{ store_dir: "{home}/store", sync_interval: always, max_memory_store: 64MB, max_file_store: 20GB }}
+jetstream {{
+  store_dir: "{home}/store", sync_interval: always, max_memory_store: 64MB, max_file_store: 20GB
+  {jetstream}
+}}
 {cluster}
 {extra}
 """
@@ -174,8 +177,8 @@ class Servers:
         """What --clickhouse takes, one for each shard."""
         return [",".join(server.url for server in shard) for shard in self.shards]
 
-    def start_nats(self, count: int = 1, extra: str = "") -> None:
-        """Start a NATS server, or a cluster of that many; extra is more of its configuration."""
+    def start_nats(self, count: int = 1, extra: str = "", jetstream: str = "") -> None:
+        """Start a NATS server, or a cluster of that many; extra and jetstream are more of its configuration."""
         ports = free_ports(3 * count)
         routes = ", ".join(f'"nats://127.0.0.1:{route}"' for route in ports[2 * count :])
         for number in range(count):
@@ -183,7 +186,13 @@ class Servers:
             port, web, route = ports[number], ports[count + number], ports[2 * count + number]
             cluster = _NATS_CLUSTER.format(route=route, routes=routes) if count > 1 else ""
             text = _NATS.format(
-                name=f"n{number}", port=port, http=web, home=home, cluster=cluster, extra=extra
+                name=f"n{number}",
+                port=port,
+                http=web,
+                home=home,
+                cluster=cluster,
+                extra=extra,
+                jetstream=jetstream,
             )
             (home / "nats.conf").write_text(text)
             health = f"http://127.0.0.1:{web}/healthz"

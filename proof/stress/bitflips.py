@@ -33,7 +33,7 @@ _TOLERANCES = (1e-6, 1e-6, 1e-4)
 _COVERED = ("events", "present states", "statistics")  # beside the readings
 _START = 1.7e9
 T = TypeVar("T")
-Reading = tuple[str, "float | None", "float | None", float]
+Reading = tuple[str, "float | None", "float | None", "float | None"]
 
 
 @dataclass

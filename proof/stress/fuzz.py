@@ -178,17 +178,27 @@ class Methods(RuleBasedStateMachine):
         device=st.integers(0, 5),
         kind=st.sampled_from(_KINDS),
         capacity=st.sampled_from([0.0, 50.0]),
+        charge=st.sampled_from([100.0, 100.0, 40.0, None]),
     )
-    def add_meter(self, device: int, kind: str, capacity: float) -> None:
+    def add_meter(self, device: int, kind: str, capacity: float, charge: float | None) -> None:
         """Add a meter."""
         id_ = self.some_device(device)
-        got = self.pm.add_meter(id_, kind, capacity, f"{kind} meter")
-        assert (got.type, got.state) == (kind, self._state_of_new(kind))
-        self.model.meters[got.id] = model.Meter(got.id, id_, kind, capacity, f"{kind} meter")
+        name = f"{kind} meter"
+        got = self.pm.add_meter(id_, kind, capacity, name, charge_pct=charge)
+        present = model.NEW._replace(charge=charge)
+        known = model.Meter(got.id, id_, kind, capacity, name, present=present, first_charge=charge)
+        self.model.meters[got.id] = known
+        assert (got.type, got.state) == (kind, self.model.state(known))
 
-    @staticmethod
-    def _state_of_new(kind: str) -> str:
-        return "unknown" if kind == "main" else "charging"
+    @precondition(lambda self: self.model.meters)
+    @rule(index=st.integers(0, 5))
+    def forget_charge(self, index: int) -> None:
+        """A meter's charge is unknown from now on; a number is refused."""
+        meter = self.some_meter(index)
+        got = self.pm.update_meter(meter.id, charge_pct=None)
+        self.model.forget_charge(meter)
+        assert got.charge_pct is None
+        _refused(lambda: self.pm.update_meter(meter.id, charge_pct=50.0))  # type: ignore[arg-type]
 
     @precondition(lambda self: self.model.meters)
     @rule(

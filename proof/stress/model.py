@@ -16,12 +16,12 @@ MAX_GAP = 5400 * SECOND  # the library's default
 
 
 class Row(NamedTuple):
-    """One reading: microseconds, volts, amperes, percent; volts and amperes may be unknown."""
+    """One reading: microseconds, volts, amperes, percent; None: not known."""
 
     us: int
     volts: float | None
     amperes: float | None
-    charge: float
+    charge: float | None
 
     @property
     def watts(self) -> float | None:
@@ -69,8 +69,8 @@ class Statistics:
             "avg_wattage": math.fsum(watts) / len(watts) if watts else None,
             "min_wattage": min(watts, default=None),
             "max_wattage": max(watts, default=None),
-            "min_charge_pct": min(self.charges),
-            "max_charge_pct": max(self.charges),
+            "min_charge_pct": min(self.charges, default=None),
+            "max_charge_pct": max(self.charges, default=None),
             "energy_out_wh": self.energy_out_wh,
             "energy_in_wh": self.energy_in_wh,
         }
@@ -104,6 +104,8 @@ class Meter:
     last_of_closed: dict[int, int] = field(default_factory=dict)  # its last reading when it closed
     waiting: set[int] = field(default_factory=set)  # times of what is not acknowledged
     present: Row = NEW
+    first_charge: float | None = 100.0  # before any reading
+    forgotten: int = -1  # readings up to this time give later ones no charge
     updated: int | None = None
     last_live: int = -1
     last_clock: int = -1  # what the clock said then
@@ -234,8 +236,8 @@ class Model:
         of the reading before them in time, which may be of this call and come later.
         """
         accepted: list[tuple[Given, bool]] = []  # with its time; whether it is the present state
-        filled: dict[tuple[str, int], float | None] = {}
-        present: dict[str, float] = {}
+        unfilled: list[tuple[str, int]] = []  # recorded ones without a charge
+        present: dict[str, float | None] = {}
         newest: dict[str, int] = {}
         for given in readings:
             meter = self.meters[given.meter_id]
@@ -250,39 +252,43 @@ class Model:
             last_given = present.setdefault(meter.id, meter.present.charge)
             if charge is None and given.live:
                 charge = last_given
-            elif charge is not None and is_present:
+            elif charge is None:
+                unfilled.append((meter.id, us))
+            elif is_present:
                 present[meter.id] = charge
-            filled[meter.id, us] = charge
-            self._store(meter, Row(us, given.volts, given.amperes, charge or 0.0))
+            self._store(meter, Row(us, given.volts, given.amperes, charge))
             accepted.append((given._replace(us=us), is_present))
-        self._fill_charges(filled)
+        for meter_id, us in sorted(unfilled):  # each takes that of the reading before it in time
+            meter = self.meters[meter_id]
+            meter.kept[us] = meter.kept[us]._replace(charge=self._charge_before(meter, us))
         for given, is_present in accepted:
             if is_present:
                 meter = self.meters[given.meter_id]
                 self._becomes_present(meter, meter.kept[given.us])
         return len(accepted)
 
-    def _fill_charges(self, filled: dict[tuple[str, int], float | None]) -> None:
-        """Give each reading of a call without a charge that of the reading before it in time."""
-        for (meter_id, us), charge in sorted(filled.items(), key=lambda item: item[0]):
-            if charge is None:
-                meter = self.meters[meter_id]
-                before = self._charge_before(meter, us)
-                meter.kept[us] = meter.kept[us]._replace(charge=before)
-
     @staticmethod
-    def _charge_before(meter: Meter, us: int) -> float:
+    def _charge_before(meter: Meter, us: int) -> float | None:
         """The charge of the reading before a time; without one, that of a new meter."""
         before = [row for row in meter.kept.values() if row.us < us]
         if not before:
-            return 100.0
-        return max(before).charge
+            return meter.first_charge
+        last = max(before)
+        return None if last.us <= meter.forgotten < us else last.charge
+
+    @staticmethod
+    def forget_charge(meter: Meter) -> None:
+        """The charge is unknown from now on; readings and the alert level stay."""
+        meter.first_charge = None
+        if meter.present.charge is not None:
+            meter.forgotten = meter.newest
+            meter.present = meter.present._replace(charge=None)
 
     def _becomes_present(self, meter: Meter, row: Row) -> None:
         meter.updated = row.us
         meter.present = row
         meter.active = True
-        if meter.kind not in self.alert_kinds:
+        if meter.kind not in self.alert_kinds or row.charge is None:
             return
         before = meter.level
         meter.level = self._next_level(meter)
@@ -297,6 +303,8 @@ class Model:
         """The alert level by the present charge and the level before."""
         low, critical = self.thresholds(meter)
         charge = meter.present.charge
+        if charge is None:
+            return meter.level
         if charge <= critical or (meter.level == 2 and charge < critical + 2):
             return 2
         return int(charge <= low or (meter.level > 0 and charge < low + 2))
@@ -352,17 +360,20 @@ class Model:
         self.deletions.append((meter.device_id, meter.id, "readings"))
         if meter.updated is not None and since <= meter.updated < until:
             self._take_newest(meter)
+        meter.forgotten = min(meter.forgotten, meter.newest)
         return len(inside)
 
     def _take_newest(self, meter: Meter) -> None:
         """Let the newest reading that is left be the present state, without an event."""
         if not meter.kept:
-            meter.present = NEW
+            meter.present = NEW._replace(charge=meter.first_charge)
             meter.updated = None
             meter.level = 0
             return
         meter.present = max(meter.kept.values())
         meter.updated = meter.present.us
+        if meter.updated <= meter.forgotten:
+            meter.present = meter.present._replace(charge=None)
         if meter.level:
             meter.level = self._next_level(meter)
 
@@ -389,6 +400,8 @@ class Model:
             return "normal" if meter.present.volts else "unknown"
         low, critical = self.thresholds(meter)
         charge = meter.present.charge
+        if charge is None:
+            return "unknown"
         if charge <= low:
             return "critical" if charge < critical else "low"
         return "charging" if charge >= 95 else "normal"
@@ -412,7 +425,7 @@ class Model:
     def of_rows(self, rows: list[Row], before: Row | None) -> Statistics:
         """Of readings in order of time; `before` is the last one before them whose watts are known."""
         found = Statistics(reading_count=len(rows))
-        found.charges = [row.charge for row in rows]
+        found.charges = [row.charge for row in rows if row.charge is not None]
         for row in rows:
             watts = row.watts
             if watts is None:
@@ -516,13 +529,18 @@ class Model:
 
     def runtime(self, batteries: list[Meter]) -> float | None:
         """Hours until batteries are empty."""
-        known = [meter for meter in batteries if meter.capacity_wh > 0 and meter.active]
+        known = [
+            meter
+            for meter in batteries
+            if meter.capacity_wh > 0 and meter.active and meter.present.charge is not None
+        ]
         if any(meter.watts is None for meter in known):
             return None
         watts = sum(meter.watts or 0.0 for meter in known)
         if watts <= 0:
             return None
-        return sum(meter.capacity_wh * meter.present.charge / 100 for meter in known) / watts
+        wh = sum(meter.capacity_wh * (meter.present.charge or 0.0) / 100 for meter in known)
+        return wh / watts
 
 
 def _clamped(charge: float) -> float:

@@ -1,6 +1,7 @@
 """What a run costs: a fleet in one file, its consumption into the ledger, the ledger to a loopback Stripe.
 
 python integrations/billing/bench/run.py --devices 100 --customers 20 --days 30
+python integrations/billing/bench/run.py --years 0.2,1,3 --devices 20 --customers 20
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(HERE), str(HERE / "tests"), str(HERE.parents[1])]
 
-from world import HOUR, NOW, World  # noqa: E402 - the path above comes first
+from power_billing import Outcome, Receipt, UsageEvent, status  # noqa: E402 - the path above comes first
+from power_billing.tables import tables  # noqa: E402
+from world import HOUR, NOW, World  # noqa: E402
 
 
 def _fill(world: World, devices: int, customers: int, days: int) -> None:
@@ -36,10 +40,64 @@ def _fill(world: World, devices: int, customers: int, days: int) -> None:
 def _timed(name: str, world: World, stream: bool) -> None:
     sink, begin = world.sink(stream), time.perf_counter()
     requests = len(world.server.requests)
-    done = world.biller.report(sink)
+    done = world.usage.report(sink)
     seconds, requests = time.perf_counter() - begin, len(world.server.requests) - requests
     assert done.complete
     print(f"| {name} | {len(done.sent):,} | {requests:,} | {seconds:.2f} |")
+
+
+class _Takes:
+    """A biller that takes everything at once, and never says what it has."""
+
+    account, batch = "everything", 1000
+
+    def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
+        return [Receipt(Outcome.SENT)] * len(events)
+
+    def recorded(self, customer: str, hours: range) -> None:
+        """It never can say."""
+
+
+def _grow(world: World, options: argparse.Namespace, years: float) -> None:
+    """Add that much to the history, with a report every week."""
+    step = 7 * 24 * HOUR
+    end = world.now + years * 365 * 24 * HOUR
+    while world.now < end:
+        begin, world.now = world.now, world.now + step
+        for number in range(options.devices):
+            meter = world.meters[f"d{number}"]
+            rows = ((meter, 12.0, 1.0, None, begin + 1200.0 * i) for i in range(7 * 72))
+            world.pm.log_many(rows)
+        world.usage.report(_Takes())
+
+
+def _show_years(options: argparse.Namespace) -> None:
+    """How long a report with nothing new and status take, as the history grows."""
+    print(f"Python {platform.python_version()}, {options.devices} devices, {options.customers} customers\n\n"
+          "| years | hours of customers | ledger rows | report, nothing new, s | status, s |\n"
+          "| --- | --- | --- | --- | --- |")  # fmt: skip
+    with tempfile.TemporaryDirectory() as directory:
+        world = World(Path(directory) / "years.db")
+        for number in range(options.devices):
+            world.add_device(f"d{number}")
+            world.link(f"d{number}", f"cus_N{number % options.customers}", hours_ago=0)
+        done = 0.0
+        for years in map(float, options.years.split(",")):
+            _grow(world, options, years - done)
+            done = years
+            begin = time.perf_counter()
+            world.usage.report(_Takes())
+            report_s = time.perf_counter() - begin
+            begin = time.perf_counter()
+            status(world.pm, clock=lambda: world.now)
+            status_s = time.perf_counter() - begin
+            with tables(world.pm) as conn:
+                names = ("outbox", "hours", "device_hours", "customer_days", "device_days")
+                sizes = [conn.execute(f"SELECT count(*) FROM billing_{name}") for name in names]
+                row_count = sum(size.fetchone()[0] for size in sizes)
+            hours = round(years * 365 * 24) * options.customers
+            print(f"| {years:g} | {hours:,} | {row_count:,} | {report_s:.2f} | {status_s:.3f} |")
+        world.pm.close()
 
 
 def main() -> None:
@@ -48,7 +106,11 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=100)
     parser.add_argument("--customers", type=int, default=20)
     parser.add_argument("--days", type=int, default=30)
+    parser.add_argument("--years", help="instead, how report and status grow: 0.2,1,3")
     options = parser.parse_args()
+    if options.years:
+        _show_years(options)
+        return
     print(f"Python {platform.python_version()}, {options.devices} devices, {options.customers} customers, "
           f"{options.days} days\n\n| run | events | requests | seconds |\n| --- | --- | --- | --- |")  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:

@@ -9,8 +9,9 @@ from power_manager import SECOND_US, to_microseconds
 
 HOUR = 3600  # seconds
 DAY = 24 * HOUR
-# Stripe takes timestamps of the past 35 calendar days. One hour less, for the way there and for clocks that differ.
-BILLABLE_HOURS = 35 * 24 - 1
+# Stripe takes timestamps of the past 35 calendar days. The oldest hour that is billed began at most 34 days and 23
+# hours ago, so that an hour is left for the way there and for clocks that differ.
+BILLABLE_HOURS = 35 * 24 - 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -21,6 +22,24 @@ def iso(hour: int) -> str:
     '2023-11-14T22:00Z'
     """
     return (_EPOCH + timedelta(hours=hour)).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def day_of(hour: int) -> str:
+    """The UTC day that an hour is in.
+
+    >>> day_of(472_222)
+    '2023-11-14'
+    """
+    return (_EPOCH + timedelta(hours=hour)).strftime("%Y-%m-%d")
+
+
+def shown_minute(at: float) -> str:
+    """Epoch seconds as text, to the minute.
+
+    >>> shown_minute(1_700_000_000)
+    '2023-11-14T22:13Z'
+    """
+    return (_EPOCH + timedelta(seconds=at)).strftime("%Y-%m-%dT%H:%MZ")
 
 
 def oldest_billable(now: float) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +16,7 @@ _SHAPES = {  # what Stripe's look like, and how to say so
     API_KEY: (r"(sk|rk)_(live|test)_[A-Za-z0-9]{16,}", "sk_live_, rk_live_, sk_test_ or rk_test_"),
     WEBHOOK_SECRET: (r"whsec_[A-Za-z0-9+/=]{16,}", "whsec_"),
 }
+_log = logging.getLogger("power_billing")
 _PLACEHOLDER = re.compile(
     r"x{6}|(your|insert).?(key|secret)|change.?me|replace|placeholder|example|1234567|abcdefg|(.)\3{7}",
     re.IGNORECASE,
@@ -44,22 +47,50 @@ def is_set(environ: Mapping[str, str], name: str) -> bool:
 def read_secret(environ: Mapping[str, str], name: str) -> Secret:
     """The secret of that name: from the variable NAME, or from the file that NAME_FILE names.
 
-    Raises BillingError, which never quotes it: for none, for both, for a placeholder and for what has another shape.
+    Raises BillingError, which never quotes it: for none, for both, for a placeholder, for what has another shape, and
+    for a file that every user of the machine can write. One that every user can read is warned of.
     """
-    text, file = environ.get(name, ""), environ.get(f"{name}_FILE", "")
+    return _checked(name, _read(environ, name))
+
+
+def read_secrets(environ: Mapping[str, str], name: str) -> tuple[Secret, ...]:
+    """One secret or several, with white space or commas between them; otherwise as read_secret()."""
+    texts = re.split(r"[\s,]+", _read(environ, name))
+    return tuple(_checked(name, text) for text in texts)
+
+
+def _read(environ: Mapping[str, str], name: str) -> str:
+    text = environ.get(name, "")
+    file = environ.get(f"{name}_FILE", "")
     if bool(text) == bool(file):
         found = "both are set" if text else "neither is set"
         raise BillingError(
             f"{name} or {name}_FILE (a file that holds it): {found}; set one of them"
         )
-    if file:
-        try:
-            text = Path(file).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise BillingError(
-                f"{name}_FILE: {file} cannot be read: {type(error).__name__}"
-            ) from None
-    text = text.strip()
+    if not file:
+        return text.strip()
+    path = Path(file)
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BillingError(f"{name}_FILE: {file} cannot be read: {type(error).__name__}") from None
+    if mode & stat.S_IWOTH:
+        raise BillingError(
+            f"{name}_FILE: {file} has mode {mode:04o}: any user of this machine can put another secret there: "
+            "chmod 600 it"
+        )
+    if mode & stat.S_IROTH:  # in a container of its own this is usual, and harmless
+        _log.warning(
+            "%s_FILE: %s has mode %04o: every user of this machine can read it: chmod 600 it",
+            name,
+            file,
+            mode,
+        )
+    return text.strip()
+
+
+def _checked(name: str, text: str) -> Secret:
     shape, expected = _SHAPES[name]
     if not re.fullmatch(shape, text) or _PLACEHOLDER.search(text):
         raise BillingError(

@@ -1,53 +1,41 @@
-"""What each hour is in whole watt-hours, and the outbox of what is to be sent.
+"""What each hour is in whole watt-hours.
 
 For each customer two sums are kept: the nano-watt-hours taken into account, and the whole watt-hours made of them.
 The second is always the first rounded down, so all hours together are never off by 1 Wh. An hour that is new, or that
 late readings have changed, is given the difference that this takes; no other hour is touched.
+
+What was billed of readings, meters or devices that are deleted later stays billed. That readings were deleted shows in
+their number, which is kept with each device's hour.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from power_billing.hours import BILLABLE_HOURS, hour_of, iso
+from power_billing.counting import DeviceUsage, Used
+from power_billing.findings import Finding, FindingKind
+from power_billing.hours import BILLABLE_HOURS
 from power_billing.links import Link
-from power_billing.sinks import UsageEvent
-from power_billing.tables import tables
-from power_manager import NotFound, PowerManager
+from power_billing.outbox import queue_value
+from power_billing.sources import NANO
 
-NANO = 10**9  # statistics have 9 decimals: whole nano-watt-hours add up without rounding
-# No customer's devices draw 9 GW: an hour beyond that is a broken sensor's. It also fits SQLite's integers.
-MAX_HOUR_NWH = 9 * 10**9 * NANO
-LOOK_BACK_DAYS = (
-    BILLABLE_HOURS // 24 + 6
-)  # some days more than can be billed: the clock may move meanwhile
-ALWAYS_DAYS = 100_000
+# No device draws 1 GW: an hour beyond that is a broken sensor's. Nine of them still fit SQLite's integers.
+MAX_HOUR_NWH = 10**9 * NANO
+MAX_CUSTOMER_NWH = 9 * MAX_HOUR_NWH
+# Some days more than can be billed: the clock may move meanwhile, and what has just become too old is to be listed.
+LOOK_BACK_DAYS = BILLABLE_HOURS // 24 + 6
+_KEPT_HOURS = 48  # how long a deletion is taken for the cause of a change in the hours after it
 
 
 @dataclass(frozen=True)
-class Missed:
-    """Consumption that cannot be billed: of an hour too long ago, or beyond all reason. Negative: billed too much."""
+class Hours:
+    """Which hours a run is about: those it looks at, from `seen` on, and of these the ones it may bill."""
 
-    customer: str
-    hour: int
-    watt_hours: float
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of the outbox. `state` is queued, sent, refused or superseded."""
-
-    event: UsageEvent
-    state: str
-    attempted_at: float | None
-    attempts: int
-    reason: str | None
-
-
-# --- Consumption
+    seen: int
+    billable: range
 
 
 def by_customer(links: Iterable[Link]) -> dict[str, list[Link]]:
@@ -58,168 +46,154 @@ def by_customer(links: Iterable[Link]) -> dict[str, list[Link]]:
     return dict(found)
 
 
-@dataclass(frozen=True)
-class Consumption:
-    """Nano-watt-hours by hour, and the links of devices that are not in the file any more."""
+def book(
+    conn: sqlite3.Connection, customer: str, usages: Sequence[DeviceUsage], hours: Hours
+) -> list[Finding]:
+    """Take what the customer's devices used into account, and queue what changes by it; return what cannot be billed.
 
-    by_hour: dict[int, int]
-    deleted: list[Link] = field(default_factory=list)
-
-    def of(self, hour: int, counted: int) -> int:
-        """What the hour consumed; `counted` is what was taken into account of it before.
-
-        What was counted of a deleted device stays counted: only its own readings could tell how much that is.
-        """
-        consumed = self.by_hour.get(hour, 0)
-        if any(link.covers(hour) for link in self.deleted):
-            consumed = max(consumed, counted)
-        return consumed
-
-
-def consumption(pm: PowerManager, links: Sequence[Link], days: float) -> Consumption:
-    """What the links' devices consumed in the last `days`, the links' hours only."""
-    by_hour: dict[int, int] = defaultdict(int)
-    deleted: list[Link] = []
-    for link in links:
-        try:
-            of_device = _consumed_hours(pm, link, days)
-        except NotFound:
-            deleted.append(link)
-            continue
-        for hour, nwh in of_device:
-            by_hour[hour] += nwh
-    return Consumption(dict(by_hour), deleted)
-
-
-def _consumed_hours(pm: PowerManager, link: Link, days: float) -> list[tuple[int, int]]:
-    """Hours and nano-watt-hours of each meter that counts.
-
-    Raises NotFound where the device was deleted, or loses a meter in this moment.
+    An hour without readings counts as nothing. Call it in the transaction of tables().
     """
-    found: list[tuple[int, int]] = []
-    for meter in pm.list_meters(link.device_id):
-        if meter.type.value not in link.types:
+    counted = _counted(conn, customer, hours.seen)
+    changes: dict[int, int] = defaultdict(int)  # nano-watt-hours by hour
+    found: list[Finding] = []
+    for device in _merged(usages):
+        known = counted.get(device.device_id, {})
+        for change in _changes(device, known, hours.seen):
+            used, before = change.used, known.get(change.hour, Used())
+            kind = None
+            if change.is_kept:
+                kind = FindingKind.KEPT
+            elif abs(used.nwh) > MAX_HOUR_NWH:
+                kind = FindingKind.SENSOR
+            elif change.hour < hours.billable.start:
+                kind = FindingKind.LATE
+            elif change.hour not in hours.billable:
+                continue
+            elif abs(changes[change.hour] + used.nwh - before.nwh) > MAX_CUSTOMER_NWH:
+                kind = FindingKind.SENSOR
+            difference = used.nwh - before.nwh
+            if kind is None:
+                changes[change.hour] += difference
+                _keep(conn, customer, device.device_id, change.hour, used)
+            elif difference:
+                wh = difference / NANO
+                found.append(Finding(kind, customer, device.device_id, change.hour, wh))
+    _round(conn, customer, changes)
+    return _by_day(found)
+
+
+def _by_day(found: Sequence[Finding]) -> list[Finding]:
+    """The same, but of what stays billed one a device and day: a device may have lost a month of hours."""
+    by_day: dict[tuple[str, int], Finding] = {}
+    others = []
+    for one in found:
+        if one.kind is not FindingKind.KEPT:
+            others.append(one)
             continue
-        for row in pm.get_statistics(meter.id, days=days):
-            hour = hour_of("start", row.start)
-            if link.covers(hour):
-                found.append((hour, round(row.energy_out_wh * NANO)))
-    pm.get_device(link.device_id)  # afterwards: it was there all the time, then
+        key = (one.device_id, one.hour // 24)
+        there = by_day.get(key)
+        if there is not None:
+            watt_hours = there.watt_hours + one.watt_hours
+            one = Finding(one.kind, one.customer, one.device_id, there.hour, watt_hours)
+        by_day[key] = one
+    return others + list(by_day.values())
+
+
+@dataclass(frozen=True)
+class _Change:
+    """An hour of a device that is not as it was counted; is_kept: it stays as it was all the same."""
+
+    hour: int
+    used: Used
+    is_kept: bool
+
+
+def _merged(usages: Sequence[DeviceUsage]) -> list[DeviceUsage]:
+    """One usage a device: it may have been linked to the customer more than once."""
+    found: dict[str, DeviceUsage] = {}
+    for usage in usages:
+        merged = found.setdefault(usage.device_id, DeviceUsage(usage.device_id))
+        merged.by_hour.update(usage.by_hour)
+        merged.kept.extend(usage.kept)
+        merged.is_deleted = usage.is_deleted
+    return list(found.values())
+
+
+def _changes(device: DeviceUsage, known: dict[int, Used], seen: int) -> Iterator[_Change]:
+    """The device's hours that differ from what was counted, in order.
+
+    An hour with fewer readings than before has lost some. That also changes the energy at the begin of the hours
+    after it, which have as many readings as before.
+    """
+    deleted_at: int | None = None
+    for hour in sorted(hour for hour in {*known, *device.by_hour} if hour >= seen):
+        before, used = known.get(hour), device.by_hour.get(hour, Used())
+        if before is None:
+            yield _Change(hour, used, is_kept=False)
+            continue
+        if used.reading_count < before.reading_count:
+            deleted_at = hour
+        elif used.reading_count > before.reading_count:
+            deleted_at = None
+        if used != before:
+            follows = deleted_at is not None and hour - deleted_at <= _KEPT_HOURS
+            yield _Change(hour, used, follows or device.is_kept(hour))
+
+
+def _counted(conn: sqlite3.Connection, customer: str, seen: int) -> dict[str, dict[int, Used]]:
+    """What was counted of each device, by hour."""
+    found: dict[str, dict[int, Used]] = defaultdict(dict)
+    sql = """SELECT device_id, hour, counted_nwh, reading_count FROM billing_device_hours
+        WHERE customer = ? AND hour >= ?"""
+    for device_id, hour, counted_nwh, reading_count in conn.execute(sql, (customer, seen)):
+        found[device_id][hour] = Used(counted_nwh, reading_count)
     return found
 
 
-# --- Booking
+def _keep(conn: sqlite3.Connection, customer: str, device_id: str, hour: int, used: Used) -> None:
+    sql = "INSERT OR REPLACE INTO billing_device_hours VALUES (?, ?, ?, ?, ?)"
+    conn.execute(sql, (customer, hour, device_id, used.nwh, used.reading_count))
 
 
-def book(conn: sqlite3.Connection, customer: str, consumed: Consumption, hours: range) -> None:
-    """Take the consumption of those hours into account, and queue what changes by it.
+def _round(conn: sqlite3.Connection, customer: str, changes: dict[int, int]) -> None:
+    """Make whole watt-hours of what has changed, and queue them.
 
-    An hour without consumption counts as nothing. Call it in the transaction of tables().
+    `rest` is the part of the customer's total that is no whole watt-hour yet: from 0 to below 1 Wh.
     """
-    rows = conn.execute(
-        "SELECT hour, counted_nwh, whole_wh FROM billing_hours WHERE customer = ?", (customer,)
-    )
-    counted = {hour: (nwh, wh) for hour, nwh, wh in rows}
-    # In Python, where integers do not overflow.
-    total = sum(nwh for nwh, _ in counted.values())
-    billed = sum(wh for _, wh in counted.values())
-    for hour in sorted(hour for hour in {*counted, *consumed.by_hour} if hour in hours):
-        before, whole = counted.get(hour, (0, 0))
-        nwh = consumed.of(hour, before)
-        if nwh == before or nwh > MAX_HOUR_NWH:
+    sql = "SELECT billed_wh, rest_nwh FROM billing_totals WHERE customer = ?"
+    billed, rest = conn.execute(sql, (customer,)).fetchone() or (0, 0)
+    sql = "SELECT counted_nwh, whole_wh FROM billing_hours WHERE customer = ? AND hour = ?"
+    for hour in sorted(changes):
+        if not changes[hour]:
             continue
-        total += nwh - before
-        whole += total // NANO - billed
-        billed = total // NANO
-        conn.execute(
-            "INSERT OR REPLACE INTO billing_hours VALUES (?, ?, ?, ?)", (customer, hour, nwh, whole)
-        )
-        _queue(conn, customer, hour, whole)
+        nwh, whole = conn.execute(sql, (customer, hour)).fetchone() or (0, 0)
+        step, rest = divmod(rest + changes[hour], NANO)
+        billed += step
+        whole += step
+        row = (customer, hour, nwh + changes[hour], whole)
+        conn.execute("INSERT OR REPLACE INTO billing_hours VALUES (?, ?, ?, ?)", row)
+        queue_value(conn, customer, hour, whole)
+    conn.execute("INSERT OR REPLACE INTO billing_totals VALUES (?, ?, ?)", (customer, billed, rest))
 
 
-def _queue(conn: sqlite3.Connection, customer: str, hour: int, value: int) -> None:
-    """Have the outbox say that the hour is that many watt-hours."""
-    sql = """SELECT revision, value_wh, state, attempted_at FROM billing_outbox
-        WHERE customer = ? AND hour = ? ORDER BY revision DESC LIMIT 1"""
-    revision, there, state, attempted_at = conn.execute(sql, (customer, hour)).fetchone() or (
-        -1,
-        0,
-        "sent",
-        None,
-    )
-    if value == there:  # an hour of nothing that nobody was told of needs no event either
-        return
-    if state == "queued" and attempted_at is None:  # nobody has seen it
-        sql = "UPDATE billing_outbox SET value_wh = ? WHERE customer = ? AND hour = ? AND revision = ?"
-        conn.execute(sql, (value, customer, hour, revision))
-    else:
-        revise(conn, customer, hour, value)
-
-
-def revise(conn: sqlite3.Connection, customer: str, hour: int, value: int) -> None:
-    """Queue a new revision of an hour; one that has not been sent before is superseded."""
-    conn.execute(
-        """UPDATE billing_outbox SET state = 'superseded' WHERE customer = ? AND hour = ?
-        AND state IN ('queued', 'refused')""",
-        (customer, hour),
-    )
-    sql = """INSERT INTO billing_outbox (customer, hour, revision, value_wh)
-        SELECT :customer, :hour, coalesce(max(revision), -1) + 1, :value FROM billing_outbox
-        WHERE customer = :customer AND hour = :hour"""
-    conn.execute(sql, {"customer": customer, "hour": hour, "value": value})
-
-
-# --- Looking
-
-OPEN = "state IN ('queued', 'refused')"
-
-
-def outbox(
-    conn: sqlite3.Connection, condition: str = "1", values: Sequence[object] = ()
-) -> list[Entry]:
-    """Rows of the outbox, the least tried first, then by hour."""
-    sql = f"""SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason FROM billing_outbox
-        WHERE {condition} ORDER BY attempts, hour, customer, revision"""
-    return [Entry(UsageEvent(*row[:4]), *row[4:]) for row in conn.execute(sql, values)]
-
-
-def latest(conn: sqlite3.Connection, customer: str, hour: int) -> Entry:
-    """The row that counts of an hour that has some."""
-    rows = outbox(conn, "customer = ? AND hour = ?", (customer, hour))
-    return max(rows, key=lambda row: row.event.revision)
-
-
-def counts(conn: sqlite3.Connection, customer: str) -> dict[str, int]:
-    """How many of the customer's events are in each state."""
-    sql = "SELECT state, count(*) FROM billing_outbox WHERE customer = ? GROUP BY state ORDER BY state"
-    return dict(conn.execute(sql, (customer,)).fetchall())
+def counted_by_day(
+    conn: sqlite3.Connection, customer: str, hours: range
+) -> dict[str, dict[int, int]]:
+    """Nano-watt-hours taken into account in those hours, closed days included, by device and UTC day (since 1970)."""
+    found: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    sql = """SELECT device_id, hour / 24, sum(counted_nwh) FROM billing_device_hours
+        WHERE customer = ? AND hour >= ? AND hour < ? GROUP BY device_id, hour / 24"""
+    rows = conn.execute(sql, (customer, hours.start, hours.stop)).fetchall()
+    sql = """SELECT device_id, day, counted_nwh FROM billing_device_days
+        WHERE customer = ? AND day >= ? AND day < ?"""
+    days = (customer, hours.start // 24, -(-hours.stop // 24))
+    for device_id, day, counted_nwh in (*rows, *conn.execute(sql, days)):
+        found[device_id][day] += counted_nwh
+    return {device_id: dict(by_day) for device_id, by_day in found.items()}
 
 
 def billed_wh(conn: sqlite3.Connection, customer: str) -> int:
     """The whole watt-hours made of what was taken into account so far."""
-    rows = conn.execute("SELECT whole_wh FROM billing_hours WHERE customer = ?", (customer,))
-    return sum(wh for (wh,) in rows)
-
-
-def missed(pm: PowerManager, customer: str, links: Sequence[Link], oldest: int) -> list[Missed]:
-    """What the customer consumed and can no longer be billed for, hour by hour; `oldest` is the first that can."""
-    consumed = consumption(pm, links, ALWAYS_DAYS)
-    with tables(pm) as conn:
-        rows = conn.execute(
-            "SELECT hour, counted_nwh FROM billing_hours WHERE customer = ?", (customer,)
-        )
-        counted = dict(rows.fetchall())
-    found = []
-    for hour in sorted({*consumed.by_hour, *counted}):
-        nwh = consumed.of(hour, counted.get(hour, 0))
-        if nwh != counted.get(hour, 0) and (hour < oldest or nwh > MAX_HOUR_NWH):
-            found.append(Missed(customer, hour, (nwh - counted.get(hour, 0)) / NANO))
-    return found
-
-
-TABLE_HEAD = f"{'customer':<24}  {'hour':<17}  {'watt-hours':>12}  {'revision':>8}"
-
-
-def describe(event: UsageEvent) -> str:
-    """An event as a line of a table."""
-    return f"{event.customer:<24}  {iso(event.hour)}  {event.watt_hours:>12}  {event.revision:>8}"
+    sql = "SELECT billed_wh FROM billing_totals WHERE customer = ?"
+    (wh,) = conn.execute(sql, (customer,)).fetchone() or (0,)
+    return int(wh)

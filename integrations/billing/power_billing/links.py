@@ -11,25 +11,30 @@ from typing import Any
 
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, next_hour, oldest_billable, seconds_of
-from power_billing.tables import tables
+from power_billing.tables import Place, tables
 from power_manager import InvalidValue, MeterType, PowerEventType, PowerManager
 
-# What these meters supply is consumption; a panel's output is not.
-TYPES = (MeterType.MAIN.value, MeterType.BATTERY.value, MeterType.UPS.value)
+TYPES = tuple(kind.value for kind in MeterType)
 _COLUMNS = "device_id, customer, subscription_item, types, from_hour, until_hour"
+_ALL_LINKS = f"SELECT {_COLUMNS} FROM billing_links ORDER BY link_key"
+_LINKS_OF_DEVICE = f"SELECT {_COLUMNS} FROM billing_links WHERE device_id = ? ORDER BY link_key"
+_PRESENT_LINKS_OF_CUSTOMER = f"""SELECT {_COLUMNS} FROM billing_links
+    WHERE customer = ? AND until_hour IS NULL ORDER BY link_key"""
 
 
 @dataclass(frozen=True)
 class Link:
     """A device billed to a customer, for the hours (since 1970) from `from_hour` on and before `until_hour`.
 
-    `types` are the meters that count. `subscription_item` is kept for people: meters bill by customer.
+    `types` are the meters that count, each with what it gave less what it took; None: by the library's rule, all of
+    them, but a ups only where the device has no main meter. `subscription_item` is kept for people: meters bill by
+    customer.
     """
 
     device_id: str
     customer: str
     subscription_item: str | None
-    types: tuple[str, ...]
+    types: tuple[str, ...] | None
     from_hour: int
     until_hour: int | None = None
 
@@ -38,7 +43,8 @@ class Link:
         return self.from_hour <= hour and (self.until_hour is None or hour < self.until_hour)
 
 
-def _check_id(name: str, prefix: str, value: Any) -> str:
+def check_id(name: str, prefix: str, value: Any) -> str:
+    """The value, if it has the form of one of Stripe's ids, such as cus_...; otherwise InvalidValue."""
     if not isinstance(value, str) or not re.fullmatch(rf"{prefix}_[A-Za-z0-9]{{1,56}}", value):
         raise InvalidValue(
             f"{name}: expected an id of Stripe's that begins with {prefix}_, got {value!r}"
@@ -46,7 +52,9 @@ def _check_id(name: str, prefix: str, value: Any) -> str:
     return value
 
 
-def _check_types(types: Iterable[str]) -> tuple[str, ...]:
+def _check_types(types: Iterable[str] | None) -> tuple[str, ...] | None:
+    if types is None:
+        return None
     wanted = [types] if isinstance(types, str) else list(types)
     if not wanted or not set(wanted) <= set(TYPES):
         raise InvalidValue(
@@ -73,17 +81,20 @@ def link(
     customer: str,
     *,
     subscription_item: str | None = None,
-    types: Iterable[str] = TYPES,
+    types: Iterable[str] | None = None,
     since: Any = None,
     clock: Callable[[], float] = time.time,
+    ledger: Place | None = None,
 ) -> Link:
     """Bill a device's consumption to a customer, from the next full UTC hour on, or from the hour of `since`.
 
-    customer is Stripe's cus_..., subscription_item its si_... or None (default). types: the meters whose energy_out_wh
-    counts (default: main, battery, ups). since: an aware datetime, ISO 8601 text with an offset, or epoch seconds, at
-    most 35 days back. A device that another customer's debt has shut down gets a `restore` event. Raises NotFound,
-    InvalidValue, and BillingError for a device that is linked then already, and without since for a clock behind the
-    device's newest reading.
+    customer is Stripe's cus_..., subscription_item its si_... or None (default). types: the meters that count, with
+    what they gave less what they took (default: the library's rule, all of them, but a ups only where there is no
+    main). since: an aware datetime, ISO 8601 text with an offset, or epoch seconds, at most 35 days back. ledger: where
+    the billing tables are (default: the file itself). A device that another customer's debt has shut down gets a
+    `restore` event, and one whose new customer's devices are shut down gets `shutdown`. Raises NotFound, InvalidValue,
+    and BillingError for a device that is linked then already, and without since for a clock behind the device's newest
+    reading.
     """
     pm.get_device(device_id)
     now, item = clock(), subscription_item
@@ -92,11 +103,11 @@ def link(
     begin = next_hour(now) if since is None else hour_of("since", since)
     if not oldest_billable(now) <= begin <= next_hour(now):
         raise InvalidValue(f"since: expected a time of the past 35 days, got {since!r}")
-    _check_id("customer", "cus", customer)
-    item = None if item is None else _check_id("subscription_item", "si", item)
+    check_id("customer", "cus", customer)
+    item = None if item is None else check_id("subscription_item", "si", item)
     made = Link(device_id, customer, item, _check_types(types), begin)
-    with tables(pm) as conn:
-        for other in _select(conn, "device_id = ?", device_id):
+    with tables(ledger or pm) as conn:
+        for other in _select(conn, _LINKS_OF_DEVICE, device_id):
             # One that ended before it began has billed nothing.
             if other.until_hour is None or other.until_hour > max(begin, other.from_hour):
                 until = "now" if other.until_hour is None else iso(other.until_hour)
@@ -104,29 +115,42 @@ def link(
                     f"{device_id}: billed to {other.customer} from {iso(other.from_hour)} to {until} already: "
                     "unlink it first, or begin later"
                 )
-        values = (device_id, customer, item, ",".join(made.types), begin)
+        kept_types = None if made.types is None else ",".join(made.types)
+        values = (device_id, customer, item, kept_types, begin)
         conn.execute(f"INSERT INTO billing_links ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL)", values)
-        # What the customer before owes is nothing to this one.
-        if conn.execute(
-            "DELETE FROM billing_shutdowns WHERE device_id = ? AND customer != ?", values[:2]
-        ).rowcount:
-            pm.trigger_event(
-                device_id, PowerEventType.RESTORE, note=f"billing: it is {customer}'s now"
-            )
+        _tell_device(pm, conn, device_id, customer)
     return made
 
 
-def unlink(pm: PowerManager, device_id: str, *, clock: Callable[[], float] = time.time) -> Link:
+def _tell_device(pm: PowerManager, conn: sqlite3.Connection, device_id: str, customer: str) -> None:
+    """Let a device that changes hands go by the debts of its new customer, and by nobody else's."""
+    sql = "DELETE FROM billing_shutdowns WHERE device_id = ? AND customer != ?"
+    was_held = conn.execute(sql, (device_id, customer)).rowcount > 0
+    sql = """SELECT invoice FROM billing_invoices WHERE customer = ? AND told AND NOT settled
+        ORDER BY due_at LIMIT 1"""
+    unpaid = conn.execute(sql, (customer,)).fetchone()
+    if unpaid is None:
+        if was_held:
+            note = f"billing: it is {customer}'s now"
+            pm.trigger_event(device_id, PowerEventType.RESTORE, note=note)
+        return
+    sql = "INSERT OR IGNORE INTO billing_shutdowns VALUES (?, ?)"
+    if conn.execute(sql, (device_id, customer)).rowcount:
+        note = f"billing: {unpaid[0]} is not paid"
+        pm.trigger_event(device_id, PowerEventType.SHUTDOWN, note=note)
+
+
+def unlink(place: Place, device_id: str, *, clock: Callable[[], float] = time.time) -> Link:
     """Bill a device no longer from the next full UTC hour on; the hours before stay billed, the present one too.
 
     A link that was given a later end, by a clock that was ahead, is ended too. Return the link as it ended. Raises
     BillingError for a device that is not linked.
     """
     following = next_hour(clock())
-    with tables(pm) as conn:
+    with tables(place) as conn:
         present = [
             one
-            for one in _select(conn, "device_id = ?", device_id)
+            for one in _select(conn, _LINKS_OF_DEVICE, device_id)
             if one.until_hour is None or one.until_hour > max(following, one.from_hour)
         ]
         if not present:
@@ -141,24 +165,33 @@ def unlink(pm: PowerManager, device_id: str, *, clock: Callable[[], float] = tim
     return Link(device_id, old.customer, old.subscription_item, old.types, old.from_hour, end)
 
 
-def links_of(pm: PowerManager) -> list[Link]:
-    """Every link, present and past, in order of making."""
-    with tables(pm) as conn:
-        return _select(conn, "?", 1)
+def links_of(place: Place) -> list[Link]:
+    """Every link, present and past, in order of making; place: a PowerManager, or the ledger's own file."""
+    with tables(place) as conn:
+        return _select(conn, _ALL_LINKS)
+
+
+def keep_item(place: Place, customer: str, subscription_item: str) -> None:
+    """Keep the subscription item (si_...) beside each device that is billed to the customer now."""
+    with tables(place) as conn:
+        sql = "UPDATE billing_links SET subscription_item = ? WHERE customer = ? AND until_hour IS NULL"
+        conn.execute(sql, (subscription_item, customer))
 
 
 def linked_devices(conn: sqlite3.Connection, customer: str) -> list[str]:
     """The devices that are billed to a customer now."""
-    return [
-        link.device_id for link in _select(conn, "until_hour IS NULL AND customer = ?", customer)
-    ]
+    return [link.device_id for link in _select(conn, _PRESENT_LINKS_OF_CUSTOMER, customer)]
 
 
-def _select(conn: sqlite3.Connection, condition: str, value: object) -> list[Link]:
-    rows = conn.execute(
-        f"SELECT {_COLUMNS} FROM billing_links WHERE {condition} ORDER BY link_key", (value,)
-    )
+def _select(conn: sqlite3.Connection, sql: str, *values: str) -> list[Link]:
     return [
-        Link(device_id, customer, item, tuple(types.split(",")), begin, end)
-        for device_id, customer, item, types, begin, end in rows
+        Link(
+            device_id,
+            customer,
+            item,
+            None if types is None else tuple(types.split(",")),
+            begin,
+            end,
+        )
+        for device_id, customer, item, types, begin, end in conn.execute(sql, values)
     ]

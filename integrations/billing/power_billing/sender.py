@@ -1,171 +1,382 @@
-"""The outbox into a sink: retries, lost answers, what is too old.
+"""The outbox into a sink: retries, lost answers, conflicts, what is too old.
 
-Before an event goes out, the file says that it does; afterwards, what came of it. After a crash or a lost answer it is
-sent again under the same identifier, which the biller takes once. That holds for 24 hours at Stripe. Later the biller
-is asked what it has: if that is the event's value, it arrived; if not, a new revision takes the event's place; if the
-biller cannot say, nothing is sent.
+Before an event goes out, the ledger says that it does; afterwards, what came of it. After a crash or a lost answer it
+is sent again under the same identifier, which the biller takes once. That holds for 24 hours at Stripe. Later the
+biller is asked what it has: if that is the event's value, it arrived; if not, a new revision takes the event's place;
+if the biller cannot say, nothing is sent.
+
+An identifier that the biller knows although it was never sent from here, and an hour for which it has what was never
+sent from here, are somebody else's work: another file of the customer, or the file before a backup was restored. Where
+the values agree, all is well. Where not, that is a conflict, which a person decides.
 """
 
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
+from enum import Enum
 
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, oldest_billable
-from power_billing.ledger import Entry, outbox, revise
-from power_billing.sinks import Outcome, Receipt, UsageEvent, UsageSink
-from power_billing.tables import set_setting, setting, tables
-from power_manager import PowerManager
+from power_billing.outbox import (
+    Entry,
+    State,
+    entries_in,
+    note_attempt,
+    note_outcome,
+    note_theirs,
+    put_off,
+    revise,
+    revisions,
+)
+from power_billing.sinks import CannotSayNow, Outcome, Receipt, UsageEvent, UsageSink
+from power_billing.tables import Place, set_setting, setting, tables
 
 PROTECTED = 23 * HOUR  # seconds: Stripe knows an identifier again for at least 24 hours
 PAUSES = (1.0, 2.0, 4.0)  # seconds before the tries after the first
 MAX_FAILURES = 3  # calls in a row that came to nothing: the rest waits for the next run
 _MAX_PAUSE = 60.0  # seconds, whatever the biller asks for
 _TOO_LATE = "too late"
-_UPDATE = "UPDATE billing_outbox SET {} WHERE customer = ? AND hour = ? AND revision = ?"
+_CANNOT_SAY = "unresolved: the biller cannot say what it has"
+_FOUND = "found at the biller"
+_STATES = {
+    Outcome.SENT: State.SENT,
+    Outcome.REFUSED: State.REFUSED,
+    Outcome.LATER: State.QUEUED,
+}
+
+
+class _Silence(Enum):
+    """Why the biller does not say what it has."""
+
+    NOW = "it could, and does not now"
+    EVER = "it never can"
+
+
+HourKey = tuple[str, int]  # a customer's hour
 
 
 @dataclass(frozen=True)
 class Sender:
-    """Sends what the outbox of a file has queued; the pauses between tries are the `sleep` function's."""
+    """Sends what the outbox has queued; the pauses between tries are the `sleep` function's."""
 
-    pm: PowerManager
+    place: Place
     sink: UsageSink
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
 
-    def run(self, customers: Sequence[str] | None = None, hours: range | None = None) -> None:
-        """Send what is queued: all of it, or these customers' hours.
+    def run(
+        self, customers: Container[str] | None = None, hours: range | None = None
+    ) -> set[HourKey]:
+        """Send what is queued: all of it, or these customers' hours. Return the hours that were settled as sent.
 
         Raises BillingError where nothing can be sent at all; what was not sent stays queued.
         """
         self._claim()
-
-        def wanted(entry: Entry) -> bool:
-            named = customers is None or entry.event.customer in customers
-            return named and (hours is None or entry.event.hour in hours)
-
-        failures = 0
-        for entry in filter(wanted, self._queued()):
-            if self._unresolved(entry) and failures < MAX_FAILURES:
-                failures = 0 if self._ask(entry) else failures + 1
-        entries = [entry for entry in self._queued() if wanted(entry) and self._sendable(entry)]
-        failures = 0
-        for start in range(0, len(entries), self.sink.batch):
-            # Looked at again: sending those before may have taken hours.
-            events = [
-                entry.event
-                for entry in entries[start : start + self.sink.batch]
-                if self._sendable(entry)
-            ]
-            if not events:
-                continue
-            receipts = self._send(events)
-            failures = failures + 1 if all(r.outcome is Outcome.LATER for r in receipts) else 0
-            if failures == MAX_FAILURES:
-                break
+        wanted = _Wanted(customers, hours)
+        sent = self._ask_about_unresolved(wanted)
+        sent |= self._ask_about_conflicts(wanted)
+        found, not_now = self._ask_before_sending(wanted)
+        return sent | found | self._send_queued(wanted, not_now)
 
     def _claim(self) -> None:
-        """Remember whose file it is: an hour that went to one biller must not go to another as well."""
-        with tables(self.pm) as conn:
-            there = setting(conn, "biller")
+        """Remember whose ledger it is: an hour that went to one biller must not go to another as well."""
+        with tables(self.place) as conn:
+            there = setting(conn, "account")
             if there is None:
-                set_setting(conn, "biller", self.sink.biller)
-            elif there != self.sink.biller:
+                set_setting(conn, "account", self.sink.account)
+            elif there != self.sink.account:
                 raise BillingError(
-                    f"{self.pm.db_path}: its usage goes to {there}, so it cannot go to {self.sink.biller} as well: "
-                    "to try things out, take --dry-run, or a backup of the file"
+                    f"{self.place.db_path}: its usage goes to {there}, so it cannot go to {self.sink.account} "
+                    "as well: to try things out, take --dry-run, or a backup of the file"
                 )
 
-    def _queued(self) -> list[Entry]:
-        with tables(self.pm) as conn:
-            return outbox(conn, "state = 'queued'")
+    # --- Asking what the biller has
 
-    def _sendable(self, entry: Entry) -> bool:
+    def _ask_about_unresolved(self, wanted: _Wanted) -> set[HourKey]:
+        """Ask about the events that may be at the biller, and whose identifiers it may have forgotten."""
+        sent = set()
+        failures = 0
+        for entry in self._entries(State.QUEUED, wanted):
+            if failures == MAX_FAILURES:
+                break
+            if not self._is_unresolved(entry):
+                continue
+            theirs = self._recorded_hour(entry.event)
+            failures = failures + 1 if isinstance(theirs, _Silence) else 0
+            if self._settle(entry, theirs):
+                sent.add((entry.event.customer, entry.event.hour))
+        return sent
+
+    def _settle(self, entry: Entry, theirs: int | _Silence) -> bool:
+        """Decide about an event by what the biller has for its hour; return whether it is the event's value."""
+        event = entry.event
+        with tables(self.place) as conn:
+            if isinstance(theirs, _Silence):
+                put_off(conn, event, _CANNOT_SAY)
+            elif theirs == event.watt_hours:
+                note_outcome(conn, event, State.SENT, _FOUND)
+            elif event.hour < oldest_billable(self.clock()):
+                reason = f"{_TOO_LATE}: the biller has {theirs} Wh"
+                note_outcome(conn, event, State.QUEUED, reason)
+            elif theirs not in _believable(revisions(conn, event.customer, event.hour)):
+                _note_conflict(conn, event, theirs)
+            else:
+                revise(conn, event.customer, event.hour, event.watt_hours)
+        return theirs == event.watt_hours
+
+    def _ask_about_conflicts(self, wanted: _Wanted) -> set[HourKey]:
+        """Ask about conflicts again: the biller's summaries follow its events, and others may have put things right."""
+        sent = set()
+        failures = 0
+        for customer, entries in _by_customer(self._entries(State.CONFLICT, wanted)).items():
+            if failures == MAX_FAILURES:
+                break
+            try:
+                recorded = self.sink.recorded(customer, _span(entries))
+            except CannotSayNow:
+                failures += 1
+                continue
+            if recorded is None:
+                continue
+            with tables(self.place) as conn:
+                for entry in entries:
+                    event = entry.event
+                    theirs = recorded.get(event.hour, 0)
+                    note_theirs(conn, event, theirs)
+                    if theirs == event.watt_hours:
+                        note_outcome(conn, event, State.SENT, _FOUND)
+                        sent.add((customer, event.hour))
+        return sent
+
+    def _ask_before_sending(self, wanted: _Wanted) -> tuple[set[HourKey], set[UsageEvent]]:
+        """Ask what the biller has of hours that are to be sent: others may have sent them.
+
+        Return the hours that it has already, and the events that have to wait because it does not say now.
+        """
+        sent: set[HourKey] = set()
+        not_now: set[UsageEvent] = set()
+        failures = 0
+        # Others' first event may have been refused, or be forgotten before this one is: then its identifier shows
+        # nothing. Where events go in batches, a call for each customer would cost more than the sending: there the
+        # daily comparison finds the rest.
+        asks_always = self.sink.batch == 1
+        queued = [
+            entry
+            for entry in self._entries(State.QUEUED, wanted)
+            if self._is_sendable(entry) and (asks_always or self._is_unprotected(entry))
+        ]
+        for customer, entries in _by_customer(queued).items():
+            recorded = None
+            try:
+                if failures == MAX_FAILURES:
+                    raise CannotSayNow("the biller did not say for others")
+                recorded = self.sink.recorded(customer, _span(entries))
+            except CannotSayNow as error:
+                failures = min(failures + 1, MAX_FAILURES)
+                waiting = [entry.event for entry in entries if self._is_unprotected(entry)]
+                not_now.update(waiting)
+                with tables(self.place) as conn:
+                    for event in waiting:
+                        put_off(conn, event, str(error))
+            if recorded is None:
+                continue
+            with tables(self.place) as conn:
+                for entry in entries:
+                    event = entry.event
+                    theirs = recorded.get(event.hour, 0)
+                    before = revisions(conn, customer, event.hour)
+                    if theirs in _believable(before):
+                        continue
+                    if theirs == event.watt_hours:
+                        note_outcome(conn, event, State.SENT, _FOUND)
+                        sent.add((customer, event.hour))
+                    else:
+                        _note_conflict(conn, event, theirs)
+        return sent, not_now
+
+    def _recorded_hour(self, event: UsageEvent) -> int | _Silence:
+        """What the biller has for the event's hour, or why it does not say."""
+        try:
+            recorded = self.sink.recorded(event.customer, range(event.hour, event.hour + 1))
+        except CannotSayNow:
+            return _Silence.NOW
+        return _Silence.EVER if recorded is None else recorded.get(event.hour, 0)
+
+    # --- Sending
+
+    def _send_queued(self, wanted: _Wanted, not_now: Container[UsageEvent]) -> set[HourKey]:
+        """Send what can be sent, in batches, until too many calls in a row come to nothing."""
+        sent = set()
+        failures = 0
+        entries = [
+            entry
+            for entry in self._entries(State.QUEUED, wanted)
+            if self._is_sendable(entry) and entry.event not in not_now
+        ]
+        for start in range(0, len(entries), self.sink.batch):
+            batch = entries[start : start + self.sink.batch]
+            # Looked at again: sending those before may have taken hours.
+            batch = [entry for entry in batch if self._is_sendable(entry)]
+            if not batch:
+                continue
+            states = self._send(batch)
+            for event, state in states.items():
+                if state is State.SENT:
+                    sent.add((event.customer, event.hour))
+            in_vain = all(state is State.QUEUED for state in states.values())
+            failures = failures + 1 if in_vain else 0
+            if failures == MAX_FAILURES:
+                break
+        return sent
+
+    def _send(self, entries: list[Entry]) -> dict[UsageEvent, State]:
+        """One batch: say that it goes, send it until all is answered or the pauses are over, say what came of it."""
+        now = self.clock()
+        with tables(self.place) as conn:
+            for entry in entries:
+                note_attempt(conn, entry.event, now)
+        unseen = {entry.event for entry in entries if entry.attempted_at is None}
+        states: dict[UsageEvent, State] = {}
+        left = [entry.event for entry in entries]
+        for pause in (*PAUSES, None):
+            receipts = dict(zip(left, self.sink.send(left)))
+            states.update(self._record(receipts, unseen))
+            left = [event for event in left if states[event] is State.QUEUED]
+            if not left or pause is None:
+                break
+            longest = max(receipts[event].retry_after for event in left)
+            # Some chance in it, so that a fleet's senders do not all come back at once.
+            self.sleep(min(max(pause * random.uniform(0.75, 1.25), longest), _MAX_PAUSE))
+        return states
+
+    def _record(
+        self, receipts: dict[UsageEvent, Receipt], unseen: Container[UsageEvent]
+    ) -> dict[UsageEvent, State]:
+        """Note what came of events; `unseen` are those that were never sent before."""
+        asked = {
+            event: self._recorded_hour(event)
+            for event, receipt in receipts.items()
+            if receipt.outcome is Outcome.KNOWN
+        }
+        states = {}
+        with tables(self.place) as conn:
+            for event, receipt in receipts.items():
+                if event in asked:
+                    states[event] = _note_known(conn, event, asked[event], event in unseen)
+                    continue
+                states[event] = _STATES[receipt.outcome]
+                note_outcome(conn, event, states[event], receipt.reason)
+        return states
+
+    # --- Which events
+
+    def _entries(self, state: State, wanted: _Wanted) -> list[Entry]:
+        with tables(self.place) as conn:
+            return [entry for entry in entries_in(conn, state) if wanted.has(entry.event)]
+
+    def _is_sendable(self, entry: Entry) -> bool:
         """Whether the hour can be billed, and sending it cannot bill it twice."""
-        return self._protected(entry) and entry.event.hour >= oldest_billable(self.clock())
+        return self._is_protected(entry) and entry.event.hour >= oldest_billable(self.clock())
 
-    def _protected(self, entry: Entry) -> bool:
+    def _is_protected(self, entry: Entry) -> bool:
         """Whether the biller would know the event again, or cannot have it yet."""
         return entry.attempted_at is None or 0 <= self.clock() - entry.attempted_at < PROTECTED
 
-    def _unresolved(self, entry: Entry) -> bool:
+    def _is_unresolved(self, entry: Entry) -> bool:
         """Whether to ask the biller what it has; for an hour that is too old, once is enough."""
-        settled = entry.event.hour < oldest_billable(self.clock()) and (
-            entry.reason or ""
-        ).startswith(_TOO_LATE)
-        return not self._protected(entry) and not settled
+        if self._is_protected(entry):
+            return False
+        too_old = entry.event.hour < oldest_billable(self.clock())
+        asked = (entry.reason or "").startswith(_TOO_LATE)
+        return not (too_old and asked)
 
-    def _ask(self, entry: Entry) -> bool:
-        """Settle an event whose identifier the biller may have forgotten; return whether it could say what it has."""
-        event = entry.event
-        there = self.sink.recorded(event.customer, event.hour)
-        with tables(self.pm) as conn:
-            key = (event.customer, event.hour, event.revision)
-            if there is None:
-                # Counted, so that the next run asks for others first.
-                reason = "'unresolved: the biller cannot say what it has'"
-                conn.execute(_UPDATE.format(f"attempts = attempts + 1, reason = {reason}"), key)
-            elif there == event.watt_hours:
-                conn.execute(_UPDATE.format("state = 'sent', reason = 'found at the biller'"), key)
-            elif event.hour >= oldest_billable(self.clock()):
-                revise(conn, event.customer, event.hour, event.watt_hours)
-            else:
-                conn.execute(
-                    _UPDATE.format("reason = ?"), (f"{_TOO_LATE}: the biller has {there} Wh", *key)
-                )
-        return there is not None
+    def _is_unprotected(self, entry: Entry) -> bool:
+        """Whether an event's identifier cannot show what others have sent of its hour.
 
-    def _send(self, events: list[UsageEvent]) -> list[Receipt]:
-        """One batch: say that it goes, send it until all is answered or the pauses are over, say what came of it."""
-        now = self.clock()
-        with tables(self.pm) as conn:
-            sql = _UPDATE.format(
-                "attempted_at = coalesce(attempted_at, ?), attempts = attempts + 1"
-            )
-            conn.executemany(sql, [(now, e.customer, e.hour, e.revision) for e in events])
-        receipts: dict[UsageEvent, Receipt] = {}
-        for pause in (*PAUSES, None):
-            left = [
-                event
-                for event in events
-                if event not in receipts or receipts[event].outcome is Outcome.LATER
-            ]
-            receipts |= zip(left, self.sink.send(left))
-            waits = [
-                receipt.retry_after
-                for receipt in receipts.values()
-                if receipt.outcome is Outcome.LATER
-            ]
-            self._record(left, receipts)
-            if not waits or pause is None:
-                break
-            # Some chance in it, so that a fleet's senders do not all come back at once.
-            self.sleep(min(max(pause * random.uniform(0.75, 1.25), *waits), _MAX_PAUSE))
-        return [receipts[event] for event in events]
-
-    def _record(self, events: list[UsageEvent], receipts: dict[UsageEvent, Receipt]) -> None:
-        states = {Outcome.SENT: "sent", Outcome.REFUSED: "refused", Outcome.LATER: "queued"}
-        with tables(self.pm) as conn:
-            for event in events:
-                receipt = receipts[event]
-                key = (
-                    states[receipt.outcome],
-                    receipt.reason,
-                    event.customer,
-                    event.hour,
-                    event.revision,
-                )
-                conn.execute(_UPDATE.format("state = ?, reason = ?"), key)
+        The biller may have forgotten identifiers of more than a day ago, and others count their revisions otherwise.
+        """
+        age = self.clock() - (entry.event.hour + 1) * HOUR
+        return age > PROTECTED or entry.event.revision > 0
 
 
-def queue_refused(pm: PowerManager, oldest: int) -> int:
+@dataclass(frozen=True)
+class _Wanted:
+    """Which events a run is about; None: all."""
+
+    customers: Container[str] | None
+    hours: range | None
+
+    def has(self, event: UsageEvent) -> bool:
+        return (self.customers is None or event.customer in self.customers) and (
+            self.hours is None or event.hour in self.hours
+        )
+
+
+def _believable(before: Iterable[Entry]) -> set[int]:
+    """What the biller may have for an hour by what was sent from here: nothing, or one of our own values.
+
+    Its summaries follow its events, so an earlier value is no sign of somebody else.
+    """
+    ours = {0}
+    for entry in before:
+        if entry.attempted_at is not None or entry.state in (State.SENT, State.KEPT):
+            ours.add(entry.event.watt_hours)
+        if entry.state is State.QUEUED and entry.theirs_wh is not None:
+            ours.add(entry.theirs_wh)  # somebody has seen it, and decided to replace it
+    return ours
+
+
+def _by_customer(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    found = defaultdict(list)
+    for entry in entries:
+        found[entry.event.customer].append(entry)
+    return dict(found)
+
+
+def _span(entries: Iterable[Entry]) -> range:
+    """All hours from the first of the entries' to the last."""
+    hours = [entry.event.hour for entry in entries]
+    return range(min(hours), max(hours) + 1)
+
+
+def _note_known(
+    conn: sqlite3.Connection, event: UsageEvent, theirs: int | _Silence, is_unseen: bool
+) -> State:
+    """The biller has an event of this identifier: this one, if it also has the value. Return what came of it."""
+    if theirs == event.watt_hours or (theirs is _Silence.EVER and not is_unseen):
+        note_outcome(conn, event, State.SENT, "the biller had it already")
+        return State.SENT
+    if theirs is _Silence.EVER:
+        note_outcome(
+            conn, event, State.CONFLICT, "the biller has an event of this name from elsewhere"
+        )
+        return State.CONFLICT
+    if theirs is _Silence.NOW:
+        reason = "the biller has an event of this name, and does not say its value now"
+    elif theirs in _believable(revisions(conn, event.customer, event.hour)):
+        reason = f"the biller has an event of this name, and its summary says {theirs} Wh so far"
+    else:
+        _note_conflict(conn, event, theirs)
+        return State.CONFLICT
+    note_outcome(conn, event, State.QUEUED, reason)
+    return State.QUEUED
+
+
+def _note_conflict(conn: sqlite3.Connection, event: UsageEvent, theirs: int) -> None:
+    """Somebody else has sent the hour: a person decides."""
+    note_theirs(conn, event, theirs)
+    note_outcome(conn, event, State.CONFLICT, f"the biller has {theirs} Wh from elsewhere")
+
+
+def queue_refused(place: Place, oldest: int) -> int:
     """Queue what was refused once more, as new revisions, from the hour `oldest` on; return how many hours that are."""
-    with tables(pm) as conn:
-        refused = outbox(conn, "state = 'refused' AND hour >= ?", [oldest])
+    with tables(place) as conn:
+        refused = [entry for entry in entries_in(conn, State.REFUSED) if entry.event.hour >= oldest]
         for entry in refused:
             revise(conn, entry.event.customer, entry.event.hour, entry.event.watt_hours)
     return len(refused)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
 from power_billing.errors import BillingError
-from power_billing.hours import HOUR, iso
+from power_billing.hours import HOUR, hour_of, iso
 
 EVENT_NAME = "power_watt_hours"
 
@@ -42,7 +42,8 @@ class UsageEvent:
 class Outcome(str, Enum):
     """What came of sending an event."""
 
-    SENT = "sent"  # the biller has it, from now or from before
+    SENT = "sent"  # the biller has it
+    KNOWN = "known"  # the biller had an event of this identifier before, with whatever value
     REFUSED = "refused"  # the biller has said no, and would again
     LATER = "later"  # nobody knows, or not now: to be sent again, under the same identifier
 
@@ -56,15 +57,19 @@ class Receipt:
     retry_after: float = 0.0
 
 
+class CannotSayNow(Exception):
+    """The biller could say what it has for an hour, and does not now."""
+
+
 class UsageSink(Protocol):
     """A biller that takes usage. One file's usage goes to one biller.
 
-    biller: its name, with the account where there may be several. batch: how many events one call may have.
+    account: who takes it, such as one meter of one Stripe account. batch: how many events one call may have.
     """
 
     @property
-    def biller(self) -> str:
-        """The name that the file remembers."""
+    def account(self) -> str:
+        """The name that the ledger remembers."""
         ...
 
     @property
@@ -75,12 +80,15 @@ class UsageSink(Protocol):
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
         """Send events of different hours or customers; return what came of each, in their order.
 
-        An identifier that the biller has already is SENT. Raises BillingError where nothing can be sent at all.
+        An identifier that the biller has already is KNOWN. Raises BillingError where nothing can be sent at all.
         """
         ...
 
-    def recorded(self, customer: str, hour: int) -> int | None:
-        """The watt-hours that the biller has for an hour; None where it cannot say now."""
+    def recorded(self, customer: str, hours: range) -> Mapping[int, int] | None:
+        """The watt-hours that the biller has, by hour; an hour that is not there has none.
+
+        None where it never can say. Raises CannotSayNow.
+        """
         ...
 
 
@@ -93,38 +101,41 @@ class CsvSink:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.biller = "csv"
+        self.account = f"csv:{os.path.realpath(path)}"
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
         """Append the events that are not there yet; they are on the disk when this returns."""
         try:
             self._cut_torn_line()
             there = {row["identifier"] for row in self._rows()}
-            rows = [
-                [e.identifier, e.customer, iso(e.hour), e.revision, e.watt_hours] for e in events
-            ]
             with open(self.path, "a", newline="", encoding="utf-8", opener=_private) as file:
                 writer = csv.writer(file, lineterminator="\n")
                 if not file.tell():
                     writer.writerow(self.COLUMNS)
-                writer.writerows(row for row in rows if row[0] not in there)
+                for event in events:
+                    if event.identifier not in there:
+                        writer.writerow(_csv_row(event))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             return [Receipt(Outcome.LATER, f"{self.path}: {error.strerror}")] * len(events)
-        return [Receipt(Outcome.SENT)] * len(events)
+        known = Receipt(Outcome.KNOWN, "the file has a row of that identifier")
+        sent = Receipt(Outcome.SENT)
+        return [known if event.identifier in there else sent for event in events]
 
-    def recorded(self, customer: str, hour: int) -> int | None:
-        """What the file says."""
+    def recorded(self, customer: str, hours: range) -> dict[int, int]:
+        """What the file says. Raises CannotSayNow for a file that cannot be read."""
         try:
-            rows = [
-                row
-                for row in self._rows()
-                if (row["customer"], row["hour"]) == (customer, iso(hour))
-            ]
-        except OSError:
-            return None
-        return int(max(rows, key=lambda row: int(row["revision"]))["watt_hours"]) if rows else 0
+            rows = self._rows()
+        except OSError as error:
+            raise CannotSayNow(f"{self.path}: {error.strerror}") from None
+        newest: dict[int, tuple[int, int]] = {}
+        for row in rows:
+            if row["customer"] == customer:
+                hour = hour_of("hour", row["hour"])
+                value = (int(row["revision"]), int(row["watt_hours"]))
+                newest[hour] = max(value, newest.get(hour, value))
+        return {hour: wh for hour, (_, wh) in newest.items() if hour in hours}
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():
@@ -148,6 +159,10 @@ class CsvSink:
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
                 os.truncate(self.path, whole)
+
+
+def _csv_row(event: UsageEvent) -> list[str | int]:
+    return [event.identifier, event.customer, iso(event.hour), event.revision, event.watt_hours]
 
 
 def _private(path: str, flags: int) -> int:

@@ -1,4 +1,4 @@
-"""Stripe's billing meters as sinks: one v1 call an event, or the v2 stream for large fleets; and their setup.
+"""Stripe's billing meters as sinks: one v1 call an event, or the v2 stream for large fleets.
 
 The meter has a window of an hour: of the events in an hour only the newest counts, which is what a later revision
 relies on. Usage records, which older integrations used, are gone from Stripe.
@@ -6,111 +6,33 @@ relies on. Usage records, which older integrations used, are gone from Stripe.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
 
 import stripe
 
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, iso
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.sinks import EVENT_NAME, Outcome, Receipt, UsageEvent
-from power_billing.tables import set_setting, setting, tables
-from power_manager import PowerManager
-
-NETWORK_RETRIES = (
-    2  # by the SDK itself, under one idempotency key; without a number StripeClient makes none
+from power_billing.sinks import EVENT_NAME, CannotSayNow, Outcome, Receipt, UsageEvent
+from power_billing.stripe_client import (
+    KEY_ERRORS,
+    account_of,
+    cannot,
+    check_meter,
+    make_client,
+    meter_of,
 )
-TIMEOUT = 30.0  # seconds for an answer
-API_URL = "POWER_BILLING_STRIPE_URL"  # another address of the API, for tests
+from power_billing.tables import Place
+
+SUMMARY_HOURS = 100  # as many summaries as Stripe has on a page
 _SESSION_SECONDS = 10 * 60.0  # a stream's session is good for 15 minutes
-_METER_SETTING = "stripe_meter"
-_FATAL = (stripe.AuthenticationError, stripe.PermissionError)
-
-
-def make_client(
-    key: Secret, environ: Mapping[str, str], http_client: stripe.HTTPClient | None = None
-) -> stripe.StripeClient:
-    """A client with bounded times and retries, at Stripe or at the address in POWER_BILLING_STRIPE_URL.
-
-    Raises BillingError for an address that would send the key unencrypted to another machine.
-    """
-    url = environ.get(API_URL, "")
-    try:
-        parts = urlsplit(url)
-        safe = parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost", "::1")
-    except ValueError:
-        safe = False
-    if url and not safe:
-        raise BillingError(f"{API_URL}: expected https, or this machine's own address, got {url!r}")
-    return stripe.StripeClient(
-        key.reveal(),
-        base_addresses={"api": url, "meter_events": url} if url else None,
-        max_network_retries=NETWORK_RETRIES,
-        http_client=http_client or stripe.RequestsClient(timeout=TIMEOUT),
-    )
-
-
-# --- The meter
-
-
-def setup(pm: PowerManager, client: stripe.StripeClient) -> str:
-    """Find the meter of power_watt_hours, or make it; remember its id in the file, and return it.
-
-    Raises BillingError for a meter of that name which counts otherwise: it cannot be changed, nor deleted.
-    """
-    try:
-        meter = next(
-            (
-                m
-                for m in client.v1.billing.meters.list().auto_paging_iter()
-                if m.event_name == EVENT_NAME
-            ),
-            None,
-        )
-        if meter is None:
-            meter = client.v1.billing.meters.create(
-                {
-                    "display_name": "Energy used (Wh)",
-                    "event_name": EVENT_NAME,
-                    "default_aggregation": {"formula": "sum"},
-                    "event_time_window": "hour",
-                }
-            )
-    except stripe.StripeError as error:
-        raise _cannot(error) from None
-    _check(meter)
-    with tables(pm) as conn:
-        set_setting(conn, _METER_SETTING, meter.id)
-    return meter.id
-
-
-def _check(meter: stripe.billing.Meter) -> None:
-    keys = meter.customer_mapping.event_payload_key, meter.value_settings.event_payload_key
-    found = (
-        meter.event_name,
-        meter.status,
-        meter.default_aggregation.formula,
-        meter.event_time_window,
-        *keys,
-    )
-    expected = (EVENT_NAME, "active", "sum", "hour", "stripe_customer_id", "value")
-    if found != expected:
-        wrong = "; ".join(
-            f"{text!r} instead of {right!r}"
-            for text, right in zip(found, expected)
-            if text != right
-        )
-        raise BillingError(
-            f"Stripe's meter {meter.id} has {wrong}: a meter cannot be changed, but the dashboard can reactivate one; "
-            "otherwise use another Stripe account"
-        )
 
 
 def open_sink(
-    pm: PowerManager,
+    place: Place,
     client: stripe.StripeClient,
     *,
     stream: bool = False,
@@ -121,29 +43,24 @@ def open_sink(
     Raises BillingError where there was no setup, and where this key cannot see that meter: a test key does not see
     what a live one has made.
     """
-    with tables(pm) as conn:
-        meter_id = setting(conn, _METER_SETTING)
-    if meter_id is None:
-        raise BillingError(f"{pm.db_path}: no meter yet: run power-billing setup")
+    meter_id = meter_of(place)
     try:
-        _check(client.v1.billing.meters.retrieve(meter_id))
+        check_meter(client.v1.billing.meters.retrieve(meter_id))
     except stripe.InvalidRequestError:
         reason = "is this key of the account and mode (test, live) that setup was run with?"
         raise BillingError(f"{API_KEY}: it cannot see the meter {meter_id}: {reason}") from None
     except stripe.StripeError as error:
-        raise _cannot(error) from None
+        raise cannot(error) from None
     return (
         StripeStreamSink(client, meter_id, session) if stream else StripeMeterSink(client, meter_id)
     )
 
 
-def sink_from(
-    environ: Mapping[str, str], pm: PowerManager, *, stream: bool = False
-) -> StripeMeterSink:
+def sink_from(environ: Mapping[str, str], place: Place, *, stream: bool = False) -> StripeMeterSink:
     """The Stripe sink of a file, with the key that the environment holds."""
     client = make_client(read_secret(environ, API_KEY), environ)
     return open_sink(
-        pm,
+        place,
         client,
         stream=stream,
         session=lambda token: make_client(Secret("session", token), environ),
@@ -159,8 +76,8 @@ class StripeMeterSink:
     batch = 1
 
     def __init__(self, client: stripe.StripeClient, meter_id: str) -> None:
-        self._client, self._meter_id = client, meter_id
-        self.biller = f"stripe:{meter_id}"
+        self.client, self.meter_id = client, meter_id
+        self.account = account_of(meter_id)
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
         """Send each event. Raises BillingError for a key that Stripe does not take."""
@@ -168,7 +85,7 @@ class StripeMeterSink:
 
     def _send_one(self, event: UsageEvent) -> Receipt:
         try:
-            self._client.v1.billing.meter_events.create(
+            answer = self.client.v1.billing.meter_events.create(
                 {
                     "event_name": EVENT_NAME,
                     "payload": {
@@ -177,37 +94,56 @@ class StripeMeterSink:
                     },
                     "identifier": event.identifier,
                     "timestamp": event.timestamp,
-                }
+                },
+                # Stripe names events that it refuses later by this key or by the identifier. A key of each call's own,
+                # for Stripe would answer a failure under the same one again.
+                {"idempotency_key": f"{event.identifier}/{secrets.token_hex(8)}"},
             )
         except stripe.StripeError as error:
             return _receipt(error, event.identifier)
+        if getattr(answer, "identifier", None) != event.identifier:
+            return Receipt(Outcome.LATER, "Stripe's answer does not name the event")
         return Receipt(Outcome.SENT)
 
-    def recorded(self, customer: str, hour: int) -> int | None:
-        """What Stripe's summary of the hour says; it follows the events with some delay."""
+    def recorded(self, customer: str, hours: range) -> dict[int, int]:
+        """What Stripe's summaries of the hours say; they follow the events with some delay."""
+        found: dict[int, int] = {}
+        for start in range(hours.start, hours.stop, SUMMARY_HOURS):
+            stop = min(start + SUMMARY_HOURS, hours.stop)
+            for summary in self._summaries(customer, start, stop):
+                hour = summary.start_time // HOUR
+                found[hour] = found.get(hour, 0) + round(summary.aggregated_value)
+        return found
+
+    def _summaries(
+        self, customer: str, start: int, stop: int
+    ) -> list[stripe.billing.MeterEventSummary]:
+        """One page of them: an hour each."""
         try:
-            summaries = self._client.v1.billing.meters.event_summaries.list(
-                self._meter_id,
+            page = self.client.v1.billing.meters.event_summaries.list(
+                self.meter_id,
                 {
                     "customer": customer,
-                    "start_time": hour * HOUR,
-                    "end_time": (hour + 1) * HOUR,
+                    "start_time": start * HOUR,
+                    "end_time": stop * HOUR,
                     "value_grouping_window": "hour",
+                    "limit": SUMMARY_HOURS,
                 },
             )
-        except _FATAL as error:
-            raise _cannot(error) from None
-        except stripe.StripeError:
-            return None
-        return round(sum(summary.aggregated_value for summary in summaries.data))
+        except KEY_ERRORS as error:
+            raise cannot(error) from None
+        except stripe.StripeError as error:
+            reason = f"Stripe does not say what it has for {customer}: {type(error).__name__}"
+            raise CannotSayNow(reason) from None
+        return page.data
 
     def clock(self) -> float:
         """Epoch seconds by Stripe's clock, to the second. Raises BillingError where it does not say."""
         try:
-            answer = self._client.v1.billing.meters.retrieve(self._meter_id).last_response
+            answer = self.client.v1.billing.meters.retrieve(self.meter_id).last_response
             return parsedate_to_datetime(answer.headers["Date"] if answer else "").timestamp()
         except stripe.StripeError as error:
-            raise _cannot(error) from None
+            raise cannot(error) from None
         except (KeyError, TypeError, ValueError):
             raise BillingError("Stripe's answer has no date: is something else between?") from None
 
@@ -259,7 +195,7 @@ class StripeStreamSink(StripeMeterSink):
 
     def _open_session(self) -> stripe.StripeClient:
         if self._session is None or time.monotonic() > self._session_ends:
-            made = self._client.v2.billing.meter_event_session.create()
+            made = self.client.v2.billing.meter_event_session.create()
             self._session = self._make_session(made.authentication_token)
             self._session_ends = time.monotonic() + _SESSION_SECONDS
         return self._session
@@ -270,8 +206,8 @@ class StripeStreamSink(StripeMeterSink):
 
 def _receipt(error: stripe.StripeError, identifier: str) -> Receipt:
     """What an error of a call says about its event."""
-    if isinstance(error, _FATAL):
-        raise _cannot(error) from None
+    if isinstance(error, KEY_ERRORS):
+        raise cannot(error) from None
     reason = f"{error.code or type(error).__name__}: {error.user_message or 'no message'}"[:300]
     if isinstance(error, stripe.RateLimitError):
         return Receipt(Outcome.LATER, reason, _retry_after(error))
@@ -284,7 +220,7 @@ def _receipt(error: stripe.StripeError, identifier: str) -> Receipt:
         error.code == "duplicate_meter_event"
         or f"already exists with identifier {identifier}" in reason
     ):
-        return Receipt(Outcome.SENT, "Stripe had it already")
+        return Receipt(Outcome.KNOWN, "Stripe had it already")
     if (
         error.param == "timestamp"
     ):  # the hour can be billed by this clock: one of the two clocks is wrong
@@ -297,14 +233,3 @@ def _retry_after(error: stripe.StripeError) -> float:
         return max(float((error.headers or {}).get("Retry-After", 0)), 0.0)
     except ValueError:
         return 0.0
-
-
-def _cannot(error: stripe.StripeError) -> BillingError:
-    """Nothing can be sent: said without Stripe's words, which quote a part of the key."""
-    if isinstance(error, _FATAL):
-        return BillingError(
-            f"{API_KEY}: Stripe does not take this key ({error.http_status}): it needs billing meters"
-        )
-    return BillingError(
-        f"Stripe cannot be used now: {type(error).__name__} {error.http_status or ''}: try again later"
-    )

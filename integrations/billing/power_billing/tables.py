@@ -1,75 +1,244 @@
-"""What this package keeps in the library's file, and the one way to it."""
+"""What this package keeps, and the one way to it: tables in the library's file, or in a file of their own."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
 
 from power_billing.errors import BillingError
-from power_manager import PowerManager
 
-# Versions: 1 is the tables below.
-_VERSION = "1"
-_SETTINGS = "CREATE TABLE IF NOT EXISTS billing_settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+# Versions: 2 is the tables below; 1 was never released.
+_VERSION = "2"
+LEDGER = (
+    "POWER_BILLING_LEDGER"  # the variable of the ledger's own file; empty or unset: the library's
+)
+METER_SETTING = "stripe_meter"  # the id of Stripe's meter
+_BUSY_SECONDS = 30.0  # how long another process may hold the file
+_SETTINGS = """CREATE TABLE IF NOT EXISTS billing_settings (
+    name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 _SCHEMA = """
 -- a device is billed to a customer from one hour (since 1970) on and before another; NULL: no end yet
 CREATE TABLE billing_links (
     link_key INTEGER PRIMARY KEY, device_id TEXT NOT NULL, customer TEXT NOT NULL, subscription_item TEXT,
-    types TEXT NOT NULL,                          -- of the meters that count, with commas
+    types TEXT,                                   -- of the meters that count, with commas; NULL: the library's rule
     from_hour INTEGER NOT NULL, until_hour INTEGER
 );
--- what has been taken into account: nano-watt-hours consumed, and the whole watt-hours made of them
+-- meters that have counted, and their hours: what was billed of one stays billed when it is deleted
+CREATE TABLE billing_meters (
+    device_id TEXT NOT NULL, meter_id TEXT NOT NULL, type TEXT NOT NULL, first_hour INTEGER NOT NULL,
+    last_hour INTEGER NOT NULL, PRIMARY KEY (device_id, meter_id)
+) WITHOUT ROWID;
+-- what was taken into account of each device: nano-watt-hours out less in, and of how many readings
+CREATE TABLE billing_device_hours (
+    customer TEXT NOT NULL, hour INTEGER NOT NULL, device_id TEXT NOT NULL, counted_nwh INTEGER NOT NULL,
+    reading_count INTEGER NOT NULL, PRIMARY KEY (customer, hour, device_id)
+) WITHOUT ROWID;
+-- the same of each customer, and the whole watt-hours made of it
 CREATE TABLE billing_hours (
     customer TEXT NOT NULL, hour INTEGER NOT NULL, counted_nwh INTEGER NOT NULL, whole_wh INTEGER NOT NULL,
     PRIMARY KEY (customer, hour)
 ) WITHOUT ROWID;
+-- each customer's sums, closed days included: whole watt-hours, and what is no whole one yet
+CREATE TABLE billing_totals (
+    customer TEXT PRIMARY KEY, billed_wh INTEGER NOT NULL, rest_nwh INTEGER NOT NULL
+) WITHOUT ROWID;
 -- one row an event; an hour's highest revision is the one that counts
 CREATE TABLE billing_outbox (
     customer TEXT NOT NULL, hour INTEGER NOT NULL, revision INTEGER NOT NULL, value_wh INTEGER NOT NULL,
-    state TEXT NOT NULL DEFAULT 'queued',         -- queued, sent, refused, superseded
+    state TEXT NOT NULL DEFAULT 'queued',         -- of the enum State
     attempted_at REAL,                            -- when it was first sent, whatever came of it; epoch seconds
-    attempts INTEGER NOT NULL DEFAULT 0, reason TEXT, PRIMARY KEY (customer, hour, revision)
+    attempts INTEGER NOT NULL DEFAULT 0, reason TEXT,
+    theirs_wh INTEGER,                            -- what the biller had, when it was asked because of this event
+    PRIMARY KEY (customer, hour, revision)
 ) WITHOUT ROWID;
--- serves every run: what is to be sent
-CREATE INDEX billing_outbox_queued ON billing_outbox (attempts, hour) WHERE state = 'queued';
+-- serves every run and status: what is to be sent, or looked at by somebody
+CREATE INDEX billing_outbox_open ON billing_outbox (attempts, hour) WHERE state IN ('queued', 'refused', 'conflict');
+-- closed hours, which can be billed no more, summed by UTC day (since 1970)
+CREATE TABLE billing_device_days (
+    customer TEXT NOT NULL, day INTEGER NOT NULL, device_id TEXT NOT NULL, counted_nwh INTEGER NOT NULL,
+    PRIMARY KEY (customer, day, device_id)
+) WITHOUT ROWID;
+CREATE TABLE billing_customer_days (
+    customer TEXT NOT NULL, day INTEGER NOT NULL, whole_wh INTEGER NOT NULL,
+    sent_wh INTEGER NOT NULL, event_count INTEGER NOT NULL,   -- of the events that are summed here
+    PRIMARY KEY (customer, day)
+) WITHOUT ROWID;
+-- what cannot be billed, or stays billed without its readings
+CREATE TABLE billing_findings (
+    customer TEXT NOT NULL, device_id TEXT NOT NULL, hour INTEGER NOT NULL, kind TEXT NOT NULL,  -- of the enum
+    watt_hours REAL NOT NULL, is_accepted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (customer, device_id, hour, kind)
+) WITHOUT ROWID;
 -- Stripe delivers an event at least once
-CREATE TABLE billing_stripe_events (id TEXT PRIMARY KEY, type TEXT NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;
--- what is known of an invoice that failed or was settled; times by Stripe's clock, epoch seconds
+CREATE TABLE billing_stripe_events (id TEXT PRIMARY KEY, created INTEGER NOT NULL) WITHOUT ROWID;
+-- what is known of an invoice that is not paid, or was settled; times by Stripe's clock, epoch seconds
 CREATE TABLE billing_invoices (
     invoice TEXT PRIMARY KEY, customer TEXT NOT NULL, settled INTEGER NOT NULL DEFAULT 0,
     attempt INTEGER NOT NULL DEFAULT -1, attempt_at INTEGER NOT NULL DEFAULT 0,     -- the newest failure
-    first_failed_at INTEGER, due_at REAL, told INTEGER NOT NULL DEFAULT 0           -- shutdown events are recorded
+    attempt_is_last INTEGER NOT NULL DEFAULT 0,   -- Stripe will not try again
+    first_failed_at INTEGER,
+    given_up_at INTEGER,                          -- when it was first overdue, or marked uncollectible
+    due_at REAL,                                  -- when the devices are to be told, unless it is settled before
+    told INTEGER NOT NULL DEFAULT 0               -- shutdown events are recorded
 ) WITHOUT ROWID;
+-- customers to look at: Stripe says what is wrong with them when a run with a key asks
+CREATE TABLE billing_customers (
+    customer TEXT PRIMARY KEY,
+    checked_at REAL,                              -- epoch seconds; NULL: to be asked for
+    problem TEXT,                                 -- why its usage reaches no invoice; NULL: it does
+    is_missing INTEGER NOT NULL DEFAULT 0         -- because Stripe does not have it
+) WITHOUT ROWID;
+-- reports of refused meter events that Stripe has announced, until a run with a key fetches them
+CREATE TABLE billing_error_reports (id TEXT PRIMARY KEY, announced_at REAL NOT NULL) WITHOUT ROWID;
 -- devices that were told to shut down, and not yet to come back
 CREATE TABLE billing_shutdowns (device_id TEXT PRIMARY KEY, customer TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
-@contextlib.contextmanager
-def tables(pm: PowerManager) -> Iterator[sqlite3.Connection]:
-    """One transaction of the library's file with this package's tables in it, made where they are missing.
+class Place(Protocol):
+    """Where the tables are: a PowerManager is such a place, and so is a LedgerFile."""
 
-    Raises BillingError for tables of a later version, StorageError for the file; then nothing is stored.
+    @property
+    def db_path(self) -> Path | str:
+        """The file."""
+        ...
+
+    def connection(self) -> AbstractContextManager[sqlite3.Connection]:
+        """The connection to it, in one transaction."""
+        ...
+
+
+class LedgerFile:
+    """A file of the ledger's own, private to its owner; made where it is missing.
+
+    Every transaction opens it anew, so that any thread may use it. Raises BillingError for a file that SQLite cannot
+    use.
     """
-    with pm.connection() as conn:
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.db_path = Path(path)
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, on the disk when this ends without an error; otherwise nothing is stored."""
+        try:
+            os.close(os.open(self.db_path, os.O_CREAT | os.O_RDWR, 0o600))
+            conn = sqlite3.connect(self.db_path, _BUSY_SECONDS, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise self._cannot(error) from error
+        try:
+            conn.execute("PRAGMA synchronous = FULL")
+            conn.execute("BEGIN IMMEDIATE")
+            yield conn
+            conn.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._cannot(error) from error
+        finally:
+            conn.close()  # which rolls back what was not committed
+
+    def _cannot(self, error: Exception) -> BillingError:
+        return BillingError(f"{self.db_path}: cannot be used as the ledger: {error}")
+
+
+class _InMemory:
+    """A copy that is gone afterwards; one thread uses it, one transaction at a time."""
+
+    db_path = ":memory:"
+
+    def __init__(self) -> None:
+        self.conn = sqlite3.connect(":memory:", isolation_level=None)
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        self.conn.execute("BEGIN")
+        yield self.conn
+        self.conn.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def copy_in_memory(place: Place) -> Iterator[Place]:
+    """The tables as they are, in memory, to try something out; `place` itself is only read."""
+    copy = _InMemory()
+    try:
+        with place.connection() as conn:
+            names = _table_names(conn)
+            if "billing_settings" in names:  # else nothing was ever billed here
+                _check_version(place, setting(conn, "schema"))
+            with tables(copy) as into:
+                for name in names:
+                    _copy_rows(conn, into, name)
+        yield copy
+    finally:
+        copy.conn.close()
+
+
+def clear_ledger(conn: sqlite3.Connection) -> None:
+    """Forget everything but the settings and the links."""
+    for name in _table_names(conn):
+        if name not in ("billing_settings", "billing_links"):
+            conn.execute(f"DELETE FROM {name}")
+
+
+def forget_customer(conn: sqlite3.Connection, customer: str) -> None:
+    """Forget everything about a customer, its links too."""
+    for name in _table_names(conn):
+        columns = [row[1] for row in conn.execute(f"PRAGMA table_info({name})")]
+        if "customer" in columns:
+            conn.execute(f"DELETE FROM {name} WHERE customer = ?", (customer,))
+
+
+def _table_names(conn: sqlite3.Connection) -> list[str]:
+    """The tables of this package that are there."""
+    sql = """SELECT name FROM sqlite_master
+        WHERE type = 'table' AND name LIKE 'billing@_%' ESCAPE '@' ORDER BY name"""
+    return [name for (name,) in conn.execute(sql)]
+
+
+def _copy_rows(conn: sqlite3.Connection, into: sqlite3.Connection, table: str) -> None:
+    cursor = conn.execute(f"SELECT * FROM {table}")
+    marks = ", ".join("?" for _ in cursor.description)
+    into.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", cursor)
+
+
+@contextlib.contextmanager
+def tables(place: Place) -> Iterator[sqlite3.Connection]:
+    """One transaction with this package's tables in it, made where they are missing.
+
+    Raises BillingError for tables of a later version, StorageError for the library's file; then nothing is stored.
+    """
+    with place.connection() as conn:
         conn.execute(_SETTINGS)
         version = setting(conn, "schema")
         if version is None:
             for statement in _SCHEMA.split(";\n"):
                 conn.execute(statement)
             set_setting(conn, "schema", _VERSION)
-        elif version != _VERSION:
-            raise BillingError(
-                f"{pm.db_path}: its billing tables are version {version}, not {_VERSION}: upgrade"
-            )
+        else:
+            _check_version(place, version)
         yield conn
 
 
+def _check_version(place: Place, version: str | None) -> None:
+    if version != _VERSION:
+        raise BillingError(
+            f"{place.db_path}: its billing tables are version {version}, and this power-billing knows version "
+            f"{_VERSION}: use the one that made them"
+        )
+
+
 def setting(conn: sqlite3.Connection, name: str) -> str | None:
-    """A setting of this package in the file."""
+    """A setting of this package."""
     row = conn.execute("SELECT value FROM billing_settings WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def forget_setting(conn: sqlite3.Connection, name: str) -> None:
+    """Remove a setting; one that is not there is fine."""
+    conn.execute("DELETE FROM billing_settings WHERE name = ?", (name,))
 
 
 def set_setting(conn: sqlite3.Connection, name: str, value: str) -> None:

@@ -1,81 +1,122 @@
-"""One run: consumption into the ledger, the ledger into the sink."""
+"""One run: consumption into the ledger, the ledger into the sink; and what the ledger says."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from power_billing.closing import close, closed_before, closed_findings, is_due
+from power_billing.counting import DeviceUsage, device_usage, keep_meters, known_meters
+from power_billing.customers import customer_problems
 from power_billing.errors import BillingError
-from power_billing.hours import DAY, HOUR, hour_of, next_hour, oldest_billable, seconds_of
-from power_billing.ledger import (
-    LOOK_BACK_DAYS,
-    OPEN,
-    Consumption,
-    Entry,
-    book,
-    by_customer,
-    consumption,
-    latest,
-    outbox,
+from power_billing.findings import (
+    Finding,
+    FindingKind,
+    device_findings,
+    findings,
+    keep_findings,
 )
+from power_billing.hours import DAY, HOUR, hour_of, next_hour, oldest_billable, seconds_of
+from power_billing.ledger import LOOK_BACK_DAYS, Hours, billed_wh, book, by_customer
 from power_billing.links import Link, links_of
+from power_billing.outbox import Entry, State, counts, entries_in, open_entries, revisions
+from power_billing.reconcile import Reconciliation, reconcile
 from power_billing.sender import Sender, queue_refused
 from power_billing.sinks import UsageSink
-from power_billing.tables import tables
+from power_billing.sources import ALL_DAYS, FileUsage, UsageSource
+from power_billing.tables import Place, copy_in_memory, set_setting, setting, tables
 from power_manager import DB_PATH, InvalidValue, PowerManager
+
+_FOR_EVER = 2**53  # an hour that never comes
+_LAST_RUN = "last_run"
+_LAST_GOOD_RUN = "last_good_run"
+_RECONCILED_ON = "reconciled_on"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run has done: the outbox's rows that it sent, and those that it could not: they wait, or were refused.
+    """What a run has done.
 
-    Hours too old to be billed are in neither: `power-billing status` lists them.
+    sent: the outbox's rows that it sent. open: those that it could not, or that somebody has to look at. too_old: those
+    that were not sent in time. lost: what came to light too late, or is not measured; both until somebody accepts
+    that. kept: what stays billed although its
+    readings are deleted. reconciliation: the ledger beside what the biller has, if this run has compared them.
+    problems: what else is wrong at the biller.
     """
 
     sent: list[Entry]
     open: list[Entry]
+    too_old: list[Entry] = field(default_factory=list)
+    lost: list[Finding] = field(default_factory=list)
+    kept: list[Finding] = field(default_factory=list)
+    reconciliation: Reconciliation | None = None
+    problems: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to be sent, or to be looked at by somebody."""
-        return not self.open
-
-
-class _Undo(Exception):
-    """Takes a dry run back."""
+        agrees = self.reconciliation is None or self.reconciliation.is_clean
+        is_left = self.open or self.too_old or self.lost or self.problems
+        return not is_left and agrees
 
 
 @dataclass(frozen=True)
-class Biller:
-    """A file's usage on its way to a sink; `clock` is the one the PowerManager has, in epoch seconds."""
+class Run:
+    """A file's usage on its way to a sink.
+
+    ledger: where the billing tables are, the file itself by default. source: what knows the usage, the file by
+    default. `clock` is the one that the PowerManager has, in epoch seconds; `sleep` makes the pauses between tries.
+    """
 
     pm: PowerManager
+    ledger: Place | None = None
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
+    source: UsageSource | None = None
 
-    def report(self, sink: UsageSink, *, until: Any = None, retry_refused: bool = False) -> Report:
+    @property
+    def place(self) -> Place:
+        """Where the billing tables are."""
+        return self.ledger or self.pm
+
+    def report(
+        self,
+        sink: UsageSink,
+        *,
+        until: Any = None,
+        retry_refused: bool = False,
+        compare: bool | None = False,
+        held: Container[str] = (),
+        problems: Sequence[str] = (),
+    ) -> Report:
         """Bring every closed UTC hour that ends by `until` (default: now) into the outbox, and the outbox to the sink.
 
         until: an aware datetime, ISO 8601 text with an offset, or epoch seconds. retry_refused: also send again, as
-        new revisions, what was refused. Raises InvalidValue, StorageError, and BillingError where another run is under
-        way or nothing can be sent; what was decided until then is kept, and the next run goes on from there.
+        new revisions, what was refused. compare: afterwards look at what the sink has of the hours that can be billed;
+        None: once a day. held: customers whose usage is decided, and not sent; problems: what else somebody has to
+        look at, which makes the run no good one. Raises InvalidValue, StorageError, and BillingError where another run
+        is under way or nothing can be sent; what was decided until then is kept, and the next run goes on from there.
         """
         end = self._end(until)
-        with _only_run(self.pm):
+        with one_run(self.place):
             if retry_refused:
-                queue_refused(self.pm, oldest_billable(self.clock()))
-            before = self._open_rows()
-            customers = by_customer(links_of(self.pm))
+                queue_refused(self.place, oldest_billable(self.clock()))
+            self._close_if_due()
+            customers = by_customer(links_of(self.place))
             for customer, links in customers.items():
-                self._settle(customer, links, end)
-            before |= self._open_rows()
-            Sender(self.pm, sink, self.clock, self.sleep).run()
-            return self._outcome(before)
+                self._settle_all(self.place, customer, links, end)
+            wanted = [customer for customer in customers if customer not in held] if held else None
+            sent = Sender(self.place, sink, self.clock, self.sleep).run(wanted)
+            compared = self._compare(sink) if self._is_comparing(compare) else None
+            done = self._outcome(sent, compared, problems)
+            self._note_run(done)
+            return done
 
     def create_usage_record(self, sink: UsageSink, device_id: str, start: Any, end: Any) -> Report:
         """Report the closed UTC hours from `start` to `end` of the customer that the device is billed to then.
@@ -89,85 +130,246 @@ class Biller:
             raise InvalidValue(f"end: expected a time after start, {start!r}, got {end!r}")
         first = next_hour(seconds_of("start", start))
         hours = range(first, max(first, self._end(end)))
-        with _only_run(self.pm):
-            links = links_of(self.pm)
-            customers = {
-                link.customer
-                for link in links
-                if link.device_id == device_id and any(map(link.covers, hours))
-            }
-            if not customers and not any(link.device_id == device_id for link in links):
+        with one_run(self.place):
+            links = links_of(self.place)
+            of_device = [link for link in links if link.device_id == device_id]
+            if not of_device:
                 raise BillingError(
                     f"{device_id}: not linked to a customer: power-billing link makes it so"
                 )
+            customers = {link.customer for link in of_device if any(map(link.covers, hours))}
             for customer in customers:
-                self._settle(customer, by_customer(links)[customer], hours.stop, hours.start)
-            before = self._open_rows(hours, customers)
-            Sender(self.pm, sink, self.clock, self.sleep).run(list(customers), hours)
-            return self._outcome(before)
+                usages = self._usages(self.place, by_customer(links)[customer])
+                with tables(self.place) as conn:
+                    _keep_meters_of(conn, usages)
+                    book(conn, customer, usages, self._hours(conn, hours.stop, hours.start))
+            sent = Sender(self.place, sink, self.clock, self.sleep).run(customers, hours)
+            left, _ = self._left()
+            left = [
+                entry
+                for entry in left
+                if entry.event.customer in customers and entry.event.hour in hours
+            ]
+            with tables(self.place) as conn:
+                return Report([revisions(conn, *key)[-1] for key in sorted(sent)], left)
 
     def preview(self, *, until: Any = None, retry_refused: bool = False) -> list[Entry]:
-        """What report() would send, without sending or keeping anything."""
-        end, oldest, found = self._end(until), oldest_billable(self.clock()), []
-        customers = by_customer(links_of(self.pm))
-        # Before the transaction: with a large fleet it takes long, and others want to write.
-        consumed = {customer: self._consumed(links) for customer, links in customers.items()}
-        with contextlib.suppress(_Undo), self.pm.transaction():
+        """What report() would send, without sending or keeping anything: it is decided in a copy of the ledger."""
+        end = self._end(until)
+        oldest = oldest_billable(self.clock())
+        with copy_in_memory(self.place) as copy:
             if retry_refused:
-                queue_refused(self.pm, oldest)
-            with tables(self.pm) as conn:
-                for customer, of_customer in consumed.items():
-                    book(conn, customer, of_customer, range(oldest, end))
-            rows = self._open_rows().values()
-            found = [row for row in rows if row.state == "queued" and row.event.hour >= oldest]
-            raise _Undo
-        return found
+                queue_refused(copy, oldest)
+            for customer, links in by_customer(links_of(copy)).items():
+                self._settle_all(copy, customer, links, end)
+            with tables(copy) as conn:
+                queued = entries_in(conn, State.QUEUED)
+        return [entry for entry in queued if entry.event.hour >= oldest]
+
+    # --- Consumption into the ledger
 
     def _end(self, until: Any) -> int:
         """The first hour that is not wanted: the present one, or that of `until`."""
         present = int(self.clock() // HOUR)
         return present if until is None else min(hour_of("until", until), present)
 
-    def _settle(self, customer: str, links: Sequence[Link], end: int, begin: int = 0) -> None:
-        """Take the customer's hours that can still be billed into account, from `begin` on and before `end`."""
-        oldest, consumed = oldest_billable(self.clock()), self._consumed(links)
-        with tables(self.pm) as conn:
-            book(conn, customer, consumed, range(max(begin, oldest), end))
+    def _hours(self, conn: sqlite3.Connection, end: int, begin: int = 0) -> Hours:
+        """The hours to look at, and those from `begin` on and before `end` that can still be billed."""
+        closed = closed_before(conn)
+        seen = max(int(self.clock() // HOUR) - LOOK_BACK_DAYS * 24, closed)
+        return Hours(seen, range(max(begin, oldest_billable(self.clock()), closed), end))
 
-    def _consumed(self, links: Sequence[Link]) -> Consumption:
-        """What was consumed in every hour that can still be billed."""
+    def _settle_all(self, place: Place, customer: str, links: Sequence[Link], end: int) -> None:
+        """Take the customer's hours that can still be billed into account, and note what cannot be."""
+        usages = self._usages(place, links)
+        now_hour = int(self.clock() // HOUR)
+        found: list[Finding] = []
+        for link, usage in zip(links, usages):
+            stop = now_hour if link.until_hour is None else link.until_hour
+            found += device_findings(customer, usage, range(link.from_hour, stop), now_hour)
+        with tables(place) as conn:
+            _keep_meters_of(conn, usages)
+            hours = self._hours(conn, end)
+            found += book(conn, customer, usages, hours)
+            keep_findings(conn, customer, found, range(hours.seen, _FOR_EVER))
+
+    def _usages(
+        self, place: Place, links: Sequence[Link], days: float = LOOK_BACK_DAYS
+    ) -> list[DeviceUsage]:
+        """What each link's device used; without a lock, for with a large fleet it takes long."""
+        source = self.source or FileUsage(self.pm)
+        with tables(place) as conn:
+            known = known_meters(conn)
         now = self.clock()
-        consumed = consumption(self.pm, links, LOOK_BACK_DAYS)
+        usages = [device_usage(source, link, known.get(link.device_id, {}), days) for link in links]
         if abs(self.clock() - now) > DAY:  # then what was read may begin too late
             raise BillingError("the clock was set while the readings were looked at: try again")
-        return consumed
+        return usages
 
-    def _open_rows(
-        self, hours: range | None = None, customers: set[str] | None = None
-    ) -> dict[Any, Entry]:
-        with tables(self.pm) as conn:
-            rows = outbox(conn, OPEN)
-        return {
-            (row.event.customer, row.event.hour): row
-            for row in rows
-            if (hours is None or row.event.hour in hours)
-            and (customers is None or row.event.customer in customers)
-        }
+    def _close_if_due(self) -> None:
+        """Once a month: look at all hours there are, and close the old ones."""
+        now = self.clock()
+        with tables(self.place) as conn:
+            if not is_due(conn, now):
+                return
+            first_of_all = setting(conn, _LAST_RUN) is None
+        if not first_of_all:
+            for customer, links in by_customer(links_of(self.place)).items():
+                self._look_at_old_hours(customer, links)
+        with tables(self.place) as conn:
+            close(conn, now)
 
-    def _outcome(self, before: dict[Any, Entry]) -> Report:
-        """What became of rows that were open: the hour's latest revision counts."""
-        with tables(self.pm) as conn:
-            rows = [latest(conn, *key) for key in before]
-        billable = oldest_billable(self.clock())
-        left = [row for row in rows if row.state != "sent" and row.event.hour >= billable]
-        return Report([row for row in rows if row.state == "sent"], left)
+    def _look_at_old_hours(self, customer: str, links: Sequence[Link]) -> None:
+        """Note what came to light of hours that the usual runs do not look at any more."""
+        usages = self._usages(self.place, links, ALL_DAYS)
+        with tables(self.place) as conn:
+            seen = self._hours(conn, 0).seen
+            old = Hours(closed_before(conn), range(seen, seen))
+            found = [one for one in book(conn, customer, usages, old) if one.hour < seen]
+            late = closed_findings(conn, customer, usages)
+            keep_findings(conn, customer, found + late, range(seen))
+
+    # --- What came of it
+
+    def _left(self) -> tuple[list[Entry], list[Entry]]:
+        """What is open of what can still be billed, and what is too old."""
+        oldest = oldest_billable(self.clock())
+        with tables(self.place) as conn:
+            entries = open_entries(conn)
+        return (
+            [entry for entry in entries if entry.event.hour >= oldest],
+            [entry for entry in entries if entry.event.hour < oldest],
+        )
+
+    def _outcome(
+        self,
+        sent: Iterable[tuple[str, int]],
+        compared: Reconciliation | None,
+        problems: Sequence[str],
+    ) -> Report:
+        left, too_old = self._left()
+        with tables(self.place) as conn:
+            rows = [revisions(conn, *key)[-1] for key in sorted(sent)]
+            found = findings(conn)
+        lost = [one for one in found if one.is_lost]
+        kept = [one for one in found if one.kind is FindingKind.KEPT]
+        return Report(rows, left, too_old, lost, kept, compared, list(problems))
+
+    def _is_comparing(self, compare: bool | None) -> bool:
+        if compare is not None:
+            return compare
+        with tables(self.place) as conn:
+            return setting(conn, _RECONCILED_ON) != str(int(self.clock() // DAY))
+
+    def _compare(self, sink: UsageSink) -> Reconciliation:
+        now = self.clock()
+        hours = range(oldest_billable(now), int(now // HOUR))
+        compared = reconcile(self.place, sink, hours, now)
+        with tables(self.place) as conn:
+            set_setting(conn, _RECONCILED_ON, str(int(now // DAY)))
+        return compared
+
+    def _note_run(self, done: Report) -> None:
+        now = str(self.clock())
+        with tables(self.place) as conn:
+            set_setting(conn, _LAST_RUN, now)
+            if done.complete:
+                set_setting(conn, _LAST_GOOD_RUN, now)
+
+
+def _keep_meters_of(conn: sqlite3.Connection, usages: Iterable[DeviceUsage]) -> None:
+    for usage in usages:
+        keep_meters(conn, usage.meters)
+
+
+# --- Status
+
+
+@dataclass(frozen=True)
+class CustomerStatus:
+    """What the ledger says of a customer; `billed_wh` is what was taken into account so far."""
+
+    customer: str
+    billed_wh: int
+    counts: dict[State, int]  # events by state
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the ledger says, as of the last run.
+
+    account: whom usage goes to; None: nobody yet. The times are epoch seconds, None before the first such run: a good
+    one left nothing to be sent or to be looked at. deleted: linked devices that are not in the file any more. too_old:
+    events that were not sent in time. problems: why the usage of these customers reaches no invoice, as far as Stripe
+    was asked.
+    """
+
+    account: str | None
+    last_run: float | None
+    last_good_run: float | None
+    links: list[Link]
+    deleted: list[str]
+    customers: list[CustomerStatus]
+    open: list[Entry]
+    too_old: list[Entry]
+    findings: list[Finding]
+    problems: dict[str, str]
+
+    @property
+    def lost_wh(self) -> float:
+        """Watt-hours that came to light or could be sent too late, and that nobody has accepted as lost."""
+        late = [one for one in self.findings if one.kind is FindingKind.LATE and one.is_lost]
+        waited = sum(entry.event.watt_hours for entry in self.too_old)
+        return waited + sum(one.watt_hours for one in late)
+
+    def count(self, state: State) -> int:
+        """How many events are open in that state."""
+        return sum(entry.state is state for entry in self.open)
+
+
+def status(
+    pm: PowerManager, ledger: Place | None = None, clock: Callable[[], float] = time.time
+) -> Status:
+    """What the ledger says; ledger: the library's file by default. However many years there are, it takes as long."""
+    place = ledger or pm
+    links = links_of(place)
+    known = {device.id for device in pm.list_devices()}
+    with tables(place) as conn:
+        oldest = oldest_billable(clock())
+        entries = open_entries(conn)
+        last_run = setting(conn, _LAST_RUN)
+        last_good_run = setting(conn, _LAST_GOOD_RUN)
+        return Status(
+            setting(conn, "account"),
+            None if last_run is None else float(last_run),
+            None if last_good_run is None else float(last_good_run),
+            links,
+            sorted({link.device_id for link in links} - known),
+            [_customer_status(conn, customer) for customer in by_customer(links)],
+            [entry for entry in entries if entry.event.hour >= oldest],
+            [entry for entry in entries if entry.event.hour < oldest],
+            findings(conn),
+            customer_problems(conn),
+        )
+
+
+def _customer_status(conn: sqlite3.Connection, customer: str) -> CustomerStatus:
+    return CustomerStatus(customer, billed_wh(conn, customer), counts(conn, customer))
+
+
+# --- In one call
 
 
 def report(
-    pm: PowerManager, sink: UsageSink, *, until: Any = None, retry_refused: bool = False
+    pm: PowerManager,
+    sink: UsageSink,
+    *,
+    until: Any = None,
+    retry_refused: bool = False,
+    ledger: Place | None = None,
 ) -> Report:
-    """Bill every closed UTC hour to its customer, once: see Biller.report."""
-    return Biller(pm).report(sink, until=until, retry_refused=retry_refused)
+    """Bill every closed UTC hour to its customer, once: see Run.report."""
+    return Run(pm, ledger).report(sink, until=until, retry_refused=retry_refused)
 
 
 def create_usage_record(
@@ -192,23 +394,23 @@ def create_usage_record(
             from power_billing.stripe_sinks import sink_from
 
             sink = sink_from(os.environ, pm)
-        return Biller(pm).create_usage_record(sink, device_id, start, end)
+        return Run(pm).create_usage_record(sink, device_id, start, end)
 
 
 @contextlib.contextmanager
-def _only_run(pm: PowerManager) -> Iterator[None]:
-    """Let one run at a time use a file: revisions must go out in their order."""
-    if str(pm.db_path) == ":memory:":
+def one_run(place: Place) -> Iterator[None]:
+    """Let one run at a time use a ledger: revisions must go out in their order."""
+    if str(place.db_path) == ":memory:":
         yield
         return
-    path = f"{os.path.realpath(pm.db_path)}.billing.lock"
+    path = f"{os.path.realpath(place.db_path)}.billing.lock"
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BillingError(
-                f"{pm.db_path}: another run is under way: wait for it to end"
+                f"{place.db_path}: another run is under way: wait for it to end"
             ) from None
         yield
     finally:

@@ -2,6 +2,9 @@
 
 Stripe delivers an event at least once and in any order. So its id is stored in the same transaction as its effect, and
 what arrives late never undoes what is newer: a settled invoice stays settled, and a failure counts by its attempt.
+
+What else Stripe has to say about billing is noted for the next run with a key, which asks for the present state: a
+subscription that ended, a customer that was deleted, meter events that were refused after they had been taken.
 """
 
 from __future__ import annotations
@@ -11,40 +14,61 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import stripe
-
+from power_billing.customers import recheck_customer
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR
-from power_billing.keys import WEBHOOK_SECRET, Secret, is_set, read_secret
+from power_billing.keys import WEBHOOK_SECRET, Secret, is_set, read_secrets
 from power_billing.links import linked_devices
-from power_billing.tables import tables
+from power_billing.signatures import (
+    LATEST,
+    BadEvent,
+    BadSignature,
+    StripeEvent,
+    check_signature,
+    parse_event,
+    read_count,
+    read_id,
+)
+from power_billing.tables import LEDGER, LedgerFile, Place, tables
 from power_manager import NotFound, PowerEventType, PowerManager
 
-TOLERANCE = 300  # seconds between a signature's time and now, either way
+__all__ = [
+    "BadEvent",
+    "BadSignature",
+    "BillingError",
+    "WebhookSettings",
+    "handle",
+    "tell_due",
+    "verified",
+]
+
 POLICY = "POWER_BILLING_SHUTDOWN"
 GRACE = "POWER_BILLING_GRACE_HOURS"
 POLICIES = ("final_attempt", "first_failure")
 DEFAULT_GRACE_HOURS = 72.0  # a weekend
-_SETTLED = ("invoice.paid", "invoice.voided")  # a voided invoice is owed by nobody
+_MOST_ATTEMPTS = 1_000_000
 
-
-class BadSignature(BillingError):
-    """Not from Stripe, or not from now."""
-
-
-class BadEvent(BillingError):
-    """From Stripe, and not an event that a webhook endpoint like this one can take."""
+FAILED = "invoice.payment_failed"
+SETTLED = ("invoice.paid", "invoice.voided")  # a voided invoice is owed by nobody
+# Nobody will try again: the due date of an invoice that was sent by mail is over, or somebody has written it off.
+GIVEN_UP = ("invoice.overdue", "invoice.marked_uncollectible")
+CUSTOMER_CHANGED = ("customer.subscription.deleted", "customer.deleted")
+REFUSED_EVENTS = ("v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found")
 
 
 @dataclass(frozen=True)
 class WebhookSettings:
-    """policy: final_attempt (default; Stripe will not try again) or first_failure. grace_seconds: from then on."""
+    """What the environment says about webhooks.
 
-    secret: Secret
+    secrets: of each endpoint that Stripe knows here. policy: final_attempt (default; Stripe will not try again) or
+    first_failure. grace_seconds: from then on. ledger: the ledger's own file; None (default): the library's.
+    """
+
+    secrets: tuple[Secret, ...]
     policy: str = POLICIES[0]
     grace_seconds: float = DEFAULT_GRACE_HOURS * HOUR
+    ledger: Place | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> WebhookSettings | None:
@@ -56,15 +80,16 @@ class WebhookSettings:
                     f"{given[0]} is set and {WEBHOOK_SECRET} is not: set both, or neither"
                 )
             return None
-        policy, grace = (
-            environ.get(POLICY) or POLICIES[0],
-            environ.get(GRACE) or str(DEFAULT_GRACE_HOURS),
-        )
+        policy = environ.get(POLICY) or POLICIES[0]
+        grace = environ.get(GRACE) or str(DEFAULT_GRACE_HOURS)
         if policy not in POLICIES:
             raise BillingError(f"{POLICY}: expected {' or '.join(POLICIES)}, got {policy!r}")
         if not re.fullmatch(r"\d{1,4}(\.\d+)?", grace):
             raise BillingError(f"{GRACE}: expected hours from 0 to 9999, got {grace!r}")
-        return cls(read_secret(environ, WEBHOOK_SECRET), policy, float(grace) * HOUR)
+        secrets = read_secrets(environ, WEBHOOK_SECRET)
+        path = environ.get(LEDGER)
+        ledger = LedgerFile(path) if path else None
+        return cls(secrets, policy, float(grace) * HOUR, ledger)
 
 
 def verified(
@@ -72,138 +97,43 @@ def verified(
     body: bytes,
     signature: str | None,
     clock: Callable[[], float] = time.time,
-) -> dict[str, Any]:
+) -> StripeEvent:
     """The event in a delivery: the raw body, and its Stripe-Signature header. Needs no database.
 
     Raises BadSignature and BadEvent.
     """
-    try:
-        event = stripe.Webhook.construct_event(body, signature, settings.secret.reveal(), TOLERANCE)
-        found: dict[str, Any] = event.to_dict()
-    except stripe.SignatureVerificationError:
-        raise BadSignature("the signature is not Stripe's, or older than 5 minutes") from None
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:  # also a thin event of v2: parse_event_notification's
-        raise BadEvent(f"not a webhook event: {type(error).__name__}") from None
-    # The SDK looks at the past only: a header from the future could be kept and played back for long.
-    # Read as the SDK has read it: int() takes more than digits, and what it took is what was signed.
-    at = next(part.split("=")[1] for part in str(signature).split(",") if part.split("=")[0] == "t")
-    if int(at) > clock() + TOLERANCE:
-        raise BadSignature("the signature is dated more than 5 minutes ahead")
-    wrong = [
-        name
-        for name, kind in {"id": str, "created": int, "type": str}.items()
-        if type(found.get(name)) is not kind
-    ]
-    data = found.get("data")
-    if wrong or not isinstance(data, dict) or not isinstance(data.get("object"), dict):
-        raise BadEvent(
-            f"an event needs id, created, type and data.object: look at {wrong or 'data'}"
-        )
-    return found
+    check_signature(settings.secrets, body, signature, clock())
+    return parse_event(body)
 
 
 def handle(
     pm: PowerManager,
     settings: WebhookSettings,
-    event: Mapping[str, Any],
+    event: StripeEvent,
     clock: Callable[[], float] = time.time,
 ) -> str:
     """Take an event that is verified. Return what was done, for the log.
 
     Raises BadEvent and StorageError; then nothing is stored, and Stripe delivers it again.
     """
-    kind = str(event.get("type"))
-    if kind != "invoice.payment_failed" and kind not in _SETTLED:
-        return f"{kind}: not for this endpoint"
-    with tables(pm) as conn:
-        row = (str(event["id"]), kind, int(event["created"]))
-        if not conn.execute(
-            "INSERT OR IGNORE INTO billing_stripe_events VALUES (?, ?, ?)", row
-        ).rowcount:
-            return f"{kind} {event['id']}: known already"
-        invoice = event["data"]["object"]
-        customer = _id(invoice.get("customer"))
-        if customer is None or _id(invoice) is None:
-            raise BadEvent(f"{kind} {event['id']}: its invoice has no id or no customer")
-        conn.execute(
-            "INSERT OR IGNORE INTO billing_invoices (invoice, customer) VALUES (?, ?)",
-            (_id(invoice), customer),
-        )
-        if kind in _SETTLED:
-            conn.execute(
-                "UPDATE billing_invoices SET settled = 1 WHERE invoice = ?", (invoice["id"],)
-            )
-        else:
-            _fail(conn, invoice, int(event["created"]), settings)
-        _tell_due(
-            pm, conn, clock()
-        )  # before the next: another invoice may hold the devices from now on
-        if kind in _SETTLED:
-            _restore(pm, conn, invoice, customer)
-    return f"{kind} {event['id']}: taken"
+    take = _TAKES.get(event.type)
+    if take is None:
+        return f"{event.type}: not for this endpoint"
+    now = clock()
+    with tables(settings.ledger or pm) as conn:
+        sql = "INSERT OR IGNORE INTO billing_stripe_events VALUES (?, ?)"
+        created = now if event.thin else event.created
+        if not conn.execute(sql, (event.id, int(created))).rowcount:
+            return f"{event.type} {event.id}: known already"
+        done = take(pm, conn, settings, event, now)
+    return f"{event.type} {event.id}: {done}"
 
 
-def tell_due(pm: PowerManager, clock: Callable[[], float] = time.time) -> int:
-    """Record the shutdown events whose grace period is over; return how many. `report` does so at each run."""
-    now = clock()  # it may be Stripe's, over a network: not while the file is locked
-    with tables(pm) as conn:
-        return _tell_due(pm, conn, now)
+def tell_due(pm: PowerManager, conn: sqlite3.Connection, now: float) -> int:
+    """Record `shutdown` for the devices of customers whose grace period is over, once each; return how many.
 
-
-# --- Invoices
-
-
-def _id(value: Any) -> str | None:
-    """The id of an object that may come as its id alone."""
-    found = value.get("id") if isinstance(value, dict) else value
-    return found if isinstance(found, str) and found else None
-
-
-def _fail(
-    conn: sqlite3.Connection, invoice: dict[str, Any], created: int, settings: WebhookSettings
-) -> None:
-    """Note a failed attempt, and when the customer's devices are to be told unless the invoice is settled."""
-    sql = "SELECT attempt, attempt_at, first_failed_at, due_at FROM billing_invoices WHERE invoice = ?"
-    attempt, attempt_at, first, due = conn.execute(sql, (invoice["id"],)).fetchone()
-    first = created if first is None else min(first, created)
-    this = (int(invoice.get("attempt_count") or 0), created)
-    newest = this >= (attempt, attempt_at)
-    if settings.policy == "first_failure":
-        due = first + settings.grace_seconds
-    elif newest:
-        final = invoice.get("next_payment_attempt") is None
-        due = created + settings.grace_seconds if final else None
-    if newest:
-        attempt, attempt_at = this
-    conn.execute(
-        "UPDATE billing_invoices SET attempt = ?, attempt_at = ?, first_failed_at = ?, due_at = ? WHERE invoice = ?",
-        (attempt, attempt_at, first, due, invoice["id"]),
-    )
-
-
-def _restore(
-    pm: PowerManager, conn: sqlite3.Connection, invoice: dict[str, Any], customer: str
-) -> None:
-    """Tell the devices to come back after an invoice was settled, if no other one holds them."""
-    sql = "SELECT count(*) FROM billing_invoices WHERE customer = ? AND told AND NOT settled"
-    (unpaid,) = conn.execute(sql, (customer,)).fetchone()
-    if unpaid:
-        return
-    told = conn.execute(
-        "SELECT device_id FROM billing_shutdowns WHERE customer = ? ORDER BY 1", (customer,)
-    ).fetchall()
-    for (device_id,) in told:
-        note = f"billing: nothing is owed for {invoice['id']} any more"
-        _tell(pm, device_id, PowerEventType.RESTORE, note)
-    conn.execute("DELETE FROM billing_shutdowns WHERE customer = ?", (customer,))
-
-
-def _tell_due(pm: PowerManager, conn: sqlite3.Connection, now: float) -> int:
-    """Record `shutdown` for the devices of customers whose grace period is over, once each."""
+    `now` is Stripe's clock where it can be asked: before the transaction, for that may take long.
+    """
     sql = """SELECT invoice, customer FROM billing_invoices
         WHERE due_at <= ? AND NOT told AND NOT settled ORDER BY due_at"""
     hold = "INSERT OR IGNORE INTO billing_shutdowns VALUES (?, ?)"  # of one customer each: link() frees a device
@@ -217,6 +147,110 @@ def _tell_due(pm: PowerManager, conn: sqlite3.Connection, now: float) -> int:
     return recorded
 
 
+# --- Invoices
+
+
+def _take_invoice(
+    pm: PowerManager,
+    conn: sqlite3.Connection,
+    settings: WebhookSettings,
+    event: StripeEvent,
+    now: float,
+) -> str:
+    """An invoice failed, was given up, or was settled."""
+    invoice = read_id(event.object.get("id"), f"{event.id}: the invoice's id")
+    customer = _customer_of(event)
+    if customer is None:  # an account of API v2 pays it: no device is linked to one
+        return "its invoice has no customer; left alone"
+    if event.type == FAILED and event.object.get("collection_method") == "send_invoice":
+        # Somebody has tried a card on an invoice that came by mail, which may not even be due.
+        return "sent by mail: it counts when it is overdue"
+    sql = "INSERT OR IGNORE INTO billing_invoices (invoice, customer) VALUES (?, ?)"
+    conn.execute(sql, (invoice, customer))
+    if event.type in SETTLED:
+        conn.execute("UPDATE billing_invoices SET settled = 1 WHERE invoice = ?", (invoice,))
+    elif event.type in GIVEN_UP:
+        _give_up(conn, invoice, event.created)
+    else:
+        _fail(conn, invoice, event)
+    _set_due(conn, invoice, settings)
+    tell_due(pm, conn, now)  # before the next: another invoice may hold the devices from now on
+    if event.type in SETTLED:
+        _restore(pm, conn, invoice, customer)
+    return "taken"
+
+
+def _customer_of(event: StripeEvent) -> str | None:
+    """The customer of an object, which may come as its id or whole; None where Stripe says null."""
+    found = event.object.get("customer")
+    if found is None:
+        return None
+    if isinstance(found, dict):
+        found = found.get("id")
+    return read_id(found, f"{event.id}: customer")
+
+
+def _give_up(conn: sqlite3.Connection, invoice: str, at: int) -> None:
+    """Note since when nobody will try again."""
+    sql = """UPDATE billing_invoices SET given_up_at = min(coalesce(given_up_at, :at), :at)
+        WHERE invoice = :invoice"""
+    conn.execute(sql, {"at": at, "invoice": invoice})
+
+
+def _fail(conn: sqlite3.Connection, invoice: str, event: StripeEvent) -> None:
+    """Note a failed attempt; of two the later one counts."""
+    attempt = event.object.get("attempt_count")
+    attempt = (
+        0 if attempt is None else read_count(attempt, f"{event.id}: attempt_count", _MOST_ATTEMPTS)
+    )
+    following = event.object.get("next_payment_attempt")
+    if following is not None:
+        read_count(following, f"{event.id}: next_payment_attempt", LATEST)
+    values = {
+        "invoice": invoice,
+        "at": event.created,
+        "attempt": attempt,
+        "is_last": following is None,
+    }
+    sql = """UPDATE billing_invoices SET first_failed_at = min(coalesce(first_failed_at, :at), :at)
+        WHERE invoice = :invoice"""
+    conn.execute(sql, values)
+    sql = """UPDATE billing_invoices SET attempt = :attempt, attempt_at = :at, attempt_is_last = :is_last
+        WHERE invoice = :invoice AND (attempt, attempt_at) <= (:attempt, :at)"""
+    conn.execute(sql, values)
+
+
+def _set_due(conn: sqlite3.Connection, invoice: str, settings: WebhookSettings) -> None:
+    """Work out when the customer's devices are to be told, from all that is known of the invoice."""
+    sql = """SELECT attempt_at, attempt_is_last, first_failed_at, given_up_at FROM billing_invoices
+        WHERE invoice = ?"""
+    attempt_at, attempt_is_last, first_failed_at, given_up_at = conn.execute(
+        sql, (invoice,)
+    ).fetchone()
+    since = []
+    if given_up_at is not None:
+        since.append(given_up_at)
+    if first_failed_at is not None and settings.policy == "first_failure":
+        since.append(first_failed_at)
+    if attempt_is_last and settings.policy == "final_attempt":
+        since.append(attempt_at)
+    due_at = min(since) + settings.grace_seconds if since else None
+    conn.execute("UPDATE billing_invoices SET due_at = ? WHERE invoice = ?", (due_at, invoice))
+
+
+def _restore(pm: PowerManager, conn: sqlite3.Connection, invoice: str, customer: str) -> None:
+    """Tell the devices to come back after an invoice was settled, if no other one holds them."""
+    sql = "SELECT count(*) FROM billing_invoices WHERE customer = ? AND told AND NOT settled"
+    (unpaid,) = conn.execute(sql, (customer,)).fetchone()
+    if unpaid:
+        return
+    sql = "SELECT device_id FROM billing_shutdowns WHERE customer = ? ORDER BY device_id"
+    for (device_id,) in conn.execute(sql, (customer,)).fetchall():
+        note = f"billing: nothing is owed for {invoice} any more"
+        _tell(pm, device_id, PowerEventType.RESTORE, note)
+    conn.execute("DELETE FROM billing_shutdowns WHERE customer = ?", (customer,))
+
+
 def _tell(pm: PowerManager, device_id: str, kind: PowerEventType, note: str) -> bool:
     """Record an event of a device; return whether it is still there: a deleted one has nothing to be told."""
     try:
@@ -224,3 +258,44 @@ def _tell(pm: PowerManager, device_id: str, kind: PowerEventType, note: str) -> 
     except NotFound:
         return False
     return True
+
+
+# --- Noted for the next run
+
+
+def _take_customer(
+    _pm: PowerManager,
+    conn: sqlite3.Connection,
+    _settings: WebhookSettings,
+    event: StripeEvent,
+    _now: float,
+) -> str:
+    """A subscription or a customer is gone: whether its usage still reaches an invoice, only Stripe can say."""
+    customer = event.object.get("id") if event.type == "customer.deleted" else _customer_of(event)
+    if customer is None:
+        return "no customer; left alone"
+    customer = read_id(customer, f"{event.id}: customer")
+    if not linked_devices(conn, customer):
+        return "nobody's usage is billed to it"
+    recheck_customer(conn, customer)
+    return "the next report looks at the customer"
+
+
+def _take_error_report(
+    _pm: PowerManager,
+    conn: sqlite3.Connection,
+    _settings: WebhookSettings,
+    event: StripeEvent,
+    now: float,
+) -> str:
+    """Stripe has refused meter events that it had taken; which ones, only the whole event says."""
+    conn.execute("INSERT OR IGNORE INTO billing_error_reports VALUES (?, ?)", (event.id, now))
+    return "the next report fetches it"
+
+
+_Take = Callable[[PowerManager, sqlite3.Connection, WebhookSettings, StripeEvent, float], str]
+_TAKES: dict[str, _Take] = {
+    **dict.fromkeys((FAILED, *SETTLED, *GIVEN_UP), _take_invoice),
+    **dict.fromkeys(CUSTOMER_CHANGED, _take_customer),
+    **dict.fromkeys(REFUSED_EVENTS, _take_error_report),
+}

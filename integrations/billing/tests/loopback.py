@@ -1,7 +1,19 @@
-"""A loopback Stripe: the billing-meter part of the API, as strict as Stripe is, in memory.
+"""A loopback Stripe: the part of the API that bills usage, as strict as Stripe's documentation is, in memory.
 
 `Loopback.handle` is the server as a function: FakeTransport calls it for stripe-python in this process, `serve` puts
-it on a port of 127.0.0.1. What it cannot show: Stripe's real aggregation, invoices, asynchronous errors, live limits.
+it on a port of 127.0.0.1. Written from these pages of docs.stripe.com and from the OpenAPI description of
+2026-09-30.endive:
+
+meters, events, summaries   api/billing/meter, api/billing/meter-event, api/billing/meter-event-summary,
+                            billing/subscriptions/usage-based/recording-usage-api (windows, digits, negative values)
+the v2 stream               api/v2/billing/meter-event-stream
+errors found later          api/v2/core/events/object, event-destinations#thin-events: an event of a customer that there
+                            is not is taken, and reported afterwards
+keys of repeated requests   api/idempotent_requests
+customers to subscriptions  see loopback_catalog
+
+What it cannot show: Stripe's real aggregation, invoices, how soon and with how many samples errors are reported, live
+limits.
 """
 
 from __future__ import annotations
@@ -12,7 +24,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,15 +31,14 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import stripe
+from loopback_catalog import PAGE, Catalog, page
+from loopback_schema import Answer, Refusal, Schema, check, flat
 
 KEY = "sk_test_51LoopbackOnlyNoRealAccount"
+KEY_LIVE = "sk_live_51LoopbackOnlyNoRealAccount"
 DAY = 86_400
 _PAST = 35 * DAY
 _FUTURE = 5 * 60
-Schema = dict[
-    str, tuple[bool, str]
-]  # by flat name: whether it must be there, and what its text must match
-
 METER: Schema = {
     "display_name": (True, r".{1,250}"),
     "event_name": (True, r".{1,100}"),
@@ -38,11 +48,7 @@ METER: Schema = {
     "customer_mapping[event_payload_key]": (False, r".{1,100}"),
     "value_settings[event_payload_key]": (False, r".{1,100}"),
 }
-LIST: Schema = {
-    "limit": (False, r"[1-9]\d?|100"),
-    "starting_after": (False, r".+"),
-    "status": (False, r"active|inactive"),
-}
+LIST: Schema = {**PAGE, "status": (False, r"active|inactive")}
 EVENT: Schema = {
     "event_name": (True, r".{1,100}"),
     "identifier": (False, r".{1,100}"),
@@ -52,11 +58,11 @@ EVENT: Schema = {
 }
 STREAM_EVENT: Schema = {**EVENT, "timestamp": (False, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")}
 SUMMARIES: Schema = {
+    **PAGE,
     "customer": (True, r"cus_\w+"),
     "start_time": (True, r"\d{1,12}"),
     "end_time": (True, r"\d{1,12}"),
     "value_grouping_window": (False, r"day|hour"),
-    "limit": (False, r"[1-9]\d?|100"),
 }
 
 
@@ -64,62 +70,36 @@ class Lost(Exception):
     """The connection ends without an answer."""
 
 
-@dataclass
-class Refusal(Exception):
-    """An answer of Stripe's that is an error."""
-
-    status: int
-    message: str
-    param: str | None = None
-    code: str | None = None
-    type: str = "invalid_request_error"
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def answer(self) -> Answer:
-        """The error as Stripe writes it."""
-        parts = {"type": self.type, "message": self.message, "param": self.param, "code": self.code}
-        return (
-            self.status,
-            {"error": {k: v for k, v in parts.items() if v is not None}},
-            self.headers,
-        )
-
-
-Answer = tuple[int, Any, dict[str, str]]
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """JSON as flat names, like those of a form: {"a": {"b": 1}} is {"a[b]": 1}."""
-    if isinstance(value, dict):
-        parts = [flat(part, f"{name}[{key}]" if name else key) for key, part in value.items()]
-        return {key: text for part in parts for key, text in part.items()}
-    return {name: value}
-
-
-def check(schema: Schema, values: dict[str, Any]) -> None:
-    """Raise what Stripe answers to a missing, an unknown, or a wrong parameter."""
-    for name, text in values.items():
-        if name not in schema:
-            raise Refusal(400, f"Received unknown parameter: {name}", name, "parameter_unknown")
-        if not isinstance(text, str) or not re.fullmatch(schema[name][1], text):
-            raise Refusal(400, f"Invalid {name}: {text!r}", name, "parameter_invalid")
-    for name, (required, _) in schema.items():
-        if required and name not in values:
-            raise Refusal(400, f"Missing required param: {name}.", name, "parameter_missing")
-
-
 class Loopback:
     """The server. `faults` are taken one a POST of events: see _fault. `clock` is Stripe's, which is right.
 
     newest_by: whether the newest event of an hour is the last received, or the one with the latest timestamp.
+    knows_customers: whether it looks, after it has taken an event, for the customer; otherwise every customer exists,
+    and is subscribed.
+    livemode: one with a key and objects of its own, as live and test mode have at Stripe.
     """
 
-    def __init__(self, clock: Callable[[], float], newest_by: str = "receipt") -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        newest_by: str = "receipt",
+        *,
+        knows_customers: bool = False,
+        livemode: bool = False,
+    ) -> None:
         self.clock, self.newest_by = clock, newest_by
         self.retry_after = "3"  # seconds, or a date
-        self.key = KEY  # the one that is taken
+        self.key = KEY_LIVE if livemode else KEY  # the one that is taken
+        self.forbidden: tuple[str, ...] = ()  # paths that a restricted key may not use
+        self.broken: tuple[str, ...] = ()  # paths that fail
         self.faults: deque[str] = deque()
         self.meters: dict[str, dict[str, Any]] = {}
+        self.catalog = Catalog(clock, self.meters, livemode, not knows_customers)
+        self.knows_customers = knows_customers
+        self.errors: list[dict[str, Any]] = []  # of events that were taken; not reported yet
+        self.errors_name = "identifier"  # by what a report names an event: also "idempotency_key"
+        self.v2_events: dict[str, dict[str, Any]] = {}
+        self.livemode = livemode
         self.events: list[dict[str, Any]] = []  # accepted, in order
         self.requests: list[tuple[str, str]] = []
         self.idempotency_keys: list[str] = []  # of every POST that had one, repetitions too
@@ -135,7 +115,7 @@ class Loopback:
         """What the hourly window leaves of the events: the newest of each hour."""
         found: dict[int, tuple[tuple[int, int], int]] = {}
         for order, event in enumerate(self.events):
-            if event["customer"] == customer:
+            if event["customer"] == customer and not event.get("dropped"):
                 rank = (event["timestamp"] if self.newest_by == "timestamp" else 0, order)
                 hour = event["timestamp"] // 3600
                 if hour not in found or rank > found[hour][0]:
@@ -145,6 +125,47 @@ class Loopback:
     def billed(self, customer: str) -> int:
         """The sum that an invoice would have."""
         return sum(self.hours(customer).values())
+
+    def report_errors(self, samples: int = 10) -> dict[str, Any]:
+        """Report what was found wrong since the last report: the thin event, as a destination gets it."""
+        found, self.errors = self.errors, []
+        types = []
+        for code in dict.fromkeys(error["code"] for error in found):
+            of_code = [error for error in found if error["code"] == code]
+            sample_errors = [
+                {
+                    "error_message": error["message"],
+                    "request": {"identifier": error[self.errors_name]},
+                }
+                for error in of_code[:samples]
+            ]
+            types.append(
+                {"code": code, "error_count": len(of_code), "sample_errors": sample_errors}
+            )
+        meter = next(iter(self.meters))
+        now = datetime.fromtimestamp(self.clock(), timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        thin: dict[str, Any] = {
+            "id": f"evt_loop{len(self.v2_events) + 1}",
+            "object": "v2.core.event",
+            "type": "v1.billing.meter.error_report_triggered",
+            "livemode": self.livemode,
+            "created": now,
+            "context": None,
+            "reason": None,
+            "related_object": {
+                "id": meter,
+                "type": "billing.meter",
+                "url": f"/v1/billing/meters/{meter}",
+            },
+        }
+        data = {
+            "developer_message_summary": f"There are {len(found)} invalid events",
+            "reason": {"error_count": len(found), "error_types": types},
+            "validation_start": now,
+            "validation_end": now,
+        }
+        self.v2_events[thin["id"]] = {**thin, "data": data}
+        return thin
 
     # --- The server
 
@@ -168,13 +189,17 @@ class Loopback:
             )
         if not stream and token != self.key:
             raise Refusal(401, f"Invalid API Key provided: {token[:8]}****{token[-4:]}")
+        if path.startswith(self.forbidden):
+            raise Refusal(403, "The provided key does not have the required permissions.")
+        if path.startswith(self.broken):
+            raise Refusal(500, "as told", type="api_error")
         if "stripe-version" not in headers:
             raise Refusal(400, "no Stripe-Version")
         fault = self.faults.popleft() if path in _EVENT_PATHS and self.faults else ""
         self._fault(fault, "before")
         try:
             if path.startswith("/v2/"):
-                return self._v2(path, headers, body)
+                return self._v2(method, path, headers, body)
             query = dict(parse_qsl(urlsplit(url).query, strict_parsing=bool(urlsplit(url).query)))
             return self._idempotent(method, path, headers, body, query)
         finally:  # whatever the answer was, it does not arrive
@@ -208,7 +233,7 @@ class Loopback:
         """A POST under a key that is known is answered as before; with other parameters it is an error."""
         key = headers.get("idempotency-key")
         if method != "POST" or key is None:
-            return self._v1(method, path, query)
+            return self._v1(method, path, query, "")
         self.idempotency_keys.append(key)
         if headers.get("content-type") != "application/x-www-form-urlencoded":
             raise Refusal(400, "a v1 body is a form")
@@ -219,19 +244,22 @@ class Loopback:
                               type="idempotency_error")  # fmt: skip
             return answer[0], answer[1], {"Idempotent-Replayed": "true"}
         values = dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True))
-        answer = self._v1(method, path, values)  # what is refused here is not kept
+        answer = self._v1(method, path, values, key)  # what is refused here is not kept
         self._replies[key] = ((path, body), answer)
         return answer
 
-    def _v1(self, method: str, path: str, values: dict[str, str]) -> Answer:
+    def _v1(self, method: str, path: str, values: dict[str, str], key: str) -> Answer:
+        of_catalog = self.catalog.answer(method, path, values)
+        if of_catalog is not None:
+            return of_catalog
         if (method, path) == ("POST", "/v1/billing/meters"):
             return 200, self._make_meter(values), {}
         if (method, path) == ("GET", "/v1/billing/meters"):
             check(LIST, values)
-            return 200, self._page(path, values), {}
+            return 200, page(path, list(self.meters.values())[::-1], values), {}
         if (method, path) == ("POST", "/v1/billing/meter_events"):
             check(EVENT, values)
-            return 200, self._take(values, int(values.get("timestamp", self.clock()))), {}
+            return 200, self._take(values, int(values.get("timestamp", self.clock())), key), {}
         found = re.fullmatch(r"/v1/billing/meters/(\w+)(/event_summaries)?", path)
         if method != "GET" or found is None:
             raise Refusal(404, f"Unrecognized request URL ({method}: {path}).")
@@ -242,29 +270,16 @@ class Loopback:
             (200, self._summaries(path, meter["id"], values), {}) if found[2] else (200, meter, {})
         )
 
-    def _page(self, path: str, values: dict[str, str]) -> dict[str, Any]:
-        """A page of the meters, the newest first, as Stripe lists."""
-        ids = list(self.meters)[::-1]
-        begin = ids.index(values["starting_after"]) + 1 if "starting_after" in values else 0
-        page = ids[begin : begin + int(values.get("limit", "10"))]
-        more = begin + len(page) < len(ids)
-        return {
-            "object": "list",
-            "url": path,
-            "has_more": more,
-            "data": [self.meters[id_] for id_ in page],
-        }
-
     def _make_meter(self, values: dict[str, str]) -> dict[str, Any]:
         check(METER, values)
         if any(meter["event_name"] == values["event_name"] for meter in self.meters.values()):
             raise Refusal(400, "There is already an active meter for that event name", "event_name")
         meter: dict[str, Any] = {
-            "id": f"mtr_test_{len(self.meters) + 1}",
+            "id": f"mtr_{'live' if self.livemode else 'test'}_{len(self.meters) + 1}",
             "object": "billing.meter",
             "created": int(self.clock()),
             "updated": int(self.clock()),
-            "livemode": False,
+            "livemode": self.livemode,
             "status": "active",
             "status_transitions": {"deactivated_at": None},
             "display_name": values["display_name"],
@@ -277,7 +292,7 @@ class Loopback:
         self.meters[meter["id"]] = meter
         return meter
 
-    def _take(self, values: dict[str, str], timestamp: int) -> dict[str, Any]:
+    def _take(self, values: dict[str, str], timestamp: int, key: str) -> dict[str, Any]:
         """Validate an event against the meter, the window and what was sent before, and keep it."""
         now, name, text = self.clock(), values["event_name"], values["payload[value]"]
         if not any(
@@ -309,6 +324,7 @@ class Loopback:
             "customer": customer,
             "value": int(text),
         }
+        self._look_for_customer(event, key)
         self.events.append(event)
         payload = {"stripe_customer_id": customer, "value": text}
         return {
@@ -316,24 +332,51 @@ class Loopback:
             "livemode": False, "payload": payload, "timestamp": timestamp,
         }  # fmt: skip
 
+    def _look_for_customer(self, event: dict[str, Any], key: str) -> None:
+        """What Stripe finds wrong only after it has taken an event: it counts for nobody."""
+        customers = self.catalog.objects["customer"]
+        if not self.knows_customers or "created" in customers.get(event["customer"], {}):
+            return
+        event["dropped"] = True
+        self.errors.append(
+            {
+                "code": "meter_event_customer_not_found",
+                "message": f"The customer {event['customer']} was not found.",
+                "identifier": event["identifier"],
+                "idempotency_key": key,
+            }
+        )
+
     def _summaries(self, path: str, meter_id: str, values: dict[str, str]) -> dict[str, Any]:
         check(SUMMARIES, values)
         if not self.summaries_work:
             raise Refusal(500, "summaries are down", type="api_error")
         start, end = int(values["start_time"]), int(values["end_time"])
-        if start % 3600 or end % 3600 or end <= start:
-            raise Refusal(400, "start_time and end_time must align with the hour", "start_time")
-        hours = self.hours(values["customer"])
+        window = values.get("value_grouping_window")
+        step = {"hour": 3600, "day": DAY, None: 60}[window]
+        if start % step or end % step or end <= start:
+            raise Refusal(400, f"start_time and end_time must align with {step} s", "start_time")
+        sums: dict[int, int] = {}
+        for hour, value in self.hours(values["customer"]).items():
+            if start <= hour * 3600 < end:
+                begin = start if window is None else hour * 3600 // step * step
+                sums[begin] = sums.get(begin, 0) + value
         data = [
             {
-                "id": f"mtrsum_{hour}", "object": "billing.meter_event_summary", "livemode": False, "meter": meter_id,
-                "aggregated_value": float(value), "start_time": hour * 3600, "end_time": (hour + 1) * 3600,
+                "id": f"mtrsum_{begin}", "object": "billing.meter_event_summary", "livemode": self.livemode,
+                "meter": meter_id, "aggregated_value": float(sums[begin]), "start_time": begin,
+                "end_time": end if window is None else begin + step,
             }
-            for hour, value in hours.items() if start <= hour * 3600 < end
+            for begin in sorted(sums, reverse=True)
         ]  # fmt: skip
-        return {"object": "list", "url": path, "has_more": False, "data": data}
+        return page(path, data, values)
 
-    def _v2(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
+    def _v2(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        event = re.fullmatch(r"/v2/core/events/(\w+)", path)
+        if event is not None and method == "GET":
+            if event[1] not in self.v2_events:
+                raise Refusal(404, f"No such event: {event[1]}", code="not_found")
+            return 200, self.v2_events[event[1]], {}
         if headers.get("content-type") != "application/json":
             raise Refusal(400, "a v2 body is JSON")
         if path == "/v2/billing/meter_event_session":
@@ -354,7 +397,7 @@ class Loopback:
         for values in parsed:
             at = int(datetime.fromisoformat(values["timestamp"].replace("Z", "+00:00")).timestamp())
             try:
-                self._take(values, at)
+                self._take(values, at, "")
             except Refusal:  # the stream says nothing of what it finds wrong later
                 continue
         return 200, {}, {}

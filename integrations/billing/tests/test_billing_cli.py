@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,14 +15,16 @@ from typing import Any
 
 import pytest
 from loopback import KEY, Loopback, serve
-from power_billing import ledger
-from power_billing.cli import _COMMANDS, main
+from power_billing import cli as cli_module
+from power_billing import commands_links, sender
+from power_billing import outbox as outbox_module
+from power_billing.cli import main
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
-from power_billing.ledger import Entry, outbox
-from power_billing.stripe_sinks import API_URL
+from power_billing.outbox import Entry
+from power_billing.stripe_client import API_URL
 from power_billing.tables import tables
-from world import CUSTOMER
+from world import CUSTOMER, outbox
 
 from power_manager import PowerManager
 
@@ -83,12 +86,14 @@ def linked(cli: Cli) -> None:
 def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
     """Every command in turn, with what it prints."""
     out, _ = cli("setup")
-    assert "meter mtr_test_1 is ready" in out
-    assert '"recurring[meter]=mtr_test_1"' in out
+    assert out == "meter: mtr_test_1 (made)\n"
     out, _ = cli(
         "link", "edge", "--customer", CUSTOMER, "--since", iso(cli.hour - 10), "--types", "main,ups"
     )
-    assert out == f"edge: billed to {CUSTOMER} from {iso(cli.hour - 10)} on (main, ups)\n"
+    assert out.splitlines() == [
+        f"edge: billed to {CUSTOMER} from {iso(cli.hour - 10)} on (main, ups)",
+        f"{CUSTOMER}: its usage reaches an invoice",
+    ]
     out, _ = cli("report", "--dry-run")
     assert out.splitlines()[-1] == "dry run: 3 hours would be sent"
     assert stripe_url[0].events == []
@@ -125,8 +130,8 @@ def test_hours_that_are_left_make_the_exit_code_1(
     assert stripe_url[0].billed(CUSTOMER) == 31
 
 
-def test_what_came_to_light_too_late_is_listed(cli: Cli) -> None:
-    """By status, with its watt-hours."""
+def test_what_came_to_light_too_late_is_said_until_it_is_accepted(cli: Cli, tmp_path: Path) -> None:
+    """By the job that runs, with exit code 1, and by status, with its watt-hours."""
     linked(cli)
     old = cli.hour - 40 * 24
     with PowerManager(cli.db) as pm:
@@ -134,11 +139,20 @@ def test_what_came_to_light_too_late_is_listed(cli: Cli) -> None:
             conn.execute("UPDATE billing_links SET from_hour = ?", (old - 5,))
         for second in (600, 2040):
             pm.log_power(cli.meter, 10.0, 1.0, timestamp=old * 3600 + second)
+    late = f"cannot be billed: {CUSTOMER} edge {iso(old)} +4.000 Wh came to light too late"
+    report = ("report", "--sink", "csv", "--csv", str(tmp_path / "usage.csv"))
+    out, _ = cli(*report, code=1)
+    assert late in out
+    assert "3 hours sent, 0 left" in out
+    assert late in cli("status")[0]
+    assert late in cli("resolve", code=1)[0]
     assert (
-        f"cannot be billed: {CUSTOMER} {iso(old)} +4.000 Wh that came to light too late"
-        in cli("status")[0]
+        "0 hours stay as the biller has them, 1 losses accepted"
+        in cli("resolve", "--keep", "--all")[0]
     )
-    assert "si_9, main+battery+ups" in cli("status")[0]
+    assert late not in cli(*report)[0], "somebody has said that it is to stay so"
+    assert f"{late}; accepted" in cli("status")[0]
+    assert cli("resolve")[0] == "nothing to decide\n"
 
 
 def test_a_deleted_device_is_said(cli: Cli, tmp_path: Path) -> None:
@@ -149,9 +163,10 @@ def test_a_deleted_device_is_said(cli: Cli, tmp_path: Path) -> None:
     with PowerManager(cli.db) as pm:
         pm.delete_device("edge")
     out, _ = cli(*report)
-    assert out == "0 hours sent, 0 left\n"
+    assert f"stays billed: {CUSTOMER} edge " in out
+    assert out.endswith("\n0 hours sent, 0 left\n")
     out, _ = cli("status")
-    assert f"edge: {CUSTOMER}, si_9, main+battery+ups, from " in out
+    assert f"edge: {CUSTOMER}, si_9, all that counts, from " in out
     assert "deleted: what was billed of it stays billed\n" in out
 
 
@@ -171,7 +186,7 @@ def test_status_reads_no_more_of_the_outbox_than_is_open(
         made.append(Entry(*parts))
         return made[-1]
 
-    monkeypatch.setattr(ledger, "Entry", entry)
+    monkeypatch.setattr(outbox_module, "Entry", entry)
     out, _ = cli("status")
     assert f"{CUSTOMER}: 0 Wh in all; events: 1 refused, 2999 sent\n" in out
     assert f"too old to be billed: {CUSTOMER}:power_watt_hours:{iso(0)}:0" in out
@@ -198,9 +213,10 @@ def test_report_tells_the_devices_whose_grace_period_is_over(
 
 
 def test_a_clock_that_is_ahead_ends_no_grace_period(
-    cli: Cli, stripe_url: tuple[Loopback, str]
+    cli: Cli, stripe_url: tuple[Loopback, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stripe's clock counts: this machine's is four days ahead of it, and then both are right."""
+    monkeypatch.setattr(sender, "PAUSES", ())
     server, told = stripe_url[0], "shut down"
     server.clock = lambda: time.time() - 4 * 86_400
     cli("setup")
@@ -215,20 +231,130 @@ def test_a_clock_that_is_ahead_ends_no_grace_period(
     assert f"1 devices told to {told}" in cli("report")[0]
 
 
+def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where main and ups may measure the same energy; --types and --yes are one, and a yes on a terminal."""
+    with PowerManager(cli.db) as pm:
+        pm.add_meter("edge", "ups", name="Rack UPS")
+    arguments = ("link", "edge", "--customer", CUSTOMER)
+    out, err = cli(*arguments, code=1)
+    assert "31.500 Wh in the last 24 hours" in out
+    assert "ups Rack UPS: 0.000 Wh, not counted: the main meter measures it already" in out
+    assert "edge: 31.500 Wh would be billed of the last 24 hours" in out
+    assert "choose by --types. Bill it like that? There is no terminal to ask: give --yes" in err
+    assert "edge" not in cli("status")[0]
+    monkeypatch.setattr(commands_links, "confirm", lambda *_: None)
+    assert "(all that counts)" in cli(*arguments)[0]
+    cli("unlink", "edge")
+    monkeypatch.undo()
+    out, _ = cli(*arguments, "--since", iso(cli.hour - 1), "--yes")
+    assert f"from {iso(cli.hour - 1)} on" in out
+    cli("unlink", "edge")
+    assert "(main)" in cli(*arguments, "--types", "main", "--since", iso(cli.hour + 1), code=0)[0]
+
+
+def test_status_as_json_says_the_same(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+    """For programs, with hours as text."""
+    cli("setup")
+    linked(cli)
+    stripe_url[0].faults.extend(["400-before"])
+    cli("report", code=1)
+    now = json.loads(cli("status", "--json")[0])
+    assert now["account"] == "stripe:mtr_test_1"
+    assert now["customers"] == [
+        {"customer": CUSTOMER, "billed_wh": 31, "events": {"refused": 1, "sent": 2}}
+    ]
+    assert [(row["hour"], row["state"]) for row in now["open"]] == [(iso(cli.hour - 4), "refused")]
+    assert now["links"][0]["types"] is None
+    assert now["last_good_run"] is None
+    assert now["last_run"] == pytest.approx(time.time(), abs=60)
+
+
+def test_metrics_are_written_whole(cli: Cli, tmp_path: Path) -> None:
+    """For the node exporter: readable by others, and nothing else is left beside it."""
+    linked(cli)
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    file = folder / "billing.prom"
+    report = ("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"), "--metrics", str(file))
+    cli(*report)
+    text = file.read_text()
+    assert f'power_billing_billed_watt_hours{{customer="{CUSTOMER}"}} 31\n' in text
+    assert 'power_billing_open_events{state="conflict"} 0\n' in text
+    assert "# TYPE power_billing_lost_watt_hours gauge\n" in text
+    assert [path.name for path in folder.iterdir()] == ["billing.prom"]
+    assert file.stat().st_mode & 0o777 == 0o644
+    folder.chmod(0o500)
+    cli("status", "--metrics", str(tmp_path / "missing" / "x.prom"), code=1)
+    folder.chmod(0o700)
+
+
+def test_a_quiet_report_says_nothing_where_all_is_well(cli: Cli, tmp_path: Path) -> None:
+    """A timer's mail is read only if it comes seldom."""
+    linked(cli)
+    report = ("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"), "--quiet")
+    assert cli(*report) == ("", "")
+    (tmp_path / "u.csv").unlink()
+    out, _ = cli(*report, code=1)
+    assert f"differs: {CUSTOMER} " in out
+    assert "sent 31 Wh, the biller has 0 Wh" in out or out.count("differs:") == 2
+
+
+def test_reconcile_lists_and_repairs(cli: Cli, tmp_path: Path) -> None:
+    """A deleted CSV file is written anew."""
+    linked(cli)
+    to_csv = ("--sink", "csv", "--csv", str(tmp_path / "u.csv"))
+    cli("report", *to_csv)
+    assert "0 differences" in cli("reconcile", *to_csv)[0]
+    (tmp_path / "u.csv").unlink()
+    out, _ = cli("reconcile", *to_csv, code=1)
+    assert f"  {iso(cli.hour - 4)} the biller has 0 Wh; revision 0 of 10 Wh sent" in out
+    assert "3 differences" in out
+    assert "3 of 3 hours repaired" in cli("reconcile", "--repair", *to_csv)[0]
+    assert "0 hours sent, 0 left" in cli("report", *to_csv)[0]
+
+
+def test_a_conflict_is_listed_and_decided(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+    """By report, by resolve, and by the two ways that there are."""
+    server = stripe_url[0]
+    cli("setup")
+    linked(cli)
+    for back, value in ((4, 77), (3, 88)):
+        hour = cli.hour - back
+        identifier = f"{CUSTOMER}:power_watt_hours:{iso(hour)}:0"
+        event = {"identifier": identifier, "timestamp": hour * 3600, "customer": CUSTOMER}
+        server.events.append({**event, "value": value})
+        server._identifiers[identifier] = time.time()
+    out, _ = cli("report", code=1)
+    assert "1 hours sent, 2 left" in out
+    assert "conflict: " in out
+    out, _ = cli("resolve", code=1)
+    rows = [line.split()[:4] for line in out.splitlines()[1:]]
+    assert rows == [
+        [CUSTOMER, iso(cli.hour - 4), "10", "77"],
+        [CUSTOMER, iso(cli.hour - 3), "11", "88"],
+    ]
+    with pytest.raises(SystemExit):
+        cli("resolve", "--keep")
+    assert "1 hours stay" in cli("resolve", "--keep", "--hour", iso(cli.hour - 4))[0]
+    assert "1 hours go out" in cli("resolve", "--send", "--customer", CUSTOMER)[0]
+    assert "1 hours sent, 0 left" in cli("report")[0]
+    assert server.billed(CUSTOMER) == 77 + 11 + 10
+
+
 def test_ctrl_c_is_exit_code_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the shell has it."""
 
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(_COMMANDS, "status", interrupt)
+    monkeypatch.setattr(cli_module, "make_parser", interrupt)
     cli("status", code=130)
 
 
 def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed without the extra, it says what to install."""
     monkeypatch.setenv(API_KEY, KEY)
-    monkeypatch.delitem(sys.modules, "power_billing.stripe_sinks")
+    monkeypatch.delitem(sys.modules, "power_billing.stripe_client", raising=False)
     monkeypatch.setitem(sys.modules, "stripe", None)
     assert (
         "power-billing: stripe is not installed: pip install '.[billing]'"
@@ -257,16 +383,16 @@ def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
             "STRIPE_API_KEY or STRIPE_API_KEY_FILE (a file that holds it): neither is set",
         ),
         (["setup"], "neither is set"),
-        (["report", "--sink", "csv"], "--sink csv and --csv FILE go together"),
-        (["report", "--csv", "x"], "--sink csv and --csv FILE go together"),
-        (["link", "nobody", "--customer", "cus_1"], "no device has the id 'nobody'"),
+        (
+            ["link", "nobody", "--customer", "cus_1"],
+            "no device nobody: `power-manager devices` lists them",
+        ),
         (["link", "edge", "--customer", "cus_..."], "customer: expected an id of Stripe's"),
         (
             ["link", "edge", "--customer", "cus_1", "--types", "sun"],
-            "types: expected some of main, battery, ups",
+            "types: expected some of main, battery, solar, ups",
         ),
         (["unlink", "edge"], "edge: not linked"),
-        (["report", "--until", "noon", "--dry-run"], "until: expected an aware datetime"),
     ],
 )
 def test_errors_are_one_line(
@@ -287,11 +413,32 @@ def test_a_database_that_is_not_there_is_not_made(cli: Cli) -> None:
     assert not cli.db.exists()
 
 
-def test_wrong_usage_is_exit_code_2(cli: Cli) -> None:
-    """As argparse has it."""
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bill-everybody"], "unknown command 'bill-everybody'"),
+        (["report", "--until", "noon", "--dry-run"], "expected a time from 1970 to 2200"),
+        (["report", "--sink", "csv"], "--sink csv and --csv FILE go together"),
+        (["report", "--csv", "x"], "--sink csv and --csv FILE go together"),
+        (["link", "edge"], "the following arguments are required: --customer"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    cli: Cli, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """With the usage, and what is wrong in the last line."""
     with pytest.raises(SystemExit) as caught:
-        cli("bill-everybody")
+        cli(*arguments)
     assert caught.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_times_are_read_as_everywhere_in_the_project(cli: Cli) -> None:
+    """Epoch seconds and durations before now, and UTC where there is no offset."""
+    out, _ = cli("link", "edge", "--customer", CUSTOMER, "--since", str((cli.hour - 3) * 3600))
+    assert f"from {iso(cli.hour - 3)} on" in out
+    out, _ = cli("report", "--dry-run", "--until", iso(cli.hour - 2).removesuffix("Z"))
+    assert out.endswith("dry run: 1 hours would be sent\n")
 
 
 # --- kill -9
@@ -343,8 +490,7 @@ def test_a_killed_run_bills_nothing_twice_and_loses_nothing(
     assert len({event["identifier"] for event in server.events}) == len(server.events) == 3
     with PowerManager(cli.db) as pm:
         assert pm.check() == []
-        with tables(pm) as conn:
-            assert {entry.state for entry in outbox(conn)} == {"sent"}
+        assert {entry.state for entry in outbox(pm)} == {"sent"}
 
 
 def _eventually(check: Callable[[], bool]) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 from power_billing import (
     BillingError,
+    CannotSayNow,
     CsvSink,
+    LedgerFile,
     Outcome,
     UsageEvent,
     create_usage_record,
@@ -22,8 +25,9 @@ from power_billing import (
 from power_billing.hours import hour_of, iso, next_hour, oldest_billable, seconds_of
 from power_billing.keys import API_KEY, Secret, read_secret
 from power_billing.ledger import LOOK_BACK_DAYS
-from power_billing.tables import set_setting, tables
-from world import CUSTOMER, HOUR, NOW, World
+from power_billing.tables import set_setting, setting, tables
+from power_billing.usage import Run
+from world import CUSTOMER, HOUR, NOW, World, outbox
 
 from power_manager import InvalidValue, NotFound, PowerManager
 
@@ -126,7 +130,7 @@ def test_an_end_by_a_clock_that_was_ahead_can_be_brought_forward(world: World) -
         ({"customer": "sub_123"}, "begins with cus_, got 'sub_123'"),
         ({"customer": "cus_" + "a" * 57}, "begins with cus_"),
         ({"subscription_item": "sub_1"}, "subscription_item: expected .* si_, got 'sub_1'"),
-        ({"types": ["solar"]}, "types: expected some of main, battery, ups, got solar"),
+        ({"types": ["sun"]}, "types: expected some of main, battery, solar, ups, got sun"),
         ({"types": []}, "got none"),
         ({"since": NOW - 36 * 24 * HOUR}, "since: expected a time of the past 35 days"),
         ({"since": NOW + 2 * HOUR}, "since: expected a time of the past 35 days"),
@@ -186,6 +190,28 @@ def test_no_key_and_two_keys_are_refused() -> None:
         read_secret({}, API_KEY)
     with pytest.raises(BillingError, match="both are set"):
         read_secret({API_KEY: GOOD, API_KEY + "_FILE": "/x"}, API_KEY)
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_key_that_everybody_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+) -> None:
+    """With the file's name and its mode, and what to do; a group is how a service gets one."""
+    file = tmp_path / "key"
+    file.write_text(GOOD)
+    file.chmod(mode)
+    assert read_secret({API_KEY + "_FILE": str(file)}, API_KEY).reveal() == GOOD
+    said = f"STRIPE_API_KEY_FILE: {file} has mode 0644: every user of this machine can read it"
+    assert caplog.messages == ([f"{said}: chmod 600 it"] if warned else [])
+
+
+def test_a_key_that_everybody_can_write_is_refused(tmp_path: Path) -> None:
+    """Somebody else's key would bill to somebody else's account."""
+    file = tmp_path / "key"
+    file.write_text(GOOD)
+    file.chmod(0o666)
+    with pytest.raises(BillingError, match=r"has mode 0666: any user .* chmod 600 it"):
+        read_secret({API_KEY + "_FILE": str(file)}, API_KEY)
 
 
 def test_a_secret_has_no_text_in_its_repr() -> None:
@@ -248,10 +274,10 @@ def test_a_csv_file_gets_a_row_an_event(world: World, tmp_path: Path) -> None:
     sink = CsvSink(tmp_path / "usage.csv")
     world.link()
     world.use(10.0, 3)
-    world.biller.report(sink)
-    world.biller.report(sink)
+    world.usage.report(sink)
+    world.usage.report(sink)
     world.pm.log_power(world.meters["edge"], 25.0, 1.0, timestamp=(THIS_HOUR - 3) * HOUR + 2400)
-    assert world.biller.report(sink).complete
+    assert world.usage.report(sink).complete
     assert [
         (row["customer"], row["hour"], row["revision"], row["watt_hours"])
         for row in rows(sink.path)
@@ -260,8 +286,8 @@ def test_a_csv_file_gets_a_row_an_event(world: World, tmp_path: Path) -> None:
         (CUSTOMER, iso(THIS_HOUR - 3), "1", "12"),
     ]
     assert sink.path.stat().st_mode & 0o777 == 0o600
-    assert sink.recorded(CUSTOMER, THIS_HOUR - 3) == 12
-    assert sink.recorded(CUSTOMER, THIS_HOUR - 4) == 0
+    assert sink.recorded(CUSTOMER, range(THIS_HOUR - 4, THIS_HOUR)) == {THIS_HOUR - 3: 12}
+    assert sink.recorded(CUSTOMER, range(THIS_HOUR - 4, THIS_HOUR - 3)) == {}
 
 
 def test_a_torn_line_is_cut_and_its_event_written_again(tmp_path: Path) -> None:
@@ -271,7 +297,7 @@ def test_a_torn_line_is_cut_and_its_event_written_again(tmp_path: Path) -> None:
     whole = sink.path.read_bytes()
     for length in range(len(whole)):
         sink.path.write_bytes(whole[:length])
-        assert sink.send([event])[0].outcome is Outcome.SENT
+        assert sink.send([event])[0].outcome in (Outcome.SENT, Outcome.KNOWN)
         assert sink.path.read_bytes() == whole, length
 
 
@@ -304,17 +330,58 @@ def test_a_disk_that_fails_is_later(tmp_path: Path) -> None:
     receipt = sink.send([UsageEvent(CUSTOMER, THIS_HOUR, 0, 7)])[0]
     assert receipt.outcome is Outcome.LATER
     assert "No such file or directory" in str(receipt.reason)
-    assert CsvSink(tmp_path).recorded(CUSTOMER, 1) is None
+    with pytest.raises(CannotSayNow, match="Is a directory"):
+        CsvSink(tmp_path).recorded(CUSTOMER, range(1, 2))
 
 
 # --- Tables and functions
 
 
+def test_the_ledger_may_be_a_file_of_its_own(world: World, tmp_path: Path) -> None:
+    """Private to its owner; the library's file has no table of billing then, and the bill is the same."""
+    ledger = LedgerFile(tmp_path / "ledger.db")
+    link(world.pm, "edge", CUSTOMER, since=NOW - 9 * HOUR, clock=lambda: NOW, ledger=ledger)
+    world.use(4.4, 3)
+    world.use(4.4, 2)
+    sink = CsvSink(tmp_path / "usage.csv")
+    run = Run(world.pm, ledger, clock=lambda: NOW)
+    assert [entry.event.watt_hours for entry in run.preview()] == [4, 4]
+    assert run.report(sink).complete
+    assert run.report(sink).sent == []
+    assert [row.event.watt_hours for row in outbox(ledger)] == [4, 4]
+    assert ledger.db_path.stat().st_mode & 0o777 == 0o600
+    with world.pm.connection() as conn:
+        names = "SELECT name FROM sqlite_master WHERE name LIKE 'billing%'"
+        assert conn.execute(names).fetchall() == []
+
+
+def test_a_transaction_of_a_ledger_that_fails_stores_nothing(tmp_path: Path) -> None:
+    """Whatever ends it."""
+    ledger = LedgerFile(tmp_path / "ledger.db")
+    with suppress(KeyboardInterrupt), tables(ledger) as conn:
+        set_setting(conn, "account", "somebody")
+        raise KeyboardInterrupt
+    with tables(ledger) as conn:
+        assert setting(conn, "account") is None
+
+
+def test_a_ledger_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """A folder that is missing, and a file that is no database."""
+    for path in (tmp_path / "missing" / "ledger.db", tmp_path / "notes.txt"):
+        if path.parent.exists():
+            path.write_text("not a database, but long enough to look like something" * 20)
+        with pytest.raises(BillingError, match=f"{path.name}: cannot be used as the ledger"):
+            links_of(LedgerFile(path))
+
+
 def test_tables_of_a_later_version_are_refused(world: World) -> None:
     """By number, and nothing is changed."""
     with tables(world.pm) as conn:
-        set_setting(conn, "schema", "2")
-    with pytest.raises(BillingError, match="its billing tables are version 2, not 1"):
+        set_setting(conn, "schema", "3")
+    with pytest.raises(
+        BillingError,
+        match="its billing tables are version 3, and this power-billing knows version 2",
+    ):
         world.link()
 
 

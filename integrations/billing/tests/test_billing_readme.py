@@ -12,7 +12,8 @@ from pathlib import Path
 from loopback import KEY, Loopback, serve
 from power_billing import cli, ledger, sender
 from power_billing.keys import API_KEY, WEBHOOK_SECRET
-from power_billing.stripe_sinks import API_URL
+from power_billing.sources import NANO
+from power_billing.stripe_client import API_URL
 from power_billing.webhooks import DEFAULT_GRACE_HOURS, GRACE, POLICY
 
 HERE = Path(__file__).resolve().parents[1]
@@ -36,6 +37,30 @@ def script() -> str:
     return "\n".join(parts)
 
 
+def pattern_of(block: str) -> str:
+    """What a block of output matches: three dots stand for something, on a line of their own for lines."""
+    lines = []
+    for line in block.splitlines():
+        some_lines = r"(.*\n)*?"
+        parts = [r"\s+".join(map(re.escape, part.split(" "))) for part in line.split("...")]
+        lines.append(some_lines if line == "..." else ".*?".join(parts) + r"\n")
+    return "^" + "".join(lines)
+
+
+def test_two_commands_lead_to_the_first_bill() -> None:
+    """The README counts them: between the key and the first bill there are two."""
+    section = README.partition("## To the first bill\n")[2]
+    assert section.lstrip().startswith("Two commands")
+    commands = re.search(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert commands is not None
+    key, *others = commands[1].splitlines()
+    assert key.startswith("export STRIPE_API_KEY=")
+    assert [command.split()[:2] for command in others] == [
+        ["power-billing", "setup"],
+        ["power-billing", "subscribe"],
+    ]
+
+
 def test_every_command_and_example_runs(tmp_path: Path) -> None:
     """One after the other; only what pip would install is there already. Stripe has what the dry run said."""
     commands = tmp_path / "bin"
@@ -45,7 +70,8 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
         (commands / name).write_text(f"#!/bin/sh\n{line}\n")
         (commands / name).chmod(0o755)
     (tmp_path / "script").write_text(script())
-    server = Loopback(time.time)
+    server = Loopback(time.time, knows_customers=True)
+    server.catalog.add_customer("cus_Nf1XyzAbc")
     with serve(server) as url:
         environ = {
             **{
@@ -74,12 +100,14 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
     assert (
         len(re.findall(r"^cus_Other:power_watt_hours:\S+Z:0 \d+$", run.stdout, re.MULTILINE)) > 10
     )
+    for block in re.findall(r"^```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        assert re.search(pattern_of(block), run.stdout, re.MULTILINE), block
     assert KEY not in run.stdout + run.stderr
 
 
 def test_every_command_option_and_variable_is_in_the_readme() -> None:
     """Nothing is left undocumented."""
-    parser = cli._parser()
+    parser = cli.make_parser()
     options = set(re.findall(r"--[a-z-]+", parser.format_help()))
     for action in parser._subparsers._group_actions:  # type: ignore[union-attr]
         for name, command in dict(action.choices or {}).items():
@@ -103,4 +131,4 @@ def test_the_numbers_of_the_readme_are_the_codes() -> None:
     assert "pauses of about 1, 2 and 4 s" in README
     assert sender.PAUSES == (1.0, 2.0, 4.0)
     assert sender.MAX_FAILURES == 3
-    assert f"more than {ledger.MAX_HOUR_NWH // ledger.NANO // 10**9} GWh" in README
+    assert f"more than {ledger.MAX_HOUR_NWH // NANO // 10**9} GWh" in README

@@ -7,12 +7,14 @@ from typing import Any
 
 import power_billing
 import pytest
-from power_billing import BillingError, ledger
+from power_billing import BillingError, FindingKind
+from power_billing import outbox as outbox_module
+from power_billing.findings import Finding
 from power_billing.hours import iso
-from power_billing.ledger import Entry, by_customer, missed, outbox
 from power_billing.links import links_of
+from power_billing.outbox import Entry
 from power_billing.tables import tables
-from world import CUSTOMER, HOUR, NOW, World
+from world import CUSTOMER, HOUR, NOW, World, outbox
 
 from power_manager import InvalidValue, NotFound, PowerManager
 
@@ -160,8 +162,10 @@ def test_a_deleted_device_stays_billed(world: World) -> None:
     assert world.report().sent == []
     world.use(3.0, 4, "other")
     world.report()
+    done = world.report()
     assert (values(world)[-1], world.billed()) == ((4, 3), 14)
-    assert missed(world.pm, CUSTOMER, links_of(world.pm), 0) == []
+    assert done.complete
+    assert done.kept == [Finding(FindingKind.KEPT, CUSTOMER, "edge", THIS_HOUR - 6, -9.0)]
 
 
 def test_until_leaves_later_hours_for_later(world: World) -> None:
@@ -179,11 +183,18 @@ def test_a_dry_run_sends_and_keeps_nothing(world: World) -> None:
     """It shows the rows that the next run sends."""
     world.link()
     world.use(4.0, 2)
-    rows = world.biller.preview()
+    rows = world.usage.preview()
     assert [(row.event.hour, row.event.watt_hours) for row in rows] == [(THIS_HOUR - 2, 4)]
-    with tables(world.pm) as conn:
-        assert outbox(conn) == []
+    assert outbox(world.pm) == []
     assert world.server.requests == []
+
+
+def test_a_dry_run_makes_no_tables(world: World) -> None:
+    """A file that nobody bills by stays as it is."""
+    assert world.usage.preview() == []
+    with world.pm.connection() as conn:
+        names = "SELECT name FROM sqlite_master WHERE name LIKE 'billing%'"
+        assert conn.execute(names).fetchall() == []
 
 
 def test_a_dry_run_holds_up_no_writer_while_it_looks(
@@ -200,8 +211,8 @@ def test_a_dry_run_holds_up_no_writer_while_it_looks(
         return listed(device_id)
 
     monkeypatch.setattr(world.pm, "list_meters", write_meanwhile)
-    assert len(world.biller.preview()) == 1
-    assert looked == ["edge"]
+    assert len(world.usage.preview()) == 1
+    assert set(looked) == {"edge"}
 
 
 def test_a_dry_run_leaves_out_what_a_run_does_not_send(world: World) -> None:
@@ -210,15 +221,15 @@ def test_a_dry_run_leaves_out_what_a_run_does_not_send(world: World) -> None:
     world.use(4.0, 2)
     world.server.faults.append("400-before")
     world.report()
-    assert world.biller.preview() == []
-    assert [
-        (row.event.revision, row.state) for row in world.biller.preview(retry_refused=True)
-    ] == [(1, "queued")]
+    assert world.usage.preview() == []
+    assert [(row.event.revision, row.state) for row in world.usage.preview(retry_refused=True)] == [
+        (1, "queued")
+    ]
     world.server.faults.extend(["lost-before"] * 12)
     world.report(retry_refused=True)
-    assert len(world.biller.preview()) == 1
+    assert len(world.usage.preview()) == 1
     world.now = world.true_now = NOW + 36 * 24 * HOUR
-    assert world.biller.preview() == []
+    assert world.usage.preview() == []
 
 
 def test_hours_before_the_link_and_after_its_end_are_not_billed(world: World) -> None:
@@ -242,11 +253,11 @@ def test_hours_older_than_35_days_are_listed_not_billed(world: World) -> None:
     world.now = world.true_now = NOW + 10 * 24 * HOUR
     world.use(8.5, 30 * 24)  # 40 days ago by now
     world.use(2.75, 20 * 24)
-    world.report()
+    done = world.report()
     assert values(world) == [(20 * 24, 2)]
-    links = by_customer(links_of(world.pm))[CUSTOMER]
-    lost = missed(world.pm, CUSTOMER, links, int(world.now // HOUR) - 35 * 24 + 1)
-    assert [(one.hour, one.watt_hours) for one in lost] == [(THIS_HOUR - 30 * 24, 8.5)]
+    assert not done.complete
+    late = Finding(FindingKind.LATE, CUSTOMER, "edge", THIS_HOUR - 30 * 24, 8.5)
+    assert [one for one in done.lost if one.kind is FindingKind.LATE] == [late]
 
 
 def test_what_waited_too_long_is_listed_not_sent(world: World) -> None:
@@ -256,10 +267,12 @@ def test_what_waited_too_long_is_listed_not_sent(world: World) -> None:
     world.server.faults.extend(["lost-before"] * 12)
     assert not world.report().complete
     world.now = world.true_now = NOW + 36 * 24 * HOUR
-    assert world.report().complete, "nothing that a timer could still do"
+    done = world.report()
+    assert not done.complete
+    assert [entry.event.watt_hours for entry in done.too_old] == [3]
+    assert done.open == [], "nothing that a timer could still do"
     assert world.server.events == []
-    with tables(world.pm) as conn:
-        assert [(row.state, row.event.watt_hours) for row in outbox(conn)] == [("queued", 3)]
+    assert [(row.state, row.event.watt_hours) for row in outbox(world.pm)] == [("queued", 3)]
 
 
 def test_an_hour_beyond_all_reason_is_listed_not_billed(world: World) -> None:
@@ -270,10 +283,11 @@ def test_an_hour_beyond_all_reason_is_listed_not_billed(world: World) -> None:
             world.meters["edge"], 1e6, 1e6, timestamp=(THIS_HOUR - 3) * HOUR + second
         )
     world.use(5.0, 7)
-    world.report()
+    done = world.report()
     assert values(world) == [(7, 5)]
-    lost = missed(world.pm, CUSTOMER, links_of(world.pm), 0)
-    assert [one.hour for one in lost] == [THIS_HOUR - 3]
+    assert not done.complete
+    assert [(one.kind, one.hour) for one in done.lost] == [(FindingKind.SENSOR, THIS_HOUR - 3)]
+    assert "in an hour: look at the sensor" in str(done.lost[0])
 
 
 def test_a_file_has_one_biller(world: World, tmp_path: Path) -> None:
@@ -282,9 +296,10 @@ def test_a_file_has_one_biller(world: World, tmp_path: Path) -> None:
     world.use(3.0, 2)
     world.report()
     with pytest.raises(
-        BillingError, match="its usage goes to stripe:mtr_test_1, so it cannot go to csv as well"
+        BillingError,
+        match=r"its usage goes to stripe:mtr_test_1, so it cannot go to csv:.*usage\.csv as well",
     ):
-        world.biller.report(power_billing.CsvSink(tmp_path / "usage.csv"))
+        world.usage.report(power_billing.CsvSink(tmp_path / "usage.csv"))
     assert not (tmp_path / "usage.csv").exists()
 
 
@@ -296,11 +311,11 @@ def test_one_run_at_a_time(world: World) -> None:
     class Nested(power_billing.CsvSink):
         def send(self, events: object) -> list[power_billing.Receipt]:
             with pytest.raises(BillingError, match="another run is under way"):
-                world.biller.report(sink)
+                world.usage.report(sink)
             return [power_billing.Receipt(power_billing.Outcome.SENT)]
 
     world.use(3.0, 2)
-    assert world.biller.report(Nested("unused.csv")).complete
+    assert world.usage.report(Nested("unused.csv")).complete
 
 
 def test_a_run_reads_no_more_of_the_outbox_than_is_open(
@@ -316,14 +331,14 @@ def test_a_run_reads_no_more_of_the_outbox_than_is_open(
             for back in range(1, 3001)
         ]
         conn.executemany(sql, rows)
-    read: list[ledger.Entry] = []
+    read: list[Entry] = []
 
-    def entry(*parts: Any) -> ledger.Entry:
+    def entry(*parts: Any) -> Entry:
         read.append(Entry(*parts))
         return read[-1]
 
-    monkeypatch.setattr(ledger, "Entry", entry)
-    assert world.biller.report(sink).sent == []
+    monkeypatch.setattr(outbox_module, "Entry", entry)
+    assert world.usage.report(sink).sent == []
     assert len(read) < 10
 
 
@@ -356,9 +371,7 @@ def test_create_usage_record_reports_the_hours_inside(world: World) -> None:
     for hours_ago in (5, 4, 3, 2):
         world.use(hours_ago, hours_ago)
         world.use(50.0, hours_ago, "other")
-    done = world.biller.create_usage_record(
-        world.sink(), "edge", NOW - 5 * HOUR, iso(THIS_HOUR - 2)
-    )
+    done = world.usage.create_usage_record(world.sink(), "edge", NOW - 5 * HOUR, iso(THIS_HOUR - 2))
     assert [row.event.watt_hours for row in done.sent] == [4, 3]
     assert values(world) == [(4, 4), (3, 3)]
     world.report()
@@ -373,10 +386,9 @@ def test_create_usage_record_leaves_out_what_is_not_over(world: World) -> None:
     world.use(7.0, 0)
     sink = world.sink()
     assert (
-        len(world.biller.create_usage_record(sink, "edge", NOW - 9 * HOUR, NOW + 9 * HOUR).sent)
-        == 1
+        len(world.usage.create_usage_record(sink, "edge", NOW - 9 * HOUR, NOW + 9 * HOUR).sent) == 1
     )
-    assert world.biller.create_usage_record(sink, "edge", NOW + 2 * HOUR, NOW + 9 * HOUR).sent == []
+    assert world.usage.create_usage_record(sink, "edge", NOW + 2 * HOUR, NOW + 9 * HOUR).sent == []
     assert world.billed() == 6
 
 
@@ -384,10 +396,10 @@ def test_create_usage_record_names_what_is_wrong(world: World) -> None:
     """Unknown and unlinked devices, and times the wrong way round."""
     sink = world.sink()
     with pytest.raises(NotFound, match="nobody"):
-        world.biller.create_usage_record(sink, "nobody", 0, NOW)
+        world.usage.create_usage_record(sink, "nobody", 0, NOW)
     with pytest.raises(BillingError, match="edge: not linked"):
-        world.biller.create_usage_record(sink, "edge", 0, NOW)
+        world.usage.create_usage_record(sink, "edge", 0, NOW)
     with pytest.raises(InvalidValue, match="end: expected a time after start"):
-        world.biller.create_usage_record(sink, "edge", NOW, NOW - 1)
+        world.usage.create_usage_record(sink, "edge", NOW, NOW - 1)
     with pytest.raises(InvalidValue, match=r"start: expected an aware datetime.*'2026-11-23'"):
-        world.biller.create_usage_record(sink, "edge", "2026-11-23", NOW)
+        world.usage.create_usage_record(sink, "edge", "2026-11-23", NOW)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from power_billing import BillingError, Outcome, Receipt, Report, UsageEvent
-from power_billing.ledger import Consumption, book, outbox
+from power_billing import BillingError, CannotSayNow, Outcome, Receipt, Report, UsageEvent
+from power_billing.outbox import queue_value
 from power_billing.sender import PAUSES, PROTECTED, Sender
 from power_billing.tables import tables
-from world import CUSTOMER, HOUR, NOW, World
+from world import CUSTOMER, HOUR, NOW, World, outbox
 
 from power_manager import StorageError
 
@@ -27,8 +27,7 @@ def used(world: World) -> World:
 
 def states(world: World) -> list[tuple[int, str]]:
     """Revision and state of every row of the outbox."""
-    with tables(world.pm) as conn:
-        return sorted((row.event.revision, row.state) for row in outbox(conn))
+    return sorted((row.event.revision, row.state.value) for row in outbox(world.pm))
 
 
 def posts(world: World) -> int:
@@ -58,7 +57,7 @@ def test_a_duplicate_identifier_counts_as_sent(used: World) -> None:
     """All answers of a run are lost; the next one is told that Stripe has the event."""
     assert not fail(used, "lost-after").complete
     done = used.report()
-    assert [row.reason for row in done.sent] == ["Stripe had it already"]
+    assert [row.reason for row in done.sent] == ["the biller had it already"]
     assert (len(used.server.events), used.billed()) == (1, 10)
 
 
@@ -90,8 +89,7 @@ def test_a_run_gives_up_after_three_calls_in_vain(world: World) -> None:
     done = fail(world, "500-before", 1000)
     assert len(done.open) == 8
     assert len(world.slept) == 3 * len(PAUSES)
-    with tables(world.pm) as conn:
-        assert [row.attempts for row in outbox(conn)] == [0] * 5 + [1] * 3
+    assert sorted(row.attempts for row in outbox(world.pm)) == [0] * 5 + [1] * 3
     assert world.report().complete
     assert world.billed() == 80
 
@@ -133,8 +131,8 @@ def test_a_change_takes_the_place_of_what_was_refused(used: World) -> None:
 def test_a_change_before_sending_needs_no_revision(used: World) -> None:
     """What nobody has seen is changed in place; what may have been seen is not."""
     with tables(used.pm) as conn:
-        book(conn, CUSTOMER, Consumption({THIS_HOUR - 3: 5 * 10**9}), range(THIS_HOUR))
-        book(conn, CUSTOMER, Consumption({THIS_HOUR - 3: 6 * 10**9}), range(THIS_HOUR))
+        queue_value(conn, CUSTOMER, THIS_HOUR - 3, 5)
+        queue_value(conn, CUSTOMER, THIS_HOUR - 3, 10)
     used.report()
     assert states(used) == [(0, "sent")]
     assert used.billed() == 10
@@ -157,12 +155,18 @@ def later(world: World, seconds: float = PROTECTED + 1) -> None:
     world.now = world.true_now = world.now + seconds
 
 
-def test_within_24_hours_the_identifier_is_enough(used: World) -> None:
-    """No summary is asked for."""
+def test_within_24_hours_the_identifier_protects(used: World) -> None:
+    """The event is sent again as it was, and what Stripe has is looked at."""
     fail(used, "lost-after")
     later(used, PROTECTED - 60)
+    used.server.requests.clear()
+    before = posts(used)
     assert used.report().complete
-    assert not any("summaries" in path for _, path in used.server.requests)
+    assert posts(used) == before + 1
+    assert sum("summaries" in path for _, path in used.server.requests) == 2, (
+        "before, and of the refusal"
+    )
+    assert (states(used), used.billed()) == ([(0, "sent")], 10)
 
 
 def test_after_24_hours_an_event_that_arrived_is_found(used: World) -> None:
@@ -229,9 +233,15 @@ def test_a_customer_whose_summaries_fail_holds_up_nobody_else(world: World) -> N
     later(world)
     sink = world.sink()
     works = sink.recorded
-    sink.recorded = lambda customer, hour: None if customer == CUSTOMER else works(customer, hour)  # type: ignore[method-assign]
+
+    def fails_for_one(customer: str, hours: range) -> dict[int, int]:
+        if customer == CUSTOMER:
+            raise CannotSayNow("deleted")
+        return works(customer, hours)
+
+    sink.recorded = fails_for_one  # type: ignore[method-assign]
     for _ in range(3):
-        world.biller.report(sink)
+        world.usage.report(sink)
     assert world.billed("cus_Next") == 10
 
 
@@ -245,14 +255,14 @@ def test_an_identifier_that_is_forgotten_during_a_run_is_not_used(world: World) 
     inner = world.sink()
 
     class Slow:
-        biller, batch, recorded = inner.biller, inner.batch, inner.recorded
+        account, batch, recorded = inner.account, inner.batch, inner.recorded
 
         def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
             receipts = inner.send(events)
             later(world, 3 * HOUR)
             return receipts
 
-    assert len(world.biller.report(Slow()).open) == 1
+    assert len(world.usage.report(Slow()).open) == 1
     assert world.report().complete
     assert [event["identifier"][-1] for event in world.server.events] == ["0", "0"]
 
@@ -282,26 +292,26 @@ def test_a_key_that_is_withdrawn_meanwhile_ends_the_run(used: World) -> None:
     sink = used.sink()
     used.server.key = "another"
     with pytest.raises(BillingError, match="Stripe does not take this key"):
-        used.biller.report(sink)
+        used.usage.report(sink)
 
 
 def test_an_old_attempt_that_did_not_arrive_is_listed_when_it_is_too_late(used: World) -> None:
     """After 35 days there is nothing to be sent, whatever the summary says."""
     fail(used, "lost-before")
     later(used, 36 * 24 * HOUR)
-    assert used.report().complete
+    assert [entry.event.watt_hours for entry in used.report().too_old] == [10]
     assert (states(used), used.server.events) == ([(0, "queued")], [])
 
 
 def test_what_is_too_old_is_asked_for_once(used: World) -> None:
     """Not by every run for ever; a clock that is right again counts as news."""
     fail(used, "lost-before")
+    used.server.requests.clear()
     used.now += 36 * 24 * HOUR
     for _ in range(3):
         used.report()
     assert sum("summaries" in path for _, path in used.server.requests) == 1
-    with tables(used.pm) as conn:
-        assert [row.reason for row in outbox(conn)] == ["too late: the biller has 0 Wh"]
+    assert [row.reason for row in outbox(used.pm)] == ["too late: the biller has 0 Wh"]
     used.now = used.true_now = NOW + 25 * HOUR
     assert used.report().complete
     assert used.billed() == 10
@@ -315,7 +325,7 @@ def test_what_is_too_old_is_not_even_tried(world: World) -> None:
     fail(world, "lost-before", 1000)
     later(world, 36 * 24 * HOUR)
     before = posts(world)
-    assert world.report().complete
+    assert len(world.report().too_old) == 8
     assert posts(world) == before
 
 
@@ -332,7 +342,7 @@ def test_a_crash_between_sending_and_noting_it_bills_once(used: World, arrived: 
     inner = used.sink()
 
     class Dies:
-        biller, batch, recorded = inner.biller, inner.batch, inner.recorded
+        account, batch, recorded = inner.account, inner.batch, inner.recorded
 
         def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
             if arrived:
@@ -340,7 +350,7 @@ def test_a_crash_between_sending_and_noting_it_bills_once(used: World, arrived: 
             raise Killed
 
     with pytest.raises(Killed):
-        used.biller.report(Dies())
+        used.usage.report(Dies())
     assert used.report().complete
     assert (len(used.server.events), used.billed(), states(used)) == (1, 10, [(0, "sent")])
 
@@ -364,15 +374,15 @@ def test_a_sink_of_ones_own_is_all_it_takes(used: World) -> None:
     calls: list[list[str]] = []
 
     class Mine:
-        biller, batch = "mine", 7
+        account, batch = "mine", 7
 
         def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
             calls.append([event.identifier for event in events])
             return [Receipt(Outcome.LATER if len(calls) == 1 else Outcome.SENT)] * len(events)
 
-        def recorded(self, customer: str, hour: int) -> int | None:
-            return None
+        def recorded(self, customer: str, hours: range) -> None:
+            """It never can say."""
 
-    assert used.biller.report(Mine()).complete
+    assert used.usage.report(Mine()).complete
     assert len(calls) == 2
     assert calls[0] == calls[1]

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from desk import DOWN, SECRET, Desk, sign, thin_event
 from power_billing.keys import WEBHOOK_SECRET
 from power_billing.tables import set_setting, tables
 from power_billing.webhooks import GRACE, POLICY
-from test_billing_webhooks import DOWN, SECRET, Desk, sign
 from world import World
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -120,6 +120,36 @@ def test_deliveries_become_events(service: Service, desk: Desk) -> None:
     assert not re.search(r"Traceback|ERROR", log)
 
 
+def test_the_ledgers_metrics_are_beside_the_services_own(
+    service: Service, desk: Desk, tmp_path: Path
+) -> None:
+    """For the scraper of /metrics, with the token that it has anyway; without them where the tables are others'."""
+    command = [sys.executable, "-m", "power_service", "--db", str(tmp_path / "power.db")]
+    made = subprocess.run(
+        [*command, "token", "new", "scraper", "--scope", "read"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PARTS))},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{service.port}/metrics", headers=headers)
+
+    def scrape() -> str:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    text = scrape()
+    assert "power_service_request_seconds" in text
+    assert 'power_billing_open_events{state="conflict"} 0\n' in text
+    assert "power_billing_last_good_run_timestamp_seconds 0.0\n" in text
+    with tables(desk.pm) as conn:
+        set_setting(conn, "schema", "99")
+    text = scrape()
+    assert "power_service_request_seconds" in text
+    assert "power_billing" not in text
+    assert "its billing tables are version 99" in service.log.read_text()
+
+
 def test_who_is_not_stripe_takes_nothing_of_the_writer(service: Service, desk: Desk) -> None:
     """While a delivery of Stripe's waits for the file, others are refused at once: they are queued nowhere."""
     body, now = desk.event("invoice.paid"), int(time.time())
@@ -137,10 +167,12 @@ def test_who_is_not_stripe_takes_nothing_of_the_writer(service: Service, desk: D
 def test_tables_of_a_later_version_are_a_503(service: Service, desk: Desk) -> None:
     """Nothing is stored, so Stripe shall deliver again; the log says why."""
     with tables(desk.pm) as conn:
-        set_setting(conn, "schema", "2")
+        set_setting(conn, "schema", "99")
     body = desk.event("invoice.paid")
     assert service.post(body, sign(body, int(time.time())))[0] == 503
-    assert "its billing tables are version 2, not 1" in service.log.read_text()
+    assert (
+        "its billing tables are version 99, and this power-billing knows" in service.log.read_text()
+    )
 
 
 def test_the_contract_says_nothing_of_it(service: Service) -> None:
@@ -192,23 +224,61 @@ def test_half_configured_it_does_not_start(
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize(
-    ("missing", "name", "text"),
-    [("power_billing", POLICY, "first_failure"), ("stripe", WEBHOOK_SECRET, SECRET)],
-)
-def test_without_the_packages_it_does_not_start(
-    tmp_path: Path, missing: str, name: str, text: str
-) -> None:
-    """A variable is there and a package is not: the error names both, and what to install."""
+def test_without_the_package_it_does_not_start(tmp_path: Path) -> None:
+    """A variable is there and the package is not: the error names both, and what to install."""
     # Stands before an installed one, and says what Python would say if there were none.
-    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
+    (tmp_path / "power_billing.py").write_text("raise ModuleNotFoundError(name='power_billing')\n")
     path = os.pathsep.join(map(str, [tmp_path, *PARTS]))
-    running = Service(tmp_path / "power.db", PYTHONPATH=path, **{name: text})
+    running = Service(tmp_path / "power.db", PYTHONPATH=path, **{POLICY: "first_failure"})
     try:
         assert running.process.wait(30) == 2
     finally:
         running.stop()
-    assert (
-        f"{name} is set, but {missing} is not installed: pip install '.[billing]'"
-        in running.log.read_text()
+    message = f"{POLICY} is set, but power_billing is not installed: pip install '.[billing]'"
+    assert message in running.log.read_text()
+
+
+def test_deliveries_need_no_sdk(desk: Desk, tmp_path: Path) -> None:
+    """The signature is checked without it: 30 MB that a service need not have."""
+    (tmp_path / "stripe.py").write_text("raise ModuleNotFoundError(name='stripe')\n")
+    path = os.pathsep.join(map(str, [tmp_path, *PARTS]))
+    running = Service(
+        tmp_path / "power.db", PYTHONPATH=path, **{WEBHOOK_SECRET: SECRET, GRACE: "0"}
     )
+    try:
+        running.wait_until_it_listens()
+        body = desk.event("invoice.overdue")
+        assert running.post(body, sign(body, int(time.time()))) == (200, "")
+    finally:
+        running.stop()
+    assert desk.told() == DOWN
+
+
+def test_thin_events_are_taken(service: Service, desk: Desk) -> None:
+    """From a destination of their own, which may have a secret of its own."""
+    body = thin_event("v1.billing.meter.error_report_triggered", "evt_thin_1")
+    assert service.post(body, sign(body, int(time.time()))) == (200, "")
+    assert "evt_thin_1: the next report fetches it" in service.log.read_text()
+
+
+FAILED_INVOICE = (
+    b'{"id": "evt_1", "type": "invoice.payment_failed", "created": 1, "data": {"object": '
+    b'{"id": "in_1", "customer": "cus_1", "attempt_count": %s}}}'
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 3000,
+        b'{"id": "evt_1", "type": "invoice.paid", "created": 9223372036854775808}',
+        b'{"id": "evt_\\ud800", "type": "invoice.paid", "created": 1}',
+        FAILED_INVOICE % b'"three"',
+        FAILED_INVOICE % b"1e30",
+    ],
+    ids=["deep", "beyond 2^63", "lone surrogate", "a word", "1e30"],
+)
+def test_odd_signed_events_are_a_400(service: Service, body: bytes) -> None:
+    """Never a 500, and no traceback in the log."""
+    assert service.post(body, sign(body, int(time.time())))[0] == 400
+    assert "Traceback" not in service.log.read_text()

@@ -12,7 +12,9 @@ from loopback import KEY, FakeTransport, Loopback, serve
 from power_billing.errors import BillingError
 from power_billing.keys import API_KEY, Secret
 from power_billing.sinks import Outcome, UsageEvent
-from power_billing.stripe_sinks import API_URL, make_client, open_sink, setup, sink_from
+from power_billing.stripe_client import API_URL, make_client
+from power_billing.stripe_setup import Found, setup
+from power_billing.stripe_sinks import open_sink, sink_from
 from world import CUSTOMER, HOUR, NOW, World
 
 THIS_HOUR = int(NOW // HOUR)
@@ -29,22 +31,23 @@ def client(server: Loopback, key: str = KEY) -> stripe.StripeClient:
 def test_setup_makes_the_meter_once(world: World) -> None:
     """Sum, by the hour; a second setup finds it."""
     first, second = setup(world.pm, client(world.server)), setup(world.pm, client(world.server))
-    assert first == second == "mtr_test_1"
-    meter = world.server.meters[first]
+    assert first == Found("mtr_test_1", made=True)
+    assert second == Found("mtr_test_1", made=False)
+    meter = world.server.meters[first.id]
     assert (meter["event_name"], meter["event_time_window"]) == ("power_watt_hours", "hour")
     assert meter["default_aggregation"] == {"formula": "sum"}
 
 
 def test_setup_finds_the_meter_among_many(world: World) -> None:
     """Also on a later page of the list."""
-    made = setup(world.pm, client(world.server))
+    made = setup(world.pm, client(world.server)).id
     for number in range(12):
         world.server.meters[f"mtr_{number}"] = {
             **world.server.meters[made],
             "id": f"mtr_{number}",
             "event_name": "x",
         }
-    assert setup(world.pm, client(world.server)) == made
+    assert setup(world.pm, client(world.server)) == Found(made, made=False)
 
 
 def test_a_stripe_that_fails_at_the_look_at_the_meter_is_named(world: World) -> None:
@@ -103,10 +106,11 @@ def test_the_price_of_a_trial_is_not_paid_by_the_live_file(world: World) -> None
         **world.server.meters.pop("mtr_test_1"),
         "id": "mtr_live_1",
     }
-    setup(world.pm, client(world.server))
     with pytest.raises(
         BillingError, match="goes to stripe:mtr_test_1, so it cannot go to stripe:mtr_live_1"
     ):
+        setup(world.pm, client(world.server))
+    with pytest.raises(BillingError, match="cannot see the meter mtr_test_1"):
         world.report()
 
 
@@ -119,7 +123,7 @@ def test_the_stream_sends_a_hundred_at_a_time(world: World) -> None:
         world.add_device(f"d{number}")
         world.link(f"d{number}", f"cus_N{number}")
         world.use(float(number + 1), 2, f"d{number}")
-    done = world.biller.report(world.sink(stream=True))
+    done = world.usage.report(world.sink(stream=True))
     assert len(done.sent) == 130
     paths = [path.rpartition("/")[2] for _, path in world.server.requests]
     assert paths.count("meter_event_session") == 1
@@ -174,11 +178,11 @@ def test_a_run_over_sockets(world: World, monkeypatch: pytest.MonkeyPatch) -> No
         environ = {API_KEY: KEY, API_URL: url}
         setup(world.pm, make_client(Secret(API_KEY, KEY), environ))
         world.server.faults.extend(["lost-after", "", "500-after", "lost-before", "429-before"])
-        done = world.biller.report(sink_from(environ, world.pm))
+        done = world.usage.report(sink_from(environ, world.pm))
         assert done.complete
         assert world.billed() == 30
         world.use(20.0, 1)
-        assert world.biller.report(sink_from(environ, world.pm, stream=True)).complete
+        assert world.usage.report(sink_from(environ, world.pm, stream=True)).complete
     assert world.billed() == 50
 
 
@@ -188,7 +192,7 @@ def test_a_server_that_does_not_answer_is_a_lost_answer(
     """After the timeout the event is queued, and sent once in the end."""
     from threading import Event
 
-    import power_billing.stripe_sinks as module
+    import power_billing.stripe_client as module
 
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
     monkeypatch.setattr(module, "NETWORK_RETRIES", 0)
@@ -204,10 +208,10 @@ def test_a_server_that_does_not_answer_is_a_lost_answer(
         environ = {API_KEY: KEY, API_URL: url}
         setup(world.pm, make_client(Secret(API_KEY, KEY), environ))
         hanging.set()
-        assert not world.biller.report(sink_from(environ, world.pm)).complete
+        assert not world.usage.report(sink_from(environ, world.pm)).complete
         hanging.clear()
         enough.set()
-        assert world.biller.report(sink_from(environ, world.pm)).complete
+        assert world.usage.report(sink_from(environ, world.pm)).complete
     assert (world.billed(), len(world.server.events)) == (10, 1)
 
 
@@ -239,9 +243,26 @@ def test_the_sdk_tries_three_times_under_one_idempotency_key(world: World) -> No
     assert receipt.outcome is Outcome.LATER
     assert len(world.server.idempotency_keys) == 3
     assert len(set(world.server.idempotency_keys)) == 1
-    assert sink.send([UsageEvent(CUSTOMER, THIS_HOUR - 2, 0, 5)])[0].outcome is Outcome.SENT
+    assert sink.send([UsageEvent(CUSTOMER, THIS_HOUR - 2, 0, 5)])[0].outcome is Outcome.KNOWN
     assert len(set(world.server.idempotency_keys)) == 2
     assert world.billed() == 5
+
+
+def test_the_sdk_leaves_nothing_in_the_home_directory(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By itself it would keep an id of this machine there, and send times of earlier requests along."""
+    import stripe._telemetry_id as telemetry
+
+    home = tmp_path / "home"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+    monkeypatch.setattr(telemetry, "_loaded", False)
+    monkeypatch.setattr(stripe, "enable_telemetry", True)  # as it comes
+    with serve(world.server) as url:
+        setup(world.pm, make_client(Secret(API_KEY, KEY), {API_URL: url}))
+    assert not home.exists()
+    telemetry.get_telemetry_id()
+    assert home.exists(), "it would have been here, so the test can fail"
 
 
 # --- Secrets

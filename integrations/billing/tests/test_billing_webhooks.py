@@ -2,107 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import itertools
-import json
-import time
 from pathlib import Path
 
 import pytest
-import stripe
+from desk import DOWN, HOUR, SECRET, UP, Desk, thin_event
 from power_billing.errors import BillingError
-from power_billing.keys import WEBHOOK_SECRET, Secret
+from power_billing.keys import WEBHOOK_SECRET
 from power_billing.links import link, unlink
-from power_billing.tables import tables
+from power_billing.tables import LEDGER, LedgerFile, tables
 from power_billing.webhooks import (
     GRACE,
     POLICY,
-    BadEvent,
-    BadSignature,
     WebhookSettings,
-    handle,
-    tell_due,
-    verified,
 )
 from world import CUSTOMER, World
-
-from power_manager import PowerManager
-
-SECRET = "whsec_Ab3dEf6hIj9kLmN0pQrStUv"
-HOUR = 3600
-
-
-class Desk:
-    """A customer with two devices, and Stripe that delivers. `now` is what this machine's clock says."""
-
-    def __init__(
-        self, world: World, policy: str = "final_attempt", grace_hours: float = 0.0
-    ) -> None:
-        self.pm, self.now = world.pm, int(time.time())
-        world.now = float(self.now)
-        world.add_device("twin")
-        world.link(hours_ago=1)
-        world.link("twin", hours_ago=1)
-        self.settings = WebhookSettings(Secret(WEBHOOK_SECRET, SECRET), policy, grace_hours * HOUR)
-        self._ids = itertools.count()
-
-    def event(self, kind: str, **invoice: object) -> bytes:
-        """An event as Stripe writes it; `at` is when it was made; `id` and `invoice` are ids."""
-        made = {
-            "id": invoice.pop("id", f"evt_{next(self._ids)}"),
-            "object": "event",
-            "api_version": "2026-10-28.endive",
-            "created": invoice.pop("at", self.now),
-            "livemode": False,
-            "type": kind,
-            "data": {
-                "object": {
-                    "id": invoice.pop("invoice", "in_1"),
-                    "object": "invoice",
-                    "customer": CUSTOMER,
-                    **invoice,
-                }
-            },
-        }
-        return json.dumps(made).encode()
-
-    def deliver(self, kind: str, **invoice: object) -> str:
-        """Deliver a new event, signed."""
-        return self.send(self.event(kind, **invoice))
-
-    def send(self, body: bytes) -> str:
-        """Deliver a body, signed now."""
-        event = verified(self.settings, body, sign(body, int(time.time())), lambda: float(self.now))
-        return handle(self.pm, self.settings, event, lambda: float(self.now))
-
-    def fail(self, attempt: int, again: bool, **invoice: object) -> str:
-        """A payment has failed; Stripe will try again, or not."""
-        following = self.now + 86_400 if again else None
-        return self.deliver(
-            "invoice.payment_failed",
-            attempt_count=attempt,
-            next_payment_attempt=following,
-            **invoice,
-        )
-
-    def pay(self, **invoice: object) -> str:
-        """The invoice is paid."""
-        return self.deliver("invoice.paid", attempt_count=1, next_payment_attempt=None, **invoice)
-
-    def told(self) -> list[tuple[str, str]]:
-        """Device and event, in order of recording."""
-        return [(event.device_id, event.type.value) for _, event in self.pm.events_since(0)]
-
-
-DOWN = [("edge", "shutdown"), ("twin", "shutdown")]
-UP = [("edge", "restore"), ("twin", "restore")]
-
-
-def sign(body: bytes, at: int, secret: str = SECRET) -> str:
-    """The header that Stripe would send: an HMAC made by hand."""
-    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={at},v1={digest}"
 
 
 @pytest.fixture
@@ -134,6 +48,22 @@ def test_the_first_failure_is_enough_by_that_policy(world: World) -> None:
     assert desk.told() == DOWN
 
 
+def test_a_device_that_joins_a_customer_in_debt_is_told(desk: Desk) -> None:
+    """Once; it comes back with the others, or at once when it leaves for somebody without debts."""
+    desk.pm.register_device("late", "Late")
+    desk.fail(4, again=False)
+    link(desk.pm, "late", CUSTOMER, clock=desk.clock)
+    assert desk.told() == [*DOWN, ("late", "shutdown")]
+    unlink(desk.pm, "late", clock=desk.clock)
+    link(desk.pm, "late", CUSTOMER, clock=desk.clock)
+    assert desk.told() == [*DOWN, ("late", "shutdown")], "it knows"
+    unlink(desk.pm, "late", clock=desk.clock)
+    link(desk.pm, "late", "cus_Next", clock=desk.clock)
+    assert desk.told() == [*DOWN, ("late", "shutdown"), ("late", "restore")]
+    desk.pay()
+    assert desk.told()[-2:] == UP
+
+
 def test_payment_without_shutdown_restores_nothing(desk: Desk) -> None:
     """A customer who pays every month hears nothing of it."""
     desk.pay()
@@ -151,15 +81,6 @@ def test_devices_of_ended_links_are_left_alone(desk: Desk, world: World) -> None
     unlink(desk.pm, "twin")
     desk.fail(4, again=False)
     assert desk.told() == DOWN[:1]
-
-
-def test_a_device_that_is_linked_later_is_not_told(desk: Desk, world: World) -> None:
-    """Who links it knows what is owed."""
-    desk.fail(4, again=False)
-    world.add_device("new")
-    world.link("new", hours_ago=1)
-    tell_due(desk.pm)
-    assert desk.told() == DOWN
 
 
 @pytest.mark.parametrize("customer", [{"id": CUSTOMER, "object": "customer"}, CUSTOMER])
@@ -210,7 +131,7 @@ def test_an_older_failure_does_not_undo_the_final_one(world: World) -> None:
     desk.fail(4, again=False, at=desk.now - 60)
     desk.fail(1, again=True, at=desk.now - 86_400)
     desk.now += HOUR
-    assert tell_due(desk.pm, lambda: float(desk.now)) == 2
+    assert desk.tell_due() == 2
     assert desk.told() == DOWN
 
 
@@ -220,7 +141,7 @@ def test_a_newer_attempt_undoes_a_final_one_that_is_not_due_yet(world: World) ->
     desk.fail(4, again=False, at=desk.now - 60)
     desk.fail(5, again=True, at=desk.now - 30)
     desk.now += 2 * HOUR
-    assert tell_due(desk.pm, lambda: float(desk.now)) == 0
+    assert desk.tell_due() == 0
 
 
 def test_a_failure_after_payment_does_nothing(desk: Desk) -> None:
@@ -308,24 +229,10 @@ def test_the_grace_period_runs_by_stripes_clock(world: World) -> None:
     """From when the event was made, not from when it arrived."""
     desk = Desk(world, grace_hours=2)
     desk.fail(4, again=False, at=desk.now - HOUR)
-    assert tell_due(desk.pm, lambda: desk.now + HOUR - 1.0) == 0
-    assert tell_due(desk.pm, lambda: desk.now + HOUR + 0.0) == 2
-    assert tell_due(desk.pm, lambda: desk.now + HOUR + 1.0) == 0
+    assert desk.tell_due(HOUR - 1.0) == 0
+    assert desk.tell_due(HOUR) == 2
+    assert desk.tell_due(HOUR + 1.0) == 0
     assert desk.told() == DOWN
-
-
-def test_the_clock_is_asked_before_the_file_is_locked(world: World) -> None:
-    """It may be Stripe's, over a network: another process writes meanwhile."""
-    desk = Desk(world, grace_hours=2)
-    desk.fail(4, again=False)
-
-    def clock() -> float:
-        with PowerManager(desk.pm.db_path) as other:
-            other.trigger_event("edge", "restore")
-        return desk.now + 2.0 * HOUR
-
-    assert tell_due(desk.pm, clock) == 2
-    assert desk.told() == [UP[0], *DOWN]
 
 
 def test_payment_within_the_grace_period_cancels(world: World) -> None:
@@ -333,7 +240,7 @@ def test_payment_within_the_grace_period_cancels(world: World) -> None:
     desk = Desk(world, grace_hours=2)
     desk.fail(4, again=False)
     desk.pay()
-    assert tell_due(desk.pm, lambda: desk.now + 9.0 * HOUR) == 0
+    assert desk.tell_due(9 * HOUR) == 0
     assert desk.told() == []
 
 
@@ -346,84 +253,89 @@ def test_any_delivery_tells_what_is_due(world: World) -> None:
     assert desk.told() == DOWN
 
 
-# --- What is not Stripe's
+# --- Invoices that come by mail
 
 
-@pytest.mark.parametrize(
-    ("at", "secret", "change", "message"),
-    [
-        (0, SECRET, b" ", "the signature is not Stripe's"),
-        (0, "whsec_AnotherSecretAltogether", b"", "the signature is not Stripe's"),
-        (-310, SECRET, b"", "older than 5 minutes"),
-        (310, SECRET, b"", "more than 5 minutes ahead"),
-        (3600, SECRET, b"", "more than 5 minutes ahead"),
-    ],
-    ids=["tampered", "another secret", "old", "ahead", "an hour ahead"],
-)
-def test_a_bad_signature_is_refused(
-    desk: Desk, at: int, secret: str, change: bytes, message: str
-) -> None:
-    """Nothing is stored, and the secret is not named."""
-    body = desk.event("invoice.paid")
-    header = sign(body, int(time.time()) + at, secret)
-    with pytest.raises(BadSignature, match=message) as caught:
-        verified(desk.settings, body + change, header)
-    assert SECRET not in str(caught.value)
+@pytest.mark.parametrize("kind", ["invoice.overdue", "invoice.marked_uncollectible"])
+@pytest.mark.parametrize("policy", ["final_attempt", "first_failure"])
+def test_an_invoice_that_is_given_up_shuts_down(world: World, kind: str, policy: str) -> None:
+    """After the grace period, and payment brings the devices back."""
+    desk = Desk(world, policy, grace_hours=2)
+    desk.deliver(kind, collection_method="send_invoice", attempt_count=0, next_payment_attempt=None)
+    assert desk.tell_due(2 * HOUR - 1) == 0
+    assert desk.tell_due(2 * HOUR) == 2
+    desk.pay()
+    assert desk.told() == DOWN + UP
 
 
-@pytest.mark.parametrize("written", ["+{}", " {}", "{:_}"])
-def test_a_time_ahead_is_read_as_the_sdk_reads_it(desk: Desk, written: str) -> None:
-    """int() takes more than digits, and what is signed is the number."""
-    body, at = desk.event("invoice.paid"), int(time.time()) + 3600
-    header = sign(body, at).replace(f"t={at}", "t=" + written.format(at))
-    with pytest.raises(BadSignature, match="more than 5 minutes ahead"):
-        verified(desk.settings, body, header)
+def test_a_card_that_fails_on_a_mailed_invoice_is_no_final_attempt(desk: Desk) -> None:
+    """Stripe never tries by itself there, so next_payment_attempt is null from the start, long before it is due."""
+    done = desk.fail(1, again=False, collection_method="send_invoice")
+    assert done.endswith("sent by mail: it counts when it is overdue")
+    assert desk.told() == []
+    desk.deliver("invoice.overdue", collection_method="send_invoice")
+    assert desk.told() == DOWN
 
 
-@pytest.mark.parametrize("header", [None, "", "t=1", "v1=00", "t=x,v1=00", "\x00"])
-def test_a_header_that_is_none_is_refused(desk: Desk, header: str | None) -> None:
-    """Missing, empty or half of one."""
-    with pytest.raises(BadSignature):
-        verified(desk.settings, desk.event("invoice.paid"), header)
+def test_a_newer_attempt_does_not_undo_an_overdue_invoice(world: World) -> None:
+    """Whatever the order: the first time that it was given up counts."""
+    desk = Desk(world, grace_hours=1)
+    desk.deliver("invoice.marked_uncollectible", at=desk.now)
+    desk.deliver("invoice.overdue", at=desk.now - 600)
+    desk.fail(2, again=True, at=desk.now - 300)
+    assert desk.tell_due(HOUR - 601) == 0
+    assert desk.tell_due(HOUR - 600) == 2
 
 
-def test_a_rolled_secret_leaves_two_signatures(desk: Desk) -> None:
-    """One of them is ours; the SDK's own helper agrees with the HMAC made by hand."""
-    body, now = desk.event("invoice.paid"), int(time.time())
-    theirs = stripe.WebhookSignature.generate_signature_header(body.decode(), SECRET, now)
-    assert theirs == sign(body, now)
-    both = sign(body, now, "whsec_TheOldSecretOfLastWeek") + "," + theirs.split(",")[1]
-    assert handle(desk.pm, desk.settings, verified(desk.settings, body, both)).endswith("taken")
+# --- What the next report looks at
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"null",
-        b"\xff\xfe",
-        b'{"object": "event"}',
-        b'{"object": "event", "id": "evt_1", "type": "invoice.paid", "created": 1, "data": {"object": {}}}',
-        b'{"object": "event", "id": "evt_1", "type": "invoice.paid", "created": 1, "data": {"object": {"id": "in_1"}}}',
-        b'{"object": "event", "id": "evt_1", "type": "invoice.paid", "created": 1, "data": null}',
-        b'{"object": "event", "id": "evt_1", "type": "invoice.paid", "created": 1, "data": []}',
-        b'{"object": "event", "id": 7, "type": "invoice.paid", "created": 1, "data": {"object": {"id": "in_1"}}}',
-        b'{"object": "v2.core.event", "id": "evt_1", "type": "v1.billing.meter.error_report_triggered"}',
-    ],
-)
-def test_a_body_that_is_no_event_is_refused(desk: Desk, body: bytes) -> None:
-    """Well signed, and still nothing to take: also the thin events of v2."""
-    with pytest.raises(BadEvent):
-        desk.send(body)
+def rows(desk: Desk, sql: str) -> list[tuple[object, ...]]:
+    """Rows of this package's tables."""
     with tables(desk.pm) as conn:
-        assert conn.execute("SELECT count(*) FROM billing_stripe_events").fetchone() == (0,)
+        return list(conn.execute(sql))
+
+
+@pytest.mark.parametrize("kind", ["customer.subscription.deleted", "customer.deleted"])
+def test_a_customer_that_changed_is_looked_at_by_the_next_report(desk: Desk, kind: str) -> None:
+    """Whether the usage still reaches an invoice, only Stripe can say; strangers are of no interest."""
+    named = {"invoice": CUSTOMER, "customer": CUSTOMER}
+    assert desk.deliver(kind, **named).endswith("the next report looks at the customer")
+    stranger = {"invoice": "cus_Stranger", "customer": "cus_Stranger"}
+    assert desk.deliver(kind, **stranger).endswith("nobody's usage is billed to it")
+    assert rows(desk, "SELECT customer, checked_at FROM billing_customers") == [(CUSTOMER, None)]
+    assert desk.told() == []
+
+
+def test_a_customer_that_was_looked_at_is_looked_at_again(desk: Desk) -> None:
+    """What was found before is no answer to what came since."""
+    with tables(desk.pm) as conn:
+        conn.execute("INSERT INTO billing_customers VALUES (?, 1.0, NULL, 0)", (CUSTOMER,))
+    desk.deliver("customer.subscription.deleted", invoice="sub_1")
+    assert rows(desk, "SELECT customer, checked_at FROM billing_customers") == [(CUSTOMER, None)]
+
+
+@pytest.mark.parametrize("kind", ["error_report_triggered", "no_meter_found"])
+def test_a_thin_event_of_refused_meter_events_is_noted(desk: Desk, kind: str) -> None:
+    """It says nothing but its id: the next report, which has a key, fetches the rest. Twice is once."""
+    body = thin_event(f"v1.billing.meter.{kind}", "evt_thin_1")
+    assert desk.send(body).endswith("the next report fetches it")
+    assert desk.send(body).endswith("known already")
+    assert rows(desk, "SELECT id FROM billing_error_reports") == [("evt_thin_1",)]
+
+
+def test_other_thin_events_are_answered_and_forgotten(desk: Desk) -> None:
+    """Also the ping that Stripe sends to try an endpoint."""
+    body = thin_event("v2.core.event_destination.ping", "evt_ping")
+    assert desk.send(body) == "v2.core.event_destination.ping: not for this endpoint"
 
 
 def test_other_events_are_answered_and_forgotten(desk: Desk) -> None:
     """An endpoint that is told too much does not mind."""
-    assert desk.deliver("customer.created") == "customer.created: not for this endpoint"
+    assert (
+        desk.deliver("customer.created", invoice="cus_1")
+        == "customer.created: not for this endpoint"
+    )
 
 
 # --- Settings
@@ -436,6 +348,7 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     assert (made.policy, made.grace_seconds) == ("final_attempt", 72 * HOUR)
     file = tmp_path / "secret"
     file.write_text(SECRET + "\n")
+    file.chmod(0o600)
     made = WebhookSettings.from_environ(
         {WEBHOOK_SECRET + "_FILE": str(file), POLICY: "first_failure", GRACE: "1.5"}
     )
@@ -443,6 +356,17 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     assert (made.policy, made.grace_seconds) == ("first_failure", 5400)
     assert SECRET not in repr(made)
     assert WebhookSettings.from_environ({WEBHOOK_SECRET: ""}) is None
+
+
+def test_a_ledger_of_its_own_gets_the_deliveries(desk: Desk, tmp_path: Path) -> None:
+    """The same variable as for the command line: the devices are in one file, and who is billed is in the other."""
+    ledger = tmp_path / "ledger.db"
+    found = WebhookSettings.from_environ({WEBHOOK_SECRET: SECRET, GRACE: "0", LEDGER: str(ledger)})
+    assert found is not None
+    link(desk.pm, "edge", "cus_Other", ledger=LedgerFile(ledger))
+    desk.settings = found
+    desk.fail(4, again=False, customer="cus_Other")
+    assert desk.told() == DOWN[:1]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,12 @@ from pathlib import Path
 import power_billing
 from loopback import KEY, FakeTransport, Loopback
 from power_billing.keys import API_KEY, Secret
-from power_billing.stripe_sinks import StripeMeterSink, make_client, open_sink, setup
-from power_billing.usage import Biller
+from power_billing.outbox import Entry, every_entry
+from power_billing.stripe_client import make_client
+from power_billing.stripe_setup import setup
+from power_billing.stripe_sinks import StripeMeterSink, open_sink
+from power_billing.tables import Place, tables
+from power_billing.usage import Run
 
 from power_manager import PowerManager
 
@@ -19,6 +23,12 @@ MAX_GAP = 1500.0  # seconds
 CUSTOMER = "cus_Nf1XyzAbc"
 
 
+def outbox(place: Place) -> list[Entry]:
+    """Every event that there ever was, by customer, hour and revision."""
+    with tables(place) as conn:
+        return every_entry(conn)
+
+
 class World:
     """`now` is what the machine's clock says, `true_now` what Stripe's does; both start at NOW."""
 
@@ -26,10 +36,18 @@ class World:
         self.now = self.true_now = NOW
         self.slept: list[float] = []
         self.server = Loopback(lambda: self.true_now, newest_by)
-        self.pm = PowerManager(db, max_gap=MAX_GAP, clock=lambda: self.now)
-        self.biller = Biller(self.pm, clock=lambda: self.now, sleep=self.slept.append)
+        self.open(db)
         self.meters: dict[str, str] = {}
         self.add_device("edge")
+
+    def open(self, db: Path | str) -> None:
+        """Open the file, as after a restore."""
+        self.pm = PowerManager(db, max_gap=MAX_GAP, clock=lambda: self.now)
+        self.usage = Run(self.pm, clock=lambda: self.now, sleep=self.slept.append)
+
+    def setup_from(self, other: World) -> None:
+        """Know the meter that the other's setup has made, as two files at one Stripe do."""
+        setup(self.pm, make_client(Secret(API_KEY, KEY), {}, self.transport(other.server)))
 
     def add_device(self, device_id: str, kind: str = "main") -> str:
         """A device with one more meter; the meter's id."""
@@ -70,7 +88,7 @@ class World:
 
     def report(self, **options: object) -> power_billing.Report:
         """A run to Stripe."""
-        return self.biller.report(self.sink(), **options)  # type: ignore[arg-type]
+        return self.usage.report(self.sink(), **options)  # type: ignore[arg-type]
 
     def billed(self, customer: str = CUSTOMER) -> int:
         """What Stripe would put on the invoices, in Wh."""

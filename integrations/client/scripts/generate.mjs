@@ -44,7 +44,7 @@ const UNITS = [
   [/^value$/, "% of charge for alerts, else what was given"],
   [/^(sequence|resumed_from|oldest|latest|next_after)$/, SEQUENCE],
   [/^(received|stored|deleted)$/, "Number of readings"],
-  [/^expires_in$/, "Seconds"],
+  [/^(expires_in|step_seconds)$/, "Seconds"],
   [/^status$/, "HTTP status"],
 ];
 const NOTES = {

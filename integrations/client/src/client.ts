@@ -35,6 +35,14 @@ export interface Window {
   until?: Moment | undefined;
 }
 
+/** Which statistics of a meter: of the last `days`, or of a window. */
+export interface StatisticsWindow extends Window {
+  /** How far back, 0 to 36,500; it does not go with `since` and `until`. */
+  days?: number | undefined;
+  /** One row for each UTC hour, or day; "hour" by default. */
+  bucket?: "hour" | "day" | undefined;
+}
+
 /** The power budgets of devices by id; the entry of one that is not registered is `{ error }`. */
 export type Budget = api.GetBudgetResponse;
 
@@ -265,12 +273,16 @@ export class PowerClient {
     return this.#http.json<api.GetSeriesResponse>({ path: path("/v1/meters/{}/series", meterId), query, ...options });
   }
 
-  /** A meter's statistics by UTC hour or day over the last `days` (7 by default), oldest first; empty ones left out. */
+  /**
+   * A meter's statistics by UTC hour or day, oldest first; empty ones left out. Of the last `days` (7 by default), or of
+   * those from the hour or day of `since` on, whole, that begin before `until`.
+   */
   async statistics(
     meterId: string,
-    { days, bucket, ...options }: CallOptions & { days?: number | undefined; bucket?: "hour" | "day" | undefined } = {},
+    { days, since, until, bucket, ...options }: CallOptions & StatisticsWindow = {},
   ): Promise<api.PowerStatistics[]> {
-    const call = { path: path("/v1/meters/{}/statistics", meterId), query: { days, bucket } };
+    const query = { days, since: text(since), until: text(until), bucket };
+    const call = { path: path("/v1/meters/{}/statistics", meterId), query };
     return this.#http.json<api.GetStatisticsResponse>({ ...call, ...options });
   }
 
@@ -334,7 +346,38 @@ export class PowerClient {
     return this.#http.json<api.GetReportResponse>({ ...call, ...options });
   }
 
+  /**
+   * What each of these devices used in the last 24 whole UTC hours, as mean watts of each; null where that is not known.
+   * A device that is not registered is left out.
+   */
+  async sparklines(deviceIds: readonly string[], options: CallOptions = {}): Promise<api.Sparklines> {
+    let found: api.Sparklines | undefined;
+    for (const device of groups(deviceIds)) {
+      const call = { path: "/v1/sparklines", query: { device }, ...options };
+      const part = await this.#http.json<api.GetSparklinesResponse>(call);
+      // An hour has begun between two requests: what came before is of other hours.
+      if (found && found.start !== part.start) return this.sparklines(deviceIds, options);
+      found = { ...part, devices: { ...found?.devices, ...part.devices } };
+    }
+    if (!found) throw misuse("deviceIds: expected at least one");
+    return found;
+  }
+
   // --- The service itself
+
+  /** Whether this service asks for a token, and the command that makes one, where the client is on its machine. */
+  async signInNeeds(options: CallOptions = {}): Promise<api.SignInNeeds> {
+    return this.#http.json<api.GetSignInResponse>({ path: "/v1/sign-in", ...options });
+  }
+
+  /**
+   * A token for the ticket of a one-time link, as `power-service --open` prints it. The ticket is used up, so this is
+   * never tried again by itself; `unauthorized` says that it was before, or is too old.
+   */
+  async signIn(ticket: string, options: CallOptions = {}): Promise<api.SignedIn> {
+    const call = { method: "POST", path: "/v1/sign-in", body: { ticket } } as const;
+    return this.#http.json<api.SignInResponse>({ ...call, ...options });
+  }
 
   /** Who is asking: the token's name, scopes and devices. */
   async me(options: CallOptions = {}): Promise<api.Me> {

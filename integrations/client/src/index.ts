@@ -1,6 +1,13 @@
 /** @blackroad/power-client: the TypeScript client of power-service. */
 
-export { type Budget, type Moment, PowerClient, type PowerClientOptions, type Window } from "./client";
+export {
+  type Budget,
+  type Moment,
+  PowerClient,
+  type PowerClientOptions,
+  type StatisticsWindow,
+  type Window,
+} from "./client";
 export { type ClientCode, PowerError, type PowerErrorCode, type PowerErrorDetails } from "./errors";
 export type { CallOptions } from "./http";
 export type { FailedBatch, FlushResult } from "./queue";
@@ -13,7 +20,7 @@ export type {
   StreamStatus,
   StreamStopped,
 } from "./status";
-export type { StreamHandle, StreamOptions } from "./stream";
+export type { Deletion, StreamHandle, StreamOptions } from "./stream";
 export type {
   AlertLevel,
   Code,
@@ -42,6 +49,9 @@ export type {
   ReportTotals,
   SequencedEvent,
   Series,
+  SignedIn,
+  SignInNeeds,
+  Sparklines,
   StreamTicket,
   UnknownDevice,
 } from "./types.gen";

@@ -11,7 +11,19 @@ import { LONGEST_QUERY, queryText, WORTH_A_RETRY } from "./http";
 import { Recent } from "./recent";
 import { StreamSocket, type WebSocketClass } from "./socket";
 import type { StreamStatus } from "./status";
-import type { EventPage, HelloMessage, PowerEvent, PowerMeter, PowerReading, StreamMessage } from "./types.gen";
+import type {
+  DeletedMessage,
+  DeviceRecord,
+  EventPage,
+  HelloMessage,
+  PowerEvent,
+  PowerMeter,
+  PowerReading,
+  StreamMessage,
+} from "./types.gen";
+
+/** What was deleted, for good: a device, a meter, or a meter's readings from `since` on and before `until`. */
+export type Deletion = Omit<DeletedMessage, "type">;
 
 /** What to listen to. */
 export interface StreamOptions {
@@ -25,6 +37,10 @@ export interface StreamOptions {
   onReading?: ((reading: PowerReading, deviceId: string) => void) | undefined;
   /** A meter's present state: of each meter first, then whenever it changes. */
   onState?: ((meter: PowerMeter) => void) | undefined;
+  /** A device that was registered or changed. */
+  onDevice?: ((device: DeviceRecord) => void) | undefined;
+  /** What was deleted; of a device, each of its meters too. */
+  onDeleted?: ((deletion: Deletion) => void) | undefined;
   /** How the connection is doing: now, then whenever that changes. */
   onStatus?: ((status: StreamStatus) => void) | undefined;
   /** Closes it, as `close()` does. */
@@ -77,6 +93,7 @@ export class SharedStream {
   #socket: StreamSocket | undefined;
   #connection: Connection | undefined;
   #status: StreamStatus = { state: "idle" };
+  #file: string | undefined; // the id of the file that is followed
   #begunAnew = false;
   #looking: AbortController | undefined; // into another file
   #settling = false;
@@ -185,6 +202,7 @@ export class SharedStream {
     this.#socket = undefined;
     this.#meters.clear();
     this.#connection = undefined;
+    this.#file = undefined;
   }
 
   /**
@@ -240,14 +258,22 @@ export class SharedStream {
     } else if (message.type === "reading") {
       const { reading, device_id } = message;
       this.#tell(device_id, (options) => this.#call(options.onReading, reading, device_id));
+    } else if (message.type === "device") {
+      this.#tell(message.device.id, (options) => this.#call(options.onDevice, message.device));
+    } else if (message.type === "deleted") {
+      const { type, ...deletion } = message;
+      if (deletion.kind === "meter" && deletion.meter_id) this.#meters.delete(deletion.meter_id);
+      this.#tell(deletion.device_id, (options) => this.#call(options.onDeleted, deletion));
     }
   }
 
   #onHello(connection: Connection, hello: HelloMessage): void {
-    if ([...this.#listeners].some(({ cursor }) => cursor !== undefined && cursor > hello.latest)) {
-      void this.#beginAnew(connection, hello);
+    const isOther = this.#file !== undefined && this.#file !== hello.file_id;
+    if (isOther || [...this.#listeners].some(({ cursor }) => cursor !== undefined && cursor > hello.latest)) {
+      void this.#beginAnew(connection, hello, isOther);
       return;
     }
+    this.#file = hello.file_id;
     connection.live = true;
     connection.position = hello.resumed_from;
     connection.latest = hello.latest;
@@ -263,14 +289,15 @@ export class SharedStream {
     this.#settle();
   }
 
-  /** The sequence is behind what a listener has: the file is another one, or was put back from a backup. */
-  async #beginAnew(connection: Connection, hello: HelloMessage): Promise<void> {
+  /** The file is another one, or was put back from a backup: it says so, or is behind what a listener has. */
+  async #beginAnew(connection: Connection, hello: HelloMessage, isOther: boolean): Promise<void> {
     this.#looking = new AbortController();
     const { signal } = this.#looking;
     try {
       const common = await this.#recent.common((after, limit) => this.#source.events(after, limit, signal));
       if (this.#connection !== connection) return;
-      this.#moveBack(common, hello.latest);
+      this.#moveBack(common, hello.latest, isOther);
+      this.#file = hello.file_id;
       this.#begunAnew = true;
     } catch (caught) {
       if (this.#connection !== connection) return;
@@ -290,11 +317,11 @@ export class SharedStream {
    * Whoever was following goes on where this file and the one before were still the same. Where nothing was, one who
    * asked for a place gets every event of this file, for all are new, and one who asked for what comes gets what comes.
    */
-  #moveBack(common: number | undefined, latest: number): void {
+  #moveBack(common: number | undefined, latest: number, isOther: boolean): void {
     const isAhead = ({ cursor }: Listener) => cursor !== undefined && cursor > latest;
-    const isOther = [...this.#listeners].some((listener) => listener.joined && isAhead(listener));
+    const all = isOther || [...this.#listeners].some((listener) => listener.joined && isAhead(listener));
     for (const listener of this.#listeners) {
-      if (listener.cursor === undefined || !(isOther || isAhead(listener))) continue;
+      if (listener.cursor === undefined || !(all || isAhead(listener))) continue;
       // What was received says nothing of one who has just come, and has seen what it has elsewhere.
       const same = listener.joined ? common : undefined;
       const begin = same ?? (listener.options.after === undefined ? latest : 0);

@@ -28,6 +28,21 @@ export type Deleted = {
 };
 
 /**
+ * Something was deleted, for good.
+ *
+ * `device`: a device; a message for each of its meters comes too. `meter`: a meter with all that is its. `readings`:
+ * those of a meter from `since` on and before `until`; null is no limit.
+ */
+export type DeletedMessage = {
+    type: 'deleted';
+    kind: 'device' | 'meter' | 'readings';
+    device_id: string;
+    meter_id: string | null;
+    since: string | null;
+    until: string | null;
+};
+
+/**
  * One device's entry of the library's power_budget_check.
  */
 export type DeviceBudget = {
@@ -105,6 +120,14 @@ export type DeviceChanges = {
      * %, less than the low threshold; null: 5
      */
     critical_battery_threshold?: number | null;
+};
+
+/**
+ * A device that was registered, or whose values changed.
+ */
+export type DeviceMessage = {
+    type: 'device';
+    device: DeviceRecord;
 };
 
 /**
@@ -265,6 +288,10 @@ export type MeterChanges = {
     capacity_wh?: number;
     name?: string | null;
     /**
+     * null: not known from now on, until a reading brings a charge
+     */
+    charge_pct?: null;
+    /**
      * false: it counts in no present figure, until a reading becomes its present state
      */
     active?: boolean;
@@ -281,7 +308,7 @@ export type MeterMessage = {
 /**
  * A meter in a report; without readings in the period only the first four keys.
  *
- * The wattages are null where no reading of the period has both volts and amperes.
+ * The wattages are null where no reading of the period has both volts and amperes, the charges where none has one.
  */
 export type MeterReport = {
     meter_id: string;
@@ -305,13 +332,13 @@ export type MeterReport = {
      */
     max_wattage?: number | null;
     /**
-     * %
+     * %; null: not known
      */
-    min_charge_pct?: number;
+    min_charge_pct?: number | null;
     /**
-     * %
+     * %; null: not known
      */
-    max_charge_pct?: number;
+    max_charge_pct?: number | null;
     /**
      * Wh out of the source, never below 0
      */
@@ -357,6 +384,10 @@ export type NewMeter = {
      */
     capacity_wh?: number;
     name?: string | null;
+    /**
+     * %, until a reading brings a charge; null: not known
+     */
+    charge_pct?: number | null;
 };
 
 /**
@@ -373,7 +404,7 @@ export type NewReading = {
      */
     current_draw: number | null;
     /**
-     * %, clamped to 0..100; null: the meter's last
+     * %, clamped to 0..100; null: the meter's last, which may be unknown
      */
     charge_pct?: number | null;
     /**
@@ -428,9 +459,9 @@ export type PowerMeter = {
      */
     capacity_wh: number;
     /**
-     * %
+     * %; null: not known
      */
-    charge_pct: number;
+    charge_pct: number | null;
     name: string | null;
     /**
      * ISO 8601, UTC
@@ -466,8 +497,8 @@ export type PowerMeter = {
 /**
  * One meter at one instant; `wattage` is rounded to 4 decimals, `timestamp` ISO 8601 UTC.
  *
- * Unknown volts or amperes are None, and so is the wattage then. `id` is made of the meter's id
- * and the time, so it is the same on every copy.
+ * Unknown volts or amperes are None, and so is the wattage then; an unknown charge is None. `id`
+ * is made of the meter's id and the time, so it is the same on every copy.
  */
 export type PowerReading = {
     id: string;
@@ -485,9 +516,9 @@ export type PowerReading = {
      */
     wattage: number | null;
     /**
-     * %
+     * %; null: not known
      */
-    charge_pct: number;
+    charge_pct: number | null;
     /**
      * ISO 8601, UTC
      */
@@ -502,7 +533,7 @@ export type PowerState = 'normal' | 'low' | 'critical' | 'charging' | 'unknown';
 /**
  * One meter over one UTC hour or day, whose first instant is `start` (ISO 8601).
  *
- * The wattages are None if no reading has watts.
+ * The wattages are None if no reading has watts, and the charges if no reading has a charge.
  */
 export type PowerStatistics = {
     meter_id: string;
@@ -527,13 +558,13 @@ export type PowerStatistics = {
      */
     max_wattage: number | null;
     /**
-     * %
+     * %; null: not known
      */
-    min_charge_pct: number;
+    min_charge_pct: number | null;
     /**
-     * %
+     * %; null: not known
      */
-    max_charge_pct: number;
+    max_charge_pct: number | null;
     /**
      * Wh out of the source, never below 0
      */
@@ -670,7 +701,56 @@ export type Series = {
     voltage: Array<number | null>;
     current_draw: Array<number | null>;
     wattage: Array<number | null>;
-    charge_pct: Array<number>;
+    charge_pct: Array<number | null>;
+};
+
+/**
+ * What a one-time link has.
+ */
+export type SignIn = {
+    /**
+     * what stands behind /#/sign-in/ in the link
+     */
+    ticket: string;
+};
+
+/**
+ * What it takes to get in. `token_command` makes a token, on the service's machine.
+ *
+ * It is null where no token is needed, and for who asks from elsewhere: it names the file that the service uses.
+ */
+export type SignInNeeds = {
+    token_needed: boolean;
+    token_command: string | null;
+};
+
+/**
+ * A new token for who came with a one-time link: it is shown this once. It counts until it is revoked.
+ */
+export type SignedIn = {
+    token: string;
+    name: string;
+    scopes: Array<'read' | 'write' | 'admin'>;
+};
+
+/**
+ * What devices used, as mean watts of each of 24 whole UTC hours, by device id; null: not known.
+ *
+ * Each list has the hours in order of time: the first begins at `start`, each next one `step_seconds` later, and the
+ * hour under way is not among them. A device that is not registered is left out.
+ */
+export type Sparklines = {
+    /**
+     * ISO 8601, UTC
+     */
+    start: string;
+    /**
+     * Seconds
+     */
+    step_seconds: number;
+    devices: {
+        [key: string]: Array<number | null>;
+    };
 };
 
 export type StreamMessage = ({
@@ -682,6 +762,10 @@ export type StreamMessage = ({
 } & ReadingMessage) | ({
     type: 'meter';
 } & MeterMessage) | ({
+    type: 'device';
+} & DeviceMessage) | ({
+    type: 'deleted';
+} & DeletedMessage) | ({
     type: 'heartbeat';
 } & HeartbeatMessage);
 
@@ -1087,15 +1171,27 @@ export type GetStatisticsData = {
     };
     query?: {
         /**
-         * Days
-         *
-         * how far back, in days
-         */
-        days?: number;
-        /**
          * Bucket
          */
         bucket?: 'hour' | 'day';
+        /**
+         * Days
+         *
+         * how far back, in days; 7 where nothing is said
+         */
+        days?: number | null;
+        /**
+         * Since
+         *
+         * ISO 8601 with an offset, 1970 to 2200
+         */
+        since?: string | null;
+        /**
+         * Until
+         *
+         * ISO 8601 with an offset, 1970 to 2200
+         */
+        until?: string | null;
     };
     url: '/v1/meters/{meter_id}/statistics';
 };
@@ -1287,6 +1383,61 @@ export type GetReportResponses = {
 };
 
 export type GetReportResponse = GetReportResponses[keyof GetReportResponses];
+
+export type GetSparklinesData = {
+    body?: never;
+    path?: never;
+    query: {
+        /**
+         * Device
+         *
+         * a device's id; may be repeated
+         */
+        device: Array<string>;
+    };
+    url: '/v1/sparklines';
+};
+
+export type GetSparklinesResponses = {
+    /**
+     * Successful Response
+     */
+    200: Sparklines;
+};
+
+export type GetSparklinesResponse = GetSparklinesResponses[keyof GetSparklinesResponses];
+
+export type GetSignInData = {
+    body?: never;
+    path?: never;
+    query?: never;
+    url: '/v1/sign-in';
+};
+
+export type GetSignInResponses = {
+    /**
+     * Successful Response
+     */
+    200: SignInNeeds;
+};
+
+export type GetSignInResponse = GetSignInResponses[keyof GetSignInResponses];
+
+export type SignInData = {
+    body: SignIn;
+    path?: never;
+    query?: never;
+    url: '/v1/sign-in';
+};
+
+export type SignInResponses = {
+    /**
+     * Successful Response
+     */
+    200: SignedIn;
+};
+
+export type SignInResponse = SignInResponses[keyof SignInResponses];
 
 export type GetMeData = {
     body?: never;

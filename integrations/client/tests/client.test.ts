@@ -170,6 +170,11 @@ describe("readings", () => {
     expect(count(hours)).toBe(2_502);
     expect(count(days)).toBe(2_502);
     expect(days.length).toBeLessThan(hours.length);
+    const window = { since: new Date(START + 1_800_000), until: "2026-11-01T01:00:00Z" };
+    const some = await client.statistics(meter, window);
+    expect(some.map((row) => row.start)).toEqual(["2026-11-01T00:00:00.000000+00:00"]);
+    const asked = client.statistics(meter, { ...window, days: 7 });
+    await expect(asked).rejects.toMatchObject({ status: 422, code: "invalid_value" });
   });
 
   test("a number that JSON does not have is not sent as null, which may mean something", async () => {
@@ -207,6 +212,27 @@ describe("events, budget, report", () => {
     expect(Object.keys(await client.getBudget()).length).toBe((await client.devices()).length);
   });
 
+  test("sparklines of many devices take several requests; nobody's are misuse", async () => {
+    const ids = Array.from({ length: 250 }, (_, i) => `far-away-${i}`);
+    const found = await client.sparklines(["edge-1", ...ids, "edge-2"]);
+    expect(found.step_seconds).toBe(3_600);
+    expect(Object.keys(found.devices)).toEqual(["edge-1", "edge-2"]);
+    expect(found.devices["edge-1"]).toEqual(Array(24).fill(null));
+    await expect(client.sparklines([])).rejects.toMatchObject({ code: "invalid_argument" });
+  });
+
+  test("sparklines of an hour that ends between two requests are asked for again", async () => {
+    const starts = ["11", "12", "12", "12"];
+    const answer = async () => {
+      const start = `2026-11-23T${starts.shift()}:00:00.000000+00:00`;
+      return Response.json({ start, step_seconds: 3_600, devices: { [`at-${starts.length}`]: [] } });
+    };
+    const other = new PowerClient({ baseUrl: "http://127.0.0.1:1", fetch: answer });
+    const found = await other.sparklines(Array.from({ length: 101 }, (_, i) => `d${i}`));
+    expect(found.start).toContain("T12");
+    expect(Object.keys(found.devices)).toEqual(["at-1", "at-0"]);
+  });
+
   test("ids of the greatest length fit", async () => {
     const ids = Array.from({ length: 100 }, (_, i) => "東".repeat(197) + (100 + i));
     expect(Object.keys(await client.getBudget(ids)).length).toBe(100);
@@ -221,6 +247,14 @@ describe("events, budget, report", () => {
 describe("the service itself", () => {
   test("says who is asking", async () => {
     expect(await client.me()).toMatchObject({ scopes: ["read", "write", "admin"], devices: null });
+  });
+
+  test("says what it takes to get in, and takes a link once", async () => {
+    const needs = await service.client({ fetch: noted }).signInNeeds();
+    expect(needs).toEqual({ token_needed: true, token_command: expect.stringContaining(service.db) });
+    const refused = client.signIn("used");
+    await expect(refused).rejects.toMatchObject({ status: 401, code: "unauthorized" });
+    await expect(refused).rejects.toThrow(/used before/);
   });
 
   test("is healthy and ready, and has metrics and tickets", async () => {
@@ -276,6 +310,9 @@ test("every method takes a signal", async () => {
     health: () => client.health(options),
     ready: () => client.ready(options),
     metrics: () => client.metrics(options),
+    sparklines: () => client.sparklines(["a"], options),
+    signInNeeds: () => client.signInNeeds(options),
+    signIn: () => client.signIn("x", options),
     createStreamTicket: () => client.createStreamTicket(options),
   };
   for (const [name, call] of Object.entries(calls)) {

@@ -58,7 +58,14 @@ export class FakeSocket extends EventTarget {
     if (this.#place === undefined) {
       const { after } = this;
       this.#place = after === undefined ? latest : Math.min(Math.max(after, oldest - 1, 0), latest);
-      this.send({ type: "hello", resumed_from: this.#place, oldest, latest, recovered: this.#place === after });
+      this.send({
+        type: "hello",
+        resumed_from: this.#place,
+        oldest,
+        latest,
+        recovered: this.#place === after,
+        file_id: this.service.fileId,
+      });
       return true;
     }
     const place = this.#place;
@@ -90,6 +97,7 @@ export class FakeSocket extends EventTarget {
 /** What is at the other end. */
 export class FakeService {
   events: SequencedEvent[] = [];
+  fileId = "first";
   sockets: FakeSocket[] = [];
   up = true;
   silent = false;

@@ -140,6 +140,56 @@ test("a file that was put back from a backup: what is new in it is given, what w
   all.handle.close();
 });
 
+test("a file that was put back, in which more has happened since than was lost: all that is new is given", async () => {
+  const all = listen(client, { after: 0 });
+  for (const note of ["1", "2"]) await client.triggerEvent("a", { type: "restore", note });
+  python(["-c", BACKUP, service.db, `${service.db}.backup`]);
+  await client.triggerEvent("a", { type: "restore", note: "3" });
+  await eventually(() => all.events.length === 3);
+  await service.end();
+  python(["-c", RESTORE, service.db, `${service.db}.backup`]);
+  python(["-c", WRITER, service.db, "4"]);
+  await service.start();
+  await eventually(() => all.events.length === 7);
+  expect(all.sequences).toEqual([1, 2, 3, 3, 4, 5, 6]);
+  expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: false });
+  all.handle.close();
+});
+
+test("devices and meters that come, change and go are told, whichever process did it", async () => {
+  const got: string[] = [];
+  const { close } = client.stream({
+    onStatus: ({ state }) => got.push(state),
+    onDevice: ({ id, name }) => got.push(`device ${id} ${name}`),
+    onState: ({ name }) => got.push(`meter ${name}`),
+    onDeleted: ({ kind, device_id }) => got.push(`deleted ${kind} ${device_id}`),
+  });
+  const then = async (message: string) => {
+    await eventually(() => got.at(-1) === message);
+    got.length = 0;
+  };
+  await then("open");
+  await client.putDevice("c", { name: "New" });
+  await then("device c New");
+  const meter = await client.addMeter("c", { type: "battery", capacity_wh: 50, name: "Pack" });
+  await then("meter Pack");
+  await client.updateDevice("c", { name: "Other" });
+  await then("device c Other");
+  await client.updateMeter(meter.id, { name: "Cell" });
+  await then("meter Cell");
+  const timestamp = "2026-01-01T00:00:00Z";
+  await client.logPower({ meter_id: meter.id, voltage: 4, current_draw: 1, timestamp });
+  await then("meter Cell");
+  await client.deleteReadings(meter.id, { since: timestamp, until: "2026-01-02T00:00:00Z" });
+  await eventually(() => got.includes("deleted readings c"));
+  got.length = 0;
+  const elsewhere = "import sys; from power_manager import PowerManager; PowerManager(sys.argv[1]).delete_device('c')";
+  python(["-c", elsewhere, service.db]);
+  await eventually(() => got.length === 2);
+  expect(got.sort()).toEqual(["deleted device c", "deleted meter c"]);
+  close();
+});
+
 test("readings and states come as they are written", async () => {
   const meter = await client.addMeter("a", { type: "battery", capacity_wh: 50 });
   const got: string[] = [];

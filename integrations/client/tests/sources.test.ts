@@ -1,9 +1,17 @@
 /** What the hooks make of what comes in: held against plain lists. */
 
 import { describe, expect, test, vi } from "vitest";
-import type { PowerClient, PowerEvent, PowerMeter, PowerReading, StreamOptions } from "../src";
-import { Resource } from "../src/react/resource";
-import { budgetSource, devicesSource, eventsSource, historySource, livePowerSource } from "../src/react/sources";
+import type { DeviceRecord, PowerClient, PowerEvent, PowerMeter, PowerReading, StreamOptions } from "../src";
+import { Resource, type Source } from "../src/react/resource";
+import {
+  budgetSource,
+  devicesSource,
+  eventsSource,
+  historySource,
+  livePowerSource,
+  meterSource,
+  reportSource,
+} from "../src/react/sources";
 import { event } from "./fake";
 
 const NOW = Date.parse("2026-11-23T12:00:00Z");
@@ -169,22 +177,62 @@ test("the newest of all that a token sees are found, however far back", async ()
   await vi.waitFor(() => expect(resource.state.data?.map((one) => one.id)).toEqual(["900", "800", "700", "600"]));
 });
 
-test("a device whose first meter shows up while the devices are loaded is not missed", async () => {
-  let answer: (devices: unknown[]) => void = () => {};
-  const devices = vi.fn(() => new Promise<unknown[]>((resolve) => (answer = resolve)));
-  const { client, streams } = fake({ devices });
-  const resource = new Resource(client, devicesSource());
-  const changes = vi.fn();
-  resource.show(changes);
-  streams[0]?.onStatus?.(open);
-  streams[0]?.onState?.({ id: "m", device_id: "new" } as PowerMeter);
-  answer([{ id: "old" }]);
-  await vi.waitFor(() => expect(devices).toHaveBeenCalledTimes(2), 5_000);
-  answer([{ id: "old" }, { id: "new" }]);
-  await vi.waitFor(() => expect(resource.state.data?.length).toBe(2));
-  changes.mockClear();
-  streams[0]?.onState?.({ id: "m", device_id: "new" } as PowerMeter);
-  expect(changes).not.toHaveBeenCalled();
+describe("devices", () => {
+  const record = (id: string, name: string) => ({ id, name }) as DeviceRecord;
+
+  test("come, change and go by the stream, also while they are loaded", async () => {
+    let answer: (devices: DeviceRecord[]) => void = () => {};
+    const devices = vi.fn(() => new Promise<DeviceRecord[]>((resolve) => (answer = resolve)));
+    const { client, streams } = fake({ devices });
+    const resource = new Resource(client, devicesSource());
+    const [stream] = streams as [StreamOptions];
+    stream.onStatus?.(open);
+    stream.onDevice?.(record("c", "new"));
+    stream.onDeleted?.({ kind: "device", device_id: "b", meter_id: null, since: null, until: null });
+    answer([record("a", "A"), record("b", "B")]);
+    await vi.waitFor(() => expect(resource.state.data).toEqual([record("a", "A"), record("c", "new")]));
+    stream.onDevice?.(record("a", "renamed"));
+    stream.onDeleted?.({ kind: "meter", device_id: "c", meter_id: "m", since: null, until: null });
+    expect(resource.state.data).toEqual([record("a", "renamed"), record("c", "new")]);
+    expect(devices).toHaveBeenCalledTimes(1);
+  });
+
+  test("that are deleted take their events with them", async () => {
+    const all = [event(1, "a"), event(2, "b")];
+    const eventsSince = async (after: number) => ({ events: all.filter((one) => one.sequence > after), next_after: 2 });
+    const { client, streams } = fake({ eventsSince });
+    const resource = new Resource(client, eventsSource(undefined, 4));
+    streams[0]?.onStatus?.(open);
+    await vi.waitFor(() => expect(resource.state.data?.length).toBe(2));
+    streams[0]?.onDeleted?.({ kind: "device", device_id: "a", meter_id: null, since: null, until: null });
+    expect(resource.state.data?.map(({ id }) => id)).toEqual(["2"]);
+  });
+});
+
+test("what people change or delete has budget, history and meter loaded again, once for all of it", async () => {
+  vi.useFakeTimers();
+  try {
+    const load = vi.fn(async () => []);
+    const { client, streams } = fake({ getBudget: load, getReport: load, chart: load, meter: load });
+    const sources = [
+      budgetSource(["a"], 60_000),
+      reportSource("a", 7, 60_000),
+      historySource("m", 1, 100, "a"),
+      meterSource("m", "a"),
+    ];
+    for (const source of sources) new Resource<unknown>(client, source as Source<unknown>);
+    for (const stream of streams) stream.onStatus?.(open);
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(load).toHaveBeenCalledTimes(4);
+    for (const stream of streams) {
+      for (const meter_id of ["m", "n"])
+        stream.onDeleted?.({ kind: "meter", device_id: "a", meter_id, since: null, until: null });
+    }
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(load).toHaveBeenCalledTimes(8);
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 describe("live power", () => {
@@ -196,6 +244,30 @@ describe("live power", () => {
     const client = { meters: async () => answers.shift() } as unknown as PowerClient;
     expect([...(await source.load(client, undefined)).keys()]).toEqual(["m", "n"]);
     expect([...(await source.load(client, undefined)).keys()]).toEqual(["n"]);
+  });
+
+  test("a meter that was deleted while they were loaded is not there, and one that is deleted goes at once", async () => {
+    vi.useFakeTimers();
+    try {
+      let answer: (meters: PowerMeter[]) => void = () => {};
+      const meters = () => new Promise<PowerMeter[]>((resolve) => (answer = resolve));
+      const { client, streams } = fake({ meters });
+      const resource = new Resource(client, livePowerSource(undefined));
+      const ids = () => [...(resource.state.data?.keys() ?? [])];
+      const gone = (kind: "meter" | "readings", meter_id: string) =>
+        streams[0]?.onDeleted?.({ kind, device_id: "a", meter_id, since: null, until: null });
+      streams[0]?.onStatus?.(open);
+      gone("meter", "m");
+      answer([meter("m", "a", 1), meter("n", "a", 1), meter("o", "a", 1)]);
+      await vi.advanceTimersByTimeAsync(1_000);
+      expect(ids()).toEqual(["n", "o"]);
+      gone("meter", "o");
+      gone("readings", "n");
+      await vi.advanceTimersByTimeAsync(1_000);
+      expect(ids()).toEqual(["n"]);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   test("a thousand changes are one, and what came while it was loaded is newer than what was loaded", async () => {

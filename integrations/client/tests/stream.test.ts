@@ -209,6 +209,52 @@ describe("a file that is another one", () => {
     expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: true });
   });
 
+  test("that has as many events as the one before, and more: told by its id", async () => {
+    for (const device of ["a", "a", "a"]) service.add(device);
+    const [all, now] = [listen({ after: 0 }), listen()];
+    await settle();
+    service.socket.drop();
+    service.fileId = "second";
+    service.events = service.events.slice(0, 1);
+    for (const id of ["x", "y", "z"]) service.add("a", id);
+    await settle(2_000);
+    expect([all.got, now.got]).toEqual([
+      [1, 2, 3, 2, 3, 4],
+      [2, 3, 4],
+    ]);
+    expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: false });
+    service.socket.drop();
+    service.add("a");
+    await settle(2_000);
+    expect(all.got.slice(-2)).toEqual([4, 5]);
+    expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: true });
+  });
+
+  test("and that is the one before up to its end: nothing is given twice", async () => {
+    service.add("a");
+    const all = listen({ after: 0 });
+    await settle();
+    service.socket.drop();
+    service.fileId = "second";
+    await settle(2_000);
+    expect(all.got).toEqual([1]);
+    expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: false });
+  });
+
+  test("does not matter to whoever comes after everybody has left", async () => {
+    service.add("a");
+    const first = listen({ after: 0 });
+    await settle();
+    first.handle.close();
+    await settle();
+    service.fileId = "second";
+    const second = listen({ after: 1 });
+    await settle();
+    service.add("a");
+    await settle();
+    expect([second.got, service.sockets.length]).toEqual([[2], 2]);
+  });
+
   test("nothing in common: everything to one who asked for a place, what comes to one who did not", async () => {
     for (let i = 0; i < 5; i++) service.add("a");
     const [all, now] = [listen({ after: 2 }), listen()];

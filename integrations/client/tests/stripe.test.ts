@@ -9,9 +9,10 @@ import { consumedWh, type MeterEvent, statisticsToMeterEvents, toMeterEvents } f
 const BILLING = { customerId: "cus_NffrFeUfNV2Hib", eventName: "power_watt_hours" };
 const HOUR = "2026-11-23T12:00:00Z";
 
-function meter(type: MeterReport["type"], energy_out_wh?: number): MeterReport {
+function meter(type: MeterReport["type"], energy_out_wh?: number, energy_in_wh = 0): MeterReport {
   const head = { meter_id: "m", name: null, type, reading_count: energy_out_wh === undefined ? 0 : 2 };
-  return energy_out_wh === undefined ? head : { ...head, energy_out_wh, energy_in_wh: 5, energy_wh: energy_out_wh - 5 };
+  if (energy_out_wh === undefined) return head;
+  return { ...head, energy_out_wh, energy_in_wh, energy_wh: energy_out_wh - energy_in_wh };
 }
 
 const TOTALS: ReportTotals = {
@@ -29,10 +30,10 @@ function report(...meters: MeterReport[]): Report {
   return { device_id: "edge", device_name: "Edge", ...times, meters, totals: TOTALS, event_count: 0, events: [] };
 }
 
-function row(start: string, energy_out_wh: number): PowerStatistics {
+function row(start: string, energy_out_wh: number, energy_in_wh = 0): PowerStatistics {
   const watts = { avg_wattage: 1, min_wattage: 1, max_wattage: 1 };
   const charge = { min_charge_pct: 1, max_charge_pct: 1 };
-  return { meter_id: "m", start, reading_count: 1, ...watts, ...charge, energy_out_wh, energy_in_wh: 0 };
+  return { meter_id: "m", start, reading_count: 1, ...watts, ...charge, energy_out_wh, energy_in_wh };
 }
 
 function total(events: MeterEvent[]): number {
@@ -40,14 +41,54 @@ function total(events: MeterEvent[]): number {
 }
 
 describe("toMeterEvents", () => {
-  test("makes one event of what supplied the load", () => {
-    const event = { identifier: "cus_NffrFeUfNV2Hib:power_watt_hours:2026-11-23T12Z", timestamp: 1795435200 };
+  test("makes one event of what the device consumed", () => {
+    const event = { identifier: "cus_NffrFeUfNV2Hib:power_watt_hours:2026-11-23T12Z:12", timestamp: 1795435200 };
     const payload = { stripe_customer_id: "cus_NffrFeUfNV2Hib", value: "12" };
-    const made = toMeterEvents(report(meter("battery", 5.5), meter("main", 7), meter("solar", 90), meter("ups")), {
+    const made = toMeterEvents(report(meter("battery", 5.5, 3.5), meter("main", 7), meter("solar", 3), meter("ups")), {
       ...BILLING,
       hour: HOUR,
     });
     expect(made).toEqual([{ event_name: "power_watt_hours", payload, ...event }]);
+  });
+
+  test("an hour that has changed has another identifier, so that Stripe takes it", () => {
+    const identifiers = [1, 6, 1].map(
+      (wh) => toMeterEvents(report(meter("main", wh)), { ...BILLING, hour: HOUR })[0]?.identifier,
+    );
+    expect(identifiers[0]).not.toBe(identifiers[1]);
+    expect(identifiers[0]).toBe(identifiers[2]);
+  });
+
+  test.each([2 / 24, 1, 7, Number.NaN, 1 / 24 + 1e-5])(
+    "a report of %d days is not billed as one hour",
+    (period_days) => {
+      const days = { ...report(meter("main", 700)), period_days };
+      const make = () => toMeterEvents([report(meter("main", 1)), days], { ...BILLING, hour: HOUR });
+      expect(make).toThrow(RangeError);
+      expect(make).toThrow(
+        `report of edge: expected a period of at most an hour (days: 1 / 24), got ${period_days} days`,
+      );
+    },
+  );
+
+  test.each([1 / 24, 0.041667, 1 / 48])("a report of %d days is", (period_days) => {
+    const one = { ...report(meter("main", 7)), period_days };
+    expect(total(toMeterEvents(one, { ...BILLING, hour: HOUR }))).toBe(7);
+  });
+
+  test.each([
+    ["an in-line ups passes on what main supplies", [meter("main", 120), meter("ups", 120)], 120],
+    ["a ups alone is all there is", [meter("ups", 120)], 120],
+    ["what charged the battery is taken back", [meter("main", 100), meter("battery", 0, 60)], 40],
+    ["a panel's energy counts", [meter("solar", 10), meter("battery", 5, 8)], 7],
+    ["a battery that only charges", [meter("battery", 0, 60)], -60],
+  ])("%s", (_, meters, wh) => {
+    expect(consumedWh(report(...meters))).toBe(wh);
+    expect(total(toMeterEvents(report(...meters), { ...BILLING, hour: HOUR }))).toBe(wh);
+  });
+
+  test("the rule is each device's own: one's main meter says nothing of another's ups", () => {
+    expect(consumedWh([report(meter("main", 1)), report(meter("ups", 2))])).toBe(3);
   });
 
   test("is what Stripe's types want, checked when this is compiled", () => {
@@ -57,8 +98,8 @@ describe("toMeterEvents", () => {
 
   test.each([HOUR, "2026-11-23T12:59:59.999Z", "2026-11-23T13:30:00+01:00", new Date(HOUR)])("hour %s", (hour) => {
     const made = toMeterEvents(report(meter("main", 1)), { ...BILLING, hour });
-    expect(made.map(({ identifier, timestamp }) => [identifier.slice(-14), timestamp])).toEqual([
-      ["2026-11-23T12Z", 1795435200],
+    expect(made.map(({ identifier, timestamp }) => [identifier.slice(-16), timestamp])).toEqual([
+      ["2026-11-23T12Z:1", 1795435200],
     ]);
   });
 
@@ -113,7 +154,7 @@ describe("toMeterEvents", () => {
 
   test.each([
     [{ hour: "noon" }, "hour: expected a Date or ISO 8601 text, got noon"],
-    [{ totalWh: -1 }, "expected watt-hours from 0 to 999999999999999, got -1 and 1"],
+    [{ totalWh: -1e15 }, "expected watt-hours of at most 999999999999999, got -1000000000000000 and 1"],
     [{ totalWh: Number.NaN }, "got NaN and 1"],
     [{ totalWh: 1e15 }, "got 1000000000000000 and 1"],
     [{ eventName: "x".repeat(70) }, "too long for an identifier of 100"],
@@ -140,6 +181,22 @@ describe("statisticsToMeterEvents", () => {
     ]);
     expect(totalWh).toBeCloseTo(2.8);
     expect(statisticsToMeterEvents([], { ...BILLING, until: HOUR, totalWh })).toEqual({ events: [], totalWh });
+  });
+
+  test("late readings give an hour another value and another identifier, and leave the others alone", () => {
+    const bill = (wh: number) => {
+      const rows = [row("2026-11-23T09:00:00Z", wh), row("2026-11-23T10:00:00Z", 4)];
+      return statisticsToMeterEvents(rows, { ...BILLING, until: HOUR }).events;
+    };
+    const [before, after] = [bill(1), bill(6)];
+    expect(after.map(({ payload }) => payload.value)).toEqual(["6", "4"]);
+    expect(after[0]?.identifier).not.toBe(before[0]?.identifier);
+    expect(after[1]).toEqual(before[1]);
+  });
+
+  test("what charged a battery is taken from what it gave", () => {
+    const rows = [row("2026-11-23T09:00:00Z", 0, 30), row("2026-11-23T09:00:00Z", 100)];
+    expect(total(statisticsToMeterEvents(rows, { ...BILLING, until: HOUR }).events)).toBe(70);
   });
 
   test("ten hours of 0.1 Wh are a watt-hour", () => {
@@ -187,7 +244,7 @@ describe("Stripe's own client", () => {
     expect(bodies.map((body) => Object.fromEntries(body))).toEqual([
       {
         event_name: "power_watt_hours",
-        identifier: "cus_NffrFeUfNV2Hib:power_watt_hours:2026-11-23T12Z",
+        identifier: "cus_NffrFeUfNV2Hib:power_watt_hours:2026-11-23T12Z:3",
         "payload[stripe_customer_id]": "cus_NffrFeUfNV2Hib",
         "payload[value]": "3",
         timestamp: "1795435200",

@@ -67,7 +67,7 @@ describe("what Python has", () => {
         records.PowerReading = records.PowerReading?.replace("{", "{ humidity: number;") ?? "";
       },
       ({ records }) => {
-        records.PowerMeter = records.PowerMeter?.replace("charge_pct: number", "charge_pct: number | null") ?? "";
+        records.PowerMeter = records.PowerMeter?.replace("capacity_wh: number", "capacity_wh: number | null") ?? "";
       },
       ({ records }) => {
         records.PowerStatistics =

@@ -8,6 +8,7 @@ import type { Browser } from "playwright-core";
 import { build, preview } from "vite";
 import { expect, onTestFinished, test } from "vitest";
 import { directory, launch, open, Service, signedIn, Writer, writing } from "../tests/e2e/harness";
+import { linkSeconds, loaded, slowDown, turnsOf } from "../tests/e2e/link";
 
 const at = (values: readonly number[], share: number): number =>
   [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(share * values.length))] ??
@@ -99,6 +100,37 @@ async function latency(browser: Browser): Promise<Rows> {
   ];
 }
 
+/** From the address until all of a view is drawn, over the link of 1.6 Mbit/s and 150 ms; median of three. */
+async function slowLink(browser: Browser): Promise<Rows> {
+  const views = [
+    ["a device’s day, 4 meters, 1 reading a minute", ["day"], "#/device/hut", ".chart-plot canvas >> nth=2"],
+    ["rows of 2,000 devices", ["crowd", "--devices", "2000"], "", ".fleet-item >> nth=0"],
+  ] as const;
+  const rows: Rows = [];
+  for (const [what, fill, hash, drawn] of views) {
+    const service = await Service.start(fill);
+    const token = service.token(["read"]);
+    const times: number[] = [];
+    let link = "";
+    for (let run = 0; run < 3; run++) {
+      const { page } = await open(browser, "about:blank");
+      await page.addInitScript((kept) => localStorage.setItem("power-dashboard.token", kept), token);
+      const traffic = await slowDown(page);
+      await page.goto(`${service.url}/${hash}`, { waitUntil: "commit" });
+      await page.locator(drawn).waitFor();
+      times.push(await page.evaluate(() => performance.now()));
+      const requests = await loaded(page);
+      const bytes = requests.reduce((sum, request) => sum + request.bytes, 0);
+      const seconds = linkSeconds(requests, traffic.streamBytes()).toFixed(1);
+      link = `${turnsOf(requests)} turns, ${Math.round(bytes / 1000)} kB and ${Math.round(traffic.streamBytes() / 1000)} kB of the stream: the link’s share is ${seconds} s`;
+      await page.context().close();
+    }
+    rows.push([`1.6 Mbit/s, 150 ms: ${what}`, `${(at(times, 0.5) / 1000).toFixed(1)} s`]);
+    rows.push(["  of which", link]);
+  }
+  return rows;
+}
+
 async function bundle(): Promise<Rows> {
   const built = await build({ logLevel: "error", build: { write: false } });
   const { output } = (Array.isArray(built) ? built[0] : built) as {
@@ -123,6 +155,7 @@ test("figures", { timeout: 300_000 }, async () => {
     ...(await chartFrames(browser)),
     ...(await thousandDevices(browser)),
     ...(await latency(browser)),
+    ...(await slowLink(browser)),
     ...(await bundle()),
   ];
   const table = rows.map(([what, figure]) => `| ${what} | ${figure} |`).join("\n");

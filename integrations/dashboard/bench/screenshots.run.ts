@@ -2,9 +2,9 @@
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Page } from "playwright-core";
+import type { Browser, Page } from "playwright-core";
 import { test } from "vitest";
-import { launch, open, Service, signedIn, writing } from "../tests/e2e/harness";
+import { demo, launch, open, Service, signedIn, writing } from "../tests/e2e/harness";
 
 const SCREENSHOTS = join(import.meta.dirname, "../screenshots");
 const SCREENS = {
@@ -13,6 +13,12 @@ const SCREENS = {
   wall: { width: 2560, height: 1440 },
 } as const;
 
+/** As of a service that was installed: the file of this one goes when the pictures are made. */
+const SIGN_IN = {
+  token_needed: true,
+  token_command: "power-service token new NAME --scope read --db /var/lib/power/power_manager.db",
+};
+const DEMO_DEVICE = "lake-cabin";
 const MOST_BYTES = 56 * 1024;
 
 /** WebP straight from the browser, as good as fits: a tenth of a PNG, and no program beside it. */
@@ -28,23 +34,59 @@ async function picture(page: Page, name: string): Promise<void> {
   throw new Error(`${name}: too large at any quality`);
 }
 
+/** The picture on the door: a device of the demonstration that everybody can start. */
+async function demonstration(browser: Browser): Promise<void> {
+  const url = await demo();
+  const { page } = await open(browser, `${url}#/device/${DEMO_DEVICE}`, {
+    viewport: { width: 1440, height: 1220 },
+  });
+  await page.locator(".chart-plot canvas").nth(2).waitFor();
+  await page.getByText("Live", { exact: true }).first().waitFor();
+  await picture(page, "demo-desktop-light");
+}
+
+/** Rows in groups, with a line of the last day each. */
+async function groups(browser: Browser): Promise<void> {
+  const service = await Service.start(["sites"], "--no-auth");
+  await writing(service.db, "--every", "1", "--at-once", "24");
+  for (const [name, options] of [
+    ["groups-desktop-light", { viewport: SCREENS.desktop, colorScheme: "light" }],
+    ["groups-phone-dark", { viewport: SCREENS.phone, colorScheme: "dark" }],
+  ] as const) {
+    const { page } = await open(browser, `${service.url}/?split=/&part=1`, options);
+    await page
+      .getByRole("img", { name: /^by hour/ })
+      .first()
+      .waitFor();
+    await picture(page, name);
+  }
+}
+
 test("screenshots", { timeout: 300_000 }, async () => {
   mkdirSync(SCREENSHOTS, { recursive: true });
   const browser = await launch();
   try {
+    await demonstration(browser);
+    await groups(browser);
     const service = await Service.start(["show"]);
     await writing(service.db, "--every", "1", "--at-once", "9");
     for (const colorScheme of ["light", "dark"] as const) {
       for (const [screen, viewport] of Object.entries(SCREENS)) {
         const options = { viewport, colorScheme, timezoneId: "Europe/Berlin" };
         const name = (view: string) => `${view}-${screen}-${colorScheme}`;
-        const out = await open(browser, service.url, options);
+        const out = await open(browser, "about:blank", options);
+        await out.page.route("**/v1/sign-in", (route) => route.fulfill({ json: SIGN_IN }));
+        await out.page.goto(service.url);
         await out.page.getByLabel("Token").waitFor();
         if (screen !== "wall") await picture(out.page, name("sign-in"));
 
         const { page } = await signedIn(browser, service, options);
         await page.getByRole("link", { name: "Harbour gate" }).waitFor();
         await page.mouse.move(0, 0); // off the row that took the place of the button
+        await page
+          .getByRole("img", { name: /^by hour/ })
+          .first()
+          .waitFor();
         await picture(page, name("fleet"));
 
         await page.goto(`${service.url}/#/device/edge-001`);

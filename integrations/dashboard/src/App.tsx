@@ -2,50 +2,112 @@
 
 import { PowerClient, PowerError, type StreamStatus } from "@blackroad/power-client";
 import { PowerProvider, useStreamStatus } from "@blackroad/power-client/react";
-import { type RefObject, useCallback, useEffect, useRef, useState } from "react";
+import {
+  type Dispatch,
+  type RefObject,
+  type SetStateAction,
+  useCallback,
+  useEffect,
+  useRef,
+  useState,
+} from "react";
 import { fetchWithTime, present, useNow } from "./clock";
 import { DeviceView } from "./device/DeviceView";
 import { AT_THE_TOP, type Place } from "./fleet/FleetTable";
 import { FIRST_CHOICE, type FleetChoice, FleetView } from "./fleet/FleetView";
+import { type Grouping, groupingOf, queryWith } from "./fleet/groups";
 import * as format from "./format";
 import { type Fleet, useFleet } from "./live/fleet";
 import { MeContext, useLoadedMe } from "./live/me";
-import { FLEET_HREF, useRoute } from "./route";
+import { type Sparklines, useSparklinesStore } from "./live/sparklines";
+import { FLEET_HREF, parseRoute, useRoute } from "./route";
 import { Mark, SignIn } from "./SignIn";
-import { forget, keptSession, type Session } from "./session";
+import { forget, keep, keptSession, type Session, watchForgotten } from "./session";
 import { errorText, Failure, Loading } from "./ui/states";
 
+/** Something to tell whoever has come in. */
+interface Notice {
+  readonly text: string;
+  /** The token that can be remembered, where it came by a link and nobody was asked. */
+  readonly token: string | null;
+}
+
 type Entry =
-  | { state: "asking" } // whether the service wants a token at all
-  | { state: "out"; reason: string | null }
-  | { state: "in"; session: Session }
+  | { state: "asking"; reason: string | null } // whether the service wants a token at all
+  | { state: "linked"; ticket: string } // it is being exchanged for a token
+  | { state: "out"; reason: string | null; command: string | null }
+  | { state: "in"; session: Session; notice: Notice | null }
   | { state: "unreachable"; error: unknown };
 
-export function App() {
-  const [entry, setEntry] = useState<Entry>(() => {
+function firstEntry(): Entry {
+  const route = parseRoute(location.hash);
+  if (route.view === "sign-in") return { state: "linked", ticket: route.ticket };
+  const session = keptSession();
+  return session ? { state: "in", session, notice: null } : { state: "asking", reason: null };
+}
+
+const withoutToken = () => new PowerClient({ baseUrl: location.origin, fetch: fetchWithTime });
+
+/** Whether the service asks for a token, and how to come by one. */
+async function ask(reason: string | null): Promise<Entry> {
+  try {
+    const { token_needed, token_command } = await withoutToken().signInNeeds();
+    if (token_needed) return { state: "out", reason, command: token_command };
+    return { state: "in", session: { token: null }, notice: null };
+  } catch (error) {
+    return { state: "unreachable", error };
+  }
+}
+
+/** Exchange the ticket of a link for a token. One that is no good leaves whoever is signed in already signed in. */
+async function enterByLink(ticket: string): Promise<Entry> {
+  try {
+    const { token } = await withoutToken().signIn(ticket);
+    const text = keep(token, "tab")
+      ? "You are signed in by a link, until this tab is closed."
+      : "You are signed in by a link, until this page is left: this browser keeps nothing for pages.";
+    return { state: "in", session: { token }, notice: { text, token } };
+  } catch (error) {
+    const reason = `The link did not sign you in: ${errorText(error)}`;
     const session = keptSession();
-    return session ? { state: "in", session } : { state: "asking" };
-  });
-  const ask = useCallback(async () => {
-    try {
-      await new PowerClient({ baseUrl: location.origin, fetch: fetchWithTime }).devices();
-      setEntry({ state: "in", session: { token: null } });
-    } catch (error) {
-      const wantsToken = error instanceof PowerError && error.status === 401;
-      setEntry(wantsToken ? { state: "out", reason: null } : { state: "unreachable", error });
+    if (session) return { state: "in", session, notice: { text: reason, token: null } };
+    return { state: "asking", reason };
+  }
+}
+
+export function App() {
+  const [entry, setEntry] = useState(firstEntry);
+  const route = useRoute();
+  const ticket = route.view === "sign-in" ? route.ticket : null;
+  useEffect(() => {
+    if (ticket === null) return;
+    location.replace(FLEET_HREF); // it is used up by what follows, and nobody shall share or bookmark it
+    setEntry((before) =>
+      before.state === "linked" && before.ticket === ticket ? before : { state: "linked", ticket },
+    );
+  }, [ticket]);
+
+  const exchanged = useRef<Entry>(null); // twice would be once too often
+  useEffect(() => {
+    if (entry.state === "asking") void ask(entry.reason).then(setEntry);
+    if (entry.state === "linked" && exchanged.current !== entry) {
+      exchanged.current = entry;
+      void enterByLink(entry.ticket).then(setEntry);
     }
-  }, []);
+  }, [entry]);
+
   const signOut = useCallback((reason: string | null) => {
     forget();
-    setEntry({ state: "out", reason });
+    setEntry({ state: "asking", reason });
   }, []);
-  const asking = entry.state === "asking";
+  const isIn = entry.state === "in";
   useEffect(() => {
-    if (asking) void ask();
-  }, [asking, ask]);
+    if (isIn) return watchForgotten(() => signOut("You have signed out in another tab."));
+  }, [isIn, signOut]);
 
   switch (entry.state) {
     case "asking":
+    case "linked":
       return (
         <main>
           <Loading what="the page" />
@@ -57,24 +119,40 @@ export function App() {
           <Failure
             what="The service does not answer"
             error={entry.error}
-            onRetry={() => setEntry({ state: "asking" })}
+            onRetry={() => setEntry({ state: "asking", reason: null })}
           />
         </main>
       );
     case "out":
-      return <SignIn reason={entry.reason} onSignedIn={(session) => setEntry({ state: "in", session })} />;
+      return (
+        <SignIn
+          reason={entry.reason}
+          command={entry.command}
+          onSignedIn={(session) => setEntry({ state: "in", session, notice: null })}
+        />
+      );
     case "in":
-      return <SignedIn session={entry.session} onSignOut={signOut} />;
+      return (
+        <SignedIn
+          key={entry.session.token}
+          session={entry.session}
+          notice={entry.notice}
+          onNoticed={() => setEntry({ ...entry, notice: null })}
+          onSignOut={signOut}
+        />
+      );
   }
 }
 
 interface SignedInProps {
   readonly session: Session;
+  readonly notice: Notice | null;
+  readonly onNoticed: () => void;
   readonly onSignOut: (reason: string | null) => void;
 }
 
 /** A client closes what it has open with the components that use it; a new one begins anew. */
-function SignedIn({ session, onSignOut }: SignedInProps) {
+function SignedIn({ session, notice, onNoticed, onSignOut }: SignedInProps) {
   const make = () =>
     new PowerClient({
       baseUrl: location.origin,
@@ -84,12 +162,36 @@ function SignedIn({ session, onSignOut }: SignedInProps) {
   const [client, setClient] = useState(make);
   return (
     <PowerProvider client={client}>
+      {notice && <NoticeBar notice={notice} onNoticed={onNoticed} />}
       <Frame
         onSignOut={onSignOut}
         needsToken={session.token !== null}
         onConnectAgain={() => setClient(make())}
       />
     </PowerProvider>
+  );
+}
+
+function NoticeBar({ notice: { text, token }, onNoticed }: { notice: Notice; onNoticed: () => void }) {
+  return (
+    <div className="banner banner-note" role="status">
+      <span>{text}</span>
+      {token !== null && (
+        <button
+          type="button"
+          className="button"
+          onClick={() => {
+            keep(token, "device");
+            onNoticed();
+          }}
+        >
+          Remember this device
+        </button>
+      )}
+      <button type="button" className="button" onClick={onNoticed}>
+        Dismiss
+      </button>
+    </div>
   );
 }
 
@@ -103,8 +205,13 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
   const fleet = useFleet();
   const status = useStreamStatus();
   const me = useLoadedMe();
-  const [choice, setChoice] = useState<FleetChoice>(FIRST_CHOICE);
+  const [choice, setChoice] = useState<FleetChoice>(() => ({
+    ...FIRST_CHOICE,
+    grouping: groupingOf(location.search),
+  }));
+  useGroupingInAddress(choice.grouping);
   const place = useRef(AT_THE_TOP);
+  const sparklines = useSparklinesStore();
   const refused = isRefused(fleet.error) || (status.state === "stopped" && isRefused(status.error));
   useEffect(() => {
     if (refused) onSignOut("The service no longer knows this token. Sign in with another one.");
@@ -128,7 +235,7 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
         </div>
       )}
       <MeContext value={me}>
-        <Content fleet={fleet} choice={choice} onChoice={setChoice} place={place} />
+        <Content fleet={fleet} choice={choice} onChoice={setChoice} place={place} sparklines={sparklines} />
       </MeContext>
     </div>
   );
@@ -137,11 +244,12 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
 interface ContentProps {
   readonly fleet: Fleet;
   readonly choice: FleetChoice;
-  readonly onChoice: (choice: FleetChoice) => void;
+  readonly onChoice: Dispatch<SetStateAction<FleetChoice>>;
   readonly place: RefObject<Place>;
+  readonly sparklines: Sparklines;
 }
 
-function Content({ fleet, choice, onChoice, place }: ContentProps) {
+function Content({ fleet, choice, onChoice, place, sparklines }: ContentProps) {
   const route = useRoute();
   if (fleet.data && route.view === "device")
     return <DeviceView fleet={fleet.data} deviceId={route.deviceId} onChanged={fleet.refetch} />;
@@ -152,6 +260,7 @@ function Content({ fleet, choice, onChoice, place }: ContentProps) {
         choice={choice}
         onChoice={onChoice}
         place={place}
+        sparklines={sparklines}
         onChanged={fleet.refetch}
       />
     );
@@ -164,6 +273,17 @@ function Content({ fleet, choice, onChoice, place }: ContentProps) {
       )}
     </main>
   );
+}
+
+/** A bookmark, a reload and a link to a device keep the groups; so do the views that were visited before. */
+function useGroupingInAddress(grouping: Grouping | null): void {
+  const route = useRoute();
+  // biome-ignore lint/correctness/useExhaustiveDependencies: going back brings an address of before
+  useEffect(() => {
+    const query = queryWith(location.search, grouping);
+    if (query !== location.search)
+      history.replaceState(null, "", `${location.pathname}${query}${location.hash}`);
+  }, [grouping, route]);
 }
 
 const isRefused = (error: unknown): boolean => error instanceof PowerError && error.status === 401;

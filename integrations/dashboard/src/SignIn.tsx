@@ -1,13 +1,16 @@
 /** Asks for a token, tries it, and hands it over. */
 
 import { PowerClient, PowerError } from "@blackroad/power-client";
-import { type FormEvent, useId, useState } from "react";
+import { type FormEvent, useEffect, useId, useState } from "react";
 import { keep, type Session } from "./session";
 import { errorText } from "./ui/states";
+import { pageTitle } from "./ui/title";
 
 interface SignInProps {
   /** Why the page asks, where it had a session before. */
   readonly reason: string | null;
+  /** What makes a token, on the service's machine; null: the service does not say. */
+  readonly command: string | null;
   readonly onSignedIn: (session: Session) => void;
 }
 
@@ -22,10 +25,13 @@ function refusal(error: unknown): string {
   return errorText(error);
 }
 
-export function SignIn({ reason, onSignedIn }: SignInProps) {
+export function SignIn({ reason, command, onSignedIn }: SignInProps) {
   const [problem, setProblem] = useState<string | null>(reason);
   const [busy, setBusy] = useState(false);
   const id = useId();
+  useEffect(() => {
+    document.title = pageTitle("Sign in");
+  }, []);
 
   async function signIn(event: FormEvent<HTMLFormElement>): Promise<void> {
     event.preventDefault();
@@ -38,7 +44,7 @@ export function SignIn({ reason, onSignedIn }: SignInProps) {
     setBusy(true);
     try {
       await new PowerClient({ baseUrl: location.origin, token }).devices();
-      if (form.get("keep")) keep(token);
+      keep(token, form.get("remember") ? "device" : "tab");
       onSignedIn({ token });
     } catch (error) {
       setProblem(refusal(error));
@@ -66,15 +72,19 @@ export function SignIn({ reason, onSignedIn }: SignInProps) {
           {problem}
         </p>
         <label className="check">
-          <input name="keep" type="checkbox" /> Keep it until this tab is closed
+          <input name="remember" type="checkbox" aria-describedby={`${id}-remember`} /> Remember this device
         </label>
+        <p id={`${id}-remember`} className="muted">
+          Whoever uses this browser is then signed in, until somebody signs out; otherwise until this tab is
+          closed.
+        </p>
         <button type="submit" className="button button-main" disabled={busy}>
           {busy ? "Signing in…" : "Sign in"}
         </button>
         <p id={`${id}-help`} className="muted">
           A token is made on the service’s machine, for the file that the service was started with:{" "}
-          <code>power-service token new dashboard --scope read --db FILE</code>. To record events and change
-          settings from here, add <code>--scope write</code>.
+          <code>{command ?? "power-service token new NAME --scope read --db FILE"}</code>. To record events
+          and change settings from here, add <code>--scope write</code>.
         </p>
       </form>
     </main>

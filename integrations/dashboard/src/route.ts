@@ -2,7 +2,11 @@
 
 import { useSyncExternalStore } from "react";
 
-export type Route = { view: "fleet" } | { view: "device"; deviceId: string };
+export type Route =
+  | { view: "fleet" }
+  | { view: "device"; deviceId: string }
+  /** Of a one-time link: its ticket is exchanged for a token, and goes from the address at once. */
+  | { view: "sign-in"; ticket: string };
 
 /** The address of a device's view. */
 export const deviceHref = (deviceId: string): string => `#/device/${encodeURIComponent(deviceId)}`;
@@ -11,6 +15,8 @@ export const FLEET_HREF = "#/";
 
 /** The view that an address names; the fleet, where it names none. */
 export function parseRoute(hash: string): Route {
+  const [, ticket] = /^#\/sign-in\/([^/]+)$/.exec(hash) ?? [];
+  if (ticket) return { view: "sign-in", ticket };
   const found = /^#\/device\/([^/]+)$/.exec(hash);
   if (!found?.[1]) return { view: "fleet" };
   try {
@@ -20,9 +26,14 @@ export function parseRoute(hash: string): Route {
   }
 }
 
+// Going back to an address with another query as well is no hashchange.
+const CHANGES = ["hashchange", "popstate"] as const;
+
 function subscribe(listener: () => void): () => void {
-  addEventListener("hashchange", listener);
-  return () => removeEventListener("hashchange", listener);
+  for (const change of CHANGES) addEventListener(change, listener);
+  return () => {
+    for (const change of CHANGES) removeEventListener(change, listener);
+  };
 }
 
 /** The present view. */

@@ -2,6 +2,8 @@
 
 show   a dozen devices in every state, the first with a month of history
 crowd  many devices with three meters each
+day    one device with four meters and a reading of each in every minute of the last day
+sites  three places with eight devices each, and a day of history
 live   goes on writing live readings until its standard input ends
 obey   makes the calls of the library that come as lines of JSON, and prints their results
 """
@@ -23,6 +25,7 @@ from typing import Any
 from power_manager import PowerManager, PowerMeter
 
 DAY = 86_400.0
+DAY_MINUTES = 1440
 STEP = 300.0  # seconds between recorded readings
 SITES = [
     "Harbour gate", "North mast", "Quarry pump", "Weir sensor", "Orchard relay", "Hilltop repeater",
@@ -118,10 +121,56 @@ def crowd(pm: PowerManager, options: argparse.Namespace) -> None:
     chance = random.Random(6)
     with pm.transaction():
         for number in range(1, options.devices + 1):
-            meters = add_site(pm, f"node-{number:04}", f"Node {number:04}", 300.0)
-            pm.log_power(meters[0].id, 18.0, chance.uniform(0.0, 1.4))
-            pm.log_power(meters[1].id, 12.6, chance.uniform(-0.8, 1.1), chance.uniform(4.0, 100.0))
-            pm.log_power(meters[2].id, 24.0, chance.uniform(0.1, 0.3))
+            device_id = f"node-{number:04}"
+            if options.sites:
+                site = 1 + (number - 1) * options.sites // options.devices
+                device_id = f"site-{site:02}/{device_id}"
+            meters = add_site(pm, device_id, f"Node {number:04}", 300.0)
+            amperes = [chance.uniform(0.0, 1.4), chance.uniform(-0.8, 1.1), chance.uniform(0.1, 0.3)]
+            charge = round(chance.uniform(4.0, 100.0), 1)
+            pm.log_power(meters[0].id, 18.0, round(amperes[0], 3))
+            pm.log_power(meters[1].id, 12.6, round(amperes[1], 3), charge)
+            pm.log_power(meters[2].id, 24.0, round(amperes[2], 3))
+
+
+def day(pm: PowerManager, _: argparse.Namespace) -> None:
+    """A hut with grid, panel, pack and UPS, read each minute for a day."""
+    chance, now = random.Random(6), time.time()
+    pm.register_device("hut", "Mountain hut", target_wh=400.0)
+    panel = pm.add_meter("hut", "solar", name="Roof").id
+    pack = pm.add_meter("hut", "battery", capacity_wh=600.0, name="Pack").id
+    supply = pm.add_meter("hut", "main", name="Supply").id
+    ups = pm.add_meter("hut", "ups", name="UPS").id
+
+    def about(least: float, most: float, digits: int) -> float:
+        """As a gauge of so many digits reads it."""
+        return round(chance.uniform(least, most), digits)
+
+    readings: list[tuple[str, float, float, float | None, float]] = []
+    for minute in range(DAY_MINUTES, 0, -1):
+        moment = now - 60.0 * minute
+        shine = 2.0 * sun(moment)
+        readings += [
+            (panel, about(18, 19, 2), about(shine, shine + 0.05, 3), None, moment),
+            (pack, about(12, 13, 2), about(-1, 1, 3), about(55, 60, 0), moment),
+            (supply, about(229, 231, 1), about(0.02, 0.05, 3), None, moment),
+            (ups, about(229, 231, 1), about(0.02, 0.03, 3), about(97, 99, 0), moment),
+        ]
+    pm.log_many(readings)
+
+
+def sites(pm: PowerManager, _: argparse.Namespace) -> None:
+    """Three places with eight devices each, whose ids begin with the place, and a day of history."""
+    chance, now = random.Random(6), time.time()
+    for place in ("harbour", "north", "quarry"):
+        for number in range(1, 9):
+            name = f"{place.title()} gate {number}"
+            meters = add_site(pm, f"{place}/gate-{number}", name, 300.0)
+            end = now - DAY / 24 if (place, number) == ("north", 5) else now
+            charge = chance.uniform(40.0, 90.0)
+            pm.log_many(site_readings(meters, end - 1.2 * DAY, end, charge, chance))
+            if (place, number) == ("quarry", 3):
+                pm.log_power(meters[1].id, 11.6, 0.9, 14.0)
 
 
 def live(pm: PowerManager, options: argparse.Namespace) -> None:
@@ -160,14 +209,20 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{value!r} has no JSON form here")
 
 
+PARTS = {"show": show, "crowd": crowd, "day": day, "sites": sites, "live": live, "obey": obey}
+
+
 def main() -> None:
     """Run one of the parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("show", "crowd", "live", "obey"))
+    parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("db", help="the database file")
     parser.add_argument("--devices", type=int, default=1000, help="of a crowd (default: 1000)")
+    parser.add_argument(
+        "--sites", type=int, default=0, help="of a crowd, in their ids (default: none)"
+    )
     parser.add_argument(
         "--every", type=float, default=1.0, help="seconds between live writes (default: 1)"
     )
@@ -176,7 +231,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     with PowerManager(options.db, durability="normal") as pm:
-        {"show": show, "crowd": crowd, "live": live, "obey": obey}[options.part](pm, options)
+        PARTS[options.part](pm, options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""`power-fleet`: forward, sink, stream, schema, and the questions. Answers go to standard output, the rest to error."""
+"""`power-fleet`: forward, sink, stream, dead, schema, close, and the questions.
+
+Answers go to standard output, the rest to standard error.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,19 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"power-fleet: {error.name} is not installed: pip install '.[fleet]'")
 
+from power_fleet import dead_commands
+from power_fleet.dead import Unknown, make_dead_stream
 from power_fleet.forwarder import forward
 from power_fleet.outbox import Outbox
-from power_fleet.stream import Backoff, Nats, Refused, make_streams
+from power_fleet.quota import BYTES_A_MINUTE, MESSAGES_A_MINUTE, Quota
+from power_fleet.stream import (
+    DEVICE_MESSAGES,
+    Backoff,
+    Nats,
+    Refused,
+    check_server,
+    make_streams,
+)
 from power_manager import DB_PATH, PowerManager, PowerManagerError, StorageError
 
 _CLICKHOUSE, _NATS, _DB = "POWER_FLEET_CLICKHOUSE", "POWER_FLEET_NATS", "POWER_MANAGER_DB"
@@ -91,6 +103,20 @@ def _parser() -> argparse.ArgumentParser:
         default=30.0,
         help="seconds between attempts at most (default: 30)",
     )
+    add.add_argument(
+        "--device-rate",
+        type=_count,
+        default=MESSAGES_A_MINUTE,
+        metavar="N",
+        help="messages of one device that are stored in a minute (default: %(default)s)",
+    )
+    add.add_argument(
+        "--device-bytes",
+        type=_count,
+        default=BYTES_A_MINUTE,
+        metavar="N",
+        help="bytes of one device that are stored in a minute (default: 64 MiB)",
+    )
     _nats_options(add)
     _clickhouse_options(add)
     add = commands.add_parser("stream", help="make the streams, or give them these settings")
@@ -103,13 +129,45 @@ def _parser() -> argparse.ArgumentParser:
         default=10 * 2**30,
         help="beyond it what is new is refused (default: 10 GiB)",
     )
-    _nats_options(add)
-    _clickhouse_options(commands.add_parser("schema", help="make the tables that are missing"))
-    _clickhouse_options(
-        commands.add_parser("hours", help="compute the statistics of closed hours now")
+    add.add_argument(
+        "--device-messages",
+        type=_count,
+        default=DEVICE_MESSAGES,
+        help="of one device that may wait; its file keeps the rest (default: %(default)s)",
     )
+    _nats_options(add)
+    _add_dead(commands)
+    _clickhouse_options(commands.add_parser("schema", help="make the tables that are missing"))
+    add = commands.add_parser("close", help="compute the statistics of closed hours as they close")
+    add.add_argument(
+        "--interval", type=_seconds, default=60.0, help="seconds between two looks (default: 60)"
+    )
+    add.add_argument("--once", action="store_true", help="end when all that there are are done")
+    _clickhouse_options(add)
     _add_questions(commands)
     return parser
+
+
+def _add_dead(commands: Any) -> None:
+    dead = commands.add_parser("dead", help="messages that can never be stored: look after them")
+    actions = dead.add_subparsers(dest="action", metavar="ACTION", required=True)
+    add = actions.add_parser("list", help="all of them, or those of one device")
+    add.add_argument("--device", metavar="ID")
+    add.add_argument("--json", action="store_true", help="for programs: a JSON list")
+    _nats_options(add)
+    add = actions.add_parser("read", help="what one of them holds")
+    add.add_argument("number", type=_count)
+    add.add_argument("--raw", action="store_true", help="its bytes as they came")
+    _nats_options(add)
+    for action, help_ in {
+        "replay": "send them to the sinks once more, and drop them",
+        "drop": "delete them for good",
+    }.items():
+        add = actions.add_parser(action, help=help_)
+        add.add_argument("number", type=_count, nargs="*")
+        add.add_argument("--device", metavar="ID", help="all of this device")
+        add.add_argument("--all", action="store_true", help="all that there are")
+        _nats_options(add)
 
 
 def _add_questions(commands: Any) -> None:
@@ -192,21 +250,29 @@ def _sink(options: argparse.Namespace) -> None:
     )  # a device that forwards needs no ClickHouse client, nor has the memory
     from power_fleet.sink import Sink
 
-    source, engine = _nats(options), Engine(_urls(options))
-    asyncio.run(_until_signal(Sink(engine, source, Backoff(most=options.max_wait)).run()))
+    source = _nats(options)
+    engine = Engine(_urls(options))
+    quota = Quota(options.device_rate, options.device_bytes)
+    sink = Sink(engine, source, Backoff(most=options.max_wait), quota=quota)
+    asyncio.run(_until_signal(sink.run()))
 
 
 def _stream(options: argparse.Namespace) -> None:
     async def work() -> None:
         connection = await _nats(options).connect("power-fleet stream")
         try:
-            await make_streams(
-                connection.jetstream(timeout=20), options.replicas, options.max_bytes
-            )
+            await check_server(connection)
+            js = connection.jetstream(timeout=20)
+            await make_streams(js, options.replicas, options.max_bytes, options.device_messages)
+            await make_dead_stream(js, options.replicas, max(options.max_bytes // 10, 1))
         finally:
             await connection.close()
 
     asyncio.run(work())
+
+
+def _dead(options: argparse.Namespace) -> None:
+    asyncio.run(dead_commands.run(options, _nats(options)))
 
 
 def _schema(options: argparse.Namespace) -> None:
@@ -216,14 +282,13 @@ def _schema(options: argparse.Namespace) -> None:
     create(Engine(_urls(options)))
 
 
-def _hours(options: argparse.Namespace) -> None:
+def _close(options: argparse.Namespace) -> None:
     from power_fleet.engine import Engine
-    from power_fleet.hours import close_hours
-    from power_fleet.schema import check_all
+    from power_fleet.hours import keep_closing
 
     engine = Engine(_urls(options))
-    check_all(engine)
-    print(f"{close_hours(engine, int(time.time() * 1e6))} hours computed", file=sys.stderr)
+    work = keep_closing(engine, options.interval, Backoff(), once=options.once)
+    asyncio.run(_until_signal(work))
 
 
 def _ask(options: argparse.Namespace) -> None:
@@ -250,8 +315,9 @@ _COMMANDS = {
     "forward": _forward,
     "sink": _sink,
     "stream": _stream,
+    "dead": _dead,
     "schema": _schema,
-    "hours": _hours,
+    "close": _close,
 }
 
 
@@ -270,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:
         print(f"power-fleet: {error}", file=sys.stderr)
         return 2
-    except (PowerManagerError, OSError, TimeoutError, NatsError) as error:
+    except (PowerManagerError, OSError, TimeoutError, NatsError, Unknown) as error:
         print(f"power-fleet: {error or type(error).__name__}", file=sys.stderr)
         return 1
     return 0

@@ -27,13 +27,13 @@ class Poison(Exception):
 
 
 class Reading(NamedTuple):
-    """A reading: microseconds since 1970, volts, amperes (None: not known), percent."""
+    """A reading: microseconds since 1970, volts, amperes, percent; None: not known."""
 
     meter_id: str
     at: int
     voltage: float | None
     current_draw: float | None
-    charge_pct: float
+    charge_pct: float | None
 
 
 class Event(NamedTuple):
@@ -71,7 +71,7 @@ class Meter(NamedTuple):
     capacity_wh: float
     voltage: float
     current_draw: float
-    charge_pct: float
+    charge_pct: float | None
     updated: int | None  # microseconds since 1970
     active: bool
     power_known: bool
@@ -176,7 +176,7 @@ def _series(part: list[Any]) -> list[Reading]:
             _time(at),
             _maybe_electrical(volts),
             _maybe_electrical(amperes),
-            _electrical(charge),
+            _maybe_electrical(charge),
         )
         for at, volts, amperes, charge in zip(times, *columns)
     ]
@@ -285,8 +285,8 @@ _COLUMNS: dict[str, tuple[Any, tuple[Callable[[Any], Any], ...]]] = {
         _any_text, _any_text, _quantity, _maybe(_quantity), _maybe(_quantity), _maybe(_quantity), _whole, _whole,
     )),
     "meters": (Meter, (
-        _text, _whole, _one_of(list(MeterType)), _maybe(_any_text), _quantity, _electrical, _electrical, _electrical,
-        _maybe(_time), _truth, _truth, _one_of(list(AlertLevel)), _whole,
+        _text, _whole, _one_of(list(MeterType)), _maybe(_any_text), _quantity, _electrical, _electrical,
+        _maybe_electrical, _maybe(_time), _truth, _truth, _one_of(list(AlertLevel)), _whole,
     )),
     "deletions": (Deletion, (_whole, _one_of(DELETIONS), _maybe(_text), _maybe(_time), _maybe(_time))),
 }  # fmt: skip

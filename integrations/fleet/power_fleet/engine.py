@@ -6,10 +6,12 @@ A device's rows are all on one shard, so that a shard answers for its devices al
 from __future__ import annotations
 
 import logging
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -23,6 +25,8 @@ from power_fleet.stream import Refused, address
 
 FAILURES = (ClickHouseError, urllib3.exceptions.HTTPError, OSError)
 THREADS = 8  # that ask at once
+PING_SECONDS = 4.0  # to wait for a sign of life of a replica, before it is asked anything
+TRUSTED_SECONDS = 1.0  # a replica that has answered so lately is asked at once
 TURN_SECONDS = 5.0  # to wait for another sink's insert
 _OTHERS_TURN = (
     "Code: 286,"  # a table has one insert with a quorum at a time: another sink's is under way
@@ -63,11 +67,28 @@ def connect(url: str) -> Client:
     )  # fmt: skip
 
 
+@dataclass
+class _Contact:
+    """What a shard knows of one of its replicas."""
+
+    place: str  # its URL without user and password
+    answered_at: float = -TRUSTED_SECONDS  # by the monotonic clock
+
+
+def _place(url: str) -> str:
+    return re.sub("//.*@", "//", url)
+
+
 class Shard:
-    """The replicas of one shard: the one that answered last is asked first."""
+    """The replicas of one shard: the one that answered last is asked first.
+
+    A replica that hangs costs PING_SECONDS, not the time that a long question may take: each is asked for a sign of
+    life first.
+    """
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self.clients = [connect(url) for url in urls]
+        self._contacts = {connect(url): _Contact(_place(url)) for url in urls}
+        self.clients = list(self._contacts)
         # Every replica named must have an insert before it counts: then each of them can answer alone. Blocks that
         # look the same are inserted all the same, or a retry would not wait for the quorum its first attempt missed.
         quorum = len(urls)
@@ -118,12 +139,24 @@ class Shard:
         error: Exception | None = None
         for client in self.clients:
             try:
-                return call(client)
+                self._check_alive(client)
+                answer = call(client)
             except FAILURES as failure:
                 _log.debug("a replica failed: %s", failure)
                 error = failure
                 self.clients = [*(other for other in self.clients if other is not client), client]
+            else:
+                self._contacts[client].answered_at = time.monotonic()
+                return answer
         raise EngineError(str(error)) from error
+
+    def _check_alive(self, client: Client) -> None:
+        """Raise OSError where a replica gives no sign of life."""
+        contact = self._contacts[client]
+        if time.monotonic() - contact.answered_at < TRUSTED_SECONDS:
+            return
+        if not client.ping(PING_SECONDS):
+            raise OSError(f"{contact.place} gives no sign of life")
 
 
 class Engine:

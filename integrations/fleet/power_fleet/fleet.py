@@ -234,8 +234,10 @@ def _sums(
         sql.tallies(of, oldest < _NEVER), after=after, first=first, oldest=oldest, **names
     )
     found: dict[str, dict[str, MeterSums]] = {}
-    for device_id, meter_id, *values in rows:
+    for device_id, meter_id, charge_count, *values in rows:
         sums = MeterSums(*values)
+        if charge_count == 0:
+            sums = sums._replace(min_charge_pct=None, max_charge_pct=None)
         if sums.power_count == 0:
             sums = sums._replace(min_wattage=None, max_wattage=None)
         found.setdefault(device_id, {})[meter_id] = sums

@@ -1,19 +1,60 @@
 """Statistics of closed hours, computed from the deduplicated readings; again whenever readings of an hour have come.
 
-A view that adds up what is inserted would count a resent reading twice. Here the sink counts, after storing readings,
+A view that adds up what is inserted would count a resent reading twice. Here a sink counts, after storing readings,
 how often each hour was touched; an hour's statistics say how many touches they have seen, and are right as long as
 there are no more. So any number of these can run at once, or none: the answers are the same, only slower.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
 from power_fleet import sql
-from power_fleet.engine import Engine, Shard, at_once, parts
-from power_fleet.schema import HOURLY
+from power_fleet.engine import Engine, EngineError, Shard, at_once, parts
+from power_fleet.schema import HOURLY, check_all
+from power_fleet.stream import Backoff
 from power_manager import HOUR_US
 
 LIMIT = 50_000  # hours of devices to know of at once
 RECENT = 3 * 24  # hours
+ALL_EVERY = 60  # of so many looks one is for all hours, the others for recent ones
+_log = logging.getLogger("power_fleet")
+
+
+async def keep_closing(
+    engine: Engine,
+    interval: float,
+    backoff: Backoff,
+    clock: Callable[[], float] = time.time,
+    once: bool = False,
+) -> None:
+    """Close hours every `interval` seconds, for ever; with once, close all that there are and return.
+
+    It is a process of its own: what it has to do at its first look, after days without it, must not hold up a sink.
+    Any number of them may run. A failure is waited out, but with once it is raised as EngineError.
+    """
+    looks = 0
+    while True:
+        is_recent = looks % ALL_EVERY != 0
+        try:
+            await asyncio.to_thread(check_all, engine)
+            now_us = int(clock() * 1e6)
+            done = await asyncio.to_thread(close_hours, engine, now_us, is_recent)
+        except EngineError as error:
+            if once:
+                raise
+            await backoff.wait("hours not closed, answers are right but slower", error)
+            continue
+        backoff.reset()
+        looks += 1
+        if done:
+            _log.info("%d hours computed", done)
+        if once:
+            return
+        await asyncio.sleep(interval)
 
 
 def close_hours(engine: Engine, now_us: int, recent: bool = False) -> int:

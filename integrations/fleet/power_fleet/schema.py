@@ -7,6 +7,8 @@ row with `deleted` = 1, so that an older message that comes after it does not br
 
 from __future__ import annotations
 
+from clickhouse_connect.driver.client import Client
+
 from power_fleet.engine import Engine, Shard
 from power_fleet.stream import Refused
 
@@ -21,19 +23,20 @@ MAYBE_NUMBER = "Nullable(Float64)"
 
 READINGS = {
     "device_id": TEXT, "meter_id": TEXT, "at": WHOLE,  # microseconds since 1970
-    "voltage": MAYBE_NUMBER, "current_draw": MAYBE_NUMBER, "charge_pct": NUMBER,
+    "voltage": MAYBE_NUMBER, "current_draw": MAYBE_NUMBER, "charge_pct": MAYBE_NUMBER,
     "max_gap": WHOLE,  # microseconds: the file's setting, with each reading, so that its energy needs nothing else
     "generation": VERSION,  # of its batch; of a deleted one the revision of the deletion
     "deleted": FLAG,
 }  # fmt: skip
 # An hour of a meter by itself. The energy between its first reading and the one before is not in it, so that it
 # depends on no other hour; `first_` and `last_` are there to add that. Wattages and energy are those of the readings
-# that have watts, power_count of them; where that is 0 they are 0 and mean nothing.
+# that have watts, power_count of them; where that is 0 they are 0 and mean nothing. The charges likewise: charge_count.
 HOURLY = {
     "device_id": TEXT, "meter_id": TEXT, "hour": WHOLE,  # hours since 1970
     "reading_count": WHOLE, "power_count": WHOLE, "wattage_sum": NUMBER, "min_wattage": NUMBER, "max_wattage": NUMBER,
     "min_charge_pct": NUMBER, "max_charge_pct": NUMBER, "energy_out": NUMBER, "energy_in": NUMBER,  # Wh
     "first_at": WHOLE, "first_wattage": NUMBER, "last_at": WHOLE, "last_wattage": NUMBER, "max_gap": WHOLE,
+    "charge_count": WHOLE,
     "touches": VERSION,  # those of power_touched that it has seen: it is right as long as there are no more
 }  # fmt: skip
 # How often readings of a device's hour have come; counted after they are stored.
@@ -53,7 +56,7 @@ DEVICES = {
 }  # fmt: skip
 METERS = {
     "device_id": TEXT, "meter_id": TEXT, "position": WHOLE, "type": TEXT, "name": MAYBE_TEXT, "capacity_wh": NUMBER,
-    "voltage": NUMBER, "current_draw": NUMBER, "charge_pct": NUMBER, "updated": MAYBE_WHOLE,
+    "voltage": NUMBER, "current_draw": NUMBER, "charge_pct": MAYBE_NUMBER, "updated": MAYBE_WHOLE,
     "active": FLAG, "power_known": FLAG, "alert_level": TEXT, "revision": VERSION, "deleted": FLAG,
 }  # fmt: skip
 # When the stream last took in something from a device, by the stream's clock.
@@ -89,7 +92,7 @@ def create(engine: Engine) -> list[str]:
     done = []
     for number, shard in enumerate(engine.shards):
         for client in shard.clients:
-            for statement in statements(shard.replicated):
+            for statement in statements(shard.replicated, _syncs(client)):
                 client.command(statement)
                 done.append(statement)
         check(shard, number, len(engine.shards))
@@ -98,18 +101,27 @@ def create(engine: Engine) -> list[str]:
     return done
 
 
-def statements(replicated: bool) -> list[str]:
-    """The statements that make the tables."""
-    return [_statement(name, replicated) for name in TABLES]
+def statements(replicated: bool, syncs: bool) -> list[str]:
+    """The statements that make the tables; with `syncs`, what is inserted is on the disk when the insert returns."""
+    return [_statement(name, replicated, syncs) for name in TABLES]
 
 
-def _statement(name: str, replicated: bool) -> str:
+def _statement(name: str, replicated: bool, syncs: bool) -> str:
     columns, kind, version, key = TABLES[name]
     arguments = [f"'/clickhouse/power_fleet/{{shard}}/{name}'", "'{replica}'"] if replicated else []
     arguments += [version] if version else []
     engine = f"{'Replicated' if replicated else ''}{kind}MergeTree({', '.join(arguments)})"
     listed = ", ".join(f"{column} {kind}" for column, kind in columns.items())
-    return f"CREATE TABLE IF NOT EXISTS {name} ({listed}) ENGINE = {engine} ORDER BY ({key})"
+    settings = " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1" if syncs else ""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {name} ({listed}) ENGINE = {engine} ORDER BY ({key}){settings}"
+    )
+
+
+def _syncs(client: Client) -> bool:
+    """Whether the server knows the settings by which an insert is synced: from 20.11 on."""
+    version = client.query("SELECT version()").result_rows[0][0]
+    return tuple(int(part) for part in version.split(".")[:2]) >= (20, 11)
 
 
 def check_all(engine: Engine) -> None:

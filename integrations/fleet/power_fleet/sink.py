@@ -7,40 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
 
-from power_fleet import deletions, schema
+from power_fleet import dead, deletions, schema
 from power_fleet.codec import MAX_US, Batch, Poison, decode
+from power_fleet.complaints import Complaints
 from power_fleet.engine import Engine, Shard
-from power_fleet.hours import close_hours
+from power_fleet.quota import Quota
 from power_fleet.stream import (
     CONSUMER,
-    DEAD_STREAM,
-    DEAD_SUBJECT,
     STREAM,
     Backoff,
     Nats,
+    check_server,
     device_of,
     stored_until,
-    token,
 )
 from power_manager import HOUR_US
 
 MESSAGES = 200  # taken at once
 WAIT = 1.0  # seconds for the first of them
-HOURS_EVERY = 60.0  # seconds between two looks for recent hours to close
-ALL_HOURS_EVERY = 60  # every so many of them is for all hours
-REASON = 500  # characters of a dead letter's
-HEADERS = 16_384  # bytes of a dead letter that are not its data: reason and subject
+FRESH_EVERY = 10.0  # seconds between two notes of how fresh the engine is, where nothing comes
+ACKNOWLEDGEMENT_BYTES = 1000  # one of the server's is shorter
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
 
@@ -126,16 +123,21 @@ def _insert(shard: Shard, rows: Rows, tables: dict[str, dict[str, str]]) -> None
 
 
 class Sink:
-    """One copy of the sink."""
+    """One copy of the sink. `quota` is how much of its time a device may take."""
 
     def __init__(
-        self, engine: Engine, source: Nats, backoff: Backoff, clock: Callable[[], float] = time.time
+        self,
+        engine: Engine,
+        source: Nats,
+        backoff: Backoff,
+        quota: Quota | None = None,
     ) -> None:
-        self._engine, self._source, self._backoff, self._clock = engine, source, backoff, clock
-        self._hours_at, self._looks = (
-            0.0,
-            0,
-        )  # by the monotonic clock; how many looks for hours there were
+        self._engine = engine
+        self._source = source
+        self._backoff = backoff
+        self._quota = Quota() if quota is None else quota
+        self._complaints = Complaints()
+        self._fresh_at = -FRESH_EVERY  # when it was noted last, by the monotonic clock
 
     async def run(self) -> None:
         """Work for ever: whatever fails is tried again, over a new connection, after a growing wait."""
@@ -152,20 +154,48 @@ class Sink:
                 await self._backoff.wait("not stored, kept in the stream", error)
 
     async def _work(self, connection: Client) -> None:
+        await check_server(connection)
         js = connection.jetstream()
+        dead_subject = await dead.dead_subject(js)
         subscription = await js.pull_subscribe_bind(CONSUMER, STREAM)
         while True:
             messages = []
             with contextlib.suppress(nats.errors.TimeoutError):
                 messages = await subscription.fetch(MESSAGES, timeout=WAIT)
-            poison = await self._take(messages)
+            poison = await self._take(await self._allowed(messages))
             for message, reason in poison:
+                self._complaints.say(device_of(message.subject), f"a dead letter: {reason}")
                 try:
-                    await _bury(js, message, reason, connection.max_payload - HEADERS)
+                    await dead.bury(js, dead_subject, message, reason)
                 except _FAILURES as error:  # it comes again; the readings behind it need not wait
                     _log.error("left in the stream: %s", error or type(error).__name__)
-            await asyncio.to_thread(self._tidy, int(await stored_until(connection) * 1e6))
+            if messages or time.monotonic() - self._fresh_at >= FRESH_EVERY:
+                fresh = int(await stored_until(connection) * 1e6)
+                await asyncio.to_thread(self._note_fresh, fresh)
             self._backoff.reset()
+
+    async def _allowed(self, messages: list[Msg]) -> list[Msg]:
+        """Those of the messages that are within their device's quota; the others come again when they are.
+
+        What no device sent is dropped: the server's acknowledgement of another device's message, which that device
+        has had sent here.
+        """
+        allowed = []
+        for message in messages:
+            device_id = device_of(message.subject)
+            if _is_acknowledgement(message):
+                self._complaints.say(
+                    device_id, "dropped what another device had the server send under its subject"
+                )
+                await message.term()
+                continue
+            wait = self._quota.wait_for(device_id, len(message.data))
+            if wait == 0.0:
+                allowed.append(message)
+            else:
+                self._complaints.say(device_id, "it sends more than its quota: the rest waits")
+                await message.nak(delay=wait)
+        return allowed
 
     async def _take(self, messages: list[Msg]) -> list[tuple[Msg, str]]:
         """Store the messages and acknowledge them; return those that can never be stored, with the reasons.
@@ -190,15 +220,11 @@ class Sink:
             await message.ack()
         return poison
 
-    def _tidy(self, fresh: int) -> None:
-        """Say how fresh the engine is, on every shard, and close hours once a minute."""
+    def _note_fresh(self, fresh: int) -> None:
+        """Say how fresh the engine is, on every shard."""
         for shard in self._engine.shards:
             shard.insert("power_fresh", schema.FRESH, [["stream", fresh]])
-        if time.monotonic() >= self._hours_at:
-            recent = self._looks % ALL_HOURS_EVERY != 0
-            close_hours(self._engine, int(self._clock() * 1e6), recent)
-            self._looks += 1
-            self._hours_at = time.monotonic() + HOURS_EVERY
+        self._fresh_at = time.monotonic()
 
 
 def _decoded(message: Msg) -> Batch:
@@ -208,18 +234,15 @@ def _decoded(message: Msg) -> Batch:
     return batch
 
 
-async def _bury(js: JetStreamContext, message: Msg, reason: str, room: int) -> None:
-    """Put a message among the dead letters, its data cut to `room` bytes, and take it out of the stream."""
-    owner, reason = device_of(message.subject), reason[:REASON]
-    _log.error("a dead letter from %r: %s", owner, reason)
-    headers = {
-        "Reason": reason.replace("\r", " ").replace("\n", " "), "Subject": message.subject,
-        "Bytes": f"{len(message.data)}", "Nats-Msg-Id": f"{message.metadata.sequence.stream}",
-    }  # fmt: skip
-    await js.publish(
-        DEAD_SUBJECT + token(owner), message.data[:room], stream=DEAD_STREAM, headers=headers
-    )
-    await message.term()
+def _is_acknowledgement(message: Msg) -> bool:
+    """Whether the server itself made this message: an answer to a publisher, which names the stream or an error."""
+    if message.headers or len(message.data) > ACKNOWLEDGEMENT_BYTES:
+        return False
+    try:
+        content = json.loads(message.data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and bool({"stream", "error"} & content.keys())
 
 
 def _seen(message: Msg) -> int:

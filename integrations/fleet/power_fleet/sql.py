@@ -31,9 +31,7 @@ _STEPS = """arrayMap((t, w, s, v, gap) -> if(t - s <= gap, (v + w) * (t - s) / 7
 _OUT = "arrayMap(x -> if(x > 0., x, 0.), steps)"
 _IN = "arrayMap(x -> if(x < 0., 0. - x, 0.), steps)"
 _SUMS = "reading_count, power_count, wattage_sum, min_wattage, max_wattage, min_charge_pct, max_charge_pct"
-_SEGMENT = (
-    f"{_SUMS}, energy_out, energy_in, first_at, first_wattage, last_at, last_wattage, max_gap"
-)
+_SEGMENT = f"{_SUMS}, energy_out, energy_in, first_at, first_wattage, last_at, last_wattage, max_gap, charge_count"
 
 
 def segments(where: str, hours: str = EVERY) -> str:
@@ -44,20 +42,24 @@ def segments(where: str, hours: str = EVERY) -> str:
     """
     return f"""
 SELECT device_id, meter_id, hour, {_SUMS}, arraySum({_OUT}) AS energy_out, arraySum({_IN}) AS energy_in,
-  all_ts[1] AS first_at, all_ws[1] AS first_wattage, all_ts[-1] AS last_at, all_ws[-1] AS last_wattage, max_gap
+  all_ts[1] AS first_at, all_ws[1] AS first_wattage, all_ts[-1] AS last_at, all_ws[-1] AS last_wattage, max_gap,
+  charge_count
 FROM (
-  SELECT device_id, meter_id, hour, {_SUMS}, max_gap, all_ts, all_ws, {_STEPS.format(first="all", last="all")} AS steps
+  SELECT device_id, meter_id, hour, {_SUMS}, max_gap, charge_count, all_ts, all_ws,
+    {_STEPS.format(first="all", last="all")} AS steps
   FROM (
-    SELECT device_id, meter_id, hour, {_SUMS}, max_gap, gaps, arraySort(times) AS all_ts,
+    SELECT device_id, meter_id, hour, {_SUMS}, max_gap, charge_count, gaps, arraySort(times) AS all_ts,
       arraySort((w, t) -> t, watts, times) AS all_ws
     FROM (
       SELECT device_id, meter_id, hour, toInt64(countIf(there)) AS reading_count,
         toInt64(countIf(known)) AS power_count, sumIf(wattage, known) AS wattage_sum,
         minIf(wattage, known) AS min_wattage, maxIf(wattage, known) AS max_wattage,
-        minIf(charge, there) AS min_charge_pct, maxIf(charge, there) AS max_charge_pct, max(gap) AS max_gap,
+        toInt64(countIf(charged)) AS charge_count, minIf(charge, charged) AS min_charge_pct,
+        maxIf(charge, charged) AS max_charge_pct, max(gap) AS max_gap,
         groupArrayIf(gap, known) AS gaps, groupArrayIf(at, known) AS times, groupArrayIf(wattage, known) AS watts
       FROM (
-        SELECT device_id, meter_id, toInt64(intDiv(at, {HOUR})) AS hour, at, charge_pct AS charge, max_gap AS gap,
+        SELECT device_id, meter_id, toInt64(intDiv(at, {HOUR})) AS hour, at, max_gap AS gap,
+          ifNull(charge_pct, 0.) AS charge, deleted = 0 AND isNotNull(charge_pct) AS charged,
           ifNull(voltage, 0.) * ifNull(current_draw, 0.) AS wattage, deleted = 0 AS there,
           deleted = 0 AND isNotNull(voltage) AND isNotNull(current_draw) AS known
         FROM power_readings FINAL WHERE {where}
@@ -122,21 +124,24 @@ def _joined(parts: list[str]) -> str:
     arrays = ("first_at", "first_wattage", "last_at", "last_wattage", "energy_out", "energy_in")
     grouped = ", ".join(f"groupArrayIf({name}, powers > 0) AS {name}s" for name in arrays)
     return f"""
-SELECT device_id, meter_id, {_SUMS}, all_hours, outs, ins, {_STEPS.format(first="first", last="last")} AS steps
+SELECT device_id, meter_id, {_SUMS}, charge_count, all_hours, outs, ins,
+  {_STEPS.format(first="first", last="last")} AS steps
 FROM (
-  SELECT device_id, meter_id, {_SUMS}, gaps, arraySort(hours) AS all_hours,
+  SELECT device_id, meter_id, {_SUMS}, charge_count, gaps, arraySort(hours) AS all_hours,
     arraySort(first_ats) AS first_ts, arraySort((w, t) -> t, first_wattages, first_ats) AS first_ws,
     arraySort(last_ats) AS last_ts, arraySort((w, t) -> t, last_wattages, last_ats) AS last_ws,
     arraySort((e, t) -> t, energy_outs, hours) AS outs, arraySort((e, t) -> t, energy_ins, hours) AS ins
   FROM (
     SELECT device_id, meter_id, sum(n) AS reading_count, sum(powers) AS power_count, sum(wattage_sum_) AS wattage_sum,
       minIf(min_wattage_, powers > 0) AS min_wattage, maxIf(max_wattage_, powers > 0) AS max_wattage,
-      min(min_charge_) AS min_charge_pct, max(max_charge_) AS max_charge_pct,
+      sum(charges) AS charge_count, minIf(min_charge_, charges > 0) AS min_charge_pct,
+      maxIf(max_charge_, charges > 0) AS max_charge_pct,
       groupArrayIf(gap_, powers > 0) AS gaps, groupArrayIf(hour, powers > 0) AS hours, {grouped}
     FROM (
       SELECT device_id, meter_id, hour, reading_count AS n, power_count AS powers, wattage_sum AS wattage_sum_,
         min_wattage AS min_wattage_, max_wattage AS max_wattage_,
         min_charge_pct AS min_charge_, max_charge_pct AS max_charge_, max_gap AS gap_,
+        charge_count AS charges,
         {", ".join(arrays)}
       FROM ({union}) WHERE reading_count > 0
     ) GROUP BY device_id, meter_id
@@ -150,12 +155,12 @@ def oldest_dirty(devices: str) -> str:
 
 
 def tallies(devices: str, with_fresh: bool) -> str:
-    """Device, meter, then the fields of the library's MeterSums, over the readings later than %(after)s.
+    """Device, meter, charge_count, then the fields of the library's MeterSums, over the readings later than %(after)s.
 
-    The extremes of wattage are 0 where power_count is 0.
+    The extremes of wattage are 0 where power_count is 0, those of charge where charge_count is.
     """
     parts = [_ragged(devices), *_hours(devices, with_fresh)]
-    return f"""SELECT device_id, meter_id, {_SUMS}, arraySum({_OUT}) + arraySum(outs) AS energy_out,
+    return f"""SELECT device_id, meter_id, charge_count, {_SUMS}, arraySum({_OUT}) + arraySum(outs) AS energy_out,
   arraySum({_IN}) + arraySum(ins) AS energy_in FROM ({_joined(parts)})"""
 
 

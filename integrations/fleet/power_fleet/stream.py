@@ -1,4 +1,4 @@
-"""NATS: how to connect, the subjects, the two streams and the consumer, and how long to wait after a failure."""
+"""NATS: how to connect, the subjects, the stream and its consumer, and how long to wait after a failure."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ from nats.js.api import (
 from nats.js.errors import NotFoundError
 
 STREAM, SUBJECT = "POWER_FLEET", "power.fleet."  # a device's own subject ends with its id
-DEAD_STREAM, DEAD_SUBJECT = "POWER_FLEET_DEAD", "power.dead."
 CONSUMER = "sink"
 CONNECT_SECONDS = 15.0  # for all of the servers together
 DUPLICATE_WINDOW = (
     120.0  # seconds in which the stream itself drops what is sent twice; the engine drops it always
 )
 ACK_WAIT = 30.0  # seconds a sink has for what it took before another one gets it
-MAX_ACK_PENDING = 2000  # messages that all sinks together may have taken
+MAX_ACK_PENDING = 100_000  # messages that sinks have taken or put back for later, of all devices
+DEVICE_MESSAGES = 100  # messages of one device that may wait in the stream; its file keeps the rest
+MESSAGE_BYTES = 1024 * 1024  # of one message: a server's own limit, unless it was raised
+LEAST_NATS = (2, 12)  # from here on a server refuses requests that it does not wholly understand
+_INVALID_JSON = 10025  # the server's number for a request with a field that it does not know
 _log = logging.getLogger("power_fleet")
 
 
@@ -142,35 +145,69 @@ def device_of(subject: str) -> str:
     return unquote(subject.removeprefix(SUBJECT))
 
 
-async def make_streams(js: JetStreamContext, replicas: int, max_bytes: int) -> None:
-    """Make, or bring to these settings, the stream, its consumer and the stream of dead letters.
+async def check_server(connection: Client) -> None:
+    """Raise Refused for a server on which one device could harm others.
 
-    What is acknowledged by a sink leaves the stream (work queue). A full stream refuses what is new: the devices keep
-    it in their files. The dead letters may take a tenth of max_bytes more.
+    An older server, or one that is told `jetstream { strict: false }`, takes any JSON for a request. A device could
+    name such a request's subject as the reply to its own message; the server's acknowledgement then is the request,
+    with the rights of the server.
     """
-    common: dict[str, Any] = {
-        "storage": StorageType.FILE,
-        "num_replicas": replicas,
-        "discard": DiscardPolicy.NEW,
-    }
-    main = StreamConfig(
-        name=STREAM, subjects=[SUBJECT + "*"], retention=RetentionPolicy.WORK_QUEUE, max_bytes=max_bytes,
-        duplicate_window=DUPLICATE_WINDOW, **common,
-    )  # fmt: skip
-    dead = StreamConfig(
-        name=DEAD_STREAM, subjects=[DEAD_SUBJECT + "*"], retention=RetentionPolicy.LIMITS,
-        max_bytes=max(max_bytes // 10, 1), **common,
-    )  # fmt: skip
-    for config in (main, dead):
-        try:
-            await js.update_stream(config)
-        except NotFoundError:
-            await js.add_stream(config)
+    version = connection.connected_server_version
+    if (version.major, version.minor) < LEAST_NATS:
+        least = ".".join(map(str, LEAST_NATS))
+        found = f"{version.major}.{version.minor}.{version.patch}"
+        raise Refused(f"the NATS server is of version {found}: it has to be {least} or later")
+    answer = await connection.request("$JS.API.STREAM.NAMES", b'{"lax": true}', timeout=5)
+    error = json.loads(answer.data).get("error", {})
+    if not error:
+        raise Refused(
+            "the NATS server takes requests that it does not understand: "
+            "remove `strict: false` from the section jetstream of its configuration"
+        )
+    if error.get("err_code") != _INVALID_JSON:
+        raise ConnectionError(f"the NATS server: {error.get('description')}")
+
+
+async def make_streams(
+    js: JetStreamContext, replicas: int, max_bytes: int, device_messages: int = DEVICE_MESSAGES
+) -> None:
+    """Make the stream and its consumer, or bring them to these settings.
+
+    What is acknowledged by a sink leaves the stream (work queue). A full stream refuses what is new, and so does it
+    what a device sends that has device_messages waiting (at least 1): the devices keep it in their files.
+    """
+    config = StreamConfig(
+        name=STREAM,
+        subjects=[SUBJECT + "*"],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        discard=DiscardPolicy.NEW,
+        max_bytes=max_bytes,
+        max_msg_size=MESSAGE_BYTES,
+        max_msgs_per_subject=device_messages,
+        discard_new_per_subject=True,
+        duplicate_window=DUPLICATE_WINDOW,
+        deny_delete=True,
+        deny_purge=True,
+    )
+    await put_stream(js, config)
     consumer = ConsumerConfig(
-        durable_name=CONSUMER, ack_policy=AckPolicy.EXPLICIT, ack_wait=ACK_WAIT, max_deliver=-1,
+        durable_name=CONSUMER,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ACK_WAIT,
+        max_deliver=-1,
         max_ack_pending=MAX_ACK_PENDING,
-    )  # fmt: skip
+    )
     await js.add_consumer(STREAM, consumer)
+
+
+async def put_stream(js: JetStreamContext, config: StreamConfig) -> None:
+    """Make a stream, or bring it to these settings."""
+    try:
+        await js.update_stream(config)
+    except NotFoundError:
+        await js.add_stream(config)
 
 
 async def stored_until(connection: Client) -> float:

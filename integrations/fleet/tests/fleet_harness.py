@@ -58,18 +58,19 @@ def random_device(
 ) -> PowerManager:
     """A file with a device of four meters, readings of ten days with gaps, some late, and a few events.
 
-    One reading in ten lacks its volts, its amperes or both.
+    One reading in ten lacks its volts, its amperes or both; the solar meter's charge is not known until a reading
+    brings one, and the ups meter's from the last day on.
     """
     chance = random.Random(seed)
     pm = PowerManager(path, durability="normal", clock=clock, **options)
     pm.register_device(device_id, f"Device {seed}", target_wh=chance.choice([None, 50.0]))
     meters = [
-        pm.add_meter(device_id, kind, capacity_wh=40.0, name=kind)
+        pm.add_meter(device_id, kind, 40.0, kind, charge_pct=None if kind == "solar" else 100.0)
         for kind in ("battery", "solar", "main", "ups")
     ]
     at = NOW - 10 * 24 * HOUR
     rows = []
-    for _ in range(count):
+    for _ in range(count - 1):  # and one more below
         at += chance.choice([1.0, 60.0, 600.0, 3000.0, 3600.0, 4000.0]) * chance.random() * 3
         volts = None if chance.random() < 0.05 else chance.uniform(0, 20)
         amperes = None if chance.random() < 0.1 else chance.uniform(-3, 3)
@@ -77,8 +78,12 @@ def random_device(
         if volts is None and amperes is None and charge is None:  # it would say nothing
             charge = 50.0
         rows.append((chance.choice(meters).id, volts, amperes, charge, min(at, NOW)))
+    solar, ups = meters[1].id, meters[3].id
+    rows = [row if row[0] != solar or row[1] is None else (*row[:3], None, row[4]) for row in rows]
     chance.shuffle(rows)
     pm.log_many(rows)
+    pm.update_meter(ups, charge_pct=None)
+    pm.log_power(ups, 12.0, 1.0)
     for number in range(30):
         clock.now = NOW - chance.random() * 12 * 24 * HOUR
         pm.trigger_event(device_id, "restore", number, note=chance.choice([None, "é'\\ 电"]))

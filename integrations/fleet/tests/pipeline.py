@@ -7,11 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from nats.js.api import StreamInfo
+from power_fleet.dead import DEAD_STREAM, make_dead_stream
 from power_fleet.engine import Engine
 from power_fleet.forwarder import forward
 from power_fleet.outbox import Outbox
+from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import DEAD_STREAM, STREAM, Backoff, Nats, make_streams
+from power_fleet.stream import STREAM, Backoff, Nats, make_streams
 
 from power_manager import PowerManager
 
@@ -33,6 +35,7 @@ async def streams(nats: Nats, max_bytes: int = 10_000_000) -> None:
         with contextlib.suppress(Exception):
             await js.delete_stream(name)
     await make_streams(js, 1, max_bytes)
+    await make_dead_stream(js, 1, max_bytes // 10)
     await connection.close()
 
 
@@ -62,10 +65,12 @@ async def send(pm: PowerManager, nats: Nats) -> None:
 
 @contextlib.asynccontextmanager
 async def running_sink(
-    engine: Engine, nats: Nats, clock: Callable[[], float] | None = None
+    engine: Engine,
+    nats: Nats,
+    quota: Quota | None = None,
 ) -> AsyncIterator[None]:
     """A sink at work."""
-    sink = Sink(engine, nats, quick(), **({"clock": clock} if clock else {}))
+    sink = Sink(engine, nats, quick(), quota)
     task = asyncio.ensure_future(sink.run())
     try:
         yield

@@ -60,6 +60,30 @@ def test_a_report_is_that_of_the_device_itself(
         close_hours(engine, NOW_US)
 
 
+def test_a_charge_that_nobody_knows(urls: list[str], tmp_path: Path, clock: Clock) -> None:
+    """Unknown in the meter, its readings and its hours; also in a closed hour whose known ones are deleted."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    with PowerManager(tmp_path / "a.db", clock=clock) as pm:
+        pm.register_device("edge-1", "Edge")
+        pack = pm.add_meter("edge-1", "battery", 50.0, "Pack", charge_pct=None)
+        at = NOW - 5 * HOUR
+        pm.log_many([(pack.id, 12.0, 1.0, None, at), (pack.id, 12.0, 1.0, 40.0, at + 60)])
+        pm.update_meter(pack.id, charge_pct=None)
+        pm.log_power(pack.id, 12.0, 1.0)
+        for _ in range(2):
+            carry(pm, engine)
+            assert fleet.latest().value == pm.list_meters()
+            assert fleet.latest().value[0].charge_pct is None
+            for _ in range(2):
+                assert same_json(pm.export_report("edge-1"), fleet.report("edge-1").value)
+                budget = pm.power_budget_check(["edge-1"])
+                assert same(fleet.budget(["edge-1"]).value, budget)
+                close_hours(engine, NOW_US)
+            pm.delete_readings(pack.id, since=at + 1, until=at + 61)
+        part = json.loads(fleet.report("edge-1").value)["meters"][0]
+        assert (part["reading_count"], part["min_charge_pct"]) == (2, None)
+
+
 @pytest.mark.parametrize("days", [0, -1, float("nan"), "7"])
 def test_a_report_of_no_time_is_refused(days: Any) -> None:
     """As the library refuses it, before anything is asked."""

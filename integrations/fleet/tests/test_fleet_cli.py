@@ -157,13 +157,16 @@ def test_a_report_of_nobody(old_urls: list[str], capsys: pytest.CaptureFixture[s
     assert "'nobody'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["forward", "sink"])
+@pytest.mark.parametrize("command", ["forward", "sink", "close"])
 def test_sigterm_ends_it_with_nothing_there(command: str, tmp_path: Path) -> None:
     """Without any server they wait and try again, and SIGTERM ends them with 0."""
     PowerManager(tmp_path / "a.db").close()
+    stream = ["--nats", "nats://127.0.0.1:9"]
+    engine = ["--clickhouse", "http://127.0.0.1:9"]
     options = {
-        "forward": ["--db", str(tmp_path / "a.db")],
-        "sink": ["--clickhouse", "http://127.0.0.1:9"],
+        "forward": [*stream, "--db", str(tmp_path / "a.db")],
+        "sink": [*stream, *engine],
+        "close": engine,
     }[command]
     verbose = [
         sys.executable,
@@ -173,7 +176,7 @@ def test_sigterm_ends_it_with_nothing_there(command: str, tmp_path: Path) -> Non
         "power_fleet",
         "-v",
     ]  # what is the same as before is said too
-    arguments = [*verbose, command, "--nats", "nats://127.0.0.1:9", *options]
+    arguments = [*verbose, command, *options]
     with subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -15,14 +16,25 @@ import pytest
 from chaos_common import Clock as Stoppable
 from chaos_common import compare, compare_all
 from fleet_harness import NOW, Clock, emptied, random_device
+from nats.js import JetStreamContext
+from nats.js.errors import APIError
 from pipeline import drained, info, messages, quick, running_sink, send, streams, until
 from power_fleet.codec import Batch, Reading, encode
+from power_fleet.dead import (
+    DEAD_STREAM,
+    LETTER_BYTES,
+    Letter,
+    dead_subject,
+    letters,
+    make_dead_stream,
+)
 from power_fleet.engine import Engine, EngineError
 from power_fleet.fleet import Fleet
 from power_fleet.forwarder import forward, publish
 from power_fleet.outbox import Outbox
+from power_fleet.quota import Quota
 from power_fleet.sink import Rows, store
-from power_fleet.stream import DEAD_STREAM, STREAM, Nats
+from power_fleet.stream import DEVICE_MESSAGES, STREAM, Nats, make_streams
 from servers import Server, Servers
 
 from power_manager import PowerManager
@@ -210,7 +222,7 @@ def test_poison_goes_to_the_dead_letters(nats: Nats, engine: Engine) -> None:
     """With the reason; the good message behind it is stored, and a batch under another device's subject is not."""
     good = Batch("edge-1", 1, 0, [Reading("m", 1, 1.0, 1.0, 1.0)])
 
-    async def run() -> list[tuple[str, dict[str, str], bytes]]:
+    async def run() -> list[Letter]:
         connection = await nats.connect("test")
         js = connection.jetstream()
         await js.publish("power.fleet.edge-1", b"garbage", stream=STREAM)
@@ -218,22 +230,15 @@ def test_poison_goes_to_the_dead_letters(nats: Nats, engine: Engine) -> None:
         await js.publish("power.fleet.edge-1", encode(good)[1], stream=STREAM)
         async with running_sink(engine, nats):
             await drained(nats)
-        state = (await info(nats, DEAD_STREAM)).state
-        found = [
-            await js.get_msg(DEAD_STREAM, number)
-            for number in range(state.first_seq, state.last_seq + 1)
-        ]
+        found = [letter async for letter in letters(js)]
         await connection.close()
-        return [
-            (message.subject or "", message.headers or {}, message.data or b"") for message in found
-        ]
+        return found
 
-    (subject, headers, data), (other, other_headers, _) = asyncio.run(run())
-    assert (subject, data) == ("power.dead.edge-1", b"garbage")
-    assert headers["Reason"].startswith("neither compressed nor JSON")
-    assert headers["Subject"] == "power.fleet.edge-1"
-    assert other == "power.dead.edge-2"
-    assert other_headers["Reason"] == "the subject is that of 'edge-2', the batch that of 'edge-1'"
+    first, second = asyncio.run(run())
+    assert (first.device_id, first.data, first.is_whole) == ("edge-1", b"garbage", True)
+    assert first.reason.startswith("neither compressed nor JSON")
+    assert second.device_id == "edge-2"
+    assert second.reason == "the subject is that of 'edge-2', the batch that of 'edge-1'"
     assert engine.ask("SELECT device_id, meter_id, at FROM power_readings FINAL") == [
         ("edge-1", "m", 1)
     ]
@@ -266,7 +271,7 @@ def test_poison_of_any_kind_is_buried(nats: Nats, engine: Engine) -> None:
             ({"meters": row}, {"devices": long})]  # fmt: skip
     good = Batch("edge-1", 1, 0, [Reading("m", 1, 1.0, 1.0, 1.0)])
 
-    async def run() -> list[dict[str, str]]:
+    async def run() -> list[Letter]:
         await streams(nats, max_bytes=100_000_000)
         connection = await nats.connect("test")
         js = connection.jetstream()
@@ -279,36 +284,105 @@ def test_poison_of_any_kind_is_buried(nats: Nats, engine: Engine) -> None:
             await js.publish("power.fleet.edge-1", data, stream=STREAM)
         async with running_sink(engine, nats):
             await drained(nats)
-        found = [await js.get_msg(DEAD_STREAM, number) for number in (1, 2, 3)]
-        assert len(found[2].data or b"") > room - 20_000
+        found = [letter async for letter in letters(js, "edge-1")]
         await connection.close()
-        return [message.headers or {} for message in found]
+        return found
 
     fan, float_, big = asyncio.run(run())
-    assert fan["Reason"] == "expected one of main, battery, solar, ups, got 'fan'"
-    assert float_["Reason"].startswith("expected a number up to 1e+12, got 1000")
-    assert int(big["Bytes"]) > 1_000_000
+    assert fan.reason == "expected one of main, battery, solar, ups, got 'fan'"
+    assert float_.reason.startswith("expected a number up to 1e+12, got 1000")
+    assert big.size > 1_000_000
+    assert len(big.data) == LETTER_BYTES
+    assert not big.is_whole
     assert count(engine) == 1
 
 
-def test_full_dead_letters_hold_up_no_readings(
+def test_a_flood_of_poison_holds_up_nobody(
     pm: PowerManager, nats: Nats, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What can be stored is stored and acknowledged, though the poison taken with it has to stay in the stream."""
+    """The dead letters drop their oldest, the log has one line of it, and what another device sends is stored."""
+
+    async def flood(js: JetStreamContext) -> None:
+        taken = 0
+        while taken < 400:
+            with contextlib.suppress(APIError):  # where its share of the stream is full
+                await js.publish("power.fleet.stolen", garbage(200), stream=STREAM)
+                taken += 1
 
     async def run() -> None:
-        await streams(nats, max_bytes=200_000)  # a tenth of it for the dead letters
+        await streams(nats, max_bytes=1_000_000)  # a tenth of it for the dead letters
         connection = await nats.connect("test")
-        await connection.jetstream().publish("power.fleet.edge-1", garbage(30_000), stream=STREAM)
-        await send(pm, nats)
+        js = connection.jetstream()
         async with running_sink(engine, nats):
-            await until(lambda: "maximum bytes exceeded" in caplog.text)
+            flooding = asyncio.ensure_future(flood(js))
+            await send(pm, nats)
             await until(lambda: count(engine) == 300)
-        assert await messages(nats) == 1
+            await flooding
+            await drained(nats)
+        state = (await info(nats, DEAD_STREAM)).state
+        assert 100 < state.messages < state.last_seq
         await connection.close()
 
-    with caplog.at_level(logging.WARNING, "power_fleet"):
+    with caplog.at_level(logging.ERROR, "power_fleet"):
         asyncio.run(run())
+    assert len([record for record in caplog.records if "stolen" in record.getMessage()]) == 1
+
+
+def test_a_device_holds_no_more_of_the_stream_than_its_share(nats: Nats) -> None:
+    """What is beyond is refused to it, and another device's message is taken."""
+
+    async def run() -> None:
+        connection = await nats.connect("test")
+        js = connection.jetstream()
+        for number in range(DEVICE_MESSAGES):
+            await js.publish("power.fleet.stolen", b"%d" % number, stream=STREAM)
+        with pytest.raises(APIError, match="maximum messages per subject exceeded"):
+            await js.publish("power.fleet.stolen", b"one more", stream=STREAM)
+        await js.publish("power.fleet.edge-1", b"another's", stream=STREAM)
+        assert await messages(nats) == DEVICE_MESSAGES + 1
+        await connection.close()
+
+    asyncio.run(run())
+
+
+def test_a_device_beyond_its_quota_waits_and_loses_nothing(
+    pm: PowerManager, nats: Nats, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sink puts its messages back until its share has grown, and stores them all; others come first."""
+
+    async def run() -> None:
+        pm.log_many([(pm.list_meters()[0].id, 1.0, 1.0, 50.0, NOW - 2e6 - n) for n in range(5000)])
+        await send(pm, nats)
+        quota = Quota(messages=300, size=10**9)
+        for _ in range(299):
+            quota.wait_for("edge-1", 1)
+        async with running_sink(engine, nats, quota=quota):
+            await drained(nats)
+
+    with caplog.at_level(logging.ERROR, "power_fleet"):
+        asyncio.run(run())
+    assert "it sends more than its quota: the rest waits" in caplog.text
+    assert compare(pm, "edge-1", [engine.shards[engine.shard_of("edge-1")].clients[0]]) == 5300
+
+
+def test_an_acknowledgement_is_no_message(
+    nats: Nats, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What one device has the server send under another's subject is neither stored nor that one's dead letter."""
+
+    async def run() -> None:
+        connection = await nats.connect("test")
+        await connection.publish("power.fleet.stolen", b"x", reply="power.fleet.edge-1")
+        await connection.flush()
+        async with running_sink(engine, nats):
+            await drained(nats)
+        found = [letter.device_id async for letter in letters(connection.jetstream())]
+        assert found == ["stolen"]
+        await connection.close()
+
+    with caplog.at_level(logging.ERROR, "power_fleet"):
+        asyncio.run(run())
+    assert "'edge-1': dropped what another device had the server send" in caplog.text
 
 
 def test_two_sinks_share_the_work(pm: PowerManager, nats: Nats, engine: Engine) -> None:
@@ -330,15 +404,11 @@ def test_two_sinks_share_the_work(pm: PowerManager, nats: Nats, engine: Engine) 
 def test_freshness_waits_for_the_oldest_message(
     pm: PowerManager, nats: Nats, engine: Engine, old_urls: list[str]
 ) -> None:
-    """While a message waits in the stream, answers are no fresher than it; without one, they are of now.
-
-    Now by the stream's clock: a sink whose own is years ahead must not make old answers look fresh for years.
-    """
-    clock = Clock(4_000_000_000.0)
+    """While a message waits in the stream, answers are no fresher than it; without one, they are of now."""
 
     async def run() -> None:
         begin = datetime.now(timezone.utc).isoformat()
-        async with running_sink(engine, nats, clock):
+        async with running_sink(engine, nats):
             await until(lambda: (Fleet(old_urls).latest().fresh_as_of or "") > begin)
         assert (Fleet(old_urls).latest().fresh_as_of or "") <= datetime.now(
             timezone.utc
@@ -353,7 +423,7 @@ def test_freshness_waits_for_the_oldest_message(
         await send(pm, nats)
         held = await subscription.fetch(1)  # by a sink that hangs
         taken_in = held[0].metadata.timestamp.isoformat()
-        async with running_sink(engine, nats, clock):
+        async with running_sink(engine, nats):
             for _ in range(2):
                 await until(lambda: Fleet(old_urls).latest().fresh_as_of)
                 fresh = Fleet(old_urls).latest().fresh_as_of
@@ -369,25 +439,32 @@ def test_freshness_waits_for_the_oldest_message(
 
 
 def test_the_streams_are_as_promised(nats: Nats) -> None:
-    """A work queue on disk that refuses what is new when it is full; making it again changes its size only."""
+    """A work queue on disk that refuses what is new when it is full, and that nobody can purge; made again, it keeps
+    all but its sizes.
+    """
 
     async def run() -> None:
+        connection = await nats.connect("test")
+        js = connection.jetstream()
+        secret = await dead_subject(js)
         for size in (1_000_000, 2_000_000):
-            connection = await nats.connect("test")
-            from power_fleet.stream import make_streams
-
-            await make_streams(connection.jetstream(), 1, size)
-            await connection.close()
-            config = (await info(nats)).config
+            await make_streams(js, 1, size)
+            await make_dead_stream(js, 1, size // 10)
+            config = (await js.stream_info(STREAM)).config
             kept = (
                 config.retention,
                 config.discard,
                 config.max_bytes,
                 config.storage,
                 config.subjects,
+                config.deny_delete,
+                config.deny_purge,
             )
-            assert kept == ("workqueue", "new", size, "file", ["power.fleet.*"])
-            dead = (await info(nats, DEAD_STREAM)).config
-            assert (dead.retention, dead.discard, dead.max_bytes) == ("limits", "new", size // 10)
+            assert kept == ("workqueue", "new", size, "file", ["power.fleet.*"], True, True)
+            dead = (await js.stream_info(DEAD_STREAM)).config
+            assert (dead.retention, dead.discard, dead.max_bytes) == ("limits", "old", size // 10)
+            assert dead.deny_purge
+            assert await dead_subject(js) == secret
+        await connection.close()
 
     asyncio.run(run())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,62 @@ def test_replicas_each_have_everything(tmp_path: Path) -> None:
             with pytest.raises(EngineError):
                 carry(pm, engine)
             servers.shards[0][0].start()
+
+
+def test_a_replica_that_hangs_costs_seconds(tmp_path: Path) -> None:
+    """A question goes to the other one after a sign of life is missing, long before the question's own 120 s."""
+    sql = "SELECT toInt64(count()) FROM power_readings FINAL"
+    with Servers(tmp_path / "servers") as servers:
+        servers.start_clickhouse(1, 2)
+        engine = Engine(servers.clickhouse_urls)
+        schema.create(engine)
+        engine = Engine(servers.clickhouse_urls)
+        hung = servers.shards[0][0].process
+        assert hung is not None
+        hung.send_signal(signal.SIGSTOP)
+        try:
+            hanging, other = engine.shards[0].clients
+            begin = time.monotonic()
+            assert engine.ask(sql) == [(0,)]
+            assert time.monotonic() - begin < 60.0, "it takes 4 s, on a busy machine too"
+            assert engine.shards[0].clients == [other, hanging]
+        finally:
+            hung.send_signal(signal.SIGCONT)
+
+
+def test_an_insert_is_on_the_disk_when_it_returns(tmp_path: Path) -> None:
+    """Every file of the part that it made has been synced, and the part's directory: seen by strace."""
+    script = f"""
+from power_fleet import schema
+from power_fleet.engine import Engine
+engine = Engine(["chdb://{tmp_path}/engine"])
+schema.create(engine)
+print("stored", flush=True)
+engine.shards[0].insert("power_seen", schema.SEEN, [["edge-1", 1]])
+"""
+    trace = tmp_path / "trace"
+    command = [
+        "strace",
+        "-f",
+        "-y",
+        "-e",
+        "trace=fsync,fdatasync",
+        "-o",
+        str(trace),
+        sys.executable,
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [*command, "-c", script], capture_output=True, text=True, check=False, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    synced = trace.read_text()
+    (one, *_) = (tmp_path / "engine").rglob("data.bin")  # a small part has all columns in it
+    part = one.parent
+    for file in part.iterdir():
+        assert f"{part.parent.name}/tmp_insert_{part.name}/{file.name}>" in synced
+    assert f"{part.parent.name}/{part.name}>" in synced, "the directory, after it got its name"
+    assert f"{part.parent.name}>" in synced, "and the one that holds it"
 
 
 def test_a_device_is_on_one_shard() -> None:

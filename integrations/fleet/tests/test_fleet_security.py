@@ -9,16 +9,19 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import nats.errors
 import pytest
 from fleet_harness import INTEGRATION
+from nats.aio.client import Client, ServerVersion
 from pipeline import drained, quick, running_sink, until
+from power_fleet.dead import DEAD_STREAM, dead_subject, make_dead_stream
 from power_fleet.engine import Engine
 from power_fleet.forwarder import forward
 from power_fleet.outbox import Outbox
-from power_fleet.stream import STREAM, SUBJECT, Nats, Refused, make_streams
-from servers import Server, answers, free_ports, program
+from power_fleet.stream import STREAM, SUBJECT, Nats, Refused, check_server, make_streams
+from servers import Server, Servers, answers, free_ports, program
 
 from power_manager import PowerManager
 
@@ -85,6 +88,7 @@ async def make(operator: Nats) -> None:
     """The streams, by the operator."""
     connection = await operator.connect("test")
     await make_streams(connection.jetstream(), 1, 1_000_000)
+    await make_dead_stream(connection.jetstream(), 1, 100_000)
     await connection.close()
 
 
@@ -141,6 +145,80 @@ def test_a_device_may_publish_its_own_subject_only(
     with caplog.at_level(logging.WARNING, "power_fleet"):
         assert asyncio.run(run()) == 0
     assert re.search("permissions violation for publish", caplog.text, re.IGNORECASE)
+
+
+def test_the_reply_subject_of_anothers_is_of_no_use(
+    who: dict[str, Nats], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server's acknowledgement goes where a device says, but nothing there takes it: no message of another device
+    is purged or deleted, no dead letter forged, no stream changed.
+    """
+    attacks = (
+        f"$JS.API.STREAM.PURGE.{STREAM}",
+        f"$JS.API.STREAM.MSG.DELETE.{STREAM}",
+        f"$JS.API.STREAM.DELETE.{STREAM}",
+        f"$JS.API.STREAM.UPDATE.{STREAM}",
+        f"$JS.API.STREAM.LEADER.STEPDOWN.{STREAM}",
+        f"$JS.API.CONSUMER.DELETE.{STREAM}.sink",
+        f"$JS.API.CONSUMER.RESET.{STREAM}.sink",
+        f"$JS.API.CONSUMER.PAUSE.{STREAM}.sink",
+        f"$JS.API.STREAM.PURGE.{DEAD_STREAM}",
+        f"$JS.API.STREAM.MSG.DELETE.{DEAD_STREAM}",
+        "power.dead.edge-002",
+        f"power.dead.{'0' * 32}.edge-002",
+    )
+
+    async def run() -> None:
+        await make(who["operator"])
+        operator = await who["operator"].connect("test")
+        js = operator.jetstream()
+        subject = await dead_subject(js)
+        sink = await who["sink"].connect("test")
+        await sink.jetstream().publish(subject + "edge-002", b"kept", stream=DEAD_STREAM)
+        await publish(who["edge-002"], SUBJECT + "edge-002")
+        before = await js.stream_info(STREAM), await js.stream_info(DEAD_STREAM)
+        device = await who["edge-001"].connect("test")
+        for attack in attacks:
+            await device.publish(SUBJECT + "edge-001", b"x", reply=attack)
+        await device.flush()
+        await publish(who["edge-001"], SUBJECT + "edge-001")  # the last of them is taken in
+        after = await js.stream_info(STREAM), await js.stream_info(DEAD_STREAM)
+        assert after[0].state.messages == before[0].state.messages + len(attacks) + 1
+        assert after[1].state.messages == before[1].state.messages
+        assert [info.config for info in after] == [info.config for info in before]
+        consumer = await who["sink"].connect("test")
+        subscription = await consumer.jetstream().pull_subscribe_bind("sink", STREAM)
+        assert await subscription.fetch(1, timeout=5)
+        for connection in (operator, sink, device, consumer):
+            await connection.close()
+
+    asyncio.run(run())
+
+
+def test_a_lax_server_is_refused(tmp_path: Path) -> None:
+    """One that takes requests it does not understand is named, with the line to remove."""
+
+    async def run(url: str) -> None:
+        connection = await Nats(url).connect("test")
+        try:
+            with pytest.raises(Refused, match="strict: false"):
+                await check_server(connection)
+        finally:
+            await connection.close()
+
+    with Servers(tmp_path) as servers:
+        servers.start_nats(1, jetstream="strict: false")
+        asyncio.run(run(servers.nats_url))
+
+
+def test_an_old_server_is_refused() -> None:
+    """Its version and the least one are named."""
+
+    class Old:
+        connected_server_version = ServerVersion("2.11.11")
+
+    with pytest.raises(Refused, match=r"version 2\.11\.11: it has to be 2\.12 or later"):
+        asyncio.run(check_server(cast("Client", Old())))
 
 
 def test_a_device_hears_nobody_else(who: dict[str, Nats], caplog: pytest.LogCaptureFixture) -> None:

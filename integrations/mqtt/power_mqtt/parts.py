@@ -45,10 +45,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Said:
-    """A retained message, and whose it is."""
+    """A retained message, and whose it is. is_left: what the broker holds there stays for now."""
 
     message: Retained
     owner: Owner
+    is_left: bool = False
 
 
 class Part(Protocol):
@@ -63,11 +64,23 @@ class Part(Protocol):
     def arrived(self, topic: str, payload: bytes, is_retained: bool) -> bool:
         """A message of any of the parts' filters; whether everything is to be sent again because of it."""
 
+    def heard(self) -> None:
+        """The broker has said all that it held."""
+
+    def restored(self) -> None:
+        """A backup was restored into the file."""
+
     def messages(self, look: Look) -> Iterable[Said]:
         """What the topics of a device are to hold now. The same object again costs least."""
 
+    def work(self) -> bool:
+        """Do a little of what takes long, some hundredths of a second; whether there is more to do."""
+
     def forget(self, device_id: str) -> None:
         """The device is gone, or is published no more."""
+
+    def end(self) -> None:
+        """The program ends."""
 
 
 class QuietPart:
@@ -83,6 +96,19 @@ class QuietPart:
     def arrived(self, topic: str, payload: bytes, is_retained: bool) -> bool:
         """Not for this part."""
         return False
+
+    def heard(self) -> None:
+        """It waited for nothing."""
+
+    def restored(self) -> None:
+        """The next look has what is new."""
+
+    def work(self) -> bool:
+        """Nothing takes long."""
+        return False
+
+    def end(self) -> None:
+        """Nothing is to be kept."""
 
 
 # --- States

@@ -48,6 +48,9 @@ from power_mqtt.connection import (
     Will,
     stop_on_signals,
 )
+from power_mqtt.discovery import DEFAULT_PREFIX as DISCOVERY_PREFIX
+from power_mqtt.discovery import Discovery, Site
+from power_mqtt.energies import Energies
 from power_mqtt.errors import MqttError
 from power_mqtt.events import EventFeed
 from power_mqtt.known import KnownTopics, Owner
@@ -64,6 +67,7 @@ QUIET_LOOK_SECONDS = (
     5.0  # between two looks while the file does not change: a device may fall silent
 )
 ACKNOWLEDGE_SECONDS = 60.0  # a broker that takes nothing over for so long is left
+HEAR_SECONDS = 10.0  # after the greeting a broker has said what it held, or never will
 TROUBLE_SECONDS = 60.0  # without a trouble of the file, after which the same one is said again
 _LOOK_SHARE = (
     20  # times as long as a look has computed, the next one waits: thousands of meters take a while
@@ -82,6 +86,7 @@ class Options:
     key: str = "mqtt"  # what the bridge is called in the file: its cursor, its topics
     prefix: str = DEFAULT_PREFIX
     device_ids: tuple[str, ...] = ()  # none: all
+    discovery: str | None = DISCOVERY_PREFIX  # of Home Assistant's topics; None: it is told nothing
     rules: Rules = field(default_factory=Rules)
 
     def wants(self, device_id: str) -> bool:
@@ -150,6 +155,7 @@ class Publisher:
         self._next_look = 0.0
         self._next_poll = 0.0
         self._is_up = False
+        self._is_heard = False  # the broker has said what it held when this program came
         self._up_since = 0.0
         self._was_refused = False  # the broker has refused something, by its word, since it greeted
         self._suspicion = Suspicion()
@@ -211,12 +217,29 @@ class Publisher:
     def _hear(self, topic: str, payload: bytes, is_retained: bool) -> None:
         own = self._options.availability()
         if topic == own:
+            if not is_retained:  # what was retained came before
+                self._hear_no_more()
             # The last will of an earlier connection can come late, and say that we are not there.
             self._mirror.contradict(own, payload, self._clock())
             return
         for part in self.parts:
             if part.arrived(topic, payload, is_retained):
                 self._mirror.resend()
+
+    def _hear_no_more(self) -> None:
+        if not self._is_heard:
+            self._is_heard = True
+            self._look_at_once()
+            for part in self.parts:
+                part.heard()
+
+    def _wait_no_longer(self, now: float) -> None:
+        if not self._is_heard and now - self._up_since >= HEAR_SECONDS:
+            _log.warning(
+                "the broker does not let this user read %s: what it held is not known",
+                self._options.availability(),
+            )
+            self._hear_no_more()
 
     def is_stuck(self) -> bool:
         """Whether the broker has taken nothing over for too long, although there is something."""
@@ -235,7 +258,9 @@ class Publisher:
             if now >= self._next_poll:
                 self._next_poll = now + POLL_SECONDS
                 self._poll(now)
+                self._work()
             if self._is_up:
+                self._wait_no_longer(now)
                 self._mirror.send(now)
                 self._events.send(now)
         except PowerManagerError as error:
@@ -260,6 +285,13 @@ class Publisher:
         ) or now >= self._next_look + QUIET_LOOK_SECONDS:
             self._look(now)
 
+    def _work(self) -> bool:
+        """Have one part do a little of what takes long, beside the looks; whether one had something to do."""
+        if any(part.work() for part in self.parts):
+            self._is_stale = True  # it may have something to say
+            return True
+        return False
+
     def _check_file(self) -> None:
         path = self._options.db
         try:
@@ -276,6 +308,8 @@ class Publisher:
             _log.warning("%s: a backup was restored into it", self._options.db)
             self._known.load()
             self._events.reset()
+            for part in self.parts:
+                part.restored()
             self._file_id = file_id
 
     def _look(self, now: float) -> None:
@@ -284,10 +318,14 @@ class Publisher:
         if self._is_stale:
             self._read_meters()
         said = self._said(now)
-        self._known.add({topic: one.owner for topic, one in said.items()})
-        for one in said.values():
+        new = {topic: one for topic, one in said.items() if not one.is_left}
+        self._known.add({topic: one.owner for topic, one in new.items()})
+        for one in new.values():
             self._mirror.want(one.message)
-        for topic in self._known.owners.keys() - said.keys():
+        own = f"{self._options.prefix}/"
+        gone = self._known.owners.keys() - said.keys()
+        # Home Assistant is told first: it would take an empty topic for a state.
+        for topic in sorted(gone, key=lambda topic: (topic.startswith(own), topic)):
             self._mirror.want(Retained(topic, b""))
         pause = (time.thread_time() - began) * _LOOK_SHARE
         self._next_look = now + max(LOOK_SECONDS, min(pause, self._options.rules.interval))
@@ -355,8 +393,11 @@ class Publisher:
 
     def describe(self) -> list[str]:
         """What would be published now, as lines for a person: by device, then the events that wait."""
+        self._hear_no_more()
         self._read_meters()
         said = self._said(self._clock())
+        while self._work():
+            said = self._said(self._clock())
         titles = {device.id: f"{device.name} ({device.id})" for device in self._devices}
         lines = []
         for device_id in ["", *titles]:
@@ -388,6 +429,14 @@ class Publisher:
         self._last_words = [Retained(topic, OFFLINE) for topic in sorted(topics)]
         self._mirror.hurry(self._last_words)
 
+    def end(self) -> None:
+        """Have the parts keep what they have to."""
+        for part in self.parts:
+            try:
+                part.end()
+            except PowerManagerError as error:
+                _log.error("%s", error)
+
     def send(self) -> None:
         """Send what waits, without a look at the file."""
         self._mirror.send(self._clock())
@@ -408,11 +457,20 @@ def _shown(topic: str, payload: bytes) -> str:
 def make_parts(pm: PowerManager, options: Options) -> list[Part]:
     """What is published of each device, in the order of sending."""
     topics, rules = options.topics(), options.rules
-    return [
+
+    def device_ids() -> list[str]:
+        return [device.id for device in pm.list_devices() if options.wants(device.id)]
+
+    parts: list[Part] = [
         Availability(topics, rules),
         States(topics, rules),
         Totals(topics, rules, pm.power_budget_check),
+        Energies(pm, topics, rules, device_ids),
     ]
+    if options.discovery is not None:
+        site = Site(topics, options.availability(), rules.expire)
+        parts.append(Discovery(site, options.discovery, device_ids))
+    return parts
 
 
 # --- The command
@@ -424,6 +482,7 @@ def run_bridge(publisher: Publisher, connection: Connection, inbox: Inbox[Notice
         for notice in _notices(inbox):
             if isinstance(notice, Stop):
                 _say_goodbye(publisher, connection, inbox)
+                publisher.end()  # last: a locked file holds it up, until stop_on_signals() ends the program
                 return notice.code
             publisher.handle(notice)
         publisher.tick()
@@ -504,6 +563,7 @@ def _options(args: argparse.Namespace) -> Options:
         prefix=args.prefix,
         device_ids=tuple(dict.fromkeys(args.device)),
         rules=Rules(args.interval, args.min_change, args.expire),
+        discovery=None if args.no_discovery else args.discovery_prefix,
     )
 
 
@@ -536,6 +596,9 @@ def add_command(parser: CommandParser) -> None:
         "(default: 0: any change)")  # fmt: skip
     add("--expire", type=functools.partial(parse_duration, above=0), default=Rules.expire,
         metavar="TIME", help="a device without a reading for so long is offline (default: 10m)")  # fmt: skip
+    add("--discovery-prefix", type=parse_prefix, default=DISCOVERY_PREFIX, metavar="PREFIX",
+        help=f"of the topics by which Home Assistant discovers devices (default: {DISCOVERY_PREFIX})")  # fmt: skip
+    add("--no-discovery", action="store_true", help="tell Home Assistant nothing")
     add("--dry-run", action="store_true", help="print what would be published now, and end")
 
 

@@ -2,6 +2,7 @@
 
     PREFIX/DEVICE/availability      online or offline
     PREFIX/DEVICE/totals            what the device as a whole uses
+    PREFIX/DEVICE/energy            what it and its meters have used, ever
     PREFIX/DEVICE/event             what happened to it
     PREFIX/DEVICE/METER/state       what a meter measures now
     PREFIX/bridge/NAME/availability whether the bridge is there
@@ -95,6 +96,10 @@ class Topics:
     def totals(self, device_id: str) -> str:
         """Where a device's totals are."""
         return self.of_device(device_id, "totals")
+
+    def energy(self, device_id: str) -> str:
+        """Where a device's counters of energy are."""
+        return self.of_device(device_id, "energy")
 
     def event(self, device_id: str) -> str:
         """Where a device's events come."""

@@ -144,7 +144,7 @@ def test_what_is_deleted_is_cleared(
     pm.log_power(solar.id, 20.0, 1.0)
     with bridge(*arguments(db, broker), log=tmp_path / "log"):
         listener.wait(
-            lambda: {"power/edge-001/totals", "power/edge-002/totals"} <= listener.latest().keys()
+            lambda: {"power/edge-001/energy", "power/edge-002/energy"} <= listener.latest().keys()
         )
         pm.delete_meter(battery.id)
         listener.wait(lambda: listener.latest()[f"power/edge-001/{battery.id}/state"] == b"")
@@ -153,6 +153,8 @@ def test_what_is_deleted_is_cleared(
         gone = [
             f"power/edge-002/{solar.id}/state",
             "power/edge-002/totals",
+            "power/edge-002/energy",
+            "power/edge-001/energy",
             "power/edge-002/availability",
         ]
         listener.wait(lambda: all(listener.latest()[topic] == b"" for topic in gone))
@@ -327,7 +329,7 @@ def test_the_end_comes_within_two_seconds_from_a_locked_file_and_a_frozen_broker
 ) -> None:
     """Both at once: the cursor cannot be written, and nothing is acknowledged."""
     with bridge(*arguments(db, broker), log=tmp_path / "log") as running:
-        listener.wait(lambda: "power/edge-001/totals" in listener.latest())
+        listener.wait(lambda: "power/edge-001/energy" in listener.latest())
         lock = sqlite3.connect(db, isolation_level=None)
         pm.trigger_event("edge-001", "restore")
         lock.execute("BEGIN IMMEDIATE")
@@ -412,7 +414,7 @@ def test_a_locked_file_is_a_trouble_that_passes(
     """It is said once; what the broker took over meanwhile is not sent twice."""
     lock = sqlite3.connect(db, isolation_level=None)
     with bridge(*arguments(db, broker, "--interval", "0"), log=tmp_path / "log") as running:
-        listener.wait(lambda: "power/edge-001/totals" in listener.latest())
+        listener.wait(lambda: "power/edge-001/energy" in listener.latest())
         pm.trigger_event("edge-001", "restore")
         lock.execute("BEGIN IMMEDIATE")
         listener.wait(lambda: listener.of("power/edge-001/event"))
@@ -444,10 +446,10 @@ def test_two_hundred_devices_are_published(db: Path, broker: Mosquitto, tmp_path
                     pm.log_power(pm.add_meter(device_id, kind).id, 12.0, 1.0, 80.0)
         with Listener(broker, "power/#") as listener:
             with bridge(*arguments(db, broker), log=tmp_path / "log") as running:
-                listener.wait(lambda: len(listener.latest()) == 1 + 200 * (1 + 3 + 1))
+                listener.wait(lambda: len(listener.latest()) == 1 + 200 * (1 + 3 + 1 + 1))
                 with pm.transaction():
                     events = [pm.trigger_event(device_id, "restore").id for device_id in device_ids]
-                listener.wait(lambda: len(listener.messages) == 1 + 200 * 6)
+                listener.wait(lambda: len(listener.messages) == 1 + 200 * 7)
                 came = [
                     json.loads(payload)
                     for topic, payload in listener.messages
@@ -497,7 +499,7 @@ def test_a_dry_run_prints_what_would_be_published_and_stores_nothing(
         "  power/edge-001/availability online",
     ]
     assert lines[4].startswith(f'  power/edge-001/{battery.id}/state {{"name":"Pack"')
-    assert lines[-1] == "4 messages to be retained, 0 events, 0 topics to clear; nothing was sent"
+    assert lines[-1] == "6 messages to be retained, 0 events, 0 topics to clear; nothing was sent"
     with pm.connection() as connection:
         sql = "SELECT count(*) FROM sqlite_master WHERE name LIKE 'mqtt%'"
         assert connection.execute(sql).fetchone() == (0,)

@@ -1,7 +1,6 @@
 """REST and WebSocket over power_manager: `power-service --db power_manager.db`.
 
-settings   what the service is told, and the binds it refuses
-options    each setting as an option and as a variable of the environment
+settings   what the service is told, each once: option, variable, default, limits; and the binds it refuses
 storage    the library behind one function, `Storage.call`: the only way of a blocking call off the event loop
 problems   errors as RFC 9457 problem JSON with a stable code; the one place where library errors are mapped
 tokens     bearer tokens: their file, grants, one-use tickets
@@ -12,10 +11,13 @@ compress   gzip where the client takes it
 models     what is sent that the library has no record for, and the schemas of what is received
 bodies     strict JSON and NDJSON into parameters of the library
 charts     downsampling that keeps extremes
+hours      statistics of a window, and what devices used by hour
 backup     a consistent copy of the database, as an answer and as a command
 routes     the routes under /v1, /healthz, /readyz, /metrics
 watcher    what any process writes to the file, as changes and frames
-stream     one poller, bounded queues, the WebSocket
+clients    one connection to the stream, and its bounded queue
+hub        the one poller, and the clients that it hands frames to
+stream     the WebSocket
 metrics    Prometheus
 openapi    the contract; `python -m power_service.openapi` writes it
 pages      pages that the service makes itself

@@ -25,12 +25,13 @@ from power_service.compress import Compress, FixedFile
 from power_service.dashboard import add_dashboard
 from power_service.fleet import add_fleet
 from power_service.guard import Guard
+from power_service.hub import Hub
 from power_service.metrics import Metrics
 from power_service.pages import page
 from power_service.problems import Code, Problem, of_library_error
 from power_service.settings import Settings
 from power_service.storage import Storage
-from power_service.stream import Hub, stream
+from power_service.stream import stream
 from power_service.tokens import TokenFile
 
 METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE")  # of the routes
@@ -85,9 +86,9 @@ def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
     add_fleet(app, os.environ)
     add_dashboard(app, settings.dashboard)
     inner: ASGIApp = app
-    if settings.allowed_origins:
+    if settings.allow_origin:
         inner = CORSMiddleware(
-            app, settings.allowed_origins, allow_methods=METHODS,
+            app, settings.allow_origin, allow_methods=METHODS,
             allow_headers=["Authorization", "Content-Type"], expose_headers=["Retry-After", "Fresh-As-Of"], max_age=600,
         )  # fmt: skip
     return Guard(Compress(inner), settings, app.state.metrics), app

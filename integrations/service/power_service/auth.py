@@ -14,7 +14,7 @@ from power_service.limits import Buckets
 from power_service.problems import Code, Problem, retry_later
 from power_service.settings import Refused, Settings, how_to_make_one, is_loopback
 from power_service.storage import Lane, Storage
-from power_service.tokens import EVERYBODY, Grant, Tickets, TokenFile
+from power_service.tokens import EVERYBODY, Grant, Scope, Tickets, TokenFile
 
 BEARER = HTTPBearer(
     scheme_name="bearer",
@@ -23,6 +23,9 @@ BEARER = HTTPBearer(
 )
 
 
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="power-service"'}
+SIGN_IN_SECONDS = 600.0  # for which a link to sign in is good
+SIGN_IN_SCOPES = (Scope.READ.value, Scope.WRITE.value)  # of who signs in by one
 _log = logging.getLogger("power_service")
 
 
@@ -33,6 +36,7 @@ class Gate:
 
     def __init__(self, settings: Settings, tokens: TokenFile) -> None:
         self.settings, self.tokens, self.tickets = settings, tokens, Tickets()
+        self._sign_in_tickets = Tickets(SIGN_IN_SECONDS)
         self._buckets = Buckets(settings.rate, settings.burst)
         self._failures = Buckets(min(settings.rate, 10.0), 20)  # for each address
         self._trouble = ""  # why the tokens cannot be read, if they cannot
@@ -78,6 +82,37 @@ class Gate:
         self._spend(self._buckets, grant.id)
         return self.scoped(grant, scope)
 
+    def sign_in_ticket(self) -> str:
+        """A ticket for `sign_in`, good once and for SIGN_IN_SECONDS while the service runs."""
+        return self._sign_in_tickets.issue(Grant("", "link", SIGN_IN_SCOPES, None, "", ""))
+
+    async def sign_in(self, ticket: str, client: str) -> tuple[str, Grant]:
+        """Make a token for a ticket, which is used up; the token's text, and its grant.
+
+        Raises Problem 401, 409, 429, 503.
+        """
+        if not self.settings.auth:
+            self._spend(self._buckets, client)
+            raise Problem(Code.CONFLICT, "this service asks for no token: go on without one")
+        wanted = self._sign_in_tickets.redeem(ticket)
+        if wanted is None:
+            self._spend(self._failures, client)
+            detail = (
+                "this link was used before, is older than 10 minutes, or is of a service that has ended: "
+                f"start the service with --open for another, or {self._hint(client)}"
+            )
+            raise Problem(Code.UNAUTHORIZED, detail, dict(_CHALLENGE))
+        scopes = [Scope(scope) for scope in wanted.scopes]
+        try:
+            return await self.storage.call(Lane.READ, self.tokens.new, wanted.name, scopes)
+        except (Refused, OSError, Problem) as error:
+            self._sign_in_tickets.give_back(ticket, wanted)
+            if isinstance(error, Problem):
+                raise
+            _log.error("the token of a link cannot be kept: %s", error)
+            detail = "the service cannot write its file of tokens, as its log says; the link is good still"
+            raise retry_later(Code.STORAGE_UNAVAILABLE, detail, 5) from error
+
     @staticmethod
     def scoped(grant: Grant, scope: str | None) -> Grant:
         """The grant, if it has that scope."""
@@ -93,14 +128,19 @@ class Gate:
             if not self.tokens.grants:
                 detail = "there is no token yet"
             detail += f"; {self._hint(client)}"
-        return Problem(
-            Code.UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer realm="power-service"'}
-        )
+        return Problem(Code.UNAUTHORIZED, detail, dict(_CHALLENGE))
+
+    def token_command(self, client: str) -> str | None:
+        """The command that makes a token for this service; None for who is not on its machine: it names a file."""
+        if is_loopback(client) and not self.settings.behind_proxy:
+            return how_to_make_one(self.settings)
+        return None
 
     def _hint(self, client: str) -> str:
         """What to do; the path of a file only for who is on this machine."""
-        if is_loopback(client) and not self.settings.behind_proxy:
-            return f"make one: {how_to_make_one(self.settings)}"
+        command = self.token_command(client)
+        if command is not None:
+            return f"make one: {command}"
         return "make one by power-service token new, on the service's machine and for its --db"
 
     @staticmethod

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from power_manager import PowerManager
 from power_service.problems import Code, Problem, retry_later
 from power_service.settings import Refused
 from power_service.storage import Lane, Storage
@@ -34,7 +35,7 @@ def add_webhook(app: FastAPI, environ: Mapping[str, str]) -> None:
     if not given:
         return
     try:
-        # With it comes Stripe's SDK, of 30 MB: only for those who bill.
+        # Only for those who bill. Stripe's SDK, of 30 MB, is not needed to take deliveries.
         webhooks = importlib.import_module("power_billing.webhooks")
     except ImportError as error:
         raise Refused(
@@ -68,3 +69,25 @@ def add_webhook(app: FastAPI, environ: Mapping[str, str]) -> None:
         return Response(status_code=200)
 
     app.add_route(PATH, deliver, methods=["POST"], include_in_schema=False)
+    metrics = importlib.import_module("power_billing.metrics")
+
+    def text(pm: PowerManager) -> bytes:
+        try:
+            found: bytes = metrics.scraped(pm, settings.ledger)
+            return found
+        except (
+            webhooks.BillingError
+        ) as error:  # a sample that is missing is seen; a wrong one is not
+            _log.error("%s", error)
+            return b""
+
+    app.state.billing_metrics = text
+
+
+async def billing_metrics(app: FastAPI, storage: Storage) -> bytes:
+    """What billing has for Prometheus beside the service's own; nothing where it is not configured."""
+    text = getattr(app.state, "billing_metrics", None)
+    if text is None:
+        return b""
+    found: bytes = await storage.call(Lane.WRITE, text, storage.pm)  # its tables may be made by it
+    return found

@@ -19,7 +19,8 @@ _MAX_BYTES = 32 * 1024 * 1024
 # Stricter than for the rest: the page is built so that it needs nothing inline and nothing from elsewhere.
 _CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'"
 )
 
 

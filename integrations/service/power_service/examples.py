@@ -139,6 +139,16 @@ RESPONSES: dict[str, Any] = {
         "events": [_EVENT],
     },
     "getMe": {"name": "laptop", "scopes": ["read", "write"], "devices": None, "database": "/srv/power_manager.db"},
+    "getSparklines": {
+        "start": "2026-11-22T12:00:00.000000+00:00",
+        "step_seconds": 3600,
+        "devices": {"edge-001": [None] * 6 + [1.85, 1.9, 1.72] * 6},
+    },
+    "getSignIn": {
+        "token_needed": True,
+        "token_command": "power-service token new NAME --scope read --db /srv/power_manager.db",
+    },
+    "signIn": {"token": "pm_4cU5x0…", "name": "link", "scopes": ["read", "write"]},
     "getBackup": "SQLite format 3 …",
     "getHealth": {"status": "ok"},
     "getReadiness": {"status": "ready"},
@@ -163,7 +173,10 @@ _CHARGE_ALONE = {
 REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
     "putDevice": {"application/json": {"device": {"name": "Edge Node", "target_wh": 150.0}}},
     "addMeter": {
-        "application/json": {"battery": {"type": "battery", "capacity_wh": 50.0, "name": "Pack"}}
+        "application/json": {
+            "battery": {"type": "battery", "capacity_wh": 50.0, "name": "Pack"},
+            "no-gauge": {"type": "battery", "name": "Hat", "charge_pct": None},
+        }
     },
     "postReadings": {
         "application/json": {
@@ -180,9 +193,14 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
             "of-a-meter": {"type": "charge_start", "meter_id": _METER["id"]},
         }
     },
+    "signIn": {"application/json": {"link": {"ticket": "zQ0yX4…"}}},
     "updateDevice": {"application/json": {"target": {"target_wh": 200.0}}},
     "updateMeter": {
-        "application/json": {"capacity": {"capacity_wh": 48.0}, "retire": {"active": False}}
+        "application/json": {
+            "capacity": {"capacity_wh": 48.0},
+            "retire": {"active": False},
+            "gauge-gone": {"charge_pct": None},
+        }
     },
 }
 
@@ -198,5 +216,14 @@ STREAM: tuple[dict[str, Any], ...] = (
     {"type": "event", "sequence": 41, "event": _EVENT},
     {"type": "reading", "device_id": "edge-001", "reading": _READING},
     {"type": "meter", "meter": _METER},
+    {"type": "device", "device": _DEVICE},
+    {
+        "type": "deleted",
+        "kind": "readings",
+        "device_id": "edge-001",
+        "meter_id": _METER["id"],
+        "since": "2026-11-23T11:00:00.000000+00:00",
+        "until": None,
+    },
     {"type": "heartbeat", "latest": 41, "timestamp": "2026-11-23T12:00:15.000000+00:00"},
 )

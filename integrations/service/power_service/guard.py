@@ -147,10 +147,10 @@ class Guard:
             "127.0.0.1",
             "::1",
             settings.host.strip("[]"),
-            *settings.allowed_hosts,
+            *settings.allow_host,
         )
         self._hosts = frozenset(map(str.lower, names)) - {"0.0.0.0", "::", ""}
-        self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins)
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.allow_origin)
         self._under_way = {"read": 0, "write": 0}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

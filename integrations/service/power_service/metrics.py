@@ -102,7 +102,7 @@ class _Meters(Collector):
                 voltage.add_metric(labels, meter.voltage)
             if meter.wattage is not None:
                 wattage.add_metric(labels, meter.wattage)
-            if meter.type in _WITH_CHARGE:
+            if meter.type in _WITH_CHARGE and meter.charge_pct is not None:
                 charge.add_metric(labels, meter.charge_pct)
             total = self._totals.get(meter.id)
             if total is not None:

@@ -22,7 +22,10 @@ from power_manager import (
     PowerStatistics,
     to_microseconds,
 )
+from power_service.tokens import Grant, Scope
 
+MAX_ID = 200  # characters of an id or a ticket
+LAST_US = 7_289_654_399_999_999  # the last moment that a reading can have: the end of 2200
 MAX_BATCH = 10_000  # readings in one request
 # Text with something to see in it, and without NUL; spelled out, for \s is not the same in every language.
 _BLANK = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -80,7 +83,7 @@ class Series:
     voltage: list[float | None]
     current_draw: list[float | None]
     wattage: list[float | None]
-    charge_pct: list[float]
+    charge_pct: list[float | None]
 
 
 def series_of(meter_id: str, reading_count: int, points: list[PowerReading]) -> Series:
@@ -156,6 +159,44 @@ class Me:
     database: str | None
 
 
+def scopes_of(grant: Grant) -> list[Literal["read", "write", "admin"]]:
+    """Each scope by itself: an admin has them all."""
+    return [scope.value for scope in Scope if grant.has(scope.value)]
+
+
+@dataclass
+class SignInNeeds:
+    """What it takes to get in. `token_command` makes a token, on the service's machine.
+
+    It is null where no token is needed, and for who asks from elsewhere: it names the file that the service uses.
+    """
+
+    token_needed: bool
+    token_command: str | None
+
+
+@dataclass
+class SignedIn:
+    """A new token for who came with a one-time link: it is shown this once. It counts until it is revoked."""
+
+    token: str
+    name: str
+    scopes: list[Literal["read", "write", "admin"]]
+
+
+@dataclass
+class Sparklines:
+    """What devices used, as mean watts of each of 24 whole UTC hours, by device id; null: not known.
+
+    Each list has the hours in order of time: the first begins at `start`, each next one `step_seconds` later, and the
+    hour under way is not among them. A device that is not registered is left out.
+    """
+
+    start: str
+    step_seconds: int
+    devices: dict[str, list[float | None]]
+
+
 @dataclass
 class Health:
     """The service answers, or is ready to."""
@@ -205,15 +246,15 @@ class _MeterHead(TypedDict):
 class MeterReport(_MeterHead, total=False):
     """A meter in a report; without readings in the period only the first four keys.
 
-    The wattages are null where no reading of the period has both volts and amperes.
+    The wattages are null where no reading of the period has both volts and amperes, the charges where none has one.
     """
 
     current_state: PowerState
     avg_wattage: float | None
     min_wattage: float | None
     max_wattage: float | None
-    min_charge_pct: float
-    max_charge_pct: float
+    min_charge_pct: float | None
+    max_charge_pct: float | None
     energy_out_wh: float
     energy_in_wh: float
     energy_wh: float
@@ -290,6 +331,30 @@ class MeterMessage:
 
 
 @dataclass
+class DeviceMessage:
+    """A device that was registered, or whose values changed."""
+
+    type: Literal["device"]
+    device: DeviceRecord
+
+
+@dataclass
+class DeletedMessage:
+    """Something was deleted, for good.
+
+    `device`: a device; a message for each of its meters comes too. `meter`: a meter with all that is its. `readings`:
+    those of a meter from `since` on and before `until`; null is no limit.
+    """
+
+    type: Literal["deleted"]
+    kind: Literal["device", "meter", "readings"]
+    device_id: str
+    meter_id: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+
+@dataclass
 class HeartbeatMessage:
     """Nothing else to say. Every event up to `latest` that concerns this client has been sent before."""
 
@@ -299,7 +364,13 @@ class HeartbeatMessage:
 
 
 StreamMessage = Annotated[
-    HelloMessage | EventMessage | ReadingMessage | MeterMessage | HeartbeatMessage,
+    HelloMessage
+    | EventMessage
+    | ReadingMessage
+    | MeterMessage
+    | DeviceMessage
+    | DeletedMessage
+    | HeartbeatMessage,
     Field(discriminator="type"),
 ]
 
@@ -310,6 +381,7 @@ for _record in (
     PowerReading,
     PowerEvent,
     PowerStatistics,
+    DeletedMessage,
 ):
     # Every key is always sent, whatever its default; set from here, for the library knows nothing of pydantic.
     config = ConfigDict(json_schema_serialization_defaults_required=True)
@@ -329,6 +401,9 @@ INGEST: TypeAdapter[IngestResult] = TypeAdapter(IngestResult)
 TICKET: TypeAdapter[StreamTicket] = TypeAdapter(StreamTicket)
 DELETED: TypeAdapter[Deleted] = TypeAdapter(Deleted)
 ME: TypeAdapter[Me] = TypeAdapter(Me)
+SIGN_IN_NEEDS: TypeAdapter[SignInNeeds] = TypeAdapter(SignInNeeds)
+SIGNED_IN: TypeAdapter[SignedIn] = TypeAdapter(SignedIn)
+SPARKLINES: TypeAdapter[Sparklines] = TypeAdapter(Sparklines)
 RUNTIME: TypeAdapter[Runtime] = TypeAdapter(Runtime)
 HEALTH: TypeAdapter[Health] = TypeAdapter(Health)
 BUDGET: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
@@ -360,7 +435,7 @@ class Shape:
 
 
 _TEXT = {"type": "string", "minLength": 1, "pattern": TEXT_PATTERN}
-_ID = {**_TEXT, "maxLength": 200}
+_ID = {**_TEXT, "maxLength": MAX_ID}
 _NULLABLE_TEXT = {**_TEXT, "type": ["string", "null"], "default": None}
 _AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e12}
 _NULLABLE_NUMBER = {"type": ["number", "null"], "default": None}
@@ -391,7 +466,7 @@ NEW_READING = Shape(
     {
         "charge_pct": {
             **_NULLABLE_NUMBER,
-            "description": "%, clamped to 0..100; null: the meter's last",
+            "description": "%, clamped to 0..100; null: the meter's last, which may be unknown",
         },
         "timestamp": _TIME,
     },
@@ -403,6 +478,11 @@ NEW_METER = Shape(
     {
         "capacity_wh": {**_AMOUNT, "default": 0.0, "description": "Wh; 0: not known"},
         "name": {**_NULLABLE_TEXT, "maxLength": 200},
+        "charge_pct": {
+            **_PERCENT,
+            "default": 100.0,
+            "description": "%, until a reading brings a charge; null: not known",
+        },
     },
 )
 NEW_EVENT = Shape(
@@ -465,10 +545,28 @@ METER_CHANGES = _changes(
     "What is to change of a meter; what is left out stays as it is.",
     {
         **NEW_METER.optional,
+        "charge_pct": {
+            "type": "null",
+            "description": "null: not known from now on, until a reading brings a charge",
+        },
         "active": {
             "type": "boolean",
             "description": "false: it counts in no present figure, until a reading becomes its present state",
         },
     },
 )
-SHAPES = (NEW_READING, NEW_METER, NEW_EVENT, DEVICE_SETTINGS, DEVICE_CHANGES, METER_CHANGES)
+SIGN_IN = Shape(
+    "SignIn",
+    "What a one-time link has.",
+    {"ticket": {**_ID, "description": "what stands behind /#/sign-in/ in the link"}},
+    {},
+)
+SHAPES = (
+    NEW_READING,
+    NEW_METER,
+    NEW_EVENT,
+    DEVICE_SETTINGS,
+    DEVICE_CHANGES,
+    METER_CHANGES,
+    SIGN_IN,
+)

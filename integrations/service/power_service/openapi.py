@@ -75,6 +75,7 @@ _FURTHER = {
     "triggerEvent": (404,),
     "getRuntime": (404,),
     "getReport": (404,),
+    "signIn": (401, 409, 429),
 }
 
 
@@ -179,8 +180,10 @@ def _stream_operation() -> dict[str, Any]:
         "tags": ["stream"],
         "summary": "Messages of the stream",
         "description": "What the WebSocket /v1/stream sends, one JSON object a text frame: hello, what was missed "
-        "since `after`, each meter's present state, then events, readings and meters as they are written by any "
-        "process, and heartbeats. Clients send nothing.",
+        "since `after`, each meter's present state, then events, readings, meters and devices as they are written or "
+        "deleted by any process, and heartbeats. What was registered, changed or deleted while a client was away is "
+        "not made up for: it fetches the lists after each hello, and from that hello on it is told. Clients send "
+        "nothing.",
         "requestBody": {
             "required": True,
             "content": {
@@ -208,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, help="such as integrations/service/openapi.json")
     options = parser.parse_args(argv)
-    present = text(build(bare_app(Settings(db=Path("power_manager.db"), auth=False))))
+    present = text(build(bare_app(Settings(db=Path("power_manager.db"), no_auth=True))))
     if options.check:
         if options.file.read_text(encoding="utf-8") == present:
             return 0

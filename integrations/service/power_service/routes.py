@@ -28,21 +28,24 @@ from power_service import backup, models
 from power_service.auth import (
     Admin,
     Anybody,
+    Gate,
     Reader,
     Writer,
     check_devices,
     check_meter,
     forbidden_device,
 )
+from power_service.billing import billing_metrics
 from power_service.bodies import JSON, NDJSON, error_as_sent, read_object, read_readings
 from power_service.charts import POINTS_A_SPAN, thin_out
 from power_service.guard import path_text
+from power_service.hours import now_us, sparklines, statistics_between
 from power_service.metrics import Metrics
 from power_service.models import Shape
 from power_service.problems import Code, Problem, retry_later
 from power_service.settings import Settings
 from power_service.storage import Lane, Storage
-from power_service.tokens import Grant, Scope
+from power_service.tokens import Grant
 
 MAX_CHART_READINGS = 1_000_000  # that one request may go through
 router = APIRouter(prefix="/v1")
@@ -56,7 +59,6 @@ DeviceId = Annotated[
 MeterId = Annotated[
     str, BeforeValidator(path_text), Path(description="the meter's id", **ID_LIMITS)
 ]
-Days = Annotated[float, Query(ge=0, le=36_500, description="how far back, in days")]
 # More than 0, and for a schema that keeps its word no less than a microsecond, which is the library's least.
 LEAST_DAYS = 1e-9
 ReportDays = Annotated[
@@ -71,6 +73,10 @@ def _storage(request: Request) -> Storage:
 
 def _json(adapter: TypeAdapter[Any], value: object, status: int = 200) -> Response:
     return Response(adapter.dump_json(value) + _END_OF_LINE, status, media_type=JSON)
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _body(shape: Shape) -> dict[str, Any]:
@@ -165,11 +171,13 @@ async def list_meters(
     tags=["meters"], openapi_extra=_body(models.NEW_METER),
 )  # fmt: skip
 async def add_meter(request: Request, grant: Writer, device_id: DeviceId) -> Response:
-    """Add a meter to a device: 0 V, 0 A, 100 % until its first reading."""
+    """Add a meter to a device: 0 V and 0 A until its first reading."""
     check_devices(grant, device_id)
     storage, values = _storage(request), await read_object(request, models.NEW_METER)
-    arguments = (device_id, values["type"], values["capacity_wh"], values["name"])
-    meter = await storage.call(Lane.WRITE, storage.pm.add_meter, *arguments)
+    meter = await storage.call(
+        Lane.WRITE, storage.pm.add_meter, device_id, values["type"], values["capacity_wh"], values["name"],
+        charge_pct=values["charge_pct"],
+    )  # fmt: skip
     return _json(models.METER, models.shown(meter), 201)
 
 
@@ -190,7 +198,10 @@ async def get_meter(request: Request, grant: Reader, meter_id: MeterId) -> Respo
     openapi_extra=_body(models.METER_CHANGES),
 )  # fmt: skip
 async def update_meter(request: Request, grant: Writer, meter_id: MeterId) -> Response:
-    """Change the values that are given of a meter; retire it with `active` false."""
+    """Change the values that are given of a meter; retire it with `active` false.
+
+    `charge_pct` takes null alone, for a gauge that has gone: a charge comes by a reading.
+    """
     storage = _storage(request)
     await check_meter(storage, grant, meter_id)
     changes = await read_object(request, models.METER_CHANGES)
@@ -251,6 +262,7 @@ Moment = Annotated[str | None, _MOMENT]
 WantedMoment = Annotated[str, _MOMENT]  # where a window that was forgotten would do harm
 
 
+# A little more than there are times: what is beyond the last one is the end, too.
 _CURSOR = "^(0[0-9a-f]|1[0-9])[0-9a-f]{12}$"
 _THIN = "thin the whole window out for a chart, in place of pages"
 
@@ -286,7 +298,7 @@ async def list_readings(
     await check_meter(storage, grant, meter_id)
     since = _moment(window.since)
     if window.cursor:
-        since = from_microseconds(int(window.cursor, 16))
+        since = from_microseconds(min(int(window.cursor, 16), models.LAST_US))
     arguments = (storage.pm, meter_id, since, _moment(window.until))
     if window.max_points is not None:
         return Response(
@@ -396,6 +408,21 @@ async def get_series(
     )
 
 
+_DEFAULT_DAYS = 7.0
+
+
+@dataclass
+class StatisticsWindow:
+    """Which hours or days."""
+
+    days: Annotated[
+        float | None,
+        Query(ge=0, le=36_500, description="how far back, in days; 7 where nothing is said"),
+    ] = None
+    since: Moment = None
+    until: Moment = None
+
+
 @router.get(
     "/meters/{meter_id}/statistics", operation_id="getStatistics", response_model=list[PowerStatistics],
     tags=["readings"],
@@ -404,16 +431,28 @@ async def get_statistics(
     request: Request,
     grant: Reader,
     meter_id: MeterId,
-    days: Days = 7,
+    window: Annotated[StatisticsWindow, Depends()],
     bucket: Literal["hour", "day"] = "hour",
 ) -> Response:
-    """Statistics by UTC hour or day, oldest first; empty ones are left out."""
+    """Statistics by UTC hour or day, oldest first; empty ones are left out.
+
+    Of the last `days`, 7 where nothing is said, or from `since` on and before `until`. The hour or day in which that
+    begins is whole.
+    """
     storage = _storage(request)
     await check_meter(storage, grant, meter_id)
-    rows = await storage.call(
-        Lane.READ, storage.pm.get_statistics, meter_id, days=days, bucket=bucket
-    )
-    return _json(models.STATISTICS, rows)
+    since, until = _moment(window.since), _moment(window.until)
+    if since is None and until is None:
+        days = _DEFAULT_DAYS if window.days is None else window.days
+        call = storage.call(
+            Lane.READ, storage.pm.get_statistics, meter_id, days=days, bucket=bucket
+        )
+    elif window.days is None:
+        arguments = (storage.pm, meter_id, since, until, bucket, now_us())
+        call = storage.call(Lane.READ, statistics_between, *arguments)
+    else:
+        raise Problem(Code.INVALID_VALUE, "days: it does not go with since and until: leave it out")
+    return _json(models.STATISTICS, await call)
 
 
 # --- Events
@@ -550,6 +589,58 @@ async def get_report(
     return Response(text, media_type=JSON)
 
 
+@router.get(
+    "/sparklines",
+    operation_id="getSparklines",
+    response_model=models.Sparklines,
+    tags=["reports"],
+)
+async def get_sparklines(
+    request: Request,
+    grant: Reader,
+    device: Annotated[
+        list[Annotated[str, Query(**ID_LIMITS)]],
+        Query(min_length=1, max_length=100, description="a device's id; may be repeated"),
+    ],
+) -> Response:
+    """What devices used in the last 24 whole UTC hours, as mean watts of each; null: not known.
+
+    The means are those of the meters that count in a device's consumption, out less in, and of their readings. An hour
+    in which one of them measured nothing is not known.
+    """
+    check_devices(grant, *device)
+    storage = _storage(request)
+    found = await storage.call(Lane.READ, sparklines, storage.pm, device, now_us())
+    return _json(models.SPARKLINES, found)
+
+
+# --- Signing in
+
+
+@router.get(
+    "/sign-in", operation_id="getSignIn", response_model=models.SignInNeeds, tags=["service"]
+)
+async def get_sign_in(request: Request) -> Response:
+    """Whether this service asks for a token: for pages, before they ask for anything else. No token is needed."""
+    gate: Gate = request.app.state.gate
+    command = gate.token_command(_client(request)) if gate.settings.auth else None
+    return _json(models.SIGN_IN_NEEDS, models.SignInNeeds(gate.settings.auth, command))
+
+
+@router.post(
+    "/sign-in", operation_id="signIn", response_model=models.SignedIn, tags=["service"],
+    openapi_extra=_body(models.SIGN_IN),
+)  # fmt: skip
+async def sign_in(request: Request) -> Response:
+    """Make a token for the ticket of a one-time link, as `power-service --open` prints it. The ticket is used up."""
+    gate: Gate = request.app.state.gate
+    ticket = (await read_object(request, models.SIGN_IN))["ticket"]
+    if not isinstance(ticket, str) or not 0 < len(ticket) <= models.MAX_ID:
+        raise Problem(Code.INVALID_VALUE, "ticket: expected the text of a link")
+    token, grant = await gate.sign_in(ticket, _client(request))
+    return _json(models.SIGNED_IN, models.SignedIn(token, grant.name, models.scopes_of(grant)))
+
+
 # --- The service itself
 
 
@@ -559,7 +650,7 @@ async def get_me(request: Request, grant: Anybody) -> Response:
     settings: Settings = request.app.state.settings
     me = models.Me(
         name=grant.name,
-        scopes=[scope.value for scope in Scope if grant.has(scope.value)],
+        scopes=models.scopes_of(grant),
         devices=None if grant.devices is None else list(grant.devices),
         database=str(settings.db.absolute()) if grant.devices is None else None,
     )
@@ -631,4 +722,5 @@ async def get_metrics(request: Request, grant: Reader) -> Response:
     metrics: Metrics = request.app.state.metrics
     storage = _storage(request)
     text = await storage.call(Lane.READ, metrics.text, storage.pm)
+    text += await billing_metrics(request.app, storage)
     return Response(text, media_type=metrics.content_type)

@@ -53,7 +53,7 @@ EVERYBODY = Grant("no-auth", "", (Scope.ADMIN.value,), None, "", "")  # under --
 
 def digest(token: str) -> str:
     """What the file keeps of a token. A plain hash will do: a token is 256 random bits, nobody's password."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _read(path: Path) -> list[Grant]:
@@ -168,7 +168,10 @@ class TokenFile:
 
 
 class Tickets:
-    """One-use passes to the stream, for browsers: worth a grant, for some seconds."""
+    """One-use passes, worth a grant for some seconds: to the stream, for browsers, and for signing in by a link.
+
+    They are in memory only, and their time goes by a clock that nobody sets.
+    """
 
     def __init__(
         self, seconds: float = 30.0, size: int = 10_000, clock: Callable[[], float] = time.monotonic
@@ -191,3 +194,7 @@ class Tickets:
         """The grant of a ticket that has not been used yet; using it up."""
         until, grant = self._open.pop(digest(ticket), (0.0, None))
         return grant if until >= self._clock() else None
+
+    def give_back(self, ticket: str, grant: Grant) -> None:
+        """Let a ticket be used again that was of no use, for as long as a new one."""
+        self._open[digest(ticket)] = (self._clock() + self.seconds, grant)

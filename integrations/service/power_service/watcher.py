@@ -5,20 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from power_manager import (
+    Deletion,
+    DeviceRecord,
     PowerEvent,
     PowerManager,
     PowerMeter,
     from_microseconds,
     to_microseconds,
 )
-from power_service.models import MESSAGE, EventMessage, MeterMessage, ReadingMessage, shown
+from power_service.models import (
+    LAST_US,
+    MESSAGE,
+    DeletedMessage,
+    DeviceMessage,
+    EventMessage,
+    MeterMessage,
+    ReadingMessage,
+    shown,
+)
 
 _EVENTS_A_LOOK = 1000
+_DELETIONS_A_READ = 500  # beyond those that were seen already
 _PAUSE_PER_LOOK = 4  # times as long as a look at all meters takes, the next one waits
 
 
@@ -29,12 +41,16 @@ def message_text(message: object) -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """Text for clients that may see the device; `key` names what a later frame of the same key replaces."""
+    """Text for clients that may see the device; `key` names what a later frame of the same key replaces.
+
+    sequence: of an event, which has no key. forgets: keys of frames that no longer hold: they are not to follow it.
+    """
 
     device_id: str
     text: str
     sequence: int = 0
     key: str = ""
+    forgets: tuple[str, ...] = ()
 
 
 @dataclass
@@ -67,22 +83,38 @@ class Watcher:
     data_version costs some microseconds and tells nothing of a file that was moved away, so the inode is compared too.
     A restored backup keeps the inode and has another file_id.
 
-    A look has two parts, the events and the meters. Each remembers how far it is only when all of it has been read, so
-    what fails is looked at again, and one part that fails takes nothing from the other.
+    A look has two parts, the events, and what is there: devices, meters, deletions. Each remembers how far it is only
+    when all of it has been read, so what fails is looked at again, and takes nothing from the other.
+
+    What devices and meters are new, changed or gone is seen by comparing them with those of the look before. Deletions
+    of readings are seen where they wait to be sent elsewhere; they are left there, for a program that sends them. One
+    that it has sent before the look is missed.
     """
 
-    def __init__(self, pm: PowerManager, path: Path, reading_seconds: float) -> None:
+    def __init__(
+        self,
+        pm: PowerManager,
+        path: Path,
+        reading_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pm = pm
         self._path = path.absolute()
         self._reading_seconds = reading_seconds
+        self._clock = clock
         self._inode = os.stat(self._path).st_ino
         self._file_id = pm.file_id
         self._version: int | None = None
+        self._devices: dict[str, DeviceRecord] = {}
         self._states: dict[str, PowerMeter] = {}
-        self._next_meters = 0.0  # when to look at the meters again, if there is news
-        self._meters_due = True
+        self._last_deletion = 0  # the sequence of the last one that was seen
+        self._waiting_deletions = 0  # that were seen, and waited still at the last look
+        self._next_presence = 0.0  # when to look at what is there again, if there is news
+        self._presence_due = True
         self._more = True
-        self._begun = False  # the first look finds every meter, and no reading of it is news
+        self._begun = (
+            False  # the first look finds every device and meter, and nothing of it is news
+        )
         self.sequence = pm.last_sequence()  # every event up to it has been seen
 
     def bounds(self) -> Bounds:
@@ -110,12 +142,12 @@ class Watcher:
         changed = version != self._version
         if changed:
             self._check_line()
-            self._meters_due = True
+            self._presence_due = True
             self._more = True
             self._version = version  # what is due is remembered by itself from here on
-        begin = time.monotonic()
-        meters_due = self._meters_due and begin >= self._next_meters
-        if not (self._more or meters_due):
+        begin = self._clock()
+        presence_due = self._presence_due and begin >= self._next_presence
+        if not (self._more or presence_due):
             return None
         found = Changes()
         try:
@@ -124,8 +156,8 @@ class Watcher:
         except Exception as error:  # noqa: BLE001 - the hub raises it, when it has handed out the rest
             found.error = error
         try:
-            if meters_due:
-                self._look_at_meters(found, begin)
+            if presence_due:
+                self._look_at_presence(found, begin)
         except Exception as error:  # noqa: BLE001 - as above
             found.error = error
         return found
@@ -143,14 +175,18 @@ class Watcher:
             self.sequence = events[-1][0]
         self._more = len(events) == _EVENTS_A_LOOK
 
-    def _look_at_meters(self, found: Changes, begin: float) -> None:
-        """Add the meters whose state is another one than at the last look, their frames, and those that are gone."""
-        before = self._states
+    def _look_at_presence(self, found: Changes, begin: float) -> None:
+        """Add what devices and meters are new, changed or gone since the last look, and which readings."""
+        deletions = self._read_deletions()
+        devices = {device.id: device for device in self._pm.list_devices()}
         present = {meter.id: meter for meter in self._pm.list_meters()}
-        meters: list[PowerMeter] = []
         frames: list[Frame] = []
+        if self._begun:
+            frames += self._device_frames(devices)
+            frames += self._deletion_frames(deletions, present)
+        meters: list[PowerMeter] = []
         for meter_id, meter in present.items():
-            earlier = before.get(meter_id)
+            earlier = self._states.get(meter_id)
             if meter == earlier:
                 continue
             meters.append(meter)
@@ -158,21 +194,74 @@ class Watcher:
                 frames += self._reading_frames(meter)
             text = message_text(MeterMessage("meter", shown(meter)))
             frames.append(Frame(meter.device_id, text, key=f"meter {meter_id}"))
+        gone = [meter for meter_id, meter in self._states.items() if meter_id not in present]
+        frames += map(_meter_deleted, gone)
         found.meters = meters
-        found.deleted_meter_ids = [meter_id for meter_id in before if meter_id not in present]
+        found.deleted_meter_ids = [meter.id for meter in gone]
         found.frames += frames
+        self._devices = devices
         self._states = present
-        self._meters_due = False
+        self._waiting_deletions = len(deletions)
+        if deletions:
+            self._last_deletion = deletions[-1].sequence
+        self._presence_due = False
         self._begun = True
         # Thousands of meters take a while: looking at them is a fraction of the time, for requests need it too.
-        pause = max(self._reading_seconds, (time.monotonic() - begin) * _PAUSE_PER_LOOK)
-        self._next_meters = begin + pause
+        pause = max(self._reading_seconds, (self._clock() - begin) * _PAUSE_PER_LOOK)
+        self._next_presence = begin + pause
+
+    def _read_deletions(self) -> list[Deletion]:
+        """All that wait; the library gives the oldest first, and any number may wait where nobody sends them."""
+        limit = self._waiting_deletions + _DELETIONS_A_READ
+        while True:
+            deletions = self._pm.pending_deletions(limit)
+            if len(deletions) < limit:
+                return deletions
+            limit *= 4
+
+    def _device_frames(self, present: dict[str, DeviceRecord]) -> Iterator[Frame]:
+        """Those of devices that are new, changed or gone."""
+        for device_id, device in present.items():
+            if device != self._devices.get(device_id):
+                text = message_text(DeviceMessage("device", device))
+                yield Frame(device_id, text, key=f"device {device_id}")
+        for device_id in self._devices:
+            if device_id not in present:
+                text = message_text(DeletedMessage("deleted", "device", device_id))
+                key = f"device {device_id}"
+                yield Frame(device_id, text, key=f"deleted {key}", forgets=(key,))
+
+    def _deletion_frames(
+        self, deletions: list[Deletion], present: dict[str, PowerMeter]
+    ) -> Iterator[Frame]:
+        """Those of readings that were deleted, of meters that are still there."""
+        for deletion in deletions:
+            meter_id = deletion.meter_id
+            is_new = deletion.sequence > self._last_deletion
+            if is_new and deletion.kind == "readings" and meter_id in present:
+                message = DeletedMessage(
+                    "deleted",
+                    "readings",
+                    deletion.device_id,
+                    meter_id,
+                    deletion.since,
+                    deletion.until,
+                )
+                key = f"deleted readings {deletion.sequence}"
+                yield Frame(deletion.device_id, message_text(message), key=key)
 
     def _reading_frames(self, meter: PowerMeter) -> Iterator[Frame]:
         """The meter's latest reading, if it has one."""
         if meter.updated_at is None:
             return
-        end = from_microseconds(to_microseconds(meter.updated_at) + 1)
+        us = to_microseconds(meter.updated_at)
+        end = None if us == LAST_US else from_microseconds(us + 1)  # there is no time after it
         for reading in self._pm.iter_history(meter.id, since=meter.updated_at, until=end):
             text = message_text(ReadingMessage("reading", meter.device_id, reading))
             yield Frame(meter.device_id, text, key=f"reading {meter.id}")
+
+
+def _meter_deleted(meter: PowerMeter) -> Frame:
+    text = message_text(DeletedMessage("deleted", "meter", meter.device_id, meter.id))
+    forgets = (f"meter {meter.id}", f"reading {meter.id}")
+    return Frame(meter.device_id, text, key=f"deleted meter {meter.id}", forgets=forgets)

@@ -1,4 +1,4 @@
-"""What the schema cannot say: times end in 2200, thresholds have an order, and a reading must say something."""
+"""What the schema cannot say: times end in 2200, thresholds have an order, a reading says something, days go alone."""
 
 from __future__ import annotations
 
@@ -61,6 +61,12 @@ def _order_times(query: dict[str, Any]) -> None:
         query["since"], query["until"] = query["until"], query["since"]
 
 
+def _window_of_one_kind(query: dict[str, Any]) -> None:
+    """Leave the days out, where since or until is given too."""
+    if not {"since", "until"}.isdisjoint(query):
+        query.pop("days", None)
+
+
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Make whole what the schema lets apart."""
@@ -72,3 +78,5 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         _order_thresholds(body, is_whole=method == "PUT")
     if method == "DELETE" and isinstance(case.query, dict):
         _order_times(case.query)
+    if case.operation.path.endswith("/statistics") and isinstance(case.query, dict):
+        _window_of_one_kind(case.query)

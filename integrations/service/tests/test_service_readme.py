@@ -54,7 +54,7 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
     (tmp_path / "integrations").symlink_to(SERVICE.parent)
     environment = {**ENVIRONMENT, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
     (tmp_path / "script").write_text(script(free_port()))
-    command = ["timeout", "60", "bash", "script"]
+    command = ["timeout", "300", "bash", "script"]
     run = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
@@ -68,7 +68,7 @@ def test_every_option_and_route_is_in_the_readme() -> None:
     """Nothing is left undocumented."""
     from test_service_contract import CONTRACT
 
-    for option in re.findall(r"--[a-z-]+", cli._serve_parser().format_help()):
+    for option in re.findall(r"--[a-z-]+", cli._parser().format_help()):
         assert option in README or option in ("--help", "--version"), option
     for path in CONTRACT["paths"]:
         last = path.rpartition("/")[2]
@@ -106,4 +106,4 @@ def test_the_options_of_unit_and_image_exist(file: str) -> None:
         arguments = re.findall(r'"([^"]+)"', re.findall(r"^CMD \[(.*)\]", text, re.MULTILINE)[-1])
     else:
         arguments = re.findall(r"^ExecStart=\S+ (.*)$", text, re.MULTILINE)[0].split()
-    cli._settings(cli._serve_parser().parse_args(arguments)).check(token_count=0)
+    cli._settings(cli._options(arguments)).check(token_count=0)

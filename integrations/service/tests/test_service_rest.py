@@ -17,7 +17,7 @@ from power_service.compress import Compress
 from prometheus_client.utils import floatToGoString
 from service_harness import Service, eventually
 
-from power_manager import PowerManager
+from power_manager import PowerManager, to_microseconds
 
 _numbers = itertools.count()
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
@@ -360,6 +360,51 @@ class TestReadings:
         assert budget["below_shutdown_threshold"] is False
         assert as_json(pm.get_meter(battery["id"])).items() <= meter.items()
 
+    def test_a_charge_that_nobody_knows_is_null_everywhere(
+        self, api: httpx2.Client, device: str
+    ) -> None:
+        """A pack without a gauge, until a reading brings a charge, and again when that is forgotten."""
+        url = f"/v1/devices/{device}/meters"
+        added = api.post(
+            url, json={"type": "battery", "capacity_wh": 50, "charge_pct": None}
+        ).json()
+        assert (added["charge_pct"], added["state"]) == (None, "unknown")
+        sent = {"meter_id": added["id"], "voltage": 12.0, "current_draw": 1.0}
+        assert api.post("/v1/readings", json=sent).status_code == 200
+        pack = f"/v1/meters/{added['id']}"
+        (stored,) = api.get(f"{pack}/readings").json()["readings"]
+        (hour,) = api.get(f"{pack}/statistics", params={"days": 1}).json()
+        (part,) = api.get(f"/v1/devices/{device}/report").json()["meters"]
+        budget = api.get("/v1/budget", params={"device_id": device}).json()[device]
+        assert (stored["charge_pct"], part["current_state"]) == (None, "unknown")
+        assert api.get(f"{pack}/series").json()["charge_pct"] == [None]
+        for row in (hour, part):
+            assert (row["min_charge_pct"], row["max_charge_pct"]) == (None, None)
+        assert (budget["avg_charge_pct"], budget["estimated_runtime_hours"]) == (None, None)
+        eventually(lambda: added["id"] in api.get("/metrics").text)
+        assert "power_meter_charge_percent{" not in "".join(
+            line for line in api.get("/metrics").text.splitlines() if added["id"] in line
+        )
+        api.post("/v1/readings", json={**sent, "charge_pct": 40})
+        assert api.get(pack).json()["charge_pct"] == 40.0
+        forgotten = api.patch(pack, json={"charge_pct": None}).json()
+        assert (forgotten["charge_pct"], forgotten["voltage"]) == (None, 12.0)
+
+    @pytest.mark.parametrize("charge", [101, -1, "40"])
+    def test_no_meter_is_added_with_a_charge_that_is_none(
+        self, api: httpx2.Client, device: str, charge: Any
+    ) -> None:
+        """The answer names the limits."""
+        answer = api.post(
+            f"/v1/devices/{device}/meters", json={"type": "battery", "charge_pct": charge}
+        )
+        assert (answer.status_code, "from 0 to 100" in answer.text) == (422, True)
+
+    def test_a_charge_comes_by_a_reading(self, api: httpx2.Client, battery: dict[str, Any]) -> None:
+        """A PATCH takes null alone."""
+        answer = api.patch(f"/v1/meters/{battery['id']}", json={"charge_pct": 40})
+        assert (answer.status_code, "a charge comes by a reading" in answer.text) == (422, True)
+
     def test_a_reading_must_say_that_it_does_not_know(
         self, api: httpx2.Client, battery: dict[str, Any]
     ) -> None:
@@ -400,6 +445,19 @@ class TestReadings:
             found, cursor, pages = found + page["readings"], page["next_cursor"], pages + 1
         assert pages == 3
         assert found == [as_json(r) for r in pm.iter_history(battery["id"], **window)]
+
+    def test_a_cursor_beyond_all_times_is_the_end(
+        self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
+    ) -> None:
+        """The contract allows it, so it is no error; the very last moment is still a place."""
+        last = "2200-12-31T23:59:59.999999+00:00"
+        pm.log_power(battery["id"], 3.7, 0.5, timestamp=last)
+        url = f"/v1/meters/{battery['id']}/readings"
+        page = api.get(url, params={"cursor": f"{to_microseconds(last):014x}"}).json()
+        assert [reading["timestamp"] for reading in page["readings"]] == [last]
+        answer = api.get(url, params={"cursor": "19ffffffffffff"})
+        assert answer.status_code == 200
+        assert len(answer.json()["readings"]) <= 1
 
     def test_a_plus_that_was_not_encoded_is_understood(
         self, api: httpx2.Client, battery: dict[str, Any]

@@ -64,7 +64,7 @@ def test_what_is_read_is_there(base: type, attributes: list[str]) -> None:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             raise AssertionError
 
-        config = uvicorn.Config(app, log_config=None)
+        config = uvicorn.Config(app, ws="none", log_config=None)
         config.load()
         return base(config=config, server_state=ServerState(), app_state={})
 

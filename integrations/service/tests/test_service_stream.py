@@ -247,6 +247,19 @@ class TestLive:
             state = receive_meter(stream, meter.id)
             assert (state["wattage"], state["power_known"]) == (None, False)
 
+    def test_a_reading_of_the_last_moment_of_all_stops_nothing(
+        self, service: Service, pm: PowerManager, token: str
+    ) -> None:
+        """It comes, as what follows does: there is no time after it to look for."""
+        first, second = pm.add_meter("a", "main"), pm.add_meter("a", "main")
+        with follow(service, token) as stream:
+            receive_meter(stream, second.id)
+            last = "2200-12-31T23:59:59.999999+00:00"
+            pm.log_power(first.id, 5.0, 1.0, timestamp=last)
+            assert receive(stream, "reading")["reading"]["timestamp"] == last
+            pm.log_power(second.id, 6.0, 1.0)
+            assert receive(stream, "reading")["reading"]["voltage"] == 6.0
+
     def test_of_fast_readings_only_the_latest_come(
         self, service: Service, pm: PowerManager, token: str
     ) -> None:
@@ -321,7 +334,17 @@ class TestALookThatFails:
         with follow(service, "", "after=0") as stream:
             assert sequences(stream, 4) == [1, 2, 3, 4]
 
-    @pytest.mark.parametrize("part", ["events_since", "list_meters", "iter_history", "file_id"])
+    @pytest.mark.parametrize(
+        "part",
+        [
+            "events_since",
+            "list_meters",
+            "iter_history",
+            "file_id",
+            "list_devices",
+            "pending_deletions",
+        ],
+    )
     @pytest.mark.parametrize("error", [MemoryError(), StorageError("p.db", "x", "SQLITE_IOERR")])
     def test_each_part_of_a_look_that_fails_is_made_up_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception
@@ -589,15 +612,15 @@ def look(watcher: Watcher) -> Changes:
 
 FAILS_TO_HAND_OUT_ONCE = """
 import sys
-from power_service import cli, stream
-offer = stream.Client.offer
+from power_service import cli, clients
+offer = clients.Client.offer
 failed = []
 def offer_or_fail(client, frame):
     if frame.sequence == 2 and not failed:
         failed.append(True)
         raise MemoryError
     offer(client, frame)
-stream.Client.offer = offer_or_fail
+clients.Client.offer = offer_or_fail
 sys.exit(cli.main())
 """
 

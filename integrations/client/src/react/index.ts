@@ -55,7 +55,7 @@ export function useReport(
   return useSource(reportSource(deviceId, days, refreshMs));
 }
 
-/** The devices, in order of registration; a new one shows up with its first meter. */
+/** The devices, in order of registration, as they come, change and go. */
 export function useDevices(): HookState<DeviceRecord[]> {
   return useSource(devicesSource());
 }

@@ -1,14 +1,30 @@
 /** Where each hook's data come from: what loads them, and what of the stream keeps them true. */
 
-import type { Budget, DeviceRecord, PowerClient, PowerEvent, PowerMeter, PowerReading, Report } from "../index";
-import type { Source } from "./resource";
+import type {
+  Budget,
+  DeviceRecord,
+  PowerClient,
+  PowerEvent,
+  PowerMeter,
+  PowerReading,
+  Report,
+  StreamOptions,
+} from "../index";
+import type { Resource, Source } from "./resource";
 
 type Ids = readonly string[] | undefined;
 
+const CHANGE_MS = 250; // a device is deleted with all of its meters: once for all of them
 const DRAW_MS = 100; // thousands of meters change in a second: a page is drawn anew at most so often
 
 function key(...parts: unknown[]): string {
   return JSON.stringify(parts);
+}
+
+/** Settings are changed and things deleted by people, who look at what becomes of it. */
+function afterChanges(resource: Pick<Resource<unknown>, "loadSoon">): Pick<StreamOptions, "onDevice" | "onDeleted"> {
+  const reload = () => resource.loadSoon(CHANGE_MS);
+  return { onDevice: reload, onDeleted: reload };
 }
 
 /** Budgets, loaded again at most each `refreshMs` while there are readings or events. */
@@ -18,7 +34,7 @@ export function budgetSource(ids: Ids, refreshMs: number): Source<Budget> {
     load: (client) => client.getBudget(ids),
     follow: (resource) => {
       const reload = () => resource.loadSoon(refreshMs);
-      return { deviceIds: ids, onReading: reload, onEvent: reload };
+      return { deviceIds: ids, onReading: reload, onEvent: reload, ...afterChanges(resource) };
     },
   };
 }
@@ -30,24 +46,28 @@ export function reportSource(deviceId: string, days: number, refreshMs: number):
     load: (client) => client.getReport(deviceId, { days }),
     follow: (resource) => {
       const reload = () => resource.loadSoon(refreshMs);
-      return { deviceIds: [deviceId], onReading: reload, onEvent: reload };
+      return { deviceIds: [deviceId], onReading: reload, onEvent: reload, ...afterChanges(resource) };
     },
   };
 }
 
-/** The devices, loaded again when a meter of an unknown one shows up. */
+/** The devices, in order of registration. */
 export function devicesSource(): Source<DeviceRecord[]> {
   return {
     key: key("devices"),
     load: (client) => client.devices(),
     follow: (resource) => ({
-      onState: (meter) =>
-        resource.update((devices) => {
-          if (!devices.some((device) => device.id === meter.device_id)) resource.loadSoon(1_000);
-          return devices;
-        }),
+      onDevice: (changed) => resource.update((devices) => withDevice(devices, changed)),
+      onDeleted: ({ kind, device_id }) => {
+        if (kind === "device") resource.update((devices) => devices.filter(({ id }) => id !== device_id));
+      },
     }),
   };
+}
+
+function withDevice(devices: DeviceRecord[], changed: DeviceRecord): DeviceRecord[] {
+  const isKnown = devices.some(({ id }) => id === changed.id);
+  return isKnown ? devices.map((device) => (device.id === changed.id ? changed : device)) : [...devices, changed];
 }
 
 /** A meter's present state. */
@@ -59,6 +79,9 @@ export function meterSource(meterId: string, deviceId: string | undefined): Sour
       deviceIds: deviceId === undefined ? undefined : [deviceId],
       onState: (meter) => {
         if (meter.id === meterId) resource.update(() => meter);
+      },
+      onDeleted: ({ meter_id }) => {
+        if (meter_id === meterId) resource.loadSoon(CHANGE_MS); // it says that there is none
       },
     }),
   };
@@ -97,6 +120,9 @@ export function historySource(
         const last = resource.state.data && (resource.state.data.at(-1)?.timestamp ?? "");
         if (meter.id === meterId && last !== undefined && (meter.updated_at ?? "") > last) resource.loadSoon(1_000);
       },
+      onDeleted: ({ meter_id }) => {
+        if (meter_id === meterId) resource.loadSoon(CHANGE_MS);
+      },
     }),
   };
 }
@@ -134,6 +160,9 @@ export function eventsSource(deviceId: string | undefined, limit: number): Sourc
         resource.update((events) =>
           events.some((one) => one.id === event.id) ? events : [event, ...events].slice(0, limit),
         ),
+      onDeleted: ({ kind, device_id }) => {
+        if (kind === "device") resource.update((events) => events.filter((event) => event.device_id !== device_id));
+      },
     }),
   };
 }
@@ -141,8 +170,16 @@ export function eventsSource(deviceId: string | undefined, limit: number): Sourc
 /** Meters' present states by id, of some devices or of all. */
 export function livePowerSource(ids: Ids): Source<ReadonlyMap<string, PowerMeter>> {
   const meters = new Map<string, PowerMeter>();
-  const fresh = new Set<string>(); // what came while it was loaded is newer than what is loaded
+  const fresh = new Set<string>(); // what came while it was loaded is newer than what is loaded, and so is what went
   let due = false;
+  const draw = (resource: Resource<ReadonlyMap<string, PowerMeter>>) => {
+    if (due) return;
+    due = true;
+    setTimeout(() => {
+      due = false;
+      resource.update(() => new Map(meters));
+    }, DRAW_MS);
+  };
   return {
     key: key("live", ids),
     load: async (client) => {
@@ -160,12 +197,13 @@ export function livePowerSource(ids: Ids): Source<ReadonlyMap<string, PowerMeter
       onState: (meter) => {
         fresh.add(meter.id);
         meters.set(meter.id, meter);
-        if (due) return;
-        due = true;
-        setTimeout(() => {
-          due = false;
-          resource.update(() => new Map(meters));
-        }, DRAW_MS);
+        draw(resource);
+      },
+      onDeleted: ({ kind, meter_id }) => {
+        if (kind !== "meter" || !meter_id) return;
+        fresh.add(meter_id);
+        meters.delete(meter_id);
+        draw(resource);
       },
     }),
   };

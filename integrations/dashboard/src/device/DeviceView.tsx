@@ -9,6 +9,7 @@ import { FLEET_HREF } from "../route";
 import { Badge } from "../ui/Badge";
 import { Empty } from "../ui/states";
 import { Ago } from "../ui/Time";
+import { pageTitle } from "../ui/title";
 import { Charts } from "./Charts";
 import { EVENT_NAMES } from "./events";
 import { linesOf } from "./lines";
@@ -34,9 +35,11 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
   const database = useDatabase();
   const heading = useRef<HTMLHeadingElement>(null);
   const lines = useMemo(() => linesOf(meters), [meters]);
+  const summary = device && summarise(device, meters, budget, now, fleet.heard);
+  const alerts = summary?.alerts.filter(({ severity }) => severity !== "note").length ?? 0;
   useEffect(() => {
-    document.title = `${device?.name ?? deviceId} · Power`;
-  }, [deviceId, device?.name]);
+    document.title = pageTitle(device?.name ?? deviceId, alerts);
+  }, [deviceId, device?.name, alerts]);
   // The heading is where a screen reader goes on after following the link.
   // biome-ignore lint/correctness/useExhaustiveDependencies: for each device once, whatever becomes of its name
   useEffect(() => {
@@ -44,7 +47,7 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
     scrollTo(0, 0);
   }, [deviceId]);
 
-  if (!device) {
+  if (!device || !summary) {
     return (
       <main id="main" className="device">
         <Empty title={`No device has the id ${deviceId}`}>
@@ -56,7 +59,6 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
       </main>
     );
   }
-  const summary = summarise(device, meters, budget, now, fleet.heard);
   return (
     <main id="main" className="device">
       <div className="device-head">

@@ -23,7 +23,7 @@ export function NowCards({ meters, budget, summary, now }: NowCardsProps) {
         <h2>{summary.stale ? "Power when last seen" : "Power now"}</h2>
         <Flow summary={summary} meters={meters} />
       </div>
-      <TodayCard meters={meters} budget={budget} now={now} />
+      <TodayCard deviceId={summary.id} meters={meters} budget={budget} now={now} />
     </section>
   );
 }
@@ -41,10 +41,18 @@ function ChargeCard({ meters, summary, now }: ChargeCardProps) {
   return (
     <section className={`card charge-card charge-${powerState}`} aria-labelledby="charge">
       <h2 id="charge">{hasBattery ? "Battery" : "UPS"}</h2>
-      <p className="charge-big">{format.percent(charge)}</p>
-      <div className="battery" aria-hidden="true">
-        <div className="level" style={{ width: `${charge ?? 0}%` }} />
-      </div>
+      {charge === null ? (
+        <p className="charge-big" title="The charge is not known">
+          {format.UNKNOWN}
+        </p>
+      ) : (
+        <>
+          <p className="charge-big">{format.percent(charge)}</p>
+          <div className="battery" aria-hidden="true">
+            <div className="level" style={{ width: `${charge}%` }} />
+          </div>
+        </>
+      )}
       {outlook ? (
         <div className="outlook">
           <p className="outlook-answer">{outlook.answer}</p>

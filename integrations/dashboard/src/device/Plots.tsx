@@ -5,7 +5,7 @@ import { useMemo } from "react";
 import type { HistoryState, Sample } from "../live/history";
 import { type Detail, detailOf, endsOf, energyMoments, energyUnitOf, type Span } from "../live/span";
 import { errorText } from "../ui/states";
-import { chargePart, type DayBand, dayBands, voltsPart, wattsPart } from "./bands";
+import { chargePart, type DayBand, dayBands, middleCharge, voltsPart, wattsPart } from "./bands";
 import { hourSeconds, join, type Points, points } from "./chart-data";
 import { EnergyBars } from "./EnergyBars";
 import { energyPeriods, type Kind, midnight } from "./energy";
@@ -32,7 +32,7 @@ const OF_READING: Record<Quantity, (reading: Sample) => number | null> = {
 /** Statistics keep no volts: those come from the readings, thinned out. */
 const OF_HOUR: Record<Exclude<Quantity, "volts">, (row: PowerStatistics) => number | null> = {
   watts: (row) => row.avg_wattage,
-  charge: (row) => (row.min_charge_pct + row.max_charge_pct) / 2,
+  charge: middleCharge,
 };
 
 const NOTES: Record<Detail, Record<Quantity, string>> = {

@@ -8,13 +8,17 @@ import { dayBefore, energyPeriods, type Hours, midnights, selfSufficiency, usedU
 import { Pair } from "./MeterCards";
 
 interface TodayCardProps {
+  readonly deviceId: string;
   readonly meters: readonly PowerMeter[];
   readonly budget: DeviceBudget | undefined;
   readonly now: number;
 }
 
-export function TodayCard({ meters, budget, now }: TodayCardProps) {
-  const { hours, error } = useToday(meters.map(({ id }) => id));
+export function TodayCard({ deviceId, meters, budget, now }: TodayCardProps) {
+  const { hours, error } = useToday(
+    deviceId,
+    meters.map(({ id }) => id),
+  );
   return (
     <section className="card today" aria-labelledby="today">
       <h2 id="today">Today</h2>

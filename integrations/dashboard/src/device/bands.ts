@@ -64,11 +64,19 @@ export const wattsPart = (row: PowerStatistics): Part => ({
   most: row.max_wattage,
 });
 
-/** An hour's charge; statistics keep no mean of it, so the middle stands for one. */
+/** The middle of an hour's charge, which stands for its mean: statistics keep none. Null where it was not known. */
+export function middleCharge({
+  min_charge_pct: least,
+  max_charge_pct: most,
+}: PowerStatistics): number | null {
+  return least === null || most === null ? null : (least + most) / 2;
+}
+
+/** An hour's charge. */
 export const chargePart = (row: PowerStatistics): Part => ({
   moment: Date.parse(row.start),
   least: row.min_charge_pct,
-  mean: (row.min_charge_pct + row.max_charge_pct) / 2,
+  mean: middleCharge(row),
   most: row.max_charge_pct,
 });
 

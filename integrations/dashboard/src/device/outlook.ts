@@ -2,6 +2,7 @@
 
 import type { PowerMeter } from "@blackroad/power-client";
 import type { Summary } from "../fleet/summary";
+import { storedIn } from "../fleet/watts";
 import * as format from "../format";
 
 export interface Outlook {
@@ -13,18 +14,19 @@ export interface Outlook {
 
 const HOLDING_WATTS = 0.05;
 
-/** Hours until the batteries of known capacity are full, at what flows into them now. */
-function fullIn(meters: readonly PowerMeter[], watts: number): number | null {
-  const sized = meters.filter((meter) => meter.active && meter.type === "battery" && meter.capacity_wh > 0);
-  if (sized.length === 0) return null;
-  const missing = sized.reduce((sum, meter) => sum + meter.capacity_wh * (1 - meter.charge_pct / 100), 0);
-  return missing / -watts;
+/** Why it cannot be told how much a device's batteries hold. */
+function whyNotStored(meters: readonly PowerMeter[]): string {
+  const sized = meters.some(
+    ({ active, type, capacity_wh }) => active && type === "battery" && capacity_wh > 0,
+  );
+  return sized ? "the charge is not known" : "no capacity is set";
 }
 
 function whileCharging(meters: readonly PowerMeter[], watts: number): Outlook {
-  const hours = fullIn(meters, watts);
+  const stored = storedIn(meters);
   const flow = `${format.watts(-watts)} flow in`;
-  if (hours === null) return { answer: "Charging", reason: `${flow}; no capacity is set` };
+  if (stored === null) return { answer: "Charging", reason: `${flow}; ${whyNotStored(meters)}` };
+  const hours = stored.missing_wh / -watts;
   if (hours < 1 / 60) return { answer: "Full", reason: flow };
   return { answer: `Full in ${format.hours(hours)}`, reason: `while ${flow}` };
 }
@@ -40,7 +42,7 @@ export function outlookOf(summary: Summary, meters: readonly PowerMeter[], now: 
   if (battery < -HOLDING_WATTS) return whileCharging(meters, battery);
   if (battery <= HOLDING_WATTS) return { answer: "Holding", reason: "nothing flows in or out" };
   const drain = `while ${format.watts(battery)} flow out`;
-  if (runtime === null) return { answer: "Draining", reason: `${drain}; no capacity is set` };
+  if (runtime === null) return { answer: "Draining", reason: `${drain}; ${whyNotStored(meters)}` };
   return {
     answer: `${format.hours(runtime)} left`,
     reason: `until ${format.dayAndTime(now + runtime * 3_600_000, now)}, ${drain}`,

@@ -1,9 +1,9 @@
 /**
  * Devices as rows, of which only those in sight exist: the page scrolls through thousands of them.
  *
- * One row's link can be reached by tab; from there the arrow keys, Page up and down, Home and End go on. Whoever comes
- * back from a device finds the rows where they were. On a narrow screen the same rows are laid out as cards by the style
- * sheet.
+ * One row's link can be reached by tab, or a group's button; from there the arrow keys, Page up and down, Home and End
+ * go on. Whoever comes back from a device finds the rows where they were. On a narrow screen the same rows are laid out
+ * as cards by the style sheet.
  */
 
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
@@ -16,8 +16,12 @@ import {
   useRef,
   useState,
 } from "react";
+import { type Spark, type Sparklines, useSparklines } from "../live/sparklines";
 import { deviceHref } from "../route";
+import { errorText } from "../ui/states";
 import { COLUMNS } from "./columns";
+import { type Entry, entryKey } from "./entries";
+import { GroupRow } from "./GroupRow";
 import type { Sort, SortKey } from "./order";
 import type { Summary } from "./summary";
 
@@ -30,33 +34,44 @@ export interface Place {
 export const AT_THE_TOP: Place = { scroll: 0, href: null };
 
 interface FleetTableProps {
-  readonly rows: readonly Summary[];
+  readonly entries: readonly Entry[];
+  /** Open a group, or close it. */
+  readonly onToggle: (group: string | null) => void;
   readonly sort: Sort;
   readonly onSort: (sort: Sort) => void;
   readonly now: number;
   /** Read when the table comes, written when it goes. */
   readonly place: RefObject<Place>;
+  readonly sparklines: Sparklines;
 }
 
 const PAGE = 10;
 
-export function FleetTable({ rows, sort, onSort, now, place }: FleetTableProps) {
+export function FleetTable(props: FleetTableProps) {
+  const { entries, onToggle, sort, onSort, now, place, sparklines } = props;
   const body = useRef<HTMLDivElement>(null);
-  const { rowHeight, scrollMargin, headHeight } = useLayout(body);
+  const { rowHeight, groupHeight, scrollMargin, headHeight } = useLayout(body);
   const list = useWindowVirtualizer({
-    count: rows.length,
-    estimateSize: () => rowHeight,
+    count: entries.length,
+    estimateSize: (index) => (entries[index]?.kind === "group" ? groupHeight : rowHeight),
     overscan: 8,
     scrollMargin,
     scrollPaddingStart: headHeight,
     initialOffset: () => place.current.scroll,
-    getItemKey: (index) => rows[index]?.id ?? index,
+    getItemKey: (index) => {
+      const entry = entries[index];
+      return entry ? entryKey(entry) : index;
+    },
   });
   // biome-ignore lint/correctness/useExhaustiveDependencies: other heights are measured anew
-  useLayoutEffect(() => list.measure(), [rowHeight, list]);
+  useLayoutEffect(() => list.measure(), [rowHeight, groupHeight, list]);
   const items = list.getVirtualItems();
-  const [left] = useState(() => rows.findIndex((row) => deviceHref(row.id) === place.current.href));
-  const roving = useRoving(body, rows.length, left, (index) => list.scrollToIndex(index, { align: "auto" }));
+  const { sparks, error } = useSparklines(sparklines, devicesIn(items, entries));
+  const [left] = useState(() =>
+    entries.findIndex((entry) => entry.kind === "device" && deviceHref(entry.row.id) === place.current.href),
+  );
+  const scrollTo = (index: number) => list.scrollToIndex(index, { align: "auto" });
+  const roving = useRoving(body, entries.length, left, scrollTo);
   useLayoutEffect(
     () => () => {
       place.current = { scroll: scrollY, href: location.hash };
@@ -65,53 +80,75 @@ export function FleetTable({ rows, sort, onSort, now, place }: FleetTableProps) 
   );
   const tabStop = items.some((item) => item.index === roving.active) ? roving.active : (items[0]?.index ?? 0);
   return (
-    <div className="fleet-table" role="table" aria-label="Devices" aria-rowcount={rows.length + 1}>
-      <Head sort={sort} onSort={onSort} />
-      <div
-        ref={body}
-        role="rowgroup"
-        className="fleet-body"
-        style={{ height: list.getTotalSize() }}
-        onKeyDown={roving.onKeyDown}
-      >
-        {items.map((item) => (
-          <Row
-            key={item.key}
-            row={rows[item.index] as Summary}
-            index={item.index}
-            top={item.start - scrollMargin}
-            tabStop={item.index === tabStop}
-            now={now}
-          />
-        ))}
+    <>
+      {error !== null && (
+        <p className="problem" role="status">
+          The lines of the last 24 hours could not be loaded: {errorText(error)}
+        </p>
+      )}
+      <div className="fleet-table" role="table" aria-label="Devices" aria-rowcount={entries.length + 1}>
+        <Head sort={sort} onSort={onSort} />
+        <div
+          ref={body}
+          role="rowgroup"
+          className="fleet-body"
+          style={{ height: list.getTotalSize() }}
+          onKeyDown={roving.onKeyDown}
+        >
+          {items.map((item) => {
+            const entry = entries[item.index] as Entry;
+            const at = {
+              index: item.index,
+              top: item.start - scrollMargin,
+              tabStop: item.index === tabStop,
+            };
+            return entry.kind === "group" ? (
+              <GroupRow key={item.key} {...entry} {...at} onToggle={onToggle} />
+            ) : (
+              <Row key={item.key} row={entry.row} {...at} now={now} spark={sparks.get(entry.row.id)} />
+            );
+          })}
+        </div>
       </div>
-    </div>
+    </>
   );
 }
 
+/** The devices of the rows that exist, in the order of their ids: a list that stays as it is while rows change places. */
+function devicesIn(items: readonly { index: number }[], entries: readonly Entry[]): string[] {
+  const ids = items.flatMap(({ index }) => {
+    const entry = entries[index];
+    return entry?.kind === "device" ? [entry.row.id] : [];
+  });
+  return ids.sort();
+}
+
 /**
- * In pixels: the height that the style sheet gives a row, how far down the page the rows begin, and what the head covers
+ * In pixels: the heights that the style sheet gives a row and the head of a group, how far down the page the rows begin, and what the head covers
  * of them while it sticks to the top. Read when the page's size changes, as it does with the layout, the size of the text
  * and whatever comes to stand above the table; reading them at each render would have the browser lay everything out
  * each time.
  */
 function useLayout(body: React.RefObject<HTMLDivElement | null>) {
-  const [layout, setLayout] = useState({ rowHeight: 52, scrollMargin: 0, headHeight: 0 });
+  const [layout, setLayout] = useState({ rowHeight: 52, groupHeight: 48, scrollMargin: 0, headHeight: 0 });
   useLayoutEffect(() => {
     const read = () => {
       const element = body.current;
       if (!element) return;
       const rem = Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
-      const rowHeight = Number.parseFloat(getComputedStyle(element).getPropertyValue("--row-height")) * rem;
+      const style = getComputedStyle(element);
+      const height = (name: string) => Number.parseFloat(style.getPropertyValue(name)) * rem;
+      const [rowHeight, groupHeight] = [height("--row-height"), height("--group-height")];
       const scrollMargin = Math.round(element.getBoundingClientRect().top + scrollY);
       const head = element.previousElementSibling as HTMLElement;
       const headHeight = Math.ceil(head.getBoundingClientRect().height);
       setLayout((before) =>
         before.rowHeight === rowHeight &&
+        before.groupHeight === groupHeight &&
         before.scrollMargin === scrollMargin &&
         before.headHeight === headHeight
           ? before
-          : { rowHeight, scrollMargin, headHeight },
+          : { rowHeight, groupHeight, scrollMargin, headHeight },
       );
     };
     read();
@@ -136,7 +173,8 @@ function useRoving(
   const wanted = useRef(left < 0 ? null : left);
   useEffect(() => {
     if (wanted.current === null) return;
-    const link = body.current?.querySelector<HTMLElement>(`[data-index="${wanted.current}"] a`);
+    const row = `[data-index="${wanted.current}"]`;
+    const link = body.current?.querySelector<HTMLElement>(`${row} a, ${row} button`);
     if (!link) return;
     wanted.current = null;
     // Whoever has gone elsewhere meanwhile, to the search say, stays there.
@@ -207,9 +245,10 @@ interface RowProps {
   readonly top: number;
   readonly tabStop: boolean;
   readonly now: number;
+  readonly spark: Spark | undefined;
 }
 
-const Row = memo(function Row({ row, index, top, tabStop, now }: RowProps) {
+const Row = memo(function Row({ row, index, top, tabStop, now, spark }: RowProps) {
   return (
     <div
       role="row"
@@ -227,7 +266,7 @@ const Row = memo(function Row({ row, index, top, tabStop, now }: RowProps) {
       {COLUMNS.map((column) => (
         <div key={column.key} role="cell" className={`cell-${column.key}${column.numeric ? " numeric" : ""}`}>
           <span className="cell-label">{column.title}</span>
-          {column.cell(row, now)}
+          {column.cell(row, now, spark)}
         </div>
       ))}
     </div>

@@ -1,13 +1,28 @@
 /** All devices: sums, search, filter, and the table. */
 
-import { type RefObject, useDeferredValue, useEffect, useId, useMemo, useState } from "react";
+import {
+  type Dispatch,
+  type RefObject,
+  type SetStateAction,
+  useCallback,
+  useDeferredValue,
+  useEffect,
+  useId,
+  useMemo,
+  useState,
+} from "react";
 import { useNow } from "../clock";
 import * as format from "../format";
 import type { FleetData } from "../live/fleet";
 import { useDatabase, useMay } from "../live/me";
+import type { Sparklines } from "../live/sparklines";
 import { Empty } from "../ui/states";
+import { pageTitle } from "../ui/title";
 import { COLUMNS } from "./columns";
+import { entriesOf } from "./entries";
 import { FleetTable, type Place } from "./FleetTable";
+import { GroupPicker } from "./GroupPicker";
+import type { Grouping } from "./groups";
 import { NewDeviceDialog } from "./NewDeviceDialog";
 import { byName, FILTERS, type Filter, hasAlert, order, type Sort, type SortKey, search } from "./order";
 import { Summaries, type Summary, sumOfKnown } from "./summary";
@@ -17,36 +32,48 @@ export interface FleetChoice {
   readonly search: string;
   readonly filter: Filter;
   readonly sort: Sort;
+  readonly grouping: Grouping | null;
+  /** The groups whose devices are not shown. */
+  readonly closed: ReadonlySet<string | null>;
 }
 
 export const FIRST_CHOICE: FleetChoice = {
   search: "",
   filter: "all",
   sort: { key: "need", descending: false },
+  grouping: null,
+  closed: new Set(),
 };
 
 interface FleetViewProps {
   readonly fleet: FleetData;
   readonly choice: FleetChoice;
-  readonly onChoice: (choice: FleetChoice) => void;
+  readonly onChoice: Dispatch<SetStateAction<FleetChoice>>;
   readonly place: RefObject<Place>;
+  readonly sparklines: Sparklines;
   /** Called after a device was registered here. */
   readonly onChanged: () => void;
 }
 
-export function FleetView({ fleet, choice, onChoice, place, onChanged }: FleetViewProps) {
+export function FleetView({ fleet, choice, onChoice, place, sparklines, onChanged }: FleetViewProps) {
   const now = useNow();
   const database = useDatabase();
   const devices = useMemo(() => byName(fleet.devices), [fleet.devices]);
   const [summaries] = useState(() => new Summaries());
   const rows = useMemo(() => summaries.of(devices, fleet, now), [summaries, devices, fleet, now]);
-  const { filter, sort } = choice;
+  const { filter, sort, grouping, closed } = choice;
   const text = useDeferredValue(choice.search);
   const found = useMemo(() => search(rows, text), [rows, text]);
   const shown = useMemo(() => order(found.filter(FILTERS[filter].keeps), sort), [found, filter, sort]);
+  const entries = useMemo(() => entriesOf(shown, grouping, closed), [shown, grouping, closed]);
+  const ids = useMemo(() => fleet.devices.map(({ id }) => id), [fleet.devices]);
+  const toggle = useCallback(
+    (group: string | null) => onChoice((before) => ({ ...before, closed: toggled(before.closed, group) })),
+    [onChoice],
+  );
   const alerts = useMemo(() => rows.filter(hasAlert).length, [rows]);
   useEffect(() => {
-    document.title = `${alerts > 0 ? `(${alerts}) ` : ""}Fleet · Power`; // seen while another tab is
+    document.title = pageTitle("Fleet", alerts);
   }, [alerts]);
 
   if (rows.length === 0) {
@@ -74,7 +101,14 @@ export function FleetView({ fleet, choice, onChoice, place, onChanged }: FleetVi
           filter={filter}
           onFilter={(chosen) => onChoice({ ...choice, filter: chosen })}
         />
-        <NewDevice devices={fleet.devices} onChanged={onChanged} />
+        <div className="row">
+          <GroupPicker
+            ids={ids}
+            grouping={grouping}
+            onGrouping={(chosen) => onChoice({ ...choice, grouping: chosen, closed: new Set() })}
+          />
+          <NewDevice devices={fleet.devices} onChanged={onChanged} />
+        </div>
       </div>
       {shown.length === 0 ? (
         <Empty title="No device matches">
@@ -88,15 +122,23 @@ export function FleetView({ fleet, choice, onChoice, place, onChanged }: FleetVi
         </Empty>
       ) : (
         <FleetTable
-          rows={shown}
+          entries={entries}
+          onToggle={toggle}
           sort={sort}
           onSort={(chosen) => onChoice({ ...choice, sort: chosen })}
           now={now}
           place={place}
+          sparklines={sparklines}
         />
       )}
     </main>
   );
+}
+
+function toggled<T>(set: ReadonlySet<T>, one: T): ReadonlySet<T> {
+  const changed = new Set(set);
+  if (!changed.delete(one)) changed.add(one);
+  return changed;
 }
 
 /** Sums over the devices that are live; what is stale is counted, not added. */

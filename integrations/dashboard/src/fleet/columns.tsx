@@ -2,7 +2,9 @@
 
 import type { ReactNode } from "react";
 import * as format from "../format";
+import type { Spark } from "../live/sparklines";
 import { Badge } from "../ui/Badge";
+import { Sparkline } from "../ui/Sparkline";
 import { Ago } from "../ui/Time";
 import type { SortKey } from "./order";
 import type { Summary } from "./summary";
@@ -15,7 +17,7 @@ interface Column {
   readonly numeric?: boolean;
   /** Which order is of use first. */
   readonly descendingFirst?: boolean;
-  readonly cell: (row: Summary, now: number) => ReactNode;
+  readonly cell: (row: Summary, now: number, spark: Spark | undefined) => ReactNode;
 }
 
 export const COLUMNS: readonly Column[] = [
@@ -50,10 +52,15 @@ export const COLUMNS: readonly Column[] = [
   {
     key: "dayWh",
     title: "Last 24 h",
-    hint: "Watt-hours that it used in the last 24 hours",
+    hint: "Watt-hours that it used in the last 24 hours, and the watts of each whole hour",
     numeric: true,
     descendingFirst: true,
-    cell: (row) => format.wattHours(row.dayWh),
+    cell: (row, _, spark) => (
+      <>
+        <Sparkline values={spark} />
+        <span className="spark-sum">{format.wattHours(row.dayWh)}</span>
+      </>
+    ),
   },
   {
     key: "solar",

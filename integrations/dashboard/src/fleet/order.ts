@@ -81,10 +81,17 @@ function compareNeeds(a: Summary, b: Summary): number {
   const difference = need - needOf(b) || Number(a.stale) - Number(b.stale);
   const by = NEEDS[need]?.by;
   if (difference !== 0 || by === undefined) return difference;
-  return (a[by] ?? 0) - (b[by] ?? 0);
+  return compareKnown(a[by], b[by]);
 }
 
-const STATES: readonly Summary["state"][] = [
+/** The lesser first, or last where the sign is -1; what is not known comes last either way. */
+function compareKnown(a: number | null, b: number | null, sign: 1 | -1 = 1): number {
+  if (a === null || b === null) return Number(a === null) - Number(b === null);
+  return sign * (a - b);
+}
+
+/** From what needs somebody to what is best. */
+export const STATES: readonly Summary["state"][] = [
   "critical",
   "low",
   "stale",
@@ -105,8 +112,5 @@ export function order(rows: readonly Summary[], { key, descending }: Sort): read
   if (key === "name") return descending ? [...rows].reverse() : rows;
   const sign = descending ? -1 : 1;
   if (key === "need") return [...rows].sort((a, b) => sign * compareNeeds(a, b));
-  return [...rows].sort((a, b) => {
-    const [x, y] = [value(a, key), value(b, key)];
-    return x === null || y === null ? Number(x === null) - Number(y === null) : sign * (x - y);
-  });
+  return [...rows].sort((a, b) => compareKnown(value(a, key), value(b, key), sign));
 }

@@ -48,9 +48,11 @@ const FULL_PCT = 95; // from there on the library's state of a battery is "charg
 /** A meter's state: low and critical by its charge, charging by what flows. */
 export function stateOf(meter: PowerMeter): MeterState {
   const { type, state, wattage } = meter;
-  if (type === "main" || !["normal", "charging"].includes(state)) return state;
-  if (type === "solar") return wattage !== null && wattage > 0 ? "producing" : "normal";
-  if (wattage !== null && wattage < 0) return "charging";
+  if (type === "main" || state === "low" || state === "critical") return state;
+  if (type === "solar" && state !== "unknown")
+    return wattage !== null && wattage > 0 ? "producing" : "normal";
+  if (type !== "solar" && wattage !== null && wattage < 0) return "charging"; // whether the charge is known or not
+  if (state === "unknown" || meter.charge_pct === null) return state;
   return meter.charge_pct >= FULL_PCT ? "full" : "normal";
 }
 
@@ -81,10 +83,9 @@ const isEmptying = (meter: PowerMeter): boolean => meter.state === "critical" ||
 
 function chargeAlert(meter: PowerMeter): Alert {
   const name = format.apart(meter.name ?? meter.type);
-  return {
-    severity: meter.state === "critical" ? "critical" : "warning",
-    text: `${name} ${format.percent(meter.charge_pct)}`,
-  };
+  const charge =
+    meter.charge_pct === null ? `${meter.state}, charge unknown` : format.percent(meter.charge_pct);
+  return { severity: meter.state === "critical" ? "critical" : "warning", text: `${name} ${charge}` };
 }
 
 /** Of a device that always runs on a watt or two, the default says nothing: only one that was given to it is an alert. */
@@ -148,7 +149,7 @@ export function summarise(
   const active = read.filter((meter) => meter.active);
   const watts = active.length > 0 ? wattsOf(meters) : NO_WATTS;
   const powerState = powerStateOf(active);
-  const charges = active.filter(isEmptying).map((meter) => meter.charge_pct);
+  const charges = active.filter(isEmptying).flatMap((meter) => meter.charge_pct ?? []);
   return {
     ...base,
     ...watts,

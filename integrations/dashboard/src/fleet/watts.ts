@@ -70,15 +70,37 @@ function meanCharge(meters: readonly PowerMeter[]): number | null {
   const batteries = meters.filter((meter) => meter.type === "battery");
   const storing = batteries.length > 0 ? batteries : meters.filter((meter) => meter.type === "ups");
   if (storing.length === 0) return null;
-  return storing.reduce((sum, meter) => sum + meter.charge_pct, 0) / storing.length;
+  const known = storing.flatMap((meter) => meter.charge_pct ?? []);
+  return known.length > 0 ? known.reduce((sum, charge) => sum + charge, 0) / known.length : null;
 }
 
-/** Null without a battery of known capacity, while they do not drain, or where the watts of one are not known. */
+/** What batteries of known capacity and charge hold, and what they can still take. */
+export interface Stored {
+  readonly batteries: readonly PowerMeter[];
+  readonly left_wh: number;
+  readonly missing_wh: number;
+}
+
+/** Null without such a battery; one of unknown capacity or charge does not count, as in the library's runtime. */
+export function storedIn(meters: readonly PowerMeter[]): Stored | null {
+  const batteries: PowerMeter[] = [];
+  let [left_wh, missing_wh] = [0, 0];
+  for (const meter of meters) {
+    const { active, type, capacity_wh, charge_pct } = meter;
+    if (!active || type !== "battery" || capacity_wh <= 0 || charge_pct === null) continue;
+    batteries.push(meter);
+    left_wh += (capacity_wh * charge_pct) / 100;
+    missing_wh += (capacity_wh * (100 - charge_pct)) / 100;
+  }
+  return batteries.length > 0 ? { batteries, left_wh, missing_wh } : null;
+}
+
+/** Null where what is stored is not known, while it does not drain, or where the watts of a battery are not known. */
 function runtimeHours(meters: readonly PowerMeter[]): number | null {
-  const sized = meters.filter((meter) => meter.type === "battery" && meter.capacity_wh > 0);
-  const drain = sumOf(sized);
-  const left = sized.reduce((sum, meter) => sum + (meter.capacity_wh * meter.charge_pct) / 100, 0);
-  return drain !== null && drain > 0 ? left / drain : null;
+  const stored = storedIn(meters);
+  if (stored === null) return null;
+  const drain = sumOf(stored.batteries);
+  return drain !== null && drain > 0 ? stored.left_wh / drain : null;
 }
 
 /** The figures over a device's active meters. */

@@ -2,12 +2,11 @@
 
 import type { DeviceBudget, DeviceRecord, PowerMeter } from "@blackroad/power-client";
 import { useBudget, useDevices, useLivePower } from "@blackroad/power-client/react";
-import { useEffect, useMemo, useRef } from "react";
+import { useMemo, useRef } from "react";
 import { present } from "../clock";
 import type { Heard } from "../fleet/summary";
 
 const BUDGET_MS = 15_000; // the watts come live; energy over a day moves slowly
-const DEVICES_MS = 15_000; // a device's name and thresholds do not come by the stream
 
 export interface FleetData {
   readonly devices: readonly DeviceRecord[];
@@ -31,11 +30,6 @@ export function useFleet(): Fleet {
   const devices = useDevices();
   const live = useLivePower();
   const budget = useBudget(undefined, { refreshMs: BUDGET_MS });
-  const { refetch } = devices;
-  useEffect(() => {
-    const timer = setInterval(refetch, DEVICES_MS);
-    return () => clearInterval(timer);
-  }, [refetch]);
   const meters = useMemo(() => byDevice(live.data), [live.data]);
   const heard = useHeard(live.data);
   const budgets = useMemo(() => {
@@ -50,7 +44,7 @@ export function useFleet(): Fleet {
     ),
     error: devices.error ?? live.error ?? budget.error,
     refetch: () => {
-      void refetch();
+      void devices.refetch();
       void live.refetch();
       void budget.refetch();
     },

@@ -1,8 +1,8 @@
 /**
  * A device's meters over a span of time: fetched once, then followed as readings come, where it goes up to now.
  *
- * Fetched again after each reconnecting, for the stream does not repeat readings; now and then, for what the statistics
- * have gained; and when so much has come live that the service had better thin it out. The client's useHistory is for
+ * Fetched again after each reconnecting, for the stream does not repeat readings; when something of it was deleted; now
+ * and then, for what the statistics have gained; and when so much has come live that the service had better thin it out. The client's useHistory is for
  * one meter; here any number of them is drawn over the same times, beside their statistics.
  */
 
@@ -30,7 +30,7 @@ export interface Sample {
   readonly at: number;
   readonly voltage: number | null;
   readonly wattage: number | null;
-  readonly charge_pct: number;
+  readonly charge_pct: number | null;
 }
 
 /** A reading that came live. */
@@ -47,7 +47,7 @@ const samplesOf = ({ timestamps_ms, voltage, wattage, charge_pct }: Series): Sam
     at,
     voltage: voltage[place] ?? null,
     wattage: wattage[place] ?? null,
-    charge_pct: charge_pct[place] ?? 0,
+    charge_pct: charge_pct[place] ?? null,
   }));
 
 export interface HistoryState {
@@ -162,6 +162,9 @@ class History {
     this.#stream = this.client.stream({
       deviceIds: [this.deviceId],
       onReading: (reading) => this.#onReading(reading),
+      onDeleted: ({ kind }) => {
+        if (kind === "readings") void this.fetch(); // without a meter, there is another history
+      },
       onStatus: ({ state }) => {
         if (state === "open" && this.#state.phase !== "loading") void this.fetch();
       },

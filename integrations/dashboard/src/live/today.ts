@@ -1,4 +1,4 @@
-/** The hours of a device's meters since yesterday, loaded again each minute. */
+/** The hours of a device's meters since yesterday, loaded again each minute, and when readings were deleted. */
 
 import type { PowerStatistics } from "@blackroad/power-client";
 import { usePowerClient, useStreamStatus } from "@blackroad/power-client/react";
@@ -14,7 +14,7 @@ export interface Today {
   readonly error: unknown;
 }
 
-export function useToday(meterIds: readonly string[]): Today {
+export function useToday(deviceId: string, meterIds: readonly string[]): Today {
   const client = usePowerClient();
   const { state } = useStreamStatus();
   const [today, setToday] = useState<Today>({ hours: undefined, error: null });
@@ -34,11 +34,18 @@ export function useToday(meterIds: readonly string[]): Today {
       }
     };
     void load();
+    const stream = client.stream({
+      deviceIds: [deviceId],
+      onDeleted: ({ kind }) => {
+        if (kind === "readings") void load();
+      },
+    });
     const timer = setInterval(load, REFRESH_MS);
     return () => {
       control.abort();
+      stream.close();
       clearInterval(timer);
     };
-  }, [client, ids, state === "open"]);
+  }, [client, deviceId, ids, state === "open"]);
   return today;
 }

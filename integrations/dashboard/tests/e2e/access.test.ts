@@ -43,6 +43,7 @@ for (const colorScheme of ["light", "dark"] as const) {
         day++ // more than fit: what scrolls must be reached by keys
       )
         await writer.call("trigger_event", "edge-001", "restore", 0, `day ${day}`);
+      await writer.call("register_device", "hut", "Hut"); // of another kind of id: there are groups
       const options = { viewport, colorScheme };
       const out = await open(browser, service.url, options);
       await out.page.getByLabel("Token").fill("wrong");
@@ -52,6 +53,9 @@ for (const colorScheme of ["light", "dark"] as const) {
 
       const { page, faults } = await signedIn(browser, service, options);
       await page.getByRole("link", { name: "Quarry pump" }).waitFor();
+      expect(await findings(page)).toEqual([]);
+      await page.getByLabel("Group by").selectOption({ index: 1 });
+      await page.locator(".fleet-group").first().waitFor();
       expect(await findings(page)).toEqual([]);
       await page.getByRole("button", { name: "Add a device…" }).click();
       expect(await findings(page)).toEqual([]);

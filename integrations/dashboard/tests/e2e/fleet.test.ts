@@ -2,7 +2,7 @@
 
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, launch, open, Service, signedIn, Writer, writing } from "./harness";
+import { eventually, launch, open, refuse, Service, signedIn, Writer, writing } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -118,6 +118,9 @@ test("a flat battery is the first row, whatever sixty cameras of two watts do", 
     "2",
   );
   expect(await page.getByText("Power below").count()).toBe(0);
+  expect(await page.title()).toBe("(2) Fleet · Power");
+  await page.getByRole("link", { name: "wood" }).click();
+  await eventually(async () => (await page.title()) === "(1) wood · Power", "the tab says so as well");
 });
 
 test("search and order are still there after a visit to a device", async () => {
@@ -165,6 +168,130 @@ test("the row with the focus is never behind the head of the table", async () =>
     document.activeElement?.closest(".fleet-item")?.getBoundingClientRect().top,
   ]);
   expect(Number(row)).toBeGreaterThanOrEqual(Number(head));
+});
+
+/** Heads of groups and devices from top to bottom. */
+const listed = (page: Page) =>
+  page
+    .locator(".fleet-item")
+    .evaluateAll((rows) =>
+      [...rows]
+        .sort((a, b) => Number((a as HTMLElement).dataset.index) - Number((b as HTMLElement).dataset.index))
+        .map((item) => item.querySelector(".cell-name a, .group-name")?.textContent ?? ""),
+    );
+
+test("devices come in groups by a part of their ids, which the address remembers", async () => {
+  const service = await Service.start([], "--no-auth");
+  const writer = new Writer(service.db);
+  for (const [id, charge, watts] of [
+    ["site-north-gate-1", 50, 6],
+    ["site-north-gate-2", 12, 9],
+    ["site-south-gate-1", 60, 3],
+    ["depot", 70, 2],
+  ] as const) {
+    await writer.call("register_device", id, id);
+    const { id: meter } = await writer.call<{ id: string }>("add_meter", id, "battery");
+    await writer.call("log_power", meter, 12, watts / 12, charge);
+  }
+  const { page, faults } = await open(browser, service.url);
+  await page.getByText("4 devices").waitFor();
+  expect((await listed(page))[0]).toBe("site-north-gate-2");
+  await page.getByLabel("Group by").selectOption({ label: "By parts 1 to 2: site-north, site-south (2)" });
+  const all = [
+    "site-north",
+    "site-north-gate-2",
+    "site-north-gate-1",
+    "site-south",
+    "site-south-gate-1",
+    "Others",
+    "depot",
+  ];
+  expect(await listed(page)).toEqual(all);
+  const north = page.locator(".fleet-group", { hasText: "site-north" });
+  expect(await north.locator("> div").allTextContents()).toEqual([
+    "site-north2 devices", "Low", "", "", "15.0 W", "0.00 Wh", "0.00 W", "0.00 W", "", "1 with alerts",
+  ]); // biome-ignore format: a row
+  expect(new URL(page.url()).search).toBe("?split=-&part=1-2");
+
+  // A device and back, another one and a reload: the groups are still there, and so is what was closed until then.
+  await north.getByRole("button").click();
+  expect(await listed(page)).toEqual([all[0], ...all.slice(3)]);
+  await page.getByRole("link", { name: "depot" }).click();
+  await page.getByRole("heading", { name: "depot" }).waitFor();
+  await page.getByRole("link", { name: "All devices" }).click();
+  await page.getByText("4 devices").waitFor();
+  expect(await listed(page)).toEqual([all[0], ...all.slice(3)]);
+  await page.reload();
+  await page.getByText("4 devices").waitFor();
+  expect(await listed(page)).toEqual(all);
+  await page.getByLabel("Group by").selectOption({ label: "No groups" });
+  expect((await listed(page)).length).toBe(4);
+  expect(new URL(page.url()).search).toBe("");
+  await page.goBack();
+  await page.getByRole("heading", { name: "depot" }).waitFor();
+  await eventually(
+    () => new URL(page.url()).search === "",
+    "the address of before has lost its groups as well",
+  );
+  expect(faults).toEqual([]);
+});
+
+test("with the keyboard: the arrows reach the heads of groups, and Enter closes one", async () => {
+  const service = await Service.start(["crowd", "--devices", "2000", "--sites", "40"], "--no-auth");
+  const { page } = await open(browser, `${service.url}/?split=/&part=1`);
+  await page.getByText("2000 devices").waitFor();
+  await page.getByRole("button", { name: "Device", exact: true }).click();
+  await page.getByRole("button", { name: /^site-01/ }).focus();
+  const focused = () => page.evaluate(() => document.activeElement?.textContent ?? "");
+  await page.keyboard.press("ArrowDown");
+  await eventually(async () => (await focused()) === "Node 0001", "the first device of the group");
+  await page.keyboard.press("ArrowUp");
+  await eventually(async () => (await focused()).startsWith("site-01"), "the head of the group");
+  await page.keyboard.press("Enter");
+  await page.keyboard.press("ArrowDown");
+  await eventually(async () => (await focused()).startsWith("site-02"), "the next head");
+  expect(await page.getByRole("table", { name: "Devices" }).getAttribute("aria-rowcount")).toBe("1991");
+  await page.keyboard.press("End");
+  await eventually(async () => (await focused()) === "Node 2000", "the last device");
+  expect(await page.locator(".fleet-item").count()).toBeLessThan(60);
+});
+
+test("the rows in sight have a line of their last 24 hours; no more are asked for, and none twice", async () => {
+  const service = await Service.start(["crowd", "--devices", "2000"], "--no-auth");
+  const writer = new Writer(service.db);
+  for (const { id } of await writer.call<{ id: string }[]>("list_meters", "node-0001")) {
+    const readings = Array.from({ length: 20 }, (_, place) => {
+      const at = Date.now() - (place + 1) * 1_800_000;
+      return [id, 24, 1 + (place % 4), null, new Date(at).toISOString()];
+    });
+    await writer.call("log_many", readings);
+  }
+  const { page, faults } = await open(browser, "about:blank");
+  const asked: string[] = [];
+  page.on("request", (request) => {
+    const url = new URL(request.url());
+    if (url.pathname !== "/v1/sparklines") return;
+    const ids = url.searchParams.getAll("device");
+    expect(ids.length).toBeLessThanOrEqual(100);
+    asked.push(...ids);
+  });
+  await page.goto(service.url);
+  await page.getByRole("button", { name: "Device", exact: true }).click();
+  const row = page.locator(".fleet-item", { has: page.getByRole("link", { name: "Node 0001" }) });
+  await row.getByRole("img", { name: /^by hour .* W to .* W$/ }).waitFor();
+  await page.evaluate(() => scrollTo(0, document.body.scrollHeight));
+  await eventually(() => asked.includes("node-2000"), "the last row is asked for");
+  await page.evaluate(() => scrollTo(0, 0));
+  await row.getByRole("link").click();
+  await page.getByRole("heading", { name: "Node 0001" }).waitFor();
+  await page.goBack();
+  await row.getByRole("img", { name: /^by hour/ }).waitFor();
+  expect(new Set(asked).size).toBe(asked.length);
+  expect(asked.length).toBeLessThan(200);
+  await refuse(page, "**/v1/sparklines**", "no room");
+  await page.evaluate(() => scrollTo(0, 40_000));
+  await page.getByText("The lines of the last 24 hours could not be loaded: no room").waitFor();
+  expect(faults).toEqual([]);
 });
 
 test("a file without devices says how to make one", async () => {

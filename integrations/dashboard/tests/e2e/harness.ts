@@ -15,6 +15,7 @@ const PYTHON = process.env.POWER_PYTHON ?? "python3";
 const ENVIRONMENT = {
   ...process.env,
   PYTHONPATH: `${join(REPOSITORY, "integrations/service")}:${REPOSITORY}`,
+  BROWSER: "true", // what --open starts
 };
 const DEADLINE = 20_000;
 
@@ -23,7 +24,7 @@ export async function eventually<T>(
   check: () => T | Promise<T>,
   what: string,
   within = DEADLINE,
-): Promise<T> {
+): Promise<NonNullable<T>> {
   const end = performance.now() + within;
   for (;;) {
     const result = await check();
@@ -71,6 +72,7 @@ export class Service {
   port = 0;
   #process: ChildProcess | undefined;
   #log = "";
+  #printed = "";
 
   private constructor(
     path: string,
@@ -99,6 +101,9 @@ export class Service {
     child.stderr.on("data", (text) => {
       this.#log += text;
     });
+    child.stdout.on("data", (text) => {
+      this.#printed += text;
+    });
     await eventually(async () => {
       if (child.exitCode !== null) throw new Error(`the service has ended:\n${this.#log}`);
       return fetch(`${this.url}/readyz`).then(
@@ -113,6 +118,11 @@ export class Service {
     if (!this.#process) return;
     this.#process.kill("SIGKILL");
     await ended(this.#process);
+  }
+
+  /** The link that signs in once, of a service that was started with --open. */
+  link(): Promise<string> {
+    return eventually(() => /(http\S+#\/sign-in\/\S+)\n/.exec(this.#printed)?.[1], "a link");
   }
 
   /** A new token with these scopes, for one device or for all. */
@@ -133,6 +143,26 @@ export class Service {
   get url(): string {
     return `http://127.0.0.1:${this.port}`;
   }
+}
+
+/** The service's own demonstration, until the test ends; its address. */
+export async function demo(): Promise<string> {
+  const args = ["-m", "power_service", "--demo", "--quiet", "--dashboard", join(DASHBOARD, "dist")];
+  const child = spawn(PYTHON, [...args, "--port", String(await freePort())], { env: ENVIRONMENT });
+  onTestFinished(async () => {
+    child.kill("SIGTERM"); // it takes its directory with it
+    await ended(child);
+  });
+  let printed = "";
+  child.stdout.on("data", (text) => {
+    printed += text;
+  });
+  const address = await eventually(
+    () => /http:\/\/127\.0\.0\.1:\d+\//.exec(printed),
+    "the demonstration",
+    60_000,
+  );
+  return address[0];
 }
 
 /** Another process that holds the same file open, and makes the library's calls that it is told to. */

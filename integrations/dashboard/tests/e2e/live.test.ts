@@ -67,6 +67,39 @@ test("an event and a new device appear by themselves", async () => {
   await row(page, "Newcomer").waitFor();
 });
 
+test("what another process registers, renames and deletes is so on the page, without a wait for the next look", async () => {
+  const service = await Service.start(["show"]);
+  const writer = new Writer(service.db);
+  const { solar, main, battery } = await metersOf(writer, "edge-002");
+  const { page } = await signedIn(browser, service);
+  await row(page, "North mast").waitFor();
+  // The page's own looks are minutes and hours apart: only the stream is as fast as this test.
+  const requests: string[] = [];
+  page.on("request", (request) => requests.push(new URL(request.url()).pathname));
+  await writer.call("register_device", "edge-100", "Newcomer");
+  await row(page, "Newcomer").getByText("No readings").waitFor();
+  await writer.call("update_device", "edge-100", { name: "Old hand" });
+  await row(page, "Old hand").waitFor();
+  await writer.call("delete_device", "edge-100");
+  await row(page, "Old hand").waitFor({ state: "detached" });
+
+  await page.getByRole("link", { name: "North mast" }).click();
+  const cards = page.locator(".meter h3");
+  const legend = page.getByRole("table", { name: "Power by meter" });
+  await legend.getByRole("row", { name: /^Supply/ }).waitFor();
+  await writer.call("update_meter", main, { name: "Feed" });
+  await cards.filter({ hasText: "Feed" }).waitFor();
+  await writer.call("delete_meter", main);
+  await cards.filter({ hasText: "Feed" }).waitFor({ state: "detached" });
+  await legend.getByRole("row", { name: /^Feed/ }).waitFor({ state: "detached" });
+  for (const meter of [solar, battery])
+    await writer.call("delete_readings", meter, { since: "2020-01-01T00:00:00Z" });
+  await page.getByText("Nothing was read in this range.").waitFor();
+  await writer.call("delete_device", "edge-002");
+  await page.getByText("No device has the id edge-002").waitFor();
+  expect(requests.filter((path) => path === "/v1/devices" || path === "/v1/meters")).toEqual([]);
+});
+
 test("a service killed and restarted: the page says so, looks it, and misses nothing", async () => {
   const service = await Service.start(["show"]);
   const writer = new Writer(service.db);

@@ -14,7 +14,7 @@ const BLOCKS = [...README.matchAll(/```sh\n(.*?)```/gs)].map((match) => match[1]
 
 test("the commands that start the service serve the page, and the token they print opens it", async () => {
   const [, install, token, serve] =
-    /(pip install .*)\n(.* token new .*)\n(power-service .*)\n/.exec(BLOCKS[1] ?? "") ?? [];
+    /(pip install .*)\n(.* token new .*)\n(power-service .*)\n/.exec(BLOCKS[0] ?? "") ?? [];
   expect(install).toBe("pip install '.[service]'"); // the gate has run it: POWER_PYTHON is what it made
   const place = directory();
   symlinkSync(resolve(DASHBOARD, ".."), join(place, "integrations"));
@@ -53,7 +53,7 @@ test("every other command is a step of the gate, or a script of the package", ()
     string,
     string
   >;
-  for (const line of `${BLOCKS[0]}${BLOCKS[2]}`.trim().split("\n")) expect(gate).toContain(line);
+  for (const line of `${BLOCKS[1]}${BLOCKS[2]}`.trim().split("\n")) expect(gate).toContain(line);
   for (const [, name] of README.matchAll(/npm (?:run )?(\w+)/g))
     expect(["ci", ...Object.keys(scripts)]).toContain(name);
 });

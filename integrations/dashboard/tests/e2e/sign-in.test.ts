@@ -1,6 +1,6 @@
 /** Who gets in, where the token is kept, and what becomes of a page whose token is taken back. */
 
-import type { Browser } from "playwright-core";
+import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { eventually, launch, open, Service, signedIn, signIn } from "./harness";
 
@@ -33,21 +33,110 @@ test("a token without the read scope is refused with the reason", async () => {
   await page.getByText("This token has no read scope: the page needs one.").waitFor();
 });
 
-test("the token is in memory alone, and in the session storage where that is asked for", async () => {
+/** Where the token is kept: how many entries of the local storage, of the session storage, and which cookies. */
+const kept = (page: Page) =>
+  page.evaluate(() => [localStorage.length, sessionStorage.length, document.cookie]);
+
+const fleet = (page: Page) => page.getByRole("link", { name: "Harbour gate" });
+
+test("the token is kept until the tab is closed; another tab asks again", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service);
-  const kept = () => page.evaluate(() => [localStorage.length, sessionStorage.length, document.cookie]);
-  expect(await kept()).toEqual([0, 0, ""]);
+  expect(await kept(page)).toEqual([0, 1, ""]);
   await page.reload();
-  await page.getByLabel("Keep it until this tab is closed").check();
-  await signIn(page, service.token(["read"]));
-  await page.getByRole("link", { name: "Harbour gate" }).waitFor();
-  expect(await kept()).toEqual([0, 1, ""]);
-  await page.reload();
-  await page.getByRole("link", { name: "Harbour gate" }).waitFor();
+  await fleet(page).waitFor();
+  const other = await page.context().newPage();
+  await other.goto(service.url);
+  await other.getByLabel("Token").waitFor();
   await page.getByRole("button", { name: "Sign out" }).click();
   await page.getByLabel("Token").waitFor();
-  expect(await kept()).toEqual([0, 0, ""]);
+  expect(await page.title()).toBe("Sign in · Power");
+  expect(await kept(page)).toEqual([0, 0, ""]);
+});
+
+test("a device that is remembered stays signed in, until somebody signs out, which ends it in every tab", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await open(browser, service.url);
+  await page.getByLabel("Remember this device").check();
+  await signIn(page, service.token(["read"]));
+  await fleet(page).waitFor();
+  expect(await kept(page)).toEqual([1, 0, ""]);
+  const other = await page.context().newPage();
+  await other.goto(service.url);
+  await fleet(other).waitFor();
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await other.getByText("You have signed out in another tab.").waitFor();
+  expect(await kept(other)).toEqual([0, 0, ""]);
+});
+
+test("a browser that keeps nothing for pages still lets one in", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await open(browser, "about:blank");
+  await page.addInitScript(() => {
+    const refused = { get: () => { throw new DOMException("denied", "SecurityError"); } }; // biome-ignore format: short
+    for (const name of ["localStorage", "sessionStorage"]) Object.defineProperty(window, name, refused);
+  });
+  await page.goto(service.url);
+  await signIn(page, service.token(["read"]));
+  await fleet(page).waitFor();
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await page.getByLabel("Token").waitFor();
+});
+
+test("the sign-in page gives the very command that makes a token, for the file of this service", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await open(browser, service.url);
+  await page.getByText(`--db ${service.db}`).waitFor();
+});
+
+test("nothing that is asked for while the page loads is refused, signed in or not", async () => {
+  const service = await Service.start(["show"]);
+  const { page } = await open(browser, "about:blank");
+  const statuses: string[] = [];
+  page.on("response", (answer) => {
+    if (answer.status() >= 400) statuses.push(`${answer.status()} ${answer.url()}`);
+  });
+  await page.goto(service.url);
+  await signIn(page, service.token(["read"]));
+  await fleet(page).waitFor();
+  await page.reload();
+  await fleet(page).waitFor();
+  const open_ = await Service.start(["show"], "--no-auth");
+  await page.goto(open_.url);
+  await fleet(page).waitFor();
+  expect(statuses).toEqual([]);
+});
+
+test("a link signs in once, is gone from the address, and can be remembered", async () => {
+  const service = await Service.start(["show"], "--open");
+  const link = await service.link();
+  const { page, faults } = await open(browser, "about:blank");
+  let exchanges = 0;
+  page.on("request", (request) => {
+    if (request.method() === "POST" && request.url().endsWith("/v1/sign-in")) exchanges++;
+  });
+  await page.goto(link);
+  await page.getByText("You are signed in by a link, until this tab is closed.").waitFor();
+  await fleet(page).waitFor();
+  expect(new URL(page.url()).hash).toBe("#/");
+  expect(await page.evaluate(() => history.length)).toBeLessThanOrEqual(2); // a blank page before it
+  expect(await kept(page)).toEqual([0, 1, ""]);
+  await page.getByRole("button", { name: "Remember this device" }).click();
+  expect(await kept(page)).toEqual([1, 0, ""]);
+  expect(await page.getByText("You are signed in by a link").count()).toBe(0);
+  expect(exchanges).toBe(1);
+  expect(faults).toEqual([]);
+
+  const stranger = await open(browser, link);
+  await stranger.page.getByText("The link did not sign you in: this link was used before").waitFor();
+  await stranger.page.getByLabel("Token").waitFor();
+  expect(new URL(stranger.page.url()).hash).toBe("#/");
+
+  // In a tab that is open, whoever is signed in stays so, and is told.
+  await page.goto(link);
+  await page.getByText("The link did not sign you in: this link was used before").waitFor();
+  await fleet(page).waitFor();
+  await page.getByRole("button", { name: "Dismiss" }).click();
 });
 
 test("a token that is revoked ends the session with the reason", async () => {
@@ -77,10 +166,10 @@ test("a service that is gone is said to be gone, and tried again", async () => {
   const service = await Service.start(["show"], "--no-auth");
   const { page } = await open(browser, service.url);
   await page.getByRole("link", { name: "Harbour gate" }).waitFor();
-  await page.route("**/v1/devices", (route) => route.abort());
+  await page.route("**/v1/sign-in", (route) => route.abort());
   await page.reload();
   await page.getByText("The service does not answer").waitFor();
-  await page.unroute("**/v1/devices");
+  await page.unroute("**/v1/sign-in");
   await page.getByRole("button", { name: "Try again" }).click();
   await eventually(() => page.getByRole("link", { name: "Harbour gate" }).isVisible(), "the fleet");
 });

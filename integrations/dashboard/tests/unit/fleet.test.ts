@@ -191,6 +191,59 @@ describe("watts that are not known", () => {
   });
 });
 
+describe("a charge that is not known", () => {
+  const unknown = { charge_pct: null } as unknown as Partial<PowerMeter>;
+  const pack = meter(unknown);
+
+  test("is no charge, and leaves the runtime unknown", () => {
+    expect(summarise(DEVICE, [pack], undefined, NOW)).toMatchObject({
+      state: "normal",
+      charge: null,
+      runtime: null,
+      battery: 12,
+      leastCharge: null,
+    });
+  });
+
+  test("is left out of the mean and of the runtime, as in the library, while another battery's is known", () => {
+    const known = meter({ charge_pct: 60 });
+    expect(wattsOf([pack, known])).toMatchObject({ charge: 60, runtime: 5, battery: 24 });
+  });
+
+  test("is not full, whatever the library calls it, and charging where something flows in", () => {
+    expect(stateOf(meter({ ...unknown, wattage: 0 }))).toBe("normal");
+    expect(stateOf(meter({ ...unknown, wattage: -5 }))).toBe("charging");
+    expect(stateOf(meter({ ...unknown, state: "unknown", wattage: -5 }))).toBe("charging");
+    expect(stateOf(meter({ ...unknown, state: "unknown", wattage: 5 }))).toBe("unknown");
+    expect(stateOf(meter({ ...unknown, type: "solar", state: "unknown", wattage: -5 }))).toBe("unknown");
+  });
+
+  test("is said in an alert that still stands", () => {
+    const low = meter({ ...unknown, state: "low" });
+    const { alerts } = summarise(DEVICE, [low], undefined, NOW);
+    expect(alerts).toEqual([{ severity: "warning", text: "\u2068Pack\u2069 low, charge unknown" }]);
+  });
+
+  test("comes behind those that are known, also among what needs somebody", () => {
+    const of = (id: string, changes: Partial<Summary>): Summary => ({
+      ...summarise(DEVICE, [meter()], undefined, NOW),
+      id,
+      name: id,
+      ...changes,
+    });
+    const rows = [
+      of("a", { charge: null, powerState: "low", leastCharge: null }),
+      of("b", { charge: 70, powerState: "low", leastCharge: 19 }),
+      of("c", { charge: 20, powerState: "low", leastCharge: 8 }),
+    ];
+    const ids = (key: SortKey, descending: boolean) =>
+      order(rows, { key, descending })
+        .map(({ id }) => id)
+        .join("");
+    expect([ids("charge", false), ids("charge", true), ids("need", false)]).toEqual(["cba", "bca", "cba"]);
+  });
+});
+
 describe("a retired meter", () => {
   const retired = meter({ active: false, state: "critical", charge_pct: 1, voltage: 400, wattage: 400 });
 

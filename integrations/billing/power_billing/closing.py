@@ -1,0 +1,127 @@
+"""Once a month: old hours are looked at again, and those that can be billed no more are summed by day.
+
+So a run reads and keeps some ten weeks of hours, however many years there are.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from power_billing.counting import DeviceUsage
+from power_billing.findings import Finding, FindingKind
+from power_billing.hours import HOUR
+from power_billing.sources import NANO
+from power_billing.tables import set_setting, setting
+
+KEPT_HOURS = 70 * 24  # twice as long as anything can be billed
+STRIPE_EVENT_SECONDS = 60 * 86_400  # Stripe repeats a delivery for three days
+_CLOSED_BEFORE = "closed_before"
+_CLOSED_IN = "closed_in"
+
+
+def closed_before(conn: sqlite3.Connection) -> int:
+    """The first hour that is not closed; those before it are never billed again, whatever the clock says."""
+    return int(setting(conn, _CLOSED_BEFORE) or 0)
+
+
+def month_of(now: float) -> str:
+    """The UTC month of a time in epoch seconds.
+
+    >>> month_of(1_700_000_000.0)
+    '2023-11'
+    """
+    return datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m")
+
+
+def is_due(conn: sqlite3.Connection, now: float) -> bool:
+    """Whether this month's closing has not been done."""
+    return setting(conn, _CLOSED_IN) != month_of(now)
+
+
+def close(conn: sqlite3.Connection, now: float) -> None:
+    """Sum hours of more than 70 days ago by day, and forget old deliveries of Stripe's.
+
+    By the clock, and by the newest hour that the biller has taken, for a biller takes no hours of the future: a clock
+    that is years ahead must not close what can still be billed.
+    """
+    sql = "SELECT max(hour) FROM billing_outbox WHERE state = 'sent'"
+    (newest,) = conn.execute(sql).fetchone()
+    if newest is not None:
+        before = (min(int(now // HOUR), newest) - KEPT_HOURS) // 24 * 24
+        if before > closed_before(conn):
+            _sum_by_day(conn, before)
+            set_setting(conn, _CLOSED_BEFORE, str(before))
+    sql = "DELETE FROM billing_stripe_events WHERE created < ?"
+    conn.execute(sql, (int(now) - STRIPE_EVENT_SECONDS,))
+    set_setting(conn, _CLOSED_IN, month_of(now))
+
+
+def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
+    """What was sent before its month's invoice and never revised is summed; what has a story keeps its rows."""
+    conn.execute(
+        """INSERT INTO billing_device_days (customer, day, device_id, counted_nwh)
+        SELECT customer, hour / 24, device_id, sum(counted_nwh) FROM billing_device_hours
+        WHERE hour < ? GROUP BY 1, 2, 3
+        ON CONFLICT (customer, day, device_id)
+            DO UPDATE SET counted_nwh = counted_nwh + excluded.counted_nwh""",
+        (before,),
+    )
+    conn.execute("DELETE FROM billing_device_hours WHERE hour < ?", (before,))
+    conn.execute(
+        """INSERT INTO billing_customer_days (customer, day, whole_wh, sent_wh, event_count)
+        SELECT customer, hour / 24, sum(whole_wh), 0, 0 FROM billing_hours
+        WHERE hour < ? GROUP BY 1, 2
+        ON CONFLICT (customer, day) DO UPDATE SET whole_wh = whole_wh + excluded.whole_wh""",
+        (before,),
+    )
+    conn.execute("DELETE FROM billing_hours WHERE hour < ?", (before,))
+    invoice_at = """CAST(strftime('%s', hour * 3600, 'unixepoch', 'start of month', '+1 month')
+        AS INTEGER) + 3600"""
+    plain = f"""hour < ? AND state = 'sent' AND revision = 0
+        AND coalesce(attempted_at, 0) < {invoice_at} AND NOT EXISTS (
+            SELECT 1 FROM billing_outbox AS later WHERE later.customer = billing_outbox.customer
+            AND later.hour = billing_outbox.hour AND later.revision > 0)"""
+    conn.execute(
+        f"""INSERT INTO billing_customer_days (customer, day, whole_wh, sent_wh, event_count)
+        SELECT customer, hour / 24, 0, sum(value_wh), count(*) FROM billing_outbox
+        WHERE {plain} GROUP BY 1, 2
+        ON CONFLICT (customer, day) DO UPDATE
+            SET sent_wh = sent_wh + excluded.sent_wh,
+                event_count = event_count + excluded.event_count""",
+        (before,),
+    )
+    conn.execute(f"DELETE FROM billing_outbox WHERE {plain}", (before,))
+
+
+def closed_days(conn: sqlite3.Connection, customer: str, hours: range) -> dict[int, int]:
+    """Watt-hours of the events of closed days that are summed, by UTC day (since 1970)."""
+    sql = """SELECT day, sent_wh FROM billing_customer_days
+        WHERE customer = ? AND day >= ? AND day < ?"""
+    days = (customer, hours.start // 24, -(-hours.stop // 24))
+    return dict(conn.execute(sql, days).fetchall())
+
+
+def closed_findings(
+    conn: sqlite3.Connection, customer: str, usages: Sequence[DeviceUsage]
+) -> list[Finding]:
+    """What came to light of closed days since they were closed: more energy than was counted."""
+    before = closed_before(conn)
+    used: dict[tuple[str, int], int] = defaultdict(int)
+    for usage in usages:
+        for hour, one in usage.by_hour.items():
+            if hour < before:
+                used[usage.device_id, hour // 24] += one.nwh
+    counted: dict[tuple[str, int], int] = {}
+    sql = "SELECT device_id, day, counted_nwh FROM billing_device_days WHERE customer = ?"
+    for device_id, day, counted_nwh in conn.execute(sql, (customer,)):
+        counted[device_id, day] = counted_nwh
+    found = []
+    for (device_id, day), nwh in sorted(used.items()):
+        more = nwh - counted.get((device_id, day), 0)
+        if more > 0:
+            kind = FindingKind.LATE
+            found.append(Finding(kind, customer, device_id, day * 24, more / NANO))
+    return found

@@ -1,0 +1,131 @@
+"""What the commands share: the files they are about, how times are read, how rows are shown."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from power_billing.errors import BillingError
+from power_billing.hours import hour_of, iso, oldest_billable
+from power_billing.outbox import Entry, State
+from power_billing.sinks import CsvSink, UsageEvent, UsageSink
+from power_billing.tables import LedgerFile, Place
+from power_manager import (
+    Column,
+    CommandParser,
+    PowerManager,
+    Screen,
+    make_table,
+    parse_time,
+    print_error,
+)
+
+Command = Callable[[argparse.Namespace], int]  # returns the exit code
+
+# Bills are by UTC hours, so times without an offset are UTC.
+time_argument = functools.partial(parse_time, zone=timezone.utc)
+
+_EVENT_COLUMNS = (
+    Column("customer", lambda event: event.customer),
+    Column("hour", lambda event: iso(event.hour)),
+    Column("watt-hours", lambda event: event.watt_hours, right=True),
+    Column("revision", lambda event: event.revision, right=True),
+)
+
+
+@contextlib.contextmanager
+def opened(options: argparse.Namespace) -> Iterator[tuple[PowerManager, Place]]:
+    """The library's file of --db, and where the ledger is: --ledger, or the same file.
+
+    Raises BillingError for a database that is not there: a typing mistake must not look like a fleet that used nothing.
+    """
+    if not Path(options.db).exists():
+        raise BillingError(f"{options.db}: no such database: name it with --db")
+    with PowerManager(options.db) as pm:
+        yield pm, LedgerFile(options.ledger) if options.ledger else pm
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal, unless --yes was given. Raises BillingError where the answer is not yes."""
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise BillingError(f"{question} There is no terminal to ask: give --yes")
+    print_error(f"{question} [y/N] ", end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise BillingError("nothing was changed")
+
+
+def print_events(events: Iterable[UsageEvent]) -> None:
+    """Events as a table, by hour; nothing where there are none."""
+    rows = sorted(events, key=lambda event: (event.hour, event.customer))
+    if rows:
+        print(make_table(_EVENT_COLUMNS, rows, Screen.of(sys.stdout)))
+
+
+def day_text(day: int) -> str:
+    """A UTC day (since 1970) as text.
+
+    >>> day_text(19_675)
+    '2023-11-14'
+    """
+    return iso(day * 24)[:10]
+
+
+def month_hours(text: str) -> range:
+    """The hours (since 1970) of a UTC month, for argparse.
+
+    >>> len(month_hours("2026-10")) // 24
+    31
+    """
+    try:
+        first = datetime.strptime(text, "%Y-%m").replace(tzinfo=timezone.utc)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a month such as 2026-10, got {text!r}"
+        ) from None
+    following = (first + timedelta(days=31)).replace(day=1)
+    return range(hour_of("month", first), hour_of("month", following))
+
+
+def sink_of(place: Place, options: argparse.Namespace) -> UsageSink:
+    """The sink that --sink and --csv name. Raises BillingError for Stripe's key or meter."""
+    if (options.sink == "csv") != (options.csv is not None):
+        options.parser.error("--sink csv and --csv FILE go together: give both")
+    if options.csv is not None:
+        return CsvSink(options.csv)
+    from power_billing.stripe_sinks import sink_from
+
+    return sink_from(os.environ, place, stream=options.sink == "stripe-stream")
+
+
+def add_sink_options(command: CommandParser) -> None:
+    """Add --sink and --csv, for sink_of."""
+    command.add_argument(
+        "--sink",
+        choices=["stripe", "stripe-stream", "csv"],
+        default="stripe",
+        help="where usage goes (default: %(default)s)",
+    )
+    command.add_argument("--csv", type=Path, metavar="FILE", help="the file of --sink csv")
+    command.set_defaults(parser=command)
+
+
+def open_line(entry: Entry, now: float) -> str:
+    """What is open, and why."""
+    event = entry.event
+    what = "waiting"
+    if event.hour < oldest_billable(now):
+        what = "too old to be billed"
+    elif entry.state is not State.QUEUED:
+        what = entry.state.value
+    reason = entry.reason or "-"
+    return (
+        f"{what}: {event.identifier} {event.watt_hours} Wh, tried {entry.attempts} times: {reason}"
+    )

@@ -1,0 +1,185 @@
+"""`power-billing reconcile` and `resolve`: the ledger beside the biller, and what a person decides."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from itertools import groupby
+
+from power_billing.command_line import (
+    add_sink_options,
+    day_text,
+    month_hours,
+    open_line,
+    opened,
+    sink_of,
+    time_argument,
+)
+from power_billing.decisions import Undecided, keep_theirs, send_ours, undecided
+from power_billing.errors import BillingError
+from power_billing.hours import HOUR, hour_of, iso, oldest_billable
+from power_billing.outbox import Entry
+from power_billing.reconcile import Difference, Reconciliation, reconcile, repair
+from power_billing.sender import Sender
+from power_billing.sinks import UsageSink
+from power_billing.tables import Place
+from power_billing.usage import one_run
+from power_manager import Column, CommandParser, Screen, make_table
+
+_CONFLICT_COLUMNS = (
+    Column("customer", lambda entry: entry.event.customer),
+    Column("hour", lambda entry: iso(entry.event.hour)),
+    Column("ours Wh", lambda entry: entry.event.watt_hours, right=True),
+    Column("theirs Wh", lambda entry: entry.theirs_wh, right=True),
+    Column("why", lambda entry: entry.reason, shrinks=True),
+)
+
+
+def add_decision_commands(parser: CommandParser) -> None:
+    """Add the commands about what the biller has."""
+    command = parser.add_command(
+        "reconcile",
+        _reconcile,
+        "compare the ledger with what the biller has, by customer and day",
+        examples=["", "--month 2026-10", "--repair"],
+        group="usage",
+    )
+    add = command.add_argument
+    add(
+        "--month",
+        type=month_hours,
+        metavar="YYYY-MM",
+        help="a UTC month (default: the hours that can still be billed)",
+    )
+    add("--repair", action="store_true", help="send revisions of the hours that differ")
+    add_sink_options(command)
+    command = parser.add_command(
+        "resolve",
+        _resolve,
+        "list what has to be decided, or decide it",
+        examples=["", "--keep --customer cus_Nf1XyzAbc", "--send --all"],
+        group="usage",
+    )
+    add = command.add_argument
+    what = command.add_mutually_exclusive_group()
+    what.add_argument(
+        "--keep", action="store_true", help="leave it as the biller has it, and lost what is lost"
+    )
+    what.add_argument(
+        "--send", action="store_true", help="send the ledger's values in place of the biller's"
+    )
+    add("--customer", metavar="cus_...", help="only this customer's")
+    add("--hour", type=time_argument, metavar="TIME", help="only what is of this hour")
+    add("--all", action="store_true", help="all that is listed")
+    command.set_defaults(parser=command)
+
+
+# --- reconcile
+
+
+def _reconcile(options: argparse.Namespace) -> int:
+    with opened(options) as (_, place):
+        sink = sink_of(place, options)
+        now = time.time()
+        present = int(now // HOUR)
+        hours = options.month or range(oldest_billable(now), present)
+        hours = range(hours.start, min(hours.stop, present))
+        if not hours:
+            raise BillingError("--month: it has not begun")
+        with one_run(place):
+            found = reconcile(place, sink, hours, now)
+            print_differences(found)
+            if found.settling_count:
+                count = found.settling_count
+                print(f"not compared: {count} hours that were sent within the last hour")
+            if options.repair and found.differences:
+                return _repair(place, sink, found)
+    count = len(found.differences)
+    print(f"{iso(hours.start)} to {iso(hours.stop)}: {count} differences")
+    return 0 if found.is_clean else 1
+
+
+def _repair(place: Place, sink: UsageSink, found: Reconciliation) -> int:
+    """Send what differs; return the exit code."""
+    oldest = oldest_billable(time.time())
+    count = repair(place, found.differences, oldest)
+    keys = {(one.customer, one.hours.start) for one in found.differences}
+    sent = Sender(place, sink).run({customer for customer, _ in keys}) & keys
+    print(f"{len(sent)} of {count} hours repaired")
+    too_old = sum(one.hours.start < oldest for one in found.differences)
+    if too_old:
+        print(f"{too_old} differences are too old to be repaired: correct the invoice by hand")
+    foreign = sum(one.is_foreign for one in found.differences)
+    if foreign:
+        print(f"{foreign} hours were never sent from here: power-billing resolve")
+    return 0 if len(sent) == len(found.differences) and not found.unsaid else 1
+
+
+def print_differences(found: Reconciliation) -> None:
+    """By customer and day, each with its rows; and what could not be compared."""
+    for (customer, day), of_day in groupby(
+        found.differences, key=lambda one: (one.customer, one.day)
+    ):
+        rows = list(of_day)
+        ours = sum(one.ours_wh for one in rows)
+        theirs = sum(one.theirs_wh for one in rows)
+        print(f"differs: {customer} {day_text(day)} sent {ours} Wh, the biller has {theirs} Wh")
+        for one in rows:
+            print(f"  {_difference_line(one)}")
+    for customer, reason in found.unsaid.items():
+        print(f"not compared: {customer}: {reason}")
+
+
+def _difference_line(one: Difference) -> str:
+    if len(one.hours) > 1:
+        return (
+            f"the day, whose hours are closed: {one.ours_wh} Wh, the biller has {one.theirs_wh} Wh"
+        )
+    events = ", ".join(
+        f"revision {entry.event.revision} of {entry.event.watt_hours} Wh {entry.state.value}"
+        for entry in one.entries
+    )
+    return f"{iso(one.hours.start)} the biller has {one.theirs_wh} Wh; {events or 'never sent from here'}"
+
+
+# --- resolve
+
+
+def _resolve(options: argparse.Namespace) -> int:
+    hours = None
+    if options.hour is not None:
+        hour = hour_of("hour", options.hour)
+        hours = range(hour, hour + 1)
+    is_chosen = options.all or options.customer or hours
+    if (options.keep or options.send) and not is_chosen:
+        options.parser.error("say what: --customer, --hour, or --all")
+    with opened(options) as (_, place):
+        listed = undecided(place, oldest_billable(time.time()), options.customer, hours)
+        if options.keep:
+            with one_run(place):
+                keep_theirs(place, listed)
+        elif options.send:
+            with one_run(place):
+                send_ours(place, listed.conflicts)
+    _print_undecided(listed)
+    if options.keep:
+        lost = len(listed.too_old) + len(listed.lost)
+        print(f"{len(listed.conflicts)} hours stay as the biller has them, {lost} losses accepted")
+        return 0
+    if options.send:
+        print(f"{len(listed.conflicts)} hours go out with the next report")
+        return 0
+    return 1 if listed.conflicts or listed.too_old or listed.lost else 0
+
+
+def _print_undecided(listed: Undecided) -> None:
+    conflicts: list[Entry] = listed.conflicts
+    if conflicts:
+        print(make_table(_CONFLICT_COLUMNS, conflicts, Screen.of(sys.stdout)))
+    for entry in listed.too_old:
+        print(open_line(entry, time.time()))
+    for lost in listed.lost:
+        print(lost)
+    if not conflicts and not listed.too_old and not listed.lost:
+        print("nothing to decide")

@@ -1,0 +1,142 @@
+"""`power-billing link` and `unlink`: which device is billed to which customer."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from power_billing.command_line import confirm, opened, time_argument
+from power_billing.counting import chosen_meters
+from power_billing.errors import BillingError
+from power_billing.hours import iso
+from power_billing.keys import API_KEY, is_set, read_secret
+from power_billing.links import TYPES, Link, check_id, link, unlink
+from power_billing.sources import NANO, FileUsage
+from power_billing.tables import METER_SETTING, Place, setting, tables
+from power_manager import CommandParser, MeterType, PowerManager, printable
+
+
+def add_link_commands(parser: CommandParser) -> None:
+    """Add the commands about links."""
+    command = parser.add_command(
+        "link",
+        _link,
+        "bill a device to a customer",
+        examples=["edge-001 --customer cus_Nf1XyzAbc --types main"],
+        group="who is billed",
+    )
+    add = command.add_argument
+    add("device_id", metavar="DEVICE_ID")
+    add("--customer", required=True, metavar="cus_...")
+    add("--subscription-item", metavar="si_...", help="kept for people: meters bill by customer")
+    add(
+        "--offline",
+        action="store_true",
+        help="do not ask Stripe whether it has the customer: the next report does",
+    )
+    add(
+        "--types",
+        metavar="LIST",
+        help=f"of {', '.join(TYPES)}, those that count (default: all, but a ups only without a main)",
+    )
+    add("--yes", action="store_true", help="bill main beside battery or ups without asking")
+    add(
+        "--since",
+        type=time_argument,
+        metavar="TIME",
+        help="from this hour on, at most 35 days back (default: the next full UTC hour)",
+    )
+    command = parser.add_command(
+        "unlink",
+        _unlink,
+        "bill a device no longer, from the next full UTC hour on",
+        examples=["edge-001"],
+        group="who is billed",
+    )
+    command.add_argument("device_id", metavar="DEVICE_ID")
+
+
+def _link(options: argparse.Namespace) -> int:
+    types = options.types.split(",") if options.types else None
+    with opened(options) as (pm, place):
+        pm.get_device(options.device_id)
+        check_id("customer", "cus", options.customer)
+        if types is None:
+            confirm_choice(pm, options.device_id, options.yes)
+        checked = _checked_customer(place, options)
+        made = link(
+            pm,
+            options.device_id,
+            options.customer,
+            subscription_item=options.subscription_item,
+            types=types,
+            since=options.since,
+            ledger=place,
+        )
+    print(linked_line(made))
+    print(f"{made.customer}: {checked}")
+    return 0
+
+
+def linked_line(made: Link) -> str:
+    """Who is billed for a device, since when, and by which meters."""
+    counted = "all that counts" if made.types is None else ", ".join(made.types)
+    return f"{made.device_id}: billed to {made.customer} from {iso(made.from_hour)} on ({counted})"
+
+
+def confirm_choice(pm: PowerManager, device_id: str, yes: bool) -> None:
+    """Show which meters count and what that was in a day; ask where two of them may measure the same energy.
+
+    Raises BillingError where nobody says yes.
+    """
+    parts = FileUsage(pm).usage(device_id, days=1) or []
+    meters = [part.meter for part in parts]
+    counted = chosen_meters(meters, None)
+    total_wh = 0.0
+    for part in parts:
+        wh = sum(one.energy_nwh for one in part.hours) / NANO
+        meter = part.meter
+        name = f"{meter.type.value} {printable(meter.name or meter.id)}"
+        if meter in counted:
+            total_wh += wh
+            print(f"{name}: {wh:.3f} Wh in the last 24 hours")
+        else:
+            print(f"{name}: {wh:.3f} Wh, not counted: the main meter measures it already")
+    print(f"{device_id}: {total_wh:.3f} Wh would be billed of the last 24 hours")
+    types = {meter.type for meter in meters}
+    if MeterType.MAIN not in types or not types & {MeterType.BATTERY, MeterType.UPS}:
+        return
+    confirm(
+        f"{device_id} has main and battery or ups meters: check the sum, or choose by --types. Bill it like that?",
+        yes,
+    )
+
+
+def _checked_customer(place: Place, options: argparse.Namespace) -> str:
+    """What Stripe says of the customer. Raises BillingError for one that there is not: nothing is linked to it."""
+    if options.offline or not is_set(os.environ, API_KEY):
+        return "Stripe was not asked whether its usage reaches an invoice: the next report does"
+    from power_billing.stripe_client import make_client
+    from power_billing.subscriptions import customer_problem
+
+    with tables(place) as conn:
+        meter_id = setting(conn, METER_SETTING)
+    try:
+        client = make_client(read_secret(os.environ, API_KEY), os.environ)
+        problem = customer_problem(client, meter_id, options.customer)
+    except BillingError as error:
+        raise BillingError(f"{error}; --offline links without asking Stripe") from None
+    if problem is None and meter_id is not None:
+        return "its usage reaches an invoice"
+    if problem is None:
+        return "Stripe has this customer; power-billing setup makes meter and price"
+    if problem.is_missing:
+        raise BillingError(f"{options.customer}: {problem.text}; nothing was linked")
+    return problem.text
+
+
+def _unlink(options: argparse.Namespace) -> int:
+    with opened(options) as (_, place):
+        ended = unlink(place, options.device_id)
+    print(f"{ended.device_id}: billed to {ended.customer} until {iso(ended.until_hour or 0)}")
+    return 0

@@ -1,0 +1,57 @@
+"""`power-billing statement`: a month for people, for a book-keeping program, or for the customer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from power_billing.command_line import month_hours, opened
+from power_billing.money import UNITS, Price, price_of
+from power_billing.statement import make_statement
+from power_billing.statement_formats import as_csv, as_html, as_json, as_text
+from power_billing.tables import tables
+from power_manager import CommandParser, Screen
+
+_FORMATS = ("text", "json", "csv", "html")
+
+
+def add_statement_command(parser: CommandParser) -> None:
+    """Add the command."""
+    command = parser.add_command(
+        "statement",
+        _statement,
+        "show what a month was billed, by customer, device and day",
+        examples=["--month 2026-10", "--month 2026-10 --customer cus_Nf1XyzAbc --format html"],
+        group="usage",
+    )
+    add = command.add_argument
+    add(
+        "--month",
+        type=month_hours,
+        required=True,
+        metavar="YYYY-MM",
+        help="a calendar month of UTC",
+    )
+    add("--customer", metavar="cus_...", help="only this one's")
+    add("--format", choices=_FORMATS, default="text", help="(default: %(default)s)")
+    add("--price", metavar="AMOUNT", help="of a unit of energy (default: what setup was given)")
+    add("--currency", metavar="CODE", help="of that price")
+    add("--unit", choices=UNITS, default="kWh", help="what that price is of (default: %(default)s)")
+    command.set_defaults(parser=command)
+
+
+def _statement(options: argparse.Namespace) -> int:
+    if (options.price is None) != (options.currency is None):
+        options.parser.error("--price and --currency go together: give both")
+    with opened(options) as (pm, place):
+        with tables(place) as conn:
+            price = price_of(conn)
+        if options.price is not None:
+            price = Price.parse(options.price, options.currency, options.unit)
+        statement = make_statement(pm, place, options.month, customer=options.customer, price=price)
+    if options.format == "text":
+        print(as_text(statement, Screen.of(sys.stdout)))
+    else:
+        as_format = {"json": as_json, "csv": as_csv, "html": as_html}[options.format]
+        print(as_format(statement).rstrip("\n"))
+    return 0

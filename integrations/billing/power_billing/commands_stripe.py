@@ -1,0 +1,292 @@
+"""`power-billing setup`, `subscribe`, `go-live` and `forget`: what has to be at Stripe.
+
+The SDK takes a while to import: only where it is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import TYPE_CHECKING
+
+from power_billing.command_line import confirm, opened, time_argument
+from power_billing.commands_links import confirm_choice, linked_line
+from power_billing.commands_usage import run_report
+from power_billing.errors import BillingError
+from power_billing.hours import HOUR, hour_of, iso, shown_minute
+from power_billing.keys import API_KEY, Secret, read_secret
+from power_billing.links import TYPES, Link, check_id, keep_item, link, links_of
+from power_billing.money import UNITS, Price
+from power_billing.tables import Place, forget_customer, tables
+from power_billing.usage import one_run
+from power_manager import CommandParser, InvalidValue, PowerManager, parse_count
+
+if TYPE_CHECKING:
+    import stripe
+
+    from power_billing.subscriptions import Subscribed
+
+_GROUP = "Stripe"
+
+
+def add_stripe_commands(parser: CommandParser) -> None:
+    """Add the commands about what is at Stripe."""
+    _add_setup(parser)
+    _add_subscribe(parser)
+    _add_go_live(parser)
+    command = parser.add_command(
+        "forget",
+        _forget,
+        "forget a customer whom Stripe never had, so that its devices can be linked rightly",
+        examples=["--customer cus_Typo1Xyz"],
+        group=_GROUP,
+    )
+    command.add_argument("--customer", required=True, metavar="cus_...")
+
+
+def _client() -> tuple[stripe.StripeClient, Secret]:
+    from power_billing.stripe_client import make_client
+
+    key = read_secret(os.environ, API_KEY)
+    return make_client(key, os.environ), key
+
+
+# --- setup
+
+
+def _add_setup(parser: CommandParser) -> None:
+    command = parser.add_command(
+        "setup",
+        _setup,
+        "find Stripe's meter, product and price, or make them",
+        examples=["--product Energy --price 0.30 --currency eur", ""],
+        group=_GROUP,
+    )
+    add = command.add_argument
+    add("--product", metavar="NAME", help="the product on invoices; without it, the meter alone")
+    add("--price", metavar="AMOUNT", help="of a unit of energy, such as 0.30")
+    add("--currency", metavar="CODE", help="of the price, such as eur")
+    add(
+        "--unit",
+        choices=UNITS,
+        default="kWh",
+        help="what the price is of (default: %(default)s); invoices count watt-hours",
+    )
+    command.set_defaults(parser=command)
+
+
+def _setup(options: argparse.Namespace) -> int:
+    from power_billing.stripe_setup import setup, setup_price
+
+    given = [options.product, options.price, options.currency]
+    if any(given) and not all(given):
+        options.parser.error("--product, --price and --currency go together: give all three")
+    price = None
+    if options.product:
+        price = Price.parse(options.price, options.currency, options.unit)
+    with opened(options) as (_, place):
+        client, _ = _client()
+        print(f"meter: {setup(place, client)}")
+        if price is None:
+            return 0
+        product, found = setup_price(place, client, options.product, price)
+    print(f"product: {product} {options.product}")
+    wh = f"{price.minor_per_wh:f}"
+    print(f"price: {found} {price}, which Stripe has as {wh} of its smallest unit a watt-hour")
+    return 0
+
+
+# --- subscribe
+
+
+def _add_subscribe(parser: CommandParser) -> None:
+    command = parser.add_command(
+        "subscribe",
+        _subscribe,
+        "bill a device to a customer, and subscribe the customer to the price",
+        examples=[
+            "edge-001 --customer cus_Nf1XyzAbc",
+            "edge-001 --customer cus_Nf1XyzAbc --report",
+        ],
+        group=_GROUP,
+    )
+    add = command.add_argument
+    add("device_id", metavar="DEVICE_ID")
+    add("--customer", required=True, metavar="cus_...")
+    add(
+        "--types",
+        metavar="LIST",
+        help=f"of {', '.join(TYPES)}, those that count, where it is not linked yet (default: as for link)",
+    )
+    add("--yes", action="store_true", help="bill main beside battery or ups without asking")
+    add(
+        "--since",
+        type=time_argument,
+        metavar="TIME",
+        help="from this hour on, where it is not linked yet (default: the next full UTC hour)",
+    )
+    add(
+        "--subscription",
+        metavar="sub_...",
+        help="add the price to this one (default: one of its own, which begins with the link)",
+    )
+    add(
+        "--days-until-due",
+        type=parse_count,
+        metavar="N",
+        help="mail the invoices, due after so many days (default: Stripe charges the customer)",
+    )
+    add("--report", action="store_true", help="then report, as the timer will")
+    command.set_defaults(parser=command)
+
+
+def _subscribe(options: argparse.Namespace) -> int:
+    from power_billing.subscriptions import Wanted, price_to_subscribe, refuse_missing, subscribe
+
+    if options.subscription and options.days_until_due:
+        options.parser.error("--days-until-due is for a subscription of its own: leave one out")
+    with opened(options) as (pm, place):
+        pm.get_device(options.device_id)
+        client, _ = _client()
+        # Before the device is linked: what is missing then is not half done.
+        price_to_subscribe(place)
+        refuse_missing(client, options.customer)
+        billed = _linked(pm, place, options)
+        print(linked_line(billed))
+        begins = billed.from_hour * HOUR
+        now = time.time()
+        wanted = Wanted(
+            now,
+            since=begins if begins < now else None,
+            subscription=options.subscription,
+            days_until_due=options.days_until_due,
+        )
+        found = subscribe(place, client, options.customer, wanted)
+        keep_item(place, options.customer, found.item.id)
+        is_covered = _print_subscribed(billed, found)
+        code = 0
+        if options.report:
+            from power_billing.stripe_sinks import sink_from
+
+            code = run_report(pm, place, sink_from(os.environ, place))
+    return code if is_covered else 1
+
+
+def _linked(pm: PowerManager, place: Place, options: argparse.Namespace) -> Link:
+    """The device's present link to the customer, or a new one. Raises BillingError where it is not as it is wanted."""
+    types = options.types.split(",") if options.types else None
+    for one in links_of(place):
+        is_present = one.until_hour is None and one.device_id == options.device_id
+        if not is_present or one.customer != options.customer:
+            continue
+        is_earlier = options.since is not None and hour_of("since", options.since) < one.from_hour
+        if is_earlier or (types is not None and set(types) != set(one.types or ())):
+            raise BillingError(
+                f"{linked_line(one)} already: power-billing unlink ends that, or leave out the options"
+            )
+        return one
+    if types is None:
+        confirm_choice(pm, options.device_id, options.yes)
+    return link(
+        pm,
+        options.device_id,
+        options.customer,
+        types=types,
+        since=options.since,
+        ledger=place,
+    )
+
+
+def _print_subscribed(billed: Link, found: Subscribed) -> bool:
+    """Say what there is now; return whether all the link's usage is on the subscription's invoices."""
+    print(f"subscription: {found.subscription}, item {found.item}, price {found.price}")
+    if found.since <= max(billed.from_hour * HOUR, time.time() - HOUR):
+        return True
+    print(
+        f"on no invoice: usage from {iso(billed.from_hour)} to {shown_minute(found.since)}, when the subscription began"
+    )
+    return False
+
+
+# --- go-live
+
+
+def _add_go_live(parser: CommandParser) -> None:
+    command = parser.add_command(
+        "go-live",
+        _go_live,
+        "end a trial with a test key: forget it, and bill with a live key from the next hour on",
+        examples=["--customer cus_Test1Xyz=cus_Live1Xyz"],
+        group=_GROUP,
+    )
+    add = command.add_argument
+    add(
+        "--customer",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="cus_TEST=cus_LIVE",
+        help="whom the devices of a test customer are billed to; without it they are billed no longer",
+    )
+    add("--yes", action="store_true", help="do not ask")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    before, _, after = text.partition("=")
+    try:
+        return check_id("customer", "cus", before), check_id("customer", "cus", after)
+    except InvalidValue:
+        raise argparse.ArgumentTypeError(f"expected cus_TEST=cus_LIVE, got {text!r}") from None
+
+
+def _go_live(options: argparse.Namespace) -> int:
+    from power_billing.go_live import go_live, trial_of
+
+    with opened(options) as (pm, place):
+        client, key = _client()
+        trial = trial_of(place, client, key)
+        confirm(
+            f"Forget {trial.hours} hours that were billed to {trial.account}, and bill with the live key?",
+            options.yes,
+        )
+        live = go_live(pm, place, client, trial, dict(options.customer))
+    print(f"meter: {live.meter}")
+    if live.product is not None:
+        print(f"product: {live.product}")
+        print(f"price: {live.price}")
+    for one in live.billed:
+        print(f"{one.device_id}: billed to {one.customer} from {iso(one.from_hour)} on")
+    for one in live.ended:
+        again = f"power-billing subscribe {one.device_id} --customer cus_..."
+        print(f"{one.device_id}: billed no longer; {again} bills it again")
+    if live.product is None:
+        raise BillingError("the trial had no price: power-billing setup --product makes one")
+    return 0
+
+
+# --- forget
+
+
+def _forget(options: argparse.Namespace) -> int:
+    """Nothing of such a customer can be on an invoice: what was sent for it went to nobody."""
+    from power_billing.subscriptions import customer_problem
+
+    with opened(options) as (_, place):
+        links = [one for one in links_of(place) if one.customer == options.customer]
+        if not links:
+            raise BillingError(f"{options.customer}: no device was ever billed to it")
+        client, _ = _client()
+        problem = customer_problem(client, None, options.customer)
+        if problem is None or not problem.never_was:
+            raise BillingError(
+                f"{options.customer}: Stripe has this customer, or had it: power-billing unlink ends a link"
+            )
+        with one_run(place), tables(place) as conn:
+            forget_customer(conn, options.customer)
+    for one in links:
+        again = (
+            f"power-billing link {one.device_id} --since {iso(one.from_hour)} --customer cus_..."
+        )
+        print(f"{one.device_id}: billed to nobody; {again} bills it from there on")
+    return 0

@@ -1,0 +1,267 @@
+"""`power-billing report` and `status`: usage to the biller, and what the ledger says."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from power_billing.command_line import (
+    add_sink_options,
+    open_line,
+    opened,
+    print_events,
+    sink_of,
+    time_argument,
+)
+from power_billing.commands_decide import print_differences
+from power_billing.findings import Finding
+from power_billing.hours import iso
+from power_billing.links import Link
+from power_billing.metrics import write_metrics
+from power_billing.outbox import Entry
+from power_billing.sinks import CsvSink, UsageSink
+from power_billing.tables import Place, tables
+from power_billing.usage import Report, Run, Status, status
+from power_manager import CommandParser, PowerManager, shown_json
+
+
+def add_usage_commands(parser: CommandParser) -> None:
+    """Add the commands about usage."""
+    command = parser.add_command(
+        "report",
+        _report,
+        "bill every closed UTC hour; for a timer",
+        examples=["--dry-run", "", "--sink csv --csv usage.csv"],
+        group="usage",
+    )
+    add = command.add_argument
+    add(
+        "--until",
+        type=time_argument,
+        metavar="TIME",
+        help="only hours that end by then (default: now)",
+    )
+    add_sink_options(command)
+    add("--dry-run", action="store_true", help="print what would be sent; send and keep nothing")
+    add("--retry-refused", action="store_true", help="send again what was refused")
+    add("--quiet", action="store_true", help="print only what somebody has to look at")
+    _add_metrics_option(command)
+    command = parser.add_command(
+        "status",
+        _status,
+        "show links, sums, and whatever could not be billed",
+        examples=["", "--json"],
+        group="usage",
+    )
+    command.add_argument("--json", action="store_true", help="JSON, for programs")
+    _add_metrics_option(command)
+
+
+def _add_metrics_option(command: CommandParser) -> None:
+    command.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="also write metrics for Prometheus there"
+    )
+
+
+# --- report
+
+
+def _report(options: argparse.Namespace) -> int:
+    if (options.sink == "csv") != (options.csv is not None):
+        options.parser.error("--sink csv and --csv FILE go together: give both")
+    with opened(options) as (pm, place):
+        run = Run(pm, place)
+        if options.dry_run:
+            entries = run.preview(until=options.until, retry_refused=options.retry_refused)
+            print_events(entry.event for entry in entries)
+            print(f"dry run: {len(entries)} hours would be sent")
+            return 0
+        sink = sink_of(place, options)
+        return run_report(
+            pm,
+            place,
+            sink,
+            until=options.until,
+            retry_refused=options.retry_refused,
+            is_quiet=options.quiet,
+            metrics=options.metrics,
+        )
+
+
+def run_report(
+    pm: PowerManager,
+    place: Place,
+    sink: UsageSink,
+    *,
+    until: datetime | None = None,
+    retry_refused: bool = False,
+    is_quiet: bool = False,
+    metrics: Path | None = None,
+) -> int:
+    """Report to the sink, and print what came of it; return the exit code."""
+    _tell_due(pm, place, sink, is_quiet)
+    problems, held = _checked(place, sink)
+    # A file can be looked at whole every time; Stripe is asked once a day.
+    compare = True if isinstance(sink, CsvSink) else None
+    done = Run(pm, place).report(
+        sink,
+        until=until,
+        retry_refused=retry_refused,
+        compare=compare,
+        held=held,
+        problems=problems,
+    )
+    if metrics is not None:
+        write_metrics(metrics, status(pm, place))
+    if not is_quiet:
+        print_events(entry.event for entry in done.sent)
+        for kept in done.kept:
+            print(kept)
+    if not is_quiet or not done.complete:
+        print(f"{len(done.sent)} hours sent, {len(done.open)} left")
+    _print_problems(done)
+    return 0 if done.complete else 1
+
+
+def _checked(place: Place, sink: UsageSink) -> tuple[list[str], set[str]]:
+    """What Stripe says is wrong, and the customers whose usage is not sent; nothing for another biller."""
+    if not sink.account.startswith("stripe:"):
+        return [], set()
+    from power_billing.stripe_checks import check_before_sending
+    from power_billing.stripe_sinks import StripeMeterSink
+
+    if not isinstance(sink, StripeMeterSink):
+        return [], set()
+    checked = check_before_sending(place, sink, time.time())
+    return checked.problems, checked.held
+
+
+def _print_problems(done: Report) -> None:
+    for entry in (*done.open, *done.too_old):
+        print(open_line(entry, time.time()))
+    for lost in done.lost:
+        print(lost)
+    if done.reconciliation is not None:
+        print_differences(done.reconciliation)
+    for problem in done.problems:
+        print(f"at Stripe: {problem}")
+
+
+def _tell_due(pm: PowerManager, place: Place, sink: UsageSink, is_quiet: bool) -> None:
+    """Shutdown events whose grace period is over; without webhooks there are none, and no need for stripe."""
+    with tables(place) as conn:
+        waiting = conn.execute(
+            "SELECT 1 FROM billing_invoices WHERE NOT told AND NOT settled LIMIT 1"
+        ).fetchone()
+    if waiting:
+        from power_billing.stripe_sinks import StripeMeterSink
+        from power_billing.webhooks import tell_due
+
+        # By Stripe's clock, where it can be asked: if this machine's were ahead, devices would go before their time.
+        # Before the file is locked: it comes over a network.
+        now = sink.clock() if isinstance(sink, StripeMeterSink) else time.time()
+        with tables(place) as conn:
+            told = tell_due(pm, conn, now)
+        if told or not is_quiet:
+            print(f"{told} devices told to shut down")
+
+
+# --- status
+
+
+def _status(options: argparse.Namespace) -> int:
+    with opened(options) as (pm, place):
+        now = status(pm, place)
+    if options.metrics is not None:
+        write_metrics(options.metrics, now)
+    if options.json:
+        print(shown_json(status_json(now)))
+        return 0
+    for one in now.links:
+        print(_link_line(one, one.device_id in now.deleted))
+    print(f"usage goes to {now.account or 'nobody yet'}")
+    for of_customer in now.customers:
+        events = ", ".join(f"{count} {state.value}" for state, count in of_customer.counts.items())
+        print(
+            f"{of_customer.customer}: {of_customer.billed_wh} Wh in all; events: {events or 'none'}"
+        )
+    for entry in (*now.open, *now.too_old):
+        print(open_line(entry, time.time()))
+    for finding in now.findings:
+        print(f"{finding}; accepted" if finding.is_accepted else finding)
+    for customer, problem in now.problems.items():
+        print(f"at Stripe: {customer}: {problem}")
+    return 0
+
+
+def _link_line(one: Link, is_deleted: bool) -> str:
+    until = "on" if one.until_hour is None else f"to {iso(one.until_hour)}"
+    item = f", {one.subscription_item}" if one.subscription_item else ""
+    deleted = "; deleted: what was billed of it stays billed" if is_deleted else ""
+    types = "all that counts" if one.types is None else "+".join(one.types)
+    return f"{one.device_id}: {one.customer}{item}, {types}, from {iso(one.from_hour)} {until}{deleted}"
+
+
+def status_json(now: Status) -> dict[str, Any]:
+    """A status as plain values: hours are ISO 8601 text, times of runs epoch seconds."""
+    return {
+        "account": now.account,
+        "last_run": now.last_run,
+        "last_good_run": now.last_good_run,
+        "lost_wh": now.lost_wh,
+        "links": [_link_json(link, now.deleted) for link in now.links],
+        "customers": [
+            {
+                "customer": one.customer,
+                "billed_wh": one.billed_wh,
+                "events": {state.value: count for state, count in one.counts.items()},
+            }
+            for one in now.customers
+        ],
+        "open": [_entry_json(entry) for entry in now.open],
+        "too_old": [_entry_json(entry) for entry in now.too_old],
+        "findings": [_finding_json(finding) for finding in now.findings],
+        "problems": now.problems,
+    }
+
+
+def _link_json(link: Link, deleted: list[str]) -> dict[str, Any]:
+    return {
+        "device_id": link.device_id,
+        "customer": link.customer,
+        "subscription_item": link.subscription_item,
+        "types": link.types,
+        "from": iso(link.from_hour),
+        "until": None if link.until_hour is None else iso(link.until_hour),
+        "is_deleted": link.device_id in deleted,
+    }
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    event = entry.event
+    return {
+        "identifier": event.identifier,
+        "customer": event.customer,
+        "hour": iso(event.hour),
+        "revision": event.revision,
+        "watt_hours": event.watt_hours,
+        "state": entry.state.value,
+        "attempts": entry.attempts,
+        "reason": entry.reason,
+        "biller_watt_hours": entry.theirs_wh,
+    }
+
+
+def _finding_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind.value,
+        "customer": finding.customer,
+        "device_id": finding.device_id,
+        "hour": iso(finding.hour),
+        "watt_hours": finding.watt_hours,
+        "is_accepted": finding.is_accepted,
+        "text": str(finding),
+    }

@@ -1,0 +1,135 @@
+"""What cannot be billed, or stays billed without its readings: found by a run, kept until it is so no more."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from power_billing.counting import DeviceUsage
+from power_billing.hours import iso
+
+
+class FindingKind(str, Enum):
+    """What is the matter."""
+
+    LATE = "late"  # consumption that came to light when its hour was too old
+    SENSOR = "sensor"  # an hour beyond all reason
+    KEPT = "kept"  # billed of readings that are deleted now
+    NO_ENERGY = "no_energy"  # readings that show power, and no energy
+    SILENT = "silent"  # no readings at all
+
+
+# What is lost unless somebody looks. What stays billed is only listed.
+LOST = (FindingKind.LATE, FindingKind.SENSOR, FindingKind.NO_ENERGY, FindingKind.SILENT)
+SILENT_HOURS = 7 * 24  # a linked device without a reading for that long is said
+ENERGY_HOURS = 24  # one with readings and no energy for that long, too
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about an hour of a device, or about the device from that hour on.
+
+    watt_hours: what is not billed; negative: billed too much. For kept: what the file has less than was billed.
+    is_accepted: somebody has said that it is to stay so.
+    """
+
+    kind: FindingKind
+    customer: str
+    device_id: str
+    hour: int
+    watt_hours: float
+    is_accepted: bool = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody has to look: lost revenue, that nobody has accepted yet."""
+        return self.kind in LOST and not self.is_accepted
+
+    def __str__(self) -> str:
+        """A line for people."""
+        where = f"{self.customer} {self.device_id}"
+        if self.kind is FindingKind.LATE:
+            text = f"{iso(self.hour)} {self.watt_hours:+.3f} Wh came to light too late"
+            return f"cannot be billed: {where} {text}"
+        if self.kind is FindingKind.SENSOR:
+            text = f"{iso(self.hour)} {self.watt_hours:.3g} Wh in an hour: look at the sensor"
+            return f"not billed: {where} {text}"
+        if self.kind is FindingKind.KEPT:
+            text = f"{iso(self.hour)} {-self.watt_hours:+.3f} Wh of readings that were deleted"
+            return f"stays billed: {where} {text}"
+        if self.kind is FindingKind.NO_ENERGY:
+            text = "readings, but no energy: they are further apart than the file's max_gap"
+            return f"not billed: {where} since {iso(self.hour)} {text}, or lack watts"
+        return f"not billed: {where} no readings since {iso(self.hour)}"
+
+
+def device_findings(
+    customer: str, usage: DeviceUsage, covered: range, now_hour: int
+) -> list[Finding]:
+    """Whether a linked device is silent, or has readings without energy; `covered` are the link's hours until now."""
+    if usage.is_deleted or now_hour - 1 not in covered:
+        return []
+    newest = max(usage.by_hour, default=None)
+    since = max(covered.start, now_hour - SILENT_HOURS)
+    is_silent = newest is None or newest < since
+    if is_silent and now_hour - since >= ENERGY_HOURS:
+        begin = covered.start if newest is None else newest + 1
+        return [Finding(FindingKind.SILENT, customer, usage.device_id, begin, 0.0)]
+    recent = [part for part in usage.parts if now_hour - ENERGY_HOURS <= part.hour < now_hour]
+    readings = sum(part.reading_count for part in recent)
+    has_energy = any(part.energy_nwh for part in recent)
+    if readings >= 2 and not has_energy and any(part.has_power for part in recent):
+        begin = min(part.hour for part in recent)
+        return [Finding(FindingKind.NO_ENERGY, customer, usage.device_id, begin, 0.0)]
+    return []
+
+
+# --- Kept in the ledger
+
+
+def keep_findings(
+    conn: sqlite3.Connection, customer: str, found: Sequence[Finding], hours: range
+) -> None:
+    """Let these take the place of the customer's findings of those hours, and of those about devices.
+
+    What somebody has accepted stays accepted while it is the same.
+    """
+    accepted = {_key(one) for one in findings(conn) if one.is_accepted}
+    conn.execute(
+        """DELETE FROM billing_findings
+        WHERE customer = ? AND (hour >= ? AND hour < ? OR kind IN ('no_energy', 'silent'))""",
+        (customer, hours.start, hours.stop),
+    )
+    for one in found:
+        is_accepted = one.is_accepted or _key(one) in accepted
+        conn.execute(
+            "INSERT OR REPLACE INTO billing_findings VALUES (?, ?, ?, ?, ?, ?)",
+            (one.customer, one.device_id, one.hour, one.kind.value, one.watt_hours, is_accepted),
+        )
+
+
+def _key(one: Finding) -> tuple[object, ...]:
+    """What makes it the same finding: a device without energy is so whatever hour that began."""
+    if one.kind is FindingKind.NO_ENERGY:
+        return (one.kind, one.customer, one.device_id)
+    return (one.kind, one.customer, one.device_id, one.hour, one.watt_hours)
+
+
+def findings(conn: sqlite3.Connection) -> list[Finding]:
+    """All of them, by customer, device and hour."""
+    sql = """SELECT kind, customer, device_id, hour, watt_hours, is_accepted FROM billing_findings
+        ORDER BY customer, device_id, hour, kind"""
+    return [
+        Finding(FindingKind(kind), customer, device_id, hour, watt_hours, bool(is_accepted))
+        for kind, customer, device_id, hour, watt_hours, is_accepted in conn.execute(sql)
+    ]
+
+
+def accept_findings(conn: sqlite3.Connection, accepted: Iterable[Finding]) -> None:
+    """Somebody has seen them, and lets them be."""
+    sql = """UPDATE billing_findings SET is_accepted = 1
+        WHERE customer = ? AND device_id = ? AND hour = ? AND kind = ?"""
+    for one in accepted:
+        conn.execute(sql, (one.customer, one.device_id, one.hour, one.kind.value))

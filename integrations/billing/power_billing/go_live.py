@@ -1,0 +1,155 @@
+"""From a trial to bills: a ledger that reported to a meter of test mode moves to one of live mode, on purpose.
+
+Nothing of the trial is billed: its hours are forgotten, and billing begins with the next full hour. Customers of test
+mode are none in live mode, so each is named again or its devices are billed no longer.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import stripe
+
+from power_billing.errors import BillingError
+from power_billing.hours import next_hour
+from power_billing.keys import API_KEY, Secret
+from power_billing.links import Link, keep_item, links_of
+from power_billing.money import price_of
+from power_billing.stripe_client import account_of, cannot
+from power_billing.stripe_setup import (
+    Found,
+    find_or_make_meter,
+    find_or_make_price,
+    keep_price,
+    product_name_of,
+)
+from power_billing.subscriptions import Wanted, refuse_missing, subscribe
+from power_billing.tables import (
+    METER_SETTING,
+    Place,
+    clear_ledger,
+    forget_setting,
+    set_setting,
+    setting,
+    tables,
+)
+from power_manager import NotFound, PowerEventType, PowerManager
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a ledger has of its trial: where usage went, how many hours were decided, and who is billed now."""
+
+    account: str
+    hours: int
+    links: list[Link]
+
+
+@dataclass(frozen=True)
+class Live:
+    """What has become of it: what is at Stripe now, the links that go on, and those that ended."""
+
+    meter: Found
+    product: Found | None
+    price: Found | None
+    billed: list[Link]
+    ended: list[Link]
+
+
+def trial_of(place: Place, client: stripe.StripeClient, key: Secret) -> Trial:
+    """The trial that go_live() would end.
+
+    Raises BillingError for a key that is not live, for a ledger whose usage goes elsewhere than to Stripe, and for one
+    that is live already.
+    """
+    if not re.match("(sk|rk)_live_", key.reveal()):
+        raise BillingError(f"{API_KEY}: go-live takes a live key, sk_live_ or rk_live_")
+    with tables(place) as conn:
+        meter_id = setting(conn, METER_SETTING)
+        account = setting(conn, "account")
+        (hours,) = conn.execute("SELECT count(*) FROM billing_hours").fetchone()
+    if meter_id is None:
+        raise BillingError(
+            f"{place.db_path}: no trial to end: power-billing setup begins with a live key"
+        )
+    if account not in (None, account_of(meter_id)):
+        raise BillingError(
+            f"{place.db_path}: its usage goes to {account}, which is no trial at Stripe"
+        )
+    try:
+        client.v1.billing.meters.retrieve(meter_id)
+    except stripe.InvalidRequestError:
+        present = [link for link in links_of(place) if link.until_hour is None]
+        return Trial(account_of(meter_id), hours, present)
+    except stripe.StripeError as error:
+        raise cannot(error) from None
+    raise BillingError(f"{place.db_path}: it is live already: this key sees its meter, {meter_id}")
+
+
+def go_live(
+    pm: PowerManager,
+    place: Place,
+    client: stripe.StripeClient,
+    trial: Trial,
+    customers: Mapping[str, str],
+    clock: Callable[[], float] = time.time,
+) -> Live:
+    """Move the ledger to the meter of a live key; `customers` are those of live mode by those of test mode.
+
+    Devices whose customer is in it are billed to the other from the next full hour on. Meter, product and price are
+    found or made as setup does for the trial, before the ledger is touched; subscriptions follow. Raises BillingError.
+    """
+    known = {link.customer for link in trial.links}
+    for test_customer, live_customer in customers.items():
+        if test_customer not in known:
+            raise BillingError(f"{test_customer}: no device is billed to it")
+        refuse_missing(client, live_customer)
+    with tables(place) as conn:
+        name = product_name_of(conn)
+        price = price_of(conn)
+    meter = find_or_make_meter(client)
+    product, live_price = None, None
+    if name is not None and price is not None:
+        product, live_price = find_or_make_price(client, meter.id, name, price)
+    with tables(place) as conn:
+        shut_down = [row[0] for row in conn.execute("SELECT device_id FROM billing_shutdowns")]
+        clear_ledger(conn)
+        forget_setting(conn, "account")
+        set_setting(conn, METER_SETTING, meter.id)
+        if name is not None and price is not None and live_price is not None:
+            keep_price(conn, name, price, live_price)
+        _move_links(conn, customers, next_hour(clock()))
+    for device_id in shut_down:
+        _restore(pm, device_id)
+    if live_price is not None:
+        for live_customer in dict.fromkeys(customers.values()):
+            keep_item(
+                place,
+                live_customer,
+                subscribe(place, client, live_customer, Wanted(clock())).item.id,
+            )
+    ended = [link for link in trial.links if link.customer not in customers]
+    return Live(meter, product, live_price, links_of(place), ended)
+
+
+def _move_links(conn: sqlite3.Connection, customers: Mapping[str, str], begin: int) -> None:
+    """Let present links of these customers go on with the other one from the hour `begin` on; all others go."""
+    (last_key,) = conn.execute("SELECT coalesce(max(link_key), 0) FROM billing_links").fetchone()
+    for test_customer, live_customer in customers.items():
+        sql = """INSERT INTO billing_links (device_id, customer, types, from_hour)
+            SELECT device_id, ?, types, ? FROM billing_links
+            WHERE customer = ? AND until_hour IS NULL AND link_key <= ? ORDER BY link_key"""
+        conn.execute(sql, (live_customer, begin, test_customer, last_key))
+    conn.execute("DELETE FROM billing_links WHERE link_key <= ?", (last_key,))
+
+
+def _restore(pm: PowerManager, device_id: str) -> None:
+    """What an invoice of the trial has shut down comes back."""
+    try:
+        pm.trigger_event(device_id, PowerEventType.RESTORE, note="billing: its trial is over")
+    except NotFound:
+        return

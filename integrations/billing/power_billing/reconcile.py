@@ -1,0 +1,166 @@
+"""The ledger beside what the biller has, hour by hour."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from power_billing.closing import closed_before, closed_days
+from power_billing.hours import HOUR
+from power_billing.outbox import Entry, State, entries_of, revise
+from power_billing.sinks import CannotSayNow, CsvSink, UsageSink
+from power_billing.tables import Place, tables
+
+SETTLING = HOUR  # seconds: Stripe's summaries follow its events; a file needs no such time
+# A repair is a revision with a later timestamp than those that others may have sent of the hour.
+REPAIR_STEP = 100
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Hours (since 1970), one or a closed day's, of which the biller has something else than was sent from here.
+
+    is_foreign: nothing was ever sent from here.
+    """
+
+    customer: str
+    hours: range
+    ours_wh: int
+    theirs_wh: int
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether nothing was ever sent from here."""
+        return not self.entries and len(self.hours) == 1
+
+    @property
+    def day(self) -> int:
+        """The UTC day, since 1970."""
+        return self.hours.start // 24
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """What was compared.
+
+    unsaid: why the biller does not say what it has, by customer. settling_count: hours that were left out because they
+    were sent within the last hour.
+    """
+
+    hours: range
+    differences: list[Difference]
+    unsaid: dict[str, str]
+    settling_count: int
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything could be compared, and agrees."""
+        return not self.differences and not self.unsaid
+
+
+def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconciliation:
+    """Compare those hours of every customer that the ledger knows. Raises BillingError where nothing can be asked.
+
+    Hours that are open, or that somebody has left to the biller, are left out: report and status list them.
+    """
+    differences: list[Difference] = []
+    unsaid: dict[str, str] = {}
+    settling_count = 0
+    sent_before = now if isinstance(sink, CsvSink) else now - SETTLING
+    with tables(place) as conn:
+        sql = "SELECT customer FROM billing_totals ORDER BY customer"
+        customers = [customer for (customer,) in conn.execute(sql)]
+    for customer in customers:
+        try:
+            theirs = sink.recorded(customer, hours)
+        except CannotSayNow as error:
+            unsaid[customer] = str(error)
+            continue
+        if theirs is None:
+            unsaid[customer] = f"{sink.account} never says what it has"
+            continue
+        with tables(place) as conn:
+            ours = _sent(conn, customer, hours, sent_before)
+        settling_count += ours.settling_count
+        differences += _differences(customer, ours, theirs)
+    return Reconciliation(hours, differences, unsaid, settling_count)
+
+
+def repair(place: Place, differences: Iterable[Difference], oldest: int) -> int:
+    """Queue what the ledger says of hours that the biller has otherwise; return how many hours that are.
+
+    Of hours for which nothing was ever sent from here a conflict is made, which a person decides. Hours too old to be
+    billed, and closed days, cannot be repaired.
+    """
+    count = 0
+    with tables(place) as conn:
+        for one in differences:
+            hour = one.hours.start
+            if hour < oldest or len(one.hours) > 1:
+                continue
+            if one.is_foreign:
+                reason = f"the biller has {one.theirs_wh} Wh from elsewhere"
+                revise(conn, one.customer, hour, 0, State.CONFLICT, reason, one.theirs_wh)
+                continue
+            reason = f"repair: the biller had {one.theirs_wh} Wh"
+            revise(
+                conn, one.customer, hour, one.ours_wh, State.QUEUED, reason, one.theirs_wh, REPAIR_STEP
+            )  # fmt: skip
+            count += 1
+    return count
+
+
+@dataclass
+class _Sent:
+    """What was sent of a customer's hours; `open_hours` are not to be compared."""
+
+    by_hour: dict[int, int] = field(default_factory=dict)
+    entries: dict[int, list[Entry]] = field(default_factory=dict)
+    open_hours: set[int] = field(default_factory=set)
+    closed_before: int = 0
+    by_closed_day: dict[int, int] = field(default_factory=dict)
+    settling_count: int = 0
+
+
+def _sent(conn: sqlite3.Connection, customer: str, hours: range, sent_before: float) -> _Sent:
+    found = _Sent(closed_before=closed_before(conn))
+    by_hour: dict[int, list[Entry]] = defaultdict(list)
+    for entry in entries_of(conn, customer, hours):
+        by_hour[entry.event.hour].append(entry)
+    for hour, entries in by_hour.items():
+        sent = [entry for entry in entries if entry.state is State.SENT]
+        newest = entries[-1]
+        attempted_at = newest.attempted_at
+        is_settling = attempted_at is not None and attempted_at > sent_before
+        if newest.state is State.SENT and not is_settling:
+            found.by_hour[hour] = sent[-1].event.watt_hours
+            found.entries[hour] = entries
+        else:
+            found.open_hours.add(hour)
+            found.settling_count += newest.state is State.SENT
+    found.by_closed_day = closed_days(conn, customer, hours)
+    return found
+
+
+def _differences(customer: str, ours: _Sent, theirs: Mapping[int, int]) -> list[Difference]:
+    found = []
+    days = dict.fromkeys(ours.by_closed_day, 0)
+    days_theirs = dict.fromkeys(ours.by_closed_day, 0)
+    for hour in sorted({*ours.by_hour, *theirs} - ours.open_hours):
+        sent_wh, there_wh = ours.by_hour.get(hour, 0), theirs.get(hour, 0)
+        if hour < ours.closed_before:
+            day = hour // 24
+            days[day] = days.get(day, 0) + sent_wh
+            days_theirs[day] = days_theirs.get(day, 0) + there_wh
+        elif sent_wh != there_wh:
+            entries = ours.entries.get(hour, [])
+            found.append(Difference(customer, range(hour, hour + 1), sent_wh, there_wh, entries))
+    for day, sent_wh in sorted(days.items()):
+        whole_wh = sent_wh + ours.by_closed_day.get(day, 0)
+        if whole_wh != days_theirs[day]:
+            whole_day = range(day * 24, day * 24 + 24)
+            found.append(Difference(customer, whole_day, whole_wh, days_theirs[day]))
+    return found

@@ -1,0 +1,78 @@
+"""Where usage comes from: the interface UsageSource, and the library's file behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from power_billing.hours import hour_of
+from power_manager import NotFound, PowerManager, PowerMeter, PowerStatistics
+
+NANO = 10**9  # statistics have 9 decimals: whole nano-watt-hours add up without rounding
+ALL_DAYS = 100_000.0
+
+
+@dataclass(frozen=True)
+class HourUsage:
+    """One UTC hour (since 1970) of a meter: nano-watt-hours out less in, and how many readings it is made of.
+
+    has_power is False only where every reading says 0 W.
+    """
+
+    hour: int
+    energy_nwh: int
+    reading_count: int
+    has_power: bool = True
+
+
+@dataclass(frozen=True)
+class MeterUsage:
+    """A meter and its hours that have readings, oldest first."""
+
+    meter: PowerMeter
+    hours: list[HourUsage]
+
+
+class UsageSource(Protocol):
+    """Something that knows what devices used, such as one file, or the engine of a fleet."""
+
+    def usage(self, device_id: str, days: float) -> list[MeterUsage] | None:
+        """Each meter of a device over the last `days`, in order of adding; None where there is no such device."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileUsage:
+    """The library's file as a source; it works without locks, so that nobody who logs has to wait."""
+
+    pm: PowerManager
+
+    def usage(self, device_id: str, days: float) -> list[MeterUsage] | None:
+        """Each meter of a device over the last `days`, from its hourly statistics."""
+        found = []
+        try:
+            for meter in self.pm.list_meters(device_id):
+                hours = self._hours(meter.id, days)
+                if hours is not None:
+                    found.append(MeterUsage(meter, hours))
+            self.pm.get_device(device_id)  # afterwards: it was there all the time, then
+        except NotFound:
+            return None
+        return found
+
+    def _hours(self, meter_id: str, days: float) -> list[HourUsage] | None:
+        """None where the meter is deleted in this moment."""
+        try:
+            return [_hour_usage(row) for row in self.pm.get_statistics(meter_id, days=days)]
+        except NotFound:
+            return None
+
+
+def _hour_usage(row: PowerStatistics) -> HourUsage:
+    is_idle = row.min_wattage == 0 and row.max_wattage == 0
+    return HourUsage(
+        hour_of("start", row.start),
+        round(row.energy_out_wh * NANO) - round(row.energy_in_wh * NANO),
+        row.reading_count,
+        not is_idle,
+    )

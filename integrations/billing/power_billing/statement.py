@@ -1,0 +1,239 @@
+"""A month's statement: what each customer was billed, by device and day, what came after the invoice, what is missing.
+
+Days are UTC days, as hours are UTC hours. What was billed of an hour is what the biller has of it: the newest event
+that it took. Money is that at the price, rounded once over the month, as on an invoice; its parts are differences of
+rounded running sums, so they add up to it. All of it is the ledger's: readings that are gone since change nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from power_billing.closing import closed_days
+from power_billing.errors import BillingError
+from power_billing.findings import FindingKind, findings
+from power_billing.hours import HOUR, day_of
+from power_billing.ledger import by_customer, counted_by_day
+from power_billing.links import links_of
+from power_billing.money import Price
+from power_billing.outbox import Entry, State, entries_of
+from power_billing.sources import NANO
+from power_billing.tables import Place, tables
+from power_manager import InvalidValue, PowerManager
+
+# Stripe waits an hour after the end of a period before it makes the invoice final.
+INVOICE_GRACE_HOURS = 1
+_TAKEN = (State.SENT, State.KEPT)  # the biller has that value
+_REASONS = {
+    FindingKind.LATE: "came to light too late to be billed",
+    FindingKind.SENSOR: "more than any device draws: look at the sensor",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Energy and what it costs; `cost` is in the currency's main unit, None where there is no price."""
+
+    watt_hours: Decimal
+    cost: Decimal | None
+
+
+@dataclass(frozen=True)
+class DeviceLines:
+    """What a device used in billed hours, by day (2026-10-31) and in all. `name` is None for one that was deleted."""
+
+    device_id: str
+    name: str | None
+    days: dict[str, Line]
+    total: Line
+
+
+@dataclass(frozen=True)
+class Late:
+    """An hour that changed after the invoice: what was billed of it until then, and since."""
+
+    hour: int
+    before_wh: int
+    after_wh: int
+
+
+@dataclass(frozen=True)
+class Unbilled:
+    """An hour of which something is not billed, and why; `watt_hours` may be negative: billed too much."""
+
+    hour: int
+    watt_hours: Decimal
+    reason: str
+
+
+@dataclass(frozen=True)
+class CustomerStatement:
+    """One customer's month. `other` is what is billed beside the devices: rounding, and what of theirs is not."""
+
+    customer: str
+    devices: list[DeviceLines]
+    days: dict[str, Line]
+    other: Line
+    total: Line
+    late: list[Late]
+    unbilled: list[Unbilled]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A month of all customers, or of one. `is_over`: whether the month is, with the hour that an invoice waits."""
+
+    month: str
+    price: Price | None
+    is_over: bool
+    customers: list[CustomerStatement]
+    total: Line
+
+
+def make_statement(
+    pm: PowerManager,
+    place: Place,
+    hours: range,
+    *,
+    customer: str | None = None,
+    price: Price | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Statement:
+    """The statement of a month of UTC, by its hours since 1970, for every customer with something in it, or for one.
+
+    Raises BillingError for a customer to whom no device was ever billed, and InvalidValue for a month to come.
+    """
+    now = clock()
+    month = day_of(hours.start)[: len("2026-10")]
+    if hours.start * HOUR > now:
+        raise InvalidValue(f"month: {month} has not begun")
+    customers = sorted(by_customer(links_of(place)))
+    if customer is not None:
+        if customer not in customers:
+            raise BillingError(
+                f"{customer}: no device was ever billed to it: see power-billing status"
+            )
+        customers = [customer]
+    names = {device.id: device.name for device in pm.list_devices()}
+    found = []
+    for name in customers:
+        with tables(place) as conn:
+            one = _of_customer(conn, hours, name, names, price)
+        if customer is not None or one.devices or one.days or one.late or one.unbilled:
+            found.append(one)
+    total_wh = sum((one.total.watt_hours for one in found), Decimal(0))
+    costs = [one.total.cost for one in found if one.total.cost is not None]
+    total = Line(total_wh, None if price is None else sum(costs, Decimal(0)))
+    is_over = now >= (hours.stop + INVOICE_GRACE_HOURS) * HOUR
+    return Statement(month, price, is_over, found, total)
+
+
+def _of_customer(
+    conn: sqlite3.Connection,
+    hours: range,
+    customer: str,
+    names: dict[str, str],
+    price: Price | None,
+) -> CustomerStatement:
+    events = _by_hour(entries_of(conn, customer, hours))
+    by_day: dict[int, int] = defaultdict(int, closed_days(conn, customer, hours))
+    for hour, rows in events.items():
+        by_day[hour // 24] += _taken(rows)
+    lines = _Lines(price)
+    devices = [
+        _of_device(device_id, names.get(device_id), days, lines)
+        for device_id, days in sorted(counted_by_day(conn, customer, hours).items())
+    ]
+    other = lines.add(Decimal(sum(by_day.values())) - lines.watt_hours)
+    of_days = _Lines(price)
+    days = {day_of(day * 24): of_days.add(Decimal(by_day[day])) for day in sorted(by_day)}
+    deadline = (hours.stop + INVOICE_GRACE_HOURS) * HOUR
+    late = []
+    unbilled = []
+    for hour in sorted(events):
+        late += _late(hour, events[hour], deadline)
+        unbilled += _open(hour, events[hour])
+    for one in findings(conn):
+        if one.customer == customer and one.hour in hours and one.kind in _REASONS:
+            reason = f"{_REASONS[one.kind]} ({one.device_id})"
+            unbilled.append(Unbilled(one.hour, Decimal(str(one.watt_hours)), reason))
+    return CustomerStatement(customer, devices, days, other, lines.total, late, unbilled)
+
+
+# --- What was billed
+
+
+def _by_hour(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
+    found: dict[int, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        found[entry.event.hour].append(entry)
+    return dict(found)
+
+
+def _taken(rows: list[Entry]) -> int:
+    """What the biller has of an hour, by its events in order."""
+    taken = [row.event.watt_hours for row in rows if row.state in _TAKEN]
+    return taken[-1] if taken else 0
+
+
+def _late(hour: int, rows: list[Entry], deadline: float) -> list[Late]:
+    """What an hour's events changed after that time, if anything."""
+    taken = [row for row in rows if row.state in _TAKEN]
+    in_time = [row for row in taken if row.attempted_at is None or row.attempted_at < deadline]
+    before_wh, after_wh = _taken(in_time), _taken(taken)
+    return [] if before_wh == after_wh else [Late(hour, before_wh, after_wh)]
+
+
+def _open(hour: int, rows: list[Entry]) -> list[Unbilled]:
+    """What of an hour the biller has not: it waits, was refused, or is for somebody to decide."""
+    newest = rows[-1]
+    if newest.state in (*_TAKEN, State.SUPERSEDED):
+        return []
+    difference = newest.event.watt_hours - _taken(rows)
+    what = "waiting" if newest.state is State.QUEUED else newest.state.value
+    return [Unbilled(hour, Decimal(difference), f"{what}: {newest.reason or 'not sent yet'}")]
+
+
+# --- By device
+
+
+def _of_device(
+    device_id: str, name: str | None, nwh_by_day: dict[int, int], lines: _Lines
+) -> DeviceLines:
+    """What was counted of a device."""
+    before = lines.total
+    days = {
+        day_of(day * 24): lines.add(Decimal(nwh_by_day[day]) / NANO) for day in sorted(nwh_by_day)
+    }
+    return DeviceLines(device_id, name, days, lines.since(before))
+
+
+@dataclass
+class _Lines:
+    """Adds up lines so that their costs, each rounded, are together the rounded cost of their sum."""
+
+    price: Price | None
+    watt_hours: Decimal = field(default=Decimal(0))
+
+    def add(self, watt_hours: Decimal) -> Line:
+        """The line of so many watt-hours more."""
+        before = self.total
+        self.watt_hours += watt_hours
+        return Line(watt_hours, self.since(before).cost)
+
+    @property
+    def total(self) -> Line:
+        """All of them so far."""
+        cost = None if self.price is None else self.price.cost(self.watt_hours)
+        return Line(self.watt_hours, cost)
+
+    def since(self, before: Line) -> Line:
+        """All of them since a total of before."""
+        now = self.total
+        cost = None if now.cost is None or before.cost is None else now.cost - before.cost
+        return Line(now.watt_hours - before.watt_hours, cost)

@@ -1,0 +1,94 @@
+"""Stripe's SDK: a client with bounded times, what its failures mean, and what the meter has to be like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import stripe
+
+from power_billing.errors import BillingError
+from power_billing.keys import API_KEY, Secret
+from power_billing.sinks import EVENT_NAME
+from power_billing.tables import METER_SETTING, Place, setting, tables
+
+NETWORK_RETRIES = (
+    2  # by the SDK itself, under one idempotency key; without a number StripeClient makes none
+)
+TIMEOUT = 30.0  # seconds for an answer
+API_URL = "POWER_BILLING_STRIPE_URL"  # another address of the API, for tests
+KEY_ERRORS = (stripe.AuthenticationError, stripe.PermissionError)
+
+
+def make_client(
+    key: Secret, environ: Mapping[str, str], http_client: stripe.HTTPClient | None = None
+) -> stripe.StripeClient:
+    """A client with bounded times and retries, at Stripe or at the address in POWER_BILLING_STRIPE_URL.
+
+    Raises BillingError for an address that would send the key unencrypted to another machine.
+    """
+    url = environ.get(API_URL, "")
+    try:
+        parts = urlsplit(url)
+        safe = parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost", "::1")
+    except ValueError:
+        safe = False
+    if url and not safe:
+        raise BillingError(f"{API_URL}: expected https, or this machine's own address, got {url!r}")
+    # Otherwise it sends times of earlier requests along, and leaves an id of this machine in the home directory. No
+    # client has a setting of its own for it.
+    stripe.enable_telemetry = False
+    return stripe.StripeClient(
+        key.reveal(),
+        base_addresses={"api": url, "meter_events": url} if url else None,
+        max_network_retries=NETWORK_RETRIES,
+        http_client=http_client or stripe.RequestsClient(timeout=TIMEOUT),
+    )
+
+
+def meter_of(place: Place) -> str:
+    """The id of the meter that setup has remembered. Raises BillingError where there was none."""
+    with tables(place) as conn:
+        meter_id = setting(conn, METER_SETTING)
+    if meter_id is None:
+        raise BillingError(f"{place.db_path}: no meter yet: run power-billing setup")
+    return meter_id
+
+
+def account_of(meter_id: str) -> str:
+    """What a ledger remembers of where its usage goes."""
+    return f"stripe:{meter_id}"
+
+
+def check_meter(meter: stripe.billing.Meter) -> None:
+    """Raise BillingError for a meter that counts otherwise than this package's events do."""
+    keys = meter.customer_mapping.event_payload_key, meter.value_settings.event_payload_key
+    found = (
+        meter.event_name,
+        meter.status,
+        meter.default_aggregation.formula,
+        meter.event_time_window,
+        *keys,
+    )
+    expected = (EVENT_NAME, "active", "sum", "hour", "stripe_customer_id", "value")
+    if found != expected:
+        wrong = "; ".join(
+            f"{text!r} instead of {right!r}"
+            for text, right in zip(found, expected)
+            if text != right
+        )
+        raise BillingError(
+            f"Stripe's meter {meter.id} has {wrong}: a meter cannot be changed, but the dashboard can reactivate one; "
+            "otherwise use another Stripe account"
+        )
+
+
+def cannot(error: stripe.StripeError) -> BillingError:
+    """Nothing can be sent: said without Stripe's words, which quote a part of the key."""
+    if isinstance(error, KEY_ERRORS):
+        return BillingError(
+            f"{API_KEY}: Stripe does not take this key ({error.http_status}): it needs billing meters"
+        )
+    return BillingError(
+        f"Stripe cannot be used now: {type(error).__name__} {error.http_status or ''}: try again later"
+    )

@@ -1,0 +1,232 @@
+"""The energy of a device as its file has it: out and in of each meter, and what the device used.
+
+A device used, in an hour, its energy out less its energy in over the meters that count, and nothing where more went in
+than out: a battery that is charged from a source without a meter would take back what was used before otherwise.
+
+Behind each sum are all hours of a meter, so they are read once, and from then on only the last ones. Whether a late
+reading or a correction has changed an older one is told by the file's total, which is looked at now and then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from power_manager import (
+    DAY_US,
+    HOUR_US,
+    SECOND_US,
+    NotFound,
+    PowerManager,
+    PowerMeter,
+    PowerReading,
+    counted_meters,
+    to_microseconds,
+)
+
+_RECENT_HOURS = 2  # an hour under way, and the one before it for what is a little late
+_LEAST_PAUSE_S = 2.0  # seconds between looking back at two meters, at least
+_PAUSE_PER_READ = (
+    499  # times as long as looking back at a meter takes, at no other: 0.2 % of the time
+)
+_ROUNDING_WH = 0.001  # of an hour's energy, times the hours of ten years
+
+
+class Energy(NamedTuple):
+    """Watt-hours out of a meter and into it."""
+
+    out_wh: float
+    in_wh: float
+
+
+def energy_after(pm: PowerManager, meter_id: str, time: str) -> Energy:
+    """What the file books between the reading of that time and the next one with watts. Raises NotFound."""
+    before: PowerReading | None = None
+    for reading in pm.iter_history(meter_id, since=time or 0):
+        if reading.voltage is None or reading.current_draw is None:
+            continue
+        if before is None:
+            if reading.timestamp != time:
+                break  # it is not there any more
+            before = reading
+            continue
+        elapsed_s = (to_microseconds(reading.timestamp) - to_microseconds(time)) / SECOND_US
+        if elapsed_s > pm.max_gap:
+            break
+        energy_wh = (_watts(before) + _watts(reading)) * elapsed_s / 7200
+        return Energy(max(energy_wh, 0.0), max(-energy_wh, 0.0))
+    return Energy(0.0, 0.0)
+
+
+def _watts(reading: PowerReading) -> float:
+    return (reading.voltage or 0.0) * (reading.current_draw or 0.0)
+
+
+@dataclass(frozen=True)
+class DeviceEnergy:
+    """The energy of one device since its first reading: by meter's id, and what it used, in Wh."""
+
+    meters: dict[str, Energy]
+    used_wh: float
+
+
+@dataclass
+class _Read:
+    """What was read of a device: the hours before `from_us`, of the meters that are not `unread`."""
+
+    from_us: int
+    meters: list[PowerMeter]
+    unread: list[PowerMeter]
+    out_wh: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by meter
+    in_wh: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    net_wh: dict[int, float] = field(default_factory=lambda: defaultdict(float))  # by hour's start
+    used_wh: float = 0.0  # of the hours that are not in net_wh any more
+
+    def close(self) -> None:
+        """Forget the hours one by one, once they are whole."""
+        self.used_wh += sum(max(net_wh, 0.0) for net_wh in self.net_wh.values())
+        self.net_wh.clear()
+
+
+class EnergyReader:
+    """Reads the energy of devices from a file: all hours of a meter once, and then the last ones.
+
+    read() does it all. Who must not be held up calls prepare() until it says that a device is ready: it reads one meter
+    at a time, which takes some hundredths of a second for each year. look_back() compares one meter after another with
+    the file's total, in at most 0.2 % of the time, and forgets a device that has got or lost something in older hours.
+
+    clock: returns the time in epoch seconds, as the PowerManager's own does. monotonic: returns seconds that only go
+    up, to measure what looking back costs.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._read: dict[str, _Read] = {}  # by device
+        self._turns: list[tuple[str, PowerMeter]] = []  # whose turn to be looked back at it is
+        self._next_turn = 0.0
+
+    def forget(self) -> None:
+        """Forget what was read: the file is another one."""
+        self._read.clear()
+        self._turns.clear()
+
+    def is_ready(self, device_id: str, meters: Sequence[PowerMeter]) -> bool:
+        """Whether read() of a device with these meters will be quick."""
+        known = self._known(device_id, meters)
+        return known is not None and not known.unread
+
+    def _known(self, device_id: str, meters: Sequence[PowerMeter]) -> _Read | None:
+        known = self._read.get(device_id)
+        if known is None or [meter.id for meter in known.meters] != [meter.id for meter in meters]:
+            return None
+        return known
+
+    def prepare(self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]) -> bool:
+        """Read one more meter of a device with these meters; whether there is none left.
+
+        Raises NotFound if a meter is gone.
+        """
+        meters = list(meters)
+        known = self._known(device_id, meters)
+        if known is None:
+            known = _Read(self._recent_us(), meters, list(meters))
+            self._read[device_id] = known
+        if known.unread:
+            self._add(pm, known, known.unread[-1], 0, known.from_us)
+            known.unread.pop()
+            if not known.unread:
+                known.close()
+        return not known.unread
+
+    def read(self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]) -> DeviceEnergy:
+        """The energy of a device with these meters now. Raises NotFound if one of them is gone."""
+        meters = list(meters)
+        while not self.prepare(pm, device_id, meters):
+            pass
+        known = self._read[device_id]
+        self._move_on(pm, known)
+        recent = _Read(known.from_us, meters, [])
+        for meter in meters:
+            self._add(pm, recent, meter, known.from_us, None)
+        recent.close()
+        by_meter: dict[str, Energy] = {}
+        for meter in meters:
+            out_wh = known.out_wh[meter.id] + recent.out_wh[meter.id]
+            in_wh = known.in_wh[meter.id] + recent.in_wh[meter.id]
+            by_meter[meter.id] = Energy(out_wh, in_wh)
+        return DeviceEnergy(by_meter, known.used_wh + recent.used_wh)
+
+    def look_back(self, pm: PowerManager) -> None:
+        """Compare the meter whose turn it is with the file, if it is time to."""
+        begin = self._monotonic()
+        if begin < self._next_turn:
+            return
+        if not self._turns:
+            for device_id, known in self._read.items():
+                self._turns += [(device_id, meter) for meter in known.meters if not known.unread]
+        if not self._turns:
+            return
+        device_id, meter = self._turns.pop()
+        try:
+            if device_id in self._read and not self._is_as_read(pm, self._read[device_id], meter):
+                del self._read[device_id]
+        except NotFound:  # it was deleted in this moment
+            del self._read[device_id]
+        end = self._monotonic()
+        self._next_turn = end + max((end - begin) * _PAUSE_PER_READ, _LEAST_PAUSE_S)
+
+    def _is_as_read(self, pm: PowerManager, known: _Read, meter: PowerMeter) -> bool:
+        recent = _Read(known.from_us, [meter], [])
+        with pm.transaction():  # so that both are of one moment
+            self._add(pm, recent, meter, known.from_us, None)
+            total = pm.energy_totals(meter.id)
+        out_wh = total.energy_out_wh - recent.out_wh[meter.id] - known.out_wh[meter.id]
+        in_wh = total.energy_in_wh - recent.in_wh[meter.id] - known.in_wh[meter.id]
+        return max(abs(out_wh), abs(in_wh)) < _ROUNDING_WH
+
+    def _move_on(self, pm: PowerManager, known: _Read) -> None:
+        """Take the hours that are not the last ones any more to what is known."""
+        from_us = self._recent_us()
+        if from_us <= known.from_us:
+            return
+        more = _Read(from_us, known.meters, [])
+        for meter in known.meters:
+            self._add(pm, more, meter, known.from_us, from_us)
+        more.close()
+        for meter in known.meters:
+            known.out_wh[meter.id] += more.out_wh[meter.id]
+            known.in_wh[meter.id] += more.in_wh[meter.id]
+        known.used_wh += more.used_wh
+        known.from_us = from_us
+
+    def _add(
+        self, pm: PowerManager, sums: _Read, meter: PowerMeter, start_us: int, end_us: int | None
+    ) -> None:
+        """Add the hours of a meter from start_us on and before end_us."""
+        # One hour more, for a clock that is set back meanwhile; the rows are compared with the start.
+        days = (max(self._now_us() - start_us, 0) + HOUR_US) / DAY_US
+        is_counted = any(meter.id == counted.id for counted in counted_meters(sums.meters))
+        rows = pm.get_statistics(meter.id, days=days)
+        for row in rows:
+            hour_us = to_microseconds(row.start)
+            if hour_us < start_us or (end_us is not None and hour_us >= end_us):
+                continue
+            sums.out_wh[meter.id] += row.energy_out_wh
+            sums.in_wh[meter.id] += row.energy_in_wh
+            if is_counted:
+                sums.net_wh[hour_us] += row.energy_out_wh - row.energy_in_wh
+
+    def _recent_us(self) -> int:
+        """Where the last hours begin."""
+        return (self._now_us() // HOUR_US + 1 - _RECENT_HOURS) * HOUR_US
+
+    def _now_us(self) -> int:
+        return round(self._clock() * SECOND_US)

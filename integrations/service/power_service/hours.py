@@ -1,0 +1,103 @@
+"""Statistics of a window of time, and what devices used in each hour of the last day."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import Any
+
+from power_manager import (
+    DAY_US,
+    HOUR_US,
+    SECOND_US,
+    NotFound,
+    PowerManager,
+    PowerMeter,
+    PowerStatistics,
+    counted_meters,
+    from_microseconds,
+    to_microseconds,
+)
+from power_service.models import Sparklines
+
+SPARKLINE_HOURS = 24
+
+
+def now_us() -> int:
+    """Microseconds since 1970, by the machine's clock."""
+    return to_microseconds(datetime.now(timezone.utc))
+
+
+# --- Statistics of a window
+
+
+def statistics_between(
+    pm: PowerManager, meter_id: str, since: Any, until: Any, bucket: str, now: int
+) -> list[PowerStatistics]:
+    """A meter's statistics from the bucket on in which `since` lies, whole, of those that begin before `until`.
+
+    None: no limit on that side. `now`: in microseconds, for the library counts days from now back. Raises NotFound,
+    InvalidValue.
+    """
+    bucket_us = DAY_US if bucket == "day" else HOUR_US
+    since_us = 0 if since is None else to_microseconds(since, "since")
+    first_us = since_us // bucket_us * bucket_us
+    # An hour more than it takes, for the library looks at the clock a moment later.
+    days = max(now - first_us + HOUR_US, 0) / DAY_US
+    rows = pm.get_statistics(meter_id, days=days, bucket=bucket)
+    end_us = None if until is None else to_microseconds(until, "until")
+    found: list[PowerStatistics] = []
+    for row in rows:
+        start_us = to_microseconds(row.start)
+        if start_us >= first_us and (end_us is None or start_us < end_us):
+            found.append(row)
+    return found
+
+
+# --- Sparklines
+
+
+def sparklines(pm: PowerManager, device_ids: Iterable[str], now: int) -> Sparklines:
+    """What each device used in the last SPARKLINE_HOURS whole UTC hours; one that is not registered is left out."""
+    end_us = now // HOUR_US * HOUR_US
+    start_us = end_us - SPARKLINE_HOURS * HOUR_US
+    devices: dict[str, list[float | None]] = {}
+    for device_id in dict.fromkeys(device_ids):
+        with contextlib.suppress(NotFound):
+            pm.get_device(device_id)
+            devices[device_id] = _consumption(pm, device_id, start_us, end_us, now)
+    return Sparklines(from_microseconds(start_us), HOUR_US // SECOND_US, devices)
+
+
+def _consumption(
+    pm: PowerManager, device_id: str, start_us: int, end_us: int, now: int
+) -> list[float | None]:
+    """A device's mean watts by hour: those of the meters that count in its consumption, which has no less than 0.
+
+    An hour is known if each of them is that measures now. One that is retired counts in the hours that it has, and one
+    that never measured anything does not count.
+    """
+    window = (from_microseconds(start_us), from_microseconds(end_us))
+    by_meter: list[tuple[bool, dict[int, float | None]]] = []
+    for meter in counted_meters(pm.list_meters(device_id)):
+        rows = statistics_between(pm, meter.id, *window, "hour", now)
+        by_meter.append((_measures(meter), _wattage_by_hour(rows, start_us)))
+    consumption: list[float | None] = []
+    for hour in range(SPARKLINE_HOURS):
+        parts = [wattage.get(hour) for measures, wattage in by_meter if measures or hour in wattage]
+        known = [part for part in parts if part is not None]
+        if parts and len(known) == len(parts):
+            consumption.append(round(max(sum(known), 0.0), 4))
+        else:
+            consumption.append(None)
+    return consumption
+
+
+def _measures(meter: PowerMeter) -> bool:
+    return meter.active and meter.updated_at is not None
+
+
+def _wattage_by_hour(rows: Iterable[PowerStatistics], start_us: int) -> dict[int, float | None]:
+    """The mean watts of each hour that has readings, by its place after `start_us`; None where no reading has watts."""
+    return {(to_microseconds(row.start) - start_us) // HOUR_US: row.avg_wattage for row in rows}

@@ -1,0 +1,242 @@
+"""One poller for the whole service, and the clients it hands frames to.
+
+An event reaches a client exactly once, in order of sequence. A client that connects with `after` first reads pages from
+the file, until it stands where the poller stands; from there on the poller hands it every later event. The step from
+one to the other has no await in it, so nothing falls between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from starlette.websockets import WebSocketDisconnect
+
+from power_manager import PowerManagerError, PowerMeter, StorageError
+from power_service.auth import Gate
+from power_service.clients import SLOW, Client, end
+from power_service.metrics import Metrics
+from power_service.models import EventMessage, HeartbeatMessage, HelloMessage
+from power_service.problems import Code, Problem
+from power_service.settings import Settings
+from power_service.storage import Lane, Storage
+from power_service.tokens import EVERYBODY
+from power_service.watcher import Bounds, Changes, Frame, Replaced, Watcher, message_text
+
+_PAGE = 500  # events read at once for a client that catches up
+_log = logging.getLogger("power_service.stream")
+
+
+@dataclass
+class Begin:
+    """What a client had when it left off: the last sequence, and the line of history that it is of."""
+
+    after: int | None
+    file_id: str | None
+
+
+class Hub:
+    """The poller, and the clients it hands frames to."""
+
+    def __init__(self, settings: Settings, storage: Storage, gate: Gate, metrics: Metrics) -> None:
+        self._settings, self._storage, self._gate, self._metrics = settings, storage, gate, metrics
+        self._clients: set[Client] = set()
+        self._meters: dict[str, PowerMeter] = {}
+        self._present: dict[str, Frame] = {}  # each meter's latest state
+        self._watcher: Watcher
+        self._task: asyncio.Task[None] | None = None
+        self._looked = 0.0
+        self.position = 0  # every event up to it has been handed to the clients that are live
+        self.stop_service = asyncio.Event()
+        self._catching_up = asyncio.Semaphore(
+            8
+        )  # hundreds may come back at once: they wait here, not in the lanes
+
+    # --- Lifecycle
+
+    async def start(self) -> None:
+        """Open the file, see what is there, and begin to poll."""
+        arguments = (self._storage.pm, self._settings.db, self._settings.reading_seconds)
+        self._watcher = await self._storage.call(Lane.POLL, Watcher, *arguments)
+        self.position = self._watcher.sequence
+        await self._look()
+        self._metrics.watch_meters(lambda: list(self._meters.values()))
+        self._task = asyncio.create_task(self._poll())
+
+    async def stop(self) -> None:
+        """Close every client and end the polling."""
+        self.close_all(1012, "the service restarts: reconnect with the last sequence as after")
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def close_all(self, code: int, reason: str) -> None:
+        """Have every client closed."""
+        for client in list(self._clients):
+            client.close(code, reason)
+
+    def ready(self) -> bool:
+        """Whether the poller has seen the file lately."""
+        return time.monotonic() - self._looked < 5 and not self._storage.replaced
+
+    # --- Polling
+
+    async def _poll(self) -> None:
+        beat = housekeeping = time.monotonic()
+        while True:
+            pause = self._settings.poll_seconds
+            try:
+                await self._look()
+                now = time.monotonic()
+                if now - housekeeping >= 1:
+                    housekeeping = now
+                    await self._keep_house(now)
+                if now - beat >= self._settings.heartbeat_seconds:
+                    beat = now
+                    self._heartbeat()
+            except Replaced as error:
+                _log.critical(
+                    "%s: the service stops, so that it is started again on the new file", error
+                )
+                self._storage.replaced = True
+                self.stop_service.set()
+                return
+            except (PowerManagerError, Problem) as error:
+                _log.error("the stream cannot read the database: %s", error)
+                pause = 1.0
+            except Exception:  # noqa: BLE001 - the clients of the stream hang on this task: it must not end
+                _log.exception("the stream cannot go on with this change")
+                # Some of them may have been handed what others were not: each resumes from where it is.
+                self.close_all(1011, Code.INTERNAL.value)
+                pause = 1.0
+            await asyncio.sleep(pause)
+
+    async def _look(self) -> None:
+        """Hand out what has changed; then raise what kept the watcher from seeing the rest, which it will see later."""
+        changes = await self._storage.call(Lane.POLL, self._watcher.look)
+        if changes is not None:
+            self._hand_out(changes)
+            if changes.error is not None:
+                raise changes.error
+        self._looked = time.monotonic()
+
+    def _hand_out(self, changes: Changes) -> None:
+        for _, event in changes.events:
+            self._metrics.event(event.type)
+        for meter in changes.meters:
+            self._meters[meter.id] = meter
+        for meter_id in changes.deleted_meter_ids:
+            self._meters.pop(meter_id, None)
+            self._present.pop(f"meter {meter_id}", None)
+        if changes.events:
+            self.position = changes.events[-1][0]
+        for frame in changes.frames:
+            if frame.key.startswith("meter"):
+                self._present[frame.key] = frame
+        for client in self._clients:
+            for frame in changes.frames:
+                # Events that one who catches up has missed are read from the file; all else is told here alone.
+                if client.live or not frame.sequence:
+                    client.offer(frame)
+
+    def _heartbeat(self) -> None:
+        text = message_text(
+            HeartbeatMessage("heartbeat", self.position, datetime.now(timezone.utc).isoformat())
+        )
+        for client in self._clients:
+            if client.live:
+                client.push(text)
+
+    async def _keep_house(self, now: float) -> None:
+        """Close clients that take nothing in, and those whose token was revoked."""
+        await self._gate.refresh()
+        for client in list(self._clients):
+            if (
+                client.sending_since is not None
+                and now - client.sending_since > self._settings.stall_seconds
+            ):
+                client.close(*SLOW)
+            elif client.grant is not EVERYBODY and not self._gate.tokens.knows(client.grant):
+                client.close(4401, Code.UNAUTHORIZED.value)
+
+    # --- Serving one client
+
+    async def serve(self, client: Client, begin: Begin) -> None:
+        """Send a client its frames until either side ends it; return when the connection is closed."""
+        self._clients.add(client)
+        self._metrics.clients.inc()
+        tasks = [
+            asyncio.ensure_future(self._feed(client, begin)),
+            asyncio.ensure_future(client.receive()),
+        ]
+        ends: list[asyncio.Future[Any]] = [*tasks, client.closing]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._clients.discard(client)
+            self._metrics.clients.dec()
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        if client.closing.done():
+            code, reason = client.closing.result()
+            self._metrics.slow.inc(code == SLOW[0])
+            await end(client.ws, code, reason)
+            return
+        for error in results:
+            if isinstance(error, (StorageError, Problem, Replaced)):
+                await end(client.ws, 1011, Code.STORAGE_UNAVAILABLE.value)
+            elif isinstance(error, Exception) and not isinstance(
+                error, (WebSocketDisconnect, OSError)
+            ):
+                _log.error("a client of the stream failed", exc_info=error)
+                await end(client.ws, 1011, Code.INTERNAL.value)
+
+    async def _feed(self, client: Client, begin: Begin) -> None:
+        """Hello, what was missed, the present state of the meters, and then what comes."""
+        async with self._catching_up:
+            bounds = await self._storage.call(Lane.POLL, self._watcher.bounds)
+        hello = _hello(begin, bounds)
+        client.cursor = hello.resumed_from
+        await client.send(message_text(hello))
+        while client.cursor < self.position:  # no await between the last look at it and going live
+            async with self._catching_up:
+                page = await self._storage.call(
+                    Lane.READ, self._storage.pm.events_since, client.cursor, limit=_PAGE
+                )
+            for sequence, event in page:
+                client.cursor = sequence
+                if client.sees(event.device_id):
+                    await client.send(message_text(EventMessage("event", sequence, event)))
+            if not page:
+                break
+        client.live = True
+        self._offer_present(client, self._present.values())
+        await client.send_waiting()
+
+    @staticmethod
+    def _offer_present(client: Client, frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            client.offer(frame)
+
+
+def _hello(begin: Begin, bounds: Bounds) -> HelloMessage:
+    """Where a client begins: where it left off, if the file still knows that place."""
+    same_line = begin.file_id is None or begin.file_id == bounds.file_id
+    if begin.after is None or not same_line:  # a sequence of another line says nothing of this one
+        resumed_from = bounds.latest
+    else:
+        resumed_from = min(max(begin.after, bounds.oldest - 1, 0), bounds.latest)
+    return HelloMessage(
+        "hello",
+        resumed_from,
+        bounds.oldest,
+        bounds.latest,
+        recovered=same_line and resumed_from == begin.after,
+        file_id=bounds.file_id,
+    )
