@@ -168,7 +168,9 @@ def _is_change(before: PowerMeter, after: PowerMeter, min_change: float) -> bool
     """Whether another state of a meter differs enough to be published; its time alone does not count."""
     if _what_is_told_at_once(before) != _what_is_told_at_once(after):
         return True
-    points = abs(after.charge_pct - before.charge_pct)
+    points = 0.0
+    if before.charge_pct is not None and after.charge_pct is not None:
+        points = abs(after.charge_pct - before.charge_pct)
     if min_change == 0:
         electrical = (before.voltage, before.current_draw) != (after.voltage, after.current_draw)
         return electrical or points > 0
@@ -185,6 +187,7 @@ def _what_is_told_at_once(meter: PowerMeter) -> tuple[object, ...]:
         meter.power_known,
         meter.alert_level,
         meter.state,
+        meter.charge_pct is None,
     )
 
 

@@ -174,6 +174,22 @@ def test_another_name_or_activity_is_said_at_once(device: Device) -> None:
     assert (state["name"], state["active"]) == ("Big pack", False)
 
 
+@pytest.mark.parametrize("min_change", [0.0, 100.0])
+def test_a_charge_that_nobody_knows_any_more_is_said_at_once(
+    device: Device, min_change: float
+) -> None:
+    """It is null, not the last value; and when it is known again, that is said at once too."""
+    states = States(TOPICS, Rules(min_change=min_change))
+    device.read(12.0, 1.0, 80.0)
+    device.look(states)
+    device.wait(10.0)
+    device.pm.update_meter(device.meter_id, charge_pct=None)
+    assert device.state(states)["charge_pct"] is None
+    device.wait(10.0)
+    device.read(12.0, 1.0, 80.0)
+    assert device.state(states)["charge_pct"] == 80.0
+
+
 def test_that_the_same_was_measured_again_is_said_before_it_expires(device: Device) -> None:
     """Twice in that time; when nothing is measured any more, the last reading's time is the last word."""
     states = States(TOPICS, Rules(expire=100.0))

@@ -220,7 +220,7 @@ class Watch:
         end_pct = threshold_of(meter, level) + ALERT_HYSTERESIS
         is_known = False  # without readings, as after a prune, it is told rather than left out
         for reading in self._pm.iter_history(meter.id, since=before.seen, until=event.timestamp):
-            if reading.charge_pct >= end_pct:
+            if reading.charge_pct is not None and reading.charge_pct >= end_pct:
                 return False
             is_known = True
         return is_known

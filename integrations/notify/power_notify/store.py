@@ -25,7 +25,7 @@ _SCHEMA = (
         device_name TEXT NOT NULL,
         meter_id TEXT,
         meter_label TEXT,             -- as in texts, also when the meter is gone
-        value REAL NOT NULL,          -- charge in %, or seconds of silence, or the event's own
+        value REAL,                   -- charge in % (NULL: not known), seconds of silence, or the event's own
         at TEXT NOT NULL,             -- ISO 8601, UTC
         note TEXT
     )""",
@@ -58,13 +58,16 @@ _SCHEMA = (
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that people are told; `value` is in % of charge, in seconds of silence, or the event's own."""
+    """One thing that people are told.
+
+    `value` is in % of charge (None: not known), in seconds of silence, or the event's own.
+    """
 
     kind: str
     device_id: str
     device_name: str
     at: str
-    value: float = 0.0
+    value: float | None = 0.0
     meter_id: str | None = None
     meter_label: str | None = None
     note: str | None = None

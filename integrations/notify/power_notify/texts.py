@@ -119,13 +119,13 @@ def _without_old_reminders(items: Sequence[Item]) -> list[Item]:
 def _title(item: Item) -> str:
     device = printable(item.device_name)
     if item.kind == SILENT:
-        return f"Silent: {device} - no reading for {shown_duration(item.value)}"
+        return f"Silent: {device} - no reading for {shown_duration(item.value or 0.0)}"
     if item.kind == BACK:
-        return f"Back: {device} - after {shown_duration(item.value)}"
+        return f"Back: {device} - after {shown_duration(item.value or 0.0)}"
     if item.meter_label is not None and _is_about_charge(item):
         kind = item.meter_label.partition(' "')[0]  # without the meter's name
         subject = f"{kind[0].upper()}{kind[1:]} {_level_word(item)}"
-        return f"{subject}: {device} - {_percent(item.value)}"
+        return f"{subject}: {device} - {_left(item.value)}"
     name = _EVENT_NAMES[PowerEventType(item.kind)]
     if not item.note:
         return f"{name}: {device}"
@@ -148,7 +148,7 @@ def _text(pm: PowerManager, item: Item, zone: tzinfo | None) -> str:
     meter = _present_meter(pm, item)
     lines = [_where(item), _when(item, meter, zone)]
     # The note that the library gives an alert says what is said above.
-    if item.note and f"{item.value:g} % charge, threshold" not in item.note:
+    if item.note and f"{item.value or 0.0:g} % charge, threshold" not in item.note:
         lines.append(f"Note: {_cut(printable(item.note), _MOST_NOTE)}")
     if item.kind in (SILENT, BACK):
         return "\n".join(lines)
@@ -174,19 +174,19 @@ def _when(item: Item, meter: PowerMeter | None, zone: tzinfo | None) -> str:
     if item.kind == BACK:
         return f"Readings come again, the newest of {at}."
     if item.kind == RECOVERED:
-        return f"{_percent(item.value)} charge at {at}."
+        return f"{_charge(item.value)} at {at}."
     level = ALERT_LEVELS.get(PowerEventType(item.kind))
     if level is None or item.meter_label is None:
         return f"At {at}."
     if meter is None:
-        return f"{_percent(item.value)} charge, {level} since {at}."
+        return f"{_charge(item.value)}, {level} since {at}."
     limit = _percent(threshold_of(meter, AlertLevel(level)))
-    return f"{_percent(item.value)} charge, {level} since {at} (at or below {limit})."
+    return f"{_charge(item.value)}, {level} since {at} (at or below {limit})."
 
 
 def _what_is_left(pm: PowerManager, meter: PowerMeter) -> str:
-    left = f"Left: {_percent(meter.charge_pct)}"
-    if meter.capacity_wh > 0:
+    left = f"Left: {_left(meter.charge_pct)}"
+    if meter.capacity_wh > 0 and meter.charge_pct is not None:
         left_wh = meter.capacity_wh * meter.charge_pct / 100
         left += f", {shown_number(left_wh)} of {shown_number(meter.capacity_wh)} Wh"
     watts = meter.wattage
@@ -209,7 +209,7 @@ def _last_reading(meter: PowerMeter, zone: tzinfo | None) -> str:
         )
     line = f"Last reading: {shown_time(meter.updated_at, zone)}, {power}"
     if meter.type in (MeterType.BATTERY, MeterType.UPS):
-        line += f", {_percent(meter.charge_pct)}"
+        line += f", {_left(meter.charge_pct)}"
     return f"{line}."
 
 
@@ -220,6 +220,14 @@ def _present_meter(pm: PowerManager, item: Item) -> PowerMeter | None:
         return pm.get_meter(item.meter_id)
     except NotFound:
         return None
+
+
+def _charge(charge_pct: float | None) -> str:
+    return "Charge not known" if charge_pct is None else f"{_percent(charge_pct)} charge"
+
+
+def _left(charge_pct: float | None) -> str:
+    return "charge not known" if charge_pct is None else _percent(charge_pct)
 
 
 def _percent(value: float) -> str:

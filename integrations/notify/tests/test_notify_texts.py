@@ -66,6 +66,30 @@ def test_a_runtime_that_is_not_known_is_not_told(
     assert lines[2] == f"Left: 4 %, 2.00 of 50.0 Wh; {left}"
 
 
+def test_a_charge_that_is_not_known_is_not_0(world: World) -> None:
+    """An alert that stands when a gauge goes away is told, and says that nobody knows what is left."""
+    world.notifier("json://127.0.0.1:9/")
+    world.log(4.0)
+    world.pm.update_meter(world.pack.id, charge_pct=None)
+    title, lines = message_of(world)
+    assert title == "Battery critical: Gate 01 - 4 %"
+    assert lines[2] == "Left: charge not known; for how long is not known."
+    assert lines[3] == (
+        "Last reading: 2026-11-28 12:00:01, 3.40 V, 0.50 A, 1.70 W, charge not known."
+    )
+
+
+def test_an_alert_of_a_charge_that_is_forgotten_goes_on(world: World) -> None:
+    """It stood before anybody looked; its charge is not known, and nothing is made up for it."""
+    world.log(4.0)
+    world.pm.update_meter(world.pack.id, charge_pct=None)
+    world.pass_time(1.0)
+    world.pm.log_power(world.pack.id, 3.4, 0.5)
+    title, lines = message_of(world)
+    assert title == "Battery critical: Gate 01 - charge not known"
+    assert lines[1].startswith("Charge not known, critical since 2026-11-28 12:00")
+
+
 def test_volts_that_are_not_known_are_not_0(world: World) -> None:
     """A gauge that knows its charge alone has no watts."""
     world.pass_time(1.0)
