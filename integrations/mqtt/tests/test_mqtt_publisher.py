@@ -185,7 +185,7 @@ def test_a_device_that_was_deleted_is_not_offline_at_the_end(tmp_path: Path) -> 
     bridge.come_up()
     bridge.take()
     bridge.pm.delete_device("edge")
-    bridge.now += LOOK_SECONDS
+    bridge.now += 10 * LOOK_SECONDS
     bridge.tick()
     assert {payload for _, _, payload in bridge.sent} == {b""}
     bridge.take()
