@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run_program(program, "power-mqtt", (PowerManagerError, MqttError))
     except ModuleNotFoundError as error:
-        print_error(f"power-mqtt: {error.name} is not installed: pip install '.[mqtt]'")
+        package = (error.name or "a package").partition(".")[0]
+        print_error(f"power-mqtt: {package} is not installed: pip install '.[mqtt]'")
         return 1
     finally:
         log.removeHandler(handler)

@@ -133,8 +133,8 @@ class Connection:
         self._session: _Session | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="power-mqtt", daemon=True)
-        self._said = ""
-        self._said_at = 0.0
+        self._said: dict[str, float] = {}  # troubles that were logged, and when
+        self._short_lives = 0  # connections in a row that were lost soon after the greeting
 
     def __enter__(self) -> Connection:
         self._thread.start()
@@ -175,7 +175,6 @@ class Connection:
 
     def _run(self) -> None:
         delay = 0.0
-        short_lives = 0  # connections in a row that were lost soon after the greeting
         protocol = 0  # an index of self._protocols
         while not self._ending.is_set():
             self._number += 1
@@ -190,8 +189,12 @@ class Connection:
                 continue
             if session.is_narrow:
                 continue
-            short_lives = short_lives + 1 if was_up and session.was_short() else 0
-            if short_lives >= _SHORT_LIVES and not session.is_told:
+            if was_up and session.was_short():
+                self._short_lives += 1
+            elif was_up:
+                self._short_lives = 0
+                self._said.clear()
+            if was_up and self._short_lives >= _SHORT_LIVES and not session.is_told:
                 # Some brokers do not say it of themselves; two that throw each other out go on for ever.
                 session.reason += (
                     f", again and again: it may not allow what we publish, or {self._twin_hint()}"
@@ -214,10 +217,14 @@ class Connection:
     def _say(self, reason: str) -> None:
         """Log a trouble once, and again after a while."""
         now = time.monotonic()
-        if reason != self._said or now - self._said_at >= _SAY_AGAIN:
+        if reason not in self._said or now - self._said[reason] >= _SAY_AGAIN:
             _log.warning("%s: %s; trying again", self._broker.url, reason)
-            self._said = reason
-            self._said_at = now
+            self._said[reason] = now
+
+    def _say_up(self, protocol: str) -> None:
+        """Log that it is there, unless it has come and gone all the time."""
+        if self._short_lives < _SHORT_LIVES:
+            _log.info("%s: connected, MQTT %s", self._broker.url, protocol)
 
 
 class _Session:
@@ -363,8 +370,7 @@ class _Session:
         if self._owner._filters:
             client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._owner._filters]
                              if self._protocol == "5" else [(name, 1) for name in self._owner._filters])  # fmt: skip
-        _log.info("%s: connected, MQTT %s", self._owner._broker.url, self._protocol)
-        self._owner._said = ""
+        self._owner._say_up(self._protocol)
         self._up_at = time.monotonic()
         self.is_up.set()
         self._owner._inbox.put(Up(self._protocol))

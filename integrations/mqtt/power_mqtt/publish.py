@@ -427,8 +427,11 @@ class Publisher:
 
     def say_offline(self) -> None:
         """From here on want the broker to hold that nothing of this is there any more, and the latest states."""
-        topics = {self._options.availability()}
-        topics |= {self._topics.availability(device.id) for device in self._devices}
+        topics = {self._topics.availability(device.id) for device in self._devices}
+        if (
+            len(self._options.device_ids) != 1
+        ):  # else it is that device's, and gone if the device is
+            topics.add(self._options.availability())
         self._last_words = [Retained(topic, OFFLINE) for topic in sorted(topics)]
         self._mirror.hurry(self._last_words)
 

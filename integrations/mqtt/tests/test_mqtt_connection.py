@@ -302,6 +302,19 @@ def test_a_connection_comes_back_when_the_broker_does(
     assert sum("Connection refused" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_a_connection_that_comes_and_goes_is_not_said_each_time(
+    broker: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A week of it would fill the disk; what has been said is said again after an hour."""
+    caplog.set_level("INFO", "power_mqtt")
+    with connected(Broker("127.0.0.1", broker.port)) as (made, inbox):
+        for _ in range(20):
+            until(inbox, Up)
+            made.drop("test")
+            until(inbox, Down)
+    assert len(caplog.records) <= 6
+
+
 def test_the_last_will_is_published_when_the_connection_is_cut(broker: Mosquitto) -> None:
     """And not after a goodbye."""
     will = Will("there", b"offline")

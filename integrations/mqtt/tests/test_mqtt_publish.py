@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 from mosquitto import Listener, Mosquitto, free_port
-from world import Bridge, bridge, power_mqtt
+from world import PYTHONPATH, Bridge, bridge, power_mqtt
 
 from power_manager import PowerManager, PowerMeter
 
@@ -548,6 +550,17 @@ def test_without_a_broker_it_is_wrong_usage(pm: PowerManager, db: Path) -> None:
     assert ran.returncode == 2
     assert "--broker: name the broker" in ran.stderr
     assert "$POWER_MQTT_BROKER" in ran.stderr
+
+
+def test_without_paho_it_says_what_to_install() -> None:
+    """The extra of the package."""
+    program = "import sys; sys.modules['paho'] = None; from power_mqtt.cli import main; sys.exit(main([]))"
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr == "power-mqtt: paho is not installed: pip install '.[mqtt]'\n"
 
 
 def test_a_bridge_runs_as_a_class_for_other_tests(db: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from power_manager import EventFollower, PowerManager
 class Bridge:
     """A publisher of a file with one device, and the messages that it hands over."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *device_ids: str) -> None:
         self.now = 1000.0
         self.pm = PowerManager(path)
         self.pm.register_device("edge", "Edge")
@@ -27,7 +27,10 @@ class Bridge:
         self.is_up = False
         self.sent: list[tuple[Ticket, str, bytes]] = []
         self.publisher = Publisher(
-            self.pm, Options(path, "here"), self.publish, clock=lambda: self.now
+            self.pm,
+            Options(path, "here", device_ids=device_ids),
+            self.publish,
+            clock=lambda: self.now,
         )
 
     def publish(self, topic: str, payload: bytes, retain: bool) -> Ticket | None:
@@ -174,3 +177,34 @@ def test_our_own_word_that_comes_back_changes_nothing(bridge: Bridge) -> None:
     bridge.publisher.handle(Arrived(OWN, b"offline", True))
     bridge.now += 10
     assert OWN in bridge.tick()
+
+
+def test_a_device_that_was_deleted_is_not_offline_at_the_end(tmp_path: Path) -> None:
+    """Its topics are empty and stay so, also of a bridge for this device alone."""
+    bridge = Bridge(tmp_path / "power.db", "edge")
+    bridge.come_up()
+    bridge.take()
+    bridge.pm.delete_device("edge")
+    bridge.now += 10 * LOOK_SECONDS
+    bridge.tick()
+    assert {payload for _, _, payload in bridge.sent} == {b""}
+    bridge.take()
+    bridge.publisher.say_offline()
+    bridge.publisher.send()
+    assert bridge.sent == []
+    assert bridge.publisher.is_offline()
+    bridge.pm.close()
+
+
+def test_the_last_words_are_offline_for_every_device_and_the_bridge(bridge: Bridge) -> None:
+    """Before whatever else waits; when the broker has them, the program may go."""
+    bridge.come_up()
+    bridge.take()
+    bridge.publisher.say_offline()
+    bridge.publisher.send()
+    words = {topic: payload for _, topic, payload in bridge.sent}
+    assert words[OWN] == words["power/edge/availability"] == b"offline"
+    assert not bridge.publisher.is_offline()
+    bridge.take()
+    assert bridge.publisher.is_offline()
+    assert bridge.publisher.is_done()
