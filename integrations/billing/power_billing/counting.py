@@ -72,7 +72,7 @@ def device_usage(
     usage = DeviceUsage(link.device_id, meters=list(known.values()))
     present = {part.meter.id for part in parts}
     for meter in known.values():
-        if meter.meter_id not in present:
+        if meter.meter_id not in present and _has_counted(meter, link.types, known):
             usage.kept.append(range(meter.first_hour, meter.last_hour + 1))
     for one in _counted_hours(parts, link.types, known):
         if link.covers(one.hour):
@@ -82,6 +82,23 @@ def device_usage(
             )
             usage.parts.append(one)
     return usage
+
+
+def _main_since(known: Mapping[str, KnownMeter]) -> int | None:
+    """The device's first hour with a main meter; None where it never had one."""
+    mains = [meter.first_hour for meter in known.values() if meter.type == MeterType.MAIN.value]
+    return min(mains, default=None)
+
+
+def _has_counted(
+    meter: KnownMeter, types: Collection[str] | None, known: Mapping[str, KnownMeter]
+) -> bool:
+    """Whether a meter that is deleted now was one of those that counted."""
+    if types is not None:
+        return meter.type in types
+    main_since = _main_since(known)
+    is_in_line = main_since is not None and main_since <= meter.first_hour
+    return not (meter.type == MeterType.UPS.value and is_in_line)
 
 
 def _with_new_meters(
@@ -110,8 +127,7 @@ def _counted_hours(
     A ups counts where the device has no main meter. A device that gets its main meter later had none before: what was
     billed until then is not taken back. So a main meter is one from its first hour on.
     """
-    mains = [meter.first_hour for meter in known.values() if meter.type == MeterType.MAIN.value]
-    main_since = min(mains, default=None)
+    main_since = _main_since(known)
     meters = [part.meter for part in parts]
     others = [meter for meter in meters if meter.type != MeterType.MAIN]
     counted_before = {meter.id for meter in chosen_meters(others, types)}

@@ -56,6 +56,9 @@ class Finding:
         if self.kind is FindingKind.SENSOR:
             text = f"{iso(self.hour)} {self.watt_hours:.3g} Wh in an hour: look at the sensor"
             return f"not billed: {where} {text}"
+        if self.kind is FindingKind.KEPT and self.watt_hours > 0:
+            text = f"{iso(self.hour)} {self.watt_hours:+.3f} Wh, of an hour of which a part was deleted"
+            return f"not billed: {where} {text}"
         if self.kind is FindingKind.KEPT:
             text = f"{iso(self.hour)} {-self.watt_hours:+.3f} Wh of readings that were deleted"
             return f"stays billed: {where} {text}"

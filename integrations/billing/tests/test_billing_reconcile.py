@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from power_billing import CannotSayNow, CsvSink
+from power_billing import BillingError, CannotSayNow, CsvSink
 from power_billing.decisions import undecided
 from power_billing.hours import oldest_billable
 from power_billing.reconcile import Reconciliation, reconcile, repair
@@ -101,6 +103,13 @@ def test_what_is_too_old_is_found_and_not_repaired(used: World) -> None:
     found = compare(used, range(THIS_HOUR - 40, THIS_HOUR))
     assert len(found.differences) == 1
     assert repair(used.pm, found.differences, oldest_billable(used.now)) == 0
+
+
+def test_another_biller_is_not_compared(used: World, tmp_path: Path) -> None:
+    """It has nothing of this ledger's, and a repair would bill everything twice."""
+    sink = CsvSink(tmp_path / "usage.csv")
+    with pytest.raises(BillingError, match="its usage goes to stripe:mtr_test_1"):
+        reconcile(used.pm, sink, range(THIS_HOUR - 40, THIS_HOUR), used.now)
 
 
 def test_a_biller_that_does_not_say_is_not_clean(used: World) -> None:
