@@ -13,13 +13,21 @@ outbox         one row for each event, from its decision to what became of it
 closing        once a month: old hours looked at again, and summed by day
 sinks          where usage goes: the interface UsageSink, and a CSV file as one of them
 stripe_client  Stripe's SDK: times, failures, and what the meter has to be like
-stripe_setup   what has to be at Stripe
+money          what a watt-hour costs
+stripe_setup   what has to be at Stripe: meter, product and price
+subscriptions  whether a customer's usage reaches an invoice, and the subscription that it takes
+customers      what is known of customers at Stripe
+go_live        from a trial with a test key to a live one
 stripe_sinks   Stripe's billing meters as sinks: the v1 calls and the v2 stream
+stripe_checks  what a run asks Stripe before it sends
 sender         the outbox into a sink: retries, lost answers, conflicts, what is too old
 reconcile      the ledger beside what the biller has
 decisions      what a person decides
 usage          all of that in one run: report(), create_usage_record(); and status()
 metrics        what the ledger says, for Prometheus
+statement      a month by customer, device and day
+statement_formats  the same as text, JSON, CSV and HTML
+signatures     deliveries of Stripe's webhooks: the signature, and what is an event
 webhooks       Stripe's invoices into `shutdown` and `restore` events
 command_line   what the commands share
 commands_*     the commands, by what they are about

@@ -14,7 +14,15 @@ from power_billing.commands_stripe import add_stripe_commands
 from power_billing.commands_usage import add_usage_commands
 from power_billing.errors import BillingError
 from power_billing.tables import LEDGER
-from power_manager import DB_PATH, CommandParser, PowerManagerError, print_error, run_program
+from power_manager import (
+    DB_PATH,
+    CommandParser,
+    NotFound,
+    PowerManagerError,
+    print_error,
+    printable,
+    run_program,
+)
 
 NAME = "power-billing"
 
@@ -59,6 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
         try:
             code: int = options.run(options)
+        except NotFound as error:
+            if error.kind != "device":
+                raise
+            print_error(
+                f"{NAME}: no device {printable(error.id)}: `power-manager devices` lists them"
+            )
+            return 1
         except ModuleNotFoundError as error:
             print_error(f"{NAME}: {error.name} is not installed: pip install '.[billing]'")
             return 1

@@ -14,13 +14,13 @@ from power_billing.command_line import confirm, opened, time_argument
 from power_billing.commands_links import confirm_choice, linked_line
 from power_billing.commands_usage import run_report
 from power_billing.errors import BillingError
-from power_billing.hours import HOUR, iso, shown_minute
+from power_billing.hours import HOUR, hour_of, iso, shown_minute
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.links import TYPES, Link, keep_item, link, links_of
+from power_billing.links import TYPES, Link, check_id, keep_item, link, links_of
 from power_billing.money import UNITS, Price
 from power_billing.tables import Place, forget_customer, tables
 from power_billing.usage import one_run
-from power_manager import CommandParser, PowerManager, parse_count
+from power_manager import CommandParser, InvalidValue, PowerManager, parse_count
 
 if TYPE_CHECKING:
     import stripe
@@ -142,12 +142,15 @@ def _add_subscribe(parser: CommandParser) -> None:
 
 
 def _subscribe(options: argparse.Namespace) -> int:
-    from power_billing.subscriptions import Wanted, refuse_missing, subscribe
+    from power_billing.subscriptions import Wanted, price_to_subscribe, refuse_missing, subscribe
 
     if options.subscription and options.days_until_due:
         options.parser.error("--days-until-due is for a subscription of its own: leave one out")
     with opened(options) as (pm, place):
+        pm.get_device(options.device_id)
         client, _ = _client()
+        # Before the device is linked: what is missing then is not half done.
+        price_to_subscribe(place)
         refuse_missing(client, options.customer)
         billed = _linked(pm, place, options)
         print(linked_line(billed))
@@ -171,12 +174,18 @@ def _subscribe(options: argparse.Namespace) -> int:
 
 
 def _linked(pm: PowerManager, place: Place, options: argparse.Namespace) -> Link:
-    """The device's present link to the customer, or a new one."""
+    """The device's present link to the customer, or a new one. Raises BillingError where it is not as it is wanted."""
+    types = options.types.split(",") if options.types else None
     for one in links_of(place):
         is_present = one.until_hour is None and one.device_id == options.device_id
-        if is_present and one.customer == options.customer:
-            return one
-    types = options.types.split(",") if options.types else None
+        if not is_present or one.customer != options.customer:
+            continue
+        is_earlier = options.since is not None and hour_of("since", options.since) < one.from_hour
+        if is_earlier or (types is not None and set(types) != set(one.types or ())):
+            raise BillingError(
+                f"{linked_line(one)} already: power-billing unlink ends that, or leave out the options"
+            )
+        return one
     if types is None:
         confirm_choice(pm, options.device_id, options.yes)
     return link(
@@ -225,9 +234,10 @@ def _add_go_live(parser: CommandParser) -> None:
 
 def _pair(text: str) -> tuple[str, str]:
     before, _, after = text.partition("=")
-    if not (before.startswith("cus_") and after.startswith("cus_")):
-        raise argparse.ArgumentTypeError(f"expected cus_TEST=cus_LIVE, got {text!r}")
-    return before, after
+    try:
+        return check_id("customer", "cus", before), check_id("customer", "cus", after)
+    except InvalidValue:
+        raise argparse.ArgumentTypeError(f"expected cus_TEST=cus_LIVE, got {text!r}") from None
 
 
 def _go_live(options: argparse.Namespace) -> int:

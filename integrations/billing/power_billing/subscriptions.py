@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 import stripe
 
 from power_billing.errors import BillingError
+from power_billing.links import check_id
 from power_billing.sinks import EVENT_NAME
 from power_billing.stripe_client import cannot, meter_of
 from power_billing.stripe_setup import MARK, PRICE_SETTING, Found
@@ -62,8 +63,10 @@ def customer_problem(
     """Why the customer's usage would reach no invoice; None where it does.
 
     meter_id: None before there is one; then only the customer itself is looked for. Raises BillingError where Stripe
-    does not say, also because the key may send usage and not read what shows whether it reaches an invoice.
+    does not say, also because the key may send usage and not read what shows whether it reaches an invoice, and
+    InvalidValue for what is no id of a customer.
     """
+    check_id("customer", "cus", customer)
     try:
         missing = _missing(client, customer)
         if missing is not None or meter_id is None:
@@ -127,6 +130,18 @@ def _metered_items(
         yield subscription, on_meter
 
 
+def price_to_subscribe(place: Place) -> str:
+    """The id of the price that new subscriptions get. Raises BillingError where setup has made none."""
+    meter_of(place)
+    with tables(place) as conn:
+        price = setting(conn, PRICE_SETTING)
+    if price is None:
+        raise BillingError(
+            f"{place.db_path}: no price yet: power-billing setup --product NAME --price 0.30 --currency eur makes one"
+        )
+    return price
+
+
 def subscribe(
     place: Place,
     client: stripe.StripeClient,
@@ -137,14 +152,9 @@ def subscribe(
 
     Raises BillingError for a customer that there is not, where there is no price yet, and where Stripe makes none.
     """
-    refuse_missing(client, customer)
     meter_id = meter_of(place)
-    with tables(place) as conn:
-        price = setting(conn, PRICE_SETTING)
-    if price is None:
-        raise BillingError(
-            f"{place.db_path}: no price yet: power-billing setup --product NAME --price 0.30 --currency eur makes one"
-        )
+    price = price_to_subscribe(place)
+    refuse_missing(client, customer)
     try:
         for subscription, item in _metered_items(client, meter_id, customer):
             if item is not None:

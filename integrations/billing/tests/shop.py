@@ -44,7 +44,11 @@ class Shop:
         """What Stripe has of a kind."""
         return list(self.stripe.catalog.objects[kind].values())
 
-    def subscribe(self, *options: str, device: str = "edge", customer: str = ALICE) -> list[str]:
+    def subscribe(
+        self, *options: str, device: str = "edge", customer: str = ALICE, code: int = 0
+    ) -> list[str]:
         """Subscribe a customer with a device that is billed from ten hours ago on."""
         since = iso(self.hour - 10)
-        return self("subscribe", device, "--customer", customer, "--since", since, *options)
+        return self(
+            "subscribe", device, "--customer", customer, "--since", since, *options, code=code
+        )

@@ -383,7 +383,10 @@ def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
             "STRIPE_API_KEY or STRIPE_API_KEY_FILE (a file that holds it): neither is set",
         ),
         (["setup"], "neither is set"),
-        (["link", "nobody", "--customer", "cus_1"], "no device has the id 'nobody'"),
+        (
+            ["link", "nobody", "--customer", "cus_1"],
+            "no device nobody: `power-manager devices` lists them",
+        ),
         (["link", "edge", "--customer", "cus_..."], "customer: expected an id of Stripe's"),
         (
             ["link", "edge", "--customer", "cus_1", "--types", "sun"],
