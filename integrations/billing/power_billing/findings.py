@@ -91,6 +91,10 @@ def device_findings(
 
 # --- Kept in the ledger
 
+_FINDING = """SELECT kind, customer, device_id, hour, watt_hours, is_accepted
+    FROM billing_findings"""
+_IN_ORDER = "ORDER BY customer, device_id, hour, kind"
+
 
 def keep_findings(
     conn: sqlite3.Connection, customer: str, found: Sequence[Finding], hours: range
@@ -99,7 +103,7 @@ def keep_findings(
 
     What somebody has accepted stays accepted while it is the same.
     """
-    accepted = {_key(one) for one in findings(conn) if one.is_accepted}
+    accepted = {_key(one) for one in findings(conn, customer) if one.is_accepted}
     conn.execute(
         """DELETE FROM billing_findings
         WHERE customer = ? AND (hour >= ? AND hour < ? OR kind IN ('no_energy', 'silent'))""",
@@ -120,13 +124,15 @@ def _key(one: Finding) -> tuple[object, ...]:
     return (one.kind, one.customer, one.device_id, one.hour, one.watt_hours)
 
 
-def findings(conn: sqlite3.Connection) -> list[Finding]:
-    """All of them, by customer, device and hour."""
-    sql = """SELECT kind, customer, device_id, hour, watt_hours, is_accepted FROM billing_findings
-        ORDER BY customer, device_id, hour, kind"""
+def findings(conn: sqlite3.Connection, customer: str | None = None) -> list[Finding]:
+    """A customer's, or all of them, by customer, device and hour."""
+    if customer is None:
+        rows = conn.execute(f"{_FINDING} {_IN_ORDER}")
+    else:
+        rows = conn.execute(f"{_FINDING} WHERE customer = ? {_IN_ORDER}", (customer,))
     return [
-        Finding(FindingKind(kind), customer, device_id, hour, watt_hours, bool(is_accepted))
-        for kind, customer, device_id, hour, watt_hours, is_accepted in conn.execute(sql)
+        Finding(FindingKind(kind), name, device_id, hour, watt_hours, bool(is_accepted))
+        for kind, name, device_id, hour, watt_hours, is_accepted in rows
     ]
 
 

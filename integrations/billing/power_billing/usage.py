@@ -200,9 +200,9 @@ class Run:
         """What each link's device used; without a lock, for with a large fleet it takes long."""
         source = self.source or FileUsage(self.pm)
         with tables(place) as conn:
-            known = known_meters(conn)
+            known = {link.device_id: known_meters(conn, link.device_id) for link in links}
         now = self.clock()
-        usages = [device_usage(source, link, known.get(link.device_id, {}), days) for link in links]
+        usages = [device_usage(source, link, known[link.device_id], days) for link in links]
         if abs(self.clock() - now) > DAY:  # then what was read may begin too late
             raise BillingError("the clock was set while the readings were looked at: try again")
         return usages

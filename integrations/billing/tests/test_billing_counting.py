@@ -235,7 +235,7 @@ def test_a_moved_device_is_billed_where_it_was(world: World) -> None:
     world.report()
     assert (world.billed(), world.billed("cus_Next")) == (10, 20)
     with tables(world.pm) as conn:
-        (known,) = known_meters(conn)["edge"].values()
+        (known,) = known_meters(conn, "edge").values()
     assert (known.first_hour, known.last_hour) == (THIS_HOUR - 6, THIS_HOUR - 3)
 
 
