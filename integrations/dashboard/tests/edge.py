@@ -126,7 +126,11 @@ def crowd(pm: PowerManager, options: argparse.Namespace) -> None:
                 site = 1 + (number - 1) * options.sites // options.devices
                 device_id = f"site-{site:02}/{device_id}"
             meters = add_site(pm, device_id, f"Node {number:04}", 300.0)
-            amperes = [chance.uniform(0.0, 1.4), chance.uniform(-0.8, 1.1), chance.uniform(0.1, 0.3)]
+            amperes = [
+                chance.uniform(0.0, 1.4),
+                chance.uniform(-0.8, 1.1),
+                chance.uniform(0.1, 0.3),
+            ]
             charge = round(chance.uniform(4.0, 100.0), 1)
             pm.log_power(meters[0].id, 18.0, round(amperes[0], 3))
             pm.log_power(meters[1].id, 12.6, round(amperes[1], 3), charge)
