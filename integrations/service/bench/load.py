@@ -3,7 +3,8 @@
     python integrations/service/bench/load.py [--seconds 5] [--passes 3] [--connections 16]
 
 Needs Debian's wrk (apt-get install wrk). Each pass runs every case once, in turns, so that a noisy machine hits all
-alike; what is shown is the median. Server and wrk share the machine's cores.
+alike; what is shown is the median. Server and wrk share the machine's cores. Each server has a database of its own, so
+that what one still has to write when its run ends does not hold up the next.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ uvicorn.run(Starlette(routes=routes), port=int(sys.argv[2]), log_level="warning"
 """
 
 
+Cases = dict[str, tuple[str | None, str]]  # by name a script of wrk, or none, and a path
+
+
 @dataclass
 class Server:
     """A server under load, and what was measured of it."""
@@ -74,6 +78,7 @@ class Server:
     headers: list[str] = field(default_factory=list)
     rates: dict[str, list[float]] = field(default_factory=dict)
     p99: dict[str, list[float]] = field(default_factory=dict)
+    cases: Cases = field(default_factory=dict)
     start_seconds: float = 0.0
     idle_mb: int = 0
 
@@ -99,8 +104,9 @@ class Server:
         assert found
         return int(found[1]) // 1024
 
-    def load(self, case: str, script: str | None, path: str, options: argparse.Namespace) -> None:
+    def load(self, case: str, options: argparse.Namespace) -> None:
         """Let wrk loose on one path."""
+        script, path = self.cases[case]
         command = [
             "wrk",
             "-t1",
@@ -129,8 +135,9 @@ class Server:
         )
 
 
-def prepare(directory: Path) -> tuple[Path, dict[str, tuple[str | None, str]]]:
+def prepare(directory: Path) -> tuple[Path, Cases]:
     """A database with five devices and a month by the minute, and the cases: a wrk script and a path each."""
+    directory.mkdir()
     db = directory / "power.db"
     with PowerManager(db) as pm:
         for number in range(5):
@@ -157,7 +164,7 @@ def prepare(directory: Path) -> tuple[Path, dict[str, tuple[str | None, str]]]:
     }
 
 
-def servers(db: Path, directory: Path) -> list[Server]:
+def servers(directory: Path) -> list[Server]:
     """The service and bare Starlette, each on h11 and on the extra `fast`."""
     tokens = directory / "tokens.json"
     made = [
@@ -178,6 +185,8 @@ def servers(db: Path, directory: Path) -> list[Server]:
     found = []
     for number, (loop, http) in enumerate((("asyncio", "h11"), ("uvloop", "httptools"))):
         port = 8301 + 2 * number
+        db, cases = prepare(directory / str(port))
+        bare_db, bare_cases = prepare(directory / str(port + 1))
         hide = (
             ""
             if number
@@ -196,17 +205,19 @@ def servers(db: Path, directory: Path) -> list[Server]:
             "--quiet",
         ]
         service = Server(f"power-service, {http}", [sys.executable, "-c", run, *options], port)
+        service.cases = cases
         service.headers = ["-H", f"Authorization: Bearer {token}"]
-        bare = [sys.executable, "-c", BARE, str(db), str(port + 1), loop, http]
-        found += [service, Server(f"bare Starlette, {http}", bare, port + 1)]
+        command = [sys.executable, "-c", BARE, str(bare_db), str(port + 1), loop, http]
+        bare = Server(f"bare Starlette, {http}", command, port + 1, cases=bare_cases)
+        found += [service, bare]
     return found
 
 
-def show(found: list[Server], cases: dict[str, tuple[str | None, str]]) -> None:
+def show(found: list[Server]) -> None:
     """Print the tables."""
     print("| requests/s (p99 ms) | " + " | ".join(server.name for server in found) + " |")
     print("| --- " * (len(found) + 1) + "|")
-    for case in cases:
+    for case in found[0].cases:
         cells = [
             f"{statistics.median(s.rates[case]):,.0f} ({statistics.median(s.p99[case]):.0f})"
             for s in found
@@ -232,16 +243,15 @@ def main() -> int:
         print("wrk is not here: apt-get install wrk", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as name:
-        db, cases = prepare(Path(name))
-        found = servers(db, Path(name))
+        found = servers(Path(name))
         try:
             for server in found:
                 server.start()
             for _ in range(options.passes):
-                for case, (script, path) in cases.items():
+                for case in found[0].cases:
                     for server in found:
-                        server.load(case, script, path, options)
-            show(found, cases)
+                        server.load(case, options)
+            show(found)
         finally:
             for server in found:
                 if server.process is not None:

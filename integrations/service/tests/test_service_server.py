@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 from power_service import server
-from power_service.listener import bind
+from power_service.listener import Listener, bind
+from power_service.settings import Settings
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
@@ -79,6 +81,31 @@ def test_a_server_has_what_the_listener_needs() -> None:
     source = inspect.getsource(uvicorn.Server.shutdown)
     assert "for server in self.servers:" in source
     assert "server.close()" in source
+
+
+def test_the_second_part_of_an_answer_waits_for_nothing(tmp_path: Path) -> None:
+    """Every connection that is taken in sends at once what it has to send."""
+
+    async def taken_in() -> int:
+        begun: asyncio.Future[asyncio.BaseTransport] = asyncio.get_running_loop().create_future()
+
+        class Protocol(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                begun.set_result(transport)
+
+        settings = Settings(db=tmp_path / "p.db")
+        bound = bind("127.0.0.1", 0)
+        listener = Listener(bound, Protocol, set(), settings, None)
+        with socket.create_connection(bound[0].getsockname()):
+            transport = await asyncio.wait_for(begun, 20)
+            connection = transport.get_extra_info("socket")
+            is_set: int = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            transport.close()
+        listener.close()
+        await listener.wait_closed()
+        return is_set
+
+    assert asyncio.run(taken_in()) != 0
 
 
 class TestBind:
