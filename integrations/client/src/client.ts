@@ -255,7 +255,10 @@ export class PowerClient {
   }
 
   /** Delete a meter's readings from `since` on and before `until`; how many went. It takes the scope admin. */
-  async deleteReadings(meterId: string, { since, until, ...options }: CallOptions & Window): Promise<number> {
+  async deleteReadings(
+    meterId: string,
+    { since, until, ...options }: CallOptions & Window & { since: NonNullable<Window["since"]> },
+  ): Promise<number> {
     const query = { since: text(since), until: text(until) };
     const call = { method: "DELETE", path: path("/v1/meters/{}/readings", meterId), query, idempotent: false } as const;
     return (await this.#http.json<api.Deleted>({ ...call, ...options })).deleted;

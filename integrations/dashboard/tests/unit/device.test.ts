@@ -216,14 +216,14 @@ describe("the outlook", () => {
     [
       "charges, of unknown charge",
       { battery: -20 },
-      { charge_pct: null } as unknown as Partial<PowerMeter>,
+      { charge_pct: null },
       "Charging",
       "20.0 W flow in; the charge is not known",
     ],
     [
       "drains, of unknown charge",
       { battery: 20 },
-      { charge_pct: null } as unknown as Partial<PowerMeter>,
+      { charge_pct: null },
       "Draining",
       "while 20.0 W flow out; the charge is not known",
     ],

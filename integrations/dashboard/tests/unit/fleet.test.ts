@@ -192,7 +192,7 @@ describe("watts that are not known", () => {
 });
 
 describe("a charge that is not known", () => {
-  const unknown = { charge_pct: null } as unknown as Partial<PowerMeter>;
+  const unknown = { charge_pct: null };
   const pack = meter(unknown);
 
   test("is no charge, and leaves the runtime unknown", () => {

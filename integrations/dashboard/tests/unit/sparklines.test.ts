@@ -30,10 +30,15 @@ describe("what is asked for", () => {
 
   test("is what is in sight once that has settled, and each device once", async () => {
     const { store, asked } = shown();
-    store.see(["a", "b"]);
-    store.see(["m", "n"]);
-    store.see(["b", "c"]);
-    await vi.advanceTimersByTimeAsync(200);
+    for (const ids of [
+      ["a", "b"],
+      ["m", "n"],
+      ["b", "c"],
+    ]) {
+      store.see(ids);
+      await vi.advanceTimersByTimeAsync(100);
+    }
+    await vi.advanceTimersByTimeAsync(100);
     expect(asked).toEqual([["b", "c"]]);
     store.see(["c", "d"]);
     await vi.advanceTimersByTimeAsync(200);
