@@ -917,7 +917,7 @@ def rounded(value: float) -> float:
 
 
 _pack_sample = struct.Struct("<qddd").pack
-_pack_sums = struct.Struct("<qqqddddddd").pack
+_pack_sums = struct.Struct("<qqqqddddddd").pack
 _NAN = math.nan  # stands for None in a checksum: no stored value is a NaN
 
 
@@ -1010,12 +1010,13 @@ class _HourSums:
         self.checksum = checksum
         return None if previous_us < 0 else _Point(previous_us, previous_watts)
 
-    def seal(self, closed: int, remaining: Iterable[_Sample]) -> None:
+    def seal(self, hour: int, closed: int, remaining: Iterable[_Sample]) -> None:
         """Set the checksum of a closed hour, of which these readings are still there."""
         kept = _HourSums()
         kept.add(remaining, None, 0)
         extremes = (self.min_wattage, self.max_wattage, self.min_charge_pct, self.max_charge_pct)
         packed = _pack_sums(
+            hour,
             closed,
             self.reading_count,
             self.power_count,
@@ -2793,7 +2794,7 @@ def _seal_hour(
     conn: sqlite3.Connection, meter_key: int, hour: int, closed: int, sums: _HourSums
 ) -> None:
     """Set the checksum of a closed hour's sums, from them and the readings that it still has."""
-    sums.seal(closed, _samples_of_hour(conn, meter_key, hour))
+    sums.seal(hour, closed, _samples_of_hour(conn, meter_key, hour))
 
 
 def _close_hours(conn: sqlite3.Connection, meter_key: int, limit_hour: int) -> int | None:

@@ -7927,11 +7927,12 @@ class TestCheck:
         [
             "DELETE FROM power_hourly",
             "UPDATE power_hourly SET hour = hour + 500",
+            "UPDATE power_hourly SET hour = hour - 500",
             "UPDATE power_hourly SET hour = 4000000000000",
             "UPDATE power_hourly SET hour = 'abc'",
             INVENT_HOUR,
         ],
-        ids=["gone", "moved", "far away", "text", "invented"],
+        ids=["gone", "moved", "moved back", "far away", "text", "invented"],
     )
     def test_misplaced_hour(self, path: Path, meter_id: str, change: str, which: str) -> None:
         """An hour's row that is missing, misplaced or invented is found, in little memory."""
