@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -36,7 +35,8 @@ class DeviceUsage:
     """What a linked device used in the link's hours.
 
     `kept` are hours in which a meter counted that is deleted now: only that meter could tell how much of them was its
-    own. is_deleted: the device itself is gone. `parts` are the counted meters' own hours, `meters` those to be known.
+    own. is_deleted: the device itself is gone. `parts` are the counted meters' own hours, `meters` what is new to be
+    known of meters.
     """
 
     device_id: str
@@ -65,14 +65,16 @@ def device_usage(
     parts = source.usage(link.device_id, days)
     if parts is None:
         return DeviceUsage(link.device_id, is_deleted=True)
+    known_before = known
     if any(part.hours and part.meter.id not in known for part in parts):
         whole = source.usage(link.device_id, ALL_DAYS)  # once a meter: since when is it there?
         known = _with_new_meters(link.device_id, known, whole or [])
     known = _with_new_meters(link.device_id, known, parts)
-    usage = DeviceUsage(link.device_id, meters=list(known.values()))
+    changed = [meter for meter in known.values() if known_before.get(meter.meter_id) != meter]
+    usage = DeviceUsage(link.device_id, meters=changed)
     present = {part.meter.id for part in parts}
     for meter in known.values():
-        if meter.meter_id not in present:
+        if meter.meter_id not in present and _has_counted(meter, link.types, known):
             usage.kept.append(range(meter.first_hour, meter.last_hour + 1))
     for one in _counted_hours(parts, link.types, known):
         if link.covers(one.hour):
@@ -82,6 +84,23 @@ def device_usage(
             )
             usage.parts.append(one)
     return usage
+
+
+def _main_since(known: Mapping[str, KnownMeter]) -> int | None:
+    """The device's first hour with a main meter; None where it never had one."""
+    mains = [meter.first_hour for meter in known.values() if meter.type == MeterType.MAIN.value]
+    return min(mains, default=None)
+
+
+def _has_counted(
+    meter: KnownMeter, types: Collection[str] | None, known: Mapping[str, KnownMeter]
+) -> bool:
+    """Whether a meter that is deleted now was one of those that counted."""
+    if types is not None:
+        return meter.type in types
+    main_since = _main_since(known)
+    is_in_line = main_since is not None and main_since <= meter.first_hour
+    return not (meter.type == MeterType.UPS.value and is_in_line)
 
 
 def _with_new_meters(
@@ -110,8 +129,7 @@ def _counted_hours(
     A ups counts where the device has no main meter. A device that gets its main meter later had none before: what was
     billed until then is not taken back. So a main meter is one from its first hour on.
     """
-    mains = [meter.first_hour for meter in known.values() if meter.type == MeterType.MAIN.value]
-    main_since = min(mains, default=None)
+    main_since = _main_since(known)
     meters = [part.meter for part in parts]
     others = [meter for meter in meters if meter.type != MeterType.MAIN]
     counted_before = {meter.id for meter in chosen_meters(others, types)}
@@ -126,13 +144,13 @@ def _counted_hours(
 # --- The meters that the ledger knows
 
 
-def known_meters(conn: sqlite3.Connection) -> dict[str, dict[str, KnownMeter]]:
-    """By device, and by meter."""
-    found: dict[str, dict[str, KnownMeter]] = defaultdict(dict)
-    sql = "SELECT device_id, meter_id, type, first_hour, last_hour FROM billing_meters"
-    for device_id, meter_id, type_, first_hour, last_hour in conn.execute(sql):
-        found[device_id][meter_id] = KnownMeter(device_id, meter_id, type_, first_hour, last_hour)
-    return found
+def known_meters(conn: sqlite3.Connection, device_id: str) -> dict[str, KnownMeter]:
+    """The device's meters that have counted, by their ids."""
+    sql = "SELECT meter_id, type, first_hour, last_hour FROM billing_meters WHERE device_id = ?"
+    return {
+        meter_id: KnownMeter(device_id, meter_id, type_, first_hour, last_hour)
+        for meter_id, type_, first_hour, last_hour in conn.execute(sql, (device_id,))
+    }
 
 
 def keep_meters(conn: sqlite3.Connection, meters: Iterable[KnownMeter]) -> None:

@@ -56,6 +56,9 @@ class Finding:
         if self.kind is FindingKind.SENSOR:
             text = f"{iso(self.hour)} {self.watt_hours:.3g} Wh in an hour: look at the sensor"
             return f"not billed: {where} {text}"
+        if self.kind is FindingKind.KEPT and self.watt_hours > 0:
+            text = f"{iso(self.hour)} {self.watt_hours:+.3f} Wh, of an hour of which a part was deleted"
+            return f"not billed: {where} {text}"
         if self.kind is FindingKind.KEPT:
             text = f"{iso(self.hour)} {-self.watt_hours:+.3f} Wh of readings that were deleted"
             return f"stays billed: {where} {text}"
@@ -88,6 +91,10 @@ def device_findings(
 
 # --- Kept in the ledger
 
+_FINDING = """SELECT kind, customer, device_id, hour, watt_hours, is_accepted
+    FROM billing_findings"""
+_IN_ORDER = "ORDER BY customer, device_id, hour, kind"
+
 
 def keep_findings(
     conn: sqlite3.Connection, customer: str, found: Sequence[Finding], hours: range
@@ -96,7 +103,7 @@ def keep_findings(
 
     What somebody has accepted stays accepted while it is the same.
     """
-    accepted = {_key(one) for one in findings(conn) if one.is_accepted}
+    accepted = {_key(one) for one in findings(conn, customer) if one.is_accepted}
     conn.execute(
         """DELETE FROM billing_findings
         WHERE customer = ? AND (hour >= ? AND hour < ? OR kind IN ('no_energy', 'silent'))""",
@@ -117,13 +124,15 @@ def _key(one: Finding) -> tuple[object, ...]:
     return (one.kind, one.customer, one.device_id, one.hour, one.watt_hours)
 
 
-def findings(conn: sqlite3.Connection) -> list[Finding]:
-    """All of them, by customer, device and hour."""
-    sql = """SELECT kind, customer, device_id, hour, watt_hours, is_accepted FROM billing_findings
-        ORDER BY customer, device_id, hour, kind"""
+def findings(conn: sqlite3.Connection, customer: str | None = None) -> list[Finding]:
+    """A customer's, or all of them, by customer, device and hour."""
+    if customer is None:
+        rows = conn.execute(f"{_FINDING} {_IN_ORDER}")
+    else:
+        rows = conn.execute(f"{_FINDING} WHERE customer = ? {_IN_ORDER}", (customer,))
     return [
-        Finding(FindingKind(kind), customer, device_id, hour, watt_hours, bool(is_accepted))
-        for kind, customer, device_id, hour, watt_hours, is_accepted in conn.execute(sql)
+        Finding(FindingKind(kind), name, device_id, hour, watt_hours, bool(is_accepted))
+        for kind, name, device_id, hour, watt_hours, is_accepted in rows
     ]
 
 

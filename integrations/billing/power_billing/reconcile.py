@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from power_billing.closing import closed_before, closed_days
 from power_billing.hours import HOUR
 from power_billing.outbox import Entry, State, entries_of, revise
+from power_billing.sender import check_account
 from power_billing.sinks import CannotSayNow, CsvSink, UsageSink
 from power_billing.tables import Place, tables
 
@@ -62,7 +63,9 @@ class Reconciliation:
 
 
 def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconciliation:
-    """Compare those hours of every customer that the ledger knows. Raises BillingError where nothing can be asked.
+    """Compare those hours of every customer that the ledger knows.
+
+    Raises BillingError where nothing can be asked, and for a sink that is not the ledger's.
 
     Hours that are open, or that somebody has left to the biller, are left out: report and status list them.
     """
@@ -71,6 +74,7 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
     settling_count = 0
     sent_before = now if isinstance(sink, CsvSink) else now - SETTLING
     with tables(place) as conn:
+        check_account(conn, place, sink)
         sql = "SELECT customer FROM billing_totals ORDER BY customer"
         customers = [customer for (customer,) in conn.execute(sql)]
     for customer in customers:

@@ -86,14 +86,8 @@ class Sender:
     def _claim(self) -> None:
         """Remember whose ledger it is: an hour that went to one biller must not go to another as well."""
         with tables(self.place) as conn:
-            there = setting(conn, "account")
-            if there is None:
-                set_setting(conn, "account", self.sink.account)
-            elif there != self.sink.account:
-                raise BillingError(
-                    f"{self.place.db_path}: its usage goes to {there}, so it cannot go to {self.sink.account} "
-                    "as well: to try things out, take --dry-run, or a backup of the file"
-                )
+            check_account(conn, self.place, self.sink)
+            set_setting(conn, "account", self.sink.account)
 
     # --- Asking what the biller has
 
@@ -123,9 +117,7 @@ class Sender:
             elif event.hour < oldest_billable(self.clock()):
                 reason = f"{_TOO_LATE}: the biller has {theirs} Wh"
                 note_outcome(conn, event, State.QUEUED, reason)
-            elif theirs not in _believable(revisions(conn, event.customer, event.hour)):
-                _note_conflict(conn, event, theirs)
-            else:
+            else:  # before the revision goes out, it is looked at whose that value is
                 revise(conn, event.customer, event.hour, event.watt_hours)
         return theirs == event.watt_hours
 
@@ -302,6 +294,16 @@ class Sender:
         """
         age = self.clock() - (entry.event.hour + 1) * HOUR
         return age > PROTECTED or entry.event.revision > 0
+
+
+def check_account(conn: sqlite3.Connection, place: Place, sink: UsageSink) -> None:
+    """Raise BillingError for a sink that is not the ledger's."""
+    there = setting(conn, "account")
+    if there not in (None, sink.account):
+        raise BillingError(
+            f"{place.db_path}: its usage goes to {there}, so it cannot go to {sink.account} "
+            "as well: to try things out, take --dry-run, or a backup of the file"
+        )
 
 
 @dataclass(frozen=True)

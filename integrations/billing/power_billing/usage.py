@@ -99,9 +99,10 @@ class Run:
 
         until: an aware datetime, ISO 8601 text with an offset, or epoch seconds. retry_refused: also send again, as
         new revisions, what was refused. compare: afterwards look at what the sink has of the hours that can be billed;
-        None: once a day. held: customers whose usage is decided, and not sent; problems: what else somebody has to
-        look at, which makes the run no good one. Raises InvalidValue, StorageError, and BillingError where another run
-        is under way or nothing can be sent; what was decided until then is kept, and the next run goes on from there.
+        None: once a day, and in every run until it agrees. held: customers whose usage is decided, and not sent;
+        problems: what else somebody has to look at, which makes the run no good one. Raises InvalidValue, StorageError,
+        and BillingError where another run is under way or nothing can be sent; what was decided until then is kept, and
+        the next run goes on from there.
         """
         end = self._end(until)
         with one_run(self.place):
@@ -199,9 +200,9 @@ class Run:
         """What each link's device used; without a lock, for with a large fleet it takes long."""
         source = self.source or FileUsage(self.pm)
         with tables(place) as conn:
-            known = known_meters(conn)
+            known = {link.device_id: known_meters(conn, link.device_id) for link in links}
         now = self.clock()
-        usages = [device_usage(source, link, known.get(link.device_id, {}), days) for link in links]
+        usages = [device_usage(source, link, known[link.device_id], days) for link in links]
         if abs(self.clock() - now) > DAY:  # then what was read may begin too late
             raise BillingError("the clock was set while the readings were looked at: try again")
         return usages
@@ -265,8 +266,9 @@ class Run:
         now = self.clock()
         hours = range(oldest_billable(now), int(now // HOUR))
         compared = reconcile(self.place, sink, hours, now)
-        with tables(self.place) as conn:
-            set_setting(conn, _RECONCILED_ON, str(int(now // DAY)))
+        if compared.is_clean:  # otherwise the next run compares again
+            with tables(self.place) as conn:
+                set_setting(conn, _RECONCILED_ON, str(int(now // DAY)))
         return compared
 
     def _note_run(self, done: Report) -> None:

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from sqlite3 import Connection
@@ -282,7 +282,10 @@ class Story:
         """And one of its kind comes in its place."""
         name = self.random.choice(list(self.site.meters))
         device, kind = name.split()[0], name.split()[-1]
-        with self._nothing_is_taken_back(), suppress(NotFound):
+        # Without its main meter a device's ups counts from now on, with what came late of it too.
+        is_plain = kind != "main" or f"{device} ups" not in self.site.meters
+        minded = self._nothing_is_taken_back() if is_plain else nullcontext()
+        with minded, suppress(NotFound):
             self.site.pm.delete_meter(self.site.meters[name])
         with suppress(PowerManagerError):
             self.site.meters[name] = self.site.pm.add_meter(device, kind).id

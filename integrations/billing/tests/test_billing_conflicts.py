@@ -167,6 +167,24 @@ def test_an_identifier_that_others_have_used_longer_ago_protects_nobody(
     other.pm.close()
 
 
+def test_what_is_unresolved_takes_nobodys_place(used: World, tmp_path: Path) -> None:
+    """A try of yesterday, and the hour is somebody else's: no new revision goes out."""
+    other = World(tmp_path / "other.db")
+    other.server = used.server
+    other.link()
+    other.use(30.0, 3)
+    other.setup_from(used)
+    used.server.clock = lambda: used.true_now
+    used.server.faults.extend(["lost-before"] * 24)
+    assert not other.report().complete
+    used.server.faults.clear()
+    used.report()
+    pass_time([used, other], 30)
+    assert [row.state for row in other.report().open] == [State.CONFLICT]
+    assert used.billed() == 30
+    other.pm.close()
+
+
 def test_a_first_event_that_was_refused_elsewhere_protects_nobody(
     used: World, tmp_path: Path
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from power_billing import FindingKind, link, unlink
+from power_billing import FindingKind, HourUsage, MeterUsage, Run, link, unlink
 from power_billing.counting import known_meters
 from power_billing.tables import tables
 from world import CUSTOMER, HOUR, NOW, World
+
+from power_manager import PowerMeter
 
 THIS_HOUR = int(NOW // HOUR)
 
@@ -97,6 +99,20 @@ def test_a_main_meter_that_comes_later_takes_nothing_back(world: World) -> None:
     assert world.billed() == 3 * 50 + 2 * 60
 
 
+def test_a_ups_counts_until_the_first_hour_of_main(world: World) -> None:
+    """Also where nobody has reported in between."""
+    world.add_device("desk", "ups")
+    world.meters["desk ups"] = world.meters["desk"]
+    world.link("desk")
+    add_meter(world, "main", "desk")
+    for hours_ago in (9, 8, 5, 4):
+        world.use(50.0, hours_ago, "desk ups")
+    for hours_ago in (5, 4):
+        world.use(60.0, hours_ago, "main")
+    world.report()
+    assert world.billed() == 2 * 50 + 2 * 60
+
+
 # --- What is deleted later
 
 
@@ -147,6 +163,41 @@ def test_a_meter_that_is_deleted_stays_billed(world: World) -> None:
     assert {one.kind for one in done.kept} == {FindingKind.KEPT}
 
 
+def test_a_meter_that_never_counted_may_be_deleted(world: World) -> None:
+    """A ups in line with main, and a panel of which --types knows nothing: hours of theirs go on being corrected."""
+    add_meter(world, "ups")
+    world.add_device("roof")
+    world.meters["roof main"] = world.meters["roof"]
+    add_meter(world, "solar", "roof")
+    world.link()
+    link(world.pm, "roof", "cus_Roof", types=["main"], since=NOW - 9 * HOUR, clock=lambda: NOW)
+    for name in ("edge", "ups", "roof main", "solar"):
+        world.use(10.0, 5, name)
+    world.report()
+    for name in ("ups", "solar"):
+        world.pm.delete_meter(world.meters[name])
+    for name in ("edge", "roof main"):
+        at = (THIS_HOUR - 5) * HOUR + 2400
+        world.pm.log_power(world.meters[name], 25.0, 1.0, timestamp=at)
+    done = world.report()
+    assert (world.billed(), world.billed("cus_Roof"), done.kept) == (12, 12, [])
+
+
+def test_late_readings_beside_a_deleted_meter_are_listed(world: World) -> None:
+    """Nobody can tell what the hour is without the meter that is gone."""
+    add_meter(world, "battery")
+    world.link()
+    world.use(10.0, 5)
+    world.use(4.0, 5, "battery")
+    world.report()
+    world.pm.delete_meter(world.meters["battery"])
+    world.pm.log_power(world.meters["edge"], 75.0, 1.0, timestamp=(THIS_HOUR - 5) * HOUR + 2400)
+    done = world.report()
+    assert world.billed() == 14
+    assert "not billed: " in str(done.kept[0])
+    assert done.kept[0].watt_hours > 0
+
+
 def test_a_device_that_is_registered_again_is_not_billed_twice(world: World) -> None:
     """With its readings imported into a new meter."""
     world.link()
@@ -184,7 +235,7 @@ def test_a_moved_device_is_billed_where_it_was(world: World) -> None:
     world.report()
     assert (world.billed(), world.billed("cus_Next")) == (10, 20)
     with tables(world.pm) as conn:
-        (known,) = known_meters(conn)["edge"].values()
+        (known,) = known_meters(conn, "edge").values()
     assert (known.first_hour, known.last_hour) == (THIS_HOUR - 6, THIS_HOUR - 3)
 
 
@@ -245,3 +296,35 @@ def test_an_hour_beyond_reason_that_is_mended_is_billed(world: World) -> None:
     world.use(10.0, 3)
     assert world.report().complete
     assert world.billed() == 10
+
+
+# --- Another source
+
+
+class Engine:
+    """A fleet's engine, which knows a meter that no file here has."""
+
+    def __init__(self, meter: PowerMeter) -> None:
+        self.hours = [
+            HourUsage(THIS_HOUR - 4, 12_500_000_000, 6),
+            HourUsage(THIS_HOUR - 3, 10**9, 6),
+        ]
+        self.meter = meter
+
+    def usage(self, device_id: str, days: float) -> list[MeterUsage] | None:
+        """Of one device."""
+        return [MeterUsage(self.meter, self.hours)] if device_id == "edge" else None
+
+
+def test_usage_may_come_from_elsewhere(world: World) -> None:
+    """Whatever has the one method of UsageSource; late changes and deletions are seen in the same way."""
+    world.link()
+    world.use(500.0, 6)  # of the file, which is not asked
+    engine = Engine(world.pm.list_meters("edge")[0])
+    run = Run(world.pm, clock=lambda: world.now, source=engine)
+    assert run.report(world.sink()).complete
+    assert world.server.hours(CUSTOMER) == {THIS_HOUR - 4: 12, THIS_HOUR - 3: 1}
+    engine.hours = [HourUsage(THIS_HOUR - 4, 14_000_000_000, 7)]
+    done = run.report(world.sink())
+    assert world.server.hours(CUSTOMER) == {THIS_HOUR - 4: 14, THIS_HOUR - 3: 1}
+    assert [(one.kind, one.hour) for one in done.kept] == [(FindingKind.KEPT, THIS_HOUR - 3)]

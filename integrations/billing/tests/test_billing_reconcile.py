@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from power_billing import CannotSayNow, CsvSink
+from power_billing import BillingError, CannotSayNow, CsvSink
 from power_billing.decisions import undecided
 from power_billing.hours import oldest_billable
 from power_billing.reconcile import Reconciliation, reconcile, repair
@@ -103,6 +105,13 @@ def test_what_is_too_old_is_found_and_not_repaired(used: World) -> None:
     assert repair(used.pm, found.differences, oldest_billable(used.now)) == 0
 
 
+def test_another_biller_is_not_compared(used: World, tmp_path: Path) -> None:
+    """It has nothing of this ledger's, and a repair would bill everything twice."""
+    sink = CsvSink(tmp_path / "usage.csv")
+    with pytest.raises(BillingError, match="its usage goes to stripe:mtr_test_1"):
+        reconcile(used.pm, sink, range(THIS_HOUR - 40, THIS_HOUR), used.now)
+
+
 def test_a_biller_that_does_not_say_is_not_clean(used: World) -> None:
     """Unknown is not equal."""
     used.server.summaries_work = False
@@ -112,13 +121,16 @@ def test_a_biller_that_does_not_say_is_not_clean(used: World) -> None:
 
 
 def test_report_compares_once_a_day(used: World) -> None:
-    """And says so: a difference makes the run incomplete."""
+    """And in every run as long as something differs, which makes the run incomplete."""
     lose(used, 30)
-    first = used.usage.report(used.sink(), compare=None)
-    assert first.reconciliation is not None
-    assert not first.complete
-    second = used.usage.report(used.sink(), compare=None)
-    assert (second.reconciliation, second.complete) == (None, True)
+    for _ in range(2):
+        done = used.usage.report(used.sink(), compare=None)
+        assert done.reconciliation is not None
+        assert not done.complete
+    repair(used.pm, compare(used).differences, oldest_billable(used.now))
+    assert used.usage.report(used.sink(), compare=None).complete
+    done = used.usage.report(used.sink(), compare=None)
+    assert (done.reconciliation, done.complete) == (None, True)
     used.now = used.true_now = used.now + 24 * HOUR
     assert used.usage.report(used.sink(), compare=None).reconciliation is not None
 
