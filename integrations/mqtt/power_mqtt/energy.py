@@ -184,13 +184,21 @@ class EnergyReader:
         self._next_turn = end + max((end - begin) * _PAUSE_PER_READ, _LEAST_PAUSE_S)
 
     def _is_as_read(self, pm: PowerManager, known: _Read, meter: PowerMeter) -> bool:
-        recent = _Read(known.from_us, [meter], [])
-        with pm.transaction():  # so that both are of one moment
-            self._add(pm, recent, meter, known.from_us, None)
-            total = pm.energy_totals(meter.id)
-        out_wh = total.energy_out_wh - recent.out_wh[meter.id] - known.out_wh[meter.id]
-        in_wh = total.energy_in_wh - recent.in_wh[meter.id] - known.in_wh[meter.id]
+        before = self._recent(pm, known.from_us, meter)
+        total = pm.energy_totals(meter.id)
+        recent = self._recent(pm, known.from_us, meter)
+        if (
+            recent != before
+        ):  # somebody writes; a transaction would keep him waiting, and the turn comes again
+            return True
+        out_wh = total.energy_out_wh - recent.out_wh - known.out_wh[meter.id]
+        in_wh = total.energy_in_wh - recent.in_wh - known.in_wh[meter.id]
         return max(abs(out_wh), abs(in_wh)) < _ROUNDING_WH
+
+    def _recent(self, pm: PowerManager, from_us: int, meter: PowerMeter) -> Energy:
+        sums = _Read(from_us, [meter], [])
+        self._add(pm, sums, meter, from_us, None)
+        return Energy(sums.out_wh[meter.id], sums.in_wh[meter.id])
 
     def _move_on(self, pm: PowerManager, known: _Read) -> None:
         """Take the hours that are not the last ones any more to what is known."""

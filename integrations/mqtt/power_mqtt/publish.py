@@ -67,6 +67,7 @@ QUIET_LOOK_SECONDS = (
     5.0  # between two looks while the file does not change: a device may fall silent
 )
 ACKNOWLEDGE_SECONDS = 60.0  # a broker that takes nothing over for so long is left
+WORK_SECONDS = 0.05  # between two looks, for what takes long
 HEAR_SECONDS = 10.0  # after the greeting a broker has said what it held, or never will
 TROUBLE_SECONDS = 60.0  # without a trouble of the file, after which the same one is said again
 _LOOK_SHARE = (
@@ -286,11 +287,16 @@ class Publisher:
             self._look(now)
 
     def _work(self) -> bool:
-        """Have one part do a little of what takes long, beside the looks; whether one had something to do."""
-        if any(part.work() for part in self.parts):
+        """Have a part do a little of what takes long, beside the looks; whether one had something to do."""
+        end = self._clock() + WORK_SECONDS
+        has_worked = False
+        while any(part.work() for part in self.parts):
+            has_worked = True
+            if self._clock() >= end:
+                break
+        if has_worked:
             self._is_stale = True  # it may have something to say
-            return True
-        return False
+        return has_worked
 
     def _check_file(self) -> None:
         path = self._options.db

@@ -85,10 +85,17 @@ def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 
 
 def _kind(word: str) -> str | None:
+    """What a word of a topic or path means.
+
+    >>> [_kind(word) for word in ("GridVoltage", "ups.load", "battery.charge", "apparent_power")]
+    ['voltage', None, 'charge', None]
+    """
     if _NOT_MEASURED.search(word):
         return None
+    # GridVoltage, battery.voltage and output-power are words of several parts, as battery_voltage is.
+    parts = re.sub(r"(?<=[a-z])(?=[A-Z])|[. -]", "_", word)
     for kind, pattern in _WORDS.items():
-        if pattern.fullmatch(word):
+        if pattern.fullmatch(parts):
             return kind
     return None
 

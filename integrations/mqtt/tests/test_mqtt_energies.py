@@ -340,6 +340,27 @@ def test_no_counter_falls_over_restarts_of_bridge_and_broker(
     assert values[-1] == pytest.approx(15.0)
 
 
+def test_bridge_that_ends_saves_its_counters(
+    device: Device, broker: Mosquitto, tmp_path: Path
+) -> None:
+    """What it published last is in the file, for a broker that forgets."""
+    device.now = time.time() - 7200
+    device.log(10.0, 1800.0)
+    arguments = ("publish", "--db", device.path, "--broker", broker.url, "--name", "here")
+    with (
+        Listener(broker, ENERGY) as listener,
+        bridge(*arguments, log=tmp_path / "log") as running,
+    ):
+        listener.wait(lambda: listener.of(ENERGY))
+        assert running.end() == 0
+
+    with device.pm.connection() as conn:
+        (revision,) = conn.execute("SELECT revision FROM mqtt_counter_lines").fetchone()
+    published = read_message("edge", listener.of(ENERGY)[0])
+    assert published is not None
+    assert revision == published.revision + 1
+
+
 def test_meter_and_device_that_go_while_no_bridge_runs_are_removed(
     device: Device, broker: Mosquitto, tmp_path: Path
 ) -> None:

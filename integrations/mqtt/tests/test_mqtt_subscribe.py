@@ -462,6 +462,23 @@ def test_a_proposed_map_works_on_what_it_was_made_of(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("voltage", "voltage"), ("Voltage_A", "voltage"), ("GridVoltage", "voltage"), ("battery.voltage", "voltage"),
+        ("Current", "current"), ("total_current", None), ("amps", "current"), ("output-power", "power"),
+        ("apower", "power"), ("act_power", "power"), ("ApparentPower", None), ("PowerFactor", None), ("soc", "charge"),
+        ("battery", "charge"), ("battery.charge", "charge"), ("energy_today", None), ("temperature", None),
+        ("state", None), ("MaxCurrent", None),
+    ],
+)  # fmt: skip
+def test_words_that_makers_use_are_understood(word: str, kind: str | None) -> None:
+    """And what is no present value is left out."""
+    heard = Heard(f"device/{word}")
+    heard.take(b"12")
+    assert list(heard.found) == ([] if kind is None else [kind])
+
+
 def test_nothing_to_hear_is_1(broker: Mosquitto) -> None:
     """Said on standard error."""
     ended = power_mqtt("sniff", "--broker", broker.url, "no/such/topic", "--seconds", "0.5")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import logging
 import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from power_manager import (
@@ -261,10 +262,20 @@ def _once(notifier: Notifier, ways: Sequence[Way]) -> int:
     return 0
 
 
-def _log_to_stderr() -> None:
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Log to the standard error of now, for as long as this runs."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
 
 
 def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int:
@@ -275,8 +286,8 @@ def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int
         options = parser.parse_args(argv)
         if not options.to and not options.to_file:
             parser.error("nobody to tell: name someone with --to URL or --to-file FILE")
-        _log_to_stderr()
-        return _run(options, clocks or Clocks())
+        with _log_to_stderr():
+            return _run(options, clocks or Clocks())
 
     return run_program(program, "power-notify", (PowerManagerError,))
 

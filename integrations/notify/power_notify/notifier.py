@@ -26,6 +26,7 @@ from power_notify.ways import Way
 _FILE_TROUBLE_S = 60.0  # after so long without the file the program ends, to be started again
 _LAST_WAIT_S = 1.0  # at the end, for messages that are under way
 _END_WITHIN_S = 1.6  # after a signal
+_STUCK_S = 120.0  # Apprise's own limits are on silence: a server that trickles could hold a way up for ever
 _SAY_AGAIN_S = 3600.0  # between two log lines about a way that stays down
 _log = logging.getLogger("power_notify")
 
@@ -74,7 +75,7 @@ class Notifier:
         for way in self.ways:
             message = self.message_for(way)
             if message is not None and not way.is_busy and way.due_s <= self._clocks.steady():
-                way.start(message, ring)
+                way.start(message, ring, self._clocks.steady())
 
     def take_in(self) -> None:
         """Look at the file, and keep what is to be told."""
@@ -100,6 +101,10 @@ class Notifier:
             outcome = way.outcome(max(deadline_s - time.monotonic(), 0.0))
             if outcome is not None:
                 self._note(way, *outcome)
+            elif way.is_busy and self._clocks.steady() - way.started_s >= _STUCK_S:
+                message = way.give_up()
+                if message is not None:
+                    self._note(way, message, f"no answer for {shown_duration(_STUCK_S)}")
 
     def waiting_count(self, way: Way) -> int:
         """How much a way has not been told yet."""

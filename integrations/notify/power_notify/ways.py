@@ -11,6 +11,7 @@ import threading
 import urllib.parse
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import apprise
 
@@ -34,6 +35,15 @@ class WayError(PowerManagerError):
     """A way to people cannot be used as it was given."""
 
 
+@dataclass
+class _Sending:
+    """A message that is under way, and how it went."""
+
+    message: Message
+    problem: str = ""
+    has_ended: threading.Event = field(default_factory=threading.Event)
+
+
 class Way:
     """One URL, and what is being sent to it.
 
@@ -48,9 +58,8 @@ class Way:
         digest = hashlib.pbkdf2_hmac("sha256", url.encode(), b"power-notify", 50_000)
         self.key = digest.hex()[:16]
         self._url = url
-        self._message: Message | None = None  # the one that is under way
-        self._problem = ""
-        self._has_ended = threading.Event()
+        self._sending: _Sending | None = None
+        self.started_s = 0.0  # by the steady clock, of what is under way
         self.failure_count = 0
         self.due_s = 0.0  # by the steady clock: not before that time
         _hush_others()
@@ -68,22 +77,28 @@ class Way:
     @property
     def is_busy(self) -> bool:
         """Whether a message is under way, or its outcome not yet noted."""
-        return self._message is not None
+        return self._sending is not None
 
-    def start(self, message: Message, ring: Callable[[], None]) -> None:
+    def start(self, message: Message, ring: Callable[[], None], now_s: float = 0.0) -> None:
         """Begin to send a message, in a thread of its own; ring() is called when it has ended."""
-        self._message = message
-        self._has_ended.clear()
+        sending = _Sending(message)
+        self._sending = sending
+        self.started_s = now_s
         # A daemon: a server that does not answer must not hold up the end of the program.
-        threading.Thread(target=self._run, args=(message, ring), daemon=True).start()
+        threading.Thread(target=self._run, args=(sending, ring), daemon=True).start()
 
     def outcome(self, wait_s: float = 0.0) -> tuple[Message, str] | None:
         """What has been sent and what went wrong ("": nothing), once; None while it is under way."""
-        if self._message is None or not self._has_ended.wait(wait_s):
+        sending = self._sending
+        if sending is None or not sending.has_ended.wait(wait_s):
             return None
-        message = self._message
-        self._message = None
-        return message, self._problem
+        self._sending = None
+        return sending.message, sending.problem
+
+    def give_up(self) -> Message | None:
+        """Wait no longer for what is under way, and return it; if it arrives all the same, it comes twice."""
+        sending, self._sending = self._sending, None
+        return None if sending is None else sending.message
 
     def send(self, message: Message) -> str:
         """Send a message, and return what went wrong; "" where the other side took it."""
@@ -106,9 +121,9 @@ class Way:
         """Seconds to wait after that many failures in a row: doubled each time, up to LAST_RETRY_S."""
         return float(min(FIRST_RETRY_S * 2 ** min(self.failure_count - 1, 20), LAST_RETRY_S))
 
-    def _run(self, message: Message, ring: Callable[[], None]) -> None:
-        self._problem = self.send(message)
-        self._has_ended.set()
+    def _run(self, sending: _Sending, ring: Callable[[], None]) -> None:
+        sending.problem = self.send(sending.message)
+        sending.has_ended.set()
         ring()
 
     def _open(self) -> apprise.NotifyBase | None:

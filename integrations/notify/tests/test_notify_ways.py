@@ -132,11 +132,36 @@ def test_a_way_that_does_not_answer_does_not_hold_up_the_others(
         assert rung.wait(30)
         notifier.settle()
         assert other_http.titles[-1] == f"Restore: Pump - number {number}"
-        world.pass_time(700.0)
+        world.pass_time(30.0)
     http.hold.set()
     notifier.settle(30.0)
     tell(notifier)
     assert http.titles == ["Restore: Pump - number 0", "Restore: Pump - number 1"]
+
+
+def test_a_way_that_never_answers_is_given_up_and_tried_again(
+    world: World, http: HttpEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After two minutes, which the log says: alerts must get out by then."""
+    notifier = world.notifier(http.url)
+    http.hold.clear()
+    world.pm.trigger_event("pump", "restore")
+    notifier.look()
+    http.wait_for_request()
+    world.pass_time(119.0)
+    notifier.look()
+    assert caplog.messages == []
+    world.pass_time(1.0)
+    notifier.look()
+    assert (
+        "way 1 json did not take a message, which is kept: no answer for 2 min" in caplog.messages
+    )
+    http.hold.set()
+    http.wait_for(1)
+    world.pass_time(10.0)
+    tell(notifier)
+    assert http.titles == ["Restore: Pump"] * 2
+    assert notifier.waiting_count(notifier.ways[0]) == 0
 
 
 def test_tries_are_further_and_further_apart(world: World, http: HttpEnd) -> None:
