@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from power_billing.counting import DeviceUsage
 from power_billing.findings import Finding, FindingKind
 from power_billing.hours import HOUR
+from power_billing.ledger import MAX_HOUR_NWH
 from power_billing.sources import NANO
 from power_billing.tables import set_setting, setting
 
@@ -110,15 +111,20 @@ def closed_findings(
     """What came to light of closed days since they were closed: more energy than was counted."""
     before = closed_before(conn)
     used: dict[tuple[str, int], int] = defaultdict(int)
+    found = []
     for usage in usages:
         for hour, one in usage.by_hour.items():
-            if hour < before:
+            if hour >= before:
+                continue
+            if abs(one.nwh) > MAX_HOUR_NWH:  # it was no consumption then, and is none now
+                kind, wh = FindingKind.SENSOR, one.nwh / NANO
+                found.append(Finding(kind, customer, usage.device_id, hour, wh))
+            else:
                 used[usage.device_id, hour // 24] += one.nwh
     counted: dict[tuple[str, int], int] = {}
     sql = "SELECT device_id, day, counted_nwh FROM billing_device_days WHERE customer = ?"
     for device_id, day, counted_nwh in conn.execute(sql, (customer,)):
         counted[device_id, day] = counted_nwh
-    found = []
     for (device_id, day), nwh in sorted(used.items()):
         more = nwh - counted.get((device_id, day), 0)
         if more > 0:

@@ -31,6 +31,7 @@ INVOICE_GRACE_HOURS = 1
 _TAKEN = (State.SENT, State.KEPT)  # the biller has that value
 _REASONS = {
     FindingKind.LATE: "came to light too late to be billed",
+    FindingKind.UNCLEAR: "of an hour of which a meter was deleted",
     FindingKind.SENSOR: "more than any device draws: look at the sensor",
 }
 
