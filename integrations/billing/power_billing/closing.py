@@ -82,7 +82,7 @@ def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
     invoice_at = """CAST(strftime('%s', hour * 3600, 'unixepoch', 'start of month', '+1 month')
         AS INTEGER) + 3600"""
     plain = f"""hour < ? AND state = 'sent' AND revision = 0
-        AND coalesce(attempted_at, 0) < {invoice_at} AND NOT EXISTS (
+        AND coalesce(taken_at, attempted_at, 0) < {invoice_at} AND NOT EXISTS (
             SELECT 1 FROM billing_outbox AS later WHERE later.customer = billing_outbox.customer
             AND later.hour = billing_outbox.hour AND later.revision > 0)"""
     conn.execute(

@@ -35,8 +35,8 @@ class DeviceUsage:
     """What a linked device used in the link's hours.
 
     `kept` are hours in which a meter counted that is deleted now: only that meter could tell how much of them was its
-    own. is_deleted: the device itself is gone, which had its last readings in `last_hour`. `parts` are the counted meters' own hours, `meters` what is new to be
-    known of meters.
+    own. is_deleted: the device itself is gone, which had its last readings in `last_hour`. `parts` are the counted
+    meters' own hours, `meters` what is new to be known of meters.
     """
 
     device_id: str
