@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from power_billing.counting import DeviceUsage
 from power_billing.findings import Finding, FindingKind
 from power_billing.hours import HOUR
+from power_billing.ledger import MAX_HOUR_NWH
 from power_billing.sources import NANO
 from power_billing.tables import set_setting, setting
 
@@ -81,7 +82,7 @@ def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
     invoice_at = """CAST(strftime('%s', hour * 3600, 'unixepoch', 'start of month', '+1 month')
         AS INTEGER) + 3600"""
     plain = f"""hour < ? AND state = 'sent' AND revision = 0
-        AND coalesce(attempted_at, 0) < {invoice_at} AND NOT EXISTS (
+        AND coalesce(taken_at, attempted_at, 0) < {invoice_at} AND NOT EXISTS (
             SELECT 1 FROM billing_outbox AS later WHERE later.customer = billing_outbox.customer
             AND later.hour = billing_outbox.hour AND later.revision > 0)"""
     conn.execute(
@@ -110,15 +111,20 @@ def closed_findings(
     """What came to light of closed days since they were closed: more energy than was counted."""
     before = closed_before(conn)
     used: dict[tuple[str, int], int] = defaultdict(int)
+    found = []
     for usage in usages:
         for hour, one in usage.by_hour.items():
-            if hour < before:
+            if hour >= before:
+                continue
+            if abs(one.nwh) > MAX_HOUR_NWH:  # it was no consumption then, and is none now
+                kind, wh = FindingKind.SENSOR, one.nwh / NANO
+                found.append(Finding(kind, customer, usage.device_id, hour, wh))
+            else:
                 used[usage.device_id, hour // 24] += one.nwh
     counted: dict[tuple[str, int], int] = {}
     sql = "SELECT device_id, day, counted_nwh FROM billing_device_days WHERE customer = ?"
     for device_id, day, counted_nwh in conn.execute(sql, (customer,)):
         counted[device_id, day] = counted_nwh
-    found = []
     for (device_id, day), nwh in sorted(used.items()):
         more = nwh - counted.get((device_id, day), 0)
         if more > 0:

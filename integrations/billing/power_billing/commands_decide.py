@@ -155,13 +155,16 @@ def _resolve(options: argparse.Namespace) -> int:
     if (options.keep or options.send) and not is_chosen:
         options.parser.error("say what: --customer, --hour, or --all")
     with opened(options) as (_, place):
-        listed = undecided(place, oldest_billable(time.time()), options.customer, hours)
-        if options.keep:
-            with one_run(place):
-                keep_theirs(place, listed)
-        elif options.send:
-            with one_run(place):
-                send_ours(place, listed.conflicts)
+        oldest = oldest_billable(time.time())
+        if options.keep or options.send:
+            with one_run(place):  # a report under way may settle what is listed
+                listed = undecided(place, oldest, options.customer, hours)
+                if options.keep:
+                    keep_theirs(place, listed)
+                else:
+                    send_ours(place, listed.conflicts)
+        else:
+            listed = undecided(place, oldest, options.customer, hours)
     _print_undecided(listed)
     if options.keep:
         lost = len(listed.too_old) + len(listed.lost)

@@ -250,7 +250,9 @@ def _go_live(options: argparse.Namespace) -> int:
             f"Forget {trial.hours} hours that were billed to {trial.account}, and bill with the live key?",
             options.yes,
         )
-        live = go_live(pm, place, client, trial, dict(options.customer))
+        with one_run(place):  # a report of the trial that is under way would go on with it
+            trial = trial_of(place, client, key)
+            live = go_live(pm, place, client, trial, dict(options.customer))
     print(f"meter: {live.meter}")
     if live.product is not None:
         print(f"product: {live.product}")

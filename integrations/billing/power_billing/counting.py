@@ -35,14 +35,15 @@ class DeviceUsage:
     """What a linked device used in the link's hours.
 
     `kept` are hours in which a meter counted that is deleted now: only that meter could tell how much of them was its
-    own. is_deleted: the device itself is gone. `parts` are the counted meters' own hours, `meters` what is new to be
-    known of meters.
+    own. is_deleted: the device itself is gone, which had its last readings in `last_hour`. `parts` are the counted
+    meters' own hours, `meters` what is new to be known of meters.
     """
 
     device_id: str
     by_hour: dict[int, Used] = field(default_factory=dict)
     kept: list[range] = field(default_factory=list)
     is_deleted: bool = False
+    last_hour: int | None = None
     parts: list[HourUsage] = field(default_factory=list)
     meters: list[KnownMeter] = field(default_factory=list)
 
@@ -64,7 +65,8 @@ def device_usage(
     """What a linked device used in the last `days`; `known` are its meters that have counted before, by id."""
     parts = source.usage(link.device_id, days)
     if parts is None:
-        return DeviceUsage(link.device_id, is_deleted=True)
+        last_hour = max((meter.last_hour for meter in known.values()), default=None)
+        return DeviceUsage(link.device_id, is_deleted=True, last_hour=last_hour)
     known_before = known
     if any(part.hours and part.meter.id not in known for part in parts):
         whole = source.usage(link.device_id, ALL_DAYS)  # once a meter: since when is it there?

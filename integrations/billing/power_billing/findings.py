@@ -17,12 +17,22 @@ class FindingKind(str, Enum):
     LATE = "late"  # consumption that came to light when its hour was too old
     SENSOR = "sensor"  # an hour beyond all reason
     KEPT = "kept"  # billed of readings that are deleted now
+    UNCLEAR = (
+        "unclear"  # more than was billed of an hour whose deleted meter would have to tell how much
+    )
     NO_ENERGY = "no_energy"  # readings that show power, and no energy
     SILENT = "silent"  # no readings at all
 
 
 # What is lost unless somebody looks. What stays billed is only listed.
-LOST = (FindingKind.LATE, FindingKind.SENSOR, FindingKind.NO_ENERGY, FindingKind.SILENT)
+LOST = (
+    FindingKind.LATE,
+    FindingKind.SENSOR,
+    FindingKind.UNCLEAR,
+    FindingKind.NO_ENERGY,
+    FindingKind.SILENT,
+)
+LOST_ENERGY = (FindingKind.LATE, FindingKind.UNCLEAR)  # of these the watt-hours are known
 SILENT_HOURS = 7 * 24  # a linked device without a reading for that long is said
 ENERGY_HOURS = 24  # one with readings and no energy for that long, too
 
@@ -56,6 +66,9 @@ class Finding:
         if self.kind is FindingKind.SENSOR:
             text = f"{iso(self.hour)} {self.watt_hours:.3g} Wh in an hour: look at the sensor"
             return f"not billed: {where} {text}"
+        if self.kind is FindingKind.UNCLEAR:
+            text = f"{iso(self.hour)} {self.watt_hours:+.3f} Wh, of an hour of which a meter was deleted"
+            return f"not billed: {where} {text}"
         if self.kind is FindingKind.KEPT and self.watt_hours > 0:
             text = f"{iso(self.hour)} {self.watt_hours:+.3f} Wh, of an hour of which a part was deleted"
             return f"not billed: {where} {text}"
@@ -72,20 +85,21 @@ def device_findings(
     customer: str, usage: DeviceUsage, covered: range, now_hour: int
 ) -> list[Finding]:
     """Whether a linked device is silent, or has readings without energy; `covered` are the link's hours until now."""
-    if usage.is_deleted or now_hour - 1 not in covered:
+    if now_hour - 1 not in covered:
         return []
-    newest = max(usage.by_hour, default=None)
+    newest = usage.last_hour if usage.is_deleted else max(usage.by_hour, default=None)
     since = max(covered.start, now_hour - SILENT_HOURS)
     is_silent = newest is None or newest < since
     if is_silent and now_hour - since >= ENERGY_HOURS:
         begin = covered.start if newest is None else newest + 1
         return [Finding(FindingKind.SILENT, customer, usage.device_id, begin, 0.0)]
-    recent = [part for part in usage.parts if now_hour - ENERGY_HOURS <= part.hour < now_hour]
-    readings = sum(part.reading_count for part in recent)
-    has_energy = any(part.energy_nwh for part in recent)
-    if readings >= 2 and not has_energy and any(part.has_power for part in recent):
-        begin = min(part.hour for part in recent)
-        return [Finding(FindingKind.NO_ENERGY, customer, usage.device_id, begin, 0.0)]
+    for hours in (ENERGY_HOURS, SILENT_HOURS):  # one that is read every two days is not silent
+        recent = [part for part in usage.parts if now_hour - hours <= part.hour < now_hour]
+        readings = sum(part.reading_count for part in recent)
+        has_energy = any(part.energy_nwh for part in recent)
+        if readings >= 2 and not has_energy and any(part.has_power for part in recent):
+            begin = min(part.hour for part in recent)
+            return [Finding(FindingKind.NO_ENERGY, customer, usage.device_id, begin, 0.0)]
     return []
 
 

@@ -17,7 +17,7 @@ import stripe
 from power_billing.errors import BillingError
 from power_billing.hours import next_hour
 from power_billing.keys import API_KEY, Secret
-from power_billing.links import Link, keep_item, links_of
+from power_billing.links import Link, check_clock, keep_item, links_of
 from power_billing.money import price_of
 from power_billing.stripe_client import account_of, cannot
 from power_billing.stripe_setup import (
@@ -101,13 +101,18 @@ def go_live(
     """Move the ledger to the meter of a live key; `customers` are those of live mode by those of test mode.
 
     Devices whose customer is in it are billed to the other from the next full hour on. Meter, product and price are
-    found or made as setup does for the trial, before the ledger is touched; subscriptions follow. Raises BillingError.
+    found or made as setup does for the trial, before the ledger is touched; subscriptions follow. Raises BillingError,
+    also for a clock behind the newest reading of such a device.
     """
     known = {link.customer for link in trial.links}
     for test_customer, live_customer in customers.items():
         if test_customer not in known:
             raise BillingError(f"{test_customer}: no device is billed to it")
         refuse_missing(client, live_customer)
+    registered = {device.id for device in pm.list_devices()}
+    for link in trial.links:
+        if link.customer in customers and link.device_id in registered:
+            check_clock(pm, link.device_id, clock())
     with tables(place) as conn:
         name = product_name_of(conn)
         price = price_of(conn)
@@ -123,8 +128,8 @@ def go_live(
         if name is not None and price is not None and live_price is not None:
             keep_price(conn, name, price, live_price)
         _move_links(conn, customers, next_hour(clock()))
-    for device_id in shut_down:
-        _restore(pm, device_id)
+        for device_id in shut_down:
+            _restore(pm, device_id)
     if live_price is not None:
         for live_customer in dict.fromkeys(customers.values()):
             keep_item(

@@ -22,9 +22,10 @@ from power_billing.links import Link
 from power_billing.outbox import queue_value
 from power_billing.sources import NANO
 
-# No device draws 1 GW: an hour beyond that is a broken sensor's. Nine of them still fit SQLite's integers.
-MAX_HOUR_NWH = 10**9 * NANO
-MAX_CUSTOMER_NWH = 9 * MAX_HOUR_NWH
+# No device draws 100 MW: an hour beyond that is a broken sensor's. A device's day of such hours fits SQLite's integers,
+# and so does a customer's hour of 90 such devices.
+MAX_HOUR_NWH = 10**8 * NANO
+MAX_CUSTOMER_NWH = 90 * MAX_HOUR_NWH
 # Some days more than can be billed: the clock may move meanwhile, and what has just become too old is to be listed.
 LOOK_BACK_DAYS = BILLABLE_HOURS // 24 + 6
 _KEPT_HOURS = 48  # how long a deletion is taken for the cause of a change in the hours after it
@@ -54,6 +55,7 @@ def book(
     An hour without readings counts as nothing. Call it in the transaction of tables().
     """
     counted = _counted(conn, customer, hours.seen)
+    totals = _by_hour(counted)
     changes: dict[int, int] = defaultdict(int)  # nano-watt-hours by hour
     found: list[Finding] = []
     for device in _merged(usages):
@@ -62,17 +64,19 @@ def book(
             used, before = change.used, known.get(change.hour, Used())
             kind = None
             if change.is_kept:
-                kind = FindingKind.KEPT
+                is_more = used.nwh > before.nwh and device.is_kept(change.hour)
+                kind = FindingKind.UNCLEAR if is_more else FindingKind.KEPT
             elif abs(used.nwh) > MAX_HOUR_NWH:
                 kind = FindingKind.SENSOR
             elif change.hour < hours.billable.start:
                 kind = FindingKind.LATE
             elif change.hour not in hours.billable:
                 continue
-            elif abs(changes[change.hour] + used.nwh - before.nwh) > MAX_CUSTOMER_NWH:
+            elif abs(totals[change.hour] + used.nwh - before.nwh) > MAX_CUSTOMER_NWH:
                 kind = FindingKind.SENSOR
             difference = used.nwh - before.nwh
             if kind is None:
+                totals[change.hour] += difference
                 changes[change.hour] += difference
                 _keep(conn, customer, device.device_id, change.hour, used)
             elif difference:
@@ -83,14 +87,14 @@ def book(
 
 
 def _by_day(found: Sequence[Finding]) -> list[Finding]:
-    """The same, but of what stays billed one a device and day: a device may have lost a month of hours."""
-    by_day: dict[tuple[str, int], Finding] = {}
+    """The same, but of what was deleted one a kind, device and day: a device may have lost a month of hours."""
+    by_day: dict[tuple[FindingKind, str, int], Finding] = {}
     others = []
     for one in found:
-        if one.kind is not FindingKind.KEPT:
+        if one.kind not in (FindingKind.KEPT, FindingKind.UNCLEAR):
             others.append(one)
             continue
-        key = (one.device_id, one.hour // 24)
+        key = (one.kind, one.device_id, one.hour // 24)
         there = by_day.get(key)
         if there is not None:
             watt_hours = there.watt_hours + one.watt_hours
@@ -148,6 +152,15 @@ def _counted(conn: sqlite3.Connection, customer: str, seen: int) -> dict[str, di
     for device_id, hour, counted_nwh, reading_count in conn.execute(sql, (customer, seen)):
         found[device_id][hour] = Used(counted_nwh, reading_count)
     return found
+
+
+def _by_hour(counted: dict[str, dict[int, Used]]) -> dict[int, int]:
+    """What was counted of all devices together: nano-watt-hours by hour."""
+    totals: dict[int, int] = defaultdict(int)
+    for by_hour in counted.values():
+        for hour, used in by_hour.items():
+            totals[hour] += used.nwh
+    return totals
 
 
 def _keep(conn: sqlite3.Connection, customer: str, device_id: str, hour: int, used: Used) -> None:

@@ -63,8 +63,11 @@ def _check_types(types: Iterable[str] | None) -> tuple[str, ...] | None:
     return tuple(kind for kind in TYPES if kind in wanted)
 
 
-def _check_clock(pm: PowerManager, device_id: str, now: float) -> None:
-    """By a clock that is behind, as after a start without a network, the past would be billed as well."""
+def check_clock(pm: PowerManager, device_id: str, now: float) -> None:
+    """Raise BillingError for a clock that is behind a device's newest reading, as after a start without a network.
+
+    By such a clock the past would be billed as well.
+    """
     newest = max(
         (meter.updated_at for meter in pm.list_meters(device_id) if meter.updated_at), default=None
     )
@@ -99,7 +102,7 @@ def link(
     pm.get_device(device_id)
     now, item = clock(), subscription_item
     if since is None:
-        _check_clock(pm, device_id, now)
+        check_clock(pm, device_id, now)
     begin = next_hour(now) if since is None else hour_of("since", since)
     if not oldest_billable(now) <= begin <= next_hour(now):
         raise InvalidValue(f"since: expected a time of the past 35 days, got {since!r}")

@@ -27,7 +27,8 @@ class State(str, Enum):
 class Entry:
     """A row of the outbox.
 
-    attempted_at: when it was first sent, in epoch seconds, whatever came of it. theirs_wh: what the biller had for the
+    attempted_at: when it was first sent, in epoch seconds, whatever came of it. taken_at: when the biller said that it
+    takes it; None where it was found there, or not taken. theirs_wh: what the biller had for the
     hour when it was last asked because of this event; None if it was not.
     """
 
@@ -37,6 +38,7 @@ class Entry:
     attempts: int
     reason: str | None
     theirs_wh: int | None
+    taken_at: float | None = None
 
 
 # --- Deciding
@@ -106,6 +108,7 @@ _OF_EVENT = "WHERE customer = ? AND hour = ? AND revision = ?"
 _NOTE_ATTEMPT = f"""UPDATE billing_outbox
     SET attempted_at = coalesce(attempted_at, ?), attempts = attempts + 1 {_OF_EVENT}"""
 _NOTE_OUTCOME = f"UPDATE billing_outbox SET state = ?, reason = ? {_OF_EVENT}"
+_NOTE_TAKEN = f"UPDATE billing_outbox SET taken_at = ? {_OF_EVENT}"
 _NOTE_THEIRS = f"UPDATE billing_outbox SET theirs_wh = ? {_OF_EVENT}"
 
 
@@ -119,6 +122,11 @@ def note_outcome(
 ) -> None:
     """That came of it."""
     conn.execute(_NOTE_OUTCOME, (state.value, reason, event.customer, event.hour, event.revision))
+
+
+def note_taken(conn: sqlite3.Connection, event: UsageEvent, now: float) -> None:
+    """The biller has said that it takes the event."""
+    conn.execute(_NOTE_TAKEN, (now, event.customer, event.hour, event.revision))
 
 
 def note_theirs(conn: sqlite3.Connection, event: UsageEvent, theirs_wh: int) -> None:
@@ -154,8 +162,8 @@ _REFUSE_CUSTOMER = """UPDATE billing_outbox SET state = 'refused', reason = ?
 
 # --- Looking
 
-_ENTRY = """SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason, theirs_wh
-    FROM billing_outbox"""
+_ENTRY = """SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason, theirs_wh,
+    taken_at FROM billing_outbox"""
 # Those tried least come first, so that a run that gives up early starts with others the next time.
 _LEAST_TRIED = "ORDER BY attempts, hour, customer, revision"
 _OPEN = f"{_ENTRY} WHERE state IN ('queued', 'refused', 'conflict') {_LEAST_TRIED}"
@@ -204,7 +212,20 @@ def counts(conn: sqlite3.Connection, customer: str) -> dict[State, int]:
 def _entries(conn: sqlite3.Connection, sql: str, *values: object) -> list[Entry]:
     found = []
     for row in conn.execute(sql, values):
-        customer, hour, revision, value_wh, state, attempted_at, attempts, reason, theirs_wh = row
+        (
+            customer,
+            hour,
+            revision,
+            value_wh,
+            state,
+            attempted_at,
+            attempts,
+            reason,
+            theirs_wh,
+            taken_at,
+        ) = row
         event = UsageEvent(customer, hour, revision, value_wh)
-        found.append(Entry(event, State(state), attempted_at, attempts, reason, theirs_wh))
+        found.append(
+            Entry(event, State(state), attempted_at, attempts, reason, theirs_wh, taken_at)
+        )
     return found

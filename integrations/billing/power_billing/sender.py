@@ -28,6 +28,7 @@ from power_billing.outbox import (
     entries_in,
     note_attempt,
     note_outcome,
+    note_taken,
     note_theirs,
     put_off,
     revise,
@@ -263,6 +264,8 @@ class Sender:
                     continue
                 states[event] = _STATES[receipt.outcome]
                 note_outcome(conn, event, states[event], receipt.reason)
+                if states[event] is State.SENT:
+                    note_taken(conn, event, self.clock())
         return states
 
     # --- Which events

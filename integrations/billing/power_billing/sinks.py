@@ -12,6 +12,7 @@ from typing import Protocol
 
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso
+from power_manager import InvalidValue
 
 EVENT_NAME = "power_watt_hours"
 
@@ -132,10 +133,18 @@ class CsvSink:
         newest: dict[int, tuple[int, int]] = {}
         for row in rows:
             if row["customer"] == customer:
-                hour = hour_of("hour", row["hour"])
-                value = (int(row["revision"]), int(row["watt_hours"]))
+                hour, value = self._value(row)
                 newest[hour] = max(value, newest.get(hour, value))
         return {hour: wh for hour, (_, wh) in newest.items() if hour in hours}
+
+    def _value(self, row: dict[str, str]) -> tuple[int, tuple[int, int]]:
+        """A row's hour, and its revision and watt-hours. Raises BillingError for a row that somebody has changed."""
+        try:
+            return hour_of("hour", row["hour"]), (int(row["revision"]), int(row["watt_hours"]))
+        except (InvalidValue, TypeError, ValueError):
+            raise BillingError(
+                f"{self.path}: {row['identifier']}: not a row of this sink: put it right, or take the row out"
+            ) from None
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():

@@ -31,6 +31,7 @@ INVOICE_GRACE_HOURS = 1
 _TAKEN = (State.SENT, State.KEPT)  # the biller has that value
 _REASONS = {
     FindingKind.LATE: "came to light too late to be billed",
+    FindingKind.UNCLEAR: "of an hour of which a meter was deleted",
     FindingKind.SENSOR: "more than any device draws: look at the sensor",
 }
 
@@ -184,9 +185,19 @@ def _taken(rows: list[Entry]) -> int:
 def _late(hour: int, rows: list[Entry], deadline: float) -> list[Late]:
     """What an hour's events changed after that time, if anything."""
     taken = [row for row in rows if row.state in _TAKEN]
-    in_time = [row for row in taken if row.attempted_at is None or row.attempted_at < deadline]
+    in_time = [row for row in taken if _taken_at(row) < deadline]
+    late = [row for row in taken if _taken_at(row) >= deadline]
     before_wh, after_wh = _taken(in_time), _taken(taken)
+    if late and late[0].theirs_wh is not None:  # a repair: the biller was asked what it had
+        before_wh = late[0].theirs_wh
     return [] if before_wh == after_wh else [Late(hour, before_wh, after_wh)]
+
+
+def _taken_at(row: Entry) -> float:
+    """When the biller took an event, as far as it is known; 0 for what was found there."""
+    if row.taken_at is not None:
+        return row.taken_at
+    return 0.0 if row.attempted_at is None else row.attempted_at
 
 
 def _open(hour: int, rows: list[Entry]) -> list[Unbilled]:

@@ -52,6 +52,7 @@ CREATE TABLE billing_outbox (
     customer TEXT NOT NULL, hour INTEGER NOT NULL, revision INTEGER NOT NULL, value_wh INTEGER NOT NULL,
     state TEXT NOT NULL DEFAULT 'queued',         -- of the enum State
     attempted_at REAL,                            -- when it was first sent, whatever came of it; epoch seconds
+    taken_at REAL,                                -- when the biller said that it takes it; NULL: it never said so
     attempts INTEGER NOT NULL DEFAULT 0, reason TEXT,
     theirs_wh INTEGER,                            -- what the biller had, when it was asked because of this event
     PRIMARY KEY (customer, hour, revision)

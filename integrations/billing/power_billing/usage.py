@@ -16,6 +16,7 @@ from power_billing.counting import DeviceUsage, device_usage, keep_meters, known
 from power_billing.customers import customer_problems
 from power_billing.errors import BillingError
 from power_billing.findings import (
+    LOST_ENERGY,
     Finding,
     FindingKind,
     device_findings,
@@ -320,7 +321,7 @@ class Status:
     @property
     def lost_wh(self) -> float:
         """Watt-hours that came to light or could be sent too late, and that nobody has accepted as lost."""
-        late = [one for one in self.findings if one.kind is FindingKind.LATE and one.is_lost]
+        late = [one for one in self.findings if one.kind in LOST_ENERGY and one.is_lost]
         waited = sum(entry.event.watt_hours for entry in self.too_old)
         return waited + sum(one.watt_hours for one in late)
 

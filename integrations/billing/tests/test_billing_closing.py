@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from power_billing import FindingKind, Status, status
 from power_billing.closing import KEPT_HOURS, closed_before
+from power_billing.ledger import counted_by_day
 from power_billing.reconcile import reconcile
+from power_billing.sources import NANO
 from power_billing.tables import tables
 from world import CUSTOMER, HOUR, NOW, World, outbox
 
@@ -94,6 +96,47 @@ def test_what_comes_to_light_of_closed_days_is_found(world: World) -> None:
     ]
     assert now_of(world).lost_wh == 5.0
     assert len(world.report().lost) == 1
+
+
+def test_a_broken_sensor_of_a_closed_day_is_no_late_consumption(world: World) -> None:
+    """It is said in its own words for ever, and what is lost is not counted by it."""
+    world.link()
+    begin = (THIS_HOUR - 5) * HOUR
+    for second in (600.0, 2040.0):
+        world.pm.log_power(world.meters["edge"], 1e6, 1e4, timestamp=begin + second)
+    for day in range(0, 181, 10):
+        go_to(world, day)
+        world.use(1.0, -24 * day + 3)
+        done = world.report()
+    with tables(world.pm) as conn:
+        assert closed_before(conn) > THIS_HOUR
+    assert [(one.kind, one.hour) for one in done.lost] == [(FindingKind.SENSOR, THIS_HOUR - 5)]
+    assert now_of(world).lost_wh == 0.0
+
+
+def test_the_largest_hours_of_many_devices_are_closed_and_listed(world: World) -> None:
+    """What fits no integer of SQLite's is a broken sensor's: it is said, and stops nobody's bills."""
+    hours = range(THIS_HOUR - 40, THIS_HOUR - 5)
+    for number in range(95):
+        world.add_device(f"big{number}")
+        world.link(f"big{number}")
+        for hour in hours if number == 0 else hours[:1]:
+            for second in (600.0, 2040.0):
+                at = hour * HOUR + second
+                world.pm.log_power(world.meters[f"big{number}"], 1e6, 249.0, timestamp=at)
+        if number in (0, 50, 94):  # a day of one device, and an hour of many
+            done = world.report()
+    assert {one.kind for one in done.lost} == {FindingKind.SENSOR}
+    listed = sum(round(one.watt_hours) for one in done.lost)
+    assert world.billed() + listed == 99_600_000 * (94 + len(hours))
+    for day in range(60, 181, 30):
+        go_to(world, day)
+        world.use(1.0, -24 * day + 3, "big1")
+        world.report()
+    with tables(world.pm) as conn:
+        assert closed_before(conn) > THIS_HOUR
+        counted = counted_by_day(conn, CUSTOMER, range(THIS_HOUR - 72, THIS_HOUR + 24))
+    assert sum(counted["big0"].values()) == 99_600_000 * NANO * len(hours)
 
 
 def test_closed_days_are_compared_by_day(world: World) -> None:

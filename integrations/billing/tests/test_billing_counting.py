@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from power_billing import FindingKind, HourUsage, MeterUsage, Run, link, unlink
+from power_billing import FindingKind, HourUsage, MeterUsage, Run, link, status, unlink
 from power_billing.counting import known_meters
 from power_billing.tables import tables
 from world import CUSTOMER, HOUR, NOW, World
@@ -194,8 +194,29 @@ def test_late_readings_beside_a_deleted_meter_are_listed(world: World) -> None:
     world.pm.log_power(world.meters["edge"], 75.0, 1.0, timestamp=(THIS_HOUR - 5) * HOUR + 2400)
     done = world.report()
     assert world.billed() == 14
-    assert "not billed: " in str(done.kept[0])
-    assert done.kept[0].watt_hours > 0
+    assert (done.complete, done.kept) == (False, [])
+    (lost,) = done.lost
+    assert lost.kind is FindingKind.UNCLEAR
+    assert "not billed: " in str(lost)
+    assert lost.watt_hours > 0
+    assert status(world.pm, clock=lambda: NOW).lost_wh == lost.watt_hours
+
+
+def test_what_comes_beside_a_deleted_meter_is_not_hidden_by_what_stays_billed(
+    world: World,
+) -> None:
+    """Of one day: more of an hour, and less of another, are two lines."""
+    world.link()
+    world.use(500.0, 8)
+    world.use(10.0, 5)
+    world.report()
+    world.pm.delete_meter(world.meters["edge"])
+    add_meter(world, "solar")
+    world.meters["edge"] = world.meters["solar"]
+    world.use(100.0, 5)
+    done = world.report()
+    assert [one.watt_hours for one in done.lost] == [pytest.approx(90.0)]
+    assert [one.watt_hours for one in done.kept] == [pytest.approx(-500.0)]
 
 
 def test_a_device_that_is_registered_again_is_not_billed_twice(world: World) -> None:
@@ -253,6 +274,32 @@ def test_a_device_whose_readings_are_too_far_apart_is_said(world: World) -> None
     assert [(one.kind, one.device_id) for one in done.lost] == [(FindingKind.NO_ENERGY, "edge")]
     assert "readings, but no energy" in str(done.lost[0])
     world.use(5.0, 2)
+    assert world.report().complete
+
+
+def test_a_device_with_a_reading_in_more_than_a_day_is_said(world: World) -> None:
+    """It is not silent, and never has two readings in a day."""
+    world.link()
+    for back in range(20, 0, -1):
+        at = NOW - back * 30 * HOUR - 60
+        world.pm.log_power(world.meters["edge"], 100.0, 1.0, timestamp=at)
+    done = world.report()
+    assert [one.kind for one in done.lost] == [FindingKind.NO_ENERGY]
+
+
+def test_a_device_that_is_deleted_and_still_linked_is_said(world: World) -> None:
+    """After a week, as one that is silent is, until it is unlinked."""
+    world.link()
+    world.use(10.0, 5)
+    world.report()
+    world.pm.delete_device("edge")
+    world.now = world.true_now = NOW + 6 * 24 * HOUR
+    assert world.report().complete
+    world.now = world.true_now = NOW + 8 * 24 * HOUR
+    done = world.report()
+    assert [(one.kind, one.hour) for one in done.lost] == [(FindingKind.SILENT, THIS_HOUR - 4)]
+    unlink(world.pm, "edge", clock=lambda: world.now)
+    world.now = world.true_now = NOW + 9 * 24 * HOUR
     assert world.report().complete
 
 

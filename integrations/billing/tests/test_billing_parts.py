@@ -324,6 +324,17 @@ def test_a_file_that_is_no_csv_at_all_is_left_alone(tmp_path: Path, content: byt
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize(("before", "after"), [(",7\n", ",seven\n"), (",0,", ",,"), (",7\n", "\n")])
+def test_a_row_that_somebody_has_changed_is_named(tmp_path: Path, before: str, after: str) -> None:
+    """Nobody guesses what it was."""
+    sink, event = CsvSink(tmp_path / "usage.csv"), UsageEvent(CUSTOMER, THIS_HOUR, 0, 7)
+    sink.send([event])
+    head, row = sink.path.read_text().splitlines(keepends=True)
+    sink.path.write_text(head + row[:20] + row[20:].replace(before, after, 1))
+    with pytest.raises(BillingError, match=r"usage.csv: cus_.* not a row of this sink"):
+        sink.recorded(CUSTOMER, range(THIS_HOUR - 1, THIS_HOUR + 1))
+
+
 def test_a_disk_that_fails_is_later(tmp_path: Path) -> None:
     """The events stay queued."""
     sink = CsvSink(tmp_path / "missing" / "usage.csv")

@@ -14,6 +14,7 @@ from power_billing.keys import API_KEY
 from power_billing.money import Price
 from power_billing.stripe_client import API_URL
 from power_billing.tables import tables
+from power_billing.usage import one_run
 from shop import ALICE, BOB, PRICED, Shop
 
 from power_manager import InvalidValue, PowerManager
@@ -340,6 +341,26 @@ def test_a_wrong_customer_leaves_the_trial_as_it_is(
     assert live.meters == {}
     assert "62 Wh" not in shop("status")[2]
     assert "usage goes to stripe:mtr_test_1" in shop("status")
+
+
+def test_going_live_waits_for_a_run_of_the_trial(shop: Shop, live: Loopback) -> None:
+    """Which would go on with the trial's customers and meter in the live ledger."""
+    with PowerManager(shop.db) as pm, one_run(pm):
+        assert "another run is under way" in shop("go-live", "--yes", code=1)[-1]
+    assert live.meters == {}
+
+
+def test_going_live_by_a_clock_that_is_behind_is_refused(shop: Shop, live: Loopback) -> None:
+    """It would bill what the trial has counted."""
+    with PowerManager(shop.db) as pm:
+        meter = pm.list_meters("edge")[0].id
+        ahead = PowerManager(shop.db, clock=lambda: time.time() + 9 * 3600)
+        ahead.log_power(meter, 1.0, 1.0)
+        ahead.close()
+    pair = f"{ALICE}=cus_LiveAlice"
+    out = shop("go-live", "--customer", pair, "--yes", code=1)[-1]
+    assert "this machine's clock is behind" in out
+    assert live.meters == {}
 
 
 def test_going_live_asks_first(shop: Shop, live: Loopback) -> None:

@@ -131,4 +131,4 @@ def test_the_numbers_of_the_readme_are_the_codes() -> None:
     assert "pauses of about 1, 2 and 4 s" in README
     assert sender.PAUSES == (1.0, 2.0, 4.0)
     assert sender.MAX_FAILURES == 3
-    assert f"more than {ledger.MAX_HOUR_NWH // NANO // 10**9} GWh" in README
+    assert f"more than {ledger.MAX_HOUR_NWH // NANO // 10**6} MWh" in README

@@ -18,8 +18,10 @@ from power_billing.cli import main
 from power_billing.closing import KEPT_HOURS
 from power_billing.command_line import month_hours
 from power_billing.errors import BillingError
+from power_billing.hours import oldest_billable
 from power_billing.money import Price
 from power_billing.outbox import revise
+from power_billing.reconcile import reconcile, repair
 from power_billing.statement import (
     CustomerStatement,
     DeviceLines,
@@ -125,6 +127,36 @@ def test_what_came_after_the_invoice_is_listed(world: World) -> None:
     assert statement(world).is_over
     text = as_text(statement(world), SCREEN)
     assert "after the invoice: 2026-09-30T21:00Z 10 Wh became 55 Wh (+45 Wh)" in text
+
+
+def test_what_arrived_only_after_the_invoice_is_listed(world: World) -> None:
+    """Though it was tried before: it is when the biller took it that counts."""
+    world.link()
+    hour = int(OCTOBER // HOUR) - 1
+    move(world, OCTOBER + 60)
+    for second in (600, 2040):
+        world.pm.log_power(world.meters["edge"], 250, 1.0, timestamp=hour * HOUR + second)
+    world.server.faults.extend(["500-before"] * 40)
+    world.report()
+    world.server.faults.clear()
+    move(world, OCTOBER + 9 * HOUR)
+    assert world.report().complete
+    assert statement(world).customers[0].late == [Late(hour, 0, 100)]
+
+
+def test_what_was_missing_on_the_invoice_and_is_repaired_is_listed(world: World) -> None:
+    """Stripe had dropped it before, and was asked after."""
+    world.link()
+    world.use(100.0, 5)
+    world.report()
+    world.server.events.clear()
+    move(world, OCTOBER + 5 * HOUR)
+    hours = range(oldest_billable(world.now), int(world.now // HOUR))
+    found = reconcile(world.pm, world.sink(), hours, world.now)
+    assert repair(world.pm, found.differences, hours.start) == 1
+    world.report()
+    assert world.billed() == 100
+    assert statement(world).customers[0].late == [Late(int(NOW // HOUR) - 5, 0, 100)]
 
 
 def move(world: World, now: float) -> None:
