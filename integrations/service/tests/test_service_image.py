@@ -41,10 +41,14 @@ def packaged() -> set[str]:
 
 
 def is_ignored(path: str) -> bool:
-    """Whether .dockerignore keeps a path from the build: the last line that fits it or a folder above it decides."""
+    """Whether Dockerfile.dockerignore keeps a path out: the last line that fits it or a folder above it decides."""
     ignored = False
     places = [str(place) for place in (PurePosixPath(path), *PurePosixPath(path).parents)][:-1]
-    for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
+    for line in (
+        (ROOT / "integrations/service/Dockerfile.dockerignore")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ):
         if line and not line.startswith("#"):
             pattern = line.removeprefix("!")
             anywhere = pattern.removeprefix("**/")
@@ -78,7 +82,7 @@ def test_what_the_dockerfile_names_is_there_and_reaches_the_build() -> None:
     ],
 )
 def test_what_no_image_needs_stays_out(path: str, expected: bool) -> None:
-    """As Docker reads .dockerignore."""
+    """As Docker reads Dockerfile.dockerignore."""
     assert is_ignored(path) == expected
 
 
