@@ -111,16 +111,27 @@ class Loopback:
 
     # --- What tests look at
 
-    def hours(self, customer: str) -> dict[int, int]:
-        """What the hourly window leaves of the events: the newest of each hour."""
-        found: dict[int, tuple[tuple[int, int], int]] = {}
+    def meter_hours(self, customer: str) -> dict[str, dict[int, int]]:
+        """What each meter's hourly window leaves of the events, by event name: the newest of each hour."""
+        found: dict[tuple[str, int], tuple[tuple[int, int], int]] = {}
         for order, event in enumerate(self.events):
             if event["customer"] == customer and not event.get("dropped"):
                 rank = (event["timestamp"] if self.newest_by == "timestamp" else 0, order)
-                hour = event["timestamp"] // 3600
-                if hour not in found or rank > found[hour][0]:
-                    found[hour] = rank, event["value"]
-        return {hour: value for hour, (_, value) in found.items()}
+                window = event["event_name"], event["timestamp"] // 3600
+                if window not in found or rank > found[window][0]:
+                    found[window] = rank, event["value"]
+        by_meter: dict[str, dict[int, int]] = {}
+        for (event_name, hour), (_, value) in found.items():
+            by_meter.setdefault(event_name, {})[hour] = value
+        return by_meter
+
+    def hours(self, customer: str) -> dict[int, int]:
+        """What all meters together have, by hour."""
+        found: dict[int, int] = {}
+        for by_hour in self.meter_hours(customer).values():
+            for hour, value in by_hour.items():
+                found[hour] = found.get(hour, 0) + value
+        return found
 
     def billed(self, customer: str) -> int:
         """The sum that an invoice would have."""
@@ -319,6 +330,7 @@ class Loopback:
         self._identifiers[identifier] = now
         customer = values["payload[stripe_customer_id]"]
         event = {
+            "event_name": name,
             "identifier": identifier,
             "timestamp": timestamp,
             "customer": customer,
@@ -357,7 +369,9 @@ class Loopback:
         if start % step or end % step or end <= start:
             raise Refusal(400, f"start_time and end_time must align with {step} s", "start_time")
         sums: dict[int, int] = {}
-        for hour, value in self.hours(values["customer"]).items():
+        event_name = self.meters[meter_id]["event_name"]
+        by_hour = self.meter_hours(values["customer"]).get(event_name, {})
+        for hour, value in by_hour.items():
             if start <= hour * 3600 < end:
                 begin = start if window is None else hour * 3600 // step * step
                 sums[begin] = sums.get(begin, 0) + value

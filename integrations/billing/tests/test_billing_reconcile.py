@@ -9,6 +9,7 @@ from power_billing import BillingError, CannotSayNow, CsvSink
 from power_billing.decisions import undecided
 from power_billing.hours import oldest_billable
 from power_billing.reconcile import Reconciliation, reconcile, repair
+from power_billing.sinks import EVENT_NAME
 from world import CUSTOMER, HOUR, NOW, World
 
 THIS_HOUR = int(NOW // HOUR)
@@ -67,6 +68,7 @@ def test_what_stripe_has_from_elsewhere_is_found(used: World) -> None:
     """Another value in an hour of ours is repaired; an hour that was never sent from here is a conflict."""
     for hour, value in ((THIS_HOUR - 3, 99), (THIS_HOUR - 7, 5)):
         event = {
+            "event_name": EVENT_NAME,
             "identifier": f"x{hour}",
             "timestamp": hour * 3600 + 5,
             "customer": CUSTOMER,
