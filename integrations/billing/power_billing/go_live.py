@@ -19,6 +19,7 @@ from power_billing.hours import next_hour
 from power_billing.keys import API_KEY, Secret
 from power_billing.links import Link, check_clock, keep_item, links_of
 from power_billing.money import price_of
+from power_billing.periods import tariff_of
 from power_billing.stripe_client import account_of, cannot
 from power_billing.stripe_setup import (
     Found,
@@ -69,14 +70,20 @@ def trial_of(place: Place, client: stripe.StripeClient, key: Secret) -> Trial:
     if not re.match("(sk|rk)_live_", key.reveal()):
         raise BillingError(f"{API_KEY}: go-live takes a live key, sk_live_ or rk_live_")
     with tables(place) as conn:
+        has_tariff = tariff_of(conn) is not None
         meter_id = setting(conn, METER_SETTING)
         account = setting(conn, "account")
         (hours,) = conn.execute("SELECT count(*) FROM billing_hours").fetchone()
+    if has_tariff:
+        raise BillingError(
+            f"{place.db_path}: it has a tariff, whose meters and prices are of test mode: begin a ledger by --ledger "
+            "FILE with the live key, and run power-billing setup --tariff there"
+        )
     if meter_id is None:
         raise BillingError(
             f"{place.db_path}: no trial to end: power-billing setup begins with a live key"
         )
-    if account not in (None, account_of(meter_id)):
+    if account not in (None, account_of([meter_id])):
         raise BillingError(
             f"{place.db_path}: its usage goes to {account}, which is no trial at Stripe"
         )
@@ -84,7 +91,7 @@ def trial_of(place: Place, client: stripe.StripeClient, key: Secret) -> Trial:
         client.v1.billing.meters.retrieve(meter_id)
     except stripe.InvalidRequestError:
         present = [link for link in links_of(place) if link.until_hour is None]
-        return Trial(account_of(meter_id), hours, present)
+        return Trial(account_of([meter_id]), hours, present)
     except stripe.StripeError as error:
         raise cannot(error) from None
     raise BillingError(f"{place.db_path}: it is live already: this key sees its meter, {meter_id}")
@@ -132,11 +139,8 @@ def go_live(
             _restore(pm, device_id)
     if live_price is not None:
         for live_customer in dict.fromkeys(customers.values()):
-            keep_item(
-                place,
-                live_customer,
-                subscribe(place, client, live_customer, Wanted(clock())).item.id,
-            )
+            (subscribed,) = subscribe(place, client, live_customer, Wanted(clock()))
+            keep_item(place, live_customer, subscribed.item.id)
     ended = [link for link in trial.links if link.customer not in customers]
     return Live(meter, product, live_price, links_of(place), ended)
 

@@ -122,7 +122,7 @@ def _check_customers(place: Place, sink: StripeMeterSink, now: float, checked: C
     with tables(place) as conn:
         wanted = customers_to_check(conn, links, now)
     for customer in wanted:
-        problem = customer_problem(sink.client, sink.meter_id, customer)
+        problem = customer_problem(sink.client, sink.meters.ids, customer)
         with tables(place) as conn:
             if problem is None:
                 note_customer(conn, customer, now, None, False)

@@ -16,14 +16,15 @@ import stripe
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, iso
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.sinks import EVENT_NAME, CannotSayNow, Outcome, Receipt, UsageEvent
+from power_billing.periods import HourMeters
+from power_billing.sinks import CannotSayNow, Outcome, Receipt, Recorded, UsageEvent
 from power_billing.stripe_client import (
     KEY_ERRORS,
     account_of,
     cannot,
     check_meter,
     make_client,
-    meter_of,
+    meters_of,
 )
 from power_billing.tables import Place
 
@@ -38,22 +39,23 @@ def open_sink(
     stream: bool = False,
     session: Callable[[str], stripe.StripeClient],
 ) -> StripeMeterSink:
-    """The sink of the meter that setup() has remembered, after a look at it.
+    """The sink of the meters that setup() has remembered, after a look at them.
 
-    Raises BillingError where there was no setup, and where this key cannot see that meter: a test key does not see
+    Raises BillingError where there was no setup, and where this key cannot see one of them: a test key does not see
     what a live one has made.
     """
-    meter_id = meter_of(place)
-    try:
-        check_meter(client.v1.billing.meters.retrieve(meter_id))
-    except stripe.InvalidRequestError:
-        reason = "is this key of the account and mode (test, live) that setup was run with?"
-        raise BillingError(f"{API_KEY}: it cannot see the meter {meter_id}: {reason}") from None
-    except stripe.StripeError as error:
-        raise cannot(error) from None
-    return (
-        StripeStreamSink(client, meter_id, session) if stream else StripeMeterSink(client, meter_id)
-    )
+    found = meters_of(place)
+    for meter in found:
+        try:
+            check_meter(client.v1.billing.meters.retrieve(meter.meter_id), meter.event_name)
+        except stripe.InvalidRequestError:
+            cannot_see = f"{API_KEY}: it cannot see the meter {meter.meter_id}"
+            reason = "is this key of the account and mode (test, live) that setup was run with?"
+            raise BillingError(f"{cannot_see}: {reason}") from None
+        except stripe.StripeError as error:
+            raise cannot(error) from None
+    meters = HourMeters(place, found)
+    return StripeStreamSink(client, meters, session) if stream else StripeMeterSink(client, meters)
 
 
 def sink_from(environ: Mapping[str, str], place: Place, *, stream: bool = False) -> StripeMeterSink:
@@ -75,19 +77,20 @@ class StripeMeterSink:
 
     batch = 1
 
-    def __init__(self, client: stripe.StripeClient, meter_id: str) -> None:
-        self.client, self.meter_id = client, meter_id
-        self.account = account_of(meter_id)
+    def __init__(self, client: stripe.StripeClient, meters: HourMeters) -> None:
+        self.client, self.meters = client, meters
+        self.account = account_of(meters.ids)
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
         """Send each event. Raises BillingError for a key that Stripe does not take."""
         return [self._send_one(event) for event in events]
 
     def _send_one(self, event: UsageEvent) -> Receipt:
+        event_name = self.meters.of([event.hour])[event.hour].event_name
         try:
             answer = self.client.v1.billing.meter_events.create(
                 {
-                    "event_name": EVENT_NAME,
+                    "event_name": event_name,
                     "payload": {
                         "stripe_customer_id": event.customer,
                         "value": str(event.watt_hours),
@@ -106,22 +109,41 @@ class StripeMeterSink:
         return Receipt(Outcome.SENT)
 
     def recorded(self, customer: str, hours: range) -> dict[int, int]:
-        """What Stripe's summaries of the hours say; they follow the events with some delay."""
+        """What Stripe's summaries of the hours say; they follow the events with some delay.
+
+        Of all the ledger's meters: what is on one that the hour does not belong to is billed, too.
+        """
+        return self.recorded_apart(customer, hours).whole()
+
+    def recorded_apart(self, customer: str, hours: range) -> Recorded:
+        """The same, by whether it is on the hour's own meter. Raises CannotSayNow."""
+        found = Recorded()
+        for meter_id in self.meters.ids:
+            recorded = self._recorded_on(meter_id, customer, hours)
+            own = self.meters.of(recorded)
+            for hour, watt_hours in recorded.items():
+                is_own = own[hour].meter_id == meter_id
+                part = found.own if is_own else found.misplaced
+                part[hour] = part.get(hour, 0) + watt_hours
+        return found
+
+    def _recorded_on(self, meter_id: str, customer: str, hours: range) -> dict[int, int]:
+        """What one meter has."""
         found: dict[int, int] = {}
         for start in range(hours.start, hours.stop, SUMMARY_HOURS):
             stop = min(start + SUMMARY_HOURS, hours.stop)
-            for summary in self._summaries(customer, start, stop):
+            for summary in self._summaries(meter_id, customer, start, stop):
                 hour = summary.start_time // HOUR
                 found[hour] = found.get(hour, 0) + round(summary.aggregated_value)
         return found
 
     def _summaries(
-        self, customer: str, start: int, stop: int
+        self, meter_id: str, customer: str, start: int, stop: int
     ) -> list[stripe.billing.MeterEventSummary]:
         """One page of them: an hour each."""
         try:
             page = self.client.v1.billing.meters.event_summaries.list(
-                self.meter_id,
+                meter_id,
                 {
                     "customer": customer,
                     "start_time": start * HOUR,
@@ -140,7 +162,8 @@ class StripeMeterSink:
     def clock(self) -> float:
         """Epoch seconds by Stripe's clock, to the second. Raises BillingError where it does not say."""
         try:
-            answer = self.client.v1.billing.meters.retrieve(self.meter_id).last_response
+            meter = self.client.v1.billing.meters.retrieve(self.meters.ids[0])
+            answer = meter.last_response
             return parsedate_to_datetime(answer.headers["Date"] if answer else "").timestamp()
         except stripe.StripeError as error:
             raise cannot(error) from None
@@ -156,22 +179,23 @@ class StripeStreamSink(StripeMeterSink):
     def __init__(
         self,
         client: stripe.StripeClient,
-        meter_id: str,
+        meters: HourMeters,
         session: Callable[[str], stripe.StripeClient],
     ) -> None:
-        super().__init__(client, meter_id)
+        super().__init__(client, meters)
         self._make_session = session  # a client that has the session's token as its key
         self._session: stripe.StripeClient | None = None
         self._session_ends = 0.0
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
         """Send them in one call; a call that is refused is halved until the event at fault stands alone."""
+        meters = self.meters.of([event.hour for event in events])
         try:
             self._open_session().v2.billing.meter_event_stream.create(
                 {
                     "events": [
                         {
-                            "event_name": EVENT_NAME,
+                            "event_name": meters[event.hour].event_name,
                             "payload": {
                                 "stripe_customer_id": event.customer,
                                 "value": str(event.watt_hours),

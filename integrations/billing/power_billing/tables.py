@@ -12,12 +12,13 @@ from typing import Protocol
 
 from power_billing.errors import BillingError
 
-# Versions: 2 is the tables below; 1 was never released.
-_VERSION = "2"
+# Versions: 3 is the tables below; 1 and 2 (which had no periods) were never released.
+_VERSION = "3"
 LEDGER = (
     "POWER_BILLING_LEDGER"  # the variable of the ledger's own file; empty or unset: the library's
 )
-METER_SETTING = "stripe_meter"  # the id of Stripe's meter
+METER_SETTING = "stripe_meter"  # the id of Stripe's meter, where there is no tariff
+PRICE_SETTING = "stripe_price"  # the id of its price
 _BUSY_SECONDS = 30.0  # how long another process may hold the file
 _SETTINGS = """CREATE TABLE IF NOT EXISTS billing_settings (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
@@ -59,16 +60,24 @@ CREATE TABLE billing_outbox (
 ) WITHOUT ROWID;
 -- serves every run and status: what is to be sent, or looked at by somebody
 CREATE INDEX billing_outbox_open ON billing_outbox (attempts, hour) WHERE state IN ('queued', 'refused', 'conflict');
--- closed hours, which can be billed no more, summed by UTC day (since 1970)
+-- closed hours, which can be billed no more, summed by UTC day (since 1970) and period; '': there is no tariff
 CREATE TABLE billing_device_days (
-    customer TEXT NOT NULL, day INTEGER NOT NULL, device_id TEXT NOT NULL, counted_nwh INTEGER NOT NULL,
-    PRIMARY KEY (customer, day, device_id)
+    customer TEXT NOT NULL, day INTEGER NOT NULL, period TEXT NOT NULL, device_id TEXT NOT NULL,
+    counted_nwh INTEGER NOT NULL, PRIMARY KEY (customer, day, period, device_id)
 ) WITHOUT ROWID;
 CREATE TABLE billing_customer_days (
-    customer TEXT NOT NULL, day INTEGER NOT NULL, whole_wh INTEGER NOT NULL,
+    customer TEXT NOT NULL, day INTEGER NOT NULL, period TEXT NOT NULL, whole_wh INTEGER NOT NULL,
     sent_wh INTEGER NOT NULL, event_count INTEGER NOT NULL,   -- of the events that are summed here
-    PRIMARY KEY (customer, day)
+    PRIMARY KEY (customer, day, period)
 ) WITHOUT ROWID;
+-- the periods of the tariff, each with its meter and the price of new subscriptions at Stripe
+CREATE TABLE billing_periods (
+    position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, event_name TEXT NOT NULL UNIQUE,
+    week TEXT NOT NULL,                           -- a digit for each hour of the local week, from Monday on; 1: its own
+    amount TEXT NOT NULL, currency TEXT NOT NULL, unit TEXT NOT NULL, meter_id TEXT NOT NULL, price_id TEXT NOT NULL
+);
+-- the period of each hour that was counted; of closed ones too, which reconcile compares by period
+CREATE TABLE billing_hour_periods (hour INTEGER PRIMARY KEY, period TEXT NOT NULL);
 -- what cannot be billed, or stays billed without its readings
 CREATE TABLE billing_findings (
     customer TEXT NOT NULL, device_id TEXT NOT NULL, hour INTEGER NOT NULL, kind TEXT NOT NULL,  -- of the enum

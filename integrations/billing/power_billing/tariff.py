@@ -1,40 +1,19 @@
-"""Prices by time of day: a file of periods, of which every hour of the week belongs to exactly one."""
+"""Tariffs: periods with a meter and a price each, of which every hour of the week belongs to exactly one."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import sys
-import zoneinfo
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone, tzinfo
-from typing import Any
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from datetime import datetime, tzinfo
 
 from power_billing.hours import HOUR
-from power_billing.money import UNITS, Price
-from power_billing.sinks import EVENT_NAME
-from power_manager import InvalidValue, nearest, parse_zone
+from power_billing.money import Price
+from power_manager import InvalidValue, parse_zone
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WEEK_HOURS = 7 * 24
-MOST_PERIODS = 20  # Stripe's limit of items in a subscription
-_TARIFF_KEYS = ("zone", "currency", "unit")
-_PERIOD_KEYS = ("hours", "days", "price", "event_name")
-# A zone whose offset has parts of an hour in one of these years is refused.
-_CHECKED_YEARS = range(2020, 2051)
 # The machine's own zone may be another one tomorrow, and bills must not follow it.
 _OWN_ZONE = ("local", "localtime")
-
-
-class _Number(str):
-    """A number with a point as the file has it: 0.30 as binary would be another price."""
 
 
 @dataclass(frozen=True)
@@ -76,102 +55,6 @@ def _meters(tariff: Tariff) -> dict[str, tuple[str, frozenset[int]]]:
     return {period.name: (period.event_name, period.hours) for period in tariff.periods}
 
 
-# --- Reading
-
-
-def read_tariff(path: str | os.PathLike[str]) -> Tariff:
-    """The tariff in a file of TOML.
-
-    Raises InvalidValue, which names the file, for one that cannot be read or is no tariff: see parse_tariff().
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except OSError as error:
-        raise InvalidValue(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidValue(f"{path}: expected text in UTF-8") from None
-    try:
-        return parse_tariff(text)
-    except InvalidValue as error:
-        raise InvalidValue(f"{path}: {error}") from None
-
-
-def parse_tariff(text: str) -> Tariff:
-    """The tariff in a text of TOML.
-
-    Keys: zone (IANA's name; default UTC), currency (three letters), unit (Wh, kWh or MWh; default kWh), and a table for
-    each period: price (of one unit, above 0), hours ("07:00-22:00", or several in a list; default: all of a day), days
-    ("mon-fri", or several in a list; default: all), event_name (of the meter; default: power_watt_hours_ and the
-    period's name). A period with neither hours nor days has whatever is left. Raises InvalidValue for anything else,
-    for an hour of the week that no period has or that two have, for a border inside an hour, and for a zone that is
-    parts of an hour away from UTC.
-    """
-    try:
-        values = tomllib.loads(text, parse_float=_Number)
-    except (ValueError, RecursionError) as error:
-        raise InvalidValue(f"expected TOML: {error}") from None
-    tables = {name: value for name, value in values.items() if isinstance(value, dict)}
-    for name in values:
-        if name not in tables and name not in _TARIFF_KEYS:
-            expected = f"expected {', '.join(_TARIFF_KEYS)}, or a period as a table [{name}]"
-            raise InvalidValue(f"{expected}, got the key {name!r}{nearest(name, _TARIFF_KEYS)}")
-    if not 1 <= len(tables) <= MOST_PERIODS:
-        raise InvalidValue(f"expected from 1 to {MOST_PERIODS} periods, got {len(tables)}")
-    zone = _text(values, "zone", "UTC")
-    _check_zone(zone)
-    currency = _text(values, "currency", None)
-    unit = _text(values, "unit", "kWh")
-    if unit not in UNITS:
-        raise InvalidValue(f"unit: expected {', '.join(UNITS)}, got {unit!r}")
-    hours = _divide_week({name: _named_hours(name, table) for name, table in tables.items()})
-    periods = []
-    for name, table in tables.items():
-        price = _price(name, table, currency, unit)
-        periods.append(Period(name, _event_name(name, table), price, hours[name]))
-    _refuse_shared_meters(periods)
-    return Tariff(zone, tuple(periods))
-
-
-def _text(values: Mapping[str, Any], key: str, default: str | None) -> str:
-    value = values.get(key, default)
-    if value is None:
-        raise InvalidValue(f"{key}: expected text, got nothing")
-    if not isinstance(value, str) or isinstance(value, _Number) or not value:
-        raise InvalidValue(f"{key}: expected text, got {value!r}")
-    return value
-
-
-def _price(name: str, table: Mapping[str, Any], currency: str, unit: str) -> Price:
-    price = table.get("price")
-    if isinstance(price, bool) or not isinstance(price, (str, int)):
-        got = "nothing" if price is None else repr(price)
-        raise InvalidValue(f"{name}: price: expected an amount such as 0.34, got {got}")
-    try:
-        return Price.parse(str(price), currency, unit)
-    except InvalidValue as error:
-        raise InvalidValue(f"{name}: {error}") from None
-
-
-def _event_name(name: str, table: Mapping[str, Any]) -> str:
-    event_name = _text(table, "event_name", f"{EVENT_NAME}_{name}")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", event_name):
-        expected = "expected up to 100 letters, digits and _.-"
-        raise InvalidValue(f"{name}: event_name: {expected}, got {event_name!r}")
-    return event_name
-
-
-def _refuse_shared_meters(periods: list[Period]) -> None:
-    owner: dict[str, str] = {}
-    for period in periods:
-        other = owner.setdefault(period.event_name, period.name)
-        if other != period.name:
-            raise InvalidValue(
-                f"{period.name}: event_name: {period.event_name!r} is that of {other}, and each period has a meter of "
-                "its own: name another one"
-            )
-
-
 # --- Zones
 
 
@@ -182,6 +65,8 @@ def zone_of(name: str) -> tzinfo:
     try:
         zone = parse_zone(name)
     except argparse.ArgumentTypeError as error:
+        import zoneinfo
+
         if not zoneinfo.available_timezones():
             raise InvalidValue(
                 f"zone: {name}: this machine knows no time zones: install the package tzdata"
@@ -189,111 +74,6 @@ def zone_of(name: str) -> tzinfo:
         raise InvalidValue(f"zone: {error}") from None
     assert zone is not None  # which stands for the machine's own
     return zone
-
-
-def _check_zone(name: str) -> None:
-    """Usage is by UTC hours: where local hours begin inside them, a period's border would be inside one too."""
-    zone = zone_of(name)
-    for year in _CHECKED_YEARS:
-        for month in range(1, 13):
-            offset = datetime(year, month, 15, tzinfo=timezone.utc).astimezone(zone).utcoffset()
-            seconds = 0.0 if offset is None else offset.total_seconds()
-            if seconds % HOUR:
-                raise InvalidValue(
-                    f"zone: {name} is {seconds / HOUR:+g} hours from UTC in {year}, and usage is by whole UTC hours: a "
-                    "period would begin inside one; name a zone that is whole hours away, or UTC"
-                )
-
-
-# --- The week
-
-
-def _named_hours(name: str, table: Mapping[str, Any]) -> frozenset[int] | None:
-    """The hours of the week that a period names; None where it names none, and has what is left."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
-        expected = "expected a period named by up to 40 small letters, digits and _"
-        raise InvalidValue(f"{expected}, got {name!r}")
-    for key in table:
-        if key not in _PERIOD_KEYS:
-            expected = f"expected {', '.join(_PERIOD_KEYS)}"
-            raise InvalidValue(f"{name}: {expected}, got {key!r}{nearest(key, _PERIOD_KEYS)}")
-    if "hours" not in table and "days" not in table:
-        return None
-    days: set[int] = set()
-    for text in _texts(name, table, "days", "mon-sun"):
-        days.update(_days(name, text))
-    hours_of_day: set[int] = set()
-    for text in _texts(name, table, "hours", "00:00-24:00"):
-        hours_of_day.update(_span(name, text))
-    return frozenset(day * 24 + hour for day in days for hour in hours_of_day)
-
-
-def _texts(name: str, table: Mapping[str, Any], key: str, default: str) -> list[str]:
-    value = table.get(key, default)
-    texts = value if isinstance(value, list) else [value]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        expected = f"expected text such as {default!r}, or a list of such"
-        raise InvalidValue(f"{name}: {key}: {expected}, got {value!r}")
-    return texts
-
-
-def _span(name: str, text: str) -> range:
-    """The hours of a day in "07:00-22:00"."""
-    found = re.fullmatch(r"(\d\d):(\d\d)-(\d\d):(\d\d)", text, re.ASCII)
-    if found is None:
-        raise InvalidValue(f"{name}: hours: expected such as '07:00-22:00', got {text!r}")
-    begin, begin_minute, end, end_minute = map(int, found.groups())
-    if begin_minute or end_minute:
-        raise InvalidValue(
-            f"{name}: hours: expected whole hours such as '07:00-22:00', for usage is by the hour, got {text!r}"
-        )
-    if begin > 23 or end > 24:
-        raise InvalidValue(f"{name}: hours: expected from 00:00 to 24:00, got {text!r}")
-    if begin >= end:
-        raise InvalidValue(
-            f"{name}: hours: expected an end after the begin, got {text!r}: over midnight write two, such as "
-            "['22:00-24:00', '00:00-07:00']"
-        )
-    return range(begin, end)
-
-
-def _days(name: str, text: str) -> list[int]:
-    """The days in "mon-fri", in "sat", or in "sat-mon"."""
-    first, dash, last = text.partition("-")
-    if first not in DAYS or (dash and last not in DAYS):
-        raise InvalidValue(f"{name}: days: expected such as 'mon-fri' or 'sat', got {text!r}")
-    begin = DAYS.index(first)
-    following = (DAYS.index(last) - begin) % 7 if dash else 0
-    return [(begin + step) % 7 for step in range(following + 1)]
-
-
-def _divide_week(named: Mapping[str, frozenset[int] | None]) -> dict[str, frozenset[int]]:
-    """Each period's hours, of which every hour of the week is in exactly one."""
-    owner: dict[int, str] = {}
-    for name, hours in named.items():
-        for hour in sorted(hours or ()):
-            other = owner.setdefault(hour, name)
-            if other != name:
-                raise InvalidValue(
-                    f"{_shown(hour)} is in {other} and in {name}: an hour belongs to one period"
-                )
-    left = frozenset(range(WEEK_HOURS)) - owner.keys()
-    rest = [name for name, hours in named.items() if hours is None]
-    if len(rest) > 1:
-        raise InvalidValue(
-            f"{rest[0]} and {rest[1]} have neither hours nor days: only one can have what is left"
-        )
-    if rest and not left:
-        raise InvalidValue(f"{rest[0]}: no hour is left for it: take it out, or give it hours")
-    if left and not rest:
-        raise InvalidValue(
-            f"{_shown(min(left))} is in no period: one without hours and days has whatever is left"
-        )
-    return {name: left if hours is None else hours for name, hours in named.items()}
-
-
-def _shown(week_hour: int) -> str:
-    return f"{DAYS[week_hour // 24]} {week_hour % 24:02d}:00"
 
 
 # --- Showing
@@ -325,3 +105,12 @@ def _shown_day(hours: list[int]) -> str:
     begins = [hour for hour in hours if hour - 1 not in hours]
     ends = [hour + 1 for hour in hours if hour + 1 not in hours]
     return ", ".join(f"{begin:02d}:00-{end:02d}:00" for begin, end in zip(begins, ends))
+
+
+def shown_hour(week_hour: int) -> str:
+    """The begin of an hour of the week.
+
+    >>> shown_hour(31)
+    'tue 07:00'
+    """
+    return f"{DAYS[week_hour // 24]} {week_hour % 24:02d}:00"

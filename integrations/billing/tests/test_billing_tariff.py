@@ -12,36 +12,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from power_billing.hours import HOUR
-from power_billing.tariff import (
-    DAYS,
-    WEEK_HOURS,
-    Tariff,
-    parse_tariff,
-    read_tariff,
-    shown_hours,
-    zone_of,
-)
+from power_billing.tariff import DAYS, WEEK_HOURS, Tariff, shown_hours, zone_of
+from power_billing.tariff_file import parse_tariff, read_tariff
+from tariffs import TWO, at
 
 from power_manager import InvalidValue
-
-TWO = """
-zone = "Europe/Berlin"
-currency = "eur"
-
-[peak]
-hours = "07:00-22:00"
-days = "mon-fri"
-price = 0.34
-
-[off_peak]
-price = 0.20
-"""
-
-
-def at(text: str) -> int:
-    """An hour since 1970 by its begin in UTC."""
-    return int(datetime.fromisoformat(text).replace(tzinfo=timezone.utc).timestamp()) // HOUR
 
 
 def week(hours: str = "", days: str = "", more: str = "[rest]\nprice = 1") -> Tariff:
