@@ -207,8 +207,8 @@ class StorageError(PowerManagerError, OSError):
     def __init__(self, path: object, reason: object, sqlite_errorname: str = "") -> None:
         super().__init__()
         self.args = (str(path), str(reason), sqlite_errorname)
-        self.filename = str(path)
-        self.reason = str(reason)
+        self.filename: str = str(path)
+        self.reason: str = str(reason)
         self.sqlite_errorname = sqlite_errorname
 
     def __str__(self) -> str:  # OSError's own would speak of an errno
@@ -3913,7 +3913,7 @@ class PowerManager:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._pid = os.getpid()
-        self.db_path = _check_path("db_path", db_path)
+        self.db_path: Path = _check_path("db_path", db_path)
         if durability not in ("full", "normal"):
             raise _invalid("durability", "'full' or 'normal'", durability)
         if not callable(clock):
@@ -5695,8 +5695,8 @@ class CommandParser(argparse.ArgumentParser):
     ) -> None:
         # From Python 3.14 on argparse would colour the help: the same on every version.
         plain = {"color": False} if sys.version_info >= (3, 14) else {}
-        self.name = name or prog
-        self.examples = [f"{prog} {example}".rstrip() for example in examples]
+        self.name: str = name or prog
+        self.examples: list[str] = [f"{prog} {example}".rstrip() for example in examples]
         head = "example:" if len(examples) == 1 else "examples:"
         super().__init__(
             prog=prog,
