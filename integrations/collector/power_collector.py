@@ -2852,7 +2852,9 @@ class Journal:
         self.error = ""
         self.low: float = power_manager.LOW_BATTERY_THRESHOLD
         self.critical: float = power_manager.CRITICAL_BATTERY_THRESHOLD
-        self.max_gap: float = math.inf  # seconds between two readings beyond which no energy is booked
+        self.max_gap: float = (
+            math.inf
+        )  # seconds between two readings beyond which no energy is booked
         try:
             self._look_up_device()
             self._sequence = self.manager.last_sequence()
