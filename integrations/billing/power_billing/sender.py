@@ -396,8 +396,7 @@ def _believable(before: Iterable[Entry]) -> set[int]:
     for entry in before:
         if entry.attempted_at is not None or entry.state in (State.SENT, State.KEPT):
             ours.add(entry.event.watt_hours)
-        is_decided = entry.state is State.QUEUED and entry.asked_at is None
-        if is_decided and entry.theirs_wh is not None:
+        if entry.state is State.QUEUED and entry.theirs_wh is not None:
             ours.add(entry.theirs_wh)  # somebody has seen it, and decided to replace it
     return ours
 

@@ -249,7 +249,13 @@ def test_somebody_elses_events_on_the_meter_are_left_alone(shop: Shop) -> None:
     """A report may name what another program has sent."""
     shop.subscribe("--report")
     error = {"code": "meter_event_invalid_value", "message": "no", "idempotency_key": "x"}
-    shop.stripe.errors = [{**error, "identifier": "another-programs-own"}]
+    with PowerManager(shop.db) as pm, tables(pm) as conn:
+        (first, *_) = every_entry(conn)
+    at_another_meter = first.event.identifier.replace("power_watt_hours", "energy_roof")
+    shop.stripe.errors = [
+        {**error, "identifier": "another-programs-own"},
+        {**error, "identifier": at_another_meter},
+    ]
     deliver(shop, thin(shop))
     shop("report", code=1)
     assert states(shop) == [State.SENT] * 3

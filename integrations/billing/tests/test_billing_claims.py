@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from loopback import KEY, FakeTransport, Loopback, serve
 from power_billing import BillingError, CannotSayNow, CsvSink, LedgerFile, State, UsageEvent
-from power_billing.claims import take_over
+from power_billing.claims import Claim, claims, note_claim, take_over
+from power_billing.customers import customer_problems, note_customer, recheck_customer
 from power_billing.decisions import keep_theirs, undecided
 from power_billing.hours import iso, oldest_billable
 from power_billing.keys import API_KEY, Secret
@@ -26,6 +27,7 @@ from power_billing.tables import (
     _FORGET_CUSTOMER,
     copy_in_memory,
     ledger_id,
+    set_setting,
     tables,
 )
 from shop import ALICE, PRICED, Shop
@@ -126,6 +128,20 @@ def test_a_ledger_that_has_sent_keeps_its_meter(first: World) -> None:
     for name in ("Roof", "a" * 17, "", "1st", "cus:x"):
         with pytest.raises(InvalidValue, match="meter: expected 1 to 16 lower-case letters"):
             setup(first.pm, client, name)
+
+
+def test_another_meter_asks_for_the_customers_again(world: World) -> None:
+    """Whose they are stands under the meter's name."""
+    world.sink()
+    with tables(world.pm) as conn:
+        set_setting(conn, "account", "stripe:mtr_test_1")
+        note_claim(conn, CUSTOMER, Claim(ledger_id(conn), world.now))
+    setup(world.pm, make_client(Secret(API_KEY, KEY), {}, world.transport(world.server)), "roof")
+    world.link()
+    world.use(10.0, 2)
+    assert world.report().complete
+    metadata = world.server.catalog.objects["customer"][CUSTOMER]["metadata"]
+    assert metadata == {"roof": id_of(world)}
 
 
 def test_the_longest_names_fit_an_identifier() -> None:
@@ -357,6 +373,28 @@ def test_stripe_is_asked_once_a_day_whose_customer_it_is(first: World) -> None:
     assert len(gets) == 2
 
 
+def test_a_claimed_customer_is_billed_while_stripe_does_not_say(first: World) -> None:
+    """As it was the last time, so it is."""
+    pass_time([first], 30)
+    first.use(10.0, -29)
+    sink = first.sink()
+    first.server.broken = ("/v1/customers",)
+    assert first.usage.report(sink).complete
+    assert first.billed() == 610
+
+
+def test_what_is_known_of_a_customer_is_kept_beside_whose_it_is(world: World) -> None:
+    """One row has both, and each is noted by itself."""
+    with tables(world.pm) as conn:
+        note_claim(conn, CUSTOMER, Claim("a" * 16, 1.0))
+        note_customer(conn, CUSTOMER, 2.0, "no subscription", False)
+        assert claims(conn) == {CUSTOMER: Claim("a" * 16, 1.0)}
+        note_claim(conn, CUSTOMER, Claim("b" * 16, 3.0))
+        assert customer_problems(conn) == {CUSTOMER: "no subscription"}
+        recheck_customer(conn, CUSTOMER)
+        assert claims(conn) == {CUSTOMER: Claim("b" * 16, 3.0)}
+
+
 @pytest.mark.parametrize("fault", ["broken", "forbidden"])
 def test_usage_waits_as_long_as_nobody_says_whose_customer_it_is(world: World, fault: str) -> None:
     """Of a customer that was never claimed; the next run goes on."""
@@ -391,6 +429,9 @@ def test_a_customer_that_stripe_does_not_have_waits(world: World) -> None:
     world.server = Loopback(lambda: world.true_now, knows_customers=True)
     world.link()
     world.use(10.0, 2)
+    assert [row.reason for row in world.report().open] == ["the biller has no such customer"]
+    world.server.catalog.add_customer(CUSTOMER)
+    world.server.catalog.objects["customer"][CUSTOMER] = {"id": CUSTOMER, "deleted": True}
     assert [row.reason for row in world.report().open] == ["the biller has no such customer"]
     assert world.server.events == []
 
