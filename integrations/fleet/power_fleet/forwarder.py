@@ -15,6 +15,10 @@ from power_fleet.outbox import Outbox, Parcel
 from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, token
 from power_manager import StorageError
 
+class OtherStream(ConnectionError):
+    """The stream is not the one in which the lines were opened: it has been made anew."""
+
+
 PUBLISH_SECONDS = 10.0  # to wait for an acknowledgement
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
 _log = logging.getLogger("power_fleet")
@@ -46,8 +50,12 @@ async def _drain(
     while True:
         parcel = await asyncio.to_thread(outbox.take)
         if parcel.batches:
-            await publish(js, parcel)
-            await asyncio.to_thread(outbox.done, parcel)
+            try:
+                sequences = await publish(js, parcel)
+            except OtherStream:
+                outbox.reopen()
+                raise
+            await asyncio.to_thread(outbox.done, parcel, sequences)
         elif once:
             return
         else:
@@ -55,26 +63,34 @@ async def _drain(
         backoff.reset()
 
 
-async def publish(js: JetStreamContext, parcel: Parcel) -> None:
-    """Return when the stream has acknowledged all of it; any failure raises, and then nothing is noted."""
+async def publish(js: JetStreamContext, parcel: Parcel) -> list[int]:
+    """Return the places that the stream has given to the batches, when it has acknowledged all of them.
+
+    Any failure raises, and then nothing is noted: OtherStream where a place is not behind that of the line's opening.
+    """
     results = await asyncio.gather(
         *(_send(js, batch) for batch in parcel.batches), return_exceptions=True
     )
-    for result in results:
+    sequences = []
+    for batch, result in zip(parcel.batches, results):
         if isinstance(result, BaseException):
             raise result
+        if result <= batch.line:
+            raise OtherStream(f"the stream {STREAM} was made anew: everything of it is told again")
+        sequences.append(result)
+    return sequences
 
 
-async def _send(js: JetStreamContext, batch: Batch) -> None:
+async def _send(js: JetStreamContext, batch: Batch) -> int:
     message_id, data = encode(batch)
-    headers = {Header.MSG_ID.value: message_id}
-    await js.publish(
+    acknowledgement = await js.publish(
         SUBJECT + token(batch.device_id),
         data,
         timeout=PUBLISH_SECONDS,
         stream=STREAM,
-        headers=headers,
+        headers={Header.MSG_ID.value: message_id},
     )
+    return acknowledgement.seq
 
 
 async def _close(connection: Client) -> None:

@@ -19,8 +19,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from power_fleet import dead, deletions, schema
-from power_fleet.codec import MAX_US, Batch, Poison, decode
+from power_fleet.codec import MAX_US, Batch, Poison
 from power_fleet.complaints import Complaints
+from power_fleet.decoding import decode
 from power_fleet.engine import Engine, Shard
 from power_fleet.quota import Quota
 from power_fleet.stream import (
@@ -228,7 +229,8 @@ class Sink:
 
 
 def _decoded(message: Msg) -> Batch:
-    batch, owner = decode(message.data), device_of(message.subject)
+    batch = decode(message.data, message.metadata.sequence.stream)
+    owner = device_of(message.subject)
     if batch.device_id != owner:
         raise Poison(f"the subject is that of {owner!r}, the batch that of {batch.device_id!r}")
     return batch
