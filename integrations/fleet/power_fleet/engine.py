@@ -32,6 +32,7 @@ _OTHERS_TURN = (
     "Code: 286,"  # a table has one insert with a quorum at a time: another sink's is under way
 )
 QUESTION = 100_000  # bytes of names in one question; the engine takes 262,144 in all
+Row = dict[str, Any]
 _Rows = Sequence[Sequence[Any]]
 _T = TypeVar("_T")
 _P = TypeVar("_P")
@@ -108,6 +109,29 @@ class Shard:
     def query(self, sql: str, **parameters: Any) -> list[Sequence[Any]]:
         """The rows of an answer. Raises EngineError."""
         return self._try(lambda client: list(client.query(sql, parameters).result_rows))
+
+    def select(self, sql: str, **parameters: Any) -> list[Row]:
+        """The rows of an answer, their values by the names of the columns. Raises EngineError."""
+        return self._try(lambda client: list(client.query(sql, parameters).named_results()))
+
+    def insert_columns(
+        self, table: str, columns: dict[str, str], values: Sequence[Sequence[Any]]
+    ) -> None:
+        """Insert values column by column, in the order of columns: names and types.
+
+        Returns when all replicas have them. Raises EngineError.
+        """
+        names, types = list(columns), list(columns.values())
+        self._in_turn(
+            lambda client: client.insert(
+                table,
+                values,
+                column_names=names,
+                column_type_names=types,
+                column_oriented=True,
+                settings=self._settings,
+            )
+        )
 
     def insert(self, table: str, columns: dict[str, str], rows: _Rows) -> None:
         """Insert rows; columns are names and types. Returns when all replicas have them. Raises EngineError."""

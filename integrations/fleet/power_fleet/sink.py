@@ -100,13 +100,13 @@ def _add(rows: Rows, batch: Batch, seen: int) -> None:
     rows.add(
         "power_events",
         (
-            (id_, e.at, e.id, e.sequence, e.type, e.value, e.note, e.meter_id, generation, 0)
+            (id_, e.at, e.id, e.sequence, e.type, e.value, e.note, e.meter_id, 0, generation, 0)
             for e in batch.events
         ),
     )
     rows.add("power_devices", ((id_, *device, 0) for device in batch.devices))
     rows.add("power_meters", ((id_, *meter, 0) for meter in batch.meters))
-    rows.add("power_seen", [(id_, seen)])
+    rows.add("power_seen", [(id_, 0, "", 0, seen)])
 
 
 def store(engine: Engine, shards: Sequence[Rows]) -> None:
