@@ -19,15 +19,18 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from power_fleet import dead, deletions, schema
-from power_fleet.codec import MAX_US, Batch, Poison, decode
+from power_fleet.codec import MAX_US, Batch, Poison
 from power_fleet.complaints import Complaints
+from power_fleet.decoding import decode
 from power_fleet.engine import Engine, Shard
+from power_fleet.life import highest_line
 from power_fleet.quota import Quota
 from power_fleet.stream import (
     CONSUMER,
     STREAM,
     Backoff,
     Nats,
+    check_sequence,
     check_server,
     device_of,
     stored_until,
@@ -57,9 +60,12 @@ class Rows:
 # Deletions before what is deleted is looked for, which is after all rows that may be; then the touches of the hours.
 _ORDER = {
     "power_deletions": schema.DELETIONS, "power_readings": schema.READINGS, "power_events": schema.EVENTS,
-    "power_devices": schema.DEVICES, "power_meters": schema.METERS,
+    # A device after its meters: its line says which of them are present.
+    "power_meters": schema.METERS, "power_devices": schema.DEVICES,
 }  # fmt: skip
-_AFTERWARDS = {"power_touched": schema.TOUCHED, "power_seen": schema.SEEN}
+_AFTERWARDS = {
+    "power_touched": schema.TOUCHED, "power_lines": schema.LINES, "power_seen": schema.SEEN,
+}  # fmt: skip
 
 
 def rows_of(batches: Iterable[tuple[Batch, int]], engine: Engine) -> list[Rows]:
@@ -99,13 +105,31 @@ def _add(rows: Rows, batch: Batch, seen: int) -> None:
     rows.add(
         "power_events",
         (
-            (id_, e.at, e.id, e.sequence, e.type, e.value, e.note, e.meter_id, 0, generation, 0)
+            (
+                id_,
+                e.at,
+                e.id,
+                e.sequence,
+                e.type,
+                e.value,
+                e.note,
+                e.meter_id,
+                batch.sequence,
+                generation,
+                0,
+            )
             for e in batch.events
         ),
     )
     rows.add("power_devices", ((id_, *device, 0) for device in batch.devices))
     rows.add("power_meters", ((id_, *meter, 0) for meter in batch.meters))
-    rows.add("power_seen", [(id_, 0, "", 0, seen)])
+    if batch.opening is not None:
+        version, site, _ = batch.opening
+        rows.add(
+            "power_lines",
+            [(id_, batch.line, batch.file_id, seen, batch.number, version, site)],
+        )
+    rows.add("power_seen", [(id_, batch.line, batch.file_id, batch.number, seen)])
 
 
 def store(engine: Engine, shards: Sequence[Rows]) -> None:
@@ -156,6 +180,7 @@ class Sink:
     async def _work(self, connection: Client) -> None:
         await check_server(connection)
         js = connection.jetstream()
+        await check_sequence(js, await asyncio.to_thread(highest_line, self._engine))
         dead_subject = await dead.dead_subject(js)
         subscription = await js.pull_subscribe_bind(CONSUMER, STREAM)
         while True:
@@ -228,7 +253,8 @@ class Sink:
 
 
 def _decoded(message: Msg) -> Batch:
-    batch, owner = decode(message.data), device_of(message.subject)
+    batch = decode(message.data, message.metadata.sequence.stream)
+    owner = device_of(message.subject)
     if batch.device_id != owner:
         raise Poison(f"the subject is that of {owner!r}, the batch that of {batch.device_id!r}")
     return batch
