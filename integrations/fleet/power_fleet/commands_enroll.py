@@ -12,6 +12,7 @@ from typing import Any
 from power_fleet import enroll
 from power_fleet.enroll import DEVICE, OPERATOR, SINK, User
 from power_fleet.keys import check_public, make_key, read_key, write_key
+from power_fleet.options import OPERATOR_GROUP, add_json_option
 from power_fleet.stream import Refused, token
 from power_manager import (
     Column,
@@ -23,7 +24,6 @@ from power_manager import (
     shown_json,
 )
 
-GROUP = "for operators"
 USERS_VARIABLE = "POWER_FLEET_USERS"
 PLACE = "/etc/power/nats.key"  # of a device's key in the lines for it
 
@@ -36,10 +36,10 @@ def add_commands(parser: CommandParser) -> None:
         "let a device send: make its key, and give it its rights",
         examples=[
             "edge-001 --users devices.conf",
-            "edge-001 --users devices.conf --public-key UA3H...",
+            "edge-001 --users devices.conf --public-key UB6YJCO7EZ4OGYZ7VRG6MF7QVSWIFYRXCZAQ2VYRDYKGW7NR2MMSUVGK",
             "sink-1 --role sink --users devices.conf",
         ],
-        group=GROUP,
+        group=OPERATOR_GROUP,
     )
     command.add_argument(
         "ids", nargs="+", metavar="ID", help="the device; of several ones, all that are in one file"
@@ -64,7 +64,7 @@ def add_commands(parser: CommandParser) -> None:
         _revoke,
         "take a device's rights away; an open connection is closed",
         examples=["edge-001 --users devices.conf", "sink-1 --role sink --users devices.conf"],
-        group=GROUP,
+        group=OPERATOR_GROUP,
     )
     command.add_argument("id", metavar="ID")
     _add_role(command)
@@ -75,9 +75,9 @@ def add_commands(parser: CommandParser) -> None:
         _enrolled,
         "list who has a key",
         examples=["--users devices.conf", "--users devices.conf --json"],
-        group=GROUP,
+        group=OPERATOR_GROUP,
     )
-    command.add_argument("--json", action="store_true", help="JSON, for programs")
+    add_json_option(command)
     _add_users(command, changes=False)
 
     command = parser.add_command(
@@ -85,7 +85,7 @@ def add_commands(parser: CommandParser) -> None:
         _key,
         "make a key here, or show the public half of one that is there",
         examples=[PLACE],
-        group=GROUP,
+        group=OPERATOR_GROUP,
     )
     command.add_argument("file", type=Path, metavar="FILE", help="where the key is, or is to be")
 

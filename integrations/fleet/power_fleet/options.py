@@ -71,6 +71,12 @@ def add_nats_options(command: CommandParser) -> None:
     command.add_argument("--user", help="who we are to NATS")
     command.add_argument("--password-file", type=Path, metavar="FILE", help="its password")
     command.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="our key, from `power-fleet enroll`, in place of both",
+    )
+    command.add_argument(
         "--ca",
         type=Path,
         metavar="FILE",
@@ -88,7 +94,14 @@ def nats_of(options: argparse.Namespace) -> Nats:
     """What the options of add_nats_options() say. Raises Refused."""
     if not options.nats:
         raise Refused(f"--nats: name the servers, here or in ${NATS_VARIABLE}")
-    return Nats(options.nats, options.user, options.password_file, options.ca, options.inbox_prefix)
+    return Nats(
+        options.nats,
+        options.user,
+        options.password_file,
+        options.ca,
+        options.inbox_prefix,
+        options.key_file,
+    )
 
 
 def add_engine_option(command: CommandParser) -> None:
