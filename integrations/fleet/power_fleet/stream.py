@@ -27,6 +27,7 @@ from nats.js.api import (
 )  # fmt: skip
 from nats.js.errors import NotFoundError
 
+ANY_INBOX = "_INBOX"
 STREAM, SUBJECT = "POWER_FLEET", "power.fleet."  # a device's own subject ends with its id
 CONSUMER = "sink"
 CONNECT_SECONDS = 15.0  # for all of the servers together
@@ -69,7 +70,10 @@ class Nats:
     user: str | None = None
     password_file: Path | None = field(default=None, repr=False)
     ca: Path | None = None  # a server that does not prove itself by it is refused
-    inbox_prefix: str = "_INBOX"
+    inbox_prefix: str = (
+        ANY_INBOX  # with a key file and nothing else given: the one that goes with the key
+    )
+    key_file: Path | None = field(default=None, repr=False)  # in place of a user and a password
     _said: set[str] = field(
         default_factory=set, init=False, repr=False, compare=False
     )  # since there was a connection last
@@ -77,6 +81,8 @@ class Nats:
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password_file is None):
             raise Refused("--user and --password-file go together: give both")
+        if self.user is not None and self.key_file is not None:
+            raise Refused("--key-file: a key stands in place of --user and --password-file")
         parts = [
             address("--nats", url, "nats://host:4222 or tls://host:4222") for url in self.servers
         ]
@@ -84,12 +90,11 @@ class Nats:
             raise Refused(
                 "--nats: name the user with --user, and the file of the password with --password-file"
             )
-        if (
-            self.user is not None
-            and self.ca is None
-            and any(part.hostname != "127.0.0.1" for part in parts)
-        ):
+        is_far = any(part.hostname != "127.0.0.1" for part in parts)
+        if self.user is not None and self.ca is None and is_far:
             raise Refused("--user: a password does not go over the network without TLS: give --ca")
+        if self.key_file is not None and self.ca is None and is_far:
+            raise Refused("--key-file: without TLS others could use the connection: give --ca")
 
     @property
     def servers(self) -> list[str]:
@@ -99,13 +104,26 @@ class Nats:
     async def connect(self, name: str) -> Client:
         """A connection that reconnects by itself; raises where no server is there at first."""
         options: dict[str, Any] = {"user": self.user}
+        inbox_prefix = self.inbox_prefix
+        if self.key_file is not None:
+            from power_fleet.keys import (
+                read_key,
+            )  # what signs is not loaded where nothing is signed
+
+            key = read_key(self.key_file)
+            options["nkeys_seed_str"] = key.seed
+            if inbox_prefix == ANY_INBOX:
+                inbox_prefix = key.inbox_prefix
         if self.password_file is not None:
             options["password"] = self.password_file.read_text(encoding="utf-8").strip()
         if self.ca is not None:
             options["tls"] = ssl.create_default_context(cafile=str(self.ca))
 
+        complaints: dict[str, None] = {}  # each once, in their order
+
         async def log_error(error: Exception) -> None:
             text = str(error) or type(error).__name__
+            complaints[text] = None
             _log.log(logging.DEBUG if text in self._said else logging.WARNING, "NATS: %s", text)
             self._said.add(text)
 
@@ -113,7 +131,7 @@ class Nats:
         attempt = connection.connect(
             self.servers,
             name=name,
-            inbox_prefix=self.inbox_prefix,
+            inbox_prefix=inbox_prefix,
             connect_timeout=5,
             max_reconnect_attempts=3,
             reconnect_time_wait=1,
@@ -124,6 +142,10 @@ class Nats:
         try:
             # The client goes on for ever with a server that takes the connection and refuses the login.
             await asyncio.wait_for(attempt, CONNECT_SECONDS)
+        except asyncio.TimeoutError as error:
+            await connection.close()
+            reasons = "; ".join(complaints) or "no answer"
+            raise TimeoutError(f"no connection in {CONNECT_SECONDS:g} s: {reasons}") from error
         except BaseException:
             await connection.close()
             raise
