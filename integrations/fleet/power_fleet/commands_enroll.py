@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from power_fleet import enroll
+from power_fleet.discovery import USERS, hub_directory
 from power_fleet.enroll import DEVICE, OPERATOR, SINK, User
 from power_fleet.keys import check_public, make_key, read_key, write_key
+from power_fleet.options import OPERATOR_GROUP, add_json_option
 from power_fleet.stream import Refused, token
 from power_manager import (
     Column,
@@ -23,7 +25,6 @@ from power_manager import (
     shown_json,
 )
 
-GROUP = "for operators"
 USERS_VARIABLE = "POWER_FLEET_USERS"
 PLACE = "/etc/power/nats.key"  # of a device's key in the lines for it
 
@@ -36,10 +37,10 @@ def add_commands(parser: CommandParser) -> None:
         "let a device send: make its key, and give it its rights",
         examples=[
             "edge-001 --users devices.conf",
-            "edge-001 --users devices.conf --public-key UA3H...",
+            "edge-001 --users devices.conf --public-key UB6YJCO7EZ4OGYZ7VRG6MF7QVSWIFYRXCZAQ2VYRDYKGW7NR2MMSUVGK",
             "sink-1 --role sink --users devices.conf",
         ],
-        group=GROUP,
+        group=OPERATOR_GROUP,
     )
     command.add_argument(
         "ids", nargs="+", metavar="ID", help="the device; of several ones, all that are in one file"
@@ -64,7 +65,7 @@ def add_commands(parser: CommandParser) -> None:
         _revoke,
         "take a device's rights away; an open connection is closed",
         examples=["edge-001 --users devices.conf", "sink-1 --role sink --users devices.conf"],
-        group=GROUP,
+        group=OPERATOR_GROUP,
     )
     command.add_argument("id", metavar="ID")
     _add_role(command)
@@ -75,9 +76,9 @@ def add_commands(parser: CommandParser) -> None:
         _enrolled,
         "list who has a key",
         examples=["--users devices.conf", "--users devices.conf --json"],
-        group=GROUP,
+        group=OPERATOR_GROUP,
     )
-    command.add_argument("--json", action="store_true", help="JSON, for programs")
+    add_json_option(command)
     _add_users(command, changes=False)
 
     command = parser.add_command(
@@ -85,7 +86,7 @@ def add_commands(parser: CommandParser) -> None:
         _key,
         "make a key here, or show the public half of one that is there",
         examples=[PLACE],
-        group=GROUP,
+        group=OPERATOR_GROUP,
     )
     command.add_argument("file", type=Path, metavar="FILE", help="where the key is, or is to be")
 
@@ -106,7 +107,10 @@ def _add_users(command: CommandParser, changes: bool = True) -> None:
         type=Path,
         metavar="FILE",
         default=Path(default) if default else None,
-        help=f"the users that the servers' configuration includes (default: ${USERS_VARIABLE})",
+        help=(
+            "the users that the servers' configuration includes "
+            f"(default: ${USERS_VARIABLE}, else those of this machine's hub)"
+        ),
     )
     if changes:
         command.add_argument(
@@ -125,10 +129,17 @@ def _public_key(text: str) -> str:
 
 
 def _users_file(options: argparse.Namespace) -> Path:
-    if options.users is None:
+    if options.users is not None:
+        users: Path = options.users
+        return users
+    hub = hub_directory()
+    if hub is None:
         raise Refused(f"--users: name the file of users, here or in ${USERS_VARIABLE}")
-    users: Path = options.users
-    return users
+    if not (hub / USERS).exists():
+        raise Refused(
+            f"the hub of {hub} takes what anybody on this machine sends: start it with --listen, --cert and --key"
+        )
+    return hub / USERS
 
 
 def _enroll(options: argparse.Namespace) -> int:
@@ -173,12 +184,15 @@ def _print_lines(user: User) -> None:
 
 def _say_reload(options: argparse.Namespace, path: Path) -> None:
     """Have the server read the users, or say how."""
-    if options.pid_file is None:
+    pid_file = options.pid_file
+    if pid_file is None and path.parent == hub_directory():
+        pid_file = path.parent / "nats" / "nats.pid"
+    if pid_file is None:
         print_error(
             f"To do on each server: copy {shlex.quote(str(path))} to it, then nats-server --signal reload"
         )
         return
-    enroll.reload_server(options.pid_file)
+    enroll.reload_server(pid_file)
     print_error("the server of this machine reads the users anew")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from power_fleet.nats_server import DEFAULT_PORT
+from power_fleet.nats_server import DEFAULT_PORT, LOOPBACK
 from power_fleet.options import (
     HUB_GROUP,
     add_log_option,
@@ -25,7 +26,10 @@ def add_commands(parser: CommandParser) -> None:
         "hub",
         _hub,
         "run NATS, the engine, a sink and the closing of hours in one",
-        examples=["--data fleet", "--data /var/lib/power-fleet --nats-port 14222"],
+        examples=[
+            "--data fleet",
+            "--data /var/lib/power-fleet --listen 0.0.0.0 --cert hub.pem --key hub-key.pem",
+        ],
         group=HUB_GROUP,
     )
     command.add_argument(
@@ -38,6 +42,17 @@ def add_commands(parser: CommandParser) -> None:
         metavar="PORT",
         help=f"where devices send to; 0: any free one (default: {DEFAULT_PORT})",
     )
+    command.add_argument(
+        "--listen",
+        type=parse_address,
+        default=LOOPBACK,
+        metavar="ADDRESS",
+        help="where devices reach it: 0.0.0.0 for all networks (default: this machine alone)",
+    )
+    command.add_argument(
+        "--cert", type=Path, metavar="FILE", help="the certificate of that address, PEM"
+    )
+    command.add_argument("--key", type=Path, metavar="FILE", help="the certificate's key, PEM")
     command.add_argument(
         "--engine-port",
         type=parse_port,
@@ -62,6 +77,15 @@ def add_commands(parser: CommandParser) -> None:
     add_log_option(command)
 
 
+def parse_address(text: str) -> str:
+    """Text as an IP address to listen at, for argparse."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        expected = "expected an address such as 127.0.0.1, 0.0.0.0 or ::"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}") from None
+
+
 def parse_port(text: str) -> int:
     """Text as a port, for argparse: a whole number up to 65535; 0 stands for any free one."""
     try:
@@ -79,6 +103,9 @@ def _hub(options: argparse.Namespace) -> int:
     told = HubOptions(
         options.data,
         options.nats_port,
+        options.listen,
+        options.cert,
+        options.key,
         options.engine_port,
         options.max_bytes or STREAM_BYTES,
         options.memory,

@@ -19,6 +19,7 @@ from pathlib import Path
 from power_manager import StorageError
 
 HUB_VARIABLE = "POWER_FLEET_HUB"
+USERS = "devices.conf"  # of its NATS server, below its directory
 READY_SECONDS = 60.0  # that a hub may take to start: it reads what waits in its stream
 LOOK_SECONDS = 0.2
 
@@ -36,7 +37,7 @@ class Addresses:
     clickhouse: str
     service: str = ""  # of its pages; "" without them
     key_file: str = ""  # who this machine's commands are to NATS; "" where everybody may come in
-    ca: str = ""  # the certificate that NATS's is checked against
+    certificate: str = ""  # of NATS, which alone is trusted; "" without TLS
 
 
 def link_path(environ: Mapping[str, str]) -> Path:

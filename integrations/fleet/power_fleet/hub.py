@@ -5,6 +5,7 @@
     DIR/password  of the engine
     DIR/engine    chDB's files
     DIR/nats      of the NATS server: its configuration, its log, its streams
+    DIR/devices.conf, DIR/hub.key    who may send, and the hub's own key, where others reach it
 
 The sink and the closing reach the engine as everybody does, over the front's port: that costs a millisecond, and there
 is one way of asking.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import secrets
@@ -25,16 +27,17 @@ from typing import Any
 
 import nats.errors
 
-from power_fleet import schema
+from power_fleet import enroll, schema
 from power_fleet.dead import set_up_streams
-from power_fleet.discovery import Addresses, announced, locked, write_privately
+from power_fleet.discovery import USERS, Addresses, announced, locked, write_privately
 from power_fleet.engine import Engine
 from power_fleet.front import Front
 from power_fleet.hours import keep_closing
-from power_fleet.nats_server import LOOPBACK, NatsServer, await_answer
+from power_fleet.keys import make_key, read_key, write_key
+from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import Backoff, Nats, Refused
+from power_fleet.stream import Backoff, Nats, Refused, check_server
 from power_manager import StorageError
 
 STREAM_BYTES = 2**30  # that may wait in the stream by default
@@ -53,6 +56,9 @@ class HubOptions:
 
     data: Path
     nats_port: int
+    listen: str = LOOPBACK
+    certificate: Path | None = None
+    key: Path | None = None
     engine_port: int = 0
     stream_bytes: int = STREAM_BYTES
     memory: int = 0
@@ -66,11 +72,20 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
             front = await parts.enter_async_context(_engine(options))
             engine = Engine([front.url])
             await asyncio.to_thread(schema.create, engine)
-            server = await parts.enter_async_context(_nats(options))
-            source = Nats(server.url)
+            security = _security(options)
+            key_file = None if security is None else _hub_key(options.data, security.users)
+            server = await parts.enter_async_context(_nats(options, security))
+            certificate = None if security is None else security.certificate
+            source = Nats(server.url, key_file=key_file, certificate=certificate)
             await await_answer(source)
             await set_up_streams(source, 1, options.stream_bytes)
-            addresses = Addresses(os.getpid(), server.url, front.url)
+            addresses = Addresses(
+                os.getpid(),
+                server.url,
+                front.url,
+                key_file=str(source.key_file or ""),
+                certificate=str(source.certificate or ""),
+            )
             parts.enter_context(announced(options.data, addresses))
             ready(addresses)
             await _together(
@@ -105,12 +120,37 @@ async def _engine(options: HubOptions) -> AsyncIterator[Front]:
         front.stop()
 
 
+def _security(options: HubOptions) -> Security | None:
+    """What a server needs that others reach; None where only this machine does. Raises Refused."""
+    if (options.certificate is None) != (options.key is None):
+        raise Refused("--cert and --key go together: give both")
+    if options.certificate is None or options.key is None:
+        if not ipaddress.ip_address(options.listen).is_loopback:
+            raise Refused(f"--listen: others reach {options.listen}: give --cert and --key")
+        return None
+    for file in (options.certificate, options.key):
+        if not os.access(file, os.R_OK):
+            raise StorageError(file, "it cannot be read")
+    users = options.data.absolute() / USERS
+    enroll.make_file(users)
+    return Security(options.certificate.absolute(), options.key.absolute(), users)
+
+
+def _hub_key(data: Path, users: Path) -> Path:
+    """The key by which the hub and this machine's commands are known to NATS: made and enrolled once."""
+    file = data.absolute() / "hub.key"
+    if not file.exists():
+        write_key(file, make_key(), "the hub")
+    enroll.enroll(users, ["hub"], read_key(file).public, role=enroll.HUB, again=True)
+    return file
+
+
 @contextlib.asynccontextmanager
-async def _nats(options: HubOptions) -> AsyncIterator[NatsServer]:
+async def _nats(options: HubOptions, security: Security | None) -> AsyncIterator[NatsServer]:
     """The NATS server, running."""
     # The dead letters have a tenth of the stream's bytes beside it.
     most = options.stream_bytes + options.stream_bytes // 10 + 1
-    server = NatsServer(options.data / "nats", options.nats_port, most, LOOPBACK)
+    server = NatsServer(options.data / "nats", options.nats_port, most, options.listen, security)
     try:
         await server.start()
         yield server
@@ -188,7 +228,7 @@ async def _has_jetstream(source: Nats) -> bool:
     except (nats.errors.Error, OSError, asyncio.TimeoutError):
         return True  # it is starting, which is another's business
     try:
-        await connection.jetstream(timeout=5).account_info()
+        await check_server(connection)
     except (nats.errors.Error, OSError, asyncio.TimeoutError):
         return False
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 import nats.errors
 
 from power_fleet import child
-from power_fleet.stream import Backoff, Nats, Refused
+from power_fleet.stream import Backoff, Nats, Refused, check_server
 from power_manager import StorageError
 
 DEFAULT_PORT = 4222
@@ -46,14 +46,17 @@ jetstream {{
 _SECURITY = """tls {{ cert_file: {certificate}, key_file: {key}, min_version: "1.2" }}
 authorization {{
   timeout: 5
-  include {users}
+  include {users} # a server takes it as below its configuration's directory, whatever it begins with
 }}
 """
 
 
 @dataclass(frozen=True)
 class Security:
-    """What a server needs that others reach: a certificate with its key, both PEM, and the file of users."""
+    """What a server needs that others reach.
+
+    A certificate with its key, both PEM; and the file of users, in the directory above that of the server.
+    """
 
     certificate: Path
     key: Path
@@ -118,7 +121,7 @@ class NatsServer:
             security = _SECURITY.format(
                 certificate=_quoted(self._security.certificate.absolute()),
                 key=_quoted(self._security.key.absolute()),
-                users=_quoted(self._security.users.absolute()),
+                users=_quoted(f"../{self._security.users.name}"),
             )
         host = f"[{self.host}]" if ":" in self.host else self.host
         return _CONFIGURATION.format(
@@ -196,7 +199,7 @@ async def await_answer(to: Nats) -> None:
         try:
             connection = await to.connect("power-fleet hub")
             try:
-                await connection.jetstream(timeout=5).account_info()
+                await check_server(connection)
                 return
             finally:
                 await connection.close()

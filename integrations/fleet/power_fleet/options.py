@@ -75,6 +75,12 @@ def add_nats_options(command: CommandParser) -> None:
     command.add_argument("--user", help="who we are to NATS")
     command.add_argument("--password-file", type=Path, metavar="FILE", help="its password")
     command.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="our key, from `power-fleet enroll`, in place of both",
+    )
+    command.add_argument(
         "--ca",
         type=Path,
         metavar="FILE",
@@ -91,15 +97,27 @@ def add_nats_options(command: CommandParser) -> None:
 def nats_of(options: argparse.Namespace) -> Nats:
     """What the options of add_nats_options() say. Raises Refused."""
     if not options.nats:
-        return _nats_of_hub()
-    return Nats(options.nats, options.user, options.password_file, options.ca, options.inbox_prefix)
+        return _nats_of_hub(options)
+    return Nats(
+        options.nats,
+        options.user,
+        options.password_file,
+        options.ca,
+        options.inbox_prefix,
+        options.key_file,
+    )
 
 
-def _nats_of_hub() -> Nats:
+def _nats_of_hub(options: argparse.Namespace) -> Nats:
+    for name in ("user", "password_file", "key_file", "ca"):
+        if getattr(options, name) is not None:
+            raise Refused(f"--{name.replace('_', '-')}: it is for servers named with --nats")
     hub = find_hub()
     if hub is None:
         raise Refused(f"--nats: name the servers, here or in ${NATS_VARIABLE}; {_OR_A_HUB}")
-    return Nats(hub.nats)
+    key_file = Path(hub.key_file) if hub.key_file else None
+    certificate = Path(hub.certificate) if hub.certificate else None
+    return Nats(hub.nats, key_file=key_file, certificate=certificate)
 
 
 def add_engine_option(command: CommandParser) -> None:

@@ -73,10 +73,14 @@ class HubProcess:
         """The process of its NATS server."""
         return int((self.data / "nats" / "nats.pid").read_text())
 
+    def command(self, *arguments: str) -> list[str]:
+        """The words of another command."""
+        return [sys.executable, "-W", "error", "-m", "power_fleet", *arguments]
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command, which finds the hub by itself."""
         return subprocess.run(
-            [sys.executable, "-W", "error", "-m", "power_fleet", *arguments],
+            self.command(*arguments),
             env=self.environment,
             capture_output=True,
             text=True,

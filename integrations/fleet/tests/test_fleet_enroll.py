@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -14,9 +15,10 @@ from typing import Any
 
 import nats.errors
 import pytest
-from chaos_common import Program
+from chaos_common import fleet_program
+from fleet_harness import INTEGRATION
 from pipeline import info, quick, streams, until
-from power_fleet import commands_enroll
+from power_fleet import cli
 from power_fleet.enroll import (
     DEVICE,
     HUB,
@@ -30,17 +32,14 @@ from power_fleet.enroll import (
 from power_fleet.forwarder import forward
 from power_fleet.keys import Key, check_public, make_key, read_key, write_key
 from power_fleet.outbox import Outbox
-from power_fleet.stream import SUBJECT, Nats, Refused, token
+from power_fleet.stream import SUBJECT, Nats, token
 from servers import Server, Servers
 
 from power_manager import (
-    CommandParser,
     InvalidValue,
     NotFound,
     PowerManager,
-    PowerManagerError,
     StorageError,
-    run_program,
 )
 
 ODD_IDS = ["edge 1.a", "*", ">", 'a"b\\c', "a.>", "50%", "#1", "电源", "a'b", "{$HOME}", "x" * 200]
@@ -54,18 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 def run(*arguments: str) -> int:
     """What `power-fleet` with these arguments does, in this process; its exit code."""
-
-    def program() -> int:
-        parser = CommandParser("power-fleet", "test")
-        commands_enroll.add_commands(parser)
-        options = parser.parse_args(arguments)
-        code: int = options.run(options)
-        return code
-
-    try:
-        return run_program(program, "power-fleet", (PowerManagerError,))
-    except Refused:
-        return 2
+    return cli.main(arguments)
 
 
 # --- Keys
@@ -367,18 +355,6 @@ def test_devices_of_one_file_share_a_key(guarded: Guarded, tmp_path: Path) -> No
     asyncio.run(asyncio.wait_for(work(), 30))
 
 
-_FORWARD = """
-import asyncio, sys
-from pathlib import Path
-from power_fleet.forwarder import forward
-from power_fleet.outbox import Outbox
-from power_fleet.stream import Backoff, Nats
-from power_manager import PowerManager
-with PowerManager(sys.argv[1]) as pm:
-    asyncio.run(forward(Outbox(pm), Nats(sys.argv[2], key_file=Path(sys.argv[3])), 0.1, Backoff(0.05, 0.3)))
-"""
-
-
 def test_revoking_closes_an_open_connection_and_no_other(guarded: Guarded, tmp_path: Path) -> None:
     """The forwarder of the revoked device is cut off while it runs; its messages stay, its file keeps the rest; another
     device's connection stays open.
@@ -395,9 +371,9 @@ def test_revoking_closes_an_open_connection_and_no_other(guarded: Guarded, tmp_p
             pm.register_device("stolen", "stolen")
             meter = pm.add_meter("stolen", "main")
             pm.log_power(meter.id, 1.0, 1.0)
-            program = Program(
-                tmp_path / "log", "-c", _FORWARD, str(db), stolen.urls, str(stolen.key_file)
-            )
+            options = ("--nats", stolen.urls, "--key-file", str(stolen.key_file))
+            waits = ("--interval", "0.1", "--max-wait", "0.3")
+            program = fleet_program(tmp_path / "log", "forward", "--db", str(db), *options, *waits)
             try:
                 program.start()
                 await until(lambda: not pm.pending_readings(1))
@@ -420,6 +396,29 @@ def test_revoking_closes_an_open_connection_and_no_other(guarded: Guarded, tmp_p
     asyncio.run(asyncio.wait_for(work(), 60))
 
 
+def test_the_readme_shows_what_enrolling_prints(
+    guarded: Guarded, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command and its lines, with the places of this test."""
+    monkeypatch.chdir(guarded.home)
+    readme = (INTEGRATION / "README.md").read_text(encoding="utf-8")
+    block = next(
+        block
+        for block in re.findall(r"^```text\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+        if "enroll" in block
+    )
+    command, expected = block.removeprefix("$ power-fleet ").split("\n", 1)
+    for place, here in {
+        "/etc/nats/users/devices.conf": str(guarded.path),
+        "/run/nats.pid": str(guarded.server.home / "pid"),
+    }.items():
+        assert place in command
+        command = command.replace(place, here)
+    assert run(*command.split()) == 0
+    shown = capfd.readouterr()
+    assert shown.out + shown.err == expected
+
+
 def is_refused(server: Server, times: int = 1) -> bool:
     """Whether the server has refused somebody so often."""
     return (server.home / "output").read_text().lower().count("authentication error") >= times
@@ -429,7 +428,7 @@ def test_only_a_nats_server_is_told_to_read_again(tmp_path: Path) -> None:
     """A number in an old pid file may be another program's by now, which the signal would end."""
     other = subprocess.Popen(["sleep", "60"])
     try:
-        for text, reason in ((str(other.pid), "is sleep"), ("-1", ""), ("x", ""), ("", "")):
+        for text, reason in ((str(other.pid), "process"), ("-1", ""), ("x", ""), ("", "")):
             (tmp_path / "pid").write_text(text)
             with pytest.raises(StorageError, match=f"no running NATS server by it: .*{reason}"):
                 reload_server(tmp_path / "pid")

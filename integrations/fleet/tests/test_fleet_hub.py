@@ -388,3 +388,104 @@ def test_the_answers_of_a_hub_are_those_of_the_engine(one_hub: HubProcess, tmp_p
     assert same(pm.power_budget_check(ids), fleet.budget(ids).value)
     assert pm.list_meters(ids[0]) == fleet.latest(ids).value
     pm.close()
+
+
+# --- Beyond this machine
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for another name than this machine's, which is its own authority, and its key."""
+    home = tmp_path_factory.mktemp("tls")
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    command += ["-subj", "/CN=hub", "-addext", "subjectAltName=DNS:hub.example.com,IP:127.0.0.1"]
+    files = home / "hub.pem", home / "hub-key.pem"
+    command += ["-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+def test_devices_elsewhere_need_a_key(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """One is enrolled while the hub runs, sends with what is printed, and is revoked; others get nowhere."""
+    options = ["--nats-port", "0", "--cert", str(certificate[0]), "--key", str(certificate[1])]
+    with running_hub(tmp_path / "fleet", "--listen", "0.0.0.0", *options) as process:
+        enrolled = process.run("enroll", "edge-1")
+        assert enrolled.returncode == 0, enrolled.stderr
+        assert enrolled.stderr == "the server of this machine reads the users anew\n"
+        pm = device(tmp_path / "a.db", "edge-1")
+        forward = ["forward", "--once", "--db", "a.db", "--nats", process.addresses.nats]
+        forward += ["--ca", str(certificate[0]), "--key-file", "edge-1.key"]
+        sent = process.run(*forward)
+        assert sent.returncode == 0, sent.stderr
+        eventually(lambda: readings_of(process, "edge-1") == 60)
+        assert process.run("dead", "list").stderr == "0 dead letters\n"  # by the hub's own key
+
+        assert process.run("revoke", "edge-1").returncode == 0
+        pm.trigger_event("edge-1", "restore")
+        pm.close()
+        with subprocess.Popen(
+            process.command(*forward, "--max-wait", "1"),
+            env=process.environment,
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as refused:
+            assert refused.stderr is not None
+            try:
+                said = ""
+                while "uthorization" not in said:
+                    line = refused.stderr.readline()
+                    assert line, said
+                    said += line
+            finally:
+                refused.kill()
+        # Started anew it knows its key and its users.
+        process.end()
+        process.start()
+        assert process.run("enrolled", "--json").stdout.count('"role"') == 1
+        assert process.run("dead", "list").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--listen", "0.0.0.0"], 2, "--listen: others reach 0.0.0.0: give --cert and --key"),
+        (["--cert", "a.pem"], 2, "--cert and --key go together: give both"),
+        (["--cert", "a.pem", "--key", "b.pem"], 1, "a.pem: it cannot be read"),
+        (["--listen", "hub"], 2, "expected an address such as 127.0.0.1, 0.0.0.0 or ::, got 'hub'"),
+    ],
+    ids=["no-certificate", "no-key", "no-file", "a-name"],
+)
+def test_what_others_would_reach_is_not_left_open(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    """It does not start, and says what is missing."""
+    refused = HubProcess(tmp_path / "fleet").run("hub", "--data", "fleet", *arguments)
+    assert (refused.returncode, message in refused.stderr) == (code, True), refused.stderr
+
+
+def test_devices_of_a_hub_for_this_machine_alone_are_not_enrolled(one_hub: HubProcess) -> None:
+    """It takes everybody; what would do is said."""
+    refused = one_hub.run("enroll", "edge-9")
+    assert refused.returncode == 2
+    assert "start it with --listen, --cert and --key" in refused.stderr
+
+
+def test_options_for_named_servers_are_not_dropped(one_hub: HubProcess) -> None:
+    """Without --nats they would mean nothing."""
+    refused = one_hub.run("dead", "list", "--key-file", "a.key")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "power-fleet: --key-file: it is for servers named with --nats\n",
+    )
