@@ -130,6 +130,13 @@ def _parser() -> argparse.ArgumentParser:
         help="beyond it what is new is refused (default: 10 GiB)",
     )
     add.add_argument(
+        "--first-sequence",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="the number that the next message gets at least, in place of a stream that was lost (default: 1)",
+    )
+    add.add_argument(
         "--device-messages",
         type=_count,
         default=DEVICE_MESSAGES,
@@ -263,7 +270,13 @@ def _stream(options: argparse.Namespace) -> None:
         try:
             await check_server(connection)
             js = connection.jetstream(timeout=20)
-            await make_streams(js, options.replicas, options.max_bytes, options.device_messages)
+            await make_streams(
+                js,
+                options.replicas,
+                options.max_bytes,
+                options.device_messages,
+                options.first_sequence,
+            )
             await make_dead_stream(js, options.replicas, max(options.max_bytes // 10, 1))
         finally:
             await connection.close()

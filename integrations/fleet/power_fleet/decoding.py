@@ -15,7 +15,6 @@ from msgspec import Meta, Struct
 
 from power_fleet import codec
 from power_fleet.codec import (
-    COUNT_BITS,
     MAX_BYTES,
     MAX_COUNT,
     MAX_ELECTRICAL,

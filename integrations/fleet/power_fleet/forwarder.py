@@ -12,16 +12,16 @@ from nats.js.api import Header
 
 from power_fleet.codec import Batch, encode
 from power_fleet.outbox import Outbox, Parcel
-from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, token
+from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, is_other_stream, token
 from power_manager import StorageError
-
-class OtherStream(ConnectionError):
-    """The stream is not the one in which the lines were opened: it has been made anew."""
-
 
 PUBLISH_SECONDS = 10.0  # to wait for an acknowledgement
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
 _log = logging.getLogger("power_fleet")
+
+
+class OtherStream(ConnectionError):
+    """The stream is not the one in which the lines were opened: it has been made anew."""
 
 
 async def forward(
@@ -66,7 +66,7 @@ async def _drain(
 async def publish(js: JetStreamContext, parcel: Parcel) -> list[int]:
     """Return the places that the stream has given to the batches, when it has acknowledged all of them.
 
-    Any failure raises, and then nothing is noted: OtherStream where a place is not behind that of the line's opening.
+    Any failure raises, and then nothing is noted: OtherStream where the stream is not that of the lines.
     """
     results = await asyncio.gather(
         *(_send(js, batch) for batch in parcel.batches), return_exceptions=True
@@ -75,7 +75,7 @@ async def publish(js: JetStreamContext, parcel: Parcel) -> list[int]:
     for batch, result in zip(parcel.batches, results):
         if isinstance(result, BaseException):
             raise result
-        if result <= batch.line:
+        if batch.opening is None and is_other_stream(batch.line, result):
             raise OtherStream(f"the stream {STREAM} was made anew: everything of it is told again")
         sequences.append(result)
     return sequences

@@ -78,7 +78,9 @@ class Outbox:
         self._number = 0
         self._max_gap = 0
         self._lines: dict[str, int] = {}  # by device: the number of its line
-        self._openings: dict[str, Opening] = {}  # by device: an opening that is not acknowledged yet
+        self._openings: dict[
+            str, Opening
+        ] = {}  # by device: an opening that is not acknowledged yet
         self._start()
 
     def _start(self) -> None:
@@ -276,10 +278,14 @@ class Outbox:
         The engine takes those meters for present that the device's present line names; so they come before the device.
         """
         meters = [
-            Meter(*state.content, state.revision) for state in states if state.meter_id is not None
+            Meter._make((*state.content, state.revision))
+            for state in states
+            if state.meter_id is not None
         ]
         devices = [
-            Device(*state.content, state.revision) for state in states if state.meter_id is None
+            Device._make((*state.content, state.revision))
+            for state in states
+            if state.meter_id is None
         ]
         for start in range(0, len(meters), RECORDS):
             batch = self._batch(device_id)

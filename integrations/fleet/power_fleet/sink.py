@@ -25,10 +25,12 @@ from power_fleet.complaints import Complaints
 from power_fleet.decoding import decode
 from power_fleet.engine import Engine, Shard, at_once
 from power_fleet.intake import Intake, Message
+from power_fleet.life import highest_line
 from power_fleet.quota import Quota
 from power_fleet.stream import (
     Backoff,
     Nats,
+    check_sequence,
     check_server,
     device_of,
     stored_until,
@@ -234,6 +236,7 @@ class Sink:
     async def _work(self, connection: Client) -> None:
         await check_server(connection)
         js = connection.jetstream()
+        await check_sequence(js, await asyncio.to_thread(highest_line, self._engine))
         dead_subject = await dead.dead_subject(js)
         intake = Intake(connection)
         await intake.start()
