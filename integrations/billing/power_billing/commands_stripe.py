@@ -20,6 +20,7 @@ from power_billing.hours import HOUR, hour_of, iso, shown_minute
 from power_billing.keys import API_KEY, Secret, read_secret
 from power_billing.links import TYPES, Link, check_id, keep_item, link, links_of
 from power_billing.money import UNITS, Price
+from power_billing.periods import event_name_of, meter_name_of
 from power_billing.tables import Place, forget_customer, tables
 from power_billing.tariff import shown_hours
 from power_billing.usage import one_run
@@ -68,6 +69,7 @@ def _add_setup(parser: CommandParser) -> None:
             "--product Energy --price 0.30 --currency eur",
             "--product Energy --tariff tariff.toml",
             "",
+            "--meter energy_roof",
         ],
         group=_GROUP,
     )
@@ -86,6 +88,12 @@ def _add_setup(parser: CommandParser) -> None:
         metavar="FILE",
         help="prices by time of day, instead of one: a meter, a product and a price for each period",
     )
+    add(
+        "--meter",
+        metavar="NAME",
+        help="a meter of this ledger's own, for customers whom another ledger bills as well; "
+        "with --tariff, what the names of its meters begin with",
+    )
     command.set_defaults(parser=command)
 
 
@@ -102,7 +110,9 @@ def _setup(options: argparse.Namespace) -> int:
         price = Price.parse(options.price, options.currency, options.unit or "kWh")
     with opened(options) as (_, place):
         client, _ = _client()
-        print(f"meter: {setup(place, client)}")
+        with one_run(place):  # a report under way goes on with the meter that it has
+            meter = setup(place, client, options.meter)
+        print(f"meter: {meter}")
         if price is None:
             return 0
         product, found = setup_price(place, client, options.product, price)
@@ -122,12 +132,15 @@ def _setup_tariff(options: argparse.Namespace) -> int:
     tariff = read_tariff(options.tariff)
     with opened(options) as (_, place):
         client, _ = _client()
-        sold = setup_tariff(place, client, options.product, tariff)
+        with one_run(place):  # a report under way goes on with the meters that it has
+            sold = setup_tariff(place, client, options.product, tariff, options.meter)
+            with tables(place) as conn:
+                meter_name = meter_name_of(conn)
     print(f"tariff: hours of {tariff.zone}")
     for period in tariff.periods:
         found = sold[period.name]
         print(f"{period.name}: {shown_hours(period.hours)}")
-        print(f"  meter: {found.meter} {period.event_name}")
+        print(f"  meter: {found.meter} {event_name_of(meter_name, period.name)}")
         print(f"  product: {found.product} {product_of(options.product, period.name)}")
         print(f"  {_price_line(found.price, period.price)}")
     return 0

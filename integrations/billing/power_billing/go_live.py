@@ -19,7 +19,7 @@ from power_billing.hours import next_hour
 from power_billing.keys import API_KEY, Secret
 from power_billing.links import Link, check_clock, keep_item, links_of
 from power_billing.money import price_of
-from power_billing.periods import tariff_of
+from power_billing.periods import meter_name_of, tariff_of
 from power_billing.stripe_client import account_of, cannot
 from power_billing.stripe_setup import (
     Found,
@@ -123,7 +123,8 @@ def go_live(
     with tables(place) as conn:
         name = product_name_of(conn)
         price = price_of(conn)
-    meter = find_or_make_meter(client)
+        meter_name = meter_name_of(conn)
+    meter = find_or_make_meter(client, meter_name)
     product, live_price = None, None
     if name is not None and price is not None:
         product, live_price = find_or_make_price(client, meter.id, name, price)

@@ -17,6 +17,7 @@ from power_billing.errors import BillingError
 from power_billing.money import Price, forget_amount
 from power_billing.sinks import EVENT_NAME
 from power_billing.tables import (
+    METER_NAME_SETTING,
     METER_SETTING,
     PRICE_SETTING,
     Place,
@@ -51,7 +52,22 @@ def ledger_meters(conn: sqlite3.Connection) -> list[LedgerMeter]:
     meter_id = setting(conn, METER_SETTING)
     if found or meter_id is None:
         return found
-    return [LedgerMeter(PLAIN, EVENT_NAME, meter_id, setting(conn, PRICE_SETTING))]
+    price_id = setting(conn, PRICE_SETTING)
+    return [LedgerMeter(PLAIN, meter_name_of(conn), meter_id, price_id)]
+
+
+def meter_name_of(conn: sqlite3.Connection) -> str:
+    """The name in events of the ledger's meter, with which a period's begins: EVENT_NAME, or what setup was given."""
+    return setting(conn, METER_NAME_SETTING) or EVENT_NAME
+
+
+def event_name_of(meter_name: str, period: str) -> str:
+    """The name in events of a period's meter.
+
+    >>> event_name_of("power_watt_hours", "peak")
+    'power_watt_hours_peak'
+    """
+    return f"{meter_name}_{period}"
 
 
 # --- The tariff
@@ -60,12 +76,12 @@ def ledger_meters(conn: sqlite3.Connection) -> list[LedgerMeter]:
 def tariff_of(conn: sqlite3.Connection) -> Tariff | None:
     """The ledger's tariff; None where it has none."""
     zone = setting(conn, _ZONE_SETTING)
-    sql = "SELECT name, event_name, week, amount, currency, unit FROM billing_periods ORDER BY position"
+    sql = "SELECT name, week, amount, currency, unit FROM billing_periods ORDER BY position"
     periods = []
-    for name, event_name, week, amount, currency, unit in conn.execute(sql):
+    for name, week, amount, currency, unit in conn.execute(sql):
         hours = frozenset(hour for hour in range(WEEK_HOURS) if week[hour] == "1")
         price = Price(Decimal(amount), currency, unit)
-        periods.append(Period(name, event_name, price, hours))
+        periods.append(Period(name, price, hours))
     if zone is None or not periods:
         return None
     return Tariff(zone, tuple(periods))
@@ -82,8 +98,8 @@ def refuse_other_hours(conn: sqlite3.Connection, place: Place, tariff: Tariff | 
         return
     if present is None:
         raise BillingError(
-            f"{place.db_path}: hours are counted for the meter {EVENT_NAME}, and each stays on its meter: begin a "
-            "ledger for the tariff by --ledger FILE"
+            f"{place.db_path}: hours are counted for the meter {meter_name_of(conn)}, and each stays on its meter: "
+            "begin a ledger for the tariff by --ledger FILE"
         )
     names = ", ".join(period.name for period in present.periods)
     if tariff is None:
@@ -93,7 +109,7 @@ def refuse_other_hours(conn: sqlite3.Connection, place: Place, tariff: Tariff | 
         )
     raise BillingError(
         f"{place.db_path}: hours are counted by its tariff ({present.zone}; {names}), and each stays on its meter: "
-        "prices may change, but for another zone, other hours or other meters begin a ledger by --ledger FILE"
+        "prices may change, but another zone, or other hours, want a ledger of their own, by --ledger FILE"
     )
 
 
@@ -102,11 +118,11 @@ def _has_counted(conn: sqlite3.Connection) -> bool:
 
 
 def keep_tariff(
-    conn: sqlite3.Connection, tariff: Tariff, meters: Mapping[str, LedgerMeter]
+    conn: sqlite3.Connection, tariff: Tariff, meter_name: str, meters: Mapping[str, LedgerMeter]
 ) -> None:
     """Remember a tariff, with the meter of each period by its name, in the place of the one before.
 
-    Call refuse_other_hours() in the same transaction.
+    meter_name: what the names of the meters begin with. Call refuse_other_hours() in the same transaction.
     """
     if not _has_counted(conn):  # what is noted may be of customers that were forgotten
         conn.execute("DELETE FROM billing_hour_periods")
@@ -119,7 +135,7 @@ def keep_tariff(
         values = (
             position,
             period.name,
-            period.event_name,
+            meter.event_name,
             week,
             str(price.amount),
             price.currency,
@@ -129,6 +145,7 @@ def keep_tariff(
         )
         conn.execute(sql, values)
     set_setting(conn, _ZONE_SETTING, tariff.zone)
+    set_setting(conn, METER_NAME_SETTING, meter_name)
     for name in (METER_SETTING, PRICE_SETTING):
         forget_setting(conn, name)
     forget_amount(conn)
@@ -178,12 +195,15 @@ def note_periods(conn: sqlite3.Connection, hours: Iterable[int]) -> None:
 
 
 class HourMeters:
-    """The meters of a ledger, by hour; `ids` are all of theirs."""
+    """The meters of a ledger, by hour; `ids` and `event_names` are all of theirs, `name` is the ledger's for them."""
 
     def __init__(self, place: Place, meters: Sequence[LedgerMeter]) -> None:
         self._place = place
+        with tables(place) as conn:
+            self.name = meter_name_of(conn)
         self._by_period = {meter.period: meter for meter in meters}
         self.ids = [meter.meter_id for meter in meters]
+        self.event_names = [meter.event_name for meter in meters]
 
     def of(self, hours: Collection[int]) -> dict[int, LedgerMeter]:
         """The meter of each hour."""

@@ -60,7 +60,7 @@ def account_of(meter_ids: Iterable[str]) -> str:
     return f"stripe:{'+'.join(sorted(meter_ids))}"
 
 
-def check_meter(meter: stripe.billing.Meter, event_name: str) -> None:
+def check_meter(meter: stripe.billing.Meter, name: str) -> None:
     """Raise BillingError for a meter that counts otherwise than this package's events do."""
     keys = meter.customer_mapping.event_payload_key, meter.value_settings.event_payload_key
     found = (
@@ -70,7 +70,7 @@ def check_meter(meter: stripe.billing.Meter, event_name: str) -> None:
         meter.event_time_window,
         *keys,
     )
-    expected = (event_name, "active", "sum", "hour", "stripe_customer_id", "value")
+    expected = (name, "active", "sum", "hour", "stripe_customer_id", "value")
     if found != expected:
         wrong = "; ".join(
             f"{text!r} instead of {right!r}"

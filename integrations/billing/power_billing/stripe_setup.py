@@ -5,19 +5,36 @@ Everything is looked for before it is made, so that setup can be repeated. Nothi
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import stripe
 
+from power_billing.claims import forget_claims
 from power_billing.errors import BillingError
 from power_billing.money import METERED_UNIT, Price, keep_amount
-from power_billing.periods import LedgerMeter, keep_tariff, refuse_other_hours
+from power_billing.outbox import was_sent
+from power_billing.periods import (
+    LedgerMeter,
+    event_name_of,
+    keep_tariff,
+    meter_name_of,
+    refuse_other_hours,
+)
 from power_billing.sinks import EVENT_NAME
 from power_billing.stripe_client import account_of, cannot, check_meter, meters_of
-from power_billing.tables import METER_SETTING, PRICE_SETTING, Place, set_setting, setting, tables
+from power_billing.tables import (
+    METER_NAME_SETTING,
+    METER_SETTING,
+    PRICE_SETTING,
+    Place,
+    set_setting,
+    setting,
+    tables,
+)
 from power_billing.tariff import Tariff
+from power_manager import InvalidValue
 
 MARK = "power_billing"  # in the metadata of what this package makes
 _NAME_SETTING = "product_name"
@@ -37,51 +54,74 @@ class Found:
 # --- The meter
 
 
-def setup(place: Place, client: stripe.StripeClient) -> Found:
-    """Find the meter of power_watt_hours, or make it; remember its id in the ledger.
+def setup(place: Place, client: stripe.StripeClient, name: str | None = None) -> Found:
+    """Find the ledger's meter, or make it; remember its id in the ledger.
 
-    Raises BillingError for a meter of that name which counts otherwise: it cannot be changed, nor deleted; where usage
-    goes elsewhere already; and for a ledger with a tariff.
+    name: the meter's name in events, 1 to 16 lower-case letters, digits and underscores; None (default): the one that
+    the ledger has, power_watt_hours at first. Another ledger that bills the same customers needs another one. Raises
+    InvalidValue for another name; BillingError for a meter of that name which counts otherwise: it cannot be changed,
+    nor deleted; where usage goes elsewhere already; and for a ledger with a tariff.
     """
     with tables(place) as conn:
         refuse_other_hours(conn, place, None)
-    meter = find_or_make_meter(client)
+        name = check_meter_name(name) if name is not None else meter_name_of(conn)
+    meter = find_or_make_meter(client, name)
     with tables(place) as conn:
         refuse_other_hours(conn, place, None)
-        _refuse_other_account(conn, place, account_of([meter.id]))
+        is_another = setting(conn, METER_NAME_SETTING) not in (None, name)
+        _take_account(conn, place, account_of([meter.id]), is_another)
         set_setting(conn, METER_SETTING, meter.id)
+        set_setting(conn, METER_NAME_SETTING, name)
     return meter
 
 
-def _refuse_other_account(conn: sqlite3.Connection, place: Place, account: str) -> None:
+def _take_account(conn: sqlite3.Connection, place: Place, account: str, is_another: bool) -> None:
+    """Let usage go to that account; is_another: on purpose to other meters than before, as long as nothing was sent.
+
+    Raises BillingError where that cannot be.
+    """
     there = setting(conn, "account")
-    if there not in (None, account):
+    if there in (None, account):
+        return
+    if not is_another or was_sent(conn):
         raise BillingError(
             f"{place.db_path}: its usage goes to {there}, so it cannot go to {account} as well: "
-            "power-billing go-live ends a trial with a test key"
+            "power-billing go-live ends a trial with a test key; another meter wants another --ledger"
         )
+    # Nothing went out yet: the customers were another ledger's.
+    set_setting(conn, "account", account)
+    forget_claims(conn)
+
+
+def check_meter_name(name: str) -> str:
+    """The name, if a meter can have it and the identifiers of its events are short enough; otherwise InvalidValue."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,15}", name):
+        raise InvalidValue(
+            f"meter: expected 1 to 16 lower-case letters, digits and underscores, a letter first, got {name!r}"
+        )
+    return name
 
 
 def find_or_make_meter(
-    client: stripe.StripeClient, event_name: str = EVENT_NAME, title: str = "Energy used (Wh)"
+    client: stripe.StripeClient, name: str = EVENT_NAME, title: str = "Energy used (Wh)"
 ) -> Found:
-    """The meter of that event name in the key's account and mode; title: what Stripe's dashboard calls a new one."""
+    """The meter of that name in events, in the key's account and mode; title: what the dashboard calls a new one."""
     try:
         meters = client.v1.billing.meters.list().auto_paging_iter()
-        meter = next((one for one in meters if one.event_name == event_name), None)
+        meter = next((one for one in meters if one.event_name == name), None)
         made = meter is None
         if meter is None:
             meter = client.v1.billing.meters.create(
                 {
                     "display_name": title,
-                    "event_name": event_name,
+                    "event_name": name,
                     "default_aggregation": {"formula": "sum"},
                     "event_time_window": "hour",
                 }
             )
     except stripe.StripeError as error:
         raise cannot(error) from None
-    check_meter(meter, event_name)
+    check_meter(meter, name)
     return Found(meter.id, made)
 
 
@@ -139,34 +179,47 @@ class Sold:
 
 
 def setup_tariff(
-    place: Place, client: stripe.StripeClient, name: str, tariff: Tariff
+    place: Place,
+    client: stripe.StripeClient,
+    product: str,
+    tariff: Tariff,
+    meter_name: str | None = None,
 ) -> dict[str, Sold]:
     """Find a meter, a product and a monthly price for each period, or make them; return them by the period's name.
 
-    A period has a product of its own, named `name` and the period, since invoices name products. The ledger remembers
-    the tariff with all of that at once, in the end. Raises BillingError as setup() and setup_price() do, and for a
-    ledger with hours that were counted by another tariff, or by none.
+    product: its name; a period has one of its own, named by it and the period, since invoices name products.
+    meter_name: what the names of the meters begin with, see setup(). The ledger remembers the tariff with all of that
+    at once, in the end. Raises what setup() and setup_price() raise, and BillingError for a ledger with hours that were
+    counted by another tariff, or by none.
     """
     with tables(place) as conn:
         refuse_other_hours(conn, place, tariff)
-    sold = find_or_make_tariff(client, name, tariff)
+        present = meter_name_of(conn)
+    meter_name = present if meter_name is None else check_meter_name(meter_name)
+    sold = find_or_make_tariff(client, product, tariff, meter_name)
+    meters = {
+        name: LedgerMeter(name, event_name_of(meter_name, name), found.meter.id, found.price.id)
+        for name, found in sold.items()
+    }
+    account = account_of(found.meter.id for found in sold.values())
     with tables(place) as conn:
         refuse_other_hours(conn, place, tariff)
-        _refuse_other_account(conn, place, account_of(one.meter.id for one in sold.values()))
-        keep_sold(conn, name, tariff, sold)
+        _take_account(conn, place, account, is_another=True)
+        keep_tariff(conn, tariff, meter_name, meters)
+        set_setting(conn, _NAME_SETTING, product)
     return sold
 
 
-def find_or_make_tariff(client: stripe.StripeClient, name: str, tariff: Tariff) -> dict[str, Sold]:
+def find_or_make_tariff(
+    client: stripe.StripeClient, product: str, tariff: Tariff, meter_name: str
+) -> dict[str, Sold]:
     """Meters, products and prices, as setup_tariff() has them; the ledger is not asked, nor told."""
     sold = {}
     for period in tariff.periods:
-        title = f"Energy used (Wh), {period.name}"
-        meter = find_or_make_meter(client, period.event_name, title)
-        product, price = find_or_make_price(
-            client, meter.id, product_of(name, period.name), period.price
-        )
-        sold[period.name] = Sold(meter, product, price)
+        event_name = event_name_of(meter_name, period.name)
+        meter = find_or_make_meter(client, event_name, f"Energy used (Wh), {period.name}")
+        name = product_of(product, period.name)
+        sold[period.name] = Sold(meter, *find_or_make_price(client, meter.id, name, period.price))
     return sold
 
 
@@ -177,20 +230,6 @@ def product_of(name: str, period: str) -> str:
     'Energy off peak'
     """
     return f"{name} {period.replace('_', ' ')}"
-
-
-def keep_sold(
-    conn: sqlite3.Connection, name: str, tariff: Tariff, sold: Mapping[str, Sold]
-) -> None:
-    """Remember a tariff and what there is at Stripe for it."""
-    meters = {}
-    for period in tariff.periods:
-        found = sold[period.name]
-        meters[period.name] = LedgerMeter(
-            period.name, period.event_name, found.meter.id, found.price.id
-        )
-    keep_tariff(conn, tariff, meters)
-    set_setting(conn, _NAME_SETTING, name)
 
 
 # --- What Stripe sells

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 import stripe
 
 from power_billing.errors import BillingError
-from power_billing.hours import HOUR, iso
+from power_billing.hours import DAY, HOUR, iso
 from power_billing.keys import API_KEY, Secret, read_secret
 from power_billing.periods import HourMeters
 from power_billing.sinks import CannotSayNow, Outcome, Receipt, Recorded, UsageEvent
@@ -76,6 +76,7 @@ class StripeMeterSink:
     """One POST /v1/billing/meter_events an event, one after the other: Stripe takes one a customer at a time."""
 
     batch = 1
+    claim_seconds: float = DAY
 
     def __init__(self, client: stripe.StripeClient, meters: HourMeters) -> None:
         self.client, self.meters = client, meters
@@ -107,6 +108,47 @@ class StripeMeterSink:
         if getattr(answer, "identifier", None) != event.identifier:
             return Receipt(Outcome.LATER, "Stripe's answer does not name the event")
         return Receipt(Outcome.SENT)
+
+    def claim(self, customer: str, ledger_id: str, *, take_over: bool = False) -> str | None:
+        """As ClaimingSink has it: the ledger's id stands in the customer's metadata, under each meter's name."""
+        names = self.meters.event_names
+        try:
+            found = self.client.v1.customers.retrieve(customer)
+            if getattr(found, "deleted", False):
+                return None
+            there = self._owners(found)
+            other = _another(there, ledger_id)
+            if other is not None and not take_over:
+                return other
+            if len(there) == len(names) and other is None:
+                return ledger_id
+            # Of two ledgers that find nobody's customer at once, Stripe takes the one that comes first: the key is the
+            # same, and the other's parameters are not. Another key an hour later: Stripe repeats a failure, too.
+            of_meters = self.meters.name if len(names) == 1 else f"{self.meters.name}_*"
+            key = f"{of_meters}:{customer}:{iso(int(time.time() // HOUR))}"
+            claimed = self.client.v1.customers.update(
+                customer,
+                {"metadata": dict.fromkeys(names, ledger_id)},
+                {"idempotency_key": secrets.token_hex(16) if there else key},
+            )
+        except stripe.PermissionError:
+            raise CannotSayNow(
+                f"{API_KEY}: this key may not read and write customers, where it stands which ledger bills them: "
+                "allow it both"
+            ) from None
+        except stripe.AuthenticationError as error:
+            raise cannot(error) from None
+        except stripe.StripeError as error:
+            if isinstance(error, stripe.InvalidRequestError) and error.http_status == 404:
+                return None
+            reason = f"Stripe does not say which ledger bills {customer}: {type(error).__name__}"
+            raise CannotSayNow(reason) from None
+        return _another(self._owners(claimed), ledger_id) or ledger_id
+
+    def _owners(self, customer: stripe.Customer) -> list[str]:
+        """The ids of ledgers that stand in a customer's metadata, under the names of these meters."""
+        metadata = _metadata(customer)
+        return [metadata[name] for name in self.meters.event_names if metadata.get(name)]
 
     def recorded(self, customer: str, hours: range) -> dict[int, int]:
         """What Stripe's summaries of the hours say; they follow the events with some delay.
@@ -223,6 +265,15 @@ class StripeStreamSink(StripeMeterSink):
             self._session = self._make_session(made.authentication_token)
             self._session_ends = time.monotonic() + _SESSION_SECONDS
         return self._session
+
+
+def _another(owners: Sequence[str], ledger_id: str) -> str | None:
+    """The first that is not this ledger."""
+    return next((one for one in owners if one != ledger_id), None)
+
+
+def _metadata(customer: stripe.Customer) -> dict[str, str]:
+    return {} if customer.metadata is None else dict(customer.metadata.to_dict())
 
 
 # --- Errors

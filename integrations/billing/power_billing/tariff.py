@@ -20,11 +20,10 @@ _OWN_ZONE = ("local", "localtime")
 class Period:
     """Hours of the week with a meter and a price of their own.
 
-    hours: of the local week, from 0 to 167; 0 is Monday 00:00. event_name: of Stripe's meter.
+    hours: of the local week, from 0 to 167; 0 is Monday 00:00.
     """
 
     name: str
-    event_name: str
     price: Price
     hours: frozenset[int]
 
@@ -47,12 +46,12 @@ class Tariff:
         return {period.name: period.price for period in self.periods}
 
     def has_same_hours(self, other: Tariff) -> bool:
-        """Whether every hour is on the same meter in both, whatever it costs."""
-        return self.zone == other.zone and _meters(self) == _meters(other)
+        """Whether every hour is in the same period in both, whatever it costs."""
+        return self.zone == other.zone and _by_name(self) == _by_name(other)
 
 
-def _meters(tariff: Tariff) -> dict[str, tuple[str, frozenset[int]]]:
-    return {period.name: (period.event_name, period.hours) for period in tariff.periods}
+def _by_name(tariff: Tariff) -> dict[str, frozenset[int]]:
+    return {period.name: period.hours for period in tariff.periods}
 
 
 # --- Zones

@@ -16,13 +16,14 @@ else:
 
 from power_billing.hours import HOUR
 from power_billing.money import UNITS, Price
-from power_billing.sinks import EVENT_NAME
 from power_billing.tariff import DAYS, WEEK_HOURS, Period, Tariff, shown_hour, zone_of
 from power_manager import InvalidValue, nearest
 
 MOST_PERIODS = 20  # Stripe's limit of items in a subscription
+# With the longest name of a ledger's meters before it, it is a key of a customer's metadata: Stripe's limit is 40.
+LONGEST_NAME = 23
 _TARIFF_KEYS = ("zone", "currency", "unit")
-_PERIOD_KEYS = ("hours", "days", "price", "event_name")
+_PERIOD_KEYS = ("hours", "days", "price")
 # A zone whose offset has parts of an hour in one of these years is refused.
 _CHECKED_YEARS = range(2020, 2051)
 
@@ -54,10 +55,9 @@ def parse_tariff(text: str) -> Tariff:
 
     Keys: zone (IANA's name; default UTC), currency (three letters), unit (Wh, kWh or MWh; default kWh), and a table for
     each period: price (of one unit, above 0), hours ("07:00-22:00", or several in a list; default: all of a day), days
-    ("mon-fri", or several in a list; default: all), event_name (of the meter; default: power_watt_hours_ and the
-    period's name). A period with neither hours nor days has whatever is left. Raises InvalidValue for anything else,
-    for an hour of the week that no period has or that two have, for a border inside an hour, and for a zone that is
-    parts of an hour away from UTC.
+    ("mon-fri", or several in a list; default: all). A period with neither hours nor days has whatever is left. Raises
+    InvalidValue for anything else, for an hour of the week that no period has or that two have, for a border inside an
+    hour, and for a zone that is parts of an hour away from UTC.
     """
     try:
         values = tomllib.loads(text, parse_float=_Number)
@@ -80,8 +80,7 @@ def parse_tariff(text: str) -> Tariff:
     periods = []
     for name, table in tables.items():
         price = _price(name, table, currency, unit)
-        periods.append(Period(name, _event_name(name, table), price, hours[name]))
-    _refuse_shared_meters(periods)
+        periods.append(Period(name, price, hours[name]))
     return Tariff(zone, tuple(periods))
 
 
@@ -105,25 +104,6 @@ def _price(name: str, table: Mapping[str, Any], currency: str, unit: str) -> Pri
         raise InvalidValue(f"{name}: {error}") from None
 
 
-def _event_name(name: str, table: Mapping[str, Any]) -> str:
-    event_name = _text(table, "event_name", f"{EVENT_NAME}_{name}")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", event_name):
-        expected = "expected up to 100 letters, digits and _.-"
-        raise InvalidValue(f"{name}: event_name: {expected}, got {event_name!r}")
-    return event_name
-
-
-def _refuse_shared_meters(periods: list[Period]) -> None:
-    owner: dict[str, str] = {}
-    for period in periods:
-        other = owner.setdefault(period.event_name, period.name)
-        if other != period.name:
-            raise InvalidValue(
-                f"{period.name}: event_name: {period.event_name!r} is that of {other}, and each period has a meter of "
-                "its own: name another one"
-            )
-
-
 def _check_zone(name: str) -> None:
     """Usage is by UTC hours: where local hours begin inside them, a period's border would be inside one too."""
     zone = zone_of(name)
@@ -143,8 +123,8 @@ def _check_zone(name: str) -> None:
 
 def _named_hours(name: str, table: Mapping[str, Any]) -> frozenset[int] | None:
     """The hours of the week that a period names; None where it names none, and has what is left."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
-        expected = "expected a period named by up to 40 small letters, digits and _"
+    if not re.fullmatch(rf"[a-z][a-z0-9_]{{0,{LONGEST_NAME - 1}}}", name):
+        expected = f"expected a period named by up to {LONGEST_NAME} small letters, digits and _"
         raise InvalidValue(f"{expected}, got {name!r}")
     for key in table:
         if key not in _PERIOD_KEYS:

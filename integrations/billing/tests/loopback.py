@@ -117,7 +117,7 @@ class Loopback:
         for order, event in enumerate(self.events):
             if event["customer"] == customer and not event.get("dropped"):
                 rank = (event["timestamp"] if self.newest_by == "timestamp" else 0, order)
-                window = event["event_name"], event["timestamp"] // 3600
+                window = event["name"], event["timestamp"] // 3600
                 if window not in found or rank > found[window][0]:
                     found[window] = rank, event["value"]
         by_meter: dict[str, dict[int, int]] = {}
@@ -125,13 +125,14 @@ class Loopback:
             by_meter.setdefault(event_name, {})[hour] = value
         return by_meter
 
-    def hours(self, customer: str) -> dict[int, int]:
-        """What all meters together have, by hour."""
-        found: dict[int, int] = {}
-        for by_hour in self.meter_hours(customer).values():
-            for hour, value in by_hour.items():
-                found[hour] = found.get(hour, 0) + value
-        return found
+    def hours(self, customer: str, name: str | None = None) -> dict[int, int]:
+        """What one meter has, or all together, by hour."""
+        sums: dict[int, int] = {}
+        for of_meter, by_hour in self.meter_hours(customer).items():
+            if name in (None, of_meter):
+                for hour, value in by_hour.items():
+                    sums[hour] = sums.get(hour, 0) + value
+        return sums
 
     def billed(self, customer: str) -> int:
         """The sum that an invoice would have."""
@@ -330,7 +331,7 @@ class Loopback:
         self._identifiers[identifier] = now
         customer = values["payload[stripe_customer_id]"]
         event = {
-            "event_name": name,
+            "name": name,
             "identifier": identifier,
             "timestamp": timestamp,
             "customer": customer,
@@ -369,9 +370,8 @@ class Loopback:
         if start % step or end % step or end <= start:
             raise Refusal(400, f"start_time and end_time must align with {step} s", "start_time")
         sums: dict[int, int] = {}
-        event_name = self.meters[meter_id]["event_name"]
-        by_hour = self.meter_hours(values["customer"]).get(event_name, {})
-        for hour, value in by_hour.items():
+        name = self.meters[meter_id]["event_name"]
+        for hour, value in self.hours(values["customer"], name).items():
             if start <= hour * 3600 < end:
                 begin = start if window is None else hour * 3600 // step * step
                 sums[begin] = sums.get(begin, 0) + value

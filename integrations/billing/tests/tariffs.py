@@ -37,10 +37,10 @@ def go_to(world: World, text: str) -> None:
     world.now = world.true_now = at(text) * HOUR + 600.0
 
 
-def set_tariff(world: World, text: str = TWO) -> None:
+def set_tariff(world: World, text: str = TWO, meter_name: str | None = None) -> None:
     """As setup --tariff does."""
     client = make_client(Secret(API_KEY, KEY), {}, world.transport(world.server))
-    setup_tariff(world.pm, client, "Energy", parse_tariff(text))
+    setup_tariff(world.pm, client, "Energy", parse_tariff(text), meter_name)
 
 
 def use_in(world: World, hour: int, watt_hours: float, device_id: str = "edge") -> None:

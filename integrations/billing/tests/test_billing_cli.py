@@ -22,7 +22,6 @@ from power_billing.cli import main
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
 from power_billing.outbox import Entry
-from power_billing.sinks import EVENT_NAME
 from power_billing.stripe_client import API_URL
 from power_billing.tables import tables
 from world import CUSTOMER, outbox
@@ -322,8 +321,9 @@ def test_a_conflict_is_listed_and_decided(cli: Cli, stripe_url: tuple[Loopback, 
     for back, value in ((4, 77), (3, 88)):
         hour = cli.hour - back
         identifier = f"{CUSTOMER}:power_watt_hours:{iso(hour)}:0"
-        event = {"identifier": identifier, "timestamp": hour * 3600, "customer": CUSTOMER}
-        server.events.append({**event, "event_name": EVENT_NAME, "value": value})
+        head = {"name": "power_watt_hours", "identifier": identifier}
+        event = {**head, "timestamp": hour * 3600, "customer": CUSTOMER}
+        server.events.append({**event, "value": value})
         server._identifiers[identifier] = time.time()
     out, _ = cli("report", code=1)
     assert "1 hours sent, 2 left" in out

@@ -326,7 +326,7 @@ def test_a_file_that_is_no_csv_at_all_is_left_alone(tmp_path: Path, content: byt
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize(("before", "after"), [(",7\n", ",seven\n"), (",0,", ",,"), (",7\n", "\n")])
+@pytest.mark.parametrize(("before", "after"), [(",7,", ",seven,"), (",0,", ",,"), (",7,\n", "\n")])
 def test_a_row_that_somebody_has_changed_is_named(tmp_path: Path, before: str, after: str) -> None:
     """Nobody guesses what it was."""
     sink, event = CsvSink(tmp_path / "usage.csv"), UsageEvent(CUSTOMER, THIS_HOUR, 0, 7)

@@ -9,17 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from loopback import Loopback
+from loopback import KEY, Loopback
 from power_billing import BillingError, CsvSink
 from power_billing.closing import closed_before
 from power_billing.decisions import send_ours, undecided
 from power_billing.hours import oldest_billable
-from power_billing.periods import hour_periods, ledger_meters, tariff_of
+from power_billing.keys import API_KEY, Secret
+from power_billing.periods import event_name_of, hour_periods, ledger_meters, tariff_of
 from power_billing.reconcile import Reconciliation, reconcile, repair
+from power_billing.stripe_client import make_client
+from power_billing.stripe_setup import setup
 from power_billing.tables import forget_customer, tables
-from power_billing.tariff_file import parse_tariff
+from power_billing.tariff_file import LONGEST_NAME, parse_tariff
 from tariffs import OFF_PEAK, PEAK, TWO, at, go_to, set_tariff, use_in
 from world import CUSTOMER, HOUR, World
+
+from power_manager import InvalidValue
 
 NIGHT = TWO.replace("07:00-22:00", "02:00-03:00").replace("mon-fri", "sun")
 
@@ -234,7 +239,7 @@ class TestReconcile:
         border = at("2026-10-26T06:00")
         for event in used.server.events:
             if event["timestamp"] // 3600 == border:
-                event["event_name"] = OFF_PEAK
+                event["name"] = OFF_PEAK
         (found,) = compare(used).differences
         assert (found.ours_wh, found.theirs_wh, found.misplaced_wh) == (12, 12, 12)
 
@@ -300,7 +305,7 @@ def _put(server: Loopback, event_name: str, hour: int, value: int) -> None:
     """Let Stripe have an event from elsewhere."""
     server.events.append(
         {
-            "event_name": event_name,
+            "name": event_name,
             "identifier": f"elsewhere {event_name} {hour}",
             "timestamp": hour * 3600 + 5,
             "customer": CUSTOMER,
@@ -337,7 +342,6 @@ class TestChanges:
             ("07:00", "08:00"),
             ("Berlin", "London"),
             ("[peak]", "[high]"),
-            ("price = 0.34", 'price = 0.34\nevent_name = "other"'),
         ],
     )
     def test_other_hours_are_refused_once_an_hour_is_counted(
@@ -400,3 +404,80 @@ class TestChanges:
         use_in(berlin, at("2026-10-26T07:00"), 7.0)
         assert berlin.report().complete
         assert berlin.billed() == 14
+
+
+class TestLedgers:
+    """A customer of two ledgers: one bills its meters, or each has meters of its own."""
+
+    @pytest.fixture
+    def second(self, berlin: World, tmp_path: Path) -> Iterator[World]:
+        """Another file, whose device has used as much in the same hours of the same customer."""
+        made = World(tmp_path / "second.db")
+        made.server = berlin.server
+        berlin.server.clock = lambda: berlin.true_now
+        made.now = made.true_now = berlin.now
+        made.link(hours_ago=24 * 4)
+        border = at("2026-10-26T06:00")
+        for world in (berlin, made):
+            for hour in (border - 1, border):
+                use_in(world, hour, 200.0)
+        berlin.report()
+        yield made
+        made.pm.close()
+
+    def test_each_of_the_meters_is_one_ledgers(self, berlin: World, second: World) -> None:
+        """Also when the other one's tariff shares only one of them."""
+        set_tariff(second, TWO.replace("off_peak", "rest"))
+        done = second.report()
+        assert {row.state.value for row in done.open} == {"queued"}
+        assert "bills this customer: power-billing resolve" in str(done.open[0].reason)
+        assert berlin.billed() == 400
+
+    def test_meters_of_its_own_bill_both_in_full(self, berlin: World, second: World) -> None:
+        """Their names begin with another word; so does what events are called."""
+        set_tariff(second)
+        assert not second.report().complete
+        set_tariff(second, meter_name="energy_roof")
+        assert second.report(compare=True).complete
+        assert berlin.report(compare=True).complete
+        assert {name: sum(by_hour.values()) for name, by_hour in on_meters(berlin).items()} == {
+            PEAK: 200, OFF_PEAK: 200, "energy_roof_peak": 200, "energy_roof_off_peak": 200
+        }  # fmt: skip
+        assert len({event["identifier"] for event in berlin.server.events}) == 4
+
+    def test_a_plain_ledger_and_one_with_a_tariff_have_other_meters(
+        self, berlin: World, second: World
+    ) -> None:
+        """Both are billed, if their hours' events have names of their own."""
+        client = make_client(Secret(API_KEY, KEY), {}, second.transport(second.server))
+        setup(second.pm, client, "energy_roof")
+        assert second.report(compare=True).complete
+        assert berlin.billed() == 800
+
+    def test_a_ledger_that_has_sent_keeps_its_meters(self, berlin: World, second: World) -> None:
+        """Another name would be other meters."""
+        set_tariff(second, meter_name="energy_roof")
+        second.report()
+        with pytest.raises(BillingError, match="another meter wants another --ledger"):
+            set_tariff(second, meter_name="energy_attic")
+        set_tariff(second)
+        assert [one["event_name"] for one in second.server.meters.values()].count(PEAK) == 1
+
+    @pytest.mark.parametrize("name", ["", "Energy", "a" * 17, "a-b"])
+    def test_names_that_are_none_are_refused(self, berlin: World, name: str) -> None:
+        """As for one meter."""
+        before = _posts(berlin.server)
+        with pytest.raises(InvalidValue, match="meter: expected 1 to 16 lower-case letters"):
+            set_tariff(berlin, meter_name=name)
+        assert _posts(berlin.server) == before
+
+    def test_the_longest_names_are_keys_of_metadata(self) -> None:
+        """Stripe's have up to 40 characters."""
+        longest = event_name_of("a" * 16, "b" * LONGEST_NAME)
+        assert len(longest) == 40
+        assert parse_tariff(f'currency = "eur"\n[{"b" * LONGEST_NAME}]\nprice = 1').periods
+
+
+def on_meters(world: World) -> dict[str, dict[int, int]]:
+    """What each meter has of the customer."""
+    return world.server.meter_hours(CUSTOMER)

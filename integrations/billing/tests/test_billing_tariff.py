@@ -127,14 +127,8 @@ class TestValues:
         found = parse_tariff('unit = "MWh"\n' + TWO.replace("0.34", "340.5"))
         assert str(found.prices()["peak"]) == "340.50 EUR a MWh"
 
-    def test_a_meter_is_named_by_its_period_or_by_the_file(self) -> None:
-        """The default begins as the plain meter's name does."""
-        text = TWO + 'event_name = "night.usage-2"\n'
-        names = [period.event_name for period in parse_tariff(text).periods]
-        assert names == ["power_watt_hours_peak", "night.usage-2"]
-
     def test_other_prices_are_the_same_hours(self) -> None:
-        """Zone, hours and names make a meter; what it costs, and the order in the file, do not."""
+        """Zone, hours and names say where an hour belongs; what it costs, and the order in the file, do not."""
         tariff = parse_tariff(TWO)
         head, _, tables = TWO.partition("[peak]")
         peak, _, off_peak = tables.partition("[off_peak]")
@@ -142,7 +136,6 @@ class TestValues:
         assert tariff.has_same_hours(parse_tariff(f"{head}[off_peak]{off_peak}[peak]{peak}"))
         for old, new in (("07:00", "08:00"), ("[peak]", "[high]"), ("Berlin", "London")):
             assert not tariff.has_same_hours(parse_tariff(TWO.replace(old, new)))
-        assert not tariff.has_same_hours(parse_tariff(TWO + 'event_name = "other"'))
 
 
 REFUSED = {
@@ -166,10 +159,10 @@ REFUSED = {
     TWO.replace("Europe/Berlin", "Asia/Kolkata"): "zone: Asia/Kolkata is +5.5 hours from UTC in 2020",
     TWO.replace("Europe/Berlin", "+05:45"): "zone: +05:45 is +5.75 hours from UTC in 2020",
     TWO.replace("Europe/Berlin", "Australia/Lord_Howe"): "+10.5 hours from UTC in 2020",
-    TWO.replace("[peak]", "[Peak]"): "up to 40 small letters, digits and _, got 'Peak'",
-    TWO.replace("[peak]", f"[{'p' * 41}]"): "up to 40 small letters",
-    TWO.replace("days", "day"): "peak: expected hours, days, price, event_name, got 'day': did you mean days?",
-    TWO + "[peak.more]\nprice = 1": "peak: expected hours, days, price, event_name, got 'more'",
+    TWO.replace("[peak]", "[Peak]"): "up to 23 small letters, digits and _, got 'Peak'",
+    TWO.replace("[peak]", f"[{'p' * 24}]"): "up to 23 small letters",
+    TWO.replace("days", "day"): "peak: expected hours, days, price, got 'day': did you mean days?",
+    TWO + "[peak.more]\nprice = 1": "peak: expected hours, days, price, got 'more'",
     TWO.replace("price = 0.20", ""): "off_peak: price: expected an amount such as 0.34, got nothing",
     TWO.replace("0.20", "true"): "off_peak: price: expected an amount such as 0.34, got True",
     TWO.replace("0.20", "[1]"): "off_peak: price: expected an amount such as 0.34, got [1]",
@@ -177,11 +170,6 @@ REFUSED = {
     TWO.replace("0.20", "0.0"): "off_peak: price: expected an amount above 0 such as 0.30, got '0.0'",
     TWO.replace("0.20", "2e-1"): "off_peak: price: expected an amount above 0 such as 0.30, got '2e-1'",
     TWO.replace("0.20", "nan"): "off_peak: price: expected an amount above 0 such as 0.30, got 'nan'",
-    TWO + 'event_name = "a b"': "off_peak: event_name: expected up to 100 letters, digits and _.-, got 'a b'",
-    TWO + "event_name = 1.5": "event_name: expected text, got '1.5'",
-    TWO + 'event_name = "power_watt_hours_peak"': (
-        "off_peak: event_name: 'power_watt_hours_peak' is that of peak, and each period has a meter of its own"
-    ),
     TWO.replace("07:00-22:00", "7-22"): "peak: hours: expected such as '07:00-22:00', got '7-22'",
     TWO.replace("07:00-22:00", "07:00-22:30"): "peak: hours: expected whole hours such as '07:00-22:00'",
     TWO.replace("07:00-22:00", "22:00-07:00"): (

@@ -252,7 +252,7 @@ class TestReport:
         moved = billed.stripe.events[0]
         hour = moved["timestamp"] // 3600
         period, other = ("odd", "even") if hour % 2 else ("even", "odd")
-        moved["event_name"] = f"power_watt_hours_{other}"
+        moved["name"] = f"power_watt_hours_{other}"
         with PowerManager(billed.db) as pm, tables(pm) as conn:
             conn.execute("UPDATE billing_outbox SET attempted_at = attempted_at - 7200")
         out = billed("reconcile", code=1)
@@ -316,15 +316,13 @@ class TestReport:
         read = json.loads("\n".join(billed("status", "--json")))
         assert read["tariff"]["zone"] == "UTC"
         odd = read["tariff"]["periods"][0]
-        assert (odd["period"], odd["price"], odd["event_name"]) == (
-            "odd", 300.0, "power_watt_hours_odd"
-        )  # fmt: skip
+        assert (odd["period"], odd["price"], odd["price_unit"]) == ("odd", 300.0, "kWh")
 
     def test_what_stripe_refuses_later_is_found_by_its_name(self, billed: TariffShop) -> None:
         """Names of events are as without a tariff, on whichever meter they are."""
         names = {event["identifier"] for event in billed.stripe.events}
         assert len(names) == 3
-        assert {event["event_name"] for event in billed.stripe.events} == {
+        assert {event["name"] for event in billed.stripe.events} == {
             "power_watt_hours_odd", "power_watt_hours_even"
         }  # fmt: skip
 
