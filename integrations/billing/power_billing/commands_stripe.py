@@ -146,7 +146,7 @@ def _setup_tariff(options: argparse.Namespace) -> int:
     return 0
 
 
-def _price_line(found: Found, price: Price) -> str:
+def _price_line(found: Found | None, price: Price) -> str:
     wh = f"{price.minor_per_wh:f}"
     return f"price: {found} {price}, which Stripe has as {wh} of its smallest unit a watt-hour"
 
@@ -309,16 +309,18 @@ def _go_live(options: argparse.Namespace) -> int:
         with one_run(place):  # a report of the trial that is under way would go on with it
             trial = trial_of(place, client, key)
             live = go_live(pm, place, client, trial, dict(options.customer))
-    print(f"meter: {live.meter}")
-    if live.product is not None:
-        print(f"product: {live.product}")
-        print(f"price: {live.price}")
+    for period, found in live.sold.items():
+        head = f"{period} " if period else ""
+        print(f"{head}meter: {found.meter}")
+        if found.product is not None:
+            print(f"{head}product: {found.product}")
+            print(f"{head}price: {found.price}")
     for one in live.billed:
         print(f"{one.device_id}: billed to {one.customer} from {iso(one.from_hour)} on")
     for one in live.ended:
         again = f"power-billing subscribe {one.device_id} --customer cus_..."
         print(f"{one.device_id}: billed no longer; {again} bills it again")
-    if live.product is None:
+    if any(found.product is None for found in live.sold.values()):
         raise BillingError("the trial had no price: power-billing setup --product makes one")
     return 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import stripe
@@ -136,6 +137,8 @@ def setup_price(
     The price is of a watt-hour, for that is what the meter counts, and so the product's unit label is Wh. Raises
     BillingError for a product with another label, and where Stripe cannot be asked.
     """
+    with tables(place) as conn:
+        refuse_other_hours(conn, place, None)
     (meter,) = meters_of(place)
     product, found = find_or_make_price(client, meter.meter_id, name, price)
     with tables(place) as conn:
@@ -171,11 +174,14 @@ def product_name_of(conn: sqlite3.Connection) -> str | None:
 
 @dataclass(frozen=True)
 class Sold:
-    """What there is at Stripe for the usage of a period."""
+    """What there is at Stripe for the usage of a period: of all of them where there is no tariff.
+
+    product and price are None where setup was given none, which a tariff always has.
+    """
 
     meter: Found
-    product: Found
-    price: Found
+    product: Found | None
+    price: Found | None
 
 
 def setup_tariff(
@@ -197,15 +203,11 @@ def setup_tariff(
         present = meter_name_of(conn)
     meter_name = present if meter_name is None else check_meter_name(meter_name)
     sold = find_or_make_tariff(client, product, tariff, meter_name)
-    meters = {
-        name: LedgerMeter(name, event_name_of(meter_name, name), found.meter.id, found.price.id)
-        for name, found in sold.items()
-    }
     account = account_of(found.meter.id for found in sold.values())
     with tables(place) as conn:
         refuse_other_hours(conn, place, tariff)
         _take_account(conn, place, account, is_another=True)
-        keep_tariff(conn, tariff, meter_name, meters)
+        keep_tariff(conn, tariff, meter_name, meters_sold(meter_name, sold))
         set_setting(conn, _NAME_SETTING, product)
     return sold
 
@@ -221,6 +223,26 @@ def find_or_make_tariff(
         name = product_of(product, period.name)
         sold[period.name] = Sold(meter, *find_or_make_price(client, meter.id, name, period.price))
     return sold
+
+
+def find_or_make_plain(
+    client: stripe.StripeClient, product: str | None, price: Price | None, meter_name: str
+) -> Sold:
+    """The one meter of a ledger without a tariff, and its product and price where both are given; see above."""
+    meter = find_or_make_meter(client, meter_name)
+    if product is None or price is None:
+        return Sold(meter, None, None)
+    return Sold(meter, *find_or_make_price(client, meter.id, product, price))
+
+
+def meters_sold(meter_name: str, sold: Mapping[str, Sold]) -> dict[str, LedgerMeter]:
+    """The meters of a tariff's periods, for the ledger."""
+    meters = {}
+    for period, found in sold.items():
+        price_id = None if found.price is None else found.price.id
+        event_name = event_name_of(meter_name, period)
+        meters[period] = LedgerMeter(period, event_name, found.meter.id, price_id)
+    return meters
 
 
 def product_of(name: str, period: str) -> str:

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from power_billing.errors import BillingError
 
-# Versions: 3 is the tables below; 1 and 2 were never released.
-_VERSION = "3"
+# Versions: 4 is the tables below; 1 to 3 were never released.
+_VERSION = "4"
 LEDGER = (
     "POWER_BILLING_LEDGER"  # the variable of the ledger's own file; empty or unset: the library's
 )

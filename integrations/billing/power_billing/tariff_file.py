@@ -72,6 +72,8 @@ def parse_tariff(text: str) -> Tariff:
         raise InvalidValue(f"expected from 1 to {MOST_PERIODS} periods, got {len(tables)}")
     zone = _text(values, "zone", "UTC")
     _check_zone(zone)
+    if zone.lower() == "utc":
+        zone = "UTC"  # the one name that is read in any letters
     currency = _text(values, "currency", None)
     unit = _text(values, "unit", "kWh")
     if unit not in UNITS:

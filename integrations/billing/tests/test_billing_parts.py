@@ -393,7 +393,7 @@ def test_tables_of_a_later_version_are_refused(world: World) -> None:
         set_setting(conn, "schema", "99")
     with pytest.raises(
         BillingError,
-        match="its billing tables are version 99, and this power-billing knows version 3",
+        match="its billing tables are version 99, and this power-billing knows version 4",
     ):
         world.link()
 

@@ -127,6 +127,11 @@ class TestValues:
         found = parse_tariff('unit = "MWh"\n' + TWO.replace("0.34", "340.5"))
         assert str(found.prices()["peak"]) == "340.50 EUR a MWh"
 
+    def test_utc_is_utc_however_it_is_written(self) -> None:
+        """It is the default, and no other zone in other letters."""
+        tariff = parse_tariff(TWO.replace("Europe/Berlin", "utc"))
+        assert tariff.has_same_hours(parse_tariff(TWO.replace('zone = "Europe/Berlin"', "")))
+
     def test_other_prices_are_the_same_hours(self) -> None:
         """Zone, hours and names say where an hour belongs; what it costs, and the order in the file, do not."""
         tariff = parse_tariff(TWO)

@@ -327,15 +327,36 @@ class TestReport:
         }  # fmt: skip
 
 
-def test_go_live_says_why_it_does_not_carry_a_tariff(
-    shop: TariffShop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And what does: a ledger of its own for the live key."""
+def test_a_tariff_goes_live(shop: TariffShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its hours and prices; nothing of the trial is billed, and every period has an item again."""
     shop(*shop.tariff())
-    monkeypatch.setenv(API_KEY, KEY_LIVE)
-    (said,) = shop("go-live", "--yes", code=1)
-    assert "it has a tariff" in said
-    assert "--ledger" in said
+    shop.subscribe("--report")
+    live = Loopback(time.time, knows_customers=True, livemode=True)
+    live.catalog.add_customer("cus_LiveAlice")
+    with serve(live) as url:
+        monkeypatch.setenv(API_URL, url)
+        monkeypatch.setenv(API_KEY, KEY_LIVE)
+        out = shop("go-live", "--customer", f"{ALICE}=cus_LiveAlice", "--yes")
+        assert out[:6] == [
+            "odd meter: mtr_live_1 (made)",
+            "odd product: prod_loop1 (made)",
+            "odd price: price_loop1 (made)",
+            "even meter: mtr_live_2 (made)",
+            "even product: prod_loop2 (made)",
+            "even price: price_loop2 (made)",
+        ]
+        assert out[6].startswith("edge: billed to cus_LiveAlice from ")
+        assert shop("report")[-1] == "0 hours sent, 0 left"
+        status = shop("status")
+        assert "si_loop1n1,si_loop1n2" in status[0]
+        assert "usage goes to stripe:mtr_live_1+mtr_live_2" in status
+        assert "it is live already" in shop("go-live", "--yes", code=1)[-1]
+    assert live.events == []
+    assert [one["event_name"] for one in live.meters.values()] == [
+        "power_watt_hours_odd", "power_watt_hours_even"
+    ]  # fmt: skip
+    with PowerManager(shop.db) as pm, tables(pm) as conn:
+        assert conn.execute("SELECT count(*) FROM billing_hour_periods").fetchone() == (0,)
 
 
 def test_periods_are_on_meters_of_their_names(shop: TariffShop) -> None:
