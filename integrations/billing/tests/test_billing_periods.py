@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from loopback import KEY, Loopback
-from power_billing import BillingError, CsvSink
+from power_billing import BillingError, CsvSink, LedgerFile, link, unlink
 from power_billing.closing import closed_before
 from power_billing.decisions import send_ours, undecided
 from power_billing.hours import oldest_billable
@@ -18,9 +18,11 @@ from power_billing.keys import API_KEY, Secret
 from power_billing.periods import event_name_of, hour_periods, ledger_meters, tariff_of
 from power_billing.reconcile import Reconciliation, reconcile, repair
 from power_billing.stripe_client import make_client
-from power_billing.stripe_setup import setup
+from power_billing.stripe_setup import setup, setup_tariff
+from power_billing.stripe_sinks import open_sink
 from power_billing.tables import forget_customer, tables
 from power_billing.tariff_file import LONGEST_NAME, parse_tariff
+from power_billing.usage import Run
 from tariffs import OFF_PEAK, PEAK, TWO, at, go_to, set_tariff, use_in
 from world import CUSTOMER, HOUR, World
 
@@ -462,6 +464,35 @@ class TestLedgers:
             set_tariff(second, meter_name="energy_attic")
         set_tariff(second)
         assert [one["event_name"] for one in second.server.meters.values()].count(PEAK) == 1
+
+    def test_other_hours_are_a_ledger_of_their_own_from_an_hour_on(
+        self, berlin: World, tmp_path: Path
+    ) -> None:
+        """The device ends in one and begins in the other: every hour is billed once, late ones too."""
+        switch = at("2026-10-27T13:00")
+        hours = range(switch - 3, switch + 3)
+        use_in(berlin, hours[0], 10.0)
+        berlin.report()
+        assert unlink(berlin.pm, "edge", clock=lambda: berlin.now).until_hour == switch
+        ledger = LedgerFile(tmp_path / "new.db")
+        client = make_client(Secret(API_KEY, KEY), {}, berlin.transport(berlin.server))
+        tariff = parse_tariff(TWO.replace("22:00", "15:00"))
+        setup_tariff(ledger, client, "Energy", tariff, "energy_late")
+        link(
+            berlin.pm, "edge", CUSTOMER, since=switch * HOUR, ledger=ledger, clock=lambda: berlin.now
+        )  # fmt: skip
+        later(berlin, 6)
+        for hour in hours:
+            use_in(berlin, hour, 10.0)
+        run = Run(berlin.pm, ledger, clock=lambda: berlin.now, sleep=berlin.slept.append)
+        sink = open_sink(ledger, client, session=lambda token: client)
+        assert run.report(sink, compare=True).complete
+        assert berlin.report(compare=True).complete
+        meters = on_meters(berlin)
+        assert sorted(meters[PEAK]) == list(hours[:3])
+        assert sorted(meters["energy_late_peak"]) == [switch]
+        assert sorted(meters["energy_late_off_peak"]) == list(hours[4:])
+        assert set(berlin.server.hours(CUSTOMER).values()) == {10}
 
     @pytest.mark.parametrize("name", ["", "Energy", "a" * 17, "a-b"])
     def test_names_that_are_none_are_refused(self, berlin: World, name: str) -> None:
