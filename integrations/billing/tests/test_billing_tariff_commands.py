@@ -319,12 +319,19 @@ class TestReport:
         assert (odd["period"], odd["price"], odd["price_unit"]) == ("odd", 300.0, "kWh")
 
     def test_what_stripe_refuses_later_is_found_by_its_name(self, billed: TariffShop) -> None:
-        """Names of events are as without a tariff, on whichever meter they are."""
-        names = {event["identifier"] for event in billed.stripe.events}
-        assert len(names) == 3
-        assert {event["name"] for event in billed.stripe.events} == {
-            "power_watt_hours_odd", "power_watt_hours_even"
-        }  # fmt: skip
+        """On whichever meter it is; the next report that retries sends it there again."""
+        before = billed.stripe.meter_hours(ALICE)
+        error = {"code": "meter_event_invalid_value", "message": "no", "idempotency_key": "x"}
+        for event in billed.stripe.events:
+            event["dropped"] = True
+            billed.stripe.errors.append({**error, "identifier": event["identifier"]})
+        report = billed.stripe.report_errors()
+        with PowerManager(billed.db) as pm, tables(pm) as conn:
+            conn.execute("INSERT INTO billing_error_reports VALUES (?, 0)", (report["id"],))
+        out = billed("report", code=1)
+        assert sum(line.startswith("refused:") for line in out) == 3
+        billed("report", "--retry-refused")
+        assert billed.stripe.meter_hours(ALICE) == before
 
 
 def test_a_tariff_goes_live(shop: TariffShop, monkeypatch: pytest.MonkeyPatch) -> None:
