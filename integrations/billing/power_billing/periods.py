@@ -21,7 +21,6 @@ from power_billing.tables import (
     METER_SETTING,
     PRICE_SETTING,
     Place,
-    forget_setting,
     set_setting,
     setting,
     tables,
@@ -146,9 +145,7 @@ def keep_tariff(
         conn.execute(sql, values)
     set_setting(conn, _ZONE_SETTING, tariff.zone)
     set_setting(conn, METER_NAME_SETTING, meter_name)
-    for name in (METER_SETTING, PRICE_SETTING):
-        forget_setting(conn, name)
-    forget_amount(conn)
+    forget_amount(conn)  # of a price for every hour
 
 
 # --- Hours

@@ -265,6 +265,8 @@ class TestReconcile:
         (found,) = compare(used).differences
         assert (found.is_foreign, found.period) == (True, "peak")
         repair(used.pm, [found], oldest_billable(used.now))
+        with tables(used.pm) as conn:
+            assert hour_periods(conn, range(hour, hour + 1)).noted == {hour: "peak"}
         send_ours(used.pm, undecided(used.pm, oldest_billable(used.now)).conflicts)
         assert used.report().complete
         assert used.server.meter_hours(CUSTOMER)[PEAK][hour] == 0
@@ -427,13 +429,27 @@ class TestLedgers:
         yield made
         made.pm.close()
 
-    def test_each_of_the_meters_is_one_ledgers(self, berlin: World, second: World) -> None:
+    @pytest.mark.parametrize("other", ["[peak]", "[off_peak]"])
+    def test_each_of_the_meters_is_one_ledgers(
+        self, berlin: World, second: World, other: str
+    ) -> None:
         """Also when the other one's tariff shares only one of them."""
-        set_tariff(second, TWO.replace("off_peak", "rest"))
+        set_tariff(second, TWO.replace(other, "[own]"))
         done = second.report()
         assert {row.state.value for row in done.open} == {"queued"}
         assert "bills this customer: power-billing resolve" in str(done.open[0].reason)
         assert berlin.billed() == 400
+
+    def test_a_claim_that_is_half_there_is_made_whole(self, berlin: World, second: World) -> None:
+        """Somebody has taken one of the names out of the customer's metadata."""
+        metadata = berlin.server.catalog.objects["customer"][CUSTOMER]["metadata"]
+        before = dict(metadata)
+        assert set(before) == {PEAK, OFF_PEAK}
+        del metadata[OFF_PEAK]
+        later(berlin, 25)
+        use_in(berlin, int(berlin.now // HOUR) - 2, 5.0)
+        assert berlin.report().complete
+        assert berlin.server.catalog.objects["customer"][CUSTOMER]["metadata"] == before
 
     def test_meters_of_its_own_bill_both_in_full(self, berlin: World, second: World) -> None:
         """Their names begin with another word; so does what events are called."""

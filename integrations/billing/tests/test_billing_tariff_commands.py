@@ -152,6 +152,14 @@ class TestSetup:
         assert "it has a tariff (UTC; odd, even): give its file by --tariff" in said
         assert len(shop.stripe.meters) == made
 
+    def test_a_price_of_every_hour_is_forgotten(self, shop: TariffShop) -> None:
+        """A plain setup before, by mistake, leaves nothing behind."""
+        shop(*PRICED)
+        shop(*shop.tariff())
+        shop.subscribe("--report")
+        month = month_of(shop.hour - 2)
+        assert "prices by time of day in UTC" in shop("statement", "--month", month)[0]
+
     def test_stripe_carries_as_many_periods_as_a_tariff_may_have(self, shop: TariffShop) -> None:
         """A subscription of the most there may be is made."""
         assert MOST_PERIODS == MOST_ITEMS
