@@ -268,14 +268,14 @@ table + table { margin-top: 3mm; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3mm 1.5mm; border-bottom: .4pt solid #dfe3e6; white-space: nowrap; }
 th { font-weight: 600; border-bottom: .8pt solid #1c2024; }
-.days td:last-child:has(.bar) { width: 29mm; }
+.days td:last-child:has(.bar) { width: 29mm; padding-left: 4.5mm; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
 td:last-child, th:last-child { padding-right: 0; }
 tfoot td { font-weight: 600; border-bottom: 0; border-top: .8pt solid #1c2024; }
 .days td:first-child { white-space: nowrap; }
 .days th { max-width: 22mm; overflow: hidden; text-overflow: ellipsis; }
 .devices td:first-child { overflow-wrap: anywhere; }
-.bar { display: block; margin-left: 3mm; max-width: 26mm; height: 2.2mm; background: #2f6f9f; border-radius: .6mm;
+.bar { display: block; height: 2.2mm; background: #2f6f9f; border-radius: .6mm;
   -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 ul { margin: 0; padding-left: 4mm; font-size: 7.5pt; columns: 2; column-gap: 4mm; }
 li { break-inside: avoid; }

@@ -221,7 +221,8 @@ def find_or_make_tariff(
         event_name = event_name_of(meter_name, period.name)
         meter = find_or_make_meter(client, event_name, f"Energy used (Wh), {period.name}")
         name = product_of(product, period.name)
-        sold[period.name] = Sold(meter, *find_or_make_price(client, meter.id, name, period.price))
+        found, price = find_or_make_price(client, meter.id, name, period.price)
+        sold[period.name] = Sold(meter, found, price)
     return sold
 
 
@@ -232,7 +233,8 @@ def find_or_make_plain(
     meter = find_or_make_meter(client, meter_name)
     if product is None or price is None:
         return Sold(meter, None, None)
-    return Sold(meter, *find_or_make_price(client, meter.id, product, price))
+    found, found_price = find_or_make_price(client, meter.id, product, price)
+    return Sold(meter, found, found_price)
 
 
 def meters_sold(meter_name: str, sold: Mapping[str, Sold]) -> dict[str, LedgerMeter]:

@@ -90,6 +90,25 @@ class TestHours:
         is_peak = local.weekday() < 5 and 7 <= local.hour < 22
         assert tariff.period_of(hour) == ("peak" if is_peak else "off_peak")
 
+    @given(
+        st.lists(st.sampled_from("abcd"), min_size=24, max_size=24),
+        st.lists(st.sampled_from("abcd"), min_size=24, max_size=24),
+        st.integers(0, 2**21),
+    )
+    def test_any_division_of_the_week_is_read_as_it_is_meant(
+        self, weekday: list[str], weekend: list[str], hour: int
+    ) -> None:
+        """Whichever period has an hour of a weekday, and one of a weekend: it alone has that hour."""
+        text = 'currency = "eur"\n'
+        for kind, days, by_hour in (("w", "mon-fri", weekday), ("e", "sat-sun", weekend)):
+            for name in sorted(set(by_hour)):
+                own = [at for at in range(24) if by_hour[at] == name]
+                spans = [f"{begin:02d}:00-{begin + 1:02d}:00" for begin in own]
+                text += f'[{kind}{name}]\ndays = "{days}"\nhours = {spans}\nprice = 1\n'
+        there = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(hours=hour)
+        kind, by_hour = ("e", weekend) if there.weekday() > 4 else ("w", weekday)
+        assert parse_tariff(text).period_of(hour) == kind + by_hour[there.hour]
+
     @given(st.sets(st.integers(0, WEEK_HOURS - 1), min_size=1))
     def test_hours_are_shown_so_that_they_can_be_read_again(self, hours: set[int]) -> None:
         """What is printed of a period names its hours, all of them and no others."""

@@ -8,6 +8,7 @@ import json
 import random
 import re
 import subprocess
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -262,3 +263,29 @@ def test_a_month_with_four_periods_prints_on_one_page(tmp_path: Path) -> None:
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     assert len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes())) == 1
+
+
+@pytest.mark.slow
+def test_bars_are_as_long_as_their_days(made: Statement, tmp_path: Path) -> None:
+    """The largest day's bar fills its cell, and every other one is its share of that."""
+    (one,) = made.customers
+    days = {
+        f"2026-10-{number:02d}": Line(Decimal(watt_hours), Decimal(0))
+        for number, watt_hours in enumerate((1000, 970, 500, 10), start=1)
+    }
+    page = as_html(replace(made, customers=[replace(one, days=days)]))
+    measure = """<script>document.title = [...document.querySelectorAll(".bar")].map(bar => [
+        bar.getBoundingClientRect().width, bar.getBoundingClientRect().right,
+        bar.parentElement.getBoundingClientRect().right].join(" ")).join(";")</script>"""
+    path = tmp_path / "statement.html"
+    path.write_text(page.replace("</html>", f"{measure}</html>"))
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri(),
+    ]  # fmt: skip
+    run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    found = re.search("<title>(.*?)</title>", run.stdout)
+    assert found is not None
+    bars = [[float(text) for text in bar.split()] for bar in found[1].split(";")]
+    assert max(right - cell_right for _, right, cell_right in bars) < 0.5
+    assert [round(100 * width / bars[0][0]) for width, _, _ in bars] == [100, 97, 50, 1]
