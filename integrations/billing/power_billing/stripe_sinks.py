@@ -139,9 +139,12 @@ class StripeMeterSink:
         except stripe.AuthenticationError as error:
             raise cannot(error) from None
         except stripe.StripeError as error:
-            if isinstance(error, stripe.InvalidRequestError) and error.http_status == 404:
-                return None
-            reason = f"Stripe does not say which ledger bills {customer}: {type(error).__name__}"
+            why = type(error).__name__
+            if isinstance(error, stripe.InvalidRequestError):
+                if error.http_status == 404:
+                    return None
+                why = str(error.user_message)  # such as no room in the metadata
+            reason = f"Stripe does not say which ledger bills {customer}: {why}"
             raise CannotSayNow(reason) from None
         return _another(self._owners(claimed), ledger_id) or ledger_id
 

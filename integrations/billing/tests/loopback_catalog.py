@@ -70,6 +70,7 @@ SUBSCRIPTIONS: Schema = {
 ITEM: Schema = {"subscription": (True, r"sub_\w+"), "price": (True, r"price_\w+")}
 ITEMS: Schema = {**PAGE, "subscription": (True, r"sub_\w+")}
 NOTHING: Schema = {}
+MOST_KEYS, LONGEST_KEY = 50, 40  # of an object's metadata: api/metadata
 MOST_ITEMS = 20  # of a subscription: api/subscriptions/create
 
 
@@ -174,7 +175,10 @@ class Catalog:
         if customer.get("deleted"):
             raise Refusal(404, f"No such customer: '{id_}'", "id", "resource_missing")
         merged = {**customer["metadata"], **_metadata(values)}
-        customer["metadata"] = {key: text for key, text in merged.items() if text}
+        kept = {key: text for key, text in merged.items() if text}
+        if len(kept) > MOST_KEYS or max(map(len, kept), default=0) > LONGEST_KEY:
+            raise Refusal(400, f"Metadata: up to {MOST_KEYS} keys of {LONGEST_KEY}", "metadata")
+        customer["metadata"] = kept
         return customer
 
     def _make_product(self, values: dict[str, str]) -> dict[str, Any]:

@@ -451,6 +451,21 @@ class TestLedgers:
         assert berlin.report().complete
         assert berlin.server.catalog.objects["customer"][CUSTOMER]["metadata"] == before
 
+    def test_a_customer_whose_metadata_has_no_room_waits(self, berlin: World) -> None:
+        """There are names for 50 ledgers' meters; which limit that is, is said."""
+        many = {f"key{number}": "text" for number in range(49)}
+        berlin.server.catalog.add_customer(CUSTOMER, metadata=many)
+        use_in(berlin, at("2026-10-26T06:00"), 5.0)
+        done = berlin.report()
+        assert [row.state.value for row in done.open] == ["queued"]
+        assert "which ledger bills cus_Nf1XyzAbc: Metadata: up to 50 keys" in str(
+            done.open[0].reason
+        )
+        del many["key0"]
+        berlin.server.catalog.add_customer(CUSTOMER, metadata=many)
+        later(berlin)
+        assert berlin.report().complete
+
     def test_meters_of_its_own_bill_both_in_full(self, berlin: World, second: World) -> None:
         """Their names begin with another word; so does what events are called."""
         set_tariff(second)
