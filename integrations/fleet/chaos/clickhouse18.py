@@ -205,7 +205,7 @@ class Connection18:
         settings: Mapping[str, Any] | None = None,
     ) -> object:
         """Do something that has no rows for an answer."""
-        statement = statement.replace(schema.SYNCED, "").replace(f", {schema.TAKEN_RANGE}", "")
+        statement = statement.replace(schema.SETTINGS, "").replace(f", {schema.TAKEN_RANGE}", "")
         text = _bound(statement, parameters)
         return self._send(text.encode(), _known(settings or {}), engine.ANSWER_SECONDS)
 

@@ -268,6 +268,10 @@ class Shard:
         statement = f"INSERT INTO {table} {sql}"
         self._in_turn(lambda client: client.command(statement, parameters, self._settings))
 
+    def do(self, statement: str) -> None:
+        """Do something on one replica, from which the others have it. Raises EngineError."""
+        self._try(lambda client: client.command(statement))
+
     def everywhere(self, statement: str) -> None:
         """Do something on every replica, which all have to answer. Raises EngineError."""
         for client in self.clients:

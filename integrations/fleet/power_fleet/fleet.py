@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from power_fleet import sql
 from power_fleet.engine import Engine, Row, Shard, at_once, parts
+from power_fleet.keep import Kept, kept
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -50,10 +51,14 @@ _NEVER = 2**62  # an hour that does not come
 
 @dataclass(frozen=True)
 class Answer(Generic[_T]):
-    """An answer, and how fresh it is: all that the stream had taken in by then is in it. None: nobody knows."""
+    """An answer, and how fresh it is: all that the stream had taken in by then is in it. None: nobody knows.
+
+    `kept_since`: where the question reaches back further than the engine keeps hours, since when it does.
+    """
 
     value: _T
     fresh_as_of: str | None
+    kept_since: str | None = None
 
 
 class Fleet:
@@ -69,7 +74,7 @@ class Fleet:
     def budget(self, device_ids: Iterable[str] | None = None) -> Answer[dict[str, dict[str, Any]]]:
         """The power budget of these devices, or of all, as PowerManager.power_budget_check's."""
         ids, fresh, now = _ids(device_ids), self._fresh(), self._now()
-        budgets = at_once(lambda place: _budgets(*place, max(now - DAY_US, -1)), self._places(ids))
+        budgets = at_once(lambda place: _budgets(*place, now), self._places(ids))
         found = {id_: budget for some in budgets for id_, budget in some.items()}
         if ids is None:
             return Answer(dict(sorted(found.items())), fresh)
@@ -95,7 +100,8 @@ class Fleet:
         if not known:
             raise NotFound(_missing(id_), "device", id_)
         device = _device(known[0])
-        sums = _sums(shard, sql.THESE, names, after).get(id_, {})
+        keeps = kept(shard)
+        sums = _sums(shard, sql.THESE, names, after, keeps.readings.first_hour(now)).get(id_, {})
         (counted,) = shard.select(sql.EVENT_COUNT, **names, after=after)
         report = make_report(
             device,
@@ -106,7 +112,8 @@ class Fleet:
             events=[_event(row) for row in shard.select(sql.EVENTS, **names, after=after)],
             event_count=counted["events"],
         )
-        return Answer(json.dumps(report, indent=2, allow_nan=False), fresh)
+        text = json.dumps(report, indent=2, allow_nan=False)
+        return Answer(text, fresh, _kept_since([keeps], after // HOUR_US, now))
 
     def latest(self, device_ids: Iterable[str] | None = None) -> Answer[list[PowerMeter]]:
         """The present state of every meter, or of those of these devices, device by device in order of adding."""
@@ -120,15 +127,18 @@ class Fleet:
         Each is {"day": "2026-11-23", "site", "type", "energy_out_wh", "energy_in_wh"}; what has no energy is left out.
         """
         fresh = self._fresh()
-        today = self._now() // DAY_US
+        now = self._now()
+        today = now // DAY_US
         first_day = max(today - max(check_count("days", days), 1) + 1, 0)
         sums: dict[tuple[int, str, str], _Energy] = {}
-        for row in chain(*at_once(lambda s: _energies(s, first_day), self._engine.shards)):
+        for row in chain(*at_once(lambda s: _energies(s, first_day, now), self._engine.shards)):
             energy = sums.setdefault((row["day"], row["site"], row["type"]), _Energy())
             energy.out_wh += row["energy_out_wh"]
             energy.in_wh += row["energy_in_wh"]
         rows = (_energy_row(*key, sums[key]) for key in sorted(sums))
-        return Answer([row for row in rows if row["energy_out_wh"] or row["energy_in_wh"]], fresh)
+        value = [row for row in rows if row["energy_out_wh"] or row["energy_in_wh"]]
+        keeps = [kept(shard) for shard in self._engine.shards]
+        return Answer(value, fresh, _kept_since(keeps, first_day * 24, now))
 
     def silent(self, minutes: float) -> Answer[list[dict[str, str]]]:
         """The devices the stream has had nothing from for that long, longest first, with when it last had.
@@ -244,11 +254,18 @@ def _oldest(shard: Shard, of: str, names: dict[str, Any], first: int, end: int) 
 
 
 def _sums(
-    shard: Shard, of: str, names: dict[str, Any], after: int
+    shard: Shard, of: str, names: dict[str, Any], after: int, open_hour: int
 ) -> dict[str, dict[str, MeterSums]]:
-    """By device and meter, the sums of the readings later than `after`."""
+    """By device and meter, the sums of the readings later than `after`.
+
+    The hours before `open_hour` are those that are kept: their readings may be gone. The one in which `after` lies then
+    counts whole.
+    """
     first = after // HOUR_US + 1
-    oldest = _oldest(shard, of, names, first, _NEVER)
+    if 0 < first <= open_hour:
+        first -= 1
+        after = first * HOUR_US - 1
+    oldest = _oldest(shard, of, names, max(first, open_hour), _NEVER)
     question = shard.dialect.tallies(of, oldest < _NEVER)
     rows = shard.select(question, after=after, first=first, oldest=oldest, end=_NEVER, **names)
     found: dict[str, dict[str, MeterSums]] = {}
@@ -275,9 +292,10 @@ def _meter_sums(row: Row) -> MeterSums:
     return sums
 
 
-def _budgets(shard: Shard, of: str, names: dict[str, Any], after: int) -> dict[str, dict[str, Any]]:
+def _budgets(shard: Shard, of: str, names: dict[str, Any], now: int) -> dict[str, dict[str, Any]]:
     records = _records(shard, of, names)
-    last_day = _sums(shard, of, names, after)
+    open_hour = kept(shard).readings.first_hour(now)
+    last_day = _sums(shard, of, names, max(now - DAY_US, -1), open_hour)
     meters: dict[str, list[PowerMeter]] = {id_: [] for id_ in records}
     for row in shard.select(sql.meters(of), **names):
         device_id = row["device_id"]
@@ -289,22 +307,31 @@ def _budgets(shard: Shard, of: str, names: dict[str, Any], after: int) -> dict[s
     }
 
 
-def _energies(shard: Shard, first_day: int) -> list[Row]:
+def _energies(shard: Shard, first_day: int, now: int) -> list[Row]:
     """The energy by day, site and type from a day on: that of most devices, and of those that bridge long gaps."""
+    open_hour = kept(shard).readings.first_hour(now)
     (gaps,) = shard.select(sql.GAPS)
-    rows = _energies_of(shard, sql.NEAR, gaps["near"], first_day)
+    rows = _energies_of(shard, sql.NEAR, gaps["near"], first_day, open_hour)
     if gaps["far"]:
-        rows += _energies_of(shard, sql.FAR, gaps["far"], first_day)
+        rows += _energies_of(shard, sql.FAR, gaps["far"], first_day, open_hour)
     return rows
 
 
-def _energies_of(shard: Shard, of: str, max_gap_us: int, first_day: int) -> list[Row]:
+def _energies_of(
+    shard: Shard, of: str, max_gap_us: int, first_day: int, open_hour: int
+) -> list[Row]:
     wanted = first_day * 24
     # A day's first energy may begin that long before it.
     first = max(wanted + -max_gap_us // HOUR_US, 0)
-    oldest = _oldest(shard, of, {}, first, _NEVER)
+    oldest = _oldest(shard, of, {}, max(first, open_hour), _NEVER)
     question = shard.dialect.days(of, oldest < _NEVER)
     return shard.select(question, wanted=wanted, first=first, oldest=oldest, end=_NEVER)
+
+
+def _kept_since(keeps: Sequence[Kept], first_hour: int, now: int) -> str | None:
+    """Since when all hours are kept, where that is later than the first hour that was asked about."""
+    since = max(keep.hours.first_hour(now) for keep in keeps)
+    return from_microseconds(since * HOUR_US) if since > first_hour else None
 
 
 @dataclass
