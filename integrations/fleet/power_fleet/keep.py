@@ -69,8 +69,8 @@ def keep(
     would go before their readings; EngineError.
     """
     now_us = to_microseconds(clock(), "clock")
-    _check_days("keep-readings", readings_days)
-    _check_days("keep-hours", hours_days)
+    _check_days("--keep-readings", readings_days)
+    _check_days("--keep-hours", hours_days)
     present = [kept(shard) for shard in engine.shards]
     for was in present:
         _check_order(
@@ -99,7 +99,7 @@ def _check_order(readings_days: int, hours_days: int) -> None:
     if hours_days and not 0 < readings_days <= hours_days:
         readings = f"{readings_days} days" if readings_days else "for ever"
         raise InvalidValue(
-            f"keep-hours: expected at least as long as readings are kept, which is {readings}, got {hours_days}"
+            f"--keep-hours: expected at least as long as readings are kept, which is {readings}, got {hours_days}"
         )
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from fleet_harness import HOUR, Clock, carry, emptied
 from pipeline import quick
+from power_fleet import cli, schema
 from power_fleet import keep as keep_module
-from power_fleet import schema
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
 from power_fleet.hours import close_hours, keep_closing, late_hours
@@ -172,9 +172,9 @@ def test_an_answer_says_since_when_hours_are_kept(
 @pytest.mark.parametrize(
     ("readings_days", "hours_days", "said"),
     [
-        (6, None, "keep-readings: expected 7 to 36500 days, or 0 for ever, got 6"),
-        (-1, None, "keep-readings: expected 7 to 36500 days"),
-        (None, 40_000, "keep-hours: expected 7 to 36500 days"),
+        (6, None, "--keep-readings: expected 7 to 36500 days, or 0 for ever, got 6"),
+        (-1, None, "--keep-readings: expected 7 to 36500 days"),
+        (None, 40_000, "--keep-hours: expected 7 to 36500 days"),
         (None, 30, "at least as long as readings are kept, which is for ever, got 30"),
         (60, 30, "at least as long as readings are kept, which is 60 days, got 30"),
     ],
@@ -191,7 +191,7 @@ def test_days_that_cannot_be_are_refused(
 def test_readings_for_ever_beside_hours_that_go_are_refused(engine: Engine) -> None:
     """Hours without their statistics would be computed again for every question."""
     keep(engine, 30, 90, Clock(FUTURE))
-    with pytest.raises(InvalidValue, match="keep-hours"):
+    with pytest.raises(InvalidValue, match="--keep-hours"):
         keep(engine, 0, None, Clock(FUTURE))
     assert kept(engine.shards[0]).readings.days == 30
 
@@ -235,3 +235,24 @@ def test_one_device_that_bridges_years_is_asked_about_by_itself(
         firsts = {parameters["first"] for parameters in asked if "first" in parameters}
         assert firsts == {wanted - 2, wanted - 90 * 24}
         close_hours(engine, int(FUTURE * 1e6))
+
+
+def test_the_command_says_how_long_to_keep(
+    engine: Engine, device: PowerManager, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both options, what is refused, for ever, and neither: then it stays as it is."""
+    here = ["--clickhouse", "chdb://memory"]
+    shard = engine.shards[0]
+    assert cli.main(["schema", "--keep-readings", "90", "--keep-hours", "730", *here]) == 0
+    assert (kept(shard).readings.days, kept(shard).hours.days) == (90, 730)
+    assert cli.main(["schema", *here]) == 0
+    assert cli.main(["schema", "--keep-readings", "3", *here]) == 1
+    assert "--keep-readings: expected 7 to 36500 days, or 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["schema", "--keep-readings", "soon", *here])
+    assert (kept(shard).readings.days, kept(shard).hours.days) == (90, 730)
+    carry(device, engine)
+    assert cli.main(["report", "edge-1", "--days", "100000", *here]) == 0
+    assert "are no longer kept: what was then is not in it" in capsys.readouterr().err
+    assert cli.main(["schema", "--keep-readings", "none", "--keep-hours", "0", *here]) == 0
+    assert (kept(shard).readings.days, kept(shard).hours.days) == (0, 0)
