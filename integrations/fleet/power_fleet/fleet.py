@@ -72,19 +72,23 @@ class Fleet:
         self._engine, self._clock = Engine(urls), clock
 
     def budget(self, device_ids: Iterable[str] | None = None) -> Answer[dict[str, dict[str, Any]]]:
-        """The power budget of these devices, or of all, as PowerManager.power_budget_check's."""
+        """The power budget of these devices, or of all, as PowerManager.power_budget_check's.
+
+        One that is not known, or retired, has an {"error": ...} in its place; of all, those that are retired are not.
+        """
         ids, fresh, now = _ids(device_ids), self._fresh(), self._now()
         budgets = at_once(lambda place: _budgets(*place, now), self._places(ids))
         found = {id_: budget for some in budgets for id_, budget in some.items()}
         if ids is None:
             return Answer(dict(sorted(found.items())), fresh)
-        return Answer(
-            {id_: found[id_] if id_ in found else {"error": _missing(id_)} for id_ in ids}, fresh
-        )
+        missing = [id_ for id_ in ids if id_ not in found]
+        errors = {id_: {"error": _missing(id_)} for id_ in missing} | self._retired(missing)
+        return Answer({id_: found[id_] if id_ in found else errors[id_] for id_ in ids}, fresh)
 
     def report(self, device_id: str, days: float = 7) -> Answer[str]:
         """The report of a device over the last days as JSON text, as PowerManager.export_report's.
 
+        Its meters are those at work: what is retired, or of a card that was replaced, is not among them.
         Raises NotFound, and InvalidValue unless days is more than 0.
         """
         id_ = check_text("device_id", device_id)
@@ -116,7 +120,10 @@ class Fleet:
         return Answer(text, fresh, _kept_since([keeps], after // HOUR_US, now))
 
     def latest(self, device_ids: Iterable[str] | None = None) -> Answer[list[PowerMeter]]:
-        """The present state of every meter, or of those of these devices, device by device in order of adding."""
+        """The present state of every meter, or of those of these devices, device by device in order of adding.
+
+        What is retired, or of a card that was replaced, is not among them.
+        """
         ids, fresh = _ids(device_ids), self._fresh()
         meters = at_once(lambda place: _meters(*place), self._places(ids))
         return Answer(sorted(chain(*meters), key=lambda meter: meter.device_id), fresh)
@@ -143,7 +150,7 @@ class Fleet:
     def silent(self, minutes: float) -> Answer[list[dict[str, str]]]:
         """The devices the stream has had nothing from for that long, longest first, with when it last had.
 
-        By the stream's clock. A device that was never heard of is not among them.
+        By the stream's clock. A device that was never heard of, or is retired, is not among them.
         """
         fresh = self._fresh()
         before = max(self._now() - check_duration("minutes", minutes, 60 * SECOND_US, "min"), 0)
@@ -168,6 +175,16 @@ class Fleet:
             places += [(shard, sql.THESE, {"devices": tuple(part)}) for part in named]
         return places
 
+    def _retired(self, device_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What a budget says of those of these devices that are retired, by their ids."""
+        found: dict[str, dict[str, Any]] = {}
+        if not device_ids:
+            return found
+        for shard, _, names in self._places(device_ids):
+            for row in shard.select(sql.RETIRED, **names):
+                found[row["device_id"]] = {"error": _retirement(row)}
+        return found
+
     def _fresh(self) -> str | None:
         """How fresh the least fresh shard is; asked before the answer itself, which can only be fresher."""
         rows = self._engine.select(sql.FRESH)
@@ -186,6 +203,13 @@ def _ids(device_ids: Iterable[str] | None) -> list[str] | None:
 
 def _missing(device_id: str) -> str:
     return f"device_id: no device has the id {device_id!r}: none of that id has been forwarded"
+
+
+def _retirement(row: Row) -> str:
+    """What is said of a device of a row of sql.RETIRED."""
+    replaced = f", replaced by {row['replaced_by']!r}" if row["replaced_by"] else ""
+    since = from_microseconds(row["at"])
+    return f"device_id: {row['device_id']!r} is retired since {since}{replaced}"
 
 
 def _device(row: Row) -> DeviceRecord:
@@ -235,6 +259,7 @@ def _event(row: Row) -> PowerEvent:
 
 
 def _meters(shard: Shard, of: str, names: dict[str, Any]) -> list[PowerMeter]:
+    of = f"{of} AND {sql.AT_WORK}"
     records = _records(shard, of, names)
     return [
         _meter(row, records.get(row["device_id"], DeviceRecord(row["device_id"], row["device_id"])))
@@ -293,6 +318,7 @@ def _meter_sums(row: Row) -> MeterSums:
 
 
 def _budgets(shard: Shard, of: str, names: dict[str, Any], now: int) -> dict[str, dict[str, Any]]:
+    of = f"{of} AND {sql.AT_WORK}"
     records = _records(shard, of, names)
     open_hour = kept(shard).readings.first_hour(now)
     last_day = _sums(shard, of, names, max(now - DAY_US, -1), open_hour)
