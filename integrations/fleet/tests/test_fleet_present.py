@@ -53,10 +53,10 @@ def total_out(fleet: Fleet) -> float:
 
 
 def test_the_meters_of_a_replaced_card_are_history(
-    urls: list[str], clock: Clock, cards: tuple[PowerManager, PowerManager]
+    every_urls: list[str], clock: Clock, cards: tuple[PowerManager, PowerManager]
 ) -> None:
     """Budget, states and report are the new card's own at once; the energy of a month is that of both."""
-    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     old, new = cards
     carry(old, engine)
     before = total_out(fleet)
@@ -134,10 +134,10 @@ def test_a_retired_device_is_in_no_present_answer(
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_hours_are_those_of_the_library(
-    urls: list[str], clock: Clock, cards: tuple[PowerManager, PowerManager], closed: bool
+    every_urls: list[str], clock: Clock, cards: tuple[PowerManager, PowerManager], closed: bool
 ) -> None:
     """Each with its sums, and the energy from the reading before in it, also from before the first hour asked for."""
-    engine = Engine(urls)
+    engine = Engine(every_urls)
     pm = cards[0]
     carry(pm, engine)
     if closed:

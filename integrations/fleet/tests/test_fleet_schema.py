@@ -25,9 +25,9 @@ from servers import Servers, eventually
 from power_manager import HOUR_US
 
 
-def test_making_tables_again_changes_nothing(urls: list[str], tmp_path: Path) -> None:
+def test_making_tables_again_changes_nothing(every_urls: list[str], tmp_path: Path) -> None:
     """What is stored stays; the statements are all CREATE ... IF NOT EXISTS."""
-    engine = Engine(urls)
+    engine = Engine(every_urls)
     with random_device(tmp_path / "a.db", 1, "edge-1", Clock()) as pm:
         carry(pm, engine)
     before = engine.ask("SELECT toInt64(count()) FROM power_readings FINAL")
@@ -36,9 +36,9 @@ def test_making_tables_again_changes_nothing(urls: list[str], tmp_path: Path) ->
     schema.check_all(engine)
 
 
-def test_a_reading_lies_in_its_hour_and_month(urls: list[str]) -> None:
+def test_a_reading_lies_in_its_hour_and_month(every_urls: list[str]) -> None:
     """The engine says so itself; a clock that is decades wrong goes to the first or the last month."""
-    shard = Engine(urls).shards[0]
+    shard = Engine(every_urls).shards[0]
     times = {1_790_000_000_000_000: "202609", 60: "202001", 7_000_000_000_000_000: "210012"}
     rows = [["a", "m", at, None, None, 50.0, 0, 0, 0] for at in times]
     shard.insert("power_readings", schema.READINGS, rows)
