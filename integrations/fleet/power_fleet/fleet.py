@@ -45,6 +45,7 @@ _T = TypeVar("_T")
 _Place = tuple[
     Shard, str, dict[str, Any]
 ]  # where a question is asked, of which devices, and its parameters for that
+HOURS_AT_ONCE = 1_000_000  # hours of meters in one question: about 300 MB of the engine's memory
 _NAMED = 6  # times that the longest question names its devices
 _NEVER = 2**62  # an hour that does not come
 
@@ -334,24 +335,32 @@ def _budgets(shard: Shard, of: str, names: dict[str, Any], now: int) -> dict[str
 
 
 def _energies(shard: Shard, first_day: int, now: int) -> list[Row]:
-    """The energy by day, site and type from a day on: that of most devices, and of those that bridge long gaps."""
-    open_hour = kept(shard).readings.first_hour(now)
+    """The energy by day, site and type from a day on: some days at a time, so that memory does not grow with them."""
+    days = [row["day"] for row in shard.select(sql.TOUCHED_DAYS, first_day=first_day)]
+    (counted,) = shard.select(sql.METER_COUNT)
     (gaps,) = shard.select(sql.GAPS)
-    rows = _energies_of(shard, sql.NEAR, gaps["near"], first_day, open_hour)
-    if gaps["far"]:
-        rows += _energies_of(shard, sql.FAR, gaps["far"], first_day, open_hour)
+    open_hour = kept(shard).readings.first_hour(now)
+    at_a_time = max(HOURS_AT_ONCE // (24 * max(counted["meters"], 1)), 1)
+    rows: list[Row] = []
+    for number in range(0, len(days), at_a_time):
+        some = days[number : number + at_a_time]
+        # Those that bridge long gaps are asked about by themselves.
+        rows += _energies_of(shard, sql.NEAR, gaps["near"], some, open_hour)
+        if gaps["far"]:
+            rows += _energies_of(shard, sql.FAR, gaps["far"], some, open_hour)
     return rows
 
 
 def _energies_of(
-    shard: Shard, of: str, max_gap_us: int, first_day: int, open_hour: int
+    shard: Shard, of: str, max_gap_us: int, days: Sequence[int], open_hour: int
 ) -> list[Row]:
-    wanted = first_day * 24
+    wanted = days[0] * 24
+    end = (days[-1] + 1) * 24
     # A day's first energy may begin that long before it.
     first = max(wanted + -max_gap_us // HOUR_US, 0)
-    oldest = _oldest(shard, of, {}, max(first, open_hour), _NEVER)
-    question = shard.dialect.days(of, oldest < _NEVER)
-    return shard.select(question, wanted=wanted, first=first, oldest=oldest, end=_NEVER)
+    oldest = _oldest(shard, of, {}, max(first, open_hour), end)
+    question = shard.dialect.days(of, oldest < end)
+    return shard.select(question, wanted=wanted, first=first, oldest=oldest, end=end)
 
 
 def _kept_since(keeps: Sequence[Kept], first_hour: int, now: int) -> str | None:

@@ -306,6 +306,8 @@ _FAR_DEVICES = (
 )
 FAR = f"device_id IN ({_FAR_DEVICES})"
 NEAR = f"device_id NOT IN ({_FAR_DEVICES})"
+METER_COUNT = "SELECT toInt64(count()) AS meters FROM power_meters FINAL WHERE deleted = 0"
+TOUCHED_DAYS = "SELECT DISTINCT day FROM power_touched WHERE day >= %(first_day)s ORDER BY day"
 GAPS = f"""SELECT maxIf(max_gap, max_gap <= {NEAR_US}) AS near, maxIf(max_gap, max_gap > {NEAR_US}) AS far
 FROM power_devices FINAL WHERE deleted = 0"""
 

@@ -202,6 +202,25 @@ def test_energy_by_day_and_site_adds_up(every_urls: list[str], make: Make, clock
         close_hours(engine, NOW_US)
 
 
+def test_energy_is_asked_some_days_at_a_time(
+    urls: list[str], make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, however few at a time: energy over midnight too, and with a clock that was decades wrong."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    pm = make(11)
+    meter = pm.list_meters()[2].id
+    pm.log_many([(meter, 12.0, 1.0, None, at) for at in (1000.0, 1600.0)])
+    carry(pm, engine)
+    for _ in range(2):
+        monkeypatch.undo()
+        expected = fleet.energy(25_000).value
+        assert expected[0]["day"] == "1970-01-01"
+        for hours in (1, 300):
+            monkeypatch.setattr(fleet_module, "HOURS_AT_ONCE", hours)
+            assert same(expected, fleet.energy(25_000).value)
+        close_hours(engine, NOW_US)
+
+
 def test_what_rounds_to_no_energy_is_left_out(
     urls: list[str], tmp_path: Path, clock: Clock
 ) -> None:
