@@ -17,6 +17,7 @@ from typing import Any
 from power_fleet import sql
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.fleet import Fleet
+from power_fleet.history import NEVER, hour_rows, meter_sums
 from power_fleet.stream import Refused
 from power_manager import (
     DAY_US,
@@ -53,7 +54,6 @@ PLACES = (
 )
 _MANY = 500  # devices, from which on all are asked about: naming them takes longer
 _FEW_READINGS = 10_000  # a page that has less makes the next one longer
-_NEVER = 2**62  # an hour that does not come
 _LONG_GAP_US = DAY_US  # a device that counts energy over longer gaps is asked about by itself
 
 _PLACES_OF_METER = (
@@ -294,7 +294,10 @@ class FleetSource:
     ) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
         """By device and meter, its hours from one on and before another in order, each with its sums."""
         found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
-        for answer in at_once(lambda part: _hour_sums(*part, first, end), self._parts(device_ids)):
+        now_us = self._now_us()
+        for answer in at_once(
+            lambda part: _hour_sums(*part, first, end, now_us), self._parts(device_ids)
+        ):
             found |= answer
         return found
 
@@ -467,52 +470,20 @@ class FleetSource:
 
 
 def _hour_sums(
-    shard: Shard, device_ids: tuple[str, ...], gap_us: int, first: int, end: int | None
+    shard: Shard,
+    device_ids: tuple[str, ...],
+    gap_us: int,
+    first: int,
+    end: int | None,
+    now_us: int,
 ) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
     """The hours of these devices' meters, asked for from so early on that the energy of the first is whole."""
-    before = max(first - -(-gap_us // HOUR_US), 0)
-    rows = shard.select(
-        sql.segments(f"{sql.THESE} AND hour >= %(before)s AND hour < %(end)s"),
-        devices=device_ids,
-        before=before,
-        end=_NEVER if end is None else end,
-    )
-    rows.sort(key=lambda row: (row["device_id"], row["meter_id"], row["hour"]))
-    found = {}
-    earlier: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        key = (row["device_id"], row["meter_id"])
-        out_wh, in_wh = row["energy_out"], row["energy_in"]
-        if row["power_count"]:
-            last = earlier.get(key)
-            if last and row["first_at"] - last["last_at"] <= row["max_gap"]:
-                step = (
-                    (last["last_wattage"] + row["first_wattage"])
-                    * (row["first_at"] - last["last_at"])
-                    / 7.2e9
-                )
-                out_wh += max(step, 0.0)
-                in_wh += max(-step, 0.0)
-            earlier[key] = row
-        if row["hour"] >= first and row["reading_count"]:
-            found.setdefault(key, []).append((row["hour"], _meter_sums(row, out_wh, in_wh)))
+    hours = range(first, NEVER if end is None else end)
+    found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
+    for row in hour_rows(shard, sql.THESE, {"devices": device_ids}, hours, gap_us, now_us):
+        of_meter = found.setdefault((row["device_id"], row["meter_id"]), [])
+        of_meter.append((row["hour"], meter_sums(row)))
     return found
-
-
-def _meter_sums(row: Row, out_wh: float, in_wh: float) -> MeterSums:
-    powers = row["power_count"]
-    charges = row["charge_count"]
-    return MeterSums(
-        row["reading_count"],
-        powers,
-        row["wattage_sum"],
-        row["min_wattage"] if powers else None,
-        row["max_wattage"] if powers else None,
-        row["min_charge_pct"] if charges else None,
-        row["max_charge_pct"] if charges else None,
-        out_wh,
-        in_wh,
-    )
 
 
 def _not_found(kind: str, id_: str) -> NotFound:
