@@ -120,18 +120,18 @@ def _add_stream(parser: CommandParser) -> None:
         help="beyond it what is new is refused (default: 10 GiB)",
     )
     command.add_argument(
+        "--first-sequence",
+        type=parse_positive,
+        default=1,
+        metavar="N",
+        help="number of its next message at least, in place of a stream that was lost (default: 1)",
+    )
+    command.add_argument(
         "--device-messages",
         type=parse_positive,
         default=DEVICE_MESSAGES,
         metavar="N",
         help=f"of one device that may wait; its file keeps the rest (default: {DEVICE_MESSAGES})",
-    )
-    command.add_argument(
-        "--first-sequence",
-        type=parse_positive,
-        default=1,
-        metavar="N",
-        help="the least number of the messages to come, where a stream was lost: sinks say which",
     )
     add_nats_options(command)
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import unquote
 
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
+from power_fleet.intake import Message
 from power_fleet.stream import (
     DEVICE_MESSAGES,
     STREAM,
@@ -115,13 +115,13 @@ async def dead_subject(js: JetStreamContext) -> str:
     return subject.removesuffix("*")
 
 
-async def bury(js: JetStreamContext, subject: str, message: Msg, reason: str) -> None:
-    """Put a message among the dead letters and take it out of the stream."""
+async def bury(js: JetStreamContext, subject: str, message: Message, reason: str) -> None:
+    """Put a message among the dead letters; its own stream can drop it then."""
     device_id = device_of(message.subject)
     headers = {
         "Reason": reason[:REASON].replace("\r", " ").replace("\n", " "),
         "Bytes": str(len(message.data)),
-        "Nats-Msg-Id": str(message.metadata.sequence.stream),
+        "Nats-Msg-Id": str(message.sequence),
     }
     await js.publish(
         subject + token(device_id),
@@ -129,7 +129,6 @@ async def bury(js: JetStreamContext, subject: str, message: Msg, reason: str) ->
         stream=DEAD_STREAM,
         headers=headers,
     )
-    await message.term()
 
 
 async def letters(js: JetStreamContext, device_id: str | None = None) -> AsyncIterator[Letter]:

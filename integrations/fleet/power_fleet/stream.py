@@ -310,16 +310,17 @@ async def check_sequence(js: JetStreamContext, highest_line: int) -> None:
         )
 
 
-async def stored_until(connection: Client) -> float:
-    """Up to when everything that the stream took in is stored, by the stream's clock (epoch seconds).
+async def stored_until(connection: Client) -> tuple[float, float]:
+    """Up to when everything that the stream took in is stored, and now, by the stream's clock (epoch seconds).
 
-    That is when it took in the oldest message that no sink has stored yet; now, where there is none.
+    The former is when it took in the oldest message that no sink has stored yet; now, where there is none.
     """
     answer = json.loads((await connection.request(f"$JS.API.STREAM.INFO.{STREAM}", timeout=5)).data)
     if "error" in answer:
         raise ConnectionError(f"the stream {STREAM}: {answer['error'].get('description')}")
     state = answer["state"]
-    return seconds(str(state["first_ts"] if state["messages"] else answer["ts"]))
+    now = seconds(str(answer["ts"]))
+    return (seconds(str(state["first_ts"])) if state["messages"] else now), now
 
 
 def seconds(timestamp: str) -> float:

@@ -203,10 +203,10 @@ def test_nothing_is_acknowledged_before_it_is_stored(
     """An insert that fails after the messages were taken gives them back, and the next attempt stores them."""
     failures = iter([True, True])
 
-    def failing(engine: Engine, shards: Sequence[Rows]) -> None:
+    def failing(engine: Engine, shards: Sequence[Rows]) -> int:
         if next(failures, False):
             raise EngineError("out of order")
-        store(engine, shards)
+        return store(engine, shards)
 
     async def run() -> None:
         await send(pm, nats)
