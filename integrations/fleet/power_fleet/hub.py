@@ -34,6 +34,7 @@ from power_fleet.engine import Engine
 from power_fleet.front import Front
 from power_fleet.hours import keep_closing
 from power_fleet.keys import make_key, read_key, write_key
+from power_fleet.life import highest_line
 from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
@@ -78,7 +79,8 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
             certificate = None if security is None else security.certificate
             source = Nats(server.url, key_file=key_file, certificate=certificate)
             await await_answer(source)
-            await set_up_streams(source, 1, options.stream_bytes)
+            known = await asyncio.to_thread(highest_line, engine)
+            await set_up_streams(source, 1, options.stream_bytes, highest_line=known)
             addresses = Addresses(
                 os.getpid(),
                 server.url,
