@@ -24,6 +24,7 @@ from power_manager import (
 # Each has a function add_commands(parser) that adds its commands, whose `run` takes the parsed options and returns the
 # exit code. In the order of the help.
 _MODULES = (
+    "power_fleet.commands_hub",
     "power_fleet.commands_device",
     "power_fleet.commands_server",
     "power_fleet.commands_questions",
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(make_parser(), argv)
     except ModuleNotFoundError as error:
         package = (error.name or "a package").partition(".")[0]
-        print_error(f"power-fleet: {package} is not installed: pip install '.[fleet]'")
+        extra = "hub" if package == "chdb" else "fleet"
+        print_error(f"power-fleet: {package} is not installed: pip install '.[{extra}]'")
         return 1
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from power_fleet import enroll
+from power_fleet.discovery import USERS, hub_directory
 from power_fleet.enroll import DEVICE, OPERATOR, SINK, User
 from power_fleet.keys import check_public, make_key, read_key, write_key
 from power_fleet.options import OPERATOR_GROUP, add_json_option
@@ -106,7 +107,10 @@ def _add_users(command: CommandParser, changes: bool = True) -> None:
         type=Path,
         metavar="FILE",
         default=Path(default) if default else None,
-        help=f"the users that the servers' configuration includes (default: ${USERS_VARIABLE})",
+        help=(
+            "the users that the servers' configuration includes "
+            f"(default: ${USERS_VARIABLE}, else those of this machine's hub)"
+        ),
     )
     if changes:
         command.add_argument(
@@ -125,10 +129,17 @@ def _public_key(text: str) -> str:
 
 
 def _users_file(options: argparse.Namespace) -> Path:
-    if options.users is None:
+    if options.users is not None:
+        users: Path = options.users
+        return users
+    hub = hub_directory()
+    if hub is None:
         raise Refused(f"--users: name the file of users, here or in ${USERS_VARIABLE}")
-    users: Path = options.users
-    return users
+    if not (hub / USERS).exists():
+        raise Refused(
+            f"the hub of {hub} takes what anybody on this machine sends: start it with --listen, --cert and --key"
+        )
+    return hub / USERS
 
 
 def _enroll(options: argparse.Namespace) -> int:
@@ -173,12 +184,15 @@ def _print_lines(user: User) -> None:
 
 def _say_reload(options: argparse.Namespace, path: Path) -> None:
     """Have the server read the users, or say how."""
-    if options.pid_file is None:
+    pid_file = options.pid_file
+    if pid_file is None and path.parent == hub_directory():
+        pid_file = path.parent / "nats" / "nats.pid"
+    if pid_file is None:
         print_error(
             f"To do on each server: copy {shlex.quote(str(path))} to it, then nats-server --signal reload"
         )
         return
-    enroll.reload_server(options.pid_file)
+    enroll.reload_server(pid_file)
     print_error("the server of this machine reads the users anew")
 
 

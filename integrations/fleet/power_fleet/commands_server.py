@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from power_fleet.dead import make_dead_stream
+from power_fleet.dead import set_up_streams
 from power_fleet.options import (
     SERVER_GROUP,
     add_engine_option,
@@ -22,7 +22,7 @@ from power_fleet.options import (
     run_until_signal,
 )
 from power_fleet.quota import BYTES_A_MINUTE, MESSAGES_A_MINUTE, Quota
-from power_fleet.stream import DEVICE_MESSAGES, Backoff, Nats, check_server, make_streams
+from power_fleet.stream import DEVICE_MESSAGES, Backoff
 from power_manager import CommandParser
 
 STREAM_BYTES = 10 * 2**30  # that may wait in the stream
@@ -120,6 +120,13 @@ def _add_stream(parser: CommandParser) -> None:
         help="beyond it what is new is refused (default: 10 GiB)",
     )
     command.add_argument(
+        "--first-sequence",
+        type=parse_positive,
+        default=1,
+        metavar="N",
+        help="number of its next message at least, in place of a stream that was lost (default: 1)",
+    )
+    command.add_argument(
         "--device-messages",
         type=parse_positive,
         default=DEVICE_MESSAGES,
@@ -151,24 +158,14 @@ def _close(options: argparse.Namespace) -> int:
 def _stream(options: argparse.Namespace) -> int:
     asyncio.run(
         set_up_streams(
-            nats_of(options), options.replicas, options.max_bytes, options.device_messages
+            nats_of(options),
+            options.replicas,
+            options.max_bytes,
+            options.device_messages,
+            options.first_sequence,
         )
     )
     return 0
-
-
-async def set_up_streams(
-    to: Nats, replicas: int, max_bytes: int, device_messages: int = DEVICE_MESSAGES
-) -> None:
-    """Make the stream and that of dead letters, or bring them to these settings. Raises Refused, NATS's errors."""
-    connection = await to.connect("power-fleet stream")
-    try:
-        await check_server(connection)
-        js = connection.jetstream(timeout=20)
-        await make_streams(js, replicas, max_bytes, device_messages)
-        await make_dead_stream(js, replicas, max(max_bytes // 10, 1))
-    finally:
-        await connection.close()
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -13,9 +13,11 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from power_fleet.discovery import find_hub
 from power_fleet.stream import Nats, Refused
 from power_manager import CommandParser, parse_count, parse_duration
 
+HUB_GROUP = "on one machine"
 DEVICE_GROUP = "on a device"
 SERVER_GROUP = "beside the stream and the engine"
 QUESTION_GROUP = "questions to the engine"
@@ -23,6 +25,8 @@ OPERATOR_GROUP = "for operators"
 
 NATS_VARIABLE = "POWER_FLEET_NATS"
 ENGINE_VARIABLE = "POWER_FLEET_CLICKHOUSE"
+
+_OR_A_HUB = "or start a hub on this machine: power-fleet hub --data DIR"
 
 LEAST_WAIT_S = 0.1
 MOST_WAIT_S = 86400.0
@@ -66,7 +70,7 @@ def add_nats_options(command: CommandParser) -> None:
         "--nats",
         default=os.environ.get(NATS_VARIABLE),
         metavar="URL",
-        help=f"servers, by commas (default: ${NATS_VARIABLE})",
+        help=f"servers, by commas (default: ${NATS_VARIABLE}, else this machine's hub)",
     )
     command.add_argument("--user", help="who we are to NATS")
     command.add_argument("--password-file", type=Path, metavar="FILE", help="its password")
@@ -93,7 +97,7 @@ def add_nats_options(command: CommandParser) -> None:
 def nats_of(options: argparse.Namespace) -> Nats:
     """What the options of add_nats_options() say. Raises Refused."""
     if not options.nats:
-        raise Refused(f"--nats: name the servers, here or in ${NATS_VARIABLE}")
+        return _nats_of_hub(options)
     return Nats(
         options.nats,
         options.user,
@@ -104,6 +108,18 @@ def nats_of(options: argparse.Namespace) -> Nats:
     )
 
 
+def _nats_of_hub(options: argparse.Namespace) -> Nats:
+    for name in ("user", "password_file", "key_file", "ca"):
+        if getattr(options, name) is not None:
+            raise Refused(f"--{name.replace('_', '-')}: it is for servers named with --nats")
+    hub = find_hub()
+    if hub is None:
+        raise Refused(f"--nats: name the servers, here or in ${NATS_VARIABLE}; {_OR_A_HUB}")
+    key_file = Path(hub.key_file) if hub.key_file else None
+    certificate = Path(hub.certificate) if hub.certificate else None
+    return Nats(hub.nats, key_file=key_file, certificate=certificate)
+
+
 def add_engine_option(command: CommandParser) -> None:
     """Add the option that says where the engine is; engine_urls_of() reads it."""
     command.add_argument(
@@ -112,7 +128,7 @@ def add_engine_option(command: CommandParser) -> None:
         metavar="URL",
         help=(
             "once for each shard, its replicas by commas "
-            f"(default: ${ENGINE_VARIABLE}, shards by spaces)"
+            f"(default: ${ENGINE_VARIABLE}, shards by spaces, else this machine's hub)"
         ),
     )
 
@@ -120,9 +136,12 @@ def add_engine_option(command: CommandParser) -> None:
 def engine_urls_of(options: argparse.Namespace) -> list[str]:
     """The URLs of the engine, one text for each shard. Raises Refused."""
     urls = options.clickhouse or os.environ.get(ENGINE_VARIABLE, "").split()
-    if not urls:
-        raise Refused(f"--clickhouse: name the shards, here or in ${ENGINE_VARIABLE}")
-    return list(urls)
+    if urls:
+        return list(urls)
+    hub = find_hub()
+    if hub is None:
+        raise Refused(f"--clickhouse: name the shards, here or in ${ENGINE_VARIABLE}; {_OR_A_HUB}")
+    return [hub.clickhouse]
 
 
 def log_at(options: argparse.Namespace) -> None:
