@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nats.errors
-
 from power_fleet import enroll, schema
 from power_fleet.dead import set_up_streams
 from power_fleet.discovery import USERS, Addresses, announced, locked, write_privately
@@ -37,13 +35,14 @@ from power_fleet.keys import make_key, read_key, write_key
 from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import Backoff, Nats, Refused, check_server
+from power_fleet.stream import Backoff, Nats, Refused
 from power_manager import StorageError
 
 STREAM_BYTES = 2**30  # that may wait in the stream by default
 CLOSE_SECONDS = 60.0  # between two looks for hours to close
-LOOK_SECONDS = 5.0  # between two looks at the disk and at NATS
+LOOK_SECONDS = 1.0  # between two looks at the disk
 LEAST_FREE = 64 * 2**20  # bytes of the disk, below which it counts as full
+ENOUGH_FREE = 96 * 2**20  # bytes with which it does not any more
 MEMORY_SHARE = 0.5  # of the machine's, that the engine may take
 LEAST_MEMORY = 512 * 2**20  # bytes: with less than that, questions about a small fleet fail already
 _CACHE = 128 * 2**20  # bytes for the engine's marks; its own default is 5 GiB
@@ -93,7 +92,7 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
                     server.keep_running(Backoff(most=30.0)),
                     Sink(engine, source, Backoff(most=30.0), Quota()).run(),
                     keep_closing(Engine([front.url]), CLOSE_SECONDS, Backoff()),
-                    _watch_disk(options.data, server, source),
+                    _watch_disk(options.data, server, _free_bytes),
                 ]
             )
 
@@ -188,7 +187,7 @@ def _default_memory() -> int:
 
 
 def _check_space(data: Path) -> None:
-    free = shutil.disk_usage(data).free
+    free = _free_bytes(data)
     if free < LEAST_FREE:
         raise StorageError(
             data,
@@ -196,41 +195,30 @@ def _check_space(data: Path) -> None:
         )
 
 
-async def _watch_disk(data: Path, server: NatsServer, source: Nats) -> None:
-    """Say when the disk is full and when it is not; and have NATS take in messages again, which it does not by itself.
+async def _watch_disk(
+    data: Path, server: NatsServer, free_bytes: Callable[[Path], int], seconds: float = LOOK_SECONDS
+) -> None:
+    """Say when the disk is full and when there is room again; then start NATS anew, for ever.
 
+    A stream of NATS that could not write once takes in nothing any more, whatever room there is (seen with 2.15.1).
     Nothing is lost meanwhile: devices keep what is not acknowledged.
     """
     is_full = False
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
-        free = shutil.disk_usage(data).free
+        await asyncio.sleep(seconds)
+        free = free_bytes(data)
         if free < LEAST_FREE and not is_full:
+            is_full = True
             _log.error(
                 "the disk of %s is full, %d MiB are free: devices keep what they have until there is room",
                 data,
                 free // 2**20,
             )
-        elif free >= LEAST_FREE and is_full:
+        elif free >= ENOUGH_FREE and is_full:
+            is_full = False
             _log.warning("there is room again on the disk of %s", data)
-        is_full = free < LEAST_FREE
-        if not is_full and not await _has_jetstream(source):
-            _log.warning(
-                "the NATS server takes in nothing, though there is room: it is started again"
-            )
-            server.end()
+            server.start_anew()
 
 
-async def _has_jetstream(source: Nats) -> bool:
-    """Whether the server's JetStream works; after an error of its disk it is off until the server starts anew."""
-    try:
-        connection = await source.connect("power-fleet hub")
-    except (nats.errors.Error, OSError, asyncio.TimeoutError):
-        return True  # it is starting, which is another's business
-    try:
-        await check_server(connection)
-    except (nats.errors.Error, OSError, asyncio.TimeoutError):
-        return False
-    finally:
-        await connection.close()
-    return True
+def _free_bytes(data: Path) -> int:
+    return shutil.disk_usage(data).free

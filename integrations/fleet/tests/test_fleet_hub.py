@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import json
+import logging
 import os
 import signal
 import socket
@@ -26,6 +29,8 @@ from power_fleet import front, hub
 from power_fleet.discovery import HUB_VARIABLE, Addresses, NotRunning, announced, find_hub, locked
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
+from power_fleet.nats_server import NatsServer
+from power_fleet.stream import Backoff
 from servers import eventually
 
 from power_manager import PowerManager, StorageError
@@ -187,6 +192,84 @@ def test_a_full_disk_is_said_before_anything_starts(
     monkeypatch.setattr(hub, "LEAST_FREE", 2**62)
     with pytest.raises(StorageError, match=r"the disk is full: \d+ MiB are free, a hub needs"):
         hub._check_space(tmp_path)
+
+
+def test_a_disk_that_was_full_has_nats_started_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the same port, once there is more room than a little; each is said once."""
+    megabyte = 2**20
+    looks = [mb * megabyte for mb in (500, 63, 0, 64, 95, 96, 500, 500)]
+
+    async def run() -> tuple[int, int, bool]:
+        server = NatsServer(tmp_path / "nats", 0, 10 * megabyte)
+        await server.start()
+        first = int(server.pid_file.read_text())
+        port = server.port
+        keeping = asyncio.ensure_future(server.keep_running(Backoff()))
+        left = iter(looks)
+        try:
+            with contextlib.suppress(StopIteration, RuntimeError):  # after the last look
+                await hub._watch_disk(tmp_path, server, lambda _: next(left), 0.001)
+            async with asyncio.timeout(20):
+                while alive(first) or not list(server.home.glob(f"*_{server.process}.ports")):
+                    await asyncio.sleep(0.02)
+            return first, server.process, port == server.port
+        finally:
+            keeping.cancel()
+            await server.stop()
+
+    with caplog.at_level(logging.WARNING, "power_fleet"):
+        before, after, is_same_port = asyncio.run(run())
+    assert before != after
+    assert is_same_port
+    assert [record.message.partition(" of ")[0] for record in caplog.records] == [
+        "the disk",
+        "there is room again on the disk",
+    ]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(place)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing_and_needs_no_hand(small_disk: Path, tmp_path: Path) -> None:
+    """The file keeps what the hub cannot take, and all is stored some moments after there is room."""
+    with running_hub(small_disk / "fleet") as process, (tmp_path / "log").open("wb") as log:
+        pm = device(tmp_path / "a.db", "a", 5000)
+        (pack,) = pm.list_meters()
+        command = process.command("forward", "--db", str(tmp_path / "a.db"), "--interval", "0.1")
+        command += ["--max-wait", "1", "--nats", process.addresses.nats]
+        with subprocess.Popen(command, env=process.environment, stderr=log) as forwarder:
+            try:
+                eventually(lambda: readings_of(process, "a") == 5000)
+                filler = small_disk / "filler"
+                with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(4096))
+                now = time.time()
+                for _ in range(3):
+                    now += 10
+                    pm.log_many([(pack.id, 4.0, 0.5, 80.0, now + i / 1000) for i in range(3000)])
+                    pm.log_power(pack.id, 4.0, 0.5, 80.0)
+                eventually(lambda: "is full" in process.errors())
+                filler.unlink()
+                eventually(lambda: readings_of(process, "a") == 14_003)
+                assert not pm.pending_readings(1)
+            finally:
+                forwarder.terminate()
+        pm.close()
 
 
 # --- How it is found
@@ -366,6 +449,18 @@ def test_bodies_that_are_too_long_or_broken(ask: Callable[..., tuple[int, bytes]
     status, said = ask(b"x", **{"Content-Encoding": "br"})
     assert said == b"expected a body as it is, or as lz4 or gzip, got 'br'\n"
     assert ask(b"SELECT 1") == (200, b"1\n")
+
+
+def test_an_insert_that_fails_at_its_end_is_said_to_have(
+    ask: Callable[..., tuple[int, bytes]],
+) -> None:
+    """Rows that are well-formed, and that the engine cannot store all the same."""
+    ask(b"CREATE TABLE picky (a Int64, CONSTRAINT c CHECK a > 0) ENGINE = MergeTree ORDER BY a")
+    status, said = ask(b"INSERT INTO picky (a) FORMAT TabSeparated\n-1\n")
+    assert (status, said[:10]) == (500, b"Code: 469.")
+    assert ask(b"INSERT INTO picky FORMAT TabSeparated\n1\n2\n") == (200, b"")
+    assert ask(b"SELECT sum(a) FROM picky") == (200, b"3\n")
+    ask(b"DROP TABLE picky")
 
 
 def test_questions_are_answered_side_by_side(ask: Callable[..., tuple[int, bytes]]) -> None:
