@@ -120,6 +120,13 @@ def _add_stream(parser: CommandParser) -> None:
         help="beyond it what is new is refused (default: 10 GiB)",
     )
     command.add_argument(
+        "--first-sequence",
+        type=parse_positive,
+        default=1,
+        metavar="N",
+        help="number of its next message at least, in place of a stream that was lost (default: 1)",
+    )
+    command.add_argument(
         "--device-messages",
         type=parse_positive,
         default=DEVICE_MESSAGES,
@@ -151,7 +158,11 @@ def _close(options: argparse.Namespace) -> int:
 def _stream(options: argparse.Namespace) -> int:
     asyncio.run(
         set_up_streams(
-            nats_of(options), options.replicas, options.max_bytes, options.device_messages
+            nats_of(options),
+            options.replicas,
+            options.max_bytes,
+            options.device_messages,
+            options.first_sequence,
         )
     )
     return 0

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import unquote
 
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
+from power_fleet.intake import Message
 from power_fleet.stream import (
     DEVICE_MESSAGES,
     STREAM,
@@ -82,14 +82,18 @@ async def make_dead_stream(js: JetStreamContext, replicas: int, max_bytes: int) 
 
 
 async def set_up_streams(
-    to: Nats, replicas: int, max_bytes: int, device_messages: int = DEVICE_MESSAGES
+    to: Nats,
+    replicas: int,
+    max_bytes: int,
+    device_messages: int = DEVICE_MESSAGES,
+    first_sequence: int = 1,
 ) -> None:
     """Make the stream and that of dead letters, or bring them to these settings. Raises Refused, NATS's errors."""
     connection = await to.connect("power-fleet stream")
     try:
         await check_server(connection)
         js = connection.jetstream(timeout=20)
-        await make_streams(js, replicas, max_bytes, device_messages)
+        await make_streams(js, replicas, max_bytes, device_messages, first_sequence)
         await make_dead_stream(js, replicas, max(max_bytes // 10, 1))
     finally:
         await connection.close()
@@ -104,13 +108,13 @@ async def dead_subject(js: JetStreamContext) -> str:
     return subject.removesuffix("*")
 
 
-async def bury(js: JetStreamContext, subject: str, message: Msg, reason: str) -> None:
-    """Put a message among the dead letters and take it out of the stream."""
+async def bury(js: JetStreamContext, subject: str, message: Message, reason: str) -> None:
+    """Put a message among the dead letters; its own stream can drop it then."""
     device_id = device_of(message.subject)
     headers = {
         "Reason": reason[:REASON].replace("\r", " ").replace("\n", " "),
         "Bytes": str(len(message.data)),
-        "Nats-Msg-Id": str(message.metadata.sequence.stream),
+        "Nats-Msg-Id": str(message.sequence),
     }
     await js.publish(
         subject + token(device_id),
@@ -118,7 +122,6 @@ async def bury(js: JetStreamContext, subject: str, message: Msg, reason: str) ->
         stream=DEAD_STREAM,
         headers=headers,
     )
-    await message.term()
 
 
 async def letters(js: JetStreamContext, device_id: str | None = None) -> AsyncIterator[Letter]:

@@ -1,16 +1,29 @@
-"""The engine's tables, the same on ClickHouse 18 and 26: whole microseconds, Float64, and ReplacingMergeTree.
+"""The engine's tables, for ClickHouse 24.8 and later: whole microseconds, Float64, and ReplacingMergeTree.
 
-Every table begins its key with the device: a device can only ever write rows of its own, and what belongs to it lies
-together. Rows that come twice are one row (FINAL), that with the highest version. What a device has deleted stays as a
-row with `deleted` = 1, so that an older message that comes after it does not bring it back.
+A device can only ever write rows of its own: `device_id` is in every key. Rows that come twice are one row (FINAL),
+that with the highest version. What a device has deleted stays as a row with `deleted` = 1, so that an older message
+that comes after it does not bring it back.
+
+What is measured is sorted by time first, and lies in partitions by month: a question about a day reads a day, however
+much history there is, and a month that is over goes as a whole. `hour` and `day` are made by the engine itself, so that
+no program can store a reading where it is not looked for.
+
+Versions are (line << 20) | n: the line is the number that the stream gave to a forwarder's start, n counts what it has
+claimed since. No clock is in them.
 """
 
 from __future__ import annotations
 
-from clickhouse_connect.driver.client import Client
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from power_fleet.engine import Engine, Shard
+from power_fleet.codec import COUNT_BITS
 from power_fleet.stream import Refused
+from power_manager import HOUR_US
+
+if TYPE_CHECKING:  # which asks by these columns
+    from power_fleet.engine import Engine, Shard
 
 TEXT = "String"
 WHOLE = "Int64"
@@ -21,124 +34,318 @@ MAYBE_TEXT = "Nullable(String)"
 MAYBE_WHOLE = "Nullable(Int64)"
 MAYBE_NUMBER = "Nullable(Float64)"
 
+LINE_BITS = COUNT_BITS  # of a version: what a line has counted. Its number is above them
+
 READINGS = {
-    "device_id": TEXT, "meter_id": TEXT, "at": WHOLE,  # microseconds since 1970
-    "voltage": MAYBE_NUMBER, "current_draw": MAYBE_NUMBER, "charge_pct": MAYBE_NUMBER,
+    "device_id": TEXT,
+    "meter_id": TEXT,
+    "at": WHOLE,  # microseconds since 1970
+    "voltage": MAYBE_NUMBER,
+    "current_draw": MAYBE_NUMBER,
+    "charge_pct": MAYBE_NUMBER,
     "max_gap": WHOLE,  # microseconds: the file's setting, with each reading, so that its energy needs nothing else
     "generation": VERSION,  # of its batch; of a deleted one the revision of the deletion
     "deleted": FLAG,
-}  # fmt: skip
+}
 # An hour of a meter by itself. The energy between its first reading and the one before is not in it, so that it
 # depends on no other hour; `first_` and `last_` are there to add that. Wattages and energy are those of the readings
 # that have watts, power_count of them; where that is 0 they are 0 and mean nothing. The charges likewise: charge_count.
 HOURLY = {
-    "device_id": TEXT, "meter_id": TEXT, "hour": WHOLE,  # hours since 1970
-    "reading_count": WHOLE, "power_count": WHOLE, "wattage_sum": NUMBER, "min_wattage": NUMBER, "max_wattage": NUMBER,
-    "min_charge_pct": NUMBER, "max_charge_pct": NUMBER, "energy_out": NUMBER, "energy_in": NUMBER,  # Wh
-    "first_at": WHOLE, "first_wattage": NUMBER, "last_at": WHOLE, "last_wattage": NUMBER, "max_gap": WHOLE,
+    "device_id": TEXT,
+    "meter_id": TEXT,
+    "hour": WHOLE,  # hours since 1970
+    "reading_count": WHOLE,
+    "power_count": WHOLE,
+    "wattage_sum": NUMBER,
+    "min_wattage": NUMBER,
+    "max_wattage": NUMBER,
+    "min_charge_pct": NUMBER,
+    "max_charge_pct": NUMBER,
+    "energy_out": NUMBER,  # Wh
+    "energy_in": NUMBER,  # Wh
+    "first_at": WHOLE,
+    "first_wattage": NUMBER,
+    "last_at": WHOLE,
+    "last_wattage": NUMBER,
+    "max_gap": WHOLE,
     "charge_count": WHOLE,
     "touches": VERSION,  # those of power_touched that it has seen: it is right as long as there are no more
-}  # fmt: skip
+}
 # How often readings of a device's hour have come; counted after they are stored.
 TOUCHED = {"device_id": TEXT, "hour": WHOLE, "touches": VERSION}
 EVENTS = {
-    "device_id": TEXT, "at": WHOLE, "id": TEXT, "sequence": WHOLE, "type": TEXT, "value": NUMBER, "note": MAYBE_TEXT,
-    "meter_id": MAYBE_TEXT, "generation": VERSION, "deleted": FLAG,
-}  # fmt: skip
+    "device_id": TEXT,
+    "at": WHOLE,
+    "id": TEXT,
+    "sequence": WHOLE,  # in the device's file
+    "type": TEXT,
+    "value": NUMBER,
+    "note": MAYBE_TEXT,
+    "meter_id": MAYBE_TEXT,
+    "taken": VERSION,  # the stream's number of the message: who follows the events of the fleet goes by it
+    "generation": VERSION,
+    "deleted": FLAG,
+}
 # What devices have deleted, to be applied to what comes late.
 DELETIONS = {
-    "device_id": TEXT, "revision": VERSION, "kind": TEXT, "meter_id": TEXT, "since": WHOLE, "until": WHOLE,
-}  # fmt: skip
+    "device_id": TEXT,
+    "revision": VERSION,
+    "kind": TEXT,
+    "meter_id": TEXT,
+    "since": WHOLE,
+    "until": WHOLE,
+}
 DEVICES = {
-    "device_id": TEXT, "name": TEXT, "site": TEXT, "shutdown_threshold": NUMBER, "target_wh": MAYBE_NUMBER,
-    "low_battery_threshold": MAYBE_NUMBER, "critical_battery_threshold": MAYBE_NUMBER, "max_gap": WHOLE,
-    "revision": VERSION, "deleted": FLAG,
-}  # fmt: skip
+    "device_id": TEXT,
+    "name": TEXT,
+    "site": TEXT,
+    "shutdown_threshold": NUMBER,
+    "target_wh": MAYBE_NUMBER,
+    "low_battery_threshold": MAYBE_NUMBER,
+    "critical_battery_threshold": MAYBE_NUMBER,
+    "max_gap": WHOLE,
+    "revision": VERSION,
+    "deleted": FLAG,
+}
+# A device's present meters are those whose line is at least that of the device's record: it is sent after them, and a
+# new line sends all of them anew. So the meters of a card that was replaced are history.
 METERS = {
-    "device_id": TEXT, "meter_id": TEXT, "position": WHOLE, "type": TEXT, "name": MAYBE_TEXT, "capacity_wh": NUMBER,
-    "voltage": NUMBER, "current_draw": NUMBER, "charge_pct": MAYBE_NUMBER, "updated": MAYBE_WHOLE,
-    "active": FLAG, "power_known": FLAG, "alert_level": TEXT, "revision": VERSION, "deleted": FLAG,
-}  # fmt: skip
-# When the stream last took in something from a device, by the stream's clock.
-SEEN = {"device_id": TEXT, "seen": VERSION}
+    "device_id": TEXT,
+    "meter_id": TEXT,
+    "position": WHOLE,
+    "type": TEXT,
+    "name": MAYBE_TEXT,
+    "capacity_wh": NUMBER,
+    "voltage": NUMBER,
+    "current_draw": NUMBER,
+    "charge_pct": MAYBE_NUMBER,
+    "updated": MAYBE_WHOLE,
+    "active": FLAG,
+    "power_known": FLAG,
+    "alert_level": TEXT,
+    "revision": VERSION,
+    "deleted": FLAG,
+}
+# The starts of a device's forwarders.
+LINES = {
+    "device_id": TEXT,
+    "line": VERSION,
+    "file_id": TEXT,
+    "opened": VERSION,  # microseconds since 1970, by the stream's clock
+    "number": WHOLE,  # the running number that the file had reached
+    "version": TEXT,  # of the package
+    "site": TEXT,
+}
+# When the stream last took in something of a device's line, by the stream's clock; and the running number in it.
+SEEN = {
+    "device_id": TEXT,
+    "line": VERSION,
+    "file_id": TEXT,
+    "number": WHOLE,
+    "seen": VERSION,
+}
+# What an operator has retired: a device (meter_id '') or a meter. It counts in no present answer; its history stays.
+RETIRED = {
+    "device_id": TEXT,
+    "meter_id": TEXT,
+    "retired": FLAG,  # 0: taken back
+    "at": VERSION,  # microseconds since 1970
+    "replaced_by": TEXT,  # a device's id, or ''
+}
+# What was noticed about a device.
+ALARMS = {
+    "device_id": TEXT,
+    "kind": TEXT,
+    "at": VERSION,  # microseconds since 1970
+    "note": TEXT,
+    "cleared": VERSION,  # microseconds since 1970; 0: it has not been
+}
 # Everything that the stream took in before then is stored.
 FRESH = {"name": TEXT, "fresh": VERSION}
 SHARD = {"name": TEXT, "number": WHOLE, "total": WHOLE}
 
-TABLES = {  # name: columns, engine, version, key
-    "power_readings": (READINGS, "Replacing", "generation", "device_id, meter_id, at"),
-    "power_hourly": (HOURLY, "Replacing", "touches", "device_id, meter_id, hour"),
-    "power_touched": (TOUCHED, "Summing", "", "device_id, hour"),
-    "power_events": (EVENTS, "Replacing", "generation", "device_id, at, id"),
-    "power_deletions": (
-        DELETIONS,
-        "Replacing",
-        "",
-        "device_id, revision, kind, meter_id, since, until",
+SYNCED = " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+TAKEN_RANGE = "INDEX taken_range taken TYPE minmax GRANULARITY 1"
+HOUR_OF_AT = f"intDiv(at, {HOUR_US})"
+# A month as 202611. What is dated before 2020 or after 2100 lies in the first and the last of them: clocks may be wrong
+# by decades, and a day of the engine's ends in 2149.
+FIRST_DAY, LAST_DAY = 18_262, 47_846  # days since 1970
+_MONTH = f"toYYYYMM(toDate(least(greatest({{day}}, {FIRST_DAY}), {LAST_DAY})))"
+MONTH_OF_AT = _MONTH.format(day=f"intDiv({HOUR_OF_AT}, 24)")
+MONTH_OF_HOUR = _MONTH.format(day="intDiv(hour, 24)")
+
+
+@dataclass(frozen=True)
+class Table:
+    """How a table is made: its columns, its engine's kind, the column of the version, and its key.
+
+    `made`: columns that the engine makes of others, by their expression. `month`: what puts a row into its partition.
+    """
+
+    columns: Mapping[str, str]
+    key: str
+    version: str = ""
+    kind: str = "Replacing"
+    month: str = ""
+    made: Mapping[str, str] | None = None
+    index: str = ""
+
+    def definition(self) -> str:
+        """The columns, as CREATE TABLE lists them."""
+        listed = [f"{name} {type_}" for name, type_ in self.columns.items()]
+        listed += [f"{name} {WHOLE} MATERIALIZED {of}" for name, of in (self.made or {}).items()]
+        if self.index:
+            listed.append(self.index)
+        return ", ".join(listed)
+
+    def types(self) -> dict[str, str]:
+        """The types of all columns by name, those that the engine makes last."""
+        return {**self.columns, **dict.fromkeys(self.made or {}, WHOLE)}
+
+
+TABLES = {
+    "power_readings": Table(
+        READINGS,
+        key="hour, device_id, meter_id, at",
+        version="generation",
+        month=MONTH_OF_AT,
+        made={"hour": HOUR_OF_AT},
     ),
-    "power_devices": (DEVICES, "Replacing", "revision", "device_id"),
-    "power_meters": (METERS, "Replacing", "revision", "device_id, meter_id"),
-    "power_seen": (SEEN, "Replacing", "seen", "device_id"),
-    "power_fresh": (FRESH, "Replacing", "fresh", "name"),
-    "power_shard": (SHARD, "Replacing", "", "name"),
+    "power_hourly": Table(
+        HOURLY,
+        key="day, device_id, meter_id, hour",
+        version="touches",
+        month=MONTH_OF_HOUR,
+        made={"day": "intDiv(hour, 24)"},
+    ),
+    "power_touched": Table(
+        TOUCHED,
+        key="day, device_id, hour",
+        kind="Summing",
+        month=MONTH_OF_HOUR,
+        made={"day": "intDiv(hour, 24)"},
+    ),
+    "power_events": Table(
+        EVENTS,
+        key="device_id, at, id",
+        version="generation",
+        # What is new is in the parts that were made last: the others say by it that they have nothing.
+        index=TAKEN_RANGE,
+    ),
+    "power_deletions": Table(
+        DELETIONS,
+        key="device_id, revision, kind, meter_id, since, until",
+    ),
+    "power_devices": Table(DEVICES, key="device_id", version="revision"),
+    "power_meters": Table(METERS, key="device_id, meter_id", version="revision"),
+    "power_lines": Table(LINES, key="device_id, line"),
+    "power_seen": Table(SEEN, key="device_id, line", version="seen"),
+    "power_retired": Table(RETIRED, key="device_id, meter_id", version="at"),
+    "power_alarms": Table(ALARMS, key="device_id, kind, at", version="cleared"),
+    "power_fresh": Table(FRESH, key="name", version="fresh"),
+    "power_shard": Table(SHARD, key="name"),
 }
 
 
 def create(engine: Engine) -> list[str]:
     """Make what is missing on every replica of every shard; return the statements. Doing it again changes nothing.
 
-    Replicated tables take {shard} and {replica} from the macros of each server's configuration.
+    Replicated tables take {shard} and {replica} from the macros of each server's configuration. Raises Refused where a
+    table is there already, and another one.
     """
     done = []
     for number, shard in enumerate(engine.shards):
-        for client in shard.clients:
-            for statement in statements(shard.replicated, _syncs(client)):
-                client.command(statement)
-                done.append(statement)
+        for statement in statements(shard.replicated):
+            shard.everywhere(statement)
+            done.append(statement)
         check(shard, number, len(engine.shards))
-        if not shard.query("SELECT number FROM power_shard FINAL"):
+        if not shard.select("SELECT number FROM power_shard FINAL"):
             shard.insert("power_shard", SHARD, [["shard", number, len(engine.shards)]])
     return done
 
 
-def statements(replicated: bool, syncs: bool) -> list[str]:
-    """The statements that make the tables; with `syncs`, what is inserted is on the disk when the insert returns."""
-    return [_statement(name, replicated, syncs) for name in TABLES]
+def statements(replicated: bool) -> list[str]:
+    """The statements that make the tables. What is inserted into them is on the disk when the insert returns."""
+    return [_statement(name, table, replicated) for name, table in TABLES.items()]
 
 
-def _statement(name: str, replicated: bool, syncs: bool) -> str:
-    columns, kind, version, key = TABLES[name]
-    arguments = [f"'/clickhouse/power_fleet/{{shard}}/{name}'", "'{replica}'"] if replicated else []
-    arguments += [version] if version else []
-    engine = f"{'Replicated' if replicated else ''}{kind}MergeTree({', '.join(arguments)})"
-    listed = ", ".join(f"{column} {kind}" for column, kind in columns.items())
-    settings = " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1" if syncs else ""
+def _statement(name: str, table: Table, replicated: bool) -> str:
+    kind = f"{table.kind}MergeTree"
+    arguments = []
+    if replicated:
+        kind = f"Replicated{kind}"
+        arguments = [f"'/clickhouse/power_fleet/{{shard}}/{name}'", "'{replica}'"]
+    if table.version:
+        arguments.append(table.version)
+    partition = f" PARTITION BY {table.month}" if table.month else ""
     return (
-        f"CREATE TABLE IF NOT EXISTS {name} ({listed}) ENGINE = {engine} ORDER BY ({key}){settings}"
+        f"CREATE TABLE IF NOT EXISTS {name} ({table.definition()}) ENGINE = {kind}({', '.join(arguments)})"
+        f"{partition} ORDER BY ({table.key}){SYNCED}"
     )
 
 
-def _syncs(client: Client) -> bool:
-    """Whether the server knows the settings by which an insert is synced: from 20.11 on."""
-    version = client.query("SELECT version()").result_rows[0][0]
-    return tuple(int(part) for part in version.split(".")[:2]) >= (20, 11)
-
-
 def check_all(engine: Engine) -> None:
-    """Raise Refused unless the tables are there and every shard is the one that it was made as."""
+    """Raise Refused unless the tables are there, as they should be, and every shard is the one that it was made as."""
     for number, shard in enumerate(engine.shards):
         if not check(shard, number, len(engine.shards)):
             raise Refused(f"shard {number} has no tables yet: run power-fleet schema")
 
 
 def check(shard: Shard, number: int, total: int) -> bool:
-    """Whether the shard knows what it is; raises Refused where it is another: its devices would be on two shards."""
-    if shard.query("EXISTS TABLE power_shard")[0][0] == 0:
+    """Whether the shard has tables and knows what it is.
+
+    Raises Refused where a table is another one than ours, and where the shard is: its devices would be on two shards.
+    """
+    if not _check_tables(shard):
         return False
-    rows = shard.query("SELECT number, total FROM power_shard FINAL")
-    if rows and tuple(rows[0]) != (number, total):
-        raise Refused(
-            f"--clickhouse number {number + 1} of {total} was made as number {rows[0][0] + 1} of {rows[0][1]}: "
-            "name all shards, in the order in which they were made"
-        )
+    rows = shard.select("SELECT number, total FROM power_shard FINAL")
+    for row in rows:
+        if (row["number"], row["total"]) != (number, total):
+            raise Refused(
+                f"--clickhouse number {number + 1} of {total} was made as number {row['number'] + 1} of "
+                f"{row['total']}: name all shards, in the order in which they were made"
+            )
     return bool(rows)
+
+
+def _check_tables(shard: Shard) -> bool:
+    """Whether all tables are there; raises Refused for one of another shape."""
+    found: dict[str, dict[str, str]] = {}
+    for row in shard.select(
+        "SELECT table, name, type FROM system.columns "
+        "WHERE database = currentDatabase() AND table IN %(tables)s",
+        tables=tuple(TABLES),
+    ):
+        found.setdefault(row["table"], {})[row["name"]] = row["type"]
+    for name, columns in found.items():
+        expected = TABLES[name].types()
+        if columns != expected:
+            raise Refused(
+                f"the table {name} is not this version's: {_difference(expected, columns)}"
+            )
+    keys = shard.select(
+        "SELECT name, sorting_key FROM system.tables "
+        "WHERE database = currentDatabase() AND name IN %(tables)s",
+        tables=tuple(TABLES),
+    )
+    for row in keys:
+        if (
+            row["sorting_key"].strip("()") != TABLES[row["name"]].key
+        ):  # some write (name), some name
+            raise Refused(
+                f"the table {row['name']} is not this version's: it is sorted by {row['sorting_key']}, "
+                f"not by {TABLES[row['name']].key}"
+            )
+    return found.keys() == TABLES.keys()
+
+
+def _difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """A column in which they differ, and what would do."""
+    remedy = "drop the table, or give a database of its own"
+    for name, type_ in expected.items():
+        if name not in found:
+            return f"it lacks the column {name}; {remedy}"
+        if found[name] != type_:
+            return f"its column {name} is {found[name]}, not {type_}; {remedy}"
+    more = sorted(found.keys() - expected.keys())
+    return f"it has a column {more[0]}; {remedy}"

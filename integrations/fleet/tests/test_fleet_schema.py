@@ -20,6 +20,8 @@ from power_fleet.hours import close_hours
 from power_fleet.stream import Backoff, Nats, Refused, device_of, token
 from servers import Servers
 
+from power_manager import HOUR_US
+
 
 def test_making_tables_again_changes_nothing(urls: list[str], tmp_path: Path) -> None:
     """What is stored stays; the statements are all CREATE ... IF NOT EXISTS."""
@@ -30,6 +32,57 @@ def test_making_tables_again_changes_nothing(urls: list[str], tmp_path: Path) ->
     assert all(text.startswith("CREATE TABLE IF NOT EXISTS") for text in schema.create(engine))
     assert engine.ask("SELECT toInt64(count()) FROM power_readings FINAL") == before
     schema.check_all(engine)
+
+
+def test_a_reading_lies_in_its_hour_and_month(urls: list[str]) -> None:
+    """The engine says so itself; a clock that is decades wrong goes to the first or the last month."""
+    shard = Engine(urls).shards[0]
+    times = {1_790_000_000_000_000: "202609", 60: "202001", 7_000_000_000_000_000: "210012"}
+    rows = [["a", "m", at, None, None, 50.0, 0, 0, 0] for at in times]
+    shard.insert("power_readings", schema.READINGS, rows)
+    found = shard.select("SELECT at, hour FROM power_readings ORDER BY at")
+    assert {row["at"]: row["hour"] for row in found} == {at: at // HOUR_US for at in times}
+    parts = shard.select(
+        "SELECT partition FROM system.parts "
+        "WHERE database = currentDatabase() AND table = 'power_readings' AND active"
+    )
+    assert {row["partition"] for row in parts} == set(times.values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("(name String, other UInt64) ENGINE = MergeTree ORDER BY name", "lacks the column fresh"),
+        (
+            "(name String, fresh Int64) ENGINE = MergeTree ORDER BY name",
+            "fresh is Int64, not UInt64",
+        ),
+        (
+            "(name String, fresh UInt64, more UInt8) ENGINE = MergeTree ORDER BY name",
+            "has a column more",
+        ),
+        (
+            "(name String, fresh UInt64) ENGINE = MergeTree ORDER BY (fresh, name)",
+            "sorted by fresh, name, not by name",
+        ),
+    ],
+    ids=["lacks one", "another type", "one more", "another key"],
+)
+def test_a_table_of_another_shape_is_refused_by_name(
+    new_urls: list[str], wrong: str, said: str
+) -> None:
+    """One of a development version, or of somebody else: nothing is stored into it."""
+    engine = Engine(new_urls)
+    client = engine.shards[0].clients[0]
+    client.command("DROP TABLE power_fresh")
+    client.command(f"CREATE TABLE power_fresh {wrong}")
+    try:
+        for ask in (schema.create, schema.check_all):
+            with pytest.raises(Refused, match=f"power_fresh is not this version's.*{said}"):
+                ask(engine)
+    finally:
+        client.command("DROP TABLE power_fresh")
+        schema.create(engine)
 
 
 def test_shards_named_in_another_order_are_refused(old_urls: list[str]) -> None:
@@ -92,7 +145,7 @@ from power_fleet.engine import Engine
 engine = Engine(["chdb://{tmp_path}/engine"])
 schema.create(engine)
 print("stored", flush=True)
-engine.shards[0].insert("power_seen", schema.SEEN, [["edge-1", 1]])
+engine.shards[0].insert("power_seen", schema.SEEN, [["edge-1", 1, "f", 0, 1]])
 """
     trace = tmp_path / "trace"
     command = [

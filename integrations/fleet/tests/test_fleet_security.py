@@ -5,83 +5,60 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import nats.errors
 import pytest
-from fleet_harness import INTEGRATION
+from example_harness import nats_servers, prepare
 from nats.aio.client import Client, ServerVersion
 from pipeline import drained, quick, running_sink, until
 from power_fleet.dead import DEAD_STREAM, dead_subject, make_dead_stream
 from power_fleet.engine import Engine
-from power_fleet.enroll import DEVICE, OPERATOR, SINK, enroll
+from power_fleet.enroll import enroll
 from power_fleet.forwarder import forward
 from power_fleet.keys import make_key, read_key, write_key
 from power_fleet.outbox import Outbox
 from power_fleet.stream import STREAM, SUBJECT, Nats, Refused, check_server, make_streams
-from servers import Server, Servers, answers, free_ports, program
+from servers import Server, Servers
 
 from power_manager import PowerManager
 
-ROLES = {"operator": OPERATOR, "sink": SINK, "edge-001": DEVICE, "edge-002": DEVICE}
-
-
-def openssl(*arguments: str) -> None:
-    """Run openssl."""
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
-
-
-def certificate(home: Path) -> None:
-    """A certificate for 127.0.0.1 that is its own authority."""
-    openssl(
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-        "-subj", "/CN=nats-1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(home / "server-key.pem"),
-        "-out", str(home / "server.pem"),
-    )  # fmt: skip
+NAMES = ("operator", "sink", "edge-001", "edge-002")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with example/nats.conf; only its ports and its directory are others."""
+    """A server with example/nats.conf and what example/prepare.sh makes, which is in its directory."""
     home = tmp_path_factory.mktemp("tls")
-    certificate(home)
-    port, http = free_ports(2)
-    text = (INTEGRATION / "example/nats.conf").read_text(encoding="utf-8")
-    for old, new in {"0.0.0.0:4222": f"127.0.0.1:{port}", "127.0.0.1:8222": f"127.0.0.1:{http}",
-                     "/var/lib/nats": str(home / "store"), "50GB": "1GB"}.items():  # fmt: skip
-        assert old in text
-        text = text.replace(old, new)
-    (home / "nats.conf").write_text(text)
-    for name, role in ROLES.items():
+    secrets = prepare(home / "example")
+    for name in ("edge-001", "edge-002"):
         key = make_key()
-        write_key(home / f"{name}.key", key, name)
-        enroll(home / "devices.conf", [name], key.public, role=role)
-    command = [program("nats-server"), "-c", str(home / "nats.conf")]
-    url = f"tls://127.0.0.1:{port}"
-    server = Server(
-        home,
-        command,
-        lambda: answers(f"http://127.0.0.1:{http}/healthz"),
-        url,
-    )
+        write_key(secrets / f"{name}.key", key, name)
+        enroll(secrets / "users/devices.conf", [name], key.public)
+    (server,) = nats_servers(home, secrets, 1)
     try:
         yield server.start()
     finally:
         server.kill()
 
 
+def secrets_of(server: Server) -> Path:
+    """The directory of the keys and certificates that go with a server."""
+    return server.home.parent / "example/secrets"
+
+
 @pytest.fixture
 def who(server: Server) -> dict[str, Nats]:
     """Everybody who has a key."""
-    return {name: as_whom(server, name) for name in ROLES}
+    return {name: as_whom(server, name) for name in NAMES}
 
 
 def as_whom(server: Server, name: str) -> Nats:
     """The server for the holder of a key."""
-    return Nats(server.url, ca=server.home / "server.pem", key_file=server.home / f"{name}.key")
+    secrets = secrets_of(server)
+    return Nats(server.url, ca=secrets / "ca.pem", key_file=secrets / f"{name}.key")
 
 
 async def make(operator: Nats) -> None:
@@ -229,7 +206,7 @@ def test_a_device_hears_nobody_else(
     def refused() -> int:
         return len(re.findall("permissions violation for subscription", caplog.text, re.IGNORECASE))
 
-    other = read_key(server.home / "edge-002.key")
+    other = read_key(secrets_of(server) / "edge-002.key")
 
     async def run() -> None:
         connection = await who["edge-001"].connect("test")
@@ -254,16 +231,14 @@ def test_strangers_stay_outside(
 ) -> None:
     """No key, one that is not enrolled, or a server that proves itself by another certificate: no connection."""
     monkeypatch.setattr("power_fleet.stream.CONNECT_SECONDS", 3.0)
-    other = tmp_path / "other"
-    other.mkdir()
-    certificate(other)
+    other = prepare(tmp_path / "other")
     write_key(tmp_path / "strange.key", make_key(), "edge-001")
-    ca = server.home / "server.pem"
+    ca = secrets_of(server) / "ca.pem"
     for stranger, reason in (
         (Nats(server.url, ca=ca), "(?i)authorization violation"),
         (Nats(server.url, ca=ca, key_file=tmp_path / "strange.key"), "(?i)authorization violation"),
         (
-            Nats(server.url, ca=other / "server.pem", key_file=server.home / "edge-001.key"),
+            Nats(server.url, ca=other / "ca.pem", key_file=tmp_path / "strange.key"),
             "(?i)certificate verify failed",
         ),
     ):
