@@ -6,6 +6,7 @@
     DIR/engine    chDB's files
     DIR/nats      of the NATS server: its configuration, its log, its streams
     DIR/devices.conf, DIR/hub.key    who may send, and the hub's own key, where others reach it
+    DIR/tokens.json    who may read, where `power-service token new` has made it
 
 The sink and the closing reach the engine as everybody does, over the front's port: that costs a millisecond, and there
 is one way of asking.
@@ -25,17 +26,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nats.js.errors import NotFoundError
+
 from power_fleet import enroll, schema
 from power_fleet.dead import set_up_streams
 from power_fleet.discovery import USERS, Addresses, announced, locked, write_privately
 from power_fleet.engine import Engine
 from power_fleet.front import Front
 from power_fleet.hours import keep_closing
+from power_fleet.hub_pages import Pages
 from power_fleet.keys import make_key, read_key, write_key
+from power_fleet.life import highest_line
 from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import Backoff, Nats, Refused
+from power_fleet.stream import STREAM, Backoff, Nats, Refused, next_sequence
 from power_manager import StorageError
 
 STREAM_BYTES = 2**30  # that may wait in the stream by default
@@ -59,6 +64,7 @@ class HubOptions:
     certificate: Path | None = None
     key: Path | None = None
     engine_port: int = 0
+    service_port: int | None = None  # of the pages; None: without them
     stream_bytes: int = STREAM_BYTES
     memory: int = 0
 
@@ -77,11 +83,13 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
             certificate = None if security is None else security.certificate
             source = Nats(server.url, key_file=key_file, certificate=certificate)
             await await_answer(source)
-            await set_up_streams(source, 1, options.stream_bytes)
+            first = await _first_sequence(source, engine)
+            await set_up_streams(source, 1, options.stream_bytes, first_sequence=first)
             addresses = Addresses(
                 os.getpid(),
                 server.url,
                 front.url,
+                await parts.enter_async_context(_pages(options, front.url, security)),
                 key_file=str(source.key_file or ""),
                 certificate=str(source.certificate or ""),
             )
@@ -132,7 +140,7 @@ def _security(options: HubOptions) -> Security | None:
             raise StorageError(file, "it cannot be read")
     users = options.data.absolute() / USERS
     enroll.make_file(users)
-    return Security(options.certificate.absolute(), options.key.absolute(), users)
+    return Security(options.listen, options.certificate.absolute(), options.key.absolute(), users)
 
 
 def _hub_key(data: Path, users: Path) -> Path:
@@ -149,12 +157,41 @@ async def _nats(options: HubOptions, security: Security | None) -> AsyncIterator
     """The NATS server, running."""
     # The dead letters have a tenth of the stream's bytes beside it.
     most = options.stream_bytes + options.stream_bytes // 10 + 1
-    server = NatsServer(options.data / "nats", options.nats_port, most, options.listen, security)
+    server = NatsServer(options.data / "nats", options.nats_port, most, security)
     try:
         await server.start()
         yield server
     finally:
         await server.stop()
+
+
+async def _first_sequence(source: Nats, engine: Engine) -> int:
+    """The number with which the stream has to begin, where it is missing or was made anew; 1 where all is well."""
+    highest = await asyncio.to_thread(highest_line, engine)
+    connection = await source.connect("power-fleet hub")
+    try:
+        last = (await connection.jetstream().stream_info(STREAM)).state.last_seq
+    except NotFoundError:
+        last = 0
+    finally:
+        await connection.close()
+    return next_sequence(highest) if last < highest else 1
+
+
+@contextlib.asynccontextmanager
+async def _pages(
+    options: HubOptions, engine_url: str, security: Security | None
+) -> AsyncIterator[str]:
+    """The pages' URL while they are served; "" where none are wanted."""
+    if options.service_port is None:
+        yield ""
+        return
+    pages = Pages(engine_url, options.data, options.service_port, security)
+    await asyncio.to_thread(pages.start)
+    try:
+        yield pages.url
+    finally:
+        await asyncio.to_thread(pages.stop)
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:

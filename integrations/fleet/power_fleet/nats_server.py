@@ -55,9 +55,10 @@ authorization {{
 class Security:
     """What a server needs that others reach.
 
-    A certificate with its key, both PEM; and the file of users, in the directory above that of the server.
+    The address; a certificate with its key, both PEM; and the file of users, in the directory above the server's.
     """
 
+    host: str
     certificate: Path
     key: Path
     users: Path
@@ -71,11 +72,10 @@ class NatsServer:
         home: Path,
         port: int,
         max_bytes: int,
-        host: str = LOOPBACK,
         security: Security | None = None,
     ) -> None:
         self.home = home.absolute()
-        self.host = host
+        self.host = LOOPBACK if security is None else security.host
         self.port = port
         self._max_bytes = max_bytes
         self._security = security
