@@ -226,7 +226,7 @@ def hours(devices: str, with_fresh: bool) -> str:
     Segments are taken from the hour %(first)s on, which is earlier: the energy up to an hour's first reading is its.
     """
     return f"""
-SELECT device_id, meter_id, hour, reading_count, power_count, energy_out, energy_in
+SELECT device_id, meter_id, hour, {_SUMS}, energy_out, energy_in
 FROM ({_in_order(_newest(devices, with_fresh))}) WHERE hour >= %(wanted)s
 ORDER BY device_id, meter_id, hour"""
 

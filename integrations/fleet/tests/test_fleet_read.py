@@ -41,7 +41,7 @@ def pm(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[Power
 def fleet(pm: PowerManager, clock: Clock, new_urls: list[str]) -> FleetSource:
     """The same, carried into an engine."""
     carry(pm, Engine(emptied(new_urls)), site="here")
-    return FleetSource(new_urls, clock)
+    return FleetSource(lambda: new_urls, clock)
 
 
 def plain(value: Any) -> Any:
@@ -192,7 +192,7 @@ class TestErrors:
 
     def test_an_engine_that_is_gone(self) -> None:
         """Is a storage that cannot be used now."""
-        source = FleetSource(["http://127.0.0.1:9"])
+        source = FleetSource(lambda: ["http://127.0.0.1:9"])
         for ask in (source.list_devices, source.last_sequence, lambda: source.get_meter("m")):
             with pytest.raises(StorageError, match="engine"):
                 ask()
@@ -242,7 +242,7 @@ class TestEvents:
 
         flood = [row("a", number, 5) for number in range(PLACES + 10)]
         engine.shards[0].insert("power_events", schema.EVENTS, [*flood, row("b", 1, 6)])
-        source = FleetSource(new_urls)
+        source = FleetSource(lambda: new_urls)
         events = source.events_since(0, limit=3 * PLACES)
         assert len(events) == PLACES
         assert events[-1][1].device_id == "b"

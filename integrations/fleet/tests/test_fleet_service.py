@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import sys
@@ -155,12 +156,12 @@ def test_pages_of_readings_end_where_the_files_do(pair: Pair) -> None:
     pages = []
     for client in (pair.file, pair.fleet):
         url = f"/v1/meters/{pair.meters[0]}/readings?limit=9"
-        found, cursor = [], ""
-        while cursor is not None:
-            page = client.get(url + cursor, headers=headers).json()
+        found: list[Any] = []
+        page = client.get(url, headers=headers).json()
+        while page["next_cursor"] is not None:
             found += page["readings"]
-            cursor = page["next_cursor"] and f"&cursor={page['next_cursor']}"
-        pages.append(found)
+            page = client.get(f"{url}&cursor={page['next_cursor']}", headers=headers).json()
+        pages.append(found + page["readings"])
     assert len(pages[0]) > 50
     assert pages[0] == pages[1]
 
@@ -299,7 +300,7 @@ class TestWhatAFleetHas:
 
     def test_energy_and_silence(self, pair: Pair, new_urls: list[str]) -> None:
         """As the fleet itself says."""
-        source = FleetSource(new_urls, Clock())
+        source = FleetSource(lambda: new_urls, Clock())
         energy = pair.fleet.get("/v1/fleet/energy?days=400", headers=pair.bearer()).json()
         assert energy == source.energy(400)
         assert energy
@@ -391,7 +392,8 @@ class TestWatcher:
         """Readings and states of the meters that changed, new devices, events, deletions; then nothing."""
         engine = Engine(emptied(new_urls))
         clock = Standing()
-        watcher = FleetWatcher(FleetSource(new_urls), 1.0, clock)
+        watcher = FleetWatcher(FleetSource(lambda: new_urls), 1.0, clock)
+        stream_clock = itertools.count(NOW)
 
         def look() -> list[str]:
             clock.now += 2.0
@@ -403,31 +405,31 @@ class TestWatcher:
             main = pm.add_meter("a", "main")
             pm.add_meter("a", "battery")
             pm.log_power(main.id, 10.0, 2.0)
-            carry(pm, engine)
+            carry(pm, engine, clock=lambda: next(stream_clock))
             assert look() == ["device a", "reading a", "meter a", "meter a"]
             assert look() == []
             pm.log_power(main.id, 10.0, 3.0)
             pm.trigger_event("a", "restore")
-            carry(pm, engine)
+            carry(pm, engine, clock=lambda: next(stream_clock))
             assert look() == ["event a", "reading a", "meter a"]
             pm.update_device("a", name="B")
-            carry(pm, engine)
+            carry(pm, engine, clock=lambda: next(stream_clock))
             assert look() == ["device a"]
             pm.delete_readings(main.id, since=0)
-            carry(pm, engine)
+            carry(pm, engine, clock=lambda: next(stream_clock))
             assert sorted(look()) == ["deleted readings a", "meter a"]
             assert look() == []
             pm.delete_meter(main.id)
-            carry(pm, engine)
+            carry(pm, engine, clock=lambda: next(stream_clock))
             assert look() == ["deleted meter a"]
             pm.delete_device("a")
-            carry(pm, engine)
+            carry(pm, engine, clock=lambda: next(stream_clock))
             clock.now += 60
             assert sorted(look()) == ["deleted device a", "deleted meter a"]
 
     def test_the_events_before_it_are_no_news(self, pair: Pair, new_urls: list[str]) -> None:
         """Nor are the meters; but they are there to be shown."""
-        source = FleetSource(new_urls)
+        source = FleetSource(lambda: new_urls)
         clock = Standing()
         watcher = FleetWatcher(source, 1.0, clock)
         changes = watcher.look()

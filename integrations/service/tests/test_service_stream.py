@@ -16,8 +16,9 @@ from typing import Any
 import httpx2
 import pytest
 from conftest import Start
+from power_service.presence import Changes
 from power_service.tokens import Scope
-from power_service.watcher import Changes, Watcher
+from power_service.watcher import Watcher
 from service_harness import Service, eventually
 from test_service_auth import quick
 from websockets.exceptions import ConnectionClosed
