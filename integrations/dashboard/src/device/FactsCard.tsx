@@ -15,7 +15,7 @@ export function FactsCard({ fact, now }: { fact: FleetDevice; now: number }) {
       <dl className="pairs">
         <Pair name="Site">{fact.site || format.UNKNOWN}</Pair>
         <Pair name="Sends with">{fact.version ? `power-fleet ${fact.version}` : format.UNKNOWN}</Pair>
-        <Pair name="Since its start">{opened === null ? format.UNKNOWN : <Ago at={opened} now={now} />}</Pair>
+        <Pair name="Started">{opened === null ? format.UNKNOWN : <Ago at={opened} now={now} />}</Pair>
         <Pair name="Last message">{seen === null ? "none" : <Ago at={seen} now={now} />}</Pair>
       </dl>
       {fact.alarms.length > 0 && (
