@@ -138,7 +138,7 @@ READING = [
 def test_a_fleet_answers_as_its_files_do(pair: Pair, path: str) -> None:
     """The same status and content, floats to a millionth; problems by their codes."""
     headers = pair.bearer()
-    for meter in pair.meters[:5] if "{meter}" in path else [""]:
+    for meter in pair.meters[:2] if "{meter}" in path else [""]:
         url = path.replace("{meter}", meter)
         expected = pair.file.get(url)
         found = pair.fleet.get(url, headers=headers)

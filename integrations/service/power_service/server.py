@@ -10,7 +10,7 @@ import signal
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -145,17 +145,7 @@ class Server(uvicorn.Server):
         self._announce = announce
         self._settings = settings
         self._app = app
-        self.inside = False  # of another program's event loop, which has its own signals and its own end
         self.replaced = False  # it ended because the database is another file
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Take the process's signals, unless they are another program's."""
-        if self.inside:
-            yield
-            return
-        with super().capture_signals():
-            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; a thread sees to it that it does end, whatever else hangs."""
@@ -171,8 +161,6 @@ class Server(uvicorn.Server):
         if self.lifespan.should_exit:
             for listening in bound:
                 listening.close()
-            if self.inside:
-                raise Refused("the service does not start: its log says why")
             sys.exit(1)  # the log says why
         listener = Listener(
             bound,
@@ -261,21 +249,6 @@ def make_server(
     )
     _load(config, settings)
     return Server(config, settings, app, announce)
-
-
-async def serve_inside(server: Server) -> None:
-    """Serve in a program's own event loop, until this is cancelled: then it ends as after a signal.
-
-    Raises Refused, and OSError where it cannot listen.
-    """
-    server.inside = True
-    serving = asyncio.ensure_future(server.serve())
-    try:
-        await asyncio.shield(serving)
-    except asyncio.CancelledError:
-        server.should_exit = True
-        await serving
-        raise
 
 
 def run(server: Server) -> int:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import signal
 import socket
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import uvicorn
 from power_service import server
-from power_service.app import create_app
 from power_service.listener import Listener, bind
-from power_service.settings import Refused, Settings
+from power_service.settings import Settings
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
@@ -109,47 +106,6 @@ def test_the_second_part_of_an_answer_waits_for_nothing(tmp_path: Path) -> None:
         return is_set
 
     assert asyncio.run(taken_in()) != 0
-
-
-class TestInside:
-    """A server in the event loop of another program, as power-fleet hub has it."""
-
-    def test_it_serves_and_ends_when_it_is_cancelled(self, tmp_path: Path) -> None:
-        """The signals stay the program's, and the streams' clients are told."""
-
-        async def program() -> tuple[int, bool]:
-            settings = Settings(db=tmp_path / "p.db", no_auth=True, port=0)
-            guarded, app = create_app(settings)
-            listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            made = server.make_server(settings, guarded, app, listening.set_result)
-            before = signal.getsignal(signal.SIGTERM)
-            serving = asyncio.ensure_future(server.serve_inside(made))
-            url = await asyncio.wait_for(listening, 20)
-            assert signal.getsignal(signal.SIGTERM) is before
-            async with httpx2.AsyncClient(trust_env=False) as client:
-                answer = await client.get(f"{url}v1/devices")
-            serving.cancel()
-            await asyncio.wait({serving}, timeout=5)
-            return answer.status_code, serving.cancelled()
-
-        assert asyncio.run(program()) == (200, True)
-
-    def test_what_cannot_start_is_an_error_of_the_program(self, tmp_path: Path) -> None:
-        """A port that is taken; a file that is none."""
-
-        async def start(settings: Settings) -> None:
-            guarded, app = create_app(settings)
-            await server.serve_inside(server.make_server(settings, guarded, app, print))
-
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            with pytest.raises(OSError, match="in use"):
-                asyncio.run(start(Settings(db=tmp_path / "p.db", no_auth=True, port=port)))
-        (tmp_path / "no.db").write_text(
-            "no database at all, and long enough to be looked at", "utf-8"
-        )
-        with pytest.raises(Refused, match="does not start"):
-            asyncio.run(start(Settings(db=tmp_path / "no.db", no_auth=True, port=0)))
 
 
 class TestBind:
