@@ -22,7 +22,7 @@ class HubProcess:
 
     def __init__(self, data: Path, *options: str) -> None:
         self.data = data
-        self._options = options or ("--nats-port", "0")
+        self._options = options or ("--nats-port", "0", "--no-service")
         self.environment = {
             name: value for name, value in os.environ.items() if name not in ADDRESS_VARIABLES
         }
