@@ -6,20 +6,28 @@ What an engine cannot give it says as the library would: StorageError, which nam
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import nats.errors
 
 from power_fleet import sql
+from power_fleet.dead import DEAD_STREAM
 from power_fleet.discovery import NotRunning, find_hub
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.fleet import Fleet
-from power_fleet.stream import Refused
+from power_fleet.stream import STREAM, Nats, Refused
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -53,6 +61,10 @@ __all__ = ["FleetSource", "Refused", "open_source"]
 
 END_OF_TIME_US = 7_289_654_400 * SECOND_US  # 2201, as the library has it
 LOOK_SECONDS = 1.0  # between two looks for an engine that does not answer
+SETTLE_SECONDS = 2.0  # in which every sink has stored what it had taken before
+STATE_SECONDS = 5.0  # that the state of the stream is kept
+_NO_STREAM = (nats.errors.Error, OSError, asyncio.TimeoutError, Refused)
+_log = logging.getLogger("power_fleet")
 PLACES = (
     8192  # numbers of events for each message of the stream: events beyond that are in lists alone
 )
@@ -84,7 +96,8 @@ _EVENTS_SINCE = f"""SELECT * FROM (
   SELECT {_EVENT_COLUMNS}, toInt64(taken) AS taken,
     toInt64(row_number() OVER (PARTITION BY taken, device_id ORDER BY sequence)) AS place
   FROM power_events FINAL WHERE deleted = 0 AND taken >= %(taken)s)
-WHERE place < {PLACES} AND (taken > %(taken)s OR place > %(place)s) ORDER BY taken, place LIMIT %(limit)s"""
+WHERE place < {PLACES} AND (taken > %(taken)s OR place > %(place)s) AND taken <= %(settled)s
+ORDER BY taken, place LIMIT %(limit)s"""
 _TAKEN = "SELECT toInt64(min(taken)) AS first, toInt64(max(taken)) AS last, count() AS events FROM power_events"
 _LAST_HEARD = "SELECT device_id, toInt64(max(seen)) AS seen FROM power_seen GROUP BY device_id"
 _DELETIONS = """SELECT device_id, toInt64(revision) AS revision, meter_id, since, until FROM power_deletions FINAL
@@ -153,10 +166,15 @@ class FleetSource:
     """
 
     def __init__(
-        self, find_urls: Callable[[], Sequence[str]], clock: Callable[[], float] = time.time
+        self,
+        find_urls: Callable[[], Sequence[str]],
+        clock: Callable[[], float] = time.time,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self._find_urls = find_urls
         self._clock = clock
+        self._settling = Settling(settle_seconds)
+        self._stream_state = _Kept(STATE_SECONDS, self._ask_stream)
         self._looked_at = time.monotonic()
         self._urls = list(find_urls())
         self._engine = Engine(self._urls)
@@ -364,24 +382,36 @@ class FleetSource:
 
     @_answering
     def events_since(self, sequence: int, *, limit: int = 1000) -> list[tuple[int, PowerEvent]]:
-        """Every device's events after a number, oldest first; numbered in the order of the fleet's stream."""
+        """Every device's events after a number, oldest first; numbered in the order of the fleet's stream.
+
+        Several sinks store what they have taken at the same time: an event waits until those before it are there too.
+        """
         taken, place = divmod(check_count("sequence", sequence), PLACES)
         count = check_count("limit", limit)
-        rows = self._engine.select(_EVENTS_SINCE, taken=taken, place=place, limit=count)
+        settled = self._settling.settled(self._taken()[1])
+        rows = self._engine.select(
+            _EVENTS_SINCE, taken=taken, place=place, settled=settled, limit=count
+        )
         rows.sort(key=lambda row: (row["taken"], row["place"]))
         return [(row["taken"] * PLACES + row["place"], _event(row)) for row in rows[:count]]
 
     @_answering
     def last_sequence(self) -> int:
         """A number that no event so far is beyond, and every later one is; 0 before the first."""
-        rows = [row for row in self._engine.select(_TAKEN) if row["events"]]
-        return max((row["last"] * PLACES + PLACES - 1 for row in rows), default=0)
+        settled = self._settling.settled(self._taken()[1])
+        return settled * PLACES + PLACES - 1 if settled else 0
 
     @_answering
     def first_sequence(self) -> int:
         """The number of the oldest event; 0 without any."""
+        first = self._taken()[0]
+        return first * PLACES + 1 if first else 0
+
+    def _taken(self) -> tuple[int, int]:
+        """The places in the stream of the first and the last message with events; 0 and 0 without any."""
         rows = [row for row in self._engine.select(_TAKEN) if row["events"]]
-        return min((row["first"] * PLACES + 1 for row in rows), default=0)
+        first = min((row["first"] for row in rows), default=0)
+        return first, max((row["last"] for row in rows), default=0)
 
     # --- Estimates, budget, report
 
@@ -486,11 +516,28 @@ class FleetSource:
     def fleet_state(self) -> dict[str, Any]:
         """How far the engine is."""
         fresh = min((row["fresh"] for row in self._engine.select(sql.FRESH)), default=0)
+        waiting, dead = self._stream_state.value()
         return {
             "fresh_as_of": from_microseconds(fresh) if fresh else None,
-            "waiting_messages": None,
-            "dead_letters": None,
+            "waiting_messages": waiting,
+            "dead_letters": dead,
         }
+
+    def _ask_stream(self) -> tuple[int | None, int | None]:
+        """How many messages wait in the stream, and how many are dead letters; None: its stream is not known here."""
+        try:
+            hub = find_hub(wait=_do_not_wait)
+            if hub is None or [hub.clickhouse] != self._urls:
+                return None, None
+            source = Nats(
+                hub.nats,
+                key_file=Path(hub.key_file) if hub.key_file else None,
+                certificate=Path(hub.certificate) if hub.certificate else None,
+            )
+            return asyncio.run(_counts(source))
+        except _NO_STREAM as error:
+            _log.warning("the fleet's stream: %s", error)
+            return None, None
 
     @_answering
     def energy(self, days: int) -> list[dict[str, Any]]:
@@ -543,6 +590,62 @@ def _meter_sums(row: Row) -> MeterSums:
         row["energy_out"],
         row["energy_in"],
     )
+
+
+class Settling:
+    """How far the stream's messages are all stored: as far as the newest was, so many seconds ago."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: collections.deque[tuple[float, int]] = collections.deque()
+
+    def settled(self, newest: int) -> int:
+        """The place in the stream up to which all is there; `newest` is that of what was stored last."""
+        now = self._clock()
+        with self._lock:
+            if not self._seen:
+                self._seen.append(
+                    (now - self._seconds, newest)
+                )  # what is there at first has been there
+            if newest > self._seen[-1][1]:
+                self._seen.append((now, newest))
+            while len(self._seen) > 1 and self._seen[1][0] <= now - self._seconds:
+                self._seen.popleft()
+            return self._seen[0][1]
+
+
+class _Kept(Generic[_T]):
+    """An answer that is kept for some seconds, however many ask."""
+
+    def __init__(self, seconds: float, ask: Callable[[], _T]) -> None:
+        self._seconds = seconds
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._answer: tuple[float, _T] | None = None
+
+    def value(self) -> _T:
+        """The answer, no older than that."""
+        with self._lock:
+            if self._answer is None or time.monotonic() - self._answer[0] >= self._seconds:
+                self._answer = (time.monotonic(), self._ask())
+            return self._answer[1]
+
+
+def _do_not_wait(_: float) -> None:
+    raise NotRunning("the hub is starting")
+
+
+async def _counts(source: Nats) -> tuple[int, int]:
+    """The messages of the stream, and of the dead letters."""
+    connection = await source.connect("power-service")
+    try:
+        js = connection.jetstream()
+        waiting = (await js.stream_info(STREAM)).state.messages
+        return waiting, (await js.stream_info(DEAD_STREAM)).state.messages
+    finally:
+        await connection.close()
 
 
 def _not_found(kind: str, id_: str) -> NotFound:

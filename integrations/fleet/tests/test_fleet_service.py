@@ -392,7 +392,7 @@ class TestWatcher:
         """Readings and states of the meters that changed, new devices, events, deletions; then nothing."""
         engine = Engine(emptied(new_urls))
         clock = Standing()
-        watcher = FleetWatcher(FleetSource(lambda: new_urls), 1.0, clock)
+        watcher = FleetWatcher(FleetSource(lambda: new_urls, settle_seconds=0), 1.0, clock)
         stream_clock = itertools.count(NOW)
 
         def look() -> list[str]:
@@ -429,7 +429,7 @@ class TestWatcher:
 
     def test_the_events_before_it_are_no_news(self, pair: Pair, new_urls: list[str]) -> None:
         """Nor are the meters; but they are there to be shown."""
-        source = FleetSource(lambda: new_urls)
+        source = FleetSource(lambda: new_urls, settle_seconds=0)
         clock = Standing()
         watcher = FleetWatcher(source, 1.0, clock)
         changes = watcher.look()

@@ -164,6 +164,16 @@ class TestHello:
 class TestLive:
     """What any process writes."""
 
+    def test_frames_are_compressed_for_who_takes_it(self, service: Service, token: str) -> None:
+        """As browsers do; and not for others."""
+        headers = {"Authorization": f"Bearer {token}"}
+        for offered, taken in (("deflate", ["permessage-deflate"]), (None, [])):
+            with connect(
+                service.stream_url, additional_headers=headers, proxy=None, compression=offered
+            ) as stream:
+                receive(stream, "hello")
+                assert [extension.name for extension in stream.protocol.extensions] == taken
+
     def test_events_readings_and_states_come_as_they_are_written(
         self, service: Service, pm: PowerManager, token: str
     ) -> None:
