@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import queue
@@ -17,8 +18,10 @@ import pytest
 from chaos_common import same
 from fastapi import FastAPI
 from fleet_harness import HOUR, NOW, Clock, carry, emptied, random_device
+from hub_process import running_hub
+from power_fleet.discovery import HUB_VARIABLE
 from power_fleet.engine import Engine
-from power_fleet.read import FleetSource
+from power_fleet.read import FleetSource, open_source
 from power_service import cli
 from power_service.app import create_app
 from power_service.fleet_watcher import FleetWatcher
@@ -29,7 +32,7 @@ from power_service.tokens import Scope, TokenFile
 from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
-from power_manager import PowerManager, from_microseconds
+from power_manager import PowerManager, StorageError, from_microseconds
 
 DEVICES = ["edge-1", "edge-2", "edge-3"]
 CONTRACT = json.loads(
@@ -450,6 +453,30 @@ class TestWatcher:
                 assert found.headers["retry-after"]
             assert client.get("/healthz").status_code == 200
             assert client.get("/readyz").status_code == 503
+
+
+@pytest.mark.slow
+def test_a_hub_that_was_started_anew_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine has another port then; and how much waits in its stream is known."""
+    monkeypatch.setattr("power_fleet.read.LOOK_SECONDS", 0.0)
+    with running_hub(tmp_path / "fleet") as hub:
+        monkeypatch.setenv("XDG_STATE_HOME", hub.environment["XDG_STATE_HOME"])
+        monkeypatch.delenv(HUB_VARIABLE, raising=False)
+        source = open_source((), hub=True)
+        state = source.fleet_state()
+        assert (state["waiting_messages"], state["dead_letters"]) == (0, 0)
+        before = hub.addresses.clickhouse
+        hub.end()
+        with pytest.raises(StorageError, match="engine"):
+            source.list_devices()
+        assert source._ask_stream() == (None, None)
+        hub.start()
+        assert hub.addresses.clickhouse != before
+        with contextlib.suppress(StorageError):  # the first question learns where it is now
+            source.list_devices()
+        assert source.list_devices() == []
 
 
 class TestStart:

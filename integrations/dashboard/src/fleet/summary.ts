@@ -107,15 +107,21 @@ function thresholdAlert({ shutdown_threshold: threshold }: DeviceRecord, total: 
 const ALARMS: Readonly<Record<string, string>> = {
   silent: "Silent",
   cloned: "Two devices of one image",
-  "two-files": "Two devices of one id",
+  "two files": "Two devices of one id",
   restored: "Restored from a backup",
   replaced: "Has another file",
 };
 
+/** What happened once, and is nothing that lasts. */
+const NOTED = ["restored", "replaced"];
+
 export const alarmText = (kind: string): string => ALARMS[kind] ?? kind;
 
 const alarmsOf = (fact: FleetDevice | undefined): Alert[] =>
-  fact?.alarms.map(({ kind }) => ({ severity: "warning", text: alarmText(kind) })) ?? [];
+  fact?.alarms.map(({ kind }) => ({
+    severity: NOTED.includes(kind) ? "note" : "warning",
+    text: alarmText(kind),
+  })) ?? [];
 
 const SEVERITIES: readonly Alert["severity"][] = ["critical", "warning", "note"];
 

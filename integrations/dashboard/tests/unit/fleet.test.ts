@@ -342,6 +342,15 @@ describe("what a fleet knows of a device", () => {
     }
   });
 
+  test("what happened once is a note", () => {
+    const alarms = [{ ...ALARM, kind: "replaced" }];
+    const summary = summarise(DEVICE, [meter()], undefined, NOW, new Map(), fact({ alarms }));
+    expect(summary.alerts.map(({ severity, text }) => `${severity}: ${text}`)).toEqual([
+      "note: Has another file",
+    ]);
+    expect(FILTERS.alerts.keeps(summary)).toBe(false);
+  });
+
   test("a site that has no name is none", () => {
     const summary = summarise(DEVICE, [], undefined, NOW, new Map(), fact({ site: "" }));
     expect(summary.site).toBeNull();
