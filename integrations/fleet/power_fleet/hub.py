@@ -40,7 +40,7 @@ from power_fleet.life import highest_line
 from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import CONSUMER, STREAM, Backoff, Nats, Refused, next_sequence
+from power_fleet.stream import CONSUMER, STREAM, Backoff, Nats, Refused
 from power_manager import StorageError
 
 STREAM_BYTES = 2**30  # that may wait in the stream by default
