@@ -119,8 +119,7 @@ def run(home: Path, checkout: Path, devices: int, rounds: int) -> float:
 
 def await_messages(servers: Servers, count: int) -> None:
     """Return as soon as so many messages are in the stream."""
-    from chaos import nats_http
-    from chaos_common import messages_of_leader
+    from chaos_common import messages_of_leader, nats_http
 
     deadline = time.monotonic() + 300
     while messages_of_leader(nats_http(servers)[0]) != count:

@@ -256,6 +256,10 @@ class Shard:
         statement = f"INSERT INTO {table} {sql}"
         self._in_turn(lambda client: client.command(statement, parameters, self._settings))
 
+    def change(self, statement: str, **parameters: Any) -> None:
+        """Change rows that are there, on all replicas; return when it is done. Raises EngineError."""
+        self._try(lambda client: client.command(statement, parameters, {"mutations_sync": 2}))
+
     def do(self, statement: str) -> None:
         """Do something on one replica, from which the others have it. Raises EngineError."""
         self._try(lambda client: client.command(statement))
