@@ -17,6 +17,7 @@ from chaos_common import compare
 from fleet_harness import INTEGRATION, NOW, Clock, emptied, random_device
 from nats.js import JetStreamContext
 from pipeline import drained, info, messages, quick, running_sink, send, streams, until
+from power_fleet.dead import set_up_streams
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
 from power_fleet.forwarder import forward, forward_file
@@ -163,6 +164,22 @@ def test_a_stream_with_messages_is_not_made_anew(pm: PowerManager, nats: Nats) -
             await make_streams(js, 1, 20_000_000, first_sequence=waiting + 1)
         found = await info(nats)
         assert (found.state.messages, found.config.max_bytes) == (waiting, 20_000_000)
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_was_lost_is_set_up_beyond_what_the_engine_knows(nats: Nats) -> None:
+    """One that has come so far, or further, stays as it is."""
+
+    async def last_after(highest_line: int) -> int:
+        await set_up_streams(nats, 1, 10_000_000, highest_line=highest_line)
+        return (await info(nats)).state.last_seq
+
+    async def run() -> None:
+        assert await last_after(0) == 0
+        assert await last_after(500) == EPOCH - 1
+        assert await last_after(500) == EPOCH - 1
+        assert await last_after(EPOCH + 5) == 2 * EPOCH - 1
 
     asyncio.run(run())
 

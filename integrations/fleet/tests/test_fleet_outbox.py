@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from fleet_harness import NOW, SEQUENCES, Clock, batches_of
 from power_fleet import __version__, outbox
 from power_fleet.codec import Batch, Meter, encode
+from power_fleet.dead import LETTER_BYTES
 from power_fleet.outbox import DELETIONS, EVENTS, READINGS, Outbox, Parcel
 
 from power_manager import PowerManager
@@ -369,8 +371,6 @@ def test_a_device_that_is_gone_is_deleted_by_the_next_process(pm: PowerManager) 
 
 def test_a_long_note_fits_into_a_message(pm: PowerManager) -> None:
     """The largest events there can be stay below NATS's 1 MB."""
-    import random
-
     chance = random.Random(1)
     for _ in range(EVENTS):
         pm.trigger_event(
@@ -379,6 +379,19 @@ def test_a_long_note_fits_into_a_message(pm: PowerManager) -> None:
             note="".join(chr(chance.randrange(0x10000, 0x10FFFF)) for _ in range(10_000)),
         )
     assert all(len(data) < 2**20 for _, data in sent(opened(pm).take()))
+
+
+def test_readings_of_any_kind_fit_into_a_dead_letter(pm: PowerManager) -> None:
+    """So that they can be replayed when a sink is upgraded; they are the least compressible there can be."""
+    chance = random.Random(1)
+    meter = pm.list_meters()[0].id
+    pm.log_many(
+        (meter, chance.random(), chance.random(), 100 * chance.random(), chance.uniform(0, NOW))
+        for _ in range(READINGS)
+    )
+    parcel = opened(pm).take()
+    assert parcel.is_full
+    assert all(len(data) < LETTER_BYTES for _, data in sent(parcel))
 
 
 def test_a_device_that_is_refused_holds_up_no_other(pm: PowerManager) -> None:
