@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import nats.errors
@@ -12,6 +13,7 @@ from nats.js import JetStreamContext
 from nats.js.api import Header
 from nats.js.errors import APIError
 
+from power_fleet.aside import Aside
 from power_fleet.codec import Batch, encode
 from power_fleet.outbox import Outbox, Parcel
 from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, is_other_stream, token
@@ -91,11 +93,12 @@ async def _drain(
     connection: Client, outbox: Outbox, interval: float, backoff: Backoff, once: bool
 ) -> None:
     js = connection.jetstream()
+    aside = Aside()
     while True:
-        parcel = await asyncio.to_thread(outbox.take)
+        parcel = await asyncio.to_thread(outbox.take, aside.names())
         if parcel.batches:
             try:
-                sequences = await publish(js, parcel)
+                results = await publish(js, parcel)
             except OtherStream:
                 outbox.reopen()
                 raise
@@ -104,9 +107,13 @@ async def _drain(
             ) as error:  # the stream is full, or has enough of this device: the connection is good
                 await backoff.wait("not sent, kept in the file", error)
                 continue
+            _leave_out(aside, parcel, results)
+            sequences = [result if isinstance(result, int) else None for result in results]
             await asyncio.to_thread(outbox.done, parcel, sequences)
             if parcel.is_full:
                 await asyncio.sleep(BACKLOG_SECONDS)
+        elif aside:
+            await asyncio.sleep(min(interval, aside.seconds()))
         elif once:
             return
         else:
@@ -114,22 +121,41 @@ async def _drain(
         backoff.reset()
 
 
-async def publish(js: JetStreamContext, parcel: Parcel) -> list[int]:
-    """Return the places that the stream has given to the batches, when it has acknowledged all of them.
+def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception]) -> None:
+    """Have the devices wait of which the stream has refused something."""
+    refused = {
+        batch.device_id: result
+        for batch, result in zip(parcel.batches, results)
+        if isinstance(result, Exception)
+    }
+    for device_id, error in refused.items():
+        aside.put(device_id, error)
+    for batch in parcel.batches:
+        if batch.device_id not in refused:
+            aside.take_back(batch.device_id)
 
-    Any failure raises, and then nothing is noted: OtherStream where the stream is not that of the lines.
+
+async def publish(js: JetStreamContext, parcel: Parcel) -> list[int | Exception]:
+    """Return the place that the stream has given to each batch when it has acknowledged it, or why it has not.
+
+    Raises what happened where it has acknowledged none, and OtherStream where it is not the stream of the lines: then
+    nothing is to be noted.
     """
-    results = await asyncio.gather(
+    answers = await asyncio.gather(
         *(_send(js, batch) for batch in parcel.batches), return_exceptions=True
     )
-    sequences = []
-    for batch, result in zip(parcel.batches, results):
-        if isinstance(result, BaseException):
-            raise result
-        if batch.opening is None and is_other_stream(batch.line, result):
-            raise OtherStream(f"the stream {STREAM} was made anew: everything of it is told again")
-        sequences.append(result)
-    return sequences
+    results: list[int | Exception] = []
+    for batch, answer in zip(parcel.batches, answers):
+        if isinstance(answer, int):
+            if batch.opening is None and is_other_stream(batch.line, answer):
+                raise OtherStream(f"the stream {STREAM} was made anew: all of it is told again")
+        elif not isinstance(answer, _FAILURES):
+            raise answer
+        results.append(answer)
+    errors = [result for result in results if isinstance(result, Exception)]
+    if errors and len(errors) == len(results):
+        raise errors[0]
+    return results
 
 
 async def _send(js: JetStreamContext, batch: Batch) -> int:
