@@ -42,6 +42,7 @@ WAIT = 1.0  # seconds for a message to come
 TOGETHER = 0.1  # seconds in which what comes is stored together
 FRESH_EVERY = 10.0  # seconds between two notes of how fresh the engine is, where nothing comes
 FRESH_SOON = 1.0  # the same where something comes
+LAST_SECONDS = 1.0  # for what is being stored when the sink is told to end
 BURIED = 100  # dead letters at a time
 ACKNOWLEDGEMENT_BYTES = 1000  # one of the server's is shorter
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
@@ -238,7 +239,7 @@ class Sink:
         js = connection.jetstream()
         await check_sequence(js, await asyncio.to_thread(highest_line, self._engine))
         dead_subject = await dead.dead_subject(js)
-        intake = Intake(connection)
+        intake = Intake(self._source)
         await intake.start()
         try:
             while True:
@@ -252,12 +253,11 @@ class Sink:
                     # Each store makes parts of tables, which the engine has to merge.
                     await asyncio.sleep(began_at + TOGETHER - time.monotonic())
         finally:
-            with contextlib.suppress(*_FAILURES):
-                await intake.close()
+            await intake.close()
 
     async def _take(self, intake: Intake, js: JetStreamContext, dead_subject: str) -> None:
         """Store what has come, and have the stream drop it."""
-        messages = await self._allowed(intake, await intake.take())
+        messages = self._allowed(intake, intake.take())
         poison: list[tuple[Message, str]] = []
         left = iter(messages)
         while portion := await asyncio.to_thread(_portion, left, poison):
@@ -266,7 +266,7 @@ class Sink:
             self._complaints.say(device_of(message.subject), f"a dead letter: {reason}")
         await self._bury(intake, js, dead_subject, poison)
 
-    async def _allowed(self, intake: Intake, messages: list[Message]) -> list[Message]:
+    def _allowed(self, intake: Intake, messages: list[Message]) -> list[Message]:
         """Those of the messages that are within their device's quota; the others come again when they are.
 
         What no device sent is dropped: the server's acknowledgement of another device's message, which that device
@@ -280,7 +280,7 @@ class Sink:
                     device_id, "dropped what another device had the server send under its subject"
                 )
                 self.work.dropped += 1
-                await intake.drop(message)
+                intake.drop(message)
                 continue
             wait = self._quota.wait_for(device_id, len(message.data))
             if wait == 0.0:
@@ -288,27 +288,41 @@ class Sink:
             else:
                 self._complaints.say(device_id, "it sends more than its quota: the rest waits")
                 self.work.postponed += 1
-                await intake.give_back(message, wait)
+                intake.give_back(message, wait)
         return allowed
 
     async def _store(self, intake: Intake, portion: _Portion, left: Iterable[Message]) -> None:
         """Store messages and acknowledge them. On a failure they go back with those left, for any sink to try again."""
+        batches = [(batch, message.taken_at) for message, batch in portion.good]
+        storing = asyncio.ensure_future(
+            asyncio.to_thread(lambda: store(self._engine, rows_of(batches, self._engine)))
+        )
         try:
-            batches = [(batch, message.taken_at) for message, batch in portion.good]
-            inserts = await asyncio.to_thread(
-                lambda: store(self._engine, rows_of(batches, self._engine))
-            )
+            await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            await self._finish(intake, portion, storing)
+            raise
         except _FAILURES:
             for message in chain((message for message, _ in portion.good), left):
                 with contextlib.suppress(*_FAILURES):
-                    await intake.give_back(message, 1.0)
+                    intake.give_back(message, 1.0)
             raise
-        await intake.acknowledge(message for message, _ in portion.good)
+        inserts = storing.result()
+        intake.acknowledge(message for message, _ in portion.good)
         self.work.messages += len(portion.good)
         self.work.readings += portion.readings
         self.work.inserts += inserts
         self.work.stored_at = time.time()
         self._is_fresh = False
+
+    async def _finish(
+        self, intake: Intake, portion: _Portion, storing: asyncio.Future[int]
+    ) -> None:
+        """Acknowledge what is being stored when the sink is told to end, if that is done soon."""
+        await asyncio.wait({storing}, timeout=LAST_SECONDS)
+        if storing.done() and not storing.cancelled() and storing.exception() is None:
+            with contextlib.suppress(*_FAILURES):
+                intake.acknowledge(message for message, _ in portion.good)
 
     async def _bury(
         self,
@@ -322,7 +336,7 @@ class Sink:
         async def bury(message: Message, reason: str) -> None:
             try:
                 await dead.bury(js, dead_subject, message, reason)
-                await intake.drop(message)
+                intake.drop(message)
                 self.work.dead += 1
             except _FAILURES as error:
                 _log.error("left in the stream: %s", error or type(error).__name__)

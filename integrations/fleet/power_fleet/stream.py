@@ -99,13 +99,25 @@ class Nats:
         """The URLs one by one."""
         return [url.strip() for url in self.urls.split(",")]
 
+    def password(self) -> str | None:
+        """What the password's file holds now."""
+        if self.password_file is None:
+            return None
+        return self.password_file.read_text(encoding="utf-8").strip()
+
+    def tls(self) -> ssl.SSLContext | None:
+        """How the servers have to prove themselves; None: they need not."""
+        if self.ca is None:
+            return None
+        return ssl.create_default_context(cafile=str(self.ca))
+
     async def connect(self, name: str) -> Client:
         """A connection that reconnects by itself; raises where no server is there at first."""
         options: dict[str, Any] = {"user": self.user}
         if self.password_file is not None:
-            options["password"] = self.password_file.read_text(encoding="utf-8").strip()
+            options["password"] = self.password()
         if self.ca is not None:
-            options["tls"] = ssl.create_default_context(cafile=str(self.ca))
+            options["tls"] = self.tls()
 
         async def log_error(error: Exception) -> None:
             text = str(error) or type(error).__name__
