@@ -116,6 +116,8 @@ __all__ = [
     "from_microseconds",
     "main",
     "make_budget",
+    "make_budget_table",
+    "make_meter_table",
     "make_report",
     "make_table",
     "nearest",
@@ -207,8 +209,8 @@ class StorageError(PowerManagerError, OSError):
     def __init__(self, path: object, reason: object, sqlite_errorname: str = "") -> None:
         super().__init__()
         self.args = (str(path), str(reason), sqlite_errorname)
-        self.filename = str(path)
-        self.reason = str(reason)
+        self.filename: str = str(path)
+        self.reason: str = str(reason)
         self.sqlite_errorname = sqlite_errorname
 
     def __str__(self) -> str:  # OSError's own would speak of an errno
@@ -2143,6 +2145,31 @@ class _Chunk:
     def __init__(self) -> None:
         self.size = 0
         self.by_meter: dict[str, list[_Arrival]] = {}
+        self._untimed: list[_Arrival] = []  # given without a time: pulled then
+        self._pulled_us = 0  # when the last of those was pulled
+
+    def add_untimed(self, meter_id: Any, arrival: _Arrival) -> None:
+        """Append a reading that has the time of pulling it. Raises InvalidValue: no id."""
+        self.add(meter_id, arrival)
+        self._untimed.append(arrival)
+        self._pulled_us = arrival.us
+
+    def wait_until(self, now_us: int) -> None:
+        """Move the readings given without a time on by the wait for the file.
+
+        Two processes that log the same meter would make each other's readings late otherwise: one
+        would have taken its time before the other, and stored after it.
+        """
+        waited_us = now_us - self._pulled_us
+        if waited_us <= 0:
+            return
+        for arrival in self._untimed:
+            arrival.us += waited_us
+        self._pulled_us = now_us
+
+    def has_untimed(self) -> bool:
+        """Whether any reading was given without a time."""
+        return bool(self._untimed)
 
     def add(self, meter_id: Any, arrival: _Arrival) -> None:
         """Append a reading to its meter's. Raises InvalidValue for what is no id."""
@@ -3888,7 +3915,7 @@ class PowerManager:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._pid = os.getpid()
-        self.db_path = _check_path("db_path", db_path)
+        self.db_path: Path = _check_path("db_path", db_path)
         if durability not in ("full", "normal"):
             raise _invalid("durability", "'full' or 'normal'", durability)
         if not callable(clock):
@@ -4321,10 +4348,11 @@ class PowerManager:
         """Store readings in one transaction, all or none; return how many were new.
 
         readings yields (meter_id, voltage, current[, charge_pct[, timestamp]]), each as in
-        log_power; live=True makes those with a timestamp live too. They are streamed, so there may
-        be any number. Up to 10,000 rows are pulled before the transaction begins; if there are
-        more, it stays open while they are pulled, and calls that the iterable makes join it. An
-        error names the row, from 1. Raises NotFound, InvalidValue.
+        log_power; live=True makes those with a timestamp live too. One without a timestamp has the
+        time at which it is pulled, or, if the file is busy then, the time at which it is stored.
+        They are streamed, so there may be any number. Up to 10,000 rows are pulled before the
+        transaction begins; if there are more, it stays open while they are pulled, and calls that
+        the iterable makes join it. An error names the row, from 1. Raises NotFound, InvalidValue.
         """
         rows = enumerate(check_iterable("readings", readings), 1)
         _check_flag("live", live)
@@ -4337,6 +4365,8 @@ class PowerManager:
 
         def log(conn: sqlite3.Connection) -> _ReadingWriter:
             writer = self._new_writer(conn)
+            if first_chunk.has_untimed():
+                first_chunk.wait_until(self._now_us())
             chunk = first_chunk
             writer.write(chunk)
             while chunk.size == _CHUNK_ROWS:
@@ -4365,7 +4395,10 @@ class PowerManager:
                 voltage, current, charge_pct = _check_reading(voltage, current, charge_pct)
                 needs_charge = charge_pct is None
                 arrival = _Arrival(number, us, voltage, current, charge_pct, is_live, needs_charge)
-                chunk.add(meter_id, arrival)
+                if timestamp is None:
+                    chunk.add_untimed(meter_id, arrival)
+                else:
+                    chunk.add(meter_id, arrival)
             except InvalidValue as error:
                 raise InvalidValue(f"row {number}: {error}") from error
             if chunk.size == _CHUNK_ROWS:
@@ -5664,8 +5697,8 @@ class CommandParser(argparse.ArgumentParser):
     ) -> None:
         # From Python 3.14 on argparse would colour the help: the same on every version.
         plain = {"color": False} if sys.version_info >= (3, 14) else {}
-        self.name = name or prog
-        self.examples = [f"{prog} {example}".rstrip() for example in examples]
+        self.name: str = name or prog
+        self.examples: list[str] = [f"{prog} {example}".rstrip() for example in examples]
         head = "example:" if len(examples) == 1 else "examples:"
         super().__init__(
             prog=prog,
@@ -6538,9 +6571,20 @@ def _devices_text(
 
 
 def _meters_text(meters: Sequence[PowerMeter], now_us: int, stale_s: float, screen: Screen) -> str:
-    """The meters with their present values."""
+    """The meters with their present values, or what to do where there are none."""
     if not meters:
         return "no meters yet: the command `add-meter` adds one"
+    return make_meter_table(meters, now_us, stale_s, screen)
+
+
+def make_meter_table(
+    meters: Iterable[PowerMeter], now_us: int, stale_s: float, screen: Screen
+) -> str:
+    """The meters with their present values as a table, as the command `meters` shows it.
+
+    `now_us` is the present in microseconds since 1970; a reading older than `stale_s` seconds is
+    coloured as old.
+    """
 
     def number(value: Callable[[PowerMeter], float | None]) -> Callable[[PowerMeter], str]:
         return lambda meter: _number(_present(meter, value(meter)))
@@ -6587,9 +6631,14 @@ _VERDICT_COLOURS = {
 
 
 def _budget_text(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) -> str:
-    """Budgets, a line a device."""
+    """Budgets, a line a device, or what to do where there are none."""
     if not budgets:
         return "no devices yet: the command `register` makes one"
+    return make_budget_table(budgets, screen)
+
+
+def make_budget_table(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) -> str:
+    """Budgets of power_budget_check() as a table, as the command `budget` shows it."""
 
     def number(key: str) -> Callable[[str], str]:
         return lambda id_: _number(budgets[id_].get(key))

@@ -4284,6 +4284,42 @@ class TestLogMany:
         ]
         assert events[0] == events[1] != []
 
+    def test_two_that_log_many_make_none_late(
+        self, opened: Opener, path: Path, clock: Clock
+    ) -> None:
+        """A live reading pulled before another process stored one is stored after it, and later."""
+        first = opened(path)
+        second = opened(path)
+        first.register_device("d", "D")
+        meter = first.add_meter("d", "battery")
+
+        def rows() -> Iterator[tuple[Any, ...]]:
+            yield meter.id, 3.0, 1.0, 60.0
+            clock.now += 2
+            yield meter.id, 4.0, 1.0, 50.0
+            clock.now += 1
+            second.log_many([(meter.id, 5.0, 1.0, 40.0)])  # while the first one waits for the file
+            clock.now += 1
+
+        first.log_many(rows())
+        got = [(row[1], row[0]) for row in history(first, meter.id)]
+        assert got == [(3.0, iso(int((NOW + 2) * SECOND)))] + [
+            (volts, iso(int((NOW + seconds) * SECOND))) for volts, seconds in ((5.0, 3), (4.0, 4))
+        ]
+        assert first.get_meter(meter.id).voltage == 4.0
+
+    def test_log_many_keeps_the_time_of_pulling_while_the_clock_goes_back(
+        self, file_pm: PowerManager, battery_meter: PowerMeter, clock: Clock
+    ) -> None:
+        """A clock that is set back between pulling and storing moves no reading."""
+
+        def rows() -> Iterator[tuple[Any, ...]]:
+            yield battery_meter.id, 3.0, 1.0, 60.0
+            clock.now -= 3600
+
+        file_pm.log_many(rows())
+        assert [row[0] for row in history(file_pm, battery_meter.id)] == [iso(int(NOW * SECOND))]
+
     def test_log_many_streams(
         self, file_pm: PowerManager, battery_meter: PowerMeter, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -5772,7 +5808,8 @@ class TestWaiting:
             assert locked == [True, True]
             locked.clear()
             pm.log_many([(meter.id, 1.0, 1.0)] * 3)
-            assert locked == [False] * 3  # stamped as they are pulled
+            # Stamped as they are pulled, and moved on by the wait for the file.
+            assert locked == [False, False, False, True]
 
 
 # --- The file ---------------------------------------------------------------------------------
@@ -9582,6 +9619,26 @@ class TestTables:
             "\x1b[31m1.5\x1b[0m  \x1b[31mab\x1b[0m",
             "\x1b[31m  2\x1b[0m",
         ]
+
+    def test_tables_of_meters_and_budgets(self, pm: PowerManager) -> None:
+        """They are those of the commands `meters` and `budget`, without a word for nothing."""
+        screen = power_manager.Screen()
+        pm.register_device("d", "D")
+        meter = pm.add_meter("d", "main", name="Mains")
+        pm.log_power(meter.id, 230.0, 0.5)
+        now_us = power_manager.to_microseconds(pm.list_meters()[0].updated_at)
+        shown = power_manager.make_meter_table(pm.list_meters(), now_us, 60.0, screen)
+        assert shown.split("\n")[1].split() == [
+            "d/Mains",
+            "main",
+            "normal",
+            "-",
+            *["115", "230", "0.50", "-", "0s"],
+        ]
+        shown = power_manager.make_budget_table(pm.power_budget_check(["d"]), screen)
+        assert shown.split("\n")[1].split()[:4] == ["d", "115", "0", "-115"]
+        nothing = power_manager.make_budget_table({}, screen)
+        assert nothing == shown.split("\n")[0]
 
     def test_letters_that_the_screen_lacks(self) -> None:
         """They are escaped before they are measured, so that columns stay in line."""

@@ -802,7 +802,7 @@ class Upsd(Feed):
         self.names: list[str] = []  # of its UPSes: those that were asked for
         self.asks_for_all = False  # whether the rest of them are wanted too
         self._server = _Server("upsd", address, NUT_PORT, clock)
-        self.origin = f"upsd {self._server.host}:{self._server.port}"
+        self.origin: str = f"upsd {self._server.host}:{self._server.port}"
         self._access = access or UpsdAccess()
         self._socket: socket.socket | None = None
         self._listed: list[str] = []
@@ -1020,7 +1020,7 @@ class Nut(Source):
 
     def __init__(self, ups: str, upsd: Upsd) -> None:
         super().__init__(f"{ups}@{upsd.address}", MeterType.UPS)
-        self.origin = upsd.origin
+        self.origin: str = upsd.origin
         self._ups = ups
         self._upsd = upsd
 
@@ -1137,7 +1137,7 @@ class ApcUps(Source):
 
     def __init__(self, apcupsd: Apcupsd) -> None:
         super().__init__(f"apcupsd@{apcupsd.address}", MeterType.UPS)
-        self.origin = self.name
+        self.origin: str = self.name
         self._apcupsd = apcupsd
 
     def _read(self) -> Sample:
@@ -1374,7 +1374,7 @@ class ProgramSource(Source):
 
     def __init__(self, name: str, kind: MeterType, program: Program) -> None:
         super().__init__(name, kind)
-        self.origin = f"program {program.name}"
+        self.origin: str = f"program {program.name}"
         self._key = name  # as the program prints it; --map may give the source another
         self._program = program
 
@@ -2837,7 +2837,7 @@ class Journal:
         self._db = db
         self._device_id = device_id
         self._clocks = clocks
-        self.manager = self._open()
+        self.manager: PowerManager = self._open()
         self._place = _place(db)
         self.registry = Registry(device_id, gone_after)
         self._rows: deque[Row] = deque()
@@ -2850,9 +2850,11 @@ class Journal:
         self.accepted = 0  # readings and events that were to be stored
         self.refused = 0  # readings and events that power_manager does not store
         self.error = ""
-        self.low = power_manager.LOW_BATTERY_THRESHOLD
-        self.critical = power_manager.CRITICAL_BATTERY_THRESHOLD
-        self.max_gap = math.inf  # seconds between two readings beyond which no energy is booked
+        self.low: float = power_manager.LOW_BATTERY_THRESHOLD
+        self.critical: float = power_manager.CRITICAL_BATTERY_THRESHOLD
+        self.max_gap: float = (
+            math.inf
+        )  # seconds between two readings beyond which no energy is booked
         try:
             self._look_up_device()
             self._sequence = self.manager.last_sequence()

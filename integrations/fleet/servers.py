@@ -237,7 +237,8 @@ class Servers:
         ))  # fmt: skip
         url = f"http://127.0.0.1:{port}"
         command = [program("clickhouse-server"), f"--config-file={config}"]
-        return Server(home, command, lambda: answers(f"{url}/ping"), url)
+        address = f"clickhouse18://127.0.0.1:{port}"  # see chaos/clickhouse18.py
+        return Server(home, command, lambda: answers(f"{url}/ping"), address)
 
     def _directory(self, name: str) -> Path:
         home = self.home / name

@@ -9,6 +9,7 @@ sources        where usage comes from: the interface UsageSource, and the librar
 counting       which meters of a device count, hour by hour
 findings       what cannot be billed, or stays billed without its readings
 ledger         what each hour is in whole watt-hours
+claims         which ledger bills a customer
 outbox         one row for each event, from its decision to what became of it
 closing        once a month: old hours looked at again, and summed by day
 sinks          where usage goes: the interface UsageSink, and a CSV file as one of them
@@ -39,7 +40,15 @@ from power_billing.findings import Finding, FindingKind
 from power_billing.links import Link, link, links_of, unlink
 from power_billing.outbox import State
 from power_billing.reconcile import Difference, Reconciliation
-from power_billing.sinks import CannotSayNow, CsvSink, Outcome, Receipt, UsageEvent, UsageSink
+from power_billing.sinks import (
+    CannotSayNow,
+    ClaimingSink,
+    CsvSink,
+    Outcome,
+    Receipt,
+    UsageEvent,
+    UsageSink,
+)
 from power_billing.sources import FileUsage, HourUsage, MeterUsage, UsageSource
 from power_billing.tables import LedgerFile
 from power_billing.usage import Report, Run, Status, create_usage_record, report, status
@@ -47,8 +56,9 @@ from power_billing.usage import Report, Run, Status, create_usage_record, report
 __version__ = "1.0.0"
 # fmt: off
 __all__ = [
-    "BillingError", "CannotSayNow", "CsvSink", "Difference", "FileUsage", "Finding", "FindingKind", "HourUsage",
-    "LedgerFile", "Link", "MeterUsage", "Outcome", "Receipt", "Reconciliation", "Report", "Run", "State", "Status",
-    "UsageEvent", "UsageSink", "UsageSource", "create_usage_record", "link", "links_of", "report", "status", "unlink",
+    "BillingError", "CannotSayNow", "ClaimingSink", "CsvSink", "Difference", "FileUsage", "Finding", "FindingKind",
+    "HourUsage", "LedgerFile", "Link", "MeterUsage", "Outcome", "Receipt", "Reconciliation", "Report", "Run", "State",
+    "Status", "UsageEvent", "UsageSink", "UsageSource", "create_usage_record", "link", "links_of", "report", "status",
+    "unlink",
 ]
 # fmt: on

@@ -7,6 +7,7 @@ import sys
 import time
 from itertools import groupby
 
+from power_billing.claims import take_over
 from power_billing.command_line import (
     add_sink_options,
     day_text,
@@ -21,9 +22,9 @@ from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, oldest_billable
 from power_billing.outbox import Entry
 from power_billing.reconcile import Difference, Reconciliation, reconcile, repair
-from power_billing.sender import Sender
-from power_billing.sinks import UsageSink
-from power_billing.tables import Place
+from power_billing.sender import Sender, check_account
+from power_billing.sinks import ClaimingSink, UsageSink
+from power_billing.tables import Place, tables
 from power_billing.usage import one_run
 from power_manager import Column, CommandParser, Screen, make_table
 
@@ -69,10 +70,15 @@ def add_decision_commands(parser: CommandParser) -> None:
     what.add_argument(
         "--send", action="store_true", help="send the ledger's values in place of the biller's"
     )
+    what.add_argument(
+        "--take-over",
+        action="store_true",
+        help="bill the customer from this ledger, where another one has done so",
+    )
     add("--customer", metavar="cus_...", help="only this customer's")
     add("--hour", type=time_argument, metavar="TIME", help="only what is of this hour")
     add("--all", action="store_true", help="all that is listed")
-    command.set_defaults(parser=command)
+    add_sink_options(command)
 
 
 # --- reconcile
@@ -154,6 +160,8 @@ def _resolve(options: argparse.Namespace) -> int:
     is_chosen = options.all or options.customer or hours
     if (options.keep or options.send) and not is_chosen:
         options.parser.error("say what: --customer, --hour, or --all")
+    if options.take_over:
+        return _take_over(options)
     with opened(options) as (_, place):
         oldest = oldest_billable(time.time())
         if options.keep or options.send:
@@ -167,22 +175,47 @@ def _resolve(options: argparse.Namespace) -> int:
             listed = undecided(place, oldest, options.customer, hours)
     _print_undecided(listed)
     if options.keep:
-        lost = len(listed.too_old) + len(listed.lost)
+        left_to_others = sum(len(entries) for entries in listed.others.values())
+        lost = len(listed.too_old) + len(listed.lost) + left_to_others
         print(f"{len(listed.conflicts)} hours stay as the biller has them, {lost} losses accepted")
         return 0
     if options.send:
         print(f"{len(listed.conflicts)} hours go out with the next report")
         return 0
-    return 1 if listed.conflicts or listed.too_old or listed.lost else 0
+    return 1 if listed else 0
+
+
+def _take_over(options: argparse.Namespace) -> int:
+    if options.customer is None:
+        options.parser.error("--take-over wants the --customer")
+    with opened(options) as (_, place):
+        sink = sink_of(place, options)
+        if not isinstance(sink, ClaimingSink):
+            raise BillingError(f"{sink.account} does not know which ledger bills a customer")
+        with one_run(place):
+            with tables(place) as conn:
+                check_account(conn, place, sink)
+            take_over(place, sink, options.customer, time.time())
+    print(f"{options.customer}: billed from this ledger; what waits goes out with the next report")
+    return 0
 
 
 def _print_undecided(listed: Undecided) -> None:
     conflicts: list[Entry] = listed.conflicts
+    for customer, entries in listed.others.items():
+        other_id = listed.ledger_ids[customer]
+        print(
+            f"{customer}: the ledger {other_id} bills this customer: {len(entries)} hours wait here"
+        )
+        print(
+            "  where that one is gone: --take-over; where it bills the same devices: unlink, --keep"
+        )
+        print("  where it bills other devices: setup --meter NAME, or one ledger for all of them")
     if conflicts:
         print(make_table(_CONFLICT_COLUMNS, conflicts, Screen.of(sys.stdout)))
     for entry in listed.too_old:
         print(open_line(entry, time.time()))
     for lost in listed.lost:
         print(lost)
-    if not conflicts and not listed.too_old and not listed.lost:
+    if not listed:
         print("nothing to decide")

@@ -60,7 +60,7 @@ def _add_setup(parser: CommandParser) -> None:
         "setup",
         _setup,
         "find Stripe's meter, product and price, or make them",
-        examples=["--product Energy --price 0.30 --currency eur", ""],
+        examples=["--product Energy --price 0.30 --currency eur", "", "--meter energy_roof"],
         group=_GROUP,
     )
     add = command.add_argument
@@ -72,6 +72,11 @@ def _add_setup(parser: CommandParser) -> None:
         choices=UNITS,
         default="kWh",
         help="what the price is of (default: %(default)s); invoices count watt-hours",
+    )
+    add(
+        "--meter",
+        metavar="NAME",
+        help="a meter of this ledger's own, for customers whom another ledger bills as well",
     )
     command.set_defaults(parser=command)
 
@@ -87,7 +92,9 @@ def _setup(options: argparse.Namespace) -> int:
         price = Price.parse(options.price, options.currency, options.unit)
     with opened(options) as (_, place):
         client, _ = _client()
-        print(f"meter: {setup(place, client)}")
+        with one_run(place):  # a report under way goes on with the meter that it has
+            meter = setup(place, client, options.meter)
+        print(f"meter: {meter}")
         if price is None:
             return 0
         product, found = setup_price(place, client, options.product, price)

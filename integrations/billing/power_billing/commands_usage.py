@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from power_billing.claims import waiting_reason
 from power_billing.command_line import (
     add_sink_options,
     open_line,
@@ -194,6 +195,8 @@ def _status(options: argparse.Namespace) -> int:
         print(f"{finding}; accepted" if finding.is_accepted else finding)
     for customer, problem in now.problems.items():
         print(f"at Stripe: {customer}: {problem}")
+    for customer, other_id in now.other_ledgers.items():
+        print(f"{customer}: {waiting_reason(other_id)}")
     return 0
 
 
@@ -225,6 +228,7 @@ def status_json(now: Status) -> dict[str, Any]:
         "too_old": [_entry_json(entry) for entry in now.too_old],
         "findings": [_finding_json(finding) for finding in now.findings],
         "problems": now.problems,
+        "other_ledgers": now.other_ledgers,
     }
 
 

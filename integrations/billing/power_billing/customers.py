@@ -24,7 +24,9 @@ def note_customer(
 
     problem: why its usage reaches no invoice, None where it does. is_missing: because Stripe does not have it.
     """
-    sql = "INSERT OR REPLACE INTO billing_customers VALUES (?, ?, ?, ?)"
+    sql = """INSERT INTO billing_customers (customer, checked_at, problem, is_missing) VALUES (?, ?, ?, ?)
+        ON CONFLICT (customer) DO UPDATE SET checked_at = excluded.checked_at,
+            problem = excluded.problem, is_missing = excluded.is_missing"""
     conn.execute(sql, (customer, now, problem, is_missing))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from power_billing.claims import others_customers
 from power_billing.findings import Finding, accept_findings, findings
 from power_billing.outbox import Entry, State, note_outcome, open_entries, revise
 from power_billing.reconcile import REPAIR_STEP
@@ -14,11 +16,20 @@ from power_billing.tables import Place, tables
 
 @dataclass(frozen=True)
 class Undecided:
-    """What waits for somebody: conflicts, by customer and hour, what was not sent in time, and what is lost."""
+    """What waits for somebody: conflicts, by customer and hour, what was not sent in time, and what is lost.
+
+    others: hours that wait because another ledger bills their customer, by customer; `ledger_ids` are the others' ids.
+    """
 
     conflicts: list[Entry]
     too_old: list[Entry]
     lost: list[Finding]
+    others: dict[str, list[Entry]]
+    ledger_ids: dict[str, str]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to decide."""
+        return bool(self.conflicts or self.too_old or self.lost or self.others)
 
 
 def undecided(
@@ -39,11 +50,19 @@ def undecided(
             for one in findings(conn)
             if one.is_lost and _is_wanted(one.customer, one.hour, customer, hours)
         ]
+        ledger_ids = others_customers(conn)
     entries.sort(key=lambda entry: (entry.event.customer, entry.event.hour))
+    others: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        is_queued = entry.state is State.QUEUED and entry.event.hour >= oldest
+        if is_queued and entry.event.customer in ledger_ids:
+            others[entry.event.customer].append(entry)
     return Undecided(
         [one for one in entries if one.event.hour >= oldest and one.state is State.CONFLICT],
         [one for one in entries if one.event.hour < oldest],
         lost,
+        dict(others),
+        ledger_ids,
     )
 
 
@@ -52,9 +71,9 @@ def _is_wanted(customer: str, hour: int, wanted: str | None, hours: range | None
 
 
 def keep_theirs(place: Place, decided: Undecided) -> None:
-    """Leave the conflicts' hours as the biller has them, and let be what is lost.
+    """Leave the conflicts' hours as the biller has them, and let be what is lost, or another ledger's to bill.
 
-    When such an hour changes once more, it is a conflict again.
+    When such an hour changes once more, it is a conflict again, or waits again.
     """
     with tables(place) as conn:
         for entry in decided.conflicts:
@@ -64,6 +83,10 @@ def keep_theirs(place: Place, decided: Undecided) -> None:
             revise(conn, event.customer, event.hour, theirs, State.KEPT, reason)
         for entry in decided.too_old:
             note_outcome(conn, entry.event, State.LOST, entry.reason)
+        for customer, entries in decided.others.items():
+            reason = f"left to the ledger {decided.ledger_ids[customer]}"
+            for entry in entries:
+                note_outcome(conn, entry.event, State.LOST, reason)
         accept_findings(conn, decided.lost)
 
 

@@ -19,7 +19,7 @@ from power_billing.hours import next_hour
 from power_billing.keys import API_KEY, Secret
 from power_billing.links import Link, check_clock, keep_item, links_of
 from power_billing.money import price_of
-from power_billing.stripe_client import account_of, cannot
+from power_billing.stripe_client import account_of, cannot, meter_name_of
 from power_billing.stripe_setup import (
     Found,
     find_or_make_meter,
@@ -116,7 +116,7 @@ def go_live(
     with tables(place) as conn:
         name = product_name_of(conn)
         price = price_of(conn)
-    meter = find_or_make_meter(client)
+    meter = find_or_make_meter(client, meter_name_of(place))
     product, live_price = None, None
     if name is not None and price is not None:
         product, live_price = find_or_make_price(client, meter.id, name, price)

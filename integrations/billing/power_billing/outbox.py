@@ -6,7 +6,8 @@ import sqlite3
 from dataclasses import dataclass
 from enum import Enum
 
-from power_billing.sinks import UsageEvent
+from power_billing.sinks import EVENT_NAME, UsageEvent
+from power_billing.tables import METER_NAME_SETTING, setting
 
 
 class State(str, Enum):
@@ -23,13 +24,17 @@ class State(str, Enum):
     SUPERSEDED = "superseded"  # a later revision took its place
 
 
+TAKEN = (State.SENT, State.KEPT)  # the biller has that value
+
+
 @dataclass(frozen=True)
 class Entry:
     """A row of the outbox.
 
     attempted_at: when it was first sent, in epoch seconds, whatever came of it. taken_at: when the biller said that it
     takes it; None where it was found there, or not taken. theirs_wh: what the biller had for the
-    hour when it was last asked because of this event; None if it was not.
+    hour when it was last asked because of this event; None if it was not. asked_at: when it was last asked what became
+    of an event whose answer was lost; None if it was not.
     """
 
     event: UsageEvent
@@ -39,6 +44,7 @@ class Entry:
     reason: str | None
     theirs_wh: int | None
     taken_at: float | None = None
+    asked_at: float | None = None
 
 
 # --- Deciding
@@ -109,6 +115,8 @@ _NOTE_ATTEMPT = f"""UPDATE billing_outbox
     SET attempted_at = coalesce(attempted_at, ?), attempts = attempts + 1 {_OF_EVENT}"""
 _NOTE_OUTCOME = f"UPDATE billing_outbox SET state = ?, reason = ? {_OF_EVENT}"
 _NOTE_TAKEN = f"UPDATE billing_outbox SET taken_at = ? {_OF_EVENT}"
+_NOTE_ASKED = f"UPDATE billing_outbox SET theirs_wh = ?, asked_at = ? {_OF_EVENT}"
+_NOTE_WAITING = f"UPDATE billing_outbox SET reason = ? {_OF_EVENT}"
 _NOTE_THEIRS = f"UPDATE billing_outbox SET theirs_wh = ? {_OF_EVENT}"
 
 
@@ -132,6 +140,16 @@ def note_taken(conn: sqlite3.Connection, event: UsageEvent, now: float) -> None:
 def note_theirs(conn: sqlite3.Connection, event: UsageEvent, theirs_wh: int) -> None:
     """The biller has that for the hour."""
     conn.execute(_NOTE_THEIRS, (theirs_wh, event.customer, event.hour, event.revision))
+
+
+def note_asked(conn: sqlite3.Connection, event: UsageEvent, theirs_wh: int, now: float) -> None:
+    """The biller was asked what became of the event, and has that for its hour."""
+    conn.execute(_NOTE_ASKED, (theirs_wh, now, event.customer, event.hour, event.revision))
+
+
+def note_waiting(conn: sqlite3.Connection, event: UsageEvent, reason: str) -> None:
+    """The event stays as it is, for that reason."""
+    conn.execute(_NOTE_WAITING, (reason, event.customer, event.hour, event.revision))
 
 
 def put_off(conn: sqlite3.Connection, event: UsageEvent, reason: str) -> None:
@@ -163,7 +181,7 @@ _REFUSE_CUSTOMER = """UPDATE billing_outbox SET state = 'refused', reason = ?
 # --- Looking
 
 _ENTRY = """SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason, theirs_wh,
-    taken_at FROM billing_outbox"""
+    taken_at, asked_at FROM billing_outbox"""
 # Those tried least come first, so that a run that gives up early starts with others the next time.
 _LEAST_TRIED = "ORDER BY attempts, hour, customer, revision"
 _OPEN = f"{_ENTRY} WHERE state IN ('queued', 'refused', 'conflict') {_LEAST_TRIED}"
@@ -209,8 +227,18 @@ def counts(conn: sqlite3.Connection, customer: str) -> dict[State, int]:
     return found
 
 
+def was_sent(conn: sqlite3.Connection) -> bool:
+    """Whether anything has ever gone out, or was found at the biller."""
+    sql = """SELECT EXISTS (SELECT 1 FROM billing_outbox
+            WHERE attempted_at IS NOT NULL OR state IN ('sent', 'kept'))
+        OR EXISTS (SELECT 1 FROM billing_customer_days)"""
+    (found,) = conn.execute(sql).fetchone()
+    return bool(found)
+
+
 def _entries(conn: sqlite3.Connection, sql: str, *values: object) -> list[Entry]:
     found = []
+    meter_name = setting(conn, METER_NAME_SETTING) or EVENT_NAME
     for row in conn.execute(sql, values):
         (
             customer,
@@ -223,9 +251,12 @@ def _entries(conn: sqlite3.Connection, sql: str, *values: object) -> list[Entry]
             reason,
             theirs_wh,
             taken_at,
+            asked_at,
         ) = row
-        event = UsageEvent(customer, hour, revision, value_wh)
+        event = UsageEvent(customer, hour, revision, value_wh, meter_name)
         found.append(
-            Entry(event, State(state), attempted_at, attempts, reason, theirs_wh, taken_at)
+            Entry(
+                event, State(state), attempted_at, attempts, reason, theirs_wh, taken_at, asked_at
+            )
         )
     return found

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from power_billing.claims import others_customers, waiting_reason
 from power_billing.closing import closed_before, closed_days
 from power_billing.hours import HOUR
-from power_billing.outbox import Entry, State, entries_of, revise
+from power_billing.outbox import TAKEN, Entry, State, entries_of, note_theirs, revise
 from power_billing.sender import check_account
 from power_billing.sinks import CannotSayNow, CsvSink, UsageSink
 from power_billing.tables import Place, tables
@@ -21,9 +22,9 @@ REPAIR_STEP = 100
 
 @dataclass(frozen=True)
 class Difference:
-    """Hours (since 1970), one or a closed day's, of which the biller has something else than was sent from here.
+    """Hours (since 1970), one or a closed day's, of which the biller has something else than the ledger says.
 
-    is_foreign: nothing was ever sent from here.
+    is_foreign: the hour is somebody else's: nothing was ever sent from here, or somebody has kept what the biller had.
     """
 
     customer: str
@@ -34,8 +35,9 @@ class Difference:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether nothing was ever sent from here."""
-        return not self.entries and len(self.hours) == 1
+        """Whether the hour is somebody else's, so that a person decides."""
+        is_kept = bool(self.entries) and self.entries[-1].state is State.KEPT
+        return is_kept or (not self.entries and len(self.hours) == 1)
 
     @property
     def day(self) -> int:
@@ -67,7 +69,8 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
 
     Raises BillingError where nothing can be asked, and for a sink that is not the ledger's.
 
-    Hours that are open, or that somebody has left to the biller, are left out: report and status list them.
+    Hours that are open are left out: report and status list them. An hour that somebody has left to the biller is
+    compared with what was kept. Customers of another ledger are not compared.
     """
     differences: list[Difference] = []
     unsaid: dict[str, str] = {}
@@ -77,7 +80,11 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
         check_account(conn, place, sink)
         sql = "SELECT customer FROM billing_totals ORDER BY customer"
         customers = [customer for (customer,) in conn.execute(sql)]
+        others = others_customers(conn)
     for customer in customers:
+        if customer in others:
+            unsaid[customer] = waiting_reason(others[customer])
+            continue
         try:
             theirs = sink.recorded(customer, hours)
         except CannotSayNow as error:
@@ -88,6 +95,8 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
             continue
         with tables(place) as conn:
             ours = _sent(conn, customer, hours, sent_before)
+            for entry in ours.refused:  # an earlier event of the hour may have arrived
+                note_theirs(conn, entry.event, theirs.get(entry.event.hour, 0))
         settling_count += ours.settling_count
         differences += _differences(customer, ours, theirs)
     return Reconciliation(hours, differences, unsaid, settling_count)
@@ -96,8 +105,8 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
 def repair(place: Place, differences: Iterable[Difference], oldest: int) -> int:
     """Queue what the ledger says of hours that the biller has otherwise; return how many hours that are.
 
-    Of hours for which nothing was ever sent from here a conflict is made, which a person decides. Hours too old to be
-    billed, and closed days, cannot be repaired.
+    Of hours that are somebody else's a conflict is made, which a person decides. Hours too old to be billed, and closed
+    days, cannot be repaired.
     """
     count = 0
     with tables(place) as conn:
@@ -107,7 +116,9 @@ def repair(place: Place, differences: Iterable[Difference], oldest: int) -> int:
                 continue
             if one.is_foreign:
                 reason = f"the biller has {one.theirs_wh} Wh from elsewhere"
-                revise(conn, one.customer, hour, 0, State.CONFLICT, reason, one.theirs_wh)
+                ours = [entry for entry in one.entries if entry.state is not State.KEPT]
+                ours_wh = ours[-1].event.watt_hours if ours else 0
+                revise(conn, one.customer, hour, ours_wh, State.CONFLICT, reason, one.theirs_wh)
                 continue
             reason = f"repair: the biller had {one.theirs_wh} Wh"
             revise(
@@ -119,11 +130,12 @@ def repair(place: Place, differences: Iterable[Difference], oldest: int) -> int:
 
 @dataclass
 class _Sent:
-    """What was sent of a customer's hours; `open_hours` are not to be compared."""
+    """What was sent of a customer's hours, or kept; `open_hours` are not to be compared, `refused` are some of them."""
 
     by_hour: dict[int, int] = field(default_factory=dict)
     entries: dict[int, list[Entry]] = field(default_factory=dict)
     open_hours: set[int] = field(default_factory=set)
+    refused: list[Entry] = field(default_factory=list)
     closed_before: int = 0
     by_closed_day: dict[int, int] = field(default_factory=dict)
     settling_count: int = 0
@@ -135,16 +147,17 @@ def _sent(conn: sqlite3.Connection, customer: str, hours: range, sent_before: fl
     for entry in entries_of(conn, customer, hours):
         by_hour[entry.event.hour].append(entry)
     for hour, entries in by_hour.items():
-        sent = [entry for entry in entries if entry.state is State.SENT]
         newest = entries[-1]
         attempted_at = newest.attempted_at
         is_settling = attempted_at is not None and attempted_at > sent_before
-        if newest.state is State.SENT and not is_settling:
-            found.by_hour[hour] = sent[-1].event.watt_hours
+        if newest.state in TAKEN and not is_settling:
+            found.by_hour[hour] = newest.event.watt_hours
             found.entries[hour] = entries
         else:
             found.open_hours.add(hour)
             found.settling_count += newest.state is State.SENT
+        if newest.state is State.REFUSED:
+            found.refused.append(newest)
     found.by_closed_day = closed_days(conn, customer, hours)
     return found
 

@@ -5,9 +5,12 @@ is sent again under the same identifier, which the biller takes once. That holds
 biller is asked what it has: if that is the event's value, it arrived; if not, a new revision takes the event's place;
 if the biller cannot say, nothing is sent.
 
+A customer is billed by one ledger: see claims. What waits for a customer of another one is not sent.
+
 An identifier that the biller knows although it was never sent from here, and an hour for which it has what was never
-sent from here, are somebody else's work: another file of the customer, or the file before a backup was restored. Where
-the values agree, all is well. Where not, that is a conflict, which a person decides.
+sent from here, are somebody else's work: the ledger before a backup was restored, a copy of it, or one that this ledger
+has taken over from. Where the values agree, all is well: it is the same event. Where not, that is a conflict, which a
+person decides.
 """
 
 from __future__ import annotations
@@ -20,28 +23,37 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from power_billing.claims import NO_CUSTOMER, Claim, claims, note_claim, waiting_reason
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, oldest_billable
 from power_billing.outbox import (
     Entry,
     State,
     entries_in,
+    note_asked,
     note_attempt,
     note_outcome,
     note_taken,
     note_theirs,
+    note_waiting,
     put_off,
     revise,
     revisions,
 )
-from power_billing.sinks import CannotSayNow, Outcome, Receipt, UsageEvent, UsageSink
-from power_billing.tables import Place, set_setting, setting, tables
+from power_billing.sinks import (
+    CannotSayNow,
+    ClaimingSink,
+    Outcome,
+    Receipt,
+    UsageEvent,
+    UsageSink,
+)
+from power_billing.tables import Place, ledger_id, set_setting, setting, tables
 
 PROTECTED = 23 * HOUR  # seconds: Stripe knows an identifier again for at least 24 hours
 PAUSES = (1.0, 2.0, 4.0)  # seconds before the tries after the first
 MAX_FAILURES = 3  # calls in a row that came to nothing: the rest waits for the next run
 _MAX_PAUSE = 60.0  # seconds, whatever the biller asks for
-_TOO_LATE = "too late"
 _CANNOT_SAY = "unresolved: the biller cannot say what it has"
 _FOUND = "found at the biller"
 _STATES = {
@@ -79,6 +91,8 @@ class Sender:
         """
         self._claim()
         wanted = _Wanted(customers, hours)
+        held = self._held_customers(wanted)
+        wanted = _Wanted(customers, hours, held)
         sent = self._ask_about_unresolved(wanted)
         sent |= self._ask_about_conflicts(wanted)
         found, not_now = self._ask_before_sending(wanted)
@@ -89,6 +103,45 @@ class Sender:
         with tables(self.place) as conn:
             check_account(conn, self.place, self.sink)
             set_setting(conn, "account", self.sink.account)
+
+    # --- Whose customers they are
+
+    def _held_customers(self, wanted: _Wanted) -> set[str]:
+        """The customers with something open who are another ledger's, or of whom nobody knows; each hour says so."""
+        if not isinstance(self.sink, ClaimingSink):
+            return set()
+        queued = _by_customer(self._entries(State.QUEUED, wanted))
+        customers = dict.fromkeys([*queued, *_by_customer(self._entries(State.CONFLICT, wanted))])
+        with tables(self.place) as conn:
+            ours = ledger_id(conn)
+            known = claims(conn)
+        held = set()
+        failures = 0
+        for customer in customers:
+            there = known.get(customer)
+            is_ours = there is not None and there.ledger_id == ours
+            if there and is_ours and there.is_fresh(self.clock(), self.sink.claim_seconds):
+                continue
+            try:
+                if failures == MAX_FAILURES:
+                    raise CannotSayNow("the biller did not say for others which ledger bills them")
+                owner = self.sink.claim(customer, ours)
+            except CannotSayNow as error:
+                failures = min(failures + 1, MAX_FAILURES)
+                if is_ours:  # as it was the last time
+                    continue
+                owner, reason = None, str(error)
+            else:
+                reason = NO_CUSTOMER
+            with tables(self.place) as conn:
+                if owner is not None:
+                    note_claim(conn, customer, Claim(owner, self.clock()))
+                    reason = waiting_reason(owner)
+                if owner != ours:
+                    held.add(customer)
+                    for entry in queued.get(customer, []):
+                        note_waiting(conn, entry.event, reason)
+        return held
 
     # --- Asking what the biller has
 
@@ -116,8 +169,9 @@ class Sender:
             elif theirs == event.watt_hours:
                 note_outcome(conn, event, State.SENT, _FOUND)
             elif event.hour < oldest_billable(self.clock()):
-                reason = f"{_TOO_LATE}: the biller has {theirs} Wh"
+                reason = f"too late: the biller has {theirs} Wh"
                 note_outcome(conn, event, State.QUEUED, reason)
+                note_asked(conn, event, theirs, self.clock())
             else:  # before the revision goes out, it is looked at whose that value is
                 revise(conn, event.customer, event.hour, event.watt_hours)
         return theirs == event.watt_hours
@@ -256,6 +310,12 @@ class Sender:
             for event, receipt in receipts.items()
             if receipt.outcome is Outcome.KNOWN
         }
+        # An earlier event of the hour, whose answer was lost, may be there: the hour is billed that much, then.
+        refused = {
+            event: self._recorded_hour(event)
+            for event, receipt in receipts.items()
+            if receipt.outcome is Outcome.REFUSED and event.revision > 0
+        }
         states = {}
         with tables(self.place) as conn:
             for event, receipt in receipts.items():
@@ -266,6 +326,9 @@ class Sender:
                 note_outcome(conn, event, states[event], receipt.reason)
                 if states[event] is State.SENT:
                     note_taken(conn, event, self.clock())
+                theirs = refused.get(event, _Silence.NOW)
+                if not isinstance(theirs, _Silence):
+                    note_theirs(conn, event, theirs)
         return states
 
     # --- Which events
@@ -286,9 +349,10 @@ class Sender:
         """Whether to ask the biller what it has; for an hour that is too old, once is enough."""
         if self._is_protected(entry):
             return False
-        too_old = entry.event.hour < oldest_billable(self.clock())
-        asked = (entry.reason or "").startswith(_TOO_LATE)
-        return not (too_old and asked)
+        asked_at = entry.asked_at
+        if asked_at is None or asked_at > self.clock():  # or by a clock that was wrong
+            return True
+        return entry.event.hour >= oldest_billable(asked_at)
 
     def _is_unprotected(self, entry: Entry) -> bool:
         """Whether an event's identifier cannot show what others have sent of its hour.
@@ -305,21 +369,22 @@ def check_account(conn: sqlite3.Connection, place: Place, sink: UsageSink) -> No
     if there not in (None, sink.account):
         raise BillingError(
             f"{place.db_path}: its usage goes to {there}, so it cannot go to {sink.account} "
-            "as well: to try things out, take --dry-run, or a backup of the file"
+            "as well: to try things out, take --dry-run, or another --ledger"
         )
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which events a run is about; None: all."""
+    """Which events a run is about, None: all; `held` are customers of other ledgers."""
 
     customers: Container[str] | None
     hours: range | None
+    held: Container[str] = ()
 
     def has(self, event: UsageEvent) -> bool:
-        return (self.customers is None or event.customer in self.customers) and (
-            self.hours is None or event.hour in self.hours
-        )
+        is_wanted = self.customers is None or event.customer in self.customers
+        is_in_time = self.hours is None or event.hour in self.hours
+        return is_wanted and is_in_time and event.customer not in self.held
 
 
 def _believable(before: Iterable[Entry]) -> set[int]:

@@ -8,31 +8,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso
 from power_manager import InvalidValue
 
-EVENT_NAME = "power_watt_hours"
+EVENT_NAME = "power_watt_hours"  # of the meter, unless a ledger has one of its own
 
 
 @dataclass(frozen=True)
 class UsageEvent:
     """An hour (since 1970) of a customer is that many watt-hours; a later revision takes the place of an earlier one.
 
-    Watt-hours are below 0 where a correction takes back more than the hour had.
+    Watt-hours are below 0 where a correction takes back more than the hour had. meter_name: the meter's name in events,
+    at most as long as the default.
     """
 
     customer: str
     hour: int
     revision: int
     watt_hours: int
+    meter_name: str = EVENT_NAME
 
     @property
     def identifier(self) -> str:
-        """Unique, and the same whenever and by whomever it is made: at most 100 characters."""
-        return f"{self.customer}:{EVENT_NAME}:{iso(self.hour)}:{self.revision}"
+        """Unique, and the same whenever and by whomever it is made: at most 100 characters.
+
+        Also by another ledger: the biller refuses the second event of an hour at once; see claims.
+        """
+        return f"{self.customer}:{self.meter_name}:{iso(self.hour)}:{self.revision}"
 
     @property
     def timestamp(self) -> int:
@@ -93,43 +98,72 @@ class UsageSink(Protocol):
         ...
 
 
-class CsvSink:
-    """A CSV file for another biller, appended to: of an hour's rows, that with the highest revision counts."""
+@runtime_checkable
+class ClaimingSink(Protocol):
+    """A sink that knows which ledger bills a customer: see claims. Others leave that to whoever runs them.
 
-    COLUMNS = ("identifier", "customer", "hour", "revision", "watt_hours")
+    claim_seconds: how long an answer is relied on.
+    """
+
+    @property
+    def claim_seconds(self) -> float:
+        """Seconds; 0: every run asks."""
+        ...
+
+    def claim(self, customer: str, ledger_id: str, *, take_over: bool = False) -> str | None:
+        """Let the ledger of that id bill the customer, where no other one does; return the id of the one that does.
+
+        take_over: also where another one does. None: the biller has no such customer. Raises CannotSayNow.
+        """
+        ...
+
+
+class CsvSink:
+    """A CSV file for another biller, appended to: of an hour's rows, that with the highest revision counts.
+
+    The rows of a customer are of one ledger, whose id they name.
+    """
+
+    COLUMNS = ("identifier", "customer", "hour", "revision", "watt_hours", "ledger")
     _HEAD = ",".join(COLUMNS) + "\n"
     batch = 1000
+    claim_seconds = 0.0
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.account = f"csv:{os.path.realpath(path)}"
+        self._ledgers: dict[str, str] = {}  # by customer: whose rows send() writes
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
         """Append the events that are not there yet; they are on the disk when this returns."""
         try:
             self._cut_torn_line()
             there = {row["identifier"] for row in self._rows()}
-            with open(self.path, "a", newline="", encoding="utf-8", opener=_private) as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if not file.tell():
-                    writer.writerow(self.COLUMNS)
-                for event in events:
-                    if event.identifier not in there:
-                        writer.writerow(_csv_row(event))
-                file.flush()
-                os.fsync(file.fileno())
+            new = [event for event in events if event.identifier not in there]
+            self._write([[*_csv_row(one), self._ledgers.get(one.customer, "")] for one in new])
         except OSError as error:
             return [Receipt(Outcome.LATER, f"{self.path}: {error.strerror}")] * len(events)
         known = Receipt(Outcome.KNOWN, "the file has a row of that identifier")
         sent = Receipt(Outcome.SENT)
         return [known if event.identifier in there else sent for event in events]
 
+    def claim(self, customer: str, ledger_id: str, *, take_over: bool = False) -> str:
+        """The ledger of the customer's last row, or this one; taking over repeats that row in this one's name.
+
+        Raises CannotSayNow for a file that cannot be read or written.
+        """
+        rows = [row for row in self._readable_rows() if row["customer"] == customer]
+        owner = rows[-1]["ledger"] if rows else ledger_id
+        if owner != ledger_id and not take_over:
+            return owner
+        if owner != ledger_id:
+            self._append([[*list(rows[-1].values())[:-1], ledger_id]])
+        self._ledgers[customer] = ledger_id
+        return ledger_id
+
     def recorded(self, customer: str, hours: range) -> dict[int, int]:
         """What the file says. Raises CannotSayNow for a file that cannot be read."""
-        try:
-            rows = self._rows()
-        except OSError as error:
-            raise CannotSayNow(f"{self.path}: {error.strerror}") from None
+        rows = self._readable_rows()
         newest: dict[int, tuple[int, int]] = {}
         for row in rows:
             if row["customer"] == customer:
@@ -145,6 +179,29 @@ class CsvSink:
             raise BillingError(
                 f"{self.path}: {row['identifier']}: not a row of this sink: put it right, or take the row out"
             ) from None
+
+    def _append(self, rows: Sequence[Sequence[str | int]]) -> None:
+        try:
+            self._cut_torn_line()
+            self._write(rows)
+        except OSError as error:
+            raise CannotSayNow(f"{self.path}: {error.strerror}") from None
+
+    def _write(self, rows: Sequence[Sequence[str | int]]) -> None:
+        """Append rows to what is whole; they are on the disk when this returns."""
+        with open(self.path, "a", newline="", encoding="utf-8", opener=_private) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if not file.tell():
+                writer.writerow(self.COLUMNS)
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _readable_rows(self) -> list[dict[str, str]]:
+        try:
+            return self._rows()
+        except OSError as error:
+            raise CannotSayNow(f"{self.path}: {error.strerror}") from None
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():

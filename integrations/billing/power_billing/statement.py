@@ -21,14 +21,13 @@ from power_billing.hours import HOUR, day_of
 from power_billing.ledger import by_customer, counted_by_day
 from power_billing.links import links_of
 from power_billing.money import Price
-from power_billing.outbox import Entry, State, entries_of
+from power_billing.outbox import TAKEN, Entry, State, entries_of
 from power_billing.sources import NANO
 from power_billing.tables import Place, tables
 from power_manager import InvalidValue, PowerManager
 
 # Stripe waits an hour after the end of a period before it makes the invoice final.
 INVOICE_GRACE_HOURS = 1
-_TAKEN = (State.SENT, State.KEPT)  # the biller has that value
 _REASONS = {
     FindingKind.LATE: "came to light too late to be billed",
     FindingKind.UNCLEAR: "of an hour of which a meter was deleted",
@@ -177,14 +176,16 @@ def _by_hour(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
 
 
 def _taken(rows: list[Entry]) -> int:
-    """What the biller has of an hour, by its events in order."""
-    taken = [row.event.watt_hours for row in rows if row.state in _TAKEN]
+    """What the biller has of an hour, by its events in order, or as it said when the last one made this package ask."""
+    if rows and rows[-1].state not in TAKEN and rows[-1].theirs_wh is not None:
+        return rows[-1].theirs_wh
+    taken = [row.event.watt_hours for row in rows if row.state in TAKEN]
     return taken[-1] if taken else 0
 
 
 def _late(hour: int, rows: list[Entry], deadline: float) -> list[Late]:
     """What an hour's events changed after that time, if anything."""
-    taken = [row for row in rows if row.state in _TAKEN]
+    taken = [row for row in rows if row.state in TAKEN]
     in_time = [row for row in taken if _taken_at(row) < deadline]
     late = [row for row in taken if _taken_at(row) >= deadline]
     before_wh, after_wh = _taken(in_time), _taken(taken)
@@ -203,7 +204,7 @@ def _taken_at(row: Entry) -> float:
 def _open(hour: int, rows: list[Entry]) -> list[Unbilled]:
     """What of an hour the biller has not: it waits, was refused, or is for somebody to decide."""
     newest = rows[-1]
-    if newest.state in (*_TAKEN, State.SUPERSEDED):
+    if newest.state in (*TAKEN, State.SUPERSEDED):
         return []
     difference = newest.event.watt_hours - _taken(rows)
     what = "waiting" if newest.state is State.QUEUED else newest.state.value

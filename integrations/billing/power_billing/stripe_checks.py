@@ -24,13 +24,12 @@ from power_billing.errors import BillingError
 from power_billing.hours import hour_of
 from power_billing.links import links_of
 from power_billing.outbox import refuse_customer, refuse_sent
-from power_billing.sinks import EVENT_NAME
 from power_billing.stripe_client import cannot
 from power_billing.stripe_sinks import StripeMeterSink
 from power_billing.subscriptions import customer_problem
 from power_billing.tables import Place, tables
 
-_IDENTIFIER = re.compile(rf"(cus_\w+):{EVENT_NAME}:([^/]+Z):(\d+)(/\w+)?")
+_IDENTIFIER = re.compile(r"(cus_\w+):(\w+):([^/]+Z):(\d+)(/\w+)?")
 
 
 @dataclass
@@ -49,7 +48,7 @@ def check_before_sending(place: Place, sink: StripeMeterSink, now: float) -> Che
     """
     checked = Checked()
     try:
-        _take_error_reports(place, sink.client, checked)
+        _take_error_reports(place, sink, checked)
         _check_customers(place, sink, now, checked)
     except BillingError as error:
         checked.problems.append(f"{error}; what could not be asked is asked again in the next run")
@@ -61,14 +60,14 @@ def check_before_sending(place: Place, sink: StripeMeterSink, now: float) -> Che
 # --- Refused later
 
 
-def _take_error_reports(place: Place, client: stripe.StripeClient, checked: Checked) -> None:
+def _take_error_reports(place: Place, sink: StripeMeterSink, checked: Checked) -> None:
     with tables(place) as conn:
         sql = "SELECT id FROM billing_error_reports ORDER BY announced_at, id"
         announced = [report_id for (report_id,) in conn.execute(sql)]
     for report_id in announced:
-        report = _fetch(client, report_id)
+        report = _fetch(sink.client, report_id)
         with tables(place) as conn:
-            checked.problems.append(_take_report(conn, report_id, report))
+            checked.problems.append(_take_report(conn, report_id, report, sink.meter_name))
             conn.execute("DELETE FROM billing_error_reports WHERE id = ?", (report_id,))
 
 
@@ -84,14 +83,17 @@ def _fetch(client: stripe.StripeClient, report_id: str) -> dict[str, Any] | None
         raise cannot(error) from None
 
 
-def _take_report(conn: sqlite3.Connection, report_id: str, report: dict[str, Any] | None) -> str:
+def _take_report(
+    conn: sqlite3.Connection, report_id: str, report: dict[str, Any] | None, meter_name: str
+) -> str:
     """Turn the events that a report names from sent to refused; return what there is to say of it."""
     refused = f"Stripe has refused events after it had taken them ({report_id})"
     if report is None:
         return f"{refused}, and does not say any more which: power-billing reconcile finds them"
     try:
         reason = report["data"]["reason"]
-        named = sum(_refuse_samples(conn, error_type) for error_type in reason["error_types"])
+        types = reason["error_types"]
+        named = sum(_refuse_samples(conn, error_type, meter_name) for error_type in types)
         count = int(reason["error_count"])
     except (KeyError, TypeError, ValueError):
         return f"{refused}, in a form that is not known here: power-billing reconcile finds them"
@@ -100,14 +102,14 @@ def _take_report(conn: sqlite3.Connection, report_id: str, report: dict[str, Any
     return refused
 
 
-def _refuse_samples(conn: sqlite3.Connection, error_type: dict[str, Any]) -> int:
+def _refuse_samples(conn: sqlite3.Connection, error_type: dict[str, Any], meter_name: str) -> int:
     """Turn the samples of one kind of error from sent to refused; return how many there are."""
     samples = error_type["sample_errors"]
     for sample in samples:
         found = _IDENTIFIER.fullmatch(sample["request"]["identifier"])
-        if found is None:
-            continue  # somebody else's event on the same meter
-        customer, hour, revision, _ = found.groups()
+        if found is None or found[2] != meter_name:
+            continue  # somebody else's event
+        customer, _, hour, revision, _ = found.groups()
         reason = f"{error_type['code']}: {sample['error_message']}"
         refuse_sent(conn, customer, hour_of("hour", hour), int(revision), reason)
         recheck_customer(conn, customer)  # the others of its events may have met with the same

@@ -10,7 +10,7 @@ import stripe
 from power_billing.errors import BillingError
 from power_billing.keys import API_KEY, Secret
 from power_billing.sinks import EVENT_NAME
-from power_billing.tables import METER_SETTING, Place, setting, tables
+from power_billing.tables import METER_NAME_SETTING, METER_SETTING, Place, setting, tables
 
 NETWORK_RETRIES = (
     2  # by the SDK itself, under one idempotency key; without a number StripeClient makes none
@@ -55,12 +55,18 @@ def meter_of(place: Place) -> str:
     return meter_id
 
 
+def meter_name_of(place: Place) -> str:
+    """The name in events of the ledger's meter: EVENT_NAME, or what setup was given."""
+    with tables(place) as conn:
+        return setting(conn, METER_NAME_SETTING) or EVENT_NAME
+
+
 def account_of(meter_id: str) -> str:
     """What a ledger remembers of where its usage goes."""
     return f"stripe:{meter_id}"
 
 
-def check_meter(meter: stripe.billing.Meter) -> None:
+def check_meter(meter: stripe.billing.Meter, name: str = EVENT_NAME) -> None:
     """Raise BillingError for a meter that counts otherwise than this package's events do."""
     keys = meter.customer_mapping.event_payload_key, meter.value_settings.event_payload_key
     found = (
@@ -70,7 +76,7 @@ def check_meter(meter: stripe.billing.Meter) -> None:
         meter.event_time_window,
         *keys,
     )
-    expected = (EVENT_NAME, "active", "sum", "hour", "stripe_customer_id", "value")
+    expected = (name, "active", "sum", "hour", "stripe_customer_id", "value")
     if found != expected:
         wrong = "; ".join(
             f"{text!r} instead of {right!r}"

@@ -5,16 +5,33 @@ Everything is looked for before it is made, so that setup can be repeated. Nothi
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from dataclasses import dataclass
 
 import stripe
 
+from power_billing.claims import forget_claims
 from power_billing.errors import BillingError
 from power_billing.money import METERED_UNIT, Price, keep_amount
+from power_billing.outbox import was_sent
 from power_billing.sinks import EVENT_NAME
-from power_billing.stripe_client import account_of, cannot, check_meter, meter_of
-from power_billing.tables import METER_SETTING, Place, set_setting, setting, tables
+from power_billing.stripe_client import (
+    account_of,
+    cannot,
+    check_meter,
+    meter_name_of,
+    meter_of,
+)
+from power_billing.tables import (
+    METER_NAME_SETTING,
+    METER_SETTING,
+    Place,
+    set_setting,
+    setting,
+    tables,
+)
+from power_manager import InvalidValue
 
 MARK = "power_billing"  # in the metadata of what this package makes
 PRICE_SETTING = "stripe_price"  # the price's id, in the ledger's settings
@@ -35,42 +52,60 @@ class Found:
 # --- The meter
 
 
-def setup(place: Place, client: stripe.StripeClient) -> Found:
-    """Find the meter of power_watt_hours, or make it; remember its id in the ledger.
+def setup(place: Place, client: stripe.StripeClient, name: str | None = None) -> Found:
+    """Find the ledger's meter, or make it; remember its id in the ledger.
 
-    Raises BillingError for a meter of that name which counts otherwise: it cannot be changed, nor deleted; and where
-    usage goes elsewhere already.
+    name: the meter's name in events, 1 to 16 lower-case letters, digits and underscores; None (default): the one that
+    the ledger has, power_watt_hours at first. Another ledger that bills the same customers needs another one. Raises
+    InvalidValue for another name; BillingError for a meter of that name which counts otherwise: it cannot be changed,
+    nor deleted; and where usage goes elsewhere already.
     """
-    meter = find_or_make_meter(client)
+    name = check_meter_name(name) if name is not None else meter_name_of(place)
+    meter = find_or_make_meter(client, name)
     with tables(place) as conn:
         account = setting(conn, "account")
         if account not in (None, account_of(meter.id)):
-            raise BillingError(
-                f"{place.db_path}: its usage goes to {account}, so it cannot go to {account_of(meter.id)} as well: "
-                "power-billing go-live ends a trial with a test key"
-            )
+            is_another = setting(conn, METER_NAME_SETTING) not in (None, name)
+            if not is_another or was_sent(conn):
+                raise BillingError(
+                    f"{place.db_path}: its usage goes to {account}, so it cannot go to {account_of(meter.id)} as well: "
+                    "power-billing go-live ends a trial with a test key; another meter wants another --ledger"
+                )
+            # Nothing went out yet: the customers were another ledger's.
+            set_setting(conn, "account", account_of(meter.id))
+            forget_claims(conn)
         set_setting(conn, METER_SETTING, meter.id)
+        set_setting(conn, METER_NAME_SETTING, name)
     return meter
 
 
-def find_or_make_meter(client: stripe.StripeClient) -> Found:
-    """The meter of power_watt_hours in the key's account and mode."""
+def check_meter_name(name: str) -> str:
+    """The name, if a meter can have it and the identifiers of its events are short enough; otherwise InvalidValue."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,15}", name):
+        raise InvalidValue(
+            f"meter: expected 1 to 16 lower-case letters, digits and underscores, a letter first, got {name!r}"
+        )
+    return name
+
+
+def find_or_make_meter(client: stripe.StripeClient, name: str = EVENT_NAME) -> Found:
+    """The meter of that name in events, in the key's account and mode."""
     try:
         meters = client.v1.billing.meters.list().auto_paging_iter()
-        meter = next((one for one in meters if one.event_name == EVENT_NAME), None)
+        meter = next((one for one in meters if one.event_name == name), None)
         made = meter is None
         if meter is None:
             meter = client.v1.billing.meters.create(
                 {
                     "display_name": "Energy used (Wh)",
-                    "event_name": EVENT_NAME,
+                    "event_name": name,
                     "default_aggregation": {"formula": "sum"},
                     "event_time_window": "hour",
                 }
             )
     except stripe.StripeError as error:
         raise cannot(error) from None
-    check_meter(meter)
+    check_meter(meter, name)
     return Found(meter.id, made)
 
 

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 import stripe
 
 from power_billing.errors import BillingError
-from power_billing.hours import HOUR, iso
+from power_billing.hours import DAY, HOUR, iso
 from power_billing.keys import API_KEY, Secret, read_secret
 from power_billing.sinks import EVENT_NAME, CannotSayNow, Outcome, Receipt, UsageEvent
 from power_billing.stripe_client import (
@@ -23,6 +23,7 @@ from power_billing.stripe_client import (
     cannot,
     check_meter,
     make_client,
+    meter_name_of,
     meter_of,
 )
 from power_billing.tables import Place
@@ -44,16 +45,17 @@ def open_sink(
     what a live one has made.
     """
     meter_id = meter_of(place)
+    name = meter_name_of(place)
     try:
-        check_meter(client.v1.billing.meters.retrieve(meter_id))
+        check_meter(client.v1.billing.meters.retrieve(meter_id), name)
     except stripe.InvalidRequestError:
         reason = "is this key of the account and mode (test, live) that setup was run with?"
         raise BillingError(f"{API_KEY}: it cannot see the meter {meter_id}: {reason}") from None
     except stripe.StripeError as error:
         raise cannot(error) from None
-    return (
-        StripeStreamSink(client, meter_id, session) if stream else StripeMeterSink(client, meter_id)
-    )
+    if stream:
+        return StripeStreamSink(client, meter_id, session, name)
+    return StripeMeterSink(client, meter_id, name)
 
 
 def sink_from(environ: Mapping[str, str], place: Place, *, stream: bool = False) -> StripeMeterSink:
@@ -74,9 +76,12 @@ class StripeMeterSink:
     """One POST /v1/billing/meter_events an event, one after the other: Stripe takes one a customer at a time."""
 
     batch = 1
+    claim_seconds: float = DAY
 
-    def __init__(self, client: stripe.StripeClient, meter_id: str) -> None:
-        self.client, self.meter_id = client, meter_id
+    def __init__(
+        self, client: stripe.StripeClient, meter_id: str, meter_name: str = EVENT_NAME
+    ) -> None:
+        self.client, self.meter_id, self.meter_name = client, meter_id, meter_name
         self.account = account_of(meter_id)
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
@@ -87,7 +92,7 @@ class StripeMeterSink:
         try:
             answer = self.client.v1.billing.meter_events.create(
                 {
-                    "event_name": EVENT_NAME,
+                    "event_name": event.meter_name,
                     "payload": {
                         "stripe_customer_id": event.customer,
                         "value": str(event.watt_hours),
@@ -104,6 +109,37 @@ class StripeMeterSink:
         if getattr(answer, "identifier", None) != event.identifier:
             return Receipt(Outcome.LATER, "Stripe's answer does not name the event")
         return Receipt(Outcome.SENT)
+
+    def claim(self, customer: str, ledger_id: str, *, take_over: bool = False) -> str | None:
+        """As ClaimingSink has it: the ledger's id stands in the customer's metadata, under the meter's name."""
+        try:
+            found = self.client.v1.customers.retrieve(customer)
+            if getattr(found, "deleted", False):
+                return None
+            there = _metadata(found).get(self.meter_name)
+            if there and (there == ledger_id or not take_over):
+                return there
+            # Of two ledgers that find nobody's customer at once, Stripe takes the one that comes first: the key is the
+            # same, and the other's parameters are not. Another key an hour later: Stripe repeats a failure, too.
+            key = f"{self.meter_name}:{customer}:{iso(int(time.time() // HOUR))}"
+            claimed = self.client.v1.customers.update(
+                customer,
+                {"metadata": {self.meter_name: ledger_id}},
+                {"idempotency_key": secrets.token_hex(16) if there else key},
+            )
+        except stripe.PermissionError:
+            raise CannotSayNow(
+                f"{API_KEY}: this key may not read and write customers, where it stands which ledger bills them: "
+                "allow it both"
+            ) from None
+        except stripe.AuthenticationError as error:
+            raise cannot(error) from None
+        except stripe.StripeError as error:
+            if isinstance(error, stripe.InvalidRequestError) and error.http_status == 404:
+                return None
+            reason = f"Stripe does not say which ledger bills {customer}: {type(error).__name__}"
+            raise CannotSayNow(reason) from None
+        return _metadata(claimed).get(self.meter_name)
 
     def recorded(self, customer: str, hours: range) -> dict[int, int]:
         """What Stripe's summaries of the hours say; they follow the events with some delay."""
@@ -158,8 +194,9 @@ class StripeStreamSink(StripeMeterSink):
         client: stripe.StripeClient,
         meter_id: str,
         session: Callable[[str], stripe.StripeClient],
+        meter_name: str = EVENT_NAME,
     ) -> None:
-        super().__init__(client, meter_id)
+        super().__init__(client, meter_id, meter_name)
         self._make_session = session  # a client that has the session's token as its key
         self._session: stripe.StripeClient | None = None
         self._session_ends = 0.0
@@ -171,7 +208,7 @@ class StripeStreamSink(StripeMeterSink):
                 {
                     "events": [
                         {
-                            "event_name": EVENT_NAME,
+                            "event_name": event.meter_name,
                             "payload": {
                                 "stripe_customer_id": event.customer,
                                 "value": str(event.watt_hours),
@@ -199,6 +236,10 @@ class StripeStreamSink(StripeMeterSink):
             self._session = self._make_session(made.authentication_token)
             self._session_ends = time.monotonic() + _SESSION_SECONDS
         return self._session
+
+
+def _metadata(customer: stripe.Customer) -> dict[str, str]:
+    return {} if customer.metadata is None else dict(customer.metadata.to_dict())
 
 
 # --- Errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -12,12 +13,14 @@ from typing import Protocol
 
 from power_billing.errors import BillingError
 
-# Versions: 2 is the tables below; 1 was never released.
-_VERSION = "2"
+# Versions: 3 is the tables below; 1 and 2 were never released.
+_VERSION = "3"
 LEDGER = (
     "POWER_BILLING_LEDGER"  # the variable of the ledger's own file; empty or unset: the library's
 )
 METER_SETTING = "stripe_meter"  # the id of Stripe's meter
+METER_NAME_SETTING = "stripe_meter_name"  # its name in events; unset: EVENT_NAME
+_ID_SETTING = "ledger_id"  # see ledger_id()
 _BUSY_SECONDS = 30.0  # how long another process may hold the file
 _SETTINGS = """CREATE TABLE IF NOT EXISTS billing_settings (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
@@ -55,6 +58,7 @@ CREATE TABLE billing_outbox (
     taken_at REAL,                                -- when the biller said that it takes it; NULL: it never said so
     attempts INTEGER NOT NULL DEFAULT 0, reason TEXT,
     theirs_wh INTEGER,                            -- what the biller had, when it was asked because of this event
+    asked_at REAL,                                -- when it was asked what became of this event; NULL: not yet
     PRIMARY KEY (customer, hour, revision)
 ) WITHOUT ROWID;
 -- serves every run and status: what is to be sent, or looked at by somebody
@@ -91,13 +95,107 @@ CREATE TABLE billing_customers (
     customer TEXT PRIMARY KEY,
     checked_at REAL,                              -- epoch seconds; NULL: to be asked for
     problem TEXT,                                 -- why its usage reaches no invoice; NULL: it does
-    is_missing INTEGER NOT NULL DEFAULT 0         -- because Stripe does not have it
+    is_missing INTEGER NOT NULL DEFAULT 0,        -- because Stripe does not have it
+    ledger_id TEXT,                               -- of the ledger that bills it, as the biller says; NULL: never asked
+    ledger_asked_at REAL                          -- when it was asked for that
 ) WITHOUT ROWID;
 -- reports of refused meter events that Stripe has announced, until a run with a key fetches them
 CREATE TABLE billing_error_reports (id TEXT PRIMARY KEY, announced_at REAL NOT NULL) WITHOUT ROWID;
 -- devices that were told to shut down, and not yet to come back
 CREATE TABLE billing_shutdowns (device_id TEXT PRIMARY KEY, customer TEXT NOT NULL) WITHOUT ROWID;
 """
+
+# Every table by name, in statements that can be searched for; a test holds them against the schema.
+_CLEAR = (
+    "DELETE FROM billing_meters",
+    "DELETE FROM billing_device_hours",
+    "DELETE FROM billing_hours",
+    "DELETE FROM billing_totals",
+    "DELETE FROM billing_outbox",
+    "DELETE FROM billing_device_days",
+    "DELETE FROM billing_customer_days",
+    "DELETE FROM billing_findings",
+    "DELETE FROM billing_stripe_events",
+    "DELETE FROM billing_invoices",
+    "DELETE FROM billing_customers",
+    "DELETE FROM billing_error_reports",
+    "DELETE FROM billing_shutdowns",
+)
+_FORGET_CUSTOMER = (
+    "DELETE FROM billing_links WHERE customer = ?",
+    "DELETE FROM billing_device_hours WHERE customer = ?",
+    "DELETE FROM billing_hours WHERE customer = ?",
+    "DELETE FROM billing_totals WHERE customer = ?",
+    "DELETE FROM billing_outbox WHERE customer = ?",
+    "DELETE FROM billing_device_days WHERE customer = ?",
+    "DELETE FROM billing_customer_days WHERE customer = ?",
+    "DELETE FROM billing_findings WHERE customer = ?",
+    "DELETE FROM billing_invoices WHERE customer = ?",
+    "DELETE FROM billing_customers WHERE customer = ?",
+    "DELETE FROM billing_shutdowns WHERE customer = ?",
+)
+_COPY = (
+    (
+        "SELECT * FROM billing_settings",
+        "INSERT OR REPLACE INTO billing_settings VALUES (?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_links",
+        "INSERT OR REPLACE INTO billing_links VALUES (?, ?, ?, ?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_meters",
+        "INSERT OR REPLACE INTO billing_meters VALUES (?, ?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_device_hours",
+        "INSERT OR REPLACE INTO billing_device_hours VALUES (?, ?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_hours",
+        "INSERT OR REPLACE INTO billing_hours VALUES (?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_totals",
+        "INSERT OR REPLACE INTO billing_totals VALUES (?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_outbox",
+        "INSERT OR REPLACE INTO billing_outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_device_days",
+        "INSERT OR REPLACE INTO billing_device_days VALUES (?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_customer_days",
+        "INSERT OR REPLACE INTO billing_customer_days VALUES (?, ?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_findings",
+        "INSERT OR REPLACE INTO billing_findings VALUES (?, ?, ?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_stripe_events",
+        "INSERT OR REPLACE INTO billing_stripe_events VALUES (?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_invoices",
+        "INSERT OR REPLACE INTO billing_invoices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_customers",
+        "INSERT OR REPLACE INTO billing_customers VALUES (?, ?, ?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_error_reports",
+        "INSERT OR REPLACE INTO billing_error_reports VALUES (?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_shutdowns",
+        "INSERT OR REPLACE INTO billing_shutdowns VALUES (?, ?)",
+    ),
+)
 
 
 class Place(Protocol):
@@ -166,43 +264,37 @@ def copy_in_memory(place: Place) -> Iterator[Place]:
     copy = _InMemory()
     try:
         with place.connection() as conn:
-            names = _table_names(conn)
-            if "billing_settings" in names:  # else nothing was ever billed here
+            is_used = _has_tables(conn)  # else nothing was ever billed here
+            if is_used:
                 _check_version(place, setting(conn, "schema"))
             with tables(copy) as into:
-                for name in names:
-                    _copy_rows(conn, into, name)
+                if is_used:
+                    _copy_rows(conn, into)
         yield copy
     finally:
         copy.conn.close()
 
 
 def clear_ledger(conn: sqlite3.Connection) -> None:
-    """Forget everything but the settings and the links."""
-    for name in _table_names(conn):
-        if name not in ("billing_settings", "billing_links"):
-            conn.execute(f"DELETE FROM {name}")
+    """Forget everything but the settings, the ledger's id among them, and the links."""
+    for statement in _CLEAR:
+        conn.execute(statement)
 
 
 def forget_customer(conn: sqlite3.Connection, customer: str) -> None:
     """Forget everything about a customer, its links too."""
-    for name in _table_names(conn):
-        columns = [row[1] for row in conn.execute(f"PRAGMA table_info({name})")]
-        if "customer" in columns:
-            conn.execute(f"DELETE FROM {name} WHERE customer = ?", (customer,))
+    for statement in _FORGET_CUSTOMER:
+        conn.execute(statement, (customer,))
 
 
-def _table_names(conn: sqlite3.Connection) -> list[str]:
-    """The tables of this package that are there."""
-    sql = """SELECT name FROM sqlite_master
-        WHERE type = 'table' AND name LIKE 'billing@_%' ESCAPE '@' ORDER BY name"""
-    return [name for (name,) in conn.execute(sql)]
+def _copy_rows(conn: sqlite3.Connection, into: sqlite3.Connection) -> None:
+    for select, insert in _COPY:
+        into.executemany(insert, conn.execute(select))
 
 
-def _copy_rows(conn: sqlite3.Connection, into: sqlite3.Connection, table: str) -> None:
-    cursor = conn.execute(f"SELECT * FROM {table}")
-    marks = ", ".join("?" for _ in cursor.description)
-    into.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", cursor)
+def _has_tables(conn: sqlite3.Connection) -> bool:
+    sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'billing_settings'"
+    return conn.execute(sql).fetchone() is not None
 
 
 @contextlib.contextmanager
@@ -217,6 +309,7 @@ def tables(place: Place) -> Iterator[sqlite3.Connection]:
         if version is None:
             for statement in _SCHEMA.split(";\n"):
                 conn.execute(statement)
+            set_setting(conn, _ID_SETTING, secrets.token_hex(8))
             set_setting(conn, "schema", _VERSION)
         else:
             _check_version(place, version)
@@ -229,6 +322,17 @@ def _check_version(place: Place, version: str | None) -> None:
             f"{place.db_path}: its billing tables are version {version}, and this power-billing knows version "
             f"{_VERSION}: use the one that made them"
         )
+
+
+def ledger_id(conn: sqlite3.Connection) -> str:
+    """The ledger's own id: 16 hexadecimal digits, made by chance with its tables and kept for ever.
+
+    Whatever carries the tables carries it: a backup and what is restored of it, a copy, a trial that goes live. A
+    ledger that is begun anew has another.
+    """
+    found = setting(conn, _ID_SETTING)
+    assert found is not None, "tables() makes it with the tables"
+    return found
 
 
 def setting(conn: sqlite3.Connection, name: str) -> str | None:

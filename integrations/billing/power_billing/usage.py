@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from power_billing.claims import others_customers
 from power_billing.closing import close, closed_before, closed_findings, is_due
 from power_billing.counting import DeviceUsage, device_usage, keep_meters, known_meters
 from power_billing.customers import customer_problems
@@ -304,7 +305,7 @@ class Status:
     account: whom usage goes to; None: nobody yet. The times are epoch seconds, None before the first such run: a good
     one left nothing to be sent or to be looked at. deleted: linked devices that are not in the file any more. too_old:
     events that were not sent in time. problems: why the usage of these customers reaches no invoice, as far as Stripe
-    was asked.
+    was asked. other_ledgers: customers whom another ledger bills, and its id.
     """
 
     account: str | None
@@ -317,6 +318,7 @@ class Status:
     too_old: list[Entry]
     findings: list[Finding]
     problems: dict[str, str]
+    other_ledgers: dict[str, str] = field(default_factory=dict)
 
     @property
     def lost_wh(self) -> float:
@@ -353,6 +355,7 @@ def status(
             [entry for entry in entries if entry.event.hour < oldest],
             findings(conn),
             customer_problems(conn),
+            others_customers(conn),
         )
 
 

@@ -111,16 +111,20 @@ class Loopback:
 
     # --- What tests look at
 
-    def hours(self, customer: str) -> dict[int, int]:
-        """What the hourly window leaves of the events: the newest of each hour."""
-        found: dict[int, tuple[tuple[int, int], int]] = {}
+    def hours(self, customer: str, name: str | None = None) -> dict[int, int]:
+        """What the hourly window leaves of the events: the newest of each hour and meter; of one meter, or of all."""
+        found: dict[tuple[str, int], tuple[tuple[int, int], int]] = {}
         for order, event in enumerate(self.events):
             if event["customer"] == customer and not event.get("dropped"):
                 rank = (event["timestamp"] if self.newest_by == "timestamp" else 0, order)
-                hour = event["timestamp"] // 3600
-                if hour not in found or rank > found[hour][0]:
-                    found[hour] = rank, event["value"]
-        return {hour: value for hour, (_, value) in found.items()}
+                key = event["name"], event["timestamp"] // 3600
+                if key not in found or rank > found[key][0]:
+                    found[key] = rank, event["value"]
+        sums: dict[int, int] = {}
+        for (of_meter, hour), (_, value) in found.items():
+            if name in (None, of_meter):
+                sums[hour] = sums.get(hour, 0) + value
+        return sums
 
     def billed(self, customer: str) -> int:
         """The sum that an invoice would have."""
@@ -319,6 +323,7 @@ class Loopback:
         self._identifiers[identifier] = now
         customer = values["payload[stripe_customer_id]"]
         event = {
+            "name": name,
             "identifier": identifier,
             "timestamp": timestamp,
             "customer": customer,
@@ -357,7 +362,8 @@ class Loopback:
         if start % step or end % step or end <= start:
             raise Refusal(400, f"start_time and end_time must align with {step} s", "start_time")
         sums: dict[int, int] = {}
-        for hour, value in self.hours(values["customer"]).items():
+        name = self.meters[meter_id]["event_name"]
+        for hour, value in self.hours(values["customer"], name).items():
             if start <= hour * 3600 < end:
                 begin = start if window is None else hour * 3600 // step * step
                 sums[begin] = sums.get(begin, 0) + value

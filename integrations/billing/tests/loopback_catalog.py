@@ -113,6 +113,8 @@ class Catalog:
                 self._subscribe(id_)
             check(NOTHING, values)
             return 200, self.get(kind, id_), {}
+        if method == "POST" and id_ is not None and kind == "customer":
+            return 200, self._change_customer(id_, values), {}
         if method == "DELETE" and id_ is not None and kind in ("customer", "subscription"):
             return 200, self._delete(kind, id_), {}
         return None
@@ -125,7 +127,7 @@ class Catalog:
 
     def add_customer(self, id_: str, **fields: Any) -> None:
         """A customer whose id a test has chosen."""
-        head = {"id": id_, "object": "customer", "created": int(self._clock())}
+        head = {"id": id_, "object": "customer", "created": int(self._clock()), "metadata": {}}
         self.objects["customer"][id_] = {**head, "livemode": self._livemode, **fields}
 
     def _subscribe(self, customer: str) -> None:
@@ -158,6 +160,18 @@ class Catalog:
         return self._new(
             "customer", "cus", {"name": values.get("name"), "metadata": _metadata(values)}
         )
+
+    def _change_customer(self, id_: str, values: dict[str, str]) -> dict[str, Any]:
+        """Keys of the metadata that are not named stay as they are; one with an empty value goes."""
+        if self._has_everyone:
+            self._subscribe(id_)
+        customer = self.get("customer", id_)
+        check(CUSTOMER, values)
+        if customer.get("deleted"):
+            raise Refusal(404, f"No such customer: '{id_}'", "id", "resource_missing")
+        merged = {**customer["metadata"], **_metadata(values)}
+        customer["metadata"] = {key: text for key, text in merged.items() if text}
+        return customer
 
     def _make_product(self, values: dict[str, str]) -> dict[str, Any]:
         check(PRODUCT, values)

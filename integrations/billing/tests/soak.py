@@ -3,7 +3,8 @@
 python integrations/billing/tests/soak.py --seeds 100 --steps 200
 
 Readings come late, answers are lost, runs are killed, clocks jump, files are pruned and restored, readings and meters
-are deleted, devices change hands, and another file bills the same customer. A person decides conflicts, some of them.
+are deleted, devices change hands, and another file bills the same customer, by a copy of the ledger or by one of its
+own. A person decides conflicts, some of them, and lets one ledger take over from the other.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if __name__ == "__main__":
 import stripe
 from loopback import FakeTransport, Loopback
 from power_billing import BillingError, FindingKind, Report, link, unlink
+from power_billing.claims import take_over
 from power_billing.decisions import keep_theirs, send_ours, undecided
 from power_billing.findings import findings
 from power_billing.hours import hour_of, oldest_billable
@@ -155,6 +157,7 @@ class Story:
     seed: int
     folder: Path
     is_alone: bool = False  # nobody else sends what is this file's: then there is nothing to decide
+    is_copy: bool = False  # the other file's ledger has the same id
     done: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -172,7 +175,10 @@ class Story:
         self.site.sink()
         self.other = Site(self.folder / f"{self.seed}-other.db", self.site.server)
         self.other.link("edge", SHARED)
-        self.other.setup_from(self.site)
+        if self.is_copy:
+            self.other.copy_from(self.site)
+        else:
+            self.other.setup_from(self.site)
         self.site.server.clock = lambda: self.site.true_now
 
     def close(self) -> None:
@@ -308,6 +314,12 @@ class Story:
         else:
             keep_theirs(site.pm, listed)
 
+    def take_over(self) -> None:
+        """A person lets one of the files bill the shared customer."""
+        site = self.random.choice([self.site, self.other])
+        with suppress(BillingError):
+            take_over(site.pm, site.sink(), SHARED, site.true_now)
+
     def pass_time(self, hours: float) -> None:
         """For both files, and for Stripe."""
         for site in (self.site, self.other):
@@ -327,7 +339,7 @@ class Story:
             self.move,
         ]
         if not self.is_alone:
-            seldom += [self.back_up, self.restore, self.decide]
+            seldom += [self.back_up, self.restore, self.decide, self.take_over]
         for _ in range(steps):
             step = self.random.choice(often + seldom)
             step()
@@ -362,8 +374,10 @@ def _check_hours(site: Site, done: Report) -> None:
     for entry in outbox(site.pm):
         key = (entry.event.customer, entry.event.hour)
         ledger[key] = entry.event.watt_hours
+        if entry.state is State.LOST:  # somebody has left it to the other ledger
+            listed.add(key)
     first = oldest_billable(site.now)
-    for customer in {customer for customer, _ in ledger}:
+    for customer in {customer for customer, _ in ledger} - set(done.reconciliation.unsaid):
         theirs = site.server.hours(customer)
         for hour in {hour for one, hour in ledger if one == customer} | set(theirs):
             if hour < first or (customer, hour) in listed:
@@ -428,7 +442,7 @@ def run_story(seed: int, steps: int, folder: Path) -> Counter[str]:
     """Live a month and check its end; what happened in it."""
     stripe.HTTPClient.INITIAL_DELAY = 0.0
     stripe.HTTPClient.MAX_DELAY = 0
-    story = Story(seed, folder, is_alone=seed % 2 == 1)
+    story = Story(seed, folder, is_alone=seed % 2 == 1, is_copy=seed % 4 == 2)
     try:
         story.live(steps)
         story.check()

@@ -321,7 +321,8 @@ def test_a_conflict_is_listed_and_decided(cli: Cli, stripe_url: tuple[Loopback, 
     for back, value in ((4, 77), (3, 88)):
         hour = cli.hour - back
         identifier = f"{CUSTOMER}:power_watt_hours:{iso(hour)}:0"
-        event = {"identifier": identifier, "timestamp": hour * 3600, "customer": CUSTOMER}
+        head = {"name": "power_watt_hours", "identifier": identifier}
+        event = {**head, "timestamp": hour * 3600, "customer": CUSTOMER}
         server.events.append({**event, "value": value})
         server._identifiers[identifier] = time.time()
     out, _ = cli("report", code=1)

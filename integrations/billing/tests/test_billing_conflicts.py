@@ -64,7 +64,7 @@ def test_two_files_of_one_customer_are_a_conflict(
     other.link()
     other.use(30.0, 3)
     other.use(10.0, 2)
-    other.setup_from(used)
+    other.copy_from(used)
     assert used.report().complete
     pass_time([used, other], hours_later)
     done = other.report()
@@ -84,7 +84,7 @@ def test_a_conflict_stays_open_until_somebody_decides(used: World, tmp_path: Pat
     other.server = used.server
     other.link()
     other.use(12.0, 3)
-    other.setup_from(used)
+    other.copy_from(used)
     used.report()
     for _ in range(2):
         assert not other.report().complete
@@ -102,7 +102,7 @@ def test_ours_is_sent_as_a_revision_where_somebody_says_so(used: World, tmp_path
     other.server = used.server
     other.link()
     other.use(30.0, 3)
-    other.setup_from(used)
+    other.copy_from(used)
     used.report()
     late(used, 3)
     used.report()  # theirs is revision 1 by now
@@ -127,7 +127,7 @@ def test_theirs_is_kept_where_somebody_says_so(used: World, tmp_path: Path) -> N
     other.use(10.0, 3)
     other.use(10.0, 9)
     late(other, 3)
-    other.setup_from(used)
+    other.copy_from(used)
     used.report()
     other.report()
     keep_theirs(other.pm, to_decide(other))
@@ -152,7 +152,7 @@ def test_an_identifier_that_others_have_used_longer_ago_protects_nobody(
     other.server = used.server
     other.link()
     other.use(30.0, 3)
-    other.setup_from(used)
+    other.copy_from(used)
     used.report()
     used.server.clock = lambda: used.true_now
     pass_time([used, other], 14)
@@ -173,7 +173,7 @@ def test_what_is_unresolved_takes_nobodys_place(used: World, tmp_path: Path) -> 
     other.server = used.server
     other.link()
     other.use(30.0, 3)
-    other.setup_from(used)
+    other.copy_from(used)
     used.server.clock = lambda: used.true_now
     used.server.faults.extend(["lost-before"] * 24)
     assert not other.report().complete
@@ -193,7 +193,7 @@ def test_a_first_event_that_was_refused_elsewhere_protects_nobody(
     other.server = used.server
     other.link()
     other.use(30.0, 3)
-    other.setup_from(used)
+    other.copy_from(used)
     used.server.faults.extend(["400-before"] * 3)
     used.report()
     assert used.report(retry_refused=True).complete
@@ -266,7 +266,7 @@ def test_a_lost_answer_of_somebody_elses_event_is_no_success(used: World, tmp_pa
     other.server = used.server
     other.link()
     other.use(30.0, 3)
-    other.setup_from(used)
+    other.copy_from(used)
     used.report()
     used.server.faults.append("lost-after")
     assert [row.state for row in other.report().open] == [State.CONFLICT]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from loopback import KEY, KEY_LIVE, Loopback, serve
+from power_billing.cli import main
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
 from power_billing.money import Price
 from power_billing.stripe_client import API_URL
-from power_billing.tables import tables
+from power_billing.tables import ledger_id, tables
 from power_billing.usage import one_run
 from shop import ALICE, BOB, PRICED, Shop
 
@@ -311,6 +312,26 @@ def test_going_live_bills_nothing_of_the_trial(shop: Shop, live: Loopback) -> No
         assert conn.execute("SELECT count(*) FROM billing_outbox").fetchone() == (0,)
         links = conn.execute("SELECT customer, subscription_item FROM billing_links").fetchall()
     assert links == [("cus_LiveAlice", "si_loop1n1")]
+
+
+def test_the_meters_name_and_the_ledgers_id_go_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ledger with a meter of its own has one in live mode too, and its customers are still its own."""
+    names = []
+    ids = []
+    shop = Shop(tmp_path / "power.db", Loopback(time.time), capsys)
+    for key, command in ((KEY, ["setup", "--meter", "roof"]), (KEY_LIVE, ["go-live", "--yes"])):
+        server = Loopback(time.time, livemode=key == KEY_LIVE)
+        with serve(server) as url:
+            monkeypatch.setenv(API_URL, url)
+            monkeypatch.setenv(API_KEY, key)
+            assert main(["--db", str(shop.db), *command]) == (key == KEY_LIVE)
+        names += [meter["event_name"] for meter in server.meters.values()]
+        with PowerManager(shop.db) as pm, tables(pm) as conn:
+            ids.append(ledger_id(conn))
+    assert names == ["roof", "roof"]
+    assert ids[0] == ids[1]
 
 
 def test_without_going_live_the_live_key_is_refused(shop: Shop, live: Loopback) -> None:

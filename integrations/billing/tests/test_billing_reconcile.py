@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from power_billing import BillingError, CannotSayNow, CsvSink
-from power_billing.decisions import undecided
+from power_billing.decisions import keep_theirs, undecided
 from power_billing.hours import oldest_billable
+from power_billing.outbox import State, revise
 from power_billing.reconcile import Reconciliation, reconcile, repair
-from world import CUSTOMER, HOUR, NOW, World
+from power_billing.tables import tables
+from world import CUSTOMER, HOUR, NOW, World, outbox
 
 THIS_HOUR = int(NOW // HOUR)
 
@@ -67,6 +69,7 @@ def test_what_stripe_has_from_elsewhere_is_found(used: World) -> None:
     """Another value in an hour of ours is repaired; an hour that was never sent from here is a conflict."""
     for hour, value in ((THIS_HOUR - 3, 99), (THIS_HOUR - 7, 5)):
         event = {
+            "name": "power_watt_hours",
             "identifier": f"x{hour}",
             "timestamp": hour * 3600 + 5,
             "customer": CUSTOMER,
@@ -152,3 +155,21 @@ def test_a_csv_file_that_is_written_again_agrees(world: World, tmp_path: object)
     sink.path.mkdir()
     with pytest.raises(CannotSayNow):
         sink.recorded(CUSTOMER, hours)
+
+
+def test_an_hour_that_was_left_to_the_biller_is_compared_with_what_was_kept(used: World) -> None:
+    """What changes there after a person's decision is a difference; the repair asks the person again."""
+    hour = THIS_HOUR - 3
+    with tables(used.pm) as conn:
+        revise(conn, CUSTOMER, hour, 25, State.CONFLICT, "the biller has 20 Wh from elsewhere", 20)
+    keep_theirs(used.pm, undecided(used.pm, oldest_billable(used.now)))
+    assert compare(used).is_clean
+    for event in used.server.events:
+        if event["timestamp"] // 3600 == hour:
+            event["value"] = 21
+    found = compare(used)
+    assert [(one.ours_wh, one.theirs_wh) for one in found.differences] == [(20, 21)]
+    assert repair(used.pm, found.differences, oldest_billable(used.now)) == 0
+    newest = [row for row in outbox(used.pm) if row.event.hour == hour][-1]
+    assert (newest.state, newest.event.watt_hours, newest.theirs_wh) == (State.CONFLICT, 25, 21)
+    assert len(used.server.events) == 2, "nothing is replaced"

@@ -36,6 +36,7 @@ def test_a_closed_hour_becomes_one_event(world: World) -> None:
     event = world.server.events[0]
     hour = THIS_HOUR - 3
     assert event == {
+        "name": "power_watt_hours",
         "identifier": f"{CUSTOMER}:power_watt_hours:{iso(hour)}:0",
         "timestamp": hour * 3600,
         "customer": CUSTOMER,

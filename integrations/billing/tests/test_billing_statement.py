@@ -20,7 +20,7 @@ from power_billing.command_line import month_hours
 from power_billing.errors import BillingError
 from power_billing.hours import oldest_billable
 from power_billing.money import Price
-from power_billing.outbox import revise
+from power_billing.outbox import State, revise
 from power_billing.reconcile import reconcile, repair
 from power_billing.statement import (
     CustomerStatement,
@@ -179,6 +179,36 @@ def test_what_is_not_billed_is_listed(world: World) -> None:
         (100, "refused: InvalidRequestError: "),
         (5, "waiting: not sent yet"),
     ]
+
+
+def test_an_event_that_arrived_counts_beside_a_revision_that_was_refused(world: World) -> None:
+    """Its answer was lost, the hour changed, and Stripe says no to the change: the first one is on the invoice."""
+    world.link()
+    world.use(100.0, 10)
+    world.server.faults.extend(["lost-after"] * 24)
+    world.report()
+    world.server.faults.clear()
+    at = (int(NOW // HOUR) - 10) * HOUR + 2400
+    world.pm.log_power(world.meters["edge"], 250.0, 1.0, timestamp=at)
+    world.server.faults.append("400-before")
+    world.report()
+    (one,) = statement(world).customers
+    assert one.total.watt_hours == world.billed() == 100
+    assert [(int(lost.watt_hours), lost.reason[:8]) for lost in one.unbilled] == [(25, "refused:")]
+
+
+def test_a_comparison_notes_what_stripe_has_beside_a_refused_revision(world: World) -> None:
+    """Its sums come some time after its events."""
+    world.link()
+    world.use(100.0, 10)
+    world.report()
+    hour = int(NOW // HOUR) - 10
+    with tables(world.pm) as conn:
+        revise(conn, CUSTOMER, hour, 120, State.REFUSED, "no")
+    world.server.events[0]["value"] = 99
+    reconcile(world.pm, world.sink(), range(hour, hour + 1), world.now)
+    (one,) = statement(world).customers
+    assert one.total.watt_hours == 99
 
 
 def test_what_came_to_light_too_late_is_listed(world: World) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from desk import DOWN, HOUR, SECRET, UP, Desk, thin_event
+from power_billing.customers import note_customer
 from power_billing.errors import BillingError
 from power_billing.keys import WEBHOOK_SECRET
 from power_billing.links import link, unlink
@@ -310,7 +311,7 @@ def test_a_customer_that_changed_is_looked_at_by_the_next_report(desk: Desk, kin
 def test_a_customer_that_was_looked_at_is_looked_at_again(desk: Desk) -> None:
     """What was found before is no answer to what came since."""
     with tables(desk.pm) as conn:
-        conn.execute("INSERT INTO billing_customers VALUES (?, 1.0, NULL, 0)", (CUSTOMER,))
+        note_customer(conn, CUSTOMER, 1.0, None, False)
     desk.deliver("customer.subscription.deleted", invoice="sub_1")
     assert rows(desk, "SELECT customer, checked_at FROM billing_customers") == [(CUSTOMER, None)]
 

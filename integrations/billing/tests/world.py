@@ -12,7 +12,7 @@ from power_billing.outbox import Entry, every_entry
 from power_billing.stripe_client import make_client
 from power_billing.stripe_setup import setup
 from power_billing.stripe_sinks import StripeMeterSink, open_sink
-from power_billing.tables import Place, tables
+from power_billing.tables import Place, ledger_id, set_setting, tables
 from power_billing.usage import Run
 
 from power_manager import PowerManager
@@ -48,6 +48,14 @@ class World:
     def setup_from(self, other: World) -> None:
         """Know the meter that the other's setup has made, as two files at one Stripe do."""
         setup(self.pm, make_client(Secret(API_KEY, KEY), {}, self.transport(other.server)))
+
+    def copy_from(self, other: World) -> None:
+        """The same, as a copy of the other's ledger that lives on beside it: it has its id."""
+        self.setup_from(other)
+        with tables(other.pm) as conn:
+            theirs = ledger_id(conn)
+        with tables(self.pm) as conn:
+            set_setting(conn, "ledger_id", theirs)
 
     def add_device(self, device_id: str, kind: str = "main") -> str:
         """A device with one more meter; the meter's id."""

@@ -1,4 +1,4 @@
-"""The figures of RESULTS.md: a million readings end to end, bytes on the wire, and questions at 10,000 devices.
+"""The figures of RESULTS.md: a million readings end to end, bytes on the wire, and questions at 90 days of history.
 
 python integrations/fleet/chaos/bench.py
 """
@@ -9,25 +9,25 @@ import argparse
 import asyncio
 import os
 import random
+import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from chaos import make_files, nats_http
 from chaos_common import ENVIRONMENT, Clock, Program, compare_all, fleet_program, run_fleet, settle
-from power_fleet.codec import Batch, Device, Meter, Reading
-from power_fleet.engine import Engine
+from power_fleet import schema
+from power_fleet.engine import Engine, Shard
 from power_fleet.fleet import Fleet
 from power_fleet.hours import close_hours
-from power_fleet.sink import rows_of, store
 from servers import Servers
 
-from power_manager import SECOND_US, PowerManager
+from power_manager import DAY_US, SECOND_US, PowerManager
 
-DAY = 86400.0
 MAX_GAP = 5400 * SECOND_US
 
 
@@ -142,112 +142,168 @@ def wire(home: Path, total: int) -> None:
 
 # --- Questions
 
-
-def populate(engine: Engine, devices: int, days: float, every: float, now: float) -> int:
-    """Put devices of three meters straight into the engine, through the sink's rows; return how many readings."""
-    chance, total, batches = random.Random(2), 0, []
-    count, now_us = int(days * DAY / every), int(now * 1e6)
-    for number in range(devices):
-        id_ = f"edge-{number:05}"
-        batch = Batch(id_, MAX_GAP)
-        batch.devices.append(
-            Device(f"Device {number}", f"site-{number % 50}", 3.0, 100.0, None, None, MAX_GAP, 1)
-        )
-        for position, kind in enumerate(("battery", "solar", "main")):
-            meter = f"{id_}-{kind}"
-            batch.meters.append(
-                Meter(
-                    meter,
-                    position,
-                    kind,
-                    kind,
-                    50.0,
-                    12.5,
-                    0.8,
-                    80.0,
-                    now_us,
-                    True,
-                    True,
-                    "none",
-                    1,
-                )
-            )
-            for step in range(count):
-                at = now_us - int((count - step) * every * 1e6) - number
-                batch.readings.append(Reading(meter, at, 12.5, chance.random(), 80.0))
-        batches.append((batch, now_us))
-        total += 3 * count
-        if len(batches) * 3 * count > 100_000 or number == devices - 1:
-            store(engine, rows_of(batches, engine))
-            batches = []
-    return total
+DEVICES = (  # of three meters each
+    "SELECT concat('edge-', toString(100000 + number)) AS device_id, concat('Device ', toString(number)) AS name, "
+    "concat('site-', toString(number %% 50)) AS site, 3. AS shutdown_threshold, 100. AS target_wh, NULL AS low, "
+    "NULL AS critical, toInt64(%(max_gap)s) AS max_gap, toUInt64(1) AS revision, toUInt8(0) AS deleted "
+    "FROM numbers(%(devices)s)"
+)
+METERS = (
+    "SELECT concat('edge-', toString(100000 + intDiv(number, 3))) AS device_id, "
+    "concat(device_id, '-', toString(number %% 3)) AS meter_id, toInt64(number %% 3) AS position, "
+    "arrayElement(['battery', 'solar', 'main'], 1 + number %% 3) AS type, type AS name, 50. AS capacity_wh, "
+    "12.5 AS voltage, 0.8 AS current_draw, 80. AS charge_pct, toInt64(%(now)s) AS updated, toUInt8(1) AS active, "
+    "toUInt8(1) AS power_known, 'none' AS alert_level, toUInt64(1) AS revision, toUInt8(0) AS deleted "
+    "FROM numbers(3 * %(devices)s)"
+)
+SEEN = (
+    "SELECT concat('edge-', toString(100000 + number)) AS device_id, toUInt64(1) AS line, 'file' AS file_id, "
+    "toInt64(1) AS count, toUInt64(%(now)s) AS seen FROM numbers(%(devices)s)"
+)
+READINGS = (  # of one day
+    "SELECT concat('edge-', toString(100000 + intDiv(number, 3 * %(count)s))) AS device_id, "
+    "concat(device_id, '-', toString(intDiv(number, %(count)s) %% 3)) AS meter_id, "
+    "toInt64(%(begin)s + (number %% %(count)s) * %(step)s + intDiv(number, %(count)s)) AS at, 12.5 AS voltage, "
+    "(cityHash64(number) %% 1000) / 1000 AS current_draw, 80. AS charge_pct, toInt64(%(max_gap)s) AS max_gap, "
+    "toUInt64(1) AS generation, toUInt8(0) AS deleted FROM numbers(3 * %(devices)s * %(count)s)"
+)
+TOUCHED = (
+    "SELECT concat('edge-', toString(100000 + intDiv(number, 24))) AS device_id, "
+    "toInt64(intDiv(%(begin)s, 3600000000) + number %% 24) AS hour, toUInt64(1) AS touches "
+    "FROM numbers(24 * %(devices)s)"
+)
+READINGS_A_DAY = 48  # of a meter
 
 
-def time_each(asked: dict[str, Callable[[], object]]) -> None:
-    """Time every question: median of five."""
-    for name, ask in asked.items():
-        times = []
-        for _ in range(5):
+def register(shard: Shard, devices: int, now_us: int) -> None:
+    """Put the devices and their meters into the engine."""
+    shard.insert_from("power_devices", DEVICES, devices=devices, max_gap=MAX_GAP)
+    shard.insert_from("power_meters", METERS, devices=devices, now=now_us)
+    shard.insert_from("power_seen", SEEN, devices=devices, now=now_us)
+
+
+def add_days(shard: Shard, devices: int, first_day: int, end_day: int) -> int:
+    """Put the readings of these days into the engine, as the sink's rows would be, and close their hours."""
+    for day in range(first_day, end_day):
+        begin = day * DAY_US
+        step = DAY_US // READINGS_A_DAY
+        numbers = {
+            "devices": devices,
+            "begin": begin,
+            "count": READINGS_A_DAY,
+            "step": step,
+            "max_gap": MAX_GAP,
+        }
+        shard.insert_from("power_readings", READINGS, **numbers)
+        shard.insert_from("power_touched", TOUCHED, devices=devices, begin=begin)
+    return 3 * devices * READINGS_A_DAY * (end_day - first_day)
+
+
+ROUNDS = 7
+
+
+def time_both(few: Callable[[], object], many: Callable[[], object]) -> tuple[float, float]:
+    """The milliseconds of a question of two engines, asked in turn so that other work slows down both: medians."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for ask, taken in zip((few, many), times):
             begin = time.monotonic()
             ask()
-            times.append(time.monotonic() - begin)
+            taken.append((time.monotonic() - begin) * 1000)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def fill_engine(url: str, devices: int, days: int, today: int, now_us: int) -> None:
+    """Make an engine with that many days of history, and close its hours; say how long the looks for them take."""
+    engine = Engine([url])
+    schema.create(engine)
+    (shard,) = engine.shards
+    register(shard, devices, now_us)
+    count = add_days(shard, devices, today - days + 1, today + 1)
+    begin = time.monotonic()
+    hours = close_hours(engine, now_us)
+    print(f"{days} days: {devices} devices, {3 * devices} meters, {count} readings; {hours} hours of devices closed "
+          f"in {time.monotonic() - begin:.0f} s", end="")  # fmt: skip
+    for name, is_recent in {"all": False, "three days": True}.items():
+        begin = time.monotonic()
+        close_hours(engine, now_us, is_recent)
         print(
-            f"{name}: {statistics.median(times) * 1000:,.0f} ms (most {max(times) * 1000:,.0f})",
+            f"; a look at {name}, with nothing to close: {time.monotonic() - begin:.1f} s", end=""
+        )
+    print(flush=True)
+
+
+def questions(few_url: str, many_url: str, devices: int, days: int) -> None:
+    """Time every question at 7 days of history and at that many, and print both."""
+    today = int(time.time()) // 86400
+    now = today * 86400 + 43_200.0
+    fill_engine(few_url, devices, 7, today, int(now * 1e6))
+    fill_engine(many_url, devices, days, today, int(now * 1e6))
+    few = Fleet([few_url], clock=lambda: now)
+    many = Fleet([many_url], clock=lambda: now)
+    ten = [f"edge-{100_000 + number}" for number in range(10)]
+    asked: dict[str, Callable[[Fleet], object]] = {
+        "budget of all": lambda fleet: fleet.budget(),
+        "budget of 10": lambda fleet: fleet.budget(ten),
+        "report of one, 7 days": lambda fleet: fleet.report(ten[0]),
+        "latest state of every meter": lambda fleet: fleet.latest(),
+        "energy by day and site, 7 days": lambda fleet: fleet.energy(),
+        "silent for an hour": lambda fleet: fleet.silent(60),
+    }
+    for name, ask in asked.items():
+        short, long = time_both(partial(ask, few), partial(ask, many))
+        print(
+            f"{name}: {short:,.0f} ms at 7 days, {long:,.0f} at {days}: {long / short:.2f} times",
             flush=True,
         )
+    begin = time.monotonic()
+    rows = many.energy(days).value
+    print(
+        f"energy over all {days} days: {(time.monotonic() - begin) * 1000:,.0f} ms, {len(rows)} rows"
+    )
 
 
-def questions(home: Path, devices: int) -> None:
-    """Time every question at that many devices, hours closed; and sums once more with a late reading."""
+def ask_chdb(home: Path, devices: int, days: int) -> None:
+    """The questions on ClickHouse 26 in this process."""
+    urls = [f"chdb://{home}/engine?database={name}" for name in ("few", "many")]
+    keeper = Engine([f"chdb://{home}/engine"])
+    for name in ("few", "many"):
+        keeper.shards[0].everywhere(f"CREATE DATABASE {name}")
+    questions(urls[0], urls[1], devices, days)
+    print(
+        f"most memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB"
+    )
+
+
+def ask_old(home: Path, devices: int, days: int) -> None:
+    """The questions on ClickHouse 18, which takes 2 GB of memory for one at most."""
     with Servers(home / "servers") as servers:
-        servers.start_clickhouse(2, 2)
-        run_fleet(
-            "schema", *[text for url in servers.clickhouse_urls for text in ("--clickhouse", url)]
-        )
-        engine, now = Engine(servers.clickhouse_urls), time.time()
-        total = populate(engine, devices, 2.0, 1800.0, now)
-        begin = time.monotonic()
-        hours = close_hours(engine, int(now * 1e6))
-        print(f"{devices} devices, {3 * devices} meters, {total} readings of two days, 2 x 2 ClickHouse servers; "
-              f"{hours} hours of devices closed in {time.monotonic() - begin:.0f} s")  # fmt: skip
-        fleet = Fleet(servers.clickhouse_urls, clock=lambda: now)
-        asked: dict[str, Callable[[], object]] = {
-            "budget of all": fleet.budget,
-            "budget of 10 named": lambda: fleet.budget(
-                [f"edge-{n:05}" for n in range(0, devices, devices // 10)]
-            ),
-            "report of one, 7 days": lambda: fleet.report("edge-00042"),
-            "latest state of every meter": fleet.latest,
-            "energy by day and site, 7 days": fleet.energy,
-            "silent for an hour": lambda: fleet.silent(60),
-        }
-        time_each(asked)
-        for hours in (23, 47):
-            late = Reading("edge-00007-main", int((now - hours * 3600) * 1e6), 12.5, 0.5, 80.0)
-            store(
-                engine,
-                rows_of([(Batch("edge-00007", MAX_GAP, 0, [late]), int(now * 1e6))], engine),
-            )
-        print("with late readings of a closed hour of each day:")
-        time_each({name: ask for name, ask in asked.items() if "all" in name or "energy" in name})
+        servers.start_clickhouse(shards=2)  # two engines of one server each
+        few, many = servers.clickhouse_urls
+        questions(few, many, devices, days)
 
 
 def main() -> int:
     """Run one part, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "part", nargs="?", choices=["million", "wire", "questions"], help="(default: all)"
+        "part",
+        nargs="?",
+        choices=["million", "wire", "questions", "questions18"],
+        help="(default: all)",
     )
     parser.add_argument("--readings", type=int, default=1_000_000, help="(default: 1000000)")
     parser.add_argument(
-        "--devices", type=int, default=10_000, help="of the questions (default: 10000)"
+        "--devices", type=int, default=1_000, help="of the questions (default: 1000)"
     )
+    parser.add_argument("--days", type=int, default=90, help="of the questions (default: 90)")
     options = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f}")
     parts: dict[str, Callable[[Path], None]] = {
         "million": lambda home: million(home, 40, options.readings),
         "wire": lambda home: wire(home, options.readings // 40),
-        "questions": lambda home: questions(home, options.devices),
+        "questions": lambda home: ask_chdb(home, options.devices, options.days),
+        "questions18": lambda home: ask_old(home, options.devices, options.days),
     }
     for name, part in parts.items():
         if options.part in (None, name):

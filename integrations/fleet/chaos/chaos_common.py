@@ -17,10 +17,11 @@ from urllib.request import urlopen
 FLEET = Path(__file__).resolve().parents[1]
 PATHS = [str(FLEET), str(FLEET.parents[1])]
 sys.path[:0] = PATHS
+POWER_FLEET = [str(FLEET / "chaos/clickhouse18.py")]  # as a command of Python
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
 
-from clickhouse_connect.driver.client import Client  # noqa: E402
-from power_fleet.engine import Engine  # noqa: E402 - found by the lines above
+import clickhouse18  # noqa: E402, F401 - the engine's URLs are of its kind
+from power_fleet.engine import Connection, Engine  # noqa: E402 - found by the lines above
 from power_fleet.fleet import Fleet  # noqa: E402
 from power_fleet.stream import STREAM  # noqa: E402
 
@@ -60,12 +61,12 @@ class Program:
 
 def fleet_program(log: Path, *arguments: str) -> Program:
     """`power-fleet` with these arguments."""
-    return Program(log, "-m", "power_fleet", *arguments)
+    return Program(log, *POWER_FLEET, *arguments)
 
 
 def run_fleet(*arguments: str) -> str:
     """Run `power-fleet` to its end; return what it printed."""
-    command = [sys.executable, "-m", "power_fleet", *arguments]
+    command = [sys.executable, *POWER_FLEET, *arguments]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -96,7 +97,7 @@ def settle(files: Sequence[PowerManager], nats_http: Sequence[str], seconds: flo
         time.sleep(0.3)
 
 
-def compare(pm: PowerManager, device_id: str, clients: Sequence[Client]) -> int:
+def compare(pm: PowerManager, device_id: str, clients: Sequence[Connection]) -> int:
     """Assert that each replica has exactly the file's readings and events; return how many readings those are."""
     expected = {}
     for meter in pm.list_meters(device_id):

@@ -19,7 +19,18 @@ from nats.js.api import DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageTyp
 from nats.js.errors import APIError, NotFoundError
 
 from power_fleet.intake import Message
-from power_fleet.stream import STREAM, SUBJECT, Refused, device_of, put_stream, token
+from power_fleet.stream import (
+    DEVICE_MESSAGES,
+    STREAM,
+    SUBJECT,
+    Nats,
+    Refused,
+    check_server,
+    device_of,
+    make_streams,
+    put_stream,
+    token,
+)
 
 DEAD_STREAM = "POWER_FLEET_DEAD"
 DEAD_SUBJECT = "power.dead."  # then the secret, then the device's id
@@ -68,6 +79,24 @@ async def make_dead_stream(js: JetStreamContext, replicas: int, max_bytes: int) 
         deny_purge=True,
     )
     await put_stream(js, config)
+
+
+async def set_up_streams(
+    to: Nats,
+    replicas: int,
+    max_bytes: int,
+    device_messages: int = DEVICE_MESSAGES,
+    first_sequence: int = 1,
+) -> None:
+    """Make the stream and that of dead letters, or bring them to these settings. Raises Refused, NATS's errors."""
+    connection = await to.connect("power-fleet stream")
+    try:
+        await check_server(connection)
+        js = connection.jetstream(timeout=20)
+        await make_streams(js, replicas, max_bytes, device_messages, first_sequence)
+        await make_dead_stream(js, replicas, max(max_bytes // 10, 1))
+    finally:
+        await connection.close()
 
 
 async def dead_subject(js: JetStreamContext) -> str:

@@ -7,31 +7,55 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote
 
 import clickhouse_connect
 import urllib3.exceptions
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 from clickhouse_connect.driver.httpclient import HttpClient
+from clickhouse_connect.driver.query import QueryResult
+from urllib3.util import Timeout
 
+from power_fleet import sql
+from power_fleet.sql import Dialect
 from power_fleet.stream import Refused, address
 
-FAILURES = (ClickHouseError, urllib3.exceptions.HTTPError, OSError)
+NO_ANSWER = (urllib3.exceptions.HTTPError, OSError)
+FAILURES = (ClickHouseError, *NO_ANSWER)
 THREADS = 8  # that ask at once
 PING_SECONDS = 4.0  # to wait for a sign of life of a replica, before it is asked anything
+SILENT_SECONDS = (
+    5  # without a sign of life in the middle of a question: then the next replica is asked
+)
+ANSWER_SECONDS = (
+    120  # an insert may take that long, and a question where no other replica can be asked
+)
+PROGRESS_MS = 1000  # between two signs of life of a server that works on a question
 TRUSTED_SECONDS = 1.0  # a replica that has answered so lately is asked at once
 TURN_SECONDS = 5.0  # to wait for another sink's insert
 _OTHERS_TURN = (
     "Code: 286,"  # a table has one insert with a quorum at a time: another sink's is under way
 )
 QUESTION = 100_000  # bytes of names in one question; the engine takes 262,144 in all
+# A question spills to the disk rather than take more memory than this for each of its parts. Rows of one key are in one
+# partition, so that partitions need not be compared with each other.
+_SPILL_BYTES = 400_000_000
+_QUESTION_SETTINGS = {
+    "do_not_merge_across_partitions_select_final": 1,
+    "max_bytes_before_external_group_by": _SPILL_BYTES,
+    "max_bytes_before_external_sort": _SPILL_BYTES,
+    "send_progress_in_http_headers": 1,
+    "http_headers_progress_interval_ms": PROGRESS_MS,
+}
+# A device that has measured for ten years sends many months at once; what is inserted is synced, never only queued.
+_INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "async_insert": 0}
 Row = dict[str, Any]
 _Rows = Sequence[Sequence[Any]]
 _T = TypeVar("_T")
@@ -43,111 +67,216 @@ class EngineError(OSError):
     """No replica of a shard did it; what the last of them said."""
 
 
-class _HttpClient(HttpClient):
-    """clickhouse_connect's client without its first questions.
-
-    They ask for columns of system.settings that ClickHouse 18 does not have, to learn what is not needed here: times
-    are whole numbers, and every setting that is sent is known to both.
-    """
-
-    def _init_common_settings(self, tz_source: Any) -> None:
-        self._dst_safe = self._apply_server_tz = True
-        self.params.update(self._validate_settings(self._ch_settings))
-
-
-def connect(url: str) -> Client:
-    """A client for http://[user[:password]@]host[:port][/database], or https. Does not connect yet."""
-    if url.startswith("chdb://"):
-        return clickhouse_connect.get_client(dsn=url)
-    parts = address("--clickhouse", url, "http://host:8123 or https://host:8443")
-    return _HttpClient(
-        parts.scheme, parts.hostname or "", parts.port or (8443 if parts.scheme == "https" else 8123),
-        unquote(parts.username or ""), unquote(parts.password or ""), parts.path.strip("/") or "default",
-        compress=False, connect_timeout=5, send_receive_timeout=120, query_retries=0,
-        autogenerate_session_id=False, autogenerate_query_id=False, dedicated_pool=True,
-    )  # fmt: skip
-
-
-@dataclass
-class _Contact:
-    """What a shard knows of one of its replicas."""
+class Connection(Protocol):
+    """One replica, as a shard uses it. It connects when it is first used, and again after a failure."""
 
     place: str  # its URL without user and password
-    answered_at: float = -TRUSTED_SECONDS  # by the monotonic clock
+    dialect: Dialect  # how it is asked
+
+    def ping(self, seconds: float) -> bool:
+        """Whether it gives a sign of life within that time. Raises one of FAILURES where it refuses us."""
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> QueryResult:
+        """Ask. Raises one of FAILURES."""
+
+    def command(
+        self,
+        statement: str,
+        parameters: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> object:
+        """Do something that has no rows for an answer. Raises one of FAILURES."""
+
+    def insert(
+        self,
+        table: str,
+        columns: Mapping[str, str],
+        values: _Rows,
+        settings: Mapping[str, Any],
+        column_oriented: bool,
+    ) -> None:
+        """Insert rows, or columns; `columns` are their names and types. Raises one of FAILURES."""
 
 
-def _place(url: str) -> str:
-    return re.sub("//.*@", "//", url)
+class Server:
+    """A ClickHouse server over HTTP, or `chdb://` in this process, by clickhouse-connect.
+
+    `has_others`: whether another replica can be asked. A server that hangs in the middle of a question then costs
+    SILENT_SECONDS: while it works on one it says so every second, in a header of the answer.
+    """
+
+    dialect: Dialect = sql
+
+    def __init__(self, url: str, has_others: bool = False) -> None:
+        self.place = re.sub("//.*@", "//", url)
+        self._options = _options(url)
+        self._patience = SILENT_SECONDS if has_others else ANSWER_SECONDS
+        self._clients: dict[int, Client] = {}  # by the seconds that they wait
+        self._connecting = threading.Lock()
+
+    def ping(self, seconds: float) -> bool:
+        """Whether it gives a sign of life within that time."""
+        try:
+            return self._client(self._patience).ping(seconds)
+        except (OperationalError, *NO_ANSWER) as error:
+            _log.debug("%s: %s", self.place, error)
+            return False
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> QueryResult:
+        """Ask."""
+        client = self._client(self._patience)
+        settings = _allowed(client, _QUESTION_SETTINGS)
+        return client.query(sql, dict(parameters or {}), settings=settings)
+
+    def command(
+        self,
+        statement: str,
+        parameters: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> object:
+        """Do something that has no rows for an answer."""
+        client = self._client(ANSWER_SECONDS)
+        return client.command(statement, dict(parameters or {}), settings=dict(settings or {}))
+
+    def insert(
+        self,
+        table: str,
+        columns: Mapping[str, str],
+        values: _Rows,
+        settings: Mapping[str, Any],
+        column_oriented: bool,
+    ) -> None:
+        """Insert rows, or columns."""
+        self._client(ANSWER_SECONDS).insert(
+            table,
+            values,
+            column_names=list(columns),
+            column_type_names=list(columns.values()),
+            column_oriented=column_oriented,
+            settings=dict(settings),
+        )
+
+    def _client(self, patience: int) -> Client:
+        """The client that waits that many seconds; made when it is first needed."""
+        with self._connecting:
+            client = self._clients.get(patience)
+            if client is None:
+                client = clickhouse_connect.get_client(**self._options)
+                if isinstance(client, HttpClient):  # its first questions had to be answered sooner
+                    client.timeout = Timeout(connect=PING_SECONDS, read=patience)
+                self._clients[patience] = client
+            return client
+
+
+def _options(url: str) -> dict[str, Any]:
+    """The options of clickhouse_connect.get_client; raises Refused for a URL that is none."""
+    if url.startswith("chdb://"):
+        return {"dsn": url}
+    parts = address("--clickhouse", url, "http://host:8123 or https://host:8443")
+    return {
+        "interface": parts.scheme,
+        "host": parts.hostname or "",
+        "port": parts.port or (8443 if parts.scheme == "https" else 8123),
+        "username": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "database": parts.path.strip("/") or "default",
+        "compress": False,
+        "connect_timeout": int(PING_SECONDS),
+        "send_receive_timeout": int(PING_SECONDS),
+        "query_retries": 0,
+        "autogenerate_session_id": False,
+        "autogenerate_query_id": False,
+        "dedicated_pool": True,
+    }
+
+
+def _allowed(client: Client, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that the server knows, and that this user may give: one who only reads may give none."""
+    known = client.server_settings
+    return {
+        name: value
+        for name, value in settings.items()
+        if name in known and not known[name].readonly
+    }
+
+
+# What connects to a URL, by its scheme. Another program may add one of its own.
+CONNECTIONS: dict[str, Callable[[str, bool], Connection]] = {
+    "http": Server,
+    "https": Server,
+    "chdb": Server,
+}
+
+
+def connect(url: str, has_others: bool = False) -> Connection:
+    """A connection to http://[user[:password]@]host[:port][/database], https, or chdb://path. Nothing is asked yet."""
+    make = CONNECTIONS.get(url.partition("://")[0], Server)  # which refuses what it does not know
+    return make(url, has_others)
 
 
 class Shard:
     """The replicas of one shard: the one that answered last is asked first.
 
-    A replica that hangs costs PING_SECONDS, not the time that a long question may take: each is asked for a sign of
-    life first.
+    A replica that hangs costs some seconds, not the time that a long question may take: each is asked for a sign of
+    life first, and has to give one every second while it works.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._contacts = {connect(url): _Contact(_place(url)) for url in urls}
-        self.clients = list(self._contacts)
+        self.clients = [connect(url, len(urls) > 1) for url in urls]
+        self._answered_at: dict[str, float] = {}  # by place, by the monotonic clock
         # Every replica named must have an insert before it counts: then each of them can answer alone. Blocks that
         # look the same are inserted all the same, or a retry would not wait for the quorum its first attempt missed.
-        quorum = len(urls)
-        self._settings: dict[str, Any] = {
-            "insert_quorum": quorum,
-            "insert_quorum_timeout": 20_000,
-            "insert_deduplicate": 0,
-        }
-        if quorum == 1:
-            self._settings = {}
+        self._settings: dict[str, Any] = dict(_INSERT_SETTINGS)
+        if len(urls) > 1:
+            self._settings |= {
+                "insert_quorum": len(urls),
+                "insert_quorum_timeout": 20_000,
+                "insert_deduplicate": 0,
+            }
 
     @property
     def replicated(self) -> bool:
         """Whether its tables are replicated."""
         return len(self.clients) > 1
 
-    def query(self, sql: str, **parameters: Any) -> list[Sequence[Any]]:
-        """The rows of an answer. Raises EngineError."""
-        return self._try(lambda client: list(client.query(sql, parameters).result_rows))
+    @property
+    def dialect(self) -> Dialect:
+        """How its servers are asked: they are of one kind."""
+        return self.clients[0].dialect
 
     def select(self, sql: str, **parameters: Any) -> list[Row]:
         """The rows of an answer, their values by the names of the columns. Raises EngineError."""
         return self._try(lambda client: list(client.query(sql, parameters).named_results()))
 
-    def insert_columns(
-        self, table: str, columns: dict[str, str], values: Sequence[Sequence[Any]]
-    ) -> None:
-        """Insert values column by column, in the order of columns: names and types.
+    def query(self, sql: str, **parameters: Any) -> list[Sequence[Any]]:
+        """The rows of an answer as tuples. Raises EngineError."""
+        return self._try(lambda client: list(client.query(sql, parameters).result_rows))
+
+    def insert(self, table: str, columns: Mapping[str, str], rows: _Rows) -> None:
+        """Insert rows; columns are names and types. Returns when all replicas have them. Raises EngineError."""
+        self._in_turn(lambda client: client.insert(table, columns, rows, self._settings, False))
+
+    def insert_columns(self, table: str, columns: Mapping[str, str], values: _Rows) -> None:
+        """Insert values column by column, in the order of `columns`: names and types.
 
         Returns when all replicas have them. Raises EngineError.
         """
-        names, types = list(columns), list(columns.values())
-        self._in_turn(
-            lambda client: client.insert(
-                table,
-                values,
-                column_names=names,
-                column_type_names=types,
-                column_oriented=True,
-                settings=self._settings,
-            )
-        )
-
-    def insert(self, table: str, columns: dict[str, str], rows: _Rows) -> None:
-        """Insert rows; columns are names and types. Returns when all replicas have them. Raises EngineError."""
-        names, types = list(columns), list(columns.values())
-        self._in_turn(
-            lambda client: client.insert(
-                table, rows, column_names=names, column_type_names=types, settings=self._settings
-            )
-        )
+        self._in_turn(lambda client: client.insert(table, columns, values, self._settings, True))
 
     def insert_from(self, table: str, sql: str, **parameters: Any) -> None:
         """Insert the answer to a question, its columns in the table's order. Raises EngineError."""
         statement = f"INSERT INTO {table} {sql}"
-        self._in_turn(lambda client: client.command(statement, parameters, settings=self._settings))
+        self._in_turn(lambda client: client.command(statement, parameters, self._settings))
 
-    def _in_turn(self, insert: Callable[[Client], object]) -> None:
+    def everywhere(self, statement: str) -> None:
+        """Do something on every replica, which all have to answer. Raises EngineError."""
+        for client in self.clients:
+            try:
+                client.command(statement)
+            except FAILURES as error:
+                raise EngineError(f"{client.place}: {error}") from error
+
+    def _in_turn(self, insert: Callable[[Connection], object]) -> None:
         """Insert; where another sink's insert is under way, wait for it."""
         deadline = time.monotonic() + TURN_SECONDS
         while True:
@@ -159,7 +288,7 @@ class Shard:
                     raise
                 time.sleep(0.05)
 
-    def _try(self, call: Callable[[Client], _T]) -> _T:
+    def _try(self, call: Callable[[Connection], _T]) -> _T:
         error: Exception | None = None
         for client in self.clients:
             try:
@@ -168,19 +297,20 @@ class Shard:
             except FAILURES as failure:
                 _log.debug("a replica failed: %s", failure)
                 error = failure
+                self._answered_at.pop(client.place, None)
                 self.clients = [*(other for other in self.clients if other is not client), client]
             else:
-                self._contacts[client].answered_at = time.monotonic()
+                self._answered_at[client.place] = time.monotonic()
                 return answer
         raise EngineError(str(error)) from error
 
-    def _check_alive(self, client: Client) -> None:
+    def _check_alive(self, client: Connection) -> None:
         """Raise OSError where a replica gives no sign of life."""
-        contact = self._contacts[client]
-        if time.monotonic() - contact.answered_at < TRUSTED_SECONDS:
+        answered_at = self._answered_at.get(client.place)
+        if answered_at is not None and time.monotonic() - answered_at < TRUSTED_SECONDS:
             return
         if not client.ping(PING_SECONDS):
-            raise OSError(f"{contact.place} gives no sign of life")
+            raise OSError(f"{client.place} gives no sign of life")
 
 
 class Engine:
@@ -195,13 +325,15 @@ class Engine:
         """The number of the shard that holds a device: the same for every program that names the shards alike."""
         return zlib.crc32(device_id.encode()) % len(self.shards)
 
+    def select(self, sql: str, **parameters: Any) -> list[Row]:
+        """The rows of all shards' answers by the names of columns, the first shard's first. Raises EngineError."""
+        answers = at_once(lambda shard: shard.select(sql, **parameters), self.shards)
+        return [row for rows in answers for row in rows]
+
     def ask(self, sql: str, **parameters: Any) -> list[Sequence[Any]]:
-        """The rows of all shards' answers, the first shard's first. Raises EngineError."""
-        return [
-            row
-            for rows in at_once(lambda shard: shard.query(sql, **parameters), self.shards)
-            for row in rows
-        ]
+        """The same as tuples."""
+        answers = at_once(lambda shard: shard.query(sql, **parameters), self.shards)
+        return [row for rows in answers for row in rows]
 
 
 def at_once(call: Callable[[_P], _T], places: Sequence[_P]) -> list[_T]:

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from power_fleet import sql
-from power_fleet.engine import Engine, Shard, at_once, parts
+from power_fleet.engine import Engine, Row, Shard, at_once, parts
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -91,20 +91,20 @@ class Fleet:
         after = max(now - span, -1)
         shard = self._engine.shards[self._engine.shard_of(id_)]
         names = {"devices": (id_,)}
-        known = shard.query(sql.devices(sql.THESE), **names)
+        known = shard.select(sql.devices(sql.THESE), **names)
         if not known:
             raise NotFound(_missing(id_), "device", id_)
         device = _device(known[0])
         sums = _sums(shard, sql.THESE, names, after).get(id_, {})
-        ((event_count,),) = shard.query(sql.EVENT_COUNT, **names, after=after)
+        (counted,) = shard.select(sql.EVENT_COUNT, **names, after=after)
         report = make_report(
             device,
-            [_meter(row, device) for row in shard.query(sql.meters(sql.THESE), **names)],
+            [_meter(row, device) for row in shard.select(sql.meters(sql.THESE), **names)],
             sums,
             days=days,
             generated_us=now,
-            events=[_event(row) for row in shard.query(sql.EVENTS, **names, after=after)],
-            event_count=event_count,
+            events=[_event(row) for row in shard.select(sql.EVENTS, **names, after=after)],
+            event_count=counted["events"],
         )
         return Answer(json.dumps(report, indent=2, allow_nan=False), fresh)
 
@@ -119,15 +119,15 @@ class Fleet:
 
         Each is {"day": "2026-11-23", "site", "type", "energy_out_wh", "energy_in_wh"}; what has no energy is left out.
         """
-        fresh, today = self._fresh(), self._now() // DAY_US
+        fresh = self._fresh()
+        today = self._now() // DAY_US
         first_day = max(today - max(check_count("days", days), 1) + 1, 0)
-        sums: dict[tuple[int, str, str], tuple[float, float]] = {}
-        for day, site, kind, out, into in chain(
-            *at_once(lambda s: _energies(s, first_day), self._engine.shards)
-        ):
-            before = sums.get((day, site, kind), (0.0, 0.0))
-            sums[day, site, kind] = before[0] + out, before[1] + into
-        rows = (_energy_row(*key, *sums[key]) for key in sorted(sums))
+        sums: dict[tuple[int, str, str], _Energy] = {}
+        for row in chain(*at_once(lambda s: _energies(s, first_day), self._engine.shards)):
+            energy = sums.setdefault((row["day"], row["site"], row["type"]), _Energy())
+            energy.out_wh += row["energy_out_wh"]
+            energy.in_wh += row["energy_in_wh"]
+        rows = (_energy_row(*key, sums[key]) for key in sorted(sums))
         return Answer([row for row in rows if row["energy_out_wh"] or row["energy_in_wh"]], fresh)
 
     def silent(self, minutes: float) -> Answer[list[dict[str, str]]]:
@@ -137,10 +137,13 @@ class Fleet:
         """
         fresh = self._fresh()
         before = max(self._now() - check_duration("minutes", minutes, 60 * SECOND_US, "min"), 0)
-        rows = sorted(self._engine.ask(sql.SILENT, before=before), key=lambda row: (row[1], row[0]))
-        return Answer(
-            [{"device_id": id_, "last_seen": from_microseconds(seen)} for id_, seen in rows], fresh
-        )
+        rows = self._engine.select(sql.SILENT, before=before)
+        rows.sort(key=lambda row: (row["last_seen"], row["device_id"]))
+        silent = [
+            {"device_id": row["device_id"], "last_seen": from_microseconds(row["last_seen"])}
+            for row in rows
+        ]
+        return Answer(silent, fresh)
 
     def _places(self, device_ids: Sequence[str] | None) -> list[_Place]:
         """Where to ask about these devices, or about all."""
@@ -157,8 +160,8 @@ class Fleet:
 
     def _fresh(self) -> str | None:
         """How fresh the least fresh shard is; asked before the answer itself, which can only be fresher."""
-        rows = self._engine.ask(sql.FRESH)
-        oldest = min((row[0] for row in rows), default=0)
+        rows = self._engine.select(sql.FRESH)
+        oldest = min((row["fresh"] for row in rows), default=0)
         return from_microseconds(oldest) if oldest else None
 
     def _now(self) -> int:
@@ -175,53 +178,69 @@ def _missing(device_id: str) -> str:
     return f"device_id: no device has the id {device_id!r}: none of that id has been forwarded"
 
 
-def _device(row: Sequence[Any]) -> DeviceRecord:
-    """A device of a row of sql.devices(), whose last column is its site."""
-    *fields, _site = row
-    return DeviceRecord(*fields)
-
-
-def _meter(row: Sequence[Any], device: DeviceRecord) -> PowerMeter:
-    """A meter of a row of sql.meters()."""
-    device_id, id_, kind, volts, amperes, capacity, charge, name, updated, active, known, alert = (
-        row
+def _device(row: Row) -> DeviceRecord:
+    """A device of a row of sql.devices()."""
+    return DeviceRecord(
+        row["device_id"],
+        row["name"],
+        row["shutdown_threshold"],
+        row["target_wh"],
+        row["low_battery_threshold"],
+        row["critical_battery_threshold"],
     )
+
+
+def _meter(row: Row, device: DeviceRecord) -> PowerMeter:
+    """A meter of a row of sql.meters()."""
+    updated = row["updated"]
     return PowerMeter(
-        id_,
-        device_id,
-        MeterType(kind),
-        volts,
-        amperes,
-        capacity,
-        charge,
-        name,
+        row["meter_id"],
+        row["device_id"],
+        MeterType(row["type"]),
+        row["voltage"],
+        row["current_draw"],
+        row["capacity_wh"],
+        row["charge_pct"],
+        row["name"],
         None if updated is None else from_microseconds(updated),
         device.low_battery_threshold,
         device.critical_battery_threshold,
-        active=bool(active),
-        power_known=bool(known),
-        alert_level=AlertLevel(alert),
+        active=bool(row["active"]),
+        power_known=bool(row["power_known"]),
+        alert_level=AlertLevel(row["alert_level"]),
     )
 
 
-def _event(row: Sequence[Any]) -> PowerEvent:
+def _event(row: Row) -> PowerEvent:
     """An event of a row of sql.EVENTS."""
-    id_, device_id, kind, value, at, note, meter_id = row
     return PowerEvent(
-        id_, device_id, PowerEventType(kind), value, from_microseconds(at), note, meter_id
+        row["id"],
+        row["device_id"],
+        PowerEventType(row["type"]),
+        row["value"],
+        from_microseconds(row["at"]),
+        row["note"],
+        row["meter_id"],
     )
 
 
 def _meters(shard: Shard, of: str, names: dict[str, Any]) -> list[PowerMeter]:
-    records = {row[0]: _device(row) for row in shard.query(sql.devices(of), **names)}
-    rows = shard.query(sql.meters(of), **names)
-    return [_meter(row, records.get(row[0], DeviceRecord(row[0], row[0]))) for row in rows]
+    records = _records(shard, of, names)
+    return [
+        _meter(row, records.get(row["device_id"], DeviceRecord(row["device_id"], row["device_id"])))
+        for row in shard.select(sql.meters(of), **names)
+    ]
 
 
-def _oldest(shard: Shard, of: str, names: dict[str, Any], first: int) -> int:
-    """The oldest of the hours from `first` on that have to be made to answer; _NEVER where there are none."""
-    ((count, oldest),) = shard.query(sql.oldest_dirty(of), first=first, **names)
-    return int(oldest) if count else _NEVER
+def _records(shard: Shard, of: str, names: dict[str, Any]) -> dict[str, DeviceRecord]:
+    """The devices by their ids."""
+    return {row["device_id"]: _device(row) for row in shard.select(sql.devices(of), **names)}
+
+
+def _oldest(shard: Shard, of: str, names: dict[str, Any], first: int, end: int) -> int:
+    """The oldest of the hours from `first` on and before `end` that have to be made to answer; `end` where none has."""
+    (found,) = shard.select(sql.oldest_dirty(of), first=first, end=end, **names)
+    return int(found["oldest"]) if found["hours"] else end
 
 
 def _sums(
@@ -229,50 +248,78 @@ def _sums(
 ) -> dict[str, dict[str, MeterSums]]:
     """By device and meter, the sums of the readings later than `after`."""
     first = after // HOUR_US + 1
-    oldest = _oldest(shard, of, names, first)
-    rows = shard.query(
-        sql.tallies(of, oldest < _NEVER), after=after, first=first, oldest=oldest, **names
-    )
+    oldest = _oldest(shard, of, names, first, _NEVER)
+    question = shard.dialect.tallies(of, oldest < _NEVER)
+    rows = shard.select(question, after=after, first=first, oldest=oldest, end=_NEVER, **names)
     found: dict[str, dict[str, MeterSums]] = {}
-    for device_id, meter_id, charge_count, *values in rows:
-        sums = MeterSums(*values)
-        if charge_count == 0:
-            sums = sums._replace(min_charge_pct=None, max_charge_pct=None)
-        if sums.power_count == 0:
-            sums = sums._replace(min_wattage=None, max_wattage=None)
-        found.setdefault(device_id, {})[meter_id] = sums
+    for row in rows:
+        found.setdefault(row["device_id"], {})[row["meter_id"]] = _meter_sums(row)
     return found
 
 
+def _meter_sums(row: Row) -> MeterSums:
+    """A meter's sums of a row of Dialect.tallies()."""
+    sums = MeterSums(
+        reading_count=row["reading_count"],
+        power_count=row["power_count"],
+        wattage_sum=row["wattage_sum"],
+        energy_out_wh=row["energy_out"],
+        energy_in_wh=row["energy_in"],
+    )
+    if row["power_count"]:
+        sums = sums._replace(min_wattage=row["min_wattage"], max_wattage=row["max_wattage"])
+    if row["charge_count"]:
+        sums = sums._replace(
+            min_charge_pct=row["min_charge_pct"], max_charge_pct=row["max_charge_pct"]
+        )
+    return sums
+
+
 def _budgets(shard: Shard, of: str, names: dict[str, Any], after: int) -> dict[str, dict[str, Any]]:
-    records = {row[0]: _device(row) for row in shard.query(sql.devices(of), **names)}
+    records = _records(shard, of, names)
     last_day = _sums(shard, of, names, after)
     meters: dict[str, list[PowerMeter]] = {id_: [] for id_ in records}
-    for row in shard.query(sql.meters(of), **names):
-        if row[0] in records:  # else its device's record is still on its way
-            meters[row[0]].append(_meter(row, records[row[0]]))
+    for row in shard.select(sql.meters(of), **names):
+        device_id = row["device_id"]
+        if device_id in records:  # else its device's record is still on its way
+            meters[device_id].append(_meter(row, records[device_id]))
     return {
         id_: make_budget(device, meters[id_], last_day.get(id_, {}))
         for id_, device in records.items()
     }
 
 
-def _energies(shard: Shard, first_day: int) -> list[Sequence[Any]]:
-    ((max_gap,),) = shard.query(sql.MAX_GAP)
-    first = max(
-        first_day * 24 - -(-max_gap // HOUR_US), 0
-    )  # a day's first energy may begin that long before it
-    oldest = _oldest(shard, sql.EVERY, {}, first)
-    return shard.query(sql.days(oldest < _NEVER), day=first_day, first=first, oldest=oldest)
+def _energies(shard: Shard, first_day: int) -> list[Row]:
+    """The energy by day, site and type from a day on: that of most devices, and of those that bridge long gaps."""
+    (gaps,) = shard.select(sql.GAPS)
+    rows = _energies_of(shard, sql.NEAR, gaps["near"], first_day)
+    if gaps["far"]:
+        rows += _energies_of(shard, sql.FAR, gaps["far"], first_day)
+    return rows
 
 
-def _energy_row(day: int, site: str, kind: str, out: float, into: float) -> dict[str, Any]:
+def _energies_of(shard: Shard, of: str, max_gap_us: int, first_day: int) -> list[Row]:
+    wanted = first_day * 24
+    # A day's first energy may begin that long before it.
+    first = max(wanted + -max_gap_us // HOUR_US, 0)
+    oldest = _oldest(shard, of, {}, first, _NEVER)
+    question = shard.dialect.days(of, oldest < _NEVER)
+    return shard.select(question, wanted=wanted, first=first, oldest=oldest, end=_NEVER)
+
+
+@dataclass
+class _Energy:
+    out_wh: float = 0.0
+    in_wh: float = 0.0
+
+
+def _energy_row(day: int, site: str, kind: str, energy: _Energy) -> dict[str, Any]:
     return {
         "day": from_microseconds(day * DAY_US)[:10],
         "site": site,
         "type": kind,
-        "energy_out_wh": rounded(out),
-        "energy_in_wh": rounded(into),
+        "energy_out_wh": rounded(energy.out_wh),
+        "energy_in_wh": rounded(energy.in_wh),
     }
 
 

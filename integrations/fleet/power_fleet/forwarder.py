@@ -9,6 +9,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import Header
+from nats.js.errors import APIError
 
 from power_fleet.codec import Batch, encode
 from power_fleet.outbox import Outbox, Parcel
@@ -16,6 +17,9 @@ from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, is_other_stream, 
 from power_manager import StorageError
 
 PUBLISH_SECONDS = 10.0  # to wait for an acknowledgement
+# Between two parcels of a backlog. A sink stores no more than so many messages of one device, by its quota, and what is
+# beyond waits in the stream: live readings would wait behind it.
+BACKLOG_SECONDS = 0.1
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
 _log = logging.getLogger("power_fleet")
 
@@ -55,7 +59,14 @@ async def _drain(
             except OtherStream:
                 outbox.reopen()
                 raise
+            except (
+                APIError
+            ) as error:  # the stream is full, or has enough of this device: the connection is good
+                await backoff.wait("not sent, kept in the file", error)
+                continue
             await asyncio.to_thread(outbox.done, parcel, sequences)
+            if parcel.is_full:
+                await asyncio.sleep(BACKLOG_SECONDS)
         elif once:
             return
         else:

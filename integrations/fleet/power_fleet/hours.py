@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from power_fleet import sql
-from power_fleet.engine import Engine, EngineError, Shard, at_once, parts
+from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.schema import HOURLY, check_all
 from power_fleet.stream import Backoff
 from power_manager import HOUR_US
@@ -68,26 +68,41 @@ def close_hours(engine: Engine, now_us: int, recent: bool = False) -> int:
 def _close(shard: Shard, present: int, recent: bool) -> int:
     if recent:
         return _close_window(shard, present - RECENT, present)
-    weeks = sorted(week for (week,) in shard.query(sql.TOUCHED_WEEKS, present=present))
+    weeks = sorted(row["week"] for row in shard.select(sql.TOUCHED_WEEKS, present=present))
     return sum(
         _close_window(shard, week * sql.WEEK, min((week + 1) * sql.WEEK, present)) for week in weeks
     )
 
 
 def _close_window(shard: Shard, first: int, end: int) -> int:
-    done, before = 0, None
-    # The same twice: their readings are not there, somebody has deleted them from the engine.
-    while (dirty := shard.query(sql.DIRTY, first=first, end=end, limit=LIMIT)) and dirty != before:
-        # The touches were read first: what comes after them makes an hour one to do again.
-        for part in parts(dirty, lambda row: 2 * len(row[0].encode()) + 20):
-            touches = {(device_id, hour): count for device_id, hour, count in part}
-            rows = shard.query(
-                sql.segments(sql.BETWEEN_HOURS, sql.THESE_HOURS),
-                devices=tuple({device_id for device_id, _ in touches}),
-                hours=tuple(touches),
-                first=part[0][1],
-                end=part[-1][1] + 1,
-            )
-            shard.insert("power_hourly", HOURLY, [[*row, touches[row[0], row[2]]] for row in rows])
-        done, before = done + len(dirty), dirty
+    """Compute the hours of the window that lack it; return how many those are."""
+    done = 0
+    before: list[Row] = []
+    while dirty := shard.select(sql.DIRTY, first=first, end=end, limit=LIMIT):
+        if (
+            dirty == before
+        ):  # their readings are not there: somebody has deleted them from the engine
+            break
+        for part in parts(dirty, lambda row: 2 * len(row["device_id"].encode()) + 20):
+            _close_part(shard, part)
+        done += len(dirty)
+        before = dirty
     return done
+
+
+def _close_part(shard: Shard, part: Sequence[Row]) -> None:
+    """Compute these hours of devices, which are in order of time.
+
+    Their touches were read before their readings are: what comes after them makes an hour one to do again.
+    """
+    touches = {(row["device_id"], row["hour"]): row["touches"] for row in part}
+    rows = shard.select(
+        shard.dialect.segments(f"{sql.THESE} AND {sql.READ_BETWEEN}", sql.THESE_HOURS),
+        devices=tuple({device_id for device_id, _ in touches}),
+        hours=tuple(touches),
+        first=part[0]["hour"],
+        end=part[-1]["hour"] + 1,
+    )
+    for row in rows:
+        row["touches"] = touches[row["device_id"], row["hour"]]
+    shard.insert("power_hourly", HOURLY, [[row[name] for name in HOURLY] for row in rows])

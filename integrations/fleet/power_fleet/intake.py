@@ -51,7 +51,7 @@ class Intake:
     def __init__(self, source: Nats, messages: int = MESSAGES) -> None:
         self._source = source
         self._messages = messages
-        self._inbox = f"{source.inbox_prefix}.{secrets.token_hex(12)}"
+        self._inbox = f"{source.answers_to(source.key())}.{secrets.token_hex(12)}"
         self._waiting: list[Message] = []
         self._news = asyncio.Event()
         self._questions = 0

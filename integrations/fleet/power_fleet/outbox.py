@@ -27,7 +27,7 @@ from power_manager import (
     to_microseconds,
 )
 
-READINGS = 500  # in a message
+READINGS = 2000  # in a message: 50 kB of the least compressible
 EVENTS = 25  # notes of 10,000 characters are allowed, and a message may have 1 MB
 RECORDS = 100  # meters in a message
 DELETIONS = 500  # in a message
@@ -50,6 +50,11 @@ class Parcel:
     deletions: list[Deletion] = field(default_factory=list)
     last_event: int | None = None
     states: list[_State] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more readings than it took."""
+        return len(self.readings) == READINGS
 
     @property
     def is_progress(self) -> bool:

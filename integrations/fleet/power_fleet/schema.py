@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from clickhouse_connect.driver.client import Client
+from typing import TYPE_CHECKING
 
 from power_fleet.codec import COUNT_BITS
-from power_fleet.engine import Engine, Shard
 from power_fleet.stream import Refused
 from power_manager import HOUR_US
+
+if TYPE_CHECKING:  # which asks by these columns
+    from power_fleet.engine import Engine, Shard
 
 TEXT = "String"
 WHOLE = "Int64"
@@ -163,6 +164,8 @@ ALARMS = {
 FRESH = {"name": TEXT, "fresh": VERSION}
 SHARD = {"name": TEXT, "number": WHOLE, "total": WHOLE}
 
+SYNCED = " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+TAKEN_RANGE = "INDEX taken_range taken TYPE minmax GRANULARITY 1"
 HOUR_OF_AT = f"intDiv(at, {HOUR_US})"
 # A month as 202611. What is dated before 2020 or after 2100 lies in the first and the last of them: clocks may be wrong
 # by decades, and a day of the engine's ends in 2149.
@@ -187,11 +190,11 @@ class Table:
     made: Mapping[str, str] | None = None
     index: str = ""
 
-    def definition(self, with_index: bool) -> str:
+    def definition(self) -> str:
         """The columns, as CREATE TABLE lists them."""
         listed = [f"{name} {type_}" for name, type_ in self.columns.items()]
         listed += [f"{name} {WHOLE} MATERIALIZED {of}" for name, of in (self.made or {}).items()]
-        if self.index and with_index:
+        if self.index:
             listed.append(self.index)
         return ", ".join(listed)
 
@@ -227,7 +230,7 @@ TABLES = {
         key="device_id, at, id",
         version="generation",
         # What is new is in the parts that were made last: the others say by it that they have nothing.
-        index="INDEX taken_range taken TYPE minmax GRANULARITY 1",
+        index=TAKEN_RANGE,
     ),
     "power_deletions": Table(
         DELETIONS,
@@ -252,30 +255,21 @@ def create(engine: Engine) -> list[str]:
     """
     done = []
     for number, shard in enumerate(engine.shards):
-        for client in shard.clients:
-            for statement in statements(shard.replicated, _is_supported(client)):
-                client.command(statement)
-                done.append(statement)
+        for statement in statements(shard.replicated):
+            shard.everywhere(statement)
+            done.append(statement)
         check(shard, number, len(engine.shards))
         if not shard.select("SELECT number FROM power_shard FINAL"):
             shard.insert("power_shard", SHARD, [["shard", number, len(engine.shards)]])
     return done
 
 
-def statements(replicated: bool, supported: bool = True) -> list[str]:
-    """The statements that make the tables. What is inserted into them is on the disk when the insert returns.
-
-    Not so where the engine is older than what is supported: it knows neither those settings nor the index.
-    """
-    return [_statement(name, table, replicated, supported) for name, table in TABLES.items()]
+def statements(replicated: bool) -> list[str]:
+    """The statements that make the tables. What is inserted into them is on the disk when the insert returns."""
+    return [_statement(name, table, replicated) for name, table in TABLES.items()]
 
 
-def _is_supported(client: Client) -> bool:
-    version = client.query("SELECT version()").result_rows[0][0]
-    return int(version.split(".")[0]) >= 24
-
-
-def _statement(name: str, table: Table, replicated: bool, supported: bool) -> str:
+def _statement(name: str, table: Table, replicated: bool) -> str:
     kind = f"{table.kind}MergeTree"
     arguments = []
     if replicated:
@@ -284,10 +278,9 @@ def _statement(name: str, table: Table, replicated: bool, supported: bool) -> st
     if table.version:
         arguments.append(table.version)
     partition = f" PARTITION BY {table.month}" if table.month else ""
-    settings = " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1" if supported else ""
     return (
-        f"CREATE TABLE IF NOT EXISTS {name} ({table.definition(supported)}) ENGINE = {kind}({', '.join(arguments)})"
-        f"{partition} ORDER BY ({table.key}){settings}"
+        f"CREATE TABLE IF NOT EXISTS {name} ({table.definition()}) ENGINE = {kind}({', '.join(arguments)})"
+        f"{partition} ORDER BY ({table.key}){SYNCED}"
     )
 
 

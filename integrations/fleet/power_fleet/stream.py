@@ -27,6 +27,9 @@ from nats.js.api import (
 )  # fmt: skip
 from nats.js.errors import NotFoundError
 
+from power_fleet.keys import Key, read_key
+
+ANY_INBOX = "_INBOX"
 STREAM, SUBJECT = "POWER_FLEET", "power.fleet."  # a device's own subject ends with its id
 CONSUMER = "sink"
 CONNECT_SECONDS = 15.0  # for all of the servers together
@@ -72,7 +75,11 @@ class Nats:
     user: str | None = None
     password_file: Path | None = field(default=None, repr=False)
     ca: Path | None = None  # a server that does not prove itself by it is refused
-    inbox_prefix: str = "_INBOX"
+    inbox_prefix: str = (
+        ANY_INBOX  # with a key file and nothing else given: the one that goes with the key
+    )
+    key_file: Path | None = field(default=None, repr=False)  # in place of a user and a password
+    certificate: Path | None = None  # the server's own, which alone is trusted, whatever its name
     _said: set[str] = field(
         default_factory=set, init=False, repr=False, compare=False
     )  # since there was a connection last
@@ -80,6 +87,8 @@ class Nats:
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password_file is None):
             raise Refused("--user and --password-file go together: give both")
+        if self.user is not None and self.key_file is not None:
+            raise Refused("--key-file: a key stands in place of --user and --password-file")
         parts = [
             address("--nats", url, "nats://host:4222 or tls://host:4222") for url in self.servers
         ]
@@ -87,12 +96,12 @@ class Nats:
             raise Refused(
                 "--nats: name the user with --user, and the file of the password with --password-file"
             )
-        if (
-            self.user is not None
-            and self.ca is None
-            and any(part.hostname != "127.0.0.1" for part in parts)
-        ):
+        is_far = any(part.hostname != "127.0.0.1" for part in parts)
+        is_open = is_far and self.ca is None and self.certificate is None
+        if self.user is not None and is_open:
             raise Refused("--user: a password does not go over the network without TLS: give --ca")
+        if self.key_file is not None and is_open:
+            raise Refused("--key-file: without TLS others could use the connection: give --ca")
 
     @property
     def servers(self) -> list[str]:
@@ -105,22 +114,43 @@ class Nats:
             return None
         return self.password_file.read_text(encoding="utf-8").strip()
 
+    def key(self) -> Key | None:
+        """What the key's file holds now."""
+        if self.key_file is None:
+            return None
+        return read_key(self.key_file)
+
     def tls(self) -> ssl.SSLContext | None:
         """How the servers have to prove themselves; None: they need not."""
-        if self.ca is None:
-            return None
-        return ssl.create_default_context(cafile=str(self.ca))
+        if self.certificate is not None:
+            return _pinned(self.certificate)
+        if self.ca is not None:
+            return ssl.create_default_context(cafile=str(self.ca))
+        return None
+
+    def answers_to(self, key: Key | None) -> str:
+        """The subject below which answers to us come; key: ours, if we have one."""
+        if key is not None and self.inbox_prefix == ANY_INBOX:
+            return key.inbox_prefix
+        return self.inbox_prefix
 
     async def connect(self, name: str) -> Client:
         """A connection that reconnects by itself; raises where no server is there at first."""
         options: dict[str, Any] = {"user": self.user}
+        key = self.key()
+        if key is not None:
+            options["nkeys_seed_str"] = key.seed
         if self.password_file is not None:
             options["password"] = self.password()
-        if self.ca is not None:
-            options["tls"] = self.tls()
+        context = self.tls()
+        if context is not None:
+            options["tls"] = context
+
+        complaints: dict[str, None] = {}  # each once, in their order
 
         async def log_error(error: Exception) -> None:
             text = str(error) or type(error).__name__
+            complaints[text] = None
             _log.log(logging.DEBUG if text in self._said else logging.WARNING, "NATS: %s", text)
             self._said.add(text)
 
@@ -128,7 +158,7 @@ class Nats:
         attempt = connection.connect(
             self.servers,
             name=name,
-            inbox_prefix=self.inbox_prefix,
+            inbox_prefix=self.answers_to(key),
             connect_timeout=5,
             max_reconnect_attempts=3,
             reconnect_time_wait=1,
@@ -139,11 +169,23 @@ class Nats:
         try:
             # The client goes on for ever with a server that takes the connection and refuses the login.
             await asyncio.wait_for(attempt, CONNECT_SECONDS)
+        except asyncio.TimeoutError as error:
+            await connection.close()
+            reasons = "; ".join(complaints) or "no answer"
+            raise TimeoutError(f"no connection in {CONNECT_SECONDS:g} s: {reasons}") from error
         except BaseException:
             await connection.close()
             raise
         self._said.clear()
         return connection
+
+
+def _pinned(certificate: Path) -> ssl.SSLContext:
+    """Trusts the holder of one certificate: its name, which is that of the network's side, need not fit."""
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be an authority's
+    return context
 
 
 def token(device_id: str) -> str:

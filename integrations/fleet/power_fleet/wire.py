@@ -89,7 +89,7 @@ class Wire(asyncio.Protocol):
             await self._start_tls(context, host)
         elif info.get("tls_required"):
             raise ConnectionError("the NATS server asks for TLS: give --ca")
-        options = {
+        options: dict[str, object] = {
             "verbose": False,
             "pedantic": False,
             "lang": "python",
@@ -101,6 +101,9 @@ class Wire(asyncio.Protocol):
         }
         if source.user is not None:
             options |= {"user": source.user, "pass": source.password()}
+        key = source.key()
+        if key is not None:
+            options |= {"nkey": key.public, "sig": key.sign(info.get("nonce", ""))}
         self._write(b"CONNECT " + json.dumps(options).encode() + b"\r\n")
         await self.ping()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from chaos_common import compare
-from fleet_harness import NOW, Clock, emptied, random_device
+from fleet_harness import INTEGRATION, NOW, Clock, emptied, random_device
 from nats.js import JetStreamContext
 from pipeline import drained, info, messages, quick, running_sink, send, streams, until
 from power_fleet.engine import Engine
@@ -193,3 +195,14 @@ def test_another_stream_is_known_by_its_numbers(line: int, sequence: int, other:
     assert is_other_stream(line, sequence) is other
     assert next_sequence(line) > line
     assert is_other_stream(line, next_sequence(line))
+
+
+@pytest.mark.slow
+def test_a_backfill_holds_up_nothing_that_is_live() -> None:
+    """The program that measures it, with a small one; how old is too old depends on the machine."""
+    command = [sys.executable, str(INTEGRATION / "chaos" / "backfill.py")]
+    options = ["--readings", "20000", "--steady", "3", "--most", "30"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "one late reading of 20000: 1 message\n" in done.stdout
+    assert done.stdout.endswith("as it should be\n")
