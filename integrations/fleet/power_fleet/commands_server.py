@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 
 from power_fleet.dead import set_up_streams
 from power_fleet.options import (
@@ -20,10 +21,11 @@ from power_fleet.options import (
     parse_positive,
     parse_wait,
     run_until_signal,
+    together,
 )
 from power_fleet.quota import BYTES_A_MINUTE, MESSAGES_A_MINUTE, Quota
 from power_fleet.stream import DEVICE_MESSAGES, Backoff
-from power_manager import CommandParser
+from power_manager import CommandParser, parse_duration
 
 STREAM_BYTES = 10 * 2**30  # that may wait in the stream
 
@@ -81,7 +83,7 @@ def _add_close(parser: CommandParser) -> None:
     command = parser.add_command(
         "close",
         _close,
-        "compute the statistics of closed hours as they close",
+        "compute the statistics of hours as they close, and look after the devices",
         examples=["", "--once"],
         group=SERVER_GROUP,
     )
@@ -91,6 +93,13 @@ def _add_close(parser: CommandParser) -> None:
         default=60.0,
         metavar="TIME",
         help="between two looks (default: 60s)",
+    )
+    command.add_argument(
+        "--silent-after",
+        type=functools.partial(parse_duration, above=0),
+        default=3600.0,
+        metavar="TIME",
+        help="without a word, and a device that is not retired is silent (default: 1h)",
     )
     command.add_argument("--once", action="store_true", help="end when all that there are are done")
     add_log_option(command)
@@ -150,9 +159,14 @@ def _sink(options: argparse.Namespace) -> int:
 def _close(options: argparse.Namespace) -> int:
     from power_fleet.engine import Engine
     from power_fleet.hours import keep_closing
+    from power_fleet.watch import keep_watching
 
     engine = Engine(engine_urls_of(options))
-    return run_until_signal(keep_closing(engine, options.interval, Backoff(), once=options.once))
+    closing = keep_closing(engine, options.interval, Backoff(), once=options.once)
+    watching = keep_watching(
+        engine, options.interval, Backoff(), options.silent_after, once=options.once
+    )
+    return run_until_signal(together([closing, watching]))
 
 
 def _stream(options: argparse.Namespace) -> int:

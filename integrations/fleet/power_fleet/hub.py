@@ -20,10 +20,9 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nats.errors
 
@@ -35,9 +34,11 @@ from power_fleet.front import Front
 from power_fleet.hours import keep_closing
 from power_fleet.keys import make_key, read_key, write_key
 from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
+from power_fleet.options import together
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
 from power_fleet.stream import Backoff, Nats, Refused, check_server
+from power_fleet.watch import keep_watching
 from power_manager import StorageError
 
 STREAM_BYTES = 2**30  # that may wait in the stream by default
@@ -88,11 +89,12 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
             )
             parts.enter_context(announced(options.data, addresses))
             ready(addresses)
-            await _together(
+            await together(
                 [
                     server.keep_running(Backoff(most=30.0)),
                     Sink(engine, source, Backoff(most=30.0), Quota()).run(),
                     keep_closing(Engine([front.url]), CLOSE_SECONDS, Backoff()),
+                    keep_watching(Engine([front.url]), CLOSE_SECONDS, Backoff()),
                     _watch_disk(options.data, server, source),
                 ]
             )
@@ -156,17 +158,6 @@ async def _nats(options: HubOptions, security: Security | None) -> AsyncIterator
         yield server
     finally:
         await server.stop()
-
-
-async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Do all of them at once; where one fails, end the others and raise what it raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _password(data: Path) -> str:

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,17 @@ def log_at(options: argparse.Namespace) -> None:
     """Log what add_log_option() asks for."""
     is_verbose = getattr(options, "verbose", False)
     logging.getLogger("power_fleet").setLevel(logging.DEBUG if is_verbose else logging.INFO)
+
+
+async def together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do all of them at once; where one fails, end the others and raise what it raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def run_until_signal(work: Coroutine[Any, Any, None]) -> int:
