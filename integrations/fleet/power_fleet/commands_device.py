@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from power_fleet.forwarder import forward
+from power_fleet.forwarder import Sent, forward
 from power_fleet.options import (
     DEVICE_GROUP,
     add_log_option,
+    add_metrics_option,
     add_nats_options,
     nats_of,
     parse_wait,
-    run_until_signal,
+    run_with_metrics,
 )
 from power_fleet.outbox import Outbox
 from power_fleet.stream import Backoff
 from power_manager import DB_PATH, CommandParser, PowerManager, StorageError
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 DB_VARIABLE = "POWER_MANAGER_DB"
 
@@ -54,6 +60,7 @@ def add_commands(parser: CommandParser) -> None:
         help="between two attempts at most (default: 60s)",
     )
     command.add_argument("--once", action="store_true", help="end when everything is sent")
+    add_metrics_option(command)
     add_log_option(command)
     add_nats_options(command)
 
@@ -66,5 +73,13 @@ def _forward(options: argparse.Namespace) -> int:
         )
     with PowerManager(options.db) as pm:
         backoff = Backoff(most=options.max_wait)
-        work = forward(Outbox(pm, options.site), to, options.interval, backoff, options.once)
-        return run_until_signal(work)
+        sent = Sent()
+        outbox = Outbox(pm, options.site)
+        work = forward(outbox, to, options.interval, backoff, options.once, sent)
+        return run_with_metrics(work, options, lambda: _metrics_of(sent, pm))
+
+
+def _metrics_of(sent: Sent, pm: PowerManager) -> Iterable[Metric]:
+    from power_fleet.metrics import forward_metrics
+
+    return forward_metrics(sent, pm)

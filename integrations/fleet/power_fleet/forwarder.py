@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from dataclasses import dataclass
 
 import nats.errors
 from nats.aio.client import Client
@@ -24,31 +26,61 @@ _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
 _log = logging.getLogger("power_fleet")
 
 
+@dataclass
+class Sent:
+    """What a forwarder has sent since it began."""
+
+    messages: int = 0  # that the stream has acknowledged
+    readings: int = 0
+    failures: int = 0  # attempts that failed
+    sent_at: float = 0.0  # when something was sent last, epoch seconds; 0.0: never
+    line: int = 0  # of what was sent last; 0: none yet
+
+    def note(self, parcel: Parcel) -> None:
+        """All of a parcel is acknowledged."""
+        self.messages += len(parcel.batches)
+        self.readings += sum(len(batch.readings) for batch in parcel.batches)
+        self.sent_at = time.time()
+        self.line = max((batch.line for batch in parcel.batches), default=self.line)
+
+
 class OtherStream(ConnectionError):
     """The stream is not the one in which the lines were opened: it has been made anew."""
 
 
 async def forward(
-    outbox: Outbox, to: Nats, interval: float, backoff: Backoff, once: bool = False
+    outbox: Outbox,
+    to: Nats,
+    interval: float,
+    backoff: Backoff,
+    once: bool = False,
+    sent: Sent | None = None,
 ) -> None:
     """Send what is there, then look again every `interval` seconds, for ever; with once, until nothing is left.
 
     A failure never ends it: the file keeps everything, the connection is made anew, and the wait grows.
     """
+    sent = Sent() if sent is None else sent
     while True:
         try:
             connection = await to.connect("power-fleet forward")
             try:
-                await _drain(connection, outbox, interval, backoff, once)
+                await _drain(connection, outbox, interval, backoff, once, sent)
                 return
             finally:
                 await _close(connection)
         except _FAILURES as error:
+            sent.failures += 1
             await backoff.wait("not sent, kept in the file", error)
 
 
 async def _drain(
-    connection: Client, outbox: Outbox, interval: float, backoff: Backoff, once: bool
+    connection: Client,
+    outbox: Outbox,
+    interval: float,
+    backoff: Backoff,
+    once: bool,
+    sent: Sent,
 ) -> None:
     js = connection.jetstream()
     while True:
@@ -62,9 +94,11 @@ async def _drain(
             except (
                 APIError
             ) as error:  # the stream is full, or has enough of this device: the connection is good
+                sent.failures += 1
                 await backoff.wait("not sent, kept in the file", error)
                 continue
             await asyncio.to_thread(outbox.done, parcel, sequences)
+            sent.note(parcel)
             if parcel.is_full:
                 await asyncio.sleep(BACKLOG_SECONDS)
         elif once:

@@ -189,6 +189,7 @@ class Work:
     dead: int = 0  # dead letters
     postponed: int = 0  # messages beyond their device's quota, each time that they came
     dropped: int = 0  # that no device sent
+    failures: int = 0  # attempts that failed
     stored_at: float = 0.0  # when something was stored last, epoch seconds; 0.0: never
     lag: float = 0.0  # seconds that the oldest message had waited in the stream, at the last look
 
@@ -202,7 +203,7 @@ class _Portion:
 
 
 class Sink:
-    """One copy of the sink. `quota` is how much of its time a device may take."""
+    """One copy of the sink. `quota`: how much of its time a device may take. `work`: where it notes what it does."""
 
     def __init__(
         self,
@@ -210,6 +211,7 @@ class Sink:
         source: Nats,
         backoff: Backoff,
         quota: Quota | None = None,
+        work: Work | None = None,
     ) -> None:
         self._engine = engine
         self._source = source
@@ -218,7 +220,7 @@ class Sink:
         self._complaints = Complaints()
         self._fresh_at = -FRESH_EVERY  # when it was noted last, by the monotonic clock
         self._is_fresh = False  # whether nothing has been stored since
-        self.work = Work()
+        self.work = Work() if work is None else work
 
     async def run(self) -> None:
         """Work for ever: whatever fails is tried again, over a new connection, after a growing wait."""
@@ -232,6 +234,7 @@ class Sink:
                     with contextlib.suppress(*_FAILURES):
                         await asyncio.wait_for(connection.close(), 5)
             except _FAILURES as error:  # EngineError is one of them
+                self.work.failures += 1
                 await self._backoff.wait("not stored, kept in the stream", error)
 
     async def _work(self, connection: Client) -> None:

@@ -37,6 +37,7 @@ SILENT, CLONED, TWO_FILES, RESTORED, REPLACED = (
     "restored",
     "replaced",
 )
+KINDS = (SILENT, CLONED, TWO_FILES, RESTORED, REPLACED)
 _FACTS = (RESTORED, REPLACED)  # they happened, and do not last
 _log = logging.getLogger("power_fleet")
 
@@ -58,6 +59,7 @@ _SEEN = """SELECT device_id, toInt64(line) AS line, toInt64(max(seen)) AS seen, 
 WHERE device_id IN %(devices)s GROUP BY device_id, line"""
 _ALARMS = """SELECT device_id, kind, toInt64(at) AS at, note, toInt64(cleared) AS cleared FROM power_alarms FINAL
 WHERE {which} ORDER BY at, device_id, kind"""
+_COUNT = "SELECT kind, toInt64(count()) AS alarms FROM power_alarms FINAL WHERE cleared = 0 GROUP BY kind"
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,22 @@ def list_alarms(engine: Engine, with_cleared: bool = False) -> list[Alarm]:
     found = at_once(lambda shard: shard.select(question), engine.shards)
     alarms = [_alarm(row) for rows in found for row in rows]
     return sorted(alarms, key=lambda alarm: (alarm.at, *alarm.identity))
+
+
+def count_alarms(engine: Engine) -> dict[str, int]:
+    """How many alarms of each kind last. Raises EngineError."""
+    counts: dict[str, int] = {}
+    for kind, count in engine.ask(_COUNT):
+        counts[kind] = counts.get(kind, 0) + int(count)
+    return counts
+
+
+def fresh_until(engine: Engine) -> int:
+    """Up to when all that the stream took in is stored, on every shard (microseconds); 0: no sink has run yet.
+
+    Raises EngineError.
+    """
+    return min((int(fresh) for (fresh,) in engine.ask(_FRESH)), default=0)
 
 
 def _look(shard: Shard, silent_us: int) -> list[Alarm]:
