@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,18 @@ from power_fleet.nats_server import DEFAULT_PORT, LOOPBACK
 from power_fleet.options import (
     HUB_GROUP,
     add_log_option,
+    add_metrics_option,
     parse_positive,
     run_until_signal,
 )
-from power_manager import CommandParser, parse_count
+from power_fleet.stream import Refused
+from power_manager import CommandParser, parse_count, print_error
 
 if TYPE_CHECKING:
     from power_fleet.discovery import Addresses
+
+DEFAULT_SERVICE_PORT = 8080
+SERVICE_PACKAGES = ("power_service", "fastapi", "uvicorn", "pydantic_settings")
 
 
 def add_commands(parser: CommandParser) -> None:
@@ -54,6 +60,13 @@ def add_commands(parser: CommandParser) -> None:
     )
     command.add_argument("--key", type=Path, metavar="FILE", help="the certificate's key, PEM")
     command.add_argument(
+        "--port",
+        type=parse_port,
+        metavar="PORT",
+        help="of the pages; 0: any free one (default: 8080, where the extra `service` is installed)",
+    )
+    command.add_argument("--no-service", action="store_true", help="without the pages")
+    command.add_argument(
         "--engine-port",
         type=parse_port,
         default=0,
@@ -74,6 +87,7 @@ def add_commands(parser: CommandParser) -> None:
         metavar="N",
         help="bytes that the engine may take (default: half of the machine's)",
     )
+    add_metrics_option(command)
     add_log_option(command)
 
 
@@ -107,10 +121,27 @@ def _hub(options: argparse.Namespace) -> int:
         options.cert,
         options.key,
         options.engine_port,
+        _service_port(options),
         options.max_bytes or STREAM_BYTES,
         options.memory,
+        options.metrics_file,
     )
     return run_until_signal(run(told, _say_ready))
+
+
+def _service_port(options: argparse.Namespace) -> int | None:
+    """The port of the pages; None without them."""
+    if options.no_service and options.port is not None:
+        raise Refused("--port and --no-service: give one of them")
+    if options.no_service:
+        return None
+    missing = [name for name in SERVICE_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing and options.port is not None:
+        raise Refused(f"--port: {missing[0]} is not installed: pip install '.[hub,service]'")
+    if missing:
+        print_error("power-fleet: without pages: pip install '.[hub,service]' brings them")
+        return None
+    return DEFAULT_SERVICE_PORT if options.port is None else int(options.port)
 
 
 def _say_ready(addresses: Addresses) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from power_fleet import sql
+from power_fleet.discovery import NotRunning, find_hub
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.fleet import Fleet
 from power_fleet.stream import Refused
@@ -96,11 +97,17 @@ def open_source(
     urls: Sequence[str], hub: bool = False, clock: Callable[[], float] = time.time
 ) -> FleetSource:
     """A source of the engine at these URLs, or of this machine's hub. Raises Refused; nothing is asked yet."""
-    if hub:
+    if not hub:
+        return FleetSource(urls, clock)
+    try:
+        found = find_hub()
+    except (NotRunning, StorageError) as error:
+        raise Refused(f"--hub: {error}") from error
+    if found is None:
         raise Refused(
             "--hub: no hub is known on this machine: start power-fleet hub, or name --fleet"
         )
-    return FleetSource(urls, clock)
+    return FleetSource([found.clickhouse], clock)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import pytest
 from example_harness import EXAMPLE, nats_servers, prepare, replaced
 from pipeline import quick
 from power_fleet import cli
-from power_fleet.commands_server import set_up_streams
+from power_fleet.dead import set_up_streams
 from power_fleet.enroll import enroll, users
 from power_fleet.forwarder import forward
 from power_fleet.keys import make_key, write_key
