@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fleet_harness import Clock, emptied, random_device
+from hub_process import running_hub
 from pipeline import drained, quick, running_sink, streams, until
 from power_fleet import cli, metrics, schema, watch
 from power_fleet.codec import Batch, Reading, encode
@@ -263,3 +264,12 @@ def test_forward_and_close_write_files(
     found = values(path.read_text())
     assert found["close_last_look_timestamp_seconds"] > 1.7e9
     assert (found["close_hours_total"], found["close_failures_total"]) == (0, 0)
+
+
+def test_a_hub_writes_a_file(tmp_path: Path) -> None:
+    """What its sink and its closing of hours do."""
+    path = tmp_path / "hub.prom"
+    with running_hub(tmp_path / "fleet", "--metrics-file", str(path)):
+        found = values(path.read_text())
+    assert found["sink_failures_total"] == 0
+    assert "close_hours_total" in found
