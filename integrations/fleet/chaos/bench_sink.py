@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -21,7 +22,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chaos import nats_http
 from chaos_common import ENVIRONMENT, FLEET, messages_of_leader
 from servers import Servers
 
@@ -90,7 +90,9 @@ def run(home: Path, checkout: Path, devices: int, rounds: int, sync: bool) -> fl
 def await_messages(servers: Servers, counts: range) -> int:
     """Return how many messages are in the stream, as soon as that is one of these numbers."""
     deadline = time.monotonic() + 120
-    while (found := messages_of_leader(nats_http(servers)[0])) not in counts:
+    configuration = (servers.nats[0].home / "nats.conf").read_text()
+    (address,) = re.findall(r"http: (\S+)", configuration)  # where the server is watched
+    while (found := messages_of_leader(f"http://{address}")) not in counts:
         assert time.monotonic() < deadline, f"after 120 s {found} messages are in the stream"
         time.sleep(0.02)
     return found

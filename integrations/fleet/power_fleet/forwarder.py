@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import nats.errors
 from nats.aio.client import Client
@@ -16,12 +19,13 @@ from nats.js.errors import APIError
 from power_fleet.codec import Batch, encode
 from power_fleet.outbox import Outbox, Parcel
 from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, is_other_stream, token
-from power_manager import StorageError
+from power_manager import PowerManager, StorageError
 
 PUBLISH_SECONDS = 10.0  # to wait for an acknowledgement
 # Between two parcels of a backlog. A sink stores no more than so many messages of one device, by its quota, and what is
 # beyond waits in the stream: live readings would wait behind it.
 BACKLOG_SECONDS = 0.1
+MOST_WAITING = 10_000  # readings of a file that are counted
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
 _log = logging.getLogger("power_fleet")
 
@@ -35,6 +39,8 @@ class Sent:
     failures: int = 0  # attempts that failed
     sent_at: float = 0.0  # when something was sent last, epoch seconds; 0.0: never
     line: int = 0  # of what was sent last; 0: none yet
+    waiting: int = 0  # readings of the file that were not sent, when they were counted last
+    file: PowerManager | None = None  # while it is open
 
     def note(self, parcel: Parcel) -> None:
         """All of a parcel is acknowledged."""
@@ -43,9 +49,70 @@ class Sent:
         self.sent_at = time.time()
         self.line = max((batch.line for batch in parcel.batches), default=self.line)
 
+    def count(self) -> int:
+        """Count the readings that wait in the file, up to MOST_WAITING of them. Raises StorageError."""
+        if self.file is not None:
+            self.waiting = len(self.file.pending_readings(MOST_WAITING))
+        return self.waiting
+
+
+class Replaced(Exception):
+    """The file has gone, or another one has taken its place."""
+
 
 class OtherStream(ConnectionError):
     """The stream is not the one in which the lines were opened: it has been made anew."""
+
+
+async def forward_file(
+    db: Path,
+    site: str,
+    to: Nats,
+    interval: float,
+    backoff: Backoff,
+    once: bool = False,
+    sent: Sent | None = None,
+) -> None:
+    """Forward a file as forward() does; where another one has taken its place, go on with that one.
+
+    A backup may be copied to a device while its forwarder runs. Raises StorageError where there is no file at first.
+    """
+    sent = Sent() if sent is None else sent
+    is_first = True
+    while True:
+        try:
+            pm = open_file(db)
+        except StorageError as error:
+            if is_first:
+                raise
+            await backoff.wait("nothing to send", error)
+            continue
+        is_first = False
+        with pm, _counted(sent, pm):
+            try:
+                await forward(Outbox(pm, site), to, interval, backoff, once, sent)
+                return
+            except Replaced:
+                _log.warning("%s: another file has taken its place: going on with that one", db)
+
+
+@contextlib.contextmanager
+def _counted(sent: Sent, pm: PowerManager) -> Iterator[None]:
+    """What waits in the file can be counted, and is at the end."""
+    sent.file = pm
+    try:
+        yield
+    finally:
+        with contextlib.suppress(StorageError):
+            sent.count()
+        sent.file = None
+
+
+def open_file(db: Path) -> PowerManager:
+    """Open the file of a device. Raises StorageError where there is none: a new one would be empty."""
+    if not db.exists():
+        raise StorageError(db, "no such file: name with --db the one that the device writes")
+    return PowerManager(db)
 
 
 async def forward(
@@ -58,7 +125,8 @@ async def forward(
 ) -> None:
     """Send what is there, then look again every `interval` seconds, for ever; with once, until nothing is left.
 
-    A failure never ends it: the file keeps everything, the connection is made anew, and the wait grows.
+    A failure never ends it: the file keeps everything, the connection is made anew, and the wait grows. Raises Replaced
+    where the path no longer names the file.
     """
     sent = Sent() if sent is None else sent
     while True:
@@ -70,6 +138,8 @@ async def forward(
             finally:
                 await _close(connection)
         except _FAILURES as error:
+            if outbox.is_replaced():
+                raise Replaced(str(error)) from error
             sent.failures += 1
             await backoff.wait("not sent, kept in the file", error)
 

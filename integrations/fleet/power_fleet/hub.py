@@ -42,7 +42,7 @@ from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
 from power_fleet.options import together
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import CONSUMER, STREAM, Backoff, Nats, Refused, next_sequence
+from power_fleet.stream import CONSUMER, STREAM, Backoff, Nats, Refused
 from power_fleet.watch import keep_watching
 from power_manager import StorageError
 
@@ -179,17 +179,13 @@ async def _make_streams(source: Nats, engine: Engine, most_bytes: int) -> None:
     connection = await source.connect("power-fleet hub")
     try:
         js = connection.jetstream()
-        last = (await js.stream_info(STREAM)).state.last_seq
         # What a sink had taken when it was killed comes again at once, not after ACK_WAIT: this hub's is the only one.
         with contextlib.suppress(NotFoundError):
             await js.delete_consumer(STREAM, CONSUMER)
-    except NotFoundError:
-        last = 0
     finally:
         await connection.close()
     highest = await asyncio.to_thread(highest_line, engine)
-    first = next_sequence(highest) if last < highest else 1  # it is missing, or was made anew
-    await set_up_streams(source, 1, most_bytes, first_sequence=first)
+    await set_up_streams(source, 1, most_bytes, highest_line=highest)
 
 
 @contextlib.asynccontextmanager

@@ -20,8 +20,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from power_fleet.dead import DEAD_STREAM
+from power_fleet.forwarder import MOST_WAITING
 from power_fleet.stream import STREAM, Nats, stored_until
-from power_manager import SECOND_US, PowerManager, StorageError
+from power_manager import SECOND_US, StorageError
 
 if TYPE_CHECKING:
     from power_fleet.engine import Engine
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from power_fleet.sink import Work
 
 WRITE_SECONDS = 15.0  # between two writings of a file: Prometheus's usual interval
-MOST_WAITING = 10_000  # readings of a file that are counted
 _PREFIX = "power_fleet_"
 _DEVICES = "SELECT toInt64(count()) FROM power_devices FINAL WHERE deleted = 0"
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
@@ -93,9 +93,8 @@ def sink_metrics(work: Work) -> Iterator[Metric]:
     )
 
 
-def forward_metrics(sent: Sent, pm: PowerManager) -> Iterator[Metric]:
+def forward_metrics(sent: Sent) -> Iterator[Metric]:
     """What a forwarder has done since it began, and what waits in the file."""
-    waiting = len(pm.pending_readings(MOST_WAITING))
     yield _counter("forward_messages", "Messages that the stream has acknowledged.", sent.messages)
     yield _counter("forward_readings", "Readings in those.", sent.readings)
     yield _counter("forward_failures", "Attempts that failed.", sent.failures)
@@ -108,7 +107,7 @@ def forward_metrics(sent: Sent, pm: PowerManager) -> Iterator[Metric]:
     yield _gauge(
         "forward_waiting_readings",
         f"Readings in the file that are not sent; {MOST_WAITING} means that or more.",
-        waiting,
+        sent.count(),
     )
 
 

@@ -25,10 +25,10 @@ import clickhouse_connect
 import pytest
 from chaos_common import same
 from clickhouse_connect.driver.exceptions import DatabaseError
-from fleet_harness import carry
+from fleet_harness import NOW, carry
 from hub_process import HubProcess, running_hub
 from pipeline import send
-from power_fleet import front, hub, read
+from power_fleet import demo, front, hub, read
 from power_fleet.discovery import HUB_VARIABLE, Addresses, NotRunning, announced, find_hub, locked
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
@@ -679,6 +679,39 @@ def test_a_port_of_the_pages_that_is_taken(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "--port: the pages cannot be served there (" in refused.stderr
     assert is_gone(process.nats_process)
+
+
+# --- A fleet to look at
+
+
+def test_a_made_up_fleet_is_sent_as_a_real_one(one_hub: HubProcess) -> None:
+    """Each device with its meters and a day of readings, at some sites; without an end it ends when that is sent."""
+    sent = one_hub.run("demo", "--devices", "9", "--once")
+    assert sent.returncode == 0, sent.stderr
+    fleet = Fleet([one_hub.addresses.clickhouse])
+    ids = [f"demo-{number:04}" for number in range(1, 10)]
+    eventually(lambda: all("error" not in budget for budget in fleet.budget(ids).value.values()))
+    eventually(lambda: [readings_of(one_hub, id_) for id_ in ids] == [2 * 96] * 9)
+    assert len(fleet.latest(ids).value) == 18
+    assert {row["site"] for row in fleet.energy(2).value} >= set(demo.SITES)
+
+
+def test_a_made_up_fleet_goes_on_measuring(tmp_path: Path) -> None:
+    """What it logs from then on follows what it logged before, and is the same for the same number of devices."""
+
+    def packs(name: str) -> list[float | None]:
+        (tmp_path / name).mkdir()
+        sites = demo.make_sites(tmp_path / name, 3, clock=lambda: NOW)
+        for site in sites:
+            site.log_live(NOW, demo.LIVE_S)
+        meters = [meter for site in sites for meter in site.pm.list_meters()]
+        for site in sites:
+            site.pm.close()
+        return [meter.charge_pct for meter in meters if meter.type == "battery"]
+
+    first = packs("first")
+    assert len(first) == 3
+    assert first == packs("second")
 
 
 # --- Streams that were made anew

@@ -113,8 +113,8 @@ def test_a_sink_says_what_it_has_done(nats: Nats, engine: Engine) -> None:
 
 def test_a_forwarder_says_what_waits(nats: Nats, pm: PowerManager) -> None:
     """Before it has sent anything, and after."""
-    sent = Sent()
-    registry = registry_of(lambda: forward_metrics(sent, pm))
+    sent = Sent(file=pm)
+    registry = registry_of(lambda: forward_metrics(sent))
     before = of_registry(registry)
     assert before["forward_waiting_readings"] == 300
     assert before["forward_last_sent_timestamp_seconds"] == 0
@@ -257,7 +257,8 @@ def test_forward_and_close_write_files(
     path = tmp_path / "forward.prom"
     command = ["forward", "--once", "--db", str(tmp_path / "edge-1.db"), "--nats", nats.urls]
     assert cli.main([*command, "--metrics-file", str(path)]) == 0
-    assert values(path.read_text())["forward_readings_total"] == 300
+    found = values(path.read_text())
+    assert (found["forward_readings_total"], found["forward_waiting_readings"]) == (300, 0)
     path = tmp_path / "close.prom"
     command = ["close", "--once", "--clickhouse", new_urls[0], "--metrics-file", str(path)]
     assert cli.main(command) == 0
