@@ -40,7 +40,7 @@ from power_fleet.life import highest_line
 from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import CONSUMER, STREAM, Backoff, Nats, Refused, next_sequence
+from power_fleet.stream import CONSUMER, STREAM, Backoff, Nats, Refused
 from power_manager import StorageError
 
 STREAM_BYTES = 2**30  # that may wait in the stream by default
@@ -83,7 +83,9 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
             certificate = None if security is None else security.certificate
             source = Nats(server.url, key_file=key_file, certificate=certificate)
             await await_answer(source)
-            await _make_streams(source, engine, options.stream_bytes)
+            await _give_back(source)
+            known = await asyncio.to_thread(highest_line, engine)
+            await set_up_streams(source, 1, options.stream_bytes, highest_line=known)
             addresses = Addresses(
                 os.getpid(),
                 server.url,
@@ -164,22 +166,14 @@ async def _nats(options: HubOptions, security: Security | None) -> AsyncIterator
         await server.stop()
 
 
-async def _make_streams(source: Nats, engine: Engine, most_bytes: int) -> None:
-    """Make the streams, or go on with those that are there. Raises Refused, NATS's errors, EngineError."""
+async def _give_back(source: Nats) -> None:
+    """Have what a killed sink had taken come again at once, not after ACK_WAIT: the hub's own is the only one."""
     connection = await source.connect("power-fleet hub")
     try:
-        js = connection.jetstream()
-        last = (await js.stream_info(STREAM)).state.last_seq
-        # What a sink had taken when it was killed comes again at once, not after ACK_WAIT: this hub's is the only one.
         with contextlib.suppress(NotFoundError):
-            await js.delete_consumer(STREAM, CONSUMER)
-    except NotFoundError:
-        last = 0
+            await connection.jetstream().delete_consumer(STREAM, CONSUMER)
     finally:
         await connection.close()
-    highest = await asyncio.to_thread(highest_line, engine)
-    first = next_sequence(highest) if last < highest else 1  # it is missing, or was made anew
-    await set_up_streams(source, 1, most_bytes, first_sequence=first)
 
 
 @contextlib.asynccontextmanager
