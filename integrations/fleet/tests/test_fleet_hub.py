@@ -456,6 +456,9 @@ def test_what_the_front_refuses(
 def test_bodies_that_are_too_long_or_broken(ask: Callable[..., tuple[int, bytes]]) -> None:
     """They are refused before they are read, or after."""
     assert ask(b"x", **{"Content-Length": str(front.MAX_BODY + 1)})[0] == 400
+    for length in ("-1", "1_0", "x"):
+        said = f"expected a number of bytes, got {length!r}\n".encode()
+        assert ask(b"x", **{"Content-Length": length}) == (400, said)
     status, said = ask(b"x", **{"Content-Encoding": "lz4"})
     assert (status, said[:18]) == (400, b"the body is no lz4")
     status, said = ask(b"x", **{"Content-Encoding": "br"})
@@ -471,7 +474,11 @@ def test_an_insert_that_fails_at_its_end_is_said_to_have(
     status, said = ask(b"INSERT INTO picky (a) FORMAT TabSeparated\n-1\n")
     assert (status, said[:10]) == (500, b"Code: 469.")
     assert ask(b"INSERT INTO picky FORMAT TabSeparated\n1\n2\n") == (200, b"")
-    assert ask(b"SELECT sum(a) FROM picky") == (200, b"3\n")
+    with_settings = b"INSERT INTO picky (a) SETTINGS max_threads = 1 FORMAT TabSeparated\n4\n"
+    assert ask(with_settings) == (200, b"")
+    assert ask(b"INSERT INTO picky SELECT 8 AS a\n") == (200, b"")
+    assert ask(b"INSERT INTO picky VALUES (length('\n FORMAT x\n'))") == (200, b"")
+    assert ask(b"SELECT sum(a) FROM picky") == (200, b"26\n")
     ask(b"DROP TABLE picky")
 
 
@@ -579,9 +586,10 @@ def test_devices_elsewhere_need_a_key(tmp_path: Path, certificate: tuple[Path, P
         (["--cert", "a.pem"], 2, "--cert and --key go together: give both"),
         (["--cert", "a.pem", "--key", "b.pem"], 1, "a.pem: it cannot be read"),
         (["--port", "1", "--no-service"], 2, "--port and --no-service: give one of them"),
+        (["--memory", "1000"], 2, "expected bytes, at least 268435456, got '1000'"),
         (["--listen", "hub"], 2, "expected an address such as 127.0.0.1, 0.0.0.0 or ::, got 'hub'"),
     ],
-    ids=["no-certificate", "no-key", "no-file", "two", "a-name"],
+    ids=["no-certificate", "no-key", "no-file", "two", "memory", "a-name"],
 )
 def test_a_hub_that_is_told_what_cannot_be_does_not_start(
     tmp_path: Path, arguments: list[str], code: int, message: str
