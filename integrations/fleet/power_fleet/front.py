@@ -36,7 +36,7 @@ _log = logging.getLogger("power_fleet")
 
 # An insert whose rows follow it as bytes of a format: table, columns and settings, and no question or values.
 _INSERT = re.compile(
-    rb"\s*(?P<head>INSERT\s+INTO\s+[\w.`\"]+\s*(?:\([^()]*\))?(?:\s*SETTINGS\s[^\n;]*?)?)"
+    rb"\s*(?P<head>INSERT\s+INTO\s+[\w.`\"]+\s*(?:\([^()]*\))?)(?P<settings>\s*SETTINGS\s[^\n;]*?)?"
     rb"\s*\bFORMAT\s+(?P<format>\w+)[ \t]*\r?\n",
     re.IGNORECASE,
 )
@@ -83,7 +83,7 @@ class _Connection:
         self._set(_settings(parameters))
         insert = _INSERT.match(statement)
         if insert:
-            self._insert(insert["head"], insert["format"], statement[insert.end() :])
+            self._insert(insert, statement[insert.end() :])
             return b""
         values = {
             name.removeprefix(_VALUE): value
@@ -106,10 +106,11 @@ class _Connection:
                 self._chdb.query(f"SET {name} = '{quoted}'")
                 self._settings[name] = value
 
-    def _insert(self, head: bytes, format_: bytes, rows: bytes) -> None:
+    def _insert(self, insert: re.Match[bytes], rows: bytes) -> None:
         # Not chDB's send_insert(): of an insert that fails at its end, as on a full disk, it says nothing (4.4.0).
+        head, settings, format_ = (part.decode() for part in insert.groups(default=b""))
         with _as_file(rows) as path:
-            self._chdb.query(f"{head.decode()} FROM INFILE '{path}' FORMAT {format_.decode()}")
+            self._chdb.query(f"{head} FROM INFILE '{path}' {settings} FORMAT {format_}")
 
     def close(self) -> None:
         """Close it."""
