@@ -83,9 +83,7 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
             certificate = None if security is None else security.certificate
             source = Nats(server.url, key_file=key_file, certificate=certificate)
             await await_answer(source)
-            await _give_back(source)
-            known = await asyncio.to_thread(highest_line, engine)
-            await set_up_streams(source, 1, options.stream_bytes, highest_line=known)
+            await _make_streams(source, engine, options.stream_bytes)
             addresses = Addresses(
                 os.getpid(),
                 server.url,
@@ -166,14 +164,18 @@ async def _nats(options: HubOptions, security: Security | None) -> AsyncIterator
         await server.stop()
 
 
-async def _give_back(source: Nats) -> None:
-    """Have what a killed sink had taken come again at once, not after ACK_WAIT: the hub's own is the only one."""
+async def _make_streams(source: Nats, engine: Engine, most_bytes: int) -> None:
+    """Make the streams, or go on with those that are there. Raises Refused, NATS's errors, EngineError."""
     connection = await source.connect("power-fleet hub")
     try:
+        js = connection.jetstream()
+        # What a sink had taken when it was killed comes again at once, not after ACK_WAIT: this hub's is the only one.
         with contextlib.suppress(NotFoundError):
-            await connection.jetstream().delete_consumer(STREAM, CONSUMER)
+            await js.delete_consumer(STREAM, CONSUMER)
     finally:
         await connection.close()
+    highest = await asyncio.to_thread(highest_line, engine)
+    await set_up_streams(source, 1, most_bytes, highest_line=highest)
 
 
 @contextlib.asynccontextmanager
