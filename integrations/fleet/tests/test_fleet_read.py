@@ -216,6 +216,7 @@ class TestEvents:
         place = 0
         while page := fleet.events_since(place, limit=7):
             found += page
+            assert len(found) <= len(every)
             place = page[-1][0]
         assert found == every
 
