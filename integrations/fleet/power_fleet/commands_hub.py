@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import ipaddress
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from power_fleet.nats_server import DEFAULT_PORT, LOOPBACK
 from power_fleet.options import (
     HUB_GROUP,
     add_log_option,
+    add_nats_options,
+    nats_of,
     parse_positive,
     run_until_signal,
 )
@@ -26,7 +29,27 @@ SERVICE_PACKAGES = ("power_service", "fastapi", "uvicorn", "pydantic_settings")
 
 
 def add_commands(parser: CommandParser) -> None:
-    """Add `hub`."""
+    """Add `hub` and `demo`."""
+    _add_hub(parser)
+    command = parser.add_command(
+        "demo",
+        _demo,
+        "send a made-up fleet, to have something to look at",
+        examples=["", "--devices 1000"],
+        group=HUB_GROUP,
+    )
+    command.add_argument(
+        "--devices",
+        type=parse_positive,
+        default=20,
+        metavar="N",
+        help="how many (default: 20)",
+    )
+    command.add_argument("--once", action="store_true", help="end when their last day is sent")
+    add_nats_options(command)
+
+
+def _add_hub(parser: CommandParser) -> None:
     command = parser.add_command(
         "hub",
         _hub,
@@ -139,6 +162,23 @@ def _service_port(options: argparse.Namespace) -> int | None:
         print_error("power-fleet: without pages: pip install '.[hub,service]' brings them")
         return None
     return DEFAULT_SERVICE_PORT if options.port is None else int(options.port)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from power_fleet.demo import make_sites, run
+
+    to = nats_of(options)
+    with tempfile.TemporaryDirectory(prefix="power-fleet-demo-") as directory:
+        print_error(f"making a day of {options.devices} devices in {directory}")
+        sites = make_sites(Path(directory), options.devices)
+        print_error(
+            "sending it" if options.once else "sending it, and what they measure from now on"
+        )
+        try:
+            return run_until_signal(run(sites, to, options.once))
+        finally:
+            for site in sites:
+                site.pm.close()
 
 
 def _say_ready(addresses: Addresses) -> None:

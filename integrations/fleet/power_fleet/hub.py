@@ -40,7 +40,7 @@ from power_fleet.life import highest_line
 from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import STREAM, Backoff, Nats, Refused, next_sequence
+from power_fleet.stream import CONSUMER, STREAM, Backoff, Nats, Refused
 from power_manager import StorageError
 
 STREAM_BYTES = 2**30  # that may wait in the stream by default
@@ -83,8 +83,7 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
             certificate = None if security is None else security.certificate
             source = Nats(server.url, key_file=key_file, certificate=certificate)
             await await_answer(source)
-            first = await _first_sequence(source, engine)
-            await set_up_streams(source, 1, options.stream_bytes, first_sequence=first)
+            await _make_streams(source, engine, options.stream_bytes)
             addresses = Addresses(
                 os.getpid(),
                 server.url,
@@ -165,17 +164,18 @@ async def _nats(options: HubOptions, security: Security | None) -> AsyncIterator
         await server.stop()
 
 
-async def _first_sequence(source: Nats, engine: Engine) -> int:
-    """The number with which the stream has to begin, where it is missing or was made anew; 1 where all is well."""
-    highest = await asyncio.to_thread(highest_line, engine)
+async def _make_streams(source: Nats, engine: Engine, most_bytes: int) -> None:
+    """Make the streams, or go on with those that are there. Raises Refused, NATS's errors, EngineError."""
     connection = await source.connect("power-fleet hub")
     try:
-        last = (await connection.jetstream().stream_info(STREAM)).state.last_seq
-    except NotFoundError:
-        last = 0
+        js = connection.jetstream()
+        # What a sink had taken when it was killed comes again at once, not after ACK_WAIT: this hub's is the only one.
+        with contextlib.suppress(NotFoundError):
+            await js.delete_consumer(STREAM, CONSUMER)
     finally:
         await connection.close()
-    return next_sequence(highest) if last < highest else 1
+    highest = await asyncio.to_thread(highest_line, engine)
+    await set_up_streams(source, 1, most_bytes, highest_line=highest)
 
 
 @contextlib.asynccontextmanager

@@ -249,7 +249,7 @@ class FleetSource:
     def _devices(self, device_ids: Iterable[str] | None = None) -> list[DeviceRecord]:
         """Those of these devices that are known, or all, by id."""
         if device_ids is None:
-            rows = self._engine.select(sql.devices(sql.EVERY))
+            rows = self._engine.select(sql.devices(sql.AT_WORK))
         else:
             ids = [check_text("device_id", id_) for id_ in device_ids]
             rows = []

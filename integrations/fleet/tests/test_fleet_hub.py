@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -24,14 +25,15 @@ import clickhouse_connect
 import pytest
 from chaos_common import same
 from clickhouse_connect.driver.exceptions import DatabaseError
-from fleet_harness import carry
+from fleet_harness import NOW, carry
 from hub_process import HubProcess, running_hub
-from power_fleet import front, hub, read
+from pipeline import send
+from power_fleet import demo, front, hub, read
 from power_fleet.discovery import HUB_VARIABLE, Addresses, NotRunning, announced, find_hub, locked
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
 from power_fleet.nats_server import NatsServer
-from power_fleet.stream import Backoff, Refused
+from power_fleet.stream import Backoff, Nats, Refused
 from servers import eventually
 
 from power_manager import PowerManager, StorageError
@@ -58,19 +60,23 @@ def device(path: Path, device_id: str, count: int = 60) -> PowerManager:
 
 def readings_of(hub: HubProcess, device_id: str) -> int:
     """How many readings of a device the hub's engine has."""
-    report = hub.run("report", device_id)
-    if report.returncode:
-        return 0
-    return sum(meter["reading_count"] for meter in json.loads(report.stdout)["meters"])
+    count = "SELECT toInt64(count()) FROM power_readings FINAL WHERE device_id = %(id)s"
+    ((found,),) = Engine([hub.addresses.clickhouse]).ask(count, id=device_id)
+    return int(found)
 
 
-def alive(process: int) -> bool:
-    """Whether a process runs."""
+def send_to(hub: HubProcess, pm: PowerManager) -> None:
+    """Forward a file until the hub's stream has all of it."""
+    asyncio.run(send(pm, Nats(hub.addresses.nats)))
+
+
+def is_gone(process: int) -> bool:
+    """Whether a process does not run any more."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"
 
 
 # --- Two commands
@@ -82,6 +88,7 @@ def test_a_device_is_seen_after_two_commands(one_hub: HubProcess) -> None:
     sent = one_hub.run("forward", "--db", "edge-1.db", "--once")
     assert sent.returncode == 0, sent.stderr
     eventually(lambda: readings_of(one_hub, "edge-1") == 60)
+    eventually(lambda: one_hub.run("report", "edge-1").returncode == 0)
     report = json.loads(one_hub.run("report", "edge-1").stdout)
     own = json.loads(pm.export_report("edge-1"))
     assert same({**own, "generated_at": ""}, {**report, "generated_at": ""})
@@ -137,7 +144,7 @@ def test_a_signal_ends_it_with_all_that_it_started(
         begin = time.monotonic()
         assert process.end(sig) == code
         assert time.monotonic() - begin < GRACE
-        assert not alive(child)
+        assert is_gone(child)
         asked = process.run("budget")
         assert asked.returncode == 1
         assert asked.stderr == (
@@ -150,15 +157,17 @@ def test_a_signal_ends_it_with_all_that_it_started(
 def test_kill_9_loses_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """NATS ends with the hub, and what the stream acknowledged is in the engine of the next one, once."""
     with running_hub(tmp_path / "fleet") as process:
-        files = [device(tmp_path / f"e{number}.db", f"e{number}", 3000) for number in range(3)]
-        for number in range(3):
-            assert process.run("forward", "--once", "--db", f"e{number}.db").returncode == 0
+        files = [device(tmp_path / f"e{number}.db", f"e{number}", 3000) for number in range(2)]
+        for pm in files:
+            send_to(process, pm)
             child = process.nats_process
             process.end(signal.SIGKILL)  # the last messages may be on their way into the engine
-            eventually(lambda child=child: not alive(child))  # type: ignore[misc]
+            eventually(functools.partial(is_gone, child))
             process.start()
         for number, pm in enumerate(files):
             eventually(lambda id_=f"e{number}": readings_of(process, id_) == 3000)  # type: ignore[misc]
+            report = Fleet([process.addresses.clickhouse]).report(f"e{number}").value
+            assert [meter["reading_count"] for meter in json.loads(report)["meters"]] == [3000]
             pm.close()
 
 
@@ -168,8 +177,9 @@ def test_nats_is_started_again(tmp_path: Path) -> None:
         before = process.addresses
         child = process.nats_process
         os.kill(child, signal.SIGKILL)
-        device(tmp_path / "a.db", "a").close()
-        assert process.run("forward", "--once", "--db", "a.db").returncode == 0
+        pm = device(tmp_path / "a.db", "a")
+        send_to(process, pm)
+        pm.close()
         eventually(lambda: readings_of(process, "a") == 60)
         assert process.nats_process != child
         assert process.addresses == before
@@ -213,7 +223,7 @@ def test_a_disk_that_was_full_has_nats_started_anew(
             with contextlib.suppress(StopIteration, RuntimeError):  # after the last look
                 await hub._watch_disk(tmp_path, server, lambda _: next(left), 0.001)
             async with asyncio.timeout(20):
-                while alive(first) or not list(server.home.glob(f"*_{server.process}.ports")):
+                while not is_gone(first) or not list(server.home.glob(f"*_{server.process}.ports")):
                     await asyncio.sleep(0.02)
             return first, server.process, port == server.port
         finally:
@@ -247,7 +257,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing_and_needs_no_hand(small_disk: Path, tmp_path: Path) -> None:
     """The file keeps what the hub cannot take, and all is stored some moments after there is room."""
-    with running_hub(small_disk / "fleet") as process, (tmp_path / "log").open("wb") as log:
+    hub_there = running_hub(small_disk / "fleet", log=tmp_path / "hub.log")
+    with hub_there as process, (tmp_path / "log").open("wb") as log:
         pm = device(tmp_path / "a.db", "a", 5000)
         (pack,) = pm.list_meters()
         command = process.command("forward", "--db", str(tmp_path / "a.db"), "--interval", "0.1")
@@ -617,8 +628,9 @@ def test_the_pages_show_the_fleet(tmp_path: Path) -> None:
     with running_hub(tmp_path / "fleet", "--nats-port", "0", "--port", "0") as process:
         url = process.addresses.service
         assert url.startswith("http://127.0.0.1:")
-        device(tmp_path / "a.db", "edge-1").close()
-        assert process.run("forward", "--once", "--db", "a.db").returncode == 0
+        pm = device(tmp_path / "a.db", "edge-1")
+        send_to(process, pm)
+        pm.close()
         eventually(lambda: b'"edge-1"' in get(f"{url}/v1/devices")[1])
         assert get(f"{url}/v1/devices/edge-1/report")[0] == 200
         assert b"<html" in get(f"{url}/")[1]
@@ -666,7 +678,40 @@ def test_a_port_of_the_pages_that_is_taken(tmp_path: Path) -> None:
         refused = process.run("hub", "--data", "fleet", "--nats-port", "0", "--port", port)
     assert refused.returncode == 2
     assert "--port: the pages cannot be served there (" in refused.stderr
-    assert not alive(process.nats_process)
+    assert is_gone(process.nats_process)
+
+
+# --- A fleet to look at
+
+
+def test_a_made_up_fleet_is_sent_as_a_real_one(one_hub: HubProcess) -> None:
+    """Each device with its meters and a day of readings, at some sites; without an end it ends when that is sent."""
+    sent = one_hub.run("demo", "--devices", "9", "--once")
+    assert sent.returncode == 0, sent.stderr
+    fleet = Fleet([one_hub.addresses.clickhouse])
+    ids = [f"demo-{number:04}" for number in range(1, 10)]
+    eventually(lambda: all("error" not in budget for budget in fleet.budget(ids).value.values()))
+    eventually(lambda: [readings_of(one_hub, id_) for id_ in ids] == [2 * 96] * 9)
+    assert len(fleet.latest(ids).value) == 18
+    assert {row["site"] for row in fleet.energy(2).value} >= set(demo.SITES)
+
+
+def test_a_made_up_fleet_goes_on_measuring(tmp_path: Path) -> None:
+    """What it logs from then on follows what it logged before, and is the same for the same number of devices."""
+
+    def packs(name: str) -> list[float | None]:
+        (tmp_path / name).mkdir()
+        sites = demo.make_sites(tmp_path / name, 3, clock=lambda: NOW)
+        for site in sites:
+            site.log_live(NOW, demo.LIVE_S)
+        meters = [meter for site in sites for meter in site.pm.list_meters()]
+        for site in sites:
+            site.pm.close()
+        return [meter.charge_pct for meter in meters if meter.type == "battery"]
+
+    first = packs("first")
+    assert len(first) == 3
+    assert first == packs("second")
 
 
 # --- Streams that were made anew
@@ -677,12 +722,13 @@ def test_a_stream_that_was_lost_is_made_so_that_what_comes_is_newer(tmp_path: Pa
     with running_hub(tmp_path / "fleet") as process:
         pm = device(tmp_path / "a.db", "a")
         (pack,) = pm.list_meters()
-        assert process.run("forward", "--once", "--db", "a.db").returncode == 0
+        send_to(process, pm)
         eventually(lambda: readings_of(process, "a") == 60)
         process.end()
         shutil.rmtree(tmp_path / "fleet" / "nats")
         process.start()
         pm.log_power(pack.id, 4.0, 1.0, 42.0)
-        assert process.run("forward", "--once", "--db", "a.db").returncode == 0
-        eventually(lambda: "42%" in process.run("latest").stdout)
+        send_to(process, pm)
+        fleet = Fleet([process.addresses.clickhouse])
+        eventually(lambda: [meter.charge_pct for meter in fleet.latest().value] == [42.0])
         pm.close()
