@@ -1,4 +1,4 @@
-"""`power-fleet forward`: what runs on a device."""
+"""`power-fleet forward` and `resend`: what runs on a device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from power_fleet.forwarder import forward
+from power_fleet.forwarder import forward_file, open_file
 from power_fleet.options import (
     DEVICE_GROUP,
     add_log_option,
@@ -15,15 +15,20 @@ from power_fleet.options import (
     parse_wait,
     run_until_signal,
 )
-from power_fleet.outbox import Outbox
+from power_fleet.progress import resend
 from power_fleet.stream import Backoff
-from power_manager import DB_PATH, CommandParser, PowerManager, StorageError
+from power_manager import DB_PATH, CommandParser, parse_time
 
 DB_VARIABLE = "POWER_MANAGER_DB"
 
 
 def add_commands(parser: CommandParser) -> None:
-    """Add `forward`."""
+    """Add `forward` and `resend`."""
+    _add_forward(parser)
+    _add_resend(parser)
+
+
+def _add_forward(parser: CommandParser) -> None:
     command = parser.add_command(
         "forward",
         _forward,
@@ -31,13 +36,7 @@ def add_commands(parser: CommandParser) -> None:
         examples=["--once", "--db edge-001.db --site workshop --nats nats://127.0.0.1:4222"],
         group=DEVICE_GROUP,
     )
-    command.add_argument(
-        "--db",
-        type=Path,
-        metavar="FILE",
-        default=Path(os.environ.get(DB_VARIABLE) or DB_PATH),
-        help=f"the file (default: ${DB_VARIABLE}, else {DB_PATH})",
-    )
+    _add_db_option(command)
     command.add_argument("--site", default="", help="where this machine is, for sums by site")
     command.add_argument(
         "--interval",
@@ -58,13 +57,54 @@ def add_commands(parser: CommandParser) -> None:
     add_nats_options(command)
 
 
+def _add_resend(parser: CommandParser) -> None:
+    command = parser.add_command(
+        "resend",
+        _resend,
+        "have a file sent once more, for an engine that has lost it",
+        examples=["--since -7d", "edge-001 --since 2026-11-01 --db edge-001.db"],
+        group=DEVICE_GROUP,
+    )
+    command.add_argument(
+        "device_id", nargs="?", metavar="DEVICE", help="(default: all of the file)"
+    )
+    command.add_argument(
+        "--since",
+        type=parse_time,
+        required=True,
+        metavar="TIME",
+        help="what is of then or later; 0: everything",
+    )
+    _add_db_option(command)
+
+
+def _add_db_option(command: CommandParser) -> None:
+    command.add_argument(
+        "--db",
+        type=Path,
+        metavar="FILE",
+        default=Path(os.environ.get(DB_VARIABLE) or DB_PATH),
+        help=f"the file (default: ${DB_VARIABLE}, else {DB_PATH})",
+    )
+
+
 def _forward(options: argparse.Namespace) -> int:
-    to = nats_of(options)
-    if not options.db.exists():
-        raise StorageError(
-            options.db, "no such file: name with --db the one that the device writes"
-        )
-    with PowerManager(options.db) as pm:
-        backoff = Backoff(most=options.max_wait)
-        work = forward(Outbox(pm, options.site), to, options.interval, backoff, options.once)
-        return run_until_signal(work)
+    work = forward_file(
+        options.db,
+        options.site,
+        nats_of(options),
+        options.interval,
+        Backoff(most=options.max_wait),
+        options.once,
+    )
+    return run_until_signal(work)
+
+
+def _resend(options: argparse.Namespace) -> int:
+    with open_file(options.db) as pm:
+        resent = resend(pm, options.since, options.device_id)
+    print(
+        f"{resent.readings} readings, {resent.events} events and {resent.deletions} deletions wait "
+        "to be sent again, and every state: `power-fleet forward` sends them"
+    )
+    return 0

@@ -23,7 +23,7 @@ from power_fleet.options import (
 )
 from power_fleet.quota import BYTES_A_MINUTE, MESSAGES_A_MINUTE, Quota
 from power_fleet.stream import DEVICE_MESSAGES, Backoff
-from power_manager import CommandParser
+from power_manager import CommandParser, parse_count
 
 STREAM_BYTES = 10 * 2**30  # that may wait in the stream
 
@@ -33,14 +33,30 @@ def add_commands(parser: CommandParser) -> None:
     _add_sink(parser)
     _add_close(parser)
     _add_stream(parser)
+    _add_schema(parser)
+
+
+def _add_schema(parser: CommandParser) -> None:
     command = parser.add_command(
         "schema",
         _schema,
-        "make the tables that are missing",
-        examples=["", "--clickhouse http://127.0.0.1:8123"],
+        "make the tables that are missing, and say how long to keep what is in them",
+        examples=["", "--keep-readings 90 --keep-hours 730", "--keep-hours none"],
         group=SERVER_GROUP,
     )
+    for name, what in {"readings": "readings", "hours": "the statistics of hours"}.items():
+        command.add_argument(
+            f"--keep-{name}",
+            type=parse_kept_days,
+            metavar="DAYS",
+            help=f"keep {what} of so many days; none: for ever (default: as it is, at first for ever)",
+        )
     add_engine_option(command)
+
+
+def parse_kept_days(text: str) -> int:
+    """Text as a number of days to keep, for argparse: `none` and 0 are for ever."""
+    return 0 if text == "none" else parse_count(text)
 
 
 def _add_sink(parser: CommandParser) -> None:
@@ -170,7 +186,10 @@ def _stream(options: argparse.Namespace) -> int:
 
 def _schema(options: argparse.Namespace) -> int:
     from power_fleet.engine import Engine
+    from power_fleet.keep import keep
     from power_fleet.schema import create
 
-    create(Engine(engine_urls_of(options)))
+    engine = Engine(engine_urls_of(options))
+    create(engine)
+    keep(engine, options.keep_readings, options.keep_hours)
     return 0

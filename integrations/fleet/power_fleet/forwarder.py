@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 import nats.errors
 from nats.aio.client import Client
@@ -14,7 +15,7 @@ from nats.js.errors import APIError
 from power_fleet.codec import Batch, encode
 from power_fleet.outbox import Outbox, Parcel
 from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, is_other_stream, token
-from power_manager import StorageError
+from power_manager import PowerManager, StorageError
 
 PUBLISH_SECONDS = 10.0  # to wait for an acknowledgement
 # Between two parcels of a backlog. A sink stores no more than so many messages of one device, by its quota, and what is
@@ -24,8 +25,44 @@ _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
 _log = logging.getLogger("power_fleet")
 
 
+class Replaced(Exception):
+    """The file has gone, or another one has taken its place."""
+
+
 class OtherStream(ConnectionError):
     """The stream is not the one in which the lines were opened: it has been made anew."""
+
+
+async def forward_file(
+    db: Path, site: str, to: Nats, interval: float, backoff: Backoff, once: bool = False
+) -> None:
+    """Forward a file as forward() does; where another one has taken its place, go on with that one.
+
+    A backup may be copied to a device while its forwarder runs. Raises StorageError where there is no file at first.
+    """
+    is_first = True
+    while True:
+        try:
+            pm = open_file(db)
+        except StorageError as error:
+            if is_first:
+                raise
+            await backoff.wait("nothing to send", error)
+            continue
+        is_first = False
+        with pm:
+            try:
+                await forward(Outbox(pm, site), to, interval, backoff, once)
+                return
+            except Replaced:
+                _log.warning("%s: another file has taken its place: going on with that one", db)
+
+
+def open_file(db: Path) -> PowerManager:
+    """Open the file of a device. Raises StorageError where there is none: a new one would be empty."""
+    if not db.exists():
+        raise StorageError(db, "no such file: name with --db the one that the device writes")
+    return PowerManager(db)
 
 
 async def forward(
@@ -33,7 +70,8 @@ async def forward(
 ) -> None:
     """Send what is there, then look again every `interval` seconds, for ever; with once, until nothing is left.
 
-    A failure never ends it: the file keeps everything, the connection is made anew, and the wait grows.
+    A failure never ends it: the file keeps everything, the connection is made anew, and the wait grows. Raises Replaced
+    where the path no longer names the file.
     """
     while True:
         try:
@@ -44,6 +82,8 @@ async def forward(
             finally:
                 await _close(connection)
         except _FAILURES as error:
+            if outbox.is_replaced():
+                raise Replaced(str(error)) from error
             await backoff.wait("not sent, kept in the file", error)
 
 

@@ -55,9 +55,10 @@ authorization {{
 class Security:
     """What a server needs that others reach.
 
-    A certificate with its key, both PEM; and the file of users, in the directory above that of the server.
+    The address; a certificate with its key, both PEM; and the file of users, in the directory above the server's.
     """
 
+    host: str
     certificate: Path
     key: Path
     users: Path
@@ -71,15 +72,15 @@ class NatsServer:
         home: Path,
         port: int,
         max_bytes: int,
-        host: str = LOOPBACK,
         security: Security | None = None,
     ) -> None:
         self.home = home.absolute()
-        self.host = host
+        self.host = LOOPBACK if security is None else security.host
         self.port = port
         self._max_bytes = max_bytes
         self._security = security
         self._process: asyncio.subprocess.Process | None = None
+        self._is_wanted_anew = False
 
     @property
     def url(self) -> str:
@@ -87,6 +88,12 @@ class NatsServer:
         scheme = "nats" if self._security is None else "tls"
         host = LOOPBACK if self.host in ("0.0.0.0", "::") else self.host
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def process(self) -> int:
+        """Its process id; it has to be started already."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def pid_file(self) -> Path:
@@ -166,8 +173,11 @@ class NatsServer:
         while True:
             assert self._process is not None
             code = await self._process.wait()
-            _log.error("the NATS server ended (code %d), and is started again", code)
-            await asyncio.sleep(backoff.next())
+            if self._is_wanted_anew:
+                self._is_wanted_anew = False
+            else:
+                _log.error("the NATS server ended (code %d), and is started again", code)
+                await asyncio.sleep(backoff.next())
             try:
                 await self.start()
             except (StorageError, Refused, OSError) as error:
@@ -175,8 +185,12 @@ class NatsServer:
             else:
                 backoff.reset()
 
-    def end(self) -> None:
+    def start_anew(self) -> None:
         """Have it end; keep_running() then starts it again."""
+        self._is_wanted_anew = True
+        self._terminate()
+
+    def _terminate(self) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
 
@@ -184,7 +198,7 @@ class NatsServer:
         """End it, and wait until it is gone."""
         if self._process is None:
             return
-        self.end()
+        self._terminate()
         try:
             await asyncio.wait_for(self._process.wait(), END_SECONDS)
         except asyncio.TimeoutError:

@@ -11,16 +11,19 @@ deleted from those that were recorded in their place, whatever the order in whic
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from power_fleet import __version__, codec
+from power_fleet import __version__, codec, progress
 from power_fleet.codec import MAX_COUNT, Batch, Device, Event, Meter, Opening, Reading
+from power_fleet.progress import FOLLOWER, KeptDeletion, Progress
 from power_manager import (
     SECOND_US,
     Deletion,
+    PowerEvent,
     PowerManager,
     PowerMeter,
     PowerReading,
@@ -31,14 +34,7 @@ READINGS = 2000  # in a message: 50 kB of the least compressible
 EVENTS = 25  # notes of 10,000 characters are allowed, and a message may have 1 MB
 RECORDS = 100  # meters in a message
 DELETIONS = 500  # in a message
-FOLLOWER = "power-fleet"  # the name of the events' cursor in the file
 _COUNTS_A_PARCEL = 3  # deletions take two, changed states one
-
-# How many parcels the stream has had of this file: a copy of the file, or an older state of it, is known by it.
-_TABLE = """CREATE TABLE IF NOT EXISTS fleet_progress (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID"""
-_NUMBER = "SELECT coalesce(max(value), 0) FROM fleet_progress WHERE name = 'number'"
-_COUNT_PARCEL = """INSERT INTO fleet_progress (name, value) VALUES ('number', 1)
-    ON CONFLICT (name) DO UPDATE SET value = value + 1"""
 
 
 @dataclass
@@ -49,6 +45,8 @@ class Parcel:
     readings: list[PowerReading] = field(default_factory=list)
     deletions: list[Deletion] = field(default_factory=list)
     last_event: int | None = None
+    deletions_again: list[KeptDeletion] = field(default_factory=list)
+    last_event_again: int | None = None
     states: list[_State] = field(default_factory=list)
 
     @property
@@ -59,7 +57,9 @@ class Parcel:
     @property
     def is_progress(self) -> bool:
         """Whether the file has something to note once it is sent."""
-        return bool(self.readings or self.deletions) or self.last_event is not None
+        events = (self.last_event, self.last_event_again)
+        rows = (self.readings, self.deletions, self.deletions_again)
+        return any(rows) or events != (None, None)
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,11 @@ class Outbox:
 
     def __init__(self, pm: PowerManager, site: str = "") -> None:
         self._pm = pm
+        self._place = self._present_place()
         self._site = site
         self._events = pm.event_follower(FOLLOWER, from_start=True)
         self._file_id = ""
-        self._number = 0
+        self._progress = Progress()
         self._max_gap = 0
         self._lines: dict[str, int] = {}  # by device: the number of its line
         self._openings: dict[
@@ -106,12 +107,13 @@ class Outbox:
         parcel = Parcel()
         # One transaction: a reading that is taken together with a deletion must be of the time before or after both.
         with self._pm.transaction():
-            if self._pm.file_id != self._file_id or self._count > MAX_COUNT - _COUNTS_A_PARCEL:
-                self._start()  # a backup was restored under us, or the lines are full
             self._read_head()
             deletions = self._pm.pending_deletions(DELETIONS)
+            again = self._deletions_again()
             devices = [device.id for device in self._pm.list_devices()]
-            openings = self._take_openings([*devices, *(row.device_id for row in deletions)])
+            devices += [row.device_id for row in deletions]
+            devices += [row.device_id for row in again]
+            openings = self._take_openings(devices)
             if openings:
                 parcel.batches += openings
                 return parcel
@@ -121,6 +123,7 @@ class Outbox:
             if deletions:
                 self._add_deletions(parcel, deletions)
             else:
+                self._add_deletions_again(parcel, again)
                 self._add_readings(parcel, {meter.id: meter.device_id for meter in meters})
                 self._add_events(parcel)
         return parcel
@@ -134,11 +137,26 @@ class Outbox:
         if parcel.is_progress:
             with self._pm.connection() as conn:
                 self._pm.acknowledge([*parcel.readings, *parcel.deletions])
+                progress.keep_deletions(conn, parcel.batches)
+                progress.note_deletions(conn, parcel.deletions_again)
                 if parcel.last_event is not None:
                     self._events.acknowledge(parcel.last_event)
-                conn.execute(_COUNT_PARCEL)
+                if parcel.last_event_again is not None:
+                    progress.note_events(conn, parcel.last_event_again)
+                progress.count_parcel(conn)
         for state in parcel.states:
             self._sent[state.device_id, state.meter_id] = state.revision
+
+    def is_replaced(self) -> bool:
+        """Whether the path of the file names another one now, or none."""
+        return self._present_place() != self._place
+
+    def _present_place(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._pm.db_path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def reopen(self) -> None:
         """Open new lines: the stream is not the one that the present lines were opened in."""
@@ -147,12 +165,23 @@ class Outbox:
     # --- What goes into a parcel
 
     def _read_head(self) -> None:
-        """What every batch carries."""
-        self._file_id = self._pm.file_id
-        self._max_gap = round(self._pm.max_gap * SECOND_US)
+        """Read what every batch carries; where it wants other lines, begin with them."""
         with self._pm.connection() as conn:
-            conn.execute(_TABLE)  # a restored file may not have it
-            (self._number,) = conn.execute(_NUMBER).fetchone()
+            found = progress.read(conn)
+        file_id = self._pm.file_id
+        if (
+            file_id != self._file_id  # a backup was restored under us
+            or found.resends != self._progress.resends
+            or self._count > MAX_COUNT - _COUNTS_A_PARCEL  # the lines are full
+        ):
+            self._start()
+        self._file_id = file_id
+        self._progress = found
+        self._max_gap = round(self._pm.max_gap * SECOND_US)
+
+    def _deletions_again(self) -> list[KeptDeletion]:
+        with self._pm.connection() as conn:
+            return progress.deletions_again(conn, DELETIONS)
 
     def _batch(self, device_id: str) -> Batch:
         return Batch(
@@ -161,7 +190,7 @@ class Outbox:
             self._count,
             line=self._lines[device_id],
             file_id=self._file_id,
-            number=self._number,
+            number=self._progress.number,
         )
 
     def _take_openings(self, device_ids: Iterable[str]) -> list[Batch]:
@@ -179,7 +208,7 @@ class Outbox:
                     self._max_gap,
                     line=0,
                     file_id=self._file_id,
-                    number=self._number,
+                    number=self._progress.number,
                     opening=self._openings[device_id],
                 )
             )
@@ -214,6 +243,24 @@ class Outbox:
             parcel.deletions.append(deletion)
         parcel.batches += by_device.values()
 
+    def _add_deletions_again(self, parcel: Parcel, again: list[KeptDeletion]) -> None:
+        """With the revisions that they had, so that they take nothing that was recorded after them."""
+        strangers = [kept for kept in again if kept.deletion.line > self._lines[kept.device_id]]
+        with self._pm.connection() as conn:
+            progress.note_deletions(
+                conn, strangers
+            )  # another fleet's: this one never heard of them
+        by_device: dict[str, Batch] = {}
+        for kept in again:
+            if kept in strangers:
+                continue
+            device_id = kept.device_id
+            parcel.deletions_again.append(kept)
+            if device_id not in by_device:
+                by_device[device_id] = self._batch(device_id)
+            by_device[device_id].deletions.append(kept.deletion)
+        parcel.batches += by_device.values()
+
     def _add_readings(self, parcel: Parcel, device_of: dict[str, str]) -> None:
         by_device: dict[str, Batch] = {}
         for reading in self._pm.pending_readings(READINGS):
@@ -233,8 +280,16 @@ class Outbox:
         parcel.batches += by_device.values()
 
     def _add_events(self, parcel: Parcel) -> None:
+        """The next events; where there are none, those that are to be sent again."""
+        events = self._events.pending(EVENTS)
+        if events:
+            parcel.last_event, _ = events[-1]
+        else:
+            events = self._events_again()
+            if events:
+                parcel.last_event_again, _ = events[-1]
         by_device: dict[str, Batch] = {}
-        for sequence, event in self._events.pending(EVENTS):
+        for sequence, event in events:
             device_id = event.device_id
             if device_id not in by_device:
                 by_device[device_id] = self._batch(device_id)
@@ -249,8 +304,20 @@ class Outbox:
                     event.meter_id,
                 )
             )
-            parcel.last_event = sequence
         parcel.batches += by_device.values()
+
+    def _events_again(self) -> list[tuple[int, PowerEvent]]:
+        """The next of the events that are to be sent again."""
+        after = self._progress.events_after
+        until = self._progress.events_until
+        if after >= until:
+            return []
+        found = self._pm.events_since(after, limit=EVENTS)
+        events = [(sequence, event) for sequence, event in found if sequence <= until]
+        if not events:  # they were deleted meanwhile
+            with self._pm.connection() as conn:
+                progress.note_events(conn, until)
+        return events
 
     def _add_states(self, parcel: Parcel, meters: list[PowerMeter]) -> None:
         """The devices and meters that the stream does not have as they are now; a device after its meters."""

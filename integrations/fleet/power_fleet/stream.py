@@ -285,6 +285,15 @@ def next_sequence(highest_line: int) -> int:
     return (highest_line // EPOCH + 1) * EPOCH
 
 
+async def least_sequence(js: JetStreamContext, highest_line: int) -> int:
+    """The least number that the next message may have in a fleet whose engine knows lines up to that."""
+    try:
+        last = (await js.stream_info(STREAM)).state.last_seq
+    except NotFoundError:
+        last = 0
+    return 1 if last >= highest_line else next_sequence(highest_line)
+
+
 def is_other_stream(line: int, sequence: int) -> bool:
     """Whether the stream that gave a message this number is not the one that the line was opened in."""
     return sequence <= line or sequence // EPOCH != line // EPOCH
@@ -295,8 +304,9 @@ async def check_sequence(js: JetStreamContext, highest_line: int) -> None:
     last = (await js.stream_info(STREAM)).state.last_seq
     if last < highest_line:
         raise Refused(
-            f"the stream {STREAM} has come to message {last}, but the engine knows line {highest_line}: the stream was "
-            f"made anew; run power-fleet stream --first-sequence {next_sequence(highest_line)}"
+            f"the stream {STREAM} has come to message {last}, but the engine knows line {highest_line}: "
+            "the stream was made anew; run power-fleet stream --first-sequence "
+            f"{next_sequence(highest_line)}, then start the sink again"
         )
 
 

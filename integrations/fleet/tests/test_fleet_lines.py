@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +18,8 @@ from fleet_harness import INTEGRATION, NOW, Clock, emptied, random_device
 from nats.js import JetStreamContext
 from pipeline import drained, info, messages, quick, running_sink, send, streams, until
 from power_fleet.engine import Engine
-from power_fleet.forwarder import forward
+from power_fleet.fleet import Fleet
+from power_fleet.forwarder import forward, forward_file
 from power_fleet.life import highest_line
 from power_fleet.outbox import Outbox
 from power_fleet.sink import Sink
@@ -135,7 +139,7 @@ def test_a_sink_refuses_a_stream_that_has_not_come_as_far_as_the_engine(
         async with running_sink(engine, nats):
             await drained(nats)
         await made_anew(nats)
-        with pytest.raises(Refused, match=rf"made anew; run .* --first-sequence {EPOCH}$"):
+        with pytest.raises(Refused, match=rf"made anew; run .* --first-sequence {EPOCH},"):
             await asyncio.wait_for(Sink(engine, nats, quick()).run(), 30)
         async with jetstream(nats) as js:
             await make_streams(js, 1, 10_000_000, first_sequence=EPOCH)
@@ -195,6 +199,45 @@ def test_another_stream_is_known_by_its_numbers(line: int, sequence: int, other:
     assert is_other_stream(line, sequence) is other
     assert next_sequence(line) > line
     assert is_other_stream(line, next_sequence(line))
+
+
+def test_a_file_that_is_replaced_under_its_forwarder_is_right_at_once(
+    pm: PowerManager, nats: Nats, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Copied over by a plain cp of an older state, with a clock that is years behind; or gone for a moment."""
+    meter = pm.list_meters()[0].id
+    pm.backup(tmp_path / "backup.db")
+    pm.log_power(
+        meter, 9.0, 1.0, charge_pct=90.0, timestamp=NOW + 3e7
+    )  # its clock was a year ahead
+
+    def voltage() -> object:
+        rows = engine.ask("SELECT voltage FROM power_meters FINAL WHERE meter_id = %(m)s", m=meter)
+        return rows[0][0] if rows else None
+
+    async def run() -> None:
+        path = Path(pm.db_path)
+        work = forward_file(path, "", nats, 0.05, quick())
+        sending = asyncio.ensure_future(work)
+        async with running_sink(engine, nats):
+            await until(lambda: voltage() == 9.0)
+            for name in ("a.db", "a.db-wal", "a.db-shm"):
+                (tmp_path / name).unlink()
+            await until(lambda: "no such file" in caplog.text)
+            shutil.copy(tmp_path / "backup.db", tmp_path / "new.db")
+            os.replace(tmp_path / "new.db", path)
+            with PowerManager(path, clock=Clock(NOW - 1e8)) as restored:
+                restored.log_power(meter, 4.0, 1.0, charge_pct=40.0)
+            await until(lambda: voltage() == 4.0)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    with caplog.at_level(logging.WARNING, "power_fleet"):
+        asyncio.run(run())
+    assert "another file has taken its place" in caplog.text
+    with PowerManager(tmp_path / "a.db") as restored:
+        latest = Fleet(["chdb://memory"]).latest().value
+        assert [row.voltage for row in latest] == [row.voltage for row in restored.list_meters()]
 
 
 @pytest.mark.slow
