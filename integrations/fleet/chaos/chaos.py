@@ -39,7 +39,7 @@ from power_manager import PowerManager
 THIEF = "thief 1"  # a device whose key was stolen
 FLOOD = 400  # messages at once
 BACKFILL = 3000  # late readings at once
-SETTLE_SECONDS = 40.0
+SETTLE_SECONDS = 240.0
 QUIET_LOOKS = (
     8  # in a row, a quarter of a second apart, at which nothing waits: forwarders look each second
 )

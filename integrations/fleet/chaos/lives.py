@@ -19,7 +19,7 @@ from power_fleet.fleet import Fleet
 
 from power_manager import PowerManager, to_microseconds
 
-PATIENCE = 40.0  # seconds for a file to be sent while everything is harmed
+PATIENCE = 240.0  # seconds for a file to be sent while everything is harmed
 YEAR = 365 * 86400.0
 Key = tuple[str, int]
 Values = tuple[float | None, float | None, float | None]
