@@ -111,7 +111,8 @@ FROM (
       minIf(min_wattage_, powers > 0) AS min_wattage, maxIf(max_wattage_, powers > 0) AS max_wattage,
       sum(charges) AS charge_count, minIf(min_charge_, charges > 0) AS min_charge_pct,
       maxIf(max_charge_, charges > 0) AS max_charge_pct, groupArrayIf(gap_, powers > 0) AS gaps,
-      groupArrayIf(hour, powers > 0) AS hours, groupArrayIf((n, powers), powers > 0) AS all_counts, {grouped}
+      groupArrayIf(hour, powers > 0) AS hours,
+      groupArrayIf((n, powers, min_wattage_, max_wattage_), powers > 0) AS all_counts, {grouped}
     FROM (
       SELECT device_id, meter_id, hour, reading_count AS n, power_count AS powers, wattage_sum AS wattage_sum_,
         min_wattage AS min_wattage_, max_wattage AS max_wattage_,
@@ -133,6 +134,7 @@ FROM (
         """See power_fleet.sql; without the hours in which no reading has watts."""
         return f"""
 SELECT device_id, meter_id, hour, counts_.1 AS reading_count, counts_.2 AS power_count,
+  counts_.3 AS min_wattage, counts_.4 AS max_wattage,
   inside_out + before_out AS energy_out, inside_in + before_in AS energy_in
 FROM (
   SELECT device_id, meter_id, all_hours, counts, outs, ins, arrayPushFront({_OUT}, 0.) AS step_outs,

@@ -16,6 +16,8 @@ from typing import Any, Generic, TypeVar
 
 from power_fleet import sql
 from power_fleet.engine import Engine, Row, Shard, at_once, parts
+from power_fleet.usage import MeterEnergy, hour_energies
+from power_fleet.usage import oldest_dirty as _oldest
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -130,6 +132,30 @@ class Fleet:
         rows = (_energy_row(*key, sums[key]) for key in sorted(sums))
         return Answer([row for row in rows if row["energy_out_wh"] or row["energy_in_wh"]], fresh)
 
+    def hour_energies(
+        self, device_ids: Iterable[str], since: Any, until: Any
+    ) -> Answer[dict[str, list[MeterEnergy]]]:
+        """The energy of these devices by meter and UTC hour, as get_statistics' by hour; devices unknown are left out.
+
+        since, until: aware datetimes, ISO 8601 text with an offset, or epoch seconds; the hour that `since` is in is
+        whole, that of `until` is left out. Meters that are retired or replaced are there too, deleted ones are not.
+        """
+        ids = _ids(device_ids)
+        hours = range(
+            to_microseconds(since, "since") // HOUR_US, to_microseconds(until, "until") // HOUR_US
+        )
+        fresh = self._fresh()
+        answers = at_once(
+            lambda place: hour_energies(place[0], place[2], hours), self._places(ids or [])
+        )
+        return Answer({id_: meters for some in answers for id_, meters in some.items()}, fresh)
+
+    def devices(self, device_ids: Iterable[str] | None = None) -> Answer[list[DeviceRecord]]:
+        """These devices, or all, by id; unknown ones are left out."""
+        ids, fresh = _ids(device_ids), self._fresh()
+        records = at_once(lambda place: list(_records(*place).values()), self._places(ids))
+        return Answer(sorted(chain(*records), key=lambda device: device.id), fresh)
+
     def silent(self, minutes: float) -> Answer[list[dict[str, str]]]:
         """The devices the stream has had nothing from for that long, longest first, with when it last had.
 
@@ -235,12 +261,6 @@ def _meters(shard: Shard, of: str, names: dict[str, Any]) -> list[PowerMeter]:
 def _records(shard: Shard, of: str, names: dict[str, Any]) -> dict[str, DeviceRecord]:
     """The devices by their ids."""
     return {row["device_id"]: _device(row) for row in shard.select(sql.devices(of), **names)}
-
-
-def _oldest(shard: Shard, of: str, names: dict[str, Any], first: int, end: int) -> int:
-    """The oldest of the hours from `first` on and before `end` that have to be made to answer; `end` where none has."""
-    (found,) = shard.select(sql.oldest_dirty(of), first=first, end=end, **names)
-    return int(found["oldest"]) if found["hours"] else end
 
 
 def _sums(

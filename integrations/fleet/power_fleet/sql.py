@@ -221,12 +221,12 @@ GROUP BY device_id, meter_id"""
 
 
 def hours(devices: str, with_fresh: bool) -> str:
-    """Device, meter, hour, its sums and its energy, from the hour %(wanted)s on and before %(end)s.
+    """Device, meter, hour, its readings, watts and energy, from the hour %(wanted)s on and before %(end)s.
 
     Segments are taken from the hour %(first)s on, which is earlier: the energy up to an hour's first reading is its.
     """
     return f"""
-SELECT device_id, meter_id, hour, reading_count, power_count, energy_out, energy_in
+SELECT device_id, meter_id, hour, reading_count, power_count, min_wattage, max_wattage, energy_out, energy_in
 FROM ({_in_order(_newest(devices, with_fresh))}) WHERE hour >= %(wanted)s
 ORDER BY device_id, meter_id, hour"""
 
