@@ -19,6 +19,7 @@ from power_billing.hours import next_hour
 from power_billing.keys import API_KEY, Secret
 from power_billing.links import Link, check_clock, keep_item, links_of
 from power_billing.money import price_of
+from power_billing.sources import Devices
 from power_billing.stripe_client import account_of, cannot, meter_name_of
 from power_billing.stripe_setup import (
     Found,
@@ -37,7 +38,7 @@ from power_billing.tables import (
     setting,
     tables,
 )
-from power_manager import NotFound, PowerEventType, PowerManager
+from power_manager import NotFound, PowerEventType
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def trial_of(place: Place, client: stripe.StripeClient, key: Secret) -> Trial:
 
 
 def go_live(
-    pm: PowerManager,
+    pm: Devices,
     place: Place,
     client: stripe.StripeClient,
     trial: Trial,
@@ -152,7 +153,7 @@ def _move_links(conn: sqlite3.Connection, customers: Mapping[str, str], begin: i
     conn.execute("DELETE FROM billing_links WHERE link_key <= ?", (last_key,))
 
 
-def _restore(pm: PowerManager, device_id: str) -> None:
+def _restore(pm: Devices, device_id: str) -> None:
     """What an invoice of the trial has shut down comes back."""
     try:
         pm.trigger_event(device_id, PowerEventType.RESTORE, note="billing: its trial is over")

@@ -22,9 +22,9 @@ from power_billing.ledger import by_customer, counted_by_day
 from power_billing.links import links_of
 from power_billing.money import Price
 from power_billing.outbox import TAKEN, Entry, State, entries_of
-from power_billing.sources import NANO
+from power_billing.sources import NANO, Devices
 from power_billing.tables import Place, tables
-from power_manager import InvalidValue, PowerManager
+from power_manager import InvalidValue
 
 # Stripe waits an hour after the end of a period before it makes the invoice final.
 INVOICE_GRACE_HOURS = 1
@@ -96,7 +96,7 @@ class Statement:
 
 
 def make_statement(
-    pm: PowerManager,
+    pm: Devices,
     place: Place,
     hours: range,
     *,

@@ -31,7 +31,7 @@ from power_billing.outbox import Entry, State, counts, entries_in, open_entries,
 from power_billing.reconcile import Reconciliation, reconcile
 from power_billing.sender import Sender, queue_refused
 from power_billing.sinks import UsageSink
-from power_billing.sources import ALL_DAYS, FileUsage, UsageSource
+from power_billing.sources import ALL_DAYS, BatchSource, Devices, UsageSource, source_of
 from power_billing.tables import Place, copy_in_memory, set_setting, setting, tables
 from power_manager import DB_PATH, InvalidValue, PowerManager
 
@@ -70,13 +70,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Run:
-    """A file's usage on its way to a sink.
+    """Usage on its way to a sink; pm: the file, or a fleet's devices.
 
-    ledger: where the billing tables are, the file itself by default. source: what knows the usage, the file by
+    ledger: where the billing tables are, the file itself by default. source: what knows the usage, `pm` by
     default. `clock` is the one that the PowerManager has, in epoch seconds; `sleep` makes the pauses between tries.
     """
 
-    pm: PowerManager
+    pm: Devices
     ledger: Place | None = None
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
@@ -200,7 +200,9 @@ class Run:
         self, place: Place, links: Sequence[Link], days: float = LOOK_BACK_DAYS
     ) -> list[DeviceUsage]:
         """What each link's device used; without a lock, for with a large fleet it takes long."""
-        source = self.source or FileUsage(self.pm)
+        source = self.source or source_of(self.pm)
+        if isinstance(source, BatchSource):
+            source.expect([link.device_id for link in links], days)
         with tables(place) as conn:
             known = {link.device_id: known_meters(conn, link.device_id) for link in links}
         now = self.clock()
@@ -333,7 +335,7 @@ class Status:
 
 
 def status(
-    pm: PowerManager, ledger: Place | None = None, clock: Callable[[], float] = time.time
+    pm: Devices, ledger: Place | None = None, clock: Callable[[], float] = time.time
 ) -> Status:
     """What the ledger says; ledger: the library's file by default. However many years there are, it takes as long."""
     place = ledger or pm
@@ -367,7 +369,7 @@ def _customer_status(conn: sqlite3.Connection, customer: str) -> CustomerStatus:
 
 
 def report(
-    pm: PowerManager,
+    pm: Devices,
     sink: UsageSink,
     *,
     until: Any = None,

@@ -16,8 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from power_fleet import sql
 from power_fleet.engine import Engine, Row, Shard, at_once, parts
-from power_fleet.usage import MeterEnergy, hour_energies
-from power_fleet.usage import oldest_dirty as _oldest
+from power_fleet.usage import MeterEnergy, hour_energies, oldest_dirty
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -47,6 +46,7 @@ _Place = tuple[
     Shard, str, dict[str, Any]
 ]  # where a question is asked, of which devices, and its parameters for that
 _NAMED = 6  # times that the longest question names its devices
+_oldest = oldest_dirty
 _NEVER = 2**62  # an hour that does not come
 
 
@@ -133,17 +133,17 @@ class Fleet:
         return Answer([row for row in rows if row["energy_out_wh"] or row["energy_in_wh"]], fresh)
 
     def hour_energies(
-        self, device_ids: Iterable[str], since: Any, until: Any
+        self, device_ids: Iterable[str], since: Any, until: Any = None
     ) -> Answer[dict[str, list[MeterEnergy]]]:
         """The energy of these devices by meter and UTC hour, as get_statistics' by hour; devices unknown are left out.
 
         since, until: aware datetimes, ISO 8601 text with an offset, or epoch seconds; the hour that `since` is in is
-        whole, that of `until` is left out. Meters that are retired or replaced are there too, deleted ones are not.
+        whole, that of `until` is left out; None (default): to the last there is. Meters that are retired or replaced
+        are there too, deleted ones are not.
         """
         ids = _ids(device_ids)
-        hours = range(
-            to_microseconds(since, "since") // HOUR_US, to_microseconds(until, "until") // HOUR_US
-        )
+        end = _NEVER if until is None else to_microseconds(until, "until") // HOUR_US
+        hours = range(to_microseconds(since, "since") // HOUR_US, end)
         fresh = self._fresh()
         answers = at_once(
             lambda place: hour_energies(place[0], place[2], hours), self._places(ids or [])

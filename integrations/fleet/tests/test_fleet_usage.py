@@ -124,7 +124,9 @@ def test_late_readings_and_deletions_are_in_them(urls: list[str], make: Make, cl
     pm.delete_meter(solar.id)
     carry(pm, engine)
     assert compare(fleet, files, 10) > 3
-    assert len(fleet.hour_energies(["edge-7"], 0, NOW).value["edge-7"]) == 3
+    assert len(fleet.hour_energies(["edge-7"], 0).value["edge-7"]) == 3
+    present = fleet.hour_energies(["edge-7"], NOW).value["edge-7"]
+    assert {hour.hour for meter in present for hour in meter.hours} == {THIS_HOUR}
 
 
 def test_who_is_not_there_is_left_out(urls: list[str], make: Make, clock: Clock) -> None:
