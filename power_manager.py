@@ -116,6 +116,8 @@ __all__ = [
     "from_microseconds",
     "main",
     "make_budget",
+    "make_budget_table",
+    "make_meter_table",
     "make_report",
     "make_table",
     "nearest",
@@ -6569,9 +6571,20 @@ def _devices_text(
 
 
 def _meters_text(meters: Sequence[PowerMeter], now_us: int, stale_s: float, screen: Screen) -> str:
-    """The meters with their present values."""
+    """The meters with their present values, or what to do where there are none."""
     if not meters:
         return "no meters yet: the command `add-meter` adds one"
+    return make_meter_table(meters, now_us, stale_s, screen)
+
+
+def make_meter_table(
+    meters: Iterable[PowerMeter], now_us: int, stale_s: float, screen: Screen
+) -> str:
+    """The meters with their present values as a table, as the command `meters` shows it.
+
+    `now_us` is the present in microseconds since 1970; a reading older than `stale_s` seconds is
+    coloured as old.
+    """
 
     def number(value: Callable[[PowerMeter], float | None]) -> Callable[[PowerMeter], str]:
         return lambda meter: _number(_present(meter, value(meter)))
@@ -6618,9 +6631,14 @@ _VERDICT_COLOURS = {
 
 
 def _budget_text(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) -> str:
-    """Budgets, a line a device."""
+    """Budgets, a line a device, or what to do where there are none."""
     if not budgets:
         return "no devices yet: the command `register` makes one"
+    return make_budget_table(budgets, screen)
+
+
+def make_budget_table(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) -> str:
+    """Budgets of power_budget_check() as a table, as the command `budget` shows it."""
 
     def number(key: str) -> Callable[[str], str]:
         return lambda id_: _number(budgets[id_].get(key))

@@ -9620,6 +9620,26 @@ class TestTables:
             "\x1b[31m  2\x1b[0m",
         ]
 
+    def test_tables_of_meters_and_budgets(self, pm: PowerManager) -> None:
+        """They are those of the commands `meters` and `budget`, without a word for nothing."""
+        screen = power_manager.Screen()
+        pm.register_device("d", "D")
+        meter = pm.add_meter("d", "main", name="Mains")
+        pm.log_power(meter.id, 230.0, 0.5)
+        now_us = power_manager.to_microseconds(pm.list_meters()[0].updated_at)
+        shown = power_manager.make_meter_table(pm.list_meters(), now_us, 60.0, screen)
+        assert shown.split("\n")[1].split() == [
+            "d/Mains",
+            "main",
+            "normal",
+            "-",
+            *["115", "230", "0.50", "-", "0s"],
+        ]
+        shown = power_manager.make_budget_table(pm.power_budget_check(["d"]), screen)
+        assert shown.split("\n")[1].split()[:4] == ["d", "115", "0", "-115"]
+        nothing = power_manager.make_budget_table({}, screen)
+        assert nothing == shown.split("\n")[0]
+
     def test_letters_that_the_screen_lacks(self) -> None:
         """They are escaped before they are measured, so that columns stay in line."""
         lines = self.table(("東", 1), ("Pack", 2), has_unicode=False, encoding="ascii")

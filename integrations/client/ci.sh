@@ -42,7 +42,7 @@ get_python() {
   [ -n "${POWER_PYTHON:-}" ] && return
   POWER_PYTHON=$tools/python/bin/python
   python3 -m venv "$tools/python"
-  "$tools/python/bin/pip" install -q -c "$root/.ci/constraints-service.txt" "$root[service]"
+  "$tools/python/bin/pip" install -q -c "$root/.ci/constraints.txt" "$root[service]"
 }
 
 get_node >&2

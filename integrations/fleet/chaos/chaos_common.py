@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -46,10 +46,10 @@ class Program:
         self._log, self._command = log, [sys.executable, *command]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Program:
+    def start(self, environment: Mapping[str, str] = ENVIRONMENT) -> Program:
         """Start it."""
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=ENVIRONMENT)
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)
         return self
 
     def kill(self, sig: int = signal.SIGKILL) -> None:

@@ -14,12 +14,23 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import unquote
 
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
-from power_fleet.stream import STREAM, SUBJECT, Refused, device_of, put_stream, token
+from power_fleet.intake import Message
+from power_fleet.stream import (
+    DEVICE_MESSAGES,
+    STREAM,
+    SUBJECT,
+    Nats,
+    Refused,
+    check_server,
+    device_of,
+    make_streams,
+    put_stream,
+    token,
+)
 
 DEAD_STREAM = "POWER_FLEET_DEAD"
 DEAD_SUBJECT = "power.dead."  # then the secret, then the device's id
@@ -70,6 +81,24 @@ async def make_dead_stream(js: JetStreamContext, replicas: int, max_bytes: int) 
     await put_stream(js, config)
 
 
+async def set_up_streams(
+    to: Nats,
+    replicas: int,
+    max_bytes: int,
+    device_messages: int = DEVICE_MESSAGES,
+    first_sequence: int = 1,
+) -> None:
+    """Make the stream and that of dead letters, or bring them to these settings. Raises Refused, NATS's errors."""
+    connection = await to.connect("power-fleet stream")
+    try:
+        await check_server(connection)
+        js = connection.jetstream(timeout=20)
+        await make_streams(js, replicas, max_bytes, device_messages, first_sequence)
+        await make_dead_stream(js, replicas, max(max_bytes // 10, 1))
+    finally:
+        await connection.close()
+
+
 async def dead_subject(js: JetStreamContext) -> str:
     """The subject of dead letters up to the device's id. Raises Refused where `power-fleet stream` has to run first."""
     config = (await js.stream_info(DEAD_STREAM)).config
@@ -79,13 +108,13 @@ async def dead_subject(js: JetStreamContext) -> str:
     return subject.removesuffix("*")
 
 
-async def bury(js: JetStreamContext, subject: str, message: Msg, reason: str) -> None:
-    """Put a message among the dead letters and take it out of the stream."""
+async def bury(js: JetStreamContext, subject: str, message: Message, reason: str) -> None:
+    """Put a message among the dead letters; its own stream can drop it then."""
     device_id = device_of(message.subject)
     headers = {
         "Reason": reason[:REASON].replace("\r", " ").replace("\n", " "),
         "Bytes": str(len(message.data)),
-        "Nats-Msg-Id": str(message.metadata.sequence.stream),
+        "Nats-Msg-Id": str(message.sequence),
     }
     await js.publish(
         subject + token(device_id),
@@ -93,7 +122,6 @@ async def bury(js: JetStreamContext, subject: str, message: Msg, reason: str) ->
         stream=DEAD_STREAM,
         headers=headers,
     )
-    await message.term()
 
 
 async def letters(js: JetStreamContext, device_id: str | None = None) -> AsyncIterator[Letter]:

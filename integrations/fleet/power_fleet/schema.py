@@ -8,7 +8,7 @@ What is measured is sorted by time first, and lies in partitions by month: a que
 much history there is, and a month that is over goes as a whole. `hour` and `day` are made by the engine itself, so that
 no program can store a reading where it is not looked for.
 
-Versions are (line << 24) | n: the line is the number that the stream gave to a forwarder's start, n counts what it has
+Versions are (line << 20) | n: the line is the number that the stream gave to a forwarder's start, n counts what it has
 claimed since. No clock is in them.
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from power_fleet.codec import COUNT_BITS
 from power_fleet.stream import Refused
 from power_manager import HOUR_US
 
@@ -33,7 +34,7 @@ MAYBE_TEXT = "Nullable(String)"
 MAYBE_WHOLE = "Nullable(Int64)"
 MAYBE_NUMBER = "Nullable(Float64)"
 
-LINE_BITS = 24  # of a version: what a line has claimed. Its number is above them
+LINE_BITS = COUNT_BITS  # of a version: what a line has counted. Its number is above them
 
 READINGS = {
     "device_id": TEXT,

@@ -10,33 +10,39 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 
 from power_fleet import dead, deletions, schema
-from power_fleet.codec import MAX_US, Batch, Poison, decode
+from power_fleet.codec import MAX_US, Batch, Deletion, Event, Poison
 from power_fleet.complaints import Complaints
-from power_fleet.engine import Engine, Shard
+from power_fleet.decoding import decode
+from power_fleet.engine import Engine, Shard, at_once
+from power_fleet.intake import Intake, Message
+from power_fleet.life import highest_line
 from power_fleet.quota import Quota
 from power_fleet.stream import (
-    CONSUMER,
-    STREAM,
     Backoff,
     Nats,
+    check_sequence,
     check_server,
     device_of,
     stored_until,
 )
 from power_manager import HOUR_US
 
-MESSAGES = 200  # taken at once
-WAIT = 1.0  # seconds for the first of them
+READINGS = 50_000  # stored together, and those of one message more: they take about 30 MB
+WAIT = 1.0  # seconds for a message to come
+TOGETHER = 0.1  # seconds in which what comes is stored together
 FRESH_EVERY = 10.0  # seconds between two notes of how fresh the engine is, where nothing comes
+FRESH_SOON = 1.0  # the same where something comes
+BURIED = 100  # dead letters at a time
 ACKNOWLEDGEMENT_BYTES = 1000  # one of the server's is shorter
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
@@ -48,18 +54,29 @@ class Rows:
 
     tables: dict[str, list[Sequence[Any]]] = field(default_factory=dict)
     generations: dict[str, int] = field(default_factory=dict)  # the lowest of each device
+    touched: set[tuple[str, int]] = field(default_factory=set)  # hours of devices
+    seen: dict[tuple[str, int], Sequence[Any]] = field(default_factory=dict)  # the latest of a line
 
     def add(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
         """Add rows to a table's."""
         self.tables.setdefault(table, []).extend(rows)
 
 
-# Deletions before what is deleted is looked for, which is after all rows that may be; then the touches of the hours.
-_ORDER = {
-    "power_deletions": schema.DELETIONS, "power_readings": schema.READINGS, "power_events": schema.EVENTS,
-    "power_devices": schema.DEVICES, "power_meters": schema.METERS,
-}  # fmt: skip
-_AFTERWARDS = {"power_touched": schema.TOUCHED, "power_seen": schema.SEEN}
+# What may be stored at the same time, one after the other. Deletions are looked for after all rows that they may be
+# about, and hours are touched after their readings. A device comes after its meters: its line says which of them are
+# present.
+_FIRST = {
+    "power_deletions": schema.DELETIONS,
+    "power_readings": schema.READINGS,
+    "power_events": schema.EVENTS,
+    "power_meters": schema.METERS,
+}
+_SECOND = {"power_devices": schema.DEVICES}
+_AFTERWARDS = {
+    "power_touched": schema.TOUCHED,
+    "power_lines": schema.LINES,
+    "power_seen": schema.SEEN,
+}
 
 
 def rows_of(batches: Iterable[tuple[Batch, int]], engine: Engine) -> list[Rows]:
@@ -74,52 +91,113 @@ def _add(rows: Rows, batch: Batch, seen: int) -> None:
     id_ = batch.device_id
     generation = batch.generation
     rows.generations[id_] = min(rows.generations.get(id_, generation), generation)
-    rows.add(
-        "power_deletions",
-        (
-            (
-                id_,
-                d.revision,
-                d.kind,
-                d.meter_id or "",
-                d.since or 0,
-                MAX_US if d.until is None else d.until,
-            )
-            for d in batch.deletions
-        ),
-    )
-    rows.add(
-        "power_readings",
-        ((id_, *reading, batch.max_gap, generation, 0) for reading in batch.readings),
-    )
-    rows.add(
-        "power_touched",
-        ((id_, hour, 1) for hour in sorted({r.at // HOUR_US for r in batch.readings})),
-    )
-    rows.add(
-        "power_events",
-        (
-            (id_, e.at, e.id, e.sequence, e.type, e.value, e.note, e.meter_id, 0, generation, 0)
-            for e in batch.events
-        ),
-    )
-    rows.add("power_devices", ((id_, *device, 0) for device in batch.devices))
-    rows.add("power_meters", ((id_, *meter, 0) for meter in batch.meters))
-    rows.add("power_seen", [(id_, 0, "", 0, seen)])
+    _note_seen(rows, batch, seen)
+    if batch.readings:
+        rows.add(
+            "power_readings",
+            [(id_, *reading, batch.max_gap, generation, 0) for reading in batch.readings],
+        )
+        rows.touched.update((id_, reading.at // HOUR_US) for reading in batch.readings)
+    if batch.meters:
+        rows.add("power_meters", [(id_, *meter, 0) for meter in batch.meters])
+    if batch.devices:
+        rows.add("power_devices", [(id_, *device, 0) for device in batch.devices])
+    if batch.events:
+        rows.add("power_events", [_event_row(batch, event) for event in batch.events])
+    if batch.deletions:
+        rows.add("power_deletions", [_deletion_row(id_, one) for one in batch.deletions])
+    if batch.opening is not None:
+        version, site, _ = batch.opening
+        rows.add(
+            "power_lines",
+            [(id_, batch.line, batch.file_id, seen, batch.number, version, site)],
+        )
 
 
-def store(engine: Engine, shards: Sequence[Rows]) -> None:
-    """Insert all of it, one insert a table and shard. Raises EngineError; then some of it may be there, harmlessly."""
-    for shard, rows in zip(engine.shards, shards):
-        _insert(shard, rows, _ORDER)
-        deletions.apply(shard, rows.generations, rows.tables.get("power_deletions", ()))
-        _insert(shard, rows, _AFTERWARDS)
+def _event_row(batch: Batch, event: Event) -> Sequence[Any]:
+    return (
+        batch.device_id,
+        event.at,
+        event.id,
+        event.sequence,
+        event.type,
+        event.value,
+        event.note,
+        event.meter_id,
+        batch.sequence,
+        batch.generation,
+        0,
+    )
 
 
-def _insert(shard: Shard, rows: Rows, tables: dict[str, dict[str, str]]) -> None:
-    for table, columns in tables.items():
-        if rows.tables.get(table):
-            shard.insert(table, columns, rows.tables[table])
+def _deletion_row(device_id: str, deletion: Deletion) -> Sequence[Any]:
+    return (
+        device_id,
+        deletion.revision,
+        deletion.kind,
+        deletion.meter_id or "",
+        deletion.since or 0,
+        MAX_US if deletion.until is None else deletion.until,
+    )
+
+
+def _note_seen(rows: Rows, batch: Batch, seen: int) -> None:
+    """Of all batches of a line only the latest is noted."""
+    key = (batch.device_id, batch.line)
+    before = rows.seen.get(key)
+    if before is None or (before[-1], before[-2]) < (seen, batch.number):
+        rows.seen[key] = (batch.device_id, batch.line, batch.file_id, batch.number, seen)
+
+
+def store(engine: Engine, shards: Sequence[Rows]) -> int:
+    """Insert all of it, one insert a table and shard; return how many inserts there were.
+
+    Raises EngineError; then some of it may be there, harmlessly.
+    """
+    work = [(shard, rows) for shard, rows in zip(engine.shards, shards) if rows.generations]
+    return sum(at_once(lambda place: _store(*place), work))
+
+
+def _store(shard: Shard, rows: Rows) -> int:
+    rows.add("power_touched", [(*touched, 1) for touched in sorted(rows.touched)])
+    rows.add("power_seen", rows.seen.values())
+    inserts = _insert(shard, rows, _FIRST)
+    inserts += _insert(shard, rows, _SECOND)
+    deletions.apply(shard, rows.generations, rows.tables.get("power_deletions", ()))
+    return inserts + _insert(shard, rows, _AFTERWARDS)
+
+
+def _insert(shard: Shard, rows: Rows, tables: Mapping[str, dict[str, str]]) -> int:
+    """Insert into all of these tables at the same time; return how many of them have rows."""
+    filled = [name for name in tables if rows.tables.get(name)]
+
+    def insert(name: str) -> None:
+        shard.insert_columns(name, tables[name], list(zip(*rows.tables[name])))
+
+    at_once(insert, filled)
+    return len(filled)
+
+
+@dataclass
+class Work:
+    """What a sink has done since it began."""
+
+    messages: int = 0  # stored
+    readings: int = 0
+    inserts: int = 0
+    dead: int = 0  # dead letters
+    postponed: int = 0  # messages beyond their device's quota, each time that they came
+    dropped: int = 0  # that no device sent
+    stored_at: float = 0.0  # when something was stored last, epoch seconds; 0.0: never
+    lag: float = 0.0  # seconds that the oldest message had waited in the stream, at the last look
+
+
+@dataclass
+class _Portion:
+    """Messages that are stored together."""
+
+    good: list[tuple[Message, Batch]] = field(default_factory=list)
+    readings: int = 0
 
 
 class Sink:
@@ -138,6 +216,8 @@ class Sink:
         self._quota = Quota() if quota is None else quota
         self._complaints = Complaints()
         self._fresh_at = -FRESH_EVERY  # when it was noted last, by the monotonic clock
+        self._is_fresh = False  # whether nothing has been stored since
+        self.work = Work()
 
     async def run(self) -> None:
         """Work for ever: whatever fails is tried again, over a new connection, after a growing wait."""
@@ -156,25 +236,37 @@ class Sink:
     async def _work(self, connection: Client) -> None:
         await check_server(connection)
         js = connection.jetstream()
+        await check_sequence(js, await asyncio.to_thread(highest_line, self._engine))
         dead_subject = await dead.dead_subject(js)
-        subscription = await js.pull_subscribe_bind(CONSUMER, STREAM)
-        while True:
-            messages = []
-            with contextlib.suppress(nats.errors.TimeoutError):
-                messages = await subscription.fetch(MESSAGES, timeout=WAIT)
-            poison = await self._take(await self._allowed(messages))
-            for message, reason in poison:
-                self._complaints.say(device_of(message.subject), f"a dead letter: {reason}")
-                try:
-                    await dead.bury(js, dead_subject, message, reason)
-                except _FAILURES as error:  # it comes again; the readings behind it need not wait
-                    _log.error("left in the stream: %s", error or type(error).__name__)
-            if messages or time.monotonic() - self._fresh_at >= FRESH_EVERY:
-                fresh = int(await stored_until(connection) * 1e6)
-                await asyncio.to_thread(self._note_fresh, fresh)
-            self._backoff.reset()
+        intake = Intake(connection)
+        await intake.start()
+        try:
+            while True:
+                began_at = time.monotonic()
+                if await intake.wait(WAIT):
+                    await self._take(intake, js, dead_subject)
+                if self._needs_freshening():
+                    await self._freshen(connection)
+                self._backoff.reset()
+                if not intake.is_full:
+                    # Each store makes parts of tables, which the engine has to merge.
+                    await asyncio.sleep(began_at + TOGETHER - time.monotonic())
+        finally:
+            with contextlib.suppress(*_FAILURES):
+                await intake.close()
 
-    async def _allowed(self, messages: list[Msg]) -> list[Msg]:
+    async def _take(self, intake: Intake, js: JetStreamContext, dead_subject: str) -> None:
+        """Store what has come, and have the stream drop it."""
+        messages = await self._allowed(intake, await intake.take())
+        poison: list[tuple[Message, str]] = []
+        left = iter(messages)
+        while portion := await asyncio.to_thread(_portion, left, poison):
+            await self._store(intake, portion, left)
+        for message, reason in poison:
+            self._complaints.say(device_of(message.subject), f"a dead letter: {reason}")
+        await self._bury(intake, js, dead_subject, poison)
+
+    async def _allowed(self, intake: Intake, messages: list[Message]) -> list[Message]:
         """Those of the messages that are within their device's quota; the others come again when they are.
 
         What no device sent is dropped: the server's acknowledgement of another device's message, which that device
@@ -187,63 +279,108 @@ class Sink:
                 self._complaints.say(
                     device_id, "dropped what another device had the server send under its subject"
                 )
-                await message.term()
+                self.work.dropped += 1
+                await intake.drop(message)
                 continue
             wait = self._quota.wait_for(device_id, len(message.data))
             if wait == 0.0:
                 allowed.append(message)
             else:
                 self._complaints.say(device_id, "it sends more than its quota: the rest waits")
-                await message.nak(delay=wait)
+                self.work.postponed += 1
+                await intake.give_back(message, wait)
         return allowed
 
-    async def _take(self, messages: list[Msg]) -> list[tuple[Msg, str]]:
-        """Store the messages and acknowledge them; return those that can never be stored, with the reasons.
-
-        On a failure the others go back, for any sink to try again.
-        """
-        good, poison = [], []
-        for message in messages:
-            try:
-                good.append((message, _decoded(message)))
-            except Poison as reason:
-                poison.append((message, str(reason)))
+    async def _store(self, intake: Intake, portion: _Portion, left: Iterable[Message]) -> None:
+        """Store messages and acknowledge them. On a failure they go back with those left, for any sink to try again."""
         try:
-            rows = rows_of(((batch, _seen(message)) for message, batch in good), self._engine)
-            await asyncio.to_thread(store, self._engine, rows)
+            batches = [(batch, message.taken_at) for message, batch in portion.good]
+            inserts = await asyncio.to_thread(
+                lambda: store(self._engine, rows_of(batches, self._engine))
+            )
         except _FAILURES:
-            for message, _ in good:
+            for message in chain((message for message, _ in portion.good), left):
                 with contextlib.suppress(*_FAILURES):
-                    await message.nak(delay=1)
+                    await intake.give_back(message, 1.0)
             raise
-        for message, _ in good:
-            await message.ack()
-        return poison
+        await intake.acknowledge(message for message, _ in portion.good)
+        self.work.messages += len(portion.good)
+        self.work.readings += portion.readings
+        self.work.inserts += inserts
+        self.work.stored_at = time.time()
+        self._is_fresh = False
 
-    def _note_fresh(self, fresh: int) -> None:
-        """Say how fresh the engine is, on every shard."""
-        for shard in self._engine.shards:
-            shard.insert("power_fresh", schema.FRESH, [["stream", fresh]])
+    async def _bury(
+        self,
+        intake: Intake,
+        js: JetStreamContext,
+        dead_subject: str,
+        poison: Sequence[tuple[Message, str]],
+    ) -> None:
+        """Make dead letters of messages, BURIED at a time; one that fails comes again, and nothing waits for it."""
+
+        async def bury(message: Message, reason: str) -> None:
+            try:
+                await dead.bury(js, dead_subject, message, reason)
+                await intake.drop(message)
+                self.work.dead += 1
+            except _FAILURES as error:
+                _log.error("left in the stream: %s", error or type(error).__name__)
+
+        for first in range(0, len(poison), BURIED):
+            await asyncio.gather(*(bury(*one) for one in poison[first : first + BURIED]))
+
+    def _needs_freshening(self) -> bool:
+        """Whether it is time to note how fresh the engine is: soon after something was stored, else now and then."""
+        age = time.monotonic() - self._fresh_at
+        return age >= FRESH_EVERY or (not self._is_fresh and age >= FRESH_SOON)
+
+    async def _freshen(self, connection: Client) -> None:
+        """Say on every shard how fresh the engine is."""
+        fresh, now = await stored_until(connection)
+        self.work.lag = max(now - fresh, 0.0)
+        row = ["stream", int(fresh * 1e6)]
+        await asyncio.to_thread(
+            at_once,
+            lambda shard: shard.insert("power_fresh", schema.FRESH, [row]),
+            self._engine.shards,
+        )
         self._fresh_at = time.monotonic()
+        self._is_fresh = True
 
 
-def _decoded(message: Msg) -> Batch:
-    batch, owner = decode(message.data), device_of(message.subject)
+def _portion(messages: Iterator[Message], poison: list[tuple[Message, str]]) -> _Portion | None:
+    """The next messages that are stored together; None where there are none. What is wrong is added to poison."""
+    portion = _Portion()
+    for message in messages:
+        try:
+            batch = _decoded(message)
+        except Poison as reason:
+            poison.append((message, str(reason)))
+            continue
+        portion.good.append((message, batch))
+        portion.readings += len(batch.readings)
+        if portion.readings >= READINGS:
+            break
+    return portion if portion.good else None
+
+
+def _decoded(message: Message) -> Batch:
+    batch = decode(message.data, message.sequence)
+    owner = device_of(message.subject)
     if batch.device_id != owner:
         raise Poison(f"the subject is that of {owner!r}, the batch that of {batch.device_id!r}")
     return batch
 
 
-def _is_acknowledgement(message: Msg) -> bool:
+def _is_acknowledgement(message: Message) -> bool:
     """Whether the server itself made this message: an answer to a publisher, which names the stream or an error."""
-    if message.headers or len(message.data) > ACKNOWLEDGEMENT_BYTES:
+    if message.has_headers or len(message.data) > ACKNOWLEDGEMENT_BYTES:
+        return False
+    if not message.data.startswith(b"{"):
         return False
     try:
         content = json.loads(message.data)
     except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and bool({"stream", "error"} & content.keys())
-
-
-def _seen(message: Msg) -> int:
-    return int(message.metadata.timestamp.timestamp() * 1e6)

@@ -27,6 +27,7 @@ from nats.js.api import (
 )  # fmt: skip
 from nats.js.errors import NotFoundError
 
+ANY_INBOX = "_INBOX"
 STREAM, SUBJECT = "POWER_FLEET", "power.fleet."  # a device's own subject ends with its id
 CONSUMER = "sink"
 CONNECT_SECONDS = 15.0  # for all of the servers together
@@ -37,6 +38,9 @@ ACK_WAIT = 30.0  # seconds a sink has for what it took before another one gets i
 MAX_ACK_PENDING = 100_000  # messages that sinks have taken or put back for later, of all devices
 DEVICE_MESSAGES = 100  # messages of one device that may wait in the stream; its file keeps the rest
 MESSAGE_BYTES = 1024 * 1024  # of one message: a server's own limit, unless it was raised
+# A stream that is made anew begins at a multiple of it, beyond all lines that the engine knows: a forwarder that opened
+# its line in another stream sees that by the number of any message.
+EPOCH = 2**30
 LEAST_NATS = (2, 12)  # from here on a server refuses requests that it does not wholly understand
 _INVALID_JSON = 10025  # the server's number for a request with a field that it does not know
 _log = logging.getLogger("power_fleet")
@@ -69,7 +73,11 @@ class Nats:
     user: str | None = None
     password_file: Path | None = field(default=None, repr=False)
     ca: Path | None = None  # a server that does not prove itself by it is refused
-    inbox_prefix: str = "_INBOX"
+    inbox_prefix: str = (
+        ANY_INBOX  # with a key file and nothing else given: the one that goes with the key
+    )
+    key_file: Path | None = field(default=None, repr=False)  # in place of a user and a password
+    certificate: Path | None = None  # the server's own, which alone is trusted, whatever its name
     _said: set[str] = field(
         default_factory=set, init=False, repr=False, compare=False
     )  # since there was a connection last
@@ -77,6 +85,8 @@ class Nats:
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password_file is None):
             raise Refused("--user and --password-file go together: give both")
+        if self.user is not None and self.key_file is not None:
+            raise Refused("--key-file: a key stands in place of --user and --password-file")
         parts = [
             address("--nats", url, "nats://host:4222 or tls://host:4222") for url in self.servers
         ]
@@ -84,12 +94,12 @@ class Nats:
             raise Refused(
                 "--nats: name the user with --user, and the file of the password with --password-file"
             )
-        if (
-            self.user is not None
-            and self.ca is None
-            and any(part.hostname != "127.0.0.1" for part in parts)
-        ):
+        is_far = any(part.hostname != "127.0.0.1" for part in parts)
+        is_open = is_far and self.ca is None and self.certificate is None
+        if self.user is not None and is_open:
             raise Refused("--user: a password does not go over the network without TLS: give --ca")
+        if self.key_file is not None and is_open:
+            raise Refused("--key-file: without TLS others could use the connection: give --ca")
 
     @property
     def servers(self) -> list[str]:
@@ -99,13 +109,28 @@ class Nats:
     async def connect(self, name: str) -> Client:
         """A connection that reconnects by itself; raises where no server is there at first."""
         options: dict[str, Any] = {"user": self.user}
+        inbox_prefix = self.inbox_prefix
+        if self.key_file is not None:
+            from power_fleet.keys import (
+                read_key,
+            )  # what signs is not loaded where nothing is signed
+
+            key = read_key(self.key_file)
+            options["nkeys_seed_str"] = key.seed
+            if inbox_prefix == ANY_INBOX:
+                inbox_prefix = key.inbox_prefix
         if self.password_file is not None:
             options["password"] = self.password_file.read_text(encoding="utf-8").strip()
         if self.ca is not None:
             options["tls"] = ssl.create_default_context(cafile=str(self.ca))
+        if self.certificate is not None:
+            options["tls"] = _pinned(self.certificate)
+
+        complaints: dict[str, None] = {}  # each once, in their order
 
         async def log_error(error: Exception) -> None:
             text = str(error) or type(error).__name__
+            complaints[text] = None
             _log.log(logging.DEBUG if text in self._said else logging.WARNING, "NATS: %s", text)
             self._said.add(text)
 
@@ -113,7 +138,7 @@ class Nats:
         attempt = connection.connect(
             self.servers,
             name=name,
-            inbox_prefix=self.inbox_prefix,
+            inbox_prefix=inbox_prefix,
             connect_timeout=5,
             max_reconnect_attempts=3,
             reconnect_time_wait=1,
@@ -124,11 +149,23 @@ class Nats:
         try:
             # The client goes on for ever with a server that takes the connection and refuses the login.
             await asyncio.wait_for(attempt, CONNECT_SECONDS)
+        except asyncio.TimeoutError as error:
+            await connection.close()
+            reasons = "; ".join(complaints) or "no answer"
+            raise TimeoutError(f"no connection in {CONNECT_SECONDS:g} s: {reasons}") from error
         except BaseException:
             await connection.close()
             raise
         self._said.clear()
         return connection
+
+
+def _pinned(certificate: Path) -> ssl.SSLContext:
+    """Trusts the holder of one certificate: its name, which is that of the network's side, need not fit."""
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be an authority's
+    return context
 
 
 def token(device_id: str) -> str:
@@ -169,14 +206,23 @@ async def check_server(connection: Client) -> None:
 
 
 async def make_streams(
-    js: JetStreamContext, replicas: int, max_bytes: int, device_messages: int = DEVICE_MESSAGES
+    js: JetStreamContext,
+    replicas: int,
+    max_bytes: int,
+    device_messages: int = DEVICE_MESSAGES,
+    first_sequence: int = 1,
 ) -> None:
     """Make the stream and its consumer, or bring them to these settings.
 
     What is acknowledged by a sink leaves the stream (work queue). A full stream refuses what is new, and so does it
     what a device sends that has device_messages waiting (at least 1): the devices keep it in their files.
+
+    first_sequence: the least number of the messages to come; see next_sequence. A stream that is there and has not come
+    so far is made anew if nothing waits in it; otherwise this raises Refused.
     """
+    await _make_room(js, first_sequence)
     config = StreamConfig(
+        first_seq=first_sequence,
         name=STREAM,
         subjects=[SUBJECT + "*"],
         retention=RetentionPolicy.WORK_QUEUE,
@@ -203,23 +249,68 @@ async def make_streams(
 
 
 async def put_stream(js: JetStreamContext, config: StreamConfig) -> None:
-    """Make a stream, or bring it to these settings."""
+    """Make a stream, or bring it to these settings. The number of its first message is that which it was made with."""
     try:
-        await js.update_stream(config)
+        present = (await js.stream_info(config.name or "")).config
+        await js.update_stream(config, first_seq=present.first_seq)
     except NotFoundError:
         await js.add_stream(config)
 
 
-async def stored_until(connection: Client) -> float:
-    """Up to when everything that the stream took in is stored, by the stream's clock (epoch seconds).
+async def _make_room(js: JetStreamContext, first_sequence: int) -> None:
+    """Delete an empty stream whose next message would have a lower number than that."""
+    try:
+        state = (await js.stream_info(STREAM)).state
+    except NotFoundError:
+        return
+    if state.last_seq + 1 >= first_sequence:
+        return
+    if state.messages:
+        raise Refused(
+            f"--first-sequence: {state.messages} messages wait in the stream {STREAM}, which has come to number "
+            f"{state.last_seq}: delete the stream with NATS's own tool, and after it has been made anew send what "
+            "waited once more with power-fleet resend on the devices"
+        )
+    await js.delete_stream(STREAM)
 
-    That is when it took in the oldest message that no sink has stored yet; now, where there is none.
+
+def next_sequence(highest_line: int) -> int:
+    """The number with which a stream has to begin for an engine that knows lines up to that (0: none).
+
+    >>> next_sequence(0), next_sequence(17) == EPOCH, next_sequence(EPOCH) == 2 * EPOCH
+    (1, True, True)
+    """
+    if highest_line == 0:
+        return 1
+    return (highest_line // EPOCH + 1) * EPOCH
+
+
+def is_other_stream(line: int, sequence: int) -> bool:
+    """Whether the stream that gave a message this number is not the one that the line was opened in."""
+    return sequence <= line or sequence // EPOCH != line // EPOCH
+
+
+async def check_sequence(js: JetStreamContext, highest_line: int) -> None:
+    """Raise Refused for a stream that was made anew: what comes from it would lose against what the engine knows."""
+    last = (await js.stream_info(STREAM)).state.last_seq
+    if last < highest_line:
+        raise Refused(
+            f"the stream {STREAM} has come to message {last}, but the engine knows line {highest_line}: the stream was "
+            f"made anew; run power-fleet stream --first-sequence {next_sequence(highest_line)}"
+        )
+
+
+async def stored_until(connection: Client) -> tuple[float, float]:
+    """Up to when everything that the stream took in is stored, and now, by the stream's clock (epoch seconds).
+
+    The former is when it took in the oldest message that no sink has stored yet; now, where there is none.
     """
     answer = json.loads((await connection.request(f"$JS.API.STREAM.INFO.{STREAM}", timeout=5)).data)
     if "error" in answer:
         raise ConnectionError(f"the stream {STREAM}: {answer['error'].get('description')}")
     state = answer["state"]
-    return seconds(str(state["first_ts"] if state["messages"] else answer["ts"]))
+    now = seconds(str(answer["ts"]))
+    return (seconds(str(state["first_ts"])) if state["messages"] else now), now
 
 
 def seconds(timestamp: str) -> float:

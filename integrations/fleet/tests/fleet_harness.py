@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from chaos_common import same
 from power_fleet import schema
-from power_fleet.codec import decode, encode
+from power_fleet.codec import Batch, encode
+from power_fleet.decoding import decode
 from power_fleet.engine import Engine
 from power_fleet.outbox import Outbox
 from power_fleet.sink import rows_of, store
@@ -41,16 +44,48 @@ def emptied(urls: list[str]) -> list[str]:
     return urls
 
 
-def carry(
-    pm: PowerManager, engine: Engine, *, site: str = "", clock: Any = None, times: int = 1
-) -> None:
-    """Everything the file has not sent, through the codec and the sink's rows, `times` times over."""
-    outbox = Outbox(pm, site, **({"clock": clock} if clock else {}))
+SEQUENCES = itertools.count(
+    1
+)  # the places that the tests' stream gives to messages, over all of a run
+
+
+def messages_of(outbox: Outbox) -> list[tuple[int, bytes]]:
+    """Everything the file has not sent, each message with its place in the stream; the outbox notes it as sent."""
+    found = []
     while (parcel := outbox.take()).batches:
-        batches = [(decode(encode(batch)[1]), int(NOW * 1e6)) for batch in parcel.batches]
+        messages = [(next(SEQUENCES), encode(batch)[1]) for batch in parcel.batches]
+        outbox.done(parcel, [sequence for sequence, _ in messages])
+        found += messages
+    return found
+
+
+def batches_of(outbox: Outbox) -> list[Batch]:
+    """Everything the file has not sent, as it comes out of the messages; the outbox notes it as sent."""
+    return [decode(data, sequence) for sequence, data in messages_of(outbox)]
+
+
+def carry(
+    pm: PowerManager,
+    engine: Engine,
+    *,
+    site: str = "",
+    clock: Callable[[], float] = lambda: NOW,
+    times: int = 1,
+) -> None:
+    """What a forwarder that is started now has to send, through the codec and the sink's rows, `times` times over.
+
+    `clock` is the stream's.
+    """
+    outbox = Outbox(pm, site)
+    while (parcel := outbox.take()).batches:
+        sequences = [next(SEQUENCES) for _ in parcel.batches]
+        batches = [
+            (decode(encode(batch)[1], sequence), int(clock() * 1e6))
+            for batch, sequence in zip(parcel.batches, sequences)
+        ]
         for _ in range(times):
             store(engine, rows_of(batches, engine))
-        outbox.done(parcel)
+        outbox.done(parcel, sequences)
 
 
 def random_device(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from fleet_harness import INTEGRATION
+from fleet_harness import INTEGRATION, carry, emptied
+from hub_process import running_hub
 from power_fleet import cli
+from power_fleet.engine import Engine
+from power_fleet.options import nats_of
 
 from power_manager import PowerManager
 
@@ -25,47 +30,69 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "PYTHONUNBUFF
     reason="Debian's ClickHouse is older than what is supported: the start becomes that of the hub"
 )
 def test_every_command_and_example_of_the_readme_runs(tmp_path: Path) -> None:
-    """One after the other, on servers of their own; only what would be installed is there already."""
+    """One after the other, beside the hub of its start; only what would be installed is there already."""
     commands = tmp_path / "bin"
     commands.mkdir()
     python = f'exec "{sys.executable}"'
     programs = {"python": f'{python} "$@"', "power-fleet": f'{python} -W error -m power_fleet "$@"'}
-    for name, line in {**programs, "pip": "true", "apt-get": "true"}.items():
+    for name, line in {**programs, "pip": "true"}.items():
         (commands / name).write_text(f"#!/bin/sh\n{line}\n")
         (commands / name).chmod(0o755)
-    (tmp_path / "integrations").symlink_to(INTEGRATION.parent)
-    parts = ["set -e -o pipefail; trap 'kill $(jobs -p); wait' EXIT"]
-    for language, block in re.findall(
-        r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
-    ):
-        parts.append(block if language == "sh" else f"python - <<'END'\n{block}END\n")
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    places = [number for number, (_, block) in enumerate(blocks) if "power-fleet hub" in block]
+    start = places[0]
+    assert blocks[start] == ("sh", "power-fleet hub --data fleet\n")
+    assert blocks[start + 1] == ("text", "ready nats://127.0.0.1:4222\n")
+    stored = "until power-fleet report edge-001 | grep 'count\": 61,'; do :; done; "
+    stored += "until power-fleet latest | grep 18%; do :; done"
+    parts = ["set -e -o pipefail"]
+    for language, block in [*blocks[:start], *blocks[start + 2 :]]:
+        if language == "sh":
+            parts.append(block.replace("power-fleet report", f"{stored}\npower-fleet report", 1))
+        elif language == "python":
+            parts.append(f"python - <<'END'\n{block}END\n")
     (tmp_path / "script").write_text("\n".join(parts))
-    environment = {**ENVIRONMENT, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
-    command = ["timeout", "90", "bash", "script"]
-    run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    with running_hub(tmp_path / "fleet") as hub:  # on any free port: 4222 may be somebody's
+        environment = {
+            **hub.environment,
+            "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+            "COLUMNS": "100",
+        }
+        command = ["timeout", "90", "bash", "script"]
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
     assert run.returncode == 0, run.stdout + run.stderr
     assert '"reading_count": 61,' in run.stdout
-    assert "hours left, as of 20" in run.stdout
-    assert '"site": "workshop"' in run.stdout
-    assert '"energy_24h_wh": 1.85' in run.stdout
+    assert re.search(r"^20..-..-..  workshop  battery +1.85 +0.00$", run.stdout, re.MULTILINE)
+    assert re.search(r"^edge-001 +1.85 .* 18% ", run.stdout, re.MULTILINE)
 
 
 def test_every_option_is_in_the_readme() -> None:
     """Nothing is left undocumented, and every command is named."""
-    parser = cli._parser()
-    (commands,) = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
-    for name, command in {**commands, "": parser}.items():
+    parser = cli.make_parser()
+    for name, command in {**parser.commands, "": parser}.items():
         assert f"`{name}" in README or f"power-fleet {name}" in README
-        for option in re.findall(r"--[a-z-]+", command.format_help()):
-            assert f"`{option}" in README or option == "--help", option
+        for part in (command, *command.commands.values()):
+            for option in re.findall(r"--[a-z-]+", part.format_help()):
+                assert f"`{option}" in README or option == "--help", option
+
+
+def test_every_command_has_examples_that_it_takes() -> None:
+    """What the help shows as examples can be typed."""
+    parser = cli.make_parser()
+    for command in parser.commands.values():
+        for part in command.commands.values() or [command]:
+            for example in part.examples:
+                words = example.removeprefix(parser.prog).split()
+                if words[0] not in ("help", "completion"):  # they print and exit
+                    assert callable(parser.parse_args(words).run)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["forward"], 2, "--nats: name the servers"),
+        (["forward"], 2, "--nats: name the servers, here or in $POWER_FLEET_NATS; or start a hub"),
         (["sink", "--nats", "nats://127.0.0.1:9"], 2, "--clickhouse: name the shards"),
         (["schema", "--clickhouse", "127.0.0.1:8123"], 2, "expected http://host:8123"),
         (
@@ -100,8 +127,9 @@ def test_errors_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On standard error, with what would do, without a secret; usage is 2, anything else 1."""
-    for name in ("POWER_FLEET_NATS", "POWER_FLEET_CLICKHOUSE"):
+    for name in ("POWER_FLEET_NATS", "POWER_FLEET_CLICKHOUSE", "POWER_FLEET_HUB"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", "/nowhere")
     assert cli.main(arguments) == code
     out, err = capsys.readouterr()
     line = err.strip().splitlines()[-1]
@@ -114,18 +142,28 @@ def test_errors_are_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["forward", "--interval", "0"], "argument --interval: expected 0.1 to 86400 seconds, got '0'"),
-        (["forward", "--interval", "nan"], "expected 0.1 to 86400 seconds"),
-        (["sink", "--max-wait", "-1"], "expected 0.1 to 86400 seconds, got '-1'"),
+        (["forward", "--interval", "0"], "argument --interval: expected a duration from 0.1s to 1d, got '0'"),
+        (["forward", "--interval", "nan"], "expected a duration such as 90s, 15m, 1h30m or 7d, got 'nan'"),
+        (["sink", "--max-wait", "-1"], "expected a duration such as"),
         (["stream", "--max-bytes", "-1"], "expected a whole number of at least 1, got '-1'"),
         (["stream", "--replicas", "0"], "expected a whole number of at least 1"),
-        (["report", "edge-1", "--days", "many"], "invalid number value: 'many'"),
+        (["report", "edge-1", "--days", "many"], "expected a number above 0, got 'many'"),
+        (["report", "edge-1", "--days", "0"], "expected a number above 0, got '0'"),
+        (["silent", "--minutes", "-1"], "expected a number of at least 0, got '-1'"),
+        (["energy", "--days", "0"], "expected a whole number of at least 1, got '0'"),
+        (["forward", "--intervl", "5"], "unknown option --intervl: did you mean --interval?"),
+        (["forwrad"], "unknown command 'forwrad': did you mean forward?"),
+        (["hub", "--data", "d", "--nats-port", "65536"], "expected a port from 0 to 65535, got '65536'"),
+        (["hub"], "the following arguments are required: --data"),
+        (["dead"], "name what to do: list, read, replay, drop"),
+        (["dead", "lst"], "unknown command 'lst': did you mean list?"),
+        (["dead", "read", "0"], "expected a whole number of at least 1, got '0'"),
     ],
 )  # fmt: skip
-def test_wrong_numbers_are_refused(
+def test_wrong_words_and_numbers_are_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """None of them makes a forwarder that never rests, or a stream without a limit."""
+    """The message names what was typed and what would do; nothing runs for ever or without a limit."""
     with pytest.raises(SystemExit) as found:
         cli.main(arguments)
     assert found.value.code == 2
@@ -134,9 +172,7 @@ def test_wrong_numbers_are_refused(
 
 def test_without_its_extra_it_says_what_to_install() -> None:
     """One line, where `pip install .` has brought the command along without what it needs."""
-    code = (
-        f"import sys; sys.path[:0] = {PATHS!r}; from power_fleet import cli; cli.main(['--help'])"
-    )
+    code = f"import sys; sys.path[:0] = {PATHS!r}; from power_fleet import cli; sys.exit(cli.main(['--help']))"
     run = subprocess.run(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False
     )
@@ -150,7 +186,7 @@ def test_the_environment_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None
         ("here.db", [], "here.db"), ("here.db", ["--db", "there.db"], "there.db"), ("", [], "power_manager.db"),
     ):  # fmt: skip
         monkeypatch.setenv("POWER_MANAGER_DB", value)
-        assert cli._parser().parse_args(["forward", *arguments]).db == Path(expected)
+        assert cli.make_parser().parse_args(["forward", *arguments]).db == Path(expected)
 
 
 def test_a_report_of_nobody(old_urls: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,9 +196,14 @@ def test_a_report_of_nobody(old_urls: list[str], capsys: pytest.CaptureFixture[s
     assert "'nobody'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("sig", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+)
 @pytest.mark.parametrize("command", ["forward", "sink", "close"])
-def test_sigterm_ends_it_with_nothing_there(command: str, tmp_path: Path) -> None:
-    """Without any server they wait and try again, and SIGTERM ends them with 0."""
+def test_a_signal_ends_it_with_nothing_there(
+    command: str, sig: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """Without any server they wait and try again, and a signal ends them, within 2 seconds and a little."""
     PowerManager(tmp_path / "a.db").close()
     stream = ["--nats", "nats://127.0.0.1:9"]
     engine = ["--clickhouse", "http://127.0.0.1:9"]
@@ -171,15 +212,8 @@ def test_sigterm_ends_it_with_nothing_there(command: str, tmp_path: Path) -> Non
         "sink": [*stream, *engine],
         "close": engine,
     }[command]
-    verbose = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "power_fleet",
-        "-v",
-    ]  # what is the same as before is said too
-    arguments = [*verbose, command, *options]
+    program = [sys.executable, "-W", "error", "-m", "power_fleet"]
+    arguments = [*program, command, "--verbose", *options]  # says what is the same as before too
     with subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
@@ -188,11 +222,93 @@ def test_sigterm_ends_it_with_nothing_there(command: str, tmp_path: Path) -> Non
                 line = process.stderr.readline()
                 assert line, "it ended"
                 attempts += "again in" in line
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(sig)
             rest = process.stderr.read()
-            assert process.wait(20) == 0, rest
+            assert process.wait(20) == code, rest
         finally:
             process.kill()
+
+
+def test_what_is_stuck_ends_the_hard_way() -> None:
+    """A thread in a dead network does not hold up the end for longer than END_SECONDS."""
+    code = """
+import asyncio, threading, power_fleet.options as options
+async def work():
+    print("works", flush=True)
+    await asyncio.to_thread(threading.Event().wait)
+options.run_until_signal(work())
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "works\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def one_device(new_urls: list[str], tmp_path: Path) -> list[str]:
+    """An engine with one device of one meter, as options of the command line."""
+    emptied(new_urls)
+    with PowerManager(tmp_path / "a.db") as pm:
+        pm.register_device("edge-1", "Edge", target_wh=50.0)
+        pack = pm.add_meter("edge-1", "battery", 50.0, "Pack", charge_pct=70.0)
+        now = time.time()
+        rows = [(pack.id, 4.0, 0.5, 70.0, now - 60 * minute) for minute in range(60, -1, -1)]
+        pm.log_many(rows)
+        carry(pm, Engine(new_urls), site="hall")
+    return ["--clickhouse", new_urls[0]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["budget"], ["device  load W  ", r"edge-1 +2.00 +0 +-2.00 +70% "]),
+        (["latest"], ["meter +type +state ", r"edge-1/Pack +battery +normal +70% +2.00 +4.00 +0.50 "]),
+        (["energy", "--days", "2"], ["UTC day +site +type +out Wh +in Wh", r"hall +battery +[\d.]+ +0"]),
+        (["silent", "--minutes", "0"], ["device +last seen +silent for", r"edge-1  20\d\d-"]),
+        (["silent", "--minutes", "99999999"], ["no device is silent"]),
+        (["latest", "nobody"], ["no meters yet"]),
+    ],
+    ids=["budget", "latest", "energy", "silent", "nobody-is-silent", "no-meters"],
+)  # fmt: skip
+def test_answers_are_tables(
+    arguments: list[str],
+    lines: list[str],
+    one_device: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """For people, as the library shows them; how fresh they are is on standard error."""
+    assert cli.main([*arguments, *one_device]) == 0
+    out, err = capsys.readouterr()
+    for line in lines:
+        assert re.search(line, out), out
+    assert err == "fresh as of nobody knows when: no sink has run yet\n"
+
+
+@pytest.mark.parametrize("command", ["budget", "latest", "energy", "silent"])
+def test_answers_are_json_for_programs(
+    command: str, one_device: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --json each is one JSON text."""
+    assert cli.main([command, "--json", *one_device]) == 0
+    value = json.loads(capsys.readouterr().out)
+    first = value["edge-1"] if command == "budget" else value[0]
+    keys = {"budget": "load_wattage", "latest": "wattage", "energy": "site", "silent": "last_seen"}
+    assert keys[command] in first
+
+
+def test_a_budget_of_nobody_is_an_error(
+    one_device: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that are known are shown, the other is named, and the exit code says that one is missing."""
+    assert cli.main(["budget", "edge-1", "edge-2", *one_device]) == 1
+    out, err = capsys.readouterr()
+    assert re.search("^edge-1 .*\nedge-2 .* no such id", out, re.MULTILINE)
+    assert err.endswith("no device has the id 'edge-2': none of that id has been forwarded\n")
 
 
 def test_a_forwarder_loads_no_clickhouse_client() -> None:
@@ -209,7 +325,7 @@ def test_the_units_are_valid(tmp_path: Path, name: str) -> None:
     """Systemd finds no fault, and the command takes their options."""
     text = (INTEGRATION / f"example/{name}.service").read_text(encoding="utf-8")
     arguments = re.findall(r"^ExecStart=\S+ (.*)$", text, re.MULTILINE)[0].split()
-    cli._nats(cli._parser().parse_args(arguments))
+    nats_of(cli.make_parser().parse_args(arguments))
     unit = tmp_path / f"{name}.service"
     harmless = text.replace("/opt/power/bin/power-fleet", "/bin/true").replace(
         "User=power\nGroup=power\n", ""

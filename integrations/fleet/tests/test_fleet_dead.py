@@ -118,11 +118,11 @@ def test_a_newer_format_waits_until_its_sink_is_upgraded(
 ) -> None:
     """A device that was upgraded first loses nothing: replayed to the newer sink its readings are stored."""
     with monkeypatch.context() as before:
-        before.setattr("power_fleet.codec.VERSION", 2)
+        before.setattr("power_fleet.codec.VERSION", 3)
         newer = encode(GOOD)[1]
     buried(nats, engine, ("edge-1", newer))
     assert engine.ask("SELECT device_id FROM power_readings") == []
-    monkeypatch.setattr("power_fleet.codec.VERSION", 2)  # the sink is upgraded
+    monkeypatch.setattr("power_fleet.codec.VERSION", 3)  # the sink is upgraded
     assert power_fleet("replay", "--all") == 0
     assert "1 dead letters replayed" in capsys.readouterr().err
     assert listed(capsys) == []

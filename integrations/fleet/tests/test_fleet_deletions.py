@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from chaos_common import compare, same
-from fleet_harness import HOUR, NOW, Clock, carry, random_device, same_json
+from fleet_harness import HOUR, NOW, Clock, batches_of, carry, random_device, same_json
 from power_fleet import codec, deletions
-from power_fleet.codec import Batch, decode, encode
+from power_fleet.codec import Batch
 from power_fleet.engine import Engine, EngineError, Shard
 from power_fleet.fleet import Fleet
 from power_fleet.hours import close_hours
@@ -35,15 +35,6 @@ def pm(tmp_path: Path, clock: Clock) -> Iterator[PowerManager]:
     """A device of four meters with readings of ten days."""
     with random_device(tmp_path / "a.db", 1, ID, clock) as manager:
         yield manager
-
-
-def batches_of(outbox: Outbox) -> list[Batch]:
-    """Everything the file has not sent, as it comes out of the messages."""
-    found: list[Batch] = []
-    while (parcel := outbox.take()).batches:
-        found += [decode(encode(batch)[1]) for batch in parcel.batches]
-        outbox.done(parcel)
-    return found
 
 
 def stored(engine: Engine, *batches: Batch) -> None:
@@ -86,7 +77,7 @@ def test_readings_recorded_in_place_of_deleted_ones_stay(
 ) -> None:
     """A range is corrected: the same instants have other values, and a deletion that comes again changes nothing."""
     engine = Engine(urls)
-    outbox = Outbox(pm, clock=clock)
+    outbox = Outbox(pm)
     stored(engine, *batches_of(outbox))
     meter = pm.list_meters()[0]
     wrong = list(pm.iter_history(meter.id))
@@ -146,7 +137,7 @@ def test_any_order_of_arrival_ends_the_same(
     """Messages of a file that deletes and records in turn, shuffled and some of them twice."""
     chance = random.Random(seed)
     engine = Engine(urls)
-    outbox = Outbox(pm, clock=clock)
+    outbox = Outbox(pm)
     batches = batches_of(outbox)
     for step in range(6):
         meter = chance.choice(pm.list_meters())
@@ -171,7 +162,7 @@ def test_two_sinks_at_once(
 ) -> None:
     """One has stored its rows and not yet looked for deletions when the other one does all of its work."""
     engine = Engine(urls)
-    outbox = Outbox(pm, clock=clock)
+    outbox = Outbox(pm)
     before = batches_of(outbox)
     pm.delete_readings(pm.list_meters()[0].id)
     after = batches_of(outbox)

@@ -1,87 +1,64 @@
-"""The example configuration: TLS, a password for each device, and a device that tries another's subject."""
+"""The example configuration: TLS, a key for each device, and a device that tries another's subject."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import nats.errors
 import pytest
-from fleet_harness import INTEGRATION
+from example_harness import nats_servers, prepare
 from nats.aio.client import Client, ServerVersion
 from pipeline import drained, quick, running_sink, until
 from power_fleet.dead import DEAD_STREAM, dead_subject, make_dead_stream
 from power_fleet.engine import Engine
+from power_fleet.enroll import enroll
 from power_fleet.forwarder import forward
+from power_fleet.keys import make_key, read_key, write_key
 from power_fleet.outbox import Outbox
 from power_fleet.stream import STREAM, SUBJECT, Nats, Refused, check_server, make_streams
-from servers import Server, Servers, answers, free_ports, program
+from servers import Server, Servers
 
 from power_manager import PowerManager
 
-PASSWORDS = {name: f"{name}-secret" for name in ("OPERATOR", "SINK", "EDGE_001", "EDGE_002")}
-
-
-def openssl(*arguments: str) -> None:
-    """Run openssl."""
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
-
-
-def certificate(home: Path) -> None:
-    """A certificate for 127.0.0.1 that is its own authority."""
-    openssl(
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-        "-subj", "/CN=nats-1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(home / "server-key.pem"),
-        "-out", str(home / "server.pem"),
-    )  # fmt: skip
+NAMES = ("operator", "sink", "edge-001", "edge-002")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with example/nats.conf; only its ports and its directory are others."""
+    """A server with example/nats.conf and what example/prepare.sh makes, which is in its directory."""
     home = tmp_path_factory.mktemp("tls")
-    certificate(home)
-    port, http = free_ports(2)
-    text = (INTEGRATION / "example/nats.conf").read_text(encoding="utf-8")
-    for old, new in {"0.0.0.0:4222": f"127.0.0.1:{port}", "127.0.0.1:8222": f"127.0.0.1:{http}",
-                     "/var/lib/nats": str(home / "store"), "50GB": "1GB"}.items():  # fmt: skip
-        assert old in text
-        text = text.replace(old, new)
-    (home / "nats.conf").write_text(text)
-    environment = {
-        **os.environ,
-        **{f"{name}_PASSWORD": password for name, password in PASSWORDS.items()},
-    }
-    command = [program("nats-server"), "-c", str(home / "nats.conf")]
-    url = f"tls://127.0.0.1:{port}"
-    server = Server(
-        home,
-        command,
-        lambda: answers(f"http://127.0.0.1:{http}/healthz"),
-        url,
-        environment=environment,
-    )
+    secrets = prepare(home / "example")
+    for name in ("edge-001", "edge-002"):
+        key = make_key()
+        write_key(secrets / f"{name}.key", key, name)
+        enroll(secrets / "users/devices.conf", [name], key.public)
+    (server,) = nats_servers(home, secrets, 1)
     try:
         yield server.start()
     finally:
         server.kill()
 
 
+def secrets_of(server: Server) -> Path:
+    """The directory of the keys and certificates that go with a server."""
+    return server.home.parent / "example/secrets"
+
+
 @pytest.fixture
-def who(server: Server, tmp_path: Path) -> dict[str, Nats]:
-    """Everybody who has a password."""
-    found = {}
-    for name, password in PASSWORDS.items():
-        file, user = tmp_path / name, name.lower().replace("_", "-")
-        file.write_text(password + "\n")
-        found[user] = Nats(server.url, user, file, server.home / "server.pem", f"_INBOX.{user}")
-    return found
+def who(server: Server) -> dict[str, Nats]:
+    """Everybody who has a key."""
+    return {name: as_whom(server, name) for name in NAMES}
+
+
+def as_whom(server: Server, name: str) -> Nats:
+    """The server for the holder of a key."""
+    secrets = secrets_of(server)
+    return Nats(server.url, ca=secrets / "ca.pem", key_file=secrets / f"{name}.key")
 
 
 async def make(operator: Nats) -> None:
@@ -221,15 +198,19 @@ def test_an_old_server_is_refused() -> None:
         asyncio.run(check_server(cast("Client", Old())))
 
 
-def test_a_device_hears_nobody_else(who: dict[str, Nats], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_device_hears_nobody_else(
+    server: Server, who: dict[str, Nats], caplog: pytest.LogCaptureFixture
+) -> None:
     """Neither others' messages nor their answers."""
 
     def refused() -> int:
         return len(re.findall("permissions violation for subscription", caplog.text, re.IGNORECASE))
 
+    other = read_key(secrets_of(server) / "edge-002.key")
+
     async def run() -> None:
         connection = await who["edge-001"].connect("test")
-        for subject in (SUBJECT + "*", "_INBOX.>", "_INBOX.edge-002.>"):
+        for subject in (SUBJECT + "*", "_INBOX.>", f"{other.inbox_prefix}.>"):
             await connection.subscribe(subject)
         await until(lambda: refused() == 3)
         await connection.close()
@@ -248,32 +229,39 @@ def test_the_sink_may_not_touch_the_streams(who: dict[str, Nats]) -> None:
 def test_strangers_stay_outside(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No password, a wrong one, or a server that proves itself by another certificate: no connection."""
+    """No key, one that is not enrolled, or a server that proves itself by another certificate: no connection."""
     monkeypatch.setattr("power_fleet.stream.CONNECT_SECONDS", 3.0)
-    (tmp_path / "EDGE_001").write_text(PASSWORDS["EDGE_001"])
-    wrong, other = tmp_path / "wrong", tmp_path / "other"
-    wrong.write_text("guess")
-    other.mkdir()
-    certificate(other)
-    ca, good = server.home / "server.pem", tmp_path / "EDGE_001"
-    for stranger in (
-        Nats(server.url, ca=ca),
-        Nats(server.url, "edge-001", wrong, ca),
-        Nats(server.url, "edge-001", good, other / "server.pem"),
+    other = prepare(tmp_path / "other")
+    write_key(tmp_path / "strange.key", make_key(), "edge-001")
+    ca = secrets_of(server) / "ca.pem"
+    for stranger, reason in (
+        (Nats(server.url, ca=ca), "(?i)authorization violation"),
+        (Nats(server.url, ca=ca, key_file=tmp_path / "strange.key"), "(?i)authorization violation"),
+        (
+            Nats(server.url, ca=other / "ca.pem", key_file=tmp_path / "strange.key"),
+            "(?i)certificate verify failed",
+        ),
     ):
-        with pytest.raises((nats.errors.Error, OSError)):
+        with pytest.raises((nats.errors.Error, OSError), match=reason):
             asyncio.run(stranger.connect("test"))
 
 
-def test_secrets_stay_secret(who: dict[str, Nats], tmp_path: Path) -> None:
-    """No password in what is shown of the settings, and none over the network in the clear."""
-    assert "secret" not in repr(who["sink"])
+def test_secrets_stay_secret(tmp_path: Path) -> None:
+    """No secret in what is shown of the settings, and no login over the network in the clear."""
+    key = make_key()
+    write_key(tmp_path / "key", key, "edge-001")
+    assert key.seed not in repr(key)
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     for url in (
         "nats://example.com:4222",
         "nats://127.0.0.1.example.com:4222",
         "tls://127.0.0.1:1,nats://b:2",
     ):
-        with pytest.raises(Refused, match="--ca"):
-            Nats(url, "edge-001", tmp_path / "EDGE_001")
+        with pytest.raises(Refused, match=r"--user: .* give --ca"):
+            Nats(url, "edge-001", tmp_path / "password")
+        with pytest.raises(Refused, match=r"--key-file: .* give --ca"):
+            Nats(url, key_file=tmp_path / "key")
     with pytest.raises(Refused, match="--password-file"):
         Nats("nats://127.0.0.1:4222", "edge-001")
+    with pytest.raises(Refused, match="--key-file"):
+        Nats("nats://127.0.0.1:4222", "edge-001", tmp_path / "password", key_file=tmp_path / "key")

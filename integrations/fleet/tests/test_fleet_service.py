@@ -1,178 +1,484 @@
-"""The service's routes under /v1/fleet: the answers of power_fleet, with the service's own tokens."""
+"""The service over a fleet: the routes answer as over the file that was carried into the engine, and nothing writes."""
 
 from __future__ import annotations
 
 import json
-import socket
+import queue
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from chaos_common import same
 from fastapi import FastAPI
-from fleet_harness import Clock, carry, emptied, random_device, same_json
+from fleet_harness import HOUR, NOW, Clock, carry, emptied, random_device
 from power_fleet.engine import Engine
-from power_fleet.fleet import Fleet
+from power_fleet.read import FleetSource
+from power_service import cli
 from power_service.app import create_app
-from power_service.fleet import NAME, THREADS
+from power_service.fleet_watcher import FleetWatcher
+from power_service.presence import Changes
+from power_service.server import make_server
 from power_service.settings import Refused, Settings
 from power_service.tokens import Scope, TokenFile
-from servers import eventually
 from starlette.testclient import TestClient
+from websockets.sync.client import connect
+
+from power_manager import PowerManager, from_microseconds
+
+DEVICES = ["edge-1", "edge-2", "edge-3"]
+CONTRACT = json.loads(
+    (Path(__file__).parents[2] / "service" / "openapi.json").read_text(encoding="utf-8")
+)
+OPERATIONS = {
+    operation["operationId"]: (method.upper(), path, operation)
+    for path, methods in CONTRACT["paths"].items()
+    for method, operation in methods.items()
+}
+SENT = {
+    "putDevice": {"name": "Other"},
+    "updateDevice": {"name": "Other"},
+    "addMeter": {"type": "main"},
+    "updateMeter": {"name": "Other"},
+    "postReadings": {"meter_id": "m", "voltage": 1, "current_draw": 1},
+    "triggerEvent": {"type": "restore"},
+}
 
 
-@pytest.fixture
-def tokens(tmp_path: Path) -> TokenFile:
-    """The service's tokens."""
-    return TokenFile(Settings(db=tmp_path / "central.db").token_file)
+@dataclass
+class Pair:
+    """A service over a file, and one over the fleet to which that file was sent."""
+
+    file: TestClient
+    fleet: TestClient
+    fleet_tokens: TokenFile
+    meters: list[str]
+
+    def bearer(self, *scopes: Scope, devices: list[str] | None = None) -> dict[str, str]:
+        """The header of a new token of the fleet's service."""
+        token, _ = self.fleet_tokens.new("test", scopes or [Scope.READ], devices)
+        return {"Authorization": f"Bearer {token}"}
 
 
-@pytest.fixture
-def client(
-    old_urls: list[str], tmp_path: Path, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TestClient]:
-    """A service with a fleet of two devices, whose files are elsewhere."""
-    engine = Engine(emptied(old_urls))
-    for seed in (1, 2):
-        with random_device(tmp_path / f"{seed}.db", seed, f"edge-{seed}", Clock()) as pm:
-            carry(pm, engine)
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, new_urls: list[str]) -> Iterator[Pair]:
+    """Three devices in one file and in an engine, and a clock that stands."""
+    directory = tmp_path_factory.mktemp("services")
+    clock = Clock()
+    db = directory / "power.db"
+    for seed, device_id in enumerate(DEVICES):
+        random_device(db, seed, device_id, clock).close()
+    engine = Engine(emptied(new_urls))
+    with PowerManager(db, clock=clock) as pm:
+        carry(pm, engine, site="here")
+        meters = [meter.id for meter in pm.list_meters()]
     engine.shards[0].insert(
-        "power_fresh", {"name": "String", "fresh": "UInt64"}, [["stream", 1_790_000_000_000_000]]
+        "power_fresh", {"name": "String", "fresh": "UInt64"}, [["stream", int(NOW * 1e6)]]
     )
-    engine.shards[1].insert(
-        "power_fresh", {"name": "String", "fresh": "UInt64"}, [["stream", 1_790_000_001_000_000]]
-    )
-    monkeypatch.setenv(NAME, " ".join(old_urls))
-    with TestClient(app(tmp_path), base_url="http://127.0.0.1") as found:
-        yield found
-
-
-def app(tmp_path: Path) -> FastAPI:
-    """The service as it would be started now."""
-    return create_app(Settings(db=tmp_path / "central.db"))[1]
-
-
-def bearer(
-    tokens: TokenFile, scope: Scope = Scope.READ, devices: list[str] | None = None
-) -> dict[str, str]:
-    """The header of a new token."""
-    return {"Authorization": f"Bearer {tokens.new('test', [scope], devices)[0]}"}
-
-
-def test_the_answers_are_those_of_the_fleet(
-    client: TestClient, tokens: TokenFile, old_urls: list[str]
-) -> None:
-    """Same values, same report, and how fresh they are."""
-    headers, fleet = bearer(tokens), Fleet(old_urls)
-    budget = client.get("/v1/fleet/budget?device_id=edge-2&device_id=nobody", headers=headers)
-    assert list(budget.json()) == ["edge-2", "nobody"]
-    assert budget.headers["fresh-as-of"] == "2026-09-21T14:13:20.000000+00:00"
-    assert list(client.get("/v1/fleet/budget", headers=headers).json()) == ["edge-1", "edge-2"]
-    report = json.loads(
-        client.get("/v1/fleet/devices/edge-1/report?days=400", headers=headers).text
-    )
-    expected = json.loads(fleet.report("edge-1", 400).value)
-    assert same_json(
-        json.dumps({**expected, "generated_at": ""}), json.dumps({**report, "generated_at": ""})
-    )
-    meters = client.get("/v1/fleet/meters", headers=headers).json()
-    assert [meter["id"] for meter in meters] == [meter.id for meter in fleet.latest().value]
-    assert set(meters[0]) >= {"wattage", "state", "updated_at"}
-    assert (
-        client.get("/v1/fleet/energy?days=400", headers=headers).json() == fleet.energy(400).value
-    )
-    assert {row["device_id"] for row in client.get("/v1/fleet/silent?minutes=0", headers=headers).json()} <= {
-        "edge-1", "edge-2",
-    }  # fmt: skip
-
-
-def test_a_token_of_one_device_sees_that_device(client: TestClient, tokens: TokenFile) -> None:
-    """Of budgets, meters and silent devices its own; others, and sums by site, are refused."""
-    headers = bearer(tokens, devices=["edge-1"])
-    assert list(client.get("/v1/fleet/budget", headers=headers).json()) == ["edge-1"]
-    assert {
-        meter["device_id"] for meter in client.get("/v1/fleet/meters", headers=headers).json()
-    } == {"edge-1"}
-    for path in (
-        "budget?device_id=edge-2",
-        "devices/edge-2/report",
-        "meters?device_id=edge-2",
-        "energy",
-    ):
-        assert client.get(f"/v1/fleet/{path}", headers=headers).status_code == 403
-
-
-@pytest.mark.parametrize("path", ["budget", "devices/edge-1/report", "meters", "energy", "silent"])
-def test_reading_needs_the_scope_read(client: TestClient, tokens: TokenFile, path: str) -> None:
-    """No token is 401, one that may write only is 403."""
-    assert client.get(f"/v1/fleet/{path}").status_code == 401
-    assert client.get(f"/v1/fleet/{path}", headers=bearer(tokens, Scope.WRITE)).status_code == 403
-
-
-def test_unknown_devices_and_wrong_values(client: TestClient, tokens: TokenFile) -> None:
-    """As everywhere in the service: problem JSON that names them."""
-    headers = bearer(tokens)
-    found = client.get("/v1/fleet/devices/nobody/report", headers=headers)
-    assert (found.status_code, found.json()["code"]) == (404, "not_found")
-    assert client.get("/v1/fleet/energy?days=0", headers=headers).status_code == 422
-
-
-def test_an_engine_that_is_gone_is_503(
-    tmp_path: Path, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The service starts and runs without it; the message tells nothing of where it is."""
-    monkeypatch.setenv(NAME, "http://127.0.0.1:9")
-    with TestClient(app(tmp_path), base_url="http://127.0.0.1") as client:
-        found = client.get("/v1/fleet/budget", headers=bearer(tokens))
-    assert (found.status_code, found.headers["retry-after"]) == (503, "5")
-    assert "127.0.0.1" not in found.text
-
-
-def test_an_engine_that_hangs_holds_up_no_reader_of_the_file(
-    tmp_path: Path, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It takes connections and never answers: the service's own data is there at once, and too many are refused."""
-    monkeypatch.setattr("power_service.fleet.WAITING", 1)
-    headers = bearer(tokens)
+    tokens = TokenFile(directory / "fleet.tokens.json")
+    of_file = Settings(db=db, no_auth=True, rate=0)
+    of_fleet = Settings(fleet=tuple(new_urls), tokens=tokens.path, rate=0)
     with (
-        socket.create_server(("127.0.0.1", 0)) as hanging,
-        ThreadPoolExecutor(THREADS + 1) as asking,
+        TestClient(service(of_file, clock), base_url="http://127.0.0.1") as file,
+        TestClient(service(of_fleet, clock), base_url="http://127.0.0.1") as fleet,
     ):
-        monkeypatch.setenv(NAME, f"http://127.0.0.1:{hanging.getsockname()[1]}")
-        service = app(tmp_path)
-        with TestClient(service, base_url="http://127.0.0.1") as client:
-            waiting = [
-                asking.submit(client.get, "/v1/fleet/silent", headers=headers)
-                for _ in range(THREADS + 1)
-            ]
-            try:
-                eventually(lambda: service.state.fleet_threads.statistics().tasks_waiting == 1)
-                assert client.get("/v1/devices", headers=headers).status_code == 200
-                refused = client.get("/v1/fleet/silent", headers=headers)
-                assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-            finally:
-                hanging.close()
-                codes = [answer.result().status_code for answer in waiting]
-            assert codes == [503] * (THREADS + 1)
+        yield Pair(file, fleet, tokens, meters)
 
 
-def test_half_configured_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL that is none, and a client that is not installed."""
-    monkeypatch.setenv(NAME, "clickhouse-1:8123")
-    with pytest.raises(Refused, match=NAME):
-        app(tmp_path)
-    monkeypatch.setenv(NAME, "http://127.0.0.1:9")
-    monkeypatch.setitem(sys.modules, "power_fleet.fleet", None)
-    with pytest.raises(Refused, match="pip install"):
-        app(tmp_path)
+def service(settings: Settings, clock: Callable[[], float] = time.time) -> FastAPI:
+    """The service as it would be started now."""
+    return create_app(settings, clock)[1]
 
 
-def test_without_a_fleet_there_are_no_routes(
-    tmp_path: Path, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And the contract never names them."""
-    monkeypatch.delenv(NAME, raising=False)
-    with TestClient(app(tmp_path), base_url="http://127.0.0.1") as client:
-        assert client.get("/v1/fleet/budget", headers=bearer(tokens)).status_code == 404
-        assert "/v1/fleet" not in client.get("/openapi.json").text
+def since(hours: float) -> str:
+    """So long ago."""
+    return from_microseconds(int((NOW - hours * HOUR) * 1e6)).replace("+", "%2B")
+
+
+READING = [
+    "/v1/devices",
+    "/v1/devices/edge-1",
+    "/v1/devices/nobody",
+    "/v1/meters",
+    "/v1/meters?device_id=edge-2",
+    "/v1/meters?device_id=nobody",
+    "/v1/meters/{meter}",
+    "/v1/meters/nobody",
+    "/v1/meters/{meter}/readings",
+    "/v1/meters/{meter}/readings?limit=7",
+    f"/v1/meters/{{meter}}/readings?since={since(60)}&until={since(20)}",
+    "/v1/meters/{meter}/readings?max_points=8",
+    "/v1/meters/{meter}/series?max_points=16",
+    "/v1/meters/nobody/readings",
+    "/v1/meters/{meter}/statistics",
+    "/v1/meters/{meter}/statistics?days=30&bucket=day",
+    f"/v1/meters/{{meter}}/statistics?since={since(100)}&until={since(50)}",
+    "/v1/meters/nobody/statistics",
+    "/v1/devices/edge-3/events?limit=5",
+    "/v1/devices/nobody/events",
+    "/v1/devices/edge-1/runtime",
+    "/v1/devices/edge-1/runtime?window_minutes=600",
+    "/v1/devices/nobody/runtime",
+    "/v1/devices/edge-1/report?days=3",
+    "/v1/devices/nobody/report",
+    "/v1/budget",
+    "/v1/budget?device_id=edge-3&device_id=edge-1",
+    "/v1/sparklines?device=edge-1&device=edge-2&device=nobody",
+    "/v1/meters/{meter}/readings?limit=0",
+    "/v1/meters/{meter}/statistics?days=-1",
+]
+
+
+@pytest.mark.parametrize("path", READING)
+def test_a_fleet_answers_as_its_files_do(pair: Pair, path: str) -> None:
+    """The same status and content, floats to a millionth; problems by their codes."""
+    headers = pair.bearer()
+    for meter in pair.meters[:5] if "{meter}" in path else [""]:
+        url = path.replace("{meter}", meter)
+        expected = pair.file.get(url)
+        found = pair.fleet.get(url, headers=headers)
+        assert found.status_code == expected.status_code
+        assert found.headers["content-type"] == expected.headers["content-type"]
+        if expected.is_success:
+            assert same(expected.json(), found.json())
+        else:
+            assert found.json()["code"] == expected.json()["code"]
+
+
+def test_pages_of_readings_end_where_the_files_do(pair: Pair) -> None:
+    """By cursors, page by page."""
+    headers = pair.bearer()
+    pages = []
+    for client in (pair.file, pair.fleet):
+        url = f"/v1/meters/{pair.meters[0]}/readings?limit=9"
+        found, cursor = [], ""
+        while cursor is not None:
+            page = client.get(url + cursor, headers=headers).json()
+            found += page["readings"]
+            cursor = page["next_cursor"] and f"&cursor={page['next_cursor']}"
+        pages.append(found)
+    assert len(pages[0]) > 50
+    assert pages[0] == pages[1]
+
+
+def test_events_are_followed(pair: Pair) -> None:
+    """Each of the files' events once, by numbers that rise."""
+    headers = pair.bearer()
+    expected = [one["event"]["id"] for one in pair.file.get("/v1/events").json()["events"]]
+    found, after = [], 0
+    while True:
+        page = pair.fleet.get(f"/v1/events?after={after}&limit=8", headers=headers).json()
+        if not page["events"]:
+            break
+        found += [one["event"]["id"] for one in page["events"]]
+        assert page["next_after"] > after
+        after = page["next_after"]
+    assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "operation_id",
+    [
+        name
+        for name, (_, _, operation) in OPERATIONS.items()
+        if {"write", "admin"} & {s for one in operation.get("security", []) for s in one["bearer"]}
+    ],
+)
+def test_what_writes_is_refused_by_name(pair: Pair, operation_id: str) -> None:
+    """With what would do instead, whoever asks for it; and without the scope as everywhere."""
+    method, path, operation = OPERATIONS[operation_id]
+    assert "409" in operation["responses"]
+    url = path.replace("{device_id}", "edge-1").replace("{meter_id}", pair.meters[0])
+    sent = SENT.get(operation_id)
+    found = pair.fleet.request(method, url, json=sent, headers=pair.bearer(Scope.ADMIN))
+    assert (found.status_code, found.json()["code"]) == (409, "needs_a_file")
+    assert "power-manager" in found.json()["detail"]
+    refused = pair.fleet.request(method, url, json=sent, headers=pair.bearer())
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden_scope")
+
+
+def test_the_page_learns_that_nothing_can_be_written(pair: Pair) -> None:
+    """Of an admin's scopes reading is left; there is no file to name."""
+    assert pair.fleet.get("/v1/me", headers=pair.bearer(Scope.ADMIN)).json() == {
+        "name": "test",
+        "scopes": ["read"],
+        "devices": None,
+        "database": None,
+        "source": "fleet",
+    }
+
+
+class TestBoundTokens:
+    """A token of one device sees that device, as over a file."""
+
+    def test_lists_leave_the_others_out(self, pair: Pair) -> None:
+        """Devices, meters, budgets, events, and what the fleet knows of each."""
+        headers = pair.bearer(devices=["edge-1"])
+
+        def get(path: str) -> Any:
+            return pair.fleet.get(path, headers=headers).json()
+
+        assert [device["id"] for device in get("/v1/devices")] == ["edge-1"]
+        assert {meter["device_id"] for meter in get("/v1/meters")} == {"edge-1"}
+        assert list(get("/v1/budget")) == ["edge-1"]
+        events = get("/v1/events")["events"]
+        assert {one["event"]["device_id"] for one in events} == {"edge-1"}
+        assert [device["device_id"] for device in get("/v1/fleet/devices")] == ["edge-1"]
+        assert {row["device_id"] for row in get("/v1/fleet/silent?minutes=0")} <= {"edge-1"}
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/v1/devices/edge-2",
+            "/v1/devices/nobody",
+            "/v1/devices/edge-2/events",
+            "/v1/devices/edge-2/report",
+            "/v1/devices/edge-2/runtime",
+            "/v1/budget?device_id=edge-2",
+            "/v1/meters?device_id=edge-2",
+            "/v1/meters/{others}",
+            "/v1/meters/nobody",
+            "/v1/meters/{others}/readings",
+            "/v1/meters/{others}/series",
+            "/v1/meters/{others}/statistics",
+            "/v1/sparklines?device=edge-2",
+            "/v1/fleet",
+            "/v1/fleet/energy",
+            "/metrics",
+        ],
+    )
+    def test_everything_else_is_forbidden(self, pair: Pair, path: str) -> None:
+        """Whether it is there or not."""
+        others = pair.meters[-1]
+        url = path.replace("{others}", others)
+        found = pair.fleet.get(url, headers=pair.bearer(devices=["edge-1"]))
+        assert (found.status_code, found.json()["code"]) == (403, "forbidden_device")
+
+
+class TestWhatAFleetHas:
+    """/v1/fleet."""
+
+    def test_how_far_it_is(self, pair: Pair) -> None:
+        """By the stream's clock."""
+        found = pair.fleet.get("/v1/fleet", headers=pair.bearer()).json()
+        assert found["fresh_as_of"] == "2026-09-21T14:13:20.000000+00:00"
+
+    def test_its_devices(self, pair: Pair) -> None:
+        """Site, version, when they were heard of; no alarms."""
+        found = pair.fleet.get("/v1/fleet/devices", headers=pair.bearer()).json()
+        assert [device["device_id"] for device in found] == DEVICES
+        for device in found:
+            assert device["site"] == "here"
+            assert device["last_seen"]
+            assert device["alarms"] == []
+
+    def test_an_alarm_stands_until_it_is_cleared(self, pair: Pair, new_urls: list[str]) -> None:
+        """With since when, and why."""
+        from power_fleet import schema
+
+        engine = Engine(new_urls)
+        at = int(NOW * 1e6)
+        alarm = ["edge-2", "silent", at, "nothing for 60 min", 0]
+        engine.shards[0].insert("power_alarms", schema.ALARMS, [alarm])
+        (device,) = (
+            one
+            for one in pair.fleet.get("/v1/fleet/devices", headers=pair.bearer()).json()
+            if one["alarms"]
+        )
+        assert (device["device_id"], device["alarms"]) == (
+            "edge-2",
+            [{"kind": "silent", "since": from_microseconds(at), "note": "nothing for 60 min"}],
+        )
+        engine.shards[0].insert("power_alarms", schema.ALARMS, [[*alarm[:4], at + 1]])
+        found = pair.fleet.get("/v1/fleet/devices", headers=pair.bearer()).json()
+        assert not any(one["alarms"] for one in found)
+
+    def test_energy_and_silence(self, pair: Pair, new_urls: list[str]) -> None:
+        """As the fleet itself says."""
+        source = FleetSource(new_urls, Clock())
+        energy = pair.fleet.get("/v1/fleet/energy?days=400", headers=pair.bearer()).json()
+        assert energy == source.energy(400)
+        assert energy
+        silent = pair.fleet.get("/v1/fleet/silent?minutes=0", headers=pair.bearer()).json()
+        assert silent == source.silent(0)
+
+    @pytest.mark.parametrize("path", ["", "/devices", "/energy", "/silent"])
+    def test_a_file_has_none_of_it(self, pair: Pair, path: str) -> None:
+        """404, and how a fleet is served."""
+        found = pair.file.get(f"/v1/fleet{path}")
+        assert (found.status_code, found.json()["code"]) == (404, "no_fleet")
+        assert "--fleet" in found.json()["detail"]
+
+
+class TestMetrics:
+    """/metrics over a fleet."""
+
+    def test_meters_are_there(self, pair: Pair) -> None:
+        """Present values and energies of the meters."""
+        text = pair.fleet.get("/metrics", headers=pair.bearer()).text
+        assert f'meter_id="{pair.meters[0]}"' in text
+        assert "power_meter_energy_out_wh_total" in text
+
+
+@pytest.fixture
+def stream_url(pair: Pair, new_urls: list[str], tmp_path: Path) -> Iterator[str]:
+    """A server of the same fleet: what TestClient has for a WebSocket cannot be ended by it."""
+    settings = Settings(fleet=tuple(new_urls), tokens=pair.fleet_tokens.path, port=0)
+    guarded, app = create_app(settings)
+    listening: queue.Queue[str] = queue.Queue()
+    server = make_server(settings, guarded, app, listening.put)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield f"{listening.get(timeout=20)}v1/stream".replace("http", "ws")
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+class TestStream:
+    """The stream over a fleet."""
+
+    def test_it_begins_with_hello_and_the_meters(self, pair: Pair, stream_url: str) -> None:
+        """After a number of an event the events that follow; of a bound token's own devices alone."""
+        headers = pair.bearer(devices=["edge-1"])
+        every = pair.fleet.get("/v1/events?limit=1000", headers=headers).json()["events"]
+        after = every[-21]["sequence"]
+        url = f"{stream_url}?after={after}&file_id=fleet"
+        with connect(url, additional_headers=headers, proxy=None) as stream:
+            hello = json.loads(stream.recv())
+            assert (hello["type"], hello["file_id"], hello["recovered"]) == ("hello", "fleet", True)
+            found = [json.loads(stream.recv()) for _ in range(20 + 4)]
+        assert [one["sequence"] for one in found[:20]] == [one["sequence"] for one in every[-20:]]
+        assert [one["type"] for one in found[20:]] == ["meter"] * 4
+        assert {one["meter"]["device_id"] for one in found[20:]} == {"edge-1"}
+
+
+def describe(changes: Changes | None) -> list[str]:
+    """The frames of a look, in a few words."""
+    assert changes is not None
+    if changes.error is not None:
+        raise changes.error
+    found = []
+    for frame in changes.frames:
+        message = json.loads(frame.text)
+        kind = message["type"]
+        if kind == "deleted":
+            kind += f" {message['kind']}"
+        found.append(f"{kind} {frame.device_id}")
+    return found
+
+
+class Standing:
+    """A clock that goes on by two seconds with each look, but not within one."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now
+
+
+class TestWatcher:
+    """What devices send is seen, and nothing else."""
+
+    def test_what_comes_is_told_once(self, tmp_path: Path, new_urls: list[str]) -> None:
+        """Readings and states of the meters that changed, new devices, events, deletions; then nothing."""
+        engine = Engine(emptied(new_urls))
+        clock = Standing()
+        watcher = FleetWatcher(FleetSource(new_urls), 1.0, clock)
+
+        def look() -> list[str]:
+            clock.now += 2.0
+            return describe(watcher.look())
+
+        assert look() == []
+        with PowerManager(tmp_path / "p.db") as pm:
+            pm.register_device("a", "A")
+            main = pm.add_meter("a", "main")
+            pm.add_meter("a", "battery")
+            pm.log_power(main.id, 10.0, 2.0)
+            carry(pm, engine)
+            assert look() == ["device a", "reading a", "meter a", "meter a"]
+            assert look() == []
+            pm.log_power(main.id, 10.0, 3.0)
+            pm.trigger_event("a", "restore")
+            carry(pm, engine)
+            assert look() == ["event a", "reading a", "meter a"]
+            pm.update_device("a", name="B")
+            carry(pm, engine)
+            assert look() == ["device a"]
+            pm.delete_readings(main.id, since=0)
+            carry(pm, engine)
+            assert sorted(look()) == ["deleted readings a", "meter a"]
+            assert look() == []
+            pm.delete_meter(main.id)
+            carry(pm, engine)
+            assert look() == ["deleted meter a"]
+            pm.delete_device("a")
+            carry(pm, engine)
+            clock.now += 60
+            assert sorted(look()) == ["deleted device a", "deleted meter a"]
+
+    def test_the_events_before_it_are_no_news(self, pair: Pair, new_urls: list[str]) -> None:
+        """Nor are the meters; but they are there to be shown."""
+        source = FleetSource(new_urls)
+        clock = Standing()
+        watcher = FleetWatcher(source, 1.0, clock)
+        changes = watcher.look()
+        assert changes is not None
+        assert changes.events == []
+        assert watcher.sequence == source.last_sequence()
+
+    def test_an_engine_that_comes_late(self, tmp_path: Path) -> None:
+        """The service starts without it and answers 503; nothing says where it would be."""
+        settings = Settings(
+            fleet=("http://127.0.0.1:9",), tokens=tmp_path / "t.json", no_auth=True, rate=0
+        )
+        with TestClient(service(settings), base_url="http://127.0.0.1") as client:
+            for path in ("/v1/devices", "/v1/fleet", "/v1/budget"):
+                found = client.get(path)
+                assert (found.status_code, found.json()["code"]) == (503, "storage_unavailable")
+                assert "127.0.0.1" not in found.text
+                assert found.headers["retry-after"]
+            assert client.get("/healthz").status_code == 200
+            assert client.get("/readyz").status_code == 503
+
+
+class TestStart:
+    """What the service does not begin with."""
+
+    @pytest.mark.parametrize(
+        ("options", "why"),
+        [
+            (["--fleet", "clickhouse-1:8123"], "http://host:8123"),
+            (["--fleet", "http://127.0.0.1:9", "--db", "p.db"], "--db"),
+            (["--fleet", "http://127.0.0.1:9", "--hub"], "name one of them"),
+            (["--fleet", "http://127.0.0.1:9", "--demo"], "--demo"),
+        ],
+    )
+    def test_what_goes_ill_together(
+        self, options: list[str], why: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Usage, in one line."""
+        assert cli.main(["--no-auth", *options]) == 2
+        assert why in capsys.readouterr().err
+
+    def test_without_the_extra(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It says what to install."""
+        monkeypatch.setitem(sys.modules, "power_fleet.read", None)
+        with pytest.raises(Refused, match="pip install"):
+            service(Settings(fleet=("http://127.0.0.1:9",), tokens=tmp_path / "t.json"))
+
+    def test_stripes_webhook_needs_a_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its events would have nowhere to go."""
+        monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_x")
+        with pytest.raises(Refused, match="STRIPE_WEBHOOK_SECRET"):
+            service(Settings(fleet=("http://127.0.0.1:9",), tokens=tmp_path / "t.json"))

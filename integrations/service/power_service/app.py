@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -16,14 +17,14 @@ from starlette.routing import Match, WebSocketRoute
 from starlette.types import ASGIApp
 
 from power_manager import PowerManagerError
-from power_service import __version__, docs, openapi, routes
+from power_service import __version__, docs, fleet, openapi, routes
 from power_service.auth import Gate
 from power_service.backup import OneAtATime
 from power_service.billing import add_webhook
 from power_service.bodies import JSON
 from power_service.compress import Compress, FixedFile
 from power_service.dashboard import add_dashboard
-from power_service.fleet import add_fleet
+from power_service.fleet_source import open_fleet
 from power_service.guard import Guard
 from power_service.hub import Hub
 from power_service.metrics import Metrics
@@ -41,7 +42,7 @@ METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE")  # of the routes
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """The database is open, and followed, for as long as the application runs."""
     state = app.state
-    state.storage = state.gate.storage = Storage(state.settings)
+    state.storage = state.gate.storage = Storage(state.settings, state.clock, state.fleet)
     state.backups = OneAtATime()
     state.hub = Hub(state.settings, state.storage, state.gate, state.metrics)
     try:
@@ -52,15 +53,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.storage.close()
 
 
-def bare_app(settings: Settings) -> FastAPI:
-    """The routes without the guard around them, and without a database yet."""
+def bare_app(settings: Settings, clock: Callable[[], float] = time.time) -> FastAPI:
+    """The routes without the guard around them, and without a database yet. `clock`: epoch seconds.
+
+    Raises Refused for a fleet that cannot be asked.
+    """
     app = FastAPI(
         title="Power service", version=__version__, summary=openapi.SUMMARY, description=openapi.DESCRIPTION,
         lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.settings, app.state.metrics = settings, Metrics()
+    app.state.clock = clock
+    app.state.fleet = open_fleet(settings, clock) if settings.is_fleet else None
     app.state.gate = Gate(settings, TokenFile(settings.token_file))
     app.include_router(routes.router)
+    app.include_router(fleet.router)
     app.include_router(routes.plain)
     app.router.routes.append(WebSocketRoute("/v1/stream", stream))
     for kind, handler in _HANDLERS.items():
@@ -68,9 +75,11 @@ def bare_app(settings: Settings) -> FastAPI:
     return app
 
 
-def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
+def create_app(
+    settings: Settings, clock: Callable[[], float] = time.time
+) -> tuple[ASGIApp, FastAPI]:
     """The application to serve, and the FastAPI inside of it."""
-    app = bare_app(settings)
+    app = bare_app(settings, clock)
     document = openapi.build(app)
     contract = FixedFile(openapi.text(document).encode(), JSON, {"Cache-Control": "no-cache"})
     described = page("Power service: routes", docs.html(document))
@@ -82,8 +91,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, FastAPI]:
     app.add_route("/openapi.json", contract.answer, include_in_schema=False)
     app.add_route("/docs", described.answer, include_in_schema=False)
     app.add_route("/v1/stream", upgrade_required, include_in_schema=False)
-    add_webhook(app, os.environ)
-    add_fleet(app, os.environ)
+    add_webhook(app, os.environ, settings)
     add_dashboard(app, settings.dashboard)
     inner: ASGIApp = app
     if settings.allow_origin:

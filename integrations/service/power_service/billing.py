@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from power_manager import PowerManager
 from power_service.problems import Code, Problem, retry_later
-from power_service.settings import Refused
+from power_service.settings import Refused, Settings
 from power_service.storage import Lane, Storage
 
 PATH = "/v1/stripe/webhook"
@@ -29,11 +29,19 @@ _NAMES = (
 _log = logging.getLogger("power_service")
 
 
-def add_webhook(app: FastAPI, environ: Mapping[str, str]) -> None:
-    """Add the route if the environment asks for it. Raises Refused where it asks for half of it."""
+def add_webhook(app: FastAPI, environ: Mapping[str, str], service: Settings) -> None:
+    """Add the route if the environment asks for it.
+
+    Raises Refused where it asks for half of it, or where there is no file for the events that it makes.
+    """
     given = [name for name in _NAMES if environ.get(name)]
     if not given:
         return
+    if service.is_fleet:
+        raise Refused(
+            f"{given[0]} is set, and a fleet is served: Stripe's invoices become events in a file; unset it, or start "
+            "a service with --db for it"
+        )
     try:
         # Only for those who bill. Stripe's SDK, of 30 MB, is not needed to take deliveries.
         webhooks = importlib.import_module("power_billing.webhooks")

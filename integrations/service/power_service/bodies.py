@@ -1,4 +1,4 @@
-"""Strict JSON and NDJSON into parameters of the library, which judges their values."""
+"""Strict JSON and NDJSON into parameters of the library, which judges their values; and records as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 import re
 from typing import Any, NoReturn
 
+from pydantic import TypeAdapter
 from starlette.requests import Request
+from starlette.responses import Response
 
 from power_manager import InvalidValue, NotFound
 from power_service.models import MAX_BATCH, NEW_READING, Shape
@@ -15,11 +17,17 @@ from power_service.storage import Lane, Storage
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+END_OF_LINE = b"\n"  # for people, whose prompt follows what curl prints
 
 _LARGE = 65_536  # bytes; parsing them takes about a millisecond
 _ROW_NUMBER = re.compile(r"row \d+: ")
 _CURRENT = re.compile(r"\bcurrent\b")  # the library's parameter
 Row = tuple[Any, Any, Any, Any, Any]  # of PowerManager.log_many
+
+
+def json_response(adapter: TypeAdapter[Any], value: object, status: int = 200) -> Response:
+    """Records as they are sent."""
+    return Response(adapter.dump_json(value) + END_OF_LINE, status, media_type=JSON)
 
 
 def _not_json(constant: str) -> NoReturn:

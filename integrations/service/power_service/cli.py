@@ -168,6 +168,8 @@ def _backup(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _run_service(options: argparse.Namespace, settings: Settings) -> int:
+    if settings.is_fleet and "db" in options:
+        raise Refused("--db, and a fleet: a service shows a file or a fleet; start one for each")
     if options.demo:
         return _serve_demo(options, settings)
     if options.open:
@@ -224,8 +226,9 @@ def _serve(
         _log.warning("%s is no setting of this service: see its README", name)
     tokens = TokenFile(settings.token_file)
     settings.check(len(tokens.grants))
-    with PowerManager(settings.db, durability=settings.durability):
-        pass  # says what is wrong with the file, if anything is, in one line
+    if not settings.is_fleet:
+        with PowerManager(settings.db, durability=settings.durability):
+            pass  # says what is wrong with the file, if anything is, in one line
     if settings.auth and not tokens.grants and not signs_in:
         _log.warning(
             "there is no token yet, so nobody gets in; make one: %s", how_to_make_one(settings)
@@ -249,7 +252,7 @@ def _serve(
 
 def _serve_demo(options: argparse.Namespace, settings: Settings) -> int:
     """Serve a file of made-up devices, in a directory that goes with the service."""
-    given = [name for name in ("db", "tokens") if name in options]
+    given = [name for name in ("db", "tokens", "fleet", "hub") if name in options]
     if given:
         raise Refused(f"--demo makes a file of its own: leave out --{given[0]}")
     importlib.import_module("power_service.app")  # before the year is made: it may not be installed

@@ -9,8 +9,8 @@ from collections import deque
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from power_service.presence import Frame
 from power_service.tokens import Grant
-from power_service.watcher import Frame
 
 SLOW = (1013, "slow: reconnect with the last sequence as after")
 _MOST_SAID = 1000  # messages that a client may send, which has nothing to say

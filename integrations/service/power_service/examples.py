@@ -138,7 +138,30 @@ RESPONSES: dict[str, Any] = {
         "event_count": 1,
         "events": [_EVENT],
     },
-    "getMe": {"name": "laptop", "scopes": ["read", "write"], "devices": None, "database": "/srv/power_manager.db"},
+    "getMe": {
+        "name": "laptop",
+        "scopes": ["read", "write"],
+        "devices": None,
+        "database": "/srv/power_manager.db",
+        "source": "file",
+    },
+    "getFleet": {"fresh_as_of": "2026-11-23T12:00:00.000000+00:00", "waiting_messages": 0, "dead_letters": 0},
+    "listFleetDevices": [
+        {
+            "device_id": "edge-001",
+            "site": "berlin",
+            "version": "1.0.0",
+            "opened_at": "2026-11-20T06:30:00.000000+00:00",
+            "last_seen": "2026-11-23T11:58:12.000000+00:00",
+            "alarms": [],
+        }
+    ],
+    "getFleetEnergy": [
+        {"day": "2026-11-23", "site": "berlin", "type": "main", "energy_out_wh": 812.5, "energy_in_wh": 0.0}
+    ],
+    "listSilentDevices": [
+        {"device_id": "edge-002", "last_seen": "2026-11-23T09:14:00.000000+00:00"}
+    ],
     "getSparklines": {
         "start": "2026-11-22T12:00:00.000000+00:00",
         "step_seconds": 3600,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from datetime import datetime, timezone
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from power_manager import (
@@ -12,7 +12,6 @@ from power_manager import (
     HOUR_US,
     SECOND_US,
     NotFound,
-    PowerManager,
     PowerMeter,
     PowerStatistics,
     counted_meters,
@@ -20,20 +19,16 @@ from power_manager import (
     to_microseconds,
 )
 from power_service.models import Sparklines
+from power_service.source import ManyMeters, Source
 
 SPARKLINE_HOURS = 24
-
-
-def now_us() -> int:
-    """Microseconds since 1970, by the machine's clock."""
-    return to_microseconds(datetime.now(timezone.utc))
 
 
 # --- Statistics of a window
 
 
 def statistics_between(
-    pm: PowerManager, meter_id: str, since: Any, until: Any, bucket: str, now: int
+    source: Source, meter_id: str, since: Any, until: Any, bucket: str, now: int
 ) -> list[PowerStatistics]:
     """A meter's statistics from the bucket on in which `since` lies, whole, of those that begin before `until`.
 
@@ -45,7 +40,7 @@ def statistics_between(
     first_us = since_us // bucket_us * bucket_us
     # An hour more than it takes, for the library looks at the clock a moment later.
     days = max(now - first_us + HOUR_US, 0) / DAY_US
-    rows = pm.get_statistics(meter_id, days=days, bucket=bucket)
+    rows = source.get_statistics(meter_id, days=days, bucket=bucket)
     end_us = None if until is None else to_microseconds(until, "until")
     found: list[PowerStatistics] = []
     for row in rows:
@@ -58,31 +53,61 @@ def statistics_between(
 # --- Sparklines
 
 
-def sparklines(pm: PowerManager, device_ids: Iterable[str], now: int) -> Sparklines:
+def sparklines(source: Source, device_ids: Iterable[str], now: int) -> Sparklines:
     """What each device used in the last SPARKLINE_HOURS whole UTC hours; one that is not registered is left out."""
     end_us = now // HOUR_US * HOUR_US
     start_us = end_us - SPARKLINE_HOURS * HOUR_US
-    devices: dict[str, list[float | None]] = {}
-    for device_id in dict.fromkeys(device_ids):
-        with contextlib.suppress(NotFound):
-            pm.get_device(device_id)
-            devices[device_id] = _consumption(pm, device_id, start_us, end_us, now)
+    many = source if isinstance(source, ManyMeters) else _OneByOne(source, now)
+    counted = {
+        device_id: counted_meters(meters)
+        for device_id, meters in many.meters_of(dict.fromkeys(device_ids)).items()
+    }
+    rows = many.statistics_of(itertools.chain(*counted.values()), start_us, end_us)
+    devices = {
+        device_id: _consumption(meters, rows, start_us) for device_id, meters in counted.items()
+    }
     return Sparklines(from_microseconds(start_us), HOUR_US // SECOND_US, devices)
 
 
+class _OneByOne:
+    """The answers of ManyMeters by a question for each: of a file that costs no journey."""
+
+    def __init__(self, source: Source, now: int) -> None:
+        self._source = source
+        self._now = now
+
+    def meters_of(self, device_ids: Iterable[str]) -> dict[str, list[PowerMeter]]:
+        found: dict[str, list[PowerMeter]] = {}
+        for device_id in device_ids:
+            with contextlib.suppress(NotFound):
+                self._source.get_device(device_id)
+                found[device_id] = self._source.list_meters(device_id)
+        return found
+
+    def statistics_of(
+        self, meters: Iterable[PowerMeter], since_us: int, until_us: int
+    ) -> dict[str, list[PowerStatistics]]:
+        window = (from_microseconds(since_us), from_microseconds(until_us))
+        found: dict[str, list[PowerStatistics]] = {}
+        for meter in meters:
+            with contextlib.suppress(NotFound):  # it was deleted meanwhile
+                found[meter.id] = statistics_between(
+                    self._source, meter.id, *window, "hour", self._now
+                )
+        return found
+
+
 def _consumption(
-    pm: PowerManager, device_id: str, start_us: int, end_us: int, now: int
+    meters: Iterable[PowerMeter], rows: Mapping[str, list[PowerStatistics]], start_us: int
 ) -> list[float | None]:
     """A device's mean watts by hour: those of the meters that count in its consumption, which has no less than 0.
 
     An hour is known if each of them is that measures now. One that is retired counts in the hours that it has, and one
     that never measured anything does not count.
     """
-    window = (from_microseconds(start_us), from_microseconds(end_us))
-    by_meter: list[tuple[bool, dict[int, float | None]]] = []
-    for meter in counted_meters(pm.list_meters(device_id)):
-        rows = statistics_between(pm, meter.id, *window, "hour", now)
-        by_meter.append((_measures(meter), _wattage_by_hour(rows, start_us)))
+    by_meter = [
+        (_measures(meter), _wattage_by_hour(rows.get(meter.id, ()), start_us)) for meter in meters
+    ]
     consumption: list[float | None] = []
     for hour in range(SPARKLINE_HOURS):
         parts = [wattage.get(hour) for measures, wattage in by_meter if measures or hour in wattage]

@@ -22,11 +22,12 @@ from power_service.auth import Gate
 from power_service.clients import SLOW, Client, end
 from power_service.metrics import Metrics
 from power_service.models import EventMessage, HeartbeatMessage, HelloMessage
+from power_service.presence import Bounds, Changes, Frame, Replaced, message_text
 from power_service.problems import Code, Problem
 from power_service.settings import Settings
 from power_service.storage import Lane, Storage
 from power_service.tokens import EVERYBODY
-from power_service.watcher import Bounds, Changes, Frame, Replaced, Watcher, message_text
+from power_service.watcher import Watches
 
 _PAGE = 500  # events read at once for a client that catches up
 _log = logging.getLogger("power_service.stream")
@@ -48,7 +49,7 @@ class Hub:
         self._clients: set[Client] = set()
         self._meters: dict[str, PowerMeter] = {}
         self._present: dict[str, Frame] = {}  # each meter's latest state
-        self._watcher: Watcher
+        self._watcher: Watches
         self._task: asyncio.Task[None] | None = None
         self._looked = 0.0
         self.position = 0  # every event up to it has been handed to the clients that are live
@@ -60,11 +61,14 @@ class Hub:
     # --- Lifecycle
 
     async def start(self) -> None:
-        """Open the file, see what is there, and begin to poll."""
-        arguments = (self._storage.pm, self._settings.db, self._settings.reading_seconds)
-        self._watcher = await self._storage.call(Lane.POLL, Watcher, *arguments)
+        """See what is there, and begin to poll. An engine that does not answer now may do so later."""
+        self._watcher = await self._storage.call(Lane.POLL, self._storage.make_watcher)
         self.position = self._watcher.sequence
-        await self._look()
+        try:
+            await self._look()
+        except StorageError:
+            if not self._storage.is_fleet:
+                raise
         self._metrics.watch_meters(lambda: list(self._meters.values()))
         self._task = asyncio.create_task(self._poll())
 
@@ -123,6 +127,7 @@ class Hub:
             self._hand_out(changes)
             if changes.error is not None:
                 raise changes.error
+        self.position = max(self.position, self._watcher.sequence)
         self._looked = time.monotonic()
 
     def _hand_out(self, changes: Changes) -> None:
@@ -207,7 +212,7 @@ class Hub:
         while client.cursor < self.position:  # no await between the last look at it and going live
             async with self._catching_up:
                 page = await self._storage.call(
-                    Lane.READ, self._storage.pm.events_since, client.cursor, limit=_PAGE
+                    Lane.READ, self._storage.source.events_since, client.cursor, limit=_PAGE
                 )
             for sequence, event in page:
                 client.cursor = sequence

@@ -24,10 +24,10 @@ from power_manager import (
     MeterType,
     NotFound,
     PowerEventType,
-    PowerManager,
     PowerMeter,
     to_microseconds,
 )
+from power_service.source import Source
 
 MAX_METERS = 500  # series of each gauge and counter
 _WITH_CHARGE = (MeterType.BATTERY, MeterType.UPS)
@@ -40,7 +40,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class _Meters(Collector):
     """Present values and energies of the first MAX_METERS active meters.
 
-    The values are as the poller last saw them; names are read from the file with every scrape. Behind each energy are
+    The values are as the poller last saw them; names are read with every scrape. Behind each energy are
     all hours of its meter, so they are read in turn, the oldest first, for _SECONDS_PER_READ at most, and in at most a
     twentieth of the time. What is not known has no sample: a 0 would be a measurement.
     """
@@ -60,18 +60,18 @@ class _Meters(Collector):
         active = [meter for meter in self._meters() if meter.active]
         return active[:MAX_METERS], max(len(active) - MAX_METERS, 0)
 
-    def read(self, pm: PowerManager) -> None:
+    def read(self, source: Source) -> None:
         """Read names, and energies if it is time to."""
         with self._lock:
-            self._device_names = {device.id: device.name for device in pm.list_devices()}
+            self._device_names = {device.id: device.name for device in source.list_devices()}
             begin = self._clock()
             if begin < self._next:
                 return
-            self._read_totals(pm, begin + _SECONDS_PER_READ)
+            self._read_totals(source, begin + _SECONDS_PER_READ)
             end = self._clock()
             self._next = end + (end - begin) * _PAUSE_PER_READ
 
-    def _read_totals(self, pm: PowerManager, deadline: float) -> None:
+    def _read_totals(self, source: Source, deadline: float) -> None:
         """Read those that were never read, then the others, until the deadline; forget those of other meters."""
         wanted = [meter.id for meter in self._shown()[0]]
         present = set(wanted)
@@ -80,7 +80,7 @@ class _Meters(Collector):
         for meter_id in in_turn:
             known.pop(meter_id, None)
             with contextlib.suppress(NotFound):  # it was deleted since the poller saw it
-                known[meter_id] = pm.energy_totals(meter_id)
+                known[meter_id] = source.energy_totals(meter_id)
             if self._clock() >= deadline:
                 break
         self._totals = known
@@ -171,7 +171,7 @@ class Metrics:
         self._meters = _Meters(meters, self._clock)
         self._registry.register(self._meters)
 
-    def text(self, pm: PowerManager) -> bytes:
+    def text(self, source: Source) -> bytes:
         """What Prometheus scrapes."""
-        self._meters.read(pm)
+        self._meters.read(source)
         return generate_latest(self._registry)

@@ -150,13 +150,16 @@ class Deleted:
 class Me:
     """Who is asking: what the token may do. `scopes` has each one by itself; `devices` is null for all of them.
 
-    `database` is the file that this service has, for commands on its machine; null for a token bound to devices.
+    `database` is the file that this service has, for commands on its machine; null for a token bound to devices, and
+    where a fleet is served. `source` says which of them it is: nobody writes to a fleet here, so that `scopes` has no
+    more than read there, whatever else the token has.
     """
 
     name: str
     scopes: list[Literal["read", "write", "admin"]]
     devices: list[str] | None
     database: str | None
+    source: Literal["file", "fleet"]
 
 
 def scopes_of(grant: Grant) -> list[Literal["read", "write", "admin"]]:
@@ -195,6 +198,64 @@ class Sparklines:
     start: str
     step_seconds: int
     devices: dict[str, list[float | None]]
+
+
+# --- A fleet
+
+
+class FleetAlarm(TypedDict):
+    """Something about a device that a person should look at, and since when: it stands until it is over.
+
+    `kind` is power-fleet's: silent, cloned, two-files, restored and others that a later version may add.
+    """
+
+    kind: str
+    since: str
+    note: str
+
+
+class FleetDevice(TypedDict):
+    """What the fleet knows of a device beside its record; null: nothing has said.
+
+    `version` is that of the program on it which sends its file, `opened_at` when that began to, and `last_seen` when
+    something of it came last, both by the stream's clock.
+    """
+
+    device_id: str
+    site: str
+    version: str | None
+    opened_at: str | None
+    last_seen: str | None
+    alarms: list[FleetAlarm]
+
+
+class FleetState(TypedDict):
+    """How far the engine is: all that the devices had sent by `fresh_as_of` is in every answer; null: nobody knows.
+
+    `waiting_messages` are in the stream and not in the engine yet, `dead_letters` will never be; null: the service
+    does not know the stream.
+    """
+
+    fresh_as_of: str | None
+    waiting_messages: int | None
+    dead_letters: int | None
+
+
+class SiteEnergy(TypedDict):
+    """Energy of the meters of one type at one site on one UTC day."""
+
+    day: str
+    site: str
+    type: MeterType
+    energy_out_wh: float
+    energy_in_wh: float
+
+
+class SilentDevice(TypedDict):
+    """A device that has sent nothing for long, and when something of it came last, by the stream's clock."""
+
+    device_id: str
+    last_seen: str
 
 
 @dataclass
@@ -401,6 +462,10 @@ INGEST: TypeAdapter[IngestResult] = TypeAdapter(IngestResult)
 TICKET: TypeAdapter[StreamTicket] = TypeAdapter(StreamTicket)
 DELETED: TypeAdapter[Deleted] = TypeAdapter(Deleted)
 ME: TypeAdapter[Me] = TypeAdapter(Me)
+FLEET_DEVICES: TypeAdapter[list[FleetDevice]] = TypeAdapter(list[FleetDevice])
+FLEET_STATE: TypeAdapter[FleetState] = TypeAdapter(FleetState)
+SITE_ENERGIES: TypeAdapter[list[SiteEnergy]] = TypeAdapter(list[SiteEnergy])
+SILENT_DEVICES: TypeAdapter[list[SilentDevice]] = TypeAdapter(list[SilentDevice])
 SIGN_IN_NEEDS: TypeAdapter[SignInNeeds] = TypeAdapter(SignInNeeds)
 SIGNED_IN: TypeAdapter[SignedIn] = TypeAdapter(SignedIn)
 SPARKLINES: TypeAdapter[Sparklines] = TypeAdapter(Sparklines)

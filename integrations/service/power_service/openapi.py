@@ -27,6 +27,10 @@ SUMMARY = (
 )
 DESCRIPTION = """REST and WebSocket over power_manager. The records are the library's, name by name.
 
+A service shows a file, or a fleet whose devices send their files to an engine: `source` in `GET /v1/me` says which. The
+routes are the same. Of a fleet everything that writes is refused with 409 `needs_a_file`; of a file everything under
+`/v1/fleet` is 404 `no_fleet`.
+
 Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. Errors are RFC 9457 problem JSON: go by
 `code`. A token bound to devices gets 403 for everything that belongs to another device, whether it exists or not.
 
@@ -41,9 +45,9 @@ _DESCRIPTIONS = {
     400: "The body is not JSON.",
     401: "No token, or one that is not known.",
     403: "The token lacks the scope, or is bound to other devices; or the page's origin is not allowed.",
-    404: "No device or meter has that id.",
+    404: "No device or meter has that id; or the service shows a file, and what is asked for is a fleet's.",
     408: "The body did not come in time.",
-    409: "What is asked for contradicts itself, or what is there.",
+    409: "What is asked for contradicts itself, or what is there; or it needs a file, and the service shows a fleet.",
     413: "The body is too large.",
     415: "Another content type is expected.",
     421: "The service does not go by that host name.",
@@ -55,10 +59,10 @@ _DESCRIPTIONS = {
 }
 _EVERYWHERE = (421, 431, 500, 503)
 _WITH_TOKEN = (401, 403, 429)
+_OF_A_FILE = (409,)  # what writes, or needs the file itself: a fleet has none
 _WITH_BODY = (400, 408, 413, 415, 422)
 # What an operation answers beyond that.
 _FURTHER = {
-    "putDevice": (409,),
     "getDevice": (404,),
     "updateDevice": (404,),
     "deleteDevice": (404,),
@@ -76,6 +80,10 @@ _FURTHER = {
     "getRuntime": (404,),
     "getReport": (404,),
     "signIn": (401, 409, 429),
+    "getFleet": (404,),
+    "listFleetDevices": (404,),
+    "getFleetEnergy": (404,),
+    "listSilentDevices": (404,),
 }
 
 
@@ -154,6 +162,7 @@ def _complete(operation: dict[str, Any]) -> None:
     name, responses = operation["operationId"], operation["responses"]
     statuses = {*_EVERYWHERE, *_FURTHER.get(name, ())}
     statuses.update(_WITH_TOKEN if "security" in operation else ())
+    statuses.update(_OF_A_FILE if _scopes(operation) & {"write", "admin"} else ())
     statuses.update(_WITH_BODY if "requestBody" in operation else ())
     statuses.update((422,) if operation.get("parameters") else ())
     responses.pop("422", None)
@@ -172,6 +181,16 @@ def _complete(operation: dict[str, Any]) -> None:
         content["examples"] = {
             key: {"value": value} for key, value in REQUESTS[name][media_type].items()
         }
+
+
+def _scopes(operation: dict[str, Any]) -> set[str]:
+    """What a token needs for an operation."""
+    return {
+        scope
+        for scheme in operation.get("security", ())
+        for scopes in scheme.values()
+        for scope in scopes
+    }
 
 
 def _stream_operation() -> dict[str, Any]:

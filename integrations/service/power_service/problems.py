@@ -25,9 +25,11 @@ class Code(str, Enum):
     FORBIDDEN_ORIGIN = "forbidden_origin"
     NOT_FOUND = "not_found"
     ROUTE_NOT_FOUND = "route_not_found"
+    NO_FLEET = "no_fleet"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     CONFLICT = "conflict"
+    NEEDS_A_FILE = "needs_a_file"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     HOST_NOT_ALLOWED = "host_not_allowed"
@@ -51,9 +53,11 @@ STATUS = {
     Code.FORBIDDEN_ORIGIN: 403,
     Code.NOT_FOUND: 404,
     Code.ROUTE_NOT_FOUND: 404,
+    Code.NO_FLEET: 404,
     Code.METHOD_NOT_ALLOWED: 405,
     Code.REQUEST_TIMEOUT: 408,
     Code.CONFLICT: 409,
+    Code.NEEDS_A_FILE: 409,
     Code.BODY_TOO_LARGE: 413,
     Code.UNSUPPORTED_MEDIA_TYPE: 415,
     Code.HOST_NOT_ALLOWED: 421,

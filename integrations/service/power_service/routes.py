@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import BeforeValidator
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
@@ -18,7 +18,6 @@ from power_manager import (
     InvalidValue,
     NotFound,
     PowerEvent,
-    PowerManager,
     PowerReading,
     PowerStatistics,
     from_microseconds,
@@ -36,14 +35,23 @@ from power_service.auth import (
     forbidden_device,
 )
 from power_service.billing import billing_metrics
-from power_service.bodies import JSON, NDJSON, error_as_sent, read_object, read_readings
+from power_service.bodies import (
+    END_OF_LINE,
+    JSON,
+    NDJSON,
+    error_as_sent,
+    json_response,
+    read_object,
+    read_readings,
+)
 from power_service.charts import POINTS_A_SPAN, thin_out
 from power_service.guard import path_text
-from power_service.hours import now_us, sparklines, statistics_between
+from power_service.hours import sparklines, statistics_between
 from power_service.metrics import Metrics
 from power_service.models import Shape
 from power_service.problems import Code, Problem, retry_later
 from power_service.settings import Settings
+from power_service.source import Source
 from power_service.storage import Lane, Storage
 from power_service.tokens import Grant
 
@@ -51,7 +59,6 @@ MAX_CHART_READINGS = 1_000_000  # that one request may go through
 router = APIRouter(prefix="/v1")
 plain = APIRouter()
 
-_END_OF_LINE = b"\n"  # for people, whose prompt follows what curl prints
 ID_LIMITS: dict[str, Any] = {"min_length": 1, "max_length": 200, "pattern": models.TEXT_PATTERN}
 DeviceId = Annotated[
     str, BeforeValidator(path_text), Path(description="the device's id", **ID_LIMITS)
@@ -69,10 +76,6 @@ ReportDays = Annotated[
 def _storage(request: Request) -> Storage:
     storage: Storage = request.app.state.storage
     return storage
-
-
-def _json(adapter: TypeAdapter[Any], value: object, status: int = 200) -> Response:
-    return Response(adapter.dump_json(value) + _END_OF_LINE, status, media_type=JSON)
 
 
 def _client(request: Request) -> str:
@@ -93,8 +96,8 @@ def _body(shape: Shape) -> dict[str, Any]:
 async def list_devices(request: Request, grant: Reader) -> Response:
     """List the devices, in order of registration."""
     storage = _storage(request)
-    devices = await storage.call(Lane.READ, storage.pm.list_devices)
-    return _json(models.DEVICES, [device for device in devices if grant.covers(device.id)])
+    devices = await storage.call(Lane.READ, storage.source.list_devices)
+    return json_response(models.DEVICES, [device for device in devices if grant.covers(device.id)])
 
 
 @router.put(
@@ -107,7 +110,7 @@ async def put_device(request: Request, grant: Writer, device_id: DeviceId) -> Re
     storage, values = _storage(request), await read_object(request, models.DEVICE_SETTINGS)
     if values.pop("id", device_id) != device_id:
         raise Problem(Code.CONFLICT, "id: expected the id in the path, or none")
-    return _json(
+    return json_response(
         models.DEVICE,
         await storage.call(Lane.WRITE, storage.pm.register_device, device_id, **values),
     )
@@ -120,7 +123,9 @@ async def get_device(request: Request, grant: Reader, device_id: DeviceId) -> Re
     """Get a device."""
     check_devices(grant, device_id)
     storage = _storage(request)
-    return _json(models.DEVICE, await storage.call(Lane.READ, storage.pm.get_device, device_id))
+    return json_response(
+        models.DEVICE, await storage.call(Lane.READ, storage.source.get_device, device_id)
+    )
 
 
 @router.patch(
@@ -133,7 +138,7 @@ async def update_device(request: Request, grant: Writer, device_id: DeviceId) ->
     storage = _storage(request)
     changes = await read_object(request, models.DEVICE_CHANGES)
     device = await storage.call(Lane.WRITE, storage.pm.update_device, device_id, **changes)
-    return _json(models.DEVICE, device)
+    return json_response(models.DEVICE, device)
 
 
 @router.delete(
@@ -160,8 +165,8 @@ async def list_meters(
     if device_id is not None:
         check_devices(grant, device_id)
     storage = _storage(request)
-    meters = await storage.call(Lane.READ, storage.pm.list_meters, device_id)
-    return _json(
+    meters = await storage.call(Lane.READ, storage.source.list_meters, device_id)
+    return json_response(
         models.METERS, [models.shown(meter) for meter in meters if grant.covers(meter.device_id)]
     )
 
@@ -178,7 +183,7 @@ async def add_meter(request: Request, grant: Writer, device_id: DeviceId) -> Res
         Lane.WRITE, storage.pm.add_meter, device_id, values["type"], values["capacity_wh"], values["name"],
         charge_pct=values["charge_pct"],
     )  # fmt: skip
-    return _json(models.METER, models.shown(meter), 201)
+    return json_response(models.METER, models.shown(meter), 201)
 
 
 @router.get(
@@ -188,8 +193,9 @@ async def get_meter(request: Request, grant: Reader, meter_id: MeterId) -> Respo
     """Get a meter in its present state."""
     storage = _storage(request)
     await check_meter(storage, grant, meter_id)
-    return _json(
-        models.METER, models.shown(await storage.call(Lane.READ, storage.pm.get_meter, meter_id))
+    return json_response(
+        models.METER,
+        models.shown(await storage.call(Lane.READ, storage.source.get_meter, meter_id)),
     )
 
 
@@ -206,7 +212,7 @@ async def update_meter(request: Request, grant: Writer, meter_id: MeterId) -> Re
     await check_meter(storage, grant, meter_id)
     changes = await read_object(request, models.METER_CHANGES)
     meter = await storage.call(Lane.WRITE, storage.pm.update_meter, meter_id, **changes)
-    return _json(models.METER, models.shown(meter))
+    return json_response(models.METER, models.shown(meter))
 
 
 @router.delete("/meters/{meter_id}", operation_id="deleteMeter", status_code=204, tags=["meters"])
@@ -252,7 +258,7 @@ async def post_readings(request: Request, grant: Writer) -> Response:
         raise error_as_sent(error, batch) from error
     metrics: Metrics = request.app.state.metrics
     metrics.readings.inc(stored)
-    return _json(models.INGEST, models.IngestResult(len(rows), stored))
+    return json_response(models.INGEST, models.IngestResult(len(rows), stored))
 
 
 _MOMENT: Any = Query(
@@ -299,7 +305,7 @@ async def list_readings(
     since = _moment(window.since)
     if window.cursor:
         since = from_microseconds(min(int(window.cursor, 16), models.LAST_US))
-    arguments = (storage.pm, meter_id, since, _moment(window.until))
+    arguments = (storage.source, meter_id, since, _moment(window.until))
     if window.max_points is not None:
         return Response(
             await storage.call(Lane.READ, _chart, *arguments, window.max_points), media_type=JSON
@@ -328,7 +334,7 @@ async def delete_readings(
     await check_meter(storage, grant, meter_id)
     window = {"since": _moment(since), "until": _moment(until)}
     count = await storage.call(Lane.WRITE, storage.pm.delete_readings, meter_id, **window)
-    return _json(models.DELETED, models.Deleted(count))
+    return json_response(models.DELETED, models.Deleted(count))
 
 
 def _moment(text: str | None) -> str | None:
@@ -336,29 +342,29 @@ def _moment(text: str | None) -> str | None:
     return text if text is None else text.replace(" ", "+") if text[-6:-5] == " " else text
 
 
-def _page(pm: PowerManager, meter_id: str, since: Any, until: Any, limit: int) -> bytes:
-    readings = list(islice(pm.iter_history(meter_id, since=since, until=until), limit + 1))
+def _page(source: Source, meter_id: str, since: Any, until: Any, limit: int) -> bytes:
+    readings = list(islice(source.iter_history(meter_id, since=since, until=until), limit + 1))
     cursor = None
     if len(readings) > limit:
         cursor = f"{to_microseconds(readings[limit].timestamp):014x}"
-    return models.PAGE.dump_json(models.ReadingPage(readings[:limit], cursor)) + _END_OF_LINE
+    return models.PAGE.dump_json(models.ReadingPage(readings[:limit], cursor)) + END_OF_LINE
 
 
-def _chart(pm: PowerManager, meter_id: str, since: Any, until: Any, max_points: int) -> bytes:
-    points, _ = _points(pm, meter_id, since, until, max_points)
-    return models.PAGE.dump_json(models.ReadingPage(points, None)) + _END_OF_LINE
+def _chart(source: Source, meter_id: str, since: Any, until: Any, max_points: int) -> bytes:
+    points, _ = _points(source, meter_id, since, until, max_points)
+    return models.PAGE.dump_json(models.ReadingPage(points, None)) + END_OF_LINE
 
 
-def _series(pm: PowerManager, meter_id: str, since: Any, until: Any, max_points: int) -> bytes:
-    points, reading_count = _points(pm, meter_id, since, until, max_points)
-    return models.SERIES.dump_json(models.series_of(meter_id, reading_count, points)) + _END_OF_LINE
+def _series(source: Source, meter_id: str, since: Any, until: Any, max_points: int) -> bytes:
+    points, reading_count = _points(source, meter_id, since, until, max_points)
+    return models.SERIES.dump_json(models.series_of(meter_id, reading_count, points)) + END_OF_LINE
 
 
 def _points(
-    pm: PowerManager, meter_id: str, since: Any, until: Any, max_points: int
+    source: Source, meter_id: str, since: Any, until: Any, max_points: int
 ) -> tuple[list[PowerReading], int]:
     """The readings of a window, thinned out, and how many there are. Raises Problem 422 for too many."""
-    every = pm.iter_history(meter_id, since=since, until=until)
+    every = source.iter_history(meter_id, since=since, until=until)
     reading_count = 0
 
     def readings() -> Iterator[PowerReading]:
@@ -402,7 +408,7 @@ async def get_series(
     """
     storage = _storage(request)
     await check_meter(storage, grant, meter_id)
-    arguments = (storage.pm, meter_id, _moment(window.since), _moment(window.until))
+    arguments = (storage.source, meter_id, _moment(window.since), _moment(window.until))
     return Response(
         await storage.call(Lane.READ, _series, *arguments, window.max_points), media_type=JSON
     )
@@ -445,14 +451,14 @@ async def get_statistics(
     if since is None and until is None:
         days = _DEFAULT_DAYS if window.days is None else window.days
         call = storage.call(
-            Lane.READ, storage.pm.get_statistics, meter_id, days=days, bucket=bucket
+            Lane.READ, storage.source.get_statistics, meter_id, days=days, bucket=bucket
         )
     elif window.days is None:
-        arguments = (storage.pm, meter_id, since, until, bucket, now_us())
+        arguments = (storage.source, meter_id, since, until, bucket, storage.now_us())
         call = storage.call(Lane.READ, statistics_between, *arguments)
     else:
         raise Problem(Code.INVALID_VALUE, "days: it does not go with since and until: leave it out")
-    return _json(models.STATISTICS, await call)
+    return json_response(models.STATISTICS, await call)
 
 
 # --- Events
@@ -473,8 +479,8 @@ async def list_events(
     """A device's newest events, newest first."""
     check_devices(grant, device_id)
     storage = _storage(request)
-    return _json(
-        models.EVENTS, await storage.call(Lane.READ, storage.pm.get_events, device_id, limit)
+    return json_response(
+        models.EVENTS, await storage.call(Lane.READ, storage.source.get_events, device_id, limit)
     )
 
 
@@ -491,7 +497,7 @@ async def trigger_event(request: Request, grant: Writer, device_id: DeviceId) ->
         await check_meter(storage, grant, meter_id)
     arguments = (device_id, values["type"], values["value"], values["note"])
     event = await storage.call(Lane.WRITE, storage.pm.trigger_event, *arguments, meter_id=meter_id)
-    return _json(models.EVENT, event, 201)
+    return json_response(models.EVENT, event, 201)
 
 
 @router.get(
@@ -505,13 +511,15 @@ async def follow_events(
 ) -> Response:
     """Every device's events after a sequence number, oldest first: what the stream sends, for asking."""
     storage = _storage(request)
-    found = await storage.call(Lane.READ, storage.pm.events_since, after, limit=limit)
+    found = await storage.call(Lane.READ, storage.source.events_since, after, limit=limit)
     events = [
         models.SequencedEvent(sequence, event)
         for sequence, event in found
         if grant.covers(event.device_id)
     ]
-    return _json(models.EVENT_PAGE, models.EventPage(events, found[-1][0] if found else after))
+    return json_response(
+        models.EVENT_PAGE, models.EventPage(events, found[-1][0] if found else after)
+    )
 
 
 @router.post(
@@ -521,7 +529,9 @@ async def follow_events(
 async def create_stream_ticket(request: Request, grant: Reader) -> Response:
     """A one-use pass to `WS /v1/stream?ticket=`, for clients that can send neither header nor subprotocol."""
     tickets = request.app.state.gate.tickets
-    return _json(models.TICKET, models.StreamTicket(tickets.issue(grant), tickets.seconds), 201)
+    return json_response(
+        models.TICKET, models.StreamTicket(tickets.issue(grant), tickets.seconds), 201
+    )
 
 
 # --- Runtime, budget, report
@@ -545,15 +555,15 @@ async def get_runtime(
     check_devices(grant, device_id)
     storage = _storage(request)
     hours = await storage.call(
-        Lane.READ, storage.pm.estimate_runtime, device_id, window_minutes=window_minutes
+        Lane.READ, storage.source.estimate_runtime, device_id, window_minutes=window_minutes
     )
-    return _json(models.RUNTIME, models.Runtime(device_id, hours))
+    return json_response(models.RUNTIME, models.Runtime(device_id, hours))
 
 
-def _budget(pm: PowerManager, grant: Grant, device_ids: list[str]) -> dict[str, dict[str, Any]]:
+def _budget(source: Source, grant: Grant, device_ids: list[str]) -> dict[str, dict[str, Any]]:
     if not device_ids:
-        device_ids = [device.id for device in pm.list_devices() if grant.covers(device.id)]
-    return pm.power_budget_check(device_ids)
+        device_ids = [device.id for device in source.list_devices() if grant.covers(device.id)]
+    return source.power_budget_check(device_ids)
 
 
 @router.get("/budget", operation_id="getBudget", response_model=models.Budget, tags=["reports"])
@@ -567,8 +577,8 @@ async def get_budget(
     """The power budget of each device, by its id; `{"error": ...}` for an unknown one."""
     check_devices(grant, *device_id)
     storage = _storage(request)
-    return _json(
-        models.BUDGET, await storage.call(Lane.READ, _budget, storage.pm, grant, device_id)
+    return json_response(
+        models.BUDGET, await storage.call(Lane.READ, _budget, storage.source, grant, device_id)
     )
 
 
@@ -585,7 +595,7 @@ async def get_report(
     check_devices(grant, device_id)
     storage = _storage(request)
     period = int(days) if days.is_integer() else days  # the library shows it as it is given
-    text = await storage.call(Lane.READ, storage.pm.export_report, device_id, period)
+    text = await storage.call(Lane.READ, storage.source.export_report, device_id, period)
     return Response(text, media_type=JSON)
 
 
@@ -610,8 +620,8 @@ async def get_sparklines(
     """
     check_devices(grant, *device)
     storage = _storage(request)
-    found = await storage.call(Lane.READ, sparklines, storage.pm, device, now_us())
-    return _json(models.SPARKLINES, found)
+    found = await storage.call(Lane.READ, sparklines, storage.source, device, storage.now_us())
+    return json_response(models.SPARKLINES, found)
 
 
 # --- Signing in
@@ -624,7 +634,7 @@ async def get_sign_in(request: Request) -> Response:
     """Whether this service asks for a token: for pages, before they ask for anything else. No token is needed."""
     gate: Gate = request.app.state.gate
     command = gate.token_command(_client(request)) if gate.settings.auth else None
-    return _json(models.SIGN_IN_NEEDS, models.SignInNeeds(gate.settings.auth, command))
+    return json_response(models.SIGN_IN_NEEDS, models.SignInNeeds(gate.settings.auth, command))
 
 
 @router.post(
@@ -638,7 +648,9 @@ async def sign_in(request: Request) -> Response:
     if not isinstance(ticket, str) or not 0 < len(ticket) <= models.MAX_ID:
         raise Problem(Code.INVALID_VALUE, "ticket: expected the text of a link")
     token, grant = await gate.sign_in(ticket, _client(request))
-    return _json(models.SIGNED_IN, models.SignedIn(token, grant.name, models.scopes_of(grant)))
+    return json_response(
+        models.SIGNED_IN, models.SignedIn(token, grant.name, models.scopes_of(grant))
+    )
 
 
 # --- The service itself
@@ -648,13 +660,19 @@ async def sign_in(request: Request) -> Response:
 async def get_me(request: Request, grant: Anybody) -> Response:
     """Who is asking, and what the token may do; for a token with any scope."""
     settings: Settings = request.app.state.settings
+    scopes = models.scopes_of(grant)
+    database = str(settings.db.absolute()) if grant.devices is None else None
+    if settings.is_fleet:
+        scopes = [scope for scope in scopes if scope == "read"]
+        database = None
     me = models.Me(
         name=grant.name,
-        scopes=models.scopes_of(grant),
+        scopes=scopes,
         devices=None if grant.devices is None else list(grant.devices),
-        database=str(settings.db.absolute()) if grant.devices is None else None,
+        database=database,
+        source="fleet" if settings.is_fleet else "file",
     )
-    return _json(models.ME, me)
+    return json_response(models.ME, me)
 
 
 class _BackupResponse(StreamingResponse):
@@ -703,7 +721,7 @@ async def get_backup(request: Request, grant: Admin) -> Response:
 @plain.get("/healthz", operation_id="getHealth", response_model=models.Health, tags=["service"])
 async def get_health() -> Response:
     """The process answers."""
-    return _json(models.HEALTH, models.Health("ok"))
+    return json_response(models.HEALTH, models.Health("ok"))
 
 
 @plain.get("/readyz", operation_id="getReadiness", response_model=models.Health, tags=["service"])
@@ -711,7 +729,7 @@ async def get_readiness(request: Request) -> Response:
     """The database can be read, and the stream follows it."""
     if not request.app.state.hub.ready():
         raise retry_later(Code.NOT_READY, "the database cannot be read now", 1)
-    return _json(models.HEALTH, models.Health("ready"))
+    return json_response(models.HEALTH, models.Health("ready"))
 
 
 @plain.get("/metrics", operation_id="getMetrics", tags=["service"])
@@ -721,6 +739,6 @@ async def get_metrics(request: Request, grant: Reader) -> Response:
         raise forbidden_device()
     metrics: Metrics = request.app.state.metrics
     storage = _storage(request)
-    text = await storage.call(Lane.READ, metrics.text, storage.pm)
+    text = await storage.call(Lane.READ, metrics.text, storage.source)
     text += await billing_metrics(request.app, storage)
     return Response(text, media_type=metrics.content_type)

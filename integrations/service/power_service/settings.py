@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from power_manager import DB_PATH
 
 _PREFIX = "POWER_SERVICE_"
+FLEET_TOKENS = "power_fleet.tokens.json"
 _DATABASE_VARIABLE = "POWER_MANAGER_DB"  # as for the library's own command line
 # Of `power-service backup`; and one that pydantic reads like _DATABASE_VARIABLE.
 _OTHER_VARIABLES = frozenset({"POWER_SERVICE_TOKEN", "POWER_SERVICE_DB"})
@@ -65,8 +66,17 @@ class Settings(BaseSettings):
         validation_alias=_DATABASE_VARIABLE,
         description="the database; made where it is missing",
     )
+    fleet: Annotated[_Names, OnCommandLine("URL")] = Field(
+        default=(),
+        description="the engine of a fleet, in place of a database; once for each shard, its replicas separated by "
+        "commas, in the variable shards separated by spaces",
+    )
+    hub: Annotated[bool, OnCommandLine()] = Field(
+        default=False, description="the fleet of the `power-fleet hub` that runs on this machine"
+    )
     tokens: Annotated[Path | None, OnCommandLine("FILE")] = Field(
-        default=None, description="the tokens; where none is named, beside the database"
+        default=None,
+        description="the tokens; where none is named, beside the database, and of a fleet power_fleet.tokens.json here",
     )
     host: Annotated[str, OnCommandLine()] = Field(
         default="127.0.0.1", description="the address to listen at"
@@ -132,6 +142,9 @@ class Settings(BaseSettings):
     reading_seconds: _Seconds = Field(
         default=0.25, description="between two readings of a meter in the stream"
     )
+    fleet_seconds: _Seconds = Field(
+        default=1.0, description="between two looks at the engine of a fleet"
+    )
     heartbeat_seconds: _Seconds = Field(
         default=15.0, description="between two heartbeats of the stream"
     )
@@ -146,8 +159,15 @@ class Settings(BaseSettings):
         return not self.no_auth
 
     @property
+    def is_fleet(self) -> bool:
+        """Whether a fleet is served, and no database."""
+        return bool(self.fleet) or self.hub
+
+    @property
     def token_file(self) -> Path:
         """The file of tokens: as told, or beside the database."""
+        if self.tokens is None and self.is_fleet:
+            return Path(FLEET_TOKENS)
         return self.tokens or self.db.with_name(self.db.name + ".tokens.json")
 
     def check(self, token_count: int) -> None:
@@ -155,6 +175,8 @@ class Settings(BaseSettings):
         loopback = is_loopback(self.host)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise Refused("--tls-cert and --tls-key go together: give both")
+        if self.fleet and self.hub:
+            raise Refused("--fleet and --hub: name one of them")
         if str(self.db) == ":memory:":
             raise Refused("--db: a database in memory has no other users: name a file")
         if self.no_auth and not loopback:
@@ -180,8 +202,9 @@ class Settings(BaseSettings):
 
 def how_to_make_one(settings: Settings) -> str:
     """The command that makes a token for this service, from whichever directory it is run."""
-    file = settings.tokens or settings.db
-    option = "--tokens" if settings.tokens else "--db"
+    by_tokens = settings.tokens is not None or settings.is_fleet
+    file = settings.token_file if by_tokens else settings.db
+    option = "--tokens" if by_tokens else "--db"
     return (
         f"power-service token new NAME --scope read {option} {shlex.quote(os.path.abspath(file))}"
     )

@@ -1,18 +1,23 @@
-"""The library behind one function: the only way of a blocking call off the event loop."""
+"""What is read and written behind one function: the only way of a blocking call off the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from typing import TypeVar
 
-from power_manager import PowerManager, StorageError
-from power_service.problems import Code, retry_later
+from power_manager import PowerManager, StorageError, to_microseconds
+from power_service.fleet_source import FleetSource
+from power_service.fleet_watcher import FleetWatcher
+from power_service.problems import Code, Problem, retry_later
 from power_service.settings import Settings
+from power_service.source import Source
+from power_service.watcher import Watcher, Watches
 
 _T = TypeVar("_T")
 _log = logging.getLogger("power_service")
@@ -32,13 +37,34 @@ ALERT_TYPES = ("battery", "ups")  # as the collector has them: both run empty
 _THREADS = {Lane.READ: 4, Lane.WRITE: 1, Lane.POLL: 1, Lane.BACKUP: 1}
 
 
+_NEEDS_A_FILE = (
+    "this service shows a fleet, whose devices write into files of their own: do it on the device, by power-manager "
+    "or a service there, or retire or delete it by power-fleet"
+)
+
+
 class Storage:
-    """The open library and its threads."""
+    """The open library, or the fleet that is there instead, and its threads."""
 
     def __init__(
-        self, settings: Settings, max_waiting: int = 200, max_seconds: float = 20.0
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        fleet: FleetSource | None = None,
+        max_waiting: int = 200,
+        max_seconds: float = 20.0,
     ) -> None:
-        self.pm = PowerManager(settings.db, durability=settings.durability, alert_types=ALERT_TYPES)
+        self._settings = settings
+        self._clock = clock
+        self._fleet = fleet
+        self._pm: PowerManager | None = None
+        self.source: Source
+        if fleet is not None:
+            self.source = fleet
+        else:
+            self.source = self._pm = PowerManager(
+                settings.db, durability=settings.durability, clock=clock, alert_types=ALERT_TYPES
+            )
         self._max_waiting, self._max_seconds = max_waiting, max_seconds
         self._waiting = dict.fromkeys(Lane, 0)
         self._threads = {
@@ -46,6 +72,43 @@ class Storage:
             for lane, count in _THREADS.items()
         }
         self.replaced = False  # somebody put another file in its place
+
+    @property
+    def is_fleet(self) -> bool:
+        """Whether what is read is a fleet, which nobody writes to here."""
+        return self._fleet is not None
+
+    @property
+    def pm(self) -> PowerManager:
+        """The library, to write with. Raises Problem 409 where there is none."""
+        self.check_has_file()
+        assert self._pm is not None
+        return self._pm
+
+    def check_has_file(self) -> None:
+        """Raise Problem 409 where there is no file to write to."""
+        if self._pm is None:
+            raise Problem(Code.NEEDS_A_FILE, _NEEDS_A_FILE)
+
+    @property
+    def fleet(self) -> FleetSource:
+        """The fleet, for what a file does not have. Raises Problem 404 where there is none."""
+        if self._fleet is None:
+            raise Problem(
+                Code.NO_FLEET,
+                "this service shows a file: start it with --fleet or --hub for a fleet",
+            )
+        return self._fleet
+
+    def now_us(self) -> int:
+        """Microseconds since 1970, by the clock that the source goes by."""
+        return to_microseconds(self._clock(), "clock")
+
+    def make_watcher(self) -> Watches:
+        """What follows the file or the fleet."""
+        if self._fleet is not None:
+            return FleetWatcher(self._fleet, self._settings.fleet_seconds)
+        return Watcher(self.pm, self._settings.db, self._settings.reading_seconds)
 
     async def call(
         self, lane: Lane, function: Callable[..., _T], *args: object, **options: object
@@ -80,4 +143,5 @@ class Storage:
         """Close the library; threads that are still at work end with their call."""
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)
-        self.pm.close()
+        if self._pm is not None:
+            self._pm.close()

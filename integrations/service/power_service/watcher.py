@@ -6,75 +6,37 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from power_manager import (
     Deletion,
-    DeviceRecord,
-    PowerEvent,
     PowerManager,
     PowerMeter,
+    PowerReading,
     from_microseconds,
     to_microseconds,
 )
-from power_service.models import (
-    LAST_US,
-    MESSAGE,
-    DeletedMessage,
-    DeviceMessage,
-    EventMessage,
-    MeterMessage,
-    ReadingMessage,
-    shown,
-)
+from power_service.models import LAST_US
+from power_service.presence import Bounds, Changes, Frame, Presence, Replaced, readings_deleted
 
 _EVENTS_A_LOOK = 1000
 _DELETIONS_A_READ = 500  # beyond those that were seen already
-_PAUSE_PER_LOOK = 4  # times as long as a look at all meters takes, the next one waits
+PAUSE_PER_LOOK = 4  # times as long as a look at all meters takes, the next one waits
 
 
-def message_text(message: object) -> str:
-    """A message of the stream as it is sent."""
-    return MESSAGE.dump_json(message).decode()
+class Watches(Protocol):
+    """What the hub polls: the file's Watcher, or the fleet's. It lives in the poller's thread."""
 
+    @property
+    def sequence(self) -> int:
+        """Every event up to it has been seen."""
 
-@dataclass(frozen=True)
-class Frame:
-    """Text for clients that may see the device; `key` names what a later frame of the same key replaces.
+    def bounds(self) -> Bounds:
+        """Where a client can begin."""
 
-    sequence: of an event, which has no key. forgets: keys of frames that no longer hold: they are not to follow it.
-    """
-
-    device_id: str
-    text: str
-    sequence: int = 0
-    key: str = ""
-    forgets: tuple[str, ...] = ()
-
-
-@dataclass
-class Changes:
-    """What one look at the file has found; `error`: what kept it from finding the rest."""
-
-    events: list[tuple[int, PowerEvent]] = field(default_factory=list)
-    meters: list[PowerMeter] = field(default_factory=list)
-    deleted_meter_ids: list[str] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
-    error: Exception | None = None
-
-
-@dataclass
-class Bounds:
-    """The line of history that the file is, and the first and the last sequence in it; 0 and 0 without events."""
-
-    file_id: str
-    oldest: int
-    latest: int
-
-
-class Replaced(Exception):
-    """Another file, or another content, has taken the database's place."""
+    def look(self) -> Changes | None:
+        """What has changed since the last look, or None."""
 
 
 class Watcher:
@@ -86,9 +48,8 @@ class Watcher:
     A look has two parts, the events, and what is there: devices, meters, deletions. Each remembers how far it is only
     when all of it has been read, so what fails is looked at again, and takes nothing from the other.
 
-    What devices and meters are new, changed or gone is seen by comparing them with those of the look before. Deletions
-    of readings are seen where they wait to be sent elsewhere; they are left there, for a program that sends them. One
-    that it has sent before the look is missed.
+    Deletions of readings are seen where they wait to be sent elsewhere; they are left there, for a program that sends
+    them. One that it has sent before the look is missed.
     """
 
     def __init__(
@@ -105,17 +66,18 @@ class Watcher:
         self._inode = os.stat(self._path).st_ino
         self._file_id = pm.file_id
         self._version: int | None = None
-        self._devices: dict[str, DeviceRecord] = {}
-        self._states: dict[str, PowerMeter] = {}
+        self._presence = Presence(self._latest_readings)
         self._last_deletion = 0  # the sequence of the last one that was seen
         self._waiting_deletions = 0  # that were seen, and waited still at the last look
         self._next_presence = 0.0  # when to look at what is there again, if there is news
         self._presence_due = True
         self._more = True
-        self._begun = (
-            False  # the first look finds every device and meter, and nothing of it is news
-        )
-        self.sequence = pm.last_sequence()  # every event up to it has been seen
+        self._sequence = pm.last_sequence()
+
+    @property
+    def sequence(self) -> int:
+        """Every event up to it has been seen."""
+        return self._sequence
 
     def bounds(self) -> Bounds:
         """Where a client can begin. Raises Replaced."""
@@ -164,15 +126,10 @@ class Watcher:
 
     def _look_at_events(self, found: Changes) -> None:
         """Add the events that are new, and their frames."""
-        events = self._pm.events_since(self.sequence, limit=_EVENTS_A_LOOK)
-        frames = [
-            Frame(event.device_id, message_text(EventMessage("event", sequence, event)), sequence)
-            for sequence, event in events
-        ]
-        found.events = events
-        found.frames += frames
+        events = self._pm.events_since(self._sequence, limit=_EVENTS_A_LOOK)
+        found.add_events(events)
         if events:
-            self.sequence = events[-1][0]
+            self._sequence = events[-1][0]
         self._more = len(events) == _EVENTS_A_LOOK
 
     def _look_at_presence(self, found: Changes, begin: float) -> None:
@@ -180,34 +137,13 @@ class Watcher:
         deletions = self._read_deletions()
         devices = {device.id: device for device in self._pm.list_devices()}
         present = {meter.id: meter for meter in self._pm.list_meters()}
-        frames: list[Frame] = []
-        if self._begun:
-            frames += self._device_frames(devices)
-            frames += self._deletion_frames(deletions, present)
-        meters: list[PowerMeter] = []
-        for meter_id, meter in present.items():
-            earlier = self._states.get(meter_id)
-            if meter == earlier:
-                continue
-            meters.append(meter)
-            if self._begun and (earlier is None or meter.updated_at != earlier.updated_at):
-                frames += self._reading_frames(meter)
-            text = message_text(MeterMessage("meter", shown(meter)))
-            frames.append(Frame(meter.device_id, text, key=f"meter {meter_id}"))
-        gone = [meter for meter_id, meter in self._states.items() if meter_id not in present]
-        frames += map(_meter_deleted, gone)
-        found.meters = meters
-        found.deleted_meter_ids = [meter.id for meter in gone]
-        found.frames += frames
-        self._devices = devices
-        self._states = present
+        self._presence.compare(found, devices, present, self._deletion_frames(deletions, present))
         self._waiting_deletions = len(deletions)
         if deletions:
             self._last_deletion = deletions[-1].sequence
         self._presence_due = False
-        self._begun = True
         # Thousands of meters take a while: looking at them is a fraction of the time, for requests need it too.
-        pause = max(self._reading_seconds, (self._clock() - begin) * _PAUSE_PER_LOOK)
+        pause = max(self._reading_seconds, (self._clock() - begin) * PAUSE_PER_LOOK)
         self._next_presence = begin + pause
 
     def _read_deletions(self) -> list[Deletion]:
@@ -219,18 +155,6 @@ class Watcher:
                 return deletions
             limit *= 4
 
-    def _device_frames(self, present: dict[str, DeviceRecord]) -> Iterator[Frame]:
-        """Those of devices that are new, changed or gone."""
-        for device_id, device in present.items():
-            if device != self._devices.get(device_id):
-                text = message_text(DeviceMessage("device", device))
-                yield Frame(device_id, text, key=f"device {device_id}")
-        for device_id in self._devices:
-            if device_id not in present:
-                text = message_text(DeletedMessage("deleted", "device", device_id))
-                key = f"device {device_id}"
-                yield Frame(device_id, text, key=f"deleted {key}", forgets=(key,))
-
     def _deletion_frames(
         self, deletions: list[Deletion], present: dict[str, PowerMeter]
     ) -> Iterator[Frame]:
@@ -239,29 +163,19 @@ class Watcher:
             meter_id = deletion.meter_id
             is_new = deletion.sequence > self._last_deletion
             if is_new and deletion.kind == "readings" and meter_id in present:
-                message = DeletedMessage(
-                    "deleted",
-                    "readings",
+                assert meter_id is not None
+                yield readings_deleted(
+                    str(deletion.sequence),
                     deletion.device_id,
                     meter_id,
                     deletion.since,
                     deletion.until,
                 )
-                key = f"deleted readings {deletion.sequence}"
-                yield Frame(deletion.device_id, message_text(message), key=key)
 
-    def _reading_frames(self, meter: PowerMeter) -> Iterator[Frame]:
-        """The meter's latest reading, if it has one."""
+    def _latest_readings(self, meter: PowerMeter) -> Iterator[PowerReading]:
+        """The reading that a meter's present state comes from, if it has one."""
         if meter.updated_at is None:
             return
         us = to_microseconds(meter.updated_at)
         end = None if us == LAST_US else from_microseconds(us + 1)  # there is no time after it
-        for reading in self._pm.iter_history(meter.id, since=meter.updated_at, until=end):
-            text = message_text(ReadingMessage("reading", meter.device_id, reading))
-            yield Frame(meter.device_id, text, key=f"reading {meter.id}")
-
-
-def _meter_deleted(meter: PowerMeter) -> Frame:
-    text = message_text(DeletedMessage("deleted", "meter", meter.device_id, meter.id))
-    forgets = (f"meter {meter.id}", f"reading {meter.id}")
-    return Frame(meter.device_id, text, key=f"deleted meter {meter.id}", forgets=forgets)
+        yield from self._pm.iter_history(meter.id, since=meter.updated_at, until=end)

@@ -48,9 +48,12 @@ BY_TICKET = {"signIn"}  # and by nothing else: any token is as good as none
 WRITING = {"putDevice", "updateDevice", "addMeter", "updateMeter", "postReadings", "triggerEvent"}
 FOR_ADMINS = {"deleteDevice", "deleteMeter", "deleteReadings", "getBackup"}
 OF_ANY_TOKEN = {"getMe"}
+OF_A_FLEET = {"getFleet", "listFleetDevices", "getFleetEnergy", "listSilentDevices"}
+OF_ALL = {"getMetrics", "getFleet", "getFleetEnergy"}  # and so not for a token bound to devices
 OF_A_DEVICE = (
     set(OPERATIONS)
     - OPEN
+    - OF_A_FLEET
     - BY_TICKET
     - OF_ANY_TOKEN
     - {"listDevices", "followEvents", "createStreamTicket"}
@@ -130,7 +133,10 @@ class TestMatrix:
     def test_every_route_with_every_token(
         self, house: House, operation_id: str, token: str, device: str
     ) -> None:
-        """401 without a token that is known, 403 without the scope or for another device, else it works."""
+        """401 without a token that is known, 403 without the scope or for another device, else it works.
+
+        Of what a fleet alone has, a file has nothing.
+        """
         answer = house.call(operation_id, token, device)
         expected = "2xx"
         if operation_id in OPEN:
@@ -145,12 +151,12 @@ class TestMatrix:
             or (token != "admin" and operation_id in FOR_ADMINS)
         ):
             expected = "403 forbidden_scope"
-        elif (
-            token == "ours"
-            and operation_id in OF_A_DEVICE
-            and (device == "theirs" or operation_id == "getMetrics")
+        elif token == "ours" and (
+            operation_id in OF_ALL or (operation_id in OF_A_DEVICE and device == "theirs")
         ):
             expected = "403 forbidden_device"
+        elif operation_id in OF_A_FLEET:
+            expected = "404 no_fleet"
         got = "2xx" if answer.is_success else f"{answer.status_code} {answer.json()['code']}"
         assert got == expected, answer.text
         is_secured = operation_id not in OPEN | BY_TICKET
@@ -188,6 +194,7 @@ class TestMatrix:
                 "scopes": expected,
                 "devices": devices,
                 "database": str(house.service.db) if devices is None else None,
+                "source": "file",
             }
 
     def test_an_admin_of_some_devices_deletes_no_others(self, house: House) -> None:

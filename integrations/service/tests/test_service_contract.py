@@ -57,7 +57,7 @@ def essence(document: dict[str, Any]) -> dict[str, Any]:
 # The versions that write the committed contract; others may write other texts into it.
 NEWEST = dict(
     line.split("==")
-    for line in (SERVICE.parents[1] / ".ci/constraints-service.txt").read_text().splitlines()
+    for line in (SERVICE.parents[1] / ".ci/constraints.txt").read_text().splitlines()
     if re.fullmatch(r"[\w-]+==[\w.]+", line)
 )
 only_with_the_newest = pytest.mark.skipif(

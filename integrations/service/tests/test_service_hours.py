@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from power_service.hours import SPARKLINE_HOURS, now_us, sparklines, statistics_between
+from power_service.hours import SPARKLINE_HOURS, sparklines, statistics_between
 from service_harness import Service
 
 from power_manager import HOUR_US, PowerManager, from_microseconds, to_microseconds
@@ -137,7 +137,7 @@ class TestTheRoute:
             for device_id in ("spark-a", "spark-b"):
                 pm.register_device(device_id, device_id)
             meter = pm.add_meter("spark-a", "main")
-            begin = now_us() // HOUR_US * HOUR_US
+            begin = to_microseconds(datetime.now(timezone.utc)) // HOUR_US * HOUR_US
             half_past = from_microseconds(begin - HOUR_US // 2)
             pm.log_power(meter.id, 10.0, 2.0, timestamp=half_past)
         answer = api.get("/v1/sparklines", params={"device": ["spark-a", "spark-b", "nobody"]})

@@ -62,7 +62,7 @@ def is_ignored(path: str) -> bool:
 def test_what_the_dockerfile_names_is_there_and_reaches_the_build() -> None:
     """Also what the wheel is made of; the built page comes with the repository."""
     names = {*named(), *packaged(), "pyproject.toml", "README.md", "LICENSE"}
-    assert {".", ".ci/constraints-service.txt", "integrations/dashboard/dist/index.html"} <= names
+    assert {".", ".ci/constraints.txt", "integrations/dashboard/dist/index.html"} <= names
     for name in names:
         assert (ROOT / name).exists() or name.startswith("integrations/dashboard/dist"), name
         assert not is_ignored(name), name

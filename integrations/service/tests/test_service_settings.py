@@ -26,6 +26,8 @@ from service_harness import SERVICE
 # Of each setting a value as text, and as it is read.
 VALUES: dict[str, tuple[str, Any]] = {
     "db": ("e.db", Path("e.db")),
+    "fleet": ("http://a:1,http://b:1 chdb://c", ("http://a:1,http://b:1", "chdb://c")),
+    "hub": ("1", True),
     "tokens": ("t.json", Path("t.json")),
     "host": ("::1", "::1"),
     "port": ("81", 81),
@@ -49,6 +51,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "queue": ("5", 5),
     "poll_seconds": ("0.5", 0.5),
     "reading_seconds": ("0.75", 0.75),
+    "fleet_seconds": ("1.75", 1.75),
     "heartbeat_seconds": ("3", 3.0),
     "stall_seconds": ("4", 4.0),
 }

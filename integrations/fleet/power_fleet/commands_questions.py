@@ -1,0 +1,200 @@
+"""`power-fleet budget`, `report`, `latest`, `energy` and `silent`: the questions, as tables for people or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timezone
+from typing import TYPE_CHECKING, Any
+
+from power_fleet.options import (
+    QUESTION_GROUP,
+    add_engine_option,
+    add_json_option,
+    engine_urls_of,
+    parse_positive,
+)
+from power_manager import (
+    SECOND_US,
+    Column,
+    CommandParser,
+    Screen,
+    make_budget_table,
+    make_meter_table,
+    make_table,
+    parse_number,
+    print_error,
+    shown_duration,
+    shown_json,
+    shown_number,
+    shown_time,
+    to_microseconds,
+)
+
+if TYPE_CHECKING:
+    from power_fleet.fleet import Answer, Fleet
+
+STALE_SECONDS = 5400.0  # the library's max_gap unless a file has another
+
+
+def add_commands(parser: CommandParser) -> None:
+    """Add the questions."""
+    add = functools.partial(parser.add_command, group=QUESTION_GROUP)
+    command = add(
+        "budget",
+        _budget,
+        "show the power budget of all devices, or of these",
+        examples=["", "edge-001 --json"],
+    )
+    command.add_argument("device_ids", nargs="*", metavar="DEVICE", help="(default: all)")
+    add_json_option(command)
+    add_engine_option(command)
+
+    command = add(
+        "report", _report, "print a device's report as JSON", examples=["edge-001 --days 30"]
+    )
+    command.add_argument("device_id", metavar="DEVICE")
+    above_zero = functools.partial(parse_number, above=0)
+    command.add_argument(
+        "--days", type=above_zero, default=7, metavar="N", help="how far back (default: 7)"
+    )
+    add_engine_option(command)
+
+    command = add("latest", _latest, "show the present state of every meter", examples=[""])
+    command.add_argument("device_ids", nargs="*", metavar="DEVICE", help="(default: all)")
+    add_json_option(command)
+    add_engine_option(command)
+
+    command = add(
+        "energy",
+        _energy,
+        "show energy by UTC day, site and meter type",
+        examples=["", "--days 30 --json"],
+    )
+    command.add_argument(
+        "--days",
+        type=parse_positive,
+        default=7,
+        metavar="N",
+        help="today and the days before it (default: 7)",
+    )
+    add_json_option(command)
+    add_engine_option(command)
+
+    command = add(
+        "silent",
+        _silent,
+        "show the devices the stream has had nothing from",
+        examples=["", "--minutes 15"],
+    )
+    command.add_argument(
+        "--minutes",
+        type=functools.partial(parse_number, at_least=0),
+        default=60.0,
+        metavar="N",
+        help="for so long (default: 60)",
+    )
+    command.add_argument("--utc", action="store_true", help="times in UTC (default: local time)")
+    add_json_option(command)
+    add_engine_option(command)
+
+
+def _fleet(options: argparse.Namespace) -> Fleet:
+    from power_fleet.fleet import Fleet
+
+    return Fleet(engine_urls_of(options))
+
+
+def _say(text: str, answer: Answer[Any]) -> None:
+    """Print an answer, and on standard error how fresh it is."""
+    print(text)
+    sys.stdout.flush()
+    fresh = answer.fresh_as_of or "nobody knows when: no sink has run yet"
+    print_error(f"fresh as of {fresh}")
+
+
+def _budget(options: argparse.Namespace) -> int:
+    answer = _fleet(options).budget(options.device_ids or None)
+    unknown = [budget["error"] for budget in answer.value.values() if "error" in budget]
+    _say(_budget_text(answer.value, options.json), answer)
+    for error in unknown:
+        print_error(f"power-fleet: {error}")
+    return 1 if unknown else 0
+
+
+def _budget_text(budgets: Mapping[str, Mapping[str, Any]], as_json: bool) -> str:
+    if as_json:
+        return shown_json(budgets)
+    if not budgets:
+        return "no devices yet: `power-fleet forward` sends one's file"
+    return make_budget_table(budgets, Screen.of(sys.stdout))
+
+
+def _report(options: argparse.Namespace) -> int:
+    answer = _fleet(options).report(options.device_id, options.days)
+    _say(answer.value, answer)
+    return 0
+
+
+def _latest(options: argparse.Namespace) -> int:
+    from power_fleet.fleet import shown
+
+    answer = _fleet(options).latest(options.device_ids or None)
+    if options.json:
+        text = shown_json([shown(meter) for meter in answer.value])
+    elif answer.value:
+        now_us = int(time.time() * SECOND_US)
+        text = make_meter_table(answer.value, now_us, STALE_SECONDS, Screen.of(sys.stdout))
+    else:
+        text = "no meters yet: `power-fleet forward` sends a device's file"
+    _say(text, answer)
+    return 0
+
+
+def _energy(options: argparse.Namespace) -> int:
+    answer = _fleet(options).energy(options.days)
+    _say(_energy_text(answer.value, options.json), answer)
+    return 0
+
+
+def _energy_text(rows: Sequence[Mapping[str, Any]], as_json: bool) -> str:
+    if as_json:
+        return shown_json(rows)
+    if not rows:
+        return "no energy in that time"
+    columns = [
+        Column("UTC day", lambda row: row["day"]),
+        Column("site", lambda row: row["site"] or "-", shrinks=True),
+        Column("type", lambda row: row["type"]),
+        Column("out Wh", lambda row: shown_number(row["energy_out_wh"]), right=True),
+        Column("in Wh", lambda row: shown_number(row["energy_in_wh"]), right=True),
+    ]
+    return make_table(columns, rows, Screen.of(sys.stdout))
+
+
+def _silent(options: argparse.Namespace) -> int:
+    answer = _fleet(options).silent(options.minutes)
+    _say(_silent_text(answer.value, options), answer)
+    return 0
+
+
+def _silent_text(rows: Sequence[Mapping[str, str]], options: argparse.Namespace) -> str:
+    if options.json:
+        return shown_json(rows)
+    if not rows:
+        return "no device is silent"
+    zone = timezone.utc if options.utc else None
+    now_us = int(time.time() * SECOND_US)
+
+    def silence(row: Mapping[str, str]) -> str:
+        return shown_duration((now_us - to_microseconds(row["last_seen"])) / SECOND_US)
+
+    columns = [
+        Column("device", lambda row: row["device_id"], shrinks=True),
+        Column("last seen", lambda row: shown_time(row["last_seen"], zone)),
+        Column("silent for", silence, right=True),
+    ]
+    return make_table(columns, rows, Screen.of(sys.stdout))

@@ -1,0 +1,176 @@
+"""`power-fleet sink`, `close`, `stream` and `schema`: what runs beside the stream and the engine.
+
+The engine's client is imported by the commands that need it: a device that forwards has neither the memory nor the
+need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from power_fleet.dead import set_up_streams
+from power_fleet.options import (
+    SERVER_GROUP,
+    add_engine_option,
+    add_log_option,
+    add_nats_options,
+    engine_urls_of,
+    nats_of,
+    parse_positive,
+    parse_wait,
+    run_until_signal,
+)
+from power_fleet.quota import BYTES_A_MINUTE, MESSAGES_A_MINUTE, Quota
+from power_fleet.stream import DEVICE_MESSAGES, Backoff
+from power_manager import CommandParser
+
+STREAM_BYTES = 10 * 2**30  # that may wait in the stream
+
+
+def add_commands(parser: CommandParser) -> None:
+    """Add `sink`, `close`, `stream` and `schema`."""
+    _add_sink(parser)
+    _add_close(parser)
+    _add_stream(parser)
+    command = parser.add_command(
+        "schema",
+        _schema,
+        "make the tables that are missing",
+        examples=["", "--clickhouse http://127.0.0.1:8123"],
+        group=SERVER_GROUP,
+    )
+    add_engine_option(command)
+
+
+def _add_sink(parser: CommandParser) -> None:
+    command = parser.add_command(
+        "sink",
+        _sink,
+        "store what is in the stream; any number of copies",
+        examples=["", "--nats nats://127.0.0.1:4222 --clickhouse http://127.0.0.1:8123"],
+        group=SERVER_GROUP,
+    )
+    command.add_argument(
+        "--max-wait",
+        type=parse_wait,
+        default=30.0,
+        metavar="TIME",
+        help="between two attempts at most (default: 30s)",
+    )
+    command.add_argument(
+        "--device-rate",
+        type=parse_positive,
+        default=MESSAGES_A_MINUTE,
+        metavar="N",
+        help=f"messages of one device that are stored in a minute (default: {MESSAGES_A_MINUTE})",
+    )
+    command.add_argument(
+        "--device-bytes",
+        type=parse_positive,
+        default=BYTES_A_MINUTE,
+        metavar="N",
+        help="bytes of one device that are stored in a minute (default: 64 MiB)",
+    )
+    add_log_option(command)
+    add_nats_options(command)
+    add_engine_option(command)
+
+
+def _add_close(parser: CommandParser) -> None:
+    command = parser.add_command(
+        "close",
+        _close,
+        "compute the statistics of closed hours as they close",
+        examples=["", "--once"],
+        group=SERVER_GROUP,
+    )
+    command.add_argument(
+        "--interval",
+        type=parse_wait,
+        default=60.0,
+        metavar="TIME",
+        help="between two looks (default: 60s)",
+    )
+    command.add_argument("--once", action="store_true", help="end when all that there are are done")
+    add_log_option(command)
+    add_engine_option(command)
+
+
+def _add_stream(parser: CommandParser) -> None:
+    command = parser.add_command(
+        "stream",
+        _stream,
+        "make the streams, or give them these settings",
+        examples=["", "--replicas 1 --max-bytes 1000000000"],
+        group=SERVER_GROUP,
+    )
+    command.add_argument(
+        "--replicas",
+        type=parse_positive,
+        default=3,
+        metavar="N",
+        help="servers that keep a copy (default: 3)",
+    )
+    command.add_argument(
+        "--max-bytes",
+        type=parse_positive,
+        default=STREAM_BYTES,
+        metavar="N",
+        help="beyond it what is new is refused (default: 10 GiB)",
+    )
+    command.add_argument(
+        "--first-sequence",
+        type=parse_positive,
+        default=1,
+        metavar="N",
+        help="number of its next message at least, in place of a stream that was lost (default: 1)",
+    )
+    command.add_argument(
+        "--device-messages",
+        type=parse_positive,
+        default=DEVICE_MESSAGES,
+        metavar="N",
+        help=f"of one device that may wait; its file keeps the rest (default: {DEVICE_MESSAGES})",
+    )
+    add_nats_options(command)
+
+
+def _sink(options: argparse.Namespace) -> int:
+    from power_fleet.engine import Engine
+    from power_fleet.sink import Sink
+
+    source = nats_of(options)
+    engine = Engine(engine_urls_of(options))
+    quota = Quota(options.device_rate, options.device_bytes)
+    sink = Sink(engine, source, Backoff(most=options.max_wait), quota=quota)
+    return run_until_signal(sink.run())
+
+
+def _close(options: argparse.Namespace) -> int:
+    from power_fleet.engine import Engine
+    from power_fleet.hours import keep_closing
+
+    engine = Engine(engine_urls_of(options))
+    return run_until_signal(keep_closing(engine, options.interval, Backoff(), once=options.once))
+
+
+def _stream(options: argparse.Namespace) -> int:
+    asyncio.run(
+        set_up_streams(
+            nats_of(options),
+            options.replicas,
+            options.max_bytes,
+            options.device_messages,
+            options.first_sequence,
+        )
+    )
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from power_fleet.engine import Engine
+    from power_fleet.schema import create
+
+    create(Engine(engine_urls_of(options)))
+    return 0

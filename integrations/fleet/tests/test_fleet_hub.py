@@ -1,0 +1,491 @@
+"""A hub: what it starts, how commands find it, and what is there after its end, whatever that was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import clickhouse_connect
+import pytest
+from chaos_common import same
+from clickhouse_connect.driver.exceptions import DatabaseError
+from fleet_harness import carry
+from hub_process import HubProcess, running_hub
+from power_fleet import front, hub
+from power_fleet.discovery import HUB_VARIABLE, Addresses, NotRunning, announced, find_hub, locked
+from power_fleet.engine import Engine
+from power_fleet.fleet import Fleet
+from servers import eventually
+
+from power_manager import PowerManager, StorageError
+
+GRACE = 2.0 + 1.5  # seconds: within 2, on a machine that does other things too
+
+
+@pytest.fixture(scope="module")
+def one_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """A hub for the tests that leave it as it is."""
+    with running_hub(tmp_path_factory.mktemp("hub") / "fleet") as process:
+        yield process
+
+
+def device(path: Path, device_id: str, count: int = 60) -> PowerManager:
+    """A file with a device whose readings are of the last hour."""
+    pm = PowerManager(path, durability="normal")
+    pm.register_device(device_id, "Edge")
+    pack = pm.add_meter(device_id, "battery", 50.0, "Pack", charge_pct=80.0)
+    now = time.time()
+    pm.log_many([(pack.id, 4.0, 0.5, 80.0, now - 3000 + 3000 * i / count) for i in range(count)])
+    return pm
+
+
+def readings_of(hub: HubProcess, device_id: str) -> int:
+    """How many readings of a device the hub's engine has."""
+    report = hub.run("report", device_id)
+    if report.returncode:
+        return 0
+    return sum(meter["reading_count"] for meter in json.loads(report.stdout)["meters"])
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+# --- Two commands
+
+
+def test_a_device_is_seen_after_two_commands(one_hub: HubProcess) -> None:
+    """A hub, a forwarder without an address, and the report is the device's own."""
+    pm = device(one_hub.data.parent / "edge-1.db", "edge-1")
+    sent = one_hub.run("forward", "--db", "edge-1.db", "--once")
+    assert sent.returncode == 0, sent.stderr
+    eventually(lambda: readings_of(one_hub, "edge-1") == 60)
+    report = json.loads(one_hub.run("report", "edge-1").stdout)
+    own = json.loads(pm.export_report("edge-1"))
+    assert same({**own, "generated_at": ""}, {**report, "generated_at": ""})
+    pm.close()
+
+
+def test_operators_find_it_too(one_hub: HubProcess) -> None:
+    """Commands for NATS alone and for the engine alone need no address either."""
+    assert one_hub.run("dead", "list").stderr == "0 dead letters\n"
+    closed = one_hub.run("close", "--once")
+    assert (closed.returncode, closed.stdout) == (0, "")
+
+
+def test_the_ready_line_names_nats(one_hub: HubProcess) -> None:
+    """So that a script can wait for it; the file of addresses is its owner's alone."""
+    assert one_hub.addresses.nats.startswith("nats://127.0.0.1:")
+    for name in ("hub.json", "password"):
+        assert (one_hub.data / name).stat().st_mode & 0o777 == 0o600
+    assert one_hub.data.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_hub_on_its_files_is_refused(one_hub: HubProcess) -> None:
+    """One line says why; the first one goes on."""
+    second = one_hub.run("hub", "--data", str(one_hub.data), "--nats-port", "0")
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1
+    assert "another hub runs on it: end that one first" in second.stderr
+    assert one_hub.run("budget").returncode == 0
+
+
+def test_a_port_that_is_taken(one_hub: HubProcess, tmp_path: Path) -> None:
+    """It is named, with what would do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        refused = one_hub.run("hub", "--data", str(tmp_path / "other"), "--nats-port", port)
+    assert refused.returncode == 2
+    assert f"--nats-port: 127.0.0.1:{port} cannot be had" in refused.stderr
+    assert one_hub.run("budget").returncode == 0  # the other one did not take its place
+
+
+# --- Ends
+
+
+@pytest.mark.parametrize(("sig", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_with_all_that_it_started(
+    tmp_path: Path, sig: signal.Signals, code: int
+) -> None:
+    """Within two seconds; commands then say that it is not running, and how to start it."""
+    with running_hub(tmp_path / "fleet") as process:
+        child = process.nats_process
+        begin = time.monotonic()
+        assert process.end(sig) == code
+        assert time.monotonic() - begin < GRACE
+        assert not alive(child)
+        asked = process.run("budget")
+        assert asked.returncode == 1
+        assert asked.stderr == (
+            f"power-fleet: the hub of {tmp_path}/fleet is not running: "
+            f"`power-fleet hub --data {tmp_path}/fleet` starts it\n"
+        )
+        assert "Traceback" not in process.errors()
+
+
+def test_kill_9_loses_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """NATS ends with the hub, and what the stream acknowledged is in the engine of the next one, once."""
+    with running_hub(tmp_path / "fleet") as process:
+        files = [device(tmp_path / f"e{number}.db", f"e{number}", 3000) for number in range(3)]
+        for number in range(3):
+            assert process.run("forward", "--once", "--db", f"e{number}.db").returncode == 0
+            child = process.nats_process
+            process.end(signal.SIGKILL)  # the last messages may be on their way into the engine
+            eventually(lambda child=child: not alive(child))  # type: ignore[misc]
+            process.start()
+        for number, pm in enumerate(files):
+            eventually(lambda id_=f"e{number}": readings_of(process, id_) == 3000)  # type: ignore[misc]
+            pm.close()
+
+
+def test_nats_is_started_again(tmp_path: Path) -> None:
+    """At the same port; what is sent afterwards is stored by the same hub."""
+    with running_hub(tmp_path / "fleet") as process:
+        before = process.addresses
+        child = process.nats_process
+        os.kill(child, signal.SIGKILL)
+        device(tmp_path / "a.db", "a").close()
+        assert process.run("forward", "--once", "--db", "a.db").returncode == 0
+        eventually(lambda: readings_of(process, "a") == 60)
+        assert process.nats_process != child
+        assert process.addresses == before
+        assert "the NATS server ended (code -9), and is started again" in process.errors()
+
+
+def test_a_child_ends_with_its_parent_however_that_ends(tmp_path: Path) -> None:
+    """Also where the parent was gone before the program began."""
+    code = "import sys; from power_fleet import child; sys.argv = ['child', '1', 'sleep']; child.main()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (1, "sleep: process 1 has ended meanwhile\n")
+
+
+def test_a_full_disk_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what is free and what is needed."""
+    monkeypatch.setattr(hub, "LEAST_FREE", 2**62)
+    with pytest.raises(StorageError, match=r"the disk is full: \d+ MiB are free, a hub needs"):
+        hub._check_space(tmp_path)
+
+
+# --- How it is found
+
+
+ADDRESSES = Addresses(1, "nats://127.0.0.1:1", "http://127.0.0.1:2")
+
+
+def test_where_there_never_was_a_hub(tmp_path: Path) -> None:
+    """There is none."""
+    assert find_hub({"HOME": str(tmp_path)}) is None
+
+
+def test_the_hub_that_was_started_last_is_found(tmp_path: Path) -> None:
+    """Of two hubs of one user it is the later one; the variable names any."""
+    environ = {"HOME": str(tmp_path)}
+    first, second = tmp_path / "first", tmp_path / "second"
+    other = dataclasses.replace(ADDRESSES, process=2)
+    with locked(first), announced(first, ADDRESSES, environ):
+        with locked(second), announced(second, other, environ):
+            assert find_hub(environ) == other
+            assert find_hub({**environ, HUB_VARIABLE: str(first)}) == ADDRESSES
+        with pytest.raises(NotRunning, match="second is not running"):
+            find_hub(environ)
+    assert not (first / "hub.json").exists()
+
+
+@pytest.mark.parametrize("left", ["a file of addresses", "nothing"])
+def test_a_hub_that_has_ended_is_said_to_have(tmp_path: Path, left: str) -> None:
+    """Whatever kill -9 left of it."""
+    environ = {"HOME": str(tmp_path)}
+    with locked(tmp_path / "fleet"), announced(tmp_path / "fleet", ADDRESSES, environ):
+        pass
+    if left == "nothing":
+        (tmp_path / "fleet").rename(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "fleet" / "hub.json").write_text("{}")
+    with pytest.raises(NotRunning, match=r"`power-fleet hub --data .*/fleet` starts it"):
+        find_hub(environ)
+
+
+def test_addresses_that_a_killed_hub_left_are_not_taken_for_the_next_one_s(tmp_path: Path) -> None:
+    """They go when the lock is taken."""
+    (tmp_path / "hub.json").write_text("{}")
+    with locked(tmp_path):
+        assert not (tmp_path / "hub.json").exists()
+
+
+def test_a_hub_that_starts_is_waited_for(tmp_path: Path) -> None:
+    """Until it has said its addresses, or for as long as it may take."""
+    environ = {HUB_VARIABLE: str(tmp_path)}
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            (tmp_path / "hub.json").write_text(json.dumps(dataclasses.asdict(ADDRESSES)))
+
+    with locked(tmp_path):
+        assert find_hub(environ, wait=wait) == ADDRESSES
+        (tmp_path / "hub.json").unlink()
+        with pytest.raises(NotRunning, match="is not ready after 60 s"):
+            find_hub(environ, wait=lambda _: None)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"nats": 1}', "\x00"])
+def test_addresses_that_are_none(tmp_path: Path, text: str) -> None:
+    """The file is named."""
+    with locked(tmp_path):
+        (tmp_path / "hub.json").write_text(text)
+        with pytest.raises(StorageError, match=r"hub.json.*not the addresses of a hub"):
+            find_hub({HUB_VARIABLE: str(tmp_path)})
+
+
+def test_a_home_that_cannot_be_written_hides_no_hub(tmp_path: Path) -> None:
+    """The variable still finds it."""
+    (tmp_path / "file").write_text("")
+    environ = {"XDG_STATE_HOME": str(tmp_path / "file"), HUB_VARIABLE: str(tmp_path)}
+    with locked(tmp_path), announced(tmp_path, ADDRESSES, environ):
+        assert find_hub(environ) == ADDRESSES
+
+
+# --- The engine's front
+
+
+def post(url: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+    """Status and body of an answer to a POST."""
+    request = urllib.request.Request(url, body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+@pytest.fixture
+def ask(one_hub: HubProcess) -> Callable[..., tuple[int, bytes]]:
+    """Asks the front, with the right password."""
+    parts = one_hub.addresses.clickhouse.removeprefix("http://").partition("@")
+    user, _, password = parts[0].partition(":")
+
+    def asked(body: bytes, query: str = "", **headers: str) -> tuple[int, bytes]:
+        known = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password}
+        return post(f"http://{parts[2]}/{query}", body, **{**known, **headers})
+
+    return asked
+
+
+def test_the_stock_client_works(one_hub: HubProcess) -> None:
+    """clickhouse-connect as it is: questions, values, commands, compressed inserts, errors with their code."""
+    client = clickhouse_connect.get_client(dsn=one_hub.addresses.clickhouse)
+    client.command("CREATE TABLE stock (a Int64, b Nullable(String)) ENGINE = MergeTree ORDER BY a")
+    client.insert("stock", [[1, "é'\\"], [2, None]], column_names=["a", "b"])
+    assert client.query("SELECT * FROM stock ORDER BY a").result_rows == [(1, "é'\\"), (2, None)]
+    assert client.query("SELECT {x:Int64} + 1", {"x": 5}).result_rows == [(6,)]
+    assert client.query("SELECT %(x)s", {"x": "it's"}).result_rows == [("it's",)]
+    assert client.query("SELECT a FROM stock WHERE a > 2").result_rows == []
+    assert client.command("SELECT count() FROM stock") == 2
+    assert client.ping()
+    with pytest.raises(DatabaseError, match="code: 47"):
+        client.query("SELECT nothing_of_that_name")
+    client.command("DROP TABLE stock")
+    client.close()
+
+
+def test_a_wrong_password_gets_nothing(one_hub: HubProcess) -> None:
+    """However it is said; a sign of life is for everybody."""
+    url = "http://" + one_hub.addresses.clickhouse.rpartition("@")[2]
+    for headers in ({}, {"X-ClickHouse-User": "fleet", "X-ClickHouse-Key": "guess"},
+                    {"Authorization": "Basic Zmxl"}, {"Authorization": "Basic ZmxlZXQ6Z3Vlc3M="}):  # fmt: skip
+        assert post(url, b"SELECT 1", **headers)[0] == 403
+    with urllib.request.urlopen(f"{url}/ping", timeout=20) as answer:
+        assert answer.read() == b"Ok.\n"
+
+
+def test_settings_hold_for_their_request_alone(ask: Callable[..., tuple[int, bytes]]) -> None:
+    """Whichever connection to the engine the next one gets."""
+    question = b"SELECT value FROM system.settings WHERE name = 'max_block_size'"
+    usual = ask(question)[1]
+    assert ask(question, "?max_block_size=777") == (200, b"777\n")
+    assert ask(question) == (200, usual)
+    assert ask(b"SELECT '1 FORMAT Native' AS x", "?max_block_size=777") == (
+        200,
+        b"1 FORMAT Native\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "status", "said"),
+    [
+        (b"SET max_threads = 1", "", 501, b"settings go into the URL of each"),
+        (b"SELECT 1", "?database=other", 501, b"a hub has one database, default; got 'other'"),
+        (b"SELECT 1", "?a;b=1", 501, b"expected a setting's name, got 'a;b'"),
+        (b"SELECT 1", "?no_such_setting=1", 500, b"Code: 115."),
+        (b"SELECT", "", 500, b"Code: 62."),
+        (b" ", "", 501, b"expected a statement, got none"),
+        (b"INSERT INTO power_fresh (name) FORMAT Native\nrubbish", "", 500, b"Code: "),
+    ],
+    ids=["set", "database", "name", "setting", "syntax", "nothing", "rows"],
+)
+def test_what_the_front_refuses(
+    ask: Callable[..., tuple[int, bytes]], body: bytes, query: str, status: int, said: bytes
+) -> None:
+    """Each with a word, and the connection serves the next question."""
+    answer = ask(body, query)
+    assert answer[0] == status
+    assert said in answer[1]
+    assert ask(b"SELECT 1") == (200, b"1\n")
+
+
+def test_bodies_that_are_too_long_or_broken(ask: Callable[..., tuple[int, bytes]]) -> None:
+    """They are refused before they are read, or after."""
+    assert ask(b"x", **{"Content-Length": str(front.MAX_BODY + 1)})[0] == 400
+    status, said = ask(b"x", **{"Content-Encoding": "lz4"})
+    assert (status, said[:18]) == (400, b"the body is no lz4")
+    status, said = ask(b"x", **{"Content-Encoding": "br"})
+    assert said == b"expected a body as it is, or as lz4 or gzip, got 'br'\n"
+    assert ask(b"SELECT 1") == (200, b"1\n")
+
+
+def test_questions_are_answered_side_by_side(ask: Callable[..., tuple[int, bytes]]) -> None:
+    """A short one sees the long one at work."""
+    long = "SELECT count() FROM numbers(2) WHERE sleepEachRow(1) = 0"
+    thread = threading.Thread(target=ask, args=(long.encode(),))
+    thread.start()
+    seen = f"SELECT count() FROM system.processes WHERE query LIKE '{long[:30]}%'"
+    eventually(lambda: ask(seen.encode()) == (200, b"1\n"), 10)
+    thread.join()
+
+
+def test_the_answers_of_a_hub_are_those_of_the_engine(one_hub: HubProcess, tmp_path: Path) -> None:
+    """Carried through the codec and the sink's rows into its engine, a device's budget is the file's own."""
+    pm = device(tmp_path / "b.db", "through the front")
+    urls = [one_hub.addresses.clickhouse]
+    carry(pm, Engine(urls))
+    fleet = Fleet(urls)
+    ids = ["through the front"]
+    assert same(pm.power_budget_check(ids), fleet.budget(ids).value)
+    assert pm.list_meters(ids[0]) == fleet.latest(ids).value
+    pm.close()
+
+
+# --- Beyond this machine
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for another name than this machine's, which is its own authority, and its key."""
+    home = tmp_path_factory.mktemp("tls")
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    command += ["-subj", "/CN=hub", "-addext", "subjectAltName=DNS:hub.example.com,IP:127.0.0.1"]
+    files = home / "hub.pem", home / "hub-key.pem"
+    command += ["-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+def test_devices_elsewhere_need_a_key(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """One is enrolled while the hub runs, sends with what is printed, and is revoked; others get nowhere."""
+    options = ["--nats-port", "0", "--cert", str(certificate[0]), "--key", str(certificate[1])]
+    with running_hub(tmp_path / "fleet", "--listen", "0.0.0.0", *options) as process:
+        enrolled = process.run("enroll", "edge-1")
+        assert enrolled.returncode == 0, enrolled.stderr
+        assert enrolled.stderr == "the server of this machine reads the users anew\n"
+        pm = device(tmp_path / "a.db", "edge-1")
+        forward = ["forward", "--once", "--db", "a.db", "--nats", process.addresses.nats]
+        forward += ["--ca", str(certificate[0]), "--key-file", "edge-1.key"]
+        sent = process.run(*forward)
+        assert sent.returncode == 0, sent.stderr
+        eventually(lambda: readings_of(process, "edge-1") == 60)
+        assert process.run("dead", "list").stderr == "0 dead letters\n"  # by the hub's own key
+
+        assert process.run("revoke", "edge-1").returncode == 0
+        pm.trigger_event("edge-1", "restore")
+        pm.close()
+        with subprocess.Popen(
+            process.command(*forward, "--max-wait", "1"),
+            env=process.environment,
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as refused:
+            assert refused.stderr is not None
+            try:
+                said = ""
+                while "uthorization" not in said:
+                    line = refused.stderr.readline()
+                    assert line, said
+                    said += line
+            finally:
+                refused.kill()
+        # Started anew it knows its key and its users.
+        process.end()
+        process.start()
+        assert process.run("enrolled", "--json").stdout.count('"role"') == 1
+        assert process.run("dead", "list").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--listen", "0.0.0.0"], 2, "--listen: others reach 0.0.0.0: give --cert and --key"),
+        (["--cert", "a.pem"], 2, "--cert and --key go together: give both"),
+        (["--cert", "a.pem", "--key", "b.pem"], 1, "a.pem: it cannot be read"),
+        (["--listen", "hub"], 2, "expected an address such as 127.0.0.1, 0.0.0.0 or ::, got 'hub'"),
+    ],
+    ids=["no-certificate", "no-key", "no-file", "a-name"],
+)
+def test_what_others_would_reach_is_not_left_open(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    """It does not start, and says what is missing."""
+    refused = HubProcess(tmp_path / "fleet").run("hub", "--data", "fleet", *arguments)
+    assert (refused.returncode, message in refused.stderr) == (code, True), refused.stderr
+
+
+def test_devices_of_a_hub_for_this_machine_alone_are_not_enrolled(one_hub: HubProcess) -> None:
+    """It takes everybody; what would do is said."""
+    refused = one_hub.run("enroll", "edge-9")
+    assert refused.returncode == 2
+    assert "start it with --listen, --cert and --key" in refused.stderr
+
+
+def test_options_for_named_servers_are_not_dropped(one_hub: HubProcess) -> None:
+    """Without --nats they would mean nothing."""
+    refused = one_hub.run("dead", "list", "--key-file", "a.key")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "power-fleet: --key-file: it is for servers named with --nats\n",
+    )

@@ -1,0 +1,208 @@
+"""A line is opened in a stream; a stream that was made anew is noticed on both sides, and nothing is lost by it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from chaos_common import compare
+from fleet_harness import INTEGRATION, NOW, Clock, emptied, random_device
+from nats.js import JetStreamContext
+from pipeline import drained, info, messages, quick, running_sink, send, streams, until
+from power_fleet.engine import Engine
+from power_fleet.forwarder import forward
+from power_fleet.life import highest_line
+from power_fleet.outbox import Outbox
+from power_fleet.sink import Sink
+from power_fleet.stream import (
+    EPOCH,
+    STREAM,
+    Nats,
+    Refused,
+    is_other_stream,
+    make_streams,
+    next_sequence,
+)
+from servers import Servers
+
+from power_manager import PowerManager
+
+ID = "edge-1"
+
+
+@pytest.fixture(scope="module")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A NATS server."""
+    with Servers(tmp_path_factory.mktemp("nats")) as servers:
+        servers.start_nats()
+        yield servers.nats_url
+
+
+@pytest.fixture
+def nats(server_url: str) -> Nats:
+    """The server, with new streams."""
+    source = Nats(server_url)
+    asyncio.run(streams(source))
+    return source
+
+
+@pytest.fixture
+def engine(new_urls: list[str]) -> Engine:
+    """An empty engine."""
+    return Engine(emptied(new_urls))
+
+
+@pytest.fixture
+def pm(tmp_path: Path) -> Iterator[PowerManager]:
+    """A device of four meters with 300 readings."""
+    with random_device(tmp_path / "a.db", 1, ID, Clock()) as manager:
+        yield manager
+
+
+@contextlib.asynccontextmanager
+async def jetstream(nats: Nats) -> AsyncIterator[JetStreamContext]:
+    """A connection of a test's own."""
+    connection = await nats.connect("test")
+    try:
+        yield connection.jetstream()
+    finally:
+        await connection.close()
+
+
+async def made_anew(nats: Nats, first_sequence: int = 1) -> None:
+    """Somebody has lost the stream, and makes another one."""
+    async with jetstream(nats) as js:
+        await js.delete_stream(STREAM)
+        await make_streams(js, 1, 10_000_000, first_sequence=first_sequence)
+
+
+def test_the_lines_of_a_device_are_known(pm: PowerManager, nats: Nats, engine: Engine) -> None:
+    """Each start of a forwarder, with the file, and how far the file had come."""
+
+    async def run() -> None:
+        async with running_sink(engine, nats):
+            for _ in range(2):
+                await send(pm, nats)
+                await drained(nats)
+                await until(lambda: engine.ask("SELECT 1 FROM power_seen FINAL"))
+
+    asyncio.run(run())
+    lines = engine.ask("SELECT line, file_id, number FROM power_lines FINAL ORDER BY line")
+    seen = engine.ask("SELECT line, file_id FROM power_seen FINAL ORDER BY line")
+    assert [file_id for _, file_id, _ in lines] == [pm.file_id] * 2
+    assert [(line, file_id) for line, file_id, _ in lines] == seen
+    (_, _, first), (_, _, second) = lines
+    assert first == 0 < second
+
+
+def test_a_forwarder_notices_a_stream_that_was_made_anew(
+    pm: PowerManager, nats: Nats, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It opens other lines and sends again what the old numbers went with; the engine is right at once."""
+
+    async def run() -> None:
+        sending = asyncio.ensure_future(forward(Outbox(pm), nats, 0.05, quick()))
+        async with running_sink(engine, nats):
+            await until(lambda: pm.pending_readings(1) == [])
+            await drained(nats)
+        await made_anew(nats, EPOCH)
+        pm.log_power(pm.list_meters()[0].id, 7.0, 1.0, timestamp=NOW + 60)
+        await until(lambda: pm.pending_readings(1) == [])
+        async with running_sink(engine, nats):
+            await drained(nats)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    asyncio.run(run())
+    assert "made anew" in caplog.text
+    assert compare(pm, ID, [engine.shards[engine.shard_of(ID)].clients[0]]) == 301
+    assert highest_line(engine) > EPOCH
+    assert engine.ask("SELECT countIf(voltage = 7) FROM power_meters FINAL") == [(1,)]
+
+
+def test_a_sink_refuses_a_stream_that_has_not_come_as_far_as_the_engine(
+    pm: PowerManager, nats: Nats, engine: Engine
+) -> None:
+    """It says with which number the stream has to begin, and works when it does."""
+
+    async def run() -> None:
+        await send(pm, nats)
+        async with running_sink(engine, nats):
+            await drained(nats)
+        await made_anew(nats)
+        with pytest.raises(Refused, match=rf"made anew; run .* --first-sequence {EPOCH}$"):
+            await asyncio.wait_for(Sink(engine, nats, quick()).run(), 30)
+        async with jetstream(nats) as js:
+            await make_streams(js, 1, 10_000_000, first_sequence=EPOCH)
+        await send(pm, nats)
+        async with running_sink(engine, nats):
+            await drained(nats)
+
+    asyncio.run(run())
+    assert highest_line(engine) == EPOCH, "the first message of the new stream"
+
+
+def test_a_stream_with_messages_is_not_made_anew(pm: PowerManager, nats: Nats) -> None:
+    """They would be lost; one that has come far enough stays as it is."""
+
+    async def run() -> None:
+        await send(pm, nats)
+        waiting = await messages(nats)
+        async with jetstream(nats) as js:
+            with pytest.raises(Refused, match=f"{waiting} messages wait"):
+                await make_streams(js, 1, 10_000_000, first_sequence=waiting + 2)
+            await make_streams(js, 1, 20_000_000, first_sequence=waiting + 1)
+        found = await info(nats)
+        assert (found.state.messages, found.config.max_bytes) == (waiting, 20_000_000)
+
+    asyncio.run(run())
+
+
+def test_settings_of_a_stream_change_whatever_its_first_number(nats: Nats) -> None:
+    """With the number given again, with another one, or without."""
+
+    async def run() -> None:
+        await made_anew(nats, EPOCH)
+        for size, first in enumerate((EPOCH, EPOCH - 5, 1), start=10_000_000):
+            async with jetstream(nats) as js:
+                await make_streams(js, 1, size, first_sequence=first)
+            found = await info(nats)
+            assert found.config.max_bytes == size
+            assert found.state.last_seq == EPOCH - 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("line", "sequence", "other"),
+    [
+        (5, 6, False),
+        (5, 5, True),
+        (5, 4, True),
+        (5, EPOCH - 1, False),
+        (5, EPOCH, True),
+        (EPOCH + 5, 2 * EPOCH + 6, True),
+        (EPOCH, EPOCH + 1, False),
+    ],
+)
+def test_another_stream_is_known_by_its_numbers(line: int, sequence: int, other: bool) -> None:
+    """Those of a stream that was made anew are lower, or of another epoch."""
+    assert is_other_stream(line, sequence) is other
+    assert next_sequence(line) > line
+    assert is_other_stream(line, next_sequence(line))
+
+
+@pytest.mark.slow
+def test_a_backfill_holds_up_nothing_that_is_live() -> None:
+    """The program that measures it, with a small one; how old is too old depends on the machine."""
+    command = [sys.executable, str(INTEGRATION / "chaos" / "backfill.py")]
+    options = ["--readings", "20000", "--steady", "3", "--most", "30"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "one late reading of 20000: 1 message\n" in done.stdout
+    assert done.stdout.endswith("as it should be\n")
