@@ -59,7 +59,7 @@ def make_parser() -> CommandParser:
         action="append",
         metavar="URL",
         help=f"the engine of --fleet, once for each shard, its replicas by commas (default: ${CLICKHOUSE}, shards by "
-        "spaces)",
+        "spaces, else this machine's hub)",
     )
     add_link_commands(parser)
     add_usage_commands(parser)
@@ -98,13 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_fleet(parser: CommandParser, options: argparse.Namespace) -> None:
-    """Take the engine from the environment; end with exit code 2 where half of what --fleet takes is given."""
-    if not options.fleet:
-        if options.clickhouse:
-            parser.error("--clickhouse is the engine of --fleet: give both")
-        return
-    options.clickhouse = options.clickhouse or os.environ.get(CLICKHOUSE, "").split()
-    if not options.clickhouse:
-        parser.error(f"--fleet wants the engine: --clickhouse URL, or {CLICKHOUSE}")
-    if not options.ledger:
+    """End with exit code 2 where half of what --fleet takes is given."""
+    options.usage_error = parser.error
+    if options.clickhouse and not options.fleet:
+        parser.error("--clickhouse is the engine of --fleet: give both")
+    if options.fleet and not options.ledger:
         parser.error(f"--fleet wants the ledger in a file of its own: --ledger FILE, or {LEDGER}")

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[Devices, Place]]:
     """
     if options.fleet:
         ledger = LedgerFile(options.ledger)
-        yield _fleet(options.clickhouse, ledger), ledger
+        yield _fleet(options, ledger), ledger
         return
     if not Path(options.db).exists():
         raise BillingError(f"{options.db}: no such database: name it with --db")
@@ -56,15 +56,25 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[Devices, Place]]:
         yield pm, LedgerFile(options.ledger) if options.ledger else pm
 
 
-def _fleet(urls: Sequence[str], ledger: Place) -> Devices:
-    """The devices of a fleet. Raises BillingError where the extra `fleet` is not installed."""
+def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
+    """The devices of a fleet. Raises BillingError where the extra `fleet` is not installed, or its hub does not run."""
     try:
+        from power_fleet.discovery import NotRunning
+        from power_fleet.options import engine_urls_of
+        from power_fleet.stream import Refused
+
         from power_billing.fleet_usage import FleetDevices
     except ModuleNotFoundError as error:
         raise BillingError(
-            f"--fleet: {error.name} is not installed: pip install '.[fleet]'"
+            f"--fleet: {error.name} is not installed: pip install '.[billing,fleet]'"
         ) from None
-    return FleetDevices(urls, ledger)
+    try:
+        return FleetDevices(engine_urls_of(options), ledger)
+    except Refused as error:
+        options.usage_error(str(error))
+        raise
+    except NotRunning as error:
+        raise BillingError(str(error)) from None
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from power_fleet.engine import EngineError
 from power_fleet.fleet import Fleet
-from power_fleet.stream import Refused
 from power_fleet.usage import HourEnergy, MeterEnergy
 
 from power_billing.errors import BillingError
@@ -32,15 +31,15 @@ AT_ONCE_DAYS = 50 * LOOK_BACK_DAYS
 class FleetDevices:
     """The devices of a fleet, as billing asks about them: who they are, and what they used.
 
-    `urls` are those of power-fleet's --clickhouse. `ledger`: the billing tables, which no engine can hold. All methods
-    raise BillingError where the engine does not answer.
+    `urls` are those of power-fleet's --clickhouse. `ledger`: the billing tables, which no engine can hold. Raises
+    Refused, as power_fleet does, for what is no URL of an engine; all methods raise BillingError where the engine does
+    not answer.
     """
 
     def __init__(
         self, urls: Sequence[str], ledger: Place, clock: Callable[[], float] = time.time
     ) -> None:
-        with _said():
-            self._fleet = Fleet(urls, clock)
+        self._fleet = Fleet(urls, clock)
         self._ledger, self._clock = ledger, clock
         self._next: list[str] = []  # see expect()
         self._days = 0.0
@@ -132,5 +131,5 @@ def _said() -> Iterator[None]:
     """Say in this package's own error what the engine says."""
     try:
         yield
-    except (EngineError, Refused) as error:
-        raise BillingError(f"--clickhouse: {error}") from error
+    except EngineError as error:
+        raise BillingError(f"the fleet's engine does not answer: {error}") from error
