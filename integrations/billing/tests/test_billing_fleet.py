@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 from loopback import KEY, Loopback, serve
 from power_billing.cli import CLICKHOUSE, main
 from power_billing.errors import BillingError
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
-from power_billing.links import link
+from power_billing.links import link, links_of, unlink
 from power_billing.sources import ALL_DAYS, UsageSource, source_of
 from power_billing.stripe_client import API_URL
 from power_billing.tables import LedgerFile, tables
-from power_billing.usage import status
+from power_billing.usage import Run, status
 from power_billing.webhooks import shut_down_devices
 from shop import ALICE, BOB, PRICED
-from world import CUSTOMER, HOUR, MAX_GAP, NOW
+from test_billing_properties import Episode, Fuse, Story, live, stories
+from world import CUSTOMER, HOUR, MAX_GAP, NOW, World
 
 from power_manager import NotFound, PowerManager
 
 pytest.importorskip("chdb", reason="chdb is for Python 3.11 and later here")
 
 from fleet_harness import carry, emptied
-from fleet_world import URL, FleetWorld
+from fleet_world import URL, CarriedDevices, FleetWorld
 from power_billing.fleet_usage import FleetDevices
 from power_fleet.engine import Engine
 
 THIS_HOUR = int(NOW // HOUR)
+# Each takes some ten times as long as a file's.
+STORIES = int(os.environ.get("BILLING_EXAMPLES", "250")) // 10
 
 
 @pytest.fixture
@@ -49,9 +59,9 @@ def world(engine: object, tmp_path: Path) -> Iterator[FleetWorld]:
 
 
 def test_one_customers_devices_log_into_many_files(world: FleetWorld, tmp_path: Path) -> None:
-    """One ledger, one meter: equal hours of 120 files add up, and a late reading of one of them is a revision."""
+    """One ledger, one meter: equal hours of 24 files add up, and a late reading of one of them is a revision."""
     files = []
-    for number in range(120):
+    for number in range(24):
         pm = PowerManager(tmp_path / f"{number}.db", max_gap=MAX_GAP, durability="normal")
         files.append(pm)
         pm.register_device(f"d{number:03}", f"Device {number}")
@@ -61,12 +71,12 @@ def test_one_customers_devices_log_into_many_files(world: FleetWorld, tmp_path: 
         carry(pm, world.engine)
         link(world.devices, f"d{number:03}", CUSTOMER, since=NOW - 9 * HOUR, clock=lambda: NOW)
     assert world.report().complete
-    assert world.billed() == 1200
-    (late,) = files[57].list_meters("d057")
-    files[57].log_power(late.id, 25.0, 1.0, timestamp=(THIS_HOUR - 3) * HOUR + 2400)
-    carry(files[57], world.engine)
+    assert world.billed() == 240
+    (late,) = files[17].list_meters("d017")
+    files[17].log_power(late.id, 25.0, 1.0, timestamp=(THIS_HOUR - 3) * HOUR + 2400)
+    carry(files[17], world.engine)
     assert world.report().complete
-    assert world.billed() == 1202
+    assert world.billed() == 242
     for pm in files:
         pm.close()
 
@@ -282,3 +292,124 @@ sys.exit(main(["--fleet", "--ledger", "x.db", "--clickhouse", "http://127.0.0.1:
     )
     assert run.returncode == 1, run.stderr
     assert " is not installed: pip install '.[billing,fleet]'" in run.stderr
+
+
+# --- Through real servers
+
+
+@pytest.mark.slow
+def test_through_a_stream_into_a_server(tmp_path: Path) -> None:
+    """Four files of two customers by NATS into a ClickHouse of its own; then late readings and a deletion."""
+    from pipeline import drained, running_sink, send, streams
+    from power_fleet import schema
+    from power_fleet.stream import Nats
+    from servers import Servers
+
+    files: dict[str, PowerManager] = {}
+    for number in range(4):
+        device_id = f"d{number}"
+        pm = PowerManager(tmp_path / f"{number}.db", max_gap=MAX_GAP, clock=lambda: NOW)
+        files[device_id] = pm
+        pm.register_device(device_id, device_id)
+        pm.add_meter(device_id, "main")
+        log(pm, device_id, 5, 10.25 * (number + 1))
+        log(pm, device_id, 3, 3.5)
+    stripe = World(tmp_path / "stripe.db")
+    with Servers(tmp_path) as servers:
+        servers.start_nats(1)
+        servers.start_clickhouse(1)
+        engine = Engine(servers.clickhouse_urls)
+        schema.create(engine)
+        nats = Nats(servers.nats[0].url)
+
+        async def carry_all() -> None:
+            async with running_sink(engine, nats):
+                for pm in files.values():
+                    await send(pm, nats)
+                await drained(nats)
+
+        asyncio.run(streams(nats))
+        asyncio.run(carry_all())
+        ledger = LedgerFile(tmp_path / "ledger.db")
+        devices = FleetDevices(servers.clickhouse_urls, ledger, lambda: NOW)
+        stripe.devices = devices
+        run = Run(devices, clock=lambda: NOW)
+        for number, device_id in enumerate(files):
+            customer = ("cus_Even", "cus_Odd")[number % 2]
+            link(devices, device_id, customer, since=NOW - 99 * HOUR, clock=lambda: NOW)
+        assert run.report(stripe.sink(), compare=True).complete
+        assert stripe.server.hours("cus_Even") == {THIS_HOUR - 5: 41, THIS_HOUR - 3: 7}
+        assert stripe.server.hours("cus_Odd") == {THIS_HOUR - 5: 61, THIS_HOUR - 3: 7}
+        log(files["d2"], "d2", 4, 100.0)
+        files["d0"].delete_readings(files["d0"].list_meters("d0")[0].id, until=NOW - 4 * HOUR)
+        asyncio.run(carry_all())
+        done = run.report(stripe.sink())
+        assert [(one.device_id, one.watt_hours) for one in done.kept] == [("d0", -10.25)]
+        assert stripe.server.billed("cus_Even") == 48 + 100
+        assert {one.device_id for one in links_of(devices)} == set(files)
+        unlink(devices, "d0", clock=lambda: NOW)
+    stripe.pm.close()
+    for pm in files.values():
+        pm.close()
+
+
+def log(pm: PowerManager, device_id: str, hours_ago: int, watt_hours: float) -> None:
+    """Let a device consume that much in one hour."""
+    (meter,) = pm.list_meters(device_id)
+    for second in (600, 2040):
+        at = (THIS_HOUR - hours_ago) * HOUR + second
+        pm.log_power(meter.id, watt_hours / 0.4, 1.0, timestamp=at)
+
+
+# --- Stories
+
+
+class FragileLedger(LedgerFile):
+    """Its process can end around every transaction of billing."""
+
+    fuse: Fuse
+
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """As a ledger file's."""
+        self.fuse.step()
+        with super().connection() as conn:
+            yield conn
+            self.fuse.step()
+        self.fuse.step()
+
+
+@dataclass
+class FleetStory(Story):
+    """A story whose readings go through an engine."""
+
+    folder: Path = Path()
+
+    def __post_init__(self) -> None:
+        World.__init__(self, ":memory:", self.newest_by)
+        self.engine = Engine(emptied([URL]))
+        ledger = FragileLedger(self.folder / "ledger.db")
+        ledger.fuse = self.fuse = Fuse()
+        self.devices = CarriedDevices(ledger, self.carry_all, lambda: self.now)
+        self.begin()
+
+    def carry_all(self) -> None:
+        """What the forwarder and a sink do."""
+        carry(self.pm, self.engine, clock=time.time)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=STORIES,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(stories())
+def test_billed_is_the_floor_of_consumed_in_a_fleet(
+    engine: object, episodes: list[Episode]
+) -> None:
+    """The stories that billing of a file goes through: late readings, crashes, lost answers, clock jumps."""
+    with tempfile.TemporaryDirectory() as folder:
+        live(FleetStory(folder=Path(folder)), episodes)
