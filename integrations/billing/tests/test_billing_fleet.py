@@ -23,6 +23,7 @@ from power_billing.cli import CLICKHOUSE, main
 from power_billing.errors import BillingError
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
+from power_billing.ledger import LOOK_BACK_DAYS
 from power_billing.links import link, links_of, unlink
 from power_billing.sources import ALL_DAYS, UsageSource, source_of
 from power_billing.stripe_client import API_URL
@@ -39,6 +40,7 @@ pytest.importorskip("chdb", reason="chdb is for Python 3.11 and later here")
 
 from fleet_harness import carry, emptied
 from fleet_world import URL, CarriedDevices, FleetWorld
+from power_billing import fleet_usage
 from power_billing.fleet_usage import FleetDevices
 from power_fleet.engine import Engine
 
@@ -84,8 +86,8 @@ def test_one_customers_devices_log_into_many_files(world: FleetWorld, tmp_path: 
 def test_devices_are_asked_about_many_at_a_time(
     world: FleetWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run with nothing new asks the engine one question for fifty devices, not one for each."""
-    for number in range(60):
+    """A run with nothing new asks the engine one question for many devices, not one for each."""
+    for number in range(7):
         world.add_device(f"d{number}")
         world.link(f"d{number}")
         world.use(10.0, 3, f"d{number}")
@@ -99,11 +101,14 @@ def test_devices_are_asked_about_many_at_a_time(
 
     monkeypatch.setattr(FleetDevices, "_ask", ask)
     assert world.report().complete
-    assert asked == [50, 10]
+    assert asked == [7]
+    monkeypatch.setattr(fleet_usage, "AT_ONCE_DAYS", 5 * LOOK_BACK_DAYS)
+    assert world.report().complete
+    assert asked == [7, 5, 2]
     source = source_of(world.devices)
     assert isinstance(source, UsageSource)
-    assert source.usage("d7", ALL_DAYS)
-    assert asked == [50, 10, 1], "what nobody announced is asked about by itself"
+    assert source.usage("d6", ALL_DAYS)
+    assert asked == [7, 5, 2, 1], "what nobody announced is asked about by itself"
 
 
 def test_a_device_that_the_fleet_does_not_have(world: FleetWorld) -> None:
@@ -196,6 +201,27 @@ def test_from_setup_to_a_statement(shop: FleetShop) -> None:
     assert shop("report")[-1] == "0 hours sent, 0 left"
     assert "0 differences" in shop("reconcile")[-1]
     assert shop("unlink", "twin")[0].startswith(f"twin: billed to {ALICE} until ")
+
+
+def test_the_commands_of_the_readme_run(
+    shop: FleetShop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they stand, but for the place of the ledger."""
+    monkeypatch.setenv(CLICKHOUSE, URL)
+    shop.stripe.catalog.add_customer("cus_Nf1XyzAbc")
+    with PowerManager(shop.ledger.with_name("edge-001.db"), max_gap=1500) as pm:
+        pm.register_device("edge-001", "Edge Node")
+        pm.add_meter("edge-001", "main")
+        carry(pm, shop.engine, clock=time.time)
+    chapter = (Path(__file__).parents[1] / "README.md").read_text().partition("## A fleet\n")[2]
+    lines = chapter.partition("```console\n")[2].partition("```")[0].splitlines()
+    commands = [line.split()[1:] for line in lines if line.startswith("power-billing ")]
+    assert len(commands) == 2
+    for command in commands:
+        where = command.index("--ledger") + 1
+        command[where] = str(shop.ledger)
+        assert main(command) == 0
+    assert capsys.readouterr().out.endswith("0 hours sent, 0 left\n")
 
 
 def test_who_is_to_be_shut_down_is_said(shop: FleetShop) -> None:
