@@ -57,9 +57,8 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[Devices, Place]]:
 
 
 def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
-    """The devices of a fleet. Raises BillingError where the extra `fleet` is not installed, or its hub does not run."""
+    """The devices of a fleet. Raises BillingError where the extra `fleet` is not installed, OSError without a hub."""
     try:
-        from power_fleet.discovery import NotRunning
         from power_fleet.options import engine_urls_of
         from power_fleet.stream import Refused
 
@@ -73,8 +72,6 @@ def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
     except Refused as error:
         options.usage_error(str(error))
         raise
-    except NotRunning as error:
-        raise BillingError(str(error)) from None
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -41,7 +41,8 @@ class FleetDevices:
     ) -> None:
         self._fleet = Fleet(urls, clock)
         self._ledger, self._clock = ledger, clock
-        self._next: list[str] = []  # see expect()
+        self._next: list[str] = []  # see expect(); from `_at` on they have not been asked about
+        self._at = 0
         self._days = 0.0
         self._found: dict[str, list[MeterEnergy] | None] = {}  # of the last question about those
 
@@ -89,20 +90,22 @@ class FleetDevices:
 
     def expect(self, device_ids: Sequence[str], days: float) -> None:
         """What usage() will be asked about next, in this order, so that one question can be about many of them."""
-        self._next = list(dict.fromkeys(device_ids))
+        self._next = list(device_ids)
+        self._at = 0
         self._days = days
         self._found = {}
 
     def usage(self, device_id: str, days: float) -> list[MeterUsage] | None:
         """Each meter of a device over the last `days`, in order of adding; None where there is no such device."""
-        if days != self._days or device_id not in self._next:
-            meters = self._ask([device_id], days)[device_id]
-        else:
-            if device_id not in self._found:
-                begin = self._next.index(device_id)
-                count = max(int(AT_ONCE_DAYS / days), 1)
-                self._found = self._ask(self._next[begin : begin + count], days)
+        is_expected = device_id in self._next[self._at :]
+        if days == self._days and device_id not in self._found and is_expected:
+            begin = self._next.index(device_id, self._at)
+            self._at = begin + max(int(AT_ONCE_DAYS / days), 1)
+            self._found = self._ask(self._next[begin : self._at], days)
+        if days == self._days and device_id in self._found:
             meters = self._found[device_id]
+        else:
+            meters = self._ask([device_id], days)[device_id]
         if meters is None:
             return None
         return [_meter_usage(device_id, meter) for meter in meters]

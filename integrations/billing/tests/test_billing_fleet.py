@@ -111,6 +111,32 @@ def test_devices_are_asked_about_many_at_a_time(
     assert asked == [7, 5, 2, 1], "what nobody announced is asked about by itself"
 
 
+def test_a_device_of_two_customers_is_asked_about_with_each_of_them(
+    world: FleetWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has changed hands: the questions stay as many as the devices of both, five at a time, and the bills exact."""
+    for number in range(8):
+        world.add_device(f"d{number}")
+        world.link(f"d{number}", "cus_First", hours_ago=30)
+        world.use(10.0, 20, f"d{number}")
+        world.use(5.0, 2, f"d{number}")
+        unlink(world.devices, f"d{number}", clock=lambda: NOW - 9 * HOUR)
+        world.link(f"d{number}", "cus_Second", hours_ago=8)
+    assert world.report().complete
+    assert (world.billed("cus_First"), world.billed("cus_Second")) == (80, 40)
+    asked = []
+    whole = FleetDevices._ask
+
+    def ask(devices: FleetDevices, device_ids: Any, days: float) -> Any:
+        asked.append(len(device_ids))
+        return whole(devices, device_ids, days)
+
+    monkeypatch.setattr(FleetDevices, "_ask", ask)
+    monkeypatch.setattr(fleet_usage, "AT_ONCE_DAYS", 5 * LOOK_BACK_DAYS)
+    assert world.report().complete
+    assert asked == [5, 5, 5, 1]
+
+
 def test_a_device_that_the_fleet_does_not_have(world: FleetWorld) -> None:
     """It cannot be linked, and one that was deleted stays billed."""
     with pytest.raises(NotFound, match="no device 'ghost' in the fleet"):

@@ -149,6 +149,17 @@ def test_who_is_not_there_is_left_out(urls: list[str], make: Make, clock: Clock)
     assert [device.name for device in fleet.devices(["bare", "ghost"]).value] == ["Bare"]
 
 
+def test_a_device_whose_record_is_on_its_way_is_left_out(
+    urls: list[str], make: Make, clock: Clock
+) -> None:
+    """Its meters came first: until its record is there, nobody knows the device."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    carry(make(1), engine)
+    for shard in engine.shards:
+        shard.everywhere("TRUNCATE TABLE power_devices")
+    assert fleet.hour_energies(["edge-1"], 0).value == {}
+
+
 def test_times_are_checked(urls: list[str]) -> None:
     """By name."""
     with pytest.raises(InvalidValue, match="until"):
