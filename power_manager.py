@@ -3124,6 +3124,16 @@ def _acknowledge_readings(conn: sqlite3.Connection, meter_key: int, acknowledged
     )
 
 
+def _resend_readings(conn: sqlite3.Connection, meter_key: int, start_us: int, end_us: int) -> int:
+    """Have acknowledged readings of a meter wait as late ones; return how many."""
+    sql = """INSERT OR IGNORE INTO power_late (meter_key, timestamp, live)
+        SELECT r.meter_key, r.timestamp, 0
+        FROM power_meters m CROSS JOIN power_readings r USING (meter_key)
+        WHERE m.meter_key = ? AND r.timestamp >= ? AND r.timestamp < ?
+        AND r.timestamp <= m.acknowledged_us"""
+    return conn.execute(sql, (meter_key, start_us, end_us)).rowcount
+
+
 def _add_deletion(
     conn: sqlite3.Connection,
     kind: str,
@@ -4540,6 +4550,26 @@ class PowerManager:
             conn.executemany("DELETE FROM power_deletions WHERE sequence = ?", sequences)
 
         self._write(acknowledge)
+
+    def resend(self, meter_id: str, *, since: Any = None, until: Any = None) -> int:
+        """Put acknowledged readings back into the outbox; return how many wait again.
+
+        For a store elsewhere that has lost what it had. They are those from `since` on and before
+        `until`, both as log_power's timestamp; None is no limit. They wait behind all others, and
+        have the ids that they had. Raises NotFound, InvalidValue.
+        """
+        since_us = _optional_microseconds(since, "since")
+        until_us = _optional_microseconds(until, "until")
+        start_us = 0 if since_us is None else since_us
+        end_us = _END_OF_TIME_US if until_us is None else until_us
+        if start_us >= end_us:
+            raise _invalid("until", "a time after `since`", until)
+
+        def resend(conn: sqlite3.Connection) -> int:
+            meter_key = _meter_key(conn, meter_id)
+            return _resend_readings(conn, meter_key, start_us, end_us)
+
+        return self._write(resend)
 
     # --- Alerts and events
 

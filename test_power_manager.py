@@ -3572,6 +3572,54 @@ class TestOutbox:
         any_pm.acknowledge(taken)
         assert any_pm.pending_readings() == []
 
+    @pytest.mark.parametrize(
+        ("since", "until", "again"),
+        [
+            (None, None, [1, 2, 3, 4]),
+            (2, None, [2, 3, 4]),
+            (None, 3, [1, 2]),
+            (2, 4, [2, 3]),
+            (5, None, []),
+        ],
+    )
+    def test_sent_again(
+        self,
+        any_pm: PowerManager,
+        battery_meter: PowerMeter,
+        solar_meter: PowerMeter,
+        since: int | None,
+        until: int | None,
+        again: list[int],
+    ) -> None:
+        """Acknowledged readings of a range wait once more, behind what has never been sent."""
+        self.log(any_pm, battery_meter.id, 1, 2, 3, 4)
+        self.log(any_pm, solar_meter.id, 1, 2, 3, 4)
+        any_pm.acknowledge(any_pm.pending_readings())
+        self.log(any_pm, battery_meter.id, 5)
+        limits = {
+            "since": None if since is None else NOW + since,
+            "until": None if until is None else NOW + until,
+        }
+        for count in (len(again), 0):
+            assert any_pm.resend(battery_meter.id, **limits) == count
+            taken = any_pm.pending_readings()
+            assert self.seconds(taken) == [5, *again]
+            assert {reading.meter_id for reading in taken} == {battery_meter.id}
+        any_pm.acknowledge(taken)
+        assert any_pm.pending_readings() == []
+
+    def test_sent_again_what_was_never_sent(
+        self, any_pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
+        """It waits already, once; what is wrong is refused."""
+        self.log(any_pm, battery_meter.id, 1, 2)
+        assert any_pm.resend(battery_meter.id) == 0
+        assert self.seconds(any_pm.pending_readings()) == [1, 2]
+        with pytest.raises(NotFound, match="no meter has the id 'absent'"):
+            any_pm.resend("absent")
+        with pytest.raises(InvalidValue, match="until: expected a time after `since`"):
+            any_pm.resend(battery_meter.id, since=NOW, until=NOW)
+
     def test_what_the_file_does_not_have(
         self, any_pm: PowerManager, battery_meter: PowerMeter
     ) -> None:
@@ -3706,10 +3754,16 @@ class TestOutbox:
             stored = now_stored
 
         for _ in range(60):
-            action = chance.randrange(8)
+            action = chance.randrange(9)
             meter_id = chance.choice(meters)
             if action <= 2:
                 self.log(pm, meter_id, *(chance.randrange(-9000, 9000) for _ in range(4)))
+            elif action == 8:
+                start = NOW + chance.randrange(-9000, 9000)
+                some = list(pm.iter_history(meter_id, since=start, until=start + 900))
+                count = pm.resend(meter_id, since=start, until=start + 900)
+                assert count == len({reading.id for reading in some} - waiting)
+                waiting.update(reading.id for reading in some)
             elif action == 3:
                 clock.now = NOW + chance.choice([-3 * 3600, 0, 5, 3600, 7200])
                 pm.log_power(meter_id, 3.7, 0.5)

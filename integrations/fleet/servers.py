@@ -206,13 +206,14 @@ class Servers:
 
     def start_clickhouse(self, shards: int = 1, replicas: int = 1) -> None:
         """Start ClickHouse, and ZooKeeper where there are replicas."""
-        keeper = self._start_zookeeper() if replicas > 1 else ""
+        keeper = self.start_zookeeper() if replicas > 1 else ""
         for shard in range(shards):
             self.shards.append(
                 [self._clickhouse(shard, replica, keeper).start() for replica in range(replicas)]
             )
 
-    def _start_zookeeper(self) -> str:
+    def start_zookeeper(self) -> str:
+        """Start ZooKeeper; return the section of ClickHouse's configuration that names it."""
         home, (port,) = self._directory("zookeeper"), free_ports(1)
         (home / "zoo.cfg").write_text(_ZOOKEEPER.format(home=home, port=port))
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"

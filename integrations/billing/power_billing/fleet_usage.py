@@ -113,8 +113,13 @@ class FleetDevices:
     def _ask(self, device_ids: Sequence[str], days: float) -> dict[str, list[MeterEnergy] | None]:
         since = max(self._clock() - days * DAY, 0.0)
         with _said():
-            found = self._fleet.hour_energies(device_ids, since).value
-        return {id_: found.get(id_) for id_ in device_ids}
+            answer = self._fleet.hour_energies(device_ids, since)
+        if answer.kept_since is not None and days <= LOOK_BACK_DAYS:
+            raise BillingError(  # what has gone from there would look as if somebody had deleted it
+                f"the fleet's engine keeps hours since {answer.kept_since} only, and billing looks back {days:g} days: "
+                "power-fleet schema --keep-hours 110"
+            )
+        return {id_: answer.value.get(id_) for id_ in device_ids}
 
 
 def _meter_usage(device_id: str, meter: MeterEnergy) -> MeterUsage:

@@ -42,6 +42,7 @@ from fleet_harness import carry, emptied
 from fleet_world import URL, CarriedDevices, FleetWorld
 from power_billing import fleet_usage
 from power_billing.fleet_usage import FleetDevices
+from power_fleet import schema
 from power_fleet.engine import Engine
 
 THIS_HOUR = int(NOW // HOUR)
@@ -149,6 +150,20 @@ def test_a_device_that_the_fleet_does_not_have(world: FleetWorld) -> None:
     assert world.report().complete
     assert status(world.devices, clock=lambda: world.now).deleted == ["edge"]
     assert world.billed() == 10
+
+
+def test_an_engine_that_keeps_too_little_is_refused(world: FleetWorld) -> None:
+    """Hours that it has let go would look as if somebody had deleted them."""
+    world.link()
+    world.use(10.0, 3)
+    assert world.report().complete
+    for shard in world.engine.shards:
+        shard.insert("power_keep", schema.KEEP, [["hours", 30, 0, 1]])
+    with pytest.raises(BillingError, match=r"keeps hours since 2026-08-.* --keep-hours 110"):
+        world.report()
+    for shard in world.engine.shards:
+        shard.insert("power_keep", schema.KEEP, [["hours", 110, 0, 2]])
+    assert world.report().complete
 
 
 def test_an_engine_that_does_not_answer_is_said(tmp_path: Path) -> None:
@@ -353,7 +368,6 @@ sys.exit(main(["--fleet", "--ledger", "x.db", "--clickhouse", "http://127.0.0.1:
 def test_through_a_stream_into_a_server(tmp_path: Path) -> None:
     """Four files of two customers by NATS into a ClickHouse of its own; then late readings and a deletion."""
     from pipeline import drained, running_sink, send, streams
-    from power_fleet import schema
     from power_fleet.stream import Nats
     from servers import Servers
 

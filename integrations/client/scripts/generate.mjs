@@ -44,6 +44,7 @@ const UNITS = [
   [/^value$/, "% of charge for alerts, else what was given"],
   [/^(sequence|resumed_from|oldest|latest|next_after)$/, SEQUENCE],
   [/^(received|stored|deleted)$/, "Number of readings"],
+  [/^(waiting_messages|dead_letters)$/, "Number of messages of the stream"],
   [/^(expires_in|step_seconds)$/, "Seconds"],
   [/^status$/, "HTTP status"],
 ];
@@ -51,7 +52,7 @@ const NOTES = {
   active: "False: the meter is retired, and counts in no present figure",
   power_known: "False: the latest reading lacks volts or amperes; what it lacks is 0 here, and the wattage is null",
 };
-const TIMES = /^(timestamp|updated_at|start|generated_at)$/;
+const TIMES = /^(timestamp|updated_at|start|generated_at|fresh_as_of|opened_at|last_seen)$/;
 
 /** Whether a value of the schema can be a number. */
 function isNumeric(schema) {

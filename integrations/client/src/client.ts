@@ -366,6 +366,32 @@ export class PowerClient {
     return found;
   }
 
+  // --- A fleet: of a service that shows a file each rejects with `no_fleet`
+
+  /** How far the fleet's engine is: `fresh_as_of`, and what waits for it. */
+  async fleet(options: CallOptions = {}): Promise<api.FleetState> {
+    return this.#http.json<api.GetFleetResponse>({ path: "/v1/fleet", ...options });
+  }
+
+  /** Of each device its site, the version that sends its file, when something came last, and its alarms. */
+  async fleetDevices(options: CallOptions = {}): Promise<api.FleetDevice[]> {
+    return this.#http.json<api.ListFleetDevicesResponse>({ path: "/v1/fleet/devices", ...options });
+  }
+
+  /** Energy by UTC day, site and meter type; today and the days before it, `days` in all (7 by default). */
+  async fleetEnergy({ days, ...options }: CallOptions & { days?: number | undefined } = {}): Promise<api.SiteEnergy[]> {
+    return this.#http.json<api.GetFleetEnergyResponse>({ path: "/v1/fleet/energy", query: { days }, ...options });
+  }
+
+  /** The devices that nothing came from for so many `minutes` (60 by default), longest first. */
+  async silentDevices({
+    minutes,
+    ...options
+  }: CallOptions & { minutes?: number | undefined } = {}): Promise<api.SilentDevice[]> {
+    const call = { path: "/v1/fleet/silent", query: { minutes } };
+    return this.#http.json<api.ListSilentDevicesResponse>({ ...call, ...options });
+  }
+
   // --- The service itself
 
   /** Whether this service asks for a token, and the command that makes one, where the client is on its machine. */
@@ -382,7 +408,7 @@ export class PowerClient {
     return this.#http.json<api.SignInResponse>({ ...call, ...options });
   }
 
-  /** Who is asking: the token's name, scopes and devices. */
+  /** Who is asking: the token's name, scopes and devices; and whether a file or a fleet is shown (`source`). */
   async me(options: CallOptions = {}): Promise<api.Me> {
     return this.#http.json<api.GetMeResponse>({ path: "/v1/me", ...options });
   }

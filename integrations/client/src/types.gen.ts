@@ -15,7 +15,7 @@ export type AlertLevel = 'none' | 'low' | 'critical';
 /**
  * What went wrong, for programs; these texts do not change.
  */
-export type Code = 'malformed_json' | 'unauthorized' | 'forbidden_scope' | 'forbidden_device' | 'forbidden_origin' | 'not_found' | 'route_not_found' | 'method_not_allowed' | 'request_timeout' | 'conflict' | 'body_too_large' | 'unsupported_media_type' | 'host_not_allowed' | 'invalid_value' | 'upgrade_required' | 'rate_limited' | 'headers_too_large' | 'internal' | 'storage_full' | 'storage_locked' | 'storage_unavailable' | 'overloaded' | 'not_ready';
+export type Code = 'malformed_json' | 'unauthorized' | 'forbidden_scope' | 'forbidden_device' | 'forbidden_origin' | 'not_found' | 'route_not_found' | 'no_fleet' | 'method_not_allowed' | 'request_timeout' | 'conflict' | 'needs_a_file' | 'body_too_large' | 'unsupported_media_type' | 'host_not_allowed' | 'invalid_value' | 'upgrade_required' | 'rate_limited' | 'headers_too_large' | 'internal' | 'storage_full' | 'storage_locked' | 'storage_unavailable' | 'overloaded' | 'not_ready';
 
 /**
  * How many readings went.
@@ -207,6 +207,59 @@ export type EventPage = {
 };
 
 /**
+ * Something about a device that a person should look at, and since when: it stands until it is over.
+ *
+ * `kind` is power-fleet's: silent, cloned, two-files, restored and others that a later version may add.
+ */
+export type FleetAlarm = {
+    kind: string;
+    since: string;
+    note: string;
+};
+
+/**
+ * What the fleet knows of a device beside its record; null: nothing has said.
+ *
+ * `version` is that of the program on it which sends its file, `opened_at` when that began to, and `last_seen` when
+ * something of it came last, both by the stream's clock.
+ */
+export type FleetDevice = {
+    device_id: string;
+    site: string;
+    version: string | null;
+    /**
+     * ISO 8601, UTC
+     */
+    opened_at: string | null;
+    /**
+     * ISO 8601, UTC
+     */
+    last_seen: string | null;
+    alarms: Array<FleetAlarm>;
+};
+
+/**
+ * How far the engine is: all that the devices had sent by `fresh_as_of` is in every answer; null: nobody knows.
+ *
+ * `waiting_messages` are in the stream and not in the engine yet, `dead_letters` will never be; null: the service
+ * does not know the stream.
+ */
+export type FleetState = {
+    /**
+     * ISO 8601, UTC
+     */
+    fresh_as_of: string | null;
+    /**
+     * Number of messages of the stream; null: not known
+     */
+    waiting_messages: number | null;
+    /**
+     * Number of messages of the stream; null: not known
+     */
+    dead_letters: number | null;
+};
+
+/**
  * The service answers, or is ready to.
  */
 export type Health = {
@@ -269,13 +322,16 @@ export type IngestResult = {
 /**
  * Who is asking: what the token may do. `scopes` has each one by itself; `devices` is null for all of them.
  *
- * `database` is the file that this service has, for commands on its machine; null for a token bound to devices.
+ * `database` is the file that this service has, for commands on its machine; null for a token bound to devices, and
+ * where a fleet is served. `source` says which of them it is: nobody writes to a fleet here, so that `scopes` has no
+ * more than read there, whatever else the token has.
  */
 export type Me = {
     name: string;
     scopes: Array<'read' | 'write' | 'admin'>;
     devices: Array<string> | null;
     database: string | null;
+    source: 'file' | 'fleet';
 };
 
 /**
@@ -731,6 +787,34 @@ export type SignedIn = {
     token: string;
     name: string;
     scopes: Array<'read' | 'write' | 'admin'>;
+};
+
+/**
+ * A device that has sent nothing for long, and when something of it came last, by the stream's clock.
+ */
+export type SilentDevice = {
+    device_id: string;
+    /**
+     * ISO 8601, UTC
+     */
+    last_seen: string;
+};
+
+/**
+ * Energy of the meters of one type at one site on one UTC day.
+ */
+export type SiteEnergy = {
+    day: string;
+    site: string;
+    type: MeterType;
+    /**
+     * Wh out of the source, never below 0
+     */
+    energy_out_wh: number;
+    /**
+     * Wh into the source, never below 0
+     */
+    energy_in_wh: number;
 };
 
 /**
@@ -1470,6 +1554,84 @@ export type GetBackupResponses = {
 };
 
 export type GetBackupResponse = GetBackupResponses[keyof GetBackupResponses];
+
+export type GetFleetData = {
+    body?: never;
+    path?: never;
+    query?: never;
+    url: '/v1/fleet';
+};
+
+export type GetFleetResponses = {
+    /**
+     * Successful Response
+     */
+    200: FleetState;
+};
+
+export type GetFleetResponse = GetFleetResponses[keyof GetFleetResponses];
+
+export type ListFleetDevicesData = {
+    body?: never;
+    path?: never;
+    query?: never;
+    url: '/v1/fleet/devices';
+};
+
+export type ListFleetDevicesResponses = {
+    /**
+     * Successful Response
+     */
+    200: Array<FleetDevice>;
+};
+
+export type ListFleetDevicesResponse = ListFleetDevicesResponses[keyof ListFleetDevicesResponses];
+
+export type GetFleetEnergyData = {
+    body?: never;
+    path?: never;
+    query?: {
+        /**
+         * Days
+         *
+         * UTC days, today's included
+         */
+        days?: number;
+    };
+    url: '/v1/fleet/energy';
+};
+
+export type GetFleetEnergyResponses = {
+    /**
+     * Successful Response
+     */
+    200: Array<SiteEnergy>;
+};
+
+export type GetFleetEnergyResponse = GetFleetEnergyResponses[keyof GetFleetEnergyResponses];
+
+export type ListSilentDevicesData = {
+    body?: never;
+    path?: never;
+    query?: {
+        /**
+         * Minutes
+         *
+         * for so long nothing came
+         */
+        minutes?: number;
+    };
+    url: '/v1/fleet/silent';
+};
+
+export type ListSilentDevicesResponses = {
+    /**
+     * Successful Response
+     */
+    200: Array<SilentDevice>;
+};
+
+export type ListSilentDevicesResponse = ListSilentDevicesResponses[keyof ListSilentDevicesResponses];
 
 export type GetHealthData = {
     body?: never;

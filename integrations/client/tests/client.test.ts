@@ -244,9 +244,20 @@ describe("events, budget, report", () => {
   });
 });
 
+test("a service that shows a file has nothing of a fleet, and says so by a code", async () => {
+  const calls = [
+    client.fleet(),
+    client.fleetDevices(),
+    client.fleetEnergy({ days: 2 }),
+    client.silentDevices({ minutes: 5 }),
+  ];
+  for (const call of calls) await expect(call).rejects.toMatchObject({ status: 404, code: "no_fleet" });
+});
+
 describe("the service itself", () => {
   test("says who is asking", async () => {
-    expect(await client.me()).toMatchObject({ scopes: ["read", "write", "admin"], devices: null });
+    const me = await client.me();
+    expect(me).toMatchObject({ scopes: ["read", "write", "admin"], devices: null, source: "file" });
   });
 
   test("says what it takes to get in, and takes a link once", async () => {
@@ -311,6 +322,10 @@ test("every method takes a signal", async () => {
     ready: () => client.ready(options),
     metrics: () => client.metrics(options),
     sparklines: () => client.sparklines(["a"], options),
+    fleet: () => client.fleet(options),
+    fleetDevices: () => client.fleetDevices(options),
+    fleetEnergy: () => client.fleetEnergy(options),
+    silentDevices: () => client.silentDevices(options),
     signInNeeds: () => client.signInNeeds(options),
     signIn: () => client.signIn("x", options),
     createStreamTicket: () => client.createStreamTicket(options),

@@ -202,9 +202,9 @@ interface FrameProps {
 }
 
 function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
-  const fleet = useFleet();
-  const status = useStreamStatus();
   const me = useLoadedMe();
+  const fleet = useFleet(me);
+  const status = useStreamStatus();
   const [choice, setChoice] = useState<FleetChoice>(() => ({
     ...FIRST_CHOICE,
     grouping: groupingOf(location.search),

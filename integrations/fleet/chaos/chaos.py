@@ -1,110 +1,48 @@
-"""Kill every part at random for a while; then the engine must be exactly what the files are.
+"""Harm every part at random for a while; then the engine must be exactly what the files are.
 
-    python integrations/fleet/chaos/chaos.py                      # 40 devices, 60 seconds
-    python integrations/fleet/chaos/chaos.py --seconds 15 --devices 12
+    python integrations/fleet/chaos/chaos.py                         # a cluster, 20 devices, 60 seconds
+    python integrations/fleet/chaos/chaos.py --hub                   # the same with `power-fleet hub`
+    python integrations/fleet/chaos/chaos.py --seconds 15 --devices 6
 
-Three NATS servers, two shards of two ClickHouse servers, ZooKeeper, two sinks, a forwarder a device, and a writer for
-all of the files; each of them is killed with SIGKILL and started again a moment later.
+A cluster is three NATS servers, two shards of two ClickHouse servers, ZooKeeper, two sinks and `power-fleet close`.
+Beside it run a forwarder for each device, and a writer for all of the files. What goes wrong is in faults.py: processes
+are killed and stopped, disks are full, one device floods the stream with poison, others send a backfill. Four more
+devices have lives of their own, in lives.py: a file restored from a backup with a clock that was a year ahead, a card
+replaced, a card cloned, a device upgraded before the sinks.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
+import asyncio
 import contextlib
+import json
 import random
-import re
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from chaos_common import FLEET, Clock, Program, compare_all, fleet_program, run_fleet, settle
-from servers import Server, Servers
+import nats.errors
+from chaos_common import FLEET, Clock, Program, compare_all, fleet_program
+from faults import Chaos, Do, Fault, FillDisk, Kill, Stop, Victim, small_disk
+from lives import Ahead, Life, all_lives, start
+from places import DEVICE_MEGABYTES, Place, cluster, hub, next_version, run_next, wait_for
+from power_fleet.engine import Engine
+from power_fleet.fleet import Fleet
+from power_fleet.stream import SUBJECT, Nats, token
 
 from power_manager import PowerManager
 
-HANGS = 15.0  # seconds without an answer
-
-
-class Victims:
-    """All that may be killed, by kind; one of a kind is down at a time, but for forwarders."""
-
-    def __init__(self, kinds: dict[str, list[Server | Program]], seed: int) -> None:
-        self._kinds, self._chance = kinds, random.Random(seed)
-        self._down: list[Server | Program] = []  # killed on purpose
-        self._turn = threading.Lock()  # two that start one victim would lose a process
-        self._silent: dict[int, float] = {}  # servers that do not answer, since when
-        self.kills: collections.Counter[str] = collections.Counter()
-        self.exits: collections.Counter[str] = collections.Counter()
-
-    def supervise(self, ended: threading.Event) -> None:
-        """Start again what has ended by itself or hangs, as systemd and a health check would.
-
-        ClickHouse 18 ends where ZooKeeper is gone at its start, and sometimes hangs where it goes during that.
-        """
-        while not ended.wait(1.0):
-            for kind, victims in self._kinds.items():
-                for victim in victims:
-                    if victim not in self._down and self._is_lost(victim):
-                        self._start_lost(kind, victim)
-
-    def _start_lost(self, kind: str, victim: Server | Program) -> None:
-        with self._turn:
-            if victim in self._down:  # killed on purpose meanwhile, and started again by who did it
-                return
-            self.exits[kind] += 1
-            victim.kill()
-            _start(victim)
-
-    def _is_lost(self, victim: Server | Program) -> bool:
-        process = victim.process
-        if process is None or process.poll() is not None:
-            return process is not None
-        if isinstance(victim, Program) or victim.ready():
-            self._silent.pop(id(victim), None)
-            return False
-        lost = time.monotonic() - self._silent.setdefault(id(victim), time.monotonic()) > HANGS
-        if lost:
-            del self._silent[id(victim)]
-        return lost
-
-    def harm(self, seconds: float) -> None:
-        """Kill, wait, start again, for so long: one thread for each kind, so that several are down at once."""
-        end = time.monotonic() + seconds
-        threads = [
-            threading.Thread(target=self._harm_kind, args=(kind, end)) for kind in self._kinds
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    def spare(self, victim: Server | Program) -> None:
-        """From now on it is not started again."""
-        self._down.append(victim)
-
-    def _harm_kind(self, kind: str, end: float) -> None:
-        while time.monotonic() < end:
-            time.sleep(self._chance.uniform(0.2, 3.0))
-            victim = self._chance.choice(self._kinds[kind])
-            with self._turn:
-                self._down.append(victim)
-                victim.kill()
-            self.kills[kind] += 1
-            time.sleep(self._chance.uniform(0.1, 2.0))
-            with self._turn:
-                _start(victim)
-                self._down.remove(victim)
-
-
-def _start(victim: Server | Program) -> None:
-    if isinstance(victim, Server):
-        victim.start(wait=False)
-    else:
-        victim.start()
+THIEF = "thief 1"  # a device whose key was stolen
+FLOOD = 400  # messages at once
+BACKFILL = 3000  # late readings at once
+SETTLE_SECONDS = 240.0
+QUIET_LOOKS = (
+    8  # in a row, a quarter of a second apart, at which nothing waits: forwarders look each second
+)
 
 
 def make_files(directory: Path, count: int, clock: Clock) -> dict[str, PowerManager]:
@@ -121,110 +59,194 @@ def make_files(directory: Path, count: int, clock: Clock) -> dict[str, PowerMana
     return files
 
 
-def nats_http(servers: Servers) -> list[str]:
-    """Where the NATS servers are watched."""
-    found = [
-        re.search(r"http: (\S+)", (server.home / "nats.conf").read_text())
-        for server in servers.nats
-    ]
-    return [f"http://{match[1]}" for match in found if match]
-
-
-def make_programs(
-    home: Path, servers: Servers, device_ids: Iterable[str]
-) -> dict[str, list[Program]]:
-    """The programs that move the readings, not started yet, by kind."""
-    to = ("--nats", servers.nats_url, "--max-wait", "2")
-    shards = shard_options(servers)
-    return {
-        "writer": [
-            Program(
-                home / "writer.log", str(FLEET / "chaos/writer.py"), str(home / "files"), "0.01"
-            )
-        ],
-        "sink": [
-            fleet_program(home / f"sink{number}.log", "sink", *to, *shards) for number in range(2)
-        ],
-        "forwarder": [
-            fleet_program(
-                home / f"{id_}.log",
-                "forward",
-                *to,
-                "--interval",
-                "1",
-                "--db",
-                str(home / f"files/{id_}.db"),
-            )
-            for id_ in device_ids
-        ],
-    }
-
-
-def shard_options(servers: Servers) -> list[str]:
-    """The shards, as options of power-fleet."""
-    return [text for url in servers.clickhouse_urls for text in ("--clickhouse", url)]
-
-
-def run(home: Path, devices: int, seconds: float, seed: int) -> None:
-    """Start everything, harm it, let it settle, compare."""
-    home.joinpath("files").mkdir()
-    clock = Clock()
-    with Servers(home / "servers") as servers:
-        servers.start_nats(3)
-        servers.start_clickhouse(2, 2)
-        run_fleet("schema", *shard_options(servers))
-        run_fleet("stream", "--nats", servers.nats_url, "--max-bytes", "200000000")
-        files = make_files(home / "files", devices, clock)
-        programs = make_programs(home, servers, files)
-        everything: dict[str, list[Server | Program]] = {
-            kind: list(some) for kind, some in programs.items()
-        }
-        everything |= {
-            "NATS": list(servers.nats),
-            "ClickHouse": [s for shard in servers.shards for s in shard],
-        }
-        everything |= {"ZooKeeper": [servers.zookeeper] if servers.zookeeper else []}
-        victims = Victims(everything, seed)
-        with running(victims, [program for some in programs.values() for program in some]):
-            victims.harm(seconds)
-            (writer,) = programs["writer"]
-            victims.spare(writer)
-            writer.kill()
-            took = settle(list(files.values()), nats_http(servers), 180)
-            # A message is acknowledged after it is stored: an empty stream is all there is.
-            readings = compare_all(files, servers.clickhouse_urls, clock)
-    print(
-        f"seed {seed}, {seconds:g} s, killed: "
-        + ", ".join(f"{k} {n}" for k, n in victims.kills.items())
+def poison(chance: random.Random, victim_id: str) -> bytes:
+    """Something that can never be stored, of one kind or another."""
+    text = json.dumps({"v": 2, "device_id": victim_id, "line": 1, "number": 1}).encode()
+    return chance.choice(
+        [
+            b"",
+            chance.randbytes(200),
+            zlib.compress(b"[" * 10_000),
+            zlib.compress(b"0" * 5_000_000),
+            zlib.compress(text),
+            text,
+            zlib.compress(json.dumps({"v": 99, "device_id": THIEF}).encode()),
+            b'{"stream": "POWER_FLEET", "seq": 1}',
+        ]
     )
-    print("ended or hung by itself, and started again: " + str(dict(victims.exits) or "nothing"))
-    print(f"settled {took:.0f} s after the last kill; {devices} devices, {readings} readings: "
-          "every replica equal to the files, reports and budgets too")  # fmt: skip
+
+
+def flood(place: Place, victim_id: str, chance: random.Random) -> None:
+    """A device sends poison as fast as it can, much of it in another one's name, and waits for no answer."""
+
+    async def send() -> None:
+        connection = await Nats(place.nats_url).connect("thief")
+        try:
+            for _ in range(FLOOD):
+                reply = chance.choice(
+                    ["", SUBJECT + token(victim_id), "$JS.API.STREAM.PURGE.POWER_FLEET"]
+                )
+                await connection.publish(
+                    SUBJECT + token(THIEF), poison(chance, victim_id), reply=reply
+                )
+            await connection.flush()
+        finally:
+            await connection.close()
+
+    with contextlib.suppress(
+        nats.errors.Error, OSError, asyncio.TimeoutError
+    ):  # as it is with thieves
+        asyncio.run(send())
+
+
+def backfill(files: dict[str, PowerManager], chance: random.Random) -> None:
+    """A device finds many readings of the days before."""
+    pm = files[chance.choice(list(files))]
+    meter = chance.choice(
+        [meter for device in pm.list_devices() for meter in pm.list_meters(device.id)]
+    )
+    start_at = time.time() - chance.uniform(1, 6) * 86400.0
+    with contextlib.suppress(OSError):  # its disk is full, or the writer has the file for long
+        pm.log_many(
+            [
+                (meter.id, 12.0, chance.uniform(-1, 1), 50.0, start_at + 10.0 * n)
+                for n in range(BACKFILL)
+            ]
+        )
+
+
+def device_faults(
+    place: Place, files: dict[str, PowerManager], disk: Path, is_small: bool
+) -> list[Fault]:
+    """What goes wrong on the devices, or with them."""
+    chosen = random.Random(1).choice(list(files))
+    faults: list[Fault] = [
+        Kill(place.of("writer"), name="writer killed"),
+        Kill(place.of("forwarder"), name="forwarder killed"),
+        Stop(place.of("forwarder"), name="forwarder stopped"),
+        Do("poison flood", lambda chance: flood(place, chosen, chance)),
+        Do("backfill", lambda chance: backfill(files, chance)),
+    ]
+    if is_small:
+        faults.append(FillDisk([disk], "disk of the devices full"))
+    return faults
+
+
+def device_victims(home: Path, place: Place, device_ids: list[str]) -> list[Victim]:
+    """The writer, and a forwarder of each device."""
+    writer = Program(
+        home / "writer.log", str(FLEET / "chaos/writer.py"), str(home / "files"), "0.01"
+    )
+    found = [Victim("writer", writer)]
+    for id_ in device_ids:
+        options = [*place.to, "--interval", "1s", "--db", str(home / f"files/{id_}.db")]
+        found.append(Victim("forwarder", fleet_program(home / f"{id_}.log", "forward", *options)))
+    return found
+
+
+def settle(place: Place, files: list[PowerManager]) -> float:
+    """Wait until every file is sent and the stream is empty, and stays so; return how many seconds that took."""
+    quiet = 0
+
+    def is_quiet() -> bool:
+        nonlocal quiet
+        waiting = any(pm.pending_readings(1) or pm.pending_deletions(1) for pm in files)
+        quiet = 0 if waiting or place.messages() != 0 else quiet + 1
+        return quiet >= QUIET_LOOKS
+
+    return wait_for(is_quiet, SETTLE_SECONDS)
+
+
+def upgrade_sinks(place: Place, home: Path, life: Life) -> None:
+    """Have the next version's sinks store what waits of a device that was ahead of them."""
+    for victim in place.of("sink"):
+        with victim.held:
+            victim.spared = True
+            victim.what.kill()
+    upgraded = next_version(home / "next-sink.log", "sink", *place.to, *place.engine).start()
+    try:
+        replayed = run_next("dead", "replay", "--device", life.device_id, "--nats", place.nats_url)
+        assert replayed.returncode == 0, replayed.stderr
+        wait_for(lambda: place.messages() == 0)
+    finally:
+        upgraded.kill()
 
 
 @contextlib.contextmanager
-def running(victims: Victims, programs: list[Program]) -> Iterator[None]:
-    """Programs at work and supervised; they are gone afterwards."""
-    ended = threading.Event()
-    supervisor = threading.Thread(target=victims.supervise, args=(ended,))
-    try:
-        for program in programs:
-            program.start()
-        supervisor.start()
-        yield
-    finally:
-        ended.set()
-        if supervisor.is_alive():
-            supervisor.join()
-        for program in programs:
-            program.kill()
+def devices(home: Path, count: int, clock: Clock) -> Iterator[tuple[dict[str, PowerManager], bool]]:
+    """The files, and whether their disk is a small one."""
+    with small_disk(home / "files", DEVICE_MEGABYTES) as is_small:
+        files = make_files(home / "files", count, clock)
+        try:
+            yield files, is_small
+        finally:
+            for pm in files.values():
+                pm.close()
+
+
+def run(home: Path, count: int, seconds: float, seed: int, with_hub: bool) -> None:
+    """Start everything, harm it, let it settle, compare."""
+    clock = Clock()
+    make_place = hub if with_hub else cluster
+    with devices(home, count, clock) as (files, is_small), make_place(home) as place:
+        place.victims += device_victims(home, place, list(files))
+        place.faults += device_faults(place, files, home / "files", is_small)
+        chaos = Chaos(place.victims, place.faults, seed)
+        lives = all_lives(home, place)
+        try:
+            with chaos.running():
+                threads = start(lives)
+                chaos.harm(seconds)
+                for victim in place.of("writer"):
+                    with victim.held:
+                        victim.spared = True
+                        victim.what.kill()
+                for thread in threads:
+                    thread.join()
+                took = settle(place, list(files.values()))
+                letters = place.dead_letters()
+                readings = compare(place, files, lives, clock, home)
+        finally:
+            for life in lives:
+                life.end()
+    print(
+        f"seed {seed}, {seconds:g} s: "
+        + ", ".join(f"{name} {n}" for name, n in sorted(chaos.done.items()))
+    )
+    print(f"ended or hung by itself, and started again: {dict(chaos.restarts) or 'nothing'}")
+    print(
+        f"settled {took:.0f} s after the last harm; {letters} dead letters; {count} devices, and {len(lives)} with "
+        f"lives of their own; {readings} readings: every replica equal to the files, reports and budgets too"
+    )
+
+
+def compare(
+    place: Place,
+    files: dict[str, PowerManager],
+    lives: list[Life],
+    clock: Clock,
+    home: Path,
+) -> int:
+    """Assert that the engine has what it has to have; return how many readings that is."""
+    for life in lives:
+        if isinstance(life, Ahead) and life.failure is None and place.of("sink"):
+            upgrade_sinks(place, home, life)
+    readings = compare_all(files, place.engine_urls, clock)
+    engine, fleet = Engine(place.engine_urls), Fleet(place.engine_urls, clock=clock)
+    for life in lives:
+        if isinstance(life, Ahead) and not place.of("sink"):
+            continue  # a hub is its own sink
+        readings += life.check(engine)
+        life.check_present(fleet)
+    return readings
 
 
 def main() -> int:
     """Run; the exit code is 0 if nothing was lost, doubled or changed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="of killing (default: 60)")
-    parser.add_argument("--devices", type=int, default=40, help="files (default: 40)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of harm (default: 60)")
+    parser.add_argument("--devices", type=int, default=20, help="files (default: 20)")
+    parser.add_argument("--hub", action="store_true", help="a hub in place of a cluster")
     parser.add_argument(
         "--seed", type=int, default=random.randrange(10**6), help="(default: by chance)"
     )
@@ -232,12 +254,13 @@ def main() -> int:
         "--keep", type=Path, metavar="DIR", help="a directory that is kept, with all logs"
     )
     options = parser.parse_args()
-    if options.keep:
-        options.keep.mkdir(parents=True)
-        run(options.keep, options.devices, options.seconds, options.seed)
-    else:
-        with tempfile.TemporaryDirectory(prefix="chaos-") as home:
-            run(Path(home), options.devices, options.seconds, options.seed)
+    with contextlib.ExitStack() as stack:
+        if options.keep:
+            options.keep.mkdir(parents=True)
+            home = options.keep
+        else:
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        run(home.resolve(), options.devices, options.seconds, options.seed, options.hub)
     return 0
 
 

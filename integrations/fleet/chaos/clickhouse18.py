@@ -23,7 +23,7 @@ import urllib3  # noqa: E402 - all of these are found by the line above
 from clickhouse_connect.driver.binding import finalize_query  # noqa: E402
 from clickhouse_connect.driver.query import QueryResult  # noqa: E402
 from power_fleet import cli, engine, schema, sql  # noqa: E402
-from power_fleet.sql import EVERY, SEGMENT  # noqa: E402
+from power_fleet.sql import EVERY, SEGMENT, SUMS  # noqa: E402
 
 # --- How it is asked
 
@@ -34,7 +34,7 @@ _STEPS = """arrayMap((t, w, s, v, gap) -> if(t - s <= gap, (v + w) * (t - s) / 7
     arrayPopFront(gaps))"""
 _OUT = "arrayMap(x -> if(x > 0., x, 0.), steps)"
 _IN = "arrayMap(x -> if(x < 0., 0. - x, 0.), steps)"
-_SUMS = "reading_count, power_count, wattage_sum, min_wattage, max_wattage, min_charge_pct, max_charge_pct"
+_SUMS = ", ".join(SUMS[:-1])  # all but charge_count
 _SEGMENT = ", ".join(SEGMENT)
 
 
@@ -98,21 +98,22 @@ GROUP BY device_id, meter_id, hour"""
         arrays = ("first_at", "first_wattage", "last_at", "last_wattage", "energy_out", "energy_in")
         grouped = ", ".join(f"groupArrayIf({name}, powers > 0) AS {name}s" for name in arrays)
         return f"""
-SELECT device_id, meter_id, {_SUMS}, charge_count, all_hours, counts, outs, ins,
+SELECT device_id, meter_id, {_SUMS}, charge_count, all_hours, sums, outs, ins,
   {_STEPS.format(first="first", last="last")} AS steps
 FROM (
   SELECT device_id, meter_id, {_SUMS}, charge_count, gaps, arraySort(hours) AS all_hours,
     arraySort(first_ats) AS first_ts, arraySort((w, t) -> t, first_wattages, first_ats) AS first_ws,
     arraySort(last_ats) AS last_ts, arraySort((w, t) -> t, last_wattages, last_ats) AS last_ws,
-    arraySort((n, t) -> t, all_counts, hours) AS counts,
+    arraySort((n, t) -> t, all_sums, hours) AS sums,
     arraySort((e, t) -> t, energy_outs, hours) AS outs, arraySort((e, t) -> t, energy_ins, hours) AS ins
   FROM (
     SELECT device_id, meter_id, sum(n) AS reading_count, sum(powers) AS power_count, sum(wattage_sum_) AS wattage_sum,
       minIf(min_wattage_, powers > 0) AS min_wattage, maxIf(max_wattage_, powers > 0) AS max_wattage,
       sum(charges) AS charge_count, minIf(min_charge_, charges > 0) AS min_charge_pct,
       maxIf(max_charge_, charges > 0) AS max_charge_pct, groupArrayIf(gap_, powers > 0) AS gaps,
-      groupArrayIf(hour, powers > 0) AS hours,
-      groupArrayIf((n, powers, min_wattage_, max_wattage_), powers > 0) AS all_counts, {grouped}
+      groupArrayIf(hour, powers > 0) AS hours, groupArrayIf(
+        (n, powers, wattage_sum_, min_wattage_, max_wattage_, min_charge_, max_charge_, charges), powers > 0
+      ) AS all_sums, {grouped}
     FROM (
       SELECT device_id, meter_id, hour, reading_count AS n, power_count AS powers, wattage_sum AS wattage_sum_,
         min_wattage AS min_wattage_, max_wattage AS max_wattage_,
@@ -131,18 +132,24 @@ FROM (
   arraySum({_IN}) + arraySum(ins) AS energy_in FROM ({self._joined(parts)})"""
 
     def hours(self, devices: str, with_fresh: bool) -> str:
-        """See power_fleet.sql; without the hours in which no reading has watts."""
+        """See power_fleet.sql; hours in which no reading has watts are no neighbours of the others."""
+        newest = self._newest(devices, with_fresh)
+        columns = f"device_id, meter_id, hour, {', '.join(SUMS)}, energy_out, energy_in"
+        sums = ", ".join(f"sums_.{place} AS {name}" for place, name in enumerate(SUMS, 1))
+        unions = " UNION ALL ".join(f"SELECT {columns} FROM ({part})" for part in newest)
         return f"""
-SELECT device_id, meter_id, hour, counts_.1 AS reading_count, counts_.2 AS power_count,
-  counts_.3 AS min_wattage, counts_.4 AS max_wattage,
-  inside_out + before_out AS energy_out, inside_in + before_in AS energy_in
-FROM (
-  SELECT device_id, meter_id, all_hours, counts, outs, ins, arrayPushFront({_OUT}, 0.) AS step_outs,
-    arrayPushFront({_IN}, 0.) AS step_ins
-  FROM ({self._joined(self._newest(devices, with_fresh))}) WHERE power_count > 0
-) ARRAY JOIN all_hours AS hour, counts AS counts_, outs AS inside_out, ins AS inside_in,
-  step_outs AS before_out, step_ins AS before_in
-WHERE hour >= %(wanted)s ORDER BY device_id, meter_id, hour"""
+SELECT {columns} FROM (
+  SELECT device_id, meter_id, hour, {sums},
+    inside_out + before_out AS energy_out, inside_in + before_in AS energy_in
+  FROM (
+    SELECT device_id, meter_id, all_hours, sums, outs, ins, arrayPushFront({_OUT}, 0.) AS step_outs,
+      arrayPushFront({_IN}, 0.) AS step_ins
+    FROM ({self._joined(newest)}) WHERE power_count > 0
+  ) ARRAY JOIN all_hours AS hour, sums AS sums_, outs AS inside_out, ins AS inside_in,
+    step_outs AS before_out, step_ins AS before_in
+  UNION ALL
+  SELECT {columns} FROM ({unions}) WHERE power_count = 0 AND reading_count > 0
+) WHERE hour >= %(wanted)s ORDER BY device_id, meter_id, hour"""
 
     def days(self, devices: str, with_fresh: bool) -> str:
         """See power_fleet.sql; it takes one JOIN a query."""
@@ -167,11 +174,10 @@ class Connection18:
 
     dialect: sql.Dialect = Dialect18()
 
-    def __init__(self, url: str, has_others: bool) -> None:
+    def __init__(self, url: str) -> None:
         self.place = url
         self._url = url.replace("clickhouse18://", "http://") + "/"
-        self._patience = float(engine.SILENT_SECONDS if has_others else engine.ANSWER_SECONDS)
-        self._pool = urllib3.PoolManager(retries=False)
+        self._pool = urllib3.PoolManager(maxsize=engine.THREADS, retries=False)
 
     def ping(self, seconds: float) -> bool:
         """Whether it gives a sign of life within that time."""
@@ -182,14 +188,9 @@ class Connection18:
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> QueryResult:
         """Ask."""
-        settings = {
-            "output_format_json_quote_64bit_integers": 0,
-            "wait_end_of_query": 1,
-            "send_progress_in_http_headers": 1,
-            "http_headers_progress_interval_ms": engine.PROGRESS_MS,
-        }
+        settings = {"output_format_json_quote_64bit_integers": 0, "wait_end_of_query": 1}
         text = f"{_bound(sql, parameters)} FORMAT JSONCompact"
-        answer = json.loads(self._send(text.encode(), settings, self._patience))
+        answer = json.loads(self._send(text.encode(), settings))
         makers = [float if "Float64" in column["type"] else None for column in answer["meta"]]
         rows = [
             tuple(
@@ -207,9 +208,9 @@ class Connection18:
         settings: Mapping[str, Any] | None = None,
     ) -> object:
         """Do something that has no rows for an answer."""
-        statement = statement.replace(schema.SYNCED, "").replace(f", {schema.TAKEN_RANGE}", "")
+        statement = statement.replace(schema.SETTINGS, "").replace(f", {schema.TAKEN_RANGE}", "")
         text = _bound(statement, parameters)
-        return self._send(text.encode(), _known(settings or {}), engine.ANSWER_SECONDS)
+        return self._send(text.encode(), _known(settings or {}))
 
     def insert(
         self,
@@ -225,11 +226,11 @@ class Connection18:
         data = b"".join(pack(value) for row in rows for pack, value in zip(packers, row))
         if data:
             query = {"query": f"INSERT INTO {table} ({', '.join(columns)}) FORMAT RowBinary"}
-            self._send(data, query | _known(settings), engine.ANSWER_SECONDS)
+            self._send(data, query | _known(settings))
 
-    def _send(self, body: bytes, fields: Mapping[str, Any], seconds: float) -> bytes:
+    def _send(self, body: bytes, fields: Mapping[str, Any]) -> bytes:
         url = f"{self._url}?{urlencode(fields)}"
-        timeout = urllib3.Timeout(connect=engine.PING_SECONDS, read=seconds)
+        timeout = urllib3.Timeout(connect=engine.PING_SECONDS, read=engine.ANSWER_SECONDS)
         answer = self._pool.request("POST", url, body=body, timeout=timeout)
         if answer.status != 200:
             raise OSError(answer.data.decode(errors="replace").strip()[:1000])

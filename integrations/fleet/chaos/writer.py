@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import time
 from pathlib import Path
 
-from power_manager import PowerManager
+from power_manager import PowerManager, StorageError
 
 
 class WrongClock:
@@ -57,7 +58,10 @@ def main(directory: Path, pause: float) -> None:
     files = {path.stem: PowerManager(path, durability="normal", clock=clock) for path in paths}
     while True:
         for device_id, pm in files.items():
-            work(pm, device_id, chance, clock)
+            with contextlib.suppress(
+                StorageError
+            ):  # its disk is full: as if it had not been measured
+                work(pm, device_id, chance, clock)
             time.sleep(pause)
 
 

@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")"
 umask 077
-mkdir -p secrets/users
+mkdir -p secrets/users secrets/service
 printf 'POWER_UID=%s\nPOWER_GID=%s\n' "$(id -u)" "$(id -g)" >.env
 cd secrets
 
@@ -68,7 +68,8 @@ if [ ! -e clickhouse.env ]; then
     hash=$(printf %s "$password" | openssl dgst -sha256 -r | cut -d ' ' -f 1)
     printf 'POWER_%s_SHA256=%s\n' "$(echo "$user" | tr '[:lower:]' '[:upper:]')" "$hash" >>unfinished.env
     who="https://power_$user:$password"
-    printf 'POWER_FLEET_CLICKHOUSE=%s@clickhouse-1:8443,%s@clickhouse-2:8443\n' "$who" "$who" >"$user.env"
+    urls="$who@clickhouse-1:8443,$who@clickhouse-2:8443"
+    printf 'POWER_FLEET_CLICKHOUSE=%s\nPOWER_SERVICE_FLEET=%s\n' "$urls" "$urls" >"$user.env"
   done
   mv unfinished.env clickhouse.env
 fi

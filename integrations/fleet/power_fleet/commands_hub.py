@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import ipaddress
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,17 +13,47 @@ from power_fleet.nats_server import DEFAULT_PORT, LOOPBACK
 from power_fleet.options import (
     HUB_GROUP,
     add_log_option,
+    add_metrics_option,
+    add_nats_options,
+    nats_of,
     parse_positive,
     run_until_signal,
 )
-from power_manager import CommandParser, parse_count
+from power_fleet.stream import Refused
+from power_manager import CommandParser, parse_count, print_error
 
 if TYPE_CHECKING:
     from power_fleet.discovery import Addresses
 
+DEFAULT_SERVICE_PORT = 8080
+LEAST_MEMORY = (
+    256 * 2**20
+)  # bytes: with less than that an engine does not even start, or answers nothing
+SERVICE_PACKAGES = ("power_service", "fastapi", "uvicorn", "pydantic_settings")
+
 
 def add_commands(parser: CommandParser) -> None:
-    """Add `hub`."""
+    """Add `hub` and `demo`."""
+    _add_hub(parser)
+    command = parser.add_command(
+        "demo",
+        _demo,
+        "send a made-up fleet, to have something to look at",
+        examples=["", "--devices 1000"],
+        group=HUB_GROUP,
+    )
+    command.add_argument(
+        "--devices",
+        type=parse_positive,
+        default=20,
+        metavar="N",
+        help="how many (default: 20)",
+    )
+    command.add_argument("--once", action="store_true", help="end when their last day is sent")
+    add_nats_options(command)
+
+
+def _add_hub(parser: CommandParser) -> None:
     command = parser.add_command(
         "hub",
         _hub,
@@ -54,6 +86,13 @@ def add_commands(parser: CommandParser) -> None:
     )
     command.add_argument("--key", type=Path, metavar="FILE", help="the certificate's key, PEM")
     command.add_argument(
+        "--port",
+        type=parse_port,
+        metavar="PORT",
+        help="of the pages; 0: any free one (default: 8080, where the extra `service` is installed)",
+    )
+    command.add_argument("--no-service", action="store_true", help="without the pages")
+    command.add_argument(
         "--engine-port",
         type=parse_port,
         default=0,
@@ -69,11 +108,12 @@ def add_commands(parser: CommandParser) -> None:
     )
     command.add_argument(
         "--memory",
-        type=parse_positive,
+        type=parse_memory,
         default=0,
         metavar="N",
         help="bytes that the engine may take (default: half of the machine's)",
     )
+    add_metrics_option(command)
     add_log_option(command)
 
 
@@ -107,10 +147,55 @@ def _hub(options: argparse.Namespace) -> int:
         options.cert,
         options.key,
         options.engine_port,
+        _service_port(options),
         options.max_bytes or STREAM_BYTES,
         options.memory,
+        options.metrics_file,
     )
     return run_until_signal(run(told, _say_ready))
+
+
+def parse_memory(text: str) -> int:
+    """Text as bytes of memory that an engine can do with, for argparse."""
+    try:
+        memory = parse_count(text)
+    except argparse.ArgumentTypeError:
+        memory = 0
+    if memory < LEAST_MEMORY:
+        raise argparse.ArgumentTypeError(f"expected bytes, at least {LEAST_MEMORY}, got {text!r}")
+    return memory
+
+
+def _service_port(options: argparse.Namespace) -> int | None:
+    """The port of the pages; None without them."""
+    if options.no_service and options.port is not None:
+        raise Refused("--port and --no-service: give one of them")
+    if options.no_service:
+        return None
+    missing = [name for name in SERVICE_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing and options.port is not None:
+        raise Refused(f"--port: {missing[0]} is not installed: pip install '.[hub,service]'")
+    if missing:
+        print_error("power-fleet: without pages: pip install '.[hub,service]' brings them")
+        return None
+    return DEFAULT_SERVICE_PORT if options.port is None else int(options.port)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from power_fleet.demo import make_sites, run
+
+    to = nats_of(options)
+    with tempfile.TemporaryDirectory(prefix="power-fleet-demo-") as directory:
+        print_error(f"making a day of {options.devices} devices in {directory}")
+        sites = make_sites(Path(directory), options.devices)
+        print_error(
+            "sending it" if options.once else "sending it, and what they measure from now on"
+        )
+        try:
+            return run_until_signal(run(sites, to, options.once))
+        finally:
+            for site in sites:
+                site.pm.close()
 
 
 def _say_ready(addresses: Addresses) -> None:

@@ -114,6 +114,10 @@ def _say(text: str, answer: Answer[Any]) -> None:
     sys.stdout.flush()
     fresh = answer.fresh_as_of or "nobody knows when: no sink has run yet"
     print_error(f"fresh as of {fresh}")
+    if answer.kept_since is not None:
+        print_error(
+            f"hours before {answer.kept_since} are no longer kept: what was then is not in it"
+        )
 
 
 def _budget(options: argparse.Namespace) -> int:

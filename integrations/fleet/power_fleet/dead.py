@@ -27,6 +27,7 @@ from power_fleet.stream import (
     Refused,
     check_server,
     device_of,
+    least_sequence,
     make_streams,
     put_stream,
     token,
@@ -87,13 +88,19 @@ async def set_up_streams(
     max_bytes: int,
     device_messages: int = DEVICE_MESSAGES,
     first_sequence: int = 1,
+    highest_line: int = 0,
 ) -> None:
-    """Make the stream and that of dead letters, or bring them to these settings. Raises Refused, NATS's errors."""
+    """Make the stream and that of dead letters, or bring them to these settings. Raises Refused, NATS's errors.
+
+    first_sequence: the least number of the messages to come. highest_line: the highest that the engine knows; a stream
+    that has not come so far was lost, and is made anew beyond it.
+    """
     connection = await to.connect("power-fleet stream")
     try:
         await check_server(connection)
         js = connection.jetstream(timeout=20)
-        await make_streams(js, replicas, max_bytes, device_messages, first_sequence)
+        first = max(first_sequence, await least_sequence(js, highest_line))
+        await make_streams(js, replicas, max_bytes, device_messages, first)
         await make_dead_stream(js, replicas, max(max_bytes // 10, 1))
     finally:
         await connection.close()

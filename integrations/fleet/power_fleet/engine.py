@@ -11,7 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote
 
@@ -30,15 +30,11 @@ from power_fleet.stream import Refused, address
 NO_ANSWER = (urllib3.exceptions.HTTPError, OSError)
 FAILURES = (ClickHouseError, *NO_ANSWER)
 THREADS = 8  # that ask at once
-PING_SECONDS = 4.0  # to wait for a sign of life of a replica, before it is asked anything
-SILENT_SECONDS = (
-    5  # without a sign of life in the middle of a question: then the next replica is asked
-)
-ANSWER_SECONDS = (
-    120  # an insert may take that long, and a question where no other replica can be asked
-)
-PROGRESS_MS = 1000  # between two signs of life of a server that works on a question
+PING_SECONDS = 3.0  # to wait for a sign of life of a replica
+LOOK_SECONDS = 2.0  # between two looks for one in the middle of a question
+ANSWER_SECONDS = 120  # a question and an insert may take that long
 TRUSTED_SECONDS = 1.0  # a replica that has answered so lately is asked at once
+QUORUM_MS = 20_000  # that an insert waits for all replicas
 TURN_SECONDS = 5.0  # to wait for another sink's insert
 _OTHERS_TURN = (
     "Code: 286,"  # a table has one insert with a quorum at a time: another sink's is under way
@@ -51,8 +47,6 @@ _QUESTION_SETTINGS = {
     "do_not_merge_across_partitions_select_final": 1,
     "max_bytes_before_external_group_by": _SPILL_BYTES,
     "max_bytes_before_external_sort": _SPILL_BYTES,
-    "send_progress_in_http_headers": 1,
-    "http_headers_progress_interval_ms": PROGRESS_MS,
 }
 # A device that has measured for ten years sends many months at once; what is inserted is synced, never only queued.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "async_insert": 0}
@@ -99,32 +93,27 @@ class Connection(Protocol):
 
 
 class Server:
-    """A ClickHouse server over HTTP, or `chdb://` in this process, by clickhouse-connect.
-
-    `has_others`: whether another replica can be asked. A server that hangs in the middle of a question then costs
-    SILENT_SECONDS: while it works on one it says so every second, in a header of the answer.
-    """
+    """A ClickHouse server over HTTP, or `chdb://` in this process, by clickhouse-connect."""
 
     dialect: Dialect = sql
 
-    def __init__(self, url: str, has_others: bool = False) -> None:
+    def __init__(self, url: str) -> None:
         self.place = re.sub("//.*@", "//", url)
         self._options = _options(url)
-        self._patience = SILENT_SECONDS if has_others else ANSWER_SECONDS
-        self._clients: dict[int, Client] = {}  # by the seconds that they wait
+        self._client: Client | None = None
         self._connecting = threading.Lock()
 
     def ping(self, seconds: float) -> bool:
         """Whether it gives a sign of life within that time."""
         try:
-            return self._client(self._patience).ping(seconds)
+            return self._connected().ping(seconds)
         except (OperationalError, *NO_ANSWER) as error:
             _log.debug("%s: %s", self.place, error)
             return False
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> QueryResult:
         """Ask."""
-        client = self._client(self._patience)
+        client = self._connected()
         settings = _allowed(client, _QUESTION_SETTINGS)
         return client.query(sql, dict(parameters or {}), settings=settings)
 
@@ -135,7 +124,7 @@ class Server:
         settings: Mapping[str, Any] | None = None,
     ) -> object:
         """Do something that has no rows for an answer."""
-        client = self._client(ANSWER_SECONDS)
+        client = self._connected()
         return client.command(statement, dict(parameters or {}), settings=dict(settings or {}))
 
     def insert(
@@ -147,7 +136,7 @@ class Server:
         column_oriented: bool,
     ) -> None:
         """Insert rows, or columns."""
-        self._client(ANSWER_SECONDS).insert(
+        self._connected().insert(
             table,
             values,
             column_names=list(columns),
@@ -156,16 +145,15 @@ class Server:
             settings=dict(settings),
         )
 
-    def _client(self, patience: int) -> Client:
-        """The client that waits that many seconds; made when it is first needed."""
+    def _connected(self) -> Client:
+        """The client, made when it is first needed: that asks a server a few questions."""
         with self._connecting:
-            client = self._clients.get(patience)
-            if client is None:
+            if self._client is None:
                 client = clickhouse_connect.get_client(**self._options)
-                if isinstance(client, HttpClient):  # its first questions had to be answered sooner
-                    client.timeout = Timeout(connect=PING_SECONDS, read=patience)
-                self._clients[patience] = client
-            return client
+                if isinstance(client, HttpClient):  # those had to be answered sooner
+                    client.timeout = Timeout(connect=PING_SECONDS, read=ANSWER_SECONDS)
+                self._client = client
+            return self._client
 
 
 def _options(url: str) -> dict[str, Any]:
@@ -201,28 +189,28 @@ def _allowed(client: Client, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # What connects to a URL, by its scheme. Another program may add one of its own.
-CONNECTIONS: dict[str, Callable[[str, bool], Connection]] = {
+CONNECTIONS: dict[str, Callable[[str], Connection]] = {
     "http": Server,
     "https": Server,
     "chdb": Server,
 }
 
 
-def connect(url: str, has_others: bool = False) -> Connection:
+def connect(url: str) -> Connection:
     """A connection to http://[user[:password]@]host[:port][/database], https, or chdb://path. Nothing is asked yet."""
     make = CONNECTIONS.get(url.partition("://")[0], Server)  # which refuses what it does not know
-    return make(url, has_others)
+    return make(url)
 
 
 class Shard:
     """The replicas of one shard: the one that answered last is asked first.
 
     A replica that hangs costs some seconds, not the time that a long question may take: each is asked for a sign of
-    life first, and has to give one every second while it works.
+    life first, and every LOOK_SECONDS while it works. A server that works says nothing else for as long as it likes.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self.clients = [connect(url, len(urls) > 1) for url in urls]
+        self.clients = [connect(url) for url in urls]
         self._answered_at: dict[str, float] = {}  # by place, by the monotonic clock
         # Every replica named must have an insert before it counts: then each of them can answer alone. Blocks that
         # look the same are inserted all the same, or a retry would not wait for the quorum its first attempt missed.
@@ -230,7 +218,7 @@ class Shard:
         if len(urls) > 1:
             self._settings |= {
                 "insert_quorum": len(urls),
-                "insert_quorum_timeout": 20_000,
+                "insert_quorum_timeout": QUORUM_MS,
                 "insert_deduplicate": 0,
             }
 
@@ -268,6 +256,14 @@ class Shard:
         statement = f"INSERT INTO {table} {sql}"
         self._in_turn(lambda client: client.command(statement, parameters, self._settings))
 
+    def change(self, statement: str, **parameters: Any) -> None:
+        """Change rows that are there, on all replicas; return when it is done. Raises EngineError."""
+        self._try(lambda client: client.command(statement, parameters, {"mutations_sync": 2}))
+
+    def do(self, statement: str) -> None:
+        """Do something on one replica, from which the others have it. Raises EngineError."""
+        self._try(lambda client: client.command(statement))
+
     def everywhere(self, statement: str) -> None:
         """Do something on every replica, which all have to answer. Raises EngineError."""
         for client in self.clients:
@@ -293,7 +289,7 @@ class Shard:
         for client in self.clients:
             try:
                 self._check_alive(client)
-                answer = call(client)
+                answer = self._watched(client, call) if self.replicated else call(client)
             except FAILURES as failure:
                 _log.debug("a replica failed: %s", failure)
                 error = failure
@@ -303,6 +299,17 @@ class Shard:
                 self._answered_at[client.place] = time.monotonic()
                 return answer
         raise EngineError(str(error)) from error
+
+    def _watched(self, client: Connection, call: Callable[[Connection], _T]) -> _T:
+        """What the replica answers; raises OSError where it gives no sign of life meanwhile.
+
+        What waits for one that hangs is left behind, and ends by itself after ANSWER_SECONDS.
+        """
+        answer = _started(lambda: call(client))
+        while not wait([answer], LOOK_SECONDS).done:
+            if not client.ping(PING_SECONDS):
+                raise OSError(f"{client.place} hangs")
+        return answer.result()
 
     def _check_alive(self, client: Connection) -> None:
         """Raise OSError where a replica gives no sign of life."""
@@ -334,6 +341,20 @@ class Engine:
         """The same as tuples."""
         answers = at_once(lambda shard: shard.query(sql, **parameters), self.shards)
         return [row for rows in answers for row in rows]
+
+
+def _started(call: Callable[[], _T]) -> Future[_T]:
+    """A call under way, in a thread that nobody has to wait for at the end of the program."""
+    future: Future[_T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="a question", daemon=True).start()
+    return future
 
 
 def at_once(call: Callable[[_P], _T], places: Sequence[_P]) -> list[_T]:

@@ -66,7 +66,7 @@ _MAY: dict[str, list[str]] = {
     DEVICE: [],
     SINK: _SINK_MAY,
     OPERATOR: _OPERATOR_MAY,
-    HUB: [*_SINK_MAY, *_OPERATOR_MAY],
+    HUB: [*_SINK_MAY, *_OPERATOR_MAY, f"$JS.API.CONSUMER.DELETE.{STREAM}.{CONSUMER}"],
     _NOBODY: [],
 }
 

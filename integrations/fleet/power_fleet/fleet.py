@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
-from power_fleet import sql
+from power_fleet import history, sql
 from power_fleet.engine import Engine, Row, Shard, at_once, parts
-from power_fleet.usage import MeterEnergy, hour_energies, oldest_dirty
+from power_fleet.history import NEVER, meter_sums, open_hour
+from power_fleet.keep import Kept, kept
+from power_fleet.usage import MeterEnergy, hour_energies
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -45,17 +47,20 @@ _T = TypeVar("_T")
 _Place = tuple[
     Shard, str, dict[str, Any]
 ]  # where a question is asked, of which devices, and its parameters for that
+HOURS_AT_ONCE = 1_000_000  # hours of meters in one question: about 300 MB of the engine's memory
 _NAMED = 6  # times that the longest question names its devices
-_oldest = oldest_dirty
-_NEVER = 2**62  # an hour that does not come
 
 
 @dataclass(frozen=True)
 class Answer(Generic[_T]):
-    """An answer, and how fresh it is: all that the stream had taken in by then is in it. None: nobody knows."""
+    """An answer, and how fresh it is: all that the stream had taken in by then is in it. None: nobody knows.
+
+    `kept_since`: where the question reaches back further than the engine keeps hours, since when it does.
+    """
 
     value: _T
     fresh_as_of: str | None
+    kept_since: str | None = None
 
 
 class Fleet:
@@ -69,19 +74,23 @@ class Fleet:
         self._engine, self._clock = Engine(urls), clock
 
     def budget(self, device_ids: Iterable[str] | None = None) -> Answer[dict[str, dict[str, Any]]]:
-        """The power budget of these devices, or of all, as PowerManager.power_budget_check's."""
+        """The power budget of these devices, or of all, as PowerManager.power_budget_check's.
+
+        One that is not known, or retired, has an {"error": ...} in its place; of all, those that are retired are not.
+        """
         ids, fresh, now = _ids(device_ids), self._fresh(), self._now()
-        budgets = at_once(lambda place: _budgets(*place, max(now - DAY_US, -1)), self._places(ids))
+        budgets = at_once(lambda place: _budgets(*place, now), self._places(ids))
         found = {id_: budget for some in budgets for id_, budget in some.items()}
         if ids is None:
             return Answer(dict(sorted(found.items())), fresh)
-        return Answer(
-            {id_: found[id_] if id_ in found else {"error": _missing(id_)} for id_ in ids}, fresh
-        )
+        missing = [id_ for id_ in ids if id_ not in found]
+        errors = {id_: {"error": _missing(id_)} for id_ in missing} | self._retired(missing)
+        return Answer({id_: found[id_] if id_ in found else errors[id_] for id_ in ids}, fresh)
 
     def report(self, device_id: str, days: float = 7) -> Answer[str]:
         """The report of a device over the last days as JSON text, as PowerManager.export_report's.
 
+        Its meters are those at work: what is retired, or of a card that was replaced, is not among them.
         Raises NotFound, and InvalidValue unless days is more than 0.
         """
         id_ = check_text("device_id", device_id)
@@ -97,7 +106,8 @@ class Fleet:
         if not known:
             raise NotFound(_missing(id_), "device", id_)
         device = _device(known[0])
-        sums = _sums(shard, sql.THESE, names, after).get(id_, {})
+        keeps = kept(shard)
+        sums = _sums(shard, sql.THESE, names, after, keeps.readings.first_hour(now)).get(id_, {})
         (counted,) = shard.select(sql.EVENT_COUNT, **names, after=after)
         report = make_report(
             device,
@@ -108,10 +118,14 @@ class Fleet:
             events=[_event(row) for row in shard.select(sql.EVENTS, **names, after=after)],
             event_count=counted["events"],
         )
-        return Answer(json.dumps(report, indent=2, allow_nan=False), fresh)
+        text = json.dumps(report, indent=2, allow_nan=False)
+        return Answer(text, fresh, _kept_since([keeps], after // HOUR_US, now))
 
     def latest(self, device_ids: Iterable[str] | None = None) -> Answer[list[PowerMeter]]:
-        """The present state of every meter, or of those of these devices, device by device in order of adding."""
+        """The present state of every meter, or of those of these devices, device by device in order of adding.
+
+        What is retired, or of a card that was replaced, is not among them.
+        """
         ids, fresh = _ids(device_ids), self._fresh()
         meters = at_once(lambda place: _meters(*place), self._places(ids))
         return Answer(sorted(chain(*meters), key=lambda meter: meter.device_id), fresh)
@@ -122,15 +136,18 @@ class Fleet:
         Each is {"day": "2026-11-23", "site", "type", "energy_out_wh", "energy_in_wh"}; what has no energy is left out.
         """
         fresh = self._fresh()
-        today = self._now() // DAY_US
+        now = self._now()
+        today = now // DAY_US
         first_day = max(today - max(check_count("days", days), 1) + 1, 0)
         sums: dict[tuple[int, str, str], _Energy] = {}
-        for row in chain(*at_once(lambda s: _energies(s, first_day), self._engine.shards)):
+        for row in chain(*at_once(lambda s: _energies(s, first_day, now), self._engine.shards)):
             energy = sums.setdefault((row["day"], row["site"], row["type"]), _Energy())
             energy.out_wh += row["energy_out_wh"]
             energy.in_wh += row["energy_in_wh"]
         rows = (_energy_row(*key, sums[key]) for key in sorted(sums))
-        return Answer([row for row in rows if row["energy_out_wh"] or row["energy_in_wh"]], fresh)
+        value = [row for row in rows if row["energy_out_wh"] or row["energy_in_wh"]]
+        keeps = [kept(shard) for shard in self._engine.shards]
+        return Answer(value, fresh, _kept_since(keeps, first_day * 24, now))
 
     def hour_energies(
         self, device_ids: Iterable[str], since: Any, until: Any = None
@@ -142,16 +159,18 @@ class Fleet:
         are there too, deleted ones are not.
         """
         ids = _ids(device_ids)
-        end = _NEVER if until is None else to_microseconds(until, "until") // HOUR_US
+        end = NEVER if until is None else to_microseconds(until, "until") // HOUR_US
         hours = range(to_microseconds(since, "since") // HOUR_US, end)
-        fresh = self._fresh()
+        fresh, now = self._fresh(), self._now()
         answers = at_once(
-            lambda place: hour_energies(place[0], place[2], hours), self._places(ids or [])
+            lambda place: hour_energies(place[0], place[2], hours, now), self._places(ids or [])
         )
-        return Answer({id_: meters for some in answers for id_, meters in some.items()}, fresh)
+        value = {id_: meters for some in answers for id_, meters in some.items()}
+        keeps = [kept(shard) for shard in self._engine.shards]
+        return Answer(value, fresh, _kept_since(keeps, hours.start, now))
 
     def devices(self, device_ids: Iterable[str] | None = None) -> Answer[list[DeviceRecord]]:
-        """These devices, or all, by id; unknown ones are left out."""
+        """These devices, or all, by id, retired ones too; unknown ones are left out."""
         ids, fresh = _ids(device_ids), self._fresh()
         records = at_once(lambda place: list(_records(*place).values()), self._places(ids))
         return Answer(sorted(chain(*records), key=lambda device: device.id), fresh)
@@ -159,7 +178,7 @@ class Fleet:
     def silent(self, minutes: float) -> Answer[list[dict[str, str]]]:
         """The devices the stream has had nothing from for that long, longest first, with when it last had.
 
-        By the stream's clock. A device that was never heard of is not among them.
+        By the stream's clock. A device that was never heard of, or is retired, is not among them.
         """
         fresh = self._fresh()
         before = max(self._now() - check_duration("minutes", minutes, 60 * SECOND_US, "min"), 0)
@@ -184,6 +203,16 @@ class Fleet:
             places += [(shard, sql.THESE, {"devices": tuple(part)}) for part in named]
         return places
 
+    def _retired(self, device_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What a budget says of those of these devices that are retired, by their ids."""
+        found: dict[str, dict[str, Any]] = {}
+        if not device_ids:
+            return found
+        for shard, _, names in self._places(device_ids):
+            for row in shard.select(sql.RETIRED, **names):
+                found[row["device_id"]] = {"error": _retirement(row)}
+        return found
+
     def _fresh(self) -> str | None:
         """How fresh the least fresh shard is; asked before the answer itself, which can only be fresher."""
         rows = self._engine.select(sql.FRESH)
@@ -202,6 +231,13 @@ def _ids(device_ids: Iterable[str] | None) -> list[str] | None:
 
 def _missing(device_id: str) -> str:
     return f"device_id: no device has the id {device_id!r}: none of that id has been forwarded"
+
+
+def _retirement(row: Row) -> str:
+    """What is said of a device of a row of sql.RETIRED."""
+    replaced = f", replaced by {row['replaced_by']!r}" if row["replaced_by"] else ""
+    since = from_microseconds(row["at"])
+    return f"device_id: {row['device_id']!r} is retired since {since}{replaced}"
 
 
 def _device(row: Row) -> DeviceRecord:
@@ -251,6 +287,7 @@ def _event(row: Row) -> PowerEvent:
 
 
 def _meters(shard: Shard, of: str, names: dict[str, Any]) -> list[PowerMeter]:
+    of = f"{of} AND {sql.AT_WORK}"
     records = _records(shard, of, names)
     return [
         _meter(row, records.get(row["device_id"], DeviceRecord(row["device_id"], row["device_id"])))
@@ -264,40 +301,30 @@ def _records(shard: Shard, of: str, names: dict[str, Any]) -> dict[str, DeviceRe
 
 
 def _sums(
-    shard: Shard, of: str, names: dict[str, Any], after: int
+    shard: Shard, of: str, names: dict[str, Any], after: int, first_open: int
 ) -> dict[str, dict[str, MeterSums]]:
-    """By device and meter, the sums of the readings later than `after`."""
+    """By device and meter, the sums of the readings later than `after`.
+
+    The hours before `first_open` are those that are kept: their readings may be gone. The one in which `after` lies
+    then counts whole.
+    """
     first = after // HOUR_US + 1
-    oldest = _oldest(shard, of, names, first, _NEVER)
-    question = shard.dialect.tallies(of, oldest < _NEVER)
-    rows = shard.select(question, after=after, first=first, oldest=oldest, end=_NEVER, **names)
+    if 0 < first <= first_open:
+        first -= 1
+        after = first * HOUR_US - 1
+    oldest = history.oldest_to_make(shard, of, names, max(first, first_open))
+    question = shard.dialect.tallies(of, oldest < NEVER)
+    rows = shard.select(question, after=after, first=first, oldest=oldest, end=NEVER, **names)
     found: dict[str, dict[str, MeterSums]] = {}
     for row in rows:
-        found.setdefault(row["device_id"], {})[row["meter_id"]] = _meter_sums(row)
+        found.setdefault(row["device_id"], {})[row["meter_id"]] = meter_sums(row)
     return found
 
 
-def _meter_sums(row: Row) -> MeterSums:
-    """A meter's sums of a row of Dialect.tallies()."""
-    sums = MeterSums(
-        reading_count=row["reading_count"],
-        power_count=row["power_count"],
-        wattage_sum=row["wattage_sum"],
-        energy_out_wh=row["energy_out"],
-        energy_in_wh=row["energy_in"],
-    )
-    if row["power_count"]:
-        sums = sums._replace(min_wattage=row["min_wattage"], max_wattage=row["max_wattage"])
-    if row["charge_count"]:
-        sums = sums._replace(
-            min_charge_pct=row["min_charge_pct"], max_charge_pct=row["max_charge_pct"]
-        )
-    return sums
-
-
-def _budgets(shard: Shard, of: str, names: dict[str, Any], after: int) -> dict[str, dict[str, Any]]:
+def _budgets(shard: Shard, of: str, names: dict[str, Any], now: int) -> dict[str, dict[str, Any]]:
+    of = f"{of} AND {sql.AT_WORK}"
     records = _records(shard, of, names)
-    last_day = _sums(shard, of, names, after)
+    last_day = _sums(shard, of, names, max(now - DAY_US, -1), open_hour(shard, now))
     meters: dict[str, list[PowerMeter]] = {id_: [] for id_ in records}
     for row in shard.select(sql.meters(of), **names):
         device_id = row["device_id"]
@@ -309,22 +336,39 @@ def _budgets(shard: Shard, of: str, names: dict[str, Any], after: int) -> dict[s
     }
 
 
-def _energies(shard: Shard, first_day: int) -> list[Row]:
-    """The energy by day, site and type from a day on: that of most devices, and of those that bridge long gaps."""
+def _energies(shard: Shard, first_day: int, now: int) -> list[Row]:
+    """The energy by day, site and type from a day on: some days at a time, so that memory does not grow with them."""
+    days = [row["day"] for row in shard.select(sql.TOUCHED_DAYS, first_day=first_day)]
+    (counted,) = shard.select(sql.METER_COUNT)
     (gaps,) = shard.select(sql.GAPS)
-    rows = _energies_of(shard, sql.NEAR, gaps["near"], first_day)
-    if gaps["far"]:
-        rows += _energies_of(shard, sql.FAR, gaps["far"], first_day)
+    first_open = open_hour(shard, now)
+    at_a_time = max(HOURS_AT_ONCE // (24 * max(counted["meters"], 1)), 1)
+    rows: list[Row] = []
+    for number in range(0, len(days), at_a_time):
+        some = days[number : number + at_a_time]
+        # Those that bridge long gaps are asked about by themselves.
+        rows += _energies_of(shard, sql.NEAR, gaps["near"], some, first_open)
+        if gaps["far"]:
+            rows += _energies_of(shard, sql.FAR, gaps["far"], some, first_open)
     return rows
 
 
-def _energies_of(shard: Shard, of: str, max_gap_us: int, first_day: int) -> list[Row]:
-    wanted = first_day * 24
+def _energies_of(
+    shard: Shard, of: str, max_gap_us: int, days: Sequence[int], first_open: int
+) -> list[Row]:
+    wanted = days[0] * 24
+    end = (days[-1] + 1) * 24
     # A day's first energy may begin that long before it.
     first = max(wanted + -max_gap_us // HOUR_US, 0)
-    oldest = _oldest(shard, of, {}, first, _NEVER)
-    question = shard.dialect.days(of, oldest < _NEVER)
-    return shard.select(question, wanted=wanted, first=first, oldest=oldest, end=_NEVER)
+    oldest = history.oldest_to_make(shard, of, {}, max(first, first_open), end)
+    question = shard.dialect.days(of, oldest < end)
+    return shard.select(question, wanted=wanted, first=first, oldest=oldest, end=end)
+
+
+def _kept_since(keeps: Sequence[Kept], first_hour: int, now: int) -> str | None:
+    """Since when all hours are kept, where that is later than the first hour that was asked about."""
+    since = max(keep.hours.first_hour(now) for keep in keeps)
+    return from_microseconds(since * HOUR_US) if since > first_hour else None
 
 
 @dataclass

@@ -11,9 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from power_fleet import sql
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
+from power_fleet.keep import kept
 from power_fleet.schema import HOURLY, check_all
 from power_fleet.stream import Backoff
 from power_manager import HOUR_US
@@ -21,7 +23,17 @@ from power_manager import HOUR_US
 LIMIT = 50_000  # hours of devices to know of at once
 RECENT = 3 * 24  # hours
 ALL_EVERY = 60  # of so many looks one is for all hours, the others for recent ones
+TOO_LATE = "%d hours of devices have readings that came when others were no longer kept: they change nothing"
 _log = logging.getLogger("power_fleet")
+
+
+@dataclass
+class Closed:
+    """What has been done since it began."""
+
+    hours: int = 0  # of devices, computed
+    failures: int = 0  # looks that failed
+    looked_at: float = 0.0  # when the last look ended, epoch seconds; 0.0: never
 
 
 async def keep_closing(
@@ -30,6 +42,7 @@ async def keep_closing(
     backoff: Backoff,
     clock: Callable[[], float] = time.time,
     once: bool = False,
+    closed: Closed | None = None,
 ) -> None:
     """Close hours every `interval` seconds, for ever; with once, close all that there are and return.
 
@@ -37,19 +50,29 @@ async def keep_closing(
     Any number of them may run. A failure is waited out, but with once it is raised as EngineError.
     """
     looks = 0
+    closed = Closed() if closed is None else closed
+    late = 0
     while True:
         is_recent = looks % ALL_EVERY != 0
         try:
             await asyncio.to_thread(check_all, engine)
             now_us = int(clock() * 1e6)
             done = await asyncio.to_thread(close_hours, engine, now_us, is_recent)
+            if not is_recent:
+                late_before = late
+                late = await asyncio.to_thread(late_hours, engine, now_us)
+                if late > late_before:
+                    _log.warning(TOO_LATE, late)
         except EngineError as error:
             if once:
                 raise
+            closed.failures += 1
             await backoff.wait("hours not closed, answers are right but slower", error)
             continue
         backoff.reset()
         looks += 1
+        closed.hours += done
+        closed.looked_at = clock()
         if done:
             _log.info("%d hours computed", done)
         if once:
@@ -62,20 +85,42 @@ def close_hours(engine: Engine, now_us: int, recent: bool = False) -> int:
 
     Raises EngineError; then some of them may be done.
     """
-    return sum(at_once(lambda shard: _close(shard, now_us // HOUR_US, recent), engine.shards))
+    return sum(at_once(lambda shard: _close(shard, now_us, recent), engine.shards))
 
 
-def _close(shard: Shard, present: int, recent: bool) -> int:
+def late_hours(engine: Engine, now_us: int) -> int:
+    """How many hours of devices have readings that came when others of that hour were no longer kept.
+
+    They change nothing. Raises EngineError.
+    """
+    return sum(at_once(lambda shard: _late(shard, now_us), engine.shards))
+
+
+def _late(shard: Shard, now_us: int) -> int:
+    open_hour = kept(shard).readings.first_hour(now_us)
+    if open_hour == 0:
+        return 0
+    (late,) = shard.select(sql.oldest_dirty(sql.EVERY), first=0, end=open_hour)
+    return int(late["hours"])
+
+
+def _close(shard: Shard, now_us: int, recent: bool) -> int:
+    present = now_us // HOUR_US
+    open_hour = kept(shard).readings.first_hour(now_us)
     if recent:
-        return _close_window(shard, present - RECENT, present)
+        return _close_window(shard, max(present - RECENT, open_hour), present)
     weeks = sorted(row["week"] for row in shard.select(sql.TOUCHED_WEEKS, present=present))
-    return sum(
-        _close_window(shard, week * sql.WEEK, min((week + 1) * sql.WEEK, present)) for week in weeks
-    )
+    done = 0
+    for week in weeks:
+        first = max(week * sql.WEEK, open_hour)
+        done += _close_window(shard, first, min((week + 1) * sql.WEEK, present))
+    return done
 
 
 def _close_window(shard: Shard, first: int, end: int) -> int:
     """Compute the hours of the window that lack it; return how many those are."""
+    if first >= end:
+        return 0
     done = 0
     before: list[Row] = []
     while dirty := shard.select(sql.DIRTY, first=first, end=end, limit=LIMIT):

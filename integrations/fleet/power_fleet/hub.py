@@ -6,6 +6,7 @@
     DIR/engine    chDB's files
     DIR/nats      of the NATS server: its configuration, its log, its streams
     DIR/devices.conf, DIR/hub.key    who may send, and the hub's own key, where others reach it
+    DIR/tokens.json    who may read, where `power-service token new` has made it
 
 The sink and the closing reach the engine as everybody does, over the front's port: that costs a millisecond, and there
 is one way of asking.
@@ -20,30 +21,36 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import nats.errors
+from nats.js.errors import NotFoundError
 
 from power_fleet import enroll, schema
 from power_fleet.dead import set_up_streams
 from power_fleet.discovery import USERS, Addresses, announced, locked, write_privately
 from power_fleet.engine import Engine
 from power_fleet.front import Front
-from power_fleet.hours import keep_closing
+from power_fleet.hours import Closed, keep_closing
+from power_fleet.hub_pages import Pages
 from power_fleet.keys import make_key, read_key, write_key
+from power_fleet.life import highest_line
+from power_fleet.metrics import close_metrics, registry_of, sink_metrics, with_metrics
 from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
+from power_fleet.options import together
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import Backoff, Nats, Refused, check_server
+from power_fleet.stream import CONSUMER, STREAM, Backoff, Nats, Refused
+from power_fleet.watch import keep_watching
 from power_manager import StorageError
 
 STREAM_BYTES = 2**30  # that may wait in the stream by default
 CLOSE_SECONDS = 60.0  # between two looks for hours to close
-LOOK_SECONDS = 5.0  # between two looks at the disk and at NATS
+LOOK_SECONDS = 1.0  # between two looks at the disk
 LEAST_FREE = 64 * 2**20  # bytes of the disk, below which it counts as full
+ENOUGH_FREE = 96 * 2**20  # bytes with which it does not any more
 MEMORY_SHARE = 0.5  # of the machine's, that the engine may take
 LEAST_MEMORY = 512 * 2**20  # bytes: with less than that, questions about a small fleet fail already
 _CACHE = 128 * 2**20  # bytes for the engine's marks; its own default is 5 GiB
@@ -60,8 +67,10 @@ class HubOptions:
     certificate: Path | None = None
     key: Path | None = None
     engine_port: int = 0
+    service_port: int | None = None  # of the pages; None: without them
     stream_bytes: int = STREAM_BYTES
     memory: int = 0
+    metrics_file: Path | None = None  # for Prometheus
 
 
 async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
@@ -78,24 +87,31 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
             certificate = None if security is None else security.certificate
             source = Nats(server.url, key_file=key_file, certificate=certificate)
             await await_answer(source)
-            await set_up_streams(source, 1, options.stream_bytes)
+            await _make_streams(source, engine, options.stream_bytes)
             addresses = Addresses(
                 os.getpid(),
                 server.url,
                 front.url,
+                await parts.enter_async_context(_pages(options, front.url, security)),
                 key_file=str(source.key_file or ""),
                 certificate=str(source.certificate or ""),
             )
             parts.enter_context(announced(options.data, addresses))
             ready(addresses)
-            await _together(
+            sink = Sink(engine, source, Backoff(most=30.0), Quota())
+            closing = Engine([front.url])
+            closed = Closed()
+            work = together(
                 [
                     server.keep_running(Backoff(most=30.0)),
-                    Sink(engine, source, Backoff(most=30.0), Quota()).run(),
-                    keep_closing(Engine([front.url]), CLOSE_SECONDS, Backoff()),
-                    _watch_disk(options.data, server, source),
+                    sink.run(),
+                    keep_closing(closing, CLOSE_SECONDS, Backoff(), closed=closed),
+                    keep_watching(closing, CLOSE_SECONDS, Backoff()),
+                    _watch_disk(options.data, server, _free_bytes),
                 ]
             )
+            registry = registry_of(lambda: chain(sink_metrics(sink.work), close_metrics(closed)))
+            await with_metrics(work, options.metrics_file, registry)
 
 
 @contextlib.asynccontextmanager
@@ -133,7 +149,7 @@ def _security(options: HubOptions) -> Security | None:
             raise StorageError(file, "it cannot be read")
     users = options.data.absolute() / USERS
     enroll.make_file(users)
-    return Security(options.certificate.absolute(), options.key.absolute(), users)
+    return Security(options.listen, options.certificate.absolute(), options.key.absolute(), users)
 
 
 def _hub_key(data: Path, users: Path) -> Path:
@@ -150,7 +166,7 @@ async def _nats(options: HubOptions, security: Security | None) -> AsyncIterator
     """The NATS server, running."""
     # The dead letters have a tenth of the stream's bytes beside it.
     most = options.stream_bytes + options.stream_bytes // 10 + 1
-    server = NatsServer(options.data / "nats", options.nats_port, most, options.listen, security)
+    server = NatsServer(options.data / "nats", options.nats_port, most, security)
     try:
         await server.start()
         yield server
@@ -158,15 +174,34 @@ async def _nats(options: HubOptions, security: Security | None) -> AsyncIterator
         await server.stop()
 
 
-async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Do all of them at once; where one fails, end the others and raise what it raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
+async def _make_streams(source: Nats, engine: Engine, most_bytes: int) -> None:
+    """Make the streams, or go on with those that are there. Raises Refused, NATS's errors, EngineError."""
+    connection = await source.connect("power-fleet hub")
     try:
-        await asyncio.gather(*tasks)
+        js = connection.jetstream()
+        # What a sink had taken when it was killed comes again at once, not after ACK_WAIT: this hub's is the only one.
+        with contextlib.suppress(NotFoundError):
+            await js.delete_consumer(STREAM, CONSUMER)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await connection.close()
+    highest = await asyncio.to_thread(highest_line, engine)
+    await set_up_streams(source, 1, most_bytes, highest_line=highest)
+
+
+@contextlib.asynccontextmanager
+async def _pages(
+    options: HubOptions, engine_url: str, security: Security | None
+) -> AsyncIterator[str]:
+    """The pages' URL while they are served; "" where none are wanted."""
+    if options.service_port is None:
+        yield ""
+        return
+    pages = Pages(engine_url, options.data, options.service_port, security)
+    await asyncio.to_thread(pages.start)
+    try:
+        yield pages.url
+    finally:
+        await asyncio.to_thread(pages.stop)
 
 
 def _password(data: Path) -> str:
@@ -188,7 +223,7 @@ def _default_memory() -> int:
 
 
 def _check_space(data: Path) -> None:
-    free = shutil.disk_usage(data).free
+    free = _free_bytes(data)
     if free < LEAST_FREE:
         raise StorageError(
             data,
@@ -196,41 +231,34 @@ def _check_space(data: Path) -> None:
         )
 
 
-async def _watch_disk(data: Path, server: NatsServer, source: Nats) -> None:
-    """Say when the disk is full and when it is not; and have NATS take in messages again, which it does not by itself.
+async def _watch_disk(
+    data: Path, server: NatsServer, free_bytes: Callable[[Path], int], seconds: float = LOOK_SECONDS
+) -> None:
+    """Say when the disk is full and when there is room again; then start NATS anew, for ever.
 
-    Nothing is lost meanwhile: devices keep what is not acknowledged.
+    A stream of NATS that could not write once takes in nothing any more, whatever room there is (seen with 2.15.1); not
+    even where the disk was full for a moment between two looks, so that NATS itself is asked too. Nothing is lost
+    meanwhile: devices keep what is not acknowledged.
     """
     is_full = False
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
-        free = shutil.disk_usage(data).free
+        await asyncio.sleep(seconds)
+        free = free_bytes(data)
         if free < LEAST_FREE and not is_full:
+            is_full = True
             _log.error(
                 "the disk of %s is full, %d MiB are free: devices keep what they have until there is room",
                 data,
                 free // 2**20,
             )
-        elif free >= LEAST_FREE and is_full:
+        elif free >= ENOUGH_FREE and is_full:
+            is_full = False
             _log.warning("there is room again on the disk of %s", data)
-        is_full = free < LEAST_FREE
-        if not is_full and not await _has_jetstream(source):
-            _log.warning(
-                "the NATS server takes in nothing, though there is room: it is started again"
-            )
-            server.end()
+            server.start_anew()
+        elif not is_full and await asyncio.to_thread(server.has_failed):
+            _log.warning("NATS could not write, and takes in nothing any more: it is started anew")
+            server.start_anew()
 
 
-async def _has_jetstream(source: Nats) -> bool:
-    """Whether the server's JetStream works; after an error of its disk it is off until the server starts anew."""
-    try:
-        connection = await source.connect("power-fleet hub")
-    except (nats.errors.Error, OSError, asyncio.TimeoutError):
-        return True  # it is starting, which is another's business
-    try:
-        await check_server(connection)
-    except (nats.errors.Error, OSError, asyncio.TimeoutError):
-        return False
-    finally:
-        await connection.close()
-    return True
+def _free_bytes(data: Path) -> int:
+    return shutil.disk_usage(data).free

@@ -6,18 +6,29 @@ What an engine cannot give it says as the library would: StorageError, which nam
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import contextlib
 import dataclasses
+import functools
+import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import nats.errors
 
 from power_fleet import sql
+from power_fleet.dead import DEAD_STREAM
+from power_fleet.discovery import NotRunning, find_hub
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.fleet import Fleet
-from power_fleet.stream import Refused
+from power_fleet.history import NEVER, hour_rows, meter_sums
+from power_fleet.stream import STREAM, Nats, Refused
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -45,15 +56,22 @@ from power_manager import (
     to_microseconds,
 )
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 __all__ = ["FleetSource", "Refused", "open_source"]
 
 END_OF_TIME_US = 7_289_654_400 * SECOND_US  # 2201, as the library has it
+LOOK_SECONDS = 1.0  # between two looks for an engine that does not answer
+SETTLE_SECONDS = 2.0  # in which every sink has stored what it had taken before
+BUDGET_SECONDS = 2.0  # that the budgets of all devices are kept: every page asks for them
+STATE_SECONDS = 5.0  # that the state of the stream is kept
+_NO_STREAM = (nats.errors.Error, OSError, asyncio.TimeoutError, Refused)
+_log = logging.getLogger("power_fleet")
 PLACES = (
     8192  # numbers of events for each message of the stream: events beyond that are in lists alone
 )
 _MANY = 500  # devices, from which on all are asked about: naming them takes longer
 _FEW_READINGS = 10_000  # a page that has less makes the next one longer
-_NEVER = 2**62  # an hour that does not come
 _LONG_GAP_US = DAY_US  # a device that counts energy over longer gaps is asked about by itself
 
 _PLACES_OF_METER = (
@@ -79,14 +97,14 @@ _EVENTS_SINCE = f"""SELECT * FROM (
   SELECT {_EVENT_COLUMNS}, toInt64(taken) AS taken,
     toInt64(row_number() OVER (PARTITION BY taken, device_id ORDER BY sequence)) AS place
   FROM power_events FINAL WHERE deleted = 0 AND taken >= %(taken)s)
-WHERE place < {PLACES} AND (taken > %(taken)s OR place > %(place)s) ORDER BY taken, place LIMIT %(limit)s"""
+WHERE place < {PLACES} AND (taken > %(taken)s OR place > %(place)s) AND taken <= %(settled)s
+ORDER BY taken, place LIMIT %(limit)s"""
 _TAKEN = "SELECT toInt64(min(taken)) AS first, toInt64(max(taken)) AS last, count() AS events FROM power_events"
 _LAST_HEARD = "SELECT device_id, toInt64(max(seen)) AS seen FROM power_seen GROUP BY device_id"
 _DELETIONS = """SELECT device_id, toInt64(revision) AS revision, meter_id, since, until FROM power_deletions FINAL
 WHERE kind = 'readings' AND {of} ORDER BY device_id, revision"""
 _LINES = """SELECT device_id, argMax(version, line) AS version, toInt64(argMax(opened, line)) AS opened
 FROM power_lines GROUP BY device_id"""
-_FRESH = "SELECT toInt64(max(fresh)) AS fresh FROM power_fresh"
 _SITES = "SELECT device_id, site FROM power_devices FINAL WHERE deleted = 0"
 _ALARMS = """SELECT device_id, kind, toInt64(at) AS at, note FROM power_alarms FINAL WHERE cleared = 0
 ORDER BY device_id, at, kind"""
@@ -95,21 +113,35 @@ ORDER BY device_id, at, kind"""
 def open_source(
     urls: Sequence[str], hub: bool = False, clock: Callable[[], float] = time.time
 ) -> FleetSource:
-    """A source of the engine at these URLs, or of this machine's hub. Raises Refused; nothing is asked yet."""
-    if hub:
-        raise Refused(
-            "--hub: no hub is known on this machine: start power-fleet hub, or name --fleet"
-        )
-    return FleetSource(urls, clock)
+    """A source of the engine at these URLs, or of this machine's hub, wherever that is from now on.
+
+    Raises Refused; nothing is asked yet.
+    """
+    return FleetSource(_hub_urls if hub else lambda: urls, clock)
 
 
-@contextlib.contextmanager
-def _answering() -> Iterator[None]:
-    """An engine that does not answer is to the caller what a file is that cannot be read."""
+def _hub_urls() -> Sequence[str]:
+    """Where the engine of this machine's hub is now. Raises Refused."""
     try:
-        yield
-    except EngineError as error:
-        raise StorageError("the fleet's engine", error) from error
+        addresses = find_hub()
+    except (NotRunning, StorageError) as error:
+        raise Refused(f"--hub: {error}") from error
+    if addresses is None:
+        raise Refused("--hub: no hub was started here: start power-fleet hub, or name --fleet")
+    return [addresses.clickhouse]
+
+
+def _answering(
+    ask: Callable[Concatenate[FleetSource, _P], _T],
+) -> Callable[Concatenate[FleetSource, _P], _T]:
+    """An engine that does not answer is to the caller what a file is that cannot be read."""
+
+    @functools.wraps(ask)
+    def asked(source: FleetSource, /, *arguments: _P.args, **options: _P.kwargs) -> _T:
+        with source.answering():
+            return ask(source, *arguments, **options)
+
+    return asked
 
 
 @dataclass(frozen=True)
@@ -130,39 +162,72 @@ class _Place:
 class FleetSource:
     """Answers as PowerManager does, about the devices whose files are forwarded. Safe to use from many threads.
 
-    `urls` are those of Fleet. All methods raise StorageError where the engine does not answer.
+    `find_urls` says where the engine is, as Fleet takes it. It is asked again where the engine does not answer: a hub
+    that was started anew has another port. All methods raise StorageError where the engine does not answer.
     """
 
-    def __init__(self, urls: Sequence[str], clock: Callable[[], float] = time.time) -> None:
-        self._fleet = Fleet(urls, clock)
-        self._engine = Engine(urls)
+    def __init__(
+        self,
+        find_urls: Callable[[], Sequence[str]],
+        clock: Callable[[], float] = time.time,
+        settle_seconds: float = SETTLE_SECONDS,
+    ) -> None:
+        self._find_urls = find_urls
         self._clock = clock
+        self._settling = Settling(settle_seconds)
+        self._all_budgets = _Kept(BUDGET_SECONDS, lambda: self._fleet.budget().value)
+        self._stream_state = _Kept(STATE_SECONDS, self._ask_stream)
+        self._looked_at = time.monotonic()
+        self._urls = list(find_urls())
+        self._engine = Engine(self._urls)
+        self._fleet = Fleet(self._urls, clock)
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Raise StorageError where the engine does not answer."""
+        try:
+            yield
+        except EngineError as error:
+            self._look_again()
+            raise StorageError("the fleet's engine", error) from error
+
+    def _look_again(self) -> None:
+        """See whether the engine is elsewhere by now."""
+        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        with contextlib.suppress(Refused):
+            urls = list(self._find_urls())
+            if urls != self._urls:
+                self._engine = Engine(urls)
+                self._fleet = Fleet(urls, self._clock)
+                self._urls = urls
 
     # --- Devices and meters
 
-    @_answering()
+    @_answering
     def list_devices(self) -> list[DeviceRecord]:
         """Every device, by id."""
         return self._devices()
 
-    @_answering()
+    @_answering
     def devices_of(self, device_ids: Iterable[str]) -> list[DeviceRecord]:
         """Those of these devices that are known, by id."""
         return self._devices(device_ids)
 
-    @_answering()
+    @_answering
     def get_device(self, device_id: str) -> DeviceRecord:
         """A device. Raises NotFound."""
         for device in self._devices([device_id]):
             return device
         raise _not_found("device", device_id)
 
-    @_answering()
+    @_answering
     def list_meters(self, device_id: str | None = None) -> list[PowerMeter]:
         """The meters of a device, or all, in their present state, in order of adding; none of an unknown device."""
         return self._fleet.latest(None if device_id is None else [device_id]).value
 
-    @_answering()
+    @_answering
     def meters_of(self, device_ids: Iterable[str]) -> dict[str, list[PowerMeter]]:
         """By device id, its meters; a device that is not known is left out."""
         ids = list(device_ids)
@@ -172,7 +237,7 @@ class FleetSource:
                 found[meter.device_id].append(meter)
         return found
 
-    @_answering()
+    @_answering
     def get_meter(self, meter_id: str) -> PowerMeter:
         """A meter in its present state. Raises NotFound."""
         place = self._place(meter_id)
@@ -184,35 +249,30 @@ class FleetSource:
     def _devices(self, device_ids: Iterable[str] | None = None) -> list[DeviceRecord]:
         """Those of these devices that are known, or all, by id."""
         if device_ids is None:
-            rows = self._select(sql.devices(sql.EVERY))
+            rows = self._engine.select(sql.devices(sql.AT_WORK))
         else:
             ids = [check_text("device_id", id_) for id_ in device_ids]
             rows = []
             for part in parts(ids, lambda id_: len(repr(id_).encode()) + 2):
-                rows += self._select(sql.devices(sql.THESE), devices=tuple(part))
+                rows += self._engine.select(sql.devices(sql.THESE), devices=tuple(part))
         rows.sort(key=lambda row: row["device_id"])
         return [_device(row) for row in rows]
 
     def _place(self, meter_id: str) -> _Place:
         """Where a meter's readings are; one that was retired or replaced has a history still. Raises NotFound."""
         id_ = check_text("meter_id", meter_id)
-        rows = self._select(_PLACES_OF_METER, meter_id=id_)
+        rows = self._engine.select(_PLACES_OF_METER, meter_id=id_)
         device_ids = sorted(row["device_id"] for row in rows)
         if not device_ids:
             raise _not_found("meter", id_)
         return _Place(self._shard_of(device_ids[0]), device_ids[0], id_)
-
-    def _select(self, question: str, **parameters: Any) -> list[Row]:
-        """The rows of all shards' answers."""
-        answers = at_once(lambda shard: shard.select(question, **parameters), self._engine.shards)
-        return [row for rows in answers for row in rows]
 
     def _shard_of(self, device_id: str) -> Shard:
         return self._engine.shards[self._engine.shard_of(device_id)]
 
     # --- Readings and statistics
 
-    @_answering()
+    @_answering
     def iter_history(
         self, meter_id: str, *, since: Any = None, until: Any = None
     ) -> Iterator[PowerReading]:
@@ -235,7 +295,7 @@ class FleetSource:
         count = 1
         while hours:
             page, hours = hours[:count], hours[count:]
-            with _answering():
+            with self.answering():
                 rows = place.select(
                     _READINGS, first=page[0], last=page[-1], since=start_us, until=end_us
                 )
@@ -246,7 +306,7 @@ class FleetSource:
             elif count > 1:
                 count //= 2
 
-    @_answering()
+    @_answering
     def get_statistics(
         self, meter_id: str, *, days: float = 7, bucket: str = "hour"
     ) -> list[PowerStatistics]:
@@ -265,7 +325,7 @@ class FleetSource:
             _statistics(place.meter_id, hour, _added(by_bucket[hour])) for hour in sorted(by_bucket)
         ]
 
-    @_answering()
+    @_answering
     def statistics_of(
         self, meters: Iterable[PowerMeter], since_us: int, until_us: int
     ) -> dict[str, list[PowerStatistics]]:
@@ -281,7 +341,7 @@ class FleetSource:
             for meter in listed
         }
 
-    @_answering()
+    @_answering
     def energy_totals(self, meter_id: str) -> EnergyTotals:
         """The energy of a meter since its first reading. Raises NotFound."""
         place = self._place(meter_id)
@@ -294,7 +354,10 @@ class FleetSource:
     ) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
         """By device and meter, its hours from one on and before another in order, each with its sums."""
         found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
-        for answer in at_once(lambda part: _hour_sums(*part, first, end), self._parts(device_ids)):
+        now_us = self._now_us()
+        for answer in at_once(
+            lambda part: _hour_sums(*part, first, end, now_us), self._parts(device_ids)
+        ):
             found |= answer
         return found
 
@@ -314,7 +377,7 @@ class FleetSource:
 
     # --- Events
 
-    @_answering()
+    @_answering
     def get_events(self, device_id: str, limit: int = 50) -> list[PowerEvent]:
         """The device's newest events, newest first. Raises NotFound."""
         count = check_count("limit", limit)
@@ -322,30 +385,42 @@ class FleetSource:
         rows = self._shard_of(id_).select(_NEWEST_EVENTS, device_id=id_, limit=count)
         return [_event(row) for row in rows]
 
-    @_answering()
+    @_answering
     def events_since(self, sequence: int, *, limit: int = 1000) -> list[tuple[int, PowerEvent]]:
-        """Every device's events after a number, oldest first; numbered in the order of the fleet's stream."""
+        """Every device's events after a number, oldest first; numbered in the order of the fleet's stream.
+
+        Several sinks store what they have taken at the same time: an event waits until those before it are there too.
+        """
         taken, place = divmod(check_count("sequence", sequence), PLACES)
         count = check_count("limit", limit)
-        rows = self._select(_EVENTS_SINCE, taken=taken, place=place, limit=count)
+        settled = self._settling.settled(self._taken()[1])
+        rows = self._engine.select(
+            _EVENTS_SINCE, taken=taken, place=place, settled=settled, limit=count
+        )
         rows.sort(key=lambda row: (row["taken"], row["place"]))
         return [(row["taken"] * PLACES + row["place"], _event(row)) for row in rows[:count]]
 
-    @_answering()
+    @_answering
     def last_sequence(self) -> int:
         """A number that no event so far is beyond, and every later one is; 0 before the first."""
-        rows = [row for row in self._select(_TAKEN) if row["events"]]
-        return max((row["last"] * PLACES + PLACES - 1 for row in rows), default=0)
+        settled = self._settling.settled(self._taken()[1])
+        return settled * PLACES + PLACES - 1 if settled else 0
 
-    @_answering()
+    @_answering
     def first_sequence(self) -> int:
         """The number of the oldest event; 0 without any."""
-        rows = [row for row in self._select(_TAKEN) if row["events"]]
-        return min((row["first"] * PLACES + 1 for row in rows), default=0)
+        first = self._taken()[0]
+        return first * PLACES + 1 if first else 0
+
+    def _taken(self) -> tuple[int, int]:
+        """The places in the stream of the first and the last message with events; 0 and 0 without any."""
+        rows = [row for row in self._engine.select(_TAKEN) if row["events"]]
+        first = min((row["first"] for row in rows), default=0)
+        return first, max((row["last"] for row in rows), default=0)
 
     # --- Estimates, budget, report
 
-    @_answering()
+    @_answering
     def estimate_runtime(
         self, device_id: str, *, window_minutes: float | None = None
     ) -> float | None:
@@ -371,30 +446,30 @@ class FleetSource:
             meter, voltage=row["wattage"], current_draw=1.0, power_known=True
         )
 
-    @_answering()
+    @_answering
     def power_budget_check(self, device_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The power budget of each device, as PowerManager's."""
         ids = [check_text("device_id", id_) for id_ in check_iterable("device_ids", device_ids)]
         if len(ids) <= _MANY:
             return self._fleet.budget(ids).value
-        known = self._fleet.budget().value
+        known = dict(self._all_budgets.value())
         missing = [id_ for id_ in ids if id_ not in known]
         known |= self._fleet.budget(missing).value
         return {id_: known[id_] for id_ in ids}
 
-    @_answering()
+    @_answering
     def export_report(self, device_id: str, days: float = 7) -> str:
         """The device's report over the last days as JSON text, as PowerManager's. Raises NotFound."""
         return self._fleet.report(device_id, days).value
 
     # --- What a file does not have
 
-    @_answering()
+    @_answering
     def last_heard(self) -> dict[str, int]:
         """By device id, when the stream last took in something from it: microseconds by its clock."""
-        return {row["device_id"]: row["seen"] for row in self._select(_LAST_HEARD)}
+        return {row["device_id"]: row["seen"] for row in self._engine.select(_LAST_HEARD)}
 
-    @_answering()
+    @_answering
     def reading_deletions(self, device_ids: Collection[str] | None) -> list[Deletion]:
         """The deletions of readings of these devices, or of all, oldest first; numbered within each device."""
         every = device_ids is None or len(device_ids) > _MANY
@@ -409,17 +484,17 @@ class FleetSource:
                 from_microseconds(row["since"]) if row["since"] else None,
                 from_microseconds(row["until"]) if row["until"] < END_OF_TIME_US else None,
             )
-            for row in self._select(question, **parameters)
+            for row in self._engine.select(question, **parameters)
         ]
 
-    @_answering()
+    @_answering
     def fleet_devices(self) -> list[dict[str, Any]]:
         """Of each device its site, the version of what sends its file and since when, when it was heard, alarms."""
-        sites = {row["device_id"]: row["site"] for row in self._select(_SITES)}
-        lines = {row["device_id"]: row for row in self._select(_LINES)}
+        sites = {row["device_id"]: row["site"] for row in self._engine.select(_SITES)}
+        lines = {row["device_id"]: row for row in self._engine.select(_LINES)}
         heard = self.last_heard()
         alarms: dict[str, list[dict[str, str]]] = {}
-        for row in self._select(_ALARMS):
+        for row in self._engine.select(_ALARMS):
             alarm = {
                 "kind": row["kind"],
                 "since": from_microseconds(row["at"]),
@@ -442,22 +517,39 @@ class FleetSource:
             )
         return found
 
-    @_answering()
+    @_answering
     def fleet_state(self) -> dict[str, Any]:
         """How far the engine is."""
-        fresh = min((row["fresh"] for row in self._select(_FRESH)), default=0)
+        fresh = min((row["fresh"] for row in self._engine.select(sql.FRESH)), default=0)
+        waiting, dead = self._stream_state.value()
         return {
             "fresh_as_of": from_microseconds(fresh) if fresh else None,
-            "waiting_messages": None,
-            "dead_letters": None,
+            "waiting_messages": waiting,
+            "dead_letters": dead,
         }
 
-    @_answering()
+    def _ask_stream(self) -> tuple[int | None, int | None]:
+        """How many messages wait in the stream, and how many are dead letters; None: its stream is not known here."""
+        try:
+            hub = find_hub(wait=_do_not_wait)
+            if hub is None or [hub.clickhouse] != self._urls:
+                return None, None
+            source = Nats(
+                hub.nats,
+                key_file=Path(hub.key_file) if hub.key_file else None,
+                certificate=Path(hub.certificate) if hub.certificate else None,
+            )
+            return asyncio.run(_counts(source))
+        except _NO_STREAM as error:
+            _log.warning("the fleet's stream: %s", error)
+            return None, None
+
+    @_answering
     def energy(self, days: int) -> list[dict[str, Any]]:
         """Energy by UTC day, site and meter type, as Fleet's."""
         return [{**row, "type": MeterType(row["type"])} for row in self._fleet.energy(days).value]
 
-    @_answering()
+    @_answering
     def silent(self, minutes: float) -> list[dict[str, Any]]:
         """The devices that nothing came from for so long, as Fleet's."""
         return [dict(row) for row in self._fleet.silent(minutes).value]
@@ -467,52 +559,76 @@ class FleetSource:
 
 
 def _hour_sums(
-    shard: Shard, device_ids: tuple[str, ...], gap_us: int, first: int, end: int | None
+    shard: Shard,
+    device_ids: tuple[str, ...],
+    gap_us: int,
+    first: int,
+    end: int | None,
+    now_us: int,
 ) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
     """The hours of these devices' meters, asked for from so early on that the energy of the first is whole."""
-    before = max(first - -(-gap_us // HOUR_US), 0)
-    rows = shard.select(
-        sql.segments(f"{sql.THESE} AND hour >= %(before)s AND hour < %(end)s"),
-        devices=device_ids,
-        before=before,
-        end=_NEVER if end is None else end,
-    )
-    rows.sort(key=lambda row: (row["device_id"], row["meter_id"], row["hour"]))
-    found = {}
-    earlier: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        key = (row["device_id"], row["meter_id"])
-        out_wh, in_wh = row["energy_out"], row["energy_in"]
-        if row["power_count"]:
-            last = earlier.get(key)
-            if last and row["first_at"] - last["last_at"] <= row["max_gap"]:
-                step = (
-                    (last["last_wattage"] + row["first_wattage"])
-                    * (row["first_at"] - last["last_at"])
-                    / 7.2e9
-                )
-                out_wh += max(step, 0.0)
-                in_wh += max(-step, 0.0)
-            earlier[key] = row
-        if row["hour"] >= first and row["reading_count"]:
-            found.setdefault(key, []).append((row["hour"], _meter_sums(row, out_wh, in_wh)))
+    hours = range(first, NEVER if end is None else end)
+    found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
+    for row in hour_rows(shard, sql.THESE, {"devices": device_ids}, hours, gap_us, now_us):
+        of_meter = found.setdefault((row["device_id"], row["meter_id"]), [])
+        of_meter.append((row["hour"], meter_sums(row)))
     return found
 
 
-def _meter_sums(row: Row, out_wh: float, in_wh: float) -> MeterSums:
-    powers = row["power_count"]
-    charges = row["charge_count"]
-    return MeterSums(
-        row["reading_count"],
-        powers,
-        row["wattage_sum"],
-        row["min_wattage"] if powers else None,
-        row["max_wattage"] if powers else None,
-        row["min_charge_pct"] if charges else None,
-        row["max_charge_pct"] if charges else None,
-        out_wh,
-        in_wh,
-    )
+class Settling:
+    """How far the stream's messages are all stored: as far as the newest was, so many seconds ago."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: collections.deque[tuple[float, int]] = collections.deque()
+
+    def settled(self, newest: int) -> int:
+        """The place in the stream up to which all is there; `newest` is that of what was stored last."""
+        now = self._clock()
+        with self._lock:
+            if not self._seen:
+                self._seen.append(
+                    (now - self._seconds, newest)
+                )  # what is there at first has been there
+            if newest > self._seen[-1][1]:
+                self._seen.append((now, newest))
+            while len(self._seen) > 1 and self._seen[1][0] <= now - self._seconds:
+                self._seen.popleft()
+            return self._seen[0][1]
+
+
+class _Kept(Generic[_T]):
+    """An answer that is kept for some seconds, however many ask."""
+
+    def __init__(self, seconds: float, ask: Callable[[], _T]) -> None:
+        self._seconds = seconds
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._answer: tuple[float, _T] | None = None
+
+    def value(self) -> _T:
+        """The answer, no older than that."""
+        with self._lock:
+            if self._answer is None or time.monotonic() - self._answer[0] >= self._seconds:
+                self._answer = (time.monotonic(), self._ask())
+            return self._answer[1]
+
+
+def _do_not_wait(_: float) -> None:
+    raise NotRunning("the hub is starting")
+
+
+async def _counts(source: Nats) -> tuple[int, int]:
+    """The messages of the stream, and of the dead letters."""
+    connection = await source.connect("power-service")
+    try:
+        js = connection.jetstream()
+        waiting = (await js.stream_info(STREAM)).state.messages
+        return waiting, (await js.stream_info(DEAD_STREAM)).state.messages
+    finally:
+        await connection.close()
 
 
 def _not_found(kind: str, id_: str) -> NotFound:

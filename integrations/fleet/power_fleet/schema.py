@@ -160,11 +160,19 @@ ALARMS = {
     "note": TEXT,
     "cleared": VERSION,  # microseconds since 1970; 0: it has not been
 }
+# How many days of readings and of hours are kept: see keep.py.
+KEEP = {
+    "name": TEXT,
+    "days": WHOLE,  # 0: for ever
+    "floor": WHOLE,  # hours since 1970: before it something has gone by an earlier setting
+    "at": VERSION,  # microseconds since 1970
+}
 # Everything that the stream took in before then is stored.
 FRESH = {"name": TEXT, "fresh": VERSION}
 SHARD = {"name": TEXT, "number": WHOLE, "total": WHOLE}
 
-SYNCED = " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+# What is inserted is on the disk when the insert returns; what is older than is kept goes by whole parts.
+SETTINGS = " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1"
 TAKEN_RANGE = "INDEX taken_range taken TYPE minmax GRANULARITY 1"
 HOUR_OF_AT = f"intDiv(at, {HOUR_US})"
 # A month as 202611. What is dated before 2020 or after 2100 lies in the first and the last of them: clocks may be wrong
@@ -242,6 +250,7 @@ TABLES = {
     "power_seen": Table(SEEN, key="device_id, line", version="seen"),
     "power_retired": Table(RETIRED, key="device_id, meter_id", version="at"),
     "power_alarms": Table(ALARMS, key="device_id, kind, at", version="cleared"),
+    "power_keep": Table(KEEP, key="name", version="at"),
     "power_fresh": Table(FRESH, key="name", version="fresh"),
     "power_shard": Table(SHARD, key="name"),
 }
@@ -280,7 +289,7 @@ def _statement(name: str, table: Table, replicated: bool) -> str:
     partition = f" PARTITION BY {table.month}" if table.month else ""
     return (
         f"CREATE TABLE IF NOT EXISTS {name} ({table.definition()}) ENGINE = {kind}({', '.join(arguments)})"
-        f"{partition} ORDER BY ({table.key}){SYNCED}"
+        f"{partition} ORDER BY ({table.key}){SETTINGS}"
     )
 
 

@@ -221,12 +221,12 @@ GROUP BY device_id, meter_id"""
 
 
 def hours(devices: str, with_fresh: bool) -> str:
-    """Device, meter, hour, its readings, watts and energy, from the hour %(wanted)s on and before %(end)s.
+    """Device, meter, hour, its SUMS and its energy, from the hour %(wanted)s on and before %(end)s.
 
     Segments are taken from the hour %(first)s on, which is earlier: the energy up to an hour's first reading is its.
     """
     return f"""
-SELECT device_id, meter_id, hour, reading_count, power_count, min_wattage, max_wattage, energy_out, energy_in
+SELECT device_id, meter_id, hour, {_SUMS}, energy_out, energy_in
 FROM ({_in_order(_newest(devices, with_fresh))}) WHERE hour >= %(wanted)s
 ORDER BY device_id, meter_id, hour"""
 
@@ -250,6 +250,16 @@ USING (device_id)
 GROUP BY day, site, type"""
 
 
+# What an operator has retired is in no present answer; what it has measured stays.
+_RETIRED_DEVICES = "SELECT device_id FROM power_retired FINAL WHERE retired = 1 AND meter_id = ''"
+_RETIRED_METERS = (
+    "SELECT device_id, meter_id FROM power_retired FINAL WHERE retired = 1 AND meter_id != ''"
+)
+AT_WORK = f"device_id NOT IN ({_RETIRED_DEVICES})"
+RETIRED = f"""SELECT device_id, toInt64(at) AS at, replaced_by FROM power_retired FINAL
+WHERE retired = 1 AND meter_id = '' AND {THESE}"""
+
+
 def devices(of: str) -> str:
     """The devices: the library's record, and the site."""
     return f"""SELECT device_id, name, shutdown_threshold, target_wh, low_battery_threshold,
@@ -257,10 +267,22 @@ def devices(of: str) -> str:
 
 
 def meters(of: str) -> str:
-    """The meters in the order in which they were added."""
+    """The present meters in the order in which they were added.
+
+    A device's record is stored after its meters, and a new line has all of them anew: so a meter whose line is lower
+    than its device's is one of a card that was replaced, or of a file that was restored.
+    """
     return f"""SELECT device_id, meter_id, type, voltage, current_draw, capacity_wh, charge_pct, name, updated,
   active, power_known, alert_level
-FROM power_meters FINAL WHERE deleted = 0 AND {of} ORDER BY device_id, position"""
+FROM (
+  SELECT *, bitShiftRight(revision, {schema.LINE_BITS}) AS line FROM power_meters FINAL
+  WHERE deleted = 0 AND {of} AND (device_id, meter_id) NOT IN ({_RETIRED_METERS})
+) AS meters
+ANY LEFT JOIN (
+  SELECT device_id, bitShiftRight(revision, {schema.LINE_BITS}) AS device_line FROM power_devices FINAL
+  WHERE deleted = 0 AND {of}
+) AS devices USING (device_id)
+WHERE line >= device_line ORDER BY device_id, position"""
 
 
 _THESE_EVENTS = f"FROM power_events FINAL WHERE deleted = 0 AND {THESE} AND at > %(after)s"
@@ -271,8 +293,8 @@ ORDER BY at DESC, sequence DESC LIMIT 20"""
 DIRTY = f"{dirty(BETWEEN)} ORDER BY hour, device_id LIMIT %(limit)s"
 WEEK = 7 * 24  # hours
 TOUCHED_WEEKS = f"SELECT DISTINCT toInt64(intDiv(hour, {WEEK})) AS week FROM power_touched WHERE hour < %(present)s"
-SILENT = """SELECT device_id, max(seen) AS last_seen FROM power_seen
-WHERE device_id NOT IN (SELECT device_id FROM power_devices FINAL WHERE deleted = 1) GROUP BY device_id
+SILENT = f"""SELECT device_id, max(seen) AS last_seen FROM power_seen
+WHERE device_id NOT IN (SELECT device_id FROM power_devices FINAL WHERE deleted = 1) AND {AT_WORK} GROUP BY device_id
 HAVING last_seen <= %(before)s ORDER BY last_seen, device_id"""
 FRESH = "SELECT max(fresh) AS fresh FROM power_fresh"
 
@@ -284,6 +306,8 @@ _FAR_DEVICES = (
 )
 FAR = f"device_id IN ({_FAR_DEVICES})"
 NEAR = f"device_id NOT IN ({_FAR_DEVICES})"
+METER_COUNT = "SELECT toInt64(count()) AS meters FROM power_meters FINAL WHERE deleted = 0"
+TOUCHED_DAYS = "SELECT DISTINCT day FROM power_touched WHERE day >= %(first_day)s ORDER BY day"
 GAPS = f"""SELECT maxIf(max_gap, max_gap <= {NEAR_US}) AS near, maxIf(max_gap, max_gap > {NEAR_US}) AS far
 FROM power_devices FINAL WHERE deleted = 0"""
 

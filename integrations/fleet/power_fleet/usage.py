@@ -11,7 +11,8 @@ from typing import Any
 
 from power_fleet import sql
 from power_fleet.engine import Row, Shard
-from power_manager import HOUR_US, MeterType
+from power_fleet.history import hour_rows
+from power_manager import MeterType
 
 # Whether retired, replaced or at work: what a meter has measured stays energy of its device.
 _METERS = f"""SELECT device_id, meter_id, type, name FROM power_meters FINAL
@@ -45,14 +46,8 @@ class MeterEnergy:
     hours: list[HourEnergy]
 
 
-def oldest_dirty(shard: Shard, of: str, names: dict[str, Any], first: int, end: int) -> int:
-    """The oldest of the hours from `first` on and before `end` that have to be made to answer; `end` where none has."""
-    (found,) = shard.select(sql.oldest_dirty(of), first=first, end=end, **names)
-    return int(found["oldest"]) if found["hours"] else end
-
-
 def hour_energies(
-    shard: Shard, names: dict[str, Any], hours: range
+    shard: Shard, names: dict[str, Any], hours: range, now_us: int
 ) -> dict[str, list[MeterEnergy]]:
     """By device, its meters in order of adding, each with its hours among `hours`; unknown devices are left out."""
     devices = shard.select(_DEVICES, **names)
@@ -65,21 +60,11 @@ def hour_energies(
             by_meter[row["device_id"], row["meter_id"]] = meter.hours
     if by_meter and hours:
         max_gap_us = max(row["max_gap"] for row in devices)
-        for row in _hours(shard, names, hours, max_gap_us):
+        for row in hour_rows(shard, sql.THESE, names, hours, max_gap_us, now_us):
             of_meter = by_meter.get((row["device_id"], row["meter_id"]))
             if of_meter is not None:
                 of_meter.append(_hour_energy(row))
     return found
-
-
-def _hours(shard: Shard, names: dict[str, Any], hours: range, max_gap_us: int) -> list[Row]:
-    # An hour's first energy may begin that long before it.
-    first = max(hours.start + -max_gap_us // HOUR_US, 0)
-    oldest = oldest_dirty(shard, sql.THESE, names, first, hours.stop)
-    question = shard.dialect.hours(sql.THESE, oldest < hours.stop)
-    return shard.select(
-        question, wanted=hours.start, first=first, oldest=oldest, end=hours.stop, **names
-    )
 
 
 def _hour_energy(row: Row) -> HourEnergy:

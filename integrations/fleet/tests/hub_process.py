@@ -20,16 +20,16 @@ ADDRESS_VARIABLES = ("POWER_FLEET_NATS", "POWER_FLEET_CLICKHOUSE", "POWER_MANAGE
 class HubProcess:
     """`power-fleet hub --data DIR`, and commands that find it."""
 
-    def __init__(self, data: Path, *options: str) -> None:
+    def __init__(self, data: Path, *options: str, log: Path | None = None) -> None:
         self.data = data
-        self._options = options or ("--nats-port", "0")
+        self._options = options or ("--nats-port", "0", "--no-service")
         self.environment = {
             name: value for name, value in os.environ.items() if name not in ADDRESS_VARIABLES
         }
         self.environment["PYTHONPATH"] = os.pathsep.join(PATHS)
         self.environment["XDG_STATE_HOME"] = str(data.parent / "state")
         self.environment.pop(HUB_VARIABLE, None)
-        self.log = data.parent / f"{data.name}.log"
+        self.log = log or data.parent / f"{data.name}.log"
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> str:
@@ -101,9 +101,9 @@ class HubProcess:
 
 
 @contextlib.contextmanager
-def running_hub(data: Path, *options: str) -> Iterator[HubProcess]:
+def running_hub(data: Path, *options: str, log: Path | None = None) -> Iterator[HubProcess]:
     """A hub that runs."""
-    hub = HubProcess(data, *options)
+    hub = HubProcess(data, *options, log=log)
     try:
         hub.start()
         yield hub

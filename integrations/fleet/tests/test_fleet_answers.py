@@ -11,7 +11,7 @@ import pytest
 from chaos_common import same
 from fleet_harness import HOUR, NOW, Clock, carry, random_device, same_json
 from power_fleet import fleet as fleet_module
-from power_fleet import schema
+from power_fleet import history, schema
 from power_fleet.engine import Engine
 from power_fleet.fleet import Answer, Fleet
 from power_fleet.hours import close_hours
@@ -43,26 +43,25 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
         pm.close()
 
 
-@pytest.mark.parametrize("days", [0.001, 0.01, 1, 3.7, 7, 400])
 def test_a_report_is_that_of_the_device_itself(
-    urls: list[str], make: Make, clock: Clock, days: float
+    every_urls: list[str], make: Make, clock: Clock
 ) -> None:
-    """Before hours are closed, and after, and with readings that came twice."""
-    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
-    files = [make(seed) for seed in range(4)]
-    for pm in files:
+    """Of any number of days, before hours are closed, and after, and with readings that came twice."""
+    engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
+    files = {f"edge-{seed}": make(seed) for seed in range(3)}
+    for pm in files.values():
         carry(pm, engine, times=2)
     for _ in range(2):
-        for seed, pm in enumerate(files):
-            assert same_json(
-                pm.export_report(f"edge-{seed}", days), fleet.report(f"edge-{seed}", days).value
-            )
+        for days in (0.001, 0.01, 1, 3.7, 7, 400):
+            for device_id, pm in files.items():
+                report = fleet.report(device_id, days).value
+                assert same_json(pm.export_report(device_id, days), report)
         close_hours(engine, NOW_US)
 
 
-def test_a_charge_that_nobody_knows(urls: list[str], tmp_path: Path, clock: Clock) -> None:
+def test_a_charge_that_nobody_knows(every_urls: list[str], tmp_path: Path, clock: Clock) -> None:
     """Unknown in the meter, its readings and its hours; also in a closed hour whose known ones are deleted."""
-    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     with PowerManager(tmp_path / "a.db", clock=clock) as pm:
         pm.register_device("edge-1", "Edge")
         pack = pm.add_meter("edge-1", "battery", 50.0, "Pack", charge_pct=None)
@@ -91,9 +90,11 @@ def test_a_report_of_no_time_is_refused(days: Any) -> None:
         Fleet(["http://127.0.0.1:9"]).report("edge-1", days)
 
 
-def test_late_readings_change_a_closed_hour(urls: list[str], make: Make, clock: Clock) -> None:
+def test_late_readings_change_a_closed_hour(
+    every_urls: list[str], make: Make, clock: Clock
+) -> None:
     """An hour whose readings came after it was closed is right at once, and right when it is closed again."""
-    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     pm = make(1)
     carry(pm, engine)
     assert close_hours(engine, NOW_US) > 0
@@ -120,7 +121,7 @@ def test_readings_that_come_while_it_is_asked(
     pm = make(10)
     carry(pm, engine)
     close_hours(engine, NOW_US)
-    oldest, late = fleet_module._oldest, iter([(1.0, 2.0), (30.0, 50.0), (3.0,)])
+    oldest, late = history.oldest_to_make, iter([(1.0, 2.0), (30.0, 50.0), (3.0,)])
 
     def slow(*arguments: Any) -> int:
         found = oldest(*arguments)
@@ -134,7 +135,7 @@ def test_readings_that_come_while_it_is_asked(
         carry(pm, engine)
         return found
 
-    monkeypatch.setattr(fleet_module, "_oldest", slow)
+    monkeypatch.setattr(history, "oldest_to_make", slow)
     for _ in range(3):
         before = pm.export_report("edge-10")
         report = fleet.report("edge-10").value
@@ -148,10 +149,10 @@ def test_readings_that_come_while_it_is_asked(
 
 @pytest.mark.parametrize("max_gap", [0.0, 30.0, 5000.0, 1e6])
 def test_max_gap_travels_with_the_readings(
-    urls: list[str], make: Make, clock: Clock, max_gap: float
+    every_urls: list[str], make: Make, clock: Clock, max_gap: float
 ) -> None:
     """Energy over a gap is counted or not as the device's own file does, also over several hours."""
-    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     pm = make(5, max_gap=max_gap)
     carry(pm, engine)
     close_hours(engine, NOW_US)
@@ -179,9 +180,9 @@ def daily_of_fleet(fleet: Fleet, days: int = 7) -> dict[tuple[str, str], float]:
     return {key: value for key, value in sums.items() if value}
 
 
-def test_energy_by_day_and_site_adds_up(urls: list[str], make: Make, clock: Clock) -> None:
+def test_energy_by_day_and_site_adds_up(every_urls: list[str], make: Make, clock: Clock) -> None:
     """Devices of one site together equal the sums of their files; before closing hours and after."""
-    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     files = {seed: make(seed) for seed in range(4)}
     for seed, pm in files.items():
         carry(pm, engine, site="north" if seed < 2 else "south", times=2)
@@ -201,6 +202,25 @@ def test_energy_by_day_and_site_adds_up(urls: list[str], make: Make, clock: Cloc
         close_hours(engine, NOW_US)
 
 
+def test_energy_is_asked_some_days_at_a_time(
+    urls: list[str], make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, however few at a time: energy over midnight too, and with a clock that was decades wrong."""
+    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    pm = make(11)
+    meter = pm.list_meters()[2].id
+    pm.log_many([(meter, 12.0, 1.0, None, at) for at in (1000.0, 1600.0)])
+    carry(pm, engine)
+    for _ in range(2):
+        monkeypatch.undo()
+        expected = fleet.energy(25_000).value
+        assert expected[0]["day"] == "1970-01-01"
+        for hours in (1, 300):
+            monkeypatch.setattr(fleet_module, "HOURS_AT_ONCE", hours)
+            assert same(expected, fleet.energy(25_000).value)
+        close_hours(engine, NOW_US)
+
+
 def test_what_rounds_to_no_energy_is_left_out(
     urls: list[str], tmp_path: Path, clock: Clock
 ) -> None:
@@ -214,9 +234,9 @@ def test_what_rounds_to_no_energy_is_left_out(
     assert fleet.energy().value == []
 
 
-def test_budgets_are_those_of_the_devices(urls: list[str], make: Make, clock: Clock) -> None:
+def test_budgets_are_those_of_the_devices(every_urls: list[str], make: Make, clock: Clock) -> None:
     """All of them, named ones in the order asked for, and one that nobody has."""
-    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     files = [make(seed) for seed in range(5)]
     expected: dict[str, object] = {}
     for seed, pm in enumerate(files):
@@ -320,10 +340,10 @@ def test_hours_whose_readings_were_deleted_do_not_hold_up_the_others(
 
 @pytest.mark.parametrize("device_id", ["a.b *>", 'it\'s \\ "x"', "%s %(x)s", "电池", "x" * 200])
 def test_any_id_the_library_takes_is_asked_about(
-    urls: list[str], make: Make, clock: Clock, device_id: str
+    every_urls: list[str], make: Make, clock: Clock, device_id: str
 ) -> None:
     """Quotes, percent signs, wildcards and letters of the world are nothing special to the engine."""
-    engine, fleet = Engine(urls), Fleet(urls, clock=clock)
+    engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     pm = make(6, device_id)
     carry(pm, engine)
     close_hours(engine, NOW_US)

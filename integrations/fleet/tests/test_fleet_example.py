@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
+import os
 import re
+import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import ProxyHandler, build_opener
+from urllib.error import HTTPError
+from urllib.parse import urlencode, urlsplit
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import pytest
 from example_harness import EXAMPLE, nats_servers, prepare, replaced
 from pipeline import quick
 from power_fleet import cli
-from power_fleet.commands_server import set_up_streams
+from power_fleet.dead import set_up_streams
+from power_fleet.engine import Engine, EngineError
 from power_fleet.enroll import enroll, users
 from power_fleet.forwarder import forward
 from power_fleet.keys import make_key, write_key
 from power_fleet.outbox import Outbox
 from power_fleet.stream import STREAM, Nats
-from servers import Server, eventually, program
+from servers import Server, Servers, eventually, free_ports, program
 
 from power_manager import PowerManager
 
@@ -182,6 +189,7 @@ def test_everything_that_the_compose_file_mounts_is_there(secrets: Path) -> None
         assert (secrets.parent / name).exists(), name
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_units_are_right(unit: Path, tmp_path: Path) -> None:
     """By systemd itself, which also finds little that they may do; only the program is another one."""
@@ -209,3 +217,227 @@ def test_units_start_what_there_is(
     options = re.findall(r"^#   echo 'OPTIONS=(.*)' >", text, re.MULTILINE)
     line = start.replace("$OPTIONS", options[0]) if options else start
     assert callable(cli.make_parser().parse_args(line.split()).run)
+
+
+# --- ClickHouse
+
+# What the package's own configuration says, as far as it matters here.
+_CLICKHOUSE = """<yandex>
+<logger><level>warning</level><log>{home}/server.log</log><errorlog>{home}/error.log</errorlog></logger>
+<http_port>8123</http_port><tcp_port>9000</tcp_port><interserver_http_port>9009</interserver_http_port>
+<mysql_port>9004</mysql_port><postgresql_port>9005</postgresql_port>
+<path>{home}/data/</path><tmp_path>{home}/tmp/</tmp_path><users_config>{home}/users.xml</users_config>
+<default_profile>default</default_profile><default_database>default</default_database>
+<mark_cache_size>67108864</mark_cache_size>
+</yandex>
+"""
+_USERS = """<yandex><profiles><default/></profiles><users><default><password></password>
+<networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota></default></users>
+<quotas><default/></quotas></yandex>
+"""
+
+
+@pytest.fixture(scope="module")
+def replicas(secrets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    """Two replicas of ClickHouse 18 with the example's files, of which it knows all but the grants."""
+    home = tmp_path_factory.mktemp("clickhouse")
+    with Servers(home) as servers:
+        keeper = re.search(r"<port>(\d+)</port>", servers.start_zookeeper())
+        assert keeper is not None
+        names = ("clickhouse-1", "clickhouse-2")
+        found = [clickhouse_server(home / name, secrets, name, keeper[1]) for name in names]
+        try:
+            yield [server.start() for server in found]
+        finally:
+            for server in found:
+                server.kill()
+
+
+def clickhouse_server(home: Path, secrets: Path, name: str, keeper_port: str) -> Server:
+    """A server with the example's clickhouse.xml and clickhouse-users.xml."""
+    port, between, tcp = free_ports(3)
+    for part in ("data", "tmp", "config.d", "users.d"):
+        (home / part).mkdir(parents=True)
+    (home / "config.xml").write_text(_CLICKHOUSE.format(home=home))
+    (home / "users.xml").write_text(_USERS)
+    places = {
+        "clickhouse>": "yandex>",
+        ">8443<": f">{port}<",
+        ">9010<": f">{between}<",
+        ">0.0.0.0<": ">127.0.0.1<",
+        "/etc/clickhouse-server/tls/server": str(secrets / name),
+        "/etc/clickhouse-server/tls/ca.pem": str(secrets / "ca.pem"),
+        '<tcp_port remove="remove"/>': f"<tcp_port>{tcp}</tcp_port>",  # 18 has no replicas without one
+        ">2181<": f">{keeper_port}<",
+        ">zookeeper-1<": ">127.0.0.1<",
+        "    <node><host>zookeeper-2</host><port>2181</port></node>\n": "",
+        "    <node><host>zookeeper-3</host><port>2181</port></node>\n": "",
+    }
+    nodes = {old: new for old, new in places.items() if "node" in old}
+    text = replaced((EXAMPLE / "clickhouse.xml").read_text(encoding="utf-8"), nodes)
+    places = {old: new for old, new in places.items() if old not in nodes}
+    (home / "config.d/power.xml").write_text(replaced(text, places))
+    text = (EXAMPLE / "clickhouse-users.xml").read_text(encoding="utf-8")
+    text = re.sub(r"<constraints>.*?</constraints>", "", text, flags=re.DOTALL)  # of later versions
+    (home / "users.d/power.xml").write_text(text.replace("clickhouse>", "yandex>"))
+    environment = {
+        **os.environ,
+        **environment_of(secrets / "clickhouse.env"),
+        # Under this name the other replica fetches from it; the certificates have both.
+        "CLICKHOUSE_NAME": {"clickhouse-1": "localhost", "clickhouse-2": "127.0.0.1"}[name],
+        "CLICKHOUSE_SHARD": "1",
+    }
+    return Server(
+        home,
+        [program("clickhouse-server"), f"--config-file={home / 'config.xml'}"],
+        lambda: status(secrets, f"https://localhost:{port}/ping") == 200,
+        f"https://localhost:{port}",
+        environment=environment,
+    )
+
+
+def status(secrets: Path, url: str, authority: str = "ca.pem") -> int:
+    """What an HTTPS server whose certificate is right answers; 0 for none, and for one whose certificate is wrong."""
+    context = ssl.create_default_context(cafile=str(secrets / authority))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # as from Python 3.13 on
+    try:
+        handlers = (ProxyHandler({}), HTTPSHandler(context=context))
+        with build_opener(*handlers).open(url, timeout=5) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def test_clickhouse_speaks_tls_alone(replicas: list[Server], secrets: Path, tmp_path: Path) -> None:
+    """Its certificate is right by our authority and by no other; its other ports are those that the test gave it."""
+    other = prepare(tmp_path / "example")
+    assert status(secrets, f"{replicas[0].url}/ping") == 200
+    assert status(other, f"{replicas[0].url}/ping") == 0
+    assert replicas[0].process is not None
+    listening = subprocess.run(
+        ["ss", "-Hltnp"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    own = [line for line in listening if f"pid={replicas[0].process.pid}," in line]
+    assert len(own) == 3, own
+
+
+def urls_of(user: str, replicas: list[Server], secrets: Path) -> list[str]:
+    """The replicas for a user, with the password of its file."""
+    (url, *_) = environment_of(secrets / f"{user}.env")["POWER_FLEET_CLICKHOUSE"].split(",")
+    who = urlsplit(url).netloc.rpartition("@")[0]
+    return [server.url.replace("//", f"//{who}@") for server in replicas]
+
+
+def ask(url: str, sql: str, **settings: str) -> str:
+    """What a server answers to a question over HTTPS. Raises OSError."""
+    parts = urlsplit(url)
+    place = f"https://{parts.hostname}:{parts.port}/?{urlencode(settings)}"
+    who = base64.b64encode(f"{parts.username or ''}:{parts.password or ''}".encode()).decode()
+    request = Request(place, sql.encode(), {"Authorization": f"Basic {who}"})
+    handlers = (ProxyHandler({}), HTTPSHandler(context=ssl.create_default_context()))
+    with build_opener(*handlers).open(request, timeout=30) as answer:
+        return str(answer.read().decode().strip())
+
+
+@pytest.mark.parametrize("user", ["schema", "sink", "close", "operator", "reader"])
+def test_clickhouse_knows_the_users_of_the_example(
+    replicas: list[Server], secrets: Path, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with the password of its file; nobody else."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(secrets / "ca.pem"))
+    (url, _) = urls_of(user, replicas, secrets)
+    assert ask(url, "SELECT user FROM system.processes") == f"power_{user}"
+    for wrong in (re.sub(":[0-9a-f]{48}@", ":x@", url), replicas[0].url):
+        with pytest.raises(HTTPError):
+            ask(wrong, "SELECT 1")
+
+
+def test_the_programs_check_clickhouse_by_ssl_cert_file(
+    replicas: list[Server], secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the authority there they ask, which version 18 is too old for; without it they do not get so far."""
+    urls = urls_of("reader", replicas, secrets)
+    monkeypatch.setenv("SSL_CERT_FILE", str(secrets / "ca.pem"))
+    with pytest.raises(EngineError, match="Unknown identifier: readonly"):
+        Engine(urls[:1]).ask("SELECT 1")
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(EngineError, match=r"(?i)certificate verify failed|no sign of life"):
+        Engine(urls[:1]).ask("SELECT 1")
+
+
+def test_replicas_fetch_from_each_other_over_tls(
+    replicas: list[Server], secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one of them stores the other has, by the certificates and the interserver password of the example."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(secrets / "ca.pem"))
+    urls = urls_of("schema", replicas, secrets)
+    kind = "ReplicatedMergeTree('/clickhouse/test/{shard}', '{replica}')"
+    for url in urls:
+        ask(url, f"CREATE TABLE test (a Int8) ENGINE = {kind} ORDER BY a")
+    count = "SELECT count() FROM system.replicas WHERE active_replicas = 2"
+    eventually(lambda: ask(urls[0], count) == "1")
+    ask(urls[0], "INSERT INTO test VALUES (7)", insert_quorum="2")
+    assert ask(urls[1], "SELECT a FROM test") == "7"
+
+
+# What each user of ClickHouse does, and what it may not.
+_MAY = {
+    "schema": ["schema"],
+    "sink": ["store"],
+    "close": ["close --once"],
+    "operator": [],
+    "reader": ["report edge-001", "budget", "latest", "energy", "silent"],
+}
+_MAY_NOT = {
+    "schema": ["DROP TABLE power_readings"],
+    "sink": [
+        "DROP TABLE power_readings",
+        "TRUNCATE TABLE power_readings",
+        "ALTER TABLE power_readings DELETE WHERE 1",
+        "CREATE TABLE other (a Int8) ENGINE = Memory",
+    ],
+    "close": [
+        "INSERT INTO power_readings (device_id) SELECT 'a'",
+        "INSERT INTO power_deletions (device_id) SELECT 'a'",
+    ],
+    "operator": ["DROP TABLE power_readings", "CREATE TABLE other (a Int8) ENGINE = Memory"],
+    "reader": [
+        "INSERT INTO power_readings (device_id) SELECT 'a'",
+        "ALTER TABLE power_readings DELETE WHERE 1",
+        "SET max_memory_usage = 9000000000",
+        "SYSTEM SHUTDOWN",
+    ],
+}
+
+
+def done_as(home: Path, user: str, works: list[str]) -> list[str | None]:
+    """What went wrong with each of the works in the engine, with that user's rights."""
+    script = Path(__file__).with_name("as_user.py")
+    command = [sys.executable, str(script), str(home), user, *works]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found: list[str | None] = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def engine_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine of ClickHouse 26 on disk, with its tables and a device."""
+    home = tmp_path_factory.mktemp("grants")
+    for user in ("schema", "sink"):
+        assert done_as(home, user, _MAY[user]) == [None] * len(_MAY[user])
+    return home
+
+
+@pytest.mark.parametrize("user", _MAY)
+def test_users_of_clickhouse_may_what_they_do_and_no_more(engine_home: Path, user: str) -> None:
+    """By the grants and profiles of example/clickhouse-users.xml, as ClickHouse 26 understands them."""
+    may, may_not = _MAY[user], _MAY_NOT[user]
+    found = done_as(engine_home, user, [*may, *may_not])
+    assert found[: len(may)] == [None] * len(may)
+    for what, reason in zip(may_not, found[len(may) :]):
+        assert re.search("Not enough privileges|readonly mode|shouldn't be greater", str(reason)), (
+            what
+        )

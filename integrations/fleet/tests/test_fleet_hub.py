@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+import functools
 import json
+import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,15 +25,18 @@ import clickhouse_connect
 import pytest
 from chaos_common import same
 from clickhouse_connect.driver.exceptions import DatabaseError
-from fleet_harness import carry
+from fleet_harness import NOW, carry
 from hub_process import HubProcess, running_hub
-from power_fleet import front, hub
+from pipeline import send
+from power_fleet import demo, front, hub, read
 from power_fleet.discovery import HUB_VARIABLE, Addresses, NotRunning, announced, find_hub, locked
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
+from power_fleet.nats_server import NatsServer
+from power_fleet.stream import Backoff, Nats, Refused
 from servers import eventually
 
-from power_manager import PowerManager, StorageError
+from power_manager import NotFound, PowerManager, StorageError
 
 GRACE = 2.0 + 1.5  # seconds: within 2, on a machine that does other things too
 
@@ -52,19 +60,32 @@ def device(path: Path, device_id: str, count: int = 60) -> PowerManager:
 
 def readings_of(hub: HubProcess, device_id: str) -> int:
     """How many readings of a device the hub's engine has."""
-    report = hub.run("report", device_id)
-    if report.returncode:
-        return 0
-    return sum(meter["reading_count"] for meter in json.loads(report.stdout)["meters"])
+    count = "SELECT toInt64(count()) FROM power_readings FINAL WHERE device_id = %(id)s"
+    ((found,),) = Engine([hub.addresses.clickhouse]).ask(count, id=device_id)
+    return int(found)
 
 
-def alive(process: int) -> bool:
-    """Whether a process runs."""
+def reported(fleet: Fleet, device_id: str) -> int:
+    """How many readings a device's report counts; 0 where nothing is known of it yet."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        report = json.loads(fleet.report(device_id).value)
+    except NotFound:
+        return 0
+    return sum(meter["reading_count"] for meter in report["meters"])
+
+
+def send_to(hub: HubProcess, pm: PowerManager) -> None:
+    """Forward a file until the hub's stream has all of it."""
+    asyncio.run(send(pm, Nats(hub.addresses.nats)))
+
+
+def is_gone(process: int) -> bool:
+    """Whether a process does not run any more."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"
 
 
 # --- Two commands
@@ -75,7 +96,7 @@ def test_a_device_is_seen_after_two_commands(one_hub: HubProcess) -> None:
     pm = device(one_hub.data.parent / "edge-1.db", "edge-1")
     sent = one_hub.run("forward", "--db", "edge-1.db", "--once")
     assert sent.returncode == 0, sent.stderr
-    eventually(lambda: readings_of(one_hub, "edge-1") == 60)
+    eventually(lambda: reported(Fleet([one_hub.addresses.clickhouse]), "edge-1") == 60)
     report = json.loads(one_hub.run("report", "edge-1").stdout)
     own = json.loads(pm.export_report("edge-1"))
     assert same({**own, "generated_at": ""}, {**report, "generated_at": ""})
@@ -131,7 +152,7 @@ def test_a_signal_ends_it_with_all_that_it_started(
         begin = time.monotonic()
         assert process.end(sig) == code
         assert time.monotonic() - begin < GRACE
-        assert not alive(child)
+        assert is_gone(child)
         asked = process.run("budget")
         assert asked.returncode == 1
         assert asked.stderr == (
@@ -144,15 +165,17 @@ def test_a_signal_ends_it_with_all_that_it_started(
 def test_kill_9_loses_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """NATS ends with the hub, and what the stream acknowledged is in the engine of the next one, once."""
     with running_hub(tmp_path / "fleet") as process:
-        files = [device(tmp_path / f"e{number}.db", f"e{number}", 3000) for number in range(3)]
-        for number in range(3):
-            assert process.run("forward", "--once", "--db", f"e{number}.db").returncode == 0
+        files = [device(tmp_path / f"e{number}.db", f"e{number}", 3000) for number in range(2)]
+        for pm in files:
+            send_to(process, pm)
             child = process.nats_process
             process.end(signal.SIGKILL)  # the last messages may be on their way into the engine
-            eventually(lambda child=child: not alive(child))  # type: ignore[misc]
+            eventually(functools.partial(is_gone, child))
             process.start()
+        fleet = Fleet([process.addresses.clickhouse])
         for number, pm in enumerate(files):
-            eventually(lambda id_=f"e{number}": readings_of(process, id_) == 3000)  # type: ignore[misc]
+            eventually(lambda id_=f"e{number}": reported(fleet, id_) == 3000)  # type: ignore[misc]
+            assert readings_of(process, f"e{number}") == 3000
             pm.close()
 
 
@@ -162,8 +185,9 @@ def test_nats_is_started_again(tmp_path: Path) -> None:
         before = process.addresses
         child = process.nats_process
         os.kill(child, signal.SIGKILL)
-        device(tmp_path / "a.db", "a").close()
-        assert process.run("forward", "--once", "--db", "a.db").returncode == 0
+        pm = device(tmp_path / "a.db", "a")
+        send_to(process, pm)
+        pm.close()
         eventually(lambda: readings_of(process, "a") == 60)
         assert process.nats_process != child
         assert process.addresses == before
@@ -187,6 +211,85 @@ def test_a_full_disk_is_said_before_anything_starts(
     monkeypatch.setattr(hub, "LEAST_FREE", 2**62)
     with pytest.raises(StorageError, match=r"the disk is full: \d+ MiB are free, a hub needs"):
         hub._check_space(tmp_path)
+
+
+def test_a_disk_that_was_full_has_nats_started_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the same port, once there is more room than a little; each is said once."""
+    megabyte = 2**20
+    looks = [mb * megabyte for mb in (500, 63, 0, 64, 95, 96, 500, 500)]
+
+    async def run() -> tuple[int, int, bool]:
+        server = NatsServer(tmp_path / "nats", 0, 10 * megabyte)
+        await server.start()
+        first = int(server.pid_file.read_text())
+        port = server.port
+        keeping = asyncio.ensure_future(server.keep_running(Backoff()))
+        left = iter(looks)
+        try:
+            with contextlib.suppress(StopIteration, RuntimeError):  # after the last look
+                await hub._watch_disk(tmp_path, server, lambda _: next(left), 0.001)
+            async with asyncio.timeout(20):
+                while not is_gone(first) or not list(server.home.glob(f"*_{server.process}.ports")):
+                    await asyncio.sleep(0.02)
+            return first, server.process, port == server.port
+        finally:
+            keeping.cancel()
+            await server.stop()
+
+    with caplog.at_level(logging.WARNING, "power_fleet"):
+        before, after, is_same_port = asyncio.run(run())
+    assert before != after
+    assert is_same_port
+    assert [record.message.partition(" of ")[0] for record in caplog.records] == [
+        "the disk",
+        "there is room again on the disk",
+    ]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(place)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing_and_needs_no_hand(small_disk: Path, tmp_path: Path) -> None:
+    """The file keeps what the hub cannot take, and all is stored some moments after there is room."""
+    hub_there = running_hub(small_disk / "fleet", log=tmp_path / "hub.log")
+    with hub_there as process, (tmp_path / "log").open("wb") as log:
+        pm = device(tmp_path / "a.db", "a", 5000)
+        (pack,) = pm.list_meters()
+        command = process.command("forward", "--db", str(tmp_path / "a.db"), "--interval", "0.1")
+        command += ["--max-wait", "1", "--nats", process.addresses.nats]
+        with subprocess.Popen(command, env=process.environment, stderr=log) as forwarder:
+            try:
+                eventually(lambda: readings_of(process, "a") == 5000)
+                filler = small_disk / "filler"
+                with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(4096))
+                now = time.time()
+                for _ in range(3):
+                    now += 10
+                    pm.log_many([(pack.id, 4.0, 0.5, 80.0, now + i / 1000) for i in range(3000)])
+                    pm.log_power(pack.id, 4.0, 0.5, 80.0)
+                eventually(lambda: "is full" in process.errors())
+                filler.unlink()
+                eventually(lambda: readings_of(process, "a") == 14_003)
+                assert not pm.pending_readings(1)
+            finally:
+                forwarder.terminate()
+        pm.close()
 
 
 # --- How it is found
@@ -361,11 +464,30 @@ def test_what_the_front_refuses(
 def test_bodies_that_are_too_long_or_broken(ask: Callable[..., tuple[int, bytes]]) -> None:
     """They are refused before they are read, or after."""
     assert ask(b"x", **{"Content-Length": str(front.MAX_BODY + 1)})[0] == 400
+    for length in ("-1", "1_0", "x"):
+        said = f"expected a number of bytes, got {length!r}\n".encode()
+        assert ask(b"x", **{"Content-Length": length}) == (400, said)
     status, said = ask(b"x", **{"Content-Encoding": "lz4"})
     assert (status, said[:18]) == (400, b"the body is no lz4")
     status, said = ask(b"x", **{"Content-Encoding": "br"})
     assert said == b"expected a body as it is, or as lz4 or gzip, got 'br'\n"
     assert ask(b"SELECT 1") == (200, b"1\n")
+
+
+def test_an_insert_that_fails_at_its_end_is_said_to_have(
+    ask: Callable[..., tuple[int, bytes]],
+) -> None:
+    """Rows that are well-formed, and that the engine cannot store all the same."""
+    ask(b"CREATE TABLE picky (a Int64, CONSTRAINT c CHECK a > 0) ENGINE = MergeTree ORDER BY a")
+    status, said = ask(b"INSERT INTO picky (a) FORMAT TabSeparated\n-1\n")
+    assert (status, said[:10]) == (500, b"Code: 469.")
+    assert ask(b"INSERT INTO picky FORMAT TabSeparated\n1\n2\n") == (200, b"")
+    with_settings = b"INSERT INTO picky (a) SETTINGS max_threads = 1 FORMAT TabSeparated\n4\n"
+    assert ask(with_settings) == (200, b"")
+    assert ask(b"INSERT INTO picky SELECT 8 AS a\n") == (200, b"")
+    assert ask(b"INSERT INTO picky VALUES (length('\n FORMAT x\n'))") == (200, b"")
+    assert ask(b"SELECT sum(a) FROM picky") == (200, b"26\n")
+    ask(b"DROP TABLE picky")
 
 
 def test_questions_are_answered_side_by_side(ask: Callable[..., tuple[int, bytes]]) -> None:
@@ -418,7 +540,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_devices_elsewhere_need_a_key(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     """One is enrolled while the hub runs, sends with what is printed, and is revoked; others get nowhere."""
-    options = ["--nats-port", "0", "--cert", str(certificate[0]), "--key", str(certificate[1])]
+    options = [
+        "--nats-port",
+        "0",
+        "--no-service",
+        "--cert",
+        str(certificate[0]),
+        "--key",
+        str(certificate[1]),
+    ]
     with running_hub(tmp_path / "fleet", "--listen", "0.0.0.0", *options) as process:
         enrolled = process.run("enroll", "edge-1")
         assert enrolled.returncode == 0, enrolled.stderr
@@ -463,11 +593,13 @@ def test_devices_elsewhere_need_a_key(tmp_path: Path, certificate: tuple[Path, P
         (["--listen", "0.0.0.0"], 2, "--listen: others reach 0.0.0.0: give --cert and --key"),
         (["--cert", "a.pem"], 2, "--cert and --key go together: give both"),
         (["--cert", "a.pem", "--key", "b.pem"], 1, "a.pem: it cannot be read"),
+        (["--port", "1", "--no-service"], 2, "--port and --no-service: give one of them"),
+        (["--memory", "1000"], 2, "expected bytes, at least 268435456, got '1000'"),
         (["--listen", "hub"], 2, "expected an address such as 127.0.0.1, 0.0.0.0 or ::, got 'hub'"),
     ],
-    ids=["no-certificate", "no-key", "no-file", "a-name"],
+    ids=["no-certificate", "no-key", "no-file", "two", "memory", "a-name"],
 )
-def test_what_others_would_reach_is_not_left_open(
+def test_a_hub_that_is_told_what_cannot_be_does_not_start(
     tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     """It does not start, and says what is missing."""
@@ -489,3 +621,130 @@ def test_options_for_named_servers_are_not_dropped(one_hub: HubProcess) -> None:
         2,
         "power-fleet: --key-file: it is for servers named with --nats\n",
     )
+
+
+# --- Pages
+
+
+def get(url: str, token: str = "") -> tuple[int, bytes]:
+    """Status and body of an answer."""
+    request = urllib.request.Request(url)
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_the_pages_show_the_fleet(tmp_path: Path) -> None:
+    """In the hub's process, at the address of the ready line; a token is asked for once there is one."""
+    with running_hub(tmp_path / "fleet", "--nats-port", "0", "--port", "0") as process:
+        url = process.addresses.service
+        assert url.startswith("http://127.0.0.1:")
+        pm = device(tmp_path / "a.db", "edge-1")
+        send_to(process, pm)
+        pm.close()
+        eventually(lambda: b'"edge-1"' in get(f"{url}/v1/devices")[1])
+        assert get(f"{url}/v1/devices/edge-1/report")[0] == 200
+        assert b"<html" in get(f"{url}/")[1]
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))):  # says nothing
+            begin = time.monotonic()
+            assert process.end() == 0
+            assert time.monotonic() - begin < GRACE
+        file = tmp_path / "fleet" / "tokens.json"
+        command = [sys.executable, "-m", "power_service", "token", "new", "me", "--scope", "read"]
+        made = subprocess.run(
+            [*command, "--tokens", str(file)],
+            env=process.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        token = made.stdout.split()[-1]
+        line = process.start()
+        url = process.addresses.service
+        assert line == f"ready {process.addresses.nats} {url}\n"
+        assert get(f"{url}/v1/devices")[0] == 401
+        assert get(f"{url}/v1/devices", token)[0] == 200, made.stdout
+        assert "Traceback" not in process.errors()
+
+
+def test_a_service_finds_the_hub_by_itself(
+    one_hub: HubProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """power-service --hub in a process of its own asks the same engine; without one it says what would do."""
+    monkeypatch.setenv("XDG_STATE_HOME", one_hub.environment["XDG_STATE_HOME"])
+    monkeypatch.delenv(HUB_VARIABLE, raising=False)
+    assert read.open_source((), hub=True).list_devices() is not None
+    monkeypatch.setenv(HUB_VARIABLE, str(tmp_path))
+    with pytest.raises(Refused, match=f"--hub: the hub of {tmp_path} is not running"):
+        read.open_source((), hub=True)
+
+
+def test_a_port_of_the_pages_that_is_taken(tmp_path: Path) -> None:
+    """It is named, and nothing is left running."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        process = HubProcess(tmp_path / "fleet")
+        refused = process.run("hub", "--data", "fleet", "--nats-port", "0", "--port", port)
+    assert refused.returncode == 2
+    assert "--port: the pages cannot be served there (" in refused.stderr
+    assert is_gone(process.nats_process)
+
+
+# --- A fleet to look at
+
+
+def test_a_made_up_fleet_is_sent_as_a_real_one(one_hub: HubProcess) -> None:
+    """Each device with its meters and a day of readings, at some sites; without an end it ends when that is sent."""
+    sent = one_hub.run("demo", "--devices", "9", "--once")
+    assert sent.returncode == 0, sent.stderr
+    fleet = Fleet([one_hub.addresses.clickhouse])
+    ids = [f"demo-{number:04}" for number in range(1, 10)]
+    eventually(lambda: all("error" not in budget for budget in fleet.budget(ids).value.values()))
+    eventually(lambda: [readings_of(one_hub, id_) for id_ in ids] == [2 * 96] * 9)
+    assert len(fleet.latest(ids).value) == 18
+    assert {row["site"] for row in fleet.energy(2).value} >= set(demo.SITES)
+
+
+def test_a_made_up_fleet_goes_on_measuring(tmp_path: Path) -> None:
+    """What it logs from then on follows what it logged before, and is the same for the same number of devices."""
+
+    def packs(name: str) -> list[float | None]:
+        (tmp_path / name).mkdir()
+        sites = demo.make_sites(tmp_path / name, 3, clock=lambda: NOW)
+        for site in sites:
+            site.log_live(NOW, demo.LIVE_S)
+        meters = [meter for site in sites for meter in site.pm.list_meters()]
+        for site in sites:
+            site.pm.close()
+        return [meter.charge_pct for meter in meters if meter.type == "battery"]
+
+    first = packs("first")
+    assert len(first) == 3
+    assert first == packs("second")
+
+
+# --- Streams that were made anew
+
+
+def test_a_stream_that_was_lost_is_made_so_that_what_comes_is_newer(tmp_path: Path) -> None:
+    """With the engine's files kept and NATS's gone, what a device sends afterwards is its present state."""
+    with running_hub(tmp_path / "fleet") as process:
+        pm = device(tmp_path / "a.db", "a")
+        (pack,) = pm.list_meters()
+        send_to(process, pm)
+        eventually(lambda: readings_of(process, "a") == 60)
+        process.end()
+        shutil.rmtree(tmp_path / "fleet" / "nats")
+        process.start()
+        pm.log_power(pack.id, 4.0, 1.0, 42.0)
+        send_to(process, pm)
+        fleet = Fleet([process.addresses.clickhouse])
+        eventually(lambda: [meter.charge_pct for meter in fleet.latest().value] == [42.0])
+        pm.close()

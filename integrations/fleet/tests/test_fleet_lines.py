@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -14,8 +17,11 @@ from chaos_common import compare
 from fleet_harness import INTEGRATION, NOW, Clock, emptied, random_device
 from nats.js import JetStreamContext
 from pipeline import drained, info, messages, quick, running_sink, send, streams, until
+from power_fleet.aside import MOST_SECONDS, Aside
+from power_fleet.dead import set_up_streams
 from power_fleet.engine import Engine
-from power_fleet.forwarder import forward
+from power_fleet.fleet import Fleet
+from power_fleet.forwarder import forward, forward_file
 from power_fleet.life import highest_line
 from power_fleet.outbox import Outbox
 from power_fleet.sink import Sink
@@ -30,7 +36,7 @@ from power_fleet.stream import (
 )
 from servers import Servers
 
-from power_manager import PowerManager
+from power_manager import PowerManager, PowerMeter
 
 ID = "edge-1"
 
@@ -135,7 +141,7 @@ def test_a_sink_refuses_a_stream_that_has_not_come_as_far_as_the_engine(
         async with running_sink(engine, nats):
             await drained(nats)
         await made_anew(nats)
-        with pytest.raises(Refused, match=rf"made anew; run .* --first-sequence {EPOCH}$"):
+        with pytest.raises(Refused, match=rf"made anew; run .* --first-sequence {EPOCH},"):
             await asyncio.wait_for(Sink(engine, nats, quick()).run(), 30)
         async with jetstream(nats) as js:
             await make_streams(js, 1, 10_000_000, first_sequence=EPOCH)
@@ -159,6 +165,22 @@ def test_a_stream_with_messages_is_not_made_anew(pm: PowerManager, nats: Nats) -
             await make_streams(js, 1, 20_000_000, first_sequence=waiting + 1)
         found = await info(nats)
         assert (found.state.messages, found.config.max_bytes) == (waiting, 20_000_000)
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_was_lost_is_set_up_beyond_what_the_engine_knows(nats: Nats) -> None:
+    """One that has come so far, or further, stays as it is."""
+
+    async def last_after(highest_line: int) -> int:
+        await set_up_streams(nats, 1, 10_000_000, highest_line=highest_line)
+        return (await info(nats)).state.last_seq
+
+    async def run() -> None:
+        assert await last_after(0) == 0
+        assert await last_after(500) == EPOCH - 1
+        assert await last_after(500) == EPOCH - 1
+        assert await last_after(EPOCH + 5) == 2 * EPOCH - 1
 
     asyncio.run(run())
 
@@ -195,6 +217,101 @@ def test_another_stream_is_known_by_its_numbers(line: int, sequence: int, other:
     assert is_other_stream(line, sequence) is other
     assert next_sequence(line) > line
     assert is_other_stream(line, next_sequence(line))
+
+
+def test_a_file_that_is_replaced_under_its_forwarder_is_right_at_once(
+    pm: PowerManager, nats: Nats, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Copied over by a plain cp of an older state, with a clock that is years behind; or gone for a moment."""
+    meter = pm.list_meters()[0].id
+    pm.backup(tmp_path / "backup.db")
+    pm.log_power(
+        meter, 9.0, 1.0, charge_pct=90.0, timestamp=NOW + 3e7
+    )  # its clock was a year ahead
+
+    def voltage() -> object:
+        rows = engine.ask("SELECT voltage FROM power_meters FINAL WHERE meter_id = %(m)s", m=meter)
+        return rows[0][0] if rows else None
+
+    async def run() -> None:
+        path = Path(pm.db_path)
+        work = forward_file(path, "", nats, 0.05, quick())
+        sending = asyncio.ensure_future(work)
+        async with running_sink(engine, nats):
+            await until(lambda: voltage() == 9.0)
+            for name in ("a.db", "a.db-wal", "a.db-shm"):
+                (tmp_path / name).unlink()
+            await until(lambda: "no such file" in caplog.text)
+            shutil.copy(tmp_path / "backup.db", tmp_path / "new.db")
+            os.replace(tmp_path / "new.db", path)
+            with PowerManager(path, clock=Clock(NOW - 1e8)) as restored:
+                restored.log_power(meter, 4.0, 1.0, charge_pct=40.0)
+            await until(lambda: voltage() == 4.0)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    with caplog.at_level(logging.WARNING, "power_fleet"):
+        asyncio.run(run())
+    assert "another file has taken its place" in caplog.text
+    with PowerManager(tmp_path / "a.db") as restored:
+        latest = Fleet(["chdb://memory"]).latest().value
+        assert [row.voltage for row in latest] == [row.voltage for row in restored.list_meters()]
+
+
+def test_a_device_that_is_refused_does_not_hold_up_the_others_of_its_file(
+    nats: Nats, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its share of the stream is full; it waits by itself, that is said once, and it is sent when there is room."""
+    share = 20
+
+    async def run(pm: PowerManager, full: PowerMeter) -> None:
+        async with jetstream(nats) as js:
+            await make_streams(js, 1, 10_000_000, device_messages=share)
+            for number in range(share):
+                await js.publish("power.fleet.a", b"%d" % number, stream=STREAM)
+        sending = asyncio.ensure_future(forward(Outbox(pm), nats, 0.05, quick()))
+        await until(lambda: {row.meter_id for row in pm.pending_readings()} == {full.id})
+        async with running_sink(engine, nats):
+            await until(lambda: pm.pending_readings() == [])
+            await drained(nats)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    with PowerManager(tmp_path / "two.db", clock=Clock()) as pm:
+        for name in ("a", "b"):
+            pm.register_device(name, name)
+            pm.log_power(pm.add_meter(name, "main").id, 230.0, 1.0)
+        with caplog.at_level(logging.WARNING, "power_fleet"):
+            asyncio.run(run(pm, pm.list_meters("a")[0]))
+    said = [line.getMessage() for line in caplog.records if "device 'a'" in line.getMessage()]
+    assert [line for line in said if "not sent, kept in the file, while others are" in line] == [
+        said[0]
+    ]
+    assert "maximum messages per subject exceeded" in said[0]
+    assert said[-1].endswith("it is sent again")
+    stored = {row["device_id"] for row in engine.select("SELECT device_id FROM power_readings")}
+    assert stored == {"a", "b"}
+
+
+def test_a_device_that_is_refused_waits_longer_each_time() -> None:
+    """Up to a minute, by itself, until it is taken."""
+    clock = Clock(0.0)
+    aside = Aside(clock)
+    assert not aside
+    assert aside.seconds() == 0.0
+    waits = []
+    for _ in range(12):
+        aside.put("a", ConnectionError("full"))
+        assert aside.names() == {"a"}
+        waits.append(aside.seconds())
+        clock.now += waits[-1]
+        assert aside.names() == set()
+        assert aside
+    assert waits[0] <= 0.5
+    assert MOST_SECONDS / 2 <= waits[-1] <= MOST_SECONDS
+    aside.take_back("b")
+    aside.take_back("a")
+    assert not aside
 
 
 @pytest.mark.slow

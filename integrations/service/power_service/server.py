@@ -236,7 +236,7 @@ def make_server(
         http=http,
         ws=StreamProtocol,
         ws_max_size=4096,  # clients of the stream have nothing to say
-        ws_per_message_deflate=False,  # 300 clients' compressors would cost more than they save
+        ws_per_message_deflate=True,  # a seventh of the bytes, for 7 µs a message
         lifespan="on",
         log_config=None,
         access_log=False,

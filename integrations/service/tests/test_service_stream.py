@@ -16,8 +16,9 @@ from typing import Any
 import httpx2
 import pytest
 from conftest import Start
+from power_service.presence import Changes
 from power_service.tokens import Scope
-from power_service.watcher import Changes, Watcher
+from power_service.watcher import Watcher
 from service_harness import Service, eventually
 from test_service_auth import quick
 from websockets.exceptions import ConnectionClosed
@@ -162,6 +163,16 @@ class TestHello:
 
 class TestLive:
     """What any process writes."""
+
+    def test_frames_are_compressed_for_who_takes_it(self, service: Service, token: str) -> None:
+        """As browsers do; and not for others."""
+        headers = {"Authorization": f"Bearer {token}"}
+        for offered, taken in (("deflate", ["permessage-deflate"]), (None, [])):
+            with connect(
+                service.stream_url, additional_headers=headers, proxy=None, compression=offered
+            ) as stream:
+                receive(stream, "hello")
+                assert [extension.name for extension in stream.protocol.extensions] == taken
 
     def test_events_readings_and_states_come_as_they_are_written(
         self, service: Service, pm: PowerManager, token: str

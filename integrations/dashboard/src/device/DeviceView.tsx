@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "react";
 import { useNow } from "../clock";
 import { summarise } from "../fleet/summary";
 import type { FleetData } from "../live/fleet";
-import { useDatabase, useMay } from "../live/me";
+import { useDatabase, useIsFleet, useMay } from "../live/me";
 import { FLEET_HREF } from "../route";
 import { Badge } from "../ui/Badge";
 import { Empty } from "../ui/states";
@@ -12,6 +12,7 @@ import { Ago } from "../ui/Time";
 import { pageTitle } from "../ui/title";
 import { Charts } from "./Charts";
 import { EVENT_NAMES } from "./events";
+import { FactsCard } from "./FactsCard";
 import { linesOf } from "./lines";
 import { MeterCards } from "./MeterCards";
 import { NowCards } from "./NowCards";
@@ -33,9 +34,11 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
   const budget = fleet.budgets.get(deviceId);
   const now = useNow();
   const database = useDatabase();
+  const isFleet = useIsFleet();
+  const fact = fleet.facts.devices.get(deviceId);
   const heading = useRef<HTMLHeadingElement>(null);
   const lines = useMemo(() => linesOf(meters), [meters]);
-  const summary = device && summarise(device, meters, budget, now, fleet.heard);
+  const summary = device && summarise(device, meters, budget, now, fleet.heard, fact);
   const alerts = summary?.alerts.filter(({ severity }) => severity !== "note").length ?? 0;
   useEffect(() => {
     document.title = pageTitle(device?.name ?? deviceId, alerts);
@@ -87,7 +90,7 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
         <div className="card no-meters">
           <Empty title="No meters yet">
             <p>
-              Add one on the service’s machine:{" "}
+              {isFleet ? "Add one on the device:" : "Add one on the service’s machine:"}{" "}
               <code>
                 power-manager --db {database} add-meter {device.id} battery --capacity-wh 50
               </code>
@@ -112,6 +115,7 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
           />
         )}
         <aside className="side" aria-label="Events, report and settings">
+          {fact && <FactsCard fact={fact} now={now} />}
           <Events key={deviceId} device={device} now={now} />
           <ReportCard deviceId={deviceId} />
           <SettingsCard key={`settings ${deviceId}`} device={device} meters={meters} onChanged={onChanged} />

@@ -10,7 +10,9 @@ import { DeleteDialog } from "./DeleteDialog";
 import { meterName, TYPES } from "./lines";
 import { Pair } from "./MeterCards";
 
-const LIBRARYS = "as the library has it";
+// What the library goes by where a device says nothing else, in percent of charge.
+const LOW_PCT = 20;
+const CRITICAL_PCT = 5;
 
 /** The dialog that is open. */
 type Open =
@@ -111,8 +113,8 @@ function DeviceSettings({ device }: { device: DeviceRecord }) {
     <dl className="pairs">
       <Pair name="Target a day">{target === null ? "none" : format.wattHours(target)}</Pair>
       <Pair name="Shutdown below">{format.watts(device.shutdown_threshold)}</Pair>
-      <Pair name="Low battery at">{low === null ? LIBRARYS : format.percent(low)}</Pair>
-      <Pair name="Critical at">{critical === null ? LIBRARYS : format.percent(critical)}</Pair>
+      <Pair name="Low battery at">{format.percent(low ?? LOW_PCT)}</Pair>
+      <Pair name="Critical at">{format.percent(critical ?? CRITICAL_PCT)}</Pair>
     </dl>
   );
 }

@@ -14,12 +14,13 @@ import {
 import { useNow } from "../clock";
 import * as format from "../format";
 import type { FleetData } from "../live/fleet";
-import { useDatabase, useMay } from "../live/me";
+import { useDatabase, useIsFleet, useMay } from "../live/me";
 import type { Sparklines } from "../live/sparklines";
 import { Empty } from "../ui/states";
 import { pageTitle } from "../ui/title";
 import { COLUMNS } from "./columns";
 import { entriesOf } from "./entries";
+import { FleetStrip } from "./FleetStrip";
 import { FleetTable, type Place } from "./FleetTable";
 import { GroupPicker } from "./GroupPicker";
 import type { Grouping } from "./groups";
@@ -58,6 +59,7 @@ interface FleetViewProps {
 export function FleetView({ fleet, choice, onChoice, place, sparklines, onChanged }: FleetViewProps) {
   const now = useNow();
   const database = useDatabase();
+  const isFleet = useIsFleet();
   const devices = useMemo(() => byName(fleet.devices), [fleet.devices]);
   const [summaries] = useState(() => new Summaries());
   const rows = useMemo(() => summaries.of(devices, fleet, now), [summaries, devices, fleet, now]);
@@ -67,6 +69,7 @@ export function FleetView({ fleet, choice, onChoice, place, sparklines, onChange
   const shown = useMemo(() => order(found.filter(FILTERS[filter].keeps), sort), [found, filter, sort]);
   const entries = useMemo(() => entriesOf(shown, grouping, closed), [shown, grouping, closed]);
   const ids = useMemo(() => fleet.devices.map(({ id }) => id), [fleet.devices]);
+  const sites = useMemo(() => new Set(rows.flatMap(({ site }) => site ?? [])).size, [rows]);
   const toggle = useCallback(
     (group: string | null) => onChoice((before) => ({ ...before, closed: toggled(before.closed, group) })),
     [onChoice],
@@ -81,10 +84,17 @@ export function FleetView({ fleet, choice, onChoice, place, sparklines, onChange
       <main id="main">
         <h1 className="hidden">Fleet</h1>
         <Empty title="No devices yet">
-          <p>
-            Register one on the service’s machine, in the file that the service was started with:{" "}
-            <code>power-manager --db {database} register edge-001 "Edge Node"</code>.
-          </p>
+          {isFleet ? (
+            <p>
+              A device is here once it has sent its file:{" "}
+              <code>power-fleet forward --db power_manager.db</code>, on the device.
+            </p>
+          ) : (
+            <p>
+              Register one on the service’s machine, in the file that the service was started with:{" "}
+              <code>power-manager --db {database} register edge-001 "Edge Node"</code>.
+            </p>
+          )}
           <NewDevice devices={fleet.devices} onChanged={onChanged} />
         </Empty>
       </main>
@@ -93,6 +103,7 @@ export function FleetView({ fleet, choice, onChoice, place, sparklines, onChange
   return (
     <main id="main">
       <h1 className="hidden">Fleet</h1>
+      {isFleet && <FleetStrip facts={fleet.facts} now={now} />}
       <Sums rows={rows} onChoice={(chosen) => onChoice({ ...choice, filter: chosen })} />
       <Controls choice={choice} onChoice={onChoice} count={shown.length} total={rows.length} />
       <div className="filters">
@@ -104,6 +115,7 @@ export function FleetView({ fleet, choice, onChoice, place, sparklines, onChange
         <div className="row">
           <GroupPicker
             ids={ids}
+            sites={sites}
             grouping={grouping}
             onGrouping={(chosen) => onChoice({ ...choice, grouping: chosen, closed: new Set() })}
           />

@@ -1,21 +1,25 @@
-/** By which part of the ids the devices are grouped. */
+/** By what the devices are grouped: their sites, or a part of their ids. */
 
 import { useId, useMemo } from "react";
-import { type Grouping, isSame, keyOf, type Offer, offers } from "./groups";
+import { BY_SITE, type Grouping, isSame, keyOf, type Offer, offers } from "./groups";
 
 interface GroupPickerProps {
   readonly ids: readonly string[];
+  /** How many sites there are. */
+  readonly sites: number;
   readonly grouping: Grouping | null;
   readonly onGrouping: (grouping: Grouping | null) => void;
 }
 
-/** Nothing where the ids have no part in common, and none was asked for. */
-export function GroupPicker({ ids, grouping, onGrouping }: GroupPickerProps) {
+/** Nothing where there are no sites, and the ids have no part in common, and none was asked for. */
+export function GroupPicker({ ids, sites, grouping, onGrouping }: GroupPickerProps) {
   const id = useId();
   const known = useMemo(() => offers(ids), [ids]);
-  const isKnown = grouping === null || known.some((offer) => isSame(offer.grouping, grouping));
+  const isKnown =
+    grouping === null || grouping === BY_SITE || known.some((offer) => isSame(offer.grouping, grouping));
   const shown: readonly Offer[] = isKnown ? known : [...known, { grouping, names: [] }];
-  if (shown.length === 0) return null;
+  const bySite = sites > 1 || grouping === BY_SITE;
+  if (shown.length === 0 && !bySite) return null;
   const separators = [...new Set(shown.map((offer) => offer.grouping.separator))];
   return (
     <div className="group-picker">
@@ -25,11 +29,16 @@ export function GroupPicker({ ids, grouping, onGrouping }: GroupPickerProps) {
       <select
         id={id}
         value={keyOf(grouping)}
-        onChange={({ target }) =>
-          onGrouping(shown.find((offer) => keyOf(offer.grouping) === target.value)?.grouping ?? null)
+        onChange={({ target: { value } }) =>
+          onGrouping(
+            value === BY_SITE
+              ? BY_SITE
+              : (shown.find((offer) => keyOf(offer.grouping) === value)?.grouping ?? null),
+          )
         }
       >
         <option value="">No groups</option>
+        {bySite && <option value={BY_SITE}>By site ({sites})</option>}
         {separators.map((separator) => (
           <optgroup key={separator} label={`Ids split at “${separator}”`}>
             {shown

@@ -1,24 +1,31 @@
-/** Devices in groups by a part of their ids, such as the site-a of site-a/gate-1 or of site-a-gate-1. */
+/**
+ * Devices in groups: by where a fleet has them, or by a part of their ids, such as the site-a of site-a/gate-1 or of
+ * site-a-gate-1.
+ */
 
 import { STATES } from "./order";
 import { type Summary, sumOfKnown } from "./summary";
 
 /** Which part of an id names its group: where ids are split, and the first and the last of the parts, counted from 1. */
-export interface Grouping {
+export interface PartOfId {
   readonly separator: string;
   readonly first: number;
   readonly last: number;
 }
 
+export const BY_SITE = "site";
+
+export type Grouping = PartOfId | typeof BY_SITE;
+
 export interface Group {
-  /** Null: the devices whose ids have no such part. */
+  /** Null: the devices of no site, or whose ids have no such part. */
   readonly name: string | null;
   readonly rows: readonly Summary[];
   readonly state: Summary["state"];
 }
 
 /** The name of an id's group; null where it has no such part. */
-export function groupName(id: string, { separator, first, last }: Grouping): string | null {
+export function groupName(id: string, { separator, first, last }: PartOfId): string | null {
   const parts = id.split(separator);
   if (parts.length < last) return null;
   return parts.slice(first - 1, last).join(separator);
@@ -28,7 +35,7 @@ export function groupName(id: string, { separator, first, last }: Grouping): str
 export function inGroups(rows: readonly Summary[], grouping: Grouping): Group[] {
   const found = new Map<string | null, Summary[]>();
   for (const row of rows) {
-    const name = groupName(row.id, grouping);
+    const name = grouping === BY_SITE ? row.site : groupName(row.id, grouping);
     const others = found.get(name);
     if (others) others.push(row);
     else found.set(name, [row]);
@@ -52,7 +59,7 @@ const MOST_PARTS = 4;
 
 /** A grouping that these ids have, with the names of its groups. */
 export interface Offer {
-  readonly grouping: Grouping;
+  readonly grouping: PartOfId;
   readonly names: readonly string[];
 }
 
@@ -74,8 +81,8 @@ export function offers(ids: readonly string[]): Offer[] {
 }
 
 /** One part of the ids, or several from the first on, at each separator that they have. */
-function candidates(ids: readonly string[]): Grouping[] {
-  const found: Grouping[] = [];
+function candidates(ids: readonly string[]): PartOfId[] {
+  const found: PartOfId[] = [];
   for (const separator of SEPARATORS) {
     const parts = ids.reduce((most, id) => Math.max(most, id.split(separator).length), 1);
     if (parts === 1) continue;
@@ -92,13 +99,15 @@ export const isSame = (a: Grouping | null, b: Grouping | null): boolean => keyOf
 /** A grouping as a text that is its own. */
 export function keyOf(grouping: Grouping | null): string {
   if (!grouping) return "";
+  if (grouping === BY_SITE) return BY_SITE;
   const { separator, first, last } = grouping;
   return first === last ? `${separator}${first}` : `${separator}${first}-${last}`;
 }
 
-/** The grouping that an address asks for, as in ?split=-&part=1 or ?split=-&part=1-2; null where it asks for none. */
+/** The grouping that an address asks for: ?by=site, ?split=-&part=1 or ?split=-&part=1-2; null where it asks for none. */
 export function groupingOf(query: string): Grouping | null {
   const parameters = new URLSearchParams(query);
+  if (parameters.get("by") === BY_SITE) return BY_SITE;
   const separator = parameters.get("split") ?? "";
   const [, from, to] = /^([1-9])(?:-([1-9]))?$/.exec(parameters.get("part") ?? "") ?? [];
   if (separator === "" || from === undefined) return null;
@@ -109,9 +118,11 @@ export function groupingOf(query: string): Grouping | null {
 /** An address's query with this grouping in place of any other; what else it asks for stays. */
 export function queryWith(query: string, grouping: Grouping | null): string {
   const parameters = new URLSearchParams(query);
+  parameters.delete("by");
   parameters.delete("split");
   parameters.delete("part");
-  if (grouping) {
+  if (grouping === BY_SITE) parameters.set("by", BY_SITE);
+  else if (grouping) {
     const { separator, first, last } = grouping;
     parameters.set("split", separator);
     parameters.set("part", first === last ? String(first) : `${first}-${last}`);

@@ -1,6 +1,12 @@
 /** What the page says about a device: its state, its figures, what of it needs a person. */
 
-import type { DeviceBudget, DeviceRecord, PowerMeter, PowerState } from "@blackroad/power-client";
+import type {
+  DeviceBudget,
+  DeviceRecord,
+  FleetDevice,
+  PowerMeter,
+  PowerState,
+} from "@blackroad/power-client";
 import * as format from "../format";
 import type { FleetData } from "../live/fleet";
 import { counted, NO_WATTS, type Watts, wattsOf } from "./watts";
@@ -27,6 +33,8 @@ export interface Alert {
 export interface Summary extends Watts {
   readonly id: string;
   readonly name: string;
+  /** Where it stands, as it says itself; null where nothing says so. */
+  readonly site: string | null;
   readonly state: DeviceState;
   /** The state without regard to its age. */
   readonly powerState: MeterState;
@@ -95,6 +103,26 @@ function thresholdAlert({ shutdown_threshold: threshold }: DeviceRecord, total: 
   return [{ severity, text: `Power below ${format.watts(threshold)}` }];
 }
 
+/** What a fleet notices of its devices, in words; a later service may notice more. */
+const ALARMS: Readonly<Record<string, string>> = {
+  silent: "Silent",
+  cloned: "Two devices of one image",
+  "two files": "Two devices of one id",
+  restored: "Restored from a backup",
+  replaced: "Has another file",
+};
+
+/** What happened once, and is nothing that lasts. */
+const NOTED = ["restored", "replaced"];
+
+export const alarmText = (kind: string): string => ALARMS[kind] ?? kind;
+
+const alarmsOf = (fact: FleetDevice | undefined): Alert[] =>
+  fact?.alarms.map(({ kind }) => ({
+    severity: NOTED.includes(kind) ? "note" : "warning",
+    text: alarmText(kind),
+  })) ?? [];
+
 const SEVERITIES: readonly Alert["severity"][] = ["critical", "warning", "note"];
 
 function alertsOf(
@@ -103,8 +131,13 @@ function alertsOf(
   total: number | null,
   budget: DeviceBudget | undefined,
   ahead: boolean,
+  fact: FleetDevice | undefined,
 ): Alert[] {
-  const alerts = [...meters.filter(isEmptying).map(chargeAlert), ...thresholdAlert(device, total)];
+  const alerts = [
+    ...meters.filter(isEmptying).map(chargeAlert),
+    ...thresholdAlert(device, total),
+    ...alarmsOf(fact),
+  ];
   if (budget?.within_target === false) alerts.push({ severity: "warning", text: "Over daily target" });
   if (ahead) alerts.push({ severity: "warning", text: "Its clock is ahead" });
   return alerts.sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity));
@@ -139,10 +172,11 @@ export function summarise(
   budget: DeviceBudget | undefined,
   now: number,
   heard: Heard = new Map(),
+  fact?: FleetDevice,
 ): Summary {
   const read = meters.filter((meter) => meter.updated_at !== null);
-  const base = { id: device.id, name: device.name };
-  if (read.length === 0) return { ...base, ...NOTHING };
+  const base = { id: device.id, name: device.name, site: fact?.site || null };
+  if (read.length === 0) return { ...base, ...NOTHING, alerts: alarmsOf(fact) };
   const lastSeen = Math.max(...read.map((meter) => Date.parse(meter.updated_at as string)));
   const lastHeard = heardAt(read, lastSeen, now, heard);
   const [stale, ahead] = [isStale(lastHeard, now), isAhead(lastSeen, now)];
@@ -161,7 +195,7 @@ export function summarise(
     lastSeen,
     lastHeard,
     ahead,
-    alerts: alertsOf(device, active, watts.total, budget, ahead),
+    alerts: alertsOf(device, active, watts.total, budget, ahead, fact),
   };
 }
 
@@ -175,7 +209,6 @@ const NOTHING = {
   lastSeen: null,
   lastHeard: null,
   ahead: false,
-  alerts: [],
 } as const;
 
 /** Whether a summary that was made before is still true, as far as time alone could have changed it. */
@@ -191,17 +224,19 @@ export class Summaries {
   /** In the order of `devices`; the same object for a device as long as nothing about it changes. */
   of(
     devices: readonly DeviceRecord[],
-    { meters, budgets, heard }: Omit<FleetData, "devices">,
+    { meters, budgets, heard, facts }: Omit<FleetData, "devices">,
     now: number,
   ): Summary[] {
     return devices.map((device) => {
       const [its, budget] = [meters.get(device.id) ?? [], budgets.get(device.id)];
-      const from = [device, budget, ...its];
+      const fact = facts.devices.get(device.id);
+      // Of the facts, what a summary is made of: others are new with each load.
+      const from = [device, budget, fact?.site, fact?.alarms.map(({ kind }) => kind).join(), ...its];
       const known = this.#known.get(device.id);
       const same =
         known?.from.length === from.length && known.from.every((part, index) => part === from[index]);
       if (known && same && stillTrue(known.summary, now)) return known.summary;
-      const summary = summarise(device, its, budget, now, heard);
+      const summary = summarise(device, its, budget, now, heard, fact);
       this.#known.set(device.id, { from, summary });
       return summary;
     });

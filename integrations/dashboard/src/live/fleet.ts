@@ -1,10 +1,11 @@
 /** Every device with its meters' present states and its budget, as the client's hooks follow them. */
 
-import type { DeviceBudget, DeviceRecord, PowerMeter } from "@blackroad/power-client";
+import type { DeviceBudget, DeviceRecord, Me, PowerMeter } from "@blackroad/power-client";
 import { useBudget, useDevices, useLivePower } from "@blackroad/power-client/react";
 import { useMemo, useRef } from "react";
 import { present } from "../clock";
 import type { Heard } from "../fleet/summary";
+import { type Facts, useFacts } from "./facts";
 
 const BUDGET_MS = 15_000; // the watts come live; energy over a day moves slowly
 
@@ -15,6 +16,8 @@ export interface FleetData {
   /** By device id. */
   readonly budgets: ReadonlyMap<string, DeviceBudget>;
   readonly heard: Heard;
+  /** Of a fleet: what it knows beside the rest. */
+  readonly facts: Facts;
 }
 
 export interface Fleet {
@@ -26,12 +29,13 @@ export interface Fleet {
 }
 
 /** The fleet; one component shows it, and hands it on. */
-export function useFleet(): Fleet {
+export function useFleet(me: Me | undefined): Fleet {
   const devices = useDevices();
   const live = useLivePower();
   const budget = useBudget(undefined, { refreshMs: BUDGET_MS });
   const meters = useMemo(() => byDevice(live.data), [live.data]);
   const heard = useHeard(live.data);
+  const facts = useFacts(me?.source === "fleet", me?.devices === null);
   const budgets = useMemo(() => {
     const entries = Object.entries(budget.data ?? {});
     return new Map(entries.flatMap(([id, entry]) => ("error" in entry ? [] : [[id, entry] as const])));
@@ -39,8 +43,8 @@ export function useFleet(): Fleet {
   const list = devices.data;
   return {
     data: useMemo(
-      () => list && meters && { devices: list, meters, budgets, heard },
-      [list, meters, budgets, heard],
+      () => list && meters && { devices: list, meters, budgets, heard, facts },
+      [list, meters, budgets, heard, facts],
     ),
     error: devices.error ?? live.error ?? budget.error,
     refetch: () => {

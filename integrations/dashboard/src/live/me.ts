@@ -24,5 +24,8 @@ export function useMay(scope: Me["scopes"][number]): boolean {
   return useContext(MeContext)?.scopes.includes(scope) ?? true;
 }
 
+/** Whether the service shows a fleet, and no file; while that is not known, it is taken to show a file. */
+export const useIsFleet = (): boolean => useContext(MeContext)?.source === "fleet";
+
 /** The file that the service uses, as a command on its machine names it. */
 export const useDatabase = (): string => useContext(MeContext)?.database ?? "FILE";

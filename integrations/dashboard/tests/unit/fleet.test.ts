@@ -1,10 +1,12 @@
 /** What the fleet says of a device, and in which order. */
 
-import type { DeviceBudget, DeviceRecord, PowerMeter } from "@blackroad/power-client";
+import type { DeviceBudget, DeviceRecord, FleetDevice, PowerMeter } from "@blackroad/power-client";
 import { describe, expect, test } from "vitest";
+import { versionsText } from "../../src/fleet/FleetStrip";
 import { byName, FILTERS, order, type SortKey, search } from "../../src/fleet/order";
 import { measured, Summaries, type Summary, stateOf, summarise, sumOfKnown } from "../../src/fleet/summary";
 import { wattsOf } from "../../src/fleet/watts";
+import { NO_FACTS } from "../../src/live/facts";
 import { chance } from "./random";
 
 const NOW = Date.parse("2026-11-23T12:00:00Z");
@@ -294,16 +296,74 @@ describe("summaries that are kept", () => {
   test("are the same objects until something of their device changes", () => {
     const summaries = new Summaries();
     const first = meter();
-    const of = (its: PowerMeter, now: number) =>
+    const of = (its: PowerMeter, now: number, ...facts: FleetDevice[]) =>
       summaries.of(
         [DEVICE],
-        { meters: new Map([[DEVICE.id, [its]]]), budgets: new Map(), heard: new Map() },
+        {
+          meters: new Map([[DEVICE.id, [its]]]),
+          budgets: new Map(),
+          heard: new Map(),
+          facts: { ...NO_FACTS, devices: new Map(facts.map((one) => [one.device_id, one])) },
+        },
         now,
       )[0];
     const one = of(first, NOW);
     expect(of(first, NOW + 5000)).toBe(one);
     expect(of(meter({ current_draw: 2 }), NOW)).not.toBe(one);
     expect(of(first, NOW + 200_000)?.state).toBe("stale");
+    const known = of(first, NOW, fact());
+    expect(known?.site).toBe("north");
+    expect(of(first, NOW, fact({ last_seen: "2026-11-23T12:00:05.000000+00:00" }))).toBe(known);
+    expect(of(first, NOW, fact({ alarms: [ALARM] }))).not.toBe(known);
+  });
+});
+
+const ALARM = { kind: "silent", since: "2026-11-23T11:00:00.000000+00:00", note: "" };
+
+function fact(changes: Partial<FleetDevice> = {}): FleetDevice {
+  return {
+    device_id: DEVICE.id,
+    site: "north",
+    version: "1.0.0",
+    opened_at: null,
+    last_seen: null,
+    alarms: [],
+    ...changes,
+  };
+}
+
+describe("what a fleet knows of a device", () => {
+  test("its alarms are alerts, also of one that has no readings, and of a kind that this page does not know", () => {
+    const alarms = [ALARM, { ...ALARM, kind: "moved" }];
+    for (const meters of [[], [meter()]]) {
+      const summary = summarise(DEVICE, meters, undefined, NOW, new Map(), fact({ alarms }));
+      expect(summary.alerts.map(({ text }) => text)).toEqual(["Silent", "moved"]);
+      expect(FILTERS.alerts.keeps(summary)).toBe(true);
+    }
+  });
+
+  test("what happened once is a note", () => {
+    const alarms = [{ ...ALARM, kind: "replaced" }];
+    const summary = summarise(DEVICE, [meter()], undefined, NOW, new Map(), fact({ alarms }));
+    expect(summary.alerts.map(({ severity, text }) => `${severity}: ${text}`)).toEqual([
+      "note: Has another file",
+    ]);
+    expect(FILTERS.alerts.keeps(summary)).toBe(false);
+  });
+
+  test("a site that has no name is none", () => {
+    const summary = summarise(DEVICE, [], undefined, NOW, new Map(), fact({ site: "" }));
+    expect(summary.site).toBeNull();
+  });
+
+  test("its versions are counted, the commonest first", () => {
+    const of = (...versions: (string | null)[]) =>
+      versionsText({
+        devices: new Map(versions.map((version, i) => [`d${i}`, fact({ device_id: `d${i}`, version })])),
+      });
+    expect(of("1.0.0", "1.0.0")).toBe("1.0.0");
+    expect(of("0.9.1", "1.0.0", "1.0.0", null)).toBe("1.0.0 (2), 0.9.1 (1), not known (1)");
+    expect(of("a", "b", "c", "d", "e")).toBe("a (1), b (1), c (1) and 2 more");
   });
 });
 

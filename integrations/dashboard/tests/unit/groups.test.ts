@@ -3,6 +3,7 @@
 import { describe, expect, test } from "vitest";
 import { entriesOf, entryKey } from "../../src/fleet/entries";
 import {
+  BY_SITE,
   type Grouping,
   groupingOf,
   groupName,
@@ -10,18 +11,19 @@ import {
   inGroups,
   keyOf,
   offers,
+  type PartOfId,
   queryWith,
 } from "../../src/fleet/groups";
 import type { Summary } from "../../src/fleet/summary";
 import { chance } from "./random";
 
-const by = (separator: string, first: number, last = first): Grouping => ({ separator, first, last });
+const by = (separator: string, first: number, last = first): PartOfId => ({ separator, first, last });
 
 const row = (id: string, changes: Partial<Summary> = {}): Summary =>
   ({ id, name: id, state: "normal", stale: false, consumption: 1, ...changes }) as Summary;
 
 describe("the name of an id's group", () => {
-  test.each<[string, Grouping, string | null]>([
+  test.each<[string, PartOfId, string | null]>([
     ["site-a/gate-1", by("/", 1), "site-a"],
     ["site-a-gate-1", by("-", 2), "a"],
     ["site-a-gate-1", by("-", 1, 2), "site-a"],
@@ -79,6 +81,16 @@ describe("groups", () => {
   });
 });
 
+test("devices of a fleet come in groups by site, those of none last", () => {
+  const rows = [row("a", { site: "north" }), row("b", { site: null }), row("c", { site: "south" })];
+  const groups = inGroups([...rows, row("d", { site: "north" })], BY_SITE);
+  expect(groups.map(({ name, rows: its }) => [name, its.map(({ id }) => id).join()])).toEqual([
+    ["north", "a,d"],
+    ["south", "c"],
+    [null, "b"],
+  ]);
+});
+
 describe("what is offered", () => {
   const keys = (...ids: string[]) => offers(ids).map(({ grouping }) => keyOf(grouping));
 
@@ -97,11 +109,15 @@ describe("what is offered", () => {
 });
 
 describe("a grouping in an address", () => {
-  test.each([by("/", 1), by("-", 1, 2), by("&", 3), by(" ", 2, 9)])("is found again: %o", (grouping) => {
-    const query = queryWith("?kiosk=1", grouping);
-    expect(groupingOf(query)).toEqual(grouping);
-    expect(queryWith(query, null)).toBe("?kiosk=1");
-  });
+  test.each([BY_SITE, by("/", 1), by("-", 1, 2), by("&", 3), by(" ", 2, 9)] as Grouping[])(
+    "is found again: %o",
+    (grouping) => {
+      const query = queryWith("?kiosk=1", grouping);
+      expect(groupingOf(query)).toEqual(grouping);
+      expect(queryWith(query, null)).toBe("?kiosk=1");
+      expect(queryWith(query, by("+", 1))).toBe("?kiosk=1&split=%2B&part=1");
+    },
+  );
 
   test.each([
     "",
