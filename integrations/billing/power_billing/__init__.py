@@ -5,7 +5,8 @@ errors         the one error of this package
 keys           secrets from the environment or a file, never shown
 tables         what this package keeps, in the library's file or one of its own, and the one way to it
 links          which device is billed to which customer, from which hour to which
-sources        where usage comes from: the interface UsageSource, and the library's file
+sources        where usage comes from: the interfaces Devices and UsageSource, and the library's file
+fleet_usage    a fleet's engine as a source, for who has the extra `fleet`
 counting       which meters of a device count, hour by hour
 findings       what cannot be billed, or stays billed without its readings
 ledger         what each hour is in whole watt-hours

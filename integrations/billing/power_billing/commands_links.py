@@ -12,9 +12,9 @@ from power_billing.hours import iso
 from power_billing.keys import API_KEY, is_set, read_secret
 from power_billing.links import TYPES, Link, check_id, link, unlink
 from power_billing.periods import ledger_meters
-from power_billing.sources import NANO, FileUsage
+from power_billing.sources import NANO, Devices, source_of
 from power_billing.tables import Place, tables
-from power_manager import CommandParser, MeterType, PowerManager, printable
+from power_manager import CommandParser, MeterType, printable
 
 
 def add_link_commands(parser: CommandParser) -> None:
@@ -85,12 +85,12 @@ def linked_line(made: Link) -> str:
     return f"{made.device_id}: billed to {made.customer} from {iso(made.from_hour)} on ({counted})"
 
 
-def confirm_choice(pm: PowerManager, device_id: str, yes: bool) -> None:
+def confirm_choice(pm: Devices, device_id: str, yes: bool) -> None:
     """Show which meters count and what that was in a day; ask where two of them may measure the same energy.
 
     Raises BillingError where nobody says yes.
     """
-    parts = FileUsage(pm).usage(device_id, days=1) or []
+    parts = source_of(pm).usage(device_id, days=1) or []
     meters = [part.meter for part in parts]
     counted = chosen_meters(meters, None)
     total_wh = 0.0

@@ -21,10 +21,11 @@ from power_billing.keys import API_KEY, Secret, read_secret
 from power_billing.links import TYPES, Link, check_id, keep_item, link, links_of
 from power_billing.money import UNITS, Price
 from power_billing.periods import event_name_of, meter_name_of
+from power_billing.sources import Devices
 from power_billing.tables import Place, forget_customer, tables
 from power_billing.tariff import shown_hours
 from power_billing.usage import one_run
-from power_manager import CommandParser, InvalidValue, PowerManager, parse_count
+from power_manager import CommandParser, InvalidValue, parse_count
 
 if TYPE_CHECKING:
     import stripe
@@ -227,7 +228,7 @@ def _subscribe(options: argparse.Namespace) -> int:
     return code if is_covered else 1
 
 
-def _linked(pm: PowerManager, place: Place, options: argparse.Namespace) -> Link:
+def _linked(pm: Devices, place: Place, options: argparse.Namespace) -> Link:
     """The device's present link to the customer, or a new one. Raises BillingError where it is not as it is wanted."""
     types = options.types.split(",") if options.types else None
     for one in links_of(place):

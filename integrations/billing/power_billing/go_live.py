@@ -20,6 +20,7 @@ from power_billing.keys import API_KEY, Secret
 from power_billing.links import Link, check_clock, keep_item, links_of
 from power_billing.money import price_of
 from power_billing.periods import PLAIN, keep_tariff, ledger_meters, meter_name_of, tariff_of
+from power_billing.sources import Devices
 from power_billing.stripe_client import account_of, cannot
 from power_billing.stripe_setup import (
     Sold,
@@ -39,7 +40,7 @@ from power_billing.tables import (
     setting,
     tables,
 )
-from power_manager import NotFound, PowerEventType, PowerManager
+from power_manager import NotFound, PowerEventType
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def trial_of(place: Place, client: stripe.StripeClient, key: Secret) -> Trial:
 
 
 def go_live(
-    pm: PowerManager,
+    pm: Devices,
     place: Place,
     client: stripe.StripeClient,
     trial: Trial,
@@ -160,7 +161,7 @@ def _move_links(conn: sqlite3.Connection, customers: Mapping[str, str], begin: i
     conn.execute("DELETE FROM billing_links WHERE link_key <= ?", (last_key,))
 
 
-def _restore(pm: PowerManager, device_id: str) -> None:
+def _restore(pm: Devices, device_id: str) -> None:
     """What an invoice of the trial has shut down comes back."""
     try:
         pm.trigger_event(device_id, PowerEventType.RESTORE, note="billing: its trial is over")

@@ -24,10 +24,10 @@ from power_billing.links import links_of
 from power_billing.money import Price
 from power_billing.outbox import TAKEN, Entry, State, entries_of
 from power_billing.periods import PLAIN, DayPeriod, hour_periods, tariff_of
-from power_billing.sources import NANO
+from power_billing.sources import NANO, Devices
 from power_billing.tables import Place, tables
 from power_billing.tariff import Tariff
-from power_manager import InvalidValue, PowerManager
+from power_manager import InvalidValue
 
 # Stripe waits an hour after the end of a period before it makes the invoice final.
 INVOICE_GRACE_HOURS = 1
@@ -113,7 +113,7 @@ class Statement:
 
 
 def make_statement(
-    pm: PowerManager,
+    pm: Devices,
     place: Place,
     hours: range,
     *,
