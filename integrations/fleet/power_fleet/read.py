@@ -63,6 +63,7 @@ __all__ = ["FleetSource", "Refused", "open_source"]
 END_OF_TIME_US = 7_289_654_400 * SECOND_US  # 2201, as the library has it
 LOOK_SECONDS = 1.0  # between two looks for an engine that does not answer
 SETTLE_SECONDS = 2.0  # in which every sink has stored what it had taken before
+BUDGET_SECONDS = 2.0  # that the budgets of all devices are kept: every page asks for them
 STATE_SECONDS = 5.0  # that the state of the stream is kept
 _NO_STREAM = (nats.errors.Error, OSError, asyncio.TimeoutError, Refused)
 _log = logging.getLogger("power_fleet")
@@ -174,6 +175,7 @@ class FleetSource:
         self._find_urls = find_urls
         self._clock = clock
         self._settling = Settling(settle_seconds)
+        self._all_budgets = _Kept(BUDGET_SECONDS, lambda: self._fleet.budget().value)
         self._stream_state = _Kept(STATE_SECONDS, self._ask_stream)
         self._looked_at = time.monotonic()
         self._urls = list(find_urls())
@@ -450,7 +452,7 @@ class FleetSource:
         ids = [check_text("device_id", id_) for id_ in check_iterable("device_ids", device_ids)]
         if len(ids) <= _MANY:
             return self._fleet.budget(ids).value
-        known = self._fleet.budget().value
+        known = dict(self._all_budgets.value())
         missing = [id_ for id_ in ids if id_ not in known]
         known |= self._fleet.budget(missing).value
         return {id_: known[id_] for id_ in ids}
