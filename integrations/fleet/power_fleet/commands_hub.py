@@ -13,6 +13,7 @@ from power_fleet.nats_server import DEFAULT_PORT, LOOPBACK
 from power_fleet.options import (
     HUB_GROUP,
     add_log_option,
+    add_metrics_option,
     add_nats_options,
     nats_of,
     parse_positive,
@@ -109,6 +110,7 @@ def _add_hub(parser: CommandParser) -> None:
         metavar="N",
         help="bytes that the engine may take (default: half of the machine's)",
     )
+    add_metrics_option(command)
     add_log_option(command)
 
 
@@ -145,6 +147,7 @@ def _hub(options: argparse.Namespace) -> int:
         _service_port(options),
         options.max_bytes or STREAM_BYTES,
         options.memory,
+        options.metrics_file,
     )
     return run_until_signal(run(told, _say_ready))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nats.errors
@@ -23,8 +26,35 @@ PUBLISH_SECONDS = 10.0  # to wait for an acknowledgement
 # Between two parcels of a backlog. A sink stores no more than so many messages of one device, by its quota, and what is
 # beyond waits in the stream: live readings would wait behind it.
 BACKLOG_SECONDS = 0.1
+MOST_WAITING = 10_000  # readings of a file that are counted
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
 _log = logging.getLogger("power_fleet")
+
+
+@dataclass
+class Sent:
+    """What a forwarder has sent since it began."""
+
+    messages: int = 0  # that the stream has acknowledged
+    readings: int = 0
+    failures: int = 0  # attempts that failed
+    sent_at: float = 0.0  # when something was sent last, epoch seconds; 0.0: never
+    line: int = 0  # of what was sent last; 0: none yet
+    waiting: int = 0  # readings of the file that were not sent, when they were counted last
+    file: PowerManager | None = None  # while it is open
+
+    def note(self, parcel: Parcel) -> None:
+        """These are acknowledged."""
+        self.messages += len(parcel.batches)
+        self.readings += sum(len(batch.readings) for batch in parcel.batches)
+        self.sent_at = time.time()
+        self.line = max((batch.line for batch in parcel.batches), default=self.line)
+
+    def count(self) -> int:
+        """Count the readings that wait in the file, up to MOST_WAITING of them. Raises StorageError."""
+        if self.file is not None:
+            self.waiting = len(self.file.pending_readings(MOST_WAITING))
+        return self.waiting
 
 
 class Replaced(Exception):
@@ -36,28 +66,45 @@ class OtherStream(ConnectionError):
 
 
 async def forward_file(
-    db: Path, site: str, to: Nats, interval: float, backoff: Backoff, once: bool = False
+    db: Path,
+    site: str,
+    to: Nats,
+    interval: float,
+    backoff: Backoff,
+    once: bool = False,
+    sent: Sent | None = None,
 ) -> None:
     """Forward a file as forward() does; where another one has taken its place, go on with that one.
 
     A backup may be copied to a device while its forwarder runs. Raises StorageError where there is no file at first.
     """
+    sent = Sent() if sent is None else sent
     is_first = True
     while True:
         try:
-            pm = open_file(db)
+            with open_file(db) as pm, _counted(sent, pm):
+                outbox = Outbox(pm, site)
+                is_first = False
+                await forward(outbox, to, interval, backoff, once, sent)
+                return
+        except Replaced:
+            _log.warning("%s: another file has taken its place: going on with that one", db)
         except StorageError as error:
             if is_first:
                 raise
             await backoff.wait("nothing to send", error)
-            continue
-        is_first = False
-        with pm:
-            try:
-                await forward(Outbox(pm, site), to, interval, backoff, once)
-                return
-            except Replaced:
-                _log.warning("%s: another file has taken its place: going on with that one", db)
+
+
+@contextlib.contextmanager
+def _counted(sent: Sent, pm: PowerManager) -> Iterator[None]:
+    """What waits in the file can be counted, and is at the end."""
+    sent.file = pm
+    try:
+        yield
+    finally:
+        with contextlib.suppress(StorageError):
+            sent.count()
+        sent.file = None
 
 
 def open_file(db: Path) -> PowerManager:
@@ -68,29 +115,41 @@ def open_file(db: Path) -> PowerManager:
 
 
 async def forward(
-    outbox: Outbox, to: Nats, interval: float, backoff: Backoff, once: bool = False
+    outbox: Outbox,
+    to: Nats,
+    interval: float,
+    backoff: Backoff,
+    once: bool = False,
+    sent: Sent | None = None,
 ) -> None:
     """Send what is there, then look again every `interval` seconds, for ever; with once, until nothing is left.
 
     A failure never ends it: the file keeps everything, the connection is made anew, and the wait grows. Raises Replaced
     where the path no longer names the file.
     """
+    sent = Sent() if sent is None else sent
     while True:
         try:
             connection = await to.connect("power-fleet forward")
             try:
-                await _drain(connection, outbox, interval, backoff, once)
+                await _drain(connection, outbox, interval, backoff, once, sent)
                 return
             finally:
                 await _close(connection)
         except _FAILURES as error:
             if outbox.is_replaced():
                 raise Replaced(str(error)) from error
+            sent.failures += 1
             await backoff.wait("not sent, kept in the file", error)
 
 
 async def _drain(
-    connection: Client, outbox: Outbox, interval: float, backoff: Backoff, once: bool
+    connection: Client,
+    outbox: Outbox,
+    interval: float,
+    backoff: Backoff,
+    once: bool,
+    sent: Sent,
 ) -> None:
     js = connection.jetstream()
     aside = Aside()
@@ -102,14 +161,15 @@ async def _drain(
             except OtherStream:
                 outbox.reopen()
                 raise
-            except (
-                APIError
-            ) as error:  # the stream is full, or has enough of this device: the connection is good
+            except APIError as error:  # the stream is full, or has enough of this device
+                # The connection is good: it stays.
+                sent.failures += 1
                 await backoff.wait("not sent, kept in the file", error)
                 continue
-            _leave_out(aside, parcel, results)
+            refused = _leave_out(aside, parcel, results)
             sequences = [result if isinstance(result, int) else None for result in results]
             await asyncio.to_thread(outbox.done, parcel, sequences)
+            sent.note(parcel.without(refused))
             if parcel.is_full:
                 await asyncio.sleep(BACKLOG_SECONDS)
         elif aside:
@@ -121,8 +181,8 @@ async def _drain(
         backoff.reset()
 
 
-def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception]) -> None:
-    """Have the devices wait of which the stream has refused something."""
+def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception]) -> set[str]:
+    """Have the devices wait of which the stream has refused something; return their ids."""
     refused = {
         batch.device_id: result
         for batch, result in zip(parcel.batches, results)
@@ -133,6 +193,7 @@ def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception])
     for batch in parcel.batches:
         if batch.device_id not in refused:
             aside.take_back(batch.device_id)
+    return set(refused)
 
 
 async def publish(js: JetStreamContext, parcel: Parcel) -> list[int | Exception]:
