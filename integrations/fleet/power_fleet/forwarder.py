@@ -43,12 +43,14 @@ class Sent:
     waiting: int = 0  # readings of the file that were not sent, when they were counted last
     file: PowerManager | None = None  # while it is open
 
-    def note(self, parcel: Parcel) -> None:
-        """These are acknowledged."""
-        self.messages += len(parcel.batches)
-        self.readings += sum(len(batch.readings) for batch in parcel.batches)
+    def note(self, parcel: Parcel, sequences: Sequence[int | None]) -> None:
+        """Those batches of a parcel are acknowledged that have a place in the stream; there is one at least."""
+        batches = [batch for batch, place in zip(parcel.batches, sequences) if place is not None]
+        self.failures += len(parcel.batches) - len(batches)
+        self.messages += len(batches)
+        self.readings += sum(len(batch.readings) for batch in batches)
         self.sent_at = time.time()
-        self.line = max((batch.line for batch in parcel.batches), default=self.line)
+        self.line = max((batch.line for batch in batches), default=self.line)
 
     def count(self) -> int:
         """Count the readings that wait in the file, up to MOST_WAITING of them. Raises StorageError."""
@@ -166,10 +168,10 @@ async def _drain(
                 sent.failures += 1
                 await backoff.wait("not sent, kept in the file", error)
                 continue
-            refused = _leave_out(aside, parcel, results)
+            _leave_out(aside, parcel, results)
             sequences = [result if isinstance(result, int) else None for result in results]
             await asyncio.to_thread(outbox.done, parcel, sequences)
-            sent.note(parcel.without(refused))
+            sent.note(parcel, sequences)
             if parcel.is_full:
                 await asyncio.sleep(BACKLOG_SECONDS)
         elif aside:
@@ -181,8 +183,8 @@ async def _drain(
         backoff.reset()
 
 
-def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception]) -> set[str]:
-    """Have the devices wait of which the stream has refused something; return their ids."""
+def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception]) -> None:
+    """Have the devices wait of which the stream has refused something."""
     refused = {
         batch.device_id: result
         for batch, result in zip(parcel.batches, results)
@@ -193,7 +195,6 @@ def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception])
     for batch in parcel.batches:
         if batch.device_id not in refused:
             aside.take_back(batch.device_id)
-    return set(refused)
 
 
 async def publish(js: JetStreamContext, parcel: Parcel) -> list[int | Exception]:
