@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.api import Header
 from nats.js.errors import APIError
 
+from power_fleet.aside import Aside
 from power_fleet.codec import Batch, encode
 from power_fleet.outbox import Outbox, Parcel
 from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, is_other_stream, token
@@ -42,12 +43,14 @@ class Sent:
     waiting: int = 0  # readings of the file that were not sent, when they were counted last
     file: PowerManager | None = None  # while it is open
 
-    def note(self, parcel: Parcel) -> None:
-        """All of a parcel is acknowledged."""
-        self.messages += len(parcel.batches)
-        self.readings += sum(len(batch.readings) for batch in parcel.batches)
+    def note(self, parcel: Parcel, sequences: Sequence[int | None]) -> None:
+        """Those batches of a parcel are acknowledged that have a place in the stream; there is one at least."""
+        batches = [batch for batch, place in zip(parcel.batches, sequences) if place is not None]
+        self.failures += len(parcel.batches) - len(batches)
+        self.messages += len(batches)
+        self.readings += sum(len(batch.readings) for batch in batches)
         self.sent_at = time.time()
-        self.line = max((batch.line for batch in parcel.batches), default=self.line)
+        self.line = max((batch.line for batch in batches), default=self.line)
 
     def count(self) -> int:
         """Count the readings that wait in the file, up to MOST_WAITING of them. Raises StorageError."""
@@ -153,11 +156,12 @@ async def _drain(
     sent: Sent,
 ) -> None:
     js = connection.jetstream()
+    aside = Aside()
     while True:
-        parcel = await asyncio.to_thread(outbox.take)
+        parcel = await asyncio.to_thread(outbox.take, aside.names())
         if parcel.batches:
             try:
-                sequences = await publish(js, parcel)
+                results = await publish(js, parcel)
             except OtherStream:
                 outbox.reopen()
                 raise
@@ -167,10 +171,14 @@ async def _drain(
                 sent.failures += 1
                 await backoff.wait("not sent, kept in the file", error)
                 continue
+            _leave_out(aside, parcel, results)
+            sequences = [result if isinstance(result, int) else None for result in results]
             await asyncio.to_thread(outbox.done, parcel, sequences)
-            sent.note(parcel)
+            sent.note(parcel, sequences)
             if parcel.is_full:
                 await asyncio.sleep(BACKLOG_SECONDS)
+        elif aside:
+            await asyncio.sleep(min(interval, aside.seconds()))
         elif once:
             return
         else:
@@ -178,22 +186,41 @@ async def _drain(
         backoff.reset()
 
 
-async def publish(js: JetStreamContext, parcel: Parcel) -> list[int]:
-    """Return the places that the stream has given to the batches, when it has acknowledged all of them.
+def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception]) -> None:
+    """Have the devices wait of which the stream has refused something."""
+    refused = {
+        batch.device_id: result
+        for batch, result in zip(parcel.batches, results)
+        if isinstance(result, Exception)
+    }
+    for device_id, error in refused.items():
+        aside.put(device_id, error)
+    for batch in parcel.batches:
+        if batch.device_id not in refused:
+            aside.take_back(batch.device_id)
 
-    Any failure raises, and then nothing is noted: OtherStream where the stream is not that of the lines.
+
+async def publish(js: JetStreamContext, parcel: Parcel) -> list[int | Exception]:
+    """Return the place that the stream has given to each batch when it has acknowledged it, or why it has not.
+
+    Raises what happened where it has acknowledged none, and OtherStream where it is not the stream of the lines: then
+    nothing is to be noted.
     """
-    results = await asyncio.gather(
+    answers = await asyncio.gather(
         *(_send(js, batch) for batch in parcel.batches), return_exceptions=True
     )
-    sequences = []
-    for batch, result in zip(parcel.batches, results):
-        if isinstance(result, BaseException):
-            raise result
-        if batch.opening is None and is_other_stream(batch.line, result):
-            raise OtherStream(f"the stream {STREAM} was made anew: everything of it is told again")
-        sequences.append(result)
-    return sequences
+    results: list[int | Exception] = []
+    for batch, answer in zip(parcel.batches, answers):
+        if isinstance(answer, int):
+            if batch.opening is None and is_other_stream(batch.line, answer):
+                raise OtherStream(f"the stream {STREAM} was made anew: all of it is told again")
+        elif not isinstance(answer, _FAILURES):
+            raise answer
+        results.append(answer)
+    errors = [result for result in results if isinstance(result, Exception)]
+    if errors and len(errors) == len(results):
+        raise errors[0]
+    return results
 
 
 async def _send(js: JetStreamContext, batch: Batch) -> int:

@@ -236,8 +236,9 @@ async def _watch_disk(
 ) -> None:
     """Say when the disk is full and when there is room again; then start NATS anew, for ever.
 
-    A stream of NATS that could not write once takes in nothing any more, whatever room there is (seen with 2.15.1).
-    Nothing is lost meanwhile: devices keep what is not acknowledged.
+    A stream of NATS that could not write once takes in nothing any more, whatever room there is (seen with 2.15.1); not
+    even where the disk was full for a moment between two looks, so that NATS itself is asked too. Nothing is lost
+    meanwhile: devices keep what is not acknowledged.
     """
     is_full = False
     while True:
@@ -253,6 +254,9 @@ async def _watch_disk(
         elif free >= ENOUGH_FREE and is_full:
             is_full = False
             _log.warning("there is room again on the disk of %s", data)
+            server.start_anew()
+        elif not is_full and await asyncio.to_thread(server.has_failed):
+            _log.warning("NATS could not write, and takes in nothing any more: it is started anew")
             server.start_anew()
 
 
