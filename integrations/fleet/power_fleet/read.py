@@ -528,6 +528,12 @@ class FleetSource:
             "dead_letters": dead,
         }
 
+    def metrics(self) -> bytes:
+        """The engine's metrics as text for Prometheus; where it does not answer, that."""
+        from power_fleet.metrics import engine_text
+
+        return engine_text(self._engine)
+
     def _ask_stream(self) -> tuple[int | None, int | None]:
         """How many messages wait in the stream, and how many are dead letters; None: its stream is not known here."""
         try:

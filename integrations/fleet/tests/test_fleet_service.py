@@ -324,6 +324,14 @@ class TestMetrics:
         assert f'meter_id="{pair.meters[0]}"' in text
         assert "power_meter_energy_out_wh_total" in text
 
+    def test_the_engine_is_there(self, pair: Pair) -> None:
+        """How fresh it is, and what is noticed about devices; of a file's service nothing of that."""
+        text = pair.fleet.get("/metrics", headers=pair.bearer()).text
+        assert "power_fleet_engine_up 1.0" in text
+        assert f"power_fleet_devices {len(DEVICES)}.0" in text
+        assert 'power_fleet_alarms{kind="silent"}' in text
+        assert "power_fleet" not in pair.file.get("/metrics").text
+
 
 @pytest.fixture
 def stream_url(pair: Pair, new_urls: list[str], tmp_path: Path) -> Iterator[str]:

@@ -49,6 +49,9 @@ class FleetSource(Source, Protocol):
     def silent(self, minutes: float) -> list[dict[str, Any]]:
         """Devices that nothing came from for so long; see models.SilentDevice."""
 
+    def metrics(self) -> bytes:
+        """The engine's metrics as text for Prometheus; this raises nothing."""
+
 
 def open_fleet(settings: Settings, clock: Callable[[], float]) -> FleetSource:
     """A source that asks the engine of these settings; nothing is asked yet.
