@@ -207,18 +207,18 @@ class FleetSource:
 
     @_answering
     def list_devices(self) -> list[DeviceRecord]:
-        """Every device, by id."""
-        return self._devices()
+        """Every device, by id; but for those that are retired."""
+        return self._devices(None)
 
     @_answering
     def devices_of(self, device_ids: Iterable[str]) -> list[DeviceRecord]:
-        """Those of these devices that are known, by id."""
+        """Those of these devices that are known and not retired, by id."""
         return self._devices(device_ids)
 
     @_answering
     def get_device(self, device_id: str) -> DeviceRecord:
-        """A device. Raises NotFound."""
-        for device in self._devices([device_id]):
+        """A device; one that is retired too, for its history stays. Raises NotFound."""
+        for device in self._devices([device_id], sql.EVERY):
             return device
         raise _not_found("device", device_id)
 
@@ -246,16 +246,19 @@ class FleetSource:
                 return meter
         raise _not_found("meter", meter_id)
 
-    def _devices(self, device_ids: Iterable[str] | None = None) -> list[DeviceRecord]:
-        """Those of these devices that are known, or all, by id."""
+    def _devices(
+        self, device_ids: Iterable[str] | None, which: str = sql.AT_WORK
+    ) -> list[DeviceRecord]:
+        """Those of these devices, or of all, that are known, by id; `which`: a condition."""
+        rows: list[Row] = []
         if device_ids is None:
-            rows = self._engine.select(sql.devices(sql.AT_WORK))
+            rows += self._engine.select(sql.devices(which))
         else:
             ids = [check_text("device_id", id_) for id_ in device_ids]
-            rows = []
             for part in parts(ids, lambda id_: len(repr(id_).encode()) + 2):
-                rows += self._engine.select(sql.devices(sql.THESE), devices=tuple(part))
-        rows.sort(key=lambda row: row["device_id"])
+                question = sql.devices(f"{sql.THESE} AND {which}")
+                rows += self._engine.select(question, devices=tuple(part))
+        rows.sort(key=lambda row: str(row["device_id"]))
         return [_device(row) for row in rows]
 
     def _place(self, meter_id: str) -> _Place:
@@ -354,7 +357,9 @@ class FleetSource:
     ) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
         """By device and meter, its hours from one on and before another in order, each with its sums."""
         found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
-        for answer in at_once(lambda part: _hour_sums(*part, first, end), self._parts(device_ids)):
+        now_us = self._now_us()
+        parts_ = self._parts(device_ids)
+        for answer in at_once(lambda part: _hour_sums(*part, first, end, now_us), parts_):
             found |= answer
         return found
 
@@ -499,7 +504,7 @@ class FleetSource:
             }
             alarms.setdefault(row["device_id"], []).append(alarm)
         found = []
-        for device in self._devices():
+        for device in self._devices(None):
             line = lines.get(device.id)
             seen = heard.get(device.id)
             found.append(
@@ -556,9 +561,17 @@ class FleetSource:
 
 
 def _hour_sums(
-    shard: Shard, device_ids: tuple[str, ...], gap_us: int, wanted: int, end: int | None
+    shard: Shard,
+    device_ids: tuple[str, ...],
+    gap_us: int,
+    wanted: int,
+    end: int | None,
+    now_us: int,
 ) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
-    """The hours of these devices' meters, looked for from so early on that the energy of the first is whole."""
+    """The hours of these devices' meters, looked for from so early on that the energy of the first is whole.
+
+    Those whose readings may be gone are as they were kept.
+    """
     first = max(wanted - -(-gap_us // HOUR_US), 0)
     until = _NEVER if end is None else end
     (dirty,) = shard.select(sql.oldest_dirty(sql.THESE), devices=device_ids, first=first, end=until)
