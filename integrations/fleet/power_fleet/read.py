@@ -27,6 +27,7 @@ from power_fleet.dead import DEAD_STREAM
 from power_fleet.discovery import NotRunning, find_hub
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.fleet import Fleet
+from power_fleet.history import NEVER, hour_rows, meter_sums
 from power_fleet.stream import STREAM, Nats, Refused
 from power_manager import (
     DAY_US,
@@ -71,7 +72,6 @@ PLACES = (
 )
 _MANY = 500  # devices, from which on all are asked about: naming them takes longer
 _FEW_READINGS = 10_000  # a page that has less makes the next one longer
-_NEVER = 2**62  # an hour that does not come
 _LONG_GAP_US = DAY_US  # a device that counts energy over longer gaps is asked about by itself
 
 _PLACES_OF_METER = (
@@ -358,8 +358,9 @@ class FleetSource:
         """By device and meter, its hours from one on and before another in order, each with its sums."""
         found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
         now_us = self._now_us()
-        parts_ = self._parts(device_ids)
-        for answer in at_once(lambda part: _hour_sums(*part, first, end, now_us), parts_):
+        for answer in at_once(
+            lambda part: _hour_sums(*part, first, end, now_us), self._parts(device_ids)
+        ):
             found |= answer
         return found
 
@@ -564,47 +565,17 @@ def _hour_sums(
     shard: Shard,
     device_ids: tuple[str, ...],
     gap_us: int,
-    wanted: int,
+    first: int,
     end: int | None,
     now_us: int,
 ) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
-    """The hours of these devices' meters, looked for from so early on that the energy of the first is whole.
-
-    Those whose readings may be gone are as they were kept.
-    """
-    first = max(wanted - -(-gap_us // HOUR_US), 0)
-    until = _NEVER if end is None else end
-    (dirty,) = shard.select(sql.oldest_dirty(sql.THESE), devices=device_ids, first=first, end=until)
-    oldest = dirty["oldest"] if dirty["hours"] else until
-    rows = shard.select(
-        shard.dialect.hours(sql.THESE, oldest < until),
-        devices=device_ids,
-        wanted=wanted,
-        first=first,
-        oldest=oldest,
-        end=until,
-    )
+    """The hours of these devices' meters, asked for from so early on that the energy of the first is whole."""
+    hours = range(first, NEVER if end is None else end)
     found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
-    for row in rows:
-        key = (row["device_id"], row["meter_id"])
-        found.setdefault(key, []).append((row["hour"], _meter_sums(row)))
+    for row in hour_rows(shard, sql.THESE, {"devices": device_ids}, hours, gap_us, now_us):
+        of_meter = found.setdefault((row["device_id"], row["meter_id"]), [])
+        of_meter.append((row["hour"], meter_sums(row)))
     return found
-
-
-def _meter_sums(row: Row) -> MeterSums:
-    powers = row["power_count"]
-    charges = row["charge_count"]
-    return MeterSums(
-        row["reading_count"],
-        powers,
-        row["wattage_sum"],
-        row["min_wattage"] if powers else None,
-        row["max_wattage"] if powers else None,
-        row["min_charge_pct"] if charges else None,
-        row["max_charge_pct"] if charges else None,
-        row["energy_out"],
-        row["energy_in"],
-    )
 
 
 class Settling:
