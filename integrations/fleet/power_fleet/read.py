@@ -28,6 +28,7 @@ from power_fleet.discovery import NotRunning, find_hub
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.fleet import Fleet
 from power_fleet.history import NEVER, hour_rows, meter_sums
+from power_fleet.metrics import fleet_metrics
 from power_fleet.stream import STREAM, Nats, Refused
 from power_manager import (
     DAY_US,
@@ -65,7 +66,7 @@ LOOK_SECONDS = 1.0  # between two looks for an engine that does not answer
 SETTLE_SECONDS = 2.0  # in which every sink has stored what it had taken before
 BUDGET_SECONDS = 2.0  # that the budgets of all devices are kept: every page asks for them
 STATE_SECONDS = 5.0  # that the state of the stream is kept
-_NO_STREAM = (nats.errors.Error, OSError, asyncio.TimeoutError, Refused)
+_NO_STREAM = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
 PLACES = (
     8192  # numbers of events for each message of the stream: events beyond that are in lists alone
@@ -533,19 +534,32 @@ class FleetSource:
 
     def _ask_stream(self) -> tuple[int | None, int | None]:
         """How many messages wait in the stream, and how many are dead letters; None: its stream is not known here."""
+        source = self._stream()
+        if source is None:
+            return None, None
         try:
-            hub = find_hub(wait=_do_not_wait)
-            if hub is None or [hub.clickhouse] != self._urls:
-                return None, None
-            source = Nats(
-                hub.nats,
-                key_file=Path(hub.key_file) if hub.key_file else None,
-                certificate=Path(hub.certificate) if hub.certificate else None,
-            )
             return asyncio.run(_counts(source))
         except _NO_STREAM as error:
             _log.warning("the fleet's stream: %s", error)
             return None, None
+
+    def _stream(self) -> Nats | None:
+        """The stream of the hub whose engine this is; None where no hub of this machine has it."""
+        try:
+            hub = find_hub(wait=_do_not_wait)
+        except (NotRunning, StorageError):
+            return None
+        if hub is None or [hub.clickhouse] != self._urls:
+            return None
+        return Nats(
+            hub.nats,
+            key_file=Path(hub.key_file) if hub.key_file else None,
+            certificate=Path(hub.certificate) if hub.certificate else None,
+        )
+
+    def metrics_text(self) -> bytes:
+        """The metrics of the engine, and of its stream where that is known, for Prometheus."""
+        return asyncio.run(fleet_metrics(self._engine, self._stream()))
 
     @_answering
     def energy(self, days: int) -> list[dict[str, Any]]:
