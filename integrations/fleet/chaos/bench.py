@@ -18,8 +18,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from chaos import make_files, nats_http
-from chaos_common import ENVIRONMENT, Clock, Program, compare_all, fleet_program, run_fleet, settle
+from chaos import make_files
+from chaos_common import (
+    ENVIRONMENT,
+    Clock,
+    Program,
+    compare_all,
+    fleet_program,
+    nats_http,
+    run_fleet,
+    settle,
+)
 from power_fleet import schema
 from power_fleet.engine import Engine, Shard
 from power_fleet.fleet import Fleet

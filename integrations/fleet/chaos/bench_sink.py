@@ -3,77 +3,46 @@
     python integrations/fleet/chaos/bench_sink.py
     python integrations/fleet/chaos/bench_sink.py --against OTHER_CHECKOUT    # both in turn, and their ratio
 
-The stream is filled first, so that nothing but the sink, its NATS server and its ClickHouse server is measured.
+The stream is filled first, so that nothing but the sink, its NATS server and its engine, a hub's, is measured. With
+`sync_interval: always` the NATS server syncs its disk for each message that it takes in, and for each that it drops:
+then the disk is measured. So here it does not, unless --sync says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from chaos_common import FLEET, Program
+from chaos_common import ENVIRONMENT, FLEET, messages_of_leader
 from servers import Servers
 
-MAX_GAP = 5_400_000_000
-NOW = 1_790_000_000_000_000  # microseconds
+
+@contextlib.contextmanager
+def engine_of_hub(home: Path) -> Iterator[str]:
+    """A hub's engine in a process of its own; its URL."""
+    code = (
+        "import signal, sys; from power_fleet.front import Front; front = Front(sys.argv[1], 'secret', 0);"
+        "front.start(); print(front.url, flush=True); signal.pause()"
+    )
+    command = [sys.executable, "-c", code, str(home / "engine")]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
-async def fill(url: str, devices: int, rounds: int) -> None:
-    """Put messages into the stream: in each round one of two readings and one of two meters of each device."""
-    # Here, because another checkout may be on the path.
-    from power_fleet.codec import Batch, Meter, Reading, encode
-    from power_fleet.stream import SUBJECT, Nats
-
-    connection = await Nats(url).connect("bench")
-    js = connection.jetstream()
-    pending = []
-    for number in range(rounds):
-        at = NOW + number * 5_000_000
-        for device in range(devices):
-            id_ = f"edge-{device:05}"
-            readings = Batch(id_, MAX_GAP, 7)
-            states = Batch(id_, MAX_GAP, 7)
-            for position, kind in enumerate(("battery", "solar")):
-                meter_id = f"{id_}-{kind}"
-                readings.readings.append(
-                    Reading(meter_id, at + device, 12.5 + number / 1000, 0.801, 80.1)
-                )
-                states.meters.append(
-                    Meter(
-                        meter_id,
-                        position,
-                        kind,
-                        kind,
-                        50.0,
-                        12.5 + number / 1000,
-                        0.801,
-                        80.1,
-                        at + device,
-                        True,
-                        True,
-                        "none",
-                        number + 1,
-                    )
-                )
-            for batch in (readings, states):
-                message_id, data = encode(batch)
-                pending.append(
-                    js.publish(SUBJECT + id_, data, 60, headers={"Nats-Msg-Id": message_id})
-                )
-            if len(pending) >= 1000 or device == devices - 1:
-                await asyncio.gather(*pending)
-                pending.clear()
-    await connection.close()
-
-
-def run(home: Path, checkout: Path, devices: int, rounds: int) -> float:
+def run(home: Path, checkout: Path, devices: int, rounds: int, sync: bool) -> float:
     """Fill a stream, let the sink of a checkout empty it; return messages a second."""
     paths = [str(checkout / "integrations/fleet"), str(checkout)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -83,49 +52,50 @@ def run(home: Path, checkout: Path, devices: int, rounds: int) -> float:
         command = [sys.executable, "-m", "power_fleet", *arguments]
         subprocess.run(command, env=environment, check=True, cwd=home)
 
-    with Servers(home) as servers:
-        servers.start_nats(1)
-        servers.start_clickhouse(1, 1)
-        (shard,) = servers.clickhouse_urls
+    with Servers(home) as servers, engine_of_hub(home) as shard:
+        servers.start_nats(1, jetstream="" if sync else 'sync_interval: "2m"')
         power_fleet("schema", "--clickhouse", shard)
         power_fleet("stream", "--nats", servers.nats_url, "--replicas", "1")
-        command = [sys.executable, __file__, "--fill", servers.nats_url]
-        command += ["--devices", str(devices), "--rounds", str(rounds)]
-        subprocess.run(command, env=environment, check=True)
-        await_messages(servers, total)
-        sink = Program(
-            home / "sink.log",
-            *("-m", "power_fleet", "sink", "--nats", servers.nats_url, "--clickhouse", shard),
-        )
-        begin = time.monotonic()
-        sink.start(environment)
-        try:
-            await_messages(servers, 0)
-            took = time.monotonic() - begin
-            assert sink.process is not None
-            status = Path(f"/proc/{sink.process.pid}/status").read_text()
-            (peak,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-            ticks = sum(map(int, Path(f"/proc/{sink.process.pid}/stat").read_text().split()[13:15]))
-        finally:
-            sink.kill()
+        command = [sys.executable, str(FLEET / "chaos/fill_stream.py"), servers.nats_url]
+        command += [str(devices), str(rounds)]
+        subprocess.run(command, env=environment, check=True, cwd=home)
+        await_messages(servers, range(total, total + 1))
+        options = ["sink", "--nats", servers.nats_url, "--clickhouse", shard]
+        command = [sys.executable, "-m", "power_fleet", *options]
+        # From another directory, or Python would take the package that is in this one.
+        with (
+            (home / "sink.log").open("wb") as log,
+            subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log) as sink,
+        ):
+            try:
+                left = await_messages(servers, range(total))  # it has begun
+                begin = time.monotonic()
+                await_messages(servers, range(1))
+                took = time.monotonic() - begin
+                status = Path(f"/proc/{sink.pid}/status").read_text()
+                (peak,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+                stat = Path(f"/proc/{sink.pid}/stat").read_text()
+                ticks = sum(map(int, stat.split()[13:15]))
+            finally:
+                sink.kill()
         cpu = ticks / os.sysconf("SC_CLK_TCK")
     print(
-        f"{checkout}: {total} messages in {took:.1f} s with the sink's start, {total / took:,.0f} a second; "
+        f"{checkout}: {total} messages, the last {left} of them in {took:.1f} s, {left / took:,.0f} a second; "
         f"sink: {cpu:.1f} s CPU, {peak}; load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
-    return total / took
+    return left / took
 
 
-def await_messages(servers: Servers, count: int) -> None:
-    """Return as soon as so many messages are in the stream."""
-    from chaos import nats_http
-    from chaos_common import messages_of_leader
-
-    deadline = time.monotonic() + 300
-    while messages_of_leader(nats_http(servers)[0]) != count:
-        assert time.monotonic() < deadline, "the stream does not get there within 300 s"
-        time.sleep(0.05)
+def await_messages(servers: Servers, counts: range) -> int:
+    """Return how many messages are in the stream, as soon as that is one of these numbers."""
+    deadline = time.monotonic() + 120
+    configuration = (servers.nats[0].home / "nats.conf").read_text()
+    (address,) = re.findall(r"http: (\S+)", configuration)  # where the server is watched
+    while (found := messages_of_leader(f"http://{address}")) not in counts:
+        assert time.monotonic() < deadline, f"after 120 s {found} messages are in the stream"
+        time.sleep(0.02)
+    return found
 
 
 def main() -> int:
@@ -135,11 +105,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4, help="of messages (default: 4)")
     parser.add_argument("--times", type=int, default=1, help="each is measured (default: 1)")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout to compare")
-    parser.add_argument("--fill", metavar="URL", help=argparse.SUPPRESS)
+    parser.add_argument("--sync", action="store_true", help="NATS syncs its disk every time")
     options = parser.parse_args()
-    if options.fill:
-        asyncio.run(fill(options.fill, options.devices, options.rounds))
-        return 0
     checkouts = [FLEET.parents[1]]
     if options.against:
         checkouts.insert(0, options.against.resolve())
@@ -147,7 +114,9 @@ def main() -> int:
     for _ in range(options.times):
         for checkout, found in rates.items():
             with tempfile.TemporaryDirectory(prefix="bench-sink-") as home:
-                found.append(run(Path(home), checkout, options.devices, options.rounds))
+                found.append(
+                    run(Path(home), checkout, options.devices, options.rounds, options.sync)
+                )
     medians = [statistics.median(found) for found in rates.values()]
     if len(medians) == 2:
         print(f"{medians[1] / medians[0]:.1f} times as many as before")

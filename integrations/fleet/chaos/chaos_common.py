@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import clickhouse18  # noqa: E402, F401 - the engine's URLs are of its kind
 from power_fleet.engine import Connection, Engine  # noqa: E402 - found by the lines above
 from power_fleet.fleet import Fleet  # noqa: E402
 from power_fleet.stream import STREAM  # noqa: E402
+from servers import Servers  # noqa: E402
 
 from power_manager import PowerManager, to_microseconds  # noqa: E402
 
@@ -83,12 +85,21 @@ def messages_of_leader(url: str) -> int:
     return next((stream["state"]["messages"] for stream in streams if stream["name"] == STREAM), -1)
 
 
-def settle(files: Sequence[PowerManager], nats_http: Sequence[str], seconds: float) -> float:
+def nats_http(servers: Servers) -> list[str]:
+    """Where the NATS servers are watched."""
+    found = [
+        re.search(r"http: (\S+)", (server.home / "nats.conf").read_text())
+        for server in servers.nats
+    ]
+    return [f"http://{match[1]}" for match in found if match]
+
+
+def settle(files: Sequence[PowerManager], watched: Sequence[str], seconds: float) -> float:
     """Wait until every file is sent and the stream is empty; return how long that took."""
     begin = time.monotonic()
     while True:
         waiting = sum(bool(pm.pending_readings(1) or pm.pending_deletions(1)) for pm in files)
-        messages = max(map(messages_of_leader, nats_http))
+        messages = max(map(messages_of_leader, watched))
         if not waiting and messages == 0:
             return time.monotonic() - begin
         assert time.monotonic() - begin < seconds, (

@@ -36,7 +36,7 @@ def decode(data: bytes, sequence: int) -> Batch:
 
 
 codec.VERSION = NEXT
-sink.decode = decode
+sink.decode = decode  # type: ignore[attr-defined] # it is imported there
 
 if __name__ == "__main__":
     sys.exit(cli.main())

@@ -6,6 +6,7 @@ Answers go to standard output, the rest to standard error.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
 import importlib.util
 import logging
@@ -81,7 +82,11 @@ def _run(parser: CommandParser, argv: Sequence[str] | None) -> int:
         except Refused as error:
             print_error(f"power-fleet: {printable(error)}")
             return 2
-        except (TimeoutError, NatsError) as error:  # some of them have no text
+        except (
+            asyncio.TimeoutError,
+            TimeoutError,
+            NatsError,
+        ) as error:  # some of them have no text
             print_error(f"power-fleet: {printable(error) or type(error).__name__}")
             return 1
         return code

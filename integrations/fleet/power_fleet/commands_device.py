@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from power_fleet.forwarder import forward_file, open_file
+from power_fleet.forwarder import Sent, forward_file, open_file
 from power_fleet.options import (
     DEVICE_GROUP,
     add_log_option,
+    add_metrics_option,
     add_nats_options,
     nats_of,
     parse_wait,
-    run_until_signal,
+    run_with_metrics,
 )
 from power_fleet.progress import resend
 from power_fleet.stream import Backoff
 from power_manager import DB_PATH, CommandParser, parse_time
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 DB_VARIABLE = "POWER_MANAGER_DB"
 
@@ -53,6 +59,7 @@ def _add_forward(parser: CommandParser) -> None:
         help="between two attempts at most (default: 60s)",
     )
     command.add_argument("--once", action="store_true", help="end when everything is sent")
+    add_metrics_option(command)
     add_log_option(command)
     add_nats_options(command)
 
@@ -89,6 +96,7 @@ def _add_db_option(command: CommandParser) -> None:
 
 
 def _forward(options: argparse.Namespace) -> int:
+    sent = Sent()
     work = forward_file(
         options.db,
         options.site,
@@ -96,8 +104,15 @@ def _forward(options: argparse.Namespace) -> int:
         options.interval,
         Backoff(most=options.max_wait),
         options.once,
+        sent,
     )
-    return run_until_signal(work)
+    return run_with_metrics(work, options, lambda: _metrics_of(sent))
+
+
+def _metrics_of(sent: Sent) -> Iterable[Metric]:
+    from power_fleet.metrics import forward_metrics
+
+    return forward_metrics(sent)
 
 
 def _resend(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from power_fleet.nats_server import DEFAULT_PORT, LOOPBACK
 from power_fleet.options import (
     HUB_GROUP,
     add_log_option,
+    add_metrics_option,
     add_nats_options,
     nats_of,
     parse_positive,
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from power_fleet.discovery import Addresses
 
 DEFAULT_SERVICE_PORT = 8080
+LEAST_MEMORY = (
+    256 * 2**20
+)  # bytes: with less than that an engine does not even start, or answers nothing
 SERVICE_PACKAGES = ("power_service", "fastapi", "uvicorn", "pydantic_settings")
 
 
@@ -104,11 +108,12 @@ def _add_hub(parser: CommandParser) -> None:
     )
     command.add_argument(
         "--memory",
-        type=parse_positive,
+        type=parse_memory,
         default=0,
         metavar="N",
         help="bytes that the engine may take (default: half of the machine's)",
     )
+    add_metrics_option(command)
     add_log_option(command)
 
 
@@ -145,8 +150,20 @@ def _hub(options: argparse.Namespace) -> int:
         _service_port(options),
         options.max_bytes or STREAM_BYTES,
         options.memory,
+        options.metrics_file,
     )
     return run_until_signal(run(told, _say_ready))
+
+
+def parse_memory(text: str) -> int:
+    """Text as bytes of memory that an engine can do with, for argparse."""
+    try:
+        memory = parse_count(text)
+    except argparse.ArgumentTypeError:
+        memory = 0
+    if memory < LEAST_MEMORY:
+        raise argparse.ArgumentTypeError(f"expected bytes, at least {LEAST_MEMORY}, got {text!r}")
+    return memory
 
 
 def _service_port(options: argparse.Namespace) -> int | None:

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 
 from power_fleet.dead import set_up_streams
 from power_fleet.options import (
     SERVER_GROUP,
     add_engine_option,
     add_log_option,
+    add_metrics_option,
     add_nats_options,
     engine_urls_of,
     nats_of,
     parse_positive,
     parse_wait,
-    run_until_signal,
+    run_with_metrics,
+    together,
 )
 from power_fleet.quota import BYTES_A_MINUTE, MESSAGES_A_MINUTE, Quota
 from power_fleet.stream import DEVICE_MESSAGES, Backoff
-from power_manager import CommandParser, parse_count
+from power_manager import CommandParser, parse_count, parse_duration
 
 STREAM_BYTES = 10 * 2**30  # that may wait in the stream
 
@@ -88,6 +91,7 @@ def _add_sink(parser: CommandParser) -> None:
         metavar="N",
         help="bytes of one device that are stored in a minute (default: 64 MiB)",
     )
+    add_metrics_option(command)
     add_log_option(command)
     add_nats_options(command)
     add_engine_option(command)
@@ -97,7 +101,7 @@ def _add_close(parser: CommandParser) -> None:
     command = parser.add_command(
         "close",
         _close,
-        "compute the statistics of closed hours as they close",
+        "compute the statistics of hours as they close, and look after the devices",
         examples=["", "--once"],
         group=SERVER_GROUP,
     )
@@ -108,7 +112,15 @@ def _add_close(parser: CommandParser) -> None:
         metavar="TIME",
         help="between two looks (default: 60s)",
     )
+    command.add_argument(
+        "--silent-after",
+        type=functools.partial(parse_duration, above=0),
+        default=3600.0,
+        metavar="TIME",
+        help="without a word, and a device that is not retired is silent (default: 1h)",
+    )
     command.add_argument("--once", action="store_true", help="end when all that there are are done")
+    add_metrics_option(command)
     add_log_option(command)
     add_engine_option(command)
 
@@ -154,21 +166,30 @@ def _add_stream(parser: CommandParser) -> None:
 
 def _sink(options: argparse.Namespace) -> int:
     from power_fleet.engine import Engine
+    from power_fleet.metrics import sink_metrics
     from power_fleet.sink import Sink
 
     source = nats_of(options)
     engine = Engine(engine_urls_of(options))
     quota = Quota(options.device_rate, options.device_bytes)
     sink = Sink(engine, source, Backoff(most=options.max_wait), quota=quota)
-    return run_until_signal(sink.run())
+    return run_with_metrics(sink.run(), options, lambda: sink_metrics(sink.work))
 
 
 def _close(options: argparse.Namespace) -> int:
     from power_fleet.engine import Engine
-    from power_fleet.hours import keep_closing
+    from power_fleet.hours import Closed, keep_closing
+    from power_fleet.metrics import close_metrics
+    from power_fleet.watch import keep_watching
 
     engine = Engine(engine_urls_of(options))
-    return run_until_signal(keep_closing(engine, options.interval, Backoff(), once=options.once))
+    closed = Closed()
+    closing = keep_closing(engine, options.interval, Backoff(), once=options.once, closed=closed)
+    watching = keep_watching(
+        engine, options.interval, Backoff(), options.silent_after, once=options.once
+    )
+    work = together([closing, watching])
+    return run_with_metrics(work, options, lambda: close_metrics(closed))
 
 
 def _stream(options: argparse.Namespace) -> int:

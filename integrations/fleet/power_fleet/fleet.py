@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
-from power_fleet import sql
+from power_fleet import history, sql
 from power_fleet.engine import Engine, Row, Shard, at_once, parts
+from power_fleet.history import NEVER, meter_sums, open_hour
 from power_fleet.keep import Kept, kept
 from power_manager import (
     DAY_US,
@@ -47,7 +48,6 @@ _Place = tuple[
 ]  # where a question is asked, of which devices, and its parameters for that
 HOURS_AT_ONCE = 1_000_000  # hours of meters in one question: about 300 MB of the engine's memory
 _NAMED = 6  # times that the longest question names its devices
-_NEVER = 2**62  # an hour that does not come
 
 
 @dataclass(frozen=True)
@@ -273,56 +273,31 @@ def _records(shard: Shard, of: str, names: dict[str, Any]) -> dict[str, DeviceRe
     return {row["device_id"]: _device(row) for row in shard.select(sql.devices(of), **names)}
 
 
-def _oldest(shard: Shard, of: str, names: dict[str, Any], first: int, end: int) -> int:
-    """The oldest of the hours from `first` on and before `end` that have to be made to answer; `end` where none has."""
-    (found,) = shard.select(sql.oldest_dirty(of), first=first, end=end, **names)
-    return int(found["oldest"]) if found["hours"] else end
-
-
 def _sums(
-    shard: Shard, of: str, names: dict[str, Any], after: int, open_hour: int
+    shard: Shard, of: str, names: dict[str, Any], after: int, first_open: int
 ) -> dict[str, dict[str, MeterSums]]:
     """By device and meter, the sums of the readings later than `after`.
 
-    The hours before `open_hour` are those that are kept: their readings may be gone. The one in which `after` lies then
-    counts whole.
+    The hours before `first_open` are those that are kept: their readings may be gone. The one in which `after` lies
+    then counts whole.
     """
     first = after // HOUR_US + 1
-    if 0 < first <= open_hour:
+    if 0 < first <= first_open:
         first -= 1
         after = first * HOUR_US - 1
-    oldest = _oldest(shard, of, names, max(first, open_hour), _NEVER)
-    question = shard.dialect.tallies(of, oldest < _NEVER)
-    rows = shard.select(question, after=after, first=first, oldest=oldest, end=_NEVER, **names)
+    oldest = history.oldest_to_make(shard, of, names, max(first, first_open))
+    question = shard.dialect.tallies(of, oldest < NEVER)
+    rows = shard.select(question, after=after, first=first, oldest=oldest, end=NEVER, **names)
     found: dict[str, dict[str, MeterSums]] = {}
     for row in rows:
-        found.setdefault(row["device_id"], {})[row["meter_id"]] = _meter_sums(row)
+        found.setdefault(row["device_id"], {})[row["meter_id"]] = meter_sums(row)
     return found
-
-
-def _meter_sums(row: Row) -> MeterSums:
-    """A meter's sums of a row of Dialect.tallies()."""
-    sums = MeterSums(
-        reading_count=row["reading_count"],
-        power_count=row["power_count"],
-        wattage_sum=row["wattage_sum"],
-        energy_out_wh=row["energy_out"],
-        energy_in_wh=row["energy_in"],
-    )
-    if row["power_count"]:
-        sums = sums._replace(min_wattage=row["min_wattage"], max_wattage=row["max_wattage"])
-    if row["charge_count"]:
-        sums = sums._replace(
-            min_charge_pct=row["min_charge_pct"], max_charge_pct=row["max_charge_pct"]
-        )
-    return sums
 
 
 def _budgets(shard: Shard, of: str, names: dict[str, Any], now: int) -> dict[str, dict[str, Any]]:
     of = f"{of} AND {sql.AT_WORK}"
     records = _records(shard, of, names)
-    open_hour = kept(shard).readings.first_hour(now)
-    last_day = _sums(shard, of, names, max(now - DAY_US, -1), open_hour)
+    last_day = _sums(shard, of, names, max(now - DAY_US, -1), open_hour(shard, now))
     meters: dict[str, list[PowerMeter]] = {id_: [] for id_ in records}
     for row in shard.select(sql.meters(of), **names):
         device_id = row["device_id"]
@@ -339,26 +314,26 @@ def _energies(shard: Shard, first_day: int, now: int) -> list[Row]:
     days = [row["day"] for row in shard.select(sql.TOUCHED_DAYS, first_day=first_day)]
     (counted,) = shard.select(sql.METER_COUNT)
     (gaps,) = shard.select(sql.GAPS)
-    open_hour = kept(shard).readings.first_hour(now)
+    first_open = open_hour(shard, now)
     at_a_time = max(HOURS_AT_ONCE // (24 * max(counted["meters"], 1)), 1)
     rows: list[Row] = []
     for number in range(0, len(days), at_a_time):
         some = days[number : number + at_a_time]
         # Those that bridge long gaps are asked about by themselves.
-        rows += _energies_of(shard, sql.NEAR, gaps["near"], some, open_hour)
+        rows += _energies_of(shard, sql.NEAR, gaps["near"], some, first_open)
         if gaps["far"]:
-            rows += _energies_of(shard, sql.FAR, gaps["far"], some, open_hour)
+            rows += _energies_of(shard, sql.FAR, gaps["far"], some, first_open)
     return rows
 
 
 def _energies_of(
-    shard: Shard, of: str, max_gap_us: int, days: Sequence[int], open_hour: int
+    shard: Shard, of: str, max_gap_us: int, days: Sequence[int], first_open: int
 ) -> list[Row]:
     wanted = days[0] * 24
     end = (days[-1] + 1) * 24
     # A day's first energy may begin that long before it.
     first = max(wanted + -max_gap_us // HOUR_US, 0)
-    oldest = _oldest(shard, of, {}, max(first, open_hour), end)
+    oldest = history.oldest_to_make(shard, of, {}, max(first, first_open), end)
     question = shard.dialect.days(of, oldest < end)
     return shard.select(question, wanted=wanted, first=first, oldest=oldest, end=end)
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nats.errors
@@ -12,6 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.api import Header
 from nats.js.errors import APIError
 
+from power_fleet.aside import Aside
 from power_fleet.codec import Batch, encode
 from power_fleet.outbox import Outbox, Parcel
 from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, is_other_stream, token
@@ -21,8 +26,37 @@ PUBLISH_SECONDS = 10.0  # to wait for an acknowledgement
 # Between two parcels of a backlog. A sink stores no more than so many messages of one device, by its quota, and what is
 # beyond waits in the stream: live readings would wait behind it.
 BACKLOG_SECONDS = 0.1
+MOST_WAITING = 10_000  # readings of a file that are counted
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
 _log = logging.getLogger("power_fleet")
+
+
+@dataclass
+class Sent:
+    """What a forwarder has sent since it began."""
+
+    messages: int = 0  # that the stream has acknowledged
+    readings: int = 0
+    failures: int = 0  # attempts that failed
+    sent_at: float = 0.0  # when something was sent last, epoch seconds; 0.0: never
+    line: int = 0  # of what was sent last; 0: none yet
+    waiting: int = 0  # readings of the file that were not sent, when they were counted last
+    file: PowerManager | None = None  # while it is open
+
+    def note(self, parcel: Parcel, sequences: Sequence[int | None]) -> None:
+        """Those batches of a parcel are acknowledged that have a place in the stream; there is one at least."""
+        batches = [batch for batch, place in zip(parcel.batches, sequences) if place is not None]
+        self.failures += len(parcel.batches) - len(batches)
+        self.messages += len(batches)
+        self.readings += sum(len(batch.readings) for batch in batches)
+        self.sent_at = time.time()
+        self.line = max((batch.line for batch in batches), default=self.line)
+
+    def count(self) -> int:
+        """Count the readings that wait in the file, up to MOST_WAITING of them. Raises StorageError."""
+        if self.file is not None:
+            self.waiting = len(self.file.pending_readings(MOST_WAITING))
+        return self.waiting
 
 
 class Replaced(Exception):
@@ -34,12 +68,19 @@ class OtherStream(ConnectionError):
 
 
 async def forward_file(
-    db: Path, site: str, to: Nats, interval: float, backoff: Backoff, once: bool = False
+    db: Path,
+    site: str,
+    to: Nats,
+    interval: float,
+    backoff: Backoff,
+    once: bool = False,
+    sent: Sent | None = None,
 ) -> None:
     """Forward a file as forward() does; where another one has taken its place, go on with that one.
 
     A backup may be copied to a device while its forwarder runs. Raises StorageError where there is no file at first.
     """
+    sent = Sent() if sent is None else sent
     is_first = True
     while True:
         try:
@@ -50,12 +91,24 @@ async def forward_file(
             await backoff.wait("nothing to send", error)
             continue
         is_first = False
-        with pm:
+        with pm, _counted(sent, pm):
             try:
-                await forward(Outbox(pm, site), to, interval, backoff, once)
+                await forward(Outbox(pm, site), to, interval, backoff, once, sent)
                 return
             except Replaced:
                 _log.warning("%s: another file has taken its place: going on with that one", db)
+
+
+@contextlib.contextmanager
+def _counted(sent: Sent, pm: PowerManager) -> Iterator[None]:
+    """What waits in the file can be counted, and is at the end."""
+    sent.file = pm
+    try:
+        yield
+    finally:
+        with contextlib.suppress(StorageError):
+            sent.count()
+        sent.file = None
 
 
 def open_file(db: Path) -> PowerManager:
@@ -66,47 +119,66 @@ def open_file(db: Path) -> PowerManager:
 
 
 async def forward(
-    outbox: Outbox, to: Nats, interval: float, backoff: Backoff, once: bool = False
+    outbox: Outbox,
+    to: Nats,
+    interval: float,
+    backoff: Backoff,
+    once: bool = False,
+    sent: Sent | None = None,
 ) -> None:
     """Send what is there, then look again every `interval` seconds, for ever; with once, until nothing is left.
 
     A failure never ends it: the file keeps everything, the connection is made anew, and the wait grows. Raises Replaced
     where the path no longer names the file.
     """
+    sent = Sent() if sent is None else sent
     while True:
         try:
             connection = await to.connect("power-fleet forward")
             try:
-                await _drain(connection, outbox, interval, backoff, once)
+                await _drain(connection, outbox, interval, backoff, once, sent)
                 return
             finally:
                 await _close(connection)
         except _FAILURES as error:
             if outbox.is_replaced():
                 raise Replaced(str(error)) from error
+            sent.failures += 1
             await backoff.wait("not sent, kept in the file", error)
 
 
 async def _drain(
-    connection: Client, outbox: Outbox, interval: float, backoff: Backoff, once: bool
+    connection: Client,
+    outbox: Outbox,
+    interval: float,
+    backoff: Backoff,
+    once: bool,
+    sent: Sent,
 ) -> None:
     js = connection.jetstream()
+    aside = Aside()
     while True:
-        parcel = await asyncio.to_thread(outbox.take)
+        parcel = await asyncio.to_thread(outbox.take, aside.names())
         if parcel.batches:
             try:
-                sequences = await publish(js, parcel)
+                results = await publish(js, parcel)
             except OtherStream:
                 outbox.reopen()
                 raise
             except (
                 APIError
             ) as error:  # the stream is full, or has enough of this device: the connection is good
+                sent.failures += 1
                 await backoff.wait("not sent, kept in the file", error)
                 continue
+            _leave_out(aside, parcel, results)
+            sequences = [result if isinstance(result, int) else None for result in results]
             await asyncio.to_thread(outbox.done, parcel, sequences)
+            sent.note(parcel, sequences)
             if parcel.is_full:
                 await asyncio.sleep(BACKLOG_SECONDS)
+        elif aside:
+            await asyncio.sleep(min(interval, aside.seconds()))
         elif once:
             return
         else:
@@ -114,22 +186,41 @@ async def _drain(
         backoff.reset()
 
 
-async def publish(js: JetStreamContext, parcel: Parcel) -> list[int]:
-    """Return the places that the stream has given to the batches, when it has acknowledged all of them.
+def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception]) -> None:
+    """Have the devices wait of which the stream has refused something."""
+    refused = {
+        batch.device_id: result
+        for batch, result in zip(parcel.batches, results)
+        if isinstance(result, Exception)
+    }
+    for device_id, error in refused.items():
+        aside.put(device_id, error)
+    for batch in parcel.batches:
+        if batch.device_id not in refused:
+            aside.take_back(batch.device_id)
 
-    Any failure raises, and then nothing is noted: OtherStream where the stream is not that of the lines.
+
+async def publish(js: JetStreamContext, parcel: Parcel) -> list[int | Exception]:
+    """Return the place that the stream has given to each batch when it has acknowledged it, or why it has not.
+
+    Raises what happened where it has acknowledged none, and OtherStream where it is not the stream of the lines: then
+    nothing is to be noted.
     """
-    results = await asyncio.gather(
+    answers = await asyncio.gather(
         *(_send(js, batch) for batch in parcel.batches), return_exceptions=True
     )
-    sequences = []
-    for batch, result in zip(parcel.batches, results):
-        if isinstance(result, BaseException):
-            raise result
-        if batch.opening is None and is_other_stream(batch.line, result):
-            raise OtherStream(f"the stream {STREAM} was made anew: everything of it is told again")
-        sequences.append(result)
-    return sequences
+    results: list[int | Exception] = []
+    for batch, answer in zip(parcel.batches, answers):
+        if isinstance(answer, int):
+            if batch.opening is None and is_other_stream(batch.line, answer):
+                raise OtherStream(f"the stream {STREAM} was made anew: all of it is told again")
+        elif not isinstance(answer, _FAILURES):
+            raise answer
+        results.append(answer)
+    errors = [result for result in results if isinstance(result, Exception)]
+    if errors and len(errors) == len(results):
+        raise errors[0]
+    return results
 
 
 async def _send(js: JetStreamContext, batch: Batch) -> int:

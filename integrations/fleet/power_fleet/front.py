@@ -34,9 +34,10 @@ END_SECONDS = 0.5  # for questions that are under way at the end
 IDLE_SECONDS = 300.0  # of a client's connection
 _log = logging.getLogger("power_fleet")
 
-# An insert whose rows follow it as bytes of a format.
+# An insert whose rows follow it as bytes of a format: table, columns and settings, and no question or values.
 _INSERT = re.compile(
-    rb"\s*(?P<head>INSERT\s+INTO\s+(?:(?!\bSELECT\b)[^;])*?)\s+FORMAT\s+(?P<format>\w+)[ \t]*\r?\n",
+    rb"\s*(?P<head>INSERT\s+INTO\s+[\w.`\"]+\s*(?:\([^()]*\))?)(?P<settings>\s*SETTINGS\s[^\n;]*?)?"
+    rb"\s*\bFORMAT\s+(?P<format>\w+)[ \t]*\r?\n",
     re.IGNORECASE,
 )
 _STATE = re.compile(rb"\s*(SET|USE)\b", re.IGNORECASE)
@@ -82,7 +83,7 @@ class _Connection:
         self._set(_settings(parameters))
         insert = _INSERT.match(statement)
         if insert:
-            self._insert(insert["head"], insert["format"], statement[insert.end() :])
+            self._insert(insert, statement[insert.end() :])
             return b""
         values = {
             name.removeprefix(_VALUE): value
@@ -105,10 +106,11 @@ class _Connection:
                 self._chdb.query(f"SET {name} = '{quoted}'")
                 self._settings[name] = value
 
-    def _insert(self, head: bytes, format_: bytes, rows: bytes) -> None:
+    def _insert(self, insert: re.Match[bytes], rows: bytes) -> None:
         # Not chDB's send_insert(): of an insert that fails at its end, as on a full disk, it says nothing (4.4.0).
+        head, settings, format_ = (part.decode() for part in insert.groups(default=b""))
         with _as_file(rows) as path:
-            self._chdb.query(f"{head.decode()} FROM INFILE '{path}' FORMAT {format_.decode()}")
+            self._chdb.query(f"{head} FROM INFILE '{path}' {settings} FORMAT {format_}")
 
     def close(self) -> None:
         """Close it."""
@@ -240,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
         """The whole body. Raises BadRequest where it is too long."""
         if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
             return b"".join(self._chunks())
-        length = int(self.headers.get("Content-Length") or 0)
+        length = _length(self.headers.get("Content-Length") or "0", 10)
         if length > MAX_BODY:
             raise BadRequest(f"a request may have {MAX_BODY} bytes, this one has {length}")
         return self.rfile.read(length)
@@ -262,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _chunks(self) -> Iterator[bytes]:
         total = 0
         while True:
-            size = int(self.rfile.readline(100).split(b";")[0], 16)
+            size = _length(self.rfile.readline(100).decode("latin-1").partition(";")[0], 16)
             total += size
             if total > MAX_BODY:
                 raise BadRequest(f"a request may have {MAX_BODY} bytes")
@@ -282,6 +284,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
         """Say nothing: questions may hold what is nobody else's business."""
+
+
+def _length(text: str, base: int) -> int:
+    """Text as a number of bytes. Raises BadRequest."""
+    digits = text.strip()
+    try:
+        if digits.isalnum():  # neither a sign nor 1_000
+            return int(digits, base)
+    except ValueError:
+        pass
+    raise BadRequest(f"expected a number of bytes, got {text!r}")
 
 
 class Front(ThreadingHTTPServer):

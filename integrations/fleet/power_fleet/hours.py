@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from power_fleet import sql
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
@@ -26,12 +27,22 @@ TOO_LATE = "%d hours of devices have readings that came when others were no long
 _log = logging.getLogger("power_fleet")
 
 
+@dataclass
+class Closed:
+    """What has been done since it began."""
+
+    hours: int = 0  # of devices, computed
+    failures: int = 0  # looks that failed
+    looked_at: float = 0.0  # when the last look ended, epoch seconds; 0.0: never
+
+
 async def keep_closing(
     engine: Engine,
     interval: float,
     backoff: Backoff,
     clock: Callable[[], float] = time.time,
     once: bool = False,
+    closed: Closed | None = None,
 ) -> None:
     """Close hours every `interval` seconds, for ever; with once, close all that there are and return.
 
@@ -39,6 +50,7 @@ async def keep_closing(
     Any number of them may run. A failure is waited out, but with once it is raised as EngineError.
     """
     looks = 0
+    closed = Closed() if closed is None else closed
     late = 0
     while True:
         is_recent = looks % ALL_EVERY != 0
@@ -54,10 +66,13 @@ async def keep_closing(
         except EngineError as error:
             if once:
                 raise
+            closed.failures += 1
             await backoff.wait("hours not closed, answers are right but slower", error)
             continue
         backoff.reset()
         looks += 1
+        closed.hours += done
+        closed.looked_at = clock()
         if done:
             _log.info("%d hours computed", done)
         if once:

@@ -21,10 +21,10 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from nats.js.errors import NotFoundError
 
@@ -33,14 +33,17 @@ from power_fleet.dead import set_up_streams
 from power_fleet.discovery import USERS, Addresses, announced, locked, write_privately
 from power_fleet.engine import Engine
 from power_fleet.front import Front
-from power_fleet.hours import keep_closing
+from power_fleet.hours import Closed, keep_closing
 from power_fleet.hub_pages import Pages
 from power_fleet.keys import make_key, read_key, write_key
 from power_fleet.life import highest_line
+from power_fleet.metrics import close_metrics, registry_of, sink_metrics, with_metrics
 from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
+from power_fleet.options import together
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
 from power_fleet.stream import CONSUMER, STREAM, Backoff, Nats, Refused
+from power_fleet.watch import keep_watching
 from power_manager import StorageError
 
 STREAM_BYTES = 2**30  # that may wait in the stream by default
@@ -67,6 +70,7 @@ class HubOptions:
     service_port: int | None = None  # of the pages; None: without them
     stream_bytes: int = STREAM_BYTES
     memory: int = 0
+    metrics_file: Path | None = None  # for Prometheus
 
 
 async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
@@ -94,14 +98,20 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
             )
             parts.enter_context(announced(options.data, addresses))
             ready(addresses)
-            await _together(
+            sink = Sink(engine, source, Backoff(most=30.0), Quota())
+            closing = Engine([front.url])
+            closed = Closed()
+            work = together(
                 [
                     server.keep_running(Backoff(most=30.0)),
-                    Sink(engine, source, Backoff(most=30.0), Quota()).run(),
-                    keep_closing(Engine([front.url]), CLOSE_SECONDS, Backoff()),
+                    sink.run(),
+                    keep_closing(closing, CLOSE_SECONDS, Backoff(), closed=closed),
+                    keep_watching(closing, CLOSE_SECONDS, Backoff()),
                     _watch_disk(options.data, server, _free_bytes),
                 ]
             )
+            registry = registry_of(lambda: chain(sink_metrics(sink.work), close_metrics(closed)))
+            await with_metrics(work, options.metrics_file, registry)
 
 
 @contextlib.asynccontextmanager
@@ -192,17 +202,6 @@ async def _pages(
         yield pages.url
     finally:
         await asyncio.to_thread(pages.stop)
-
-
-async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Do all of them at once; where one fails, end the others and raise what it raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _password(data: Path) -> str:

@@ -34,6 +34,13 @@ class Key:
         """The subject below which answers to the holder of this key come."""
         return inbox_prefix_of(self.public)
 
+    def sign(self, nonce: str) -> str:
+        """The proof for a server that has sent this nonce."""
+        import nkeys
+
+        pair = nkeys.from_seed(bytearray(self.seed, "ascii"))
+        return base64.b64encode(pair.sign(nonce.encode())).decode()
+
 
 def inbox_prefix_of(public: str) -> str:
     """The subject below which answers to the holder of a public key come: nobody else may listen there.

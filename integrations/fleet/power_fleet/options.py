@@ -9,13 +9,16 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from power_fleet.discovery import find_hub
 from power_fleet.stream import Nats, Refused
 from power_manager import CommandParser, parse_count, parse_duration
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 HUB_GROUP = "on one machine"
 DEVICE_GROUP = "on a device"
@@ -57,6 +60,30 @@ def add_log_option(command: CommandParser) -> None:
     command.add_argument(
         "-v", "--verbose", action="store_true", help="say what is the same as before too"
     )
+
+
+def add_metrics_option(command: CommandParser) -> None:
+    """Add --metrics-file, for commands that go on for ever; run_with_metrics() reads it."""
+    command.add_argument(
+        "--metrics-file",
+        type=Path,
+        metavar="FILE",
+        help="write metrics for Prometheus there, such as /var/lib/node_exporter/fleet.prom",
+    )
+
+
+def run_with_metrics(
+    work: Coroutine[Any, Any, None],
+    options: argparse.Namespace,
+    make: Callable[[], Iterable[Metric]],
+) -> int:
+    """As run_until_signal, and write what `make` makes to the file of add_metrics_option()."""
+    if options.metrics_file is None:
+        return run_until_signal(work)
+    from power_fleet import metrics  # who writes none has no memory for it
+
+    registry = metrics.registry_of(make)
+    return run_until_signal(metrics.with_metrics(work, options.metrics_file, registry))
 
 
 def add_json_option(command: CommandParser) -> None:
@@ -148,6 +175,17 @@ def log_at(options: argparse.Namespace) -> None:
     """Log what add_log_option() asks for."""
     is_verbose = getattr(options, "verbose", False)
     logging.getLogger("power_fleet").setLevel(logging.DEBUG if is_verbose else logging.INFO)
+
+
+async def together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do all of them at once; where one fails, end the others and raise what it raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def run_until_signal(work: Coroutine[Any, Any, None]) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,7 @@ class Parcel:
     """What is to be sent next, and what done() is to note once it has been."""
 
     batches: list[Batch] = field(default_factory=list)
-    readings: list[PowerReading] = field(default_factory=list)
+    readings: dict[str, list[PowerReading]] = field(default_factory=dict)  # by device
     deletions: list[Deletion] = field(default_factory=list)
     last_event: int | None = None
     deletions_again: list[KeptDeletion] = field(default_factory=list)
@@ -52,14 +52,22 @@ class Parcel:
     @property
     def is_full(self) -> bool:
         """Whether there are more readings than it took."""
-        return len(self.readings) == READINGS
+        return sum(map(len, self.readings.values())) == READINGS
 
-    @property
-    def is_progress(self) -> bool:
-        """Whether the file has something to note once it is sent."""
-        events = (self.last_event, self.last_event_again)
-        rows = (self.readings, self.deletions, self.deletions_again)
-        return any(rows) or events != (None, None)
+    def without(self, refused: set[str]) -> Parcel:
+        """The part of it that is not of these devices."""
+        batches = [batch for batch in self.batches if batch.device_id not in refused]
+        # Events go in order: those of all devices wait for one.
+        has_events = not any(b.events for b in self.batches if b.device_id in refused)
+        return Parcel(
+            batches,
+            {name: rows for name, rows in self.readings.items() if name not in refused},
+            [row for row in self.deletions if row.device_id not in refused],
+            self.last_event if has_events else None,
+            [row for row in self.deletions_again if row.device_id not in refused],
+            self.last_event_again if has_events else None,
+            [row for row in self.states if row.device_id not in refused],
+        )
 
 
 @dataclass(frozen=True)
@@ -84,9 +92,7 @@ class Outbox:
         self._progress = Progress()
         self._max_gap = 0
         self._lines: dict[str, int] = {}  # by device: the number of its line
-        self._openings: dict[
-            str, Opening
-        ] = {}  # by device: an opening that is not acknowledged yet
+        self._openings: dict[str, Opening] = {}  # by device: one that is not acknowledged yet
         self._start()
 
     def _start(self) -> None:
@@ -99,10 +105,10 @@ class Outbox:
         self._last_deletion = 0  # the sequence number of the last one that has a revision
         self._deletions_revision = 0
 
-    def take(self) -> Parcel:
+    def take(self, aside: Collection[str] = ()) -> Parcel:
         """What is to be sent next; without batches if there is nothing. The same again until done().
 
-        Where a device has no line yet, these are openings, and nothing else.
+        Of a device that has no line yet it is the opening alone. Of the devices `aside` there is nothing.
         """
         parcel = Parcel()
         # One transaction: a reading that is taken together with a deletion must be of the time before or after both.
@@ -110,41 +116,50 @@ class Outbox:
             self._read_head()
             deletions = self._pm.pending_deletions(DELETIONS)
             again = self._deletions_again()
+            meters = self._pm.list_meters()
+            self._claim_deletions(deletions)
+            self._claim_states([*_meter_states(meters), *self._device_states()])
             devices = [device.id for device in self._pm.list_devices()]
             devices += [row.device_id for row in deletions]
             devices += [row.device_id for row in again]
-            openings = self._take_openings(devices)
-            if openings:
-                parcel.batches += openings
-                return parcel
-            meters = self._pm.list_meters()
-            self._claim_deletions(deletions)
-            self._add_states(parcel, meters)
-            if deletions:
-                self._add_deletions(parcel, deletions)
-            else:
-                self._add_deletions_again(parcel, again)
-                self._add_readings(parcel, {meter.id: meter.device_id for meter in meters})
-                self._add_events(parcel)
+            parcel.batches += self._take_openings(set(devices).difference(aside))
+            ready = set(self._lines).difference(aside)
+            self._add_states(parcel, ready)
+            self._add_deletions(parcel, [row for row in deletions if row.device_id in ready])
+            self._add_deletions_again(parcel, [row for row in again if row.device_id in ready])
+            # What was recorded after a deletion goes after it.
+            ready -= {row.device_id for row in deletions}
+            device_of = {row.id: row.device_id for row in meters if row.device_id in ready}
+            self._add_readings(parcel, device_of)
+            self._add_events(parcel, ready)
         return parcel
 
-    def done(self, parcel: Parcel, sequences: Sequence[int]) -> None:
-        """Note, in one transaction, that the stream has all of it: each batch at that place."""
+    def done(self, parcel: Parcel, sequences: Sequence[int | None]) -> None:
+        """Note, in one transaction, what the stream has: each batch at that place; None: it has not got it.
+
+        Of a device of which a batch is missing nothing is noted, but its opening.
+        """
+        refused = set()
         for batch, sequence in zip(parcel.batches, sequences, strict=True):
-            if batch.opening is not None:
+            if sequence is None:
+                refused.add(batch.device_id)
+            elif batch.opening is not None:
                 self._lines[batch.device_id] = sequence
                 self._openings.pop(batch.device_id, None)
-        if parcel.is_progress:
+        taken = parcel.without(refused)
+        readings = [row for rows in taken.readings.values() for row in rows]
+        events = (taken.last_event, taken.last_event_again)
+        if readings or taken.deletions or taken.deletions_again or events != (None, None):
             with self._pm.connection() as conn:
-                self._pm.acknowledge([*parcel.readings, *parcel.deletions])
-                progress.keep_deletions(conn, parcel.batches)
-                progress.note_deletions(conn, parcel.deletions_again)
-                if parcel.last_event is not None:
-                    self._events.acknowledge(parcel.last_event)
-                if parcel.last_event_again is not None:
-                    progress.note_events(conn, parcel.last_event_again)
+                self._pm.acknowledge([*readings, *taken.deletions])
+                progress.keep_deletions(conn, taken.batches)
+                progress.note_deletions(conn, taken.deletions_again)
+                if taken.last_event is not None:
+                    self._events.acknowledge(taken.last_event)
+                if taken.last_event_again is not None:
+                    progress.note_events(conn, taken.last_event_again)
                 progress.count_parcel(conn)
-        for state in parcel.states:
+        for state in taken.states:
             self._sent[state.device_id, state.meter_id] = state.revision
 
     def is_replaced(self) -> bool:
@@ -196,7 +211,7 @@ class Outbox:
     def _take_openings(self, device_ids: Iterable[str]) -> list[Batch]:
         """The openings of the lines that are missing; the same until they are acknowledged."""
         batches = []
-        for device_id in dict.fromkeys(device_ids):
+        for device_id in sorted(device_ids):
             if device_id in self._lines:
                 continue
             if device_id not in self._openings:
@@ -247,9 +262,8 @@ class Outbox:
         """With the revisions that they had, so that they take nothing that was recorded after them."""
         strangers = [kept for kept in again if kept.deletion.line > self._lines[kept.device_id]]
         with self._pm.connection() as conn:
-            progress.note_deletions(
-                conn, strangers
-            )  # another fleet's: this one never heard of them
+            # Another fleet's: this one has never heard of them.
+            progress.note_deletions(conn, strangers)
         by_device: dict[str, Batch] = {}
         for kept in again:
             if kept in strangers:
@@ -264,7 +278,9 @@ class Outbox:
     def _add_readings(self, parcel: Parcel, device_of: dict[str, str]) -> None:
         by_device: dict[str, Batch] = {}
         for reading in self._pm.pending_readings(READINGS):
-            device_id = device_of[reading.meter_id]
+            device_id = device_of.get(reading.meter_id)
+            if device_id is None:
+                continue
             if device_id not in by_device:
                 by_device[device_id] = self._batch(device_id)
             by_device[device_id].readings.append(
@@ -276,18 +292,17 @@ class Outbox:
                     reading.charge_pct,
                 )
             )
-            parcel.readings.append(reading)
+            parcel.readings.setdefault(device_id, []).append(reading)
         parcel.batches += by_device.values()
 
-    def _add_events(self, parcel: Parcel) -> None:
+    def _add_events(self, parcel: Parcel, ready: set[str]) -> None:
         """The next events; where there are none, those that are to be sent again."""
-        events = self._events.pending(EVENTS)
-        if events:
+        pending = self._events.pending(EVENTS)
+        events = _of_devices(pending or self._events_again(), ready)
+        if events and pending:
             parcel.last_event, _ = events[-1]
-        else:
-            events = self._events_again()
-            if events:
-                parcel.last_event_again, _ = events[-1]
+        elif events:
+            parcel.last_event_again, _ = events[-1]
         by_device: dict[str, Batch] = {}
         for sequence, event in events:
             device_id = event.device_id
@@ -319,12 +334,11 @@ class Outbox:
                 progress.note_events(conn, until)
         return events
 
-    def _add_states(self, parcel: Parcel, meters: list[PowerMeter]) -> None:
+    def _add_states(self, parcel: Parcel, ready: set[str]) -> None:
         """The devices and meters that the stream does not have as they are now; a device after its meters."""
-        self._claim_states([*_meter_states(meters), *self._device_states()])
         by_device: dict[str, list[_State]] = {}
         for key, state in self._states.items():
-            if self._sent.get(key) != state.revision:
+            if state.device_id in ready and self._sent.get(key) != state.revision:
                 by_device.setdefault(state.device_id, []).append(state)
         for device_id, states in by_device.items():
             parcel.states += states
@@ -382,6 +396,18 @@ class Outbox:
                 self._max_gap,
             )
             yield device.id, None, content
+
+
+def _of_devices(
+    events: list[tuple[int, PowerEvent]], device_ids: set[str]
+) -> list[tuple[int, PowerEvent]]:
+    """Those before the first one of another device: events go in order."""
+    found = []
+    for sequence, event in events:
+        if event.device_id not in device_ids:
+            break
+        found.append((sequence, event))
+    return found
 
 
 def _meter_states(meters: Iterable[PowerMeter]) -> Iterator[tuple[str, str, tuple[Any, ...]]]:

@@ -27,6 +27,7 @@ from power_fleet.dead import DEAD_STREAM
 from power_fleet.discovery import NotRunning, find_hub
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.fleet import Fleet
+from power_fleet.history import NEVER, hour_rows, meter_sums
 from power_fleet.stream import STREAM, Nats, Refused
 from power_manager import (
     DAY_US,
@@ -62,6 +63,7 @@ __all__ = ["FleetSource", "Refused", "open_source"]
 END_OF_TIME_US = 7_289_654_400 * SECOND_US  # 2201, as the library has it
 LOOK_SECONDS = 1.0  # between two looks for an engine that does not answer
 SETTLE_SECONDS = 2.0  # in which every sink has stored what it had taken before
+BUDGET_SECONDS = 2.0  # that the budgets of all devices are kept: every page asks for them
 STATE_SECONDS = 5.0  # that the state of the stream is kept
 _NO_STREAM = (nats.errors.Error, OSError, asyncio.TimeoutError, Refused)
 _log = logging.getLogger("power_fleet")
@@ -70,7 +72,6 @@ PLACES = (
 )
 _MANY = 500  # devices, from which on all are asked about: naming them takes longer
 _FEW_READINGS = 10_000  # a page that has less makes the next one longer
-_NEVER = 2**62  # an hour that does not come
 _LONG_GAP_US = DAY_US  # a device that counts energy over longer gaps is asked about by itself
 
 _PLACES_OF_METER = (
@@ -174,6 +175,7 @@ class FleetSource:
         self._find_urls = find_urls
         self._clock = clock
         self._settling = Settling(settle_seconds)
+        self._all_budgets = _Kept(BUDGET_SECONDS, lambda: self._fleet.budget().value)
         self._stream_state = _Kept(STATE_SECONDS, self._ask_stream)
         self._looked_at = time.monotonic()
         self._urls = list(find_urls())
@@ -352,7 +354,10 @@ class FleetSource:
     ) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
         """By device and meter, its hours from one on and before another in order, each with its sums."""
         found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
-        for answer in at_once(lambda part: _hour_sums(*part, first, end), self._parts(device_ids)):
+        now_us = self._now_us()
+        for answer in at_once(
+            lambda part: _hour_sums(*part, first, end, now_us), self._parts(device_ids)
+        ):
             found |= answer
         return found
 
@@ -447,7 +452,7 @@ class FleetSource:
         ids = [check_text("device_id", id_) for id_ in check_iterable("device_ids", device_ids)]
         if len(ids) <= _MANY:
             return self._fleet.budget(ids).value
-        known = self._fleet.budget().value
+        known = dict(self._all_budgets.value())
         missing = [id_ for id_ in ids if id_ not in known]
         known |= self._fleet.budget(missing).value
         return {id_: known[id_] for id_ in ids}
@@ -554,42 +559,20 @@ class FleetSource:
 
 
 def _hour_sums(
-    shard: Shard, device_ids: tuple[str, ...], gap_us: int, wanted: int, end: int | None
+    shard: Shard,
+    device_ids: tuple[str, ...],
+    gap_us: int,
+    first: int,
+    end: int | None,
+    now_us: int,
 ) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
-    """The hours of these devices' meters, looked for from so early on that the energy of the first is whole."""
-    first = max(wanted - -(-gap_us // HOUR_US), 0)
-    until = _NEVER if end is None else end
-    (dirty,) = shard.select(sql.oldest_dirty(sql.THESE), devices=device_ids, first=first, end=until)
-    oldest = dirty["oldest"] if dirty["hours"] else until
-    rows = shard.select(
-        shard.dialect.hours(sql.THESE, oldest < until),
-        devices=device_ids,
-        wanted=wanted,
-        first=first,
-        oldest=oldest,
-        end=until,
-    )
+    """The hours of these devices' meters, asked for from so early on that the energy of the first is whole."""
+    hours = range(first, NEVER if end is None else end)
     found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
-    for row in rows:
-        key = (row["device_id"], row["meter_id"])
-        found.setdefault(key, []).append((row["hour"], _meter_sums(row)))
+    for row in hour_rows(shard, sql.THESE, {"devices": device_ids}, hours, gap_us, now_us):
+        of_meter = found.setdefault((row["device_id"], row["meter_id"]), [])
+        of_meter.append((row["hour"], meter_sums(row)))
     return found
-
-
-def _meter_sums(row: Row) -> MeterSums:
-    powers = row["power_count"]
-    charges = row["charge_count"]
-    return MeterSums(
-        row["reading_count"],
-        powers,
-        row["wattage_sum"],
-        row["min_wattage"] if powers else None,
-        row["max_wattage"] if powers else None,
-        row["min_charge_pct"] if charges else None,
-        row["max_charge_pct"] if charges else None,
-        row["energy_out"],
-        row["energy_in"],
-    )
 
 
 class Settling:

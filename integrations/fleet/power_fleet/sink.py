@@ -42,6 +42,7 @@ WAIT = 1.0  # seconds for a message to come
 TOGETHER = 0.1  # seconds in which what comes is stored together
 FRESH_EVERY = 10.0  # seconds between two notes of how fresh the engine is, where nothing comes
 FRESH_SOON = 1.0  # the same where something comes
+LAST_SECONDS = 1.0  # for what is being stored when the sink is told to end
 BURIED = 100  # dead letters at a time
 ACKNOWLEDGEMENT_BYTES = 1000  # one of the server's is shorter
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
@@ -188,6 +189,7 @@ class Work:
     dead: int = 0  # dead letters
     postponed: int = 0  # messages beyond their device's quota, each time that they came
     dropped: int = 0  # that no device sent
+    failures: int = 0  # attempts that failed
     stored_at: float = 0.0  # when something was stored last, epoch seconds; 0.0: never
     lag: float = 0.0  # seconds that the oldest message had waited in the stream, at the last look
 
@@ -201,7 +203,7 @@ class _Portion:
 
 
 class Sink:
-    """One copy of the sink. `quota` is how much of its time a device may take."""
+    """One copy of the sink. `quota`: how much of its time a device may take. `work`: where it notes what it does."""
 
     def __init__(
         self,
@@ -209,6 +211,7 @@ class Sink:
         source: Nats,
         backoff: Backoff,
         quota: Quota | None = None,
+        work: Work | None = None,
     ) -> None:
         self._engine = engine
         self._source = source
@@ -217,7 +220,7 @@ class Sink:
         self._complaints = Complaints()
         self._fresh_at = -FRESH_EVERY  # when it was noted last, by the monotonic clock
         self._is_fresh = False  # whether nothing has been stored since
-        self.work = Work()
+        self.work = Work() if work is None else work
 
     async def run(self) -> None:
         """Work for ever: whatever fails is tried again, over a new connection, after a growing wait."""
@@ -231,6 +234,7 @@ class Sink:
                     with contextlib.suppress(*_FAILURES):
                         await asyncio.wait_for(connection.close(), 5)
             except _FAILURES as error:  # EngineError is one of them
+                self.work.failures += 1
                 await self._backoff.wait("not stored, kept in the stream", error)
 
     async def _work(self, connection: Client) -> None:
@@ -238,7 +242,7 @@ class Sink:
         js = connection.jetstream()
         await check_sequence(js, await asyncio.to_thread(highest_line, self._engine))
         dead_subject = await dead.dead_subject(js)
-        intake = Intake(connection)
+        intake = Intake(self._source)
         await intake.start()
         try:
             while True:
@@ -252,12 +256,11 @@ class Sink:
                     # Each store makes parts of tables, which the engine has to merge.
                     await asyncio.sleep(began_at + TOGETHER - time.monotonic())
         finally:
-            with contextlib.suppress(*_FAILURES):
-                await intake.close()
+            await intake.close()
 
     async def _take(self, intake: Intake, js: JetStreamContext, dead_subject: str) -> None:
         """Store what has come, and have the stream drop it."""
-        messages = await self._allowed(intake, await intake.take())
+        messages = self._allowed(intake, intake.take())
         poison: list[tuple[Message, str]] = []
         left = iter(messages)
         while portion := await asyncio.to_thread(_portion, left, poison):
@@ -266,7 +269,7 @@ class Sink:
             self._complaints.say(device_of(message.subject), f"a dead letter: {reason}")
         await self._bury(intake, js, dead_subject, poison)
 
-    async def _allowed(self, intake: Intake, messages: list[Message]) -> list[Message]:
+    def _allowed(self, intake: Intake, messages: list[Message]) -> list[Message]:
         """Those of the messages that are within their device's quota; the others come again when they are.
 
         What no device sent is dropped: the server's acknowledgement of another device's message, which that device
@@ -280,7 +283,7 @@ class Sink:
                     device_id, "dropped what another device had the server send under its subject"
                 )
                 self.work.dropped += 1
-                await intake.drop(message)
+                intake.drop(message)
                 continue
             wait = self._quota.wait_for(device_id, len(message.data))
             if wait == 0.0:
@@ -288,27 +291,41 @@ class Sink:
             else:
                 self._complaints.say(device_id, "it sends more than its quota: the rest waits")
                 self.work.postponed += 1
-                await intake.give_back(message, wait)
+                intake.give_back(message, wait)
         return allowed
 
     async def _store(self, intake: Intake, portion: _Portion, left: Iterable[Message]) -> None:
         """Store messages and acknowledge them. On a failure they go back with those left, for any sink to try again."""
+        batches = [(batch, message.taken_at) for message, batch in portion.good]
+        storing = asyncio.ensure_future(
+            asyncio.to_thread(lambda: store(self._engine, rows_of(batches, self._engine)))
+        )
         try:
-            batches = [(batch, message.taken_at) for message, batch in portion.good]
-            inserts = await asyncio.to_thread(
-                lambda: store(self._engine, rows_of(batches, self._engine))
-            )
+            await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            await self._finish(intake, portion, storing)
+            raise
         except _FAILURES:
             for message in chain((message for message, _ in portion.good), left):
                 with contextlib.suppress(*_FAILURES):
-                    await intake.give_back(message, 1.0)
+                    intake.give_back(message, 1.0)
             raise
-        await intake.acknowledge(message for message, _ in portion.good)
+        inserts = storing.result()
+        intake.acknowledge(message for message, _ in portion.good)
         self.work.messages += len(portion.good)
         self.work.readings += portion.readings
         self.work.inserts += inserts
         self.work.stored_at = time.time()
         self._is_fresh = False
+
+    async def _finish(
+        self, intake: Intake, portion: _Portion, storing: asyncio.Future[int]
+    ) -> None:
+        """Acknowledge what is being stored when the sink is told to end, if that is done soon."""
+        await asyncio.wait({storing}, timeout=LAST_SECONDS)
+        if storing.done() and not storing.cancelled() and storing.exception() is None:
+            with contextlib.suppress(*_FAILURES):
+                intake.acknowledge(message for message, _ in portion.good)
 
     async def _bury(
         self,
@@ -322,7 +339,7 @@ class Sink:
         async def bury(message: Message, reason: str) -> None:
             try:
                 await dead.bury(js, dead_subject, message, reason)
-                await intake.drop(message)
+                intake.drop(message)
                 self.work.dead += 1
             except _FAILURES as error:
                 _log.error("left in the stream: %s", error or type(error).__name__)

@@ -27,6 +27,8 @@ from nats.js.api import (
 )  # fmt: skip
 from nats.js.errors import NotFoundError
 
+from power_fleet.keys import Key, read_key
+
 ANY_INBOX = "_INBOX"
 STREAM, SUBJECT = "POWER_FLEET", "power.fleet."  # a device's own subject ends with its id
 CONSUMER = "sink"
@@ -106,25 +108,43 @@ class Nats:
         """The URLs one by one."""
         return [url.strip() for url in self.urls.split(",")]
 
+    def password(self) -> str | None:
+        """What the password's file holds now."""
+        if self.password_file is None:
+            return None
+        return self.password_file.read_text(encoding="utf-8").strip()
+
+    def key(self) -> Key | None:
+        """What the key's file holds now."""
+        if self.key_file is None:
+            return None
+        return read_key(self.key_file)
+
+    def tls(self) -> ssl.SSLContext | None:
+        """How the servers have to prove themselves; None: they need not."""
+        if self.certificate is not None:
+            return _pinned(self.certificate)
+        if self.ca is not None:
+            return ssl.create_default_context(cafile=str(self.ca))
+        return None
+
+    def answers_to(self, key: Key | None) -> str:
+        """The subject below which answers to us come; key: ours, if we have one."""
+        if key is not None and self.inbox_prefix == ANY_INBOX:
+            return key.inbox_prefix
+        return self.inbox_prefix
+
     async def connect(self, name: str) -> Client:
         """A connection that reconnects by itself; raises where no server is there at first."""
         options: dict[str, Any] = {"user": self.user}
-        inbox_prefix = self.inbox_prefix
-        if self.key_file is not None:
-            from power_fleet.keys import (
-                read_key,
-            )  # what signs is not loaded where nothing is signed
-
-            key = read_key(self.key_file)
+        key = self.key()
+        if key is not None:
             options["nkeys_seed_str"] = key.seed
-            if inbox_prefix == ANY_INBOX:
-                inbox_prefix = key.inbox_prefix
         if self.password_file is not None:
-            options["password"] = self.password_file.read_text(encoding="utf-8").strip()
-        if self.ca is not None:
-            options["tls"] = ssl.create_default_context(cafile=str(self.ca))
-        if self.certificate is not None:
-            options["tls"] = _pinned(self.certificate)
+            options["password"] = self.password()
+        context = self.tls()
+        if context is not None:
+            options["tls"] = context
 
         complaints: dict[str, None] = {}  # each once, in their order
 
@@ -138,7 +158,7 @@ class Nats:
         attempt = connection.connect(
             self.servers,
             name=name,
-            inbox_prefix=inbox_prefix,
+            inbox_prefix=self.answers_to(key),
             connect_timeout=5,
             max_reconnect_attempts=3,
             reconnect_time_wait=1,

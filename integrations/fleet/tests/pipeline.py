@@ -12,7 +12,7 @@ from power_fleet.engine import Engine
 from power_fleet.forwarder import forward
 from power_fleet.outbox import Outbox
 from power_fleet.quota import Quota
-from power_fleet.sink import Sink
+from power_fleet.sink import Sink, Work
 from power_fleet.stream import STREAM, Backoff, Nats, make_streams
 
 from power_manager import PowerManager
@@ -68,9 +68,10 @@ async def running_sink(
     engine: Engine,
     nats: Nats,
     quota: Quota | None = None,
+    work: Work | None = None,
 ) -> AsyncIterator[None]:
-    """A sink at work."""
-    sink = Sink(engine, nats, quick(), quota)
+    """A sink at work, which it notes in `work`."""
+    sink = Sink(engine, nats, quick(), quota, work)
     task = asyncio.ensure_future(sink.run())
     try:
         yield

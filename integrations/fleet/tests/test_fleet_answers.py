@@ -11,7 +11,7 @@ import pytest
 from chaos_common import same
 from fleet_harness import HOUR, NOW, Clock, carry, random_device, same_json
 from power_fleet import fleet as fleet_module
-from power_fleet import schema
+from power_fleet import history, schema
 from power_fleet.engine import Engine
 from power_fleet.fleet import Answer, Fleet
 from power_fleet.hours import close_hours
@@ -121,7 +121,7 @@ def test_readings_that_come_while_it_is_asked(
     pm = make(10)
     carry(pm, engine)
     close_hours(engine, NOW_US)
-    oldest, late = fleet_module._oldest, iter([(1.0, 2.0), (30.0, 50.0), (3.0,)])
+    oldest, late = history.oldest_to_make, iter([(1.0, 2.0), (30.0, 50.0), (3.0,)])
 
     def slow(*arguments: Any) -> int:
         found = oldest(*arguments)
@@ -135,7 +135,7 @@ def test_readings_that_come_while_it_is_asked(
         carry(pm, engine)
         return found
 
-    monkeypatch.setattr(fleet_module, "_oldest", slow)
+    monkeypatch.setattr(history, "oldest_to_make", slow)
     for _ in range(3):
         before = pm.export_report("edge-10")
         report = fleet.report("edge-10").value

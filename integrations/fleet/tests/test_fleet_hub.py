@@ -36,7 +36,7 @@ from power_fleet.nats_server import NatsServer
 from power_fleet.stream import Backoff, Nats, Refused
 from servers import eventually
 
-from power_manager import PowerManager, StorageError
+from power_manager import NotFound, PowerManager, StorageError
 
 GRACE = 2.0 + 1.5  # seconds: within 2, on a machine that does other things too
 
@@ -65,6 +65,15 @@ def readings_of(hub: HubProcess, device_id: str) -> int:
     return int(found)
 
 
+def reported(fleet: Fleet, device_id: str) -> int:
+    """How many readings a device's report counts; 0 where nothing is known of it yet."""
+    try:
+        report = json.loads(fleet.report(device_id).value)
+    except NotFound:
+        return 0
+    return sum(meter["reading_count"] for meter in report["meters"])
+
+
 def send_to(hub: HubProcess, pm: PowerManager) -> None:
     """Forward a file until the hub's stream has all of it."""
     asyncio.run(send(pm, Nats(hub.addresses.nats)))
@@ -87,8 +96,7 @@ def test_a_device_is_seen_after_two_commands(one_hub: HubProcess) -> None:
     pm = device(one_hub.data.parent / "edge-1.db", "edge-1")
     sent = one_hub.run("forward", "--db", "edge-1.db", "--once")
     assert sent.returncode == 0, sent.stderr
-    eventually(lambda: readings_of(one_hub, "edge-1") == 60)
-    eventually(lambda: one_hub.run("report", "edge-1").returncode == 0)
+    eventually(lambda: reported(Fleet([one_hub.addresses.clickhouse]), "edge-1") == 60)
     report = json.loads(one_hub.run("report", "edge-1").stdout)
     own = json.loads(pm.export_report("edge-1"))
     assert same({**own, "generated_at": ""}, {**report, "generated_at": ""})
@@ -164,10 +172,10 @@ def test_kill_9_loses_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
             process.end(signal.SIGKILL)  # the last messages may be on their way into the engine
             eventually(functools.partial(is_gone, child))
             process.start()
+        fleet = Fleet([process.addresses.clickhouse])
         for number, pm in enumerate(files):
-            eventually(lambda id_=f"e{number}": readings_of(process, id_) == 3000)  # type: ignore[misc]
-            report = Fleet([process.addresses.clickhouse]).report(f"e{number}").value
-            assert [meter["reading_count"] for meter in json.loads(report)["meters"]] == [3000]
+            eventually(lambda id_=f"e{number}": reported(fleet, id_) == 3000)  # type: ignore[misc]
+            assert readings_of(process, f"e{number}") == 3000
             pm.close()
 
 
@@ -456,6 +464,9 @@ def test_what_the_front_refuses(
 def test_bodies_that_are_too_long_or_broken(ask: Callable[..., tuple[int, bytes]]) -> None:
     """They are refused before they are read, or after."""
     assert ask(b"x", **{"Content-Length": str(front.MAX_BODY + 1)})[0] == 400
+    for length in ("-1", "1_0", "x"):
+        said = f"expected a number of bytes, got {length!r}\n".encode()
+        assert ask(b"x", **{"Content-Length": length}) == (400, said)
     status, said = ask(b"x", **{"Content-Encoding": "lz4"})
     assert (status, said[:18]) == (400, b"the body is no lz4")
     status, said = ask(b"x", **{"Content-Encoding": "br"})
@@ -471,7 +482,11 @@ def test_an_insert_that_fails_at_its_end_is_said_to_have(
     status, said = ask(b"INSERT INTO picky (a) FORMAT TabSeparated\n-1\n")
     assert (status, said[:10]) == (500, b"Code: 469.")
     assert ask(b"INSERT INTO picky FORMAT TabSeparated\n1\n2\n") == (200, b"")
-    assert ask(b"SELECT sum(a) FROM picky") == (200, b"3\n")
+    with_settings = b"INSERT INTO picky (a) SETTINGS max_threads = 1 FORMAT TabSeparated\n4\n"
+    assert ask(with_settings) == (200, b"")
+    assert ask(b"INSERT INTO picky SELECT 8 AS a\n") == (200, b"")
+    assert ask(b"INSERT INTO picky VALUES (length('\n FORMAT x\n'))") == (200, b"")
+    assert ask(b"SELECT sum(a) FROM picky") == (200, b"26\n")
     ask(b"DROP TABLE picky")
 
 
@@ -579,9 +594,10 @@ def test_devices_elsewhere_need_a_key(tmp_path: Path, certificate: tuple[Path, P
         (["--cert", "a.pem"], 2, "--cert and --key go together: give both"),
         (["--cert", "a.pem", "--key", "b.pem"], 1, "a.pem: it cannot be read"),
         (["--port", "1", "--no-service"], 2, "--port and --no-service: give one of them"),
+        (["--memory", "1000"], 2, "expected bytes, at least 268435456, got '1000'"),
         (["--listen", "hub"], 2, "expected an address such as 127.0.0.1, 0.0.0.0 or ::, got 'hub'"),
     ],
-    ids=["no-certificate", "no-key", "no-file", "two", "a-name"],
+    ids=["no-certificate", "no-key", "no-file", "two", "memory", "a-name"],
 )
 def test_a_hub_that_is_told_what_cannot_be_does_not_start(
     tmp_path: Path, arguments: list[str], code: int, message: str

@@ -17,6 +17,8 @@ from chaos_common import compare
 from fleet_harness import INTEGRATION, NOW, Clock, emptied, random_device
 from nats.js import JetStreamContext
 from pipeline import drained, info, messages, quick, running_sink, send, streams, until
+from power_fleet.aside import MOST_SECONDS, Aside
+from power_fleet.dead import set_up_streams
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
 from power_fleet.forwarder import forward, forward_file
@@ -34,7 +36,7 @@ from power_fleet.stream import (
 )
 from servers import Servers
 
-from power_manager import PowerManager
+from power_manager import PowerManager, PowerMeter
 
 ID = "edge-1"
 
@@ -167,6 +169,22 @@ def test_a_stream_with_messages_is_not_made_anew(pm: PowerManager, nats: Nats) -
     asyncio.run(run())
 
 
+def test_a_stream_that_was_lost_is_set_up_beyond_what_the_engine_knows(nats: Nats) -> None:
+    """One that has come so far, or further, stays as it is."""
+
+    async def last_after(highest_line: int) -> int:
+        await set_up_streams(nats, 1, 10_000_000, highest_line=highest_line)
+        return (await info(nats)).state.last_seq
+
+    async def run() -> None:
+        assert await last_after(0) == 0
+        assert await last_after(500) == EPOCH - 1
+        assert await last_after(500) == EPOCH - 1
+        assert await last_after(EPOCH + 5) == 2 * EPOCH - 1
+
+    asyncio.run(run())
+
+
 def test_settings_of_a_stream_change_whatever_its_first_number(nats: Nats) -> None:
     """With the number given again, with another one, or without."""
 
@@ -238,6 +256,62 @@ def test_a_file_that_is_replaced_under_its_forwarder_is_right_at_once(
     with PowerManager(tmp_path / "a.db") as restored:
         latest = Fleet(["chdb://memory"]).latest().value
         assert [row.voltage for row in latest] == [row.voltage for row in restored.list_meters()]
+
+
+def test_a_device_that_is_refused_does_not_hold_up_the_others_of_its_file(
+    nats: Nats, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its share of the stream is full; it waits by itself, that is said once, and it is sent when there is room."""
+    share = 20
+
+    async def run(pm: PowerManager, full: PowerMeter) -> None:
+        async with jetstream(nats) as js:
+            await make_streams(js, 1, 10_000_000, device_messages=share)
+            for number in range(share):
+                await js.publish("power.fleet.a", b"%d" % number, stream=STREAM)
+        sending = asyncio.ensure_future(forward(Outbox(pm), nats, 0.05, quick()))
+        await until(lambda: {row.meter_id for row in pm.pending_readings()} == {full.id})
+        async with running_sink(engine, nats):
+            await until(lambda: pm.pending_readings() == [])
+            await drained(nats)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    with PowerManager(tmp_path / "two.db", clock=Clock()) as pm:
+        for name in ("a", "b"):
+            pm.register_device(name, name)
+            pm.log_power(pm.add_meter(name, "main").id, 230.0, 1.0)
+        with caplog.at_level(logging.WARNING, "power_fleet"):
+            asyncio.run(run(pm, pm.list_meters("a")[0]))
+    said = [line.getMessage() for line in caplog.records if "device 'a'" in line.getMessage()]
+    assert [line for line in said if "not sent, kept in the file, while others are" in line] == [
+        said[0]
+    ]
+    assert "maximum messages per subject exceeded" in said[0]
+    assert said[-1].endswith("it is sent again")
+    stored = {row["device_id"] for row in engine.select("SELECT device_id FROM power_readings")}
+    assert stored == {"a", "b"}
+
+
+def test_a_device_that_is_refused_waits_longer_each_time() -> None:
+    """Up to a minute, by itself, until it is taken."""
+    clock = Clock(0.0)
+    aside = Aside(clock)
+    assert not aside
+    assert aside.seconds() == 0.0
+    waits = []
+    for _ in range(12):
+        aside.put("a", ConnectionError("full"))
+        assert aside.names() == {"a"}
+        waits.append(aside.seconds())
+        clock.now += waits[-1]
+        assert aside.names() == set()
+        assert aside
+    assert waits[0] <= 0.5
+    assert MOST_SECONDS / 2 <= waits[-1] <= MOST_SECONDS
+    aside.take_back("b")
+    aside.take_back("a")
+    assert not aside
 
 
 @pytest.mark.slow

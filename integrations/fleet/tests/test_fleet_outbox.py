@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from fleet_harness import NOW, SEQUENCES, Clock, batches_of
 from power_fleet import __version__, outbox
 from power_fleet.codec import Batch, Meter, encode
+from power_fleet.dead import LETTER_BYTES
 from power_fleet.outbox import DELETIONS, EVENTS, READINGS, Outbox, Parcel
 
 from power_manager import PowerManager
@@ -369,8 +371,6 @@ def test_a_device_that_is_gone_is_deleted_by_the_next_process(pm: PowerManager) 
 
 def test_a_long_note_fits_into_a_message(pm: PowerManager) -> None:
     """The largest events there can be stay below NATS's 1 MB."""
-    import random
-
     chance = random.Random(1)
     for _ in range(EVENTS):
         pm.trigger_event(
@@ -379,3 +379,73 @@ def test_a_long_note_fits_into_a_message(pm: PowerManager) -> None:
             note="".join(chr(chance.randrange(0x10000, 0x10FFFF)) for _ in range(10_000)),
         )
     assert all(len(data) < 2**20 for _, data in sent(opened(pm).take()))
+
+
+def test_readings_of_any_kind_fit_into_a_dead_letter(pm: PowerManager) -> None:
+    """So that they can be replayed when a sink is upgraded; they are the least compressible there can be."""
+    chance = random.Random(1)
+    meter = pm.list_meters()[0].id
+    pm.log_many(
+        (meter, chance.random(), chance.random(), 100 * chance.random(), chance.uniform(0, NOW))
+        for _ in range(READINGS)
+    )
+    parcel = opened(pm).take()
+    assert parcel.is_full
+    assert all(len(data) < LETTER_BYTES for _, data in sent(parcel))
+
+
+def test_a_device_that_is_refused_holds_up_no_other(pm: PowerManager) -> None:
+    """What the stream has of the others is noted, and of its own nothing, until it is taken."""
+    first, second = pm.list_meters()
+    box = Outbox(pm)
+    opening = box.take()
+    box.done(
+        opening, [None if batch.device_id == "a" else next(SEQUENCES) for batch in opening.batches]
+    )
+    for meter in (first, second):
+        pm.log_power(meter.id, 1.0, 1.0)
+    pm.delete_readings(first.id, until=NOW - 60)
+    parcel = box.take()
+    assert [batch.opening is not None for batch in parcel.batches if batch.device_id == "a"] == [
+        True
+    ]
+    assert len([batch for batch in parcel.batches if batch.readings]) == 1
+    box.done(
+        parcel, [None if batch.device_id == "a" else next(SEQUENCES) for batch in parcel.batches]
+    )
+    assert [row.meter_id for row in pm.pending_readings()] == [first.id]
+    assert box.take(aside={"a"}).batches == []
+    batches = batches_of(box)
+    assert {batch.device_id for batch in batches} == {"a"}
+    (deletion,) = [row for batch in batches for row in batch.deletions]
+    (reading,) = [batch for batch in batches if batch.readings]
+    assert deletion.revision < reading.generation
+
+
+def test_events_wait_for_those_before_them(pm: PowerManager) -> None:
+    """They go in order, of all devices; so those of a device that is refused hold up the others' events, not more."""
+    box = opened(pm)
+    for device_id in ("b", "a", "b"):
+        pm.trigger_event(device_id, "restore")
+    pm.log_power(pm.list_meters()[1].id, 1.0, 1.0)
+    parcel = box.take(aside={"a"})
+    assert [len(batch.events) for batch in parcel.batches if batch.events] == [1]
+    parcel = box.take()
+    box.done(
+        parcel, [None if batch.device_id == "a" else next(SEQUENCES) for batch in parcel.batches]
+    )
+    assert pm.pending_readings() == []
+    assert [len(batch.events) for batch in box.take().batches if batch.events] == [2, 1]
+
+
+def test_the_next_parcel_is_of_the_devices_whose_deletions_are_sent(pm: PowerManager) -> None:
+    """Another device's readings need not wait for them."""
+    first, second = pm.list_meters()
+    box = Outbox(pm)
+    batches_of(box)
+    pm.delete_readings(first.id)
+    for meter in (first, second):
+        pm.log_power(meter.id, 1.0, 1.0)
+    parcel = box.take()
+    assert {batch.device_id for batch in parcel.batches if batch.readings} == {"b"}
+    assert {batch.device_id for batch in parcel.batches if batch.deletions} == {"a"}

@@ -107,7 +107,9 @@ def test_a_resend_is_harmless(pm: PowerManager, nats: Nats, engine: Engine) -> N
         for _ in range(2):  # two forwarders that end before they note anything
             box = Outbox(pm)
             opening = box.take()
-            box.done(opening, await publish(js, opening))
+            (sequence,) = await publish(js, opening)
+            assert isinstance(sequence, int), sequence
+            box.done(opening, [sequence])
             waiting = await messages(nats)
             for _ in range(2):
                 await publish(js, box.take())

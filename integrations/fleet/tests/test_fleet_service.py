@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import queue
 import sys
@@ -24,8 +23,6 @@ from power_fleet.engine import Engine
 from power_fleet.read import FleetSource, open_source
 from power_service import cli
 from power_service.app import create_app
-from power_service.fleet_watcher import FleetWatcher
-from power_service.presence import Changes
 from power_service.server import make_server
 from power_service.settings import Refused, Settings
 from power_service.tokens import Scope, TokenFile
@@ -362,97 +359,19 @@ class TestStream:
         assert {one["meter"]["device_id"] for one in found[20:]} == {"edge-1"}
 
 
-def describe(changes: Changes | None) -> list[str]:
-    """The frames of a look, in a few words."""
-    assert changes is not None
-    if changes.error is not None:
-        raise changes.error
-    found = []
-    for frame in changes.frames:
-        message = json.loads(frame.text)
-        kind = message["type"]
-        if kind == "deleted":
-            kind += f" {message['kind']}"
-        found.append(f"{kind} {frame.device_id}")
-    return found
-
-
-class Standing:
-    """A clock that goes on by two seconds with each look, but not within one."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        """Seconds."""
-        return self.now
-
-
-class TestWatcher:
-    """What devices send is seen, and nothing else."""
-
-    def test_what_comes_is_told_once(self, tmp_path: Path, new_urls: list[str]) -> None:
-        """Readings and states of the meters that changed, new devices, events, deletions; then nothing."""
-        engine = Engine(emptied(new_urls))
-        clock = Standing()
-        watcher = FleetWatcher(FleetSource(lambda: new_urls, settle_seconds=0), 1.0, clock)
-        stream_clock = itertools.count(NOW)
-
-        def look() -> list[str]:
-            clock.now += 2.0
-            return describe(watcher.look())
-
-        assert look() == []
-        with PowerManager(tmp_path / "p.db") as pm:
-            pm.register_device("a", "A")
-            main = pm.add_meter("a", "main")
-            pm.add_meter("a", "battery")
-            pm.log_power(main.id, 10.0, 2.0)
-            carry(pm, engine, clock=lambda: next(stream_clock))
-            assert look() == ["device a", "reading a", "meter a", "meter a"]
-            assert look() == []
-            pm.log_power(main.id, 10.0, 3.0)
-            pm.trigger_event("a", "restore")
-            carry(pm, engine, clock=lambda: next(stream_clock))
-            assert look() == ["event a", "reading a", "meter a"]
-            pm.update_device("a", name="B")
-            carry(pm, engine, clock=lambda: next(stream_clock))
-            assert look() == ["device a"]
-            pm.delete_readings(main.id, since=0)
-            carry(pm, engine, clock=lambda: next(stream_clock))
-            assert sorted(look()) == ["deleted readings a", "meter a"]
-            assert look() == []
-            pm.delete_meter(main.id)
-            carry(pm, engine, clock=lambda: next(stream_clock))
-            assert look() == ["deleted meter a"]
-            pm.delete_device("a")
-            carry(pm, engine, clock=lambda: next(stream_clock))
-            clock.now += 60
-            assert sorted(look()) == ["deleted device a", "deleted meter a"]
-
-    def test_the_events_before_it_are_no_news(self, pair: Pair, new_urls: list[str]) -> None:
-        """Nor are the meters; but they are there to be shown."""
-        source = FleetSource(lambda: new_urls, settle_seconds=0)
-        clock = Standing()
-        watcher = FleetWatcher(source, 1.0, clock)
-        changes = watcher.look()
-        assert changes is not None
-        assert changes.events == []
-        assert watcher.sequence == source.last_sequence()
-
-    def test_an_engine_that_comes_late(self, tmp_path: Path) -> None:
-        """The service starts without it and answers 503; nothing says where it would be."""
-        settings = Settings(
-            fleet=("http://127.0.0.1:9",), tokens=tmp_path / "t.json", no_auth=True, rate=0
-        )
-        with TestClient(service(settings), base_url="http://127.0.0.1") as client:
-            for path in ("/v1/devices", "/v1/fleet", "/v1/budget"):
-                found = client.get(path)
-                assert (found.status_code, found.json()["code"]) == (503, "storage_unavailable")
-                assert "127.0.0.1" not in found.text
-                assert found.headers["retry-after"]
-            assert client.get("/healthz").status_code == 200
-            assert client.get("/readyz").status_code == 503
+def test_an_engine_that_comes_late(tmp_path: Path) -> None:
+    """The service starts without it and answers 503; nothing says where it would be."""
+    settings = Settings(
+        fleet=("http://127.0.0.1:9",), tokens=tmp_path / "t.json", no_auth=True, rate=0
+    )
+    with TestClient(service(settings), base_url="http://127.0.0.1") as client:
+        for path in ("/v1/devices", "/v1/fleet", "/v1/budget"):
+            found = client.get(path)
+            assert (found.status_code, found.json()["code"]) == (503, "storage_unavailable")
+            assert "127.0.0.1" not in found.text
+            assert found.headers["retry-after"]
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 503
 
 
 @pytest.mark.slow

@@ -258,7 +258,8 @@ def _serve_demo(options: argparse.Namespace, settings: Settings) -> int:
     importlib.import_module("power_service.app")  # before the year is made: it may not be installed
     with tempfile.TemporaryDirectory(prefix="power-demo-", ignore_cleanup_errors=True) as directory:
         path = Path(directory) / "power_manager.db"
-        settings = settings.model_copy(update={"db": path, "tokens": None, "no_auth": True})
+        made = {"db": path, "tokens": None, "no_auth": True, "fleet": (), "hub": False}
+        settings = settings.model_copy(update=made)
         settings.check(token_count=0)
         if "port" not in options and not _is_free(settings.host, settings.port):
             settings = settings.model_copy(update={"port": 0})

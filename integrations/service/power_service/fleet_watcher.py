@@ -39,6 +39,7 @@ class FleetWatcher:
         self._seconds = seconds
         self._clock = clock
         self._next_look = 0.0
+        self._more = False  # events that are new, beyond those of the last look
         self._next_whole = 0.0
         self._sequence: int | None = None  # None: the engine was never reached
         self._presence = Presence(_latest_reading)
@@ -72,7 +73,7 @@ class FleetWatcher:
             self._look_at_presence(found, begin)
         except Exception as error:  # noqa: BLE001 - as above
             found.error = error
-        if found.error is None:
+        if found.error is None and not self._more:
             # Thousands of meters take a while: looking at them is a fraction of the time, requests need it too.
             pause = max(self._seconds, (self._clock() - begin) * PAUSE_PER_LOOK)
             self._next_look = begin + pause
@@ -82,13 +83,11 @@ class FleetWatcher:
         if self._sequence is None:
             self._sequence = self._source.last_sequence()
             return
-        while True:
-            events = self._source.events_since(self._sequence, limit=_EVENTS_A_LOOK)
-            found.add_events(events)
-            if events:
-                self._sequence = events[-1][0]
-            if len(events) < _EVENTS_A_LOOK:
-                return
+        events = self._source.events_since(self._sequence, limit=_EVENTS_A_LOOK)
+        found.add_events(events)
+        if events:
+            self._sequence = events[-1][0]
+        self._more = len(events) == _EVENTS_A_LOOK
 
     def _look_at_presence(self, found: Changes, begin: float) -> None:
         """Add what devices and meters are new, changed or gone since the last look, and which readings."""

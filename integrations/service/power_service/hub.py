@@ -210,6 +210,7 @@ class Hub:
         client.cursor = hello.resumed_from
         await client.send(message_text(hello))
         while client.cursor < self.position:  # no await between the last look at it and going live
+            position = self.position
             async with self._catching_up:
                 page = await self._storage.call(
                     Lane.READ, self._storage.source.events_since, client.cursor, limit=_PAGE
@@ -218,8 +219,8 @@ class Hub:
                 client.cursor = sequence
                 if client.sees(event.device_id):
                     await client.send(message_text(EventMessage("event", sequence, event)))
-            if not page:
-                break
+            if not page:  # between the last event and there is none: a number need not be one's
+                client.cursor = position
         client.live = True
         self._offer_present(client, self._present.values())
         await client.send_waiting()
