@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fleet_harness import INTEGRATION, Clock, carry, random_device
+from fleet_harness import Clock, carry, random_device
 from nats.errors import NoServersError
 from power_fleet import engine as engine_module
 from power_fleet import schema
@@ -292,25 +292,3 @@ def test_a_server_that_is_not_there_is_said_once(caplog: pytest.LogCaptureFixtur
             with pytest.raises(NoServersError):
                 asyncio.run(to.connect("test"))
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
-
-
-def test_a_short_chaos(tmp_path: Path) -> None:
-    """Fifteen seconds of SIGKILL for every part; the long one is run by hand, see RESULTS.md."""
-    command = [
-        sys.executable,
-        str(INTEGRATION / "chaos/chaos.py"),
-        "--seconds",
-        "15",
-        "--devices",
-        "8",
-    ]
-    run = subprocess.run(
-        [*command, "--keep", str(tmp_path / "kept")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "every replica equal to the files" in run.stdout
-    print(run.stdout)
