@@ -181,12 +181,6 @@ async def fleet_metrics(engine: Engine | None, source: Nats | None = None) -> by
     return generate_latest(registry_of(lambda: metrics))
 
 
-def engine_text(engine: Engine) -> bytes:
-    """fleet_metrics() of an engine alone, for who has no loop."""
-    metrics = _engine_metrics(engine)
-    return generate_latest(registry_of(lambda: metrics))
-
-
 def is_up(text: str) -> bool:
     """Whether all that was asked for fleet_metrics() has answered."""
     return "_up 0.0\n" not in text

@@ -742,5 +742,5 @@ async def get_metrics(request: Request, grant: Reader) -> Response:
     text = await storage.call(Lane.READ, metrics.text, storage.source)
     text += await billing_metrics(request.app, storage)
     if storage.is_fleet:
-        text += await storage.call(Lane.READ, storage.fleet.metrics)
+        text += await storage.call(Lane.READ, storage.fleet.metrics_text)
     return Response(text, media_type=metrics.content_type)
