@@ -326,6 +326,14 @@ class TestMetrics:
         assert "power_fleet_engine_up 1.0" in text
         assert "power_fleet_devices 3.0" in text
 
+    def test_the_engine_is_there(self, pair: Pair) -> None:
+        """How fresh it is, and what is noticed about devices; of a file's service nothing of that."""
+        text = pair.fleet.get("/metrics", headers=pair.bearer()).text
+        assert "power_fleet_engine_up 1.0" in text
+        assert f"power_fleet_devices {len(DEVICES)}.0" in text
+        assert 'power_fleet_alarms{kind="silent"}' in text
+        assert "power_fleet" not in pair.file.get("/metrics").text
+
 
 @pytest.fixture
 def stream_url(pair: Pair, new_urls: list[str], tmp_path: Path) -> Iterator[str]:
