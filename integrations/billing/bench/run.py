@@ -1,6 +1,7 @@
 """What a run costs: a fleet in one file, its consumption into the ledger, the ledger to a loopback Stripe.
 
 python integrations/billing/bench/run.py --devices 100 --customers 20 --days 30
+python integrations/billing/bench/run.py --devices 100 --customers 20 --days 30 --fleet
 python integrations/billing/bench/run.py --years 0.2,1,3 --devices 20 --customers 20
 """
 
@@ -16,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
+FLEET = HERE.parent / "fleet"
 sys.path[:0] = [str(HERE), str(HERE / "tests"), str(HERE.parents[1])]
+sys.path += [str(FLEET), str(FLEET / "tests"), str(FLEET / "chaos")]
 
 from power_billing import Outcome, Receipt, UsageEvent, status  # noqa: E402 - the path above comes first
 from power_billing.tables import tables  # noqa: E402
@@ -35,6 +38,29 @@ def _fill(world: World, devices: int, customers: int, days: int) -> None:
             for i in range(days * 144)
         )
         world.pm.log_many(rows)
+
+
+def _in_an_engine(path: Path) -> World:
+    """A world whose usage comes from chDB in this process; it needs the extra `fleet`."""
+    from fleet_world import URL, FleetWorld
+    from power_fleet import schema
+    from power_fleet.engine import Engine
+
+    engine = Engine([URL])
+    schema.create(engine)
+    world = FleetWorld(path)
+    world.engine = engine  # the tables in memory are gone with their last client
+    return world
+
+
+def _close_hours(world: World) -> None:
+    """Have the engine hold what the file has, its hours closed."""
+    from fleet_world import FleetWorld
+    from power_fleet.hours import close_hours
+
+    assert isinstance(world, FleetWorld)
+    world.carry_all()
+    close_hours(world.engine, int(NOW * 1e6))
 
 
 def _timed(name: str, world: World, stream: bool) -> None:
@@ -106,6 +132,9 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=100)
     parser.add_argument("--customers", type=int, default=20)
     parser.add_argument("--days", type=int, default=30)
+    parser.add_argument(
+        "--fleet", action="store_true", help="usage from a fleet's engine, by the stream alone"
+    )
     parser.add_argument("--years", help="instead, how report and status grow: 0.2,1,3")
     options = parser.parse_args()
     if options.years:
@@ -114,9 +143,12 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {options.devices} devices, {options.customers} customers, "
           f"{options.days} days\n\n| run | events | requests | seconds |\n| --- | --- | --- | --- |")  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
-        for stream in (False, True):
-            world = World(Path(directory) / f"{stream}.db")
+        for stream in (True,) if options.fleet else (False, True):
+            path = Path(directory) / f"{stream}.db"
+            world = _in_an_engine(path) if options.fleet else World(path)
             _fill(world, options.devices, options.customers, options.days)
+            if options.fleet:
+                _close_hours(world)
             name = "stream" if stream else "v1"
             _timed(f"{name}: all hours are new", world, stream)
             _timed(f"{name}: nothing is new", world, stream)

@@ -5,7 +5,8 @@ errors         the one error of this package
 keys           secrets from the environment or a file, never shown
 tables         what this package keeps, in the library's file or one of its own, and the one way to it
 links          which device is billed to which customer, from which hour to which
-sources        where usage comes from: the interface UsageSource, and the library's file
+sources        where usage comes from: the interfaces Devices and UsageSource, and the library's file
+fleet_usage    a fleet's engine as a source, for who has the extra `fleet`
 counting       which meters of a device count, hour by hour
 findings       what cannot be billed, or stays billed without its readings
 ledger         what each hour is in whole watt-hours
@@ -15,6 +16,9 @@ closing        once a month: old hours looked at again, and summed by day
 sinks          where usage goes: the interface UsageSink, and a CSV file as one of them
 stripe_client  Stripe's SDK: times, failures, and what the meter has to be like
 money          what a watt-hour costs
+tariff         prices by time of day: periods that have every hour of the week between them
+tariff_file    the same in a file
+periods        the ledger's meters, and which of them an hour belongs to
 stripe_setup   what has to be at Stripe: meter, product and price
 subscriptions  whether a customer's usage reaches an invoice, and the subscription that it takes
 customers      what is known of customers at Stripe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from power_manager import (
 )
 
 NAME = "power-billing"
+CLICKHOUSE = "POWER_FLEET_CLICKHOUSE"  # power-fleet's variable
 
 
 def make_parser() -> CommandParser:
@@ -47,6 +49,18 @@ def make_parser() -> CommandParser:
         metavar="FILE",
         help=f"a file of the ledger's own (default: ${LEDGER}, else the database)",
     )
+    parser.add_argument(
+        "--fleet",
+        action="store_true",
+        help="bill the devices of a fleet's engine, with the ledger in a file of its own (--ledger)",
+    )
+    parser.add_argument(
+        "--clickhouse",
+        action="append",
+        metavar="URL",
+        help=f"the engine of --fleet, once for each shard, its replicas by commas (default: ${CLICKHOUSE}, shards by "
+        "spaces, else this machine's hub)",
+    )
     add_link_commands(parser)
     add_usage_commands(parser)
     add_decision_commands(parser)
@@ -63,16 +77,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
 
     def program() -> int:
-        options = make_parser().parse_args(argv)
+        parser = make_parser()
+        options = parser.parse_args(argv)
+        _check_fleet(parser, options)
         logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
         try:
             code: int = options.run(options)
         except NotFound as error:
             if error.kind != "device":
                 raise
-            print_error(
-                f"{NAME}: no device {printable(error.id)}: `power-manager devices` lists them"
-            )
+            lists = "power-fleet latest" if options.fleet else "power-manager devices"
+            print_error(f"{NAME}: no device {printable(error.id)}: `{lists}` lists them")
             return 1
         except ModuleNotFoundError as error:
             print_error(f"{NAME}: {error.name} is not installed: pip install '.[billing]'")
@@ -80,3 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
     return run_program(program, NAME, (BillingError, PowerManagerError))
+
+
+def _check_fleet(parser: CommandParser, options: argparse.Namespace) -> None:
+    """End with exit code 2 where half of what --fleet takes is given."""
+    options.usage_error = parser.error
+    if options.clickhouse and not options.fleet:
+        parser.error("--clickhouse is the engine of --fleet: give both")
+    if options.fleet and not options.ledger:
+        parser.error(f"--fleet wants the ledger in a file of its own: --ledger FILE, or {LEDGER}")

@@ -15,6 +15,7 @@ from power_billing.errors import BillingError
 from power_billing.hours import hour_of, iso, oldest_billable
 from power_billing.outbox import Entry, State
 from power_billing.sinks import CsvSink, UsageEvent, UsageSink
+from power_billing.sources import Devices
 from power_billing.tables import LedgerFile, Place
 from power_manager import (
     Column,
@@ -40,15 +41,37 @@ _EVENT_COLUMNS = (
 
 
 @contextlib.contextmanager
-def opened(options: argparse.Namespace) -> Iterator[tuple[PowerManager, Place]]:
-    """The library's file of --db, and where the ledger is: --ledger, or the same file.
+def opened(options: argparse.Namespace) -> Iterator[tuple[Devices, Place]]:
+    """The devices, and where the ledger is: the file of --db and --ledger, or that file; or --fleet and --ledger.
 
     Raises BillingError for a database that is not there: a typing mistake must not look like a fleet that used nothing.
     """
+    if options.fleet:
+        ledger = LedgerFile(options.ledger)
+        yield _fleet(options, ledger), ledger
+        return
     if not Path(options.db).exists():
         raise BillingError(f"{options.db}: no such database: name it with --db")
     with PowerManager(options.db) as pm:
         yield pm, LedgerFile(options.ledger) if options.ledger else pm
+
+
+def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
+    """The devices of a fleet. Raises BillingError where the extra `fleet` is not installed, OSError without a hub."""
+    try:
+        from power_fleet.options import engine_urls_of
+        from power_fleet.stream import Refused
+
+        from power_billing.fleet_usage import FleetDevices
+    except ModuleNotFoundError as error:
+        raise BillingError(
+            f"--fleet: {error.name} is not installed: pip install '.[billing,fleet]'"
+        ) from None
+    try:
+        return FleetDevices(engine_urls_of(options), ledger)
+    except Refused as error:
+        options.usage_error(str(error))
+        raise
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -11,9 +11,10 @@ from power_billing.errors import BillingError
 from power_billing.hours import iso
 from power_billing.keys import API_KEY, is_set, read_secret
 from power_billing.links import TYPES, Link, check_id, link, unlink
-from power_billing.sources import NANO, FileUsage
-from power_billing.tables import METER_SETTING, Place, setting, tables
-from power_manager import CommandParser, MeterType, PowerManager, printable
+from power_billing.periods import ledger_meters
+from power_billing.sources import NANO, Devices, source_of
+from power_billing.tables import Place, tables
+from power_manager import CommandParser, MeterType, printable
 
 
 def add_link_commands(parser: CommandParser) -> None:
@@ -84,12 +85,12 @@ def linked_line(made: Link) -> str:
     return f"{made.device_id}: billed to {made.customer} from {iso(made.from_hour)} on ({counted})"
 
 
-def confirm_choice(pm: PowerManager, device_id: str, yes: bool) -> None:
+def confirm_choice(pm: Devices, device_id: str, yes: bool) -> None:
     """Show which meters count and what that was in a day; ask where two of them may measure the same energy.
 
     Raises BillingError where nobody says yes.
     """
-    parts = FileUsage(pm).usage(device_id, days=1) or []
+    parts = source_of(pm).usage(device_id, days=1) or []
     meters = [part.meter for part in parts]
     counted = chosen_meters(meters, None)
     total_wh = 0.0
@@ -120,13 +121,13 @@ def _checked_customer(place: Place, options: argparse.Namespace) -> str:
     from power_billing.subscriptions import customer_problem
 
     with tables(place) as conn:
-        meter_id = setting(conn, METER_SETTING)
+        meter_ids = [meter.meter_id for meter in ledger_meters(conn)]
     try:
         client = make_client(read_secret(os.environ, API_KEY), os.environ)
-        problem = customer_problem(client, meter_id, options.customer)
+        problem = customer_problem(client, meter_ids, options.customer)
     except BillingError as error:
         raise BillingError(f"{error}; --offline links without asking Stripe") from None
-    if problem is None and meter_id is not None:
+    if problem is None and meter_ids:
         return "its usage reaches an invoice"
     if problem is None:
         return "Stripe has this customer; power-billing setup makes meter and price"

@@ -24,8 +24,11 @@ from power_billing.links import Link
 from power_billing.metrics import write_metrics
 from power_billing.outbox import Entry
 from power_billing.sinks import CsvSink, UsageSink
+from power_billing.sources import Devices
 from power_billing.tables import Place, tables
+from power_billing.tariff import Tariff, shown_hours
 from power_billing.usage import Report, Run, Status, status
+from power_billing.webhooks import shut_down_devices
 from power_manager import CommandParser, PowerManager, shown_json
 
 
@@ -93,7 +96,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def run_report(
-    pm: PowerManager,
+    pm: Devices,
     place: Place,
     sink: UsageSink,
     *,
@@ -105,6 +108,7 @@ def run_report(
     """Report to the sink, and print what came of it; return the exit code."""
     _tell_due(pm, place, sink, is_quiet)
     problems, held = _checked(place, sink)
+    problems += _untold(pm, place)
     # A file can be looked at whole every time; Stripe is asked once a day.
     compare = True if isinstance(sink, CsvSink) else None
     done = Run(pm, place).report(
@@ -137,7 +141,18 @@ def _checked(place: Place, sink: UsageSink) -> tuple[list[str], set[str]]:
     if not isinstance(sink, StripeMeterSink):
         return [], set()
     checked = check_before_sending(place, sink, time.time())
-    return checked.problems, checked.held
+    return [f"at Stripe: {problem}" for problem in checked.problems], checked.held
+
+
+def _untold(pm: Devices, place: Place) -> list[str]:
+    """The devices that somebody has to shut down, because nothing carries an event to them."""
+    if isinstance(pm, PowerManager):
+        return []
+    with tables(place) as conn:
+        return [
+            f"{customer}: {device_id} is to be shut down, and a fleet's engine carries no word to it"
+            for device_id, customer in shut_down_devices(conn)
+        ]
 
 
 def _print_problems(done: Report) -> None:
@@ -148,10 +163,10 @@ def _print_problems(done: Report) -> None:
     if done.reconciliation is not None:
         print_differences(done.reconciliation)
     for problem in done.problems:
-        print(f"at Stripe: {problem}")
+        print(problem)
 
 
-def _tell_due(pm: PowerManager, place: Place, sink: UsageSink, is_quiet: bool) -> None:
+def _tell_due(pm: Devices, place: Place, sink: UsageSink, is_quiet: bool) -> None:
     """Shutdown events whose grace period is over; without webhooks there are none, and no need for stripe."""
     with tables(place) as conn:
         waiting = conn.execute(
@@ -166,7 +181,7 @@ def _tell_due(pm: PowerManager, place: Place, sink: UsageSink, is_quiet: bool) -
         now = sink.clock() if isinstance(sink, StripeMeterSink) else time.time()
         with tables(place) as conn:
             told = tell_due(pm, conn, now)
-        if told or not is_quiet:
+        if (told or not is_quiet) and isinstance(pm, PowerManager):  # else see _untold()
             print(f"{told} devices told to shut down")
 
 
@@ -184,6 +199,9 @@ def _status(options: argparse.Namespace) -> int:
     for one in now.links:
         print(_link_line(one, one.device_id in now.deleted))
     print(f"usage goes to {now.account or 'nobody yet'}")
+    if now.tariff is not None:
+        for period in now.tariff.periods:
+            print(f"{period.name}: {shown_hours(period.hours)}, {now.tariff.zone}, {period.price}")
     for of_customer in now.customers:
         events = ", ".join(f"{count} {state.value}" for state, count in of_customer.counts.items())
         print(
@@ -229,6 +247,23 @@ def status_json(now: Status) -> dict[str, Any]:
         "findings": [_finding_json(finding) for finding in now.findings],
         "problems": now.problems,
         "other_ledgers": now.other_ledgers,
+        "tariff": None if now.tariff is None else _tariff_json(now.tariff),
+    }
+
+
+def _tariff_json(tariff: Tariff) -> dict[str, Any]:
+    return {
+        "zone": tariff.zone,
+        "periods": [
+            {
+                "period": period.name,
+                "hours": shown_hours(period.hours),
+                "price": float(period.price.amount),
+                "currency": period.price.currency,
+                "price_unit": period.price.unit,
+            }
+            for period in tariff.periods
+        ],
     }
 
 

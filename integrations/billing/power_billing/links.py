@@ -11,8 +11,9 @@ from typing import Any
 
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, next_hour, oldest_billable, seconds_of
+from power_billing.sources import Devices
 from power_billing.tables import Place, tables
-from power_manager import InvalidValue, MeterType, PowerEventType, PowerManager
+from power_manager import InvalidValue, MeterType, PowerEventType
 
 TYPES = tuple(kind.value for kind in MeterType)
 _COLUMNS = "device_id, customer, subscription_item, types, from_hour, until_hour"
@@ -63,7 +64,7 @@ def _check_types(types: Iterable[str] | None) -> tuple[str, ...] | None:
     return tuple(kind for kind in TYPES if kind in wanted)
 
 
-def check_clock(pm: PowerManager, device_id: str, now: float) -> None:
+def check_clock(pm: Devices, device_id: str, now: float) -> None:
     """Raise BillingError for a clock that is behind a device's newest reading, as after a start without a network.
 
     By such a clock the past would be billed as well.
@@ -79,7 +80,7 @@ def check_clock(pm: PowerManager, device_id: str, now: float) -> None:
 
 
 def link(
-    pm: PowerManager,
+    pm: Devices,
     device_id: str,
     customer: str,
     *,
@@ -125,7 +126,7 @@ def link(
     return made
 
 
-def _tell_device(pm: PowerManager, conn: sqlite3.Connection, device_id: str, customer: str) -> None:
+def _tell_device(pm: Devices, conn: sqlite3.Connection, device_id: str, customer: str) -> None:
     """Let a device that changes hands go by the debts of its new customer, and by nobody else's."""
     sql = "DELETE FROM billing_shutdowns WHERE device_id = ? AND customer != ?"
     was_held = conn.execute(sql, (device_id, customer)).rowcount > 0

@@ -1,12 +1,21 @@
-"""Where usage comes from: the interface UsageSource, and the library's file behind it."""
+"""Where usage comes from: the interfaces Devices and UsageSource, and the library's file behind them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from power_billing.hours import hour_of
-from power_manager import NotFound, PowerManager, PowerMeter, PowerStatistics
+from power_billing.tables import Place
+from power_manager import (
+    DeviceRecord,
+    NotFound,
+    PowerEventType,
+    PowerManager,
+    PowerMeter,
+    PowerStatistics,
+)
 
 NANO = 10**9  # statistics have 9 decimals: whole nano-watt-hours add up without rounding
 ALL_DAYS = 100_000.0
@@ -33,12 +42,57 @@ class MeterUsage:
     hours: list[HourUsage]
 
 
+class Devices(Place, Protocol):
+    """What billing asks about devices, and tells them: a PowerManager's methods, so a PowerManager is one."""
+
+    def list_devices(self) -> list[DeviceRecord]:
+        """Every device."""
+        ...
+
+    def get_device(self, device_id: str) -> DeviceRecord:
+        """The device with that id. Raises NotFound."""
+        ...
+
+    def list_meters(self, device_id: str) -> list[PowerMeter]:
+        """The meters of a device in their present state."""
+        ...
+
+    def trigger_event(
+        self,
+        device_id: str,
+        event_type: PowerEventType | str,
+        value: float = 0.0,
+        note: str | None = None,
+    ) -> object:
+        """Tell a device something. Raises NotFound."""
+        ...
+
+
+@runtime_checkable
 class UsageSource(Protocol):
     """Something that knows what devices used, such as one file, or the engine of a fleet."""
 
     def usage(self, device_id: str, days: float) -> list[MeterUsage] | None:
         """Each meter of a device over the last `days`, in order of adding; None where there is no such device."""
         ...
+
+
+@runtime_checkable
+class BatchSource(UsageSource, Protocol):
+    """A source that answers about many devices at once sooner than about each of them."""
+
+    def expect(self, device_ids: Sequence[str], days: float) -> None:
+        """What usage() will be asked about next, in this order."""
+        ...
+
+
+def source_of(devices: Devices) -> UsageSource:
+    """What knows the usage of these devices: the library's file, or the object itself."""
+    if isinstance(devices, PowerManager):
+        return FileUsage(devices)
+    if isinstance(devices, UsageSource):
+        return devices
+    raise TypeError(f"expected a PowerManager or a UsageSource, got {devices!r}")
 
 
 @dataclass(frozen=True)

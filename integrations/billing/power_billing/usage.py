@@ -7,7 +7,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +28,13 @@ from power_billing.hours import DAY, HOUR, hour_of, next_hour, oldest_billable, 
 from power_billing.ledger import LOOK_BACK_DAYS, Hours, billed_wh, book, by_customer
 from power_billing.links import Link, links_of
 from power_billing.outbox import Entry, State, counts, entries_in, open_entries, revisions
+from power_billing.periods import tariff_of
 from power_billing.reconcile import Reconciliation, reconcile
 from power_billing.sender import Sender, queue_refused
 from power_billing.sinks import UsageSink
-from power_billing.sources import ALL_DAYS, FileUsage, UsageSource
+from power_billing.sources import ALL_DAYS, BatchSource, Devices, UsageSource, source_of
 from power_billing.tables import Place, copy_in_memory, set_setting, setting, tables
+from power_billing.tariff import Tariff
 from power_manager import DB_PATH, InvalidValue, PowerManager
 
 _FOR_EVER = 2**53  # an hour that never comes
@@ -70,13 +72,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Run:
-    """A file's usage on its way to a sink.
+    """Usage on its way to a sink; pm: the file, or a fleet's devices.
 
-    ledger: where the billing tables are, the file itself by default. source: what knows the usage, the file by
+    ledger: where the billing tables are, the file itself by default. source: what knows the usage, `pm` by
     default. `clock` is the one that the PowerManager has, in epoch seconds; `sleep` makes the pauses between tries.
     """
 
-    pm: PowerManager
+    pm: Devices
     ledger: Place | None = None
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
@@ -112,6 +114,7 @@ class Run:
                 queue_refused(self.place, oldest_billable(self.clock()))
             self._close_if_due()
             customers = by_customer(links_of(self.place))
+            self._expect(customers)
             for customer, links in customers.items():
                 self._settle_all(self.place, customer, links, end)
             wanted = [customer for customer in customers if customer not in held] if held else None
@@ -141,8 +144,10 @@ class Run:
                     f"{device_id}: not linked to a customer: power-billing link makes it so"
                 )
             customers = {link.customer for link in of_device if any(map(link.covers, hours))}
-            for customer in customers:
-                usages = self._usages(self.place, by_customer(links)[customer])
+            wanted = {customer: by_customer(links)[customer] for customer in customers}
+            self._expect(wanted)
+            for customer, of_customer in wanted.items():
+                usages = self._usages(self.place, of_customer)
                 with tables(self.place) as conn:
                     _keep_meters_of(conn, usages)
                     book(conn, customer, usages, self._hours(conn, hours.stop, hours.start))
@@ -163,7 +168,9 @@ class Run:
         with copy_in_memory(self.place) as copy:
             if retry_refused:
                 queue_refused(copy, oldest)
-            for customer, links in by_customer(links_of(copy)).items():
+            customers = by_customer(links_of(copy))
+            self._expect(customers)
+            for customer, links in customers.items():
                 self._settle_all(copy, customer, links, end)
             with tables(copy) as conn:
                 queued = entries_in(conn, State.QUEUED)
@@ -196,11 +203,22 @@ class Run:
             found += book(conn, customer, usages, hours)
             keep_findings(conn, customer, found, range(hours.seen, _FOR_EVER))
 
+    @property
+    def _source(self) -> UsageSource:
+        return self.source or source_of(self.pm)
+
+    def _expect(self, customers: Mapping[str, list[Link]], days: float = LOOK_BACK_DAYS) -> None:
+        """Let a source that answers about many devices at once know what follows."""
+        source = self._source
+        if isinstance(source, BatchSource):
+            device_ids = [link.device_id for links in customers.values() for link in links]
+            source.expect(device_ids, days)
+
     def _usages(
         self, place: Place, links: Sequence[Link], days: float = LOOK_BACK_DAYS
     ) -> list[DeviceUsage]:
         """What each link's device used; without a lock, for with a large fleet it takes long."""
-        source = self.source or FileUsage(self.pm)
+        source = self._source
         with tables(place) as conn:
             known = {link.device_id: known_meters(conn, link.device_id) for link in links}
         now = self.clock()
@@ -217,7 +235,9 @@ class Run:
                 return
             first_of_all = setting(conn, _LAST_RUN) is None
         if not first_of_all:
-            for customer, links in by_customer(links_of(self.place)).items():
+            customers = by_customer(links_of(self.place))
+            self._expect(customers, ALL_DAYS)
+            for customer, links in customers.items():
                 self._look_at_old_hours(customer, links)
         with tables(self.place) as conn:
             close(conn, now)
@@ -305,7 +325,8 @@ class Status:
     account: whom usage goes to; None: nobody yet. The times are epoch seconds, None before the first such run: a good
     one left nothing to be sent or to be looked at. deleted: linked devices that are not in the file any more. too_old:
     events that were not sent in time. problems: why the usage of these customers reaches no invoice, as far as Stripe
-    was asked. other_ledgers: customers whom another ledger bills, and its id.
+    was asked. other_ledgers: customers whom another ledger bills, and its id. tariff: None where every hour has the
+    same price.
     """
 
     account: str | None
@@ -319,6 +340,7 @@ class Status:
     findings: list[Finding]
     problems: dict[str, str]
     other_ledgers: dict[str, str] = field(default_factory=dict)
+    tariff: Tariff | None = None
 
     @property
     def lost_wh(self) -> float:
@@ -333,7 +355,7 @@ class Status:
 
 
 def status(
-    pm: PowerManager, ledger: Place | None = None, clock: Callable[[], float] = time.time
+    pm: Devices, ledger: Place | None = None, clock: Callable[[], float] = time.time
 ) -> Status:
     """What the ledger says; ledger: the library's file by default. However many years there are, it takes as long."""
     place = ledger or pm
@@ -356,6 +378,7 @@ def status(
             findings(conn),
             customer_problems(conn),
             others_customers(conn),
+            tariff_of(conn),
         )
 
 
@@ -367,7 +390,7 @@ def _customer_status(conn: sqlite3.Connection, customer: str) -> CustomerStatus:
 
 
 def report(
-    pm: PowerManager,
+    pm: Devices,
     sink: UsageSink,
     *,
     until: Any = None,

@@ -30,8 +30,9 @@ from power_billing.signatures import (
     read_count,
     read_id,
 )
+from power_billing.sources import Devices
 from power_billing.tables import LEDGER, LedgerFile, Place, tables
-from power_manager import NotFound, PowerEventType, PowerManager
+from power_manager import NotFound, PowerEventType
 
 __all__ = [
     "BadEvent",
@@ -107,7 +108,7 @@ def verified(
 
 
 def handle(
-    pm: PowerManager,
+    pm: Devices,
     settings: WebhookSettings,
     event: StripeEvent,
     clock: Callable[[], float] = time.time,
@@ -129,7 +130,7 @@ def handle(
     return f"{event.type} {event.id}: {done}"
 
 
-def tell_due(pm: PowerManager, conn: sqlite3.Connection, now: float) -> int:
+def tell_due(pm: Devices, conn: sqlite3.Connection, now: float) -> int:
     """Record `shutdown` for the devices of customers whose grace period is over, once each; return how many.
 
     `now` is Stripe's clock where it can be asked: before the transaction, for that may take long.
@@ -147,11 +148,17 @@ def tell_due(pm: PowerManager, conn: sqlite3.Connection, now: float) -> int:
     return recorded
 
 
+def shut_down_devices(conn: sqlite3.Connection) -> list[tuple[str, str]]:
+    """The devices that were told to shut down and not yet to come back, with their customers."""
+    sql = "SELECT device_id, customer FROM billing_shutdowns ORDER BY device_id"
+    return conn.execute(sql).fetchall()
+
+
 # --- Invoices
 
 
 def _take_invoice(
-    pm: PowerManager,
+    pm: Devices,
     conn: sqlite3.Connection,
     settings: WebhookSettings,
     event: StripeEvent,
@@ -238,7 +245,7 @@ def _set_due(conn: sqlite3.Connection, invoice: str, settings: WebhookSettings) 
     conn.execute("UPDATE billing_invoices SET due_at = ? WHERE invoice = ?", (due_at, invoice))
 
 
-def _restore(pm: PowerManager, conn: sqlite3.Connection, invoice: str, customer: str) -> None:
+def _restore(pm: Devices, conn: sqlite3.Connection, invoice: str, customer: str) -> None:
     """Tell the devices to come back after an invoice was settled, if no other one holds them."""
     sql = "SELECT count(*) FROM billing_invoices WHERE customer = ? AND told AND NOT settled"
     (unpaid,) = conn.execute(sql, (customer,)).fetchone()
@@ -251,7 +258,7 @@ def _restore(pm: PowerManager, conn: sqlite3.Connection, invoice: str, customer:
     conn.execute("DELETE FROM billing_shutdowns WHERE customer = ?", (customer,))
 
 
-def _tell(pm: PowerManager, device_id: str, kind: PowerEventType, note: str) -> bool:
+def _tell(pm: Devices, device_id: str, kind: PowerEventType, note: str) -> bool:
     """Record an event of a device; return whether it is still there: a deleted one has nothing to be told."""
     try:
         pm.trigger_event(device_id, kind, note=note)
@@ -264,7 +271,7 @@ def _tell(pm: PowerManager, device_id: str, kind: PowerEventType, note: str) -> 
 
 
 def _take_customer(
-    _pm: PowerManager,
+    _pm: Devices,
     conn: sqlite3.Connection,
     _settings: WebhookSettings,
     event: StripeEvent,
@@ -282,7 +289,7 @@ def _take_customer(
 
 
 def _take_error_report(
-    _pm: PowerManager,
+    _pm: Devices,
     conn: sqlite3.Connection,
     _settings: WebhookSettings,
     event: StripeEvent,
@@ -293,7 +300,7 @@ def _take_error_report(
     return "the next report fetches it"
 
 
-_Take = Callable[[PowerManager, sqlite3.Connection, WebhookSettings, StripeEvent, float], str]
+_Take = Callable[[Devices, sqlite3.Connection, WebhookSettings, StripeEvent, float], str]
 _TAKES: dict[str, _Take] = {
     **dict.fromkeys((FAILED, *SETTLED, *GIVEN_UP), _take_invoice),
     **dict.fromkeys(CUSTOMER_CHANGED, _take_customer),

@@ -10,7 +10,9 @@ import pytest
 
 # The tests run from a checkout, installed or not.
 _HERE = Path(__file__).resolve()
+_FLEET = _HERE.parents[2] / "fleet"
 sys.path[:0] = [str(_HERE.parents[1]), str(_HERE.parents[2] / "service"), str(_HERE.parents[3])]
+sys.path += [str(_FLEET), str(_FLEET / "tests"), str(_FLEET / "chaos")]
 
 import stripe  # noqa: E402 - the path above comes first
 from loopback import Loopback  # noqa: E402
@@ -28,6 +30,32 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def server() -> Loopback:
     """A loopback Stripe whose clock is right."""
     return Loopback(lambda: NOW)
+
+
+@pytest.fixture(scope="session")
+def engine() -> object:
+    """A fleet's engine in this process, which is gone with its last client."""
+    pytest.importorskip("chdb", reason="chdb is for Python 3.11 and later here")
+    from power_fleet import schema
+    from power_fleet.engine import Engine
+
+    made = Engine(["chdb://memory"])
+    schema.create(made)
+    return made
+
+
+@pytest.fixture(params=["file", "fleet"])
+def world_of_either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """The same world twice: billing reads the device's file, or a fleet's engine to which that is forwarded."""
+    if request.param == "file":
+        made = World(tmp_path / "power.db")
+    else:
+        request.getfixturevalue("engine")
+        from fleet_world import FleetWorld
+
+        made = FleetWorld(tmp_path / "power.db")
+    yield made
+    made.pm.close()
 
 
 @pytest.fixture

@@ -101,7 +101,12 @@ class Story(World):
         self.pm.close()
         self.pm = FragileManager(":memory:", max_gap=MAX_GAP, clock=lambda: self.now)
         self.pm.fuse = self.fuse = Fuse()
-        self.usage = Run(self.pm, clock=lambda: self.now, sleep=self.slept.append)
+        self.devices = self.pm
+        self.begin()
+
+    def begin(self) -> None:
+        """Devices, links and a meter at Stripe."""
+        self.usage = Run(self.devices, clock=lambda: self.now, sleep=self.slept.append)
         for device_id, customer in DEVICES.items():
             self.add_device(device_id)
             self.link(device_id, customer)
@@ -146,6 +151,11 @@ class Story(World):
         return nwh // 10**9
 
 
+def stories() -> st.SearchStrategy[list[Episode]]:
+    """Up to seven episodes."""
+    return st.lists(_episodes(), min_size=1, max_size=7)
+
+
 def _episodes() -> st.SearchStrategy[Episode]:
     kinds = [
         "",
@@ -187,10 +197,14 @@ def _episodes() -> st.SearchStrategy[Episode]:
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-@given(st.sampled_from(["receipt", "timestamp"]), st.lists(_episodes(), min_size=1, max_size=7))
+@given(st.sampled_from(["receipt", "timestamp"]), stories())
 def test_billed_is_the_floor_of_consumed(newest_by: str, episodes: list[Episode]) -> None:
     """Readings, late ones too, crashes, lost answers, refusals and clock jumps, in any order."""
-    story = Story(newest_by)
+    live(Story(newest_by), episodes)
+
+
+def live(story: Story, episodes: list[Episode]) -> None:
+    """Go through a story, and compare what is billed in the end."""
     for episode in episodes:
         for device_id, ago, shift, watts in episode.readings:
             for minute in (0, 7, 20):
@@ -201,7 +215,7 @@ def test_billed_is_the_floor_of_consumed(newest_by: str, episodes: list[Episode]
     _recover(story)
     for customer in set(DEVICES.values()):
         assert story.server.billed(customer) == story.consumed(customer)
-    with tables(story.pm) as conn:
+    with tables(story.devices) as conn:
         assert open_entries(conn) == []
     assert story.pm.check() == []
     story.pm.close()

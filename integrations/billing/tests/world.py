@@ -9,6 +9,7 @@ import power_billing
 from loopback import KEY, FakeTransport, Loopback
 from power_billing.keys import API_KEY, Secret
 from power_billing.outbox import Entry, every_entry
+from power_billing.sources import Devices
 from power_billing.stripe_client import make_client
 from power_billing.stripe_setup import setup
 from power_billing.stripe_sinks import StripeMeterSink, open_sink
@@ -43,15 +44,20 @@ class World:
     def open(self, db: Path | str) -> None:
         """Open the file, as after a restore."""
         self.pm = PowerManager(db, max_gap=MAX_GAP, clock=lambda: self.now)
+        self.devices: Devices = self.pm  # what billing sees of them; the ledger is there too
         self.usage = Run(self.pm, clock=lambda: self.now, sleep=self.slept.append)
 
     def setup_from(self, other: World) -> None:
         """Know the meter that the other's setup has made, as two files at one Stripe do."""
-        setup(self.pm, make_client(Secret(API_KEY, KEY), {}, self.transport(other.server)))
+        setup(self.devices, make_client(Secret(API_KEY, KEY), {}, self.transport(other.server)))
 
     def copy_from(self, other: World) -> None:
         """The same, as a copy of the other's ledger that lives on beside it: it has its id."""
         self.setup_from(other)
+        self.copy_id_from(other)
+
+    def copy_id_from(self, other: World) -> None:
+        """Have the id of the other's ledger."""
         with tables(other.pm) as conn:
             theirs = ledger_id(conn)
         with tables(self.pm) as conn:
@@ -67,8 +73,9 @@ class World:
         self, device_id: str = "edge", customer: str = CUSTOMER, hours_ago: float = 24 * 30
     ) -> power_billing.Link:
         """Bill a device from some hours ago on."""
+        since = self.now - hours_ago * HOUR
         return power_billing.link(
-            self.pm, device_id, customer, since=self.now - hours_ago * HOUR, clock=lambda: self.now
+            self.devices, device_id, customer, since=since, clock=lambda: self.now
         )
 
     def use(self, watt_hours: float, hours_ago: int, device_id: str = "edge") -> None:
@@ -88,9 +95,9 @@ class World:
         """The Stripe sink, by way of the official SDK; with setup where there was none."""
         client = make_client(Secret(API_KEY, KEY), {}, self.transport(self.server))
         if not self.server.meters:
-            setup(self.pm, client)
+            setup(self.devices, client)
         return open_sink(
-            self.pm, client, stream=stream,
+            self.devices, client, stream=stream,
             session=lambda token: make_client(Secret("session", token), {}, self.transport(self.server)),
         )  # fmt: skip
 

@@ -18,6 +18,7 @@ from power_fleet import history, sql
 from power_fleet.engine import Engine, Row, Shard, at_once, parts
 from power_fleet.history import NEVER, meter_sums, open_hour
 from power_fleet.keep import Kept, kept
+from power_fleet.usage import MeterEnergy, hour_energies
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -147,6 +148,32 @@ class Fleet:
         value = [row for row in rows if row["energy_out_wh"] or row["energy_in_wh"]]
         keeps = [kept(shard) for shard in self._engine.shards]
         return Answer(value, fresh, _kept_since(keeps, first_day * 24, now))
+
+    def hour_energies(
+        self, device_ids: Iterable[str], since: Any, until: Any = None
+    ) -> Answer[dict[str, list[MeterEnergy]]]:
+        """The energy of these devices by meter and UTC hour, as get_statistics' by hour; devices unknown are left out.
+
+        since, until: aware datetimes, ISO 8601 text with an offset, or epoch seconds; the hour that `since` is in is
+        whole, that of `until` is left out; None (default): to the last there is. Meters that are retired or replaced
+        are there too, deleted ones are not.
+        """
+        ids = _ids(device_ids)
+        end = NEVER if until is None else to_microseconds(until, "until") // HOUR_US
+        hours = range(to_microseconds(since, "since") // HOUR_US, end)
+        fresh, now = self._fresh(), self._now()
+        answers = at_once(
+            lambda place: hour_energies(place[0], place[2], hours, now), self._places(ids or [])
+        )
+        value = {id_: meters for some in answers for id_, meters in some.items()}
+        keeps = [kept(shard) for shard in self._engine.shards]
+        return Answer(value, fresh, _kept_since(keeps, hours.start, now))
+
+    def devices(self, device_ids: Iterable[str] | None = None) -> Answer[list[DeviceRecord]]:
+        """These devices, or all, by id, retired ones too; unknown ones are left out."""
+        ids, fresh = _ids(device_ids), self._fresh()
+        records = at_once(lambda place: list(_records(*place).values()), self._places(ids))
+        return Answer(sorted(chain(*records), key=lambda device: device.id), fresh)
 
     def silent(self, minutes: float) -> Answer[list[dict[str, str]]]:
         """The devices the stream has had nothing from for that long, longest first, with when it last had.

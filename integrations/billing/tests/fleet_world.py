@@ -1,0 +1,61 @@
+"""The same world as a fleet has it: the device's file is forwarded to an engine, the ledger is a file of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fleet_harness import carry, emptied
+from power_billing.fleet_usage import FleetDevices
+from power_billing.sources import MeterUsage
+from power_billing.tables import LedgerFile
+from power_billing.usage import Run
+from power_fleet.engine import Engine
+from world import World
+
+from power_manager import DeviceRecord
+
+URL = "chdb://memory"
+
+
+class CarriedDevices(FleetDevices):
+    """A fleet's devices to which everything is carried that their files have not sent, before anybody asks."""
+
+    def __init__(
+        self, ledger: LedgerFile, carry_all: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
+        super().__init__([URL], ledger, clock)
+        self.carry_all = carry_all
+
+    def get_device(self, device_id: str) -> DeviceRecord:
+        """As a fleet's."""
+        self.carry_all()
+        return super().get_device(device_id)
+
+    def usage(self, device_id: str, days: float) -> list[MeterUsage] | None:
+        """As a fleet's."""
+        if device_id not in self._found:
+            self.carry_all()
+        return super().usage(device_id, days)
+
+    def expect(self, device_ids: Sequence[str], days: float) -> None:
+        """As a fleet's."""
+        self.carry_all()
+        super().expect(device_ids, days)
+
+
+class FleetWorld(World):
+    """`pm` is the device's file, of which billing sees nothing but what reaches the engine."""
+
+    def open(self, db: Path | str) -> None:
+        """Open the file, with an engine that has nothing yet."""
+        super().open(db)
+        self.engine = Engine(emptied([URL]))
+        ledger = LedgerFile(Path(db).with_suffix(".ledger"))
+        self.devices = CarriedDevices(ledger, self.carry_all, lambda: self.now)
+        self.usage = Run(self.devices, clock=lambda: self.now, sleep=self.slept.append)
+
+    def carry_all(self) -> None:
+        """What the forwarder and a sink do."""
+        carry(self.pm, self.engine, clock=time.time)
