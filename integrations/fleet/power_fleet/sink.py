@@ -35,11 +35,14 @@ from power_fleet.stream import (
     device_of,
     stored_until,
 )
-from power_manager import HOUR_US
+from power_manager import DAY_US, HOUR_US
 
 READINGS = 50_000  # stored together, and those of one message more: they take about 30 MB
 DELETION_COST = 4  # messages that one deletion costs as much as: the engine looks for what it takes
 USUAL_READINGS = 2500  # of a message; a larger one costs as much as several
+USUAL_MONTHS = 6  # that the readings of a message are of: each has a part of the table to itself
+MONTH_COST = 10  # messages that one more costs as much as
+MONTH_US = 30 * DAY_US
 LOOKED_AT = 100  # deletions that are looked at again, for the cost of a message
 WAIT = 1.0  # seconds for a message to come
 TOGETHER = 0.1  # seconds in which what comes is stored together
@@ -330,7 +333,7 @@ class Sink:
     def _charge(self, portion: _Portion, shards: Iterable[Rows]) -> None:
         """Take off the devices' shares what cost more than a message does."""
         for _, batch in portion.good:
-            cost = len(batch.deletions) * DELETION_COST + len(batch.readings) // USUAL_READINGS
+            cost = cost_of(batch)
             if cost:
                 self._quota.charge(batch.device_id, cost)
         for rows in shards:
@@ -383,6 +386,16 @@ class Sink:
         )
         self._fresh_at = time.monotonic()
         self._is_fresh = True
+
+
+def cost_of(batch: Batch) -> int:
+    """What a batch costs beyond one usual message: as much as so many of those."""
+    months = len({reading.at // MONTH_US for reading in batch.readings})
+    return (
+        len(batch.deletions) * DELETION_COST
+        + len(batch.readings) // USUAL_READINGS
+        + max(months - USUAL_MONTHS, 0) * MONTH_COST
+    )
 
 
 def _portion(messages: Iterator[Message], poison: list[tuple[Message, str]]) -> _Portion | None:

@@ -82,7 +82,7 @@ async def taken(intake: Intake, count: int) -> list[Message]:
     found: list[Message] = []
     async with asyncio.timeout(20):
         while len(found) < count:
-            await intake.wait(1.0)
+            await intake.wait(0.05)
             found += intake.take()
     return found
 

@@ -10,9 +10,9 @@ from power_fleet.codec import DELETIONS, Batch, Deletion, Meter, Poison, Reading
 from power_fleet.decoding import MAX_ROWS, decode
 from power_fleet.engine import Engine
 from power_fleet.intake import Message, place_of
-from power_fleet.sink import rows_of, store
+from power_fleet.sink import cost_of, rows_of, store
 
-from power_manager import HOUR_US, SECOND_US
+from power_manager import DAY_US, HOUR_US, SECOND_US
 
 
 def message(batch: Batch, sequence: int = 2) -> Message:
@@ -100,6 +100,19 @@ def test_each_table_has_one_insert_however_many_messages(urls: list[str]) -> Non
     inserts = store(engine, rows_of(batches, engine))
     assert inserts == 4 * len(engine.shards)  # readings, meters, touched, seen
     assert store(engine, rows_of([], engine)) == 0
+
+
+def test_what_a_batch_costs() -> None:
+    """A usual one nothing more; deletions, many readings, and months, each of which is a part of a table, do."""
+    usual = readings("edge-1", 2000)
+    assert cost_of(usual) == 0
+    usual.deletions = [Deletion(1, "meter", "m", None, None)] * 3
+    assert cost_of(usual) == 12
+    assert cost_of(readings("edge-1", MAX_ROWS)) == 4
+    scattered = readings("edge-1", 900)
+    for number, reading in enumerate(scattered.readings):
+        scattered.readings[number] = reading._replace(at=number * 30 * DAY_US)
+    assert cost_of(scattered) == 8940
 
 
 @pytest.mark.parametrize("kind", ["readings", "deletions"])
