@@ -16,6 +16,9 @@ closing        once a month: old hours looked at again, and summed by day
 sinks          where usage goes: the interface UsageSink, and a CSV file as one of them
 stripe_client  Stripe's SDK: times, failures, and what the meter has to be like
 money          what a watt-hour costs
+tariff         prices by time of day: periods that have every hour of the week between them
+tariff_file    the same in a file
+periods        the ledger's meters, and which of them an hour belongs to
 stripe_setup   what has to be at Stripe: meter, product and price
 subscriptions  whether a customer's usage reaches an invoice, and the subscription that it takes
 customers      what is known of customers at Stripe

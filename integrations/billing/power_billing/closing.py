@@ -14,6 +14,7 @@ from power_billing.counting import DeviceUsage
 from power_billing.findings import Finding, FindingKind
 from power_billing.hours import HOUR
 from power_billing.ledger import MAX_HOUR_NWH
+from power_billing.periods import DayPeriod
 from power_billing.sources import NANO
 from power_billing.tables import set_setting, setting
 
@@ -61,21 +62,26 @@ def close(conn: sqlite3.Connection, now: float) -> None:
 
 
 def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
-    """What was sent before its month's invoice and never revised is summed; what has a story keeps its rows."""
+    """What was sent before its month's invoice and never revised is summed; what has a story keeps its rows.
+
+    An hour without a period is of a ledger without a tariff.
+    """
     conn.execute(
-        """INSERT INTO billing_device_days (customer, day, device_id, counted_nwh)
-        SELECT customer, hour / 24, device_id, sum(counted_nwh) FROM billing_device_hours
-        WHERE hour < ? GROUP BY 1, 2, 3
-        ON CONFLICT (customer, day, device_id)
+        """INSERT INTO billing_device_days (customer, day, period, device_id, counted_nwh)
+        SELECT customer, hour / 24, coalesce(period, ''), device_id, sum(counted_nwh)
+        FROM billing_device_hours LEFT JOIN billing_hour_periods USING (hour)
+        WHERE hour < ? GROUP BY 1, 2, 3, 4
+        ON CONFLICT (customer, day, period, device_id)
             DO UPDATE SET counted_nwh = counted_nwh + excluded.counted_nwh""",
         (before,),
     )
     conn.execute("DELETE FROM billing_device_hours WHERE hour < ?", (before,))
     conn.execute(
-        """INSERT INTO billing_customer_days (customer, day, whole_wh, sent_wh, event_count)
-        SELECT customer, hour / 24, sum(whole_wh), 0, 0 FROM billing_hours
-        WHERE hour < ? GROUP BY 1, 2
-        ON CONFLICT (customer, day) DO UPDATE SET whole_wh = whole_wh + excluded.whole_wh""",
+        """INSERT INTO billing_customer_days (customer, day, period, whole_wh, sent_wh, event_count)
+        SELECT customer, hour / 24, coalesce(period, ''), sum(whole_wh), 0, 0
+        FROM billing_hours LEFT JOIN billing_hour_periods USING (hour)
+        WHERE hour < ? GROUP BY 1, 2, 3
+        ON CONFLICT (customer, day, period) DO UPDATE SET whole_wh = whole_wh + excluded.whole_wh""",
         (before,),
     )
     conn.execute("DELETE FROM billing_hours WHERE hour < ?", (before,))
@@ -86,10 +92,11 @@ def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
             SELECT 1 FROM billing_outbox AS later WHERE later.customer = billing_outbox.customer
             AND later.hour = billing_outbox.hour AND later.revision > 0)"""
     conn.execute(
-        f"""INSERT INTO billing_customer_days (customer, day, whole_wh, sent_wh, event_count)
-        SELECT customer, hour / 24, 0, sum(value_wh), count(*) FROM billing_outbox
-        WHERE {plain} GROUP BY 1, 2
-        ON CONFLICT (customer, day) DO UPDATE
+        f"""INSERT INTO billing_customer_days (customer, day, period, whole_wh, sent_wh, event_count)
+        SELECT customer, hour / 24, coalesce(period, ''), 0, sum(value_wh), count(*)
+        FROM billing_outbox LEFT JOIN billing_hour_periods USING (hour)
+        WHERE {plain} GROUP BY 1, 2, 3
+        ON CONFLICT (customer, day, period) DO UPDATE
             SET sent_wh = sent_wh + excluded.sent_wh,
                 event_count = event_count + excluded.event_count""",
         (before,),
@@ -97,12 +104,12 @@ def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
     conn.execute(f"DELETE FROM billing_outbox WHERE {plain}", (before,))
 
 
-def closed_days(conn: sqlite3.Connection, customer: str, hours: range) -> dict[int, int]:
-    """Watt-hours of the events of closed days that are summed, by UTC day (since 1970)."""
-    sql = """SELECT day, sent_wh FROM billing_customer_days
+def closed_days(conn: sqlite3.Connection, customer: str, hours: range) -> dict[DayPeriod, int]:
+    """Watt-hours of the events of closed days that are summed, by UTC day and period."""
+    sql = """SELECT day, period, sent_wh FROM billing_customer_days
         WHERE customer = ? AND day >= ? AND day < ?"""
     days = (customer, hours.start // 24, -(-hours.stop // 24))
-    return dict(conn.execute(sql, days).fetchall())
+    return {DayPeriod(day, period): wh for day, period, wh in conn.execute(sql, days)}
 
 
 def closed_findings(
@@ -122,7 +129,8 @@ def closed_findings(
             else:
                 used[usage.device_id, hour // 24] += one.nwh
     counted: dict[tuple[str, int], int] = {}
-    sql = "SELECT device_id, day, counted_nwh FROM billing_device_days WHERE customer = ?"
+    sql = """SELECT device_id, day, sum(counted_nwh) FROM billing_device_days
+        WHERE customer = ? GROUP BY 1, 2"""
     for device_id, day, counted_nwh in conn.execute(sql, (customer,)):
         counted[device_id, day] = counted_nwh
     for (device_id, day), nwh in sorted(used.items()):

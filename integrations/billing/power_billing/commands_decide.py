@@ -116,37 +116,50 @@ def _repair(place: Place, sink: UsageSink, found: Reconciliation) -> int:
     too_old = sum(one.hours.start < oldest for one in found.differences)
     if too_old:
         print(f"{too_old} differences are too old to be repaired: correct the invoice by hand")
-    foreign = sum(one.is_foreign for one in found.differences)
+    misplaced = sum(bool(one.misplaced_wh) for one in found.differences)
+    if misplaced:
+        print(
+            f"{misplaced} differences have usage on another period's meter, which nothing sent from here replaces: "
+            "cancel it at Stripe, or credit it by hand"
+        )
+    foreign = sum(one.is_foreign and not one.misplaced_wh for one in found.differences)
     if foreign:
         print(f"{foreign} hours were never sent from here: power-billing resolve")
     return 0 if len(sent) == len(found.differences) and not found.unsaid else 1
 
 
 def print_differences(found: Reconciliation) -> None:
-    """By customer and day, each with its rows; and what could not be compared."""
-    for (customer, day), of_day in groupby(
-        found.differences, key=lambda one: (one.customer, one.day)
-    ):
+    """By customer, day and period, each with its rows; and what could not be compared."""
+    differences = sorted(found.differences, key=_group_of)
+    for (customer, day, period), of_day in groupby(differences, key=_group_of):
         rows = list(of_day)
         ours = sum(one.ours_wh for one in rows)
         theirs = sum(one.theirs_wh for one in rows)
-        print(f"differs: {customer} {day_text(day)} sent {ours} Wh, the biller has {theirs} Wh")
+        when = f"{day_text(day)} {period}".rstrip()
+        print(f"differs: {customer} {when} sent {ours} Wh, the biller has {theirs} Wh")
         for one in rows:
             print(f"  {_difference_line(one)}")
     for customer, reason in found.unsaid.items():
         print(f"not compared: {customer}: {reason}")
 
 
+def _group_of(one: Difference) -> tuple[str, int, str]:
+    return one.customer, one.day, one.period
+
+
 def _difference_line(one: Difference) -> str:
+    misplaced = ""
+    if one.misplaced_wh:
+        misplaced = f", {one.misplaced_wh} Wh of that on another period's meter"
     if len(one.hours) > 1:
-        return (
-            f"the day, whose hours are closed: {one.ours_wh} Wh, the biller has {one.theirs_wh} Wh"
-        )
+        theirs = f"the biller has {one.theirs_wh} Wh{misplaced}"
+        return f"the day, whose hours are closed: {one.ours_wh} Wh, {theirs}"
     events = ", ".join(
         f"revision {entry.event.revision} of {entry.event.watt_hours} Wh {entry.state.value}"
         for entry in one.entries
     )
-    return f"{iso(one.hours.start)} the biller has {one.theirs_wh} Wh; {events or 'never sent from here'}"
+    theirs = f"the biller has {one.theirs_wh} Wh{misplaced}"
+    return f"{iso(one.hours.start)} {theirs}; {events or 'never sent from here'}"
 
 
 # --- resolve

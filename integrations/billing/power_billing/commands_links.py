@@ -11,8 +11,9 @@ from power_billing.errors import BillingError
 from power_billing.hours import iso
 from power_billing.keys import API_KEY, is_set, read_secret
 from power_billing.links import TYPES, Link, check_id, link, unlink
+from power_billing.periods import ledger_meters
 from power_billing.sources import NANO, Devices, source_of
-from power_billing.tables import METER_SETTING, Place, setting, tables
+from power_billing.tables import Place, tables
 from power_manager import CommandParser, MeterType, printable
 
 
@@ -120,13 +121,13 @@ def _checked_customer(place: Place, options: argparse.Namespace) -> str:
     from power_billing.subscriptions import customer_problem
 
     with tables(place) as conn:
-        meter_id = setting(conn, METER_SETTING)
+        meter_ids = [meter.meter_id for meter in ledger_meters(conn)]
     try:
         client = make_client(read_secret(os.environ, API_KEY), os.environ)
-        problem = customer_problem(client, meter_id, options.customer)
+        problem = customer_problem(client, meter_ids, options.customer)
     except BillingError as error:
         raise BillingError(f"{error}; --offline links without asking Stripe") from None
-    if problem is None and meter_id is not None:
+    if problem is None and meter_ids:
         return "its usage reaches an invoice"
     if problem is None:
         return "Stripe has this customer; power-billing setup makes meter and price"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from power_billing.command_line import month_hours, opened
 from power_billing.money import UNITS, Price, price_of
@@ -37,18 +38,31 @@ def add_statement_command(parser: CommandParser) -> None:
     add("--price", metavar="AMOUNT", help="of a unit of energy (default: what setup was given)")
     add("--currency", metavar="CODE", help="of that price")
     add("--unit", choices=UNITS, default="kWh", help="what that price is of (default: %(default)s)")
+    add(
+        "--tariff",
+        type=Path,
+        metavar="FILE",
+        help="the ledger's tariff with other prices (default: those that setup was given)",
+    )
     command.set_defaults(parser=command)
 
 
 def _statement(options: argparse.Namespace) -> int:
     if (options.price is None) != (options.currency is None):
         options.parser.error("--price and --currency go together: give both")
+    tariff = None
+    if options.tariff is not None:
+        from power_billing.tariff_file import read_tariff
+
+        tariff = read_tariff(options.tariff)
     with opened(options) as (pm, place):
         with tables(place) as conn:
             price = price_of(conn)
         if options.price is not None:
             price = Price.parse(options.price, options.currency, options.unit)
-        statement = make_statement(pm, place, options.month, customer=options.customer, price=price)
+        statement = make_statement(
+            pm, place, options.month, customer=options.customer, price=price, tariff=tariff
+        )
     if options.format == "text":
         print(as_text(statement, Screen.of(sys.stdout)))
     else:

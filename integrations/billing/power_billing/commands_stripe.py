@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from power_billing.command_line import confirm, opened, time_argument
@@ -18,14 +20,17 @@ from power_billing.hours import HOUR, hour_of, iso, shown_minute
 from power_billing.keys import API_KEY, Secret, read_secret
 from power_billing.links import TYPES, Link, check_id, keep_item, link, links_of
 from power_billing.money import UNITS, Price
+from power_billing.periods import event_name_of, meter_name_of
 from power_billing.sources import Devices
 from power_billing.tables import Place, forget_customer, tables
+from power_billing.tariff import shown_hours
 from power_billing.usage import one_run
 from power_manager import CommandParser, InvalidValue, parse_count
 
 if TYPE_CHECKING:
     import stripe
 
+    from power_billing.stripe_setup import Found
     from power_billing.subscriptions import Subscribed
 
 _GROUP = "Stripe"
@@ -61,7 +66,12 @@ def _add_setup(parser: CommandParser) -> None:
         "setup",
         _setup,
         "find Stripe's meter, product and price, or make them",
-        examples=["--product Energy --price 0.30 --currency eur", "", "--meter energy_roof"],
+        examples=[
+            "--product Energy --price 0.30 --currency eur",
+            "--product Energy --tariff tariff.toml",
+            "",
+            "--meter energy_roof",
+        ],
         group=_GROUP,
     )
     add = command.add_argument
@@ -71,13 +81,19 @@ def _add_setup(parser: CommandParser) -> None:
     add(
         "--unit",
         choices=UNITS,
-        default="kWh",
-        help="what the price is of (default: %(default)s); invoices count watt-hours",
+        help="what the price is of (default: kWh); invoices count watt-hours",
+    )
+    add(
+        "--tariff",
+        type=Path,
+        metavar="FILE",
+        help="prices by time of day, instead of one: a meter, a product and a price for each period",
     )
     add(
         "--meter",
         metavar="NAME",
-        help="a meter of this ledger's own, for customers whom another ledger bills as well",
+        help="a meter of this ledger's own, for customers whom another ledger bills as well; "
+        "with --tariff, what the names of its meters begin with",
     )
     command.set_defaults(parser=command)
 
@@ -85,12 +101,14 @@ def _add_setup(parser: CommandParser) -> None:
 def _setup(options: argparse.Namespace) -> int:
     from power_billing.stripe_setup import setup, setup_price
 
+    if options.tariff is not None:
+        return _setup_tariff(options)
     given = [options.product, options.price, options.currency]
     if any(given) and not all(given):
         options.parser.error("--product, --price and --currency go together: give all three")
     price = None
     if options.product:
-        price = Price.parse(options.price, options.currency, options.unit)
+        price = Price.parse(options.price, options.currency, options.unit or "kWh")
     with opened(options) as (_, place):
         client, _ = _client()
         with one_run(place):  # a report under way goes on with the meter that it has
@@ -100,9 +118,38 @@ def _setup(options: argparse.Namespace) -> int:
             return 0
         product, found = setup_price(place, client, options.product, price)
     print(f"product: {product} {options.product}")
-    wh = f"{price.minor_per_wh:f}"
-    print(f"price: {found} {price}, which Stripe has as {wh} of its smallest unit a watt-hour")
+    print(_price_line(found, price))
     return 0
+
+
+def _setup_tariff(options: argparse.Namespace) -> int:
+    from power_billing.stripe_setup import product_of, setup_tariff
+    from power_billing.tariff_file import read_tariff
+
+    if options.price or options.currency or options.unit:
+        options.parser.error("--tariff has prices: leave --price, --currency and --unit out")
+    if not options.product:
+        options.parser.error("--tariff and --product go together: invoices name the product")
+    tariff = read_tariff(options.tariff)
+    with opened(options) as (_, place):
+        client, _ = _client()
+        with one_run(place):  # a report under way goes on with the meters that it has
+            sold = setup_tariff(place, client, options.product, tariff, options.meter)
+            with tables(place) as conn:
+                meter_name = meter_name_of(conn)
+    print(f"tariff: hours of {tariff.zone}")
+    for period in tariff.periods:
+        found = sold[period.name]
+        print(f"{period.name}: {shown_hours(period.hours)}")
+        print(f"  meter: {found.meter} {event_name_of(meter_name, period.name)}")
+        print(f"  product: {found.product} {product_of(options.product, period.name)}")
+        print(f"  {_price_line(found.price, period.price)}")
+    return 0
+
+
+def _price_line(found: Found | None, price: Price) -> str:
+    wh = f"{price.minor_per_wh:f}"
+    return f"price: {found} {price}, which Stripe has as {wh} of its smallest unit a watt-hour"
 
 
 # --- subscribe
@@ -150,7 +197,7 @@ def _add_subscribe(parser: CommandParser) -> None:
 
 
 def _subscribe(options: argparse.Namespace) -> int:
-    from power_billing.subscriptions import Wanted, price_to_subscribe, refuse_missing, subscribe
+    from power_billing.subscriptions import Wanted, prices_to_subscribe, refuse_missing, subscribe
 
     if options.subscription and options.days_until_due:
         options.parser.error("--days-until-due is for a subscription of its own: leave one out")
@@ -158,7 +205,7 @@ def _subscribe(options: argparse.Namespace) -> int:
         pm.get_device(options.device_id)
         client, _ = _client()
         # Before the device is linked: what is missing then is not half done.
-        price_to_subscribe(place)
+        prices_to_subscribe(place)
         refuse_missing(client, options.customer)
         billed = _linked(pm, place, options)
         print(linked_line(billed))
@@ -171,7 +218,7 @@ def _subscribe(options: argparse.Namespace) -> int:
             days_until_due=options.days_until_due,
         )
         found = subscribe(place, client, options.customer, wanted)
-        keep_item(place, options.customer, found.item.id)
+        keep_item(place, options.customer, ",".join(one.item.id for one in found))
         is_covered = _print_subscribed(billed, found)
         code = 0
         if options.report:
@@ -206,15 +253,17 @@ def _linked(pm: Devices, place: Place, options: argparse.Namespace) -> Link:
     )
 
 
-def _print_subscribed(billed: Link, found: Subscribed) -> bool:
-    """Say what there is now; return whether all the link's usage is on the subscription's invoices."""
-    print(f"subscription: {found.subscription}, item {found.item}, price {found.price}")
-    if found.since <= max(billed.from_hour * HOUR, time.time() - HOUR):
-        return True
-    print(
-        f"on no invoice: usage from {iso(billed.from_hour)} to {shown_minute(found.since)}, when the subscription began"
-    )
-    return False
+def _print_subscribed(billed: Link, found: Sequence[Subscribed]) -> bool:
+    """Say what there is now; return whether all the link's usage is on the subscriptions' invoices."""
+    is_covered = True
+    for one in found:
+        period = f", {one.period}" if one.period else ""
+        print(f"subscription: {one.subscription}, item {one.item}, price {one.price}{period}")
+        if one.since > max(billed.from_hour * HOUR, time.time() - HOUR):
+            is_covered = False
+            span = f"from {iso(billed.from_hour)} to {shown_minute(one.since)}{period}"
+            print(f"on no invoice: usage {span}, when the subscription began")
+    return is_covered
 
 
 # --- go-live
@@ -261,16 +310,18 @@ def _go_live(options: argparse.Namespace) -> int:
         with one_run(place):  # a report of the trial that is under way would go on with it
             trial = trial_of(place, client, key)
             live = go_live(pm, place, client, trial, dict(options.customer))
-    print(f"meter: {live.meter}")
-    if live.product is not None:
-        print(f"product: {live.product}")
-        print(f"price: {live.price}")
+    for period, found in live.sold.items():
+        head = f"{period} " if period else ""
+        print(f"{head}meter: {found.meter}")
+        if found.product is not None:
+            print(f"{head}product: {found.product}")
+            print(f"{head}price: {found.price}")
     for one in live.billed:
         print(f"{one.device_id}: billed to {one.customer} from {iso(one.from_hour)} on")
     for one in live.ended:
         again = f"power-billing subscribe {one.device_id} --customer cus_..."
         print(f"{one.device_id}: billed no longer; {again} bills it again")
-    if live.product is None:
+    if any(found.product is None for found in live.sold.values()):
         raise BillingError("the trial had no price: power-billing setup --product makes one")
     return 0
 
@@ -287,7 +338,7 @@ def _forget(options: argparse.Namespace) -> int:
         if not links:
             raise BillingError(f"{options.customer}: no device was ever billed to it")
         client, _ = _client()
-        problem = customer_problem(client, None, options.customer)
+        problem = customer_problem(client, [], options.customer)
         if problem is None or not problem.never_was:
             raise BillingError(
                 f"{options.customer}: Stripe has this customer, or had it: power-billing unlink ends a link"

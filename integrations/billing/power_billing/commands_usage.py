@@ -26,6 +26,7 @@ from power_billing.outbox import Entry
 from power_billing.sinks import CsvSink, UsageSink
 from power_billing.sources import Devices
 from power_billing.tables import Place, tables
+from power_billing.tariff import Tariff, shown_hours
 from power_billing.usage import Report, Run, Status, status
 from power_billing.webhooks import shut_down_devices
 from power_manager import CommandParser, PowerManager, shown_json
@@ -198,6 +199,9 @@ def _status(options: argparse.Namespace) -> int:
     for one in now.links:
         print(_link_line(one, one.device_id in now.deleted))
     print(f"usage goes to {now.account or 'nobody yet'}")
+    if now.tariff is not None:
+        for period in now.tariff.periods:
+            print(f"{period.name}: {shown_hours(period.hours)}, {now.tariff.zone}, {period.price}")
     for of_customer in now.customers:
         events = ", ".join(f"{count} {state.value}" for state, count in of_customer.counts.items())
         print(
@@ -243,6 +247,23 @@ def status_json(now: Status) -> dict[str, Any]:
         "findings": [_finding_json(finding) for finding in now.findings],
         "problems": now.problems,
         "other_ledgers": now.other_ledgers,
+        "tariff": None if now.tariff is None else _tariff_json(now.tariff),
+    }
+
+
+def _tariff_json(tariff: Tariff) -> dict[str, Any]:
+    return {
+        "zone": tariff.zone,
+        "periods": [
+            {
+                "period": period.name,
+                "hours": shown_hours(period.hours),
+                "price": float(period.price.amount),
+                "currency": period.price.currency,
+                "price_unit": period.price.unit,
+            }
+            for period in tariff.periods
+        ],
     }
 
 

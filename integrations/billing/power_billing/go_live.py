@@ -19,13 +19,15 @@ from power_billing.hours import next_hour
 from power_billing.keys import API_KEY, Secret
 from power_billing.links import Link, check_clock, keep_item, links_of
 from power_billing.money import price_of
+from power_billing.periods import PLAIN, keep_tariff, ledger_meters, meter_name_of, tariff_of
 from power_billing.sources import Devices
-from power_billing.stripe_client import account_of, cannot, meter_name_of
+from power_billing.stripe_client import account_of, cannot
 from power_billing.stripe_setup import (
-    Found,
-    find_or_make_meter,
-    find_or_make_price,
+    Sold,
+    find_or_make_plain,
+    find_or_make_tariff,
     keep_price,
+    meters_sold,
     product_name_of,
 )
 from power_billing.subscriptions import Wanted, refuse_missing, subscribe
@@ -52,11 +54,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Live:
-    """What has become of it: what is at Stripe now, the links that go on, and those that ended."""
+    """What has become of it: what is at Stripe now, the links that go on, and those that ended.
 
-    meter: Found
-    product: Found | None
-    price: Found | None
+    sold: by period of the tariff; "" where there is none.
+    """
+
+    sold: dict[str, Sold]
     billed: list[Link]
     ended: list[Link]
 
@@ -70,25 +73,27 @@ def trial_of(place: Place, client: stripe.StripeClient, key: Secret) -> Trial:
     if not re.match("(sk|rk)_live_", key.reveal()):
         raise BillingError(f"{API_KEY}: go-live takes a live key, sk_live_ or rk_live_")
     with tables(place) as conn:
-        meter_id = setting(conn, METER_SETTING)
+        meter_ids = [meter.meter_id for meter in ledger_meters(conn)]
         account = setting(conn, "account")
         (hours,) = conn.execute("SELECT count(*) FROM billing_hours").fetchone()
-    if meter_id is None:
+    if not meter_ids:
         raise BillingError(
             f"{place.db_path}: no trial to end: power-billing setup begins with a live key"
         )
-    if account not in (None, account_of(meter_id)):
+    if account not in (None, account_of(meter_ids)):
         raise BillingError(
             f"{place.db_path}: its usage goes to {account}, which is no trial at Stripe"
         )
     try:
-        client.v1.billing.meters.retrieve(meter_id)
+        client.v1.billing.meters.retrieve(meter_ids[0])
     except stripe.InvalidRequestError:
         present = [link for link in links_of(place) if link.until_hour is None]
-        return Trial(account_of(meter_id), hours, present)
+        return Trial(account_of(meter_ids), hours, present)
     except stripe.StripeError as error:
         raise cannot(error) from None
-    raise BillingError(f"{place.db_path}: it is live already: this key sees its meter, {meter_id}")
+    raise BillingError(
+        f"{place.db_path}: it is live already: this key sees its meter, {meter_ids[0]}"
+    )
 
 
 def go_live(
@@ -99,9 +104,9 @@ def go_live(
     customers: Mapping[str, str],
     clock: Callable[[], float] = time.time,
 ) -> Live:
-    """Move the ledger to the meter of a live key; `customers` are those of live mode by those of test mode.
+    """Move the ledger to the meters of a live key; `customers` are those of live mode by those of test mode.
 
-    Devices whose customer is in it are billed to the other from the next full hour on. Meter, product and price are
+    Devices whose customer is in it are billed to the other from the next full hour on. Meters, products and prices are
     found or made as setup does for the trial, before the ledger is touched; subscriptions follow. Raises BillingError,
     also for a clock behind the newest reading of such a device.
     """
@@ -117,29 +122,32 @@ def go_live(
     with tables(place) as conn:
         name = product_name_of(conn)
         price = price_of(conn)
-    meter = find_or_make_meter(client, meter_name_of(place))
-    product, live_price = None, None
-    if name is not None and price is not None:
-        product, live_price = find_or_make_price(client, meter.id, name, price)
+        meter_name = meter_name_of(conn)
+        tariff = tariff_of(conn)
+    if tariff is None or name is None:
+        sold = {PLAIN: find_or_make_plain(client, name, price, meter_name)}
+    else:
+        sold = find_or_make_tariff(client, name, tariff, meter_name)
     with tables(place) as conn:
         shut_down = [row[0] for row in conn.execute("SELECT device_id FROM billing_shutdowns")]
         clear_ledger(conn)
         forget_setting(conn, "account")
-        set_setting(conn, METER_SETTING, meter.id)
-        if name is not None and price is not None and live_price is not None:
-            keep_price(conn, name, price, live_price)
+        if tariff is not None:
+            keep_tariff(conn, tariff, meter_name, meters_sold(meter_name, sold))
+        else:
+            plain = sold[PLAIN]
+            set_setting(conn, METER_SETTING, plain.meter.id)
+            if name is not None and price is not None and plain.price is not None:
+                keep_price(conn, name, price, plain.price)
         _move_links(conn, customers, next_hour(clock()))
         for device_id in shut_down:
             _restore(pm, device_id)
-    if live_price is not None:
+    if all(one.price is not None for one in sold.values()):
         for live_customer in dict.fromkeys(customers.values()):
-            keep_item(
-                place,
-                live_customer,
-                subscribe(place, client, live_customer, Wanted(clock())).item.id,
-            )
+            subscribed = subscribe(place, client, live_customer, Wanted(clock()))
+            keep_item(place, live_customer, ",".join(one.item.id for one in subscribed))
     ended = [link for link in trial.links if link.customer not in customers]
-    return Live(meter, product, live_price, links_of(place), ended)
+    return Live(sold, links_of(place), ended)
 
 
 def _move_links(conn: sqlite3.Connection, customers: Mapping[str, str], begin: int) -> None:

@@ -20,6 +20,7 @@ from power_billing.findings import Finding, FindingKind
 from power_billing.hours import BILLABLE_HOURS
 from power_billing.links import Link
 from power_billing.outbox import queue_value
+from power_billing.periods import DayPeriod, hour_periods, note_periods
 from power_billing.sources import NANO
 
 # No device draws 100 MW: an hour beyond that is a broken sensor's. A device's day of such hours fits SQLite's integers,
@@ -82,6 +83,7 @@ def book(
             elif difference:
                 wh = difference / NANO
                 found.append(Finding(kind, customer, device.device_id, change.hour, wh))
+    note_periods(conn, changes)
     _round(conn, customer, changes)
     return _by_day(found)
 
@@ -191,17 +193,19 @@ def _round(conn: sqlite3.Connection, customer: str, changes: dict[int, int]) -> 
 
 def counted_by_day(
     conn: sqlite3.Connection, customer: str, hours: range
-) -> dict[str, dict[int, int]]:
-    """Nano-watt-hours taken into account in those hours, closed days included, by device and UTC day (since 1970)."""
-    found: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    sql = """SELECT device_id, hour / 24, sum(counted_nwh) FROM billing_device_hours
-        WHERE customer = ? AND hour >= ? AND hour < ? GROUP BY device_id, hour / 24"""
-    rows = conn.execute(sql, (customer, hours.start, hours.stop)).fetchall()
-    sql = """SELECT device_id, day, counted_nwh FROM billing_device_days
+) -> dict[str, dict[DayPeriod, int]]:
+    """Nano-watt-hours taken into account in those hours, closed days included, by device, and UTC day and period."""
+    found: dict[str, dict[DayPeriod, int]] = defaultdict(lambda: defaultdict(int))
+    periods = hour_periods(conn, hours)
+    sql = """SELECT device_id, hour, counted_nwh FROM billing_device_hours
+        WHERE customer = ? AND hour >= ? AND hour < ?"""
+    for device_id, hour, counted_nwh in conn.execute(sql, (customer, hours.start, hours.stop)):
+        found[device_id][DayPeriod(hour // 24, periods.of(hour))] += counted_nwh
+    sql = """SELECT device_id, day, period, counted_nwh FROM billing_device_days
         WHERE customer = ? AND day >= ? AND day < ?"""
     days = (customer, hours.start // 24, -(-hours.stop // 24))
-    for device_id, day, counted_nwh in (*rows, *conn.execute(sql, days)):
-        found[device_id][day] += counted_nwh
+    for device_id, day, period, counted_nwh in conn.execute(sql, days):
+        found[device_id][DayPeriod(day, period)] += counted_nwh
     return {device_id: dict(by_day) for device_id, by_day in found.items()}
 
 

@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
-from power_billing.tables import set_setting, setting
+from power_billing.tables import forget_setting, set_setting, setting
 from power_manager import InvalidValue
 
 # Watt-hours in what a price may be of. Stripe's meter counts whole watt-hours, whatever the price is said in.
@@ -108,6 +108,12 @@ def keep_amount(conn: sqlite3.Connection, price: Price) -> None:
     set_setting(conn, _AMOUNT_SETTING, str(price.amount))
     set_setting(conn, _CURRENCY_SETTING, price.currency)
     set_setting(conn, _UNIT_SETTING, price.unit)
+
+
+def forget_amount(conn: sqlite3.Connection) -> None:
+    """Remember no price any more."""
+    for name in (_AMOUNT_SETTING, _CURRENCY_SETTING, _UNIT_SETTING):
+        forget_setting(conn, name)
 
 
 def price_of(conn: sqlite3.Connection) -> Price | None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from power_billing.claims import others_customers, waiting_reason
 from power_billing.closing import closed_before, closed_days
 from power_billing.hours import HOUR
 from power_billing.outbox import TAKEN, Entry, State, entries_of, note_theirs, revise
+from power_billing.periods import (
+    PLAIN,
+    DayPeriod,
+    HourPeriods,
+    hour_periods,
+    note_periods,
+)
 from power_billing.sender import check_account
-from power_billing.sinks import CannotSayNow, CsvSink, UsageSink
+from power_billing.sinks import CannotSayNow, CsvSink, Recorded, SinkOfMeters, UsageSink
 from power_billing.tables import Place, tables
 
 SETTLING = HOUR  # seconds: Stripe's summaries follow its events; a file needs no such time
@@ -25,6 +32,8 @@ class Difference:
     """Hours (since 1970), one or a closed day's, of which the biller has something else than the ledger says.
 
     is_foreign: the hour is somebody else's: nothing was ever sent from here, or somebody has kept what the biller had.
+    period: which the hours belong to; "" where there is no tariff. misplaced_wh: what of the biller's is on another
+    period's meter, where no event of ours replaces it.
     """
 
     customer: str
@@ -32,6 +41,8 @@ class Difference:
     ours_wh: int
     theirs_wh: int
     entries: list[Entry] = field(default_factory=list)
+    period: str = PLAIN
+    misplaced_wh: int = 0
 
     @property
     def is_foreign(self) -> bool:
@@ -86,7 +97,7 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
             unsaid[customer] = waiting_reason(others[customer])
             continue
         try:
-            theirs = sink.recorded(customer, hours)
+            theirs = _recorded(sink, customer, hours)
         except CannotSayNow as error:
             unsaid[customer] = str(error)
             continue
@@ -95,8 +106,9 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
             continue
         with tables(place) as conn:
             ours = _sent(conn, customer, hours, sent_before)
+            there = theirs.whole()
             for entry in ours.refused:  # an earlier event of the hour may have arrived
-                note_theirs(conn, entry.event, theirs.get(entry.event.hour, 0))
+                note_theirs(conn, entry.event, there.get(entry.event.hour, 0))
         settling_count += ours.settling_count
         differences += _differences(customer, ours, theirs)
     return Reconciliation(hours, differences, unsaid, settling_count)
@@ -105,17 +117,18 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
 def repair(place: Place, differences: Iterable[Difference], oldest: int) -> int:
     """Queue what the ledger says of hours that the biller has otherwise; return how many hours that are.
 
-    Of hours that are somebody else's a conflict is made, which a person decides. Hours too old to be billed, and closed
-    days, cannot be repaired.
+    Of hours that are somebody else's a conflict is made, which a person decides. Hours too old to be billed, closed
+    days, and what is on another period's meter cannot be repaired.
     """
     count = 0
     with tables(place) as conn:
         for one in differences:
             hour = one.hours.start
-            if hour < oldest or len(one.hours) > 1:
+            if hour < oldest or len(one.hours) > 1 or one.misplaced_wh:
                 continue
             if one.is_foreign:
                 reason = f"the biller has {one.theirs_wh} Wh from elsewhere"
+                note_periods(conn, [hour])
                 ours = [entry for entry in one.entries if entry.state is not State.KEPT]
                 ours_wh = ours[-1].event.watt_hours if ours else 0
                 revise(conn, one.customer, hour, ours_wh, State.CONFLICT, reason, one.theirs_wh)
@@ -128,21 +141,30 @@ def repair(place: Place, differences: Iterable[Difference], oldest: int) -> int:
     return count
 
 
+def _recorded(sink: UsageSink, customer: str, hours: range) -> Recorded | None:
+    """What the sink has; None where it never can say."""
+    if isinstance(sink, SinkOfMeters):
+        return sink.recorded_apart(customer, hours)
+    recorded = sink.recorded(customer, hours)
+    return None if recorded is None else Recorded(dict(recorded))
+
+
 @dataclass
 class _Sent:
     """What was sent of a customer's hours, or kept; `open_hours` are not to be compared, `refused` are some of them."""
 
+    periods: HourPeriods
     by_hour: dict[int, int] = field(default_factory=dict)
     entries: dict[int, list[Entry]] = field(default_factory=dict)
     open_hours: set[int] = field(default_factory=set)
     refused: list[Entry] = field(default_factory=list)
     closed_before: int = 0
-    by_closed_day: dict[int, int] = field(default_factory=dict)
+    by_closed_day: dict[DayPeriod, int] = field(default_factory=dict)
     settling_count: int = 0
 
 
 def _sent(conn: sqlite3.Connection, customer: str, hours: range, sent_before: float) -> _Sent:
-    found = _Sent(closed_before=closed_before(conn))
+    found = _Sent(hour_periods(conn, hours), closed_before=closed_before(conn))
     by_hour: dict[int, list[Entry]] = defaultdict(list)
     for entry in entries_of(conn, customer, hours):
         by_hour[entry.event.hour].append(entry)
@@ -162,22 +184,46 @@ def _sent(conn: sqlite3.Connection, customer: str, hours: range, sent_before: fl
     return found
 
 
-def _differences(customer: str, ours: _Sent, theirs: Mapping[int, int]) -> list[Difference]:
+def _differences(customer: str, ours: _Sent, theirs: Recorded) -> list[Difference]:
     found = []
-    days = dict.fromkeys(ours.by_closed_day, 0)
-    days_theirs = dict.fromkeys(ours.by_closed_day, 0)
-    for hour in sorted({*ours.by_hour, *theirs} - ours.open_hours):
-        sent_wh, there_wh = ours.by_hour.get(hour, 0), theirs.get(hour, 0)
+    there = theirs.whole()
+    days = {day: _Sum(ours_wh) for day, ours_wh in ours.by_closed_day.items()}
+    for hour in sorted({*ours.by_hour, *there} - ours.open_hours):
+        period = ours.periods.of(hour)
+        one = _Sum(ours.by_hour.get(hour, 0), there.get(hour, 0), theirs.misplaced.get(hour, 0))
         if hour < ours.closed_before:
-            day = hour // 24
-            days[day] = days.get(day, 0) + sent_wh
-            days_theirs[day] = days_theirs.get(day, 0) + there_wh
-        elif sent_wh != there_wh:
+            days.setdefault(DayPeriod(hour // 24, period), _Sum()).add(one)
+        elif not one.agrees:
+            hours = range(hour, hour + 1)
             entries = ours.entries.get(hour, [])
-            found.append(Difference(customer, range(hour, hour + 1), sent_wh, there_wh, entries))
-    for day, sent_wh in sorted(days.items()):
-        whole_wh = sent_wh + ours.by_closed_day.get(day, 0)
-        if whole_wh != days_theirs[day]:
-            whole_day = range(day * 24, day * 24 + 24)
-            found.append(Difference(customer, whole_day, whole_wh, days_theirs[day]))
+            found.append(one.difference(customer, hours, period, entries))
+    for day, whole in sorted(days.items()):
+        if not whole.agrees:
+            hours = range(day.day * 24, day.day * 24 + 24)
+            found.append(whole.difference(customer, hours, day.period, []))
     return found
+
+
+@dataclass
+class _Sum:
+    """What was sent from here, what the biller has, and what of that is on another period's meter."""
+
+    ours_wh: int = 0
+    theirs_wh: int = 0
+    misplaced_wh: int = 0
+
+    def add(self, other: _Sum) -> None:
+        self.ours_wh += other.ours_wh
+        self.theirs_wh += other.theirs_wh
+        self.misplaced_wh += other.misplaced_wh
+
+    @property
+    def agrees(self) -> bool:
+        return self.ours_wh == self.theirs_wh and not self.misplaced_wh
+
+    def difference(
+        self, customer: str, hours: range, period: str, entries: list[Entry]
+    ) -> Difference:
+        return Difference(
+            customer, hours, self.ours_wh, self.theirs_wh, entries, period, self.misplaced_wh
+        )

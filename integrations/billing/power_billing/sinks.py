@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -95,6 +95,28 @@ class UsageSink(Protocol):
 
         None where it never can say. Raises CannotSayNow.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Watt-hours that a biller has, by hour: on the meter that the hour belongs to, and on others."""
+
+    own: dict[int, int] = field(default_factory=dict)
+    misplaced: dict[int, int] = field(default_factory=dict)
+
+    def whole(self) -> dict[int, int]:
+        """Both together."""
+        hours = {*self.own, *self.misplaced}
+        return {hour: self.own.get(hour, 0) + self.misplaced.get(hour, 0) for hour in hours}
+
+
+@runtime_checkable
+class SinkOfMeters(Protocol):
+    """A sink with several meters, of which each hour belongs to one."""
+
+    def recorded_apart(self, customer: str, hours: range) -> Recorded:
+        """What recorded() says, by whether it is on the hour's own meter. Raises CannotSayNow."""
         ...
 
 

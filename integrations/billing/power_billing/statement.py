@@ -1,8 +1,9 @@
 """A month's statement: what each customer was billed, by device and day, what came after the invoice, what is missing.
 
 Days are UTC days, as hours are UTC hours. What was billed of an hour is what the biller has of it: the newest event
-that it took. Money is that at the price, rounded once over the month, as on an invoice; its parts are differences of
-rounded running sums, so they add up to it. All of it is the ledger's: readings that are gone since change nothing.
+that it took. Money is that at the price, or at that of each period of the tariff, rounded once over the month, as on an
+invoice; its parts are differences of rounded running sums, so they add up to it. All of it is the ledger's: readings
+that are gone since change nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -22,12 +23,15 @@ from power_billing.ledger import by_customer, counted_by_day
 from power_billing.links import links_of
 from power_billing.money import Price
 from power_billing.outbox import TAKEN, Entry, State, entries_of
+from power_billing.periods import PLAIN, DayPeriod, hour_periods, tariff_of
 from power_billing.sources import NANO, Devices
 from power_billing.tables import Place, tables
+from power_billing.tariff import Tariff
 from power_manager import InvalidValue
 
 # Stripe waits an hour after the end of a period before it makes the invoice final.
 INVOICE_GRACE_HOURS = 1
+Prices = Mapping[str, Price | None]  # by period; None: there is no price
 _REASONS = {
     FindingKind.LATE: "came to light too late to be billed",
     FindingKind.UNCLEAR: "of an hour of which a meter was deleted",
@@ -73,7 +77,10 @@ class Unbilled:
 
 @dataclass(frozen=True)
 class CustomerStatement:
-    """One customer's month. `other` is what is billed beside the devices: rounding, and what of theirs is not."""
+    """One customer's month. `other` is what is billed beside the devices: rounding, and what of theirs is not.
+
+    periods: the total by period of the tariff; empty where there is none.
+    """
 
     customer: str
     devices: list[DeviceLines]
@@ -82,17 +89,27 @@ class CustomerStatement:
     total: Line
     late: list[Late]
     unbilled: list[Unbilled]
+    periods: dict[str, Line] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A month of all customers, or of one. `is_over`: whether the month is, with the hour that an invoice waits."""
+    """A month of all customers, or of one. `is_over`: whether the month is, with the hour that an invoice waits.
+
+    price: that of every hour; None where there is none, or a tariff.
+    """
 
     month: str
     price: Price | None
     is_over: bool
     customers: list[CustomerStatement]
     total: Line
+    tariff: Tariff | None = None
+
+    @property
+    def some_price(self) -> Price | None:
+        """One of the prices, which all have one currency and one unit; None where there is none."""
+        return self.price if self.tariff is None else self.tariff.periods[0].price
 
 
 def make_statement(
@@ -102,11 +119,15 @@ def make_statement(
     *,
     customer: str | None = None,
     price: Price | None = None,
+    tariff: Tariff | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Statement:
     """The statement of a month of UTC, by its hours since 1970, for every customer with something in it, or for one.
 
-    Raises BillingError for a customer to whom no device was ever billed, and InvalidValue for a month to come.
+    price: of every hour, where the ledger has no tariff (default: none, and no money is named). tariff: the ledger's,
+    with other prices (default: with those that it has now). Raises BillingError for a customer to whom no device was
+    ever billed, for a price where there is a tariff, and for a tariff that is not the ledger's; InvalidValue for a
+    month to come.
     """
     now = clock()
     month = day_of(hours.start)[: len("2026-10")]
@@ -120,17 +141,38 @@ def make_statement(
             )
         customers = [customer]
     names = {device.id: device.name for device in pm.list_devices()}
+    tariff = _tariff(place, price, tariff)
+    prices: Prices = {PLAIN: price} if tariff is None else tariff.prices()
     found = []
     for name in customers:
         with tables(place) as conn:
-            one = _of_customer(conn, hours, name, names, price)
+            one = _of_customer(conn, hours, name, names, prices)
         if customer is not None or one.devices or one.days or one.late or one.unbilled:
             found.append(one)
     total_wh = sum((one.total.watt_hours for one in found), Decimal(0))
     costs = [one.total.cost for one in found if one.total.cost is not None]
-    total = Line(total_wh, None if price is None else sum(costs, Decimal(0)))
+    has_price = price is not None or tariff is not None
+    total = Line(total_wh, sum(costs, Decimal(0)) if has_price else None)
     is_over = now >= (hours.stop + INVOICE_GRACE_HOURS) * HOUR
-    return Statement(month, price, is_over, found, total)
+    return Statement(month, price, is_over, found, total, tariff)
+
+
+def _tariff(place: Place, price: Price | None, wanted: Tariff | None) -> Tariff | None:
+    """The ledger's tariff, with the prices of `wanted` where they are others; None where it has none."""
+    with tables(place) as conn:
+        present = tariff_of(conn)
+    if present is not None and price is not None:
+        raise BillingError(
+            f"{place.db_path}: it has a tariff, and one price is none for it: other prices are in a file of --tariff"
+        )
+    if wanted is None:
+        return present
+    if present is None or not present.has_same_hours(wanted):
+        raise BillingError(
+            f"{place.db_path}: hours were not counted by this tariff: its zone, hours and meters have to be those that "
+            "power-billing setup was given"
+        )
+    return wanted
 
 
 def _of_customer(
@@ -138,20 +180,22 @@ def _of_customer(
     hours: range,
     customer: str,
     names: dict[str, str],
-    price: Price | None,
+    prices: Prices,
 ) -> CustomerStatement:
     events = _by_hour(entries_of(conn, customer, hours))
-    by_day: dict[int, int] = defaultdict(int, closed_days(conn, customer, hours))
+    period_of = hour_periods(conn, hours).of
+    taken: dict[DayPeriod, int] = defaultdict(int, closed_days(conn, customer, hours))
     for hour, rows in events.items():
-        by_day[hour // 24] += _taken(rows)
-    lines = _Lines(price)
+        taken[DayPeriod(hour // 24, period_of(hour))] += _taken(rows)
+    lines = _Lines(prices)
     devices = [
-        _of_device(device_id, names.get(device_id), days, lines)
-        for device_id, days in sorted(counted_by_day(conn, customer, hours).items())
+        _of_device(device_id, names.get(device_id), counted, lines)
+        for device_id, counted in sorted(counted_by_day(conn, customer, hours).items())
     ]
-    other = lines.add(Decimal(sum(by_day.values())) - lines.watt_hours)
-    of_days = _Lines(price)
-    days = {day_of(day * 24): of_days.add(Decimal(by_day[day])) for day in sorted(by_day)}
+    of_days = _Lines(prices)
+    days = {day_of(day * 24): of_days.add(parts) for day, parts in _by_day(taken).items()}
+    other = lines.add(of_days.beside(lines))
+    periods = {period: lines.of(period) for period in prices if period != PLAIN}
     deadline = (hours.stop + INVOICE_GRACE_HOURS) * HOUR
     late = []
     unbilled = []
@@ -162,7 +206,7 @@ def _of_customer(
         if one.customer == customer and one.hour in hours and one.kind in _REASONS:
             reason = f"{_REASONS[one.kind]} ({one.device_id})"
             unbilled.append(Unbilled(one.hour, Decimal(str(one.watt_hours)), reason))
-    return CustomerStatement(customer, devices, days, other, lines.total, late, unbilled)
+    return CustomerStatement(customer, devices, days, other, lines.total, late, unbilled, periods)
 
 
 # --- What was billed
@@ -215,34 +259,58 @@ def _open(hour: int, rows: list[Entry]) -> list[Unbilled]:
 
 
 def _of_device(
-    device_id: str, name: str | None, nwh_by_day: dict[int, int], lines: _Lines
+    device_id: str, name: str | None, counted_nwh: Mapping[DayPeriod, int], lines: _Lines
 ) -> DeviceLines:
     """What was counted of a device."""
     before = lines.total
     days = {
-        day_of(day * 24): lines.add(Decimal(nwh_by_day[day]) / NANO) for day in sorted(nwh_by_day)
+        day_of(day * 24): lines.add({period: wh / NANO for period, wh in parts.items()})
+        for day, parts in _by_day(counted_nwh).items()
     }
     return DeviceLines(device_id, name, days, lines.since(before))
 
 
+def _by_day(values: Mapping[DayPeriod, int]) -> dict[int, dict[str, Decimal]]:
+    """Values by day, in order, and period."""
+    found: dict[int, dict[str, Decimal]] = defaultdict(dict)
+    for key in sorted(values):
+        found[key.day][key.period] = Decimal(values[key])
+    return found
+
+
 @dataclass
 class _Lines:
-    """Adds up lines so that their costs, each rounded, are together the rounded cost of their sum."""
+    """Adds up lines so that their costs, each rounded, are together the rounded costs of their periods' sums."""
 
-    price: Price | None
-    watt_hours: Decimal = field(default=Decimal(0))
+    prices: Prices
+    watt_hours: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
 
-    def add(self, watt_hours: Decimal) -> Line:
-        """The line of so many watt-hours more."""
+    def add(self, parts: Mapping[str, Decimal]) -> Line:
+        """The line of so many watt-hours more, by period."""
         before = self.total
-        self.watt_hours += watt_hours
-        return Line(watt_hours, self.since(before).cost)
+        for period, watt_hours in parts.items():
+            self.watt_hours[period] += watt_hours
+        return Line(sum(parts.values(), Decimal(0)), self.since(before).cost)
+
+    def beside(self, others: _Lines) -> dict[str, Decimal]:
+        """What these have and others have not, by period."""
+        return {
+            period: self.watt_hours[period] - others.watt_hours[period] for period in self.prices
+        }
+
+    def of(self, period: str) -> Line:
+        """All of a period so far."""
+        price = self.prices[period]
+        watt_hours = self.watt_hours[period]
+        return Line(watt_hours, None if price is None else price.cost(watt_hours))
 
     @property
     def total(self) -> Line:
         """All of them so far."""
-        cost = None if self.price is None else self.price.cost(self.watt_hours)
-        return Line(self.watt_hours, cost)
+        lines = [self.of(period) for period in self.prices]
+        costs = [line.cost for line in lines if line.cost is not None]
+        watt_hours = sum((line.watt_hours for line in lines), Decimal(0))
+        return Line(watt_hours, sum(costs, Decimal(0)) if costs else None)
 
     def since(self, before: Line) -> Line:
         """All of them since a total of before."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from power_billing.hours import iso
 from power_billing.statement import CustomerStatement, DeviceLines, Line, Statement
+from power_billing.tariff import Period
 from power_manager import Column, Screen, make_table
 
 # So many devices have a column of their own beside each other on a page of A4.
@@ -36,10 +37,11 @@ def shown_wh(watt_hours: Decimal) -> str:
 
 def shown_cost(statement: Statement, line: Line) -> str:
     """Money for people, in the price's currency; nothing where there is no price."""
-    if line.cost is None or statement.price is None:
+    price = statement.some_price
+    if line.cost is None or price is None:
         return ""
     cost = line.cost + 0  # a negative zero becomes a plain one
-    return f"{cost:,.{statement.price.decimals}f} {statement.price.currency.upper()}"
+    return f"{cost:,.{price.decimals}f} {price.currency.upper()}"
 
 
 def device_name(device: DeviceLines) -> str:
@@ -52,9 +54,23 @@ def device_name(device: DeviceLines) -> str:
 
 
 def _state(statement: Statement) -> str:
-    price = "no price" if statement.price is None else str(statement.price)
     so_far = "" if statement.is_over else ", so far"
+    if statement.tariff is not None:
+        price = f"prices by time of day in {statement.tariff.zone}"
+    else:
+        price = "no price" if statement.price is None else str(statement.price)
     return f"{statement.month}{so_far}, {price}"
+
+
+def _has_other(one: CustomerStatement) -> bool:
+    """Whether anything is billed beside the devices; watt-hours of two periods may be none together, and cost some."""
+    return bool(one.other.watt_hours or one.other.cost)
+
+
+def _period_lines(statement: Statement, one: CustomerStatement) -> list[tuple[Period, Line]]:
+    """A customer's total by period, in the tariff's order; none where there is no tariff."""
+    periods = [] if statement.tariff is None else statement.tariff.periods
+    return [(period, one.periods[period.name]) for period in periods]
 
 
 # --- Text
@@ -74,7 +90,7 @@ def _customer_text(statement: Statement, one: CustomerStatement, screen: Screen)
     for device in one.devices:
         rows += [(device_name(device), day, line) for day, line in device.days.items()]
         rows.append((device_name(device), "month", device.total))
-    if one.other.watt_hours:
+    if _has_other(one):
         rows.append((_OTHER, "month", one.other))
     rows.append(("total", "month", one.total))
     columns = [
@@ -82,12 +98,24 @@ def _customer_text(statement: Statement, one: CustomerStatement, screen: Screen)
         Column("day", lambda row: row[1]),
         Column("Wh", lambda row: shown_wh(row[2].watt_hours), right=True),
     ]
-    if statement.price is not None:
+    if statement.some_price is not None:
         columns.append(Column("cost", lambda row: shown_cost(statement, row[2]), right=True))
     lines = [make_table(columns, rows, screen)]
+    periods = _period_lines(statement, one)
+    if periods:
+        lines += ["", make_table(_period_columns(statement), periods, screen)]
     lines += [f"{_AFTER_INVOICE}: {text}" for text in _late_texts(one)]
     lines += [f"{_NOT_BILLED}: {text}" for text in _unbilled_texts(one)]
     return "\n".join(lines)
+
+
+def _period_columns(statement: Statement) -> list[Column]:
+    return [
+        Column("period", lambda row: row[0].name),
+        Column("price", lambda row: str(row[0].price)),
+        Column("Wh", lambda row: shown_wh(row[1].watt_hours), right=True),
+        Column("cost", lambda row: shown_cost(statement, row[1]), right=True),
+    ]
 
 
 def _late_texts(one: CustomerStatement) -> Iterator[str]:
@@ -108,19 +136,22 @@ def _unbilled_texts(one: CustomerStatement) -> Iterator[str]:
 def as_json(statement: Statement) -> str:
     """One object; energies and money are numbers."""
     price = statement.price
+    some_price = statement.some_price
+    tariff = statement.tariff
     found = {
         "month": statement.month,
         "is_over": statement.is_over,
-        "currency": None if price is None else price.currency,
+        "currency": None if some_price is None else some_price.currency,
         "price": None if price is None else float(price.amount),
-        "price_unit": None if price is None else price.unit,
-        "customers": [_customer_json(one) for one in statement.customers],
+        "price_unit": None if some_price is None else some_price.unit,
+        "tariff_zone": None if tariff is None else tariff.zone,
+        "customers": [_customer_json(statement, one) for one in statement.customers],
         **_line_json(statement.total),
     }
     return json.dumps(found, indent=2)
 
 
-def _customer_json(one: CustomerStatement) -> dict[str, Any]:
+def _customer_json(statement: Statement, one: CustomerStatement) -> dict[str, Any]:
     return {
         "customer": one.customer,
         **_line_json(one.total),
@@ -136,6 +167,10 @@ def _customer_json(one: CustomerStatement) -> dict[str, Any]:
         ],
         "other": _line_json(one.other),
         "days": _days_json(one.days),
+        "periods": [
+            {"period": period.name, "price": float(period.price.amount), **_line_json(line)}
+            for period, line in _period_lines(statement, one)
+        ],
         "after_invoice": [
             {"hour": iso(late.hour), "before_wh": late.before_wh, "after_wh": late.after_wh}
             for late in one.late
@@ -170,18 +205,23 @@ CSV_COLUMNS = (
     "cost",
     "currency",
     "reason",
+    "period",
+    "price",
+    "price_unit",
 )
 
 
 def as_csv(statement: Statement) -> str:
     """A row a device and day, of kind `usage`, and one of kind `other`: together they are what was billed.
 
-    Rows of kind `after_invoice` and `not_billed` are beside that.
+    Rows of kind `period` are the same by period of the tariff, where there is one; rows of kind `after_invoice` and
+    `not_billed` are beside that.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    currency = "" if statement.price is None else statement.price.currency
+    price = statement.some_price
+    currency = "" if price is None else price.currency
     for one in statement.customers:
         for device in one.devices:
             for day, line in device.days.items():
@@ -189,6 +229,10 @@ def as_csv(statement: Statement) -> str:
                 writer.writerow({**row, "day": day, **_line_csv(line, currency)})
         row = {"kind": "other", "customer": one.customer}
         writer.writerow({**row, **_line_csv(one.other, currency)})
+        for period, line in _period_lines(statement, one):
+            row = {"kind": "period", "customer": one.customer, "period": period.name}
+            row |= {"price": f"{period.price.amount:f}", "price_unit": period.price.unit}
+            writer.writerow({**row, **_line_csv(line, currency)})
         for late in one.late:
             row = {"kind": "after_invoice", "customer": one.customer, "hour": iso(late.hour)}
             writer.writerow({**row, "energy_wh": str(late.after_wh - late.before_wh)})
@@ -224,14 +268,14 @@ table + table { margin-top: 3mm; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3mm 1.5mm; border-bottom: .4pt solid #dfe3e6; white-space: nowrap; }
 th { font-weight: 600; border-bottom: .8pt solid #1c2024; }
-.days td:last-child:has(.bar) { width: 29mm; }
+.days td:last-child:has(.bar) { width: 29mm; padding-left: 4.5mm; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
 td:last-child, th:last-child { padding-right: 0; }
 tfoot td { font-weight: 600; border-bottom: 0; border-top: .8pt solid #1c2024; }
 .days td:first-child { white-space: nowrap; }
 .days th { max-width: 22mm; overflow: hidden; text-overflow: ellipsis; }
 .devices td:first-child { overflow-wrap: anywhere; }
-.bar { display: block; margin-left: 3mm; max-width: 26mm; height: 2.2mm; background: #2f6f9f; border-radius: .6mm;
+.bar { display: block; height: 2.2mm; background: #2f6f9f; border-radius: .6mm;
   -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 ul { margin: 0; padding-left: 4mm; font-size: 7.5pt; columns: 2; column-gap: 4mm; }
 li { break-inside: avoid; }
@@ -273,8 +317,10 @@ def _section(statement: Statement, one: CustomerStatement) -> str:
     parts = [
         _head(statement, one.customer, one.total),
         _devices_html(statement, one),
-        _days_html(statement, one),
     ]
+    if statement.tariff is not None:
+        parts.append(_periods_html(statement, one))
+    parts.append(_days_html(statement, one))
     parts += _list_html("Changed after the invoice", list(_late_texts(one)))
     parts += _list_html("Not billed", list(_unbilled_texts(one)))
     return "<section>\n" + "\n".join(parts) + f"\n<footer>{_FOOT}</footer>\n</section>"
@@ -286,12 +332,21 @@ def _row(cells: list[str], tag: str = "td") -> str:
 
 def _devices_html(statement: Statement, one: CustomerStatement) -> str:
     rows = [(device_name(device), device.total) for device in one.devices]
-    if one.other.watt_hours:
+    if _has_other(one):
         rows.append((_OTHER, one.other))
     cells = _money_cells(statement)
     head = _row(["Device", *_money_titles(statement)], "th")
     body = [_row([_text(name), *cells(line)]) for name, line in rows]
     return _table("devices", head, body, _row(["Total", *cells(one.total)]))
+
+
+def _periods_html(statement: Statement, one: CustomerStatement) -> str:
+    cells = _money_cells(statement)
+    rows = [
+        _row([_text(period.name), _text(str(period.price)), *cells(line)])
+        for period, line in _period_lines(statement, one)
+    ]
+    return _table("periods", _row(["Period", "Price", *_money_titles(statement)], "th"), rows)
 
 
 def _money_cells(statement: Statement) -> Callable[[Line], list[str]]:
@@ -301,13 +356,14 @@ def _money_cells(statement: Statement) -> Callable[[Line], list[str]]:
         cost = shown_cost(statement, line).partition(" ")[
             0
         ]  # the head of the column has the currency
-        return [shown_wh(line.watt_hours), *([cost] if statement.price else [])]
+        return [shown_wh(line.watt_hours), *([cost] if statement.some_price else [])]
 
     return cells
 
 
 def _money_titles(statement: Statement) -> list[str]:
-    return ["Wh", *([statement.price.currency.upper()] if statement.price else [])]
+    price = statement.some_price
+    return ["Wh", *([price.currency.upper()] if price else [])]
 
 
 def _days_html(statement: Statement, one: CustomerStatement) -> str:

@@ -67,7 +67,7 @@ def _take_error_reports(place: Place, sink: StripeMeterSink, checked: Checked) -
     for report_id in announced:
         report = _fetch(sink.client, report_id)
         with tables(place) as conn:
-            checked.problems.append(_take_report(conn, report_id, report, sink.meter_name))
+            checked.problems.append(_take_report(conn, report_id, report, sink.meters.name))
             conn.execute("DELETE FROM billing_error_reports WHERE id = ?", (report_id,))
 
 
@@ -124,7 +124,7 @@ def _check_customers(place: Place, sink: StripeMeterSink, now: float, checked: C
     with tables(place) as conn:
         wanted = customers_to_check(conn, links, now)
     for customer in wanted:
-        problem = customer_problem(sink.client, sink.meter_id, customer)
+        problem = customer_problem(sink.client, sink.meters.ids, customer)
         with tables(place) as conn:
             if problem is None:
                 note_customer(conn, customer, now, None, False)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 import stripe
 
 from power_billing.errors import BillingError
 from power_billing.keys import API_KEY, Secret
-from power_billing.sinks import EVENT_NAME
-from power_billing.tables import METER_NAME_SETTING, METER_SETTING, Place, setting, tables
+from power_billing.periods import LedgerMeter, ledger_meters
+from power_billing.tables import Place, tables
 
 NETWORK_RETRIES = (
     2  # by the SDK itself, under one idempotency key; without a number StripeClient makes none
@@ -46,27 +46,21 @@ def make_client(
     )
 
 
-def meter_of(place: Place) -> str:
-    """The id of the meter that setup has remembered. Raises BillingError where there was none."""
+def meters_of(place: Place) -> list[LedgerMeter]:
+    """The meters that setup has remembered: one, or one a period. Raises BillingError where there are none."""
     with tables(place) as conn:
-        meter_id = setting(conn, METER_SETTING)
-    if meter_id is None:
+        meters = ledger_meters(conn)
+    if not meters:
         raise BillingError(f"{place.db_path}: no meter yet: run power-billing setup")
-    return meter_id
+    return meters
 
 
-def meter_name_of(place: Place) -> str:
-    """The name in events of the ledger's meter: EVENT_NAME, or what setup was given."""
-    with tables(place) as conn:
-        return setting(conn, METER_NAME_SETTING) or EVENT_NAME
+def account_of(meter_ids: Iterable[str]) -> str:
+    """What a ledger remembers of where its usage goes, in whatever order the meters are."""
+    return f"stripe:{'+'.join(sorted(meter_ids))}"
 
 
-def account_of(meter_id: str) -> str:
-    """What a ledger remembers of where its usage goes."""
-    return f"stripe:{meter_id}"
-
-
-def check_meter(meter: stripe.billing.Meter, name: str = EVENT_NAME) -> None:
+def check_meter(meter: stripe.billing.Meter, name: str) -> None:
     """Raise BillingError for a meter that counts otherwise than this package's events do."""
     keys = meter.customer_mapping.event_payload_key, meter.value_settings.event_payload_key
     found = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import stripe
@@ -15,26 +16,28 @@ from power_billing.claims import forget_claims
 from power_billing.errors import BillingError
 from power_billing.money import METERED_UNIT, Price, keep_amount
 from power_billing.outbox import was_sent
-from power_billing.sinks import EVENT_NAME
-from power_billing.stripe_client import (
-    account_of,
-    cannot,
-    check_meter,
+from power_billing.periods import (
+    LedgerMeter,
+    event_name_of,
+    keep_tariff,
     meter_name_of,
-    meter_of,
+    refuse_other_hours,
 )
+from power_billing.sinks import EVENT_NAME
+from power_billing.stripe_client import account_of, cannot, check_meter, meters_of
 from power_billing.tables import (
     METER_NAME_SETTING,
     METER_SETTING,
+    PRICE_SETTING,
     Place,
     set_setting,
     setting,
     tables,
 )
+from power_billing.tariff import Tariff
 from power_manager import InvalidValue
 
 MARK = "power_billing"  # in the metadata of what this package makes
-PRICE_SETTING = "stripe_price"  # the price's id, in the ledger's settings
 _NAME_SETTING = "product_name"
 
 
@@ -58,25 +61,37 @@ def setup(place: Place, client: stripe.StripeClient, name: str | None = None) ->
     name: the meter's name in events, 1 to 16 lower-case letters, digits and underscores; None (default): the one that
     the ledger has, power_watt_hours at first. Another ledger that bills the same customers needs another one. Raises
     InvalidValue for another name; BillingError for a meter of that name which counts otherwise: it cannot be changed,
-    nor deleted; and where usage goes elsewhere already.
+    nor deleted; where usage goes elsewhere already; and for a ledger with a tariff.
     """
-    name = check_meter_name(name) if name is not None else meter_name_of(place)
+    with tables(place) as conn:
+        refuse_other_hours(conn, place, None)
+        name = check_meter_name(name) if name is not None else meter_name_of(conn)
     meter = find_or_make_meter(client, name)
     with tables(place) as conn:
-        account = setting(conn, "account")
-        if account not in (None, account_of(meter.id)):
-            is_another = setting(conn, METER_NAME_SETTING) not in (None, name)
-            if not is_another or was_sent(conn):
-                raise BillingError(
-                    f"{place.db_path}: its usage goes to {account}, so it cannot go to {account_of(meter.id)} as well: "
-                    "power-billing go-live ends a trial with a test key; another meter wants another --ledger"
-                )
-            # Nothing went out yet: the customers were another ledger's.
-            set_setting(conn, "account", account_of(meter.id))
-            forget_claims(conn)
+        refuse_other_hours(conn, place, None)
+        is_another = setting(conn, METER_NAME_SETTING) not in (None, name)
+        _take_account(conn, place, account_of([meter.id]), is_another)
         set_setting(conn, METER_SETTING, meter.id)
         set_setting(conn, METER_NAME_SETTING, name)
     return meter
+
+
+def _take_account(conn: sqlite3.Connection, place: Place, account: str, is_another: bool) -> None:
+    """Let usage go to that account; is_another: on purpose to other meters than before, as long as nothing was sent.
+
+    Raises BillingError where that cannot be.
+    """
+    there = setting(conn, "account")
+    if there in (None, account):
+        return
+    if not is_another or was_sent(conn):
+        raise BillingError(
+            f"{place.db_path}: its usage goes to {there}, so it cannot go to {account} as well: "
+            "power-billing go-live ends a trial with a test key; another meter wants another --ledger"
+        )
+    # Nothing went out yet: the customers were another ledger's.
+    set_setting(conn, "account", account)
+    forget_claims(conn)
 
 
 def check_meter_name(name: str) -> str:
@@ -88,8 +103,10 @@ def check_meter_name(name: str) -> str:
     return name
 
 
-def find_or_make_meter(client: stripe.StripeClient, name: str = EVENT_NAME) -> Found:
-    """The meter of that name in events, in the key's account and mode."""
+def find_or_make_meter(
+    client: stripe.StripeClient, name: str = EVENT_NAME, title: str = "Energy used (Wh)"
+) -> Found:
+    """The meter of that name in events, in the key's account and mode; title: what the dashboard calls a new one."""
     try:
         meters = client.v1.billing.meters.list().auto_paging_iter()
         meter = next((one for one in meters if one.event_name == name), None)
@@ -97,7 +114,7 @@ def find_or_make_meter(client: stripe.StripeClient, name: str = EVENT_NAME) -> F
         if meter is None:
             meter = client.v1.billing.meters.create(
                 {
-                    "display_name": "Energy used (Wh)",
+                    "display_name": title,
                     "event_name": name,
                     "default_aggregation": {"formula": "sum"},
                     "event_time_window": "hour",
@@ -120,7 +137,10 @@ def setup_price(
     The price is of a watt-hour, for that is what the meter counts, and so the product's unit label is Wh. Raises
     BillingError for a product with another label, and where Stripe cannot be asked.
     """
-    product, found = find_or_make_price(client, meter_of(place), name, price)
+    with tables(place) as conn:
+        refuse_other_hours(conn, place, None)
+    (meter,) = meters_of(place)
+    product, found = find_or_make_price(client, meter.meter_id, name, price)
     with tables(place) as conn:
         keep_price(conn, name, price, found)
     return product, found
@@ -147,6 +167,96 @@ def keep_price(conn: sqlite3.Connection, name: str, price: Price, found: Found) 
 def product_name_of(conn: sqlite3.Connection) -> str | None:
     """The product's name that setup_price() was given last."""
     return setting(conn, _NAME_SETTING)
+
+
+# --- A tariff
+
+
+@dataclass(frozen=True)
+class Sold:
+    """What there is at Stripe for the usage of a period: of all of them where there is no tariff.
+
+    product and price are None where setup was given none, which a tariff always has.
+    """
+
+    meter: Found
+    product: Found | None
+    price: Found | None
+
+
+def setup_tariff(
+    place: Place,
+    client: stripe.StripeClient,
+    product: str,
+    tariff: Tariff,
+    meter_name: str | None = None,
+) -> dict[str, Sold]:
+    """Find a meter, a product and a monthly price for each period, or make them; return them by the period's name.
+
+    product: its name; a period has one of its own, named by it and the period, since invoices name products.
+    meter_name: what the names of the meters begin with, see setup(). The ledger remembers the tariff with all of that
+    at once, in the end. Raises what setup() and setup_price() raise, and BillingError for a ledger with hours that were
+    counted by another tariff, or by none.
+    """
+    with tables(place) as conn:
+        refuse_other_hours(conn, place, tariff)
+        present = meter_name_of(conn)
+    meter_name = present if meter_name is None else check_meter_name(meter_name)
+    sold = find_or_make_tariff(client, product, tariff, meter_name)
+    account = account_of(found.meter.id for found in sold.values())
+    with tables(place) as conn:
+        refuse_other_hours(conn, place, tariff)
+        _take_account(conn, place, account, is_another=True)
+        keep_tariff(conn, tariff, meter_name, meters_sold(meter_name, sold))
+        set_setting(conn, _NAME_SETTING, product)
+    return sold
+
+
+def find_or_make_tariff(
+    client: stripe.StripeClient, product: str, tariff: Tariff, meter_name: str
+) -> dict[str, Sold]:
+    """Meters, products and prices, as setup_tariff() has them; the ledger is not asked, nor told."""
+    sold = {}
+    for period in tariff.periods:
+        event_name = event_name_of(meter_name, period.name)
+        meter = find_or_make_meter(client, event_name, f"Energy used (Wh), {period.name}")
+        name = product_of(product, period.name)
+        found, price = find_or_make_price(client, meter.id, name, period.price)
+        sold[period.name] = Sold(meter, found, price)
+    return sold
+
+
+def find_or_make_plain(
+    client: stripe.StripeClient, product: str | None, price: Price | None, meter_name: str
+) -> Sold:
+    """The one meter of a ledger without a tariff, and its product and price where both are given; see above."""
+    meter = find_or_make_meter(client, meter_name)
+    if product is None or price is None:
+        return Sold(meter, None, None)
+    found, found_price = find_or_make_price(client, meter.id, product, price)
+    return Sold(meter, found, found_price)
+
+
+def meters_sold(meter_name: str, sold: Mapping[str, Sold]) -> dict[str, LedgerMeter]:
+    """The meters of a tariff's periods, for the ledger."""
+    meters = {}
+    for period, found in sold.items():
+        price_id = None if found.price is None else found.price.id
+        event_name = event_name_of(meter_name, period)
+        meters[period] = LedgerMeter(period, event_name, found.meter.id, price_id)
+    return meters
+
+
+def product_of(name: str, period: str) -> str:
+    """What invoices name the usage of a period.
+
+    >>> product_of("Energy", "off_peak")
+    'Energy off peak'
+    """
+    return f"{name} {period.replace('_', ' ')}"
+
+
+# --- What Stripe sells
 
 
 def _product(client: stripe.StripeClient, name: str) -> Found:
@@ -186,7 +296,8 @@ def _price(client: stripe.StripeClient, product_id: str, meter_id: str, price: P
         {
             "product": product_id,
             "currency": price.currency,
-            "unit_amount_decimal": price.minor_per_wh,
+            # As text: the SDK writes 30 as 3E+1 where it is a decimal, and Stripe takes no exponents.
+            "unit_amount_decimal": price.unit_amount_decimal,  # type: ignore[typeddict-item]
             "recurring": {"interval": "month", "usage_type": "metered", "meter": meter_id},
             "nickname": str(price),
             "metadata": {MARK: EVENT_NAME},

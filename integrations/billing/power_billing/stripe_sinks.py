@@ -16,15 +16,15 @@ import stripe
 from power_billing.errors import BillingError
 from power_billing.hours import DAY, HOUR, iso
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.sinks import EVENT_NAME, CannotSayNow, Outcome, Receipt, UsageEvent
+from power_billing.periods import HourMeters
+from power_billing.sinks import CannotSayNow, Outcome, Receipt, Recorded, UsageEvent
 from power_billing.stripe_client import (
     KEY_ERRORS,
     account_of,
     cannot,
     check_meter,
     make_client,
-    meter_name_of,
-    meter_of,
+    meters_of,
 )
 from power_billing.tables import Place
 
@@ -39,23 +39,23 @@ def open_sink(
     stream: bool = False,
     session: Callable[[str], stripe.StripeClient],
 ) -> StripeMeterSink:
-    """The sink of the meter that setup() has remembered, after a look at it.
+    """The sink of the meters that setup() has remembered, after a look at them.
 
-    Raises BillingError where there was no setup, and where this key cannot see that meter: a test key does not see
+    Raises BillingError where there was no setup, and where this key cannot see one of them: a test key does not see
     what a live one has made.
     """
-    meter_id = meter_of(place)
-    name = meter_name_of(place)
-    try:
-        check_meter(client.v1.billing.meters.retrieve(meter_id), name)
-    except stripe.InvalidRequestError:
-        reason = "is this key of the account and mode (test, live) that setup was run with?"
-        raise BillingError(f"{API_KEY}: it cannot see the meter {meter_id}: {reason}") from None
-    except stripe.StripeError as error:
-        raise cannot(error) from None
-    if stream:
-        return StripeStreamSink(client, meter_id, session, name)
-    return StripeMeterSink(client, meter_id, name)
+    found = meters_of(place)
+    for meter in found:
+        try:
+            check_meter(client.v1.billing.meters.retrieve(meter.meter_id), meter.event_name)
+        except stripe.InvalidRequestError:
+            cannot_see = f"{API_KEY}: it cannot see the meter {meter.meter_id}"
+            reason = "is this key of the account and mode (test, live) that setup was run with?"
+            raise BillingError(f"{cannot_see}: {reason}") from None
+        except stripe.StripeError as error:
+            raise cannot(error) from None
+    meters = HourMeters(place, found)
+    return StripeStreamSink(client, meters, session) if stream else StripeMeterSink(client, meters)
 
 
 def sink_from(environ: Mapping[str, str], place: Place, *, stream: bool = False) -> StripeMeterSink:
@@ -78,21 +78,20 @@ class StripeMeterSink:
     batch = 1
     claim_seconds: float = DAY
 
-    def __init__(
-        self, client: stripe.StripeClient, meter_id: str, meter_name: str = EVENT_NAME
-    ) -> None:
-        self.client, self.meter_id, self.meter_name = client, meter_id, meter_name
-        self.account = account_of(meter_id)
+    def __init__(self, client: stripe.StripeClient, meters: HourMeters) -> None:
+        self.client, self.meters = client, meters
+        self.account = account_of(meters.ids)
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
         """Send each event. Raises BillingError for a key that Stripe does not take."""
         return [self._send_one(event) for event in events]
 
     def _send_one(self, event: UsageEvent) -> Receipt:
+        event_name = self.meters.of([event.hour])[event.hour].event_name
         try:
             answer = self.client.v1.billing.meter_events.create(
                 {
-                    "event_name": event.meter_name,
+                    "event_name": event_name,
                     "payload": {
                         "stripe_customer_id": event.customer,
                         "value": str(event.watt_hours),
@@ -111,20 +110,25 @@ class StripeMeterSink:
         return Receipt(Outcome.SENT)
 
     def claim(self, customer: str, ledger_id: str, *, take_over: bool = False) -> str | None:
-        """As ClaimingSink has it: the ledger's id stands in the customer's metadata, under the meter's name."""
+        """As ClaimingSink has it: the ledger's id stands in the customer's metadata, under each meter's name."""
+        names = self.meters.event_names
         try:
             found = self.client.v1.customers.retrieve(customer)
             if getattr(found, "deleted", False):
                 return None
-            there = _metadata(found).get(self.meter_name)
-            if there and (there == ledger_id or not take_over):
-                return there
+            there = self._owners(found)
+            other = _another(there, ledger_id)
+            if other is not None and not take_over:
+                return other
+            if len(there) == len(names) and other is None:
+                return ledger_id
             # Of two ledgers that find nobody's customer at once, Stripe takes the one that comes first: the key is the
             # same, and the other's parameters are not. Another key an hour later: Stripe repeats a failure, too.
-            key = f"{self.meter_name}:{customer}:{iso(int(time.time() // HOUR))}"
+            of_meters = self.meters.name if len(names) == 1 else f"{self.meters.name}_*"
+            key = f"{of_meters}:{customer}:{iso(int(time.time() // HOUR))}"
             claimed = self.client.v1.customers.update(
                 customer,
-                {"metadata": {self.meter_name: ledger_id}},
+                {"metadata": dict.fromkeys(names, ledger_id)},
                 {"idempotency_key": secrets.token_hex(16) if there else key},
             )
         except stripe.PermissionError:
@@ -135,29 +139,56 @@ class StripeMeterSink:
         except stripe.AuthenticationError as error:
             raise cannot(error) from None
         except stripe.StripeError as error:
-            if isinstance(error, stripe.InvalidRequestError) and error.http_status == 404:
-                return None
-            reason = f"Stripe does not say which ledger bills {customer}: {type(error).__name__}"
+            why = type(error).__name__
+            if isinstance(error, stripe.InvalidRequestError):
+                if error.http_status == 404:
+                    return None
+                why = str(error.user_message)  # such as no room in the metadata
+            reason = f"Stripe does not say which ledger bills {customer}: {why}"
             raise CannotSayNow(reason) from None
-        return _metadata(claimed).get(self.meter_name)
+        return _another(self._owners(claimed), ledger_id) or ledger_id
+
+    def _owners(self, customer: stripe.Customer) -> list[str]:
+        """The ids of ledgers that stand in a customer's metadata, under the names of these meters."""
+        metadata = _metadata(customer)
+        return [metadata[name] for name in self.meters.event_names if metadata.get(name)]
 
     def recorded(self, customer: str, hours: range) -> dict[int, int]:
-        """What Stripe's summaries of the hours say; they follow the events with some delay."""
+        """What Stripe's summaries of the hours say; they follow the events with some delay.
+
+        Of all the ledger's meters: what is on one that the hour does not belong to is billed, too.
+        """
+        return self.recorded_apart(customer, hours).whole()
+
+    def recorded_apart(self, customer: str, hours: range) -> Recorded:
+        """The same, by whether it is on the hour's own meter. Raises CannotSayNow."""
+        found = Recorded()
+        for meter_id in self.meters.ids:
+            recorded = self._recorded_on(meter_id, customer, hours)
+            own = self.meters.of(recorded)
+            for hour, watt_hours in recorded.items():
+                is_own = own[hour].meter_id == meter_id
+                part = found.own if is_own else found.misplaced
+                part[hour] = part.get(hour, 0) + watt_hours
+        return found
+
+    def _recorded_on(self, meter_id: str, customer: str, hours: range) -> dict[int, int]:
+        """What one meter has."""
         found: dict[int, int] = {}
         for start in range(hours.start, hours.stop, SUMMARY_HOURS):
             stop = min(start + SUMMARY_HOURS, hours.stop)
-            for summary in self._summaries(customer, start, stop):
+            for summary in self._summaries(meter_id, customer, start, stop):
                 hour = summary.start_time // HOUR
                 found[hour] = found.get(hour, 0) + round(summary.aggregated_value)
         return found
 
     def _summaries(
-        self, customer: str, start: int, stop: int
+        self, meter_id: str, customer: str, start: int, stop: int
     ) -> list[stripe.billing.MeterEventSummary]:
         """One page of them: an hour each."""
         try:
             page = self.client.v1.billing.meters.event_summaries.list(
-                self.meter_id,
+                meter_id,
                 {
                     "customer": customer,
                     "start_time": start * HOUR,
@@ -176,7 +207,8 @@ class StripeMeterSink:
     def clock(self) -> float:
         """Epoch seconds by Stripe's clock, to the second. Raises BillingError where it does not say."""
         try:
-            answer = self.client.v1.billing.meters.retrieve(self.meter_id).last_response
+            meter = self.client.v1.billing.meters.retrieve(self.meters.ids[0])
+            answer = meter.last_response
             return parsedate_to_datetime(answer.headers["Date"] if answer else "").timestamp()
         except stripe.StripeError as error:
             raise cannot(error) from None
@@ -192,23 +224,23 @@ class StripeStreamSink(StripeMeterSink):
     def __init__(
         self,
         client: stripe.StripeClient,
-        meter_id: str,
+        meters: HourMeters,
         session: Callable[[str], stripe.StripeClient],
-        meter_name: str = EVENT_NAME,
     ) -> None:
-        super().__init__(client, meter_id, meter_name)
+        super().__init__(client, meters)
         self._make_session = session  # a client that has the session's token as its key
         self._session: stripe.StripeClient | None = None
         self._session_ends = 0.0
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
         """Send them in one call; a call that is refused is halved until the event at fault stands alone."""
+        meters = self.meters.of([event.hour for event in events])
         try:
             self._open_session().v2.billing.meter_event_stream.create(
                 {
                     "events": [
                         {
-                            "event_name": event.meter_name,
+                            "event_name": meters[event.hour].event_name,
                             "payload": {
                                 "stripe_customer_id": event.customer,
                                 "value": str(event.watt_hours),
@@ -236,6 +268,11 @@ class StripeStreamSink(StripeMeterSink):
             self._session = self._make_session(made.authentication_token)
             self._session_ends = time.monotonic() + _SESSION_SECONDS
         return self._session
+
+
+def _another(owners: Sequence[str], ledger_id: str) -> str | None:
+    """The first that is not this ledger."""
+    return next((one for one in owners if one != ledger_id), None)
 
 
 def _metadata(customer: stripe.Customer) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -10,10 +10,11 @@ import stripe
 
 from power_billing.errors import BillingError
 from power_billing.links import check_id
+from power_billing.periods import LedgerMeter
 from power_billing.sinks import EVENT_NAME
-from power_billing.stripe_client import cannot, meter_of
-from power_billing.stripe_setup import MARK, PRICE_SETTING, Found
-from power_billing.tables import Place, setting, tables
+from power_billing.stripe_client import cannot, meters_of
+from power_billing.stripe_setup import MARK, Found
+from power_billing.tables import Place
 
 # Invoices are made for a subscription in these states.
 _INVOICED = ("active", "trialing", "past_due")
@@ -21,8 +22,12 @@ _INVOICED = ("active", "trialing", "past_due")
 
 @dataclass(frozen=True)
 class Subscribed:
-    """The subscription item by which a customer's usage reaches an invoice, and from when on (epoch seconds)."""
+    """The subscription item by which a customer's usage reaches an invoice, and from when on (epoch seconds).
 
+    period: whose usage that is; "" where the ledger has no tariff.
+    """
+
+    period: str
     item: Found
     subscription: str
     since: int
@@ -58,20 +63,20 @@ class Wanted:
 
 
 def customer_problem(
-    client: stripe.StripeClient, meter_id: str | None, customer: str
+    client: stripe.StripeClient, meter_ids: Sequence[str], customer: str
 ) -> Problem | None:
-    """Why the customer's usage would reach no invoice; None where it does.
+    """Why the customer's usage would reach no invoice; None where it does, on every meter.
 
-    meter_id: None before there is one; then only the customer itself is looked for. Raises BillingError where Stripe
+    meter_ids: none before setup; then only the customer itself is looked for. Raises BillingError where Stripe
     does not say, also because the key may send usage and not read what shows whether it reaches an invoice, and
     InvalidValue for what is no id of a customer.
     """
     check_id("customer", "cus", customer)
     try:
         missing = _missing(client, customer)
-        if missing is not None or meter_id is None:
+        if missing is not None or not meter_ids:
             return missing
-        return _unsubscribed(client, meter_id, customer)
+        return _unsubscribed(client, meter_ids, customer)
     except stripe.PermissionError:
         raise BillingError(
             "this key may not read customers and subscriptions, so nobody knows whether usage reaches an invoice: "
@@ -83,7 +88,7 @@ def customer_problem(
 
 def refuse_missing(client: stripe.StripeClient, customer: str) -> None:
     """Raise BillingError for a customer that there is not; see customer_problem()."""
-    problem = customer_problem(client, None, customer)
+    problem = customer_problem(client, [], customer)
     if problem is not None:
         raise BillingError(f"{customer}: {problem.text}")
 
@@ -102,44 +107,50 @@ def _missing(client: stripe.StripeClient, customer: str) -> Problem | None:
     return None
 
 
-def _unsubscribed(client: stripe.StripeClient, meter_id: str, customer: str) -> Problem | None:
-    """Whether a customer that there is has no subscription for the meter."""
-    for _, item in _metered_items(client, meter_id, customer):
-        if item is not None:
+def _unsubscribed(
+    client: stripe.StripeClient, meter_ids: Sequence[str], customer: str
+) -> Problem | None:
+    """Whether a customer that there is has no subscription for one of the meters."""
+    left = list(meter_ids)
+    for _, items in _metered_items(client, meter_ids, customer):
+        left = [meter_id for meter_id in left if meter_id not in items]
+        if not left:
             return None
+    meters = "meter" if len(left) == 1 else "meters"
     return Problem(
-        f"no active subscription to a price of the meter {meter_id}, so its usage is on no invoice: "
+        f"no active subscription to a price of the {meters} {' and '.join(left)}, so its usage is on no invoice: "
         "power-billing subscribe makes one"
     )
 
 
 def _metered_items(
-    client: stripe.StripeClient, meter_id: str, customer: str
-) -> Iterator[tuple[stripe.Subscription, stripe.SubscriptionItem | None]]:
-    """The customer's subscriptions that are invoiced, each with its item on the meter, where it has one."""
+    client: stripe.StripeClient, meter_ids: Sequence[str], customer: str
+) -> Iterator[tuple[stripe.Subscription, dict[str, stripe.SubscriptionItem]]]:
+    """The customer's subscriptions that are invoiced, each with its items on the meters, by the meter's id."""
     subscriptions = client.v1.subscriptions.list({"customer": customer, "limit": 100})
     for subscription in subscriptions.auto_paging_iter():
         if subscription.status not in _INVOICED:
             continue
         items = client.v1.subscription_items.list({"subscription": subscription.id, "limit": 100})
-        on_meter = None
+        on_meters = {}
         for item in items.auto_paging_iter():
-            recurring = item.price.recurring
-            if recurring is not None and recurring.meter == meter_id:
-                on_meter = item
-        yield subscription, on_meter
+            meter_id = None if item.price.recurring is None else item.price.recurring.meter
+            if meter_id is not None and meter_id in meter_ids:
+                on_meters[meter_id] = item
+        yield subscription, on_meters
 
 
-def price_to_subscribe(place: Place) -> str:
-    """The id of the price that new subscriptions get. Raises BillingError where setup has made none."""
-    meter_of(place)
-    with tables(place) as conn:
-        price = setting(conn, PRICE_SETTING)
-    if price is None:
-        raise BillingError(
-            f"{place.db_path}: no price yet: power-billing setup --product NAME --price 0.30 --currency eur makes one"
-        )
-    return price
+def prices_to_subscribe(place: Place) -> dict[LedgerMeter, str]:
+    """The ids of the prices that new subscriptions get, by meter. Raises BillingError where setup has made none."""
+    prices = {}
+    for meter in meters_of(place):
+        if meter.price_id is None:
+            raise BillingError(
+                f"{place.db_path}: no price yet: power-billing setup --product NAME --price 0.30 --currency eur makes "
+                "one"
+            )
+        prices[meter] = meter.price_id
+    return prices
 
 
 def subscribe(
@@ -147,21 +158,25 @@ def subscribe(
     client: stripe.StripeClient,
     customer: str,
     wanted: Wanted,
-) -> Subscribed:
-    """Find the customer's subscription item on the ledger's meter, or make it.
+) -> list[Subscribed]:
+    """Find the customer's subscription item on each of the ledger's meters, or make it.
 
-    Raises BillingError for a customer that there is not, where there is no price yet, and where Stripe makes none.
+    Items that are missing beside others are added to the subscription of these. Raises BillingError for a customer that
+    there is not, where there is no price yet, and where Stripe makes none.
     """
-    meter_id = meter_of(place)
-    price = price_to_subscribe(place)
+    prices = prices_to_subscribe(place)
     refuse_missing(client, customer)
     try:
-        for subscription, item in _metered_items(client, meter_id, customer):
-            if item is not None:
-                return _found(subscription, item)
-        if wanted.subscription is not None:
-            return _add_item(client, wanted.subscription, price)
-        return _make(client, customer, price, wanted)
+        found = _found(client, customer, list(prices))
+        missing = {meter: price for meter, price in prices.items() if meter.meter_id not in found}
+        if missing:
+            present = next(iter(found.values())).subscription if found else None
+            subscription = wanted.subscription or present
+            if subscription is None:
+                found = _make(client, customer, missing, wanted)
+            else:
+                found |= _add_items(client, subscription, missing)
+        return [found[meter.meter_id] for meter in prices]
     except stripe.InvalidRequestError as error:
         raise BillingError(
             f"{customer}: Stripe makes no subscription: {error.user_message}"
@@ -170,17 +185,35 @@ def subscribe(
         raise cannot(error) from None
 
 
-def _found(subscription: stripe.Subscription, item: stripe.SubscriptionItem) -> Subscribed:
-    """One that was there. An item that was added later counts from then on, whenever its subscription began."""
-    since = subscription.start_date
-    if item.created > subscription.created:
-        since = item.created
-    return Subscribed(Found(item.id, made=False), subscription.id, since, item.price.id)
+def _found(
+    client: stripe.StripeClient, customer: str, meters: Sequence[LedgerMeter]
+) -> dict[str, Subscribed]:
+    """What was there, by the meter's id.
+
+    An item that was added later counts from then on, whenever its subscription began.
+    """
+    found: dict[str, Subscribed] = {}
+    periods = {meter.meter_id: meter.period for meter in meters}
+    for subscription, items in _metered_items(client, list(periods), customer):
+        for meter_id, item in items.items():
+            since = subscription.start_date
+            if item.created > subscription.created:
+                since = item.created
+            there = Found(item.id, made=False)
+            one = Subscribed(periods[meter_id], there, subscription.id, since, item.price.id)
+            found.setdefault(meter_id, one)
+    return found
 
 
-def _add_item(client: stripe.StripeClient, subscription: str, price: str) -> Subscribed:
-    added = client.v1.subscription_items.create({"subscription": subscription, "price": price})
-    return Subscribed(Found(added.id, made=True), subscription, added.created, price)
+def _add_items(
+    client: stripe.StripeClient, subscription: str, prices: Mapping[LedgerMeter, str]
+) -> dict[str, Subscribed]:
+    found = {}
+    for meter, price in prices.items():
+        added = client.v1.subscription_items.create({"subscription": subscription, "price": price})
+        item = Found(added.id, made=True)
+        found[meter.meter_id] = Subscribed(meter.period, item, subscription, added.created, price)
+    return found
 
 
 def _next_month(now: float) -> int:
@@ -190,10 +223,12 @@ def _next_month(now: float) -> int:
     return int(datetime(year, present.month % 12 + 1, 1, tzinfo=timezone.utc).timestamp())
 
 
-def _make(client: stripe.StripeClient, customer: str, price: str, wanted: Wanted) -> Subscribed:
+def _make(
+    client: stripe.StripeClient, customer: str, prices: Mapping[LedgerMeter, str], wanted: Wanted
+) -> dict[str, Subscribed]:
     parameters: stripe.params.SubscriptionCreateParams = {
         "customer": customer,
-        "items": [{"price": price}],
+        "items": [{"price": price} for price in prices.values()],
         # Invoices are of calendar months, as statements are.
         "billing_cycle_anchor": _next_month(wanted.now),
         "metadata": {MARK: EVENT_NAME},
@@ -205,5 +240,9 @@ def _make(client: stripe.StripeClient, customer: str, price: str, wanted: Wanted
         parameters["days_until_due"] = wanted.days_until_due
     made = client.v1.subscriptions.create(parameters)
     # By key: the attribute is a method, as of a dict.
-    (item,) = made["items"].data
-    return Subscribed(Found(item.id, made=True), made.id, made.start_date, price)
+    by_price = {item.price.id: item.id for item in made["items"].data}
+    found = {}
+    for meter, price in prices.items():
+        item = Found(by_price[price], made=True)
+        found[meter.meter_id] = Subscribed(meter.period, item, made.id, made.start_date, price)
+    return found

@@ -13,12 +13,13 @@ from typing import Protocol
 
 from power_billing.errors import BillingError
 
-# Versions: 3 is the tables below; 1 and 2 were never released.
-_VERSION = "3"
+# Versions: 4 is the tables below; 1 to 3 were never released.
+_VERSION = "4"
 LEDGER = (
     "POWER_BILLING_LEDGER"  # the variable of the ledger's own file; empty or unset: the library's
 )
-METER_SETTING = "stripe_meter"  # the id of Stripe's meter
+METER_SETTING = "stripe_meter"  # the id of Stripe's meter, where there is no tariff
+PRICE_SETTING = "stripe_price"  # the id of its price
 METER_NAME_SETTING = "stripe_meter_name"  # its name in events; unset: EVENT_NAME
 _ID_SETTING = "ledger_id"  # see ledger_id()
 _BUSY_SECONDS = 30.0  # how long another process may hold the file
@@ -63,16 +64,24 @@ CREATE TABLE billing_outbox (
 ) WITHOUT ROWID;
 -- serves every run and status: what is to be sent, or looked at by somebody
 CREATE INDEX billing_outbox_open ON billing_outbox (attempts, hour) WHERE state IN ('queued', 'refused', 'conflict');
--- closed hours, which can be billed no more, summed by UTC day (since 1970)
+-- closed hours, which can be billed no more, summed by UTC day (since 1970) and period; '': there is no tariff
 CREATE TABLE billing_device_days (
-    customer TEXT NOT NULL, day INTEGER NOT NULL, device_id TEXT NOT NULL, counted_nwh INTEGER NOT NULL,
-    PRIMARY KEY (customer, day, device_id)
+    customer TEXT NOT NULL, day INTEGER NOT NULL, period TEXT NOT NULL, device_id TEXT NOT NULL,
+    counted_nwh INTEGER NOT NULL, PRIMARY KEY (customer, day, period, device_id)
 ) WITHOUT ROWID;
 CREATE TABLE billing_customer_days (
-    customer TEXT NOT NULL, day INTEGER NOT NULL, whole_wh INTEGER NOT NULL,
+    customer TEXT NOT NULL, day INTEGER NOT NULL, period TEXT NOT NULL, whole_wh INTEGER NOT NULL,
     sent_wh INTEGER NOT NULL, event_count INTEGER NOT NULL,   -- of the events that are summed here
-    PRIMARY KEY (customer, day)
+    PRIMARY KEY (customer, day, period)
 ) WITHOUT ROWID;
+-- the periods of the tariff, each with its meter and the price of new subscriptions at Stripe
+CREATE TABLE billing_periods (
+    position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, event_name TEXT NOT NULL UNIQUE,
+    week TEXT NOT NULL,                           -- a digit for each hour of the local week, from Monday on; 1: its own
+    amount TEXT NOT NULL, currency TEXT NOT NULL, unit TEXT NOT NULL, meter_id TEXT NOT NULL, price_id TEXT NOT NULL
+);
+-- the period of each hour that was counted; of closed ones too, which reconcile compares by period
+CREATE TABLE billing_hour_periods (hour INTEGER PRIMARY KEY, period TEXT NOT NULL);
 -- what cannot be billed, or stays billed without its readings
 CREATE TABLE billing_findings (
     customer TEXT NOT NULL, device_id TEXT NOT NULL, hour INTEGER NOT NULL, kind TEXT NOT NULL,  -- of the enum
@@ -114,6 +123,8 @@ _CLEAR = (
     "DELETE FROM billing_outbox",
     "DELETE FROM billing_device_days",
     "DELETE FROM billing_customer_days",
+    "DELETE FROM billing_periods",
+    "DELETE FROM billing_hour_periods",
     "DELETE FROM billing_findings",
     "DELETE FROM billing_stripe_events",
     "DELETE FROM billing_invoices",
@@ -165,11 +176,19 @@ _COPY = (
     ),
     (
         "SELECT * FROM billing_device_days",
-        "INSERT OR REPLACE INTO billing_device_days VALUES (?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO billing_device_days VALUES (?, ?, ?, ?, ?)",
     ),
     (
         "SELECT * FROM billing_customer_days",
-        "INSERT OR REPLACE INTO billing_customer_days VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO billing_customer_days VALUES (?, ?, ?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_periods",
+        "INSERT OR REPLACE INTO billing_periods VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    ),
+    (
+        "SELECT * FROM billing_hour_periods",
+        "INSERT OR REPLACE INTO billing_hour_periods VALUES (?, ?)",
     ),
     (
         "SELECT * FROM billing_findings",

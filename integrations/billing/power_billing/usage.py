@@ -28,11 +28,13 @@ from power_billing.hours import DAY, HOUR, hour_of, next_hour, oldest_billable, 
 from power_billing.ledger import LOOK_BACK_DAYS, Hours, billed_wh, book, by_customer
 from power_billing.links import Link, links_of
 from power_billing.outbox import Entry, State, counts, entries_in, open_entries, revisions
+from power_billing.periods import tariff_of
 from power_billing.reconcile import Reconciliation, reconcile
 from power_billing.sender import Sender, queue_refused
 from power_billing.sinks import UsageSink
 from power_billing.sources import ALL_DAYS, BatchSource, Devices, UsageSource, source_of
 from power_billing.tables import Place, copy_in_memory, set_setting, setting, tables
+from power_billing.tariff import Tariff
 from power_manager import DB_PATH, InvalidValue, PowerManager
 
 _FOR_EVER = 2**53  # an hour that never comes
@@ -323,7 +325,8 @@ class Status:
     account: whom usage goes to; None: nobody yet. The times are epoch seconds, None before the first such run: a good
     one left nothing to be sent or to be looked at. deleted: linked devices that are not in the file any more. too_old:
     events that were not sent in time. problems: why the usage of these customers reaches no invoice, as far as Stripe
-    was asked. other_ledgers: customers whom another ledger bills, and its id.
+    was asked. other_ledgers: customers whom another ledger bills, and its id. tariff: None where every hour has the
+    same price.
     """
 
     account: str | None
@@ -337,6 +340,7 @@ class Status:
     findings: list[Finding]
     problems: dict[str, str]
     other_ledgers: dict[str, str] = field(default_factory=dict)
+    tariff: Tariff | None = None
 
     @property
     def lost_wh(self) -> float:
@@ -374,6 +378,7 @@ def status(
             findings(conn),
             customer_problems(conn),
             others_customers(conn),
+            tariff_of(conn),
         )
 
 

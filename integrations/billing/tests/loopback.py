@@ -111,19 +111,27 @@ class Loopback:
 
     # --- What tests look at
 
-    def hours(self, customer: str, name: str | None = None) -> dict[int, int]:
-        """What the hourly window leaves of the events: the newest of each hour and meter; of one meter, or of all."""
+    def meter_hours(self, customer: str) -> dict[str, dict[int, int]]:
+        """What each meter's hourly window leaves of the events, by event name: the newest of each hour."""
         found: dict[tuple[str, int], tuple[tuple[int, int], int]] = {}
         for order, event in enumerate(self.events):
             if event["customer"] == customer and not event.get("dropped"):
                 rank = (event["timestamp"] if self.newest_by == "timestamp" else 0, order)
-                key = event["name"], event["timestamp"] // 3600
-                if key not in found or rank > found[key][0]:
-                    found[key] = rank, event["value"]
+                window = event["name"], event["timestamp"] // 3600
+                if window not in found or rank > found[window][0]:
+                    found[window] = rank, event["value"]
+        by_meter: dict[str, dict[int, int]] = {}
+        for (event_name, hour), (_, value) in found.items():
+            by_meter.setdefault(event_name, {})[hour] = value
+        return by_meter
+
+    def hours(self, customer: str, name: str | None = None) -> dict[int, int]:
+        """What one meter has, or all together, by hour."""
         sums: dict[int, int] = {}
-        for (of_meter, hour), (_, value) in found.items():
+        for of_meter, by_hour in self.meter_hours(customer).items():
             if name in (None, of_meter):
-                sums[hour] = sums.get(hour, 0) + value
+                for hour, value in by_hour.items():
+                    sums[hour] = sums.get(hour, 0) + value
         return sums
 
     def billed(self, customer: str) -> int:

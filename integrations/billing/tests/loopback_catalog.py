@@ -70,12 +70,14 @@ SUBSCRIPTIONS: Schema = {
 ITEM: Schema = {"subscription": (True, r"sub_\w+"), "price": (True, r"price_\w+")}
 ITEMS: Schema = {**PAGE, "subscription": (True, r"sub_\w+")}
 NOTHING: Schema = {}
+MOST_KEYS, LONGEST_KEY = 50, 40  # of an object's metadata: api/metadata
+MOST_ITEMS = 20  # of a subscription: api/subscriptions/create
 
 
 class Catalog:
     """What is sold to whom. `clock` is Stripe's; `meters` are the server's, by id.
 
-    has_everyone: every customer exists that somebody asks for, and is subscribed to the newest meter.
+    has_everyone: every customer exists that somebody asks for, and is subscribed to every meter there is then.
     """
 
     def __init__(
@@ -139,10 +141,13 @@ class Catalog:
         ):
             return
         product = self._make_product({"name": "Energy of everyone"})
-        metered = {"recurring[usage_type]": "metered", "recurring[meter]": list(self._meters)[-1]}
         head = {"currency": "usd", "product": product["id"], "unit_amount_decimal": "0.03"}
-        price = self._make_price({**head, "recurring[interval]": "month", **metered})
-        self._make_subscription({"customer": customer, "items[0][price]": price["id"]})
+        items = {}
+        for position, meter in enumerate(self._meters):
+            metered = {"recurring[usage_type]": "metered", "recurring[meter]": meter}
+            price = self._make_price({**head, "recurring[interval]": "month", **metered})
+            items[f"items[{position}][price]"] = price["id"]
+        self._make_subscription({"customer": customer, **items})
 
     def _new(self, kind: str, prefix: str, values: dict[str, Any]) -> dict[str, Any]:
         made = {
@@ -170,7 +175,10 @@ class Catalog:
         if customer.get("deleted"):
             raise Refusal(404, f"No such customer: '{id_}'", "id", "resource_missing")
         merged = {**customer["metadata"], **_metadata(values)}
-        customer["metadata"] = {key: text for key, text in merged.items() if text}
+        kept = {key: text for key, text in merged.items() if text}
+        if len(kept) > MOST_KEYS or max(map(len, kept), default=0) > LONGEST_KEY:
+            raise Refusal(400, f"Metadata: up to {MOST_KEYS} keys of {LONGEST_KEY}", "metadata")
+        customer["metadata"] = kept
         return customer
 
     def _make_product(self, values: dict[str, str]) -> dict[str, Any]:
@@ -300,6 +308,8 @@ class Catalog:
     def _add_item(self, subscription: dict[str, Any], price_id: str) -> dict[str, Any]:
         price = self.get("price", price_id, "price")
         items = subscription["items"]["data"]
+        if len(items) == MOST_ITEMS:
+            raise Refusal(400, f"A subscription may have up to {MOST_ITEMS} items.", "items")
         if any(item["price"]["id"] == price_id for item in items):
             raise Refusal(
                 400, "Cannot add multiple subscription items with the same plan.", "price"

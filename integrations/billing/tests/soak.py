@@ -36,9 +36,13 @@ from power_billing.hours import hour_of, oldest_billable
 from power_billing.ledger import LOOK_BACK_DAYS
 from power_billing.links import links_of
 from power_billing.outbox import State, revisions
+from power_billing.periods import event_name_of
+from power_billing.sinks import EVENT_NAME
 from power_billing.sources import NANO
 from power_billing.tables import tables
+from power_billing.tariff_file import parse_tariff
 from power_billing.usage import Run
+from tariffs import set_tariff
 from world import HOUR, MAX_GAP, World, outbox
 
 from power_manager import NotFound, PowerManager, PowerManagerError, restore_database
@@ -46,6 +50,15 @@ from power_manager import NotFound, PowerManager, PowerManagerError, restore_dat
 SHARED = "cus_Shared"  # billed from two files
 CUSTOMERS = ("cus_Nf1XyzAbc", "cus_Other")
 DEVICES = ("edge", "twin", "lone")
+BY_TURNS = """
+zone = "Europe/Berlin"
+currency = "eur"
+[day]
+hours = ["00:00-07:00", "14:00-21:00"]
+price = 0.34
+[night]
+price = 0.20
+"""
 FAULTS = ("lost-before", "lost-after", "500-before", "500-after", "429-before", "400-before")
 
 
@@ -158,6 +171,7 @@ class Story:
     seed: int
     folder: Path
     is_alone: bool = False  # nobody else sends what is this file's: then there is nothing to decide
+    has_tariff: bool = False  # hours are on two meters, by turns of seven hours
     is_copy: bool = False  # the other file's ledger has the same id
     done: Counter[str] = field(default_factory=Counter)
 
@@ -173,13 +187,17 @@ class Story:
         self.link("edge", CUSTOMERS[0])
         self.link("twin", CUSTOMERS[0])
         self.link("lone", CUSTOMERS[1] if self.is_alone else SHARED)
+        if self.has_tariff:
+            set_tariff(self.site, BY_TURNS)
         self.site.sink()
         self.other = Site(self.folder / f"{self.seed}-other.db", self.site.server)
         self.other.link("edge", SHARED)
-        if self.is_copy:
-            self.other.copy_from(self.site)
+        if self.has_tariff:
+            set_tariff(self.other, BY_TURNS)
         else:
             self.other.setup_from(self.site)
+        if self.is_copy:
+            self.other.copy_id_from(self.site)
         self.site.server.clock = lambda: self.site.true_now
 
     def close(self) -> None:
@@ -364,6 +382,8 @@ class Story:
                 assert done.reconciliation.differences == []
             _check_sums(site)
             assert site.pm.check() == []
+            if self.has_tariff:
+                _check_meters(site)
 
 
 def _check_hours(site: Site, done: Report) -> None:
@@ -385,6 +405,16 @@ def _check_hours(site: Site, done: Report) -> None:
                 continue
             ours = ledger.get((customer, hour), 0)
             assert theirs.get(hour, 0) == ours, (customer, hour)
+
+
+def _check_meters(site: Site) -> None:
+    """Each hour is on its period's meter, and on no other."""
+    tariff = parse_tariff(BY_TURNS)
+    for customer in (*CUSTOMERS, SHARED):
+        for event_name, by_hour in site.server.meter_hours(customer).items():
+            for hour in by_hour:
+                expected = event_name_of(EVENT_NAME, tariff.period_of(hour))
+                assert event_name == expected, (customer, hour)
 
 
 def _check_sums(site: Site) -> None:
@@ -443,7 +473,9 @@ def run_story(seed: int, steps: int, folder: Path) -> Counter[str]:
     """Live a month and check its end; what happened in it."""
     stripe.HTTPClient.INITIAL_DELAY = 0.0
     stripe.HTTPClient.MAX_DELAY = 0
-    story = Story(seed, folder, is_alone=seed % 2 == 1, is_copy=seed % 4 == 2)
+    story = Story(
+        seed, folder, is_alone=seed % 2 == 1, is_copy=seed % 4 == 2, has_tariff=seed % 8 > 3
+    )
     try:
         story.live(steps)
         story.check()

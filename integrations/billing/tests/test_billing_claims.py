@@ -18,7 +18,8 @@ from power_billing.customers import customer_problems, note_customer, recheck_cu
 from power_billing.decisions import keep_theirs, undecided
 from power_billing.hours import iso, oldest_billable
 from power_billing.keys import API_KEY, Secret
-from power_billing.stripe_client import API_URL, make_client
+from power_billing.periods import HourMeters
+from power_billing.stripe_client import API_URL, make_client, meters_of
 from power_billing.stripe_setup import setup
 from power_billing.stripe_sinks import StripeMeterSink
 from power_billing.tables import (
@@ -340,18 +341,18 @@ class Meanwhile(FakeTransport):
         return answer
 
 
-def sink_of(transport: FakeTransport, meter_id: str) -> StripeMeterSink:
+def sink_of(transport: FakeTransport, world: World) -> StripeMeterSink:
     """A sink by that transport."""
-    return StripeMeterSink(make_client(Secret(API_KEY, KEY), {}, transport), meter_id)
+    meters = HourMeters(world.pm, meters_of(world.pm))
+    return StripeMeterSink(make_client(Secret(API_KEY, KEY), {}, transport), meters)
 
 
 def test_of_two_that_claim_at_once_the_first_has_the_customer(world: World) -> None:
     """Both have read that it is nobody's; Stripe takes one, and the other knows it at its next question."""
     world.sink()
-    (meter_id,) = world.server.meters
-    theirs = sink_of(FakeTransport(world.server), meter_id)
+    theirs = sink_of(FakeTransport(world.server), world)
     meanwhile = Meanwhile(world.server, lambda: theirs.claim(CUSTOMER, "b" * 16))
-    ours = sink_of(meanwhile, meter_id)
+    ours = sink_of(meanwhile, world)
     with pytest.raises(CannotSayNow, match="does not say which ledger bills cus_"):
         ours.claim(CUSTOMER, "a" * 16)
     assert ours.claim(CUSTOMER, "a" * 16) == "b" * 16

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
+import sys
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -388,10 +390,10 @@ def test_a_ledger_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_tables_of_a_later_version_are_refused(world: World) -> None:
     """By number, and nothing is changed."""
     with tables(world.pm) as conn:
-        set_setting(conn, "schema", "4")
+        set_setting(conn, "schema", "99")
     with pytest.raises(
         BillingError,
-        match="its billing tables are version 4, and this power-billing knows version 3",
+        match="its billing tables are version 99, and this power-billing knows version 4",
     ):
         world.link()
 
@@ -425,3 +427,18 @@ def test_the_functions_take_the_real_clock_and_the_environment(
     monkeypatch.delenv(API_KEY, raising=False)
     with pytest.raises(BillingError, match="neither is set"):
         create_usage_record("edge", iso(hour), iso(hour + 1))
+
+
+def test_billing_needs_no_reader_of_toml_but_for_tariffs() -> None:
+    """Python 3.10 has none of its own, and a service that takes webhooks, without the extra, has no other."""
+    script = (
+        "import sys; sys.modules['tomllib'] = sys.modules['tomli'] = sys.modules['stripe'] = None;"
+        "import power_billing.cli, power_billing.webhooks; power_billing.cli.make_parser()"
+    )
+    here = Path(__file__).resolve()
+    path = os.pathsep.join([str(here.parents[1]), str(here.parents[3])])
+    environ = {**os.environ, "PYTHONPATH": path}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, "")

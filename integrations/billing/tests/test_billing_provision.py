@@ -112,6 +112,17 @@ def test_another_price_is_another_object(shop: Shop) -> None:
     assert "price_loop1 (found)" in shop(*PRICED)[2]
 
 
+@pytest.mark.parametrize(
+    ("amount", "at_stripe"), [("300", "30"), ("0.00000001", "0.000000001"), ("10000000", "1000000")]
+)
+def test_a_price_is_written_without_an_exponent(shop: Shop, amount: str, at_stripe: str) -> None:
+    """Stripe takes digits and a point; what was made is found the second time."""
+    command = ("setup", "--product", "Energy", "--price", amount, "--currency", "eur")
+    shop(*command)
+    assert "(found)" in shop(*command)[2]
+    assert [price["unit_amount_decimal"] for price in shop.objects("price")] == [at_stripe]
+
+
 def test_a_product_that_counts_something_else_is_refused(shop: Shop) -> None:
     """Its invoices would say 12,345 kWh where 12,345 Wh were used."""
     shop("setup")

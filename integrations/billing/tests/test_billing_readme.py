@@ -71,7 +71,8 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
         (commands / name).chmod(0o755)
     (tmp_path / "script").write_text(script())
     server = Loopback(time.time, knows_customers=True)
-    server.catalog.add_customer("cus_Nf1XyzAbc")
+    for customer in ("cus_Nf1XyzAbc", "cus_Day1Night"):
+        server.catalog.add_customer(customer)
     with serve(server) as url:
         environ = {
             **{

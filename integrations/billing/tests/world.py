@@ -54,6 +54,10 @@ class World:
     def copy_from(self, other: World) -> None:
         """The same, as a copy of the other's ledger that lives on beside it: it has its id."""
         self.setup_from(other)
+        self.copy_id_from(other)
+
+    def copy_id_from(self, other: World) -> None:
+        """Have the id of the other's ledger."""
         with tables(other.pm) as conn:
             theirs = ledger_id(conn)
         with tables(self.pm) as conn:

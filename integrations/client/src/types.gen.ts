@@ -209,7 +209,7 @@ export type EventPage = {
 /**
  * Something about a device that a person should look at, and since when: it stands until it is over.
  *
- * `kind` is power-fleet's: silent, cloned, two-files, restored and others that a later version may add.
+ * `kind` is power-fleet's: silent, cloned, two files, restored, replaced, and others that a later version may add.
  */
 export type FleetAlarm = {
     kind: string;

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,7 +123,8 @@ class HubProgram(Program):
         self.data = home / "hub"
         nats_port, engine_port = free_ports(2)
         ports = ["--nats-port", str(nats_port), "--engine-port", str(engine_port)]
-        super().__init__(home / "hub.log", *POWER_FLEET, "hub", "--data", str(self.data), *ports)
+        self.arguments = ["hub", "--data", str(self.data), *ports]
+        super().__init__(home / "hub.log", *POWER_FLEET, *self.arguments)
         self._environment = {**ENVIRONMENT, "XDG_STATE_HOME": str(home / "state")}
 
     def start(self, environment: Mapping[str, str] | None = None) -> Program:
@@ -210,6 +211,22 @@ def run_next(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
-def programs_of(victims: Sequence[Victim]) -> list[Program]:
-    """Those of the victims that are programs of ours."""
-    return [victim.what for victim in victims if isinstance(victim.what, Program)]
+@contextlib.contextmanager
+def upgraded(place: Place, home: Path) -> Iterator[None]:
+    """The next version's sinks, or hub, in place of the present ones; then the present ones again."""
+    present = place.of("sink") or place.of("hub")
+    with contextlib.ExitStack() as stack:
+        for victim in present:
+            stack.enter_context(victim.held)
+            victim.what.kill()
+        hubs = [victim.what for victim in present if isinstance(victim.what, HubProgram)]
+        arguments = hubs[0].arguments if hubs else ["sink", *place.to, *place.engine]
+        program = next_version(home / "next-version.log", *arguments).start()
+        try:
+            wait_for(lambda: place.messages() >= 0)
+            yield
+        finally:
+            program.kill()
+        for victim in present:
+            victim.start()
+    wait_for(lambda: place.messages() >= 0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-import importlib.util
 import logging
 from collections.abc import Sequence
 
@@ -47,8 +46,7 @@ def make_parser() -> CommandParser:
         examples=["forward --once", "help forward"],
     )
     for name in _MODULES:
-        if importlib.util.find_spec(name) is not None:
-            importlib.import_module(name).add_commands(parser)
+        importlib.import_module(name).add_commands(parser)
     parser.add_help_commands("power-fleet")
     return parser
 

@@ -119,7 +119,11 @@ def _resend(options: argparse.Namespace) -> int:
     with open_file(options.db) as pm:
         resent = resend(pm, options.since, options.device_id)
     print(
-        f"{resent.readings} readings, {resent.events} events and {resent.deletions} deletions wait "
-        "to be sent again, and every state: `power-fleet forward` sends them"
+        f"to be sent again: {_counted(resent.readings, 'reading')}, {_counted(resent.events, 'event')}, "
+        f"{_counted(resent.deletions, 'deletion')}, and every state; `power-fleet forward` sends them"
     )
     return 0
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"

@@ -35,6 +35,7 @@ from power_fleet.codec import (
 )
 from power_manager import AlertLevel, MeterType, PowerEventType
 
+MAX_ROWS = 10_000  # readings of one message, and rows of any other kind: a forwarder sends 2,000
 _REASON = 300  # characters of what is said about a message
 
 _Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
@@ -146,6 +147,7 @@ def decode(data: bytes, sequence: int) -> Batch:
         raise Poison(f"not as it should be: {error}"[:_REASON]) from error
     if message.v != codec.VERSION:
         raise _other_version(message.v)
+    _check_size(message)
     line = _line(message, sequence)
     batch = Batch(
         message.device_id,
@@ -172,6 +174,17 @@ def decode(data: bytes, sequence: int) -> Batch:
         for deletion in map(Deletion._make, _rows(message.deletions)):
             batch.deletions.append(_placed(deletion, line))
     return batch
+
+
+def _check_size(message: _Message) -> None:
+    """Raise Poison for more rows than anybody sends: alike rows are packed so small that they would fill a sink."""
+    counts = {"readings": sum(len(series.steps) for series in message.readings)}
+    for name in ("events", "devices", "meters", "deletions"):
+        part = getattr(message, name)
+        counts[name] = 0 if part is None else len(next(_fields(part)))
+    for name, count in counts.items():
+        if count > MAX_ROWS:
+            raise Poison(f"{count} {name} in one message: at most {MAX_ROWS} are taken")
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -102,12 +102,15 @@ class Server:
         self._options = _options(url)
         self._client: Client | None = None
         self._connecting = threading.Lock()
+        self._failed_at = 0.0  # to connect, by the monotonic clock
 
     def ping(self, seconds: float) -> bool:
         """Whether it gives a sign of life within that time."""
         try:
             return self._connected().ping(seconds)
         except (OperationalError, *NO_ANSWER) as error:
+            if self.place.startswith("chdb://"):
+                raise
             _log.debug("%s: %s", self.place, error)
             return False
 
@@ -146,14 +149,34 @@ class Server:
         )
 
     def _connected(self) -> Client:
-        """The client, made when it is first needed: that asks a server a few questions."""
+        """The client, made when it is first needed: that asks a server a few questions.
+
+        Of many threads that need it at once one tries, and the others do not wait for a server that hangs in turn.
+        """
+        began = time.monotonic()
         with self._connecting:
             if self._client is None:
-                client = clickhouse_connect.get_client(**self._options)
+                if self._failed_at > began:
+                    raise OSError(f"{self.place} did not answer a moment ago")
+                try:
+                    client = self._connect()
+                except FAILURES:
+                    self._failed_at = time.monotonic()
+                    raise
                 if isinstance(client, HttpClient):  # those had to be answered sooner
                     client.timeout = Timeout(connect=PING_SECONDS, read=ANSWER_SECONDS)
                 self._client = client
             return self._client
+
+    def _connect(self) -> Client:
+        try:
+            return clickhouse_connect.get_client(**self._options)
+        except ClickHouseError as error:
+            if not self.place.startswith("chdb://"):
+                raise
+            raise OSError(
+                f"{self.place}: one program at a time may have it open: {error}"
+            ) from error
 
 
 def _options(url: str) -> dict[str, Any]:

@@ -84,19 +84,17 @@ async def forward_file(
     is_first = True
     while True:
         try:
-            pm = open_file(db)
+            with open_file(db) as pm, _counted(sent, pm):
+                outbox = Outbox(pm, site)
+                is_first = False
+                await forward(outbox, to, interval, backoff, once, sent)
+                return
+        except Replaced:
+            _log.warning("%s: another file has taken its place: going on with that one", db)
         except StorageError as error:
             if is_first:
                 raise
             await backoff.wait("nothing to send", error)
-            continue
-        is_first = False
-        with pm, _counted(sent, pm):
-            try:
-                await forward(Outbox(pm, site), to, interval, backoff, once, sent)
-                return
-            except Replaced:
-                _log.warning("%s: another file has taken its place: going on with that one", db)
 
 
 @contextlib.contextmanager
@@ -165,9 +163,8 @@ async def _drain(
             except OtherStream:
                 outbox.reopen()
                 raise
-            except (
-                APIError
-            ) as error:  # the stream is full, or has enough of this device: the connection is good
+            except APIError as error:  # the stream is full, or has enough of this device
+                # The connection is good: it stays.
                 sent.failures += 1
                 await backoff.wait("not sent, kept in the file", error)
                 continue

@@ -98,20 +98,25 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
             )
             parts.enter_context(announced(options.data, addresses))
             ready(addresses)
-            sink = Sink(engine, source, Backoff(most=30.0), Quota())
-            closing = Engine([front.url])
-            closed = Closed()
-            work = together(
-                [
-                    server.keep_running(Backoff(most=30.0)),
-                    sink.run(),
-                    keep_closing(closing, CLOSE_SECONDS, Backoff(), closed=closed),
-                    keep_watching(closing, CLOSE_SECONDS, Backoff()),
-                    _watch_disk(options.data, server, _free_bytes),
-                ]
-            )
-            registry = registry_of(lambda: chain(sink_metrics(sink.work), close_metrics(closed)))
-            await with_metrics(work, options.metrics_file, registry)
+            await _work(options, front.url, server, source)
+
+
+async def _work(options: HubOptions, engine_url: str, server: NatsServer, source: Nats) -> None:
+    """Store, close hours, look after devices, NATS and the disk, for ever."""
+    sink = Sink(Engine([engine_url]), source, Backoff(most=30.0), Quota())
+    closing = Engine([engine_url])  # of its own: a long question of it does not hold up the sink
+    closed = Closed()
+    work = together(
+        [
+            server.keep_running(Backoff(most=30.0)),
+            sink.run(),
+            keep_closing(closing, CLOSE_SECONDS, Backoff(), closed=closed),
+            keep_watching(closing, CLOSE_SECONDS, Backoff()),
+            _watch_disk(options.data, server, _free_bytes),
+        ]
+    )
+    registry = registry_of(lambda: chain(sink_metrics(sink.work), close_metrics(closed)))
+    await with_metrics(work, options.metrics_file, registry)
 
 
 @contextlib.asynccontextmanager
@@ -129,6 +134,10 @@ async def _engine(options: HubOptions) -> AsyncIterator[Front]:
         front = Front(path, _password(options.data), options.engine_port)
     except RuntimeError as error:  # chDB's; the reason is in what it printed itself
         raise StorageError(directory, f"the engine does not start: {error}") from error
+    except OSError as error:
+        raise Refused(
+            f"--engine-port: {options.engine_port} cannot be had ({error.strerror}): name another one"
+        ) from error
     front.start()
     try:
         yield front

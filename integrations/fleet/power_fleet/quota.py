@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 MESSAGES_A_MINUTE = 1000  # 500,000 readings of a backfill
 BYTES_A_MINUTE = 64 * 1024 * 1024  # packed
+MOST_DEBT = 10.0  # minutes of a share that a device may owe
 
 
 @dataclass
@@ -58,11 +59,26 @@ class Quota:
             return 0.0
         return 60.0 * max(missing_messages / self._messages, missing_size / self._size)
 
+    def charge(self, device_id: str, messages: float) -> None:
+        """Take more off a device's share: what it has sent cost as much as so many messages. It may owe MOST_DEBT."""
+        now = self._clock()
+        share = self._shares.setdefault(device_id, _Share(self._messages, self._size, now))
+        share.messages = max(share.messages - messages, -MOST_DEBT * self._messages)
+
     def _sweep(self, now: float) -> None:
         """Forget, once a minute, the devices whose share is full again."""
         if now - self._swept_at < 60.0:
             return
         self._shares = {
-            device_id: share for device_id, share in self._shares.items() if now - share.at < 60.0
+            device_id: share
+            for device_id, share in self._shares.items()
+            if not self._is_full(share, now)
         }
         self._swept_at = now
+
+    def _is_full(self, share: _Share, now: float) -> bool:
+        minutes = (now - share.at) / 60.0
+        return (
+            share.messages + minutes * self._messages >= self._messages
+            and share.size + minutes * self._size >= self._size
+        )

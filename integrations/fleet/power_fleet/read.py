@@ -28,6 +28,7 @@ from power_fleet.discovery import NotRunning, find_hub
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.fleet import Fleet
 from power_fleet.history import NEVER, hour_rows, meter_sums
+from power_fleet.metrics import fleet_metrics
 from power_fleet.stream import STREAM, Nats, Refused
 from power_manager import (
     DAY_US,
@@ -65,7 +66,7 @@ LOOK_SECONDS = 1.0  # between two looks for an engine that does not answer
 SETTLE_SECONDS = 2.0  # in which every sink has stored what it had taken before
 BUDGET_SECONDS = 2.0  # that the budgets of all devices are kept: every page asks for them
 STATE_SECONDS = 5.0  # that the state of the stream is kept
-_NO_STREAM = (nats.errors.Error, OSError, asyncio.TimeoutError, Refused)
+_NO_STREAM = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
 PLACES = (
     8192  # numbers of events for each message of the stream: events beyond that are in lists alone
@@ -207,18 +208,18 @@ class FleetSource:
 
     @_answering
     def list_devices(self) -> list[DeviceRecord]:
-        """Every device, by id."""
-        return self._devices()
+        """Every device, by id; but for those that are retired."""
+        return self._devices(None)
 
     @_answering
     def devices_of(self, device_ids: Iterable[str]) -> list[DeviceRecord]:
-        """Those of these devices that are known, by id."""
+        """Those of these devices that are known and not retired, by id."""
         return self._devices(device_ids)
 
     @_answering
     def get_device(self, device_id: str) -> DeviceRecord:
-        """A device. Raises NotFound."""
-        for device in self._devices([device_id]):
+        """A device; one that is retired too, for its history stays. Raises NotFound."""
+        for device in self._devices([device_id], sql.EVERY):
             return device
         raise _not_found("device", device_id)
 
@@ -246,16 +247,19 @@ class FleetSource:
                 return meter
         raise _not_found("meter", meter_id)
 
-    def _devices(self, device_ids: Iterable[str] | None = None) -> list[DeviceRecord]:
-        """Those of these devices that are known, or all, by id."""
+    def _devices(
+        self, device_ids: Iterable[str] | None, which: str = sql.AT_WORK
+    ) -> list[DeviceRecord]:
+        """Those of these devices, or of all, that are known, by id; `which`: a condition."""
+        rows: list[Row] = []
         if device_ids is None:
-            rows = self._engine.select(sql.devices(sql.AT_WORK))
+            rows += self._engine.select(sql.devices(which))
         else:
             ids = [check_text("device_id", id_) for id_ in device_ids]
-            rows = []
             for part in parts(ids, lambda id_: len(repr(id_).encode()) + 2):
-                rows += self._engine.select(sql.devices(sql.THESE), devices=tuple(part))
-        rows.sort(key=lambda row: row["device_id"])
+                question = sql.devices(f"{sql.THESE} AND {which}")
+                rows += self._engine.select(question, devices=tuple(part))
+        rows.sort(key=lambda row: str(row["device_id"]))
         return [_device(row) for row in rows]
 
     def _place(self, meter_id: str) -> _Place:
@@ -502,7 +506,7 @@ class FleetSource:
             }
             alarms.setdefault(row["device_id"], []).append(alarm)
         found = []
-        for device in self._devices():
+        for device in self._devices(None):
             line = lines.get(device.id)
             seen = heard.get(device.id)
             found.append(
@@ -530,19 +534,32 @@ class FleetSource:
 
     def _ask_stream(self) -> tuple[int | None, int | None]:
         """How many messages wait in the stream, and how many are dead letters; None: its stream is not known here."""
+        source = self._stream()
+        if source is None:
+            return None, None
         try:
-            hub = find_hub(wait=_do_not_wait)
-            if hub is None or [hub.clickhouse] != self._urls:
-                return None, None
-            source = Nats(
-                hub.nats,
-                key_file=Path(hub.key_file) if hub.key_file else None,
-                certificate=Path(hub.certificate) if hub.certificate else None,
-            )
             return asyncio.run(_counts(source))
         except _NO_STREAM as error:
             _log.warning("the fleet's stream: %s", error)
             return None, None
+
+    def _stream(self) -> Nats | None:
+        """The stream of the hub whose engine this is; None where no hub of this machine has it."""
+        try:
+            hub = find_hub(wait=_do_not_wait)
+        except (NotRunning, StorageError):
+            return None
+        if hub is None or [hub.clickhouse] != self._urls:
+            return None
+        return Nats(
+            hub.nats,
+            key_file=Path(hub.key_file) if hub.key_file else None,
+            certificate=Path(hub.certificate) if hub.certificate else None,
+        )
+
+    def metrics_text(self) -> bytes:
+        """The metrics of the engine, and of its stream where that is known, for Prometheus."""
+        return asyncio.run(fleet_metrics(self._engine, self._stream()))
 
     @_answering
     def energy(self, days: int) -> list[dict[str, Any]]:

@@ -35,9 +35,15 @@ from power_fleet.stream import (
     device_of,
     stored_until,
 )
-from power_manager import HOUR_US
+from power_manager import DAY_US, HOUR_US
 
 READINGS = 50_000  # stored together, and those of one message more: they take about 30 MB
+DELETION_COST = 4  # messages that one deletion costs as much as: the engine looks for what it takes
+USUAL_READINGS = 2500  # of a message; a larger one costs as much as several
+USUAL_MONTHS = 6  # that the readings of a message are of: each has a part of the table to itself
+MONTH_COST = 10  # messages that one more costs as much as
+MONTH_US = 30 * DAY_US
+LOOKED_AT = 100  # deletions that are looked at again, for the cost of a message
 WAIT = 1.0  # seconds for a message to come
 TOGETHER = 0.1  # seconds in which what comes is stored together
 FRESH_EVERY = 10.0  # seconds between two notes of how fresh the engine is, where nothing comes
@@ -57,6 +63,7 @@ class Rows:
     generations: dict[str, int] = field(default_factory=dict)  # the lowest of each device
     touched: set[tuple[str, int]] = field(default_factory=set)  # hours of devices
     seen: dict[tuple[str, int], Sequence[Any]] = field(default_factory=dict)  # the latest of a line
+    looked_at: dict[str, int] = field(default_factory=dict)  # deletions of each device, when stored
 
     def add(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
         """Add rows to a table's."""
@@ -164,7 +171,7 @@ def _store(shard: Shard, rows: Rows) -> int:
     rows.add("power_seen", rows.seen.values())
     inserts = _insert(shard, rows, _FIRST)
     inserts += _insert(shard, rows, _SECOND)
-    deletions.apply(shard, rows.generations, rows.tables.get("power_deletions", ()))
+    rows.looked_at = deletions.apply(shard, rows.generations, rows.tables)
     return inserts + _insert(shard, rows, _AFTERWARDS)
 
 
@@ -297,9 +304,13 @@ class Sink:
     async def _store(self, intake: Intake, portion: _Portion, left: Iterable[Message]) -> None:
         """Store messages and acknowledge them. On a failure they go back with those left, for any sink to try again."""
         batches = [(batch, message.taken_at) for message, batch in portion.good]
-        storing = asyncio.ensure_future(
-            asyncio.to_thread(lambda: store(self._engine, rows_of(batches, self._engine)))
-        )
+        shards: list[Rows] = []
+
+        def work() -> int:
+            shards.extend(rows_of(batches, self._engine))
+            return store(self._engine, shards)
+
+        storing = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             await asyncio.shield(storing)
         except asyncio.CancelledError:
@@ -311,12 +322,23 @@ class Sink:
                     intake.give_back(message, 1.0)
             raise
         inserts = storing.result()
+        self._charge(portion, shards)
         intake.acknowledge(message for message, _ in portion.good)
         self.work.messages += len(portion.good)
         self.work.readings += portion.readings
         self.work.inserts += inserts
         self.work.stored_at = time.time()
         self._is_fresh = False
+
+    def _charge(self, portion: _Portion, shards: Iterable[Rows]) -> None:
+        """Take off the devices' shares what cost more than a message does."""
+        for _, batch in portion.good:
+            cost = cost_of(batch)
+            if cost:
+                self._quota.charge(batch.device_id, cost)
+        for rows in shards:
+            for device_id, count in rows.looked_at.items():
+                self._quota.charge(device_id, count / LOOKED_AT)
 
     async def _finish(
         self, intake: Intake, portion: _Portion, storing: asyncio.Future[int]
@@ -364,6 +386,16 @@ class Sink:
         )
         self._fresh_at = time.monotonic()
         self._is_fresh = True
+
+
+def cost_of(batch: Batch) -> int:
+    """What a batch costs beyond one usual message: as much as so many of those."""
+    months = len({reading.at // MONTH_US for reading in batch.readings})
+    return (
+        len(batch.deletions) * DELETION_COST
+        + len(batch.readings) // USUAL_READINGS
+        + max(months - USUAL_MONTHS, 0) * MONTH_COST
+    )
 
 
 def _portion(messages: Iterator[Message], poison: list[tuple[Message, str]]) -> _Portion | None:

@@ -29,6 +29,7 @@ from power_manager import DAY_US, HOUR_US, SECOND_US, from_microseconds
 SILENT_SECONDS = 3600.0  # without a word, and a device is silent
 OVERLAP_US = 60 * SECOND_US  # that the forwarder before may still be at work beside the next
 CALM_US = HOUR_US  # without two of them, and it is over
+LINES = 200  # of a device that are looked at, the last ones: a device may begin as many as it likes
 SHOWN_US = 7 * DAY_US  # that a file that went back, or was exchanged, is shown
 SILENT, CLONED, TWO_FILES, RESTORED, REPLACED = (
     "silent",
@@ -53,10 +54,10 @@ _TWO_LATELY = """SELECT device_id FROM power_seen WHERE seen >= %(calm)s
 GROUP BY device_id HAVING uniqExact(line) > 1"""
 _WITH_NEWS = f"""SELECT DISTINCT device_id FROM power_lines
 WHERE NOT ({_GONE}) AND (opened >= %(shown)s OR device_id IN ({_TWO_LATELY}))"""
-_LINES = """SELECT device_id, toInt64(line) AS line, file_id, toInt64(opened) AS opened, number FROM power_lines FINAL
-WHERE device_id IN %(devices)s ORDER BY device_id, line"""
-_SEEN = """SELECT device_id, toInt64(line) AS line, toInt64(max(seen)) AS seen, max(number) AS number FROM power_seen
-WHERE device_id IN %(devices)s GROUP BY device_id, line"""
+_LINES = f"""SELECT device_id, toInt64(line) AS line, file_id, toInt64(opened) AS opened, number FROM power_lines FINAL
+WHERE device_id IN %(devices)s ORDER BY device_id, line DESC LIMIT {LINES} BY device_id"""
+_SEEN = f"""SELECT device_id, toInt64(line) AS line, toInt64(max(seen)) AS seen, max(number) AS number FROM power_seen
+WHERE device_id IN %(devices)s GROUP BY device_id, line ORDER BY line DESC LIMIT {LINES} BY device_id"""
 _ALARMS = """SELECT device_id, kind, toInt64(at) AS at, note, toInt64(cleared) AS cleared FROM power_alarms FINAL
 WHERE {which} ORDER BY at, device_id, kind"""
 _COUNT = "SELECT kind, toInt64(count()) AS alarms FROM power_alarms FINAL WHERE cleared = 0 GROUP BY kind"
@@ -206,10 +207,11 @@ def _lines(shard: Shard, device_ids: Sequence[str]) -> list[Line]:
         (row["device_id"], row["line"]): row
         for row in shard.select(_SEEN, devices=tuple(device_ids))
     }
-    return [
+    found = [
         _line(row, seen.get((row["device_id"], row["line"])))
         for row in shard.select(_LINES, devices=tuple(device_ids))
     ]
+    return sorted(found, key=lambda line: (line.device_id, line.line))
 
 
 def _line(row: Row, seen: Row | None) -> Line:

@@ -125,7 +125,7 @@ def test_each_alarm_begins_once_and_is_over_once() -> None:
     """Over any course of what is present, there is one open alarm of a kind at most, and only while it is present."""
     chance = random.Random(3)
     known: dict[tuple[str, str, int], Alarm] = {}
-    for step in range(3000):
+    for step in range(500):
         fresh = NOW + step * SECOND_US
         present = [
             Alarm(device, kind, NOW + chance.randrange(-3, step + 1) * SECOND_US, "")
@@ -304,6 +304,22 @@ def test_restored_and_replaced_files_are_said_once(tables: Tables) -> None:
     tables.fresh(NOW + 3 + SHOWN_US)
     assert sorted(tables.look()) == [("a", RESTORED, True), ("b", REPLACED, True)]
     assert tables.look() == []
+
+
+def test_a_device_that_begins_without_end_holds_up_nobody(tables: Tables) -> None:
+    """Of its lines the last ones are looked at, and those of the others as well."""
+    shard = tables.shard("a")
+    many = 5 * watch.LINES
+    lines = [["a", n, "f", NOW + n, n, "1", ""] for n in range(1, many + 1)]
+    shard.insert("power_lines", schema.LINES, lines)
+    shard.insert("power_seen", schema.SEEN, [["a", n, "f", n, NOW + n] for n in range(1, many + 1)])
+    shard.insert("power_lines", schema.LINES, [["b", 9, "f", NOW, 0, "1", ""]])
+    found = watch._lines(shard, ["b", "a"])
+    assert [one.line for one in found] == [*range(many - watch.LINES + 1, many + 1), 9]
+    assert {one.seen - one.opened for one in found} == {0}
+    tables.opened("a", many + 1, NOW + many + 1, of=3)
+    tables.fresh(NOW + many + 2)
+    assert tables.look() == [("a", RESTORED, False)]
 
 
 def test_one_that_is_killed_while_it_stores_doubles_nothing(

@@ -207,7 +207,7 @@ def test_energy_is_asked_some_days_at_a_time(
 ) -> None:
     """The same, however few at a time: energy over midnight too, and with a clock that was decades wrong."""
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
-    pm = make(11)
+    pm = make(11, max_gap=50_000.0)  # so that almost every midnight has energy over it
     meter = pm.list_meters()[2].id
     pm.log_many([(meter, 12.0, 1.0, None, at) for at in (1000.0, 1600.0)])
     carry(pm, engine)

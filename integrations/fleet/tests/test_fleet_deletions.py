@@ -170,12 +170,12 @@ def test_two_sinks_at_once(
     apply = deletions.apply
 
     def wait_for_the_other(
-        shard: Shard, generations: Mapping[str, int], rows: Sequence[Sequence[Any]]
-    ) -> None:
+        shard: Shard, generations: Mapping[str, int], tables: Mapping[str, Sequence[Sequence[Any]]]
+    ) -> dict[str, int]:
         if shard is engine.shards[engine.shard_of(ID)] and quick:
             others, quick[:] = list(quick), []
             stored(engine, *others)
-        apply(shard, generations, rows)
+        return apply(shard, generations, tables)
 
     monkeypatch.setattr(deletions, "apply", wait_for_the_other)
     store(engine, rows_of([(batch, NOW_US) for batch in slow], engine))

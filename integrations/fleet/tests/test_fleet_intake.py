@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from fleet_harness import emptied
-from pipeline import drained, info, running_sink, streams
+from pipeline import drained, info, running_sink, streams, until
 from power_fleet import intake as intake_module
-from power_fleet.codec import Batch, Reading, encode
+from power_fleet.codec import Batch, Deletion, Reading, encode
 from power_fleet.dead import DEAD_STREAM
 from power_fleet.engine import Engine
 from power_fleet.intake import Intake, Message
+from power_fleet.quota import Quota
+from power_fleet.sink import Work
 from power_fleet.stream import ACK_WAIT, STREAM, SUBJECT, Nats
 from power_fleet.wire import Delivery, Wire, open_wire
 from servers import Server, Servers
@@ -80,7 +82,7 @@ async def taken(intake: Intake, count: int) -> list[Message]:
     found: list[Message] = []
     async with asyncio.timeout(20):
         while len(found) < count:
-            await intake.wait(1.0)
+            await intake.wait(0.05)
             found += intake.take()
     return found
 
@@ -102,6 +104,32 @@ def test_a_stolen_device_cannot_stop_a_sink_by_its_headers(nats: Nats, old_urls:
 
     asyncio.run(run())
     assert engine.ask("SELECT device_id, at FROM power_readings") == [("edge-2", 1)]
+
+
+def test_a_device_pays_for_what_it_deletes(nats: Nats, old_urls: list[str]) -> None:
+    """The engine looks for what each deletion takes: a hundred of them are more than a share of fifty messages."""
+    engine = Engine(emptied(old_urls))
+    batch = Batch("stolen", 1, 0, [])
+    batch.deletions = [Deletion(n, "readings", "m", n, n + 1) for n in range(100)]
+    work = Work()
+
+    async def run() -> None:
+        connection = await nats.connect("test")
+        js = connection.jetstream()
+        await js.publish(
+            SUBJECT + "edge-2", b"the line is not the first message", headers={"a": "b"}
+        )
+        await js.publish(SUBJECT + "stolen", encode(batch)[1], headers={"a": "b"})
+        async with running_sink(engine, nats, Quota(messages=50, size=1e9), work=work):
+            await drained(nats)
+            assert work.postponed == 0
+            for device_id in ("stolen", "edge-2"):
+                await js.publish(SUBJECT + device_id, b"more", headers={"a": "b"})
+            await until(lambda: work.postponed and work.dead == 2)
+        await connection.close()
+
+    asyncio.run(run())
+    assert work.postponed == 1
 
 
 def test_messages_come_once_and_in_order(nats: Nats) -> None:

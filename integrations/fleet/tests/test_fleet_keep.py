@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from fleet_harness import HOUR, Clock, carry, emptied
 from pipeline import quick
-from power_fleet import cli, schema
+from power_fleet import cli, schema, sql
 from power_fleet import keep as keep_module
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
+from power_fleet.history import hour_rows
 from power_fleet.hours import close_hours, keep_closing, late_hours
 from power_fleet.keep import Keep, keep, kept
 
@@ -115,9 +116,15 @@ def test_an_hour_without_its_readings_stays_as_it_was(
     meter = device.list_meters()[0].id
     device.log_many([(meter, 500.0, 1.0, None, FUTURE - 40 * DAY - 1000.0)])
     carry(device, engine)
+    hours = range(int(FUTURE // HOUR))
     for days in (30, 60, 0):
         keep(engine, readings_days=days, clock=clock)
         assert tally(fleet, 60) == before
+        rows = hour_rows(
+            engine.shards[0], sql.THESE, {"devices": ("edge-1",)}, hours, 5_400_000_000, now_us
+        )
+        assert [row["reading_count"] for row in rows] == [4] * 18
+        assert max(row["max_wattage"] for row in rows) == 12.0
         assert close_hours(engine, now_us) == 0
         assert late_hours(engine, now_us) == 1
     device.log_many([(meter, 20.0, 1.0, None, FUTURE - 20 * DAY - 1000.0)])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos_common import same
 from fleet_harness import NOW, SEQUENCES, Clock, batches_of, carry, emptied
 from power_fleet import __version__, cli, schema
 from power_fleet.codec import Batch
@@ -26,6 +29,7 @@ from power_fleet.life import (
 from power_fleet.outbox import Outbox
 from power_fleet.sink import rows_of, store
 from power_fleet.stream import Nats, make_streams
+from power_fleet.watch import look
 from servers import Servers
 
 from power_manager import NotFound, PowerManager, PowerManagerError
@@ -297,3 +301,94 @@ def test_the_commands(
             "",
         )
     assert [device.device_id for device in list_devices(engine)] == ["edge-1", "edge-2"]
+
+
+def noticed(engine: Engine, at: float) -> tuple[str, ...]:
+    """What is noticed of the device, as the stream was then."""
+    engine.shards[0].insert("power_fresh", schema.FRESH, [["stream", int(at * 1e6)]])
+    look(engine)
+    return one(engine, "edge-1").alarms
+
+
+def logged(pm: PowerManager, box: Outbox, engine: Engine, at: float) -> None:
+    """A live reading that the stream takes in then."""
+    pm.log_power(pm.list_meters()[0].id, 12.0, 1.0)
+    stored(engine, batches_of(box), at)
+
+
+@pytest.fixture
+def sending(
+    engine: Engine, make_file: Callable[[str], PowerManager]
+) -> tuple[PowerManager, Outbox]:
+    """A device whose forwarder is at work."""
+    pm = make_file("edge-1")
+    box = Outbox(pm)
+    stored(engine, batches_of(box))
+    return pm, box
+
+
+def copied(pm: PowerManager, path: Path) -> PowerManager:
+    """A copy of the file as it is now, by cp."""
+    with (
+        contextlib.closing(sqlite3.connect(pm.db_path)) as source,
+        contextlib.closing(sqlite3.connect(path)) as target,
+    ):
+        source.backup(target)
+    return PowerManager(path, clock=Clock())
+
+
+def test_a_cloned_image_is_noticed(
+    engine: Engine, sending: tuple[PowerManager, Outbox], tmp_path: Path
+) -> None:
+    """Two devices have one card's content; it is over when one of them has stopped for an hour."""
+    pm, box = sending
+    with copied(pm, tmp_path / "clone.db") as clone:
+        assert clone.file_id == pm.file_id
+        other = Outbox(clone)
+        logged(clone, other, engine, NOW + 10)
+        assert noticed(engine, NOW + 11) == ()
+        logged(pm, box, engine, NOW + 120)
+        logged(clone, other, engine, NOW + 130)
+        assert noticed(engine, NOW + 131) == ("cloned",)
+        logged(pm, box, engine, NOW + 3900)
+        assert "cloned" not in noticed(engine, NOW + 3901)
+
+
+def test_a_restored_file_is_noticed_and_right_at_once(
+    engine: Engine,
+    new_urls: list[str],
+    sending: tuple[PowerManager, Outbox],
+    tmp_path: Path,
+) -> None:
+    """Copied back by cp, with a clock that is years behind."""
+    pm, box = sending
+    with copied(pm, tmp_path / "old.db") as old:
+        for step in range(5):
+            logged(pm, box, engine, NOW + step)
+    with PowerManager(tmp_path / "old.db", clock=Clock(NOW - 1e8)) as old:
+        meter = old.list_meters()[0]
+        old.log_power(meter.id, 3.0, 1.0, charge_pct=7.0)
+        stored(engine, batches_of(Outbox(old)), NOW + 60)
+        assert Fleet(new_urls, clock=Clock()).latest().value == old.list_meters()
+    assert noticed(engine, NOW + 61) == ("restored",)
+
+
+def test_a_new_card_takes_the_place_of_the_old_one(
+    engine: Engine,
+    new_urls: list[str],
+    sending: tuple[PowerManager, Outbox],
+    make_file: Callable[..., PowerManager],
+) -> None:
+    """The old card's meters leave budget, latest and report at once, and their energy stays."""
+    assert sending[1].take().batches == []
+    fleet = Fleet(new_urls, clock=Clock())
+    (before,) = fleet.energy().value
+    card = make_file("edge-1", "New card")
+    carry(card, engine)
+    assert noticed(engine, NOW + 1) == ("replaced",)
+    assert fleet.latest().value == card.list_meters()
+    assert same(card.power_budget_check(["edge-1"]), fleet.budget().value)
+    report = json.loads(fleet.report("edge-1").value)
+    assert [meter["meter_id"] for meter in report["meters"]] == [card.list_meters()[0].id]
+    (after,) = fleet.energy().value
+    assert after["energy_out_wh"] == pytest.approx(2 * before["energy_out_wh"])

@@ -22,7 +22,7 @@ from power_fleet.sink import Work
 from power_fleet.stream import STREAM, SUBJECT, Nats
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from servers import Server, Servers, free_ports
+from servers import Server, Servers, eventually, free_ports
 
 from power_manager import PowerManager, StorageError
 
@@ -271,6 +271,7 @@ def test_a_hub_writes_a_file(tmp_path: Path) -> None:
     """What its sink and its closing of hours do."""
     path = tmp_path / "hub.prom"
     with running_hub(tmp_path / "fleet", "--metrics-file", str(path)):
-        found = values(path.read_text())
+        eventually(path.exists)
+    found = values(path.read_text())
     assert found["sink_failures_total"] == 0
     assert "close_hours_total" in found

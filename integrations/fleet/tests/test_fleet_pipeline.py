@@ -406,9 +406,14 @@ def test_two_sinks_share_the_work(pm: PowerManager, nats: Nats, engine: Engine) 
 
 
 def test_freshness_waits_for_the_oldest_message(
-    pm: PowerManager, nats: Nats, engine: Engine, old_urls: list[str]
+    pm: PowerManager,
+    nats: Nats,
+    engine: Engine,
+    old_urls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While a message waits in the stream, answers are no fresher than it; without one, they are of now."""
+    monkeypatch.setattr("power_fleet.sink.FRESH_EVERY", 0.1)
 
     async def run() -> None:
         begin = datetime.now(timezone.utc).isoformat()

@@ -29,7 +29,7 @@ def clock() -> Clock:
 def cards(tmp_path: Path, clock: Clock) -> Iterator[tuple[PowerManager, PowerManager]]:
     """Two files of one device: the card that it had, and the one that it has."""
     with (
-        random_device(tmp_path / "old.db", 1, ID, clock) as old,
+        random_device(tmp_path / "old.db", 1, ID, clock, 120) as old,
         PowerManager(tmp_path / "new.db", clock=clock) as new,
     ):
         new.register_device(ID, "Edge, new card")

@@ -83,6 +83,35 @@ def test_devices_that_are_quiet_are_forgotten() -> None:
     assert len(quota._shares) == 1
 
 
+def test_what_costs_more_is_owed() -> None:
+    """Beyond its share, up to ten minutes of it; other devices wait for nothing."""
+    clock = Clock(0.0)
+    quota = Quota(messages=60, size=1_000_000, clock=clock)
+    assert quota.wait_for("a", 1) == 0.0
+    quota.charge("a", 119)
+    assert quota.wait_for("a", 1) == pytest.approx(61.0)
+    quota.charge("a", 1e9)
+    assert quota.wait_for("a", 1) == pytest.approx(601.0)
+    assert quota.wait_for("b", 1) == 0.0
+    quota.charge("c", 60)
+    assert quota.wait_for("c", 1) == pytest.approx(1.0)
+
+
+def test_a_debt_is_not_forgotten() -> None:
+    """Nor that of bytes, however long the device is quiet, until it is paid."""
+    clock = Clock(0.0)
+    quota = Quota(messages=60, size=100, clock=clock)
+    quota.charge("a", 180)
+    assert quota.wait_for("b", 300) == 0.0
+    clock.now = 61.0
+    assert quota.wait_for("other", 1) == 0.0
+    assert quota.wait_for("a", 1) > 0.0
+    assert quota.wait_for("b", 1) > 0.0
+    clock.now = 400.0
+    assert quota.wait_for("other", 1) == 0.0
+    assert len(quota._shares) == 1
+
+
 def test_a_complaint_is_logged_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
     """The next line says how many there were between; another device has lines of its own."""
     clock = Clock(0.0)

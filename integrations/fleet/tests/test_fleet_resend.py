@@ -210,13 +210,14 @@ def test_the_command_says_how_much_waits(
     pm: PowerManager, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And what sends it; a file or a device that is not there is an error."""
+    pm.delete_readings(pm.list_meters()[0].id, until=NOW - 200 * HOUR)
     batches_of(Outbox(pm))
     file = ["--db", str(pm.db_path)]
     count = sum(len(list(pm.iter_history(meter.id))) for meter in pm.list_meters())
     events = len(pm.get_events(ID, 1000))
     assert cli.main(["resend", "--since", "0", *file]) == 0
     assert capsys.readouterr().out == (
-        f"{count} readings, {events} events and 0 deletions wait to be sent again, and every state: "
+        f"to be sent again: {count} readings, {events} events, 1 deletion, and every state; "
         "`power-fleet forward` sends them\n"
     )
     assert len(pm.pending_readings(10**6)) == count

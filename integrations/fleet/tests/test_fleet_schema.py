@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fleet_harness import INTEGRATION, Clock, carry, random_device
+from fleet_harness import Clock, carry, random_device
 from nats.errors import NoServersError
 from power_fleet import engine as engine_module
 from power_fleet import schema
@@ -169,6 +169,42 @@ def test_a_replica_that_hangs_costs_seconds(
         assert took < 60.0, "it takes 4 s, on a busy machine some more"
 
 
+def test_a_server_that_hangs_when_it_is_connected_to_costs_seconds_once() -> None:
+    """However many threads ask at once: each would otherwise wait for it after the other."""
+    with socket.socket() as silent:  # it takes connections, and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        shard = Engine([f"http://127.0.0.1:{silent.getsockname()[1]}"]).shards[0]
+        begin = time.monotonic()
+        with ThreadPoolExecutor(8) as threads:
+            asked = [threads.submit(shard.query, "SELECT 1") for _ in range(8)]
+        for answer in asked:
+            with pytest.raises(EngineError, match="gives no sign of life"):
+                answer.result()
+        assert time.monotonic() - begin < 15.0, "eight times 3 s would be 24"
+
+
+def test_an_engine_that_another_program_has_open_is_said_in_one_line(tmp_path: Path) -> None:
+    """A sink has it, say: who asks beside it is told why that cannot be, with exit code 1."""
+    url = f"chdb://{tmp_path}/engine"
+    script = f"""
+import subprocess, sys
+from power_fleet import schema
+from power_fleet.engine import Engine
+engine = Engine(["{url}"])
+schema.create(engine)
+beside = [sys.executable, "-m", "power_fleet", "budget", "--clickhouse", "{url}"]
+run = subprocess.run(beside, capture_output=True, text=True)
+print(run.returncode, run.stderr)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.startswith("1 ")
+    assert f"power-fleet: {url}: one program at a time may have it open" in run.stdout
+    assert "Traceback" not in run.stdout
+
+
 def test_an_insert_is_on_the_disk_when_it_returns(tmp_path: Path) -> None:
     """Every file of the part that it made has been synced, and the part's directory: seen by strace."""
     script = f"""
@@ -256,25 +292,3 @@ def test_a_server_that_is_not_there_is_said_once(caplog: pytest.LogCaptureFixtur
             with pytest.raises(NoServersError):
                 asyncio.run(to.connect("test"))
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
-
-
-def test_a_short_chaos(tmp_path: Path) -> None:
-    """Fifteen seconds of SIGKILL for every part; the long one is run by hand, see RESULTS.md."""
-    command = [
-        sys.executable,
-        str(INTEGRATION / "chaos/chaos.py"),
-        "--seconds",
-        "15",
-        "--devices",
-        "8",
-    ]
-    run = subprocess.run(
-        [*command, "--keep", str(tmp_path / "kept")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "every replica equal to the files" in run.stdout
-    print(run.stdout)

@@ -323,6 +323,16 @@ class TestMetrics:
         text = pair.fleet.get("/metrics", headers=pair.bearer()).text
         assert f'meter_id="{pair.meters[0]}"' in text
         assert "power_meter_energy_out_wh_total" in text
+        assert "power_fleet_engine_up 1.0" in text
+        assert "power_fleet_devices 3.0" in text
+
+    def test_the_engine_is_there(self, pair: Pair) -> None:
+        """How fresh it is, and what is noticed about devices; of a file's service nothing of that."""
+        text = pair.fleet.get("/metrics", headers=pair.bearer()).text
+        assert "power_fleet_engine_up 1.0" in text
+        assert f"power_fleet_devices {len(DEVICES)}.0" in text
+        assert 'power_fleet_alarms{kind="silent"}' in text
+        assert "power_fleet" not in pair.file.get("/metrics").text
 
 
 @pytest.fixture
@@ -386,6 +396,7 @@ def test_a_hub_that_was_started_anew_is_found(
         source = open_source((), hub=True)
         state = source.fleet_state()
         assert (state["waiting_messages"], state["dead_letters"]) == (0, 0)
+        assert b"power_fleet_stream_up 1.0" in source.metrics_text()
         before = hub.addresses.clickhouse
         hub.end()
         with pytest.raises(StorageError, match="engine"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
-from power_fleet import sink
-from power_fleet.codec import Batch, Meter, Reading, encode
+from power_fleet import deletions, schema, sink
+from power_fleet.codec import DELETIONS, Batch, Deletion, Meter, Poison, Reading, encode
+from power_fleet.decoding import MAX_ROWS, decode
 from power_fleet.engine import Engine
 from power_fleet.intake import Message, place_of
-from power_fleet.sink import rows_of, store
+from power_fleet.sink import cost_of, rows_of, store
 
-from power_manager import HOUR_US
+from power_manager import DAY_US, HOUR_US, SECOND_US
 
 
 def message(batch: Batch, sequence: int = 2) -> Message:
@@ -97,3 +100,104 @@ def test_each_table_has_one_insert_however_many_messages(urls: list[str]) -> Non
     inserts = store(engine, rows_of(batches, engine))
     assert inserts == 4 * len(engine.shards)  # readings, meters, touched, seen
     assert store(engine, rows_of([], engine)) == 0
+
+
+def test_what_a_batch_costs() -> None:
+    """A usual one nothing more; deletions, many readings, and months, each of which is a part of a table, do."""
+    usual = readings("edge-1", 2000)
+    assert cost_of(usual) == 0
+    usual.deletions = [Deletion(1, "meter", "m", None, None)] * 3
+    assert cost_of(usual) == 12
+    assert cost_of(readings("edge-1", MAX_ROWS)) == 4
+    scattered = readings("edge-1", 900)
+    for number, reading in enumerate(scattered.readings):
+        scattered.readings[number] = reading._replace(at=number * 30 * DAY_US)
+    assert cost_of(scattered) == 8940
+
+
+@pytest.mark.parametrize("kind", ["readings", "deletions"])
+def test_a_message_of_too_many_rows_is_poison(kind: str) -> None:
+    """Alike rows are packed to nothing: a few hundred bytes would fill a sink's memory, and hold up everybody."""
+    batch = readings("edge-1", MAX_ROWS if kind == "readings" else 1)
+    if kind == "deletions":
+        batch.deletions = [Deletion(1, "meter", "m", None, None)] * MAX_ROWS
+    data = encode(batch)[1]
+    assert len(data) < 50_000
+    assert len(getattr(decode(data, 2), kind)) == MAX_ROWS
+    if kind == "readings":
+        batch.readings += readings("edge-1", 1, MAX_ROWS).readings
+        batch.readings[0] = batch.readings[0]._replace(meter_id="another")
+    else:
+        batch.deletions.append(batch.deletions[0])
+    with pytest.raises(Poison, match=f"{MAX_ROWS + 1} {kind} in one message"):
+        decode(encode(batch)[1], 2)
+
+
+def test_a_late_message_costs_one_insert_however_much_was_deleted(
+    urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device with a thousand deletions, and readings from before them that come after: each is there, or deleted."""
+    engine = Engine(urls)
+    shard = engine.shards[engine.shard_of("edge-1")]
+    deleted = [
+        (
+            "edge-1",
+            revision,
+            "readings",
+            "m",
+            2 * revision * SECOND_US,
+            (2 * revision + 1) * SECOND_US,
+        )
+        for revision in range(10, 1010)
+    ]
+    shard.insert("power_deletions", schema.DELETIONS, deleted)
+
+    def fail(*arguments: object, **parameters: object) -> None:
+        pytest.fail("the engine looks for what a deletion takes")
+
+    monkeypatch.setattr(type(shard), "insert_from", fail)
+    late = readings("edge-1", 100)
+    late.generation = 15
+    shards = rows_of([(late, 1)], engine)
+    store(engine, shards)
+    assert [rows.looked_at for rows in shards if rows.looked_at] == [{"edge-1": 994}]
+    rows = shard.query("SELECT at, deleted, generation FROM power_readings FINAL ORDER BY at")
+    assert len(rows) == 100
+    for at, is_deleted, generation in rows:
+        revision = at // SECOND_US // 2
+        expected = at // SECOND_US % 2 == 0 and revision > 15
+        assert bool(is_deleted) == expected
+        assert generation == (revision if expected else 15)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_late_row_is_taken_by_the_latest_deletion_over_it(seed: int) -> None:
+    """Of each table, as a plain search of all deletions says."""
+    chance = random.Random(seed)
+    known = [
+        deletions._Deletion(
+            "a", revision, chance.choice(DELETIONS), chance.choice("mn"), since, since + span
+        )
+        for revision in range(1, 30)
+        for since, span in [(chance.randrange(100), chance.randrange(100))]
+    ]
+    known.reverse()
+    rows = [
+        ("a", meter, at, 1.0, None, 2.0, 1, chance.randrange(30), 0)
+        for meter in "mn"
+        for at in range(100)
+    ]
+    gone = deletions._gone("power_readings", schema.READINGS, rows, {"a": known})
+    expected = []
+    for row in rows:
+        over = [
+            d.revision
+            for d in known
+            if d.revision > row[7]
+            and (d.kind == "device" or d.meter_id == row[1])
+            and d.since <= row[2] < d.until
+        ]
+        if over:
+            expected.append(["a", row[1], row[2], None, None, None, 1, max(over), 1])
+    assert gone == expected
+    assert deletions._gone("power_readings", schema.READINGS, rows, {"b": known}) == []

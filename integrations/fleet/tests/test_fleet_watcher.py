@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_harness import NOW, carry, emptied
+from fleet_harness import NOW, Clock, carry, emptied, random_device
 from power_fleet import schema
 from power_fleet.engine import Engine
+from power_fleet.hours import close_hours
 from power_fleet.read import PLACES, FleetSource
 from power_service.fleet_watcher import FleetWatcher
 from power_service.presence import Changes
 
-from power_manager import PowerManager
+from power_manager import HOUR_US, NotFound, PowerManager, to_microseconds
 
 
 def describe(changes: Changes | None) -> list[str]:
@@ -142,3 +143,69 @@ def test_a_message_of_too_many_events_hides_no_others(new_urls: list[str]) -> No
     assert events[-1][1].device_id == "b"
     assert events == sorted(events, key=lambda one: one[0])
     assert list(islice(source.events_since(events[-2][0]), 2)) == events[-1:]
+
+
+def test_what_is_retired_is_in_no_list_and_keeps_its_history(
+    tmp_path: Path, new_urls: list[str]
+) -> None:
+    """A device and a meter; taken back they are there again, and who follows the stream is told."""
+    engine = Engine(emptied(new_urls))
+    with PowerManager(tmp_path / "p.db") as pm:
+        for device_id in ("a", "b"):
+            pm.register_device(device_id, device_id)
+        meters = [pm.add_meter(device_id, kind) for device_id in "ab" for kind in ("main", "ups")]
+        for meter in meters:
+            pm.log_power(meter.id, 10.0, 2.0)
+        carry(pm, engine)
+        energy = pm.get_statistics(meters[0].id)
+    source = FleetSource(lambda: new_urls, settle_seconds=0)
+    clock = Standing()
+    watcher = FleetWatcher(source, 1.0, clock)
+    watcher.look()
+
+    def retire(device_id: str, meter_id: str, retired: int, at: int) -> list[str]:
+        row = [device_id, meter_id, retired, at, ""]
+        engine.shards[0].insert("power_retired", schema.RETIRED, [row])
+        clock.now += 60
+        return sorted(describe(watcher.look()))
+
+    assert retire("a", "", 1, 1) == ["deleted device a", "deleted meter a", "deleted meter a"]
+    assert retire("b", meters[3].id, 1, 1) == ["deleted meter b"]
+    assert [device.id for device in source.list_devices()] == ["b"]
+    assert [meter.id for meter in source.list_meters()] == [meters[2].id]
+    assert list(source.meters_of(["a", "b"])) == ["b"]
+    assert source.devices_of(["a"]) == []
+    assert [row["device_id"] for row in source.fleet_devices()] == ["b"]
+    assert source.get_device("a").name == "a"
+    assert source.get_statistics(meters[0].id) == energy
+    assert len(list(source.iter_history(meters[3].id))) == 1
+    with pytest.raises(NotFound):
+        source.get_meter(meters[3].id)
+    assert retire("a", "", 0, 2) == ["device a", *["meter a"] * 2, *["reading a"] * 2]
+
+
+def test_hours_whose_readings_are_gone_are_as_they_were_kept(
+    tmp_path: Path, new_urls: list[str]
+) -> None:
+    """Whatever comes of them late."""
+    engine = Engine(emptied(new_urls))
+    clock = Clock()
+    with random_device(tmp_path / "p.db", 4, "edge", clock) as pm:
+        carry(pm, engine)
+        meter_id = pm.list_meters()[0].id
+        expected = pm.get_statistics(meter_id, days=30)
+    close_hours(engine, int(NOW * 1e6))
+    source = FleetSource(lambda: new_urls, clock)
+    before = source.get_statistics(meter_id, days=30)
+    assert len(before) == len(expected)
+    old = to_microseconds(before[0].start) // HOUR_US
+    # As `power-fleet schema --keep-readings` stores it, without the engine's own clock, which is another one.
+    keep = ["readings", 7, 0, int(NOW * 1e6)]
+    engine.shards[0].insert("power_keep", schema.KEEP, [keep])
+    engine.shards[0].do(
+        f"ALTER TABLE power_readings DELETE WHERE hour <= {old} SETTINGS mutations_sync = 1"
+    )
+    late = ["edge", meter_id, old * HOUR_US + 1, 1.0, 1.0, None, 0, 2**40, 0]
+    engine.shards[0].insert("power_readings", schema.READINGS, [late])
+    engine.shards[0].insert("power_touched", schema.TOUCHED, [["edge", old, 1]])
+    assert source.get_statistics(meter_id, days=30) == before

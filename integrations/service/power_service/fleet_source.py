@@ -43,6 +43,9 @@ class FleetSource(Source, Protocol):
     def fleet_devices(self) -> list[dict[str, Any]]:
         """What the fleet knows of each device beside its record; see models.FleetDevice."""
 
+    def metrics_text(self) -> bytes:
+        """The metrics of the engine, and of its stream where that is known, for Prometheus."""
+
     def energy(self, days: int) -> list[dict[str, Any]]:
         """Energy by UTC day, site and meter type; see models.SiteEnergy."""
 

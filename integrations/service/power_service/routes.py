@@ -741,4 +741,6 @@ async def get_metrics(request: Request, grant: Reader) -> Response:
     storage = _storage(request)
     text = await storage.call(Lane.READ, metrics.text, storage.source)
     text += await billing_metrics(request.app, storage)
+    if storage.is_fleet:
+        text += await storage.call(Lane.READ, storage.fleet.metrics_text)
     return Response(text, media_type=metrics.content_type)

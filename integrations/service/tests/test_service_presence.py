@@ -7,19 +7,23 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from power_service import watcher as watcher_module
 from power_service.clients import Client
-from power_service.hub import Hub
+from power_service.hub import Begin, Hub
+from power_service.metrics import Metrics
+from power_service.presence import Bounds, Changes
+from power_service.storage import Lane
 from power_service.tokens import EVERYBODY
 from power_service.watcher import Watcher
 from service_harness import Service
 from test_service_stream import follow, look, receive, receive_meter
 from websockets.sync.client import ClientConnection
 
-from power_manager import PowerManager
+from power_manager import PowerEvent, PowerEventType, PowerManager
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,8 @@ def stands_still() -> float:
 
 def describe(message: dict[str, Any]) -> str:
     """A message in a few words."""
+    if message["type"] == "hello":
+        return "hello"
     if message["type"] == "deleted":
         return f"deleted {message['kind']}"
     record = message[message["type"]]
@@ -142,6 +148,56 @@ class TestWhatIsThere:
                 return [describe(json.loads(text)) for text in client._latest.values()]
 
         assert asyncio.run(told()) == ["device Another", "deleted meter"]
+
+    def test_an_event_between_two_pages_is_not_missed(self) -> None:
+        """One that is handed out while an empty page is on its way: the client was not live yet."""
+        event = PowerEvent(
+            "e", "a", PowerEventType.RESTORE, 0.0, "2026-03-01T00:00:00.000000+00:00", None
+        )
+        client = None
+
+        class Socket:
+            sent: ClassVar[list[str]] = []
+
+            async def send_text(self, text: str) -> None:
+                self.sent.append(describe(json.loads(text)))
+
+        class Between:
+            """A storage in which the event is stored, and handed out, while a page is read."""
+
+            pages = 0
+
+            source = SimpleNamespace(events_since=None)
+
+            async def call(self, lane: Lane, function: object, *_: object, **__: object) -> object:
+                if lane is Lane.POLL:
+                    return Bounds("fleet", 1, 10)
+                self.pages += 1
+                if self.pages > 1:
+                    return [(20, event)]
+                changes = Changes()
+                changes.add_events([(20, event)])
+                hub._hand_out(changes)
+                return []
+
+        hub = Hub.__new__(Hub)
+        hub._metrics = Metrics()
+        hub._meters, hub._present, hub.position = {}, {}, 15
+
+        async def feed() -> None:
+            nonlocal client
+            client = Client(Socket(), EVERYBODY, None, queue=10)  # type: ignore[arg-type]
+            hub._clients = {client}
+            hub._storage = Between()  # type: ignore[assignment]
+            hub._watcher = SimpleNamespace(bounds=None)
+            hub._catching_up = asyncio.Semaphore(1)
+            feeding = asyncio.ensure_future(hub._feed(client, Begin(9, None)))
+            while not client.live:
+                await asyncio.sleep(0)
+            feeding.cancel()
+
+        asyncio.run(feed())
+        assert Socket.sent == ["hello", "event restore"]
 
     def test_a_device_that_is_gone_is_not_shown_again(self, tmp_path: Path) -> None:
         """Of a device that came and went while a client took nothing in, its end comes, and it does not."""
