@@ -154,6 +154,7 @@ class Site(World):
         """As World's, with a manager whose process can end."""
         self.pm = FragileManager(db, max_gap=MAX_GAP, clock=lambda: self.now, durability="normal")
         self.pm.fuse = self.fuse
+        self.devices = self.pm
         self.usage = Run(self.pm, clock=lambda: self.now, sleep=self.slept.append)
 
     def transport(self, server: Loopback) -> FakeTransport:

@@ -46,8 +46,8 @@ from power_fleet import schema
 from power_fleet.engine import Engine
 
 THIS_HOUR = int(NOW // HOUR)
-# Each takes some ten times as long as a file's.
-STORIES = int(os.environ.get("BILLING_EXAMPLES", "250")) // 10
+# Each takes some hundred times as long as a file's.
+STORIES = int(os.environ.get("BILLING_EXAMPLES", "250")) // 50
 
 
 @pytest.fixture

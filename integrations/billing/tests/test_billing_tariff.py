@@ -243,8 +243,10 @@ class TestRefused:
         """Some small systems have no tzdata: then that is what is missing."""
         zoneinfo.ZoneInfo.clear_cache()
         zoneinfo.reset_tzpath([str(tmp_path)])
-        # None in sys.modules: the package cannot be imported, if it is there.
-        monkeypatch.setitem(sys.modules, "tzdata", None)
+        # None in sys.modules: the package cannot be imported, if it is there; nor its parts that were imported before.
+        parts = [name for name in sys.modules if name.startswith("tzdata.")]
+        for name in ["tzdata", *parts]:
+            monkeypatch.setitem(sys.modules, name, None)
         try:
             with pytest.raises(
                 InvalidValue, match="knows no time zones: install the package tzdata"

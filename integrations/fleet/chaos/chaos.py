@@ -35,6 +35,7 @@ from places import DEVICE_MEGABYTES, Place, cluster, hub, run_next, upgraded, wa
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
 from power_fleet.stream import SUBJECT, Nats, token
+from power_fleet.watch import look
 
 from power_manager import PowerManager
 
@@ -235,6 +236,7 @@ def compare(place: Place, files: dict[str, PowerManager], lives: list[Life], clo
     """Assert that the engine has what it has to have; return how many readings that is."""
     readings = compare_all(files, place.engine_urls, clock)
     engine, fleet = Engine(place.engine_urls), Fleet(place.engine_urls, clock=clock)
+    look(engine)
     for life in lives:
         readings += life.check(engine)
         life.check_present(fleet)

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from chaos_common import Program, fleet_program
 from places import Place, next_version, wait_for
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
+from power_fleet.watch import CLONED, REPLACED, RESTORED, list_alarms
 
 from power_manager import PowerManager, to_microseconds
 
@@ -44,6 +46,9 @@ class Life:
     home: Path
     place: Place
     device_id: str
+
+    noticed: ClassVar[frozenset[str]] = frozenset()  # what the fleet has to say about it
+    perhaps: ClassVar[frozenset[str]] = frozenset()  # what it may say, depending on who was faster
 
     def __post_init__(self) -> None:
         self.home.mkdir()
@@ -130,6 +135,10 @@ class Life:
             assert found == self.expected, (
                 f"{self.device_id}: {len(found)} readings instead of {len(self.expected)}"
             )
+        alarms = {
+            alarm.kind for alarm in list_alarms(engine, True) if alarm.device_id == self.device_id
+        }
+        assert self.noticed <= alarms <= self.noticed | self.perhaps, f"{self.device_id}: {alarms}"
         return len(self.expected)
 
     def check_present(self, fleet: Fleet, *paths: Path) -> None:
@@ -145,6 +154,8 @@ class Life:
 class Restored(Life):
     """Its clock is a year ahead for a while; then its file is put back from a backup, with the clock right again."""
 
+    noticed = frozenset({RESTORED})
+
     def live(self) -> None:
         """Before the backup, after it with a wrong clock, and again from the backup."""
         with self.open() as pm:
@@ -155,8 +166,13 @@ class Restored(Life):
             self.await_sent(pm)
             pm.backup(self.home / "backup.db")
             self.clock.error = YEAR
-            self.work(pm, 100, 80.0)
-            self.await_sent(pm)
+            for charge in (
+                80.0,
+                75.0,
+                70.0,
+            ):  # a single parcel less is what a power cut may cost too
+                self.work(pm, 30, charge)
+                self.await_sent(pm)
             self.keep(pm)
         self.forwarder.kill()
         for suffix in ("", "-wal", "-shm"):
@@ -172,6 +188,8 @@ class Restored(Life):
 
 class Replaced(Life):
     """Its card is replaced: another file with meters of its own, under the same id."""
+
+    noticed = frozenset({REPLACED})
 
     def live(self) -> None:
         """One file, and then the other."""
@@ -195,6 +213,8 @@ class Replaced(Life):
 
 class Cloned(Life):
     """Its file is copied, and both go on under the same id."""
+
+    perhaps = frozenset({CLONED, RESTORED})  # that two are at work is clear after a minute of it
 
     def check_present(self, fleet: Fleet, *paths: Path) -> None:
         """Its state is that of one of the two."""
@@ -239,9 +259,10 @@ class Ahead(Life):
         with self.open() as pm:
             pm.register_device(self.device_id, "Ahead")
             pm.add_meter(self.device_id, "battery", capacity_wh=50.0)
-            self.work(pm, 300, 70.0)
             self.forwarder = self.forward(program=next_version)
-            self.await_sent(pm)
+            for charge in (90.0, 80.0, 70.0):
+                self.work(pm, 100, charge)
+                self.await_sent(pm)
             self.keep(pm)
 
 

@@ -7,8 +7,10 @@ a device could otherwise have the server's acknowledgements of its own messages 
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,6 +20,7 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
+from power_fleet.codec import MAX_BYTES
 from power_fleet.intake import Message
 from power_fleet.stream import (
     DEVICE_MESSAGES,
@@ -55,6 +58,7 @@ class Letter:
     reason: str
     size: int
     data: bytes
+    place: int = 0  # that the message had in the stream when it was sent; 0: not known
 
     @property
     def is_whole(self) -> bool:
@@ -168,8 +172,27 @@ async def replay(js: JetStreamContext, letter: Letter) -> None:
     """
     check_whole(letter)
     headers = {"Nats-Msg-Id": f"dead-{letter.number}"}
-    await js.publish(SUBJECT + token(letter.device_id), letter.data, stream=STREAM, headers=headers)
+    data = with_line(letter.data, letter.place)
+    await js.publish(SUBJECT + token(letter.device_id), data, stream=STREAM, headers=headers)
     await drop(js, letter)
+
+
+def with_line(data: bytes, place: int) -> bytes:
+    """A message as it is sent once more: an opening with the line that it opened when it was sent first.
+
+    What followed it in the stream names that line. By its new place it would open another one, of which nothing else
+    comes, and how far the file had come by the real one would not be known: that it went back later, or has a copy at
+    work, would not be noticed.
+    """
+    try:
+        message = json.loads(zlib.decompressobj().decompress(data, MAX_BYTES))
+    except (zlib.error, ValueError, RecursionError):
+        return data
+    if place == 0 or not isinstance(message, dict):
+        return data
+    if message.get("line") != 0 or "opening" not in message:
+        return data
+    return zlib.compress(json.dumps(message | {"line": place}, separators=(",", ":")).encode(), 9)
 
 
 def check_whole(letter: Letter) -> None:
@@ -200,6 +223,7 @@ def _letter(found: RawStreamMsg, subject: str) -> Letter:
         reason=headers.get("Reason", ""),
         size=int(headers.get("Bytes", len(data))),
         data=data,
+        place=int(headers.get("Nats-Msg-Id", 0)),
     )
 
 

@@ -250,7 +250,6 @@ OPENING = {"version": "1", "site": "", "nonce": "n"}
         ({"generation": None}, "Expected `int`"),
         ({"generation": 2**20}, "<= 1048575"),
         ({"line": 0}, "a line of at least 1, or an opening"),
-        ({"opening": OPENING}, "a line of at least 1, or an opening"),
         ({"line": 2**43}, "<= 8796093022207"),
         ({"line": 1001}, "its line is 1001, but it is message 1000 of the stream"),
         ({"readings": [["m", [1], [1.0], [1.0]]]}, "at least length 5"),

@@ -172,13 +172,14 @@ def test_no_more_wait_in_memory_than_are_asked_for(nats: Nats) -> None:
     asyncio.run(run())
 
 
-def test_what_a_sink_did_not_take_another_one_has_at_once(nats: Nats) -> None:
+@pytest.mark.parametrize("asked", [20, 100], ids=["question answered", "question open"])
+def test_what_a_sink_did_not_take_another_one_has_at_once(nats: Nats, asked: int) -> None:
     """One that ends gives it back: nobody waits until its time is over, which takes so long that this would fail."""
     assert ACK_WAIT > 20.0
 
     async def run() -> None:
         await publish(nats, 30)
-        first = Intake(nats, messages=20)
+        first = Intake(nats, messages=asked)
         await first.start()
         assert await first.wait(20.0)
         await first.close()
