@@ -745,8 +745,10 @@ def test_a_stream_that_was_lost_is_made_so_that_what_comes_is_newer(tmp_path: Pa
     with running_hub(tmp_path / "fleet") as process:
         pm = device(tmp_path / "a.db", "a")
         (pack,) = pm.list_meters()
-        send_to(process, pm)
-        eventually(lambda: readings_of(process, "a") == 60)
+        for _ in range(4):  # each start opens a line of a higher number
+            pm.log_power(pack.id, 4.0, 1.0, 80.0)
+            send_to(process, pm)
+        eventually(lambda: readings_of(process, "a") == 64)
         process.end()
         shutil.rmtree(tmp_path / "fleet" / "nats")
         process.start()
