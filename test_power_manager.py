@@ -2940,6 +2940,20 @@ class TestDeleting:
         pm.log_many(as_readings(meter_id, rows))
         return rows
 
+    def test_all_readings_of_the_hour_under_way(
+        self, any_pm: PowerManager, battery_meter: PowerMeter
+    ) -> None:
+        """A range that begins inside that hour leaves nothing of it: neither statistics nor state."""
+        rows = self.log_hours(any_pm, battery_meter.id, hours=2)[:6]
+        any_pm.delete_readings(battery_meter.id)
+        any_pm.log_many(as_readings(battery_meter.id, rows))
+        before = any_pm.get_statistics(battery_meter.id, days=9999)
+        any_pm.log_power(battery_meter.id, 3.0, 1.0, 4.0, timestamp=self.START + 600)
+        assert any_pm.delete_readings(battery_meter.id, since=self.START + 300) == 1
+        assert any_pm.get_statistics(battery_meter.id, days=9999) == before
+        assert any_pm.get_meter(battery_meter.id).charge_pct == rows[-1].charge_pct
+        assert any_pm.check() == []
+
     def test_all(self, any_pm: PowerManager, battery_meter: PowerMeter) -> None:
         """Without a range all readings and statistics go, and the meter is as it was new."""
         rows = self.log_hours(any_pm, battery_meter.id)
