@@ -66,7 +66,12 @@ _MAY: dict[str, list[str]] = {
     DEVICE: [],
     SINK: _SINK_MAY,
     OPERATOR: _OPERATOR_MAY,
-    HUB: [*_SINK_MAY, *_OPERATOR_MAY, f"$JS.API.CONSUMER.DELETE.{STREAM}.{CONSUMER}"],
+    HUB: [
+        *_SINK_MAY,
+        *_OPERATOR_MAY,
+        f"$JS.API.CONSUMER.INFO.{STREAM}.{CONSUMER}",
+        f"$JS.API.CONSUMER.DELETE.{STREAM}.{CONSUMER}",
+    ],
     _NOBODY: [],
 }
 

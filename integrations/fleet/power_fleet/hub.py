@@ -42,12 +42,22 @@ from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
 from power_fleet.options import together
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import CONSUMER, STREAM, Backoff, Nats, Refused
+from power_fleet.stream import (
+    CONSUMER,
+    NATS_FAILURES,
+    STREAM,
+    Backoff,
+    Nats,
+    Refused,
+    left_behind,
+    renew_consumer,
+)
 from power_fleet.watch import keep_watching
 from power_manager import StorageError
 
 STREAM_BYTES = 2**30  # that may wait in the stream by default
 CLOSE_SECONDS = 60.0  # between two looks for hours to close
+STREAM_SECONDS = 15.0  # between two looks for messages that stay in the stream
 LOOK_SECONDS = 1.0  # between two looks at the disk
 LEAST_FREE = 64 * 2**20  # bytes of the disk, below which it counts as full
 ENOUGH_FREE = 96 * 2**20  # bytes with which it does not any more
@@ -113,6 +123,7 @@ async def _work(options: HubOptions, engine_url: str, server: NatsServer, source
             keep_closing(closing, CLOSE_SECONDS, Backoff(), closed=closed),
             keep_watching(closing, CLOSE_SECONDS, Backoff()),
             _watch_disk(options.data, server, _free_bytes),
+            _watch_stream(source),
         ]
     )
     registry = registry_of(lambda: chain(sink_metrics(sink.work), close_metrics(closed)))
@@ -187,10 +198,9 @@ async def _make_streams(source: Nats, engine: Engine, most_bytes: int) -> None:
     """Make the streams, or go on with those that are there. Raises Refused, NATS's errors, EngineError."""
     connection = await source.connect("power-fleet hub")
     try:
-        js = connection.jetstream()
         # What a sink had taken when it was killed comes again at once, not after ACK_WAIT: this hub's is the only one.
         with contextlib.suppress(NotFoundError):
-            await js.delete_consumer(STREAM, CONSUMER)
+            await connection.jetstream().delete_consumer(STREAM, CONSUMER)
     finally:
         await connection.close()
     highest = await asyncio.to_thread(highest_line, engine)
@@ -271,3 +281,32 @@ async def _watch_disk(
 
 def _free_bytes(data: Path) -> int:
     return shutil.disk_usage(data).free
+
+
+async def _watch_stream(source: Nats, seconds: float = STREAM_SECONDS) -> None:
+    """Have messages delivered again that stay in the stream though they count as acknowledged, for ever."""
+    before: int | None = None
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            before = await _look_at_stream(source, before)
+        except NATS_FAILURES as error:
+            _log.debug("the stream: %s", error or type(error).__name__)
+            before = None
+
+
+async def _look_at_stream(source: Nats, before: int | None) -> int | None:
+    """Return the message that stays behind, if any; make the consumer anew where it is the same as before."""
+    connection = await source.connect("power-fleet hub")
+    try:
+        js = connection.jetstream()
+        behind = await left_behind(js)
+        if behind is None or behind != before:
+            return behind
+        _log.warning(
+            "messages that were acknowledged stay in the stream: they are stored once more"
+        )
+        await renew_consumer(js)
+        return None
+    finally:
+        await connection.close()

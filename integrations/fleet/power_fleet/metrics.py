@@ -14,14 +14,13 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nats.errors
 from prometheus_client import CollectorRegistry, generate_latest, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from power_fleet.dead import DEAD_STREAM
 from power_fleet.forwarder import MOST_WAITING
-from power_fleet.stream import STREAM, Nats, stored_until
+from power_fleet.stream import NATS_FAILURES, STREAM, Nats, stored_until
 from power_manager import SECOND_US, StorageError
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 WRITE_SECONDS = 15.0  # between two writings of a file: Prometheus's usual interval
 _PREFIX = "power_fleet_"
 _DEVICES = "SELECT toInt64(count()) FROM power_devices FINAL WHERE deleted = 0"
-_FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
 
 
@@ -195,7 +193,7 @@ async def _stream_metrics(source: Nats) -> list[Metric]:
             fresh, now = await stored_until(connection)
         finally:
             await connection.close()
-    except _FAILURES as error:
+    except NATS_FAILURES as error:
         _log.warning("the stream: %s", error or type(error).__name__)
         return [_gauge("stream_up", "Whether the stream answers.", 0)]
     return [

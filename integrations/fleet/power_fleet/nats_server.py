@@ -18,10 +18,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
-import nats.errors
-
 from power_fleet import child
-from power_fleet.stream import Backoff, Nats, Refused, check_server
+from power_fleet.stream import NATS_FAILURES, Backoff, Nats, Refused, check_server
 from power_manager import StorageError
 
 DEFAULT_PORT = 4222
@@ -243,7 +241,7 @@ async def await_answer(to: Nats) -> None:
                 return
             finally:
                 await connection.close()
-        except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+        except NATS_FAILURES as error:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the NATS server does not answer: {error}") from error
             await asyncio.sleep(0.1)

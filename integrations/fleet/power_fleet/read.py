@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-import nats.errors
-
 from power_fleet import sql
 from power_fleet.dead import DEAD_STREAM
 from power_fleet.discovery import NotRunning, find_hub
@@ -29,7 +27,7 @@ from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.fleet import Fleet
 from power_fleet.history import NEVER, hour_rows, meter_sums
 from power_fleet.metrics import fleet_metrics
-from power_fleet.stream import STREAM, Nats, Refused
+from power_fleet.stream import NATS_FAILURES, STREAM, Nats, Refused
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -66,7 +64,6 @@ LOOK_SECONDS = 1.0  # between two looks for an engine that does not answer
 SETTLE_SECONDS = 2.0  # in which every sink has stored what it had taken before
 BUDGET_SECONDS = 2.0  # that the budgets of all devices are kept: every page asks for them
 STATE_SECONDS = 5.0  # that the state of the stream is kept
-_NO_STREAM = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
 PLACES = (
     8192  # numbers of events for each message of the stream: events beyond that are in lists alone
@@ -539,7 +536,7 @@ class FleetSource:
             return None, None
         try:
             return asyncio.run(_counts(source))
-        except _NO_STREAM as error:
+        except NATS_FAILURES as error:
             _log.warning("the fleet's stream: %s", error)
             return None, None
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
@@ -28,6 +27,7 @@ from power_fleet.intake import Intake, Message
 from power_fleet.life import highest_line
 from power_fleet.quota import Quota
 from power_fleet.stream import (
+    NATS_FAILURES,
     Backoff,
     Nats,
     check_sequence,
@@ -51,7 +51,6 @@ FRESH_SOON = 1.0  # the same where something comes
 LAST_SECONDS = 1.0  # for what is being stored when the sink is told to end
 BURIED = 100  # dead letters at a time
 ACKNOWLEDGEMENT_BYTES = 1000  # one of the server's is shorter
-_FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
 
 
@@ -238,9 +237,9 @@ class Sink:
                 try:
                     await self._work(connection)
                 finally:
-                    with contextlib.suppress(*_FAILURES):
+                    with contextlib.suppress(*NATS_FAILURES):
                         await asyncio.wait_for(connection.close(), 5)
-            except _FAILURES as error:  # EngineError is one of them
+            except NATS_FAILURES as error:  # EngineError is one of them
                 self.work.failures += 1
                 await self._backoff.wait("not stored, kept in the stream", error)
 
@@ -316,9 +315,9 @@ class Sink:
         except asyncio.CancelledError:
             await self._finish(intake, portion, storing)
             raise
-        except _FAILURES:
+        except NATS_FAILURES:
             for message in chain((message for message, _ in portion.good), left):
-                with contextlib.suppress(*_FAILURES):
+                with contextlib.suppress(*NATS_FAILURES):
                     intake.give_back(message, 1.0)
             raise
         inserts = storing.result()
@@ -346,7 +345,7 @@ class Sink:
         """Acknowledge what is being stored when the sink is told to end, if that is done soon."""
         await asyncio.wait({storing}, timeout=LAST_SECONDS)
         if storing.done() and not storing.cancelled() and storing.exception() is None:
-            with contextlib.suppress(*_FAILURES):
+            with contextlib.suppress(*NATS_FAILURES):
                 intake.acknowledge(message for message, _ in portion.good)
 
     async def _bury(
@@ -363,7 +362,7 @@ class Sink:
                 await dead.bury(js, dead_subject, message, reason)
                 intake.drop(message)
                 self.work.dead += 1
-            except _FAILURES as error:
+            except NATS_FAILURES as error:
                 _log.error("left in the stream: %s", error or type(error).__name__)
 
         for first in range(0, len(poison), BURIED):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import (
@@ -45,6 +47,8 @@ MESSAGE_BYTES = 1024 * 1024  # of one message: a server's own limit, unless it w
 EPOCH = 2**30
 LEAST_NATS = (2, 12)  # from here on a server refuses requests that it does not wholly understand
 _INVALID_JSON = 10025  # the server's number for a request with a field that it does not know
+# What goes wrong with a server, or on the way to it, and may be over at the next attempt.
+NATS_FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
 
 
@@ -258,6 +262,10 @@ async def make_streams(
         deny_purge=True,
     )
     await put_stream(js, config)
+    await _make_consumer(js)
+
+
+async def _make_consumer(js: JetStreamContext) -> None:
     consumer = ConsumerConfig(
         durable_name=CONSUMER,
         ack_policy=AckPolicy.EXPLICIT,
@@ -266,6 +274,26 @@ async def make_streams(
         max_ack_pending=MAX_ACK_PENDING,
     )
     await js.add_consumer(STREAM, consumer)
+
+
+async def renew_consumer(js: JetStreamContext) -> None:
+    """Make the consumer anew, so that all that the stream has comes once more, which is harmless."""
+    with contextlib.suppress(NotFoundError):
+        await js.delete_consumer(STREAM, CONSUMER)
+    await _make_consumer(js)
+
+
+async def left_behind(js: JetStreamContext) -> int | None:
+    """The oldest message of the stream, if its consumer counts it as acknowledged; None where it does not.
+
+    An acknowledged message leaves the stream within moments. A server that was killed again and again while its disk
+    was full has kept some for ever (seen with 2.15.1): they are delivered no more, and nobody knows how fresh the
+    engine is. The consumer is asked first: what it acknowledges meanwhile is not taken for that.
+    """
+    consumer = await js.consumer_info(STREAM, CONSUMER)
+    state = (await js.stream_info(STREAM)).state
+    acknowledged = 0 if consumer.ack_floor is None else consumer.ack_floor.stream_seq
+    return state.first_seq if state.messages and state.first_seq <= acknowledged else None
 
 
 async def put_stream(js: JetStreamContext, config: StreamConfig) -> None:

@@ -19,6 +19,7 @@ from fleet_harness import NOW, Clock, emptied, random_device
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 from pipeline import drained, info, messages, quick, running_sink, send, streams, until
+from power_fleet import hub
 from power_fleet.codec import Batch, Reading, encode
 from power_fleet.dead import (
     DEAD_STREAM,
@@ -34,7 +35,7 @@ from power_fleet.forwarder import forward, publish
 from power_fleet.outbox import Outbox
 from power_fleet.quota import Quota
 from power_fleet.sink import Rows, store
-from power_fleet.stream import DEVICE_MESSAGES, STREAM, Nats, make_streams
+from power_fleet.stream import CONSUMER, DEVICE_MESSAGES, STREAM, Nats, left_behind, make_streams
 from servers import Server, Servers
 
 from power_manager import PowerManager
@@ -477,3 +478,40 @@ def test_the_streams_are_as_promised(nats: Nats) -> None:
         await connection.close()
 
     asyncio.run(run())
+
+
+def test_what_stays_in_the_stream_is_stored_once_more(
+    tmp_path: Path, nats: Nats, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that waits is not one; one that stays at two looks is; the sink goes on with the new consumer."""
+    looks = [7, None, 7, 7, None]
+
+    async def seen(_: object) -> int | None:
+        return looks.pop(0)
+
+    async def run() -> int:
+        connection = await nats.connect("test")
+        js = connection.jetstream()
+        with PowerManager(tmp_path / "a.db") as pm:
+            pm.register_device("a", "A")
+            meter = pm.add_meter("a", "main")
+            pm.log_power(meter.id, 12.0, 1.0)
+            await send(pm, nats)
+            assert await left_behind(js) is None  # all of it waits
+            async with running_sink(engine, nats):
+                await drained(nats)
+                assert await left_behind(js) is None  # all of it has left the stream
+                made = (await js.consumer_info(STREAM, CONSUMER)).created
+                monkeypatch.setattr(hub, "left_behind", seen)
+                watching = asyncio.ensure_future(hub._watch_stream(nats, 0.01))
+                await until(lambda: not looks)
+                watching.cancel()
+                assert (await js.consumer_info(STREAM, CONSUMER)).created != made
+                pm.log_power(meter.id, 12.0, 2.0)
+                await send(pm, nats)
+                await drained(nats)
+        await connection.close()
+        rows = engine.select("SELECT count() AS readings FROM power_readings FINAL")
+        return sum(row["readings"] for row in rows)
+
+    assert asyncio.run(run()) == 2
