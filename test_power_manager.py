@@ -2943,7 +2943,7 @@ class TestDeleting:
     def test_all_readings_of_the_hour_under_way(
         self, any_pm: PowerManager, battery_meter: PowerMeter
     ) -> None:
-        """A range that begins inside that hour leaves nothing of it: neither statistics nor state."""
+        """A range that begins inside that hour leaves neither statistics nor state of it."""
         rows = self.log_hours(any_pm, battery_meter.id, hours=2)[:6]
         any_pm.delete_readings(battery_meter.id)
         any_pm.log_many(as_readings(battery_meter.id, rows))
