@@ -50,6 +50,7 @@ _ERASED = (
     "power_touched",
     "power_events",
     "power_meters",
+    "power_claims",
     "power_devices",
     "power_lines",
     "power_seen",

@@ -75,6 +75,8 @@ _LONG_GAP_US = DAY_US  # a device that counts energy over longer gaps is asked a
 _PLACES_OF_METER = (
     "SELECT device_id FROM power_meters FINAL WHERE deleted = 0 AND meter_id = %(meter_id)s"
 )
+_CLAIMS = """SELECT meter_id, device_id, rank FROM power_claims FINAL
+WHERE meter_id IN %(meters)s ORDER BY meter_id, rank DESC, device_id"""
 _READINGS = """SELECT at, voltage, current_draw, charge_pct FROM power_readings FINAL
 WHERE deleted = 0 AND device_id = %(device_id)s AND meter_id = %(meter_id)s
 AND hour >= %(first)s AND hour <= %(last)s AND at >= %(since)s AND at < %(until)s ORDER BY at"""
@@ -222,8 +224,21 @@ class FleetSource:
 
     @_answering
     def list_meters(self, device_id: str | None = None) -> list[PowerMeter]:
-        """The meters of a device, or all, in their present state, in order of adding; none of an unknown device."""
-        return self._fleet.latest(None if device_id is None else [device_id]).value
+        """The meters of a device, or all, in their present state, in order of adding; none of an unknown device.
+
+        A meter that two devices have is the first one's: a stolen device must not take another's place.
+        """
+        meters = self._fleet.latest(None if device_id is None else [device_id]).value
+        if device_id is not None:
+            return meters
+        count = collections.Counter(meter.id for meter in meters)
+        doubted = [id_ for id_, devices in count.items() if devices > 1]
+        if not doubted:
+            return meters
+        owners = self._owners(doubted)
+        return [
+            meter for meter in meters if owners.get(meter.id, meter.device_id) == meter.device_id
+        ]
 
     @_answering
     def meters_of(self, device_ids: Iterable[str]) -> dict[str, list[PowerMeter]]:
@@ -266,7 +281,22 @@ class FleetSource:
         device_ids = sorted(row["device_id"] for row in rows)
         if not device_ids:
             raise _not_found("meter", id_)
-        return _Place(self._shard_of(device_ids[0]), device_ids[0], id_)
+        device_id = device_ids[0]
+        if len(device_ids) > 1:
+            device_id = self._owners([id_], device_ids).get(id_, device_id)
+        return _Place(self._shard_of(device_id), device_id, id_)
+
+    def _owners(
+        self, meter_ids: Sequence[str], device_ids: Collection[str] | None = None
+    ) -> dict[str, str]:
+        """By meter, the device that has named it first, of these devices or of all."""
+        first: dict[str, tuple[int, str]] = {}
+        for part in parts(meter_ids, lambda id_: len(repr(id_).encode()) + 2):
+            for row in self._engine.select(_CLAIMS, meters=tuple(part)):
+                if device_ids is None or row["device_id"] in device_ids:
+                    claim = (row["rank"], row["device_id"])
+                    first[row["meter_id"]] = max(first.get(row["meter_id"], (0, "")), claim)
+        return {meter_id: device_id for meter_id, (_, device_id) in first.items()}
 
     def _shard_of(self, device_id: str) -> Shard:
         return self._engine.shards[self._engine.shard_of(device_id)]

@@ -126,6 +126,13 @@ METERS = {
     "revision": VERSION,
     "deleted": FLAG,
 }
+# Which devices have said that a meter is theirs; it is the first one's, by the place in the stream.
+CLAIMS = {
+    "meter_id": TEXT,
+    "device_id": TEXT,
+    "rank": VERSION,  # higher for what came earlier
+}
+FIRST_RANK = 2**63  # less the place in the stream of the first message that named the meter
 # The starts of a device's forwarders.
 LINES = {
     "device_id": TEXT,
@@ -246,6 +253,7 @@ TABLES = {
     ),
     "power_devices": Table(DEVICES, key="device_id", version="revision"),
     "power_meters": Table(METERS, key="device_id, meter_id", version="revision"),
+    "power_claims": Table(CLAIMS, key="meter_id, device_id", version="rank"),
     "power_lines": Table(LINES, key="device_id, line"),
     "power_seen": Table(SEEN, key="device_id, line", version="seen"),
     "power_retired": Table(RETIRED, key="device_id, meter_id", version="at"),

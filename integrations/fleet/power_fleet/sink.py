@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -51,6 +51,7 @@ FRESH_SOON = 1.0  # the same where something comes
 LAST_SECONDS = 1.0  # for what is being stored when the sink is told to end
 BURIED = 100  # dead letters at a time
 ACKNOWLEDGEMENT_BYTES = 1000  # one of the server's is shorter
+MOST_CLAIMS = 200_000  # that a sink remembers: about 40 MB
 _log = logging.getLogger("power_fleet")
 
 
@@ -63,6 +64,7 @@ class Rows:
     touched: set[tuple[str, int]] = field(default_factory=set)  # hours of devices
     seen: dict[tuple[str, int], Sequence[Any]] = field(default_factory=dict)  # the latest of a line
     looked_at: dict[str, int] = field(default_factory=dict)  # deletions of each device, when stored
+    claims: dict[tuple[str, str], int] = field(default_factory=dict)  # meter and device: its rank
 
     def add(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
         """Add rows to a table's."""
@@ -77,6 +79,7 @@ _FIRST = {
     "power_readings": schema.READINGS,
     "power_events": schema.EVENTS,
     "power_meters": schema.METERS,
+    "power_claims": schema.CLAIMS,
 }
 _SECOND = {"power_devices": schema.DEVICES}
 _AFTERWARDS = {
@@ -86,11 +89,24 @@ _AFTERWARDS = {
 }
 
 
-def rows_of(batches: Iterable[tuple[Batch, int]], engine: Engine) -> list[Rows]:
-    """The rows of batches, each with when the stream took it in (microseconds), for each shard."""
+def rows_of(
+    batches: Iterable[tuple[Batch, int]],
+    engine: Engine,
+    claimed: Container[tuple[str, str]] = (),
+) -> list[Rows]:
+    """The rows of batches, each with when the stream took it in (microseconds), for each shard.
+
+    claimed: meters and their devices that the engine has claims of already.
+    """
     shards = [Rows() for _ in engine.shards]
     for batch, seen in batches:
-        _add(shards[engine.shard_of(batch.device_id)], batch, seen)
+        rows = shards[engine.shard_of(batch.device_id)]
+        _add(rows, batch, seen)
+        for meter in batch.meters:
+            claim = (meter.id, batch.device_id)
+            if claim not in claimed:
+                rank = schema.FIRST_RANK - batch.sequence
+                rows.claims[claim] = max(rows.claims.get(claim, 0), rank)
     return shards
 
 
@@ -168,6 +184,7 @@ def store(engine: Engine, shards: Sequence[Rows]) -> int:
 def _store(shard: Shard, rows: Rows) -> int:
     rows.add("power_touched", [(*touched, 1) for touched in sorted(rows.touched)])
     rows.add("power_seen", rows.seen.values())
+    rows.add("power_claims", [(*claim, rank) for claim, rank in rows.claims.items()])
     inserts = _insert(shard, rows, _FIRST)
     inserts += _insert(shard, rows, _SECOND)
     rows.looked_at = deletions.apply(shard, rows.generations, rows.tables)
@@ -223,6 +240,7 @@ class Sink:
         self._source = source
         self._backoff = backoff
         self._quota = Quota() if quota is None else quota
+        self._claimed: set[tuple[str, str]] = set()  # meters and their devices
         self._complaints = Complaints()
         self._fresh_at = -FRESH_EVERY  # when it was noted last, by the monotonic clock
         self._is_fresh = False  # whether nothing has been stored since
@@ -306,7 +324,7 @@ class Sink:
         shards: list[Rows] = []
 
         def work() -> int:
-            shards.extend(rows_of(batches, self._engine))
+            shards.extend(rows_of(batches, self._engine, self._claimed))
             return store(self._engine, shards)
 
         storing = asyncio.ensure_future(asyncio.to_thread(work))
@@ -322,12 +340,20 @@ class Sink:
             raise
         inserts = storing.result()
         self._charge(portion, shards)
+        self._note_claims(shards)
         intake.acknowledge(message for message, _ in portion.good)
         self.work.messages += len(portion.good)
         self.work.readings += portion.readings
         self.work.inserts += inserts
         self.work.stored_at = time.time()
         self._is_fresh = False
+
+    def _note_claims(self, shards: Iterable[Rows]) -> None:
+        """Remember which claims the engine has, so that they are not stored with every state of a meter."""
+        if len(self._claimed) > MOST_CLAIMS:
+            self._claimed.clear()
+        for rows in shards:
+            self._claimed.update(rows.claims)
 
     def _charge(self, portion: _Portion, shards: Iterable[Rows]) -> None:
         """Take off the devices' shares what cost more than a message does."""
