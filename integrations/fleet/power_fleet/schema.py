@@ -1,6 +1,6 @@
 """The engine's tables, for ClickHouse 24.8 and later: whole microseconds, Float64, and ReplacingMergeTree.
 
-A device can only ever write rows of its own: `device_id` is in every key. Rows that come twice are one row (FINAL),
+A device can only ever write rows of its own: `device_id` is in the key of everything that devices send. Rows that come twice are one row (FINAL),
 that with the highest version. What a device has deleted stays as a row with `deleted` = 1, so that an older message
 that comes after it does not bring it back.
 

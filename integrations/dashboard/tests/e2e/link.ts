@@ -1,5 +1,6 @@
 /** A slow link by the browser's own emulation, and what has gone over it. */
 
+import { deflateRawSync } from "node:zlib";
 import type { Page } from "playwright-core";
 
 export const LINK = { bytesPerSecond: 200_000, latencyMs: 150 } as const; // 1.6 Mbit/s
@@ -13,13 +14,26 @@ export interface Request {
   readonly status: number;
 }
 
-/** From now on the page's link is slow. */
+// Of a WebSocket's message on the link, beside what its text is compressed to.
+const FRAME_BYTES = 8;
+
+/**
+ * From now on the page's link is slow. The browser says what the stream's messages are, not what they were on the link:
+ * where both sides have agreed to compress them, that is made of them once more, with the window that the service has.
+ */
 export async function slowDown(page: Page): Promise<{ streamBytes: () => number }> {
   const session = await page.context().newCDPSession(page);
   await session.send("Network.enable");
-  let bytes = 0;
+  const texts: Buffer[] = [];
+  let isCompressed = false;
+  session.on("Network.webSocketHandshakeResponseReceived", ({ response }) => {
+    const agreed = Object.entries(response.headers).find(([name]) =>
+      /^sec-websocket-extensions$/i.test(name),
+    );
+    isCompressed = agreed?.[1].includes("permessage-deflate") ?? false;
+  });
   session.on("Network.webSocketFrameReceived", ({ response }) => {
-    bytes += response.payloadData.length;
+    texts.push(Buffer.from(response.payloadData));
   });
   await session.send("Network.emulateNetworkConditions", {
     offline: false,
@@ -27,7 +41,13 @@ export async function slowDown(page: Page): Promise<{ streamBytes: () => number 
     downloadThroughput: LINK.bytesPerSecond,
     uploadThroughput: LINK.bytesPerSecond,
   });
-  return { streamBytes: () => bytes };
+  return {
+    streamBytes: () => {
+      const all = Buffer.concat(texts);
+      const content = isCompressed ? deflateRawSync(all, { windowBits: 12 }) : all;
+      return content.length + FRAME_BYTES * texts.length;
+    },
+  };
 }
 
 /** What the page has loaded until now, itself first. */
