@@ -1,8 +1,8 @@
 """The engine's tables, for ClickHouse 24.8 and later: whole microseconds, Float64, and ReplacingMergeTree.
 
-A device can only ever write rows of its own: `device_id` is in the key of everything that devices send. Rows that come
-twice are one row (FINAL), that with the highest version. What a device has deleted stays as a row with `deleted` = 1, so that an older message
-that comes after it does not bring it back.
+A device can only ever write rows of its own: `device_id` is in the key of everything that devices send. Rows that
+come twice are one row (FINAL), that with the highest version. What a device has deleted stays as a row with `deleted`
+= 1, so that an older message that comes after it does not bring it back.
 
 What is measured is sorted by time first, and lies in partitions by month: a question about a day reads a day, however
 much history there is, and a month that is over goes as a whole. `hour` and `day` are made by the engine itself, so that
