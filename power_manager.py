@@ -900,6 +900,18 @@ def _optional_microseconds(value: Any, name: str) -> int | None:
     return None if value is None else to_microseconds(value, name)
 
 
+def _instants(since_us: int | None, until_us: int | None, until: Any) -> tuple[int, int]:
+    """The first instant of a range and the one after its last; None is no limit.
+
+    Raises InvalidValue, with `until` as it was given, for a range in which no instant can be.
+    """
+    start_us = 0 if since_us is None else since_us
+    end_us = _END_OF_TIME_US if until_us is None else until_us
+    if start_us >= end_us:
+        raise _invalid("until", "a time after `since`", until)
+    return start_us, end_us
+
+
 # --- Statistics -----------------------------------------------------------------------
 
 # A reading inside this module: microseconds since 1970, V, A, % of charge; None: not known.
@@ -4485,10 +4497,7 @@ class PowerManager:
         """
         since_us = _optional_microseconds(since, "since")
         until_us = _optional_microseconds(until, "until")
-        start_us = 0 if since_us is None else since_us
-        end_us = _END_OF_TIME_US if until_us is None else until_us
-        if start_us >= end_us:
-            raise _invalid("until", "a time after `since`", until)
+        start_us, end_us = _instants(since_us, until_us, until)
 
         def delete(conn: sqlite3.Connection) -> int:
             row = _meter_row(conn, meter_id)
@@ -4560,10 +4569,7 @@ class PowerManager:
         """
         since_us = _optional_microseconds(since, "since")
         until_us = _optional_microseconds(until, "until")
-        start_us = 0 if since_us is None else since_us
-        end_us = _END_OF_TIME_US if until_us is None else until_us
-        if start_us >= end_us:
-            raise _invalid("until", "a time after `since`", until)
+        start_us, end_us = _instants(since_us, until_us, until)
 
         def resend(conn: sqlite3.Connection) -> int:
             meter_key = _meter_key(conn, meter_id)
