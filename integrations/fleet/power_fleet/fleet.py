@@ -18,19 +18,16 @@ from power_fleet import history, sql
 from power_fleet.engine import Engine, Row, Shard, at_once, parts
 from power_fleet.history import NEVER, meter_sums, open_hour
 from power_fleet.keep import Kept, kept
+from power_fleet.records import device_of, event_of, meter_of, missing
 from power_fleet.usage import MeterEnergy, hour_energies
 from power_manager import (
     DAY_US,
     HOUR_US,
     SECOND_US,
-    AlertLevel,
     DeviceRecord,
     InvalidValue,
     MeterSums,
-    MeterType,
     NotFound,
-    PowerEvent,
-    PowerEventType,
     PowerMeter,
     check_count,
     check_duration,
@@ -83,8 +80,9 @@ class Fleet:
         found = {id_: budget for some in budgets for id_, budget in some.items()}
         if ids is None:
             return Answer(dict(sorted(found.items())), fresh)
-        missing = [id_ for id_ in ids if id_ not in found]
-        errors = {id_: {"error": _missing(id_)} for id_ in missing} | self._retired(missing)
+        others = [id_ for id_ in ids if id_ not in found]
+        errors = {id_: {"error": missing("device", id_)} for id_ in others}
+        errors |= self._retired(others)
         return Answer({id_: found[id_] if id_ in found else errors[id_] for id_ in ids}, fresh)
 
     def report(self, device_id: str, days: float = 7) -> Answer[str]:
@@ -104,18 +102,18 @@ class Fleet:
         names = {"devices": (id_,)}
         known = shard.select(sql.devices(sql.THESE), **names)
         if not known:
-            raise NotFound(_missing(id_), "device", id_)
-        device = _device(known[0])
+            raise NotFound(missing("device", id_), "device", id_)
+        device = device_of(known[0])
         keeps = kept(shard)
         sums = _sums(shard, sql.THESE, names, after, keeps.readings.first_hour(now)).get(id_, {})
         (counted,) = shard.select(sql.EVENT_COUNT, **names, after=after)
         report = make_report(
             device,
-            [_meter(row, device) for row in shard.select(sql.meters(sql.THESE), **names)],
+            [meter_of(row, device) for row in shard.select(sql.meters(sql.THESE), **names)],
             sums,
             days=days,
             generated_us=now,
-            events=[_event(row) for row in shard.select(sql.EVENTS, **names, after=after)],
+            events=[event_of(row) for row in shard.select(sql.EVENTS, **names, after=after)],
             event_count=counted["events"],
         )
         text = json.dumps(report, indent=2, allow_nan=False)
@@ -229,10 +227,6 @@ def _ids(device_ids: Iterable[str] | None) -> list[str] | None:
     return [check_text("device_id", id_) for id_ in check_iterable("device_ids", device_ids)]
 
 
-def _missing(device_id: str) -> str:
-    return f"device_id: no device has the id {device_id!r}: none of that id has been forwarded"
-
-
 def _retirement(row: Row) -> str:
     """What is said of a device of a row of sql.RETIRED."""
     replaced = f", replaced by {row['replaced_by']!r}" if row["replaced_by"] else ""
@@ -240,64 +234,20 @@ def _retirement(row: Row) -> str:
     return f"device_id: {row['device_id']!r} is retired since {since}{replaced}"
 
 
-def _device(row: Row) -> DeviceRecord:
-    """A device of a row of sql.devices()."""
-    return DeviceRecord(
-        row["device_id"],
-        row["name"],
-        row["shutdown_threshold"],
-        row["target_wh"],
-        row["low_battery_threshold"],
-        row["critical_battery_threshold"],
-    )
-
-
-def _meter(row: Row, device: DeviceRecord) -> PowerMeter:
-    """A meter of a row of sql.meters()."""
-    updated = row["updated"]
-    return PowerMeter(
-        row["meter_id"],
-        row["device_id"],
-        MeterType(row["type"]),
-        row["voltage"],
-        row["current_draw"],
-        row["capacity_wh"],
-        row["charge_pct"],
-        row["name"],
-        None if updated is None else from_microseconds(updated),
-        device.low_battery_threshold,
-        device.critical_battery_threshold,
-        active=bool(row["active"]),
-        power_known=bool(row["power_known"]),
-        alert_level=AlertLevel(row["alert_level"]),
-    )
-
-
-def _event(row: Row) -> PowerEvent:
-    """An event of a row of sql.EVENTS."""
-    return PowerEvent(
-        row["id"],
-        row["device_id"],
-        PowerEventType(row["type"]),
-        row["value"],
-        from_microseconds(row["at"]),
-        row["note"],
-        row["meter_id"],
-    )
-
-
 def _meters(shard: Shard, of: str, names: dict[str, Any]) -> list[PowerMeter]:
     of = f"{of} AND {sql.AT_WORK}"
     records = _records(shard, of, names)
     return [
-        _meter(row, records.get(row["device_id"], DeviceRecord(row["device_id"], row["device_id"])))
+        meter_of(
+            row, records.get(row["device_id"], DeviceRecord(row["device_id"], row["device_id"]))
+        )
         for row in shard.select(sql.meters(of), **names)
     ]
 
 
 def _records(shard: Shard, of: str, names: dict[str, Any]) -> dict[str, DeviceRecord]:
     """The devices by their ids."""
-    return {row["device_id"]: _device(row) for row in shard.select(sql.devices(of), **names)}
+    return {row["device_id"]: device_of(row) for row in shard.select(sql.devices(of), **names)}
 
 
 def _sums(
@@ -329,7 +279,7 @@ def _budgets(shard: Shard, of: str, names: dict[str, Any], now: int) -> dict[str
     for row in shard.select(sql.meters(of), **names):
         device_id = row["device_id"]
         if device_id in records:  # else its device's record is still on its way
-            meters[device_id].append(_meter(row, records[device_id]))
+            meters[device_id].append(meter_of(row, records[device_id]))
     return {
         id_: make_budget(device, meters[id_], last_day.get(id_, {}))
         for id_, device in records.items()

@@ -27,6 +27,7 @@ from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.fleet import Fleet
 from power_fleet.history import NEVER, hour_rows, meter_sums
 from power_fleet.metrics import fleet_metrics
+from power_fleet.records import device_of, event_of, missing
 from power_fleet.stream import NATS_FAILURES, STREAM, Nats, Refused
 from power_manager import (
     DAY_US,
@@ -40,7 +41,6 @@ from power_manager import (
     MeterType,
     NotFound,
     PowerEvent,
-    PowerEventType,
     PowerMeter,
     PowerReading,
     PowerStatistics,
@@ -272,7 +272,7 @@ class FleetSource:
                 question = sql.devices(f"{sql.THESE} AND {which}")
                 rows += self._engine.select(question, devices=tuple(part))
         rows.sort(key=lambda row: str(row["device_id"]))
-        return [_device(row) for row in rows]
+        return [device_of(row) for row in rows]
 
     def _place(self, meter_id: str) -> _Place:
         """Where a meter's readings are; one that was retired or replaced has a history still. Raises NotFound."""
@@ -414,7 +414,7 @@ class FleetSource:
         count = check_count("limit", limit)
         id_ = self.get_device(device_id).id
         rows = self._shard_of(id_).select(_NEWEST_EVENTS, device_id=id_, limit=count)
-        return [_event(row) for row in rows]
+        return [event_of(row) for row in rows]
 
     @_answering
     def events_since(self, sequence: int, *, limit: int = 1000) -> list[tuple[int, PowerEvent]]:
@@ -429,7 +429,7 @@ class FleetSource:
             _EVENTS_SINCE, taken=taken, place=place, settled=settled, limit=count
         )
         rows.sort(key=lambda row: (row["taken"], row["place"]))
-        return [(row["taken"] * PLACES + row["place"], _event(row)) for row in rows[:count]]
+        return [(row["taken"] * PLACES + row["place"], event_of(row)) for row in rows[:count]]
 
     @_answering
     def last_sequence(self) -> int:
@@ -676,20 +676,7 @@ async def _counts(source: Nats) -> tuple[int, int]:
 
 
 def _not_found(kind: str, id_: str) -> NotFound:
-    return NotFound(
-        f"{kind}_id: no {kind} has the id {id_!r}: none of that id has been forwarded", kind, id_
-    )
-
-
-def _device(row: Row) -> DeviceRecord:
-    return DeviceRecord(
-        row["device_id"],
-        row["name"],
-        row["shutdown_threshold"],
-        row["target_wh"],
-        row["low_battery_threshold"],
-        row["critical_battery_threshold"],
-    )
+    return NotFound(missing(kind, id_), kind, id_)
 
 
 def _reading(meter_id: str, row: Row) -> PowerReading:
@@ -704,18 +691,6 @@ def _reading(meter_id: str, row: Row) -> PowerReading:
         round(volts * amperes, 4) if known else None,
         row["charge_pct"],
         from_microseconds(row["at"]),
-    )
-
-
-def _event(row: Row) -> PowerEvent:
-    return PowerEvent(
-        row["id"],
-        row["device_id"],
-        PowerEventType(row["type"]),
-        row["value"],
-        from_microseconds(row["at"]),
-        row["note"],
-        row["meter_id"],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,11 @@ sys.path[:0] = [
 ]
 
 from fleet_harness import emptied  # noqa: E402 - it is found by the line above
+from pipeline import streams  # noqa: E402
 from power_fleet import schema  # noqa: E402
 from power_fleet.engine import Engine  # noqa: E402
-from servers import Servers  # noqa: E402
+from power_fleet.stream import Nats  # noqa: E402
+from servers import Server, Servers  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +56,19 @@ def every_urls(request: pytest.FixtureRequest) -> list[str]:
     fixture = "old_urls" if request.param == "ClickHouse 18" else "new_urls"
     found: list[str] = request.getfixturevalue(fixture)
     return emptied(found)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One NATS server for the module."""
+    with Servers(tmp_path_factory.mktemp("nats")) as servers:
+        servers.start_nats(1)
+        yield servers.nats[0]
+
+
+@pytest.fixture
+def nats(server: Server) -> Nats:
+    """Where it is, with empty streams."""
+    nats = Nats(server.url)
+    asyncio.run(streams(nats))
+    return nats

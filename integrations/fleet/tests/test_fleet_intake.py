@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from fleet_harness import emptied
-from pipeline import drained, info, running_sink, streams, until
+from pipeline import drained, info, running_sink, until
 from power_fleet import intake as intake_module
 from power_fleet.codec import Batch, Deletion, Reading, encode
 from power_fleet.dead import DEAD_STREAM
@@ -19,7 +19,7 @@ from power_fleet.quota import Quota
 from power_fleet.sink import Work
 from power_fleet.stream import ACK_WAIT, STREAM, SUBJECT, Nats
 from power_fleet.wire import Delivery, Wire, open_wire
-from servers import Server, Servers
+from servers import Server
 
 # What a stolen device may send as the headers of a message: any bytes are headers to the server.
 HEADERS = [
@@ -34,22 +34,6 @@ HEADERS = [
     b"MSG a 1 2\r\n\r\n",
     b"\r\n",
 ]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One NATS server for the module."""
-    with Servers(tmp_path_factory.mktemp("nats")) as servers:
-        servers.start_nats(1)
-        yield servers.nats[0]
-
-
-@pytest.fixture
-def nats(server: Server) -> Nats:
-    """Where it is, with empty streams."""
-    nats = Nats(server.url)
-    asyncio.run(streams(nats))
-    return nats
 
 
 async def publish(nats: Nats, count: int, device_id: str = "edge-1") -> None:

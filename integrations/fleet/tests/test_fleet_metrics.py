@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fleet_harness import Clock, emptied, random_device
 from hub_process import running_hub
-from pipeline import drained, quick, running_sink, streams, until
+from pipeline import drained, quick, running_sink, until
 from power_fleet import cli, metrics, schema, watch
 from power_fleet.codec import Batch, Reading, encode
 from power_fleet.engine import Engine
@@ -22,25 +22,9 @@ from power_fleet.sink import Work
 from power_fleet.stream import STREAM, SUBJECT, Nats
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from servers import Server, Servers, eventually, free_ports
+from servers import eventually, free_ports
 
 from power_manager import PowerManager, StorageError
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One NATS server for the module."""
-    with Servers(tmp_path_factory.mktemp("nats")) as servers:
-        servers.start_nats(1)
-        yield servers.nats[0]
-
-
-@pytest.fixture
-def nats(server: Server) -> Nats:
-    """Where it is, with empty streams."""
-    nats = Nats(server.url)
-    asyncio.run(streams(nats))
-    return nats
 
 
 @pytest.fixture

@@ -41,22 +41,6 @@ from servers import Server, Servers
 from power_manager import PowerManager
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One NATS server for the module."""
-    with Servers(tmp_path_factory.mktemp("nats")) as servers:
-        servers.start_nats(1)
-        yield servers.nats[0]
-
-
-@pytest.fixture
-def nats(server: Server) -> Nats:
-    """Where it is, with empty streams."""
-    nats = Nats(server.url)
-    asyncio.run(streams(nats))
-    return nats
-
-
 @pytest.fixture
 def engine(old_urls: list[str]) -> Engine:
     """ClickHouse 18 in two shards, empty."""
