@@ -1,4 +1,4 @@
-"""`power-billing`: the command line, made of the modules commands_*."""
+"""`power-billing`: the command line; its commands are in the modules commands_*."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from power_billing.commands_links import add_link_commands
 from power_billing.commands_statement import add_statement_command
 from power_billing.commands_stripe import add_stripe_commands
 from power_billing.commands_usage import add_usage_commands
-from power_billing.errors import BillingError
+
 from power_billing.tables import LEDGER
 from power_manager import (
     DB_PATH,
@@ -52,7 +52,7 @@ def make_parser() -> CommandParser:
     parser.add_argument(
         "--fleet",
         action="store_true",
-        help="bill the devices of a fleet's engine, with the ledger in a file of its own (--ledger)",
+        help="bill the devices of a fleet's engine; needs --ledger",
     )
     parser.add_argument(
         "--clickhouse",
@@ -94,13 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         return code
 
-    return run_program(program, NAME, (BillingError, PowerManagerError))
+    return run_program(program, NAME, (PowerManagerError,))
 
 
 def _check_fleet(parser: CommandParser, options: argparse.Namespace) -> None:
-    """End with exit code 2 where half of what --fleet takes is given."""
+    """End with exit code 2 if only one of --fleet, --clickhouse and --ledger is given."""
     options.usage_error = parser.error
     if options.clickhouse and not options.fleet:
         parser.error("--clickhouse is the engine of --fleet: give both")
     if options.fleet and not options.ledger:
-        parser.error(f"--fleet wants the ledger in a file of its own: --ledger FILE, or {LEDGER}")
+        parser.error(f"--fleet needs the ledger in a file of its own: --ledger FILE, or {LEDGER}")

@@ -1,4 +1,4 @@
-"""What the commands share: the files they are about, how times are read, how rows are shown."""
+"""What the commands share: opening the files, reading times, showing rows."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ _EVENT_COLUMNS = (
 
 @contextlib.contextmanager
 def opened(options: argparse.Namespace) -> Iterator[tuple[Devices, Place]]:
-    """The devices, and where the ledger is: the file of --db and --ledger, or that file; or --fleet and --ledger.
+    """The devices, and where the ledger is.
 
-    Raises BillingError for a database that is not there: a typing mistake must not look like a fleet that used nothing.
+    By default both are the file of --db; --ledger names another file for the ledger, --fleet an
+    engine for the devices. Raises BillingError for a database that does not exist: a typing mistake
+    must not look like devices that used nothing.
     """
     if options.fleet:
         ledger = LedgerFile(options.ledger)
@@ -57,7 +59,10 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[Devices, Place]]:
 
 
 def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
-    """The devices of a fleet. Raises BillingError where the extra `fleet` is not installed, OSError without a hub."""
+    """The devices of a fleet.
+
+    Raises BillingError if the extra `fleet` is not installed, and OSError without a hub.
+    """
     try:
         from power_fleet.options import engine_urls_of
         from power_fleet.stream import Refused
@@ -75,7 +80,7 @@ def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask on a terminal, unless --yes was given. Raises BillingError where the answer is not yes."""
+    """Ask on a terminal, unless --yes was given. Raises BillingError if the answer is not yes."""
     if yes:
         return
     if sys.stdin is None or not sys.stdin.isatty():
@@ -86,7 +91,7 @@ def confirm(question: str, yes: bool) -> None:
 
 
 def print_events(events: Iterable[UsageEvent]) -> None:
-    """Events as a table, by hour; nothing where there are none."""
+    """Print events as a table, by hour; print nothing if there are none."""
     rows = sorted(events, key=lambda event: (event.hour, event.customer))
     if rows:
         print(make_table(_EVENT_COLUMNS, rows, Screen.of(sys.stdout)))

@@ -33,12 +33,12 @@ def add_link_commands(parser: CommandParser) -> None:
     add(
         "--offline",
         action="store_true",
-        help="do not ask Stripe whether it has the customer: the next report does",
+        help="do not ask Stripe about the customer: the next report does",
     )
     add(
         "--types",
         metavar="LIST",
-        help=f"of {', '.join(TYPES)}, those that count (default: all, but a ups only without a main)",
+        help=f"meters that count, of {', '.join(TYPES)} (default: all, a ups only without a main)",
     )
     add("--yes", action="store_true", help="bill main beside battery or ups without asking")
     add(
@@ -50,7 +50,7 @@ def add_link_commands(parser: CommandParser) -> None:
     command = parser.add_command(
         "unlink",
         _unlink,
-        "bill a device no longer, from the next full UTC hour on",
+        "stop billing a device at the next full UTC hour",
         examples=["edge-001"],
         group="who is billed",
     )
@@ -86,9 +86,9 @@ def linked_line(made: Link) -> str:
 
 
 def confirm_choice(pm: Devices, device_id: str, yes: bool) -> None:
-    """Show which meters count and what that was in a day; ask where two of them may measure the same energy.
+    """Show which meters count and their energy of a day; ask if two may measure the same energy.
 
-    Raises BillingError where nobody says yes.
+    Raises BillingError if the answer is not yes.
     """
     parts = source_of(pm).usage(device_id, days=1) or []
     meters = [part.meter for part in parts]
@@ -108,13 +108,14 @@ def confirm_choice(pm: Devices, device_id: str, yes: bool) -> None:
     if MeterType.MAIN not in types or not types & {MeterType.BATTERY, MeterType.UPS}:
         return
     confirm(
-        f"{device_id} has main and battery or ups meters: check the sum, or choose by --types. Bill it like that?",
+        f"{device_id} has main and battery or ups meters: check the sum, or choose by --types. "
+        "Bill it like this?",
         yes,
     )
 
 
 def _checked_customer(place: Place, options: argparse.Namespace) -> str:
-    """What Stripe says of the customer. Raises BillingError for one that there is not: nothing is linked to it."""
+    """What Stripe says of the customer. Raises BillingError if it has none: nothing is linked."""
     if options.offline or not is_set(os.environ, API_KEY):
         return "Stripe was not asked whether its usage reaches an invoice: the next report does"
     from power_billing.stripe_client import make_client

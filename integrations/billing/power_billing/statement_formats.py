@@ -1,4 +1,4 @@
-"""A statement as text for a terminal, as JSON and CSV for programs, and as a page of HTML that prints on A4."""
+"""A statement as text for a terminal, JSON and CSV for programs, and HTML that prints on A4."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from power_billing.statement import CustomerStatement, DeviceLines, Line, Statem
 from power_billing.tariff import Period
 from power_manager import Column, Screen, make_table
 
-# So many devices have a column of their own beside each other on a page of A4.
+# How many devices have a column of their own on a page of A4.
 _MOST_COLUMNS = 5
 _MOST_BESIDE_BAR = 3
 _MOST_LISTED = 5
@@ -63,7 +63,7 @@ def _state(statement: Statement) -> str:
 
 
 def _has_other(one: CustomerStatement) -> bool:
-    """Whether anything is billed beside the devices; watt-hours of two periods may be none together, and cost some."""
+    """Whether anything is billed beside the devices; 0 Wh over two periods may cost something."""
     return bool(one.other.watt_hours or one.other.cost)
 
 
@@ -212,10 +212,10 @@ CSV_COLUMNS = (
 
 
 def as_csv(statement: Statement) -> str:
-    """A row a device and day, of kind `usage`, and one of kind `other`: together they are what was billed.
+    """Rows of kind `usage`, one a device and day, and `other` add up to what was billed.
 
-    Rows of kind `period` are the same by period of the tariff, where there is one; rows of kind `after_invoice` and
-    `not_billed` are beside that.
+    Rows of kind `period` are the same by period of the tariff, if there is one; rows of kind
+    `after_invoice` and `not_billed` are not part of that sum.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -258,15 +258,16 @@ _STYLE = """
 body { font: 9pt/1.25 system-ui, sans-serif; color: #1c2024; margin: 0 auto; max-width: 180mm; }
 section { break-after: page; }
 section:last-of-type { break-after: auto; }
-header { display: flex; justify-content: space-between; align-items: flex-end; border-bottom: 1.5pt solid #1c2024;
-  padding: 4mm 0 2mm; margin-bottom: 4mm; }
+header { display: flex; justify-content: space-between; align-items: flex-end;
+  border-bottom: 1.5pt solid #1c2024; padding: 4mm 0 2mm; margin-bottom: 4mm; }
 h1 { font-size: 15pt; margin: 0; }
 h2 { font-size: 10pt; margin: 3mm 0 .5mm; }
 table + table { margin-top: 3mm; }
 .sum { text-align: right; font-size: 15pt; font-weight: 600; }
 .sum small, header small { display: block; font-size: 9pt; font-weight: 400; color: #555c63; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .3mm 1.5mm; border-bottom: .4pt solid #dfe3e6; white-space: nowrap; }
+th, td { text-align: right; padding: .3mm 1.5mm; border-bottom: .4pt solid #dfe3e6;
+  white-space: nowrap; }
 th { font-weight: 600; border-bottom: .8pt solid #1c2024; }
 .days td:last-child:has(.bar) { width: 29mm; padding-left: 4.5mm; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
@@ -281,14 +282,14 @@ ul { margin: 0; padding-left: 4mm; font-size: 7.5pt; columns: 2; column-gap: 4mm
 li { break-inside: avoid; }
 footer { margin-top: 3mm; color: #555c63; font-size: 8pt; }
 """.strip()
-_FOOT = "Days and hours are those of UTC. Billed is what the biller took of an hour, in whole watt-hours."
+_FOOT = "Days and hours are UTC. Billed is what the biller took of an hour, in whole watt-hours."
 
 
 def as_html(statement: Statement) -> str:
-    """A page of its own, that needs nothing from elsewhere; each customer begins a new sheet when it is printed."""
+    """A page that needs no other file; each customer begins a new sheet when it is printed."""
     sections = [_section(statement, one) for one in statement.customers]
     if not sections:
-        sections = [f"<section>{_head(statement, 'nobody', statement.total)}</section>"]
+        sections = [f"<section>{_head(statement, 'no customer', statement.total)}</section>"]
     title = f"Energy used, {statement.month}"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -307,8 +308,9 @@ def _head(statement: Statement, customer: str, total: Line) -> str:
     wh = f"{shown_wh(total.watt_hours)} Wh"
     cost = shown_cost(statement, total)
     big, small = (cost, wh) if cost else (wh, "")
+    state = _text(_state(statement))
     return (
-        f"<header><h1>Energy used<small>{_text(customer)}</small><small>{_text(_state(statement))}</small></h1>"
+        f"<header><h1>Energy used<small>{_text(customer)}</small><small>{state}</small></h1>"
         f'<div class="sum">{_text(big)}<small>{_text(small)}</small></div></header>'
     )
 
@@ -353,9 +355,9 @@ def _money_cells(statement: Statement) -> Callable[[Line], list[str]]:
     """What makes the cells of a line: watt-hours and, where there is a price, money."""
 
     def cells(line: Line) -> list[str]:
-        cost = shown_cost(statement, line).partition(" ")[
-            0
-        ]  # the head of the column has the currency
+        cost, _, _ = shown_cost(statement, line).partition(
+            " "
+        )  # the column's head has the currency
         return [shown_wh(line.watt_hours), *([cost] if statement.some_price else [])]
 
     return cells
@@ -367,7 +369,7 @@ def _money_titles(statement: Statement) -> list[str]:
 
 
 def _days_html(statement: Statement, one: CustomerStatement) -> str:
-    """A row a day; where there are few devices, each has a column, and where there is room, a bar shows the day."""
+    """A row a day; a few devices have a column each, and if there is room a bar shows the day."""
     devices = one.devices if 1 < len(one.devices) <= _MOST_COLUMNS else []
     has_bar = len(devices) <= _MOST_BESIDE_BAR
     cells = _money_cells(statement)
@@ -400,7 +402,7 @@ def _table(kind: str, head: str, rows: list[str], foot: str = "") -> str:
 
 
 def _list_html(title: str, texts: list[str]) -> list[str]:
-    """A list that leaves room for the rest of the page: what is more is counted, and said where it is."""
+    """A list that leaves room for the rest of the page: it counts what it leaves out."""
     if not texts:
         return []
     if len(texts) > _MOST_LISTED:

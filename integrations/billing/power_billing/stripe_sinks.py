@@ -1,7 +1,7 @@
 """Stripe's billing meters as sinks: one v1 call an event, or the v2 stream for large fleets.
 
-The meter has a window of an hour: of the events in an hour only the newest counts, which is what a later revision
-relies on. Usage records, which older integrations used, are gone from Stripe.
+The meter has a window of an hour: of the events in an hour only the newest counts, which is what a
+later revision relies on. Usage records, which older integrations used, are gone from Stripe.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from email.utils import parsedate_to_datetime
 
 import stripe
 
-from power_billing.errors import BillingError
-from power_billing.hours import DAY, HOUR, iso
+from power_billing.errors import BillingError, CannotSayNow
+from power_billing.hours import DAY, HOUR, iso, iso_second
 from power_billing.keys import API_KEY, Secret, read_secret
 from power_billing.periods import HourMeters
-from power_billing.sinks import CannotSayNow, Outcome, Receipt, Recorded, UsageEvent
+from power_billing.sinks import Outcome, Receipt, Recorded, UsageEvent
 from power_billing.stripe_client import (
     KEY_ERRORS,
     account_of,
@@ -39,10 +39,10 @@ def open_sink(
     stream: bool = False,
     session: Callable[[str], stripe.StripeClient],
 ) -> StripeMeterSink:
-    """The sink of the meters that setup() has remembered, after a look at them.
+    """The sink of the meters that setup() has remembered, after checking them.
 
-    Raises BillingError where there was no setup, and where this key cannot see one of them: a test key does not see
-    what a live one has made.
+    Raises BillingError where there was no setup, and where this key cannot see one of them: a test
+    key does not see what a live one has made.
     """
     found = meters_of(place)
     for meter in found:
@@ -73,7 +73,7 @@ def sink_from(environ: Mapping[str, str], place: Place, *, stream: bool = False)
 
 
 class StripeMeterSink:
-    """One POST /v1/billing/meter_events an event, one after the other: Stripe takes one a customer at a time."""
+    """One POST /v1/billing/meter_events an event: Stripe takes one a customer at a time."""
 
     batch = 1
     claim_seconds: float = DAY
@@ -99,8 +99,8 @@ class StripeMeterSink:
                     "identifier": event.identifier,
                     "timestamp": event.timestamp,
                 },
-                # Stripe names events that it refuses later by this key or by the identifier. A key of each call's own,
-                # for Stripe would answer a failure under the same one again.
+                # Stripe names events that it refuses later by this key or by the identifier. A key
+                # of each call's own, for Stripe would answer a failure under the same one again.
                 {"idempotency_key": f"{event.identifier}/{secrets.token_hex(8)}"},
             )
         except stripe.StripeError as error:
@@ -110,7 +110,7 @@ class StripeMeterSink:
         return Receipt(Outcome.SENT)
 
     def claim(self, customer: str, ledger_id: str, *, take_over: bool = False) -> str | None:
-        """As ClaimingSink has it: the ledger's id stands in the customer's metadata, under each meter's name."""
+        """As in ClaimingSink: the id is in the customer's metadata, under each meter's name."""
         names = self.meters.event_names
         try:
             found = self.client.v1.customers.retrieve(customer)
@@ -122,8 +122,9 @@ class StripeMeterSink:
                 return other
             if len(there) == len(names) and other is None:
                 return ledger_id
-            # Of two ledgers that find nobody's customer at once, Stripe takes the one that comes first: the key is the
-            # same, and the other's parameters are not. Another key an hour later: Stripe repeats a failure, too.
+            # Of two ledgers that find nobody's customer at once, Stripe takes the one that comes
+            # first: the key is the same, and the other's parameters are not. Another key an hour
+            # later: Stripe repeats a failure, too.
             of_meters = self.meters.name if len(names) == 1 else f"{self.meters.name}_*"
             key = f"{of_meters}:{customer}:{iso(int(time.time() // HOUR))}"
             claimed = self.client.v1.customers.update(
@@ -133,8 +134,8 @@ class StripeMeterSink:
             )
         except stripe.PermissionError:
             raise CannotSayNow(
-                f"{API_KEY}: this key may not read and write customers, where it stands which ledger bills them: "
-                "allow it both"
+                f"{API_KEY}: this key may not read and write customers, where their ledger is noted: "
+                "allow both"
             ) from None
         except stripe.AuthenticationError as error:
             raise cannot(error) from None
@@ -149,7 +150,7 @@ class StripeMeterSink:
         return _another(self._owners(claimed), ledger_id) or ledger_id
 
     def _owners(self, customer: stripe.Customer) -> list[str]:
-        """The ids of ledgers that stand in a customer's metadata, under the names of these meters."""
+        """The ids of ledgers in a customer's metadata, under the names of these meters."""
         metadata = _metadata(customer)
         return [metadata[name] for name in self.meters.event_names if metadata.get(name)]
 
@@ -205,7 +206,7 @@ class StripeMeterSink:
         return page.data
 
     def clock(self) -> float:
-        """Epoch seconds by Stripe's clock, to the second. Raises BillingError where it does not say."""
+        """Epoch seconds by Stripe's clock, to the second. Raises BillingError without an answer."""
         try:
             meter = self.client.v1.billing.meters.retrieve(self.meters.ids[0])
             answer = meter.last_response
@@ -213,11 +214,11 @@ class StripeMeterSink:
         except stripe.StripeError as error:
             raise cannot(error) from None
         except (KeyError, TypeError, ValueError):
-            raise BillingError("Stripe's answer has no date: is something else between?") from None
+            raise BillingError("Stripe's answer has no date: is a proxy in between?") from None
 
 
 class StripeStreamSink(StripeMeterSink):
-    """Up to 100 events a call by the v2 stream, which validates them later: see the README on what that hides."""
+    """Up to 100 events a call by the v2 stream, which validates them later: see the README."""
 
     batch = 100
 
@@ -233,7 +234,7 @@ class StripeStreamSink(StripeMeterSink):
         self._session_ends = 0.0
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
-        """Send them in one call; a call that is refused is halved until the event at fault stands alone."""
+        """Send them in one call; a refused call is halved until the event at fault is alone."""
         meters = self.meters.of([event.hour for event in events])
         try:
             self._open_session().v2.billing.meter_event_stream.create(
@@ -246,8 +247,7 @@ class StripeStreamSink(StripeMeterSink):
                                 "value": str(event.watt_hours),
                             },
                             "identifier": event.identifier,
-                            "timestamp": f"{iso(event.hour)[:-4]}:{event.timestamp % HOUR // 60:02d}"
-                            f":{event.timestamp % 60:02d}.000Z",
+                            "timestamp": iso_second(event.timestamp),
                         }
                         for event in events
                     ]
@@ -289,19 +289,15 @@ def _receipt(error: stripe.StripeError, identifier: str) -> Receipt:
     reason = f"{error.code or type(error).__name__}: {error.user_message or 'no message'}"[:300]
     if isinstance(error, stripe.RateLimitError):
         return Receipt(Outcome.LATER, reason, _retry_after(error))
-    if not isinstance(
-        error, stripe.InvalidRequestError
-    ):  # a lost answer, a failing server: nobody knows
+    if not isinstance(error, stripe.InvalidRequestError):
+        # A lost answer or a failing server: the event may have arrived.
         return Receipt(Outcome.LATER, reason)
-    # v1 gives this error no code: its text is all there is.
-    if (
-        error.code == "duplicate_meter_event"
-        or f"already exists with identifier {identifier}" in reason
-    ):
+    # v1 gives this error no code, only this text.
+    is_there = f"already exists with identifier {identifier}" in reason
+    if error.code == "duplicate_meter_event" or is_there:
         return Receipt(Outcome.KNOWN, "Stripe had it already")
-    if (
-        error.param == "timestamp"
-    ):  # the hour can be billed by this clock: one of the two clocks is wrong
+    if error.param == "timestamp":
+        # The hour can be billed by this clock, so one of the two clocks is wrong.
         return Receipt(Outcome.LATER, f"this machine's clock and Stripe's differ; {reason}")
     return Receipt(Outcome.REFUSED, reason)
 

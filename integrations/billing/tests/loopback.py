@@ -1,19 +1,18 @@
 """A loopback Stripe: the part of the API that bills usage, as strict as Stripe's documentation is, in memory.
 
-`Loopback.handle` is the server as a function: FakeTransport calls it for stripe-python in this process, `serve` puts
-it on a port of 127.0.0.1. Written from these pages of docs.stripe.com and from the OpenAPI description of
-2026-09-30.endive:
+`Loopback.handle` is the server as a function: FakeTransport calls it for stripe-python in this
+process, `serve` puts it on a port of 127.0.0.1. Written from these pages of docs.stripe.com and
+from the OpenAPI description of 2026-09-30.endive:
 
-meters, events, summaries   api/billing/meter, api/billing/meter-event, api/billing/meter-event-summary,
-                            billing/subscriptions/usage-based/recording-usage-api (windows, digits, negative values)
-the v2 stream               api/v2/billing/meter-event-stream
-errors found later          api/v2/core/events/object, event-destinations#thin-events: an event of a customer that there
-                            is not is taken, and reported afterwards
-keys of repeated requests   api/idempotent_requests
-customers to subscriptions  see loopback_catalog
+meters, events, summaries   api/billing/meter, api/billing/meter-event,
+api/billing/meter-event-summary, billing/subscriptions/usage-based/recording-usage-api (windows,
+digits, negative values) the v2 stream               api/v2/billing/meter-event-stream errors found
+later          api/v2/core/events/object, event-destinations#thin-events: an event of a customer
+that there is not is taken, and reported afterwards keys of repeated requests
+api/idempotent_requests customers to subscriptions  see loopback_catalog
 
-What it cannot show: Stripe's real aggregation, invoices, how soon and with how many samples errors are reported, live
-limits.
+What it cannot show: Stripe's real aggregation, invoices, how soon and with how many samples errors
+are reported, live limits.
 """
 
 from __future__ import annotations
@@ -73,10 +72,10 @@ class Lost(Exception):
 class Loopback:
     """The server. `faults` are taken one a POST of events: see _fault. `clock` is Stripe's, which is right.
 
-    newest_by: whether the newest event of an hour is the last received, or the one with the latest timestamp.
-    knows_customers: whether it looks, after it has taken an event, for the customer; otherwise every customer exists,
-    and is subscribed.
-    livemode: one with a key and objects of its own, as live and test mode have at Stripe.
+    newest_by: whether the newest event of an hour is the last received, or the one with the latest
+    timestamp. knows_customers: whether it looks, after it has taken an event, for the customer;
+    otherwise every customer exists, and is subscribed. livemode: one with a key and objects of its
+    own, as live and test mode have at Stripe.
     """
 
     def __init__(

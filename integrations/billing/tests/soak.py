@@ -2,9 +2,10 @@
 
 python integrations/billing/tests/soak.py --seeds 100 --steps 200
 
-Readings come late, answers are lost, runs are killed, clocks jump, files are pruned and restored, readings and meters
-are deleted, devices change hands, and another file bills the same customer, by a copy of the ledger or by one of its
-own. A person decides conflicts, some of them, and lets one ledger take over from the other.
+Readings come late, answers are lost, runs are killed, clocks jump, files are pruned and restored,
+readings and meters are deleted, devices change hands, and another file bills the same customer, by
+a copy of the ledger or by one of its own. A person decides conflicts, some of them, and lets one
+ledger take over from the other.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ class WatchedStripe(Loopback):
         customer, hour = values["payload[stripe_customer_id]"], timestamp // 3600
         before = self.hours(customer).get(hour, 0)
         answer = super()._take(values, timestamp, key)
-        # Where neither the identifier nor the summary shows it, the other file's comparison does, a day later.
+        # Where neither the identifier nor the summary shows it, the other file's comparison does, a
+        # day later.
         is_seen = self.summaries_work and not self.site.is_batched
         if is_seen and before not in self.site.known(customer, hour):
             raise AssertionError(f"{values} takes the place of {before} Wh of somebody else's")

@@ -1,4 +1,6 @@
-"""What a run asks Stripe before it sends: customers that are none, subscriptions that ended, events refused later."""
+"""What a run asks Stripe before it sends: customers that are none, subscriptions that ended, events
+refused later.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def forget_checks(shop: Shop) -> None:
 
 
 def test_usage_of_a_customer_that_there_is_not_is_held(shop: Shop) -> None:
-    """Stripe would take it, and give it to nobody: it waits, the report says so, and another customer's goes."""
+    """Stripe would take it, and give it to nobody: it waits, the report says so, and another
+    customer's goes.
+    """
     link(shop, NOBODY)
     shop.subscribe(device="twin")
     out = shop("report", code=1)
@@ -138,7 +142,9 @@ def test_the_clock_is_asked_before_the_file_is_locked(
 
 
 def test_a_customer_without_a_subscription_is_said(shop: Shop) -> None:
-    """Its usage goes, for a subscription that is backdated will have it; the exit code is 1 until there is one."""
+    """Its usage goes, for a subscription that is backdated will have it; the exit code is 1 until
+    there is one.
+    """
     link(shop, ALICE)
     out = shop("report", code=1)
     assert "3 hours sent, 0 left" in out
@@ -195,7 +201,9 @@ def test_a_deleted_customer_is_held_and_what_was_sent_stays(shop: Shop) -> None:
 
 @pytest.mark.parametrize("named_by", ["identifier", "idempotency_key"])
 def test_events_that_are_refused_later_turn_from_sent_to_refused(shop: Shop, named_by: str) -> None:
-    """By the thin event: it names them by their identifier or by the request's key, and the reason is kept."""
+    """By the thin event: it names them by their identifier or by the request's key, and the reason
+    is kept.
+    """
     shop.stripe.errors_name = named_by
     shop.subscribe("--report", device="twin")
     shop.subscribe()
@@ -216,7 +224,9 @@ def test_events_that_are_refused_later_turn_from_sent_to_refused(shop: Shop, nam
 
 
 def test_a_report_that_names_only_some_says_so(shop: Shop) -> None:
-    """Stripe gives samples. A customer that never was is looked at, and all of its events turn to refused."""
+    """Stripe gives samples. A customer that never was is looked at, and all of its events turn to
+    refused.
+    """
     shop.subscribe("--report")
     shop.stripe.catalog.objects["customer"].pop(ALICE)
     for event in shop.stripe.events:
@@ -277,7 +287,9 @@ def test_an_error_of_an_earlier_revision_changes_nothing(shop: Shop) -> None:
 
 
 def test_a_key_that_may_not_look_is_said_and_sends(shop: Shop) -> None:
-    """A restricted key that is allowed meter events alone: usage of claimed customers goes, and the rest is said."""
+    """A restricted key that is allowed meter events alone: usage of claimed customers goes, and the
+    rest is said.
+    """
     link(shop, ALICE)
     shop("report", "--until", iso(shop.hour - 3), code=1)
     shop.stripe.forbidden = ("/v1/customers",)

@@ -1,4 +1,6 @@
-"""Which ledger bills a customer: two files of one customer, a lost ledger, a copy, a restored backup."""
+"""Which ledger bills a customer: two files of one customer, a lost ledger, a copy, a restored
+backup.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def first(world: World) -> World:
 
 @pytest.fixture
 def second(first: World, tmp_path: Path) -> Iterator[World]:
-    """Another file, with a ledger of its own, and the same customer; its device has used as much in the same hours."""
+    """Another file, with a ledger of its own, and the same customer; its device has used as much in
+    the same hours.
+    """
     made = World(tmp_path / "second.db")
     made.server = first.server
     made.link()
@@ -89,7 +93,9 @@ def to_decide(world: World) -> Any:
 def test_hours_of_equal_values_are_not_taken_for_the_own_ones(
     first: World, second: World, hours_later: float, stream: bool
 ) -> None:
-    """The second ledger sends nothing, takes nothing for sent, and says whose customer it is, in every run."""
+    """The second ledger sends nothing, takes nothing for sent, and says whose customer it is, in
+    every run.
+    """
     pass_time([first, second], hours_later)
     for _ in range(2):
         done = second.usage.report(second.sink(stream), compare=True)
@@ -105,7 +111,9 @@ def test_hours_of_equal_values_are_not_taken_for_the_own_ones(
 
 
 def test_a_meter_of_its_own_bills_both_in_full(first: World, second: World) -> None:
-    """Different devices, equal hours: 600 and 600 Wh are 1,200 Wh, and late readings of either stay its own."""
+    """Different devices, equal hours: 600 and 600 Wh are 1,200 Wh, and late readings of either stay
+    its own.
+    """
     assert not second.report().complete
     client = make_client(Secret(API_KEY, KEY), {}, second.transport(second.server))
     setup(second.pm, client, "energy_roof")
@@ -180,7 +188,9 @@ def shop(
 
 
 def test_the_commands_say_whose_customer_it_is(shop: Shop, tmp_path: Path) -> None:
-    """report, status and resolve of a second ledger; a person takes the customer over, and nothing is billed twice."""
+    """report, status and resolve of a second ledger; a person takes the customer over, and nothing
+    is billed twice.
+    """
     other = ("--ledger", str(tmp_path / "other.db"))
     since = iso(shop.hour - 10)
     shop(*other, "setup")
@@ -239,7 +249,9 @@ def test_a_second_meter_is_a_second_item_on_the_bill(shop: Shop, tmp_path: Path)
 
 
 def test_a_lost_ledger_that_is_begun_anew_bills_nothing_twice(first: World, second: World) -> None:
-    """It waits until a person takes the customer over; hours that Stripe has are found there, the others are billed."""
+    """It waits until a person takes the customer over; hours that Stripe has are found there, the
+    others are billed.
+    """
     second.use(50.0, 1)
     assert not second.report().complete
     assert first.billed() == 600
@@ -305,7 +317,9 @@ def test_the_id_goes_wherever_the_tables_go(first: World, tmp_path: Path) -> Non
 def test_a_copy_that_lives_on_is_noticed_by_the_first_hour_that_differs(
     first: World, tmp_path: Path
 ) -> None:
-    """Hours of equal values are one event, as long as both measure the same; one that differs is a conflict."""
+    """Hours of equal values are one event, as long as both measure the same; one that differs is a
+    conflict.
+    """
     first.pm.backup(tmp_path / "copy.db")
     copy = World(tmp_path / "scratch.db")
     copy.pm.close()
@@ -348,7 +362,9 @@ def sink_of(transport: FakeTransport, world: World) -> StripeMeterSink:
 
 
 def test_of_two_that_claim_at_once_the_first_has_the_customer(world: World) -> None:
-    """Both have read that it is nobody's; Stripe takes one, and the other knows it at its next question."""
+    """Both have read that it is nobody's; Stripe takes one, and the other knows it at its next
+    question.
+    """
     world.sink()
     theirs = sink_of(FakeTransport(world.server), world)
     meanwhile = Meanwhile(world.server, lambda: theirs.claim(CUSTOMER, "b" * 16))
@@ -441,7 +457,9 @@ def test_a_customer_that_stripe_does_not_have_waits(world: World) -> None:
 
 
 def test_two_ledgers_in_one_csv_file(tmp_path: Path) -> None:
-    """The rows of a customer are of the ledger that they name; another one waits, or takes over with a row's copy."""
+    """The rows of a customer are of the ledger that they name; another one waits, or takes over
+    with a row's copy.
+    """
     path = tmp_path / "usage.csv"
     sink = CsvSink(path)
     event = UsageEvent(CUSTOMER, THIS_HOUR - 4, 0, 200)

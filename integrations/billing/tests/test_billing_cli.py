@@ -232,7 +232,9 @@ def test_a_clock_that_is_ahead_ends_no_grace_period(
 
 
 def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where main and ups may measure the same energy; --types and --yes are one, and a yes on a terminal."""
+    """Where main and ups may measure the same energy; --types and --yes are one, and a yes on a
+    terminal.
+    """
     with PowerManager(cli.db) as pm:
         pm.add_meter("edge", "ups", name="Rack UPS")
     arguments = ("link", "edge", "--customer", CUSTOMER)
@@ -458,7 +460,9 @@ def _report(cli: Cli) -> subprocess.Popen[bytes]:
 def test_a_killed_run_bills_nothing_twice_and_loses_nothing(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, request_number: int, arrives: bool
 ) -> None:
-    """SIGKILL while the n-th event is under way, which arrives or does not; the next run makes it good."""
+    """SIGKILL while the n-th event is under way, which arrives or does not; the next run makes it
+    good.
+    """
     server = Loopback(time.time)
     state: dict[str, subprocess.Popen[bytes]] = {}
     seen, started = [0], threading.Event()

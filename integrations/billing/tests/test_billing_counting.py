@@ -1,4 +1,6 @@
-"""Which meters count and with which sign; what stays billed when it is deleted; and what is not measured at all."""
+"""Which meters count and with which sign; what stays billed when it is deleted; and what is not
+measured at all.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +155,9 @@ def test_readings_that_come_back_are_not_billed_twice(world: World) -> None:
 
 
 def test_a_meter_that_is_deleted_stays_billed(world: World) -> None:
-    """The ups beside it does not take its place in the hours that were billed, and does from then on."""
+    """The ups beside it does not take its place in the hours that were billed, and does from then
+    on.
+    """
     add_meter(world, "ups")
     world.link()
     for hours_ago in (6, 5):
@@ -170,7 +174,9 @@ def test_a_meter_that_is_deleted_stays_billed(world: World) -> None:
 
 
 def test_a_meter_that_never_counted_may_be_deleted(world: World) -> None:
-    """A ups in line with main, and a panel of which --types knows nothing: hours of theirs go on being corrected."""
+    """A ups in line with main, and a panel of which --types knows nothing: hours of theirs go on
+    being corrected.
+    """
     add_meter(world, "ups")
     world.add_device("roof")
     world.meters["roof main"] = world.meters["roof"]
@@ -370,7 +376,9 @@ class Engine:
 
 
 def test_usage_may_come_from_elsewhere(world: World) -> None:
-    """Whatever has the one method of UsageSource; late changes and deletions are seen in the same way."""
+    """Whatever has the one method of UsageSource; late changes and deletions are seen in the same
+    way.
+    """
     world.link()
     world.use(500.0, 6)  # of the file, which is not asked
     engine = Engine(world.pm.list_meters("edge")[0])

@@ -1,4 +1,6 @@
-"""Usage from a fleet's engine: by the commands, over many files, in stories, and through real servers."""
+"""Usage from a fleet's engine: by the commands, over many files, in stories, and through real
+servers.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def world(engine: object, tmp_path: Path) -> Iterator[FleetWorld]:
 
 
 def test_one_customers_devices_log_into_many_files(world: FleetWorld, tmp_path: Path) -> None:
-    """One ledger, one meter: equal hours of 24 files add up, and a late reading of one of them is a revision."""
+    """One ledger, one meter: equal hours of 24 files add up, and a late reading of one of them is a
+    revision.
+    """
     files = []
     for number in range(24):
         pm = PowerManager(tmp_path / f"{number}.db", max_gap=MAX_GAP, durability="normal")
@@ -115,7 +119,9 @@ def test_devices_are_asked_about_many_at_a_time(
 def test_a_device_of_two_customers_is_asked_about_with_each_of_them(
     world: FleetWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has changed hands: the questions stay as many as the devices of both, five at a time, and the bills exact."""
+    """It has changed hands: the questions stay as many as the devices of both, five at a time, and
+    the bills exact.
+    """
     for number in range(8):
         world.add_device(f"d{number}")
         world.link(f"d{number}", "cus_First", hours_ago=30)
@@ -185,7 +191,9 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
 
 
 class FleetShop:
-    """A fleet's engine with devices `edge` and `twin`, which have used 10.5 Wh in each of three hours, and Stripe."""
+    """A fleet's engine with devices `edge` and `twin`, which have used 10.5 Wh in each of three
+    hours, and Stripe.
+    """
 
     def __init__(self, folder: Path, stripe: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
         self.ledger, self.stripe, self._capsys = folder / "ledger.db", stripe, capsys
@@ -335,7 +343,9 @@ def test_the_environment_names_the_engine(
 
 
 def test_without_fleet_nothing_of_it_is_loaded(tmp_path: Path) -> None:
-    """Who bills one file needs no client of an engine; who asks for a fleet without one is told what to install."""
+    """Who bills one file needs no client of an engine; who asks for a fleet without one is told
+    what to install.
+    """
     program = """
 import sys
 class Blocker:
@@ -366,7 +376,9 @@ sys.exit(main(["--fleet", "--ledger", "x.db", "--clickhouse", "http://127.0.0.1:
 
 @pytest.mark.slow
 def test_through_a_stream_into_a_server(tmp_path: Path) -> None:
-    """Four files of two customers by NATS into a ClickHouse of its own; then late readings and a deletion."""
+    """Four files of two customers by NATS into a ClickHouse of its own; then late readings and a
+    deletion.
+    """
     from pipeline import drained, running_sink, send, streams
     from power_fleet.stream import Nats
     from servers import Servers
@@ -476,6 +488,8 @@ class FleetStory(Story):
 def test_billed_is_the_floor_of_consumed_in_a_fleet(
     engine: object, episodes: list[Episode]
 ) -> None:
-    """The stories that billing of a file goes through: late readings, crashes, lost answers, clock jumps."""
+    """The stories that billing of a file goes through: late readings, crashes, lost answers, clock
+    jumps.
+    """
     with tempfile.TemporaryDirectory() as folder:
         live(FleetStory(folder=Path(folder)), episodes)

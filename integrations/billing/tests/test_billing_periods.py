@@ -1,4 +1,6 @@
-"""Hours of a tariff on their way to Stripe: each on the meter of its period, whatever comes late, fails, or changes."""
+"""Hours of a tariff on their way to Stripe: each on the meter of its period, whatever comes late,
+fails, or changes.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class TestMeters:
     """An hour is on one meter."""
 
     def test_every_hour_is_on_the_meter_of_its_period(self, berlin: World) -> None:
-        """Over a weekend on which the clocks are put back: both hours of 02:00 are at night, and none is lost."""
+        """Over a weekend on which the clocks are put back: both hours of 02:00 are at night, and
+        none is lost.
+        """
         hours = range(at("2026-10-24T00:00"), at("2026-10-27T12:00"))
         for number, hour in enumerate(hours):
             use_in(berlin, hour, 10.0 + number)
@@ -74,7 +78,9 @@ class TestMeters:
     def test_the_hour_that_comes_twice_is_two_hours_of_its_period(
         self, world: World, stream: bool
     ) -> None:
-        """New York puts its clocks back on 1 November 2026, at two: 01:00 is there twice, by UTC 05:00 and 06:00."""
+        """New York puts its clocks back on 1 November 2026, at two: 01:00 is there twice, by UTC
+        05:00 and 06:00.
+        """
         go_to(world, "2026-11-02T12:00")
         text = NIGHT.replace("Europe/Berlin", "America/New_York").replace(
             "02:00-03:00", "01:00-02:00"
@@ -133,7 +139,9 @@ class TestLate:
     """What comes late, or fails, stays on its hour's meter."""
 
     def test_late_readings_over_a_border_revise_both_meters(self, berlin: World) -> None:
-        """A reading in the hour before changes that hour and the energy at the begin of the next one."""
+        """A reading in the hour before changes that hour and the energy at the begin of the next
+        one.
+        """
         border = at("2026-10-26T06:00")
         for second in (border * HOUR - 300, border * HOUR + 600, border * HOUR + 900):
             berlin.pm.log_power(berlin.meters["edge"], 100.0, 1.0, timestamp=second)

@@ -1,6 +1,7 @@
 """Whatever happens on the way, what Stripe has in the end is what was consumed, rounded down, customer by customer.
 
-BILLING_EXAMPLES sets how many stories are tried (default 250, always the same ones; any other number: new ones).
+BILLING_EXAMPLES sets how many stories are tried (default 250, always the same ones; any other
+number: new ones).
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class FragileTransport(FakeTransport):
 
 @dataclass(frozen=True)
 class Episode:
-    """Readings (device, minutes ago, some more, watts), then a run that meets faults, then time that passes."""
+    """Readings (device, minutes ago, some more, watts), then a run that meets faults, then time
+    that passes.
+    """
 
     readings: list[tuple[str, int, int, int]] = field(default_factory=list)
     faults: list[tuple[str, int]] = field(default_factory=list)  # of one request each, how often
@@ -119,7 +122,9 @@ class Story(World):
         return made
 
     def log(self, device_id: str, minutes_ago: int, watts: int) -> None:
-        """A reading that many minutes before now; the first of two at one instant is the one that counts."""
+        """A reading that many minutes before now; the first of two at one instant is the one that
+        counts.
+        """
         at = self.true_now - minutes_ago * 60
         self.readings.setdefault(device_id, {}).setdefault(at, watts)
         self.pm.log_power(self.meters[device_id], float(watts), 1.0, timestamp=at)
@@ -135,7 +140,9 @@ class Story(World):
         self.server.faults.clear()
 
     def consumed(self, customer: str) -> int:
-        """Whole watt-hours by brute force over the readings: trapezoids by the later reading's hour, closed hours."""
+        """Whole watt-hours by brute force over the readings: trapezoids by the later reading's
+        hour, closed hours.
+        """
         out: dict[tuple[str, int], Fraction] = defaultdict(Fraction)
         into: dict[tuple[str, int], Fraction] = defaultdict(Fraction)
         for device_id, readings in self.readings.items():
@@ -167,7 +174,8 @@ def _episodes() -> st.SearchStrategy[Episode]:
         "400-before",
         "401-before",
     ]
-    # Few distinct times, so that hours are met again; 12 is every try of an event, by the SDK and by us.
+    # Few distinct times, so that hours are met again; 12 is every try of an event, by the SDK and
+    # by us.
     ago = st.sampled_from([30, 65, 70, 95, 130, 190, 1430, 1445, 1500, 2900, 14_000])
     return st.builds(
         Episode,
@@ -222,7 +230,9 @@ def live(story: Story, episodes: list[Episode]) -> None:
 
 
 def _recover(story: Story) -> None:
-    """The clock is right again and the net works: a run, and one a day later for what had to be asked for."""
+    """The clock is right again and the net works: a run, and one a day later for what had to be
+    asked for.
+    """
     for hours in (2, 25):
         story.true_now += hours * HOUR
         story.now = story.true_now

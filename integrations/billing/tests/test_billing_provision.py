@@ -90,7 +90,9 @@ def test_money_is_rounded_half_up_once(wh: int, cost: str) -> None:
 
 
 def test_setup_makes_meter_product_and_price_once(shop: Shop) -> None:
-    """What invoices count is watt-hours, so that is what the product's label says, whatever the price is of."""
+    """What invoices count is watt-hours, so that is what the product's label says, whatever the
+    price is of.
+    """
     assert shop(*PRICED) == [
         "meter: mtr_test_1 (made)",
         "product: prod_loop1 (made) Energy",
@@ -151,7 +153,9 @@ def test_half_a_price_is_wrong_usage(shop: Shop, capsys: pytest.CaptureFixture[s
 
 
 def test_two_commands_lead_to_the_first_bill(shop: Shop) -> None:
-    """Setup once, subscribe once: the usage is at Stripe, on a price, for a subscription that covers it."""
+    """Setup once, subscribe once: the usage is at Stripe, on a price, for a subscription that
+    covers it.
+    """
     shop(*PRICED)
     out = shop.subscribe("--report")
     begin = iso(shop.hour - 10)
@@ -169,7 +173,9 @@ def test_two_commands_lead_to_the_first_bill(shop: Shop) -> None:
 
 
 def test_subscribe_finds_what_is_there(shop: Shop) -> None:
-    """Again, and for a second device of the customer: one subscription, its item beside each device."""
+    """Again, and for a second device of the customer: one subscription, its item beside each
+    device.
+    """
     shop(*PRICED)
     shop.subscribe()
     assert "(found)" in shop.subscribe()[1]
@@ -179,7 +185,9 @@ def test_subscribe_finds_what_is_there(shop: Shop) -> None:
 
 
 def test_mailed_invoices_and_subscriptions_of_the_customers_own(shop: Shop) -> None:
-    """--days-until-due, and --subscription for one that is there already: then earlier usage is on no invoice."""
+    """--days-until-due, and --subscription for one that is there already: then earlier usage is on
+    no invoice.
+    """
     shop(*PRICED)
     shop.subscribe("--days-until-due", "14")
     (subscription,) = shop.objects("subscription")
@@ -261,7 +269,9 @@ def test_what_is_missing_leaves_nothing_half_done(shop: Shop) -> None:
 
 
 def test_options_that_would_change_a_link_are_not_passed_over(shop: Shop) -> None:
-    """An earlier hour, other meters: said, instead of billing less than was asked for. A later hour is covered."""
+    """An earlier hour, other meters: said, instead of billing less than was asked for. A later hour
+    is covered.
+    """
     shop(*PRICED)
     shop.subscribe()
     earlier = ("subscribe", "edge", "--customer", ALICE, "--since", iso(shop.hour - 20))
@@ -294,7 +304,9 @@ def test_what_stripe_refuses_is_said_in_its_words(shop: Shop) -> None:
 
 @pytest.fixture
 def live(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
-    """Live mode of the same account: its own key, and its own customer. The trial has two customers behind it."""
+    """Live mode of the same account: its own key, and its own customer. The trial has two customers
+    behind it.
+    """
     shop(*PRICED)
     shop.subscribe("--report")
     shop.subscribe("--report", device="twin", customer=BOB)
@@ -328,7 +340,9 @@ def test_going_live_bills_nothing_of_the_trial(shop: Shop, live: Loopback) -> No
 def test_the_meters_name_and_the_ledgers_id_go_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A ledger with a meter of its own has one in live mode too, and its customers are still its own."""
+    """A ledger with a meter of its own has one in live mode too, and its customers are still its
+    own.
+    """
     names = []
     ids = []
     shop = Shop(tmp_path / "power.db", Loopback(time.time), capsys)

@@ -1,4 +1,6 @@
-"""The README's commands and examples run as they stand, against a loopback Stripe; what it names is there."""
+"""The README's commands and examples run as they stand, against a loopback Stripe; what it names is
+there.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ PROGRAMS = {
 
 
 def script() -> str:
-    """Every block of shell and Python before the development section, in order, that stops at the first failure."""
+    """Every block of shell and Python before the development section, in order, that stops at the
+    first failure.
+    """
     parts = ["set -e -o pipefail"]
     text = README.partition("\n## Development")[0].replace("sk_test_...", KEY)
     for language, block in re.findall(
@@ -38,7 +42,9 @@ def script() -> str:
 
 
 def pattern_of(block: str) -> str:
-    """What a block of output matches: three dots stand for something, on a line of their own for lines."""
+    """What a block of output matches: three dots stand for something, on a line of their own for
+    lines.
+    """
     lines = []
     for line in block.splitlines():
         some_lines = r"(.*\n)*?"
@@ -62,7 +68,9 @@ def test_two_commands_lead_to_the_first_bill() -> None:
 
 
 def test_every_command_and_example_runs(tmp_path: Path) -> None:
-    """One after the other; only what pip would install is there already. Stripe has what the dry run said."""
+    """One after the other; only what pip would install is there already. Stripe has what the dry
+    run said.
+    """
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, arguments in {**PROGRAMS, "pip": ""}.items():

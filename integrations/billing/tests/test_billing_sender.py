@@ -1,4 +1,6 @@
-"""What becomes of an event on its way: retries, lost answers, refusals, and what is too old to be sent blindly."""
+"""What becomes of an event on its way: retries, lost answers, refusals, and what is too old to be
+sent blindly.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def test_a_date_in_retry_after_does_no_harm(used: World) -> None:
 
 
 def test_a_run_gives_up_after_three_calls_in_vain(world: World) -> None:
-    """A Stripe that is down is not asked for every hour; the hours that were tried least go first next time."""
+    """A Stripe that is down is not asked for every hour; the hours that were tried least go first
+    next time.
+    """
     world.link()
     for hours_ago in range(8, 0, -1):
         world.use(10.0, hours_ago)
@@ -170,7 +174,9 @@ def test_within_24_hours_the_identifier_protects(used: World) -> None:
 
 
 def test_after_24_hours_an_event_that_arrived_is_found(used: World) -> None:
-    """Stripe has forgotten the identifier: the summary says that the event is there, and it is not sent again."""
+    """Stripe has forgotten the identifier: the summary says that the event is there, and it is not
+    sent again.
+    """
     fail(used, "lost-after")
     later(used, 48 * HOUR)
     before = posts(used)

@@ -1,4 +1,6 @@
-"""The webhook route in a real power-service process: there when configured, refused half-configured, else absent."""
+"""The webhook route in a real power-service process: there when configured, refused
+half-configured, else absent.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,9 @@ def test_deliveries_become_events(service: Service, desk: Desk) -> None:
 def test_the_ledgers_metrics_are_beside_the_services_own(
     service: Service, desk: Desk, tmp_path: Path
 ) -> None:
-    """For the scraper of /metrics, with the token that it has anyway; without them where the tables are others'."""
+    """For the scraper of /metrics, with the token that it has anyway; without them where the tables
+    are others'.
+    """
     command = [sys.executable, "-m", "power_service", "--db", str(tmp_path / "power.db")]
     made = subprocess.run(
         [*command, "token", "new", "scraper", "--scope", "read"],
@@ -151,7 +155,9 @@ def test_the_ledgers_metrics_are_beside_the_services_own(
 
 
 def test_who_is_not_stripe_takes_nothing_of_the_writer(service: Service, desk: Desk) -> None:
-    """While a delivery of Stripe's waits for the file, others are refused at once: they are queued nowhere."""
+    """While a delivery of Stripe's waits for the file, others are refused at once: they are queued
+    nowhere.
+    """
     body, now = desk.event("invoice.paid"), int(time.time())
     with ThreadPoolExecutor(1) as pool:
         with desk.pm.transaction():

@@ -1,4 +1,6 @@
-"""Statements: that they add up to what the biller has, to the watt-hour and to the cent, in every format."""
+"""Statements: that they add up to what the biller has, to the watt-hour and to the cent, in every
+format.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def line(watt_hours: str, cost: str) -> Line:
 
 
 def test_parts_add_up_to_the_cent() -> None:
-    """Whatever is used: devices with the rest, and days, each come to the rounded cost of the whole."""
+    """Whatever is used: devices with the rest, and days, each come to the rounded cost of the
+    whole.
+    """
     rng = random.Random(7)
     for _ in range(5):
         world = World(":memory:")
@@ -182,7 +186,9 @@ def test_what_is_not_billed_is_listed(world: World) -> None:
 
 
 def test_an_event_that_arrived_counts_beside_a_revision_that_was_refused(world: World) -> None:
-    """Its answer was lost, the hour changed, and Stripe says no to the change: the first one is on the invoice."""
+    """Its answer was lost, the hour changed, and Stripe says no to the change: the first one is on
+    the invoice.
+    """
     world.link()
     world.use(100.0, 10)
     world.server.faults.extend(["lost-after"] * 24)

@@ -1,4 +1,6 @@
-"""The Stripe sinks through the official SDK, in this process and over sockets; and how strict the loopback is."""
+"""The Stripe sinks through the official SDK, in this process and over sockets; and how strict the
+loopback is.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def test_a_key_of_another_account_does_not_see_the_meter(world: World) -> None:
 
 
 def test_the_price_of_a_trial_is_not_paid_by_the_live_file(world: World) -> None:
-    """A file that reported to one meter refuses another one: what was billed there is not billed here."""
+    """A file that reported to one meter refuses another one: what was billed there is not billed
+    here.
+    """
     world.link()
     world.use(3.0, 2)
     world.report()
@@ -234,7 +238,9 @@ def test_the_key_goes_nowhere_unencrypted(url: str) -> None:
 
 
 def test_the_sdk_tries_three_times_under_one_idempotency_key(world: World) -> None:
-    """Without max_network_retries StripeClient would try once; our own further tries have keys of their own."""
+    """Without max_network_retries StripeClient would try once; our own further tries have keys of
+    their own.
+    """
     world.link()
     sink = world.sink()
     world.server.idempotency_keys.clear()
@@ -251,7 +257,9 @@ def test_the_sdk_tries_three_times_under_one_idempotency_key(world: World) -> No
 def test_the_sdk_leaves_nothing_in_the_home_directory(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """By itself it would keep an id of this machine there, and send times of earlier requests along."""
+    """By itself it would keep an id of this machine there, and send times of earlier requests
+    along.
+    """
     import stripe._telemetry_id as telemetry
 
     home = tmp_path / "home"

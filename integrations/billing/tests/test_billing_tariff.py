@@ -1,4 +1,6 @@
-"""Files of a tariff: which hour is in which period, and every one that is refused, with what would do."""
+"""Files of a tariff: which hour is in which period, and every one that is refused, with what would
+do.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ class TestHours:
 
     @given(st.integers(0, 2**21), st.sampled_from(["Europe/Berlin", "America/New_York", "UTC"]))
     def test_every_hour_has_the_period_of_its_local_hour(self, hour: int, zone: str) -> None:
-        """For any hour of two centuries: one period, by the weekday and hour that a clock there shows."""
+        """For any hour of two centuries: one period, by the weekday and hour that a clock there
+        shows.
+        """
         tariff = parse_tariff(TWO.replace("Europe/Berlin", zone))
         there = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(hours=hour)
         local = there.astimezone(ZoneInfo(zone))
@@ -152,7 +156,9 @@ class TestValues:
         assert tariff.has_same_hours(parse_tariff(TWO.replace('zone = "Europe/Berlin"', "")))
 
     def test_other_prices_are_the_same_hours(self) -> None:
-        """Zone, hours and names say where an hour belongs; what it costs, and the order in the file, do not."""
+        """Zone, hours and names say where an hour belongs; what it costs, and the order in the
+        file, do not.
+        """
         tariff = parse_tariff(TWO)
         head, _, tables = TWO.partition("[peak]")
         peak, _, off_peak = tables.partition("[off_peak]")
@@ -243,7 +249,8 @@ class TestRefused:
         """Some small systems have no tzdata: then that is what is missing."""
         zoneinfo.ZoneInfo.clear_cache()
         zoneinfo.reset_tzpath([str(tmp_path)])
-        # None in sys.modules: the package cannot be imported, if it is there; nor its parts that were imported before.
+        # None in sys.modules: the package cannot be imported, if it is there; nor its parts that
+        # were imported before.
         parts = [name for name in sys.modules if name.startswith("tzdata.")]
         for name in ["tzdata", *parts]:
             monkeypatch.setitem(sys.modules, name, None)

@@ -1,4 +1,6 @@
-"""The commands with a tariff: setup, subscribe, link, report, reconcile, statement; Stripe knows its customers."""
+"""The commands with a tariff: setup, subscribe, link, report, reconcile, statement; Stripe knows
+its customers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from tariffs import OFF_PEAK, PEAK, TWO
 
 from power_manager import PowerManager
 
-# The hours of the shop are two to four hours ago, whenever that is: by turns in one period and in the other.
+# The hours of the shop are two to four hours ago, whenever that is: by turns in one period and in
+# the other.
 BY_TURNS = """
 currency = "eur"
 [odd]
@@ -343,7 +346,9 @@ class TestReport:
 
 
 def test_a_tariff_goes_live(shop: TariffShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its hours and prices; nothing of the trial is billed, and every period has an item again."""
+    """With its hours and prices; nothing of the trial is billed, and every period has an item
+    again.
+    """
     shop(*shop.tariff())
     shop.subscribe("--report")
     live = Loopback(time.time, knows_customers=True, livemode=True)

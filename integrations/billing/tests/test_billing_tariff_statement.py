@@ -1,4 +1,6 @@
-"""Statements by period of a tariff: that they add up to what each meter has, at its price, before and after closing."""
+"""Statements by period of a tariff: that they add up to what each meter has, at its price, before
+and after closing.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def check(made: Statement) -> None:
 
 @pytest.fixture
 def october(world: World) -> World:
-    """Two devices of two customers used something in many hours of October, also in the night of 25 October."""
+    """Two devices of two customers used something in many hours of October, also in the night of 25
+    October.
+    """
     go_to(world, "2026-10-31T20:00")
     set_tariff(world)
     world.add_device("twin")
