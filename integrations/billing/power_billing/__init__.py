@@ -39,13 +39,12 @@ commands_*     the commands by subject
 cli            `power-billing`
 """
 
-from power_billing.errors import BillingError
+from power_billing.errors import BillingError, CannotSayNow
 from power_billing.findings import Finding, FindingKind
 from power_billing.links import Link, link, links_of, unlink
 from power_billing.outbox import State
 from power_billing.reconcile import Difference, Reconciliation
 from power_billing.sinks import (
-    CannotSayNow,
     ClaimingSink,
     CsvSink,
     Outcome,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 
 import power_billing
@@ -13,13 +12,15 @@ from power_billing.commands_links import add_link_commands
 from power_billing.commands_statement import add_statement_command
 from power_billing.commands_stripe import add_stripe_commands
 from power_billing.commands_usage import add_usage_commands
-
+from power_billing.keys import API_KEY, API_URL, WEBHOOK_SECRET
 from power_billing.tables import LEDGER
+from power_billing.webhooks import DEFAULT_GRACE_HOURS, DEFAULT_POLICY, GRACE, POLICY
 from power_manager import (
     DB_PATH,
     CommandParser,
     NotFound,
     PowerManagerError,
+    log_to_stderr,
     print_error,
     printable,
     run_program,
@@ -37,30 +38,35 @@ def make_parser() -> CommandParser:
         version=power_billing.__version__,
         examples=["link edge-001 --customer cus_Nf1XyzAbc", "report --dry-run", "help report"],
     )
-    parser.add_argument(
+    parser.add_setting(
         "--db",
-        default=os.environ.get("POWER_MANAGER_DB") or str(DB_PATH),
+        variable="POWER_MANAGER_DB",
+        text="the database",
+        default=str(DB_PATH),
+        shown_default=f"{DB_PATH} here",
         metavar="PATH",
-        help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)",
     )
-    parser.add_argument(
+    parser.add_setting(
         "--ledger",
-        default=os.environ.get(LEDGER),
+        variable=LEDGER,
+        text="a separate file for the ledger",
+        shown_default="the database",
         metavar="FILE",
-        help=f"a file of the ledger's own (default: ${LEDGER}, else the database)",
     )
     parser.add_argument(
         "--fleet",
         action="store_true",
         help="bill the devices of a fleet's engine; needs --ledger",
     )
+    # The variable is read by power_fleet: without --fleet it means nothing here.
     parser.add_argument(
         "--clickhouse",
         action="append",
         metavar="URL",
-        help=f"the engine of --fleet, once for each shard, its replicas by commas (default: ${CLICKHOUSE}, shards by "
-        "spaces, else this machine's hub)",
+        help="the engine of --fleet, once for each shard, its replicas separated by commas "
+        f"(default: ${CLICKHOUSE}, else this machine's hub)",
     )
+    _add_variables(parser)
     add_link_commands(parser)
     add_usage_commands(parser)
     add_decision_commands(parser)
@@ -68,6 +74,32 @@ def make_parser() -> CommandParser:
     add_stripe_commands(parser)
     parser.add_help_commands(NAME)
     return parser
+
+
+def _add_variables(parser: CommandParser) -> None:
+    """Name the variables that have no option of their own."""
+    add = parser.add_variable
+    add(CLICKHOUSE, "the engine of `--fleet`, shards separated by spaces")
+    add(API_KEY, "Stripe's key: `sk_` or `rk_`, `live` or `test`")
+    add(f"{API_KEY}_FILE", "or a file that holds it")
+    add(API_URL, "another address of Stripe's API, for tests: https, or this machine")
+    add(
+        WEBHOOK_SECRET,
+        "for `power-service`: `whsec_...`, or several separated by commas or white space",
+        default="no route",
+    )
+    add(f"{WEBHOOK_SECRET}_FILE", "or a file that holds it")
+    add(
+        POLICY,
+        "for `power-service`: from when an unpaid invoice counts: `final_attempt`, after which "
+        "Stripe does not try again, or `first_failure`",
+        default=DEFAULT_POLICY,
+    )
+    add(
+        GRACE,
+        "for `power-service`: hours from then to the `shutdown`; 0: at once",
+        default=f"{DEFAULT_GRACE_HOURS:g}",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,9 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = make_parser()
         options = parser.parse_args(argv)
         _check_fleet(parser, options)
-        logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
         try:
-            code: int = options.run(options)
+            with log_to_stderr("power_billing", logging.WARNING):
+                code: int = options.run(options)
         except NotFound as error:
             if error.kind != "device":
                 raise

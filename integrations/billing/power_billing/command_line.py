@@ -14,9 +14,10 @@ from pathlib import Path
 from power_billing.errors import BillingError
 from power_billing.hours import hour_of, iso, oldest_billable
 from power_billing.outbox import Entry, State
+from power_billing.periods import hour_periods
 from power_billing.sinks import CsvSink, UsageEvent, UsageSink
 from power_billing.sources import Devices
-from power_billing.tables import LedgerFile, Place
+from power_billing.tables import LedgerFile, Place, tables
 from power_manager import (
     Column,
     CommandParser,
@@ -31,13 +32,6 @@ Command = Callable[[argparse.Namespace], int]  # returns the exit code
 
 # Bills are by UTC hours, so times without an offset are UTC.
 time_argument = functools.partial(parse_time, zone=timezone.utc)
-
-_EVENT_COLUMNS = (
-    Column("customer", lambda event: event.customer),
-    Column("hour", lambda event: iso(event.hour)),
-    Column("watt-hours", lambda event: event.watt_hours, right=True),
-    Column("revision", lambda event: event.revision, right=True),
-)
 
 
 @contextlib.contextmanager
@@ -90,11 +84,26 @@ def confirm(question: str, yes: bool) -> None:
         raise BillingError("nothing was changed")
 
 
-def print_events(events: Iterable[UsageEvent]) -> None:
-    """Print events as a table, by hour; print nothing if there are none."""
+def print_events(place: Place, events: Iterable[UsageEvent]) -> None:
+    """Print events as a table, by hour; print nothing if there are none.
+
+    A ledger with a tariff shows the period of each hour.
+    """
     rows = sorted(events, key=lambda event: (event.hour, event.customer))
-    if rows:
-        print(make_table(_EVENT_COLUMNS, rows, Screen.of(sys.stdout)))
+    if not rows:
+        return
+    hours = [event.hour for event in rows]
+    with tables(place) as conn:
+        periods = hour_periods(conn, range(min(hours), max(hours) + 1))
+    columns = [
+        Column("customer", lambda event: event.customer),
+        Column("hour", lambda event: iso(event.hour)),
+        Column("watt-hours", lambda event: event.watt_hours, right=True),
+        Column("revision", lambda event: event.revision, right=True),
+    ]
+    if periods.tariff is not None:
+        columns.insert(2, Column("period", lambda event: periods.of(event.hour)))
+    print(make_table(columns, rows, Screen.of(sys.stdout)))
 
 
 def day_text(day: int) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
+from dataclasses import dataclass
 
+from power_billing.claims import Claim, note_claim, waiting_reason
 from power_billing.command_line import confirm, opened, time_argument
 from power_billing.counting import chosen_meters
 from power_billing.errors import BillingError
@@ -64,7 +67,7 @@ def _link(options: argparse.Namespace) -> int:
         check_id("customer", "cus", options.customer)
         if types is None:
             confirm_choice(pm, options.device_id, options.yes)
-        checked = _checked_customer(place, options)
+        answer = _asked_stripe(place, options)
         made = link(
             pm,
             options.device_id,
@@ -74,8 +77,9 @@ def _link(options: argparse.Namespace) -> int:
             since=options.since,
             ledger=place,
         )
-    print(linked_line(made))
-    print(f"{made.customer}: {checked}")
+        print(linked_line(made))
+        print(f"{made.customer}: {answer.text}")
+        print_other_ledger(place, made.customer, answer.other_ledger)
     return 0
 
 
@@ -114,11 +118,31 @@ def confirm_choice(pm: Devices, device_id: str, yes: bool) -> None:
     )
 
 
-def _checked_customer(place: Place, options: argparse.Namespace) -> str:
-    """What Stripe says of the customer. Raises BillingError if it has none: nothing is linked."""
+def print_other_ledger(place: Place, customer: str, other_id: str | None) -> None:
+    """Say that another ledger bills the customer, and note it for `status`; None: none does."""
+    if other_id is None:
+        return
+    with tables(place) as conn:
+        note_claim(conn, customer, Claim(other_id, time.time()))
+    print(f"{customer}: {waiting_reason(other_id)}")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What Stripe says of a customer, and the id of another ledger that bills it, if one does."""
+
+    text: str
+    other_ledger: str | None = None
+
+
+def _asked_stripe(place: Place, options: argparse.Namespace) -> _Answer:
+    """Ask Stripe about the customer. Raises BillingError if it has none: nothing is linked."""
     if options.offline or not is_set(os.environ, API_KEY):
-        return "Stripe was not asked whether its usage reaches an invoice: the next report does"
+        return _Answer(
+            "Stripe was not asked whether its usage reaches an invoice: the next report does"
+        )
     from power_billing.stripe_client import make_client
+    from power_billing.stripe_sinks import other_ledger
     from power_billing.subscriptions import customer_problem
 
     with tables(place) as conn:
@@ -126,15 +150,17 @@ def _checked_customer(place: Place, options: argparse.Namespace) -> str:
     try:
         client = make_client(read_secret(os.environ, API_KEY), os.environ)
         problem = customer_problem(client, meter_ids, options.customer)
+        is_missing = problem is not None and problem.is_missing
+        other_id = None if is_missing else other_ledger(place, client, options.customer)
     except BillingError as error:
         raise BillingError(f"{error}; --offline links without asking Stripe") from None
     if problem is None and meter_ids:
-        return "its usage reaches an invoice"
+        return _Answer("its usage reaches an invoice", other_id)
     if problem is None:
-        return "Stripe has this customer; power-billing setup makes meter and price"
+        return _Answer("Stripe has this customer; power-billing setup makes meter and price")
     if problem.is_missing:
         raise BillingError(f"{options.customer}: {problem.text}; nothing was linked")
-    return problem.text
+    return _Answer(problem.text, other_id)
 
 
 def _unlink(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from power_billing.command_line import confirm, opened, time_argument
-from power_billing.commands_links import confirm_choice, linked_line
+from power_billing.commands_links import confirm_choice, linked_line, print_other_ledger
 from power_billing.commands_usage import run_report
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, shown_minute
@@ -197,6 +197,7 @@ def _add_subscribe(parser: CommandParser) -> None:
 
 
 def _subscribe(options: argparse.Namespace) -> int:
+    from power_billing.stripe_sinks import other_ledger, sink_from
     from power_billing.subscriptions import Wanted, prices_to_subscribe, refuse_missing, subscribe
 
     if options.subscription and options.days_until_due:
@@ -220,10 +221,10 @@ def _subscribe(options: argparse.Namespace) -> int:
         found = subscribe(place, client, options.customer, wanted)
         keep_item(place, options.customer, ",".join(one.item.id for one in found))
         is_covered = _print_subscribed(billed, found)
+        other_id = other_ledger(place, client, options.customer)
+        print_other_ledger(place, options.customer, other_id)
         code = 0
         if options.report:
-            from power_billing.stripe_sinks import sink_from
-
             code = run_report(pm, place, sink_from(os.environ, place))
     return code if is_covered else 1
 

@@ -80,7 +80,7 @@ def _report(options: argparse.Namespace) -> int:
         run = Run(pm, place)
         if options.dry_run:
             entries = run.preview(until=options.until, retry_refused=options.retry_refused)
-            print_events(entry.event for entry in entries)
+            print_events(place, (entry.event for entry in entries))
             print(f"dry run: {len(entries)} hours would be sent")
             return 0
         sink = sink_of(place, options)
@@ -122,7 +122,7 @@ def run_report(
     if metrics is not None:
         write_metrics(metrics, status(pm, place))
     if not is_quiet:
-        print_events(entry.event for entry in done.sent)
+        print_events(place, (entry.event for entry in done.sent))
         for kept in done.kept:
             print(kept)
     if not is_quiet or not done.complete:

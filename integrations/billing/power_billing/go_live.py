@@ -77,7 +77,8 @@ def trial_of(place: Place, client: stripe.StripeClient, key: Secret) -> Trial:
         meter_ids = [meter.meter_id for meter in ledger_meters(conn)]
         account = setting(conn, "account")
         (hours,) = conn.execute("SELECT count(*) FROM billing_hours").fetchone()
-    if not meter_ids:
+    first_id = next(iter(meter_ids), None)
+    if first_id is None:
         raise BillingError(
             f"{place.db_path}: no trial to end: run power-billing setup with the live key"
         )
@@ -86,15 +87,13 @@ def trial_of(place: Place, client: stripe.StripeClient, key: Secret) -> Trial:
             f"{place.db_path}: its usage goes to {account}, which is not a trial at Stripe"
         )
     try:
-        client.v1.billing.meters.retrieve(meter_ids[0])
+        client.v1.billing.meters.retrieve(first_id)
     except stripe.InvalidRequestError:
         present = [link for link in links_of(place) if link.until_hour is None]
         return Trial(account_of(meter_ids), hours, present)
     except stripe.StripeError as error:
         raise cannot(error) from None
-    raise BillingError(
-        f"{place.db_path}: it is live already: this key sees its meter, {meter_ids[0]}"
-    )
+    raise BillingError(f"{place.db_path}: it is live already: this key sees its meter, {first_id}")
 
 
 def go_live(
@@ -131,7 +130,8 @@ def go_live(
     else:
         sold = find_or_make_tariff(client, name, tariff, meter_name)
     with tables(place) as conn:
-        shut_down = [row[0] for row in conn.execute("SELECT device_id FROM billing_shutdowns")]
+        held = conn.execute("SELECT device_id FROM billing_shutdowns")
+        shut_down = [device_id for (device_id,) in held]
         clear_ledger(conn)
         forget_setting(conn, "account")
         if tariff is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from power_billing.errors import BillingError
 
 API_KEY = "STRIPE_API_KEY"
+API_URL = "POWER_BILLING_STRIPE_URL"  # another address of Stripe's API, for tests
 WEBHOOK_SECRET = "STRIPE_WEBHOOK_SECRET"
 _SHAPES = {  # what Stripe's look like, and how to say so
     API_KEY: (r"(sk|rk)_(live|test)_[A-Za-z0-9]{16,}", "sk_live_, rk_live_, sk_test_ or rk_test_"),

@@ -73,7 +73,7 @@ def check_clock(pm: Devices, device_id: str, now: float) -> None:
     if newest is not None and seconds_of("updated_at", newest) > now + HOUR:
         raise BillingError(
             f"{device_id}: its newest reading is of {newest}, and this machine's clock is behind "
-            "that: set the clock, or give --since"
+            "that: set the clock, or say since when"
         )
 
 

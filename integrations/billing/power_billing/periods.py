@@ -27,7 +27,7 @@ from power_billing.tables import (
 )
 from power_billing.tariff import WEEK_HOURS, Period, Tariff
 
-PLAIN = ""  # the period of every hour where there is no tariff
+PLAIN = ""  # the period of every hour without a tariff
 _ZONE_SETTING = "tariff_zone"
 
 

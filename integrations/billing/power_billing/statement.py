@@ -113,7 +113,7 @@ class Statement:
 
     @property
     def some_price(self) -> Price | None:
-        """One of the prices, which all have one currency and one unit; None where there is none."""
+        """One of the prices, which share their currency and unit; None: there is none."""
         return self.price if self.tariff is None else self.tariff.periods[0].price
 
 

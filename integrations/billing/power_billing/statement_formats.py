@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from power_billing.hours import iso
 from power_billing.statement import CustomerStatement, DeviceLines, Line, Statement
@@ -36,7 +36,7 @@ def shown_wh(watt_hours: Decimal) -> str:
 
 
 def shown_cost(statement: Statement, line: Line) -> str:
-    """Money for people, in the price's currency; nothing where there is no price."""
+    """Money for people, in the price's currency; nothing without a price."""
     price = statement.some_price
     if line.cost is None or price is None:
         return ""
@@ -67,10 +67,17 @@ def _has_other(one: CustomerStatement) -> bool:
     return bool(one.other.watt_hours or one.other.cost)
 
 
-def _period_lines(statement: Statement, one: CustomerStatement) -> list[tuple[Period, Line]]:
-    """A customer's total by period, in the tariff's order; none where there is no tariff."""
+class _PeriodLine(NamedTuple):
+    """A customer's total of a period of the tariff."""
+
+    period: Period
+    line: Line
+
+
+def _period_lines(statement: Statement, one: CustomerStatement) -> list[_PeriodLine]:
+    """A customer's total by period, in the tariff's order; none without a tariff."""
     periods = [] if statement.tariff is None else statement.tariff.periods
-    return [(period, one.periods[period.name]) for period in periods]
+    return [_PeriodLine(period, one.periods[period.name]) for period in periods]
 
 
 # --- Text
@@ -85,21 +92,30 @@ def as_text(statement: Statement, screen: Screen) -> str:
     return "\n\n".join(parts)
 
 
+class _TextRow(NamedTuple):
+    """A row of a customer's table: a device or a sum, on a day or in the month."""
+
+    name: str
+    day: str
+    line: Line
+
+
 def _customer_text(statement: Statement, one: CustomerStatement, screen: Screen) -> str:
-    rows: list[tuple[str, str, Line]] = []
+    rows: list[_TextRow] = []
     for device in one.devices:
-        rows += [(device_name(device), day, line) for day, line in device.days.items()]
-        rows.append((device_name(device), "month", device.total))
+        name = device_name(device)
+        rows += [_TextRow(name, day, line) for day, line in device.days.items()]
+        rows.append(_TextRow(name, "month", device.total))
     if _has_other(one):
-        rows.append((_OTHER, "month", one.other))
-    rows.append(("total", "month", one.total))
+        rows.append(_TextRow(_OTHER, "month", one.other))
+    rows.append(_TextRow("total", "month", one.total))
     columns = [
-        Column(one.customer, lambda row: row[0]),
-        Column("day", lambda row: row[1]),
-        Column("Wh", lambda row: shown_wh(row[2].watt_hours), right=True),
+        Column(one.customer, lambda row: row.name),
+        Column("day", lambda row: row.day),
+        Column("Wh", lambda row: shown_wh(row.line.watt_hours), right=True),
     ]
     if statement.some_price is not None:
-        columns.append(Column("cost", lambda row: shown_cost(statement, row[2]), right=True))
+        columns.append(Column("cost", lambda row: shown_cost(statement, row.line), right=True))
     lines = [make_table(columns, rows, screen)]
     periods = _period_lines(statement, one)
     if periods:
@@ -111,10 +127,10 @@ def _customer_text(statement: Statement, one: CustomerStatement, screen: Screen)
 
 def _period_columns(statement: Statement) -> list[Column]:
     return [
-        Column("period", lambda row: row[0].name),
-        Column("price", lambda row: str(row[0].price)),
-        Column("Wh", lambda row: shown_wh(row[1].watt_hours), right=True),
-        Column("cost", lambda row: shown_cost(statement, row[1]), right=True),
+        Column("period", lambda row: row.period.name),
+        Column("price", lambda row: str(row.period.price)),
+        Column("Wh", lambda row: shown_wh(row.line.watt_hours), right=True),
+        Column("cost", lambda row: shown_cost(statement, row.line), right=True),
     ]
 
 
@@ -352,7 +368,7 @@ def _periods_html(statement: Statement, one: CustomerStatement) -> str:
 
 
 def _money_cells(statement: Statement) -> Callable[[Line], list[str]]:
-    """What makes the cells of a line: watt-hours and, where there is a price, money."""
+    """A function that makes the cells of a line: watt-hours and, if there is a price, money."""
 
     def cells(line: Line) -> list[str]:
         cost, _, _ = shown_cost(statement, line).partition(

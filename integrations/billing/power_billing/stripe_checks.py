@@ -29,7 +29,10 @@ from power_billing.stripe_sinks import StripeMeterSink
 from power_billing.subscriptions import customer_problem
 from power_billing.tables import Place, tables
 
-_IDENTIFIER = re.compile(r"(cus_\w+):(\w+):([^/]+Z):(\d+)(/\w+)?")
+# An event's identifier, or the idempotency key that was made of it.
+_IDENTIFIER = re.compile(
+    r"(?P<customer>cus_\w+):(?P<meter>\w+):(?P<hour>[^/]+Z):(?P<revision>\d+)(/\w+)?"
+)
 
 
 @dataclass
@@ -108,11 +111,12 @@ def _refuse_samples(conn: sqlite3.Connection, error_type: dict[str, Any], meter_
     samples = error_type["sample_errors"]
     for sample in samples:
         found = _IDENTIFIER.fullmatch(sample["request"]["identifier"])
-        if found is None or found[2] != meter_name:
+        if found is None or found["meter"] != meter_name:
             continue  # another program's event
-        customer, _, hour, revision, _ = found.groups()
+        customer = found["customer"]
         reason = f"{error_type['code']}: {sample['error_message']}"
-        refuse_sent(conn, customer, hour_of("hour", hour), int(revision), reason)
+        hour = hour_of("hour", found["hour"])
+        refuse_sent(conn, customer, hour, int(found["revision"]), reason)
         recheck_customer(conn, customer)  # the others of its events may have met with the same
     return len(samples)
 

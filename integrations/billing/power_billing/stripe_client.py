@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 import stripe
 
 from power_billing.errors import BillingError
-from power_billing.keys import API_KEY, Secret
+from power_billing.keys import API_KEY, API_URL, Secret
 from power_billing.periods import LedgerMeter, ledger_meters
 from power_billing.tables import Place, tables
 
 NETWORK_RETRIES = 2  # the SDK's own, under one idempotency key; StripeClient's default is none
 TIMEOUT = 30.0  # seconds for an answer
-API_URL = "POWER_BILLING_STRIPE_URL"  # another address of the API, for tests
+
 KEY_ERRORS = (stripe.AuthenticationError, stripe.PermissionError)
 
 

@@ -16,7 +16,7 @@ import stripe
 from power_billing.errors import BillingError, CannotSayNow
 from power_billing.hours import DAY, HOUR, iso, iso_second
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.periods import HourMeters
+from power_billing.periods import HourMeters, ledger_meters
 from power_billing.sinks import Outcome, Receipt, Recorded, UsageEvent
 from power_billing.stripe_client import (
     KEY_ERRORS,
@@ -26,7 +26,7 @@ from power_billing.stripe_client import (
     make_client,
     meters_of,
 )
-from power_billing.tables import Place
+from power_billing.tables import Place, ledger_id, tables
 
 SUMMARY_HOURS = 100  # as many summaries as Stripe has on a page
 _SESSION_SECONDS = 10 * 60.0  # a stream's session is good for 15 minutes
@@ -116,7 +116,7 @@ class StripeMeterSink:
             found = self.client.v1.customers.retrieve(customer)
             if getattr(found, "deleted", False):
                 return None
-            there = self._owners(found)
+            there = _owners(found, names)
             other = _another(there, ledger_id)
             if other is not None and not take_over:
                 return other
@@ -134,8 +134,8 @@ class StripeMeterSink:
             )
         except stripe.PermissionError:
             raise CannotSayNow(
-                f"{API_KEY}: this key may not read and write customers, where their ledger is noted: "
-                "allow both"
+                f"{API_KEY}: this key may not read and write customers, so it is unknown which "
+                "ledger bills them: allow both"
             ) from None
         except stripe.AuthenticationError as error:
             raise cannot(error) from None
@@ -147,12 +147,7 @@ class StripeMeterSink:
                 why = str(error.user_message)  # such as no room in the metadata
             reason = f"Stripe does not say which ledger bills {customer}: {why}"
             raise CannotSayNow(reason) from None
-        return _another(self._owners(claimed), ledger_id) or ledger_id
-
-    def _owners(self, customer: stripe.Customer) -> list[str]:
-        """The ids of ledgers in a customer's metadata, under the names of these meters."""
-        metadata = _metadata(customer)
-        return [metadata[name] for name in self.meters.event_names if metadata.get(name)]
+        return _another(_owners(claimed, names), ledger_id) or ledger_id
 
     def recorded(self, customer: str, hours: range) -> dict[int, int]:
         """What Stripe's summaries of the hours say; they follow the events with some delay.
@@ -270,13 +265,33 @@ class StripeStreamSink(StripeMeterSink):
         return self._session
 
 
+# --- Which ledger bills a customer
+
+
+def other_ledger(place: Place, client: stripe.StripeClient, customer: str) -> str | None:
+    """The id of another ledger that bills an existing customer; None: there is none.
+
+    Nothing is written at Stripe. Raises BillingError if Stripe does not say.
+    """
+    with tables(place) as conn:
+        ours = ledger_id(conn)
+        names = [meter.event_name for meter in ledger_meters(conn)]
+    try:
+        found = client.v1.customers.retrieve(customer)
+    except stripe.StripeError as error:
+        raise cannot(error) from None
+    return _another(_owners(found, names), ours)
+
+
+def _owners(customer: stripe.Customer, event_names: Sequence[str]) -> list[str]:
+    """The ids of ledgers in a customer's metadata, under the names of these meters."""
+    metadata = {} if customer.metadata is None else customer.metadata.to_dict()
+    return [metadata[name] for name in event_names if metadata.get(name)]
+
+
 def _another(owners: Sequence[str], ledger_id: str) -> str | None:
     """The first that is not this ledger."""
     return next((one for one in owners if one != ledger_id), None)
-
-
-def _metadata(customer: stripe.Customer) -> dict[str, str]:
-    return {} if customer.metadata is None else dict(customer.metadata.to_dict())
 
 
 # --- Errors

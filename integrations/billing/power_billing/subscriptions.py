@@ -38,8 +38,8 @@ class Subscribed:
 class Problem:
     """Why usage reaches no invoice, in a sentence.
 
-    is_missing: because there is no such customer now; never_was: nor ever, so what was sent for it
-    is at nobody's.
+    is_missing: the customer does not exist now; never_was: it never did, so Stripe counted for no
+    one what was sent for it.
     """
 
     text: str
@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The subscription to make where there is none.
+    """The subscription to make if there is none.
 
     now, since: epoch seconds. It is backdated to `since`, in the past, so that usage from then on
     is on its invoices; None (default): from now on. subscription: add the item to that one

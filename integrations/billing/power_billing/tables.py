@@ -16,7 +16,7 @@ from power_billing.errors import BillingError
 # Versions: 4 is the tables below; 1 to 3 were never released.
 _VERSION = "4"
 LEDGER = "POWER_BILLING_LEDGER"  # the ledger's own file; empty or unset: the library's
-METER_SETTING = "stripe_meter"  # the id of Stripe's meter, where there is no tariff
+METER_SETTING = "stripe_meter"  # the id of Stripe's meter, without a tariff
 PRICE_SETTING = "stripe_price"  # the id of its price
 METER_NAME_SETTING = "stripe_meter_name"  # its name in events; unset: EVENT_NAME
 _ID_SETTING = "ledger_id"  # see ledger_id()
@@ -358,7 +358,7 @@ def _has_tables(conn: sqlite3.Connection) -> bool:
 
 @contextlib.contextmanager
 def tables(place: Place) -> Iterator[sqlite3.Connection]:
-    """One transaction with this package's tables in it, made where they are missing.
+    """One transaction with the ledger's tables, which are made if they are missing.
 
     Raises BillingError for tables of a later version, StorageError for the library's file; then
     nothing is stored.
@@ -396,7 +396,7 @@ def ledger_id(conn: sqlite3.Connection) -> str:
 
 
 def setting(conn: sqlite3.Connection, name: str) -> str | None:
-    """A setting of this package."""
+    """A setting of the ledger."""
     rows = conn.execute("SELECT value FROM billing_settings WHERE name = ?", (name,))
     return next((str(value) for (value,) in rows), None)
 

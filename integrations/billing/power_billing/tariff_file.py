@@ -198,14 +198,16 @@ def _divide_week(named: Mapping[str, frozenset[int] | None]) -> dict[str, frozen
                     f"{shown_hour(hour)} is in {other} and in {name}: an hour belongs to one period"
                 )
     left = frozenset(range(WEEK_HOURS)) - owner.keys()
-    rest = [name for name, hours in named.items() if hours is None]
-    if len(rest) > 1:
-        raise InvalidValue(
-            f"{rest[0]} and {rest[1]} have neither hours nor days: only one can have what is left"
-        )
-    if rest and not left:
-        raise InvalidValue(f"{rest[0]}: no hour is left for it: take it out, or give it hours")
-    if left and not rest:
+    rest = None
+    for name, hours in named.items():
+        if hours is None and rest is not None:
+            raise InvalidValue(
+                f"{rest} and {name} have neither hours nor days: only one can have what is left"
+            )
+        rest = name if hours is None else rest
+    if rest is not None and not left:
+        raise InvalidValue(f"{rest}: no hour is left for it: remove it, or give it hours")
+    if left and rest is None:
         raise InvalidValue(
             f"{shown_hour(min(left))} is in no period: one without hours and days has all that is "
             "left"

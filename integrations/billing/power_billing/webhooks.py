@@ -48,7 +48,8 @@ __all__ = [
 
 POLICY = "POWER_BILLING_SHUTDOWN"
 GRACE = "POWER_BILLING_GRACE_HOURS"
-POLICIES = ("final_attempt", "first_failure")
+DEFAULT_POLICY = "final_attempt"
+POLICIES = (DEFAULT_POLICY, "first_failure")
 DEFAULT_GRACE_HOURS = 72.0  # a weekend
 _MOST_ATTEMPTS = 1_000_000
 
@@ -70,21 +71,21 @@ class WebhookSettings:
     """
 
     secrets: tuple[Secret, ...]
-    policy: str = POLICIES[0]
+    policy: str = DEFAULT_POLICY
     grace_seconds: float = DEFAULT_GRACE_HOURS * HOUR
     ledger: Place | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> WebhookSettings | None:
         """The settings in the environment; None: there are none. Raises BillingError for half."""
-        given = [name for name in (POLICY, GRACE) if environ.get(name)]
         if not is_set(environ, WEBHOOK_SECRET):
-            if given:
-                raise BillingError(
-                    f"{given[0]} is set and {WEBHOOK_SECRET} is not: set both, or neither"
-                )
+            for name in (POLICY, GRACE):
+                if environ.get(name):
+                    raise BillingError(
+                        f"{name} is set and {WEBHOOK_SECRET} is not: set both, or neither"
+                    )
             return None
-        policy = environ.get(POLICY) or POLICIES[0]
+        policy = environ.get(POLICY) or DEFAULT_POLICY
         grace = environ.get(GRACE) or str(DEFAULT_GRACE_HOURS)
         if policy not in POLICIES:
             raise BillingError(f"{POLICY}: expected {' or '.join(POLICIES)}, got {policy!r}")

@@ -1,4 +1,4 @@
-"""The loopback Stripe's customers, products, prices, subscriptions and their items: as strict as the documentation.
+"""The loopback Stripe's customers, products, prices and subscriptions, as strict as documented.
 
 Written from Stripe's API reference (docs.stripe.com/api: customers, products, prices,
 subscriptions, subscription_items), the limits of parameters from its OpenAPI description of
@@ -169,7 +169,7 @@ class Catalog:
         )
 
     def _change_customer(self, id_: str, values: dict[str, str]) -> dict[str, Any]:
-        """Keys of the metadata that are not named stay as they are; one with an empty value goes."""
+        """Change the metadata: keys that are not named stay, one with an empty value is removed."""
         if self._has_everyone:
             self._subscribe(id_)
         customer = self.get("customer", id_)

@@ -1,4 +1,4 @@
-"""What the loopback Stripe's parts share: how parameters are checked, and how Stripe writes an error."""
+"""What the loopback Stripe's parts share: the check of parameters, and the form of errors."""
 
 from __future__ import annotations
 

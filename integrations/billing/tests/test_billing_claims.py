@@ -7,13 +7,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import KEY, FakeTransport, Loopback, serve
+from loopback import KEY, FakeTransport, Loopback
 from power_billing import BillingError, CannotSayNow, CsvSink, LedgerFile, State, UsageEvent
 from power_billing.claims import Claim, claims, note_claim, take_over
 from power_billing.customers import customer_problems, note_customer, recheck_customer
@@ -21,7 +20,7 @@ from power_billing.decisions import keep_theirs, undecided
 from power_billing.hours import iso, oldest_billable
 from power_billing.keys import API_KEY, Secret
 from power_billing.periods import HourMeters
-from power_billing.stripe_client import API_URL, make_client, meters_of
+from power_billing.stripe_client import make_client, meters_of
 from power_billing.stripe_setup import setup
 from power_billing.stripe_sinks import StripeMeterSink
 from power_billing.tables import (
@@ -131,7 +130,7 @@ def test_a_meter_of_its_own_bills_both_in_full(first: World, second: World) -> N
 def test_a_ledger_that_has_sent_keeps_its_meter(first: World) -> None:
     """What is at one meter cannot go on at another."""
     client = make_client(Secret(API_KEY, KEY), {}, first.transport(first.server))
-    with pytest.raises(BillingError, match="another meter wants another --ledger"):
+    with pytest.raises(BillingError, match="another meter needs another --ledger"):
         setup(first.pm, client, "energy_roof")
     assert setup(first.pm, client).made is False, "without a name it is the one that it has"
     for name in ("Roof", "a" * 17, "", "1st", "cus:x"):
@@ -173,18 +172,11 @@ def test_what_is_left_to_the_other_ledger_is_lost_here(first: World, second: Wor
 
 
 @pytest.fixture
-def shop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Shop]:
+def shop(shop: Shop) -> Shop:
     """A ledger that has billed Alice by the device `edge`: 31 Wh."""
-    server = Loopback(time.time, knows_customers=True)
-    with serve(server) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY)
-        made = Shop(tmp_path / "power.db", server, capsys)
-        made(*PRICED)
-        made.subscribe("--report")
-        yield made
+    shop(*PRICED)
+    shop.subscribe("--report")
+    return shop
 
 
 def test_the_commands_say_whose_customer_it_is(shop: Shop, tmp_path: Path) -> None:
@@ -242,7 +234,7 @@ def test_a_second_meter_is_a_second_item_on_the_bill(shop: Shop, tmp_path: Path)
     assert shop.stripe.billed(ALICE) == 62
     assert len(shop.objects("subscription")) == 2
     said = shop("setup", "--meter", "energy_roof", code=1)
-    assert "another meter wants another --ledger" in said[-1]
+    assert "another meter needs another --ledger" in said[-1]
 
 
 # --- A ledger that is begun anew
@@ -340,7 +332,7 @@ def test_a_copy_that_lives_on_is_noticed_by_the_first_hour_that_differs(
 
 
 class Meanwhile(FakeTransport):
-    """After the first question about a customer something happens, before its answer is looked at."""
+    """Something happens after the first question about a customer, before its answer arrives."""
 
     def __init__(self, server: Loopback, happens: Callable[[], object]) -> None:
         super().__init__(server)
@@ -496,7 +488,8 @@ def test_a_second_ledger_at_a_csv_file_waits(world: World, tmp_path: Path) -> No
 def test_every_table_is_copied_and_forgotten(world: World) -> None:
     """The statements name each table of the schema with as many columns as it has."""
     with tables(world.pm) as conn:
-        sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'billing@_%' ESCAPE '@'"
+        sql = """SELECT name FROM sqlite_master
+            WHERE type = 'table' AND name LIKE 'billing@_%' ESCAPE '@'"""
         names = {name for (name,) in conn.execute(sql)}
         columns = {
             name: [row[1] for row in conn.execute("SELECT * FROM pragma_table_info(?)", (name,))]

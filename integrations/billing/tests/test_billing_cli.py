@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import KEY, Loopback, serve
+from loopback import KEY, Loopback
 from power_billing import cli as cli_module
 from power_billing import commands_links, sender
 from power_billing import outbox as outbox_module
@@ -22,8 +23,8 @@ from power_billing.cli import main
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
 from power_billing.outbox import Entry
-from power_billing.stripe_client import API_URL
 from power_billing.tables import tables
+from shop import add_used_device, at_stripe
 from world import CUSTOMER, outbox
 
 from power_manager import PowerManager
@@ -39,13 +40,7 @@ class Cli:
         self.db, self._capsys = db, capsys
         self.hour = int(time.time() // 3600)
         with PowerManager(db, max_gap=1500) as pm:
-            pm.register_device("edge", "Edge")
-            self.meter = pm.add_meter("edge", "main").id
-            for back in (4, 3, 2):
-                for second in (600, 2040):
-                    pm.log_power(
-                        self.meter, 10.5 / 0.4, 1.0, timestamp=(self.hour - back) * 3600 + second
-                    )
+            self.meter = add_used_device(pm, "edge", self.hour)
 
     def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
         """Run a command; its output and its errors."""
@@ -60,13 +55,10 @@ def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 @pytest.fixture
-def stripe_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loopback, str]]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     """A loopback Stripe on a port, and an environment that leads there."""
-    server = Loopback(time.time)
-    with serve(server) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY)
-        yield server, url
+    with at_stripe(Loopback(time.time), monkeypatch) as made:
+        yield made
 
 
 def linked(cli: Cli) -> None:
@@ -83,7 +75,7 @@ def linked(cli: Cli) -> None:
     )
 
 
-def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+def test_from_setup_to_status(cli: Cli, server: Loopback) -> None:
     """Every command in turn, with what it prints."""
     out, _ = cli("setup")
     assert out == "meter: mtr_test_1 (made)\n"
@@ -96,7 +88,7 @@ def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> Non
     ]
     out, _ = cli("report", "--dry-run")
     assert out.splitlines()[-1] == "dry run: 3 hours would be sent"
-    assert stripe_url[0].events == []
+    assert server.events == []
     out, _ = cli("report", "--until", iso(cli.hour - 3))
     assert out.splitlines()[-1] == "1 hours sent, 0 left"
     out, _ = cli("report", "--sink", "stripe-stream")
@@ -106,7 +98,7 @@ def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> Non
         [CUSTOMER, iso(cli.hour - 2), "10", "0"],
         ["2", "hours", "sent,", "0", "left"],
     ]
-    assert stripe_url[0].billed(CUSTOMER) == 31
+    assert server.billed(CUSTOMER) == 31
     out, _ = cli("status")
     assert f"{CUSTOMER}: 31 Wh in all; events: 3 sent" in out
     assert "usage goes to stripe:mtr_test_1" in out
@@ -114,20 +106,18 @@ def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> Non
     assert out == f"edge: billed to {CUSTOMER} until {iso(cli.hour + 1)}\n"
 
 
-def test_hours_that_are_left_make_the_exit_code_1(
-    cli: Cli, stripe_url: tuple[Loopback, str]
-) -> None:
+def test_hours_that_are_left_make_the_exit_code_1(cli: Cli, server: Loopback) -> None:
     """And are listed with the reason, by report and by status, until they are sent."""
     cli("setup")
     linked(cli)
-    stripe_url[0].faults.extend(["400-before"])
+    server.faults.extend(["400-before"])
     out, _ = cli("report", code=1)
     event = f"{CUSTOMER}:power_watt_hours:{iso(cli.hour - 4)}:0 10 Wh"
     assert f"refused: {event}, tried 1 times: InvalidRequestError: as told" in out
     assert "2 hours sent, 1 left" in out
     assert f"refused: {event}" in cli("status")[0]
     assert "1 hours sent, 0 left" in cli("report", "--retry-refused")[0]
-    assert stripe_url[0].billed(CUSTOMER) == 31
+    assert server.billed(CUSTOMER) == 31
 
 
 def test_what_came_to_light_too_late_is_said_until_it_is_accepted(cli: Cli, tmp_path: Path) -> None:
@@ -176,7 +166,8 @@ def test_status_reads_no_more_of_the_outbox_than_is_open(
     """Years of hours that were sent are counted in the file, not held in memory."""
     linked(cli)
     with PowerManager(cli.db) as pm, tables(pm) as conn:
-        sql = "INSERT INTO billing_outbox (customer, hour, revision, value_wh, state) VALUES (?, ?, 0, 5, ?)"
+        sql = """INSERT INTO billing_outbox (customer, hour, revision, value_wh, state)
+            VALUES (?, ?, 0, 5, ?)"""
         conn.executemany(
             sql, [(CUSTOMER, back, "sent" if back else "refused") for back in range(3000)]
         )
@@ -194,7 +185,7 @@ def test_status_reads_no_more_of_the_outbox_than_is_open(
 
 
 def test_report_tells_the_devices_whose_grace_period_is_over(
-    cli: Cli, stripe_url: tuple[Loopback, str], tmp_path: Path
+    cli: Cli, server: Loopback, tmp_path: Path
 ) -> None:
     """A timer's run does what no delivery has come to do."""
     linked(cli)
@@ -213,11 +204,11 @@ def test_report_tells_the_devices_whose_grace_period_is_over(
 
 
 def test_a_clock_that_is_ahead_ends_no_grace_period(
-    cli: Cli, stripe_url: tuple[Loopback, str], monkeypatch: pytest.MonkeyPatch
+    cli: Cli, server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stripe's clock counts: this machine's is four days ahead of it, and then both are right."""
     monkeypatch.setattr(sender, "PAUSES", ())
-    server, told = stripe_url[0], "shut down"
+    told = "shut down"
     server.clock = lambda: time.time() - 4 * 86_400
     cli("setup")
     linked(cli)
@@ -242,7 +233,7 @@ def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.M
     assert "31.500 Wh in the last 24 hours" in out
     assert "ups Rack UPS: 0.000 Wh, not counted: the main meter measures it already" in out
     assert "edge: 31.500 Wh would be billed of the last 24 hours" in out
-    assert "choose by --types. Bill it like that? There is no terminal to ask: give --yes" in err
+    assert "choose by --types. Bill it like this? There is no terminal to ask: give --yes" in err
     assert "edge" not in cli("status")[0]
     monkeypatch.setattr(commands_links, "confirm", lambda *_: None)
     assert "(all that counts)" in cli(*arguments)[0]
@@ -254,11 +245,11 @@ def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.M
     assert "(main)" in cli(*arguments, "--types", "main", "--since", iso(cli.hour + 1), code=0)[0]
 
 
-def test_status_as_json_says_the_same(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+def test_status_as_json_says_the_same(cli: Cli, server: Loopback) -> None:
     """For programs, with hours as text."""
     cli("setup")
     linked(cli)
-    stripe_url[0].faults.extend(["400-before"])
+    server.faults.extend(["400-before"])
     cli("report", code=1)
     now = json.loads(cli("status", "--json")[0])
     assert now["account"] == "stripe:mtr_test_1"
@@ -315,9 +306,8 @@ def test_reconcile_lists_and_repairs(cli: Cli, tmp_path: Path) -> None:
     assert "0 hours sent, 0 left" in cli("report", *to_csv)[0]
 
 
-def test_a_conflict_is_listed_and_decided(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+def test_a_conflict_is_listed_and_decided(cli: Cli, server: Loopback) -> None:
     """By report, by resolve, and by the two ways that there are."""
-    server = stripe_url[0]
     cli("setup")
     linked(cli)
     for back, value in ((4, 77), (3, 88)):
@@ -345,13 +335,13 @@ def test_a_conflict_is_listed_and_decided(cli: Cli, stripe_url: tuple[Loopback, 
 
 
 def test_ctrl_c_is_exit_code_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the shell has it."""
+    """As the shell has it, and no traceback."""
 
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli_module, "make_parser", interrupt)
-    cli("status", code=130)
+    assert cli("status", code=130) == ("", "")
 
 
 def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,22 +455,20 @@ def test_a_killed_run_bills_nothing_twice_and_loses_nothing(
     """
     server = Loopback(time.time)
     state: dict[str, subprocess.Popen[bytes]] = {}
-    seen, started = [0], threading.Event()
+    seen = itertools.count(1)
+    started = threading.Event()
 
     def kill(_: str, path: str) -> None:
         if not path.endswith("meter_events"):
             return
-        seen[0] += 1
-        if seen[0] == request_number:
+        if next(seen) == request_number:
             assert started.wait(20)
             os.kill(state["run"].pid, signal.SIGKILL)
             state["run"].wait(20)
             if not arrives:
                 server.faults.append("lost-before")
 
-    with serve(server, kill) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY)
+    with at_stripe(server, monkeypatch, kill):
         cli("setup")
         linked(cli)
         state["run"] = _report(cli)

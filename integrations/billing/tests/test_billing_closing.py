@@ -119,7 +119,7 @@ def test_a_broken_sensor_of_a_closed_day_is_no_late_consumption(world: World) ->
 
 
 def test_the_largest_hours_of_many_devices_are_closed_and_listed(world: World) -> None:
-    """What fits no integer of SQLite's is a broken sensor's: it is said, and stops nobody's bills."""
+    """What fits no integer of SQLite's is a broken sensor's: it is listed, and stops no bill."""
     hours = range(THIS_HOUR - 40, THIS_HOUR - 5)
     for number in range(95):
         world.add_device(f"big{number}")

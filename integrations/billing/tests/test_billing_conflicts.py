@@ -128,7 +128,7 @@ def test_ours_is_sent_as_a_revision_where_somebody_says_so(used: World, tmp_path
 
 
 def test_theirs_is_kept_where_somebody_says_so(used: World, tmp_path: Path) -> None:
-    """The hour is closed with what the biller has; if it changes once more, somebody decides again."""
+    """The hour is closed with the biller's value; if it changes again, a person decides again."""
     other = World(tmp_path / "other.db")
     other.server = used.server
     other.link()
@@ -273,7 +273,7 @@ def test_a_restored_backup_without_changes_needs_nobody(used: World, tmp_path: P
 
 
 def test_a_lost_answer_of_somebody_elses_event_is_no_success(used: World, tmp_path: Path) -> None:
-    """Stripe's refusal of the identifier is lost; the second one is not taken for the own event's."""
+    """Stripe's refusal of the identifier is lost; the second is not taken for the own event's."""
     other = World(tmp_path / "other.db")
     other.server = used.server
     other.link()
@@ -286,7 +286,7 @@ def test_a_lost_answer_of_somebody_elses_event_is_no_success(used: World, tmp_pa
 
 
 def test_summaries_that_follow_late_make_no_conflict(used: World) -> None:
-    """The event of a lost answer is there, and its summary is not yet: it waits for the next run."""
+    """The event of a lost answer is there, its summary is not yet: it waits for the next run."""
     sink = used.sink()
     used.server.faults.extend(["lost-after"] * 3)  # the SDK's tries of the first call
     works = sink.recorded

@@ -50,7 +50,7 @@ def test_a_ups_alone_is_billed(world: World) -> None:
 
 
 def test_a_battery_that_is_charged_takes_back_what_it_gives_later(world: World) -> None:
-    """Main 100 Wh of which 40 go into the battery, then 38 Wh out of it: 100 + 38 - 40 were used."""
+    """Main 100 Wh, of which 40 go into the battery, then 38 Wh out of it: 100 + 38 - 40."""
     add_meter(world, "battery")
     world.link()
     world.use(100.0, 5)
@@ -125,7 +125,7 @@ def test_a_ups_counts_until_the_first_hour_of_main(world: World) -> None:
 
 
 def test_readings_that_are_deleted_stay_billed(world: World) -> None:
-    """Also where the hour after them loses the energy between the two; it is listed, and no error."""
+    """Also if the hour after them loses the energy between the two; it is listed, and no error."""
     world.link()
     meter, begin = world.meters["edge"], (THIS_HOUR - 5) * HOUR
     for second in range(0, 7200, 1200):
@@ -168,8 +168,10 @@ def test_a_meter_that_is_deleted_stays_billed(world: World) -> None:
     world.use(30.0, 3, "ups")
     done = world.report()
     assert world.server.hours(CUSTOMER) == {
-        THIS_HOUR - 6: 100, THIS_HOUR - 5: 100, THIS_HOUR - 3: 30
-    }  # fmt: skip
+        THIS_HOUR - 6: 100,
+        THIS_HOUR - 5: 100,
+        THIS_HOUR - 3: 30,
+    }
     assert {one.kind for one in done.kept} == {FindingKind.KEPT}
 
 

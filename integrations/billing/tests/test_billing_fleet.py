@@ -7,33 +7,30 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fragile import FragileLedger, Fuse
 from hypothesis import HealthCheck, given, settings
-from loopback import KEY, Loopback, serve
+from loopback import Loopback
 from power_billing.cli import CLICKHOUSE, main
 from power_billing.errors import BillingError
 from power_billing.hours import iso
-from power_billing.keys import API_KEY
 from power_billing.ledger import LOOK_BACK_DAYS
 from power_billing.links import link, links_of, unlink
 from power_billing.sources import ALL_DAYS, UsageSource, source_of
-from power_billing.stripe_client import API_URL
 from power_billing.tables import LedgerFile, tables
 from power_billing.usage import Run, status
 from power_billing.webhooks import shut_down_devices
-from shop import ALICE, BOB, PRICED
-from test_billing_properties import Episode, Fuse, Story, live, stories
+from shop import ALICE, BOB, PRICED, add_used_device, at_stripe
+from test_billing_properties import Episode, Story, live, stories
 from world import CUSTOMER, HOUR, MAX_GAP, NOW, World
 
 from power_manager import NotFound, PowerManager
@@ -203,12 +200,7 @@ class FleetShop:
             stripe.catalog.add_customer(customer)
         for device in ("edge", "twin"):
             with PowerManager(folder / f"{device}.db", max_gap=1500) as pm:
-                pm.register_device(device, device.title())
-                meter = pm.add_meter(device, "main").id
-                for back in (4, 3, 2):
-                    for second in (600, 2040):
-                        at = (self.hour - back) * 3600 + second
-                        pm.log_power(meter, 10.5 / 0.4, 1.0, timestamp=at)
+                add_used_device(pm, device, self.hour)
                 carry(pm, self.engine, clock=time.time)
 
     def __call__(self, *arguments: str, code: int = 0) -> list[str]:
@@ -227,10 +219,7 @@ def shop(
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[FleetShop]:
     """Nothing is set up yet."""
-    server = Loopback(time.time, knows_customers=True)
-    with serve(server) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY)
+    with at_stripe(Loopback(time.time, knows_customers=True), monkeypatch) as server:
         yield FleetShop(tmp_path, server, capsys)
 
 
@@ -274,7 +263,7 @@ def test_the_commands_of_the_readme_run(
 
 
 def test_who_is_to_be_shut_down_is_said(shop: FleetShop) -> None:
-    """Nothing carries an event to a fleet's devices: every report says so, until nothing is owed."""
+    """No event reaches a fleet's devices: every report names them, until nothing is owed."""
     shop(*PRICED)
     shop("subscribe", "edge", "--customer", ALICE, "--since", iso(shop.hour - 10))
     shop("report")
@@ -282,7 +271,7 @@ def test_who_is_to_be_shut_down_is_said(shop: FleetShop) -> None:
     ledger = LedgerFile(shop.ledger)
     with tables(ledger) as conn:
         conn.execute(sql, (ALICE,))
-    said = f"{ALICE}: edge is to be shut down, and a fleet's engine carries no word to it"
+    said = f"{ALICE}: shut down edge by hand: a fleet's engine cannot tell the device"
     for _ in range(2):
         assert shop("report", "--quiet", code=1)[-1] == said
     with tables(ledger) as conn:
@@ -299,7 +288,7 @@ def test_a_device_that_is_not_there_is_named(shop: FleetShop) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--fleet", "status"], "--fleet wants the ledger in a file of its own: --ledger FILE"),
+        (["--fleet", "status"], "--fleet needs the ledger in a file of its own: --ledger FILE"),
         (["--clickhouse", URL, "status"], "--clickhouse is the engine of --fleet: give both"),
         (["--fleet", "--ledger", "x.db", "status"], "--clickhouse: name the shards"),
         (["--fleet", "--ledger", "x.db", "--clickhouse", "ftp://x", "status"], "--clickhouse"),
@@ -339,7 +328,7 @@ def test_the_environment_names_the_engine(
     """As it does for power-fleet."""
     monkeypatch.setenv(CLICKHOUSE, URL)
     assert main(["--fleet", "--ledger", str(shop.ledger), "status"]) == 0
-    assert capsys.readouterr().out == "usage goes to nobody yet\n"
+    assert capsys.readouterr().out == "usage goes to no biller yet\n"
 
 
 def test_without_fleet_nothing_of_it_is_loaded(tmp_path: Path) -> None:
@@ -442,21 +431,6 @@ def log(pm: PowerManager, device_id: str, hours_ago: int, watt_hours: float) -> 
 # --- Stories
 
 
-class FragileLedger(LedgerFile):
-    """Its process can end around every transaction of billing."""
-
-    fuse: Fuse
-
-    @contextmanager
-    def connection(self) -> Iterator[sqlite3.Connection]:
-        """As a ledger file's."""
-        self.fuse.step()
-        with super().connection() as conn:
-            yield conn
-            self.fuse.step()
-        self.fuse.step()
-
-
 @dataclass
 class FleetStory(Story):
     """A story whose readings go through an engine."""
@@ -492,4 +466,5 @@ def test_billed_is_the_floor_of_consumed_in_a_fleet(
     jumps.
     """
     with tempfile.TemporaryDirectory() as folder:
-        live(FleetStory(folder=Path(folder)), episodes)
+        end = live(FleetStory(folder=Path(folder)), episodes)
+    assert end.billed_wh == end.consumed_wh

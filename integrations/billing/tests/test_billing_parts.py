@@ -173,16 +173,26 @@ def test_keys_come_from_the_environment_or_a_file(key: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "text",
     [
-        "sk_test_...", "sk_test_xxxxxxxxxxxxxxxxxxxxxxxx", "sk_live_YOUR_KEY", "sk_live_YourSecretKey1234567",
-        "pk_live_Ab1Cd2Ef3Gh4Ij5Kl6", "sk_test_short", "changeme", "sk_test_00000000000000000000", "<key>",
-        "sk_test_ThisIsAnExampleKey99", "sk_live_1234567890abcdef", "sk_test_abcdefghijklmnopqrst",
-        "sk_live_ReplaceThisWithYours", "rk_test_InsertKeyHere123456",
+        "sk_test_...",
+        "sk_test_xxxxxxxxxxxxxxxxxxxxxxxx",
+        "sk_live_YOUR_KEY",
+        "sk_live_YourSecretKey1234567",
+        "pk_live_Ab1Cd2Ef3Gh4Ij5Kl6",
+        "sk_test_short",
+        "changeme",
+        "sk_test_00000000000000000000",
+        "<key>",
+        "sk_test_ThisIsAnExampleKey99",
+        "sk_live_1234567890abcdef",
+        "sk_test_abcdefghijklmnopqrst",
+        "sk_live_ReplaceThisWithYours",
+        "rk_test_InsertKeyHere123456",
     ],
-)  # fmt: skip
+)
 def test_placeholders_stop_the_start(text: str) -> None:
     """The error does not quote them: it may be a real key with a typing mistake."""
     with pytest.raises(
-        BillingError, match="STRIPE_API_KEY: a placeholder, or no such secret"
+        BillingError, match="STRIPE_API_KEY: a placeholder, or not such a secret"
     ) as caught:
         read_secret({API_KEY: text}, API_KEY)
     assert text not in str(caught.value)

@@ -169,7 +169,7 @@ class TestLate:
     def test_an_hour_stays_on_its_meter_when_the_rules_of_the_zone_change(
         self, berlin: World, tmp_path: Path
     ) -> None:
-        """Berlin ends its winter time: what was counted stays, what is new goes by the new rules."""
+        """Berlin ends its winter time: counted hours stay, new ones follow the new rules."""
         counted, following = at("2026-10-26T06:00"), at("2026-10-27T06:00")
         use_in(berlin, counted, 7.0)
         berlin.report()
@@ -226,8 +226,11 @@ class TestReconcile:
         ]
         (found,) = compare(used).differences
         assert (found.hours.start, found.period, found.ours_wh, found.theirs_wh) == (
-            border - 1, "off_peak", 11, 0
-        )  # fmt: skip
+            border - 1,
+            "off_peak",
+            11,
+            0,
+        )
         assert repair(used.pm, [found], oldest_billable(used.now)) == 1
         assert used.report().complete
         assert used.server.meter_hours(CUSTOMER)[OFF_PEAK][border - 1] == 11
@@ -297,8 +300,9 @@ class TestReconcile:
                 event["value"] -= 3
         differences = compare(used, month).differences
         assert [(one.period, one.ours_wh, one.theirs_wh) for one in differences] == [
-            ("off_peak", 21, 18), ("peak", 25, 28)
-        ]  # fmt: skip
+            ("off_peak", 21, 18),
+            ("peak", 25, 28),
+        ]
 
     def test_closed_days_do_not_follow_new_rules_of_the_zone(
         self, used: World, tmp_path: Path
@@ -482,8 +486,11 @@ class TestLedgers:
         assert second.report(compare=True).complete
         assert berlin.report(compare=True).complete
         assert {name: sum(by_hour.values()) for name, by_hour in on_meters(berlin).items()} == {
-            PEAK: 200, OFF_PEAK: 200, "energy_roof_peak": 200, "energy_roof_off_peak": 200
-        }  # fmt: skip
+            PEAK: 200,
+            OFF_PEAK: 200,
+            "energy_roof_peak": 200,
+            "energy_roof_off_peak": 200,
+        }
         assert len({event["identifier"] for event in berlin.server.events}) == 4
 
     def test_a_plain_ledger_and_one_with_a_tariff_have_other_meters(
@@ -507,7 +514,7 @@ class TestLedgers:
     def test_other_hours_are_a_ledger_of_their_own_from_an_hour_on(
         self, berlin: World, tmp_path: Path
     ) -> None:
-        """The device ends in one and begins in the other: every hour is billed once, late ones too."""
+        """The device moves to the other ledger: each hour is billed once, late ones too."""
         switch = at("2026-10-27T13:00")
         hours = range(switch - 3, switch + 3)
         use_in(berlin, hours[0], 10.0)
@@ -518,8 +525,13 @@ class TestLedgers:
         tariff = parse_tariff(TWO.replace("22:00", "15:00"))
         setup_tariff(ledger, client, "Energy", tariff, "energy_late")
         link(
-            berlin.pm, "edge", CUSTOMER, since=switch * HOUR, ledger=ledger, clock=lambda: berlin.now
-        )  # fmt: skip
+            berlin.pm,
+            "edge",
+            CUSTOMER,
+            since=switch * HOUR,
+            ledger=ledger,
+            clock=lambda: berlin.now,
+        )
         later(berlin, 6)
         for hour in hours:
             use_in(berlin, hour, 10.0)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from loopback import KEY, Loopback, serve
 from power_billing import cli, ledger, sender
-from power_billing.keys import API_KEY, WEBHOOK_SECRET
+from power_billing.keys import API_KEY, API_URL, WEBHOOK_SECRET
 from power_billing.sources import NANO
-from power_billing.stripe_client import API_URL
 from power_billing.webhooks import DEFAULT_GRACE_HOURS, GRACE, POLICY
 
 HERE = Path(__file__).resolve().parents[1]

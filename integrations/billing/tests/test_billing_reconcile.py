@@ -80,8 +80,9 @@ def test_what_stripe_has_from_elsewhere_is_found(used: World) -> None:
         used.server.events.append(event)
     found = compare(used)
     assert [(one.ours_wh, one.theirs_wh, one.is_foreign) for one in found.differences] == [
-        (0, 5, True), (20, 99, False)
-    ]  # fmt: skip
+        (0, 5, True),
+        (20, 99, False),
+    ]
     assert repair(used.pm, found.differences, oldest_billable(used.now)) == 1
     assert not used.report().complete
     assert used.billed() == 10 + 20 + 5

@@ -308,7 +308,7 @@ def test_an_hour_beyond_all_reason_is_listed_not_billed(world: World) -> None:
     assert values(world) == [(7, 5)]
     assert not done.complete
     assert [(one.kind, one.hour) for one in done.lost] == [(FindingKind.SENSOR, THIS_HOUR - 3)]
-    assert "in an hour: look at the sensor" in str(done.lost[0])
+    assert "in an hour: check the sensor" in str(done.lost[0])
 
 
 def test_a_file_has_one_biller(world: World, tmp_path: Path) -> None:
@@ -348,7 +348,8 @@ def test_a_run_reads_no_more_of_the_outbox_than_is_open(
     world.link()
     sink = world.sink()
     with tables(world.devices) as conn:
-        sql = "INSERT INTO billing_outbox (customer, hour, revision, value_wh, state) VALUES (?, ?, 0, 5, ?)"
+        sql = """INSERT INTO billing_outbox (customer, hour, revision, value_wh, state)
+            VALUES (?, ?, 0, 5, ?)"""
         rows = [
             (CUSTOMER, THIS_HOUR - back, "sent" if back < 3000 else "refused")
             for back in range(1, 3001)

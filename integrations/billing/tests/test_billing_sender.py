@@ -101,7 +101,7 @@ def test_a_run_gives_up_after_three_calls_in_vain(world: World) -> None:
 def test_a_key_that_is_not_taken_ends_the_run(used: World) -> None:
     """Nothing is refused because of it; the error names the variable, and no part of the key."""
     with pytest.raises(
-        BillingError, match=r"STRIPE_API_KEY: Stripe does not take this key \(401\)"
+        BillingError, match=r"STRIPE_API_KEY: Stripe refuses this key \(401\)"
     ) as caught:
         fail(used, "401-before")
     assert "Loopback" not in str(caught.value)
@@ -252,7 +252,7 @@ def test_a_customer_whose_summaries_fail_holds_up_nobody_else(world: World) -> N
 
 
 def test_an_identifier_that_is_forgotten_during_a_run_is_not_used(world: World) -> None:
-    """The run's first event takes three hours; the second one's first try is 25 hours ago by then."""
+    """The run's first event takes three hours; the second one's first try is then 25 hours ago."""
     world.link()
     world.use(10.0, 4)
     world.use(10.0, 3)
@@ -297,7 +297,7 @@ def test_a_key_that_is_withdrawn_meanwhile_ends_the_run(used: World) -> None:
     later(used, 48 * HOUR)
     sink = used.sink()
     used.server.key = "another"
-    with pytest.raises(BillingError, match="Stripe does not take this key"):
+    with pytest.raises(BillingError, match="Stripe refuses this key"):
         used.usage.report(sink)
 
 

@@ -44,9 +44,12 @@ class Service:
         command = [sys.executable, "-m", "power_service", "--db", str(db), "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=db.parent, stdout=log, stderr=log,
+                command,
+                cwd=db.parent,
+                stdout=log,
+                stderr=log,
                 env={**clean, "PYTHONPATH": os.pathsep.join(map(str, PARTS)), **environ},
-            )  # fmt: skip
+            )
 
     def wait_until_it_listens(self) -> None:
         """At most 30 seconds."""
@@ -132,8 +135,10 @@ def test_the_ledgers_metrics_are_beside_the_services_own(
     made = subprocess.run(
         [*command, "token", "new", "scraper", "--scope", "read"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PARTS))},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
     request = urllib.request.Request(f"http://127.0.0.1:{service.port}/metrics", headers=headers)
 

@@ -126,7 +126,8 @@ def test_a_body_that_is_no_event_is_refused(desk: Desk, body: bytes, message: st
 )
 def test_an_odd_time_is_refused(desk: Desk, created: str) -> None:
     """What no file can keep, and what is no time, never gets that far."""
-    body = f'{{"id": "evt_1", "type": "invoice.paid", "created": {created}, "data": {{"object": {{}}}}}}'
+    head = f'"id": "evt_1", "type": "invoice.paid", "created": {created}'
+    body = f'{{{head}, "data": {{"object": {{}}}}}}'
     with pytest.raises(BadEvent, match="evt_1: created: expected a whole number"):
         desk.send(body.encode())
 

@@ -12,9 +12,9 @@ import pytest
 import stripe
 from loopback import KEY, FakeTransport, Loopback, serve
 from power_billing.errors import BillingError
-from power_billing.keys import API_KEY, Secret
+from power_billing.keys import API_KEY, API_URL, Secret
 from power_billing.sinks import Outcome, UsageEvent
-from power_billing.stripe_client import API_URL, make_client
+from power_billing.stripe_client import make_client
 from power_billing.stripe_setup import Found, setup
 from power_billing.stripe_sinks import open_sink, sink_from
 from world import CUSTOMER, HOUR, NOW, World
@@ -55,7 +55,7 @@ def test_setup_finds_the_meter_among_many(world: World) -> None:
 def test_a_stripe_that_fails_at_the_look_at_the_meter_is_named(world: World) -> None:
     """The run ends before anything is sent."""
     world.sink()
-    with pytest.raises(BillingError, match="Stripe does not take this key"):
+    with pytest.raises(BillingError, match="Stripe refuses this key"):
         open_sink(
             world.pm,
             client(world.server, "sk_test_51Withdrawn000"),

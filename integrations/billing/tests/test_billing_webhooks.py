@@ -313,7 +313,7 @@ def test_a_customer_that_changed_is_looked_at_by_the_next_report(desk: Desk, kin
     named = {"invoice": CUSTOMER, "customer": CUSTOMER}
     assert desk.deliver(kind, **named).endswith("the next report looks at the customer")
     stranger = {"invoice": "cus_Stranger", "customer": "cus_Stranger"}
-    assert desk.deliver(kind, **stranger).endswith("nobody's usage is billed to it")
+    assert desk.deliver(kind, **stranger).endswith("no device is billed to it")
     assert rows(desk, "SELECT customer, checked_at FROM billing_customers") == [(CUSTOMER, None)]
     assert desk.told() == []
 
