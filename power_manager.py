@@ -30,7 +30,7 @@ Standard library only. The sections of this file, in their order:
     Command lines               what all command lines of the project share
     Showing                     what the command line shows to a person: from records to text
     Import and export           logs of other programs, and of this one, in and out
-    Command line                `python power_manager.py COMMAND`
+    Command line                `python3 power_manager.py COMMAND`
 
 `current_draw` is amperes out of the source: positive while it supplies (a battery discharging, a
 panel producing), negative while it takes in (a battery charging). Wattage, voltage x current_draw,
@@ -5719,7 +5719,7 @@ def program_name(installed: str, script: str) -> str:
     """How the running program was started: by its `installed` name, or as a Python script."""
     if os.path.basename(sys.argv[0] if sys.argv else "") == installed:
         return installed
-    return f"python {os.path.basename(script)}"
+    return f"python3 {os.path.basename(script)}"
 
 
 class _Setting(NamedTuple):
@@ -9356,7 +9356,7 @@ def _this_command() -> str:
     program = sys.argv[0] if sys.argv else ""
     if os.path.basename(program) == "power-manager":
         return "power-manager"
-    return f"{_quoted(sys.executable or 'python')} {_quoted(os.path.abspath(__file__))}"
+    return f"{_quoted(sys.executable or 'python3')} {_quoted(os.path.abspath(__file__))}"
 
 
 _DEMO_CAPACITY_WH = 120.0

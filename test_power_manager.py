@@ -9965,7 +9965,7 @@ class TestCommandParser:
 
     @pytest.mark.parametrize(
         ("started", "name"),
-        [(["/usr/bin/tool"], "tool"), (["/x/tool.py"], "python tool.py"), ([], "python tool.py")],
+        [(["/usr/bin/tool"], "tool"), (["/x/tool.py"], "python3 tool.py"), ([], "python3 tool.py")],
     )
     def test_program_name(
         self, monkeypatch: pytest.MonkeyPatch, started: list[str], name: str
@@ -10964,12 +10964,12 @@ class TestCommandErrors(CommandLine):
             power_manager.main([command, "--help"])
         assert caught.value.code == 0
         text = capsys.readouterr().out
-        assert text.startswith(f"usage: python power_manager.py {command} ")
+        assert text.startswith(f"usage: python3 power_manager.py {command} ")
         usage, description, *_, last = text.split("\n\n")
         assert re.fullmatch(r"[A-Z][^.]+(\.[^.]+)*\.", description.strip())
         named = set(re.findall(r"--[a-z-]+", usage))
         assert all(re.search(rf"^ +{option}\b", text, re.MULTILINE) for option in named)
-        assert re.match(rf"examples?:\n  python power_manager\.py {command}\b", last)
+        assert re.match(rf"examples?:\n  python3 power_manager\.py {command}\b", last)
         with pytest.raises(SystemExit):
             power_manager.main(["help", command])
         assert capsys.readouterr().out == text
@@ -15048,7 +15048,7 @@ def run_command(line: str) -> str:
             code: object = power_manager.main(words, clock=clock)
         except SystemExit as end:  # of help and completion
             code = end.code
-        assert code == 0, f"python power_manager.py {line}"
+        assert code == 0, f"python3 power_manager.py {line}"
     if target:
         Path(target).write_text(out.getvalue())
     return out.getvalue()
