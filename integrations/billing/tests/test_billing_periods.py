@@ -506,7 +506,7 @@ class TestLedgers:
         """Another name would be other meters."""
         set_tariff(second, meter_name="energy_roof")
         second.report()
-        with pytest.raises(BillingError, match="another meter wants another --ledger"):
+        with pytest.raises(BillingError, match="another meter needs another --ledger"):
             set_tariff(second, meter_name="energy_attic")
         set_tariff(second)
         assert [one["event_name"] for one in second.server.meters.values()].count(PEAK) == 1
