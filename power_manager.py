@@ -6144,6 +6144,13 @@ class CommandParser(argparse.ArgumentParser):
         print_error(f"{self.format_usage()}{self.name}: {printable(message)}")
         self.exit(2)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print the help or the version; argparse itself hides that it cannot be written."""
+        if message and file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return

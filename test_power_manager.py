@@ -10356,12 +10356,22 @@ class TestRunProgram:
         return done.returncode, done.stderr
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-    @pytest.mark.parametrize("last", ["return 0", "sys.exit()"])
-    def test_full_disk(self, last: str) -> None:
-        """It is said once, of a help text too, and Python does not try again at its exit."""
-        program = f"def run():\n    print('x')\n    {last}"
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "print('x')\n    return 0",
+            "print('x')\n    sys.exit()",
+            "power_manager.CommandParser('tool', 'Do.').parse_args(['--help'])",
+            "power_manager.CommandParser('tool', 'Do.', version='1').parse_args(['--version'])",
+        ],
+        ids=["code", "exit", "help", "version"],
+    )
+    def test_full_disk(self, body: str, unbuffered: str) -> None:
+        """It is said once, and Python does not try again at its exit."""
+        program = f"def run():\n    {body}"
         with open("/dev/full", "w") as target:
-            ended = self.run_process(program, target)
+            ended = self.run_process(program, target, PYTHONUNBUFFERED=unbuffered)
         assert ended == (1, "tool: [Errno 28] No space left on device\n")
 
     @pytest.mark.parametrize(
@@ -12921,6 +12931,12 @@ class TestWhatImportSays(Logs):
         """Lines keep their numbers; a comment further down is a bad row."""
         outcome = take("# a\n# b\n" + HEAD + "1780300800,12,1,3\n# c\n", "--skip-bad")
         assert (bad_lines(outcome), len(stored())) == ([5], 1)
+
+    def test_comment_with_one_known_name(self, take: Take, stored: Stored) -> None:
+        """A single word that could be a column makes no head."""
+        options = "--column timestamp=when --column voltage=x --column current=y"
+        outcome = take("# Voltage, by hand\nwhen,x,y\n1780300800,12,1\n", *options.split())
+        assert (outcome.code, len(stored())) == (0, 1)
 
     @pytest.mark.parametrize("head", ["# a\n", "# time,V,A\n"])
     def test_comments_without_a_head(self, take: Take, stored: Stored, head: str) -> None:
