@@ -9601,6 +9601,8 @@ def _open_private(path: str) -> Any:
 
 # --- Command line ---------------------------------------------------------------------
 
+_PROGRAM = "power-manager"  # its installed name
+
 
 def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
     """The meter with that id, or that is device/name, or device/type where that is one meter."""
@@ -9689,8 +9691,8 @@ def _print_demo_hints(session: _Session) -> None:
 def _this_command() -> str:
     """How this command line was started, so that it can be typed again in any directory."""
     program = sys.argv[0] if sys.argv else ""
-    if os.path.basename(program) == "power-manager":
-        return "power-manager"
+    if os.path.basename(program) == _PROGRAM:
+        return _PROGRAM
     return f"{_quoted(sys.executable or 'python3')} {_quoted(os.path.abspath(__file__))}"
 
 
@@ -10117,7 +10119,7 @@ def _run_budget(session: _Session) -> str:
             budget["error"] = _no_device(id_)
             session.exit_code = 1
             if not session.options.json:
-                print_error(f"power_manager: {budget['error']}")
+                print_error(f"{_PROGRAM}: {budget['error']}")
     if session.options.json:
         return shown_json(budgets)
     return _budget_text(budgets, session.screen)
@@ -10334,9 +10336,9 @@ class _PowerCommands:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.parser = CommandParser(
-            program_name("power-manager", __file__),
+            program_name(_PROGRAM, __file__),
             "Power telemetry for edge devices.",
-            name="power_manager",
+            name=_PROGRAM,
             version=__version__,
             examples=["demo", "report edge-001 --days 7", "help register"],
         )
@@ -10355,7 +10357,7 @@ class _PowerCommands:
         self._add_showing_commands()
         self._group = "deleting and maintaining"
         self._add_maintenance_commands()
-        self.parser.add_help_commands("power-manager")
+        self.parser.add_help_commands(_PROGRAM)
 
     def _add(
         self,
@@ -10774,6 +10776,14 @@ def _run(
     argv: Sequence[str] | None, clock: Callable[[], float], wait: Callable[[float], None]
 ) -> int:
     options = _PowerCommands(clock).parser.parse_args(argv)
+    goes_on = getattr(options, "watch", None) is not None or getattr(options, "follow", False)
+    with _sigterm_as_exit(0 if goes_on else 128 + signal.SIGTERM):
+        return _run_command(options, clock, wait)
+
+
+def _run_command(
+    options: argparse.Namespace, clock: Callable[[], float], wait: Callable[[float], None]
+) -> int:
     path = _database_of(options.command, options.db)
     if options.command == "restore":
         restore_database(path, options.path)
@@ -10804,23 +10814,23 @@ def main(
 ) -> int:
     """Run the command line; return its exit code.
 
-    0; 1 for an error or a finding; 2 for wrong usage; 130 for Ctrl-C; 143 for SIGTERM, by
-    SystemExit. `clock` returns epoch seconds, as that of PowerManager; `wait` passes the seconds
+    0; 1 for an error or a finding; 2 for wrong usage; 130 for Ctrl-C. SIGTERM raises SystemExit:
+    0 from a command that goes on until it is ended (--watch, --follow), 143 from any other, which
+    it cuts short. `clock` returns epoch seconds, as that of PowerManager; `wait` passes the seconds
     between two rounds of --watch or --follow.
     """
-    with _sigterm_as_exit():
-        return run_program(lambda: _run(argv, clock, wait), "power_manager", (PowerManagerError,))
+    return run_program(lambda: _run(argv, clock, wait), _PROGRAM, (PowerManagerError,))
 
 
 @contextlib.contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
+def _sigterm_as_exit(code: int) -> Iterator[None]:
     """Let SIGTERM raise SystemExit, so that the terminal and the file are left as they should be.
 
     Signals belong to the main thread, and a handler of the caller's own stays.
     """
 
-    def leave(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
+    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(code)
 
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

@@ -10839,7 +10839,7 @@ class TestCommands(CommandLine):
         """A demo may be made in a file of another name, but not in one that is there."""
         assert run("--db", "week.db", "demo").code == 0
         again = run("--db", "week.db", "demo")
-        error = "power_manager: week.db: exists already: name a new file\n"
+        error = "power-manager: week.db: exists already: name a new file\n"
         assert again == (1, "", error)
 
     def test_demo_adds_up(self, run: Run) -> None:
@@ -10951,7 +10951,7 @@ class TestCommandErrors(CommandLine):
         outcome = run("--db", "missing.db", *words.split())
         assert (outcome.code, outcome.out) == (1, "")
         assert re.fullmatch(
-            r"power_manager: missing\.db: no such file: .*register.*\n", outcome.err
+            r"power-manager: missing\.db: no such file: .*register.*\n", outcome.err
         )
         assert list(Path().iterdir()) == []
 
@@ -10978,7 +10978,7 @@ class TestCommandErrors(CommandLine):
         before = reread(Path("power_manager.db"))
         outcome = run(*words)
         assert (outcome.code, outcome.out) == (1, "")
-        assert re.fullmatch(rf"power_manager: .*{message}.*\n", outcome.err)
+        assert re.fullmatch(rf"power-manager: .*{message}.*\n", outcome.err)
         assert "()" not in outcome.err
         assert reread(Path("power_manager.db")) == before
 
@@ -11070,7 +11070,7 @@ class TestCommandErrors(CommandLine):
         assert "\n  power-manager log edge-001/Pack 12.9 0.5 82\n" in text
         with pytest.raises(SystemExit):
             power_manager.main(["lgo"])
-        error = "power_manager: unknown command 'lgo': did you mean log?"
+        error = "power-manager: unknown command 'lgo': did you mean log?"
         assert capsys.readouterr().err.splitlines()[-1] == error
 
     @pytest.mark.parametrize(
@@ -11085,14 +11085,14 @@ class TestCommandErrors(CommandLine):
     def test_mistyped_name(self, run: Run, words: str, error: str) -> None:
         """The nearest device or meter is offered."""
         run("add-meter", "dev-001", "solar")
-        assert run(*words.split()) == (1, "", f"power_manager: {error}\n")
+        assert run(*words.split()) == (1, "", f"power-manager: {error}\n")
 
     @pytest.mark.parametrize("option", ["-V", "--version"])
     def test_version_option(self, capsys: pytest.CaptureFixture[str], option: str) -> None:
         """Both options print the module's version."""
         with pytest.raises(SystemExit, match="0"):
             power_manager.main([option])
-        assert capsys.readouterr().out == f"power_manager {power_manager.__version__}\n"
+        assert capsys.readouterr().out == f"power-manager {power_manager.__version__}\n"
 
     def test_closed_pipe(self, run: Run, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Output into a pipe that the reader has closed is no error."""
@@ -11254,7 +11254,7 @@ class TestRegister(CommandLine):
         """What is no type is refused, and no file is made."""
         with pytest.raises(SystemExit, match="2"):
             power_manager.main(["register", "d", "D", "--meter", text])
-        assert capsys.readouterr().err.endswith(f"power_manager: argument --meter: {error}\n")
+        assert capsys.readouterr().err.endswith(f"power-manager: argument --meter: {error}\n")
         assert list(Path().iterdir()) == []
 
     @pytest.mark.usefixtures("pack")
@@ -11422,7 +11422,7 @@ class TestImport(CommandLine):
         stdin(text)
         outcome = run("import", pack)
         assert (outcome.code, outcome.out) == (1, "")
-        assert re.fullmatch(r"power_manager: .*expected .*NDJSON.*\n", outcome.err)
+        assert re.fullmatch(r"power-manager: .*expected .*NDJSON.*\n", outcome.err)
 
     def test_import_of_bytes_that_are_no_text(self, run: Run, pack: str) -> None:
         """Bytes that are not UTF-8 spoil their own row only."""
@@ -13211,7 +13211,7 @@ class TestBatches(Logs):
         assert (outcome.code, outcome.out, len(stored())) == (1, "", 20)
         assert outcome.err.endswith(
             f"{words[0] if words else '-'}: stored so far: 20 rows\n"
-            "power_manager: 1 bad row: the batch was not stored; correct the log, or leave out "
+            "power-manager: 1 bad row: the batch was not stored; correct the log, or leave out "
             "bad rows with --skip-bad\n"
         )
 
@@ -13223,7 +13223,7 @@ class TestBatches(Logs):
         outcome = run("import", pack, "--batch", "50")
         assert outcome.code == 1
         assert (
-            "-: and 30 more bad rows\npower_manager: 50 bad rows: nothing was stored" in outcome.err
+            "-: and 30 more bad rows\npower-manager: 50 bad rows: nothing was stored" in outcome.err
         )
         stdin(HEAD + self.rows(0, 1) + "never,1,1,1\n" * 200)
         assert run("import", pack, "--batch", "50", "--skip-bad").code == 0
@@ -13249,7 +13249,7 @@ class TestBatches(Logs):
         outcome = run("import", pack, "--batch", "50")
         assert (outcome.code, len(stored())) == (1, 150)
         assert outcome.err.startswith("-: JSON array")
-        assert "-: stored so far: 150 rows\npower_manager: line 190: expected" in outcome.err
+        assert "-: stored so far: 150 rows\npower-manager: line 190: expected" in outcome.err
 
     @staticmethod
     def interrupted(monkeypatch: pytest.MonkeyPatch, text: str, number: int = 2) -> None:
@@ -13320,7 +13320,7 @@ class TestBatches(Logs):
 
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Broken())))
         outcome = run("import", pack)
-        assert (outcome.code, outcome.err) == (1, "power_manager: [Errno 5] broken\n")
+        assert (outcome.code, outcome.err) == (1, "power-manager: [Errno 5] broken\n")
 
     def test_import_that_ends_before_its_pipe(self, run: Run, pack: str) -> None:
         """The thread that reads does not wait for ever to give away what nobody takes."""
@@ -13506,7 +13506,7 @@ class TestExport(Logs):
         """They are refused, and no file is made."""
         outcome = run("export", pack, *words.split(), "--output", "out.txt")
         assert (outcome.code, outcome.out) == (1, "")
-        assert f"power_manager: {option}: the format " in outcome.err
+        assert f"power-manager: {option}: the format " in outcome.err
         assert not Path("out.txt").exists()
 
     def test_range_before_now(self, run: Run, pack: str) -> None:
@@ -13774,7 +13774,7 @@ class TestNewCommands(CommandLine):
         for name in ("notes.txt", "missing.db", "power_manager.db", "."):
             outcome = run("restore", name)
             assert (outcome.code, outcome.out) == (1, "")
-            assert outcome.err.startswith("power_manager: ")
+            assert outcome.err.startswith("power-manager: ")
             assert outcome.err.count("\n") == 1
         assert reread(Path("power_manager.db")) == before
 
@@ -14404,7 +14404,7 @@ class TestShownToAPerson(Showing):
         outcome = run("budget", "absent", clock=Clock())
         assert (outcome.code, outcome.err) == (
             1,
-            "power_manager: no device has the id 'absent': make it with the command `register`\n",
+            "power-manager: no device has the id 'absent': make it with the command `register`\n",
         )
         assert outcome.out.splitlines()[1].split() == ["absent", *["-"] * 7, "no", "such", "id"]
 
@@ -14835,17 +14835,28 @@ class TestWatching(Showing):
     def test_sigterm_leaves_the_terminal(
         self, house: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """SIGTERM ends it with 143, and the terminal is as it was."""
+        """SIGTERM ends it with 0, and the terminal is as it was."""
         terminal = Terminal()
         monkeypatch.setattr(sys, "stdout", terminal)
-        with pytest.raises(SystemExit, match="143"):
+        with pytest.raises(SystemExit) as caught:
             power_manager.main(
                 ["status", "gate", "--watch"],
                 clock=Clock(),
-                wait=lambda _seconds: os.kill(os.getpid(), signal.SIGTERM),
+                wait=lambda _seconds: signal.raise_signal(signal.SIGTERM),
             )
+        assert caught.value.code == 0
         assert terminal.getvalue().endswith("\x1b[?25h\x1b[?1049l")
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def test_sigterm_ends_following(self, house: Path) -> None:
+        """It ends `events --follow` with 0 too."""
+        with pytest.raises(SystemExit) as caught:
+            power_manager.main(
+                ["events", "--follow"],
+                clock=Clock(),
+                wait=lambda _seconds: signal.raise_signal(signal.SIGTERM),
+            )
+        assert caught.value.code == 0
 
     def test_handler_of_the_caller_stays(self, house: Path, run: Run) -> None:
         """A program with a handler of its own keeps it, and one may run commands in a thread."""
