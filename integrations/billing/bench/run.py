@@ -1,7 +1,7 @@
 """Measure what billing costs, and write RESULTS.md: some six minutes on two quiet cores.
 
-python integrations/billing/bench/run.py
-python integrations/billing/bench/run.py --only file --devices 10 --days 3
+python3 integrations/billing/bench/run.py
+python3 integrations/billing/bench/run.py --only file --devices 10 --days 3
 
 --only prints one part and writes nothing. A loopback Stripe answers at once, in the same process.
 """
@@ -182,7 +182,7 @@ def _print_year(world: World, years: float) -> None:
 RESULTS = """\
 # Results
 
-Written by `python integrations/billing/bench/run.py`. {system}. ARM was not measured.
+Written by `python3 integrations/billing/bench/run.py`. {system}. ARM was not measured.
 
 ## A run
 
@@ -224,7 +224,7 @@ consumed, rounded down.
 
 ## Months
 
-`python integrations/billing/tests/soak.py {soak}`: months of readings late and early, faults, \
+`python3 integrations/billing/tests/soak.py {soak}`: months of readings late and early, faults, \
 kills, wrong clocks, prunes, deletions, moved devices, restored backups, and a second file that \
 bills one of the customers, by a copy of the ledger or by one of its own, and takes over or is \
 taken over. Half of the months have a tariff of two periods. In the end of each: what Stripe \

@@ -55,8 +55,8 @@ from power_billing.sinks import (
 from power_billing.sources import FileUsage, HourUsage, MeterUsage, UsageSource
 from power_billing.tables import LedgerFile
 from power_billing.usage import Report, Run, Status, create_usage_record, report, status
+from power_manager import __version__ as __version__
 
-__version__ = "1.0.0"
 __all__ = [
     "BillingError",
     "CannotSayNow",

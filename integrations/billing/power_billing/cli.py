@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from typing import Any
 
-import power_billing
 from power_billing.commands_decide import add_decision_commands
 from power_billing.commands_links import add_link_commands
 from power_billing.commands_statement import add_statement_command
@@ -20,9 +20,11 @@ from power_manager import (
     CommandParser,
     NotFound,
     PowerManagerError,
+    __version__,
     log_to_stderr,
     print_error,
     printable,
+    program_name,
     run_program,
 )
 
@@ -33,11 +35,27 @@ CLICKHOUSE = "POWER_FLEET_CLICKHOUSE"  # power-fleet's variable
 def make_parser() -> CommandParser:
     """The parser of every command."""
     parser = CommandParser(
-        NAME,
-        "Bill the energy that devices used, once.",
-        version=power_billing.__version__,
+        program_name(NAME, "-m power_billing"),
+        "Bill the energy that devices used, each hour once.",
+        name=NAME,
+        version=__version__,
         examples=["link edge-001 --customer cus_Nf1XyzAbc", "report --dry-run", "help report"],
     )
+    _add_place_options(parser)
+    _add_variables(parser)
+    add_link_commands(parser)
+    add_usage_commands(parser)
+    add_decision_commands(parser)
+    add_statement_command(parser)
+    add_stripe_commands(parser)
+    for command in parser.commands.values():
+        _add_place_options_again(command)
+    parser.add_help_commands(NAME)
+    return parser
+
+
+def _add_place_options(parser: CommandParser) -> None:
+    """Add what says where the devices and the ledger are."""
     parser.add_setting(
         "--db",
         variable="POWER_MANAGER_DB",
@@ -63,17 +81,18 @@ def make_parser() -> CommandParser:
         "--clickhouse",
         action="append",
         metavar="URL",
-        help="the engine of --fleet, once for each shard, its replicas separated by commas "
-        f"(default: ${CLICKHOUSE}, else this machine's hub)",
+        help="the engine of --fleet, once for each shard (repeatable), its replicas separated by "
+        f"commas (default: ${CLICKHOUSE}, else this machine's hub)",
     )
-    _add_variables(parser)
-    add_link_commands(parser)
-    add_usage_commands(parser)
-    add_decision_commands(parser)
-    add_statement_command(parser)
-    add_stripe_commands(parser)
-    parser.add_help_commands(NAME)
-    return parser
+
+
+def _add_place_options_again(command: CommandParser) -> None:
+    """Take the same after a command; the program's own help has them."""
+    hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    command.add_argument("--db", metavar="PATH", **hidden)
+    command.add_argument("--ledger", metavar="FILE", **hidden)
+    command.add_argument("--fleet", action="store_true", **hidden)
+    command.add_argument("--clickhouse", metavar="URL", action="append", **hidden)
 
 
 def _add_variables(parser: CommandParser) -> None:
@@ -81,14 +100,14 @@ def _add_variables(parser: CommandParser) -> None:
     add = parser.add_variable
     add(CLICKHOUSE, "the engine of `--fleet`, shards separated by spaces")
     add(API_KEY, "Stripe's key: `sk_` or `rk_`, `live` or `test`")
-    add(f"{API_KEY}_FILE", "or a file that holds it")
+    add(f"{API_KEY}_FILE", "instead: a file that holds it")
     add(API_URL, "another address of Stripe's API, for tests: https, or this machine")
     add(
         WEBHOOK_SECRET,
         "for `power-service`: `whsec_...`, or several separated by commas or white space",
         default="no route",
     )
-    add(f"{WEBHOOK_SECRET}_FILE", "or a file that holds it")
+    add(f"{WEBHOOK_SECRET}_FILE", "instead: a file that holds it")
     add(
         POLICY,
         "for `power-service`: from when an unpaid invoice counts: `final_attempt`, after which "
@@ -131,8 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_fleet(parser: CommandParser, options: argparse.Namespace) -> None:
     """End with exit code 2 if only one of --fleet, --clickhouse and --ledger is given."""
-    options.usage_error = parser.error
+    error = parser.commands[options.command].error
+    options.usage_error = error
     if options.clickhouse and not options.fleet:
-        parser.error("--clickhouse is the engine of --fleet: give both")
+        error("--clickhouse is the engine of --fleet: give both")
     if options.fleet and not options.ledger:
-        parser.error(f"--fleet needs the ledger in a file of its own: --ledger FILE, or {LEDGER}")
+        error(f"--fleet needs the ledger in a file of its own: --ledger FILE, or {LEDGER}")

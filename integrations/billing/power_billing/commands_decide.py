@@ -75,7 +75,7 @@ def add_decision_commands(parser: CommandParser) -> None:
         action="store_true",
         help="bill from this ledger a customer that another ledger bills",
     )
-    add("--customer", metavar="cus_...", help="only this customer's")
+    add("--customer", metavar="ID", help="only this customer")
     add("--hour", type=time_argument, metavar="TIME", help="only this hour")
     add("--all", action="store_true", help="everything that is listed")
     add_sink_options(command)
@@ -172,7 +172,7 @@ def _resolve(options: argparse.Namespace) -> int:
         hours = range(hour, hour + 1)
     is_chosen = options.all or options.customer or hours
     if (options.keep or options.send) and not is_chosen:
-        options.parser.error("choose by --customer, --hour, or --all")
+        options.usage_error("choose by --customer, --hour, or --all")
     if options.take_over:
         return _take_over(options)
     with opened(options) as (_, place):
@@ -200,7 +200,7 @@ def _resolve(options: argparse.Namespace) -> int:
 
 def _take_over(options: argparse.Namespace) -> int:
     if options.customer is None:
-        options.parser.error("--take-over needs --customer")
+        options.usage_error("--take-over needs --customer")
     with opened(options) as (_, place):
         sink = sink_of(place, options)
         if not isinstance(sink, ClaimingSink):

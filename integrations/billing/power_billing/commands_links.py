@@ -8,16 +8,16 @@ import time
 from dataclasses import dataclass
 
 from power_billing.claims import Claim, note_claim, waiting_reason
-from power_billing.command_line import confirm, opened, time_argument
+from power_billing.command_line import add_link_options, opened
 from power_billing.counting import chosen_meters
 from power_billing.errors import BillingError
 from power_billing.hours import iso
 from power_billing.keys import API_KEY, is_set, read_secret
-from power_billing.links import TYPES, Link, check_id, link, unlink
+from power_billing.links import Link, check_id, link, unlink
 from power_billing.periods import ledger_meters
 from power_billing.sources import NANO, Devices, source_of
 from power_billing.tables import Place, tables
-from power_manager import CommandParser, MeterType, printable
+from power_manager import CommandParser, MeterType, confirm, printable
 
 
 def add_link_commands(parser: CommandParser) -> None:
@@ -29,27 +29,15 @@ def add_link_commands(parser: CommandParser) -> None:
         examples=["edge-001 --customer cus_Nf1XyzAbc --types main"],
         group="who is billed",
     )
+    add_link_options(command)
     add = command.add_argument
-    add("device_id", metavar="DEVICE_ID")
-    add("--customer", required=True, metavar="cus_...")
-    add("--subscription-item", metavar="si_...", help="kept for people: meters bill by customer")
+    add("--subscription-item", metavar="ID", help="kept for people: meters bill by customer")
     add(
         "--offline",
         action="store_true",
         help="do not ask Stripe about the customer: the next report does",
     )
-    add(
-        "--types",
-        metavar="LIST",
-        help=f"meters that count, of {', '.join(TYPES)} (default: all, a ups only without a main)",
-    )
-    add("--yes", action="store_true", help="bill main beside battery or ups without asking")
-    add(
-        "--since",
-        type=time_argument,
-        metavar="TIME",
-        help="from this hour on, at most 35 days back (default: the next full UTC hour)",
-    )
+
     command = parser.add_command(
         "unlink",
         _unlink,
@@ -57,7 +45,7 @@ def add_link_commands(parser: CommandParser) -> None:
         examples=["edge-001"],
         group="who is billed",
     )
-    command.add_argument("device_id", metavar="DEVICE_ID")
+    command.add_argument("device_id", help="the device's id")
 
 
 def _link(options: argparse.Namespace) -> int:
@@ -114,7 +102,7 @@ def confirm_choice(pm: Devices, device_id: str, yes: bool) -> None:
     confirm(
         f"{device_id} has main and battery or ups meters: check the sum, or choose by --types. "
         "Bill it like this?",
-        yes,
+        yes=yes,
     )
 
 

@@ -33,7 +33,7 @@ def add_statement_command(parser: CommandParser) -> None:
         metavar="YYYY-MM",
         help="a calendar month of UTC",
     )
-    add("--customer", metavar="cus_...", help="only this customer")
+    add("--customer", metavar="ID", help="only this customer")
     add("--format", choices=_FORMATS, default="text", help="what is printed (default: %(default)s)")
     add("--price", metavar="AMOUNT", help="price of one unit (default: the one given to setup)")
     add("--currency", metavar="CODE", help="currency of that price, such as eur")
@@ -44,12 +44,11 @@ def add_statement_command(parser: CommandParser) -> None:
         metavar="FILE",
         help="the ledger's tariff with other prices (default: those given to setup)",
     )
-    command.set_defaults(parser=command)
 
 
 def _statement(options: argparse.Namespace) -> int:
     if (options.price is None) != (options.currency is None):
-        options.parser.error("--price and --currency go together: give both")
+        options.usage_error("--price and --currency go together: give both")
     tariff = None
     if options.tariff is not None:
         from power_billing.tariff_file import read_tariff

@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from power_billing.command_line import confirm, opened, time_argument
+from power_billing.command_line import add_customer_option, add_link_options, opened
 from power_billing.commands_links import confirm_choice, linked_line, print_other_ledger
 from power_billing.commands_usage import run_report
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, shown_minute
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.links import TYPES, Link, check_id, keep_item, link, links_of
+from power_billing.links import Link, check_id, keep_item, link, links_of
 from power_billing.money import UNITS, Price
 from power_billing.periods import event_name_of, meter_name_of
 from power_billing.sources import Devices
 from power_billing.tables import Place, forget_customer, tables
 from power_billing.tariff import shown_hours
 from power_billing.usage import one_run
-from power_manager import CommandParser, InvalidValue, parse_count
+from power_manager import CommandParser, InvalidValue, confirm, parse_count
 
 if TYPE_CHECKING:
     import stripe
@@ -48,7 +48,7 @@ def add_stripe_commands(parser: CommandParser) -> None:
         examples=["--customer cus_Typo1Xyz"],
         group=_GROUP,
     )
-    command.add_argument("--customer", required=True, metavar="cus_...")
+    add_customer_option(command)
 
 
 def _client() -> tuple[stripe.StripeClient, Secret]:
@@ -81,7 +81,7 @@ def _add_setup(parser: CommandParser) -> None:
     add(
         "--unit",
         choices=UNITS,
-        help="unit of the price (default: kWh); invoices count watt-hours",
+        help="unit of the price; invoices count watt-hours (default: kWh)",
     )
     add(
         "--tariff",
@@ -95,7 +95,6 @@ def _add_setup(parser: CommandParser) -> None:
         help="a separate meter, for customers that another ledger bills too; with --tariff, the "
         "beginning of its meters' names",
     )
-    command.set_defaults(parser=command)
 
 
 def _setup(options: argparse.Namespace) -> int:
@@ -105,7 +104,7 @@ def _setup(options: argparse.Namespace) -> int:
         return _setup_tariff(options)
     given = [options.product, options.price, options.currency]
     if any(given) and not all(given):
-        options.parser.error("--product, --price and --currency go together: give all three")
+        options.usage_error("--product, --price and --currency go together: give all three")
     price = None
     if options.product:
         price = Price.parse(options.price, options.currency, options.unit or "kWh")
@@ -127,9 +126,9 @@ def _setup_tariff(options: argparse.Namespace) -> int:
     from power_billing.tariff_file import read_tariff
 
     if options.price or options.currency or options.unit:
-        options.parser.error("--tariff has the prices: leave out --price, --currency and --unit")
+        options.usage_error("--tariff has the prices: leave out --price, --currency and --unit")
     if not options.product:
-        options.parser.error("--tariff and --product go together: invoices name the product")
+        options.usage_error("--tariff and --product go together: invoices name the product")
     tariff = read_tariff(options.tariff)
     with opened(options) as (_, place):
         client, _ = _client()
@@ -166,25 +165,12 @@ def _add_subscribe(parser: CommandParser) -> None:
         ],
         group=_GROUP,
     )
+    add_link_options(command)
     add = command.add_argument
-    add("device_id", metavar="DEVICE_ID")
-    add("--customer", required=True, metavar="cus_...")
-    add(
-        "--types",
-        metavar="LIST",
-        help=f"for a new link: meters that count, of {', '.join(TYPES)} (default: as for link)",
-    )
-    add("--yes", action="store_true", help="bill main beside battery or ups without asking")
-    add(
-        "--since",
-        type=time_argument,
-        metavar="TIME",
-        help="for a new link: from this hour on (default: the next full UTC hour)",
-    )
     add(
         "--subscription",
-        metavar="sub_...",
-        help="add the price to this one (default: a new one that begins with the link)",
+        metavar="ID",
+        help="add the price to this one, such as sub_1Nf (default: a new one from the link on)",
     )
     add(
         "--days-until-due",
@@ -193,7 +179,6 @@ def _add_subscribe(parser: CommandParser) -> None:
         help="send invoices by mail, due after N days (default: Stripe charges the customer)",
     )
     add("--report", action="store_true", help="then report, as the timer will")
-    command.set_defaults(parser=command)
 
 
 def _subscribe(options: argparse.Namespace) -> int:
@@ -201,7 +186,7 @@ def _subscribe(options: argparse.Namespace) -> int:
     from power_billing.subscriptions import Wanted, prices_to_subscribe, refuse_missing, subscribe
 
     if options.subscription and options.days_until_due:
-        options.parser.error("--days-until-due is for a new subscription: leave one out")
+        options.usage_error("--days-until-due is for a new subscription: leave one out")
     with opened(options) as (pm, place):
         pm.get_device(options.device_id)
         client, _ = _client()
@@ -289,7 +274,7 @@ def _add_go_live(parser: CommandParser) -> None:
         default=[],
         type=_pair,
         metavar="cus_TEST=cus_LIVE",
-        help="bill a test customer's devices to this live one (default: stop billing them)",
+        help="bill a test customer's devices to this live one, repeatable (default: stop billing)",
     )
     add("--yes", action="store_true", help="do not ask")
 
@@ -311,7 +296,7 @@ def _go_live(options: argparse.Namespace) -> int:
         confirm(
             f"Forget {trial.hours} hours that were billed to {trial.account}, "
             "and bill with the live key?",
-            options.yes,
+            yes=options.yes,
         )
         with one_run(place):  # a report of the trial that is under way would go on with it
             trial = trial_of(place, client, key)

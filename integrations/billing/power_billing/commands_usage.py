@@ -11,6 +11,7 @@ from typing import Any
 from power_billing.claims import waiting_reason
 from power_billing.command_line import (
     add_sink_options,
+    check_sink_options,
     open_line,
     opened,
     print_events,
@@ -60,13 +61,13 @@ def add_usage_commands(parser: CommandParser) -> None:
         examples=["", "--json"],
         group="usage",
     )
-    command.add_argument("--json", action="store_true", help="JSON, for programs")
+    command.add_json()
     _add_metrics_option(command)
 
 
 def _add_metrics_option(command: CommandParser) -> None:
     command.add_argument(
-        "--metrics", type=Path, metavar="FILE", help="also write metrics for Prometheus there"
+        "--metrics-file", type=Path, metavar="FILE", help="also write metrics for Prometheus there"
     )
 
 
@@ -74,8 +75,7 @@ def _add_metrics_option(command: CommandParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    if (options.sink == "csv") != (options.csv is not None):
-        options.parser.error("--sink csv and --csv FILE go together: give both")
+    check_sink_options(options)
     with opened(options) as (pm, place):
         run = Run(pm, place)
         if options.dry_run:
@@ -91,7 +91,7 @@ def _report(options: argparse.Namespace) -> int:
             until=options.until,
             retry_refused=options.retry_refused,
             is_quiet=options.quiet,
-            metrics=options.metrics,
+            metrics_file=options.metrics_file,
         )
 
 
@@ -103,7 +103,7 @@ def run_report(
     until: datetime | None = None,
     retry_refused: bool = False,
     is_quiet: bool = False,
-    metrics: Path | None = None,
+    metrics_file: Path | None = None,
 ) -> int:
     """Report to the sink, and print what came of it; return the exit code."""
     _tell_due(pm, place, sink, is_quiet)
@@ -119,8 +119,8 @@ def run_report(
         held=held,
         problems=problems,
     )
-    if metrics is not None:
-        write_metrics(metrics, status(pm, place))
+    if metrics_file is not None:
+        write_metrics(metrics_file, status(pm, place))
     if not is_quiet:
         print_events(place, (entry.event for entry in done.sent))
         for kept in done.kept:
@@ -191,8 +191,8 @@ def _tell_due(pm: Devices, place: Place, sink: UsageSink, is_quiet: bool) -> Non
 def _status(options: argparse.Namespace) -> int:
     with opened(options) as (pm, place):
         now = status(pm, place)
-    if options.metrics is not None:
-        write_metrics(options.metrics, now)
+    if options.metrics_file is not None:
+        write_metrics(options.metrics_file, now)
     if options.json:
         print(shown_json(status_json(now)))
         return 0

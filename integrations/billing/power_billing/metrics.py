@@ -74,4 +74,4 @@ def write_metrics(path: Path, now: Status) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise BillingError(f"--metrics {path}: cannot be written: {error.strerror}") from None
+        raise BillingError(f"{path}: metrics cannot be written: {error.strerror}") from None

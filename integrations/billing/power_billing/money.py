@@ -66,6 +66,7 @@ class Price:
             raise InvalidValue(f"unit: expected {', '.join(UNITS)}, got {unit!r}")
         if not re.fullmatch("[A-Za-z]{3}", currency):
             raise InvalidValue(f"currency: expected three letters such as eur, got {currency!r}")
+        # Not by the library's parser: its numbers are floats, and amounts have to be exact.
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,15})?", amount) or not Decimal(amount):
             raise InvalidValue(f"price: expected an amount above 0 such as 0.30, got {amount!r}")
         made = cls(Decimal(amount), currency.lower(), unit)

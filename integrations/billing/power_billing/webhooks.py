@@ -11,7 +11,8 @@ refused after they had been taken.
 
 from __future__ import annotations
 
-import re
+import argparse
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ from power_billing.signatures import (
 )
 from power_billing.sources import Devices
 from power_billing.tables import LEDGER, LedgerFile, Place, tables
-from power_manager import NotFound, PowerEventType
+from power_manager import NotFound, PowerEventType, parse_number
 
 __all__ = [
     "BadEvent",
@@ -51,6 +52,7 @@ GRACE = "POWER_BILLING_GRACE_HOURS"
 DEFAULT_POLICY = "final_attempt"
 POLICIES = (DEFAULT_POLICY, "first_failure")
 DEFAULT_GRACE_HOURS = 72.0  # a weekend
+_MOST_GRACE_HOURS = 9999
 _MOST_ATTEMPTS = 1_000_000
 
 FAILED = "invoice.payment_failed"
@@ -86,15 +88,22 @@ class WebhookSettings:
                     )
             return None
         policy = environ.get(POLICY) or DEFAULT_POLICY
-        grace = environ.get(GRACE) or str(DEFAULT_GRACE_HOURS)
         if policy not in POLICIES:
             raise BillingError(f"{POLICY}: expected {' or '.join(POLICIES)}, got {policy!r}")
-        if not re.fullmatch(r"\d{1,4}(\.\d+)?", grace):
-            raise BillingError(f"{GRACE}: expected hours from 0 to 9999, got {grace!r}")
+        grace_hours = _grace_hours(environ.get(GRACE) or str(DEFAULT_GRACE_HOURS))
         secrets = read_secrets(environ, WEBHOOK_SECRET)
         path = environ.get(LEDGER)
         ledger = LedgerFile(path) if path else None
-        return cls(secrets, policy, float(grace) * HOUR, ledger)
+        return cls(secrets, policy, grace_hours * HOUR, ledger)
+
+
+def _grace_hours(text: str) -> float:
+    """Hours from 0 to 9999. Raises BillingError for anything else."""
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        hours = parse_number(text, at_least=0)
+        if hours <= _MOST_GRACE_HOURS:
+            return float(hours)
+    raise BillingError(f"{GRACE}: expected hours from 0 to {_MOST_GRACE_HOURS}, got {text!r}")
 
 
 def verified(

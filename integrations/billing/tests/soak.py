@@ -1,6 +1,6 @@
 """A month in which everything goes wrong, from a seed: in the end Stripe has what was used.
 
-python integrations/billing/tests/soak.py --seeds 100 --steps 200
+python3 integrations/billing/tests/soak.py --seeds 100 --steps 200
 
 Readings come late, answers are lost, runs are killed, clocks jump, files are pruned and restored,
 readings and meters are deleted, devices change hands, and another file bills the same customer, by

@@ -208,6 +208,32 @@ def test_the_commands_say_whose_customer_it_is(shop: Shop, tmp_path: Path) -> No
     assert len(shop.stripe.events) == 3
 
 
+def test_link_and_subscribe_say_that_another_ledger_bills_the_customer(
+    shop: Shop, tmp_path: Path
+) -> None:
+    """At once, as report would say it, and the ledger that bills the customer hears nothing."""
+    other = ("--ledger", str(tmp_path / "other.db"))
+    shop(*other, *PRICED)
+    said = shop(*other, "link", "edge", "--customer", ALICE)
+    assert said[-2] == f"{ALICE}: its usage reaches an invoice"
+    waits = rf"{ALICE}: the ledger [0-9a-f]{{16}} bills this customer: power-billing resolve"
+    assert re.fullmatch(waits, said[-1])
+    assert shop(*other, "status")[-1] == said[-1]
+    assert shop(*other, "subscribe", "twin", "--customer", ALICE)[-1] == said[-1]
+    assert "bills this customer" not in "".join(shop("subscribe", "twin", "--customer", ALICE))
+    assert shop.stripe.requests.count(("POST", f"/v1/customers/{ALICE}")) == 1
+
+
+def test_link_says_nothing_of_ledgers_where_it_cannot_ask(shop: Shop, tmp_path: Path) -> None:
+    """Neither with --offline nor before setup."""
+    other = ("--ledger", str(tmp_path / "other.db"))
+    link = (*other, "link", "edge", "--customer", ALICE)
+    assert "Stripe was not asked" in shop(*link, "--offline")[-1]
+    shop(*other, "unlink", "edge")
+    assert "setup makes meter and price" in shop(*link)[-1]
+    assert not any("bills this customer" in line for line in shop(*other, "status"))
+
+
 def test_hours_are_left_to_the_other_ledger_by_the_command(shop: Shop, tmp_path: Path) -> None:
     """The device is billed there already."""
     other = ("--ledger", str(tmp_path / "other.db"))

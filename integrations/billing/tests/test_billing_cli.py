@@ -16,18 +16,19 @@ from typing import Any
 
 import pytest
 from loopback import KEY, Loopback
+from power_billing import BillingError, CannotSayNow, commands_links, sender
 from power_billing import cli as cli_module
-from power_billing import commands_links, sender
 from power_billing import outbox as outbox_module
 from power_billing.cli import main
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
 from power_billing.outbox import Entry
+from power_billing.signatures import BadEvent, BadSignature
 from power_billing.tables import tables
 from shop import add_used_device, at_stripe
 from world import CUSTOMER, outbox
 
-from power_manager import PowerManager
+from power_manager import PowerManager, PowerManagerError
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "integrations/billing")])
@@ -235,7 +236,7 @@ def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.M
     assert "edge: 31.500 Wh would be billed of the last 24 hours" in out
     assert "choose by --types. Bill it like this? There is no terminal to ask: give --yes" in err
     assert "edge" not in cli("status")[0]
-    monkeypatch.setattr(commands_links, "confirm", lambda *_: None)
+    monkeypatch.setattr(commands_links, "confirm", lambda *_, **__: None)
     assert "(all that counts)" in cli(*arguments)[0]
     cli("unlink", "edge")
     monkeypatch.undo()
@@ -268,7 +269,15 @@ def test_metrics_are_written_whole(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "textfile"
     folder.mkdir()
     file = folder / "billing.prom"
-    report = ("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"), "--metrics", str(file))
+    report = (
+        "report",
+        "--sink",
+        "csv",
+        "--csv",
+        str(tmp_path / "u.csv"),
+        "--metrics-file",
+        str(file),
+    )
     cli(*report)
     text = file.read_text()
     assert f'power_billing_billed_watt_hours{{customer="{CUSTOMER}"}} 31\n' in text
@@ -277,7 +286,7 @@ def test_metrics_are_written_whole(cli: Cli, tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["billing.prom"]
     assert file.stat().st_mode & 0o777 == 0o644
     folder.chmod(0o500)
-    cli("status", "--metrics", str(tmp_path / "missing" / "x.prom"), code=1)
+    cli("status", "--metrics-file", str(tmp_path / "missing" / "x.prom"), code=1)
     folder.chmod(0o700)
 
 
@@ -397,6 +406,25 @@ def test_errors_are_one_line(
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("power-billing: ")
     assert message in err
+
+
+def test_the_files_may_be_named_after_the_command(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with the library's own command line."""
+    linked(cli)
+    ledger = tmp_path / "ledger.db"
+    assert main(["status", "--db", str(cli.db)]) == 0
+    assert f"edge: {CUSTOMER}" in capsys.readouterr().out
+    assert main(["--db", "typo.db", "status", "--db", str(cli.db), "--ledger", str(ledger)]) == 0
+    assert capsys.readouterr().out == "usage goes to no biller yet\n"
+
+
+def test_every_error_has_one_root() -> None:
+    """A program that catches the library's errors catches these too."""
+    assert issubclass(BillingError, PowerManagerError)
+    for error in (CannotSayNow, BadEvent, BadSignature):
+        assert issubclass(error, BillingError)
 
 
 def test_a_database_that_is_not_there_is_not_made(cli: Cli) -> None:

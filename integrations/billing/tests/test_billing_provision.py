@@ -408,7 +408,10 @@ def test_a_file_without_a_trial_needs_no_going_live(
 ) -> None:
     """Setup with the live key is enough."""
     monkeypatch.setenv(API_KEY, KEY_LIVE)
-    assert "no trial to end: run power-billing setup with the live key" in shop("go-live", "--yes", code=1)[-1]
+    assert (
+        "no trial to end: run power-billing setup with the live key"
+        in shop("go-live", "--yes", code=1)[-1]
+    )
 
 
 def test_what_the_trial_shut_down_comes_back(shop: Shop, live: Loopback) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from loopback import Loopback
 from loopback_catalog import MOST_ITEMS
+from power_billing.hours import iso
 from power_billing.tables import tables
 from power_billing.tariff_file import MOST_PERIODS
 from shop import ALICE, BOB, PRICED, Shop, at_stripe
@@ -221,6 +222,25 @@ class TestReport:
         assert {hour % 2 for hour in by_meter["power_watt_hours_odd"]} == {1}
         assert {hour % 2 for hour in by_meter["power_watt_hours_even"]} == {0}
         assert billed.stripe.billed(ALICE) == 31
+
+    def test_hours_are_listed_with_their_period(self, shop: Shop) -> None:
+        """By a dry run, before any hour is noted, and by the report that sends them."""
+        shop(*shop.tariff(BY_TURNS))
+        shop.subscribe()
+        dry = shop("report", "--dry-run")
+        assert dry[0].split() == ["customer", "hour", "period", "watt-hours", "revision"]
+        names = {1: "odd", 0: "even"}
+        hours = [shop.hour - hours_ago for hours_ago in (4, 3, 2)]
+        rows = [line.split()[1:3] for line in dry[1:-1]]
+        assert rows == [[iso(hour), names[hour % 2]] for hour in hours]
+        assert shop("report")[:4] == dry[:4]
+
+    def test_hours_without_a_tariff_have_no_period(self, shop: Shop) -> None:
+        """One price for every hour: no column."""
+        shop(*PRICED)
+        shop.subscribe()
+        head, *_ = shop("report", "--dry-run")
+        assert head.split() == ["customer", "hour", "watt-hours", "revision"]
 
     def test_differences_are_listed_by_period(self, billed: Shop) -> None:
         """With what is on another period's meter, which a repair does not claim to mend."""
