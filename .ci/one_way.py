@@ -21,6 +21,13 @@ PACKAGE = "blackroad-power-manager"
 _UNKNOWN = "--no-such-option"
 # What stands below these headings of a help is no command.
 _OTHER_HEADINGS = ("usage:", "positional arguments:", "options:", "example:", "examples:")
+# Options of one name that mean different things all the same.
+_DIFFERENT = {
+    "--customer": "one that is billed, or for `go-live` a pair of them",
+    "--fleet": "the service names the engine here, billing by --clickhouse",
+    "--map": "the collector maps sources, mqtt topics",
+    "--meter": "one of a device, or one of Stripe's",
+}
 _OPTION = re.compile(r"(?:-\w, )?(--[\w-]+)(?: (\S+))?(?:  +(.*))?$")
 
 
@@ -144,7 +151,7 @@ def differing_options(programs: list[metadata.EntryPoint]) -> Iterator[str]:
         for option, (place, value) in values_of_options(program):
             places.setdefault(option, {}).setdefault(value, place)
     for option, values in sorted(places.items()):
-        if len(values) > 1:
+        if len(values) > 1 and option not in _DIFFERENT:
             said = ", ".join(f"{value or 'no value'} in {place}" for value, place in values.items())
             yield f"{option} differs: {said}"
 
