@@ -1,6 +1,7 @@
 """Check that every program of the wheel keeps the one pattern of command lines.
 
-python .ci/one_way.py     where the wheel is installed with all extras; prints what is wrong
+python .ci/one_way.py          where the wheel is installed with all extras; prints what is wrong
+python .ci/one_way.py --bare   where it is installed without: programs work, or name what they lack
 """
 
 from __future__ import annotations
@@ -106,6 +107,19 @@ def problems_of_script(script: Path, name: str) -> Iterator[str]:
             yield f"{name}: --help has made {', '.join(os.listdir(folder))}"
 
 
+def problems_without_extras(script: Path, name: str) -> Iterator[str]:
+    """What is wrong with a program where only the standard library is there."""
+    done = subprocess.run([script, "--help"], capture_output=True, text=True)
+    works = done.returncode == 0 and done.stdout.startswith("usage: ") and not done.stderr
+    explains = (
+        done.returncode == 1
+        and not done.stdout
+        and re.fullmatch(rf"{name}: \S+ is not installed: pip install '\S+'\n", done.stderr)
+    )
+    if not works and not explains:
+        yield f"{name} without extras: expected it to work, or to name what is missing, got {done}"
+
+
 def problems_of_command(program: metadata.EntryPoint, *words: str) -> Iterator[str]:
     """What is wrong with a program or one of its commands, and with the commands below it."""
     shown = " ".join([program.name, *words])
@@ -156,7 +170,7 @@ def differing_options(programs: list[metadata.EntryPoint]) -> Iterator[str]:
             yield f"{option} differs: {said}"
 
 
-def main() -> int:
+def main(is_bare: bool) -> int:
     """Check all programs; return the exit code."""
     os.environ["COLUMNS"] = "200"
     programs = [
@@ -167,9 +181,13 @@ def main() -> int:
     problems: list[str] = []
     for program in programs:
         script = Path(sys.executable).with_name(program.name)
-        problems += problems_of_script(script, program.name)
-        problems += problems_of_command(program)
-    problems += differing_options(programs)
+        if is_bare:
+            problems += problems_without_extras(script, program.name)
+        else:
+            problems += problems_of_script(script, program.name)
+            problems += problems_of_command(program)
+    if not is_bare:
+        problems += differing_options(programs)
     for problem in problems:
         print(problem)
     print(f"{len(programs)} programs, {len(problems)} problems")
@@ -177,4 +195,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(is_bare=sys.argv[1:] == ["--bare"]))
