@@ -67,7 +67,7 @@ def test_a_runtime_that_is_not_known_is_not_told(
 
 
 def test_a_charge_that_is_not_known_is_not_0(world: World) -> None:
-    """An alert that stands when a gauge goes away is told, and says that nobody knows what is left."""
+    """An alert that stands when a gauge goes away is told, and says that the rest is not known."""
     world.notifier("json://127.0.0.1:9/")
     world.log(4.0)
     world.pm.update_meter(world.pack.id, charge_pct=None)

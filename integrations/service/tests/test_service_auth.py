@@ -370,7 +370,7 @@ class TestTokens:
         path = tmp_path / "tokens.json"
         path.write_text(content)
         path.chmod(0o600)
-        with pytest.raises(Refused, match="not a file of tokens"):
+        with pytest.raises(Refused, match="expected a file of tokens"):
             TokenFile(path)
 
     def test_the_command_line_makes_lists_and_revokes(
@@ -378,23 +378,8 @@ class TestTokens:
     ) -> None:
         """The token is printed once, alone on standard output."""
         db = ["--db", str(tmp_path / "power.db")]
-        assert (
-            cli.main(
-                [
-                    "token",
-                    "new",
-                    "probe",
-                    "--scope",
-                    "read",
-                    "--scope",
-                    "write",
-                    "--device",
-                    "a",
-                    *db,
-                ]
-            )
-            == 0
-        )
+        words = "token new probe --scope read --scope write --device a".split()
+        assert cli.main([*words, *db]) == 0
         token = capsys.readouterr().out.strip()
         grant = TokenFile(tmp_path / "power.db.tokens.json").find(token)
         assert grant is not None
@@ -405,14 +390,28 @@ class TestTokens:
         assert head.split() == ["id", "created", "scopes", "name", "devices"]
         assert line.split() == [grant.id, grant.created_at, "read+write", "probe", "a"]
         assert token not in listed
+        assert cli.main(["token", "list", "--json", *db]) == 0
+        listed = capsys.readouterr().out
+        assert json.loads(listed) == [
+            {
+                "id": grant.id,
+                "name": "probe",
+                "created_at": grant.created_at,
+                "scopes": ["read", "write"],
+                "devices": ["a"],
+            }
+        ]
         assert cli.main(["token", "revoke", grant.id, *db]) == 0
+        assert capsys.readouterr().out == f"Token {grant.id} is revoked.\n"
         assert cli.main(["token", "revoke", grant.id, *db]) == 1
         assert TokenFile(tmp_path / "power.db.tokens.json").find(token) is None
         capsys.readouterr()
         assert cli.main(["token", "list", *db]) == 0
         printed = capsys.readouterr()
         assert printed.out == ""
-        assert printed.err.startswith("there is no token yet; make one: power-service token new")
+        assert printed.err.startswith(
+            "power-service: there is no token yet; make one: power-service token new"
+        )
 
     def test_tokens_made_at_the_same_time_are_all_kept(self, tmp_path: Path) -> None:
         """Each change of the file is one whole change."""
@@ -586,7 +585,7 @@ class TestRefusals:
             (["--host", "::"], "needs tokens"),
             (["--host", "power.example"], "needs tokens"),
             (["--tls-cert", "x.pem"], "together"),
-            (["--allow-origin", "*"], "not '\\*'"),
+            (["--allow-origin", "*"], "expected a name, got '\\*'"),
             (["--db", ":memory:"], "name a file"),
         ],
     )
@@ -612,7 +611,7 @@ class TestRefusals:
         assert cli.main([option]) == 2
         name, _, value = option.partition("=")
         message = capsys.readouterr().err
-        assert message.startswith(f"power-service: {name}: expected a")
+        assert f"\npower-service: {name}: expected a" in message
         assert message.endswith(f"got '{value}'\n")
         assert re.search(r"from \d+ to \d+", message)
 

@@ -161,7 +161,7 @@ class TestCommand:
         target.write_text("an older copy")
         for token, message in (
             (service.token("read"), "does not have the scope 'admin'"),
-            ("wrong", "not known"),
+            ("wrong", "unknown or revoked"),
             ("", "a bearer token is needed"),
         ):
             monkeypatch.setenv("POWER_SERVICE_TOKEN", token)
@@ -173,7 +173,7 @@ class TestCommand:
         ("path", "message"),
         [
             ("/short", "ended early"),
-            ("/page", "is no database"),
+            ("/page", "is not a database"),
             ("/moved", "302"),
             ("/broken", "500"),
         ],

@@ -18,7 +18,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from power_service import models, openapi
+from power_service import models, openapi, shapes
 from power_service.examples import STREAM
 from power_service.problems import STATUS, Code
 from service_harness import ENVIRONMENT, SERVICE, Service
@@ -118,15 +118,15 @@ def test_enums_are_the_librarys(name: str) -> None:
 @pytest.mark.parametrize(
     ("shape", "record"),
     [
-        (models.NEW_READING, power_manager.PowerReading),
-        (models.NEW_METER, power_manager.PowerMeter),
-        (models.NEW_EVENT, power_manager.PowerEvent),
-        (models.DEVICE_SETTINGS, power_manager.DeviceRecord),
-        (models.DEVICE_CHANGES, power_manager.DeviceRecord),
-        (models.METER_CHANGES, power_manager.PowerMeter),
+        (shapes.NEW_READING, power_manager.PowerReading),
+        (shapes.NEW_METER, power_manager.PowerMeter),
+        (shapes.NEW_EVENT, power_manager.PowerEvent),
+        (shapes.DEVICE_SETTINGS, power_manager.DeviceRecord),
+        (shapes.DEVICE_CHANGES, power_manager.DeviceRecord),
+        (shapes.METER_CHANGES, power_manager.PowerMeter),
     ],
 )
-def test_what_is_received_goes_by_the_records_names(shape: models.Shape, record: Any) -> None:
+def test_what_is_received_goes_by_the_records_names(shape: shapes.Shape, record: Any) -> None:
     """No key means another thing on its way in than on its way out."""
     assert {*shape.required, *shape.optional} <= {
         field.name for field in dataclasses.fields(record)
@@ -136,12 +136,12 @@ def test_what_is_received_goes_by_the_records_names(shape: models.Shape, record:
 @pytest.mark.parametrize(
     ("shape", "method", "key"),
     [
-        (models.DEVICE_CHANGES, PowerManager.update_device, "device_id"),
-        (models.METER_CHANGES, PowerManager.update_meter, "meter_id"),
+        (shapes.DEVICE_CHANGES, PowerManager.update_device, "device_id"),
+        (shapes.METER_CHANGES, PowerManager.update_meter, "meter_id"),
     ],
 )
 def test_whatever_the_library_can_change_can_be_changed(
-    shape: models.Shape, method: Any, key: str
+    shape: shapes.Shape, method: Any, key: str
 ) -> None:
     """Neither less nor more, and nothing has a default: what is left out stays."""
     parameters = [name for name in inspect.signature(method).parameters if name != "self"]

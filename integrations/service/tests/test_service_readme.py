@@ -22,9 +22,10 @@ def script(port: int) -> str:
     for language, block in re.findall(
         r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
     ):
-        parts.append(block if language == "sh" else f"python - <<'END'\n{block}END\n")
+        parts.append(block if language == "sh" else f"python3 - <<'END'\n{block}END\n")
     return (
         "\n".join(parts)
+        .replace("python3 -m venv .venv && . .venv/bin/activate", "true")
         .replace("power-service --demo --open", DEMO)
         .replace(":8080", f":{port}")
         .replace("power_manager.db &", f"power_manager.db --port {port} &")
@@ -45,7 +46,7 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
     commands.mkdir()
     python = f'exec "{sys.executable}"'
     for name, line in {
-        "python": f'{python} "$@"',
+        "python3": f'{python} "$@"',
         "power-service": f'{python} -m power_service "$@"',
         "pip": "true",
     }.items():

@@ -17,6 +17,7 @@ import httpx2
 import pytest
 from conftest import Start
 from power_service.presence import Changes
+from power_service.server import LAST_SECONDS
 from power_service.tokens import Scope
 from power_service.watcher import Watcher
 from service_harness import Service, eventually
@@ -26,6 +27,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from power_manager import PowerManager, StorageError
+
+SLACK = 3.0  # seconds, on a machine that does other things too
 
 
 @pytest.fixture(scope="module")
@@ -511,9 +514,9 @@ class TestSlowClients:
 class TestTheEnd:
     """The service ends, or its file does."""
 
-    @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-    def test_it_ends_within_five_seconds_with_clients_connected(
-        self, make_service: Start, cleanup: contextlib.ExitStack, sig: int
+    @pytest.mark.parametrize(("sig", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+    def test_it_ends_within_two_seconds_with_clients_connected(
+        self, make_service: Start, cleanup: contextlib.ExitStack, sig: int, expected: int
     ) -> None:
         """Clients are told that it restarts; one that does not listen does not hold it up."""
         service = make_service("--no-auth").start()
@@ -531,11 +534,11 @@ class TestTheEnd:
                 b"POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
             )
             code, seconds = service.end(sig)
-        assert (code, seconds < 5) == (0, True), seconds
+        assert (code, seconds < 2 + SLACK) == (expected, True), seconds
         assert {closed(stream)[0] for stream in streams} == {1012}
 
-    def test_it_ends_within_five_seconds_while_a_call_hangs(self, make_service: Start) -> None:
-        """A writer that waits for a locked file is left behind: nobody was told that it has stored anything."""
+    def test_it_ends_within_two_seconds_while_a_call_hangs(self, make_service: Start) -> None:
+        """A writer that waits for a locked file is left behind: its client got no answer."""
         service = make_service("--no-auth").start()
         with PowerManager(service.db) as manager, service.client() as client:
             client.put("/v1/devices/a", json={"name": "A"})
@@ -547,7 +550,8 @@ class TestTheEnd:
                 assert client.get("/healthz").status_code == 200
                 code, seconds = service.end()
                 waiting.join()
-        assert (code, seconds < 5) == (0, True), seconds
+        assert (code, seconds < 2 + SLACK) == (0, True), seconds
+        assert LAST_SECONDS < 2
 
     def test_a_replaced_file_ends_the_service(self, make_service: Start, tmp_path: Path) -> None:
         """So that whoever looks after it starts it on the new one."""
