@@ -145,7 +145,7 @@ def _new_token(options: argparse.Namespace, settings: Settings) -> int:
     token, grant = tokens.new(options.name, map(Scope, options.scope), options.device)
     print(token)
     print_error(
-        f"power-service: token {grant.id} is in {tokens.path}; its text above is not shown again"
+        f"power-service: token {grant.id} is in {tokens.path}; its text is printed only this once"
     )
     return 0
 

@@ -28,7 +28,7 @@ def script(port: int) -> str:
         .replace("python3 -m venv .venv && . .venv/bin/activate", "true")
         .replace("power-service --demo --open", DEMO)
         .replace(":8080", f":{port}")
-        .replace("power_manager.db &", f"power_manager.db --port {port} &")
+        .replace("power_manager.db --quiet &", f"power_manager.db --quiet --port {port} &")
     )
 
 
