@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     host: Annotated[str, OnCommandLine()] = Field(
         default="127.0.0.1", description="the address to listen on"
     )
-    port: Annotated[_Port, OnCommandLine("N")] = Field(
+    port: Annotated[_Port, OnCommandLine()] = Field(
         default=8080, description="the port to listen on; 0: any free one, which the log names"
     )
     no_auth: Annotated[bool, OnCommandLine()] = Field(

@@ -378,7 +378,7 @@ class TestTokens:
     ) -> None:
         """The token is printed once, alone on standard output."""
         db = ["--db", str(tmp_path / "power.db")]
-        words = "token new probe --scope read --scope write --device a".split()
+        words = ["token", "new", "probe", "--scope", "read", "--scope", "write", "--device", "a"]
         assert cli.main([*words, *db]) == 0
         token = capsys.readouterr().out.strip()
         grant = TokenFile(tmp_path / "power.db.tokens.json").find(token)
