@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parents[1] / "tests")]
 
-from service_harness import Service  # noqa: E402 - the line above makes it importable
+from service_harness import COMMAND, Service  # noqa: E402 - the line above makes it importable
 from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
 from websockets.asyncio.connection import Connection  # noqa: E402
 
@@ -76,7 +76,9 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=20)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        service = Service(Path(directory), "--no-auth", "--quiet", "--max-connections", "2000")
+        service = Service(
+            Path(directory), "--no-auth", "--quiet", "--max-connections", "2000", program=COMMAND
+        )
         fill(service.db, options.meters)
         service.start()
         print("| a client | KiB | ms of CPU |")

@@ -119,7 +119,7 @@ class TestTheCommand:
         environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path), "BROWSER": f"{tmp_path}/browser %s"}
         (tmp_path / "browser").write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
         (tmp_path / "browser").chmod(0o755)
-        command = [sys.executable, "-W", "error", "-m", "power_service", "--demo", "--open"]
+        command = [sys.executable, "-W", "error", "-c", SHORT_YEAR, "--demo", "--open"]
         with subprocess.Popen(
             [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=environment, text=True,
@@ -247,6 +247,13 @@ IN_USE = (
     "power-service: cannot listen at 127.0.0.1:{}: another program has this port: end it, or choose "
     "another with --port (0: any free one)\n"
 )
+# The README's test serves the whole year, which takes seconds to make.
+SHORT_YEAR = """
+import sys
+from power_service import cli, demo
+demo.DAYS = demo.RECENT_DAYS = 1
+sys.exit(cli.main())
+"""
 TERM_WHILE_MAKING = """
 import os, signal, sys
 from power_service import cli, demo
