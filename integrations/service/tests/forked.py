@@ -18,27 +18,30 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["power_service.server", "power_service.app", "power_service.cli"])
 
 
-def serve(arguments: list[str], log: str, environment: dict[str, str]) -> None:
-    """Run the command in this process, with all that it prints in a file."""
+COMMAND = "import sys; from power_service.__main__ import main; sys.exit(main())"
+
+
+def serve(code: str, arguments: list[str], log: str, environment: dict[str, str]) -> None:
+    """Run code in this process as `python -c` does, with all that it prints in a file."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["power-service", *arguments]
+    sys.argv = ["-c", *arguments]
     warnings.simplefilter("error")
-    from power_service.__main__ import main
-
-    sys.exit(main(arguments))
+    exec(code, {"__name__": "__main__"})
 
 
 class Forked:
     """Such a process, with the methods of subprocess.Popen that the tests use."""
 
-    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, environment: dict[str, str], code: str = COMMAND
+    ) -> None:
         _begin(environment)
         self._process = _CONTEXT.Process(
-            target=serve, args=(arguments, str(log), environment), daemon=True
+            target=serve, args=(code, arguments, str(log), environment), daemon=True
         )
         self._process.start()
         assert self._process.pid is not None

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import forked
 import httpx2
 from forked import Forked
 from power_service.tokens import Scope, TokenFile
@@ -48,7 +49,8 @@ COMMAND = ("-m", "power_service")
 class Service:
     """A process with a database of its own in a directory.
 
-    program: what Python is to run; without it the process is forked from one that is ready.
+    program: ("-c", CODE), which runs in a process that is forked from one that has imported the
+    service, as the command does by default; or COMMAND, for the command in a Python of its own.
     """
 
     def __init__(self, directory: Path, *options: str, program: tuple[str, ...] = ()) -> None:
@@ -68,12 +70,13 @@ class Service:
     def start(self) -> Service:
         """Start, and wait until it listens."""
         begin = self.log.stat().st_size if self.log.exists() else 0
-        if self._program:
+        if self._program == COMMAND:
             command = [sys.executable, "-W", "error", *self._program, *self._arguments]
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
         else:
-            self._process = Forked(self._arguments, self.log, ENVIRONMENT)
+            code = self._program[1:] or (forked.COMMAND,)
+            self._process = Forked(self._arguments, self.log, ENVIRONMENT, *code)
         eventually(lambda: self._listens(begin))
         return self
 
