@@ -1,7 +1,7 @@
 """The service in a process that has imported it before: a start costs a third of the command's.
 
-The forked process is that of a server of multiprocessing, which imports the service once and nothing of the tests. Each
-module of tests has a service that the command itself starts, too.
+A server of multiprocessing forks it, which imports the service once, and nothing of the tests. Each
+module of tests also has a service that the command itself starts.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Forked:
 
 
 def _begin(environment: dict[str, str]) -> None:
-    """Start the server that forks, once: it finds what it imports by the path of the environment."""
+    """Start the server that forks, once; the environment's path says where the service is."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = environment["PYTHONPATH"]
     try:

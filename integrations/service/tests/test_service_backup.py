@@ -141,7 +141,7 @@ class TestCommand:
     def test_a_service_that_is_elsewhere(
         self, service: Service, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """By its address, with the token in the environment; private, and in place of an older one."""
+        """By its address, with the token in the environment; private, replacing an older one."""
         target = tmp_path / "copy.db"
         target.write_text("an older copy")
         monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))

@@ -52,7 +52,7 @@ class TestTheFile:
             assert pm.check() == []
 
     def test_what_goes_in_comes_out_again(self, made: Path) -> None:
-        """Panel, pack and grid are the load together: no device makes or takes energy from nothing."""
+        """Panel, pack and grid together are the load: no energy comes from nothing."""
         with PowerManager(made, clock=lambda: NOW) as pm:
             for device, least, most in (
                 ("lake-cabin", 30, 240),
@@ -244,8 +244,8 @@ def shape(line: str) -> str:
 
 
 IN_USE = (
-    "power-service: cannot listen at 127.0.0.1:{}: another program has this port: end it, or choose "
-    "another with --port (0: any free one)\n"
+    "power-service: cannot listen at 127.0.0.1:{}: another program has this port: end it, or "
+    "choose another with --port (0: any free one)\n"
 )
 # The README's test serves the whole year, which takes seconds to make.
 SHORT_YEAR = """

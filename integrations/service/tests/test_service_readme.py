@@ -1,4 +1,4 @@
-"""The README's commands and examples run as they stand; the unit and the Dockerfile say what they should."""
+"""The README's commands and examples run; the unit and the Dockerfile are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server takes from uvicorn: where a release names it otherwise, a test here says what breaks."""
+"""What the server uses of uvicorn: if a release renames it, a test here says what breaks."""
 
 from __future__ import annotations
 

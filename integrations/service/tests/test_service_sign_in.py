@@ -126,7 +126,9 @@ class TestTickets:
         assert ticket not in str(vars(gate._sign_in_tickets))
         with pytest.raises(Problem, match="unknown, used or too old"):
             gate.admit_ticket(ticket, "read", "127.0.0.1")
-        stream_ticket = gate.tickets.issue(gate._sign_in_tickets.redeem(ticket) or None)  # type: ignore[arg-type]
+        grant = gate._sign_in_tickets.redeem(ticket)
+        assert grant is not None
+        stream_ticket = gate.tickets.issue(grant)
         assert refused(gate, stream_ticket).status == 401
 
     def test_guessing_is_limited_for_each_address(self, gate: Gate) -> None:

@@ -118,9 +118,13 @@ class TestHello:
         with follow(service, token, query) as stream:
             hello = receive(stream, "hello")
             assert hello == {
-                "type": "hello", "resumed_from": begin, "oldest": 1, "latest": last, "recovered": recovered,
+                "type": "hello",
+                "resumed_from": begin,
+                "oldest": 1,
+                "latest": last,
+                "recovered": recovered,
                 "file_id": pm.file_id,
-            }  # fmt: skip
+            }
             pm.trigger_event("a", "restore")
             assert sequences(stream, last + 1) == list(range(begin + 1, last + 2))
 
@@ -363,7 +367,7 @@ class TestALookThatFails:
     def test_each_part_of_a_look_that_fails_is_made_up_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception
     ) -> None:
-        """Whichever call of the library it is that fails, nothing is missing afterwards and nothing comes twice."""
+        """Whichever library call fails, nothing is missing afterwards, nothing comes twice."""
         path = tmp_path / "p.db"
         with PowerManager(path) as writer, PowerManager(path) as pm:
             writer.register_device("a", "A")
@@ -387,7 +391,7 @@ class TestALookThatFails:
     def test_a_change_that_cannot_be_handed_out_closes_the_clients(
         self, make_service: Start
     ) -> None:
-        """Some may have it and some not: each comes back with the last it has, and then nothing is missing."""
+        """Some may have it: each comes back with its last sequence, and then nothing is missing."""
         service = make_service("--no-auth", program=("-c", FAILS_TO_HAND_OUT_ONCE)).start()
         with PowerManager(service.db) as manager:
             manager.register_device("a", "A")
@@ -484,7 +488,7 @@ class TestSlowClients:
             assert got == list(range(1, len(got) + 1))
             total = rounds * 100
             assert len(got) < total
-            # Else the rest of the last round could come to the next client live and at once: too much for its queue.
+            # Otherwise the rest of the last round could fill the next client's queue at once.
             seen = f'power_events_total{{type="restore"}} {total}.0'
             eventually(lambda: seen in client.get("/metrics").text)
             with follow(service, "", f"after={got[-1]}") as stream:
@@ -568,7 +572,7 @@ class TestTheEnd:
     def test_a_backup_that_is_restored_under_it_ends_the_service(
         self, make_service: Start, tmp_path: Path
     ) -> None:
-        """The content is another line of history: the clients are told to come back, and begin on the new one."""
+        """Its content is another line of history: clients are told to come back and begin on it."""
         service = make_service("--no-auth").start()
         with PowerManager(service.db) as manager:
             manager.register_device("a", "A")
@@ -671,7 +675,8 @@ class SlowClient:
         self._socket.settimeout(20)
         self._socket.connect(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
-        head = f"GET /v1/stream?{query} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        head = f"GET /v1/stream?{query} HTTP/1.1\r\nHost: localhost\r\n"
+        head += "Upgrade: websocket\r\nConnection: Upgrade\r\n"
         key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         self._socket.sendall((head + key).encode())
         self._file = self._socket.makefile("rb")
