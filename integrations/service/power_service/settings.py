@@ -208,7 +208,7 @@ class Settings(BaseSettings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise Refused("--tls-cert and --tls-key go together: give both")
         if self.fleet and self.hub:
-            raise Refused("--fleet and --hub: give only one of them")
+            raise Refused("--fleet and --hub: name one of them")
         if str(self.db) == ":memory:":
             raise Refused("--db: nothing else could use a database in memory: name a file")
         if self.no_auth and not loopback:
