@@ -114,6 +114,7 @@ __all__ = [
     "counted_meters",
     "fit_text",
     "from_microseconds",
+    "log_to_stderr",
     "main",
     "make_budget",
     "make_budget_table",
@@ -132,6 +133,7 @@ __all__ = [
     "restore_database",
     "rounded",
     "run_program",
+    "settings_table",
     "shown_duration",
     "shown_json",
     "shown_number",
@@ -5711,6 +5713,24 @@ def program_name(installed: str, script: str) -> str:
     return f"python {os.path.basename(script)}"
 
 
+class _Setting(NamedTuple):
+    """An option that an environment variable gives where the command line does not."""
+
+    option: argparse.Action
+    variable: str
+    default: Any
+    shown_default: str
+    is_required: bool
+
+
+class _Variable(NamedTuple):
+    """An environment variable without an option."""
+
+    name: str
+    default: str
+    text: str
+
+
 class CommandParser(argparse.ArgumentParser):
     """An argparse parser as all command lines of the project have it.
 
@@ -5750,6 +5770,8 @@ class CommandParser(argparse.ArgumentParser):
         self.commands: dict[str, CommandParser] = {}
         self._commands_action: Any = None
         self._groups: dict[str, Any] = {}
+        self._settings: list[_Setting] = []
+        self._variables: list[_Variable] = []
         if version:
             text = f"{self.name} {version}"
             self.add_argument("-V", "--version", action="version", version=text)
@@ -5790,6 +5812,38 @@ class CommandParser(argparse.ArgumentParser):
         command.set_defaults(run=run)
         self.commands[name] = command
         return command
+
+    def add_setting(
+        self,
+        *options: str,
+        variable: str,
+        text: str,
+        default: Any = None,
+        shown_default: str = "",
+        required: bool = False,
+        **rest: Any,
+    ) -> argparse.Action:
+        """Add an option whose value may come from an environment variable.
+
+        The option goes before the variable, and that before `default`, which is taken as it is; an
+        empty variable counts as unset. One that may be repeated (action="append") takes the words
+        of the variable. A `required` one has to be given in one of the two ways. `text` is its
+        help, which goes on to say where else the value comes from; `shown_default` is there the
+        default in words. `rest` is as in add_argument, of options that take a value.
+        """
+        shown = shown_default or ("" if default is None else str(default))
+        origin = f"${variable}, else {shown}" if shown else f"${variable}"
+        help_text = f"{text} (default: {origin.replace('%', '%%')})"
+        option = self.add_argument(*options, help=help_text, **rest)
+        self._settings.append(_Setting(option, variable, default, shown, required))
+        return option
+
+    def add_variable(self, name: str, text: str, *, default: str = "") -> None:
+        """Name an environment variable that has no option, for `settings_table`.
+
+        The program reads it by itself: passwords and keys, which others see on a command line.
+        """
+        self._variables.append(_Variable(name, default, text))
 
     def add_help_commands(self, installed: str) -> None:
         """Add the commands `help` and `completion`, which parse_args obeys, after all others.
@@ -5852,7 +5906,35 @@ class CommandParser(argparse.ArgumentParser):
         if show is not None:
             print(show(options))
             self.exit()
+        self._read_variables(options)
+        if command in self.commands:
+            self.commands[command]._read_variables(options)
         return options
+
+    def _read_variables(self, options: argparse.Namespace) -> None:
+        """Give the settings that the command line did not name their value."""
+        for setting in self._settings:
+            name = setting.option.dest
+            if getattr(options, name, None) is not None:
+                continue
+            text = os.environ.get(setting.variable, "")
+            value = self._value_of_variable(setting, text) if text else setting.default
+            if value is None and setting.is_required:
+                option = setting.option.option_strings[-1]
+                self.error(f"{option} is needed, or ${setting.variable} in the environment")
+            setattr(options, name, value)
+
+    def _value_of_variable(self, setting: _Setting, text: str) -> Any:
+        is_repeatable = isinstance(setting.option, argparse._AppendAction)
+        values = []
+        try:
+            for word in text.split() if is_repeatable else [text]:
+                value = self._get_value(setting.option, word)
+                self._check_value(setting.option, value)
+                values.append(value)
+        except argparse.ArgumentError as error:
+            self.error(f"${setting.variable}: {error.message}")
+        return values if is_repeatable else values[0]
 
     def _refuse_unknown_options(self, words: Iterable[str]) -> None:
         """End with the nearest option if one is unknown.
@@ -5886,6 +5968,125 @@ class CommandParser(argparse.ArgumentParser):
                 hint = ": it comes after the command"
             self.error(f"unknown option {option}{hint}")
         return known[option]
+
+
+_DEFAULT_IN_HELP = re.compile(r" \(default: (.*)\)$", re.DOTALL)
+
+
+class _Documented(NamedTuple):
+    """What a table of settings says of an option or a variable."""
+
+    option: str
+    variable: str
+    default: str
+    text: str
+
+    @classmethod
+    def of(cls, parser: CommandParser, action: argparse.Action) -> _Documented:
+        text = (action.help or "") % {"default": action.default, "prog": parser.prog}
+        found = _DEFAULT_IN_HELP.search(text)
+        variable = ""
+        default = found[1] if found else ""
+        for setting in parser._settings:
+            if setting.option is action:
+                variable = setting.variable
+                default = setting.shown_default
+        names = list(action.option_strings)
+        if action.nargs != 0:
+            choices = "|".join(str(choice) for choice in action.choices or [])
+            names[-1] += f" {action.metavar or choices or action.dest.upper()}"
+        option = ", ".join(f"`{name}`" for name in names)
+        return cls(option, variable, default, _DEFAULT_IN_HELP.sub("", text))
+
+
+def settings_table(parser: CommandParser) -> str:
+    """The options and environment variables of a program, as a table in Markdown for its README.
+
+    Of each the option, the commands that have it (where there are commands), the variable, the
+    default, and what it means; --help and --version are left out.
+    """
+    commands_of: dict[_Documented, list[str]] = {}
+    owners = {"": parser, **parser.commands}
+    for command, owner in owners.items():
+        for action in owner._actions:
+            is_shown = action.help is not argparse.SUPPRESS
+            if action.option_strings and is_shown and action.dest not in ("help", "version"):
+                commands_of.setdefault(_Documented.of(owner, action), []).append(command)
+    for command, owner in owners.items():
+        for name, default, text in owner._variables:
+            commands_of.setdefault(_Documented("", name, default, text), []).append(command)
+    has_commands = bool(parser.commands)
+    heads = ["option", *(["commands"] if has_commands else []), "variable", "default", "meaning"]
+    rows = [heads, ["---"] * len(heads)]
+    for documented, commands in commands_of.items():
+        option, variable, default, text = documented
+        named = [] if "" in commands else commands
+        cells = [option, *([", ".join(named) or "all"] if has_commands else [])]
+        cells += [f"`{variable}`" if variable else "", default, text]
+        rows.append([" ".join(cell.split()).replace("|", r"\|") for cell in cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+# --- How they log
+
+
+class _LogLine(logging.Formatter):
+    """A log line: time, level, logger, message, which cannot steer a terminal or fake a line.
+
+    systemd's journal adds the time itself, and takes the level as a syslog number in front, by
+    which `journalctl -p warning` selects.
+    """
+
+    converter = staticmethod(time.gmtime)
+    _JOURNAL_LEVELS = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+    def __init__(self, *, is_for_journal: bool) -> None:
+        super().__init__(datefmt="%Y-%m-%dT%H:%M:%SZ")
+        self._is_for_journal = is_for_journal
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        text = f"{record.name}: {printable(record.message)}"
+        if not self._is_for_journal:
+            return f"{self.formatTime(record, self.datefmt)} {record.levelname} {text}"
+        for level, number in self._JOURNAL_LEVELS:
+            if record.levelno >= level:
+                return f"<{number}>{text}"
+        return f"<7>{text}"
+
+
+def _is_journal(stream: Any) -> bool:
+    """Whether systemd reads the stream into its journal: it names the stream's file."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (AttributeError, OSError, ValueError):  # a stand-in for it; it was closed
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+@contextlib.contextmanager
+def log_to_stderr(
+    name: str, level: int = logging.INFO, *, others: int = logging.WARNING
+) -> Generator[None, None, None]:
+    """Log to standard error while the block runs, in the one format of the project's programs.
+
+    The logger `name` and those below it show `level` and worse, all others `others` and worse. A
+    line is "2026-11-28T10:00:00Z WARNING power_mqtt: text". For systemd's journal, which adds the
+    time itself, it is "<4>power_mqtt: text".
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LogLine(is_for_journal=_is_journal(sys.stderr)))
+    root = logging.getLogger()
+    logger = logging.getLogger(name)
+    levels = root.level, logger.level
+    root.addHandler(handler)
+    root.setLevel(others)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(levels[0])
+        logger.setLevel(levels[1])
 
 
 # --- How they end

@@ -27,6 +27,7 @@ import gc
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import random
@@ -9970,6 +9971,218 @@ class TestCommandParser:
         """A program is called as it was started."""
         monkeypatch.setattr(sys, "argv", started)
         assert power_manager.program_name("tool", "/x/tool.py") == name
+
+
+class TestSettings:
+    """Options that environment variables give too, and the table of them."""
+
+    @pytest.fixture
+    def parser(self) -> power_manager.CommandParser:
+        """A parser with settings of its own, and of one of its two commands."""
+        parser = power_manager.CommandParser("tool", "Do things.", version="1.2", examples=["go"])
+        parser.add_setting(
+            "--place", variable="TOOL_PLACE", text="where", default=Path("here"), metavar="PATH"
+        )
+        go = parser.add_command("go", len, "go there", examples=[""])
+        go.add_setting("--way", variable="TOOL_WAYS", text="a way", action="append")
+        go.add_setting(
+            "--count",
+            variable="TOOL_COUNT",
+            text="how often, 100 %% sure",
+            type=power_manager.parse_count,
+            shown_default="once",
+        )
+        go.add_setting("--size", variable="TOOL_SIZE", text="size", choices=["small", "large"])
+        go.add_argument("--days", type=int, default=7, help="how far back (default: %(default)s)")
+        go.add_argument("-q", "--quiet", action="store_true", help="say a|b\nonly")
+        go.add_argument("--secret", help=argparse.SUPPRESS)
+        go.add_variable("TOOL_KEY", "a key", default="none")
+        stay = parser.add_command("stay", len, "stay here", examples=[""])
+        stay.add_argument("-q", "--quiet", action="store_true", help="say a|b\nonly")
+        stay.add_setting("--host", variable="TOOL_HOST", text="a host", required=True)
+        parser.add_help_commands("tool")
+        return parser
+
+    def test_default(self, parser: power_manager.CommandParser) -> None:
+        """Without option and variable a setting has its default, as that is."""
+        options = parser.parse_args(["go"])
+        assert (options.place, options.way, options.count, options.size) == (
+            Path("here"), None, None, None,
+        )  # fmt: skip
+
+    def test_variable(
+        self, parser: power_manager.CommandParser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A variable goes before the default; its words are those of an option that is repeated."""
+        for name, text in [("PLACE", "a b"), ("WAYS", " a  b "), ("COUNT", "3"), ("SIZE", "large")]:
+            monkeypatch.setenv(f"TOOL_{name}", text)
+        options = parser.parse_args(["go"])
+        assert (options.place, options.way, options.count, options.size) == (
+            "a b", ["a", "b"], 3, "large",
+        )  # fmt: skip
+
+    def test_option_before_variable(
+        self, parser: power_manager.CommandParser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The option goes before the variable, even one with a value that would not do."""
+        for name in ["PLACE", "WAYS", "COUNT", "SIZE"]:
+            monkeypatch.setenv(f"TOOL_{name}", "wrong")
+        line = "--place x go --way a --way b --count 0 --size small"
+        options = parser.parse_args(line.split())
+        assert (options.place, options.way, options.count, options.size) == (
+            "x", ["a", "b"], 0, "small",
+        )  # fmt: skip
+
+    def test_empty_variable(
+        self, parser: power_manager.CommandParser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An empty variable counts as unset."""
+        monkeypatch.setenv("TOOL_COUNT", "")
+        assert parser.parse_args(["go"]).count is None
+
+    @pytest.mark.parametrize(
+        ("name", "text", "error"),
+        [
+            (
+                "TOOL_COUNT",
+                "many",
+                "$TOOL_COUNT: expected a whole number of at least 0, got 'many'",
+            ),
+            ("TOOL_SIZE", "larg", "$TOOL_SIZE: unknown value 'larg': did you mean large?"),
+        ],
+    )
+    def test_bad_variable(
+        self,
+        parser: power_manager.CommandParser,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        name: str,
+        text: str,
+        error: str,
+    ) -> None:
+        """A value that would not do is refused by the variable's name, beside the usage."""
+        monkeypatch.setenv(name, text)
+        with pytest.raises(SystemExit) as caught:
+            parser.parse_args(["go"])
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1] == f"tool: {error}"
+
+    def test_required(
+        self,
+        parser: power_manager.CommandParser,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """One that is needed may be given in both ways, and both are named where it is not."""
+        with pytest.raises(SystemExit):
+            parser.parse_args(["stay"])
+        said = "tool: --host is needed, or $TOOL_HOST in the environment\n"
+        assert capsys.readouterr().err.endswith(said)
+        assert parser.parse_args(["stay", "--host", "a"]).host == "a"
+        monkeypatch.setenv("TOOL_HOST", "b")
+        assert parser.parse_args(["stay"]).host == "b"
+
+    def test_help(self, parser: power_manager.CommandParser) -> None:
+        """The help says which variable gives the value, and what else it is."""
+        shown = " ".join(parser.format_help().split())
+        assert "--place PATH where (default: $TOOL_PLACE, else here)" in shown
+        shown = " ".join(parser.commands["go"].format_help().split())
+        assert "how often, 100 % sure (default: $TOOL_COUNT, else once)" in shown
+        assert "a way (default: $TOOL_WAYS)" in shown
+
+    def test_table(self, parser: power_manager.CommandParser) -> None:
+        """Each option and variable once, with the commands that have it."""
+        assert power_manager.settings_table(parser) == (
+            "| option | commands | variable | default | meaning |\n"
+            "| --- | --- | --- | --- | --- |\n"
+            "| `--place PATH` | all | `TOOL_PLACE` | here | where |\n"
+            "| `--way WAY` | go | `TOOL_WAYS` |  | a way |\n"
+            "| `--count COUNT` | go | `TOOL_COUNT` | once | how often, 100 % sure |\n"
+            "| `--size small\\|large` | go | `TOOL_SIZE` |  | size |\n"
+            "| `--days DAYS` | go |  | 7 | how far back |\n"
+            "| `-q`, `--quiet` | go, stay |  |  | say a\\|b only |\n"
+            "| `--host HOST` | stay | `TOOL_HOST` |  | a host |\n"
+            "|  | go | `TOOL_KEY` | none | a key |"
+        )
+
+    def test_table_without_commands(self) -> None:
+        """A program without commands has no column of them."""
+        parser = power_manager.CommandParser("tool", "Do things.", version="1")
+        parser.add_argument("file")
+        parser.add_argument("--size", type=int)
+        assert power_manager.settings_table(parser) == (
+            "| option | variable | default | meaning |\n"
+            "| --- | --- | --- | --- |\n"
+            "| `--size SIZE` |  |  |  |"
+        )
+
+
+class TestLogToStderr:
+    """Log lines of programs."""
+
+    def test_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A line has time, level, logger and text, and a text with line ends stays one line."""
+        log = logging.getLogger("tool.part")
+        with power_manager.log_to_stderr("tool"):
+            log.info("at\n%s", "\x1b[2J")
+            log.debug("not shown")
+            logging.getLogger("other").info("not shown")
+            logging.getLogger("other").warning("shown")
+        log.info("after it")
+        first, second = capsys.readouterr().err.splitlines()
+        when, text = first.split(" ", 1)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", when)
+        assert text == r"INFO tool.part: at\n\x1b[2J"
+        assert second.split(" ", 1)[1] == "WARNING other: shown"
+
+    def test_time_is_utc(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Whatever the zone of the machine is."""
+        record = logging.makeLogRecord(
+            {"name": "tool", "levelno": 20, "levelname": "INFO", "msg": "x", "created": 0.0}
+        )
+        with power_manager.log_to_stderr("tool"):
+            logging.getLogger("tool").handle(record)
+        assert capsys.readouterr().err == "1970-01-01T00:00:00Z INFO tool: x\n"
+
+    def test_levels(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Own lines and those of others are chosen by two levels; then all is as before."""
+        root, own = logging.getLogger(), logging.getLogger("tool")
+        before = (root.level, own.level, list(root.handlers))
+        with power_manager.log_to_stderr("tool", logging.DEBUG, others=logging.ERROR):
+            own.debug("shown")
+            logging.getLogger("other").warning("not shown")
+        assert capsys.readouterr().err.endswith(" DEBUG tool: shown\n")
+        assert (root.level, own.level, root.handlers) == before
+
+    def test_journal(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The journal adds the time itself, and reads the level as a number of syslog."""
+        path = tmp_path / "journal"
+        with path.open("w") as stream:
+            status = os.fstat(stream.fileno())
+            monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+            monkeypatch.setattr(sys, "stderr", stream)
+            with power_manager.log_to_stderr("tool", logging.DEBUG):
+                for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.CRITICAL):
+                    logging.getLogger("tool").log(level, "x")
+        assert path.read_text() == "<7>tool: x\n<6>tool: x\n<4>tool: x\n<3>tool: x\n"
+
+    def test_another_journal(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A journal that reads another stream is not this stream's."""
+        monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+        with power_manager.log_to_stderr("tool"):
+            logging.getLogger("tool").info("x")
+        assert capsys.readouterr().err.endswith("Z INFO tool: x\n")
+
+    def test_stream_of_a_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A standard error that is a file is no journal."""
+        path = tmp_path / "log"
+        with path.open("w") as stream:
+            monkeypatch.setattr(sys, "stderr", stream)
+            with power_manager.log_to_stderr("tool"):
+                logging.getLogger("tool").info("x")
+        assert path.read_text().endswith("Z INFO tool: x\n")
 
 
 class TestRunProgram:
