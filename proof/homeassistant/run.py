@@ -1,10 +1,11 @@
 """A day with a real Home Assistant: run.py --hass PATH [--speed 60] [--work FOLDER] [--pictures FOLDER].
 
-A mosquitto that forgets everything when it ends, a Home Assistant and power-mqtt are started; time runs faster there.
-Two devices are read every minute of a day, while each of the three is ended and started again, the bridge is killed, a
-backup is restored, old readings are pruned, and at last a meter and a device are deleted. At each of these times every
-entity is compared with the file: its value, unit, class, precision and category. At the end Home Assistant's long-term
-statistics of every counter are compared with what meters on the wall would have counted, to the watt-hour.
+A mosquitto that forgets everything when it ends, a Home Assistant and power-mqtt are started; time
+runs faster there. Two devices are read every minute of a day, while each of the three is ended and
+started again, the bridge is killed, a backup is restored, old readings are pruned, and at last a
+meter and a device are deleted. At each of these times every entity is compared with the file: its
+value, unit, class, precision and category. At the end Home Assistant's long-term statistics of
+every counter are compared with what meters on the wall would have counted, to the watt-hour.
 
 It prints what it finds in Markdown, which is RESULTS.md, and ends with 1 if anything differs.
 """
@@ -62,7 +63,8 @@ class Proof:
         self.bridge = Bridge(self.folder, self.folder / "power.db", self.broker, self.clock)
         self.world.step()
         self.bridge.start()
-        self._wait_for_counters()  # Home Assistant counts from the first value that it sees, which is to be 0
+        # Home Assistant counts from the first value that it sees, which is to be 0
+        self._wait_for_counters()
         self.until(0.8)
         self.check("discovered")
         self._set_up_energy()

@@ -3,8 +3,8 @@
     python integrations/mqtt/bench/run.py                  # 50 meters at 1 Hz for a minute
     python integrations/mqtt/bench/run.py --meters 600 --seconds 30
 
-Starts a mosquitto of its own on loopback, a writer and the bridge, and reads what the bridge's process
-has used from /proc. The first seconds are not measured: they are the start.
+Starts a mosquitto of its own on loopback, a writer and the bridge, and reads what the bridge's
+process has used from /proc. The first seconds are not measured: they are the start.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ class Options:
     key: str = "mqtt"  # the bridge's name in the file: for its cursor and its topics
     prefix: str = DEFAULT_PREFIX
     device_ids: tuple[str, ...] = ()  # empty: all devices
-    discovery: str | None = DISCOVERY_PREFIX  # prefix of Home Assistant's topics; None: no discovery
+    discovery: str | None = (
+        DISCOVERY_PREFIX  # prefix of Home Assistant's topics; None: no discovery
+    )
     rules: Rules = field(default_factory=Rules)
 
     def wants(self, device_id: str) -> bool:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import functools
 import hashlib
-import os
 import queue
 import socket
 import time
@@ -32,8 +31,9 @@ from power_mqtt.connection import (
     Will,
     stop_on_signals,
 )
+from power_mqtt.discovery import DEFAULT_PREFIX as DISCOVERY_PREFIX
 from power_mqtt.errors import MqttError
-from power_mqtt.options import DEFAULT_PREFIX, DISCOVERY_PREFIX, Options
+from power_mqtt.options import DEFAULT_PREFIX, Options
 from power_mqtt.parts import Rules
 from power_mqtt.payloads import OFFLINE
 from power_mqtt.publisher import ACKNOWLEDGE_SECONDS, POLL_SECONDS, Publisher
@@ -67,7 +67,7 @@ def _notices(inbox: Inbox[Notice]) -> Iterator[Notice]:
 
 
 def _say_goodbye(publisher: Publisher, connection: Connection, inbox: Inbox[Notice]) -> None:
-    """Publish `offline` and disconnect; if the broker does not answer, leave it to the last will."""
+    """Publish `offline` and disconnect; a broker that is stuck will publish the last will."""
     publisher.say_offline()
     end = time.monotonic() + END_SECONDS / 2
     while connection.is_up() and not publisher.is_done():
@@ -151,25 +151,68 @@ def add_command(parser: CommandParser) -> None:
     )
     add_broker_options(command)
     add = command.add_argument
-    add("--db", default=os.environ.get("POWER_MANAGER_DB") or str(DB_PATH), metavar="PATH",
-        help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)")  # fmt: skip
-    add("--device", nargs="+", action="extend", default=[], metavar="ID", type=_name,
-        help="publish only these devices (default: all)")  # fmt: skip
-    add("--prefix", type=parse_prefix, default=DEFAULT_PREFIX,
-        help=f"prefix of all topics (default: {DEFAULT_PREFIX})")  # fmt: skip
-    add("--name", type=_name, metavar="NAME",
-        help="the bridge's name; two bridges of one file need two (default: the machine's name)")  # fmt: skip
-    add("--interval", type=parse_duration, default=Rules.interval, metavar="TIME",
-        help="the least time between two messages of a meter (default: 5s)")  # fmt: skip
-    add("--min-change", type=functools.partial(parse_number, at_least=0), default=Rules.min_change,
-        metavar="W", help="publish a state only if it differs by so many watts or a point of charge "
-        "(default: 0, any change)")  # fmt: skip
-    add("--expire", type=functools.partial(parse_duration, above=0), default=Rules.expire,
-        metavar="TIME", help="a device without a reading for so long is offline (default: 10m)")  # fmt: skip
-    add("--discovery-prefix", type=parse_prefix, default=DISCOVERY_PREFIX, metavar="PREFIX",
-        help=f"prefix of Home Assistant's discovery topics (default: {DISCOVERY_PREFIX})")  # fmt: skip
-    add("--no-discovery", action="store_true",
-        help="do not announce devices to Home Assistant, and withdraw what was announced")  # fmt: skip
+    command.add_setting(
+        "--db",
+        variable="POWER_MANAGER_DB",
+        default=str(DB_PATH),
+        metavar="PATH",
+        text="the power_manager file",
+    )
+    add(
+        "--device",
+        action="append",
+        default=[],
+        metavar="ID",
+        type=_name,
+        help="publish only this device, repeatable (default: all)",
+    )
+    add(
+        "--prefix",
+        type=parse_prefix,
+        default=DEFAULT_PREFIX,
+        metavar="PREFIX",
+        help=f"prefix of all topics (default: {DEFAULT_PREFIX})",
+    )
+    add(
+        "--name",
+        type=_name,
+        metavar="NAME",
+        help="the bridge's name; two bridges of one file need two (default: the machine's name)",
+    )
+    add(
+        "--interval",
+        type=parse_duration,
+        default=Rules.interval,
+        metavar="TIME",
+        help="the least time between two messages of a meter (default: 5s)",
+    )
+    add(
+        "--min-change",
+        type=functools.partial(parse_number, at_least=0),
+        default=Rules.min_change,
+        metavar="W",
+        help="publish a state only if it differs by so many watts or a point of charge "
+        "(default: 0, any change)",
+    )
+    add(
+        "--expire",
+        type=functools.partial(parse_duration, above=0),
+        default=Rules.expire,
+        metavar="TIME",
+        help="a device without a reading for so long is offline (default: 10m)",
+    )
+    add(
+        "--discovery-prefix",
+        type=parse_prefix,
+        default=DISCOVERY_PREFIX,
+        metavar="PREFIX",
+        help=f"prefix of Home Assistant's discovery topics (default: {DISCOVERY_PREFIX})",
+    )
+    add(
+        "--no-discovery",
+        action="store_true",
+        help="do not announce devices to Home Assistant, and withdraw what was announced",
+    )
     add("--dry-run", action="store_true", help="print what would be published now, and end")
 
 

@@ -40,7 +40,7 @@ _log = logging.getLogger("power_mqtt")
 
 
 def boot_time() -> float:
-    """Seconds of a clock that cannot be set and that, on Linux, also runs while the machine sleeps."""
+    """Seconds of a clock that cannot be set; on Linux it also runs while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -328,7 +328,7 @@ class Publisher:
     # --- The end
 
     def say_offline(self) -> None:
-        """Want the broker to hold `offline` for all that is published here, and the latest states."""
+        """Want the broker to hold `offline` for everything, and the latest states."""
         topics = {self._topics.availability(device.id) for device in self._devices.all}
         if not self._options.is_for_one_device():  # else it is the device's, which may be gone
             topics.add(self._options.availability())

@@ -1,4 +1,6 @@
-"""The connection on a real mosquitto, and on brokers that are old, narrow, silent or no brokers at all."""
+"""The connection on a real mosquitto, and on brokers that are old, narrow, silent or no brokers at
+all.
+"""
 
 from __future__ import annotations
 
@@ -369,7 +371,9 @@ def test_a_wrong_password_is_said_and_tried_again(
 
 
 class Impostor:
-    """Something that listens on a port and answers the first bytes of each connection in its own way."""
+    """Something that listens on a port and answers the first bytes of each connection in its own
+    way.
+    """
 
     def __init__(self, answer: Callable[[socket.socket, bytes], None]) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))

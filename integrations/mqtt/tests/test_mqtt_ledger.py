@@ -1,4 +1,6 @@
-"""No event is lost: bridge and broker are killed at random moments, and a ledger has every event."""
+"""No event is lost: bridge and broker are killed at random moments, and a ledger has every
+event.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,9 @@ def test_every_event_arrives_whoever_is_killed(tmp_path: Path, seed: int) -> Non
 
 
 def restart(broker: Mosquitto, running: Bridge, listener: Listener) -> None:
-    """Kill the broker and start it anew; what the bridge sends must not come before anybody listens."""
+    """Kill the broker and start it anew; what the bridge sends must not come before anybody
+    listens.
+    """
     subscriptions = listener.subscriptions
     broker.kill()
     is_running = running.process.poll() is None
@@ -119,7 +123,9 @@ def restart(broker: Mosquitto, running: Bridge, listener: Listener) -> None:
 
 
 def check(ledger: Ledger, pm: PowerManager) -> None:
-    """Every event has come, each first after the one before it, and those that came twice say the same."""
+    """Every event has come, each first after the one before it, and those that came twice say the
+    same.
+    """
     first: dict[str, dict[str, Any]] = {}
     for event in ledger.came():
         assert first.setdefault(event["id"], event) == event

@@ -1,4 +1,6 @@
-"""The README's commands run as they stand, and its numbers are the code's; the unit is one that systemd takes."""
+"""The README's commands run as they stand, and its numbers are the code's; the unit is one that
+systemd takes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from mosquitto import Mosquitto
 from power_mqtt import broker as broker_module
-from power_mqtt import connection, events, mirror, publish
+from power_mqtt import connection, events, mirror, options, publisher
 from power_mqtt.cli import _parser
 from power_mqtt.parts import Rules
 from power_mqtt.payloads import event_payload, state_payload, totals_payload
@@ -89,13 +91,13 @@ def test_the_numbers_of_the_readme_are_the_codes() -> None:
     assert f"at least (default: {rules.interval:g}s)" in README
     assert f"is offline (default: {rules.expire / 60:g}m)" in README
     assert f"(default: {broker_module.DEFAULT_KEEPALIVE:g}s)" in README
-    assert f"(default: `{publish.DEFAULT_PREFIX}`)" in README
+    assert f"(default: `{options.DEFAULT_PREFIX}`)" in README
     assert f"It ends within {connection.END_SECONDS:g} seconds" in README
     assert (mirror.REFUSED_SECONDS, events.REFUSED_SECONDS) == (300.0, 60.0)
     assert "tried again every 5 minutes" in README
     assert "tried again every minute" in README.replace("\n  ", " ")
-    assert publish.POLL_SECONDS == 0.2
-    assert publish.LOOK_SECONDS == 1.0
+    assert publisher.POLL_SECONDS == 0.2
+    assert publisher.LOOK_SECONDS == 1.0
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")

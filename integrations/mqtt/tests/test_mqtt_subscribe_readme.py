@@ -27,7 +27,7 @@ def test_the_example_of_a_map_is_one() -> None:
     (reading,) = Joiner([one]).add(measured, Message(None), 0.0, 0)
     assert (reading.source.device_id, reading.source.name) == ("bms-7", "left")
     assert reading.voltage == pytest.approx(52.8)
-    assert (reading.current, reading.charge_pct) == (-2.0, 80.0)
+    assert (reading.current_draw, reading.charge_pct) == (-2.0, 80.0)
     assert one.keepalive is not None
     assert one.keepalive.topic_of({}) == "shed/ask"
 
