@@ -2227,7 +2227,7 @@ def test_an_estimate_is_said_at_the_start(
     caplog.set_level(logging.INFO)
     tree.battery(voltage_now=11_400_000, capacity=None)
     machine(curves=dict([pc._curve("BAT0=li-ion:3")])).tick(5)
-    assert caplog.text.count("BAT0: its charge is estimated from its volts, by --curve") == 1
+    assert caplog.text.count("BAT0: its charge is estimated from its volts (--curve)") == 1
 
 
 # --- A charge that nobody knows

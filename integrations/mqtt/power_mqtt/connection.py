@@ -236,7 +236,7 @@ class Connection:
 
     def _twin_hint(self) -> str:
         return (
-            f"another program uses the client id {self._client_id!r} (give one of the two another "
+            f"another program may use the client id {self._client_id!r} (give one of the two another "
             "--client-id, or --name)"
         )
 

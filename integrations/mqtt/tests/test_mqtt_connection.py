@@ -130,7 +130,7 @@ def test_a_password_goes_to_loopback_without_tls(password: Path, host: str) -> N
 @pytest.mark.parametrize("host", ["broker", "192.168.1.2", "localhost.example.com", "[fe80::1]"])
 def test_a_password_goes_nowhere_else_without_tls(password: Path, host: str) -> None:
     """Whatever the name looks like."""
-    with pytest.raises(Misuse, match="with TLS only"):
+    with pytest.raises(Misuse, match="without TLS anybody"):
         broker_from("--broker", f"mqtt://a@{host}", "--password-file", str(password))
 
 
@@ -139,9 +139,9 @@ def test_a_password_goes_nowhere_else_without_tls(password: Path, host: str) -> 
     [
         ([], "--broker: name the broker"),
         (["--broker", "mqtts://a@b", "--user", "c"], "--user 'c'"),
-        (["--broker", "mqtt://b", "--ca", "x"], "--ca: only with mqtts"),
-        (["--broker", "mqtt://b", "--cert", "x"], "--cert: only with mqtts"),
-        (["--broker", "mqtts://b", "--key", "x"], "--key: name the certificate"),
+        (["--broker", "mqtt://b", "--ca", "x"], "--ca: needs TLS: use mqtts"),
+        (["--broker", "mqtt://b", "--cert", "x"], "--cert: needs TLS: use mqtts"),
+        (["--broker", "mqtts://b", "--key", "x"], "--key: name its certificate"),
         (["--broker", "mqtts://b", "--keepalive", "20h"], "--keepalive: expected 1s to 65535s"),
     ],
 )

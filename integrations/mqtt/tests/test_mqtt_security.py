@@ -255,4 +255,4 @@ def test_a_password_that_would_go_over_the_net_in_the_clear_is_wrong_usage(
         "publish", "--db", db, "--broker", "mqtt://a@broker.example.com", "--password-file", tmp_path / "password",
     )  # fmt: skip
     assert ran.returncode == 2
-    assert ran.stderr.endswith("for anybody on the way could read it: use mqtts://\n")
+    assert ran.stderr.endswith("could read the password: use mqtts://\n")
