@@ -60,11 +60,3 @@ def test_the_numbers_of_the_readme_are_those_of_the_program() -> None:
             False,
             True,
         )
-
-
-@pytest.mark.parametrize("command", ["subscribe", "sniff"])
-def test_every_option_is_in_the_readme(command: str) -> None:
-    """Those of the broker in the chapter on options, its own in this one."""
-    options = set(re.findall(r"--[a-z-]+", _parser().commands[command].format_help()))
-    for option in sorted(options - {"--help"}):
-        assert f"{option}" in README, option
