@@ -30,7 +30,7 @@ Standard library only. The sections of this file, in their order:
     Command lines               what all command lines of the project share
     Showing                     what the command line shows to a person: from records to text
     Import and export           logs of other programs, and of this one, in and out
-    Command line                `python power_manager.py COMMAND`
+    Command line                `python3 power_manager.py COMMAND`
 
 `current_draw` is amperes out of the source: positive while it supplies (a battery discharging, a
 panel producing), negative while it takes in (a battery charging). Wattage, voltage x current_draw,
@@ -984,7 +984,7 @@ class _HourSums:
         checksum = self.checksum
         previous_us = -_END_OF_TIME_US if previous is None else previous.us
         previous_watts = 0.0 if previous is None else previous.watts
-        for us, voltage, current, charge in rows:
+        for us, voltage, current_draw, charge in rows:
             reading_count += 1
             if charge is None:
                 charge = _NAN  # of which every comparison is false
@@ -992,13 +992,13 @@ class _HourSums:
                 min_charge = charge
             if charge > max_charge:
                 max_charge = charge
-            if voltage is None or current is None:
+            if voltage is None or current_draw is None:
                 volts = _NAN if voltage is None else voltage
-                amperes = _NAN if current is None else current
+                amperes = _NAN if current_draw is None else current_draw
                 checksum = crc32(_pack_sample(us, volts, amperes, charge), checksum)
                 continue
-            checksum = crc32(_pack_sample(us, voltage, current, charge), checksum)
-            watts = voltage * current
+            checksum = crc32(_pack_sample(us, voltage, current_draw, charge), checksum)
+            watts = voltage * current_draw
             power_count += 1
             wattage_sum += watts
             if watts < min_wattage:
@@ -1104,7 +1104,7 @@ def _consumption_wh(meters: Iterable[PowerMeter], sums: Mapping[str, MeterSums])
 
 
 class _Battery(NamedTuple):
-    """What a runtime is made of."""
+    """A battery as a runtime counts it."""
 
     capacity_wh: float
     charge_pct: float | None
@@ -1319,7 +1319,7 @@ def _select_one(conn: sqlite3.Connection, sql: str, values: Any = ()) -> _Row | 
 
 
 def _decoder(make: Callable[[_Row], _R]) -> Callable[[_Row], _R]:
-    """Make a function of a row report what this module never writes as a damaged value."""
+    """Wrap a function of a row: a value that this module never writes is a _DamagedValue."""
 
     @functools.wraps(make)
     def decode(row: _Row) -> _R:
@@ -1403,7 +1403,7 @@ def _event_of(row: _Row) -> PowerEvent:
 def _sums_of(values: Iterable[Any]) -> MeterSums:
     """The columns of _SUMS_SQL as sums."""
     sums = MeterSums(*values)
-    # min() and max() hand on what they find; what sum() gives is always a number.
+    # min() and max() pass on whatever they find; the result of sum() is always a number.
     extremes = (sums.min_wattage, sums.max_wattage, sums.min_charge_pct, sums.max_charge_pct)
     if any(value is not None and not isinstance(value, float) for value in extremes):
         raise _DamagedValue("no number among statistics")
@@ -1435,16 +1435,16 @@ def _readings_of(meter_id: str, rows: Iterable[_Sample]) -> list[PowerReading]:
     """Readings as records; one loop without calls, because a day at 1 Hz has 86,400 of them."""
     readings = []
     try:
-        for us, voltage, current, charge in rows:
+        for us, voltage, current_draw, charge in rows:
             wattage = None
-            if voltage is not None and current is not None:
-                wattage = round(voltage * current, 4)
+            if voltage is not None and current_draw is not None:
+                wattage = round(voltage * current_draw, 4)
             readings.append(
                 PowerReading(
                     f"{meter_id}:{us}",
                     meter_id,
                     voltage,
-                    current,
+                    current_draw,
                     wattage,
                     charge,
                     from_microseconds(us),
@@ -1529,7 +1529,7 @@ class _Level:
     """One level of a transaction: a call of this module, or a block of the caller's.
 
     A call lives as long as its frame is on its thread's stack. A block lives as long as its
-    lease: an object that the with statement holds, and that goes when the statement is left,
+    lease: an object that the with statement holds, and that is freed when the statement is left,
     however that happens.
     """
 
@@ -1773,14 +1773,14 @@ class _Transaction:
                 self._waiting.remove(level)
 
     def _first_waiting(self) -> _Level:
-        """Who is next, for one that waits; those whose code is gone leave the queue."""
+        """The first level in the queue, without those whose code is gone."""
         while not (first := self._waiting[0]).is_alive():
             with contextlib.suppress(ValueError):  # another thread has just done the same
                 self._waiting.remove(first)
         return first
 
     def _give_turn(self) -> None:
-        """Give up the turn, and wake who is next."""
+        """Give up the turn, and wake the next level in the queue."""
         self._turn.pop("holder", None)
         for first in self._waiting[:1]:
             with contextlib.suppress(RuntimeError):  # it is open already
@@ -1812,7 +1812,7 @@ class _Transaction:
         )
 
     def _check_unbroken(self) -> None:
-        """On some errors, as a full disk, SQLite itself rolls back; what followed would commit."""
+        """On some errors, such as a full disk, SQLite itself rolls back: the rest would commit."""
         if not self.connection.in_transaction:
             raise StorageError(
                 self._path,
@@ -1826,7 +1826,7 @@ class _LeaveBlock:
 
     A with statement looks `__exit__` up before it calls `__enter__`, and holds what it got until
     the block is left. What it gets here is a C object that is passed to nothing. So when Ctrl-C
-    comes at the very entry of leaving, and the exception is kept with all its frames, none of
+    comes just as the block is being left, and the exception is kept with all its frames, none of
     them holds that object: it goes, and takes the transaction with it. With an ordinary method,
     `self` in a kept frame would hold the transaction open, and later calls would join it.
     """
@@ -2042,8 +2042,8 @@ _SAVE_HOUR_SQL = f"""REPLACE INTO power_hourly (meter_key, hour, closed, {", ".j
     VALUES ({", ".join("?" * (3 + len(_SUM_COLUMNS)))})"""
 _STORE_SQL = """INSERT INTO power_readings (meter_key, timestamp, voltage, current_draw, charge_pct)
     VALUES (?, ?, ?, ?, ?)"""
-# What is on the right of an UPDATE's "=" is from before it. Of a charge that is unknown already
-# there is nothing to forget.
+# The expressions of an UPDATE read the values from before it. A charge that is unknown already
+# leaves nothing to forget.
 _FORGET_CHARGE_SQL = """UPDATE power_meters SET charge_pct = NULL, first_charge_pct = NULL,
     forgotten_us = CASE WHEN charge_pct IS NULL THEN forgotten_us ELSE latest_us END
     WHERE meter_key = ?"""
@@ -2163,16 +2163,16 @@ class _Chunk:
         self._pulled_us = 0  # when the last of those was pulled
 
     def add_untimed(self, meter_id: Any, arrival: _Arrival) -> None:
-        """Append a reading that has the time of pulling it. Raises InvalidValue: no id."""
+        """Append a reading that has the time of pulling it. Raises InvalidValue for a bad id."""
         self.add(meter_id, arrival)
         self._untimed.append(arrival)
         self._pulled_us = arrival.us
 
     def wait_until(self, now_us: int) -> None:
-        """Move the readings given without a time on by the wait for the file.
+        """Move readings given without a time forward by the time spent waiting for the file.
 
-        Two processes that log the same meter would make each other's readings late otherwise: one
-        would have taken its time before the other, and stored after it.
+        Otherwise two processes that log the same meter would make each other's readings late: one
+        would take its time before the other, and store after it.
         """
         waited_us = now_us - self._pulled_us
         if waited_us <= 0:
@@ -2186,7 +2186,7 @@ class _Chunk:
         return bool(self._untimed)
 
     def add(self, meter_id: Any, arrival: _Arrival) -> None:
-        """Append a reading to its meter's. Raises InvalidValue for what is no id."""
+        """Append a reading to those of its meter. Raises InvalidValue for a bad id."""
         arrivals = self.by_meter.get(meter_id) if type(meter_id) is str else None
         if arrivals is None:
             # One meter has one entry, whatever kind of text names it.
@@ -2216,7 +2216,7 @@ class _ReadingWriter:
         # By meter, the instants of readings that were given the charge of the one before; a later
         # chunk may bring another one before.
         self._filled: dict[int, array[int]] = {}
-        self._disturbed: set[int] = set()  # meters of which one did
+        self._disturbed: set[int] = set()  # meters for which one did
         self.stored_count = 0
         self.refused_count = 0  # recorded readings of hours that prune() has closed
 
@@ -2261,8 +2261,8 @@ class _ReadingWriter:
             sql = f"{_SAMPLES_SQL} WHERE meter_key = ? AND timestamp = ?"
             found = self._conn.execute(sql, (state.meter_key, arrival.us)).fetchone()
             if found is not None:
-                us, voltage, current, charge_pct = found
-                return us, voltage, current, charge_pct
+                us, voltage, current_draw, charge_pct = found
+                return us, voltage, current_draw, charge_pct
             if arrival.needs_charge:
                 from_us, charge_pct = _charge_before(self._conn, state, arrival.us)
                 arrival.charge_pct = state.passed_on(from_us, charge_pct, arrival.us)
@@ -2284,11 +2284,11 @@ class _ReadingWriter:
     def _append_plain(self, state: _MeterState, arrival: _Arrival) -> None:
         """Store a plain reading, by the rules of _write_meter() without what it cannot need."""
         sample = arrival.sample()
-        us, voltage, current, charge_pct = sample
+        us, voltage, current_draw, charge_pct = sample
         packed = (
             state.meter_key,
             us,
-            *_packed((voltage, current), 1e6),
+            *_packed((voltage, current_draw), 1e6),
             *_packed((charge_pct,), 1e2),
         )
         self._conn.execute(_STORE_SQL, packed)
@@ -2296,7 +2296,7 @@ class _ReadingWriter:
         state.latest_us = us
         state.state_us = us
         state.voltage = voltage
-        state.current_draw = current
+        state.current_draw = current_draw
         state.charge_pct = charge_pct
         state.active = 1
         if arrival.live:
@@ -2333,7 +2333,7 @@ class _ReadingWriter:
                 self._conn.execute(sql, (charge_pct, meter_key, us))
 
     def log_refused(self, path: Path) -> None:
-        """Tell the log what was refused; after the transaction, since a handler may be slow."""
+        """Log what was refused: after the transaction, because a handler may be slow."""
         if self.refused_count:
             _log.warning(
                 "%s: readings that were not stored: %d; prune() has closed their hours, so the "
@@ -2382,7 +2382,7 @@ class _ReadingWriter:
         return dict(self._conn.execute(sql, (state.meter_key, first_hour, last_hour)).fetchall())
 
     def _are_in_order(self, state: _MeterState, arrivals: list[_Arrival]) -> bool:
-        """Whether readings are what most are: each later than all before, with its charge."""
+        """Whether readings are as most are: each later than all before it, and with a charge."""
         newest_us = state.newest_us
         live_us = state.live_us
         live_clock_us = state.live_clock_us
@@ -2424,7 +2424,7 @@ class _ReadingWriter:
         return accepted
 
     def _stored_instants(self, state: _MeterState, arrivals: list[_Arrival]) -> set[int]:
-        """The instants of recorded ones of these readings at which the meter has one already."""
+        """The instants of the recorded readings among these at which the meter has one already."""
         newest_us = state.newest_us
         instants = [
             arrival.us for arrival in arrivals if not arrival.live and arrival.us <= newest_us
@@ -2456,7 +2456,7 @@ class _ReadingWriter:
         return self._conn.execute(sql, (state.meter_key, us)).fetchone() is not None
 
     def _fill_charges(self, state: _MeterState, accepted: list[_Arrival]) -> None:
-        """Give readings without a charge one.
+        """Give a charge to readings that have none.
 
         A live one takes the meter's present charge, a recorded one that of the reading before it
         in time, so that within a call the order of recorded readings makes no difference.
@@ -2517,7 +2517,7 @@ class _ReadingWriter:
     def _alert(
         self, state: _MeterState, arrival: _Arrival, charge_pct: float, low: float, critical: float
     ) -> None:
-        """Move the alert level on, and record the event of one just entered, or due again."""
+        """Set the alert level; record the event of a level just entered, or due again."""
         before = state.alert_level
         level = _next_alert_level(before, charge_pct, low, critical)
         state.alert_level = level
@@ -2690,9 +2690,9 @@ def _by_hour(rows: list[_Sample]) -> Iterator[tuple[int, list[_Sample]]]:
 
 def _last_with_watts(rows: list[_Sample]) -> _Point | None:
     """The last of these readings that has watts."""
-    for us, voltage, current, _ in reversed(rows):
-        if voltage is not None and current is not None:
-            return _Point(us, voltage * current)
+    for us, voltage, current_draw, _ in reversed(rows):
+        if voltage is not None and current_draw is not None:
+            return _Point(us, voltage * current_draw)
     return None
 
 
@@ -2708,7 +2708,7 @@ def _load_hour(conn: sqlite3.Connection, meter_key: int, hour: int) -> tuple[int
 
 
 def _take_hour(conn: sqlite3.Connection, meter_key: int, hour: int) -> tuple[int, _HourSums]:
-    """The same, and take it out of power_hourly: it becomes the hour under way."""
+    """Load an hour and take it out of power_hourly: it becomes the hour under way."""
     closed, sums = _load_hour(conn, meter_key, hour)
     if sums.reading_count:
         conn.execute("DELETE FROM power_hourly WHERE meter_key = ? AND hour = ?", (meter_key, hour))
@@ -2727,14 +2727,14 @@ def _samples_between(
 def _samples_page(
     conn: sqlite3.Connection, meter_key: int, start_us: int, end_us: int
 ) -> list[_Sample]:
-    """The first of these readings, at most _PAGE_ROWS."""
+    """At most _PAGE_ROWS readings of a meter from a time on and before another, in order."""
     sql = f"""{_SAMPLES_SQL} WHERE meter_key = ? AND timestamp >= ? AND timestamp < ?
         ORDER BY timestamp LIMIT {_PAGE_ROWS}"""
     return conn.execute(sql, (meter_key, start_us, end_us)).fetchall()
 
 
 def _check_hour(hour: Any) -> None:
-    """Raise _DamagedValue for what is no hour: text times a number would fill the memory."""
+    """Raise _DamagedValue for a bad hour: a text times a large number would fill the memory."""
     if type(hour) is not int or not 0 <= hour < _END_OF_TIME_US // HOUR_US:
         raise _DamagedValue(f"the hour {str(hour)[:20]!r}")
 
@@ -2771,7 +2771,7 @@ def _last_powered(
 def _previous_powered(
     conn: sqlite3.Connection, meter_key: int, us: int, max_gap_us: int
 ) -> _Point | None:
-    """The same, or None if readings between that one and the time may have been pruned."""
+    """As _last_powered; None if readings between that one and the time may have been pruned."""
     previous = _last_powered(conn, meter_key, us, max_gap_us)
     if previous is None:
         return None
@@ -2818,7 +2818,7 @@ def _computed_hour(
 
 
 def _recompute_hour(conn: sqlite3.Connection, meter_key: int, hour: int, max_gap_us: int) -> None:
-    """Compute an open hour anew and save it where it is kept; one without readings goes."""
+    """Compute an open hour anew and save it; delete it if it has no readings."""
     sums = _computed_hour(conn, meter_key, hour, max_gap_us)
     columns = ", ".join(f"{name} = ?" for name in _SUM_COLUMNS)
     sql = f"UPDATE power_meters SET {columns} WHERE meter_key = ? AND hour = ?"
@@ -3057,8 +3057,8 @@ def _window_sums(
 
 # --- Outbox ---------------------------------------------------------------------------
 
-# A reading later than its meter's acknowledged_us waits by that; an older one waits if it has a
-# row in power_late. So a late reading costs itself, and readings in order cost nothing.
+# A reading later than its meter's acknowledged_us is pending; an older one is pending if it has a
+# row in power_late. So readings that come in order need no row of their own.
 _OUTBOX_METERS_SQL = """SELECT m.meter_key, m.id, coalesce(m.acknowledged_us, -1) AS acknowledged_us
     FROM power_meters m WHERE m.latest_us > coalesce(m.acknowledged_us, -1)
     OR EXISTS (SELECT 1 FROM power_late l WHERE l.meter_key = m.meter_key)
@@ -3072,7 +3072,7 @@ _LATE_SQL = """SELECT v.timestamp, v.voltage, v.current_draw, v.charge_pct FROM 
 
 
 class _OutboxQueue:
-    """The readings of one meter that wait in one way, in order of time."""
+    """Pending readings of one meter, late ones or those in order, oldest first."""
 
     def __init__(self, conn: sqlite3.Connection, meter: _Row, sql: str, live: int) -> None:
         self._conn = conn
@@ -3092,7 +3092,7 @@ class _OutboxQueue:
 
 
 def _pending_readings(conn: sqlite3.Connection, limit: int) -> list[PowerReading]:
-    """What waits: what was live or came in order, then late readings; meters in turn."""
+    """Readings that were live or came in order, then late ones; the meters in turn."""
     meters = _select(conn, _OUTBOX_METERS_SQL)
     first = [_OutboxQueue(conn, meter, _LATE_SQL, 1) for meter in meters]
     first += [_OutboxQueue(conn, meter, _IN_ORDER_SQL, 0) for meter in meters]
@@ -3125,7 +3125,7 @@ def _acknowledge_readings(conn: sqlite3.Connection, meter_key: int, acknowledged
     (last_us,) = conn.execute(sql, values).fetchone()
     if last_us is None:
         return
-    # What came between asking and acknowledging, or was left out, goes on waiting by itself.
+    # A reading that came in between, or that was not acknowledged, stays pending by a row.
     sql = """SELECT timestamp FROM power_readings
         WHERE meter_key = ? AND timestamp > ? AND timestamp <= ?"""
     between = conn.execute(sql, (meter_key, before_us, last_us)).fetchall()
@@ -3139,7 +3139,7 @@ def _acknowledge_readings(conn: sqlite3.Connection, meter_key: int, acknowledged
 
 
 def _resend_readings(conn: sqlite3.Connection, meter_key: int, start_us: int, end_us: int) -> int:
-    """Have acknowledged readings of a meter wait as late ones; return how many."""
+    """Make acknowledged readings of a meter pending again, as late ones; return how many."""
     sql = """INSERT OR IGNORE INTO power_late (meter_key, timestamp, live)
         SELECT r.meter_key, r.timestamp, 0
         FROM power_meters m CROSS JOIN power_readings r USING (meter_key)
@@ -3224,7 +3224,7 @@ def _connect(path: Path, durability: str = "full") -> sqlite3.Connection:
 
 
 def _check_is_file(path: Path, shown: Path) -> None:
-    """Refuse what no database can be, by name."""
+    """Refuse by name what cannot be a database."""
     if path.is_dir():
         raise StorageError(shown, "this is a directory: name a file in it")
     if path.exists():
@@ -3320,10 +3320,10 @@ def _expected_schema() -> dict[str, str]:
 
 
 def _check_schema(conn: sqlite3.Connection, path: Path) -> None:
-    """Compare the file's tables with this module's, before anything is asked of them.
+    """Compare the file's tables with this module's, before any of them is read.
 
-    A crafted view could go on without end, and a trigger take what was stored. Tables of other
-    packages are left alone.
+    A crafted view could run without end, and a trigger could delete what was stored. Tables of
+    other packages are left alone.
     """
     expected = _expected_schema()
     found: dict[str, str] = {}
@@ -3389,10 +3389,10 @@ def _upgrade_first_release(conn: sqlite3.Connection, path: Path, max_gap_us: int
         (left,) = conn.execute(f"SELECT count(*) FROM first_release_{table}").fetchone()
         if left:
             _log.warning(
-                "%s: %d rows of %s could not be migrated; they stay in first_release_%s",
+                "%s: rows of %s that could not be migrated: %d; they stay in first_release_%s",
                 path,
-                left,
                 table,
+                left,
                 table,
             )
         else:
@@ -3573,7 +3573,7 @@ def _file_problems(conn: sqlite3.Connection) -> Iterator[str]:
             continue
         rows = conn.execute(f"PRAGMA foreign_key_check({table})").fetchall()
         if rows:
-            yield f"{table}: {len(rows)} rows refer to rows that are not there"
+            yield f"{table}: rows that refer to rows that are not there: {len(rows)}"
     sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'first_release_*'"
     for (table,) in conn.execute(sql).fetchall():
         yield f"{table}: rows of the first release that could not be migrated"
@@ -3708,11 +3708,11 @@ def _present_problems(conn: sqlite3.Connection, state: _MeterState) -> Iterator[
     sql = f"{_SAMPLES_SQL} WHERE meter_key = ? AND timestamp = ?"
     found = conn.execute(sql, (state.meter_key, state.state_us)).fetchone()
     if found is not None:
-        us, voltage, current, charge_pct = found
+        us, voltage, current_draw, charge_pct = found
         if state.charge_pct is None:  # as update_meter() leaves it
             charge_pct = state.passed_on(us, charge_pct, _END_OF_TIME_US)
         present = (state.voltage, state.current_draw, state.charge_pct)
-        if (voltage, current, charge_pct) != present:
+        if (voltage, current_draw, charge_pct) != present:
             yield "its present state is not that of its reading"
         return
     sql = "SELECT 1 FROM power_hours WHERE meter_key = ? AND hour = ? AND closed"
@@ -3756,7 +3756,7 @@ def _copy_database(source: Path, unfinished: Path) -> None:
     if not source.stat().st_size:
         raise StorageError(source, "an empty file is not a backup: name another")
     try:
-        # Only to be read, so it may lie on a medium that cannot be written.
+        # Opened to be read only: it may lie on a medium that cannot be written.
         uri = f"{source.as_uri()}?mode=ro"
         if not os.path.exists(f"{source}-wal"):
             uri += "&immutable=1"
@@ -3772,7 +3772,7 @@ def _copy_database(source: Path, unfinished: Path) -> None:
 
 
 def _copy_pages(original: sqlite3.Connection, copy: sqlite3.Connection) -> None:
-    """SQLite's own backup, in one commit; waiting for other writers ends after BUSY_TIMEOUT."""
+    """Copy by SQLite's own backup, in one commit; wait for other writers up to BUSY_TIMEOUT."""
     deadline = time.monotonic() + BUSY_TIMEOUT
 
     def give_up(status: int, _remaining: int, _total: int) -> None:
@@ -4267,9 +4267,9 @@ class PowerManager:
         counts. The next reading that becomes its present state makes it active again.
 
         charge_pct=None forgets the charge, as of a gauge that has gone: it is unknown until a
-        reading brings one. Stored readings stay as they are, and so does the alert level: an alert
-        ends by a charge that is known. A number is refused, for a charge comes by a reading. Raises
-        NotFound, InvalidValue.
+        reading brings one. Stored readings stay as they are, and so does the alert level: only a
+        known charge ends an alert. A number is refused, because only readings bring a charge.
+        Raises NotFound, InvalidValue.
         """
         changes: dict[str, Any] = {}
         if not isinstance(name, _Unchanged):
@@ -4280,7 +4280,7 @@ class PowerManager:
             changes["active"] = int(_check_flag("active", active))
         forgets_charge = not isinstance(charge_pct, _Unchanged)
         if forgets_charge and charge_pct is not None:
-            raise _invalid("charge_pct", "None, since a charge comes by a reading", charge_pct)
+            raise _invalid("charge_pct", "None, because only readings bring a charge", charge_pct)
 
         def update(conn: sqlite3.Connection) -> PowerMeter:
             meter_key = _meter_key(conn, meter_id)
@@ -4490,7 +4490,7 @@ class PowerManager:
         return pages(page(start_us))  # the first page now: its errors belong to this call
 
     def delete_readings(self, meter_id: str, *, since: Any = None, until: Any = None) -> int:
-        """Delete the readings from `since` on and before `until`; return how many went.
+        """Delete the readings from `since` on and before `until`; return how many there were.
 
         Both are as log_power's timestamp; None is no limit. Statistics are computed anew without
         them; an hour that prune() has closed goes whole, and a range that cuts one is refused. If
@@ -4563,11 +4563,11 @@ class PowerManager:
         self._write(acknowledge)
 
     def resend(self, meter_id: str, *, since: Any = None, until: Any = None) -> int:
-        """Put acknowledged readings back into the outbox; return how many wait again.
+        """Put acknowledged readings back into the outbox; return how many are pending again.
 
-        For a store elsewhere that has lost what it had. They are those from `since` on and before
-        `until`, both as log_power's timestamp; None is no limit. They wait behind all others, and
-        have the ids that they had. Raises NotFound, InvalidValue.
+        For a store elsewhere that has lost readings. Those from `since` on and before `until` are
+        sent again, after all others and with the same ids. Both are as log_power's timestamp; None
+        is no limit. Raises NotFound, InvalidValue.
         """
         since_us = _optional_microseconds(since, "since")
         until_us = _optional_microseconds(until, "until")
@@ -4809,7 +4809,7 @@ class PowerManager:
     # --- Maintenance
 
     def prune(self, keep_days: float) -> int:
-        """Delete the readings of whole hours older than that many days; return how many went.
+        """Delete the readings of whole hours older than that many days; return how many.
 
         Statistics, present states and events stay. A meter keeps the hour of its newest reading,
         and the last reading before an hour that stays. Recorded readings of the closed hours are
@@ -5047,7 +5047,7 @@ class Screen:
         import shutil
 
         is_terminal = bool(stream.isatty())
-        encoding = getattr(stream, "encoding", None) or "utf-8"  # None: any letter will do
+        encoding = getattr(stream, "encoding", None) or "utf-8"  # None: any character will do
         is_dumb = os.environ.get("TERM") == "dumb"
         return cls(
             width=max(shutil.get_terminal_size((80, 24)).columns, 40),
@@ -5063,7 +5063,7 @@ class Screen:
         return "…" if self.has_unicode else "~"
 
     def printable(self, value: Any) -> str:
-        """A value as text that cannot steer a terminal, in letters that this screen has."""
+        """A value as text that cannot steer a terminal, in characters that this screen has."""
         text = printable(value)
         if _can_encode(text, self.encoding):
             return text
@@ -5246,6 +5246,15 @@ def shown_number(value: float | None) -> str:
     return text if float(text) else text.lstrip("-")
 
 
+def _counted(count: int, noun: str) -> str:
+    """A count and its noun.
+
+    >>> _counted(1, "bad row"), _counted(2, "bad row")
+    ('1 bad row', '2 bad rows')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def shown_duration(seconds: float) -> str:
     """A length of time for a person, its two largest units.
 
@@ -5276,7 +5285,7 @@ def shown_time(value: str | int, zone: tzinfo | None) -> str:
 
 
 def shown_json(value: Any) -> str:
-    """A value as indented JSON; records as objects, letters of any script as they are."""
+    """A value as indented JSON; records as objects, characters of any script as they are."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=dataclasses.asdict)
 
 
@@ -5426,13 +5435,13 @@ def parse_time(
     >>> parse_time("-24h", zone=timezone.utc, clock=lambda: 1_700_086_400.0).isoformat()
     '2023-11-14T22:13:20+00:00'
     """
-    told = text.strip()
-    word = told.lower()
+    stripped = text.strip()
+    word = stripped.lower()
     try:
         if word in ("now", "today", "yesterday") or word.startswith("-"):
             moment = _relative_time(word, zone, clock())
         else:
-            moment = _absolute_time(told, zone)
+            moment = _absolute_time(stripped, zone)
         to_microseconds(moment)
     except (ValueError, OverflowError, OSError):
         examples = "2026-11-28, 2026-11-28T10:00Z, today or -24h"
@@ -5443,9 +5452,9 @@ def parse_time(
 
 
 def _relative_time(word: str, zone: tzinfo | None, now_s: float) -> datetime:
-    """The time of "now", "today", "yesterday" or "-24h", but not before 1970; ValueError.
+    """The time of "now", "today", "yesterday" or "-24h", but not before 1970. Raises ValueError.
 
-    A device without a clock of its own begins in 1970.
+    A device without a clock of its own starts in 1970.
     """
     if word.startswith("-"):
         ago_s = _read_duration(word[1:])
@@ -5464,7 +5473,7 @@ _DATE_IN_DIGITS = re.compile(r"(19[7-9]|2[01]\d)\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|
 
 
 def _absolute_time(text: str, zone: tzinfo | None) -> datetime:
-    """The time of epoch seconds or of ISO 8601; ValueError."""
+    """The time of epoch seconds or of ISO 8601. Raises ValueError."""
     seconds = _read_number(text)
     if seconds is not None:
         if _DATE_IN_DIGITS.fullmatch(text):  # hardly ever meant as a second of 1970
@@ -5483,7 +5492,7 @@ def _absolute_time(text: str, zone: tzinfo | None) -> datetime:
 
 
 def _in_zone(local: datetime, zone: tzinfo | None) -> datetime:
-    """A time without an offset as one of the zone; where clocks skip it, what follows."""
+    """A time without an offset as one of the zone; if clocks skip it, the time that follows."""
     moment = local.replace(tzinfo=zone) if zone is not None else local.astimezone()
     return moment.astimezone(timezone.utc).astimezone(zone)
 
@@ -5710,7 +5719,7 @@ def program_name(installed: str, script: str) -> str:
     """How the running program was started: by its `installed` name, or as a Python script."""
     if os.path.basename(sys.argv[0] if sys.argv else "") == installed:
         return installed
-    return f"python {os.path.basename(script)}"
+    return f"python3 {os.path.basename(script)}"
 
 
 class _Setting(NamedTuple):
@@ -6256,7 +6265,7 @@ def _hourly_wattage(rows: Iterable[PowerStatistics], last_hour: int, count: int)
 
 
 def _means(values: Sequence[float | None], count: int) -> list[float | None]:
-    """The means of so many equal parts of the values, where any of a part is known.
+    """The mean of each of `count` equal parts of the values; None where none is known.
 
     >>> _means([1.0, 3.0, None, 5.0, None, None], 3)
     [2.0, 5.0, None]
@@ -6363,12 +6372,12 @@ def _brief_age(age_s: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    """A number as shown_number has it, but for a plain 0: what is off is seen at once."""
+    """A number as shown_number shows it, but exactly 0 as "0", so that what is off stands out."""
     return "0" if value == 0 else shown_number(value)
 
 
 def _narrow_number(value: float | None, width: int) -> str:
-    """A number in fewer digits, or in thousands, where it is wider than that.
+    """A number in at most `width` columns: with fewer digits, or in thousands.
 
     >>> [_narrow_number(value, 5) for value in (-12.34, 230.0, -123456.0)]
     ['-12.3', '230', '-123k']
@@ -6397,9 +6406,9 @@ def _scaled(value: float | None, unit_wh: float) -> str:
 def _shown_state(meter: PowerMeter) -> str:
     """A meter's state in a word for a person.
 
-    That of PowerMeter.state, but for what it would mislead in: a battery is "charging" when energy
-    goes into it, and otherwise "full" where its charge is called charging; a panel that gives
-    nothing is "idle".
+    As PowerMeter.state, except where that would mislead: a battery is "charging" when energy goes
+    into it, and "full" where its charge alone would read as charging; a panel that gives nothing
+    is "idle".
     """
     if not meter.active:
         return "inactive"
@@ -6450,14 +6459,14 @@ def _present(meter: PowerMeter, value: float | None) -> float | None:
 
 
 def _charge_of(meter: PowerMeter) -> float | None:
-    """The percent of charge, if known, of a meter whose type has any and that has a reading."""
+    """A meter's charge in %; None if unknown, without a reading, or for a type without charge."""
     if meter.type not in _TYPES_WITH_CHARGE or meter.updated_at is None:
         return None
     return meter.charge_pct
 
 
 def _shown_percent(value: float | None) -> str:
-    """Whole percent, but never 100 of what is not full, nor 0 of what is not empty.
+    """Whole percent, but never 100 for what is not full, nor 0 for what is not empty.
 
     >>> [_shown_percent(value) for value in (99.7, 0.2, 55.5)]
     ['99%', '1%', '56%']
@@ -6482,7 +6491,7 @@ def _shown_range(least: float | None, most: float | None) -> str:
 def _full_table(records: Sequence[Any], more: Sequence[str] = ()) -> str:
     """Records as a table of all their fields, and `more` of their attributes; "none" without any.
 
-    As wide as they are: for `--wide`.
+    Not cut to the width of the screen: for `--wide`.
     """
     if not records:
         return "none"
@@ -6631,7 +6640,7 @@ def _status_layout(screen: Screen, name_width: int) -> _StatusLayout:
 
 
 def _meter_line(view: _MeterView, layout: _StatusLayout, screen: Screen) -> str:
-    """One meter's line; of one without a reading, the words instead of the values."""
+    """One meter's line; before its first reading, words instead of values."""
     cells = []
     has_values = view.age_s is not None
     for column in layout.columns:
@@ -6700,10 +6709,10 @@ def _meter_notes(view: _MeterView) -> Iterator[tuple[str, str]]:
     if not meter.active or view.age_s is None:
         return
     if meter.alert_level in _ALERT_COLOURS:
-        left = f"{_number(meter.charge_pct)} % left"
+        left = f", {_number(meter.charge_pct)} % left"
         if meter.charge_pct is None:
-            left = "when its charge was known last"
-        what = f"battery {meter.alert_level}, {left}"
+            left = " when its charge was last known"
+        what = f"battery {meter.alert_level}{left}"
         yield _ALERT_COLOURS[meter.alert_level], f"{view.name}: {what}"
     if view.is_stale:
         yield "yellow", f"{view.name}: stale, no reading for {shown_duration(view.age_s)}"
@@ -7047,7 +7056,7 @@ def _event_line(event: PowerEvent, zone: tzinfo | None, screen: Screen) -> str:
 
 @dataclass(frozen=True)
 class _Period:
-    """A day or month of a report; `energy` is None where no reading is."""
+    """A day or month of a report; `energy` is None without readings."""
 
     label: str
     energy: _Energy | None
@@ -7076,7 +7085,7 @@ def _energy_by_period(
 
 
 def _stacked_bar(energy: _Energy | None, most_wh: float, width: int, screen: Screen) -> str:
-    """What was used, and behind it what went out beyond that: in again, at another meter."""
+    """A bar of what was used, then of what also went out and into another meter."""
     if energy is None or most_wh <= 0:
         return ""
     used_sign, in_sign = _stack_signs(screen)
@@ -7125,7 +7134,7 @@ class _Fact(NamedTuple):
 
 
 def _report_facts(report: Mapping[str, Any]) -> Iterator[_Fact]:
-    """The totals of a report, but for those of kinds of meters that the device does not have."""
+    """The totals of a report, without those of types of meters that the device lacks."""
     totals = report["totals"]
     kinds = {meter["type"] for meter in report["meters"]}
     unit, unit_wh = _energy_unit(value for key, value in totals.items() if key.endswith("_wh"))
@@ -7235,7 +7244,7 @@ def _report_text(
     parts.append(_report_events_text(report, zone, screen))
     hidden_count = report["event_count"] - len(report["events"])
     if hidden_count:
-        parts[-1] += f"\nand {hidden_count} earlier events"
+        parts[-1] += f"\nand {_counted(hidden_count, 'earlier event')}"
     return "\n\n".join(parts)
 
 
@@ -7249,11 +7258,11 @@ def _frame(lines: list[str], height: int) -> str:
     """What redraws a terminal of that many lines in place, in one go.
 
     A line is cleared before it is written: a line that ends in the last column would lose its last
-    character to what clears the rest. The mode 2026 shows all of it at once where it is known.
+    character to what clears the rest. Terminals that know mode 2026 show all of it at once.
     """
     if len(lines) > height:
         hidden = len(lines) - height + 1
-        lines = [*lines[: height - 1], f"{hidden} more lines: the window is too low for them"]
+        lines = [*lines[: height - 1], f"{hidden} more lines: the window is too short for them"]
     body = "\r\n".join(f"\x1b[K{line}" for line in lines)
     rest = "\r\n\x1b[J" if len(lines) < height else ""
     return f"\x1b[?2026h\x1b[H{body}{rest}\x1b[?2026l"
@@ -7281,8 +7290,8 @@ _MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full
 class _Meaning:
     """What a column can be: its units, each with its power of ten, and the names it goes by.
 
-    Names are in small letters, without blanks and signs. `with_unit` are names that mean it only
-    where a unit says so: "Battery (V)"; "" stands for a name that is a unit alone.
+    Names are in lower case, without blanks and punctuation. `with_unit` are names that mean it
+    only with a unit: "Battery (V)"; "" stands for a name that is a unit alone.
     """
 
     name: str
@@ -7291,7 +7300,7 @@ class _Meaning:
     with_unit: frozenset[str] = frozenset()
 
     def unit_of(self, text: str) -> str | None:
-        """The unit that a text in small letters means; None if it is none of this meaning's."""
+        """The unit that a text in lower case means; None if it is none of this meaning's."""
         text = _UNIT_WORDS.get(text, text)
         for unit in self.units:
             if unit.lower() == text:
@@ -7388,7 +7397,7 @@ _NAME_WITH_BRACKETS = re.compile(r"(?P<base>.*?)\s*[\[(](?P<unit>[^\[\]()]*)[\])
 
 
 def _meaning_of(name: str) -> tuple[str, str] | None:
-    """What a column's name means, and the unit that it tells or ""; None for an unknown one.
+    """What a column's name means, and the unit in it or ""; None for an unknown name.
 
     >>> _meaning_of("Battery current [mA]"), _meaning_of("U_bat"), _meaning_of("remark")
     (('current', 'mA'), ('voltage', ''), None)
@@ -7413,7 +7422,7 @@ def _meaning_of(name: str) -> tuple[str, str] | None:
 
 
 def _split_name(name: str) -> tuple[list[str], str | None]:
-    """The words of a column's name in small letters, and what stands in brackets at its end."""
+    """The words of a column's name in lower case, and the text in brackets at its end."""
     import unicodedata
 
     text = unicodedata.normalize("NFKC", name).casefold().replace("μ", "u").strip()
@@ -7431,7 +7440,7 @@ class _LogColumn:
     meaning: str
     name: str
     index: int
-    unit: str = ""  # as told; "": the first of its meaning
+    unit: str = ""  # as given; "": the first of its meaning
     is_turned: bool = False  # its sign
 
     @property
@@ -7453,14 +7462,14 @@ class _LogColumn:
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _ColumnChoice:
     """An option --column: which column has a meaning."""
 
     meaning: str
     text: str  # [-]COLUMN[:UNIT]
 
 
-def _parse_wish(text: str) -> _Wish:
+def _parse_column(text: str) -> _ColumnChoice:
     """The value of --column, for argparse."""
     meaning, sign, column = text.partition("=")
     if not sign or not column.strip():
@@ -7470,48 +7479,50 @@ def _parse_wish(text: str) -> _Wish:
         known = ", ".join(_MEANINGS)
         hint = nearest(meaning, _MEANINGS) or f": expected one of {known}"
         raise argparse.ArgumentTypeError(f"unknown name {meaning!r}{hint}")
-    return _Wish(meaning, column)
+    return _ColumnChoice(meaning, column)
 
 
 class _Columns:
     """Finds the columns of a log by their names, and by what --column says."""
 
-    def __init__(self, names: Sequence[str], wishes: Sequence[_Wish], has_head: bool) -> None:
+    def __init__(
+        self, names: Sequence[str], choices: Sequence[_ColumnChoice], has_head: bool
+    ) -> None:
         self._names = [name.strip() for name in names]
         self._has_head = has_head
-        self._wished: dict[str, _LogColumn] = {}
-        for wish in wishes:
-            self._add_wish(wish)
+        self._chosen: dict[str, _LogColumn] = {}
+        for choice in choices:
+            self._add_choice(choice)
         self._candidates: dict[str, list[_LogColumn]] = {}
-        wished_indexes = {column.index for column in self._wished.values()}
+        chosen_indexes = {column.index for column in self._chosen.values()}
         for index, name in enumerate(self._names):
-            known = _meaning_of(name) if has_head and index not in wished_indexes else None
+            known = _meaning_of(name) if has_head and index not in chosen_indexes else None
             if known is not None:
                 meaning, unit = known
                 column = _LogColumn(meaning, name, index, unit)
                 self._candidates.setdefault(meaning, []).append(column)
 
-    def _add_wish(self, wish: _Wish) -> None:
+    def _add_choice(self, choice: _ColumnChoice) -> None:
         """Take what an option --column says. Raises InvalidValue if it is at odds with another."""
-        column = self._wished_column(wish)
-        rivals = {wish.meaning, *_RIVALS.get(wish.meaning, ())}
-        for other in self._wished.values():
+        column = self._chosen_column(choice)
+        rivals = {choice.meaning, *_RIVALS.get(choice.meaning, ())}
+        for other in self._chosen.values():
             if other.meaning in rivals or other.index == column.index:
                 raise InvalidValue(
-                    f"--column {other.meaning}={other.name} and --column {wish.meaning}="
-                    f"{wish.text} cannot both be: leave one out"
+                    f"--column {other.meaning}={other.name} and --column {choice.meaning}="
+                    f"{choice.text} contradict each other: leave one out"
                 )
-        self._wished[wish.meaning] = column
+        self._chosen[choice.meaning] = column
 
     def known_count(self) -> int:
         """How many meanings have a column."""
-        return len({*self._wished, *self._candidates})
+        return len({*self._chosen, *self._candidates})
 
     def choose(self) -> dict[str, _LogColumn]:
         """The columns that are used, by meaning. Raises InvalidValue."""
         chosen: dict[str, _LogColumn | None] = self._time_columns()
         chosen["voltage"] = self._one("voltage")
-        chosen["current"] = None if "power" in self._wished else self._one("current")
+        chosen["current"] = None if "power" in self._chosen else self._one("current")
         if chosen["current"] is None:
             chosen["power"] = self._one("power")
         chosen["charge_pct"] = self._one("charge_pct")
@@ -7529,7 +7540,7 @@ class _Columns:
         """A timestamp; or a date and a time apart; or one of the two, which is a timestamp."""
         apart = ("date", "time")
         timestamp = None
-        if not self._wished.keys() & set(apart):
+        if not self._chosen.keys() & set(apart):
             timestamp = self._one("timestamp")
         if timestamp is not None:
             return {"timestamp": timestamp}
@@ -7541,8 +7552,8 @@ class _Columns:
 
     def _one(self, meaning: str) -> _LogColumn | None:
         """The column of a meaning. Raises InvalidValue where several could be it."""
-        if meaning in self._wished:
-            return self._wished[meaning]
+        if meaning in self._chosen:
+            return self._chosen[meaning]
         found = self._candidates.get(meaning, [])
         own = [column for column in found if column.name in _OWN_COLUMNS]
         if len(own) == 1:
@@ -7559,13 +7570,13 @@ class _Columns:
             )
         return found[0] if found else None
 
-    def _wished_column(self, wish: _Wish) -> _LogColumn:
+    def _chosen_column(self, choice: _ColumnChoice) -> _LogColumn:
         """The column that an option names. Raises InvalidValue."""
-        meaning = _MEANINGS[wish.meaning]
-        index = self._index_of(wish.text)
+        meaning = _MEANINGS[choice.meaning]
+        index = self._index_of(choice.text)
         if index is not None:
-            return self._made(wish.meaning, index, "", False)
-        text = wish.text.strip()
+            return self._made(choice.meaning, index, "", False)
+        text = choice.text.strip()
         is_turned = text.startswith("-")
         name, colon, unit_text = text.removeprefix("-").rpartition(":")
         unit = meaning.unit_of(unit_text.strip().casefold().replace("µ", "u").replace("μ", "u"))
@@ -7575,21 +7586,22 @@ class _Columns:
         index = self._index_of(name)
         if index is None:
             raise InvalidValue(
-                f"--column {wish.meaning}={wish.text}: no column {name!r}; {self._listed()}"
+                f"--column {choice.meaning}={choice.text}: no column {name!r}; {self._listed()}"
             )
         if unit is None:
             raise InvalidValue(
-                f"--column {wish.meaning}={wish.text}: no unit {unit_text!r}: "
+                f"--column {choice.meaning}={choice.text}: no unit {unit_text!r}: "
                 f"expected one of {', '.join(meaning.units)}"
             )
-        if is_turned and wish.meaning not in ("current", "power"):
+        if is_turned and choice.meaning not in ("current", "power"):
             raise InvalidValue(
-                f"--column {wish.meaning}={wish.text}: only current and power have a sign to turn"
+                f"--column {choice.meaning}={choice.text}: only current and power have a sign "
+                "to turn"
             )
-        return self._made(wish.meaning, index, unit, is_turned)
+        return self._made(choice.meaning, index, unit, is_turned)
 
     def _made(self, meaning: str, index: int, unit: str, is_turned: bool) -> _LogColumn:
-        """A column as an option wants it; a unit that its name tells counts."""
+        """The column that an option names; without a unit there, a unit in its name counts."""
         name = self._names[index]
         if not unit:
             words, bracketed = _split_name(name)
@@ -7623,7 +7635,7 @@ class _Columns:
         what = " and ".join(missing).replace("current", "current (or power)")
         raise InvalidValue(
             "expected NDJSON, or CSV whose first line names the columns; "
-            f"no column for {what}: {self._listed()}; name one, as --column {_quoted(example)}"
+            f"no column for {what}: {self._listed()}; name one: --column {_quoted(example)}"
         )
 
 
@@ -7969,7 +7981,7 @@ def _unreadable_time(text: str) -> InvalidValue:
         )
     if re.match(_OTHER_DATES, text) or re.search(r"(?i)\d\s*[ap]\.?m\b", text):
         return _Unclear(
-            f"timestamp: {shown}: say which form it has, as --time-format '%d.%m.%y %H:%M:%S'"
+            f"timestamp: {shown}: say its form, such as --time-format '%d.%m.%y %H:%M:%S'"
         )
     if re.fullmatch(r"\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}\.\d{1,2}\.\d{4}", text):
         return _Unclear(f"timestamp: {shown} is a date without a time of day")
@@ -8129,7 +8141,7 @@ def _open_log(name: str, in_batches: bool) -> Iterator[_LogSource]:
     """The log of that name, "-" for standard input.
 
     What is stored in one transaction is copied from a pipe first, so that the transaction does
-    not wait for who writes into it.
+    not wait for the program that writes to the pipe.
     """
     import shutil
     import tempfile
@@ -8300,7 +8312,7 @@ _JSON_BLANKS = re.compile(r"[ \t\n\r]*")
 class _LogOptions:
     """How a log is to be read, as far as that is given."""
 
-    wishes: Sequence[_Wish] = ()
+    choices: Sequence[_ColumnChoice] = ()
     has_head: bool = True
     delimiter: str = ""  # "": to be found
     decimal: str = ""  # "": to be found
@@ -8394,7 +8406,7 @@ class _LayoutFinder:
         if not texts or texts[0] is not lines[0][1]:
             raise InvalidValue(
                 "expected NDJSON, or CSV whose first line names the columns; got a file with "
-                + ("no text" if not lines else "a first line without end")
+                + ("no text" if not lines else f"a first line of more than {_MAX_LINE} characters")
             )
         delimiter = self._options.delimiter or self._found_delimiter(texts)
         try:
@@ -8409,7 +8421,7 @@ class _LayoutFinder:
             texts = texts[1:]
         else:
             names = [str(number) for number, _ in enumerate(names, 1)]
-        columns = _Columns(names, self._options.wishes, self._options.has_head).choose()
+        columns = _Columns(names, self._options.choices, self._options.has_head).choose()
         rows = []
         for text in texts:
             with contextlib.suppress(InvalidValue):
@@ -8421,7 +8433,7 @@ class _LayoutFinder:
         names = list(dict.fromkeys(chain.from_iterable(objects)))
         if not objects:
             raise InvalidValue("expected NDJSON, or CSV; got no JSON object")
-        columns = _Columns(names, self._options.wishes, True).choose()
+        columns = _Columns(names, self._options.choices, True).choose()
         fields = [[value.get(name) for name in names] for value in objects]
         return self._made(form, names, columns, fields, "")
 
@@ -8479,8 +8491,8 @@ class _LayoutFinder:
         times = [i for i in values if re.search(r"\d[-/.:]\d+[-/.:]\d", names[i - 1])]
         first = times[0] if times else values[0]
         others = [i for i in values if i != first]
-        wishes = zip(_OWN_COLUMNS, [first, *others])
-        example = " ".join(f"--column {meaning}={number}" for meaning, number in wishes)
+        choices = zip(_OWN_COLUMNS, [first, *others])
+        example = " ".join(f"--column {meaning}={number}" for meaning, number in choices)
         raise InvalidValue(
             "expected NDJSON, or CSV whose first line names the columns; "
             "the first line has values: "
@@ -8508,7 +8520,7 @@ def _found_decimal(
         return "."
     if delimiter == "," and all(_GROUPED_NUMBER.fullmatch(value) for value in with_comma):
         raise InvalidValue(
-            f"is the comma in {with_comma[0]} a decimal sign, or does it part thousands? "
+            f"is the comma in {with_comma[0]} a decimal sign, or does it separate thousands? "
             "Say --decimal , or --decimal ."
         )
     return ","
@@ -8573,7 +8585,7 @@ class _LogReader:
             self.torn_line = number
 
     def check_charges(self) -> None:
-        """Refuse a charge of which nothing says whether 1 is full, or one per cent."""
+        """Refuse charges if nothing says whether 1 is full, or one per cent."""
         column = self._charge
         if not column.name or column.unit or column.name == "charge_pct":
             return
@@ -8658,7 +8670,7 @@ class _LogReader:
         return _LogTimes(options.zone, options.has_zone, options.time_format)
 
     def _check_times(self, sample: Iterable[_LogRow]) -> None:
-        """Refuse the log at once where no time can be read until an option is given."""
+        """Refuse the log at once if no time can be read without another option."""
         times = self._new_times()  # they remember and count what they have read
         unclear = ""
         for number, value in sample:
@@ -8709,7 +8721,7 @@ class _LogReader:
         return [fields.get(name) for name in self.layout.names]
 
     def _check_names(self, fields: Mapping[str, Any]) -> None:
-        """Refuse a name that only comes later, and that would have been used from the start."""
+        """Refuse a name that first comes later, and that would have been used from the start."""
         for name in fields.keys() - self._known_names:
             meaning, _ = _meaning_of(name) or ("", "")
             if not self._charge.name and name == "charge_pct":
@@ -8836,7 +8848,7 @@ def _sampled(
 ) -> tuple[list[_LogRow], Iterator[_LogRow | None]]:
     """The first rows, and all of them. It waits for no more than `least` rows."""
     sample: list[_LogRow] = []
-    lull: list[None] = []  # one behind the sample is told on, so that its rows are stored
+    lull: list[None] = []  # one after the sample is passed on, so that its rows are stored
     for row in rows:
         if row is not None:
             sample.append(row)
@@ -8851,9 +8863,9 @@ def _sampled(
 # --- Import
 
 
-# Leaps from reading to reading that has watts: as far as max_gap goes, or over a gap to the next.
-# That is a hundred times faster than a look at each. (As a table of its own in the query, what
-# stands here twice would be made first, reading by reading.)
+# Leaps between readings with watts: to the last one within max_gap, or over a gap to the next.
+# That is a hundred times faster than looking at each. (As a common table expression, _POWERED_SQL
+# would be computed first, reading by reading.)
 _POWERED_SQL = """SELECT timestamp FROM power_readings WHERE meter_key = :key
     AND voltage IS NOT NULL AND current_draw IS NOT NULL AND timestamp"""
 _GAPS_SQL = f"""WITH RECURSIVE leap (us, next_us) AS (
@@ -8908,7 +8920,7 @@ class _Import:
         if options.batch is None:
             self._batch_rows = _BATCH_ROWS if self._file == "-" and not options.dry_run else 0
         self._log_options = _LogOptions(
-            wishes=options.column,
+            choices=options.column,
             has_head=not options.no_header,
             delimiter=options.delimiter or "",
             decimal=options.decimal or "",
@@ -8946,8 +8958,9 @@ class _Import:
         sums = self._sums
         there_count = reader.good_count - sums.new_count - sums.refused_count
         max_gap_s = self._pm.max_gap
-        counts = f"{sums.new_count} new readings, {there_count} already there"
-        lines = [f"{counts}, {reader.bad_count} bad rows left out"]
+        new = _counted(sums.new_count, "new reading")
+        bad = _counted(reader.bad_count, "bad row")
+        lines = [f"{new}, {there_count} already there, {bad} left out"]
         if self._is_dry_run:
             lines.append("a dry run: nothing is stored")
         if sums.refused_count:
@@ -8958,10 +8971,11 @@ class _Import:
             energy_out = shown_number(sums.energy_out_wh)
             lines.append(f"energy: {energy_out} Wh out, {shown_number(sums.energy_in_wh)} Wh in")
         if sums.gap_count:
-            gaps = "1 gap" if sums.gap_count == 1 else f"{sums.gap_count} gaps"
+            gaps = _counted(sums.gap_count, "gap")
             lines.append(f"no energy in {gaps} of more than {shown_duration(max_gap_s)}")
         if reader.left_out_charges:
-            lines.append(f"{reader.left_out_charges} charges left out: not from 0 to 110 %")
+            charges = _counted(reader.left_out_charges, "charge")
+            lines.append(f"{charges} left out: not from 0 to 110 %")
         if reader.filled_charges:
             lines.append(
                 f"{reader.filled_charges} without a charge: each has that of the reading before "
@@ -8969,8 +8983,8 @@ class _Import:
             )
         if reader.repeated_count:
             lines.append(
-                f"{reader.repeated_count} times exist twice, as clocks were put back: taken as the "
-                "first until they step back"
+                f"times that exist twice, because clocks were put back: {reader.repeated_count}; "
+                "taken as the first of the two until the times step back"
             )
         if reader.torn_line is not None:
             lines.append(
@@ -9089,19 +9103,17 @@ class _Import:
 
     def _refuse_bad_batch(self) -> None:
         if self._reader.bad_count and not self._skips_bad:
-            self._refuse_bad_rows(
-                "their batch was not" if self._sums.stored_rows else "nothing was"
-            )
+            self._refuse_bad_rows("the batch was not" if self._sums.stored_rows else "nothing was")
 
     def _refuse_bad_rows(self, what: str) -> None:
         self._count_hidden_bad_rows()
         raise InvalidValue(
-            f"{self._reader.bad_count} bad rows: {what} stored; correct them, or leave them "
-            "out with --skip-bad"
+            f"{_counted(self._reader.bad_count, 'bad row')}: {what} stored; correct the log, or "
+            "leave out bad rows with --skip-bad"
         )
 
     def _say_what_is_stored(self) -> None:
-        print_error(f"{self._file}: {self._sums.stored_rows} rows are stored")
+        print_error(f"{self._file}: stored so far: {_counted(self._sums.stored_rows, 'row')}")
 
     # --- Messages
 
@@ -9116,7 +9128,7 @@ class _Import:
     def _count_hidden_bad_rows(self) -> None:
         hidden_count = self._reader.bad_count - len(self._bad_rows)
         if hidden_count:
-            print_error(f"{self._file}: and {hidden_count} more bad rows")
+            print_error(f"{self._file}: and {_counted(hidden_count, 'more bad row')}")
 
     def _show_progress(self, count: int) -> None:
         """Say on a terminal how far the import is, in a line that the next one replaces."""
@@ -9344,7 +9356,7 @@ def _this_command() -> str:
     program = sys.argv[0] if sys.argv else ""
     if os.path.basename(program) == "power-manager":
         return "power-manager"
-    return f"{_quoted(sys.executable or 'python')} {_quoted(os.path.abspath(__file__))}"
+    return f"{_quoted(sys.executable or 'python3')} {_quoted(os.path.abspath(__file__))}"
 
 
 _DEMO_CAPACITY_WH = 120.0
@@ -9803,11 +9815,7 @@ def _run_demo(session: _Session) -> None:
 
 def _run_prune(session: _Session) -> str:
     count = session.pm.prune(session.options.keep_days)
-    return session.result({"deleted": count}, f"{_readings_text(count)} deleted")
-
-
-def _readings_text(count: int) -> str:
-    return "1 reading" if count == 1 else f"{count} readings"
+    return session.result({"deleted": count}, f"{_counted(count, 'reading')} deleted")
 
 
 def _confirm(options: argparse.Namespace, question: str) -> None:
@@ -9829,7 +9837,7 @@ def _run_delete_readings(session: _Session) -> str:
     which = "the" if since or until else "all"
     _confirm(options, f"Delete {which} readings of {options.meter}{since}{until}?")
     count = session.pm.delete_readings(meter.id, since=options.since, until=options.until)
-    return session.result({"deleted": count}, f"{_readings_text(count)} deleted")
+    return session.result({"deleted": count}, f"{_counted(count, 'reading')} deleted")
 
 
 def _run_delete_meter(session: _Session) -> str:
@@ -9843,10 +9851,10 @@ def _run_delete_meter(session: _Session) -> str:
 def _run_delete_device(session: _Session) -> str:
     pm = session.pm
     device_id = session.options.device_id
-    meter_count = len(pm.list_meters(pm.get_device(device_id).id))
+    meters = _counted(len(pm.list_meters(pm.get_device(device_id).id)), "meter")
     _confirm(
         session.options,
-        f"Delete the device {device_id} with its {meter_count} meters and all they have?",
+        f"Delete the device {device_id} with {meters}, all readings and all events?",
     )
     pm.delete_device(device_id)
     return session.result({"deleted": device_id}, f"{device_id} is deleted")
@@ -10141,7 +10149,7 @@ class _PowerCommands:
             action="append",
             default=[],
             metavar="NAME=[-]COLUMN[:UNIT]",
-            type=_parse_wish,
+            type=_parse_column,
             help=f"which column is what: {', '.join(_MEANINGS)}; - before it turns the sign",
         )
         command.add_argument(

@@ -291,20 +291,20 @@ def without_rights() -> Iterator[None]:
 # --- The brute-force model --------------------------------------------------------------------
 
 
-class Row(NamedTuple):
+class Reading(NamedTuple):
     """One reading of the model; None is what is not known."""
 
     us: int
     voltage: float | None
-    current: float | None
+    current_draw: float | None
     charge_pct: float | None
 
     @property
     def watts(self) -> float | None:
         """Watts out of the source, unrounded."""
-        if self.voltage is None or self.current is None:
+        if self.voltage is None or self.current_draw is None:
             return None
-        return self.voltage * self.current
+        return self.voltage * self.current_draw
 
 
 def iso(us: float) -> str:
@@ -314,7 +314,7 @@ def iso(us: float) -> str:
 
 
 def brute_force(
-    rows: Iterable[Row],
+    rows: Iterable[Reading],
     start: float = 0,
     end: float = math.inf,
     *,
@@ -363,7 +363,7 @@ def brute_force(
 
 
 def buckets(
-    rows: Iterable[Row], length: int, *, max_gap: float = MAX_GAP
+    rows: Iterable[Reading], length: int, *, max_gap: float = MAX_GAP
 ) -> list[tuple[str, dict[str, Any]]]:
     """Start and statistics of each hour or day that has readings."""
     rows = list(rows)
@@ -408,13 +408,13 @@ def meter_part(pm: PowerManager, device_id: str, days: float, part: int = 0) -> 
     if meter["reading_count"]:
         net_wh = meter["energy_out_wh"] - meter["energy_in_wh"]
         assert meter["energy_wh"] == pytest.approx(net_wh, abs=2e-9)
-    names = brute_force([Row(0, 0.0, 0.0, 0.0)])
+    names = brute_force([Reading(0, 0.0, 0.0, 0.0)])
     return {name: value for name, value in meter.items() if name in names}
 
 
 def random_rows(
     chance: random.Random, count: int, start_us: int, *, unknown: float = 0.0
-) -> list[Row]:
+) -> list[Reading]:
     """Readings of all kinds: short and long gaps, both signs, few decimals and many.
 
     unknown: the share of readings that lack their volts, their amperes, or both.
@@ -434,14 +434,14 @@ def random_rows(
             charge = round(charge, 2)
         if chance.random() < unknown:
             voltage, current = chance.choice([(None, current), (voltage, None), (None, None)])
-        rows.append(Row(us, voltage, current, charge))
+        rows.append(Reading(us, voltage, current, charge))
     return rows
 
 
-def as_readings(meter_id: str, rows: Iterable[Row]) -> Iterator[tuple[Any, ...]]:
+def as_readings(meter_id: str, rows: Iterable[Reading]) -> Iterator[tuple[Any, ...]]:
     """Rows as log_many takes them."""
     for row in rows:
-        yield meter_id, row.voltage, row.current, row.charge_pct, iso(row.us)
+        yield meter_id, row.voltage, row.current_draw, row.charge_pct, iso(row.us)
 
 
 # --- Recordings of our own making -------------------------------------------------------------
@@ -450,7 +450,7 @@ DISCHARGE_START = int(NOW - 6 * 3600) * SECOND // HOUR * HOUR + 1777 * SECOND
 SOLAR_START = int(NOW - 8 * 86400) * SECOND // DAY * DAY + 290 * SECOND
 
 
-def discharge() -> list[Row]:
+def discharge() -> list[Reading]:
     """Four hours of a battery that runs down every 5 to 6 s, with a noisy gauge.
 
     The gauge's noise is less than the hysteresis of an alert, and crosses both thresholds often.
@@ -463,12 +463,12 @@ def discharge() -> list[Row]:
         volts = round(3.3 + 0.9 * left + chance.uniform(-0.01, 0.01), 3)
         amperes = round(2.1 + chance.uniform(-0.3, 0.8), 6)
         charge = round(79 * left + chance.uniform(-0.9, 0.9), 1)
-        rows.append(Row(us, volts, amperes, max(charge, 0.0)))
+        rows.append(Reading(us, volts, amperes, max(charge, 0.0)))
         us += chance.choice([5, 5, 5, 6]) * SECOND
     return rows
 
 
-def solar_week() -> tuple[list[Row], list[Row]]:
+def solar_week() -> tuple[list[Reading], list[Reading]]:
     """A week of a panel and of the battery that it charges, about every 15 minutes.
 
     Two gaps of some hours are in it: one at night, one at noon.
@@ -486,12 +486,12 @@ def solar_week() -> tuple[list[Row], list[Row]]:
         charge = min(max(charge + watts / 40 - 0.3, 50.0), 100.0)
         is_gap = quarter in range(200, 212) or quarter in range(433, 442)
         if not is_gap:
-            panel.append(Row(us, 18.0 if watts else 0.33, round(watts / 18.0, 3), 100.0))
-            battery.append(Row(us, volts, -round(watts / volts, 3), round(charge, 1)))
+            panel.append(Reading(us, 18.0 if watts else 0.33, round(watts / 18.0, 3), 100.0))
+            battery.append(Reading(us, volts, -round(watts / volts, 3), round(charge, 1)))
     return panel, battery
 
 
-def write_csv(path: Path, rows: Iterable[Row]) -> None:
+def write_csv(path: Path, rows: Iterable[Reading]) -> None:
     """Write readings as `import` takes them."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -1152,7 +1152,7 @@ class TestValues:
         pm.register_device("d", "D")
         meter = pm.add_meter("d", "main")
         rows = [
-            Row(
+            Reading(
                 int(NOW) * SECOND + i,
                 chance.uniform(-1e6, 1e6),
                 round(chance.uniform(-9, 9), chance.randrange(9)),
@@ -2251,7 +2251,7 @@ class TestStatistics:
         arriving = [*rows, *(row._replace(voltage=99.0) for row in chance.sample(rows, 20))]
         if seed % 2:
             chance.shuffle(arriving)
-        kept: dict[int, Row] = {}
+        kept: dict[int, Reading] = {}
         new = 0
         while arriving:
             size = chance.choice([1, 5, 40])
@@ -2931,11 +2931,11 @@ class TestDeleting:
 
     START = NOW // 3600 * 3600  # the hour under way begins
 
-    def log_hours(self, pm: PowerManager, meter_id: str, hours: int = 4) -> list[Row]:
+    def log_hours(self, pm: PowerManager, meter_id: str, hours: int = 4) -> list[Reading]:
         """A reading every 10 minutes in the last hours, this one included."""
         first = int(self.START - 3600 * (hours - 1))
         rows = [
-            Row((first + 600 * i) * SECOND, 12.0, 1.0 + i / 7, float(90 - i))
+            Reading((first + 600 * i) * SECOND, 12.0, 1.0 + i / 7, float(90 - i))
             for i in range(6 * hours)
         ]
         pm.log_many(as_readings(meter_id, rows))
@@ -3005,7 +3005,7 @@ class TestDeleting:
         newest = left[-1]
         assert (meter.updated_at, meter.current_draw, meter.charge_pct) == (
             iso(newest.us),
-            newest.current,
+            newest.current_draw,
             newest.charge_pct,
         )
         assert any_pm.check() == []
@@ -3122,7 +3122,7 @@ class TestDeleting:
         pm.register_device("d", "D")
         meter = pm.add_meter("d", "ups")
         rows = random_rows(chance, 50, int(NOW - 100_000) * SECOND, unknown=0.2)
-        stored: dict[int, Row] = {}
+        stored: dict[int, Reading] = {}
         for _ in range(12):
             some = chance.sample(rows, 12)
             pm.log_many(as_readings(meter.id, some))
@@ -6738,7 +6738,7 @@ class TestFirstRelease:
     def test_statistics_are_made(self, upgraded: PowerManager) -> None:
         """Reports over the old readings are exact, and nothing is left of the old tables."""
         rows = [
-            Row(int(datetime.fromisoformat(at).timestamp()) * SECOND, v, c, q)
+            Reading(int(datetime.fromisoformat(at).timestamp()) * SECOND, v, c, q)
             for at, v, c, q in history(upgraded, "m1")
         ]
         rows[2] = rows[2]._replace(us=rows[1].us + 1)
@@ -7555,13 +7555,15 @@ class TestPrune:
         So a late reading that comes first in the open hour is booked exactly.
         """
         start = int(self.HOUR_START) * SECOND
-        rows = [Row(start + minute * 60 * SECOND, 5.0, 2.0, 50.0) for minute in (10, 20, 30, 70)]
-        rows.insert(3, Row(start + 40 * 60 * SECOND, None, 2.0, 50.0))
+        rows = [
+            Reading(start + minute * 60 * SECOND, 5.0, 2.0, 50.0) for minute in (10, 20, 30, 70)
+        ]
+        rows.insert(3, Reading(start + 40 * 60 * SECOND, None, 2.0, 50.0))
         file_pm.log_many(as_readings(battery_meter.id, rows))
         clock.now = self.HOUR_START + 7200
         assert file_pm.prune(0) == 2
         assert [row[1] for row in history(file_pm, battery_meter.id)] == [5.0, None, 5.0]
-        rows.append(Row(start + 65 * 60 * SECOND, 5.0, -2.0, 50.0))
+        rows.append(Reading(start + 65 * 60 * SECOND, 5.0, -2.0, 50.0))
         assert file_pm.log_many(as_readings(battery_meter.id, rows)) == 1
         assert_statistics(file_pm, battery_meter.id, buckets(rows, HOUR))
         assert file_pm.check() == []
@@ -7615,7 +7617,7 @@ class TestPrune:
         chance = random.Random(1)
         start = int(self.HOUR_START) * SECOND
         rows = [
-            Row(start + minute * 60 * SECOND, 5.0, chance.uniform(-2, 2), 50.0)
+            Reading(start + minute * 60 * SECOND, 5.0, chance.uniform(-2, 2), 50.0)
             for minute in range(240)
         ]
         pruned = file_pm.add_meter(device.id, "main")
@@ -7734,7 +7736,7 @@ class TestPrune:
             file_pm.log_power(battery_meter.id, 5.0, 2.0, 50.0)
         file_pm.prune(0)
         rows = [
-            Row(int(NOW + seconds) * SECOND, 5.0, 2.0 + seconds / 1e4, 50.0)
+            Reading(int(NOW + seconds) * SECOND, 5.0, 2.0 + seconds / 1e4, 50.0)
             for seconds in range(0, 7200, 600)
         ]
         for row in rows:
@@ -7853,9 +7855,9 @@ class TestClosedHours:
         pm.prune((NOW - self.START) / 86400 + 1 / 24)
         pm.log_power(meter_id, 40.0, 1.0, 50.0, timestamp=self.START - 3600 + 300)
         rows = [
-            Row(int(self.START - 10_800 + 600 * i) * SECOND, 10.0, 1.0, 50.0) for i in range(21)
+            Reading(int(self.START - 10_800 + 600 * i) * SECOND, 10.0, 1.0, 50.0) for i in range(21)
         ]
-        rows.append(Row(int(self.START - 3300) * SECOND, 40.0, 1.0, 50.0))
+        rows.append(Reading(int(self.START - 3300) * SECOND, 40.0, 1.0, 50.0))
         assert_statistics(pm, meter_id, buckets(sorted(rows), HOUR))
         assert pm.check() == []
 
@@ -7865,9 +7867,9 @@ class TestClosedHours:
         pm.register_device("d", "D")
         meter_id = pm.add_meter("d", "main").id
         at = [int(NOW - 8 * 86400), int(NOW - 86400), int(NOW)]
-        rows = [Row(second * SECOND, 10.0, 1.0 + i, 50.0) for i, second in enumerate(at)]
+        rows = [Reading(second * SECOND, 10.0, 1.0 + i, 50.0) for i, second in enumerate(at)]
         pm.log_many(as_readings(meter_id, rows))
-        late = Row(int(NOW - 4 * 86400) * SECOND, 77.0, 1.0, 50.0)
+        late = Reading(int(NOW - 4 * 86400) * SECOND, 77.0, 1.0, 50.0)
         pm.log_many(as_readings(meter_id, [late]))
         rows.append(late)
         expected = buckets(sorted(rows), HOUR, max_gap=10 * 86400)
@@ -7881,7 +7883,7 @@ class TestClosedHours:
         pm = opened(max_gap=0)
         pm.register_device("d", "D")
         meter_id = pm.add_meter("d", "main").id
-        rows = [Row(int(NOW - second) * SECOND, 10.0, 1.0, 50.0) for second in (10, 5, 7000, 1)]
+        rows = [Reading(int(NOW - second) * SECOND, 10.0, 1.0, 50.0) for second in (10, 5, 7000, 1)]
         for row in rows:
             pm.log_many(as_readings(meter_id, [row]))
         assert_statistics(pm, meter_id, buckets(sorted(rows), HOUR, max_gap=0))
@@ -7898,7 +7900,7 @@ class TestClosedHours:
         for number in range(60):
             clock.now = NOW + 300 * number
             (first, second)[number % 2].log_power(meter_id, 10.0, 1.0 + number, 50.0)
-            rows.append(Row(round(clock.now) * SECOND, 10.0, 1.0 + number, 50.0))
+            rows.append(Reading(round(clock.now) * SECOND, 10.0, 1.0 + number, 50.0))
             if number in (20, 40):
                 (second, first)[number % 2].prune(0)
         assert_statistics(first, meter_id, buckets(rows, HOUR))
@@ -7911,9 +7913,9 @@ class TestClosedHours:
         meter_id = pm.add_meter("d", "main").id
         rows = []
         for number in range(40):
-            old = Row(int(NOW - 40_000 + 700 * number) * SECOND, 10.0, -2.0, 50.0)
+            old = Reading(int(NOW - 40_000 + 700 * number) * SECOND, 10.0, -2.0, 50.0)
             clock.now = NOW + 400 * number
-            new = Row(round(clock.now) * SECOND, 10.0, 3.0 + number, 50.0)
+            new = Reading(round(clock.now) * SECOND, 10.0, 3.0 + number, 50.0)
             pm.log_many(as_readings(meter_id, [old]))
             pm.log_power(meter_id, *new[1:])
             rows += [old, new]
@@ -8489,7 +8491,7 @@ class TestCost:
 class ClosedHour:
     """An hour that prune() has closed: what was counted in it, and the energy that was known."""
 
-    rows: list[Row]
+    rows: list[Reading]
     energy_out_wh: float
     energy_in_wh: float
     has_last: bool  # its last reading is still there
@@ -8500,14 +8502,14 @@ class Life:
 
     def __init__(self, max_gap: float) -> None:
         self.max_gap = max_gap
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, Reading] = {}
         self.closed: dict[int, ClosedHour] = {}
         self.first_pct: float | None = 100.0
         self.forgotten_us = -1  # readings up to this instant give later ones no charge
         self.present_us = -1
         self.present_pct: float | None = 100.0
 
-    def record(self, rows: Iterable[Row]) -> int:
+    def record(self, rows: Iterable[Reading]) -> int:
         """Recorded readings of one call; how many were new.
 
         In order of time each without a charge takes that of the reading before it.
@@ -8543,7 +8545,7 @@ class Life:
             self.forgotten_us = max(self.rows, default=-1)
         self.present_pct = None
 
-    def live(self, row: Row) -> None:
+    def live(self, row: Reading) -> None:
         """A live reading, at the instant that it got; in a closed hour it is counted.
 
         Its energy is known there only if it follows the hour's last reading.
@@ -8644,7 +8646,7 @@ class Life:
         hours = [hour for hour in self.hours() if hour >= after_us // HOUR]
         if after_us // HOUR in self.closed:
             after_us = -1
-        rows: list[Row] = []
+        rows: list[Reading] = []
         energies = {"energy_out_wh": 0.0, "energy_in_wh": 0.0}
         for hour in hours:
             if hour in self.closed:
@@ -8676,7 +8678,7 @@ class RandomLife:
         steps += [self.prune] * 3 + [self.delete] + [self.move_clock] * 6 + [self.forget_charge]
         self.chance.choice(steps)()
 
-    def row(self, us: int) -> Row:
+    def row(self, us: int) -> Reading:
         """A reading at some instant; some lack volts or amperes, some their charge."""
         chance = self.chance
         voltage = chance.choice([None, 5.0, 12.5, round(chance.uniform(3, 15), 3)])
@@ -8684,7 +8686,7 @@ class RandomLife:
         charge: float | None = round(chance.uniform(0, 100), 1)
         if chance.random() < 0.4 and (voltage, current) != (None, None):
             charge = None
-        return Row(us, voltage, current, charge)
+        return Reading(us, voltage, current, charge)
 
     def instant(self) -> int:
         """An instant of half a day, minutes apart, so that many are the same; some far off."""
@@ -8731,7 +8733,7 @@ class RandomLife:
         if self.chance.random() < 0.3:
             rows.sort(key=lambda row: row.us)
         readings: list[tuple[Any, ...]] = []
-        by_life: tuple[list[Row], list[Row]] = ([], [])
+        by_life: tuple[list[Reading], list[Reading]] = ([], [])
         for row in rows:
             which = self.chance.randrange(2)
             readings += as_readings(self.meters[which], [row])
@@ -9963,7 +9965,7 @@ class TestCommandParser:
 
     @pytest.mark.parametrize(
         ("started", "name"),
-        [(["/usr/bin/tool"], "tool"), (["/x/tool.py"], "python tool.py"), ([], "python tool.py")],
+        [(["/usr/bin/tool"], "tool"), (["/x/tool.py"], "python3 tool.py"), ([], "python3 tool.py")],
     )
     def test_program_name(
         self, monkeypatch: pytest.MonkeyPatch, started: list[str], name: str
@@ -10962,12 +10964,12 @@ class TestCommandErrors(CommandLine):
             power_manager.main([command, "--help"])
         assert caught.value.code == 0
         text = capsys.readouterr().out
-        assert text.startswith(f"usage: python power_manager.py {command} ")
+        assert text.startswith(f"usage: python3 power_manager.py {command} ")
         usage, description, *_, last = text.split("\n\n")
         assert re.fullmatch(r"[A-Z][^.]+(\.[^.]+)*\.", description.strip())
         named = set(re.findall(r"--[a-z-]+", usage))
         assert all(re.search(rf"^ +{option}\b", text, re.MULTILINE) for option in named)
-        assert re.match(rf"examples?:\n  python power_manager\.py {command}\b", last)
+        assert re.match(rf"examples?:\n  python3 power_manager\.py {command}\b", last)
         with pytest.raises(SystemExit):
             power_manager.main(["help", command])
         assert capsys.readouterr().out == text
@@ -11394,7 +11396,7 @@ class TestMessagesOfImport(CommandLine):
         """Twenty are named, and the others are counted."""
         stdin(self.BAD_ROWS)
         outcome = run("import", pack, "--skip-bad")
-        assert outcome.out.startswith("1 new readings, 0 already there, 25 bad rows left out\n")
+        assert outcome.out.startswith("1 new reading, 0 already there, 25 bad rows left out\n")
         assert outcome.err.count("line ") == 20
         assert outcome.err.endswith("-: and 5 more bad rows\n")
         stdin(self.BAD_ROWS)
@@ -11492,7 +11494,7 @@ class TestDamagedLogs(Logs):
         lines = [f"2026-06-01T08:{minute}:00Z,13.2,0.8,77,ok\n" for minute in range(10, 60)]
         log = HEAD.rstrip() + ",remark\n" + '2026-06-01T07:59:00Z,13.2,0.8,77,"\n' + "".join(lines)
         outcome = take(log, "--skip-bad")
-        assert outcome.out.startswith("50 new readings, 0 already there, 1 bad rows left out\n")
+        assert outcome.out.startswith("50 new readings, 0 already there, 1 bad row left out\n")
         assert "line 2: a quote is never closed" in outcome.err
         assert len(stored()) == 50
         assert take(log).code == 1
@@ -11507,14 +11509,14 @@ class TestDamagedLogs(Logs):
         good = [b"2026-06-01T08:00:00Z,13.2,0.8,77", b"2026-06-01T08:05:00Z,13.2,0.8,76", b""]
         log = HEAD.encode() + b"\n".join([good[0], garbage, *good[1:]])
         outcome = take(log, "--skip-bad")
-        assert outcome.out.startswith("2 new readings, 0 already there, 1 bad rows left out\n")
+        assert outcome.out.startswith("2 new readings, 0 already there, 1 bad row left out\n")
         assert (bad_lines(outcome), len(stored())) == ([3], 2)
         assert all(len(line) < 300 for line in outcome.err.splitlines())
 
     def test_head_that_is_damaged(self, take: Take) -> None:
         """It is refused, named by its line."""
         assert "line 2: a quote is never closed" in take('\n"timestamp;voltage\n').err
-        assert "a first line without end" in take(b"x" * 70_000 + b"\n1,2\n").err
+        assert "a first line of more than 65536 characters" in take(b"x" * 70_000 + b"\n1,2\n").err
         assert "a file with no text" in take("\n").err
 
     def test_long_lines_take_no_memory(self, take: Take) -> None:
@@ -11924,7 +11926,7 @@ class TestColumnsOfLogs(Logs):
         """They are named, with the columns that there are and an example."""
         err = take("when,x,y\n1780300800,1,2\n").err
         assert "no column for timestamp and voltage and current (or power)" in err
-        assert "the columns are when, x, y; name one, as --column timestamp=when" in err
+        assert "the columns are when, x, y; name one: --column timestamp=when" in err
         err = take("date,time,volts\n2026-06-01,08:00,1\n").err
         assert "no column for current (or power): the columns are date, time, volts" in err
         assert "--column current=NAME" in err
@@ -12025,7 +12027,7 @@ class TestColumnsOfLogs(Logs):
         words = [f"--column={option}" for option in options.split()]
         outcome = take("time,U,I,X\n2026-06-01T08:00:00Z,13,1,14\n", *words)
         assert (outcome.code, stored()) == (1, [])
-        assert "cannot both be: leave one out" in outcome.err
+        assert "contradict each other: leave one out" in outcome.err
 
     def test_commas_that_may_part_thousands(self, take: Take, stored: Stored) -> None:
         """They are asked about; an option settles it."""
@@ -12204,9 +12206,9 @@ class TestTimesOfLogs(Logs):
         [
             ("05/06/2026 08:00", "day or the month first? Say --time-format"),
             ("5/6/26 8:00", "day or the month first?"),
-            ("01.06.26 08:00", "say which form it has, as --time-format"),
-            ("01-06-2026 08:00", "say which form it has"),
-            ("2026-06-01 08:00 PM", "say which form it has"),
+            ("01.06.26 08:00", "say its form, such as --time-format"),
+            ("01-06-2026 08:00", "say its form"),
+            ("2026-06-01 08:00 PM", "say its form"),
             ("2026-06-01", "a date without a time of day"),
             ("01.06.2026", "a date without a time of day"),
             ("08:00:00", "a time of day without a date"),
@@ -12395,7 +12397,7 @@ class TestTimesOfLogs(Logs):
         times = [*range(60, 180, 30), *range(120, 240, 30)]  # minutes from midnight on
         rows = [f"2026-10-25 {minute // 60:02}:{minute % 60:02},10,1\n" for minute in times]
         outcome = take("ts,V,A\n" + "".join(rows), "--time-zone", "Europe/Berlin")
-        assert "4 times exist twice" in outcome.out
+        assert "times that exist twice, because clocks were put back: 4; taken as" in outcome.out
         assert {b - a for a, b in itertools.pairwise(seconds_of(stored))} == {1800.0}
 
     def test_fractions(self) -> None:
@@ -13026,7 +13028,7 @@ class TestBatches(Logs):
         with PowerManager() as pm:
             count = len(history(pm, pack))
         assert 10 <= count <= 15
-        assert err.decode().endswith(f"-: {count} rows are stored\n")
+        assert err.decode().endswith(f"-: stored so far: {count} rows\n")
 
     @pytest.mark.parametrize(
         "words", [["--batch", "0"], ["--dry-run"], ["--dry-run", "--batch", "5"]]
@@ -13067,9 +13069,9 @@ class TestBatches(Logs):
         outcome = run("import", pack, *words, "--batch", "10")
         assert (outcome.code, outcome.out, len(stored())) == (1, "", 20)
         assert outcome.err.endswith(
-            f"{words[0] if words else '-'}: 20 rows are stored\n"
-            "power_manager: 1 bad rows: their batch was not stored; correct them, or leave "
-            "them out with --skip-bad\n"
+            f"{words[0] if words else '-'}: stored so far: 20 rows\n"
+            "power_manager: 1 bad row: the batch was not stored; correct the log, or leave out "
+            "bad rows with --skip-bad\n"
         )
 
     def test_bad_rows_that_never_end(
@@ -13106,7 +13108,7 @@ class TestBatches(Logs):
         outcome = run("import", pack, "--batch", "50")
         assert (outcome.code, len(stored())) == (1, 150)
         assert outcome.err.startswith("-: JSON array")
-        assert "-: 150 rows are stored\npower_manager: line 190: expected" in outcome.err
+        assert "-: stored so far: 150 rows\npower_manager: line 190: expected" in outcome.err
 
     @staticmethod
     def interrupted(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -13125,12 +13127,12 @@ class TestBatches(Logs):
         self.interrupted(monkeypatch, HEAD + self.rows(0, 150))
         outcome = run("import", pack)
         assert (outcome.code, outcome.out, len(stored())) == (130, "", 150)
-        assert outcome.err.endswith("-: 150 rows are stored\n")
+        assert outcome.err.endswith("-: stored so far: 150 rows\n")
         self.interrupted(monkeypatch, HEAD + self.rows(150, 300) + "never,1,1,1\n")
         outcome = run("import", pack)
         assert (outcome.code, len(stored())) == (130, 150)
-        assert "-: 1 bad rows: nothing was stored" in outcome.err
-        assert outcome.err.endswith("-: 0 rows are stored\n")
+        assert "-: 1 bad row: nothing was stored" in outcome.err
+        assert outcome.err.endswith("-: stored so far: 0 rows\n")
 
     def test_interrupted_in_one_transaction(
         self, run: Run, pack: str, stored: Stored, monkeypatch: pytest.MonkeyPatch
@@ -13498,7 +13500,7 @@ class TestNewCommands(CommandLine):
         assert line.split()[1:4] == ["battery", "unknown", "-"]
         status = run("status").out
         assert re.search(r"Pack +battery unknown +- ", status)
-        assert "! Pack: battery low, when its charge was known last\n" in status
+        assert "! Pack: battery low when its charge was last known\n" in status
         assert run("log", pack, 3.7, 1, "--json").json["charge_pct"] is None
         run("prune", 0)
         assert run("check").code == 0
@@ -14676,7 +14678,7 @@ class TestWatching(Showing):
         )
         first, second, _rest = pieces
         assert first.count("\n") == 23
-        assert first.endswith("\x1b[K4 more lines: the window is too low for them\x1b[?2026l")
+        assert first.endswith("\x1b[K4 more lines: the window is too short for them\x1b[?2026l")
         assert second.count("\n") == 5
         assert "12:30:00 UTC, every 10 s" in second
 
@@ -14875,7 +14877,7 @@ class TestRecordings(CommandLine):
     def imported(self, run: Run) -> Opener:
         """Import recordings, each for a meter of dev-001, and open the file after their end."""
 
-        def import_rows(**recordings: tuple[str, list[Row]]) -> PowerManager:
+        def import_rows(**recordings: tuple[str, list[Reading]]) -> PowerManager:
             clock = Clock()
             run("register", "dev-001", "Edge Node")
             for name, (kind, rows) in recordings.items():
@@ -14891,7 +14893,7 @@ class TestRecordings(CommandLine):
         return import_rows
 
     @staticmethod
-    def first_at_or_below(rows: list[Row], charge: float) -> str:
+    def first_at_or_below(rows: list[Reading], charge: float) -> str:
         """The time of the first reading of at most that charge."""
         return iso(next(row.us for row in rows if cast(float, row.charge_pct) <= charge))
 
@@ -15046,7 +15048,7 @@ def run_command(line: str) -> str:
             code: object = power_manager.main(words, clock=clock)
         except SystemExit as end:  # of help and completion
             code = end.code
-        assert code == 0, f"python power_manager.py {line}"
+        assert code == 0, f"python3 power_manager.py {line}"
     if target:
         Path(target).write_text(out.getvalue())
     return out.getvalue()
