@@ -3585,7 +3585,9 @@ def test_what_is_said_of_what_is_ignored(
     said = capsys.readouterr().out
     assert "BAT0: does not count (--shutdown-ignore)" in said
     assert "no shutdown: there is no battery or UPS" in said
-    assert "can never run as things are: there is no battery or UPS but those of --shutdown-" in said
+    assert (
+        "can never run as things are: there is no battery or UPS but those of --shutdown-" in said
+    )
     assert pc.main([*words, "BAT1"]) == 0
     assert "--shutdown-ignore: no sensor is named BAT1" in caplog.text
     assert "shutdown in 30 s" in capsys.readouterr().out
@@ -3613,7 +3615,9 @@ def test_a_gauge_without_a_direction_that_starts_nearly_empty(
         one.tick(20)
     assert runs == (["BAT0"] if ends else [])
     said = "BAT0: neither its status nor mains says" in caplog.text
-    hopeless = f"From {charges[0]} % it cannot, so it shuts nothing down until it has been above 2 %"
+    hopeless = (
+        f"From {charges[0]} % it cannot, so it shuts nothing down until it has been above 2 %"
+    )
     assert (said, hopeless in caplog.text) == (True, charges[0] < 2)
 
 
@@ -5341,7 +5345,9 @@ def test_the_readmes_settings_are_the_programs() -> None:
 def test_the_readmes_board_is_what_is_printed() -> None:
     """The README's output of a Jetson Orin Nano is that of its captured tree, errors first."""
     tree = str(TREES / "ina3221")
-    script = f"import sys, power_collector as pc; sys.exit(pc.main(['sources', '--root', {tree!r}]))"
+    script = (
+        f"import sys, power_collector as pc; sys.exit(pc.main(['sources', '--root', {tree!r}]))"
+    )
     path = os.pathsep.join([str(HERE), str(CHECKOUT)])
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -36,7 +36,7 @@ class Device:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.now = START
-        self.pm = PowerManager(path, clock=lambda: self.now)
+        self.pm = PowerManager(path, clock=lambda: self.now, durability="normal")
         self.pm.register_device("edge", "Edge")
         self.battery = self.pm.add_meter("edge", "battery").id
 

@@ -22,7 +22,7 @@ class Bridge:
 
     def __init__(self, path: Path, *device_ids: str) -> None:
         self.now = 1000.0
-        self.pm = PowerManager(path)
+        self.pm = PowerManager(path, durability="normal")
         self.pm.register_device("edge", "Edge")
         self.meter_id = self.pm.add_meter("edge", "battery", 50.0, "Pack").id
         self.pm.log_power(self.meter_id, 12.0, 1.0, 80.0)

@@ -12,6 +12,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +32,7 @@ ROUNDS = 6
 SETTINGS = {  # of mosquitto, by what it saves
     "nothing": (),
     "all": ("autosave_on_changes true", "autosave_interval 1"),
-    "an older state": ("autosave_interval 2",),
+    "an-older-state": ("autosave_interval 2",),
 }
 TOPICS = Topics("power", "here")
 SITE = Site(TOPICS, TOPICS.bridge(), 600.0)
@@ -127,23 +128,33 @@ def house(folder: Path, db: Path, saves: str) -> Iterator[House]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("saves", SETTINGS)
-def test_what_is_shown_is_the_file_whatever_is_killed(tmp_path: Path, saves: str) -> None:
-    """By a broker that saves nothing of what it retains, all of it, or an older state of it."""
-    seed = 7
+def test_what_is_shown_is_the_file_whatever_is_killed(tmp_path: Path) -> None:
+    """By a broker that saves nothing of what it retains, all of it, or an older state of it.
+
+    Three runs at the same time: most of it is waiting.
+    """
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(run, tmp_path / saves, saves) for saves in SETTINGS]
+    for one in runs:
+        one.result()
+
+
+def run(folder: Path, saves: str, seed: int = 7) -> None:
+    """Kill and start again, many times; then compare."""
     chance = random.Random(seed)
-    db = tmp_path / "power.db"
+    folder.mkdir()
+    db = folder / "power.db"
     with PowerManager(db, durability="normal") as pm:
         for device_id in ("edge", "gate/7", "shed"):
             pm.register_device(device_id, device_id.upper())
             pm.add_meter(device_id, "battery", 1000.0, "Pack")
             pm.add_meter(device_id, "solar", name="Roof")
-        with house(tmp_path, db, saves) as running:
+        with house(folder, db, saves) as running:
             with Device(db, seed) as device:
                 for number in range(ROUNDS):
                     device.wait_for(chance.randrange(1, 80))
                     kill_something(running, chance)
-                    if saves != "an older state":  # which would show deleted meters again
+                    if saves != "an-older-state":  # which would show deleted meters again
                         change_meters(pm, number)
                 device.wait_for(1)
             compare(running.broker, pm, with_energy=False)
