@@ -3325,7 +3325,7 @@ class Collector:
         self.journal.manager.close()
         failed = not stored
         if self._options.once and self.journal.accepted == 0:
-            _log.error("nothing to log: `power_collector sources` lists this machine's sensors")
+            _log.error("nothing to log: `sources` lists this machine's sensors")
             failed = True
         return int(failed or (self._options.once and self.journal.refused > 0))
 
@@ -3436,7 +3436,7 @@ class _Signals:
 # What `sources --json` has of a sample, beside name and type; as columns only if a source has it.
 _MORE_KEYS = ("runtime_s", "temperature_c", "serial", "is_estimated")
 _NO_SENSORS = (
-    "power_collector: no sensors to use in {}: name a UPS with --nut HOST or --apcupsd HOST, or a "
+    "power-collector: no sensors to use in {}: name a UPS with --nut HOST or --apcupsd HOST, or a "
     "program that prints readings with --program NAME=COMMAND"
 )
 
@@ -3842,7 +3842,7 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         program_name("power-collector", __file__),
         "Logs this machine's power sensors, and runs your shutdown command when the battery ends.",
-        name="power_collector",
+        name="power-collector",
         version=power_manager.__version__,
         examples=["sources", "run edge-001", "help run"],
     )
@@ -3879,7 +3879,7 @@ def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int
             code: int = args.run(args, clocks or Clocks())
         return code
 
-    return run_program(program, "power_collector", (PowerManagerError,))
+    return run_program(program, "power-collector", (PowerManagerError,))
 
 
 if __name__ == "__main__":

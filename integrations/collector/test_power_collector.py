@@ -1,4 +1,6 @@
-"""Tests of power_collector, in the order of its parts; no test waits for the time of day to pass."""
+"""Tests of power_collector, in the order of its parts; no test waits for the time of day to
+pass.
+"""
 
 from __future__ import annotations
 
@@ -312,7 +314,9 @@ def test_the_status_gives_the_direction(tree: Tree, current: int, status: str, s
 
 @pytest.mark.parametrize("status", ["Full", "Not charging"])
 def test_an_idle_battery_gives_nothing_also_without_a_current(tree: Tree, status: str) -> None:
-    """A driver that has no current_now while the battery rests has said all the same that it is 0."""
+    """A driver that has no current_now while the battery rests has said all the same that it is
+    0.
+    """
     tree.battery(status=status, current_now=None)
     sample = pc.Supply.discover(str(tree.root))[0].read()
     assert (sample.voltage, sample.current_draw, sample.wattage) == (10.0, 0.0, 0.0)
@@ -482,7 +486,9 @@ def test_a_charge_of_0_gives_way_to_what_the_battery_holds(
 
 
 def test_what_a_battery_says_of_itself(tree: Tree) -> None:
-    """Serial number, time left and temperature, each unknown where it is not there or a sentinel."""
+    """Serial number, time left and temperature, each unknown where it is not there or a
+    sentinel.
+    """
     tree.battery(serial_number=" 4711\x00", time_to_empty_now=3600, temp=312)
     tree.battery("BAT1", time_to_empty_now=3932100, time_to_empty_avg=60, temp=655350)
     tree.battery("BAT2", status="Charging", time_to_empty_now=3600)
@@ -597,7 +603,9 @@ def test_another_ina238_contains_nothing(tree: Tree, label: str) -> None:
 
 
 def test_a_carrier_boards_input_contains_its_module(tree: Tree) -> None:
-    """On a TX2's developer kit VDD_MUX contains VDD_IN and what that contains; one total is used."""
+    """On a TX2's developer kit VDD_MUX contains VDD_IN and what that contains; one total is
+    used.
+    """
     module(tree, 0, ("VDD_SYS_GPU", 19000, 10), ("VDD_SYS_SOC", 19000, 10))
     module(tree, 1, ("VDD_IN", 19000, 200), ("VDD_SYS_CPU", 19000, 10))
     module(tree, 2, ("VDD_MUX", 19000, 300), ("VDD_5V0_IO_SYS", 5000, 10))
@@ -1122,7 +1130,9 @@ def test_a_power_failure_by_nut(upsd: Upsd, db: Path) -> None:
 
 
 def test_a_failure_whose_charge_is_never_low(upsd: Upsd, db: Path, tmp_path: Path) -> None:
-    """A UPS that says LB at 85 % and is back on mains tells one story, to the file and to --exec."""
+    """A UPS that says LB at 85 % and is back on mains tells one story, to the file and to
+    --exec.
+    """
     script = [
         (300, "battery.charge: 85\nbattery.voltage: 54.0\nups.load: 25\nups.status: OL CHRG"),
         (300, "ups.status: OB DISCHRG"),
@@ -1226,7 +1236,9 @@ def test_watts_of_a_ups(text: str, watts: float | None) -> None:
     ],
 )
 def test_volts_that_watts_are_kept_at(text: str, volts: float | None) -> None:
-    """The battery's, else the output's, the input's, a nominal one: volts x amperes are the watts."""
+    """The battery's, else the output's, the input's, a nominal one: volts x amperes are the
+    watts.
+    """
     sample = pc.Nut.sample(variables(text + " ups.realpower=140"))
     assert (sample.wattage, sample.voltage) == (140.0, volts)
     assert sample.current_draw == (None if volts is None else 140 / volts)
@@ -1656,7 +1668,9 @@ def test_an_apcupsd_that_has_lost_its_ups_has_no_values(apcupsd: ApcServer) -> N
 def test_nonsense_from_apcupsd(
     apcupsd: ApcServer, reply: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It neither stops the run nor becomes values; what cannot be used is left alone for a while."""
+    """It neither stops the run nor becomes values; what cannot be used is left alone for a
+    while.
+    """
     monkeypatch.setattr(pc, "_NUT_SIZE", 60_000)
     apcupsd.reply = reply
     time_ = Time()
@@ -1738,7 +1752,9 @@ def is_alive(pid: int) -> bool:
     ],
 )  # fmt: skip
 def test_a_line_of_a_program(line: dict[str, Any], expected: tuple[Any, ...]) -> None:
-    """Its keys are volts, amperes or watts; a battery's direction is its status's, else its sign's."""
+    """Its keys are volts, amperes or watts; a battery's direction is its status's, else its
+    sign's.
+    """
     kind, sample, complaints = pc._sample_of_line(line)
     pc.Histories().judge([(pc.Source("x", kind), sample)], 0.0)
     found = (kind.value, sample.voltage, sample.current_draw, sample.wattage, sample.direction)
@@ -1749,7 +1765,9 @@ def test_a_line_of_a_program(line: dict[str, Any], expected: tuple[Any, ...]) ->
 
 
 def test_all_that_a_line_may_say() -> None:
-    """Charge, capacity, time left, temperature and serial number; a UPS's status is read as NUT's."""
+    """Charge, capacity, time left, temperature and serial number; a UPS's status is read as
+    NUT's.
+    """
     line = {"name": "x", "type": "ups", "charge_pct": 55, "status": "OB LB RB", "capacity_wh": 84}
     _, sample, complaints = pc._sample_of_line(
         line | {"runtime_s": 600, "temperature_c": 25.5, "serial": "A1"}
@@ -1831,7 +1849,9 @@ def test_the_last_line_needs_no_end(program: Callable[..., pc.Program]) -> None:
 def test_a_program_that_is_silent_has_no_values(
     program: Callable[..., pc.Program], tmp_path: Path
 ) -> None:
-    """Its last line stands for a minute; a name is gone after ten, where the program prints others."""
+    """Its last line stands for a minute; a name is gone after ten, where the program prints
+    others.
+    """
     time_ = Time()
     go = tmp_path / "go"
     wait = f"while not os.path.exists({str(go)!r}): time.sleep(0.005)\n"
@@ -2529,7 +2549,9 @@ def test_exec_names_the_events_own_meter(
 def test_events_of_a_restored_backup_are_not_told_again(
     tree: Tree, machine: Callable[..., Machine], tmp_path: Path
 ) -> None:
-    """A backup put in place while the collector runs has old events only; what comes then is told."""
+    """A backup put in place while the collector runs has old events only; what comes then is
+    told.
+    """
     told = tmp_path / "told"
     tree.battery()
     one = machine(exec_command=recorder(told))
@@ -2714,7 +2736,9 @@ def test_recovery_cancels_the_shutdown(
     off: tuple[Path, dict[str, Any]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Charging, or charge well above the line, begins the wait anew; a gauge that wavers does not."""
+    """Charging, or charge well above the line, begins the wait anew; a gauge that wavers does
+    not.
+    """
     caplog.set_level(logging.WARNING)
     tree.battery(capacity=4)
     one = machine(**off[1])
@@ -3754,7 +3778,9 @@ def test_a_flapping_charger_is_one_event(tree: Tree, machine: Callable[..., Mach
 def test_after_a_while_of_peace_the_next_is_an_event_again(
     tree: Tree, machine: Callable[..., Machine]
 ) -> None:
-    """Two minutes of the same state end the unrest; a short failure between is told when it ends."""
+    """Two minutes of the same state end the unrest; a short failure between is told when it
+    ends.
+    """
     tree.supply("AC", type="Mains", online=1)
     tree.battery(status="Full")
     one = machine()
@@ -4130,7 +4156,9 @@ def test_a_status_that_stays_unreadable_is_no_direction(
 def test_mains_known_to_be_off_means_discharging(
     tree: Tree, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a status mains says the direction, also to `sources`; mains that is on says nothing."""
+    """Without a status mains says the direction, also to `sources`; mains that is on says
+    nothing.
+    """
     tree.supply("AC", type="Mains", online=0)
     tree.supply("USB", type="USB", online=0)
     tree.battery(status="Unknown", current_now=-2_000_000)
@@ -4334,7 +4362,9 @@ def test_another_pack_of_the_same_capacity_is_one_line(
 def test_meters_of_others_are_left_alone(
     tree: Tree, machine: Callable[..., Machine], db: Path
 ) -> None:
-    """A meter that somebody else has added keeps its capacity, and stays active without a source."""
+    """A meter that somebody else has added keeps its capacity, and stays active without a
+    source.
+    """
     with PowerManager(db) as pm:
         pm.register_device("dev", "dev")
         pm.add_meter("dev", "battery", 99.0, "BAT0")
@@ -4586,7 +4616,9 @@ def test_a_value_that_vanishes_costs_that_value_only(
 
 
 def test_a_rail_that_vanishes_is_used_again(tree: Tree, machine: Callable[..., Machine]) -> None:
-    """Without a value there is no reading; when it is back, also under another number, it goes on."""
+    """Without a value there is no reading; when it is back, also under another number, it goes
+    on.
+    """
     chip = tree.hwmon(1, name="ina219", in1_input=5000, curr1_input=1000)
     one = machine(commit_every=0)
     one.tick()
@@ -4626,7 +4658,9 @@ def test_a_sensor_says_once_that_it_fails(
 
 
 def test_min_change_keeps_the_energy(tree: Tree, machine: Callable[..., Machine]) -> None:
-    """Readings like the last are left out, but not the one before a change, nor one in 15 minutes."""
+    """Readings like the last are left out, but not the one before a change, nor one in 15
+    minutes.
+    """
     tree.hwmon(1, name="ina219", in1_input=10000, curr1_input=1000)
     one = machine(commit_every=0, min_change=1.0)
     one.tick(100)
@@ -4700,7 +4734,9 @@ def test_an_interval_beyond_max_gap_is_said(
 def test_a_meter_that_is_deleted_meanwhile_is_registered_anew(
     tree: Tree, machine: Callable[..., Machine], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Deleting a meter, or the device, under a running collector costs no reading that comes then."""
+    """Deleting a meter, or the device, under a running collector costs no reading that comes
+    then.
+    """
     tree.battery()
     one = machine(commit_every=0)
     one.tick()
@@ -4941,7 +4977,9 @@ def test_a_file_that_is_deleted_meanwhile_is_made_anew(
 def test_a_file_that_is_replaced_meanwhile_is_used(
     tree: Tree, machine: Callable[..., Machine], tmp_path: Path
 ) -> None:
-    """A backup moved to the file's place gets the readings that come then, and its meter goes on."""
+    """A backup moved to the file's place gets the readings that come then, and its meter goes
+    on.
+    """
     tree.battery()
     one = machine(commit_every=0)
     one.tick(2)
@@ -4970,7 +5008,7 @@ def test_a_file_that_cannot_be_opened_ends_the_run(
     """A place without the right to write, or no database at all, is one line and exit code 1."""
     (tmp_path / "text").write_text("no database" * 100)
     assert pc.main(["run", "dev", "--db", str(tmp_path / "text"), "--once"]) == 1
-    assert capsys.readouterr().err.startswith("power_collector: ")
+    assert capsys.readouterr().err.startswith("power-collector: ")
 
 
 def test_a_wrong_device_id_ends_the_run(db: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -5206,12 +5244,14 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_machine_without_sensors_is_told_what_to_name(
     tree: Tree, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`sources` prints no empty table, and says on standard error what would do; JSON stays JSON."""
+    """`sources` prints no empty table, and says on standard error what would do; JSON stays
+    JSON.
+    """
     for more, out in (([], ""), (["--json"], "[]\n")):
         assert pc.main(["sources", "--root", str(tree.root), *more]) == 0
         printed = capsys.readouterr()
         assert printed.out == out
-        assert printed.err.startswith(f"power_collector: no sensors to use in {tree.root}/sys: ")
+        assert printed.err.startswith(f"power-collector: no sensors to use in {tree.root}/sys: ")
         for option in ("--nut", "--apcupsd", "--program"):
             assert option in printed.err
 
@@ -5243,8 +5283,8 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as caught:
         pc.main(arguments)
     err = capsys.readouterr().err
-    assert (caught.value.code, err.startswith("usage: python power_collector.py ")) == (2, True)
-    assert not arguments or "\npower_collector: " in err
+    assert (caught.value.code, err.startswith("usage: python3 power_collector.py ")) == (2, True)
+    assert not arguments or "\npower-collector: " in err
 
 
 def test_durations() -> None:

@@ -249,7 +249,9 @@ def expected(pm: PowerManager, *, with_energy: bool) -> dict[str, Any]:
 
 
 def energy(pm: PowerManager, device_id: str) -> dict[str, Any]:
-    """A device's counters, by the file; consumption only if its meters have always been the same."""
+    """A device's counters, by the file; consumption only if its meters have always been the
+    same.
+    """
     meters = pm.list_meters(device_id)
     by_meter = {}
     for meter in meters:
