@@ -1,4 +1,5 @@
-// One page, and no inline script or style in it: the service serves it under a strict content security policy.
+// One page, and no inline script or style in it: the service serves it under a strict content
+// security policy.
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
@@ -14,7 +15,8 @@ export default defineConfig({
     include: ["tests/**/*.test.ts", "bench/*.run.ts"],
     // The browser tests share the machine's two cores: one after the other.
     fileParallelism: false,
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    // Far beyond what a test takes, also on a machine that is busy with other tests.
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
   },
 });
