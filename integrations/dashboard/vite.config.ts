@@ -13,8 +13,8 @@ export default defineConfig({
   },
   test: {
     include: ["tests/**/*.test.ts", "bench/*.run.ts"],
-    // The browser tests share the machine's two cores: one after the other.
-    fileParallelism: false,
+    // A browser test waits for most of its time: two at a time take little longer than one.
+    maxWorkers: 2,
     // Far beyond what a test takes, also on a machine that is busy with other tests.
     testTimeout: 300_000,
     hookTimeout: 300_000,

@@ -85,8 +85,10 @@ export function SignIn({ reason, command, onSignedIn }: SignInProps) {
         </button>
         <p id={`${id}-help`} className="muted">
           To make a token, run this on the service’s machine:{" "}
-          <code>{command ?? "power-service token new NAME --scope read --db FILE"}</code>. Add{" "}
-          <code>--scope write</code> to record events and change settings here.
+          <code className="command">
+            {command ?? "power-service token new NAME --scope read --db FILE"}
+          </code>{" "}
+          Add <code>--scope write</code> to record events and change settings here.
         </p>
       </form>
     </main>

@@ -95,7 +95,7 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
           <Empty title="No meters yet">
             <p>
               {isFleet ? "Add one on the device:" : "Add one on the service’s machine:"}{" "}
-              <code>
+              <code className="command">
                 power-manager --db {database} add-meter {device.id} battery --capacity-wh 50
               </code>
             </p>

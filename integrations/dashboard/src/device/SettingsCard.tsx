@@ -178,14 +178,14 @@ function DeviceDialog({ device, onChanged, onClose }: DialogProps & { device: De
         name="low"
         label="Low battery at, %"
         value={device.low_battery_threshold}
-        hint="A charge at or below this records one event. Leave empty for 20 %."
+        hint="A charge at or below this records one event. Leave empty for 20 %."
         numeric
       />
       <Field
         name="critical"
         label="Critical battery at, %"
         value={device.critical_battery_threshold}
-        hint="A charge at or below this records one event. Leave empty for 5 %."
+        hint="A charge at or below this records one event. Leave empty for 5 %."
         numeric
       />
     </FormDialog>

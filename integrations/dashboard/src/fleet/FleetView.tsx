@@ -107,12 +107,14 @@ export function FleetView({
           {isFleet ? (
             <p>
               A device appears once it sends its readings. Run this on the device:{" "}
-              <code>power-fleet forward --db power_manager.db</code>
+              <code className="command">power-fleet forward --db power_manager.db</code>
             </p>
           ) : (
             <p>
               To register one, run this on the service’s machine:{" "}
-              <code>power-manager --db {database} register edge-001 "Edge Node"</code>
+              <code className="command">
+                power-manager --db {database} register edge-001 "Edge Node"
+              </code>
             </p>
           )}
           <NewDevice devices={fleet.devices} onChanged={onChanged} />

@@ -67,7 +67,10 @@ test("kilowatts and a common alert have room: no card is higher than its row, an
     await writer.call("log_power", meters[2]?.id, 230, 4.5, 100);
   }
   await writer.call("update_device", "node-0001", { shutdown_threshold: 4 });
-  for (const width of [360, 1313, 1440]) {
+  const [panel, pack] = await writer.call<{ id: string }[]>("list_meters", "node-0003");
+  await writer.call("log_power", panel?.id, 18, 1);
+  await writer.call("log_power", pack?.id, 12, 0.785, 50); // 11 h 41 min
+  for (const width of [360, 896, 1313, 1377, 1440]) {
     const { page } = await open(browser, service.url, { viewport: { width, height: 800 } });
     await page.getByText("Power below 4.00 W").first().waitFor();
     const faulty = await page
