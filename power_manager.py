@@ -6171,7 +6171,8 @@ class CommandParser(argparse.ArgumentParser):
         command: CommandParser = getattr(options, "_command", self)  # the innermost one
         if unexpected:
             command._take_later_arguments(options, unexpected)
-        if command.commands:  # none of which was given
+        # None of its commands was given; one that has something to run says so itself.
+        if command.commands and getattr(options, "run", None) is None:
             print_error(command.format_help(), end="")
             self.exit(2)
         show = getattr(options, "_show", None)
