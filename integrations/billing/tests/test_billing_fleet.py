@@ -326,7 +326,7 @@ def test_the_environment_names_the_engine(
     """As it does for power-fleet."""
     monkeypatch.setenv(CLICKHOUSE, URL)
     assert main(["--fleet", "--ledger", str(shop.ledger), "status"]) == 0
-    assert capsys.readouterr().out == "usage goes to no biller yet\n"
+    assert capsys.readouterr().out == "no usage has been sent yet\n"
 
 
 def test_without_fleet_nothing_of_it_is_loaded(tmp_path: Path) -> None:
