@@ -340,7 +340,7 @@ def test_devices_elsewhere_need_a_key(tmp_path: Path, certificate: tuple[Path, P
         (["--cert", "a.pem"], 2, "--cert and --key go together: give both"),
         (["--cert", "a.pem", "--key", "b.pem"], 1, "a.pem: it cannot be read"),
         (["--port", "1", "--no-service"], 2, "--port and --no-service: give one of them"),
-        (["--memory", "1000"], 2, "expected a number of bytes, at least 268435456, got '1000'"),
+        (["--memory", "1000"], 2, "expected a whole number of at least 268435456, got '1000'"),
         (["--listen", "hub"], 2, "expected an address such as 127.0.0.1, 0.0.0.0 or ::, got 'hub'"),
     ],
     ids=["no-certificate", "no-key", "no-file", "two", "memory", "a-name"],
