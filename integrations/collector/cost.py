@@ -92,6 +92,18 @@ def simulate(directory: Path, hours: float) -> None:
     print(f"  peak RSS {rss:.1f} MiB (aim: < 30 MiB)")
 
 
+def wait_for_a_reading(db: Path) -> None:
+    """Wait until the file has one, however long the program takes to start."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if db.exists():
+            with PowerManager(db) as pm:
+                if any(meter.updated_at for meter in pm.list_meters()):
+                    return
+        time.sleep(0.05)
+    raise SystemExit(f"{db}: no reading has come")
+
+
 def end_by(number: signal.Signals, directory: Path, seconds: float) -> None:
     """Run in real time, end it by a signal, and print what it lost."""
     db = directory / f"{number.name}.db"
@@ -108,6 +120,7 @@ def end_by(number: signal.Signals, directory: Path, seconds: float) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     command = [sys.executable, str(HERE / "power_collector.py"), "run", "dev", *arguments]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    wait_for_a_reading(db)
     time.sleep(seconds)
     process.send_signal(number)
     ended = time.time()
