@@ -94,7 +94,7 @@ export type DeviceBudget = {
     within_target: boolean | null;
     below_shutdown_threshold: boolean;
     /**
-     * Number of active meters whose watts are not known; the sums are without them
+     * Number of active meters whose watts are not known; the sums leave them out
      */
     unknown_power_count: number;
 };
@@ -479,7 +479,7 @@ export type PowerEvent = {
     device_id: string;
     type: PowerEventType;
     /**
-     * % of charge for alerts, else what was given
+     * % of charge for alerts; otherwise the caller's number
      */
     value: number;
     /**
@@ -532,11 +532,11 @@ export type PowerMeter = {
      */
     critical_battery_threshold: number | null;
     /**
-     * False: the meter is retired, and counts in no present figure
+     * False: the meter is retired, and no present figure counts it
      */
     active: boolean;
     /**
-     * False: the latest reading lacks volts or amperes; what it lacks is 0 here, and the wattage is null
+     * False: the latest reading lacks volts or amperes. The missing value is 0 here, and the wattage is null
      */
     power_known: boolean;
     alert_level: AlertLevel;
@@ -679,7 +679,7 @@ export type Report = {
     meters: Array<MeterReport>;
     totals: ReportTotals;
     /**
-     * Number of events in the period, also those that are not listed
+     * Number of events in the period, including those that are not listed
      */
     event_count: number;
     events: Array<PowerEvent>;
@@ -714,7 +714,7 @@ export type ReportTotals = {
      */
     ups_wh: number;
     /**
-     * % of the consumption that did not come from the mains; null: nothing was consumed
+     * % of the consumption that did not come from the mains; null: no consumption
      */
     self_sufficiency_pct: number | null;
 };
