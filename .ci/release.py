@@ -1,6 +1,6 @@
-"""What a release needs to know of itself; `.github/workflows/release.yml` calls it, and so can you.
+"""Check whether a release can be made, and print its notes; for `.github/workflows/release.yml`.
 
-python .ci/release.py check [TAG]   the versions of all parts agree; with a tag, they are its and the changelog's
+python .ci/release.py check [TAG]   do the versions of all parts agree, also with the tag?
 python .ci/release.py notes         the changelog's newest chapter
 """
 
@@ -13,17 +13,26 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+_VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
 _CHAPTER = re.compile(r"^## (\S+) - (\S+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def versions(root: Path) -> dict[str, str]:
     """The version that each part says it has, by the file that says it."""
     module = (root / "power_manager.py").read_text("utf-8")
-    found = re.search(r'^__version__ = "(.+)"$', module, re.MULTILINE)
+    found = _VERSION.search(module)
     said = {"power_manager.py": found[1] if found else "none"}
-    for name in ("package.json", "package-lock.json"):
-        path = root / "integrations/client" / name
-        said[f"integrations/client/{name}"] = json.loads(path.read_text("utf-8"))["version"]
+    for package in ("client", "dashboard"):
+        for file in ("package.json", "package-lock.json"):
+            name = f"integrations/{package}/{file}"
+            said[name] = json.loads((root / name).read_text("utf-8"))["version"]
+    contract = json.loads((root / "integrations/service/openapi.json").read_text("utf-8"))
+    said["integrations/service/openapi.json"] = contract["info"]["version"]
+    # Packages take their version from power_manager; one that has its own must agree.
+    for path in sorted(root.glob("integrations/*/power_*/__init__.py")):
+        found = _VERSION.search(path.read_text("utf-8"))
+        if found:
+            said[path.relative_to(root).as_posix()] = found[1]
     version, _, _ = newest_chapter(root)
     said["CHANGELOG.md"] = version
     return said
@@ -39,7 +48,7 @@ def newest_chapter(root: Path) -> tuple[str, str, str]:
 
 
 def check(root: Path, tag: str | None) -> list[str]:
-    """What is wrong with releasing this tree, with this tag if there is one; nothing, if it may be released."""
+    """What keeps this tree from being released, with this tag if there is one."""
     said = versions(root)
     version = said["power_manager.py"]
     wrong = [
@@ -53,18 +62,18 @@ def check(root: Path, tag: str | None) -> list[str]:
         _, date, _ = newest_chapter(root)
         if re.fullmatch(r"\d{4}-\d\d-\d\d", date) is None:
             wrong.append(
-                f"CHANGELOG.md: the chapter of {version} is of {date!r}, expected the day of the release"
+                f"CHANGELOG.md: expected the day of the release beside {version}, got {date!r}"
             )
     return wrong
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="What a release needs to know of itself.")
+    parser = argparse.ArgumentParser(description="Check whether a release can be made.")
     commands = parser.add_subparsers(dest="command", required=True)
-    add = commands.add_parser("check", help="whether the versions of all parts agree")
+    add = commands.add_parser("check", help="do the versions of all parts agree?")
     add.add_argument("tag", nargs="?")
-    commands.add_parser("notes", help="the changelog's newest chapter")
+    commands.add_parser("notes", help="print the changelog's newest chapter")
     options = parser.parse_args()
     if options.command == "notes":
         print(newest_chapter(ROOT)[2])

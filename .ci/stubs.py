@@ -1,7 +1,8 @@
-"""Makes the wheel's stubs: what a type checker knows of a single module, which can carry no `py.typed` of its own.
+"""Make the wheel's type stubs of the single modules, which can carry no `py.typed` of their own.
 
-A module's stub has its public names and what those name in turn, with signatures, docstrings and constants, without
-bodies. `python .ci/stubs.py MODULE.py` prints it; hatchling calls StubHook when it builds a wheel.
+A stub has a module's public names, and the names that those use, with signatures, docstrings and
+constants, without bodies. `python .ci/stubs.py MODULE.py` prints it; hatchling calls StubHook when
+it builds a wheel.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _ELLIPSIS = ast.Expr(ast.Constant(...))
 
 
 def make_stub(source: str) -> str:
-    """The stub of a module with this source, which defines `__all__`; raises ValueError where it does not."""
+    """The stub of a module with this source. Raises ValueError if it defines no `__all__`."""
     module = ast.parse(source)
     definitions = _definitions(module)
     if "__all__" not in definitions:
@@ -138,8 +139,9 @@ def _class_stub(node: ast.ClassDef) -> ast.ClassDef:
 
 
 def _attributes(initializer: _Function) -> Iterator[ast.stmt]:
-    """The public attributes that `__init__` sets, with their types. Raises ValueError where one is not plain.
+    """The public attributes that `__init__` sets, with their types.
 
+    Raises ValueError if the type of one is not plain to see.
     Plain is an annotation, a parameter's name, a constant, or the call of a class.
     """
     arguments = initializer.args
@@ -182,7 +184,7 @@ def _hook_base() -> Any:
 
 
 class StubHook(_hook_base()):  # type: ignore[misc] # hatchling decides what it is
-    """Puts the stubs into a wheel, as packages named MODULE-stubs, where type checkers look for them."""
+    """Puts the stubs into a wheel as packages MODULE-stubs, where type checkers look."""
 
     PLUGIN_NAME = "custom"
 

@@ -1,4 +1,4 @@
-"""A user's program, for `mypy --strict` beside the installed wheel: it passes only where the types are seen."""
+"""A user's program: `mypy --strict` passes it only if it finds the installed wheel's types."""
 
 from power_collector import Sample
 
