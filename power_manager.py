@@ -32,9 +32,55 @@ Standard library only. The sections of this file, in their order:
     Import and export           logs of other programs, and of this one, in and out
     Command line                `python3 power_manager.py COMMAND`
 
-`current_draw` is amperes out of the source: positive while it supplies (a battery discharging, a
-panel producing), negative while it takes in (a battery charging). Wattage, voltage x current_draw,
-has the same sign. Times are UTC.
+What holds everywhere:
+
+Signs. `current_draw` is amperes out of the source: positive while it supplies (a battery
+    discharging, a panel producing), negative while it takes in (a battery charging). Wattage,
+    voltage x current_draw, has the same sign.
+
+Storing. A reading, its meter's present state, its hour's statistics and its alert are stored
+    together or not at all. With durability="full" (the default) what a call returned survives a
+    power cut, if the disk honours fsync. With "normal" it survives the end of the process, and a
+    power cut may take the last moments. Neither can corrupt the file. After an error the file is
+    as it was before the call (prune() works in several transactions: those that ended stay). New
+    files belong to their owner alone (mode 0600). A newer, damaged or foreign file is refused and
+    never changed. The file needs a local disk: WAL mode does not work over network file systems.
+
+Threads and processes may share a file, and threads one PowerManager. Writers take turns: a call
+    waits up to BUSY_TIMEOUT for another's transaction, then raises StorageError. Reads do not wait,
+    and a long one does not block writers. After a fork, open a new PowerManager in the child.
+
+Asyncio. A transaction() belongs to the task that opened it. While it is open, a write from another
+    task of the same thread raises PowerManagerError, and a read from there sees the committed
+    state. So keep `await` out of it, or give each task a PowerManager. In FastAPI all `async def`
+    endpoints are tasks of one thread; plain `def` endpoints run in threads, which take turns.
+
+Signals. A handler that calls the library in the middle of a call gets a PowerManagerError, and the
+    call goes on unharmed: set a flag there instead. Ctrl-C leaves no lock behind at any moment.
+
+Time. UTC, as ISO 8601 with microseconds and +00:00; naive times are refused. A reading without a
+    timestamp is live: it becomes the meter's present state and may raise an alert, even if the
+    clock has just jumped by years. With a timestamp it is recorded: it does so only if it is the
+    newest of its meter, and the same meter and time again changes nothing, so sending twice is
+    safe. Readings may arrive in any order: their statistics equal those of the sorted readings. A
+    late one costs more than a new one, because its hour is computed anew from its readings;
+    log_many() computes each hour once a call.
+
+Energy. Between two neighbouring readings it is the trapezoid under their unrounded wattages, booked
+    to the UTC hour of the later one: as energy out where it is positive, as energy in where it is
+    negative. Over a gap longer than max_gap nothing is booked, because nothing is known.
+    Consumption is what a device used: energy out less energy in over its meters, at least 0. A
+    `ups` meter counts only if the device has no `main` meter (see counted_meters).
+
+Unknown values are None, never 0. A reading without volts or amperes has no wattage: it counts in
+    reading_count and in charge, not in wattage and energy, and its neighbours are neighbours of
+    each other. Without a charge, a live reading takes the meter's present charge, and a recorded
+    one that of the reading before it in time. An unknown charge counts in no runtime, mean or
+    extreme, and raises, repeats and ends no alert.
+
+Sending elsewhere. A file is an outbox for one other store: see pending_readings(). Events have
+    numbers that rise and are never used twice, by which any number of programs follow them: see
+    event_follower(). `file_id` names one line of history: restore() renews it.
 """
 
 from __future__ import annotations
@@ -52,6 +98,7 @@ import math
 import os
 import re
 import select
+import signal
 import sqlite3
 import stat
 import struct
@@ -111,6 +158,7 @@ __all__ = [
     "check_number",
     "check_text",
     "completion_script",
+    "confirm",
     "counted_meters",
     "fit_text",
     "from_microseconds",
@@ -182,7 +230,13 @@ class PowerManagerError(Exception):
 
 
 class InvalidValue(PowerManagerError, ValueError):
-    """An argument is invalid; nothing was stored."""
+    """An argument is invalid; nothing was stored. The text names it and says what is accepted.
+
+    >>> check_number("voltage", math.nan, -1e6, 1e6, "V")
+    Traceback (most recent call last):
+    ...
+    power_manager.InvalidValue: voltage: expected a number from -1e+06 to 1e+06 (V), got nan
+    """
 
 
 class NotFound(PowerManagerError, ValueError, LookupError):
@@ -306,7 +360,21 @@ class PowerState(_Text):
 
 
 class PowerEventType(_Text):
-    """What can happen to a device. The library itself fires DISCHARGE and LOW_BATTERY."""
+    """What can happen to a device.
+
+    The library records DISCHARGE when a battery has become low, and LOW_BATTERY when it has become
+    critical, each once; the others are recorded by trigger_event().
+
+    >>> with PowerManager(":memory:") as pm:
+    ...     device = pm.register_device("buoy-07", "Buoy", low_battery_threshold=30.0)
+    ...     cell = pm.add_meter("buoy-07", "battery", capacity_wh=20.0, name="Cell")
+    ...     for charge_pct in (31.0, 30.0, 30.4, 29.5, 5.0, 4.0, 40.0):
+    ...         reading = pm.log_power(cell.id, 3.6, 0.2, charge_pct)
+    ...     for sequence, event in pm.events_since(0):
+    ...         print(sequence, event.type, event.note)
+    1 discharge Cell: 30 % charge, threshold 30 %
+    2 low_battery Cell: 5 % charge, threshold 5 %
+    """
 
     CHARGE_START = "charge_start"
     DISCHARGE = "discharge"
@@ -316,7 +384,14 @@ class PowerEventType(_Text):
 
 
 class AlertLevel(_Text):
-    """The alert that stands for a meter. It ends ALERT_HYSTERESIS points above its threshold."""
+    """The alert that stands for a meter; the file remembers it across restarts.
+
+    LOW begins at or below 20 %, CRITICAL at or below 5 %, or the device's own thresholds; each ends
+    ALERT_HYSTERESIS points above, so that a noisy gauge does not raise it again. Entering a level
+    from a better one records its event, falling straight to CRITICAL only that of CRITICAL;
+    recovering records none. At exactly the critical threshold the alert has been raised while the
+    meter's state still reads `low`.
+    """
 
     NONE = "none"
     LOW = "low"
@@ -388,7 +463,8 @@ class PowerMeter:
 
         solar: charging, always. main: normal unless its voltage is 0, then unknown. battery and
         ups: below 5 % critical, from 5 to 20 % low, from 95 % charging, otherwise normal; unknown
-        if the charge is. The device's own thresholds replace 5 and 20 %.
+        if the charge is. The device's own thresholds replace 5 and 20 %. A full battery reads
+        `charging` even while it discharges: the sign of current_draw is the direction.
         """
         if self.type == MeterType.SOLAR:
             return PowerState.CHARGING
@@ -1146,7 +1222,25 @@ def make_budget(
     """The power budget of one device, as power_budget_check() returns it.
 
     `meters` are all of the device's, in order of adding; `last_day` has, by meter id, the sums of
-    the last 24 hours. Inactive meters count in no present figure, but their energy counts.
+    the last 24 hours. Present figures are of active meters and of their present states, however
+    old; energies are of all meters. A ups meter is counted if the device has no main meter. The
+    keys, all of them always there:
+
+    total_wattage: W, the sum of all meters, with sign
+    battery_count, solar_count: meters of that type
+    avg_charge_pct: %, the plain mean over batteries of known charge; None without one
+    estimated_runtime_hours: as of estimate_runtime(); None if unknown or not draining
+    states: the state of each meter, in order of adding
+    load_wattage: W that main, battery and counted ups meters supply; negative ones count as 0
+    solar_wattage: W of the solar meters
+    net_wattage: W, solar less load
+    energy_24h_wh: Wh out of main, battery and counted ups meters
+    consumption_24h_wh: Wh that the device used
+    target_wh: Wh a day; None without a target
+    within_target: whether the consumption is at most the target; None without one
+    below_shutdown_threshold: whether total_wattage is less than the device's shutdown_threshold:
+        true without readings, false while the watts of an active meter are unknown
+    unknown_power_count: active meters whose watts are unknown; the sums leave them out
     """
     meters = list(meters)
     active = [meter for meter in meters if meter.active]
@@ -1274,6 +1368,81 @@ def make_report(
 
     `meters` are all of the device's, in order of adding; `sums` has, by meter id, the sums of the
     period; `events` are the 20 newest of the period, newest first, of `event_count` in all.
+
+    A meter without readings in the period has its first four keys alone. The others are
+    current_state (now, whatever the period), wattages (W; the mean is over readings, not over time;
+    None if none has watts), charges (%; None if none has a charge), and energies (Wh; energy_wh is
+    out less in). Of the totals in Wh, main, solar and ups are out less in; consumption_wh is what
+    the device used, and self_sufficiency_pct the share of it, 0 to 100, that neither main nor
+    counted ups meters supplied, None without consumption. All is computed unrounded, and rounded to
+    9 decimals at the end. Later versions may add keys; these stay.
+
+    >>> device = DeviceRecord("gate-01", "Garden gate")
+    >>> kind = MeterType.BATTERY
+    >>> cell = PowerMeter("7846fc549e47", "gate-01", kind, 3.42, 1.9, 20.0, 16.5, "Cell")
+    >>> sums = MeterSums(122, 122, 892.5, 6.498, 7.8, 16.5, 100.0, 14.63728, 0.0)
+    >>> event = PowerEvent(
+    ...     "7aab89d9cea5b2aa",
+    ...     "gate-01",
+    ...     PowerEventType.CHARGE_START,
+    ...     0.0,
+    ...     "2026-11-28T16:58:41.283168+00:00",
+    ...     "panel back in the sun",
+    ... )
+    >>> report = make_report(
+    ...     device,
+    ...     [cell],
+    ...     {cell.id: sums},
+    ...     days=1,
+    ...     generated_us=1_795_885_121_385_369,
+    ...     events=[event],
+    ...     event_count=1,
+    ... )
+    >>> print(json.dumps(report, indent=2))
+    {
+      "device_id": "gate-01",
+      "device_name": "Garden gate",
+      "period_days": 1,
+      "generated_at": "2026-11-28T16:58:41.385369+00:00",
+      "meters": [
+        {
+          "meter_id": "7846fc549e47",
+          "name": "Cell",
+          "type": "battery",
+          "reading_count": 122,
+          "current_state": "low",
+          "avg_wattage": 7.31557377,
+          "min_wattage": 6.498,
+          "max_wattage": 7.8,
+          "min_charge_pct": 16.5,
+          "max_charge_pct": 100.0,
+          "energy_out_wh": 14.63728,
+          "energy_in_wh": 0.0,
+          "energy_wh": 14.63728
+        }
+      ],
+      "totals": {
+        "consumption_wh": 14.63728,
+        "main_wh": 0.0,
+        "solar_wh": 0.0,
+        "battery_out_wh": 14.63728,
+        "battery_in_wh": 0.0,
+        "ups_wh": 0.0,
+        "self_sufficiency_pct": 100.0
+      },
+      "event_count": 1,
+      "events": [
+        {
+          "id": "7aab89d9cea5b2aa",
+          "device_id": "gate-01",
+          "type": "charge_start",
+          "value": 0.0,
+          "timestamp": "2026-11-28T16:58:41.283168+00:00",
+          "note": "panel back in the sun",
+          "meter_id": null
+        }
+      ]
+    }
     """
     meters = list(meters)
     return {
@@ -1700,7 +1869,7 @@ class _Transaction:
                 self.connection.execute(f"ROLLBACK TO {level.savepoint}")
                 self.connection.execute(f"RELEASE {level.savepoint}")
             except sqlite3.Error:
-                # An interrupt came after the release: the part cannot be told apart any more.
+                # An interrupt came after the release: there is no savepoint to go back to.
                 self.connection.execute("ROLLBACK")
         del self._levels[self._levels.index(level) :]
 
@@ -1745,7 +1914,7 @@ class _Transaction:
         The gate is only a hint that the turn is free: a waiter that misses it looks again soon.
         """
         for other in list(self._waiting):
-            # A signal handler's call behind the call that it has interrupted would wait for ever.
+            # A signal handler's call would wait for ever for the call that it has interrupted.
             if other.thread == level.thread and other.is_alive():
                 raise self._reentered()
         deadline = time.monotonic() + BUSY_TIMEOUT
@@ -3238,7 +3407,7 @@ def _check_is_file(path: Path, shown: Path) -> None:
 
 
 def _header(conn: sqlite3.Connection) -> tuple[int, int, int]:
-    """Application id, version, and how often the schema has changed, in one look."""
+    """Application id, version, and how often the schema has changed, in one query."""
     application_id, version, changes = conn.execute(
         """SELECT application_id, user_version, schema_version
         FROM pragma_application_id, pragma_user_version, pragma_schema_version"""
@@ -3268,7 +3437,7 @@ def _recognise(conn: sqlite3.Connection, path: Path) -> _FileKind:
             return _FileKind.NEW
         if _has_first_release_tables(conn):
             return _FileKind.FIRST_RELEASE
-        if _header(conn) != header:  # another process upgraded it between the two looks
+        if _header(conn) != header:  # another process has upgraded it meanwhile
             return _recognise(conn, path)
     raise StorageError(path, "a database of another program: name another file")
 
@@ -4148,9 +4317,11 @@ class PowerManager:
         """Register a device, or give a registered one exactly these values.
 
         Its meters, readings and events stay; update_device() changes single values.
-        shutdown_threshold is in watts (default 3.0; at least 0), target_wh in watt-hours a day
-        (None: no target). The two battery thresholds are in % of charge and override the
-        constants for this device; critical must be below low. Raises InvalidValue.
+        shutdown_threshold is in watts (default 3.0; 0: only a negative total is below it),
+        target_wh in watt-hours a day (None: no target; 0: within it only while nothing is used).
+        The two battery thresholds are in % of charge and override the constants for this device;
+        critical must be below low (0: an alert at exactly 0 %, and never a critical state). Raises
+        InvalidValue.
         """
         device = _check_device(
             device_id,
@@ -4230,10 +4401,10 @@ class PowerManager:
     ) -> PowerMeter:
         """Add a meter to a device: 0 V and 0 A until its first reading.
 
-        meter_type is a MeterType or its text, capacity_wh watt-hours (default 0.0: unknown).
-        charge_pct, 0 to 100, is the charge until a reading brings one; None: unknown, for a pack
-        whose charge nobody measures. Every call adds a meter, even under a name that is in use.
-        Raises NotFound, InvalidValue.
+        meter_type is a MeterType or its text, capacity_wh watt-hours (default 0.0: unknown, so
+        that it counts in no runtime). charge_pct, 0 to 100, is the charge until a reading brings
+        one; None: unknown, for a pack without a gauge. Every call adds a meter, even under a name
+        that is in use. Raises NotFound, InvalidValue.
         """
         kind = _check_member(MeterType, "meter_type", meter_type)
         checked_name = _check_meter_name(name)
@@ -4270,6 +4441,16 @@ class PowerManager:
         reading brings one. Stored readings stay as they are, and so does the alert level: only a
         known charge ends an alert. A number is refused, because only readings bring a charge.
         Raises NotFound, InvalidValue.
+
+        >>> with PowerManager(":memory:") as pm:
+        ...     device = pm.register_device("edge-001", "Edge Node")
+        ...     bare = pm.add_meter("edge-001", "battery", 24.0, "No gauge", charge_pct=None)
+        ...     print(pm.log_power(bare.id, 12.4, 0.5).charge_pct)
+        ...     print(pm.log_power(bare.id, 12.4, 0.5, charge_pct=70.0).charge_pct)
+        ...     print(pm.update_meter(bare.id, charge_pct=None).state)
+        None
+        70.0
+        unknown
         """
         changes: dict[str, Any] = {}
         if not isinstance(name, _Unchanged):
@@ -4341,7 +4522,16 @@ class PowerManager:
         epoch seconds; 1970 to 2200) it is recorded: it becomes the present state only if it is the
         meter's newest, and it is stored once however often it is sent; the stored one is returned.
         A recorded reading of an hour that prune() has closed is not stored, and the log says so.
-        live=True with a timestamp: a live reading, taken then. Raises NotFound, InvalidValue.
+        live=True with a timestamp: a live reading, taken then. Two live readings in the same
+        microsecond are stored one microsecond apart. Raises NotFound, InvalidValue.
+
+        >>> with PowerManager(":memory:") as pm:  # a gauge that reports its charge alone
+        ...     device = pm.register_device("edge-001", "Edge Node")
+        ...     gauge = pm.add_meter("edge-001", "battery", name="Gauge")
+        ...     print(pm.log_power(gauge.id, None, None, charge_pct=64.0).wattage)
+        ...     print(pm.get_meter(gauge.id).power_known)
+        None
+        False
         """
         checked_voltage, checked_current, checked_charge = _check_reading(
             voltage, current, charge_pct
@@ -4441,7 +4631,10 @@ class PowerManager:
         return self.get_meter(meter_id).wattage
 
     def get_history(self, meter_id: str, hours: float = 24) -> list[PowerReading]:
-        """The readings newer than `hours` ago (default 24), oldest first. Raises NotFound."""
+        """The readings newer than `hours` ago (default 24), oldest first.
+
+        0: only those that are dated after now. Raises NotFound, InvalidValue.
+        """
         after_us = self._ago_us("hours", hours, HOUR_US, "h")
 
         def read(conn: sqlite3.Connection) -> list[PowerReading]:
@@ -4519,8 +4712,19 @@ class PowerManager:
         """Readings that wait to be sent elsewhere, at most `limit` (default 500; 0: none).
 
         For the one process that sends this file's readings: take some, send them, acknowledge
-        them. What came in order or was live comes first, late readings follow, meters in turn.
-        A reading that is sent twice has the same id both times. Raises InvalidValue.
+        them. What came in order or was live comes first, late readings follow, meters in turn. A
+        process that stops in between sends the same readings again, under the same ids. Raises
+        InvalidValue.
+
+        >>> with PowerManager(":memory:") as pm:
+        ...     device = pm.register_device("edge-001", "Edge Node")
+        ...     pack = pm.add_meter("edge-001", "battery", name="Pack")
+        ...     stored = pm.log_many([(pack.id, 3.7, 0.5)] * 124)
+        ...     while readings := pm.pending_readings(limit=100):
+        ...         print("sent", len(readings))
+        ...         pm.acknowledge(readings)
+        sent 100
+        sent 24
         """
         checked_limit = check_count("limit", limit)
         return self._read(lambda conn: _pending_readings(conn, checked_limit))
@@ -4678,7 +4882,8 @@ class PowerManager:
         Remaining watt-hours over watts: the present ones, or with window_minutes each battery's
         mean over that long before its present state (a gauge's estimate jumps from sample to
         sample; two minutes settle it). None if there is no active one, if the watts of one are
-        unknown, or if together they are not draining. Raises NotFound, InvalidValue.
+        unknown, or if together they are not draining. Meters of type ups do not count. Raises
+        NotFound, InvalidValue.
         """
         window_us = 0
         if window_minutes is not None:
@@ -4700,9 +4905,9 @@ class PowerManager:
     ) -> list[PowerStatistics]:
         """A row for each UTC hour or day ("hour", "day") with readings in the last `days`.
 
-        Oldest first; days is 7 by default. The bucket in which that span starts is whole. The
-        energy between two readings is in the bucket of the later one. Raises NotFound,
-        InvalidValue.
+        Oldest first; days is 7 by default (0: the present hour or day). The bucket in which that
+        span starts is whole. The energy between two readings is in the bucket of the later one.
+        Raises NotFound, InvalidValue.
         """
         if bucket not in ("hour", "day"):
             raise _invalid("bucket", "'hour' or 'day'", bucket)
@@ -4741,11 +4946,8 @@ class PowerManager:
     def power_budget_check(self, device_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The power budget of each device, by its id; `{"error": ...}` for an unknown one.
 
-        In watts total_wattage (all active meters), load_wattage (what main, battery and ups
-        supply), solar_wattage and net_wattage (solar - load); consumption_24h_wh is what the
-        device used in the last 24 hours. below_shutdown_threshold: the total, which is what
-        reaches the device, is less than its shutdown_threshold. The README has all keys. A fixed
-        number of queries however many devices. Raises InvalidValue.
+        make_budget() says what its keys mean. The number of queries does not depend on how many
+        devices there are. Raises InvalidValue.
         """
         ids = [check_text("device_id", id_) for id_ in check_iterable("device_ids", device_ids)]
         after_us = self._ago_us("days", 1, DAY_US, "days")
@@ -4774,8 +4976,9 @@ class PowerManager:
     def export_report(self, device_id: str, days: float = 7) -> str:
         """The device's report over the last `days` (default 7) as JSON text.
 
-        The README has its keys. Exact: the same as going through the readings newer than that; if
-        prune() has closed hours of the period, those count whole. Raises NotFound, and
+        make_report() says what its keys mean. Exact: the same as going through the readings newer
+        than that, those dated ahead of the clock included; energy counts if both readings of a pair
+        are in the period. Hours of it that prune() has closed count whole. Raises NotFound, and
         InvalidValue unless days is more than 0.
         """
         now_us = self._now_us()
@@ -4811,10 +5014,12 @@ class PowerManager:
     def prune(self, keep_days: float) -> int:
         """Delete the readings of whole hours older than that many days; return how many.
 
-        Statistics, present states and events stay. A meter keeps the hour of its newest reading,
-        and the last reading before an hour that stays. Recorded readings of the closed hours are
-        no longer stored: the library could not tell whether they had been counted. prune() works
-        in short transactions, so that others can write meanwhile. Raises InvalidValue.
+        Statistics, present states and events stay; whether a reading was acknowledged makes no
+        difference. A meter keeps the hour of its newest reading, and the last reading before an
+        hour that stays. Recorded readings of the closed hours are no longer stored, because the
+        library could not tell whether they had been counted; live ones, of a clock that was set
+        back, are. prune() works in short transactions, so that others can write meanwhile.
+        keep_days 0 closes all hours before the present one. Raises InvalidValue.
         """
         cutoff_us = self._ago_us("keep_days", keep_days, DAY_US, "days")
         limit_hour = max(cutoff_us, 0) // HOUR_US
@@ -4831,8 +5036,9 @@ class PowerManager:
         """Write a consistent copy to path, while others read and write; replace a file there.
 
         The copy has a temporary name until it is whole and on the disk, so path never holds half
-        of one. Raises StorageError, also if path is a database in use, and PowerManagerError in a
-        transaction.
+        of one. Do not copy a database by other means: SQLite replays the -wal file that lies
+        beside it over whatever has its name. Raises StorageError, also if path is a database in
+        use, and PowerManagerError in a transaction.
         """
         target = Path(os.path.abspath(_check_path("path", path)))
         self._check_usable()
@@ -4913,6 +5119,15 @@ class EventFollower:
 
     Process what is pending, then acknowledge the last number: after a restart the next event is
     the one after it, so each event comes at least once.
+
+    >>> with PowerManager(":memory:") as pm:
+    ...     device = pm.register_device("edge-001", "Edge Node")
+    ...     follower = pm.event_follower("mailer")
+    ...     event = pm.trigger_event("edge-001", "restore", note="service restarted")
+    ...     for sequence, event in follower.pending():
+    ...         print(event.type, event.note)
+    ...         follower.acknowledge(sequence)
+    restore service restarted
     """
 
     def __init__(self, pm: PowerManager, name: str) -> None:
@@ -5289,6 +5504,20 @@ def shown_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=dataclasses.asdict)
 
 
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal before something is done that cannot be undone; `yes`: do not ask.
+
+    Raises PowerManagerError for any answer but yes, and where there is no terminal to ask.
+    """
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise PowerManagerError(f"{question} There is no terminal to ask: give --yes")
+    print_error(f"{question} [y/N] ", end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise PowerManagerError("nothing was changed")
+
+
 def print_error(text: str, end: str = "\n") -> None:
     """Write to standard error, if it can be written: no command may fail because it cannot."""
     if sys.stderr is not None:
@@ -5316,7 +5545,7 @@ def nearest(text: str, known: Iterable[str]) -> str:
 
 
 def _read_number(text: str) -> int | float | None:
-    """Text as a finite number, and never -0.0; None if it is none."""
+    """Text as a finite number, and never -0.0; None if it is not one."""
     if "_" in text:  # Python would take 1_0 for 10
         return None
     try:
@@ -5352,12 +5581,19 @@ def _is_within(number: float, at_least: float | None, above: float | None) -> bo
 _MAX_COUNT = 2**63 - 1  # the largest that SQLite knows
 
 
-def parse_count(text: str) -> int:
-    """Text as a whole number of at least 0, for argparse."""
+def parse_count(text: str, *, at_least: int = 0, at_most: int = _MAX_COUNT) -> int:
+    """Text as a whole number within limits, for argparse.
+
+    >>> parse_count("8080", at_least=1, at_most=65535)
+    8080
+    """
     digits = text.strip()
     is_count = digits.isascii() and digits.isdecimal() and len(digits) <= len(str(_MAX_COUNT))
-    if not is_count or int(digits) > _MAX_COUNT:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    if not is_count or not at_least <= int(digits) <= at_most:
+        limits = (
+            f"of at least {at_least}" if at_most == _MAX_COUNT else f"from {at_least} to {at_most}"
+        )
+        raise argparse.ArgumentTypeError(f"expected a whole number {limits}, got {text!r}")
     return int(digits)
 
 
@@ -5368,7 +5604,7 @@ _DURATION_PART = re.compile(
 
 
 def _read_duration(text: str) -> float | None:
-    """Text as a length of time in seconds; None if it is none."""
+    """Text as a length of time in seconds; None if it is not one."""
     number = _read_number(text)
     if number is not None:
         return float(number)
@@ -5748,6 +5984,21 @@ class CommandParser(argparse.ArgumentParser):
     makes commands; without one the parser has options alone. A mistyped command or option is
     answered with the nearest one; an option has to be written out; -V is --version; -1e-3 and -24h
     are values, not options.
+
+    >>> def run_wait(options):
+    ...     print(f"{options.length:g} s until {options.until}")
+    ...     return 0
+    >>> parser = CommandParser("pause", "Wait.", version="1.0", examples=["wait 5m"])
+    >>> command = parser.add_command("wait", run_wait, "wait a while", examples=["90s", "1h30m"])
+    >>> length = command.add_argument("length", type=parse_duration, help="how long, such as 90s")
+    >>> until = command.add_argument("--until", type=parse_time, help="no longer than this")
+    >>> parser.add_help_commands("pause")
+    >>> def program():
+    ...     options = parser.parse_args(["wait", "1h30m", "--until", "2026-11-28T10:00Z"])
+    ...     return options.run(options)
+    >>> run_program(program, "pause")
+    5400 s until 2026-11-28 10:00:00+00:00
+    0
     """
 
     def __init__(
@@ -5777,6 +6028,7 @@ class CommandParser(argparse.ArgumentParser):
         # As from Python 3.14 on, and durations before now too.
         self._negative_number_matcher = re.compile(r"-\.?\d")
         self.commands: dict[str, CommandParser] = {}
+        self._parent: CommandParser | None = None
         self._commands_action: Any = None
         self._groups: dict[str, Any] = {}
         self._settings: list[_Setting] = []
@@ -5818,7 +6070,8 @@ class CommandParser(argparse.ArgumentParser):
         # argparse lists all commands in one place; what stands for one in the help moves.
         self._groups[group]._group_actions.append(self._commands_action._choices_actions.pop())
         command.name = self.name
-        command.set_defaults(run=run)
+        command._parent = self
+        command.set_defaults(run=run, _command=command)
         self.commands[name] = command
         return command
 
@@ -5834,11 +6087,11 @@ class CommandParser(argparse.ArgumentParser):
     ) -> argparse.Action:
         """Add an option whose value may come from an environment variable.
 
-        The option goes before the variable, and that before `default`, which is taken as it is; an
-        empty variable counts as unset. One that may be repeated (action="append") takes the words
-        of the variable. A `required` one has to be given in one of the two ways. `text` is its
-        help, which goes on to say where else the value comes from; `shown_default` is there the
-        default in words. `rest` is as in add_argument, of options that take a value.
+        The option goes before the variable, and the variable before `default`, which is taken as
+        it is; an empty variable counts as unset. An option that may be repeated (action="append")
+        takes the words of the variable. A `required` one must be given in one of the two ways.
+        `text` is its help, to which the variable and the default are added, the default in the
+        words of `shown_default`. `rest` is as in add_argument, of options that take a value.
         """
         shown = shown_default or ("" if default is None else str(default))
         origin = f"${variable}, else {shown}" if shown else f"${variable}"
@@ -5854,6 +6107,10 @@ class CommandParser(argparse.ArgumentParser):
         """
         self._variables.append(_Variable(name, default, text))
 
+    def add_json(self) -> None:
+        """Add the option --json, of a command that prints something to be read."""
+        self.add_argument("--json", action="store_true", help="JSON, for programs")
+
     def add_help_commands(self, installed: str) -> None:
         """Add the commands `help` and `completion`, which parse_args obeys, after all others.
 
@@ -5864,7 +6121,7 @@ class CommandParser(argparse.ArgumentParser):
         command = self.add_command("help", None, text, examples=["", first], group="help")
         topics = [*self.commands, "completion"]
         command.add_argument(
-            "topic", metavar="COMMAND", nargs="?", choices=topics, help="(default: all)"
+            "topic", metavar="COMMAND", nargs="?", choices=topics, help="a command (default: all)"
         )
         command.set_defaults(_show=lambda options: self._help_of(options.topic))
         text = "print a script with which a shell completes commands and options"
@@ -5887,6 +6144,13 @@ class CommandParser(argparse.ArgumentParser):
         print_error(f"{self.format_usage()}{self.name}: {printable(message)}")
         self.exit(2)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print the help or the version; argparse itself hides that it cannot be written."""
+        if message and file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
@@ -5904,20 +6168,21 @@ class CommandParser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         self._refuse_unknown_options(words)
         options, unexpected = self.parse_known_args(words, namespace)
-        command = getattr(options, "command", None)
+        command: CommandParser = getattr(options, "_command", self)  # the innermost one
         if unexpected:
-            parser = self.commands.get(command or "", self)
-            parser.error(f"unexpected argument {unexpected[0]!r}")
-        if self.commands and command is None:
-            print_error(self.format_help(), end="")
+            command._take_later_arguments(options, unexpected)
+        # None of its commands was given; one that has something to run says so itself.
+        if command.commands and getattr(options, "run", None) is None:
+            print_error(command.format_help(), end="")
             self.exit(2)
         show = getattr(options, "_show", None)
         if show is not None:
             print(show(options))
             self.exit()
-        self._read_variables(options)
-        if command in self.commands:
-            self.commands[command]._read_variables(options)
+        parser: CommandParser | None = command
+        while parser is not None:
+            parser._read_variables(options)
+            parser = parser._parent
         return options
 
     def _read_variables(self, options: argparse.Namespace) -> None:
@@ -5944,6 +6209,25 @@ class CommandParser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             self.error(f"${setting.variable}: {error.message}")
         return values if is_repeatable else values[0]
+
+    def _take_later_arguments(self, options: argparse.Namespace, words: Sequence[str]) -> None:
+        """Take arguments that come after an option, as in `budget a --json b`.
+
+        argparse itself gives an argument of any number only the words that stand together.
+        """
+        several = [action for action in _arguments(self) if action.nargs == "*"]
+        if not several:
+            self.error(f"unexpected argument {words[0]!r}")
+        (action,) = several
+        given = getattr(options, action.dest)
+        values = [] if given is action.default else list(given)
+        try:
+            for word in words:
+                values.append(self._get_value(action, word))
+                self._check_value(action, values[-1])
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+        setattr(options, action.dest, values)
 
     def _refuse_unknown_options(self, words: Iterable[str]) -> None:
         """End with the nearest option if one is unknown.
@@ -6008,6 +6292,14 @@ class _Documented(NamedTuple):
         return cls(option, variable, default, _DEFAULT_IN_HELP.sub("", text))
 
 
+def _all_parsers(parser: CommandParser, name: str = "") -> dict[str, CommandParser]:
+    """A parser and those of its commands, by the words that lead to each."""
+    found = {name: parser}
+    for word, command in parser.commands.items():
+        found.update(_all_parsers(command, f"{name} {word}".strip()))
+    return found
+
+
 def settings_table(parser: CommandParser) -> str:
     """The options and environment variables of a program, as a table in Markdown for its README.
 
@@ -6015,7 +6307,7 @@ def settings_table(parser: CommandParser) -> str:
     default, and what it means; --help and --version are left out.
     """
     commands_of: dict[_Documented, list[str]] = {}
-    owners = {"": parser, **parser.commands}
+    owners = _all_parsers(parser)
     for command, owner in owners.items():
         for action in owner._actions:
             is_shown = action.help is not argparse.SUPPRESS
@@ -6115,7 +6407,11 @@ def run_program(
         return 1
     try:
         _let_output_show_all()
-        code = program()
+        try:
+            code = program()
+        except SystemExit:  # as --help ends: what it printed may not have been written
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -6130,7 +6426,7 @@ def run_program(
 
 
 def _let_output_show_all() -> None:
-    """A letter that the output's encoding lacks never ends a program: its escape is printed.
+    """A character that the output's encoding lacks never ends a program: its escape is printed.
 
     JSON's escape, because in JSON any other would be an error.
     """
@@ -6155,7 +6451,7 @@ def _is_output_read() -> bool:
 
 
 def _drop_output_that_fails() -> None:
-    """Without this what cannot be written would fail once more when Python exits."""
+    """Without this, what cannot be written would fail once more when Python exits."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -7014,7 +7310,7 @@ def _event_colour(event: PowerEvent) -> str:
 
 
 def _event_note(event: PowerEvent) -> str:
-    """An event's note, behind its value where that is not 0 and the note does not say it."""
+    """An event's note, after its value where that is not 0 and not in the note."""
     note = event.note or ""
     if event.value and f"{event.value:g}" not in note:
         return f"{_number(event.value)}  {note}".rstrip()
@@ -7280,7 +7576,7 @@ _PIECE_BYTES = 65_536  # that are read at once
 _WAITING_PIECES = 16  # read from a pipe and not yet understood
 _QUIET_S = 1.0  # without input for so long, what has come from a pipe is stored
 _BATCH_ROWS = 1_000  # of standard input that are stored at once
-_REMEMBERED_TIMES = 20_000  # hours of a log, and what times have behind the minute
+_REMEMBERED_TIMES = 20_000  # hours of a log, and ends of times after the minute
 _MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full
 
 # --- What columns mean
@@ -7605,8 +7901,8 @@ class _Columns:
         name = self._names[index]
         if not unit:
             words, bracketed = _split_name(name)
-            told = words[-1] if bracketed is None and len(words) > 1 else bracketed
-            unit = _MEANINGS[meaning].unit_of(told or "") or ""
+            last = words[-1] if bracketed is None and len(words) > 1 else bracketed
+            unit = _MEANINGS[meaning].unit_of(last or "") or ""
         return _LogColumn(meaning, name, index, unit, is_turned)
 
     def _index_of(self, name: str) -> int | None:
@@ -7715,7 +8011,7 @@ class _TimeMemory:
 
 _MINUTE_START = 14  # in 2026-11-28T10:20:30.25Z, and in 28.11.2026 10:20:30
 _MINUTE_END = 16
-_FRACTION_START = 4  # behind that
+_FRACTION_START = 4  # after the minute
 _MINUTES_US = {f"{minute:02}": minute * _MINUTE_US for minute in range(60)}
 
 
@@ -8236,7 +8532,7 @@ class _ArrayRows:
 
     def __iter__(self) -> Iterator[_LogRow | None]:
         yield from self._skip_blanks()
-        self._move(self._place + 1)  # behind the [ by which the form was found
+        self._move(self._place + 1)  # after the [ by which the form was found
         yield from self._skip_blanks()
         while self._next_character() != "]":
             row = self._decoded()
@@ -8254,7 +8550,7 @@ class _ArrayRows:
         self._move(self._place + 1)
         yield from self._skip_blanks()
         if self._next_character():
-            raise self._broken("expected nothing behind the end of the array")
+            raise self._broken("expected nothing after the end of the array")
 
     def _next_character(self) -> str:
         return self._text[self._place : self._place + 1]
@@ -8282,7 +8578,7 @@ class _ArrayRows:
             yield from self._more()
 
     def _decoded(self) -> _LogRow | None:
-        """The next element, and go behind it; None if the text does not have all of it yet."""
+        """The next element, which is then read; None if the text does not have all of it yet."""
         number = self._line
         try:
             value, end = self._decoder.raw_decode(self._text, self._place)
@@ -8299,7 +8595,7 @@ class _ArrayRows:
         return number, [value] if isinstance(value, str) else value  # text would be a line
 
     def _broken(self, reason: str) -> InvalidValue:
-        return InvalidValue(f"line {self._line}: {reason}: nothing behind it can be read")
+        return InvalidValue(f"line {self._line}: {reason}: nothing after it can be read")
 
 
 _JSON_BLANKS = re.compile(r"[ \t\n\r]*")
@@ -8333,6 +8629,7 @@ class _Layout:
     delimiter: str = ""
     decimal: str = "."
     zone: str = ""  # of its times; "": they say it themselves
+    comment_count: int = 0  # of lines above the head that were skipped
 
     def unused_names(self) -> list[str]:
         """The columns that are not used."""
@@ -8350,6 +8647,8 @@ class _Layout:
         unused = self.unused_names()
         if unused:
             lines.append(f"  not used: {', '.join(printable(name.strip()) for name in unused)}")
+        if self.comment_count:
+            lines.append(f"  skipped: {_counted(self.comment_count, 'comment line')} at the start")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
@@ -8371,6 +8670,7 @@ class _Layout:
             "time_zone": self.zone or None,
             "columns": columns,
             "not_used": self.unused_names(),
+            "comment_lines": self.comment_count,
         }
 
 
@@ -8481,6 +8781,14 @@ class _LayoutFinder:
 
         return max(_DELIMITERS, key=merit)
 
+    def names_columns(self, line: str) -> bool:
+        """Whether a line is a head: it has the names of at least two columns that are known."""
+        for delimiter in [self._options.delimiter] if self._options.delimiter else _DELIMITERS:
+            with contextlib.suppress(InvalidValue):
+                if _Columns(_split_line(line, delimiter), (), True).known_count() > 1:
+                    return True
+        return False
+
     def _check_head(self, names: Sequence[str], delimiter: str) -> None:
         """Refuse a first line that has values where the names of columns should be."""
         if _Columns(names, (), True).known_count():
@@ -8535,7 +8843,7 @@ _Numbers = tuple["float | None", "float | None", "float | None"]  # V, A, %
 class _LogReader:
     """Reads a log as readings: finds its layout, names bad rows, and counts what it leaves out.
 
-    `report` is told the number of each bad row and what is wrong with it.
+    `report` gets the number of each bad row and what is wrong with it.
     """
 
     def __init__(
@@ -8550,6 +8858,7 @@ class _LogReader:
         self.filled_charges = 0  # empty ones of a log that has charges
         self.torn_line: int | None = None  # a last line without a newline that reads fine
         self._largest_charge = -1.0  # -1: there was none
+        self._comment_count = 0
         self._rows = self._start()
 
     @property
@@ -8615,13 +8924,14 @@ class _LogReader:
 
     def _start_lines(self, lines: Iterator[_LogRow | None]) -> Iterator[_LogRow | None]:
         options = self._options
-        sample, lines = _sampled(lines, 2 if options.has_head else 1)
+        sample, lines = _sampled(self._without_comments(lines), 2 if options.has_head else 1)
         hint = re.fullmatch(r"sep=([,;\t|])", sample[0][1]) if sample else None
         if hint:  # as spreadsheets write it
             options = dataclasses.replace(options, delimiter=options.delimiter or hint[1])
             del sample[0]
             next(lines)
         layout = _LayoutFinder(options, self._source.encoding).of_lines(sample)
+        layout.comment_count = self._comment_count
         self._fields: Callable[[Any], Sequence[Any]] = self._line_fields
         self._take_layout(layout)
         if options.has_head:
@@ -8629,6 +8939,32 @@ class _LogReader:
             next(lines)
         self._check_times(sample)
         return lines
+
+    def _without_comments(self, lines: Iterator[_LogRow | None]) -> Iterator[_LogRow | None]:
+        """Skip the lines at the start that begin with "#", but for a head that does.
+
+        Some programs write the names of the columns as the last comment: it is the head if the
+        line after it has none.
+        """
+        finder = _LayoutFinder(self._options, self._source.encoding)
+        last_comment: _LogRow | None = None
+        for row in lines:
+            if row is None:
+                yield None
+                continue
+            _, line = row
+            if line.lstrip().startswith("#"):
+                last_comment = row
+                self._comment_count += 1
+                continue
+            if last_comment is not None and self._options.has_head:
+                _, comment = last_comment
+                if finder.names_columns(comment) and not finder.names_columns(line):
+                    self._comment_count -= 1
+                    yield last_comment
+            yield row
+            break
+        yield from lines
 
     def _start_objects(self, rows: Iterator[_LogRow | None], form: str) -> Iterator[_LogRow | None]:
         sample, rows = _sampled(rows, 1)
@@ -8799,7 +9135,7 @@ class _LogReader:
         return voltage, current, charge_pct
 
     def _number(self, fields: Sequence[Any], column: _LogColumn) -> float | None:
-        """A number in its meaning's first unit; None where there is none. Raises InvalidValue."""
+        """A number in its meaning's first unit; None for an empty field. Raises InvalidValue."""
         value = fields[column.index]
         text = value
         if isinstance(value, str):
@@ -8812,7 +9148,7 @@ class _LogReader:
         if found is None:
             sign = "" if self._has_point else ', with the decimal sign ","'
             raise _invalid(column.meaning, f"a number ({column.shown_unit}){sign}", value)
-        # mV have e-3 behind their digits: that is exact, where a factor of 0.001 is not.
+        # mV get e-3 after their digits: that is exact, and a factor of 0.001 is not.
         number = float(f"{found[1]}e{int(found[2] or 0) + column.exponent}")
         return -number if column.is_turned else number
 
@@ -9075,7 +9411,7 @@ class _Import:
                 if arrival is None or len(self._pending) == self._batch_rows:
                     self._store_batch()
             self._store_batch()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
             try:
                 self._store_batch()
             except PowerManagerError as error:
@@ -9266,6 +9602,8 @@ def _open_private(path: str) -> Any:
 
 # --- Command line ---------------------------------------------------------------------
 
+_PROGRAM = "power-manager"  # its installed name
+
 
 def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
     """The meter with that id, or that is device/name, or device/type where that is one meter."""
@@ -9305,7 +9643,7 @@ def _percent_or_unknown(text: str) -> int | float | None:
 
 
 def _interval(text: str) -> float:
-    """Text as seconds between two looks, for argparse."""
+    """Text as the seconds from one status to the next, for argparse."""
     try:
         seconds = parse_duration(text)
     except argparse.ArgumentTypeError as error:
@@ -9354,8 +9692,8 @@ def _print_demo_hints(session: _Session) -> None:
 def _this_command() -> str:
     """How this command line was started, so that it can be typed again in any directory."""
     program = sys.argv[0] if sys.argv else ""
-    if os.path.basename(program) == "power-manager":
-        return "power-manager"
+    if os.path.basename(program) == _PROGRAM:
+        return _PROGRAM
     return f"{_quoted(sys.executable or 'python3')} {_quoted(os.path.abspath(__file__))}"
 
 
@@ -9397,7 +9735,7 @@ class _Session:
     pm: PowerManager
     options: argparse.Namespace
     screen: Screen
-    wait: Callable[[float], None] = time.sleep  # between two looks, where a command goes on
+    wait: Callable[[float], None] = time.sleep  # between two rounds of --watch or --follow
     exit_code: int = 0
 
     @property
@@ -9782,7 +10120,7 @@ def _run_budget(session: _Session) -> str:
             budget["error"] = _no_device(id_)
             session.exit_code = 1
             if not session.options.json:
-                print_error(f"power_manager: {budget['error']}")
+                print_error(f"{_PROGRAM}: {budget['error']}")
     if session.options.json:
         return shown_json(budgets)
     return _budget_text(budgets, session.screen)
@@ -9818,24 +10156,13 @@ def _run_prune(session: _Session) -> str:
     return session.result({"deleted": count}, f"{_counted(count, 'reading')} deleted")
 
 
-def _confirm(options: argparse.Namespace, question: str) -> None:
-    """Ask on a terminal before something is deleted, unless --yes was given."""
-    if options.yes:
-        return
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise PowerManagerError(f"{question} There is no terminal to ask: give --yes")
-    print_error(f"{question} [y/N] ", end="")
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise PowerManagerError("nothing was deleted")
-
-
 def _run_delete_readings(session: _Session) -> str:
     options = session.options
     meter = _named_meter(session.pm, options.meter)
     since = "" if options.since is None else f" from {options.since} on"
     until = "" if options.until is None else f" before {options.until}"
     which = "the" if since or until else "all"
-    _confirm(options, f"Delete {which} readings of {options.meter}{since}{until}?")
+    confirm(f"Delete {which} readings of {options.meter}{since}{until}?", yes=options.yes)
     count = session.pm.delete_readings(meter.id, since=options.since, until=options.until)
     return session.result({"deleted": count}, f"{_counted(count, 'reading')} deleted")
 
@@ -9843,7 +10170,7 @@ def _run_delete_readings(session: _Session) -> str:
 def _run_delete_meter(session: _Session) -> str:
     options = session.options
     meter = _named_meter(session.pm, options.meter)
-    _confirm(options, f"Delete the meter {options.meter} with all its readings?")
+    confirm(f"Delete the meter {options.meter} with all its readings?", yes=options.yes)
     session.pm.delete_meter(meter.id)
     return session.result({"deleted": meter.id}, f"{options.meter} is deleted")
 
@@ -9852,9 +10179,9 @@ def _run_delete_device(session: _Session) -> str:
     pm = session.pm
     device_id = session.options.device_id
     meters = _counted(len(pm.list_meters(pm.get_device(device_id).id)), "meter")
-    _confirm(
-        session.options,
+    confirm(
         f"Delete the device {device_id} with {meters}, all readings and all events?",
+        yes=session.options.yes,
     )
     pm.delete_device(device_id)
     return session.result({"deleted": device_id}, f"{device_id} is deleted")
@@ -9877,6 +10204,12 @@ def _run_check(session: _Session) -> str:
 
 def _add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument("device_id", help="the device's id")
+
+
+def _add_devices(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "device_ids", metavar="device_id", nargs="*", help="ids of devices (default: all)"
+    )
 
 
 def _add_meter_name(command: argparse.ArgumentParser) -> None:
@@ -9910,10 +10243,6 @@ def _add_device_values(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="JSON, for programs")
-
-
 def _add_wide(command: argparse.ArgumentParser) -> None:
     command.add_argument("--wide", action="store_true", help="every value, however wide that is")
 
@@ -9932,21 +10261,93 @@ def _add_yes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--yes", action="store_true", help="do not ask")
 
 
+_DB_HELP = "the database (default: $POWER_MANAGER_DB, else power_manager.db here)"
+
+_ABOUT_STATUS = """
+Each device has a group of lines: how long its batteries will last, today's
+energy (out of all meters that count in consumption, into them, and used, the
+difference), and its meters. A battery is `charging` when energy goes into it,
+and otherwise `full` from 95 % on; a panel without watts is `idle`. Below stand
+alerts, readings older than the file's max_gap (at least two minutes), readings
+dated after now, and meters whose watts are unknown.
+
+With --json it is an object with `generated_at` and `devices`; with --watch too,
+one a line. A device has the fields of its record, and
+  estimated_runtime_hours    null if its batteries are not draining
+  energy_today_out_wh, energy_today_in_wh, consumption_today_wh
+                             of the local day, or the UTC day with --utc
+  meters                     each with the fields of its record, and
+    wattage, state           as `meters --json` has them; null if unknown
+    age_seconds              since its newest reading: below 0 if that is dated
+                             after now, null before the first one
+    stale, ahead             whether that reading is old, or dated after now
+    estimated_runtime_hours  of this meter alone
+    hourly_wattage           the mean of each of the last 24 UTC hours, oldest
+                             first, null where there is none"""
+
+_ABOUT_BUDGET = """
+The verdict is `ok`, `over target`, `low supply` (less watts than the device's
+shutdown threshold), `unknown W` (of an active meter), `inactive` (no active
+meter), or `no such id`. With --json it is an object with an entry for each id;
+`{"error": ...}` for an unknown one."""
+
+_ABOUT_REPORT = """
+--text has a bar for each local day, or for each month if there are more than 62
+days: what was used, then what went in again at another meter, such as a
+battery. The JSON is that of PowerManager.export_report()."""
+
+_ABOUT_IMPORT = """
+The log is read as its device wrote it. What is understood is printed to
+standard error before anything is stored; what is not clear is refused, with
+the option that settles it.
+
+form     fields apart by comma, semicolon, tab or pipe, NDJSON, or a JSON array
+         of objects; UTF-8 or UTF-16; lines at the start that begin with # are
+         skipped, and said
+columns  timestamp (or date and time), voltage, current (or power), charge_pct,
+         by many names, in any case; without current, amperes are watts by volts
+units    V, mV, uV, kV; A, mA, uA; W, mW, kW; % or fraction: as the name says
+sign     amperes out of the source are positive
+numbers  with a decimal point or comma, as the log has them; not with both
+times    ISO 8601 with an offset; epoch seconds, ms, us or ns; with --time-zone
+         2026-11-28 10:00, 2026/11/28 10:00:30 and 28.11.2026 10:00 too; others
+         with --time-format
+charge   below 0 and above 110 is unknown, 100 to 110 is full
+
+One line is one row. The first 20 bad rows are named, and nothing is stored;
+--skip-bad leaves bad rows out. A time that the clocks skip is a bad row; one
+that exists twice is the first of the two until the times step back. A reading
+that is there is not stored again, so an import can be repeated. The summary
+counts gaps over which no energy is booked, and names a last line without a
+newline, whose last value may be cut.
+
+A file is stored in one transaction. Standard input is stored in batches, so
+that a pipe can stay open while others write; a batch with a bad row is not
+stored, those before it are. Ctrl-C and SIGTERM store what has come."""
+
+_ABOUT_EXPORT = """
+`import` reads CSV and NDJSON as the same readings. InfluxDB's line protocol has
+the measurement `power`, the tags device, meter, name and type, and nanoseconds.
+An unknown value is an empty field, null, or left out; `import --unknown-charge`
+takes an empty charge as unknown. Only its owner can read a file of --output."""
+
+
 class _PowerCommands:
     """Builds the parser: each method adds one kind of commands."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.parser = CommandParser(
-            program_name("power-manager", __file__),
+            program_name(_PROGRAM, __file__),
             "Power telemetry for edge devices.",
-            name="power_manager",
+            name=_PROGRAM,
             version=__version__,
             examples=["demo", "report edge-001 --days 7", "help register"],
         )
-        self.parser.add_argument(
-            "--db",
-            metavar="PATH",
-            help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)",
+        self.parser.add_argument("--db", metavar="PATH", help=_DB_HELP)
+        self.parser.add_variable(
+            "POWER_MANAGER_DB",
+            "the database if --db is not given; `demo` does not read it",
+            default="power_manager.db here",
         )
         self._parse_time = functools.partial(parse_time, clock=clock)
         self._group = "making and changing"
@@ -9957,7 +10358,7 @@ class _PowerCommands:
         self._add_showing_commands()
         self._group = "deleting and maintaining"
         self._add_maintenance_commands()
-        self.parser.add_help_commands("power-manager")
+        self.parser.add_help_commands(_PROGRAM)
 
     def _add(
         self,
@@ -9969,9 +10370,9 @@ class _PowerCommands:
     ) -> CommandParser:
         """Add a command that opens the database; `prints`: it takes --json."""
         command = self.parser.add_command(name, run, text, examples=examples, group=self._group)
-        command.add_argument("--db", metavar="PATH", default=argparse.SUPPRESS, help="the database")
+        command.add_argument("--db", metavar="PATH", default=argparse.SUPPRESS, help=_DB_HELP)
         if prints:
-            _add_json(command)
+            command.add_json()
         return command
 
     def _add_range(self, command: argparse.ArgumentParser) -> None:
@@ -10003,7 +10404,7 @@ class _PowerCommands:
             action="append",
             default=[],
             dest="meters",
-            help="a meter of it, with its capacity; one that is there is changed (repeatable)",
+            help="a meter of it, with its capacity; a known one is changed (repeatable)",
         )
         command.add_argument(
             "--max-gap",
@@ -10050,8 +10451,8 @@ class _PowerCommands:
             metavar="PCT",
             type=_percent_or_unknown,
             default=100.0,
-            help="percent until a reading brings a charge; unknown for a pack whose charge nobody "
-            "measures (default: 100)",
+            help="percent until a reading brings a charge; unknown for a pack without a gauge "
+            "(default: 100)",
         )
         command = self._add(
             "update-meter",
@@ -10070,7 +10471,7 @@ class _PowerCommands:
         command.add_argument(
             "--forget-charge",
             action="store_true",
-            help="its charge is unknown until a reading brings one, as of a gauge that has gone",
+            help="its charge is unknown until a reading brings one: for a gauge that is gone",
         )
         active = command.add_mutually_exclusive_group()
         active.add_argument(
@@ -10128,6 +10529,7 @@ class _PowerCommands:
             "edge-001/Pack readings.csv",
             "edge-001/Pack bms.csv --column current=-I:mA --time-zone Europe/Berlin --dry-run",
         )
+        command.description = f"{command.description}\n{_ABOUT_IMPORT}"
         _add_meter_name(command)
         command.add_argument(
             "file", nargs="?", default="-", help="the log (default: standard input)"
@@ -10138,8 +10540,8 @@ class _PowerCommands:
         command.add_argument(
             "--unknown-charge",
             action="store_true",
-            help="an empty charge is unknown, as `export` means it (default: it is that of the "
-            "reading before)",
+            help="an empty charge is unknown, as in what `export` writes (default: it is that of "
+            "the reading before)",
         )
         command.add_argument(
             "--dry-run", action="store_true", help="say what would be done, and store nothing"
@@ -10175,8 +10577,8 @@ class _PowerCommands:
             "--batch",
             metavar="N",
             type=parse_count,
-            help="store every N rows, and what has come when a second passes without more; 0: all "
-            f"or none (default: {_BATCH_ROWS} for standard input, 0 for a file)",
+            help="store every N rows, and whenever a second passes without more; 0: all or none "
+            f"(default: {_BATCH_ROWS} for standard input, 0 for a file)",
         )
 
     def _add_signs(self, command: argparse.ArgumentParser, default: str) -> None:
@@ -10202,16 +10604,17 @@ class _PowerCommands:
             "edge-001/Pack --format influx",
             prints=False,
         )
+        command.description = f"{command.description}\n{_ABOUT_EXPORT}"
         _add_meter_name(command)
         self._add_range(command)
         command.add_argument(
             "--format",
             choices=["csv", "ndjson", "influx"],
             default="csv",
-            help="(default: csv); influx: line protocol",
+            help="form of the output; influx: its line protocol (default: csv)",
         )
         command.add_argument(
-            "--output", default="-", metavar="FILE", help="(default: standard output)"
+            "--output", default="-", metavar="FILE", help="the file (default: standard output)"
         )
         command.add_argument(
             "--time-zone",
@@ -10232,7 +10635,7 @@ class _PowerCommands:
         command = self._add(
             "meters", _run_meters, "list the meters with their present values", "edge-001"
         )
-        command.add_argument("device_id", nargs="?", help="(default: all)")
+        command.add_argument("device_id", nargs="?", help="the device's id (default: all)")
         _add_wide(command)
         command = self._add(
             "stats",
@@ -10243,7 +10646,7 @@ class _PowerCommands:
         _add_meter_name(command)
         _add_days(command)
         command.add_argument(
-            "--bucket", choices=["hour", "day"], default="hour", help="(default: hour)"
+            "--bucket", choices=["hour", "day"], default="hour", help="of a row (default: hour)"
         )
         _add_wide(command)
         _add_utc(command)
@@ -10251,13 +10654,15 @@ class _PowerCommands:
         command = self._add(
             "budget", _run_budget, "check the power budget of devices", "edge-001 edge-002"
         )
-        command.add_argument("device_ids", metavar="device_id", nargs="*", help="(default: all)")
+        command.description = f"{command.description}\n{_ABOUT_BUDGET}"
+        _add_devices(command)
         command = self._add(
             "report",
             _run_report,
             "print a device's report, as JSON or as text",
             "edge-001 --days 30 --text",
         )
+        command.description = f"{command.description}\n{_ABOUT_REPORT}"
         _add_device(command)
         _add_days(command)
         command.add_argument("--text", action="store_true", help="for a person (default: JSON)")
@@ -10267,14 +10672,15 @@ class _PowerCommands:
         command = self._add(
             "status", _run_status, "show how the devices are doing now", "edge-001 --watch"
         )
-        command.add_argument("device_ids", metavar="device_id", nargs="*", help="(default: all)")
+        command.description = f"{command.description}\n{_ABOUT_STATUS}"
+        _add_devices(command)
         command.add_argument(
             "--watch",
             metavar="S",
             type=_interval,
             nargs="?",
             const=2.0,
-            help="show it anew every S seconds (default: 2) until Ctrl-C",
+            help="show it again every S seconds (default: 2) until Ctrl-C",
         )
         _add_utc(command)
 
@@ -10282,18 +10688,18 @@ class _PowerCommands:
         command = self._add(
             "events", _run_events, "list the newest events", "edge-001 --since today --follow"
         )
-        command.add_argument("device_id", nargs="?", help="(default: all)")
+        command.add_argument("device_id", nargs="?", help="the device's id (default: all)")
         command.add_argument(
             "--limit",
             type=parse_count,
             metavar="N",
-            help="at most so many (default: 50; with --follow: 10 before those that come)",
+            help="at most so many (default: 50; with --follow: 10 before the new ones)",
         )
         command.add_argument(
             "--since", metavar="TIME", type=self._parse_time, help="from this time on"
         )
         command.add_argument(
-            "--follow", action="store_true", help="go on with those that come, until Ctrl-C"
+            "--follow", action="store_true", help="print new ones as they come, until Ctrl-C"
         )
         _add_wide(command)
         _add_utc(command)
@@ -10371,6 +10777,14 @@ def _run(
     argv: Sequence[str] | None, clock: Callable[[], float], wait: Callable[[float], None]
 ) -> int:
     options = _PowerCommands(clock).parser.parse_args(argv)
+    goes_on = getattr(options, "watch", None) is not None or getattr(options, "follow", False)
+    with _sigterm_as_exit(0 if goes_on else 128 + signal.SIGTERM):
+        return _run_command(options, clock, wait)
+
+
+def _run_command(
+    options: argparse.Namespace, clock: Callable[[], float], wait: Callable[[float], None]
+) -> int:
     path = _database_of(options.command, options.db)
     if options.command == "restore":
         restore_database(path, options.path)
@@ -10401,11 +10815,33 @@ def main(
 ) -> int:
     """Run the command line; return its exit code.
 
-    0; 1 for an error or a finding; 2 for wrong usage; 130 for Ctrl-C. `clock` returns epoch
-    seconds, as that of PowerManager; `wait` passes the seconds between two looks of a command
-    that goes on until Ctrl-C.
+    0; 1 for an error or a finding; 2 for wrong usage; 130 for Ctrl-C. SIGTERM raises SystemExit:
+    0 from a command that goes on until it is ended (--watch, --follow), 143 from any other, which
+    it cuts short. `clock` returns epoch seconds, as that of PowerManager; `wait` passes the seconds
+    between two rounds of --watch or --follow.
     """
-    return run_program(lambda: _run(argv, clock, wait), "power_manager", (PowerManagerError,))
+    return run_program(lambda: _run(argv, clock, wait), _PROGRAM, (PowerManagerError,))
+
+
+@contextlib.contextmanager
+def _sigterm_as_exit(code: int) -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, so that the terminal and the file are left as they should be.
+
+    Signals belong to the main thread, and a handler of the caller's own stays.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(code)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 import { join } from "node:path";
 import { defineConfig } from "vitest/config";
 
-const limits = { testTimeout: 60_000, hookTimeout: 60_000 };
+// Far beyond what a test takes, also on a machine that is busy with other tests.
+const limits = { testTimeout: 240_000, hookTimeout: 240_000 };
 
 /** The tests of the hooks, with one version of React. */
 function react(version: string, alias: Record<string, string>) {
   const env = { REACT_VERSION: version };
   const include = ["tests/react/*.test.tsx"];
-  return { resolve: { alias }, test: { name: `react ${version}`, env, include, environment: "happy-dom", ...limits } };
+  return {
+    resolve: { alias },
+    test: { name: `react ${version}`, env, include, environment: "happy-dom", ...limits },
+  };
 }
 
 const older = join(import.meta.dirname, "tests", "react18", "node_modules");
@@ -18,7 +22,12 @@ export default defineConfig({
     projects: [
       // Loaded anew by a test, as a browser would load it.
       {
-        test: { name: "node", include: ["tests/*.test.ts"], server: { deps: { inline: ["partysocket"] } }, ...limits },
+        test: {
+          name: "node",
+          include: ["tests/*.test.ts"],
+          server: { deps: { inline: ["partysocket"] } },
+          ...limits,
+        },
       },
       react("19", {}),
       react("18", {

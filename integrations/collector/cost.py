@@ -2,8 +2,9 @@
 
     python integrations/collector/cost.py [--hours H] [--seconds S]
 
-The simulated part runs the whole loop, its own process and real files with a clock that jumps instead of
-waiting; its CPU time over the simulated time is the share of one core. The second part runs in real time.
+The simulated part runs the whole loop, its own process and real files with a clock that jumps
+instead of waiting; its CPU time over the simulated time is the share of one core. The second part
+runs in real time.
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
-"""Log this machine's own power sensors into power_manager, and run what must run when the battery ends.
+"""Log this machine's power sensors into power_manager, and shut down when the battery ends.
 
     python -m power_collector sources              # what this machine has
     python -m power_collector run edge-001         # log it every 5 s, until SIGTERM or Ctrl-C
 
-Standard library only, beside power_manager.py: two copied files are enough. The parts of this file, in
-its order: constants; values (text and numbers of a sensor); samples and sources (Supply: the kernel's power
-supplies, Rail: INA219 and the like, Nut: a UPS by upsd, ApcUps: one by apcupsd, Program: any other); charge from
-volts (--curve); discovery (names, --map); commands (--exec); systemd; clocks and options; history of a meter
-(directions, values that stand in, --min-change); shutdown watch; events; journal (readings, events and meters on
-their way into the file); collector (the loop); command line.
+Standard library only, beside power_manager.py: two copied files are enough. The parts of this file,
+in its order: constants; values (text and numbers of a sensor); samples and sources (Supply: the
+kernel's power supplies, Rail: INA219 and the like, Nut: a UPS by upsd, ApcUps: one by apcupsd,
+Program: any other); charge from volts (--curve); discovery (names, --map); commands (--exec);
+systemd; clocks and options; history of a meter (directions, values that stand in, --min-change);
+shutdown watch; events; journal (readings, events and meters that wait for the file); collector (the
+loop); command line.
 
-As in power_manager, amperes and watts are positive while a source supplies, negative while it takes in. Intervals
-are measured by a clock that cannot be set and that also runs while the machine sleeps. A reading keeps that clock's
-time until it is committed, and only then becomes a time of day: one taken before that was set right is stored right.
+As in power_manager, amperes and watts are positive while a source supplies, and negative while it
+takes in. Intervals are measured by a clock that cannot be set and that also runs while the machine
+sleeps. A reading keeps that clock's time until it is committed, and only then gets a time of day:
+so a reading from before the time of day was set right is stored right.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ from power_manager import (
     PowerManagerError,
     PowerMeter,
     Screen,
+    log_to_stderr,
     make_table,
     parse_duration,
     parse_number,
@@ -95,29 +98,29 @@ _log = logging.getLogger("power_collector")
 
 RESCAN = 30.0  # seconds between looks for sensors that have come, gone or moved
 HOLD = 60.0  # seconds for which a last known value stands in for one that cannot be read
-TREND = 2.0  # points of charge after which a gauge without a direction is known to fall or to rise
-TREND_HOLD = 1800.0  # seconds for which such a direction lasts after the charge has moved last
+TREND = 2.0  # points of charge after which a charge without a direction falls or rises
+TREND_HOLD = 1800.0  # seconds for which such a direction lasts after the charge last moved
 NOISE = 0.01  # amperes below which a monitor's current has no direction
 SAME_CAPACITY = 0.01  # share by which the capacity of one and the same pack may wander
 ROUGH_CAPACITY = 0.25  # the same where the capacity is ampere-hours times the present volts
 EVENT_HOLD = 120.0  # seconds after which a state that has not changed is steady
 URGENT_COUNT = 6  # urgent commits in URGENT_SPAN seconds, beside the regular ones
 URGENT_SPAN = 600.0
-LOST = 15.0  # seconds after which a UPS that is not heard is lost
+LOST = 15.0  # seconds without an answer after which a UPS is lost
 ALERT_TYPES = (MeterType.BATTERY, MeterType.UPS)  # meters whose charge raises alerts
 RETRY = 5.0  # seconds after a failed commit until the next attempt
 MAX_WAITING = 20_000  # readings kept in memory while the file cannot be written
 MAX_SILENCE = 900.0  # seconds after which --min-change keeps a reading that has not changed
-SLEPT = 60.0  # seconds beyond the interval between two looks that count as the machine's sleep
-JUMPED = 60.0  # seconds by which the time of day has to jump to be spoken of
-SETTLED = 600.0  # seconds of steady time of day before old readings may be pruned by it
+SLEPT = 60.0  # seconds beyond the interval between two looks after which the machine has slept
+JUMPED = 60.0  # seconds; a jump of the time of day by more is logged
+SETTLED = 600.0  # seconds without such a jump before old readings are pruned
 DAY = 86_400.0  # seconds between two prunes
 EXEC_LIMIT = 10.0  # seconds that a --exec command may take
 SHUTDOWN_LIMIT = 30.0  # seconds to wait for the shutdown command
 NUT_PORT = 3493
 APCUPSD_PORT = 3551
-NUT_LIMIT = 3.0  # seconds for an answer of upsd
-NUT_RETRY = 10.0  # seconds until upsd is asked again after it could not be reached
+NUT_LIMIT = 3.0  # seconds to wait for an answer of upsd
+NUT_RETRY = 10.0  # seconds after a failed connection until the next attempt
 NUT_USERNAME = (
     "POWER_NUT_USERNAME"  # in the environment, for every upsd that --nut-login does not name
 )
@@ -126,26 +129,28 @@ _NUT_SIZE = 1 << 20  # bytes of an answer
 PROGRAM_FIRST = 5.0  # seconds to wait for the first line of a --program, once
 PROGRAM_MORE = 0.3  # seconds to wait for its other names after that
 PROGRAM_HOLD = 60.0  # seconds for which its last line stands for the present
-PROGRAM_GONE = 600.0  # seconds after which a name that it no longer prints is gone
+PROGRAM_GONE = 600.0  # seconds after which a name that it no longer prints is dropped
 PROGRAM_PAUSE = 1.0  # seconds between its end and its next start; twice as long each time
 PROGRAM_PAUSE_MAX = 300.0
 PROGRAM_SOUND = 60.0  # seconds of a run after which the pause begins anew
 PROGRAM_LIMIT = 2.0  # seconds that it may take to end after SIGTERM
-PROGRAM_EXIT = 1.0  # seconds to wait for its end when it has closed its output
+PROGRAM_EXIT = 1.0  # seconds to wait for its end after it has closed its output
 PROGRAM_LINE = 65_536  # bytes of a line
 PROGRAM_READS = 4  # reads of 64 KiB at one look
 PROGRAM_NAMES = 64
-CURVE_LOW = 0.8  # volts below that share of a curve's lowest are another battery's
-CURVE_HIGH = 1.25  # and above that share of its highest; a charger's volts are below it
+CURVE_LOW = 0.8  # volts below this share of a curve's lowest are another battery's,
+CURVE_HIGH = 1.25  # and so are volts above this share of its highest; a charger's are lower
 _LAST_TIME = 7_258_118_399.0  # the end of 2199, in epoch seconds: power_manager stores no later one
-# Beyond these a value is a broken sensor's, whether it was read or worked out from others.
+# A greater value is a broken sensor's, whether it was read or calculated.
 _MAX = {
-    "V": 1e3, "A": 1e3, "W": 1e5, "Wh": 1e6, "VA": 1e5, "s": 1e8, "C": 200.0, "%": 1e5, "ratio": 1e3,
+    "V": 1e3, "A": 1e3, "W": 1e5, "Wh": 1e6, "VA": 1e5, "s": 1e8, "C": 200.0, "%": 1e5,
+    "ratio": 1e3,
 }  # fmt: skip
 
 # --- Values -----------------------------------------------------------------------------------
 
-# "All bits set" in 16 bits, as drivers scale them: x 60 s, / 10, / 100, and as one of them rounds it; in micro-units.
+# "All bits set" in 16 bits, as drivers scale them: x 60 s, / 10, / 100, and as one of them rounds
+# it; in micro-units.
 _SENTINELS = {
     65535.0,
     6553.5,
@@ -163,7 +168,7 @@ _NUMBER = re.compile(r"[-+]?\d{1,18}(\.\d{1,18})?", re.ASCII)
 
 
 def _clean(text: str) -> str:
-    r"""Text without what no name, terminal or JSON should have.
+    r"""Text without characters that no name, terminal or JSON should have.
 
     >>> _clean(" LNV-45N1\x00\udcff ")
     'LNV-45N1'
@@ -197,7 +202,7 @@ def _number(text: str) -> float | None:
 
 
 def _sane(value: float | None, unit: str) -> float | None:
-    """The value where a working sensor may say it; amperes, watts and hwmon's volts may be negative."""
+    """The value, unless only a broken sensor has it; all but charge and time may be negative."""
     return value if value is not None and abs(value) <= _MAX[unit] else None
 
 
@@ -207,7 +212,7 @@ def _percent(value: float | None) -> float | None:
 
 
 def _product(a: float | None, b: float | None, unit: str) -> float | None:
-    """The product where both are known and a working sensor may mean it.
+    """The product, if both are known and it is not a broken sensor's.
 
     >>> _product(12.0, 2.0, "W"), _product(12.0, None, "W"), _product(900.0, 900.0, "W")
     (24.0, None, None)
@@ -216,7 +221,7 @@ def _product(a: float | None, b: float | None, unit: str) -> float | None:
 
 
 def _quotient(a: float | None, b: float | None, unit: str) -> float | None:
-    """The quotient where both are known and a working sensor may mean it.
+    """The quotient, if both are known and it is not a broken sensor's.
 
     >>> _quotient(24.0, 12.0, "A"), _quotient(24.0, 0.0, "A"), _quotient(9.0, 5e-6, "A")
     (2.0, None, None)
@@ -234,7 +239,7 @@ def _first(*values: float | None) -> float | None:
 
 
 def _agreed(*values: float | None) -> float | None:
-    """The first known value; a 0 gives way to one that is not: many a driver leaves a file it never fills at 0.
+    """The first value that is not 0, else the first known one: some drivers leave files at 0.
 
     >>> [_agreed(0.0, None, 4.5), _agreed(None, 0.0), _agreed(None, None)]
     [4.5, 0.0, None]
@@ -252,48 +257,55 @@ DISCHARGING, IDLE, CHARGING = 1, 0, -1  # directions: the sign of the current
 
 @dataclass(slots=True)
 class Sample:
-    """What a source says at one instant; None is not known. Empty where nothing could be read, for `problem`."""
+    """What a source measures at one instant; None: not known. Empty: `problem` says why."""
 
     voltage: float | None = None
-    current: float | None = None
+    current_draw: float | None = None  # A, positive out of the source
     wattage: float | None = None
     charge_pct: float | None = None
     capacity_wh: float | None = None
     status: str | None = None
     direction: int | None = None
-    mains: bool | None = None  # whether power comes in from outside
+    mains: bool | None = None  # whether external power is there
     low: bool | None = None  # whether the device itself says that its battery is nearly empty
-    # Whether current and power have their sign; a battery's without a direction are mere sizes.
+    # Whether current_draw and wattage have a sign; without a direction they are absolute values.
     signed: bool = True
-    fine_charge_pct: float | None = None  # by an energy or charge counter, where it is asked
+    fine_charge_pct: float | None = None  # by an energy or charge counter, if that was read
     trend: int | None = None  # the direction in which the charge moves, whatever the status says
     by_trend: bool = False  # whether nothing else says the direction
     rough_capacity: bool = False  # whether the capacity moves with the volts
     serial: str = ""  # the pack's or UPS's own number
     runtime_s: float | None = None  # seconds left, as the device itself says
     temperature_c: float | None = None
-    is_estimated: bool = False  # whether the charge was worked out from the volts
+    is_estimated: bool = False  # whether the charge is estimated from the volts
     tokens: frozenset[str] = frozenset()  # the words of a UPS's status, in capitals
     problem: str = ""
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing that could be stored or acted on."""
-        values = self.voltage, self.current, self.wattage, self.charge_pct, self.status, self.mains
+        values = (
+            self.voltage,
+            self.current_draw,
+            self.wattage,
+            self.charge_pct,
+            self.status,
+            self.mains,
+        )
         return all(value is None for value in values)
 
     def turned(self) -> Sample:
-        """The same with the other sign of current and power."""
-        current = None if self.current is None else -self.current
+        """The same with the other sign of amperes and watts."""
+        current_draw = None if self.current_draw is None else -self.current_draw
         wattage = None if self.wattage is None else -self.wattage
-        return dataclasses.replace(self, current=current, wattage=wattage)
+        return dataclasses.replace(self, current_draw=current_draw, wattage=wattage)
 
 
 class Source:
     """One place where this machine measures power. read() never raises for what a sensor does."""
 
-    # What has to answer before a source that it no longer has counts as gone: a directory under the
-    # root, or a server; "": its sources never count as gone.
+    # A directory under the root, or a server: the source is gone only if that is there without it.
+    # "": the source is never gone.
     origin = ""
 
     def __init__(self, name: str, kind: MeterType, place: str = "", address: str = "") -> None:
@@ -301,7 +313,7 @@ class Source:
         self.kind = kind
         self.place = place
         self.address = address
-        self.peripheral = False  # a mouse: its end is not this machine's
+        self.peripheral = False  # of a mouse or the like: it never shuts this machine down
         self.left_out = ""  # why it is not used by default
         self.flip = False  # --map RAIL=-battery
         self.curve: Curve | None = None  # --curve, for a battery that knows only its volts
@@ -338,10 +350,12 @@ def _listed(place: str) -> list[str]:
 
 _KINDS = {"battery": MeterType.BATTERY, "ups": MeterType.UPS}
 _KINDS |= dict.fromkeys(("mains", "wireless", "usb"), MeterType.MAIN)
-# The kinds of charger that only USB-C's own protocol knows; a charger that measures detects SDP, DCP and CDP too.
+# The kinds of charger that only USB-C's own protocol knows; a charger that measures detects SDP,
+# DCP and CDP too.
 _CONTRACT_KINDS = {"C", "PD", "PD_DRP", "PD_PPS", "PD_SPR_AVS", "PD_PPS_SPR_AVS"}
 _EXTRAS = {"temp", "time_to_empty_now", "time_to_empty_avg"}
-# Drivers disagree on the sign of current, so the status says it; without one a battery is taken to supply.
+# Drivers disagree on the sign of current, so the status says it; without one a battery is taken to
+# supply.
 _DIRECTIONS = {"discharging": DISCHARGING, "charging": CHARGING, "full": IDLE, "not charging": IDLE}
 
 
@@ -356,7 +370,7 @@ class Supply(Source):
 
     @classmethod
     def discover(cls, root: str) -> list[Source]:
-        """The supplies under root/sys/class/power_supply; those of peripherals are marked as left out."""
+        """The supplies under root/sys/class/power_supply; peripherals' are marked as left out."""
         found: list[Source] = []
         top = os.path.join(root, cls.origin)
         for name in _listed(top):
@@ -427,7 +441,7 @@ class Supply(Source):
         watts = _agreed(watts, _product(volts, amperes, "W"))
         sample = Sample(
             voltage=volts,
-            current=_agreed(amperes, _quotient(watts, volts, "A")),
+            current_draw=_agreed(amperes, _quotient(watts, volts, "A")),
             wattage=watts,
             charge_pct=_percent(self._value("capacity")),
             status=status if direction is not None else None,
@@ -437,11 +451,11 @@ class Supply(Source):
             runtime_s=self._runtime() if direction == DISCHARGING else None,
             temperature_c=_sane(self._extra("temp", 10.0), "C"),
         )
-        # Hardly ever another one: read once for each time that sensors are looked for.
+        # It hardly ever changes: it is read once for each time that sensors are looked for.
         if self._known_capacity is None:
             self._known_capacity = self._capacity(volts)
         sample.capacity_wh, sample.rough_capacity = self._known_capacity
-        # Without a capacity, and beside one of 0 that may never have been filled in, a counter says it.
+        # If `capacity` is missing, or is 0 because the driver never fills it, a counter has it.
         if direction is None or not sample.charge_pct:
             sample.fine_charge_pct = self._counted_charge()
         sample.charge_pct = _agreed(sample.charge_pct, sample.fine_charge_pct)
@@ -450,7 +464,7 @@ class Supply(Source):
         return sample
 
     def _is_forced(self) -> bool:
-        """Whether the battery is discharged on purpose while mains is there, to learn its capacity."""
+        """Whether the battery is discharged on purpose, with mains there, to learn its capacity."""
         return "[force-discharge]" in _text(f"{self.place}/charge_behaviour")
 
     def _extra(self, name: str, scale: float = 1.0) -> float | None:
@@ -461,7 +475,7 @@ class Supply(Source):
         return _sane(seconds, "s") if seconds else None
 
     def _capacity(self, volts: float | None) -> tuple[float | None, bool]:
-        """Watt-hours when full, as it is now, else as it was designed; and whether they move with the volts."""
+        """Watt-hours when full, now, else by design; and whether they move with the volts."""
         nominal = self._positive("V", "voltage_min_design", "voltage_max_design")
         for suffix in ("", "_design"):
             energy = self._positive("Wh", "energy_full" + suffix)
@@ -483,10 +497,11 @@ class Supply(Source):
 
 
 def _is_contract(name: str, place: str) -> bool:
-    """Whether a USB supply is a Type-C port, which knows the volts and the limit agreed on, not what flows.
+    """Whether a USB supply is a Type-C port, which shows what was agreed, not what flows.
 
-    UCSI, TCPM and the port controllers name their supplies so, register their port beside the supply, and offer
-    no kind of charger but USB-C's. One of the three is enough: a captured tree may lack the others.
+    UCSI, TCPM and the port controllers name their supplies so, register their port beside the
+    supply, and offer no kind of charger but USB-C's. One of the three is enough: a captured tree
+    may lack the others.
     """
     if "-source-psy" in name or os.path.isdir(f"{place}/device/typec"):
         return True
@@ -522,7 +537,8 @@ class Rail(Source):
     @classmethod
     def _channels(cls, place: str, chip: str) -> list[Rail]:
         files = set(_listed(place))
-        # On an INA3221 in4 to in6 are shunt voltages, in7 and curr4 are sums; elsewhere in0 is the shunt's.
+        # On an INA3221 in4 to in6 are shunt voltages, in7 and curr4 are sums; elsewhere in0 is the
+        # shunt's.
         channels = [n for n in range(1, 4 if chip == "ina3221" else 17) if f"in{n}_input" in files]
         channels = [n for n in channels if {f"curr{n}_input", f"power{n}_input"} & files]
         # The number of a hwmon changes from boot to boot, the chip's bus and address do not.
@@ -558,7 +574,7 @@ class Rail(Source):
         return sample
 
     def _measured(self) -> tuple[float | None, float | None, float | None]:
-        """Volts, amperes and watts; the watts only where there are no amperes to work them out from."""
+        """Volts, amperes and watts; watts only without amperes, which give finer ones."""
         n = self.channel
         volts = self._value(f"in{n}_input", 1e3)
         amperes = self._value(f"curr{n}_input", 1e3)
@@ -573,10 +589,10 @@ def _i2c_address(path: str) -> str:
 
 
 class IioRail(Rail):
-    """One channel of a current monitor in iio: JetPack 4's own ina3221x, and chips with iio drivers of the kernel.
+    """One channel of a current monitor in iio: JetPack 4's ina3221x, and the kernel's iio drivers.
 
-    Only known monitors are read: an iio device with volts and amperes may as well be the converter behind a
-    battery that the kernel already shows as a power supply.
+    Only known monitors are read: an iio device with volts and amperes may as well be the converter
+    behind a battery that the kernel already shows as a power supply.
     """
 
     origin = "sys/bus"  # of iio and of the driver of JetPack 4
@@ -650,7 +666,7 @@ class IioRail(Rail):
         return self._channel_value("voltage", volts), found_amperes, found_watts
 
     def _channel_value(self, kind: str, number: int) -> float | None:
-        """A channel's value in V, A or W: as the driver worked it out, else (raw + offset) x scale, in thousandths."""
+        """A channel's value in V, A or W: the driver's own, else (raw + offset) x scale / 1000."""
         stem = f"in_{kind}{number}"
         value = self._value(f"{stem}_input", 1e3)
         if value is not None:
@@ -673,10 +689,11 @@ class Whole(NamedTuple):
 
 _MODULE = ("ina3221", "ina3221x")  # the monitors on a Jetson's module and on its carrier board
 _THOR = ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0")
-# What contains what on a Jetson; the first total that is there is the one that is used. From the tables of rails in
-# "Platform Power and Performance" of NVIDIA's Jetson Linux Developer Guide, for AGX Orin there: "VDDQ_VDD2_1V8AO power
-# is also included in VIN_SYS_5V0 power". Thor's INA238 measures the carrier board's input: forums.developer.nvidia.com,
-# topic 366461, and jetson_stats, pull request 900. An AGX Xavier has no total: its six rails add up.
+# What contains what on a Jetson; the first total that is there is the one that is used. From the
+# tables of rails in "Platform Power and Performance" of NVIDIA's Jetson Linux Developer Guide, for
+# AGX Orin there: "VDDQ_VDD2_1V8AO power is also included in VIN_SYS_5V0 power". Thor's INA238
+# measures the carrier board's input: forums.developer.nvidia.com, topic 366461, and jetson_stats,
+# pull request 900. An AGX Xavier has no total: its six rails add up.
 _WHOLES = (
     Whole(_MODULE, "VDD_MUX", ()),  # the input of a TX1's or TX2's carrier board, VDD_IN included
     Whole(_MODULE, "VDD_IN", ()),  # TX1, TX2, Xavier NX, Orin NX, Orin Nano
@@ -705,7 +722,10 @@ def _leave_out_parts(rails: Sequence[Rail]) -> None:
 
 
 class Feed:
-    """What has sources beside the kernel's files: a upsd, an apcupsd, a program. It stays open between looks."""
+    """Something with sources other than the kernel's files: a upsd, an apcupsd, a program.
+
+    It stays open between looks.
+    """
 
     def sources(self) -> list[Source]:
         """The sources that it has now."""
@@ -733,13 +753,13 @@ class _Server:
         self._retry_at = -math.inf
 
     def connect(self) -> socket.socket:
-        """Open a connection; raises ConnectionError, with the last problem, where it is too early to try again."""
+        """Open a connection; raises ConnectionError if it is too early to try again."""
         if self._clock() < self._retry_at:
             raise ConnectionError(self._problem)
         return socket.create_connection((self.host, self.port), NUT_LIMIT)
 
     def failed(self, exc: OSError) -> str:
-        """Leave it alone for a while; return what is wrong, in the same words until then."""
+        """Try no more for a while; return what is wrong, in the same words until then."""
         if self._clock() >= self._retry_at:
             self._problem = str(exc)
             self._retry_at = self._clock() + NUT_RETRY
@@ -786,8 +806,8 @@ class UpsdAccess:
 class Upsd(Feed):
     """NUT's upsd: one connection for all its UPSes, made again when it breaks. Protocol: RFC 9271.
 
-    It logs in by USERNAME and PASSWORD, never by LOGIN: that would count this machine among those for which
-    the UPS's primary waits at a shutdown.
+    It logs in by USERNAME and PASSWORD, never by LOGIN: that would count this machine among those
+    for which the UPS's primary waits at a shutdown.
     """
 
     _LIST_END = re.compile(rb"^(?:ERR|END LIST)\b.*\n", re.MULTILINE)
@@ -809,7 +829,7 @@ class Upsd(Feed):
         self._has_warned = False
 
     def sources(self) -> list[Source]:
-        """A source for each UPS; one that says what is wrong where upsd has never told which there are."""
+        """A source for each UPS; one with the problem if upsd has never listed its UPSes."""
         problem = self._list() if self.asks_for_all else ""
         names = dict.fromkeys([*self.names, *self._listed])
         if problem and not names:
@@ -817,7 +837,7 @@ class Upsd(Feed):
         return [Nut(name, self) for name in names]
 
     def _list(self) -> str:
-        """Look which UPSes there are; where that fails those known stay, and what is wrong is returned."""
+        """List its UPSes; if that fails the known ones stay, and the problem is returned."""
         try:
             answer = self.ask("LIST UPS")
         except OSError as exc:
@@ -828,7 +848,7 @@ class Upsd(Feed):
         return "" if self._listed else "upsd has no UPS"
 
     def variables(self, ups: str) -> dict[str, str]:
-        """What it says of a UPS; raises OSError with what is wrong where it says nothing."""
+        """The variables of a UPS; raises OSError with the problem if there are none."""
         answer = self.ask(f"LIST VAR {ups}")
         if answer.startswith("ERR"):  # such as DATA-STALE: upsd is there, the UPS is not
             raise OSError(f"upsd says {_clean(answer)}")
@@ -836,7 +856,7 @@ class Upsd(Feed):
         return {match[1]: re.sub(r"\\(.)", r"\1", match[2]) for match in found}
 
     def ask(self, command: str) -> str:
-        """Its answer to a command; raises OSError with what is wrong where there is none."""
+        """Its answer to a command; raises OSError with the problem if there is none."""
         was_open = self._socket is not None
         try:
             return self._exchange(command)
@@ -857,7 +877,7 @@ class Upsd(Feed):
         return self._said(command)
 
     def _begin(self) -> None:
-        """What comes before the first question: TLS, then who is asking."""
+        """What comes before the first question: TLS, then user name and password."""
         host = self._server.host
         if self._access.trust:
             self._require("STARTTLS")
@@ -874,7 +894,7 @@ class Upsd(Feed):
     def _warn_of_plain_text(self, host: str) -> None:
         is_near = host == "localhost" or host.startswith("127.") or host == "::1"
         if not (self._access.trust or is_near or self._has_warned):
-            _log.warning("%s: the password goes there unencrypted: see --nut-tls", self.address)
+            _log.warning("%s: the password is sent unencrypted: see --nut-tls", self.address)
             self._has_warned = True
 
     def _require(self, *words: str) -> None:
@@ -887,7 +907,7 @@ class Upsd(Feed):
 
     @staticmethod
     def _quoted(word: str) -> str:
-        """A word as NUT's parser reads it; a plain one as it is, for servers that know no quotes."""
+        """A word as NUT's parser reads it; plain ones unquoted, for servers without quotes."""
         if re.fullmatch(r"[\w.+-]+", word, re.ASCII):
             return word
         escaped = re.sub(r'(["\\#])', r"\\\1", word)
@@ -914,7 +934,7 @@ class Upsd(Feed):
 
 
 class Unreachable(Source):
-    """What stands for the sources of a feed that has never told which it has."""
+    """Stands for the sources of a feed that has never listed them."""
 
     def __init__(self, name: str, kind: MeterType, problem: str) -> None:
         super().__init__(name, kind)
@@ -938,7 +958,7 @@ class UpsVariables:
         return next(filter(None, (_clean(self._texts.get(name, "")) for name in names)), "")
 
     def value(self, name: str, unit: str) -> float | None:
-        """One as a number; None where it is none, or no working UPS says it."""
+        """One as a number; None if it is none, or a broken UPS's."""
         return _sane(_number(self._texts.get(name, "").strip()), unit)
 
     def positive(self, unit: str, *names: str) -> float | None:
@@ -947,12 +967,12 @@ class UpsVariables:
         return next((value for value in values if value is not None and value > 0), None)
 
     def _drawn(self, name: str, unit: str) -> float | None:
-        """What a load takes; it gives nothing back, so below 0 is no value."""
+        """What a load takes. It gives nothing back, so a negative value is none."""
         value = self.value(name, unit)
         return value if value is not None and value >= 0 else None
 
     def _of_phases(self, name: str, unit: str) -> list[float] | None:
-        """The value of every phase; None where the UPS has no phases, or one of them is not known."""
+        """The value of every phase; None if the UPS has no phases, or one is not known."""
         values = [self._drawn(name.format(n), unit) for n in self._phases]
         known = [value for value in values if value is not None]
         return known if known and len(known) == len(values) else None
@@ -985,10 +1005,10 @@ class UpsVariables:
         return factor if factor is not None and factor <= 1 else None
 
     def watts(self) -> float | None:
-        """What the UPS supplies to its load; None where it does not say enough to know it.
+        """What the UPS supplies to its load; None if it does not say enough to know it.
 
-        Volt-amperes are no watts: they count only where the power factor is known. And 0 W of a UPS that
-        says it has a load is a value that its driver never fills.
+        Volt-amperes are no watts: they count only where the power factor is known. And 0 W of a UPS
+        that says it has a load is a value that its driver never fills.
         """
         share = self._share()
         volt_amperes = self._volt_amperes()
@@ -1004,7 +1024,7 @@ class UpsVariables:
         return watts
 
     def volts(self) -> float | None:
-        """The volts that the watts are kept at where the battery's are not known; below 5 V is no output."""
+        """The volts to store watts with if the battery's are unknown; below 5 V is no output."""
         measured = (
             "output.voltage", "output.L1-N.voltage", "output.L1.voltage",
             "input.voltage", "input.L1-N.voltage", "input.L1.voltage",
@@ -1016,7 +1036,7 @@ class UpsVariables:
 
 
 class Nut(Source):
-    """A UPS of a upsd. A UPS meter's watts are what the UPS supplies to its load, on mains as on battery."""
+    """A UPS of a upsd. Its watts are what it supplies to its load, on mains as on battery."""
 
     def __init__(self, ups: str, upsd: Upsd) -> None:
         super().__init__(f"{ups}@{upsd.address}", MeterType.UPS)
@@ -1039,12 +1059,12 @@ class Nut(Source):
         sample = _ups_sample(said.text("ups.status"))
         if watts is not None:
             volts = _first(volts, said.volts())
-            sample.current = _quotient(watts, volts, "A")
+            sample.current_draw = _quotient(watts, volts, "A")
         else:
-            # What the battery itself gives or takes; drivers disagree on its sign, too.
+            # What the battery itself gives or takes; drivers disagree on this sign, too.
             sign = DISCHARGING if sample.direction is None else sample.direction
-            sample.current = _turned(said.value("battery.current", "A"), sign)
-            watts = _product(volts, sample.current, "W")
+            sample.current_draw = _turned(said.value("battery.current", "A"), sign)
+            watts = _product(volts, sample.current_draw, "W")
             sample.signed = sample.direction is not None
         sample.voltage = volts
         sample.wattage = watts
@@ -1073,7 +1093,7 @@ def _ups_sample(status: str) -> Sample:
 
 
 def _ups_direction(tokens: frozenset[str]) -> int | None:
-    """On battery it discharges, whatever else is said; OL DISCHRG is a full battery's, or a calibration."""
+    """OB means discharging, whatever else there is; OL DISCHRG a full battery or a calibration."""
     if "OB" in tokens:
         return DISCHARGING
     if "CHRG" in tokens and "DISCHRG" not in tokens:
@@ -1084,7 +1104,7 @@ def _ups_direction(tokens: frozenset[str]) -> int | None:
 
 
 class Apcupsd(Feed):
-    """An apcupsd's network information server: what apcaccess prints, by one connection for each look."""
+    """An apcupsd's network information server: one connection a look, for what apcaccess prints."""
 
     def __init__(self, address: str, clock: Callable[[], float]) -> None:
         self.address = address
@@ -1095,7 +1115,7 @@ class Apcupsd(Feed):
         return [ApcUps(self)]
 
     def fields(self) -> dict[str, str]:
-        """What it says; raises OSError with what is wrong where it says nothing."""
+        """Its fields; raises OSError with the problem if there are none."""
         try:
             with self._server.connect() as connection:
                 answer = self._records(connection)
@@ -1110,7 +1130,7 @@ class Apcupsd(Feed):
 
     @staticmethod
     def _records(connection: socket.socket) -> bytes:
-        """Its answer to "status": records, each after its length in two bytes, until one of length 0."""
+        """Its answer to "status": records after their lengths in two bytes; the last is empty."""
         deadline = time.monotonic() + NUT_LIMIT
         connection.sendall(b"\0\6status")
         waiting = b""
@@ -1129,10 +1149,10 @@ class Apcupsd(Feed):
 class ApcUps(Source):
     """The UPS of an apcupsd."""
 
-    # Its words for a status in NUT's. It says SELFTEST in the place of ONLINE: mains is there.
+    # Its words for a status in NUT's. SELFTEST stands in the place of ONLINE: mains is there.
     _TOKENS: ClassVar[dict[str, str]] = {
-        "ONLINE": "OL", "ONBATT": "OB", "LOWBATT": "LB", "CAL": "CAL", "OVERLOAD": "OVER", "TRIM": "TRIM",
-        "BOOST": "BOOST", "REPLACEBATT": "RB", "SELFTEST": "OL DISCHRG TEST",
+        "ONLINE": "OL", "ONBATT": "OB", "LOWBATT": "LB", "CAL": "CAL", "OVERLOAD": "OVER",
+        "TRIM": "TRIM", "BOOST": "BOOST", "REPLACEBATT": "RB", "SELFTEST": "OL DISCHRG TEST",
     }  # fmt: skip
 
     def __init__(self, apcupsd: Apcupsd) -> None:
@@ -1148,7 +1168,7 @@ class ApcUps(Source):
 
     @classmethod
     def sample(cls, fields: dict[str, str]) -> Sample:
-        """What apcupsd says, as a sample; while it has lost its UPS its values are old, and none of them is used."""
+        """Its fields as a sample; while apcupsd has lost its UPS they are old, and not used."""
         status = fields.get("STATUS", "")
         if "COMMLOST" in status:
             return Sample(problem="apcupsd has lost its UPS (COMMLOST)")
@@ -1171,7 +1191,7 @@ class ApcUps(Source):
         elsewhere = ("OUTPUTV", "LINEV", "NOMOUTV", "NOMINV", "NOMBATTV")
         names = ("BATTV", *elsewhere) if sample.wattage is not None else ("BATTV",)
         sample.voltage = positive("V", *names)
-        sample.current = _quotient(sample.wattage, sample.voltage, "A")
+        sample.current_draw = _quotient(sample.wattage, sample.voltage, "A")
         sample.charge_pct = _percent(value("BCHARGE", "%"))
         sample.runtime_s = _product(positive("s", "TIMELEFT"), 60.0, "s")
         sample.temperature_c = value("ITEMP", "C")
@@ -1181,7 +1201,7 @@ class ApcUps(Source):
 
 
 def _child_environment() -> dict[str, str]:
-    """The environment of a command: without what is between systemd and this process, and without passwords."""
+    """The environment of a command: without passwords and systemd's socket and watchdog."""
     hidden = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", NUT_USERNAME, NUT_PASSWORD)
     return {name: text for name, text in os.environ.items() if name not in hidden}
 
@@ -1193,10 +1213,11 @@ _LINE_KEYS = (
 
 
 class Program(Feed):
-    """A program that prints one JSON object a line, for what has no driver. README.md says which keys there are.
+    """A program that prints JSON objects, one a line, for what has no driver (keys: README.md).
 
-    It is asked at each look, without waiting: what it has printed since is taken in, and where it has ended it is
-    started again, later each time. What it prints beyond what fits into the pipe waits there, with the program.
+    It is asked at each look, without waiting: what it has printed since is taken in, and if it has
+    ended it is started again, later each time. What it prints beyond what fits into the pipe waits
+    there, with the program.
     """
 
     def __init__(self, name: str, command: Sequence[str], clock: Callable[[], float]) -> None:
@@ -1214,13 +1235,13 @@ class Program(Feed):
         self._complaints: set[str] = set()
 
     def sources(self) -> list[Source]:
-        """A source for each name that it has printed of late; at the first call its first lines are waited for."""
+        """A source for each name printed of late; the first call waits for the first lines."""
         is_new = self._started_at == -math.inf
         self.poll()
         if is_new:
             self._await_lines()
         ages = {name: self._clock() - at for name, (at, _, _) in self._samples.items()}
-        # Where it prints nothing at all it is ill, and none of its names is gone.
+        # If it prints nothing at all it has a problem, and none of its names is dropped.
         if min(ages.values(), default=math.inf) <= PROGRAM_HOLD:
             for name, age in ages.items():
                 if age > PROGRAM_GONE:
@@ -1237,7 +1258,7 @@ class Program(Feed):
         return Sample(problem=self._problem or f"it has printed nothing for {PROGRAM_HOLD:g} s")
 
     def poll(self) -> bool:
-        """Start it where that is due, take in what it has printed; return whether it runs."""
+        """Start it if that is due, take in what it has printed; return whether it runs."""
         if self._process is None and self._clock() >= self._start_at:
             self._start()
         if self._process is None:
@@ -1286,7 +1307,7 @@ class Program(Feed):
         """Take in what it has printed; return whether its output is at an end."""
         assert self._process is not None
         assert self._process.stdout is not None
-        # Not without limit: one that prints all the time must not hold up the other sources.
+        # Within a limit: one that prints all the time must not hold up the other sources.
         for _ in range(PROGRAM_READS):
             try:
                 part = os.read(self._process.stdout.fileno(), 65536)
@@ -1331,13 +1352,13 @@ class Program(Feed):
         self._problem = ""
 
     def _complain(self, text: str) -> None:
-        """Say what is wrong with a line, once."""
+        """Log what is wrong with a line, once."""
         if text not in self._complaints and len(self._complaints) < 100:
             self._complaints.add(text)
             _log.warning("--program %s: %s", self.name, text)
 
     def _ended(self, text: str) -> None:
-        """Note its end, and when it may start again: at once after a long run, else later each time."""
+        """Note its end, and when it starts again: soon after a long run, else later each time."""
         now = self._clock()
         self._end_process(0.0)
         if now - self._started_at >= PROGRAM_SOUND:
@@ -1358,7 +1379,7 @@ class Program(Feed):
                 os.killpg(process.pid, signal.SIGTERM)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(seconds)
-            # Its group has its number; a group that is empty by now has not been given to another so soon.
+            # Its group has its number, and the number of an empty group is not reused so soon.
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if process.stdout is not None:
@@ -1386,7 +1407,8 @@ class ProgramSource(Source):
 def _sample_of_line(values: dict[str, Any]) -> tuple[MeterType, Sample, list[str]]:
     """What a program's line says: its meter's type, the sample, and what was wrong with it.
 
-    Positive is what the source supplies, as everywhere here; a battery's status, where it says one, has the last word.
+    Positive is what the source supplies, as everywhere here; a battery's status, where it says one,
+    has the last word.
     """
     complaints = [f"no such key: {_clean(key)}" for key in values if key not in _LINE_KEYS]
 
@@ -1397,7 +1419,7 @@ def _sample_of_line(values: dict[str, Any]) -> tuple[MeterType, Sample, list[str
         known = isinstance(value, int | float) and not isinstance(value, bool)
         sane = _sane(float(value), unit) if known and abs(value) < 1e300 else None
         if sane is None:
-            complaints.append(f"no working sensor's {name}: {_clean(str(value)[:40])}")
+            complaints.append(f"not a plausible {name}: {_clean(str(value)[:40])}")
         return sane
 
     def text(name: str) -> str:
@@ -1417,7 +1439,7 @@ def _sample_of_line(values: dict[str, Any]) -> tuple[MeterType, Sample, list[str
     if watts is not None and volts is None:
         complaints.append("power without voltage is shown, and not stored")
     sample.voltage = volts
-    sample.current = amperes
+    sample.current_draw = amperes
     sample.wattage = watts
     sample.charge_pct = _percent(number("charge_pct", "%"))
     sample.capacity_wh = number("capacity_wh", "Wh")
@@ -1430,7 +1452,7 @@ def _sample_of_line(values: dict[str, Any]) -> tuple[MeterType, Sample, list[str
 
 
 def _set_course(sample: Sample, kind: MeterType) -> None:
-    """Set what a program's sample says of direction and mains: what a UPS's status means is no other meter's."""
+    """Set direction and mains of a program's sample by what the status means for its type."""
     status = (sample.status or "").lower()
     if kind is MeterType.UPS:
         return
@@ -1438,37 +1460,39 @@ def _set_course(sample: Sample, kind: MeterType) -> None:
     sample.tokens = frozenset()
     is_online = {"online": True, "offline": False}.get(status)
     sample.mains = is_online if kind is MeterType.MAIN else None
-    # Without a status the sign of the current says it, as a monitor's does.
+    # Without a status the sign of the amperes shows the direction, as a monitor's does.
     sample.direction = _DIRECTIONS.get(status) if kind is MeterType.BATTERY else None
     if sample.direction is not None:
-        sample.current = _turned(sample.current, sample.direction)
+        sample.current_draw = _turned(sample.current_draw, sample.direction)
         sample.wattage = _turned(sample.wattage, sample.direction)
 
 
 # --- Charge from volts ------------------------------------------------------------------------
 
-# Volts of a cell at rest, and its charge in percent. Where they are from:
-# li-ion (18650 and the like, NMC or NCA): the default of Meshtastic's firmware, src/power.h, every second point.
-# lipo (flat cells, LCO): the open-circuit table of candlepowerforums.com, at wiki.bluecrow.net/wiki/Batteries.
-# lifepo4: a 12 V battery at rest, a quarter of it: gridwright.com/calculators/solar/lifepo4-voltage-chart.
-# lead-acid: the table of the Battery Council International, a sixth of a 12 V battery at 27 C:
-# studylib.net/doc/18054160.
+# Volts of a cell at rest, and its charge in percent. Where they are from: li-ion (18650 and the
+# like, NMC or NCA): the default of Meshtastic's firmware, src/power.h, every second point. lipo
+# (flat cells, LCO): the open-circuit table of candlepowerforums.com, at
+# wiki.bluecrow.net/wiki/Batteries. lifepo4: a 12 V battery at rest, a quarter of it:
+# gridwright.com/calculators/solar/lifepo4-voltage-chart. lead-acid: the table of the Battery
+# Council International, a sixth of a 12 V battery at 27 C: studylib.net/doc/18054160.
 _CHEMISTRIES: dict[str, tuple[tuple[float, float], ...]] = {
     "li-ion": ((3.1, 0), (3.42, 20), (3.63, 40), (3.8, 60), (3.99, 80), (4.19, 100)),
     "lipo": ((3.5, 0), (3.8, 30), (3.9, 55), (4.0, 75), (4.1, 87), (4.2, 100)),
-    "lifepo4": ((2.5, 0), (3.0, 10), (3.2, 20), (3.25, 30), (3.3, 40), (3.325, 70), (3.35, 90), (3.4, 100)),
+    "lifepo4": (
+        (2.5, 0), (3.0, 10), (3.2, 20), (3.25, 30), (3.3, 40), (3.325, 70), (3.35, 90), (3.4, 100),
+    ),
     "lead-acid": ((1.98, 0), (2.01, 25), (2.04, 50), (2.075, 75), (2.108, 100)),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What a battery's charge is at which volts: points (volts, percent), rising in both."""
+    """A battery's charge by its volts: points (volts, percent), rising in both."""
 
     points: tuple[tuple[float, float], ...]
 
     def charge(self, volts: float) -> float | None:
-        """The charge at these volts, in percent; None far outside the curve, where it must be another battery's.
+        """The charge at these volts, in percent; None far outside the curve: another battery's.
 
         >>> curve = Curve(((3.0, 0.0), (4.0, 80.0), (4.2, 100.0)))
         >>> [curve.charge(volts) for volts in (2.9, 3.5, 4.3, 8.2, 1.0)]
@@ -1520,7 +1544,7 @@ def _curve(text: str) -> tuple[str, Curve]:
 
 @dataclass(slots=True)
 class Mapping:
-    """What --map says of a source: its meter's type, its name ("": its own), and whether to turn the sign."""
+    """A --map: its meter's type, its name ("": the source's), and whether to turn the sign."""
 
     kind: MeterType
     name: str
@@ -1544,7 +1568,7 @@ def _mapping(text: str) -> tuple[str, Mapping]:
 
 
 def _told_apart(sources: Sequence[Source]) -> None:
-    """Give sources of one name different ones: by the chip's address where there is one, else by number."""
+    """Tell sources of one name apart: by the chip's address if there is one, else by number."""
     names = [source.name for source in sources]
     for source in sources:
         if names.count(source.name) > 1 and source.address and source.address not in source.name:
@@ -1566,7 +1590,7 @@ def discover(
     peripherals: bool = False,
     curves: dict[str, Curve] | None = None,
 ) -> list[Source]:
-    """Every source under root and of the feeds, with its meter's name and type; `left_out`: why not to use one."""
+    """Every source under root and of the feeds; `left_out` says why one is not to be used."""
     fed = [source for feed in feeds for source in feed.sources()]
     sources = [*Supply.discover(root), *Rail.discover(root), *fed]
     _told_apart(sources)
@@ -1588,7 +1612,7 @@ def discover(
 
 
 def _run_command(command: Sequence[str], variables: dict[str, str], limit: float) -> None:
-    """Run a command, not by a shell, for at most `limit` seconds; whatever goes wrong is logged."""
+    """Run a command without a shell, for at most `limit` seconds; log what goes wrong."""
     environment = _child_environment() | variables
     try:
         process = subprocess.Popen(
@@ -1610,7 +1634,7 @@ def _run_command(command: Sequence[str], variables: dict[str, str], limit: float
 
 
 class Commands:
-    """Runs one command per event, one after another, beside the loop: a slow one must not stop the measuring."""
+    """Runs a command for each event, one after another, in a thread of its own."""
 
     def __init__(self, command: Sequence[str], limit: float) -> None:
         self._command = command
@@ -1641,7 +1665,7 @@ class Commands:
         self._queue.task_done()
 
     def wait(self) -> None:
-        """Wait for those submitted, for as long as one may take and a little more."""
+        """Wait for the submitted ones, for a little longer than one may take."""
         waiting = self._queue
         with waiting.all_tasks_done:
             if not waiting.all_tasks_done.wait_for(
@@ -1652,7 +1676,7 @@ class Commands:
                 )
 
     def close(self) -> None:
-        """Wait for those submitted, then end; what has still not been run is left."""
+        """Wait for the submitted ones, then end; the rest are not run."""
         self.wait()
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
@@ -1662,16 +1686,16 @@ class Commands:
 
 
 def _notify(state: str) -> None:
-    """Tell systemd, where it is listening."""
+    """Tell systemd, if it is listening."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)  # a systemd that does not listen must not stop the measuring
+            sock.setblocking(False)  # systemd must not hold the measuring up
             sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def _watchdog() -> float:
-    """Seconds after which systemd wants to hear from this process again, halved; infinite without a watchdog."""
+    """Half the seconds after which systemd's watchdog acts; infinite without a watchdog."""
     microseconds = _number(os.environ.get("WATCHDOG_USEC", ""))
     ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return microseconds / 2e6 if microseconds and ours else math.inf
@@ -1689,7 +1713,7 @@ def _boot_clock() -> float:
 
 @dataclass(slots=True)
 class Clocks:
-    """Where time comes from. wait(seconds) waits, and returns True where the run is to end."""
+    """Where time comes from. wait(seconds) waits, and returns True if the run is to end."""
 
     wall: Callable[[], float] = time.time
     boot: Callable[[], float] = _boot_clock
@@ -1698,7 +1722,7 @@ class Clocks:
 
 @dataclass(slots=True)
 class Options:
-    """What `run` was told; as on the command line."""
+    """The options of `run`, as on the command line."""
 
     device_id: str
     db: str
@@ -1717,7 +1741,7 @@ class Options:
     shutdown_command: Sequence[str] = ()
     shutdown_after: float = 30.0
     shutdown_on_battery: float | None = None  # seconds on battery, whatever the charge
-    shutdown_runtime: float | None = None  # minutes left
+    shutdown_runtime: float | None = None  # seconds left
     shutdown_ignore: Sequence[str] = ()  # sources that do not feed this machine
     test_shutdown: bool = False
     nut_login: netrc.netrc | None = None
@@ -1728,12 +1752,12 @@ class Options:
 
     @property
     def hold(self) -> float:
-        """Seconds for which a source has to be gone, or another one, before its meter follows."""
+        """Seconds for which a source has to be gone or changed before its meter follows."""
         return 0.0 if self.once else HOLD
 
 
 def open_feeds(options: Options, clock: Callable[[], float]) -> list[Feed]:
-    """What the options name beside the kernel's files. Raises ValueError for what is no address."""
+    """The feeds that the options name. Raises ValueError for a wrong address."""
     access = UpsdAccess(options.nut_login, options.nut_tls)
     upsds: dict[str, Upsd] = {}
     for address in options.nut:
@@ -1758,7 +1782,7 @@ class ClockWatch:
         self._interval = interval
         self._looked_at = clocks.boot()
         self._offset = clocks.wall() - self._looked_at
-        self.settled_at = self._looked_at + SETTLED  # when the time of day may be gone by
+        self.settled_at = self._looked_at + SETTLED  # when the time of day may be trusted
 
     def has_slept(self, now: float) -> bool:
         """Look at the clocks; return whether the machine has slept since the last look."""
@@ -1779,7 +1803,7 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class LastKnown(Generic[_T]):
-    """A value that stands in for itself for HOLD seconds where it cannot be read.
+    """A value that stands in for itself for HOLD seconds while it cannot be read.
 
     >>> charge = LastKnown[float]()
     >>> [charge.take(40.0, now=0.0), charge.take(None, now=60.0), charge.take(None, now=61.0)]
@@ -1790,7 +1814,7 @@ class LastKnown(Generic[_T]):
     known_at: float = -math.inf
 
     def take(self, value: _T | None, now: float) -> _T | None:
-        """Remember a value where there is one; return it, else the last one, else None."""
+        """Remember a value if there is one; return it, else the last one, else None."""
         if value is not None:
             self.value = value
             self.known_at = now
@@ -1803,7 +1827,7 @@ class LastKnown(Generic[_T]):
 
 @dataclass(slots=True)
 class Trend:
-    """Which way a battery's charge goes, for gauges that do not say it: by TREND points against the last turn.
+    """The direction of a battery whose gauge does not say it, by TREND points since the last turn.
 
     >>> trend = Trend()
     >>> [trend.take(charge, now=0.0) for charge in (50.0, 49.0, 48.0, 49.0, 50.0)]
@@ -1816,7 +1840,7 @@ class Trend:
     moved_at: float = -math.inf
 
     def take(self, charge_pct: float | None, now: float) -> int | None:
-        """Take a charge; return the direction, None where the charge has not moved for long."""
+        """Take a charge; return the direction, None if the charge has not moved for long."""
         if charge_pct is not None:
             falls = self.direction == DISCHARGING and charge_pct < self.lowest
             rises = self.direction == CHARGING and charge_pct > self.highest
@@ -1836,39 +1860,39 @@ class Trend:
 
 
 @dataclass(slots=True)
-class Row:
-    """A reading on its way into the file."""
+class PendingReading:
+    """A reading that waits for the next commit."""
 
     boot_time: float  # seconds since boot when it was taken
     name: str  # the meter's
     kind: MeterType
     voltage: float | None  # V; None: not known
-    current: float | None  # A; None: not known
-    charge_pct: float | None  # None: as the file has it, unless it is lost
-    lost_charge: bool = False  # whether nothing has said it for long: then it is unknown
+    current_draw: float | None  # A, positive out of the source; None: not known
+    charge_pct: float | None  # None: as the file has it, unless lost_charge
+    lost_charge: bool = False  # whether it has been missing for long: then it is unknown
 
     @property
     def says_nothing(self) -> bool:
         """Whether there is no value to store."""
-        return self.voltage is None and self.current is None and self.charge_pct is None
+        return self.voltage is None and self.current_draw is None and self.charge_pct is None
 
     @property
     def wattage(self) -> float | None:
         """Watts; None where volts or amperes are not known."""
-        return _product(self.voltage, self.current, "W")
+        return _product(self.voltage, self.current_draw, "W")
 
 
 @dataclass(slots=True)
 class Facts:
-    """What a meter's source is: it changes only where another one is put in its place."""
+    """What a meter's source is; another serial number or capacity is another source."""
 
-    origin: str = ""  # what has to answer before the source counts as gone
+    origin: str = ""  # see Source
     capacity_wh: float | None = None
     rough: bool = False  # whether the capacity moves with the volts
     serial: str = ""
 
     def is_like(self, other: Facts) -> bool:
-        """Whether both may be the same pack: what is not known differs from nothing."""
+        """Whether both may be the same pack: an unknown value is like any."""
         if self.serial and other.serial and self.serial != other.serial:
             return False
         if self.capacity_wh is None or other.capacity_wh is None:
@@ -1887,8 +1911,8 @@ class History:
         self._new_facts: Facts | None = None  # others, since when they are seen
         self._new_facts_at = 0.0
         self._forget_values()
-        self._kept: Row | None = None  # the last reading that goes into the file
-        self._skipped: Row | None = None  # the newest since, where it does not
+        self._kept: PendingReading | None = None  # the last reading that goes into the file
+        self._skipped: PendingReading | None = None  # the newest since, where it does not
         self._alert = 0  # 0: none, 1: low, 2: critical
         self._charge_missed_at: float | None = None  # since when the charge is not known
         self._said_lost = False  # whether a reading has said that it is lost
@@ -1905,9 +1929,9 @@ class History:
         self._fine_trend = Trend()
 
     def judge(self, source: Source, sample: Sample, mains: bool | None, now: float) -> None:
-        """Find a battery's direction where it does not say it, and give its current and power their sign.
+        """Find the direction of a battery that does not say it, and set the signs by it.
 
-        mains: whether power comes in from outside, for this battery; None: not known.
+        mains: whether this battery has external power; None: not known.
         """
         if source.kind not in ALERT_TYPES:
             return
@@ -1918,12 +1942,12 @@ class History:
             self._direction.take(sample.direction, now)
             self._direction_mains = mains
         if not sample.signed:
-            sample.current = _signed(sample.current, sample.direction)
+            sample.current_draw = _signed(sample.current_draw, sample.direction)
             sample.wattage = _signed(sample.wattage, sample.direction)
 
     def _follow_trend(self, sample: Sample, now: float) -> None:
         if sample.direction not in (None, self._direction.value):
-            self._trend = Trend()  # a charger that was just plugged in has not moved the charge yet
+            self._trend = Trend()  # the charge has not moved yet since the direction changed
             self._fine_trend = Trend()
         trend = self._trend.take(sample.charge_pct, now)
         fine_trend = self._fine_trend.take(sample.fine_charge_pct, now)
@@ -1933,18 +1957,18 @@ class History:
         self, source: Source, sample: Sample, mains: bool | None, now: float
     ) -> int | None:
         last = self._direction.at(now)
-        # What was so before mains went off, or came back, need not be so after.
+        # A direction from before mains went off, or came back, may be wrong after it.
         if last is not None and mains in (None, self._direction_mains):
             return last
-        if source.kind is MeterType.BATTERY and sample.signed and sample.current is not None:
-            return _direction_of(sample.current)
+        if source.kind is MeterType.BATTERY and sample.signed and sample.current_draw is not None:
+            return _direction_of(sample.current_draw)
         if mains is False:
             return DISCHARGING
         sample.by_trend = sample.trend is not None
         return sample.trend
 
     def take_facts(self, source: Source, sample: Sample, now: float, hold: float) -> bool:
-        """Remember what the source is; return whether another one has been in its place for `hold` seconds."""
+        """Remember what the source is; return whether it is new, or another for `hold` seconds."""
         facts = Facts(source.origin, sample.capacity_wh, sample.rough_capacity, sample.serial)
         if self.facts is None:
             self.facts = facts
@@ -1993,25 +2017,27 @@ class History:
         self._last_turn = direction
         return True
 
-    def reading(self, source: Source, sample: Sample, now: float, hold: float) -> Row | None:
-        """The reading to store; None where there is nothing to store.
+    def reading(
+        self, source: Source, sample: Sample, now: float, hold: float
+    ) -> PendingReading | None:
+        """The reading to store; None if there is nothing to store.
 
-        What a battery's charge says is worth storing alone: for a missing value its last one stands in for
-        HOLD seconds, then it is unknown. So is a charge that is missing for `hold` seconds.
+        A battery's charge is stored even alone: for a missing value the last one stands in for HOLD
+        seconds, then the value is unknown. So is a charge that is missing for `hold` seconds.
         """
         charge_pct = self._charge.take(sample.charge_pct, now)
         is_lost = source.kind in ALERT_TYPES and self._has_lost_charge(charge_pct, now, hold)
-        row = self._measured(source, sample, charge_pct, now)
-        if is_lost and (row is not None or not self._said_lost):
+        reading = self._measured(source, sample, charge_pct, now)
+        if is_lost and (reading is not None or not self._said_lost):
             if not self._said_lost:
-                _log.info("%s: nothing says its charge: it is stored as unknown", source.name)
+                _log.info("%s: its charge is missing, and is stored as unknown", source.name)
             self._said_lost = True
-            row = row or Row(now, source.name, source.kind, None, None, None)
-            row.lost_charge = True
-        return row
+            reading = reading or PendingReading(now, source.name, source.kind, None, None, None)
+            reading.lost_charge = True
+        return reading
 
     def _has_lost_charge(self, charge_pct: float | None, now: float, hold: float) -> bool:
-        """Whether the charge is unknown; from the first look on, where it was never known."""
+        """Whether the charge is unknown, from the first look on if it never was known."""
         if charge_pct is not None:
             self._charge_missed_at = None
             self._said_lost = False
@@ -2024,10 +2050,10 @@ class History:
 
     def _measured(
         self, source: Source, sample: Sample, charge_pct: float | None, now: float
-    ) -> Row | None:
+    ) -> PendingReading | None:
         """The reading of what was measured, with that charge."""
         volts = _sane(sample.voltage, "V")
-        amperes = _sane(sample.current, "A")
+        amperes = _sane(sample.current_draw, "A")
         if sample.wattage is not None and volts:
             amperes = _quotient(sample.wattage, volts, "A")
         if amperes is not None and volts is not None and _product(volts, amperes, "W") is None:
@@ -2042,23 +2068,25 @@ class History:
             volts = self._volts.at(now)
             if sample.direction == self._amperes_direction:
                 amperes = self._amperes.at(now)
-        return Row(now, source.name, source.kind, volts, amperes, charge_pct)
+        return PendingReading(now, source.name, source.kind, volts, amperes, charge_pct)
 
-    def keep(self, row: Row, min_change: float, silence: float, always: bool) -> list[Row]:
+    def keep(
+        self, reading: PendingReading, min_change: float, silence: float, always: bool
+    ) -> list[PendingReading]:
         """The readings to store now: this one, unless it is like the last.
 
-        Where the power changes after readings that were left out, the newest of them goes first: else the change
-        would be booked as a slow one over all that time.
+        If the power changes after readings that were left out, the newest of them is stored first:
+        else the change would be booked as a slow one over all that time.
         """
         kept = self._kept if min_change > 0 and not always else None
-        if kept is not None and _is_like(kept, row, min_change, silence):
-            self._skipped = row
+        if kept is not None and _is_like(kept, reading, min_change, silence):
+            self._skipped = reading
             return []
-        rows = [*self.rest(), row]
-        self._kept = row
-        return rows
+        readings = [*self.rest(), reading]
+        self._kept = reading
+        return readings
 
-    def rest(self) -> list[Row]:
+    def rest(self) -> list[PendingReading]:
         """The newest reading that was left out, once."""
         skipped = self._skipped
         self._skipped = None
@@ -2066,14 +2094,14 @@ class History:
 
 
 def _signed(value: float | None, direction: int | None) -> float | None:
-    """A size with the sign of its direction; unknown where that is not known, but for 0."""
+    """An absolute value with the sign of its direction; without one only 0 is known."""
     if direction is None:
         return value if value == 0 else None
     return _turned(value, direction)
 
 
 def _direction_of(amperes: float) -> int:
-    """The direction of a measured current; a monitor's noise is none.
+    """The direction of measured amperes; a monitor's noise has none.
 
     >>> [_direction_of(amperes) for amperes in (0.5, -0.5, 0.002)]
     [1, -1, 0]
@@ -2083,16 +2111,20 @@ def _direction_of(amperes: float) -> int:
     return DISCHARGING if amperes > 0 else CHARGING
 
 
-def _is_like(kept: Row, row: Row, min_change: float, silence: float) -> bool:
-    """Whether a reading differs too little and comes too soon after the last one kept to be kept too."""
-    if row.boot_time - kept.boot_time >= silence:
+def _is_like(
+    kept: PendingReading, reading: PendingReading, min_change: float, silence: float
+) -> bool:
+    """Whether a reading differs too little, and comes too soon, to be kept after the last one."""
+    if reading.boot_time - kept.boot_time >= silence:
         return False
-    if (row.wattage is None) != (kept.wattage is None) or row.lost_charge != kept.lost_charge:
+    if (reading.wattage is None) != (
+        kept.wattage is None
+    ) or reading.lost_charge != kept.lost_charge:
         return False
-    watts = abs((row.wattage or 0.0) - (kept.wattage or 0.0))
+    watts = abs((reading.wattage or 0.0) - (kept.wattage or 0.0))
     points = 0.0
-    if row.charge_pct is not None and kept.charge_pct is not None:
-        points = abs(row.charge_pct - kept.charge_pct)
+    if reading.charge_pct is not None and kept.charge_pct is not None:
+        points = abs(reading.charge_pct - kept.charge_pct)
     return watts < min_change and points < 1.0
 
 
@@ -2113,7 +2145,7 @@ class Histories:
         return history
 
     def all(self) -> Iterable[History]:
-        """Every history there is."""
+        """Every history."""
         return self._histories.values()
 
     def judge(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
@@ -2126,7 +2158,7 @@ class Histories:
             self.of(source).judge(source, sample, mains, now)
 
     def _find_mains(self, samples: Sequence[tuple[Source, Sample]], now: float) -> bool | None:
-        """Whether any of the machine's own supplies is online; off only where none may be."""
+        """Whether one of the machine's own supplies is online; False only if none can be."""
         states: list[bool | None] = []
         for source, sample in samples:
             if source.kind is not MeterType.MAIN or source.peripheral:
@@ -2149,9 +2181,9 @@ class Histories:
 
 @dataclass(slots=True)
 class Reserve:
-    """A battery or UPS that this machine can live on, and what it has come to.
+    """A battery or UPS that this machine can live on, and its state.
 
-    What cannot be read changes nothing: a sensor that fails while the battery ends is no recovery.
+    A value that cannot be read changes nothing: a sensor that fails is no recovery.
     """
 
     name: str
@@ -2162,7 +2194,7 @@ class Reserve:
     capacity_wh: float | None = None
     direction: int | None = None
     heard_at: float = -math.inf
-    missed_at: float | None = None  # since when nothing is heard of it
+    missed_at: float | None = None  # since when it cannot be read
     discharging: bool = False
     falling: bool = False  # by its charge, whatever its status says
     on_battery_at: float | None = None  # since when a UPS is on battery
@@ -2173,7 +2205,7 @@ class Reserve:
     off: bool = False  # the UPS's output is off: it feeds nothing
 
     def take(self, sample: Sample, critical_pct: float, mains: bool | None, now: float) -> None:
-        """Take what the battery or UPS says now; mains: what it knows of power from outside."""
+        """Take what the battery or UPS says now; mains: whether it has external power."""
         if sample.empty:
             self.miss(now)
             return
@@ -2195,7 +2227,7 @@ class Reserve:
         self._take_critical(sample, critical_pct)
 
     def miss(self, now: float) -> None:
-        """Note that nothing is heard of it at this look."""
+        """Note that it cannot be read at this look."""
         if self.missed_at is None:
             self.missed_at = now
 
@@ -2213,7 +2245,7 @@ class Reserve:
         if sample.low is not None:
             self.low = sample.low
         if sample.charge_pct is not None:
-            # A gauge that wavers about its line has not recovered.
+            # A gauge that wavers about the threshold has not recovered.
             margin = power_manager.ALERT_HYSTERESIS if self.empty else 0.0
             charge = sample.charge_pct
             self.empty = charge <= critical_pct or charge < critical_pct + margin
@@ -2224,7 +2256,7 @@ class Reserve:
         return self.low or self.empty
 
     def has_charge(self, now: float) -> bool:
-        """Whether it is known to have charge left above its critical line."""
+        """Whether it is known to have charge left above the critical threshold."""
         return self.charge.at(now) is not None and not self.critical
 
     def describe(self, now: float) -> str:
@@ -2235,14 +2267,14 @@ class Reserve:
         parts.append(names.get(self.direction, "direction unknown"))  # type: ignore[arg-type]
         marks = {"critical": self.critical, "calibrating": self.calibrating}
         marks |= {"forced shutdown (FSD)": self.forced, "output off": self.off}
-        marks["not heard"] = now != self.heard_at
+        marks["no answer"] = now != self.heard_at
         parts += [text for text, is_so in marks.items() if is_so]
         return f"{self.name}: {', '.join(parts)}"
 
 
 @dataclass(slots=True)
 class Ending:
-    """Why the machine is to end: the battery or UPS, the reason, and from when on the wait counts."""
+    """Why the machine is to shut down: the battery or UPS, the reason, when the wait begins."""
 
     reserve: Reserve
     why: str
@@ -2251,11 +2283,11 @@ class Ending:
 
 
 class ShutdownWatch:
-    """Judges whether this machine still has something to live on.
+    """Judges whether this machine still has a battery or UPS to live on.
 
-    Its own packs share its load, so it ends with the last of them. A UPS matters as long as no pack of its own
-    has charge left, and the machine ends with the last UPS that is heard, too: one that is on line, or has
-    charge left, is something to live on, one that has not been heard for a minute is not.
+    The machine's own packs share its load, so it ends with the last of them. UPSes matter while no
+    pack has charge left, and the machine then ends with the last UPS: one that is on line, or has
+    charge left, is enough; one that has not answered for a minute does not count.
     """
 
     def __init__(self, options: Options) -> None:
@@ -2299,7 +2331,7 @@ class ShutdownWatch:
                 _log.warning("%s", doubt)
 
     def _forget_gone(self, names: set[str], now: float) -> None:
-        """A pack taken out is not critical; a UPS that goes while on battery is a lost one."""
+        """Forget a pack that was taken out; a UPS that vanishes while on battery is lost."""
         for name in self._reserves.keys() - names:
             reserve = self._reserves[name]
             if reserve.kind is MeterType.BATTERY or reserve.on_battery_at is None:
@@ -2313,9 +2345,9 @@ class ShutdownWatch:
     def _follow_packs(self, now: float) -> None:
         """Note since when the machine lives on its own packs."""
         packs = self._packs()
-        # Only with mains there can a discharge be on purpose.
+        # A discharge on purpose needs mains.
         supplying = any(p.discharging and not (p.calibrating and self._mains) for p in packs)
-        # Packs that say nothing, or that they rest, supply all the same where nothing else can.
+        # Packs that say nothing, or "idle", do supply if nothing else can.
         supplying = supplying or (bool(packs) and self._mains is False)
         charging = any(pack.direction == CHARGING for pack in packs)
         if not supplying or charging:
@@ -2325,7 +2357,7 @@ class ShutdownWatch:
 
     def _judge(self, now: float) -> Ending | None:
         ending = self._packs_end(now)
-        # With mains off, or a pack discharging, no UPS feeds this machine any more.
+        # With mains off, or a pack discharging, no UPS feeds this machine.
         if ending is not None or any(pack.has_charge(now) for pack in self._packs()):
             return ending
         endings: list[Ending] = []
@@ -2343,8 +2375,8 @@ class ShutdownWatch:
         packs = self._packs()
         packs.sort(key=lambda pack: (not pack.critical, not pack.discharging))
         since = self._packs_on_battery_at
-        # Where a charge falls, a status that says otherwise is stuck, or its charger is too weak. Days of
-        # rest let it fall too, so that counts at the critical line alone.
+        # If a charge falls, a status that says otherwise is stuck, or the charger is too weak. It
+        # also falls in days of rest, so this counts only at the critical threshold.
         falling = self._mains is not True and any(pack.falling for pack in packs)
         if since is None and not falling:
             return None
@@ -2356,7 +2388,7 @@ class ShutdownWatch:
         return self._limit_reached(pack, since, self._packs_runtime_s(now), now)
 
     def _packs_runtime_s(self, now: float) -> float | None:
-        """Seconds until the packs are empty, at the present watts; None where any part of it is not known."""
+        """Seconds until the packs are empty at the present watts; None if a part is not known."""
         packs = self._packs()
         remaining_wh = 0.0
         watts = 0.0
@@ -2370,7 +2402,7 @@ class ShutdownWatch:
         return remaining_wh / watts * 3600.0 if watts > 0 else None
 
     def _ups_end(self, ups: Reserve, now: float) -> Ending | None:
-        """Why a UPS can be lived on no longer; None where it can, or nothing is known of it."""
+        """Why a UPS can no longer feed this machine; None if it can, or nothing is known of it."""
         if ups.forced:
             return Ending(ups, "its primary says FSD", now, at_once=True)
         if ups.critical and ups.falling:
@@ -2380,23 +2412,23 @@ class ShutdownWatch:
         if ups.critical:
             return Ending(ups, "critical", now)
         if ups.missed_at is not None and now - ups.missed_at >= LOST:
-            return Ending(ups, "on battery when last heard", ups.missed_at)
+            return Ending(ups, "on battery at its last answer", ups.missed_at)
         return self._limit_reached(ups, ups.on_battery_at, ups.runtime.at(now), now)
 
     def _limit_reached(
         self, reserve: Reserve, on_battery_at: float, runtime_s: float | None, now: float
     ) -> Ending | None:
-        """Whether a limit that was asked for ends the machine before its battery does."""
+        """Whether a limit of the options ends the machine before its battery does."""
         on_battery = self._options.shutdown_on_battery
         if on_battery is not None and now - on_battery_at >= on_battery:
             return Ending(reserve, f"on battery for {on_battery:g} s", now, at_once=True)
-        runtime_min = self._options.shutdown_runtime
-        if runtime_min is not None and runtime_s is not None and runtime_s < runtime_min * 60:
-            return Ending(reserve, f"less than {runtime_min:g} min left", now)
+        least_s = self._options.shutdown_runtime
+        if least_s is not None and runtime_s is not None and runtime_s < least_s:
+            return Ending(reserve, f"less than {shown_duration(least_s)} left", now)
         return None
 
     def _follow_ending(self, before: Ending | None, now: float) -> None:
-        """Note since when the machine is ending, and say when that begins and ends."""
+        """Note since when the machine is ending, and log when that begins and ends."""
         ending = self.ending
         if ending is None:
             if before is not None:
@@ -2417,7 +2449,7 @@ class ShutdownWatch:
             _log.warning("%s", text)
 
     def wait_s(self, now: float) -> float:
-        """Seconds until the command is due; infinite where the machine is not ending."""
+        """Seconds until the command is due; infinite if the machine is not ending."""
         if self.ending is None or self._ending_at is None:
             return math.inf
         if self.ending.at_once:
@@ -2432,7 +2464,7 @@ class ShutdownWatch:
         return True
 
     def has_slept(self, now: float) -> None:
-        """Wait anew: after a sleep there is time to plug in."""
+        """Start all waits again: after a sleep there is time to plug in."""
         if self._ending_at is not None:
             self._ending_at = now
         if self._packs_on_battery_at is not None:
@@ -2455,17 +2487,15 @@ class ShutdownWatch:
         program = options.shutdown_command[0]
         doubts = []
         if shutil.which(program) is None:
-            doubts.append(f"--shutdown-command cannot run: {program} is no program here")
+            doubts.append(f"--shutdown-command cannot run: there is no program {program}")
         if options.once and options.shutdown_after > 0 and not options.test_shutdown:
-            doubts.append(
-                "--shutdown-command: --once looks once: only --shutdown-after 0 lets it run"
-            )
+            doubts.append("--shutdown-command: with --once it can only run with --shutdown-after 0")
         useless = [text for text in map(self._why_useless, self._reserves.values()) if text]
         doubts += useless
         if len(useless) == len(self._reserves):
-            what = "nothing says when a battery ends"
+            what = "no battery or UPS says when it ends"
             if not useless:
-                what = "no battery or UPS is seen"
+                what = "there is no battery or UPS"
                 what += " but those of --shutdown-ignore" if self._ignored else ""
             doubts.append(f"--shutdown-command can never run as things are: {what}")
         return doubts + [text for text in map(self._why_late, self._packs()) if text]
@@ -2488,11 +2518,12 @@ class ShutdownWatch:
         )
         charge = pack.charge.value
         if charge is not None and charge < TREND:
-            doubt += f", which from {charge:g} % it cannot: no shutdown for it until it has been above {TREND:g} %"
+            doubt += f". From {charge:g} % it cannot, so it shuts nothing down until it has been "
+            doubt += f"above {TREND:g} %"
         return doubt
 
     def describe(self, now: float) -> list[str]:
-        """What would happen now, and why, in lines for people."""
+        """What would happen now, and why, in lines for a person."""
         mains = {True: "on", False: "off", None: "not known"}[self._mains]
         lines = [reserve.describe(now) for reserve in self._reserves.values()]
         lines += [f"{name}: does not count (--shutdown-ignore)" for name in self._ignored]
@@ -2506,13 +2537,13 @@ class ShutdownWatch:
 
     def _why_not(self, now: float) -> str:
         if not self._reserves:
-            return "no battery or UPS is seen"
+            return "there is no battery or UPS"
         calibrating = [r.name for r in self._reserves.values() if r.calibrating]
         if calibrating:
             return f"{', '.join(calibrating)}: calibrating"
         charged = [r.name for r in self._reserves.values() if r.has_charge(now)]
         if charged:
-            return f"{', '.join(charged)}: charge left above the critical line"
+            return f"{', '.join(charged)}: charge left above the critical threshold"
         return "nothing is known to be discharging"
 
 
@@ -2521,7 +2552,7 @@ class ShutdownWatch:
 
 @dataclass(slots=True)
 class Unrest:
-    """A state that may flap: in each period of unrest every state is told once.
+    """A state that may flap: in each period of unrest every state counts once.
 
     A period begins with a change, and ends when the state has been the same for `hold` seconds.
 
@@ -2538,7 +2569,7 @@ class Unrest:
     told: set[object] = field(default_factory=set)
 
     def is_news(self, state: object, now: float) -> bool:
-        """Whether the state has changed in a way that is worth telling. The first look is none."""
+        """Whether the state has changed, to one that is new in this period; not at first."""
         before = self.state
         self.state = state
         if before is None or state == before:
@@ -2553,7 +2584,7 @@ class Unrest:
 
 @dataclass(slots=True)
 class Happening:
-    """An event on its way into the file."""
+    """An event that waits for the next commit."""
 
     boot_time: float  # seconds since boot when it happened
     event_type: PowerEventType
@@ -2564,9 +2595,9 @@ class Happening:
 
 
 class EventWatch:
-    """Notices mains that comes back and batteries that begin to charge.
+    """Notices mains that comes back, and batteries that begin to charge.
 
-    look() returns the events; `urgent` says whether the power's source has changed.
+    look() returns the events; `urgent`: whether the source of the power has changed.
     """
 
     def __init__(self, hold: float) -> None:
@@ -2633,7 +2664,7 @@ def _happening(
 
 
 class EventHooks:
-    """Runs the --exec command for every event that comes into the file, from any process."""
+    """Runs the --exec command for every event in the file, from any process."""
 
     def __init__(self, options: Options) -> None:
         self._commands: Commands | None = None
@@ -2676,7 +2707,7 @@ _REGISTRY_SQL = """CREATE TABLE IF NOT EXISTS collector_meters (
     device_id TEXT NOT NULL,
     name TEXT NOT NULL, -- the source's: the meter may have been renamed since
     type TEXT NOT NULL,
-    origin TEXT NOT NULL, -- what has to answer before the source counts as gone
+    origin TEXT NOT NULL, -- a directory or server: without the source there, the source is gone
     capacity_wh REAL, -- as the source said it last: the meter's may have been changed since
     serial TEXT NOT NULL
 )"""
@@ -2685,8 +2716,8 @@ _REGISTRY_SQL = """CREATE TABLE IF NOT EXISTS collector_meters (
 class Registry:
     """The meters that collectors have registered, in a table of their own.
 
-    Only these follow their sources: their capacity changes, and they become inactive. A meter that somebody else
-    has added stays as it is.
+    Only these follow their sources: their capacity changes, and they become inactive. A meter that
+    another program or a person has added stays as it is.
     """
 
     def __init__(self, device_id: str, hold: float) -> None:
@@ -2704,7 +2735,7 @@ class Registry:
         return self._facts.get(key, Facts())
 
     def change(self, key: Key, facts: Facts) -> None:
-        """Take what a source is, or is now."""
+        """Take what a source is now."""
         self._facts[key] = facts
         self.has_news = True
 
@@ -2731,7 +2762,7 @@ class Registry:
         return since is not None and now - since >= self._hold and key not in self._retired
 
     def forget(self) -> None:
-        """Read the table anew: another file is in its place, or a write has failed."""
+        """Read the table again: the file was replaced, or a write has failed."""
         self._known = None
         self._retired.clear()
         self.has_news = True
@@ -2785,7 +2816,7 @@ class Registry:
         self.has_news = False
 
     def _must_retire(self, key: Key, origin: str, now: float) -> bool:
-        # At the first look of a run nothing has been missed for long: see that it will be.
+        # At the first look of a run nothing has been missed for long: note that it is missing.
         if self._known is None and origin in self._answering:
             self._missing.setdefault(key, now)
         if not self._is_gone(key, now):
@@ -2796,15 +2827,15 @@ class Registry:
     def _follow_facts(
         self, manager: PowerManager, meter: PowerMeter, key: Key, before: Facts
     ) -> None:
-        """Change a meter's capacity where its source is another one now."""
+        """Change a meter's capacity if its source is another one now."""
         facts = self._facts[key]
         name = key[0]
         is_another = bool(before.serial and facts.serial and before.serial != facts.serial)
         if is_another:
-            _log.warning("%s: another one: %s, was %s", name, facts.serial, before.serial)
-        capacity_wh = before.capacity_wh  # where it is like it: small steps must not add up unseen
+            _log.warning("%s: another pack: %s, was %s", name, facts.serial, before.serial)
+        capacity_wh = before.capacity_wh  # kept while it is alike: small steps must not add up
         if facts.capacity_wh is not None and (capacity_wh is None or not before.is_like(facts)):
-            # What a person has told meanwhile of an unknown capacity is better than nothing.
+            # An unknown capacity that a person has set meanwhile stays.
             if capacity_wh is not None or meter.capacity_wh == 0:
                 manager.update_meter(meter.id, capacity_wh=facts.capacity_wh)
             if capacity_wh is not None and facts.capacity_wh != capacity_wh:
@@ -2824,11 +2855,12 @@ class Registry:
 
 
 class Journal:
-    """Readings and events on their way into the file, grouped, and kept until they are in it.
+    """Readings and events that wait for the next commit, and are kept until it succeeds.
 
-    Readings go in as live ones, in order, each at its own time: a live one is the present state and can raise
-    an alert even where the time of day has been set back. (As recorded ones they would be history until the
-    time of day has caught up.) That time is worked out at the commit, see the docstring above.
+    Readings are stored as live ones, in order, each at its own time: a live one is the present
+    state and can raise an alert even if the time of day was set back. (Recorded ones would be
+    history until the time of day has caught up.) The commit works that time out, see the module's
+    docstring.
     """
 
     def __init__(
@@ -2840,7 +2872,7 @@ class Journal:
         self.manager: PowerManager = self._open()
         self._place = _place(db)
         self.registry = Registry(device_id, gone_after)
-        self._rows: deque[Row] = deque()
+        self._readings: deque[PendingReading] = deque()
         self._happenings: deque[Happening] = deque(maxlen=1000)
         self._ids: dict[Key, str] = {}
         self._chargeless: set[Key] = set()  # meters whose charge has been made unknown
@@ -2867,7 +2899,7 @@ class Journal:
     @property
     def waiting(self) -> int:
         """Readings and events that are not in the file."""
-        return len(self._rows) + len(self._happenings)
+        return len(self._readings) + len(self._happenings)
 
     def _open(self) -> PowerManager:
         return PowerManager(self._db, alert_types=ALERT_TYPES, clock=self._time_of_day)
@@ -2876,7 +2908,7 @@ class Journal:
         return _storable(self._clocks.wall())
 
     def _look_up_device(self) -> None:
-        """Register the device where it is missing; take its thresholds and the file's max_gap."""
+        """Register the device if it is missing; take its thresholds and the file's max_gap."""
         try:
             device = self.manager.get_device(self._device_id)
         except power_manager.NotFound:
@@ -2884,13 +2916,13 @@ class Journal:
         self.low, self.critical = _thresholds(device)
         self.max_gap = self.manager.max_gap
 
-    def add(self, row: Row) -> None:
-        """Keep a reading for the next commit; the oldest gives way where too many wait."""
-        if len(self._rows) >= MAX_WAITING:
-            self._rows.popleft()
+    def add(self, reading: PendingReading) -> None:
+        """Keep a reading for the next commit; if too many wait, drop the oldest."""
+        if len(self._readings) >= MAX_WAITING:
+            self._readings.popleft()
             self._lost += 1
-        self._rows.append(row)
-        self.accepted += not row.says_nothing
+        self._readings.append(reading)
+        self.accepted += not reading.says_nothing
 
     def happen(self, happening: Happening) -> None:
         """Keep an event for the next commit."""
@@ -2898,7 +2930,7 @@ class Journal:
         self._happenings.append(happening)
 
     def commit(self) -> bool:
-        """Write all that waits in one transaction; on an error keep it, and return False."""
+        """Write all that waits in one transaction; on an error keep it and return False."""
         try:
             if self.waiting or self.registry.has_news:
                 self._reopen_where_replaced()
@@ -2907,7 +2939,7 @@ class Journal:
         except PowerManagerError as exc:
             self._forget_file()  # a new meter has been rolled back too, or a known one was deleted
             if str(exc) != self.error:
-                _log.error("%s; %d readings wait in memory", exc, len(self._rows))
+                _log.error("%s; %d readings wait in memory", exc, len(self._readings))
             self.error = str(exc)
             return False
         if self.error:
@@ -2918,29 +2950,29 @@ class Journal:
         self._lost = 0
         self.refused += self._refusing
         self._refusing = 0
-        self._rows.clear()
+        self._readings.clear()
         self._happenings.clear()
         return True
 
     def _reopen_where_replaced(self) -> None:
-        """Open the file anew where its path names another one, or none: the open one is gone."""
+        """Open the file again if its path now names another one, or none."""
         if _place(self._db) == self._place:
             return
-        manager = self._open()  # where that fails the file may yet come back
+        manager = self._open()  # if that fails, the file may still come back
         self.manager.close()
         self.manager = manager
         self._place = _place(self._db)
         self._forget_file()
-        _log.warning("%s: deleted or replaced meanwhile: opened anew", self.manager.db_path)
+        _log.warning("%s: deleted or replaced meanwhile: opened again", self.manager.db_path)
 
     def _forget_file(self) -> None:
-        """Forget what is known of the file's meters, and bring them up to date with the next commit."""
+        """Forget the file's meters, and bring them up to date with the next commit."""
         self._ids.clear()
         self._chargeless.clear()
         self.registry.forget()
 
     def _write(self) -> None:
-        """Store what waits, each at the time of day that it happened at."""
+        """Store what waits, each at the time of day at which it happened."""
         file_id = self.manager.file_id
         if file_id != self._written_file_id:
             self._forget_file()  # a backup was restored: its meters are as they were then
@@ -2958,55 +2990,57 @@ class Journal:
             self.registry.follow(self.manager, self._clocks.boot())
 
     def _write_readings(self, offset: float) -> None:
-        readings: list[tuple[Any, ...]] = []
+        rows: list[tuple[Any, ...]] = []  # as log_many() takes them
         names: list[str] = []
-        for row in self._rows:
-            if self._forgets_charge(row):
-                self._log(readings, names)  # those before it have the charge that they had
-                readings, names = [], []
-                self._forget_charge(row)
-            if row.says_nothing:
+        for reading in self._readings:
+            if self._forgets_charge(reading):
+                self._log(rows, names)  # those before it have the charge that they had
+                rows, names = [], []
+                self._forget_charge(reading)
+            if reading.says_nothing:
                 continue
             try:
-                meter_id = self._meter_id(row.name, row.kind)
+                meter_id = self._meter_id(reading.name, reading.kind)
             except InvalidValue as exc:  # such as a name that no meter can have
-                self._refuse(row.name, str(exc))
+                self._refuse(reading.name, str(exc))
                 continue
-            timestamp = _storable(row.boot_time + offset)
-            readings.append((meter_id, row.voltage, row.current, row.charge_pct, timestamp))
-            names.append(row.name)
-        self._log(readings, names)
+            timestamp = _storable(reading.boot_time + offset)
+            rows.append(
+                (meter_id, reading.voltage, reading.current_draw, reading.charge_pct, timestamp)
+            )
+            names.append(reading.name)
+        self._log(rows, names)
 
-    def _forgets_charge(self, row: Row) -> bool:
-        """Whether a meter's charge is to become unknown: once, for another program may know it."""
-        key = row.name, row.kind
-        if row.charge_pct is not None:
+    def _forgets_charge(self, reading: PendingReading) -> bool:
+        """Whether a meter's charge is to become unknown; once, as another program may log it."""
+        key = reading.name, reading.kind
+        if reading.charge_pct is not None:
             self._chargeless.discard(key)
-        return row.lost_charge and key not in self._chargeless
+        return reading.lost_charge and key not in self._chargeless
 
-    def _forget_charge(self, row: Row) -> None:
-        meter_id = self._known_meter_id(row.name, row.kind)
+    def _forget_charge(self, reading: PendingReading) -> None:
+        meter_id = self._known_meter_id(reading.name, reading.kind)
         if meter_id is None:  # a new meter has no charge yet
             return
-        self._chargeless.add((row.name, row.kind))
+        self._chargeless.add((reading.name, reading.kind))
         self.manager.update_meter(meter_id, charge_pct=None)
 
-    def _log(self, readings: list[tuple[Any, ...]], names: list[str]) -> None:
+    def _log(self, rows: list[tuple[Any, ...]], names: list[str]) -> None:
         try:
-            self.manager.log_many(readings, live=True)
+            self.manager.log_many(rows, live=True)
         except InvalidValue:
-            self._write_one_by_one(readings, names)
+            self._write_one_by_one(rows, names)
 
-    def _write_one_by_one(self, readings: list[tuple[Any, ...]], names: list[str]) -> None:
+    def _write_one_by_one(self, rows: list[tuple[Any, ...]], names: list[str]) -> None:
         """Store what can be stored: one refused reading must not cost the others."""
-        for name, (*values, timestamp) in zip(names, readings):
+        for name, (*values, timestamp) in zip(names, rows):
             try:
                 self.manager.log_power(*values, timestamp=timestamp, live=True)
             except InvalidValue as exc:
                 self._refuse(name, str(exc))
 
     def _refuse(self, name: str, why: str) -> None:
-        """Drop what power_manager does not store, and say so once for each source."""
+        """Drop what power_manager does not store, and log it once for each source."""
         self._refusing += 1
         if name not in self._said_refused:
             self._said_refused.add(name)
@@ -3023,7 +3057,7 @@ class Journal:
         )
 
     def _known_meter_id(self, name: str, kind: MeterType) -> str | None:
-        """The device's meter of that name and type; None where it has none."""
+        """The device's meter of that name and type; None if it has none."""
         if (name, kind) not in self._ids:
             for meter in self.manager.list_meters(self._device_id):
                 if meter.name is not None:
@@ -3032,7 +3066,7 @@ class Journal:
         return self._ids.get((name, kind))
 
     def _meter_id(self, name: str, kind: MeterType) -> str:
-        """The device's meter of that name and type, registered where it is missing."""
+        """The device's meter of that name and type, registered if it is missing."""
         meter_id = self._known_meter_id(name, kind)
         if meter_id is None:
             meter_id = self.registry.add(self.manager, (name, kind))
@@ -3042,8 +3076,8 @@ class Journal:
     def news(self) -> list[dict[str, str]]:
         """The device's events since the last call, of any process, as environments of a command.
 
-        The first call tells those since the journal was opened. After a restored backup it goes on with what
-        comes then: events of the backup are old.
+        The first call returns those since the journal was opened. After a backup is restored it
+        goes on with new events: those of the backup are old.
         """
         file_id = self.manager.file_id
         if file_id != self._file_id:
@@ -3085,7 +3119,7 @@ def _thresholds(device: power_manager.DeviceRecord) -> tuple[float, float]:
 
 
 def _place(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """Which file a path names: its device and inode; None where there is no file."""
+    """The device and inode of the file that a path names; None if there is no file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -3108,7 +3142,7 @@ def _environment(device_id: str, kind: PowerEventType, value: float, meter: str)
 
 
 class Schedule:
-    """When to commit: every so often, at once for what is urgent, and again a while after a failure."""
+    """When to commit: regularly, at once if it is urgent, and again some time after a failure."""
 
     def __init__(self, every: float) -> None:
         self._every = every
@@ -3118,11 +3152,11 @@ class Schedule:
         self._urgent_at: deque[float] = deque(maxlen=URGENT_COUNT)
 
     def urge(self) -> None:
-        """Commit as soon as may be."""
+        """Commit as soon as possible."""
         self._urgent = True
 
     def is_due(self, now: float) -> bool:
-        """Whether to commit now. Urgent commits have a rate: each costs the storage a write."""
+        """Whether to commit now. Urgent commits are limited: each is a write to the storage."""
         if now < self._retry_at:
             return False
         if now >= self._committed_at + self._every:
@@ -3145,13 +3179,13 @@ class Schedule:
 
 
 class Sensors:
-    """The sources there are, looked for anew every RESCAN seconds and whenever one fails."""
+    """The sources, looked for again every RESCAN seconds and whenever one fails."""
 
     def __init__(self, options: Options, clocks: Clocks) -> None:
         self._options = options
         self._feeds = open_feeds(options, clocks.boot)
         self.sources: list[Source] = []
-        self.looked_anew = False  # whether the last look has looked for sensors, too
+        self.looked_anew = False  # whether the last look also looked for sensors
         self._rescan_at = -math.inf
         self._said: str | None = None
 
@@ -3194,7 +3228,7 @@ class Sensors:
             _log.warning("--shutdown-ignore: no sensor is named %s", ", ".join(unseen))
 
     def answering(self, samples: Sequence[tuple[Source, Sample]]) -> set[str]:
-        """The origins that answer: directories that are there, servers of which a source was just read."""
+        """The origins that answer: existing directories, and servers with a readable source."""
         origins = {source.origin for source, sample in samples if not sample.empty}
         for kind in (Supply, Rail, IioRail):
             if os.path.isdir(os.path.join(self._options.root, kind.origin)):
@@ -3224,13 +3258,14 @@ class Collector:
         self._prune_at = -math.inf
         if options.interval > self.journal.max_gap:
             _log.warning(
-                "no energy is booked: readings every %g s are farther apart than the file's max_gap, %g s",
+                "no energy is booked: readings every %g s are farther apart than the file's "
+                "max_gap, %g s",
                 options.interval,
                 self.journal.max_gap,
             )
 
     def run(self, wait: Callable[[float], bool]) -> int:
-        """Collect until wait() says that it is enough; return the exit code: 1 where readings could not be stored."""
+        """Collect until wait() returns True; return the exit code, 1 if readings are lost."""
         watchdog = _watchdog()
         next_at = self._clocks.boot()
         try:
@@ -3252,7 +3287,7 @@ class Collector:
         return code
 
     def tick(self) -> None:
-        """Read every source once; store, tell and act as is due."""
+        """Read every source once; store what is due, and run what events call for."""
         now = self._clocks.boot()
         if self._clock_watch.has_slept(now):
             self._sensors.rescan_soon()
@@ -3277,8 +3312,8 @@ class Collector:
         """Write what waits, and close; return the exit code."""
         _notify("STOPPING=1")
         for history in self._histories.all():
-            for row in history.rest():
-                self.journal.add(row)
+            for reading in history.rest():
+                self.journal.add(reading)
         stored = self.journal.commit()
         if not stored:
             _log.error("%d readings and events are lost", self.journal.waiting)
@@ -3290,12 +3325,12 @@ class Collector:
         self.journal.manager.close()
         failed = not stored
         if self._options.once and self.journal.accepted == 0:
-            _log.error("nothing to log: `power_collector sources` shows what this machine has")
+            _log.error("nothing to log: `sources` lists this machine's sensors")
             failed = True
         return int(failed or (self._options.once and self.journal.refused > 0))
 
     def _take(self, source: Source, sample: Sample, now: float) -> None:
-        """Make a reading of a sample."""
+        """Make a reading from a sample."""
         history = self._histories.of(source)
         if sample.problem != history.problem:
             _log.info("%s: %s", source.name, sample.problem or "readable again")
@@ -3307,21 +3342,21 @@ class Collector:
         if history.take_facts(source, sample, now, self._options.hold):
             assert history.facts is not None
             self.journal.registry.change((source.name, source.kind), history.facts)
-        row = history.reading(source, sample, now, self._options.hold)
-        if row is None:
+        reading = history.reading(source, sample, now, self._options.hold)
+        if reading is None:
             return
         if sample.is_estimated and not history.said_estimated:
             history.said_estimated = True
-            _log.info("%s: its charge is estimated from its volts, by --curve", source.name)
+            _log.info("%s: its charge is estimated from its volts (--curve)", source.name)
         alert = source.kind in ALERT_TYPES and history.alert_rises(
             sample.charge_pct, self.journal.low, self.journal.critical
         )
         if alert:
             self._schedule.urge()
-        # Longer without a reading than max_gap, and the energy between would not be booked.
+        # Between readings farther apart than max_gap no energy is booked.
         silence = min(MAX_SILENCE, self.journal.max_gap)
         always = alert or history.has_turned(sample.direction)
-        for kept in history.keep(row, self._options.min_change, silence, always):
+        for kept in history.keep(reading, self._options.min_change, silence, always):
             self.journal.add(kept)
 
     def _watch_meters(self, samples: Sequence[tuple[Source, Sample]], now: float) -> None:
@@ -3345,14 +3380,14 @@ class Collector:
         kind = PowerEventType.SHUTDOWN
         text = f"{watch.ending.why}, shutting down"
         self.journal.happen(Happening(now, kind, charge, reserve.name, reserve.kind, text))
-        self._commit(now)  # where it fails the command runs all the same
+        self._commit(now)  # if it fails, the command runs all the same
         self._hooks.tell(self.journal)
         self._hooks.wait()
         variables = _environment(self._options.device_id, kind, charge, reserve.name)
         _run_command(command, variables, SHUTDOWN_LIMIT)
 
     def _prune(self, now: float) -> None:
-        """Delete old readings daily, by a time of day that has been steady for a while."""
+        """Delete old readings daily, if the time of day has been steady for a while."""
         keep_days = self._options.keep_days
         due = now >= max(self._prune_at, self._clock_watch.settled_at)
         if keep_days is not None and (due or self._options.once):
@@ -3364,10 +3399,13 @@ class Collector:
 
 
 class _Signals:
-    """SIGTERM, SIGINT and SIGHUP as the end of a wait: whatever is being written is written to its end."""
+    """SIGTERM, SIGINT and SIGHUP end a wait; what is being written is written to its end.
+
+    `number` is the first of these signals that has come; None before.
+    """
 
     def __enter__(self) -> _Signals:
-        self._stopped = False
+        self.number: int | None = None
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._before: dict[int, Any] = {}
@@ -3378,15 +3416,15 @@ class _Signals:
         return self
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._stopped = True
+        self.number = self.number or number
         with contextlib.suppress(OSError):
             self._writer.send(b"x")
 
     def wait(self, seconds: float) -> bool:
-        """Wait that long, or until a signal has come; return whether one has."""
-        if not self._stopped:
+        """Wait so many seconds, or until a signal comes; return whether one has come."""
+        if self.number is None:
             select.select([self._reader], [], [], min(seconds, DAY))
-        return self._stopped
+        return self.number is not None
 
     def __exit__(self, *exc_info: object) -> None:
         for number, handler in self._before.items():
@@ -3395,8 +3433,12 @@ class _Signals:
         self._writer.close()
 
 
-_KEYS = ("name", "type", "voltage", "current", "wattage", "charge_pct", "capacity_wh", "status")
-_MORE_KEYS = ("runtime_s", "temperature_c", "serial", "is_estimated")  # columns where one has them
+# What `sources --json` has of a sample, beside name and type; as columns only if a source has it.
+_MORE_KEYS = ("runtime_s", "temperature_c", "serial", "is_estimated")
+_NO_SENSORS = (
+    "power-collector: no sensors to use in {}: name a UPS with --nut HOST or --apcupsd HOST, or a "
+    "program that prints readings with --program NAME=COMMAND"
+)
 
 
 def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
@@ -3407,8 +3449,12 @@ def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
     finally:
         for feed in feeds:
             feed.close()
+    if not rows:
+        print_error(_NO_SENSORS.format(printable(os.path.join(options.root, "sys"))))
     if args.json:
         print(shown_json(rows))
+        return 0
+    if not rows:
         return 0
     columns = [*_COLUMNS, *(column for column in _MORE_COLUMNS if any(map(column.cell, rows)))]
     print(make_table(columns, rows, Screen.of(sys.stdout)))
@@ -3437,7 +3483,7 @@ _COLUMNS = (
     _number_column("capacity Wh", "capacity_wh"),
     _text_column("status"),
 )
-# Shown where a source has one.
+# Shown if a source has one.
 _MORE_COLUMNS = (
     Column("left", _shown_runtime, right=True),
     Column(
@@ -3451,7 +3497,10 @@ _MORE_COLUMNS = (
 
 
 def _source_rows(options: Options, feeds: Sequence[Feed], now: float) -> list[dict[str, Any]]:
-    """What every source says now; what is wrong with one, and which are left out, goes to standard error."""
+    """What every source says now.
+
+    What is wrong with a source, and which ones are left out, goes to standard error.
+    """
     rows = []
     samples = []
     for source in discover(options.root, feeds, options.maps, options.peripherals, options.curves):
@@ -3461,8 +3510,17 @@ def _source_rows(options: Options, feeds: Sequence[Feed], now: float) -> list[di
             samples.append((source, source.read()))
     Histories().judge(samples, now)
     for source, sample in samples:
-        values: dict[str, Any] = {"name": source.name, "type": source.kind.value}
-        values |= {key: getattr(sample, key) for key in (*_KEYS[2:], *_MORE_KEYS)}
+        values: dict[str, Any] = {
+            "name": source.name,
+            "type": source.kind.value,
+            "voltage": sample.voltage,
+            "current": sample.current_draw,
+            "wattage": sample.wattage,
+            "charge_pct": sample.charge_pct,
+            "capacity_wh": sample.capacity_wh,
+            "status": sample.status,
+        }
+        values |= {key: getattr(sample, key) for key in _MORE_KEYS}
         values["serial"] = sample.serial or None
         rows.append(
             {k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in values.items()}
@@ -3483,22 +3541,11 @@ def _options(args: argparse.Namespace) -> Options:
 
 def _run(args: argparse.Namespace, clocks: Clocks) -> int:
     options = _options(args)
-    handler = (
-        logging.StreamHandler()
-    )  # to the standard error there is now, for as long as this runs
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        if options.test_shutdown:
-            return _test_shutdown(options, clocks)
-        with _Signals() as signals:
-            return Collector(options, clocks).run(clocks.wait or signals.wait)
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
+    if options.test_shutdown:
+        return _test_shutdown(options, clocks)
+    with _Signals() as signals:
+        code = Collector(options, clocks).run(clocks.wait or signals.wait)
+        return 130 if signals.number == signal.SIGINT and code == 0 else code
 
 
 def _test_shutdown(options: Options, clocks: Clocks) -> int:
@@ -3518,7 +3565,7 @@ def _test_shutdown(options: Options, clocks: Clocks) -> int:
 
 
 def _critical_threshold(options: Options) -> float:
-    """The device's critical charge, where there is a file that knows the device."""
+    """The device's critical charge, if the file exists and knows the device."""
     if os.path.exists(options.db):
         with PowerManager(options.db) as manager, contextlib.suppress(power_manager.NotFound):
             return _thresholds(manager.get_device(options.device_id))[1]
@@ -3600,24 +3647,72 @@ def _trust(text: str) -> str:
 def _add_source_options(parser: CommandParser) -> None:
     """Add the options that say where power is measured: those of `sources` and of `run`."""
     add = parser.add_argument
-    add("--root", type=_directory, default="/", metavar="DIR",
-        help="read a captured tree (default: /)")  # fmt: skip
-    add("--nut", action="append", default=[], type=_nut_address, metavar="[UPS@]HOST[:PORT]",
-        help="a UPS of NUT's upsd; without UPS@ all of them")  # fmt: skip
-    add("--nut-login", type=_logins, metavar="FILE",
-        help=f"a netrc file of users and passwords of upsd (else ${NUT_USERNAME}, ${NUT_PASSWORD})")  # fmt: skip
-    add("--nut-tls", type=_trust, metavar="TRUST",
-        help="speak TLS to upsd, and trust a FILE of certificates, `system`, or all: `unverified`")  # fmt: skip
-    add("--apcupsd", action="append", default=[], type=_apcupsd_address, metavar="HOST[:PORT]",
-        help="the UPS of an apcupsd")  # fmt: skip
-    add("--program", action="append", default=[], type=_program, dest="programs",
-        metavar="NAME=COMMAND", help="a program that prints one JSON object a line; no shell")  # fmt: skip
-    add("--map", action="append", default=[], type=_mapping, metavar="RAIL=TYPE[:NAME]",
-        help="a source's meter: main, battery, solar or ups; -TYPE turns the sign")  # fmt: skip
-    add("--curve", action="append", default=[], type=_curve, dest="curves",
+    add(
+        "--root",
+        type=_directory,
+        default="/",
+        metavar="DIR",
+        help="read a captured tree of sensors instead of this machine's (default: /)",
+    )
+    add(
+        "--nut",
+        action="append",
+        default=[],
+        type=_nut_address,
+        metavar="[UPS@]HOST[:PORT]",
+        help="a UPS of NUT's upsd, all of them without UPS@ (repeatable)",
+    )
+    add(
+        "--nut-login",
+        type=_logins,
+        metavar="FILE",
+        help="a file in netrc's form with users and passwords of upsd",
+    )
+    add(
+        "--nut-tls",
+        type=_trust,
+        metavar="TRUST",
+        help="speak TLS to upsd, and trust the certificates in FILE, `system` for this machine's, "
+        "or `unverified` for any",
+    )
+    add(
+        "--apcupsd",
+        action="append",
+        default=[],
+        type=_apcupsd_address,
+        metavar="HOST[:PORT]",
+        help="the UPS of an apcupsd (repeatable)",
+    )
+    add(
+        "--program",
+        action="append",
+        default=[],
+        type=_program,
+        dest="programs",
+        metavar="NAME=COMMAND",
+        help="a program that prints one JSON object a line, run without a shell (repeatable)",
+    )
+    add(
+        "--map",
+        action="append",
+        default=[],
+        type=_mapping,
+        metavar="RAIL=TYPE[:NAME]",
+        help="the type of a source's meter (main, battery, solar or ups) and its name; -TYPE "
+        "turns the sign (repeatable)",
+    )
+    add(
+        "--curve",
+        action="append",
+        default=[],
+        type=_curve,
+        dest="curves",
         metavar="NAME=CHEMISTRY:CELLS",
-        help="estimate a meter's charge from its volts; or NAME=VOLTS:PERCENT,...")  # fmt: skip
-    add("--peripherals", action="store_true", help="also batteries of mice and the like")
+        help="estimate a meter's charge from its volts; or NAME=VOLTS:PERCENT,... (repeatable)",
+    )
+    add("--peripherals", action="store_true", help="also use batteries of mice and the like")
+    parser.add_variable(NUT_USERNAME, "the user at every upsd that --nut-login does not name")
+    parser.add_variable(NUT_PASSWORD, "the password of that user")
 
 
 _above_zero = functools.partial(parse_duration, above=0)
@@ -3627,39 +3722,46 @@ _at_least_zero = functools.partial(parse_number, at_least=0)
 def _add_storing_options(run: CommandParser) -> None:
     """Add where readings go, and when, to `run`."""
     add = run.add_argument
-    add(
+    run.add_setting(
         "--db",
-        default=os.environ.get("POWER_MANAGER_DB") or str(power_manager.DB_PATH),
+        variable="POWER_MANAGER_DB",
+        default=str(power_manager.DB_PATH),
         metavar="PATH",
-        help="the database (default: $POWER_MANAGER_DB, else power_manager.db here)",
+        text="the file; made if it is missing, private to its owner",
     )
     add(
         "--interval",
         type=_above_zero,
         default=5.0,
         metavar="TIME",
-        help="between readings: seconds, or 30s, 5m (default: 5s)",
+        help="time between two readings of a source (default: 5s)",
     )
-    add("--once", action="store_true", help="read and store once, then end")
+    add(
+        "--once",
+        action="store_true",
+        help="read and store once, then end; exit code 1 if there was nothing to store",
+    )
     add(
         "--commit-every",
         type=parse_duration,
         default=60.0,
         metavar="TIME",
-        help="how much goes into one transaction (default: 60s)",
+        help="time between two commits; a power cut loses at most the readings of that long; "
+        "0: each look (default: 60s)",
     )
     add(
         "--keep-days",
         type=_at_least_zero,
         metavar="N",
-        help="delete readings of whole hours older than that, daily (default: keep all)",
+        help="daily delete the readings of whole hours older than that (default: keep all)",
     )
     add(
         "--min-change",
         type=_at_least_zero,
         default=0.0,
         metavar="W",
-        help="leave out readings that change less (default: 0)",
+        help="leave out readings that differ from the last one kept by fewer watts, and by less "
+        "than a point of charge (default: 0)",
     )
 
 
@@ -3672,22 +3774,23 @@ def _add_event_options(run: CommandParser) -> None:
         default=[],
         dest="exec_command",
         metavar="CMD",
-        help="run for every event, with POWER_EVENT, POWER_DEVICE, POWER_VALUE and POWER_METER set; "
-        "not by a shell",
+        help="run for every event of the device, without a shell, with POWER_EVENT, POWER_DEVICE, "
+        "POWER_VALUE and POWER_METER set",
     )
     add(
         "--exec-limit",
         type=_above_zero,
         default=EXEC_LIMIT,
         metavar="TIME",
-        help="how long it may take (default: 10s)",
+        help="kill that command and its children after so long (default: 10s)",
     )
     add(
         "--event-hold",
         type=parse_duration,
         default=EVENT_HOLD,
         metavar="TIME",
-        help="peace before the same event is told again (default: 120s)",
+        help="how long a state has to be steady before its event is recorded again; 0: record "
+        "every change (default: 120s)",
     )
 
 
@@ -3699,7 +3802,7 @@ def _add_shutdown_options(run: CommandParser) -> None:
         type=_command_line,
         default=[],
         metavar="CMD",
-        help="run once when nothing is left to live on",
+        help="run once when no battery or UPS is left that the machine can live on",
     )
     add(
         "--shutdown-after",
@@ -3712,49 +3815,49 @@ def _add_shutdown_options(run: CommandParser) -> None:
         "--shutdown-on-battery",
         type=parse_duration,
         metavar="TIME",
-        help="also after that long on battery, whatever the charge",
+        help="also run it after so long on battery, whatever the charge",
     )
     add(
         "--shutdown-runtime",
-        type=_at_least_zero,
-        metavar="MIN",
-        help="also when fewer minutes are left on battery",
+        type=parse_duration,
+        metavar="TIME",
+        help="also run it when less than that is left on battery, for --shutdown-after",
     )
     add(
         "--shutdown-ignore",
         action="append",
         default=[],
         metavar="NAME",
-        help="a UPS, battery or supply, named as by `sources`, that does not feed this machine: it is logged, but "
-        "neither ends this machine nor keeps it alive (repeatable)",
+        help="a UPS, battery or supply, by its name in `sources`, that does not feed this machine: "
+        "it is logged, but neither ends the machine nor keeps it alive (repeatable)",
     )
     add(
         "--test-shutdown",
         action="store_true",
-        help="say what would happen now and why, do and store nothing, end",
+        help="print what would happen now and why, then end; store and run nothing",
     )
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(
         program_name("power-collector", __file__),
-        "This machine's power sensors, logged.",
-        name="power_collector",
+        "Logs this machine's power sensors, and runs your shutdown command when the battery ends.",
+        name="power-collector",
         version=power_manager.__version__,
         examples=["sources", "run edge-001", "help run"],
     )
     show = parser.add_command(
-        "sources", _show_sources, "list what this machine has", examples=["", "--json"]
+        "sources", _show_sources, "list this machine's sensors", examples=["", "--json"]
     )
     _add_source_options(show)
     show.add_argument("--json", action="store_true", help="JSON, for programs")
     run = parser.add_command(
         "run",
         _run,
-        "log what this machine has, until SIGTERM or Ctrl-C",
+        "log this machine's sensors, until SIGTERM or Ctrl-C",
         examples=["edge-001", "edge-001 --interval 10s --keep-days 365"],
     )
-    run.add_argument("device_id", help="registered where it is new")
+    run.add_argument("device_id", help="the device's id; a new one is registered")
     _add_source_options(run)
     _add_storing_options(run)
     _add_event_options(run)
@@ -3764,14 +3867,19 @@ def _parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int:
-    """Run the command line; return its exit code: 0, 1 for an error. SIGTERM and Ctrl-C end `run` with 0."""
+    """Run the command line; return its exit code.
+
+    0: it did its work, or SIGTERM or the end of its terminal ended it; 1: an error; 130: Ctrl-C.
+    Wrong usage exits with 2.
+    """
 
     def program() -> int:
-        args = _parser().parse_args(argv)
-        code: int = args.run(args, clocks or Clocks())
+        with log_to_stderr("power_collector"):
+            args = _parser().parse_args(argv)
+            code: int = args.run(args, clocks or Clocks())
         return code
 
-    return run_program(program, "power_collector", (PowerManagerError,))
+    return run_program(program, "power-collector", (PowerManagerError,))
 
 
 if __name__ == "__main__":

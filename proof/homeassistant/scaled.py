@@ -1,7 +1,7 @@
-"""`power-mqtt` in a world whose time runs faster: python scaled.py SPEED REAL_START START ARGUMENTS.
+"""`power-mqtt` with clocks that run faster: python scaled.py SPEED REAL_START START ARGUMENTS.
 
-SPEED: seconds a second. START is what time it is at REAL_START; epoch seconds. The connection to the broker keeps to
-real time: a loopback socket does not become faster.
+SPEED: seconds a second. START is what time it is at REAL_START; epoch seconds. The connection to
+the broker keeps to real time: a loopback socket does not become faster.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def main() -> int:
     time.time = lambda: start + (real_time() - real_start) * speed
     time.monotonic = lambda: real_monotonic() * speed
     time.clock_gettime = lambda clock: real_clock(clock) * speed
-    from power_mqtt import cli, publish  # now: they keep these clocks
+    from power_mqtt import cli, publisher  # now: they keep these clocks
 
     time.monotonic = real_monotonic
     # What waits for the broker waits as long as elsewhere.
-    publish.HEAR_SECONDS *= speed
-    publish.ACKNOWLEDGE_SECONDS *= speed
+    publisher.HEAR_SECONDS *= speed
+    publisher.ACKNOWLEDGE_SECONDS *= speed
     return cli.main(sys.argv[4:])
 
 

@@ -22,7 +22,7 @@ _CAPACITY_WH = 1600.0
 
 @dataclass(frozen=True)
 class Kind:
-    """What an entity has to be: its platform, unit, device class, state class, precision and category."""
+    """What an entity has to be."""
 
     platform: str
     unit: str | None = None
@@ -60,7 +60,10 @@ class Expected:
 
 
 class World:
-    """Two devices and their file; `wall`: what meters on the wall would have counted, by unique id, in Wh."""
+    """Two devices and their file.
+
+    `wall`: what meters on the wall would have counted, by unique id, in Wh.
+    """
 
     def __init__(self, path: Path, clock: FastClock) -> None:
         self.clock = clock
@@ -138,7 +141,8 @@ class World:
     def restore(self, backup: Path) -> None:
         """Restore a backup; the meters on the wall do not know of it.
 
-        What is read first in the restored file books the time since the backup once more, so it is not counted.
+        What is read first in the restored file books the time since the backup once more, so it is
+        not counted.
         """
         self.pm.restore(backup)
 

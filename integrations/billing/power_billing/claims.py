@@ -1,27 +1,30 @@
-"""Which ledger bills a customer: one alone, and which one stands at the biller.
+"""Which ledger bills a customer: only one, and the biller keeps which one.
 
-Of a customer's events in an hour Stripe's meter counts the newest alone. Two ledgers that bill one customer on one
-meter would replace each other's hours; and where both say the same number, neither the event's identifier nor Stripe's
-sums would show it. So a ledger claims a customer before it first sends anything for it: its id, which is made once and
-goes wherever the ledger's tables go, is written down at the biller. A customer that another ledger has claimed is held:
-its usage waits, every run says so, and a person decides.
+Of a customer's events in an hour, Stripe's meter counts only the newest. Two ledgers that bill one
+customer on one meter would replace each other's hours; if both had the same number, neither the
+event's identifier nor Stripe's sums would show it. So a ledger claims a customer before it first
+sends anything for it: it writes its id at the biller. The id is made once and goes wherever the
+ledger's tables go. A customer that another ledger has claimed is held: its usage waits, every run
+says so, and a person decides.
 
 What follows from that:
 
-- A restored backup, or a ledger that is moved, has the same id, and goes on.
-- A ledger that is begun anew, because the old one is lost, has another: nothing is billed twice. A person takes the
-  customer over; then hours that the biller has already are found there, or are conflicts.
-- Two ledgers whose devices are others are to be added up. One meter cannot do that, so the second ledger gets a meter
-  of its own; or one ledger bills all devices.
-- A copy that lives on beside its original has the same id too. Its identifiers are the same, so where the two say
-  different things of an hour that is a conflict; where they say the same, it is one event, as long as both measure the
-  same devices. That one of them has other devices since, nothing shows but the first hour that differs.
+- A restored backup and a ledger that is moved have the same id, and continue.
+- A new ledger, begun because the old one is lost, has another id: nothing is billed twice. A person
+  takes the customer over; hours that the biller has already are found there, or are conflicts.
+- Two ledgers with different devices have to be added up. One meter cannot do that, so the second
+  ledger gets a meter of its own, or one ledger bills all devices.
+- A copy that runs beside its original has the same id and makes the same identifiers. Where the two
+  have different values of an hour, that is a conflict; where they have the same value, it is one
+  event, which is right as long as both measure the same devices. If one of them gets other devices,
+  only the first hour that differs shows it.
 
-Three other ways were weighed. With the ledger's id in the identifier of an event, Stripe would take the second
-ledger's event at once, in place of the first one's, and its sums, which follow some time later, would show nothing
-where the numbers agree; with a common identifier it refuses the second one at once. Stripe's window knows nothing of
-devices, so a device in the event does not help. And a meter without a window would add the ledgers up, but its sums
-could no longer say whether an event of more than a day ago, whose answer was lost, has arrived.
+Three other ways were considered. With the ledger's id in the event's identifier, Stripe would take
+the second ledger's event at once in place of the first one's, and its sums, which follow later,
+would show nothing where the numbers agree; with a common identifier Stripe refuses the second event
+at once. Stripe's window does not know devices, so naming the device in the event does not help. And
+a meter without a window would add the ledgers up, but its sums could no longer say whether an event
+of more than a day ago, whose answer was lost, has arrived.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from power_billing.errors import BillingError
-from power_billing.sinks import CannotSayNow, ClaimingSink
+from power_billing.errors import BillingError, CannotSayNow
+from power_billing.sinks import ClaimingSink
 from power_billing.tables import Place, ledger_id, tables
 
 NO_CUSTOMER = "the biller has no such customer"
@@ -44,7 +47,7 @@ class Claim:
     asked_at: float
 
     def is_fresh(self, now: float, seconds: float) -> bool:
-        """Whether it was asked so few seconds ago, or will have been: the clock may have been set back."""
+        """Whether it was asked within so many seconds, either way: clocks may be set back."""
         return abs(now - self.asked_at) < seconds
 
 
@@ -56,7 +59,7 @@ def claims(conn: sqlite3.Connection) -> dict[str, Claim]:
 
 
 def note_claim(conn: sqlite3.Connection, customer: str, claim: Claim) -> None:
-    """Keep what the biller has said."""
+    """Keep the biller's answer."""
     sql = """INSERT INTO billing_customers (customer, ledger_id, ledger_asked_at) VALUES (?, ?, ?)
         ON CONFLICT (customer) DO UPDATE
             SET ledger_id = excluded.ledger_id, ledger_asked_at = excluded.ledger_asked_at"""
@@ -64,7 +67,7 @@ def note_claim(conn: sqlite3.Connection, customer: str, claim: Claim) -> None:
 
 
 def forget_claims(conn: sqlite3.Connection) -> None:
-    """Ask for all of them again: usage goes elsewhere from now on."""
+    """Have all of them asked for again: usage goes elsewhere from now on."""
     conn.execute("UPDATE billing_customers SET ledger_id = NULL, ledger_asked_at = NULL")
 
 
@@ -79,7 +82,7 @@ def others_customers(conn: sqlite3.Connection) -> dict[str, str]:
 
 
 def take_over(place: Place, sink: ClaimingSink, customer: str, now: float) -> None:
-    """Bill a customer from this ledger that another one has billed so far. Raises BillingError where that fails."""
+    """Bill a customer of another ledger from this one. Raises BillingError where that fails."""
     with tables(place) as conn:
         ours = ledger_id(conn)
     try:
@@ -93,5 +96,5 @@ def take_over(place: Place, sink: ClaimingSink, customer: str, now: float) -> No
 
 
 def waiting_reason(other_id: str) -> str:
-    """Why the usage of a customer of another ledger waits."""
+    """Why the usage of another ledger's customer waits."""
     return f"the ledger {other_id} bills this customer: power-billing resolve"

@@ -1,6 +1,6 @@
-"""Once a month: old hours are looked at again, and those that can be billed no more are summed by day.
+"""Once a month: check old hours again, and sum by day those that can no longer be billed.
 
-So a run reads and keeps some ten weeks of hours, however many years there are.
+So a run reads and keeps some ten weeks of hours, however many years the ledger has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CLOSED_IN = "closed_in"
 
 
 def closed_before(conn: sqlite3.Connection) -> int:
-    """The first hour that is not closed; those before it are never billed again, whatever the clock says."""
+    """The first hour that is not closed; earlier ones are never billed again."""
     return int(setting(conn, _CLOSED_BEFORE) or 0)
 
 
@@ -46,8 +46,8 @@ def is_due(conn: sqlite3.Connection, now: float) -> bool:
 def close(conn: sqlite3.Connection, now: float) -> None:
     """Sum hours of more than 70 days ago by day, and forget old deliveries of Stripe's.
 
-    By the clock, and by the newest hour that the biller has taken, for a biller takes no hours of the future: a clock
-    that is years ahead must not close what can still be billed.
+    The clock decides, and the newest hour that the biller has taken: a biller takes no hours of the
+    future, so a clock that is years ahead does not close what can still be billed.
     """
     sql = "SELECT max(hour) FROM billing_outbox WHERE state = 'sent'"
     (newest,) = conn.execute(sql).fetchone()
@@ -62,9 +62,9 @@ def close(conn: sqlite3.Connection, now: float) -> None:
 
 
 def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
-    """What was sent before its month's invoice and never revised is summed; what has a story keeps its rows.
+    """Sum what was sent before its month's invoice and never revised; other rows are kept.
 
-    An hour without a period is of a ledger without a tariff.
+    An hour without a period belongs to a ledger without a tariff.
     """
     conn.execute(
         """INSERT INTO billing_device_days (customer, day, period, device_id, counted_nwh)
@@ -81,7 +81,8 @@ def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
         SELECT customer, hour / 24, coalesce(period, ''), sum(whole_wh), 0, 0
         FROM billing_hours LEFT JOIN billing_hour_periods USING (hour)
         WHERE hour < ? GROUP BY 1, 2, 3
-        ON CONFLICT (customer, day, period) DO UPDATE SET whole_wh = whole_wh + excluded.whole_wh""",
+        ON CONFLICT (customer, day, period)
+            DO UPDATE SET whole_wh = whole_wh + excluded.whole_wh""",
         (before,),
     )
     conn.execute("DELETE FROM billing_hours WHERE hour < ?", (before,))
@@ -92,7 +93,8 @@ def _sum_by_day(conn: sqlite3.Connection, before: int) -> None:
             SELECT 1 FROM billing_outbox AS later WHERE later.customer = billing_outbox.customer
             AND later.hour = billing_outbox.hour AND later.revision > 0)"""
     conn.execute(
-        f"""INSERT INTO billing_customer_days (customer, day, period, whole_wh, sent_wh, event_count)
+        f"""INSERT INTO billing_customer_days
+            (customer, day, period, whole_wh, sent_wh, event_count)
         SELECT customer, hour / 24, coalesce(period, ''), 0, sum(value_wh), count(*)
         FROM billing_outbox LEFT JOIN billing_hour_periods USING (hour)
         WHERE {plain} GROUP BY 1, 2, 3
@@ -123,7 +125,7 @@ def closed_findings(
         for hour, one in usage.by_hour.items():
             if hour >= before:
                 continue
-            if abs(one.nwh) > MAX_HOUR_NWH:  # it was no consumption then, and is none now
+            if abs(one.nwh) > MAX_HOUR_NWH:  # not counted then, nor now
                 kind, wh = FindingKind.SENSOR, one.nwh / NANO
                 found.append(Finding(kind, customer, usage.device_id, hour, wh))
             else:

@@ -1,4 +1,4 @@
-"""What the commands share: the files they are about, how times are read, how rows are shown."""
+"""What the commands share: opening the files, reading times, showing rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from pathlib import Path
 
 from power_billing.errors import BillingError
 from power_billing.hours import hour_of, iso, oldest_billable
+from power_billing.links import TYPES
 from power_billing.outbox import Entry, State
+from power_billing.periods import hour_periods
 from power_billing.sinks import CsvSink, UsageEvent, UsageSink
 from power_billing.sources import Devices
-from power_billing.tables import LedgerFile, Place
+from power_billing.tables import LedgerFile, Place, tables
 from power_manager import (
     Column,
     CommandParser,
@@ -24,7 +26,6 @@ from power_manager import (
     Screen,
     make_table,
     parse_time,
-    print_error,
 )
 
 Command = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -32,19 +33,14 @@ Command = Callable[[argparse.Namespace], int]  # returns the exit code
 # Bills are by UTC hours, so times without an offset are UTC.
 time_argument = functools.partial(parse_time, zone=timezone.utc)
 
-_EVENT_COLUMNS = (
-    Column("customer", lambda event: event.customer),
-    Column("hour", lambda event: iso(event.hour)),
-    Column("watt-hours", lambda event: event.watt_hours, right=True),
-    Column("revision", lambda event: event.revision, right=True),
-)
-
 
 @contextlib.contextmanager
 def opened(options: argparse.Namespace) -> Iterator[tuple[Devices, Place]]:
-    """The devices, and where the ledger is: the file of --db and --ledger, or that file; or --fleet and --ledger.
+    """The devices, and where the ledger is.
 
-    Raises BillingError for a database that is not there: a typing mistake must not look like a fleet that used nothing.
+    By default both are the file of --db; --ledger names another file for the ledger, --fleet an
+    engine for the devices. Raises BillingError for a database that does not exist: a typing mistake
+    must not look like devices that used nothing.
     """
     if options.fleet:
         ledger = LedgerFile(options.ledger)
@@ -57,7 +53,10 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[Devices, Place]]:
 
 
 def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
-    """The devices of a fleet. Raises BillingError where the extra `fleet` is not installed, OSError without a hub."""
+    """The devices of a fleet.
+
+    Raises BillingError if the extra `fleet` is not installed, and OSError without a hub.
+    """
     try:
         from power_fleet.options import engine_urls_of
         from power_fleet.stream import Refused
@@ -74,22 +73,55 @@ def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
         raise
 
 
-def confirm(question: str, yes: bool) -> None:
-    """Ask on a terminal, unless --yes was given. Raises BillingError where the answer is not yes."""
-    if yes:
-        return
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise BillingError(f"{question} There is no terminal to ask: give --yes")
-    print_error(f"{question} [y/N] ", end="")
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise BillingError("nothing was changed")
+def print_events(place: Place, events: Iterable[UsageEvent]) -> None:
+    """Print events as a table, by hour; print nothing if there are none.
 
-
-def print_events(events: Iterable[UsageEvent]) -> None:
-    """Events as a table, by hour; nothing where there are none."""
+    A ledger with a tariff shows the period of each hour.
+    """
     rows = sorted(events, key=lambda event: (event.hour, event.customer))
-    if rows:
-        print(make_table(_EVENT_COLUMNS, rows, Screen.of(sys.stdout)))
+    if not rows:
+        return
+    hours = [event.hour for event in rows]
+    with tables(place) as conn:
+        periods = hour_periods(conn, range(min(hours), max(hours) + 1))
+    columns = [
+        Column("customer", lambda event: event.customer),
+        Column("hour", lambda event: iso(event.hour)),
+        Column("watt-hours", lambda event: event.watt_hours, right=True),
+        Column("revision", lambda event: event.revision, right=True),
+    ]
+    if periods.tariff is not None:
+        columns.insert(2, Column("period", lambda event: periods.of(event.hour)))
+    print(make_table(columns, rows, Screen.of(sys.stdout)))
+
+
+def add_customer_option(command: CommandParser) -> None:
+    """Add --customer, of a command that is about one customer."""
+    command.add_argument(
+        "--customer",
+        required=True,
+        metavar="ID",
+        help="a customer of Stripe's, such as cus_Nf1XyzAbc",
+    )
+
+
+def add_link_options(command: CommandParser) -> None:
+    """Add what makes a link: the device, the customer, and which meters count from when on."""
+    command.add_argument("device_id", help="the device's id")
+    add_customer_option(command)
+    add = command.add_argument
+    add(
+        "--types",
+        metavar="LIST",
+        help=f"meters that count, of {', '.join(TYPES)} (default: all, a ups only without a main)",
+    )
+    add("--yes", action="store_true", help="bill main beside battery or ups without asking")
+    add(
+        "--since",
+        type=time_argument,
+        metavar="TIME",
+        help="from this hour on, at most 35 days back (default: the next full UTC hour)",
+    )
 
 
 def day_text(day: int) -> str:
@@ -117,10 +149,15 @@ def month_hours(text: str) -> range:
     return range(hour_of("month", first), hour_of("month", following))
 
 
+def check_sink_options(options: argparse.Namespace) -> None:
+    """End with exit code 2 if only one of --sink csv and --csv is given."""
+    if (options.sink == "csv") != (options.csv is not None):
+        options.usage_error("--sink csv and --csv FILE go together: give both")
+
+
 def sink_of(place: Place, options: argparse.Namespace) -> UsageSink:
     """The sink that --sink and --csv name. Raises BillingError for Stripe's key or meter."""
-    if (options.sink == "csv") != (options.csv is not None):
-        options.parser.error("--sink csv and --csv FILE go together: give both")
+    check_sink_options(options)
     if options.csv is not None:
         return CsvSink(options.csv)
     from power_billing.stripe_sinks import sink_from
@@ -137,7 +174,6 @@ def add_sink_options(command: CommandParser) -> None:
         help="where usage goes (default: %(default)s)",
     )
     command.add_argument("--csv", type=Path, metavar="FILE", help="the file of --sink csv")
-    command.set_defaults(parser=command)
 
 
 def open_line(entry: Entry, now: float) -> str:

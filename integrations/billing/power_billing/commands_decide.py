@@ -1,4 +1,4 @@
-"""`power-billing reconcile` and `resolve`: the ledger beside the biller, and what a person decides."""
+"""`power-billing reconcile` and `resolve`: compare with the biller, and let a person decide."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def add_decision_commands(parser: CommandParser) -> None:
     command = parser.add_command(
         "resolve",
         _resolve,
-        "list what has to be decided, or decide it",
+        "list what a person has to decide, or decide it",
         examples=["", "--keep --customer cus_Nf1XyzAbc", "--send --all"],
         group="usage",
     )
     add = command.add_argument
     what = command.add_mutually_exclusive_group()
     what.add_argument(
-        "--keep", action="store_true", help="leave it as the biller has it, and lost what is lost"
+        "--keep", action="store_true", help="keep the biller's values, and accept what is lost"
     )
     what.add_argument(
         "--send", action="store_true", help="send the ledger's values in place of the biller's"
@@ -73,11 +73,11 @@ def add_decision_commands(parser: CommandParser) -> None:
     what.add_argument(
         "--take-over",
         action="store_true",
-        help="bill the customer from this ledger, where another one has done so",
+        help="bill from this ledger a customer that another ledger bills",
     )
-    add("--customer", metavar="cus_...", help="only this customer's")
-    add("--hour", type=time_argument, metavar="TIME", help="only what is of this hour")
-    add("--all", action="store_true", help="all that is listed")
+    add("--customer", metavar="ID", help="only this customer")
+    add("--hour", type=time_argument, metavar="TIME", help="only this hour")
+    add("--all", action="store_true", help="everything that is listed")
     add_sink_options(command)
 
 
@@ -92,7 +92,7 @@ def _reconcile(options: argparse.Namespace) -> int:
         hours = options.month or range(oldest_billable(now), present)
         hours = range(hours.start, min(hours.stop, present))
         if not hours:
-            raise BillingError("--month: it has not begun")
+            raise BillingError("--month: that month has not begun")
         with one_run(place):
             found = reconcile(place, sink, hours, now)
             print_differences(found)
@@ -119,8 +119,8 @@ def _repair(place: Place, sink: UsageSink, found: Reconciliation) -> int:
     misplaced = sum(bool(one.misplaced_wh) for one in found.differences)
     if misplaced:
         print(
-            f"{misplaced} differences have usage on another period's meter, which nothing sent from here replaces: "
-            "cancel it at Stripe, or credit it by hand"
+            f"{misplaced} differences have usage on another period's meter, which nothing sent "
+            "from here replaces: cancel it at Stripe, or credit it by hand"
         )
     foreign = sum(one.is_foreign and not one.misplaced_wh for one in found.differences)
     if foreign:
@@ -172,7 +172,7 @@ def _resolve(options: argparse.Namespace) -> int:
         hours = range(hour, hour + 1)
     is_chosen = options.all or options.customer or hours
     if (options.keep or options.send) and not is_chosen:
-        options.parser.error("say what: --customer, --hour, or --all")
+        options.usage_error("choose by --customer, --hour, or --all")
     if options.take_over:
         return _take_over(options)
     with opened(options) as (_, place):
@@ -200,7 +200,7 @@ def _resolve(options: argparse.Namespace) -> int:
 
 def _take_over(options: argparse.Namespace) -> int:
     if options.customer is None:
-        options.parser.error("--take-over wants the --customer")
+        options.usage_error("--take-over needs --customer")
     with opened(options) as (_, place):
         sink = sink_of(place, options)
         if not isinstance(sink, ClaimingSink):
@@ -220,10 +220,8 @@ def _print_undecided(listed: Undecided) -> None:
         print(
             f"{customer}: the ledger {other_id} bills this customer: {len(entries)} hours wait here"
         )
-        print(
-            "  where that one is gone: --take-over; where it bills the same devices: unlink, --keep"
-        )
-        print("  where it bills other devices: setup --meter NAME, or one ledger for all of them")
+        print("  if that ledger is gone: --take-over; if it bills the same devices: unlink, --keep")
+        print("  if it bills other devices: setup --meter NAME, or one ledger for all of them")
     if conflicts:
         print(make_table(_CONFLICT_COLUMNS, conflicts, Screen.of(sys.stdout)))
     for entry in listed.too_old:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
+from dataclasses import dataclass
 
-from power_billing.command_line import confirm, opened, time_argument
+from power_billing.claims import Claim, note_claim, waiting_reason
+from power_billing.command_line import add_link_options, opened
 from power_billing.counting import chosen_meters
 from power_billing.errors import BillingError
 from power_billing.hours import iso
 from power_billing.keys import API_KEY, is_set, read_secret
-from power_billing.links import TYPES, Link, check_id, link, unlink
+from power_billing.links import Link, check_id, link, unlink
 from power_billing.periods import ledger_meters
 from power_billing.sources import NANO, Devices, source_of
 from power_billing.tables import Place, tables
-from power_manager import CommandParser, MeterType, printable
+from power_manager import CommandParser, MeterType, confirm, printable
 
 
 def add_link_commands(parser: CommandParser) -> None:
@@ -26,35 +29,23 @@ def add_link_commands(parser: CommandParser) -> None:
         examples=["edge-001 --customer cus_Nf1XyzAbc --types main"],
         group="who is billed",
     )
+    add_link_options(command)
     add = command.add_argument
-    add("device_id", metavar="DEVICE_ID")
-    add("--customer", required=True, metavar="cus_...")
-    add("--subscription-item", metavar="si_...", help="kept for people: meters bill by customer")
+    add("--subscription-item", metavar="ID", help="kept for people: meters bill by customer")
     add(
         "--offline",
         action="store_true",
-        help="do not ask Stripe whether it has the customer: the next report does",
+        help="do not ask Stripe about the customer: the next report does",
     )
-    add(
-        "--types",
-        metavar="LIST",
-        help=f"of {', '.join(TYPES)}, those that count (default: all, but a ups only without a main)",
-    )
-    add("--yes", action="store_true", help="bill main beside battery or ups without asking")
-    add(
-        "--since",
-        type=time_argument,
-        metavar="TIME",
-        help="from this hour on, at most 35 days back (default: the next full UTC hour)",
-    )
+
     command = parser.add_command(
         "unlink",
         _unlink,
-        "bill a device no longer, from the next full UTC hour on",
+        "stop billing a device at the next full UTC hour",
         examples=["edge-001"],
         group="who is billed",
     )
-    command.add_argument("device_id", metavar="DEVICE_ID")
+    command.add_argument("device_id", help="the device's id")
 
 
 def _link(options: argparse.Namespace) -> int:
@@ -64,7 +55,7 @@ def _link(options: argparse.Namespace) -> int:
         check_id("customer", "cus", options.customer)
         if types is None:
             confirm_choice(pm, options.device_id, options.yes)
-        checked = _checked_customer(place, options)
+        answer = _asked_stripe(place, options)
         made = link(
             pm,
             options.device_id,
@@ -74,8 +65,9 @@ def _link(options: argparse.Namespace) -> int:
             since=options.since,
             ledger=place,
         )
-    print(linked_line(made))
-    print(f"{made.customer}: {checked}")
+        print(linked_line(made))
+        print(f"{made.customer}: {answer.text}")
+        print_other_ledger(place, made.customer, answer.other_ledger)
     return 0
 
 
@@ -86,9 +78,9 @@ def linked_line(made: Link) -> str:
 
 
 def confirm_choice(pm: Devices, device_id: str, yes: bool) -> None:
-    """Show which meters count and what that was in a day; ask where two of them may measure the same energy.
+    """Show which meters count and their energy of a day; ask if two may measure the same energy.
 
-    Raises BillingError where nobody says yes.
+    Raises BillingError if the answer is not yes.
     """
     parts = source_of(pm).usage(device_id, days=1) or []
     meters = [part.meter for part in parts]
@@ -108,16 +100,37 @@ def confirm_choice(pm: Devices, device_id: str, yes: bool) -> None:
     if MeterType.MAIN not in types or not types & {MeterType.BATTERY, MeterType.UPS}:
         return
     confirm(
-        f"{device_id} has main and battery or ups meters: check the sum, or choose by --types. Bill it like that?",
-        yes,
+        f"{device_id} has main and battery or ups meters: check the sum, or choose by --types. "
+        "Bill it like this?",
+        yes=yes,
     )
 
 
-def _checked_customer(place: Place, options: argparse.Namespace) -> str:
-    """What Stripe says of the customer. Raises BillingError for one that there is not: nothing is linked to it."""
+def print_other_ledger(place: Place, customer: str, other_id: str | None) -> None:
+    """Say that another ledger bills the customer, and note it for `status`; None: none does."""
+    if other_id is None:
+        return
+    with tables(place) as conn:
+        note_claim(conn, customer, Claim(other_id, time.time()))
+    print(f"{customer}: {waiting_reason(other_id)}")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What Stripe says of a customer, and the id of another ledger that bills it, if one does."""
+
+    text: str
+    other_ledger: str | None = None
+
+
+def _asked_stripe(place: Place, options: argparse.Namespace) -> _Answer:
+    """Ask Stripe about the customer. Raises BillingError if it has none: nothing is linked."""
     if options.offline or not is_set(os.environ, API_KEY):
-        return "Stripe was not asked whether its usage reaches an invoice: the next report does"
+        return _Answer(
+            "Stripe was not asked whether its usage reaches an invoice: the next report does"
+        )
     from power_billing.stripe_client import make_client
+    from power_billing.stripe_sinks import other_ledger
     from power_billing.subscriptions import customer_problem
 
     with tables(place) as conn:
@@ -125,15 +138,17 @@ def _checked_customer(place: Place, options: argparse.Namespace) -> str:
     try:
         client = make_client(read_secret(os.environ, API_KEY), os.environ)
         problem = customer_problem(client, meter_ids, options.customer)
+        is_missing = problem is not None and problem.is_missing
+        other_id = None if is_missing else other_ledger(place, client, options.customer)
     except BillingError as error:
         raise BillingError(f"{error}; --offline links without asking Stripe") from None
     if problem is None and meter_ids:
-        return "its usage reaches an invoice"
+        return _Answer("its usage reaches an invoice", other_id)
     if problem is None:
-        return "Stripe has this customer; power-billing setup makes meter and price"
+        return _Answer("Stripe has this customer; power-billing setup makes meter and price")
     if problem.is_missing:
         raise BillingError(f"{options.customer}: {problem.text}; nothing was linked")
-    return problem.text
+    return _Answer(problem.text, other_id)
 
 
 def _unlink(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`power-billing statement`: a month for people, for a book-keeping program, or for the customer."""
+"""`power-billing statement`: a month for people, for a bookkeeping program, or for the customer."""
 
 from __future__ import annotations
 
@@ -33,23 +33,22 @@ def add_statement_command(parser: CommandParser) -> None:
         metavar="YYYY-MM",
         help="a calendar month of UTC",
     )
-    add("--customer", metavar="cus_...", help="only this one's")
-    add("--format", choices=_FORMATS, default="text", help="(default: %(default)s)")
-    add("--price", metavar="AMOUNT", help="of a unit of energy (default: what setup was given)")
-    add("--currency", metavar="CODE", help="of that price")
-    add("--unit", choices=UNITS, default="kWh", help="what that price is of (default: %(default)s)")
+    add("--customer", metavar="ID", help="only this customer")
+    add("--format", choices=_FORMATS, default="text", help="what is printed (default: %(default)s)")
+    add("--price", metavar="AMOUNT", help="price of one unit (default: the one given to setup)")
+    add("--currency", metavar="CODE", help="currency of that price, such as eur")
+    add("--unit", choices=UNITS, default="kWh", help="unit of that price (default: %(default)s)")
     add(
         "--tariff",
         type=Path,
         metavar="FILE",
-        help="the ledger's tariff with other prices (default: those that setup was given)",
+        help="the ledger's tariff with other prices (default: those given to setup)",
     )
-    command.set_defaults(parser=command)
 
 
 def _statement(options: argparse.Namespace) -> int:
     if (options.price is None) != (options.currency is None):
-        options.parser.error("--price and --currency go together: give both")
+        options.usage_error("--price and --currency go together: give both")
     tariff = None
     if options.tariff is not None:
         from power_billing.tariff_file import read_tariff

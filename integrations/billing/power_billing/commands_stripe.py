@@ -1,6 +1,6 @@
-"""`power-billing setup`, `subscribe`, `go-live` and `forget`: what has to be at Stripe.
+"""`power-billing setup`, `subscribe`, `go-live` and `forget`: what Stripe needs.
 
-The SDK takes a while to import: only where it is used.
+The SDK takes a while to import, so each command imports it where it is used.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from power_billing.command_line import confirm, opened, time_argument
-from power_billing.commands_links import confirm_choice, linked_line
+from power_billing.command_line import add_customer_option, add_link_options, opened
+from power_billing.commands_links import confirm_choice, linked_line, print_other_ledger
 from power_billing.commands_usage import run_report
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, shown_minute
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.links import TYPES, Link, check_id, keep_item, link, links_of
+from power_billing.links import Link, check_id, keep_item, link, links_of
 from power_billing.money import UNITS, Price
 from power_billing.periods import event_name_of, meter_name_of
 from power_billing.sources import Devices
 from power_billing.tables import Place, forget_customer, tables
 from power_billing.tariff import shown_hours
 from power_billing.usage import one_run
-from power_manager import CommandParser, InvalidValue, parse_count
+from power_manager import CommandParser, InvalidValue, confirm, parse_count
 
 if TYPE_CHECKING:
     import stripe
@@ -44,11 +44,11 @@ def add_stripe_commands(parser: CommandParser) -> None:
     command = parser.add_command(
         "forget",
         _forget,
-        "forget a customer whom Stripe never had, so that its devices can be linked rightly",
+        "forget a customer that Stripe never had, such as a typing mistake",
         examples=["--customer cus_Typo1Xyz"],
         group=_GROUP,
     )
-    command.add_argument("--customer", required=True, metavar="cus_...")
+    add_customer_option(command)
 
 
 def _client() -> tuple[stripe.StripeClient, Secret]:
@@ -75,27 +75,26 @@ def _add_setup(parser: CommandParser) -> None:
         group=_GROUP,
     )
     add = command.add_argument
-    add("--product", metavar="NAME", help="the product on invoices; without it, the meter alone")
-    add("--price", metavar="AMOUNT", help="of a unit of energy, such as 0.30")
-    add("--currency", metavar="CODE", help="of the price, such as eur")
+    add("--product", metavar="NAME", help="the product on invoices (default: only the meter)")
+    add("--price", metavar="AMOUNT", help="price of one unit of energy, such as 0.30")
+    add("--currency", metavar="CODE", help="currency of the price, such as eur")
     add(
         "--unit",
         choices=UNITS,
-        help="what the price is of (default: kWh); invoices count watt-hours",
+        help="unit of the price; invoices count watt-hours (default: kWh)",
     )
     add(
         "--tariff",
         type=Path,
         metavar="FILE",
-        help="prices by time of day, instead of one: a meter, a product and a price for each period",
+        help="prices by time of day: a meter, a product and a price for each period",
     )
     add(
         "--meter",
         metavar="NAME",
-        help="a meter of this ledger's own, for customers whom another ledger bills as well; "
-        "with --tariff, what the names of its meters begin with",
+        help="a separate meter, for customers that another ledger bills too; with --tariff, the "
+        "beginning of its meters' names",
     )
-    command.set_defaults(parser=command)
 
 
 def _setup(options: argparse.Namespace) -> int:
@@ -105,7 +104,7 @@ def _setup(options: argparse.Namespace) -> int:
         return _setup_tariff(options)
     given = [options.product, options.price, options.currency]
     if any(given) and not all(given):
-        options.parser.error("--product, --price and --currency go together: give all three")
+        options.usage_error("--product, --price and --currency go together: give all three")
     price = None
     if options.product:
         price = Price.parse(options.price, options.currency, options.unit or "kWh")
@@ -127,9 +126,9 @@ def _setup_tariff(options: argparse.Namespace) -> int:
     from power_billing.tariff_file import read_tariff
 
     if options.price or options.currency or options.unit:
-        options.parser.error("--tariff has prices: leave --price, --currency and --unit out")
+        options.usage_error("--tariff has the prices: leave out --price, --currency and --unit")
     if not options.product:
-        options.parser.error("--tariff and --product go together: invoices name the product")
+        options.usage_error("--tariff and --product go together: invoices name the product")
     tariff = read_tariff(options.tariff)
     with opened(options) as (_, place):
         client, _ = _client()
@@ -166,41 +165,28 @@ def _add_subscribe(parser: CommandParser) -> None:
         ],
         group=_GROUP,
     )
+    add_link_options(command)
     add = command.add_argument
-    add("device_id", metavar="DEVICE_ID")
-    add("--customer", required=True, metavar="cus_...")
-    add(
-        "--types",
-        metavar="LIST",
-        help=f"of {', '.join(TYPES)}, those that count, where it is not linked yet (default: as for link)",
-    )
-    add("--yes", action="store_true", help="bill main beside battery or ups without asking")
-    add(
-        "--since",
-        type=time_argument,
-        metavar="TIME",
-        help="from this hour on, where it is not linked yet (default: the next full UTC hour)",
-    )
     add(
         "--subscription",
-        metavar="sub_...",
-        help="add the price to this one (default: one of its own, which begins with the link)",
+        metavar="ID",
+        help="add the price to this one, such as sub_1Nf (default: a new one from the link on)",
     )
     add(
         "--days-until-due",
         type=parse_count,
         metavar="N",
-        help="mail the invoices, due after so many days (default: Stripe charges the customer)",
+        help="send invoices by mail, due after N days (default: Stripe charges the customer)",
     )
     add("--report", action="store_true", help="then report, as the timer will")
-    command.set_defaults(parser=command)
 
 
 def _subscribe(options: argparse.Namespace) -> int:
+    from power_billing.stripe_sinks import other_ledger, sink_from
     from power_billing.subscriptions import Wanted, prices_to_subscribe, refuse_missing, subscribe
 
     if options.subscription and options.days_until_due:
-        options.parser.error("--days-until-due is for a subscription of its own: leave one out")
+        options.usage_error("--days-until-due is for a new subscription: leave one out")
     with opened(options) as (pm, place):
         pm.get_device(options.device_id)
         client, _ = _client()
@@ -220,16 +206,19 @@ def _subscribe(options: argparse.Namespace) -> int:
         found = subscribe(place, client, options.customer, wanted)
         keep_item(place, options.customer, ",".join(one.item.id for one in found))
         is_covered = _print_subscribed(billed, found)
+        other_id = other_ledger(place, client, options.customer)
+        print_other_ledger(place, options.customer, other_id)
         code = 0
         if options.report:
-            from power_billing.stripe_sinks import sink_from
-
             code = run_report(pm, place, sink_from(os.environ, place))
     return code if is_covered else 1
 
 
 def _linked(pm: Devices, place: Place, options: argparse.Namespace) -> Link:
-    """The device's present link to the customer, or a new one. Raises BillingError where it is not as it is wanted."""
+    """The device's present link to the customer, or a new one.
+
+    Raises BillingError if the present one is not as wanted.
+    """
     types = options.types.split(",") if options.types else None
     for one in links_of(place):
         is_present = one.until_hour is None and one.device_id == options.device_id
@@ -238,7 +227,8 @@ def _linked(pm: Devices, place: Place, options: argparse.Namespace) -> Link:
         is_earlier = options.since is not None and hour_of("since", options.since) < one.from_hour
         if is_earlier or (types is not None and set(types) != set(one.types or ())):
             raise BillingError(
-                f"{linked_line(one)} already: power-billing unlink ends that, or leave out the options"
+                f"{linked_line(one)} already: end that by power-billing unlink, or leave out "
+                "--since and --types"
             )
         return one
     if types is None:
@@ -254,7 +244,7 @@ def _linked(pm: Devices, place: Place, options: argparse.Namespace) -> Link:
 
 
 def _print_subscribed(billed: Link, found: Sequence[Subscribed]) -> bool:
-    """Say what there is now; return whether all the link's usage is on the subscriptions' invoices."""
+    """Print the subscriptions; return whether all the link's usage is on their invoices."""
     is_covered = True
     for one in found:
         period = f", {one.period}" if one.period else ""
@@ -273,7 +263,7 @@ def _add_go_live(parser: CommandParser) -> None:
     command = parser.add_command(
         "go-live",
         _go_live,
-        "end a trial with a test key: forget it, and bill with a live key from the next hour on",
+        "end a trial with a test key, and bill with a live key from the next full hour on",
         examples=["--customer cus_Test1Xyz=cus_Live1Xyz"],
         group=_GROUP,
     )
@@ -284,7 +274,7 @@ def _add_go_live(parser: CommandParser) -> None:
         default=[],
         type=_pair,
         metavar="cus_TEST=cus_LIVE",
-        help="whom the devices of a test customer are billed to; without it they are billed no longer",
+        help="bill a test customer's devices to this live one, repeatable (default: stop billing)",
     )
     add("--yes", action="store_true", help="do not ask")
 
@@ -304,8 +294,9 @@ def _go_live(options: argparse.Namespace) -> int:
         client, key = _client()
         trial = trial_of(place, client, key)
         confirm(
-            f"Forget {trial.hours} hours that were billed to {trial.account}, and bill with the live key?",
-            options.yes,
+            f"Forget {trial.hours} hours that were billed to {trial.account}, "
+            "and bill with the live key?",
+            yes=options.yes,
         )
         with one_run(place):  # a report of the trial that is under way would go on with it
             trial = trial_of(place, client, key)
@@ -320,7 +311,7 @@ def _go_live(options: argparse.Namespace) -> int:
         print(f"{one.device_id}: billed to {one.customer} from {iso(one.from_hour)} on")
     for one in live.ended:
         again = f"power-billing subscribe {one.device_id} --customer cus_..."
-        print(f"{one.device_id}: billed no longer; {again} bills it again")
+        print(f"{one.device_id}: no longer billed; {again} bills it again")
     if any(found.product is None for found in live.sold.values()):
         raise BillingError("the trial had no price: power-billing setup --product makes one")
     return 0
@@ -330,7 +321,7 @@ def _go_live(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    """Nothing of such a customer can be on an invoice: what was sent for it went to nobody."""
+    """Nothing of such a customer can be on an invoice: Stripe counted what was sent for no one."""
     from power_billing.subscriptions import customer_problem
 
     with opened(options) as (_, place):
@@ -341,7 +332,8 @@ def _forget(options: argparse.Namespace) -> int:
         problem = customer_problem(client, [], options.customer)
         if problem is None or not problem.never_was:
             raise BillingError(
-                f"{options.customer}: Stripe has this customer, or had it: power-billing unlink ends a link"
+                f"{options.customer}: Stripe has this customer, or had it: "
+                "power-billing unlink ends a link"
             )
         with one_run(place), tables(place) as conn:
             forget_customer(conn, options.customer)
@@ -349,5 +341,5 @@ def _forget(options: argparse.Namespace) -> int:
         again = (
             f"power-billing link {one.device_id} --since {iso(one.from_hour)} --customer cus_..."
         )
-        print(f"{one.device_id}: billed to nobody; {again} bills it from there on")
+        print(f"{one.device_id}: not billed; {again} bills it from that hour on")
     return 0

@@ -1,4 +1,4 @@
-"""`power-billing report` and `status`: usage to the biller, and what the ledger says."""
+"""`power-billing report` and `status`: send usage to the biller, and show the ledger."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from power_billing.claims import waiting_reason
 from power_billing.command_line import (
     add_sink_options,
+    check_sink_options,
     open_line,
     opened,
     print_events,
@@ -51,22 +52,22 @@ def add_usage_commands(parser: CommandParser) -> None:
     add_sink_options(command)
     add("--dry-run", action="store_true", help="print what would be sent; send and keep nothing")
     add("--retry-refused", action="store_true", help="send again what was refused")
-    add("--quiet", action="store_true", help="print only what somebody has to look at")
+    add("--quiet", action="store_true", help="print only what needs a person")
     _add_metrics_option(command)
     command = parser.add_command(
         "status",
         _status,
-        "show links, sums, and whatever could not be billed",
+        "show links, sums, and what could not be billed",
         examples=["", "--json"],
         group="usage",
     )
-    command.add_argument("--json", action="store_true", help="JSON, for programs")
+    command.add_json()
     _add_metrics_option(command)
 
 
 def _add_metrics_option(command: CommandParser) -> None:
     command.add_argument(
-        "--metrics", type=Path, metavar="FILE", help="also write metrics for Prometheus there"
+        "--metrics-file", type=Path, metavar="FILE", help="also write metrics for Prometheus there"
     )
 
 
@@ -74,13 +75,12 @@ def _add_metrics_option(command: CommandParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    if (options.sink == "csv") != (options.csv is not None):
-        options.parser.error("--sink csv and --csv FILE go together: give both")
+    check_sink_options(options)
     with opened(options) as (pm, place):
         run = Run(pm, place)
         if options.dry_run:
             entries = run.preview(until=options.until, retry_refused=options.retry_refused)
-            print_events(entry.event for entry in entries)
+            print_events(place, (entry.event for entry in entries))
             print(f"dry run: {len(entries)} hours would be sent")
             return 0
         sink = sink_of(place, options)
@@ -91,7 +91,7 @@ def _report(options: argparse.Namespace) -> int:
             until=options.until,
             retry_refused=options.retry_refused,
             is_quiet=options.quiet,
-            metrics=options.metrics,
+            metrics_file=options.metrics_file,
         )
 
 
@@ -103,7 +103,7 @@ def run_report(
     until: datetime | None = None,
     retry_refused: bool = False,
     is_quiet: bool = False,
-    metrics: Path | None = None,
+    metrics_file: Path | None = None,
 ) -> int:
     """Report to the sink, and print what came of it; return the exit code."""
     _tell_due(pm, place, sink, is_quiet)
@@ -119,10 +119,10 @@ def run_report(
         held=held,
         problems=problems,
     )
-    if metrics is not None:
-        write_metrics(metrics, status(pm, place))
+    if metrics_file is not None:
+        write_metrics(metrics_file, status(pm, place))
     if not is_quiet:
-        print_events(entry.event for entry in done.sent)
+        print_events(place, (entry.event for entry in done.sent))
         for kept in done.kept:
             print(kept)
     if not is_quiet or not done.complete:
@@ -132,7 +132,7 @@ def run_report(
 
 
 def _checked(place: Place, sink: UsageSink) -> tuple[list[str], set[str]]:
-    """What Stripe says is wrong, and the customers whose usage is not sent; nothing for another biller."""
+    """What Stripe says is wrong, and the customers whose usage is held; other billers say none."""
     if not sink.account.startswith("stripe:"):
         return [], set()
     from power_billing.stripe_checks import check_before_sending
@@ -145,12 +145,12 @@ def _checked(place: Place, sink: UsageSink) -> tuple[list[str], set[str]]:
 
 
 def _untold(pm: Devices, place: Place) -> list[str]:
-    """The devices that somebody has to shut down, because nothing carries an event to them."""
+    """The devices that a person has to shut down, because nothing carries an event to them."""
     if isinstance(pm, PowerManager):
         return []
     with tables(place) as conn:
         return [
-            f"{customer}: {device_id} is to be shut down, and a fleet's engine carries no word to it"
+            f"{customer}: shut down {device_id} by hand: a fleet's engine cannot tell the device"
             for device_id, customer in shut_down_devices(conn)
         ]
 
@@ -167,7 +167,7 @@ def _print_problems(done: Report) -> None:
 
 
 def _tell_due(pm: Devices, place: Place, sink: UsageSink, is_quiet: bool) -> None:
-    """Shutdown events whose grace period is over; without webhooks there are none, and no need for stripe."""
+    """Tell devices whose grace period is over to shut down; without webhooks there are none."""
     with tables(place) as conn:
         waiting = conn.execute(
             "SELECT 1 FROM billing_invoices WHERE NOT told AND NOT settled LIMIT 1"
@@ -176,8 +176,8 @@ def _tell_due(pm: Devices, place: Place, sink: UsageSink, is_quiet: bool) -> Non
         from power_billing.stripe_sinks import StripeMeterSink
         from power_billing.webhooks import tell_due
 
-        # By Stripe's clock, where it can be asked: if this machine's were ahead, devices would go before their time.
-        # Before the file is locked: it comes over a network.
+        # By Stripe's clock, if it can be asked: by a clock of this machine that is ahead, devices
+        # would go too early. Asked before the file is locked, because it comes over a network.
         now = sink.clock() if isinstance(sink, StripeMeterSink) else time.time()
         with tables(place) as conn:
             told = tell_due(pm, conn, now)
@@ -191,14 +191,14 @@ def _tell_due(pm: Devices, place: Place, sink: UsageSink, is_quiet: bool) -> Non
 def _status(options: argparse.Namespace) -> int:
     with opened(options) as (pm, place):
         now = status(pm, place)
-    if options.metrics is not None:
-        write_metrics(options.metrics, now)
+    if options.metrics_file is not None:
+        write_metrics(options.metrics_file, now)
     if options.json:
         print(shown_json(status_json(now)))
         return 0
     for one in now.links:
         print(_link_line(one, one.device_id in now.deleted))
-    print(f"usage goes to {now.account or 'nobody yet'}")
+    print(f"usage goes to {now.account or 'no biller yet'}")
     if now.tariff is not None:
         for period in now.tariff.periods:
             print(f"{period.name}: {shown_hours(period.hours)}, {now.tariff.zone}, {period.price}")
@@ -223,7 +223,8 @@ def _link_line(one: Link, is_deleted: bool) -> str:
     item = f", {one.subscription_item}" if one.subscription_item else ""
     deleted = "; deleted: what was billed of it stays billed" if is_deleted else ""
     types = "all that counts" if one.types is None else "+".join(one.types)
-    return f"{one.device_id}: {one.customer}{item}, {types}, from {iso(one.from_hour)} {until}{deleted}"
+    head = f"{one.device_id}: {one.customer}{item}, {types}"
+    return f"{head}, from {iso(one.from_hour)} {until}{deleted}"
 
 
 def status_json(now: Status) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from power_manager import MeterType, PowerMeter, counted_meters
 
 @dataclass(frozen=True)
 class Used:
-    """What a device used in an hour: nano-watt-hours out less in, and of how many readings that is made."""
+    """What a device used in an hour: nano-watt-hours out less in, of how many readings."""
 
     nwh: int = 0
     reading_count: int = 0
@@ -34,9 +34,9 @@ class KnownMeter:
 class DeviceUsage:
     """What a linked device used in the link's hours.
 
-    `kept` are hours in which a meter counted that is deleted now: only that meter could tell how much of them was its
-    own. is_deleted: the device itself is gone, which had its last readings in `last_hour`. `parts` are the counted
-    meters' own hours, `meters` what is new to be known of meters.
+    kept: hours in which a meter counted that is deleted now; only that meter could tell its share
+    of them. is_deleted: the device itself is gone; its last readings were in `last_hour`. parts:
+    the counted meters' own hours. meters: those that are new or have changed.
     """
 
     device_id: str
@@ -62,14 +62,19 @@ def chosen_meters(meters: Sequence[PowerMeter], types: Collection[str] | None) -
 def device_usage(
     source: UsageSource, link: Link, known: Mapping[str, KnownMeter], days: float
 ) -> DeviceUsage:
-    """What a linked device used in the last `days`; `known` are its meters that have counted before, by id."""
+    """What a linked device used in the last `days`.
+
+    known: its meters that have counted before, by id.
+    """
     parts = source.usage(link.device_id, days)
     if parts is None:
         last_hour = max((meter.last_hour for meter in known.values()), default=None)
         return DeviceUsage(link.device_id, is_deleted=True, last_hour=last_hour)
     known_before = known
     if any(part.hours and part.meter.id not in known for part in parts):
-        whole = source.usage(link.device_id, ALL_DAYS)  # once a meter: since when is it there?
+        whole = source.usage(
+            link.device_id, ALL_DAYS
+        )  # once a meter: when were its first readings?
         known = _with_new_meters(link.device_id, known, whole or [])
     known = _with_new_meters(link.device_id, known, parts)
     changed = [meter for meter in known.values() if known_before.get(meter.meter_id) != meter]
@@ -128,8 +133,8 @@ def _counted_hours(
 ) -> Iterator[HourUsage]:
     """Each meter's hours in which it counts.
 
-    A ups counts where the device has no main meter. A device that gets its main meter later had none before: what was
-    billed until then is not taken back. So a main meter is one from its first hour on.
+    A ups counts if the device has no main meter. A main meter counts from its first hour on: what
+    was billed before it was added is not taken back.
     """
     main_since = _main_since(known)
     meters = [part.meter for part in parts]

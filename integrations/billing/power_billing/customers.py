@@ -1,4 +1,4 @@
-"""What is known of customers at Stripe: whether their usage reaches an invoice, and when somebody last asked."""
+"""What is known of customers at Stripe: whether usage reaches an invoice, and as of when."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from power_billing.hours import DAY, HOUR
 from power_billing.links import Link
 
-CHECK_AGAIN = DAY  # seconds: how long a customer without a problem is relied on
+CHECK_AGAIN = DAY  # seconds for which a customer without a problem is not asked for again
 
 
 def recheck_customer(conn: sqlite3.Connection, customer: str) -> None:
@@ -20,11 +20,13 @@ def recheck_customer(conn: sqlite3.Connection, customer: str) -> None:
 def note_customer(
     conn: sqlite3.Connection, customer: str, now: float, problem: str | None, is_missing: bool
 ) -> None:
-    """Keep what Stripe has said of a customer.
+    """Keep Stripe's answer about a customer.
 
-    problem: why its usage reaches no invoice, None where it does. is_missing: because Stripe does not have it.
+    problem: why its usage reaches no invoice; None: it does reach one. is_missing: because Stripe
+    does not have the customer.
     """
-    sql = """INSERT INTO billing_customers (customer, checked_at, problem, is_missing) VALUES (?, ?, ?, ?)
+    sql = """INSERT INTO billing_customers (customer, checked_at, problem, is_missing)
+        VALUES (?, ?, ?, ?)
         ON CONFLICT (customer) DO UPDATE SET checked_at = excluded.checked_at,
             problem = excluded.problem, is_missing = excluded.is_missing"""
     conn.execute(sql, (customer, now, problem, is_missing))
@@ -37,13 +39,14 @@ def missing_customers(conn: sqlite3.Connection) -> set[str]:
 
 
 def customers_to_check(conn: sqlite3.Connection, links: list[Link], now: float) -> list[str]:
-    """The customers who are billed now and of whom nobody knows, or that something is wrong, or not since a day."""
+    """Customers who are billed now and who had a problem, or were not checked for a day."""
     present = {
         link.customer: None
         for link in links
         if link.until_hour is None or link.until_hour * HOUR > now - CHECK_AGAIN
     }
-    sql = "SELECT customer, checked_at FROM billing_customers WHERE problem IS NULL AND checked_at IS NOT NULL"
+    sql = """SELECT customer, checked_at FROM billing_customers
+        WHERE problem IS NULL AND checked_at IS NOT NULL"""
     fine = {
         customer
         for customer, checked_at in conn.execute(sql)
@@ -53,6 +56,7 @@ def customers_to_check(conn: sqlite3.Connection, links: list[Link], now: float) 
 
 
 def customer_problems(conn: sqlite3.Connection) -> dict[str, str]:
-    """The customers whose usage reaches no invoice, and why, as far as Stripe was asked."""
-    sql = "SELECT customer, problem FROM billing_customers WHERE problem IS NOT NULL ORDER BY customer"
+    """The customers whose usage reaches no invoice, and why, by Stripe's last answer."""
+    sql = """SELECT customer, problem FROM billing_customers
+        WHERE problem IS NOT NULL ORDER BY customer"""
     return dict(conn.execute(sql).fetchall())

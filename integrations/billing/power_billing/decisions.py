@@ -1,4 +1,4 @@
-"""What a person decides: conflicts with what the biller has from elsewhere, and what is lost."""
+"""What a person decides: conflicts with values that the biller has from elsewhere, and losses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from power_billing.tables import Place, tables
 
 @dataclass(frozen=True)
 class Undecided:
-    """What waits for somebody: conflicts, by customer and hour, what was not sent in time, and what is lost.
+    """What waits for a person: conflicts, what was not sent in time, and what is lost.
 
-    others: hours that wait because another ledger bills their customer, by customer; `ledger_ids` are the others' ids.
+    conflicts: by customer and hour. others: hours that wait because another ledger bills their
+    customer, by customer; `ledger_ids` are those ledgers' ids.
     """
 
     conflicts: list[Entry]
@@ -71,9 +72,9 @@ def _is_wanted(customer: str, hour: int, wanted: str | None, hours: range | None
 
 
 def keep_theirs(place: Place, decided: Undecided) -> None:
-    """Leave the conflicts' hours as the biller has them, and let be what is lost, or another ledger's to bill.
+    """Leave conflicts as the biller has them; accept what is lost or is another ledger's to bill.
 
-    When such an hour changes once more, it is a conflict again, or waits again.
+    If such an hour changes once more, it is a conflict again, or waits again.
     """
     with tables(place) as conn:
         for entry in decided.conflicts:

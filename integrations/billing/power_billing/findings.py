@@ -1,4 +1,4 @@
-"""What cannot be billed, or stays billed without its readings: found by a run, kept until it is so no more."""
+"""What cannot be billed, or stays billed without its readings: found and updated by each run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ class FindingKind(str, Enum):
     LATE = "late"  # consumption that came to light when its hour was too old
     SENSOR = "sensor"  # an hour beyond all reason
     KEPT = "kept"  # billed of readings that are deleted now
-    UNCLEAR = (
-        "unclear"  # more than was billed of an hour whose deleted meter would have to tell how much
-    )
+    # More energy in an hour of which a meter was deleted, which alone could tell how much is new.
+    UNCLEAR = "unclear"
     NO_ENERGY = "no_energy"  # readings that show power, and no energy
     SILENT = "silent"  # no readings at all
 
 
-# What is lost unless somebody looks. What stays billed is only listed.
+# What is lost unless a person acts. What stays billed is only listed.
 LOST = (
     FindingKind.LATE,
     FindingKind.SENSOR,
@@ -33,16 +32,16 @@ LOST = (
     FindingKind.SILENT,
 )
 LOST_ENERGY = (FindingKind.LATE, FindingKind.UNCLEAR)  # of these the watt-hours are known
-SILENT_HOURS = 7 * 24  # a linked device without a reading for that long is said
-ENERGY_HOURS = 24  # one with readings and no energy for that long, too
+SILENT_HOURS = 7 * 24  # a linked device without a reading for that long is listed
+ENERGY_HOURS = 24  # and so is one with readings but without energy for that long
 
 
 @dataclass(frozen=True)
 class Finding:
     """Something about an hour of a device, or about the device from that hour on.
 
-    watt_hours: what is not billed; negative: billed too much. For kept: what the file has less than was billed.
-    is_accepted: somebody has said that it is to stay so.
+    watt_hours: what is not billed; negative: billed too much. For `kept`: how much less the file
+    has than was billed. is_accepted: a person has accepted it.
     """
 
     kind: FindingKind
@@ -54,7 +53,7 @@ class Finding:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody has to look: lost revenue, that nobody has accepted yet."""
+        """Whether a person has to act: lost revenue that is not accepted yet."""
         return self.kind in LOST and not self.is_accepted
 
     def __str__(self) -> str:
@@ -64,14 +63,14 @@ class Finding:
             text = f"{iso(self.hour)} {self.watt_hours:+.3f} Wh came to light too late"
             return f"cannot be billed: {where} {text}"
         if self.kind is FindingKind.SENSOR:
-            text = f"{iso(self.hour)} {self.watt_hours:.3g} Wh in an hour: look at the sensor"
+            text = f"{iso(self.hour)} {self.watt_hours:.3g} Wh in an hour: check the sensor"
             return f"not billed: {where} {text}"
         if self.kind is FindingKind.UNCLEAR:
-            text = f"{iso(self.hour)} {self.watt_hours:+.3f} Wh, of an hour of which a meter was deleted"
-            return f"not billed: {where} {text}"
+            text = f"{iso(self.hour)} {self.watt_hours:+.3f} Wh"
+            return f"not billed: {where} {text}, of an hour of which a meter was deleted"
         if self.kind is FindingKind.KEPT and self.watt_hours > 0:
-            text = f"{iso(self.hour)} {self.watt_hours:+.3f} Wh, of an hour of which a part was deleted"
-            return f"not billed: {where} {text}"
+            text = f"{iso(self.hour)} {self.watt_hours:+.3f} Wh"
+            return f"not billed: {where} {text}, of an hour of which a part was deleted"
         if self.kind is FindingKind.KEPT:
             text = f"{iso(self.hour)} {-self.watt_hours:+.3f} Wh of readings that were deleted"
             return f"stays billed: {where} {text}"
@@ -84,7 +83,10 @@ class Finding:
 def device_findings(
     customer: str, usage: DeviceUsage, covered: range, now_hour: int
 ) -> list[Finding]:
-    """Whether a linked device is silent, or has readings without energy; `covered` are the link's hours until now."""
+    """Whether a linked device is silent, or has readings without energy.
+
+    covered: the link's hours until now.
+    """
     if now_hour - 1 not in covered:
         return []
     newest = usage.last_hour if usage.is_deleted else max(usage.by_hour, default=None)
@@ -93,7 +95,7 @@ def device_findings(
     if is_silent and now_hour - since >= ENERGY_HOURS:
         begin = covered.start if newest is None else newest + 1
         return [Finding(FindingKind.SILENT, customer, usage.device_id, begin, 0.0)]
-    for hours in (ENERGY_HOURS, SILENT_HOURS):  # one that is read every two days is not silent
+    for hours in (ENERGY_HOURS, SILENT_HOURS):  # a device may be read every two days
         recent = [part for part in usage.parts if now_hour - hours <= part.hour < now_hour]
         readings = sum(part.reading_count for part in recent)
         has_energy = any(part.energy_nwh for part in recent)
@@ -113,9 +115,9 @@ _IN_ORDER = "ORDER BY customer, device_id, hour, kind"
 def keep_findings(
     conn: sqlite3.Connection, customer: str, found: Sequence[Finding], hours: range
 ) -> None:
-    """Let these take the place of the customer's findings of those hours, and of those about devices.
+    """Replace the customer's findings of those hours, and those about devices, by these.
 
-    What somebody has accepted stays accepted while it is the same.
+    What a person has accepted stays accepted as long as it is the same.
     """
     accepted = {_key(one) for one in findings(conn, customer) if one.is_accepted}
     conn.execute(
@@ -132,7 +134,7 @@ def keep_findings(
 
 
 def _key(one: Finding) -> tuple[object, ...]:
-    """What makes it the same finding: a device without energy is so whatever hour that began."""
+    """What makes two findings the same; without energy, the hour does not count."""
     if one.kind is FindingKind.NO_ENERGY:
         return (one.kind, one.customer, one.device_id)
     return (one.kind, one.customer, one.device_id, one.hour, one.watt_hours)
@@ -151,7 +153,7 @@ def findings(conn: sqlite3.Connection, customer: str | None = None) -> list[Find
 
 
 def accept_findings(conn: sqlite3.Connection, accepted: Iterable[Finding]) -> None:
-    """Somebody has seen them, and lets them be."""
+    """Note that a person has accepted them."""
     sql = """UPDATE billing_findings SET is_accepted = 1
         WHERE customer = ? AND device_id = ? AND hour = ? AND kind = ?"""
     for one in accepted:

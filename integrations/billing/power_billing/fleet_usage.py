@@ -1,7 +1,7 @@
-"""A fleet's engine as the source of usage, so that one ledger bills devices that log into a thousand files.
+"""A fleet's engine as the source of usage: one ledger bills devices that log into many files.
 
-power_fleet answers. Nothing goes the other way: the engine carries no word to a device, so who is to be shut down is
-said to the person who runs the report.
+power_fleet answers. Nothing goes the other way: the engine carries no event to a device, so the
+report names the devices that a person has to shut down.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from power_billing.sources import NANO, HourUsage, MeterUsage
 from power_billing.tables import Place
 from power_manager import DeviceRecord, NotFound, PowerEventType, PowerMeter
 
-# What one question is about, in days of devices: 50 devices for the six weeks that every run looks at.
+# The most device-days of one question: 50 devices for the six weeks that every run looks at.
 AT_ONCE_DAYS = 50 * LOOK_BACK_DAYS
 
 
 class FleetDevices:
     """The devices of a fleet, as billing asks about them: who they are, and what they used.
 
-    `urls` are those of power-fleet's --clickhouse. `ledger`: the billing tables, which no engine can hold. Raises
-    Refused, as power_fleet does, for what is no URL of an engine; all methods raise BillingError where the engine does
-    not answer.
+    urls: as for power-fleet's --clickhouse. ledger: where the billing tables are, which an engine
+    cannot hold. Raises power_fleet's Refused for a URL that is not an engine's; all methods raise
+    BillingError if the engine does not answer.
     """
 
     def __init__(
@@ -84,19 +84,19 @@ class FleetDevices:
         value: float = 0.0,
         note: str | None = None,
     ) -> None:
-        """Nothing carries an event to a device: the report says which ones are to be shut down."""
+        """Do nothing, as no event reaches a device: the report names those to shut down."""
 
     # --- What they used
 
     def expect(self, device_ids: Sequence[str], days: float) -> None:
-        """What usage() will be asked about next, in this order, so that one question can be about many of them."""
+        """Announce what usage() will be asked about next, in this order: one question for many."""
         self._next = list(device_ids)
         self._at = 0
         self._days = days
         self._found = {}
 
     def usage(self, device_id: str, days: float) -> list[MeterUsage] | None:
-        """Each meter of a device over the last `days`, in order of adding; None where there is no such device."""
+        """Each meter of a device over the last `days`, oldest first; None: no such device."""
         is_expected = device_id in self._next[self._at :]
         if days == self._days and device_id not in self._found and is_expected:
             begin = self._next.index(device_id, self._at)
@@ -115,9 +115,10 @@ class FleetDevices:
         with _said():
             answer = self._fleet.hour_energies(device_ids, since)
         if answer.kept_since is not None and days <= LOOK_BACK_DAYS:
-            raise BillingError(  # what has gone from there would look as if somebody had deleted it
-                f"the fleet's engine keeps hours since {answer.kept_since} only, and billing looks back {days:g} days: "
-                "power-fleet schema --keep-hours 110"
+            # What the engine has let go would look like something that a person deleted.
+            raise BillingError(
+                f"the fleet's engine keeps hours since {answer.kept_since} only, and billing looks "
+                f"back {days:g} days: power-fleet schema --keep-hours 110"
             )
         return {id_: answer.value.get(id_) for id_ in device_ids}
 
@@ -136,7 +137,7 @@ def _hour_usage(one: HourEnergy) -> HourUsage:
 
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
-    """Say in this package's own error what the engine says."""
+    """Turn the engine's errors into this package's."""
     try:
         yield
     except EngineError as error:

@@ -1,7 +1,8 @@
-"""From a trial to bills: a ledger that reported to a meter of test mode moves to one of live mode, on purpose.
+"""From a trial to bills: a ledger moves from a meter of test mode to one of live mode.
 
-Nothing of the trial is billed: its hours are forgotten, and billing begins with the next full hour. Customers of test
-mode are none in live mode, so each is named again or its devices are billed no longer.
+Nothing of the trial is billed: its hours are forgotten, and billing begins with the next full hour.
+Live mode does not have the customers of test mode, so each is named again, or its devices are no
+longer billed.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from power_manager import NotFound, PowerEventType
 
 @dataclass(frozen=True)
 class Trial:
-    """What a ledger has of its trial: where usage went, how many hours were decided, and who is billed now."""
+    """What a ledger has of its trial: where usage went, how many hours, and the present links."""
 
     account: str
     hours: int
@@ -54,9 +55,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Live:
-    """What has become of it: what is at Stripe now, the links that go on, and those that ended.
+    """What became of it: what is at Stripe now, the links that continue, and those that ended.
 
-    sold: by period of the tariff; "" where there is none.
+    sold: by period of the tariff; by "" without a tariff.
     """
 
     sold: dict[str, Sold]
@@ -67,8 +68,8 @@ class Live:
 def trial_of(place: Place, client: stripe.StripeClient, key: Secret) -> Trial:
     """The trial that go_live() would end.
 
-    Raises BillingError for a key that is not live, for a ledger whose usage goes elsewhere than to Stripe, and for one
-    that is live already.
+    Raises BillingError for a key that is not live, for a ledger whose usage goes elsewhere than to
+    Stripe, and for one that is live already.
     """
     if not re.match("(sk|rk)_live_", key.reveal()):
         raise BillingError(f"{API_KEY}: go-live takes a live key, sk_live_ or rk_live_")
@@ -76,24 +77,23 @@ def trial_of(place: Place, client: stripe.StripeClient, key: Secret) -> Trial:
         meter_ids = [meter.meter_id for meter in ledger_meters(conn)]
         account = setting(conn, "account")
         (hours,) = conn.execute("SELECT count(*) FROM billing_hours").fetchone()
-    if not meter_ids:
+    first_id = next(iter(meter_ids), None)
+    if first_id is None:
         raise BillingError(
-            f"{place.db_path}: no trial to end: power-billing setup begins with a live key"
+            f"{place.db_path}: no trial to end: run power-billing setup with the live key"
         )
     if account not in (None, account_of(meter_ids)):
         raise BillingError(
-            f"{place.db_path}: its usage goes to {account}, which is no trial at Stripe"
+            f"{place.db_path}: its usage goes to {account}, which is not a trial at Stripe"
         )
     try:
-        client.v1.billing.meters.retrieve(meter_ids[0])
+        client.v1.billing.meters.retrieve(first_id)
     except stripe.InvalidRequestError:
         present = [link for link in links_of(place) if link.until_hour is None]
         return Trial(account_of(meter_ids), hours, present)
     except stripe.StripeError as error:
         raise cannot(error) from None
-    raise BillingError(
-        f"{place.db_path}: it is live already: this key sees its meter, {meter_ids[0]}"
-    )
+    raise BillingError(f"{place.db_path}: it is live already: this key sees its meter, {first_id}")
 
 
 def go_live(
@@ -104,11 +104,12 @@ def go_live(
     customers: Mapping[str, str],
     clock: Callable[[], float] = time.time,
 ) -> Live:
-    """Move the ledger to the meters of a live key; `customers` are those of live mode by those of test mode.
+    """Move the ledger to the meters of a live key.
 
-    Devices whose customer is in it are billed to the other from the next full hour on. Meters, products and prices are
-    found or made as setup does for the trial, before the ledger is touched; subscriptions follow. Raises BillingError,
-    also for a clock behind the newest reading of such a device.
+    customers: live customers by those of test mode; their devices are billed to the live ones from
+    the next full hour on. Meters, products and prices are found or made as setup did for the trial,
+    before the ledger is touched; subscriptions follow. Raises BillingError, also for a clock behind
+    the newest reading of such a device.
     """
     known = {link.customer for link in trial.links}
     for test_customer, live_customer in customers.items():
@@ -129,7 +130,8 @@ def go_live(
     else:
         sold = find_or_make_tariff(client, name, tariff, meter_name)
     with tables(place) as conn:
-        shut_down = [row[0] for row in conn.execute("SELECT device_id FROM billing_shutdowns")]
+        held = conn.execute("SELECT device_id FROM billing_shutdowns")
+        shut_down = [device_id for (device_id,) in held]
         clear_ledger(conn)
         forget_setting(conn, "account")
         if tariff is not None:
@@ -151,7 +153,7 @@ def go_live(
 
 
 def _move_links(conn: sqlite3.Connection, customers: Mapping[str, str], begin: int) -> None:
-    """Let present links of these customers go on with the other one from the hour `begin` on; all others go."""
+    """Continue present links with the live customers from hour `begin` on; delete the others."""
     (last_key,) = conn.execute("SELECT coalesce(max(link_key), 0) FROM billing_links").fetchone()
     for test_customer, live_customer in customers.items():
         sql = """INSERT INTO billing_links (device_id, customer, types, from_hour)
@@ -162,7 +164,7 @@ def _move_links(conn: sqlite3.Connection, customers: Mapping[str, str], begin: i
 
 
 def _restore(pm: Devices, device_id: str) -> None:
-    """What an invoice of the trial has shut down comes back."""
+    """Bring back what an invoice of the trial has shut down."""
     try:
         pm.trigger_event(device_id, PowerEventType.RESTORE, note="billing: its trial is over")
     except NotFound:

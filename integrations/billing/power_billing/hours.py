@@ -9,14 +9,14 @@ from power_manager import SECOND_US, to_microseconds
 
 HOUR = 3600  # seconds
 DAY = 24 * HOUR
-# Stripe takes timestamps of the past 35 calendar days. The oldest hour that is billed began at most 34 days and 23
-# hours ago, so that an hour is left for the way there and for clocks that differ.
+# Stripe takes timestamps of the past 35 calendar days. The oldest hour that is billed began at most
+# 34 days and 23 hours ago: that leaves an hour for sending, and for clocks that differ.
 BILLABLE_HOURS = 35 * 24 - 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def iso(hour: int) -> str:
-    """The begin of an hour as text.
+    """The start of an hour as text.
 
     >>> iso(472_222)
     '2023-11-14T22:00Z'
@@ -42,6 +42,15 @@ def shown_minute(at: float) -> str:
     return (_EPOCH + timedelta(seconds=at)).strftime("%Y-%m-%dT%H:%MZ")
 
 
+def iso_second(at: int) -> str:
+    """Epoch seconds as text, as Stripe's API v2 takes it.
+
+    >>> iso_second(1_700_000_000)
+    '2023-11-14T22:13:20.000Z'
+    """
+    return (_EPOCH + timedelta(seconds=at)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
 def oldest_billable(now: float) -> int:
     """The first hour that may still be billed at that time (epoch seconds)."""
     return int(now // HOUR) - BILLABLE_HOURS
@@ -53,16 +62,16 @@ def next_hour(now: float) -> int:
 
 
 def seconds_of(name: str, value: Any) -> float:
-    """Epoch seconds of a time as the library takes it: an aware datetime, ISO 8601 text with an offset, epoch seconds.
+    """Epoch seconds of a time as the library takes it.
 
-    Raises InvalidValue for anything else, and for a time before 1970 or from 2200 on.
+    That is an aware datetime, ISO 8601 text with an offset, or epoch seconds. Raises InvalidValue
+    for anything else, and for a time before 1970 or from 2200 on.
 
     >>> seconds_of("start", "2023-11-14T22:13:20Z")
     1700000000.0
     """
-    return (
-        to_microseconds(value, name) / SECOND_US
-    )  # the library's rule: every part reads times alike
+    # By the library's rule, so that every part reads times alike.
+    return to_microseconds(value, name) / SECOND_US
 
 
 def hour_of(name: str, value: Any) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from power_billing.errors import BillingError
 
 API_KEY = "STRIPE_API_KEY"
+API_URL = "POWER_BILLING_STRIPE_URL"  # another address of Stripe's API, for tests
 WEBHOOK_SECRET = "STRIPE_WEBHOOK_SECRET"
 _SHAPES = {  # what Stripe's look like, and how to say so
     API_KEY: (r"(sk|rk)_(live|test)_[A-Za-z0-9]{16,}", "sk_live_, rk_live_, sk_test_ or rk_test_"),
@@ -24,7 +25,7 @@ _PLACEHOLDER = re.compile(
 
 
 class Secret:
-    """A text that neither repr, str nor a traceback's locals show; `reveal()` is the one way to it."""
+    """A text that repr, str and a traceback's locals do not show; only `reveal()` returns it."""
 
     __slots__ = ("_name", "_text")
 
@@ -47,14 +48,15 @@ def is_set(environ: Mapping[str, str], name: str) -> bool:
 def read_secret(environ: Mapping[str, str], name: str) -> Secret:
     """The secret of that name: from the variable NAME, or from the file that NAME_FILE names.
 
-    Raises BillingError, which never quotes it: for none, for both, for a placeholder, for what has another shape, and
-    for a file that every user of the machine can write. One that every user can read is warned of.
+    Raises BillingError, which never quotes it: for none, for both, for a placeholder, for what has
+    another shape, and for a file that every user of the machine can write. One that every user can
+    read is warned of.
     """
     return _checked(name, _read(environ, name))
 
 
 def read_secrets(environ: Mapping[str, str], name: str) -> tuple[Secret, ...]:
-    """One secret or several, with white space or commas between them; otherwise as read_secret()."""
+    """One secret or several, separated by white space or commas; otherwise as read_secret()."""
     texts = re.split(r"[\s,]+", _read(environ, name))
     return tuple(_checked(name, text) for text in texts)
 
@@ -77,8 +79,8 @@ def _read(environ: Mapping[str, str], name: str) -> str:
         raise BillingError(f"{name}_FILE: {file} cannot be read: {type(error).__name__}") from None
     if mode & stat.S_IWOTH:
         raise BillingError(
-            f"{name}_FILE: {file} has mode {mode:04o}: any user of this machine can put another secret there: "
-            "chmod 600 it"
+            f"{name}_FILE: {file} has mode {mode:04o}: any user of this machine can put another "
+            "secret there: chmod 600 it"
         )
     if mode & stat.S_IROTH:  # in a container of its own this is usual, and harmless
         _log.warning(
@@ -94,6 +96,6 @@ def _checked(name: str, text: str) -> Secret:
     shape, expected = _SHAPES[name]
     if not re.fullmatch(shape, text) or _PLACEHOLDER.search(text):
         raise BillingError(
-            f"{name}: a placeholder, or no such secret: Stripe's begin with {expected}"
+            f"{name}: a placeholder, or not such a secret: Stripe's begin with {expected}"
         )
     return Secret(name, text)

@@ -1,11 +1,12 @@
-"""What each hour is in whole watt-hours.
+"""Each hour in whole watt-hours.
 
-For each customer two sums are kept: the nano-watt-hours taken into account, and the whole watt-hours made of them.
-The second is always the first rounded down, so all hours together are never off by 1 Wh. An hour that is new, or that
-late readings have changed, is given the difference that this takes; no other hour is touched.
+For each customer two sums are kept: the nano-watt-hours taken into account, and the whole
+watt-hours made of them. The second is always the first rounded down, so all hours together are
+never off by 1 Wh. An hour that is new, or that late readings have changed, gets the difference that
+keeps this so; no other hour is touched.
 
-What was billed of readings, meters or devices that are deleted later stays billed. That readings were deleted shows in
-their number, which is kept with each device's hour.
+What was billed of readings, meters or devices that are deleted later stays billed. The number of
+readings, which is kept with each device's hour, shows that some were deleted.
 """
 
 from __future__ import annotations
@@ -23,18 +24,19 @@ from power_billing.outbox import queue_value
 from power_billing.periods import DayPeriod, hour_periods, note_periods
 from power_billing.sources import NANO
 
-# No device draws 100 MW: an hour beyond that is a broken sensor's. A device's day of such hours fits SQLite's integers,
-# and so does a customer's hour of 90 such devices.
+# No device draws 100 MW: an hour beyond that is a broken sensor's. A device's day of such hours
+# fits SQLite's integers, and so does a customer's hour of 90 such devices.
 MAX_HOUR_NWH = 10**8 * NANO
 MAX_CUSTOMER_NWH = 90 * MAX_HOUR_NWH
-# Some days more than can be billed: the clock may move meanwhile, and what has just become too old is to be listed.
+# Some days more than can be billed: the clock may move meanwhile, and what has just become too old
+# has to be listed.
 LOOK_BACK_DAYS = BILLABLE_HOURS // 24 + 6
-_KEPT_HOURS = 48  # how long a deletion is taken for the cause of a change in the hours after it
+_KEPT_HOURS = 48  # for so long a deletion counts as the cause of changes in the hours after it
 
 
 @dataclass(frozen=True)
 class Hours:
-    """Which hours a run is about: those it looks at, from `seen` on, and of these the ones it may bill."""
+    """The hours that a run looks at, from `seen` on, and those of them that it may bill."""
 
     seen: int
     billable: range
@@ -51,7 +53,7 @@ def by_customer(links: Iterable[Link]) -> dict[str, list[Link]]:
 def book(
     conn: sqlite3.Connection, customer: str, usages: Sequence[DeviceUsage], hours: Hours
 ) -> list[Finding]:
-    """Take what the customer's devices used into account, and queue what changes by it; return what cannot be billed.
+    """Count what the customer's devices used, queue what changes, and return what cannot be billed.
 
     An hour without readings counts as nothing. Call it in the transaction of tables().
     """
@@ -89,7 +91,7 @@ def book(
 
 
 def _by_day(found: Sequence[Finding]) -> list[Finding]:
-    """The same, but of what was deleted one a kind, device and day: a device may have lost a month of hours."""
+    """The same, with one finding a kind, device and day for what was deleted: it may be a month."""
     by_day: dict[tuple[FindingKind, str, int], Finding] = {}
     others = []
     for one in found:
@@ -107,7 +109,7 @@ def _by_day(found: Sequence[Finding]) -> list[Finding]:
 
 @dataclass(frozen=True)
 class _Change:
-    """An hour of a device that is not as it was counted; is_kept: it stays as it was all the same."""
+    """An hour of a device that has changed since it was counted; is_kept: it stays billed so."""
 
     hour: int
     used: Used
@@ -128,8 +130,8 @@ def _merged(usages: Sequence[DeviceUsage]) -> list[DeviceUsage]:
 def _changes(device: DeviceUsage, known: dict[int, Used], seen: int) -> Iterator[_Change]:
     """The device's hours that differ from what was counted, in order.
 
-    An hour with fewer readings than before has lost some. That also changes the energy at the begin of the hours
-    after it, which have as many readings as before.
+    An hour with fewer readings than before has lost some. That also changes the energy at the start
+    of the hours after it, which have as many readings as before.
     """
     deleted_at: int | None = None
     for hour in sorted(hour for hour in {*known, *device.by_hour} if hour >= seen):
@@ -173,7 +175,7 @@ def _keep(conn: sqlite3.Connection, customer: str, device_id: str, hour: int, us
 def _round(conn: sqlite3.Connection, customer: str, changes: dict[int, int]) -> None:
     """Make whole watt-hours of what has changed, and queue them.
 
-    `rest` is the part of the customer's total that is no whole watt-hour yet: from 0 to below 1 Wh.
+    `rest` is the part of the customer's total that is not a whole watt-hour yet: 0 to below 1 Wh.
     """
     sql = "SELECT billed_wh, rest_nwh FROM billing_totals WHERE customer = ?"
     billed, rest = conn.execute(sql, (customer,)).fetchone() or (0, 0)
@@ -194,7 +196,7 @@ def _round(conn: sqlite3.Connection, customer: str, changes: dict[int, int]) -> 
 def counted_by_day(
     conn: sqlite3.Connection, customer: str, hours: range
 ) -> dict[str, dict[DayPeriod, int]]:
-    """Nano-watt-hours taken into account in those hours, closed days included, by device, and UTC day and period."""
+    """Nano-watt-hours counted in hours and closed days, by device, then UTC day and period."""
     found: dict[str, dict[DayPeriod, int]] = defaultdict(lambda: defaultdict(int))
     periods = hour_periods(conn, hours)
     sql = """SELECT device_id, hour, counted_nwh FROM billing_device_hours

@@ -25,11 +25,11 @@ _PRESENT_LINKS_OF_CUSTOMER = f"""SELECT {_COLUMNS} FROM billing_links
 
 @dataclass(frozen=True)
 class Link:
-    """A device billed to a customer, for the hours (since 1970) from `from_hour` on and before `until_hour`.
+    """A device billed to a customer, in hours (since 1970) from `from_hour` to before `until_hour`.
 
-    `types` are the meters that count, each with what it gave less what it took; None: by the library's rule, all of
-    them, but a ups only where the device has no main meter. `subscription_item` is kept for people: meters bill by
-    customer.
+    `types` are the meters that count, each with what it gave less what it took; None: by the
+    library's rule, all of them, but a ups only where the device has no main meter.
+    `subscription_item` is kept for people: meters bill by customer.
     """
 
     device_id: str
@@ -45,7 +45,7 @@ class Link:
 
 
 def check_id(name: str, prefix: str, value: Any) -> str:
-    """The value, if it has the form of one of Stripe's ids, such as cus_...; otherwise InvalidValue."""
+    """The value, if it looks like one of Stripe's ids, such as cus_...; otherwise InvalidValue."""
     if not isinstance(value, str) or not re.fullmatch(rf"{prefix}_[A-Za-z0-9]{{1,56}}", value):
         raise InvalidValue(
             f"{name}: expected an id of Stripe's that begins with {prefix}_, got {value!r}"
@@ -58,24 +58,22 @@ def _check_types(types: Iterable[str] | None) -> tuple[str, ...] | None:
         return None
     wanted = [types] if isinstance(types, str) else list(types)
     if not wanted or not set(wanted) <= set(TYPES):
-        raise InvalidValue(
-            f"types: expected some of {', '.join(TYPES)}, got {', '.join(map(str, wanted)) or 'none'}"
-        )
+        got = ", ".join(map(str, wanted)) or "none"
+        raise InvalidValue(f"types: expected some of {', '.join(TYPES)}, got {got}")
     return tuple(kind for kind in TYPES if kind in wanted)
 
 
 def check_clock(pm: Devices, device_id: str, now: float) -> None:
-    """Raise BillingError for a clock that is behind a device's newest reading, as after a start without a network.
+    """Raise BillingError for a clock that is behind a device's newest reading.
 
-    By such a clock the past would be billed as well.
+    A machine that starts without a network may have such a clock; it would bill the past as well.
     """
-    newest = max(
-        (meter.updated_at for meter in pm.list_meters(device_id) if meter.updated_at), default=None
-    )
+    times = [meter.updated_at for meter in pm.list_meters(device_id) if meter.updated_at]
+    newest = max(times, default=None)
     if newest is not None and seconds_of("updated_at", newest) > now + HOUR:
         raise BillingError(
-            f"{device_id}: its newest reading is of {newest}, and this machine's clock is behind that: set the clock, "
-            "or say since when"
+            f"{device_id}: its newest reading is of {newest}, and this machine's clock is behind "
+            "that: set the clock, or say since when"
         )
 
 
@@ -90,15 +88,16 @@ def link(
     clock: Callable[[], float] = time.time,
     ledger: Place | None = None,
 ) -> Link:
-    """Bill a device's consumption to a customer, from the next full UTC hour on, or from the hour of `since`.
+    """Bill a device's consumption to a customer, from the next full UTC hour on.
 
-    customer is Stripe's cus_..., subscription_item its si_... or None (default). types: the meters that count, with
-    what they gave less what they took (default: the library's rule, all of them, but a ups only where there is no
-    main). since: an aware datetime, ISO 8601 text with an offset, or epoch seconds, at most 35 days back. ledger: where
-    the billing tables are (default: the file itself). A device that another customer's debt has shut down gets a
-    `restore` event, and one whose new customer's devices are shut down gets `shutdown`. Raises NotFound, InvalidValue,
-    and BillingError for a device that is linked then already, and without since for a clock behind the device's newest
-    reading.
+    customer is Stripe's cus_..., subscription_item its si_... or None (default). types: the meters
+    that count, with what they gave less what they took (default: the library's rule, all of them,
+    but a ups only where there is no main). since: an aware datetime, ISO 8601 text with an offset,
+    or epoch seconds, at most 35 days back. ledger: where the billing tables are (default: the file
+    itself). A device that another customer's debt has shut down gets a `restore` event, and one
+    whose new customer's devices are shut down gets `shutdown`. Raises NotFound, InvalidValue, and
+    BillingError for a device that is linked then already, and without since for a clock behind the
+    device's newest reading.
     """
     pm.get_device(device_id)
     now, item = clock(), subscription_item
@@ -116,8 +115,8 @@ def link(
             if other.until_hour is None or other.until_hour > max(begin, other.from_hour):
                 until = "now" if other.until_hour is None else iso(other.until_hour)
                 raise BillingError(
-                    f"{device_id}: billed to {other.customer} from {iso(other.from_hour)} to {until} already: "
-                    "unlink it first, or begin later"
+                    f"{device_id}: billed to {other.customer} from {iso(other.from_hour)} to "
+                    f"{until} already: unlink it first, or begin later"
                 )
         kept_types = None if made.types is None else ",".join(made.types)
         values = (device_id, customer, item, kept_types, begin)
@@ -127,12 +126,12 @@ def link(
 
 
 def _tell_device(pm: Devices, conn: sqlite3.Connection, device_id: str, customer: str) -> None:
-    """Let a device that changes hands go by the debts of its new customer, and by nobody else's."""
+    """Let a device that changes hands follow the debts of its new customer alone."""
     sql = "DELETE FROM billing_shutdowns WHERE device_id = ? AND customer != ?"
     was_held = conn.execute(sql, (device_id, customer)).rowcount > 0
     sql = """SELECT invoice FROM billing_invoices WHERE customer = ? AND told AND NOT settled
         ORDER BY due_at LIMIT 1"""
-    unpaid = conn.execute(sql, (customer,)).fetchone()
+    unpaid = next((invoice for (invoice,) in conn.execute(sql, (customer,))), None)
     if unpaid is None:
         if was_held:
             note = f"billing: it is {customer}'s now"
@@ -140,15 +139,15 @@ def _tell_device(pm: Devices, conn: sqlite3.Connection, device_id: str, customer
         return
     sql = "INSERT OR IGNORE INTO billing_shutdowns VALUES (?, ?)"
     if conn.execute(sql, (device_id, customer)).rowcount:
-        note = f"billing: {unpaid[0]} is not paid"
+        note = f"billing: {unpaid} is not paid"
         pm.trigger_event(device_id, PowerEventType.SHUTDOWN, note=note)
 
 
 def unlink(place: Place, device_id: str, *, clock: Callable[[], float] = time.time) -> Link:
-    """Bill a device no longer from the next full UTC hour on; the hours before stay billed, the present one too.
+    """Stop billing a device at the next full UTC hour; the present hour is still billed.
 
-    A link that was given a later end, by a clock that was ahead, is ended too. Return the link as it ended. Raises
-    BillingError for a device that is not linked.
+    A link that was given a later end, by a clock that was ahead, is ended too. Return the link as
+    it ended. Raises BillingError for a device that is not linked.
     """
     following = next_hour(clock())
     with tables(place) as conn:
@@ -164,13 +163,14 @@ def unlink(place: Place, device_id: str, *, clock: Callable[[], float] = time.ti
         (counted,) = conn.execute(sql, (old.customer,)).fetchone()
         # Never before what is billed already: the clock may have been set back.
         end = max(following, old.from_hour, int(counted) + 1)
-        sql = "UPDATE billing_links SET until_hour = ? WHERE device_id = ? AND from_hour = ? AND until_hour IS ?"
+        sql = """UPDATE billing_links SET until_hour = ?
+            WHERE device_id = ? AND from_hour = ? AND until_hour IS ?"""
         conn.execute(sql, (end, device_id, old.from_hour, old.until_hour))
     return Link(device_id, old.customer, old.subscription_item, old.types, old.from_hour, end)
 
 
 def links_of(place: Place) -> list[Link]:
-    """Every link, present and past, in order of making; place: a PowerManager, or the ledger's own file."""
+    """Every link, present and past, oldest first; place: a PowerManager, or a LedgerFile."""
     with tables(place) as conn:
         return _select(conn, _ALL_LINKS)
 
@@ -178,7 +178,8 @@ def links_of(place: Place) -> list[Link]:
 def keep_item(place: Place, customer: str, subscription_item: str) -> None:
     """Keep the subscription item (si_...) beside each device that is billed to the customer now."""
     with tables(place) as conn:
-        sql = "UPDATE billing_links SET subscription_item = ? WHERE customer = ? AND until_hour IS NULL"
+        sql = """UPDATE billing_links SET subscription_item = ?
+            WHERE customer = ? AND until_hour IS NULL"""
         conn.execute(sql, (subscription_item, customer))
 
 

@@ -1,4 +1,4 @@
-"""What the ledger says, as metrics for Prometheus: a text file for the node exporter, or a part of a page."""
+"""The ledger as metrics for Prometheus: a file for the node exporter, or a part of a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPEN = (State.QUEUED, State.REFUSED, State.CONFLICT)
 
 
 def metrics_text(now: Status) -> str:
-    """The metrics in Prometheus' text format; a time of a run that never was is 0."""
+    """The metrics in Prometheus' text format; 0 is the time of a run that never was."""
     states: list[Sample] = [("state", state.value, now.count(state)) for state in _OPEN]
     kinds: list[Sample] = []
     for kind in FindingKind:
@@ -30,11 +30,11 @@ def metrics_text(now: Status) -> str:
         *_metric("last_run_timestamp_seconds", "When the last run ended.", now.last_run),
         *_metric(
             "last_good_run_timestamp_seconds",
-            "When the last run ended that left nothing to be sent or looked at.",
+            "When the last run ended that left nothing to send or to decide.",
             now.last_good_run,
         ),
-        *_metrics("open_events", "Events to be sent, or to be looked at.", states),
-        *_metrics("findings", "What is not billed, or stays billed, and nobody accepted.", kinds),
+        *_metrics("open_events", "Events to be sent, or to be decided.", states),
+        *_metrics("findings", "What is not billed, or stays billed, not accepted yet.", kinds),
         *_metric("too_old_events", "Events that were not sent in time.", len(now.too_old)),
         *_metric("lost_watt_hours", "Energy that came to light too late.", now.lost_wh),
         *_metrics("billed_watt_hours", "Energy taken into account so far.", customers),
@@ -63,7 +63,7 @@ def write_metrics(path: Path, now: Status) -> None:
     """Write them to a file that others may read, whole or not at all. Raises BillingError."""
     temporary = None
     try:
-        # Beside it, and with another suffix, so that nobody reads a half of it.
+        # Beside it, and with another suffix, so that no reader sees half of it.
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(metrics_text(now))
@@ -74,4 +74,4 @@ def write_metrics(path: Path, now: Status) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise BillingError(f"--metrics {path}: cannot be written: {error.strerror}") from None
+        raise BillingError(f"{path}: metrics cannot be written: {error.strerror}") from None

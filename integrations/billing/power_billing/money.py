@@ -10,7 +10,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from power_billing.tables import forget_setting, set_setting, setting
 from power_manager import InvalidValue
 
-# Watt-hours in what a price may be of. Stripe's meter counts whole watt-hours, whatever the price is said in.
+# Units that a price may have, in watt-hours. Stripe's meter counts whole watt-hours in any case.
 UNITS = {"Wh": 1, "kWh": 1_000, "MWh": 1_000_000}
 METERED_UNIT = "Wh"
 # How many decimals an amount has that Stripe takes in the currency; 2 for all others.
@@ -57,21 +57,23 @@ class Price:
 
     @classmethod
     def parse(cls, amount: str, currency: str, unit: str = "kWh") -> Price:
-        """A price as people write it; raises InvalidValue for anything that Stripe could not carry exactly.
+        """A price as people write it.
 
         amount: above 0, with a point. currency: three letters. unit: Wh, kWh (default) or MWh.
+        Raises InvalidValue for anything else, and for what Stripe cannot carry exactly.
         """
         if unit not in UNITS:
             raise InvalidValue(f"unit: expected {', '.join(UNITS)}, got {unit!r}")
         if not re.fullmatch("[A-Za-z]{3}", currency):
             raise InvalidValue(f"currency: expected three letters such as eur, got {currency!r}")
+        # Not by the library's parser: its numbers are floats, and amounts have to be exact.
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,15})?", amount) or not Decimal(amount):
             raise InvalidValue(f"price: expected an amount above 0 such as 0.30, got {amount!r}")
         made = cls(Decimal(amount), currency.lower(), unit)
         if -int(made.minor_per_wh.as_tuple().exponent) > _PLACES:
             raise InvalidValue(
-                f"price: {amount} {made.currency} a {unit} has more than {_PLACES} decimals a watt-hour: Stripe cannot "
-                "carry it exactly"
+                f"price: {amount} {made.currency} a {unit} has more than {_PLACES} decimals a "
+                "watt-hour: Stripe cannot carry it exactly"
             )
         return made
 
@@ -92,7 +94,7 @@ class Price:
         return f"{self.minor_per_wh:f}"
 
     def cost(self, watt_hours: int | Decimal) -> Decimal:
-        """What so many watt-hours cost, in the main unit, rounded half up to the currency's decimals."""
+        """What so many watt-hours cost, in the main unit, rounded half up to its decimals."""
         exact = self.minor_per_wh * watt_hours
         return exact.quantize(Decimal(1), rounding=ROUND_HALF_UP).scaleb(-self.decimals)
 
@@ -111,7 +113,7 @@ def keep_amount(conn: sqlite3.Connection, price: Price) -> None:
 
 
 def forget_amount(conn: sqlite3.Connection) -> None:
-    """Remember no price any more."""
+    """Forget the price."""
     for name in (_AMOUNT_SETTING, _CURRENCY_SETTING, _UNIT_SETTING):
         forget_setting(conn, name)
 

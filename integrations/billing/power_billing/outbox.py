@@ -1,4 +1,4 @@
-"""The outbox: one row for each event that an hour has been, from its decision to what became of it."""
+"""The outbox: one row for each event of an hour, from the decision to its outcome."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ class State(str, Enum):
 
     QUEUED = "queued"  # to be sent
     SENT = "sent"  # the biller has it
-    REFUSED = "refused"  # the biller has said no; somebody has to look
-    CONFLICT = (
-        "conflict"  # the biller has something else of somebody else's; somebody has to decide
-    )
-    KEPT = "kept"  # somebody has decided for what the biller has, which is the row's value
-    LOST = "lost"  # somebody has accepted that it was too old to be sent
-    SUPERSEDED = "superseded"  # a later revision took its place
+    REFUSED = "refused"  # the biller has said no; a person has to act
+    CONFLICT = "conflict"  # the biller has another value, from elsewhere; a person has to decide
+    KEPT = "kept"  # a person has chosen the biller's value, which is the row's value
+    LOST = "lost"  # a person has accepted that it was too old to be sent
+    SUPERSEDED = "superseded"  # a later revision replaces it
 
 
 TAKEN = (State.SENT, State.KEPT)  # the biller has that value
@@ -31,10 +29,11 @@ TAKEN = (State.SENT, State.KEPT)  # the biller has that value
 class Entry:
     """A row of the outbox.
 
-    attempted_at: when it was first sent, in epoch seconds, whatever came of it. taken_at: when the biller said that it
-    takes it; None where it was found there, or not taken. theirs_wh: what the biller had for the
-    hour when it was last asked because of this event; None if it was not. asked_at: when it was last asked what became
-    of an event whose answer was lost; None if it was not.
+    attempted_at: when it was first sent, in epoch seconds, whatever came of it. taken_at: when the
+    biller said that it takes it; None where it was found there, or not taken. theirs_wh: what the
+    biller had for the hour when it was last asked because of this event; None if it was not.
+    asked_at: when it was last asked what became of an event whose answer was lost; None if it was
+    not.
     """
 
     event: UsageEvent
@@ -51,10 +50,10 @@ class Entry:
 
 
 def queue_value(conn: sqlite3.Connection, customer: str, hour: int, value_wh: int) -> None:
-    """Have the outbox say that the hour is that many watt-hours."""
+    """Let the outbox say that the hour has that many watt-hours."""
     before = revisions(conn, customer, hour)
     if not before:
-        if value_wh != 0:  # an hour of nothing that nobody was told of needs no event
+        if value_wh != 0:  # an hour of nothing needs no event
             revise(conn, customer, hour, value_wh)
         return
     newest = before[-1]
@@ -63,7 +62,7 @@ def queue_value(conn: sqlite3.Connection, customer: str, hour: int, value_wh: in
         sql = """UPDATE billing_outbox SET value_wh = ?
             WHERE customer = ? AND hour = ? AND revision = ?"""
         conn.execute(sql, (value_wh, customer, hour, newest.event.revision))
-    elif newest.state is State.KEPT:  # the hour is somebody else's: a person decides again
+    elif newest.state is State.KEPT:  # the hour was sent from elsewhere: a person decides again
         ours = [entry for entry in before if entry.state is not State.KEPT]
         if ours and ours[-1].event.watt_hours == value_wh:  # as it was when they decided
             return
@@ -94,7 +93,8 @@ def revise(
     )
     sql = """INSERT INTO billing_outbox
             (customer, hour, revision, value_wh, state, reason, theirs_wh)
-        SELECT :customer, :hour, coalesce(max(revision) + :step, 0), :value_wh, :state, :reason, :theirs_wh
+        SELECT :customer, :hour, coalesce(max(revision) + :step, 0), :value_wh, :state, :reason,
+            :theirs_wh
         FROM billing_outbox WHERE customer = :customer AND hour = :hour"""
     values = {
         "customer": customer,
@@ -121,39 +121,39 @@ _NOTE_THEIRS = f"UPDATE billing_outbox SET theirs_wh = ? {_OF_EVENT}"
 
 
 def note_attempt(conn: sqlite3.Connection, event: UsageEvent, now: float) -> None:
-    """The event is about to be sent."""
+    """Note that the event is about to be sent."""
     conn.execute(_NOTE_ATTEMPT, (now, event.customer, event.hour, event.revision))
 
 
 def note_outcome(
     conn: sqlite3.Connection, event: UsageEvent, state: State, reason: str | None
 ) -> None:
-    """That came of it."""
+    """Note the event's outcome."""
     conn.execute(_NOTE_OUTCOME, (state.value, reason, event.customer, event.hour, event.revision))
 
 
 def note_taken(conn: sqlite3.Connection, event: UsageEvent, now: float) -> None:
-    """The biller has said that it takes the event."""
+    """Note that the biller has said that it takes the event."""
     conn.execute(_NOTE_TAKEN, (now, event.customer, event.hour, event.revision))
 
 
 def note_theirs(conn: sqlite3.Connection, event: UsageEvent, theirs_wh: int) -> None:
-    """The biller has that for the hour."""
+    """Note what the biller has for the event's hour."""
     conn.execute(_NOTE_THEIRS, (theirs_wh, event.customer, event.hour, event.revision))
 
 
 def note_asked(conn: sqlite3.Connection, event: UsageEvent, theirs_wh: int, now: float) -> None:
-    """The biller was asked what became of the event, and has that for its hour."""
+    """Note what the biller has for the hour, when it was asked about the event."""
     conn.execute(_NOTE_ASKED, (theirs_wh, now, event.customer, event.hour, event.revision))
 
 
 def note_waiting(conn: sqlite3.Connection, event: UsageEvent, reason: str) -> None:
-    """The event stays as it is, for that reason."""
+    """Note why the event stays as it is."""
     conn.execute(_NOTE_WAITING, (reason, event.customer, event.hour, event.revision))
 
 
 def put_off(conn: sqlite3.Connection, event: UsageEvent, reason: str) -> None:
-    """Nothing could be found out: counted, so that the next run asks for others first."""
+    """Note why nothing could be found out, and count it: the next run asks for others first."""
     sql = f"UPDATE billing_outbox SET attempts = attempts + 1, reason = ? {_OF_EVENT}"
     conn.execute(sql, (reason, event.customer, event.hour, event.revision))
 
@@ -161,7 +161,7 @@ def put_off(conn: sqlite3.Connection, event: UsageEvent, reason: str) -> None:
 def refuse_sent(
     conn: sqlite3.Connection, customer: str, hour: int, revision: int, reason: str
 ) -> None:
-    """Turn an event that was taken, and refused afterwards, from sent to refused, if it is the one that counts."""
+    """Turn an event that was refused after it was taken from sent to refused, if it counts."""
     conn.execute(_REFUSE_EVENT, (reason, customer, hour, revision, customer, hour))
 
 
@@ -180,8 +180,8 @@ _REFUSE_CUSTOMER = """UPDATE billing_outbox SET state = 'refused', reason = ?
 
 # --- Looking
 
-_ENTRY = """SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason, theirs_wh,
-    taken_at, asked_at FROM billing_outbox"""
+_ENTRY = """SELECT customer, hour, revision, value_wh, state, attempted_at, attempts, reason,
+    theirs_wh, taken_at, asked_at FROM billing_outbox"""
 # Those tried least come first, so that a run that gives up early starts with others the next time.
 _LEAST_TRIED = "ORDER BY attempts, hour, customer, revision"
 _OPEN = f"{_ENTRY} WHERE state IN ('queued', 'refused', 'conflict') {_LEAST_TRIED}"
@@ -192,7 +192,7 @@ _EVERY = f"{_ENTRY} ORDER BY customer, hour, revision"
 
 
 def open_entries(conn: sqlite3.Connection) -> list[Entry]:
-    """What is to be sent or looked at by somebody, the least tried first, then by hour."""
+    """What is to be sent, or waits for a person, the least tried first, then by hour."""
     return _entries(conn, _OPEN)
 
 
@@ -218,7 +218,8 @@ def every_entry(conn: sqlite3.Connection) -> list[Entry]:
 
 def counts(conn: sqlite3.Connection, customer: str) -> dict[State, int]:
     """How many of the customer's events are in each state; those of closed days were sent."""
-    sql = "SELECT state, count(*) FROM billing_outbox WHERE customer = ? GROUP BY state ORDER BY state"
+    sql = """SELECT state, count(*) FROM billing_outbox
+        WHERE customer = ? GROUP BY state ORDER BY state"""
     found = {State(state): count for state, count in conn.execute(sql, (customer,))}
     sql = "SELECT coalesce(sum(event_count), 0) FROM billing_customer_days WHERE customer = ?"
     (closed,) = conn.execute(sql, (customer,)).fetchone()

@@ -1,8 +1,8 @@
 """The ledger's meters at Stripe, and which of them an hour belongs to.
 
-Without a tariff there is one meter, of a period without a name. With one the period of an hour is noted when the hour
-is first counted, and stays: whatever becomes of the rules of its time zone, a revision goes to the meter that has the
-hour.
+Without a tariff there is one meter, of a period without a name. With one the period of an hour is
+noted when the hour is first counted, and stays: whatever becomes of the rules of its time zone, a
+revision goes to the meter that has the hour.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from power_billing.tables import (
 )
 from power_billing.tariff import WEEK_HOURS, Period, Tariff
 
-PLAIN = ""  # the period of every hour where there is no tariff
+PLAIN = ""  # the period of every hour without a tariff
 _ZONE_SETTING = "tariff_zone"
 
 
 @dataclass(frozen=True)
 class LedgerMeter:
-    """A meter at Stripe that usage goes to, and the price that new subscriptions get; None where there is none yet."""
+    """A meter at Stripe that usage goes to, and the price of new subscriptions; None: none yet."""
 
     period: str
     event_name: str
@@ -56,7 +56,7 @@ def ledger_meters(conn: sqlite3.Connection) -> list[LedgerMeter]:
 
 
 def meter_name_of(conn: sqlite3.Connection) -> str:
-    """The name in events of the ledger's meter, with which a period's begins: EVENT_NAME, or what setup was given."""
+    """The meter's name in events, with which a period's begins: EVENT_NAME, or setup's --meter."""
     return setting(conn, METER_NAME_SETTING) or EVENT_NAME
 
 
@@ -87,7 +87,7 @@ def tariff_of(conn: sqlite3.Connection) -> Tariff | None:
 
 
 def refuse_other_hours(conn: sqlite3.Connection, place: Place, tariff: Tariff | None) -> None:
-    """Raise BillingError for a tariff (None: no tariff) by which hours that were counted would be on other meters."""
+    """Raise BillingError for a tariff (None: none) that would put counted hours on other meters."""
     present = tariff_of(conn)
     if present is None and tariff is None:
         return
@@ -97,18 +97,19 @@ def refuse_other_hours(conn: sqlite3.Connection, place: Place, tariff: Tariff | 
         return
     if present is None:
         raise BillingError(
-            f"{place.db_path}: hours are counted for the meter {meter_name_of(conn)}, and each stays on its meter: "
-            "begin a ledger for the tariff by --ledger FILE"
+            f"{place.db_path}: hours are counted for the meter {meter_name_of(conn)}, and each "
+            "stays on its meter: begin a ledger for the tariff by --ledger FILE"
         )
     names = ", ".join(period.name for period in present.periods)
     if tariff is None:
         raise BillingError(
-            f"{place.db_path}: it has a tariff ({present.zone}; {names}): give its file by --tariff, or begin a ledger "
-            "without one by --ledger FILE"
+            f"{place.db_path}: it has a tariff ({present.zone}; {names}): give its file by "
+            "--tariff, or begin a ledger without one by --ledger FILE"
         )
     raise BillingError(
-        f"{place.db_path}: hours are counted by its tariff ({present.zone}; {names}), and each stays on its meter: "
-        "prices may change, but another zone, or other hours, want a ledger of their own, by --ledger FILE"
+        f"{place.db_path}: hours are counted by its tariff ({present.zone}; {names}), and each "
+        "stays on its meter: prices may change, but another zone or other hours need a ledger of "
+        "their own, by --ledger FILE"
     )
 
 
@@ -119,11 +120,12 @@ def _has_counted(conn: sqlite3.Connection) -> bool:
 def keep_tariff(
     conn: sqlite3.Connection, tariff: Tariff, meter_name: str, meters: Mapping[str, LedgerMeter]
 ) -> None:
-    """Remember a tariff, with the meter of each period by its name, in the place of the one before.
+    """Remember a tariff, with the meter of each period by its name, instead of the one before.
 
-    meter_name: what the names of the meters begin with. Call refuse_other_hours() in the same transaction.
+    meter_name: what the names of the meters begin with. Call refuse_other_hours() in the same
+    transaction.
     """
-    if not _has_counted(conn):  # what is noted may be of customers that were forgotten
+    if not _has_counted(conn):  # what is noted may belong to customers that were forgotten
         conn.execute("DELETE FROM billing_hour_periods")
     conn.execute("DELETE FROM billing_periods")
     sql = "INSERT INTO billing_periods VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -183,7 +185,7 @@ def hour_periods(conn: sqlite3.Connection, hours: range) -> HourPeriods:
 
 
 def note_periods(conn: sqlite3.Connection, hours: Iterable[int]) -> None:
-    """Let hours stay with the period that they are in now; those that are noted stay as they are."""
+    """Note the present period of hours, which they keep; hours already noted stay unchanged."""
     tariff = tariff_of(conn)
     if tariff is None:
         return
@@ -192,7 +194,10 @@ def note_periods(conn: sqlite3.Connection, hours: Iterable[int]) -> None:
 
 
 class HourMeters:
-    """The meters of a ledger, by hour; `ids` and `event_names` are all of theirs, `name` is the ledger's for them."""
+    """The meters of a ledger, by hour.
+
+    ids, event_names: of all its meters. name: the ledger's own, with which their names begin.
+    """
 
     def __init__(self, place: Place, meters: Sequence[LedgerMeter]) -> None:
         self._place = place

@@ -1,4 +1,4 @@
-"""The ledger beside what the biller has, hour by hour."""
+"""The ledger compared with what the biller has, hour by hour."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from power_billing.claims import others_customers, waiting_reason
 from power_billing.closing import closed_before, closed_days
+from power_billing.errors import CannotSayNow
 from power_billing.hours import HOUR
 from power_billing.outbox import TAKEN, Entry, State, entries_of, note_theirs, revise
 from power_billing.periods import (
@@ -19,7 +20,7 @@ from power_billing.periods import (
     note_periods,
 )
 from power_billing.sender import check_account
-from power_billing.sinks import CannotSayNow, CsvSink, Recorded, SinkOfMeters, UsageSink
+from power_billing.sinks import CsvSink, Recorded, SinkOfMeters, UsageSink
 from power_billing.tables import Place, tables
 
 SETTLING = HOUR  # seconds: Stripe's summaries follow its events; a file needs no such time
@@ -29,11 +30,12 @@ REPAIR_STEP = 100
 
 @dataclass(frozen=True)
 class Difference:
-    """Hours (since 1970), one or a closed day's, of which the biller has something else than the ledger says.
+    """Hours (since 1970), one or a closed day's, of which the biller and the ledger differ.
 
-    is_foreign: the hour is somebody else's: nothing was ever sent from here, or somebody has kept what the biller had.
-    period: which the hours belong to; "" where there is no tariff. misplaced_wh: what of the biller's is on another
-    period's meter, where no event of ours replaces it.
+    is_foreign: the hour is somebody else's: nothing was ever sent from here, or somebody has kept
+    what the biller had. period: which the hours belong to; "" where there is no tariff.
+    misplaced_wh: what of the biller's is on another period's meter, where no event of ours replaces
+    it.
     """
 
     customer: str
@@ -46,7 +48,7 @@ class Difference:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the hour is somebody else's, so that a person decides."""
+        """Whether the hour was sent from elsewhere, so that a person decides."""
         is_kept = bool(self.entries) and self.entries[-1].state is State.KEPT
         return is_kept or (not self.entries and len(self.hours) == 1)
 
@@ -60,8 +62,8 @@ class Difference:
 class Reconciliation:
     """What was compared.
 
-    unsaid: why the biller does not say what it has, by customer. settling_count: hours that were left out because they
-    were sent within the last hour.
+    unsaid: why the biller does not say what it has, by customer. settling_count: hours that were
+    left out because they were sent within the last hour.
     """
 
     hours: range
@@ -80,8 +82,8 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
 
     Raises BillingError where nothing can be asked, and for a sink that is not the ledger's.
 
-    Hours that are open are left out: report and status list them. An hour that somebody has left to the biller is
-    compared with what was kept. Customers of another ledger are not compared.
+    Hours that are open are left out: report and status list them. An hour that somebody has left to
+    the biller is compared with what was kept. Customers of another ledger are not compared.
     """
     differences: list[Difference] = []
     unsaid: dict[str, str] = {}
@@ -102,7 +104,7 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
             unsaid[customer] = str(error)
             continue
         if theirs is None:
-            unsaid[customer] = f"{sink.account} never says what it has"
+            unsaid[customer] = f"{sink.account} cannot say what it has"
             continue
         with tables(place) as conn:
             ours = _sent(conn, customer, hours, sent_before)
@@ -115,10 +117,10 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
 
 
 def repair(place: Place, differences: Iterable[Difference], oldest: int) -> int:
-    """Queue what the ledger says of hours that the biller has otherwise; return how many hours that are.
+    """Queue the ledger's values of hours that differ; return how many hours that are.
 
-    Of hours that are somebody else's a conflict is made, which a person decides. Hours too old to be billed, closed
-    days, and what is on another period's meter cannot be repaired.
+    Hours that were sent from elsewhere become conflicts, which a person decides. Hours too old to
+    be billed, closed days, and what is on another period's meter cannot be repaired.
     """
     count = 0
     with tables(place) as conn:
@@ -135,8 +137,14 @@ def repair(place: Place, differences: Iterable[Difference], oldest: int) -> int:
                 continue
             reason = f"repair: the biller had {one.theirs_wh} Wh"
             revise(
-                conn, one.customer, hour, one.ours_wh, State.QUEUED, reason, one.theirs_wh, REPAIR_STEP
-            )  # fmt: skip
+                conn,
+                one.customer,
+                hour,
+                one.ours_wh,
+                reason=reason,
+                theirs_wh=one.theirs_wh,
+                step=REPAIR_STEP,
+            )
             count += 1
     return count
 
@@ -151,7 +159,10 @@ def _recorded(sink: UsageSink, customer: str, hours: range) -> Recorded | None:
 
 @dataclass
 class _Sent:
-    """What was sent of a customer's hours, or kept; `open_hours` are not to be compared, `refused` are some of them."""
+    """What was sent of a customer's hours, or kept.
+
+    open_hours: those that are not compared; `refused` are some of them.
+    """
 
     periods: HourPeriods
     by_hour: dict[int, int] = field(default_factory=dict)
@@ -206,7 +217,7 @@ def _differences(customer: str, ours: _Sent, theirs: Recorded) -> list[Differenc
 
 @dataclass
 class _Sum:
-    """What was sent from here, what the biller has, and what of that is on another period's meter."""
+    """What was sent from here, what the biller has, and how much is on another period's meter."""
 
     ours_wh: int = 0
     theirs_wh: int = 0

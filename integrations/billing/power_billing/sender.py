@@ -1,16 +1,17 @@
-"""The outbox into a sink: retries, lost answers, conflicts, what is too old.
+"""The outbox into a sink: retries, lost answers, conflicts, old hours.
 
-Before an event goes out, the ledger says that it does; afterwards, what came of it. After a crash or a lost answer it
-is sent again under the same identifier, which the biller takes once. That holds for 24 hours at Stripe. Later the
-biller is asked what it has: if that is the event's value, it arrived; if not, a new revision takes the event's place;
-if the biller cannot say, nothing is sent.
+Before an event goes out, the ledger says that it does; afterwards, what came of it. After a crash
+or a lost answer it is sent again under the same identifier, which the biller takes once. That holds
+for 24 hours at Stripe. Later the biller is asked what it has: if that is the event's value, it
+arrived; if not, a new revision takes the event's place; if the biller cannot say, nothing is sent.
 
-A customer is billed by one ledger: see claims. What waits for a customer of another one is not sent.
+A customer is billed by one ledger: see claims. What waits for a customer of another one is not
+sent.
 
-An identifier that the biller knows although it was never sent from here, and an hour for which it has what was never
-sent from here, are somebody else's work: the ledger before a backup was restored, a copy of it, or one that this ledger
-has taken over from. Where the values agree, all is well: it is the same event. Where not, that is a conflict, which a
-person decides.
+An identifier that the biller knows although it was never sent from here, and an hour for which it
+has what was never sent from here, are somebody else's work: the ledger before a backup was
+restored, a copy of it, or one that this ledger has taken over from. Where the values agree, all is
+well: it is the same event. Where not, that is a conflict, which a person decides.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from power_billing.claims import NO_CUSTOMER, Claim, claims, note_claim, waiting_reason
-from power_billing.errors import BillingError
+from power_billing.errors import BillingError, CannotSayNow
 from power_billing.hours import HOUR, oldest_billable
 from power_billing.outbox import (
     Entry,
@@ -41,7 +42,6 @@ from power_billing.outbox import (
     revisions,
 )
 from power_billing.sinks import (
-    CannotSayNow,
     ClaimingSink,
     Outcome,
     Receipt,
@@ -52,7 +52,7 @@ from power_billing.tables import Place, ledger_id, set_setting, setting, tables
 
 PROTECTED = 23 * HOUR  # seconds: Stripe knows an identifier again for at least 24 hours
 PAUSES = (1.0, 2.0, 4.0)  # seconds before the tries after the first
-MAX_FAILURES = 3  # calls in a row that came to nothing: the rest waits for the next run
+MAX_FAILURES = 3  # failed calls in a row: the rest waits for the next run
 _MAX_PAUSE = 60.0  # seconds, whatever the biller asks for
 _CANNOT_SAY = "unresolved: the biller cannot say what it has"
 _FOUND = "found at the biller"
@@ -85,7 +85,7 @@ class Sender:
     def run(
         self, customers: Container[str] | None = None, hours: range | None = None
     ) -> set[HourKey]:
-        """Send what is queued: all of it, or these customers' hours. Return the hours that were settled as sent.
+        """Send what is queued, all of it or these customers' hours; return the hours now sent.
 
         Raises BillingError where nothing can be sent at all; what was not sent stays queued.
         """
@@ -99,7 +99,7 @@ class Sender:
         return sent | found | self._send_queued(wanted, not_now)
 
     def _claim(self) -> None:
-        """Remember whose ledger it is: an hour that went to one biller must not go to another as well."""
+        """Remember the biller: an hour that went to one must not go to another as well."""
         with tables(self.place) as conn:
             check_account(conn, self.place, self.sink)
             set_setting(conn, "account", self.sink.account)
@@ -107,7 +107,7 @@ class Sender:
     # --- Whose customers they are
 
     def _held_customers(self, wanted: _Wanted) -> set[str]:
-        """The customers with something open who are another ledger's, or of whom nobody knows; each hour says so."""
+        """Customers with open hours who are another ledger's, or may be; each hour says so."""
         if not isinstance(self.sink, ClaimingSink):
             return set()
         queued = _by_customer(self._entries(State.QUEUED, wanted))
@@ -146,7 +146,7 @@ class Sender:
     # --- Asking what the biller has
 
     def _ask_about_unresolved(self, wanted: _Wanted) -> set[HourKey]:
-        """Ask about the events that may be at the biller, and whose identifiers it may have forgotten."""
+        """Ask about events that may have arrived and whose identifiers may be forgotten there."""
         sent = set()
         failures = 0
         for entry in self._entries(State.QUEUED, wanted):
@@ -161,7 +161,7 @@ class Sender:
         return sent
 
     def _settle(self, entry: Entry, theirs: int | _Silence) -> bool:
-        """Decide about an event by what the biller has for its hour; return whether it is the event's value."""
+        """Decide about an event by the biller's value of its hour; return whether both agree."""
         event = entry.event
         with tables(self.place) as conn:
             if isinstance(theirs, _Silence):
@@ -172,12 +172,12 @@ class Sender:
                 reason = f"too late: the biller has {theirs} Wh"
                 note_outcome(conn, event, State.QUEUED, reason)
                 note_asked(conn, event, theirs, self.clock())
-            else:  # before the revision goes out, it is looked at whose that value is
+            else:  # before the revision goes out, the biller's value is checked
                 revise(conn, event.customer, event.hour, event.watt_hours)
         return theirs == event.watt_hours
 
     def _ask_about_conflicts(self, wanted: _Wanted) -> set[HourKey]:
-        """Ask about conflicts again: the biller's summaries follow its events, and others may have put things right."""
+        """Ask about conflicts again: summaries come late, and others may correct the hour."""
         sent = set()
         failures = 0
         for customer, entries in _by_customer(self._entries(State.CONFLICT, wanted)).items():
@@ -203,14 +203,15 @@ class Sender:
     def _ask_before_sending(self, wanted: _Wanted) -> tuple[set[HourKey], set[UsageEvent]]:
         """Ask what the biller has of hours that are to be sent: others may have sent them.
 
-        Return the hours that it has already, and the events that have to wait because it does not say now.
+        Return the hours that it has already, and the events that have to wait because it does not
+        say now.
         """
         sent: set[HourKey] = set()
         not_now: set[UsageEvent] = set()
         failures = 0
-        # Others' first event may have been refused, or be forgotten before this one is: then its identifier shows
-        # nothing. Where events go in batches, a call for each customer would cost more than the sending: there the
-        # daily comparison finds the rest.
+        # Others' first event may have been refused, or be forgotten before this one is: then its
+        # identifier shows nothing. Where events go in batches, a call for each customer would cost
+        # more than the sending: there the daily comparison finds the rest.
         asks_always = self.sink.batch == 1
         queued = [
             entry
@@ -282,7 +283,7 @@ class Sender:
         return sent
 
     def _send(self, entries: list[Entry]) -> dict[UsageEvent, State]:
-        """One batch: say that it goes, send it until all is answered or the pauses are over, say what came of it."""
+        """Send one batch until all is answered or the pauses are over; note it before and after."""
         now = self.clock()
         with tables(self.place) as conn:
             for entry in entries:
@@ -297,7 +298,7 @@ class Sender:
             if not left or pause is None:
                 break
             longest = max(receipts[event].retry_after for event in left)
-            # Some chance in it, so that a fleet's senders do not all come back at once.
+            # Random, so that a fleet's senders do not all come back at once.
             self.sleep(min(max(pause * random.uniform(0.75, 1.25), longest), _MAX_PAUSE))
         return states
 
@@ -310,7 +311,8 @@ class Sender:
             for event, receipt in receipts.items()
             if receipt.outcome is Outcome.KNOWN
         }
-        # An earlier event of the hour, whose answer was lost, may be there: the hour is billed that much, then.
+        # An earlier event of the hour, whose answer was lost, may be there: the hour is billed that
+        # much, then.
         refused = {
             event: self._recorded_hour(event)
             for event, receipt in receipts.items()
@@ -357,7 +359,8 @@ class Sender:
     def _is_unprotected(self, entry: Entry) -> bool:
         """Whether an event's identifier cannot show what others have sent of its hour.
 
-        The biller may have forgotten identifiers of more than a day ago, and others count their revisions otherwise.
+        The biller may have forgotten identifiers of more than a day ago, and others count their
+        revisions otherwise.
         """
         age = self.clock() - (entry.event.hour + 1) * HOUR
         return age > PROTECTED or entry.event.revision > 0
@@ -388,16 +391,16 @@ class _Wanted:
 
 
 def _believable(before: Iterable[Entry]) -> set[int]:
-    """What the biller may have for an hour by what was sent from here: nothing, or one of our own values.
+    """What the biller may have for an hour by what was sent from here: nothing, or an own value.
 
-    Its summaries follow its events, so an earlier value is no sign of somebody else.
+    Its summaries follow its events, so an earlier value does not mean that others sent the hour.
     """
     ours = {0}
     for entry in before:
         if entry.attempted_at is not None or entry.state in (State.SENT, State.KEPT):
             ours.add(entry.event.watt_hours)
         if entry.state is State.QUEUED and entry.theirs_wh is not None:
-            ours.add(entry.theirs_wh)  # somebody has seen it, and decided to replace it
+            ours.add(entry.theirs_wh)  # a person has seen it, and decided to replace it
     return ours
 
 
@@ -417,7 +420,7 @@ def _span(entries: Iterable[Entry]) -> range:
 def _note_known(
     conn: sqlite3.Connection, event: UsageEvent, theirs: int | _Silence, is_unseen: bool
 ) -> State:
-    """The biller has an event of this identifier: this one, if it also has the value. Return what came of it."""
+    """Decide about an event whose identifier the biller knows; return the event's new state."""
     if theirs == event.watt_hours or (theirs is _Silence.EVER and not is_unseen):
         note_outcome(conn, event, State.SENT, "the biller had it already")
         return State.SENT
@@ -438,13 +441,13 @@ def _note_known(
 
 
 def _note_conflict(conn: sqlite3.Connection, event: UsageEvent, theirs: int) -> None:
-    """Somebody else has sent the hour: a person decides."""
+    """Note that the hour was sent from elsewhere: a person decides."""
     note_theirs(conn, event, theirs)
     note_outcome(conn, event, State.CONFLICT, f"the biller has {theirs} Wh from elsewhere")
 
 
 def queue_refused(place: Place, oldest: int) -> int:
-    """Queue what was refused once more, as new revisions, from the hour `oldest` on; return how many hours that are."""
+    """Queue refused hours from `oldest` on once more, as new revisions; return how many."""
     with tables(place) as conn:
         refused = [entry for entry in entries_in(conn, State.REFUSED) if entry.event.hour >= oldest]
         for entry in refused:

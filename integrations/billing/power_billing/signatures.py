@@ -1,7 +1,8 @@
-"""Deliveries of Stripe's webhooks: the signature, and what is an event.
+"""Deliveries of Stripe's webhooks: their signature and their shape.
 
-No SDK: a service that only takes deliveries need not have it. Stripe documents the header: `t=<epoch seconds>`, and one
-or more `v1=<hex>`, each an HMAC-SHA256 over the time, a dot and the raw body.
+No SDK: a service that only takes deliveries need not have it. Stripe documents the header:
+`t=<epoch seconds>`, and one or more `v1=<hex>`, each an HMAC-SHA256 over the time, a dot and the
+raw body.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class BadSignature(BillingError):
 
 
 class BadEvent(BillingError):
-    """From Stripe, and not an event that a webhook endpoint like this one can take."""
+    """From Stripe, but not an event that this webhook endpoint can take."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class StripeEvent:
 
 
 def check_signature(secrets: Sequence[Secret], body: bytes, header: str | None, now: float) -> None:
-    """Raise BadSignature unless one of the secrets has signed that body, within 5 minutes of `now`."""
+    """Raise BadSignature unless one of the secrets signed the body within 5 minutes of `now`."""
     times = []
     signatures = []
     for part in (header or "").split(","):
@@ -54,17 +55,18 @@ def check_signature(secrets: Sequence[Secret], body: bytes, header: str | None, 
             times.append(value)
         elif name == "v1":
             signatures.append(value.encode(errors="replace"))
-    if len(times) != 1 or not re.fullmatch("[0-9]{1,12}", times[0]):
+    signed_at, *more = times or [""]
+    if more or not re.fullmatch("[0-9]{1,12}", signed_at):
         raise BadSignature("no signature of Stripe's: a header Stripe-Signature with t= and v1=")
-    signed = times[0].encode() + b"." + body
+    signed = signed_at.encode() + b"." + body
     for secret in secrets:
         expected = hmac.new(secret.reveal().encode(), signed, hashlib.sha256).hexdigest().encode()
         if any(hmac.compare_digest(expected, signature) for signature in signatures):
             break
     else:
         raise BadSignature("the signature is not Stripe's")
-    # One from the future could be kept, and played back for long.
-    if abs(int(times[0]) - now) > TOLERANCE:
+    # One from the future could be kept, and replayed for a long time.
+    if abs(int(signed_at) - now) > TOLERANCE:
         raise BadSignature("the signature is dated more than 5 minutes before or after now")
 
 

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from power_billing.errors import BillingError
+from power_billing.errors import BillingError, CannotSayNow
 from power_billing.hours import HOUR, hour_of, iso
 from power_manager import InvalidValue
 
@@ -19,10 +19,10 @@ EVENT_NAME = "power_watt_hours"  # of the meter, unless a ledger has one of its 
 
 @dataclass(frozen=True)
 class UsageEvent:
-    """An hour (since 1970) of a customer is that many watt-hours; a later revision takes the place of an earlier one.
+    """What a customer used in an hour (since 1970); a later revision replaces an earlier one.
 
-    Watt-hours are below 0 where a correction takes back more than the hour had. meter_name: the meter's name in events,
-    at most as long as the default.
+    Watt-hours are below 0 where a correction takes back more than the hour had. meter_name: the
+    meter's name in events, at most as long as the default.
     """
 
     customer: str
@@ -33,15 +33,16 @@ class UsageEvent:
 
     @property
     def identifier(self) -> str:
-        """Unique, and the same whenever and by whomever it is made: at most 100 characters.
+        """Unique, at most 100 characters, and the same whenever it is made.
 
-        Also by another ledger: the biller refuses the second event of an hour at once; see claims.
+        Another ledger makes the same one, so that the biller refuses an hour's second event at
+        once: see claims.
         """
         return f"{self.customer}:{self.meter_name}:{iso(self.hour)}:{self.revision}"
 
     @property
     def timestamp(self) -> int:
-        """Epoch seconds inside the hour; a later revision's is later, should a biller go by that."""
+        """Epoch seconds inside the hour, later for a later revision: a biller may go by that."""
         return self.hour * HOUR + min(self.revision, HOUR - 1)
 
 
@@ -49,28 +50,25 @@ class Outcome(str, Enum):
     """What came of sending an event."""
 
     SENT = "sent"  # the biller has it
-    KNOWN = "known"  # the biller had an event of this identifier before, with whatever value
-    REFUSED = "refused"  # the biller has said no, and would again
-    LATER = "later"  # nobody knows, or not now: to be sent again, under the same identifier
+    KNOWN = "known"  # the biller already had an event of this identifier, with any value
+    REFUSED = "refused"  # the biller said no, and would say so again
+    LATER = "later"  # unknown, or not now: send it again under the same identifier
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """An outcome, why, and how many seconds the biller wants to be left alone."""
+    """An outcome, its reason, and for how many seconds the biller wants no calls."""
 
     outcome: Outcome
     reason: str | None = None
     retry_after: float = 0.0
 
 
-class CannotSayNow(Exception):
-    """The biller could say what it has for an hour, and does not now."""
-
-
 class UsageSink(Protocol):
     """A biller that takes usage. One file's usage goes to one biller.
 
-    account: who takes it, such as one meter of one Stripe account. batch: how many events one call may have.
+    account: who takes it, such as one meter of one Stripe account. batch: how many events one call
+    may have.
     """
 
     @property
@@ -84,23 +82,24 @@ class UsageSink(Protocol):
         ...
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
-        """Send events of different hours or customers; return what came of each, in their order.
+        """Send events of different hours or customers; return each one's outcome, in their order.
 
-        An identifier that the biller has already is KNOWN. Raises BillingError where nothing can be sent at all.
+        An identifier that the biller has already is KNOWN. Raises BillingError where nothing can be
+        sent at all.
         """
         ...
 
     def recorded(self, customer: str, hours: range) -> Mapping[int, int] | None:
-        """The watt-hours that the biller has, by hour; an hour that is not there has none.
+        """The watt-hours that the biller has, by hour; an hour without a value is left out.
 
-        None where it never can say. Raises CannotSayNow.
+        None: it can never say. Raises CannotSayNow.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Watt-hours that a biller has, by hour: on the meter that the hour belongs to, and on others."""
+    """Watt-hours that a biller has, by hour: on the hour's own meter, and on others."""
 
     own: dict[int, int] = field(default_factory=dict)
     misplaced: dict[int, int] = field(default_factory=dict)
@@ -122,7 +121,7 @@ class SinkOfMeters(Protocol):
 
 @runtime_checkable
 class ClaimingSink(Protocol):
-    """A sink that knows which ledger bills a customer: see claims. Others leave that to whoever runs them.
+    """A sink that knows which ledger bills a customer: see claims.
 
     claim_seconds: how long an answer is relied on.
     """
@@ -133,17 +132,18 @@ class ClaimingSink(Protocol):
         ...
 
     def claim(self, customer: str, ledger_id: str, *, take_over: bool = False) -> str | None:
-        """Let the ledger of that id bill the customer, where no other one does; return the id of the one that does.
+        """Let the ledger bill the customer unless another one does; return the one that does.
 
-        take_over: also where another one does. None: the biller has no such customer. Raises CannotSayNow.
+        Both are ids. take_over: also if another one does. None: the biller has no such customer.
+        Raises CannotSayNow.
         """
         ...
 
 
 class CsvSink:
-    """A CSV file for another biller, appended to: of an hour's rows, that with the highest revision counts.
+    """A CSV file for another biller, appended to: an hour's highest revision counts.
 
-    The rows of a customer are of one ledger, whose id they name.
+    A customer's rows come from one ledger and name its id.
     """
 
     COLUMNS = ("identifier", "customer", "hour", "revision", "watt_hours", "ledger")
@@ -170,16 +170,18 @@ class CsvSink:
         return [known if event.identifier in there else sent for event in events]
 
     def claim(self, customer: str, ledger_id: str, *, take_over: bool = False) -> str:
-        """The ledger of the customer's last row, or this one; taking over repeats that row in this one's name.
+        """The ledger of the customer's last row; this one if there is none.
 
-        Raises CannotSayNow for a file that cannot be read or written.
+        Taking over repeats that row with this ledger's id. Raises CannotSayNow for a file that
+        cannot be read or written.
         """
         rows = [row for row in self._readable_rows() if row["customer"] == customer]
-        owner = rows[-1]["ledger"] if rows else ledger_id
+        last = rows[-1] if rows else {"ledger": ledger_id}
+        owner = last["ledger"]
         if owner != ledger_id and not take_over:
             return owner
         if owner != ledger_id:
-            self._append([[*list(rows[-1].values())[:-1], ledger_id]])
+            self._append([list({**last, "ledger": ledger_id}.values())])
         self._ledgers[customer] = ledger_id
         return ledger_id
 
@@ -191,15 +193,15 @@ class CsvSink:
             if row["customer"] == customer:
                 hour, value = self._value(row)
                 newest[hour] = max(value, newest.get(hour, value))
-        return {hour: wh for hour, (_, wh) in newest.items() if hour in hours}
+        return {hour: value_wh for hour, (_, value_wh) in newest.items() if hour in hours}
 
     def _value(self, row: dict[str, str]) -> tuple[int, tuple[int, int]]:
-        """A row's hour, and its revision and watt-hours. Raises BillingError for a row that somebody has changed."""
+        """A row's hour, and its revision and watt-hours. Raises BillingError for a changed row."""
         try:
             return hour_of("hour", row["hour"]), (int(row["revision"]), int(row["watt_hours"]))
         except (InvalidValue, TypeError, ValueError):
             raise BillingError(
-                f"{self.path}: {row['identifier']}: not a row of this sink: put it right, or take the row out"
+                f"{self.path}: {row['identifier']}: not a row of this sink: correct it or remove it"
             ) from None
 
     def _append(self, rows: Sequence[Sequence[str | int]]) -> None:
@@ -230,9 +232,8 @@ class CsvSink:
             return []
         with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
             head = file.readline()
-            if not self._HEAD.startswith(
-                head.replace("\r\n", "\n")
-            ):  # a crash may have left only a part of it
+            # A crash may have left only a part of the head.
+            if not self._HEAD.startswith(head.replace("\r\n", "\n")):
                 raise BillingError(
                     f"{self.path}: not a file of this sink: it begins with {head[:80].rstrip()!r}"
                 )
@@ -240,8 +241,8 @@ class CsvSink:
             return list(csv.DictReader(whole, self.COLUMNS))
 
     def _cut_torn_line(self) -> None:
-        """What a crash has left of a line goes; its event is sent again."""
-        self._rows()  # refuses a file of somebody else's before it is touched
+        """Remove what a crash has left of a line; its event is sent again."""
+        self._rows()  # refuses a file that is not this sink's before it is touched
         if self.path.exists():
             content = self.path.read_bytes()
             whole = content.rfind(b"\n") + 1

@@ -1,4 +1,4 @@
-"""Where usage comes from: the interfaces Devices and UsageSource, and the library's file behind them."""
+"""Where usage comes from: Devices and UsageSource, and the library's file as both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALL_DAYS = 100_000.0
 
 @dataclass(frozen=True)
 class HourUsage:
-    """One UTC hour (since 1970) of a meter: nano-watt-hours out less in, and how many readings it is made of.
+    """One UTC hour (since 1970) of a meter: nano-watt-hours out less in, of how many readings.
 
     has_power is False only where every reading says 0 W.
     """
@@ -43,7 +43,7 @@ class MeterUsage:
 
 
 class Devices(Place, Protocol):
-    """What billing asks about devices, and tells them: a PowerManager's methods, so a PowerManager is one."""
+    """What billing asks about devices, and tells them. A PowerManager is one."""
 
     def list_devices(self) -> list[DeviceRecord]:
         """Every device."""
@@ -70,19 +70,19 @@ class Devices(Place, Protocol):
 
 @runtime_checkable
 class UsageSource(Protocol):
-    """Something that knows what devices used, such as one file, or the engine of a fleet."""
+    """What knows the usage of devices, such as a file or a fleet's engine."""
 
     def usage(self, device_id: str, days: float) -> list[MeterUsage] | None:
-        """Each meter of a device over the last `days`, in order of adding; None where there is no such device."""
+        """Each meter of a device over the last `days`, oldest first; None: no such device."""
         ...
 
 
 @runtime_checkable
 class BatchSource(UsageSource, Protocol):
-    """A source that answers about many devices at once sooner than about each of them."""
+    """A source that is faster if it answers about many devices at once."""
 
     def expect(self, device_ids: Sequence[str], days: float) -> None:
-        """What usage() will be asked about next, in this order."""
+        """Announce what usage() will be asked about next, in this order."""
         ...
 
 
@@ -97,7 +97,7 @@ def source_of(devices: Devices) -> UsageSource:
 
 @dataclass(frozen=True)
 class FileUsage:
-    """The library's file as a source; it works without locks, so that nobody who logs has to wait."""
+    """The library's file as a source; without locks, so that no program that logs has to wait."""
 
     pm: PowerManager
 
@@ -109,13 +109,13 @@ class FileUsage:
                 hours = self._hours(meter.id, days)
                 if hours is not None:
                     found.append(MeterUsage(meter, hours))
-            self.pm.get_device(device_id)  # afterwards: it was there all the time, then
+            self.pm.get_device(device_id)  # last: then the device was there all the time
         except NotFound:
             return None
         return found
 
     def _hours(self, meter_id: str, days: float) -> list[HourUsage] | None:
-        """None where the meter is deleted in this moment."""
+        """The meter's hours; None: it was deleted meanwhile."""
         try:
             return [_hour_usage(row) for row in self.pm.get_statistics(meter_id, days=days)]
         except NotFound:

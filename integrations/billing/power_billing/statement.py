@@ -1,9 +1,9 @@
-"""A month's statement: what each customer was billed, by device and day, what came after the invoice, what is missing.
+"""A month's statement: what each customer was billed by device and day, what came late or is open.
 
-Days are UTC days, as hours are UTC hours. What was billed of an hour is what the biller has of it: the newest event
-that it took. Money is that at the price, or at that of each period of the tariff, rounded once over the month, as on an
-invoice; its parts are differences of rounded running sums, so they add up to it. All of it is the ledger's: readings
-that are gone since change nothing.
+Days are UTC days, as hours are UTC hours. What was billed of an hour is what the biller has of it:
+the newest event that it took. Money is that at the price, or at that of each period of the tariff,
+rounded once over the month, as on an invoice; its parts are differences of rounded running sums, so
+they add up to it. All of it is the ledger's: readings that are gone since change nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Line:
-    """Energy and what it costs; `cost` is in the currency's main unit, None where there is no price."""
+    """Energy and what it costs; `cost` is in the currency's main unit; None: there is no price."""
 
     watt_hours: Decimal
     cost: Decimal | None
@@ -49,7 +49,10 @@ class Line:
 
 @dataclass(frozen=True)
 class DeviceLines:
-    """What a device used in billed hours, by day (2026-10-31) and in all. `name` is None for one that was deleted."""
+    """What a device used in billed hours, by day (2026-10-31) and in all.
+
+    name: None for a device that was deleted.
+    """
 
     device_id: str
     name: str | None
@@ -68,7 +71,7 @@ class Late:
 
 @dataclass(frozen=True)
 class Unbilled:
-    """An hour of which something is not billed, and why; `watt_hours` may be negative: billed too much."""
+    """An hour that is not billed in full, and why; negative watt-hours: billed too much."""
 
     hour: int
     watt_hours: Decimal
@@ -77,9 +80,10 @@ class Unbilled:
 
 @dataclass(frozen=True)
 class CustomerStatement:
-    """One customer's month. `other` is what is billed beside the devices: rounding, and what of theirs is not.
+    """One customer's month.
 
-    periods: the total by period of the tariff; empty where there is none.
+    other: what the total has beside the devices' sums: rounding, and what of theirs is not billed.
+    periods: the total by period of the tariff; empty without a tariff.
     """
 
     customer: str
@@ -94,9 +98,10 @@ class CustomerStatement:
 
 @dataclass(frozen=True)
 class Statement:
-    """A month of all customers, or of one. `is_over`: whether the month is, with the hour that an invoice waits.
+    """A month of all customers, or of one.
 
-    price: that of every hour; None where there is none, or a tariff.
+    is_over: whether the month is over, and the hour that an invoice waits. price: that of every
+    hour; None: there is no price, or a tariff.
     """
 
     month: str
@@ -108,7 +113,7 @@ class Statement:
 
     @property
     def some_price(self) -> Price | None:
-        """One of the prices, which all have one currency and one unit; None where there is none."""
+        """One of the prices, which share their currency and unit; None: there is none."""
         return self.price if self.tariff is None else self.tariff.periods[0].price
 
 
@@ -122,12 +127,14 @@ def make_statement(
     tariff: Tariff | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Statement:
-    """The statement of a month of UTC, by its hours since 1970, for every customer with something in it, or for one.
+    """The statement of a month of UTC, for every customer with something in it, or for one.
 
-    price: of every hour, where the ledger has no tariff (default: none, and no money is named). tariff: the ledger's,
-    with other prices (default: with those that it has now). Raises BillingError for a customer to whom no device was
-    ever billed, for a price where there is a tariff, and for a tariff that is not the ledger's; InvalidValue for a
-    month to come.
+    hours: those of the month, since 1970.
+
+    price: of every hour, where the ledger has no tariff (default: none, and no money is named).
+    tariff: the ledger's, with other prices (default: with those that it has now). Raises
+    BillingError for a customer to whom no device was ever billed, for a price where there is a
+    tariff, and for a tariff that is not the ledger's; InvalidValue for a month to come.
     """
     now = clock()
     month = day_of(hours.start)[: len("2026-10")]
@@ -158,19 +165,20 @@ def make_statement(
 
 
 def _tariff(place: Place, price: Price | None, wanted: Tariff | None) -> Tariff | None:
-    """The ledger's tariff, with the prices of `wanted` where they are others; None where it has none."""
+    """The ledger's tariff, with the prices of `wanted` if that is given; None: it has none."""
     with tables(place) as conn:
         present = tariff_of(conn)
     if present is not None and price is not None:
         raise BillingError(
-            f"{place.db_path}: it has a tariff, and one price is none for it: other prices are in a file of --tariff"
+            f"{place.db_path}: it has a tariff, so one price does not do: give other prices by "
+            "--tariff FILE"
         )
     if wanted is None:
         return present
     if present is None or not present.has_same_hours(wanted):
         raise BillingError(
-            f"{place.db_path}: hours were not counted by this tariff: its zone, hours and meters have to be those that "
-            "power-billing setup was given"
+            f"{place.db_path}: hours were not counted by this tariff: its zone, hours and periods "
+            "must be those given to power-billing setup"
         )
     return wanted
 
@@ -220,7 +228,7 @@ def _by_hour(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
 
 
 def _taken(rows: list[Entry]) -> int:
-    """What the biller has of an hour, by its events in order, or as it said when the last one made this package ask."""
+    """What the biller has of an hour: by its answer about the last event, or by what it took."""
     if rows and rows[-1].state not in TAKEN and rows[-1].theirs_wh is not None:
         return rows[-1].theirs_wh
     taken = [row.event.watt_hours for row in rows if row.state in TAKEN]
@@ -246,7 +254,7 @@ def _taken_at(row: Entry) -> float:
 
 
 def _open(hour: int, rows: list[Entry]) -> list[Unbilled]:
-    """What of an hour the biller has not: it waits, was refused, or is for somebody to decide."""
+    """What the biller does not have of an hour: it waits, was refused, or a person decides."""
     newest = rows[-1]
     if newest.state in (*TAKEN, State.SUPERSEDED):
         return []
@@ -264,7 +272,7 @@ def _of_device(
     """What was counted of a device."""
     before = lines.total
     days = {
-        day_of(day * 24): lines.add({period: wh / NANO for period, wh in parts.items()})
+        day_of(day * 24): lines.add({period: nwh / NANO for period, nwh in parts.items()})
         for day, parts in _by_day(counted_nwh).items()
     }
     return DeviceLines(device_id, name, days, lines.since(before))
@@ -280,7 +288,7 @@ def _by_day(values: Mapping[DayPeriod, int]) -> dict[int, dict[str, Decimal]]:
 
 @dataclass
 class _Lines:
-    """Adds up lines so that their costs, each rounded, are together the rounded costs of their periods' sums."""
+    """Adds up lines so that their rounded costs add up to the rounded costs of the periods."""
 
     prices: Prices
     watt_hours: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))

@@ -1,4 +1,4 @@
-"""A statement as text for a terminal, as JSON and CSV for programs, and as a page of HTML that prints on A4."""
+"""A statement as text for a terminal, JSON and CSV for programs, and HTML that prints on A4."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from power_billing.hours import iso
 from power_billing.statement import CustomerStatement, DeviceLines, Line, Statement
 from power_billing.tariff import Period
 from power_manager import Column, Screen, make_table
 
-# So many devices have a column of their own beside each other on a page of A4.
+# How many devices have a column of their own on a page of A4.
 _MOST_COLUMNS = 5
 _MOST_BESIDE_BAR = 3
 _MOST_LISTED = 5
@@ -36,7 +36,7 @@ def shown_wh(watt_hours: Decimal) -> str:
 
 
 def shown_cost(statement: Statement, line: Line) -> str:
-    """Money for people, in the price's currency; nothing where there is no price."""
+    """Money for people, in the price's currency; nothing without a price."""
     price = statement.some_price
     if line.cost is None or price is None:
         return ""
@@ -63,14 +63,21 @@ def _state(statement: Statement) -> str:
 
 
 def _has_other(one: CustomerStatement) -> bool:
-    """Whether anything is billed beside the devices; watt-hours of two periods may be none together, and cost some."""
+    """Whether anything is billed beside the devices; 0 Wh over two periods may cost something."""
     return bool(one.other.watt_hours or one.other.cost)
 
 
-def _period_lines(statement: Statement, one: CustomerStatement) -> list[tuple[Period, Line]]:
-    """A customer's total by period, in the tariff's order; none where there is no tariff."""
+class _PeriodLine(NamedTuple):
+    """A customer's total of a period of the tariff."""
+
+    period: Period
+    line: Line
+
+
+def _period_lines(statement: Statement, one: CustomerStatement) -> list[_PeriodLine]:
+    """A customer's total by period, in the tariff's order; none without a tariff."""
     periods = [] if statement.tariff is None else statement.tariff.periods
-    return [(period, one.periods[period.name]) for period in periods]
+    return [_PeriodLine(period, one.periods[period.name]) for period in periods]
 
 
 # --- Text
@@ -85,21 +92,30 @@ def as_text(statement: Statement, screen: Screen) -> str:
     return "\n\n".join(parts)
 
 
+class _TextRow(NamedTuple):
+    """A row of a customer's table: a device or a sum, on a day or in the month."""
+
+    name: str
+    day: str
+    line: Line
+
+
 def _customer_text(statement: Statement, one: CustomerStatement, screen: Screen) -> str:
-    rows: list[tuple[str, str, Line]] = []
+    rows: list[_TextRow] = []
     for device in one.devices:
-        rows += [(device_name(device), day, line) for day, line in device.days.items()]
-        rows.append((device_name(device), "month", device.total))
+        name = device_name(device)
+        rows += [_TextRow(name, day, line) for day, line in device.days.items()]
+        rows.append(_TextRow(name, "month", device.total))
     if _has_other(one):
-        rows.append((_OTHER, "month", one.other))
-    rows.append(("total", "month", one.total))
+        rows.append(_TextRow(_OTHER, "month", one.other))
+    rows.append(_TextRow("total", "month", one.total))
     columns = [
-        Column(one.customer, lambda row: row[0]),
-        Column("day", lambda row: row[1]),
-        Column("Wh", lambda row: shown_wh(row[2].watt_hours), right=True),
+        Column(one.customer, lambda row: row.name),
+        Column("day", lambda row: row.day),
+        Column("Wh", lambda row: shown_wh(row.line.watt_hours), right=True),
     ]
     if statement.some_price is not None:
-        columns.append(Column("cost", lambda row: shown_cost(statement, row[2]), right=True))
+        columns.append(Column("cost", lambda row: shown_cost(statement, row.line), right=True))
     lines = [make_table(columns, rows, screen)]
     periods = _period_lines(statement, one)
     if periods:
@@ -111,10 +127,10 @@ def _customer_text(statement: Statement, one: CustomerStatement, screen: Screen)
 
 def _period_columns(statement: Statement) -> list[Column]:
     return [
-        Column("period", lambda row: row[0].name),
-        Column("price", lambda row: str(row[0].price)),
-        Column("Wh", lambda row: shown_wh(row[1].watt_hours), right=True),
-        Column("cost", lambda row: shown_cost(statement, row[1]), right=True),
+        Column("period", lambda row: row.period.name),
+        Column("price", lambda row: str(row.period.price)),
+        Column("Wh", lambda row: shown_wh(row.line.watt_hours), right=True),
+        Column("cost", lambda row: shown_cost(statement, row.line), right=True),
     ]
 
 
@@ -212,10 +228,10 @@ CSV_COLUMNS = (
 
 
 def as_csv(statement: Statement) -> str:
-    """A row a device and day, of kind `usage`, and one of kind `other`: together they are what was billed.
+    """Rows of kind `usage`, one a device and day, and `other` add up to what was billed.
 
-    Rows of kind `period` are the same by period of the tariff, where there is one; rows of kind `after_invoice` and
-    `not_billed` are beside that.
+    Rows of kind `period` are the same by period of the tariff, if there is one; rows of kind
+    `after_invoice` and `not_billed` are not part of that sum.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -258,15 +274,16 @@ _STYLE = """
 body { font: 9pt/1.25 system-ui, sans-serif; color: #1c2024; margin: 0 auto; max-width: 180mm; }
 section { break-after: page; }
 section:last-of-type { break-after: auto; }
-header { display: flex; justify-content: space-between; align-items: flex-end; border-bottom: 1.5pt solid #1c2024;
-  padding: 4mm 0 2mm; margin-bottom: 4mm; }
+header { display: flex; justify-content: space-between; align-items: flex-end;
+  border-bottom: 1.5pt solid #1c2024; padding: 4mm 0 2mm; margin-bottom: 4mm; }
 h1 { font-size: 15pt; margin: 0; }
 h2 { font-size: 10pt; margin: 3mm 0 .5mm; }
 table + table { margin-top: 3mm; }
 .sum { text-align: right; font-size: 15pt; font-weight: 600; }
 .sum small, header small { display: block; font-size: 9pt; font-weight: 400; color: #555c63; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .3mm 1.5mm; border-bottom: .4pt solid #dfe3e6; white-space: nowrap; }
+th, td { text-align: right; padding: .3mm 1.5mm; border-bottom: .4pt solid #dfe3e6;
+  white-space: nowrap; }
 th { font-weight: 600; border-bottom: .8pt solid #1c2024; }
 .days td:last-child:has(.bar) { width: 29mm; padding-left: 4.5mm; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
@@ -281,14 +298,14 @@ ul { margin: 0; padding-left: 4mm; font-size: 7.5pt; columns: 2; column-gap: 4mm
 li { break-inside: avoid; }
 footer { margin-top: 3mm; color: #555c63; font-size: 8pt; }
 """.strip()
-_FOOT = "Days and hours are those of UTC. Billed is what the biller took of an hour, in whole watt-hours."
+_FOOT = "Days and hours are UTC. Billed is what the biller took of an hour, in whole watt-hours."
 
 
 def as_html(statement: Statement) -> str:
-    """A page of its own, that needs nothing from elsewhere; each customer begins a new sheet when it is printed."""
+    """A page that needs no other file; each customer begins a new sheet when it is printed."""
     sections = [_section(statement, one) for one in statement.customers]
     if not sections:
-        sections = [f"<section>{_head(statement, 'nobody', statement.total)}</section>"]
+        sections = [f"<section>{_head(statement, 'no customer', statement.total)}</section>"]
     title = f"Energy used, {statement.month}"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -307,8 +324,9 @@ def _head(statement: Statement, customer: str, total: Line) -> str:
     wh = f"{shown_wh(total.watt_hours)} Wh"
     cost = shown_cost(statement, total)
     big, small = (cost, wh) if cost else (wh, "")
+    state = _text(_state(statement))
     return (
-        f"<header><h1>Energy used<small>{_text(customer)}</small><small>{_text(_state(statement))}</small></h1>"
+        f"<header><h1>Energy used<small>{_text(customer)}</small><small>{state}</small></h1>"
         f'<div class="sum">{_text(big)}<small>{_text(small)}</small></div></header>'
     )
 
@@ -350,12 +368,12 @@ def _periods_html(statement: Statement, one: CustomerStatement) -> str:
 
 
 def _money_cells(statement: Statement) -> Callable[[Line], list[str]]:
-    """What makes the cells of a line: watt-hours and, where there is a price, money."""
+    """A function that makes the cells of a line: watt-hours and, if there is a price, money."""
 
     def cells(line: Line) -> list[str]:
-        cost = shown_cost(statement, line).partition(" ")[
-            0
-        ]  # the head of the column has the currency
+        cost, _, _ = shown_cost(statement, line).partition(
+            " "
+        )  # the column's head has the currency
         return [shown_wh(line.watt_hours), *([cost] if statement.some_price else [])]
 
     return cells
@@ -367,7 +385,7 @@ def _money_titles(statement: Statement) -> list[str]:
 
 
 def _days_html(statement: Statement, one: CustomerStatement) -> str:
-    """A row a day; where there are few devices, each has a column, and where there is room, a bar shows the day."""
+    """A row a day; a few devices have a column each, and if there is room a bar shows the day."""
     devices = one.devices if 1 < len(one.devices) <= _MOST_COLUMNS else []
     has_bar = len(devices) <= _MOST_BESIDE_BAR
     cells = _money_cells(statement)
@@ -400,7 +418,7 @@ def _table(kind: str, head: str, rows: list[str], foot: str = "") -> str:
 
 
 def _list_html(title: str, texts: list[str]) -> list[str]:
-    """A list that leaves room for the rest of the page: what is more is counted, and said where it is."""
+    """A list that leaves room for the rest of the page: it counts what it leaves out."""
     if not texts:
         return []
     if len(texts) > _MOST_LISTED:

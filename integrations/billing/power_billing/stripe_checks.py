@@ -1,8 +1,8 @@
-"""What a run asks Stripe before it sends: are the customers real, and what was refused after it had been taken.
+"""What a run asks Stripe before it sends: whether customers exist, and what it refused later.
 
-Stripe checks a meter event's customer only when it has taken the event, and says so by a thin event to a webhook, if
-there is one. So every run with a key looks: at reports of errors that a webhook has noted, and once a day at each
-customer.
+Stripe checks a meter event's customer only when it has taken the event, and says so by a thin event
+to a webhook, if there is one. So every run with a key looks: at reports of errors that a webhook
+has noted, and once a day at each customer.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ from power_billing.stripe_sinks import StripeMeterSink
 from power_billing.subscriptions import customer_problem
 from power_billing.tables import Place, tables
 
-_IDENTIFIER = re.compile(r"(cus_\w+):(\w+):([^/]+Z):(\d+)(/\w+)?")
+# An event's identifier, or the idempotency key that was made of it.
+_IDENTIFIER = re.compile(
+    r"(?P<customer>cus_\w+):(?P<meter>\w+):(?P<hour>[^/]+Z):(?P<revision>\d+)(/\w+)?"
+)
 
 
 @dataclass
 class Checked:
-    """What a person has to look at, in sentences; and customers whose usage is not sent, for nobody would get it."""
+    """What a person has to look at, in sentences, and customers whose usage is held."""
 
     problems: list[str] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
@@ -43,8 +46,9 @@ class Checked:
 def check_before_sending(place: Place, sink: StripeMeterSink, now: float) -> Checked:
     """Take in what Stripe has refused since, and look at the customers; `now` is epoch seconds.
 
-    What was sent and is refused turns from sent to refused. Where Stripe cannot be asked that is a problem too, and
-    keeps nothing from being sent: whom it did not have the last time is held still.
+    What was sent and is refused turns from sent to refused. Where Stripe cannot be asked that is a
+    problem too, and keeps nothing from being sent: whom it did not have the last time is held
+    still.
     """
     checked = Checked()
     try:
@@ -72,7 +76,7 @@ def _take_error_reports(place: Place, sink: StripeMeterSink, checked: Checked) -
 
 
 def _fetch(client: stripe.StripeClient, report_id: str) -> dict[str, Any] | None:
-    """The whole event of an announced report; None where Stripe has it no more, after 30 days."""
+    """The whole event of an announced report; None: Stripe no longer has it, after 30 days."""
     try:
         return client.v2.core.events.retrieve(report_id).to_dict()
     except stripe.InvalidRequestError as error:
@@ -86,17 +90,17 @@ def _fetch(client: stripe.StripeClient, report_id: str) -> dict[str, Any] | None
 def _take_report(
     conn: sqlite3.Connection, report_id: str, report: dict[str, Any] | None, meter_name: str
 ) -> str:
-    """Turn the events that a report names from sent to refused; return what there is to say of it."""
+    """Turn the events that a report names from sent to refused; return a sentence about it."""
     refused = f"Stripe has refused events after it had taken them ({report_id})"
     if report is None:
-        return f"{refused}, and does not say any more which: power-billing reconcile finds them"
+        return f"{refused}, and no longer says which: power-billing reconcile finds them"
     try:
         reason = report["data"]["reason"]
         types = reason["error_types"]
         named = sum(_refuse_samples(conn, error_type, meter_name) for error_type in types)
         count = int(reason["error_count"])
     except (KeyError, TypeError, ValueError):
-        return f"{refused}, in a form that is not known here: power-billing reconcile finds them"
+        return f"{refused}, in an unknown form: power-billing reconcile finds them"
     if named < count:
         refused += f": {named} of {count} by name; power-billing reconcile finds the others"
     return refused
@@ -107,11 +111,12 @@ def _refuse_samples(conn: sqlite3.Connection, error_type: dict[str, Any], meter_
     samples = error_type["sample_errors"]
     for sample in samples:
         found = _IDENTIFIER.fullmatch(sample["request"]["identifier"])
-        if found is None or found[2] != meter_name:
-            continue  # somebody else's event
-        customer, _, hour, revision, _ = found.groups()
+        if found is None or found["meter"] != meter_name:
+            continue  # another program's event
+        customer = found["customer"]
         reason = f"{error_type['code']}: {sample['error_message']}"
-        refuse_sent(conn, customer, hour_of("hour", hour), int(revision), reason)
+        hour = hour_of("hour", found["hour"])
+        refuse_sent(conn, customer, hour, int(found["revision"]), reason)
         recheck_customer(conn, customer)  # the others of its events may have met with the same
     return len(samples)
 

@@ -1,4 +1,4 @@
-"""Stripe's SDK: a client with bounded times, what its failures mean, and what the meter has to be like."""
+"""Stripe's SDK: a client with timeouts, what its failures mean, and what the meter must be like."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from urllib.parse import urlsplit
 import stripe
 
 from power_billing.errors import BillingError
-from power_billing.keys import API_KEY, Secret
+from power_billing.keys import API_KEY, API_URL, Secret
 from power_billing.periods import LedgerMeter, ledger_meters
 from power_billing.tables import Place, tables
 
-NETWORK_RETRIES = (
-    2  # by the SDK itself, under one idempotency key; without a number StripeClient makes none
-)
+NETWORK_RETRIES = 2  # the SDK's own, under one idempotency key; StripeClient's default is none
 TIMEOUT = 30.0  # seconds for an answer
-API_URL = "POWER_BILLING_STRIPE_URL"  # another address of the API, for tests
+
 KEY_ERRORS = (stripe.AuthenticationError, stripe.PermissionError)
 
 
 def make_client(
     key: Secret, environ: Mapping[str, str], http_client: stripe.HTTPClient | None = None
 ) -> stripe.StripeClient:
-    """A client with bounded times and retries, at Stripe or at the address in POWER_BILLING_STRIPE_URL.
+    """A client with timeouts and retries, at Stripe or at POWER_BILLING_STRIPE_URL.
 
     Raises BillingError for an address that would send the key unencrypted to another machine.
     """
@@ -35,8 +33,8 @@ def make_client(
         safe = False
     if url and not safe:
         raise BillingError(f"{API_URL}: expected https, or this machine's own address, got {url!r}")
-    # Otherwise it sends times of earlier requests along, and leaves an id of this machine in the home directory. No
-    # client has a setting of its own for it.
+    # Otherwise the SDK sends times of earlier requests, and leaves an id of this machine in the
+    # home directory. A client has no setting of its own for it.
     stripe.enable_telemetry = False
     return stripe.StripeClient(
         key.reveal(),
@@ -47,7 +45,7 @@ def make_client(
 
 
 def meters_of(place: Place) -> list[LedgerMeter]:
-    """The meters that setup has remembered: one, or one a period. Raises BillingError where there are none."""
+    """The meters that setup has remembered, one or one a period. Raises BillingError if none."""
     with tables(place) as conn:
         meters = ledger_meters(conn)
     if not meters:
@@ -56,7 +54,7 @@ def meters_of(place: Place) -> list[LedgerMeter]:
 
 
 def account_of(meter_ids: Iterable[str]) -> str:
-    """What a ledger remembers of where its usage goes, in whatever order the meters are."""
+    """What a ledger remembers of where its usage goes, in any order of the meters."""
     return f"stripe:{'+'.join(sorted(meter_ids))}"
 
 
@@ -78,17 +76,16 @@ def check_meter(meter: stripe.billing.Meter, name: str) -> None:
             if text != right
         )
         raise BillingError(
-            f"Stripe's meter {meter.id} has {wrong}: a meter cannot be changed, but the dashboard can reactivate one; "
-            "otherwise use another Stripe account"
+            f"Stripe's meter {meter.id} has {wrong}: a meter cannot be changed, but the dashboard "
+            "can reactivate one; otherwise use another Stripe account"
         )
 
 
 def cannot(error: stripe.StripeError) -> BillingError:
-    """Nothing can be sent: said without Stripe's words, which quote a part of the key."""
+    """The error that nothing can be sent, without Stripe's words, which quote a part of the key."""
     if isinstance(error, KEY_ERRORS):
         return BillingError(
-            f"{API_KEY}: Stripe does not take this key ({error.http_status}): it needs billing meters"
+            f"{API_KEY}: Stripe refuses this key ({error.http_status}): it needs billing meters"
         )
-    return BillingError(
-        f"Stripe cannot be used now: {type(error).__name__} {error.http_status or ''}: try again later"
-    )
+    failure = f"{type(error).__name__} {error.http_status or ''}".rstrip()
+    return BillingError(f"Stripe cannot be used now: {failure}: try again later")

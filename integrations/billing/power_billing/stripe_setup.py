@@ -1,6 +1,6 @@
-"""What has to be at Stripe before usage can be sent there and become invoices: meter, product and price.
+"""What Stripe needs before usage can become invoices: meter, product and price.
 
-Everything is looked for before it is made, so that setup can be repeated. Nothing is changed or deleted.
+Everything is looked for before it is made, so setup can be repeated. Nothing is changed or deleted.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ class Found:
 def setup(place: Place, client: stripe.StripeClient, name: str | None = None) -> Found:
     """Find the ledger's meter, or make it; remember its id in the ledger.
 
-    name: the meter's name in events, 1 to 16 lower-case letters, digits and underscores; None (default): the one that
-    the ledger has, power_watt_hours at first. Another ledger that bills the same customers needs another one. Raises
-    InvalidValue for another name; BillingError for a meter of that name which counts otherwise: it cannot be changed,
-    nor deleted; where usage goes elsewhere already; and for a ledger with a tariff.
+    name: the meter's name in events, 1 to 16 lower-case letters, digits and underscores; None
+    (default): the one that the ledger has, power_watt_hours at first. Another ledger that bills the
+    same customers needs another one. Raises InvalidValue for another name; BillingError for a meter
+    of that name which counts otherwise: it cannot be changed, nor deleted; where usage goes
+    elsewhere already; and for a ledger with a tariff.
     """
     with tables(place) as conn:
         refuse_other_hours(conn, place, None)
@@ -77,9 +78,9 @@ def setup(place: Place, client: stripe.StripeClient, name: str | None = None) ->
 
 
 def _take_account(conn: sqlite3.Connection, place: Place, account: str, is_another: bool) -> None:
-    """Let usage go to that account; is_another: on purpose to other meters than before, as long as nothing was sent.
+    """Let usage go to that account. Raises BillingError if that is not possible.
 
-    Raises BillingError where that cannot be.
+    is_another: to other meters than before, on purpose, as long as nothing was sent.
     """
     there = setting(conn, "account")
     if there in (None, account):
@@ -87,7 +88,8 @@ def _take_account(conn: sqlite3.Connection, place: Place, account: str, is_anoth
     if not is_another or was_sent(conn):
         raise BillingError(
             f"{place.db_path}: its usage goes to {there}, so it cannot go to {account} as well: "
-            "power-billing go-live ends a trial with a test key; another meter wants another --ledger"
+            "power-billing go-live ends a trial with a test key; another meter needs another "
+            "--ledger"
         )
     # Nothing went out yet: the customers were another ledger's.
     set_setting(conn, "account", account)
@@ -95,10 +97,11 @@ def _take_account(conn: sqlite3.Connection, place: Place, account: str, is_anoth
 
 
 def check_meter_name(name: str) -> str:
-    """The name, if a meter can have it and the identifiers of its events are short enough; otherwise InvalidValue."""
+    """The name, if a meter can have it and its identifiers are short; otherwise InvalidValue."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,15}", name):
         raise InvalidValue(
-            f"meter: expected 1 to 16 lower-case letters, digits and underscores, a letter first, got {name!r}"
+            "meter: expected 1 to 16 lower-case letters, digits and underscores, a letter first, "
+            f"got {name!r}"
         )
     return name
 
@@ -106,7 +109,10 @@ def check_meter_name(name: str) -> str:
 def find_or_make_meter(
     client: stripe.StripeClient, name: str = EVENT_NAME, title: str = "Energy used (Wh)"
 ) -> Found:
-    """The meter of that name in events, in the key's account and mode; title: what the dashboard calls a new one."""
+    """The meter of that name in events, in the key's account and mode.
+
+    title: a new one's name in the dashboard.
+    """
     try:
         meters = client.v1.billing.meters.list().auto_paging_iter()
         meter = next((one for one in meters if one.event_name == name), None)
@@ -132,10 +138,10 @@ def find_or_make_meter(
 def setup_price(
     place: Place, client: stripe.StripeClient, name: str, price: Price
 ) -> tuple[Found, Found]:
-    """Find the product of that name and its monthly price on the ledger's meter, or make them; return both.
+    """Find or make the product of that name and its monthly price on the ledger's meter.
 
-    The price is of a watt-hour, for that is what the meter counts, and so the product's unit label is Wh. Raises
-    BillingError for a product with another label, and where Stripe cannot be asked.
+    The price is of a watt-hour, for that is what the meter counts, and so the product's unit label
+    is Wh. Raises BillingError for a product with another label, and where Stripe cannot be asked.
     """
     with tables(place) as conn:
         refuse_other_hours(conn, place, None)
@@ -149,7 +155,7 @@ def setup_price(
 def find_or_make_price(
     client: stripe.StripeClient, meter_id: str, name: str, price: Price
 ) -> tuple[Found, Found]:
-    """The product and its price, as setup_price() has them; the ledger is not asked, nor told."""
+    """Find or make the product and its price at Stripe alone, without the ledger."""
     try:
         product = _product(client, name)
         return product, _price(client, product.id, meter_id, price)
@@ -191,12 +197,12 @@ def setup_tariff(
     tariff: Tariff,
     meter_name: str | None = None,
 ) -> dict[str, Sold]:
-    """Find a meter, a product and a monthly price for each period, or make them; return them by the period's name.
+    """Find or make a meter, a product and a monthly price for each period; return them by name.
 
-    product: its name; a period has one of its own, named by it and the period, since invoices name products.
-    meter_name: what the names of the meters begin with, see setup(). The ledger remembers the tariff with all of that
-    at once, in the end. Raises what setup() and setup_price() raise, and BillingError for a ledger with hours that were
-    counted by another tariff, or by none.
+    product: its name; a period has one of its own, named by it and the period, since invoices name
+    products. meter_name: what the names of the meters begin with, see setup(). The ledger remembers
+    the tariff with all of that at once, in the end. Raises what setup() and setup_price() raise,
+    and BillingError for a ledger with hours that were counted by another tariff, or by none.
     """
     with tables(place) as conn:
         refuse_other_hours(conn, place, tariff)
@@ -215,7 +221,7 @@ def setup_tariff(
 def find_or_make_tariff(
     client: stripe.StripeClient, product: str, tariff: Tariff, meter_name: str
 ) -> dict[str, Sold]:
-    """Meters, products and prices, as setup_tariff() has them; the ledger is not asked, nor told."""
+    """Find or make the same at Stripe alone, without the ledger."""
     sold = {}
     for period in tariff.periods:
         event_name = event_name_of(meter_name, period.name)
@@ -229,7 +235,7 @@ def find_or_make_tariff(
 def find_or_make_plain(
     client: stripe.StripeClient, product: str | None, price: Price | None, meter_name: str
 ) -> Sold:
-    """The one meter of a ledger without a tariff, and its product and price where both are given; see above."""
+    """Find or make the one meter without a tariff, and product and price if both are given."""
     meter = find_or_make_meter(client, meter_name)
     if product is None or price is None:
         return Sold(meter, None, None)
@@ -262,16 +268,17 @@ def product_of(name: str, period: str) -> str:
 def _product(client: stripe.StripeClient, name: str) -> Found:
     products = client.v1.products.list({"active": True, "limit": 100}).auto_paging_iter()
     named = [product for product in products if product.name == name]
-    # One of our own rather than one that somebody has made by hand.
+    # One of our own rather than one that was made by hand.
     named.sort(key=lambda product: MARK not in (product.metadata or {}))
-    if named:
-        label = named[0].unit_label
+    for product in named:
+        label = product.unit_label
         if label not in (None, METERED_UNIT):
             raise BillingError(
-                f"Stripe's product {named[0].id}, {name}, has the unit label {label}, and the meter counts "
-                f"{METERED_UNIT}: invoices would name the wrong unit: change the label there, or take another --product"
+                f"Stripe's product {product.id}, {name}, has the unit label {label}, and the meter "
+                f"counts {METERED_UNIT}: invoices would name the wrong unit: change the label at "
+                "Stripe, or choose another --product"
             )
-        return Found(named[0].id, made=False)
+        return Found(product.id, made=False)
     made = client.v1.products.create(
         {"name": name, "unit_label": METERED_UNIT, "metadata": {MARK: EVENT_NAME}}
     )
@@ -296,7 +303,7 @@ def _price(client: stripe.StripeClient, product_id: str, meter_id: str, price: P
         {
             "product": product_id,
             "currency": price.currency,
-            # As text: the SDK writes 30 as 3E+1 where it is a decimal, and Stripe takes no exponents.
+            # As text: the SDK writes the decimal 30 as 3E+1, and Stripe takes no exponents.
             "unit_amount_decimal": price.unit_amount_decimal,  # type: ignore[typeddict-item]
             "recurring": {"interval": "month", "usage_type": "metered", "meter": meter_id},
             "nickname": str(price),

@@ -1,7 +1,7 @@
 """Stripe's billing meters as sinks: one v1 call an event, or the v2 stream for large fleets.
 
-The meter has a window of an hour: of the events in an hour only the newest counts, which is what a later revision
-relies on. Usage records, which older integrations used, are gone from Stripe.
+The meter has a window of an hour: of the events in an hour only the newest counts, which is what a
+later revision relies on. Usage records, which older integrations used, are gone from Stripe.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from email.utils import parsedate_to_datetime
 
 import stripe
 
-from power_billing.errors import BillingError
-from power_billing.hours import DAY, HOUR, iso
+from power_billing.errors import BillingError, CannotSayNow
+from power_billing.hours import DAY, HOUR, iso, iso_second
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.periods import HourMeters
-from power_billing.sinks import CannotSayNow, Outcome, Receipt, Recorded, UsageEvent
+from power_billing.periods import HourMeters, ledger_meters
+from power_billing.sinks import Outcome, Receipt, Recorded, UsageEvent
 from power_billing.stripe_client import (
     KEY_ERRORS,
     account_of,
@@ -26,7 +26,7 @@ from power_billing.stripe_client import (
     make_client,
     meters_of,
 )
-from power_billing.tables import Place
+from power_billing.tables import Place, ledger_id, tables
 
 SUMMARY_HOURS = 100  # as many summaries as Stripe has on a page
 _SESSION_SECONDS = 10 * 60.0  # a stream's session is good for 15 minutes
@@ -39,10 +39,10 @@ def open_sink(
     stream: bool = False,
     session: Callable[[str], stripe.StripeClient],
 ) -> StripeMeterSink:
-    """The sink of the meters that setup() has remembered, after a look at them.
+    """The sink of the meters that setup() has remembered, after checking them.
 
-    Raises BillingError where there was no setup, and where this key cannot see one of them: a test key does not see
-    what a live one has made.
+    Raises BillingError where there was no setup, and where this key cannot see one of them: a test
+    key does not see what a live one has made.
     """
     found = meters_of(place)
     for meter in found:
@@ -73,7 +73,7 @@ def sink_from(environ: Mapping[str, str], place: Place, *, stream: bool = False)
 
 
 class StripeMeterSink:
-    """One POST /v1/billing/meter_events an event, one after the other: Stripe takes one a customer at a time."""
+    """One POST /v1/billing/meter_events an event: Stripe takes one a customer at a time."""
 
     batch = 1
     claim_seconds: float = DAY
@@ -99,8 +99,8 @@ class StripeMeterSink:
                     "identifier": event.identifier,
                     "timestamp": event.timestamp,
                 },
-                # Stripe names events that it refuses later by this key or by the identifier. A key of each call's own,
-                # for Stripe would answer a failure under the same one again.
+                # Stripe names events that it refuses later by this key or by the identifier. A key
+                # of each call's own, for Stripe would answer a failure under the same one again.
                 {"idempotency_key": f"{event.identifier}/{secrets.token_hex(8)}"},
             )
         except stripe.StripeError as error:
@@ -110,20 +110,21 @@ class StripeMeterSink:
         return Receipt(Outcome.SENT)
 
     def claim(self, customer: str, ledger_id: str, *, take_over: bool = False) -> str | None:
-        """As ClaimingSink has it: the ledger's id stands in the customer's metadata, under each meter's name."""
+        """As in ClaimingSink: the id is in the customer's metadata, under each meter's name."""
         names = self.meters.event_names
         try:
             found = self.client.v1.customers.retrieve(customer)
             if getattr(found, "deleted", False):
                 return None
-            there = self._owners(found)
+            there = _owners(found, names)
             other = _another(there, ledger_id)
             if other is not None and not take_over:
                 return other
             if len(there) == len(names) and other is None:
                 return ledger_id
-            # Of two ledgers that find nobody's customer at once, Stripe takes the one that comes first: the key is the
-            # same, and the other's parameters are not. Another key an hour later: Stripe repeats a failure, too.
+            # Of two ledgers that find nobody's customer at once, Stripe takes the one that comes
+            # first: the key is the same, and the other's parameters are not. Another key an hour
+            # later: Stripe repeats a failure, too.
             of_meters = self.meters.name if len(names) == 1 else f"{self.meters.name}_*"
             key = f"{of_meters}:{customer}:{iso(int(time.time() // HOUR))}"
             claimed = self.client.v1.customers.update(
@@ -133,8 +134,8 @@ class StripeMeterSink:
             )
         except stripe.PermissionError:
             raise CannotSayNow(
-                f"{API_KEY}: this key may not read and write customers, where it stands which ledger bills them: "
-                "allow it both"
+                f"{API_KEY}: this key may not read and write customers, so it is unknown which "
+                "ledger bills them: allow both"
             ) from None
         except stripe.AuthenticationError as error:
             raise cannot(error) from None
@@ -146,12 +147,7 @@ class StripeMeterSink:
                 why = str(error.user_message)  # such as no room in the metadata
             reason = f"Stripe does not say which ledger bills {customer}: {why}"
             raise CannotSayNow(reason) from None
-        return _another(self._owners(claimed), ledger_id) or ledger_id
-
-    def _owners(self, customer: stripe.Customer) -> list[str]:
-        """The ids of ledgers that stand in a customer's metadata, under the names of these meters."""
-        metadata = _metadata(customer)
-        return [metadata[name] for name in self.meters.event_names if metadata.get(name)]
+        return _another(_owners(claimed, names), ledger_id) or ledger_id
 
     def recorded(self, customer: str, hours: range) -> dict[int, int]:
         """What Stripe's summaries of the hours say; they follow the events with some delay.
@@ -205,7 +201,7 @@ class StripeMeterSink:
         return page.data
 
     def clock(self) -> float:
-        """Epoch seconds by Stripe's clock, to the second. Raises BillingError where it does not say."""
+        """Epoch seconds by Stripe's clock, to the second. Raises BillingError without an answer."""
         try:
             meter = self.client.v1.billing.meters.retrieve(self.meters.ids[0])
             answer = meter.last_response
@@ -213,11 +209,11 @@ class StripeMeterSink:
         except stripe.StripeError as error:
             raise cannot(error) from None
         except (KeyError, TypeError, ValueError):
-            raise BillingError("Stripe's answer has no date: is something else between?") from None
+            raise BillingError("Stripe's answer has no date: is a proxy in between?") from None
 
 
 class StripeStreamSink(StripeMeterSink):
-    """Up to 100 events a call by the v2 stream, which validates them later: see the README on what that hides."""
+    """Up to 100 events a call by the v2 stream, which validates them later: see the README."""
 
     batch = 100
 
@@ -233,7 +229,7 @@ class StripeStreamSink(StripeMeterSink):
         self._session_ends = 0.0
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
-        """Send them in one call; a call that is refused is halved until the event at fault stands alone."""
+        """Send them in one call; a refused call is halved until the event at fault is alone."""
         meters = self.meters.of([event.hour for event in events])
         try:
             self._open_session().v2.billing.meter_event_stream.create(
@@ -246,8 +242,7 @@ class StripeStreamSink(StripeMeterSink):
                                 "value": str(event.watt_hours),
                             },
                             "identifier": event.identifier,
-                            "timestamp": f"{iso(event.hour)[:-4]}:{event.timestamp % HOUR // 60:02d}"
-                            f":{event.timestamp % 60:02d}.000Z",
+                            "timestamp": iso_second(event.timestamp),
                         }
                         for event in events
                     ]
@@ -270,13 +265,33 @@ class StripeStreamSink(StripeMeterSink):
         return self._session
 
 
+# --- Which ledger bills a customer
+
+
+def other_ledger(place: Place, client: stripe.StripeClient, customer: str) -> str | None:
+    """The id of another ledger that bills an existing customer; None: there is none.
+
+    Nothing is written at Stripe. Raises BillingError if Stripe does not say.
+    """
+    with tables(place) as conn:
+        ours = ledger_id(conn)
+        names = [meter.event_name for meter in ledger_meters(conn)]
+    try:
+        found = client.v1.customers.retrieve(customer)
+    except stripe.StripeError as error:
+        raise cannot(error) from None
+    return _another(_owners(found, names), ours)
+
+
+def _owners(customer: stripe.Customer, event_names: Sequence[str]) -> list[str]:
+    """The ids of ledgers in a customer's metadata, under the names of these meters."""
+    metadata = {} if customer.metadata is None else customer.metadata.to_dict()
+    return [metadata[name] for name in event_names if metadata.get(name)]
+
+
 def _another(owners: Sequence[str], ledger_id: str) -> str | None:
     """The first that is not this ledger."""
     return next((one for one in owners if one != ledger_id), None)
-
-
-def _metadata(customer: stripe.Customer) -> dict[str, str]:
-    return {} if customer.metadata is None else dict(customer.metadata.to_dict())
 
 
 # --- Errors
@@ -289,19 +304,15 @@ def _receipt(error: stripe.StripeError, identifier: str) -> Receipt:
     reason = f"{error.code or type(error).__name__}: {error.user_message or 'no message'}"[:300]
     if isinstance(error, stripe.RateLimitError):
         return Receipt(Outcome.LATER, reason, _retry_after(error))
-    if not isinstance(
-        error, stripe.InvalidRequestError
-    ):  # a lost answer, a failing server: nobody knows
+    if not isinstance(error, stripe.InvalidRequestError):
+        # A lost answer or a failing server: the event may have arrived.
         return Receipt(Outcome.LATER, reason)
-    # v1 gives this error no code: its text is all there is.
-    if (
-        error.code == "duplicate_meter_event"
-        or f"already exists with identifier {identifier}" in reason
-    ):
+    # v1 gives this error no code, only this text.
+    is_there = f"already exists with identifier {identifier}" in reason
+    if error.code == "duplicate_meter_event" or is_there:
         return Receipt(Outcome.KNOWN, "Stripe had it already")
-    if (
-        error.param == "timestamp"
-    ):  # the hour can be billed by this clock: one of the two clocks is wrong
+    if error.param == "timestamp":
+        # The hour can be billed by this clock, so one of the two clocks is wrong.
         return Receipt(Outcome.LATER, f"this machine's clock and Stripe's differ; {reason}")
     return Receipt(Outcome.REFUSED, reason)
 

@@ -1,4 +1,4 @@
-"""Whether a customer's usage reaches an invoice, and the subscription that it takes."""
+"""Whether a customer's usage reaches an invoice, and the subscription that it needs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _INVOICED = ("active", "trialing", "past_due")
 
 @dataclass(frozen=True)
 class Subscribed:
-    """The subscription item by which a customer's usage reaches an invoice, and from when on (epoch seconds).
+    """The subscription item by which a customer's usage reaches an invoice.
 
-    period: whose usage that is; "" where the ledger has no tariff.
+    since: from when on, in epoch seconds. period: of the tariff; "" without one.
     """
 
     period: str
@@ -38,7 +38,8 @@ class Subscribed:
 class Problem:
     """Why usage reaches no invoice, in a sentence.
 
-    is_missing: because there is no such customer now; never_was: nor ever, so what was sent for it is at nobody's.
+    is_missing: the customer does not exist now; never_was: it never did, so Stripe counted for no
+    one what was sent for it.
     """
 
     text: str
@@ -48,12 +49,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The subscription to make where there is none.
+    """The subscription to make if there is none.
 
-    now, since: epoch seconds. It is backdated to `since`, in the past, so that usage from then on is on its invoices;
-    None (default): from now on. subscription: add the item to that one (sub_...) instead; usage from before is on no
-    invoice then. days_until_due: invoices go out by mail and are due after so many days; None (default): Stripe charges
-    the customer.
+    now, since: epoch seconds. It is backdated to `since`, in the past, so that usage from then on
+    is on its invoices; None (default): from now on. subscription: add the item to that one
+    (sub_...) instead; usage from before is on no invoice then. days_until_due: invoices go out by
+    mail and are due after so many days; None (default): Stripe charges the customer.
     """
 
     now: float
@@ -65,11 +66,11 @@ class Wanted:
 def customer_problem(
     client: stripe.StripeClient, meter_ids: Sequence[str], customer: str
 ) -> Problem | None:
-    """Why the customer's usage would reach no invoice; None where it does, on every meter.
+    """Why the customer's usage would reach no invoice; None: it does, on every meter.
 
-    meter_ids: none before setup; then only the customer itself is looked for. Raises BillingError where Stripe
-    does not say, also because the key may send usage and not read what shows whether it reaches an invoice, and
-    InvalidValue for what is no id of a customer.
+    meter_ids: none before setup; then only the customer itself is looked for. Raises BillingError
+    where Stripe does not say, also because the key may send usage and not read what shows whether
+    it reaches an invoice, and InvalidValue for what is no id of a customer.
     """
     check_id("customer", "cus", customer)
     try:
@@ -79,15 +80,15 @@ def customer_problem(
         return _unsubscribed(client, meter_ids, customer)
     except stripe.PermissionError:
         raise BillingError(
-            "this key may not read customers and subscriptions, so nobody knows whether usage reaches an invoice: "
-            "allow it to read both"
+            "this key may not read customers and subscriptions, so it is unknown whether usage "
+            "reaches an invoice: allow it to read both"
         ) from None
     except stripe.StripeError as error:
         raise cannot(error) from None
 
 
 def refuse_missing(client: stripe.StripeClient, customer: str) -> None:
-    """Raise BillingError for a customer that there is not; see customer_problem()."""
+    """Raise BillingError for a customer that does not exist; see customer_problem()."""
     problem = customer_problem(client, [], customer)
     if problem is not None:
         raise BillingError(f"{customer}: {problem.text}")
@@ -110,7 +111,7 @@ def _missing(client: stripe.StripeClient, customer: str) -> Problem | None:
 def _unsubscribed(
     client: stripe.StripeClient, meter_ids: Sequence[str], customer: str
 ) -> Problem | None:
-    """Whether a customer that there is has no subscription for one of the meters."""
+    """Whether an existing customer has no subscription for one of the meters."""
     left = list(meter_ids)
     for _, items in _metered_items(client, meter_ids, customer):
         left = [meter_id for meter_id in left if meter_id not in items]
@@ -118,15 +119,15 @@ def _unsubscribed(
             return None
     meters = "meter" if len(left) == 1 else "meters"
     return Problem(
-        f"no active subscription to a price of the {meters} {' and '.join(left)}, so its usage is on no invoice: "
-        "power-billing subscribe makes one"
+        f"no active subscription to a price of the {meters} {' and '.join(left)}, so its usage is "
+        "on no invoice: power-billing subscribe makes one"
     )
 
 
 def _metered_items(
     client: stripe.StripeClient, meter_ids: Sequence[str], customer: str
 ) -> Iterator[tuple[stripe.Subscription, dict[str, stripe.SubscriptionItem]]]:
-    """The customer's subscriptions that are invoiced, each with its items on the meters, by the meter's id."""
+    """The customer's invoiced subscriptions, each with its items on the meters, by meter id."""
     subscriptions = client.v1.subscriptions.list({"customer": customer, "limit": 100})
     for subscription in subscriptions.auto_paging_iter():
         if subscription.status not in _INVOICED:
@@ -141,13 +142,13 @@ def _metered_items(
 
 
 def prices_to_subscribe(place: Place) -> dict[LedgerMeter, str]:
-    """The ids of the prices that new subscriptions get, by meter. Raises BillingError where setup has made none."""
+    """The price ids of new subscriptions, by meter. Raises BillingError if setup has made none."""
     prices = {}
     for meter in meters_of(place):
         if meter.price_id is None:
             raise BillingError(
-                f"{place.db_path}: no price yet: power-billing setup --product NAME --price 0.30 --currency eur makes "
-                "one"
+                f"{place.db_path}: no price yet: power-billing setup --product NAME --price 0.30 "
+                "--currency eur makes one"
             )
         prices[meter] = meter.price_id
     return prices
@@ -161,8 +162,8 @@ def subscribe(
 ) -> list[Subscribed]:
     """Find the customer's subscription item on each of the ledger's meters, or make it.
 
-    Items that are missing beside others are added to the subscription of these. Raises BillingError for a customer that
-    there is not, where there is no price yet, and where Stripe makes none.
+    Items that are missing beside others are added to the subscription of these. Raises BillingError
+    for a customer that there is not, where there is no price yet, and where Stripe makes none.
     """
     prices = prices_to_subscribe(place)
     refuse_missing(client, customer)

@@ -1,4 +1,4 @@
-"""What this package keeps, and the one way to it: tables in the library's file, or in a file of their own."""
+"""The ledger's tables, in the library's file or in a file of their own, and how to open them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from power_billing.errors import BillingError
 
 # Versions: 4 is the tables below; 1 to 3 were never released.
 _VERSION = "4"
-LEDGER = (
-    "POWER_BILLING_LEDGER"  # the variable of the ledger's own file; empty or unset: the library's
-)
-METER_SETTING = "stripe_meter"  # the id of Stripe's meter, where there is no tariff
+LEDGER = "POWER_BILLING_LEDGER"  # the ledger's own file; empty or unset: the library's
+METER_SETTING = "stripe_meter"  # the id of Stripe's meter, without a tariff
 PRICE_SETTING = "stripe_price"  # the id of its price
 METER_NAME_SETTING = "stripe_meter_name"  # its name in events; unset: EVENT_NAME
 _ID_SETTING = "ledger_id"  # see ledger_id()
@@ -26,87 +24,129 @@ _BUSY_SECONDS = 30.0  # how long another process may hold the file
 _SETTINGS = """CREATE TABLE IF NOT EXISTS billing_settings (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 _SCHEMA = """
--- a device is billed to a customer from one hour (since 1970) on and before another; NULL: no end yet
+-- a device is billed to a customer from one hour (since 1970) to before another; NULL: no end yet
 CREATE TABLE billing_links (
-    link_key INTEGER PRIMARY KEY, device_id TEXT NOT NULL, customer TEXT NOT NULL, subscription_item TEXT,
-    types TEXT,                                   -- of the meters that count, with commas; NULL: the library's rule
-    from_hour INTEGER NOT NULL, until_hour INTEGER
+    link_key INTEGER PRIMARY KEY,
+    device_id TEXT NOT NULL,
+    customer TEXT NOT NULL,
+    subscription_item TEXT,
+    types TEXT,            -- of the meters that count, with commas; NULL: the library's rule
+    from_hour INTEGER NOT NULL,
+    until_hour INTEGER
 );
--- meters that have counted, and their hours: what was billed of one stays billed when it is deleted
+-- meters that have counted, and their hours: what was billed of one stays billed if it is deleted
 CREATE TABLE billing_meters (
-    device_id TEXT NOT NULL, meter_id TEXT NOT NULL, type TEXT NOT NULL, first_hour INTEGER NOT NULL,
-    last_hour INTEGER NOT NULL, PRIMARY KEY (device_id, meter_id)
+    device_id TEXT NOT NULL,
+    meter_id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    first_hour INTEGER NOT NULL,
+    last_hour INTEGER NOT NULL,
+    PRIMARY KEY (device_id, meter_id)
 ) WITHOUT ROWID;
--- what was taken into account of each device: nano-watt-hours out less in, and of how many readings
+-- what was counted of each device: nano-watt-hours out less in, and of how many readings
 CREATE TABLE billing_device_hours (
-    customer TEXT NOT NULL, hour INTEGER NOT NULL, device_id TEXT NOT NULL, counted_nwh INTEGER NOT NULL,
-    reading_count INTEGER NOT NULL, PRIMARY KEY (customer, hour, device_id)
+    customer TEXT NOT NULL,
+    hour INTEGER NOT NULL,
+    device_id TEXT NOT NULL,
+    counted_nwh INTEGER NOT NULL,
+    reading_count INTEGER NOT NULL,
+    PRIMARY KEY (customer, hour, device_id)
 ) WITHOUT ROWID;
 -- the same of each customer, and the whole watt-hours made of it
 CREATE TABLE billing_hours (
-    customer TEXT NOT NULL, hour INTEGER NOT NULL, counted_nwh INTEGER NOT NULL, whole_wh INTEGER NOT NULL,
+    customer TEXT NOT NULL,
+    hour INTEGER NOT NULL,
+    counted_nwh INTEGER NOT NULL,
+    whole_wh INTEGER NOT NULL,
     PRIMARY KEY (customer, hour)
 ) WITHOUT ROWID;
--- each customer's sums, closed days included: whole watt-hours, and what is no whole one yet
+-- each customer's sums, with closed days: whole watt-hours, and the rest below one
 CREATE TABLE billing_totals (
     customer TEXT PRIMARY KEY, billed_wh INTEGER NOT NULL, rest_nwh INTEGER NOT NULL
 ) WITHOUT ROWID;
 -- one row an event; an hour's highest revision is the one that counts
 CREATE TABLE billing_outbox (
-    customer TEXT NOT NULL, hour INTEGER NOT NULL, revision INTEGER NOT NULL, value_wh INTEGER NOT NULL,
-    state TEXT NOT NULL DEFAULT 'queued',         -- of the enum State
-    attempted_at REAL,                            -- when it was first sent, whatever came of it; epoch seconds
-    taken_at REAL,                                -- when the biller said that it takes it; NULL: it never said so
-    attempts INTEGER NOT NULL DEFAULT 0, reason TEXT,
-    theirs_wh INTEGER,                            -- what the biller had, when it was asked because of this event
-    asked_at REAL,                                -- when it was asked what became of this event; NULL: not yet
+    customer TEXT NOT NULL,
+    hour INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    value_wh INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'queued',  -- of the enum State
+    attempted_at REAL,     -- when it was first sent, with any outcome; epoch seconds
+    taken_at REAL,         -- when the biller said that it takes it; NULL: it never said so
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reason TEXT,
+    theirs_wh INTEGER,     -- what the biller had, when it was asked because of this event
+    asked_at REAL,         -- when it was asked what became of this event; NULL: not yet
     PRIMARY KEY (customer, hour, revision)
 ) WITHOUT ROWID;
--- serves every run and status: what is to be sent, or looked at by somebody
-CREATE INDEX billing_outbox_open ON billing_outbox (attempts, hour) WHERE state IN ('queued', 'refused', 'conflict');
--- closed hours, which can be billed no more, summed by UTC day (since 1970) and period; '': there is no tariff
+-- serves every run and status: what is to be sent, or waits for a person
+CREATE INDEX billing_outbox_open ON billing_outbox (attempts, hour)
+    WHERE state IN ('queued', 'refused', 'conflict');
+-- closed hours, which can no longer be billed, by UTC day (since 1970) and period; '': no tariff
 CREATE TABLE billing_device_days (
-    customer TEXT NOT NULL, day INTEGER NOT NULL, period TEXT NOT NULL, device_id TEXT NOT NULL,
-    counted_nwh INTEGER NOT NULL, PRIMARY KEY (customer, day, period, device_id)
+    customer TEXT NOT NULL,
+    day INTEGER NOT NULL,
+    period TEXT NOT NULL,
+    device_id TEXT NOT NULL,
+    counted_nwh INTEGER NOT NULL,
+    PRIMARY KEY (customer, day, period, device_id)
 ) WITHOUT ROWID;
 CREATE TABLE billing_customer_days (
-    customer TEXT NOT NULL, day INTEGER NOT NULL, period TEXT NOT NULL, whole_wh INTEGER NOT NULL,
-    sent_wh INTEGER NOT NULL, event_count INTEGER NOT NULL,   -- of the events that are summed here
+    customer TEXT NOT NULL,
+    day INTEGER NOT NULL,
+    period TEXT NOT NULL,
+    whole_wh INTEGER NOT NULL,
+    sent_wh INTEGER NOT NULL,
+    event_count INTEGER NOT NULL,  -- of the events that are summed here
     PRIMARY KEY (customer, day, period)
 ) WITHOUT ROWID;
 -- the periods of the tariff, each with its meter and the price of new subscriptions at Stripe
 CREATE TABLE billing_periods (
-    position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, event_name TEXT NOT NULL UNIQUE,
-    week TEXT NOT NULL,                           -- a digit for each hour of the local week, from Monday on; 1: its own
-    amount TEXT NOT NULL, currency TEXT NOT NULL, unit TEXT NOT NULL, meter_id TEXT NOT NULL, price_id TEXT NOT NULL
+    position INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    event_name TEXT NOT NULL UNIQUE,
+    week TEXT NOT NULL,    -- a digit for each hour of the local week, from Monday on; 1: its own
+    amount TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    meter_id TEXT NOT NULL,
+    price_id TEXT NOT NULL
 );
 -- the period of each hour that was counted; of closed ones too, which reconcile compares by period
 CREATE TABLE billing_hour_periods (hour INTEGER PRIMARY KEY, period TEXT NOT NULL);
 -- what cannot be billed, or stays billed without its readings
 CREATE TABLE billing_findings (
-    customer TEXT NOT NULL, device_id TEXT NOT NULL, hour INTEGER NOT NULL, kind TEXT NOT NULL,  -- of the enum
-    watt_hours REAL NOT NULL, is_accepted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (customer, device_id, hour, kind)
+    customer TEXT NOT NULL,
+    device_id TEXT NOT NULL,
+    hour INTEGER NOT NULL,
+    kind TEXT NOT NULL,    -- of the enum FindingKind
+    watt_hours REAL NOT NULL,
+    is_accepted INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (customer, device_id, hour, kind)
 ) WITHOUT ROWID;
 -- Stripe delivers an event at least once
 CREATE TABLE billing_stripe_events (id TEXT PRIMARY KEY, created INTEGER NOT NULL) WITHOUT ROWID;
--- what is known of an invoice that is not paid, or was settled; times by Stripe's clock, epoch seconds
+-- what is known of an unpaid or settled invoice; times by Stripe's clock, epoch seconds
 CREATE TABLE billing_invoices (
-    invoice TEXT PRIMARY KEY, customer TEXT NOT NULL, settled INTEGER NOT NULL DEFAULT 0,
-    attempt INTEGER NOT NULL DEFAULT -1, attempt_at INTEGER NOT NULL DEFAULT 0,     -- the newest failure
-    attempt_is_last INTEGER NOT NULL DEFAULT 0,   -- Stripe will not try again
+    invoice TEXT PRIMARY KEY,
+    customer TEXT NOT NULL,
+    settled INTEGER NOT NULL DEFAULT 0,
+    attempt INTEGER NOT NULL DEFAULT -1,  -- the newest failure
+    attempt_at INTEGER NOT NULL DEFAULT 0,
+    attempt_is_last INTEGER NOT NULL DEFAULT 0,  -- Stripe will not try again
     first_failed_at INTEGER,
-    given_up_at INTEGER,                          -- when it was first overdue, or marked uncollectible
-    due_at REAL,                                  -- when the devices are to be told, unless it is settled before
-    told INTEGER NOT NULL DEFAULT 0               -- shutdown events are recorded
+    given_up_at INTEGER,   -- when it was first overdue, or marked uncollectible
+    due_at REAL,           -- when the devices are told, unless it is settled before
+    told INTEGER NOT NULL DEFAULT 0  -- shutdown events are recorded
 ) WITHOUT ROWID;
--- customers to look at: Stripe says what is wrong with them when a run with a key asks
+-- what Stripe says of customers
 CREATE TABLE billing_customers (
     customer TEXT PRIMARY KEY,
-    checked_at REAL,                              -- epoch seconds; NULL: to be asked for
-    problem TEXT,                                 -- why its usage reaches no invoice; NULL: it does
-    is_missing INTEGER NOT NULL DEFAULT 0,        -- because Stripe does not have it
-    ledger_id TEXT,                               -- of the ledger that bills it, as the biller says; NULL: never asked
-    ledger_asked_at REAL                          -- when it was asked for that
+    checked_at REAL,       -- epoch seconds; NULL: to be asked for
+    problem TEXT,          -- why its usage reaches no invoice; NULL: it does reach one
+    is_missing INTEGER NOT NULL DEFAULT 0,  -- because Stripe does not have it
+    ledger_id TEXT,        -- of the ledger that bills it, as the biller says; NULL: never asked
+    ledger_asked_at REAL   -- when that was asked
 ) WITHOUT ROWID;
 -- reports of refused meter events that Stripe has announced, until a run with a key fetches them
 CREATE TABLE billing_error_reports (id TEXT PRIMARY KEY, announced_at REAL NOT NULL) WITHOUT ROWID;
@@ -233,8 +273,8 @@ class Place(Protocol):
 class LedgerFile:
     """A file of the ledger's own, private to its owner; made where it is missing.
 
-    Every transaction opens it anew, so that any thread may use it. Raises BillingError for a file that SQLite cannot
-    use.
+    Every transaction opens it anew, so that any thread may use it. Raises BillingError for a file
+    that SQLite cannot use.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -242,7 +282,7 @@ class LedgerFile:
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, on the disk when this ends without an error; otherwise nothing is stored."""
+        """One transaction, on the disk when this ends; after an error nothing is stored."""
         try:
             os.close(os.open(self.db_path, os.O_CREAT | os.O_RDWR, 0o600))
             conn = sqlite3.connect(self.db_path, _BUSY_SECONDS, isolation_level=None)
@@ -318,9 +358,10 @@ def _has_tables(conn: sqlite3.Connection) -> bool:
 
 @contextlib.contextmanager
 def tables(place: Place) -> Iterator[sqlite3.Connection]:
-    """One transaction with this package's tables in it, made where they are missing.
+    """One transaction with the ledger's tables, which are made if they are missing.
 
-    Raises BillingError for tables of a later version, StorageError for the library's file; then nothing is stored.
+    Raises BillingError for tables of a later version, StorageError for the library's file; then
+    nothing is stored.
     """
     with place.connection() as conn:
         conn.execute(_SETTINGS)
@@ -338,16 +379,16 @@ def tables(place: Place) -> Iterator[sqlite3.Connection]:
 def _check_version(place: Place, version: str | None) -> None:
     if version != _VERSION:
         raise BillingError(
-            f"{place.db_path}: its billing tables are version {version}, and this power-billing knows version "
-            f"{_VERSION}: use the one that made them"
+            f"{place.db_path}: its billing tables are version {version}, and this power-billing "
+            f"knows version {_VERSION}: use the one that made them"
         )
 
 
 def ledger_id(conn: sqlite3.Connection) -> str:
-    """The ledger's own id: 16 hexadecimal digits, made by chance with its tables and kept for ever.
+    """The ledger's own id: 16 random hexadecimal digits, made with its tables and never changed.
 
-    Whatever carries the tables carries it: a backup and what is restored of it, a copy, a trial that goes live. A
-    ledger that is begun anew has another.
+    It goes wherever the tables go: into a backup and its restored file, a copy, and from a trial to
+    a live key. A new ledger has another.
     """
     found = setting(conn, _ID_SETTING)
     assert found is not None, "tables() makes it with the tables"
@@ -355,9 +396,9 @@ def ledger_id(conn: sqlite3.Connection) -> str:
 
 
 def setting(conn: sqlite3.Connection, name: str) -> str | None:
-    """A setting of this package."""
-    row = conn.execute("SELECT value FROM billing_settings WHERE name = ?", (name,)).fetchone()
-    return None if row is None else str(row[0])
+    """A setting of the ledger."""
+    rows = conn.execute("SELECT value FROM billing_settings WHERE name = ?", (name,))
+    return next((str(value) for (value,) in rows), None)
 
 
 def forget_setting(conn: sqlite3.Connection, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Tariffs: periods with a meter and a price each, of which every hour of the week belongs to exactly one."""
+"""Tariffs: periods that divide the hours of the week, each with a meter and a price."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _shown_day(hours: list[int]) -> str:
 
 
 def shown_hour(week_hour: int) -> str:
-    """The begin of an hour of the week.
+    """The start of an hour of the week.
 
     >>> shown_hour(31)
     'tue 07:00'

@@ -20,7 +20,8 @@ from power_billing.tariff import DAYS, WEEK_HOURS, Period, Tariff, shown_hour, z
 from power_manager import InvalidValue, nearest
 
 MOST_PERIODS = 20  # Stripe's limit of items in a subscription
-# With the longest name of a ledger's meters before it, it is a key of a customer's metadata: Stripe's limit is 40.
+# With the longest name of a ledger's meters before it, it is a key of a customer's metadata:
+# Stripe's limit is 40.
 LONGEST_NAME = 23
 _TARIFF_KEYS = ("zone", "currency", "unit")
 _PERIOD_KEYS = ("hours", "days", "price")
@@ -35,7 +36,8 @@ class _Number(str):
 def read_tariff(path: str | os.PathLike[str]) -> Tariff:
     """The tariff in a file of TOML.
 
-    Raises InvalidValue, which names the file, for one that cannot be read or is no tariff: see parse_tariff().
+    Raises InvalidValue, which names the file, for one that cannot be read or is no tariff: see
+    parse_tariff().
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -53,11 +55,12 @@ def read_tariff(path: str | os.PathLike[str]) -> Tariff:
 def parse_tariff(text: str) -> Tariff:
     """The tariff in a text of TOML.
 
-    Keys: zone (IANA's name; default UTC), currency (three letters), unit (Wh, kWh or MWh; default kWh), and a table for
-    each period: price (of one unit, above 0), hours ("07:00-22:00", or several in a list; default: all of a day), days
-    ("mon-fri", or several in a list; default: all). A period with neither hours nor days has whatever is left. Raises
-    InvalidValue for anything else, for an hour of the week that no period has or that two have, for a border inside an
-    hour, and for a zone that is parts of an hour away from UTC.
+    Keys: zone (IANA's name; default UTC), currency (three letters), unit (Wh, kWh or MWh; default
+    kWh), and a table for each period: price (of one unit, above 0), hours ("07:00-22:00", or
+    several in a list; default: all of a day), days ("mon-fri", or several in a list; default: all).
+    A period with neither hours nor days has whatever is left. Raises InvalidValue for anything
+    else, for an hour of the week that no period has or that two have, for a border inside an hour,
+    and for a zone that is parts of an hour away from UTC.
     """
     try:
         values = tomllib.loads(text, parse_float=_Number)
@@ -107,7 +110,7 @@ def _price(name: str, table: Mapping[str, Any], currency: str, unit: str) -> Pri
 
 
 def _check_zone(name: str) -> None:
-    """Usage is by UTC hours: where local hours begin inside them, a period's border would be inside one too."""
+    """Refuse a zone whose hours begin inside UTC hours: usage is counted by those."""
     zone = zone_of(name)
     for year in _CHECKED_YEARS:
         for month in range(1, 13):
@@ -115,8 +118,9 @@ def _check_zone(name: str) -> None:
             seconds = 0.0 if offset is None else offset.total_seconds()
             if seconds % HOUR:
                 raise InvalidValue(
-                    f"zone: {name} is {seconds / HOUR:+g} hours from UTC in {year}, and usage is by whole UTC hours: a "
-                    "period would begin inside one; name a zone that is whole hours away, or UTC"
+                    f"zone: {name} is {seconds / HOUR:+g} hours from UTC in {year}, and usage is "
+                    "counted by whole UTC hours: a period would begin inside one; name a zone that "
+                    "is whole hours away, or UTC"
                 )
 
 
@@ -160,14 +164,15 @@ def _span(name: str, text: str) -> range:
     begin, begin_minute, end, end_minute = map(int, found.groups())
     if begin_minute or end_minute:
         raise InvalidValue(
-            f"{name}: hours: expected whole hours such as '07:00-22:00', for usage is by the hour, got {text!r}"
+            f"{name}: hours: expected whole hours such as '07:00-22:00', because usage is counted "
+            f"by the hour, got {text!r}"
         )
     if begin > 23 or end > 24:
         raise InvalidValue(f"{name}: hours: expected from 00:00 to 24:00, got {text!r}")
     if begin >= end:
         raise InvalidValue(
-            f"{name}: hours: expected an end after the begin, got {text!r}: over midnight write two, such as "
-            "['22:00-24:00', '00:00-07:00']"
+            f"{name}: hours: expected an end after the start, got {text!r}: over midnight write "
+            "two, such as ['22:00-24:00', '00:00-07:00']"
         )
     return range(begin, end)
 
@@ -193,15 +198,18 @@ def _divide_week(named: Mapping[str, frozenset[int] | None]) -> dict[str, frozen
                     f"{shown_hour(hour)} is in {other} and in {name}: an hour belongs to one period"
                 )
     left = frozenset(range(WEEK_HOURS)) - owner.keys()
-    rest = [name for name, hours in named.items() if hours is None]
-    if len(rest) > 1:
+    rest = None
+    for name, hours in named.items():
+        if hours is None and rest is not None:
+            raise InvalidValue(
+                f"{rest} and {name} have neither hours nor days: only one can have what is left"
+            )
+        rest = name if hours is None else rest
+    if rest is not None and not left:
+        raise InvalidValue(f"{rest}: no hour is left for it: remove it, or give it hours")
+    if left and rest is None:
         raise InvalidValue(
-            f"{rest[0]} and {rest[1]} have neither hours nor days: only one can have what is left"
-        )
-    if rest and not left:
-        raise InvalidValue(f"{rest[0]}: no hour is left for it: take it out, or give it hours")
-    if left and not rest:
-        raise InvalidValue(
-            f"{shown_hour(min(left))} is in no period: one without hours and days has whatever is left"
+            f"{shown_hour(min(left))} is in no period: one without hours and days has all that is "
+            "left"
         )
     return {name: left if hours is None else hours for name, hours in named.items()}

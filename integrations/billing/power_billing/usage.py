@@ -47,10 +47,10 @@ _RECONCILED_ON = "reconciled_on"
 class Report:
     """What a run has done.
 
-    sent: the outbox's rows that it sent. open: those that it could not, or that somebody has to look at. too_old: those
-    that were not sent in time. lost: what came to light too late, or is not measured; both until somebody accepts
-    that. kept: what stays billed although its
-    readings are deleted. reconciliation: the ledger beside what the biller has, if this run has compared them.
+    sent: the outbox's rows that it sent. open: those that it could not, or that somebody has to
+    look at. too_old: those that were not sent in time. lost: what came to light too late, or is not
+    measured; both until somebody accepts that. kept: what stays billed although its readings are
+    deleted. reconciliation: the ledger beside what the biller has, if this run has compared them.
     problems: what else is wrong at the biller.
     """
 
@@ -64,7 +64,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to be sent, or to be looked at by somebody."""
+        """Whether nothing is left to send, or to decide."""
         agrees = self.reconciliation is None or self.reconciliation.is_clean
         is_left = self.open or self.too_old or self.lost or self.problems
         return not is_left and agrees
@@ -74,8 +74,9 @@ class Report:
 class Run:
     """Usage on its way to a sink; pm: the file, or a fleet's devices.
 
-    ledger: where the billing tables are, the file itself by default. source: what knows the usage, `pm` by
-    default. `clock` is the one that the PowerManager has, in epoch seconds; `sleep` makes the pauses between tries.
+    ledger: where the billing tables are, the file itself by default. source: what knows the usage,
+    `pm` by default. `clock` is the one that the PowerManager has, in epoch seconds; `sleep` makes
+    the pauses between tries.
     """
 
     pm: Devices
@@ -99,14 +100,15 @@ class Run:
         held: Container[str] = (),
         problems: Sequence[str] = (),
     ) -> Report:
-        """Bring every closed UTC hour that ends by `until` (default: now) into the outbox, and the outbox to the sink.
+        """Put every closed UTC hour that ends by `until` into the outbox, and send the outbox.
 
-        until: an aware datetime, ISO 8601 text with an offset, or epoch seconds. retry_refused: also send again, as
-        new revisions, what was refused. compare: afterwards look at what the sink has of the hours that can be billed;
-        None: once a day, and in every run until it agrees. held: customers whose usage is decided, and not sent;
-        problems: what else somebody has to look at, which makes the run no good one. Raises InvalidValue, StorageError,
-        and BillingError where another run is under way or nothing can be sent; what was decided until then is kept, and
-        the next run goes on from there.
+        until: an aware datetime, ISO 8601 text with an offset, or epoch seconds. retry_refused:
+        also send again, as new revisions, what was refused. compare: afterwards look at what the
+        sink has of the hours that can be billed; None: once a day, and in every run until it
+        agrees. held: customers whose usage is decided, and not sent; problems: what else somebody
+        has to look at, which makes the run no good one. Raises InvalidValue, StorageError, and
+        BillingError where another run is under way or nothing can be sent; what was decided until
+        then is kept, and the next run goes on from there.
         """
         end = self._end(until)
         with one_run(self.place):
@@ -125,11 +127,12 @@ class Run:
             return done
 
     def create_usage_record(self, sink: UsageSink, device_id: str, start: Any, end: Any) -> Report:
-        """Report the closed UTC hours from `start` to `end` of the customer that the device is billed to then.
+        """Report the closed UTC hours from `start` to `end` of the device's customer at that time.
 
-        A customer's hour is one event over all its devices, so the other devices' energy in these hours is part of it.
-        Hours that are not wholly inside, or not over yet, are left out. Parameters and errors as report()'s; also
-        NotFound for a device, and BillingError for one that is not linked.
+        A customer's hour is one event over all its devices, so the other devices' energy in these
+        hours is part of it. Hours that are not wholly inside, or not over yet, are left out.
+        Parameters and errors as report()'s; also NotFound for a device, and BillingError for one
+        that is not linked.
         """
         self.pm.get_device(device_id)
         if seconds_of("start", start) >= seconds_of("end", end):
@@ -141,7 +144,7 @@ class Run:
             of_device = [link for link in links if link.device_id == device_id]
             if not of_device:
                 raise BillingError(
-                    f"{device_id}: not linked to a customer: power-billing link makes it so"
+                    f"{device_id}: not linked to a customer: power-billing link does that"
                 )
             customers = {link.customer for link in of_device if any(map(link.covers, hours))}
             wanted = {customer: by_customer(links)[customer] for customer in customers}
@@ -162,7 +165,7 @@ class Run:
                 return Report([revisions(conn, *key)[-1] for key in sorted(sent)], left)
 
     def preview(self, *, until: Any = None, retry_refused: bool = False) -> list[Entry]:
-        """What report() would send, without sending or keeping anything: it is decided in a copy of the ledger."""
+        """What report() would send, decided in a copy of the ledger; nothing is sent or kept."""
         end = self._end(until)
         oldest = oldest_billable(self.clock())
         with copy_in_memory(self.place) as copy:
@@ -184,13 +187,13 @@ class Run:
         return present if until is None else min(hour_of("until", until), present)
 
     def _hours(self, conn: sqlite3.Connection, end: int, begin: int = 0) -> Hours:
-        """The hours to look at, and those from `begin` on and before `end` that can still be billed."""
+        """The hours to look at, and those from `begin` to before `end` that can be billed."""
         closed = closed_before(conn)
         seen = max(int(self.clock() // HOUR) - LOOK_BACK_DAYS * 24, closed)
         return Hours(seen, range(max(begin, oldest_billable(self.clock()), closed), end))
 
     def _settle_all(self, place: Place, customer: str, links: Sequence[Link], end: int) -> None:
-        """Take the customer's hours that can still be billed into account, and note what cannot be."""
+        """Count the customer's hours that can still be billed, and note what cannot be."""
         usages = self._usages(place, links)
         now_hour = int(self.clock() // HOUR)
         found: list[Finding] = []
@@ -217,14 +220,14 @@ class Run:
     def _usages(
         self, place: Place, links: Sequence[Link], days: float = LOOK_BACK_DAYS
     ) -> list[DeviceUsage]:
-        """What each link's device used; without a lock, for with a large fleet it takes long."""
+        """What each link's device used; without a lock, as a large fleet takes long."""
         source = self._source
         with tables(place) as conn:
             known = {link.device_id: known_meters(conn, link.device_id) for link in links}
         now = self.clock()
         usages = [device_usage(source, link, known[link.device_id], days) for link in links]
         if abs(self.clock() - now) > DAY:  # then what was read may begin too late
-            raise BillingError("the clock was set while the readings were looked at: try again")
+            raise BillingError("the clock was set while usage was read: try again")
         return usages
 
     def _close_if_due(self) -> None:
@@ -243,7 +246,7 @@ class Run:
             close(conn, now)
 
     def _look_at_old_hours(self, customer: str, links: Sequence[Link]) -> None:
-        """Note what came to light of hours that the usual runs do not look at any more."""
+        """Note what came to light of hours that the usual runs no longer look at."""
         usages = self._usages(self.place, links, ALL_DAYS)
         with tables(self.place) as conn:
             seen = self._hours(conn, 0).seen
@@ -322,11 +325,12 @@ class CustomerStatus:
 class Status:
     """What the ledger says, as of the last run.
 
-    account: whom usage goes to; None: nobody yet. The times are epoch seconds, None before the first such run: a good
-    one left nothing to be sent or to be looked at. deleted: linked devices that are not in the file any more. too_old:
-    events that were not sent in time. problems: why the usage of these customers reaches no invoice, as far as Stripe
-    was asked. other_ledgers: customers whom another ledger bills, and its id. tariff: None where every hour has the
-    same price.
+    account: whom usage goes to; None: nobody yet. The times are epoch seconds, None before the
+    first such run: a good one left nothing to be sent or to be looked at. deleted: linked devices
+    that are not in the file any more. too_old: events that were not sent in time. problems: why the
+    usage of these customers reaches no invoice, as far as Stripe was asked. other_ledgers:
+    customers whom another ledger bills, and its id. tariff: None where every hour has the same
+    price.
     """
 
     account: str | None
@@ -344,7 +348,7 @@ class Status:
 
     @property
     def lost_wh(self) -> float:
-        """Watt-hours that came to light or could be sent too late, and that nobody has accepted as lost."""
+        """Watt-hours that came to light or could be sent too late, and are not accepted as lost."""
         late = [one for one in self.findings if one.kind in LOST_ENERGY and one.is_lost]
         waited = sum(entry.event.watt_hours for entry in self.too_old)
         return waited + sum(one.watt_hours for one in late)
@@ -357,7 +361,10 @@ class Status:
 def status(
     pm: Devices, ledger: Place | None = None, clock: Callable[[], float] = time.time
 ) -> Status:
-    """What the ledger says; ledger: the library's file by default. However many years there are, it takes as long."""
+    """What the ledger says, in a time that does not grow with its years.
+
+    ledger: where the billing tables are; None (default): in the library's file.
+    """
     place = ledger or pm
     links = links_of(place)
     known = {device.id for device in pm.list_devices()}
@@ -409,12 +416,13 @@ def create_usage_record(
     pm: PowerManager | None = None,
     sink: UsageSink | None = None,
 ) -> Report:
-    """Bill the closed UTC hours from `start` to `end` of the customer that a device is linked to, once.
+    """Bill the closed UTC hours from `start` to `end` of the customer that a device is linked to.
 
-    It makes meter events: Stripe has no usage records any more. start and end are aware datetimes, ISO 8601 text with
-    an offset, or epoch seconds; calling it again, or with overlapping times, bills nothing twice. pm and sink: default
-    to the database in POWER_MANAGER_DB (power_manager.db here) and to Stripe with the key in STRIPE_API_KEY. Raises
-    NotFound, InvalidValue, StorageError and BillingError.
+    It makes meter events: Stripe no longer has usage records. start and end are aware datetimes,
+    ISO 8601 text with an offset, or epoch seconds; calling it again, or with overlapping times,
+    bills nothing twice. pm and sink: default to the database in POWER_MANAGER_DB (power_manager.db
+    here) and to Stripe with the key in STRIPE_API_KEY. Raises NotFound, InvalidValue, StorageError
+    and BillingError.
     """
     with contextlib.ExitStack() as opened:
         if pm is None:

@@ -1,15 +1,18 @@
 """Stripe's invoices into `shutdown` and `restore` events: signals, on which the device decides.
 
-Stripe delivers an event at least once and in any order. So its id is stored in the same transaction as its effect, and
-what arrives late never undoes what is newer: a settled invoice stays settled, and a failure counts by its attempt.
+Stripe delivers an event at least once and in any order. So its id is stored in the same transaction
+as its effect, and what arrives late never undoes what is newer: a settled invoice stays settled,
+and a failure counts by its attempt.
 
-What else Stripe has to say about billing is noted for the next run with a key, which asks for the present state: a
-subscription that ended, a customer that was deleted, meter events that were refused after they had been taken.
+What else Stripe has to say about billing is noted for the next run with a key, which asks for the
+present state: a subscription that ended, a customer that was deleted, meter events that were
+refused after they had been taken.
 """
 
 from __future__ import annotations
 
-import re
+import argparse
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -32,7 +35,7 @@ from power_billing.signatures import (
 )
 from power_billing.sources import Devices
 from power_billing.tables import LEDGER, LedgerFile, Place, tables
-from power_manager import NotFound, PowerEventType
+from power_manager import NotFound, PowerEventType, parse_number
 
 __all__ = [
     "BadEvent",
@@ -46,13 +49,15 @@ __all__ = [
 
 POLICY = "POWER_BILLING_SHUTDOWN"
 GRACE = "POWER_BILLING_GRACE_HOURS"
-POLICIES = ("final_attempt", "first_failure")
+DEFAULT_POLICY = "final_attempt"
+POLICIES = (DEFAULT_POLICY, "first_failure")
 DEFAULT_GRACE_HOURS = 72.0  # a weekend
+_MOST_GRACE_HOURS = 9999
 _MOST_ATTEMPTS = 1_000_000
 
 FAILED = "invoice.payment_failed"
-SETTLED = ("invoice.paid", "invoice.voided")  # a voided invoice is owed by nobody
-# Nobody will try again: the due date of an invoice that was sent by mail is over, or somebody has written it off.
+SETTLED = ("invoice.paid", "invoice.voided")  # nothing is owed on a voided invoice
+# Stripe will not try again: a mailed invoice is overdue, or a person has written it off.
 GIVEN_UP = ("invoice.overdue", "invoice.marked_uncollectible")
 CUSTOMER_CHANGED = ("customer.subscription.deleted", "customer.deleted")
 REFUSED_EVENTS = ("v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found")
@@ -62,35 +67,43 @@ REFUSED_EVENTS = ("v1.billing.meter.error_report_triggered", "v1.billing.meter.n
 class WebhookSettings:
     """What the environment says about webhooks.
 
-    secrets: of each endpoint that Stripe knows here. policy: final_attempt (default; Stripe will not try again) or
-    first_failure. grace_seconds: from then on. ledger: the ledger's own file; None (default): the library's.
+    secrets: of each endpoint that Stripe knows here. policy: final_attempt (default; Stripe will
+    not try again) or first_failure. grace_seconds: from then on. ledger: the ledger's own file;
+    None (default): the library's.
     """
 
     secrets: tuple[Secret, ...]
-    policy: str = POLICIES[0]
+    policy: str = DEFAULT_POLICY
     grace_seconds: float = DEFAULT_GRACE_HOURS * HOUR
     ledger: Place | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> WebhookSettings | None:
-        """The settings in the environment; None where there are none at all. Raises BillingError for half of them."""
-        given = [name for name in (POLICY, GRACE) if environ.get(name)]
+        """The settings in the environment; None: there are none. Raises BillingError for half."""
         if not is_set(environ, WEBHOOK_SECRET):
-            if given:
-                raise BillingError(
-                    f"{given[0]} is set and {WEBHOOK_SECRET} is not: set both, or neither"
-                )
+            for name in (POLICY, GRACE):
+                if environ.get(name):
+                    raise BillingError(
+                        f"{name} is set and {WEBHOOK_SECRET} is not: set both, or neither"
+                    )
             return None
-        policy = environ.get(POLICY) or POLICIES[0]
-        grace = environ.get(GRACE) or str(DEFAULT_GRACE_HOURS)
+        policy = environ.get(POLICY) or DEFAULT_POLICY
         if policy not in POLICIES:
             raise BillingError(f"{POLICY}: expected {' or '.join(POLICIES)}, got {policy!r}")
-        if not re.fullmatch(r"\d{1,4}(\.\d+)?", grace):
-            raise BillingError(f"{GRACE}: expected hours from 0 to 9999, got {grace!r}")
+        grace_hours = _grace_hours(environ.get(GRACE) or str(DEFAULT_GRACE_HOURS))
         secrets = read_secrets(environ, WEBHOOK_SECRET)
         path = environ.get(LEDGER)
         ledger = LedgerFile(path) if path else None
-        return cls(secrets, policy, float(grace) * HOUR, ledger)
+        return cls(secrets, policy, grace_hours * HOUR, ledger)
+
+
+def _grace_hours(text: str) -> float:
+    """Hours from 0 to 9999. Raises BillingError for anything else."""
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        hours = parse_number(text, at_least=0)
+        if hours <= _MOST_GRACE_HOURS:
+            return float(hours)
+    raise BillingError(f"{GRACE}: expected hours from 0 to {_MOST_GRACE_HOURS}, got {text!r}")
 
 
 def verified(
@@ -131,13 +144,14 @@ def handle(
 
 
 def tell_due(pm: Devices, conn: sqlite3.Connection, now: float) -> int:
-    """Record `shutdown` for the devices of customers whose grace period is over, once each; return how many.
+    """Record `shutdown` once for the devices of customers whose grace is over; return how many.
 
     `now` is Stripe's clock where it can be asked: before the transaction, for that may take long.
     """
     sql = """SELECT invoice, customer FROM billing_invoices
         WHERE due_at <= ? AND NOT told AND NOT settled ORDER BY due_at"""
-    hold = "INSERT OR IGNORE INTO billing_shutdowns VALUES (?, ?)"  # of one customer each: link() frees a device
+    # A device is held for one customer: link() frees it.
+    hold = "INSERT OR IGNORE INTO billing_shutdowns VALUES (?, ?)"
     recorded = 0
     for invoice, customer in conn.execute(sql, (now,)).fetchall():
         conn.execute("UPDATE billing_invoices SET told = 1 WHERE invoice = ?", (invoice,))
@@ -170,7 +184,7 @@ def _take_invoice(
     if customer is None:  # an account of API v2 pays it: no device is linked to one
         return "its invoice has no customer; left alone"
     if event.type == FAILED and event.object.get("collection_method") == "send_invoice":
-        # Somebody has tried a card on an invoice that came by mail, which may not even be due.
+        # A card was tried on an invoice that came by mail, and which may not even be due.
         return "sent by mail: it counts when it is overdue"
     sql = "INSERT OR IGNORE INTO billing_invoices (invoice, customer) VALUES (?, ?)"
     conn.execute(sql, (invoice, customer))
@@ -198,7 +212,7 @@ def _customer_of(event: StripeEvent) -> str | None:
 
 
 def _give_up(conn: sqlite3.Connection, invoice: str, at: int) -> None:
-    """Note since when nobody will try again."""
+    """Note since when Stripe will not try again."""
     sql = """UPDATE billing_invoices SET given_up_at = min(coalesce(given_up_at, :at), :at)
         WHERE invoice = :invoice"""
     conn.execute(sql, {"at": at, "invoice": invoice})
@@ -222,13 +236,14 @@ def _fail(conn: sqlite3.Connection, invoice: str, event: StripeEvent) -> None:
     sql = """UPDATE billing_invoices SET first_failed_at = min(coalesce(first_failed_at, :at), :at)
         WHERE invoice = :invoice"""
     conn.execute(sql, values)
-    sql = """UPDATE billing_invoices SET attempt = :attempt, attempt_at = :at, attempt_is_last = :is_last
+    sql = """UPDATE billing_invoices
+        SET attempt = :attempt, attempt_at = :at, attempt_is_last = :is_last
         WHERE invoice = :invoice AND (attempt, attempt_at) <= (:attempt, :at)"""
     conn.execute(sql, values)
 
 
 def _set_due(conn: sqlite3.Connection, invoice: str, settings: WebhookSettings) -> None:
-    """Work out when the customer's devices are to be told, from all that is known of the invoice."""
+    """Work out from all that is known of the invoice when its customer's devices are told."""
     sql = """SELECT attempt_at, attempt_is_last, first_failed_at, given_up_at FROM billing_invoices
         WHERE invoice = ?"""
     attempt_at, attempt_is_last, first_failed_at, given_up_at = conn.execute(
@@ -253,13 +268,13 @@ def _restore(pm: Devices, conn: sqlite3.Connection, invoice: str, customer: str)
         return
     sql = "SELECT device_id FROM billing_shutdowns WHERE customer = ? ORDER BY device_id"
     for (device_id,) in conn.execute(sql, (customer,)).fetchall():
-        note = f"billing: nothing is owed for {invoice} any more"
+        note = f"billing: nothing is owed for {invoice} now"
         _tell(pm, device_id, PowerEventType.RESTORE, note)
     conn.execute("DELETE FROM billing_shutdowns WHERE customer = ?", (customer,))
 
 
 def _tell(pm: Devices, device_id: str, kind: PowerEventType, note: str) -> bool:
-    """Record an event of a device; return whether it is still there: a deleted one has nothing to be told."""
+    """Record an event of a device; return whether the device still exists."""
     try:
         pm.trigger_event(device_id, kind, note=note)
     except NotFound:
@@ -277,13 +292,13 @@ def _take_customer(
     event: StripeEvent,
     _now: float,
 ) -> str:
-    """A subscription or a customer is gone: whether its usage still reaches an invoice, only Stripe can say."""
+    """Have Stripe asked about a customer whose subscription ended, or who was deleted."""
     customer = event.object.get("id") if event.type == "customer.deleted" else _customer_of(event)
     if customer is None:
         return "no customer; left alone"
     customer = read_id(customer, f"{event.id}: customer")
     if not linked_devices(conn, customer):
-        return "nobody's usage is billed to it"
+        return "no device is billed to it"
     recheck_customer(conn, customer)
     return "the next report looks at the customer"
 

@@ -1,8 +1,9 @@
-"""What the tests of billing share: a file with a clock of its own, a loopback Stripe, and clients of it."""
+"""What the tests share: a file with a clock of its own, and a loopback Stripe with its clients."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ sys.path += [str(_FLEET), str(_FLEET / "tests"), str(_FLEET / "chaos")]
 
 import stripe  # noqa: E402 - the path above comes first
 from loopback import Loopback  # noqa: E402
+from shop import Shop, at_stripe  # noqa: E402
 from world import NOW, World  # noqa: E402
 
 
@@ -32,6 +34,15 @@ def server() -> Loopback:
     return Loopback(lambda: NOW)
 
 
+@pytest.fixture
+def shop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Shop]:
+    """The command line in front of a Stripe that knows its customers; nothing is set up yet."""
+    with at_stripe(Loopback(time.time, knows_customers=True), monkeypatch) as stripe_server:
+        yield Shop(tmp_path / "power.db", stripe_server, capsys)
+
+
 @pytest.fixture(scope="session")
 def engine() -> object:
     """A fleet's engine in this process, which is gone with its last client."""
@@ -46,7 +57,7 @@ def engine() -> object:
 
 @pytest.fixture(params=["file", "fleet"])
 def world_of_either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    """The same world twice: billing reads the device's file, or a fleet's engine to which that is forwarded."""
+    """The same world twice: billing reads the device's file, or the engine it is forwarded to."""
     if request.param == "file":
         made = World(tmp_path / "power.db")
     else:
@@ -60,7 +71,7 @@ def world_of_either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    """A device `edge` with a main meter in a file, a clock, and a loopback Stripe that follows the same clock."""
+    """A device `edge` with a main meter in a file, and a loopback Stripe with the same clock."""
     made = World(tmp_path / "power.db")
     yield made
     made.pm.close()

@@ -23,7 +23,7 @@ HOUR = 3600
 
 
 class Desk:
-    """A customer with two devices, and Stripe that delivers. `now` is what this machine's clock says."""
+    """A customer with two devices, and a Stripe that delivers. `now` is this machine's clock."""
 
     def __init__(
         self, world: World, policy: str = "final_attempt", grace_hours: float = 0.0

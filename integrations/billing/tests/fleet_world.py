@@ -1,4 +1,4 @@
-"""The same world as a fleet has it: the device's file is forwarded to an engine, the ledger is a file of its own."""
+"""The same world in a fleet: the file is forwarded to an engine, the ledger has its own file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ URL = "chdb://memory"
 
 
 class CarriedDevices(FleetDevices):
-    """A fleet's devices to which everything is carried that their files have not sent, before anybody asks."""
+    """A fleet's devices; what their files have not sent is carried before each question."""
 
     def __init__(
         self, ledger: LedgerFile, carry_all: Callable[[], None], clock: Callable[[], float]

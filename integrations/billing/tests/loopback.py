@@ -1,19 +1,18 @@
-"""A loopback Stripe: the part of the API that bills usage, as strict as Stripe's documentation is, in memory.
+"""A loopback Stripe in memory: the part of the API that bills usage, as strict as documented.
 
-`Loopback.handle` is the server as a function: FakeTransport calls it for stripe-python in this process, `serve` puts
-it on a port of 127.0.0.1. Written from these pages of docs.stripe.com and from the OpenAPI description of
-2026-09-30.endive:
+`Loopback.handle` is the server as a function: FakeTransport calls it for stripe-python in this
+process, `serve` puts it on a port of 127.0.0.1. Written from these pages of docs.stripe.com and
+from the OpenAPI description of 2026-09-30.endive:
 
-meters, events, summaries   api/billing/meter, api/billing/meter-event, api/billing/meter-event-summary,
-                            billing/subscriptions/usage-based/recording-usage-api (windows, digits, negative values)
-the v2 stream               api/v2/billing/meter-event-stream
-errors found later          api/v2/core/events/object, event-destinations#thin-events: an event of a customer that there
-                            is not is taken, and reported afterwards
-keys of repeated requests   api/idempotent_requests
-customers to subscriptions  see loopback_catalog
+meters, events, summaries   api/billing/meter, api/billing/meter-event,
+api/billing/meter-event-summary, billing/subscriptions/usage-based/recording-usage-api (windows,
+digits, negative values) the v2 stream               api/v2/billing/meter-event-stream errors found
+later          api/v2/core/events/object, event-destinations#thin-events: an event of a customer
+that there is not is taken, and reported afterwards keys of repeated requests
+api/idempotent_requests customers to subscriptions  see loopback_catalog
 
-What it cannot show: Stripe's real aggregation, invoices, how soon and with how many samples errors are reported, live
-limits.
+What it cannot show: Stripe's real aggregation, invoices, how soon and with how many samples errors
+are reported, live limits.
 """
 
 from __future__ import annotations
@@ -71,12 +70,13 @@ class Lost(Exception):
 
 
 class Loopback:
-    """The server. `faults` are taken one a POST of events: see _fault. `clock` is Stripe's, which is right.
+    """The server.
 
-    newest_by: whether the newest event of an hour is the last received, or the one with the latest timestamp.
-    knows_customers: whether it looks, after it has taken an event, for the customer; otherwise every customer exists,
-    and is subscribed.
-    livemode: one with a key and objects of its own, as live and test mode have at Stripe.
+    faults: one for each POST of events, see _fault. clock: Stripe's, which is right.
+    newest_by: whether the newest event of an hour is the last received, or the one with the latest
+    timestamp. knows_customers: whether it looks, after it has taken an event, for the customer;
+    otherwise every customer exists, and is subscribed. livemode: one with a key and objects of its
+    own, as live and test mode have at Stripe.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Loopback:
     # --- What tests look at
 
     def meter_hours(self, customer: str) -> dict[str, dict[int, int]]:
-        """What each meter's hourly window leaves of the events, by event name: the newest of each hour."""
+        """The newest event of each hour, which is what a meter counts, by event name."""
         found: dict[tuple[str, int], tuple[tuple[int, int], int]] = {}
         for order, event in enumerate(self.events):
             if event["customer"] == customer and not event.get("dropped"):
@@ -139,7 +139,7 @@ class Loopback:
         return sum(self.hours(customer).values())
 
     def report_errors(self, samples: int = 10) -> dict[str, Any]:
-        """Report what was found wrong since the last report: the thin event, as a destination gets it."""
+        """Report what was found wrong since the last report: the thin event that a webhook gets."""
         found, self.errors = self.errors, []
         types = []
         for code in dict.fromkeys(error["code"] for error in found):
@@ -223,7 +223,7 @@ class Loopback:
             self._fault(fault, "after")
 
     def _fault(self, fault: str, when: str) -> None:
-        """Fail as told, `before` the event is taken or `after`: lost-before, lost-after, 500-after, 429-before."""
+        """Fail as told, `before` the event is taken or `after`: lost-before, 500-after, ..."""
         what, _, time = fault.partition("-")
         if time != when:
             return
@@ -242,7 +242,7 @@ class Loopback:
     def _idempotent(
         self, method: str, path: str, headers: dict[str, str], body: bytes, query: dict[str, str]
     ) -> Answer:
-        """A POST under a key that is known is answered as before; with other parameters it is an error."""
+        """Answer a POST under a known key as before; with other parameters it is an error."""
         key = headers.get("idempotency-key")
         if method != "POST" or key is None:
             return self._v1(method, path, query, "")
@@ -252,8 +252,11 @@ class Loopback:
         if key in self._replies:
             before, answer = self._replies[key]
             if before != (path, body):
-                raise Refusal(400, "Keys for idempotent requests can only be used with the same parameters",
-                              type="idempotency_error")  # fmt: skip
+                raise Refusal(
+                    400,
+                    "Keys for idempotent requests can only be used with the same parameters",
+                    type="idempotency_error",
+                )
             return answer[0], answer[1], {"Idempotent-Replayed": "true"}
         values = dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True))
         answer = self._v1(method, path, values, key)  # what is refused here is not kept
@@ -341,9 +344,14 @@ class Loopback:
         self.events.append(event)
         payload = {"stripe_customer_id": customer, "value": text}
         return {
-            "object": "billing.meter_event", "created": int(now), "event_name": name, "identifier": identifier,
-            "livemode": False, "payload": payload, "timestamp": timestamp,
-        }  # fmt: skip
+            "object": "billing.meter_event",
+            "created": int(now),
+            "event_name": name,
+            "identifier": identifier,
+            "livemode": False,
+            "payload": payload,
+            "timestamp": timestamp,
+        }
 
     def _look_for_customer(self, event: dict[str, Any], key: str) -> None:
         """What Stripe finds wrong only after it has taken an event: it counts for nobody."""
@@ -377,12 +385,16 @@ class Loopback:
                 sums[begin] = sums.get(begin, 0) + value
         data = [
             {
-                "id": f"mtrsum_{begin}", "object": "billing.meter_event_summary", "livemode": self.livemode,
-                "meter": meter_id, "aggregated_value": float(sums[begin]), "start_time": begin,
+                "id": f"mtrsum_{begin}",
+                "object": "billing.meter_event_summary",
+                "livemode": self.livemode,
+                "meter": meter_id,
+                "aggregated_value": float(sums[begin]),
+                "start_time": begin,
                 "end_time": end if window is None else begin + step,
             }
             for begin in sorted(sums, reverse=True)
-        ]  # fmt: skip
+        ]
         return page(path, data, values)
 
     def _v2(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
@@ -397,8 +409,14 @@ class Loopback:
             token = f"session_token_{len(self._sessions)}"
             self._sessions[token] = self.clock() + 15 * 60
             ends = datetime.fromtimestamp(self._sessions[token], timezone.utc).isoformat()
-            session = {"id": "bmes_1", "object": "v2.billing.meter_event_session", "authentication_token": token,
-                       "created": ends, "expires_at": ends, "livemode": False}  # fmt: skip
+            session = {
+                "id": "bmes_1",
+                "object": "v2.billing.meter_event_session",
+                "authentication_token": token,
+                "created": ends,
+                "expires_at": ends,
+                "livemode": False,
+            }
             return 200, session, {}
         if path != "/v2/billing/meter_event_stream":
             raise Refusal(404, f"Unrecognized request URL ({path})")
@@ -461,7 +479,10 @@ class FakeTransport(stripe.HTTPClient):
 def serve(
     server: Loopback, on_request: Callable[[str, str], None] = lambda *_: None
 ) -> Iterator[str]:
-    """Serve it on a free port of 127.0.0.1; the URL is yielded. on_request sees every request before it is handled."""
+    """Serve it on a free port of 127.0.0.1, whose URL is yielded.
+
+    on_request sees every request before it is handled.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

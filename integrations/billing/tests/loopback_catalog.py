@@ -1,9 +1,10 @@
-"""The loopback Stripe's customers, products, prices, subscriptions and their items: as strict as the documentation.
+"""The loopback Stripe's customers, products, prices and subscriptions, as strict as documented.
 
-Written from Stripe's API reference (docs.stripe.com/api: customers, products, prices, subscriptions,
-subscription_items), the limits of parameters from its OpenAPI description of 2026-09-30.endive, and the changelog of
-2025-03-31.basil: a metered price needs a meter. What it leaves out it refuses as unknown, so a test that passes has
-sent nothing which Stripe was not asked about.
+Written from Stripe's API reference (docs.stripe.com/api: customers, products, prices,
+subscriptions, subscription_items), the limits of parameters from its OpenAPI description of
+2026-09-30.endive, and the changelog of 2025-03-31.basil: a metered price needs a meter. What it
+leaves out it refuses as unknown, so a test that passes has sent nothing which Stripe was not asked
+about.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ MOST_ITEMS = 20  # of a subscription: api/subscriptions/create
 class Catalog:
     """What is sold to whom. `clock` is Stripe's; `meters` are the server's, by id.
 
-    has_everyone: every customer exists that somebody asks for, and is subscribed to every meter there is then.
+    has_everyone: every customer exists that somebody asks for, and is subscribed to every meter
+    there is then.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class Catalog:
         )
 
     def _change_customer(self, id_: str, values: dict[str, str]) -> dict[str, Any]:
-        """Keys of the metadata that are not named stay as they are; one with an empty value goes."""
+        """Change the metadata: keys that are not named stay, one with an empty value is removed."""
         if self._has_everyone:
             self._subscribe(id_)
         customer = self.get("customer", id_)

@@ -1,4 +1,4 @@
-"""What the loopback Stripe's parts share: how parameters are checked, and how Stripe writes an error."""
+"""What the loopback Stripe's parts share: the check of parameters, and the form of errors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Answer = tuple[int, Any, dict[str, str]]
-# By flat name: whether it must be there, and what its text must match. `items[]` stands for items[0], items[1] and so
-# on, `metadata[]` for every key of it.
+# By flat name: whether it must be there, and what its text must match. `items[]` stands for
+# items[0], items[1] and so on, `metadata[]` for every key of it.
 Schema = dict[str, tuple[bool, str]]
 
 

@@ -1,15 +1,18 @@
-"""The command line in front of a loopback Stripe that knows its customers: what is set up, subscribed and refused."""
+"""The command line in front of a loopback Stripe that knows its customers."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import Loopback
+from loopback import Loopback, serve
 from power_billing.cli import main
-from power_billing.hours import iso
+from power_billing.hours import HOUR, iso
+from power_billing.keys import API_KEY, API_URL
 
 from power_manager import PowerManager
 
@@ -17,8 +20,32 @@ ALICE, BOB = "cus_Alice1", "cus_Bob2"
 PRICED = ("setup", "--product", "Energy", "--price", "0.30", "--currency", "eur")
 
 
+@contextmanager
+def at_stripe(
+    server: Loopback,
+    monkeypatch: pytest.MonkeyPatch,
+    on_request: Callable[[str, str], None] = lambda *_: None,
+) -> Iterator[Loopback]:
+    """The server on a port, and an environment that leads there."""
+    with serve(server, on_request) as url:
+        monkeypatch.setenv(API_URL, url)
+        monkeypatch.setenv(API_KEY, server.key)
+        yield server
+
+
+def add_used_device(pm: PowerManager, device_id: str, hour: int) -> str:
+    """A device that used 10.5 Wh in each of three hours, the last two before `hour`; its meter."""
+    pm.register_device(device_id, device_id.title())
+    meter = pm.add_meter(device_id, "main").id
+    for hours_ago in (4, 3, 2):
+        for second in (600, 2040):
+            at = (hour - hours_ago) * HOUR + second
+            pm.log_power(meter, 10.5 / 0.4, 1.0, timestamp=at)
+    return meter
+
+
 class Shop:
-    """`stripe` has the customers Alice and Bob; devices `edge` and `twin` have used 10.5 Wh in each of three hours."""
+    """Devices `edge` and `twin` used 10.5 Wh in each of three hours; Stripe has Alice and Bob."""
 
     def __init__(self, db: Path, stripe: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
         self.db, self.stripe, self._capsys = db, stripe, capsys
@@ -27,18 +54,19 @@ class Shop:
             stripe.catalog.add_customer(customer)
         with PowerManager(db, max_gap=1500) as pm:
             for device in ("edge", "twin"):
-                pm.register_device(device, device.title())
-                meter = pm.add_meter(device, "main").id
-                for back in (4, 3, 2):
-                    for second in (600, 2040):
-                        at = (self.hour - back) * 3600 + second
-                        pm.log_power(meter, 10.5 / 0.4, 1.0, timestamp=at)
+                add_used_device(pm, device, self.hour)
 
     def __call__(self, *arguments: str, code: int = 0) -> list[str]:
         """Run a command; the lines that it prints, its errors after them."""
         assert main(["--db", str(self.db), *arguments]) == code
         captured = self._capsys.readouterr()
         return [*captured.out.splitlines(), *captured.err.splitlines()]
+
+    def tariff(self, text: str) -> tuple[str, ...]:
+        """The command that sets up a tariff of that text."""
+        path = self.db.with_name("tariff.toml")
+        path.write_text(text)
+        return "setup", "--product", "Energy", "--tariff", str(path)
 
     def objects(self, kind: str) -> list[dict[str, Any]]:
         """What Stripe has of a kind."""

@@ -1,10 +1,11 @@
-"""A month in which everything goes wrong, from a seed: what Stripe has in the end is what was used, or is listed.
+"""A month in which everything goes wrong, from a seed: in the end Stripe has what was used.
 
-python integrations/billing/tests/soak.py --seeds 100 --steps 200
+python3 integrations/billing/tests/soak.py --seeds 100 --steps 200
 
-Readings come late, answers are lost, runs are killed, clocks jump, files are pruned and restored, readings and meters
-are deleted, devices change hands, and another file bills the same customer, by a copy of the ledger or by one of its
-own. A person decides conflicts, some of them, and lets one ledger take over from the other.
+Readings come late, answers are lost, runs are killed, clocks jump, files are pruned and restored,
+readings and meters are deleted, devices change hands, and another file bills the same customer, by
+a copy of the ledger or by one of its own. A person decides conflicts, some of them, and lets one
+ledger take over from the other.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from sqlite3 import Connection
 from typing import Any
 
 if __name__ == "__main__":
@@ -27,6 +27,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(_HERE.parents[1]), str(_HERE.parents[3])]
 
 import stripe
+from fragile import FragileManager, FragileTransport, Fuse, Killed
 from loopback import FakeTransport, Loopback
 from power_billing import BillingError, FindingKind, Report, link, unlink
 from power_billing.claims import take_over
@@ -45,7 +46,7 @@ from power_billing.usage import Run
 from tariffs import set_tariff
 from world import HOUR, MAX_GAP, World, outbox
 
-from power_manager import NotFound, PowerManager, PowerManagerError, restore_database
+from power_manager import NotFound, PowerManagerError, restore_database
 
 SHARED = "cus_Shared"  # billed from two files
 CUSTOMERS = ("cus_Nf1XyzAbc", "cus_Other")
@@ -62,53 +63,6 @@ price = 0.20
 FAULTS = ("lost-before", "lost-after", "500-before", "500-after", "429-before", "400-before")
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
-@dataclass
-class Fuse:
-    """Burns down by one wherever a process can end between two steps; at 0 it ends."""
-
-    left: int | None = None
-
-    def step(self) -> None:
-        """Pass such a point."""
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                self.left = None
-                raise Killed
-
-
-class FragileManager(PowerManager):
-    """Its process can end around every transaction of billing."""
-
-    fuse: Fuse
-
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """As the library's."""
-        self.fuse.step()
-        with super().connection() as conn:
-            yield conn
-            self.fuse.step()
-        self.fuse.step()
-
-
-class FragileTransport(FakeTransport):
-    """Its process can end before a request leaves and after it has arrived."""
-
-    fuse: Fuse
-
-    def request(self, *args: object, **options: object) -> tuple[str, int, dict[str, str]]:
-        """As the loopback's."""
-        self.fuse.step()
-        answer = super().request(*args, **options)  # type: ignore[arg-type]
-        self.fuse.step()
-        return answer
-
-
 class WatchedStripe(Loopback):
     """A Stripe that minds what is replaced: only what the file that sends it knows of may be."""
 
@@ -118,7 +72,8 @@ class WatchedStripe(Loopback):
         customer, hour = values["payload[stripe_customer_id]"], timestamp // 3600
         before = self.hours(customer).get(hour, 0)
         answer = super()._take(values, timestamp, key)
-        # Where neither the identifier nor the summary shows it, the other file's comparison does, a day later.
+        # Where neither the identifier nor the summary shows it, the other file's comparison does, a
+        # day later.
         is_seen = self.summaries_work and not self.site.is_batched
         if is_seen and before not in self.site.known(customer, hour):
             raise AssertionError(f"{values} takes the place of {before} Wh of somebody else's")
@@ -148,7 +103,10 @@ class Site(World):
         """What was taken into account, by customer, device and hour."""
         with tables(self.pm) as conn:
             sql = "SELECT customer, device_id, hour, counted_nwh FROM billing_device_hours"
-            return {tuple(row[:3]): row[3] for row in conn.execute(sql)}
+            return {
+                (customer, device_id, hour): nwh
+                for customer, device_id, hour, nwh in conn.execute(sql)
+            }
 
     def open(self, db: Path | str) -> None:
         """As World's, with a manager whose process can end."""
@@ -159,9 +117,7 @@ class Site(World):
 
     def transport(self, server: Loopback) -> FakeTransport:
         """One that the fuse can end."""
-        made = FragileTransport(server)
-        made.fuse = self.fuse
-        return made
+        return FragileTransport(server, self.fuse)
 
 
 @dataclass
@@ -418,7 +374,7 @@ def _check_meters(site: Site) -> None:
 
 
 def _check_sums(site: Site) -> None:
-    """The ledger's hours are the statistics' of the file, by device and day, but for what is listed."""
+    """Compare the ledger with the file's statistics by device and day, beside what is listed."""
     with tables(site.pm) as conn:
         counted: Counter[tuple[str, str, int]] = Counter()
         sql = "SELECT customer, device_id, hour, counted_nwh FROM billing_device_hours"
@@ -442,14 +398,15 @@ def _check_sums(site: Site) -> None:
     # What came to light of hours before these is found by the first run of a month.
     first_day = int(site.now // HOUR) // 24 - LOOK_BACK_DAYS + 1
     for key in {*counted, *used, *listed}:
-        if key[2] < first_day:
+        _, _, day = key
+        if day < first_day:
             continue
         difference = counted[key] + listed[key] - used[key]
         assert abs(difference) < 10, (key, counted[key], listed[key], used[key])
 
 
 def _used(site: Site) -> Counter[tuple[str, str, int]]:
-    """What the file's statistics say, by customer, device and day; a ups only while there is no main."""
+    """The file's statistics by customer, device and day; a ups only while there is no main."""
     found: Counter[tuple[str, str, int]] = Counter()
     with tables(site.pm) as conn:
         sql = "SELECT device_id, min(first_hour) FROM billing_meters WHERE type = 'main' GROUP BY 1"

@@ -1,4 +1,4 @@
-"""What the tests of tariffs share: a file with two periods, hours by their text, and a world with a tariff."""
+"""What the tests of tariffs share: files of tariffs, hours by text, a world with a tariff."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ price = 0.34
 
 [off_peak]
 price = 0.20
+"""
+# By turns in one period and in the other, so that hours are in both whenever tests run.
+BY_TURNS = """
+currency = "eur"
+
+[odd]
+hours = [
+    "01:00-02:00", "03:00-04:00", "05:00-06:00", "07:00-08:00", "09:00-10:00", "11:00-12:00",
+    "13:00-14:00", "15:00-16:00", "17:00-18:00", "19:00-20:00", "21:00-22:00", "23:00-24:00",
+]
+price = 300
+
+[even]
+price = 100
 """
 PEAK, OFF_PEAK = "power_watt_hours_peak", "power_watt_hours_off_peak"
 

@@ -1,17 +1,18 @@
-"""Which ledger bills a customer: two files of one customer, a lost ledger, a copy, a restored backup."""
+"""Which ledger bills a customer: two files of one customer, a lost ledger, a copy, a restored
+backup.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import KEY, FakeTransport, Loopback, serve
+from loopback import KEY, FakeTransport, Loopback
 from power_billing import BillingError, CannotSayNow, CsvSink, LedgerFile, State, UsageEvent
 from power_billing.claims import Claim, claims, note_claim, take_over
 from power_billing.customers import customer_problems, note_customer, recheck_customer
@@ -19,7 +20,7 @@ from power_billing.decisions import keep_theirs, undecided
 from power_billing.hours import iso, oldest_billable
 from power_billing.keys import API_KEY, Secret
 from power_billing.periods import HourMeters
-from power_billing.stripe_client import API_URL, make_client, meters_of
+from power_billing.stripe_client import make_client, meters_of
 from power_billing.stripe_setup import setup
 from power_billing.stripe_sinks import StripeMeterSink
 from power_billing.tables import (
@@ -65,7 +66,9 @@ def first(world: World) -> World:
 
 @pytest.fixture
 def second(first: World, tmp_path: Path) -> Iterator[World]:
-    """Another file, with a ledger of its own, and the same customer; its device has used as much in the same hours."""
+    """Another file, with a ledger of its own, and the same customer; its device has used as much in
+    the same hours.
+    """
     made = World(tmp_path / "second.db")
     made.server = first.server
     made.link()
@@ -89,7 +92,9 @@ def to_decide(world: World) -> Any:
 def test_hours_of_equal_values_are_not_taken_for_the_own_ones(
     first: World, second: World, hours_later: float, stream: bool
 ) -> None:
-    """The second ledger sends nothing, takes nothing for sent, and says whose customer it is, in every run."""
+    """The second ledger sends nothing, takes nothing for sent, and says whose customer it is, in
+    every run.
+    """
     pass_time([first, second], hours_later)
     for _ in range(2):
         done = second.usage.report(second.sink(stream), compare=True)
@@ -105,7 +110,9 @@ def test_hours_of_equal_values_are_not_taken_for_the_own_ones(
 
 
 def test_a_meter_of_its_own_bills_both_in_full(first: World, second: World) -> None:
-    """Different devices, equal hours: 600 and 600 Wh are 1,200 Wh, and late readings of either stay its own."""
+    """Different devices, equal hours: 600 and 600 Wh are 1,200 Wh, and late readings of either stay
+    its own.
+    """
     assert not second.report().complete
     client = make_client(Secret(API_KEY, KEY), {}, second.transport(second.server))
     setup(second.pm, client, "energy_roof")
@@ -123,7 +130,7 @@ def test_a_meter_of_its_own_bills_both_in_full(first: World, second: World) -> N
 def test_a_ledger_that_has_sent_keeps_its_meter(first: World) -> None:
     """What is at one meter cannot go on at another."""
     client = make_client(Secret(API_KEY, KEY), {}, first.transport(first.server))
-    with pytest.raises(BillingError, match="another meter wants another --ledger"):
+    with pytest.raises(BillingError, match="another meter needs another --ledger"):
         setup(first.pm, client, "energy_roof")
     assert setup(first.pm, client).made is False, "without a name it is the one that it has"
     for name in ("Roof", "a" * 17, "", "1st", "cus:x"):
@@ -165,22 +172,17 @@ def test_what_is_left_to_the_other_ledger_is_lost_here(first: World, second: Wor
 
 
 @pytest.fixture
-def shop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Shop]:
+def shop(shop: Shop) -> Shop:
     """A ledger that has billed Alice by the device `edge`: 31 Wh."""
-    server = Loopback(time.time, knows_customers=True)
-    with serve(server) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY)
-        made = Shop(tmp_path / "power.db", server, capsys)
-        made(*PRICED)
-        made.subscribe("--report")
-        yield made
+    shop(*PRICED)
+    shop.subscribe("--report")
+    return shop
 
 
 def test_the_commands_say_whose_customer_it_is(shop: Shop, tmp_path: Path) -> None:
-    """report, status and resolve of a second ledger; a person takes the customer over, and nothing is billed twice."""
+    """report, status and resolve of a second ledger; a person takes the customer over, and nothing
+    is billed twice.
+    """
     other = ("--ledger", str(tmp_path / "other.db"))
     since = iso(shop.hour - 10)
     shop(*other, "setup")
@@ -204,6 +206,32 @@ def test_the_commands_say_whose_customer_it_is(shop: Shop, tmp_path: Path) -> No
     assert shop(*other, "resolve") == ["nothing to decide"]
     assert shop.stripe.billed(ALICE) == 31
     assert len(shop.stripe.events) == 3
+
+
+def test_link_and_subscribe_say_that_another_ledger_bills_the_customer(
+    shop: Shop, tmp_path: Path
+) -> None:
+    """At once, as report would say it, and the ledger that bills the customer hears nothing."""
+    other = ("--ledger", str(tmp_path / "other.db"))
+    shop(*other, *PRICED)
+    said = shop(*other, "link", "edge", "--customer", ALICE)
+    assert said[-2] == f"{ALICE}: its usage reaches an invoice"
+    waits = rf"{ALICE}: the ledger [0-9a-f]{{16}} bills this customer: power-billing resolve"
+    assert re.fullmatch(waits, said[-1])
+    assert shop(*other, "status")[-1] == said[-1]
+    assert shop(*other, "subscribe", "twin", "--customer", ALICE)[-1] == said[-1]
+    assert "bills this customer" not in "".join(shop("subscribe", "twin", "--customer", ALICE))
+    assert shop.stripe.requests.count(("POST", f"/v1/customers/{ALICE}")) == 1
+
+
+def test_link_says_nothing_of_ledgers_where_it_cannot_ask(shop: Shop, tmp_path: Path) -> None:
+    """Neither with --offline nor before setup."""
+    other = ("--ledger", str(tmp_path / "other.db"))
+    link = (*other, "link", "edge", "--customer", ALICE)
+    assert "Stripe was not asked" in shop(*link, "--offline")[-1]
+    shop(*other, "unlink", "edge")
+    assert "setup makes meter and price" in shop(*link)[-1]
+    assert not any("bills this customer" in line for line in shop(*other, "status"))
 
 
 def test_hours_are_left_to_the_other_ledger_by_the_command(shop: Shop, tmp_path: Path) -> None:
@@ -232,14 +260,16 @@ def test_a_second_meter_is_a_second_item_on_the_bill(shop: Shop, tmp_path: Path)
     assert shop.stripe.billed(ALICE) == 62
     assert len(shop.objects("subscription")) == 2
     said = shop("setup", "--meter", "energy_roof", code=1)
-    assert "another meter wants another --ledger" in said[-1]
+    assert "another meter needs another --ledger" in said[-1]
 
 
 # --- A ledger that is begun anew
 
 
 def test_a_lost_ledger_that_is_begun_anew_bills_nothing_twice(first: World, second: World) -> None:
-    """It waits until a person takes the customer over; hours that Stripe has are found there, the others are billed."""
+    """It waits until a person takes the customer over; hours that Stripe has are found there, the
+    others are billed.
+    """
     second.use(50.0, 1)
     assert not second.report().complete
     assert first.billed() == 600
@@ -305,7 +335,9 @@ def test_the_id_goes_wherever_the_tables_go(first: World, tmp_path: Path) -> Non
 def test_a_copy_that_lives_on_is_noticed_by_the_first_hour_that_differs(
     first: World, tmp_path: Path
 ) -> None:
-    """Hours of equal values are one event, as long as both measure the same; one that differs is a conflict."""
+    """Hours of equal values are one event, as long as both measure the same; one that differs is a
+    conflict.
+    """
     first.pm.backup(tmp_path / "copy.db")
     copy = World(tmp_path / "scratch.db")
     copy.pm.close()
@@ -326,7 +358,7 @@ def test_a_copy_that_lives_on_is_noticed_by_the_first_hour_that_differs(
 
 
 class Meanwhile(FakeTransport):
-    """After the first question about a customer something happens, before its answer is looked at."""
+    """Something happens after the first question about a customer, before its answer arrives."""
 
     def __init__(self, server: Loopback, happens: Callable[[], object]) -> None:
         super().__init__(server)
@@ -348,7 +380,9 @@ def sink_of(transport: FakeTransport, world: World) -> StripeMeterSink:
 
 
 def test_of_two_that_claim_at_once_the_first_has_the_customer(world: World) -> None:
-    """Both have read that it is nobody's; Stripe takes one, and the other knows it at its next question."""
+    """Both have read that it is nobody's; Stripe takes one, and the other knows it at its next
+    question.
+    """
     world.sink()
     theirs = sink_of(FakeTransport(world.server), world)
     meanwhile = Meanwhile(world.server, lambda: theirs.claim(CUSTOMER, "b" * 16))
@@ -441,7 +475,9 @@ def test_a_customer_that_stripe_does_not_have_waits(world: World) -> None:
 
 
 def test_two_ledgers_in_one_csv_file(tmp_path: Path) -> None:
-    """The rows of a customer are of the ledger that they name; another one waits, or takes over with a row's copy."""
+    """The rows of a customer are of the ledger that they name; another one waits, or takes over
+    with a row's copy.
+    """
     path = tmp_path / "usage.csv"
     sink = CsvSink(path)
     event = UsageEvent(CUSTOMER, THIS_HOUR - 4, 0, 200)
@@ -478,7 +514,8 @@ def test_a_second_ledger_at_a_csv_file_waits(world: World, tmp_path: Path) -> No
 def test_every_table_is_copied_and_forgotten(world: World) -> None:
     """The statements name each table of the schema with as many columns as it has."""
     with tables(world.pm) as conn:
-        sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'billing@_%' ESCAPE '@'"
+        sql = """SELECT name FROM sqlite_master
+            WHERE type = 'table' AND name LIKE 'billing@_%' ESCAPE '@'"""
         names = {name for (name,) in conn.execute(sql)}
         columns = {
             name: [row[1] for row in conn.execute("SELECT * FROM pragma_table_info(?)", (name,))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -14,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import KEY, Loopback, serve
+from loopback import KEY, Loopback
+from power_billing import BillingError, CannotSayNow, commands_links, sender
 from power_billing import cli as cli_module
-from power_billing import commands_links, sender
 from power_billing import outbox as outbox_module
 from power_billing.cli import main
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
 from power_billing.outbox import Entry
-from power_billing.stripe_client import API_URL
+from power_billing.signatures import BadEvent, BadSignature
 from power_billing.tables import tables
+from shop import add_used_device, at_stripe
 from world import CUSTOMER, outbox
 
-from power_manager import PowerManager
+from power_manager import PowerManager, PowerManagerError
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "integrations/billing")])
@@ -39,13 +41,7 @@ class Cli:
         self.db, self._capsys = db, capsys
         self.hour = int(time.time() // 3600)
         with PowerManager(db, max_gap=1500) as pm:
-            pm.register_device("edge", "Edge")
-            self.meter = pm.add_meter("edge", "main").id
-            for back in (4, 3, 2):
-                for second in (600, 2040):
-                    pm.log_power(
-                        self.meter, 10.5 / 0.4, 1.0, timestamp=(self.hour - back) * 3600 + second
-                    )
+            self.meter = add_used_device(pm, "edge", self.hour)
 
     def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
         """Run a command; its output and its errors."""
@@ -60,13 +56,10 @@ def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 @pytest.fixture
-def stripe_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loopback, str]]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     """A loopback Stripe on a port, and an environment that leads there."""
-    server = Loopback(time.time)
-    with serve(server) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY)
-        yield server, url
+    with at_stripe(Loopback(time.time), monkeypatch) as made:
+        yield made
 
 
 def linked(cli: Cli) -> None:
@@ -83,7 +76,7 @@ def linked(cli: Cli) -> None:
     )
 
 
-def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+def test_from_setup_to_status(cli: Cli, server: Loopback) -> None:
     """Every command in turn, with what it prints."""
     out, _ = cli("setup")
     assert out == "meter: mtr_test_1 (made)\n"
@@ -96,7 +89,7 @@ def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> Non
     ]
     out, _ = cli("report", "--dry-run")
     assert out.splitlines()[-1] == "dry run: 3 hours would be sent"
-    assert stripe_url[0].events == []
+    assert server.events == []
     out, _ = cli("report", "--until", iso(cli.hour - 3))
     assert out.splitlines()[-1] == "1 hours sent, 0 left"
     out, _ = cli("report", "--sink", "stripe-stream")
@@ -106,7 +99,7 @@ def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> Non
         [CUSTOMER, iso(cli.hour - 2), "10", "0"],
         ["2", "hours", "sent,", "0", "left"],
     ]
-    assert stripe_url[0].billed(CUSTOMER) == 31
+    assert server.billed(CUSTOMER) == 31
     out, _ = cli("status")
     assert f"{CUSTOMER}: 31 Wh in all; events: 3 sent" in out
     assert "usage goes to stripe:mtr_test_1" in out
@@ -114,20 +107,18 @@ def test_from_setup_to_status(cli: Cli, stripe_url: tuple[Loopback, str]) -> Non
     assert out == f"edge: billed to {CUSTOMER} until {iso(cli.hour + 1)}\n"
 
 
-def test_hours_that_are_left_make_the_exit_code_1(
-    cli: Cli, stripe_url: tuple[Loopback, str]
-) -> None:
+def test_hours_that_are_left_make_the_exit_code_1(cli: Cli, server: Loopback) -> None:
     """And are listed with the reason, by report and by status, until they are sent."""
     cli("setup")
     linked(cli)
-    stripe_url[0].faults.extend(["400-before"])
+    server.faults.extend(["400-before"])
     out, _ = cli("report", code=1)
     event = f"{CUSTOMER}:power_watt_hours:{iso(cli.hour - 4)}:0 10 Wh"
     assert f"refused: {event}, tried 1 times: InvalidRequestError: as told" in out
     assert "2 hours sent, 1 left" in out
     assert f"refused: {event}" in cli("status")[0]
     assert "1 hours sent, 0 left" in cli("report", "--retry-refused")[0]
-    assert stripe_url[0].billed(CUSTOMER) == 31
+    assert server.billed(CUSTOMER) == 31
 
 
 def test_what_came_to_light_too_late_is_said_until_it_is_accepted(cli: Cli, tmp_path: Path) -> None:
@@ -176,7 +167,8 @@ def test_status_reads_no_more_of_the_outbox_than_is_open(
     """Years of hours that were sent are counted in the file, not held in memory."""
     linked(cli)
     with PowerManager(cli.db) as pm, tables(pm) as conn:
-        sql = "INSERT INTO billing_outbox (customer, hour, revision, value_wh, state) VALUES (?, ?, 0, 5, ?)"
+        sql = """INSERT INTO billing_outbox (customer, hour, revision, value_wh, state)
+            VALUES (?, ?, 0, 5, ?)"""
         conn.executemany(
             sql, [(CUSTOMER, back, "sent" if back else "refused") for back in range(3000)]
         )
@@ -194,7 +186,7 @@ def test_status_reads_no_more_of_the_outbox_than_is_open(
 
 
 def test_report_tells_the_devices_whose_grace_period_is_over(
-    cli: Cli, stripe_url: tuple[Loopback, str], tmp_path: Path
+    cli: Cli, server: Loopback, tmp_path: Path
 ) -> None:
     """A timer's run does what no delivery has come to do."""
     linked(cli)
@@ -213,11 +205,11 @@ def test_report_tells_the_devices_whose_grace_period_is_over(
 
 
 def test_a_clock_that_is_ahead_ends_no_grace_period(
-    cli: Cli, stripe_url: tuple[Loopback, str], monkeypatch: pytest.MonkeyPatch
+    cli: Cli, server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stripe's clock counts: this machine's is four days ahead of it, and then both are right."""
     monkeypatch.setattr(sender, "PAUSES", ())
-    server, told = stripe_url[0], "shut down"
+    told = "shut down"
     server.clock = lambda: time.time() - 4 * 86_400
     cli("setup")
     linked(cli)
@@ -232,7 +224,9 @@ def test_a_clock_that_is_ahead_ends_no_grace_period(
 
 
 def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where main and ups may measure the same energy; --types and --yes are one, and a yes on a terminal."""
+    """Where main and ups may measure the same energy; --types and --yes are one, and a yes on a
+    terminal.
+    """
     with PowerManager(cli.db) as pm:
         pm.add_meter("edge", "ups", name="Rack UPS")
     arguments = ("link", "edge", "--customer", CUSTOMER)
@@ -240,9 +234,9 @@ def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.M
     assert "31.500 Wh in the last 24 hours" in out
     assert "ups Rack UPS: 0.000 Wh, not counted: the main meter measures it already" in out
     assert "edge: 31.500 Wh would be billed of the last 24 hours" in out
-    assert "choose by --types. Bill it like that? There is no terminal to ask: give --yes" in err
+    assert "choose by --types. Bill it like this? There is no terminal to ask: give --yes" in err
     assert "edge" not in cli("status")[0]
-    monkeypatch.setattr(commands_links, "confirm", lambda *_: None)
+    monkeypatch.setattr(commands_links, "confirm", lambda *_, **__: None)
     assert "(all that counts)" in cli(*arguments)[0]
     cli("unlink", "edge")
     monkeypatch.undo()
@@ -252,11 +246,11 @@ def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.M
     assert "(main)" in cli(*arguments, "--types", "main", "--since", iso(cli.hour + 1), code=0)[0]
 
 
-def test_status_as_json_says_the_same(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+def test_status_as_json_says_the_same(cli: Cli, server: Loopback) -> None:
     """For programs, with hours as text."""
     cli("setup")
     linked(cli)
-    stripe_url[0].faults.extend(["400-before"])
+    server.faults.extend(["400-before"])
     cli("report", code=1)
     now = json.loads(cli("status", "--json")[0])
     assert now["account"] == "stripe:mtr_test_1"
@@ -275,7 +269,15 @@ def test_metrics_are_written_whole(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "textfile"
     folder.mkdir()
     file = folder / "billing.prom"
-    report = ("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"), "--metrics", str(file))
+    report = (
+        "report",
+        "--sink",
+        "csv",
+        "--csv",
+        str(tmp_path / "u.csv"),
+        "--metrics-file",
+        str(file),
+    )
     cli(*report)
     text = file.read_text()
     assert f'power_billing_billed_watt_hours{{customer="{CUSTOMER}"}} 31\n' in text
@@ -284,7 +286,7 @@ def test_metrics_are_written_whole(cli: Cli, tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["billing.prom"]
     assert file.stat().st_mode & 0o777 == 0o644
     folder.chmod(0o500)
-    cli("status", "--metrics", str(tmp_path / "missing" / "x.prom"), code=1)
+    cli("status", "--metrics-file", str(tmp_path / "missing" / "x.prom"), code=1)
     folder.chmod(0o700)
 
 
@@ -313,9 +315,8 @@ def test_reconcile_lists_and_repairs(cli: Cli, tmp_path: Path) -> None:
     assert "0 hours sent, 0 left" in cli("report", *to_csv)[0]
 
 
-def test_a_conflict_is_listed_and_decided(cli: Cli, stripe_url: tuple[Loopback, str]) -> None:
+def test_a_conflict_is_listed_and_decided(cli: Cli, server: Loopback) -> None:
     """By report, by resolve, and by the two ways that there are."""
-    server = stripe_url[0]
     cli("setup")
     linked(cli)
     for back, value in ((4, 77), (3, 88)):
@@ -343,13 +344,13 @@ def test_a_conflict_is_listed_and_decided(cli: Cli, stripe_url: tuple[Loopback, 
 
 
 def test_ctrl_c_is_exit_code_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the shell has it."""
+    """As the shell has it, and no traceback."""
 
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli_module, "make_parser", interrupt)
-    cli("status", code=130)
+    assert cli("status", code=130) == ("", "")
 
 
 def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,6 +408,25 @@ def test_errors_are_one_line(
     assert message in err
 
 
+def test_the_files_may_be_named_after_the_command(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with the library's own command line."""
+    linked(cli)
+    ledger = tmp_path / "ledger.db"
+    assert main(["status", "--db", str(cli.db)]) == 0
+    assert f"edge: {CUSTOMER}" in capsys.readouterr().out
+    assert main(["--db", "typo.db", "status", "--db", str(cli.db), "--ledger", str(ledger)]) == 0
+    assert capsys.readouterr().out == "usage goes to no biller yet\n"
+
+
+def test_every_error_has_one_root() -> None:
+    """A program that catches the library's errors catches these too."""
+    assert issubclass(BillingError, PowerManagerError)
+    for error in (CannotSayNow, BadEvent, BadSignature):
+        assert issubclass(error, BillingError)
+
+
 def test_a_database_that_is_not_there_is_not_made(cli: Cli) -> None:
     """A typing mistake must not look like a fleet that used nothing."""
     cli.db = cli.db.with_name("typo.db")
@@ -458,25 +478,25 @@ def _report(cli: Cli) -> subprocess.Popen[bytes]:
 def test_a_killed_run_bills_nothing_twice_and_loses_nothing(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, request_number: int, arrives: bool
 ) -> None:
-    """SIGKILL while the n-th event is under way, which arrives or does not; the next run makes it good."""
+    """SIGKILL while the n-th event is under way, which arrives or does not; the next run makes it
+    good.
+    """
     server = Loopback(time.time)
     state: dict[str, subprocess.Popen[bytes]] = {}
-    seen, started = [0], threading.Event()
+    seen = itertools.count(1)
+    started = threading.Event()
 
     def kill(_: str, path: str) -> None:
         if not path.endswith("meter_events"):
             return
-        seen[0] += 1
-        if seen[0] == request_number:
+        if next(seen) == request_number:
             assert started.wait(20)
             os.kill(state["run"].pid, signal.SIGKILL)
             state["run"].wait(20)
             if not arrives:
                 server.faults.append("lost-before")
 
-    with serve(server, kill) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY)
+    with at_stripe(server, monkeypatch, kill):
         cli("setup")
         linked(cli)
         state["run"] = _report(cli)

@@ -1,4 +1,6 @@
-"""Old hours: closed once a month, never billed again, looked at all the same; and status that does not grow."""
+"""Old hours: closed once a month, never billed again, looked at all the same; and status that does
+not grow.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def go_to(world: World, days: float) -> None:
 
 
 def old_world(world: World) -> World:
-    """Used 10.5 Wh in four hours of one day, 1 Wh in every ten days since, for 200 days, with a report each time."""
+    """Used 10.5 Wh in four hours of one day, 1 Wh in every ten days since, for 200 days, with a
+    report each time.
+    """
     world.link()
     for hours_ago in (9, 8, 7, 6):
         world.use(10.5, hours_ago)
@@ -115,7 +119,7 @@ def test_a_broken_sensor_of_a_closed_day_is_no_late_consumption(world: World) ->
 
 
 def test_the_largest_hours_of_many_devices_are_closed_and_listed(world: World) -> None:
-    """What fits no integer of SQLite's is a broken sensor's: it is said, and stops nobody's bills."""
+    """What fits no integer of SQLite's is a broken sensor's: it is listed, and stops no bill."""
     hours = range(THIS_HOUR - 40, THIS_HOUR - 5)
     for number in range(95):
         world.add_device(f"big{number}")

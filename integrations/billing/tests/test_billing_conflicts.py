@@ -1,4 +1,6 @@
-"""What somebody else has sent: two files of a customer, a restored backup, a deleted CSV file; and who decides."""
+"""What somebody else has sent: two files of a customer, a restored backup, a deleted CSV file; and
+who decides.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ THIS_HOUR = int(NOW // HOUR)
 
 
 def late(world: World, hours_ago: int, watts: float = 25.0) -> None:
-    """One more reading in an hour that has 10 Wh, 6 minutes after its last one; of 25 W, it has 12 Wh then."""
+    """One more reading in an hour that has 10 Wh, 6 minutes after its last one; of 25 W, it has 12
+    Wh then.
+    """
     at = (THIS_HOUR - hours_ago) * HOUR + 2400
     world.pm.log_power(world.meters["edge"], watts, 1.0, timestamp=at)
 
@@ -58,7 +62,9 @@ def restore(world: World, backup: Path) -> None:
 def test_two_files_of_one_customer_are_a_conflict(
     used: World, tmp_path: Path, hours_later: float
 ) -> None:
-    """The second one's hours are neither swallowed nor put in place of the first one's, however late it comes."""
+    """The second one's hours are neither swallowed nor put in place of the first one's, however
+    late it comes.
+    """
     other = World(tmp_path / "other.db")
     other.server = used.server
     other.link()
@@ -79,7 +85,9 @@ def test_two_files_of_one_customer_are_a_conflict(
 
 
 def test_a_conflict_stays_open_until_somebody_decides(used: World, tmp_path: Path) -> None:
-    """Every run asks again, and sends nothing; when the biller has the value after all, it is settled."""
+    """Every run asks again, and sends nothing; when the biller has the value after all, it is
+    settled.
+    """
     other = World(tmp_path / "other.db")
     other.server = used.server
     other.link()
@@ -120,7 +128,7 @@ def test_ours_is_sent_as_a_revision_where_somebody_says_so(used: World, tmp_path
 
 
 def test_theirs_is_kept_where_somebody_says_so(used: World, tmp_path: Path) -> None:
-    """The hour is closed with what the biller has; if it changes once more, somebody decides again."""
+    """The hour is closed with the biller's value; if it changes again, a person decides again."""
     other = World(tmp_path / "other.db")
     other.server = used.server
     other.link()
@@ -147,7 +155,9 @@ def test_theirs_is_kept_where_somebody_says_so(used: World, tmp_path: Path) -> N
 def test_an_identifier_that_others_have_used_longer_ago_protects_nobody(
     used: World, tmp_path: Path
 ) -> None:
-    """The first try came to nothing while Stripe still knew it; the second comes when it has forgotten the other's."""
+    """The first try came to nothing while Stripe still knew it; the second comes when it has
+    forgotten the other's.
+    """
     other = World(tmp_path / "other.db")
     other.server = used.server
     other.link()
@@ -210,7 +220,9 @@ def test_a_first_event_that_was_refused_elsewhere_protects_nobody(
 def test_a_restored_backup_and_a_late_reading_lose_nothing_in_silence(
     used: World, tmp_path: Path, hours_later: float, newest_by: str
 ) -> None:
-    """What was sent after the backup agrees, or is a conflict; nothing is replaced without being asked for."""
+    """What was sent after the backup agrees, or is a conflict; nothing is replaced without being
+    asked for.
+    """
     used.server.newest_by = newest_by
     backup = tmp_path / "backup.db"
     used.pm.backup(backup)
@@ -261,7 +273,7 @@ def test_a_restored_backup_without_changes_needs_nobody(used: World, tmp_path: P
 
 
 def test_a_lost_answer_of_somebody_elses_event_is_no_success(used: World, tmp_path: Path) -> None:
-    """Stripe's refusal of the identifier is lost; the second one is not taken for the own event's."""
+    """Stripe's refusal of the identifier is lost; the second is not taken for the own event's."""
     other = World(tmp_path / "other.db")
     other.server = used.server
     other.link()
@@ -274,7 +286,7 @@ def test_a_lost_answer_of_somebody_elses_event_is_no_success(used: World, tmp_pa
 
 
 def test_summaries_that_follow_late_make_no_conflict(used: World) -> None:
-    """The event of a lost answer is there, and its summary is not yet: it waits for the next run."""
+    """The event of a lost answer is there, its summary is not yet: it waits for the next run."""
     sink = used.sink()
     used.server.faults.extend(["lost-after"] * 3)  # the SDK's tries of the first call
     works = sink.recorded
@@ -288,7 +300,9 @@ def test_summaries_that_follow_late_make_no_conflict(used: World) -> None:
 
 
 def test_old_hours_wait_while_stripe_does_not_say_what_it_has(used: World) -> None:
-    """An hour of three days ago may be somebody else's; an hour of today cannot be without its identifier known."""
+    """An hour of three days ago may be somebody else's; an hour of today cannot be without its
+    identifier known.
+    """
     used.use(10.0, 72)
     used.server.summaries_work = False
     done = used.report()
@@ -302,7 +316,9 @@ def test_old_hours_wait_while_stripe_does_not_say_what_it_has(used: World) -> No
 def test_an_answer_that_names_no_event_is_no_success(
     used: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """200 with nothing in it, as from something between: the event is sent again, and is there once."""
+    """200 with nothing in it, as from something between: the event is sent again, and is there
+    once.
+    """
     whole = used.server._take
     answers: list[dict[str, object]] = [{}, {}]
 

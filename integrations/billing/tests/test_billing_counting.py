@@ -1,4 +1,6 @@
-"""Which meters count and with which sign; what stays billed when it is deleted; and what is not measured at all."""
+"""Which meters count and with which sign; what stays billed when it is deleted; and what is not
+measured at all.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def test_a_ups_alone_is_billed(world: World) -> None:
 
 
 def test_a_battery_that_is_charged_takes_back_what_it_gives_later(world: World) -> None:
-    """Main 100 Wh of which 40 go into the battery, then 38 Wh out of it: 100 + 38 - 40 were used."""
+    """Main 100 Wh, of which 40 go into the battery, then 38 Wh out of it: 100 + 38 - 40."""
     add_meter(world, "battery")
     world.link()
     world.use(100.0, 5)
@@ -123,7 +125,7 @@ def test_a_ups_counts_until_the_first_hour_of_main(world: World) -> None:
 
 
 def test_readings_that_are_deleted_stay_billed(world: World) -> None:
-    """Also where the hour after them loses the energy between the two; it is listed, and no error."""
+    """Also if the hour after them loses the energy between the two; it is listed, and no error."""
     world.link()
     meter, begin = world.meters["edge"], (THIS_HOUR - 5) * HOUR
     for second in range(0, 7200, 1200):
@@ -153,7 +155,9 @@ def test_readings_that_come_back_are_not_billed_twice(world: World) -> None:
 
 
 def test_a_meter_that_is_deleted_stays_billed(world: World) -> None:
-    """The ups beside it does not take its place in the hours that were billed, and does from then on."""
+    """The ups beside it does not take its place in the hours that were billed, and does from then
+    on.
+    """
     add_meter(world, "ups")
     world.link()
     for hours_ago in (6, 5):
@@ -164,13 +168,17 @@ def test_a_meter_that_is_deleted_stays_billed(world: World) -> None:
     world.use(30.0, 3, "ups")
     done = world.report()
     assert world.server.hours(CUSTOMER) == {
-        THIS_HOUR - 6: 100, THIS_HOUR - 5: 100, THIS_HOUR - 3: 30
-    }  # fmt: skip
+        THIS_HOUR - 6: 100,
+        THIS_HOUR - 5: 100,
+        THIS_HOUR - 3: 30,
+    }
     assert {one.kind for one in done.kept} == {FindingKind.KEPT}
 
 
 def test_a_meter_that_never_counted_may_be_deleted(world: World) -> None:
-    """A ups in line with main, and a panel of which --types knows nothing: hours of theirs go on being corrected."""
+    """A ups in line with main, and a panel of which --types knows nothing: hours of theirs go on
+    being corrected.
+    """
     add_meter(world, "ups")
     world.add_device("roof")
     world.meters["roof main"] = world.meters["roof"]
@@ -370,7 +378,9 @@ class Engine:
 
 
 def test_usage_may_come_from_elsewhere(world: World) -> None:
-    """Whatever has the one method of UsageSource; late changes and deletions are seen in the same way."""
+    """Whatever has the one method of UsageSource; late changes and deletions are seen in the same
+    way.
+    """
     world.link()
     world.use(500.0, 6)  # of the file, which is not asked
     engine = Engine(world.pm.list_meters("edge")[0])

@@ -1,37 +1,36 @@
-"""Usage from a fleet's engine: by the commands, over many files, in stories, and through real servers."""
+"""Usage from a fleet's engine: by the commands, over many files, in stories, and through real
+servers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fragile import FragileLedger, Fuse
 from hypothesis import HealthCheck, given, settings
-from loopback import KEY, Loopback, serve
+from loopback import Loopback
 from power_billing.cli import CLICKHOUSE, main
 from power_billing.errors import BillingError
 from power_billing.hours import iso
-from power_billing.keys import API_KEY
 from power_billing.ledger import LOOK_BACK_DAYS
 from power_billing.links import link, links_of, unlink
 from power_billing.sources import ALL_DAYS, UsageSource, source_of
-from power_billing.stripe_client import API_URL
 from power_billing.tables import LedgerFile, tables
 from power_billing.usage import Run, status
 from power_billing.webhooks import shut_down_devices
-from shop import ALICE, BOB, PRICED
-from test_billing_properties import Episode, Fuse, Story, live, stories
+from shop import ALICE, BOB, PRICED, add_used_device, at_stripe
+from test_billing_properties import Episode, Story, live, stories
 from world import CUSTOMER, HOUR, MAX_GAP, NOW, World
 
 from power_manager import NotFound, PowerManager
@@ -62,7 +61,9 @@ def world(engine: object, tmp_path: Path) -> Iterator[FleetWorld]:
 
 
 def test_one_customers_devices_log_into_many_files(world: FleetWorld, tmp_path: Path) -> None:
-    """One ledger, one meter: equal hours of 24 files add up, and a late reading of one of them is a revision."""
+    """One ledger, one meter: equal hours of 24 files add up, and a late reading of one of them is a
+    revision.
+    """
     files = []
     for number in range(24):
         pm = PowerManager(tmp_path / f"{number}.db", max_gap=MAX_GAP, durability="normal")
@@ -115,7 +116,9 @@ def test_devices_are_asked_about_many_at_a_time(
 def test_a_device_of_two_customers_is_asked_about_with_each_of_them(
     world: FleetWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has changed hands: the questions stay as many as the devices of both, five at a time, and the bills exact."""
+    """It has changed hands: the questions stay as many as the devices of both, five at a time, and
+    the bills exact.
+    """
     for number in range(8):
         world.add_device(f"d{number}")
         world.link(f"d{number}", "cus_First", hours_ago=30)
@@ -185,7 +188,9 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
 
 
 class FleetShop:
-    """A fleet's engine with devices `edge` and `twin`, which have used 10.5 Wh in each of three hours, and Stripe."""
+    """A fleet's engine with devices `edge` and `twin`, which have used 10.5 Wh in each of three
+    hours, and Stripe.
+    """
 
     def __init__(self, folder: Path, stripe: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
         self.ledger, self.stripe, self._capsys = folder / "ledger.db", stripe, capsys
@@ -195,12 +200,7 @@ class FleetShop:
             stripe.catalog.add_customer(customer)
         for device in ("edge", "twin"):
             with PowerManager(folder / f"{device}.db", max_gap=1500) as pm:
-                pm.register_device(device, device.title())
-                meter = pm.add_meter(device, "main").id
-                for back in (4, 3, 2):
-                    for second in (600, 2040):
-                        at = (self.hour - back) * 3600 + second
-                        pm.log_power(meter, 10.5 / 0.4, 1.0, timestamp=at)
+                add_used_device(pm, device, self.hour)
                 carry(pm, self.engine, clock=time.time)
 
     def __call__(self, *arguments: str, code: int = 0) -> list[str]:
@@ -219,10 +219,7 @@ def shop(
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[FleetShop]:
     """Nothing is set up yet."""
-    server = Loopback(time.time, knows_customers=True)
-    with serve(server) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY)
+    with at_stripe(Loopback(time.time, knows_customers=True), monkeypatch) as server:
         yield FleetShop(tmp_path, server, capsys)
 
 
@@ -266,7 +263,7 @@ def test_the_commands_of_the_readme_run(
 
 
 def test_who_is_to_be_shut_down_is_said(shop: FleetShop) -> None:
-    """Nothing carries an event to a fleet's devices: every report says so, until nothing is owed."""
+    """No event reaches a fleet's devices: every report names them, until nothing is owed."""
     shop(*PRICED)
     shop("subscribe", "edge", "--customer", ALICE, "--since", iso(shop.hour - 10))
     shop("report")
@@ -274,7 +271,7 @@ def test_who_is_to_be_shut_down_is_said(shop: FleetShop) -> None:
     ledger = LedgerFile(shop.ledger)
     with tables(ledger) as conn:
         conn.execute(sql, (ALICE,))
-    said = f"{ALICE}: edge is to be shut down, and a fleet's engine carries no word to it"
+    said = f"{ALICE}: shut down edge by hand: a fleet's engine cannot tell the device"
     for _ in range(2):
         assert shop("report", "--quiet", code=1)[-1] == said
     with tables(ledger) as conn:
@@ -291,7 +288,7 @@ def test_a_device_that_is_not_there_is_named(shop: FleetShop) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--fleet", "status"], "--fleet wants the ledger in a file of its own: --ledger FILE"),
+        (["--fleet", "status"], "--fleet needs the ledger in a file of its own: --ledger FILE"),
         (["--clickhouse", URL, "status"], "--clickhouse is the engine of --fleet: give both"),
         (["--fleet", "--ledger", "x.db", "status"], "--clickhouse: name the shards"),
         (["--fleet", "--ledger", "x.db", "--clickhouse", "ftp://x", "status"], "--clickhouse"),
@@ -331,11 +328,13 @@ def test_the_environment_names_the_engine(
     """As it does for power-fleet."""
     monkeypatch.setenv(CLICKHOUSE, URL)
     assert main(["--fleet", "--ledger", str(shop.ledger), "status"]) == 0
-    assert capsys.readouterr().out == "usage goes to nobody yet\n"
+    assert capsys.readouterr().out == "usage goes to no biller yet\n"
 
 
 def test_without_fleet_nothing_of_it_is_loaded(tmp_path: Path) -> None:
-    """Who bills one file needs no client of an engine; who asks for a fleet without one is told what to install."""
+    """Who bills one file needs no client of an engine; who asks for a fleet without one is told
+    what to install.
+    """
     program = """
 import sys
 class Blocker:
@@ -366,7 +365,9 @@ sys.exit(main(["--fleet", "--ledger", "x.db", "--clickhouse", "http://127.0.0.1:
 
 @pytest.mark.slow
 def test_through_a_stream_into_a_server(tmp_path: Path) -> None:
-    """Four files of two customers by NATS into a ClickHouse of its own; then late readings and a deletion."""
+    """Four files of two customers by NATS into a ClickHouse of its own; then late readings and a
+    deletion.
+    """
     from pipeline import drained, running_sink, send, streams
     from power_fleet.stream import Nats
     from servers import Servers
@@ -430,21 +431,6 @@ def log(pm: PowerManager, device_id: str, hours_ago: int, watt_hours: float) -> 
 # --- Stories
 
 
-class FragileLedger(LedgerFile):
-    """Its process can end around every transaction of billing."""
-
-    fuse: Fuse
-
-    @contextmanager
-    def connection(self) -> Iterator[sqlite3.Connection]:
-        """As a ledger file's."""
-        self.fuse.step()
-        with super().connection() as conn:
-            yield conn
-            self.fuse.step()
-        self.fuse.step()
-
-
 @dataclass
 class FleetStory(Story):
     """A story whose readings go through an engine."""
@@ -476,6 +462,9 @@ class FleetStory(Story):
 def test_billed_is_the_floor_of_consumed_in_a_fleet(
     engine: object, episodes: list[Episode]
 ) -> None:
-    """The stories that billing of a file goes through: late readings, crashes, lost answers, clock jumps."""
+    """The stories that billing of a file goes through: late readings, crashes, lost answers, clock
+    jumps.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        live(FleetStory(folder=Path(folder)), episodes)
+        end = live(FleetStory(folder=Path(folder)), episodes)
+    assert end.billed_wh == end.consumed_wh

@@ -105,7 +105,9 @@ def test_unlinking_never_takes_back_what_is_billed(world: World) -> None:
 
 
 def test_an_end_by_a_clock_that_was_ahead_can_be_brought_forward(world: World) -> None:
-    """Else the device would be its old customer's for the hours until then, and nobody could say otherwise."""
+    """Else the device would be its old customer's for the hours until then, and nobody could say
+    otherwise.
+    """
     world.link()
     assert unlink(world.pm, "edge", clock=lambda: NOW + 900 * HOUR).until_hour == THIS_HOUR + 901
     assert (
@@ -171,16 +173,26 @@ def test_keys_come_from_the_environment_or_a_file(key: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "text",
     [
-        "sk_test_...", "sk_test_xxxxxxxxxxxxxxxxxxxxxxxx", "sk_live_YOUR_KEY", "sk_live_YourSecretKey1234567",
-        "pk_live_Ab1Cd2Ef3Gh4Ij5Kl6", "sk_test_short", "changeme", "sk_test_00000000000000000000", "<key>",
-        "sk_test_ThisIsAnExampleKey99", "sk_live_1234567890abcdef", "sk_test_abcdefghijklmnopqrst",
-        "sk_live_ReplaceThisWithYours", "rk_test_InsertKeyHere123456",
+        "sk_test_...",
+        "sk_test_xxxxxxxxxxxxxxxxxxxxxxxx",
+        "sk_live_YOUR_KEY",
+        "sk_live_YourSecretKey1234567",
+        "pk_live_Ab1Cd2Ef3Gh4Ij5Kl6",
+        "sk_test_short",
+        "changeme",
+        "sk_test_00000000000000000000",
+        "<key>",
+        "sk_test_ThisIsAnExampleKey99",
+        "sk_live_1234567890abcdef",
+        "sk_test_abcdefghijklmnopqrst",
+        "sk_live_ReplaceThisWithYours",
+        "rk_test_InsertKeyHere123456",
     ],
-)  # fmt: skip
+)
 def test_placeholders_stop_the_start(text: str) -> None:
     """The error does not quote them: it may be a real key with a typing mistake."""
     with pytest.raises(
-        BillingError, match="STRIPE_API_KEY: a placeholder, or no such secret"
+        BillingError, match="STRIPE_API_KEY: a placeholder, or not such a secret"
     ) as caught:
         read_secret({API_KEY: text}, API_KEY)
     assert text not in str(caught.value)
@@ -318,7 +330,9 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     "content", [b"a note of one line", b"identifier\n", b"\x89PNG\xff\x00", b"\xff\n\xfe"]
 )
 def test_a_file_that_is_no_csv_at_all_is_left_alone(tmp_path: Path, content: bytes) -> None:
-    """Without a line's end it is no torn line of ours, and bytes that are no text are no reason to break."""
+    """Without a line's end it is no torn line of ours, and bytes that are no text are no reason to
+    break.
+    """
     path = tmp_path / "photo.png"
     path.write_bytes(content)
     with pytest.raises(BillingError, match=r"photo.png: not a file of this sink"):
@@ -351,7 +365,9 @@ def test_a_disk_that_fails_is_later(tmp_path: Path) -> None:
 
 
 def test_the_ledger_may_be_a_file_of_its_own(world: World, tmp_path: Path) -> None:
-    """Private to its owner; the library's file has no table of billing then, and the bill is the same."""
+    """Private to its owner; the library's file has no table of billing then, and the bill is the
+    same.
+    """
     ledger = LedgerFile(tmp_path / "ledger.db")
     link(world.pm, "edge", CUSTOMER, since=NOW - 9 * HOUR, clock=lambda: NOW, ledger=ledger)
     world.use(4.4, 3)
@@ -430,7 +446,9 @@ def test_the_functions_take_the_real_clock_and_the_environment(
 
 
 def test_billing_needs_no_reader_of_toml_but_for_tariffs() -> None:
-    """Python 3.10 has none of its own, and a service that takes webhooks, without the extra, has no other."""
+    """Python 3.10 has none of its own, and a service that takes webhooks, without the extra, has no
+    other.
+    """
     script = (
         "import sys; sys.modules['tomllib'] = sys.modules['tomli'] = sys.modules['stripe'] = None;"
         "import power_billing.cli, power_billing.webhooks; power_billing.cli.make_parser()"

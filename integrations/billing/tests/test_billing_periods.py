@@ -1,4 +1,6 @@
-"""Hours of a tariff on their way to Stripe: each on the meter of its period, whatever comes late, fails, or changes."""
+"""Hours of a tariff on their way to Stripe: each on the meter of its period, whatever comes late,
+fails, or changes.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class TestMeters:
     """An hour is on one meter."""
 
     def test_every_hour_is_on_the_meter_of_its_period(self, berlin: World) -> None:
-        """Over a weekend on which the clocks are put back: both hours of 02:00 are at night, and none is lost."""
+        """Over a weekend on which the clocks are put back: both hours of 02:00 are at night, and
+        none is lost.
+        """
         hours = range(at("2026-10-24T00:00"), at("2026-10-27T12:00"))
         for number, hour in enumerate(hours):
             use_in(berlin, hour, 10.0 + number)
@@ -74,7 +78,9 @@ class TestMeters:
     def test_the_hour_that_comes_twice_is_two_hours_of_its_period(
         self, world: World, stream: bool
     ) -> None:
-        """New York puts its clocks back on 1 November 2026, at two: 01:00 is there twice, by UTC 05:00 and 06:00."""
+        """New York puts its clocks back on 1 November 2026, at two: 01:00 is there twice, by UTC
+        05:00 and 06:00.
+        """
         go_to(world, "2026-11-02T12:00")
         text = NIGHT.replace("Europe/Berlin", "America/New_York").replace(
             "02:00-03:00", "01:00-02:00"
@@ -133,7 +139,9 @@ class TestLate:
     """What comes late, or fails, stays on its hour's meter."""
 
     def test_late_readings_over_a_border_revise_both_meters(self, berlin: World) -> None:
-        """A reading in the hour before changes that hour and the energy at the begin of the next one."""
+        """A reading in the hour before changes that hour and the energy at the begin of the next
+        one.
+        """
         border = at("2026-10-26T06:00")
         for second in (border * HOUR - 300, border * HOUR + 600, border * HOUR + 900):
             berlin.pm.log_power(berlin.meters["edge"], 100.0, 1.0, timestamp=second)
@@ -161,7 +169,7 @@ class TestLate:
     def test_an_hour_stays_on_its_meter_when_the_rules_of_the_zone_change(
         self, berlin: World, tmp_path: Path
     ) -> None:
-        """Berlin ends its winter time: what was counted stays, what is new goes by the new rules."""
+        """Berlin ends its winter time: counted hours stay, new ones follow the new rules."""
         counted, following = at("2026-10-26T06:00"), at("2026-10-27T06:00")
         use_in(berlin, counted, 7.0)
         berlin.report()
@@ -218,8 +226,11 @@ class TestReconcile:
         ]
         (found,) = compare(used).differences
         assert (found.hours.start, found.period, found.ours_wh, found.theirs_wh) == (
-            border - 1, "off_peak", 11, 0
-        )  # fmt: skip
+            border - 1,
+            "off_peak",
+            11,
+            0,
+        )
         assert repair(used.pm, [found], oldest_billable(used.now)) == 1
         assert used.report().complete
         assert used.server.meter_hours(CUSTOMER)[OFF_PEAK][border - 1] == 11
@@ -289,8 +300,9 @@ class TestReconcile:
                 event["value"] -= 3
         differences = compare(used, month).differences
         assert [(one.period, one.ours_wh, one.theirs_wh) for one in differences] == [
-            ("off_peak", 21, 18), ("peak", 25, 28)
-        ]  # fmt: skip
+            ("off_peak", 21, 18),
+            ("peak", 25, 28),
+        ]
 
     def test_closed_days_do_not_follow_new_rules_of_the_zone(
         self, used: World, tmp_path: Path
@@ -474,8 +486,11 @@ class TestLedgers:
         assert second.report(compare=True).complete
         assert berlin.report(compare=True).complete
         assert {name: sum(by_hour.values()) for name, by_hour in on_meters(berlin).items()} == {
-            PEAK: 200, OFF_PEAK: 200, "energy_roof_peak": 200, "energy_roof_off_peak": 200
-        }  # fmt: skip
+            PEAK: 200,
+            OFF_PEAK: 200,
+            "energy_roof_peak": 200,
+            "energy_roof_off_peak": 200,
+        }
         assert len({event["identifier"] for event in berlin.server.events}) == 4
 
     def test_a_plain_ledger_and_one_with_a_tariff_have_other_meters(
@@ -491,7 +506,7 @@ class TestLedgers:
         """Another name would be other meters."""
         set_tariff(second, meter_name="energy_roof")
         second.report()
-        with pytest.raises(BillingError, match="another meter wants another --ledger"):
+        with pytest.raises(BillingError, match="another meter needs another --ledger"):
             set_tariff(second, meter_name="energy_attic")
         set_tariff(second)
         assert [one["event_name"] for one in second.server.meters.values()].count(PEAK) == 1
@@ -499,7 +514,7 @@ class TestLedgers:
     def test_other_hours_are_a_ledger_of_their_own_from_an_hour_on(
         self, berlin: World, tmp_path: Path
     ) -> None:
-        """The device ends in one and begins in the other: every hour is billed once, late ones too."""
+        """The device moves to the other ledger: each hour is billed once, late ones too."""
         switch = at("2026-10-27T13:00")
         hours = range(switch - 3, switch + 3)
         use_in(berlin, hours[0], 10.0)
@@ -510,8 +525,13 @@ class TestLedgers:
         tariff = parse_tariff(TWO.replace("22:00", "15:00"))
         setup_tariff(ledger, client, "Energy", tariff, "energy_late")
         link(
-            berlin.pm, "edge", CUSTOMER, since=switch * HOUR, ledger=ledger, clock=lambda: berlin.now
-        )  # fmt: skip
+            berlin.pm,
+            "edge",
+            CUSTOMER,
+            since=switch * HOUR,
+            ledger=ledger,
+            clock=lambda: berlin.now,
+        )
         later(berlin, 6)
         for hour in hours:
             use_in(berlin, hour, 10.0)

@@ -1,19 +1,19 @@
-"""Whatever happens on the way, what Stripe has in the end is what was consumed, rounded down, customer by customer.
+"""In the end Stripe has what each customer consumed, rounded down, whatever happened before.
 
-BILLING_EXAMPLES sets how many stories are tried (default 250, always the same ones; any other number: new ones).
+BILLING_EXAMPLES sets how many stories are tried (default 250, always the same ones; any other
+number: new ones).
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from sqlite3 import Connection
 
+from fragile import FragileManager, FragileTransport, Fuse, Killed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loopback import FakeTransport, Loopback
@@ -23,62 +23,15 @@ from power_billing.tables import tables
 from power_billing.usage import Run
 from world import CUSTOMER, HOUR, MAX_GAP, NOW, World
 
-from power_manager import PowerManager
-
 EXAMPLES = int(os.environ.get("BILLING_EXAMPLES", "250"))
 DEVICES = {"edge": CUSTOMER, "twin": CUSTOMER, "lone": "cus_Other"}
 
 
-class Crash(BaseException):
-    """The process is gone."""
-
-
-@dataclass
-class Fuse:
-    """Burns down by one at every point where a process can end between two steps; at 0 it ends."""
-
-    left: int | None = None
-
-    def step(self) -> None:
-        """Pass such a point."""
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                self.left = None
-                raise Crash
-
-
-class FragileManager(PowerManager):
-    """A PowerManager whose process can end before, inside, and after every transaction of billing."""
-
-    fuse = Fuse()
-
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """As the library's."""
-        self.fuse.step()
-        with super().connection() as conn:
-            yield conn
-            self.fuse.step()
-        self.fuse.step()
-
-
-class FragileTransport(FakeTransport):
-    """The process can end before a request leaves and after it has arrived."""
-
-    fuse: Fuse
-
-    def request(self, *args: object, **options: object) -> tuple[str, int, dict[str, str]]:
-        """As the loopback's."""
-        self.fuse.step()
-        answer = super().request(*args, **options)  # type: ignore[arg-type]
-        self.fuse.step()
-        return answer
-
-
 @dataclass(frozen=True)
 class Episode:
-    """Readings (device, minutes ago, some more, watts), then a run that meets faults, then time that passes."""
+    """Readings (device, minutes ago, some more, watts), then a run that meets faults, then time
+    that passes.
+    """
 
     readings: list[tuple[str, int, int, int]] = field(default_factory=list)
     faults: list[tuple[str, int]] = field(default_factory=list)  # of one request each, how often
@@ -114,12 +67,12 @@ class Story(World):
 
     def transport(self, server: Loopback) -> FakeTransport:
         """One that the fuse can end."""
-        made = FragileTransport(server)
-        made.fuse = self.fuse
-        return made
+        return FragileTransport(server, self.fuse)
 
     def log(self, device_id: str, minutes_ago: int, watts: int) -> None:
-        """A reading that many minutes before now; the first of two at one instant is the one that counts."""
+        """A reading that many minutes before now; the first of two at one instant is the one that
+        counts.
+        """
         at = self.true_now - minutes_ago * 60
         self.readings.setdefault(device_id, {}).setdefault(at, watts)
         self.pm.log_power(self.meters[device_id], float(watts), 1.0, timestamp=at)
@@ -129,13 +82,15 @@ class Story(World):
         for fault, times in episode.faults:
             self.server.faults.extend([fault] * times)
         self.fuse.left = episode.crash_at
-        with suppress(Crash, BillingError):
+        with suppress(Killed, BillingError):
             self.usage.report(self.sink(episode.stream), retry_refused=episode.retry_refused)
         self.fuse.left = None
         self.server.faults.clear()
 
     def consumed(self, customer: str) -> int:
-        """Whole watt-hours by brute force over the readings: trapezoids by the later reading's hour, closed hours."""
+        """Whole watt-hours by brute force over the readings: trapezoids by the later reading's
+        hour, closed hours.
+        """
         out: dict[tuple[str, int], Fraction] = defaultdict(Fraction)
         into: dict[tuple[str, int], Fraction] = defaultdict(Fraction)
         for device_id, readings in self.readings.items():
@@ -167,7 +122,8 @@ def _episodes() -> st.SearchStrategy[Episode]:
         "400-before",
         "401-before",
     ]
-    # Few distinct times, so that hours are met again; 12 is every try of an event, by the SDK and by us.
+    # Few distinct times, so that hours are met again; 12 is every try of an event, by the SDK and
+    # by us.
     ago = st.sampled_from([30, 65, 70, 95, 130, 190, 1430, 1445, 1500, 2900, 14_000])
     return st.builds(
         Episode,
@@ -200,11 +156,20 @@ def _episodes() -> st.SearchStrategy[Episode]:
 @given(st.sampled_from(["receipt", "timestamp"]), stories())
 def test_billed_is_the_floor_of_consumed(newest_by: str, episodes: list[Episode]) -> None:
     """Readings, late ones too, crashes, lost answers, refusals and clock jumps, in any order."""
-    live(Story(newest_by), episodes)
+    end = live(Story(newest_by), episodes)
+    assert end.billed_wh == end.consumed_wh
 
 
-def live(story: Story, episodes: list[Episode]) -> None:
-    """Go through a story, and compare what is billed in the end."""
+@dataclass(frozen=True)
+class End:
+    """What Stripe has in the end, and what was consumed, rounded down, by customer."""
+
+    billed_wh: dict[str, int]
+    consumed_wh: dict[str, int]
+
+
+def live(story: Story, episodes: list[Episode]) -> End:
+    """Go through a story; in the end nothing is open, and the file is whole."""
     for episode in episodes:
         for device_id, ago, shift, watts in episode.readings:
             for minute in (0, 7, 20):
@@ -213,16 +178,21 @@ def live(story: Story, episodes: list[Episode]) -> None:
         story.run(episode)
         story.true_now += episode.minutes * 60
     _recover(story)
-    for customer in set(DEVICES.values()):
-        assert story.server.billed(customer) == story.consumed(customer)
     with tables(story.devices) as conn:
         assert open_entries(conn) == []
     assert story.pm.check() == []
     story.pm.close()
+    customers = set(DEVICES.values())
+    return End(
+        {customer: story.server.billed(customer) for customer in customers},
+        {customer: story.consumed(customer) for customer in customers},
+    )
 
 
 def _recover(story: Story) -> None:
-    """The clock is right again and the net works: a run, and one a day later for what had to be asked for."""
+    """The clock is right again and the net works: a run, and one a day later for what had to be
+    asked for.
+    """
     for hours in (2, 25):
         story.true_now += hours * HOUR
         story.now = story.true_now

@@ -1,4 +1,4 @@
-"""From nothing to the first bill: meter, product, price, subscription; from a trial to a live key."""
+"""From nothing to the first bill: meter, product, price, subscription; then to a live key."""
 
 from __future__ import annotations
 
@@ -8,30 +8,16 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from loopback import KEY, KEY_LIVE, Loopback, serve
+from loopback import KEY_LIVE, Loopback
 from power_billing.cli import main
 from power_billing.hours import iso
 from power_billing.keys import API_KEY
 from power_billing.money import Price
-from power_billing.stripe_client import API_URL
 from power_billing.tables import ledger_id, tables
 from power_billing.usage import one_run
-from shop import ALICE, BOB, PRICED, Shop
+from shop import ALICE, BOB, PRICED, Shop, at_stripe
 
 from power_manager import InvalidValue, PowerManager
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Shop]:
-    """Nothing is set up yet."""
-    server = Loopback(time.time, knows_customers=True)
-    with serve(server) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY)
-        yield Shop(tmp_path / "power.db", server, capsys)
-
 
 # --- Prices
 
@@ -90,11 +76,14 @@ def test_money_is_rounded_half_up_once(wh: int, cost: str) -> None:
 
 
 def test_setup_makes_meter_product_and_price_once(shop: Shop) -> None:
-    """What invoices count is watt-hours, so that is what the product's label says, whatever the price is of."""
+    """What invoices count is watt-hours, so that is what the product's label says, whatever the
+    price is of.
+    """
+    at_stripe = "which Stripe has as 0.03 of its smallest unit a watt-hour"
     assert shop(*PRICED) == [
         "meter: mtr_test_1 (made)",
         "product: prod_loop1 (made) Energy",
-        "price: price_loop1 (made) 0.30 EUR a kWh, which Stripe has as 0.03 of its smallest unit a watt-hour",
+        f"price: price_loop1 (made) 0.30 EUR a kWh, {at_stripe}",
     ]
     (product,), (price,) = shop.objects("product"), shop.objects("price")
     assert (product["name"], product["unit_label"]) == ("Energy", "Wh")
@@ -151,7 +140,9 @@ def test_half_a_price_is_wrong_usage(shop: Shop, capsys: pytest.CaptureFixture[s
 
 
 def test_two_commands_lead_to_the_first_bill(shop: Shop) -> None:
-    """Setup once, subscribe once: the usage is at Stripe, on a price, for a subscription that covers it."""
+    """Setup once, subscribe once: the usage is at Stripe, on a price, for a subscription that
+    covers it.
+    """
     shop(*PRICED)
     out = shop.subscribe("--report")
     begin = iso(shop.hour - 10)
@@ -169,7 +160,9 @@ def test_two_commands_lead_to_the_first_bill(shop: Shop) -> None:
 
 
 def test_subscribe_finds_what_is_there(shop: Shop) -> None:
-    """Again, and for a second device of the customer: one subscription, its item beside each device."""
+    """Again, and for a second device of the customer: one subscription, its item beside each
+    device.
+    """
     shop(*PRICED)
     shop.subscribe()
     assert "(found)" in shop.subscribe()[1]
@@ -179,7 +172,9 @@ def test_subscribe_finds_what_is_there(shop: Shop) -> None:
 
 
 def test_mailed_invoices_and_subscriptions_of_the_customers_own(shop: Shop) -> None:
-    """--days-until-due, and --subscription for one that is there already: then earlier usage is on no invoice."""
+    """--days-until-due, and --subscription for one that is there already: then earlier usage is on
+    no invoice.
+    """
     shop(*PRICED)
     shop.subscribe("--days-until-due", "14")
     (subscription,) = shop.objects("subscription")
@@ -218,7 +213,7 @@ def test_a_customer_that_there_is_not_is_refused(
     shop.stripe.catalog._delete("customer", BOB)
     out = shop(command, "edge", "--customer", customer, code=1)
     assert message in out[-1]
-    assert shop("status") == ["usage goes to nobody yet"]
+    assert shop("status") == ["usage goes to no biller yet"]
 
 
 def test_link_says_what_is_missing(shop: Shop) -> None:
@@ -238,7 +233,8 @@ def test_link_says_what_is_missing(shop: Shop) -> None:
 
 def test_link_asks_nobody_where_it_cannot(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """--offline, or no key: the next report asks."""
-    said = "cus_Nobody: Stripe was not asked whether its usage reaches an invoice: the next report does"
+    not_asked = "Stripe was not asked whether its usage reaches an invoice: the next report does"
+    said = f"cus_Nobody: {not_asked}"
     assert shop("link", "edge", "--customer", "cus_Nobody", "--offline")[-1] == said
     shop("unlink", "edge")
     monkeypatch.delenv(API_KEY)
@@ -257,11 +253,13 @@ def test_what_is_missing_leaves_nothing_half_done(shop: Shop) -> None:
     assert said == "power-billing: no device edge-9: `power-manager devices` lists them"
     (said,) = shop("subscribe", "edge", "--customer", "../customers", code=1)
     assert "expected an id of Stripe's that begins with cus_, got '../customers'" in said
-    assert shop("status") == ["usage goes to nobody yet"]
+    assert shop("status") == ["usage goes to no biller yet"]
 
 
 def test_options_that_would_change_a_link_are_not_passed_over(shop: Shop) -> None:
-    """An earlier hour, other meters: said, instead of billing less than was asked for. A later hour is covered."""
+    """An earlier hour, other meters: said, instead of billing less than was asked for. A later hour
+    is covered.
+    """
     shop(*PRICED)
     shop.subscribe()
     earlier = ("subscribe", "edge", "--customer", ALICE, "--since", iso(shop.hour - 20))
@@ -294,15 +292,13 @@ def test_what_stripe_refuses_is_said_in_its_words(shop: Shop) -> None:
 
 @pytest.fixture
 def live(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
-    """Live mode of the same account: its own key, and its own customer. The trial has two customers behind it."""
+    """Live mode of the same account, with its own key and customer, after a trial with two."""
     shop(*PRICED)
     shop.subscribe("--report")
     shop.subscribe("--report", device="twin", customer=BOB)
     server = Loopback(time.time, knows_customers=True, livemode=True)
     server.catalog.add_customer("cus_LiveAlice")
-    with serve(server) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY_LIVE)
+    with at_stripe(server, monkeypatch):
         yield server
 
 
@@ -314,7 +310,7 @@ def test_going_live_bills_nothing_of_the_trial(shop: Shop, live: Loopback) -> No
         "product: prod_loop1 (made)",
         "price: price_loop1 (made)",
         f"edge: billed to cus_LiveAlice from {iso(int(time.time() // 3600) + 1)} on",
-        "twin: billed no longer; power-billing subscribe twin --customer cus_... bills it again",
+        "twin: no longer billed; power-billing subscribe twin --customer cus_... bills it again",
     ]
     assert shop("report")[-1] == "0 hours sent, 0 left"
     assert live.events == []
@@ -328,21 +324,19 @@ def test_going_live_bills_nothing_of_the_trial(shop: Shop, live: Loopback) -> No
 def test_the_meters_name_and_the_ledgers_id_go_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A ledger with a meter of its own has one in live mode too, and its customers are still its own."""
+    """A ledger with its own meter has one in live mode too, and keeps its customers."""
     names = []
     ids = []
     shop = Shop(tmp_path / "power.db", Loopback(time.time), capsys)
-    for key, command in ((KEY, ["setup", "--meter", "roof"]), (KEY_LIVE, ["go-live", "--yes"])):
-        server = Loopback(time.time, livemode=key == KEY_LIVE)
-        with serve(server) as url:
-            monkeypatch.setenv(API_URL, url)
-            monkeypatch.setenv(API_KEY, key)
-            assert main(["--db", str(shop.db), *command]) == (key == KEY_LIVE)
+    for is_live, command in ((False, ["setup", "--meter", "roof"]), (True, ["go-live", "--yes"])):
+        server = Loopback(time.time, livemode=is_live)
+        with at_stripe(server, monkeypatch):
+            assert main(["--db", str(shop.db), *command]) == is_live
         names += [meter["event_name"] for meter in server.meters.values()]
         with PowerManager(shop.db) as pm, tables(pm) as conn:
             ids.append(ledger_id(conn))
     assert names == ["roof", "roof"]
-    assert ids[0] == ids[1]
+    assert len(set(ids)) == 1
 
 
 def test_without_going_live_the_live_key_is_refused(shop: Shop, live: Loopback) -> None:
@@ -414,7 +408,10 @@ def test_a_file_without_a_trial_needs_no_going_live(
 ) -> None:
     """Setup with the live key is enough."""
     monkeypatch.setenv(API_KEY, KEY_LIVE)
-    assert "no trial to end: power-billing setup begins" in shop("go-live", "--yes", code=1)[-1]
+    assert (
+        "no trial to end: run power-billing setup with the live key"
+        in shop("go-live", "--yes", code=1)[-1]
+    )
 
 
 def test_what_the_trial_shut_down_comes_back(shop: Shop, live: Loopback) -> None:

@@ -1,4 +1,6 @@
-"""The README's commands and examples run as they stand, against a loopback Stripe; what it names is there."""
+"""The README's commands and examples run as they stand, against a loopback Stripe; what it names is
+there.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +13,44 @@ from pathlib import Path
 
 from loopback import KEY, Loopback, serve
 from power_billing import cli, ledger, sender
-from power_billing.keys import API_KEY, WEBHOOK_SECRET
+from power_billing.keys import API_URL
 from power_billing.sources import NANO
-from power_billing.stripe_client import API_URL
-from power_billing.webhooks import DEFAULT_GRACE_HOURS, GRACE, POLICY
+
+from power_manager import settings_table
 
 HERE = Path(__file__).resolve().parents[1]
 ROOT = HERE.parents[1]
 README = (HERE / "README.md").read_text(encoding="utf-8")
+_PYTHON = f'exec "{sys.executable}"'
+# The environment that the README makes is there already, and so is what pip would install.
 PROGRAMS = {
-    "python": '"$@"',
-    "power-manager": '-m power_manager "$@"',
-    "power-billing": '-m power_billing "$@"',
+    "python3": f"""case "$*" in
+"-m venv .venv") mkdir -p .venv/bin && : >.venv/bin/activate ;;
+*) {_PYTHON} "$@" ;;
+esac""",
+    "pip": "true",
+    "power-manager": f'{_PYTHON} -m power_manager "$@"',
+    "power-billing": f'{_PYTHON} -m power_billing "$@"',
 }
 
 
 def script() -> str:
-    """Every block of shell and Python before the development section, in order, that stops at the first failure."""
+    """Every block of shell and Python before the development section, in order, that stops at the
+    first failure.
+    """
     parts = ["set -e -o pipefail"]
     text = README.partition("\n## Development")[0].replace("sk_test_...", KEY)
     for language, block in re.findall(
         r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
     ):
-        parts.append(block if language == "sh" else f"python - <<'END'\n{block}END\n")
+        parts.append(block if language == "sh" else f"python3 - <<'END'\n{block}END\n")
     return "\n".join(parts)
 
 
 def pattern_of(block: str) -> str:
-    """What a block of output matches: three dots stand for something, on a line of their own for lines."""
+    """What a block of output matches: three dots stand for something, on a line of their own for
+    lines.
+    """
     lines = []
     for line in block.splitlines():
         some_lines = r"(.*\n)*?"
@@ -62,12 +74,13 @@ def test_two_commands_lead_to_the_first_bill() -> None:
 
 
 def test_every_command_and_example_runs(tmp_path: Path) -> None:
-    """One after the other; only what pip would install is there already. Stripe has what the dry run said."""
+    """One after the other; only what pip would install is there already. Stripe has what the dry
+    run said.
+    """
     commands = tmp_path / "bin"
     commands.mkdir()
-    for name, arguments in {**PROGRAMS, "pip": ""}.items():
-        line = f'exec "{sys.executable}" {arguments}' if arguments else "true"
-        (commands / name).write_text(f"#!/bin/sh\n{line}\n")
+    for name, program in PROGRAMS.items():
+        (commands / name).write_text(f"#!/bin/sh\n{program}\n")
         (commands / name).chmod(0o755)
     (tmp_path / "script").write_text(script())
     server = Loopback(time.time, knows_customers=True)
@@ -106,28 +119,20 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
     assert KEY not in run.stdout + run.stderr
 
 
-def test_every_command_option_and_variable_is_in_the_readme() -> None:
-    """Nothing is left undocumented."""
-    parser = cli.make_parser()
-    options = set(re.findall(r"--[a-z-]+", parser.format_help()))
-    for action in parser._subparsers._group_actions:  # type: ignore[union-attr]
-        for name, command in dict(action.choices or {}).items():
-            assert f"| `{name}" in README
-            options |= set(re.findall(r"--[a-z-]+", command.format_help()))
-    for name in options - {"--help"} | {
-        API_KEY,
-        WEBHOOK_SECRET,
-        API_URL,
-        GRACE,
-        POLICY,
-        "POWER_MANAGER_DB",
-    }:
-        assert name in README, name
+def test_every_command_is_in_the_readme() -> None:
+    """Each has a row of its table."""
+    for name in cli.make_parser().commands:
+        assert f"| `{name}" in README, name
+
+
+def test_the_settings_of_the_readme_are_the_commands() -> None:
+    """Options and variables, as the program documents them."""
+    table = settings_table(cli.make_parser())
+    assert f"<!-- settings -->\n{table}\n<!-- /settings -->" in README, table
 
 
 def test_the_numbers_of_the_readme_are_the_codes() -> None:
     """Defaults and limits, where it names them."""
-    assert f"| `{GRACE}` | {DEFAULT_GRACE_HOURS:g} |" in README
     assert f"after {sender.PROTECTED // 3600} hours" in README
     assert "pauses of about 1, 2 and 4 s" in README
     assert sender.PAUSES == (1.0, 2.0, 4.0)

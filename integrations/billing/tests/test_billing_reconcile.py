@@ -66,7 +66,9 @@ def test_an_event_that_stripe_has_dropped_is_found_and_repaired(used: World) -> 
 
 
 def test_what_stripe_has_from_elsewhere_is_found(used: World) -> None:
-    """Another value in an hour of ours is repaired; an hour that was never sent from here is a conflict."""
+    """Another value in an hour of ours is repaired; an hour that was never sent from here is a
+    conflict.
+    """
     for hour, value in ((THIS_HOUR - 3, 99), (THIS_HOUR - 7, 5)):
         event = {
             "name": "power_watt_hours",
@@ -78,8 +80,9 @@ def test_what_stripe_has_from_elsewhere_is_found(used: World) -> None:
         used.server.events.append(event)
     found = compare(used)
     assert [(one.ours_wh, one.theirs_wh, one.is_foreign) for one in found.differences] == [
-        (0, 5, True), (20, 99, False)
-    ]  # fmt: skip
+        (0, 5, True),
+        (20, 99, False),
+    ]
     assert repair(used.pm, found.differences, oldest_billable(used.now)) == 1
     assert not used.report().complete
     assert used.billed() == 10 + 20 + 5
@@ -158,7 +161,9 @@ def test_a_csv_file_that_is_written_again_agrees(world: World, tmp_path: object)
 
 
 def test_an_hour_that_was_left_to_the_biller_is_compared_with_what_was_kept(used: World) -> None:
-    """What changes there after a person's decision is a difference; the repair asks the person again."""
+    """What changes there after a person's decision is a difference; the repair asks the person
+    again.
+    """
     hour = THIS_HOUR - 3
     with tables(used.pm) as conn:
         revise(conn, CUSTOMER, hour, 25, State.CONFLICT, "the biller has 20 Wh from elsewhere", 20)

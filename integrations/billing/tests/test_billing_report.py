@@ -135,7 +135,9 @@ def test_a_late_reading_makes_a_revision(world: World) -> None:
 
 
 def test_a_late_reading_can_lower_an_hour(world: World) -> None:
-    """A reading between two others moves energy to the hour before: both are revised, nothing is billed twice."""
+    """A reading between two others moves energy to the hour before: both are revised, nothing is
+    billed twice.
+    """
     world.link()
     meter, begin = world.meters["edge"], (THIS_HOUR - 5) * HOUR
     for second in (-700, 699):
@@ -162,7 +164,9 @@ def test_a_revision_to_nothing_is_sent_as_nothing(world: World) -> None:
 
 
 def test_a_deleted_device_stays_billed(world: World) -> None:
-    """Its hours keep what was billed; another device of the customer goes on being billed, in these hours too."""
+    """Its hours keep what was billed; another device of the customer goes on being billed, in these
+    hours too.
+    """
     world.add_device("other")
     world.link()
     world.link("other")
@@ -246,7 +250,9 @@ def test_a_dry_run_leaves_out_what_a_run_does_not_send(world: World) -> None:
 
 
 def test_hours_before_the_link_and_after_its_end_are_not_billed(world: World) -> None:
-    """A link begins and ends on full hours; a device that changes hands is billed without gap or overlap."""
+    """A link begins and ends on full hours; a device that changes hands is billed without gap or
+    overlap.
+    """
     world.link(hours_ago=5)
     ended = power_billing.unlink(world.devices, "edge", clock=lambda: NOW - 2 * HOUR)
     begun = power_billing.link(
@@ -261,7 +267,9 @@ def test_hours_before_the_link_and_after_its_end_are_not_billed(world: World) ->
 
 
 def test_hours_older_than_35_days_are_listed_not_billed(world: World) -> None:
-    """What came to light too late is named, hour by hour; the fraction it had is not billed elsewhere."""
+    """What came to light too late is named, hour by hour; the fraction it had is not billed
+    elsewhere.
+    """
     world.link(hours_ago=34 * 24)
     world.now = world.true_now = NOW + 10 * 24 * HOUR
     world.use(8.5, 30 * 24)  # 40 days ago by now
@@ -300,7 +308,7 @@ def test_an_hour_beyond_all_reason_is_listed_not_billed(world: World) -> None:
     assert values(world) == [(7, 5)]
     assert not done.complete
     assert [(one.kind, one.hour) for one in done.lost] == [(FindingKind.SENSOR, THIS_HOUR - 3)]
-    assert "in an hour: look at the sensor" in str(done.lost[0])
+    assert "in an hour: check the sensor" in str(done.lost[0])
 
 
 def test_a_file_has_one_biller(world: World, tmp_path: Path) -> None:
@@ -334,11 +342,14 @@ def test_one_run_at_a_time(world: World) -> None:
 def test_a_run_reads_no_more_of_the_outbox_than_is_open(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Years of hours that were sent are left alone, also where one of long ago was refused for good."""
+    """Years of hours that were sent are left alone, also where one of long ago was refused for
+    good.
+    """
     world.link()
     sink = world.sink()
     with tables(world.devices) as conn:
-        sql = "INSERT INTO billing_outbox (customer, hour, revision, value_wh, state) VALUES (?, ?, 0, 5, ?)"
+        sql = """INSERT INTO billing_outbox (customer, hour, revision, value_wh, state)
+            VALUES (?, ?, 0, 5, ?)"""
         rows = [
             (CUSTOMER, THIS_HOUR - back, "sent" if back < 3000 else "refused")
             for back in range(1, 3001)

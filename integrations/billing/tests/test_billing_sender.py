@@ -1,4 +1,6 @@
-"""What becomes of an event on its way: retries, lost answers, refusals, and what is too old to be sent blindly."""
+"""What becomes of an event on its way: retries, lost answers, refusals, and what is too old to be
+sent blindly.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def test_a_date_in_retry_after_does_no_harm(used: World) -> None:
 
 
 def test_a_run_gives_up_after_three_calls_in_vain(world: World) -> None:
-    """A Stripe that is down is not asked for every hour; the hours that were tried least go first next time."""
+    """A Stripe that is down is not asked for every hour; the hours that were tried least go first
+    next time.
+    """
     world.link()
     for hours_ago in range(8, 0, -1):
         world.use(10.0, hours_ago)
@@ -97,7 +101,7 @@ def test_a_run_gives_up_after_three_calls_in_vain(world: World) -> None:
 def test_a_key_that_is_not_taken_ends_the_run(used: World) -> None:
     """Nothing is refused because of it; the error names the variable, and no part of the key."""
     with pytest.raises(
-        BillingError, match=r"STRIPE_API_KEY: Stripe does not take this key \(401\)"
+        BillingError, match=r"STRIPE_API_KEY: Stripe refuses this key \(401\)"
     ) as caught:
         fail(used, "401-before")
     assert "Loopback" not in str(caught.value)
@@ -170,7 +174,9 @@ def test_within_24_hours_the_identifier_protects(used: World) -> None:
 
 
 def test_after_24_hours_an_event_that_arrived_is_found(used: World) -> None:
-    """Stripe has forgotten the identifier: the summary says that the event is there, and it is not sent again."""
+    """Stripe has forgotten the identifier: the summary says that the event is there, and it is not
+    sent again.
+    """
     fail(used, "lost-after")
     later(used, 48 * HOUR)
     before = posts(used)
@@ -246,7 +252,7 @@ def test_a_customer_whose_summaries_fail_holds_up_nobody_else(world: World) -> N
 
 
 def test_an_identifier_that_is_forgotten_during_a_run_is_not_used(world: World) -> None:
-    """The run's first event takes three hours; the second one's first try is 25 hours ago by then."""
+    """The run's first event takes three hours; the second one's first try is then 25 hours ago."""
     world.link()
     world.use(10.0, 4)
     world.use(10.0, 3)
@@ -291,7 +297,7 @@ def test_a_key_that_is_withdrawn_meanwhile_ends_the_run(used: World) -> None:
     later(used, 48 * HOUR)
     sink = used.sink()
     used.server.key = "another"
-    with pytest.raises(BillingError, match="Stripe does not take this key"):
+    with pytest.raises(BillingError, match="Stripe refuses this key"):
         used.usage.report(sink)
 
 

@@ -1,4 +1,6 @@
-"""The webhook route in a real power-service process: there when configured, refused half-configured, else absent."""
+"""The webhook route in a real power-service process: there when configured, refused
+half-configured, else absent.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,12 @@ class Service:
         command = [sys.executable, "-m", "power_service", "--db", str(db), "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=db.parent, stdout=log, stderr=log,
+                command,
+                cwd=db.parent,
+                stdout=log,
+                stderr=log,
                 env={**clean, "PYTHONPATH": os.pathsep.join(map(str, PARTS)), **environ},
-            )  # fmt: skip
+            )
 
     def wait_until_it_listens(self) -> None:
         """At most 30 seconds."""
@@ -123,13 +128,17 @@ def test_deliveries_become_events(service: Service, desk: Desk) -> None:
 def test_the_ledgers_metrics_are_beside_the_services_own(
     service: Service, desk: Desk, tmp_path: Path
 ) -> None:
-    """For the scraper of /metrics, with the token that it has anyway; without them where the tables are others'."""
+    """For the scraper of /metrics, with the token that it has anyway; without them where the tables
+    are others'.
+    """
     command = [sys.executable, "-m", "power_service", "--db", str(tmp_path / "power.db")]
     made = subprocess.run(
         [*command, "token", "new", "scraper", "--scope", "read"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PARTS))},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
     request = urllib.request.Request(f"http://127.0.0.1:{service.port}/metrics", headers=headers)
 
@@ -151,7 +160,9 @@ def test_the_ledgers_metrics_are_beside_the_services_own(
 
 
 def test_who_is_not_stripe_takes_nothing_of_the_writer(service: Service, desk: Desk) -> None:
-    """While a delivery of Stripe's waits for the file, others are refused at once: they are queued nowhere."""
+    """While a delivery of Stripe's waits for the file, others are refused at once: they are queued
+    nowhere.
+    """
     body, now = desk.event("invoice.paid"), int(time.time())
     with ThreadPoolExecutor(1) as pool:
         with desk.pm.transaction():

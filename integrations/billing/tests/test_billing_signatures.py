@@ -1,4 +1,6 @@
-"""Deliveries that are not Stripe's, or not of now, or no events: refused, and nothing of them is stored."""
+"""Deliveries that are not Stripe's, or not of now, or no events: refused, and nothing of them is
+stored.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_five_minutes_either_way_are_allowed(desk: Desk, at: int) -> None:
 
 @pytest.mark.parametrize("written", ["+{}", " {}", "{:_}", "{}.0", "\u0661{}"])
 def test_a_time_is_digits(desk: Desk, written: str) -> None:
-    """int() takes more than that; what Stripe writes is epoch seconds, and what is signed is the text."""
+    """int() takes more than that; what Stripe writes is epoch seconds, and what is signed is the
+    text.
+    """
     body, at = desk.event("invoice.paid"), desk.now
     header = sign(body, at).replace(f"t={at}", "t=" + written.format(at))
     with pytest.raises(BadSignature):
@@ -122,7 +126,8 @@ def test_a_body_that_is_no_event_is_refused(desk: Desk, body: bytes, message: st
 )
 def test_an_odd_time_is_refused(desk: Desk, created: str) -> None:
     """What no file can keep, and what is no time, never gets that far."""
-    body = f'{{"id": "evt_1", "type": "invoice.paid", "created": {created}, "data": {{"object": {{}}}}}}'
+    head = f'"id": "evt_1", "type": "invoice.paid", "created": {created}'
+    body = f'{{{head}, "data": {{"object": {{}}}}}}'
     with pytest.raises(BadEvent, match="evt_1: created: expected a whole number"):
         desk.send(body.encode())
 
@@ -161,7 +166,9 @@ def test_an_odd_count_of_attempts_is_refused(desk: Desk, count: object) -> None:
 
 
 def test_an_invoice_without_customer_is_left_alone(desk: Desk) -> None:
-    """Accounts of API v2 pay it (`customer_account`): taken, so that Stripe does not deliver it for days."""
+    """Accounts of API v2 pay it (`customer_account`): taken, so that Stripe does not deliver it for
+    days.
+    """
     done = desk.fail(4, again=False, customer=None, customer_account="acct_1")
     assert done.endswith("its invoice has no customer; left alone")
     assert desk.told() == []

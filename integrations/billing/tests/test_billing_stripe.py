@@ -1,4 +1,6 @@
-"""The Stripe sinks through the official SDK, in this process and over sockets; and how strict the loopback is."""
+"""The Stripe sinks through the official SDK, in this process and over sockets; and how strict the
+loopback is.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ import pytest
 import stripe
 from loopback import KEY, FakeTransport, Loopback, serve
 from power_billing.errors import BillingError
-from power_billing.keys import API_KEY, Secret
+from power_billing.keys import API_KEY, API_URL, Secret
 from power_billing.sinks import Outcome, UsageEvent
-from power_billing.stripe_client import API_URL, make_client
+from power_billing.stripe_client import make_client
 from power_billing.stripe_setup import Found, setup
 from power_billing.stripe_sinks import open_sink, sink_from
 from world import CUSTOMER, HOUR, NOW, World
@@ -53,7 +55,7 @@ def test_setup_finds_the_meter_among_many(world: World) -> None:
 def test_a_stripe_that_fails_at_the_look_at_the_meter_is_named(world: World) -> None:
     """The run ends before anything is sent."""
     world.sink()
-    with pytest.raises(BillingError, match="Stripe does not take this key"):
+    with pytest.raises(BillingError, match="Stripe refuses this key"):
         open_sink(
             world.pm,
             client(world.server, "sk_test_51Withdrawn000"),
@@ -98,7 +100,9 @@ def test_a_key_of_another_account_does_not_see_the_meter(world: World) -> None:
 
 
 def test_the_price_of_a_trial_is_not_paid_by_the_live_file(world: World) -> None:
-    """A file that reported to one meter refuses another one: what was billed there is not billed here."""
+    """A file that reported to one meter refuses another one: what was billed there is not billed
+    here.
+    """
     world.link()
     world.use(3.0, 2)
     world.report()
@@ -234,7 +238,9 @@ def test_the_key_goes_nowhere_unencrypted(url: str) -> None:
 
 
 def test_the_sdk_tries_three_times_under_one_idempotency_key(world: World) -> None:
-    """Without max_network_retries StripeClient would try once; our own further tries have keys of their own."""
+    """Without max_network_retries StripeClient would try once; our own further tries have keys of
+    their own.
+    """
     world.link()
     sink = world.sink()
     world.server.idempotency_keys.clear()
@@ -251,7 +257,9 @@ def test_the_sdk_tries_three_times_under_one_idempotency_key(world: World) -> No
 def test_the_sdk_leaves_nothing_in_the_home_directory(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """By itself it would keep an id of this machine there, and send times of earlier requests along."""
+    """By itself it would keep an id of this machine there, and send times of earlier requests
+    along.
+    """
     import stripe._telemetry_id as telemetry
 
     home = tmp_path / "home"

@@ -1,4 +1,6 @@
-"""Files of a tariff: which hour is in which period, and every one that is refused, with what would do."""
+"""Files of a tariff: which hour is in which period, and every one that is refused, with what would
+do.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ class TestHours:
     """An hour belongs to the period that it begins in, by the clocks on the wall there."""
 
     def test_weekdays_and_the_rest(self) -> None:
-        """Monday from seven to ten at night is peak, in winter an hour later by UTC than in summer."""
+        """Monday from 7 to 22 is peak, in winter an hour later by UTC than in summer."""
         tariff = parse_tariff(TWO)
         assert tariff.period_of(at("2026-07-06T05:00")) == "peak"
         assert tariff.period_of(at("2026-07-06T04:00")) == "off_peak"
@@ -83,7 +85,9 @@ class TestHours:
 
     @given(st.integers(0, 2**21), st.sampled_from(["Europe/Berlin", "America/New_York", "UTC"]))
     def test_every_hour_has_the_period_of_its_local_hour(self, hour: int, zone: str) -> None:
-        """For any hour of two centuries: one period, by the weekday and hour that a clock there shows."""
+        """For any hour of two centuries: one period, by the weekday and hour that a clock there
+        shows.
+        """
         tariff = parse_tariff(TWO.replace("Europe/Berlin", zone))
         there = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(hours=hour)
         local = there.astimezone(ZoneInfo(zone))
@@ -98,7 +102,7 @@ class TestHours:
     def test_any_division_of_the_week_is_read_as_it_is_meant(
         self, weekday: list[str], weekend: list[str], hour: int
     ) -> None:
-        """Whichever period has an hour of a weekday, and one of a weekend: it alone has that hour."""
+        """Any hour of a weekday and of a weekend belongs to the one period that names it."""
         text = 'currency = "eur"\n'
         for kind, days, by_hour in (("w", "mon-fri", weekday), ("e", "sat-sun", weekend)):
             for name in sorted(set(by_hour)):
@@ -152,7 +156,9 @@ class TestValues:
         assert tariff.has_same_hours(parse_tariff(TWO.replace('zone = "Europe/Berlin"', "")))
 
     def test_other_prices_are_the_same_hours(self) -> None:
-        """Zone, hours and names say where an hour belongs; what it costs, and the order in the file, do not."""
+        """Zone, hours and names say where an hour belongs; what it costs, and the order in the
+        file, do not.
+        """
         tariff = parse_tariff(TWO)
         head, _, tables = TWO.partition("[peak]")
         peak, _, off_peak = tables.partition("[off_peak]")
@@ -171,57 +177,80 @@ REFUSED = {
     "price = 1\n" + TWO: "or a period as a table [price], got the key 'price'",
     "[[peak]]\nprice = 1": "or a period as a table [peak], got the key 'peak'",
     TWO.replace('currency = "eur"', ""): "currency: expected text, got nothing",
-    TWO.replace('"eur"', '"euro"'): "peak: currency: expected three letters such as eur, got 'euro'",
+    TWO.replace('"eur"', '"euro"'): (
+        "peak: currency: expected three letters such as eur, got 'euro'"
+    ),
     TWO.replace('"eur"', "1.5"): "currency: expected text, got '1.5'",
     "[unit]\nprice = 1\n[currency]\nprice = 1": "currency: expected text, got {",
     'unit = "J"\n' + TWO: "unit: expected Wh, kWh, MWh, got 'J'",
     "".join(f"[p{n}]\nprice = 1\n" for n in range(21)): "expected from 1 to 20 periods, got 21",
     TWO.replace("Berlin", "Berlim"): "got 'Europe/Berlim': did you mean Europe/Berlin?",
-    TWO.replace("Europe/Berlin", "local"): "expected a zone's own name such as Europe/Berlin, got 'local'",
+    TWO.replace("Europe/Berlin", "local"): (
+        "expected a zone's own name such as Europe/Berlin, got 'local'"
+    ),
     TWO.replace("Europe/Berlin", "localtime"): "expected a zone's own name such as Europe/Berlin",
     TWO.replace("Europe/Berlin", ""): "zone: expected text, got ''",
-    TWO.replace("Europe/Berlin", "Asia/Kolkata"): "zone: Asia/Kolkata is +5.5 hours from UTC in 2020",
+    TWO.replace("Europe/Berlin", "Asia/Kolkata"): (
+        "zone: Asia/Kolkata is +5.5 hours from UTC in 2020"
+    ),
     TWO.replace("Europe/Berlin", "+05:45"): "zone: +05:45 is +5.75 hours from UTC in 2020",
     TWO.replace("Europe/Berlin", "Australia/Lord_Howe"): "+10.5 hours from UTC in 2020",
     TWO.replace("[peak]", "[Peak]"): "up to 23 small letters, digits and _, got 'Peak'",
     TWO.replace("[peak]", f"[{'p' * 24}]"): "up to 23 small letters",
     TWO.replace("days", "day"): "peak: expected hours, days, price, got 'day': did you mean days?",
     TWO + "[peak.more]\nprice = 1": "peak: expected hours, days, price, got 'more'",
-    TWO.replace("price = 0.20", ""): "off_peak: price: expected an amount such as 0.34, got nothing",
+    TWO.replace("price = 0.20", ""): (
+        "off_peak: price: expected an amount such as 0.34, got nothing"
+    ),
     TWO.replace("0.20", "true"): "off_peak: price: expected an amount such as 0.34, got True",
     TWO.replace("0.20", "[1]"): "off_peak: price: expected an amount such as 0.34, got [1]",
     TWO.replace("0.20", "-1"): "off_peak: price: expected an amount above 0 such as 0.30, got '-1'",
-    TWO.replace("0.20", "0.0"): "off_peak: price: expected an amount above 0 such as 0.30, got '0.0'",
-    TWO.replace("0.20", "2e-1"): "off_peak: price: expected an amount above 0 such as 0.30, got '2e-1'",
-    TWO.replace("0.20", "nan"): "off_peak: price: expected an amount above 0 such as 0.30, got 'nan'",
+    TWO.replace("0.20", "0.0"): (
+        "off_peak: price: expected an amount above 0 such as 0.30, got '0.0'"
+    ),
+    TWO.replace("0.20", "2e-1"): (
+        "off_peak: price: expected an amount above 0 such as 0.30, got '2e-1'"
+    ),
+    TWO.replace("0.20", "nan"): (
+        "off_peak: price: expected an amount above 0 such as 0.30, got 'nan'"
+    ),
     TWO.replace("07:00-22:00", "7-22"): "peak: hours: expected such as '07:00-22:00', got '7-22'",
-    TWO.replace("07:00-22:00", "07:00-22:30"): "peak: hours: expected whole hours such as '07:00-22:00'",
+    TWO.replace("07:00-22:00", "07:00-22:30"): (
+        "peak: hours: expected whole hours such as '07:00-22:00'"
+    ),
     TWO.replace("07:00-22:00", "22:00-07:00"): (
         "got '22:00-07:00': over midnight write two, such as ['22:00-24:00', '00:00-07:00']"
     ),
-    TWO.replace("07:00-22:00", "07:00-07:00"): "expected an end after the begin, got '07:00-07:00'",
+    TWO.replace("07:00-22:00", "07:00-07:00"): "expected an end after the start, got '07:00-07:00'",
     TWO.replace("07:00-22:00", "07:00-25:00"): "expected from 00:00 to 24:00, got '07:00-25:00'",
     TWO.replace("07:00-22:00", "24:00-24:00"): "expected from 00:00 to 24:00, got '24:00-24:00'",
-    TWO.replace('"07:00-22:00"', "[]"): "hours: expected text such as '00:00-24:00', or a list of such, got []",
-    TWO.replace('"07:00-22:00"', "7"): "hours: expected text such as '00:00-24:00', or a list of such, got 7",
+    TWO.replace('"07:00-22:00"', "[]"): (
+        "hours: expected text such as '00:00-24:00', or a list of such, got []"
+    ),
+    TWO.replace('"07:00-22:00"', "7"): (
+        "hours: expected text such as '00:00-24:00', or a list of such, got 7"
+    ),
     TWO.replace("mon-fri", "Mon"): "peak: days: expected such as 'mon-fri' or 'sat', got 'Mon'",
     TWO.replace("mon-fri", "mon-"): "peak: days: expected such as 'mon-fri' or 'sat', got 'mon-'",
-    TWO + 'hours = "21:00-24:00"': "mon 21:00 is in peak and in off_peak: an hour belongs to one period",
-    TWO + 'days = "sat-sun"': "mon 00:00 is in no period: one without hours and days has whatever is left",
+    TWO + 'hours = "21:00-24:00"': (
+        "mon 21:00 is in peak and in off_peak: an hour belongs to one period"
+    ),
+    TWO + 'days = "sat-sun"': (
+        "mon 00:00 is in no period: one without hours and days has all that is left"
+    ),
     TWO + "[other]\nprice = 1": "off_peak and other have neither hours nor days: only one",
     TWO.replace("07:00-22:00", "00:00-24:00").replace("mon-fri", "mon-sun"): (
-        "off_peak: no hour is left for it: take it out, or give it hours"
+        "off_peak: no hour is left for it: remove it, or give it hours"
     ),
-}  # fmt: skip
+}
 
 
 class TestRefused:
     """A file that is no tariff is refused whole, by what is wrong in it."""
 
-    @pytest.mark.parametrize("number", range(len(REFUSED)))
-    def test_what_is_wrong_is_said(self, number: int) -> None:
+    @pytest.mark.parametrize(("text", "said"), REFUSED.items(), ids=range(len(REFUSED)))
+    def test_what_is_wrong_is_said(self, text: str, said: str) -> None:
         """Each by the key, the value, and what would do."""
-        text, said = list(REFUSED.items())[number]
         assert said in refused(text)
 
     @pytest.mark.parametrize("day", range(7))
@@ -243,7 +272,8 @@ class TestRefused:
         """Some small systems have no tzdata: then that is what is missing."""
         zoneinfo.ZoneInfo.clear_cache()
         zoneinfo.reset_tzpath([str(tmp_path)])
-        # None in sys.modules: the package cannot be imported, if it is there; nor its parts that were imported before.
+        # None in sys.modules: the package cannot be imported, if it is there; nor its parts that
+        # were imported before.
         parts = [name for name in sys.modules if name.startswith("tzdata.")]
         for name in ["tzdata", *parts]:
             monkeypatch.setitem(sys.modules, name, None)

@@ -1,56 +1,23 @@
-"""The commands with a tariff: setup, subscribe, link, report, reconcile, statement; Stripe knows its customers."""
+"""The commands with a tariff: setup, subscribe, link, report, reconcile, statement; Stripe knows
+its customers.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback import KEY, KEY_LIVE, Loopback, serve
+from loopback import Loopback
 from loopback_catalog import MOST_ITEMS
-from power_billing.keys import API_KEY
-from power_billing.stripe_client import API_URL
+from power_billing.hours import iso
 from power_billing.tables import tables
 from power_billing.tariff_file import MOST_PERIODS
-from shop import ALICE, BOB, PRICED, Shop
-from tariffs import OFF_PEAK, PEAK, TWO
+from shop import ALICE, BOB, PRICED, Shop, at_stripe
+from tariffs import BY_TURNS, OFF_PEAK, PEAK, TWO
 
 from power_manager import PowerManager
-
-# The hours of the shop are two to four hours ago, whenever that is: by turns in one period and in the other.
-BY_TURNS = """
-currency = "eur"
-[odd]
-hours = ["01:00-02:00", "03:00-04:00", "05:00-06:00", "07:00-08:00", "09:00-10:00", "11:00-12:00", "13:00-14:00",
-         "15:00-16:00", "17:00-18:00", "19:00-20:00", "21:00-22:00", "23:00-24:00"]
-price = 300
-[even]
-price = 100
-"""
-
-
-class TariffShop(Shop):
-    """A shop with a file of a tariff beside it."""
-
-    def tariff(self, text: str = BY_TURNS) -> tuple[str, ...]:
-        """The command that sets it up."""
-        path = self.db.with_name("tariff.toml")
-        path.write_text(text)
-        return "setup", "--product", "Energy", "--tariff", str(path)
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[TariffShop]:
-    """Nothing is set up yet."""
-    server = Loopback(time.time, knows_customers=True)
-    with serve(server) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY)
-        yield TariffShop(tmp_path / "power.db", server, capsys)
 
 
 def month_of(hour: int) -> str:
@@ -61,31 +28,31 @@ def month_of(hour: int) -> str:
 class TestSetup:
     """A meter, a product and a price for each period."""
 
-    def test_each_period_has_a_meter_a_product_and_a_price(self, shop: TariffShop) -> None:
+    def test_each_period_has_a_meter_a_product_and_a_price(self, shop: Shop) -> None:
         """They are printed with the hours, so that a person sees what was understood."""
-        per_wh = "which Stripe has as"
+        per_wh = "which Stripe has as {} of its smallest unit a watt-hour"
         assert shop(*shop.tariff(TWO)) == [
             "tariff: hours of Europe/Berlin",
             "peak: mon-fri 07:00-22:00",
             "  meter: mtr_test_1 (made) power_watt_hours_peak",
             "  product: prod_loop1 (made) Energy peak",
-            f"  price: price_loop1 (made) 0.34 EUR a kWh, {per_wh} 0.034 of its smallest unit a watt-hour",
+            f"  price: price_loop1 (made) 0.34 EUR a kWh, {per_wh.format('0.034')}",
             "off_peak: mon-fri 00:00-07:00, 22:00-24:00; sat-sun 00:00-24:00",
             "  meter: mtr_test_2 (made) power_watt_hours_off_peak",
             "  product: prod_loop2 (made) Energy off peak",
-            f"  price: price_loop2 (made) 0.20 EUR a kWh, {per_wh} 0.02 of its smallest unit a watt-hour",
+            f"  price: price_loop2 (made) 0.20 EUR a kWh, {per_wh.format('0.02')}",
         ]
         prices = {one["nickname"]: one for one in shop.objects("price")}
         assert prices["0.34 EUR a kWh"]["recurring"]["meter"] == "mtr_test_1"
         assert prices["0.20 EUR a kWh"]["recurring"]["meter"] == "mtr_test_2"
         assert {one["unit_label"] for one in shop.objects("product")} == {"Wh"}
 
-    def test_it_can_be_repeated(self, shop: TariffShop) -> None:
+    def test_it_can_be_repeated(self, shop: Shop) -> None:
         """Everything is found."""
         first = shop(*shop.tariff(TWO))
         assert shop(*shop.tariff(TWO)) == [line.replace("(made)", "(found)") for line in first]
 
-    def test_what_failed_half_way_is_found_again(self, shop: TariffShop) -> None:
+    def test_what_failed_half_way_is_found_again(self, shop: Shop) -> None:
         """The ledger knows nothing of a tariff until all of it is there."""
         shop.stripe.broken = ("/v1/prices",)
         shop(*shop.tariff(TWO), code=1)
@@ -94,7 +61,7 @@ class TestSetup:
         shop.stripe.broken = ()
         assert "(found)" in shop(*shop.tariff(TWO))[2]
 
-    def test_a_meter_that_counts_otherwise_is_refused(self, shop: TariffShop) -> None:
+    def test_a_meter_that_counts_otherwise_is_refused(self, shop: Shop) -> None:
         """Of any period."""
         shop.stripe._make_meter(
             {
@@ -109,58 +76,58 @@ class TestSetup:
     @pytest.mark.parametrize(
         ("extra", "said"),
         [
-            (("--price", "1"), "--tariff has prices: leave --price, --currency and --unit out"),
-            (("--currency", "eur"), "--tariff has prices"),
-            (("--unit", "kWh"), "--tariff has prices"),
+            (("--price", "1"), "--tariff has the prices: leave out --price, --currency and --unit"),
+            (("--currency", "eur"), "--tariff has the prices"),
+            (("--unit", "kWh"), "--tariff has the prices"),
         ],
     )
     def test_prices_beside_it_are_wrong_usage(
         self,
-        shop: TariffShop,
+        shop: Shop,
         capsys: pytest.CaptureFixture[str],
         extra: tuple[str, ...],
         said: str,
     ) -> None:
         """Exit code 2, and nothing is made."""
         with pytest.raises(SystemExit) as caught:
-            shop(*shop.tariff(), *extra)
+            shop(*shop.tariff(BY_TURNS), *extra)
         assert caught.value.code == 2
         assert said in capsys.readouterr().err
         assert shop.stripe.requests == []
 
     def test_without_a_product_it_is_wrong_usage(
-        self, shop: TariffShop, capsys: pytest.CaptureFixture[str]
+        self, shop: Shop, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Prices need one."""
-        setup, _, _, *file = shop.tariff()
+        setup, _, _, *file = shop.tariff(BY_TURNS)
         with pytest.raises(SystemExit) as caught:
             shop(setup, *file)
         assert caught.value.code == 2
         assert "--tariff and --product go together" in capsys.readouterr().err
 
-    def test_a_file_that_is_no_tariff_makes_nothing(self, shop: TariffShop) -> None:
+    def test_a_file_that_is_no_tariff_makes_nothing(self, shop: Shop) -> None:
         """One line names the file and what is wrong."""
         (said,) = shop(*shop.tariff(TWO.replace("07:00", "07:30")), code=1)
         assert "tariff.toml: peak: hours: expected whole hours" in said
         assert shop.stripe.requests == []
 
-    def test_a_ledger_is_set_up_with_a_tariff_or_without(self, shop: TariffShop) -> None:
+    def test_a_ledger_is_set_up_with_a_tariff_or_without(self, shop: Shop) -> None:
         """A plain setup would make every hour one meter's."""
-        shop(*shop.tariff())
+        shop(*shop.tariff(BY_TURNS))
         made = len(shop.stripe.meters)
         (said,) = shop(*PRICED, code=1)
         assert "it has a tariff (UTC; odd, even): give its file by --tariff" in said
         assert len(shop.stripe.meters) == made
 
-    def test_a_price_of_every_hour_is_forgotten(self, shop: TariffShop) -> None:
+    def test_a_price_of_every_hour_is_forgotten(self, shop: Shop) -> None:
         """A plain setup before, by mistake, leaves nothing behind."""
         shop(*PRICED)
-        shop(*shop.tariff())
+        shop(*shop.tariff(BY_TURNS))
         shop.subscribe("--report")
         month = month_of(shop.hour - 2)
         assert "prices by time of day in UTC" in shop("statement", "--month", month)[0]
 
-    def test_stripe_carries_as_many_periods_as_a_tariff_may_have(self, shop: TariffShop) -> None:
+    def test_stripe_carries_as_many_periods_as_a_tariff_may_have(self, shop: Shop) -> None:
         """A subscription of the most there may be is made."""
         assert MOST_PERIODS == MOST_ITEMS
         text = "".join(
@@ -175,9 +142,9 @@ class TestSetup:
 class TestSubscribe:
     """A customer's usage reaches an invoice when every period has an item."""
 
-    def test_every_period_has_an_item(self, shop: TariffShop) -> None:
+    def test_every_period_has_an_item(self, shop: Shop) -> None:
         """In one subscription, backdated to the link; a second time all is found."""
-        shop(*shop.tariff())
+        shop(*shop.tariff(BY_TURNS))
         out = shop.subscribe("--report")
         assert [line for line in out if line.startswith("subscription")] == [
             "subscription: sub_loop1, item si_loop1n1 (made), price price_loop1, odd",
@@ -189,9 +156,9 @@ class TestSubscribe:
         again = shop.subscribe()
         assert [line.count("(found)") for line in again if line.startswith("sub")] == [1, 1]
 
-    def test_an_item_that_is_missing_is_added_to_the_subscription(self, shop: TariffShop) -> None:
+    def test_an_item_that_is_missing_is_added_to_the_subscription(self, shop: Shop) -> None:
         """What was used before is on no invoice, and that is said with exit code 1."""
-        shop(*shop.tariff())
+        shop(*shop.tariff(BY_TURNS))
         shop.subscribe()
         (subscription,) = shop.objects("subscription")
         subscription["created"] -= 7200
@@ -202,12 +169,13 @@ class TestSubscribe:
         assert out[-1].startswith("on no invoice: usage from ")
         assert ", even, when the subscription began" in out[-1]
         assert [one["price"]["id"] for one in subscription["items"]["data"]] == [
-            "price_loop1", "price_loop2"
-        ]  # fmt: skip
+            "price_loop1",
+            "price_loop2",
+        ]
 
-    def test_items_may_be_in_subscriptions_that_there_are(self, shop: TariffShop) -> None:
+    def test_items_may_be_in_subscriptions_that_there_are(self, shop: Shop) -> None:
         """Somebody has made one by hand for one period: only the other is made."""
-        shop(*shop.tariff())
+        shop(*shop.tariff(BY_TURNS))
         made = shop.stripe.catalog._make_subscription(
             {"customer": ALICE, "items[0][price]": "price_loop2"}
         )
@@ -215,9 +183,9 @@ class TestSubscribe:
         assert len(shop.objects("subscription")) == 1
         assert len(made["items"]["data"]) == 2
 
-    def test_a_period_without_an_item_is_said(self, shop: TariffShop) -> None:
+    def test_a_period_without_an_item_is_said(self, shop: Shop) -> None:
         """By link and by report, with the meter that has none."""
-        shop(*shop.tariff())
+        shop(*shop.tariff(BY_TURNS))
         shop.subscribe()
         (subscription,) = shop.objects("subscription")
         subscription["items"]["data"].pop()
@@ -229,9 +197,9 @@ class TestSubscribe:
         out = shop("link", "twin", "--customer", BOB)
         assert "of the meters mtr_test_1 and mtr_test_2, so" in out[-1]
 
-    def test_a_new_price_is_for_new_subscriptions(self, shop: TariffShop) -> None:
+    def test_a_new_price_is_for_new_subscriptions(self, shop: Shop) -> None:
         """Who is subscribed stays with the old one."""
-        shop(*shop.tariff())
+        shop(*shop.tariff(BY_TURNS))
         shop.subscribe()
         shop(*shop.tariff(BY_TURNS.replace("300", "400")))
         assert "price price_loop1, odd" in "\n".join(shop.subscribe())
@@ -242,20 +210,39 @@ class TestReport:
     """Reports, comparisons and statements know the periods."""
 
     @pytest.fixture
-    def billed(self, shop: TariffShop) -> TariffShop:
+    def billed(self, shop: Shop) -> Shop:
         """Three hours of 10.5 Wh, by turns in one period and the other, are at Stripe."""
-        shop(*shop.tariff())
+        shop(*shop.tariff(BY_TURNS))
         shop.subscribe("--report")
         return shop
 
-    def test_both_meters_have_their_hours(self, billed: TariffShop) -> None:
+    def test_both_meters_have_their_hours(self, billed: Shop) -> None:
         """By the hour's number."""
         by_meter = billed.stripe.meter_hours(ALICE)
         assert {hour % 2 for hour in by_meter["power_watt_hours_odd"]} == {1}
         assert {hour % 2 for hour in by_meter["power_watt_hours_even"]} == {0}
         assert billed.stripe.billed(ALICE) == 31
 
-    def test_differences_are_listed_by_period(self, billed: TariffShop) -> None:
+    def test_hours_are_listed_with_their_period(self, shop: Shop) -> None:
+        """By a dry run, before any hour is noted, and by the report that sends them."""
+        shop(*shop.tariff(BY_TURNS))
+        shop.subscribe()
+        dry = shop("report", "--dry-run")
+        assert dry[0].split() == ["customer", "hour", "period", "watt-hours", "revision"]
+        names = {1: "odd", 0: "even"}
+        hours = [shop.hour - hours_ago for hours_ago in (4, 3, 2)]
+        rows = [line.split()[1:3] for line in dry[1:-1]]
+        assert rows == [[iso(hour), names[hour % 2]] for hour in hours]
+        assert shop("report")[:4] == dry[:4]
+
+    def test_hours_without_a_tariff_have_no_period(self, shop: Shop) -> None:
+        """One price for every hour: no column."""
+        shop(*PRICED)
+        shop.subscribe()
+        head, *_ = shop("report", "--dry-run")
+        assert head.split() == ["customer", "hour", "watt-hours", "revision"]
+
+    def test_differences_are_listed_by_period(self, billed: Shop) -> None:
         """With what is on another period's meter, which a repair does not claim to mend."""
         moved = billed.stripe.events[0]
         hour = moved["timestamp"] // 3600
@@ -273,7 +260,7 @@ class TestReport:
         assert "0 of 0 hours repaired" in out
         assert any(line.startswith("1 differences have usage on another period's") for line in out)
 
-    def test_a_statement_has_the_periods(self, billed: TariffShop) -> None:
+    def test_a_statement_has_the_periods(self, billed: Shop) -> None:
         """As Stripe has them, each at its price."""
         month = month_of(billed.hour - 2)
         made = json.loads("\n".join(billed("statement", "--month", month, "--format", "json")))
@@ -288,12 +275,13 @@ class TestReport:
             for name in ("odd", "even")
         }
         assert [(line["period"], line["price"], line["energy_wh"]) for line in one["periods"]] == [
-            ("odd", 300.0, wh["odd"]), ("even", 100.0, wh["even"])
-        ]  # fmt: skip
+            ("odd", 300.0, wh["odd"]),
+            ("even", 100.0, wh["even"]),
+        ]
         costs = [line["cost"] for line in one["periods"]]
         assert costs == [round(wh["odd"] * 0.3, 2), round(wh["even"] * 0.1, 2)]
 
-    def test_other_prices_are_those_of_a_file(self, billed: TariffShop, tmp_path: Path) -> None:
+    def test_other_prices_are_those_of_a_file(self, billed: Shop, tmp_path: Path) -> None:
         """Of the same hours; one price, or a tariff of other hours, is refused."""
         month = month_of(billed.hour - 2)
         command = ("statement", "--month", month)
@@ -304,19 +292,19 @@ class TestReport:
         )
         assert billed(*command, "--tariff", str(path))[-1] == f"total: {wh} Wh {wh}.00 EUR"
         said = billed(*command, "--price", "1", "--currency", "eur", code=1)[-1]
-        assert "it has a tariff, and one price is none for it" in said
+        assert "it has a tariff, so one price does not do: give other prices by --tariff" in said
         path.write_text(TWO)
         said = billed(*command, "--tariff", str(path), code=1)[-1]
-        assert "hours were not counted by this tariff: its zone, hours and meters" in said
+        assert "hours were not counted by this tariff: its zone, hours and periods" in said
 
-    def test_a_statement_without_a_tariff_takes_none(self, shop: TariffShop) -> None:
+    def test_a_statement_without_a_tariff_takes_none(self, shop: Shop) -> None:
         """There are no periods in that ledger."""
         shop(*PRICED)
-        path = shop.tariff()[-1]
+        path = shop.tariff(BY_TURNS)[-1]
         said = shop("statement", "--month", "2026-10", "--tariff", path, code=1)[-1]
         assert "hours were not counted by this tariff" in said
 
-    def test_status_shows_the_tariff(self, billed: TariffShop) -> None:
+    def test_status_shows_the_tariff(self, billed: Shop) -> None:
         """Hours, zone and price of each period; for programs too."""
         lines = billed("status")
         assert "even: mon-sun 00:00-01:00, 02:00-03:00, 04:00-05:00" in lines[3]
@@ -326,7 +314,7 @@ class TestReport:
         odd = read["tariff"]["periods"][0]
         assert (odd["period"], odd["price"], odd["price_unit"]) == ("odd", 300.0, "kWh")
 
-    def test_what_stripe_refuses_later_is_found_by_its_name(self, billed: TariffShop) -> None:
+    def test_what_stripe_refuses_later_is_found_by_its_name(self, billed: Shop) -> None:
         """On whichever meter it is; the next report that retries sends it there again."""
         before = billed.stripe.meter_hours(ALICE)
         error = {"code": "meter_event_invalid_value", "message": "no", "idempotency_key": "x"}
@@ -342,15 +330,15 @@ class TestReport:
         assert billed.stripe.meter_hours(ALICE) == before
 
 
-def test_a_tariff_goes_live(shop: TariffShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its hours and prices; nothing of the trial is billed, and every period has an item again."""
-    shop(*shop.tariff())
+def test_a_tariff_goes_live(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its hours and prices; nothing of the trial is billed, and every period has an item
+    again.
+    """
+    shop(*shop.tariff(BY_TURNS))
     shop.subscribe("--report")
     live = Loopback(time.time, knows_customers=True, livemode=True)
     live.catalog.add_customer("cus_LiveAlice")
-    with serve(live) as url:
-        monkeypatch.setenv(API_URL, url)
-        monkeypatch.setenv(API_KEY, KEY_LIVE)
+    with at_stripe(live, monkeypatch):
         out = shop("go-live", "--customer", f"{ALICE}=cus_LiveAlice", "--yes")
         assert out[:6] == [
             "odd meter: mtr_live_1 (made)",
@@ -368,13 +356,14 @@ def test_a_tariff_goes_live(shop: TariffShop, monkeypatch: pytest.MonkeyPatch) -
         assert "it is live already" in shop("go-live", "--yes", code=1)[-1]
     assert live.events == []
     assert [one["event_name"] for one in live.meters.values()] == [
-        "power_watt_hours_odd", "power_watt_hours_even"
-    ]  # fmt: skip
+        "power_watt_hours_odd",
+        "power_watt_hours_even",
+    ]
     with PowerManager(shop.db) as pm, tables(pm) as conn:
         assert conn.execute("SELECT count(*) FROM billing_hour_periods").fetchone() == (0,)
 
 
-def test_periods_are_on_meters_of_their_names(shop: TariffShop) -> None:
+def test_periods_are_on_meters_of_their_names(shop: Shop) -> None:
     """The names that the README gives."""
     shop(*shop.tariff(TWO))
     assert [meter["event_name"] for meter in shop.stripe.meters.values()] == [PEAK, OFF_PEAK]

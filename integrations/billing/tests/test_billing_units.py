@@ -34,7 +34,9 @@ def test_the_unit_is_as_hardened_as_the_services() -> None:
 
 
 def test_the_timer_starts_it_hourly() -> None:
-    """Also for the hours in which the machine was off; the key is in a file that its user alone reads."""
+    """Also for the hours in which the machine was off; the key is in a file that its user alone
+    reads.
+    """
     assert {"OnCalendar=*-*-* *:07:00", "Persistent=yes"} <= set(settings(TIMER))
     assert TIMER.stem == SERVICE.stem, "so that the timer finds the service"
     assert "install -D -m 0400 -o power" in SERVICE.read_text()

@@ -1,4 +1,6 @@
-"""Invoices that fail and are paid, in any order and more than once, into shutdown and restore events."""
+"""Invoices that fail and are paid, in any order and more than once, into shutdown and restore
+events.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ def test_the_customer_may_come_expanded(desk: Desk, customer: object) -> None:
 
 
 def test_a_deleted_device_holds_up_nothing(desk: Desk) -> None:
-    """It is linked still, and the other device is told all the same, of the failure and of the payment."""
+    """It is linked still, and the other device is told all the same, of the failure and of the
+    payment.
+    """
     desk.fail(1, again=False)
     desk.pm.delete_device("twin")
     desk.deliver("invoice.paid")
@@ -112,7 +116,9 @@ def test_an_event_counts_once(desk: Desk) -> None:
 
 
 def test_any_order_ends_the_same() -> None:
-    """Three failures and the payment, in all 24 orders: the devices end up restored, or were never told."""
+    """Three failures and the payment, in all 24 orders: the devices end up restored, or were never
+    told.
+    """
     for order in itertools.permutations(range(4)):
         desk = Desk(World(":memory:"))
         start = desk.now - 4 * 86_400
@@ -270,7 +276,9 @@ def test_an_invoice_that_is_given_up_shuts_down(world: World, kind: str, policy:
 
 
 def test_a_card_that_fails_on_a_mailed_invoice_is_no_final_attempt(desk: Desk) -> None:
-    """Stripe never tries by itself there, so next_payment_attempt is null from the start, long before it is due."""
+    """Stripe never tries by itself there, so next_payment_attempt is null from the start, long
+    before it is due.
+    """
     done = desk.fail(1, again=False, collection_method="send_invoice")
     assert done.endswith("sent by mail: it counts when it is overdue")
     assert desk.told() == []
@@ -299,11 +307,13 @@ def rows(desk: Desk, sql: str) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("kind", ["customer.subscription.deleted", "customer.deleted"])
 def test_a_customer_that_changed_is_looked_at_by_the_next_report(desk: Desk, kind: str) -> None:
-    """Whether the usage still reaches an invoice, only Stripe can say; strangers are of no interest."""
+    """Whether the usage still reaches an invoice, only Stripe can say; strangers are of no
+    interest.
+    """
     named = {"invoice": CUSTOMER, "customer": CUSTOMER}
     assert desk.deliver(kind, **named).endswith("the next report looks at the customer")
     stranger = {"invoice": "cus_Stranger", "customer": "cus_Stranger"}
-    assert desk.deliver(kind, **stranger).endswith("nobody's usage is billed to it")
+    assert desk.deliver(kind, **stranger).endswith("no device is billed to it")
     assert rows(desk, "SELECT customer, checked_at FROM billing_customers") == [(CUSTOMER, None)]
     assert desk.told() == []
 
@@ -318,7 +328,9 @@ def test_a_customer_that_was_looked_at_is_looked_at_again(desk: Desk) -> None:
 
 @pytest.mark.parametrize("kind", ["error_report_triggered", "no_meter_found"])
 def test_a_thin_event_of_refused_meter_events_is_noted(desk: Desk, kind: str) -> None:
-    """It says nothing but its id: the next report, which has a key, fetches the rest. Twice is once."""
+    """It says nothing but its id: the next report, which has a key, fetches the rest. Twice is
+    once.
+    """
     body = thin_event(f"v1.billing.meter.{kind}", "evt_thin_1")
     assert desk.send(body).endswith("the next report fetches it")
     assert desk.send(body).endswith("known already")
@@ -360,7 +372,9 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
 
 
 def test_a_ledger_of_its_own_gets_the_deliveries(desk: Desk, tmp_path: Path) -> None:
-    """The same variable as for the command line: the devices are in one file, and who is billed is in the other."""
+    """The same variable as for the command line: the devices are in one file, and who is billed is
+    in the other.
+    """
     ledger = tmp_path / "ledger.db"
     found = WebhookSettings.from_environ({WEBHOOK_SECRET: SECRET, GRACE: "0", LEDGER: str(ledger)})
     assert found is not None

@@ -1,4 +1,4 @@
-"""A file with devices, a clock that tests set, and a loopback Stripe: everything that a run needs."""
+"""A file with devices, a clock that tests set, and a loopback Stripe: all that a run needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import power_billing
+import stripe
 from loopback import KEY, FakeTransport, Loopback
 from power_billing.keys import API_KEY, Secret
 from power_billing.outbox import Entry, every_entry
@@ -79,7 +80,7 @@ class World:
         )
 
     def use(self, watt_hours: float, hours_ago: int, device_id: str = "edge") -> None:
-        """Let a device consume that much in the hour that began so many hours before the present one."""
+        """Let a device consume that much in the hour that began so many hours before this one."""
         begin = NOW // HOUR * HOUR - hours_ago * HOUR
         # A constant load over 0.4 hours; hours beside each other are further apart than MAX_GAP.
         for second in (600.0, 2040.0):
@@ -96,10 +97,11 @@ class World:
         client = make_client(Secret(API_KEY, KEY), {}, self.transport(self.server))
         if not self.server.meters:
             setup(self.devices, client)
-        return open_sink(
-            self.devices, client, stream=stream,
-            session=lambda token: make_client(Secret("session", token), {}, self.transport(self.server)),
-        )  # fmt: skip
+
+        def session(token: str) -> stripe.StripeClient:
+            return make_client(Secret("session", token), {}, self.transport(self.server))
+
+        return open_sink(self.devices, client, stream=stream, session=session)
 
     def report(self, **options: object) -> power_billing.Report:
         """A run to Stripe."""

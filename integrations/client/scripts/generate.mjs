@@ -1,5 +1,6 @@
-// Makes src/types.gen.ts from ../service/openapi.json. `--check` compares instead of writing, and fails on a difference.
-// Every number gets its unit here, by its name: one that is not in the table stops the generation.
+// Makes src/types.gen.ts from ../service/openapi.json. `--check` compares instead of writing, and
+// fails on a difference. Every number gets its unit here, by its name: one that is not in the table
+// stops the generation.
 
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -14,7 +15,7 @@ const HEADER =
 const ISO = "ISO 8601, UTC";
 const SEQUENCE = "Place in the file's order of events, from 1";
 
-// First match wins; the exact names stand before the endings.
+// The first match wins: exact names stand before endings.
 const UNITS = [
   [/^voltage$/, "V"],
   [/^current_draw$/, "A out of the source; negative: into it"],
@@ -25,10 +26,16 @@ const UNITS = [
   [/^(low|critical)_battery_threshold$/, "% of charge; null: the library's own"],
   [/^target_wh$/, "Wh a day; null: no budget"],
   [/^energy_24h_wh$/, "Wh out, over the last 24 hours"],
-  [/^consumption_24h_wh$/, "Wh, out less in over all meters, over the last 24 hours; never below 0"],
+  [
+    /^consumption_24h_wh$/,
+    "Wh, out less in over all meters, over the last 24 hours; never below 0",
+  ],
   [/^consumption_wh$/, "Wh, out less in over all meters; never below 0"],
   [/^(main|solar|ups)_wh$/, "Wh, out less in"],
-  [/^self_sufficiency_pct$/, "% of the consumption that did not come from the mains; null: nothing was consumed"],
+  [
+    /^self_sufficiency_pct$/,
+    "% of the consumption that did not come from the mains; null: no consumption",
+  ],
   [/^energy_out_wh$/, "Wh out of the source, never below 0"],
   [/^energy_in_wh$/, "Wh into the source, never below 0"],
   [/^energy_wh$/, "Wh, out less in"],
@@ -38,10 +45,13 @@ const UNITS = [
   [/_pct$/, "%"],
   [/^period_days$/, "Days"],
   [/^reading_count$/, "Number of readings"],
-  [/^unknown_power_count$/, "Number of active meters whose watts are not known; the sums are without them"],
-  [/^event_count$/, "Number of events in the period, also those that are not listed"],
+  [
+    /^unknown_power_count$/,
+    "Number of active meters whose watts are not known; the sums leave them out",
+  ],
+  [/^event_count$/, "Number of events in the period, including those that are not listed"],
   [/_count$/, "Number of meters"],
-  [/^value$/, "% of charge for alerts, else what was given"],
+  [/^value$/, "% of charge for alerts; otherwise the caller's number"],
   [/^(sequence|resumed_from|oldest|latest|next_after)$/, SEQUENCE],
   [/^(received|stored|deleted)$/, "Number of readings"],
   [/^(waiting_messages|dead_letters)$/, "Number of messages of the stream"],
@@ -49,46 +59,52 @@ const UNITS = [
   [/^status$/, "HTTP status"],
 ];
 const NOTES = {
-  active: "False: the meter is retired, and counts in no present figure",
-  power_known: "False: the latest reading lacks volts or amperes; what it lacks is 0 here, and the wattage is null",
+  active: "False: the meter is retired, and no present figure counts it",
+  power_known:
+    "False: the latest reading lacks volts or amperes. The missing value is 0 here, and the wattage is null",
 };
 const TIMES = /^(timestamp|updated_at|start|generated_at|fresh_as_of|opened_at|last_seen)$/;
 
 /** Whether a value of the schema can be a number. */
 function isNumeric(schema) {
   const types = [schema.type ?? []].flat();
-  return types.includes("number") || types.includes("integer") || (schema.anyOf ?? []).some(isNumeric);
+  return (
+    types.includes("number") || types.includes("integer") || (schema.anyOf ?? []).some(isNumeric)
+  );
 }
 
-/** The unit of a number by its name, and what null says where that is a value of it. */
+/** The unit of a number by its name, and the meaning of null if it can be null. */
 function unit(name, schema) {
   const found = UNITS.find(([pattern]) => pattern.test(name))?.[1];
   const nullable = (schema.anyOf ?? []).some(({ type }) => type === "null");
   return found && nullable && !found.includes("null:") ? `${found}; null: not known` : found;
 }
 
-/** Give a property its unit as description, where the contract has none. */
+/** Give a property its unit as its description, if the contract has none. */
 function describe(model, name, schema) {
-  delete schema.readOnly; // else every type that holds it is made twice
-  delete schema.title; // the name again
+  delete schema.readOnly; // otherwise every type that contains it is generated twice
+  delete schema.title; // it repeats the name
   if (TIMES.test(name)) {
     schema.description ??= ISO;
   } else if (isNumeric(schema)) {
     schema.description ??= unit(name, schema);
     if (!schema.description) {
-      throw new Error(`${model}.${name}: a number without a unit: add it to UNITS in scripts/generate.mjs`);
+      throw new Error(
+        `${model}.${name}: a number without a unit: add it to UNITS in scripts/generate.mjs`,
+      );
     }
   } else if (NOTES[name]) {
     schema.description ??= NOTES[name];
   }
 }
 
-/** The contract with a unit at each number, and without the errors, which are all of one type. */
+/** The contract with a unit for each number, without the errors, which all have one type. */
 async function contract() {
   const document = JSON.parse(await readFile(CONTRACT, "utf8"));
   for (const [model, schema] of Object.entries(document.components.schemas)) {
     delete schema.title;
-    for (const [name, property] of Object.entries(schema.properties ?? {})) describe(model, name, property);
+    for (const [name, property] of Object.entries(schema.properties ?? {}))
+      describe(model, name, property);
   }
   for (const operation of Object.values(document.paths).flatMap(Object.values)) {
     operation.responses = Object.fromEntries(
@@ -118,6 +134,8 @@ const made = await generate();
 if (!process.argv.includes("--check")) {
   await writeFile(TYPES, made);
 } else if (made !== (await readFile(TYPES, "utf8"))) {
-  console.error("src/types.gen.ts is not what ../service/openapi.json says: run `npm run generate`");
+  console.error(
+    "src/types.gen.ts is not what ../service/openapi.json says: run `npm run generate`",
+  );
   process.exitCode = 1;
 }

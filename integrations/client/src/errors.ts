@@ -2,40 +2,40 @@
 
 import type { Code, ProblemDetails } from "./types.gen";
 
-/** What went wrong where the service said nothing of it. */
+/** Failures that the client itself finds. */
 export type ClientCode =
-  | "aborted" // the caller's signal
+  | "aborted" // by the caller's signal
   | "timeout" // no answer within timeoutMs
   | "network" // no connection, or it broke
-  | "invalid_response" // an answer that is not a power-service's
-  | "invalid_argument" // what was asked for cannot be sent
-  | "no_web_socket"; // this runtime has none, and none was given
+  | "invalid_response" // the answer is not a power-service's
+  | "invalid_argument" // the request cannot be sent
+  | "no_web_socket"; // this runtime has none, and the caller gave none
 
-/** The service's own codes, and those of the client. Go by these: texts may change. */
+/** The service's codes and the client's own. Programs rely on these: texts may change. */
 export type PowerErrorCode = Code | ClientCode;
 
 /** What a {@link PowerError} is made of. */
 export interface PowerErrorDetails {
-  /** HTTP status; 0 where nothing was answered. */
+  /** HTTP status; 0 if no answer came. */
   status?: number;
-  /** What the service answered. */
+  /** The service's answer. */
   problem?: ProblemDetails | undefined;
-  /** Milliseconds to wait before the next try, as the service's Retry-After said. */
+  /** Milliseconds to wait before the next try, from the service's Retry-After. */
   retryAfterMs?: number | undefined;
-  /** What was thrown underneath. */
+  /** The error underneath. */
   cause?: unknown;
 }
 
-/** Every error of this package. Neither its message nor its fields ever hold the token. */
+/** Every error of this package. Neither its message nor its fields ever contain the token. */
 export class PowerError extends Error {
   override readonly name = "PowerError";
-  /** What went wrong, for programs. */
+  /** The kind of failure, for programs. */
   readonly code: PowerErrorCode;
-  /** HTTP status; 0 where nothing was answered. */
+  /** HTTP status; 0 if no answer came. */
   readonly status: number;
-  /** RFC 9457 details, where the service gave them. */
+  /** RFC 9457 details, if the service gave any. */
   readonly problem: ProblemDetails | undefined;
-  /** Milliseconds to wait before the next try, where the service said so. */
+  /** Milliseconds to wait before the next try, if the service asked for that. */
   readonly retryAfterMs: number | undefined;
 
   constructor(code: PowerErrorCode, message: string, details: PowerErrorDetails = {}) {
@@ -46,7 +46,7 @@ export class PowerError extends Error {
     this.retryAfterMs = details.retryAfterMs;
   }
 
-  /** Whether the caller's own AbortSignal ended it. */
+  /** Whether the caller's own AbortSignal ended the call. */
   get isAborted(): boolean {
     return this.code === "aborted";
   }
@@ -57,12 +57,15 @@ export class PowerError extends Error {
   }
 }
 
-/** The caller has given an impossible value. */
+/** The error for an impossible value from the caller. */
 export function misuse(message: string, cause?: unknown): PowerError {
   return new PowerError("invalid_argument", message, { cause });
 }
 
-/** A list that the caller has given. Text is one to JavaScript as well: of letters, which nobody means. */
+/**
+ * Check that the caller gave a list. JavaScript also iterates over text, letter by letter, which is
+ * a mistake here.
+ */
 export function list<T>(name: string, value: Iterable<T>): Iterable<T> {
   if (typeof value === "object" && value !== null && Symbol.iterator in value) return value;
   throw misuse(`${name}: expected a list, got ${value === null ? "null" : typeof value}`);

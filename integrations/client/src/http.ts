@@ -3,22 +3,24 @@
 import { misuse, PowerError } from "./errors";
 import type { ProblemDetails } from "./types.gen";
 
-/** What every call takes. */
+/** The options of every call. */
 export interface CallOptions {
-  /** Ends the call with a {@link PowerError} whose `isAborted` is true. Nothing else ever cancels one. */
+  /**
+   * Ends the call with a {@link PowerError} whose `isAborted` is true. Nothing else cancels a call.
+   */
   signal?: AbortSignal | undefined;
 }
 
 type Read<T> = (body: string) => T;
 type Parameter = string | number | undefined;
 
-/** A request of the REST surface. */
+/** A REST request. */
 export interface Call extends CallOptions {
   method?: "PUT" | "POST" | "PATCH" | "DELETE";
   path: string;
   query?: Record<string, Parameter | readonly string[]>;
   body?: unknown;
-  /** Whether sending it twice does no more than sending it once; GET and PUT always are. */
+  /** Whether sending it twice has the same effect as once; GET and PUT always are. */
   idempotent?: boolean;
 }
 
@@ -31,12 +33,12 @@ export interface HttpOptions {
   retries: number;
 }
 
-/** Characters of a query that any server and proxy takes. */
+/** Characters of a query that every server and proxy accepts. */
 export const LONGEST_QUERY = 6_000;
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 8_000;
-const LONGEST_RETRY_AFTER_MS = 60_000; // beyond that the caller gets the error, and decides
-/** Statuses of what may do the next time. */
+const LONGEST_RETRY_AFTER_MS = 60_000; // beyond that the caller gets the error and decides
+/** Statuses after which another try may succeed. */
 export const WORTH_A_RETRY = new Set([408, 429, 500, 502, 503, 504]);
 
 /** An id as a part of a URL. */
@@ -48,11 +50,11 @@ export function encoded(id: string): string {
   }
 }
 
-/** A path whose `{}` are the ids, encoded. */
+/** A path with the encoded ids in place of its `{}`. */
 export function path(template: string, ...ids: string[]): string {
   return template.replace(/\{\}/g, () => {
     const id = ids.shift() as string;
-    // Every URL parser takes these two for directories, encoded or not.
+    // Every URL parser reads `.` and `..` as directories, encoded or not.
     if (typeof id !== "string" || id === "" || id === "." || id === "..") {
       throw misuse(`id: ${JSON.stringify(id)} cannot be part of a path`);
     }
@@ -60,7 +62,7 @@ export function path(template: string, ...ids: string[]): string {
   });
 }
 
-/** `?a=1&a=2`, or nothing; what is undefined is left out. */
+/** `?a=1&a=2`, or nothing; undefined values are left out. */
 export function queryText(query: Record<string, Parameter | readonly string[]>): string {
   const parameters = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) {
@@ -72,7 +74,7 @@ export function queryText(query: Record<string, Parameter | readonly string[]>):
   return text && `?${text}`;
 }
 
-/** A body as JSON, which has neither NaN nor Infinity; as null they would mean something else. */
+/** A body as JSON. JSON has neither NaN nor Infinity, and null would mean something else. */
 function serialize(body: unknown): string {
   try {
     return JSON.stringify(body, (name, value) => {
@@ -85,7 +87,7 @@ function serialize(body: unknown): string {
   }
 }
 
-/** Wait so long, or until the signal ends it with a PowerError. */
+/** Wait for so many milliseconds, or until the signal ends the wait with a PowerError. */
 function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
     const abort = () => {
@@ -97,7 +99,7 @@ function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
       resolve();
     }, ms);
     signal?.addEventListener("abort", abort, { once: true });
-    if (signal?.aborted) abort(); // it tells nobody twice
+    if (signal?.aborted) abort(); // a signal fires only once, and this one already has
   });
 }
 
@@ -105,19 +107,19 @@ function aborted(signal: AbortSignal | undefined): PowerError {
   return new PowerError("aborted", "aborted by the caller's signal", { cause: signal?.reason });
 }
 
-/** What a fetch failed with; Node's says it one level below. */
+/** Why a fetch failed; Node gives the reason in the cause. */
 function reason(error: Error): string {
   return error.cause instanceof Error ? `${error.message}: ${error.cause.message}` : error.message;
 }
 
-/** Milliseconds of a Retry-After: seconds, or a date. */
+/** The milliseconds of a Retry-After, which is in seconds or a date. */
 function retryAfter(header: string | null): number | undefined {
   if (header === null) return undefined;
   const ms = /^\d+$/.test(header.trim()) ? Number(header) * 1000 : Date.parse(header) - Date.now();
   return Number.isFinite(ms) ? Math.max(ms, 0) : undefined;
 }
 
-/** Ends a request that nothing is heard of for too long, however long it takes in all. */
+/** Ends a request after too long a silence, however long the request takes in all. */
 class SilenceLimit {
   readonly #end: () => void;
   readonly #ms: number;
@@ -130,7 +132,7 @@ class SilenceLimit {
     this.heard();
   }
 
-  /** Something has come: the silence begins anew. */
+  /** Data arrived: the silence starts again. */
   heard(): void {
     this.stop();
     this.#timer = setTimeout(() => {
@@ -144,9 +146,9 @@ class SilenceLimit {
   }
 }
 
-/** The body as text, piece by piece where the runtime gives it so. */
+/** The body as text, read piece by piece if the runtime allows that. */
 async function bodyText(response: Response, limit: SilenceLimit): Promise<string> {
-  limit.heard(); // the head has come
+  limit.heard(); // the headers have arrived
   if (!response.body) return response.text();
   const reader = response.body.getReader();
   const decoder = new TextDecoder();
@@ -159,24 +161,35 @@ async function bodyText(response: Response, limit: SilenceLimit): Promise<string
   return pieces.join("");
 }
 
-/** The error that an answer is. */
+/** The error for an answer that is not a success. */
 function refusal(what: string, response: Response, text: string): PowerError {
-  const details = { status: response.status, retryAfterMs: retryAfter(response.headers.get("retry-after")) };
+  const details = {
+    status: response.status,
+    retryAfterMs: retryAfter(response.headers.get("retry-after")),
+  };
   let problem: ProblemDetails | undefined;
   try {
     problem = JSON.parse(text);
   } catch {
-    // Not JSON: a proxy's page, say. It is judged below.
+    // Not JSON, such as a proxy's page: handled below.
   }
   if (typeof problem?.code === "string") {
-    return new PowerError(problem.code, `${what}: ${response.status} ${problem.detail}`, { ...details, problem });
+    return new PowerError(problem.code, `${what}: ${response.status} ${problem.detail}`, {
+      ...details,
+      problem,
+    });
   }
-  return new PowerError("invalid_response", `${what}: ${response.status}, and not from a power-service`, details);
+  return new PowerError(
+    "invalid_response",
+    `${what}: ${response.status}, and not from a power-service`,
+    details,
+  );
 }
 
-/** Milliseconds until the next try; undefined: there is none. */
+/** Milliseconds until the next try; undefined for no further try. */
 function pauseBefore(retry: number, error: PowerError): number | undefined {
-  if (error.code !== "network" && error.code !== "timeout" && !WORTH_A_RETRY.has(error.status)) return undefined;
+  if (error.code !== "network" && error.code !== "timeout" && !WORTH_A_RETRY.has(error.status))
+    return undefined;
   const jitter = Math.random() * Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** retry);
   const least = error.retryAfterMs ?? 0;
   return least > LONGEST_RETRY_AFTER_MS ? undefined : least + jitter;
@@ -190,7 +203,7 @@ export class Http {
     this.#options = options;
   }
 
-  /** The answer as JSON. The caller says of what type the contract has it. */
+  /** The answer as JSON, of the type that the caller takes from the contract. */
   async json<T>(call: Call): Promise<T> {
     return this.#send(call, (body) => JSON.parse(body) as T);
   }
@@ -237,11 +250,17 @@ export class Http {
       if (error instanceof PowerError) throw error;
       if (signal?.aborted) throw aborted(signal);
       if (limit.isOver) {
-        throw new PowerError("timeout", `${what}: no answer within ${this.#options.timeoutMs} ms`, { cause: error });
+        throw new PowerError("timeout", `${what}: no answer within ${this.#options.timeoutMs} ms`, {
+          cause: error,
+        });
       }
       if (error instanceof SyntaxError && response) {
         const details = { status: response.status, cause: error };
-        throw new PowerError("invalid_response", `${what}: ${response.status}, but not with JSON`, details);
+        throw new PowerError(
+          "invalid_response",
+          `${what}: ${response.status}, but not with JSON`,
+          details,
+        );
       }
       throw new PowerError("network", `${what}: ${reason(error as Error)}`, { cause: error });
     } finally {

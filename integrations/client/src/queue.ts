@@ -1,4 +1,4 @@
-/** Readings on their way: taken in at once, sent in batches, accounted for at every flush. */
+/** The queue of readings: taken in at once, sent in batches, reported at every flush. */
 
 import { list, PowerError } from "./errors";
 import type { CallOptions } from "./http";
@@ -7,30 +7,36 @@ import type { IngestResult, NewReading } from "./types.gen";
 /** Readings in one request. All of them are stored, or none. */
 export const BATCH_SIZE = 1_000;
 
-/** A batch that was not acknowledged, and why. Its readings hold their timestamps: sending them again is harmless. */
+/**
+ * A batch that was not acknowledged. Its readings have timestamps, so sending them again is
+ * harmless.
+ */
 export interface FailedBatch {
-  /** Why. */
+  /** The reason. */
   error: PowerError;
-  /** The readings, to be given to `logMany` again or kept elsewhere; the client has let go of them. */
+  /** The readings. Pass them to `logMany` again or store them: the client keeps no copy. */
   readings: NewReading[];
 }
 
-/** What became of the readings since the flush before. */
+/** The outcome for all readings since the previous flush. */
 export interface FlushResult {
   /** Number of readings that the service acknowledged. */
   received: number;
-  /** Number of them that were new to it. */
+  /** Number of those that were new to it. */
   stored: number;
-  /** What it did not acknowledge; empty if all is well. */
+  /** The batches that it did not acknowledge; empty if all went well. */
   failed: FailedBatch[];
 }
 
 type Send = (readings: NewReading[], options: CallOptions) => Promise<IngestResult>;
 
-/** Readings that may be held once the service has failed to acknowledge some; then `logMany` takes no more. */
+/** The most readings to hold once a batch has failed; from then on `logMany` takes no more. */
 const MOST_HELD = 100_000;
 
-/** A clock of which no two times are equal, in microseconds since the epoch; it follows when the system's jumps back. */
+/**
+ * A clock that never gives the same microsecond twice, and follows the system's clock when that is
+ * set back.
+ */
 class Stamps {
   #last = 0;
 
@@ -43,31 +49,36 @@ class Stamps {
   }
 }
 
-/** The queue of one client. Batches go one at a time, in order. */
+/** The queue of one client. It sends one batch at a time, in order. */
 export class ReadingQueue {
   readonly #send: Send;
   readonly #stamps = new Stamps();
   #waiting: NewReading[] = [];
   #result: FlushResult = { received: 0, stored: 0, failed: [] };
   #turn: Promise<void> = Promise.resolve();
-  readonly #flushes: (AbortSignal | undefined)[] = []; // the signals of those that are not over, in order
-  #batch: AbortController | undefined; // ends what is under way
+  /** The signals of the unfinished flushes, in order. */
+  readonly #flushes: (AbortSignal | undefined)[] = [];
+  #batch: AbortController | undefined; // ends the present request
 
   constructor(send: Send) {
     this.#send = send;
   }
 
-  /** Take readings in, and send those batches that are full. */
+  /** Queue readings, and send the full batches. */
   async add(readings: Iterable<NewReading>, { signal }: CallOptions): Promise<void> {
     this.#checkRoom();
     for (const reading of list("readings", readings)) {
-      // Stamped now: later it would get the time of its sending, and could not be sent again without harm.
+      // Stamped now: later it would get the time of its sending, and sending it again would store
+      // it twice.
       this.#waiting.push({ ...reading, timestamp: reading.timestamp ?? this.#stamps.next() });
     }
     await this.#inTurn(() => this.#sendAll(BATCH_SIZE, signal));
   }
 
-  /** Send everything, and say what became of it. Its signal ends what is under way, whoever began that. */
+  /**
+   * Send everything, and report on it. The signal ends the present request, also one that `add`
+   * began.
+   */
   async flush({ signal }: CallOptions): Promise<FlushResult> {
     const abort = () => this.#batch?.abort(signal?.reason);
     this.#flushes.push(signal);
@@ -89,17 +100,17 @@ export class ReadingQueue {
     const held = failed.reduce((sum, { readings }) => sum + readings.length, this.#waiting.length);
     if (!last || held < MOST_HELD) return;
     const { code, status, problem } = last;
-    const message = `logMany: ${held} readings are held that were not acknowledged: flush() gives them back`;
+    const message = `logMany: holding ${held} readings that were not acknowledged: flush() returns them`;
     throw new PowerError(code, `${message} (${last.message})`, { status, problem, cause: last });
   }
 
-  /** Do it when everything before is done. */
+  /** Do the work after all earlier work. */
   #inTurn(work: () => Promise<void>): Promise<void> {
     this.#turn = this.#turn.then(work);
     return this.#turn;
   }
 
-  /** Send batches while at least so many readings wait. */
+  /** Send batches while at least `least` readings wait. */
   async #sendAll(least: number, signal: AbortSignal | undefined): Promise<void> {
     while (this.#waiting.length >= least) await this.#sendBatch(signal);
   }

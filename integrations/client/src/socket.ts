@@ -1,4 +1,7 @@
-/** The reconnecting WebSocket to /v1/stream, with the service's rules: which closes are final, and when it is dead. */
+/**
+ * The reconnecting WebSocket to /v1/stream. It knows which closes are final, and when a connection
+ * is dead.
+ */
 
 import ReconnectingWebSocket from "partysocket/ws";
 import { PowerError } from "./errors";
@@ -7,7 +10,7 @@ import type { ProblemDetails, StreamMessage } from "./types.gen";
 /** A WebSocket class: the runtime's own, or that of `ws`. */
 export type WebSocketClass = new (url: string, protocols?: string | string[]) => object;
 
-/** What the socket needs, and whom it tells. */
+/** The socket's settings and listeners. */
 export interface SocketOptions {
   url: () => string;
   token: string | undefined;
@@ -22,7 +25,9 @@ const SILENT_MS = 45_000; // three heartbeats of the service
 const LONGEST_PAUSE_MS = 10_000; // between two tries
 const AGAIN = new Set([4408, 4429]); // refused for now
 
-/** The error behind a close code after which trying again is no use; undefined: try again. */
+/**
+ * The error of a close code after which another try is pointless; undefined for all other codes.
+ */
 function refusal(code: number, reason: string): PowerError | undefined {
   if (code !== 1008 && (code < 4400 || code > 4499 || AGAIN.has(code))) return undefined;
   const problem = (reason || "invalid_response") as ProblemDetails["code"];
@@ -30,36 +35,42 @@ function refusal(code: number, reason: string): PowerError | undefined {
   return new PowerError(problem, `the stream was refused: ${code} ${reason}`, { status });
 }
 
-/** One connection after the other, until it is closed. */
+/** One connection after another, until it is closed. */
 export class StreamSocket {
   readonly #options: SocketOptions;
   readonly #socket: ReconnectingWebSocket;
   readonly #watch: ReturnType<typeof setInterval>;
   #looked = Date.now();
   #heard = Date.now();
-  readonly #firstPauseMs = 250 + Math.random() * 500; // not all clients at once when the service comes back
-  #quiet = false; // what closes now is closed on purpose
+  readonly #firstPauseMs = 250 + Math.random() * 500; // clients should not all return at once
+  #quiet = false; // whether a close is intended
   #endPause = () => {};
 
   constructor(options: SocketOptions) {
     this.#options = options;
-    // A browser can send no header with a WebSocket. Offered as a subprotocol the token stays out of URLs and logs.
-    const protocols = ["power.v1", ...(options.token === undefined ? [] : [`token.${options.token}`])];
-    // The pauses are made here: partysocket's own would keep a program alive that has closed its streams.
+    // A browser cannot send headers with a WebSocket. As a subprotocol, the token stays out of URLs
+    // and logs.
+    const protocols = [
+      "power.v1",
+      ...(options.token === undefined ? [] : [`token.${options.token}`]),
+    ];
+    // The pauses are made here: partysocket's own would keep a program running after it closed its
+    // streams.
     const url = async () => {
       await this.#pause();
-      return this.#quiet ? "" : options.url(); // closed meanwhile: it asks where to connect, and then does not
+      return this.#quiet ? "" : options.url(); // closed meanwhile: there will be no connection
     };
     this.#socket = new ReconnectingWebSocket(url, protocols, {
       WebSocket: options.webSocket,
       maxEnqueuedMessages: 0,
-      connectionTimeout: 10_000, // the default of 4 s is short for a busy device behind a slow network
+      connectionTimeout: 10_000, // the default of 4 s is short for a slow network
       minReconnectionDelay: 0,
       maxReconnectionDelay: 0,
       shouldReconnectOnClose: (event) => refusal(event.code, event.reason) === undefined,
     });
     this.#socket.addEventListener("message", (event) => this.#onMessage(event.data));
-    // By property: what a listener gets is a copy, which has lost the code in browsers, and has a made-up reason in Node.
+    // As a property, not a listener: a listener gets a copy without the code in browsers, and with
+    // a made-up reason in Node.
     this.#socket.onclose = ({ code, reason }) => {
       if (this.#quiet) return;
       const error = refusal(code, reason);
@@ -67,13 +78,14 @@ export class StreamSocket {
       else options.onLost(code, reason);
     };
     this.#socket.onerror = ({ message }) => {
-      // Not even begun: a page of https may not connect to ws, say. Of all else the close tells.
+      // The connection could not even start: an https page may not connect to ws, for example. All
+      // else ends in a close.
       if (!this.#socket.url) options.onLost(1006, message);
     };
     this.#watch = setInterval(() => this.#look(), LOOK_MS);
   }
 
-  /** Connect anew, with what `url` says now. Nobody is told. */
+  /** Reconnect to the present `url`, without calling a listener. */
   reconnect(): void {
     this.#heard = Date.now();
     this.#quiet = true;
@@ -81,7 +93,7 @@ export class StreamSocket {
     this.#quiet = false;
   }
 
-  /** End it. Nobody is told. */
+  /** Close the connection for good, without calling a listener. */
   close(): void {
     clearInterval(this.#watch);
     this.#quiet = true;
@@ -89,7 +101,7 @@ export class StreamSocket {
     this.#endPause();
   }
 
-  /** Wait before a try that is not the first: longer and longer, until it is closed. */
+  /** Wait before each try after the first, longer each time, until the socket is closed. */
   async #pause(): Promise<void> {
     const { retryCount } = this.#socket;
     if (retryCount === 0) return;
@@ -116,20 +128,24 @@ export class StreamSocket {
       this.#options.onMessage(message as StreamMessage);
     } catch (cause) {
       this.#stop(
-        new PowerError("invalid_response", "the stream sent what is no message of a power-service", { cause }),
+        new PowerError(
+          "invalid_response",
+          "the stream sent something that is not a power-service's message",
+          { cause },
+        ),
       );
     }
   }
 
-  /** Reconnect where nothing has come for long: a network can go without a word. */
+  /** Reconnect after a long silence: a network can fail without a close. */
   #look(): void {
     const now = Date.now();
-    // A hidden tab's timers come late, and a machine's after its sleep: what came meanwhile may still be waiting.
+    // Timers are late in a hidden tab and after the machine's sleep: messages may still be waiting.
     const late = now - this.#looked > 2 * LOOK_MS;
     this.#looked = now;
     const open = this.#socket.readyState === this.#socket.OPEN;
     if (!open || late || now - this.#heard <= SILENT_MS) return;
     this.reconnect();
-    this.#options.onLost(1006, "nothing was heard of the service");
+    this.#options.onLost(1006, "the service was silent for too long");
   }
 }

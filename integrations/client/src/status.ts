@@ -1,8 +1,8 @@
-/** How the connection of the stream is doing. */
+/** The states of the stream's connection. */
 
 import type { PowerError } from "./errors";
 
-/** Nobody listens. */
+/** There are no listeners. */
 export interface StreamIdle {
   state: "idle";
 }
@@ -12,31 +12,42 @@ export interface StreamConnecting {
   state: "connecting";
 }
 
-/** What happens comes in. */
+/** Messages arrive. */
 export interface StreamOpen {
   state: "open";
   /**
-   * Whether every event since the place that was asked for follows. False at a first connection that asked for none,
-   * and where the service's file has become another one: then fetch again what you show.
+   * Whether every event since the requested sequence follows. False for a first connection without
+   * `after`, and when the service's file was replaced: then load again what you show.
    */
   recovered: boolean;
 }
 
-/** The connection is gone, and is being made again until somebody closes the stream. */
+/** The connection was lost. The client reconnects until the stream is closed. */
 export interface StreamReconnecting {
   state: "reconnecting";
-  /** WebSocket close code: 1012 the service restarts, 1013 this client was too slow; 1000 also where none was given. */
+  /**
+   * WebSocket close code: 1012 for a restart of the service, 1013 for a client that is too slow;
+   * 1000 if none came.
+   */
   code: number;
-  /** What the service said of it, or nothing. */
+  /** The service's reason, or an empty text. */
   reason: string;
 }
 
-/** The service refused, or is none: nothing more comes until the next `client.stream()`. */
+/**
+ * The service refused, or is not a power-service: nothing more arrives until the next
+ * `client.stream()`.
+ */
 export interface StreamStopped {
   state: "stopped";
-  /** Why: `status` 401 or 403, for instance, where the token does not do. */
+  /** The reason: `status` 401 or 403 for a token that is not accepted, for example. */
   error: PowerError;
 }
 
-/** How the connection of the stream is doing. */
-export type StreamStatus = StreamIdle | StreamConnecting | StreamOpen | StreamReconnecting | StreamStopped;
+/** The state of the stream's connection. */
+export type StreamStatus =
+  | StreamIdle
+  | StreamConnecting
+  | StreamOpen
+  | StreamReconnecting
+  | StreamStopped;

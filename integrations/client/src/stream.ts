@@ -1,9 +1,10 @@
 /**
  * Live events, readings and meters: any number of listeners over one shared connection.
  *
- * Each listener has a cursor, the sequence of the last event that it was given or passed over. A connection asks for
- * what comes after the least of the cursors, and an event goes to those listeners only whose cursor it is beyond: that
- * alone makes it exactly once, over reconnects, restarts, and listeners that come and go.
+ * Each listener has a cursor: the sequence of the last event that it received or skipped. A
+ * connection asks for the events after the lowest cursor, and an event goes only to listeners whose
+ * cursor is below it. This alone delivers each event exactly once, over reconnects, restarts, and
+ * listeners that come and go.
  */
 
 import { list, misuse, PowerError } from "./errors";
@@ -22,36 +23,41 @@ import type {
   StreamMessage,
 } from "./types.gen";
 
-/** What was deleted, for good: a device, a meter, or a meter's readings from `since` on and before `until`. */
+/** A deletion: of a device, a meter, or a meter's readings from `since` on and before `until`. */
 export type Deletion = Omit<DeletedMessage, "type">;
 
-/** What to listen to. */
+/** Which messages to receive. */
 export interface StreamOptions {
-  /** Of these devices; left out: of all that the token may see. */
+  /** The devices; by default, all that the token may see. */
   deviceIds?: readonly string[] | undefined;
-  /** Events after this sequence, 0 for all there are; left out: those from now on. */
+  /** Events after this sequence, 0 for all; by default, only new ones. */
   after?: number | undefined;
-  /** Each event once, in order of its sequence; keep the sequence to go on from there another day. */
+  /**
+   * Called once for each event, in order of sequence. Keep the sequence to continue from there
+   * another day.
+   */
   onEvent?: ((event: PowerEvent, sequence: number) => void) | undefined;
-  /** A meter's latest reading, at most one each 250 ms; those between are left out. */
+  /**
+   * Called with a meter's latest reading, at most every 250 ms; readings in between are skipped.
+   */
   onReading?: ((reading: PowerReading, deviceId: string) => void) | undefined;
-  /** A meter's present state: of each meter first, then whenever it changes. */
+  /** Called with the present state of each meter first, then whenever one changes. */
   onState?: ((meter: PowerMeter) => void) | undefined;
-  /** A device that was registered or changed. */
+  /** Called with a device that was registered or changed. */
   onDevice?: ((device: DeviceRecord) => void) | undefined;
-  /** What was deleted; of a device, each of its meters too. */
+  /** Called for each deletion; for a device, also for each of its meters. */
   onDeleted?: ((deletion: Deletion) => void) | undefined;
-  /** How the connection is doing: now, then whenever that changes. */
+  /** Called with the state of the connection now, then whenever it changes. */
   onStatus?: ((status: StreamStatus) => void) | undefined;
-  /** Closes it, as `close()` does. */
+  /** Closes the stream, as `close()` does. */
   signal?: AbortSignal | undefined;
 }
 
-/** A stream that was opened. */
+/** An open stream. */
 export interface StreamHandle {
-  /** The event to go on after another day, as `after`; undefined until the first connection is made. */
+  /** Pass this as `after` to continue another day; undefined until the first connection. */
   readonly sequence: number | undefined;
-  /** Listen no more; the connection ends with its last listener. Closing again does nothing. */
+  /** Stop listening. The connection closes with its last listener. Closing again does nothing. */
   close(): void;
 }
 
@@ -63,7 +69,7 @@ export interface StreamSource {
   events: (after: number, limit: number, signal: AbortSignal) => Promise<EventPage>;
 }
 
-const AGAIN_MS = 1_000; // after a file could not be looked into
+const AGAIN_MS = 1_000; // after the new file's events could not be read
 
 type Devices = ReadonlySet<string> | undefined; // undefined: all
 
@@ -71,16 +77,16 @@ interface Listener {
   readonly options: StreamOptions;
   readonly devices: Devices;
   cursor: number | undefined;
-  joined: boolean; // a connection has been made that is for it too; so are all that come after
+  joined: boolean; // a connection covers it, and so will all later ones
   told: StreamStatus | undefined;
 }
 
-/** What was asked of the service at the last connecting, and how far that has come. */
+/** What the present connection asked for, and how far it has come. */
 interface Connection {
   readonly devices: Devices;
   live: boolean; // hello has come
   position: number; // every event up to it has been received
-  latest: number; // the last event there is, as far as is known
+  latest: number; // the last event that is known to exist
 }
 
 /** The one stream of a client. */
@@ -95,19 +101,22 @@ export class SharedStream {
   #status: StreamStatus = { state: "idle" };
   #file: string | undefined; // the id of the file that is followed
   #begunAnew = false;
-  #looking: AbortController | undefined; // into another file
+  #looking: AbortController | undefined; // while a new file's events are read
   #settling = false;
 
   constructor(source: StreamSource) {
     this.#source = source;
   }
 
-  /** How the connection is doing. */
+  /** The state of the connection. */
   get status(): StreamStatus {
     return this.#status;
   }
 
-  /** Have a function called when the status changes, without opening anything; returns how to end that. */
+  /**
+   * Call a function when the status changes, without opening anything. Returns a function that
+   * stops this.
+   */
   watch(onChange: () => void): () => void {
     this.#watchers.add(onChange);
     return () => this.#watchers.delete(onChange);
@@ -146,7 +155,10 @@ export class SharedStream {
 
   // --- The connection
 
-  /** Settle when all that happens now has happened: a page mounts many listeners at once, and React some twice. */
+  /**
+   * Settle after the present task: a page mounts many listeners at once, and React some of them
+   * twice.
+   */
   #settleSoon(): void {
     if (this.#settling) return;
     this.#settling = true;
@@ -156,7 +168,7 @@ export class SharedStream {
     });
   }
 
-  /** Make the connection what the listeners need. */
+  /** Give the listeners the connection that they need. */
   #settle(): void {
     if (this.#listeners.size === 0) {
       this.#forget();
@@ -166,7 +178,10 @@ export class SharedStream {
     if (!this.#socket) {
       this.#setStatus({ state: "connecting" });
       this.#connect();
-    } else if (this.#connection && ![...this.#listeners].every((listener) => this.#covers(listener))) {
+    } else if (
+      this.#connection &&
+      ![...this.#listeners].every((listener) => this.#covers(listener))
+    ) {
       this.#reconnect();
     } else if (this.#connection?.live) {
       for (const listener of this.#listeners) this.#join(listener);
@@ -197,7 +212,7 @@ export class SharedStream {
   }
 
   #forget(): void {
-    this.#looking?.abort(); // it would keep a program alive that has closed its streams
+    this.#looking?.abort(); // it would keep a program running after it closed its streams
     this.#socket?.close();
     this.#socket = undefined;
     this.#meters.clear();
@@ -206,8 +221,8 @@ export class SharedStream {
   }
 
   /**
-   * Where to connect: for the devices of all listeners, after the least of their cursors. For every device, where the
-   * ids would not fit into a URL: what nobody asked for is left out here.
+   * The URL for the devices of all listeners, after the lowest of their cursors. If the ids do not
+   * fit into a URL, it is for all devices, and messages that no listener wants are dropped here.
    */
   #url(): string {
     const listeners = [...this.#listeners];
@@ -216,15 +231,21 @@ export class SharedStream {
     const after = cursors.length ? Math.min(...cursors) : undefined;
     const some = queryText({ device_id: [...ids], after });
     const all = some.length > LONGEST_QUERY || listeners.some((listener) => !listener.devices);
-    this.#connection = { devices: all ? undefined : ids, live: false, position: after ?? 0, latest: 0 };
+    this.#connection = {
+      devices: all ? undefined : ids,
+      live: false,
+      position: after ?? 0,
+      latest: 0,
+    };
     return `${this.#source.baseUrl.replace(/^http/, "ws")}/v1/stream${all ? queryText({ after }) : some}`;
   }
 
-  /** Whether the present connection brings all that the listener is still to get. */
+  /** Whether the present connection brings everything that the listener still needs. */
   #covers({ joined, devices: ids, cursor }: Listener): boolean {
     const { devices, live, position, latest } = this.#connection as Connection;
     const sees = !devices || (ids !== undefined && [...ids].every((id) => devices.has(id)));
-    // One who knows of later events than there are has them of another file: hello is to tell.
+    // A listener ahead of the file's last event has a cursor from another file: the next hello
+    // shows that.
     const follows = cursor === undefined || (cursor >= position && !(live && cursor > latest));
     return joined || (sees && follows);
   }
@@ -247,7 +268,7 @@ export class SharedStream {
     if (message.type === "hello") {
       this.#onHello(connection, message);
     } else if (!connection.live) {
-      return; // of a file that is being looked into
+      return; // from a file whose events are still being compared
     } else if (message.type === "event") {
       this.#onEvent(connection, message.sequence, message.event);
     } else if (message.type === "heartbeat") {
@@ -269,7 +290,10 @@ export class SharedStream {
 
   #onHello(connection: Connection, hello: HelloMessage): void {
     const isOther = this.#file !== undefined && this.#file !== hello.file_id;
-    if (isOther || [...this.#listeners].some(({ cursor }) => cursor !== undefined && cursor > hello.latest)) {
+    if (
+      isOther ||
+      [...this.#listeners].some(({ cursor }) => cursor !== undefined && cursor > hello.latest)
+    ) {
       void this.#beginAnew(connection, hello, isOther);
       return;
     }
@@ -278,23 +302,26 @@ export class SharedStream {
     connection.position = hello.resumed_from;
     connection.latest = hello.latest;
     for (const listener of this.#listeners) {
-      // What is older than the oldest is gone: nobody can be waiting for it.
-      if (listener.cursor !== undefined) listener.cursor = Math.max(listener.cursor, hello.oldest - 1);
+      // Events older than the oldest are gone: no listener can still wait for them.
+      if (listener.cursor !== undefined)
+        listener.cursor = Math.max(listener.cursor, hello.oldest - 1);
     }
     this.#meters.clear(); // the present ones follow
     const recovered = hello.recovered && !this.#begunAnew;
     this.#begunAnew = false;
-    // A connection that was only changed for another listener's sake is no news to those who were open.
+    // A reconnect for the sake of another listener is not reported to listeners that were open.
     if (this.#status.state !== "open" || !recovered) this.#setStatus({ state: "open", recovered });
     this.#settle();
   }
 
-  /** The file is another one, or was put back from a backup: it says so, or is behind what a listener has. */
+  /** The file was replaced or restored: it has another id, or ends before a listener's cursor. */
   async #beginAnew(connection: Connection, hello: HelloMessage, isOther: boolean): Promise<void> {
     this.#looking = new AbortController();
     const { signal } = this.#looking;
     try {
-      const common = await this.#recent.common((after, limit) => this.#source.events(after, limit, signal));
+      const common = await this.#recent.common((after, limit) =>
+        this.#source.events(after, limit, signal),
+      );
       if (this.#connection !== connection) return;
       this.#moveBack(common, hello.latest, isOther);
       this.#file = hello.file_id;
@@ -310,19 +337,22 @@ export class SharedStream {
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
       if (this.#connection !== connection) return;
     }
-    this.#reconnect(); // the service sends what was missed; or says again what it did
+    this.#reconnect(); // the service sends what was missed, or the same hello again
   }
 
   /**
-   * Whoever was following goes on where this file and the one before were still the same. Where nothing was, one who
-   * asked for a place gets every event of this file, for all are new, and one who asked for what comes gets what comes.
+   * Set the cursors of listeners back to where this file and the one before were still the same. If
+   * they have nothing in common, a listener with `after` gets every event of this file, and one
+   * without it gets new events only.
    */
   #moveBack(common: number | undefined, latest: number, isOther: boolean): void {
     const isAhead = ({ cursor }: Listener) => cursor !== undefined && cursor > latest;
-    const all = isOther || [...this.#listeners].some((listener) => listener.joined && isAhead(listener));
+    const all =
+      isOther || [...this.#listeners].some((listener) => listener.joined && isAhead(listener));
     for (const listener of this.#listeners) {
       if (listener.cursor === undefined || !(all || isAhead(listener))) continue;
-      // What was received says nothing of one who has just come, and has seen what it has elsewhere.
+      // The common part is known only for listeners that were connected; a new one's cursor is from
+      // elsewhere.
       const same = listener.joined ? common : undefined;
       const begin = same ?? (listener.options.after === undefined ? latest : 0);
       listener.cursor = Math.min(listener.cursor, begin);
@@ -335,12 +365,12 @@ export class SharedStream {
     connection.latest = Math.max(connection.latest, sequence);
     for (const listener of this.#listeners) {
       if (!listener.joined || sequence <= (listener.cursor as number)) continue;
-      listener.cursor = sequence; // before the call: what throws has been given all the same
+      listener.cursor = sequence; // before the call: a listener that throws has had the event
       if (sees(listener, event.device_id)) this.#call(listener.options.onEvent, event, sequence);
     }
   }
 
-  /** Every event up to `latest` that concerns this connection has come. */
+  /** Note that every event up to `latest` that concerns this connection has arrived. */
   #advance(connection: Connection, latest: number): void {
     connection.position = Math.max(connection.position, latest);
     connection.latest = Math.max(connection.latest, latest);
@@ -371,7 +401,10 @@ export class SharedStream {
     }
   }
 
-  /** Call a listener; what it throws is reported as uncaught, and stops neither the stream nor the other listeners. */
+  /**
+   * Call a listener. An error it throws is reported as uncaught, and stops neither the stream nor
+   * other listeners.
+   */
   #call<A extends unknown[]>(listener: ((...values: A) => void) | undefined, ...values: A): void {
     try {
       listener?.(...values);

@@ -5,7 +5,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PowerClient, PowerError, type PowerReading } from "../src";
 import { Service } from "./service";
 
-const CONTRACT = JSON.parse(readFileSync(new URL("../../service/openapi.json", import.meta.url), "utf8"));
+const CONTRACT = JSON.parse(
+  readFileSync(new URL("../../service/openapi.json", import.meta.url), "utf8"),
+);
 const START = Date.parse("2026-11-01T00:00:00Z");
 
 const service = new Service();
@@ -15,7 +17,9 @@ let client: PowerClient;
 /** Note which operation of the contract a request is. */
 const noted: typeof fetch = async (input, init) => {
   const { pathname } = new URL(String(input));
-  for (const [template, methods] of Object.entries<Record<string, { operationId: string }>>(CONTRACT.paths)) {
+  for (const [template, methods] of Object.entries<Record<string, { operationId: string }>>(
+    CONTRACT.paths,
+  )) {
     const pattern = new RegExp(`^${template.replace(/\{\w+\}/g, "[^/]+")}$`);
     const operation = methods[(init?.method ?? "GET").toLowerCase()];
     if (operation && pattern.test(pathname)) asked.add(operation.operationId);
@@ -57,8 +61,15 @@ describe("devices and meters", () => {
 
   test("a device and its meters are changed, and what is not given stays; deleted, they are gone", async () => {
     await client.putDevice("edge-9", { name: "Edge", target_wh: 150 });
-    expect(await client.updateDevice("edge-9", { name: "North" })).toMatchObject({ name: "North", target_wh: 150 });
-    const meter = await client.addMeter("edge-9", { type: "battery", capacity_wh: 50, name: "Pack" });
+    expect(await client.updateDevice("edge-9", { name: "North" })).toMatchObject({
+      name: "North",
+      target_wh: 150,
+    });
+    const meter = await client.addMeter("edge-9", {
+      type: "battery",
+      capacity_wh: 50,
+      name: "Pack",
+    });
     const retired = await client.updateMeter(meter.id, { active: false });
     expect(retired).toMatchObject({ active: false, capacity_wh: 50, name: "Pack" });
     const [since, until] = [new Date(START), new Date(START + 3_000)];
@@ -78,24 +89,36 @@ describe("devices and meters", () => {
     expect(await client.devices()).not.toContainEqual(expect.objectContaining({ id: "edge-9" }));
   });
 
-  test.each(["a/b", "a b+c&d=e?f#g%2F", "Gerät 東京", "__proto__", "...", "a\\b"])("the id %j arrives", async (id) => {
-    await client.putDevice(id, { name: "odd" });
-    expect((await client.device(id)).id).toBe(id);
-    const meter = await client.addMeter(id, { type: "solar", name: "Panel" });
-    expect((await client.meters({ deviceId: id })).map((one) => one.id)).toEqual([meter.id]);
-    expect((await client.triggerEvent(id, { type: "restore" })).device_id).toBe(id);
-    expect((await client.events(id)).length).toBe(1);
-    const budget = await client.getBudget([id, "nobody"]);
-    expect(Object.getOwnPropertyNames(budget).sort()).toEqual([id, "nobody"].sort());
-    expect(budget.nobody).toHaveProperty("error");
-    expect((await client.getReport(id)).device_id).toBe(id);
-    expect(await client.runtime(id)).toBeNull();
-  });
+  test.each(["a/b", "a b+c&d=e?f#g%2F", "Gerät 東京", "__proto__", "...", "a\\b"])(
+    "the id %j arrives",
+    async (id) => {
+      await client.putDevice(id, { name: "odd" });
+      expect((await client.device(id)).id).toBe(id);
+      const meter = await client.addMeter(id, { type: "solar", name: "Panel" });
+      expect((await client.meters({ deviceId: id })).map((one) => one.id)).toEqual([meter.id]);
+      expect((await client.triggerEvent(id, { type: "restore" })).device_id).toBe(id);
+      expect((await client.events(id)).length).toBe(1);
+      const budget = await client.getBudget([id, "nobody"]);
+      expect(Object.getOwnPropertyNames(budget).sort()).toEqual([id, "nobody"].sort());
+      expect(budget.nobody).toHaveProperty("error");
+      expect((await client.getReport(id)).device_id).toBe(id);
+      expect(await client.runtime(id)).toBeNull();
+    },
+  );
 
   test("a meter is added, got and listed, with its state", async () => {
     await client.putDevice("edge-2", { name: "Edge" });
-    const meter = await client.addMeter("edge-2", { type: "battery", capacity_wh: 50, name: "Pack" });
-    expect(meter).toMatchObject({ capacity_wh: 50, state: "charging", wattage: 0, updated_at: null });
+    const meter = await client.addMeter("edge-2", {
+      type: "battery",
+      capacity_wh: 50,
+      name: "Pack",
+    });
+    expect(meter).toMatchObject({
+      capacity_wh: 50,
+      state: "charging",
+      wattage: 0,
+      updated_at: null,
+    });
     expect(await client.meter(meter.id)).toEqual(meter);
     expect(await client.meters()).toContainEqual(meter);
   });
@@ -114,9 +137,19 @@ describe("readings", () => {
   });
 
   test("one is logged: live or recorded, the latter once", async () => {
-    const live = await client.logPower({ meter_id: meter, voltage: 3.7, current_draw: 0.5, charge_pct: 18 });
+    const live = await client.logPower({
+      meter_id: meter,
+      voltage: 3.7,
+      current_draw: 0.5,
+      charge_pct: 18,
+    });
     expect(live).toEqual({ received: 1, stored: 1 });
-    const recorded = { meter_id: meter, voltage: 3.7, current_draw: 0.5, timestamp: "2026-10-01T00:00:00Z" };
+    const recorded = {
+      meter_id: meter,
+      voltage: 3.7,
+      current_draw: 0.5,
+      timestamp: "2026-10-01T00:00:00Z",
+    };
     expect((await client.logPower(recorded)).stored).toBe(1);
     expect((await client.logPower(recorded)).stored).toBe(0);
     expect((await client.meter(meter)).state).toBe("low");
@@ -127,7 +160,8 @@ describe("readings", () => {
     await client.logMany(readings(meter, 2_500));
     expect(await client.flush()).toEqual({ received: 2_500, stored: 2_500, failed: [] });
     const pages: PowerReading[][] = [];
-    for await (const page of client.history(meter, { since: new Date(START), pageSize: 1_000 })) pages.push(page);
+    for await (const page of client.history(meter, { since: new Date(START), pageSize: 1_000 }))
+      pages.push(page);
     expect(pages.map((page) => page.length).slice(0, 2)).toEqual([1_000, 1_000]);
     const all = pages.flat().filter((one) => one.timestamp < "2026-11-02");
     expect(all.length).toBe(2_500);
@@ -139,7 +173,10 @@ describe("readings", () => {
     const chart = await client.chart(meter, { until: new Date(START + 5_000_000), maxPoints: 100 });
     expect(chart.length).toBeLessThanOrEqual(100);
     expect(Math.max(...chart.map((one) => one.wattage ?? Number.NaN))).toBe(72);
-    const series = await client.series(meter, { until: new Date(START + 5_000_000), maxPoints: 100 });
+    const series = await client.series(meter, {
+      until: new Date(START + 5_000_000),
+      maxPoints: 100,
+    });
     expect(series.reading_count).toBeGreaterThanOrEqual(2_500);
     expect(series.timestamps_ms).toEqual(chart.map((one) => Date.parse(one.timestamp)));
     expect(series.wattage).toEqual(chart.map((one) => one.wattage));
@@ -152,15 +189,29 @@ describe("readings", () => {
     const pages: PowerReading[][] = [];
     for await (const page of client.history(gauge.id)) pages.push(page);
     for (const [one] of [...pages, await client.chart(gauge.id)]) {
-      expect(one).toMatchObject({ voltage: 230, current_draw: null, wattage: null, charge_pct: 70 });
+      expect(one).toMatchObject({
+        voltage: 230,
+        current_draw: null,
+        wattage: null,
+        charge_pct: 70,
+      });
     }
-    expect(await client.meter(gauge.id)).toMatchObject({ power_known: false, wattage: null, charge_pct: 70 });
-    expect(await client.statistics(gauge.id, { days: 1 })).toMatchObject([{ avg_wattage: null, reading_count: 1 }]);
-    expect(await client.getBudget(["edge-3"])).toMatchObject({ "edge-3": { unknown_power_count: 1 } });
+    expect(await client.meter(gauge.id)).toMatchObject({
+      power_known: false,
+      wattage: null,
+      charge_pct: 70,
+    });
+    expect(await client.statistics(gauge.id, { days: 1 })).toMatchObject([
+      { avg_wattage: null, reading_count: 1 },
+    ]);
+    expect(await client.getBudget(["edge-3"])).toMatchObject({
+      "edge-3": { unknown_power_count: 1 },
+    });
   });
 
   test("an empty window has no pages", async () => {
-    for await (const page of client.history(meter, { until: "1980-01-01T00:00:00Z" })) throw new Error(String(page));
+    for await (const page of client.history(meter, { until: "1980-01-01T00:00:00Z" }))
+      throw new Error(String(page));
   });
 
   test("statistics by hour and by day", async () => {
@@ -182,21 +233,32 @@ describe("readings", () => {
       const reading = { meter_id: meter, voltage: 1, current_draw: 0, charge_pct };
       const refused = client.logPower(reading);
       await expect(refused).rejects.toMatchObject({ code: "invalid_argument" });
-      await expect(refused).rejects.toThrow(/charge_pct: expected a finite number, got (NaN|-Infinity)/);
+      await expect(refused).rejects.toThrow(
+        /charge_pct: expected a finite number, got (NaN|-Infinity)/,
+      );
     }
   });
 
   test("what the service refuses says why", async () => {
     const reading = { meter_id: meter, voltage: 1e9, current_draw: 0 };
-    await expect(client.logPower(reading)).rejects.toMatchObject({ status: 422, code: "invalid_value" });
-    await expect(client.history(meter, { since: "yesterday" }).next()).rejects.toThrow(/yesterday|ISO/);
+    await expect(client.logPower(reading)).rejects.toMatchObject({
+      status: 422,
+      code: "invalid_value",
+    });
+    await expect(client.history(meter, { since: "yesterday" }).next()).rejects.toThrow(
+      /yesterday|ISO/,
+    );
   });
 });
 
 describe("events, budget, report", () => {
   test("an event is recorded, listed, and found by its sequence", async () => {
     await client.putDevice("edge-4", { name: "Edge" });
-    const made = await client.triggerEvent("edge-4", { type: "shutdown", value: 2, note: "maintenance" });
+    const made = await client.triggerEvent("edge-4", {
+      type: "shutdown",
+      value: 2,
+      note: "maintenance",
+    });
     expect(await client.events("edge-4", { limit: 1 })).toEqual([made]);
     const { events, next_after } = await client.eventsSince(0);
     expect(events.at(-1)).toEqual({ sequence: next_after, event: made });
@@ -225,7 +287,11 @@ describe("events, budget, report", () => {
     const starts = ["11", "12", "12", "12"];
     const answer = async () => {
       const start = `2026-11-23T${starts.shift()}:00:00.000000+00:00`;
-      return Response.json({ start, step_seconds: 3_600, devices: { [`at-${starts.length}`]: [] } });
+      return Response.json({
+        start,
+        step_seconds: 3_600,
+        devices: { [`at-${starts.length}`]: [] },
+      });
     };
     const other = new PowerClient({ baseUrl: "http://127.0.0.1:1", fetch: answer });
     const found = await other.sparklines(Array.from({ length: 101 }, (_, i) => `d${i}`));
@@ -251,7 +317,8 @@ test("a service that shows a file has nothing of a fleet, and says so by a code"
     client.fleetEnergy({ days: 2 }),
     client.silentDevices({ minutes: 5 }),
   ];
-  for (const call of calls) await expect(call).rejects.toMatchObject({ status: 404, code: "no_fleet" });
+  for (const call of calls)
+    await expect(call).rejects.toMatchObject({ status: 404, code: "no_fleet" });
 });
 
 describe("the service itself", () => {
@@ -262,7 +329,10 @@ describe("the service itself", () => {
 
   test("says what it takes to get in, and takes a link once", async () => {
     const needs = await service.client({ fetch: noted }).signInNeeds();
-    expect(needs).toEqual({ token_needed: true, token_command: expect.stringContaining(service.db) });
+    expect(needs).toEqual({
+      token_needed: true,
+      token_command: expect.stringContaining(service.db),
+    });
     const refused = client.signIn("used");
     await expect(refused).rejects.toMatchObject({ status: 401, code: "unauthorized" });
     await expect(refused).rejects.toThrow(/used before/);
@@ -276,9 +346,14 @@ describe("the service itself", () => {
   });
 
   test("tokens that do not do are refused", async () => {
-    await expect(service.client().devices()).rejects.toMatchObject({ status: 401, code: "unauthorized" });
+    await expect(service.client().devices()).rejects.toMatchObject({
+      status: 401,
+      code: "unauthorized",
+    });
     const reader = service.client({ token: service.token(["read"]) });
-    await expect(reader.putDevice("x", { name: "X" })).rejects.toMatchObject({ code: "forbidden_scope" });
+    await expect(reader.putDevice("x", { name: "X" })).rejects.toMatchObject({
+      code: "forbidden_scope",
+    });
     const bound = service.client({ token: service.token(["read"], ["edge-1"]) });
     await expect(bound.device("edge-2")).rejects.toMatchObject({ code: "forbidden_device" });
     expect((await bound.devices()).map((device) => device.id)).toEqual(["edge-1"]);
@@ -286,8 +361,8 @@ describe("the service itself", () => {
 });
 
 test("every operation of the contract has its method, but the backup: its answer is a file", () => {
-  const all = Object.values<Record<string, { operationId: string }>>(CONTRACT.paths).flatMap((methods) =>
-    Object.values(methods).map(({ operationId }) => operationId),
+  const all = Object.values<Record<string, { operationId: string }>>(CONTRACT.paths).flatMap(
+    (methods) => Object.values(methods).map(({ operationId }) => operationId),
   );
   expect([...asked, "getBackup"].sort()).toEqual(all.sort());
 });
@@ -302,7 +377,8 @@ test("every method takes a signal", async () => {
     deleteDevice: () => client.deleteDevice("a", options),
     updateMeter: () => client.updateMeter("m", { active: false }, options),
     deleteMeter: () => client.deleteMeter("m", options),
-    deleteReadings: () => client.deleteReadings("m", { since: new Date(0), until: new Date(1), ...options }),
+    deleteReadings: () =>
+      client.deleteReadings("m", { since: new Date(0), until: new Date(1), ...options }),
     series: () => client.series("m", options),
     me: () => client.me(options),
     meters: () => client.meters(options),
@@ -334,5 +410,7 @@ test("every method takes a signal", async () => {
     await expect(call(), name).rejects.toMatchObject({ isAborted: true });
   }
   const others = ["constructor", "logMany", "flush", "stream", "watchStreamStatus", "streamStatus"]; // elsewhere
-  expect(Object.getOwnPropertyNames(PowerClient.prototype).sort()).toEqual([...Object.keys(calls), ...others].sort());
+  expect(Object.getOwnPropertyNames(PowerClient.prototype).sort()).toEqual(
+    [...Object.keys(calls), ...others].sort(),
+  );
 });

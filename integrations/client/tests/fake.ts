@@ -1,4 +1,7 @@
-/** A service's stream without network: a WebSocket class whose other end follows the rules of /v1/stream. */
+/**
+ * A service's stream without network: a WebSocket class whose other end follows the rules of
+ * /v1/stream.
+ */
 
 import type { PowerEvent, SequencedEvent } from "../src";
 
@@ -14,7 +17,15 @@ class Closed extends Event {
 /** An event of a device. */
 export function event(sequence: number, device: string, id = `${sequence}`): SequencedEvent {
   const timestamp = "2026-11-23T12:00:00.000000+00:00";
-  const made: PowerEvent = { id, device_id: device, type: "restore", value: 0, timestamp, note: null, meter_id: null };
+  const made: PowerEvent = {
+    id,
+    device_id: device,
+    type: "restore",
+    value: 0,
+    timestamp,
+    note: null,
+    meter_id: null,
+  };
   return { sequence, event: made };
 }
 
@@ -70,7 +81,9 @@ export class FakeSocket extends EventTarget {
     }
     const place = this.#place;
     const next = events.find(
-      (one) => one.sequence > place && (!this.devices.length || this.devices.includes(one.event.device_id)),
+      (one) =>
+        one.sequence > place &&
+        (!this.devices.length || this.devices.includes(one.event.device_id)),
     );
     this.#place = next?.sequence ?? latest;
     if (next) this.send({ type: "event", ...next });
@@ -129,7 +142,9 @@ export class FakeService {
   readonly fetch = async (input: string | URL | Request): Promise<Response> => {
     const { searchParams } = new URL(String(input));
     const after = Number(searchParams.get("after"));
-    const events = this.events.filter((one) => one.sequence > after).slice(0, Number(searchParams.get("limit")));
+    const events = this.events
+      .filter((one) => one.sequence > after)
+      .slice(0, Number(searchParams.get("limit")));
     return Response.json({ events, next_after: events.at(-1)?.sequence ?? after });
   };
 

@@ -1,7 +1,18 @@
-/** The package as it is installed, from its tarball, and every example and command of the README. `npm run build` first. */
+/**
+ * The package as it is installed, from its tarball, and every example and command of the README.
+ * `npm run build` first.
+ */
 
 import { execFile, execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer, type Server } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,7 +25,16 @@ const ROOT = join(import.meta.dirname, "..");
 const README = readFileSync(join(ROOT, "README.md"), "utf8");
 const PACKAGE = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
 // What an application that uses all of it has installed beside it.
-const BESIDE = ["partysocket", "event-target-polyfill", "react", "react-dom", "scheduler", "stripe", "ws", "happy-dom"];
+const BESIDE = [
+  "partysocket",
+  "event-target-polyfill",
+  "react",
+  "react-dom",
+  "scheduler",
+  "stripe",
+  "ws",
+  "happy-dom",
+];
 const TYPES = ["@types/node", "@types/react", "@types/ws", "csstype", "undici-types"];
 const PAGE = `
 import { Window } from "happy-dom";
@@ -29,7 +49,7 @@ const { createElement } = await import("react");
 const { default: App } = await import("./app.js" as string);
 const root = createRoot(document.body);
 root.render(createElement(App));
-for (const deadline = Date.now() + 20_000; !document.body.textContent.includes("Pack:"); ) {
+for (const deadline = Date.now() + 60_000; !document.body.textContent.includes("Pack:"); ) {
   if (Date.now() > deadline) throw new Error(document.body.innerHTML);
   await new Promise((resolve) => setTimeout(resolve, 20));
 }
@@ -67,16 +87,23 @@ let token: string;
 function install(): void {
   project = realpathSync(mkdtempSync(join(tmpdir(), "power-client-project-")));
   const modules = join(project, "node_modules");
-  for (const scope of ["@blackroad/power-client", "@types"]) mkdirSync(join(modules, scope), { recursive: true });
+  for (const scope of ["@blackroad/power-client", "@types"])
+    mkdirSync(join(modules, scope), { recursive: true });
   const options = { cwd: ROOT, encoding: "utf8" } as const;
-  const [{ filename }] = JSON.parse(execFileSync("npm", ["pack", "--json", "--pack-destination", project], options));
+  const [{ filename }] = JSON.parse(
+    execFileSync("npm", ["pack", "--json", "--pack-destination", project], options),
+  );
   const target = join(modules, "@blackroad/power-client");
   execFileSync("tar", ["xzf", join(project, filename), "--strip-components=1", "-C", target]);
-  for (const name of [...BESIDE, ...TYPES]) symlinkSync(join(ROOT, "node_modules", name), join(modules, name));
+  for (const name of [...BESIDE, ...TYPES])
+    symlinkSync(join(ROOT, "node_modules", name), join(modules, name));
   writeFileSync(join(project, "package.json"), '{"type": "module"}');
 }
 
-/** Write programs into the project and compile them strictly; returns what the compiler says of them. */
+/**
+ * Write programs into the project and compile them strictly; returns what the compiler says of
+ * them.
+ */
 function compile(programs: Record<string, string>): string[] {
   const paths = Object.entries(programs).map(([name, text]) => {
     writeFileSync(join(project, name), text);
@@ -95,27 +122,47 @@ function compile(programs: Record<string, string>): string[] {
   };
   const program = ts.createProgram(paths, options);
   program.emit();
-  return ts.getPreEmitDiagnostics(program).map((one) => ts.flattenDiagnosticMessageText(one.messageText, "\n"));
+  return ts
+    .getPreEmitDiagnostics(program)
+    .map((one) => ts.flattenDiagnosticMessageText(one.messageText, "\n"));
 }
 
 /** Run a program of the project to its end; returns what it prints. */
 async function run(program: string, environment: Record<string, string>): Promise<string> {
   const env = { ...process.env, ...environment };
-  const { stdout } = await promisify(execFile)(process.execPath, [program], { cwd: project, env, timeout: 30_000 });
+  const { stdout } = await promisify(execFile)(process.execPath, [program], {
+    cwd: project,
+    env,
+    timeout: 120_000,
+  });
   return stdout;
 }
 
 beforeAll(async () => {
   install();
-  const first = { "first.ts": FIRST, "many.ts": MANY, "stream.ts": STREAM, "stripe.ts": STRIPE, "app.tsx": APP };
-  expect(compile({ ...first, "loopback.ts": LOOPBACK, "page.ts": PAGE, "seed.ts": SEED })).toEqual([]);
+  const first = {
+    "first.ts": FIRST,
+    "many.ts": MANY,
+    "stream.ts": STREAM,
+    "stripe.ts": STRIPE,
+    "app.tsx": APP,
+  };
+  expect(compile({ ...first, "loopback.ts": LOOPBACK, "page.ts": PAGE, "seed.ts": SEED })).toEqual(
+    [],
+  );
   await Promise.all([service.start(), open.start()]);
   token = service.token();
   const now = Date.now();
   for (const client of [service.client({ token }), open.client()]) {
     await client.putDevice("edge-001", { name: "Edge" });
-    const meter = await client.addMeter("edge-001", { type: "battery", capacity_wh: 50, name: "Pack" });
-    const minutes = Array.from({ length: 50 }, (_, i) => new Date(now - (50 - i) * 60_000).toISOString());
+    const meter = await client.addMeter("edge-001", {
+      type: "battery",
+      capacity_wh: 50,
+      name: "Pack",
+    });
+    const minutes = Array.from({ length: 50 }, (_, i) =>
+      new Date(now - (50 - i) * 60_000).toISOString(),
+    );
     const values = { meter_id: meter.id, voltage: 12, current_draw: 1, charge_pct: 50 };
     await client.logMany(minutes.map((timestamp) => ({ ...values, timestamp })));
     expect((await client.flush()).failed).toEqual([]);
@@ -184,7 +231,10 @@ describe("the README", () => {
   test("its tables have every method and every hook", async () => {
     const index = await import("../src");
     const hooks = await import("../src/react");
-    const names = [...Object.getOwnPropertyNames(index.PowerClient.prototype), ...Object.keys(hooks)];
+    const names = [
+      ...Object.getOwnPropertyNames(index.PowerClient.prototype),
+      ...Object.keys(hooks),
+    ];
     for (const name of names.filter((one) => one !== "constructor")) expect(README).toContain(name);
   });
 });
@@ -210,7 +260,14 @@ describe("the package", () => {
   test("says of its hooks, and of them only, that they are for the browser: server components ask for that", () => {
     const says = ["index", "react", "stripe"].flatMap((entry) =>
       ["js", "cjs"].map((kind) => {
-        const file = join(project, "node_modules", "@blackroad", "power-client", "dist", `${entry}.${kind}`);
+        const file = join(
+          project,
+          "node_modules",
+          "@blackroad",
+          "power-client",
+          "dist",
+          `${entry}.${kind}`,
+        );
         return readFileSync(file, "utf8").startsWith('"use client";');
       }),
     );
@@ -219,8 +276,11 @@ describe("the package", () => {
 
   test("has a lock that is good for every kind of machine", () => {
     const { packages } = JSON.parse(readFileSync(join(ROOT, "package-lock.json"), "utf8"));
-    for (const { optionalDependencies = {} } of Object.values<{ optionalDependencies?: object }>(packages)) {
-      for (const name of Object.keys(optionalDependencies)) expect(packages).toHaveProperty([`node_modules/${name}`]);
+    for (const { optionalDependencies = {} } of Object.values<{ optionalDependencies?: object }>(
+      packages,
+    )) {
+      for (const name of Object.keys(optionalDependencies))
+        expect(packages).toHaveProperty([`node_modules/${name}`]);
     }
   });
 
@@ -228,7 +288,9 @@ describe("the package", () => {
     expect(Object.keys(PACKAGE.dependencies)).toEqual(["partysocket"]);
     expect(PACKAGE.sideEffects).toBe(false);
     const installed = join(project, "node_modules", "@blackroad", "power-client");
-    const files = execFileSync("find", [installed, "-type", "f"], { encoding: "utf8" }).trim().split("\n");
+    const files = execFileSync("find", [installed, "-type", "f"], { encoding: "utf8" })
+      .trim()
+      .split("\n");
     const top = files.map((file) => file.slice(installed.length + 1).split("/")[0]);
     expect([...new Set(top)].sort()).toEqual(["LICENSE", "README.md", "dist", "package.json"]);
   });

@@ -1,8 +1,11 @@
-/** logMany and flush: what is acknowledged, what is given back, and that nothing is lost or stored twice. */
+/**
+ * logMany and flush: what is acknowledged, what is given back, and that nothing is lost or stored
+ * twice.
+ */
 
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import type { FlushResult, NewReading, PowerClient } from "../src";
-import { Service } from "./service";
+import { Service, SOON } from "./service";
 
 const service = new Service();
 let token: string;
@@ -20,7 +23,12 @@ beforeAll(async () => {
 afterAll(() => service.remove());
 
 function some(count: number, change: Partial<NewReading> = {}): NewReading[] {
-  return Array.from({ length: count }, (_, i) => ({ meter_id: meter, voltage: 5, current_draw: i / 100, ...change }));
+  return Array.from({ length: count }, (_, i) => ({
+    meter_id: meter,
+    voltage: 5,
+    current_draw: i / 100,
+    ...change,
+  }));
 }
 
 /** How many readings a meter has. */
@@ -70,7 +78,8 @@ test("those without a timestamp get one each, at once: none falls onto another, 
   expect([received, failed]).toEqual([3_000, []]);
   expect(stored).toBe(2_000); // as the last answer for each batch has it: the first of them was lost twice
   expect(await count(client, other)).toBe(before + 3_000);
-  for await (const page of client.history(other, { since: begin })) expect(page.length).toBeGreaterThan(0);
+  for await (const page of client.history(other, { since: begin }))
+    expect(page.length).toBeGreaterThan(0);
   expect(given[0]).not.toHaveProperty("timestamp");
 });
 
@@ -94,16 +103,24 @@ test("a service that is away: all is given back, and can be given again", async 
 
 test("a reading that the service refuses gives back its batch alone", async () => {
   const client = service.client({ token });
-  await client.logMany([...some(999), { meter_id: "nobody's", voltage: 1, current_draw: 1 }, ...some(10)]);
+  await client.logMany([
+    ...some(999),
+    { meter_id: "nobody's", voltage: 1, current_draw: 1 },
+    ...some(10),
+  ]);
   const result = await client.flush();
   expect([result.received, result.stored]).toEqual([10, 10]);
-  expect(result.failed.map(({ error, readings }) => [error.status, readings.length])).toEqual([[404, 1_000]]);
+  expect(result.failed.map(({ error, readings }) => [error.status, readings.length])).toEqual([
+    [404, 1_000],
+  ]);
 });
 
 test("what JSON cannot hold is given back, too", async () => {
   const client = service.client({ token });
   await client.logMany(some(1, { voltage: 5n as unknown as number }));
-  expect((await client.flush()).failed.map(({ error }) => error.code)).toEqual(["invalid_argument"]);
+  expect((await client.flush()).failed.map(({ error }) => error.code)).toEqual([
+    "invalid_argument",
+  ]);
 });
 
 describe("a signal", () => {
@@ -141,13 +158,15 @@ describe("a service that never answers", () => {
     asked = 0;
     const control = new AbortController();
     const added = client.logMany(some(2_500));
-    await vi.waitFor(() => expect(asked).toBe(1));
+    await vi.waitFor(() => expect(asked).toBe(1), SOON);
     const flushed = client.flush({ signal: control.signal });
     control.abort("enough");
     const { failed, received } = await flushed;
     await added;
     expect([received, asked]).toEqual([0, 1]);
-    expect(failed.map(({ error, readings }) => [error.isAborted, error.cause, readings.length])).toEqual([
+    expect(
+      failed.map(({ error, readings }) => [error.isAborted, error.cause, readings.length]),
+    ).toEqual([
       [true, "enough", 1_000],
       [true, "enough", 1_000],
       [true, "enough", 500],
@@ -161,7 +180,7 @@ describe("a service that never answers", () => {
     const client = service.client({ token, timeoutMs: 2 ** 31 - 1, fetch: silent });
     asked = 0;
     const added = client.logMany(some(1_000));
-    await vi.waitFor(() => expect(asked).toBe(1));
+    await vi.waitFor(() => expect(asked).toBe(1), SOON);
     expect(givenBack(await client.flush({ signal: AbortSignal.abort() })).length).toBe(1_000);
     await added;
   });
@@ -177,7 +196,9 @@ test("a service that is away, and nobody who flushes: at 100,000 readings logMan
   await client.logMany(some(99_999));
   await client.logMany(some(1));
   const refused = client.logMany(some(7));
-  await expect(refused).rejects.toThrow(/logMany: 100000 readings are held .* flush\(\) gives them back .*away/);
+  await expect(refused).rejects.toThrow(
+    /logMany: holding 100000 readings .* flush\(\) returns them .*away/,
+  );
   await expect(refused).rejects.toMatchObject({ name: "PowerError", code: "network" });
   away = false;
   const result = await client.flush();

@@ -1,4 +1,7 @@
-/** A real power-service process on a loopback port, with a database of its own, and how to wait for things. */
+/**
+ * A real power-service process on a loopback port, with a database of its own, and how to wait for
+ * things.
+ */
 
 import { type ChildProcess, execFileSync, type SpawnOptions, spawn } from "node:child_process";
 import { mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
@@ -16,10 +19,14 @@ const ENVIRONMENT = {
   PYTHONPATH: [ROOT, join(ROOT, "integrations", "service")].join(delimiter),
   PYTHONDONTWRITEBYTECODE: "1",
 };
-const SOON_MS = 20_000; // on a machine that does other things too
+/** How long to wait for what takes moments: only a failing test waits that long. */
+export const SOON = { timeout: 60_000 };
 
 /** What `check` returns as soon as it is neither false nor undefined; fails if that takes long. */
-export async function eventually<T>(check: () => T | Promise<T>, ms = SOON_MS): Promise<NonNullable<T>> {
+export async function eventually<T>(
+  check: () => T | Promise<T>,
+  ms = SOON.timeout,
+): Promise<NonNullable<T>> {
   const deadline = Date.now() + ms;
   for (;;) {
     const result = await check();
@@ -42,7 +49,11 @@ export function freePort(): Promise<number> {
 
 /** Run Python with the library and the service at hand; returns what it prints. */
 export function python(args: string[]): string {
-  return execFileSync(PYTHON, args, { env: ENVIRONMENT, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+  return execFileSync(PYTHON, args, {
+    env: ENVIRONMENT,
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "pipe"],
+  });
 }
 
 /** Begin to run Python with the library at hand. */
@@ -72,7 +83,17 @@ export class Service {
     const path = join(this.directory, "service.log");
     const log = openSync(path, "a");
     const begin = readFileSync(path, "utf8").length;
-    const args = ["-m", "power_service", "--db", this.db, "--port", `${this.port}`, "--rate", "0", ...this.#options];
+    const args = [
+      "-m",
+      "power_service",
+      "--db",
+      this.db,
+      "--port",
+      `${this.port}`,
+      "--rate",
+      "0",
+      ...this.#options,
+    ];
     const started = spawnPython(args, ["ignore", log, log]);
     this.#process = started;
     await eventually(() => {
@@ -100,7 +121,10 @@ export class Service {
 
   /** A token of these scopes, bound to devices where some are named. */
   token(scopes: string[] = ["admin"], devices: string[] = []): string {
-    const options = [...scopes.flatMap((scope) => ["--scope", scope]), ...devices.flatMap((id) => ["--device", id])];
+    const options = [
+      ...scopes.flatMap((scope) => ["--scope", scope]),
+      ...devices.flatMap((id) => ["--device", id]),
+    ];
     return this.tokens("new", "test", ...options);
   }
 

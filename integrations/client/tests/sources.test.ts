@@ -1,7 +1,14 @@
 /** What the hooks make of what comes in: held against plain lists. */
 
 import { describe, expect, test, vi } from "vitest";
-import type { DeviceRecord, PowerClient, PowerEvent, PowerMeter, PowerReading, StreamOptions } from "../src";
+import type {
+  DeviceRecord,
+  PowerClient,
+  PowerEvent,
+  PowerMeter,
+  PowerReading,
+  StreamOptions,
+} from "../src";
 import { Resource, type Source } from "../src/react/resource";
 import {
   budgetSource,
@@ -13,12 +20,21 @@ import {
   reportSource,
 } from "../src/react/sources";
 import { event } from "./fake";
+import { SOON } from "./service";
 
 const NOW = Date.parse("2026-11-23T12:00:00Z");
 
 function reading(ms: number, meter_id = "m"): PowerReading {
   const timestamp = new Date(ms).toISOString().replace("Z", "000+00:00");
-  return { id: `${meter_id}:${ms}`, meter_id, voltage: 1, current_draw: 1, wattage: 1, charge_pct: 1, timestamp };
+  return {
+    id: `${meter_id}:${ms}`,
+    meter_id,
+    voltage: 1,
+    current_draw: 1,
+    wattage: 1,
+    charge_pct: 1,
+    timestamp,
+  };
 }
 
 /** A client whose answers and stream are in the test's hands. */
@@ -47,22 +63,23 @@ describe("a resource", () => {
     const [one, two, three] = [event(1, "a").event, event(2, "a").event, event(3, "a").event];
     for (const [i, came] of [two, three].entries()) stream.onEvent?.(came, i + 2);
     answer([two, one]);
-    await vi.waitFor(() => expect(resource.state.isLoading).toBe(false));
+    await vi.waitFor(() => expect(resource.state.isLoading).toBe(false), SOON);
     expect(resource.state.data).toEqual([three, two, one]);
     stream.onStatus?.({ state: "reconnecting", code: 1006, reason: "" });
     expect(events).toHaveBeenCalledTimes(1);
     stream.onStatus?.(open);
     stream.onStatus?.(open); // during the load: once more after it
     answer([]);
-    await vi.waitFor(() => expect(events).toHaveBeenCalledTimes(3));
+    await vi.waitFor(() => expect(events).toHaveBeenCalledTimes(3), SOON);
   });
 
   test("does without the stream where it cannot be opened", async () => {
     const events = vi.fn(async () => []);
     const { client, streams } = fake({ events });
     const resource = new Resource(client, eventsSource("a", 10));
-    for (let i = 0; i < 3; i++) streams[0]?.onStatus?.({ state: "reconnecting", code: 1006, reason: "" });
-    await vi.waitFor(() => expect(resource.state.data).toEqual([]));
+    for (let i = 0; i < 3; i++)
+      streams[0]?.onStatus?.({ state: "reconnecting", code: 1006, reason: "" });
+    await vi.waitFor(() => expect(resource.state.data).toEqual([]), SOON);
     streams[0]?.onStatus?.({ state: "reconnecting", code: 1006, reason: "" });
     expect(events).toHaveBeenCalledTimes(1);
   });
@@ -99,7 +116,7 @@ describe("a history", () => {
     const resource = new Resource(client, historySource("m", 1, maxPoints, undefined));
     const [stream] = streams as [StreamOptions];
     stream.onStatus?.(open);
-    await vi.waitFor(() => expect(resource.state.isLoading).toBe(false));
+    await vi.waitFor(() => expect(resource.state.isLoading).toBe(false), SOON);
     return { resource, stream, chart };
   }
 
@@ -137,31 +154,37 @@ describe("a history", () => {
     await new Promise((resolve) => setTimeout(resolve));
     expect(chart).toHaveBeenCalledTimes(1);
     stream.onReading?.(reading(Date.now() + 99), "a");
-    await vi.waitFor(() => expect(chart).toHaveBeenCalledTimes(2));
+    await vi.waitFor(() => expect(chart).toHaveBeenCalledTimes(2), SOON);
     const state = { id: "m", updated_at: reading(Date.now() + 200).timestamp } as PowerMeter;
     stream.onState?.(state);
-    await vi.waitFor(() => expect(chart).toHaveBeenCalledTimes(3), 5_000);
+    await vi.waitFor(() => expect(chart).toHaveBeenCalledTimes(3), SOON);
     stream.onState?.({ ...state, updated_at: null });
     stream.onState?.({ ...state, id: "another" });
   });
 });
 
 describe("events of all devices", () => {
-  test.each([undefined, 25, 3])("the newest are found where the stream is at %s", async (sequence) => {
-    const all = Array.from({ length: 25 }, (_, i) => event(i + 1, "a"));
-    const asked: number[] = [];
-    const eventsSince = async (after: number) => {
-      asked.push(after);
-      const events = all.filter((one) => one.sequence > after).slice(0, 7);
-      return { events, next_after: events.at(-1)?.sequence ?? after };
-    };
-    const { client, streams, handle } = fake({ eventsSince });
-    handle.sequence = sequence;
-    const resource = new Resource(client, eventsSource(undefined, 4));
-    streams[0]?.onStatus?.(open);
-    await vi.waitFor(() => expect(resource.state.data?.map((one) => one.id)).toEqual(["25", "24", "23", "22"]));
-    if (sequence === 25) expect(asked[0]).toBe(21);
-  });
+  test.each([undefined, 25, 3])(
+    "the newest are found where the stream is at %s",
+    async (sequence) => {
+      const all = Array.from({ length: 25 }, (_, i) => event(i + 1, "a"));
+      const asked: number[] = [];
+      const eventsSince = async (after: number) => {
+        asked.push(after);
+        const events = all.filter((one) => one.sequence > after).slice(0, 7);
+        return { events, next_after: events.at(-1)?.sequence ?? after };
+      };
+      const { client, streams, handle } = fake({ eventsSince });
+      handle.sequence = sequence;
+      const resource = new Resource(client, eventsSource(undefined, 4));
+      streams[0]?.onStatus?.(open);
+      await vi.waitFor(
+        () => expect(resource.state.data?.map((one) => one.id)).toEqual(["25", "24", "23", "22"]),
+        SOON,
+      );
+      if (sequence === 25) expect(asked[0]).toBe(21);
+    },
+  );
 });
 
 test("the newest of all that a token sees are found, however far back", async () => {
@@ -174,7 +197,10 @@ test("the newest of all that a token sees are found, however far back", async ()
   handle.sequence = 900;
   const resource = new Resource(client, eventsSource(undefined, 4));
   streams[0]?.onStatus?.(open);
-  await vi.waitFor(() => expect(resource.state.data?.map((one) => one.id)).toEqual(["900", "800", "700", "600"]));
+  await vi.waitFor(
+    () => expect(resource.state.data?.map((one) => one.id)).toEqual(["900", "800", "700", "600"]),
+    SOON,
+  );
 });
 
 describe("devices", () => {
@@ -188,9 +214,18 @@ describe("devices", () => {
     const [stream] = streams as [StreamOptions];
     stream.onStatus?.(open);
     stream.onDevice?.(record("c", "new"));
-    stream.onDeleted?.({ kind: "device", device_id: "b", meter_id: null, since: null, until: null });
+    stream.onDeleted?.({
+      kind: "device",
+      device_id: "b",
+      meter_id: null,
+      since: null,
+      until: null,
+    });
     answer([record("a", "A"), record("b", "B")]);
-    await vi.waitFor(() => expect(resource.state.data).toEqual([record("a", "A"), record("c", "new")]));
+    await vi.waitFor(
+      () => expect(resource.state.data).toEqual([record("a", "A"), record("c", "new")]),
+      SOON,
+    );
     stream.onDevice?.(record("a", "renamed"));
     stream.onDeleted?.({ kind: "meter", device_id: "c", meter_id: "m", since: null, until: null });
     expect(resource.state.data).toEqual([record("a", "renamed"), record("c", "new")]);
@@ -199,12 +234,21 @@ describe("devices", () => {
 
   test("that are deleted take their events with them", async () => {
     const all = [event(1, "a"), event(2, "b")];
-    const eventsSince = async (after: number) => ({ events: all.filter((one) => one.sequence > after), next_after: 2 });
+    const eventsSince = async (after: number) => ({
+      events: all.filter((one) => one.sequence > after),
+      next_after: 2,
+    });
     const { client, streams } = fake({ eventsSince });
     const resource = new Resource(client, eventsSource(undefined, 4));
     streams[0]?.onStatus?.(open);
-    await vi.waitFor(() => expect(resource.state.data?.length).toBe(2));
-    streams[0]?.onDeleted?.({ kind: "device", device_id: "a", meter_id: null, since: null, until: null });
+    await vi.waitFor(() => expect(resource.state.data?.length).toBe(2), SOON);
+    streams[0]?.onDeleted?.({
+      kind: "device",
+      device_id: "a",
+      meter_id: null,
+      since: null,
+      until: null,
+    });
     expect(resource.state.data?.map(({ id }) => id)).toEqual(["2"]);
   });
 });
@@ -213,7 +257,12 @@ test("what people change or delete has budget, history and meter loaded again, o
   vi.useFakeTimers();
   try {
     const load = vi.fn(async () => []);
-    const { client, streams } = fake({ getBudget: load, getReport: load, chart: load, meter: load });
+    const { client, streams } = fake({
+      getBudget: load,
+      getReport: load,
+      chart: load,
+      meter: load,
+    });
     const sources = [
       budgetSource(["a"], 60_000),
       reportSource("a", 7, 60_000),
@@ -236,7 +285,8 @@ test("what people change or delete has budget, history and meter loaded again, o
 });
 
 describe("live power", () => {
-  const meter = (id: string, device_id: string, voltage: number) => ({ id, device_id, voltage }) as PowerMeter;
+  const meter = (id: string, device_id: string, voltage: number) =>
+    ({ id, device_id, voltage }) as PowerMeter;
 
   test("a meter that was deleted is gone with the next load", async () => {
     const answers = [[meter("m", "a", 1), meter("n", "a", 1)], [meter("n", "a", 2)]];
@@ -283,7 +333,10 @@ describe("live power", () => {
       streams[0]?.onState?.(meter("m", "a", 2));
       answer([meter("m", "a", 1), meter("n", "a", 1), meter("o", "b", 1)]);
       await vi.advanceTimersByTimeAsync(1_000);
-      expect([...(resource.state.data?.values() ?? [])]).toEqual([meter("m", "a", 2), meter("n", "a", 1)]);
+      expect([...(resource.state.data?.values() ?? [])]).toEqual([
+        meter("m", "a", 2),
+        meter("n", "a", 1),
+      ]);
       changes.mockClear();
       for (let i = 0; i < 1_000; i++) streams[0]?.onState?.(meter(`m${i % 100}`, "a", i));
       await vi.advanceTimersByTimeAsync(1_000);

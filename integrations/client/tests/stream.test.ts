@@ -1,8 +1,12 @@
-/** The stream's rules, held against a WebSocket whose other end is in the test: every order of things can be had. */
+/**
+ * The stream's rules, held against a WebSocket whose other end is in the test: every order of
+ * things can be had.
+ */
 
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { PowerClient, PowerError, type StreamOptions, type StreamStatus } from "../src";
 import { FakeService } from "./fake";
+import { SOON } from "./service";
 
 let service: FakeService;
 let client: PowerClient;
@@ -39,7 +43,10 @@ function listen(options: Partial<StreamOptions> = {}) {
   return { got, statuses, handle, states: () => statuses.map((status) => status.state) };
 }
 
-/** A listener that has one event, and loses its connection; another file, without any, takes the place of the first. */
+/**
+ * A listener that has one event, and loses its connection; another file, without any, takes the
+ * place of the first.
+ */
 async function replaced() {
   service.add("a");
   const all = listen({ after: 0 });
@@ -111,7 +118,11 @@ describe("one connection", () => {
 describe("exactly once", () => {
   test("after: what is there and what comes; without it: what comes", async () => {
     for (const device of ["a", "b", "a"]) service.add(device);
-    const [all, some, now] = [listen({ after: 0 }), listen({ after: 1, deviceIds: ["a"] }), listen()];
+    const [all, some, now] = [
+      listen({ after: 0 }),
+      listen({ after: 1, deviceIds: ["a"] }),
+      listen(),
+    ];
     await settle();
     service.add("a");
     service.add("b");
@@ -154,7 +165,7 @@ describe("exactly once", () => {
       service.add("a");
       await settle();
       vi.useRealTimers();
-      await vi.waitFor(() => expect(reported).toEqual([new Error("mine")]));
+      await vi.waitFor(() => expect(reported).toEqual([new Error("mine")]), SOON);
       expect(good.got).toEqual([1]);
       expect(bad.handle.sequence).toBe(1);
     } finally {
@@ -176,7 +187,11 @@ describe("exactly once", () => {
   test("a heartbeat moves the place from which to go on", async () => {
     const only = listen({ deviceIds: ["a"] });
     await settle();
-    service.socket.send({ type: "heartbeat", latest: 7, timestamp: "2026-11-23T12:00:00.000000+00:00" });
+    service.socket.send({
+      type: "heartbeat",
+      latest: 7,
+      timestamp: "2026-11-23T12:00:00.000000+00:00",
+    });
     expect(only.handle.sequence).toBe(7);
   });
 
@@ -352,27 +367,36 @@ describe("a file that is another one", () => {
     expect(all.got).toEqual([1, 2, 3, 4, 5, 1, 2, 3]);
   });
 
-  test.each([503, 429])("it cannot be looked into for now (%i): that is asked again, without haste", async (status) => {
-    const asked = vi.fn(async () => Response.json({ code: "overloaded", detail: "" }, { status }));
-    client = new PowerClient({
-      baseUrl: "http://power.test",
-      webSocket: service.webSocket,
-      retries: 0,
-      fetch: asked,
-    });
-    const all = await replaced();
-    for (let step = 0; step < 1_000; step++) await settle(10);
-    expect(all.statuses.at(-1)?.state).toBe("reconnecting");
-    expect(asked.mock.calls.length).toBeGreaterThan(3);
-    expect(asked.mock.calls.length).toBeLessThanOrEqual(10);
-  });
+  test.each([503, 429])(
+    "it cannot be looked into for now (%i): that is asked again, without haste",
+    async (status) => {
+      const asked = vi.fn(async () =>
+        Response.json({ code: "overloaded", detail: "" }, { status }),
+      );
+      client = new PowerClient({
+        baseUrl: "http://power.test",
+        webSocket: service.webSocket,
+        retries: 0,
+        fetch: asked,
+      });
+      const all = await replaced();
+      for (let step = 0; step < 1_000; step++) await settle(10);
+      expect(all.statuses.at(-1)?.state).toBe("reconnecting");
+      expect(asked.mock.calls.length).toBeGreaterThan(3);
+      expect(asked.mock.calls.length).toBeLessThanOrEqual(10);
+    },
+  );
 
   test("it cannot be looked into: the stream stops with the reason", async () => {
-    const fetch = async () => Response.json({ code: "forbidden_scope", detail: "no" }, { status: 403 });
+    const fetch = async () =>
+      Response.json({ code: "forbidden_scope", detail: "no" }, { status: 403 });
     client = new PowerClient({ baseUrl: "http://power.test", webSocket: service.webSocket, fetch });
     const all = await replaced();
     await settle(2_000);
-    expect(all.statuses.at(-1)).toMatchObject({ state: "stopped", error: { status: 403, code: "forbidden_scope" } });
+    expect(all.statuses.at(-1)).toMatchObject({
+      state: "stopped",
+      error: { status: 403, code: "forbidden_scope" },
+    });
   });
 });
 
@@ -462,26 +486,29 @@ describe("a connection that goes", () => {
     expect(only.states().at(-1)).toBe("open");
   });
 
-  test.each(["a browser", "Node"])("that is refused at first is made again, as %s tells of it", async (runtime) => {
-    if (runtime === "a browser") vi.stubGlobal("process", { ...process, versions: {} });
-    try {
-      vi.resetModules(); // what is asked is asked once, as it is loaded
-      const { PowerClient: Here } = await import("../src");
-      client = new Here({ baseUrl: "http://power.test", webSocket: service.webSocket });
-    } finally {
-      vi.unstubAllGlobals();
-    }
-    service.up = false;
-    const only = listen();
-    await settle(5_000);
-    expect(only.statuses.at(-1)).toMatchObject({ state: "reconnecting", code: 1000 });
-    service.up = true;
-    await settle(20_000);
-    service.socket.drop(1012);
-    expect(only.statuses.at(-1)).toEqual({ state: "reconnecting", code: 1012, reason: "" });
-    await settle(20_000);
-    expect(only.states().at(-1)).toBe("open");
-  });
+  test.each(["a browser", "Node"])(
+    "that is refused at first is made again, as %s tells of it",
+    async (runtime) => {
+      if (runtime === "a browser") vi.stubGlobal("process", { ...process, versions: {} });
+      try {
+        vi.resetModules(); // what is asked is asked once, as it is loaded
+        const { PowerClient: Here } = await import("../src");
+        client = new Here({ baseUrl: "http://power.test", webSocket: service.webSocket });
+      } finally {
+        vi.unstubAllGlobals();
+      }
+      service.up = false;
+      const only = listen();
+      await settle(5_000);
+      expect(only.statuses.at(-1)).toMatchObject({ state: "reconnecting", code: 1000 });
+      service.up = true;
+      await settle(20_000);
+      service.socket.drop(1012);
+      expect(only.statuses.at(-1)).toEqual({ state: "reconnecting", code: 1012, reason: "" });
+      await settle(20_000);
+      expect(only.states().at(-1)).toBe("open");
+    },
+  );
 
   test("one that falls silent is made anew: a network can go without a word", async () => {
     const only = listen();
@@ -500,7 +527,11 @@ describe("a connection that goes", () => {
     await settle();
     for (let beat = 0; beat < 10; beat++) {
       await vi.advanceTimersByTimeAsync(15_000);
-      service.socket.send({ type: "heartbeat", latest: 0, timestamp: "2026-11-23T12:00:00.000000+00:00" });
+      service.socket.send({
+        type: "heartbeat",
+        latest: 0,
+        timestamp: "2026-11-23T12:00:00.000000+00:00",
+      });
     }
     expect(only.states()).toEqual(["connecting", "open"]);
   });
@@ -532,21 +563,31 @@ describe("a connection that goes", () => {
       const only = listen({ after: 0 });
       await settle();
       service.socket.send(frame);
-      expect(only.statuses.at(-1)).toMatchObject({ state: "stopped", error: { code: "invalid_response" } });
+      expect(only.statuses.at(-1)).toMatchObject({
+        state: "stopped",
+        error: { code: "invalid_response" },
+      });
       expect(service.socket.readyState).toBe(3);
     },
   );
 });
 
 describe("meters", () => {
-  const meter = (id: string, device_id: string, voltage = 1) => ({ type: "meter", meter: { id, device_id, voltage } });
+  const meter = (id: string, device_id: string, voltage = 1) => ({
+    type: "meter",
+    meter: { id, device_id, voltage },
+  });
 
   test("their present state is given to each listener of their device first, also to one that comes later", async () => {
     const [first, later]: [string[], string[]] = [[], []];
     client.stream({ onState: ({ id, voltage }) => first.push(`${id} ${voltage}`) });
     await settle();
-    for (const one of [meter("m", "a"), meter("n", "b"), meter("m", "a", 2)]) service.socket.send(one);
-    client.stream({ deviceIds: ["a"], onState: ({ id, voltage }) => later.push(`${id} ${voltage}`) });
+    for (const one of [meter("m", "a"), meter("n", "b"), meter("m", "a", 2)])
+      service.socket.send(one);
+    client.stream({
+      deviceIds: ["a"],
+      onState: ({ id, voltage }) => later.push(`${id} ${voltage}`),
+    });
     await settle();
     service.socket.send(meter("n", "b", 3));
     expect(first).toEqual(["m 1", "n 1", "m 2", "n 3"]);
@@ -555,10 +596,14 @@ describe("meters", () => {
 
   test("readings go to the listeners of their device, and what is not known yet goes nowhere", async () => {
     const got: unknown[] = [];
-    client.stream({ deviceIds: ["a"], onReading: (reading, deviceId) => got.push([reading.id, deviceId]) });
+    client.stream({
+      deviceIds: ["a"],
+      onReading: (reading, deviceId) => got.push([reading.id, deviceId]),
+    });
     client.stream({ deviceIds: ["b"] });
     await settle();
-    for (const device_id of ["a", "b"]) service.socket.send({ type: "reading", device_id, reading: { id: device_id } });
+    for (const device_id of ["a", "b"])
+      service.socket.send({ type: "reading", device_id, reading: { id: device_id } });
     service.socket.send({ type: "from the future" });
     expect(got).toEqual([["a", "a"]]);
   });
@@ -620,7 +665,11 @@ async function storm(seed: number): Promise<void> {
   const random = randomness(seed);
   const devices = ["a", "b", "c"];
   service = new FakeService();
-  client = new PowerClient({ baseUrl: "http://power.test", webSocket: service.webSocket, fetch: service.fetch });
+  client = new PowerClient({
+    baseUrl: "http://power.test",
+    webSocket: service.webSocket,
+    fetch: service.fetch,
+  });
   const listeners: {
     got: number[];
     after: number | undefined;
@@ -667,13 +716,18 @@ async function storm(seed: number): Promise<void> {
   service.up = true;
   for (let step = 0; step < 40; step++) await settle(1_000);
   for (const { got, after, ids, openAt, end } of listeners) {
-    const file = service.events.filter((one) => !ids || ids.includes(one.event.device_id)).map((one) => one.sequence);
-    const wanted = file.filter((sequence) => sequence > (after ?? (got[0] ?? Number.POSITIVE_INFINITY) - 1));
+    const file = service.events
+      .filter((one) => !ids || ids.includes(one.event.device_id))
+      .map((one) => one.sequence);
+    const wanted = file.filter(
+      (sequence) => sequence > (after ?? (got[0] ?? Number.POSITIVE_INFINITY) - 1),
+    );
     const what = `seed ${seed}`;
     if (end === undefined) {
       expect(got, what).toEqual(wanted);
       // Those from now on: all that came after it was open.
-      if (after === undefined) expect(got, what).toEqual(expect.arrayContaining(file.filter((s) => s > (openAt ?? 0))));
+      if (after === undefined)
+        expect(got, what).toEqual(expect.arrayContaining(file.filter((s) => s > (openAt ?? 0))));
     } else {
       expect(got, what).toEqual(wanted.slice(0, got.length));
     }

@@ -1,4 +1,7 @@
-/** Meter events: whole watt-hours, none lost, the same however often they are made, and what Stripe's own types want. */
+/**
+ * Meter events: whole watt-hours, none lost, the same however often they are made, and what
+ * Stripe's own types want.
+ */
 
 import { createServer, type Server } from "node:http";
 import Stripe from "stripe";
@@ -10,7 +13,12 @@ const BILLING = { customerId: "cus_NffrFeUfNV2Hib", eventName: "power_watt_hours
 const HOUR = "2026-11-23T12:00:00Z";
 
 function meter(type: MeterReport["type"], energy_out_wh?: number, energy_in_wh = 0): MeterReport {
-  const head = { meter_id: "m", name: null, type, reading_count: energy_out_wh === undefined ? 0 : 2 };
+  const head = {
+    meter_id: "m",
+    name: null,
+    type,
+    reading_count: energy_out_wh === undefined ? 0 : 2,
+  };
   if (energy_out_wh === undefined) return head;
   return { ...head, energy_out_wh, energy_in_wh, energy_wh: energy_out_wh - energy_in_wh };
 }
@@ -27,13 +35,29 @@ const TOTALS: ReportTotals = {
 
 function report(...meters: MeterReport[]): Report {
   const times = { period_days: 1 / 24, generated_at: "2026-11-23T13:00:00.000000+00:00" };
-  return { device_id: "edge", device_name: "Edge", ...times, meters, totals: TOTALS, event_count: 0, events: [] };
+  return {
+    device_id: "edge",
+    device_name: "Edge",
+    ...times,
+    meters,
+    totals: TOTALS,
+    event_count: 0,
+    events: [],
+  };
 }
 
 function row(start: string, energy_out_wh: number, energy_in_wh = 0): PowerStatistics {
   const watts = { avg_wattage: 1, min_wattage: 1, max_wattage: 1 };
   const charge = { min_charge_pct: 1, max_charge_pct: 1 };
-  return { meter_id: "m", start, reading_count: 1, ...watts, ...charge, energy_out_wh, energy_in_wh };
+  return {
+    meter_id: "m",
+    start,
+    reading_count: 1,
+    ...watts,
+    ...charge,
+    energy_out_wh,
+    energy_in_wh,
+  };
 }
 
 function total(events: MeterEvent[]): number {
@@ -42,12 +66,18 @@ function total(events: MeterEvent[]): number {
 
 describe("toMeterEvents", () => {
   test("makes one event of what the device consumed", () => {
-    const event = { identifier: "cus_NffrFeUfNV2Hib:power_watt_hours:2026-11-23T12Z:12", timestamp: 1795435200 };
+    const event = {
+      identifier: "cus_NffrFeUfNV2Hib:power_watt_hours:2026-11-23T12Z:12",
+      timestamp: 1795435200,
+    };
     const payload = { stripe_customer_id: "cus_NffrFeUfNV2Hib", value: "12" };
-    const made = toMeterEvents(report(meter("battery", 5.5, 3.5), meter("main", 7), meter("solar", 3), meter("ups")), {
-      ...BILLING,
-      hour: HOUR,
-    });
+    const made = toMeterEvents(
+      report(meter("battery", 5.5, 3.5), meter("main", 7), meter("solar", 3), meter("ups")),
+      {
+        ...BILLING,
+        hour: HOUR,
+      },
+    );
     expect(made).toEqual([{ event_name: "power_watt_hours", payload, ...event }]);
   });
 
@@ -63,7 +93,8 @@ describe("toMeterEvents", () => {
     "a report of %d days is not billed as one hour",
     (period_days) => {
       const days = { ...report(meter("main", 700)), period_days };
-      const make = () => toMeterEvents([report(meter("main", 1)), days], { ...BILLING, hour: HOUR });
+      const make = () =>
+        toMeterEvents([report(meter("main", 1)), days], { ...BILLING, hour: HOUR });
       expect(make).toThrow(RangeError);
       expect(make).toThrow(
         `report of edge: expected a period of at most an hour (days: 1 / 24), got ${period_days} days`,
@@ -92,16 +123,22 @@ describe("toMeterEvents", () => {
   });
 
   test("is what Stripe's types want, checked when this is compiled", () => {
-    const params: Stripe.Billing.MeterEventCreateParams[] = toMeterEvents(report(), { ...BILLING, hour: HOUR });
+    const params: Stripe.Billing.MeterEventCreateParams[] = toMeterEvents(report(), {
+      ...BILLING,
+      hour: HOUR,
+    });
     expect(params).toEqual([]);
   });
 
-  test.each([HOUR, "2026-11-23T12:59:59.999Z", "2026-11-23T13:30:00+01:00", new Date(HOUR)])("hour %s", (hour) => {
-    const made = toMeterEvents(report(meter("main", 1)), { ...BILLING, hour });
-    expect(made.map(({ identifier, timestamp }) => [identifier.slice(-16), timestamp])).toEqual([
-      ["2026-11-23T12Z:1", 1795435200],
-    ]);
-  });
+  test.each([HOUR, "2026-11-23T12:59:59.999Z", "2026-11-23T13:30:00+01:00", new Date(HOUR)])(
+    "hour %s",
+    (hour) => {
+      const made = toMeterEvents(report(meter("main", 1)), { ...BILLING, hour });
+      expect(made.map(({ identifier, timestamp }) => [identifier.slice(-16), timestamp])).toEqual([
+        ["2026-11-23T12Z:1", 1795435200],
+      ]);
+    },
+  );
 
   test("sums several devices of a customer, for of several events in an hour one would count", () => {
     const reports = [report(meter("main", 0.5)), report(meter("battery", 0.6))];
@@ -124,7 +161,9 @@ describe("toMeterEvents", () => {
       const begin = Math.floor(totalWh);
       for (let hour = 0; hour < 100; hour++) {
         const one = report(meter("main", random() * scale), meter("battery", random() * scale));
-        events.push(...toMeterEvents(one, { ...BILLING, hour: new Date(hour * 3_600_000), totalWh }));
+        events.push(
+          ...toMeterEvents(one, { ...BILLING, hour: new Date(hour * 3_600_000), totalWh }),
+        );
         totalWh += consumedWh(one);
       }
       expect(total(events)).toBe(Math.floor(totalWh) - begin);
@@ -136,10 +175,15 @@ describe("toMeterEvents", () => {
   test.each([0.1, 0.7, 0.3, 1.1, 0.000000001, 0.123456789])(
     "%d Wh again and again: never one short at any hour",
     (wh) => {
-      const [one, nano] = [report(meter("main", wh / 2), meter("battery", wh / 2)), BigInt(Math.round(wh * 1e9))];
+      const [one, nano] = [
+        report(meter("main", wh / 2), meter("battery", wh / 2)),
+        BigInt(Math.round(wh * 1e9)),
+      ];
       let [totalWh, sent] = [0, 0];
       for (let hour = 1; hour <= 2_000; hour++) {
-        sent += total(toMeterEvents(one, { ...BILLING, hour: new Date(hour * 3_600_000), totalWh }));
+        sent += total(
+          toMeterEvents(one, { ...BILLING, hour: new Date(hour * 3_600_000), totalWh }),
+        );
         totalWh += consumedWh(one);
         expect(sent).toBe(Number((BigInt(hour) * nano) / 10n ** 9n));
       }
@@ -154,12 +198,16 @@ describe("toMeterEvents", () => {
 
   test.each([
     [{ hour: "noon" }, "hour: expected a Date or ISO 8601 text, got noon"],
-    [{ totalWh: -1e15 }, "expected watt-hours of at most 999999999999999, got -1000000000000000 and 1"],
+    [
+      { totalWh: -1e15 },
+      "expected watt-hours of at most 999999999999999, got -1000000000000000 and 1",
+    ],
     [{ totalWh: Number.NaN }, "got NaN and 1"],
     [{ totalWh: 1e15 }, "got 1000000000000000 and 1"],
     [{ eventName: "x".repeat(70) }, "too long for an identifier of 100"],
   ])("%j is refused", (change, message) => {
-    const make = () => toMeterEvents(report(meter("main", 1)), { ...BILLING, hour: HOUR, ...change });
+    const make = () =>
+      toMeterEvents(report(meter("main", 1)), { ...BILLING, hour: HOUR, ...change });
     expect(make).toThrow(RangeError);
     expect(make).toThrow(message);
   });
@@ -174,13 +222,19 @@ describe("statisticsToMeterEvents", () => {
       row("2026-11-23T11:00:00.000000+00:00", 0.7),
       row("2026-11-23T14:00:00.000000+00:00", 9),
     ];
-    const { events, totalWh } = statisticsToMeterEvents(rows, { ...BILLING, until: "2026-11-23T14:30:00Z" });
+    const { events, totalWh } = statisticsToMeterEvents(rows, {
+      ...BILLING,
+      until: "2026-11-23T14:30:00Z",
+    });
     expect(events.map(({ timestamp, payload }) => [timestamp, payload.value])).toEqual([
       [1795431600, "1"],
       [1795438800, "1"],
     ]);
     expect(totalWh).toBeCloseTo(2.8);
-    expect(statisticsToMeterEvents([], { ...BILLING, until: HOUR, totalWh })).toEqual({ events: [], totalWh });
+    expect(statisticsToMeterEvents([], { ...BILLING, until: HOUR, totalWh })).toEqual({
+      events: [],
+      totalWh,
+    });
   });
 
   test("late readings give an hour another value and another identifier, and leave the others alone", () => {
@@ -200,13 +254,17 @@ describe("statisticsToMeterEvents", () => {
   });
 
   test("ten hours of 0.1 Wh are a watt-hour", () => {
-    const rows = Array.from({ length: 10 }, (_, i) => row(new Date(i * 3_600_000).toISOString(), 0.1));
+    const rows = Array.from({ length: 10 }, (_, i) =>
+      row(new Date(i * 3_600_000).toISOString(), 0.1),
+    );
     const { events, totalWh } = statisticsToMeterEvents(rows, { ...BILLING, until: HOUR });
     expect([total(events), totalWh]).toEqual([1, 1]);
   });
 
   test("goes on where it was, whatever was closed when", () => {
-    const rows = Array.from({ length: 48 }, (_, i) => row(new Date(i * 3_600_000).toISOString(), (i * 0.37) % 1));
+    const rows = Array.from({ length: 48 }, (_, i) =>
+      row(new Date(i * 3_600_000).toISOString(), (i * 0.37) % 1),
+    );
     const all = statisticsToMeterEvents(rows, { ...BILLING, until: "1980-01-01T00:00:00Z" });
     for (let cut = 0; cut <= rows.length; cut++) {
       const first = statisticsToMeterEvents(rows, { ...BILLING, until: new Date(cut * 3_600_000) });
@@ -228,7 +286,9 @@ describe("Stripe's own client", () => {
       });
       request.on("end", () => {
         bodies.push(new URLSearchParams(body));
-        response.setHeader("Content-Type", "application/json").end(JSON.stringify({ object: "billing.meter_event" }));
+        response
+          .setHeader("Content-Type", "application/json")
+          .end(JSON.stringify({ object: "billing.meter_event" }));
       });
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -237,7 +297,12 @@ describe("Stripe's own client", () => {
 
   test("sends it as it is", async () => {
     const { port } = server.address() as { port: number };
-    const stripe = new Stripe("sk_test_x", { host: "127.0.0.1", port, protocol: "http", telemetry: false });
+    const stripe = new Stripe("sk_test_x", {
+      host: "127.0.0.1",
+      port,
+      protocol: "http",
+      telemetry: false,
+    });
     for (const one of toMeterEvents(report(meter("main", 3)), { ...BILLING, hour: HOUR })) {
       await stripe.billing.meterEvents.create(one);
     }

@@ -1,4 +1,7 @@
-/** The types: what Python has is in them, they are what the contract says, and every public one is documented. */
+/**
+ * The types: what Python has is in them, they are what the contract says, and every public one is
+ * documented.
+ */
 
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
@@ -26,11 +29,15 @@ function complaints(text: string): string[] {
   const host = ts.createCompilerHost(OPTIONS);
   const { getSourceFile, fileExists, readFile } = host;
   host.getSourceFile = (name, ...rest) =>
-    name === path ? ts.createSourceFile(name, text, ts.ScriptTarget.ES2022) : getSourceFile.call(host, name, ...rest);
+    name === path
+      ? ts.createSourceFile(name, text, ts.ScriptTarget.ES2022)
+      : getSourceFile.call(host, name, ...rest);
   host.fileExists = (name) => name === path || fileExists.call(host, name);
   host.readFile = (name) => (name === path ? text : readFile.call(host, name));
   const program = ts.createProgram([path], OPTIONS, host);
-  return ts.getPreEmitDiagnostics(program).map((one) => ts.flattenDiagnosticMessageText(one.messageText, "\n"));
+  return ts
+    .getPreEmitDiagnostics(program)
+    .map((one) => ts.flattenDiagnosticMessageText(one.messageText, "\n"));
 }
 
 /** A text that compiles where the types are exactly what Python has. */
@@ -67,17 +74,22 @@ describe("what Python has", () => {
         records.PowerReading = records.PowerReading?.replace("{", "{ humidity: number;") ?? "";
       },
       ({ records }) => {
-        records.PowerMeter = records.PowerMeter?.replace("capacity_wh: number", "capacity_wh: number | null") ?? "";
+        records.PowerMeter =
+          records.PowerMeter?.replace("capacity_wh: number", "capacity_wh: number | null") ?? "";
       },
       ({ records }) => {
         records.PowerStatistics =
-          records.PowerStatistics?.replace("avg_wattage: number | null", "avg_wattage: number") ?? "";
+          records.PowerStatistics?.replace("avg_wattage: number | null", "avg_wattage: number") ??
+          "";
       },
       ({ enums }) => {
         enums.PowerState += ' | "asleep"';
       },
       ({ examples }) => {
-        examples[2] = ["Report", examples[2]?.[1].replace('"meters"', '"carbon_g": 1, "meters"') ?? ""];
+        examples[2] = [
+          "Report",
+          examples[2]?.[1].replace('"meters"', '"carbon_g": 1, "meters"') ?? "",
+        ];
       },
       ({ examples }) => {
         examples[3] = ["Budget", examples[3]?.[1].replace('"net_wattage"', '"net_watts"') ?? ""];
@@ -92,17 +104,22 @@ describe("what Python has", () => {
 });
 
 test("the generated types are what the contract says", () => {
-  execFileSync(process.execPath, [join(ROOT, "scripts", "generate.mjs"), "--check"], { stdio: "pipe" });
+  execFileSync(process.execPath, [join(ROOT, "scripts", "generate.mjs"), "--check"], {
+    stdio: "pipe",
+  });
 }, 60_000);
 
 describe("the public types", () => {
-  const entries = ["index.ts", "react/index.ts", "stripe.ts"].map((name) => join(ROOT, "src", name));
+  const entries = ["index.ts", "react/index.ts", "stripe.ts"].map((name) =>
+    join(ROOT, "src", name),
+  );
   const program = ts.createProgram(entries, OPTIONS);
   const checker = program.getTypeChecker();
 
   /** An export and its members, without the private ones and the type parameters. */
   function withMembers(exported: ts.Symbol): [string, ts.Symbol][] {
-    const real = exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
+    const real =
+      exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
     const members = [...(real.members?.values() ?? [])]
       .filter((one) => !/#|^__/.test(one.name) && !(one.flags & ts.SymbolFlags.TypeParameter))
       .map((one): [string, ts.Symbol] => [`${exported.name}.${one.name}`, one]);
@@ -110,8 +127,12 @@ describe("the public types", () => {
   }
 
   test("say what they are, each of them and each of their members", () => {
-    const modules = entries.map((entry) => checker.getSymbolAtLocation(program.getSourceFile(entry) as ts.SourceFile));
-    const all = modules.flatMap((one) => checker.getExportsOfModule(one as ts.Symbol)).flatMap(withMembers);
+    const modules = entries.map((entry) =>
+      checker.getSymbolAtLocation(program.getSourceFile(entry) as ts.SourceFile),
+    );
+    const all = modules
+      .flatMap((one) => checker.getExportsOfModule(one as ts.Symbol))
+      .flatMap(withMembers);
     expect(all.length).toBeGreaterThan(100);
     const bare = all.filter(([, symbol]) => symbol.getDocumentationComment(checker).length === 0);
     const itself = /\.(state|name)$/; // what tells the members of a union, and errors, apart

@@ -1,4 +1,7 @@
-/** The figures of RESULTS.md: frames of the chart, a thousand devices, and how soon a reading is on the page. */
+/**
+ * The figures of RESULTS.md: frames of the chart, a thousand devices, and how soon a reading is on
+ * the page.
+ */
 
 import { writeFileSync } from "node:fs";
 import { cpus, getPriority, loadavg } from "node:os";
@@ -11,8 +14,9 @@ import { directory, launch, open, Service, signedIn, Writer, writing } from "../
 import { linkSeconds, loaded, slowDown, turnsOf } from "../tests/e2e/link";
 
 const at = (values: readonly number[], share: number): number =>
-  [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(share * values.length))] ??
-  Number.NaN;
+  [...values].sort((a, b) => a - b)[
+    Math.min(values.length - 1, Math.floor(share * values.length))
+  ] ?? Number.NaN;
 
 const mean = (values: readonly number[]): number =>
   values.reduce((sum, value) => sum + value, 0) / values.length;
@@ -24,9 +28,17 @@ type Rows = [what: string, figure: string][];
 
 async function chartFrames(browser: Browser): Promise<Rows> {
   const outDir = directory();
-  const config = { configFile: false, root: join(import.meta.dirname, "page"), logLevel: "error" } as const;
+  const config = {
+    configFile: false,
+    root: join(import.meta.dirname, "page"),
+    logLevel: "error",
+  } as const;
   await build({ ...config, build: { outDir, emptyOutDir: true } });
-  const server = await preview({ ...config, build: { outDir }, preview: { host: "127.0.0.1", port: 0 } });
+  const server = await preview({
+    ...config,
+    build: { outDir },
+    preview: { host: "127.0.0.1", port: 0 },
+  });
   onTestFinished(() => server.close());
   const rows: Rows = [];
   for (const points of [3_600, 20_000]) {
@@ -66,7 +78,10 @@ async function thousandDevices(browser: Browser): Promise<Rows> {
   });
   const nodes = await page.evaluate(() => document.querySelectorAll("*").length);
   return [
-    ["1,000 devices, 600 readings a second: scrolling, mean", `${(1000 / mean(frames)).toFixed(1)} fps`],
+    [
+      "1,000 devices, 600 readings a second: scrolling, mean",
+      `${(1000 / mean(frames)).toFixed(1)} fps`,
+    ],
     ["  99 of 100 frames within", ms(at(frames, 0.99))],
     ["  longest frame", ms(Math.max(...frames))],
     ["  elements in the page", String(nodes)],
@@ -95,15 +110,26 @@ async function latency(browser: Browser): Promise<Rows> {
     delays.push(Number(await (await shown).jsonValue()) - begin);
   }
   return [
-    ["reading written by another process, until it is in the row: half within", ms(at(delays, 0.5))],
+    [
+      "reading written by another process, until it is in the row: half within",
+      ms(at(delays, 0.5)),
+    ],
     ["  longest of 40", ms(Math.max(...delays))],
   ];
 }
 
-/** From the address until all of a view is drawn, over the link of 1.6 Mbit/s and 150 ms; median of three. */
+/**
+ * From the address until all of a view is drawn, over the link of 1.6 Mbit/s and 150 ms; median of
+ * three.
+ */
 async function slowLink(browser: Browser): Promise<Rows> {
   const views = [
-    ["a device’s day, 4 meters, 1 reading a minute", ["day"], "#/device/hut", ".chart-plot canvas >> nth=2"],
+    [
+      "a device’s day, 4 meters, 1 reading a minute",
+      ["day"],
+      "#/device/hut",
+      ".chart-plot canvas >> nth=2",
+    ],
     ["rows of 2,000 devices", ["crowd", "--devices", "2000"], "", ".fleet-item >> nth=0"],
   ] as const;
   const rows: Rows = [];
@@ -114,7 +140,10 @@ async function slowLink(browser: Browser): Promise<Rows> {
     let link = "";
     for (let run = 0; run < 3; run++) {
       const { page } = await open(browser, "about:blank");
-      await page.addInitScript((kept) => localStorage.setItem("power-dashboard.token", kept), token);
+      await page.addInitScript(
+        (kept) => localStorage.setItem("power-dashboard.token", kept),
+        token,
+      );
       const traffic = await slowDown(page);
       await page.goto(`${service.url}/${hash}`, { waitUntil: "commit" });
       await page.locator(drawn).waitFor();
@@ -140,7 +169,10 @@ async function bundle(): Promise<Rows> {
     .filter(({ fileName }) => /\.(js|css)$/.test(fileName))
     .map(({ fileName, code, source }) => {
       const content = Buffer.from(code ?? source ?? "");
-      return [`${fileName.split(".").pop()}, gzip`, `${(gzipSync(content).length / 1024).toFixed(0)} KB`];
+      return [
+        `${fileName.split(".").pop()}, gzip`,
+        `${(gzipSync(content).length / 1024).toFixed(0)} KB`,
+      ];
     });
 }
 

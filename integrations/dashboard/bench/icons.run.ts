@@ -7,7 +7,10 @@ import { launch } from "../tests/e2e/harness";
 
 const PUBLIC = join(import.meta.dirname, "../public");
 
-/** Which part of the favicon's 32 units is seen: more than there is, where the system cuts off the edges. */
+/**
+ * Which part of the favicon's 32 units is seen: more than there is, where the system cuts off the
+ * edges.
+ */
 const VIEWS = { whole: "0 0 32 32", maskable: "-5 -5 42 42" } as const;
 
 const ICONS: readonly (readonly [name: string, size: number, view: keyof typeof VIEWS])[] = [

@@ -1,4 +1,7 @@
-/** Makes the pictures of the README: each view, light and dark, on a phone, a desktop and a wall screen. */
+/**
+ * Makes the pictures of the README: each view, light and dark, on a phone, a desktop and a wall
+ * screen.
+ */
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -98,7 +101,7 @@ test("screenshots", { timeout: 300_000 }, async () => {
         await page.setViewportSize(viewport);
         await page.getByRole("heading", { name: "History" }).scrollIntoViewIfNeeded();
         await page.getByRole("radio", { name: "30 d" }).check();
-        await page.getByText("each day’s least, mean and most, W").waitFor();
+        await page.getByText("each day’s lowest, mean and highest, W").waitFor();
         await page.locator(".charts").evaluate((charts) => charts.scrollIntoView());
         await picture(page, name("history"));
 

@@ -1,4 +1,7 @@
-/** Session, connection and route: who is signed in, whether the page is live, and which view it shows. */
+/**
+ * Session, connection and route: who is signed in, whether the page is live, and which view it
+ * shows.
+ */
 
 import { PowerClient, PowerError, type StreamStatus } from "@blackroad/power-client";
 import { PowerProvider, useStreamStatus } from "@blackroad/power-client/react";
@@ -25,10 +28,10 @@ import { Mark, SignIn } from "./SignIn";
 import { forget, keep, keptSession, type Session, watchForgotten } from "./session";
 import { errorText, Failure, Loading } from "./ui/states";
 
-/** Something to tell whoever has come in. */
+/** A message to show after signing in. */
 interface Notice {
   readonly text: string;
-  /** The token that can be remembered, where it came by a link and nobody was asked. */
+  /** The token of a link, which the user can choose to remember. */
   readonly token: string | null;
 }
 
@@ -48,7 +51,7 @@ function firstEntry(): Entry {
 
 const withoutToken = () => new PowerClient({ baseUrl: location.origin, fetch: fetchWithTime });
 
-/** Whether the service asks for a token, and how to come by one. */
+/** Whether the service asks for a token, and the command that makes one. */
 async function ask(reason: string | null): Promise<Entry> {
   try {
     const { token_needed, token_command } = await withoutToken().signInNeeds();
@@ -59,13 +62,15 @@ async function ask(reason: string | null): Promise<Entry> {
   }
 }
 
-/** Exchange the ticket of a link for a token. One that is no good leaves whoever is signed in already signed in. */
+/**
+ * Exchange the ticket of a link for a token. A refused ticket leaves an existing session as it is.
+ */
 async function enterByLink(ticket: string): Promise<Entry> {
   try {
     const { token } = await withoutToken().signIn(ticket);
     const text = keep(token, "tab")
-      ? "You are signed in by a link, until this tab is closed."
-      : "You are signed in by a link, until this page is left: this browser keeps nothing for pages.";
+      ? "A link signed you in. You stay signed in until you close this tab."
+      : "A link signed you in. This browser stores nothing for pages: leaving this one signs you out.";
     return { state: "in", session: { token }, notice: { text, token } };
   } catch (error) {
     const reason = `The link did not sign you in: ${errorText(error)}`;
@@ -81,13 +86,13 @@ export function App() {
   const ticket = route.view === "sign-in" ? route.ticket : null;
   useEffect(() => {
     if (ticket === null) return;
-    location.replace(FLEET_HREF); // it is used up by what follows, and nobody shall share or bookmark it
+    location.replace(FLEET_HREF); // it is used up below, and must not be shared or bookmarked
     setEntry((before) =>
       before.state === "linked" && before.ticket === ticket ? before : { state: "linked", ticket },
     );
   }, [ticket]);
 
-  const exchanged = useRef<Entry>(null); // twice would be once too often
+  const exchanged = useRef<Entry>(null); // StrictMode runs effects twice; a ticket works once
   useEffect(() => {
     if (entry.state === "asking") void ask(entry.reason).then(setEntry);
     if (entry.state === "linked" && exchanged.current !== entry) {
@@ -102,7 +107,7 @@ export function App() {
   }, []);
   const isIn = entry.state === "in";
   useEffect(() => {
-    if (isIn) return watchForgotten(() => signOut("You have signed out in another tab."));
+    if (isIn) return watchForgotten(() => signOut("You signed out in another tab."));
   }, [isIn, signOut]);
 
   switch (entry.state) {
@@ -151,7 +156,7 @@ interface SignedInProps {
   readonly onSignOut: (reason: string | null) => void;
 }
 
-/** A client closes what it has open with the components that use it; a new one begins anew. */
+/** A client closes its connections with the components that use it; a new one opens new ones. */
 function SignedIn({ session, notice, onNoticed, onSignOut }: SignedInProps) {
   const make = () =>
     new PowerClient({
@@ -172,7 +177,13 @@ function SignedIn({ session, notice, onNoticed, onSignOut }: SignedInProps) {
   );
 }
 
-function NoticeBar({ notice: { text, token }, onNoticed }: { notice: Notice; onNoticed: () => void }) {
+function NoticeBar({
+  notice: { text, token },
+  onNoticed,
+}: {
+  notice: Notice;
+  onNoticed: () => void;
+}) {
   return (
     <div className="banner banner-note" role="status">
       <span>{text}</span>
@@ -214,20 +225,20 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
   const sparklines = useSparklinesStore();
   const refused = isRefused(fleet.error) || (status.state === "stopped" && isRefused(status.error));
   useEffect(() => {
-    if (refused) onSignOut("The service no longer knows this token. Sign in with another one.");
+    if (refused) onSignOut("The service no longer accepts this token. Sign in with another one.");
   }, [refused, onSignOut]);
 
   const cut = status.state === "reconnecting" || status.state === "stopped";
   return (
     <div className={cut ? "is-cut" : ""}>
       <button type="button" className="skip" onClick={skip}>
-        Skip to the content
+        Skip to content
       </button>
       <TopBar status={status} onSignOut={needsToken ? () => onSignOut(null) : null} />
       {cut && <Banner status={status} onConnectAgain={onConnectAgain} />}
       {!cut && fleet.data && fleet.error !== undefined && (
         <div className="banner" role="alert">
-          <strong>Not all could be loaded: figures may be old or missing.</strong>
+          <strong>Some data could not be loaded: figures may be old or missing.</strong>
           <span>{errorText(fleet.error)}</span>
           <button type="button" className="button" onClick={fleet.refetch}>
             Try again
@@ -235,7 +246,13 @@ function Frame({ onSignOut, needsToken, onConnectAgain }: FrameProps) {
         </div>
       )}
       <MeContext value={me}>
-        <Content fleet={fleet} choice={choice} onChoice={setChoice} place={place} sparklines={sparklines} />
+        <Content
+          fleet={fleet}
+          choice={choice}
+          onChoice={setChoice}
+          place={place}
+          sparklines={sparklines}
+        />
       </MeContext>
     </div>
   );
@@ -267,7 +284,11 @@ function Content({ fleet, choice, onChoice, place, sparklines }: ContentProps) {
   return (
     <main id="main">
       {fleet.error ? (
-        <Failure what="The devices could not be loaded" error={fleet.error} onRetry={fleet.refetch} />
+        <Failure
+          what="The devices could not be loaded"
+          error={fleet.error}
+          onRetry={fleet.refetch}
+        />
       ) : (
         <Loading what="devices" />
       )}
@@ -275,7 +296,10 @@ function Content({ fleet, choice, onChoice, place, sparklines }: ContentProps) {
   );
 }
 
-/** A bookmark, a reload and a link to a device keep the groups; so do the views that were visited before. */
+/**
+ * Keep the grouping in the address, so that bookmarks, reloads, links to devices and going back
+ * keep it.
+ */
 function useGroupingInAddress(grouping: Grouping | null): void {
   const route = useRoute();
   // biome-ignore lint/correctness/useExhaustiveDependencies: going back brings an address of before
@@ -288,7 +312,7 @@ function useGroupingInAddress(grouping: Grouping | null): void {
 
 const isRefused = (error: unknown): boolean => error instanceof PowerError && error.status === 401;
 
-/** A link would change the address after #, which names the view. */
+/** Not a link: that would change the part of the address after #, which names the view. */
 function skip(): void {
   document.querySelector<HTMLElement>("#main a, #main button, #main input")?.focus();
 }
@@ -317,7 +341,10 @@ function TopBar({ status, onSignOut }: { status: StreamStatus; onSignOut: (() =>
           <span className="clock-place"> {format.place(now)}</span>
         </span>
       </time>
-      <span className={`connection ${live ? "connection-live" : "connection-waiting"}`} role="status">
+      <span
+        className={`connection ${live ? "connection-live" : "connection-waiting"}`}
+        role="status"
+      >
         {text}
       </span>
       {onSignOut && (
@@ -329,7 +356,7 @@ function TopBar({ status, onSignOut }: { status: StreamStatus; onSignOut: (() =>
   );
 }
 
-/** Says since when the figures have not changed. */
+/** Says that the connection is lost, and since when. */
 function Banner({ status, onConnectAgain }: { status: StreamStatus; onConnectAgain: () => void }) {
   const [since] = useState(present);
   const now = useNow();
@@ -341,7 +368,7 @@ function Banner({ status, onConnectAgain }: { status: StreamStatus; onConnectAga
           : "The connection to the service is lost."}
       </strong>
       <span>
-        Figures are those of {format.localClock(since)} {format.zone(since)}
+        Figures are from {format.localClock(since)} {format.zone(since)}
         <span aria-hidden="true"> ({format.age(now - since)})</span>.{" "}
         {status.state === "stopped" ? errorText(status.error) : "Trying again…"}
       </span>

@@ -15,12 +15,13 @@ interface SignInProps {
 }
 
 function refusal(error: unknown): string {
-  if (error instanceof PowerError && error.status === 401) return "The service does not know this token.";
+  if (error instanceof PowerError && error.status === 401)
+    return "The service does not accept this token.";
   if (error instanceof PowerError && error.code === "invalid_argument") {
-    return "That is not a token: paste the whole of what power-service token new has printed.";
+    return "That is not a token. Paste the whole line that power-service token new printed.";
   }
   if (error instanceof PowerError && error.code === "forbidden_scope") {
-    return "This token has no read scope: the page needs one.";
+    return "This token lacks the scope read, which this page needs.";
   }
   return errorText(error);
 }
@@ -72,19 +73,22 @@ export function SignIn({ reason, command, onSignedIn }: SignInProps) {
           {problem}
         </p>
         <label className="check">
-          <input name="remember" type="checkbox" aria-describedby={`${id}-remember`} /> Remember this device
+          <input name="remember" type="checkbox" aria-describedby={`${id}-remember`} /> Remember
+          this device
         </label>
         <p id={`${id}-remember`} className="muted">
-          Whoever uses this browser is then signed in, until somebody signs out; otherwise until this tab is
-          closed.
+          Everyone who uses this browser stays signed in until someone signs out. Otherwise, closing
+          this tab signs you out.
         </p>
         <button type="submit" className="button button-main" disabled={busy}>
           {busy ? "Signing in…" : "Sign in"}
         </button>
         <p id={`${id}-help`} className="muted">
-          A token is made on the service’s machine, for the file that the service was started with:{" "}
-          <code>{command ?? "power-service token new NAME --scope read --db FILE"}</code>. To record events
-          and change settings from here, add <code>--scope write</code>.
+          To make a token, run this on the service’s machine:{" "}
+          <code className="command">
+            {command ?? "power-service token new NAME --scope read --db FILE"}
+          </code>{" "}
+          Add <code>--scope write</code> to record events and change settings here.
         </p>
       </form>
     </main>

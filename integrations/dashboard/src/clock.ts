@@ -1,8 +1,8 @@
 /**
  * The present time as React sees it: one timer for all that shows an age.
  *
- * It is the service's time, as its answers tell it: live readings are stamped by that clock. By one here that is ten
- * minutes off, all that is live would look stale, or what is stale would look live.
+ * This is the service's time, taken from its answers, because its clock stamps the live readings.
+ * With a browser clock that is ten minutes off, live devices would look stale, or stale ones live.
  */
 
 import { useSyncExternalStore } from "react";

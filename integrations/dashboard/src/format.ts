@@ -1,8 +1,8 @@
 /**
  * Numbers with their units, and times with their zone: every figure on the page goes through here.
  *
- * Values: watts, volts, percent, wattHours, hours. Times: localTime, localClock, utcTime, age. Names: apart.
- * What is not known is a dash, with the unit left out.
+ * Values: watts, volts, percent, wattHours, hours. Times: localTime, localClock, utcTime, age.
+ * Names: apart. What is not known is a dash, with the unit left out.
  */
 
 export const UNKNOWN = "–";
@@ -10,7 +10,8 @@ const LOCALE = "en-GB";
 
 // Making one takes longer than using it a thousand times.
 const FORMATS = [0, 1, 2].map(
-  (digits) => new Intl.NumberFormat(LOCALE, { minimumFractionDigits: digits, maximumFractionDigits: digits }),
+  (digits) =>
+    new Intl.NumberFormat(LOCALE, { minimumFractionDigits: digits, maximumFractionDigits: digits }),
 ) as [Intl.NumberFormat, Intl.NumberFormat, Intl.NumberFormat];
 
 function digits(value: number, fraction: 0 | 1 | 2): string {
@@ -98,7 +99,10 @@ export function hours(value: Maybe): string {
 
 export const AHEAD_MS = 60_000; // a device's clock may be that far ahead without a word
 
-/** How long ago, from milliseconds: now, 12 s ago, 4 min ago, 3 h ago, 12 d ago, 6 y ago; of a clock that is ahead, 3 h ahead. */
+/**
+ * How long ago, from milliseconds: now, 12 s ago, 4 min ago, 3 h ago, 12 d ago, 6 y ago; of a clock
+ * that is ahead, 3 h ahead.
+ */
 export function age(milliseconds: number): string {
   const seconds = Math.floor(Math.abs(milliseconds) / 1000);
   if (milliseconds <= -AHEAD_MS) return `${span(seconds)} ahead`;
@@ -114,7 +118,10 @@ export function span(seconds: number): string {
   return days < 730 ? `${days} d` : `${Math.floor(days / 365.25)} y`;
 }
 
-/** A name to stand amid other text: whichever way its script runs, the figures beside it keep their order. */
+/**
+ * A name to stand amid other text: whichever way its script runs, the figures beside it keep their
+ * order.
+ */
 export const apart = (name: string): string => `\u2068${name}\u2069`;
 
 const LOCAL = new Intl.DateTimeFormat(LOCALE, {
@@ -126,7 +133,11 @@ const LOCAL = new Intl.DateTimeFormat(LOCALE, {
   second: "2-digit",
   timeZoneName: "short",
 });
-const CLOCK = new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const CLOCK = new Intl.DateTimeFormat(LOCALE, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
 const ZONE = new Intl.DateTimeFormat(LOCALE, { timeZoneName: "short" });
 const DAY = new Intl.DateTimeFormat(LOCALE, { weekday: "short", day: "numeric", month: "short" });
 
@@ -139,7 +150,11 @@ export const localClock = (milliseconds: number): string => CLOCK.format(millise
 /** A local day: Mon 23 Nov. */
 export const localDay = (milliseconds: number): string => DAY.format(milliseconds).replace(",", "");
 
-const LONG_DAY = new Intl.DateTimeFormat(LOCALE, { day: "numeric", month: "short", year: "numeric" });
+const LONG_DAY = new Intl.DateTimeFormat(LOCALE, {
+  day: "numeric",
+  month: "short",
+  year: "numeric",
+});
 
 const MINUTE = new Intl.DateTimeFormat(LOCALE, {
   day: "numeric",
@@ -169,7 +184,9 @@ export const shortDay = (milliseconds: number): string => SHORT_DAY.format(milli
 
 const SHORT_CLOCK = new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit" });
 
-/** A moment near now: 18:05 on the same day, Mon 23 Nov 18:05 on another; far away the day alone. */
+/**
+ * A moment near now: 18:05 on the same day, Mon 23 Nov 18:05 on another; far away the day alone.
+ */
 export function dayAndTime(milliseconds: number, now: number): string {
   const day = localDay(milliseconds);
   if (Math.abs(milliseconds - now) > 30 * 86_400_000) return LONG_DAY.format(milliseconds);

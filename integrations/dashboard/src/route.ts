@@ -1,11 +1,14 @@
-/** Which view is shown: the part of the address after #. A reload stays where it was, and the service serves one page. */
+/**
+ * Which view is shown: the part of the address after #. A reload stays where it was, and the
+ * service serves one page.
+ */
 
 import { useSyncExternalStore } from "react";
 
 export type Route =
   | { view: "fleet" }
   | { view: "device"; deviceId: string }
-  /** Of a one-time link: its ticket is exchanged for a token, and goes from the address at once. */
+  /** From a one-time link: its ticket is exchanged for a token, and removed from the address at once. */
   | { view: "sign-in"; ticket: string };
 
 /** The address of a device's view. */
@@ -26,7 +29,7 @@ export function parseRoute(hash: string): Route {
   }
 }
 
-// Going back to an address with another query as well is no hashchange.
+// Going back to an address with a different query fires no hashchange.
 const CHANGES = ["hashchange", "popstate"] as const;
 
 function subscribe(listener: () => void): () => void {

@@ -1,21 +1,22 @@
 /**
- * The token of this page: kept until the tab is closed, or on this device where the user asks for that.
+ * The token of this page: kept until the tab is closed, or on this device if the user asks for
+ * that.
  *
- * It is never written to a cookie or an address, and goes to the service that served the page alone. A browser that
- * keeps nothing for pages is no reason not to work: then the token is in memory, and gone with the page.
+ * It is never written to a cookie or an address, and is sent only to the service that served the
+ * page. In a browser that stores nothing for pages, it is in memory only, and gone with the page.
  */
 
 const KEY = "power-dashboard.token";
 
-/** What the user signed in with. `token` null: the service asks for none. */
+/** The user's session. `token` is null if the service asks for none. */
 export interface Session {
   readonly token: string | null;
 }
 
-/** How long a token is kept: until the tab is closed, or until somebody signs out. */
+/** How long a token is kept: until the tab is closed, or until someone signs out. */
 export type Keeping = "tab" | "device";
 
-/** What `use` returns; null where the browser refuses to keep anything. */
+/** The result of `use`; null if the browser refuses to store anything. */
 function stored<T>(use: () => T): T | null {
   try {
     return use();
@@ -30,7 +31,7 @@ export function keptSession(): Session | null {
   return token === null ? null : { token };
 }
 
-/** Keep the token, there and nowhere else; whether that could be done. */
+/** Keep the token in that one place. Returns whether that succeeded. */
 export function keep(token: string, keeping: Keeping): boolean {
   forget();
   const done = stored(() => {
@@ -46,7 +47,10 @@ export function forget(): void {
   stored(() => localStorage.removeItem(KEY));
 }
 
-/** Have a function called when another tab has forgotten the token of this device; returns how to end that. */
+/**
+ * Call a function when another tab forgets the token of this device. Returns a function that stops
+ * this.
+ */
 export function watchForgotten(onForgotten: () => void): () => void {
   const listener = ({ key, newValue }: StorageEvent) => {
     if (key === KEY && newValue === null && keptSession() === null) onForgotten();

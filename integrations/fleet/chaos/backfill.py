@@ -1,10 +1,11 @@
 """What late readings cost, and how old a live reading is when the engine has it, beside a backfill.
 
-    python integrations/fleet/chaos/backfill.py                    # 500,000 readings late at once
-    python integrations/fleet/chaos/backfill.py --readings 50000 --most 2
+    python3 integrations/fleet/chaos/backfill.py                    # 500,000 readings late at once
+    python3 integrations/fleet/chaos/backfill.py --readings 50000 --most 2
 
-One NATS server, one ClickHouse server, a sink and a forwarder of one device, each a process. Live readings are logged
-twice a second. It ends with 1 where a live reading was older than `--most` seconds, or the engine is not the file.
+One NATS server, one ClickHouse server, a sink and a forwarder of one device, each a process. Live
+readings are logged twice a second. It ends with 1 where a live reading was older than `--most`
+seconds, or the engine is not the file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 from chaos_common import Program, compare, fleet_program, run_fleet
 from nats.js.api import StreamState
 from power_fleet.engine import Engine
-from power_fleet.stream import STREAM, Nats
+from power_fleet.stream import Nats
+from power_fleet.subjects import STREAM
 from servers import Servers
 
 from power_manager import PowerManager, to_microseconds
@@ -68,12 +70,12 @@ class Watch:
             if len(self.ages) == len(self._logged):
                 continue
             first = self._logged[len(self.ages)]
-            rows = self._shard.query(
+            rows = self._shard.select(
                 "SELECT DISTINCT at FROM power_readings WHERE device_id = %(device)s AND at >= %(first)s",
                 device=ID,
                 first=first,
             )
-            there = {at for (at,) in rows}
+            there = {row["at"] for row in rows}
             now = time.time()
             for at in self._logged[len(self.ages) :]:
                 if at not in there:

@@ -1,6 +1,6 @@
-"""The figures of RESULTS.md: a million readings end to end, bytes on the wire, and questions at 90 days of history.
+"""A million readings end to end, bytes on the wire, and questions at 90 days of history.
 
-python integrations/fleet/chaos/bench.py
+python3 integrations/fleet/chaos/bench.py
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_GAP = 5400 * SECOND_US
 
 
 def fill(pm: PowerManager, device_id: str, count: int, end: float, chance: random.Random) -> None:
-    """That many readings of two meters, one each 10 seconds, as a sensor of millivolts and milliamperes gives them."""
+    """That many readings of two meters, one each 10 s, as a sensor of millivolts gives them."""
     for meter, part in zip(pm.list_meters(device_id), (count // 2, count - count // 2)):
         volts, amperes, charge = 12.5, 0.8, 90.0
         rows = []
@@ -55,7 +55,7 @@ def fill(pm: PowerManager, device_id: str, count: int, end: float, chance: rando
 
 
 def million(home: Path, devices: int, total: int) -> None:
-    """Forward a million readings of 40 files through 3 NATS servers into 2 x 2 ClickHouse servers, and time it."""
+    """Time how long a million readings of 40 files take into 2 x 2 ClickHouse servers."""
     clock, chance = Clock(), random.Random(1)
     (home / "files").mkdir()
     programs: list[Program] = []
@@ -192,7 +192,7 @@ def register(shard: Shard, devices: int, now_us: int) -> None:
 
 
 def add_days(shard: Shard, devices: int, first_day: int, end_day: int) -> int:
-    """Put the readings of these days into the engine, as the sink's rows would be, and close their hours."""
+    """Put the readings of these days into the engine as a sink would, and close their hours."""
     for day in range(first_day, end_day):
         begin = day * DAY_US
         step = DAY_US // READINGS_A_DAY
@@ -212,7 +212,7 @@ ROUNDS = 7
 
 
 def time_both(few: Callable[[], object], many: Callable[[], object]) -> tuple[float, float]:
-    """The milliseconds of a question of two engines, asked in turn so that other work slows down both: medians."""
+    """Median milliseconds of a question, asked of two engines in turn under the same load."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for ask, taken in zip((few, many), times):
@@ -223,7 +223,10 @@ def time_both(few: Callable[[], object], many: Callable[[], object]) -> tuple[fl
 
 
 def fill_engine(url: str, devices: int, days: int, today: int, now_us: int) -> None:
-    """Make an engine with that many days of history, and close its hours; say how long the looks for them take."""
+    """Make an engine with that many days of history, and close its hours.
+
+    Say how long the looks for them take.
+    """
     engine = Engine([url])
     schema.create(engine)
     (shard,) = engine.shards

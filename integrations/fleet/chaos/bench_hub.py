@@ -1,6 +1,6 @@
 """Measure a hub: its start and end, its memory and processor time, and a made-up fleet on it.
 
-python integrations/fleet/chaos/bench_hub.py --devices 1000
+python3 integrations/fleet/chaos/bench_hub.py --devices 1000
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ sys.path[:0] = [
     str(FLEET.parents[1]),
 ]
 
-from hub_process import HubProcess  # noqa: E402 - found by the line above
+from fleet_harness import queried  # noqa: E402 - found by the line above
+from hub_process import HubProcess  # noqa: E402
 from power_fleet.engine import Engine  # noqa: E402
 
 STARTS = 5
@@ -119,7 +120,7 @@ def await_stored(hub: HubProcess, count: int) -> None:
     begin = time.monotonic()
     engine = Engine([hub.addresses.clickhouse])
     wanted = count * READINGS_A_DEVICE
-    while engine.ask("SELECT toInt64(count()) FROM power_readings FINAL")[0][0] < wanted:
+    while queried(engine, "SELECT toInt64(count()) FROM power_readings FINAL") < [(wanted,)]:
         if time.monotonic() > begin + WAIT_S:
             sys.exit(f"not stored in {WAIT_S:g} s")
         time.sleep(0.5)

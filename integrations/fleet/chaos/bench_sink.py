@@ -1,11 +1,14 @@
-"""How many small messages one sink stores in a second: each device's steady news, a few readings or its meters' states.
+"""How many small messages one sink stores in a second.
 
-    python integrations/fleet/chaos/bench_sink.py
-    python integrations/fleet/chaos/bench_sink.py --against OTHER_CHECKOUT    # both in turn, and their ratio
+Each device's steady news, a few readings or its meters' states.
 
-The stream is filled first, so that nothing but the sink, its NATS server and its engine, a hub's, is measured. With
-`sync_interval: always` the NATS server syncs its disk for each message that it takes in, and for each that it drops:
-then the disk is measured. So here it does not, unless --sync says so.
+    python3 integrations/fleet/chaos/bench_sink.py
+    python3 integrations/fleet/chaos/bench_sink.py --against OTHER_CHECKOUT    # both in turn, and their ratio
+
+The stream is filled first, so that nothing but the sink, its NATS server and its engine, a hub's,
+is measured. With `sync_interval: always` the NATS server syncs its disk for each message that it
+takes in, and for each that it drops: then the disk is measured. So here it does not, unless --sync
+says so.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Harm every part at random for a while; then the engine must be exactly what the files are.
 
-    python integrations/fleet/chaos/chaos.py                         # a cluster, 20 devices, 60 seconds
-    python integrations/fleet/chaos/chaos.py --hub                   # the same with `power-fleet hub`
-    python integrations/fleet/chaos/chaos.py --seconds 15 --devices 6
+    python3 integrations/fleet/chaos/chaos.py            # a cluster, 20 devices, 60 seconds
+    python3 integrations/fleet/chaos/chaos.py --hub      # the same with `power-fleet hub`
+    python3 integrations/fleet/chaos/chaos.py --seconds 15 --devices 6
 
-A cluster is three NATS servers, two shards of two ClickHouse servers, ZooKeeper, two sinks and `power-fleet close`.
-Beside it run a forwarder for each device, and a writer for all of the files. What goes wrong is in faults.py: processes
-are killed and stopped, disks are full, one device floods the stream with poison, others send a backfill. Four more
-devices have lives of their own, in lives.py: a file restored from a backup with a clock that was a year ahead, a card
-replaced, a card cloned, a device upgraded before the sinks. In the end the sinks are upgraded, and go back.
+A cluster is three NATS servers, two shards of two ClickHouse servers, ZooKeeper, two sinks and
+`power-fleet close`. Beside it run a forwarder for each device, and a writer for all of the files.
+What goes wrong is in faults.py: processes are killed and stopped, disks are full, one device floods
+the stream with poison, others send a backfill. Four more devices have lives of their own, in
+lives.py: a file restored from a backup with a clock that was a year ahead, a card replaced, a card
+cloned, a device upgraded before the sinks. In the end the sinks are upgraded, and go back.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from lives import Ahead, Life, all_lives, start
 from places import DEVICE_MEGABYTES, Place, cluster, hub, run_next, upgraded, wait_for
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
-from power_fleet.stream import SUBJECT, Nats, token
+from power_fleet.stream import ACK_WAIT, Nats
+from power_fleet.subjects import SUBJECT, token
 from power_fleet.watch import look
 
 from power_manager import PowerManager
@@ -43,9 +45,8 @@ THIEF = "thief 1"  # a device whose key was stolen
 FLOOD = 400  # messages at once
 BACKFILL = 3000  # late readings at once
 SETTLE_SECONDS = 240.0
-QUIET_LOOKS = (
-    8  # in a row, a quarter of a second apart, at which nothing waits: forwarders look each second
-)
+# In a row, a quarter of a second apart, at which nothing waits: forwarders look each half second.
+QUIET_LOOKS = 5
 
 
 def make_files(directory: Path, count: int, clock: Clock) -> dict[str, PowerManager]:
@@ -79,7 +80,7 @@ def poisons(victim_id: str) -> list[bytes]:
 
 
 def flood(place: Place, victim_id: str, chance: random.Random) -> None:
-    """A device sends poison as fast as it can, much of it in another one's name, and waits for no answer."""
+    """A device sends poison as fast as it can, much of it in another device's name."""
 
     async def send() -> None:
         connection = await Nats(place.nats_url).connect("thief")
@@ -141,13 +142,16 @@ def device_victims(home: Path, place: Place, device_ids: list[str]) -> list[Vict
     )
     found = [Victim("writer", writer)]
     for id_ in device_ids:
-        options = [*place.to, "--interval", "1s", "--db", str(home / f"files/{id_}.db")]
+        options = [*place.to, "--interval", "0.5s", "--db", str(home / f"files/{id_}.db")]
         found.append(Victim("forwarder", fleet_program(home / f"{id_}.log", "forward", *options)))
     return found
 
 
 def settle(place: Place, files: list[PowerManager]) -> float:
-    """Wait until every file is sent and the stream is empty, and stays so; return how many seconds that took."""
+    """Wait until every file is sent and the stream is empty, and stays so.
+
+    Return how many seconds that took.
+    """
     quiet = 0
 
     def is_quiet() -> bool:
@@ -162,7 +166,7 @@ def settle(place: Place, files: list[PowerManager]) -> float:
 def upgrade_and_go_back(
     place: Place, home: Path, files: dict[str, PowerManager], lives: list[Life]
 ) -> None:
-    """The next version's sinks store what the present devices send, and what a device had sent that was ahead of them.
+    """Sinks of the next version store what present devices send, and what one ahead had sent.
 
     Then the present sinks go on.
     """
@@ -195,41 +199,65 @@ def devices(home: Path, count: int, clock: Clock) -> Iterator[tuple[dict[str, Po
                 pm.close()
 
 
-def run(home: Path, count: int, seconds: float, seed: int, with_hub: bool) -> None:
+class Phases:
+    """How long each part of a run takes."""
+
+    def __init__(self) -> None:
+        self._began_at = time.monotonic()
+        self._parts: list[str] = []
+
+    def end(self, name: str) -> None:
+        """Note that a part has ended."""
+        now = time.monotonic()
+        self._parts.append(f"{name} {now - self._began_at:.0f}")
+        self._began_at = now
+
+    def __str__(self) -> str:
+        return ", ".join(self._parts)
+
+
+def run(home: Path, options: argparse.Namespace) -> None:
     """Start everything, harm it, let it settle, compare."""
     clock = Clock()
-    make_place = hub if with_hub else cluster
-    with devices(home, count, clock) as (files, is_small), make_place(home) as place:
+    phases = Phases()
+    make_place = hub if options.hub else functools.partial(cluster, ack_wait_s=options.ack_wait)
+    with devices(home, options.devices, clock) as (files, is_small), make_place(home) as place:
         place.victims += device_victims(home, place, list(files))
         place.faults += device_faults(place, files, home / "files", is_small)
-        chaos = Chaos(place.victims, place.faults, seed)
+        chaos = Chaos(place.victims, place.faults, options.seed)
         lives = all_lives(home, place)
         try:
             with chaos.running():
+                phases.end("start")
                 threads = start(lives)
-                chaos.harm(seconds)
+                chaos.harm(options.seconds)
                 for victim in place.of("writer"):
                     with victim.held:
                         victim.spared = True
                         victim.what.kill()
+                phases.end("harm")
                 for thread in threads:
                     thread.join()
+                phases.end("lives")
                 took = settle(place, list(files.values()))
+                phases.end("settle")
                 letters = place.dead_letters()
                 upgrade_and_go_back(place, home, files, lives)
+                phases.end("upgrade")
                 readings = compare(place, files, lives, clock)
+                phases.end("compare")
         finally:
             for life in lives:
                 life.end()
-    print(
-        f"seed {seed}, {seconds:g} s: "
-        + ", ".join(f"{name} {n}" for name, n in sorted(chaos.done.items()))
-    )
+    done = ", ".join(f"{name} {count}" for name, count in sorted(chaos.done.items()))
+    print(f"seed {options.seed}, {options.seconds:g} s: {done}")
     print(f"ended or hung by itself, and started again: {dict(chaos.restarts) or 'nothing'}")
     print(
-        f"settled {took:.0f} s after the last harm; {letters} dead letters; {count} devices, and {len(lives)} with "
-        f"lives of their own; {readings} readings: every replica equal to the files, reports and budgets too"
+        f"settled {took:.0f} s after the last harm; {letters} dead letters; "
+        f"{options.devices} devices, and {len(lives)} with lives of their own; "
+        f"{readings} readings: every replica equal to the files, reports and budgets too"
     )
+    print(f"seconds: {phases}")
 
 
 def compare(place: Place, files: dict[str, PowerManager], lives: list[Life], clock: Clock) -> int:
@@ -253,6 +281,13 @@ def main() -> int:
         "--seed", type=int, default=random.randrange(10**6), help="(default: by chance)"
     )
     parser.add_argument(
+        "--ack-wait",
+        type=float,
+        default=ACK_WAIT,
+        metavar="S",
+        help=f"seconds after which messages of a killed sink come again (default: {ACK_WAIT:g})",
+    )
+    parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="a directory that is kept, with all logs"
     )
     options = parser.parse_args()
@@ -265,7 +300,7 @@ def main() -> int:
             home = options.keep
         else:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
-        run(home.resolve(), options.devices, options.seconds, options.seed, options.hub)
+        run(home.resolve(), options)
     return 0
 
 

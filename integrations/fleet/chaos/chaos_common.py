@@ -1,4 +1,4 @@
-"""What the programs share: where things are, processes of ours, and how an engine is compared with the files."""
+"""What the programs share: places, processes, and comparing an engine with the files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
 import clickhouse18  # noqa: E402, F401 - the engine's URLs are of its kind
 from power_fleet.engine import Connection, Engine  # noqa: E402 - found by the lines above
 from power_fleet.fleet import Fleet  # noqa: E402
-from power_fleet.stream import STREAM  # noqa: E402
+from power_fleet.subjects import STREAM  # noqa: E402
 from servers import Servers  # noqa: E402
 
 from power_manager import PowerManager, to_microseconds  # noqa: E402
@@ -109,7 +109,10 @@ def settle(files: Sequence[PowerManager], watched: Sequence[str], seconds: float
 
 
 def compare(pm: PowerManager, device_id: str, clients: Sequence[Connection]) -> int:
-    """Assert that each replica has exactly the file's readings and events; return how many readings those are."""
+    """Assert that each replica has exactly the file's readings and events.
+
+    Return how many readings those are.
+    """
     expected = {}
     for meter in pm.list_meters(device_id):
         for r in pm.iter_history(meter.id):
@@ -134,7 +137,10 @@ def compare(pm: PowerManager, device_id: str, clients: Sequence[Connection]) -> 
 
 
 def compare_all(files: dict[str, PowerManager], urls: Sequence[str], clock: Clock) -> int:
-    """Assert that the engine is what the files are: readings, sums, states, reports; return how many readings."""
+    """Assert that the engine is what the files are: readings, sums, states, reports.
+
+    Return how many readings.
+    """
     clock.stopped = time.time()
     engine, fleet, readings = Engine(urls), Fleet(urls, clock=clock), 0
     for device_id, pm in files.items():

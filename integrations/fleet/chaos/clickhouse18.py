@@ -1,9 +1,12 @@
-"""Debian's ClickHouse 18.16, for the tests of replication and the chaos programs: no package has a newer server.
+"""Debian's ClickHouse 18.16, for the tests of replication and the chaos programs.
 
-It is older than what is supported. `import clickhouse18` lets Engine and Fleet take `clickhouse18://host:port` for a
-URL, and `python chaos/clickhouse18.py ARGUMENTS` is `power-fleet ARGUMENTS` with that. What differs is here: it is
-asked without window functions, so pairs are made of arrays; it knows neither the index nor the syncing of tables; and
-clickhouse-connect cannot connect to it, so its HTTP interface is spoken here.
+No package has a newer server.
+
+It is older than what is supported. `import clickhouse18` lets Engine and Fleet take
+`clickhouse18://host:port` for a URL, and `python chaos/clickhouse18.py ARGUMENTS` is `power-fleet
+ARGUMENTS` with that. What differs is here: it is asked without window functions, so pairs are made
+of arrays; it knows neither the index nor the syncing of tables; and clickhouse-connect cannot
+connect to it, so its HTTP interface is spoken here.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ from power_fleet.sql import EVERY, SEGMENT, SUMS  # noqa: E402
 
 # --- How it is asked
 
-# Trapezoids in watt-hours between neighbours: times and watts of the later ones, times and watts of the earlier ones.
-# The gap comes as an array of its own: it forgets a column that only the inside of a lambda names.
+# Trapezoids in watt-hours between neighbours: times and watts of the later ones, times and watts of
+# the earlier ones. The gap comes as an array of its own: it forgets a column that only the inside
+# of a lambda names.
 _STEPS = """arrayMap((t, w, s, v, gap) -> if(t - s <= gap, (v + w) * (t - s) / 7200000000., 0.),
     arrayPopFront({first}_ts), arrayPopFront({first}_ws), arrayPopBack({last}_ts), arrayPopBack({last}_ws),
     arrayPopFront(gaps))"""
@@ -44,8 +48,8 @@ class Dialect18:
     def segments(self, where: str, hours: str = EVERY) -> str:
         """See power_fleet.sql.
 
-        `hours` is asked outside of the table: it would look it up for the index once for each query around it, and
-        again for each around that, which took ten times as long as all the rest.
+        `hours` is asked outside of the table: it would look it up for the index once for each query
+        around it, and again for each around that, which took ten times as long as all the rest.
         """
         return f"""
 SELECT device_id, meter_id, hour, {_SUMS}, charge_count,
@@ -76,7 +80,7 @@ FROM (
 )"""
 
     def _newest(self, devices: str, with_fresh: bool) -> list[str]:
-        """As power_fleet.sql has it; what is made wins by argMax, for there is no LIMIT BY of several columns."""
+        """As in power_fleet.sql; argMax stands in place of LIMIT BY with several columns."""
         which = f"{devices} AND {sql.BETWEEN}"
         if not with_fresh:
             return [sql.kept(which)]
@@ -92,7 +96,10 @@ GROUP BY device_id, meter_id, hour"""
         return [sql.kept(f"{which} AND {sql.KEPT_BEFORE}"), newest]
 
     def _joined(self, parts: list[str]) -> str:
-        """The segments of each meter in order: arrays of their first and last readings, and of what is inside them."""
+        """The segments of each meter in order.
+
+        Arrays of their first and last readings, and of what is inside them.
+        """
         listed = f"SELECT device_id, meter_id, hour, {_SEGMENT} FROM ("
         union = ") UNION ALL ".join(listed + part for part in parts) + ")"
         arrays = ("first_at", "first_wattage", "last_at", "last_wattage", "energy_out", "energy_in")
@@ -132,7 +139,7 @@ FROM (
   arraySum({_IN}) + arraySum(ins) AS energy_in FROM ({self._joined(parts)})"""
 
     def hours(self, devices: str, with_fresh: bool) -> str:
-        """See power_fleet.sql; hours in which no reading has watts are no neighbours of the others."""
+        """See power_fleet.sql; hours without a reading that has watts are left out as neighbours."""
         newest = self._newest(devices, with_fresh)
         columns = f"device_id, meter_id, hour, {', '.join(SUMS)}, energy_out, energy_in"
         sums = ", ".join(f"sums_.{place} AS {name}" for place, name in enumerate(SUMS, 1))
@@ -170,7 +177,7 @@ GROUP BY day, site, type"""
 
 
 class Connection18:
-    """A server over HTTP: questions by JSON, inserts by RowBinary, which both keep every bit of a number."""
+    """A server over HTTP: questions in JSON, inserts in RowBinary; both keep every bit."""
 
     dialect: sql.Dialect = Dialect18()
 

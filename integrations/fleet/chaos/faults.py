@@ -1,7 +1,7 @@
 """What can go wrong in the chaos program, a class each, and who starts again what has ended.
 
-A fault harms something for a moment, and mends it. Each kind runs in a thread of its own, so that several things are
-wrong at once; two faults never harm the same victim at the same time.
+A fault harms something for a moment, and mends it. Each kind runs in a thread of its own, so that
+several things are wrong at once; two faults never harm the same victim at the same time.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ class Fault(Protocol):
     name: str
 
     def harm(self, chance: random.Random, pause: Callable[[float], None]) -> bool:
-        """Do it once, mend it, and say whether there was something to harm; `pause` waits, less once all is over."""
+        """Do it once, mend it, and say whether there was something to harm.
+
+        `pause` waits, less once all is over.
+        """
 
 
 @dataclass
@@ -93,7 +96,10 @@ class Kill:
 
 @dataclass
 class Stop:
-    """SIGSTOP: the process is there, its connections are open, and it does nothing; then it goes on."""
+    """SIGSTOP: the process is there, its connections are open, and it does nothing.
+
+    Then it goes on.
+    """
 
     victims: Sequence[Victim]
     longest: float = 8.0  # seconds

@@ -1,6 +1,6 @@
-"""Put small messages into a stream, as steady devices send them, in the format of the power_fleet on Python's path.
+"""Put small messages into a stream, in the format of the power_fleet on Python's path.
 
-    python integrations/fleet/chaos/fill_stream.py nats://127.0.0.1:4222 10000 2
+    python3 integrations/fleet/chaos/fill_stream.py nats://127.0.0.1:4222 10000 2
 
 In each round each device sends one message of two readings and one of two meters.
 """
@@ -11,14 +11,18 @@ import asyncio
 import sys
 
 from power_fleet.codec import Batch, Meter, Reading, encode
-from power_fleet.stream import SUBJECT, Nats
+from power_fleet.stream import Nats
+from power_fleet.subjects import SUBJECT
 
 MAX_GAP = 5_400_000_000
 NOW = 1_790_000_000_000_000  # microseconds
 
 
 async def fill(url: str, devices: int, rounds: int) -> None:
-    """Put messages into the stream: in each round one of two readings and one of two meters of each device."""
+    """Put messages into the stream.
+
+    In each round one of two readings and one of two meters of each device.
+    """
     connection = await Nats(url).connect("bench")
     js = connection.jetstream()
     pending = []

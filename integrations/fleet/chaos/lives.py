@@ -1,6 +1,7 @@
 """Devices to which more happens than to others: restored, replaced, cloned, or ahead of the sinks.
 
-Each lives through its story while everything else is harmed, and then knows what the engine has to have.
+Each lives through its story while everything else is harmed, and then knows what the engine has to
+have.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Life:
     ) -> Program:
         """A forwarder of the file, started."""
         path = path or self.path
-        options = [*self.place.to, "--interval", "1s", "--db", str(path)]
+        options = [*self.place.to, "--interval", "0.2s", "--db", str(path)]
         return program(path.with_suffix(".log"), "forward", *options).start()
 
     def keep(self, pm: PowerManager) -> None:
@@ -142,7 +143,7 @@ class Life:
         return len(self.expected)
 
     def check_present(self, fleet: Fleet, *paths: Path) -> None:
-        """Assert that the engine's present state of the device is that of its file, or of one of its files."""
+        """Assert that the engine's present state of the device is that of one of its files."""
         latest = fleet.latest([self.device_id]).value
         files = []
         for path in paths or (self.path,):
@@ -152,7 +153,10 @@ class Life:
 
 
 class Restored(Life):
-    """Its clock is a year ahead for a while; then its file is put back from a backup, with the clock right again."""
+    """Its clock is a year ahead for a while.
+
+    Then its file is put back from a backup, with the clock right again.
+    """
 
     noticed = frozenset({RESTORED})
 
@@ -252,7 +256,10 @@ class Cloned(Life):
 
 
 class Ahead(Life):
-    """It was upgraded before the sinks: what it sends waits among the dead letters, until they are upgraded too."""
+    """It was upgraded before the sinks.
+
+    What it sends waits among the dead letters, until they are upgraded too.
+    """
 
     def live(self) -> None:
         """Sent by the next version."""

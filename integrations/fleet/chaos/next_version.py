@@ -1,6 +1,8 @@
-"""`power-fleet` as a next version would be, for upgrades: it writes messages of version 3, and reads those of 2 too.
+"""`power-fleet` as a next version would be, for upgrades.
 
-    python integrations/fleet/chaos/next_version.py ARGUMENTS
+It writes messages of version 3, and reads those of 2 too.
+
+    python3 integrations/fleet/chaos/next_version.py ARGUMENTS
 
 Nothing but the number differs.
 """

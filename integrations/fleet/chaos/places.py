@@ -1,4 +1,7 @@
-"""Where the chaos program runs: a cluster of servers, or a hub; each says what of it can be harmed."""
+"""Where the chaos program runs: a cluster of servers, or a hub.
+
+Each says what of it can be harmed.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ from pathlib import Path
 import nats.errors
 from chaos_common import ENVIRONMENT, FLEET, POWER_FLEET, Program, fleet_program, run_fleet
 from faults import Fault, FillDisk, Kill, Stop, Victim, small_disk
-from power_fleet.dead import DEAD_STREAM
-from power_fleet.stream import STREAM, Nats
+from power_fleet.stream import ACK_WAIT, Nats, make_consumer
+from power_fleet.subjects import DEAD_STREAM, STREAM
 from servers import Servers, free_ports
 
 NATS_MEGABYTES = 100  # of a NATS server's disk
@@ -73,8 +76,8 @@ class Place:
 
 
 @contextlib.contextmanager
-def cluster(home: Path) -> Iterator[Place]:
-    """Three NATS servers, two shards of two ClickHouse servers, ZooKeeper, two sinks, and the closing of hours."""
+def cluster(home: Path, ack_wait_s: float = ACK_WAIT) -> Iterator[Place]:
+    """Three NATS servers, 2 x 2 ClickHouse servers, ZooKeeper, two sinks, and `close`."""
     with contextlib.ExitStack() as stack:
         stores = [home / f"servers/nats{number}/store" for number in range(3)]
         engines = [
@@ -90,6 +93,7 @@ def cluster(home: Path) -> Iterator[Place]:
         place = Place(servers.nats_url, servers.clickhouse_urls)
         run_fleet("schema", *place.engine)
         run_fleet("stream", "--nats", place.nats_url, "--max-bytes", "50000000")
+        asyncio.run(set_ack_wait(place.nats_url, ack_wait_s))
         assert servers.zookeeper is not None
         place.victims = [
             *(Victim("NATS", server) for server in servers.nats),
@@ -114,6 +118,15 @@ def cluster(home: Path) -> Iterator[Place]:
             place.faults.append(FillDisk(stores, "disk of NATS full"))
             place.faults.append(FillDisk(engines, "disk of ClickHouse full"))
         yield place
+
+
+async def set_ack_wait(nats_url: str, seconds: float) -> None:
+    """Have messages of a sink that was killed come again after so long."""
+    connection = await Nats(nats_url).connect("chaos")
+    try:
+        await make_consumer(connection.jetstream(), seconds)
+    finally:
+        await connection.close()
 
 
 class HubProgram(Program):
@@ -213,7 +226,10 @@ def run_next(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def upgraded(place: Place, home: Path) -> Iterator[None]:
-    """The next version's sinks, or hub, in place of the present ones; then the present ones again."""
+    """The next version's sinks, or hub, in place of the present ones.
+
+    Then the present ones again.
+    """
     present = place.of("sink") or place.of("hub")
     with contextlib.ExitStack() as stack:
         for victim in present:

@@ -1,4 +1,4 @@
-"""Devices at work: writes readings and events into every file of a directory, until it is killed."""
+"""Devices at work: writes readings and events into every file of a directory."""
 
 from __future__ import annotations
 

@@ -1,13 +1,33 @@
-"""From many devices' files to one engine: NATS JetStream carries, ClickHouse keeps, this package forwards and asks.
+"""Sends many devices' files to one engine, and answers there for all devices.
 
-codec: a batch as bytes. outbox: what a file has not sent yet; progress: what is kept in the file for it. stream:
-NATS. forwarder: from the outbox into the stream; aside: devices that it refuses. decoding: bytes as a batch. engine:
-ClickHouse. schema: its tables. sink: from the stream into the engine. deletions: what devices have deleted. hours:
-statistics of closed hours. life: what an operator does with devices; watch: what is wrong with them. sql: the
-questions. records: their rows as the library's records. fleet: the answers. cli: the command line. A device needs no
-more than the first six, so this module imports nothing.
+On a device:
+
+    codec       a batch as bytes
+    outbox      what a file has not sent yet; progress: what is kept in the file for it
+    stream      NATS: connections, the stream, its consumer; subjects: what things are called there
+    forwarder   from the outbox into the stream; aside: devices that the stream refuses
+
+Beside the stream and the engine:
+
+    decoding    bytes as a batch
+    engine      ClickHouse; schema: its tables; sql, read_sql: the questions
+    sink        from the stream into the engine; intake, wire: how it takes messages; quota: how many
+    deletions   what devices have deleted
+    hours       statistics of closed hours; keep: how long they are kept
+    watch       what is wrong with devices; dead: messages that can never be stored
+
+Answers:
+
+    fleet       what PowerManager says about one file, about a fleet; history, usage, records
+    read        the same for power-service; cached, read_hub
+    life        what an operator does with devices; enroll, keys: who may send
+
+One machine: hub, nats_server, front, hub_pages, demo, discovery. The command line: cli, options
+and a module for each group of commands. errors: FleetError, the base of all errors.
 """
 
 from __future__ import annotations
 
-__version__ = "1.0.0"
+from power_manager import __version__
+
+__all__ = ["__version__"]

@@ -13,7 +13,10 @@ _log = logging.getLogger("power_fleet")
 
 
 class Aside:
-    """Which devices are left out for now, each for twice as long as the time before. Said once of each."""
+    """Which devices are left out for now, each for twice as long as the time before.
+
+    Each is logged once.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,9 +1,12 @@
-"""Runs a program that ends with the process that started it, even where that one is killed: no server is left behind.
+"""Runs a program that ends with the process that started it, even where that one is killed.
+
+No server is left behind.
 
     python -I -S child.py PARENT PROGRAM [ARGUMENT ...]
 
-A file of its own that becomes the program, because what sets this has to run in the child alone, and a fork of a
-process with threads is no place for Python. Only Linux knows it; elsewhere a killed parent leaves the program running.
+A file of its own that becomes the program, because what sets this has to run in the child alone,
+and a fork of a process with threads is no place for Python. Only Linux knows it; elsewhere a killed
+parent leaves the program running.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`power-fleet`: a module for each group of commands.
 
-Answers go to standard output, the rest to standard error.
+Answers go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import importlib
 import logging
 from collections.abc import Sequence
 
+from power_fleet.errors import Refused, WrongOptions
+from power_fleet.options import add_variables, log_level
 from power_manager import (
     CommandParser,
     PowerManagerError,
     __version__,
+    log_to_stderr,
     print_error,
     printable,
     program_name,
     run_program,
 )
 
-# Each has a function add_commands(parser) that adds its commands, whose `run` takes the parsed options and returns the
-# exit code. In the order of the help.
+NAME = "power-fleet"
+# Each has a function add_commands(parser), in the order of the help. A command's `run` takes the
+# parsed options and returns the exit code. None of them imports what an extra brings: --help and
+# --version work without it.
 _MODULES = (
     "power_fleet.commands_hub",
     "power_fleet.commands_device",
@@ -37,61 +42,76 @@ _MODULES = (
 
 
 def make_parser() -> CommandParser:
-    """The parser of the whole command line. Raises ModuleNotFoundError where the extra is not installed."""
+    """The parser of the whole command line."""
     parser = CommandParser(
-        program_name("power-fleet", "-m power_fleet"),
+        program_name(NAME, "-m power_fleet"),
         "From many devices' files to one engine.",
-        name="power-fleet",
+        name=NAME,
         version=__version__,
         examples=["forward --once", "help forward"],
     )
+    add_variables(parser)
     for name in _MODULES:
         importlib.import_module(name).add_commands(parser)
-    parser.add_help_commands("power-fleet")
+    parser.add_help_commands(NAME)
+    _set_usage_errors(parser)
     return parser
+
+
+def _set_usage_errors(parser: CommandParser) -> None:
+    """Give each command `usage_error`, which prints its usage and a message, and exits with 2."""
+    for command in parser.commands.values():
+        command.set_defaults(usage_error=command.error)
+        _set_usage_errors(command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code.
 
-    0: it did its work, or ended because of SIGTERM; 1 for an error, 2 for wrong usage, 130 for Ctrl-C.
+    0: it did its work, or ended because of SIGTERM; 1 for an error, 2 for wrong usage, 130 for
+    Ctrl-C. Raises SystemExit for usage that argparse refuses.
     """
-    try:
-        return _run(make_parser(), argv)
-    except ModuleNotFoundError as error:
-        package = (error.name or "a package").partition(".")[0]
-        extra = "hub" if package == "chdb" else "fleet"
-        print_error(f"power-fleet: {package} is not installed: pip install '.[{extra}]'")
-        return 1
+    return run_program(lambda: _run(argv), NAME, (PowerManagerError,))
 
 
-def _run(parser: CommandParser, argv: Sequence[str] | None) -> int:
-    from nats.errors import Error as NatsError
-
-    from power_fleet.dead import Unknown
-    from power_fleet.options import log_at
-    from power_fleet.stream import Refused
-
-    def program() -> int:
-        options: argparse.Namespace = parser.parse_args(argv)
-        log_at(options)
+def _run(argv: Sequence[str] | None) -> int:
+    options: argparse.Namespace = make_parser().parse_args(argv)
+    # Of others' loggers only errors: what they warn of, ours says with what is done about it.
+    with log_to_stderr("power_fleet", log_level(options), others=logging.ERROR):
         try:
-            code: int = options.run(options)
-        except Refused as error:
-            print_error(f"power-fleet: {printable(error)}")
-            return 2
-        except (
-            asyncio.TimeoutError,
-            TimeoutError,
-            NatsError,
-        ) as error:  # some of them have no text
-            print_error(f"power-fleet: {printable(error) or type(error).__name__}")
+            return _obey(options)
+        except ModuleNotFoundError as error:
+            package = (error.name or "a package").partition(".")[0]
+            extra = "hub,service" if options.command == "hub" else "fleet"
+            print_error(f"{NAME}: {package} is not installed: pip install '.[{extra}]'")
             return 1
-        return code
 
-    # Of the others' loggers only errors: what they warn of, ours says with what is done about it.
-    logging.basicConfig(
-        level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    return run_program(program, "power-fleet", (PowerManagerError, Unknown))
+
+def _obey(options: argparse.Namespace) -> int:
+    """Run the command."""
+    try:
+        code: int = options.run(options)
+    except WrongOptions as error:
+        options.usage_error(str(error))
+        raise
+    except Refused as error:
+        print_error(f"{NAME}: {printable(error)}")
+        return 2
+    except (asyncio.TimeoutError, TimeoutError) as error:  # some of them have no text
+        print_error(f"{NAME}: {printable(error) or 'no answer in time'}")
+        return 1
+    except Exception as error:
+        if not _is_of_nats(error):
+            raise
+        print_error(f"{NAME}: {printable(error) or type(error).__name__}")
+        return 1
+    return code
+
+
+def _is_of_nats(error: Exception) -> bool:
+    """Whether it is one of NATS's errors, whose module may not be installed."""
+    try:
+        from nats.errors import Error
+    except ModuleNotFoundError:
+        return False
+    return isinstance(error, Error)

@@ -1,10 +1,11 @@
 """A batch of one device's news as bytes: JSON by columns, compressed. decoding.py is the way back.
 
-A device needs no more than this module and the standard library to say what it has to say.
+A device needs no more than this module, the library and the standard library to send.
 
-Each start of a forwarder opens a line of each device: its first message is an opening, and the place that the stream
-gives to it is the line's number, which every later batch of that process carries. Within its line a process counts
-what it says. So of two states of a meter the later one has the higher version, (line, count), whatever any clock says.
+Each start of a forwarder opens a line of each device: its first message is an opening, and the
+place that the stream gives to it is the line's number, which every later batch of that process
+carries. Within its line a process counts what it says. So of two states of a meter the later one
+has the higher version, (line, count), whatever any clock says.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
+from power_fleet.errors import FleetError
+
 VERSION = 2
-# Of a version: what a process has counted in its line, a million. The rest, the line's number, lasts for 69 years of
-# 4,000 messages a second.
+# Of a version: what a process has counted in its line, a million. The rest, the line's number,
+# lasts for 69 years of 4,000 messages a second.
 COUNT_BITS = 20
 MAX_COUNT = 2**COUNT_BITS - 1
 MAX_LINE = 2 ** (63 - COUNT_BITS) - 1
@@ -31,7 +34,7 @@ MAX_INTEGER = 2**63 - 1
 DELETIONS = ("readings", "meter", "device")
 
 
-class Poison(Exception):
+class Poison(FleetError):
     """A message that can never be stored; says why."""
 
 
@@ -46,7 +49,7 @@ class Reading(NamedTuple):
 
 
 class Event(NamedTuple):
-    """An event, with its sequence number in the device's file and its time in microseconds since 1970."""
+    """An event: its number in the device's file, its time in microseconds since 1970."""
 
     sequence: int
     id: str
@@ -89,9 +92,12 @@ class Meter(NamedTuple):
 
 
 class Deletion(NamedTuple):
-    """What was deleted on the device: `kind` is readings, meter or device, as in the library's record.
+    """What was deleted on the device.
 
-    It concerns what came in batches of a lower generation than its revision; what came in others was recorded after it.
+    `kind` is readings, meter or device, as in the library's record.
+
+    It concerns what came in batches of a lower generation than its revision; what came in others
+    was recorded after it.
     """
 
     revision: int
@@ -103,7 +109,10 @@ class Deletion(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """The first message of a line: the package's version, where the device is, and what makes this message unique."""
+    """The first message of a line.
+
+    It has the package's version, where the device is, and what makes this message unique.
+    """
 
     version: str
     site: str
@@ -114,12 +123,13 @@ class Opening(NamedTuple):
 class Batch:
     """What one message carries, all of one device.
 
-    max_gap: microseconds beyond which no energy is counted. generation: higher than the revision of every deletion that
-    was made before this batch. line: 0 in an opening. file_id and number: the device's file, and how many parcels the
-    stream had of it, so that a copy of a file is noticed. sequence: the message's place in the stream.
+    max_gap: microseconds beyond which no energy is counted. generation: higher than the revision of
+    every deletion that was made before this batch. line: 0 in an opening. file_id and number: the
+    device's file, and how many parcels the stream had of it, so that a copy of a file is noticed.
+    sequence: the message's place in the stream.
 
-    generation and revisions are counts within the line (at most MAX_COUNT) when a batch is encoded, and versions of the
-    whole fleet when it has been decoded: see version_of.
+    generation and revisions are counts within the line (at most MAX_COUNT) when a batch is encoded,
+    and versions of the whole fleet when it has been decoded: see version_of.
     """
 
     device_id: str
@@ -147,7 +157,10 @@ def version_of(line: int, count: int) -> int:
 
 
 def encode(batch: Batch) -> tuple[str, bytes]:
-    """The batch's message id and its bytes. The same batch has the same id on every machine and at every attempt."""
+    """The batch's message id and its bytes.
+
+    The same batch has the same id on every machine and at every attempt.
+    """
     message: dict[str, Any] = {
         "v": VERSION,
         "device_id": batch.device_id,
@@ -179,7 +192,10 @@ def _by_columns(rows: list[Any]) -> list[list[Any]]:
 
 
 def _columns(meter_id: str, rows: list[Reading]) -> list[Any]:
-    """One meter's readings by columns, times as steps: alike values side by side compress to a few bytes each."""
+    """One meter's readings by columns, times as steps.
+
+    Alike values side by side compress to a few bytes each.
+    """
     times = [row.at for row in rows]
     return [
         meter_id,

@@ -1,4 +1,4 @@
-"""`power-fleet alarms`: what is wrong with devices, as a table, as JSON, or line by line as it happens."""
+"""`power-fleet alarms`: what is wrong with devices, as a table, as JSON, or as it happens."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from power_fleet.options import (
     OPERATOR_GROUP,
     add_engine_option,
+    add_interval_option,
     add_json_option,
+    add_utc_option,
     engine_urls_of,
-    parse_wait,
     run_until_signal,
 )
-from power_fleet.stream import Backoff
 from power_manager import (
     Column,
     CommandParser,
@@ -44,18 +44,14 @@ def add_commands(parser: CommandParser) -> None:
         examples=["", "--all --utc", "--follow --json"],
         group=OPERATOR_GROUP,
     )
-    command.add_argument("--all", action="store_true", help="those that are over too")
+    command.add_argument("--all", action="store_true", help="show alarms that are over too")
     command.add_argument(
-        "--follow", action="store_true", help="then say what begins and what is over, for ever"
+        "--follow",
+        action="store_true",
+        help="go on, a line for each alarm that begins or ends, until Ctrl-C",
     )
-    command.add_argument(
-        "--interval",
-        type=parse_wait,
-        default=5.0,
-        metavar="TIME",
-        help="between two looks of --follow (default: 5s)",
-    )
-    command.add_argument("--utc", action="store_true", help="times in UTC (default: local time)")
+    add_interval_option(command, 5.0, "5s")
+    add_utc_option(command)
     add_json_option(command)
     add_engine_option(command)
 
@@ -81,6 +77,7 @@ def _alarms(options: argparse.Namespace) -> int:
 async def _follow(engine: Engine, options: argparse.Namespace, zone: tzinfo | None) -> None:
     """Print what there is, then every change; each once, through outages of the engine too."""
     from power_fleet.engine import EngineError
+    from power_fleet.stream import Backoff
     from power_fleet.watch import list_alarms
 
     known: dict[tuple[str, str, int], Alarm] = {}

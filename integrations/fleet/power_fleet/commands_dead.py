@@ -7,26 +7,29 @@ import asyncio
 import json
 import sys
 import zlib
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from nats.js import JetStreamContext
-
-from power_fleet import dead
 from power_fleet.codec import MAX_BYTES
-from power_fleet.dead import Letter
+from power_fleet.errors import WrongOptions
 from power_fleet.options import (
     OPERATOR_GROUP,
     add_json_option,
     add_nats_options,
+    counted,
     nats_of,
     parse_positive,
+    print_done,
 )
-from power_fleet.stream import Refused, check_server
-from power_manager import Column, CommandParser, Screen, make_table, print_error, shown_json
+from power_manager import Column, CommandParser, Screen, make_table, shown_json
+
+if TYPE_CHECKING:
+    from nats.js import JetStreamContext
+
+    from power_fleet.dead import Letter
 
 SHOWN_BYTES = 4096  # of a letter that is no JSON
-_Action = Callable[[JetStreamContext, argparse.Namespace], Awaitable[None]]
+_Action = Callable[["JetStreamContext", argparse.Namespace], Awaitable[None]]
 
 
 def add_commands(parser: CommandParser) -> None:
@@ -38,33 +41,27 @@ def add_commands(parser: CommandParser) -> None:
         examples=["list", "read 1", "replay --all", "drop --device edge-001"],
         group=OPERATOR_GROUP,
     )
-    command = dead_parser.add_command(
-        "list", _run(_list), "list them, or those of one device", examples=["", "--device edge-001"]
-    )
-    command.add_argument("--device", metavar="ID", help="of this device (default: of all)")
-    add_json_option(command)
-    add_nats_options(command)
+    text = "list them, oldest first"
+    command = _add(dead_parser, "list", _list, text, ["", "--device edge-001"])
+    command.add_argument("--device", metavar="ID", help="those of this device (default: all)")
 
-    command = dead_parser.add_command(
-        "read", _run(_read), "show what one of them holds", examples=["1", "1 --raw"]
-    )
-    command.add_argument("number", type=parse_positive, metavar="NUMBER")
-    command.add_argument("--raw", action="store_true", help="its bytes as they came")
-    add_nats_options(command)
+    command = _add(dead_parser, "read", _read, "show what one of them holds", ["1", "1 --raw"])
+    command.add_argument("number", type=parse_positive, help="its number in the list")
+    command.add_argument("--raw", action="store_true", help="print its bytes as they came")
 
     texts = {
         "replay": "send them to the sinks once more, and drop them",
         "drop": "delete them for good",
     }
     for action, text in texts.items():
-        command = dead_parser.add_command(
-            action, _run(_each), text, examples=["1 2", "--device edge-001", "--all"]
+        examples = ["1 2", "--device edge-001", "--all"]
+        command = _add(dead_parser, action, _each, text, examples)
+        command.add_argument(
+            "number", type=parse_positive, nargs="*", help="their numbers in the list"
         )
-        command.add_argument("number", type=parse_positive, nargs="*", metavar="NUMBER")
         command.add_argument("--device", metavar="ID", help="all of this device")
-        command.add_argument("--all", action="store_true", help="all that there are")
+        command.add_argument("--all", action="store_true", help="all of them")
         command.set_defaults(action=action)
-        add_nats_options(command)
 
     def refuse(_: argparse.Namespace) -> NoReturn:
         dead_parser.error(f"name what to do: {', '.join(dead_parser.commands)}")
@@ -72,10 +69,21 @@ def add_commands(parser: CommandParser) -> None:
     dead_parser.set_defaults(command="dead", run=refuse)
 
 
+def _add(
+    parser: CommandParser, name: str, action: _Action, text: str, examples: Sequence[str]
+) -> CommandParser:
+    command = parser.add_command(name, _run(action), text, examples=examples)
+    add_json_option(command)
+    add_nats_options(command)
+    return command
+
+
 def _run(action: _Action) -> Callable[[argparse.Namespace], int]:
-    """What does one of the actions. Raises Refused for wrong usage, Unknown for a letter that is not there."""
+    """What does one of the actions. Raises Unknown for a letter that is not there."""
 
     async def work(options: argparse.Namespace) -> None:
+        from power_fleet.stream import check_server
+
         connection = await nats_of(options).connect("power-fleet dead")
         try:
             await check_server(connection)
@@ -84,13 +92,27 @@ def _run(action: _Action) -> Callable[[argparse.Namespace], int]:
             await connection.close()
 
     def run(options: argparse.Namespace) -> int:
+        _check(options)
         asyncio.run(work(options))
         return 0
 
     return run
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Raise WrongOptions for options that do not go together."""
+    if getattr(options, "raw", False) and options.json:
+        raise WrongOptions("--raw and --json: give one of them")
+    if getattr(options, "action", None) is None:
+        return
+    ways = [bool(options.number), options.device is not None, options.all]
+    if sum(ways) != 1:
+        raise WrongOptions("name letters by their numbers, or give --device ID or --all")
+
+
 async def _list(js: JetStreamContext, options: argparse.Namespace) -> None:
+    from power_fleet import dead
+
     found = [letter async for letter in dead.letters(js, options.device)]
     if options.json:
         print(shown_json([_head(letter) for letter in found]))
@@ -104,7 +126,8 @@ async def _list(js: JetStreamContext, options: argparse.Namespace) -> None:
     ]
     if found:
         print(make_table(columns, found, Screen.of(sys.stdout)))
-    print_error(f"{len(found)} dead letters")
+    else:
+        print("no dead letters")
 
 
 def _head(letter: Letter) -> dict[str, Any]:
@@ -119,6 +142,8 @@ def _head(letter: Letter) -> dict[str, Any]:
 
 
 async def _read(js: JetStreamContext, options: argparse.Namespace) -> None:
+    from power_fleet import dead
+
     letter = await dead.letter(js, options.number)
     if options.raw:
         sys.stdout.buffer.write(letter.data)
@@ -128,7 +153,7 @@ async def _read(js: JetStreamContext, options: argparse.Namespace) -> None:
 
 
 def _content(data: bytes) -> Any:
-    """The batch as JSON where it is one, otherwise the beginning of its bytes as hexadecimal text."""
+    """The batch as JSON where it is one, otherwise its first bytes as hexadecimal text."""
     try:
         return json.loads(zlib.decompressobj().decompress(data, MAX_BYTES))
     except (zlib.error, ValueError, RecursionError):
@@ -136,10 +161,9 @@ def _content(data: bytes) -> Any:
 
 
 async def _each(js: JetStreamContext, options: argparse.Namespace) -> None:
-    """Replay or drop the letters that are named, one way or another."""
-    ways = [bool(options.number), options.device is not None, options.all]
-    if sum(ways) != 1:
-        raise Refused(f"dead {options.action}: name letters by number, or --device ID, or --all")
+    """Replay or drop the letters that are named, in one of the three ways."""
+    from power_fleet import dead
+
     if options.number:
         found = [await dead.letter(js, number) for number in options.number]
     else:
@@ -151,4 +175,5 @@ async def _each(js: JetStreamContext, options: argparse.Namespace) -> None:
     for letter in found:
         await act(js, letter)
     done = {"replay": "replayed", "drop": "dropped"}[options.action]
-    print_error(f"{len(found)} dead letters {done}")
+    numbers = [letter.number for letter in found]
+    print_done(options, f"{done}: {counted(len(found), 'dead letter')}", **{done: numbers})

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import os
+import logging
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from power_fleet.forwarder import Sent, forward_file, open_file
 from power_fleet.options import (
     DEVICE_GROUP,
-    add_log_option,
+    add_db_option,
+    add_interval_option,
+    add_json_option,
+    add_max_wait_option,
     add_metrics_option,
     add_nats_options,
+    add_once_option,
+    add_verbose_option,
+    counted,
     nats_of,
-    parse_wait,
+    print_done,
     run_with_metrics,
 )
-from power_fleet.progress import resend
-from power_fleet.stream import Backoff
-from power_manager import DB_PATH, CommandParser, parse_time
+from power_manager import CommandParser, parse_time
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-DB_VARIABLE = "POWER_MANAGER_DB"
+    from power_fleet.forwarder import Sent
+
+_log = logging.getLogger("power_fleet")
 
 
 def add_commands(parser: CommandParser) -> None:
@@ -42,25 +46,15 @@ def _add_forward(parser: CommandParser) -> None:
         examples=["--once", "--db edge-001.db --site workshop --nats nats://127.0.0.1:4222"],
         group=DEVICE_GROUP,
     )
-    _add_db_option(command)
-    command.add_argument("--site", default="", help="where this machine is, for sums by site")
+    add_db_option(command)
     command.add_argument(
-        "--interval",
-        type=parse_wait,
-        default=5.0,
-        metavar="TIME",
-        help="between two looks (default: 5s)",
+        "--site", default="", metavar="NAME", help="where this machine is, for sums by site"
     )
-    command.add_argument(
-        "--max-wait",
-        type=parse_wait,
-        default=60.0,
-        metavar="TIME",
-        help="between two attempts at most (default: 60s)",
-    )
-    command.add_argument("--once", action="store_true", help="end when everything is sent")
+    add_interval_option(command, 5.0, "5s")
+    add_max_wait_option(command, 60.0, "60s")
+    add_once_option(command, "end when everything is sent")
     add_metrics_option(command)
-    add_log_option(command)
+    add_verbose_option(command)
     add_nats_options(command)
 
 
@@ -68,45 +62,45 @@ def _add_resend(parser: CommandParser) -> None:
     command = parser.add_command(
         "resend",
         _resend,
-        "have a file sent once more, for an engine that has lost it",
+        "send a file once more, for an engine that has lost what it had",
         examples=["--since -7d", "edge-001 --since 2026-11-01 --db edge-001.db"],
         group=DEVICE_GROUP,
     )
     command.add_argument(
-        "device_id", nargs="?", metavar="DEVICE", help="(default: all of the file)"
+        "device_id", nargs="?", metavar="device_id", help="(default: every device of the file)"
     )
     command.add_argument(
         "--since",
         type=parse_time,
         required=True,
         metavar="TIME",
-        help="what is of then or later; 0: everything",
+        help="send what is dated from then on, such as -7d or 2026-11-01; 0 is everything",
     )
-    _add_db_option(command)
-
-
-def _add_db_option(command: CommandParser) -> None:
-    command.add_argument(
-        "--db",
-        type=Path,
-        metavar="FILE",
-        default=Path(os.environ.get(DB_VARIABLE) or DB_PATH),
-        help=f"the file (default: ${DB_VARIABLE}, else {DB_PATH})",
-    )
+    add_db_option(command)
+    add_json_option(command)
 
 
 def _forward(options: argparse.Namespace) -> int:
+    from power_fleet.forwarder import Sent, forward_file
+    from power_fleet.stream import Backoff
+
+    to = nats_of(options)
     sent = Sent()
     work = forward_file(
         options.db,
         options.site,
-        nats_of(options),
+        to,
         options.interval,
         Backoff(most=options.max_wait),
         options.once,
         sent,
     )
-    return run_with_metrics(work, options, lambda: _metrics_of(sent))
+    _log.info("forwarding %s to %s", options.db, to.urls)
+    code = run_with_metrics(work, options, lambda: _metrics_of(sent))
+    if options.once and code == 0 and not sent.waiting:
+        readings = counted(sent.readings, "reading")
+        print(f"{readings} sent in {counted(sent.messages, 'message')}; nothing waits")
+    return code
 
 
 def _metrics_of(sent: Sent) -> Iterable[Metric]:
@@ -116,14 +110,20 @@ def _metrics_of(sent: Sent) -> Iterable[Metric]:
 
 
 def _resend(options: argparse.Namespace) -> int:
+    from power_fleet.forwarder import open_file
+    from power_fleet.progress import resend
+
     with open_file(options.db) as pm:
         resent = resend(pm, options.since, options.device_id)
-    print(
-        f"to be sent again: {_counted(resent.readings, 'reading')}, {_counted(resent.events, 'event')}, "
-        f"{_counted(resent.deletions, 'deletion')}, and every state; `power-fleet forward` sends them"
+    readings = counted(resent.readings, "reading")
+    events = counted(resent.events, "event")
+    deletions = counted(resent.deletions, "deletion")
+    print_done(
+        options,
+        f"to be sent again: {readings}, {events}, {deletions}, and every state; "
+        "`power-fleet forward` sends them",
+        readings=resent.readings,
+        events=resent.events,
+        deletions=resent.deletions,
     )
     return 0
-
-
-def _counted(count: int, name: str) -> str:
-    return f"{count} {name}" if count == 1 else f"{count} {name}s"

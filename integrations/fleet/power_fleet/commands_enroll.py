@@ -1,9 +1,11 @@
-"""`power-fleet enroll`, `revoke`, `enrolled` and `key`: who may send to the fleet's NATS servers."""
+"""`power-fleet enroll`, `revoke`, `enrolled` and `key`.
+
+Who may send to the fleet's NATS servers.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,64 +14,37 @@ from typing import Any
 from power_fleet import enroll
 from power_fleet.discovery import USERS, hub_directory
 from power_fleet.enroll import DEVICE, OPERATOR, SINK, User
-from power_fleet.keys import check_public, make_key, read_key, write_key
-from power_fleet.options import OPERATOR_GROUP, add_json_option
-from power_fleet.stream import Refused, token
-from power_manager import (
-    Column,
-    CommandParser,
-    InvalidValue,
-    Screen,
-    make_table,
-    print_error,
-    shown_json,
+from power_fleet.errors import Refused, WrongOptions
+from power_fleet.keys import make_key, read_key, write_key
+from power_fleet.options import (
+    OPERATOR_GROUP,
+    USERS_VARIABLE,
+    add_json_option,
+    parse_public_key,
+    print_done,
 )
+from power_fleet.subjects import token
+from power_manager import Column, CommandParser, Screen, make_table, print_error, shown_json
 
-USERS_VARIABLE = "POWER_FLEET_USERS"
+SOME_PUBLIC_KEY = "UB6YJCO7EZ4OGYZ7VRG6MF7QVSWIFYRXCZAQ2VYRDYKGW7NR2MMSUVGK"
 PLACE = "/etc/power/nats.key"  # of a device's key in the lines for it
 
 
 def add_commands(parser: CommandParser) -> None:
     """Add `enroll`, `revoke`, `enrolled` and `key`."""
-    command = parser.add_command(
-        "enroll",
-        _enroll,
-        "let a device send: make its key, and give it its rights",
-        examples=[
-            "edge-001 --users devices.conf",
-            "edge-001 --users devices.conf --public-key UB6YJCO7EZ4OGYZ7VRG6MF7QVSWIFYRXCZAQ2VYRDYKGW7NR2MMSUVGK",
-            "sink-1 --role sink --users devices.conf",
-        ],
-        group=OPERATOR_GROUP,
-    )
-    command.add_argument(
-        "ids", nargs="+", metavar="ID", help="the device; of several ones, all that are in one file"
-    )
-    _add_role(command)
-    _add_users(command)
-    command.add_argument(
-        "--key-out", type=Path, metavar="FILE", help="the new key goes there (default: ID.key)"
-    )
-    command.add_argument(
-        "--public-key",
-        type=_public_key,
-        metavar="KEY",
-        help="of a key that the device has made by `power-fleet key`",
-    )
-    command.add_argument(
-        "--again", action="store_true", help="a new key in place of the old one, which is revoked"
-    )
-
+    _add_enroll(parser)
     command = parser.add_command(
         "revoke",
         _revoke,
-        "take a device's rights away; an open connection is closed",
+        "take a device's rights away; the server closes an open connection of it",
         examples=["edge-001 --users devices.conf", "sink-1 --role sink --users devices.conf"],
         group=OPERATOR_GROUP,
     )
-    command.add_argument("id", metavar="ID")
+    command.add_argument("id", help="the device, or the name that was enrolled")
     _add_role(command)
     _add_users(command)
+    _add_pid_file(command)
+    add_json_option(command)
 
     command = parser.add_command(
         "enrolled",
@@ -78,8 +53,8 @@ def add_commands(parser: CommandParser) -> None:
         examples=["--users devices.conf", "--users devices.conf --json"],
         group=OPERATOR_GROUP,
     )
+    _add_users(command)
     add_json_option(command)
-    _add_users(command, changes=False)
 
     command = parser.add_command(
         "key",
@@ -88,7 +63,41 @@ def add_commands(parser: CommandParser) -> None:
         examples=[PLACE],
         group=OPERATOR_GROUP,
     )
-    command.add_argument("file", type=Path, metavar="FILE", help="where the key is, or is to be")
+    command.add_argument("file", type=Path, help="the file of the key")
+    add_json_option(command)
+
+
+def _add_enroll(parser: CommandParser) -> None:
+    command = parser.add_command(
+        "enroll",
+        _enroll,
+        "let a device send: make its key and give it its rights",
+        examples=[
+            "edge-001 --users devices.conf",
+            f"edge-001 --users devices.conf --public-key {SOME_PUBLIC_KEY}",
+            "sink-1 --role sink --users devices.conf",
+        ],
+        group=OPERATOR_GROUP,
+    )
+    command.add_argument(
+        "ids", nargs="+", metavar="id", help="the device; several that share a file share a key"
+    )
+    _add_role(command)
+    _add_users(command)
+    _add_pid_file(command)
+    command.add_argument(
+        "--key-out", type=Path, metavar="FILE", help="where the new key goes (default: ID.key)"
+    )
+    command.add_argument(
+        "--public-key",
+        type=parse_public_key,
+        metavar="KEY",
+        help="the public half of a key that `power-fleet key` made on the device",
+    )
+    command.add_argument(
+        "--again", action="store_true", help="replace the key that it has, and revoke that"
+    )
+    add_json_option(command)
 
 
 def _add_role(command: CommandParser) -> None:
@@ -96,36 +105,28 @@ def _add_role(command: CommandParser) -> None:
         "--role",
         choices=(DEVICE, SINK, OPERATOR),
         default=DEVICE,
-        help="device (default); sink: takes from the stream; operator: `stream`, `dead`",
+        help="a sink takes from the stream, an operator runs `stream` and `dead` (default: device)",
     )
 
 
-def _add_users(command: CommandParser, changes: bool = True) -> None:
-    default = os.environ.get(USERS_VARIABLE)
-    command.add_argument(
+def _add_users(command: CommandParser) -> None:
+    command.add_setting(
         "--users",
+        variable=USERS_VARIABLE,
+        text="the file of users that the servers' configuration includes",
+        shown_default="that of this machine's hub",
         type=Path,
         metavar="FILE",
-        default=Path(default) if default else None,
-        help=(
-            "the users that the servers' configuration includes "
-            f"(default: ${USERS_VARIABLE}, else those of this machine's hub)"
-        ),
     )
-    if changes:
-        command.add_argument(
-            "--pid-file",
-            type=Path,
-            metavar="FILE",
-            help="of the server on this machine, which then reads the users anew",
-        )
 
 
-def _public_key(text: str) -> str:
-    try:
-        return check_public(text)
-    except InvalidValue as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _add_pid_file(command: CommandParser) -> None:
+    command.add_argument(
+        "--pid-file",
+        type=Path,
+        metavar="FILE",
+        help="of the server on this machine, which then reads the users again",
+    )
 
 
 def _users_file(options: argparse.Namespace) -> Path:
@@ -134,34 +135,38 @@ def _users_file(options: argparse.Namespace) -> Path:
         return users
     hub = hub_directory()
     if hub is None:
-        raise Refused(f"--users: name the file of users, here or in ${USERS_VARIABLE}")
+        raise WrongOptions(f"--users: name the file of users, here or in ${USERS_VARIABLE}")
     if not (hub / USERS).exists():
         raise Refused(
-            f"the hub of {hub} takes what anybody on this machine sends: start it with --listen, --cert and --key"
+            f"the hub of {hub} takes what anyone on this machine sends: "
+            "start it with --listen, --cert and --key"
         )
     return hub / USERS
 
 
 def _enroll(options: argparse.Namespace) -> int:
-    path = _users_file(options)
     if options.public_key and options.key_out:
-        raise Refused("--key-out: with --public-key the device has the key already")
+        raise WrongOptions("--key-out: with --public-key the device has the key already")
+    path = _users_file(options)
+    key_file: Path | None = None
     if options.public_key:
         user = enroll.enroll(
             path, options.ids, options.public_key, role=options.role, again=options.again
         )
-        print(f"{_named(user)} is enrolled")
+        text = f"{_named(user)} is enrolled"
     else:
         key_file = options.key_out or Path(f"{token(options.ids[0])}.key")
         user = _enroll_with_new_key(options, path, key_file)
-        print(f"{_named(user)} is enrolled; its key: {key_file}")
-    _print_lines(user)
-    _say_reload(options, path)
+        text = f"{_named(user)} is enrolled; its key: {key_file}"
+    reloaded = _reload(options, path)
+    lines = [text, *_lines_for(user), _told(path, reloaded)]
+    facts = {**_record(user), "key_file": key_file and str(key_file), "reloaded": reloaded}
+    print_done(options, "\n".join(lines), **facts)
     return 0
 
 
 def _enroll_with_new_key(options: argparse.Namespace, path: Path, key_file: Path) -> User:
-    """The key is on the disk before anybody may use it, and gone if nobody may."""
+    """Write the key before it is enrolled, so that no key is enrolled that is not on the disk."""
     key = make_key()
     write_key(key_file, key, options.ids[0])
     try:
@@ -171,38 +176,42 @@ def _enroll_with_new_key(options: argparse.Namespace, path: Path, key_file: Path
         raise
 
 
-def _print_lines(user: User) -> None:
-    """What has to be typed where the key is."""
+def _lines_for(user: User) -> list[str]:
+    """What to do where the key is used."""
     command = {DEVICE: "forward", SINK: "sink", OPERATOR: "dead list"}[user.role]
-    print(
-        f"Copy the key to {PLACE} there, readable for the program's user alone (chmod 600), and start:"
-    )
-    print(
-        f"  power-fleet {command} --nats tls://HOST:4222 --ca /etc/power/ca.pem --key-file {PLACE}"
-    )
+    return [
+        f"Copy the key to {PLACE} there, readable by the program's user alone (chmod 600). Then:",
+        f"  power-fleet {command} --nats tls://HOST:4222 --ca /etc/power/ca.pem --key-file {PLACE}",
+    ]
 
 
-def _say_reload(options: argparse.Namespace, path: Path) -> None:
-    """Have the server read the users, or say how."""
+def _reload(options: argparse.Namespace, path: Path) -> bool:
+    """Have the server of this machine read the users again; False where it is not known."""
     pid_file = options.pid_file
     if pid_file is None and path.parent == hub_directory():
         pid_file = path.parent / "nats" / "nats.pid"
     if pid_file is None:
-        print_error(
-            f"To do on each server: copy {shlex.quote(str(path))} to it, then nats-server --signal reload"
-        )
-        return
+        return False
     enroll.reload_server(pid_file)
-    print_error("the server of this machine reads the users anew")
+    return True
+
+
+def _told(path: Path, reloaded: bool) -> str:
+    if reloaded:
+        return "The server of this machine reads the users again."
+    file = shlex.quote(str(path))
+    return f"To do on each server: copy {file} to it, then nats-server --signal reload"
 
 
 def _revoke(options: argparse.Namespace) -> int:
     path = _users_file(options)
     user = enroll.revoke(path, options.id, role=options.role)
-    print(f"{_named(user)} is revoked")
+    lines = [f"{_named(user)} is revoked"]
     if user.role == DEVICE:
-        print_error("What the stream has taken from it already is stored.")
-    _say_reload(options, path)
+        lines.append("What the stream has taken from it already is stored.")
+    reloaded = _reload(options, path)
+    text = "\n".join([*lines, _told(path, reloaded)])
+    print_done(options, text, ids=list(user.ids), role=user.role, reloaded=reloaded)
     return 0
 
 
@@ -220,7 +229,7 @@ def _enrolled(options: argparse.Namespace) -> int:
     if found:
         print(make_table(columns, found, Screen.of(sys.stdout)))
     else:
-        print_error("nobody is enrolled yet: power-fleet enroll ID")
+        print("no one is enrolled yet: `power-fleet enroll ID` does it")
     return 0
 
 
@@ -235,10 +244,12 @@ def _record(user: User) -> dict[str, Any]:
 
 
 def _key(options: argparse.Namespace) -> int:
-    if not options.file.exists():
+    made = not options.file.exists()
+    if made:
         write_key(options.file, make_key(), options.file.stem)
-        print_error(f"made {options.file}")
-    print(read_key(options.file).public)
+        print_error(f"power-fleet: made {options.file}")
+    public = read_key(options.file).public
+    print_done(options, public, file=str(options.file), public_key=public, made=made)
     return 0
 
 

@@ -7,7 +7,8 @@ import asyncio
 import dataclasses
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from power_fleet.options import (
     OPERATOR_GROUP,
@@ -16,6 +17,7 @@ from power_fleet.options import (
     add_nats_options,
     engine_urls_of,
     nats_of,
+    print_done,
 )
 from power_manager import (
     SECOND_US,
@@ -37,55 +39,39 @@ if TYPE_CHECKING:
 
 def add_commands(parser: CommandParser) -> None:
     """Add `devices`, `retire`, `replace` and `delete`."""
-    command = parser.add_command(
-        "devices",
-        _devices,
-        "list the devices of the fleet",
-        examples=["", "--json"],
-        group=OPERATOR_GROUP,
-    )
-    add_json_option(command)
-    add_engine_option(command)
+    text = "list the devices of the fleet"
+    _add(parser, "devices", _devices, text, ["", "--json"])
 
-    command = parser.add_command(
-        "retire",
-        _retire,
-        "take a device or a meter out of the present; its history stays",
-        examples=["edge-001", "edge-001 --undo"],
-        group=OPERATOR_GROUP,
-    )
-    command.add_argument("id", metavar="DEVICE|METER")
-    command.add_argument("--undo", action="store_true", help="take that back")
+    text = "take a device or a meter out of the present; its history stays"
+    command = _add(parser, "retire", _retire, text, ["edge-001", "edge-001 --undo"])
+    command.add_argument("id", help="the id of a device or a meter")
+    command.add_argument("--undo", action="store_true", help="bring it back")
     command.add_argument(
-        "--kind", choices=["device", "meter"], help="which of them, where one id is both"
+        "--kind", choices=["device", "meter"], help="which one, if both have that id"
     )
-    add_engine_option(command)
 
-    command = parser.add_command(
-        "replace",
-        _replace,
-        "note that a device has taken the place of another one",
-        examples=["edge-001 edge-007"],
-        group=OPERATOR_GROUP,
-    )
-    command.add_argument("old", metavar="OLD")
-    command.add_argument("new", metavar="NEW")
-    add_engine_option(command)
+    text = "note that a device has taken the place of another one"
+    command = _add(parser, "replace", _replace, text, ["edge-001 edge-007"])
+    command.add_argument("old", help="the device that is retired")
+    command.add_argument("new", help="the device in its place")
 
-    command = parser.add_command(
-        "delete",
-        _delete,
-        "delete everything of a device from the engine",
-        examples=["edge-001", "edge-001 --yes"],
-        group=OPERATOR_GROUP,
-    )
-    command.add_argument("device_id", metavar="DEVICE")
+    text = "delete everything of a device from the engine"
+    command = _add(parser, "delete", _delete, text, ["edge-001", "edge-001 --yes"])
+    command.add_argument("device_id", help="the device")
     command.add_argument(
-        "--force", action="store_true", help="even if it was heard of within the last hour"
+        "--force", action="store_true", help="even if it was heard from within the last hour"
     )
     command.add_argument("--yes", action="store_true", help="do not ask")
     add_nats_options(command)
+
+
+def _add(
+    parser: CommandParser, name: str, run: Any, text: str, examples: Sequence[str]
+) -> CommandParser:
+    command = parser.add_command(name, run, text, examples=examples, group=OPERATOR_GROUP)
+    add_json_option(command)
     add_engine_option(command)
+    return command
 
 
 def _engine(options: argparse.Namespace) -> Engine:
@@ -113,7 +99,8 @@ def _devices(options: argparse.Namespace) -> int:
     ]
     if found:
         print(make_table(columns, found, Screen.of(sys.stdout)))
-    print_error(f"{len(found)} {'device' if len(found) == 1 else 'devices'}")
+    else:
+        print("no devices yet: `power-fleet forward` sends one's file")
     return 0
 
 
@@ -141,8 +128,14 @@ def _retire(options: argparse.Namespace) -> int:
     done = retire(_engine(options), options.id, options.undo, options.kind)
     what = f"the meter {done.meter_id} of {done.device_id}" if done.meter_id else done.device_id
     state = "retired" if done.retired else "not retired"
-    print(
-        f"{what} is {state}" if done.is_new else f"{what} was {state} before: nothing has changed"
+    text = f"{what} is {state}" if done.is_new else f"{what} was {state} before: nothing changed"
+    print_done(
+        options,
+        text,
+        device_id=done.device_id,
+        meter_id=done.meter_id or None,
+        retired=done.retired,
+        changed=done.is_new,
     )
     return 0
 
@@ -151,7 +144,8 @@ def _replace(options: argparse.Namespace) -> int:
     from power_fleet.life import replace_device
 
     replace_device(_engine(options), options.old, options.new)
-    print(f"{options.new} has taken the place of {options.old}, which is retired")
+    text = f"{options.new} has taken the place of {options.old}, which is retired"
+    print_done(options, text, device_id=options.old, replaced_by=options.new)
     return 0
 
 
@@ -163,7 +157,8 @@ def _delete(options: argparse.Namespace) -> int:
     _confirm(options, f"Delete everything of {options.device_id} from the engine?")
     sequence = asyncio.run(last_sequence(source))
     delete_device(engine, options.device_id, sequence, options.force)
-    print(f"everything of {options.device_id} is deleted")
+    text = f"everything of {options.device_id} is deleted"
+    print_done(options, text, device_id=options.device_id, deleted=True)
     return 0
 
 
@@ -171,7 +166,7 @@ def _confirm(options: argparse.Namespace, question: str) -> None:
     """Ask on a terminal before something is deleted, unless --yes was given."""
     if options.yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise PowerManagerError(f"{question} There is no terminal to ask: give --yes")
     print_error(f"{question} [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -21,7 +21,7 @@ def add_commands(parser: CommandParser) -> None:
     command = parser.add_command(
         "metrics",
         _metrics,
-        "print metrics of the stream and the engine, for Prometheus",
+        "print metrics of the stream and the engine for Prometheus",
         examples=["", "--nats nats://127.0.0.1:4222 --clickhouse http://127.0.0.1:8123"],
         group=OPERATOR_GROUP,
     )

@@ -1,4 +1,7 @@
-"""`power-fleet budget`, `report`, `latest`, `energy` and `silent`: the questions, as tables for people or as JSON."""
+"""`power-fleet budget`, `report`, `latest`, `energy` and `silent`.
+
+The questions, as tables or JSON.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from power_fleet.options import (
     QUESTION_GROUP,
     add_engine_option,
     add_json_option,
+    add_utc_option,
     engine_urls_of,
     parse_positive,
 )
@@ -25,6 +29,7 @@ from power_manager import (
     make_budget_table,
     make_meter_table,
     make_table,
+    parse_duration,
     parse_number,
     print_error,
     shown_duration,
@@ -42,38 +47,25 @@ STALE_SECONDS = 5400.0  # the library's max_gap unless a file has another
 
 def add_commands(parser: CommandParser) -> None:
     """Add the questions."""
-    add = functools.partial(parser.add_command, group=QUESTION_GROUP)
-    command = add(
-        "budget",
-        _budget,
-        "show the power budget of all devices, or of these",
-        examples=["", "edge-001 --json"],
-    )
-    command.add_argument("device_ids", nargs="*", metavar="DEVICE", help="(default: all)")
-    add_json_option(command)
-    add_engine_option(command)
+    command = _add(parser, "budget", _budget, "show power budgets", ["", "edge-001 --json"])
+    _add_device_ids(command)
 
-    command = add(
-        "report", _report, "print a device's report as JSON", examples=["edge-001 --days 30"]
-    )
-    command.add_argument("device_id", metavar="DEVICE")
-    above_zero = functools.partial(parse_number, above=0)
+    command = _add(parser, "report", _report, "print a device's report", ["edge-001 --days 30"])
+    command.add_argument("device_id", help="the device")
     command.add_argument(
-        "--days", type=above_zero, default=7, metavar="N", help="how far back (default: 7)"
+        "--days",
+        type=functools.partial(parse_number, above=0),
+        default=7,
+        metavar="N",
+        help="how far back (default: 7)",
     )
-    add_engine_option(command)
 
-    command = add("latest", _latest, "show the present state of every meter", examples=[""])
-    command.add_argument("device_ids", nargs="*", metavar="DEVICE", help="(default: all)")
-    add_json_option(command)
-    add_engine_option(command)
+    text = "show the present state of every meter"
+    command = _add(parser, "latest", _latest, text, ["", "edge-001"])
+    _add_device_ids(command)
 
-    command = add(
-        "energy",
-        _energy,
-        "show energy by UTC day, site and meter type",
-        examples=["", "--days 30 --json"],
-    )
+    text = "show energy by UTC day, site and meter type"
+    command = _add(parser, "energy", _energy, text, ["", "--days 30 --json"])
     command.add_argument(
         "--days",
         type=parse_positive,
@@ -81,25 +73,33 @@ def add_commands(parser: CommandParser) -> None:
         metavar="N",
         help="today and the days before it (default: 7)",
     )
-    add_json_option(command)
-    add_engine_option(command)
 
-    command = add(
-        "silent",
-        _silent,
-        "show the devices the stream has had nothing from",
-        examples=["", "--minutes 15"],
-    )
+    text = "show devices that have sent nothing for a while"
+    command = _add(parser, "silent", _silent, text, ["", "--for 15m"])
     command.add_argument(
-        "--minutes",
-        type=functools.partial(parse_number, at_least=0),
-        default=60.0,
-        metavar="N",
-        help="for so long (default: 60)",
+        "--for",
+        dest="silence_s",
+        type=parse_duration,
+        default=3600.0,
+        metavar="TIME",
+        help="how long a while is (default: 1h)",
     )
-    command.add_argument("--utc", action="store_true", help="times in UTC (default: local time)")
+    add_utc_option(command)
+
+
+def _add(
+    parser: CommandParser, name: str, run: Any, text: str, examples: Sequence[str]
+) -> CommandParser:
+    command = parser.add_command(name, run, text, examples=examples, group=QUESTION_GROUP)
     add_json_option(command)
     add_engine_option(command)
+    return command
+
+
+def _add_device_ids(command: CommandParser) -> None:
+    command.add_argument(
+        "device_ids", nargs="*", metavar="device_id", help="(default: every device)"
+    )
 
 
 def _fleet(options: argparse.Namespace) -> Fleet:
@@ -112,12 +112,12 @@ def _say(text: str, answer: Answer[Any]) -> None:
     """Print an answer, and on standard error how fresh it is."""
     print(text)
     sys.stdout.flush()
-    fresh = answer.fresh_as_of or "nobody knows when: no sink has run yet"
-    print_error(f"fresh as of {fresh}")
+    if answer.fresh_as_of is None:
+        print_error("not known how fresh it is: no sink has run yet")
+    else:
+        print_error(f"fresh as of {answer.fresh_as_of}")
     if answer.kept_since is not None:
-        print_error(
-            f"hours before {answer.kept_since} are no longer kept: what was then is not in it"
-        )
+        print_error(f"without what was before {answer.kept_since}: it is no longer kept")
 
 
 def _budget(options: argparse.Namespace) -> int:
@@ -180,7 +180,7 @@ def _energy_text(rows: Sequence[Mapping[str, Any]], as_json: bool) -> str:
 
 
 def _silent(options: argparse.Namespace) -> int:
-    answer = _fleet(options).silent(options.minutes)
+    answer = _fleet(options).silent(options.silence_s / 60.0)
     _say(_silent_text(answer.value, options), answer)
     return 0
 

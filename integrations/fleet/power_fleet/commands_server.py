@@ -1,7 +1,7 @@
 """`power-fleet sink`, `close`, `stream` and `schema`: what runs beside the stream and the engine.
 
-The engine's client is imported by the commands that need it: a device that forwards has neither the memory nor the
-need.
+Each command imports the engine's client by itself: a device that forwards has neither the memory
+nor the need.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ import argparse
 import asyncio
 import functools
 
-from power_fleet.dead import set_up_streams
+from power_fleet.limits import BYTES_A_MINUTE, DEVICE_MESSAGES, MESSAGES_A_MINUTE, STREAM_BYTES
 from power_fleet.options import (
     SERVER_GROUP,
     add_engine_option,
-    add_log_option,
+    add_interval_option,
+    add_max_bytes_option,
+    add_max_wait_option,
     add_metrics_option,
     add_nats_options,
+    add_once_option,
+    add_verbose_option,
     engine_urls_of,
     nats_of,
+    parse_bytes,
     parse_positive,
-    parse_wait,
     run_with_metrics,
     together,
 )
-from power_fleet.quota import BYTES_A_MINUTE, MESSAGES_A_MINUTE, Quota
-from power_fleet.stream import DEVICE_MESSAGES, Backoff
 from power_manager import CommandParser, parse_count, parse_duration
-
-STREAM_BYTES = 10 * 2**30  # that may wait in the stream
 
 
 def add_commands(parser: CommandParser) -> None:
@@ -43,7 +43,7 @@ def _add_schema(parser: CommandParser) -> None:
     command = parser.add_command(
         "schema",
         _schema,
-        "make the tables that are missing, and say how long to keep what is in them",
+        "make the tables that are missing, and set how long they keep what they hold",
         examples=["", "--keep-readings 90 --keep-hours 730", "--keep-hours none"],
         group=SERVER_GROUP,
     )
@@ -52,7 +52,7 @@ def _add_schema(parser: CommandParser) -> None:
             f"--keep-{name}",
             type=parse_kept_days,
             metavar="DAYS",
-            help=f"keep {what} of so many days; none: for ever (default: as it is, at first for ever)",
+            help=f"keep {what} for so many days, or `none`: for ever (default: unchanged)",
         )
     add_engine_option(command)
 
@@ -66,33 +66,27 @@ def _add_sink(parser: CommandParser) -> None:
     command = parser.add_command(
         "sink",
         _sink,
-        "store what is in the stream; any number of copies",
+        "store what is in the stream; several may run",
         examples=["", "--nats nats://127.0.0.1:4222 --clickhouse http://127.0.0.1:8123"],
         group=SERVER_GROUP,
     )
-    command.add_argument(
-        "--max-wait",
-        type=parse_wait,
-        default=30.0,
-        metavar="TIME",
-        help="between two attempts at most (default: 30s)",
-    )
+    add_max_wait_option(command, 30.0, "30s")
     command.add_argument(
         "--device-rate",
         type=parse_positive,
         default=MESSAGES_A_MINUTE,
         metavar="N",
-        help=f"messages of one device that are stored in a minute (default: {MESSAGES_A_MINUTE})",
+        help=f"messages of one device to store in a minute (default: {MESSAGES_A_MINUTE})",
     )
     command.add_argument(
         "--device-bytes",
-        type=parse_positive,
+        type=parse_bytes,
         default=BYTES_A_MINUTE,
-        metavar="N",
-        help="bytes of one device that are stored in a minute (default: 64 MiB)",
+        metavar="BYTES",
+        help="of one device to store in a minute (default: 64 MiB)",
     )
     add_metrics_option(command)
-    add_log_option(command)
+    add_verbose_option(command)
     add_nats_options(command)
     add_engine_option(command)
 
@@ -101,27 +95,21 @@ def _add_close(parser: CommandParser) -> None:
     command = parser.add_command(
         "close",
         _close,
-        "compute the statistics of hours as they close, and look after the devices",
+        "compute the statistics of hours as they close, and raise alarms",
         examples=["", "--once"],
         group=SERVER_GROUP,
     )
-    command.add_argument(
-        "--interval",
-        type=parse_wait,
-        default=60.0,
-        metavar="TIME",
-        help="between two looks (default: 60s)",
-    )
+    add_interval_option(command, 60.0, "60s")
     command.add_argument(
         "--silent-after",
         type=functools.partial(parse_duration, above=0),
         default=3600.0,
         metavar="TIME",
-        help="without a word, and a device that is not retired is silent (default: 1h)",
+        help="raise an alarm for a device that has sent nothing for so long (default: 1h)",
     )
-    command.add_argument("--once", action="store_true", help="end when all that there are are done")
+    add_once_option(command, "end when every closed hour is computed")
     add_metrics_option(command)
-    add_log_option(command)
+    add_verbose_option(command)
     add_engine_option(command)
 
 
@@ -140,26 +128,20 @@ def _add_stream(parser: CommandParser) -> None:
         metavar="N",
         help="servers that keep a copy (default: 3)",
     )
-    command.add_argument(
-        "--max-bytes",
-        type=parse_positive,
-        default=STREAM_BYTES,
-        metavar="N",
-        help="beyond it what is new is refused (default: 10 GiB)",
-    )
+    add_max_bytes_option(command, STREAM_BYTES, "10 GiB")
     command.add_argument(
         "--first-sequence",
         type=parse_positive,
         default=1,
         metavar="N",
-        help="number of its next message at least, in place of a stream that was lost (default: 1)",
+        help="the least number of its next message, in place of a lost stream (default: 1)",
     )
     command.add_argument(
         "--device-messages",
         type=parse_positive,
         default=DEVICE_MESSAGES,
         metavar="N",
-        help=f"of one device that may wait; its file keeps the rest (default: {DEVICE_MESSAGES})",
+        help=f"of one device that may wait in the stream (default: {DEVICE_MESSAGES})",
     )
     add_nats_options(command)
 
@@ -167,7 +149,9 @@ def _add_stream(parser: CommandParser) -> None:
 def _sink(options: argparse.Namespace) -> int:
     from power_fleet.engine import Engine
     from power_fleet.metrics import sink_metrics
+    from power_fleet.quota import Quota
     from power_fleet.sink import Sink
+    from power_fleet.stream import Backoff
 
     source = nats_of(options)
     engine = Engine(engine_urls_of(options))
@@ -180,6 +164,7 @@ def _close(options: argparse.Namespace) -> int:
     from power_fleet.engine import Engine
     from power_fleet.hours import Closed, keep_closing
     from power_fleet.metrics import close_metrics
+    from power_fleet.stream import Backoff
     from power_fleet.watch import keep_watching
 
     engine = Engine(engine_urls_of(options))
@@ -193,6 +178,8 @@ def _close(options: argparse.Namespace) -> int:
 
 
 def _stream(options: argparse.Namespace) -> int:
+    from power_fleet.dead import set_up_streams
+
     asyncio.run(
         set_up_streams(
             nats_of(options),

@@ -1,4 +1,7 @@
-"""What devices do wrong, said once: a device that sends a million wrong messages must not fill a sink's log."""
+"""What devices do wrong, said once.
+
+A device that sends a million wrong messages must not fill a sink's log.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ class Complaints:
         self._said: dict[str, _Said] = {}
 
     def say(self, device_id: str, what: str) -> None:
-        """Log it, with the number of those that were not logged since the last line; or count it."""
+        """Log it, or count it.
+
+        A line has the number of those that were not logged since the last one.
+        """
         now = self._clock()
         said = self._said.get(device_id)
         if said is not None and now - said.at < SAID_EVERY:

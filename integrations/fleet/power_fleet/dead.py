@@ -1,8 +1,11 @@
-"""Dead letters: messages that can never be stored. Sinks write them; an operator lists, reads, replays and drops them.
+"""Dead letters: messages that can never be stored.
 
-They are in a stream of their own, which drops its oldest ones: of each device beyond LETTERS_A_DEVICE, and of all
-beyond the stream's size. Its subject holds a secret that the stream alone keeps, for whoever may ask for its settings:
-a device could otherwise have the server's acknowledgements of its own messages sent there, as another's letters.
+Sinks write them; an operator lists, reads, replays and drops them.
+
+They are in a stream of their own, which drops its oldest ones: of each device beyond
+LETTERS_A_DEVICE, and of all beyond the stream's size. Its subject holds a secret that the stream
+alone keeps, for those who may ask for its settings: a device could otherwise have the server's
+acknowledgements of its own messages sent there, as another's letters.
 """
 
 from __future__ import annotations
@@ -21,36 +24,25 @@ from nats.js.api import DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageTyp
 from nats.js.errors import APIError, NotFoundError
 
 from power_fleet.codec import MAX_BYTES
+from power_fleet.errors import FleetError, Refused
 from power_fleet.intake import Message
-from power_fleet.stream import (
-    DEVICE_MESSAGES,
-    STREAM,
-    SUBJECT,
-    Nats,
-    Refused,
-    check_server,
-    device_of,
-    least_sequence,
-    make_streams,
-    put_stream,
-    token,
-)
+from power_fleet.limits import DEVICE_MESSAGES
+from power_fleet.stream import Nats, check_server, least_sequence, make_streams, put_stream
+from power_fleet.subjects import DEAD_STREAM, DEAD_SUBJECT, STREAM, SUBJECT, device_of, token
 
-DEAD_STREAM = "POWER_FLEET_DEAD"
-DEAD_SUBJECT = "power.dead."  # then the secret, then the device's id
 LETTERS_A_DEVICE = 1000
 LETTER_BYTES = 128 * 1024  # of a message are kept; the rest of a larger one is cut off
 REASON = 500  # characters of a letter's
 _GONE = (10037, 10043)  # the server's numbers for a message that is not there
 
 
-class Unknown(Exception):
+class Unknown(FleetError):
     """There is no such dead letter; says which ones there are."""
 
 
 @dataclass(frozen=True)
 class Letter:
-    """One dead letter: `number` is its place in the stream, `size` that of the whole message in bytes."""
+    """One dead letter: `number` is its place in the stream, `size` the message's bytes."""
 
     number: int
     device_id: str
@@ -67,7 +59,10 @@ class Letter:
 
 
 async def make_dead_stream(js: JetStreamContext, replicas: int, max_bytes: int) -> None:
-    """Make the stream of dead letters, or bring it to these settings; a secret that it has is kept."""
+    """Make the stream of dead letters, or bring it to these settings.
+
+    It keeps the secret that it has.
+    """
     try:
         subject = await dead_subject(js)
     except (NotFoundError, Refused):  # of a version before there was a secret
@@ -94,10 +89,12 @@ async def set_up_streams(
     first_sequence: int = 1,
     highest_line: int = 0,
 ) -> None:
-    """Make the stream and that of dead letters, or bring them to these settings. Raises Refused, NATS's errors.
+    """Make the stream and that of dead letters, or bring them to these settings.
 
-    first_sequence: the least number of the messages to come. highest_line: the highest that the engine knows; a stream
-    that has not come so far was lost, and is made anew beyond it.
+    Raises Refused, NATS's errors.
+
+    first_sequence: the least number of the messages to come. highest_line: the highest that the
+    engine knows; a stream that has not come so far was lost, and is made again beyond it.
     """
     connection = await to.connect("power-fleet stream")
     try:
@@ -111,7 +108,10 @@ async def set_up_streams(
 
 
 async def dead_subject(js: JetStreamContext) -> str:
-    """The subject of dead letters up to the device's id. Raises Refused where `power-fleet stream` has to run first."""
+    """The subject of dead letters up to the device's id.
+
+    Raises Refused where `power-fleet stream` has to run first.
+    """
     config = (await js.stream_info(DEAD_STREAM)).config
     subject = (config.subjects or [""])[0]
     if not re.fullmatch(r"power\.dead\.[0-9a-f]{32}\.\*", subject):
@@ -166,9 +166,12 @@ async def letter(js: JetStreamContext, number: int) -> Letter:
 
 
 async def replay(js: JetStreamContext, letter: Letter) -> None:
-    """Send a letter once more under its device's subject, then drop it; a sink stores it, or buries it again.
+    """Send a letter once more under its device's subject, then drop it.
 
-    Raises Unknown for one that was cut off. Replayed twice within two minutes it is in the stream once.
+    A sink stores it, or buries it again.
+
+    Raises Unknown for one that was cut off. Replayed twice within two minutes it is in the stream
+    once.
     """
     check_whole(letter)
     headers = {"Nats-Msg-Id": f"dead-{letter.number}"}
@@ -178,11 +181,11 @@ async def replay(js: JetStreamContext, letter: Letter) -> None:
 
 
 def with_line(data: bytes, place: int) -> bytes:
-    """A message as it is sent once more: an opening with the line that it opened when it was sent first.
+    """A message as it is sent once more: an opening has the line that it opened at first.
 
-    What followed it in the stream names that line. By its new place it would open another one, of which nothing else
-    comes, and how far the file had come by the real one would not be known: that it went back later, or has a copy at
-    work, would not be noticed.
+    What followed it in the stream names that line. By its new place it would open another one, of
+    which nothing else comes, and how far the file had come by the real one would not be known: that
+    it went back later, or has a copy at work, would not be noticed.
     """
     try:
         message = json.loads(zlib.decompressobj().decompress(data, MAX_BYTES))

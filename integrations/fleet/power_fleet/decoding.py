@@ -1,4 +1,6 @@
-"""A message as the batch that it is: whatever is wrong with it raises Poison, so that nothing else is ever stored.
+"""A message as the batch that it is.
+
+Whatever is wrong with it raises Poison, so that nothing else is ever stored.
 
 The types below are the wire format. msgspec checks them as it reads, which no device has to.
 """
@@ -138,7 +140,10 @@ _head_decoder = msgspec.json.Decoder(_Head)
 
 
 def decode(data: bytes, sequence: int) -> Batch:
-    """The batch that these bytes are; `sequence` is the message's place in the stream. Raises Poison."""
+    """The batch that these bytes are; `sequence` is the message's place in the stream.
+
+    Raises Poison.
+    """
     text = _unpacked(data)
     try:
         message = _message_decoder.decode(text)
@@ -177,7 +182,10 @@ def decode(data: bytes, sequence: int) -> Batch:
 
 
 def _check_size(message: _Message) -> None:
-    """Raise Poison for more rows than anybody sends: alike rows are packed so small that they would fill a sink."""
+    """Raise Poison for more rows than any forwarder sends.
+
+    Alike rows are packed so small that they would fill a sink.
+    """
     counts = {"readings": sum(len(series.steps) for series in message.readings)}
     for name in ("events", "devices", "meters", "deletions"):
         part = getattr(message, name)

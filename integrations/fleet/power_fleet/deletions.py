@@ -1,14 +1,15 @@
-"""What a device has deleted leaves the engine: what was sent before the deletion, whatever the order of arrival.
+"""What a device has deleted leaves the engine, whatever the order of arrival.
 
-Each deletion has a revision, and each row the generation of the batch that brought it. A deletion takes the rows of
-its range whose generation is lower, and puts rows in their place that say `deleted` and have its revision as theirs: a
-copy that comes later loses against them, and readings that were recorded after the deletion win.
+Each deletion has a revision, and each row the generation of the batch that brought it. A deletion
+takes the rows of its range whose generation is lower, and puts rows in their place that say
+`deleted` and have its revision as theirs: a copy that comes later loses against them, and readings
+that were recorded after the deletion win.
 
-What is deleted already is taken out of what has just been stored here, in memory: a late message costs one insert,
-however many deletions its device has made.
+What is deleted already is taken out of what has just been stored here, in memory: a late message
+costs one insert, however many deletions its device has made.
 
-Two sinks may have the deletion and what it deletes in hand at once. Each of them first stores what it has, and then
-looks for what the other has stored: so the later one sees both.
+Two sinks may have the deletion and what it deletes in hand at once. Each of them first stores what
+it has, and then looks for what the other has stored: so the later one sees both.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from power_fleet import schema, sql
-from power_fleet.engine import Shard, parts
+from power_fleet.engine import Shard, named_parts
 
 Row = Sequence[Any]
 
@@ -42,16 +43,17 @@ def apply(
     generations: Mapping[str, int],
     tables: Mapping[str, Sequence[Row]],
 ) -> dict[str, int]:
-    """Apply to a shard the deletions among rows that have just been stored, and those that it knows to those rows.
+    """Apply deletions to a shard: those just stored to all rows, those known to rows just stored.
 
-    `generations` are the devices that rows have just been stored of, with the lowest generation of those; `tables` are
-    the rows by table. Returns how many deletions were looked at, by device. Raises EngineError; doing it again is
-    harmless.
+    `generations` are the devices that rows have just been stored of, with the lowest generation of
+    those; `tables` are the rows by table. Returns how many deletions were looked at, by device.
+    Raises EngineError; doing it again is harmless.
     """
     looked_at: dict[str, int] = {}
     for row in set(map(tuple, tables.get("power_deletions", ()))):
         _apply(shard, row)
-        # All deleted hours of the range: an attempt before this one may have ended before it touched them.
+        # All deleted hours of the range: an attempt before this one may have ended before it
+        # touched them.
         shard.insert_from("power_touched", sql.TOUCH_DELETED, **_parameters(row))
     known = _known(shard, generations)
     if known:
@@ -73,12 +75,12 @@ _TAKEN_FROM = {
 
 
 def _known(shard: Shard, generations: Mapping[str, int]) -> dict[str, list[_Deletion]]:
-    """By device its deletions that something of the rows just stored may be older than, the latest first."""
+    """By device, the deletions that rows just stored may be older than, the latest first."""
     known: dict[str, list[_Deletion]] = {}
-    for named in parts(list(generations), lambda device_id: len(repr(device_id).encode()) + 2):
+    for named in named_parts(list(generations)):
         lowest = min(generations[device_id] for device_id in named)
-        for row in shard.query(sql.DELETIONS, devices=tuple(named), generation=lowest):
-            deletion = _Deletion(*row)
+        for row in shard.select(sql.DELETIONS, devices=tuple(named), generation=lowest):
+            deletion = _Deletion(**row)
             if deletion.revision > generations[deletion.device_id]:
                 known.setdefault(deletion.device_id, []).append(deletion)
     for some in known.values():

@@ -1,7 +1,9 @@
-"""A made-up fleet to look at: files of devices with a day behind them, which are sent as real ones are.
+"""A made-up fleet to look at.
 
-Each site has a file of its own and a forwarder of its own. What the devices measure follows the hour of the day and
-chance, the same for the same number of devices.
+Files of devices with a day behind them, which are sent as real ones are.
+
+Each site has a file of its own and a forwarder of its own. What the devices measure follows the
+hour of the day and chance, the same for the same number of devices.
 """
 
 from __future__ import annotations
@@ -99,7 +101,10 @@ class Site:
 
 
 def make_sites(directory: Path, count: int, clock: Callable[[], float] = time.time) -> list[Site]:
-    """Files with that many devices in a directory, each with a day behind it. They are made anew."""
+    """Files with that many devices in a directory, each with a day behind it.
+
+    Files that are there are replaced.
+    """
     names = SITES[: min(count, len(SITES))]
     sites = []
     for place, name in enumerate(names):
@@ -115,7 +120,7 @@ def make_sites(directory: Path, count: int, clock: Callable[[], float] = time.ti
 async def run(
     sites: list[Site], to: Nats, once: bool, clock: Callable[[], float] = time.time
 ) -> None:
-    """Send what the files hold; without `once`, go on measuring and sending for ever."""
+    """Send what the files hold; without `once`, go on measuring and sending."""
     works = [forward(Outbox(site.pm, site.name), to, FORWARD_S, Backoff(), once) for site in sites]
     if not once:
         works.append(_measure(sites, clock))

@@ -1,7 +1,8 @@
 """Where this machine's hub is: how commands without addresses find it.
 
-A running hub has its addresses in DIR/hub.json, and locks DIR/lock. `$XDG_STATE_HOME/power-fleet/hub` is a link to the
-DIR of the hub that was started last by this user; `$POWER_FLEET_HUB` names another DIR.
+A running hub has its addresses in DIR/hub.json, and locks DIR/lock.
+`$XDG_STATE_HOME/power-fleet/hub` is a link to the DIR of the hub that was started last by this
+user; `$POWER_FLEET_HUB` names another DIR.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from power_fleet.errors import FleetError
 from power_manager import StorageError
 
 HUB_VARIABLE = "POWER_FLEET_HUB"
+LOOPBACK = "127.0.0.1"
+NATS_PORT = 4222
 USERS = "devices.conf"  # of its NATS server, below its directory
 READY_SECONDS = 60.0  # that a hub may take to start: it reads what waits in its stream
 LOOK_SECONDS = 0.2
 
 
-class NotRunning(OSError):
+class NotRunning(FleetError, OSError):
     """There should be a hub, and it does not run; the message says how to start it."""
 
 
@@ -36,7 +40,7 @@ class Addresses:
     nats: str
     clickhouse: str
     service: str = ""  # of its pages; "" without them
-    key_file: str = ""  # who this machine's commands are to NATS; "" where everybody may come in
+    key_file: str = ""  # who this machine's commands are to NATS; "" where everyone may connect
     certificate: str = ""  # of NATS, which alone is trusted; "" without TLS
 
 
@@ -61,7 +65,9 @@ def hub_directory(environ: Mapping[str, str] | None = None) -> Path | None:
 def find_hub(
     environ: Mapping[str, str] | None = None, wait: Callable[[float], None] = time.sleep
 ) -> Addresses | None:
-    """The addresses of this machine's hub, which is waited for while it starts; None where there never was one.
+    """The addresses of this machine's hub, which is waited for while it starts.
+
+    None where there never was one.
 
     Raises NotRunning, StorageError.
     """
@@ -72,7 +78,8 @@ def find_hub(
     for _ in range(round(READY_SECONDS / LOOK_SECONDS)):
         if not is_running(directory):
             raise NotRunning(
-                f"the hub of {directory} is not running: `power-fleet hub --data {directory}` starts it"
+                f"the hub of {directory} is not running: "
+                f"`power-fleet hub --data {directory}` starts it"
             )
         try:
             return Addresses(**json.loads(file.read_text(encoding="utf-8")))
@@ -86,7 +93,10 @@ def find_hub(
 
 
 def is_running(directory: Path) -> bool:
-    """Whether a hub holds the lock of its directory. Raises StorageError where that cannot be asked."""
+    """Whether a hub holds the lock of its directory.
+
+    Raises StorageError where that cannot be asked.
+    """
     try:
         with (directory / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -104,6 +114,7 @@ def locked(directory: Path) -> Iterator[None]:
     """Make the directory where it is missing, and be its only hub. Raises StorageError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / ".gitignore").write_text("*\n", encoding="ascii")  # it holds passwords
         file = (directory / "lock").open("ab")
     except OSError as error:
         raise StorageError(directory, f"{error.strerror}: name a directory of yours") from error
@@ -120,7 +131,10 @@ def locked(directory: Path) -> Iterator[None]:
 def announced(
     directory: Path, addresses: Addresses, environ: Mapping[str, str] | None = None
 ) -> Iterator[None]:
-    """Have commands find the hub while it runs. Raises OSError for its own file; the link is a convenience."""
+    """Have commands find the hub while it runs.
+
+    Raises OSError for its own file; the link is a convenience.
+    """
     write_privately(directory / "hub.json", json.dumps(dataclasses.asdict(addresses), indent=2))
     link = link_path(os.environ if environ is None else environ)
     with contextlib.suppress(OSError):  # a service may have no home: then $POWER_FLEET_HUB says it
@@ -140,7 +154,7 @@ def _relink(link: Path, target: Path) -> None:
 
 
 def write_privately(path: Path, text: str) -> None:
-    """Put a file in place at once that nobody else can read."""
+    """Put a file in place in one step that no one else can read."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

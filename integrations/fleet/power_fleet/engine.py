@@ -1,10 +1,14 @@
-"""ClickHouse: shards of replicas, each reached over HTTP. Whatever is asked goes to a replica that answers.
+"""ClickHouse: shards of replicas, each reached over HTTP.
 
-A device's rows are all on one shard, so that a shard answers for its devices alone, and answers only need joining.
+Whatever is asked goes to a replica that answers.
+
+A device's rows are all on one shard, so that a shard answers for its devices alone, and answers
+only need joining.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import threading
@@ -24,11 +28,13 @@ from clickhouse_connect.driver.query import QueryResult
 from urllib3.util import Timeout
 
 from power_fleet import sql
+from power_fleet.errors import FleetError, WrongOptions
 from power_fleet.sql import Dialect
-from power_fleet.stream import Refused, address
+from power_fleet.stream import address
 
 NO_ANSWER = (urllib3.exceptions.HTTPError, OSError)
 FAILURES = (ClickHouseError, *NO_ANSWER)
+LOOPBACKS = ("127.0.0.1", "::1", "localhost")
 THREADS = 8  # that ask at once
 PING_SECONDS = 3.0  # to wait for a sign of life of a replica
 LOOK_SECONDS = 2.0  # between two looks for one in the middle of a question
@@ -40,15 +46,16 @@ _OTHERS_TURN = (
     "Code: 286,"  # a table has one insert with a quorum at a time: another sink's is under way
 )
 QUESTION = 100_000  # bytes of names in one question; the engine takes 262,144 in all
-# A question spills to the disk rather than take more memory than this for each of its parts. Rows of one key are in one
-# partition, so that partitions need not be compared with each other.
+# A question spills to the disk rather than take more memory than this for each of its parts. Rows
+# of one key are in one partition, so that partitions need not be compared with each other.
 _SPILL_BYTES = 400_000_000
 _QUESTION_SETTINGS = {
     "do_not_merge_across_partitions_select_final": 1,
     "max_bytes_before_external_group_by": _SPILL_BYTES,
     "max_bytes_before_external_sort": _SPILL_BYTES,
 }
-# A device that has measured for ten years sends many months at once; what is inserted is synced, never only queued.
+# A device that has measured for ten years sends many months at once; what is inserted is synced,
+# never only queued.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "async_insert": 0}
 Row = dict[str, Any]
 _Rows = Sequence[Sequence[Any]]
@@ -57,18 +64,24 @@ _P = TypeVar("_P")
 _log = logging.getLogger("power_fleet")
 
 
-class EngineError(OSError):
+class EngineError(FleetError, OSError):
     """No replica of a shard did it; what the last of them said."""
 
 
 class Connection(Protocol):
-    """One replica, as a shard uses it. It connects when it is first used, and again after a failure."""
+    """One replica, as a shard uses it.
+
+    It connects when it is first used, and again after a failure.
+    """
 
     place: str  # its URL without user and password
     dialect: Dialect  # how it is asked
 
     def ping(self, seconds: float) -> bool:
-        """Whether it gives a sign of life within that time. Raises one of FAILURES where it refuses us."""
+        """Whether it gives a sign of life within that time.
+
+        Raises one of FAILURES where it refuses us.
+        """
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> QueryResult:
         """Ask. Raises one of FAILURES."""
@@ -151,7 +164,8 @@ class Server:
     def _connected(self) -> Client:
         """The client, made when it is first needed: that asks a server a few questions.
 
-        Of many threads that need it at once one tries, and the others do not wait for a server that hangs in turn.
+        Of many threads that need it at once one tries, and the others do not wait for a server that
+        hangs in turn.
         """
         began = time.monotonic()
         with self._connecting:
@@ -184,6 +198,8 @@ def _options(url: str) -> dict[str, Any]:
     if url.startswith("chdb://"):
         return {"dsn": url}
     parts = address("--clickhouse", url, "http://host:8123 or https://host:8443")
+    if parts.scheme == "http" and parts.password and parts.hostname not in LOOPBACKS:
+        _warn_of_plain_password(parts.hostname or "")
     return {
         "interface": parts.scheme,
         "host": parts.hostname or "",
@@ -201,8 +217,17 @@ def _options(url: str) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(maxsize=1000)
+def _warn_of_plain_password(host: str) -> None:
+    """Say it once of each host."""
+    _log.warning("--clickhouse: the password goes to %s without TLS: name it with https://", host)
+
+
 def _allowed(client: Client, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings that the server knows, and that this user may give: one who only reads may give none."""
+    """Those of the settings that the server knows, and that this user may give.
+
+    One who only reads may give none.
+    """
     known = client.server_settings
     return {
         name: value
@@ -220,7 +245,10 @@ CONNECTIONS: dict[str, Callable[[str], Connection]] = {
 
 
 def connect(url: str) -> Connection:
-    """A connection to http://[user[:password]@]host[:port][/database], https, or chdb://path. Nothing is asked yet."""
+    """A connection to http://[user[:password]@]host[:port][/database], https, or chdb://path.
+
+    Nothing is asked yet.
+    """
     make = CONNECTIONS.get(url.partition("://")[0], Server)  # which refuses what it does not know
     return make(url)
 
@@ -228,15 +256,17 @@ def connect(url: str) -> Connection:
 class Shard:
     """The replicas of one shard: the one that answered last is asked first.
 
-    A replica that hangs costs some seconds, not the time that a long question may take: each is asked for a sign of
-    life first, and every LOOK_SECONDS while it works. A server that works says nothing else for as long as it likes.
+    A replica that hangs costs some seconds, not the time that a long question may take: each is
+    asked for a sign of life first, and every LOOK_SECONDS while it works. A server that works says
+    nothing else for as long as it likes.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
         self.clients = [connect(url) for url in urls]
         self._answered_at: dict[str, float] = {}  # by place, by the monotonic clock
-        # Every replica named must have an insert before it counts: then each of them can answer alone. Blocks that
-        # look the same are inserted all the same, or a retry would not wait for the quorum its first attempt missed.
+        # Every replica named must have an insert before it counts: then each of them can answer
+        # alone. Blocks that look the same are inserted all the same, or a retry would not wait for
+        # the quorum its first attempt missed.
         self._settings: dict[str, Any] = dict(_INSERT_SETTINGS)
         if len(urls) > 1:
             self._settings |= {
@@ -259,12 +289,11 @@ class Shard:
         """The rows of an answer, their values by the names of the columns. Raises EngineError."""
         return self._try(lambda client: list(client.query(sql, parameters).named_results()))
 
-    def query(self, sql: str, **parameters: Any) -> list[Sequence[Any]]:
-        """The rows of an answer as tuples. Raises EngineError."""
-        return self._try(lambda client: list(client.query(sql, parameters).result_rows))
-
     def insert(self, table: str, columns: Mapping[str, str], rows: _Rows) -> None:
-        """Insert rows; columns are names and types. Returns when all replicas have them. Raises EngineError."""
+        """Insert rows; columns are names and types.
+
+        Returns when all replicas have them. Raises EngineError.
+        """
         self._in_turn(lambda client: client.insert(table, columns, rows, self._settings, False))
 
     def insert_columns(self, table: str, columns: Mapping[str, str], values: _Rows) -> None:
@@ -280,7 +309,10 @@ class Shard:
         self._in_turn(lambda client: client.command(statement, parameters, self._settings))
 
     def change(self, statement: str, **parameters: Any) -> None:
-        """Change rows that are there, on all replicas; return when it is done. Raises EngineError."""
+        """Change rows that are there, on all replicas; return when it is done.
+
+        Raises EngineError.
+        """
         self._try(lambda client: client.command(statement, parameters, {"mutations_sync": 2}))
 
     def do(self, statement: str) -> None:
@@ -344,30 +376,34 @@ class Shard:
 
 
 class Engine:
-    """All shards. `urls`: one text for each shard, its replicas separated by commas, always in the same order."""
+    """All shards.
+
+    `urls`: one text for each shard, its replicas separated by commas, always in the same order.
+    """
 
     def __init__(self, urls: Sequence[str]) -> None:
         if not urls:
-            raise Refused("--clickhouse: give it once for each shard")
+            raise WrongOptions("--clickhouse: give it once for each shard")
         self.shards = [Shard([url.strip() for url in shard.split(",")]) for shard in urls]
 
     def shard_of(self, device_id: str) -> int:
-        """The number of the shard that holds a device: the same for every program that names the shards alike."""
+        """The number of the shard that holds a device.
+
+        The same for every program that names the shards alike.
+        """
         return zlib.crc32(device_id.encode()) % len(self.shards)
 
     def select(self, sql: str, **parameters: Any) -> list[Row]:
-        """The rows of all shards' answers by the names of columns, the first shard's first. Raises EngineError."""
-        answers = at_once(lambda shard: shard.select(sql, **parameters), self.shards)
-        return [row for rows in answers for row in rows]
+        """The rows of all shards' answers by the names of columns, the first shard's first.
 
-    def ask(self, sql: str, **parameters: Any) -> list[Sequence[Any]]:
-        """The same as tuples."""
-        answers = at_once(lambda shard: shard.query(sql, **parameters), self.shards)
+        Raises EngineError.
+        """
+        answers = at_once(lambda shard: shard.select(sql, **parameters), self.shards)
         return [row for rows in answers for row in rows]
 
 
 def _started(call: Callable[[], _T]) -> Future[_T]:
-    """A call under way, in a thread that nobody has to wait for at the end of the program."""
+    """A call under way, in a thread that the end of the program does not wait for."""
     future: Future[_T] = Future()
 
     def work() -> None:
@@ -381,7 +417,10 @@ def _started(call: Callable[[], _T]) -> Future[_T]:
 
 
 def at_once(call: Callable[[_P], _T], places: Sequence[_P]) -> list[_T]:
-    """What `call` returns for each of the places, in their order; they are asked at the same time."""
+    """What `call` returns for each of the places, in their order.
+
+    They are asked at the same time.
+    """
     with ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(call, places))
 
@@ -396,3 +435,8 @@ def parts(names: Sequence[_P], size: Callable[[_P], int]) -> Iterator[Sequence[_
             start, total = number, size(name)
     if names:
         yield names[start:]
+
+
+def named_parts(names: Sequence[str], times: int = 1) -> Iterator[Sequence[str]]:
+    """The names in parts for one question each, which names them that many times."""
+    return parts(names, lambda name: times * (len(repr(name).encode()) + 2))

@@ -2,9 +2,10 @@
 
     authorization { include "devices.conf" }
 
-(A server looks for it below the directory of its configuration.) A line of it is one user: the public half of a key,
-and the rights that go with the user's role. So the servers hold no secret. A file without any user would open a server
-to everybody: the first line is a user whose key nobody has.
+(A server looks for it below the directory of its configuration.) A line of it is one user: the
+public half of a key, and the rights that go with the user's role. So the servers hold no secret. A
+file without any user would open a server to everyone: the first line is a user whose key no one
+has.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from power_fleet.dead import DEAD_STREAM
 from power_fleet.keys import check_public, inbox_prefix_of, make_key
-from power_fleet.stream import CONSUMER, STREAM, SUBJECT, token
+from power_fleet.subjects import CONSUMER, DEAD_STREAM, STREAM, SUBJECT, token
 from power_manager import InvalidValue, NotFound, StorageError, check_text, nearest
 
 DEVICE = "device"
@@ -41,8 +41,9 @@ users: [
 _TAIL = "]\n"
 _LINE = re.compile(r"  \{ nkey: .* \} # (\{.*\})")
 
-# What each role may publish; a device its own subjects alone. Sinks store: they take from the stream, acknowledge, and
-# write dead letters. Operators make the streams, and look after dead letters. A hub is both.
+# What each role may publish; a device its own subjects alone. Sinks store: they take from the
+# stream, acknowledge, and write dead letters. Operators make the streams, and look after dead
+# letters. A hub is both.
 _READS = [
     "$JS.API.STREAM.NAMES",
     f"$JS.API.STREAM.INFO.{STREAM}",
@@ -78,7 +79,7 @@ _MAY: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class User:
-    """One user: `ids` are the devices of one file that share a key, or the name of a sink or a person."""
+    """One user: `ids` are devices that share a key, or the name of a sink or a person."""
 
     role: str
     ids: tuple[str, ...]
@@ -119,7 +120,9 @@ def enroll(
     again: bool = False,
     now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
 ) -> User:
-    """Add a user to the file, which is made where there is none; with `again` in place of the one that has these ids.
+    """Add a user to the file, which is made where there is none.
+
+    With `again` in place of the one that has these ids.
 
     A device belongs to one user. Raises InvalidValue, StorageError; the file is then as it was.
     """
@@ -156,13 +159,13 @@ def revoke(path: Path, id_: str, *, role: str = DEVICE) -> User:
 
 
 def make_file(path: Path) -> None:
-    """Make the file where there is none: nobody gets in by it, and a server can include it."""
+    """Make the file where there is none: it lets no one in, and a server can include it."""
     with _changing(path):
         pass
 
 
 def reload_server(pid_file: Path) -> None:
-    """Have the server whose `pid_file` this is read its configuration anew. Raises StorageError."""
+    """Have the server of this `pid_file` read its configuration again. Raises StorageError."""
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
@@ -175,7 +178,8 @@ def reload_server(pid_file: Path) -> None:
 
 def _taken(other: User, user: User) -> str:
     if set(other.ids) <= set(user.ids):
-        return f"{_shown(other.ids)} is enrolled already: give --again for a new key in place of the old one"
+        ids = _shown(other.ids)
+        return f"{ids} is enrolled already: give --again to replace its key"
     return f"{_shown(other.ids)} share a key: revoke it first"
 
 
@@ -193,7 +197,10 @@ def _listed(subjects: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _changing(path: Path) -> Iterator[list[User]]:
-    """The users of a file, to be changed; written where nothing was raised. One at a time, whoever they are."""
+    """The users of a file, to be changed; written unless something was raised.
+
+    One program at a time changes it.
+    """
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -236,13 +243,16 @@ def _user(path: Path, number: int, line: str) -> User:
             raise ValueError(user.role)
     except (TypeError, ValueError, KeyError) as error:
         raise StorageError(
-            path, f"line {number} was changed by hand: take it out, and enroll anew"
+            path, f"line {number} was changed by hand: take it out, and enroll again"
         ) from error
     return user
 
 
 def _write(path: Path, text: str) -> None:
-    """Put a text in place of a file at once: a server that reads it meanwhile has the old one or the new one."""
+    """Put a text in place of a file at once.
+
+    A server that reads it meanwhile has the old one or the new one.
+    """
     descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

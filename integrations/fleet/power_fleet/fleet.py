@@ -1,7 +1,7 @@
 """The answers: what PowerManager says about one file, said about a fleet, with how fresh it is.
 
-Budgets and reports are made by the library's own functions of the engine's numbers: their keys, signs and roundings are
-the library's because they are its code.
+Budgets and reports are made by the library's own functions of the engine's numbers: their keys,
+signs and roundings are the library's because they are its code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from power_fleet import history, sql
-from power_fleet.engine import Engine, Row, Shard, at_once, parts
+from power_fleet.engine import Engine, Row, Shard, at_once, named_parts
 from power_fleet.history import NEVER, meter_sums, open_hour
 from power_fleet.keep import Kept, kept
 from power_fleet.records import device_of, event_of, meter_of, missing
@@ -50,9 +50,12 @@ _NAMED = 6  # times that the longest question names its devices
 
 @dataclass(frozen=True)
 class Answer(Generic[_T]):
-    """An answer, and how fresh it is: all that the stream had taken in by then is in it. None: nobody knows.
+    """An answer, and how fresh it is: all that the stream had taken in by then is in it.
 
-    `kept_since`: where the question reaches back further than the engine keeps hours, since when it does.
+    None: not known.
+
+    `kept_since`: where the question reaches back further than the engine keeps hours, since when it
+    does.
     """
 
     value: _T
@@ -61,10 +64,13 @@ class Answer(Generic[_T]):
 
 
 class Fleet:
-    """Asks an engine about the devices whose files are forwarded to it. Safe to use from many threads.
+    """Asks an engine about the devices whose files are forwarded to it.
 
-    `urls` are those of the sink: one text for each shard, its replicas separated by commas. Nothing is asked yet. All
-    methods raise EngineError where a shard does not answer, InvalidValue for a parameter.
+    Safe to use from many threads.
+
+    `urls` are those of the sink: one text for each shard, its replicas separated by commas. Nothing
+    is asked yet. All methods raise EngineError where a shard does not answer, InvalidValue for a
+    parameter.
     """
 
     def __init__(self, urls: Sequence[str], clock: Callable[[], float] = time.time) -> None:
@@ -73,7 +79,8 @@ class Fleet:
     def budget(self, device_ids: Iterable[str] | None = None) -> Answer[dict[str, dict[str, Any]]]:
         """The power budget of these devices, or of all, as PowerManager.power_budget_check's.
 
-        One that is not known, or retired, has an {"error": ...} in its place; of all, those that are retired are not.
+        One that is not known, or retired, has an {"error": ...} in its place; of all, those that
+        are retired are not.
         """
         ids, fresh, now = _ids(device_ids), self._fresh(), self._now()
         budgets = at_once(lambda place: _budgets(*place, now), self._places(ids))
@@ -88,8 +95,8 @@ class Fleet:
     def report(self, device_id: str, days: float = 7) -> Answer[str]:
         """The report of a device over the last days as JSON text, as PowerManager.export_report's.
 
-        Its meters are those at work: what is retired, or of a card that was replaced, is not among them.
-        Raises NotFound, and InvalidValue unless days is more than 0.
+        Its meters are those at work: what is retired, or of a card that was replaced, is not among
+        them. Raises NotFound, and InvalidValue unless days is more than 0.
         """
         id_ = check_text("device_id", device_id)
         span = check_duration("days", days, DAY_US, "days")
@@ -120,7 +127,7 @@ class Fleet:
         return Answer(text, fresh, _kept_since([keeps], after // HOUR_US, now))
 
     def latest(self, device_ids: Iterable[str] | None = None) -> Answer[list[PowerMeter]]:
-        """The present state of every meter, or of those of these devices, device by device in order of adding.
+        """The present state of every meter, or of these devices' meters, in order of adding.
 
         What is retired, or of a card that was replaced, is not among them.
         """
@@ -129,9 +136,10 @@ class Fleet:
         return Answer(sorted(chain(*meters), key=lambda meter: meter.device_id), fresh)
 
     def energy(self, days: int = 7) -> Answer[list[dict[str, Any]]]:
-        """Energy by UTC day, site and meter type, today and the days before it, `days` in all, as get_statistics'.
+        """Energy by UTC day, site and meter type: `days` days up to today, as get_statistics'.
 
-        Each is {"day": "2026-11-23", "site", "type", "energy_out_wh", "energy_in_wh"}; what has no energy is left out.
+        Each is {"day": "2026-11-23", "site", "type", "energy_out_wh", "energy_in_wh"}; what has no
+        energy is left out.
         """
         fresh = self._fresh()
         now = self._now()
@@ -150,11 +158,13 @@ class Fleet:
     def hour_energies(
         self, device_ids: Iterable[str], since: Any, until: Any = None
     ) -> Answer[dict[str, list[MeterEnergy]]]:
-        """The energy of these devices by meter and UTC hour, as get_statistics' by hour; devices unknown are left out.
+        """The energy of these devices by meter and UTC hour, as get_statistics' by hour.
 
-        since, until: aware datetimes, ISO 8601 text with an offset, or epoch seconds; the hour that `since` is in is
-        whole, that of `until` is left out; None (default): to the last there is. Meters that are retired or replaced
-        are there too, deleted ones are not.
+        Devices unknown are left out.
+
+        since, until: aware datetimes, ISO 8601 text with an offset, or epoch seconds; the hour that
+        `since` is in is whole, that of `until` is left out; None (default): to the last there is.
+        Meters that are retired or replaced are there too, deleted ones are not.
         """
         ids = _ids(device_ids)
         end = NEVER if until is None else to_microseconds(until, "until") // HOUR_US
@@ -174,9 +184,9 @@ class Fleet:
         return Answer(sorted(chain(*records), key=lambda device: device.id), fresh)
 
     def silent(self, minutes: float) -> Answer[list[dict[str, str]]]:
-        """The devices the stream has had nothing from for that long, longest first, with when it last had.
+        """The devices that have sent nothing for that long, longest first, and when they last did.
 
-        By the stream's clock. A device that was never heard of, or is retired, is not among them.
+        By the stream's clock. A device that never sent anything, or is retired, is not among them.
         """
         fresh = self._fresh()
         before = max(self._now() - check_duration("minutes", minutes, 60 * SECOND_US, "min"), 0)
@@ -197,7 +207,7 @@ class Fleet:
             mine = [
                 id_ for id_ in dict.fromkeys(device_ids) if self._engine.shard_of(id_) == number
             ]
-            named = parts(mine, lambda id_: _NAMED * (len(repr(id_).encode()) + 2))
+            named = named_parts(mine, _NAMED)
             places += [(shard, sql.THESE, {"devices": tuple(part)}) for part in named]
         return places
 
@@ -212,7 +222,10 @@ class Fleet:
         return found
 
     def _fresh(self) -> str | None:
-        """How fresh the least fresh shard is; asked before the answer itself, which can only be fresher."""
+        """How fresh the least fresh shard is.
+
+        Asked before the answer itself, which can only be fresher.
+        """
         rows = self._engine.select(sql.FRESH)
         oldest = min((row["fresh"] for row in rows), default=0)
         return from_microseconds(oldest) if oldest else None
@@ -255,8 +268,8 @@ def _sums(
 ) -> dict[str, dict[str, MeterSums]]:
     """By device and meter, the sums of the readings later than `after`.
 
-    The hours before `first_open` are those that are kept: their readings may be gone. The one in which `after` lies
-    then counts whole.
+    The hours before `first_open` are those that are kept: their readings may be gone. The one in
+    which `after` lies then counts whole.
     """
     first = after // HOUR_US + 1
     if 0 < first <= first_open:
@@ -287,7 +300,10 @@ def _budgets(shard: Shard, of: str, names: dict[str, Any], now: int) -> dict[str
 
 
 def _energies(shard: Shard, first_day: int, now: int) -> list[Row]:
-    """The energy by day, site and type from a day on: some days at a time, so that memory does not grow with them."""
+    """The energy by day, site and type from a day on.
+
+    It is asked for some days at a time, so that memory does not grow with them.
+    """
     days = [row["day"] for row in shard.select(sql.TOUCHED_DAYS, first_day=first_day)]
     (counted,) = shard.select(sql.METER_COUNT)
     (gaps,) = shard.select(sql.GAPS)
@@ -316,7 +332,7 @@ def _energies_of(
 
 
 def _kept_since(keeps: Sequence[Kept], first_hour: int, now: int) -> str | None:
-    """Since when all hours are kept, where that is later than the first hour that was asked about."""
+    """Since when all hours are kept, if that is later than the first hour asked about."""
     since = max(keep.hours.first_hour(now) for keep in keeps)
     return from_microseconds(since * HOUR_US) if since > first_hour else None
 

@@ -1,4 +1,7 @@
-"""From a file's outbox into the stream: take, publish, wait for every acknowledgement, note it; then the next."""
+"""From a file's outbox into the stream: take, publish, wait for every acknowledgement, note it.
+
+Then do the same with the next parcel.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,15 @@ from nats.js.errors import APIError
 
 from power_fleet.aside import Aside
 from power_fleet.codec import Batch, encode
+from power_fleet.errors import FleetError
 from power_fleet.outbox import Outbox, Parcel
-from power_fleet.stream import STREAM, SUBJECT, Backoff, Nats, is_other_stream, token
+from power_fleet.stream import Backoff, Nats, is_other_stream
+from power_fleet.subjects import STREAM, SUBJECT, token
 from power_manager import PowerManager, StorageError
 
 PUBLISH_SECONDS = 10.0  # to wait for an acknowledgement
-# Between two parcels of a backlog. A sink stores no more than so many messages of one device, by its quota, and what is
-# beyond waits in the stream: live readings would wait behind it.
+# Between two parcels of a backlog. A sink stores no more than so many messages of one device, by
+# its quota, and what is beyond waits in the stream: live readings would wait behind it.
 BACKLOG_SECONDS = 0.1
 MOST_WAITING = 10_000  # readings of a file that are counted
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError, StorageError)
@@ -44,7 +49,10 @@ class Sent:
     file: PowerManager | None = None  # while it is open
 
     def note(self, parcel: Parcel, sequences: Sequence[int | None]) -> None:
-        """Those batches of a parcel are acknowledged that have a place in the stream; there is one at least."""
+        """Note the batches of a parcel that have a place in the stream: at least one.
+
+        Those without a place are not acknowledged.
+        """
         batches = [batch for batch, place in zip(parcel.batches, sequences) if place is not None]
         self.failures += len(parcel.batches) - len(batches)
         self.messages += len(batches)
@@ -53,18 +61,21 @@ class Sent:
         self.line = max((batch.line for batch in batches), default=self.line)
 
     def count(self) -> int:
-        """Count the readings that wait in the file, up to MOST_WAITING of them. Raises StorageError."""
+        """Count the readings that wait in the file, up to MOST_WAITING of them.
+
+        Raises StorageError.
+        """
         if self.file is not None:
             self.waiting = len(self.file.pending_readings(MOST_WAITING))
         return self.waiting
 
 
-class Replaced(Exception):
+class Replaced(FleetError):
     """The file has gone, or another one has taken its place."""
 
 
-class OtherStream(ConnectionError):
-    """The stream is not the one in which the lines were opened: it has been made anew."""
+class OtherStream(FleetError, ConnectionError):
+    """The stream is not the one in which the lines were opened: it has been made again."""
 
 
 async def forward_file(
@@ -78,7 +89,8 @@ async def forward_file(
 ) -> None:
     """Forward a file as forward() does; where another one has taken its place, go on with that one.
 
-    A backup may be copied to a device while its forwarder runs. Raises StorageError where there is no file at first.
+    A backup may be copied to a device while its forwarder runs. Raises StorageError where there is
+    no file at first.
     """
     sent = Sent() if sent is None else sent
     is_first = True
@@ -110,7 +122,10 @@ def _counted(sent: Sent, pm: PowerManager) -> Iterator[None]:
 
 
 def open_file(db: Path) -> PowerManager:
-    """Open the file of a device. Raises StorageError where there is none: a new one would be empty."""
+    """Open the file of a device.
+
+    Raises StorageError where there is none: a new one would be empty.
+    """
     if not db.exists():
         raise StorageError(db, "no such file: name with --db the one that the device writes")
     return PowerManager(db)
@@ -124,10 +139,12 @@ async def forward(
     once: bool = False,
     sent: Sent | None = None,
 ) -> None:
-    """Send what is there, then look again every `interval` seconds, for ever; with once, until nothing is left.
+    """Send what is there, then look again every `interval` seconds until cancelled.
 
-    A failure never ends it: the file keeps everything, the connection is made anew, and the wait grows. Raises Replaced
-    where the path no longer names the file.
+    With once, until nothing is left.
+
+    A failure never ends it: the file keeps everything, the connection is made again, and the wait
+    grows. Raises Replaced where the path no longer names the file.
     """
     sent = Sent() if sent is None else sent
     while True:
@@ -198,10 +215,10 @@ def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception])
 
 
 async def publish(js: JetStreamContext, parcel: Parcel) -> list[int | Exception]:
-    """Return the place that the stream has given to each batch when it has acknowledged it, or why it has not.
+    """Return each batch's place in the stream that has acknowledged it, or why it has not.
 
-    Raises what happened where it has acknowledged none, and OtherStream where it is not the stream of the lines: then
-    nothing is to be noted.
+    Raises what happened where it has acknowledged none, and OtherStream where it is not the stream
+    of the lines: then nothing is to be noted.
     """
     answers = await asyncio.gather(
         *(_send(js, batch) for batch in parcel.batches), return_exceptions=True
@@ -210,7 +227,7 @@ async def publish(js: JetStreamContext, parcel: Parcel) -> list[int | Exception]
     for batch, answer in zip(parcel.batches, answers):
         if isinstance(answer, int):
             if batch.opening is None and is_other_stream(batch.line, answer):
-                raise OtherStream(f"the stream {STREAM} was made anew: all of it is told again")
+                raise OtherStream(f"the stream {STREAM} was made again: all of it is told again")
         elif not isinstance(answer, _FAILURES):
             raise answer
         results.append(answer)

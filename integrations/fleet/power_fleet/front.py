@@ -1,7 +1,8 @@
-"""A hub's engine over HTTP: as much of ClickHouse's interface as its clients need, on a loopback port, with a password.
+"""A hub's engine over HTTP: what clients need of ClickHouse's interface, with a password.
 
-The engine itself is chDB in this process. Each request has one of a few connections to it for itself, and waits where
-all of them are taken. Whole answers are kept in memory, which a fleet that needs no cluster has.
+The engine itself is chDB in this process. Each request has one of a few connections to it for
+itself, and waits where all of them are taken. Whole answers are kept in memory, which a fleet that
+needs no cluster has.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from urllib.parse import parse_qsl, urlsplit
 import chdb
 import lz4.frame  # type: ignore[import-untyped]  # comes along with clickhouse-connect
 
+from power_fleet.errors import FleetError
+
 USER = "fleet"
 CONNECTIONS = 8  # to the engine; an Engine asks as many questions at once
 MAX_BODY = 256 * 2**20  # bytes of a request
@@ -34,7 +37,8 @@ END_SECONDS = 0.5  # for questions that are under way at the end
 IDLE_SECONDS = 300.0  # of a client's connection
 _log = logging.getLogger("power_fleet")
 
-# An insert whose rows follow it as bytes of a format: table, columns and settings, and no question or values.
+# An insert whose rows follow it as bytes of a format: table, columns and settings, and no question
+# or values.
 _INSERT = re.compile(
     rb"\s*(?P<head>INSERT\s+INTO\s+[\w.`\"]+\s*(?:\([^()]*\))?)(?P<settings>\s*SETTINGS\s[^\n;]*?)?"
     rb"\s*\bFORMAT\s+(?P<format>\w+)[ \t]*\r?\n",
@@ -45,8 +49,9 @@ _CODE = re.compile(r"Code: (\d+)\.")
 # What clients say to the server about the connection, which is no setting of the engine.
 _NO_SETTINGS = frozenset(
     {
-        "query", "database", "default_format", "user", "password", "query_id", "session_id", "session_timeout",
-        "session_check", "quota_key", "compress", "decompress", "enable_http_compression", "wait_end_of_query",
+        "query", "database", "default_format", "user", "password", "query_id", "session_id",
+        "session_timeout", "session_check", "quota_key", "compress", "decompress",
+        "enable_http_compression", "wait_end_of_query",
         "buffer_size", "client_protocol_version", "role", "send_progress_in_http_headers",
         "http_headers_progress_interval_ms", "cancel_http_readonly_queries_on_client_close",
     }
@@ -61,7 +66,7 @@ _DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-class BadRequest(Exception):
+class BadRequest(FleetError):
     """What a client asks for cannot be done; the message says why."""
 
 
@@ -73,7 +78,10 @@ class _Connection:
         self._settings: dict[str, str] = {}
 
     def answer(self, statement: bytes, parameters: Mapping[str, str]) -> bytes:
-        """What the engine answers to a statement, with the parameters of its URL. Raises BadRequest, chDB's errors."""
+        """What the engine answers to a statement, with the parameters of its URL.
+
+        Raises BadRequest, chDB's errors.
+        """
         if parameters.get("database", "default") not in ("", "default"):
             raise BadRequest(f"a hub has one database, default; got {parameters['database']!r}")
         if not statement.strip():
@@ -95,7 +103,10 @@ class _Connection:
         return bytes(result.bytes() or b"")
 
     def _set(self, wanted: Mapping[str, str]) -> None:
-        """Have just these settings. Clients mostly want those of the last question: then there is nothing to do."""
+        """Have just these settings.
+
+        Clients mostly want those of the last question: then there is nothing to do.
+        """
         for name in [*self._settings]:
             if name not in wanted:
                 self._chdb.query(f"SET {name} = DEFAULT")
@@ -107,7 +118,8 @@ class _Connection:
                 self._settings[name] = value
 
     def _insert(self, insert: re.Match[bytes], rows: bytes) -> None:
-        # Not chDB's send_insert(): of an insert that fails at its end, as on a full disk, it says nothing (4.4.0).
+        # Not chDB's send_insert(): of an insert that fails at its end, as on a full disk, it says
+        # nothing (4.4.0).
         head, settings, format_ = (part.decode() for part in insert.groups(default=b""))
         with _as_file(rows) as path:
             self._chdb.query(f"{head} FROM INFILE '{path}' {settings} FORMAT {format_}")
@@ -119,7 +131,10 @@ class _Connection:
 
 @contextlib.contextmanager
 def _as_file(data: bytes) -> Iterator[str]:
-    """The path of a file with that content, which this process can read; in memory where the system can do that."""
+    """The path of a file with that content, which this process can read.
+
+    It is in memory if the system can do that.
+    """
     if hasattr(os, "memfd_create"):
         with open(os.memfd_create("rows"), "wb") as file:
             file.write(data)
@@ -163,7 +178,10 @@ class Connections:
             self._free.put(connection)
 
     def close(self, seconds: float) -> None:
-        """Close them, each when it is free; those that are not within that time stay as they are."""
+        """Close them, each when it is free.
+
+        Those that are still in use after that time stay open.
+        """
         deadline = time.monotonic() + seconds
         with contextlib.suppress(queue.Empty):
             for _ in self._all:
@@ -180,7 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        # An answer is two small writes, and the second one must not wait for the client to confirm the first.
+        # An answer is two small writes, and the second one must not wait for the client to confirm
+        # the first.
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def do_GET(self) -> None:
@@ -248,7 +267,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(length)
 
     def _plain(self, body: bytes) -> bytes:
-        """The body without its compression. Raises BadRequest where that is none that is known, or broken."""
+        """The body without its compression.
+
+        Raises BadRequest where that is none that is known, or broken.
+        """
         encoding = self.headers.get("Content-Encoding", "identity").lower()
         if encoding == "identity":
             return body
@@ -283,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Say nothing: questions may hold what is nobody else's business."""
+        """Say nothing: questions may hold what only the asker should see."""
 
 
 def _length(text: str, base: int) -> int:

@@ -1,8 +1,11 @@
-"""Statistics of closed hours, computed from the deduplicated readings; again whenever readings of an hour have come.
+"""Statistics of closed hours, computed from the deduplicated readings.
 
-A view that adds up what is inserted would count a resent reading twice. Here a sink counts, after storing readings,
-how often each hour was touched; an hour's statistics say how many touches they have seen, and are right as long as
-there are no more. So any number of these can run at once, or none: the answers are the same, only slower.
+They are computed again whenever more readings of an hour have come.
+
+A view that adds up what is inserted would count a resent reading twice. Here a sink counts, after
+storing readings, how often each hour was touched; an hour's statistics say how many touches they
+have seen, and are right as long as there are no more. So any number of these can run at once, or
+none: the answers are the same, only slower.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ from power_manager import HOUR_US
 LIMIT = 50_000  # hours of devices to know of at once
 RECENT = 3 * 24  # hours
 ALL_EVERY = 60  # of so many looks one is for all hours, the others for recent ones
-TOO_LATE = "%d hours of devices have readings that came when others were no longer kept: they change nothing"
+TOO_LATE = (
+    "%d hours of devices have readings that came when others were no longer kept: "
+    "they change nothing"
+)
 _log = logging.getLogger("power_fleet")
 
 
@@ -44,10 +50,13 @@ async def keep_closing(
     once: bool = False,
     closed: Closed | None = None,
 ) -> None:
-    """Close hours every `interval` seconds, for ever; with once, close all that there are and return.
+    """Close hours every `interval` seconds until cancelled.
 
-    It is a process of its own: what it has to do at its first look, after days without it, must not hold up a sink.
-    Any number of them may run. A failure is waited out, but with once it is raised as EngineError.
+    With once, close all that there are and return.
+
+    It is a process of its own: what it has to do at its first look, after days without it, must not
+    hold up a sink. Any number of them may run. A failure is waited out, but with once it is raised
+    as EngineError.
     """
     looks = 0
     closed = Closed() if closed is None else closed
@@ -81,7 +90,9 @@ async def keep_closing(
 
 
 def close_hours(engine: Engine, now_us: int, recent: bool = False) -> int:
-    """Compute the hours before the present one that lack it, or only those of three days; return how many.
+    """Compute the hours before the present one that lack it, or only those of three days.
+
+    Return how many.
 
     Raises EngineError; then some of them may be done.
     """
@@ -89,7 +100,7 @@ def close_hours(engine: Engine, now_us: int, recent: bool = False) -> int:
 
 
 def late_hours(engine: Engine, now_us: int) -> int:
-    """How many hours of devices have readings that came when others of that hour were no longer kept.
+    """How many hours of devices have readings that came too late: others were no longer kept.
 
     They change nothing. Raises EngineError.
     """
@@ -126,7 +137,7 @@ def _close_window(shard: Shard, first: int, end: int) -> int:
     while dirty := shard.select(sql.DIRTY, first=first, end=end, limit=LIMIT):
         if (
             dirty == before
-        ):  # their readings are not there: somebody has deleted them from the engine
+        ):  # their readings are not there: they were deleted from the engine itself
             break
         for part in parts(dirty, lambda row: 2 * len(row["device_id"].encode()) + 20):
             _close_part(shard, part)
@@ -138,7 +149,8 @@ def _close_window(shard: Shard, first: int, end: int) -> int:
 def _close_part(shard: Shard, part: Sequence[Row]) -> None:
     """Compute these hours of devices, which are in order of time.
 
-    Their touches were read before their readings are: what comes after them makes an hour one to do again.
+    Their touches were read before their readings are: what comes after them makes an hour one to do
+    again.
     """
     touches = {(row["device_id"], row["hour"]): row["touches"] for row in part}
     rows = shard.select(

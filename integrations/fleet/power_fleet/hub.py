@@ -1,4 +1,6 @@
-"""A small fleet without a cluster: NATS, the engine, a sink and the closing of hours in one process on one machine.
+"""A small fleet without a cluster.
+
+NATS, the engine, a sink and the closing of hours in one process on one machine.
 
     DIR/lock      held while a hub runs
     DIR/hub.json  its addresses, while it is ready
@@ -8,8 +10,8 @@
     DIR/devices.conf, DIR/hub.key    who may send, and the hub's own key, where others reach it
     DIR/tokens.json    who may read, where `power-service token new` has made it
 
-The sink and the closing reach the engine as everybody does, over the front's port: that costs a millisecond, and there
-is one way of asking.
+The sink and the closing reach the engine as others do, over the front's port: that costs a
+millisecond, and there is one way of asking.
 """
 
 from __future__ import annotations
@@ -30,32 +32,25 @@ from nats.js.errors import NotFoundError
 
 from power_fleet import enroll, schema
 from power_fleet.dead import set_up_streams
-from power_fleet.discovery import USERS, Addresses, announced, locked, write_privately
+from power_fleet.discovery import LOOPBACK, USERS, Addresses, announced, locked, write_privately
 from power_fleet.engine import Engine
+from power_fleet.errors import Refused, WrongOptions
 from power_fleet.front import Front
 from power_fleet.hours import Closed, keep_closing
 from power_fleet.hub_pages import Pages
 from power_fleet.keys import make_key, read_key, write_key
 from power_fleet.life import highest_line
+from power_fleet.limits import HUB_STREAM_BYTES
 from power_fleet.metrics import close_metrics, registry_of, sink_metrics, with_metrics
-from power_fleet.nats_server import LOOPBACK, NatsServer, Security, await_answer
+from power_fleet.nats_server import NatsServer, Security, await_answer, check_port
 from power_fleet.options import together
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import (
-    CONSUMER,
-    NATS_FAILURES,
-    STREAM,
-    Backoff,
-    Nats,
-    Refused,
-    left_behind,
-    renew_consumer,
-)
+from power_fleet.stream import NATS_FAILURES, Backoff, Nats, left_behind, renew_consumer
+from power_fleet.subjects import CONSUMER, STREAM
 from power_fleet.watch import keep_watching
 from power_manager import StorageError
 
-STREAM_BYTES = 2**30  # that may wait in the stream by default
 CLOSE_SECONDS = 60.0  # between two looks for hours to close
 STREAM_SECONDS = 15.0  # between two looks for messages that stay in the stream
 LOOK_SECONDS = 1.0  # between two looks at the disk
@@ -69,7 +64,10 @@ _log = logging.getLogger("power_fleet")
 
 @dataclass(frozen=True)
 class HubOptions:
-    """What a hub is told; sizes in bytes. Ports of 0 are free ones, memory of 0 is by the machine's."""
+    """What a hub is told; sizes in bytes.
+
+    Ports of 0 are free ones, memory of 0 is by the machine's.
+    """
 
     data: Path
     nats_port: int
@@ -78,20 +76,26 @@ class HubOptions:
     key: Path | None = None
     engine_port: int = 0
     service_port: int | None = None  # of the pages; None: without them
-    stream_bytes: int = STREAM_BYTES
+    stream_bytes: int = HUB_STREAM_BYTES
     memory: int = 0
     metrics_file: Path | None = None  # for Prometheus
 
 
 async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
-    """Run a hub for ever; `ready` is called when everything is up. Raises Refused, StorageError, EngineError."""
+    """Run a hub until cancelled; `ready` is called when everything is up.
+
+    Raises Refused, StorageError, EngineError.
+    """
     with locked(options.data):
+        # What cannot be is said before anything is started.
         _check_space(options.data)
+        security = _security(options)
+        if options.nats_port:
+            check_port(LOOPBACK if security is None else security.host, options.nats_port)
         async with contextlib.AsyncExitStack() as parts:
             front = await parts.enter_async_context(_engine(options))
             engine = Engine([front.url])
             await asyncio.to_thread(schema.create, engine)
-            security = _security(options)
             key_file = None if security is None else _hub_key(options.data, security.users)
             server = await parts.enter_async_context(_nats(options, security))
             certificate = None if security is None else security.certificate
@@ -112,7 +116,7 @@ async def run(options: HubOptions, ready: Callable[[Addresses], None]) -> None:
 
 
 async def _work(options: HubOptions, engine_url: str, server: NatsServer, source: Nats) -> None:
-    """Store, close hours, look after devices, NATS and the disk, for ever."""
+    """Store, close hours, look after devices, NATS and the disk until cancelled."""
     sink = Sink(Engine([engine_url]), source, Backoff(most=30.0), Quota())
     closing = Engine([engine_url])  # of its own: a long question of it does not hold up the sink
     closed = Closed()
@@ -135,7 +139,7 @@ async def _engine(options: HubOptions) -> AsyncIterator[Front]:
     """The engine, answering over HTTP."""
     directory = (options.data / "engine").absolute()
     if "?" in str(directory):
-        raise Refused(
+        raise WrongOptions(
             "--data: the engine cannot have a path with a question mark: name another one"
         )
     directory.mkdir(mode=0o700, exist_ok=True)
@@ -147,7 +151,8 @@ async def _engine(options: HubOptions) -> AsyncIterator[Front]:
         raise StorageError(directory, f"the engine does not start: {error}") from error
     except OSError as error:
         raise Refused(
-            f"--engine-port: {options.engine_port} cannot be had ({error.strerror}): name another one"
+            f"--engine-port: {options.engine_port} cannot be had ({error.strerror}): "
+            "name another one"
         ) from error
     front.start()
     try:
@@ -159,10 +164,10 @@ async def _engine(options: HubOptions) -> AsyncIterator[Front]:
 def _security(options: HubOptions) -> Security | None:
     """What a server needs that others reach; None where only this machine does. Raises Refused."""
     if (options.certificate is None) != (options.key is None):
-        raise Refused("--cert and --key go together: give both")
+        raise WrongOptions("--cert and --key go together: give both")
     if options.certificate is None or options.key is None:
         if not ipaddress.ip_address(options.listen).is_loopback:
-            raise Refused(f"--listen: others reach {options.listen}: give --cert and --key")
+            raise WrongOptions(f"--listen: others reach {options.listen}: give --cert and --key")
         return None
     for file in (options.certificate, options.key):
         if not os.access(file, os.R_OK):
@@ -173,7 +178,10 @@ def _security(options: HubOptions) -> Security | None:
 
 
 def _hub_key(data: Path, users: Path) -> Path:
-    """The key by which the hub and this machine's commands are known to NATS: made and enrolled once."""
+    """The key by which the hub and this machine's commands are known to NATS.
+
+    It is made and enrolled once.
+    """
     file = data.absolute() / "hub.key"
     if not file.exists():
         write_key(file, make_key(), "the hub")
@@ -195,10 +203,14 @@ async def _nats(options: HubOptions, security: Security | None) -> AsyncIterator
 
 
 async def _make_streams(source: Nats, engine: Engine, most_bytes: int) -> None:
-    """Make the streams, or go on with those that are there. Raises Refused, NATS's errors, EngineError."""
+    """Make the streams, or go on with those that are there.
+
+    Raises Refused, NATS's errors, EngineError.
+    """
     connection = await source.connect("power-fleet hub")
     try:
-        # What a sink had taken when it was killed comes again at once, not after ACK_WAIT: this hub's is the only one.
+        # What a sink had taken when it was killed comes again at once, not after ACK_WAIT: this
+        # hub's is the only one.
         with contextlib.suppress(NotFoundError):
             await connection.jetstream().delete_consumer(STREAM, CONSUMER)
     finally:
@@ -253,11 +265,11 @@ def _check_space(data: Path) -> None:
 async def _watch_disk(
     data: Path, server: NatsServer, free_bytes: Callable[[Path], int], seconds: float = LOOK_SECONDS
 ) -> None:
-    """Say when the disk is full and when there is room again; then start NATS anew, for ever.
+    """Say when the disk is full and when there is room again; then restart NATS.
 
-    A stream of NATS that could not write once takes in nothing any more, whatever room there is (seen with 2.15.1); not
-    even where the disk was full for a moment between two looks, so that NATS itself is asked too. Nothing is lost
-    meanwhile: devices keep what is not acknowledged.
+    A stream of NATS that could not write once takes in nothing any more, whatever room there is
+    (seen with 2.15.1); not even where the disk was full for a moment between two looks, so that
+    NATS itself is asked too. Nothing is lost meanwhile: devices keep what is not acknowledged.
     """
     is_full = False
     while True:
@@ -266,17 +278,18 @@ async def _watch_disk(
         if free < LEAST_FREE and not is_full:
             is_full = True
             _log.error(
-                "the disk of %s is full, %d MiB are free: devices keep what they have until there is room",
+                "the disk of %s is full, %d MiB are free: "
+                "devices keep what they have until there is room",
                 data,
                 free // 2**20,
             )
         elif free >= ENOUGH_FREE and is_full:
             is_full = False
             _log.warning("there is room again on the disk of %s", data)
-            server.start_anew()
+            server.restart()
         elif not is_full and await asyncio.to_thread(server.has_failed):
-            _log.warning("NATS could not write, and takes in nothing any more: it is started anew")
-            server.start_anew()
+            _log.warning("NATS could not write, and takes in nothing any more: it is restarted")
+            server.restart()
 
 
 def _free_bytes(data: Path) -> int:
@@ -284,7 +297,7 @@ def _free_bytes(data: Path) -> int:
 
 
 async def _watch_stream(source: Nats, seconds: float = STREAM_SECONDS) -> None:
-    """Have messages delivered again that stay in the stream though they count as acknowledged, for ever."""
+    """Have messages delivered again that stay in the stream although they are acknowledged."""
     before: int | None = None
     while True:
         await asyncio.sleep(seconds)
@@ -296,7 +309,10 @@ async def _watch_stream(source: Nats, seconds: float = STREAM_SECONDS) -> None:
 
 
 async def _look_at_stream(source: Nats, before: int | None) -> int | None:
-    """Return the message that stays behind, if any; make the consumer anew where it is the same as before."""
+    """Return the message that stays behind, if any.
+
+    If it is the same as before, make the consumer again.
+    """
     connection = await source.connect("power-fleet hub")
     try:
         js = connection.jetstream()

@@ -1,7 +1,7 @@
 """The pages and routes of power-service inside a hub's process, in a thread with a loop of its own.
 
-Whoever is on this machine may read them, as they may send. Where there are tokens at the start they are asked for, and
-others reach the pages where they reach the hub.
+Everyone on this machine may read them, as they may send. Where there are tokens at the start they
+are asked for, and others reach the pages where they reach the hub.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from power_fleet.nats_server import LOOPBACK, Security
-from power_fleet.stream import Refused
+from power_fleet.discovery import LOOPBACK
+from power_fleet.errors import Refused
+from power_fleet.nats_server import Security
 
 if TYPE_CHECKING:
     from power_service.server import Server
@@ -67,7 +68,8 @@ class Pages:
         self._started.wait(START_SECONDS)
         if not self.url:
             raise Refused(
-                f"--port: the pages cannot be served there ({self._error}): name another one, or 0 for any free one"
+                f"--port: the pages cannot be served there ({self._error}): "
+                "name another one, or 0 for any free one"
             )
 
     def stop(self) -> None:

@@ -1,7 +1,9 @@
-"""What the stream has for the sinks, taken many at once; while those are being stored, the next ones come already.
+"""What the stream has for the sinks, taken many at once.
 
-The client's own way of fetching waits for each message by itself, which costs more than all the rest of a sink, and
-reads headers that a device may have made up: see wire.
+While those are being stored, the next ones come already.
+
+The client's own way of fetching waits for each message by itself, which costs more than all the
+rest of a sink, and reads headers that a device may have made up: see wire.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from typing import NamedTuple
 
 from nats.aio.msg import Msg
 
-from power_fleet.stream import CONSUMER, STREAM, Nats
+from power_fleet.stream import Nats
+from power_fleet.subjects import CONSUMER, STREAM
 from power_fleet.wire import Delivery, Wire, open_wire
 
 MESSAGES = 4000  # asked for at once
@@ -27,8 +30,8 @@ CLOSE_SECONDS = 0.5  # to wait for what is on its way
 _NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}"
 _ACKNOWLEDGEMENT = "$JS.ACK."  # what the reply of a message of the stream begins with
 _SHORT_REPLY = 9  # parts that it has; the longer form names domain and account before the stream
-# How the server ends a question where nothing is wrong: its time is over, it has had all messages that it asked for, or
-# the next message has more bytes than are left of those that it asked for.
+# How the server ends a question where nothing is wrong: its time is over, it has had all messages
+# that it asked for, or the next message has more bytes than are left of those that it asked for.
 _ENDED = ("404", "408")
 _DONE = ("409 batch completed", "409 message size exceeds maxbytes")
 _STATUS = b"NATS/1.0 "  # what the headers begin with where the server says how it is
@@ -106,7 +109,7 @@ class Intake:
         self._wire.publish(message.reply, Msg.Ack.Term)
 
     async def close(self) -> None:
-        """Give back at once what nobody took: it need not wait until its time is over."""
+        """Give back at once what was not taken: it need not wait until its time is over."""
         with contextlib.suppress(OSError, asyncio.TimeoutError):
             # In this order, or what is given back would be sent to this very sink again.
             self._wire.unsubscribe()
@@ -165,7 +168,7 @@ class Intake:
 
 
 def place_of(reply: str) -> tuple[int, int]:
-    """A message's place in the stream, and when the stream took it in (microseconds), from where it is acknowledged.
+    """A message's place in the stream and when it came there (microseconds), by its reply.
 
     >>> place_of("$JS.ACK.POWER_FLEET.sink.1.1234.1235.1700000000123456789.0")
     (1234, 1700000000123456)

@@ -1,9 +1,11 @@
 """How long the engine keeps what was measured: readings, and the statistics of their hours.
 
-Days are counted back from now, and whole months go: what was asked to be kept is there, and up to a month more. The
-engine drops a day later than the answers count on, so that no two clocks need agree.
+Days are counted back from now, and whole months go: what was asked to be kept is there, and up to a
+month more. The engine drops a day later than the answers count on, so that no two clocks need
+agree.
 
-An hour whose readings may be gone is never computed again: what a device sends of it afterwards changes nothing.
+An hour whose readings may be gone is never computed again: what a device sends of it afterwards
+changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from power_manager import HOUR_US, InvalidValue, to_microseconds
 LEAST_DAYS = 7  # of readings: so long `power-fleet close` may be away before hours go uncomputed
 MOST_DAYS = 36_500
 READINGS, HOURS = "readings", "hours"
-# What goes with which of the two. How often an hour was touched tells whether its statistics are all that came.
+# What goes with which of the two. How often an hour was touched tells whether its statistics are
+# all that came.
 _TABLES = {READINGS: ("power_readings",), HOURS: ("power_hourly", "power_touched")}
 # The engine's times end in 2106, and those of a wrong clock do not.
 _DAY_OF_HOUR = f"toDate(least(intDiv(hour, 24), {schema.LAST_DAY}))"
@@ -65,8 +68,8 @@ def keep(
 ) -> None:
     """Keep readings, and hours, of that many days, on every shard: 0 for ever, None as it is now.
 
-    Raises InvalidValue, before anything is changed, for less than LEAST_DAYS or more than MOST_DAYS, and for hours that
-    would go before their readings; EngineError.
+    Raises InvalidValue, before anything is changed, for less than LEAST_DAYS or more than
+    MOST_DAYS, and for hours that would go before their readings; EngineError.
     """
     now_us = to_microseconds(clock(), "clock")
     _check_days("--keep-readings", readings_days)
@@ -99,7 +102,8 @@ def _check_order(readings_days: int, hours_days: int) -> None:
     if hours_days and not 0 < readings_days <= hours_days:
         readings = f"{readings_days} days" if readings_days else "for ever"
         raise InvalidValue(
-            f"--keep-hours: expected at least as long as readings are kept, which is {readings}, got {hours_days}"
+            f"--keep-hours: expected at least as long as readings are kept, which is {readings}, "
+            f"got {hours_days}"
         )
 
 

@@ -1,7 +1,8 @@
-"""Keys for NATS: who holds the secret half proves it by signing, and the servers know the public half alone.
+"""Keys for NATS: the holder of the secret half signs; the servers know the public half.
 
-They are NATS's own "nkeys" (Ed25519). A key file holds the secret half in one line, after comments that begin with `#`.
-The package of that name is imported by what needs it: who has a password, or no login at all, does without.
+They are NATS's own "nkeys" (Ed25519). A key file holds the secret half in one line, after comments
+that begin with `#`. The package of that name is imported by what needs it: who has a password, or
+no login at all, does without.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _HEAD = "# Keep it secret: whoever has this line can send as {name}.\n"
 
 @dataclass(frozen=True)
 class Key:
-    """A pair of keys. `seed` is the secret half, as text that begins with SU; `public` begins with U."""
+    """A pair of keys.
+
+    `seed` is the secret half, as text that begins with SU; `public` begins with U.
+    """
 
     seed: str = field(repr=False)
     public: str
@@ -43,7 +47,9 @@ class Key:
 
 
 def inbox_prefix_of(public: str) -> str:
-    """The subject below which answers to the holder of a public key come: nobody else may listen there.
+    """The subject below which answers to the holder of a public key come.
+
+    No one else may listen there.
 
     >>> inbox_prefix_of("UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4")
     '_INBOX.DXU4RCSJNZOIQHZN'
@@ -60,7 +66,10 @@ def make_key() -> Key:
 
 
 def read_key(path: Path) -> Key:
-    """The pair whose secret half a file holds. Raises StorageError for a file that has none, and OSError."""
+    """The pair whose secret half a file holds.
+
+    Raises StorageError for a file that has none, and OSError.
+    """
     import nkeys
 
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -70,12 +79,15 @@ def read_key(path: Path) -> Key:
     seed = found[0]
     prefix, raw = nkeys.decode_seed(bytearray(seed, "ascii"))
     if nkeys.encode_seed(bytes(raw), prefix).decode() != seed:
-        raise StorageError(path, "a letter of the key is wrong: copy the file anew")
+        raise StorageError(path, "a letter of the key is wrong: copy the file again")
     return _key_of(seed)
 
 
 def write_key(path: Path, key: Key, name: str) -> None:
-    """Write the secret half to a new file that only its owner may read. Raises StorageError where there is one."""
+    """Write the secret half to a new file that only its owner may read.
+
+    Raises StorageError where there is one.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

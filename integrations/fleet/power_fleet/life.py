@@ -1,7 +1,10 @@
-"""The life of devices, as an operator sees and changes it: which there are, retired ones, replaced ones, deleted ones.
+"""The life of devices, as an operator sees and changes it.
 
-What is retired keeps its history and leaves the present: budget, latest, silent devices, alarms. What is deleted leaves
-the engine physically; a tombstone stays, which is a deletion newer than everything that the stream has taken so far.
+Which there are, retired ones, replaced ones, deleted ones.
+
+What is retired keeps its history and leaves the present: budget, latest, silent devices, alarms.
+What is deleted leaves the engine physically; a tombstone stays, which is a deletion newer than
+everything that the stream has taken so far.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from dataclasses import dataclass, replace
 from power_fleet import schema
 from power_fleet.codec import MAX_COUNT, MAX_US, version_of
 from power_fleet.engine import Engine, Row, Shard, at_once
-from power_fleet.stream import STREAM, Nats
+from power_fleet.stream import Nats
+from power_fleet.subjects import STREAM
 from power_manager import (
     SECOND_US,
     NotFound,
@@ -29,20 +33,23 @@ QUIET_SECONDS = 3600.0  # that a device has to have been silent for, to be delet
 _HIGHEST_LINE = "SELECT toInt64(max(line)) AS line FROM power_lines"
 _DEVICES = "SELECT device_id, name, site FROM power_devices FINAL WHERE deleted = 0"
 _LINES = """SELECT device_id, toInt64(max(line)) AS last_line, argMax(file_id, line) AS last_file,
-  argMax(version, line) AS last_version, toInt64(argMax(opened, line)) AS last_opened FROM power_lines
-  GROUP BY device_id"""
+  argMax(version, line) AS last_version, toInt64(argMax(opened, line)) AS last_opened
+  FROM power_lines GROUP BY device_id"""
 _SEEN = "SELECT device_id, toInt64(max(seen)) AS seen FROM power_seen GROUP BY device_id"
 _RETIRED = (
     "SELECT device_id, replaced_by FROM power_retired FINAL WHERE retired = 1 AND meter_id = ''"
 )
-_ALARMS = "SELECT device_id, groupUniqArray(kind) AS kinds FROM power_alarms FINAL WHERE cleared = 0 GROUP BY device_id"
+_ALARMS = """SELECT device_id, groupUniqArray(kind) AS kinds FROM power_alarms FINAL
+  WHERE cleared = 0 GROUP BY device_id"""
 _DELETED = f"""SELECT device_id, toInt64(max(at)) AS at FROM power_alarms WHERE kind = '{DELETED}'
-  AND device_id IN (SELECT device_id FROM power_devices FINAL WHERE deleted = 1) GROUP BY device_id"""
+  AND device_id IN (SELECT device_id FROM power_devices FINAL WHERE deleted = 1)
+  GROUP BY device_id"""
 _DEVICE = "SELECT device_id FROM power_devices FINAL WHERE deleted = 0 AND device_id = %(id)s"
 _METER = "SELECT device_id FROM power_meters FINAL WHERE deleted = 0 AND meter_id = %(id)s"
 _RETIREMENT = """SELECT retired, toInt64(at) AS at, replaced_by FROM power_retired FINAL
   WHERE device_id = %(device)s AND meter_id = %(meter)s"""
-_HEARD = "SELECT toInt64(max(seen)) AS seen, toInt64(max(line)) AS line FROM power_seen WHERE device_id = %(device)s"
+_HEARD = """SELECT toInt64(max(seen)) AS seen, toInt64(max(line)) AS line FROM power_seen
+  WHERE device_id = %(device)s"""
 # All that knows a device by its id; the deletions themselves stay.
 _ERASED = (
     "power_readings",
@@ -61,10 +68,13 @@ _ERASED = (
 
 @dataclass(frozen=True)
 class FleetDevice:
-    """A device as an operator sees it. Times are ISO 8601 in UTC by the stream's clock; None: never.
+    """A device as an operator sees it.
 
-    line and file_id: of its forwarder's last start. alarms: kinds of those that last. replaced_by: an id, or "".
-    deleted: it was, and goes on sending in a line that was opened before: nothing of that is kept.
+    Times are ISO 8601 in UTC by the stream's clock; None: never.
+
+    line and file_id: of its forwarder's last start. alarms: kinds of those that last. replaced_by:
+    an id, or "". deleted: it was, and goes on sending in a line that was opened before: nothing of
+    that is kept.
     """
 
     device_id: str
@@ -82,11 +92,14 @@ class FleetDevice:
 
 
 def highest_line(engine: Engine) -> int:
-    """The highest line of all devices that the engine knows; 0: none, or it has no tables yet. Raises EngineError."""
+    """The highest line of all devices that the engine knows; 0: none, or it has no tables yet.
+
+    Raises EngineError.
+    """
     highest = 0
     for shard in engine.shards:
-        ((is_there,),) = shard.query("EXISTS TABLE power_lines")
-        if is_there:
+        (found,) = shard.select("EXISTS TABLE power_lines")
+        if found["result"]:
             (row,) = shard.select(_HIGHEST_LINE)
             highest = max(highest, int(row["line"]))
     return highest
@@ -157,7 +170,8 @@ def retire(
 ) -> Retirement:
     """Retire a device or a meter by its id, or take that back with undo.
 
-    kind: "device" or "meter", where one id is both. Raises NotFound, PowerManagerError where it is both, EngineError.
+    kind: "device" or "meter", where one id is both. Raises NotFound, PowerManagerError where it is
+    both, EngineError.
     """
     device_id, meter_id = _found(engine, id_, kind)
     is_new = _note(engine, device_id, meter_id, not undo, "", clock)
@@ -169,8 +183,8 @@ def replace_device(
 ) -> None:
     """Note that a device has taken the place of another one, which is retired by that.
 
-    Each keeps its own history. Raises NotFound where one of them is unknown, PowerManagerError where they are the same
-    or the new one is retired itself, EngineError.
+    Each keeps its own history. Raises NotFound where one of them is unknown, PowerManagerError
+    where they are the same or the new one is retired itself, EngineError.
     """
     if old == new:
         raise PowerManagerError(f"{old!r} cannot replace itself: name the device in its place")
@@ -188,7 +202,7 @@ def _found(engine: Engine, id_: str, kind: str | None) -> tuple[str, str]:
     owners = [] if kind == "device" else [row["device_id"] for row in engine.select(_METER, id=id_)]
     if is_device + len(owners) > 1:
         raise PowerManagerError(
-            f"{id_!r} is more than one device or meter: say which with --kind device or --kind meter"
+            f"{id_!r} is more than one device or meter: give --kind device or --kind meter"
             if is_device
             else f"{id_!r} is a meter of several devices: {', '.join(sorted(owners))}"
         )
@@ -252,10 +266,11 @@ def delete_device(
 ) -> None:
     """Delete everything of a device from the engine, physically.
 
-    last_sequence: of the stream now. What it has taken by then, and all that comes in lines which were opened by then,
-    brings nothing back; a forwarder that is started later begins anew. So a device that was heard of within the last
-    QUIET_SECONDS is refused, unless with force. Done again, it takes what has come late. Raises NotFound where the
-    engine has nothing of it, PowerManagerError, EngineError.
+    last_sequence: of the stream now. What it has taken by then, and all that comes in lines which
+    were opened by then, brings nothing back; a forwarder that is started later begins again. So a
+    device that was heard of within the last QUIET_SECONDS is refused, unless with force. Done
+    again, it takes what has come late. Raises NotFound where the engine has nothing of it,
+    PowerManagerError, EngineError.
     """
     shard = engine.shards[engine.shard_of(device_id)]
     (heard,) = shard.select(_HEARD, device=device_id)
@@ -264,9 +279,10 @@ def delete_device(
     now = to_microseconds(clock(), "clock")
     quiet = (now - heard["seen"]) / SECOND_US
     if quiet < QUIET_SECONDS and not force:
+        ago = shown_duration(max(quiet, 0.0))
         raise PowerManagerError(
-            f"{device_id!r} was heard of {shown_duration(max(quiet, 0.0))} ago: stop its forwarder "
-            "or revoke it first, for what it goes on sending would be lost; or give --force"
+            f"{device_id!r} was heard from {ago} ago: stop its forwarder "
+            "or revoke it first, or give --force and lose what it goes on sending"
         )
     revision = version_of(max(last_sequence, heard["line"]), MAX_COUNT)
     tombstone = [device_id, revision, "device", "", 0, MAX_US]

@@ -1,7 +1,8 @@
 """What forwarders, sinks, the stream and the engine say about themselves, for Prometheus.
 
-A long-running command writes what it does to a file for the node exporter (--metrics-file); `power-fleet metrics` and
-the service show the stream and the engine, which are the same wherever one asks.
+A long-running command writes what it does to a file for the node exporter (--metrics-file);
+`power-fleet metrics` and the service show the stream and the engine, which are the same wherever
+one asks.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from prometheus_client import CollectorRegistry, generate_latest, write_to_textf
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from power_fleet.dead import DEAD_STREAM
 from power_fleet.forwarder import MOST_WAITING
-from power_fleet.stream import NATS_FAILURES, STREAM, Nats, stored_until
+from power_fleet.stream import NATS_FAILURES, Nats, stored_until
+from power_fleet.subjects import DEAD_STREAM, STREAM
 from power_manager import SECOND_US, StorageError
 
 if TYPE_CHECKING:
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 
 WRITE_SECONDS = 15.0  # between two writings of a file: Prometheus's usual interval
 _PREFIX = "power_fleet_"
-_DEVICES = "SELECT toInt64(count()) FROM power_devices FINAL WHERE deleted = 0"
+_DEVICES = "SELECT toInt64(count()) AS devices FROM power_devices FINAL WHERE deleted = 0"
 _log = logging.getLogger("power_fleet")
 
 
 class _Source(Collector):
-    """Metrics that a function makes whenever somebody looks."""
+    """Metrics that a function makes at each look."""
 
     def __init__(self, make: Callable[[], Iterable[Metric]]) -> None:
         self._make = make
@@ -46,7 +47,7 @@ class _Source(Collector):
         return self._make()
 
     def describe(self) -> Iterable[Metric]:
-        """None: nobody is asked before the first look."""
+        """None: nothing is asked before the first look."""
         return []
 
 
@@ -123,7 +124,8 @@ async def with_metrics(
 ) -> None:
     """Do the work; with a path, write the metrics there every WRITE_SECONDS and when it ends.
 
-    Raises StorageError where they cannot be written at first; later that is logged, and the work goes on.
+    Raises StorageError where they cannot be written at first; later that is logged, and the work
+    goes on.
     """
     if path is None:
         await work
@@ -222,7 +224,7 @@ def _engine_metrics(engine: Engine) -> list[Metric]:
     try:
         fresh = fresh_until(engine)
         counts = count_alarms(engine)
-        devices = sum(int(row[0]) for row in engine.ask(_DEVICES))
+        devices = sum(row["devices"] for row in engine.select(_DEVICES))
     except OSError as error:
         _log.warning("the engine: %s", error)
         return [_gauge(*up, 0)]

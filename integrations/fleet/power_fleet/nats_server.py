@@ -1,4 +1,4 @@
-"""The NATS server of a hub: a child process with its files in one directory, started again where it ends."""
+"""The NATS server of a hub: a child process with its files in one directory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
 from power_fleet import child
-from power_fleet.stream import NATS_FAILURES, Backoff, Nats, Refused, check_server
+from power_fleet.discovery import LOOPBACK
+from power_fleet.errors import Refused
+from power_fleet.stream import NATS_FAILURES, Backoff, Nats, check_server
 from power_manager import StorageError
 
-DEFAULT_PORT = 4222
-LOOPBACK = "127.0.0.1"
 READY_SECONDS = 60.0  # a server reads what it has stored before it answers
 END_SECONDS = 1.0  # to end after SIGTERM
 HEALTH_SECONDS = 2.0  # to say how it is
@@ -52,7 +52,7 @@ jetstream {{
 _SECURITY = """tls {{ cert_file: {certificate}, key_file: {key}, min_version: "1.2" }}
 authorization {{
   timeout: 5
-  include {users} # a server takes it as below its configuration's directory, whatever it begins with
+  include {users} # always below the directory of this file
 }}
 """
 
@@ -61,7 +61,8 @@ authorization {{
 class Security:
     """What a server needs that others reach.
 
-    The address; a certificate with its key, both PEM; and the file of users, in the directory above the server's.
+    The address; a certificate with its key, both PEM; and the file of users, in the directory above
+    the server's.
     """
 
     host: str
@@ -71,7 +72,10 @@ class Security:
 
 
 class NatsServer:
-    """One server with JetStream. `port` 0 is a free one, which it keeps; `max_bytes` is what its streams may take."""
+    """One server with JetStream.
+
+    `port` 0 is a free one, which it keeps; `max_bytes` is what its streams may take.
+    """
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class NatsServer:
         self._max_bytes = max_bytes
         self._security = security
         self._process: asyncio.subprocess.Process | None = None
-        self._is_wanted_anew = False
+        self._is_restarting = False
         self._watched_at = ""  # where it says how it is, on loopback; another port at each start
 
     @property
@@ -112,7 +116,7 @@ class NatsServer:
         program = nats_program()
         self.home.mkdir(mode=0o700, exist_ok=True)
         if self.port:
-            _check_port(self.host, self.port)
+            check_port(self.host, self.port)
         self._watched_at = f"{LOOPBACK}:{_free_port()}"
         configuration = self.home / "nats.conf"
         configuration.write_text(self._configuration(), encoding="utf-8")
@@ -126,7 +130,8 @@ class NatsServer:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the hub, which ends its server when it has ended itself
+            # Ctrl-C is for the hub, which ends its server when it has ended itself.
+            start_new_session=True,
         )
         await self._await_port()
 
@@ -151,7 +156,10 @@ class NatsServer:
         )
 
     async def _await_port(self) -> None:
-        """Wait until it has said in its file at which port it listens; it does so when it takes connections."""
+        """Wait until it has said in its file at which port it listens.
+
+        It writes that file when it takes connections.
+        """
         assert self._process is not None
         deadline = time.monotonic() + READY_SECONDS
         while True:
@@ -178,12 +186,12 @@ class NatsServer:
         return lines[-1] if lines else "it says nothing"
 
     async def keep_running(self, backoff: Backoff) -> None:
-        """Start it again whenever it ends, for ever; it has to be started already."""
+        """Start it again whenever it ends; it has to be started already."""
         while True:
             assert self._process is not None
             code = await self._process.wait()
-            if self._is_wanted_anew:
-                self._is_wanted_anew = False
+            if self._is_restarting:
+                self._is_restarting = False
             else:
                 _log.error("the NATS server ended (code %d), and is started again", code)
                 await asyncio.sleep(backoff.next())
@@ -195,10 +203,10 @@ class NatsServer:
                 backoff.reset()
 
     def has_failed(self) -> bool:
-        """Whether it says that it takes in nothing, as after an error of its disk, for a moment's lack of room too.
+        """Whether it says that it takes in nothing, as after an error of its disk.
 
-        It goes on like that until it is started anew (seen with 2.15.1), though it answers everything else. One that
-        does not answer is starting, or has ended.
+        It goes on like that until it is restarted (seen with 2.15.1), though it answers
+        everything else. One that does not answer is starting, or has ended.
         """
         try:
             with _DIRECT.open(f"http://{self._watched_at}/healthz", timeout=HEALTH_SECONDS):
@@ -209,9 +217,9 @@ class NatsServer:
         except (OSError, HTTPException):
             return False
 
-    def start_anew(self) -> None:
+    def restart(self) -> None:
         """Have it end; keep_running() then starts it again."""
-        self._is_wanted_anew = True
+        self._is_restarting = True
         self._terminate()
 
     def _terminate(self) -> None:
@@ -248,7 +256,10 @@ async def await_answer(to: Nats) -> None:
 
 
 def nats_program() -> str:
-    """Where nats-server is: that of the Python package beside this Python, or one on the PATH. Raises Refused."""
+    """Where nats-server is: that of the Python package beside this Python, or one on the PATH.
+
+    Raises Refused.
+    """
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
@@ -263,7 +274,8 @@ def _free_port() -> int:
         return port
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
+    """Raise Refused for a port that cannot be listened at."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -271,7 +283,8 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise Refused(
-                f"--nats-port: {host}:{port} cannot be had ({error.strerror}): name another one, or 0 for any free one"
+                f"--nats-port: {host}:{port} cannot be had ({error.strerror}): "
+                "name another one, or 0 for any free one"
             ) from error
 
 

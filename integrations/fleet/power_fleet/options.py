@@ -1,4 +1,7 @@
-"""What the commands of `power-fleet` share: their options, what those mean, and how long work ends."""
+"""What the commands of `power-fleet` share.
+
+Their options, what those mean, and how long work ends.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,21 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from power_fleet.discovery import find_hub
-from power_fleet.stream import Nats, Refused
-from power_manager import CommandParser, parse_count, parse_duration
+from power_fleet.discovery import HUB_VARIABLE, find_hub
+from power_fleet.errors import WrongOptions
+from power_manager import (
+    DB_PATH,
+    CommandParser,
+    InvalidValue,
+    parse_count,
+    parse_duration,
+    shown_json,
+)
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+
+    from power_fleet.stream import Nats
 
 HUB_GROUP = "on one machine"
 DEVICE_GROUP = "on a device"
@@ -26,14 +38,19 @@ SERVER_GROUP = "beside the stream and the engine"
 QUESTION_GROUP = "questions to the engine"
 OPERATOR_GROUP = "for operators"
 
+DB_VARIABLE = "POWER_MANAGER_DB"
 NATS_VARIABLE = "POWER_FLEET_NATS"
 ENGINE_VARIABLE = "POWER_FLEET_CLICKHOUSE"
+USERS_VARIABLE = "POWER_FLEET_USERS"
 
 _OR_A_HUB = "or start a hub on this machine: power-fleet hub --data DIR"
 
 LEAST_WAIT_S = 0.1
 MOST_WAIT_S = 86400.0
 END_SECONDS = 1.8  # after a signal: what is stuck for longer ends the hard way
+
+
+# --- Values
 
 
 def parse_wait(text: str) -> float:
@@ -45,31 +62,222 @@ def parse_wait(text: str) -> float:
 
 
 def parse_positive(text: str) -> int:
-    """Text as a whole number of at least 1, for argparse: to a stream, 0 would mean without a limit."""
+    """Text as a whole number of at least 1, for argparse: to a stream, 0 would mean no limit."""
+    return _within(text, 1, None, "a whole number of at least 1")
+
+
+def parse_port(text: str) -> int:
+    """Text as a port, for argparse; 0 stands for any free one."""
+    return _within(text, 0, 65535, "a port from 0 to 65535")
+
+
+def _within(text: str, least: int, most: int | None, expected: str) -> int:
     try:
         number = parse_count(text)
     except argparse.ArgumentTypeError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+        number = -1
+    if number < least or (most is not None and number > most):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return number
 
 
-def add_log_option(command: CommandParser) -> None:
-    """Add --verbose, for commands that go on for ever."""
-    command.add_argument(
-        "-v", "--verbose", action="store_true", help="say what is the same as before too"
+def parse_bytes(text: str, least: int = 1) -> int:
+    """Text as a number of bytes, for argparse."""
+    return _within(text, least, None, f"a number of bytes, at least {least}")
+
+
+def parse_public_key(text: str) -> str:
+    """Text as a public key, for argparse."""
+    from power_fleet.keys import check_public
+
+    try:
+        return check_public(text)
+    except InvalidValue as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+# --- Options
+
+
+def add_variables(parser: CommandParser) -> None:
+    """Name the variables that have no option."""
+    text = "the directory of the hub that commands without addresses ask"
+    parser.add_variable(HUB_VARIABLE, text, default="that of the hub you started last")
+
+
+def add_db_option(command: CommandParser) -> None:
+    """Add --db: the file of a device."""
+    command.add_setting(
+        "--db",
+        variable=DB_VARIABLE,
+        text="the database",
+        default=Path(DB_PATH),
+        shown_default=f"{DB_PATH} here",
+        type=Path,
+        metavar="PATH",
     )
+
+
+def add_verbose_option(command: CommandParser) -> None:
+    """Add --verbose, for commands that run until they are stopped."""
+    text = "log repeated failures too"
+    command.add_argument("-v", "--verbose", action="store_true", help=text)
 
 
 def add_metrics_option(command: CommandParser) -> None:
-    """Add --metrics-file, for commands that go on for ever; run_with_metrics() reads it."""
+    """Add --metrics-file, for commands that run until they are stopped; see run_with_metrics()."""
+    text = "write metrics for Prometheus there, such as /var/lib/node_exporter/fleet.prom"
+    command.add_argument("--metrics-file", type=Path, metavar="FILE", help=text)
+
+
+def add_json_option(command: CommandParser) -> None:
+    """Add --json, for commands that print something to be read."""
+    command.add_argument("--json", action="store_true", help="JSON, for programs")
+
+
+def add_utc_option(command: CommandParser) -> None:
+    """Add --utc, for commands that show times."""
+    text = "times in UTC (default: local time)"
+    command.add_argument("--utc", action="store_true", help=text)
+
+
+def add_interval_option(command: CommandParser, default_s: float, shown: str) -> None:
+    """Add --interval, for commands that look again and again."""
     command.add_argument(
-        "--metrics-file",
+        "--interval",
+        type=parse_wait,
+        default=default_s,
+        metavar="TIME",
+        help=f"between two looks (default: {shown})",
+    )
+
+
+def add_max_wait_option(command: CommandParser, default_s: float, shown: str) -> None:
+    """Add --max-wait, for commands that try again after a failure."""
+    command.add_argument(
+        "--max-wait",
+        type=parse_wait,
+        default=default_s,
+        metavar="TIME",
+        help=f"the longest wait between two attempts (default: {shown})",
+    )
+
+
+def add_max_bytes_option(command: CommandParser, default: int, shown: str) -> None:
+    """Add --max-bytes, for commands that make a stream."""
+    command.add_argument(
+        "--max-bytes",
+        type=parse_bytes,
+        default=default,
+        metavar="BYTES",
+        help=f"that may wait in the stream, which refuses what is beyond (default: {shown})",
+    )
+
+
+def add_once_option(command: CommandParser, text: str) -> None:
+    """Add --once, for commands that otherwise run until they are stopped."""
+    command.add_argument("--once", action="store_true", help=text)
+
+
+def add_nats_options(command: CommandParser) -> None:
+    """Add the options that say where NATS is and how to log in there; nats_of() reads them."""
+    command.add_setting(
+        "--nats",
+        variable=NATS_VARIABLE,
+        text="the servers, separated by commas",
+        shown_default="this machine's hub",
+        metavar="URL",
+    )
+    command.add_argument("--user", metavar="NAME", help="the user to log in to NATS as")
+    command.add_argument(
+        "--password-file", type=Path, metavar="FILE", help="the file with the user's password"
+    )
+    command.add_argument(
+        "--key-file",
         type=Path,
         metavar="FILE",
-        help="write metrics for Prometheus there, such as /var/lib/node_exporter/fleet.prom",
+        help="the key from `power-fleet enroll`, instead of a user and a password",
     )
+    command.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="the certificate of the authority that signed the servers' certificates, PEM",
+    )
+    command.add_argument(
+        "--inbox-prefix",
+        default="_INBOX",
+        metavar="SUBJECT",
+        help="the subject below which replies arrive (default: _INBOX)",
+    )
+
+
+def nats_of(options: argparse.Namespace) -> Nats:
+    """What the options of add_nats_options() say. Raises WrongOptions."""
+    from power_fleet.stream import Nats, nats_of_hub
+
+    urls = options.nats or os.environ.get(NATS_VARIABLE)
+    if urls:
+        return Nats(
+            urls,
+            options.user,
+            options.password_file,
+            options.ca,
+            options.inbox_prefix,
+            options.key_file,
+        )
+    for name in ("user", "password_file", "key_file", "ca"):
+        if getattr(options, name) is not None:
+            raise WrongOptions(f"--{name.replace('_', '-')}: give it together with --nats")
+    hub = find_hub()
+    if hub is None:
+        raise WrongOptions(f"--nats: name the servers, here or in ${NATS_VARIABLE}; {_OR_A_HUB}")
+    return nats_of_hub(hub)
+
+
+def add_engine_option(command: CommandParser) -> None:
+    """Add the option that says where the engine is; engine_urls_of() reads it."""
+    command.add_setting(
+        "--clickhouse",
+        variable=ENGINE_VARIABLE,
+        text="a shard, its replicas separated by commas (repeatable)",
+        shown_default="this machine's hub",
+        action="append",
+        metavar="URL",
+    )
+
+
+def engine_urls_of(options: argparse.Namespace) -> list[str]:
+    """The URLs of the engine, one text for each shard. Raises WrongOptions."""
+    urls = getattr(options, "clickhouse", None) or os.environ.get(ENGINE_VARIABLE, "").split()
+    if urls:
+        return list(urls)
+    hub = find_hub()
+    if hub is None:
+        raise WrongOptions(
+            f"--clickhouse: name the shards, here or in ${ENGINE_VARIABLE}; {_OR_A_HUB}"
+        )
+    return [hub.clickhouse]
+
+
+# --- What they print
+
+
+def print_done(options: argparse.Namespace, text: str, **facts: Any) -> None:
+    """Print what a command has done: as text, or as JSON with --json."""
+    print(shown_json(facts) if options.json else text, flush=True)
+
+
+def counted(count: int, name: str) -> str:
+    """A count with its noun.
+
+    >>> counted(1, "reading"), counted(2, "reading")
+    ('1 reading', '2 readings')
+    """
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
+# --- How they run
 
 
 def run_with_metrics(
@@ -80,101 +288,15 @@ def run_with_metrics(
     """As run_until_signal, and write what `make` makes to the file of add_metrics_option()."""
     if options.metrics_file is None:
         return run_until_signal(work)
-    from power_fleet import metrics  # who writes none has no memory for it
+    from power_fleet import metrics  # its package takes memory: only where it is used
 
     registry = metrics.registry_of(make)
     return run_until_signal(metrics.with_metrics(work, options.metrics_file, registry))
 
 
-def add_json_option(command: CommandParser) -> None:
-    """Add --json, for commands that show a table."""
-    command.add_argument("--json", action="store_true", help="JSON, for programs")
-
-
-def add_nats_options(command: CommandParser) -> None:
-    """Add the options that say where NATS is, and who we are to it; nats_of() reads them."""
-    command.add_argument(
-        "--nats",
-        default=os.environ.get(NATS_VARIABLE),
-        metavar="URL",
-        help=f"servers, by commas (default: ${NATS_VARIABLE}, else this machine's hub)",
-    )
-    command.add_argument("--user", help="who we are to NATS")
-    command.add_argument("--password-file", type=Path, metavar="FILE", help="its password")
-    command.add_argument(
-        "--key-file",
-        type=Path,
-        metavar="FILE",
-        help="our key, from `power-fleet enroll`, in place of both",
-    )
-    command.add_argument(
-        "--ca",
-        type=Path,
-        metavar="FILE",
-        help="the certificate that the servers' are checked against, PEM",
-    )
-    command.add_argument(
-        "--inbox-prefix",
-        default="_INBOX",
-        metavar="SUBJECT",
-        help="where answers to us come (default: _INBOX)",
-    )
-
-
-def nats_of(options: argparse.Namespace) -> Nats:
-    """What the options of add_nats_options() say. Raises Refused."""
-    if not options.nats:
-        return _nats_of_hub(options)
-    return Nats(
-        options.nats,
-        options.user,
-        options.password_file,
-        options.ca,
-        options.inbox_prefix,
-        options.key_file,
-    )
-
-
-def _nats_of_hub(options: argparse.Namespace) -> Nats:
-    for name in ("user", "password_file", "key_file", "ca"):
-        if getattr(options, name) is not None:
-            raise Refused(f"--{name.replace('_', '-')}: it is for servers named with --nats")
-    hub = find_hub()
-    if hub is None:
-        raise Refused(f"--nats: name the servers, here or in ${NATS_VARIABLE}; {_OR_A_HUB}")
-    key_file = Path(hub.key_file) if hub.key_file else None
-    certificate = Path(hub.certificate) if hub.certificate else None
-    return Nats(hub.nats, key_file=key_file, certificate=certificate)
-
-
-def add_engine_option(command: CommandParser) -> None:
-    """Add the option that says where the engine is; engine_urls_of() reads it."""
-    command.add_argument(
-        "--clickhouse",
-        action="append",
-        metavar="URL",
-        help=(
-            "once for each shard, its replicas by commas "
-            f"(default: ${ENGINE_VARIABLE}, shards by spaces, else this machine's hub)"
-        ),
-    )
-
-
-def engine_urls_of(options: argparse.Namespace) -> list[str]:
-    """The URLs of the engine, one text for each shard. Raises Refused."""
-    urls = options.clickhouse or os.environ.get(ENGINE_VARIABLE, "").split()
-    if urls:
-        return list(urls)
-    hub = find_hub()
-    if hub is None:
-        raise Refused(f"--clickhouse: name the shards, here or in ${ENGINE_VARIABLE}; {_OR_A_HUB}")
-    return [hub.clickhouse]
-
-
-def log_at(options: argparse.Namespace) -> None:
-    """Log what add_log_option() asks for."""
-    is_verbose = getattr(options, "verbose", False)
-    logging.getLogger("power_fleet").setLevel(logging.DEBUG if is_verbose else logging.INFO)
+def log_level(options: argparse.Namespace) -> int:
+    """The level of the program's log, by add_verbose_option()."""
+    return logging.DEBUG if getattr(options, "verbose", False) else logging.INFO
 
 
 async def together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -191,8 +313,8 @@ async def together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
 def run_until_signal(work: Coroutine[Any, Any, None]) -> int:
     """Do the work until it ends, or a signal comes; return the exit code: 130 for Ctrl-C, else 0.
 
-    A thread that is stuck in a dead network holds up no one: END_SECONDS after the signal the process ends as it is.
-    Nothing is lost by that, as after kill -9.
+    A thread that is stuck in a dead network does not delay the end: END_SECONDS after the signal
+    the process ends as it is. That loses nothing, as kill -9 loses nothing.
     """
     return asyncio.run(_until_signal(work))
 

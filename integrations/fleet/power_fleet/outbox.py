@@ -1,12 +1,15 @@
-"""What a file has not sent yet. The file is the outbox: nothing waits anywhere else, and progress is kept in it.
+"""What a file has not sent yet.
 
-Readings, deletions and events: the library's own outbox and a follower of its events. Devices and meters are told
-anew by every process, and whenever they have changed; nothing of that is written.
+The file is the outbox: nothing waits anywhere else, and progress is kept in it.
 
-A process opens a line of each device before it says anything of it (see codec). It counts what it says: each change of
-a state, and each set of deletions, gets the next count as its revision. Deletions go before readings and events, in
-parcels of their own, and whatever follows them has a higher generation. So the engine can tell readings that were
-deleted from those that were recorded in their place, whatever the order in which the messages arrive.
+Readings, deletions and events: the library's own outbox and a follower of its events. Devices and
+meters are sent again by every process, and whenever they have changed; nothing of that is written.
+
+A process opens a line of each device before it says anything of it (see codec). It counts what it
+says: each change of a state, and each set of deletions, gets the next count as its revision.
+Deletions go before readings and events, in parcels of their own, and whatever follows them has a
+higher generation. So the engine can tell readings that were deleted from those that were recorded
+in their place, whatever the order in which the messages arrive.
 """
 
 from __future__ import annotations
@@ -81,7 +84,10 @@ class _State:
 
 
 class Outbox:
-    """A file's outbox; its calls block. One for each start of a forwarder. `site` is where the devices are."""
+    """A file's outbox; its calls block.
+
+    One for each start of a forwarder. `site` is where the devices are.
+    """
 
     def __init__(self, pm: PowerManager, site: str = "") -> None:
         self._pm = pm
@@ -106,12 +112,16 @@ class Outbox:
         self._deletions_revision = 0
 
     def take(self, aside: Collection[str] = ()) -> Parcel:
-        """What is to be sent next; without batches if there is nothing. The same again until done().
+        """What is to be sent next; without batches if there is nothing.
 
-        Of a device that has no line yet it is the opening alone. Of the devices `aside` there is nothing.
+        The same again until done().
+
+        Of a device that has no line yet it is the opening alone. Of the devices `aside` there is
+        nothing.
         """
         parcel = Parcel()
-        # One transaction: a reading that is taken together with a deletion must be of the time before or after both.
+        # One transaction: a reading that is taken together with a deletion must be of the time
+        # before or after both.
         with self._pm.transaction():
             self._read_head()
             deletions = self._pm.pending_deletions(DELETIONS)
@@ -135,9 +145,9 @@ class Outbox:
         return parcel
 
     def done(self, parcel: Parcel, sequences: Sequence[int | None]) -> None:
-        """Note, in one transaction, what the stream has: each batch at that place; None: it has not got it.
+        """Note, in one transaction, what the stream has: each batch at that place.
 
-        Of a device of which a batch is missing nothing is noted, but its opening.
+        None: the stream does not have it. Of a device of which a batch is missing nothing is noted, but its opening.
         """
         refused = set()
         for batch, sequence in zip(parcel.batches, sequences, strict=True):
@@ -259,7 +269,7 @@ class Outbox:
         parcel.batches += by_device.values()
 
     def _add_deletions_again(self, parcel: Parcel, again: list[KeptDeletion]) -> None:
-        """With the revisions that they had, so that they take nothing that was recorded after them."""
+        """With their old revisions, so that they take nothing that was recorded after them."""
         strangers = [kept for kept in again if kept.deletion.line > self._lines[kept.device_id]]
         with self._pm.connection() as conn:
             # Another fleet's: this one has never heard of them.
@@ -335,7 +345,10 @@ class Outbox:
         return events
 
     def _add_states(self, parcel: Parcel, ready: set[str]) -> None:
-        """The devices and meters that the stream does not have as they are now; a device after its meters."""
+        """The devices and meters that the stream does not have as they are now.
+
+        A device comes after its meters.
+        """
         by_device: dict[str, list[_State]] = {}
         for key, state in self._states.items():
             if state.device_id in ready and self._sent.get(key) != state.revision:
@@ -345,7 +358,7 @@ class Outbox:
             parcel.batches += self._state_batches(device_id, states)
 
     def _claim_states(self, found: list[tuple[str, str | None, tuple[Any, ...]]]) -> None:
-        """Give every device and meter that has changed the next revision, and forget those that are gone."""
+        """Give the next revision to what has changed, and forget what is gone."""
         states: dict[tuple[str, str | None], _State] = {}
         is_changed = False
         for device_id, meter_id, content in found:
@@ -361,7 +374,8 @@ class Outbox:
     def _state_batches(self, device_id: str, states: list[_State]) -> Iterator[Batch]:
         """In batches of at most RECORDS meters, the device in the last of them.
 
-        The engine takes those meters for present that the device's present line names; so they come before the device.
+        The engine takes those meters for present that the device's present line names; so they come
+        before the device.
         """
         meters = [
             Meter._make((*state.content, state.revision))

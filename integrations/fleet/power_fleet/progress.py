@@ -1,8 +1,11 @@
-"""What a forwarder keeps in the device's file beside the library's outbox: tables of its own, a few rows.
+"""What a forwarder keeps in the device's file beside the library's outbox.
 
-The number of parcels that the stream has had is what a copy of the file, or an older state of it, is known by.
-Deletions that were sent are kept, because the library forgets them once they are acknowledged, and `power-fleet resend`
-wants them: with the line and the revision that they had, so that they take nothing that was recorded after them.
+Tables of its own, a few rows.
+
+The number of parcels that the stream has had is what a copy of the file, or an older state of it,
+is known by. Deletions that were sent are kept, because the library forgets them once they are
+acknowledged, and `power-fleet resend` wants them: with the line and the revision that they had, so
+that they take nothing that was recorded after them.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ KEPT_DELETIONS = 10_000  # the newest ones
 _EVENTS = 1000  # looked through at a time
 
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS fleet_progress (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE IF NOT EXISTS fleet_progress (
+    name TEXT PRIMARY KEY, value INTEGER NOT NULL
+) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS fleet_deletions (
     number INTEGER PRIMARY KEY,
     device_id TEXT NOT NULL,
@@ -40,8 +45,8 @@ _SET = """INSERT INTO fleet_progress (name, value) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
 _ADD = """INSERT INTO fleet_progress (name, value) VALUES (?, 1)
     ON CONFLICT (name) DO UPDATE SET value = value + 1"""
-_KEEP = """INSERT INTO fleet_deletions (device_id, line, revision, kind, meter_id, since_us, until_us)
-    VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_KEEP = """INSERT INTO fleet_deletions
+    (device_id, line, revision, kind, meter_id, since_us, until_us) VALUES (?, ?, ?, ?, ?, ?, ?)"""
 _FORGET = (
     "DELETE FROM fleet_deletions WHERE number <= (SELECT max(number) FROM fleet_deletions) - ?"
 )
@@ -51,17 +56,23 @@ _AGAIN = """SELECT number, device_id, line, revision, kind, meter_id, since_us, 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a file has come. Events after `events_after` and up to `events_until` are to be sent again."""
+    """How far a file has come.
+
+    Events after `events_after` and up to `events_until` are to be sent again.
+    """
 
     number: int = 0  # parcels that the stream has had
-    resends: int = 0  # how often somebody has asked for what was sent
+    resends: int = 0  # how often a resend was asked for
     events_after: int = 0
     events_until: int = 0
 
 
 @dataclass(frozen=True)
 class KeptDeletion:
-    """A deletion that was sent, and is to be sent again; `number` is its own among those that are kept."""
+    """A deletion that was sent, and is to be sent again.
+
+    `number` is its own among those that are kept.
+    """
 
     number: int
     device_id: str
@@ -124,11 +135,14 @@ def note_deletions(conn: sqlite3.Connection, kept: Sequence[KeptDeletion]) -> No
 
 
 def resend(pm: PowerManager, since: Any, device_id: str | None = None) -> Resent:
-    """Have everything of a device, or of all of a file, sent again: for an engine that has lost it. Return how much.
+    """Have everything of a device, or of all of a file, sent again: for an engine that has lost it.
 
-    `since` is as log_power's timestamp: readings from then on, and events from the first one that is dated from then
-    on, with those of other devices between them; all deletions that are kept, and every state, whatever it is. All of
-    it has the ids that it had, so it is harmless. Raises NotFound, InvalidValue, StorageError.
+    Return how much.
+
+    `since` is as log_power's timestamp: readings from then on, and events from the first one that
+    is dated from then on, with those of other devices between them; all deletions that are kept,
+    and every state, whatever it is. All of it has the ids that it had, so it is harmless. Raises
+    NotFound, InvalidValue, StorageError.
     """
     since_us = to_microseconds(since, "since")
     with pm.connection() as conn:
@@ -161,7 +175,7 @@ def _device_ids(pm: PowerManager) -> set[str]:
 def _events_since(
     pm: PowerManager, since_us: int, until: int, device_id: str | None
 ) -> tuple[int, int]:
-    """The number of a device's first event from then on, and how many it has from that to `until`; 0, 0: none."""
+    """The number of a device's first event from then on, and how many there are up to `until`."""
     first = 0
     count = 0
     after = 0

@@ -1,4 +1,7 @@
-"""How much of a sink's time one device may take: a stolen device that floods the stream must not hold up the others."""
+"""How much of a sink's time one device may take.
+
+A stolen device that floods the stream must not hold up the others.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MESSAGES_A_MINUTE = 1000  # 500,000 readings of a backfill
-BYTES_A_MINUTE = 64 * 1024 * 1024  # packed
+from power_fleet.limits import BYTES_A_MINUTE, MESSAGES_A_MINUTE
+
 MOST_DEBT = 10.0  # minutes of a share that a device may owe
 
 
@@ -23,8 +26,8 @@ class _Share:
 class Quota:
     """A share of messages and of bytes for each device, which is full again after a minute.
 
-    messages and size are what a device may send in a minute (both at least 1). A device that has been quiet for a
-    minute takes no memory.
+    messages and size are what a device may send in a minute (both at least 1). A device that has
+    been quiet for a minute takes no memory.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class Quota:
         self._swept_at = clock()
 
     def wait_for(self, device_id: str, size: int) -> float:
-        """0.0 if a message of so many bytes is within the device's share, and then it is taken off; else seconds.
+        """Seconds until a message of so many bytes is within the device's share.
+
+        0.0: it is, and is taken off the share.
 
         A message that is larger than a whole share is let through when the share is full.
         """
@@ -60,7 +65,10 @@ class Quota:
         return 60.0 * max(missing_messages / self._messages, missing_size / self._size)
 
     def charge(self, device_id: str, messages: float) -> None:
-        """Take more off a device's share: what it has sent cost as much as so many messages. It may owe MOST_DEBT."""
+        """Take more off a device's share: what it has sent cost as much as so many messages.
+
+        It may owe MOST_DEBT.
+        """
         now = self._clock()
         share = self._shares.setdefault(device_id, _Share(self._messages, self._size, now))
         share.messages = max(share.messages - messages, -MOST_DEBT * self._messages)

@@ -1,7 +1,10 @@
-"""The reading half of PowerManager, of a fleet: what a service over one file answers, it answers over an engine.
+"""The reading half of PowerManager, of a fleet.
 
-The same methods with the same arguments, records, roundings and errors, so that routes, page and client need not know.
-What an engine cannot give it says as the library would: StorageError, which names the fleet's engine.
+What a service over one file answers, it answers over an engine.
+
+The same methods with the same arguments, records, roundings and errors, so that routes, page and
+client need not know. What an engine cannot give it says as the library would: StorageError, which
+names the fleet's engine.
 """
 
 from __future__ import annotations
@@ -11,24 +14,23 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from power_fleet import sql
-from power_fleet.dead import DEAD_STREAM
-from power_fleet.discovery import NotRunning, find_hub
-from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
+from power_fleet import read_sql, sql
+from power_fleet.cached import Cached, Settling
+from power_fleet.codec import MAX_US
+from power_fleet.engine import Engine, EngineError, Row, Shard, named_parts
+from power_fleet.errors import Refused
 from power_fleet.fleet import Fleet
-from power_fleet.history import NEVER, hour_rows, meter_sums
+from power_fleet.history import sums_by_hour
 from power_fleet.metrics import fleet_metrics
-from power_fleet.records import device_of, event_of, missing
-from power_fleet.stream import NATS_FAILURES, STREAM, Nats, Refused
+from power_fleet.read_hub import count_messages, hub_urls, stream_of
+from power_fleet.read_sql import PLACES
+from power_fleet.records import added, device_of, event_of, hour_statistics, missing, reading_of
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -55,59 +57,16 @@ from power_manager import (
     to_microseconds,
 )
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 __all__ = ["FleetSource", "Refused", "open_source"]
 
-END_OF_TIME_US = 7_289_654_400 * SECOND_US  # 2201, as the library has it
 LOOK_SECONDS = 1.0  # between two looks for an engine that does not answer
 SETTLE_SECONDS = 2.0  # in which every sink has stored what it had taken before
 BUDGET_SECONDS = 2.0  # that the budgets of all devices are kept: every page asks for them
 STATE_SECONDS = 5.0  # that the state of the stream is kept
-_log = logging.getLogger("power_fleet")
-PLACES = (
-    8192  # numbers of events for each message of the stream: events beyond that are in lists alone
-)
 _MANY = 500  # devices, from which on all are asked about: naming them takes longer
 _FEW_READINGS = 10_000  # a page that has less makes the next one longer
-_LONG_GAP_US = DAY_US  # a device that counts energy over longer gaps is asked about by itself
-
-_PLACES_OF_METER = (
-    "SELECT device_id FROM power_meters FINAL WHERE deleted = 0 AND meter_id = %(meter_id)s"
-)
-_CLAIMS = """SELECT meter_id, device_id, rank FROM power_claims FINAL
-WHERE meter_id IN %(meters)s ORDER BY meter_id, rank DESC, device_id"""
-_READINGS = """SELECT at, voltage, current_draw, charge_pct FROM power_readings FINAL
-WHERE deleted = 0 AND device_id = %(device_id)s AND meter_id = %(meter_id)s
-AND hour >= %(first)s AND hour <= %(last)s AND at >= %(since)s AND at < %(until)s ORDER BY at"""
-_HOURS_WITH_READINGS = """SELECT DISTINCT hour FROM power_touched WHERE device_id = %(device_id)s
-AND hour >= %(first)s AND hour <= %(last)s AND day >= intDiv(%(first)s, 24) AND day <= intDiv(%(last)s, 24)
-ORDER BY hour"""
-_MEAN_WATTAGE = """SELECT avg(voltage * current_draw) AS wattage, count(voltage * current_draw) AS powers
-FROM power_readings FINAL
-WHERE deleted = 0 AND device_id = %(device_id)s AND meter_id = %(meter_id)s
-AND hour >= intDiv(%(after)s, 3600000000) AND hour <= intDiv(%(last)s, 3600000000)
-AND at > %(after)s AND at <= %(last)s"""
-_GAPS = f"SELECT device_id, max_gap FROM power_devices FINAL WHERE deleted = 0 AND {sql.THESE}"
-_EVENT_COLUMNS = "id, device_id, type, value, at, note, meter_id"
-_NEWEST_EVENTS = f"""SELECT {_EVENT_COLUMNS} FROM power_events FINAL
-WHERE deleted = 0 AND device_id = %(device_id)s ORDER BY at DESC, sequence DESC LIMIT %(limit)s"""
-# The events of one message are those of one device; they are numbered in the order in which its file has them.
-_EVENTS_SINCE = f"""SELECT * FROM (
-  SELECT {_EVENT_COLUMNS}, toInt64(taken) AS taken,
-    toInt64(row_number() OVER (PARTITION BY taken, device_id ORDER BY sequence)) AS place
-  FROM power_events FINAL WHERE deleted = 0 AND taken >= %(taken)s)
-WHERE place < {PLACES} AND (taken > %(taken)s OR place > %(place)s) AND taken <= %(settled)s
-ORDER BY taken, place LIMIT %(limit)s"""
-_TAKEN = "SELECT toInt64(min(taken)) AS first, toInt64(max(taken)) AS last, count() AS events FROM power_events"
-_LAST_HEARD = "SELECT device_id, toInt64(max(seen)) AS seen FROM power_seen GROUP BY device_id"
-_DELETIONS = """SELECT device_id, toInt64(revision) AS revision, meter_id, since, until FROM power_deletions FINAL
-WHERE kind = 'readings' AND {of} ORDER BY device_id, revision"""
-_LINES = """SELECT device_id, argMax(version, line) AS version, toInt64(argMax(opened, line)) AS opened
-FROM power_lines GROUP BY device_id"""
-_SITES = "SELECT device_id, site FROM power_devices FINAL WHERE deleted = 0"
-_ALARMS = """SELECT device_id, kind, toInt64(at) AS at, note FROM power_alarms FINAL WHERE cleared = 0
-ORDER BY device_id, at, kind"""
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 def open_source(
@@ -117,18 +76,7 @@ def open_source(
 
     Raises Refused; nothing is asked yet.
     """
-    return FleetSource(_hub_urls if hub else lambda: urls, clock)
-
-
-def _hub_urls() -> Sequence[str]:
-    """Where the engine of this machine's hub is now. Raises Refused."""
-    try:
-        addresses = find_hub()
-    except (NotRunning, StorageError) as error:
-        raise Refused(f"--hub: {error}") from error
-    if addresses is None:
-        raise Refused("--hub: no hub was started here: start power-fleet hub, or name --fleet")
-    return [addresses.clickhouse]
+    return FleetSource(hub_urls if hub else lambda: urls, clock)
 
 
 def _answering(
@@ -160,10 +108,13 @@ class _Place:
 
 
 class FleetSource:
-    """Answers as PowerManager does, about the devices whose files are forwarded. Safe to use from many threads.
+    """Answers as PowerManager does, about the devices whose files are forwarded.
 
-    `find_urls` says where the engine is, as Fleet takes it. It is asked again where the engine does not answer: a hub
-    that was started anew has another port. All methods raise StorageError where the engine does not answer.
+    Safe to use from many threads.
+
+    `find_urls` says where the engine is, as Fleet takes it. It is asked again where the engine does
+    not answer: a hub that was restarted has another port. All methods raise StorageError where
+    the engine does not answer.
     """
 
     def __init__(
@@ -175,8 +126,8 @@ class FleetSource:
         self._find_urls = find_urls
         self._clock = clock
         self._settling = Settling(settle_seconds)
-        self._all_budgets = _Kept(BUDGET_SECONDS, lambda: self._fleet.budget().value)
-        self._stream_state = _Kept(STATE_SECONDS, self._ask_stream)
+        self._all_budgets = Cached(BUDGET_SECONDS, lambda: self._fleet.budget().value)
+        self._stream_state = Cached(STATE_SECONDS, lambda: count_messages(stream_of(self._urls)))
         self._looked_at = time.monotonic()
         self._urls = list(find_urls())
         self._engine = Engine(self._urls)
@@ -224,9 +175,12 @@ class FleetSource:
 
     @_answering
     def list_meters(self, device_id: str | None = None) -> list[PowerMeter]:
-        """The meters of a device, or all, in their present state, in order of adding; none of an unknown device.
+        """The meters of a device, or all, in their present state, in order of adding.
 
-        A meter that two devices have is the first one's: a stolen device must not take another's place.
+        None of an unknown device.
+
+        A meter that two devices have is the first one's: a stolen device must not take another's
+        place.
         """
         meters = self._fleet.latest(None if device_id is None else [device_id]).value
         if device_id is not None:
@@ -268,16 +222,19 @@ class FleetSource:
             rows += self._engine.select(sql.devices(which))
         else:
             ids = [check_text("device_id", id_) for id_ in device_ids]
-            for part in parts(ids, lambda id_: len(repr(id_).encode()) + 2):
+            for part in named_parts(ids):
                 question = sql.devices(f"{sql.THESE} AND {which}")
                 rows += self._engine.select(question, devices=tuple(part))
         rows.sort(key=lambda row: str(row["device_id"]))
         return [device_of(row) for row in rows]
 
     def _place(self, meter_id: str) -> _Place:
-        """Where a meter's readings are; one that was retired or replaced has a history still. Raises NotFound."""
+        """Where a meter's readings are; one that was retired or replaced has a history still.
+
+        Raises NotFound.
+        """
         id_ = check_text("meter_id", meter_id)
-        rows = self._engine.select(_PLACES_OF_METER, meter_id=id_)
+        rows = self._engine.select(read_sql.PLACES_OF_METER, meter_id=id_)
         device_ids = sorted(row["device_id"] for row in rows)
         if not device_ids:
             raise _not_found("meter", id_)
@@ -291,8 +248,8 @@ class FleetSource:
     ) -> dict[str, str]:
         """By meter, the device that has named it first, of these devices or of all."""
         first: dict[str, tuple[int, str]] = {}
-        for part in parts(meter_ids, lambda id_: len(repr(id_).encode()) + 2):
-            for row in self._engine.select(_CLAIMS, meters=tuple(part)):
+        for part in named_parts(meter_ids):
+            for row in self._engine.select(read_sql.CLAIMS, meters=tuple(part)):
                 if device_ids is None or row["device_id"] in device_ids:
                     claim = (row["rank"], row["device_id"])
                     first[row["meter_id"]] = max(first.get(row["meter_id"], (0, "")), claim)
@@ -307,12 +264,12 @@ class FleetSource:
     def iter_history(
         self, meter_id: str, *, since: Any = None, until: Any = None
     ) -> Iterator[PowerReading]:
-        """Iterate over the readings from `since` on and before `until`, oldest first, as PowerManager does."""
+        """Iterate over the readings from `since` on and before `until`, as PowerManager does."""
         start_us = 0 if since is None else to_microseconds(since, "since")
-        end_us = END_OF_TIME_US if until is None else to_microseconds(until, "until")
+        end_us = MAX_US if until is None else to_microseconds(until, "until")
         place = self._place(meter_id)
         hours = place.shard.select(
-            _HOURS_WITH_READINGS,
+            read_sql.HOURS_WITH_READINGS,
             device_id=place.device_id,
             first=start_us // HOUR_US,
             last=max(end_us - 1, 0) // HOUR_US,
@@ -322,16 +279,16 @@ class FleetSource:
     def _readings(
         self, place: _Place, hours: list[int], start_us: int, end_us: int
     ) -> Iterator[PowerReading]:
-        """The readings of a meter in these hours, a number of them at a time that makes pages of like size."""
+        """The readings of a meter in these hours, asked for in pages of about the same size."""
         count = 1
         while hours:
             page, hours = hours[:count], hours[count:]
             with self.answering():
                 rows = place.select(
-                    _READINGS, first=page[0], last=page[-1], since=start_us, until=end_us
+                    read_sql.READINGS, first=page[0], last=page[-1], since=start_us, until=end_us
                 )
             for row in rows:
-                yield _reading(place.meter_id, row)
+                yield reading_of(place.meter_id, row)
             if len(rows) < _FEW_READINGS:
                 count *= 2
             elif count > 1:
@@ -348,25 +305,28 @@ class FleetSource:
         span_us = check_duration("days", days, DAY_US, "days")
         first = max(self._now_us() - span_us, -1) // (HOUR_US * length) * length
         place = self._place(meter_id)
-        hours = self._hours([place.device_id], max(first, 0), None)
+        hours = sums_by_hour(self._engine, self._now_us(), [place.device_id], max(first, 0), None)
         by_bucket: dict[int, list[MeterSums]] = {}
         for hour, sums in hours.get((place.device_id, place.meter_id), ()):
             by_bucket.setdefault(hour // length * length, []).append(sums)
         return [
-            _statistics(place.meter_id, hour, _added(by_bucket[hour])) for hour in sorted(by_bucket)
+            hour_statistics(place.meter_id, hour, added(by_bucket[hour]))
+            for hour in sorted(by_bucket)
         ]
 
     @_answering
     def statistics_of(
         self, meters: Iterable[PowerMeter], since_us: int, until_us: int
     ) -> dict[str, list[PowerStatistics]]:
-        """By meter id, statistics of the UTC hours from a moment on that begin before another, oldest first."""
+        """By meter id, statistics of the UTC hours between two moments, oldest first."""
         listed = list(meters)
         device_ids = list(dict.fromkeys(meter.device_id for meter in listed))
-        hours = self._hours(device_ids, since_us // HOUR_US, -(-until_us // HOUR_US))
+        hours = sums_by_hour(
+            self._engine, self._now_us(), device_ids, since_us // HOUR_US, -(-until_us // HOUR_US)
+        )
         return {
             meter.id: [
-                _statistics(meter.id, hour, sums)
+                hour_statistics(meter.id, hour, sums)
                 for hour, sums in hours.get((meter.device_id, meter.id), ())
             ]
             for meter in listed
@@ -376,35 +336,9 @@ class FleetSource:
     def energy_totals(self, meter_id: str) -> EnergyTotals:
         """The energy of a meter since its first reading. Raises NotFound."""
         place = self._place(meter_id)
-        hours = self._hours([place.device_id], 0, None)
-        sums = _added(sums for _, sums in hours.get((place.device_id, place.meter_id), ()))
+        hours = sums_by_hour(self._engine, self._now_us(), [place.device_id], 0, None)
+        sums = added(sums for _, sums in hours.get((place.device_id, place.meter_id), ()))
         return EnergyTotals(place.meter_id, rounded(sums.energy_out_wh), rounded(sums.energy_in_wh))
-
-    def _hours(
-        self, device_ids: Sequence[str], first: int, end: int | None
-    ) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
-        """By device and meter, its hours from one on and before another in order, each with its sums."""
-        found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
-        now_us = self._now_us()
-        for answer in at_once(
-            lambda part: _hour_sums(*part, first, end, now_us), self._parts(device_ids)
-        ):
-            found |= answer
-        return found
-
-    def _parts(self, device_ids: Sequence[str]) -> list[tuple[Shard, tuple[str, ...], int]]:
-        """Shards, the devices to ask each for, and how long before its hour an energy of theirs may begin (µs)."""
-        found: list[tuple[Shard, tuple[str, ...], int]] = []
-        for number, shard in enumerate(self._engine.shards):
-            mine = tuple(id_ for id_ in device_ids if self._engine.shard_of(id_) == number)
-            if not mine:
-                continue
-            gaps = {row["device_id"]: row["max_gap"] for row in shard.select(_GAPS, devices=mine)}
-            near = tuple(id_ for id_ in mine if gaps.get(id_, 0) <= _LONG_GAP_US)
-            if near:
-                found.append((shard, near, max(gaps.get(id_, 0) for id_ in near)))
-            found += [(shard, (id_,), gaps[id_]) for id_ in mine if id_ not in near]
-        return found
 
     # --- Events
 
@@ -413,20 +347,23 @@ class FleetSource:
         """The device's newest events, newest first. Raises NotFound."""
         count = check_count("limit", limit)
         id_ = self.get_device(device_id).id
-        rows = self._shard_of(id_).select(_NEWEST_EVENTS, device_id=id_, limit=count)
+        rows = self._shard_of(id_).select(read_sql.NEWEST_EVENTS, device_id=id_, limit=count)
         return [event_of(row) for row in rows]
 
     @_answering
     def events_since(self, sequence: int, *, limit: int = 1000) -> list[tuple[int, PowerEvent]]:
-        """Every device's events after a number, oldest first; numbered in the order of the fleet's stream.
+        """Every device's events after a number, oldest first.
 
-        Several sinks store what they have taken at the same time: an event waits until those before it are there too.
+        Numbered in the order of the fleet's stream.
+
+        Several sinks store what they have taken at the same time: an event waits until those before
+        it are there too.
         """
         taken, place = divmod(check_count("sequence", sequence), PLACES)
         count = check_count("limit", limit)
         settled = self._settling.settled(self._taken()[1])
         rows = self._engine.select(
-            _EVENTS_SINCE, taken=taken, place=place, settled=settled, limit=count
+            read_sql.EVENTS_SINCE, taken=taken, place=place, settled=settled, limit=count
         )
         rows.sort(key=lambda row: (row["taken"], row["place"]))
         return [(row["taken"] * PLACES + row["place"], event_of(row)) for row in rows[:count]]
@@ -444,8 +381,11 @@ class FleetSource:
         return first * PLACES + 1 if first else 0
 
     def _taken(self) -> tuple[int, int]:
-        """The places in the stream of the first and the last message with events; 0 and 0 without any."""
-        rows = [row for row in self._engine.select(_TAKEN) if row["events"]]
+        """The places in the stream of the first and the last message with events.
+
+        They are 0 and 0 without any.
+        """
+        rows = [row for row in self._engine.select(read_sql.TAKEN) if row["events"]]
         first = min((row["first"] for row in rows), default=0)
         return first, max((row["last"] for row in rows), default=0)
 
@@ -465,12 +405,12 @@ class FleetSource:
         return hours
 
     def _averaged(self, meter: PowerMeter, window_us: int) -> PowerMeter:
-        """A battery with the mean of its watts over so long before its present state, where there is one."""
+        """A battery with its mean watts over so long before its present state, if there is one."""
         if meter.type != MeterType.BATTERY or meter.updated_at is None:
             return meter
         last = to_microseconds(meter.updated_at)
         place = _Place(self._shard_of(meter.device_id), meter.device_id, meter.id)
-        (row,) = place.select(_MEAN_WATTAGE, after=max(last - window_us, -1), last=last)
+        (row,) = place.select(read_sql.MEAN_WATTAGE, after=max(last - window_us, -1), last=last)
         if not row["powers"] or row["wattage"] is None or not math.isfinite(row["wattage"]):
             return meter
         return dataclasses.replace(
@@ -490,21 +430,30 @@ class FleetSource:
 
     @_answering
     def export_report(self, device_id: str, days: float = 7) -> str:
-        """The device's report over the last days as JSON text, as PowerManager's. Raises NotFound."""
+        """The device's report over the last days as JSON text, as PowerManager's.
+
+        Raises NotFound.
+        """
         return self._fleet.report(device_id, days).value
 
     # --- What a file does not have
 
     @_answering
     def last_heard(self) -> dict[str, int]:
-        """By device id, when the stream last took in something from it: microseconds by its clock."""
-        return {row["device_id"]: row["seen"] for row in self._engine.select(_LAST_HEARD)}
+        """By device id, when the stream last took in something from it.
+
+        In microseconds by the stream's clock.
+        """
+        return {row["device_id"]: row["seen"] for row in self._engine.select(read_sql.LAST_HEARD)}
 
     @_answering
     def reading_deletions(self, device_ids: Collection[str] | None) -> list[Deletion]:
-        """The deletions of readings of these devices, or of all, oldest first; numbered within each device."""
+        """The deletions of readings of these devices, or of all, oldest first.
+
+        They are numbered within each device.
+        """
         every = device_ids is None or len(device_ids) > _MANY
-        question = _DELETIONS.format(of=sql.EVERY if every else sql.THESE)
+        question = read_sql.DELETIONS.format(of=sql.EVERY if every else sql.THESE)
         parameters = {} if every else {"devices": tuple(device_ids or ())}
         return [
             Deletion(
@@ -513,19 +462,19 @@ class FleetSource:
                 row["device_id"],
                 row["meter_id"],
                 from_microseconds(row["since"]) if row["since"] else None,
-                from_microseconds(row["until"]) if row["until"] < END_OF_TIME_US else None,
+                from_microseconds(row["until"]) if row["until"] < MAX_US else None,
             )
             for row in self._engine.select(question, **parameters)
         ]
 
     @_answering
     def fleet_devices(self) -> list[dict[str, Any]]:
-        """Of each device its site, the version of what sends its file and since when, when it was heard, alarms."""
-        sites = {row["device_id"]: row["site"] for row in self._engine.select(_SITES)}
-        lines = {row["device_id"]: row for row in self._engine.select(_LINES)}
+        """Of each device its site, its forwarder's version and start, when it was heard, alarms."""
+        sites = {row["device_id"]: row["site"] for row in self._engine.select(read_sql.SITES)}
+        lines = {row["device_id"]: row for row in self._engine.select(read_sql.LINES)}
         heard = self.last_heard()
         alarms: dict[str, list[dict[str, str]]] = {}
-        for row in self._engine.select(_ALARMS):
+        for row in self._engine.select(read_sql.ALARMS):
             alarm = {
                 "kind": row["kind"],
                 "since": from_microseconds(row["at"]),
@@ -559,34 +508,9 @@ class FleetSource:
             "dead_letters": dead,
         }
 
-    def _ask_stream(self) -> tuple[int | None, int | None]:
-        """How many messages wait in the stream, and how many are dead letters; None: its stream is not known here."""
-        source = self._stream()
-        if source is None:
-            return None, None
-        try:
-            return asyncio.run(_counts(source))
-        except NATS_FAILURES as error:
-            _log.warning("the fleet's stream: %s", error)
-            return None, None
-
-    def _stream(self) -> Nats | None:
-        """The stream of the hub whose engine this is; None where no hub of this machine has it."""
-        try:
-            hub = find_hub(wait=_do_not_wait)
-        except (NotRunning, StorageError):
-            return None
-        if hub is None or [hub.clickhouse] != self._urls:
-            return None
-        return Nats(
-            hub.nats,
-            key_file=Path(hub.key_file) if hub.key_file else None,
-            certificate=Path(hub.certificate) if hub.certificate else None,
-        )
-
     def metrics_text(self) -> bytes:
         """The metrics of the engine, and of its stream where that is known, for Prometheus."""
-        return asyncio.run(fleet_metrics(self._engine, self._stream()))
+        return asyncio.run(fleet_metrics(self._engine, stream_of(self._urls)))
 
     @_answering
     def energy(self, days: int) -> list[dict[str, Any]]:
@@ -602,132 +526,5 @@ class FleetSource:
         return to_microseconds(self._clock(), "clock")
 
 
-def _hour_sums(
-    shard: Shard,
-    device_ids: tuple[str, ...],
-    gap_us: int,
-    first: int,
-    end: int | None,
-    now_us: int,
-) -> dict[tuple[str, str], list[tuple[int, MeterSums]]]:
-    """The hours of these devices' meters, asked for from so early on that the energy of the first is whole."""
-    hours = range(first, NEVER if end is None else end)
-    found: dict[tuple[str, str], list[tuple[int, MeterSums]]] = {}
-    for row in hour_rows(shard, sql.THESE, {"devices": device_ids}, hours, gap_us, now_us):
-        of_meter = found.setdefault((row["device_id"], row["meter_id"]), [])
-        of_meter.append((row["hour"], meter_sums(row)))
-    return found
-
-
-class Settling:
-    """How far the stream's messages are all stored: as far as the newest was, so many seconds ago."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._seen: collections.deque[tuple[float, int]] = collections.deque()
-
-    def settled(self, newest: int) -> int:
-        """The place in the stream up to which all is there; `newest` is that of what was stored last."""
-        now = self._clock()
-        with self._lock:
-            if not self._seen:
-                self._seen.append(
-                    (now - self._seconds, newest)
-                )  # what is there at first has been there
-            if newest > self._seen[-1][1]:
-                self._seen.append((now, newest))
-            while len(self._seen) > 1 and self._seen[1][0] <= now - self._seconds:
-                self._seen.popleft()
-            return self._seen[0][1]
-
-
-class _Kept(Generic[_T]):
-    """An answer that is kept for some seconds, however many ask."""
-
-    def __init__(self, seconds: float, ask: Callable[[], _T]) -> None:
-        self._seconds = seconds
-        self._ask = ask
-        self._lock = threading.Lock()
-        self._answer: tuple[float, _T] | None = None
-
-    def value(self) -> _T:
-        """The answer, no older than that."""
-        with self._lock:
-            if self._answer is None or time.monotonic() - self._answer[0] >= self._seconds:
-                self._answer = (time.monotonic(), self._ask())
-            return self._answer[1]
-
-
-def _do_not_wait(_: float) -> None:
-    raise NotRunning("the hub is starting")
-
-
-async def _counts(source: Nats) -> tuple[int, int]:
-    """The messages of the stream, and of the dead letters."""
-    connection = await source.connect("power-service")
-    try:
-        js = connection.jetstream()
-        waiting = (await js.stream_info(STREAM)).state.messages
-        return waiting, (await js.stream_info(DEAD_STREAM)).state.messages
-    finally:
-        await connection.close()
-
-
 def _not_found(kind: str, id_: str) -> NotFound:
     return NotFound(missing(kind, id_), kind, id_)
-
-
-def _reading(meter_id: str, row: Row) -> PowerReading:
-    volts = row["voltage"]
-    amperes = row["current_draw"]
-    known = volts is not None and amperes is not None
-    return PowerReading(
-        f"{meter_id}:{row['at']}",
-        meter_id,
-        volts,
-        amperes,
-        round(volts * amperes, 4) if known else None,
-        row["charge_pct"],
-        from_microseconds(row["at"]),
-    )
-
-
-def _least(values: Iterable[float | None]) -> float | None:
-    return min((value for value in values if value is not None), default=None)
-
-
-def _most(values: Iterable[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
-
-
-def _added(parts: Iterable[MeterSums]) -> MeterSums:
-    """The sums of several hours together."""
-    listed = list(parts)
-    return MeterSums(
-        sum(part.reading_count for part in listed),
-        sum(part.power_count for part in listed),
-        sum(part.wattage_sum for part in listed),
-        _least(part.min_wattage for part in listed),
-        _most(part.max_wattage for part in listed),
-        _least(part.min_charge_pct for part in listed),
-        _most(part.max_charge_pct for part in listed),
-        sum(part.energy_out_wh for part in listed),
-        sum(part.energy_in_wh for part in listed),
-    )
-
-
-def _statistics(meter_id: str, hour: int, sums: MeterSums) -> PowerStatistics:
-    return PowerStatistics(
-        meter_id,
-        from_microseconds(hour * HOUR_US),
-        sums.reading_count,
-        sums.avg_wattage,
-        sums.min_wattage,
-        sums.max_wattage,
-        sums.min_charge_pct,
-        sums.max_charge_pct,
-        rounded(sums.energy_out_wh),
-        rounded(sums.energy_in_wh),
-    )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from power_fleet.engine import Row
 from power_manager import (
+    HOUR_US,
     AlertLevel,
     DeviceRecord,
+    MeterSums,
     MeterType,
     PowerEvent,
     PowerEventType,
     PowerMeter,
+    PowerReading,
+    PowerStatistics,
     from_microseconds,
+    rounded,
 )
 
 
@@ -62,4 +69,60 @@ def event_of(row: Row) -> PowerEvent:
         from_microseconds(row["at"]),
         row["note"],
         row["meter_id"],
+    )
+
+
+def reading_of(meter_id: str, row: Row) -> PowerReading:
+    """A reading of a row of read_sql.READINGS."""
+    volts = row["voltage"]
+    amperes = row["current_draw"]
+    known = volts is not None and amperes is not None
+    return PowerReading(
+        f"{meter_id}:{row['at']}",
+        meter_id,
+        volts,
+        amperes,
+        round(volts * amperes, 4) if known else None,
+        row["charge_pct"],
+        from_microseconds(row["at"]),
+    )
+
+
+def _least(values: Iterable[float | None]) -> float | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+def _most(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def added(parts: Iterable[MeterSums]) -> MeterSums:
+    """The sums of several hours together."""
+    listed = list(parts)
+    return MeterSums(
+        sum(part.reading_count for part in listed),
+        sum(part.power_count for part in listed),
+        sum(part.wattage_sum for part in listed),
+        _least(part.min_wattage for part in listed),
+        _most(part.max_wattage for part in listed),
+        _least(part.min_charge_pct for part in listed),
+        _most(part.max_charge_pct for part in listed),
+        sum(part.energy_out_wh for part in listed),
+        sum(part.energy_in_wh for part in listed),
+    )
+
+
+def hour_statistics(meter_id: str, hour: int, sums: MeterSums) -> PowerStatistics:
+    """The statistics of a meter from an hour on, which is counted from 1970."""
+    return PowerStatistics(
+        meter_id,
+        from_microseconds(hour * HOUR_US),
+        sums.reading_count,
+        sums.avg_wattage,
+        sums.min_wattage,
+        sums.max_wattage,
+        sums.min_charge_pct,
+        sums.max_charge_pct,
+        rounded(sums.energy_out_wh),
+        rounded(sums.energy_in_wh),
     )

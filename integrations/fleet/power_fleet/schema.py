@@ -1,15 +1,19 @@
-"""The engine's tables, for ClickHouse 24.8 and later: whole microseconds, Float64, and ReplacingMergeTree.
+"""The engine's tables, for ClickHouse 24.8 and later.
 
-A device can only ever write rows of its own: `device_id` is in the key of everything that devices send. Rows that
-come twice are one row (FINAL), that with the highest version. What a device has deleted stays as a row with `deleted`
-= 1, so that an older message that comes after it does not bring it back.
+Whole microseconds, Float64, and ReplacingMergeTree.
 
-What is measured is sorted by time first, and lies in partitions by month: a question about a day reads a day, however
-much history there is, and a month that is over goes as a whole. `hour` and `day` are made by the engine itself, so that
-no program can store a reading where it is not looked for.
+A device can only ever write rows of its own: `device_id` is in the key of everything that devices
+send. Rows that come twice are one row (FINAL), that with the highest version. What a device has
+deleted stays as a row with `deleted` = 1, so that an older message that comes after it does not
+bring it back.
 
-Versions are (line << 20) | n: the line is the number that the stream gave to a forwarder's start, n counts what it has
-claimed since. No clock is in them.
+What is measured is sorted by time first, and lies in partitions by month: a question about a day
+reads a day, however much history there is, and a month that is over goes as a whole. `hour` and
+`day` are made by the engine itself, so that no program can store a reading where it is not looked
+for.
+
+Versions are (line << 20) | n: the line is the number that the stream gave to a forwarder's start, n
+counts what it has claimed since. No clock is in them.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from power_fleet.codec import COUNT_BITS
-from power_fleet.stream import Refused
+from power_fleet.errors import Refused
 from power_manager import HOUR_US
 
 if TYPE_CHECKING:  # which asks by these columns
@@ -43,13 +47,15 @@ READINGS = {
     "voltage": MAYBE_NUMBER,
     "current_draw": MAYBE_NUMBER,
     "charge_pct": MAYBE_NUMBER,
-    "max_gap": WHOLE,  # microseconds: the file's setting, with each reading, so that its energy needs nothing else
+    # Microseconds: the file's setting, with each reading, so that its energy needs nothing else.
+    "max_gap": WHOLE,
     "generation": VERSION,  # of its batch; of a deleted one the revision of the deletion
     "deleted": FLAG,
 }
-# An hour of a meter by itself. The energy between its first reading and the one before is not in it, so that it
-# depends on no other hour; `first_` and `last_` are there to add that. Wattages and energy are those of the readings
-# that have watts, power_count of them; where that is 0 they are 0 and mean nothing. The charges likewise: charge_count.
+# An hour of a meter by itself. The energy between its first reading and the one before is not in
+# it, so that it depends on no other hour; `first_` and `last_` are there to add that. Wattages and
+# energy are those of the readings that have watts, power_count of them; where that is 0 they are 0
+# and mean nothing. The charges likewise: charge_count.
 HOURLY = {
     "device_id": TEXT,
     "meter_id": TEXT,
@@ -69,7 +75,8 @@ HOURLY = {
     "last_wattage": NUMBER,
     "max_gap": WHOLE,
     "charge_count": WHOLE,
-    "touches": VERSION,  # those of power_touched that it has seen: it is right as long as there are no more
+    # Those of power_touched that it has seen: it is right as long as there are no more.
+    "touches": VERSION,
 }
 # How often readings of a device's hour have come; counted after they are stored.
 TOUCHED = {"device_id": TEXT, "hour": WHOLE, "touches": VERSION}
@@ -82,7 +89,8 @@ EVENTS = {
     "value": NUMBER,
     "note": MAYBE_TEXT,
     "meter_id": MAYBE_TEXT,
-    "taken": VERSION,  # the stream's number of the message: who follows the events of the fleet goes by it
+    # The stream's number of the message: who follows the events of the fleet goes by it.
+    "taken": VERSION,
     "generation": VERSION,
     "deleted": FLAG,
 }
@@ -107,8 +115,9 @@ DEVICES = {
     "revision": VERSION,
     "deleted": FLAG,
 }
-# A device's present meters are those whose line is at least that of the device's record: it is sent after them, and a
-# new line sends all of them anew. So the meters of a card that was replaced are history.
+# A device's present meters are those whose line is at least that of the device's record: it is sent
+# after them, and a new line sends all of them again. So the meters of a card that was replaced are
+# history.
 METERS = {
     "device_id": TEXT,
     "meter_id": TEXT,
@@ -143,7 +152,8 @@ LINES = {
     "version": TEXT,  # of the package
     "site": TEXT,
 }
-# When the stream last took in something of a device's line, by the stream's clock; and the running number in it.
+# When the stream last took in something of a device's line, by the stream's clock; and the running
+# number in it.
 SEEN = {
     "device_id": TEXT,
     "line": VERSION,
@@ -151,7 +161,8 @@ SEEN = {
     "number": WHOLE,
     "seen": VERSION,
 }
-# What an operator has retired: a device (meter_id '') or a meter. It counts in no present answer; its history stays.
+# What an operator has retired: a device (meter_id '') or a meter. It counts in no present answer;
+# its history stays.
 RETIRED = {
     "device_id": TEXT,
     "meter_id": TEXT,
@@ -178,12 +189,13 @@ KEEP = {
 FRESH = {"name": TEXT, "fresh": VERSION}
 SHARD = {"name": TEXT, "number": WHOLE, "total": WHOLE}
 
-# What is inserted is on the disk when the insert returns; what is older than is kept goes by whole parts.
+# What is inserted is on the disk when the insert returns; what is older than is kept goes by whole
+# parts.
 SETTINGS = " SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1"
 TAKEN_RANGE = "INDEX taken_range taken TYPE minmax GRANULARITY 1"
 HOUR_OF_AT = f"intDiv(at, {HOUR_US})"
-# A month as 202611. What is dated before 2020 or after 2100 lies in the first and the last of them: clocks may be wrong
-# by decades, and a day of the engine's ends in 2149.
+# A month as 202611. What is dated before 2020 or after 2100 lies in the first and the last of them:
+# clocks may be wrong by decades, and a day of the engine's ends in 2149.
 FIRST_DAY, LAST_DAY = 18_262, 47_846  # days since 1970
 _MONTH = f"toYYYYMM(toDate(least(greatest({{day}}, {FIRST_DAY}), {LAST_DAY})))"
 MONTH_OF_AT = _MONTH.format(day=f"intDiv({HOUR_OF_AT}, 24)")
@@ -194,7 +206,8 @@ MONTH_OF_HOUR = _MONTH.format(day="intDiv(hour, 24)")
 class Table:
     """How a table is made: its columns, its engine's kind, the column of the version, and its key.
 
-    `made`: columns that the engine makes of others, by their expression. `month`: what puts a row into its partition.
+    `made`: columns that the engine makes of others, by their expression. `month`: what puts a row
+    into its partition.
     """
 
     columns: Mapping[str, str]
@@ -244,7 +257,8 @@ TABLES = {
         EVENTS,
         key="device_id, at, id",
         version="generation",
-        # What is new is in the parts that were made last: the others say by it that they have nothing.
+        # What is new is in the parts that were made last: the others say by it that they have
+        # nothing.
         index=TAKEN_RANGE,
     ),
     "power_deletions": Table(
@@ -265,10 +279,12 @@ TABLES = {
 
 
 def create(engine: Engine) -> list[str]:
-    """Make what is missing on every replica of every shard; return the statements. Doing it again changes nothing.
+    """Make what is missing on every replica of every shard; return the statements.
 
-    Replicated tables take {shard} and {replica} from the macros of each server's configuration. Raises Refused where a
-    table is there already, and another one.
+    Doing it again changes nothing.
+
+    Replicated tables take {shard} and {replica} from the macros of each server's configuration.
+    Raises Refused where a table is there already, and another one.
     """
     done = []
     for number, shard in enumerate(engine.shards):
@@ -282,7 +298,10 @@ def create(engine: Engine) -> list[str]:
 
 
 def statements(replicated: bool) -> list[str]:
-    """The statements that make the tables. What is inserted into them is on the disk when the insert returns."""
+    """The statements that make the tables.
+
+    What is inserted into them is on the disk when the insert returns.
+    """
     return [_statement(name, table, replicated) for name, table in TABLES.items()]
 
 
@@ -296,13 +315,14 @@ def _statement(name: str, table: Table, replicated: bool) -> str:
         arguments.append(table.version)
     partition = f" PARTITION BY {table.month}" if table.month else ""
     return (
-        f"CREATE TABLE IF NOT EXISTS {name} ({table.definition()}) ENGINE = {kind}({', '.join(arguments)})"
+        f"CREATE TABLE IF NOT EXISTS {name} ({table.definition()}) "
+        f"ENGINE = {kind}({', '.join(arguments)})"
         f"{partition} ORDER BY ({table.key}){SETTINGS}"
     )
 
 
 def check_all(engine: Engine) -> None:
-    """Raise Refused unless the tables are there, as they should be, and every shard is the one that it was made as."""
+    """Raise Refused unless the tables are there, and every shard is the one that it was made as."""
     for number, shard in enumerate(engine.shards):
         if not check(shard, number, len(engine.shards)):
             raise Refused(f"shard {number} has no tables yet: run power-fleet schema")
@@ -311,7 +331,8 @@ def check_all(engine: Engine) -> None:
 def check(shard: Shard, number: int, total: int) -> bool:
     """Whether the shard has tables and knows what it is.
 
-    Raises Refused where a table is another one than ours, and where the shard is: its devices would be on two shards.
+    Raises Refused where a table is another one than ours, and where the shard is: its devices would
+    be on two shards.
     """
     if not _check_tables(shard):
         return False
@@ -319,8 +340,9 @@ def check(shard: Shard, number: int, total: int) -> bool:
     for row in rows:
         if (row["number"], row["total"]) != (number, total):
             raise Refused(
-                f"--clickhouse number {number + 1} of {total} was made as number {row['number'] + 1} of "
-                f"{row['total']}: name all shards, in the order in which they were made"
+                f"--clickhouse number {number + 1} of {total} was made as "
+                f"number {row['number'] + 1} of {row['total']}: "
+                "name all shards, in the order in which they were made"
             )
     return bool(rows)
 
@@ -350,8 +372,8 @@ def _check_tables(shard: Shard) -> bool:
             row["sorting_key"].strip("()") != TABLES[row["name"]].key
         ):  # some write (name), some name
             raise Refused(
-                f"the table {row['name']} is not this version's: it is sorted by {row['sorting_key']}, "
-                f"not by {TABLES[row['name']].key}"
+                f"the table {row['name']} is not this version's: "
+                f"it is sorted by {row['sorting_key']}, not by {TABLES[row['name']].key}"
             )
     return found.keys() == TABLES.keys()
 

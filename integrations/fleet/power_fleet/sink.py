@@ -1,6 +1,9 @@
-"""From the stream into the engine: take, store on every shard concerned, acknowledge. It keeps nothing itself.
+"""From the stream into the engine: take, store on every shard concerned, acknowledge.
 
-Any number of copies share one durable consumer. What one of them took and did not acknowledge, another one gets.
+It keeps nothing itself.
+
+Any number of copies share one durable consumer. What one of them took and did not acknowledge,
+another one gets.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ from power_fleet.stream import (
     Nats,
     check_sequence,
     check_server,
-    device_of,
     stored_until,
 )
+from power_fleet.subjects import device_of
 from power_manager import DAY_US, HOUR_US
 
 READINGS = 50_000  # stored together, and those of one message more: they take about 30 MB
@@ -71,9 +74,9 @@ class Rows:
         self.tables.setdefault(table, []).extend(rows)
 
 
-# What may be stored at the same time, one after the other. Deletions are looked for after all rows that they may be
-# about, and hours are touched after their readings. A device comes after its meters: its line says which of them are
-# present.
+# What may be stored at the same time, one after the other. Deletions are looked for after all rows
+# that they may be about, and hours are touched after their readings. A device comes after its
+# meters: its line says which of them are present.
 _FIRST = {
     "power_deletions": schema.DELETIONS,
     "power_readings": schema.READINGS,
@@ -226,7 +229,10 @@ class _Portion:
 
 
 class Sink:
-    """One copy of the sink. `quota`: how much of its time a device may take. `work`: where it notes what it does."""
+    """One copy of the sink.
+
+    `quota`: how much of its time a device may take. `work`: where it notes what it does.
+    """
 
     def __init__(
         self,
@@ -247,7 +253,7 @@ class Sink:
         self.work = Work() if work is None else work
 
     async def run(self) -> None:
-        """Work for ever: whatever fails is tried again, over a new connection, after a growing wait."""
+        """Work until cancelled; what fails is tried again, over a new connection, after a wait."""
         while True:
             try:
                 await asyncio.to_thread(schema.check_all, self._engine)
@@ -294,10 +300,12 @@ class Sink:
         await self._bury(intake, js, dead_subject, poison)
 
     def _allowed(self, intake: Intake, messages: list[Message]) -> list[Message]:
-        """Those of the messages that are within their device's quota; the others come again when they are.
+        """Those of the messages that are within their device's quota.
 
-        What no device sent is dropped: the server's acknowledgement of another device's message, which that device
-        has had sent here.
+        The others come again when they are.
+
+        What no device sent is dropped: the server's acknowledgement of another device's message,
+        which that device has had sent here.
         """
         allowed = []
         for message in messages:
@@ -319,7 +327,10 @@ class Sink:
         return allowed
 
     async def _store(self, intake: Intake, portion: _Portion, left: Iterable[Message]) -> None:
-        """Store messages and acknowledge them. On a failure they go back with those left, for any sink to try again."""
+        """Store messages and acknowledge them.
+
+        On a failure they go back with those left, for any sink to try again.
+        """
         batches = [(batch, message.taken_at) for message, batch in portion.good]
         shards: list[Rows] = []
 
@@ -349,7 +360,7 @@ class Sink:
         self._is_fresh = False
 
     def _note_claims(self, shards: Iterable[Rows]) -> None:
-        """Remember which claims the engine has, so that they are not stored with every state of a meter."""
+        """Remember the claims that the engine has, so that they are not stored with every state."""
         if len(self._claimed) > MOST_CLAIMS:
             self._claimed.clear()
         for rows in shards:
@@ -381,7 +392,10 @@ class Sink:
         dead_subject: str,
         poison: Sequence[tuple[Message, str]],
     ) -> None:
-        """Make dead letters of messages, BURIED at a time; one that fails comes again, and nothing waits for it."""
+        """Make dead letters of messages, BURIED at a time.
+
+        One that fails comes again, and nothing waits for it.
+        """
 
         async def bury(message: Message, reason: str) -> None:
             try:
@@ -395,7 +409,10 @@ class Sink:
             await asyncio.gather(*(bury(*one) for one in poison[first : first + BURIED]))
 
     def _needs_freshening(self) -> bool:
-        """Whether it is time to note how fresh the engine is: soon after something was stored, else now and then."""
+        """Whether it is time to note how fresh the engine is.
+
+        It is soon after something was stored, and otherwise now and then.
+        """
         age = time.monotonic() - self._fresh_at
         return age >= FRESH_EVERY or (not self._is_fresh and age >= FRESH_SOON)
 
@@ -424,7 +441,10 @@ def cost_of(batch: Batch) -> int:
 
 
 def _portion(messages: Iterator[Message], poison: list[tuple[Message, str]]) -> _Portion | None:
-    """The next messages that are stored together; None where there are none. What is wrong is added to poison."""
+    """The next messages that are stored together; None where there are none.
+
+    What is wrong is added to poison.
+    """
     portion = _Portion()
     for message in messages:
         try:
@@ -448,7 +468,10 @@ def _decoded(message: Message) -> Batch:
 
 
 def _is_acknowledgement(message: Message) -> bool:
-    """Whether the server itself made this message: an answer to a publisher, which names the stream or an error."""
+    """Whether the server itself made this message.
+
+    It then is an answer to a publisher, and names the stream or an error.
+    """
     if message.has_headers or len(message.data) > ACKNOWLEDGEMENT_BYTES:
         return False
     if not message.data.startswith(b"{"):

@@ -1,4 +1,4 @@
-"""NATS: how to connect, the subjects, the stream and its consumer, and how long to wait after a failure."""
+"""NATS: how to connect, the stream and its consumer, and how long to wait after a failure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
 
 import nats.errors
 from nats.aio.client import Client
@@ -29,21 +29,25 @@ from nats.js.api import (
 )  # fmt: skip
 from nats.js.errors import NotFoundError
 
+from power_fleet.errors import Refused as Refused  # power_billing takes it from here
+from power_fleet.errors import WrongOptions
 from power_fleet.keys import Key, read_key
+from power_fleet.limits import DEVICE_MESSAGES
+from power_fleet.subjects import CONSUMER, STREAM, SUBJECT
+
+if TYPE_CHECKING:
+    from power_fleet.discovery import Addresses
 
 ANY_INBOX = "_INBOX"
-STREAM, SUBJECT = "POWER_FLEET", "power.fleet."  # a device's own subject ends with its id
-CONSUMER = "sink"
 CONNECT_SECONDS = 15.0  # for all of the servers together
 DUPLICATE_WINDOW = (
     120.0  # seconds in which the stream itself drops what is sent twice; the engine drops it always
 )
 ACK_WAIT = 30.0  # seconds a sink has for what it took before another one gets it
 MAX_ACK_PENDING = 100_000  # messages that sinks have taken or put back for later, of all devices
-DEVICE_MESSAGES = 100  # messages of one device that may wait in the stream; its file keeps the rest
 MESSAGE_BYTES = 1024 * 1024  # of one message: a server's own limit, unless it was raised
-# A stream that is made anew begins at a multiple of it, beyond all lines that the engine knows: a forwarder that opened
-# its line in another stream sees that by the number of any message.
+# A stream that is made again begins at a multiple of it, beyond all lines that the engine knows: a
+# forwarder that opened its line in another stream sees that by the number of any message.
 EPOCH = 2**30
 LEAST_NATS = (2, 12)  # from here on a server refuses requests that it does not wholly understand
 _INVALID_JSON = 10025  # the server's number for a request with a field that it does not know
@@ -52,12 +56,11 @@ NATS_FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _log = logging.getLogger("power_fleet")
 
 
-class Refused(Exception):
-    """It does not start like this; the message says what to do."""
-
-
 def address(option: str, url: str, expected: str) -> SplitResult:
-    """The parts of a URL with one of the schemes expected and a host. Raises Refused, which does not repeat it."""
+    """The parts of a URL with one of the schemes expected and a host.
+
+    Raises Refused, which does not repeat it.
+    """
     try:
         parts = urlsplit(url)
         known = (
@@ -67,13 +70,16 @@ def address(option: str, url: str, expected: str) -> SplitResult:
         known = False
     if not known:
         scheme = re.match("[a-z]*://", url)
-        raise Refused(f"{option}: expected {expected}, got {scheme[0] if scheme else ''}...")
+        raise WrongOptions(f"{option}: expected {expected}, got {scheme[0] if scheme else ''}...")
     return parts
 
 
 @dataclass(frozen=True)
 class Nats:
-    """Where the servers are and who we are to them. The password is read from its file at every connecting."""
+    """Where the servers are and who we are to them.
+
+    The password is read from its file at each connection.
+    """
 
     urls: str
     user: str | None = None
@@ -90,22 +96,24 @@ class Nats:
 
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password_file is None):
-            raise Refused("--user and --password-file go together: give both")
+            raise WrongOptions("--user and --password-file go together: give both")
         if self.user is not None and self.key_file is not None:
-            raise Refused("--key-file: a key stands in place of --user and --password-file")
+            raise WrongOptions("--key-file: a key stands in place of --user and --password-file")
         parts = [
             address("--nats", url, "nats://host:4222 or tls://host:4222") for url in self.servers
         ]
         if any("@" in part.netloc for part in parts):
-            raise Refused(
-                "--nats: name the user with --user, and the file of the password with --password-file"
+            raise WrongOptions(
+                "--nats: give the user with --user, and the password with --password-file"
             )
         is_far = any(part.hostname != "127.0.0.1" for part in parts)
         is_open = is_far and self.ca is None and self.certificate is None
         if self.user is not None and is_open:
-            raise Refused("--user: a password does not go over the network without TLS: give --ca")
+            raise WrongOptions(
+                "--user: a password does not go over the network without TLS: give --ca"
+            )
         if self.key_file is not None and is_open:
-            raise Refused("--key-file: without TLS others could use the connection: give --ca")
+            raise WrongOptions("--key-file: without TLS others could use the connection: give --ca")
 
     @property
     def servers(self) -> list[str]:
@@ -171,7 +179,8 @@ class Nats:
             **options,
         )
         try:
-            # The client goes on for ever with a server that takes the connection and refuses the login.
+            # The client goes on for ever with a server that takes the connection and refuses the
+            # login.
             await asyncio.wait_for(attempt, CONNECT_SECONDS)
         except asyncio.TimeoutError as error:
             await connection.close()
@@ -184,34 +193,32 @@ class Nats:
         return connection
 
 
+def nats_of_hub(hub: Addresses) -> Nats:
+    """The NATS server of this machine's hub."""
+    return Nats(
+        hub.nats,
+        key_file=Path(hub.key_file) if hub.key_file else None,
+        certificate=Path(hub.certificate) if hub.certificate else None,
+    )
+
+
 def _pinned(certificate: Path) -> ssl.SSLContext:
-    """Trusts the holder of one certificate: its name, which is that of the network's side, need not fit."""
+    """Trusts the holder of one certificate.
+
+    The name in it, which is the public one, need not match.
+    """
     context = ssl.create_default_context(cafile=str(certificate))
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be an authority's
     return context
 
 
-def token(device_id: str) -> str:
-    """The device's id as one token of a subject.
-
-    >>> token("edge 1.a")
-    'edge%201%2Ea'
-    """
-    return quote(device_id, safe="").replace(".", "%2E")
-
-
-def device_of(subject: str) -> str:
-    """The id of the device whose subject that is."""
-    return unquote(subject.removeprefix(SUBJECT))
-
-
 async def check_server(connection: Client) -> None:
     """Raise Refused for a server on which one device could harm others.
 
-    An older server, or one that is told `jetstream { strict: false }`, takes any JSON for a request. A device could
-    name such a request's subject as the reply to its own message; the server's acknowledgement then is the request,
-    with the rights of the server.
+    An older server, or one that is told `jetstream { strict: false }`, takes any JSON for a
+    request. A device could name such a request's subject as the reply to its own message; the
+    server's acknowledgement then is the request, with the rights of the server.
     """
     version = connection.connected_server_version
     if (version.major, version.minor) < LEAST_NATS:
@@ -238,11 +245,13 @@ async def make_streams(
 ) -> None:
     """Make the stream and its consumer, or bring them to these settings.
 
-    What is acknowledged by a sink leaves the stream (work queue). A full stream refuses what is new, and so does it
-    what a device sends that has device_messages waiting (at least 1): the devices keep it in their files.
+    What is acknowledged by a sink leaves the stream (work queue). A full stream refuses what is
+    new, and so does it what a device sends that has device_messages waiting (at least 1): the
+    devices keep it in their files.
 
-    first_sequence: the least number of the messages to come; see next_sequence. A stream that is there and has not come
-    so far is made anew if nothing waits in it; otherwise this raises Refused.
+    first_sequence: the least number of the messages to come; see next_sequence. A stream that is
+    there and has not come so far is made again if nothing waits in it; otherwise this raises
+    Refused.
     """
     await _make_room(js, first_sequence)
     config = StreamConfig(
@@ -262,14 +271,15 @@ async def make_streams(
         deny_purge=True,
     )
     await put_stream(js, config)
-    await _make_consumer(js)
+    await make_consumer(js)
 
 
-async def _make_consumer(js: JetStreamContext) -> None:
+async def make_consumer(js: JetStreamContext, ack_wait_s: float = ACK_WAIT) -> None:
+    """Make the stream's consumer, or bring it to these settings."""
     consumer = ConsumerConfig(
         durable_name=CONSUMER,
         ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=ACK_WAIT,
+        ack_wait=ack_wait_s,
         max_deliver=-1,
         max_ack_pending=MAX_ACK_PENDING,
     )
@@ -277,18 +287,21 @@ async def _make_consumer(js: JetStreamContext) -> None:
 
 
 async def renew_consumer(js: JetStreamContext) -> None:
-    """Make the consumer anew, so that all that the stream has comes once more, which is harmless."""
+    """Make the consumer again: all that the stream has comes once more, which is harmless."""
     with contextlib.suppress(NotFoundError):
         await js.delete_consumer(STREAM, CONSUMER)
-    await _make_consumer(js)
+    await make_consumer(js)
 
 
 async def left_behind(js: JetStreamContext) -> int | None:
-    """The oldest message of the stream, if its consumer counts it as acknowledged; None where it does not.
+    """The oldest message of the stream, if its consumer counts it as acknowledged.
 
-    An acknowledged message leaves the stream within moments. A server that was killed again and again while its disk
-    was full has kept some for ever (seen with 2.15.1): they are delivered no more, and nobody knows how fresh the
-    engine is. The consumer is asked first: what it acknowledges meanwhile is not taken for that.
+    None where it does not.
+
+    An acknowledged message leaves the stream within moments. A server that was killed again and
+    again while its disk was full has kept some for ever (seen with 2.15.1): they are delivered no
+    more, and how fresh the engine is cannot be known. The consumer is asked first: what it
+    acknowledges meanwhile is not taken for that.
     """
     consumer = await js.consumer_info(STREAM, CONSUMER)
     state = (await js.stream_info(STREAM)).state
@@ -297,7 +310,10 @@ async def left_behind(js: JetStreamContext) -> int | None:
 
 
 async def put_stream(js: JetStreamContext, config: StreamConfig) -> None:
-    """Make a stream, or bring it to these settings. The number of its first message is that which it was made with."""
+    """Make a stream, or bring it to these settings.
+
+    The number of its first message stays what it was.
+    """
     try:
         present = (await js.stream_info(config.name or "")).config
         await js.update_stream(config, first_seq=present.first_seq)
@@ -314,16 +330,18 @@ async def _make_room(js: JetStreamContext, first_sequence: int) -> None:
     if state.last_seq + 1 >= first_sequence:
         return
     if state.messages:
-        raise Refused(
-            f"--first-sequence: {state.messages} messages wait in the stream {STREAM}, which has come to number "
-            f"{state.last_seq}: delete the stream with NATS's own tool, and after it has been made anew send what "
-            "waited once more with power-fleet resend on the devices"
+        raise WrongOptions(
+            f"--first-sequence: {state.messages} messages wait in the stream {STREAM}, which has "
+            f"come to number {state.last_seq}: delete the stream with NATS's own tool, make it "
+            "again, and send what waited once more with power-fleet resend on the devices"
         )
     await js.delete_stream(STREAM)
 
 
 def next_sequence(highest_line: int) -> int:
-    """The number with which a stream has to begin for an engine that knows lines up to that (0: none).
+    """The number with which a stream has to begin for an engine that knows lines up to that.
+
+    0: it knows none.
 
     >>> next_sequence(0), next_sequence(17) == EPOCH, next_sequence(EPOCH) == 2 * EPOCH
     (1, True, True)
@@ -334,7 +352,7 @@ def next_sequence(highest_line: int) -> int:
 
 
 async def least_sequence(js: JetStreamContext, highest_line: int) -> int:
-    """The least number that the next message may have in a fleet whose engine knows lines up to that."""
+    """The least number that the next message may have, if the engine knows lines up to that."""
     try:
         last = (await js.stream_info(STREAM)).state.last_seq
     except NotFoundError:
@@ -343,25 +361,30 @@ async def least_sequence(js: JetStreamContext, highest_line: int) -> int:
 
 
 def is_other_stream(line: int, sequence: int) -> bool:
-    """Whether the stream that gave a message this number is not the one that the line was opened in."""
+    """Whether another stream than that of the line gave a message this number."""
     return sequence <= line or sequence // EPOCH != line // EPOCH
 
 
 async def check_sequence(js: JetStreamContext, highest_line: int) -> None:
-    """Raise Refused for a stream that was made anew: what comes from it would lose against what the engine knows."""
+    """Raise Refused for a stream that was made again.
+
+    What comes from it would lose against what the engine knows.
+    """
     last = (await js.stream_info(STREAM)).state.last_seq
     if last < highest_line:
         raise Refused(
-            f"the stream {STREAM} has come to message {last}, but the engine knows line {highest_line}: "
-            "the stream was made anew; run power-fleet stream --first-sequence "
+            f"the stream {STREAM} has come to message {last}, "
+            f"but the engine knows line {highest_line}: the stream was made again; "
+            "run power-fleet stream --first-sequence "
             f"{next_sequence(highest_line)}, then start the sink again"
         )
 
 
 async def stored_until(connection: Client) -> tuple[float, float]:
-    """Up to when everything that the stream took in is stored, and now, by the stream's clock (epoch seconds).
+    """Up to when everything is stored, and now, by the stream's clock (epoch seconds).
 
-    The former is when it took in the oldest message that no sink has stored yet; now, where there is none.
+    The former is when the stream took in the oldest message that no sink has stored yet, or now if
+    there is none.
     """
     answer = json.loads((await connection.request(f"$JS.API.STREAM.INFO.{STREAM}", timeout=5)).data)
     if "error" in answer:
@@ -383,9 +406,12 @@ def seconds(timestamp: str) -> float:
 
 
 class Backoff:
-    """Waiting after failures in a row: twice as long each time, up to a limit, and never the same for all.
+    """Waiting after failures in a row.
 
-    A failure is said once, not again for as long as it lasts: an outage of weeks must not wear out a device's flash.
+    Twice as long each time, up to a limit, and never the same for all.
+
+    A failure is said once, not again for as long as it lasts: an outage of weeks must not wear out
+    a device's flash.
     """
 
     def __init__(

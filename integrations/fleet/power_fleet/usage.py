@@ -1,7 +1,10 @@
-"""Energy by meter and hour, such as a bill is made of: the numbers of the library's get_statistics, for many devices.
+"""Energy by meter and hour, such as a bill is made of.
 
-Hours and their energy are those of every other answer: the energy between two readings is in the hour of the later one,
-an hour that has changed since it was computed is computed anew, and what is deleted is in none.
+The numbers of the library's get_statistics, for many devices.
+
+Hours and their energy are those of every other answer: the energy between two readings is in the
+hour of the later one, an hour that has changed since it was computed is computed again, and what is
+deleted is in none.
 """
 
 from __future__ import annotations
@@ -17,13 +20,13 @@ from power_manager import MeterType
 # Whether retired, replaced or at work: what a meter has measured stays energy of its device.
 _METERS = f"""SELECT device_id, meter_id, type, name FROM power_meters FINAL
 WHERE deleted = 0 AND {sql.THESE} ORDER BY device_id, position, meter_id"""
-_DEVICES = f"""SELECT device_id, max_gap FROM power_devices FINAL
-WHERE deleted = 0 AND {sql.THESE} ORDER BY device_id"""
 
 
 @dataclass(frozen=True)
 class HourEnergy:
-    """A UTC hour (since 1970) of a meter that has readings: Wh out and in, and how many readings it is made of.
+    """A UTC hour (since 1970) of a meter that has readings.
+
+    Wh out and in, and how many readings it is made of.
 
     least_wattage, most_wattage: of its readings that have watts; None where none has.
     """
@@ -49,8 +52,11 @@ class MeterEnergy:
 def hour_energies(
     shard: Shard, names: dict[str, Any], hours: range, now_us: int
 ) -> dict[str, list[MeterEnergy]]:
-    """By device, its meters in order of adding, each with its hours among `hours`; unknown devices are left out."""
-    devices = shard.select(_DEVICES, **names)
+    """By device, its meters in order of adding, each with its hours among `hours`.
+
+    Unknown devices are left out.
+    """
+    devices = shard.select(sql.MAX_GAPS, **names)
     found: dict[str, list[MeterEnergy]] = {row["device_id"]: [] for row in devices}
     by_meter: dict[tuple[str, str], list[HourEnergy]] = {}
     for row in shard.select(_METERS, **names):

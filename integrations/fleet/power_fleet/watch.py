@@ -1,15 +1,20 @@
-"""What is wrong with devices, noticed and said once: silence, copies of a file, files that went back or were exchanged.
+"""What is wrong with devices, noticed and said once.
 
-    silent    nothing has come for a while from a device that nobody retired; over when it is heard again
-    cloned    two forwarders of one device at work at once, with copies of one file; over when one has stopped for long
+Silence, copies of a file, files that went back or were exchanged.
+
+    silent    nothing has come for a while from a device that is not retired;
+              over when it is heard again
+    cloned    two forwarders of one device at work at once, with copies of one file;
+              over when one has stopped for long
     two files the same with two files
-    restored  the device's file has come to less than it had: a copy of it was put back, or a power cut took its last
-              moments
+    restored  the device's file went back: a copy of it was put in its place,
+              or a power cut took its last moments
     replaced  the device has another file than before, such as on a new card
 
-The last two are facts: they are shown for a week. Time is the stream's, up to where the engine is fresh: while sinks
-stand still, or are behind, no device becomes silent by that. What is noticed depends on the engine's tables alone, and
-so does an alarm's identity: any number of these may run, and be killed at any moment, and there is still one alarm.
+The last two are facts: they are shown for a week. Time is the stream's, up to where the engine is
+fresh: while sinks stand still, or are behind, no device becomes silent by that. What is noticed
+depends on the engine's tables alone, and so does an alarm's identity: any number of these may run,
+and be killed at any moment, and there is still one alarm.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from power_fleet import schema
-from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
+from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, named_parts
 from power_fleet.stream import Backoff
 from power_manager import DAY_US, HOUR_US, SECOND_US, from_microseconds
 
@@ -43,29 +48,37 @@ _FACTS = (RESTORED, REPLACED)  # they happened, and do not last
 _log = logging.getLogger("power_fleet")
 
 _FRESH = "SELECT toInt64(max(fresh)) AS fresh FROM power_fresh"
-_GONE = """device_id IN (SELECT device_id FROM power_retired FINAL WHERE meter_id = '' AND retired = 1)
+_GONE = """device_id IN (
+  SELECT device_id FROM power_retired FINAL WHERE meter_id = '' AND retired = 1)
 OR device_id IN (SELECT device_id FROM power_devices FINAL WHERE deleted = 1)"""
 _SILENT = f"""SELECT device_id, toInt64(max(seen)) AS heard FROM power_seen WHERE NOT ({_GONE})
 GROUP BY device_id HAVING heard <= %(before)s"""
 _TAKEN_BACK = """SELECT device_id, toInt64(at) AS at FROM power_retired FINAL
 WHERE meter_id = '' AND retired = 0 AND at >= %(before)s"""
-# Devices of which something may be noticed: those with a new line, and those of which two lines were heard lately.
+# Devices of which something may be noticed: those with a new line, and those of which two lines
+# were heard lately.
 _TWO_LATELY = """SELECT device_id FROM power_seen WHERE seen >= %(calm)s
 GROUP BY device_id HAVING uniqExact(line) > 1"""
 _WITH_NEWS = f"""SELECT DISTINCT device_id FROM power_lines
 WHERE NOT ({_GONE}) AND (opened >= %(shown)s OR device_id IN ({_TWO_LATELY}))"""
-_LINES = f"""SELECT device_id, toInt64(line) AS line, file_id, toInt64(opened) AS opened, number FROM power_lines FINAL
-WHERE device_id IN %(devices)s ORDER BY device_id, line DESC LIMIT {LINES} BY device_id"""
-_SEEN = f"""SELECT device_id, toInt64(line) AS line, toInt64(max(seen)) AS seen, max(number) AS number FROM power_seen
-WHERE device_id IN %(devices)s GROUP BY device_id, line ORDER BY line DESC LIMIT {LINES} BY device_id"""
-_ALARMS = """SELECT device_id, kind, toInt64(at) AS at, note, toInt64(cleared) AS cleared FROM power_alarms FINAL
-WHERE {which} ORDER BY at, device_id, kind"""
-_COUNT = "SELECT kind, toInt64(count()) AS alarms FROM power_alarms FINAL WHERE cleared = 0 GROUP BY kind"
+_LINES = f"""SELECT device_id, toInt64(line) AS line, file_id, toInt64(opened) AS opened, number
+FROM power_lines FINAL WHERE device_id IN %(devices)s
+ORDER BY device_id, line DESC LIMIT {LINES} BY device_id"""
+_SEEN = f"""SELECT device_id, toInt64(line) AS line, toInt64(max(seen)) AS seen,
+  max(number) AS number FROM power_seen WHERE device_id IN %(devices)s
+GROUP BY device_id, line ORDER BY line DESC LIMIT {LINES} BY device_id"""
+_ALARMS = """SELECT device_id, kind, toInt64(at) AS at, note, toInt64(cleared) AS cleared
+FROM power_alarms FINAL WHERE {which} ORDER BY at, device_id, kind"""
+_COUNT = """SELECT kind, toInt64(count()) AS alarms FROM power_alarms FINAL
+WHERE cleared = 0 GROUP BY kind"""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something noticed about a device; times in microseconds since 1970. `cleared` is 0 while it lasts."""
+    """Something noticed about a device; times in microseconds since 1970.
+
+    `cleared` is 0 while it lasts.
+    """
 
     device_id: str
     kind: str
@@ -81,7 +94,10 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Line:
-    """What is known of one start of a device's forwarder; see the tables power_lines and power_seen."""
+    """What is known of one start of a device's forwarder.
+
+    See the tables power_lines and power_seen.
+    """
 
     device_id: str
     line: int
@@ -99,7 +115,9 @@ async def keep_watching(
     silent_seconds: float = SILENT_SECONDS,
     once: bool = False,
 ) -> None:
-    """Look every `interval` seconds, for ever, and log what begins and what is over; with once, look once.
+    """Look every `interval` seconds until cancelled, and log what begins and what is over.
+
+    With once, look once.
 
     A failure is waited out, but with once it is raised as EngineError.
     """
@@ -127,7 +145,10 @@ def shown_alarm(alarm: Alarm) -> str:
 
 
 def look(engine: Engine, silent_us: int = int(SILENT_SECONDS * SECOND_US)) -> list[Alarm]:
-    """Notice what is new and what is over, store it, and return it. Raises EngineError; then some of it is stored."""
+    """Notice what is new and what is over, store it, and return it.
+
+    Raises EngineError; then some of it is stored.
+    """
     found = at_once(lambda shard: _look(shard, silent_us), engine.shards)
     return sorted(
         (alarm for changes in found for alarm in changes),
@@ -146,17 +167,19 @@ def list_alarms(engine: Engine, with_cleared: bool = False) -> list[Alarm]:
 def count_alarms(engine: Engine) -> dict[str, int]:
     """How many alarms of each kind last. Raises EngineError."""
     counts: dict[str, int] = {}
-    for kind, count in engine.ask(_COUNT):
-        counts[kind] = counts.get(kind, 0) + int(count)
+    for row in engine.select(_COUNT):
+        counts[row["kind"]] = counts.get(row["kind"], 0) + row["alarms"]
     return counts
 
 
 def fresh_until(engine: Engine) -> int:
-    """Up to when all that the stream took in is stored, on every shard (microseconds); 0: no sink has run yet.
+    """Up to when all that the stream took in is stored, on every shard (microseconds).
+
+    0: no sink has run yet.
 
     Raises EngineError.
     """
-    return min((int(fresh) for (fresh,) in engine.ask(_FRESH)), default=0)
+    return min((row["fresh"] for row in engine.select(_FRESH)), default=0)
 
 
 def _look(shard: Shard, silent_us: int) -> list[Alarm]:
@@ -172,11 +195,11 @@ def _look(shard: Shard, silent_us: int) -> list[Alarm]:
 
 
 def _known(shard: Shard, present: Iterable[Alarm]) -> list[Alarm]:
-    """All alarms that last, and all that there ever were of the devices that something is wrong with now."""
+    """The alarms that last, and all past ones of the devices that something is wrong with now."""
     found = [_alarm(row) for row in shard.select(_ALARMS.format(which="cleared = 0"))]
     question = _ALARMS.format(which="cleared != 0 AND device_id IN %(devices)s")
     names = sorted({alarm.device_id for alarm in present})
-    for named in parts(names, lambda name: len(repr(name).encode()) + 2):
+    for named in named_parts(names):
         found += map(_alarm, shard.select(question, devices=tuple(named)))
     return found
 
@@ -196,7 +219,7 @@ def _silent(shard: Shard, fresh: int, silent_us: int) -> Iterator[Alarm]:
 def _of_lines(shard: Shard, fresh: int) -> Iterator[Alarm]:
     times = {"shown": max(fresh - SHOWN_US, 0), "calm": max(fresh - CALM_US, 0)}
     names = [row["device_id"] for row in shard.select(_WITH_NEWS, **times)]
-    for named in parts(names, lambda name: len(repr(name).encode()) + 2):
+    for named in named_parts(names):
         lines = _lines(shard, named)
         for _, of_device in groupby(lines, key=attrgetter("device_id")):
             yield from problems(list(of_device), fresh)
@@ -235,7 +258,10 @@ def _alarm(row: Row) -> Alarm:
 
 
 def problems(lines: Sequence[Line], fresh: int) -> list[Alarm]:
-    """What is wrong with the lines of a device, oldest first, as the stream was at `fresh`; one alarm of a kind."""
+    """What is wrong with the lines of a device, oldest first, as the stream was at `fresh`.
+
+    There is at most one alarm of a kind.
+    """
     found: dict[str, Alarm] = {}
     for number, line in enumerate(lines):
         before = lines[:number]
@@ -254,10 +280,16 @@ def _overlaps(before: Sequence[Line], line: Line, fresh: int) -> Iterator[Alarm]
         if not is_beside or min(other.seen, line.seen) < fresh - CALM_US:
             continue
         if other.file_id == line.file_id:
-            note = "two forwarders at once send copies of one file: stop one, and give it a file of its own"
+            note = (
+                "two forwarders at once send copies of one file: "
+                "stop one, and give it a file of its own"
+            )
             yield Alarm(line.device_id, CLONED, line.opened, note)
         else:
-            note = "two forwarders at once send two files as this device: one of them needs an id of its own"
+            note = (
+                "two forwarders at once send two files as this device: "
+                "one of them needs an id of its own"
+            )
             yield Alarm(line.device_id, TWO_FILES, line.opened, note)
 
 
@@ -276,9 +308,12 @@ def _changes_of_file(before: Sequence[Line], line: Line) -> Iterator[Alarm]:
 
 
 def changes_of(known: Iterable[Alarm], present: Iterable[Alarm], fresh: int) -> list[Alarm]:
-    """What has to be stored, so that what is `known` is what is `present`: alarms that begin, and alarms that are over.
+    """What has to be stored, so that what is `known` is what is `present`.
 
-    `known` are all alarms that last, and all others of the devices of `present`, which has one of a kind and device.
+    Alarms that begin, and alarms that are over.
+
+    `known` are all alarms that last, and all others of the devices of `present`, which has one of a
+    kind and device.
     """
     by_identity = {alarm.identity: alarm for alarm in known}
     lasting = {(a.device_id, a.kind): a for a in by_identity.values() if not a.cleared}

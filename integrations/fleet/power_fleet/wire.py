@@ -1,8 +1,11 @@
-"""The connection over which a sink takes messages: the few words of NATS's protocol that this needs.
+"""The connection over which a sink takes messages.
 
-Whoever may publish a message also writes its headers, and any bytes are headers to the server. nats-py reads them all,
-and where it cannot it stops reading without a word, and so again when the message comes again: one stolen device would
-end every sink. Here nobody looks into a message's headers.
+The few words of NATS's protocol that this needs.
+
+The publisher of a message also writes its headers, and any bytes are headers to the server.
+nats-py reads them all, and where it cannot it stops reading without a word, and so again when the
+message comes again: one stolen device would end every sink. Here nothing reads a message's
+headers.
 """
 
 from __future__ import annotations
@@ -14,10 +17,10 @@ from collections.abc import Callable
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
+from power_fleet.discovery import NATS_PORT
 from power_fleet.stream import Nats
 
 CONNECT_SECONDS = 5.0  # for each server
-PORT = 4222
 _LINE_END = b"\r\n"
 _MOST_OF_A_LINE = 64 * 1024
 
@@ -34,7 +37,8 @@ class Delivery(NamedTuple):
 class Wire(asyncio.Protocol):
     """One connection to one server; see open_wire.
 
-    deliver is called with each message, and ended once, with the reason, when the connection has ended.
+    deliver is called with each message, and ended once, with the reason, when the connection has
+    ended.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class Wire(asyncio.Protocol):
         self._write(b"UNSUB 1\r\n")
 
     async def ping(self) -> None:
-        """Return when the server has done all that it was told, and what it had to say before has come."""
+        """Return when the server has done all that it was told, and its answers have come."""
         if self._pong.done():
             self._pong = asyncio.get_running_loop().create_future()
         self._write(b"PING\r\n")
@@ -137,7 +141,10 @@ class Wire(asyncio.Protocol):
             self._end(ConnectionError(f"the NATS server says what is not understood: {error}"))
 
     def _understand(self) -> int:
-        """Deliver every message that is there as a whole; return up to where the bytes are done with."""
+        """Deliver every message that is there as a whole.
+
+        Return up to where the bytes are done with.
+        """
         buffer = self._buffer
         start = 0
         while not self._is_over:
@@ -161,7 +168,7 @@ class Wire(asyncio.Protocol):
         return start
 
     def _message(self, has_headers: bool, parts: list[bytes], content: bytes) -> None:
-        """A message: subject, number of the subscription, perhaps where to reply, length of its headers, and of all."""
+        """A message: subject, subscription, perhaps a reply, bytes of headers, and of all."""
         length_of_headers = int(parts[-2]) if has_headers else 0
         fields = parts[2 : -2 if has_headers else -1]
         self._deliver(
@@ -197,7 +204,7 @@ class Wire(asyncio.Protocol):
         for future in (self._info, self._pong):
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # it may be that nobody waits for it
+                future.exception()  # perhaps nothing waits for it
         self._ended(error)
 
 
@@ -214,7 +221,7 @@ async def open_wire(
         host = parts.hostname or ""
         try:
             return await asyncio.wait_for(
-                _open(source, name, host, parts.port or PORT, deliver, ended), CONNECT_SECONDS
+                _open(source, name, host, parts.port or NATS_PORT, deliver, ended), CONNECT_SECONDS
             )
         except asyncio.TimeoutError:
             failure = ConnectionError(f"no NATS server answers at {host}")

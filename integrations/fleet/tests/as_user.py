@@ -1,9 +1,10 @@
-"""Do something in an engine of ClickHouse 26 with the rights of one of the example's users, in a process of its own.
+"""Do something in an engine of ClickHouse 26 with the rights of one of the example's users.
 
     python as_user.py DIRECTORY USER WORK ...
 
-chDB knows one user, `default`: it gets the profile and the grants that the example's file gives USER. A WORK is a
-command of power-fleet, an SQL statement, or `store`. Prints, as JSON, of each what went wrong, or null.
+chDB knows one user, `default`: it gets the profile and the grants that the example's file gives
+USER. A WORK is a command of power-fleet, an SQL statement, or `store`. Prints, as JSON, of each
+what went wrong, or null.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ _CONFIG = """<clickhouse>
 
 
 def write_configuration(home: Path, user: str) -> Path:
-    """The example's users with the rights of USER for `default`; returns the file that names them."""
+    """The example's users with the rights of USER for `default`.
+
+    Returns the file that names them.
+    """
     tree = ElementTree.parse(FLEET / "example/clickhouse-users.xml")
     users = tree.getroot().find("users")
     assert users is not None

@@ -52,7 +52,7 @@ def urls(new_urls: list[str]) -> list[str]:
 
 @pytest.fixture(params=["ClickHouse 26", "ClickHouse 18"])
 def every_urls(request: pytest.FixtureRequest) -> list[str]:
-    """The same, and one of the chaos programs, for the questions that the two are asked otherwise."""
+    """The same, and an engine of the chaos programs, which is asked in another dialect."""
     fixture = "old_urls" if request.param == "ClickHouse 18" else "new_urls"
     found: list[str] = request.getfixturevalue(fixture)
     return emptied(found)

@@ -47,7 +47,10 @@ def replaced(text: str, places: dict[str, str]) -> str:
 
 
 def nats_servers(home: Path, secrets: Path, count: int) -> list[Server]:
-    """NATS servers with example/nats.conf, not started yet; of one server without the section cluster."""
+    """NATS servers with example/nats.conf, not started yet.
+
+    Of one server without the section cluster.
+    """
     text = (EXAMPLE / "nats.conf").read_text(encoding="utf-8")
     ports, webs, routes = free_ports(count), free_ports(count), free_ports(count)
     servers = []

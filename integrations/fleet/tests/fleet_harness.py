@@ -1,4 +1,4 @@
-"""What the tests share: device files with a clock of their own, and how they get into an engine without a network."""
+"""What the tests share: device files, and how they get into an engine without a network."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from chaos_common import same
-from power_fleet import schema
+from power_fleet import cli, schema
 from power_fleet.codec import Batch, encode
 from power_fleet.decoding import decode
-from power_fleet.engine import Engine
+from power_fleet.engine import Engine, Shard
 from power_fleet.outbox import Outbox
 from power_fleet.sink import rows_of, store
 
@@ -35,12 +35,16 @@ class Clock:
         return self.now
 
 
+FILLED = """SELECT DISTINCT table FROM system.parts
+WHERE database = currentDatabase() AND active AND rows > 0"""
+
+
 def emptied(urls: list[str]) -> list[str]:
-    """The same engine with its tables empty."""
-    for shard in (engine := Engine(urls)).shards:
-        for name in schema.TABLES:
-            shard.clients[0].command(f"TRUNCATE TABLE {name}")
-    schema.create(engine)
+    """The same engine, whose tables are there, with all but the number of its shard deleted."""
+    for shard in Engine(urls).shards:
+        filled = {row["table"] for row in shard.select(FILLED)}
+        for name in filled & schema.TABLES.keys() - {"power_shard"}:
+            shard.do(f"TRUNCATE TABLE {name}")
     return urls
 
 
@@ -50,7 +54,10 @@ SEQUENCES = itertools.count(
 
 
 def messages_of(outbox: Outbox) -> list[tuple[int, bytes]]:
-    """Everything the file has not sent, each message with its place in the stream; the outbox notes it as sent."""
+    """Everything the file has not sent, each message with its place in the stream.
+
+    The outbox notes it as sent.
+    """
     found = []
     while (parcel := outbox.take()).batches:
         messages = [(next(SEQUENCES), encode(batch)[1]) for batch in parcel.batches]
@@ -60,7 +67,10 @@ def messages_of(outbox: Outbox) -> list[tuple[int, bytes]]:
 
 
 def batches_of(outbox: Outbox) -> list[Batch]:
-    """Everything the file has not sent, as it comes out of the messages; the outbox notes it as sent."""
+    """Everything the file has not sent, as it comes out of the messages.
+
+    The outbox notes it as sent.
+    """
     return [decode(data, sequence) for sequence, data in messages_of(outbox)]
 
 
@@ -72,7 +82,7 @@ def carry(
     clock: Callable[[], float] = lambda: NOW,
     times: int = 1,
 ) -> None:
-    """What a forwarder that is started now has to send, through the codec and the sink's rows, `times` times over.
+    """Store what a forwarder that starts now would send, `times` times over.
 
     `clock` is the stream's.
     """
@@ -91,10 +101,10 @@ def carry(
 def random_device(
     path: Path, seed: int, device_id: str, clock: Clock, count: int = 300, **options: Any
 ) -> PowerManager:
-    """A file with a device of four meters, readings of ten days with gaps, some late, and a few events.
+    """A file with a device of four meters, readings of ten days with gaps, and a few events.
 
-    One reading in ten lacks its volts, its amperes or both; the solar meter's charge is not known until a reading
-    brings one, and the ups meter's from the last day on.
+    One reading in ten lacks its volts, its amperes or both; the solar meter's charge is not known
+    until a reading brings one, and the ups meter's from the last day on.
     """
     chance = random.Random(seed)
     pm = PowerManager(path, durability="normal", clock=clock, **options)
@@ -124,6 +134,19 @@ def random_device(
         pm.trigger_event(device_id, "restore", number, note=chance.choice([None, "é'\\ 电"]))
     clock.now = NOW
     return pm
+
+
+def run_command(*arguments: str) -> int:
+    """Run `power-fleet`; return its exit code, that of wrong usage too."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def queried(place: Engine | Shard, question: str, **parameters: Any) -> list[tuple[Any, ...]]:
+    """The rows of an answer as tuples, for comparing."""
+    return [tuple(row.values()) for row in place.select(question, **parameters)]
 
 
 def same_json(expected: str, actual: str) -> bool:

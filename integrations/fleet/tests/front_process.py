@@ -1,4 +1,7 @@
-"""A hub's engine by itself, in a process of its own: a process holds one chDB, and the tests' has one already."""
+"""A hub's engine by itself, in a process of its own.
+
+A process holds one chDB, and the tests' has one already.
+"""
 
 from __future__ import annotations
 

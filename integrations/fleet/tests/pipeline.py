@@ -1,4 +1,4 @@
-"""A NATS server and an engine with an end-to-end path between them, inside the test's own process."""
+"""The whole way from a file to an engine, inside the test's own process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from nats.js.api import StreamInfo
-from power_fleet.dead import DEAD_STREAM, make_dead_stream
+from power_fleet.dead import make_dead_stream
 from power_fleet.engine import Engine
 from power_fleet.forwarder import forward
 from power_fleet.outbox import Outbox
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink, Work
-from power_fleet.stream import STREAM, Backoff, Nats, make_streams
+from power_fleet.stream import Backoff, Nats, make_streams
+from power_fleet.subjects import DEAD_STREAM, STREAM
 
 from power_manager import PowerManager
 

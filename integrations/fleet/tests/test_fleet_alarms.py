@@ -41,7 +41,9 @@ MINUTE_US = 60 * SECOND_US
 
 
 def line(number: int, opened: int, seen: int, file_id: str = "f", at: int = 0, to: int = 0) -> Line:
-    """A line of device "a"; times in microseconds before NOW, at and to: the file's running number."""
+    """A line of device "a"; times in microseconds before NOW, at and to: the file's running
+    number.
+    """
     return Line("a", number, file_id, NOW - opened, at, NOW - seen, max(at, to))
 
 
@@ -54,7 +56,9 @@ def kinds(lines: list[Line], fresh: int = NOW) -> list[str]:
 
 
 def test_a_device_that_starts_again_is_well() -> None:
-    """Each line ends before the next begins, and the file's number grows, or stays where nothing was noted."""
+    """Each line ends before the next begins, and the file's number grows, or stays where nothing
+    was noted.
+    """
     lines = [
         line(n, (9 - n) * HOUR_US, (8 - n) * HOUR_US, at=10 * n, to=10 * n + 10) for n in range(9)
     ]
@@ -62,7 +66,9 @@ def test_a_device_that_starts_again_is_well() -> None:
 
 
 def test_copies_of_a_file_are_noticed() -> None:
-    """The forwarder before is still at work, with the same file; the alarm is dated when the second one began."""
+    """The forwarder before is still at work, with the same file; the alarm is dated when the second
+    one began.
+    """
     lines = [line(1, 5 * HOUR_US, 0), line(7, 2 * HOUR_US, 0)]
     (alarm,) = problems(lines, NOW)
     assert (alarm.device_id, alarm.kind, alarm.at) == ("a", CLONED, NOW - 2 * HOUR_US)
@@ -99,7 +105,9 @@ def test_an_overlap_counts_from_a_minute_on() -> None:
 
 
 def test_a_file_that_went_back_is_noticed() -> None:
-    """Its number is lower than what an earlier line reached, be that the one before or any other."""
+    """Its number is lower than what an earlier line reached, be that the one before or any
+    other.
+    """
     lines = [
         line(1, 9 * HOUR_US, 8 * HOUR_US, at=0, to=120),
         line(2, 8 * HOUR_US, 7 * HOUR_US, "g", at=0, to=3),
@@ -122,7 +130,9 @@ def test_another_file_is_noticed_and_shown_for_a_week() -> None:
 
 
 def test_each_alarm_begins_once_and_is_over_once() -> None:
-    """Over any course of what is present, there is one open alarm of a kind at most, and only while it is present."""
+    """Over any course of what is present, there is one open alarm of a kind at most, and only while
+    it is present.
+    """
     chance = random.Random(3)
     known: dict[tuple[str, str, int], Alarm] = {}
     for step in range(500):
@@ -150,7 +160,9 @@ def test_each_alarm_begins_once_and_is_over_once() -> None:
 
 
 def test_what_comes_back_begins_when_it_was_over() -> None:
-    """The engine keeps the later word about an alarm: one that is over cannot begin again under its old identity."""
+    """The engine keeps the later word about an alarm: one that is over cannot begin again under its
+    old identity.
+    """
     over = Alarm("a", SILENT, NOW, "", NOW + 5)
     (again,) = changes_of([over], [Alarm("a", SILENT, NOW, "")], NOW + 9)
     assert again == Alarm("a", SILENT, NOW + 5, "")
@@ -234,7 +246,9 @@ def test_a_silent_device_is_said_once_and_its_return_once(tables: Tables) -> Non
 
 
 def test_while_sinks_stand_still_nobody_is_silent(tables: Tables) -> None:
-    """What is in the stream may be from anybody: time goes on for the watch as far as the engine is fresh."""
+    """What is in the stream may be from anybody: time goes on for the watch as far as the engine is
+    fresh.
+    """
     tables.opened("a", 1, NOW)
     assert tables.look() == []  # no sink has run yet
     tables.fresh(NOW + MINUTE_US)
@@ -242,7 +256,9 @@ def test_while_sinks_stand_still_nobody_is_silent(tables: Tables) -> None:
 
 
 def test_a_retired_device_is_not_silent(tables: Tables) -> None:
-    """Its alarm is over when it is retired; taken back it has time to speak before it is silent anew."""
+    """Its alarm is over when it is retired; taken back it has time to speak before it is silent
+    anew.
+    """
     tables.opened("a", 1, NOW)
     tables.fresh(NOW + HOUR_US)
     assert tables.look() == [("a", SILENT, False)]

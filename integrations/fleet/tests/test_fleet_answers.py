@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from chaos_common import same
-from fleet_harness import HOUR, NOW, Clock, carry, random_device, same_json
+from fleet_harness import HOUR, NOW, Clock, carry, queried, random_device, same_json
 from power_fleet import fleet as fleet_module
 from power_fleet import history, schema
 from power_fleet.engine import Engine
@@ -46,7 +46,9 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
 def test_a_report_is_that_of_the_device_itself(
     every_urls: list[str], make: Make, clock: Clock
 ) -> None:
-    """Of any number of days, before hours are closed, and after, and with readings that came twice."""
+    """Of any number of days, before hours are closed, and after, and with readings that came
+    twice.
+    """
     engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     files = {f"edge-{seed}": make(seed) for seed in range(3)}
     for pm in files.values():
@@ -60,7 +62,9 @@ def test_a_report_is_that_of_the_device_itself(
 
 
 def test_a_charge_that_nobody_knows(every_urls: list[str], tmp_path: Path, clock: Clock) -> None:
-    """Unknown in the meter, its readings and its hours; also in a closed hour whose known ones are deleted."""
+    """Unknown in the meter, its readings and its hours; also in a closed hour whose known ones are
+    deleted.
+    """
     engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     with PowerManager(tmp_path / "a.db", clock=clock) as pm:
         pm.register_device("edge-1", "Edge")
@@ -93,7 +97,9 @@ def test_a_report_of_no_time_is_refused(days: Any) -> None:
 def test_late_readings_change_a_closed_hour(
     every_urls: list[str], make: Make, clock: Clock
 ) -> None:
-    """An hour whose readings came after it was closed is right at once, and right when it is closed again."""
+    """An hour whose readings came after it was closed is right at once, and right when it is closed
+    again.
+    """
     engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     pm = make(1)
     carry(pm, engine)
@@ -113,7 +119,8 @@ def test_late_readings_change_a_closed_hour(
 def test_readings_that_come_while_it_is_asked(
     urls: list[str], make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Late ones, between finding out which hours have to be made and making them: they are all in, or none of them.
+    """Late ones, between finding out which hours have to be made and making them: they are all in,
+    or none of them.
 
     The hours they belong to, that were closed, must not be missing altogether.
     """
@@ -151,7 +158,9 @@ def test_readings_that_come_while_it_is_asked(
 def test_max_gap_travels_with_the_readings(
     every_urls: list[str], make: Make, clock: Clock, max_gap: float
 ) -> None:
-    """Energy over a gap is counted or not as the device's own file does, also over several hours."""
+    """Energy over a gap is counted or not as the device's own file does, also over several
+    hours.
+    """
     engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     pm = make(5, max_gap=max_gap)
     carry(pm, engine)
@@ -181,7 +190,9 @@ def daily_of_fleet(fleet: Fleet, days: int = 7) -> dict[tuple[str, str], float]:
 
 
 def test_energy_by_day_and_site_adds_up(every_urls: list[str], make: Make, clock: Clock) -> None:
-    """Devices of one site together equal the sums of their files; before closing hours and after."""
+    """Devices of one site together equal the sums of their files; before closing hours and
+    after.
+    """
     engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     files = {seed: make(seed) for seed in range(4)}
     for seed, pm in files.items():
@@ -205,7 +216,9 @@ def test_energy_by_day_and_site_adds_up(every_urls: list[str], make: Make, clock
 def test_energy_is_asked_some_days_at_a_time(
     urls: list[str], make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same, however few at a time: energy over midnight too, and with a clock that was decades wrong."""
+    """The same, however few at a time: energy over midnight too, and with a clock that was decades
+    wrong.
+    """
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     pm = make(11, max_gap=50_000.0)  # so that almost every midnight has energy over it
     meter = pm.list_meters()[2].id
@@ -255,7 +268,9 @@ def test_budgets_are_those_of_the_devices(every_urls: list[str], make: Make, clo
 def test_the_present_state_is_not_the_newest_time(
     urls: list[str], make: Make, clock: Clock
 ) -> None:
-    """After a clock that jumped back, the state is that of the last live reading, as in the file."""
+    """After a clock that jumped back, the state is that of the last live reading, as in the
+    file.
+    """
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     pm = make(2)
     meter = pm.list_meters()[0]
@@ -272,7 +287,9 @@ def test_the_present_state_is_not_the_newest_time(
 
 
 def test_a_state_that_comes_back_is_news(urls: list[str], make: Make, clock: Clock) -> None:
-    """A, B, A: the last one counts, though it looks like the first; and a device registered anew is as it is now."""
+    """A, B, A: the last one counts, though it looks like the first; and a device registered anew is
+    as it is now.
+    """
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     pm = make(3)
     for target in (10.0, 20.0, 10.0):
@@ -285,7 +302,9 @@ def test_a_state_that_comes_back_is_news(urls: list[str], make: Make, clock: Clo
 def test_silent_devices_by_the_clock_of_the_stream(
     urls: list[str], make: Make, clock: Clock
 ) -> None:
-    """Silence is measured from when the stream last had something; those never heard of are not silent."""
+    """Silence is measured from when the stream last had something; those never heard of are not
+    silent.
+    """
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     carry(make(4), engine)
     clock.now = NOW + 59 * 60
@@ -297,7 +316,9 @@ def test_silent_devices_by_the_clock_of_the_stream(
 
 
 def test_what_nobody_has_is_not_found(urls: list[str], clock: Clock) -> None:
-    """An unknown device's report names it; an empty engine answers with nothing, and nobody knows how fresh that is."""
+    """An unknown device's report names it; an empty engine answers with nothing, and nobody knows
+    how fresh that is.
+    """
     fleet = Fleet(urls, clock=clock)
     with pytest.raises(NotFound, match="'edge-1'"):
         fleet.report("edge-1")
@@ -325,15 +346,20 @@ def test_any_number_of_devices_may_be_named(urls: list[str], make: Make, clock: 
 def test_hours_whose_readings_were_deleted_do_not_hold_up_the_others(
     urls: list[str], make: Make, clock: Clock
 ) -> None:
-    """Somebody cleans up the engine by hand: closing hours ends all the same, and does those that can be done."""
+    """Somebody cleans up the engine by hand: closing hours ends all the same, and does those that
+    can be done.
+    """
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     for seed in (8, 9):
         carry(make(seed), engine)
     for shard in engine.shards:
         shard.insert("power_touched", schema.TOUCHED, [["gone", NOW_US // 3_600_000_000 - 30, 1]])
     close_hours(engine, NOW_US)
-    assert engine.ask("SELECT DISTINCT device_id FROM power_hourly WHERE device_id = 'gone'") == []
-    done = {row[0] for row in engine.ask("SELECT DISTINCT device_id FROM power_hourly")}
+    assert (
+        queried(engine, "SELECT DISTINCT device_id FROM power_hourly WHERE device_id = 'gone'")
+        == []
+    )
+    done = {row[0] for row in queried(engine, "SELECT DISTINCT device_id FROM power_hourly")}
     assert done == {"edge-8", "edge-9"}
     assert fleet.energy().value
 
@@ -342,7 +368,9 @@ def test_hours_whose_readings_were_deleted_do_not_hold_up_the_others(
 def test_any_id_the_library_takes_is_asked_about(
     every_urls: list[str], make: Make, clock: Clock, device_id: str
 ) -> None:
-    """Quotes, percent signs, wildcards and letters of the world are nothing special to the engine."""
+    """Quotes, percent signs, wildcards and letters of the world are nothing special to the
+    engine.
+    """
     engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     pm = make(6, device_id)
     carry(pm, engine)

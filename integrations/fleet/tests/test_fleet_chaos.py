@@ -1,4 +1,6 @@
-"""A short run of the chaos program, on a cluster and on a hub: everything is harmed, and nothing is lost or doubled."""
+"""A short run of the chaos program, on a cluster and on a hub: everything is harmed, and nothing is
+lost or doubled.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,12 @@ from fleet_harness import INTEGRATION
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["cluster", "hub"])
 def test_nothing_is_lost_or_doubled(tmp_path: Path, where: str) -> None:
-    """With a seed that has most faults in a few seconds; which moment each of them hits is up to the machine."""
+    """With a seed that has most faults in a few seconds; which moment each of them hits is up to
+    the machine.
+    """
     program = INTEGRATION / "chaos/chaos.py"
-    command = [sys.executable, str(program), "--seconds", "8", "--devices", "3", "--seed", "7"]
+    command = [sys.executable, str(program), "--seconds", "6", "--devices", "3", "--seed", "7"]
+    command += ["--ack-wait", "5"]
     command += ["--keep", str(tmp_path / "chaos")]
     command += ["--hub"] if where == "hub" else []
     run = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,6 @@
-"""A meter is the device's that named it first: a stolen device that knows its id does not take its place."""
+"""A meter is the device's that named it first: a stolen device that knows its id does not take its
+place.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def batch(device_id: str, sequence: int, volts: float) -> Batch:
 def test_a_meter_is_the_first_ones(
     urls: list[str], owner: str, is_owner_stored_first: bool
 ) -> None:
-    """By the place in the stream, whichever of them a sink stores first, and however often both come again."""
+    """By the place in the stream, whichever of them a sink stores first, and however often both
+    come again.
+    """
     engine = Engine(urls)
     batches = [batch(owner, 5, 12.0), batch("edge-5", 8, 230.0)]
     if not is_owner_stored_first:

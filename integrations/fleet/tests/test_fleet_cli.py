@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-from fleet_harness import INTEGRATION, carry, emptied
+from fleet_harness import INTEGRATION, carry, emptied, run_command
 from hub_process import running_hub
 from power_fleet import cli
 from power_fleet.engine import Engine
 
-from power_manager import PowerManager
+from power_manager import PowerManager, settings_table
 
 README = (INTEGRATION / "README.md").read_text(encoding="utf-8")
 PATHS = [str(INTEGRATION), str(INTEGRATION.parents[1])]
@@ -25,7 +25,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "PYTHONUNBUFF
 
 
 def test_every_command_and_example_of_the_readme_runs(tmp_path: Path) -> None:
-    """One after the other, beside the hub of its start; only what would be installed is there already."""
+    """One after the other, beside the hub of its start; what it installs is there already."""
     commands = tmp_path / "bin"
     commands.mkdir()
     python = f'exec "{sys.executable}"'
@@ -42,7 +42,7 @@ def test_every_command_and_example_of_the_readme_runs(tmp_path: Path) -> None:
     stored += "until power-fleet latest | grep 18%; do :; done"
     parts = ["set -e -o pipefail"]
     for language, block in [*blocks[:start], *blocks[start + 2 :]]:
-        if language == "sh":
+        if language == "sh" and "python3 -m venv" not in block:
             parts.append(block.replace("power-fleet report", f"{stored}\npower-fleet report", 1))
         elif language == "python":
             parts.append(f"python - <<'END'\n{block}END\n")
@@ -67,9 +67,14 @@ def test_every_command_and_example_of_the_readme_runs(tmp_path: Path) -> None:
         assert line in run.stdout
 
 
-def test_every_option_is_in_the_readme() -> None:
-    """Nothing is left undocumented, and every command is named."""
+def test_the_readme_has_every_setting() -> None:
+    """Its table is the parser's own; every command, and what has no place in the table, is
+    named.
+    """
     parser = cli.make_parser()
+    table = settings_table(parser)
+    shown = README.partition("<!-- settings -->\n")[2].partition("\n<!-- /settings -->")[0]
+    assert shown == table, table
     for name, command in {**parser.commands, "": parser}.items():
         assert f"`{name}" in README or f"power-fleet {name}" in README
         for part in (command, *command.commands.values()):
@@ -129,7 +134,7 @@ def test_errors_are_one_line(
     for name in ("POWER_FLEET_NATS", "POWER_FLEET_CLICKHOUSE", "POWER_FLEET_HUB"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", "/nowhere")
-    assert cli.main(arguments) == code
+    assert run_command(*arguments) == code
     out, err = capsys.readouterr()
     line = err.strip().splitlines()[-1]
     assert out == ""
@@ -144,11 +149,11 @@ def test_errors_are_one_line(
         (["forward", "--interval", "0"], "argument --interval: expected a duration from 0.1s to 1d, got '0'"),
         (["forward", "--interval", "nan"], "expected a duration such as 90s, 15m, 1h30m or 7d, got 'nan'"),
         (["sink", "--max-wait", "-1"], "expected a duration such as"),
-        (["stream", "--max-bytes", "-1"], "expected a whole number of at least 1, got '-1'"),
+        (["stream", "--max-bytes", "-1"], "expected a number of bytes, at least 1, got '-1'"),
         (["stream", "--replicas", "0"], "expected a whole number of at least 1"),
         (["report", "edge-1", "--days", "many"], "expected a number above 0, got 'many'"),
         (["report", "edge-1", "--days", "0"], "expected a number above 0, got '0'"),
-        (["silent", "--minutes", "-1"], "expected a number of at least 0, got '-1'"),
+        (["silent", "--for", "-1"], "expected a duration such as 90s, 15m, 1h30m or 7d, got '-1'"),
         (["energy", "--days", "0"], "expected a whole number of at least 1, got '0'"),
         (["forward", "--intervl", "5"], "unknown option --intervl: did you mean --interval?"),
         (["forwrad"], "unknown command 'forwrad': did you mean forward?"),
@@ -162,27 +167,44 @@ def test_errors_are_one_line(
 def test_wrong_words_and_numbers_are_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The message names what was typed and what would do; nothing runs for ever or without a limit."""
+    """The message names what was typed and what would do; nothing runs for ever or without a
+    limit.
+    """
     with pytest.raises(SystemExit) as found:
         cli.main(arguments)
     assert found.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_without_its_extra_it_says_what_to_install() -> None:
-    """One line, where `pip install .` has brought the command along without what it needs."""
-    code = f"import sys; sys.path[:0] = {PATHS!r}; from power_fleet import cli; sys.exit(cli.main(['--help']))"
-    run = subprocess.run(
-        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False
-    )
-    assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr == "power-fleet: nats is not installed: pip install '.[fleet]'\n"
+def test_without_its_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    """`pip install .` brings the command without what it needs: one line says so, and help
+    works.
+    """
+    PowerManager(tmp_path / "a.db").close()
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = f"import sys; sys.path[:0] = {PATHS!r}; from power_fleet import cli; "
+        code += f"sys.exit(cli.main({list(arguments)!r}))"
+        command = [sys.executable, "-S", "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    refused = run("forward", "--db", str(tmp_path / "a.db"))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "power-fleet: nats is not installed: pip install '.[fleet]'\n"
+    for arguments in (["--help"], ["--version"], ["help", "sink"]):
+        shown = run(*arguments)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout
 
 
 def test_the_environment_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for the library and the collector; the option goes before it, and empty counts as unset."""
+    """As for the library and the collector; the option goes before it, and empty counts as
+    unset.
+    """
     for value, arguments, expected in (
-        ("here.db", [], "here.db"), ("here.db", ["--db", "there.db"], "there.db"), ("", [], "power_manager.db"),
+        ("here.db", [], "here.db"),
+        ("here.db", ["--db", "there.db"], "there.db"),
+        ("", [], "power_manager.db"),
     ):  # fmt: skip
         monkeypatch.setenv("POWER_MANAGER_DB", value)
         assert cli.make_parser().parse_args(["forward", *arguments]).db == Path(expected)
@@ -202,7 +224,9 @@ def test_a_report_of_nobody(old_urls: list[str], capsys: pytest.CaptureFixture[s
 def test_a_signal_ends_it_with_nothing_there(
     command: str, sig: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    """Without any server they wait and try again, and a signal ends them, within 2 seconds and a little."""
+    """Without any server they wait and try again, and a signal ends them, within 2 seconds and a
+    little.
+    """
     PowerManager(tmp_path / "a.db").close()
     stream = ["--nats", "nats://127.0.0.1:9"]
     engine = ["--clickhouse", "http://127.0.0.1:9"]
@@ -268,8 +292,8 @@ def one_device(new_urls: list[str], tmp_path: Path) -> list[str]:
         (["budget"], ["device  load W  ", r"edge-1 +2.00 +0 +-2.00 +70% "]),
         (["latest"], ["meter +type +state ", r"edge-1/Pack +battery +normal +70% +2.00 +4.00 +0.50 "]),
         (["energy", "--days", "2"], ["UTC day +site +type +out Wh +in Wh", r"hall +battery +[\d.]+ +0"]),
-        (["silent", "--minutes", "0"], ["device +last seen +silent for", r"edge-1  20\d\d-"]),
-        (["silent", "--minutes", "99999999"], ["no device is silent"]),
+        (["silent", "--for", "0"], ["device +last seen +silent for", r"edge-1  20\d\d-"]),
+        (["silent", "--for", "70000d"], ["no device is silent"]),
         (["latest", "nobody"], ["no meters yet"]),
     ],
     ids=["budget", "latest", "energy", "silent", "nobody-is-silent", "no-meters"],
@@ -285,7 +309,7 @@ def test_answers_are_tables(
     out, err = capsys.readouterr()
     for line in lines:
         assert re.search(line, out), out
-    assert err == "fresh as of nobody knows when: no sink has run yet\n"
+    assert err == "not known how fresh it is: no sink has run yet\n"
 
 
 @pytest.mark.parametrize("command", ["budget", "latest", "energy", "silent"])
@@ -303,7 +327,9 @@ def test_answers_are_json_for_programs(
 def test_a_budget_of_nobody_is_an_error(
     one_device: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Those that are known are shown, the other is named, and the exit code says that one is missing."""
+    """Those that are known are shown, the other is named, and the exit code says that one is
+    missing.
+    """
     assert cli.main(["budget", "edge-1", "edge-2", *one_device]) == 1
     out, err = capsys.readouterr()
     assert re.search("^edge-1 .*\nedge-2 .* no such id", out, re.MULTILINE)

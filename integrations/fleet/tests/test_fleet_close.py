@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from fleet_harness import NOW, Clock, carry, emptied, random_device
+from fleet_harness import NOW, Clock, carry, emptied, queried, random_device
 from pipeline import quick, until
 from power_fleet import cli, schema
 from power_fleet.engine import Engine
@@ -19,7 +19,7 @@ NOW_US = int(NOW * 1e6)
 
 def kept(engine: Engine) -> int:
     """How many hours of meters have statistics."""
-    ((count,),) = engine.ask("SELECT toInt64(count()) FROM power_hourly FINAL")
+    ((count,),) = queried(engine, "SELECT toInt64(count()) FROM power_hourly FINAL")
     return int(count)
 
 

@@ -211,7 +211,9 @@ huge = st.sampled_from([10**400, -(10**400), 2**63, 1e400])
 def test_any_value_in_any_cell_is_a_batch_or_poison(
     name: str, column: int, value: Any, inside: bool
 ) -> None:
-    """A number too long for a float, a list where a text belongs: a sink must survive what a device makes up."""
+    """A number too long for a float, a list where a text belongs: a sink must survive what a device
+    makes up.
+    """
     row = list(ROWS[name])
     row[column % len(row)] = [value] if inside else value
     with contextlib.suppress(Poison):

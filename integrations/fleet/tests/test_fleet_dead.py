@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from fleet_harness import emptied
+from fleet_harness import emptied, queried, run_command
 from pipeline import drained, messages, running_sink, streams
-from power_fleet import cli
 from power_fleet.codec import Batch, Reading, encode
 from power_fleet.dead import LETTER_BYTES
 from power_fleet.engine import Engine
-from power_fleet.stream import STREAM, Nats
+from power_fleet.stream import Nats
+from power_fleet.subjects import STREAM
 from servers import Servers
 
 GOOD = Batch("edge-1", 1, 0, [Reading("m", 1, 1.0, 1.0, 1.0)])
@@ -60,7 +60,7 @@ def buried(nats: Nats, engine: Engine, *wrong: tuple[str, bytes]) -> None:
 
 def power_fleet(*arguments: str) -> int:
     """Run the command line."""
-    return cli.main(["dead", *arguments])
+    return run_command("dead", *arguments)
 
 
 def listed(capsys: pytest.CaptureFixture[str]) -> list[int]:
@@ -82,7 +82,7 @@ def test_list_shows_what_is_wrong(
     assert first.split()[:2] == ["1", "edge-1"]
     assert "neither compr" in first
     assert second.split()[:2] == ["2", "edge-2"]
-    assert error == "2 dead letters\n"
+    assert error == ""
     assert power_fleet("list", "--device", "edge-2", "--json") == 0
     (letter,) = json.loads(capsys.readouterr().out)
     assert (letter["device_id"], letter["bytes"], letter["whole"]) == ("edge-2", 8, True)
@@ -91,13 +91,15 @@ def test_list_shows_what_is_wrong(
 def test_list_of_none_says_so(nats: Nats, capsys: pytest.CaptureFixture[str]) -> None:
     """No head without lines, and the exit code is 0."""
     assert power_fleet("list") == 0
-    assert capsys.readouterr() == ("", "0 dead letters\n")
+    assert capsys.readouterr() == ("no dead letters\n", "")
 
 
 def test_read_shows_what_it_holds(
     nats: Nats, engine: Engine, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    """A batch as JSON, bytes that are none as hexadecimal text, and either as it came with --raw."""
+    """A batch as JSON, bytes that are none as hexadecimal text, and either as it came with
+    --raw.
+    """
     data = encode(GOOD)[1]
     buried(nats, engine, ("edge-2", data), ("edge-1", b"\x00\xffgarbage"))
     assert power_fleet("read", "1") == 0
@@ -116,15 +118,17 @@ def test_a_newer_format_waits_until_its_sink_is_upgraded(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A device that was upgraded first loses nothing: replayed to the newer sink its readings are stored."""
+    """A device that was upgraded first loses nothing: replayed to the newer sink its readings are
+    stored.
+    """
     with monkeypatch.context() as before:
         before.setattr("power_fleet.codec.VERSION", 3)
         newer = encode(GOOD)[1]
     buried(nats, engine, ("edge-1", newer))
-    assert engine.ask("SELECT device_id FROM power_readings") == []
+    assert queried(engine, "SELECT device_id FROM power_readings") == []
     monkeypatch.setattr("power_fleet.codec.VERSION", 3)  # the sink is upgraded
     assert power_fleet("replay", "--all") == 0
-    assert "1 dead letters replayed" in capsys.readouterr().err
+    assert capsys.readouterr().out == "replayed: 1 dead letter\n"
     assert listed(capsys) == []
 
     async def run() -> None:
@@ -132,7 +136,7 @@ def test_a_newer_format_waits_until_its_sink_is_upgraded(
             await drained(nats)
 
     asyncio.run(run())
-    assert engine.ask("SELECT device_id, meter_id, at FROM power_readings FINAL") == [
+    assert queried(engine, "SELECT device_id, meter_id, at FROM power_readings FINAL") == [
         ("edge-1", "m", 1)
     ]
 
@@ -175,8 +179,8 @@ def test_what_was_cut_off_is_not_replayed(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["drop"], 2, "name letters by number, or --device ID, or --all"),
-        (["drop", "1", "--all"], 2, "name letters by number, or --device ID, or --all"),
+        (["drop"], 2, "name letters by their numbers, or give --device ID or --all"),
+        (["drop", "1", "--all"], 2, "name letters by their numbers, or give --device ID or --all"),
         (["read", "9"], 1, "no dead letter has the number 9; there are: 1 to 1"),
         (["replay", "1", "9"], 1, "no dead letter has the number 9; there are: 1 to 1"),
     ],

@@ -1,4 +1,6 @@
-"""What a device deletes leaves the engine, whatever the order in which messages arrive, and nothing else does."""
+"""What a device deletes leaves the engine, whatever the order in which messages arrive, and nothing
+else does.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 from chaos_common import compare, same
-from fleet_harness import HOUR, NOW, Clock, batches_of, carry, random_device, same_json
+from fleet_harness import HOUR, NOW, Clock, batches_of, carry, queried, random_device, same_json
 from power_fleet import codec, deletions
 from power_fleet.codec import Batch
 from power_fleet.engine import Engine, EngineError, Shard
@@ -59,7 +61,9 @@ def assert_equal(pm: PowerManager, engine: Engine, urls: list[str], clock: Clock
 def test_deleted_readings_go_and_their_hours_are_right(
     pm: PowerManager, urls: list[str], clock: Clock
 ) -> None:
-    """Of a range, of all up to a time and of a whole meter; the other meters of the same hours stay."""
+    """Of a range, of all up to a time and of a whole meter; the other meters of the same hours
+    stay.
+    """
     engine = Engine(urls)
     carry(pm, engine, clock=clock)
     close_hours(engine, NOW_US)
@@ -75,7 +79,9 @@ def test_deleted_readings_go_and_their_hours_are_right(
 def test_readings_recorded_in_place_of_deleted_ones_stay(
     pm: PowerManager, urls: list[str], clock: Clock
 ) -> None:
-    """A range is corrected: the same instants have other values, and a deletion that comes again changes nothing."""
+    """A range is corrected: the same instants have other values, and a deletion that comes again
+    changes nothing.
+    """
     engine = Engine(urls)
     outbox = Outbox(pm)
     stored(engine, *batches_of(outbox))
@@ -86,7 +92,8 @@ def test_readings_recorded_in_place_of_deleted_ones_stay(
     batches = batches_of(outbox)
     stored(engine, *batches, *batches)
     assert_equal(pm, engine, urls, clock)
-    rows = engine.ask(
+    rows = queried(
+        engine,
         "SELECT DISTINCT voltage FROM power_readings FINAL WHERE deleted = 0 AND meter_id = %(meter)s",
         meter=meter.id,
     )
@@ -108,7 +115,9 @@ def test_a_deleted_meter_goes(pm: PowerManager, urls: list[str], clock: Clock) -
 def test_a_deleted_device_is_gone_and_may_come_back(
     pm: PowerManager, urls: list[str], clock: Clock
 ) -> None:
-    """Unknown, and not silent; registered again, it begins with nothing, also by a clock that was set back."""
+    """Unknown, and not silent; registered again, it begins with nothing, also by a clock that was
+    set back.
+    """
     engine = Engine(urls)
     fleet = Fleet(urls, clock=clock)
     carry(pm, engine, clock=clock)
@@ -160,7 +169,9 @@ def test_any_order_of_arrival_ends_the_same(
 def test_two_sinks_at_once(
     pm: PowerManager, urls: list[str], clock: Clock, monkeypatch: pytest.MonkeyPatch, paused: str
 ) -> None:
-    """One has stored its rows and not yet looked for deletions when the other one does all of its work."""
+    """One has stored its rows and not yet looked for deletions when the other one does all of its
+    work.
+    """
     engine = Engine(urls)
     outbox = Outbox(pm)
     before = batches_of(outbox)
@@ -187,7 +198,9 @@ def test_two_sinks_at_once(
 def test_a_sink_that_ends_in_the_middle(
     pm: PowerManager, urls: list[str], clock: Clock, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
-    """The message comes again, and hours that were closed before are computed without what is deleted."""
+    """The message comes again, and hours that were closed before are computed without what is
+    deleted.
+    """
     engine = Engine(urls)
     carry(pm, engine, clock=clock)
     close_hours(engine, NOW_US)

@@ -20,6 +20,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import pytest
 from example_harness import EXAMPLE, nats_servers, prepare, replaced
+from fleet_harness import queried
 from pipeline import quick
 from power_fleet import cli
 from power_fleet.dead import set_up_streams
@@ -28,7 +29,8 @@ from power_fleet.enroll import enroll, users
 from power_fleet.forwarder import forward
 from power_fleet.keys import make_key, write_key
 from power_fleet.outbox import Outbox
-from power_fleet.stream import STREAM, Nats
+from power_fleet.stream import Nats
+from power_fleet.subjects import STREAM
 from servers import Server, Servers, eventually, free_ports, program
 
 from power_manager import PowerManager
@@ -52,7 +54,9 @@ def environment_of(*files: Path) -> dict[str, str]:
 
 
 def test_secrets_are_made_once(secrets: Path) -> None:
-    """A second run changes nothing; what is not for a server's own account is for the owner alone."""
+    """A second run changes nothing; what is not for a server's own account is for the owner
+    alone.
+    """
 
     def everything() -> dict[str, str]:
         files = [file for file in secrets.rglob("*") if file.is_file()]
@@ -97,7 +101,9 @@ def cluster(secrets: Path, tmp_path: Path) -> Iterator[list[Server]]:
 def test_a_cluster_outlives_one_of_its_servers(
     cluster: list[Server], secrets: Path, tmp_path: Path
 ) -> None:
-    """Streams with three copies, by the operator's key; a device goes on forwarding when a server is killed."""
+    """Streams with three copies, by the operator's key; a device goes on forwarding when a server
+    is killed.
+    """
     urls = ",".join(server.url for server in cluster)
     ca = secrets / "ca.pem"
     operator = Nats(urls, ca=ca, key_file=secrets / "operator.key")
@@ -192,7 +198,9 @@ def test_everything_that_the_compose_file_mounts_is_there(secrets: Path) -> None
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_units_are_right(unit: Path, tmp_path: Path) -> None:
-    """By systemd itself, which also finds little that they may do; only the program is another one."""
+    """By systemd itself, which also finds little that they may do; only the program is another
+    one.
+    """
     text = replaced(unit.read_text(), {"/opt/power/bin/power-fleet": "/bin/true"})
     copy = tmp_path / unit.name
     copy.write_text(text)
@@ -239,7 +247,9 @@ _USERS = """<yandex><profiles><default/></profiles><users><default><password></p
 
 @pytest.fixture(scope="module")
 def replicas(secrets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
-    """Two replicas of ClickHouse 18 with the example's files, of which it knows all but the grants."""
+    """Two replicas of ClickHouse 18 with the example's files, of which it knows all but the
+    grants.
+    """
     home = tmp_path_factory.mktemp("clickhouse")
     with Servers(home) as servers:
         keeper = re.search(r"<port>(\d+)</port>", servers.start_zookeeper())
@@ -267,7 +277,8 @@ def clickhouse_server(home: Path, secrets: Path, name: str, keeper_port: str) ->
         ">0.0.0.0<": ">127.0.0.1<",
         "/etc/clickhouse-server/tls/server": str(secrets / name),
         "/etc/clickhouse-server/tls/ca.pem": str(secrets / "ca.pem"),
-        '<tcp_port remove="remove"/>': f"<tcp_port>{tcp}</tcp_port>",  # 18 has no replicas without one
+        # 18 has no replicas without one.
+        '<tcp_port remove="remove"/>': f"<tcp_port>{tcp}</tcp_port>",
         ">2181<": f">{keeper_port}<",
         ">zookeeper-1<": ">127.0.0.1<",
         "    <node><host>zookeeper-2</host><port>2181</port></node>\n": "",
@@ -297,7 +308,9 @@ def clickhouse_server(home: Path, secrets: Path, name: str, keeper_port: str) ->
 
 
 def status(secrets: Path, url: str, authority: str = "ca.pem") -> int:
-    """What an HTTPS server whose certificate is right answers; 0 for none, and for one whose certificate is wrong."""
+    """What an HTTPS server whose certificate is right answers; 0 for none, and for one whose
+    certificate is wrong.
+    """
     context = ssl.create_default_context(cafile=str(secrets / authority))
     context.verify_flags |= ssl.VERIFY_X509_STRICT  # as from Python 3.13 on
     try:
@@ -311,7 +324,9 @@ def status(secrets: Path, url: str, authority: str = "ca.pem") -> int:
 
 
 def test_clickhouse_speaks_tls_alone(replicas: list[Server], secrets: Path, tmp_path: Path) -> None:
-    """Its certificate is right by our authority and by no other; its other ports are those that the test gave it."""
+    """Its certificate is right by our authority and by no other; its other ports are those that the
+    test gave it.
+    """
     other = prepare(tmp_path / "example")
     assert status(secrets, f"{replicas[0].url}/ping") == 200
     assert status(other, f"{replicas[0].url}/ping") == 0
@@ -357,20 +372,24 @@ def test_clickhouse_knows_the_users_of_the_example(
 def test_the_programs_check_clickhouse_by_ssl_cert_file(
     replicas: list[Server], secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the authority there they ask, which version 18 is too old for; without it they do not get so far."""
+    """With the authority there they ask, which version 18 is too old for; without it they do not
+    get so far.
+    """
     urls = urls_of("reader", replicas, secrets)
     monkeypatch.setenv("SSL_CERT_FILE", str(secrets / "ca.pem"))
     with pytest.raises(EngineError, match="Unknown identifier: readonly"):
-        Engine(urls[:1]).ask("SELECT 1")
+        queried(Engine(urls[:1]), "SELECT 1")
     monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(EngineError, match=r"(?i)certificate verify failed|no sign of life"):
-        Engine(urls[:1]).ask("SELECT 1")
+        queried(Engine(urls[:1]), "SELECT 1")
 
 
 def test_replicas_fetch_from_each_other_over_tls(
     replicas: list[Server], secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one of them stores the other has, by the certificates and the interserver password of the example."""
+    """What one of them stores the other has, by the certificates and the interserver password of
+    the example.
+    """
     monkeypatch.setenv("SSL_CERT_FILE", str(secrets / "ca.pem"))
     urls = urls_of("schema", replicas, secrets)
     kind = "ReplicatedMergeTree('/clickhouse/test/{shard}', '{replica}')"
@@ -446,7 +465,9 @@ def engine_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("user", _MAY)
 def test_users_of_clickhouse_may_what_they_do_and_no_more(engine_home: Path, user: str) -> None:
-    """By the grants and profiles of example/clickhouse-users.xml, as ClickHouse 26 understands them."""
+    """By the grants and profiles of example/clickhouse-users.xml, as ClickHouse 26 understands
+    them.
+    """
     may, may_not = _MAY[user], _MAY_NOT[user]
     found = done_as(engine_home, user, [*may, *may_not])
     assert found[: len(may)] == [None] * len(may), found

@@ -13,7 +13,8 @@ from faults import fill, small_disk
 from power_fleet.dead import set_up_streams
 from power_fleet.hub import ENOUGH_FREE, _watch_disk
 from power_fleet.nats_server import NatsServer, await_answer
-from power_fleet.stream import SUBJECT, Backoff, Nats
+from power_fleet.stream import Backoff, Nats
+from power_fleet.subjects import SUBJECT
 
 
 @pytest.fixture
@@ -38,7 +39,9 @@ async def is_taken(nats_: Nats) -> bool:
 
 
 def test_a_disk_full_between_two_looks_has_nats_started_anew(disk: Path) -> None:
-    """The hub never sees that there is no room; NATS remembers that it could not write, and is asked."""
+    """The hub never sees that there is no room; NATS remembers that it could not write, and is
+    asked.
+    """
 
     async def run() -> None:
         server = NatsServer(disk / "nats", 0, 20_000_000)

@@ -1,4 +1,6 @@
-"""How a sink takes messages: over a connection of its own, which no device can end by what it sends."""
+"""How a sink takes messages: over a connection of its own, which no device can end by what it
+sends.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from fleet_harness import emptied
+from fleet_harness import emptied, queried
 from pipeline import drained, info, running_sink, until
 from power_fleet import intake as intake_module
 from power_fleet.codec import Batch, Deletion, Reading, encode
-from power_fleet.dead import DEAD_STREAM
 from power_fleet.engine import Engine
 from power_fleet.intake import Intake, Message
 from power_fleet.quota import Quota
 from power_fleet.sink import Work
-from power_fleet.stream import ACK_WAIT, STREAM, SUBJECT, Nats
+from power_fleet.stream import ACK_WAIT, Nats
+from power_fleet.subjects import DEAD_STREAM, STREAM, SUBJECT
 from power_fleet.wire import Delivery, Wire, open_wire
 from servers import Server
 
@@ -72,7 +74,9 @@ async def taken(intake: Intake, count: int) -> list[Message]:
 
 
 def test_a_stolen_device_cannot_stop_a_sink_by_its_headers(nats: Nats, old_urls: list[str]) -> None:
-    """What another device sends behind it is stored, and its own messages are dead letters, every one of them."""
+    """What another device sends behind it is stored, and its own messages are dead letters, every
+    one of them.
+    """
     engine = Engine(emptied(old_urls))
     good = encode(Batch("edge-2", 1, 0, [Reading("m", 1, 1.0, 1.0, 1.0)]))[1]
 
@@ -87,11 +91,13 @@ def test_a_stolen_device_cannot_stop_a_sink_by_its_headers(nats: Nats, old_urls:
         assert (await info(nats, DEAD_STREAM)).state.messages == len(HEADERS) + 1
 
     asyncio.run(run())
-    assert engine.ask("SELECT device_id, at FROM power_readings") == [("edge-2", 1)]
+    assert queried(engine, "SELECT device_id, at FROM power_readings") == [("edge-2", 1)]
 
 
 def test_a_device_pays_for_what_it_deletes(nats: Nats, old_urls: list[str]) -> None:
-    """The engine looks for what each deletion takes: a hundred of them are more than a share of fifty messages."""
+    """The engine looks for what each deletion takes: a hundred of them are more than a share of
+    fifty messages.
+    """
     engine = Engine(emptied(old_urls))
     batch = Batch("stolen", 1, 0, [])
     batch.deletions = [Deletion(n, "readings", "m", n, n + 1) for n in range(100)]
@@ -158,7 +164,9 @@ def test_no_more_wait_in_memory_than_are_asked_for(nats: Nats) -> None:
 
 @pytest.mark.parametrize("asked", [20, 100], ids=["question answered", "question open"])
 def test_what_a_sink_did_not_take_another_one_has_at_once(nats: Nats, asked: int) -> None:
-    """One that ends gives it back: nobody waits until its time is over, which takes so long that this would fail."""
+    """One that ends gives it back: nobody waits until its time is over, which takes so long that
+    this would fail.
+    """
     assert ACK_WAIT > 20.0
 
     async def run() -> None:
@@ -239,7 +247,9 @@ async def serving(
 
 
 def test_a_server_that_falls_silent_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes the question and answers nothing: after the time for it, the sink looks for another one."""
+    """It takes the question and answers nothing: after the time for it, the sink looks for another
+    one.
+    """
     monkeypatch.setattr(intake_module, "ASKED_SECONDS", 0.01)
     monkeypatch.setattr(intake_module, "LATE_SECONDS", 0.02)
 
@@ -287,7 +297,9 @@ def test_a_server_that_refuses_is_said(said: bytes, message: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10_000])
 def test_bytes_are_understood_however_they_come(size: int) -> None:
-    """One at a time or all at once; with headers, without a reply, empty, and with line ends in the data."""
+    """One at a time or all at once; with headers, without a reply, empty, and with line ends in the
+    data.
+    """
     found: list[Delivery] = []
     text = (
         b"INFO {}\r\n+OK\r\nMSG a 1 3\r\nabc\r\nMSG a.b 1 r.e 0\r\n\r\n"

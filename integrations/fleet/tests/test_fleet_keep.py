@@ -1,4 +1,6 @@
-"""What is kept for how long: months go, hours that are closed for good stay as they are, and answers say since when."""
+"""What is kept for how long: months go, hours that are closed for good stay as they are, and
+answers say since when.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ def engine(new_urls: list[str]) -> Engine:
 
 def definition(engine: Engine, table: str) -> str:
     """How the engine has made a table."""
-    sql = "SELECT engine_full FROM system.tables WHERE name = %(table)s AND database = currentDatabase()"
+    sql = """SELECT engine_full FROM system.tables
+        WHERE name = %(table)s AND database = currentDatabase()"""
     (row,) = engine.shards[0].select(sql, table=table)
     return str(row["engine_full"])
 
@@ -78,7 +81,9 @@ def drop_months_before(engine: Engine, days: float) -> None:
 
 
 def test_what_is_older_goes_and_what_is_not_stays(engine: Engine) -> None:
-    """By the engine's own clock: readings of 2001 go, those of 2090 stay; for ever, and nothing goes any more."""
+    """By the engine's own clock: readings of 2001 go, those of 2090 stay; for ever, and nothing
+    goes any more.
+    """
     shard = engine.shards[0]
     old, new = 1_000_000_000_000_000, int(FUTURE * 1e6)
     rows = [["a", "m", at, 1.0, 1.0, 1.0, 0, 1, 0] for at in (old, new)]
@@ -103,7 +108,9 @@ def tally(fleet: Fleet, days: float) -> dict[str, Any]:
 def test_an_hour_without_its_readings_stays_as_it_was(
     engine: Engine, device: PowerManager, clock: Clock
 ) -> None:
-    """A late reading of one changes nothing, also when more is kept afterwards, and is counted; other hours go on."""
+    """A late reading of one changes nothing, also when more is kept afterwards, and is counted;
+    other hours go on.
+    """
     fleet = Fleet(["chdb://memory"], clock=clock)
     carry(device, engine)
     now_us = int(FUTURE * 1e6)
@@ -216,7 +223,9 @@ def test_what_has_gone_by_a_shorter_setting_is_remembered() -> None:
 def test_one_device_that_bridges_years_is_asked_about_by_itself(
     engine: Engine, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others' energy of a week is not looked for in all history; its own is right all the same."""
+    """The others' energy of a week is not looked for in all history; its own is right all the
+    same.
+    """
     fleet = Fleet(["chdb://memory"], clock=clock)
     for number, max_gap in ((1, 5400.0), (2, 90 * DAY)):
         path = tmp_path / f"{number}.db"
@@ -260,6 +269,6 @@ def test_the_command_says_how_long_to_keep(
     assert (kept(shard).readings.days, kept(shard).hours.days) == (90, 730)
     carry(device, engine)
     assert cli.main(["report", "edge-1", "--days", "100000", *here]) == 0
-    assert "are no longer kept: what was then is not in it" in capsys.readouterr().err
+    assert "without what was before" in capsys.readouterr().err
     assert cli.main(["schema", "--keep-readings", "none", "--keep-hours", "0", *here]) == 0
     assert (kept(shard).readings.days, kept(shard).hours.days) == (0, 0)

@@ -1,4 +1,6 @@
-"""A line is opened in a stream; a stream that was made anew is noticed on both sides, and nothing is lost by it."""
+"""A line is opened in a stream; a stream that was made again is noticed on both sides, and nothing
+is lost by it.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +16,20 @@ from pathlib import Path
 
 import pytest
 from chaos_common import compare
-from fleet_harness import INTEGRATION, NOW, Clock, emptied, random_device
+from fleet_harness import INTEGRATION, NOW, Clock, emptied, queried, random_device
 from nats.js import JetStreamContext
 from pipeline import drained, info, messages, quick, running_sink, send, streams, until
 from power_fleet.aside import MOST_SECONDS, Aside
 from power_fleet.dead import set_up_streams
 from power_fleet.engine import Engine
+from power_fleet.errors import Refused
 from power_fleet.fleet import Fleet
 from power_fleet.forwarder import forward, forward_file
 from power_fleet.life import highest_line
 from power_fleet.outbox import Outbox
 from power_fleet.sink import Sink
-from power_fleet.stream import (
-    EPOCH,
-    STREAM,
-    Nats,
-    Refused,
-    is_other_stream,
-    make_streams,
-    next_sequence,
-)
+from power_fleet.stream import EPOCH, Nats, is_other_stream, make_streams, next_sequence
+from power_fleet.subjects import STREAM
 from servers import Servers
 
 from power_manager import PowerManager, PowerMeter
@@ -95,11 +91,11 @@ def test_the_lines_of_a_device_are_known(pm: PowerManager, nats: Nats, engine: E
             for _ in range(2):
                 await send(pm, nats)
                 await drained(nats)
-                await until(lambda: engine.ask("SELECT 1 FROM power_seen FINAL"))
+                await until(lambda: queried(engine, "SELECT 1 FROM power_seen FINAL"))
 
     asyncio.run(run())
-    lines = engine.ask("SELECT line, file_id, number FROM power_lines FINAL ORDER BY line")
-    seen = engine.ask("SELECT line, file_id FROM power_seen FINAL ORDER BY line")
+    lines = queried(engine, "SELECT line, file_id, number FROM power_lines FINAL ORDER BY line")
+    seen = queried(engine, "SELECT line, file_id FROM power_seen FINAL ORDER BY line")
     assert [file_id for _, file_id, _ in lines] == [pm.file_id] * 2
     assert [(line, file_id) for line, file_id, _ in lines] == seen
     (_, _, first), (_, _, second) = lines
@@ -109,7 +105,9 @@ def test_the_lines_of_a_device_are_known(pm: PowerManager, nats: Nats, engine: E
 def test_a_forwarder_notices_a_stream_that_was_made_anew(
     pm: PowerManager, nats: Nats, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It opens other lines and sends again what the old numbers went with; the engine is right at once."""
+    """It opens other lines and sends again what the old numbers went with; the engine is right at
+    once.
+    """
 
     async def run() -> None:
         sending = asyncio.ensure_future(forward(Outbox(pm), nats, 0.05, quick()))
@@ -125,10 +123,10 @@ def test_a_forwarder_notices_a_stream_that_was_made_anew(
         await asyncio.gather(sending, return_exceptions=True)
 
     asyncio.run(run())
-    assert "made anew" in caplog.text
+    assert "made again" in caplog.text
     assert compare(pm, ID, [engine.shards[engine.shard_of(ID)].clients[0]]) == 301
     assert highest_line(engine) > EPOCH
-    assert engine.ask("SELECT countIf(voltage = 7) FROM power_meters FINAL") == [(1,)]
+    assert queried(engine, "SELECT countIf(voltage = 7) FROM power_meters FINAL") == [(1,)]
 
 
 def test_a_sink_refuses_a_stream_that_has_not_come_as_far_as_the_engine(
@@ -141,7 +139,7 @@ def test_a_sink_refuses_a_stream_that_has_not_come_as_far_as_the_engine(
         async with running_sink(engine, nats):
             await drained(nats)
         await made_anew(nats)
-        with pytest.raises(Refused, match=rf"made anew; run .* --first-sequence {EPOCH},"):
+        with pytest.raises(Refused, match=rf"made again; run .* --first-sequence {EPOCH},"):
             await asyncio.wait_for(Sink(engine, nats, quick()).run(), 30)
         async with jetstream(nats) as js:
             await make_streams(js, 1, 10_000_000, first_sequence=EPOCH)
@@ -213,7 +211,7 @@ def test_settings_of_a_stream_change_whatever_its_first_number(nats: Nats) -> No
     ],
 )
 def test_another_stream_is_known_by_its_numbers(line: int, sequence: int, other: bool) -> None:
-    """Those of a stream that was made anew are lower, or of another epoch."""
+    """Those of a stream that was made again are lower, or of another epoch."""
     assert is_other_stream(line, sequence) is other
     assert next_sequence(line) > line
     assert is_other_stream(line, next_sequence(line))
@@ -222,7 +220,9 @@ def test_another_stream_is_known_by_its_numbers(line: int, sequence: int, other:
 def test_a_file_that_is_replaced_under_its_forwarder_is_right_at_once(
     pm: PowerManager, nats: Nats, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Copied over by a plain cp of an older state, with a clock that is years behind; or gone for a moment."""
+    """Copied over by a plain cp of an older state, with a clock that is years behind; or gone for a
+    moment.
+    """
     meter = pm.list_meters()[0].id
     pm.backup(tmp_path / "backup.db")
     pm.log_power(
@@ -230,7 +230,9 @@ def test_a_file_that_is_replaced_under_its_forwarder_is_right_at_once(
     )  # its clock was a year ahead
 
     def voltage() -> object:
-        rows = engine.ask("SELECT voltage FROM power_meters FINAL WHERE meter_id = %(m)s", m=meter)
+        rows = queried(
+            engine, "SELECT voltage FROM power_meters FINAL WHERE meter_id = %(m)s", m=meter
+        )
         return rows[0][0] if rows else None
 
     async def run() -> None:
@@ -261,7 +263,9 @@ def test_a_file_that_is_replaced_under_its_forwarder_is_right_at_once(
 def test_a_device_that_is_refused_does_not_hold_up_the_others_of_its_file(
     nats: Nats, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its share of the stream is full; it waits by itself, that is said once, and it is sent when there is room."""
+    """Its share of the stream is full; it waits by itself, that is said once, and it is sent when
+    there is room.
+    """
     share = 20
 
     async def run(pm: PowerManager, full: PowerMeter) -> None:

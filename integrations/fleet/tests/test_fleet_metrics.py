@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet_harness import Clock, emptied, random_device
+from fleet_harness import Clock, emptied, queried, random_device
 from hub_process import running_hub
 from pipeline import drained, quick, running_sink, until
 from power_fleet import cli, metrics, schema, watch
@@ -19,7 +19,8 @@ from power_fleet.metrics import fleet_metrics, forward_metrics, registry_of, sin
 from power_fleet.outbox import Outbox
 from power_fleet.quota import Quota
 from power_fleet.sink import Work
-from power_fleet.stream import STREAM, SUBJECT, Nats
+from power_fleet.stream import Nats
+from power_fleet.subjects import STREAM, SUBJECT
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from servers import eventually, free_ports
@@ -126,7 +127,7 @@ def test_stream_and_engine_are_shown(
         await publish(nats, "edge-2", [b"garbage"])
         async with running_sink(engine, nats):
             await drained(nats)
-            await until(lambda: engine.ask("SELECT max(fresh) FROM power_fresh")[0][0])
+            await until(lambda: queried(engine, "SELECT max(fresh) FROM power_fresh")[0][0])
         await publish(nats, "edge-2", [b"garbage"] * 2)
 
     asyncio.run(run())

@@ -1,8 +1,10 @@
-"""A device's life of any kind: what the engine says is what a model of a few lines says, whatever the order.
+"""A device's life of any kind: what the engine says is what a model of a few lines says, whatever
+the order.
 
-Files record, correct, delete, are restored, copied, exchanged and sent again, by forwarders that end anywhere; sinks
-store the messages in any order, several at once, some of them twice. The model knows nothing of tables: it keeps, of
-what all messages say, the highest version, unless a deletion has a higher one.
+Files record, correct, delete, are restored, copied, exchanged and sent again, by forwarders that
+end anywhere; sinks store the messages in any order, several at once, some of them twice. The model
+knows nothing of tables: it keeps, of what all messages say, the highest version, unless a deletion
+has a higher one.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Model:
     batches: list[Batch] = field(default_factory=list)
 
     def _is_deleted(self, version: int, meter_id: str | None, at: int | None) -> bool:
-        """Whether something of that version is deleted: a reading at that time, a meter (at None), or a device."""
+        """Whether something of that version is deleted: a reading at that time, a meter (at None),
+        or a device.
+        """
         return any(
             version < deletion.revision and _covers(deletion, meter_id, at)
             for batch in self.batches

@@ -62,7 +62,9 @@ def sent(parcel: Parcel) -> list[tuple[str, bytes]]:
 
 
 def test_a_line_is_opened_before_anything_is_said(pm: PowerManager) -> None:
-    """By a message for each device that nothing equals; all that follows carries its place in the stream."""
+    """By a message for each device that nothing equals; all that follows carries its place in the
+    stream.
+    """
     pm.log_power(pm.list_meters()[0].id, 1.0, 1.0, 10.0)
     box = Outbox(pm, "here")
     parcel = box.take()
@@ -84,7 +86,9 @@ def test_a_line_is_opened_before_anything_is_said(pm: PowerManager) -> None:
 
 
 def test_everything_travels_once(pm: PowerManager) -> None:
-    """Readings in batches of one device and at most 500, events, devices and meters; then nothing more."""
+    """Readings in batches of one device and at most 500, events, devices and meters; then nothing
+    more.
+    """
     meters = pm.list_meters()
     pm.log_many([(meter.id, 1.0, 1.0, 50.0, NOW - n) for n in range(700) for meter in meters])
     for _ in range(EVENTS + 1):
@@ -138,7 +142,9 @@ def test_a_late_reading_that_comes_between_is_sent(pm: PowerManager) -> None:
 
 
 def test_a_changed_clock_changes_nothing(pm: PowerManager, clock: Clock) -> None:
-    """Live readings of a clock that jumps by years travel once, and the newest state has the highest revision."""
+    """Live readings of a clock that jumps by years travel once, and the newest state has the
+    highest revision.
+    """
     meter = pm.list_meters()[0].id
     box = Outbox(pm)
     revisions = []
@@ -168,7 +174,9 @@ def test_a_clock_that_was_wrong_costs_what_it_logged(pm: PowerManager, clock: Cl
 
 
 def test_states_are_told_once_a_process_and_when_they_change(pm: PowerManager) -> None:
-    """A state that comes back to what it was is news too; nothing of it is written into the file."""
+    """A state that comes back to what it was is news too; nothing of it is written into the
+    file.
+    """
     meter = pm.list_meters()[0].id
     box = Outbox(pm)
     batches_of(box)
@@ -188,7 +196,9 @@ def test_states_are_told_once_a_process_and_when_they_change(pm: PowerManager) -
 
 
 def test_a_device_follows_its_meters(pm: PowerManager) -> None:
-    """Its line says which of them are present: up to 100 meters go in one message, the device in the last."""
+    """Its line says which of them are present: up to 100 meters go in one message, the device in
+    the last.
+    """
     for number in range(249):
         pm.add_meter("a", "main", name=str(number))
     batches = [batch for batch in opened(pm).take().batches if batch.device_id == "a"]
@@ -222,7 +232,9 @@ def test_the_running_number_grows_with_what_the_stream_has_had(pm: PowerManager)
 
 
 def test_a_restored_backup_opens_new_lines(pm: PowerManager, tmp_path: Path) -> None:
-    """Under a running forwarder, too, and whatever the file knew of the fleet when it was copied."""
+    """Under a running forwarder, too, and whatever the file knew of the fleet when it was
+    copied.
+    """
     meter = pm.list_meters()[0].id
     pm.backup(tmp_path / "backup.db")
     box = Outbox(pm)
@@ -273,7 +285,9 @@ def test_another_stream_gets_other_lines(pm: PowerManager) -> None:
 
 
 def test_what_is_not_known_travels(pm: PowerManager) -> None:
-    """Readings without volts or amperes, states without watts, inactive meters and alerts with their meter."""
+    """Readings without volts or amperes, states without watts, inactive meters and alerts with
+    their meter.
+    """
     first, second = pm.list_meters()
     pm.log_power(first.id, None, 1.5, 10.0)
     pm.update_meter(second.id, active=False)
@@ -311,7 +325,9 @@ def test_deletions_go_first_and_by_themselves(pm: PowerManager) -> None:
 
 
 def test_a_deletion_that_another_process_sent_is_newer_than_all_before(pm: PowerManager) -> None:
-    """The first one ended before it noted it; what was recorded in its place follows in the second one's line."""
+    """The first one ended before it noted it; what was recorded in its place follows in the second
+    one's line.
+    """
     meter = pm.list_meters()[0].id
     box = Outbox(pm)
     pm.log_power(meter, 1.0, 1.0, timestamp=NOW)
@@ -328,7 +344,9 @@ def test_a_deletion_that_another_process_sent_is_newer_than_all_before(pm: Power
 
 
 def test_more_deletions_than_a_message_has(pm: PowerManager) -> None:
-    """No reading goes before the last of them: it could have been recorded in the place of what that deleted."""
+    """No reading goes before the last of them: it could have been recorded in the place of what
+    that deleted.
+    """
     meter = pm.list_meters()[0].id
     box = Outbox(pm)
     with pm.transaction():
@@ -382,7 +400,9 @@ def test_a_long_note_fits_into_a_message(pm: PowerManager) -> None:
 
 
 def test_readings_of_any_kind_fit_into_a_dead_letter(pm: PowerManager) -> None:
-    """So that they can be replayed when a sink is upgraded; they are the least compressible there can be."""
+    """So that they can be replayed when a sink is upgraded; they are the least compressible there
+    can be.
+    """
     chance = random.Random(1)
     meter = pm.list_meters()[0].id
     pm.log_many(
@@ -423,7 +443,9 @@ def test_a_device_that_is_refused_holds_up_no_other(pm: PowerManager) -> None:
 
 
 def test_events_wait_for_those_before_them(pm: PowerManager) -> None:
-    """They go in order, of all devices; so those of a device that is refused hold up the others' events, not more."""
+    """They go in order, of all devices; so those of a device that is refused hold up the others'
+    events, not more.
+    """
     box = opened(pm)
     for device_id in ("b", "a", "b"):
         pm.trigger_event(device_id, "restore")

@@ -1,4 +1,6 @@
-"""From files through a real NATS server into a real ClickHouse, with everything on the way failing once."""
+"""From files through a real NATS server into a real ClickHouse, with everything on the way failing
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +17,22 @@ from pathlib import Path
 import pytest
 from chaos_common import Clock as Stoppable
 from chaos_common import compare, compare_all
-from fleet_harness import NOW, Clock, emptied, random_device
+from fleet_harness import NOW, Clock, emptied, queried, random_device
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 from pipeline import drained, info, messages, quick, running_sink, send, streams, until
 from power_fleet import hub
 from power_fleet.codec import Batch, Reading, encode
-from power_fleet.dead import (
-    DEAD_STREAM,
-    LETTER_BYTES,
-    Letter,
-    dead_subject,
-    letters,
-    make_dead_stream,
-)
+from power_fleet.dead import LETTER_BYTES, Letter, dead_subject, letters, make_dead_stream
 from power_fleet.engine import Engine, EngineError
 from power_fleet.fleet import Fleet
 from power_fleet.forwarder import forward, publish
+from power_fleet.limits import DEVICE_MESSAGES
 from power_fleet.outbox import Outbox
 from power_fleet.quota import Quota
 from power_fleet.sink import Rows, store
-from power_fleet.stream import CONSUMER, DEVICE_MESSAGES, STREAM, Nats, left_behind, make_streams
+from power_fleet.stream import Nats, left_behind, make_streams
+from power_fleet.subjects import CONSUMER, DEAD_STREAM, STREAM
 from servers import Server, Servers
 
 from power_manager import PowerManager
@@ -59,14 +56,18 @@ def count(engine: Engine) -> int:
     """How many readings the engine has."""
     return sum(
         row[0]
-        for row in engine.ask("SELECT toInt64(count()) FROM power_readings FINAL WHERE deleted = 0")
+        for row in queried(
+            engine, "SELECT toInt64(count()) FROM power_readings FINAL WHERE deleted = 0"
+        )
     )
 
 
 def test_end_to_end(
     pm: PowerManager, nats: Nats, engine: Engine, old_urls: list[str], tmp_path: Path
 ) -> None:
-    """Everything of several files arrives exactly, the stream is empty, and the answers say how fresh they are."""
+    """Everything of several files arrives exactly, the stream is empty, and the answers say how
+    fresh they are.
+    """
     clock = Stoppable()
     with PowerManager(tmp_path / "edge-2.db", clock=clock) as other:
         other.register_device("edge-2", "Two")
@@ -135,7 +136,9 @@ def test_a_full_stream_refuses_and_the_file_keeps(
 def test_a_server_that_is_killed_is_waited_for(
     pm: PowerManager, server: Server, nats: Nats, engine: Engine
 ) -> None:
-    """Forwarder and sink survive kill -9 of NATS, and what was acknowledged before is still there."""
+    """Forwarder and sink survive kill -9 of NATS, and what was acknowledged before is still
+    there.
+    """
 
     async def run() -> None:
         await send(pm, nats)
@@ -187,7 +190,9 @@ def test_an_engine_that_is_killed_is_waited_for(
 def test_nothing_is_acknowledged_before_it_is_stored(
     pm: PowerManager, nats: Nats, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An insert that fails after the messages were taken gives them back, and the next attempt stores them."""
+    """An insert that fails after the messages were taken gives them back, and the next attempt
+    stores them.
+    """
     failures = iter([True, True])
 
     def failing(engine: Engine, shards: Sequence[Rows]) -> int:
@@ -207,7 +212,9 @@ def test_nothing_is_acknowledged_before_it_is_stored(
 
 
 def test_poison_goes_to_the_dead_letters(nats: Nats, engine: Engine) -> None:
-    """With the reason; the good message behind it is stored, and a batch under another device's subject is not."""
+    """With the reason; the good message behind it is stored, and a batch under another device's
+    subject is not.
+    """
     good = Batch("edge-1", 1, 0, [Reading("m", 1, 1.0, 1.0, 1.0)])
 
     async def run() -> list[Letter]:
@@ -227,7 +234,7 @@ def test_poison_goes_to_the_dead_letters(nats: Nats, engine: Engine) -> None:
     assert first.reason.startswith("neither compressed nor JSON")
     assert second.device_id == "edge-2"
     assert second.reason == "the subject is that of 'edge-2', the batch that of 'edge-1'"
-    assert engine.ask("SELECT device_id, meter_id, at FROM power_readings FINAL") == [
+    assert queried(engine, "SELECT device_id, meter_id, at FROM power_readings FINAL") == [
         ("edge-1", "m", 1)
     ]
 
@@ -238,7 +245,9 @@ def garbage(size: int) -> bytes:
 
 
 def test_poison_of_any_kind_is_buried(nats: Nats, engine: Engine) -> None:
-    """A number too long for a float, types that nobody knows, and a message too long for another head than its own."""
+    """A number too long for a float, types that nobody knows, and a message too long for another
+    head than its own.
+    """
     row = [
         ["m"],
         [0],
@@ -289,7 +298,9 @@ def test_poison_of_any_kind_is_buried(nats: Nats, engine: Engine) -> None:
 def test_a_flood_of_poison_holds_up_nobody(
     pm: PowerManager, nats: Nats, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The dead letters drop their oldest, the log has one line of it, and what another device sends is stored."""
+    """The dead letters drop their oldest, the log has one line of it, and what another device sends
+    is stored.
+    """
 
     async def flood(js: JetStreamContext) -> None:
         taken = 0
@@ -337,7 +348,9 @@ def test_a_device_holds_no_more_of_the_stream_than_its_share(nats: Nats) -> None
 def test_a_device_beyond_its_quota_waits_and_loses_nothing(
     pm: PowerManager, nats: Nats, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The sink puts its messages back until its share has grown, and stores them all; others come first."""
+    """The sink puts its messages back until its share has grown, and stores them all; others come
+    first.
+    """
 
     async def run() -> None:
         pm.log_many([(pm.list_meters()[0].id, 1.0, 1.0, 50.0, NOW - 2e6 - n) for n in range(5000)])
@@ -357,7 +370,9 @@ def test_a_device_beyond_its_quota_waits_and_loses_nothing(
 def test_an_acknowledgement_is_no_message(
     nats: Nats, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What one device has the server send under another's subject is neither stored nor that one's dead letter."""
+    """What one device has the server send under another's subject is neither stored nor that one's
+    dead letter.
+    """
 
     async def run() -> None:
         connection = await nats.connect("test")
@@ -397,7 +412,9 @@ def test_freshness_waits_for_the_oldest_message(
     old_urls: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While a message waits in the stream, answers are no fresher than it; without one, they are of now."""
+    """While a message waits in the stream, answers are no fresher than it; without one, they are of
+    now.
+    """
     monkeypatch.setattr("power_fleet.sink.FRESH_EVERY", 0.1)
 
     async def run() -> None:
@@ -433,8 +450,8 @@ def test_freshness_waits_for_the_oldest_message(
 
 
 def test_the_streams_are_as_promised(nats: Nats) -> None:
-    """A work queue on disk that refuses what is new when it is full, and that nobody can purge; made again, it keeps
-    all but its sizes.
+    """A work queue on disk that refuses what is new when it is full, and that nobody can purge;
+    made again, it keeps all but its sizes.
     """
 
     async def run() -> None:
@@ -467,7 +484,9 @@ def test_the_streams_are_as_promised(nats: Nats) -> None:
 def test_what_stays_in_the_stream_is_stored_once_more(
     tmp_path: Path, nats: Nats, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message that waits is not one; one that stays at two looks is; the sink goes on with the new consumer."""
+    """A message that waits is not one; one that stays at two looks is; the sink goes on with the
+    new consumer.
+    """
     looks = [7, None, 7, 7, None]
 
     async def seen(_: object) -> int | None:

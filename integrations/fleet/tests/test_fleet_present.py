@@ -1,4 +1,6 @@
-"""What is present: not the meters of a card that was replaced, nor what an operator has retired; history stays."""
+"""What is present: not the meters of a card that was replaced, nor what an operator has retired;
+history stays.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def total_out(fleet: Fleet) -> float:
 def test_the_meters_of_a_replaced_card_are_history(
     every_urls: list[str], clock: Clock, cards: tuple[PowerManager, PowerManager]
 ) -> None:
-    """Budget, states and report are the new card's own at once; the energy of a month is that of both."""
+    """Budget, states and report are the new card's own at once; the energy of a month is that of
+    both.
+    """
     engine, fleet = Engine(every_urls), Fleet(every_urls, clock=clock)
     old, new = cards
     carry(old, engine)
@@ -136,7 +140,9 @@ def test_a_retired_device_is_in_no_present_answer(
 def test_hours_are_those_of_the_library(
     every_urls: list[str], clock: Clock, cards: tuple[PowerManager, PowerManager], closed: bool
 ) -> None:
-    """Each with its sums, and the energy from the reading before in it, also from before the first hour asked for."""
+    """Each with its sums, and the energy from the reading before in it, also from before the first
+    hour asked for.
+    """
     engine = Engine(every_urls)
     pm = cards[0]
     carry(pm, engine)

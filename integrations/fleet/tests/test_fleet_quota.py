@@ -33,7 +33,9 @@ def test_another_device_does_not_wait() -> None:
 
 
 def test_bytes_count_beside_messages() -> None:
-    """A few large messages take the share as many small ones do; the wait is that of the scarcer one."""
+    """A few large messages take the share as many small ones do; the wait is that of the scarcer
+    one.
+    """
     clock = Clock(0.0)
     quota = Quota(messages=1000, size=600, clock=clock)
     assert quota.wait_for("a", 500) == 0.0

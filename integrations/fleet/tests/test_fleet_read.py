@@ -1,4 +1,6 @@
-"""FleetSource: each answer held against PowerManager's on the file that was carried into the engine."""
+"""FleetSource: each answer held against PowerManager's on the file that was carried into the
+engine.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ from typing import Any
 import pytest
 from chaos_common import same
 from fleet_harness import HOUR, NOW, Clock, carry, emptied, random_device
+from power_fleet.cached import Settling
 from power_fleet.engine import Engine
-from power_fleet.read import FleetSource, Settling
+from power_fleet.read import FleetSource
 
 from power_manager import InvalidValue, NotFound, PowerManager, StorageError
 
@@ -81,7 +84,9 @@ class TestTheSameAsTheFile:
     def test_statistics(
         self, pm: PowerManager, fleet: FleetSource, bucket: str, days: float
     ) -> None:
-        """The energy between two readings is in the bucket of the later one, also in the window's first."""
+        """The energy between two readings is in the bucket of the later one, also in the window's
+        first.
+        """
         for meter in pm.list_meters()[::3]:  # one of each device, of each type
             expected = pm.get_statistics(meter.id, days=days, bucket=bucket)
             found = fleet.get_statistics(meter.id, days=days, bucket=bucket)

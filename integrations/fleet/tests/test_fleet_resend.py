@@ -1,4 +1,6 @@
-"""What a device has sent it can send again: an engine that has lost it is right afterwards, another one as before."""
+"""What a device has sent it can send again: an engine that has lost it is right afterwards, another
+one as before.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from fleet_harness import (
     batches_of,
     carry,
     emptied,
+    queried,
     random_device,
     same_json,
 )
@@ -51,7 +54,9 @@ def pm(tmp_path: Path, clock: Clock) -> Iterator[PowerManager]:
 
 
 def corrected(pm: PowerManager) -> None:
-    """Delete readings of a meter, and record others in the place of some of them; delete another meter."""
+    """Delete readings of a meter, and record others in the place of some of them; delete another
+    meter.
+    """
     first, second, *_ = pm.list_meters()
     wrong = list(pm.iter_history(first.id, since=NOW - 100 * HOUR))
     pm.delete_readings(first.id, since=NOW - 100 * HOUR)
@@ -99,12 +104,12 @@ def test_it_does_no_harm(
     carry(pm, engine)
     assert_equal(pm, engine, new_urls, clock)
     rows = "SELECT meter_id, at, voltage FROM power_readings FINAL WHERE deleted = 0 ORDER BY ALL"
-    before = engine.ask(rows)
+    before = queried(engine, rows)
     pm.prune(2)
     for _ in range(2):
         resend(pm, NOW - 200 * HOUR)
         carry(pm, engine)
-    assert engine.ask(rows) == before
+    assert queried(engine, rows) == before
 
 
 @pytest.mark.parametrize("lost", ["deletions", "readings", "events"])
@@ -140,7 +145,9 @@ def test_only_what_is_later_is_sent_again(pm: PowerManager) -> None:
 
 
 def test_events_are_sent_again_in_order(pm: PowerManager) -> None:
-    """From the first one of that time on, in messages that are not too large, and a second call begins earlier."""
+    """From the first one of that time on, in messages that are not too large, and a second call
+    begins earlier.
+    """
     with pm.transaction():
         for number in range(3 * EVENTS):
             pm.trigger_event(ID, "restore", number, timestamp=NOW + 1 + number)

@@ -1,4 +1,6 @@
-"""Tables, shards and subjects that are what they should be; and all parts under fire for a moment."""
+"""Tables, shards and subjects that are what they should be; and all parts under fire for a
+moment.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fleet_harness import Clock, carry, random_device
+from fleet_harness import Clock, carry, queried, random_device
 from nats.errors import NoServersError
 from power_fleet import engine as engine_module
 from power_fleet import schema
-from power_fleet.engine import Connection, Engine, EngineError
+from power_fleet.engine import Connection, Engine, EngineError, _warn_of_plain_password
+from power_fleet.errors import Refused
 from power_fleet.hours import close_hours
-from power_fleet.stream import Backoff, Nats, Refused, device_of, token
+from power_fleet.stream import Backoff, Nats
+from power_fleet.subjects import device_of, token
 from servers import Servers, eventually
 
 from power_manager import HOUR_US
@@ -30,14 +34,16 @@ def test_making_tables_again_changes_nothing(every_urls: list[str], tmp_path: Pa
     engine = Engine(every_urls)
     with random_device(tmp_path / "a.db", 1, "edge-1", Clock()) as pm:
         carry(pm, engine)
-    before = engine.ask("SELECT toInt64(count()) FROM power_readings FINAL")
+    before = queried(engine, "SELECT toInt64(count()) FROM power_readings FINAL")
     assert all(text.startswith("CREATE TABLE IF NOT EXISTS") for text in schema.create(engine))
-    assert engine.ask("SELECT toInt64(count()) FROM power_readings FINAL") == before
+    assert queried(engine, "SELECT toInt64(count()) FROM power_readings FINAL") == before
     schema.check_all(engine)
 
 
 def test_a_reading_lies_in_its_hour_and_month(every_urls: list[str]) -> None:
-    """The engine says so itself; a clock that is decades wrong goes to the first or the last month."""
+    """The engine says so itself; a clock that is decades wrong goes to the first or the last
+    month.
+    """
     shard = Engine(every_urls).shards[0]
     times = {1_790_000_000_000_000: "202609", 60: "202001", 7_000_000_000_000_000: "210012"}
     rows = [["a", "m", at, None, None, 50.0, 0, 0, 0] for at in times]
@@ -97,7 +103,9 @@ def test_shards_named_in_another_order_are_refused(old_urls: list[str]) -> None:
 
 
 def test_replicas_each_have_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One insert on one replica is on both when it returns; with one of them dead it is refused, and reads go on."""
+    """One insert on one replica is on both when it returns; with one of them dead it is refused,
+    and reads go on.
+    """
     monkeypatch.setattr(engine_module, "QUORUM_MS", 3_000)
     with Servers(tmp_path / "servers") as servers:
         servers.start_clickhouse(1, 2)
@@ -112,7 +120,7 @@ def test_replicas_each_have_everything(tmp_path: Path, monkeypatch: pytest.Monke
                 assert client.query(sql).result_rows == [(300,)]
             assert close_hours(engine, int(2e15)) > 0
             servers.shards[0][0].kill()
-            assert engine.ask(sql) == [(300,)]
+            assert queried(engine, sql) == [(300,)]
             pm.log_power(pm.list_meters()[0].id, 1.0, 1.0)
             with pytest.raises(EngineError):
                 carry(pm, engine)
@@ -125,7 +133,8 @@ SLOW = "SELECT count() AS slow FROM (SELECT sleepEachRow({seconds}) FROM system.
 
 def is_asked(client: Connection) -> bool:
     """Whether a replica is at work on the slow question."""
-    sql = "SELECT count() AS asked FROM system.processes WHERE query LIKE '%AS slow%' AND query NOT LIKE '%processes%'"
+    sql = """SELECT count() AS asked FROM system.processes
+        WHERE query LIKE '%AS slow%' AND query NOT LIKE '%processes%'"""
     (row,) = client.query(sql).named_results()
     return bool(row["asked"])
 
@@ -133,7 +142,8 @@ def is_asked(client: Connection) -> bool:
 def test_a_replica_that_hangs_costs_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one is asked, whether it hangs before it is asked or in the middle; one that only works is waited for.
+    """The other one is asked, whether it hangs before it is asked or in the middle; one that only
+    works is waited for.
 
     The times are a part of what they are, so that the test is not as long.
     """
@@ -149,11 +159,11 @@ def test_a_replica_that_hangs_costs_seconds(
         assert hung is not None
 
         slow = SLOW.format(seconds=0.2) + " SETTINGS max_block_size = 1"
-        assert shard.query(slow) == [(10,)]
+        assert queried(shard, slow) == [(10,)]
         assert shard.clients == [first, second], "it gave signs of life meanwhile"
 
         with ThreadPoolExecutor(1) as threads:
-            answer = threads.submit(shard.query, slow)
+            answer = threads.submit(queried, shard, slow)
             eventually(lambda: is_asked(first))
             hung.send_signal(signal.SIGSTOP)
             begin = time.monotonic()
@@ -162,11 +172,32 @@ def test_a_replica_that_hangs_costs_seconds(
                 took = time.monotonic() - begin
                 assert shard.clients == [second, first]
                 shard.clients = [first, second]
-                assert shard.query("SELECT 1") == [(1,)]
+                assert queried(shard, "SELECT 1") == [(1,)]
                 assert shard.clients == [second, first]
             finally:
                 hung.send_signal(signal.SIGCONT)
         assert took < 60.0, "it takes 4 s, on a busy machine some more"
+
+
+@pytest.mark.parametrize(
+    ("url", "is_said"),
+    [
+        ("http://sink:hidden@clickhouse.example:8123", True),
+        ("https://sink:hidden@clickhouse.example:8443", False),
+        ("http://clickhouse.example:8123", False),
+        ("http://sink:hidden@127.0.0.1:8123", False),
+    ],
+)
+def test_a_password_without_tls_is_warned_of(
+    url: str, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once of each server that is not this machine; the password is not in the warning."""
+    _warn_of_plain_password.cache_clear()
+    for _ in range(2):
+        Engine([url])
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == is_said
+    assert all("without TLS" in text and "hidden" not in text for text in warnings)
 
 
 def test_a_server_that_hangs_when_it_is_connected_to_costs_seconds_once() -> None:
@@ -177,7 +208,7 @@ def test_a_server_that_hangs_when_it_is_connected_to_costs_seconds_once() -> Non
         shard = Engine([f"http://127.0.0.1:{silent.getsockname()[1]}"]).shards[0]
         begin = time.monotonic()
         with ThreadPoolExecutor(8) as threads:
-            asked = [threads.submit(shard.query, "SELECT 1") for _ in range(8)]
+            asked = [threads.submit(queried, shard, "SELECT 1") for _ in range(8)]
         for answer in asked:
             with pytest.raises(EngineError, match="gives no sign of life"):
                 answer.result()
@@ -206,7 +237,9 @@ print(run.returncode, run.stderr)
 
 
 def test_an_insert_is_on_the_disk_when_it_returns(tmp_path: Path) -> None:
-    """Every file of the part that it made has been synced, and the part's directory: seen by strace."""
+    """Every file of the part that it made has been synced, and the part's directory: seen by
+    strace.
+    """
     script = f"""
 from power_fleet import schema
 from power_fleet.engine import Engine
@@ -258,7 +291,7 @@ def test_any_id_is_one_token_of_a_subject(device_id: str) -> None:
 
 
 def test_waits_double_up_to_a_limit_and_differ() -> None:
-    """From half of the time to all of it; success begins anew."""
+    """From half of the time to all of it; success begins again."""
     least, most = Backoff(1.0, 8.0, lambda: 0.0), Backoff(1.0, 8.0, lambda: 1.0)
     assert [least.next() for _ in range(5)] == [0.5, 1.0, 2.0, 4.0, 4.0]
     assert [most.next() for _ in range(5)] == [1.0, 2.0, 4.0, 8.0, 8.0]
@@ -267,7 +300,9 @@ def test_waits_double_up_to_a_limit_and_differ() -> None:
 
 
 def test_an_outage_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Each failure of another kind too, and its end; a log must not fill while a device has no network for weeks."""
+    """Each failure of another kind too, and its end; a log must not fill while a device has no
+    network for weeks.
+    """
     backoff = Backoff(0.0, 0.0)
 
     async def outage() -> None:

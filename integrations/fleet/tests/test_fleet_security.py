@@ -1,4 +1,6 @@
-"""The example configuration: TLS, a key for each device, and a device that tries another's subject."""
+"""The example configuration: TLS, a key for each device, and a device that tries another's
+subject.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,18 @@ from typing import cast
 import nats.errors
 import pytest
 from example_harness import nats_servers, prepare
+from fleet_harness import queried
 from nats.aio.client import Client, ServerVersion
 from pipeline import drained, quick, running_sink, until
-from power_fleet.dead import DEAD_STREAM, dead_subject, make_dead_stream
+from power_fleet.dead import dead_subject, make_dead_stream
 from power_fleet.engine import Engine
 from power_fleet.enroll import enroll
+from power_fleet.errors import Refused
 from power_fleet.forwarder import forward
 from power_fleet.keys import make_key, read_key, write_key
 from power_fleet.outbox import Outbox
-from power_fleet.stream import STREAM, SUBJECT, Nats, Refused, check_server, make_streams
+from power_fleet.stream import Nats, check_server, make_streams
+from power_fleet.subjects import DEAD_STREAM, STREAM, SUBJECT
 from servers import Server, Servers
 
 from power_manager import PowerManager
@@ -30,7 +35,9 @@ NAMES = ("operator", "sink", "edge-001", "edge-002")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with example/nats.conf and what example/prepare.sh makes, which is in its directory."""
+    """A server with example/nats.conf and what example/prepare.sh makes, which is in its
+    directory.
+    """
     home = tmp_path_factory.mktemp("tls")
     secrets = prepare(home / "example")
     for name in ("edge-001", "edge-002"):
@@ -95,7 +102,7 @@ def test_devices_forward_and_the_sink_stores(
             await drained(who["operator"])
 
     asyncio.run(run())
-    names = {row[0] for row in engine.ask("SELECT DISTINCT device_id FROM power_readings")}
+    names = {row[0] for row in queried(engine, "SELECT DISTINCT device_id FROM power_readings")}
     assert {"edge-001", "edge-002"} <= names
 
 
@@ -127,8 +134,8 @@ def test_a_device_may_publish_its_own_subject_only(
 def test_the_reply_subject_of_anothers_is_of_no_use(
     who: dict[str, Nats], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The server's acknowledgement goes where a device says, but nothing there takes it: no message of another device
-    is purged or deleted, no dead letter forged, no stream changed.
+    """The server's acknowledgement goes where a device says, but nothing there takes it: no message
+    of another device is purged or deleted, no dead letter forged, no stream changed.
     """
     attacks = (
         f"$JS.API.STREAM.PURGE.{STREAM}",
@@ -229,7 +236,9 @@ def test_the_sink_may_not_touch_the_streams(who: dict[str, Nats]) -> None:
 def test_strangers_stay_outside(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No key, one that is not enrolled, or a server that proves itself by another certificate: no connection."""
+    """No key, one that is not enrolled, or a server that proves itself by another certificate: no
+    connection.
+    """
     monkeypatch.setattr("power_fleet.stream.CONNECT_SECONDS", 3.0)
     other = prepare(tmp_path / "other")
     write_key(tmp_path / "strange.key", make_key(), "edge-001")

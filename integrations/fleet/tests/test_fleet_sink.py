@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from fleet_harness import queried
 from power_fleet import deletions, schema, sink
 from power_fleet.codec import DELETIONS, Batch, Deletion, Meter, Poison, Reading, encode
 from power_fleet.decoding import MAX_ROWS, decode
@@ -51,7 +52,9 @@ def test_a_reply_that_names_no_place_is_refused(reply: str) -> None:
 def test_what_is_stored_together_is_limited_by_its_readings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However many messages come at once: memory holds one portion of readings and a message more."""
+    """However many messages come at once: memory holds one portion of readings and a message
+    more.
+    """
     monkeypatch.setattr(sink, "READINGS", 100)
     left = iter([message(readings("edge-1", 40)) for _ in range(7)])
     poison: list[tuple[Message, str]] = []
@@ -63,7 +66,9 @@ def test_what_is_stored_together_is_limited_by_its_readings(
 
 
 def test_poison_at_the_end_makes_no_empty_portion() -> None:
-    """What cannot be stored is set aside, with its reason, and does not end the work before its time."""
+    """What cannot be stored is set aside, with its reason, and does not end the work before its
+    time.
+    """
     bad = Message("power.fleet.edge-1", b"garbage", False, "", 3, 7)
     left = iter([bad, message(readings("edge-1", 1)), bad])
     poison: list[tuple[Message, str]] = []
@@ -75,7 +80,9 @@ def test_poison_at_the_end_makes_no_empty_portion() -> None:
 
 
 def test_of_a_line_only_the_latest_is_noted(urls: list[str]) -> None:
-    """A thousand messages of a device are one row of when it was seen, and one of each hour that they touched."""
+    """A thousand messages of a device are one row of when it was seen, and one of each hour that
+    they touched.
+    """
     engine = Engine(urls)
     batches = []
     for number in range(50):
@@ -83,11 +90,11 @@ def test_of_a_line_only_the_latest_is_noted(urls: list[str]) -> None:
         batch.line, batch.file_id, batch.number = 1, "f", number
         batches.append((batch, 1000 + number))
     store(engine, rows_of(reversed(batches), engine))
-    assert engine.ask("SELECT device_id, line, number, seen FROM power_seen") == [
+    assert queried(engine, "SELECT device_id, line, number, seen FROM power_seen") == [
         ("edge-1", 1, 49, 1049)
     ]
     hours = {reading.at // HOUR_US for batch, _ in batches for reading in batch.readings}
-    rows = engine.ask("SELECT hour, touches FROM power_touched")
+    rows = queried(engine, "SELECT hour, touches FROM power_touched")
     assert sorted(map(tuple, rows)) == [(hour, 1) for hour in sorted(hours)]
 
 
@@ -104,7 +111,9 @@ def test_each_table_has_one_insert_however_many_messages(urls: list[str]) -> Non
 
 
 def test_what_a_batch_costs() -> None:
-    """A usual one nothing more; deletions, many readings, and months, each of which is a part of a table, do."""
+    """A usual one nothing more; deletions, many readings, and months, each of which is a part of a
+    table, do.
+    """
     usual = readings("edge-1", 2000)
     assert cost_of(usual) == 0
     usual.deletions = [Deletion(1, "meter", "m", None, None)] * 3
@@ -118,7 +127,9 @@ def test_what_a_batch_costs() -> None:
 
 @pytest.mark.parametrize("kind", ["readings", "deletions"])
 def test_a_message_of_too_many_rows_is_poison(kind: str) -> None:
-    """Alike rows are packed to nothing: a few hundred bytes would fill a sink's memory, and hold up everybody."""
+    """Alike rows are packed to nothing: a few hundred bytes would fill a sink's memory, and hold up
+    everybody.
+    """
     batch = readings("edge-1", MAX_ROWS if kind == "readings" else 1)
     if kind == "deletions":
         batch.deletions = [Deletion(1, "meter", "m", None, None)] * MAX_ROWS
@@ -137,7 +148,9 @@ def test_a_message_of_too_many_rows_is_poison(kind: str) -> None:
 def test_a_late_message_costs_one_insert_however_much_was_deleted(
     urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A device with a thousand deletions, and readings from before them that come after: each is there, or deleted."""
+    """A device with a thousand deletions, and readings from before them that come after: each is
+    there, or deleted.
+    """
     engine = Engine(urls)
     shard = engine.shards[engine.shard_of("edge-1")]
     deleted = [
@@ -162,7 +175,7 @@ def test_a_late_message_costs_one_insert_however_much_was_deleted(
     shards = rows_of([(late, 1)], engine)
     store(engine, shards)
     assert [rows.looked_at for rows in shards if rows.looked_at] == [{"edge-1": 994}]
-    rows = shard.query("SELECT at, deleted, generation FROM power_readings FINAL ORDER BY at")
+    rows = queried(shard, "SELECT at, deleted, generation FROM power_readings FINAL ORDER BY at")
     assert len(rows) == 100
     for at, is_deleted, generation in rows:
         revision = at // SECOND_US // 2

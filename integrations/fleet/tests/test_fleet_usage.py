@@ -99,7 +99,9 @@ def compare(fleet: Fleet, files: dict[str, PowerManager], days: float) -> int:
 def test_hours_are_those_of_the_files(
     urls: list[str], make: Make, clock: Clock, days: float
 ) -> None:
-    """Before hours are closed, and after, with readings that came twice, and for several devices at once."""
+    """Before hours are closed, and after, with readings that came twice, and for several devices at
+    once.
+    """
     engine, fleet = Engine(urls), Fleet(urls, clock=clock)
     files = {f"edge-{seed}": make(seed) for seed in range(3)}
     for pm in files.values():

@@ -1,4 +1,6 @@
-"""What the service sees of a fleet as it happens: FleetWatcher, and the numbers of events that it goes by."""
+"""What the service sees of a fleet as it happens: FleetWatcher, and the numbers of events that it
+goes by.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from fleet_harness import NOW, Clock, carry, emptied, random_device
 from power_fleet import schema
 from power_fleet.engine import Engine
 from power_fleet.hours import close_hours
-from power_fleet.read import PLACES, FleetSource
+from power_fleet.read import FleetSource
+from power_fleet.read_sql import PLACES
 from power_service.fleet_watcher import FleetWatcher
 from power_service.presence import Changes
 
@@ -50,7 +53,9 @@ class TestWatcher:
     """What devices send is seen, and nothing else."""
 
     def test_what_comes_is_told_once(self, tmp_path: Path, new_urls: list[str]) -> None:
-        """Readings and states of the meters that changed, new devices, events, deletions; then nothing."""
+        """Readings and states of the meters that changed, new devices, events, deletions; then
+        nothing.
+        """
         engine = Engine(emptied(new_urls))
         clock = Standing()
         watcher = FleetWatcher(FleetSource(lambda: new_urls, settle_seconds=0), 1.0, clock)
@@ -127,12 +132,15 @@ class TestWatcher:
 
 
 def test_a_message_of_too_many_events_hides_no_others(new_urls: list[str]) -> None:
-    """A device that sends more in one than there are numbers for loses those, and nobody else any."""
+    """A device that sends more in one than there are numbers for loses those, and nobody else
+    any.
+    """
     engine = Engine(emptied(new_urls))
 
     def row(device_id: str, number: int, taken: int) -> list[Any]:
         return [
-            device_id, number, f"{device_id}-{number}", number, "restore", 0.0, None, None, taken, 1, 0,
+            device_id, number, f"{device_id}-{number}", number, "restore", 0.0, None, None, taken,
+            1, 0,
         ]  # fmt: skip
 
     flood = [row("a", number, 5) for number in range(PLACES + 10)]
@@ -199,7 +207,8 @@ def test_hours_whose_readings_are_gone_are_as_they_were_kept(
     before = source.get_statistics(meter_id, days=30)
     assert len(before) == len(expected)
     old = to_microseconds(before[0].start) // HOUR_US
-    # As `power-fleet schema --keep-readings` stores it, without the engine's own clock, which is another one.
+    # As `power-fleet schema --keep-readings` stores it, without the engine's own clock, which is
+    # another one.
     keep = ["readings", 7, 0, int(NOW * 1e6)]
     engine.shards[0].insert("power_keep", schema.KEEP, [keep])
     engine.shards[0].do(

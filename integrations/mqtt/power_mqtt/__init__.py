@@ -1,1 +1,1 @@
-"""power_manager and MQTT: a file's states and events to a broker, and a broker's sensors into a file."""
+"""A power_manager file and MQTT: its states and events to a broker, MQTT sensors into the file."""

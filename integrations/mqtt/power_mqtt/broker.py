@@ -1,4 +1,4 @@
-"""Where the broker is, who we are to it, whom we trust, and what the command line says of all that."""
+"""The broker: its address, who we are to it, whom we trust; and the options that say so."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Broker:
     is_tls: bool = False
     user: str | None = None
     password: str | None = None
-    ca: Path | None = None  # None: the certificates that this machine trusts anyway
+    ca: Path | None = None  # None: the certificates that this machine trusts
     certificate: Path | None = None
     key: Path | None = None
     client_id: str | None = None
@@ -40,12 +40,12 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """How it is called in messages; never with a password."""
+        """Its address as messages show it, never with a password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'mqtts' if self.is_tls else 'mqtt'}://{host}:{self.port}"
 
     def context(self) -> ssl.SSLContext | None:
-        """Whom to trust and what to show; None without TLS. Raises MqttError."""
+        """Whom to trust, and our own certificate; None without TLS. Raises MqttError."""
         if not self.is_tls:
             return None
         try:
@@ -65,9 +65,7 @@ class Broker:
 
 def _refuse_encrypted() -> str:
     # Without this OpenSSL would ask at the terminal, and a service has none.
-    raise OSError(
-        "the key is encrypted: give one without a passphrase, in a file for its owner only"
-    )
+    raise OSError("the key is encrypted: use one without a passphrase, in a file of mode 600")
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,9 @@ def parse_broker(text: str) -> Address:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}: {text!r}") from None
     if url.password is not None:
-        # Not shown: it would be in the log next.
+        # The error does not show it: it would be in a log next.
         raise argparse.ArgumentTypeError(
-            "a password in a URL can be read by every user of the machine: use --password-file FILE"
+            "every user of the machine can read a password in a URL: use --password-file FILE"
         )
     if (
         url.scheme not in PORTS
@@ -111,28 +109,61 @@ def parse_broker(text: str) -> Address:
 
 
 def add_broker_options(command: CommandParser) -> None:
-    """Add the options that say where the broker is, to a command that talks to one."""
+    """Add the options that name the broker, to a command that connects to one."""
     add = command.add_argument
-    from_environment = os.environ.get(BROKER) or None
-    add("--broker", metavar="URL", default=from_environment, type=parse_broker,
-        help=f"mqtt://HOST, or mqtts://HOST for TLS (default: ${BROKER})")  # fmt: skip
-    add("--user", metavar="NAME", help="who we are to the broker; also as mqtts://NAME@HOST")
+    command.add_setting(
+        "--broker",
+        variable=BROKER,
+        metavar="URL",
+        type=parse_broker,
+        text="the broker: mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS",
+    )
+    add("--user", metavar="NAME", help="the user's name at the broker; also as mqtts://NAME@HOST")
     add(
         "--password-file",
         metavar="FILE",
         type=Path,
-        help="a file with the password in its first line",
+        help="a file whose first line is the password; without TLS it is sent to loopback only",
     )
-    add("--ca", metavar="FILE", type=Path,
-        help="trust the certificates in FILE (default: those that this machine trusts)")  # fmt: skip
-    add("--cert", metavar="FILE", type=Path, help="our own certificate, PEM")
-    add("--key", metavar="FILE", type=Path, help="its key (default: it is in the file of --cert)")
-    add("--client-id", metavar="ID", help="our client id (default: one that stays the same)")
-    add("--protocol", metavar="VERSION", choices=PROTOCOLS, default="auto",
-        help="of MQTT: 5, 3.1.1, or auto: 5 where the broker has it (default)")  # fmt: skip
-    add("--keepalive", metavar="TIME", type=functools.partial(parse_duration, above=0),
+    add(
+        "--ca",
+        metavar="FILE",
+        type=Path,
+        help="trust the certificates in FILE (default: those that this machine trusts)",
+    )
+    add(
+        "--cert",
+        metavar="FILE",
+        type=Path,
+        help="our own certificate (PEM), for brokers that require one",
+    )
+    add(
+        "--key",
+        metavar="FILE",
+        type=Path,
+        help="the key of --cert (default: in the file of --cert)",
+    )
+    add(
+        "--client-id",
+        metavar="ID",
+        help="the client id (default: one that stays the same for the same file and --name)",
+    )
+    add(
+        "--protocol",
+        metavar="VERSION",
+        choices=PROTOCOLS,
+        default="auto",
+        help="the version of MQTT: 5, 3.1.1, or auto, which is 5 and then 3.1.1 if the broker "
+        "does not know 5 (default: auto)",
+    )
+    add(
+        "--keepalive",
+        metavar="TIME",
+        type=functools.partial(parse_duration, above=0),
         default=DEFAULT_KEEPALIVE,
-        help="the broker takes us for gone after 1.5 times that silence (default: 30s)")  # fmt: skip
+        help="after 1.5 times as long without a sign from us the broker publishes the last will "
+        "(default: 30s)",
+    )
 
 
 def broker_of(args: argparse.Namespace) -> Broker:
@@ -140,25 +171,25 @@ def broker_of(args: argparse.Namespace) -> Broker:
     address: Address | None = args.broker
     if address is None:
         raise Misuse(
-            f"--broker: name the broker, as in mqtts://broker.example.com, here or in ${BROKER}"
+            f"--broker: name the broker, such as mqtts://broker.example.com, here or in ${BROKER}"
         )
     if args.user and address.user and args.user != address.user:
-        raise Misuse(f"--user {args.user!r}: the URL has another one, {address.user!r}")
+        raise Misuse(f"--user {args.user!r}: the URL names another user, {address.user!r}")
     user = args.user or address.user
     password = None if args.password_file is None else _password(args.password_file)
     if password is not None and user is None:
         raise Misuse("--password-file: name the user too, with --user NAME")
     if password is not None and not address.is_tls and not _is_loopback(address.host):
         raise Misuse(
-            f"a password goes to {address.host!r} with TLS only, for anybody on the way could read it: "
-            "use mqtts://"
+            f"--password-file: without TLS anybody on the way to {address.host!r} could read the "
+            "password: use mqtts://"
         )
     tls_options = {"--ca": args.ca, "--cert": args.cert, "--key": args.key}
     for option, value in tls_options.items():
         if value is not None and not address.is_tls:
-            raise Misuse(f"{option}: only with mqtts://")
+            raise Misuse(f"{option}: needs TLS: use mqtts://")
     if args.key is not None and args.cert is None:
-        raise Misuse("--key: name the certificate too, with --cert FILE")
+        raise Misuse("--key: name its certificate too, with --cert FILE")
     if not 1 <= args.keepalive <= 65535:
         raise Misuse(f"--keepalive: expected 1s to 65535s, got {args.keepalive:g} s")
     return Broker(
@@ -200,7 +231,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """What an error says, without its number."""
+    """The text of an error, without its number."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the broker's certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:

@@ -1,9 +1,9 @@
-"""A connection to a broker that comes back by itself.
+"""A connection to a broker that reconnects by itself.
 
-One thread connects, reads and writes until the end, and connects anew, each time with a client of
-its own. What happens is put into `inbox` as notices, so the program itself needs one thread and no
-locks. Nothing waits in here for a broker that is away: publish() says so, and the caller knows what
-is still to be sent.
+One thread connects, reads and writes until the connection ends, and connects again, each time with
+a new client. It puts what happens into `inbox` as notices, so the program itself needs one thread
+and no locks. No message is queued here while the broker is away: publish() then returns None, and
+the caller knows what is still to be sent.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from power_mqtt.broker import Broker, said
 
-RECEIVE_WINDOW = (
-    500  # with manual_ack: messages that a broker of MQTT 5 sends ahead of our acknowledgement
-)
+# With manual_ack: messages that a broker of MQTT 5 sends before it waits for an acknowledgement.
+RECEIVE_WINDOW = 500
 WINDOW = 20  # messages that wait for the broker's acknowledgement at a time
-END_SECONDS = 2.0  # after a signal the program is gone within that time
+END_SECONDS = 2.0  # within that time after a signal the program has ended
 _CONNECT_SECONDS = 10.0  # for the broker to greet
 _FIRST_DELAY, _LAST_DELAY = 1.0, 30.0  # seconds between attempts
-_IDLE_SECONDS = 1.0  # paho looks after its pings that often
+_IDLE_SECONDS = 1.0  # paho checks its pings that often
 _SHORT_SECONDS, _SHORT_LIVES = 5.0, 3  # a connection lost so soon, so often in a row, has a reason
-_SAY_AGAIN = 3600.0  # seconds after which the same trouble is said again
+_SAY_AGAIN = 3600.0  # seconds after which the same problem is logged again
 _log = logging.getLogger("power_mqtt")
 
 
@@ -49,7 +48,7 @@ _log = logging.getLogger("power_mqtt")
 
 @dataclass(frozen=True)
 class Up:
-    """The broker has greeted; what it kept of us is unknown."""
+    """The broker has greeted; what it still holds of ours is unknown."""
 
     protocol: str  # "5" or "3.1.1"
 
@@ -63,13 +62,13 @@ class Down:
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """The broker has taken a message over, or refused it for a reason."""
+    """The broker has acknowledged a message, or refused it for a reason."""
 
     ticket: Ticket
     refusal: str = ""
 
 
-Receipt = tuple[int, int]  # of a message that came: the number of the connection, and its id there
+Receipt = tuple[int, int]  # of a message that came: the connection's number, and its id there
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,9 @@ class Arrived:
 
     topic: str
     payload: bytes
-    is_retained: bool  # it was there before we came: old news
+    is_retained: bool  # it was published before we subscribed
     receipt: Receipt | None = None  # with manual_ack: what acknowledge() takes, at QoS 1
-    is_repeated: bool = False  # the broker has sent it before, and was not told that it came
+    is_repeated: bool = False  # the broker has sent it before, and got no acknowledgement
 
 
 @dataclass(frozen=True)
@@ -100,20 +99,20 @@ Inbox = queue.SimpleQueue  # of Notice; its put() is allowed in a signal handler
 
 @dataclass(frozen=True)
 class Will:
-    """What the broker publishes, retained, when it loses us."""
+    """What the broker publishes, retained, when it loses the connection."""
 
     topic: str
     payload: bytes
 
 
 class Connection:
-    """A connection that comes back by itself; a context manager.
+    """A connection that reconnects by itself; a context manager.
 
-    `client_id`: what the broker tells clients apart by, unless the command line gives one. The same
-    after a restart, so that the last will of an earlier life comes before us and not after.
+    `client_id`: by it the broker tells clients apart, unless the command line gives one. It is the
+    same after a restart: so the broker publishes the last will of the earlier process first.
     `filters` are subscribed to at QoS 1 each time; what comes is an Arrived in `inbox`, or goes to
-    `on_message` in the network's thread. `session_seconds`: how long the broker is to keep what
-    comes for us while we are away (0: not at all).
+    `on_message` in the network's thread. `session_seconds`: how long the broker is to keep messages
+    for us while we are away (0: not at all). `manual_ack`: acknowledge() acknowledges messages.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Connection:
         self._session: _Session | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="power-mqtt", daemon=True)
-        self._said: dict[str, float] = {}  # troubles that were logged, and when
+        self._said: dict[str, float] = {}  # problems that were logged, and when
         self._short_lives = 0  # connections in a row that were lost soon after the greeting
 
     def __enter__(self) -> Connection:
@@ -155,38 +154,41 @@ class Connection:
     def __exit__(self, *exc_info: object) -> None:
         self._ending.set()
         self.drop("the program ends")
-        self._thread.join(END_SECONDS / 10)  # it may be waiting for a name to be looked up: let it
+        self._thread.join(END_SECONDS / 10)  # not longer: it may be looking up the broker's name
 
     def is_up(self) -> bool:
-        """Whether the broker has greeted and the connection has not ended, as far as is known."""
+        """Whether the broker has greeted, and the connection is not known to have ended."""
         session = self._session
         return session is not None and session.is_up.is_set() and not session.is_over.is_set()
 
     def publish(self, topic: str, payload: bytes, retain: bool) -> Ticket | None:
-        """Hand a message to the network at QoS 1; return what will be acknowledged, None without one."""
+        """Send a message at QoS 1; return its ticket, or None without a connection.
+
+        An Acknowledged in `inbox` will have the ticket.
+        """
         session = self._session
         if session is None or not self.is_up():
             return None
         return session.publish(topic, payload, retain)
 
     def acknowledge(self, receipt: Receipt) -> None:
-        """Let the broker forget a message that came; nothing where its connection has ended since.
+        """Let the broker forget a message that came; does nothing if its connection has ended.
 
-        With manual_ack a broker keeps what it has not been told so, for a session of `session_seconds`, and sends
-        it again. Call it in the order in which messages came.
+        With manual_ack the broker keeps every other message for `session_seconds`, and sends it
+        again. Acknowledge in the order in which messages came.
         """
         session = self._session
         if session is not None:
             session.acknowledge(receipt)
 
     def drop(self, reason: str) -> None:
-        """Cut the connection, so that a new one is made; the broker then publishes the last will."""
+        """Cut the connection and make a new one; the broker publishes the last will."""
         session = self._session
         if session is not None:
             session.cut(reason)
 
     def say_goodbye(self, seconds: float) -> None:
-        """End without a last will; take that long at most for it."""
+        """Disconnect, within so many seconds, so that no last will is published."""
         self._ending.set()
         session = self._session
         if session is not None:
@@ -206,7 +208,7 @@ class Connection:
             if self._ending.is_set():
                 return
             if session.is_unsupported and len(self._protocols) > 1:
-                self._protocols = self._protocols[1:]  # the broker said so: do not ask again
+                self._protocols = self._protocols[1:]  # the broker said so: do not try again
                 protocol = 0
                 continue
             if session.is_narrow:
@@ -216,41 +218,43 @@ class Connection:
             elif was_up:
                 self._short_lives = 0
                 self._said.clear()
-            if was_up and self._short_lives >= _SHORT_LIVES and not session.is_told:
-                # Some brokers do not say it of themselves; two that throw each other out go on for ever.
+            if was_up and self._short_lives >= _SHORT_LIVES and not session.has_given_reason:
+                # Some brokers give no reason, and two clients of one id disconnect each other for
+                # ever.
                 session.reason += (
-                    f", again and again: it may not allow what we publish, or {self._twin_hint()}"
+                    f", again and again: the broker may not allow what we publish, or "
+                    f"{self._twin_hint()}"
                 )
             self._say(session.reason)
             self._inbox.put(Down(session.reason))
-            # A broker that hangs up at the greeting may not know the version, or may be going down.
+            # A broker that hangs up at the greeting may not know the version, or may be ending.
             hung_up = session.is_connected and not was_up and not session.is_refused
             protocol = (protocol + 1) % len(self._protocols) if hung_up else 0
             delay = _FIRST_DELAY if was_up else min(max(delay * 2, _FIRST_DELAY), _LAST_DELAY)
-            # Thousands of devices lose a broker at the same time: they must not all come back at once.
+            # Thousands of devices lose a broker together, and must not all reconnect together.
             self._ending.wait(delay * random.uniform(0.5, 1.0))
 
     def _twin_hint(self) -> str:
         return (
-            f"another program may use the client id {self._client_id!r} (then give one of them a --client-id, "
-            "or a bridge a --name, of its own)"
+            f"another program may use the client id {self._client_id!r} (give one of the two another "
+            "--client-id, or --name)"
         )
 
     def _say(self, reason: str) -> None:
-        """Log a trouble once, and again after a while."""
+        """Log a problem once, and again after a while."""
         now = time.monotonic()
         if reason not in self._said or now - self._said[reason] >= _SAY_AGAIN:
             _log.warning("%s: %s; trying again", self._broker.url, reason)
             self._said[reason] = now
 
     def _say_up(self, protocol: str) -> None:
-        """Log that it is there, unless it has come and gone all the time."""
+        """Log that the broker is there, unless it comes and goes all the time."""
         if self._short_lives < _SHORT_LIVES:
             _log.info("%s: connected, MQTT %s", self._broker.url, protocol)
 
 
 class _Session:
-    """One connection from its making to its end, with a client of its own."""
+    """One connection from its start to its end, with a client of its own."""
 
     def __init__(self, owner: Connection, number: int, protocol: str) -> None:
         self._owner = owner
@@ -263,7 +267,7 @@ class _Session:
         self.is_unsupported = False  # it has refused this version of MQTT
         self.is_narrow = False  # the broker takes fewer messages at a time than we would send
         self.reason = ""  # why it ended
-        self.is_told = False  # the broker has said why
+        self.has_given_reason = False  # the broker has said why
         self._up_at = 0.0
         self._is_cut = False
         self._woken, self._waker = socket.socketpair()
@@ -299,7 +303,7 @@ class _Session:
         return client
 
     def live(self) -> bool:
-        """Connect, and return when it is over; whether the broker had greeted."""
+        """Connect, and return when the connection has ended: whether the broker had greeted."""
         owner, broker = self._owner, self._owner._broker
         owner._session = self
         try:
@@ -314,7 +318,7 @@ class _Session:
         finally:
             self.is_over.set()
             sock = self._client.socket()
-            if isinstance(sock, socket.socket):  # it was cut, or paho failed
+            if isinstance(sock, socket.socket):  # the connection was cut, or paho failed
                 sock.close()
             self._waker.close()
             self._woken.close()
@@ -323,7 +327,7 @@ class _Session:
     def _exchange(self) -> None:
         """Read and write until the connection has ended.
 
-        Paho has a thread for this, which would end without a word at an error of its own.
+        Paho's own thread for this would end without an error message if paho fails.
         """
         client = self._client
         greeting_until = time.monotonic() + _CONNECT_SECONDS
@@ -343,7 +347,7 @@ class _Session:
                 self.cut("the broker does not answer")
 
     def _wake(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # full: it is awake anyway; closed: it is over
+        with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
             self._waker.send(b"x")
 
     def _connect_options(self) -> dict[str, Any]:
@@ -392,24 +396,30 @@ class _Session:
             return
         most = getattr(properties, "ReceiveMaximum", WINDOW)
         if most < self._owner._window:
-            # Paho keeps to what it was told before it connected, and does not look at this.
+            # Paho keeps to what was set before it connected, and does not look at this.
             self._owner._window = most
             self.is_narrow = True
             client.disconnect()
             return
         if self._owner._filters:
-            client.subscribe([(name, SubscribeOptions(qos=1)) for name in self._owner._filters]
-                             if self._protocol == "5" else [(name, 1) for name in self._owner._filters])  # fmt: skip
+            self._subscribe(client)
         self._owner._say_up(self._protocol)
         self._up_at = time.monotonic()
         self.is_up.set()
         self._owner._inbox.put(Up(self._protocol))
 
+    def _subscribe(self, client: paho.Client) -> None:
+        filters = self._owner._filters
+        if self._protocol == "5":
+            client.subscribe([(name, SubscribeOptions(qos=1)) for name in filters])
+        else:
+            client.subscribe([(name, 1) for name in filters])
+
     def _on_disconnect(
         self, client: paho.Client, userdata: object, flags: Any, reason_code: Any, properties: Any
     ) -> None:
         if not self.reason and flags.is_disconnect_packet_from_server:
-            self.is_told = True
+            self.has_given_reason = True
             self.reason = f"the broker has ended the connection: {reason_code}"
             if reason_code.getName() == "Session taken over":
                 self.reason += f": {self._owner._twin_hint()}"
@@ -429,20 +439,20 @@ class _Session:
         for name, reason_code in zip(self._owner._filters, reason_codes):
             if reason_code.is_failure:
                 _log.error(
-                    "%s: no subscription to %s: %s", self._owner._broker.url, name, reason_code
+                    "%s: cannot subscribe to %s: %s", self._owner._broker.url, name, reason_code
                 )
             elif self._owner._says_what_it_hears:
                 _log.info("%s: listening to %s", self._owner._broker.url, name)
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         try:
-            is_to_be_told = self._owner._manual_ack and message.qos == 1
-            receipt = (self._number, message.mid) if is_to_be_told else None
+            needs_acknowledging = self._owner._manual_ack and message.qos == 1
+            receipt = (self._number, message.mid) if needs_acknowledging else None
             arrived = Arrived(
                 message.topic, bytes(message.payload), message.retain, receipt, message.dup
             )
             self._owner._on_message(arrived)
-        except Exception:  # noqa: BLE001 - the connection must not end of it
+        except Exception:  # noqa: BLE001 - a bad message must not end the connection
             _log.exception("a message could not be taken in")
 
 
@@ -451,18 +461,18 @@ class _Session:
 
 @contextlib.contextmanager
 def stop_on_signals(inbox: Inbox[Notice]) -> Iterator[None]:
-    """Turn SIGTERM, SIGHUP and Ctrl-C into a Stop; whatever is stuck then ends the hard way.
+    """Turn SIGTERM, SIGHUP and Ctrl-C into a Stop; exit by force if that takes too long.
 
-    A locked file or a dead network can hold a call up for longer than a supervisor waits. Nothing is
-    lost by that: the broker publishes the last will, and the cursor stays where it was.
+    A locked file or a dead network can hold a call up for longer than a supervisor waits. The exit
+    loses nothing: the broker publishes the last will, and the cursor stays where it was.
     """
     woken, waker = socket.socketpair()
     waker.setblocking(False)
     ended = threading.Event()
 
     def watch() -> None:
-        # Python runs a handler in the main thread, when the call that is stuck has come back. The
-        # number of the signal is in the socket at once.
+        # Python runs a signal handler in the main thread, and only after a call that is stuck has
+        # returned. The signal's number is in the socket at once.
         while numbers := woken.recv(1):
             code = 130 if numbers[0] == signal.SIGINT else 0
             inbox.put(Stop(code))

@@ -1,28 +1,32 @@
-"""Counters of energy that only go up, whatever happens to the file, the broker or this program.
+"""Energy counters that only go up, whatever happens to the file, the broker or this program.
 
-The truth is in the file: the energy of a meter since its first reading. What is published is never less than what was
-published before, since Home Assistant would take that for a new meter and count all of it once more:
+The truth is in the file: the energy of a meter since its first reading. No published value is ever
+below an earlier one, because Home Assistant would take that for a new meter and count it all again:
 
     published = max(highest published so far, truth + offset)
 
-- Readings are corrected or deleted and the truth falls: the counter waits until the truth has caught up.
-- A backup is restored, or another copy of the file is put in its place, or a device's consumption is made of other
-  meters than before: the truth is another one. The counter goes on from what was published last; the offset is the
-  difference. Where a meter's readings then end before what was published last, its next reading ends a gap; what the
-  file books over the gap was counted before, but for one reading's interval, and is not counted again. What was
-  measured after the last message is not counted then: half a minute of it while the bridge runs.
-- Nothing is known of what was published last, and the file is not the one that it came from: the counter begins at 0,
-  which Home Assistant takes for what it is, a new meter that has measured nothing yet.
+- Readings are corrected or deleted, and the truth falls: the counter waits until the truth has
+  caught up.
+- A backup is restored, or another copy of the file replaces it, or a device's consumption is made
+  of other meters than before: the truth is another one. The counter goes on from the last published
+  value; the offset is the difference. If a meter's readings then end before the time of that value,
+  its next reading ends a gap. What the file books over the gap was counted before, but for one
+  reading's interval, and is not counted again. What was measured after the last message, half a
+  minute while the bridge runs, is not counted then.
+- The last published value is unknown, and the file is not the one it came from: the counter begins
+  at 0, and Home Assistant takes it for what it is, a new meter that has measured nothing yet.
 
-What was published last is known from the message that the broker retains, and, where it has lost it, from tables of
-this package in the file. A device's counters are written there when one begins or is set anew or has to wait, every
-hour, and when the program ends: each time under a revision that is one higher, and before anything is published with
-it. The file also knows under which file_id and revision they were published before. A retained message with another
-one is from a later life that this file knows nothing of: the file is an older copy, although it may have the same
-file_id (a card that was written back). That counts as another file, too.
+The last published values are in the message that the broker retains and, for a broker that has lost
+it, in tables of this package in the file. A device's counters are written there when one begins, is
+reset, or has to wait; every hour; and when the program ends: each time under a revision one higher,
+and before anything is published with it. The file also knows under which file_id and revision they
+were published before. A retained message with another one comes from a later state of the file: the
+file is an older copy, although it may have the same file_id (a memory card that was written back).
+That counts as another file, too.
 
-What nobody can know: that the file and the broker were both set back, by a card that holds them both; or that readings
-were deleted around the time at which this program was killed, and the broker has forgotten. Then the counter falls.
+Two cases cannot be recognised, and then a counter falls: a memory card that holds both file and
+broker was written back; or readings were deleted around the time at which this program was killed,
+and the broker has forgotten what it retained.
 """
 
 from __future__ import annotations
@@ -47,27 +51,31 @@ FILE_FIELD = "file_id"
 REVISION_FIELD = "counter_revision"
 SAVE_EVERY_S = 3600.0  # seconds
 _DECIMALS = 3  # of the published watt-hours
-_NOTED_WAIT = (
-    0.05  # of a counter: a wait for that much is saved. Home Assistant bears a fall of a tenth
-)
-_MOST_WH = 1e12  # a retained value beyond it was never ours
+# A wait for that share of a counter is saved. Home Assistant tolerates a fall of a tenth.
+_NOTED_WAIT = 0.05
+_MOST_WH = 1e12  # a greater retained value is not ours
 _MOST_REVISION = 2**53
 _MOST_TEXT = 200  # characters of a file_id
 _END = "9999"  # after the time of any reading, as text
 
 # Versions: 1 is the tables below.
 _TABLES = (
-    # on which lines of history a device's counters were counted, the present one last, and the highest revision of each
+    # The lines of history on which a device's counters were counted, the present one last.
     """CREATE TABLE IF NOT EXISTS mqtt_counter_lines (
-        device_id TEXT NOT NULL, file_id TEXT NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (device_id, file_id)
+        device_id TEXT NOT NULL,
+        file_id TEXT NOT NULL,
+        revision INTEGER NOT NULL, -- the highest of that line
+        PRIMARY KEY (device_id, file_id)
     ) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS mqtt_counters (
-        device_id TEXT NOT NULL, field TEXT NOT NULL,
+        device_id TEXT NOT NULL,
+        field TEXT NOT NULL,       -- of the energy message
         id TEXT NOT NULL,          -- of the meter, or of the device again
         basis TEXT NOT NULL,       -- the meters that a consumption is made of, JSON; else ''
         offset_wh REAL NOT NULL,   -- what is added to the truth
-        value_wh REAL NOT NULL,    -- the highest that was published when the row was written
-        gaps TEXT NOT NULL,        -- meters whose next reading ends a gap that was counted before, and their last, JSON
+        value_wh REAL NOT NULL,    -- the highest published value when the row was written
+        -- JSON: by meters whose next reading ends a gap that was counted before, their last reading
+        gaps TEXT NOT NULL,
         PRIMARY KEY (device_id, field, id)
     ) WITHOUT ROWID""",
 )
@@ -84,7 +92,7 @@ Key = tuple[str, str]  # the message's field, and the id of the meter or the dev
 
 @dataclass(frozen=True)
 class Published:
-    """What a device's energy message says, or said: its counters in Wh, and where they were counted."""
+    """A device's energy message: its counters in Wh, and the file_id and revision they are from."""
 
     file_id: str
     revision: int
@@ -94,26 +102,27 @@ class Published:
 
 @dataclass(frozen=True)
 class _Truth:
-    """What the file says now: Wh, the meters that they are made of (see the table), and the newest reading of each."""
+    """What the file says of one counter now."""
 
     wh: float
-    basis: str
-    times: dict[str, str]
+    basis: str  # see the table
+    times: dict[str, str]  # of the newest reading of each meter that it is made of
 
 
 @dataclass
 class _Counter:
     basis: str
     offset_wh: float
-    value_wh: float  # the highest that was published, or is going to be
+    value_wh: float  # the highest that was published, or is about to be
     gaps: dict[str, str] = field(default_factory=dict)  # see the table
-    saved_wh: float = -1.0  # the same when it was saved last; -1: never
+    saved_wh: float = -1.0  # value_wh when it was saved last; -1: never
 
     @classmethod
     def going_on(cls, truth: _Truth, value_wh: float, until: str = "") -> _Counter:
         """A counter that goes on from a value by what the truth adds from now on.
 
-        until: when the newest reading was taken that the value is made of; a meter whose readings end before has a gap.
+        until: the time of the newest reading in the value; a meter whose readings end before that
+        has a gap.
         """
         gaps = {meter_id: time for meter_id, time in truth.times.items() if time < until}
         return cls(truth.basis, value_wh - truth.wh, value_wh, gaps)
@@ -127,7 +136,7 @@ class _Counter:
         return [id_ for id_, time in self.gaps.items() if truth.times.get(id_) != time]
 
     def has_to_be_saved(self, truth_wh: float) -> bool:
-        """Whether it is new, or waits for so much that this must not be forgotten."""
+        """Whether it is new, or waits for so much that a restart must not forget it."""
         if self.saved_wh < 0:
             return True
         waits_for_wh = self.value_wh - truth_wh - self.offset_wh
@@ -150,16 +159,16 @@ class _Saved:
     counters: dict[Key, _Counter]
 
     def is_current(self, file_id: str, known: Published | None) -> bool:
-        """Whether it was saved in this line of history, and nothing was published from a later life."""
+        """Whether it was saved on this line of history, and nothing was published after it."""
         if not self.lines or list(self.lines)[-1] != file_id:
             return False
         return known is None or known.revision <= self.lines.get(known.file_id, -1)
 
 
 def read_message(device_id: str, payload: bytes | str) -> Published | None:
-    """What the retained energy message of a device says; None for what is not a message of this package.
+    """The retained energy message of a device; None if it is not a message of this package.
 
-    >>> read_message("edge", '{"file_id": "f", "counter_revision": 3, "consumption_wh": 12.5, "meters": {}}')
+    >>> read_message("edge", '{"file_id": "f", "counter_revision": 3, "consumption_wh": 12.5}')
     Published(file_id='f', revision=3, values_wh={('consumption_wh', 'edge'): 12.5}, time='9999')
     """
     try:
@@ -193,12 +202,13 @@ def _is_energy(value: Any) -> bool:
 
 
 class Counters:
-    """The counters of the devices of one file, as they are published under one prefix of one broker.
+    """The counters of one file's devices, as they are published under one prefix of one broker.
 
-    Call recall() with what the broker has retained before the first message(), and save() at the end. After another
-    file has taken the place of the first, call message() for every device soon: what is measured from then on counts.
+    Call recall() with what the broker retains before the first message(), and save() at the end.
+    After another file has replaced the first, call message() for every device soon: what is
+    measured from then on counts.
 
-    reader: reads the energies; it has the clocks. monotonic: seconds that only go up.
+    reader: reads the energies, by its clock. monotonic: seconds that only go up.
     """
 
     def __init__(
@@ -215,7 +225,7 @@ class Counters:
         self._saved_at = monotonic()
 
     def recall(self, device_id: str, retained: Published) -> None:
-        """Take note of what the broker had retained of a device when this program connected."""
+        """Note what the broker retained of a device when this program connected."""
         self._published.setdefault(device_id, retained)
         device = self._devices.get(device_id, _Device())
         for key, value_wh in retained.values_wh.items():
@@ -224,7 +234,7 @@ class Counters:
                 counter.value_wh = max(counter.value_wh, value_wh)
 
     def check_line(self, pm: PowerManager) -> None:
-        """Where the file is another one than before, forget the counters: each device's are set anew."""
+        """If the file is another one than before, forget the counters, so that they are reset."""
         if self._pm is not pm or pm.file_id != self._file_id:
             self._pm = pm
             self._file_id = pm.file_id
@@ -236,7 +246,7 @@ class Counters:
         return self._reader.is_ready(device_id, meters)
 
     def prepare(self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]) -> bool:
-        """Read a part of what message() has to read at first; whether nothing is left.
+        """Read a part of what the first message() has to read; return whether nothing is left.
 
         Raises NotFound, StorageError.
         """
@@ -246,9 +256,10 @@ class Counters:
     def message(
         self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]
     ) -> dict[str, Any]:
-        """The energy message of a device with these meters, all that it has, as it is to be published now.
+        """The energy message to publish now of a device; `meters` are all that it has.
 
-        What its counters are set by is in the file when this returns. Raises NotFound if a meter is gone, StorageError.
+        What its counters depend on is saved in the file when this returns. Raises NotFound if a
+        meter was deleted, StorageError.
         """
         meters = list(meters)
         while True:
@@ -260,9 +271,7 @@ class Counters:
         newest = max((meter.updated_at or "" for meter in meters), default="")
         known = self._published.get(device_id)
         if known is not None and known.time != _END:
-            newest = max(
-                newest, known.time
-            )  # what was counted stays counted, whatever became of the readings
+            newest = max(newest, known.time)  # counted readings stay counted if they are deleted
         self._published[device_id] = Published(self._file_id, device.revision, values_wh, newest)
         by_meter: dict[str, dict[str, float]] = {}
         for meter in meters:
@@ -276,7 +285,7 @@ class Counters:
         }
 
     def keep_up(self, pm: PowerManager) -> None:
-        """Look back at older hours if it is time to, and save what an hour has changed. Raises StorageError."""
+        """Look back at older hours if it is time to, and save once an hour. Raises StorageError."""
         self._reader.look_back(pm)
         if self._monotonic() - self._saved_at >= SAVE_EVERY_S:
             self.save(pm)
@@ -285,7 +294,7 @@ class Counters:
         """Write the counters to the file, for a broker that forgets. Raises StorageError."""
         self._saved_at = self._monotonic()
         if self._pm is not pm or pm.file_id != self._file_id:
-            return  # they are another file's: message() sets them anew
+            return  # they are another file's: message() resets them
         present = {device.id for device in pm.list_devices()}
         for device_id in self._devices.keys() - present:
             del self._devices[device_id]
@@ -298,7 +307,7 @@ class Counters:
     # --- One device
 
     def _follow(self, pm: PowerManager, device_id: str, meters: list[PowerMeter]) -> bool:
-        """Let a device's counters follow their truths; False if the file was replaced meanwhile."""
+        """Let a device's counters follow their truths; False if the file was restored meanwhile."""
         truths = self._truths(pm, device_id, meters)
         if pm.file_id != self._file_id:
             return False
@@ -318,7 +327,7 @@ class Counters:
         device.counters = {key: device.counters[key] for key in truths}
         self._devices[device_id] = device
         if any(device.counters[key].has_to_be_saved(truth.wh) for key, truth in truths.items()):
-            self._write(pm, device_id)  # before it is published: the file knows it from here on
+            self._write(pm, device_id)  # before it is published
         return True
 
     def _truths(
@@ -337,7 +346,7 @@ class Counters:
         return truths
 
     def _resumed(self, pm: PowerManager, device_id: str, truths: dict[Key, _Truth]) -> _Device:
-        """The counters of a device as they go on with this file; those that begin are not among them."""
+        """The counters of a device that go on with this file, without those that begin."""
         known = self._published.get(device_id)
         saved = _load(pm, device_id)
         if saved.is_current(self._file_id, known):
@@ -345,13 +354,13 @@ class Counters:
                 if known is not None:
                     counter.value_wh = max(counter.value_wh, known.values_wh.get(key, 0.0))
             return _Device(saved.counters, saved.lines[self._file_id])
-        if known is None and saved.lines:  # nobody knows what was published from another file
+        if known is None and saved.lines:  # another file's, and what was published is unknown
             begun = {key: _Counter.going_on(truth, 0.0, _END) for key, truth in truths.items()}
             return _Device(begun)
         return _Device()
 
     def _begun(self, device_id: str, key: Key, truth: _Truth) -> _Counter:
-        """A counter that this file has not had so far, or not as it was published last."""
+        """A counter that this file does not have, or not as it was published last."""
         known = self._published.get(device_id)
         if known is not None and key in known.values_wh:
             return _Counter.going_on(truth, known.values_wh[key], known.time)
@@ -377,9 +386,10 @@ class Counters:
             counter.saved_wh = counter.value_wh
 
     def _next_revision(self, conn: sqlite3.Connection, device_id: str) -> int:
-        """Note what was published last as a part of this file's past, and begin a revision after it."""
+        """Note what was published last as a part of this file's past; return the next revision."""
         sql = """INSERT INTO mqtt_counter_lines VALUES (?, ?, ?)
-            ON CONFLICT (device_id, file_id) DO UPDATE SET revision = max(revision, excluded.revision)"""
+            ON CONFLICT (device_id, file_id)
+            DO UPDATE SET revision = max(revision, excluded.revision)"""
         known = self._published.get(device_id)
         if known is not None:
             conn.execute(sql, (device_id, known.file_id, known.revision))
@@ -392,7 +402,10 @@ class Counters:
 
 
 def _leave_gaps_out(pm: PowerManager, key: Key, counter: _Counter, truth: _Truth) -> None:
-    """Take back what the file books over a gap that has ended: it was counted before. Raises NotFound."""
+    """Do not count what the file books over a gap that has ended: it was counted before.
+
+    Raises NotFound.
+    """
     ended = counter.ended_gaps(truth)
     if not ended:
         return

@@ -1,7 +1,7 @@
-"""What Home Assistant is told of a device: one retained message, from which it makes a device with its entities.
+"""Home Assistant's discovery of a device: one retained message that describes all its entities.
 
-Its MQTT discovery describes a whole device in one message. A component that is left out later stays; it goes when it is
-named with its platform alone, and the device with all of it when the message is empty.
+A component that a later message leaves out stays in Home Assistant. It is removed when a message
+names it with its platform alone, and the whole device is removed when the message is empty.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEFAULT_PREFIX = "homeassistant"
 ORIGIN = "power-mqtt"
 _SUPPORT_URL = "https://blackroad.io"
 _MANUFACTURER = "BlackRoad OS, Inc."
-_BIRTH = b"online"  # what Home Assistant says when it has started
+_BIRTH = b"online"  # Home Assistant publishes this when it has started
 _STATES = [state.value for state in PowerState if state != PowerState.UNKNOWN]
 
 Component = dict[str, Any]
@@ -34,10 +34,10 @@ Component = dict[str, Any]
 
 
 def encoded(text: str) -> str:
-    """An id in letters, digits, hyphens and underscores, which is all that a discovery topic may have.
+    """An id in letters, digits, hyphens and underscores; a discovery topic may have no others.
 
-    Any other character is an underscore and two hexadecimal digits for each of its bytes, so two ids never become one,
-    and two underscores in a row, which no id has, separate ids.
+    Any other character becomes, for each of its bytes, an underscore and two hexadecimal digits. So
+    no two ids give the same text, and two underscores in a row can separate ids.
 
     >>> encoded("edge-001"), encoded("Büro 2"), encoded("a_b")
     ('edge-001', 'B_C3_BCro_202', 'a_5Fb')
@@ -52,7 +52,7 @@ def _encoded_character(character: str) -> str:
 
 
 def object_id(prefix: str, device_id: str) -> str:
-    """What a device is called in Home Assistant's discovery: the same again after any restart or renaming.
+    """A device's id in Home Assistant's discovery: it stays the same when the device is renamed.
 
     >>> object_id("power", "edge-001")
     'power__edge-001'
@@ -61,7 +61,7 @@ def object_id(prefix: str, device_id: str) -> str:
 
 
 def meter_names(meters: Iterable[PowerMeter]) -> dict[str, str]:
-    """What each meter of a device is called, by its id: no two the same."""
+    """The names of a device's meters, by id; no two are the same."""
     names: dict[str, str] = {}
     taken: set[str] = set()
     for meter in meters:
@@ -81,7 +81,7 @@ def meter_names(meters: Iterable[PowerMeter]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of entity: its name, how it is read from its topic's JSON, and what Home Assistant takes it for."""
+    """A kind of entity: its name, the template that reads it from JSON, and its options."""
 
     key: str
     name: str
@@ -89,7 +89,7 @@ class _Kind:
     options: Mapping[str, Any]
     platform: str = "sensor"
     needs_charge: bool = False
-    is_energy: bool = False  # it is read from the device's energy message
+    is_energy: bool = False  # it is in the device's energy message
 
 
 def _measured(device_class: str, unit: str, precision: int) -> dict[str, Any]:
@@ -112,7 +112,7 @@ _COUNTED = {
     "suggested_display_precision": 1,
 }
 _PROBLEM = {"device_class": "problem"}
-# The alert has a hysteresis, so it does not flap; the state is there for meters that raise no alerts.
+# The alert level has a hysteresis, so it does not flap; meters that raise no alerts have a state.
 _LOW = f"{_is_in('alert_level', 'low', 'critical')} or {_is_in('state', 'low', 'critical')}"
 _CRITICAL = f"{_is_in('alert_level', 'critical')} or {_is_in('state', 'critical')}"
 
@@ -120,7 +120,10 @@ METER_KINDS = (
     _Kind("power", "power", "{{ value_json.wattage }}", _measured("power", "W", 1)),
     _Kind("voltage", "voltage", "{{ value_json.voltage }}", _measured("voltage", "V", 2)),
     _Kind("current", "current", "{{ value_json.current_draw }}", _measured("current", "A", 3)),
-    _Kind("charge", "charge", "{{ value_json.charge_pct }}", _measured("battery", "%", 0), needs_charge=True),
+    _Kind(
+        "charge", "charge", "{{ value_json.charge_pct }}", _measured("battery", "%", 0),
+        needs_charge=True,
+    ),
     _Kind(
         "state", "state", "{{ None if value_json.state == 'unknown' else value_json.state }}",
         {"device_class": "enum", "options": _STATES},
@@ -142,7 +145,10 @@ METER_KINDS = (
 )  # fmt: skip
 
 DEVICE_KINDS = (
-    _Kind("consumption", "Consumption", f"{{{{ value_json.{USED_FIELD} }}}}", _COUNTED, is_energy=True),
+    _Kind(
+        "consumption", "Consumption", f"{{{{ value_json.{USED_FIELD} }}}}", _COUNTED,
+        is_energy=True,
+    ),
     _Kind("net_power", "Net power", "{{ value_json.net_wattage }}", _measured("power", "W", 1)),
     _Kind("runtime", "Runtime", "{{ value_json.runtime_hours }}", _measured("duration", "h", 1)),
 )  # fmt: skip
@@ -152,9 +158,9 @@ _EVENT_TEMPLATE = "{{ dict(value_json, event_type=value_json.type) | to_json }}"
 
 @dataclass(frozen=True)
 class Site:
-    """Where the messages of a bridge are, and how long their values hold.
+    """The topics of a bridge, and for how many seconds its values hold.
 
-    `availability`: the topic of the bridge itself; of a bridge for one device alone it is that device's.
+    `availability`: the topic of the bridge itself, or of its device if it is for one device.
     """
 
     topics: Topics
@@ -168,7 +174,7 @@ def device_message(
     meters: Sequence[PowerMeter],
     gone: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The discovery message of a device; `gone`: components to remove, with the platform of each.
+    """The discovery message of a device; `gone`: components to remove, with their platforms.
 
     A meter has entities from its first reading on.
     """
@@ -215,7 +221,7 @@ def _meter_components(
         template = kind.template
         if kind.is_energy:
             topic = site.topics.energy(device.id)
-            # An id is any text: JSON's own quotes and escapes are those of a template, too.
+            # An id is any text; JSON's quotes and escapes are also those of a template.
             quoted = json.dumps(meter.id, ensure_ascii=False)
             template = (
                 f"{{{{ value_json.{METERS_FIELD}.get({quoted}, {{}}).get('{kind.template}') }}}}"
@@ -251,7 +257,7 @@ def _component(kind: _Kind, name: str, topic: str, template: str, expire: float)
         "name": name,
         "state_topic": topic,
         "value_template": template,
-        # It is the second line: a bridge that stops says so by its last will.
+        # Beside the last will, by which a bridge that stops is known.
         "expire_after": math.ceil(expire),
         **kind.options,
     }
@@ -262,18 +268,18 @@ def _component(kind: _Kind, name: str, topic: str, template: str, expire: float)
 
 @dataclass
 class _Told:
-    """What a discovery message was made of, and the message."""
+    """A discovery message, and what it was made from."""
 
     device: DeviceRecord
-    meters: dict[str, tuple[object, ...]]  # what of each it depends on
-    removed: set[str]  # meters that are gone
+    meters: dict[str, tuple[object, ...]]  # by id, what the message depends on
+    removed: set[str]  # deleted meters
     said: Said
 
 
 class Discovery(QuietPart):
-    """The discovery message of every device of which something was read; `prefix`: of Home Assistant's own topics.
+    """The discovery message of every device that has readings; `prefix`: Home Assistant's.
 
-    What the broker holds from earlier is read first: a meter may have been deleted while no bridge ran.
+    What the broker retains is read first: a meter may have been deleted while no bridge ran.
     """
 
     def __init__(self, site: Site, prefix: str, device_ids: Callable[[], Iterable[str]]) -> None:
@@ -281,17 +287,17 @@ class Discovery(QuietPart):
         self._prefix = prefix
         self._device_ids = device_ids
         self._is_heard = False
-        self._devices: dict[str, str] = {}  # whose discovery message is where
+        self._devices: dict[str, str] = {}  # device ids by the topics of their messages
         self._told: dict[str, _Told] = {}
         self._gone: dict[str, dict[str, str]] = {}  # by device: components that are to be removed
-        self._named: dict[str, dict[str, str]] = {}  # by device: components that were named earlier
+        self._named: dict[str, dict[str, str]] = {}  # by device: those that the broker retained
 
     def topic(self, device_id: str) -> str:
-        """Where the discovery message of a device is."""
+        """The topic of a device's discovery message."""
         return f"{self._prefix}/device/{object_id(self._site.topics.prefix, device_id)}/config"
 
     def filters(self) -> list[str]:
-        """When Home Assistant starts, and what it was told before."""
+        """Home Assistant's birth message, and our own messages of before."""
         self._devices = {self.topic(id_): id_ for id_ in self._device_ids()}
         return [self._birth(), *self._devices]
 
@@ -299,7 +305,10 @@ class Discovery(QuietPart):
         return f"{self._prefix}/status"
 
     def arrived(self, topic: str, payload: bytes, is_retained: bool) -> bool:
-        """Home Assistant has started: it may have missed what was said. A retained birth message is old news."""
+        """If Home Assistant has started, send everything again: it may have missed messages.
+
+        A retained birth message is from before.
+        """
         if topic == self._birth():
             return payload == _BIRTH and not is_retained
         device_id = self._devices.get(topic)
@@ -308,7 +317,7 @@ class Discovery(QuietPart):
         return False
 
     def heard(self) -> None:
-        """From here on the messages can be replaced."""
+        """Replace the messages from here on."""
         self._is_heard = True
 
     def messages(self, look: Look) -> Iterator[Said]:
@@ -333,12 +342,12 @@ class Discovery(QuietPart):
         yield told.said
 
     def _holds(self, told: _Told, look: Look, facts: dict[str, tuple[object, ...]]) -> bool:
-        """Whether what was told is still so."""
+        """Whether the message of before still holds."""
         is_same = told.device == look.device and told.meters == facts
         return is_same and told.removed.issuperset(look.removed_meter_ids)
 
     def _gone_components(self, told: _Told | None, look: Look) -> dict[str, str]:
-        """Components that Home Assistant may know and that are no more; they are named until the bridge ends."""
+        """Components to remove that Home Assistant may know; each message names them again."""
         gone = self._gone.setdefault(look.device.id, {})
         gone.update(self._named.pop(look.device.id, {}))
         removed = set(look.removed_meter_ids)
@@ -359,12 +368,12 @@ class Discovery(QuietPart):
 
 
 def _facts(meter: PowerMeter) -> tuple[object, ...]:
-    """What of a meter its discovery depends on, beside its id."""
+    """What the discovery of a meter depends on, beside its id."""
     return meter.name, meter.type, meter.updated_at is not None
 
 
 def _named_components(payload: bytes) -> dict[str, str]:
-    """The components of a discovery message of this package, with their platforms, but for those that it removes."""
+    """The components that a discovery message of this package makes, with their platforms."""
     try:
         message = json.loads(payload)
         if message["origin"]["name"] != ORIGIN:

@@ -1,4 +1,4 @@
-"""The energy message of each device: counters that only go up, for whoever adds them up."""
+"""The energy message of each device: counters that only go up, for programs that add them up."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from power_mqtt.parts import Look, QuietPart, Rules, Said
 from power_mqtt.payloads import json_bytes
 from power_mqtt.topics import Topics
 
-INTERVAL_SECONDS = (
-    30.0  # between two energy messages of a device, at least: who adds up looks every five minutes
-)
-TROUBLE_SECONDS = 60.0  # after which a file that was in trouble is tried again
+# Between two energy messages of a device, at least. Home Assistant adds up every five minutes.
+INTERVAL_SECONDS = 30.0
+TROUBLE_SECONDS = 60.0  # after which a file that failed is tried again
 _log = logging.getLogger("power_mqtt")
 
 
 @dataclass
 class _Told:
-    """An energy message, the counters and the states of the meters that it was made of, and when."""
+    """An energy message, the counters and the meters' states it was made from, and when."""
 
     counters: dict[str, Any]
     states: list[PowerMeter]
@@ -34,9 +33,9 @@ class _Told:
 
 
 class Energies(QuietPart):
-    """What each device and each of its meters has used, ever; see Counters.
+    """What each device and each of its meters has used since its first reading; see Counters.
 
-    What the broker holds from earlier is read first: no counter may be published below it.
+    What the broker retains is read first: no counter may be published below it.
     """
 
     def __init__(
@@ -50,28 +49,25 @@ class Energies(QuietPart):
         self._pm = pm
         self._topics = topics
         self._expire = rules.expire
-        self._wire_interval = (
-            rules.interval
-        )  # a topic that is to be cleared does not wait for longer
+        self._wire_interval = rules.interval  # so that clearing a topic does not wait for longer
         self._interval = max(rules.interval, INTERVAL_SECONDS)
         self._device_ids = device_ids
         self._counters = counters or Counters()
         self._is_heard = False
         self._devices: dict[str, str] = {}  # whose energy message is where
-        self._unread: dict[
-            str, list[PowerMeter]
-        ] = {}  # devices whose hours are to be read, and their meters
+        # The devices whose hours are still to be read, and their meters.
+        self._unread: dict[str, list[PowerMeter]] = {}
         self._told: dict[str, _Told] = {}
         self._not_before = 0.0
         self._trouble = ""
 
     def filters(self) -> Sequence[str]:
-        """What was published last."""
+        """The energy messages, as they were published last."""
         self._devices = {self._topics.energy(id_): id_ for id_ in self._device_ids()}
         return list(self._devices)
 
     def arrived(self, topic: str, payload: bytes, is_retained: bool) -> bool:
-        """What was published last has come."""
+        """Take note of what was published last."""
         device_id = self._devices.get(topic)
         if is_retained and device_id is not None:
             published = read_message(device_id, payload)
@@ -80,11 +76,11 @@ class Energies(QuietPart):
         return False
 
     def heard(self) -> None:
-        """From here on the counters can be published."""
+        """Publish the counters from here on."""
         self._is_heard = True
 
     def restored(self) -> None:
-        """Set the counters anew at once: what is measured from now on counts."""
+        """Reset the counters at once: what is measured from now on counts."""
         self._told.clear()
         self._counters.check_line(self._pm)
 
@@ -110,7 +106,7 @@ class Energies(QuietPart):
         yield left if told is None else told.said
 
     def work(self) -> bool:
-        """Read one meter of a device whose hours were not read yet; whether there is more to read."""
+        """Read one meter of a device whose hours are still to be read; return whether it did."""
         for device_id, meters in self._unread.items():
             try:
                 is_ready = self._counters.prepare(self._pm, device_id, meters)
@@ -122,25 +118,25 @@ class Energies(QuietPart):
         return False
 
     def _try_to_tell(self, told: _Told | None, look: Look) -> _Told | None:
-        """The message as it is now; as it was where the file cannot be read or written to."""
+        """The message as it is now, or as it was if the file cannot be read or written."""
         try:
             self._counters.keep_up(self._pm)
             if told is None or self._is_due(told, look):
                 return self._tell(told, look)
         except NotFound:
-            pass  # a meter was deleted since the look at them: the next look is another
+            pass  # a meter was deleted since the meters were read: the next look has the others
         except StorageError as error:
-            # All else is still published; somebody who holds the file up for long does not hold that up.
+            # Everything else is still published while another program holds the file up.
             self._not_before = look.now + TROUBLE_SECONDS
             if str(error) != self._trouble:
-                _log.error("%s; the counters of energy wait for it", error)
+                _log.error("%s; the energy counters wait for it", error)
             self._trouble = str(error)
             return told
         self._trouble = ""
         return told
 
     def _is_due(self, told: _Told, look: Look) -> bool:
-        """Whether something was measured since, or a meter has come or gone."""
+        """Whether something was measured since, or a meter was added or deleted."""
         if [meter.id for meter in told.states] != [meter.id for meter in look.meters]:
             return True
         if look.now - told.asked_at < self._interval:
@@ -162,7 +158,7 @@ class Energies(QuietPart):
         return new
 
     def _has_said(self, told: _Told, counters: dict[str, Any], now: float) -> bool:
-        """Whether it was said already that nothing was used; now and then it is said again, lest it expires."""
+        """Whether the last message says the same, and is not so old that it may soon expire."""
         same = {**told.counters, TIME_FIELD: counters[TIME_FIELD]} == counters
         return same and now - told.made_at < self._expire / 2
 

@@ -1,10 +1,12 @@
-"""The energy of a device as its file has it: out and in of each meter, and what the device used.
+"""The energy of a device in its file: out and in of each meter, and what the device used.
 
-A device used, in an hour, its energy out less its energy in over the meters that count, and nothing where more went in
-than out: a battery that is charged from a source without a meter would take back what was used before otherwise.
+In an hour a device uses its energy out less its energy in, over the meters that count, and nothing
+if more went in than out: a battery that is charged from a source without a meter would otherwise
+take back what was used before.
 
-Behind each sum are all hours of a meter, so they are read once, and from then on only the last ones. Whether a late
-reading or a correction has changed an older one is told by the file's total, which is looked at now and then.
+Each sum covers all hours of a meter. They are read once, and from then on only the last ones. The
+file's total, which is compared now and then, shows whether a late reading or a correction has
+changed an older hour.
 """
 
 from __future__ import annotations
@@ -27,11 +29,9 @@ from power_manager import (
     to_microseconds,
 )
 
-_RECENT_HOURS = 2  # an hour under way, and the one before it for what is a little late
+_RECENT_HOURS = 2  # the hour under way, and the one before it for slightly late readings
 _LEAST_PAUSE_S = 2.0  # seconds between looking back at two meters, at least
-_PAUSE_PER_READ = (
-    499  # times as long as looking back at a meter takes, at no other: 0.2 % of the time
-)
+_PAUSE_PER_READ = 499  # the pause, in times that looking back at a meter takes: 0.2 % of the time
 _ROUNDING_WH = 0.001  # of an hour's energy, times the hours of ten years
 
 
@@ -43,14 +43,17 @@ class Energy(NamedTuple):
 
 
 def energy_after(pm: PowerManager, meter_id: str, time: str) -> Energy:
-    """What the file books between the reading of that time and the next one with watts. Raises NotFound."""
+    """What the file books between the reading of that time and the next one with watts.
+
+    Raises NotFound.
+    """
     before: PowerReading | None = None
     for reading in pm.iter_history(meter_id, since=time or 0):
         if reading.voltage is None or reading.current_draw is None:
             continue
         if before is None:
             if reading.timestamp != time:
-                break  # it is not there any more
+                break  # it was deleted
             before = reading
             continue
         elapsed_s = (to_microseconds(reading.timestamp) - to_microseconds(time)) / SECOND_US
@@ -75,7 +78,7 @@ class DeviceEnergy:
 
 @dataclass
 class _Read:
-    """What was read of a device: the hours before `from_us`, of the meters that are not `unread`."""
+    """What was read of a device: the hours before `from_us` of all meters but `unread`."""
 
     from_us: int
     meters: list[PowerMeter]
@@ -86,7 +89,7 @@ class _Read:
     used_wh: float = 0.0  # of the hours that are not in net_wh any more
 
     def close(self) -> None:
-        """Forget the hours one by one, once they are whole."""
+        """Add the hours to the sum, and drop them, once all meters are read."""
         self.used_wh += sum(max(net_wh, 0.0) for net_wh in self.net_wh.values())
         self.net_wh.clear()
 
@@ -94,12 +97,13 @@ class _Read:
 class EnergyReader:
     """Reads the energy of devices from a file: all hours of a meter once, and then the last ones.
 
-    read() does it all. Who must not be held up calls prepare() until it says that a device is ready: it reads one meter
-    at a time, which takes some hundredths of a second for each year. look_back() compares one meter after another with
-    the file's total, in at most 0.2 % of the time, and forgets a device that has got or lost something in older hours.
+    read() does it all. To be held up less, call prepare() until it says that a device is ready: it
+    reads one meter at a time, which takes some hundredths of a second for each year. look_back()
+    compares one meter after another with the file's total, in at most 0.2 % of the time, and
+    forgets a device whose older hours have changed.
 
-    clock: returns the time in epoch seconds, as the PowerManager's own does. monotonic: returns seconds that only go
-    up, to measure what looking back costs.
+    clock: returns the time in epoch seconds, as the PowerManager's own does. monotonic: returns
+    seconds that only go up, to measure what looking back costs.
     """
 
     def __init__(
@@ -110,7 +114,7 @@ class EnergyReader:
         self._clock = clock
         self._monotonic = monotonic
         self._read: dict[str, _Read] = {}  # by device
-        self._turns: list[tuple[str, PowerMeter]] = []  # whose turn to be looked back at it is
+        self._turns: list[tuple[str, PowerMeter]] = []  # the meters still to be compared
         self._next_turn = 0.0
 
     def forget(self) -> None:
@@ -130,9 +134,9 @@ class EnergyReader:
         return known
 
     def prepare(self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]) -> bool:
-        """Read one more meter of a device with these meters; whether there is none left.
+        """Read one more meter of a device with these meters; return whether none is left.
 
-        Raises NotFound if a meter is gone.
+        Raises NotFound if a meter was deleted.
         """
         meters = list(meters)
         known = self._known(device_id, meters)
@@ -147,7 +151,7 @@ class EnergyReader:
         return not known.unread
 
     def read(self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]) -> DeviceEnergy:
-        """The energy of a device with these meters now. Raises NotFound if one of them is gone."""
+        """The energy of a device with these meters now. Raises NotFound if one was deleted."""
         meters = list(meters)
         while not self.prepare(pm, device_id, meters):
             pass
@@ -165,7 +169,7 @@ class EnergyReader:
         return DeviceEnergy(by_meter, known.used_wh + recent.used_wh)
 
     def look_back(self, pm: PowerManager) -> None:
-        """Compare the meter whose turn it is with the file, if it is time to."""
+        """Compare the next meter with the file, if it is time to."""
         begin = self._monotonic()
         if begin < self._next_turn:
             return
@@ -187,9 +191,8 @@ class EnergyReader:
         before = self._recent(pm, known.from_us, meter)
         total = pm.energy_totals(meter.id)
         recent = self._recent(pm, known.from_us, meter)
-        if (
-            recent != before
-        ):  # somebody writes; a transaction would keep him waiting, and the turn comes again
+        if recent != before:
+            # Another program is writing. A transaction would hold it up; the meter's turn returns.
             return True
         out_wh = total.energy_out_wh - recent.out_wh - known.out_wh[meter.id]
         in_wh = total.energy_in_wh - recent.in_wh - known.in_wh[meter.id]
@@ -201,7 +204,7 @@ class EnergyReader:
         return Energy(sums.out_wh[meter.id], sums.in_wh[meter.id])
 
     def _move_on(self, pm: PowerManager, known: _Read) -> None:
-        """Take the hours that are not the last ones any more to what is known."""
+        """Add to what is known the hours that are no longer the last ones."""
         from_us = self._recent_us()
         if from_us <= known.from_us:
             return
@@ -218,8 +221,8 @@ class EnergyReader:
     def _add(
         self, pm: PowerManager, sums: _Read, meter: PowerMeter, start_us: int, end_us: int | None
     ) -> None:
-        """Add the hours of a meter from start_us on and before end_us."""
-        # One hour more, for a clock that is set back meanwhile; the rows are compared with the start.
+        """Add the hours of a meter from start_us to before end_us (None: all later ones)."""
+        # One hour more, in case the clock is set back meanwhile; earlier rows are skipped below.
         days = (max(self._now_us() - start_us, 0) + HOUR_US) / DAY_US
         is_counted = any(meter.id == counted.id for counted in counted_meters(sums.meters))
         rows = pm.get_statistics(meter.id, days=days)

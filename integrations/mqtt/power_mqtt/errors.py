@@ -1,11 +1,19 @@
-"""What goes wrong on purpose, and whose fault it is."""
+"""The errors of this package."""
 
 from __future__ import annotations
 
-
-class MqttError(Exception):
-    """The program cannot go on; its text says why. The exit code is 1."""
+from power_manager import PowerManagerError
 
 
-class Misuse(Exception):
-    """Options that make no sense together; the text names them. The exit code is 2."""
+class MqttError(PowerManagerError):
+    """The base of every error this package raises on purpose; by itself: the program cannot go on.
+
+    The command line prints its text and exits with 1.
+    """
+
+
+class Misuse(MqttError):
+    """Options that contradict each other, or lack one another; the text names them.
+
+    The command line prints its text with the usage and exits with 2.
+    """

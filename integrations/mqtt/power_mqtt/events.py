@@ -1,4 +1,4 @@
-"""Events on their way to the broker: in order, at least once each, from a cursor that the file keeps."""
+"""Sends events to the broker in order, each at least once, from a cursor in the file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from power_mqtt.mirror import Publish
 from power_mqtt.payloads import event_payload, json_bytes
 from power_mqtt.topics import Topics
 
-BATCH = 100  # events that are on their way at a time; all others wait in the file
+BATCH = 100  # events on their way at a time; all others wait in the file
 REFUSED_SECONDS = 60.0  # after which events that the broker refused are tried again
-# After which the cursor is moved again where the file did not let it: each try holds up all else for a while.
+# Between two tries to move the cursor in a locked file: each try holds up everything else.
 LOCKED_SECONDS = 20.0
 _log = logging.getLogger("power_mqtt")
 
 
 @dataclass
 class _Sent:
-    """An event on its way; without a ticket it is done: acknowledged, or of a device that is left out."""
+    """An event on its way. Without a ticket it is done: acknowledged, or of no published device."""
 
     sequence: int
     ticket: Ticket | None
@@ -30,10 +30,10 @@ class _Sent:
 
 
 class EventFeed:
-    """Sends the events after the cursor; moves the cursor when the broker has taken them over.
+    """Sends the events after the cursor; once they are acknowledged, the cursor moves past them.
 
-    `name`: the follower's in the file. `wants`: whether events of a device are published at all.
-    `meter_name`: what a meter is called, None if it is not known.
+    `name`: the follower's name in the file. `wants`: whether events of a device are published.
+    `meter_name`: a meter's name, None if it is not known.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class EventFeed:
         self._wants = wants
         self._meter_name = meter_name
         self._batch: list[_Sent] = []
-        self._file_id = ""  # the line of history that the batch was read from
+        self._file_id = ""  # the file_id when the batch was read
         self._reached: int | None = None  # where the cursor may move to
         self._is_due = True  # there may be events to send
         self._not_before = 0.0
@@ -66,7 +66,7 @@ class EventFeed:
         self._is_due = True
 
     def waiting(self) -> list[tuple[str, bytes]]:
-        """Topic and payload of the events that wait, as many as are sent at a time."""
+        """Topic and payload of the events that wait, at most one batch."""
         file_id = self._pm.file_id
         return [
             (self._topics.event(event.device_id), self._payload(sequence, event, file_id))
@@ -85,20 +85,20 @@ class EventFeed:
     def send(self, now: float) -> None:
         """Save how far it has come, and send the next events unless some are still on their way.
 
-        Raises PowerManagerError; then nothing is sent before the cursor has been moved.
+        Raises PowerManagerError; nothing is then sent before the cursor has been moved.
         """
         while self._save(now) and self._is_due and not self._batch and now >= self._not_before:
             file_id = self._pm.file_id
             pending = self._follower.pending(BATCH)
             if self._pm.file_id != file_id:
-                return  # restored in between: the next look has the events of one line
+                return  # restored in between: the next look reads the restored events
             if not pending:
                 self._is_due = False
                 return
             self._file_id = file_id
             for sequence, event in pending:
                 if not self._send_one(sequence, event):
-                    self._batch = []  # the connection has gone: the next one begins with them
+                    self._batch = []  # the connection has ended: the next one starts with them
                     return
             self._finish(now)
 
@@ -116,7 +116,7 @@ class EventFeed:
         return json_bytes(event_payload(sequence, event, file_id, name))
 
     def acknowledge(self, ticket: Ticket, refusal: str, now: float) -> bool:
-        """Note that the broker has taken a message over, or refused it; return whether it was one of these."""
+        """Note the broker's answer to a message; return whether it was one of these events."""
         for sent in self._batch:
             if sent.ticket == ticket:
                 sent.ticket = None
@@ -126,7 +126,7 @@ class EventFeed:
         return False
 
     def _finish(self, now: float) -> None:
-        """Note how far the cursor may move, if nothing is on its way: to the end, or to before a refused one."""
+        """If nothing is on its way, note how far the cursor may move: up to a refused event."""
         if any(sent.ticket is not None for sent in self._batch):
             return
         for sent in self._batch:
@@ -143,7 +143,7 @@ class EventFeed:
         if now < self._save_not_before:
             return False
         self._save_not_before = now + LOCKED_SECONDS
-        # In one transaction: a backup that is restored meanwhile has other events under these numbers.
+        # In one transaction: a backup restored meanwhile has other events under these numbers.
         with self._pm.transaction():
             if self._pm.file_id == self._file_id:
                 self._follower.acknowledge(self._reached)
@@ -152,19 +152,20 @@ class EventFeed:
         return True
 
     def oldest(self) -> tuple[Ticket, str] | None:
-        """The event that is on its way for longest, and its topic."""
+        """The event that has been on its way for longest, and its topic."""
         for sent in self._batch:
             if sent.ticket is not None:
                 return sent.ticket, sent.topic
         return None
 
     def refuse(self, topic: str, refusal: str, now: float) -> None:
-        """Note that the broker does not take an event; it and those after it are tried again after a while."""
+        """Note that the broker refused an event; it and those after it are tried again later."""
         self._not_before = now + REFUSED_SECONDS
         if not self._has_complained:
             self._has_complained = True
             _log.error(
-                "the broker refuses an event on %s: %s; it and those after it are tried again every %g s",
+                "the broker refuses an event on %s: %s; it and the events after it are tried again "
+                "every %g s",
                 topic,
                 refusal,
                 REFUSED_SECONDS,

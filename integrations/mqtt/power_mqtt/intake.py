@@ -1,4 +1,4 @@
-"""From messages to committed readings, and only then to acknowledgements."""
+"""From messages to committed readings, and then to acknowledgements."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from power_mqtt.connection import Arrived, Receipt
 from power_mqtt.joining import Joiner, Message, Reading
 from power_mqtt.mapping import Entry, Map, NoMeaning, Source
 
-MOST_METERS = 1000  # a topic that anybody may invent must not fill the file with meters
-MOST_WAITING = 50_000  # readings that wait for a file that cannot be written
+MOST_METERS = 1000  # whoever may publish could fill the file with invented meters
+MOST_WAITING = 50_000  # readings that are kept while the file cannot be written
 _MOST_CUT_OFF = 10_000
 _URGENT_PAUSE_S = 60.0  # between two commits because of a low charge
 _log = logging.getLogger("power_mqtt")
@@ -36,7 +36,7 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS mqtt_sources (
 
 
 class Intake:
-    """Takes messages, keeps readings until commit(), and says which messages the broker may forget."""
+    """Takes messages, keeps readings until commit(), and then acknowledges the messages."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Intake:
         self._meter_ids: dict[tuple[str, str, str], str] = {}
         self._readings: list[Reading] = []
         self._messages: deque[Message] = deque()
-        # Messages that came by connections that have ended, and were not acknowledged; by digest.
+        # Unacknowledged messages of connections that have ended, by digest.
         self._cut_off: dict[int, deque[Message]] = {}
         self._charges: dict[Source, float] = {}
         self._said: set[str] = set()
@@ -84,7 +84,7 @@ class Intake:
         self._messages.append(message)
         entries = [entry for one in self._maps for entry in entries_for(one, arrived.topic)]
         if not entries:
-            self.counts["of no map"] += 1  # a + of a filter matches more than the map means
+            self.counts["of no map"] += 1  # a + in a filter matches more than the map means
         problems = []
         for entry in entries:
             try:
@@ -95,7 +95,7 @@ class Intake:
             if measured is None:
                 continue
             if arrived.is_retained and measured.at_us is None:
-                self.counts["retained"] += 1  # nobody knows how old it is
+                self.counts["retained"] += 1  # its age is unknown
                 continue
             for reading in self._joiner.add(measured, message, now_s, wall_us):
                 self._keep(reading, now_s)
@@ -103,7 +103,10 @@ class Intake:
             self._leave_out("not understood", arrived.topic, problems[0])
 
     def _is_known(self, again: Message) -> bool:
-        """Whether a message has come before, by a connection that has ended; then it is acknowledged by this one."""
+        """Whether a message has come before, by a connection that has ended.
+
+        Then this connection acknowledges it.
+        """
         same = self._cut_off.get(again.digest)
         if not same:
             return False
@@ -115,7 +118,7 @@ class Intake:
         return True
 
     def cut_off(self) -> None:
-        """The connection has ended: what came by it cannot be acknowledged any more, and may come again."""
+        """Note the end of a connection: its messages cannot be acknowledged, and may come again."""
         if sum(map(len, self._cut_off.values())) > _MOST_CUT_OFF:
             self._cut_off.clear()  # a broker that forgets its sessions sends nothing again
         for message in self._messages:
@@ -134,8 +137,8 @@ class Intake:
 
     def _keep(self, reading: Reading, now_s: float) -> None:
         if reading.has_watts_alone:
-            why = "watts without volts: give the map a nominal_voltage, or where its volts are"
-            self._leave_out("watts alone", _shown(reading.source), why)
+            why = "watts without volts: name the volts in the map, or give it a nominal_voltage"
+            self._leave_out("watts alone", shown_source(reading.source), why)
         if reading.is_empty:
             self.counts["unknown"] += 1
             self._finish([reading])
@@ -154,7 +157,10 @@ class Intake:
             self.is_urgent = True
 
     def commit(self) -> None:
-        """Store what waits in one commit, then let the broker forget it. Raises StorageError; all of it then waits."""
+        """Store what waits in one commit, then let the broker forget it.
+
+        Raises StorageError; then all of it still waits.
+        """
         self.is_urgent = False
         readings = self._readings
         if readings:
@@ -168,7 +174,7 @@ class Intake:
             self._readings = []
             self.counts["stored"] += count
             for reading, why in refused:
-                self._leave_out("refused", _shown(reading.source), why)
+                self._leave_out("refused", shown_source(reading.source), why)
             self._finish(readings)
         while self._messages and self._messages[0].is_done:
             message = self._messages.popleft()
@@ -247,7 +253,7 @@ class Intake:
     def _register(self, source: Source, known: dict[tuple[str, str, str], str]) -> str:
         if len(known) >= self._most_meters:
             raise InvalidValue(
-                f"more than {self._most_meters} meters: raise --most-meters if all of them are yours"
+                f"more than {self._most_meters} meters: raise --most-meters if all are yours"
             )
         try:
             self._pm.get_device(source.device_id)
@@ -257,23 +263,23 @@ class Intake:
         meter = self._pm.add_meter(
             source.device_id, source.type, capacity_wh=source.capacity_wh, name=source.name
         )
-        _log.info("new meter: %s", _shown(source))
+        _log.info("new meter: %s", shown_source(source))
         return meter.id
 
     def _leave_out(self, what: str, where: str, why: str) -> None:
-        """Count something that is not stored, and say it once for each place."""
+        """Count what is not stored, and log it once for each place."""
         self.counts[what] += 1
         if len(self._said) < 1000 and f"{what} {where}" not in self._said:
             self._said.add(f"{what} {where}")
             _log.warning("%s: %s: %s", what, printable(where), printable(why)[:300])
 
     def summary(self) -> str:
-        """What has come and what became of it, in one line."""
+        """What came and what became of it, in one line."""
         return ", ".join(f"{count} {what}" for what, count in self.counts.items() if count)
 
 
 def entries_for(one: Map, topic: str) -> list[Entry]:
-    """The entries of the first filter that a topic matches: in a map what is special comes first."""
+    """The entries of the map's first filter that a topic matches."""
     for entry in one.entries:
         if entry.parts(topic) is not None:
             return [other for other in one.entries if other.filter == entry.filter]
@@ -282,10 +288,11 @@ def entries_for(one: Map, topic: str) -> list[Entry]:
 
 def _row(meter_id: str, reading: Reading) -> tuple[object, ...]:
     at = from_microseconds(reading.at_us)
-    return (meter_id, reading.voltage, reading.current, reading.charge_pct, at)
+    return (meter_id, reading.voltage, reading.current_draw, reading.charge_pct, at)
 
 
-def _shown(source: Source) -> str:
+def shown_source(source: Source) -> str:
+    """A source as messages name it: its device, meter type and name."""
     name = f" {source.name}" if source.name else ""
     return printable(f"{source.device_id}/{source.type}{name}")
 

@@ -1,4 +1,4 @@
-"""Messages that say one thing each become readings: volts here, amperes there, of one meter."""
+"""Joins messages to readings: volts in one, amperes in another, of one meter."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from power_mqtt.mapping import Entry, Map, Measured, Source
 
 @dataclass
 class Message:
-    """One message that came, until everything made of it is stored; then the broker may forget it."""
+    """A message that came; once everything made from it is stored, the broker may forget it."""
 
     receipt: Receipt | None
     digest: int = 0  # of topic and payload
-    open_count: int = 0  # meters whose next reading it is in
-    is_settled: bool = False  # everything made of it is stored
+    open_count: int = 0  # readings made from it that are not stored yet
+    is_settled: bool = False  # everything made from it is stored
 
     @property
     def is_done(self) -> bool:
@@ -26,21 +26,21 @@ class Message:
 
 @dataclass(frozen=True)
 class Reading:
-    """A reading that is to be stored, in V, A and %; None: unknown. `messages` are those that it was made of."""
+    """A reading to store, in V, A and %; None: unknown. `messages`: what it was made from."""
 
     source: Source
     voltage: float | None
-    current: float | None
+    current_draw: float | None  # A, positive out of the source
     charge_pct: float | None
     at_us: int
-    is_live: bool  # it has the time of its arrival
+    is_live: bool  # its time is that of its arrival
     messages: Sequence[Message] = ()
-    has_watts_alone: bool = False  # without volts they cannot be stored
+    has_watts_alone: bool = False  # watts without volts, which cannot be stored
 
     @property
     def is_empty(self) -> bool:
-        """Whether it says nothing that can be stored."""
-        return self.voltage is None and self.current is None and self.charge_pct is None
+        """Whether there is nothing to store."""
+        return self.voltage is None and self.current_draw is None and self.charge_pct is None
 
 
 @dataclass
@@ -48,18 +48,18 @@ class _Pending:
     """What is known of one meter, and what waits for the rest."""
 
     source: Source
-    entries: frozenset[Entry]  # of the map, that tell of this meter
+    entries: frozenset[Entry]  # the map's entries for this meter
     values: dict[str, tuple[float | None, float, float]] = field(default_factory=dict)
     reported: set[Entry] = field(default_factory=set)  # since the last reading
     messages: list[Message] = field(default_factory=list)
     due_s: float | None = None
-    at_us: int | None = None  # the time that a message said
+    at_us: int | None = None  # the time that a message gave
     arrived_us: int = 0
     nominal_voltage: float | None = None
 
 
 class Joiner:
-    """Joins messages by meter. Times in seconds are those of a clock that nobody can set."""
+    """Joins messages by meter. Times in seconds are those of a clock that cannot be set."""
 
     def __init__(self, maps: Iterable[Map]) -> None:
         self._groups: dict[Entry, frozenset[Entry]] = {}
@@ -72,9 +72,10 @@ class Joiner:
     def add(
         self, measured: Measured, message: Message, now_s: float, wall_us: int
     ) -> Iterator[Reading]:
-        """Take in what a message says; yield the reading that it completes, if it does.
+        """Take in what a message says; yield the reading that it completes, if any.
 
-        A reading is complete once every entry of the map has told of its meter, or at the end of its window.
+        A reading is complete once each of its meter's topics has reported, or at the end of its
+        window.
         """
         entry = measured.entry
         key = (measured.source.device_id, str(measured.source.type), measured.source.name)
@@ -113,7 +114,7 @@ class Joiner:
             for name, (value, told_s, max_age_s) in pending.values.items()
             if value is not None and now_s - told_s <= max_age_s
         }
-        voltage, current = _electrical(known, pending.nominal_voltage)
+        voltage, current_draw = _electrical(known, pending.nominal_voltage)
         charge_pct = known.get("charge")
         messages, pending.messages = pending.messages, []
         at_us, pending.at_us = pending.at_us, None
@@ -122,7 +123,7 @@ class Joiner:
         yield Reading(
             source=pending.source,
             voltage=voltage,
-            current=current,
+            current_draw=current_draw,
             charge_pct=charge_pct,
             at_us=pending.arrived_us if at_us is None else at_us,
             is_live=at_us is None,
@@ -136,7 +137,7 @@ def _meter_of(entry: Entry) -> tuple[str, str, str]:
 
 
 def _untold(entries: Iterable[Entry], reported: Iterable[Entry]) -> set[str]:
-    """The filters of a meter that have not told of it; of entries with one filter, one is enough."""
+    """The filters that have not reported; of entries with the same filter, one is enough."""
     return {entry.filter for entry in entries} - {entry.filter for entry in reported}
 
 
@@ -145,7 +146,7 @@ def _electrical(
 ) -> tuple[float | None, float | None]:
     """Volts and amperes, whose product is the watts where those were measured.
 
-    Of alternating current volts times amperes are more than the watts.
+    With alternating current, volts times amperes may be more than the watts.
     """
     voltage = known.get("voltage")
     power = known.get("power")

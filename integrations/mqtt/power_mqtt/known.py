@@ -1,6 +1,6 @@
-"""The topics that hold something of ours at the broker, in a table of the file.
+"""A table in the file of the topics that hold something of ours at the broker.
 
-A device can be deleted while no bridge runs. The next one knows from here what it has to clear.
+A device can be deleted while no bridge runs. The next bridge reads here what it has to clear.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Owner:
 
 
 class KnownTopics:
-    """The topics of one bridge that may hold something at the broker, and whose they are."""
+    """The topics of one bridge that may hold something at the broker, and their owners."""
 
     def __init__(self, pm: PowerManager, bridge: str) -> None:
         self._pm = pm
@@ -37,7 +37,7 @@ class KnownTopics:
         self.load()
 
     def load(self) -> None:
-        """Read them, and keep those that the file does not know although it was asked to: it was restored."""
+        """Read them, and add those of before: a restored file does not know them."""
         with self._pm.connection() as connection:
             connection.execute(_SCHEMA)
             sql = "SELECT topic, device_id, meter_id FROM mqtt_topics WHERE bridge = ?"
@@ -47,7 +47,7 @@ class KnownTopics:
         self.add(before)
 
     def add(self, owners: dict[str, Owner]) -> None:
-        """Note topics, before anything is published there; those that are known cost nothing."""
+        """Note topics before anything is published there; known ones cost nothing."""
         new = {topic: owner for topic, owner in owners.items() if topic not in self.owners}
         if not new:
             return
@@ -67,11 +67,3 @@ class KnownTopics:
             connection.executemany("DELETE FROM mqtt_topics WHERE bridge = ? AND topic = ?", gone)
         for _, topic in gone:
             del self.owners[topic]
-
-    def meters_of(self, device_id: str) -> set[str]:
-        """The ids of the meters of a device of which something is or was published."""
-        return {
-            owner.meter_id
-            for owner in self.owners.values()
-            if owner.device_id == device_id and owner.meter_id
-        }

@@ -1,7 +1,7 @@
 """Maps: which topic is which meter, and where in a payload its values are.
 
-A map is a TOML file with one [[topic]] for each kind of topic; the README explains the keys. Ready ones
-are in the folder `maps`.
+A map is a TOML file with one [[topic]] for each kind of topic; the README explains the keys. Ready
+maps are in the folder `maps`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ _UNITS = {
     "power": {"W": 1.0, "mW": 1e-3, "kW": 1e3},
     "charge": {"%": 1.0, "1": 100.0},
 }
+_UNKNOWN = ("nan", "null", "unavailable", "unknown", "")  # texts that say "not known"
 _PART = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _TOPIC_KEYS = {
     "filter", "device", "device_name", "meter", "name", "capacity_wh", "requires", "values", "time",
@@ -55,20 +56,20 @@ _TOPIC_KEYS = {
 }  # fmt: skip
 _VALUE_KEYS = {"path", "unit", "factor", "sign"}
 
-Path_ = tuple[str, ...]  # keys of JSON objects and positions in arrays, from the outside in
+Path_ = tuple[str, ...]  # keys of JSON objects and positions in arrays, the outermost first
 
 
 class MapError(MqttError):
-    """A map is not one; its text names the file, the entry and what would do."""
+    """A map is wrong; the text names the file, the entry, and what would be right."""
 
 
-class NoMeaning(Exception):
-    """A payload that its entry does not understand; its text says why."""
+class NoMeaning(MqttError):
+    """A payload does not have what its entry expects; the text says why."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """Where a value is in a payload, and what it is multiplied with; no path: the payload is the value."""
+    """Where a payload has a value, and its factor; without a path the payload is the value."""
 
     path: Path_
     factor: float
@@ -76,7 +77,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Source:
-    """Which meter a message is about: what it is registered as."""
+    """The meter that a message is about, as it is registered."""
 
     device_id: str
     device_name: str
@@ -87,17 +88,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one message says of one meter, in V, A, W and %; None in `values`: it says that it is not known."""
+    """What a message says of a meter, in V, A, W and %; None in `values`: it says "unknown"."""
 
     source: Source
     values: Mapping[str, float | None]
-    at_us: int | None  # None: it says no time
+    at_us: int | None  # None: it has no time
     entry: Entry
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One [[topic]] of a map; two that say the same are two."""
+    """One [[topic]] of a map; two equal ones stay two."""
 
     filter: str
     device: str
@@ -134,7 +135,7 @@ class Entry:
         if parts is None:
             return None
         if not payload:
-            return None  # a topic that is cleared, or a device that is gone
+            return None  # the topic was cleared
         document = _document(payload, any(value.path for value in self.values.values()))
         if any(_look_up(document, path) is None for path in self.requires):
             return None
@@ -144,7 +145,7 @@ class Entry:
             if found is not _MISSING:
                 values[name] = _scaled(name, found, value.factor)
         if not values:
-            raise NoMeaning("none of the map's values is in it")
+            raise NoMeaning("it has none of the map's values")
         at_us = None if self.time is None else self._time(document)
         return Measured(self._source(parts), values, at_us, self)
 
@@ -166,7 +167,7 @@ class Entry:
         if isinstance(found, bool) or not isinstance(found, (int, float, str)):
             raise NoMeaning(f"no time at {'.'.join(self.time or ())}")
         try:
-            # Milliseconds where seconds would be in the far future, as many clocks of JavaScript give.
+            # As seconds it would be in the far future: milliseconds, as JavaScript counts them.
             if not isinstance(found, str) and found > 1e11:
                 found /= 1000
             return to_microseconds(parse_time(str(found), zone=self.zone))
@@ -176,14 +177,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Keepalive:
-    """What is published now and then so that a device goes on sending; its topic has parts of the filters."""
+    """What is published now and then to keep a device sending; `topic` has parts of the filters."""
 
     topic: str
     payload: bytes
     interval_s: float
 
     def topic_of(self, parts: Mapping[str, str]) -> str | None:
-        """The topic, where all its parts are known."""
+        """The topic; None if one of its parts is not known."""
         names = _PART.findall(self.topic)
         if not all(name in parts for name in names):
             return None
@@ -218,7 +219,7 @@ def load_map(name: str) -> Map:
 
 
 def parse_map(text: str, where: str) -> Map:
-    """A map from its text; `where` is what errors begin with. Raises MapError."""
+    """A map from its text; errors begin with `where`. Raises MapError."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -235,7 +236,10 @@ def parse_map(text: str, where: str) -> Map:
 
 
 def subscriptions(maps: Iterable[Map]) -> list[str]:
-    """The filters that some maps need. One that another covers is left out: its messages would come twice."""
+    """The filters to subscribe to for some maps.
+
+    One that another covers is left out, because its messages would come twice.
+    """
     every = {entry.subscription for one in maps for entry in one.entries}
     return sorted(
         filter_
@@ -300,7 +304,7 @@ def _entry(table: Any, where: str) -> Entry:
 
 
 def _pattern(filter_: str, where: str) -> tuple[re.Pattern[str], set[str]]:
-    """What topics of a filter look like, and the names of its parts."""
+    """The pattern of a filter's topics, and the names of its parts."""
     levels = filter_.split("/")
     parts: list[str] = []
     shown = []
@@ -449,13 +453,7 @@ def _scaled(name: str, found: Any, factor: float) -> float | None:
         return None
     number = read_number(found)
     if number is None:
-        if isinstance(found, str) and found.strip().lower() in (
-            "nan",
-            "null",
-            "unavailable",
-            "unknown",
-            "",
-        ):
+        if isinstance(found, str) and found.strip().lower() in _UNKNOWN:
             return None
         raise NoMeaning(f"{name}: no number: {printable(str(found))[:60]}")
     return number * factor

@@ -1,6 +1,6 @@
-"""What is to be retained at the broker beside what is: only the difference is sent, and only the latest.
+"""What the broker is to retain beside what it retains: only the difference is sent.
 
-Memory is one entry a topic, however long the broker is away: what is newer replaces what waits.
+Memory is one entry a topic, however long the broker is away: newer values replace those that wait.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from dataclasses import dataclass
 
 from power_mqtt.connection import WINDOW, Ticket
 
-REFUSED_SECONDS = 300.0  # after which what the broker refused is tried again
-CONTRADICT_SECONDS = 1.0  # after which another's word on a topic of ours is put right
+REFUSED_SECONDS = 300.0  # after which a refused message is tried again
+CONTRADICT_SECONDS = 1.0  # after which another program's message on our topic is corrected
 _log = logging.getLogger("power_mqtt")
 
-Publish = Callable[
-    [str, bytes, bool], "Ticket | None"
-]  # topic, payload, retain; None: no connection
+# Takes topic, payload and retain; returns None without a connection.
+Publish = Callable[[str, bytes, bool], "Ticket | None"]
 
 
 @dataclass(frozen=True)
 class Retained:
-    """What a topic is to hold; an empty payload: nothing. `interval`: seconds between two messages."""
+    """What a topic is to hold, b"" for nothing. `interval`: seconds between two messages."""
 
     topic: str
     payload: bytes
@@ -42,18 +41,17 @@ class _Entry:
 
 
 class Mirror:
-    """The topics that are to be retained.
+    """The retained topics.
 
-    `cleared` is called with a topic when the broker holds nothing there any more.
+    `cleared` is called with a topic once the broker holds nothing there any more.
     """
 
     def __init__(self, publish: Publish, cleared: Callable[[str], None]) -> None:
         self._publish = publish
         self._cleared = cleared
         self._entries: dict[str, _Entry] = {}
-        self._waiting: dict[
-            str, None
-        ] = {}  # topics with something to send, in the order of wanting
+        # The topics with something to send, in the order in which it was wanted.
+        self._waiting: dict[str, None] = {}
         self._tickets: dict[Ticket, str] = {}
         self._has_complained = False
 
@@ -73,7 +71,7 @@ class Mirror:
         return {topic for topic, entry in self._entries.items() if entry.wanted.payload}
 
     def resend(self, topics: set[str] | None = None) -> None:
-        """Take what the broker holds for unknown, of these topics (None: all), so that it is sent again."""
+        """Send these topics again (None: all): what the broker holds there is unknown."""
         for topic, entry in self._entries.items():
             if topics is None or topic in topics:
                 entry.held = None
@@ -81,14 +79,14 @@ class Mirror:
                 self._waiting.setdefault(topic)
 
     def reset(self) -> None:
-        """Begin with a new connection: nothing is on its way, and what the broker holds is unknown."""
+        """Start with a new connection: what the broker holds is unknown."""
         self._tickets.clear()
         for entry in self._entries.values():
             entry.ticket = None
         self.resend()
 
     def contradict(self, topic: str, payload: bytes, now: float) -> None:
-        """Note that somebody else has published to a topic of ours; if it is not what is wanted, say so."""
+        """Note another program's message on a topic of ours, and correct it if it is wrong."""
         entry = self._entries.get(topic)
         if entry is None or entry.ticket is not None or payload == entry.wanted.payload:
             return
@@ -97,7 +95,7 @@ class Mirror:
         self._waiting.setdefault(topic)
 
     def hurry(self, first: Sequence[Retained]) -> None:
-        """Want these too, before all else, and let nothing wait for its interval."""
+        """Want these too, before everything else, and let nothing wait for its interval."""
         waiting = self._waiting
         self._waiting = {}
         for message in first:
@@ -119,7 +117,7 @@ class Mirror:
         return not self._tickets and not self._waiting
 
     def send(self, now: float) -> None:
-        """Send what differs and is due, as far as the window goes; `now` is in seconds of any clock."""
+        """Send what differs and is due, within the window; `now`: seconds of any clock."""
         for topic in list(self._waiting):
             if len(self._tickets) >= WINDOW:
                 return
@@ -138,7 +136,7 @@ class Mirror:
             self._tickets[ticket] = topic
 
     def acknowledge(self, ticket: Ticket, refusal: str, now: float) -> bool:
-        """Note that the broker has taken a message over, or refused it; return whether it was one of these."""
+        """Note the broker's answer to a message; return whether it was one of these topics."""
         topic = self._tickets.pop(ticket, None)
         if topic is None:
             return False
@@ -156,16 +154,16 @@ class Mirror:
         return True
 
     def oldest(self) -> tuple[Ticket, str] | None:
-        """The message that is on its way for longest, and its topic."""
+        """The message that has been on its way for longest, and its topic."""
         return next(iter(self._tickets.items()), None)
 
     def refuse(self, topic: str, refusal: str, now: float) -> None:
-        """Note that the broker does not take what is published there; it is tried again after a while."""
+        """Note that the broker refused a topic; it is tried again after a while."""
         self._entries[topic].refused_until = now + REFUSED_SECONDS
         if not self._has_complained:
             self._has_complained = True  # hundreds may follow, for the same reason
             _log.error(
-                "the broker refuses %s: %s; this and whatever else it refuses is tried again every %g s",
+                "the broker refuses %s: %s; what it refuses is tried again every %g s",
                 topic,
                 refusal,
                 REFUSED_SECONDS,

@@ -1,7 +1,7 @@
-"""What the bridge says of each device, part by part, as retained messages.
+"""What the bridge publishes of each device, part by part, as retained messages.
 
-A part is asked at every look at the file, and says what its topics are to hold now; the mirror sends
-what differs. A topic that no part names any more is cleared.
+At every look at the file each part says what its topics are to hold now, and the mirror sends what
+differs. A topic that no part names any more is cleared.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from power_mqtt.mirror import Retained
 from power_mqtt.payloads import OFFLINE, ONLINE, json_bytes, state_payload, totals_payload
 from power_mqtt.topics import Topics
 
-_POINTS = 1.0  # % of charge: with --min-change, less is no change
+_POINTS = 1.0  # points of charge; with --min-change, less is no change
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When something is published again."""
+    """When a value is published again."""
 
     interval: float = 5.0  # seconds between two messages of a meter, at least
     min_change: float = 0.0  # W; 0: any change of volts, amperes or charge
@@ -32,7 +32,7 @@ class Rules:
 class Look:
     """What the file says of a device now.
 
-    `removed_meter_ids`: meters that are gone, and of which something may still be retained.
+    `removed_meter_ids`: deleted meters of which something may still be retained.
     `now`: seconds of a clock that cannot be set; `wall`: seconds since 1970.
     """
 
@@ -45,7 +45,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Said:
-    """A retained message, and whose it is. is_left: what the broker holds there stays for now."""
+    """A retained message and its owner. is_left: what the broker holds there stays for now."""
 
     message: Retained
     owner: Owner
@@ -56,59 +56,59 @@ class Part(Protocol):
     """Something that is published of each device."""
 
     def filters(self) -> Sequence[str]:
-        """What of the broker's topics this part wants to hear."""
+        """The broker's topics that this part listens to."""
 
     def connected(self) -> None:
-        """The broker has greeted, and is about to say what it holds."""
+        """The broker has greeted, and is about to send what it retains."""
 
     def arrived(self, topic: str, payload: bytes, is_retained: bool) -> bool:
-        """A message of any of the parts' filters; whether everything is to be sent again because of it."""
+        """A message on a topic of any part's filters; return whether to send everything again."""
 
     def heard(self) -> None:
-        """The broker has said all that it held."""
+        """The broker has sent all that it retains."""
 
     def restored(self) -> None:
         """A backup was restored into the file."""
 
     def messages(self, look: Look) -> Iterable[Said]:
-        """What the topics of a device are to hold now. The same object again costs least."""
+        """What the topics of a device are to hold now; returning the same object costs least."""
 
     def work(self) -> bool:
-        """Do a little of what takes long, some hundredths of a second; whether there is more to do."""
+        """Do some hundredths of a second of what takes long; return whether there was any."""
 
     def forget(self, device_id: str) -> None:
-        """The device is gone, or is published no more."""
+        """The device is deleted, or no longer published."""
 
     def end(self) -> None:
         """The program ends."""
 
 
 class QuietPart:
-    """A part that hears nothing."""
+    """A part that listens to nothing."""
 
     def filters(self) -> Sequence[str]:
         """Nothing."""
         return ()
 
     def connected(self) -> None:
-        """Nothing changes by that."""
+        """Nothing changes."""
 
     def arrived(self, topic: str, payload: bytes, is_retained: bool) -> bool:
         """Not for this part."""
         return False
 
     def heard(self) -> None:
-        """It waited for nothing."""
+        """Nothing waited for it."""
 
     def restored(self) -> None:
-        """The next look has what is new."""
+        """The next look reads what is new."""
 
     def work(self) -> bool:
         """Nothing takes long."""
         return False
 
     def end(self) -> None:
-        """Nothing is to be kept."""
+        """There is nothing to save."""
 
 
 # --- States
@@ -154,7 +154,7 @@ class States(QuietPart):
     def _is_news(self, last: _Shown, meter: PowerMeter, now: float) -> bool:
         if meter == last.meter:
             return False
-        # That the same was measured again is said now and then: whoever listens may let it expire.
+        # Unchanged values are published now and then, because listeners may let them expire.
         if now - last.made_at >= self._rules.expire / 2:
             return True
         return _is_change(last.meter, meter, self._rules.min_change)
@@ -165,8 +165,8 @@ class States(QuietPart):
 
 
 def _is_change(before: PowerMeter, after: PowerMeter, min_change: float) -> bool:
-    """Whether another state of a meter differs enough to be published; its time alone does not count."""
-    if _what_is_told_at_once(before) != _what_is_told_at_once(after):
+    """Whether two states of a meter differ enough to be published; time alone does not count."""
+    if _what_always_counts(before) != _what_always_counts(after):
         return True
     points = 0.0
     if before.charge_pct is not None and after.charge_pct is not None:
@@ -178,7 +178,7 @@ def _is_change(before: PowerMeter, after: PowerMeter, min_change: float) -> bool
     return watts >= min_change or points >= _POINTS
 
 
-def _what_is_told_at_once(meter: PowerMeter) -> tuple[object, ...]:
+def _what_always_counts(meter: PowerMeter) -> tuple[object, ...]:
     return (
         meter.name,
         meter.type,
@@ -196,7 +196,7 @@ def _what_is_told_at_once(meter: PowerMeter) -> tuple[object, ...]:
 
 @dataclass
 class _Totals:
-    """The totals of a device as they were published last, and of which states they were made."""
+    """The totals of a device as they were published last, and the states they were made from."""
 
     states: list[PowerMeter]
     device: DeviceRecord
@@ -207,7 +207,8 @@ class _Totals:
 class Totals(QuietPart):
     """What each device uses as a whole; `budget`: the library's power_budget_check().
 
-    Computed anew when a meter's state is news, and at most once an interval: it takes some queries.
+    It takes some queries, so it is computed only when a meter's state has changed, and at most once
+    an interval.
     """
 
     def __init__(
@@ -232,7 +233,7 @@ class Totals(QuietPart):
             return
         budget = self._budget([look.device.id])[look.device.id]
         if "error" in budget:
-            return  # deleted since the look at the devices
+            return  # the device was deleted since the devices were read
         message = Retained(
             self._topics.totals(look.device.id),
             json_bytes(totals_payload(budget)),
@@ -265,14 +266,14 @@ class Totals(QuietPart):
 
 @dataclass
 class _Heard:
-    """When a device was last heard of, by the clock that cannot be set."""
+    """When a device was last read, by the clock that cannot be set."""
 
     times: dict[str, str | None] = field(default_factory=dict)  # of each meter's state
     at: float | None = None
 
 
 class Availability(QuietPart):
-    """Whether a device is there: online while one of its meters is read, offline after `expire`."""
+    """Whether a device is online: one of its meters was read within `expire`."""
 
     def __init__(self, topics: Topics, rules: Rules) -> None:
         self._topics = topics
@@ -286,8 +287,8 @@ class Availability(QuietPart):
         for meter in look.meters:
             if meter.updated_at is None or meter.updated_at == heard.times.get(meter.id):
                 continue
-            # A reading's age by its own clock counts once, as it comes: a log that is imported is old
-            # news. From then on it ages by a clock that nobody sets. One from the future is new.
+            # When a reading comes, its age is taken from its own time, because an imported log is
+            # old. From then on it ages by a clock that cannot be set. One from the future is new.
             age = max(look.wall - to_microseconds(meter.updated_at) / SECOND_US, 0.0)
             at = look.now - age
             heard.at = at if heard.at is None else max(heard.at, at)
@@ -303,7 +304,7 @@ class Availability(QuietPart):
         return said
 
     def forget(self, device_id: str) -> None:
-        """Drop when it was heard of."""
+        """Drop when it was read."""
         self._heard.pop(device_id, None)
         for payload in (ONLINE, OFFLINE):
             self._said.pop((device_id, payload), None)

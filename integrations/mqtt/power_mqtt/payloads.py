@@ -1,4 +1,4 @@
-"""What is published, as JSON: unknown is null, never 0."""
+"""The payloads, as JSON: what is unknown is null, never 0."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from power_manager import MeterType, PowerEvent, PowerMeter
 
 ONLINE, OFFLINE = b"online", b"offline"
 WITH_CHARGE = (MeterType.BATTERY, MeterType.UPS)
-# Of what power_budget_check() says of a device: these are wrong while the watts of a meter are unknown.
+# These keys of power_budget_check() are wrong while the watts of a meter are unknown.
 _WATTS = ("load_wattage", "solar_wattage", "net_wattage", "total_wattage")
 
 
 def json_bytes(value: object) -> bytes:
-    """A value as compact JSON in UTF-8, letters of any script as they are."""
+    """A value as compact JSON in UTF-8; letters of any script stay as they are."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def state_payload(meter: PowerMeter) -> dict[str, Any]:
-    """The present state of a meter: V, A and W out of the source, charge in % where there is one."""
+    """The present state of a meter: V, A and W out of the source; charge in %."""
     return {
         "name": meter.name,
         "type": meter.type.value,
@@ -53,7 +53,7 @@ def totals_payload(budget: Mapping[str, Any]) -> dict[str, Any]:
 def event_payload(
     sequence: int, event: PowerEvent, file_id: str, meter_name: str | None
 ) -> dict[str, Any]:
-    """An event; its `id` is the same on every copy, its `sequence` counts within the file `file_id`."""
+    """An event. `id` is the same on every copy, `sequence` counts within the file `file_id`."""
     return {
         "id": event.id,
         "sequence": sequence,

@@ -1,4 +1,4 @@
-"""`power-mqtt sniff TOPIC`: what comes, and a map for it."""
+"""`power-mqtt sniff TOPIC`: prints what comes, and a map for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from power_mqtt.mapping import MOST_PAYLOAD, NoMeaning, load_map, read_number, r
 _MOST_TOPICS = 1000
 _MOST_DEPTH = 8  # of JSON
 _SHOWN = 200  # characters of a payload
-# By the last word of a topic or of a path. What counts energy or says a limit is no present value.
+# What the last word of a topic or of a path means. Counted energy and limits are no present values.
 _WORDS = {
     "voltage": re.compile(r"(?:.*[_ ])?(?:voltage|volts?|u|v)(?:_?[a-c1-3])?", re.IGNORECASE),
     "current": re.compile(
@@ -49,14 +49,14 @@ _NOT_MEASURED = re.compile(
 
 @dataclass
 class Heard:
-    """What came on one topic; `found`: by the name of a value, its path."""
+    """What came on one topic; `found`: the paths of values, by the values' names."""
 
     topic: str
     count: int = 0
     found: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def take(self, payload: bytes) -> None:
-        """Look for values in a payload; the first of a kind stays."""
+        """Look for values in a payload; of each kind the first one counts."""
         self.count += 1
         for path, value in _values(payload):
             kind = _kind(path[-1] if path else _last_word(self.topic))
@@ -65,7 +65,7 @@ class Heard:
 
 
 def _values(payload: bytes) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value of a payload with its path, from the outside in."""
+    """Every value of a payload, with its path."""
     if len(payload) > MOST_PAYLOAD:
         return
     try:
@@ -92,7 +92,8 @@ def _kind(word: str) -> str | None:
     """
     if _NOT_MEASURED.search(word):
         return None
-    # GridVoltage, battery.voltage and output-power are words of several parts, as battery_voltage is.
+    # GridVoltage, battery.voltage and output-power are words of several parts, as battery_voltage
+    # is.
     parts = re.sub(r"(?<=[a-z])(?=[A-Z])|[. -]", "_", word)
     for kind, pattern in _WORDS.items():
         if pattern.fullmatch(parts):
@@ -107,7 +108,7 @@ def _last_word(topic: str) -> str:
 
 
 def _place(heard: Heard) -> tuple[str, tuple[str, ...]]:
-    """Topics and objects with one place are about one meter."""
+    """Where a meter's values are: topics and objects with the same place are of one meter."""
     paths = list(heard.found.values())
     if any(paths):
         return heard.topic, paths[0][:-1]
@@ -164,7 +165,10 @@ def known_maps(messages: dict[str, bytes]) -> dict[str, int]:
 
 
 def listen(inbox: Inbox[Notice], seconds: float) -> tuple[dict[str, Heard], dict[str, bytes], int]:
-    """Print what comes to standard error; return what was heard by topic, the latest payloads, and the exit code."""
+    """Print what comes to standard error.
+
+    Return by topic what was heard and the latest payload, and the exit code.
+    """
     heard: dict[str, Heard] = {}
     latest: dict[str, bytes] = {}
     end_s = time.monotonic() + seconds
@@ -174,7 +178,7 @@ def listen(inbox: Inbox[Notice], seconds: float) -> tuple[dict[str, Heard], dict
         except queue.Empty:
             break
         if isinstance(notice, Stop):
-            return heard, latest, 0  # Ctrl-C is how one ends listening: the map follows
+            return heard, latest, 0  # Ctrl-C ends the listening, and the map follows
         if not isinstance(notice, Arrived):
             continue
         shown = notice.payload.decode("utf-8", "replace")[:_SHOWN]
@@ -196,7 +200,7 @@ def _run(args: argparse.Namespace) -> int:
             broker, inbox, client_id=client_id, filters=args.topic, says_what_it_hears=True
         ) as connection,
     ):
-        heard, latest, code = listen(inbox, args.seconds)
+        heard, latest, code = listen(inbox, args.listen_s)
         connection.say_goodbye(0.5)
     if not heard:
         print_error("power-mqtt: nothing came")
@@ -207,8 +211,11 @@ def _run(args: argparse.Namespace) -> int:
     if not proposal:
         print_error("power-mqtt: nothing that came looks like volts, amperes, watts or a charge")
         return 1
-    print("# Proposed from what came: look at meters and signs. A part of a topic that differs between devices\n"
-          "# can be named: filter = \"plugs/{device}/power\", device = \"{device}\".\n")  # fmt: skip
+    print(
+        "# Proposed from what came: check the meters' types and the signs. A part of a topic that\n"
+        '# differs between devices can be named: filter = "plugs/{device}/power",\n'
+        '# device = "{device}".\n'
+    )
     print(proposal)
     return code
 
@@ -231,7 +238,7 @@ def add_command(parser: CommandParser) -> None:
         "print what comes, and propose a map for `subscribe`",
         examples=[
             "--broker mqtt://localhost 'tele/#'",
-            "--broker mqtt://localhost '#' --seconds 1m",
+            "--broker mqtt://localhost '#' --for 1m",
         ],
     )
     add_broker_options(command)
@@ -241,7 +248,13 @@ def add_command(parser: CommandParser) -> None:
         nargs="+",
         type=_filter,
         metavar="TOPIC",
-        help="what to listen to; + and # as in MQTT",
+        help="the topics to listen to, with + and # as in MQTT",
     )
-    add("--seconds", type=parse_duration, default=10.0, metavar="TIME",
-        help="how long to listen; Ctrl-C ends it earlier (default: 10s)")  # fmt: skip
+    add(
+        "--for",
+        type=parse_duration,
+        default=10.0,
+        dest="listen_s",
+        metavar="TIME",
+        help="how long to listen; Ctrl-C ends it sooner (default: 10s)",
+    )

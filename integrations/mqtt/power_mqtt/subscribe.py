@@ -1,7 +1,8 @@
 """`power-mqtt subscribe`: what devices publish, into the file.
 
-A message is acknowledged once the reading that it is in has been committed, and the session at the broker
-outlives the program, so that neither a kill nor a day without it loses what the broker could hold.
+A message is acknowledged once the reading made from it has been committed, and the session at the
+broker outlives the program. So neither a kill nor a day without the program loses what the broker
+can keep.
 """
 
 from __future__ import annotations
@@ -40,22 +41,23 @@ from power_mqtt.connection import (
     Up,
     stop_on_signals,
 )
-from power_mqtt.intake import MOST_METERS, Intake, entries_for, now_us
+from power_mqtt.intake import MOST_METERS, Intake, entries_for, now_us, shown_source
 from power_mqtt.joining import Joiner, Message, Reading
 from power_mqtt.mapping import Map, NoMeaning, load_map, ready_maps, subscriptions
 
 DEFAULT_COMMIT_EVERY_S = 60.0
 DEFAULT_SESSION_S = 86_400.0
 _RETRY_S = 5.0  # after a commit that failed
-_STALL_S = 1.0  # a broker that sends nothing for so long may wait for acknowledgements
-_STALL_COUNT = 16  # of so many messages: the least that brokers are known to hold back behind is 20
+_STALL_S = 1.0  # a broker that sends nothing for so long may be waiting for acknowledgements,
+_STALL_COUNT = 16  # if so many are missing: no known broker stops before 20
 _log = logging.getLogger("power_mqtt")
 
 
 class Pace:
-    """When to commit: after a time, at a low charge, and before the broker stops because too much is unacknowledged.
+    """When to commit: after a time, at a low charge, and before the broker stops sending.
 
-    How much that is, no broker says. Where messages come as soon as it has been told, it was waiting.
+    A broker stops when too many messages are unacknowledged, and does not say how many that is. If
+    messages come as soon as they are acknowledged, it was waiting for that.
     """
 
     def __init__(self, commit_every_s: float, now_s: float) -> None:
@@ -67,7 +69,7 @@ class Pace:
         self._stalled_count = 0  # at the last commit because of a stall; 0: it had another reason
 
     def connected(self, protocol: str) -> None:
-        """By MQTT 5 the broker keeps to the window that we name; by 3.1.1 to its own."""
+        """With MQTT 5 the broker keeps to the window that we name, with 3.1.1 to its own."""
         window = RECEIVE_WINDOW if protocol == "5" else WINDOW
         self._most = window * 4 // 5
         self._least_stall = _STALL_COUNT
@@ -110,7 +112,7 @@ class Pace:
 
 @dataclass
 class Asker:
-    """Publishes what makes devices go on sending, as their maps say."""
+    """Publishes what keeps devices sending, as their maps say."""
 
     maps: Sequence[Map]
     parts: Mapping[str, str]  # those that the command line names
@@ -122,14 +124,14 @@ class Asker:
             self._learn(one, self.parts)
 
     def arrived(self, topic: str) -> None:
-        """Learn from a topic whom to ask."""
+        """Learn from a topic which device to ask."""
         for one in self.maps:
             if one.keepalive is not None:
                 for entry in entries_for(one, topic)[:1]:
                     self._learn(one, {**self.parts, **(entry.parts(topic) or {})})
 
     def look(self, now_s: float) -> None:
-        """Ask those whose time has come."""
+        """Ask the devices that are due."""
         for topic, (one, due_s) in self._topics.items():
             if one.keepalive is not None and now_s >= due_s:
                 self.publish(topic, one.keepalive.payload)
@@ -146,7 +148,7 @@ class Asker:
 def run_intake(
     intake: Intake, connection: Connection, inbox: Inbox[Notice], pace: Pace, asker: Asker
 ) -> int:
-    """Take messages until a Stop; return its exit code. What waits then is committed."""
+    """Take messages until a Stop, then commit what waits; return the exit code of the Stop."""
     code: int | None = None
     retry_s = float("-inf")
     while code is None:
@@ -176,7 +178,7 @@ def run_intake(
                 if code is not None:
                     raise
                 retry_s = now_s + _RETRY_S
-                _log.warning("not stored yet, tried again: %s", error)
+                _log.warning("%s; not stored yet, trying again", error)
     _log.info("%s", intake.summary() or "nothing came")
     return code
 
@@ -188,7 +190,7 @@ def _patience(intake: Intake, pace: Pace, now_s: float) -> float:
 
 
 def _notices(inbox: Inbox[Notice], seconds: float) -> list[Notice]:
-    """What has come, after waiting at most so long for the first."""
+    """The notices that wait; if none does, those that come within so many seconds."""
     notices: list[Notice] = []
     try:
         notices.append(inbox.get(timeout=max(seconds, 0.001)))
@@ -231,7 +233,7 @@ def _print_arrived(maps: Sequence[Map], joiner: Joiner, arrived: Arrived) -> Non
 def _print_readings(readings: Iterable[Reading]) -> None:
     for reading in readings:
         if reading.has_watts_alone:
-            _log.warning("watts without volts, which are not stored: %s", reading.source)
+            _log.warning("%s: watts without volts are not stored", shown_source(reading.source))
         if not reading.is_empty:
             print(_line(reading), flush=True)
 
@@ -241,7 +243,7 @@ def _line(reading: Reading) -> str:
     name = f" {source.name}" if source.name else ""
     return printable(
         f"{source.device_id}  {source.type}{name}  {shown_number(reading.voltage)} V  "
-        f"{shown_number(reading.current)} A  {shown_number(reading.charge_pct)} %"
+        f"{shown_number(reading.current_draw)} A  {shown_number(reading.charge_pct)} %"
     )
 
 
@@ -276,12 +278,12 @@ def _run(args: argparse.Namespace) -> int:
         pace = Pace(args.commit_every, time.monotonic())
         with connection:
             code = run_intake(intake, connection, inbox, pace, asker)
-            connection.say_goodbye(0.5)  # what was acknowledged last has to get out
+            connection.say_goodbye(0.5)  # the last acknowledgements have to reach the broker
             return code
 
 
 def _client_id(file_id: str, name: str) -> str:
-    """The same for the same file and name: the broker keeps its session by it."""
+    """The same for the same file and name: by it the broker finds the session."""
     return f"powerin{hashlib.sha256(f'{file_id} {name}'.encode()).hexdigest()[:16]}"
 
 
@@ -306,20 +308,58 @@ def add_command(parser: CommandParser) -> None:
     )
     add_broker_options(command)
     add = command.add_argument
-    add("--db", default=os.environ.get("POWER_MANAGER_DB") or str(DB_PATH), metavar="PATH",
-        help="the database; made where there is none (default: $POWER_MANAGER_DB, else power_manager.db)")  # fmt: skip
-    add("--map", action="append", required=True, metavar="MAP",
-        help=f"which topic is which meter: FILE.toml, or {', '.join(ready_maps())}; any number")  # fmt: skip
-    add("--set", action="append", default=[], type=_part, metavar="PART=VALUE",
-        help="a part of a map's topics that is known beforehand, as portal=ID for victron")  # fmt: skip
-    add("--commit-every", type=parse_duration, default=DEFAULT_COMMIT_EVERY_S, metavar="TIME",
-        help="how much goes into one transaction; a low charge is stored at once (default: 60s)")  # fmt: skip
-    add("--session", type=functools.partial(parse_duration, above=0), default=DEFAULT_SESSION_S,
-        metavar="TIME", help="how long the broker keeps messages while we are away (default: 1d)")  # fmt: skip
-    add("--most-meters", type=parse_count, default=MOST_METERS, metavar="N",
-        help=f"register no more meters than that (default: {MOST_METERS})")  # fmt: skip
-    add("--name", default="", metavar="NAME",
-        help="two subscribers of one file need two names")  # fmt: skip
+    # The file is made where it is missing.
+    command.add_setting(
+        "--db",
+        variable="POWER_MANAGER_DB",
+        default=str(DB_PATH),
+        metavar="PATH",
+        text="the power_manager file",
+    )
+    add(
+        "--map",
+        action="append",
+        required=True,
+        metavar="MAP",
+        help="a map, which says which topic is which meter: FILE.toml, or "
+        f"{', '.join(ready_maps())} (repeatable)",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        type=_part,
+        metavar="PART=VALUE",
+        help="a part of a map's topics that is known beforehand, such as portal=ID for victron "
+        "(repeatable)",
+    )
+    add(
+        "--commit-every",
+        type=parse_duration,
+        default=DEFAULT_COMMIT_EVERY_S,
+        metavar="TIME",
+        help="time between two commits; a low charge is committed at once (default: 60s)",
+    )
+    add(
+        "--session",
+        type=functools.partial(parse_duration, above=0),
+        default=DEFAULT_SESSION_S,
+        metavar="TIME",
+        help="how long the broker keeps messages while this program does not run (default: 1d)",
+    )
+    add(
+        "--most-meters",
+        type=parse_count,
+        default=MOST_METERS,
+        metavar="N",
+        help=f"register no more meters than that (default: {MOST_METERS})",
+    )
+    add(
+        "--name",
+        default="",
+        metavar="NAME",
+        help="the subscriber's name; two subscribers of one file need two",
+    )
     add(
         "--dry-run",
         action="store_true",

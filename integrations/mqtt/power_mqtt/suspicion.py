@@ -1,19 +1,15 @@
-"""Which message makes a broker end the connection.
+"""Finds the message that makes a broker end the connection.
 
-A broker of MQTT 3.1.1 has no word for a message that is not allowed, and some of MQTT 5 end the
-connection before the word gets out: mosquitto 2.0 does. They take messages in order, so the one that
-was on its way for longest is the suspect. If it is the same one time after time, it is held back, so
-that everything else gets through.
+A broker of MQTT 3.1.1 cannot say that a message is not allowed, and some of MQTT 5, mosquitto 2.0
+among them, end the connection before the answer is sent. They take messages in order, so the one
+that has been on its way for longest is the suspect. If it is the same one time after time, it is
+held back, so that everything else gets through.
 """
 
 from __future__ import annotations
 
-SHORT_SECONDS = (
-    10.0  # everything is sent soon after the greeting; an end after that has other reasons
-)
-STRIKES = (
-    3  # ends in a row with the same suspect; once one has been found, one is enough for the next
-)
+SHORT_SECONDS = 10.0  # everything is sent by then: a connection that ends later has other reasons
+STRIKES = 3  # ends in a row with the same suspect; after the first find one is enough
 
 
 class Suspicion:
@@ -25,10 +21,10 @@ class Suspicion:
         self._has_found = False
 
     def ended(self, topic: str | None, seconds: float) -> bool:
-        """Note the end of a connection after that long; whether its suspect is to be held back.
+        """Note that a connection ended after so long; return whether to hold its suspect back.
 
-        `topic`: of the message that was on its way for longest; None if there was none, or if the
-        broker had said which one it refused.
+        `topic`: that of the message on its way for longest; None if there was none, or if the
+        broker said which one it refused.
         """
         if topic is None or seconds >= SHORT_SECONDS:
             self._topic = None

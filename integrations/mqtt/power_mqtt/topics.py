@@ -1,14 +1,14 @@
-"""The topics under a prefix: which device, which meter, and what is said of it.
+"""The topics under a prefix.
 
     PREFIX/DEVICE/availability      online or offline
-    PREFIX/DEVICE/totals            what the device as a whole uses
-    PREFIX/DEVICE/energy            what it and its meters have used, ever
+    PREFIX/DEVICE/totals            what the device as a whole uses now
+    PREFIX/DEVICE/energy            counters of what it and its meters have used
     PREFIX/DEVICE/event             what happened to it
     PREFIX/DEVICE/METER/state       what a meter measures now
-    PREFIX/bridge/NAME/availability whether the bridge is there
+    PREFIX/bridge/NAME/availability online or offline
 
-An id is one level of a topic. What MQTT reserves, or what is not a letter that a person sees, is
-percent-encoded, and so is the percent sign: two ids never have the same level.
+An id is one level of a topic. What MQTT reserves, what a person cannot see and the percent sign are
+percent-encoded: two ids never give the same level.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-BRIDGE = "bridge"  # a level that no device's id becomes
+BRIDGE = "bridge"  # no device's id gives this level
 _KEPT = frozenset("-_.:@~,;=!()'*&<>[]{}|^`?\"\\")  # beside letters and digits, of ASCII
 _MAX_PREFIX = 200  # characters
 
@@ -45,9 +45,9 @@ def _is_kept(character: str) -> bool:
 
 
 def _is_unwanted(code: int) -> bool:
-    """Whether a broker may refuse a topic with that character, or a person could not see it.
+    """Whether a broker may refuse a topic with that character, or a person cannot see it.
 
-    By code points, not by Python's tables of letters: a topic must not change with Python's version.
+    By code points, because Python's tables of letters, and so the topic, change with its version.
     """
     if code <= 0xA0:  # the C1 controls and the no-break space
         return True
@@ -73,7 +73,8 @@ def parse_prefix(text: str) -> str:
         or not all(_is_kept(character) for character in prefix if character not in "/ %$")
     ):
         raise argparse.ArgumentTypeError(
-            f"expected levels of a topic as in power or site/power, without + # and empty ones, got {text!r}"
+            f"expected levels of a topic such as power or site/power, none empty or with + or #, "
+            f"got {text!r}"
         )
     return prefix
 
@@ -86,27 +87,27 @@ class Topics:
     name: str
 
     def bridge(self) -> str:
-        """Where the bridge says whether it is there."""
+        """The topic of the bridge's `online` or `offline`."""
         return f"{self.prefix}/{BRIDGE}/{level(self.name)}/availability"
 
     def availability(self, device_id: str) -> str:
-        """Where a device's `online` or `offline` is."""
+        """The topic of a device's `online` or `offline`."""
         return self.of_device(device_id, "availability")
 
     def totals(self, device_id: str) -> str:
-        """Where a device's totals are."""
+        """The topic of a device's totals."""
         return self.of_device(device_id, "totals")
 
     def energy(self, device_id: str) -> str:
-        """Where a device's counters of energy are."""
+        """The topic of a device's energy counters."""
         return self.of_device(device_id, "energy")
 
     def event(self, device_id: str) -> str:
-        """Where a device's events come."""
+        """The topic of a device's events."""
         return self.of_device(device_id, "event")
 
     def state(self, device_id: str, meter_id: str) -> str:
-        """Where a meter's present state is."""
+        """The topic of a meter's present state."""
         return self.of_meter(device_id, meter_id, "state")
 
     def of_device(self, device_id: str, what: str) -> str:

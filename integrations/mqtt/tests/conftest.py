@@ -17,6 +17,6 @@ from mosquitto import Mosquitto  # noqa: E402 - the path above comes first
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A mosquitto on a free loopback port that lets anybody in and forgets everything when it ends."""
+    """A mosquitto on a free loopback port, open to anybody, that keeps nothing when it ends."""
     with Mosquitto(tmp_path / "mosquitto") as made:
         yield made

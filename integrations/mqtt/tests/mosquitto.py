@@ -149,7 +149,7 @@ class Listener:
             client_id=client_id,
             protocol=MQTTProtocolVersion.MQTTv5,
         )
-        self._client.reconnect_delay_set(1, 1)
+        self._client.reconnect_delay_set(0.1, 0.1)  # type: ignore[arg-type]  # seconds
         if ca is not None:
             self._client.tls_set(str(ca))
         if user is not None:

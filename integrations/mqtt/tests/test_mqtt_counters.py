@@ -1,4 +1,6 @@
-"""Counters of energy: what Home Assistant makes of them, whatever happens to the file, the broker and the bridge."""
+"""Counters of energy: what Home Assistant makes of them, whatever happens to the file, the broker
+and the bridge.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ class Clock:
 class HomeAssistant:
     """What Home Assistant's long-term statistics make of a counter that is total_increasing.
 
-    A value of less than nine tenths of the one before is a new meter that began at 0; any other difference is added.
+    A value of less than nine tenths of the one before is a new meter that began at 0; any other
+    difference is added.
     """
 
     def __init__(self) -> None:
@@ -178,7 +181,9 @@ def test_device_without_readings_has_counters_of_zero(house: House) -> None:
 
 
 def test_energy_is_that_of_years_and_of_now(house: House) -> None:
-    """Old hours and the last ones add up to the library's total, pruned or not, at any time of asking."""
+    """Old hours and the last ones add up to the library's total, pruned or not, at any time of
+    asking.
+    """
     for _ in range(60):
         house.log(house.battery, 10.0, HOUR * 1.1)
         house.clock.now += 9 * HOUR
@@ -224,7 +229,9 @@ def test_ups_in_line_with_the_mains_does_not_count_twice(tmp_path: Path) -> None
 
 
 def test_late_reading_of_an_old_hour_is_counted_in_its_turn(house: House) -> None:
-    """What is booked to hours that are read only now and then appears once the device is read whole again."""
+    """What is booked to hours that are read only now and then appears once the device is read whole
+    again.
+    """
     house.pm.log_power(house.battery, 10.0, 1.0, timestamp=START - 50 * HOUR)
     house.pm.log_power(house.battery, 10.0, 1.0, timestamp=START - 10 * HOUR)
     assert house.out() == 0.0
@@ -335,7 +342,9 @@ def test_correction_downwards_waits(house: House) -> None:
 
 @pytest.mark.parametrize("is_running", [True, False])
 def test_restored_backup_goes_on_from_what_was_published(house: House, is_running: bool) -> None:
-    """After restore the counter neither falls nor jumps, and counts what is measured from then on."""
+    """After restore the counter neither falls nor jumps, and counts what is measured from then
+    on.
+    """
     house.log(house.battery, 50.0, HOUR)
     house.publish()
     house.pm.backup(house.folder / "backup.db")
@@ -354,7 +363,9 @@ def test_restored_backup_goes_on_from_what_was_published(house: House, is_runnin
 
 @pytest.mark.parametrize("is_killed", [True, False])
 def test_gap_after_a_restored_backup_is_not_counted_twice(house: House, is_killed: bool) -> None:
-    """Half an hour between the backup and the restoring was counted already, and a new reading books it once more."""
+    """Half an hour between the backup and the restoring was counted already, and a new reading
+    books it once more.
+    """
     pm = house.pm
     for minute in range(31):
         for meter_id, watts in ((house.battery, -60.0), (house.main, 160.0)):
@@ -384,7 +395,9 @@ def test_gap_after_a_restored_backup_is_not_counted_twice(house: House, is_kille
 
 
 def test_kill_between_file_and_broker_counts_on_from_the_file(house: House) -> None:
-    """A bridge that was killed after it had set its counters anew, and before it published, loses nothing."""
+    """A bridge that was killed after it had set its counters anew, and before it published, loses
+    nothing.
+    """
     house.log(house.battery, 50.0, HOUR)
     house.publish()
     house.pm.backup(house.folder / "backup.db")
@@ -441,7 +454,9 @@ def test_wait_that_matters_is_saved_when_it_begins(house: House) -> None:
 
 
 def test_restored_file_and_forgetful_broker_begin_at_zero(house: House) -> None:
-    """Where nobody knows what was published, the counter begins anew, which adds nothing at Home Assistant."""
+    """Where nobody knows what was published, the counter begins anew, which adds nothing at Home
+    Assistant.
+    """
     house.log(house.battery, 50.0, HOUR)
     house.publish()
     house.pm.backup(house.folder / "backup.db")
@@ -543,7 +558,9 @@ def test_device_that_is_registered_again_goes_on(house: House) -> None:
 
 
 def test_meter_that_is_gone_is_not_found(house: House) -> None:
-    """A meter that was deleted since the caller's look is an error, and nothing is published of it."""
+    """A meter that was deleted since the caller's look is an error, and nothing is published of
+    it.
+    """
     meters = house.pm.list_meters("edge")
     house.pm.delete_meter(house.battery)
     assert house.counters is not None
@@ -821,7 +838,9 @@ class Fate:
             self.house.start()  # a bridge that goes on would have it published again
 
     def live(self, steps: int) -> None:
-        """That many things happen; each time Home Assistant may have counted what was measured, and no more."""
+        """That many things happen; each time Home Assistant may have counted what was measured, and
+        no more.
+        """
         names = (
             ["log"] * 6
             + ["publish"] * 6
@@ -837,7 +856,8 @@ class Fate:
             was_forgotten = self.is_forgotten
             getattr(self, name)()
             for key, home in self.house.homes.items():
-                # A wait for a little is not worth a commit, and Home Assistant takes it for a correction.
+                # A wait for a little is not worth a commit, and Home Assistant takes it for a
+                # correction.
                 fall_wh = 0.06 * lasts[key] if was_forgotten else 0.0
                 assert home.sum_wh >= sums[key] - fall_wh - 0.01, (key, self.history)
                 if key in self.gross or key[0] != USED_FIELD:
@@ -846,7 +866,9 @@ class Fate:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_home_assistant_counts_no_energy_that_was_not_measured(house: House, seed: int) -> None:
-    """Whatever happens, in any order: sums never fall and never exceed what was measured, and go on in the end."""
+    """Whatever happens, in any order: sums never fall and never exceed what was measured, and go on
+    in the end.
+    """
     fate = Fate(house, seed)
     fate.live(80)
     assert house.counters is not None

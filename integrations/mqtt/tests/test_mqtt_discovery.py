@@ -1,4 +1,6 @@
-"""What Home Assistant is told: its names, its entities and their templates, and when it is told again."""
+"""What Home Assistant is told: its names, its entities and their templates, and when it is told
+again.
+"""
 
 from __future__ import annotations
 
@@ -276,7 +278,9 @@ def test_states_are_among_the_options() -> None:
 
 @given(st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()))
 def test_energy_template_of_any_meter(meter_id: str) -> None:
-    """An id with quotes, braces or letters of any script finds its counter, and no counter is None."""
+    """An id with quotes, braces or letters of any script finds its counter, and no counter is
+    None.
+    """
     found = components(a_meter(meter_id))
     key = f"{encoded(meter_id)}__energy_out"
     message = {"meters": {meter_id: {"energy_out_wh": 12.5}, "other": {"energy_out_wh": 1.0}}}
@@ -358,7 +362,9 @@ def test_device_whose_meters_were_never_read_is_not_announced() -> None:
 
 @pytest.mark.parametrize("how", ["seen", "known", "retained"])
 def test_deleted_meter_is_removed(how: str) -> None:
-    """Its components are named with their platform alone: seen to go, or gone while no bridge ran."""
+    """Its components are named with their platform alone: seen to go, or gone while no bridge
+    ran.
+    """
     discovery = part()
     removed: list[str] = []
     if how == "retained":

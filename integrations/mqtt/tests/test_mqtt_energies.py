@@ -1,4 +1,6 @@
-"""The energy message of a device: when it is said, and how it and discovery live with a real broker."""
+"""The energy message of a device: when it is said, and how it and discovery live with a real
+broker.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from power_mqtt.counters import Counters, read_message
 from power_mqtt.discovery import device_message
 from power_mqtt.energies import INTERVAL_SECONDS, Energies
 from power_mqtt.energy import EnergyReader
+from power_mqtt.options import Options
 from power_mqtt.parts import Look, Rules, Said
-from power_mqtt.publish import HEAR_SECONDS, Options, Publisher
+from power_mqtt.publisher import HEAR_SECONDS, Publisher
 from power_mqtt.topics import Topics
 from world import bridge
 
@@ -33,7 +36,7 @@ class Device:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.now = START
-        self.pm = PowerManager(path, clock=lambda: self.now)
+        self.pm = PowerManager(path, clock=lambda: self.now, durability="normal")
         self.pm.register_device("edge", "Edge")
         self.battery = self.pm.add_meter("edge", "battery").id
 
@@ -313,7 +316,9 @@ def file_id(payloads: list[bytes]) -> str:
 def test_no_counter_falls_over_restarts_of_bridge_and_broker(
     device: Device, broker: Mosquitto, tmp_path: Path
 ) -> None:
-    """A real broker that forgets, and a bridge that is killed: every value is at least the one before."""
+    """A real broker that forgets, and a bridge that is killed: every value is at least the one
+    before.
+    """
     device.now = time.time() - 7200
     device.log(10.0, 1800.0)
     arguments = ("publish", "--db", device.path, "--broker", broker.url, "--name", "here")
@@ -391,7 +396,9 @@ def test_meter_and_device_that_go_while_no_bridge_runs_are_removed(
 def test_home_assistant_that_starts_is_told_again(
     device: Device, broker: Mosquitto, tmp_path: Path
 ) -> None:
-    """Its birth message has everything sent once more; without discovery it is told nothing, and unlearns it."""
+    """Its birth message has everything sent once more; without discovery it is told nothing, and
+    unlearns it.
+    """
     device.pm.log_power(device.battery, 10.0, 1.0)
     arguments = ("publish", "--db", device.path, "--broker", broker.url, "--name", "here")
     with Listener(broker, "homeassistant/device/#") as listener:

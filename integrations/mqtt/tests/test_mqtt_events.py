@@ -1,4 +1,6 @@
-"""Events: in order, at least once, and the cursor moves only past what the broker has taken over."""
+"""Events: in order, at least once, and the cursor moves only past what the broker has taken
+over.
+"""
 
 from __future__ import annotations
 
@@ -219,7 +221,9 @@ def test_nothing_more_is_sent_while_the_cursor_cannot_move(
 def test_a_backup_that_is_restored_under_way_keeps_its_own_cursor(
     feed: Feed, tmp_path: Path
 ) -> None:
-    """An acknowledgement of what the other line of history had says nothing of this one's events."""
+    """An acknowledgement of what the other line of history had says nothing of this one's
+    events.
+    """
     feed.pm.backup(tmp_path / "backup.db")
     feed.record(5)
     feed.feed.send(0)

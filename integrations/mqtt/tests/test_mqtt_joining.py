@@ -1,4 +1,6 @@
-"""Messages that say one thing each become readings, and none of them is forgotten before its reading is stored."""
+"""Messages that say one thing each become readings, and none of them is forgotten before its
+reading is stored.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ class Bench:
 
     def values(self) -> list[tuple[float | None, float | None, float | None]]:
         """Of the readings so far."""
-        return [(one.voltage, one.current, one.charge_pct) for one in self.made]
+        return [(one.voltage, one.current_draw, one.charge_pct) for one in self.made]
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def test_two_times_are_two_readings() -> None:
         measured = entry.measure(word, f'{{"v": 1, "t": {time}}}'.encode())
         assert measured is not None
         made += joiner.add(measured, Message(None), 0.0, 0)
-    assert [(r.at_us // 1_000_000, r.voltage, r.current) for r in made] == [
+    assert [(r.at_us // 1_000_000, r.voltage, r.current_draw) for r in made] == [
         (100, 1.0, None),
         (200, 1.0, 1.0),
     ]
@@ -153,8 +155,8 @@ def test_watts_are_right_where_they_are_measured() -> None:
     assert measured is not None
     (reading,) = Joiner([one]).add(measured, Message(None), 0.0, 0)
     assert reading.voltage is not None
-    assert reading.current is not None
-    assert reading.voltage * reading.current == pytest.approx(46.0)
+    assert reading.current_draw is not None
+    assert reading.voltage * reading.current_draw == pytest.approx(46.0)
 
 
 def test_watts_without_volts_are_said_to_be_that() -> None:

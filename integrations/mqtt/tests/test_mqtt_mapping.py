@@ -48,7 +48,7 @@ def shown(found: list[Reading]) -> list[tuple[Any, ...]]:
             one.source.name,
             *(
                 None if v is None else round(v, 4)
-                for v in (one.voltage, one.current, one.charge_pct)
+                for v in (one.voltage, one.current_draw, one.charge_pct)
             ),
         )
         for one in found
@@ -226,7 +226,9 @@ def test_units_factors_and_signs() -> None:
     ],
 )
 def test_a_payload_can_say_its_time(time: object, expected_us: int) -> None:
-    """In seconds or milliseconds, with an offset, or in the map's zone; then it is no live reading."""
+    """In seconds or milliseconds, with an offset, or in the map's zone; then it is no live
+    reading.
+    """
     one = parse_map(
         PLAIN.replace('power = ""', 'voltage = "p"') + 'time = "t"\nzone = "Europe/Berlin"\n', "m"
     )

@@ -1,4 +1,6 @@
-"""The mirror: what the broker is to hold, against a broker that takes, refuses, forgets and goes."""
+"""The mirror: what the broker is to hold, against a broker that takes, refuses, forgets and
+goes.
+"""
 
 from __future__ import annotations
 

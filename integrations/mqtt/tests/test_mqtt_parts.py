@@ -191,7 +191,9 @@ def test_a_charge_that_nobody_knows_any_more_is_said_at_once(
 
 
 def test_that_the_same_was_measured_again_is_said_before_it_expires(device: Device) -> None:
-    """Twice in that time; when nothing is measured any more, the last reading's time is the last word."""
+    """Twice in that time; when nothing is measured any more, the last reading's time is the last
+    word.
+    """
     states = States(TOPICS, Rules(expire=100.0))
     said = []
     for _ in range(200):
@@ -360,7 +362,8 @@ def test_payloads_have_a_key_for_every_value_of_the_budget() -> None:
         "battery_count",
         "solar_count",
         "states",  # each meter's own topic has it
-        "energy_24h_wh",  # by another rule than consumption; two such numbers would be taken for one
+        # by another rule than consumption; two such numbers would be taken for one
+        "energy_24h_wh",
         "within_target",
     }
     meter = device.pm.get_meter(device.meter_id)

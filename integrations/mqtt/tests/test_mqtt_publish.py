@@ -138,7 +138,9 @@ def test_what_is_deleted_is_cleared(
     listener: Listener,
     tmp_path: Path,
 ) -> None:
-    """A meter's state with the meter, and all of a device with the device; a newcomer sees neither."""
+    """A meter's state with the meter, and all of a device with the device; a newcomer sees
+    neither.
+    """
     pm.register_device("edge-002", "Other")
     solar = pm.add_meter("edge-002", "solar")
     pm.log_power(solar.id, 20.0, 1.0)
@@ -268,7 +270,9 @@ def test_a_silent_device_is_offline_and_not_contradicted(
     listener: Listener,
     tmp_path: Path,
 ) -> None:
-    """After --expire, and online again with its next reading; its own topic has the last will here."""
+    """After --expire, and online again with its next reading; its own topic has the last will
+    here.
+    """
     topic = "power/edge-001/availability"
     options = ("--device", "edge-001", "--expire", "2s")
     with bridge(*arguments(db, broker, *options), log=tmp_path / "log"):
@@ -361,7 +365,9 @@ def test_another_file_in_its_place_ends_the_bridge(
     listener: Listener,
     tmp_path: Path,
 ) -> None:
-    """With a word: a supervisor starts it again on the new one; the broker publishes the last will."""
+    """With a word: a supervisor starts it again on the new one; the broker publishes the last
+    will.
+    """
     with bridge(*arguments(db, broker), log=tmp_path / "log") as running:
         listener.wait(lambda: listener.latest().get(HERE_TOPIC) == b"online")
         with PowerManager(tmp_path / "other.db"):
@@ -382,7 +388,9 @@ def test_a_restored_backup_is_followed(
     listener: Listener,
     tmp_path: Path,
 ) -> None:
-    """What the backup does not have is cleared, what it has is published, and its events are new ones."""
+    """What the backup does not have is cleared, what it has is published, and its events are new
+    ones.
+    """
     with bridge(*arguments(db, broker), log=tmp_path / "log") as running:
         listener.wait(lambda: "power/edge-001/totals" in listener.latest())
         pm.backup(tmp_path / "backup.db")

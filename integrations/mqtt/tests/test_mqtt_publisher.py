@@ -1,4 +1,6 @@
-"""The publisher without a network: what the connection says, and what is sent because of it, by a clock of the test."""
+"""The publisher without a network: what the connection says, and what is sent because of it, by a
+clock of the test.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 from power_mqtt.connection import Acknowledged, Arrived, Down, Ticket, Up
 from power_mqtt.mirror import REFUSED_SECONDS
-from power_mqtt.publish import ACKNOWLEDGE_SECONDS, LOOK_SECONDS, Options, Publisher
+from power_mqtt.options import Options
+from power_mqtt.publisher import ACKNOWLEDGE_SECONDS, LOOK_SECONDS, Publisher
 from power_mqtt.suspicion import SHORT_SECONDS, STRIKES
 
 from power_manager import EventFollower, PowerManager
@@ -19,7 +22,7 @@ class Bridge:
 
     def __init__(self, path: Path, *device_ids: str) -> None:
         self.now = 1000.0
-        self.pm = PowerManager(path)
+        self.pm = PowerManager(path, durability="normal")
         self.pm.register_device("edge", "Edge")
         self.meter_id = self.pm.add_meter("edge", "battery", 50.0, "Pack").id
         self.pm.log_power(self.meter_id, 12.0, 1.0, 80.0)
@@ -60,7 +63,7 @@ class Bridge:
         return [topic for _, topic, _ in self.sent]
 
     def take(self, refused: str = "", but: str = "") -> None:
-        """Have the broker take over what is on its way, or refuse one topic, or say nothing of one."""
+        """Have the broker acknowledge what is on its way, refuse one topic, or ignore one."""
         sent, self.sent = self.sent, []
         for ticket, topic, _ in sent:
             if topic == but:
@@ -82,7 +85,9 @@ OWN = "power/bridge/here/availability"
 
 
 def test_a_message_that_ends_the_connection_time_after_time_is_held_back(bridge: Bridge) -> None:
-    """The first of those on their way is the suspect; all others get through, and it is tried again later."""
+    """The first of those on their way is the suspect; all others get through, and it is tried again
+    later.
+    """
     for _ in range(STRIKES):
         assert bridge.come_up()[0] == OWN
         bridge.go_down()
@@ -153,7 +158,9 @@ def test_a_broker_that_takes_nothing_over_is_left(bridge: Bridge) -> None:
 
 
 def test_nothing_grows_while_the_broker_is_away(bridge: Bridge) -> None:
-    """A thousand looks, readings and events later there is one state a topic, and the events are in the file."""
+    """A thousand looks, readings and events later there is one state a topic, and the events are in
+    the file.
+    """
     count = len(bridge.publisher._mirror._entries)
     for number in range(1000):
         bridge.pm.log_power(bridge.meter_id, 12.0, number / 1000, 80.0)

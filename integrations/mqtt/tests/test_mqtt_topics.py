@@ -13,7 +13,8 @@ from power_mqtt.topics import Topics, level, parse_prefix
 
 from power_manager import InvalidValue, PowerManager
 
-# What the library takes as an id: text without NUL and lone surrogates, not blank, of 1 to 200 characters.
+# What the library takes as an id: text without NUL and lone surrogates, not blank, of 1 to 200
+# characters.
 AWKWARD = "/+#%$ \t\n\x01\x7f\x85\xa0\u2028\ufdd0\uffff\U0001ffffbridgeéé中ब्रि🔋%2F"
 ids = st.text(
     st.one_of(
@@ -41,7 +42,9 @@ def every_topic(device_id: str, meter_id: str) -> list[str]:
 @example("a/b", "+")
 @example("/" * 200, "\U0001ffff" * 200)
 def test_any_id_gives_a_valid_topic(device_id: str, meter_id: str) -> None:
-    """Its levels are as many as they should be, without wildcards, and in the length that MQTT has."""
+    """Its levels are as many as they should be, without wildcards, and in the length that MQTT
+    has.
+    """
     for topic in every_topic(device_id, meter_id):
         Client._raise_for_invalid_topic(topic.encode())
         assert topic.count("/") in (2, 3)

@@ -15,6 +15,7 @@ from mosquitto import PATIENCE
 
 HERE = Path(__file__).resolve().parents[1]
 ROOT = HERE.parents[1]
+QUICK = HERE / "tests/quick.py"
 PYTHONPATH = os.pathsep.join([str(ROOT), str(HERE)])
 
 
@@ -33,13 +34,13 @@ def power_mqtt(
 
 
 class Bridge:
-    """A running power-mqtt."""
+    """A running power-mqtt, with the short pauses of quick.py."""
 
     def __init__(self, *arguments: object, log: Path) -> None:
         self._log = log
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "power_mqtt", *map(str, arguments)],
+                [sys.executable, "-W", "error", str(QUICK), *map(str, arguments)],
                 env={**os.environ, "PYTHONPATH": PYTHONPATH},
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -1,10 +1,15 @@
-"""Tells people what happens in a power_manager file: by mail, ntfy, Telegram and whatever else Apprise knows.
+"""Tells people what happens in a power_manager file, by mail, ntfy and whatever Apprise has.
 
-news: what has happened since the last look. store: what this package keeps in the file. texts: from news to words.
-quiet: hours in which people sleep. ways: to people, by Apprise. notifier: the loop over all of it. cli: the command
-line.
+errors    the root of the errors
+news      what has happened since the last look
+store     what this package keeps in the file
+texts     from news to messages
+quiet     quiet hours
+ways      ways to people, by Apprise
+notifier  the loop over all of it
+cli       the command line
 """
 
-from __future__ import annotations
+from power_manager import __version__
 
-__version__ = "1.0.0"
+__all__ = ["__version__"]

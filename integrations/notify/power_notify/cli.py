@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import logging
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from power_manager import (
@@ -20,9 +19,9 @@ from power_manager import (
     PowerManager,
     PowerManagerError,
     StorageError,
+    log_to_stderr,
     nearest,
     parse_duration,
-    parse_number,
     parse_zone,
     print_error,
     printable,
@@ -47,21 +46,13 @@ class _Undo(Exception):
     """Ends the transaction of a dry run."""
 
 
-def _silent_span(text: str) -> float:
-    """--silent: minutes, or a length of time with its unit; in seconds."""
-    try:
-        return parse_number(text, above=0) * 60.0
-    except argparse.ArgumentTypeError:
-        return parse_duration(text, above=0)
-
-
 def _event_type(text: str) -> PowerEventType:
     try:
         return PowerEventType(text)
     except ValueError:
         known = [str(kind) for kind in PowerEventType]
         hint = nearest(text, known) or f": expected one of {', '.join(known)}"
-        raise argparse.ArgumentTypeError(f"unknown event {text!r}{hint}") from None
+        raise argparse.ArgumentTypeError(f"unknown event type {text!r}{hint}") from None
 
 
 def _follower_name(text: str) -> str:
@@ -72,44 +63,80 @@ def _follower_name(text: str) -> str:
 
 def _parser() -> CommandParser:
     parser = CommandParser(
-        program_name("power-notify", __file__),
+        program_name("power-notify", "-m power_notify"),
         "Tell people what happens in a power_manager file.",
         name="power-notify",
         version=__version__,
         examples=[
             "--to ntfy://my-topic --test",
-            "--to-file /etc/power-notify.urls --quiet 22:00-07:00 --silent 30",
+            "--to-file /etc/power-notify.urls --quiet-hours 22:00-07:00 --silent-after 30m",
         ],
+    )
+    parser.add_setting(
+        "--db",
+        variable="POWER_MANAGER_DB",
+        text="the database; it must exist",
+        default=str(DB_PATH),
+        shown_default=f"{DB_PATH} here",
+        metavar="PATH",
     )
     add = parser.add_argument
     add(
-        "--db",
-        default=os.environ.get("POWER_MANAGER_DB") or str(DB_PATH),
-        metavar="PATH",
-        help="the file (default: $POWER_MANAGER_DB, else power_manager.db here)",
+        "--to",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="an Apprise URL of somebody to tell (repeatable)",
     )
-    add("--to", action="append", default=[], metavar="URL", help="tell this one; an Apprise URL")
     add(
         "--to-file",
         action="append",
         default=[],
         metavar="FILE",
-        help="tell those whose URLs are in a file, one a line; other users see a command line",
+        help="a file with such URLs, one a line; other users see command lines (repeatable)",
     )
+    _add_filter_options(parser)
+    _add_timing_options(parser)
+    once = parser.add_mutually_exclusive_group()
+    add = once.add_argument
+    add("--test", action="store_true", help="send a test message to everybody, then end")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print what would be told now, then end; nothing is sent or kept",
+    )
+    add(
+        "--once",
+        action="store_true",
+        help="look and tell once, then end, for cron; exit code 1 if a message was not taken",
+    )
+    parser.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+    return parser
+
+
+def _add_filter_options(parser: CommandParser) -> None:
+    """Add the options that say what is told."""
+    add = parser.add_argument
     usual = ", ".join(str(kind) for kind in PowerEventType if kind in DEFAULT_EVENTS)
     add(
         "--event",
         action="append",
         type=_event_type,
         metavar="TYPE",
-        help=f"tell only these events (default: {usual})",
+        help="tell events of this type only; an alert's end is told where its beginning was "
+        f"(repeatable) (default: {usual})",
     )
-    add("--device", action="append", metavar="ID", help="tell only of these devices (default: all)")
     add(
-        "--silent",
-        type=_silent_span,
-        metavar="MIN",
-        help="also tell of a device that has had no reading for so long, and when it is back",
+        "--device",
+        action="append",
+        metavar="ID",
+        help="tell of this device only (repeatable) (default: all)",
+    )
+    add(
+        "--silent-after",
+        type=_above_zero,
+        metavar="TIME",
+        help="also tell of a device without a reading for this long, and when it is back",
     )
     add(
         "--repeat",
@@ -117,59 +144,46 @@ def _parser() -> CommandParser:
         type=_above_zero,
         const=_DEFAULT_REPEAT_S,
         metavar="TIME",
-        help="tell an alert that still stands again, every TIME (1h where none is given)",
+        help="tell an alert that still stands again, every TIME; 1h if only --repeat is given",
     )
-    _add_timing_options(parser)
-    once = parser.add_mutually_exclusive_group()
-    add = once.add_argument
-    add("--test", action="store_true", help="send everyone a message to try it out, then end")
-    add(
-        "--dry-run",
-        action="store_true",
-        help="print what would be told now; nothing is sent or kept",
-    )
-    add(
-        "--once",
-        action="store_true",
-        help="look and tell once, then end; 1 if a way did not take it",
-    )
-    return parser
 
 
 def _add_timing_options(parser: CommandParser) -> None:
-    """Add when people are told."""
+    """Add the options that say when people are told."""
     add = parser.add_argument
     add(
-        "--quiet",
+        "--quiet-hours",
         type=parse_quiet_hours,
         metavar="FROM-TO",
-        help="hours such as 22:00-07:00 in which only what is critical is told; the rest waits",
+        help="hours such as 22:00-07:00 in which only critical events are told; the others wait",
     )
     add(
-        "--zone",
+        "--time-zone",
         type=parse_zone,
         metavar="ZONE",
-        help="of quiet hours and of times in texts (default: local)",
+        help="the zone of quiet hours and of times in messages (default: local)",
     )
     add(
         "--pause",
         type=parse_duration,
         default=30.0,
         metavar="TIME",
-        help="between two messages of one way; what happens meanwhile is one message (default: 30s)",
+        help="the least time between two messages of one way; events of that time are one message "
+        "(default: 30s)",
     )
     add(
         "--interval",
         type=_above_zero,
         default=5.0,
         metavar="TIME",
-        help="between two looks at the file (default: 5s)",
+        help="the time between two looks at the file (default: 5s)",
     )
     add(
         "--name",
         type=_follower_name,
         default="main",
-        help="under which it keeps its place; several for one file need several names (default: main)",
+        help="the name of this power-notify's place in the file; several for one file need "
+        "different names (default: main)",
     )
 
 
@@ -178,21 +192,19 @@ def _run(options: argparse.Namespace, clocks: Clocks) -> int:
         from power_notify.notifier import Bell, Notifier, Timing, follow
         from power_notify.ways import open_ways
     except ModuleNotFoundError as error:
-        print_error(
-            f"power-notify: {error.name} is not installed: pip install 'blackroad-power-manager[notify]'"
-        )
+        print_error(f"power-notify: {error.name} is not installed: pip install '.[notify]'")
         return 1
     ways = open_ways(options.to, options.to_file)
     pause_s = 0.0 if options.once else options.pause
-    timing = Timing(options.zone, options.quiet, pause_s, options.interval)
+    timing = Timing(options.time_zone, options.quiet_hours, pause_s, options.interval)
     if options.test:
         return _test(ways, options)
     if not os.path.exists(options.db):
-        raise StorageError(options.db, "no such file: name with --db the one that readings go to")
+        raise StorageError(options.db, "no such file: name the file of the readings with --db")
     rules = Rules(
         events=frozenset(options.event) if options.event else DEFAULT_EVENTS,
         devices=frozenset(options.device) if options.device else None,
-        silent_s=options.silent,
+        silent_s=options.silent_after,
         repeat_s=options.repeat,
     )
     with PowerManager(options.db, clock=clocks.wall) as pm:
@@ -213,23 +225,21 @@ def _test(ways: Sequence[Way], options: argparse.Namespace) -> int:
     from power_notify.texts import INFO, Message
 
     title = "Test of power-notify"
-    text = (
-        f"What happens in {printable(options.db)} on {socket.gethostname()} will be told this way."
-    )
+    text = f"Events of {printable(options.db)} on {socket.gethostname()} will be sent this way."
     for way in ways:
         way.start(Message(title, text, INFO), lambda: None)
     deadline = time.monotonic() + _ONCE_WAIT_S
     failure_count = 0
     for way in ways:
         outcome = way.outcome(max(deadline - time.monotonic(), 0.0))
-        problem = "no answer so far" if outcome is None else outcome[1]
+        problem = f"no answer for {_ONCE_WAIT_S:g} s" if outcome is None else outcome[1]
         failure_count += bool(problem)
         print(f"way {way.label}: {f'not told: {problem}' if problem else 'told'}")
     return 1 if failure_count else 0
 
 
 def _dry_run(pm: PowerManager, make: functools.partial[Notifier], ways: Sequence[Way]) -> int:
-    """Print what would be told, by doing all of it but the sending, and taking it back."""
+    """Print what would be told: do everything but the sending, then roll it back."""
     try:
         with pm.transaction():
             notifier = make()
@@ -242,7 +252,7 @@ def _dry_run(pm: PowerManager, make: functools.partial[Notifier], ways: Sequence
                     )
                     continue
                 count = notifier.waiting_count(way)
-                waits = f"; {count} wait for the end of quiet hours" if count else ""
+                waits = f"; {count} until the end of quiet hours" if count else ""
                 print(f"way {way.label}: nothing to tell now{waits}")
             raise _Undo
     except _Undo:
@@ -250,43 +260,31 @@ def _dry_run(pm: PowerManager, make: functools.partial[Notifier], ways: Sequence
 
 
 def _once(notifier: Notifier, ways: Sequence[Way]) -> int:
-    """Look once, and tell; 1 if a way has not taken what it should have."""
+    """Look once, and tell; return 1 if a message was not taken."""
     notifier.look()
     notifier.settle(_ONCE_WAIT_S)
     while notifier.waits_for_a_way() and not any(way.failure_count or way.is_busy for way in ways):
-        notifier.look()  # there was more than one message holds
+        notifier.look()  # there was more than fits into one message
         notifier.settle(_ONCE_WAIT_S)
     if notifier.waits_for_a_way():
-        print_error("power-notify: not everything was told; what waits is kept for the next time")
+        print_error("power-notify: some messages were not taken; they are kept for the next time")
         return 1
     return 0
 
 
-@contextlib.contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Log to the standard error of now, for as long as this runs."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-
-
 def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int:
-    """Run the command line; return its exit code: 0, 1 for an error, 130 for Ctrl-C. SIGTERM ends it with 0."""
+    """Run the command line; return its exit code: 0, also for SIGTERM; 1: error; 130: Ctrl-C.
+
+    Wrong usage raises SystemExit(2).
+    """
 
     def program() -> int:
         parser = _parser()
         options = parser.parse_args(argv)
         if not options.to and not options.to_file:
-            parser.error("nobody to tell: name someone with --to URL or --to-file FILE")
-        with _log_to_stderr():
+            parser.error("expected somebody to tell: give --to URL or --to-file FILE")
+        level = logging.WARNING if options.quiet else logging.INFO
+        with log_to_stderr("power_notify", level):
             return _run(options, clocks or Clocks())
 
     return run_program(program, "power-notify", (PowerManagerError,))

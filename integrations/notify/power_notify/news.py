@@ -1,4 +1,4 @@
-"""What has happened since the last look: events, alerts that end or still stand, devices that fall silent."""
+"""What has happened since the last look: events, alerts that end or stand, silent devices."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from power_manager import (
     PowerEvent,
     PowerEventType,
     PowerManager,
-    PowerManagerError,
     PowerMeter,
     to_microseconds,
 )
+from power_notify.errors import NotifyError
 from power_notify.store import Item, Silence, Standing, State, Store
 
 RECOVERED, SILENT, BACK = "recovered", "silent", "back"  # kinds of items beside the types of events
@@ -33,7 +33,7 @@ ALERT_LEVELS = {
     PowerEventType.LOW_BATTERY: AlertLevel.CRITICAL,
 }
 ALERT_KINDS = {level: kind for kind, level in ALERT_LEVELS.items()}
-# A charger that goes on is no reason to wake anybody.
+# A charger that starts is no reason to wake anybody.
 DEFAULT_EVENTS = frozenset(PowerEventType) - {PowerEventType.CHARGE_START}
 
 _MOST_EVENTS = 1000  # in one transaction
@@ -51,8 +51,8 @@ _log = logging.getLogger("power_notify")
 class Rules:
     """What people are told.
 
-    devices None: of all. silent_s, seconds without a reading after which a device is silent, and
-    repeat_s, seconds after which an alert that still stands is told again: None for never.
+    devices: None: of all. silent_s: seconds without a reading after which a device is silent.
+    repeat_s: seconds after which an alert that still stands is told again. None: never.
     """
 
     events: frozenset[PowerEventType] = DEFAULT_EVENTS
@@ -67,7 +67,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Clocks:
-    """Where time comes from: the time of day in epoch seconds, and a clock that nobody can set."""
+    """The clocks: the time of day in epoch seconds, and a clock that cannot be set."""
 
     wall: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
@@ -93,7 +93,7 @@ class Watch:
         self._clocks = clocks
         self._place = _place_of(pm)
         self._file_id = pm.file_id
-        # By device: the times of its meters' states, and when, by the steady clock, they changed.
+        # By device: the times of its meters' states, and when they changed, by the steady clock.
         self._heard: dict[str, tuple[str, float]] = {}
         is_other_line = store.open(self._file_id)
         self._follower = pm.event_follower(f"power-notify {store.follower}")
@@ -102,14 +102,14 @@ class Watch:
         self._state = store.load()
 
     def look(self) -> bool:
-        """Store what has happened since the last look; return whether there is something new to tell.
+        """Store what has happened since the last look; return whether there is something to tell.
 
-        Raises PowerManagerError if another file has taken the place of this one: in the one that is open
-        nothing would ever happen again.
+        Raises NotifyError if another file has taken this one's place: nothing more would happen in
+        the file that is open.
         """
         if _place_of(self._pm) != self._place:
-            raise PowerManagerError(
-                f"{self._pm.db_path}: this file was deleted or replaced: start again on what is there now"
+            raise NotifyError(
+                f"{self._pm.db_path}: this file was deleted or replaced: start power-notify again"
             )
         if self._pm.file_id != self._file_id:
             self._file_id = self._pm.file_id
@@ -121,7 +121,7 @@ class Watch:
             if not self._is_changed(self._find()):
                 return is_news
             with self._pm.transaction():
-                changes = self._find()  # again: here nothing comes in between
+                changes = self._find()  # again: in the transaction nothing comes between
                 self._store.add(changes.items, changes.state)
                 if changes.last_sequence is not None:
                     self._follower.acknowledge(changes.last_sequence)
@@ -131,12 +131,13 @@ class Watch:
                 return is_news
 
     def _begin_anew(self) -> None:
-        """After a restore: what waits in the backup was told long ago, or is no longer true."""
+        """Drop what waits after a restore: it was told long ago, or is no longer true."""
         with self._pm.transaction():
             dropped = self._store.skip_all()
             self._follower.acknowledge(self._pm.last_sequence())
         _log.warning(
-            "the file was restored from a backup: events go on from there; %d that waited are dropped",
+            "the file was restored from a backup: only new events are told; %d that waited are "
+            "dropped",
             dropped,
         )
 
@@ -144,7 +145,7 @@ class Watch:
         return changes.last_sequence is not None or changes.state != self._state
 
     def _find(self) -> _Changes:
-        """What is new, in the order in which it is told; the file stays as it is."""
+        """What is new, in the order in which it is told; it changes nothing in the file."""
         state = State(dict(self._state.alerts), dict(self._state.silent))
         changes = _Changes(state)
         devices = {device.id: device for device in self._pm.list_devices()}
@@ -160,12 +161,12 @@ class Watch:
             if self._rules.include(event.device_id):
                 self._add_event(changes, event, devices.get(event.device_id), meters)
         if changes.is_cut:
-            return changes  # the meters are as they are after events that are still to come
+            return changes  # the meters' states come after events that are not read yet
         for meter in meters.values():
             if meter.active:
                 self._compare_level(changes, meter, devices[meter.device_id])
         for meter_id in set(state.alerts) - set(meters):
-            del state.alerts[meter_id]  # the meter was deleted, or its device is not told of
+            del state.alerts[meter_id]  # the meter was deleted, or its device is left out
         if self._rules.silent_s is not None:
             self._look_for_silence(changes, devices, meters.values())
         return changes
@@ -211,14 +212,14 @@ class Watch:
     def _is_repeated(
         self, before: Standing, level: AlertLevel, event: PowerEvent, meter: PowerMeter
     ) -> bool:
-        """Whether an event only says again what stands: writers can have it repeated (alert_repeat).
+        """Whether an event only repeats an alert that stands (alert_repeat of a writer).
 
-        Not, if the charge had recovered in between while nobody looked.
+        It does not if the charge had recovered in between.
         """
         if _RANKS.index(level) > _RANKS.index(before.level):
             return False
         end_pct = threshold_of(meter, level) + ALERT_HYSTERESIS
-        is_known = False  # without readings, as after a prune, it is told rather than left out
+        is_known = False  # without readings, as after a prune, it is told to be safe
         for reading in self._pm.iter_history(meter.id, since=before.seen, until=event.timestamp):
             if reading.charge_pct is not None and reading.charge_pct >= end_pct:
                 return False
@@ -226,7 +227,7 @@ class Watch:
         return is_known
 
     def _compare_level(self, changes: _Changes, meter: PowerMeter, device: DeviceRecord) -> None:
-        """Note the end of an alert, one that stood before anybody looked, and one that is to be told again."""
+        """Add an alert that has ended, stood before the first look, or is due to be told again."""
         alerts = changes.state.alerts
         standing = alerts.get(meter.id)
         if meter.alert_level == AlertLevel.NONE:
@@ -246,7 +247,7 @@ class Watch:
             return
         if standing.level != meter.alert_level:
             standing = dataclasses.replace(standing, level=meter.alert_level, since=at, seen=at)
-        # The distance either way: a clock that was set back must not silence it for years.
+        # Its absolute value: a clock that was set back must not silence the alert for years.
         is_due = self._rules.repeat_s is not None and (
             abs(now_s - standing.told_at) >= self._rules.repeat_s
         )
@@ -268,14 +269,17 @@ class Watch:
             if meter.active and meter.updated_at is not None:
                 times.setdefault(meter.device_id, []).append(meter.updated_at)
         for device_id in set(changes.state.silent) - set(times):
-            del changes.state.silent[device_id]  # deleted, or all of its meters are inactive
+            del changes.state.silent[device_id]  # deleted, or without an active meter
         for device_id, device_times in times.items():
             self._compare_silence(changes, devices[device_id], sorted(device_times))
 
     def _compare_silence(
         self, changes: _Changes, device: DeviceRecord, times: Sequence[str]
     ) -> None:
-        """A device is heard when the times of its meters' states change, whatever its clock says."""
+        """Add a device that is silent, or back: it is heard when its meters' states change.
+
+        So its own clock does not matter.
+        """
         heard = " ".join(times)
         newest = times[-1]
         age_s = max(self._clocks.wall() - to_microseconds(newest) / SECOND_US, 0.0)
@@ -299,7 +303,7 @@ class Watch:
 
 
 def _place_of(pm: PowerManager) -> tuple[int, int] | None:
-    """Which file its path names; None: none."""
+    """The device and inode of the file that its path names; None: there is no file."""
     try:
         found = os.stat(pm.db_path)
     except OSError:
@@ -308,7 +312,7 @@ def _place_of(pm: PowerManager) -> tuple[int, int] | None:
 
 
 def threshold_of(meter: PowerMeter, level: AlertLevel) -> float:
-    """The charge in % at or below which a meter comes to that level."""
+    """The charge, in %, at or below which a meter's alert has that level."""
     if level == AlertLevel.CRITICAL:
         threshold, default = meter.critical_battery_threshold, CRITICAL_BATTERY_THRESHOLD
     else:
@@ -317,13 +321,13 @@ def threshold_of(meter: PowerMeter, level: AlertLevel) -> float:
 
 
 def meter_label(meter: PowerMeter) -> str:
-    """What a meter is called: its type, and its name where it has one."""
+    """A meter's type, and its name if it has one."""
     kind = _TYPE_NAMES[meter.type]
     return f'{kind} "{meter.name}"' if meter.name else kind
 
 
 def check_devices(pm: PowerManager, device_ids: Iterable[str]) -> None:
-    """Raise NotFound for an id that no device has: a mistyped one would never be heard of."""
+    """Raise NotFound for an id that no device has: a mistyped one would never be told of."""
     for device_id in device_ids:
         try:
             pm.get_device(device_id)

@@ -1,4 +1,4 @@
-"""The loop: look what has happened, tell it by every way, note what was taken."""
+"""The loop: look at the file, send messages by every way, note which were taken."""
 
 from __future__ import annotations
 
@@ -23,17 +23,23 @@ from power_notify.store import Item, Store
 from power_notify.texts import CRITICAL, Message, compose, worst_severity
 from power_notify.ways import Way
 
-_FILE_TROUBLE_S = 60.0  # after so long without the file the program ends, to be started again
-_LAST_WAIT_S = 1.0  # at the end, for messages that are under way
+_FILE_TROUBLE_S = 60.0  # without the file, after which the program ends, to be started again
+_LAST_WAIT_S = 1.0  # at the end, for messages that are being sent
 _END_WITHIN_S = 1.6  # after a signal
-_STUCK_S = 120.0  # Apprise's own limits are on silence: a server that trickles could hold a way up for ever
+# For one message: Apprise limits only silence, and a server that answers a byte at a time would
+# block a way for ever.
+_STUCK_S = 120.0
 _SAY_AGAIN_S = 3600.0  # between two log lines about a way that stays down
 _log = logging.getLogger("power_notify")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """When people are told: by whose clock, when not, and at least how long after the last message."""
+    """When people are told.
+
+    zone: of quiet hours and texts; None: local. quiet: hours in which only critical events are
+    told. pause_s: least time between two messages of a way. interval_s: between two looks.
+    """
 
     zone: tzinfo | None = None
     quiet: QuietHours | None = None
@@ -42,7 +48,7 @@ class Timing:
 
 
 class Notifier:
-    """Follows a file, and tells what happens by some ways."""
+    """Follows a file, and tells what happens by all ways."""
 
     def __init__(
         self,
@@ -66,9 +72,9 @@ class Notifier:
         self._said_s: dict[str, float] = {}
 
     def look(self, ring: Callable[[], None] = lambda: None) -> None:
-        """One look at the file, and a message to each way that has something to tell and is ready.
+        """Look at the file once, and start a message by each way that has one to send.
 
-        ring() is called, by another thread, when a message has been sent or has failed.
+        ring() is called, in another thread, when a message was sent or has failed.
         """
         self.settle()
         self.take_in()
@@ -78,14 +84,15 @@ class Notifier:
                 way.start(message, ring, self._clocks.steady())
 
     def take_in(self) -> None:
-        """Look at the file, and keep what is to be told."""
+        """Look at the file, and store what is to be told."""
         if self._watch.look():
             self._load_waiting()
 
     def message_for(self, way: Way) -> Message | None:
-        """What is to be told by that way now; None if nothing, or if it waits until the morning.
+        """The message to send by that way now; None if there is none, or it waits.
 
-        In quiet hours only something critical is told, and then with all that waits.
+        In quiet hours, a message is sent only if something in it is critical; it then has all that
+        waits.
         """
         items = self._waiting.get(way.key)
         if not items:
@@ -95,7 +102,7 @@ class Notifier:
         return compose(self._pm, items, self._timing.zone)
 
     def settle(self, wait_s: float = 0.0) -> None:
-        """Note what has become of messages; wait for those that are under way, at most so long."""
+        """Note which messages were taken; wait at most so long for those being sent."""
         deadline_s = time.monotonic() + wait_s
         for way in self.ways:
             outcome = way.outcome(max(deadline_s - time.monotonic(), 0.0))
@@ -107,15 +114,15 @@ class Notifier:
                     self._note(way, message, f"no answer for {shown_duration(_STUCK_S)}")
 
     def waiting_count(self, way: Way) -> int:
-        """How much a way has not been told yet."""
+        """How many items a way has not told yet."""
         return len(self._waiting[way.key])
 
     def waits_for_a_way(self) -> bool:
-        """Whether there is something that a way should have taken by now, and has not."""
+        """Whether a way has a message to send now."""
         return any(self.message_for(way) is not None for way in self.ways)
 
     def next_look_s(self) -> float:
-        """Seconds until the next look; less than the interval where a way is ready earlier."""
+        """Seconds until the next look: the interval, or less if a way is ready earlier."""
         now_s = self._clocks.steady()
         due = [way.due_s - now_s for way in self.ways if self._waiting.get(way.key)]
         return min([self._timing.interval_s, *(wait_s for wait_s in due if wait_s > 0)])
@@ -150,10 +157,10 @@ class Notifier:
 
 
 class Bell:
-    """Ends a wait: by ring(), from any thread, and for good by SIGTERM, SIGINT or SIGHUP while it is entered.
+    """Ends a wait: by ring(), from any thread, and for good by SIGTERM, SIGINT or SIGHUP.
 
-    If such a signal finds the program in something long, as waiting for a file that is locked, the process ends
-    all the same: what is in the file is whole at any moment.
+    If the program does not end in time, because it waits for a locked file or a server, the process
+    ends all the same: every write to the file is one transaction.
     """
 
     def __enter__(self) -> Bell:
@@ -180,16 +187,16 @@ class Bell:
 
     @property
     def exit_code(self) -> int:
-        """130 where Ctrl-C has stopped it, else 0."""
+        """130 if Ctrl-C has stopped it, else 0."""
         return 130 if self.signal_number == signal.SIGINT else 0
 
     def ring(self) -> None:
         """End the present wait, or the next."""
-        with suppress(OSError):  # full: it rings already; closed: nobody waits any more
+        with suppress(OSError):  # full: it rings already; closed: nothing waits any more
             self._writer.send(b"x")
 
     def wait(self, seconds: float) -> None:
-        """Wait that long, or until it rings."""
+        """Wait so long, or until it rings."""
         if not self.is_stopped:
             select.select([self._reader], [], [], max(seconds, 0.0))
             with suppress(BlockingIOError):
@@ -206,7 +213,7 @@ class Bell:
 
 
 def follow(notifier: Notifier, bell: Bell, clocks: Clocks) -> None:
-    """Look and tell until the bell is stopped; raises StorageError if the file stays out of reach."""
+    """Look and tell until the bell stops. Raises StorageError if the file stays out of reach."""
     in_trouble_since: float | None = None
     while not bell.is_stopped:
         try:

@@ -1,4 +1,4 @@
-"""Hours in which people sleep."""
+"""Quiet hours, in which only critical events are told."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SPAN = re.compile(r"(\d\d?):(\d\d)-(\d\d?):(\d\d)")
 
 @dataclass(frozen=True)
 class QuietHours:
-    """From `start` on and before `end`, by local time; over midnight where `end` comes first."""
+    """From `start` on and before `end`, local time; over midnight if `end` is less than `start`."""
 
     start: time
     end: time
@@ -31,7 +31,7 @@ class QuietHours:
 
 def parse_quiet_hours(text: str) -> QuietHours:
     """Text such as "22:00-07:00" as quiet hours, for argparse."""
-    problem = f"expected hours of a day such as 22:00-07:00, got {text!r}"
+    problem = f"expected hours such as 22:00-07:00, got {text!r}"
     found = _SPAN.fullmatch(text.strip())
     if found is None:
         raise argparse.ArgumentTypeError(problem)
@@ -42,5 +42,5 @@ def parse_quiet_hours(text: str) -> QuietHours:
     except ValueError:
         raise argparse.ArgumentTypeError(problem) from None
     if start == end:
-        raise argparse.ArgumentTypeError(f"{problem}, which is no time or all day")
+        raise argparse.ArgumentTypeError(f"{problem}, which begin and end at the same time")
     return QuietHours(start, end)

@@ -1,4 +1,4 @@
-"""What this package keeps in the file: what is to be told, how far each way is, and which alerts stand."""
+"""What this package keeps in the file: items to tell, each way's position, alerts that stand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SCHEMA = (
         follower TEXT PRIMARY KEY,
         file_id TEXT NOT NULL
     )""",
-    # What is to be told; a row goes when every way has taken it.
+    # What is to be told; a row is deleted when every way has taken it.
     """CREATE TABLE IF NOT EXISTS power_notify_items (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT,
         follower TEXT NOT NULL,
@@ -25,7 +25,7 @@ _SCHEMA = (
         device_name TEXT NOT NULL,
         meter_id TEXT,
         meter_label TEXT,             -- as in texts, also when the meter is gone
-        value REAL,                   -- charge in % (NULL: not known), seconds of silence, or the event's own
+        value REAL,                   -- charge in % (NULL: not known), s of silence, or the event's
         at TEXT NOT NULL,             -- ISO 8601, UTC
         note TEXT
     )""",
@@ -40,9 +40,9 @@ _SCHEMA = (
         follower TEXT NOT NULL,
         meter_id TEXT NOT NULL,
         level TEXT NOT NULL,          -- low, critical
-        since TEXT NOT NULL,          -- when it came to that level
-        seen TEXT NOT NULL,           -- up to when it is known to have stood
-        is_told INTEGER NOT NULL,     -- so that its end is told too
+        since TEXT NOT NULL,          -- when the level began
+        seen TEXT NOT NULL,           -- the last time at which it is known to have stood
+        is_told INTEGER NOT NULL,     -- it was told, so that its end is told too
         told_at REAL NOT NULL,        -- epoch seconds; reminders go by it
         PRIMARY KEY (follower, meter_id)
     ) WITHOUT ROWID""",
@@ -60,7 +60,7 @@ _SCHEMA = (
 class Item:
     """One thing that people are told.
 
-    `value` is in % of charge (None: not known), in seconds of silence, or the event's own.
+    `value` is the charge in % (None: not known), the seconds of silence, or the event's own value.
     """
 
     kind: str
@@ -110,9 +110,9 @@ class Store:
         self.follower = follower
 
     def open(self, file_id: str) -> bool:
-        """Make the tables that are missing; return whether the rows are of another line of history.
+        """Make missing tables; return whether the rows belonged to another line of history.
 
-        Rows of another line are made this one's.
+        They then belong to this one.
         """
         with self._pm.connection() as conn:
             for statement in _SCHEMA:
@@ -124,7 +124,7 @@ class Store:
         return known not in ([], [file_id])
 
     def load(self) -> State:
-        """Read which alerts stand, and who is silent."""
+        """Read which alerts stand, and which devices are silent."""
         with self._pm.connection() as conn:
             sql = "SELECT * FROM power_notify_alerts WHERE follower = ?"
             alerts = {row["meter_id"]: _standing_of(row) for row in _rows(conn, sql, self.follower)}
@@ -136,41 +136,47 @@ class Store:
         return State(alerts, silent)
 
     def add(self, items: Sequence[Item], state: State) -> None:
-        """Keep new items and the state that goes with them; for a transaction of the caller's."""
+        """Store new items and the state that goes with them, in the caller's transaction."""
         with self._pm.connection() as conn:
             conn.executemany(
-                """INSERT INTO power_notify_items (follower, kind, is_reminder, device_id, device_name,
-                meter_id, meter_label, value, at, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                """INSERT INTO power_notify_items
+                (follower, kind, is_reminder, device_id, device_name, meter_id, meter_label,
+                value, at, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 [_row_of(self.follower, item) for item in items],
             )
             conn.execute("DELETE FROM power_notify_alerts WHERE follower = ?", (self.follower,))
             conn.executemany(
-                """INSERT INTO power_notify_alerts (follower, meter_id, level, since, seen, is_told, told_at)
+                """INSERT INTO power_notify_alerts
+                (follower, meter_id, level, since, seen, is_told, told_at)
                 VALUES (?, ?, ?, ?, ?, ?, ?)""",
                 [
                     (
                         self.follower,
                         meter_id,
-                        str(a.level),
-                        a.since,
-                        a.seen,
-                        int(a.is_told),
-                        a.told_at,
+                        str(alert.level),
+                        alert.since,
+                        alert.seen,
+                        int(alert.is_told),
+                        alert.told_at,
                     )
-                    for meter_id, a in state.alerts.items()
+                    for meter_id, alert in state.alerts.items()
                 ],
             )
             conn.execute("DELETE FROM power_notify_silent WHERE follower = ?", (self.follower,))
             conn.executemany(
-                "INSERT INTO power_notify_silent (follower, device_id, heard, since) VALUES (?, ?, ?, ?)",
-                [(self.follower, id_, one.heard, one.since) for id_, one in state.silent.items()],
+                """INSERT INTO power_notify_silent (follower, device_id, heard, since)
+                VALUES (?, ?, ?, ?)""",
+                [
+                    (self.follower, device_id, silence.heard, silence.since)
+                    for device_id, silence in state.silent.items()
+                ],
             )
 
     def set_ways(self, ways: Iterable[str]) -> None:
-        """Make these the ways.
+        """Set which ways there are.
 
-        A new one begins with what comes from now on, or, where ways are given no more, with what the
-        slowest of those has not taken: a URL whose password was changed is another way.
+        A new way begins with what happens from now on. If other ways are no longer given, it begins
+        with what the slowest of them has not taken: a URL with a changed password is a new way.
         """
         with self._pm.connection() as conn:
             known = self._positions(conn)
@@ -194,14 +200,14 @@ class Store:
             return [_item_of(row) for row in _rows(conn, sql, self.follower, position, limit)]
 
     def take(self, way: str, sequence: int) -> None:
-        """Note that a way has taken everything up to that item; what all have taken goes."""
+        """Note that a way has taken all items up to this one; delete what all have taken."""
         with self._pm.connection() as conn:
             sql = "UPDATE power_notify_ways SET position = ? WHERE follower = ? AND way = ?"
             conn.execute(sql, (sequence, self.follower, way))
             self._forget_taken(conn)
 
     def skip_all(self) -> int:
-        """Let every way be past all that waits; return how many items nobody will be told."""
+        """Drop all that waits, for every way; return how many items were dropped."""
         with self._pm.connection() as conn:
             sql = "DELETE FROM power_notify_items WHERE follower = ?"
             count = conn.execute(sql, (self.follower,)).rowcount
@@ -225,9 +231,9 @@ class Store:
 
 
 def _rows(conn: sqlite3.Connection, sql: str, *values: object) -> list[sqlite3.Row]:
-    """The rows of a query, whose columns have names."""
+    """The rows of a query, with columns by name."""
     cursor = conn.cursor()
-    cursor.row_factory = sqlite3.Row  # of this cursor alone: the connection is the library's
+    cursor.row_factory = sqlite3.Row  # of this cursor only: the connection is the library's
     return cursor.execute(sql, values).fetchall()
 
 

@@ -1,4 +1,4 @@
-"""From what has happened to what a person reads at three in the morning."""
+"""Messages: what a person needs to read at three in the morning."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _EVENT_NAMES = {
     PowerEventType.SHUTDOWN: "Shutdown",
     PowerEventType.RESTORE: "Restore",
 }
-_MOST_IN_FULL = 3  # items of one message that get a paragraph each
-_MOST_LINES = 20  # with more items a line each, the rest is counted
+_MOST_IN_FULL = 3  # with up to so many items, each gets a paragraph, with more a line
+_MOST_LINES = 20  # the items beyond are counted
 _MOST_NOTE = 300  # characters of an event's note: text messages are short
 _RUNTIME_WINDOW_MIN = 2.0  # a gauge's watts jump from sample to sample
 
 
 @dataclass(frozen=True)
 class Message:
-    """What is sent: `severity` is the worst of what it tells, `last_sequence` its newest item."""
+    """What is sent: `severity` is that of its worst item, `last_sequence` its newest item."""
 
     title: str
     text: str
@@ -56,7 +56,7 @@ class Message:
 
 
 def worst_severity(items: Sequence[Item]) -> str:
-    """How bad the worst of them is: critical, warning, good or info."""
+    """The severity of the worst item: critical, warning, good or info."""
     over = _over(items)
     severities = [_severity_of(item, over) for item in items]
     return min(severities, key=_SEVERITIES.index)
@@ -67,7 +67,7 @@ def _severity_of(item: Item, over: set[int]) -> str:
 
 
 def _over(items: Sequence[Item]) -> set[int]:
-    """The numbers of items whose end is among the others: nobody has to get up for them any more."""
+    """The sequences of items whose end is among the items: nobody has to get up for them."""
     ends: dict[tuple[bool, str], int] = {}
     for item in items:
         if item.kind == RECOVERED:
@@ -83,7 +83,7 @@ def _over(items: Sequence[Item]) -> set[int]:
 
 
 def compose(pm: PowerManager, items: Sequence[Item], zone: tzinfo | None) -> Message:
-    """One message about some items, at least one: the worst leads, times are those of `zone`."""
+    """One message about at least one item: the worst comes first, times are in `zone`."""
     last_sequence = max(item.sequence for item in items)
     over = _over(items)
     told = sorted(
@@ -109,7 +109,7 @@ def compose(pm: PowerManager, items: Sequence[Item], zone: tzinfo | None) -> Mes
 
 
 def _without_old_reminders(items: Sequence[Item]) -> list[Item]:
-    """Of several reminders of one alert, as they gather while a way is down, the newest alone."""
+    """The items with only the newest reminder of an alert: they gather while a way is down."""
     newest = {item.meter_id: item.sequence for item in items if item.is_reminder}
     return [
         item for item in items if not item.is_reminder or newest[item.meter_id] == item.sequence
@@ -144,10 +144,10 @@ def _level_word(item: Item) -> str:
 
 
 def _text(pm: PowerManager, item: Item, zone: tzinfo | None) -> str:
-    """Which device and meter, since when, how much is left and for how long, and the last reading."""
+    """The device and meter, since when, how much is left, for how long, and the last reading."""
     meter = _present_meter(pm, item)
     lines = [_where(item), _when(item, meter, zone)]
-    # The note that the library gives an alert says what is said above.
+    # The library's own note of an alert would only repeat the line above.
     if item.note and f"{item.value or 0.0:g} % charge, threshold" not in item.note:
         lines.append(f"Note: {_cut(printable(item.note), _MOST_NOTE)}")
     if item.kind in (SILENT, BACK):

@@ -1,4 +1,4 @@
-"""Ways to people: URLs that Apprise knows, and one message at a time to each of them."""
+"""Ways to people: a URL that Apprise knows, and one message at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import apprise
 
-from power_manager import PowerManagerError, printable
+from power_manager import printable
+from power_notify.errors import NotifyError
 from power_notify.texts import CRITICAL, GOOD, INFO, WARNING, Message
 
 FIRST_RETRY_S = 5.0
@@ -26,18 +27,18 @@ _NOTIFY_TYPES = {
     GOOD: apprise.NotifyType.SUCCESS,
     INFO: apprise.NotifyType.INFO,
 }
-# What these log can hold parts of a URL: `Way` says what is wrong instead.
+# Their log lines may have parts of a URL: `Way` says what is wrong instead.
 _OTHERS_LOGGERS = ("apprise", "urllib3", "requests")
 _log = logging.getLogger("power_notify")
 
 
-class WayError(PowerManagerError):
-    """A way to people cannot be used as it was given."""
+class WayError(NotifyError):
+    """A URL, or a file of URLs, cannot be used."""
 
 
 @dataclass
 class _Sending:
-    """A message that is under way, and how it went."""
+    """A message that is being sent, and its outcome."""
 
     message: Message
     problem: str = ""
@@ -45,50 +46,51 @@ class _Sending:
 
 
 class Way:
-    """One URL, and what is being sent to it.
+    """One URL, and the message that is being sent to it.
 
-    `label` is its number and scheme, as in "2 ntfy": all that is ever shown of it, since tokens are anywhere
-    in a URL. `key` names it in the file.
+    `label` is its number and scheme, as in "2 ntfy". Nothing else of it is ever shown, as any part
+    of a URL may be a token. `key` names it in the file.
     """
 
     def __init__(self, number: int, url: str) -> None:
         scheme = url.partition("://")[0]
         self.label = f"{number} {printable(scheme)[:20] if '://' in url else '?'}"
-        # Slow on purpose: whoever has a copy of the file must not find out a password by trying.
+        # Slow on purpose: the file must not help to guess a password.
         digest = hashlib.pbkdf2_hmac("sha256", url.encode(), b"power-notify", 50_000)
         self.key = digest.hex()[:16]
         self._url = url
         self._sending: _Sending | None = None
-        self.started_s = 0.0  # by the steady clock, of what is under way
+        self.started_s = 0.0  # when the message was started, by the steady clock
         self.failure_count = 0
-        self.due_s = 0.0  # by the steady clock: not before that time
+        self.due_s = 0.0  # the earliest time of the next message, by the steady clock
         _hush_others()
         with _Listener() as heard, warnings.catch_warnings():
-            # The first one imports all of Apprise's services, and with them what Python will drop.
+            # The first one imports all of Apprise's services, some of which use deprecated modules.
             warnings.simplefilter("ignore", DeprecationWarning)
             service = self._open()
         if service is None:
-            why = self._scrubbed(heard.text) or "no service has URLs like that"
+            why = self._scrubbed(heard.text) or "no service has such URLs"
             raise WayError(
-                f"way {self.label}: Apprise refuses this URL: {why}; `apprise --details` lists what it knows"
+                f"way {self.label}: Apprise refuses this URL: {why}; "
+                "`apprise --details` lists the URLs that it knows"
             )
         self.target_count = len(service)
 
     @property
     def is_busy(self) -> bool:
-        """Whether a message is under way, or its outcome not yet noted."""
+        """Whether a message is being sent, or its outcome is not noted yet."""
         return self._sending is not None
 
     def start(self, message: Message, ring: Callable[[], None], now_s: float = 0.0) -> None:
-        """Begin to send a message, in a thread of its own; ring() is called when it has ended."""
+        """Start to send a message in a thread; ring() is called when it has ended."""
         sending = _Sending(message)
         self._sending = sending
         self.started_s = now_s
-        # A daemon: a server that does not answer must not hold up the end of the program.
+        # A daemon: a server that does not answer must not keep the program from ending.
         threading.Thread(target=self._run, args=(sending, ring), daemon=True).start()
 
     def outcome(self, wait_s: float = 0.0) -> tuple[Message, str] | None:
-        """What has been sent and what went wrong ("": nothing), once; None while it is under way."""
+        """The message and what went wrong ("": nothing), once; None while it is being sent."""
         sending = self._sending
         if sending is None or not sending.has_ended.wait(wait_s):
             return None
@@ -96,12 +98,12 @@ class Way:
         return sending.message, sending.problem
 
     def give_up(self) -> Message | None:
-        """Wait no longer for what is under way, and return it; if it arrives all the same, it comes twice."""
+        """Stop waiting for the message, and return it; if it arrives after all, it comes twice."""
         sending, self._sending = self._sending, None
         return None if sending is None else sending.message
 
     def send(self, message: Message) -> str:
-        """Send a message, and return what went wrong; "" where the other side took it."""
+        """Send a message; return what went wrong, or "" if it was taken."""
         with _Listener() as heard:
             try:
                 service = self._open()
@@ -111,14 +113,14 @@ class Way:
                     notify_type=_NOTIFY_TYPES[message.severity],
                     body_format=apprise.NotifyFormat.TEXT,
                 )
-            except Exception as error:  # noqa: BLE001 - whatever one of its services raises is a failure to send
+            except Exception as error:  # noqa: BLE001 - its services raise anything
                 return self._scrubbed(f"{type(error).__name__}: {error}")
         if is_taken:
             return ""
-        return self._scrubbed(heard.text) or "it was not taken, and nothing says why"
+        return self._scrubbed(heard.text) or "it was not taken, without a reason"
 
     def delay_s(self) -> float:
-        """Seconds to wait after that many failures in a row: doubled each time, up to LAST_RETRY_S."""
+        """Seconds to wait after so many failures in a row: doubled each time, to LAST_RETRY_S."""
         return float(min(FIRST_RETRY_S * 2 ** min(self.failure_count - 1, 20), LAST_RETRY_S))
 
     def _run(self, sending: _Sending, ring: Callable[[], None]) -> None:
@@ -127,7 +129,7 @@ class Way:
         ring()
 
     def _open(self) -> apprise.NotifyBase | None:
-        """The service anew for each message: Apprise's would sleep between two messages of one object."""
+        """A new service for each message: Apprise sleeps between two messages of one object."""
         asset = apprise.AppriseAsset(
             app_id="power-notify",
             app_desc="power-notify",
@@ -138,7 +140,7 @@ class Way:
         return apprise.Apprise.instantiate(self._url, asset=asset)
 
     def _scrubbed(self, text: str) -> str:
-        """The text in one line, without any part of the URL but its scheme."""
+        """The text on one line, without any part of the URL except its scheme."""
         text = printable(" ".join(text.split()))
         rest = self._url.partition("://")[2] or self._url
         pieces = set(re.split(r"[/:@?&=#,;%+]+", rest))
@@ -151,7 +153,7 @@ class Way:
 
 
 class _Listener(logging.Handler):
-    """What Apprise logs as a warning or worse in this thread, while it is entered."""
+    """Collects what Apprise logs in this thread, from warnings on, while it is entered."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -160,13 +162,13 @@ class _Listener(logging.Handler):
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """All that was collected."""
         return "; ".join(dict.fromkeys(self._texts))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record's text."""
         if record.thread == self._thread_id:
-            with contextlib.suppress(Exception):  # a record whose text does not fit its values
+            with contextlib.suppress(Exception):  # the record's text and values may not match
                 self._texts.append(record.getMessage())
 
     def __enter__(self) -> _Listener:
@@ -186,27 +188,28 @@ def _hush_others() -> None:
 
 
 def read_urls(path: str) -> list[str]:
-    """The URLs of a file, one a line; lines that are empty or begin with # say nothing.
+    """The URLs of a file, one a line; empty lines and lines that begin with # are left out.
 
-    Raises WayError if every user of the machine can read it, or if it has none.
+    Raises WayError if every user of the machine can read or write the file, or if it has no URL.
     """
     try:
         with open(path, encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_mode & 0o007:
                 raise WayError(
-                    f"{printable(path)}: every user of this machine can use it: chmod o= {printable(path)}"
+                    f"{printable(path)}: every user of this machine can read or change it: "
+                    f"chmod o= {printable(path)}"
                 )
             lines = [line.strip() for line in file]
     except UnicodeDecodeError:
-        raise WayError(f"{printable(path)}: not a text in UTF-8: expected a URL a line") from None
+        raise WayError(f"{printable(path)}: expected a URL a line, in UTF-8") from None
     urls = [line for line in lines if line and not line.startswith("#")]
     if not urls:
-        raise WayError(f"{printable(path)}: no URL in it: expected one a line")
+        raise WayError(f"{printable(path)}: expected a URL a line, got none")
     return urls
 
 
 def open_ways(urls: Iterable[str], paths: Sequence[str] = ()) -> list[Way]:
-    """The ways of all URLs, given and in files, numbered in that order; raises WayError."""
+    """The ways of all URLs, first `urls`, then those in files, numbered so. Raises WayError."""
     every = list(urls)
     for path in paths:
         every += read_urls(path)
@@ -218,7 +221,7 @@ def open_ways(urls: Iterable[str], paths: Sequence[str] = ()) -> list[Way]:
         by_key[way.key] = way
         if way.target_count > 1:
             _log.warning(
-                "way %s has %d recipients: if one fails, all are told again; give each a URL of its own",
+                "way %s has %d recipients: if one fails, all are told again: give each its own URL",
                 way.label,
                 way.target_count,
             )

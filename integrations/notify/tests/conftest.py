@@ -1,4 +1,4 @@
-"""Put power_notify, and the library where it is not installed, on the path of the tests; servers that listen."""
+"""The tests run from a checkout, installed or not; and servers that listen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What messages come out of: an HTTP server and a mail server on loopback, real ones, on free ports."""
+"""Where messages arrive: a real HTTP and a real mail server on loopback, on free ports."""
 
 from __future__ import annotations
 

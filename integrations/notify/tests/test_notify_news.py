@@ -120,7 +120,7 @@ def test_a_fall_back_from_critical_to_low_is_no_news(world: World, http: HttpEnd
 
 
 def test_events_are_chosen_by_type(world: World, http: HttpEnd) -> None:
-    """With low_battery alone a low battery is not told, nor its end; a critical one is, with its end."""
+    """With low_battery alone a low battery is not told; a critical one is, and its end too."""
     notifier = world.notifier(http.url, events=frozenset({PowerEventType.LOW_BATTERY}))
     for charge_pct in (15.0, 40.0, 4.0, 40.0):
         world.log(charge_pct)
@@ -220,7 +220,7 @@ def test_an_inactive_meter_neither_ends_nor_repeats_its_alert(world: World, http
 
 
 def test_an_alert_among_thousands_of_events_is_told_once(world: World, http: HttpEnd) -> None:
-    """Also where most of them are not told at all, and the battery is as it was after the last of them."""
+    """Also if most of them are not told, and the battery is as it was after the last one."""
     notifier = world.notifier(http.url)
     for charge_pct in (4.0, 60.0, 3.0):
         with world.pm.transaction():
@@ -305,7 +305,7 @@ def test_a_device_whose_clock_is_ahead_can_fall_silent(world: World, http: HttpE
 
 
 def test_silence_is_not_told_unless_asked_for(world: World, http: HttpEnd) -> None:
-    """Without --silent a device may be quiet for a year."""
+    """Without --silent-after a device may be quiet for a year."""
     notifier = world.notifier(http.url)
     world.log(50.0)
     world.pass_time(3e7)
@@ -319,7 +319,7 @@ def test_silence_is_not_told_unless_asked_for(world: World, http: HttpEnd) -> No
 def test_a_restored_backup_tells_nothing_of_the_past(
     world: World, http: HttpEnd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What waited when the backup was made was told long ago; what comes after the restore is told."""
+    """What waited in the backup was told long ago; what comes after the restore is told."""
     notifier = world.notifier(http.url)
     http.status = 503
     world.pm.trigger_event("pump", "restore", note="old")
@@ -385,7 +385,7 @@ def test_a_restore_makes_nobody_silent(world: World, http: HttpEnd, tmp_path: Pa
 def test_each_event_is_told_exactly_once_whatever_the_order(
     steps: list[tuple[str, float]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Readings, events, looks and restarts in any order: what is told is what the file's events say."""
+    """Readings, events, looks and restarts in any order: what is told is what the events say."""
     with World(tmp_path_factory.mktemp("world") / "power.db") as world:
         notifier = world.notifier("json://127.0.0.1:9/")
         numbers = itertools.count()

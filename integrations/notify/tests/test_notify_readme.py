@@ -1,4 +1,4 @@
-"""The README's commands run as they stand and print what it shows; what it names is there, and the unit fits."""
+"""The README's commands run and print what it shows; its table and the unit are true."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from power_notify import cli
 
 import power_manager
+from power_manager import settings_table
 
 PART = Path(__file__).resolve().parents[1]
 README = (PART / "README.md").read_text(encoding="utf-8")
@@ -63,10 +64,8 @@ def test_the_first_example_prints_what_the_readme_shows(
 
 def test_the_table_of_options_is_that_of_the_help() -> None:
     """None is missing, none is made up."""
-    in_help = set(re.findall(r"(--[a-z-]+)", cli._parser().format_help())) - {"--help", "--version"}
-    table = README.partition("## What\n")[2].partition("\n\n- ")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `--")]
-    assert set(re.findall(r"(--[a-z-]+)", " ".join(rows))) == in_help
+    table = settings_table(cli._parser())
+    assert f"<!-- settings -->\n{table}\n<!-- /settings -->" in README, table
 
 
 def test_the_defaults_of_the_readme_are_those_of_the_program() -> None:
@@ -98,5 +97,5 @@ def test_the_unit_starts_the_program_with_options_that_it_takes() -> None:
     assert beside is not None
     words = shlex.split(line[1].replace("$OPTIONS", beside[1]))
     options = cli._parser().parse_args(words[1:])
-    assert options.silent == 1800.0
+    assert options.silent_after == 1800.0
     assert options.to_file == ["${CREDENTIALS_DIRECTORY}/urls"]

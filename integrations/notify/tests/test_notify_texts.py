@@ -32,7 +32,10 @@ def test_an_alert_in_full(world: World) -> None:
         [
             'Gate 01 (gate-01), battery "Pack"',
             "4 % charge, critical since 2026-11-28 12:00 (at or below 5 %).",
-            "Left: 4 %, 2.00 of 50.0 Wh; the device's batteries last about 1 h 10 min at this load.",
+            (
+                "Left: 4 %, 2.00 of 50.0 Wh; "
+                "the device's batteries last about 1 h 10 min at this load."
+            ),
             "Last reading: 2026-11-28 12:00:02, 3.40 V, 0.50 A, 1.70 W, 4 %.",
         ],
     )
@@ -67,7 +70,7 @@ def test_a_runtime_that_is_not_known_is_not_told(
 
 
 def test_a_charge_that_is_not_known_is_not_0(world: World) -> None:
-    """An alert that stands when a gauge goes away is told, and says that nobody knows what is left."""
+    """An alert that stands when a gauge goes away is told, and says that the rest is not known."""
     world.notifier("json://127.0.0.1:9/")
     world.log(4.0)
     world.pm.update_meter(world.pack.id, charge_pct=None)

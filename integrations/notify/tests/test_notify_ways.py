@@ -1,4 +1,4 @@
-"""How messages get to people: by mail and HTTP, down and up again, many at once, in the night, and in secret."""
+"""How messages reach people: mail, HTTP, ways that are down, many at once, at night, in secret."""
 
 from __future__ import annotations
 
@@ -373,7 +373,7 @@ def test_quiet_hours_that_are_none_are_refused(text: str) -> None:
 
 
 def test_no_part_of_a_url_is_in_a_label_or_a_problem(http: HttpEnd) -> None:
-    """Not where the server refuses it, nor where there is none, nor where Apprise does not know it."""
+    """Not if the server refuses it, nor if there is none, nor if Apprise does not know it."""
     secrets = ["s3cr3tuser", "pass word", "t0pictoken", "0therpart"]
     http.status = 403
     inner = f"127.0.0.1:{http.port}/{secrets[2]}/{secrets[3]}"
@@ -436,12 +436,18 @@ def test_a_file_that_every_user_can_use_is_refused(tmp_path: Path, mode: int) ->
     path = tmp_path / "urls"
     path.write_text("json://one\n")
     path.chmod(mode)
-    with pytest.raises(WayError, match="every user of this machine can use it: chmod o="):
+    with pytest.raises(
+        WayError, match="every user of this machine can read or change it: chmod o="
+    ):
         read_urls(str(path))
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"# nobody\n", "no URL in it"), (b"\xff\xfe", "not a text in UTF-8")]
+    ("content", "message"),
+    [
+        (b"# nobody\n", "expected a URL a line, got none"),
+        (b"\xff\xfe", "expected a URL a line, in UTF-8"),
+    ],
 )
 def test_a_file_without_urls_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     """Nobody would be told."""

@@ -1,4 +1,4 @@
-"""A file with devices, a clock that only tests move, and notifiers that look when they are told to."""
+"""A file with devices, a clock that only tests move, and notifiers that look on request."""
 
 from __future__ import annotations
 

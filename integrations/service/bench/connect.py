@@ -1,8 +1,9 @@
-"""What it costs to connect to the stream of many meters: bytes on the wire and the service's CPU, for each client.
+"""What a connection to the stream of many meters costs: bytes on the wire, and the service's CPU.
 
-    python integrations/service/bench/connect.py --meters 2000 --clients 20
+    python3 integrations/service/bench/connect.py [--meters 2000] [--clients 20]
 
-Each client reads the present state of every meter and goes; first without permessage-deflate, then with it.
+Each client reads the present state of every meter and disconnects; first without
+permessage-deflate, then with it. It prints a table of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parents[1] / "tests")]
 
-from service_harness import Service  # noqa: E402 - it is found by the line above
+from service_harness import COMMAND, Service  # noqa: E402 - the line above makes it importable
 from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
 from websockets.asyncio.connection import Connection  # noqa: E402
 
@@ -30,7 +31,7 @@ class Counting(ClientConnection):
     received = 0
 
     def data_received(self, data: bytes) -> None:
-        """Count."""
+        """Count the bytes."""
         type(self).received += len(data)
         Connection.data_received(self, data)
 
@@ -47,7 +48,7 @@ def fill(path: Path, meters: int) -> None:
 
 
 async def read(url: str, compression: str | None, frames: int) -> None:
-    """Take in so many frames."""
+    """Read so many frames."""
     async with connect(
         url, compression=compression, create_connection=Counting, proxy=None, close_timeout=1
     ) as stream:
@@ -75,9 +76,13 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=20)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        service = Service(Path(directory), "--no-auth", "--quiet", "--max-connections", "2000")
+        service = Service(
+            Path(directory), "--no-auth", "--quiet", "--max-connections", "2000", program=COMMAND
+        )
         fill(service.db, options.meters)
         service.start()
+        print("| a client | KiB | ms of CPU |")
+        print("| --- | --- | --- |")
         try:
             for compression in (None, "deflate"):
                 Counting.received = 0
@@ -87,9 +92,10 @@ def main() -> int:
                 )
                 used_ms = (cpu_seconds(service.pid) - begin) / options.clients * 1000
                 kib = Counting.received / options.clients / 1024
-                print(
-                    f"{compression or 'plain'}: {kib:,.0f} KiB and {used_ms:.0f} ms of CPU a client"
-                )
+                name = "without `permessage-deflate`"
+                if compression:
+                    name = "with `permessage-deflate`, which browsers offer"
+                print(f"| {name} | {kib:,.0f} | {used_ms:.0f} |")
         finally:
             service.stop()
     return 0

@@ -1,10 +1,11 @@
-"""Load the service and bare Starlette with the same work, side by side: requests a second, latency, memory.
+"""Load the service and bare Starlette with the same work: requests a second, latency, memory.
 
-    python integrations/service/bench/load.py [--seconds 5] [--passes 3] [--connections 16]
+    python3 integrations/service/bench/load.py [--seconds 5] [--passes 3] [--connections 16]
 
-Needs Debian's wrk (apt-get install wrk). Each pass runs every case once, in turns, so that a noisy machine hits all
-alike; what is shown is the median. Server and wrk share the machine's cores. Each server has a database of its own, so
-that what one still has to write when its run ends does not hold up the next.
+It needs Debian's wrk (apt-get install wrk). Each pass runs every case once, in turns, so that a
+noisy machine affects all alike; the median is shown. Server and wrk share the machine's cores. Each
+server has a database of its own, so that what one still writes when its run ends does not delay the
+next.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from power_manager import PowerManager
 HERE = Path(__file__).resolve()
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parents[3])]),
+    "PYTHONPATH": os.pathsep.join(
+        [str(HERE.parents[1]), str(HERE.parents[3]), os.environ.get("PYTHONPATH", "")]
+    ),
 }
 
-# The same library calls in the same number of threads, and no more: no tokens, limits, metrics, contract or checks.
+# The same library calls in as many threads, and no more: no tokens, limits, metrics or checks.
 BARE = """
 import asyncio, dataclasses, json, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -57,8 +60,12 @@ async def readings(request):
     rows = rows if isinstance(rows, list) else [rows]
     rows = [(row["meter_id"], row["voltage"], row["current_draw"]) for row in rows]
     return answer({"received": len(rows), "stored": await call(writer, pm.log_many, rows)})
-routes = [Route("/healthz", health), Route("/v1/devices", devices), Route("/v1/devices/{device_id}/report", report),
-          Route("/v1/readings", readings, methods=["POST"])]
+routes = [
+    Route("/healthz", health),
+    Route("/v1/devices", devices),
+    Route("/v1/devices/{device_id}/report", report),
+    Route("/v1/readings", readings, methods=["POST"]),
+]
 uvicorn.run(Starlette(routes=routes), port=int(sys.argv[2]), log_level="warning", access_log=False,
             loop=sys.argv[3], http=sys.argv[4])
 """
@@ -136,7 +143,7 @@ class Server:
 
 
 def prepare(directory: Path) -> tuple[Path, Cases]:
-    """A database with five devices and a month by the minute, and the cases: a wrk script and a path each."""
+    """A database of five devices with a month of readings; and the cases: wrk script and path."""
     directory.mkdir()
     db = directory / "power.db"
     with PowerManager(db) as pm:
@@ -167,18 +174,8 @@ def prepare(directory: Path) -> tuple[Path, Cases]:
 def servers(directory: Path) -> list[Server]:
     """The service and bare Starlette, each on h11 and on the extra `fast`."""
     tokens = directory / "tokens.json"
-    made = [
-        sys.executable,
-        "-m",
-        "power_service",
-        "token",
-        "new",
-        "load",
-        "--scope",
-        "admin",
-        "--tokens",
-        str(tokens),
-    ]
+    words = ["token", "new", "load", "--scope", "admin", "--tokens", str(tokens)]
+    made = [sys.executable, "-m", "power_service", *words]
     token = subprocess.run(
         made, env=ENVIRONMENT, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -193,17 +190,8 @@ def servers(directory: Path) -> list[Server]:
             else "import sys; sys.modules['httptools'] = sys.modules['uvloop'] = None; "
         )
         run = hide + "import sys; from power_service.cli import main; sys.exit(main())"
-        options = [
-            "--db",
-            str(db),
-            "--tokens",
-            str(tokens),
-            "--port",
-            str(port),
-            "--rate",
-            "0",
-            "--quiet",
-        ]
+        options = ["--db", str(db), "--tokens", str(tokens), "--port", str(port)]
+        options += ["--rate", "0", "--quiet"]
         service = Server(f"power-service, {http}", [sys.executable, "-c", run, *options], port)
         service.cases = cases
         service.headers = ["-H", f"Authorization: Bearer {token}"]
@@ -214,7 +202,7 @@ def servers(directory: Path) -> list[Server]:
 
 
 def show(found: list[Server]) -> None:
-    """Print the tables."""
+    """Print the table."""
     print("| requests/s (p99 ms) | " + " | ".join(server.name for server in found) + " |")
     print("| --- " * (len(found) + 1) + "|")
     for case in found[0].cases:
@@ -233,14 +221,14 @@ def show(found: list[Server]) -> None:
 
 
 def main() -> int:
-    """Measure, and print the tables of RESULTS.md."""
+    """Measure, and print a table of RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seconds", type=int, default=5, help="of each run (default: 5)")
     parser.add_argument("--passes", type=int, default=3, help="over all cases (default: 3)")
     parser.add_argument("--connections", type=int, default=16, help="of wrk (default: 16)")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
-        print("wrk is not here: apt-get install wrk", file=sys.stderr)
+        print("wrk is not installed: apt-get install wrk", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as name:
         found = servers(Path(name))

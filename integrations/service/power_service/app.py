@@ -17,7 +17,7 @@ from starlette.routing import Match, WebSocketRoute
 from starlette.types import ASGIApp
 
 from power_manager import PowerManagerError
-from power_service import __version__, docs, fleet, openapi, routes
+from power_service import __version__, docs, openapi
 from power_service.auth import Gate
 from power_service.backup import OneAtATime
 from power_service.billing import add_webhook
@@ -30,6 +30,7 @@ from power_service.hub import Hub
 from power_service.metrics import Metrics
 from power_service.pages import page
 from power_service.problems import Code, Problem, of_library_error
+from power_service.routes import ROUTERS
 from power_service.settings import Settings
 from power_service.storage import Storage
 from power_service.stream import stream
@@ -54,21 +55,28 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def bare_app(settings: Settings, clock: Callable[[], float] = time.time) -> FastAPI:
-    """The routes without the guard around them, and without a database yet. `clock`: epoch seconds.
+    """The routes without the guard around them; no database is open yet.
 
-    Raises Refused for a fleet that cannot be asked.
+    `clock` returns epoch seconds. Raises Refused for a fleet whose settings are wrong.
     """
     app = FastAPI(
-        title="Power service", version=__version__, summary=openapi.SUMMARY, description=openapi.DESCRIPTION,
-        lifespan=_lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False,
-    )  # fmt: skip
-    app.state.settings, app.state.metrics = settings, Metrics()
+        title="Power service",
+        version=__version__,
+        summary=openapi.SUMMARY,
+        description=openapi.DESCRIPTION,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.metrics = Metrics()
     app.state.clock = clock
     app.state.fleet = open_fleet(settings, clock) if settings.is_fleet else None
     app.state.gate = Gate(settings, TokenFile(settings.token_file))
-    app.include_router(routes.router)
-    app.include_router(fleet.router)
-    app.include_router(routes.plain)
+    for router in ROUTERS:
+        app.include_router(router)
     app.router.routes.append(WebSocketRoute("/v1/stream", stream))
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
@@ -78,7 +86,7 @@ def bare_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fast
 def create_app(
     settings: Settings, clock: Callable[[], float] = time.time
 ) -> tuple[ASGIApp, FastAPI]:
-    """The application to serve, and the FastAPI inside of it."""
+    """The application to serve, and the FastAPI inside it. Raises Refused."""
     app = bare_app(settings, clock)
     document = openapi.build(app)
     contract = FixedFile(openapi.text(document).encode(), JSON, {"Cache-Control": "no-cache"})
@@ -96,9 +104,13 @@ def create_app(
     inner: ASGIApp = app
     if settings.allow_origin:
         inner = CORSMiddleware(
-            app, settings.allow_origin, allow_methods=METHODS,
-            allow_headers=["Authorization", "Content-Type"], expose_headers=["Retry-After", "Fresh-As-Of"], max_age=600,
-        )  # fmt: skip
+            app,
+            settings.allow_origin,
+            allow_methods=METHODS,
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After", "Fresh-As-Of"],
+            max_age=600,
+        )
     return Guard(Compress(inner), settings, app.state.metrics), app
 
 
@@ -127,14 +139,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = ", ".join(sorted(_methods(request)))
         return Problem(
-            Code.METHOD_NOT_ALLOWED, f"here go: {allowed}", {"Allow": allowed}
+            Code.METHOD_NOT_ALLOWED, f"expected one of: {allowed}", {"Allow": allowed}
         ).response()
     code = Code.ROUTE_NOT_FOUND if error.status_code == 404 else Code.INTERNAL
     return Problem(code, str(error.detail)).response()
 
 
 def _methods(request: Request) -> set[str]:
-    """The methods of every route at that path; the framework names those of the first one only."""
+    """The methods of all routes at that path; the framework names those of the first route only."""
     found = set()
     for method in METHODS:
         scope = {**request.scope, "method": method, "path_params": {}}
@@ -148,7 +160,7 @@ async def _client_gone(_: Request, __: Exception) -> Response:
 
 
 async def _unexpected(_: Request, __: Exception) -> Response:  # the server logs it
-    return Problem(Code.INTERNAL, "an error of the service; its log says more").response()
+    return Problem(Code.INTERNAL, "an error of the service, see its log").response()
 
 
 _HANDLERS = {

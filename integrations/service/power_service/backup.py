@@ -1,4 +1,4 @@
-"""A consistent copy of the database, while everybody reads and writes: as an answer, and as a command."""
+"""A consistent copy of the database while it is in use: as an answer, and as a command."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from power_manager import PowerManager, StorageError
+from power_service.errors import ServiceError
 
 MEDIA_TYPE = "application/vnd.sqlite3"
 _CHUNK_BYTES = 256 * 1024
@@ -21,18 +22,18 @@ _MAGIC = b"SQLite format 3\0"
 _SECONDS = 300.0  # of silence: the service copies the file before it sends it
 
 
-class BackupFailed(Exception):
-    """There is no backup; the message says why."""
+class BackupFailed(ServiceError):
+    """No backup was made; the message says why."""
 
 
 # --- As an answer
 
 
 def copy(pm: PowerManager) -> BinaryIO:
-    """A copy, open and without a name: however the service ends, nothing of it is left. Raises StorageError."""
+    """An open copy without a name: it is gone however the service ends. Raises StorageError."""
     database = Path(os.path.abspath(pm.db_path))
     try:
-        # Beside the database, for there may be no room for it in /tmp.
+        # Beside the database: /tmp may have no room for it.
         with tempfile.TemporaryDirectory(dir=database.parent, prefix=".power-backup-") as directory:
             path = Path(directory) / "copy.db"
             pm.backup(path)
@@ -44,24 +45,24 @@ def copy(pm: PowerManager) -> BinaryIO:
 
 
 class OneAtATime:
-    """A place for one: each backup takes as much of the disk as the database."""
+    """Lets one backup run at a time: each takes as much disk as the database."""
 
     def __init__(self) -> None:
         self._is_taken = False
 
     def take(self) -> bool:
-        """Take the place, if it is free."""
+        """Take the place; return whether it was free."""
         was_free = not self._is_taken
         self._is_taken = True
         return was_free
 
     def give_back(self) -> None:
-        """Let the next one have it."""
+        """Free the place."""
         self._is_taken = False
 
 
 class Sending:
-    """A copy on its way; it ends before its last part is sent, so that whoever has it all can ask for another."""
+    """A copy that is being sent; its place is freed just before the last part is sent."""
 
     def __init__(self, file: BinaryIO, place: OneAtATime) -> None:
         self._file = file
@@ -69,7 +70,7 @@ class Sending:
         self.size = os.fstat(file.fileno()).st_size
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes, part by part."""
+        """The copy's bytes, part by part."""
         chunk = self._file.read(_CHUNK_BYTES)
         while chunk:
             following = self._file.read(_CHUNK_BYTES)
@@ -79,7 +80,7 @@ class Sending:
             chunk = following
 
     def end(self) -> None:
-        """Close it, and give the place back; doing it again does nothing."""
+        """Close the copy and free its place, once."""
         if not self._file.closed:
             self._file.close()
             self._place.give_back()
@@ -89,22 +90,22 @@ class Sending:
 
 
 def copy_file(database: Path, target: Path) -> None:
-    """Copy a database of this machine. Raises StorageError, BackupFailed."""
-    if not database.exists():  # the library would make it
+    """Copy a database on this machine. Raises StorageError, BackupFailed."""
+    if not database.exists():  # the library would make one
         raise BackupFailed(f"{database}: no such file: name the service's database with --db")
     with PowerManager(database) as pm:
         pm.backup(target)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Somebody else is not sent the token."""
+    """Follows no redirect: another server must not get the token."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Refuse; it becomes an error."""
+        """Refuse, which raises HTTPError."""
 
 
 def download(url: str, token: str | None, target: Path) -> None:
-    """Copy the database of a service that is elsewhere. Raises BackupFailed; a file at `target` is then as it was."""
+    """Copy a service's database over HTTP. Raises BackupFailed; an older `target` then stays."""
     if not url.startswith(("http://", "https://")):
         raise BackupFailed(
             f"{url}: expected the address of a service, such as http://127.0.0.1:8080"
@@ -126,7 +127,7 @@ def download(url: str, token: str | None, target: Path) -> None:
 
 
 def _save(answer: HTTPResponse, path: Path) -> None:
-    """Save all of an answer, private to its owner and on the disk. Raises ValueError where it is not all, or none."""
+    """Save an answer in a private file, on the disk. Raises ValueError if it is no database."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w+b") as file:
         shutil.copyfileobj(answer, file, _CHUNK_BYTES)
@@ -136,11 +137,11 @@ def _save(answer: HTTPResponse, path: Path) -> None:
             raise ValueError("the answer ended early: try again")
         file.seek(0)
         if file.read(len(_MAGIC)) != _MAGIC:
-            raise ValueError("the answer is no database: is this the service's address?")
+            raise ValueError("the answer is not a database: check the service's address")
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
-    """What a service says of an error."""
+    """The service's own text of an error, or its status."""
     try:
         return str(json.loads(error.read(65_536))["detail"])
     except (ValueError, KeyError, TypeError, OSError, HTTPException):

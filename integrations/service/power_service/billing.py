@@ -1,6 +1,6 @@
-"""Stripe's webhooks, where STRIPE_WEBHOOK_SECRET is set: the deliveries go to power_billing, whose README has the rest.
+"""Stripe's webhooks, if STRIPE_WEBHOOK_SECRET is set: deliveries go to power_billing.
 
-The route is no part of the OpenAPI contract: it is Stripe's to call, and is there only where billing is.
+The route is not in the OpenAPI contract: only Stripe calls it, and it exists only with billing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from power_manager import PowerManager
 from power_service.problems import Code, Problem, retry_later
 from power_service.settings import Refused, Settings
-from power_service.storage import Lane, Storage
+from power_service.storage import Lane, Storage, storage_of
 
 PATH = "/v1/stripe/webhook"
 _NAMES = (
@@ -32,18 +32,18 @@ _log = logging.getLogger("power_service")
 def add_webhook(app: FastAPI, environ: Mapping[str, str], service: Settings) -> None:
     """Add the route if the environment asks for it.
 
-    Raises Refused where it asks for half of it, or where there is no file for the events that it makes.
+    Raises Refused if a setting or a package is missing, or if there is no file for its events.
     """
     given = [name for name in _NAMES if environ.get(name)]
     if not given:
         return
     if service.is_fleet:
         raise Refused(
-            f"{given[0]} is set, and a fleet is served: Stripe's invoices become events in a file; unset it, or start "
-            "a service with --db for it"
+            f"{given[0]} is set, and a fleet is served: Stripe's invoices become events in a file; "
+            "unset it, or start a service with --db for it"
         )
     try:
-        # Only for those who bill. Stripe's SDK, of 30 MB, is not needed to take deliveries.
+        # Imported only where it is used. Taking deliveries does not need Stripe's SDK of 30 MB.
         webhooks = importlib.import_module("power_billing.webhooks")
     except ImportError as error:
         raise Refused(
@@ -55,20 +55,19 @@ def add_webhook(app: FastAPI, environ: Mapping[str, str], service: Settings) -> 
         raise Refused(str(error)) from None
 
     async def deliver(request: Request) -> Response:
-        storage: Storage = request.app.state.storage
-        body = await request.body()  # raw: what was signed are these bytes
+        storage = storage_of(request)
+        body = await request.body()  # raw: the signature is of these bytes
         signature = request.headers.get("stripe-signature")
         try:
-            # Before it is queued: who is not Stripe takes none of the one writer's time.
+            # Before it is queued: a forged delivery takes none of the writer's time.
             event = await asyncio.to_thread(webhooks.verified, settings, body, signature)
             done = await storage.call(Lane.WRITE, webhooks.handle, storage.pm, settings, event)
         except webhooks.BadSignature as error:
             raise Problem(Code.UNAUTHORIZED, str(error)) from None
         except webhooks.BadEvent as error:
             raise Problem(Code.MALFORMED_JSON, str(error)) from None
-        except (
-            webhooks.BillingError
-        ) as error:  # its tables are a later version's: Stripe delivers again
+        except webhooks.BillingError as error:
+            # The tables belong to a later version. Stripe delivers again.
             _log.error("%s", error)
             raise retry_later(
                 Code.STORAGE_UNAVAILABLE, "the billing tables cannot be used", 60
@@ -83,9 +82,8 @@ def add_webhook(app: FastAPI, environ: Mapping[str, str], service: Settings) -> 
         try:
             found: bytes = metrics.scraped(pm, settings.ledger)
             return found
-        except (
-            webhooks.BillingError
-        ) as error:  # a sample that is missing is seen; a wrong one is not
+        except webhooks.BillingError as error:
+            # No samples rather than wrong ones: missing samples are noticed.
             _log.error("%s", error)
             return b""
 
@@ -93,9 +91,9 @@ def add_webhook(app: FastAPI, environ: Mapping[str, str], service: Settings) -> 
 
 
 async def billing_metrics(app: FastAPI, storage: Storage) -> bytes:
-    """What billing has for Prometheus beside the service's own; nothing where it is not configured."""
+    """Billing's own metrics for Prometheus; nothing if it is not configured."""
     text = getattr(app.state, "billing_metrics", None)
     if text is None:
         return b""
-    found: bytes = await storage.call(Lane.WRITE, text, storage.pm)  # its tables may be made by it
+    found: bytes = await storage.call(Lane.WRITE, text, storage.pm)  # it may make its tables
     return found

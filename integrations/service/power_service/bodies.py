@@ -1,4 +1,4 @@
-"""Strict JSON and NDJSON into parameters of the library, which judges their values; and records as JSON."""
+"""Strict JSON and NDJSON as parameters of the library, which checks them; and records as JSON."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from power_manager import InvalidValue, NotFound
-from power_service.models import MAX_BATCH, NEW_READING, Shape
 from power_service.problems import Code, Problem
+from power_service.shapes import MAX_BATCH, NEW_READING, Shape
 from power_service.storage import Lane, Storage
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-END_OF_LINE = b"\n"  # for people, whose prompt follows what curl prints
+END_OF_LINE = b"\n"  # so that the prompt after curl's output begins a line
 
 _LARGE = 65_536  # bytes; parsing them takes about a millisecond
 _ROW_NUMBER = re.compile(r"row \d+: ")
@@ -45,17 +45,14 @@ def parse(text: bytes | str, where: str = "") -> Any:
 
 
 def fields(value: Any, shape: Shape, where: str = "") -> dict[str, Any]:
-    """An object's values by the shape's keys, defaults filled in. Raises Problem 422 for another object."""
+    """An object's values by key, with the shape's defaults. Raises Problem 422 for other keys."""
     if not isinstance(value, dict):
         raise Problem(Code.INVALID_VALUE, f"{where}expected an object, {shape.name}")
     missing = [name for name in shape.required if name not in value]
     unknown = [name for name in value if name not in shape.required and name not in shape.optional]
     if missing or unknown:
-        what = (
-            f"{missing[0]}: expected a value, got none"
-            if missing
-            else f"{unknown[0][:80]!r}: no such key"
-        )
+        what = f"{missing[0]}: expected a value, got none" if missing else ""
+        what = what or f"{unknown[0][:80]!r}: unknown key"
         known = ", ".join([*shape.required, *shape.optional])
         raise Problem(Code.INVALID_VALUE, f"{where}{what}; {shape.name} has {known}")
     defaults = {
@@ -82,9 +79,9 @@ async def read_object(request: Request, shape: Shape) -> dict[str, Any]:
 
 
 async def read_readings(request: Request, storage: Storage) -> tuple[list[Row], bool]:
-    """The readings of a request, and whether they are a batch: one object, an array of them, or NDJSON.
+    """The readings of a request, and whether they are a batch: an array or NDJSON.
 
-    Large ones are parsed off the event loop.
+    Large bodies are parsed off the event loop.
     """
     media_type = _media_type(request)
     if media_type not in (JSON, NDJSON):
@@ -96,7 +93,7 @@ async def read_readings(request: Request, storage: Storage) -> tuple[list[Row], 
 
 
 def error_as_sent(error: InvalidValue | NotFound, batch: bool) -> InvalidValue | NotFound:
-    """An error of log_many in the words of the request: it has current_draw, and rows only where it is a batch."""
+    """An error of log_many in the request's words: current_draw, and rows of a batch only."""
     row = ""
     text = str(error)
     numbered = _ROW_NUMBER.match(text)
@@ -134,5 +131,9 @@ def _check_count(count: int) -> None:
 def _row(value: Any, where: str) -> Row:
     reading = fields(value, NEW_READING, where)
     return (
-        reading["meter_id"], reading["voltage"], reading["current_draw"], reading["charge_pct"], reading["timestamp"]
-    )  # fmt: skip
+        reading["meter_id"],
+        reading["voltage"],
+        reading["current_draw"],
+        reading["charge_pct"],
+        reading["timestamp"],
+    )

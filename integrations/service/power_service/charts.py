@@ -13,17 +13,18 @@ _VALUES: tuple[Callable[[PowerReading], float | None], ...] = tuple(
 )
 POINTS_A_SPAN = 2 * len(_VALUES)
 
-# The readings of a span with the least and the greatest of each value, in the order of _VALUES.
+# A span's readings with the least and the greatest of each value, in the order of _VALUES.
 Extremes = list[PowerReading]
 
 
 def thin_out(readings: Iterable[PowerReading], max_points: int) -> list[PowerReading]:
     """At most max_points (at least POINTS_A_SPAN) of readings in order of time.
 
-    All of them, where they are so few. Else time is cut into equal spans, and of each span the readings with the least
-    and the greatest voltage, current_draw, wattage and charge_pct stay, so that a chart shows every peak. Spans start
-    out short and double in length as the readings go on, so that the end need not be known before. A value that is not
-    known is no extreme; a span of which nothing is known keeps a reading that says so.
+    All of them, if they are so few. Otherwise time is cut into equal spans, and the readings with
+    the least and the greatest voltage, current_draw, wattage and charge_pct of each span stay, so
+    that a chart shows every peak. Spans start short and double in length as readings come, so the
+    end need not be known before. A value that is not known is no extreme; a span without any known
+    value keeps one reading.
     """
     few: list[PowerReading] = []
     source = iter(readings)
@@ -53,7 +54,8 @@ class _Spans:
     """Equal spans of time, never more than `count`."""
 
     def __init__(self, begin: float, length: float, count: int) -> None:
-        self._begin, self._count = begin, count
+        self._begin = begin
+        self._count = count
         self._width = length / count
         self._spans: dict[int, Extremes] = {}
 
@@ -70,7 +72,8 @@ class _Spans:
 
     def _double(self) -> None:
         self._width *= 2
-        halves, self._spans = self._spans, {}
+        halves = self._spans
+        self._spans = {}
         for index, extremes in halves.items():
             span = self._spans.setdefault(index // 2, extremes)
             if span is not extremes:
@@ -78,14 +81,12 @@ class _Spans:
                     _widen(span, reading)
 
     def readings(self) -> list[PowerReading]:
-        """What is left, in order of time; a reading that is several extremes comes once."""
-        return [
-            reading
-            for index in sorted(self._spans)
-            for reading in sorted(
-                {r.timestamp: r for r in self._spans[index]}.values(), key=attrgetter("timestamp")
-            )
-        ]
+        """The readings that stay, in order of time, each once."""
+        found: list[PowerReading] = []
+        for index in sorted(self._spans):
+            by_time = {reading.timestamp: reading for reading in self._spans[index]}
+            found += [by_time[timestamp] for timestamp in sorted(by_time)]
+        return found
 
 
 def _widen(span: Extremes, reading: PowerReading) -> None:

@@ -1,17 +1,20 @@
-"""`power-service` serves; `power-service token` makes, lists and revokes tokens; `power-service backup` copies."""
+"""`power-service` serves; its command `token` manages tokens, `backup` copies the database."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import json
 import logging
 import os
 import resource
+import signal
 import sys
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from power_manager import (
@@ -20,6 +23,7 @@ from power_manager import (
     PowerManager,
     PowerManagerError,
     Screen,
+    log_to_stderr,
     make_table,
     print_error,
     printable,
@@ -27,10 +31,11 @@ from power_manager import (
     run_program,
 )
 from power_service import __version__
-from power_service.backup import BackupFailed, copy_file, download
+from power_service.backup import copy_file, download
 from power_service.demo import Demo
-from power_service.listener import bind
+from power_service.listener import CannotListen, bind
 from power_service.settings import (
+    TOKEN_VARIABLE,
     Refused,
     Settings,
     add_options,
@@ -40,37 +45,39 @@ from power_service.settings import (
 )
 from power_service.tokens import Grant, Scope, TokenFile
 
-_DESCRIPTORS_OF_THE_SERVICE = 200  # the database's, beside those of connections
+_DESCRIPTORS_OF_THE_SERVICE = 200  # for the database and the rest, beside one a connection
 _log = logging.getLogger("power_service")
 
 
-Announce = Callable[[str], None]  # is called with the address, when the service listens
-_TOKEN_VARIABLE = "POWER_SERVICE_TOKEN"
+Announce = Callable[[str], None]  # called with the address when the service listens
+
 _ABOUT_TOKENS = """
-The tokens are in a file beside the database: name the one that the service has, by --db, or by the variable that the
-service is given."""
+Tokens are in a file beside the database: give the same --db, or variable, as the service has."""
+_TEXTS_OF_COMMANDS = {"db": "the service's database"}  # which they do not make
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(
         program_name("power-service", "-m power_service"),
         "REST and WebSocket over power_manager. Without a command it serves.\n"
-        "Each option has a variable too, as POWER_SERVICE_ALLOW_HOST; the README has those that have no option.",
+        "The README lists more settings, which are variables only.",
         name="power-service",
         version=__version__,
         examples=["--demo --open", "--db power_manager.db", "token new laptop --scope read"],
     )
     add_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="no line for each request")
+    parser.add_argument("--quiet", action="store_true", help="log no line for each request")
     parser.add_argument(
         "--demo",
         action="store_true",
-        help="serve three made-up devices with a year behind them, from a directory of its own, without tokens",
+        help="serve three made-up devices with a year of data, from a temporary directory, without "
+        "tokens",
     )
     parser.add_argument(
         "--open",
         action="store_true",
-        help="open the page in a browser, signed in; print the link, which is good once and for 10 minutes",
+        help="open the page in a browser, signed in, and print its link, which is valid once, for "
+        "10 minutes",
     )
     _add_token_commands(parser)
     _add_backup_command(parser)
@@ -87,11 +94,15 @@ def _add_backup_command(parser: CommandParser) -> None:
     )
     command.description = (
         f"{command.description} power-manager restore puts the copy back.\n"
-        f"With --url the token, of scope admin, is in ${_TOKEN_VARIABLE}: others see command lines."
+        f"With --url, put a token of scope admin into ${TOKEN_VARIABLE}: other users see command "
+        "lines."
     )
     command.add_argument("file", type=Path, help="the copy; a file of that name is replaced")
-    command.add_argument("--url", help="of a service that is elsewhere (default: the file of --db)")
-    add_options(command, ["db"])
+    command.add_argument(
+        "--url", help="the address of a service, to copy its database (default: copy --db)"
+    )
+    add_options(command, ["db"], _TEXTS_OF_COMMANDS)
+    command.set_defaults(parser=command)
 
 
 def _add_token_commands(parser: CommandParser) -> None:
@@ -100,41 +111,53 @@ def _add_token_commands(parser: CommandParser) -> None:
     new = token.add_command(
         "new",
         _new_token,
-        "make a token, and print it: it cannot be shown again",
+        "make a token and print it; it cannot be shown again",
         examples=["laptop --scope read --scope write", "edge-001 --scope write --device edge-001"],
     )
-    new.add_argument("name", help="whose it is, for people")
+    new.add_argument("name", help="a name that tells people what the token is for")
     new.add_argument(
         "--scope",
         action="append",
         required=True,
         choices=[scope.value for scope in Scope],
-        help="may be repeated; read does not include write, nor write read; admin is both",
+        help="what it may do: read, write (neither includes the other) or admin (both, and delete "
+        "and back up) (repeatable)",
     )
     new.add_argument(
-        "--device", action="append", metavar="ID", help="only for this device; may be repeated"
+        "--device",
+        action="append",
+        metavar="ID",
+        help="a device that it is for (repeatable) (default: all)",
     )
-    listing = token.add_command("list", _list_tokens, "list the tokens", examples=[""])
-    text = "take a token back, from now on"
+    listing = token.add_command("list", _list_tokens, "list the tokens", examples=["", "--json"])
+    listing.add_argument("--json", action="store_true", help="JSON, for programs")
+    text = "revoke a token; it stops working within a second"
     revoke = token.add_command("revoke", _revoke_token, text, examples=["3f9c1a20"])
-    revoke.add_argument("id", help="as listed")
+    revoke.add_argument("id", help="the token's id, as listed")
     for command in (token, new, listing, revoke):
         command.description = f"{command.description}{_ABOUT_TOKENS}"
-        add_options(command, ["db", "tokens"])
+        add_options(command, ["db", "tokens"], _TEXTS_OF_COMMANDS)
+        command.set_defaults(parser=command)
 
 
 def _new_token(options: argparse.Namespace, settings: Settings) -> int:
     tokens = TokenFile(settings.token_file)
     token, grant = tokens.new(options.name, map(Scope, options.scope), options.device)
     print(token)
-    print_error(f"token {grant.id} is in {tokens.path}; the text above is shown this once")
+    print_error(
+        f"power-service: token {grant.id} is in {tokens.path}; its text is printed only this once"
+    )
     return 0
 
 
-def _list_tokens(_: argparse.Namespace, settings: Settings) -> int:
+def _list_tokens(options: argparse.Namespace, settings: Settings) -> int:
     grants = TokenFile(settings.token_file).grants
+    if options.json:
+        print(json.dumps([_token_as_json(grant) for grant in grants], indent=1))
+        return 0
     if not grants:
-        print_error(f"there is no token yet; make one: {how_to_make_one(settings)}")
+        how = how_to_make_one(settings)
+        print_error(f"power-service: there is no token yet; make one: {how}")
         return 0
     columns = [
         Column("id", lambda grant: grant.id),
@@ -151,8 +174,20 @@ def _shown_devices(grant: Grant) -> str:
     return "all" if grant.devices is None else ", ".join(grant.devices)
 
 
+def _token_as_json(grant: Grant) -> dict[str, object]:
+    """What programs may know of a token; `devices` None: all of them."""
+    return {
+        "id": grant.id,
+        "name": grant.name,
+        "created_at": grant.created_at,
+        "scopes": grant.scopes,
+        "devices": grant.devices,
+    }
+
+
 def _revoke_token(options: argparse.Namespace, settings: Settings) -> int:
     if TokenFile(settings.token_file).revoke(options.id):
+        print(f"Token {printable(options.id)} is revoked.")
         return 0
     print_error(f"power-service: no token has the id {options.id!r}: see power-service token list")
     return 1
@@ -160,7 +195,7 @@ def _revoke_token(options: argparse.Namespace, settings: Settings) -> int:
 
 def _backup(options: argparse.Namespace, settings: Settings) -> int:
     if options.url:
-        download(options.url, os.environ.get(_TOKEN_VARIABLE), options.file)
+        download(options.url, os.environ.get(TOKEN_VARIABLE), options.file)
     else:
         copy_file(settings.db, options.file)
     print(f"The copy is {options.file}: power-manager restore puts it back.")
@@ -169,21 +204,26 @@ def _backup(options: argparse.Namespace, settings: Settings) -> int:
 
 def _run_service(options: argparse.Namespace, settings: Settings) -> int:
     if settings.is_fleet and "db" in options:
-        raise Refused("--db, and a fleet: a service shows a file or a fleet; start one for each")
+        raise Refused("--db and a fleet: a service serves only one of them; start one for each")
     if options.demo:
         return _serve_demo(options, settings)
-    if options.open:
-        return _serve(settings, options.quiet, _open_page, signs_in=True)
-    return _serve(settings, options.quiet)
+    if options.quiet:
+        logging.getLogger("power_service.access").setLevel(logging.WARNING)
+    with log_to_stderr("power_service"):
+        if options.open:
+            return _serve(settings, _open_page, signs_in=True)
+        return _serve(settings, _say_nothing)
 
 
 def _say_nothing(_: str) -> None:
-    """Nobody waits for the address."""
+    """The log names the address."""
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    serve = argparse.Namespace(command="serve", run=_run_service)  # unless a command is given
-    options: argparse.Namespace = _parser().parse_args(argv, serve)
+    parser = _parser()
+    # Unless a command is given.
+    serve = argparse.Namespace(command="serve", run=_run_service, parser=parser)
+    options: argparse.Namespace = parser.parse_args(argv, serve)
     return options
 
 
@@ -191,18 +231,10 @@ def _settings(options: argparse.Namespace) -> Settings:
     return read_settings(vars(options))
 
 
-def _log_to_stderr(quiet: bool) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # uvicorn's own lines name whole URLs, and a URL may hold a ticket.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    if quiet:
-        logging.getLogger("power_service.access").setLevel(logging.WARNING)
-
-
 def _connections_allowed(wanted: int) -> int:
-    """How many connections there can be: one descriptor for each, and some for the rest of the service.
+    """How many connections there can be: each needs a descriptor, and the service some more.
 
-    The system's limit is raised as far as it lets us: it often begins with 1,024.
+    This raises the process's limit, often 1,024, as far as the system allows.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _DESCRIPTORS_OF_THE_SERVICE
@@ -213,35 +245,34 @@ def _connections_allowed(wanted: int) -> int:
     return min(wanted, max(most - _DESCRIPTORS_OF_THE_SERVICE, most // 2))
 
 
-def _serve(
-    settings: Settings, quiet: bool, announce: Announce = _say_nothing, *, signs_in: bool = False
-) -> int:
-    """Serve; `signs_in`: the address that is announced is a link by which one can sign in once, if that is needed."""
-    # FastAPI takes half a second to import: not for `token`.
+def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) -> int:
+    """Serve; with `signs_in`, the announced address is a link that signs in once, if needed."""
+    # FastAPI takes half a second to import: `token` does without it.
     from power_service.app import create_app
     from power_service.server import make_server, run
 
-    _log_to_stderr(quiet)
     for name in unknown_variables(os.environ):
-        _log.warning("%s is no setting of this service: see its README", name)
+        _log.warning("%s is not a setting of this service: see its README", name)
     tokens = TokenFile(settings.token_file)
     settings.check(len(tokens.grants))
     if not settings.is_fleet:
         with PowerManager(settings.db, durability=settings.durability):
-            pass  # says what is wrong with the file, if anything is, in one line
+            pass  # a file that cannot be used is said in one line
     if settings.auth and not tokens.grants and not signs_in:
         _log.warning(
-            "there is no token yet, so nobody gets in; make one: %s", how_to_make_one(settings)
+            "there is no token yet, so every request is refused; make one: %s",
+            how_to_make_one(settings),
         )
     allowed = _connections_allowed(settings.max_connections)
     if allowed < settings.max_connections:
-        _log.warning("the system's limit of open files allows %d connections only", allowed)
+        _log.warning("the system's limit of open files allows only %d connections", allowed)
         settings = settings.model_copy(update={"max_connections": allowed})
     guarded, app = create_app(settings)
 
     def announce_page(url: str) -> None:
         if signs_in and settings.auth:
-            url += f"#/sign-in/{app.state.gate.sign_in_ticket()}"  # a fragment, so no log of requests has it
+            # A fragment: browsers do not send it, so no log of requests has it.
+            url += f"#/sign-in/{app.state.gate.sign_in_ticket()}"
         announce(url)
 
     return run(make_server(settings, guarded, app, announce_page))
@@ -251,7 +282,7 @@ def _serve(
 
 
 def _serve_demo(options: argparse.Namespace, settings: Settings) -> int:
-    """Serve a file of made-up devices, in a directory that goes with the service."""
+    """Serve a file of made-up devices, in a directory that is removed when the service ends."""
     given = [name for name in ("db", "tokens", "fleet", "hub") if name in options]
     if given:
         raise Refused(f"--demo makes a file of its own: leave out --{given[0]}")
@@ -261,34 +292,43 @@ def _serve_demo(options: argparse.Namespace, settings: Settings) -> int:
         made = {"db": path, "tokens": None, "no_auth": True, "fleet": (), "hub": False}
         settings = settings.model_copy(update=made)
         settings.check(token_count=0)
-        if "port" not in options and not _is_free(settings.host, settings.port):
-            settings = settings.model_copy(update={"port": 0})
+        settings = _with_free_port(settings, is_port_given="port" in settings.model_fields_set)
         print("Making a year of three devices ...", flush=True)
         demo = Demo(path)
         demo.make()
 
         def announce(url: str) -> None:
             print(
-                f"The demo is at {url}\nIts file is {path}, for as long as it runs: Ctrl+C ends it."
+                f"The demo is at {url}\n"
+                f"Its file is {path}, for as long as it runs: Ctrl+C ends it.",
+                flush=True,
             )
-            sys.stdout.flush()
             if options.open:
                 _open_in_browser(url)
 
         demo.start()
         try:
-            return _serve(settings, True, announce)
+            # What it prints is for a person: of the log, only what is wrong.
+            with log_to_stderr("power_service", logging.WARNING):
+                return _serve(settings, announce)
         finally:
             demo.stop()
 
 
-def _is_free(host: str, port: int) -> bool:
+def _with_free_port(settings: Settings, *, is_port_given: bool) -> Settings:
+    """Settings whose port is free: the demo takes another one, unless the port was chosen.
+
+    Raises CannotListen.
+    """
     try:
-        for listening in bind(host, port):
+        for listening in bind(settings.host, settings.port):
             listening.close()
-    except OSError:
-        return False
-    return True
+        return settings
+    except CannotListen:
+        if is_port_given:
+            raise
+    print(f"Port {settings.port} is taken by another program: the demo takes a free one.")
+    return settings.model_copy(update={"port": 0})
 
 
 def _open_page(url: str) -> None:
@@ -297,20 +337,43 @@ def _open_page(url: str) -> None:
 
 
 def _open_in_browser(url: str) -> None:
-    """In a thread: a browser of the terminal returns when it is closed."""
+    """Open it in a thread: a browser of the terminal returns only when it is closed."""
     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 1 for an error, 2 for wrong usage."""
-    options = _options(argv)
+    """Run the command line; return its exit code: 0, 1: error, 2: wrong usage, 130: Ctrl-C."""
+    return run_program(lambda: run(argv), "power-service", (PowerManagerError,))
 
-    def run() -> int:
+
+def run(argv: Sequence[str] | None) -> int:
+    """Do what the command line says; return the exit code. Raises PowerManagerError, OSError."""
+    with _ended_by_sigterm():
+        options = _options(argv)
         try:
             code: int = options.run(options, _settings(options))
             return code
         except Refused as error:
-            print_error(f"power-service: {printable(error)}")
+            usage = options.parser.format_usage()
+            print_error(f"{usage}power-service: {printable(error)}")
             return 2
 
-    return run_program(run, "power-service", (PowerManagerError, BackupFailed))
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit(0), so that the demo's directory is removed.
+
+    The server has a handler of its own while it runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""One connection to the stream: what waits to be sent to it, and how it ends."""
+"""One client of the stream: the frames that wait for it, and how its connection ends."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from power_service.presence import Frame
 from power_service.tokens import Grant
 
 SLOW = (1013, "slow: reconnect with the last sequence as after")
-_MOST_SAID = 1000  # messages that a client may send, which has nothing to say
+_MOST_SAID = 1000  # messages that a client may send; the stream needs none
 
 
 class Client:
-    """One connection: what waits to be sent to it, and why it is to be closed."""
+    """One connection: the frames that wait for it, and why it is to be closed."""
 
     def __init__(
         self, ws: WebSocket, grant: Grant, devices: frozenset[str] | None, queue: int
     ) -> None:
-        self.ws, self.grant, self._devices, self._size = ws, grant, devices, queue
+        self.ws = ws
+        self.grant = grant
+        self._devices = devices
+        self._size = queue
         self.cursor = 0  # every event up to it that concerns this client is sent or waits
-        self.live = False  # the poller hands over what comes
+        self.live = False  # whether the poller hands it new events
         self.closing: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self.sending_since: float | None = None
         self._waiting: deque[str] = deque()
-        self._latest: dict[str, str] = {}  # by key; of a meter or device only what is newest waits
+        self._latest: dict[str, str] = {}  # by key: of a meter or device only the newest waits
         self._wake = asyncio.Event()
 
     def sees(self, device_id: str) -> bool:
-        """Whether frames of that device are for this client."""
+        """Whether this client gets frames of that device."""
         return (self._devices is None or device_id in self._devices) and self.grant.covers(
             device_id
         )
 
     def offer(self, frame: Frame) -> None:
-        """Let a frame wait, if it is for this client and new to it; a client whose queue is full is slow."""
+        """Queue a frame, if it is for this client and new to it; a full queue closes it."""
         if not self.sees(frame.device_id):
             return
         for key in frame.forgets:
@@ -53,7 +56,7 @@ class Client:
         self._wake.set()
 
     def push(self, text: str) -> None:
-        """Let a text wait, behind all others."""
+        """Queue a text behind all others."""
         if len(self._waiting) >= self._size:
             self.close(*SLOW)
         else:
@@ -61,18 +64,18 @@ class Client:
             self._wake.set()
 
     def close(self, code: int, reason: str) -> None:
-        """Have the connection closed."""
+        """Ask the hub to close the connection."""
         if not self.closing.done():
             self.closing.set_result((code, reason))
 
     async def send(self, text: str) -> None:
-        """Send one frame; meanwhile the hub watches how long it takes."""
+        """Send one frame; the hub watches how long it takes."""
         self.sending_since = time.monotonic()
         await self.ws.send_text(text)
         self.sending_since = None
 
     async def send_waiting(self) -> None:
-        """Send whatever comes to wait, until cancelled: events and heartbeats in order, then the latest of meters."""
+        """Send what waits, until cancelled: events and heartbeats in order, then latest states."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -83,7 +86,7 @@ class Client:
                     await self.send(self._latest.pop(next(iter(self._latest))))
 
     async def receive(self) -> None:
-        """Take in whatever the client says until it goes; it has nothing to say, and is closed if it says much."""
+        """Read and drop what the client sends until it disconnects or sends too much."""
         said = 0
         with contextlib.suppress(WebSocketDisconnect):
             while said < _MOST_SAID:
@@ -91,11 +94,11 @@ class Client:
                 if self.ws.client_state is WebSocketState.DISCONNECTED:
                     return
                 said += 1
-            self.close(1008, "clients of the stream have nothing to say")
+            self.close(1008, "too many messages: the stream takes none")
 
 
 async def end(ws: WebSocket, code: int, reason: str) -> None:
-    """Close a connection, also one that takes nothing in: its transport is cut after a while."""
+    """Close a connection; one that takes nothing in is cut after a while."""
     close = ws.scope.get("extensions", {}).get("power_service.close")
     with contextlib.suppress(RuntimeError, OSError, WebSocketDisconnect):
         if close is not None:

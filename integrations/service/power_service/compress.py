@@ -1,4 +1,4 @@
-"""gzip where the client takes it: answers as they are made, fixed files once and for all."""
+"""gzip for clients that accept it: answers as they are made, fixed files once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LEAST_BYTES = 1024  # of an answer that is compressed: less goes into one packet anyway
-_LARGE_BYTES = 65_536  # compressing more takes milliseconds, and is done off the event loop
+LEAST_BYTES = 1024  # a smaller answer fits into one packet anyway
+_LARGE_BYTES = 65_536  # compressing more takes milliseconds: off the event loop
 _COMPRESSIBLE = (
     "text/",
     "application/json",
@@ -25,7 +25,7 @@ _COMPRESSIBLE = (
 
 
 def accepts_gzip(header: str) -> bool:
-    """Whether an Accept-Encoding header takes gzip; without one a client takes text as it is only."""
+    """Whether an Accept-Encoding header accepts gzip; an empty one does not."""
     weights: dict[str, float] = {}
     for part in header.lower().split(","):
         coding, _, parameters = part.partition(";")
@@ -38,25 +38,25 @@ def accepts_gzip(header: str) -> bool:
 
 
 def is_compressible(media_type: str) -> bool:
-    """Whether content of that type becomes much smaller."""
+    """Whether gzip makes content of that type much smaller."""
     return media_type.lower().startswith(_COMPRESSIBLE)
 
 
-# Without the time of compressing in it, the same content always becomes the same bytes.
+# Without a time in it, so that the same content always gives the same bytes.
 _compressed = functools.partial(gzip.compress, compresslevel=6, mtime=0)
 
 
 class Compress:
-    """Compresses the answers of an ASGI application that are whole, text, and no fixed files.
+    """Compresses answers of an ASGI application that are text and have a single part.
 
-    What is streamed goes on as it comes, and what has an ETag names the bytes that it has.
+    Streamed answers pass unchanged, and so do those with an ETag, which names their exact bytes.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, compressed where the client takes it."""
+        """Answer, compressed if the client accepts it."""
         if scope["type"] == "http":
             taken = accepts_gzip(Headers(scope=scope).get("accept-encoding", ""))
             await self._app(scope, receive, _Compressing(send, taken).send)
@@ -65,7 +65,7 @@ class Compress:
 
 
 class _Compressing:
-    """One answer; its head waits for its body, which decides."""
+    """One answer; its head waits for its body, whose size decides."""
 
     def __init__(self, send: Send, taken: bool) -> None:
         self._send = send
@@ -73,11 +73,12 @@ class _Compressing:
         self._head: Message | None = None
 
     async def send(self, message: Message) -> None:
-        """Send a part, compressed where it is all of the body."""
+        """Send a part, compressed if it is the whole body."""
         if message["type"] == "http.response.start":
             self._head = message
             return
-        head, self._head = self._head, None
+        head = self._head
+        self._head = None
         if head is not None:
             if not message.get("more_body", False):
                 message = await self._whole(head, message)
@@ -85,7 +86,7 @@ class _Compressing:
         await self._send(message)
 
     async def _whole(self, head: Message, message: Message) -> Message:
-        """The body as it is sent, and the head's fields for it."""
+        """The body as it is sent; sets the head's fields for it."""
         body: bytes = message.get("body", b"")
         headers = MutableHeaders(raw=head["headers"])
         is_fixed = "etag" in headers or "content-encoding" in headers
@@ -106,7 +107,7 @@ class _Compressing:
 
 
 class FixedFile:
-    """Content that stays as it is while the service runs, with an ETag for each of its encodings."""
+    """Content that does not change while the service runs, with an ETag for each encoding."""
 
     def __init__(self, content: bytes, media_type: str, headers: dict[str, str]) -> None:
         self._media_type = media_type
@@ -120,7 +121,7 @@ class FixedFile:
             self._gzip = (smaller, {**self._plain[1], **encoded})
 
     async def answer(self, request: Request) -> Response:
-        """The content, or 304 where the client has it."""
+        """The content, or 304 if the client has it."""
         taken = accepts_gzip(request.headers.get("accept-encoding", ""))
         content, headers = self._gzip if taken else self._plain
         known = request.headers.get("if-none-match", "").replace("W/", "")

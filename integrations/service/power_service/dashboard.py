@@ -1,4 +1,4 @@
-"""The built dashboard, if it is there: read once, served from memory, so no request names a file."""
+"""The built dashboard: read once and served from memory, so that no request names a file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from power_service.compress import FixedFile
 from power_service.pages import without_dashboard
 from power_service.settings import Refused
 
-_BESIDE = ("dashboard", "../../dashboard/dist")  # in the installed package; in the repository
+_BESIDE = ("dashboard", "../../dashboard/dist")  # of the installed package; of the repository
 _log = logging.getLogger("power_service")
 _MAX_BYTES = 32 * 1024 * 1024
-# Stricter than for the rest: the page is built so that it needs nothing inline and nothing from elsewhere.
+# Stricter than for other answers: the page needs nothing inline and nothing from elsewhere.
 _CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -25,21 +25,21 @@ _CONTENT_SECURITY = (
 
 
 def find(told: Path | None) -> Path | None:
-    """The directory of the built dashboard."""
+    """The directory of the built dashboard; None if there is none."""
     candidates = [told] if told else [Path(__file__).parent / place for place in _BESIDE]
     return next((path for path in candidates if (path / "index.html").is_file()), None)
 
 
 def add_dashboard(app: FastAPI, told: Path | None) -> None:
-    """Serve the files of the dashboard, and its index.html as /; without one, what to do.
+    """Serve the dashboard's files, and its index.html as /; without it, a page that says why.
 
-    Raises Refused where what was told is none.
+    Raises Refused if the directory that was given has no dashboard.
     """
     root = find(told)
     if root is None:
         if told:
             raise Refused(f"--dashboard {told}: expected a directory with index.html in it")
-        _log.warning("the dashboard was not built: the page at / says how")
+        _log.warning("the dashboard was not built: the page at / says how to build it")
         answer = without_dashboard().answer
         app.router.routes.append(Route("/", answer, methods=["GET"], include_in_schema=False))
         return
@@ -57,7 +57,7 @@ def add_dashboard(app: FastAPI, told: Path | None) -> None:
 
 def _route(url: str, name: str, content: bytes) -> Route:
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    # Built files have a hash in their names and never change; index.html names the present ones.
+    # Built files have a hash in their names and never change; index.html names the present files.
     lasting = "public, max-age=31536000, immutable" if name.startswith("assets/") else "no-cache"
     headers = {"Cache-Control": lasting, "Content-Security-Policy": _CONTENT_SECURITY}
     file = FixedFile(content, media_type, headers)

@@ -1,8 +1,9 @@
-"""`power-service --demo`: a file of three devices with a year behind them, to which it goes on logging.
+"""`power-service --demo`: a file with a year of data of three devices, and live readings after it.
 
-The cabin has a panel, a pack and a grid that comes in when the pack is low; the mast lives on a small panel and pack
-alone, and sheds its load when they are empty; the rack has a UPS, and had a power cut. What goes in comes out again:
-each device's load is what its panel, pack and grid give together, and a full pack curtails its panel.
+The cabin has a panel, a pack, and a grid connection that it uses when the pack is low. The mast has
+only a small panel and pack, and sheds its load when the pack is empty. The rack has a UPS, and had
+a power cut. Energy adds up: each device's load is what its panel, pack and grid give together, and
+a full pack curtails its panel.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from power_manager import PowerManager, PowerManagerError
+from power_service.settings import ALERT_TYPES
 
 DAYS = 365  # of statistics
 RECENT_DAYS = 7  # of readings
@@ -35,7 +37,7 @@ Row = tuple[str, float | None, float | None, float | None]  # a meter's id, V, A
 
 
 def _sun(when: float, offset_seconds: float) -> float:
-    """How high the sun stands, 0 to 1, by the time of the year and of the local day."""
+    """How high the sun stands, 0 to 1, by the time of year and the local time of day."""
     days = (when + offset_seconds) / _DAY_SECONDS
     declination = math.radians(-23.4) * math.cos(2 * math.pi * (days + 10) / 365.25)
     hour_angle = 2 * math.pi * (days % 1 - 0.5)
@@ -46,12 +48,12 @@ def _sun(when: float, offset_seconds: float) -> float:
 
 @functools.lru_cache(maxsize=4)
 def _brightness(day: int) -> float:
-    """What the clouds of a day let through, on average."""
+    """The share of sunlight that a day's clouds let through on average."""
     return random.Random(day).betavariate(1.6, 1.1)
 
 
 def _clear(when: float) -> float:
-    """What the clouds let through now; it changes slowly from day to day, and fast within one."""
+    """The share that clouds let through now; it changes slowly over days, fast within a day."""
     day, part = divmod(when / _DAY_SECONDS, 1)
     base = _brightness(int(day)) * (1 - part) + _brightness(int(day) + 1) * part
     drift = math.sin(when / 1700) * math.sin(when / 5300) + 0.4 * math.sin(when / 97)
@@ -63,7 +65,7 @@ def _clear(when: float) -> float:
 
 @dataclass
 class Event:
-    """What happened to a device beside the alerts of its readings."""
+    """An event of a device, other than the alerts of its readings."""
 
     device_id: str
     type: str
@@ -74,26 +76,26 @@ class Event:
 
 @dataclass
 class Pack:
-    """A battery: watts out of it, and how it takes them."""
+    """A battery: its charge, and the voltage and current that it shows."""
 
     capacity_wh: float
     volts: float  # when it is half full
     charge_pct: float
 
     def most_taken(self) -> float:
-        """Watts it can be charged with; less and less as it becomes full."""
+        """The watts that it can be charged with: fewer and fewer as it becomes full."""
         return self.capacity_wh * 0.4 * min((100.0 - self.charge_pct) / 6.0, 1.0)
 
     def move(self, watts: float, hours: float) -> None:
-        """Supply these watts for so long; what is charged loses a little."""
+        """Supply these watts for so many hours; charging (negative watts) loses a little."""
         taken_wh = watts * hours * (0.95 if watts < 0 else 1.0)
         self.charge_pct -= 100.0 * taken_wh / self.capacity_wh
         self.charge_pct = min(max(self.charge_pct, 0.0), 100.0)
 
     def row(self, meter_id: str, watts: float) -> Row:
-        """Its reading."""
+        """Its reading while it supplies these watts."""
         resting = self.volts * (0.96 + 0.0008 * self.charge_pct)
-        volts = resting - 0.0004 * watts  # it sags under load, and rises while it is charged
+        volts = resting - 0.0004 * watts  # it falls under load and rises while charging
         return meter_id, round(volts, 3), round(watts / volts, 3), round(self.charge_pct, 2)
 
 
@@ -111,7 +113,7 @@ class Device:
     events: list[Event] = field(default_factory=list)
 
     def register(self, pm: PowerManager) -> None:
-        """Make it, and its meters."""
+        """Register it and its meters."""
         pm.register_device(self.id, self.name, self.shutdown_threshold, self.target_wh)
         for kind, name, capacity_wh in self.wanted_meters():
             self.meters[kind] = pm.add_meter(self.id, kind, capacity_wh, name).id
@@ -121,11 +123,11 @@ class Device:
         raise NotImplementedError
 
     def step(self, when: float, hours: float, offset_seconds: float) -> list[Row]:
-        """What its meters show now, after so many hours of it."""
+        """The readings of its meters now, after so many hours since the last step."""
         raise NotImplementedError
 
     def note(self, kind: str, when: float, text: str, meter_id: str | None = None) -> None:
-        """Remember an event."""
+        """Keep an event, to be logged with the readings."""
         self.events.append(Event(self.id, kind, when, text, meter_id))
 
     def _panel_row(self, watts: float, sun_watts: float) -> Row:
@@ -138,13 +140,13 @@ class Device:
 
 @dataclass
 class Cabin(Device):
-    """Panel, pack and grid; the grid charges the pack where it is low."""
+    """Panel, pack and grid; the grid charges the pack while it is low."""
 
     pack: Pack = field(default_factory=lambda: Pack(2400.0, 25.6, 70.0))
     on_grid: bool = False
 
     def wanted_meters(self) -> list[tuple[str, str, float]]:
-        """A whole house."""
+        """Roof, battery and grid."""
         return [
             ("solar", "Roof", 0.0),
             ("battery", "House battery", self.pack.capacity_wh),
@@ -159,11 +161,11 @@ class Cabin(Device):
         if 6.5 <= hour < 8:
             watts += 45.0
         if 17.5 <= hour < 22.5:
-            watts += 85.0  # lights, and somebody at home
+            watts += 85.0  # an evening at home
         return self._jitter(watts)
 
     def step(self, when: float, hours: float, offset_seconds: float) -> list[Row]:
-        """Sun first, then the pack, then the grid."""
+        """Use the sun first, then the pack, then the grid."""
         if self.pack.charge_pct < 22:
             self.on_grid = True
         elif self.pack.charge_pct > 45:
@@ -185,17 +187,17 @@ class Cabin(Device):
 
 @dataclass
 class Mast(Device):
-    """A small panel and pack; when they are empty, the load is shed until there is some sun again."""
+    """A small panel and pack; when the pack is empty, the load is off until it is charged again."""
 
     pack: Pack = field(default_factory=lambda: Pack(260.0, 12.8, 80.0))
     is_off: bool = False
 
     def wanted_meters(self) -> list[tuple[str, str, float]]:
-        """Two."""
+        """Panel and pack."""
         return [("solar", "Panel", 0.0), ("battery", "Pack", self.pack.capacity_wh)]
 
     def step(self, when: float, hours: float, offset_seconds: float) -> list[Row]:
-        """The sun, then the pack."""
+        """Use the sun first, then the pack."""
         if not self.is_off and self.pack.charge_pct < 4:
             self.is_off = True
             self.note("shutdown", when, "pack empty: camera and radio off")
@@ -212,7 +214,7 @@ class Mast(Device):
 
 @dataclass
 class Rack(Device):
-    """Mains and a UPS in line: both carry the load. `cut`: from when until when there were no mains."""
+    """Mains and a UPS in line: both carry the load. `cut`: when a power cut began and ended."""
 
     cut: tuple[float, float] = (0.0, 0.0)
     backup_wh: float = 90.0
@@ -220,11 +222,11 @@ class Rack(Device):
     is_cut: bool = False
 
     def wanted_meters(self) -> list[tuple[str, str, float]]:
-        """Two."""
+        """Supply and UPS."""
         return [("main", "Supply", 0.0), ("ups", "UPS", self.backup_wh)]
 
     def step(self, when: float, hours: float, offset_seconds: float) -> list[Row]:
-        """A load that follows the working day."""
+        """Carry a load that follows the working day."""
         hour = (when + offset_seconds) / 3600 % 24
         load = self._jitter(58.0 + 24.0 * max(math.sin((hour - 7) / 12 * math.pi), 0.0))
         begin, end = self.cut
@@ -249,14 +251,14 @@ class Rack(Device):
 
 
 def _local_offset_seconds(when: float) -> float:
-    """How far this machine's clock on the wall is ahead of UTC: the sun shall rise in the morning."""
+    """How far local time is ahead of UTC, so that the sun rises in the local morning."""
     return float(time.localtime(when).tm_gmtoff)
 
 
 class Demo:
-    """The three devices in a file, and what goes on logging to it.
+    """The three devices in a file, and a thread that logs their live readings.
 
-    offset_seconds: how far the clock on the wall is ahead of UTC (default: as on this machine).
+    clock: epoch seconds. offset_seconds: how far local time is ahead of UTC (default: as here).
     """
 
     def __init__(
@@ -283,10 +285,8 @@ class Demo:
         self._thread: threading.Thread | None = None
 
     def make(self) -> None:
-        """Write the year: readings half an hour apart become statistics, those of the last week stay."""
-        with PowerManager(
-            self.path, durability="normal", alert_types=("battery", "ups"), clock=self._clock
-        ) as pm:
+        """Write the year: readings of the last week stay, older ones become statistics."""
+        with self._open() as pm:
             with pm.transaction():
                 for device in self._devices:
                     device.register(pm)
@@ -300,7 +300,7 @@ class Demo:
             pm.prune(RECENT_DAYS)
 
     def _log(self, pm: PowerManager, begin: float, end: float, seconds: float) -> None:
-        """Log what the meters showed from one time to another."""
+        """Log the meters' readings from one time to another, and the events between."""
         pm.log_many(self._rows(begin, end, seconds))
         for event in self._taken_events():
             pm.trigger_event(
@@ -325,23 +325,26 @@ class Demo:
             device.events.clear()
         return sorted(taken, key=lambda event: event.when)
 
+    def _open(self) -> PowerManager:
+        return PowerManager(
+            self.path, durability="normal", alert_types=ALERT_TYPES, clock=self._clock
+        )
+
     # --- Live
 
     def start(self) -> None:
-        """Begin to log what happens now, in a thread."""
+        """Start a thread that logs live readings."""
         self._thread = threading.Thread(target=self._go_on, name="power-demo", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop logging."""
+        """Stop the thread."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
 
     def _go_on(self) -> None:
-        with PowerManager(
-            self.path, durability="normal", alert_types=("battery", "ups"), clock=self._clock
-        ) as pm:
+        with self._open() as pm:
             last = self._begin
             while True:
                 now = self._clock()
@@ -355,7 +358,7 @@ class Demo:
 
     def log_now(self, pm: PowerManager, now: float, hours: float) -> None:
         """Log one live reading of each meter."""
-        hours = min(max(hours, 0.0), 1.0)  # the machine may have slept, or its clock been set
+        hours = min(max(hours, 0.0), 1.0)  # the machine may have slept, or its clock was set
         rows = [
             row for device in self._devices for row in device.step(now, hours, self._offset_seconds)
         ]

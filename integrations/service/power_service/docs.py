@@ -1,4 +1,4 @@
-"""The contract as a page to read: made once from the OpenAPI document, without a script or anything from elsewhere."""
+"""The contract as a page to read, made once from the OpenAPI document, without any script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIMITS = {
     "maximum": "at most",
     "minLength": "length at least",
     "maxLength": "length at most",
-    "maxItems": "at most so many:",
+    "maxItems": "number of items at most",
     "format": "format",
     "default": "default",
 }
@@ -52,7 +52,7 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, 
 
 
 def _prose(text: str) -> str:
-    """Paragraphs, with what stands between backticks as code."""
+    """Paragraphs, with text between backticks as code."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
     return "\n".join(f"<p>{_inline(paragraph)}</p>" for paragraph in paragraphs)
 
@@ -77,14 +77,15 @@ def _contents(tags: list[str], operations: list[tuple[str, str, dict[str, Any]]]
     rows = []
     for tag in tags:
         links = [
-            f'<a href="#{operation["operationId"]}"><span class="method">{method}</span> {escape(path)}</a>'
+            f'<a href="#{operation["operationId"]}"><span class="method">{method}</span> '
+            f"{escape(path)}</a>"
             for method, path, operation in operations
             if operation["tags"][0] == tag
         ]
         rows.append((f'<a href="#tag-{escape(tag)}">{escape(tag)}</a>', "<br>".join(links)))
     stream = '<a href="#streamMessage"><span class="method">WS</span> /v1/stream</a>'
     rows.append(("messages", stream))
-    rows.append(("records", '<a href="#schemas">what the routes take and give</a>'))
+    rows.append(("records", '<a href="#schemas">of requests and answers</a>'))
     return f"<nav>{_table(('', 'route'), rows)}</nav>"
 
 
@@ -118,7 +119,7 @@ def _who(operation: dict[str, Any]) -> str:
     if "security" not in operation:
         return "No token needed."
     scopes = [scope for entry in operation["security"] for scope in next(iter(entry.values()))]
-    return f"Scope: {', '.join(scopes)}." if scopes else "Any token that is known."
+    return f"Scope: {', '.join(scopes)}." if scopes else "Any valid token."
 
 
 def _answers(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[str]:
@@ -129,7 +130,7 @@ def _answers(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[st
             errors.append((status, document["components"]["responses"][name]["description"]))
             continue
         if "content" not in response:
-            yield f"<p>Answers {status}, with nothing.</p>"
+            yield f"<p>Answers {status}, without a body.</p>"
         for media_type, content in response.get("content", {}).items():
             kind = _type(content["schema"])
             yield f"<p>Answers {status}, {kind} as <code>{escape(media_type)}</code>:</p>"

@@ -1,4 +1,4 @@
-"""The examples of the contract; a test holds them against its schemas."""
+"""The examples of the contract; a test checks them against its schemas."""
 
 from __future__ import annotations
 
@@ -113,8 +113,16 @@ RESPONSES: dict[str, Any] = {
     "getDevice": _DEVICE,
     "updateDevice": {**_DEVICE, "target_wh": 200.0},
     "listMeters": [_METER],
-    "addMeter": {**_METER, "voltage": 0.0, "current_draw": 0.0, "charge_pct": 100.0, "updated_at": None,
-                 "alert_level": "none", "wattage": 0.0, "state": "charging"},
+    "addMeter": {
+        **_METER,
+        "voltage": 0.0,
+        "current_draw": 0.0,
+        "charge_pct": 100.0,
+        "updated_at": None,
+        "alert_level": "none",
+        "wattage": 0.0,
+        "state": "charging",
+    },
     "getMeter": _METER,
     "updateMeter": {**_METER, "capacity_wh": 48.0},
     "postReadings": {"received": 2, "stored": 1},
@@ -123,11 +131,20 @@ RESPONSES: dict[str, Any] = {
     "getSeries": _SERIES,
     "getStatistics": [_STATISTICS],
     "listEvents": [_EVENT],
-    "triggerEvent": {**_EVENT, "type": "restore", "value": 0.0, "note": "service restarted", "meter_id": None},
+    "triggerEvent": {
+        **_EVENT,
+        "type": "restore",
+        "value": 0.0,
+        "note": "service restarted",
+        "meter_id": None,
+    },
     "followEvents": {"events": [{"sequence": 41, "event": _EVENT}], "next_after": 41},
     "createStreamTicket": {"ticket": "zQ0yX4…", "expires_in": 30.0},
     "getRuntime": {"device_id": "edge-001", "estimated_runtime_hours": 5.27},
-    "getBudget": {"edge-001": _BUDGET, "edge-999": {"error": "device_id: no device has the id 'edge-999'"}},
+    "getBudget": {
+        "edge-001": _BUDGET,
+        "edge-999": {"error": "device_id: no device has the id 'edge-999'"},
+    },
     "getReport": {
         "device_id": "edge-001",
         "device_name": "Edge Node",
@@ -145,7 +162,11 @@ RESPONSES: dict[str, Any] = {
         "database": "/srv/power_manager.db",
         "source": "file",
     },
-    "getFleet": {"fresh_as_of": "2026-11-23T12:00:00.000000+00:00", "waiting_messages": 0, "dead_letters": 0},
+    "getFleet": {
+        "fresh_as_of": "2026-11-23T12:00:00.000000+00:00",
+        "waiting_messages": 0,
+        "dead_letters": 0,
+    },
     "listFleetDevices": [
         {
             "device_id": "edge-001",
@@ -157,7 +178,13 @@ RESPONSES: dict[str, Any] = {
         }
     ],
     "getFleetEnergy": [
-        {"day": "2026-11-23", "site": "berlin", "type": "main", "energy_out_wh": 812.5, "energy_in_wh": 0.0}
+        {
+            "day": "2026-11-23",
+            "site": "berlin",
+            "type": "main",
+            "energy_out_wh": 812.5,
+            "energy_in_wh": 0.0,
+        }
     ],
     "listSilentDevices": [
         {"device_id": "edge-002", "last_seen": "2026-11-23T09:14:00.000000+00:00"}
@@ -176,7 +203,7 @@ RESPONSES: dict[str, Any] = {
     "getHealth": {"status": "ok"},
     "getReadiness": {"status": "ready"},
     "getMetrics": _METRICS,
-}  # fmt: skip
+}
 
 _NEW_READING = {
     "meter_id": _METER["id"],

@@ -1,4 +1,4 @@
-"""What the service asks a fleet beyond what it asks a file, and how it comes by one that can be asked."""
+"""What the service asks a fleet beyond what it asks a file, and how it opens one."""
 
 from __future__ import annotations
 
@@ -6,64 +6,56 @@ import importlib
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
-from power_manager import Deletion, DeviceRecord, PowerMeter, PowerStatistics
+from power_manager import Deletion, DeviceRecord
 from power_service.settings import Refused, Settings
-from power_service.source import Source
+from power_service.source import ManyMeters, Source
 
 
-class FleetSource(Source, Protocol):
-    """power_fleet.read.FleetSource: the reading half of PowerManager, of devices whose files are elsewhere.
+class FleetSource(Source, ManyMeters, Protocol):
+    """power_fleet.read.FleetSource: PowerManager's reading half, over the devices of a fleet.
 
-    All answers raise StorageError where the engine does not give them.
+    Each call raises StorageError if the engine does not answer.
     """
 
-    def meters_of(self, device_ids: Iterable[str]) -> dict[str, list[PowerMeter]]:
-        """By device id, its meters; a device that is not known is left out."""
-
-    def statistics_of(
-        self, meters: Iterable[PowerMeter], since_us: int, until_us: int
-    ) -> dict[str, list[PowerStatistics]]:
-        """By meter id, statistics of the UTC hours from a moment on that begin before another, oldest first."""
-
     def devices_of(self, device_ids: Iterable[str]) -> list[DeviceRecord]:
-        """Those of these devices that are known."""
+        """The records of these devices; an unknown one is left out."""
 
     def first_sequence(self) -> int:
-        """The number of the oldest event; 0 without any."""
+        """The sequence of the oldest event; 0 if there is none."""
 
     def last_heard(self) -> dict[str, int]:
-        """By device id, when the stream last took in something from it: microseconds by its clock."""
+        """By device id, when its last message came: microseconds, by the stream's clock."""
 
     def reading_deletions(self, device_ids: Collection[str] | None) -> list[Deletion]:
-        """The deletions of readings of these devices, or of all, oldest first; numbered within each device."""
+        """Deletions of readings of these devices, or of all, oldest first, numbered by device."""
 
     def fleet_state(self) -> dict[str, Any]:
-        """How far the engine is; see models.FleetState."""
+        """How current the engine is; see models.FleetState."""
 
     def fleet_devices(self) -> list[dict[str, Any]]:
         """What the fleet knows of each device beside its record; see models.FleetDevice."""
 
     def metrics_text(self) -> bytes:
-        """The metrics of the engine, and of its stream where that is known, for Prometheus."""
+        """Metrics for Prometheus: the engine's, and its stream's if that is known."""
 
     def energy(self, days: int) -> list[dict[str, Any]]:
         """Energy by UTC day, site and meter type; see models.SiteEnergy."""
 
     def silent(self, minutes: float) -> list[dict[str, Any]]:
-        """Devices that nothing came from for so long; see models.SilentDevice."""
+        """Devices that have sent nothing for so many minutes; see models.SilentDevice."""
 
 
 def open_fleet(settings: Settings, clock: Callable[[], float]) -> FleetSource:
-    """A source that asks the engine of these settings; nothing is asked yet.
+    """A source that asks the engine of these settings; it asks nothing yet.
 
-    Raises Refused where the extra is not installed, or an address is none.
+    Raises Refused if the extra is not installed or an address is invalid.
     """
     try:
-        # With it comes the engine's client: only for those who have a fleet.
+        # It brings the engine's client, so it is imported for a fleet only.
         read = importlib.import_module("power_fleet.read")
     except ImportError as error:
         raise Refused(
-            f"a fleet is wanted, but {error.name} is not installed: pip install '.[fleet]'"
+            f"--fleet and --hub need {error.name}, which is not installed: pip install '.[fleet]'"
         ) from None
     try:
         source: FleetSource = read.open_source(settings.fleet, settings.hub, clock)

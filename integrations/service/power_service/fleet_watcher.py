@@ -1,4 +1,4 @@
-"""What the devices of a fleet send, as changes and frames for the clients of the stream."""
+"""What the devices of a fleet send, as changes and frames for clients of the stream."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from power_service.fleet_source import FleetSource
 from power_service.presence import Bounds, Changes, Frame, Presence, readings_deleted
 from power_service.watcher import PAUSE_PER_LOOK
 
-LINE = (
-    "fleet"  # the line of history: the events of a fleet are numbered by its stream, which has one
-)
+LINE = "fleet"  # the one line of history: the fleet's stream numbers all events
 _EVENTS_A_LOOK = 1000
-_WHOLE_EVERY = (
-    15.0  # seconds between two looks at all devices, for what an operator has retired or deleted
-)
+# Seconds between two looks at all devices, to see which an operator has retired or deleted.
+_WHOLE_EVERY = 15.0
 
 
 class FleetWatcher:
-    """Asks the engine for what is new; lives in the poller's thread.
+    """Asks the engine for what is new; used in the poller's thread only.
 
-    Each look asks when the stream last heard of each device, and then for the meters of those that it has heard of
-    since: a fleet that says nothing costs one small question. The events of a look are those after the last one.
+    Each look asks when the stream last heard of each device, then for the meters of the devices
+    that were heard of since: a quiet fleet costs one small query. The events are those after the
+    last look's.
 
-    A look has two parts, like that of a file's Watcher, and each remembers how far it is only when all of it has been
-    read.
+    A look has two parts, like that of a file's Watcher; each notes how far it has got only when it
+    has read everything.
     """
 
     def __init__(
@@ -39,16 +37,14 @@ class FleetWatcher:
         self._seconds = seconds
         self._clock = clock
         self._next_look = 0.0
-        self._more = False  # events that are new, beyond those of the last look
+        self._more = False  # there are new events beyond those of the last look
         self._next_whole = 0.0
-        self._sequence: int | None = None  # None: the engine was never reached
+        self._sequence: int | None = None  # None: the engine has never answered
         self._presence = Presence(_latest_reading)
         self._heard: dict[str, int] = {}
         self._devices: dict[str, DeviceRecord] = {}
         self._meters: dict[str, list[PowerMeter]] = {}
-        self._deleted: dict[
-            str, int
-        ] = {}  # by device, the number of its last deletion that was seen
+        self._deleted: dict[str, int] = {}  # by device, the last deletion that was seen
 
     @property
     def sequence(self) -> int:
@@ -56,7 +52,7 @@ class FleetWatcher:
         return self._sequence or 0
 
     def bounds(self) -> Bounds:
-        """Where a client can begin. Raises StorageError."""
+        """The line of history, and its first and last sequence. Raises StorageError."""
         return Bounds(LINE, self._source.first_sequence(), self._source.last_sequence())
 
     def look(self) -> Changes | None:
@@ -67,14 +63,14 @@ class FleetWatcher:
         found = Changes()
         try:
             self._look_at_events(found)
-        except Exception as error:  # noqa: BLE001 - the hub raises it, when it has handed out the rest
+        except Exception as error:  # noqa: BLE001 - the hub raises it after handing out the rest
             found.error = error
         try:
             self._look_at_presence(found, begin)
         except Exception as error:  # noqa: BLE001 - as above
             found.error = error
         if found.error is None and not self._more:
-            # Thousands of meters take a while: looking at them is a fraction of the time, requests need it too.
+            # Thousands of meters take a while; the pause leaves most of the time to requests.
             pause = max(self._seconds, (self._clock() - begin) * PAUSE_PER_LOOK)
             self._next_look = begin + pause
         return found
@@ -90,8 +86,8 @@ class FleetWatcher:
         self._more = len(events) == _EVENTS_A_LOOK
 
     def _look_at_presence(self, found: Changes, begin: float) -> None:
-        """Add what devices and meters are new, changed or gone since the last look, and which readings."""
-        heard = self._source.last_heard()  # first: what comes after it is seen by the next look
+        """Add devices and meters that are new, changed or gone, and deleted readings."""
+        heard = self._source.last_heard()  # first: the next look sees what comes after it
         if begin >= self._next_whole:
             devices = {device.id: device for device in self._source.list_devices()}
             meters = _by_device(self._source.list_meters())
@@ -137,9 +133,9 @@ def _by_device(meters: Iterable[PowerMeter]) -> dict[str, list[PowerMeter]]:
 
 
 def _latest_reading(meter: PowerMeter) -> Iterator[PowerReading]:
-    """The reading that a meter's present state comes from, if it has one: the state has all of it.
+    """The reading that a meter's present state comes from, if it has one, made from the state.
 
-    Where not both volts and amperes are known, the one that is 0 stands for the one that is not.
+    Where only volts or only amperes are known, the state has 0 for the other one.
     """
     if meter.updated_at is None:
         return

@@ -1,4 +1,4 @@
-"""What every request and WebSocket passes first: hosts, origins, sizes, times, headers, log, metrics."""
+"""Checks on every request and WebSocket: hosts, origins, sizes, times; headers, log, metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ALWAYS = {
 
 
 def _authority(url: str) -> tuple[str, str]:
-    """The authority of a URL with its port, and its host name alone, in lower case; empty where it has none."""
+    """A URL's authority with port, and its host name, in lower case; "" if it has none."""
     try:
         parts = urlsplit(url.lower())
         return parts.netloc, parts.hostname or ""
@@ -41,12 +41,12 @@ def _authority(url: str) -> tuple[str, str]:
 
 
 def path_text(text: str) -> str:
-    """A path parameter as it was meant; see _decode."""
+    """A path parameter with its slashes; see _decode."""
     return text.replace(_SLASH, "/")
 
 
 def _decode(scope: Scope) -> None:
-    """Keep an encoded slash apart from those between segments: ids may hold slashes."""
+    """Keep an encoded slash apart from the slashes between segments: ids may contain slashes."""
     raw = scope.get("raw_path", b"")
     if b"%" not in raw:
         return
@@ -69,7 +69,7 @@ class _Body:
         self.complete = self._length == "0" and "transfer-encoding" not in headers
 
     def check_length(self) -> None:
-        """Raise a problem for a body that says itself that it is too large."""
+        """Raise Problem 413 if the body's announced length is too large."""
         if self._length.isdigit() and int(self._length[:20]) > self._limit:
             raise self._too_large()
 
@@ -77,13 +77,13 @@ class _Body:
         return Problem(Code.BODY_TOO_LARGE, f"a body has at most {self._limit} bytes")
 
     async def receive(self) -> Message:
-        """The next part, for the application. Raises a problem 408 or 413."""
-        if self.complete:  # now it waits for the client to go
+        """The next part, for the application. Raises Problem 408 or 413."""
+        if self.complete:  # the application waits for the client to disconnect
             return await self._receive()
         try:
             message = await self._next()
         except asyncio.TimeoutError:
-            raise Problem(Code.REQUEST_TIMEOUT, "the body did not come in time") from None
+            raise Problem(Code.REQUEST_TIMEOUT, "the body did not arrive in time") from None
         if self._taken > self._limit:
             raise self._too_large()
         return message
@@ -96,14 +96,14 @@ class _Body:
         return message
 
     async def drop(self) -> None:
-        """Take in the rest, and forget it."""
+        """Read the rest and drop it."""
         with contextlib.suppress(asyncio.TimeoutError):
             while not self.complete:
                 await self._next()
 
 
 class _Answer:
-    """An answer, with the headers that each has; its last part is sent when its request has left the count."""
+    """An answer, with the headers of every answer; its last part waits for finish()."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -111,7 +111,7 @@ class _Answer:
         self.status = 500
 
     async def send(self, message: Message) -> None:
-        """Send a part, or keep it where it is the last."""
+        """Send a part; keep the last one."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             there = {name.lower() for name, _ in message["headers"]}
@@ -123,9 +123,10 @@ class _Answer:
         await self._send(message)
 
     async def finish(self, body: _Body) -> None:
-        """Send the last part; where the body is still coming, take it in first.
+        """Send the last part, after reading a body that is still coming.
 
-        A connection that is closed while its client still sends is reset, and the client may never see the answer.
+        If a connection is closed while its client still sends, it is reset, and the client may
+        never see the answer.
         """
         if self._last is None:
             return
@@ -141,7 +142,9 @@ class Guard:
     """The outermost ASGI application."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
         names = (
             "localhost",
             "127.0.0.1",
@@ -154,7 +157,7 @@ class Guard:
         self._under_way = {"read": 0, "write": 0}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let it in, or answer with a problem."""
+        """Pass it on, or answer with a problem."""
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -169,7 +172,7 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         begin = time.perf_counter()
-        reason = ""  # why it was refused before any route saw it
+        reason = ""  # why it was refused before it reached a route
         body = _Body(Headers(scope=scope), receive, self._settings)
         answer = _Answer(send)
         try:
@@ -186,16 +189,17 @@ class Guard:
 
     @contextlib.contextmanager
     def _counted(self, scope: Scope) -> Iterator[None]:
-        """Count a request in its lane while it is under way. Raises a problem where there are too many in that lane.
+        """Count a request in its lane while it runs. Raises Problem 503 if its lane is full.
 
-        Writers that wait for a locked file thus hold up no reader, and nothing holds up the probes of a supervisor.
+        So writers that wait for a locked file delay no reader, and nothing delays a supervisor's
+        probes.
         """
         if scope["path"] in _PROBES:
             yield
             return
         lane = "read" if scope["method"] in _READING else "write"
         if self._under_way[lane] >= self._settings.max_requests:
-            raise retry_later(Code.OVERLOADED, f"too many requests to {lane} are under way", 1)
+            raise retry_later(Code.OVERLOADED, f"too many requests that {lane} are under way", 1)
         self._under_way[lane] += 1
         try:
             yield
@@ -206,7 +210,7 @@ class Guard:
         route = getattr(scope.get("route"), "path", None)
         self._metrics.request(route, scope["method"], status, seconds)
         grant = scope.get("state", {}).get("grant")
-        # without the query, and still encoded
+        # Without the query, which may hold a ticket, and still encoded.
         path = scope.get("raw_path", b"").decode("ascii", "replace")
         who = grant.id if grant else "-"
         _access_log.info(
@@ -233,9 +237,9 @@ class Guard:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or _authority(f"//{hosts[0]}")[1] not in self._hosts:
             raise Problem(
-                Code.HOST_NOT_ALLOWED, "this service does not go by that name: see --allow-host"
+                Code.HOST_NOT_ALLOWED, "this host name is not allowed here: see --allow-host"
             )
-        # Any page a user looks at can send requests to localhost; browsers say which page it was.
+        # Any page that a user opens can send requests to localhost; browsers name the page.
         origin = headers.get("origin", "").lower()
         own = not origin or _authority(origin)[0] == hosts[0].lower()
         if not own and origin not in self._origins:

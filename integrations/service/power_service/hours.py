@@ -1,4 +1,4 @@
-"""Statistics of a window of time, and what devices used in each hour of the last day."""
+"""Statistics of a window of time, and what devices used in each of the last 24 hours."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ SPARKLINE_HOURS = 24
 def statistics_between(
     source: Source, meter_id: str, since: Any, until: Any, bucket: str, now: int
 ) -> list[PowerStatistics]:
-    """A meter's statistics from the bucket on in which `since` lies, whole, of those that begin before `until`.
+    """A meter's statistics from the bucket of `since` on, of buckets that begin before `until`.
 
-    None: no limit on that side. `now`: in microseconds, for the library counts days from now back. Raises NotFound,
-    InvalidValue.
+    None: no limit on that side. `now` is in microseconds: the library counts days back from now.
+    Raises NotFound, InvalidValue.
     """
     bucket_us = DAY_US if bucket == "day" else HOUR_US
     since_us = 0 if since is None else to_microseconds(since, "since")
     first_us = since_us // bucket_us * bucket_us
-    # An hour more than it takes, for the library looks at the clock a moment later.
+    # An hour more than needed: the library reads the clock a moment later.
     days = max(now - first_us + HOUR_US, 0) / DAY_US
     rows = source.get_statistics(meter_id, days=days, bucket=bucket)
     end_us = None if until is None else to_microseconds(until, "until")
@@ -54,7 +54,7 @@ def statistics_between(
 
 
 def sparklines(source: Source, device_ids: Iterable[str], now: int) -> Sparklines:
-    """What each device used in the last SPARKLINE_HOURS whole UTC hours; one that is not registered is left out."""
+    """What each registered device used in the last SPARKLINE_HOURS whole UTC hours."""
     end_us = now // HOUR_US * HOUR_US
     start_us = end_us - SPARKLINE_HOURS * HOUR_US
     many = source if isinstance(source, ManyMeters) else _OneByOne(source, now)
@@ -70,7 +70,7 @@ def sparklines(source: Source, device_ids: Iterable[str], now: int) -> Sparkline
 
 
 class _OneByOne:
-    """The answers of ManyMeters by a question for each: of a file that costs no journey."""
+    """ManyMeters with one call for each device and meter, which is cheap for a file."""
 
     def __init__(self, source: Source, now: int) -> None:
         self._source = source
@@ -100,10 +100,10 @@ class _OneByOne:
 def _consumption(
     meters: Iterable[PowerMeter], rows: Mapping[str, list[PowerStatistics]], start_us: int
 ) -> list[float | None]:
-    """A device's mean watts by hour: those of the meters that count in its consumption, which has no less than 0.
+    """A device's mean watts by hour, at least 0: the sum over the meters of its consumption.
 
-    An hour is known if each of them is that measures now. One that is retired counts in the hours that it has, and one
-    that never measured anything does not count.
+    An hour is known if every meter that measures now has it. A retired meter counts in the hours
+    that it has; a meter that never measured anything does not count.
     """
     by_meter = [
         (_measures(meter), _wattage_by_hour(rows.get(meter.id, ()), start_us)) for meter in meters
@@ -124,5 +124,5 @@ def _measures(meter: PowerMeter) -> bool:
 
 
 def _wattage_by_hour(rows: Iterable[PowerStatistics], start_us: int) -> dict[int, float | None]:
-    """The mean watts of each hour that has readings, by its place after `start_us`; None where no reading has watts."""
+    """Mean watts of each hour with readings, by hours after `start_us`; None: not known."""
     return {(to_microseconds(row.start) - start_us) // HOUR_US: row.avg_wattage for row in rows}

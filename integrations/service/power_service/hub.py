@@ -1,8 +1,9 @@
-"""One poller for the whole service, and the clients it hands frames to.
+"""One poller for the whole service, and the clients to which it hands frames.
 
-An event reaches a client exactly once, in order of sequence. A client that connects with `after` first reads pages from
-the file, until it stands where the poller stands; from there on the poller hands it every later event. The step from
-one to the other has no await in it, so nothing falls between them.
+An event reaches a client exactly once, in order of sequence. A client that connects with `after`
+first reads events from the file, page by page, up to the poller's position; from there on the
+poller hands it every later event. There is no await between the two, so no event falls between
+them.
 """
 
 from __future__ import annotations
@@ -35,17 +36,20 @@ _log = logging.getLogger("power_service.stream")
 
 @dataclass
 class Begin:
-    """What a client had when it left off: the last sequence, and the line of history that it is of."""
+    """Where a client left off: its last sequence, and the line of history it belongs to."""
 
     after: int | None
     file_id: str | None
 
 
 class Hub:
-    """The poller, and the clients it hands frames to."""
+    """The poller, and the clients to which it hands frames."""
 
     def __init__(self, settings: Settings, storage: Storage, gate: Gate, metrics: Metrics) -> None:
-        self._settings, self._storage, self._gate, self._metrics = settings, storage, gate, metrics
+        self._settings = settings
+        self._storage = storage
+        self._gate = gate
+        self._metrics = metrics
         self._clients: set[Client] = set()
         self._meters: dict[str, PowerMeter] = {}
         self._present: dict[str, Frame] = {}  # each meter's latest state
@@ -54,14 +58,13 @@ class Hub:
         self._looked = 0.0
         self.position = 0  # every event up to it has been handed to the clients that are live
         self.stop_service = asyncio.Event()
-        self._catching_up = asyncio.Semaphore(
-            8
-        )  # hundreds may come back at once: they wait here, not in the lanes
+        # Hundreds of clients may come back at once: they wait here, not in the lanes.
+        self._catching_up = asyncio.Semaphore(8)
 
     # --- Lifecycle
 
     async def start(self) -> None:
-        """See what is there, and begin to poll. An engine that does not answer now may do so later."""
+        """Look once, then begin to poll. An engine that does not answer now may answer later."""
         self._watcher = await self._storage.call(Lane.POLL, self._storage.make_watcher)
         self.position = self._watcher.sequence
         try:
@@ -73,19 +76,19 @@ class Hub:
         self._task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Close every client and end the polling."""
+        """Close every client and stop polling."""
         self.close_all(1012, "the service restarts: reconnect with the last sequence as after")
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
 
     def close_all(self, code: int, reason: str) -> None:
-        """Have every client closed."""
+        """Close every client."""
         for client in list(self._clients):
             client.close(code, reason)
 
     def ready(self) -> bool:
-        """Whether the poller has seen the file lately."""
+        """Whether the poller has read the file in the last 5 seconds."""
         return time.monotonic() - self._looked < 5 and not self._storage.replaced
 
     # --- Polling
@@ -104,24 +107,22 @@ class Hub:
                     beat = now
                     self._heartbeat()
             except Replaced as error:
-                _log.critical(
-                    "%s: the service stops, so that it is started again on the new file", error
-                )
+                _log.critical("%s: the service ends, to be started again on the new file", error)
                 self._storage.replaced = True
                 self.stop_service.set()
                 return
             except (PowerManagerError, Problem) as error:
                 _log.error("the stream cannot read the database: %s", error)
                 pause = 1.0
-            except Exception:  # noqa: BLE001 - the clients of the stream hang on this task: it must not end
-                _log.exception("the stream cannot go on with this change")
-                # Some of them may have been handed what others were not: each resumes from where it is.
+            except Exception:  # noqa: BLE001 - every client depends on this task: it must not end
+                _log.exception("the stream cannot hand out this change")
+                # Some clients may have it and others not: each resumes from its own place.
                 self.close_all(1011, Code.INTERNAL.value)
                 pause = 1.0
             await asyncio.sleep(pause)
 
     async def _look(self) -> None:
-        """Hand out what has changed; then raise what kept the watcher from seeing the rest, which it will see later."""
+        """Hand out what has changed; then raise the error that kept the watcher from the rest."""
         changes = await self._storage.call(Lane.POLL, self._watcher.look)
         if changes is not None:
             self._hand_out(changes)
@@ -145,7 +146,7 @@ class Hub:
                 self._present[frame.key] = frame
         for client in self._clients:
             for frame in changes.frames:
-                # Events that one who catches up has missed are read from the file; all else is told here alone.
+                # A client that catches up reads events from the file, and gets all else here.
                 if client.live or not frame.sequence:
                     client.offer(frame)
 
@@ -158,7 +159,7 @@ class Hub:
                 client.push(text)
 
     async def _keep_house(self, now: float) -> None:
-        """Close clients that take nothing in, and those whose token was revoked."""
+        """Close clients that take nothing in, and clients whose token was revoked."""
         await self._gate.refresh()
         for client in list(self._clients):
             if (
@@ -172,7 +173,7 @@ class Hub:
     # --- Serving one client
 
     async def serve(self, client: Client, begin: Begin) -> None:
-        """Send a client its frames until either side ends it; return when the connection is closed."""
+        """Send a client its frames until either side ends the connection."""
         self._clients.add(client)
         self._metrics.clients.inc()
         tasks = [
@@ -203,13 +204,13 @@ class Hub:
                 await end(client.ws, 1011, Code.INTERNAL.value)
 
     async def _feed(self, client: Client, begin: Begin) -> None:
-        """Hello, what was missed, the present state of the meters, and then what comes."""
+        """Send hello, the events that were missed, the meters' present state, then what comes."""
         async with self._catching_up:
             bounds = await self._storage.call(Lane.POLL, self._watcher.bounds)
         hello = _hello(begin, bounds)
         client.cursor = hello.resumed_from
         await client.send(message_text(hello))
-        while client.cursor < self.position:  # no await between the last look at it and going live
+        while client.cursor < self.position:  # no await from this check to client.live = True
             position = self.position
             async with self._catching_up:
                 page = await self._storage.call(
@@ -219,7 +220,7 @@ class Hub:
                 client.cursor = sequence
                 if client.sees(event.device_id):
                     await client.send(message_text(EventMessage("event", sequence, event)))
-            if not page:  # between the last event and there is none: a number need not be one's
+            if not page:  # not every sequence number has an event
                 client.cursor = position
         client.live = True
         self._offer_present(client, self._present.values())
@@ -232,9 +233,9 @@ class Hub:
 
 
 def _hello(begin: Begin, bounds: Bounds) -> HelloMessage:
-    """Where a client begins: where it left off, if the file still knows that place."""
+    """The client's hello: it resumes where it left off, if the file still has that place."""
     same_line = begin.file_id is None or begin.file_id == bounds.file_id
-    if begin.after is None or not same_line:  # a sequence of another line says nothing of this one
+    if begin.after is None or not same_line:  # a sequence of another line means nothing here
         resumed_from = bounds.latest
     else:
         resumed_from = min(max(begin.after, bounds.oldest - 1, 0), bounds.latest)

@@ -1,4 +1,4 @@
-"""Token buckets: so many requests a second for each key, and some saved up."""
+"""Token buckets: a rate of requests for each key, and a burst."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 
 class Buckets:
-    """One token bucket for each key; the least recently used are forgotten."""
+    """One token bucket for each key; of more than `size`, the least recently used are dropped.
+
+    rate: requests a second; 0: no limit. burst: the most that a bucket holds.
+    """
 
     def __init__(
         self,
@@ -17,13 +20,15 @@ class Buckets:
         size: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._rate, self._burst, self._size, self._clock = rate, burst, size, clock
-        self._filled: OrderedDict[str, tuple[float, float]] = (
-            OrderedDict()
-        )  # level, and when it was that
+        self._rate = rate
+        self._burst = burst
+        self._size = size
+        self._clock = clock
+        # By key, the bucket's level, and when it had that level.
+        self._filled: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str) -> float:
-        """Take one from a key's bucket: 0.0, or the seconds until there is one again. A rate of 0 is no limit."""
+        """Take one request from a key's bucket; return 0.0, or the seconds to wait for the next."""
         if not self._rate:
             return 0.0
         now = self._clock()

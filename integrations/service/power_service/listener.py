@@ -1,8 +1,8 @@
-"""Where connections come in: counted from accept on, with a time for their TLS handshake.
+"""Accepts connections: counts them from accept on, and limits the time of a TLS handshake.
 
-uvicorn counts a connection when its protocol begins, which with TLS is after the handshake: clients that connect and
-say nothing would be outside of every limit. And asyncio's own accepting writes a line for each connection that it
-cannot take in.
+uvicorn counts a connection only when its protocol begins, with TLS after the handshake: clients
+that connect and send nothing would escape every limit. And asyncio's own accept loop logs a line
+for each connection that it cannot accept.
 """
 
 from __future__ import annotations
@@ -17,18 +17,49 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from power_service.errors import ServiceError
 from power_service.settings import Settings
 
 BACKLOG = 2048  # connections that may wait to be accepted
-_PAUSE_SECONDS = 1.0  # without descriptors nothing is accepted for so long
-_REPEAT_SECONDS = 60.0  # as often the log says so
+_PAUSE_SECONDS = 1.0  # for which nothing is accepted when descriptors run out
+_REPEAT_SECONDS = 60.0  # between two log lines about that
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # as ::1 of localhost without IPv6
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # such as ::1 of localhost without IPv6
+_WHAT_TO_DO = {
+    errno.EADDRINUSE: "another program has this port: end it, or choose another with --port "
+    "(0: any free one)",
+    errno.EACCES: "this user may not have this port: choose one from 1024 on with --port",
+    errno.EADDRNOTAVAIL: "this machine does not have this address: choose another with --host",
+}
 _log = logging.getLogger("power_service")
 
 
+class CannotListen(ServiceError, OSError):
+    """Nothing can be served at an address; the message names it and says what to do."""
+
+    def __init__(self, host: str, port: int, error: OSError) -> None:
+        super().__init__()
+        shown_host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        self._address = f"{shown_host}:{port}"
+        self._reason = str(error.strerror or error)
+        if isinstance(error, socket.gaierror):
+            self._reason += ": name an address or a host of this machine with --host"
+        elif error.errno in _WHAT_TO_DO:
+            self._reason = _WHAT_TO_DO[error.errno]
+
+    def __str__(self) -> str:  # OSError's own would speak of an errno
+        return f"cannot listen at {self._address}: {self._reason}"
+
+
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets at every address that a host has here. Raises OSError."""
+    """Listening sockets at every address that a host has here. Raises CannotListen."""
+    try:
+        return _bind(host, port)
+    except OSError as error:
+        raise CannotListen(host, port, error) from error
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     bound: list[socket.socket] = []
     missing: OSError | None = None
@@ -51,9 +82,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 class Listener:
-    """Takes in connections, up to max_connections of them; to uvicorn it is a server.
+    """Accepts connections, up to max_connections; uvicorn treats it as one of its servers.
 
-    connections: those whose protocol has begun; uvicorn keeps them.
+    connections: those whose protocol has begun, in uvicorn's set.
     """
 
     def __init__(
@@ -70,15 +101,15 @@ class Listener:
         self._settings = settings
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        # Accepted, and not among the connections yet.
+        # Accepted, and not yet among the connections.
         self._arriving: dict[asyncio.Protocol, asyncio.Task[None]] = {}
-        self._refused_at = -_REPEAT_SECONDS  # when the log last said that descriptors are wanting
+        self._refused_at = -_REPEAT_SECONDS  # when the log last said that descriptors ran out
         self._resuming: dict[socket.socket, asyncio.TimerHandle] = {}
         for listening in sockets:
             self._loop.add_reader(listening, self._accept, listening)
 
     def close(self) -> None:
-        """Take in no more, and drop what is arriving."""
+        """Accept no more connections, and drop those that are still arriving."""
         for timer in self._resuming.values():
             timer.cancel()
         for listening in self.sockets:
@@ -88,7 +119,7 @@ class Listener:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait for what was arriving."""
+        """Wait for the connections that were still arriving."""
         if self._arriving:
             await asyncio.wait(self._arriving.values())
 
@@ -103,13 +134,14 @@ class Listener:
                     raise
                 self._pause(listening, error)
                 return
-            # Together, for one that has just begun is still in both.
+            # The union: a connection that has just begun is in both.
             if len(self._connections | self._arriving.keys()) >= self._settings.max_connections:
                 connection.close()
                 continue
             connection.setblocking(False)
-            # asyncio does so only for sockets that name TCP as their protocol, which those of create_server do not.
-            # Without it an answer in two parts waits for the client to say that it has the first: 40 ms.
+            # asyncio sets this only for sockets that name TCP as their protocol, which those of
+            # create_server do not. Without it, the second part of an answer waits 40 ms for the
+            # client to acknowledge the first.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             protocol = self._new_protocol()
             task = self._loop.create_task(self._take_in(connection, protocol))
@@ -128,13 +160,13 @@ class Listener:
         self._loop.add_reader(listening, self._accept, listening)
 
     async def _take_in(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
-        """Have the connection's protocol begin, after the handshake where there is one."""
+        """Begin the connection's protocol, after the handshake if there is TLS."""
         seconds = None if self._tls is None else self._settings.handshake_seconds
         try:
             await self._loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=self._tls, ssl_handshake_timeout=seconds
             )
         except OSError:
-            pass  # the client went, does not speak TLS, or took too long: its own affair
+            pass  # the client disconnected, does not speak TLS, or took too long
         finally:
             del self._arriving[protocol]

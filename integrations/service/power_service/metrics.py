@@ -1,4 +1,4 @@
-"""Prometheus, in a registry of the service's own."""
+"""Metrics for Prometheus, in a registry of the service's own."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from power_service.source import Source
 
 MAX_METERS = 500  # series of each gauge and counter
 _WITH_CHARGE = (MeterType.BATTERY, MeterType.UPS)
-_SECONDS_PER_READ = 0.5  # of energies, in one scrape
-_PAUSE_PER_READ = 19  # times as long as reading energies takes, nothing is read
+_SECONDS_PER_READ = 0.5  # at most, for reading energies in one scrape
+_PAUSE_PER_READ = 19  # the pause after it is this many times as long as the reading
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -40,9 +40,10 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class _Meters(Collector):
     """Present values and energies of the first MAX_METERS active meters.
 
-    The values are as the poller last saw them; names are read with every scrape. Behind each energy are
-    all hours of its meter, so they are read in turn, the oldest first, for _SECONDS_PER_READ at most, and in at most a
-    twentieth of the time. What is not known has no sample: a 0 would be a measurement.
+    Values are those that the poller saw last; names are read with every scrape. An energy is the
+    sum over all hours of its meter, so energies are read in turn, the oldest first, for at most
+    _SECONDS_PER_READ a scrape and a twentieth of the time. A value that is not known has no sample:
+    0 would be a measurement.
     """
 
     _LABELS = ("device_id", "meter_id", "type", "device_name", "meter_name")
@@ -51,17 +52,17 @@ class _Meters(Collector):
         self._meters = meters
         self._clock = clock
         self._lock = threading.Lock()
-        self._next = 0.0  # when to read from the file again
+        self._next = 0.0  # when to read energies again
         self._device_names: dict[str, str] = {}
-        self._totals: dict[str, EnergyTotals] = {}  # by meter, the one read longest ago first
+        self._totals: dict[str, EnergyTotals] = {}  # by meter id, the one read longest ago first
 
     def _shown(self) -> tuple[list[PowerMeter], int]:
-        """The meters that have samples, and how many have none because they are too many."""
+        """The meters that have samples, and how many are beyond MAX_METERS."""
         active = [meter for meter in self._meters() if meter.active]
         return active[:MAX_METERS], max(len(active) - MAX_METERS, 0)
 
     def read(self, source: Source) -> None:
-        """Read names, and energies if it is time to."""
+        """Read names, and energies if it is time for them."""
         with self._lock:
             self._device_names = {device.id: device.name for device in source.list_devices()}
             begin = self._clock()
@@ -72,14 +73,14 @@ class _Meters(Collector):
             self._next = end + (end - begin) * _PAUSE_PER_READ
 
     def _read_totals(self, source: Source, deadline: float) -> None:
-        """Read those that were never read, then the others, until the deadline; forget those of other meters."""
+        """Read energies until the deadline, the missing ones first; drop those of other meters."""
         wanted = [meter.id for meter in self._shown()[0]]
         present = set(wanted)
         known = {id_: total for id_, total in self._totals.items() if id_ in present}
         in_turn = [id_ for id_ in wanted if id_ not in known] + list(known)
         for meter_id in in_turn:
             known.pop(meter_id, None)
-            with contextlib.suppress(NotFound):  # it was deleted since the poller saw it
+            with contextlib.suppress(NotFound):  # deleted since the poller saw it
                 known[meter_id] = source.energy_totals(meter_id)
             if self._clock() >= deadline:
                 break
@@ -95,7 +96,7 @@ class _Meters(Collector):
         energy_in = self._counter("energy_in_wh", "Watt-hours into the source, ever")
         for meter in meters:
             if meter.updated_at is None:
-                continue  # it never measured anything
+                continue  # it has never measured anything
             labels = self._labels_of(meter)
             latest.add_metric(labels, to_microseconds(meter.updated_at) / SECOND_US)
             if meter.power_known or meter.voltage:
@@ -126,7 +127,7 @@ class _Meters(Collector):
 
 
 class Metrics:
-    """Every series of the service; labels take values from closed sets only, but for the gauges of meters."""
+    """All series of the service; except for those of meters, labels have fixed sets of values."""
 
     content_type = CONTENT_TYPE_LATEST
     _meters: _Meters  # set when the file is followed
@@ -135,9 +136,12 @@ class Metrics:
         self._clock = clock
         self._registry = CollectorRegistry()
         self._requests = Histogram(
-            "power_service_request_seconds", "Time to answer", ["route", "method", "status"],
-            buckets=_SECONDS, registry=self._registry,
-        )  # fmt: skip
+            "power_service_request_seconds",
+            "Time to answer",
+            ["route", "method", "status"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
         self.readings = Counter(
             "power_service_readings_stored",
             "Readings stored through this service",
@@ -172,6 +176,6 @@ class Metrics:
         self._registry.register(self._meters)
 
     def text(self, source: Source) -> bytes:
-        """What Prometheus scrapes."""
+        """All series in Prometheus's format."""
         self._meters.read(source)
         return generate_latest(self._registry)

@@ -1,6 +1,6 @@
-"""What is sent that the library has no record for, and the schemas of what is received.
+"""Records that the service sends beside the library's.
 
-The library's own dataclasses are the models of everything they describe; here is only what goes around them.
+The library's own dataclasses are the models of all that they describe.
 """
 
 from __future__ import annotations
@@ -24,13 +24,6 @@ from power_manager import (
 )
 from power_service.tokens import Grant, Scope
 
-MAX_ID = 200  # characters of an id or a ticket
-LAST_US = 7_289_654_399_999_999  # the last moment that a reading can have: the end of 2200
-MAX_BATCH = 10_000  # readings in one request
-# Text with something to see in it, and without NUL; spelled out, for \s is not the same in every language.
-_BLANK = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-TEXT_PATTERN = rf"^[^\u0000]*[^\u0000{_BLANK}][^\u0000]*$"
-
 
 @dataclass
 class PowerMeter(power_manager.PowerMeter):
@@ -39,14 +32,14 @@ class PowerMeter(power_manager.PowerMeter):
     __slots__ = ()
 
     @computed_field(  # type: ignore[prop-decorator]
-        description="W out of the source, rounded to 4 decimals; null: not known, as power_known says"
+        description="W out of the source, rounded to 4 decimals; null where power_known is false"
     )
     @property
     def wattage(self) -> float | None:
         """As the library's."""
         return super().wattage
 
-    @computed_field(description="How the meter is doing")  # type: ignore[prop-decorator]
+    @computed_field(description="The meter's state")  # type: ignore[prop-decorator]
     @property
     def state(self) -> PowerState:
         """As the library's."""
@@ -71,10 +64,10 @@ class ReadingPage:
 
 @dataclass
 class Series:
-    """Readings as arrays, one value of each for each point, oldest first; null: not known.
+    """Readings as one array for each field, oldest first; null: not known.
 
-    Times are whole milliseconds since 1970 (UTC), as `new Date()` takes them. `reading_count` is how many readings the
-    window has: where the arrays are shorter, they were thinned out.
+    Times are whole milliseconds since 1970 (UTC), as `new Date()` takes them. `reading_count` says
+    how many readings the window has; where the arrays are shorter, readings were left out.
     """
 
     meter_id: str
@@ -101,7 +94,7 @@ def series_of(meter_id: str, reading_count: int, points: list[PowerReading]) -> 
 
 @dataclass
 class IngestResult:
-    """How many readings came, and how many of them were new."""
+    """How many readings were received, and how many of them were new and stored."""
 
     received: int
     stored: int
@@ -109,7 +102,7 @@ class IngestResult:
 
 @dataclass
 class SequencedEvent:
-    """An event with its place in the file's sequence, by which a follower resumes."""
+    """An event with its sequence number in the file, from which a follower resumes."""
 
     sequence: int
     event: PowerEvent
@@ -117,7 +110,7 @@ class SequencedEvent:
 
 @dataclass
 class EventPage:
-    """Events in order of their sequence; go on with `next_after` as `after`."""
+    """Events in order of their sequence; pass `next_after` as the next `after`."""
 
     events: list[SequencedEvent]
     next_after: int
@@ -125,7 +118,7 @@ class EventPage:
 
 @dataclass
 class Runtime:
-    """Hours until the device's batteries are empty; null where unknown, or not draining."""
+    """Hours until the device's batteries are empty; null: not known, or not discharging."""
 
     device_id: str
     estimated_runtime_hours: float | None
@@ -133,7 +126,7 @@ class Runtime:
 
 @dataclass
 class StreamTicket:
-    """A pass for one connection to the stream, good for `expires_in` seconds."""
+    """A ticket for one connection to the stream, valid for `expires_in` seconds."""
 
     ticket: str
     expires_in: float
@@ -141,18 +134,18 @@ class StreamTicket:
 
 @dataclass
 class Deleted:
-    """How many readings went."""
+    """How many readings were deleted."""
 
     deleted: int
 
 
 @dataclass
 class Me:
-    """Who is asking: what the token may do. `scopes` has each one by itself; `devices` is null for all of them.
+    """What the token may do. `scopes` names each scope; `devices` is null where all are allowed.
 
-    `database` is the file that this service has, for commands on its machine; null for a token bound to devices, and
-    where a fleet is served. `source` says which of them it is: nobody writes to a fleet here, so that `scopes` has no
-    more than read there, whatever else the token has.
+    `database` is the service's file, to name in commands on its machine; null for a token bound to
+    devices and for a fleet. `source` says whether a file or a fleet is served. A fleet is read-only
+    here, so `scopes` then has at most `read`, whatever else the token has.
     """
 
     name: str
@@ -169,9 +162,10 @@ def scopes_of(grant: Grant) -> list[Literal["read", "write", "admin"]]:
 
 @dataclass
 class SignInNeeds:
-    """What it takes to get in. `token_command` makes a token, on the service's machine.
+    """Whether a token is needed. `token_command` is the command that makes one.
 
-    It is null where no token is needed, and for who asks from elsewhere: it names the file that the service uses.
+    It names the service's file, so it is null for clients on other machines, and where no token is
+    needed.
     """
 
     token_needed: bool
@@ -180,7 +174,7 @@ class SignInNeeds:
 
 @dataclass
 class SignedIn:
-    """A new token for who came with a one-time link: it is shown this once. It counts until it is revoked."""
+    """A new token, made for a one-time link. It is shown only once, and is valid until revoked."""
 
     token: str
     name: str
@@ -189,10 +183,10 @@ class SignedIn:
 
 @dataclass
 class Sparklines:
-    """What devices used, as mean watts of each of 24 whole UTC hours, by device id; null: not known.
+    """Mean watts that each device used in 24 whole UTC hours, by device id; null: not known.
 
-    Each list has the hours in order of time: the first begins at `start`, each next one `step_seconds` later, and the
-    hour under way is not among them. A device that is not registered is left out.
+    The first hour begins at `start`, each next one `step_seconds` later; the present hour is left
+    out. A device that is not registered is left out.
     """
 
     start: str
@@ -204,9 +198,10 @@ class Sparklines:
 
 
 class FleetAlarm(TypedDict):
-    """Something about a device that a person should look at, and since when: it stands until it is over.
+    """Something about a device that a person should look at, and since when.
 
-    `kind` is power-fleet's: silent, cloned, two files, restored, replaced, and others that a later version may add.
+    `kind` is power-fleet's: silent, cloned, two files, restored, replaced; later versions may add
+    others.
     """
 
     kind: str
@@ -215,10 +210,10 @@ class FleetAlarm(TypedDict):
 
 
 class FleetDevice(TypedDict):
-    """What the fleet knows of a device beside its record; null: nothing has said.
+    """What the fleet knows of a device beside its record; null: not known.
 
-    `version` is that of the program on it which sends its file, `opened_at` when that began to, and `last_seen` when
-    something of it came last, both by the stream's clock.
+    `version` is that of the program that sends the device's file, `opened_at` when that program
+    started, and `last_seen` when its last message came, both by the stream's clock.
     """
 
     device_id: str
@@ -230,10 +225,10 @@ class FleetDevice(TypedDict):
 
 
 class FleetState(TypedDict):
-    """How far the engine is: all that the devices had sent by `fresh_as_of` is in every answer; null: nobody knows.
+    """How current the engine is: answers include all that devices sent by `fresh_as_of`.
 
-    `waiting_messages` are in the stream and not in the engine yet, `dead_letters` will never be; null: the service
-    does not know the stream.
+    `waiting_messages` are in the stream and not yet in the engine; `dead_letters` can never be
+    stored. Null: not known; the last two where the service does not know the stream.
     """
 
     fresh_as_of: str | None
@@ -252,7 +247,7 @@ class SiteEnergy(TypedDict):
 
 
 class SilentDevice(TypedDict):
-    """A device that has sent nothing for long, and when something of it came last, by the stream's clock."""
+    """A device that has sent nothing for long, and when its last message came (stream's clock)."""
 
     device_id: str
     last_seen: str
@@ -260,7 +255,7 @@ class SilentDevice(TypedDict):
 
 @dataclass
 class Health:
-    """The service answers, or is ready to."""
+    """`ok`: the service answers; `ready`: it can use its database."""
 
     status: Literal["ok", "ready"]
 
@@ -305,9 +300,10 @@ class _MeterHead(TypedDict):
 
 
 class MeterReport(_MeterHead, total=False):
-    """A meter in a report; without readings in the period only the first four keys.
+    """A meter in a report; without readings in the period it has the first four keys only.
 
-    The wattages are null where no reading of the period has both volts and amperes, the charges where none has one.
+    Wattages are null where no reading of the period has both volts and amperes, charges where no
+    reading has a charge.
     """
 
     current_state: PowerState
@@ -322,7 +318,7 @@ class MeterReport(_MeterHead, total=False):
 
 
 class ReportTotals(TypedDict):
-    """A device's energies over the period of a report; consumption has a ups only where there is no main meter."""
+    """A device's energies over a report's period; a ups counts only if there is no main meter."""
 
     consumption_wh: float
     main_wh: float
@@ -351,10 +347,11 @@ class Report(TypedDict):
 
 @dataclass
 class HelloMessage:
-    """The first frame: `recovered` says whether every event after the `after` that was asked for follows.
+    """The first frame: `recovered` says whether every event after the given `after` follows.
 
-    Where it is false, fetch what you show again: nothing was asked for, or the file is another one. Sequences count
-    within one line of history of a file: keep `file_id` beside the last one, and send both to resume.
+    Where it is false, no `after` was given or the file is another one: fetch again what you show.
+    Sequences count within one line of history of a file: keep `file_id` with the last sequence, and
+    send both to resume.
     """
 
     type: Literal["hello"]
@@ -376,7 +373,7 @@ class EventMessage:
 
 @dataclass
 class ReadingMessage:
-    """A meter's latest reading; at most one each 250 ms, the ones between are left out."""
+    """A meter's latest reading; at most one every 250 ms, those between are left out."""
 
     type: Literal["reading"]
     device_id: str
@@ -385,7 +382,7 @@ class ReadingMessage:
 
 @dataclass
 class MeterMessage:
-    """A meter's present state: of each meter after the hello frame, then whenever it changes."""
+    """A meter's present state: sent after the hello frame, then whenever it changes."""
 
     type: Literal["meter"]
     meter: PowerMeter
@@ -403,8 +400,9 @@ class DeviceMessage:
 class DeletedMessage:
     """Something was deleted, for good.
 
-    `device`: a device; a message for each of its meters comes too. `meter`: a meter with all that is its. `readings`:
-    those of a meter from `since` on and before `until`; null is no limit.
+    `device`: a device; each of its meters has a message of its own. `meter`: a meter with its
+    readings and statistics. `readings`: those of a meter from `since` on and before `until`; null
+    is no limit.
     """
 
     type: Literal["deleted"]
@@ -417,7 +415,7 @@ class DeletedMessage:
 
 @dataclass
 class HeartbeatMessage:
-    """Nothing else to say. Every event up to `latest` that concerns this client has been sent before."""
+    """The stream is alive. Every event up to `latest` that concerns this client has been sent."""
 
     type: Literal["heartbeat"]
     latest: int
@@ -444,7 +442,7 @@ for _record in (
     PowerStatistics,
     DeletedMessage,
 ):
-    # Every key is always sent, whatever its default; set from here, for the library knows nothing of pydantic.
+    # Every key is always sent, whatever its default. The library itself knows nothing of pydantic.
     config = ConfigDict(json_schema_serialization_defaults_required=True)
     setattr(_record, "__pydantic_config__", config)  # noqa: B010
 
@@ -473,165 +471,3 @@ RUNTIME: TypeAdapter[Runtime] = TypeAdapter(Runtime)
 HEALTH: TypeAdapter[Health] = TypeAdapter(Health)
 BUDGET: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 MESSAGE: TypeAdapter[Any] = TypeAdapter(StreamMessage)
-
-
-# --- What is received
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The keys of a JSON object that is received, with their schemas. Their values are the library's to judge."""
-
-    name: str
-    description: str
-    required: dict[str, dict[str, Any]]
-    optional: dict[str, dict[str, Any]]  # each with its default
-
-    def schema(self) -> dict[str, Any]:
-        """Its JSON schema; the bounds are the library's."""
-        return {
-            "title": self.name,
-            "description": self.description,
-            "type": "object",
-            "properties": {**self.required, **self.optional},
-            "required": list(self.required),
-            "additionalProperties": False,
-        }
-
-
-_TEXT = {"type": "string", "minLength": 1, "pattern": TEXT_PATTERN}
-_ID = {**_TEXT, "maxLength": MAX_ID}
-_NULLABLE_TEXT = {**_TEXT, "type": ["string", "null"], "default": None}
-_AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e12}
-_NULLABLE_NUMBER = {"type": ["number", "null"], "default": None}
-_PERCENT = {**_NULLABLE_NUMBER, "minimum": 0, "maximum": 100}
-_ELECTRICAL = {"type": ["number", "null"], "minimum": -1e6, "maximum": 1e6}
-_TIME = {
-    "anyOf": [
-        {"type": "string", "format": "date-time"},
-        {"type": "number", "minimum": 0, "maximum": 7_289_654_399},
-        {"type": "null"},
-    ],
-    "default": None,
-    "description": "ISO 8601 with an offset, or epoch seconds, from 1970 to 2200: a recorded reading, stored once "
-    "however often it is sent. null: a live one, now",
-}
-
-NEW_READING = Shape(
-    "NewReading",
-    "One reading: volts, amperes or a charge at least. With a timestamp it may be sent again without harm.",
-    {
-        "meter_id": _ID,
-        "voltage": {**_ELECTRICAL, "description": "V; null: not known, which is not 0"},
-        "current_draw": {
-            **_ELECTRICAL,
-            "description": "A out of the source; null: not known, which is not 0",
-        },
-    },
-    {
-        "charge_pct": {
-            **_NULLABLE_NUMBER,
-            "description": "%, clamped to 0..100; null: the meter's last, which may be unknown",
-        },
-        "timestamp": _TIME,
-    },
-)
-NEW_METER = Shape(
-    "NewMeter",
-    "A meter to add.",
-    {"type": {"$ref": "#/components/schemas/MeterType"}},
-    {
-        "capacity_wh": {**_AMOUNT, "default": 0.0, "description": "Wh; 0: not known"},
-        "name": {**_NULLABLE_TEXT, "maxLength": 200},
-        "charge_pct": {
-            **_PERCENT,
-            "default": 100.0,
-            "description": "%, until a reading brings a charge; null: not known",
-        },
-    },
-)
-NEW_EVENT = Shape(
-    "NewEvent",
-    "An event to record, now.",
-    {"type": {"$ref": "#/components/schemas/PowerEventType"}},
-    {
-        "value": {"type": "number", "default": 0.0, "description": "in the event's own unit"},
-        "note": {**_NULLABLE_TEXT, "maxLength": 10_000},
-        "meter_id": {
-            **_NULLABLE_TEXT,
-            "maxLength": 200,
-            "description": "which of the device's meters it is about; null: none",
-        },
-    },
-)
-DEVICE_SETTINGS = Shape(
-    "DeviceSettings",
-    "A device as it is to be; what is left out goes back to its default.",
-    {"name": _ID},
-    {
-        "shutdown_threshold": {**_AMOUNT, "default": 3.0, "description": "W"},
-        "target_wh": {
-            **_NULLABLE_NUMBER,
-            "minimum": 0,
-            "maximum": 1e12,
-            "description": "Wh a day; null: no budget",
-        },
-        "low_battery_threshold": {**_PERCENT, "description": "%; null: 20"},
-        "critical_battery_threshold": {
-            **_PERCENT,
-            "description": "%, less than the low threshold; null: 5",
-        },
-        "id": {**_ID, "description": "may be left out; else the same as in the path"},
-    },
-)
-
-
-def _changes(name: str, description: str, properties: dict[str, dict[str, Any]]) -> Shape:
-    """Of what can be given, any part; no defaults, for what is left out stays as it is."""
-    return Shape(
-        name,
-        description,
-        {},
-        {
-            key: {word: value for word, value in schema.items() if word != "default"}
-            for key, schema in properties.items()
-        },
-    )
-
-
-_SETTABLE = {**DEVICE_SETTINGS.required, **DEVICE_SETTINGS.optional}
-DEVICE_CHANGES = _changes(
-    "DeviceChanges",
-    "What is to change of a device; what is left out stays as it is.",
-    {key: schema for key, schema in _SETTABLE.items() if key != "id"},
-)
-METER_CHANGES = _changes(
-    "MeterChanges",
-    "What is to change of a meter; what is left out stays as it is.",
-    {
-        **NEW_METER.optional,
-        "charge_pct": {
-            "type": "null",
-            "description": "null: not known from now on, until a reading brings a charge",
-        },
-        "active": {
-            "type": "boolean",
-            "description": "false: it counts in no present figure, until a reading becomes its present state",
-        },
-    },
-)
-SIGN_IN = Shape(
-    "SignIn",
-    "What a one-time link has.",
-    {"ticket": {**_ID, "description": "what stands behind /#/sign-in/ in the link"}},
-    {},
-)
-SHAPES = (
-    NEW_READING,
-    NEW_METER,
-    NEW_EVENT,
-    DEVICE_SETTINGS,
-    DEVICE_CHANGES,
-    METER_CHANGES,
-    SIGN_IN,
-)

@@ -1,6 +1,6 @@
 """The contract: OpenAPI 3.1, made from the routes, the library's records and the tables below.
 
-`python -m power_service.openapi FILE` writes it, `--check FILE` fails where the file is another one.
+`python -m power_service.openapi FILE` writes it; `--check FILE` fails if the file differs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +19,55 @@ from pydantic import TypeAdapter
 
 from power_service.backup import MEDIA_TYPE as BACKUP
 from power_service.examples import REQUESTS, RESPONSES, STREAM
-from power_service.models import SHAPES, StreamMessage
+from power_service.models import StreamMessage
 from power_service.problems import MEDIA_TYPE, STATUS, Code, Problem, ProblemDetails
+from power_service.shapes import SHAPES
 
 SUMMARY = (
     "Power telemetry of edge devices: readings in, events, statistics, budgets and reports out"
 )
-DESCRIPTION = """REST and WebSocket over power_manager. The records are the library's, name by name.
+DESCRIPTION = """REST and WebSocket over power_manager. Records have the library's names.
 
-A service shows a file, or a fleet whose devices send their files to an engine: `source` in `GET /v1/me` says which. The
-routes are the same. Of a fleet everything that writes is refused with 409 `needs_a_file`; of a file everything under
-`/v1/fleet` is 404 `no_fleet`.
+A service serves a file, or a fleet whose devices send their files to an engine; `source` in
+`GET /v1/me` says which. The routes are the same. For a fleet, whatever writes is refused with 409
+`needs_a_file`; for a file, all routes under `/v1/fleet` are 404 `no_fleet`.
 
-Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. Errors are RFC 9457 problem JSON: go by
-`code`. A token bound to devices gets 403 for everything that belongs to another device, whether it exists or not.
+Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. Errors are RFC 9457
+problem JSON; programs should use `code`. A token bound to devices gets 403 for everything of other
+devices, whether they exist or not.
 
-The stream is the WebSocket `/v1/stream?device_id=&after=&file_id=`; its messages are under `webhooks`. Resume with the
-last `sequence` as `after` and the `file_id` of the hello before. Authenticate with the subprotocols `power.v1` and
-`token.<token>`, with an Authorization header, or with `ticket=` from `POST /v1/stream/tickets`. Close codes: 1012 the
-service restarts, 1013 too slow, both to be resumed; 4000 + an HTTP status where the connection is refused, with the
-problem's code as reason.
+The stream is the WebSocket `/v1/stream?device_id=&after=&file_id=`; its messages are under
+`webhooks`. Resume with the last `sequence` as `after` and the `file_id` of the last hello.
+Authenticate with the subprotocols `power.v1` and `token.<token>`, with an Authorization header, or
+with `ticket=` from `POST /v1/stream/tickets`. Close codes: 1012, the service restarts, and 1013,
+the client was too slow: reconnect and resume; 4000 + an HTTP status, the connection is refused,
+with the problem's code as reason.
 """
 _REF = "#/components/schemas/{model}"
 _DESCRIPTIONS = {
     400: "The body is not JSON.",
-    401: "No token, or one that is not known.",
-    403: "The token lacks the scope, or is bound to other devices; or the page's origin is not allowed.",
-    404: "No device or meter has that id; or the service shows a file, and what is asked for is a fleet's.",
-    408: "The body did not come in time.",
-    409: "What is asked for contradicts itself, or what is there; or it needs a file, and the service shows a fleet.",
+    401: "No token, or an unknown one.",
+    403: "The token lacks the scope or is bound to other devices, or the page's origin is not "
+    "allowed.",
+    404: "No device or meter has that id; or the service serves no fleet.",
+    408: "The body did not arrive in time.",
+    409: "The request contradicts itself or the present state; or it needs a file, and the service "
+    "serves a fleet.",
     413: "The body is too large.",
     415: "Another content type is expected.",
     421: "The service does not go by that host name.",
-    422: "A parameter or a value is not what it may be; nothing was stored.",
+    422: "A parameter or a value is invalid; nothing was stored.",
     429: "Too many requests with this token, or too many failed ones from this address.",
     431: "Too many headers, or too large ones.",
     500: "An error of the service.",
-    503: "The disk is full, another process holds the file, or the service is overloaded; nothing was stored.",
+    503: "The disk is full, another process holds the file, or the service is overloaded; nothing "
+    "was stored.",
 }
 _EVERYWHERE = (421, 431, 500, 503)
 _WITH_TOKEN = (401, 403, 429)
-_OF_A_FILE = (409,)  # what writes, or needs the file itself: a fleet has none
+_OF_A_FILE = (409,)  # of routes that write, or read the file itself: a fleet has none
 _WITH_BODY = (400, 408, 413, 415, 422)
-# What an operation answers beyond that.
+# The other errors of an operation.
 _FURTHER = {
     "getDevice": (404,),
     "updateDevice": (404,),
@@ -90,9 +96,13 @@ _FURTHER = {
 def build(app: FastAPI) -> dict[str, Any]:
     """The document of an application's routes."""
     document = get_openapi(
-        title=app.title, version=app.version, openapi_version="3.1.0", summary=app.summary,
-        description=app.description, routes=app.routes,
-    )  # fmt: skip
+        title=app.title,
+        version=app.version,
+        openapi_version="3.1.0",
+        summary=app.summary,
+        description=app.description,
+        routes=app.routes,
+    )
     schemas = {
         name: schema
         for name, schema in document["components"]["schemas"].items()
@@ -117,13 +127,21 @@ def text(document: dict[str, Any]) -> str:
 
 
 def _clean(value: Any) -> None:
-    """Take the indentation out of descriptions that are docstrings: Python does so itself only from 3.13 on."""
-    if isinstance(value, dict) and isinstance(value.get("description"), str):
-        value["description"] = inspect.cleandoc(value["description"])
-    for part in (
-        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    ):
+    """Make each paragraph of a description one line: how a docstring is wrapped is no contract."""
+    parts: Iterable[Any] = ()
+    if isinstance(value, dict):
+        if isinstance(value.get("description"), str):
+            value["description"] = _unwrapped(value["description"])
+        parts = value.values()
+    elif isinstance(value, list):
+        parts = value
+    for part in parts:
         _clean(part)
+
+
+def _unwrapped(text: str) -> str:
+    paragraphs = inspect.cleandoc(text).strip().split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -132,7 +150,7 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _schemas(model: Any, name: str | None = None) -> dict[str, Any]:
-    """A model's schema and those it refers to, by name."""
+    """A model's schema and those that it refers to, by name."""
     schema = TypeAdapter(model).json_schema(mode="serialization", ref_template=_REF)
     found: dict[str, Any] = schema.pop("$defs", {})
     return found | {name or schema["title"]: schema}
@@ -184,7 +202,7 @@ def _complete(operation: dict[str, Any]) -> None:
 
 
 def _scopes(operation: dict[str, Any]) -> set[str]:
-    """What a token needs for an operation."""
+    """The scopes that a token needs for an operation."""
     return {
         scope
         for scheme in operation.get("security", ())
@@ -198,11 +216,11 @@ def _stream_operation() -> dict[str, Any]:
         "operationId": "streamMessage",
         "tags": ["stream"],
         "summary": "Messages of the stream",
-        "description": "What the WebSocket /v1/stream sends, one JSON object a text frame: hello, what was missed "
-        "since `after`, each meter's present state, then events, readings, meters and devices as they are written or "
-        "deleted by any process, and heartbeats. What was registered, changed or deleted while a client was away is "
-        "not made up for: it fetches the lists after each hello, and from that hello on it is told. Clients send "
-        "nothing.",
+        "description": "What the WebSocket /v1/stream sends, one JSON object a text frame: hello, "
+        "the events after `after`, each meter's present state, then events, readings, meters and "
+        "devices as any process writes or deletes them, and heartbeats. What was registered, "
+        "changed or deleted while a client was away is not sent again: fetch the lists after each "
+        "hello; every later change follows. Clients send nothing.",
         "requestBody": {
             "required": True,
             "content": {
@@ -212,7 +230,7 @@ def _stream_operation() -> dict[str, Any]:
                 }
             },
         },
-        "responses": {"204": {"description": "Nothing is answered."}},
+        "responses": {"204": {"description": "There is no answer."}},
         "security": [{"bearer": ["read"]}],
     }
 
@@ -226,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="power_service.openapi", description="Write the service's OpenAPI document."
     )
     parser.add_argument(
-        "--check", action="store_true", help="fail if the file is not the present document"
+        "--check", action="store_true", help="compare only: 1 if the file is out of date"
     )
     parser.add_argument("file", type=Path, help="such as integrations/service/openapi.json")
     options = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""What devices and meters are new, changed or gone since the look before, as frames for the clients of the stream."""
+"""Which devices and meters are new, changed or gone, as frames for clients of the stream."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from power_manager import DeviceRecord, PowerEvent, PowerMeter, PowerReading
+from power_service.errors import ServiceError
 from power_service.models import (
     MESSAGE,
     DeletedMessage,
@@ -24,9 +25,10 @@ def message_text(message: object) -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """Text for clients that may see the device; `key` names what a later frame of the same key replaces.
+    """Text for clients that may see the device.
 
-    sequence: of an event, which has no key. forgets: keys of frames that no longer hold: they are not to follow it.
+    A frame replaces a waiting one of the same `key`. An event has a `sequence` and no key.
+    `forgets` are keys whose waiting frames are dropped, as they are no longer true.
     """
 
     device_id: str
@@ -38,7 +40,7 @@ class Frame:
 
 @dataclass
 class Changes:
-    """What one look has found; `error`: what kept it from finding the rest."""
+    """What one look has found; `error` is what kept it from finding more."""
 
     events: list[tuple[int, PowerEvent]] = field(default_factory=list)
     meters: list[PowerMeter] = field(default_factory=list)
@@ -56,22 +58,22 @@ class Changes:
 
 @dataclass
 class Bounds:
-    """The line of history that is followed, and the first and the last sequence in it; 0 and 0 without events."""
+    """The line of history, and its first and last sequence; 0 and 0 without events."""
 
     file_id: str
     oldest: int
     latest: int
 
 
-class Replaced(Exception):
-    """Another file, or another content, has taken the database's place."""
+class Replaced(ServiceError):
+    """Another file, or other content, has taken the database's place."""
 
 
 class Presence:
-    """The devices and meters of the look before, which those of the next one are compared with.
+    """The devices and meters of the last look, with which those of the next one are compared.
 
-    The first look finds every device and meter, and nothing of it is news. `latest_readings` are the readings that a
-    meter's present state comes from: one or none.
+    What the first look finds is not news. `latest_readings` gives the reading that a meter's
+    present state comes from, if there is one.
     """
 
     def __init__(self, latest_readings: Callable[[PowerMeter], Iterable[PowerReading]]) -> None:
@@ -89,8 +91,8 @@ class Presence:
     ) -> None:
         """Add to `found` what is new, changed or gone, and remember what is there now.
 
-        `frames` go between those of devices and those of meters, but with the first look, of which nothing is news.
-        Nothing is remembered of a look that fails.
+        `frames` go between those of devices and those of meters; the first look drops them. If this
+        fails, nothing is remembered.
         """
         told: list[Frame] = []
         if self.begun:
@@ -116,7 +118,7 @@ class Presence:
         self.begun = True
 
     def _device_frames(self, present: dict[str, DeviceRecord]) -> Iterator[Frame]:
-        """Those of devices that are new, changed or gone."""
+        """The frames of devices that are new, changed or gone."""
         for device_id, device in present.items():
             if device != self._devices.get(device_id):
                 text = message_text(DeviceMessage("device", device))
@@ -142,6 +144,6 @@ def _meter_deleted(meter: PowerMeter) -> Frame:
 def readings_deleted(
     key: str, device_id: str, meter_id: str, since: str | None, until: str | None
 ) -> Frame:
-    """The frame of readings of a meter that were deleted; `key` names the deletion."""
+    """The frame about deleted readings of a meter; `key` names the deletion."""
     message = DeletedMessage("deleted", "readings", device_id, meter_id, since, until)
     return Frame(device_id, message_text(message), key=f"deleted readings {key}")

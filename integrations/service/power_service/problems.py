@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem JSON with a stable `code`; the one place where library errors are mapped."""
+"""Errors as RFC 9457 problem JSON with a stable `code`; also those of the library."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 from starlette.responses import Response
 
 from power_manager import InvalidValue, NotFound, PowerManagerError, StorageError
+from power_service.errors import ServiceError
 
 MEDIA_TYPE = "application/problem+json"
 
 
 class Code(str, Enum):
-    """What went wrong, for programs; these texts do not change."""
+    """What went wrong, for programs; these values do not change."""
 
     MALFORMED_JSON = "malformed_json"
     UNAUTHORIZED = "unauthorized"
@@ -74,15 +75,16 @@ STATUS = {
 }
 
 
+# RFC 9110's names; older Pythons have older ones.
 _TITLES = {
     413: "Content Too Large",
     422: "Unprocessable Content",
-}  # RFC 9110's; older Pythons have older ones
+}
 
 
 @dataclass
 class ProblemDetails:
-    """RFC 9457. Go by `code`; `title` and `detail` are for people and may change."""
+    """RFC 9457. `code` is for programs; `title` and `detail` are for people and may change."""
 
     type: str
     title: str
@@ -92,8 +94,8 @@ class ProblemDetails:
 
 
 @dataclass
-class Problem(Exception):
-    """An error on its way to the client."""
+class Problem(ServiceError):
+    """An error that is answered to the client."""
 
     code: Code
     detail: str
@@ -115,7 +117,7 @@ class Problem(Exception):
         }
 
     def response(self) -> Response:
-        """The problem as an answer; after a refused body the connection is closed."""
+        """The answer; where the request was not read to its end, the connection is closed."""
         headers = dict(self.headers)
         if self.status in (408, 413, 431):
             headers["Connection"] = "close"
@@ -123,19 +125,19 @@ class Problem(Exception):
 
 
 def retry_later(code: Code, detail: str, seconds: int) -> Problem:
-    """A problem that may be gone after that many seconds."""
+    """A problem that the client may try again after that many seconds."""
     return Problem(code, detail, {"Retry-After": str(seconds)})
 
 
 def of_library_error(error: PowerManagerError) -> Problem:
-    """The problem that an error of the library is. Never names a path: that is for the log."""
+    """An error of the library as a problem. It never names a path: paths are for the log."""
     if isinstance(error, NotFound):
         return Problem(Code.NOT_FOUND, str(error))
     if isinstance(error, InvalidValue):
         return Problem(Code.INVALID_VALUE, str(error))
     if not isinstance(error, StorageError):
         return Problem(Code.CONFLICT, str(error))
-    name = error.sqlite_errorname  # by name from Python 3.11 on; 3.10 cannot tell one from another
+    name = error.sqlite_errorname  # empty on Python 3.10, which does not give it
     if name.startswith("SQLITE_FULL"):
         return retry_later(Code.STORAGE_FULL, "the disk is full; nothing was stored", 30)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

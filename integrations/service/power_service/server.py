@@ -1,4 +1,4 @@
-"""uvicorn behind a listener of our own, with limits of times, a way to end slow clients, and an end within seconds."""
+"""uvicorn with a listener of our own, limits on times, and an end within 2 seconds of a signal."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ from power_service.listener import Listener, bind
 from power_service.settings import Refused, Settings
 
 _log = logging.getLogger("power_service")
-GRACE_SECONDS = 2.5  # for clients to take in what is on its way, when the service ends
-LAST_SECONDS = 4.5  # after that long the process is gone, whatever still runs
+GRACE_SECONDS = 1.2  # for clients to take in what is on its way when the service ends
+LAST_SECONDS = 1.8  # after which the process ends, whatever still runs
 CLOSE_SECONDS = 5.0  # for a client to take in a close frame
 
 if TYPE_CHECKING:
     _Http = H11Protocol
 else:
     try:
-        from uvicorn.protocols.http.httptools_impl import (
-            HttpToolsProtocol as _Http,
-        )  # the extra `fast`
+        # With the extra `fast`.
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Http
     except ImportError:
         _Http = H11Protocol
 
 
 class HttpProtocol(_Http):
-    """A connection that is cut where it stalls: in a request's head, or in taking in an answer."""
+    """A connection that is cut if its client stalls in sending a head or reading an answer."""
 
     settings: Settings  # set on a subclass, by make_server()
     _head_timer: asyncio.TimerHandle | None = None
@@ -49,18 +48,18 @@ class HttpProtocol(_Http):
     _upgraded = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request."""
+        """Start to wait for a request."""
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Cancel the timers."""
         self._disarm()
         self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take in bytes; those of a head are counted and timed."""
+        """Take in bytes; those of a head are counted and limited in time."""
         waiting = self._between_requests()
         super().data_received(data)
         if not self._between_requests() or self.transport.is_closing():
@@ -72,13 +71,13 @@ class HttpProtocol(_Http):
                 self.transport.abort()
 
     def handle_websocket_upgrade(self, *arguments: Any) -> None:
-        """From now on the connection is a WebSocket's."""
+        """Hand the connection over to the WebSocket."""
         self._upgraded = True
         self._disarm()
         super().handle_websocket_upgrade(*arguments)
 
     def pause_writing(self) -> None:
-        """The client does not take in what is sent."""
+        """Start the timer of a client that takes nothing in."""
         super().pause_writing()
         if self._stall_timer is None:
             self._stall_timer = self.loop.call_later(
@@ -86,7 +85,7 @@ class HttpProtocol(_Http):
             )
 
     def resume_writing(self) -> None:
-        """The client does again."""
+        """Stop that timer: the client takes something in again."""
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
@@ -109,17 +108,17 @@ class HttpProtocol(_Http):
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
-    """A WebSocket that can be closed also while its client takes nothing in."""
+    """A WebSocket that can be closed even while its client takes nothing in."""
 
     def handle_connect(self, event: Any) -> None:
-        """Let the application close it by scope["extensions"]["power_service.close"]."""
+        """Give the application `close`, in scope["extensions"]["power_service.close"]."""
         super().handle_connect(event)
         scope: Any = getattr(self, "scope", None)
         if scope is not None:
             scope["extensions"]["power_service.close"] = self.close
 
     def close(self, code: int, reason: str) -> None:
-        """Queue a close frame behind what is sent already; cut the connection if it is not taken in."""
+        """Queue a close frame behind what was sent; cut the connection if it is not taken in."""
         if self.close_sent or self.disconnected or self.transport.is_closing():
             return
         self.conn.send_close(code, reason)
@@ -132,7 +131,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
 
 class Server(uvicorn.Server):
-    """Ends within LAST_SECONDS of a signal, also with clients that do not go."""
+    """Ends within LAST_SECONDS of a signal, even if clients stay connected."""
 
     def __init__(
         self,
@@ -146,17 +145,27 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._app = app
         self.replaced = False  # it ended because the database is another file
+        self.is_interrupted = False  # it ended by Ctrl-C
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 1 if it could not go on, else 0."""
+        if self.is_interrupted:
+            return 130
+        return 1 if self.replaced or not self.started else 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; a thread sees to it that it does end, whatever else hangs."""
-        last = threading.Timer(LAST_SECONDS, os._exit, (0,))  # safe: what is committed is committed
+        """Begin to end; a timer ends the process even if something hangs."""
+        self.is_interrupted = sig == signal.SIGINT
+        # Safe: every write is one transaction.
+        last = threading.Timer(LAST_SECONDS, os._exit, (130 if self.is_interrupted else 0,))
         last.daemon = True
         last.start()
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: Any = None) -> None:
         """Open the database, listen, and say where."""
-        bound = bind(self._settings.host, self._settings.port)  # first: it is what may fail
+        bound = bind(self._settings.host, self._settings.port)  # first, as it may fail
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             for listening in bound:
@@ -184,14 +193,14 @@ class Server(uvicorn.Server):
         return made
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to end: also when the database was replaced."""
+        """Whether to end; also true when the database was replaced."""
         hub = getattr(self._app.state, "hub", None)
         if hub is not None and hub.stop_service.is_set():
             self.replaced = self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Close every connection, and after GRACE_SECONDS cut those that are left."""
+        """Close every connection; after GRACE_SECONDS, cut those that are left."""
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._cut)
         await super().shutdown(sockets)
 
@@ -201,7 +210,7 @@ class Server(uvicorn.Server):
 
 
 def _address(scheme: str, host: str, port: int) -> str:
-    """Where a browser on this machine finds the page."""
+    """The page's address for a browser on this machine."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
     if ":" in name and not name.startswith("["):
         name = f"[{name}]"
@@ -209,7 +218,7 @@ def _address(scheme: str, host: str, port: int) -> str:
 
 
 def _load(config: uvicorn.Config, settings: Settings) -> None:
-    """Read the certificate and its key now, to say which will not do: the errors of ssl name no file."""
+    """Read the certificate and its key, and name the files in errors: those of ssl name none."""
     files = {"--tls-cert": settings.tls_cert, "--tls-key": settings.tls_key}
     for option, path in files.items():
         try:
@@ -227,7 +236,10 @@ def _load(config: uvicorn.Config, settings: Settings) -> None:
 def make_server(
     settings: Settings, guarded: ASGIApp, app: FastAPI, announce: Callable[[str], None]
 ) -> Server:
-    """The server of an application; `announce` is called with its address. Raises Refused for a wrong certificate."""
+    """The server of an application; `announce` is called with its address.
+
+    Raises Refused for a certificate or key that cannot be used.
+    """
     http = type("HttpProtocol", (HttpProtocol,), {"settings": settings})
     config = uvicorn.Config(
         guarded,
@@ -235,7 +247,7 @@ def make_server(
         port=settings.port,
         http=http,
         ws=StreamProtocol,
-        ws_max_size=4096,  # clients of the stream have nothing to say
+        ws_max_size=4096,  # the stream needs no messages from its clients
         ws_per_message_deflate=True,  # a seventh of the bytes, for 7 µs a message
         lifespan="on",
         log_config=None,
@@ -252,10 +264,9 @@ def make_server(
 
 
 def run(server: Server) -> int:
-    """Serve until a signal; return the exit code."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: None
-    )  # uvicorn raises it again when it has ended: that is all right
+    """Serve until a signal; return the exit code. Raises CannotListen."""
+    # uvicorn raises its signal again when it has ended.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
-    return 1 if server.replaced or not server.started else 0
+    return server.exit_code

@@ -1,6 +1,6 @@
-"""What the service is told: each setting once, with its option, its variable of the environment, default and limits.
+"""The service's settings: each once, with its option, environment variable, default and limits.
 
-`python -m power_service.settings` prints them as the table of the README.
+`python3 -m power_service.settings` prints them as the README's table.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import ipaddress
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -17,40 +17,58 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from power_manager import DB_PATH
+from power_manager import DB_PATH, parse_count, parse_duration, parse_number
+from power_service.errors import ServiceError
 
+ALERT_TYPES = ("battery", "ups")  # the same as the collector's: both can run empty
 _PREFIX = "POWER_SERVICE_"
 FLEET_TOKENS = "power_fleet.tokens.json"
-_DATABASE_VARIABLE = "POWER_MANAGER_DB"  # as for the library's own command line
-# Of `power-service backup`; and one that pydantic reads like _DATABASE_VARIABLE.
-_OTHER_VARIABLES = frozenset({"POWER_SERVICE_TOKEN", "POWER_SERVICE_DB"})
+_DATABASE_VARIABLE = "POWER_MANAGER_DB"  # the same as that of power-manager
+TOKEN_VARIABLE = "POWER_SERVICE_TOKEN"  # of `power-service backup`
+# Another one is that which pydantic reads like _DATABASE_VARIABLE.
+_OTHER_VARIABLES = frozenset({TOKEN_VARIABLE, "POWER_SERVICE_DB"})
+# Variable, default and meaning of those that are read elsewhere.
+_VARIABLES_OF_OTHERS = (
+    (TOKEN_VARIABLE, "", "the token of `backup --url`, of scope admin"),
+    ("FORWARDED_ALLOW_IPS", "127.0.0.1", "addresses of the proxy, separated by commas"),
+)
 
 
-class Refused(Exception):
-    """The service does not start like this; the message says what to do."""
+class Refused(ServiceError):
+    """The service does not start with these settings; the message says what to do."""
 
 
 class OnCommandLine(NamedTuple):
-    """Marks a setting that has an option too. `metavar`: what stands for its value in the help."""
+    """Marks a setting that also has an option. `metavar` stands for its value in the help."""
 
     metavar: str = ""
 
 
-def _words(value: Any) -> Any:
-    return value.split() if isinstance(value, str) else value
+def _by(parse: Callable[[str], Any]) -> BeforeValidator:
+    """Reads texts by one of the library's parsers for argparse, as its command lines do."""
+
+    def read(value: Any) -> Any:
+        try:
+            return parse(value) if isinstance(value, str) else value
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(str(error)) from None
+
+    return BeforeValidator(read)
 
 
-_Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
-_Count = Annotated[int, Field(ge=1, le=1_000_000)]
-_Bytes = Annotated[int, Field(ge=1024, le=1_000_000_000)]
-_Seconds = Annotated[float, Field(ge=0.01, le=86_400)]
+_Names = Annotated[tuple[str, ...], NoDecode, _by(str.split)]
+_Count = Annotated[int, _by(parse_count), Field(ge=1, le=1_000_000)]
+_Port = Annotated[int, _by(parse_count), Field(ge=0, le=65_535)]
+_Rate = Annotated[float, _by(parse_number), Field(ge=0, le=1_000_000)]
+_Bytes = Annotated[int, _by(parse_count), Field(ge=1024, le=1_000_000_000)]
+_Seconds = Annotated[float, _by(parse_duration), Field(ge=0.01, le=86_400)]
 
 
 class Settings(BaseSettings):
-    """Everything the service can be told; sizes in bytes, times in seconds.
+    """All settings of the service; sizes in bytes, times in seconds.
 
-    What is given goes before the environment, and that before the default; an empty variable counts as unset. Raises
-    ValidationError: read_settings() says the same in one line.
+    An argument goes before the environment variable, and that before the default; an empty variable
+    counts as unset. Raises ValidationError; read_settings() says the same in one line.
     """
 
     model_config = SettingsConfigDict(
@@ -61,96 +79,110 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    db: Annotated[Path, OnCommandLine("FILE")] = Field(
+    db: Annotated[Path, OnCommandLine("PATH")] = Field(
         default=DB_PATH,
         validation_alias=_DATABASE_VARIABLE,
-        description="the database; made where it is missing",
+        description="the database, which is made if it is missing",
     )
     fleet: Annotated[_Names, OnCommandLine("URL")] = Field(
         default=(),
-        description="the engine of a fleet, in place of a database; once for each shard, its replicas separated by "
-        "commas, in the variable shards separated by spaces",
+        description="serve a fleet by its engine, in place of a database; once for each shard, "
+        "whose replicas are separated by commas (repeatable)",
     )
     hub: Annotated[bool, OnCommandLine()] = Field(
-        default=False, description="the fleet of the `power-fleet hub` that runs on this machine"
+        default=False, description="serve the fleet of the `power-fleet hub` on this machine"
     )
     tokens: Annotated[Path | None, OnCommandLine("FILE")] = Field(
         default=None,
-        description="the tokens; where none is named, beside the database, and of a fleet power_fleet.tokens.json here",
+        description="the file of tokens; if none is given, a file beside the database, or for a "
+        f"fleet {FLEET_TOKENS} in the present directory",
     )
     host: Annotated[str, OnCommandLine()] = Field(
-        default="127.0.0.1", description="the address to listen at"
+        default="127.0.0.1", description="the address to listen on"
     )
-    port: Annotated[int, Field(ge=0, le=65_535), OnCommandLine()] = Field(
-        default=8080, description="0: any free one, named in the log"
+    port: Annotated[_Port, OnCommandLine()] = Field(
+        default=8080, description="the port to listen on; 0: any free one, which the log names"
     )
     no_auth: Annotated[bool, OnCommandLine()] = Field(
-        default=False, description="let everybody on this machine in; for loopback addresses only"
+        default=False,
+        description="need no token: every user of this machine may do everything; only with a "
+        "loopback address",
     )
     behind_proxy: Annotated[bool, OnCommandLine()] = Field(
         default=False,
-        description="a proxy on this machine, or at the addresses in FORWARDED_ALLOW_IPS, does TLS, and says in "
-        "X-Forwarded-For and -Proto who the client is",
+        description="a proxy on this machine, or at the addresses in FORWARDED_ALLOW_IPS, does TLS "
+        "and names the client in X-Forwarded-For and X-Forwarded-Proto",
     )
     tls_cert: Annotated[Path | None, OnCommandLine("FILE")] = Field(
-        default=None, description="certificate chain, PEM"
+        default=None, description="certificate chain for TLS, PEM"
     )
     tls_key: Annotated[Path | None, OnCommandLine("FILE")] = Field(
-        default=None, description="its key, PEM"
+        default=None, description="key of the certificate, PEM"
     )
     allow_host: Annotated[_Names, OnCommandLine("NAME")] = Field(
         default=(),
-        description="a name that clients use beside the loopback names and that of --host; may be repeated, in the "
-        "variable separated by spaces; others get 421",
+        description="a host name that clients may use beside the loopback names and --host; other "
+        "names get 421 (repeatable)",
     )
     allow_origin: Annotated[_Names, OnCommandLine("URL")] = Field(
         default=(),
-        description="pages from elsewhere, by name, which may use this service; may be repeated",
+        description="an origin whose pages may use this service (repeatable)",
     )
-    rate: Annotated[float, Field(ge=0, le=1_000_000), OnCommandLine()] = Field(
-        default=100.0, description="requests a second for each token; 0: no limit"
+    rate: Annotated[_Rate, OnCommandLine("N")] = Field(
+        default=100.0, description="requests a second that each token may make; 0: no limit"
     )
-    burst: Annotated[_Count, OnCommandLine()] = Field(
-        default=200, description="requests that a token may save up"
+    burst: Annotated[_Count, OnCommandLine("N")] = Field(
+        default=200, description="requests that a token may make at once"
     )
-    max_connections: Annotated[_Count, OnCommandLine("COUNT")] = Field(
+    max_connections: Annotated[_Count, OnCommandLine("N")] = Field(
         default=1000,
-        description="streams included, each from accept on; fewer where the system's limit of open files, less 200, "
-        "is lower",
+        description="connections at once, streams included; fewer if the system's limit of open "
+        "files is lower than this and 200 more",
     )
-    durability: Annotated[Literal["full", "normal"], OnCommandLine("HOW")] = Field(
-        default="full", description="full or normal, as the library's"
+    durability: Annotated[Literal["full", "normal"], OnCommandLine()] = Field(
+        default="full",
+        description="full: stored readings survive a power cut; normal: faster, and a power cut "
+        "may lose the last moments",
     )
     dashboard: Annotated[Path | None, OnCommandLine("DIR")] = Field(
-        default=None, description="a built dashboard in place of the one that comes along"
+        default=None, description="the directory of another built dashboard"
     )
     max_requests: _Count = Field(
         default=200,
-        description="requests that read at once, and as many that write; /healthz and /readyz beside them",
+        description="requests at once that read, and as many that write; /healthz and /readyz are "
+        "not counted",
     )
-    max_body: _Bytes = Field(default=4 * 1024 * 1024, description="bytes of a request's body")
-    max_headers: _Bytes = Field(default=16 * 1024, description="bytes of a request's headers")
+    max_body: _Bytes = Field(
+        default=4 * 1024 * 1024, description="bytes that a request's body may have"
+    )
+    max_headers: _Bytes = Field(
+        default=16 * 1024, description="bytes that a request's headers may have"
+    )
     body_seconds: _Seconds = Field(
-        default=30.0, description="for a body, and for a client to take in each part of an answer"
+        default=30.0,
+        description="time for a request's body to arrive, and for a client to take in each part of "
+        "an answer",
     )
-    header_seconds: _Seconds = Field(default=10.0, description="for a request's head")
-    handshake_seconds: _Seconds = Field(default=10.0, description="for TLS to begin")
+    header_seconds: _Seconds = Field(
+        default=10.0, description="time for a request's headers to arrive"
+    )
+    handshake_seconds: _Seconds = Field(default=10.0, description="time for a TLS handshake")
     queue: _Count = Field(
         default=1000, description="frames that may wait for one client of the stream"
     )
-    poll_seconds: _Seconds = Field(default=0.05, description="between two looks at the file")
+    poll_seconds: _Seconds = Field(default=0.05, description="time between two looks at the file")
     reading_seconds: _Seconds = Field(
-        default=0.25, description="between two readings of a meter in the stream"
+        default=0.25, description="time between two readings of a meter in the stream"
     )
     fleet_seconds: _Seconds = Field(
-        default=1.0, description="between two looks at the engine of a fleet"
+        default=1.0, description="time between two looks at a fleet's engine"
     )
     heartbeat_seconds: _Seconds = Field(
-        default=15.0, description="between two heartbeats of the stream"
+        default=15.0, description="time between two heartbeats of the stream"
     )
     stall_seconds: _Seconds = Field(
         default=20.0,
-        description="after which a client of the stream that takes nothing in is closed",
+        description="time after which a client of the stream that takes nothing in is closed",
     )
 
     @property
@@ -160,35 +192,36 @@ class Settings(BaseSettings):
 
     @property
     def is_fleet(self) -> bool:
-        """Whether a fleet is served, and no database."""
+        """Whether a fleet is served in place of a database."""
         return bool(self.fleet) or self.hub
 
     @property
     def token_file(self) -> Path:
-        """The file of tokens: as told, or beside the database."""
+        """The file of tokens: the one that is given, or one beside the database."""
         if self.tokens is None and self.is_fleet:
             return Path(FLEET_TOKENS)
         return self.tokens or self.db.with_name(self.db.name + ".tokens.json")
 
     def check(self, token_count: int) -> None:
-        """Raise Refused for a combination that would let in who should not get in."""
+        """Raise Refused for a combination that is unsafe or contradicts itself."""
         loopback = is_loopback(self.host)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise Refused("--tls-cert and --tls-key go together: give both")
         if self.fleet and self.hub:
             raise Refused("--fleet and --hub: name one of them")
         if str(self.db) == ":memory:":
-            raise Refused("--db: a database in memory has no other users: name a file")
+            raise Refused("--db: nothing else could use a database in memory: name a file")
         if self.no_auth and not loopback:
             raise Refused(
-                f"--no-auth is for loopback addresses only, and {self.host} is none: make a token"
+                f"--no-auth works with a loopback address only, and {self.host} is not one: "
+                "make a token"
             )
         if self.no_auth and self.behind_proxy:
             raise Refused(
                 "--no-auth and --behind-proxy: the proxy would let everybody in: make a token"
             )
         if "*" in self.allow_origin + self.allow_host:
-            raise Refused("--allow-origin and --allow-host take names, not '*'")
+            raise Refused("--allow-origin and --allow-host: expected a name, got '*'")
         if not loopback and not self.behind_proxy and (not token_count or self.tls_cert is None):
             missing = (
                 "TLS (--tls-cert, --tls-key)"
@@ -196,12 +229,12 @@ class Settings(BaseSettings):
                 else f"tokens ({how_to_make_one(self)})"
             )
             raise Refused(
-                f"{self.host} can be reached from elsewhere: it needs {missing}, or --behind-proxy"
+                f"other machines can reach {self.host}: it needs {missing}, or --behind-proxy"
             )
 
 
 def how_to_make_one(settings: Settings) -> str:
-    """The command that makes a token for this service, from whichever directory it is run."""
+    """The command that makes a token for this service; it works from any directory."""
     by_tokens = settings.tokens is not None or settings.is_fleet
     file = settings.token_file if by_tokens else settings.db
     option = "--tokens" if by_tokens else "--db"
@@ -211,7 +244,7 @@ def how_to_make_one(settings: Settings) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach that address."""
+    """Whether only this machine can reach that host."""
     if host == "localhost":
         return True
     try:
@@ -224,12 +257,12 @@ def is_loopback(host: str) -> bool:
 
 
 def option_of(name: str) -> str | None:
-    """The option of a setting; None for one that has a variable alone."""
+    """The option of a setting; None if it has only a variable."""
     return f"--{name.replace('_', '-')}" if _mark(name) is not None else None
 
 
 def variable_of(name: str) -> str:
-    """The variable of a setting."""
+    """The environment variable of a setting."""
     return _DATABASE_VARIABLE if name == "db" else _PREFIX + name.upper()
 
 
@@ -244,35 +277,51 @@ def _is_switch(field: FieldInfo) -> bool:
     return field.annotation is bool
 
 
-def add_options(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
-    """Add the options of these settings, or of all that have one; what is not given there, the result does not have."""
+def add_options(
+    parser: argparse.ArgumentParser,
+    names: Iterable[str] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Add the options of these settings, or of all; the result has only those that are given.
+
+    `texts` go before the settings' own descriptions.
+    """
     for name in Settings.model_fields if names is None else names:
-        option, mark = option_of(name), _mark(name)
-        if option is None or mark is None:
+        option = option_of(name)
+        if option is None:
             continue
         field = Settings.model_fields[name]
-        kind: dict[str, Any] = {"metavar": mark.metavar or name.upper()}
+        kind: dict[str, Any] = {"metavar": _metavar(name)}
         if _is_switch(field):
             kind = {"action": "store_const", "const": True}
+        elif _choices(field):
+            kind = {"choices": _choices(field)}
         elif field.default == ():
             kind["action"] = "append"
-        parser.add_argument(
-            option, dest=name, default=argparse.SUPPRESS, help=_help(name, field), **kind
-        )
+        text = (texts or {}).get(name) or str(field.description)
+        text += f" (default: ${variable_of(name)}{_else_default(name)})"
+        parser.add_argument(option, dest=name, default=argparse.SUPPRESS, help=text, **kind)
 
 
-def _help(name: str, field: FieldInfo) -> str:
-    text = str(field.description)
+def _else_default(name: str) -> str:
+    """The end of a help text: what counts if neither option nor variable is given."""
     if name == "db":
-        text += f" (default: ${_DATABASE_VARIABLE}, else {DB_PATH} here)"
-    elif not _is_switch(field) and field.default not in (None, ()):
-        text += f" (default: {field.default})"
-    return text
+        return f", else {DB_PATH} here"
+    return f", else {_default(name)}" if _default(name) else ""
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    """The words that a setting can be; empty for any other setting."""
+    choices = get_args(field.annotation)
+    return choices if all(isinstance(choice, str) for choice in choices) else ()
 
 
 def read_settings(given: Mapping[str, Any]) -> Settings:
-    """What the command line says, else the environment, else the default. Raises Refused, naming what would do."""
-    # By the alias, where there is one: the environment's value has that name, and would stand beside another one.
+    """The settings from the command line, else the environment, else the default.
+
+    Raises Refused, which names the value and what would be right.
+    """
+    # By its alias, if a field has one: otherwise the environment's value would be a second one.
     values = {
         str(field.validation_alias or name): given[name]
         for name, field in Settings.model_fields.items()
@@ -289,13 +338,12 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
 
 
 def _expected(name: str) -> str:
-    """What a value has to be."""
+    """The values that a setting can have, in words."""
     field = Settings.model_fields[name]
     if _is_switch(field):
         return "1 or 0"
-    choices = get_args(field.annotation)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        return " or ".join(choices)
+    if _choices(field):
+        return " or ".join(_choices(field))
     bounds = {
         key: getattr(part, key)
         for part in field.metadata
@@ -304,12 +352,14 @@ def _expected(name: str) -> str:
     }
     if not bounds:
         return "text"
+    if name.endswith("_seconds"):
+        return f"a duration such as 30s, from {bounds['ge']} s to 24h"
     kind = "a whole number" if field.annotation is int else "a number"
     return f"{kind} from {bounds['ge']} to {bounds['le']}"
 
 
 def unknown_variables(environ: Iterable[str]) -> list[str]:
-    """Variables that are named like settings and are none: mistyped, most likely."""
+    """Variables that are named like settings but are not: most likely mistyped."""
     known = {variable_of(name) for name in Settings.model_fields} | _OTHER_VARIABLES
     return sorted(name for name in environ if name.startswith(_PREFIX) and name not in known)
 
@@ -318,26 +368,39 @@ def unknown_variables(environ: Iterable[str]) -> list[str]:
 
 
 def table() -> str:
-    """Every setting as a line of Markdown: option, variable, default, what it does."""
-    lines = ["| option | variable | default | |", "| --- | --- | --- | --- |"]
+    """Every setting as a row of a Markdown table."""
+    lines = ["| option | variable | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         option = option_of(name)
-        shown = f"`{option}`" if option else ""
+        shown = f"`{option} {_metavar(name)}".rstrip() + "`" if option else ""
         lines.append(
-            f"| {shown} | `{variable_of(name)}` | {_default(field)} | {field.description} |"
+            f"| {shown} | `{variable_of(name)}` | {_default(name)} | {field.description} |"
         )
-    return "\n".join(lines) + "\n"
+    for variable, default, text in _VARIABLES_OF_OTHERS:
+        lines.append(f"|  | `{variable}` | {default} | {text} |")
+    return "\n".join(lines)
 
 
-def _default(field: FieldInfo) -> str:
+def _metavar(name: str) -> str:
+    """The word that stands for an option's value; "" for a switch."""
+    mark = _mark(name)
+    field = Settings.model_fields[name]
+    if mark is None or _is_switch(field):
+        return ""
+    return mark.metavar or r"\|".join(_choices(field)) or name.upper()
+
+
+def _default(name: str) -> str:
+    """The default of a setting, in words; "" if there is none."""
+    field = Settings.model_fields[name]
     if _is_switch(field):
         return "off"
     if field.default in (None, ()):
         return ""
-    if isinstance(field.default, float):
-        return f"`{field.default:g}`"
-    return f"`{field.default}`"
+    if name.endswith("_seconds"):
+        return f"{field.default:g}s"
+    return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
 
 
 if __name__ == "__main__":
-    print(table(), end="")
+    print(table())

@@ -1,4 +1,4 @@
-"""What the routes read, whoever has it: a file through the library, or a fleet through its engine."""
+"""What the routes read from: a file, by the library, or a fleet, by its engine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from power_manager import (
 
 
 class Source(Protocol):
-    """The reading half of PowerManager, which is one; the fleet's is power_fleet.read.FleetSource.
+    """The reading half of PowerManager; a fleet's is power_fleet.read.FleetSource.
 
-    Arguments, answers and errors are PowerManager's: InvalidValue, NotFound, StorageError. Safe to use from many
-    threads.
+    Arguments, answers and errors (InvalidValue, NotFound, StorageError) are PowerManager's. Safe to
+    use from many threads.
     """
 
     def list_devices(self) -> list[DeviceRecord]:
@@ -54,7 +54,7 @@ class Source(Protocol):
         """Every device's events after a sequence number, oldest first."""
 
     def last_sequence(self) -> int:
-        """The number of the newest event; 0 before the first."""
+        """The sequence of the newest event; 0 if there is none."""
 
     def estimate_runtime(
         self, device_id: str, *, window_minutes: float | None = None
@@ -70,12 +70,12 @@ class Source(Protocol):
 
 @runtime_checkable
 class ManyMeters(Protocol):
-    """A source of which a question about many meters is one question: each costs a journey to the engine."""
+    """A source that answers for many meters in one call; a fleet's engine needs a query each."""
 
     def meters_of(self, device_ids: Iterable[str]) -> dict[str, list[PowerMeter]]:
-        """By device id, its meters; a device that is not known is left out."""
+        """By device id, its meters; an unknown device is left out."""
 
     def statistics_of(
         self, meters: Iterable[PowerMeter], since_us: int, until_us: int
     ) -> dict[str, list[PowerStatistics]]:
-        """By meter id, statistics of the UTC hours from a moment on that begin before another, oldest first."""
+        """By meter id, statistics of UTC hours from `since_us` on and before `until_us`."""

@@ -1,4 +1,4 @@
-"""What is read and written behind one function: the only way of a blocking call off the event loop."""
+"""The library or the fleet behind one function, which runs blocking calls off the event loop."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from typing import TypeVar
 
+from starlette.requests import Request
+
 from power_manager import PowerManager, StorageError, to_microseconds
 from power_service.fleet_source import FleetSource
 from power_service.fleet_watcher import FleetWatcher
 from power_service.problems import Code, Problem, retry_later
-from power_service.settings import Settings
+from power_service.settings import ALERT_TYPES, Settings
 from power_service.source import Source
 from power_service.watcher import Watcher, Watches
 
@@ -24,7 +26,7 @@ _log = logging.getLogger("power_service")
 
 
 class Lane(Enum):
-    """Threads of their own: neither a writer that waits for the file nor a backup holds up a reader or the poller."""
+    """Threads of its own, so that a waiting writer or a backup delays no reader and no poller."""
 
     READ = "read"
     WRITE = "write"
@@ -32,19 +34,18 @@ class Lane(Enum):
     BACKUP = "backup"
 
 
-ALERT_TYPES = ("battery", "ups")  # as the collector has them: both run empty
-# The library lets one writer in at a time.
+# One to write: the library lets one writer in at a time.
 _THREADS = {Lane.READ: 4, Lane.WRITE: 1, Lane.POLL: 1, Lane.BACKUP: 1}
 
 
 _NEEDS_A_FILE = (
-    "this service shows a fleet, whose devices write into files of their own: do it on the device, by power-manager "
-    "or a service there, or retire or delete it by power-fleet"
+    "this service serves a fleet, which is read-only here: write on the device, with power-manager "
+    "or a service there; retire or delete devices with power-fleet"
 )
 
 
 class Storage:
-    """The open library, or the fleet that is there instead, and its threads."""
+    """The open library, or a fleet in its place, and the threads that call it."""
 
     def __init__(
         self,
@@ -65,47 +66,48 @@ class Storage:
             self.source = self._pm = PowerManager(
                 settings.db, durability=settings.durability, clock=clock, alert_types=ALERT_TYPES
             )
-        self._max_waiting, self._max_seconds = max_waiting, max_seconds
+        self._max_waiting = max_waiting
+        self._max_seconds = max_seconds
         self._waiting = dict.fromkeys(Lane, 0)
         self._threads = {
             lane: ThreadPoolExecutor(count, f"power-{lane.value}")
             for lane, count in _THREADS.items()
         }
-        self.replaced = False  # somebody put another file in its place
+        self.replaced = False  # another file has taken its place
 
     @property
     def is_fleet(self) -> bool:
-        """Whether what is read is a fleet, which nobody writes to here."""
+        """Whether a fleet is read, which is read-only here."""
         return self._fleet is not None
 
     @property
     def pm(self) -> PowerManager:
-        """The library, to write with. Raises Problem 409 where there is none."""
+        """The library, to write with. Raises Problem 409 for a fleet."""
         self.check_has_file()
         assert self._pm is not None
         return self._pm
 
     def check_has_file(self) -> None:
-        """Raise Problem 409 where there is no file to write to."""
+        """Raise Problem 409 for a fleet, which has no file to write to."""
         if self._pm is None:
             raise Problem(Code.NEEDS_A_FILE, _NEEDS_A_FILE)
 
     @property
     def fleet(self) -> FleetSource:
-        """The fleet, for what a file does not have. Raises Problem 404 where there is none."""
+        """The fleet. Raises Problem 404 for a file."""
         if self._fleet is None:
             raise Problem(
                 Code.NO_FLEET,
-                "this service shows a file: start it with --fleet or --hub for a fleet",
+                "this service serves a file: start it with --fleet or --hub to serve a fleet",
             )
         return self._fleet
 
     def now_us(self) -> int:
-        """Microseconds since 1970, by the clock that the source goes by."""
+        """Microseconds since 1970, by the source's clock."""
         return to_microseconds(self._clock(), "clock")
 
     def make_watcher(self) -> Watches:
-        """What follows the file or the fleet."""
+        """A follower of the file or the fleet."""
         if self._fleet is not None:
             return FleetWatcher(self._fleet, self._settings.fleet_seconds)
         return Watcher(self.pm, self._settings.db, self._settings.reading_seconds)
@@ -115,7 +117,7 @@ class Storage:
     ) -> _T:
         """Run a blocking call in a thread of that lane.
 
-        Raises what it raises, and a problem where it could not even begin: then nothing has happened.
+        Raises what the call raises, and Problem 503 if the call could not begin: nothing was done.
         """
         if self.replaced and lane is not Lane.POLL:
             raise retry_later(
@@ -128,9 +130,8 @@ class Storage:
             future = self._threads[lane].submit(functools.partial(function, *args, **options))
             waiting = asyncio.wrap_future(future)
             done, _ = await asyncio.wait({waiting}, timeout=self._max_seconds)
-            if (
-                not done and future.cancel()
-            ):  # not begun: what has begun is waited for, so that its outcome is known
+            # Only a call that has not begun can be cancelled; one that has is waited for.
+            if not done and future.cancel():
                 raise retry_later(Code.OVERLOADED, "the database is busy; nothing was stored", 1)
             return await waiting
         except StorageError as error:
@@ -140,8 +141,14 @@ class Storage:
             self._waiting[lane] -= 1
 
     def close(self) -> None:
-        """Close the library; threads that are still at work end with their call."""
+        """Close the library; threads that are still in a call end with it."""
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)
         if self._pm is not None:
             self._pm.close()
+
+
+def storage_of(request: Request) -> Storage:
+    """The storage of the application that a request came to."""
+    storage: Storage = request.app.state.storage
+    return storage

@@ -1,4 +1,4 @@
-"""The WebSocket /v1/stream: who may connect, from where on, and by which subprotocol."""
+"""The WebSocket /v1/stream: who may connect, where the client resumes, and the subprotocol."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _begin(ws: WebSocket) -> Begin:
     text = ws.query_params.get("after")
     file_id = ws.query_params.get("file_id")
     if file_id is not None and not 0 < len(file_id) <= _MAX_FILE_ID:
-        raise Problem(Code.INVALID_VALUE, "file_id: expected that of an earlier hello")
+        raise Problem(Code.INVALID_VALUE, "file_id: expected the file_id of an earlier hello")
     if text is None:
         return Begin(None, file_id)
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= _MAX_SEQUENCE):
@@ -45,13 +45,15 @@ def _begin(ws: WebSocket) -> Begin:
 
 
 def _subprotocol(ws: WebSocket) -> str | None:
-    """What to answer: a browser insists on one that it offered, and a token is better not sent back."""
+    """The one to answer: a browser insists on one that it offered; a token is not sent back."""
     offered: list[str] = ws.scope.get("subprotocols", [])
-    return SUBPROTOCOL if SUBPROTOCOL in offered else (offered[0] if offered else None)
+    if SUBPROTOCOL in offered:
+        return SUBPROTOCOL
+    return offered[0] if offered else None
 
 
 async def stream(ws: WebSocket) -> None:
-    """WS /v1/stream?device_id=&after=&file_id=&ticket=. Refusals close with 4000 + the problem's status."""
+    """WS /v1/stream?device_id=&after=&file_id=&ticket=. A refusal closes with 4000 + its status."""
     state = ws.app.state
     hub: Hub = state.hub
     device_ids = ws.query_params.getlist("device_id")
@@ -60,7 +62,8 @@ async def stream(ws: WebSocket) -> None:
         begin = _begin(ws)
         check_devices(grant, *device_ids)
     except Problem as problem:
-        # Accepted first: a browser shows its page nothing of a refused handshake, and would try again forever.
+        # Accepted first: a browser tells its page nothing of a refused handshake, and the page
+        # would try again forever.
         await ws.accept(subprotocol=_subprotocol(ws))
         await end(ws, 4000 + problem.status, problem.code.value)
         return

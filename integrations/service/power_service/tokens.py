@@ -1,4 +1,4 @@
-"""Bearer tokens: their file, what each may do, and one-use tickets for the stream."""
+"""Bearer tokens: their file, what each may do, and one-use tickets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scope(str, Enum):
 
 @dataclass(frozen=True)
 class Grant:
-    """What the owner of a token may do; no devices named: all of them."""
+    """What the owner of a token may do; `devices` None: on all of them."""
 
     id: str
     name: str
@@ -52,12 +52,12 @@ EVERYBODY = Grant("no-auth", "", (Scope.ADMIN.value,), None, "", "")  # under --
 
 
 def digest(token: str) -> str:
-    """What the file keeps of a token. A plain hash will do: a token is 256 random bits, nobody's password."""
+    """What the file keeps of a token. A plain hash is enough: a token is 256 random bits."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _read(path: Path) -> list[Grant]:
-    """The grants in the file; none where there is no file. Raises Refused."""
+    """The grants in the file; none if there is no file. Raises Refused."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -65,7 +65,7 @@ def _read(path: Path) -> list[Grant]:
     with open(descriptor, encoding="utf-8") as file:
         if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
             raise Refused(
-                f"{path}: others may read or write it: chmod 600 it, and make new tokens if they could"
+                f"{path}: other users can read or write it: chmod 600 it, and make new tokens"
             )
         try:
             rows = json.load(file)["tokens"]
@@ -74,7 +74,7 @@ def _read(path: Path) -> list[Grant]:
                 for row in rows
             ]
         except (ValueError, TypeError, KeyError) as error:
-            raise Refused(f"{path}: not a file of tokens: {error!r}") from error
+            raise Refused(f"{path}: expected a file of tokens: {error!r}") from error
 
 
 def _ids(ids: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -82,17 +82,18 @@ def _ids(ids: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _write(path: Path, grants: Iterable[Grant]) -> None:
-    """Replace the file whole, private to its owner, synced before its name changes.
+    """Replace the file whole: private to its owner, and on the disk before it gets its name.
 
-    Root's goes to the owner of the one before, or of the directory: a service of its own user could not read it.
+    Where root writes it, it belongs to the earlier file's owner, or the directory's: the service
+    runs as a user of its own and has to read it.
     """
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with contextlib.ExitStack() as undo:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         undo.callback(unfinished.unlink, missing_ok=True)
         if os.geteuid() == 0:
-            before = os.stat(path if path.exists() else path.parent)
-            os.fchown(descriptor, before.st_uid, before.st_gid)
+            owner = os.stat(path if path.exists() else path.parent)
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         with open(descriptor, "w", encoding="utf-8") as file:
             json.dump({"tokens": [asdict(grant) for grant in grants]}, file, indent=1)
             file.flush()
@@ -102,7 +103,7 @@ def _write(path: Path, grants: Iterable[Grant]) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One change of the file at a time, over all processes."""
+    """One change of the file at a time, across all processes."""
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -112,7 +113,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 class TokenFile:
-    """The tokens that count; made and revoked by the command line, read again when the file changes."""
+    """The valid tokens. Their file is read again when the command line has changed it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -121,32 +122,35 @@ class TokenFile:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the file again if it is another one. Raises Refused."""
+        """Read the file again if it has changed. Raises Refused."""
         try:
             now = os.stat(self.path)
         except FileNotFoundError:
-            self._seen, self.grants = None, []
+            self._seen = None
+            self.grants = []
             return
         seen = (now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
         if seen != self._seen:
-            self.grants, self._seen = _read(self.path), seen
+            self.grants = _read(self.path)
+            self._seen = seen
 
     def find(self, token: str) -> Grant | None:
-        """The grant of a token; in the same time whichever it is, or none."""
-        presented, found = digest(token), None
+        """The grant of a token, or None; it takes the same time for every token."""
+        presented = digest(token)
+        found = None
         for grant in self.grants:
             if hmac.compare_digest(grant.sha256, presented):
                 found = grant
         return found
 
     def knows(self, grant: Grant) -> bool:
-        """Whether that grant still counts."""
+        """Whether that grant is still valid."""
         return grant is EVERYBODY or grant in self.grants
 
     def new(
         self, name: str, scopes: Iterable[Scope], devices: Iterable[str] | None = None
     ) -> tuple[str, Grant]:
-        """Make a token; its text is returned, and kept nowhere."""
+        """Make a token; return its text, which is kept nowhere, and its grant."""
         token = "pm_" + secrets.token_urlsafe(32)
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
         names = tuple(dict.fromkeys(scope.value for scope in scopes))
@@ -157,7 +161,7 @@ class TokenFile:
         return token, grant
 
     def revoke(self, token_id: str) -> bool:
-        """Take a token back; whether there was one with that id."""
+        """Revoke a token; return whether there was one with that id."""
         with _locked(self.path):
             before = _read(self.path)
             left = [grant for grant in before if grant.id != token_id]
@@ -168,16 +172,19 @@ class TokenFile:
 
 
 class Tickets:
-    """One-use passes, worth a grant for some seconds: to the stream, for browsers, and for signing in by a link.
+    """One-use tickets, each worth a grant for some seconds: for the stream, and for sign-in links.
 
-    They are in memory only, and their time goes by a clock that nobody sets.
+    They are in memory only. Their time is that of a clock that cannot be set.
     """
 
     def __init__(
         self, seconds: float = 30.0, size: int = 10_000, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.seconds, self._size, self._clock = seconds, size, clock
-        self._open: dict[str, tuple[float, Grant]] = {}  # by hash, oldest first
+        self.seconds = seconds
+        self._size = size
+        self._clock = clock
+        # By hash, until when each is valid, and its grant; oldest first.
+        self._open: dict[str, tuple[float, Grant]] = {}
 
     def issue(self, grant: Grant) -> str:
         """A new ticket for that grant."""
@@ -191,10 +198,10 @@ class Tickets:
         return ticket
 
     def redeem(self, ticket: str) -> Grant | None:
-        """The grant of a ticket that has not been used yet; using it up."""
+        """The grant of an unused ticket, which is then used up; None for any other."""
         until, grant = self._open.pop(digest(ticket), (0.0, None))
         return grant if until >= self._clock() else None
 
     def give_back(self, ticket: str, grant: Grant) -> None:
-        """Let a ticket be used again that was of no use, for as long as a new one."""
+        """Make a ticket valid again, for as long as a new one: its use failed."""
         self._open[digest(ticket)] = (self._clock() + self.seconds, grant)

@@ -1,4 +1,4 @@
-"""What any process writes to the file, as changes and frames for the clients of the stream."""
+"""What any process writes to the file, as changes and frames for clients of the stream."""
 
 from __future__ import annotations
 
@@ -17,39 +17,41 @@ from power_manager import (
     from_microseconds,
     to_microseconds,
 )
-from power_service.models import LAST_US
 from power_service.presence import Bounds, Changes, Frame, Presence, Replaced, readings_deleted
+from power_service.shapes import LAST_US
 
 _EVENTS_A_LOOK = 1000
 _DELETIONS_A_READ = 500  # beyond those that were seen already
-PAUSE_PER_LOOK = 4  # times as long as a look at all meters takes, the next one waits
+PAUSE_PER_LOOK = 4  # the next look at all meters waits this many times as long as the last took
 
 
 class Watches(Protocol):
-    """What the hub polls: the file's Watcher, or the fleet's. It lives in the poller's thread."""
+    """What the hub polls, in the poller's thread only: a file's Watcher, or a fleet's."""
 
     @property
     def sequence(self) -> int:
         """Every event up to it has been seen."""
 
     def bounds(self) -> Bounds:
-        """Where a client can begin."""
+        """The line of history, and its first and last sequence."""
 
     def look(self) -> Changes | None:
         """What has changed since the last look, or None."""
 
 
 class Watcher:
-    """Sees what any process writes to the file, by the library's data_version; lives in the poller's thread.
+    """Sees what any process writes to the file; used in the poller's thread only.
 
-    data_version costs some microseconds and tells nothing of a file that was moved away, so the inode is compared too.
-    A restored backup keeps the inode and has another file_id.
+    The library's data_version says whether the file has changed. It costs microseconds, and does
+    not notice that a file was moved away, so the inode is compared too. A restored backup keeps the
+    inode and has another file_id.
 
-    A look has two parts, the events, and what is there: devices, meters, deletions. Each remembers how far it is only
-    when all of it has been read, so what fails is looked at again, and takes nothing from the other.
+    A look has two parts: the events; and devices, meters and deletions. Each part notes how far it
+    has got only when it has read everything, so a failed part is read again and does not affect the
+    other.
 
-    Deletions of readings are seen where they wait to be sent elsewhere; they are left there, for a program that sends
-    them. One that it has sent before the look is missed.
+    Deletions of readings are read from the library's outbox, where they wait for a program that
+    sends them on. One that was sent on before the look is missed.
     """
 
     def __init__(
@@ -68,8 +70,8 @@ class Watcher:
         self._version: int | None = None
         self._presence = Presence(self._latest_readings)
         self._last_deletion = 0  # the sequence of the last one that was seen
-        self._waiting_deletions = 0  # that were seen, and waited still at the last look
-        self._next_presence = 0.0  # when to look at what is there again, if there is news
+        self._waiting_deletions = 0  # in the outbox at the last look
+        self._next_presence = 0.0  # the earliest time of the next look at devices and meters
         self._presence_due = True
         self._more = True
         self._sequence = pm.last_sequence()
@@ -80,12 +82,12 @@ class Watcher:
         return self._sequence
 
     def bounds(self) -> Bounds:
-        """Where a client can begin. Raises Replaced."""
+        """The line of history, and its first and last sequence. Raises Replaced."""
         latest = self._pm.last_sequence()
         oldest = 0
         for sequence, _ in self._pm.events_since(0, limit=1):
             oldest = sequence
-        self._check_line()  # last: so it holds for what was read before
+        self._check_line()  # last, so that it covers what was read before
         return Bounds(self._file_id, oldest, latest)
 
     def _check_line(self) -> None:
@@ -106,7 +108,7 @@ class Watcher:
             self._check_line()
             self._presence_due = True
             self._more = True
-            self._version = version  # what is due is remembered by itself from here on
+            self._version = version
         begin = self._clock()
         presence_due = self._presence_due and begin >= self._next_presence
         if not (self._more or presence_due):
@@ -115,7 +117,7 @@ class Watcher:
         try:
             if self._more:
                 self._look_at_events(found)
-        except Exception as error:  # noqa: BLE001 - the hub raises it, when it has handed out the rest
+        except Exception as error:  # noqa: BLE001 - the hub raises it after handing out the rest
             found.error = error
         try:
             if presence_due:
@@ -125,7 +127,7 @@ class Watcher:
         return found
 
     def _look_at_events(self, found: Changes) -> None:
-        """Add the events that are new, and their frames."""
+        """Add new events and their frames."""
         events = self._pm.events_since(self._sequence, limit=_EVENTS_A_LOOK)
         found.add_events(events)
         if events:
@@ -133,7 +135,7 @@ class Watcher:
         self._more = len(events) == _EVENTS_A_LOOK
 
     def _look_at_presence(self, found: Changes, begin: float) -> None:
-        """Add what devices and meters are new, changed or gone since the last look, and which readings."""
+        """Add devices and meters that are new, changed or gone, and deleted readings."""
         deletions = self._read_deletions()
         devices = {device.id: device for device in self._pm.list_devices()}
         present = {meter.id: meter for meter in self._pm.list_meters()}
@@ -142,12 +144,12 @@ class Watcher:
         if deletions:
             self._last_deletion = deletions[-1].sequence
         self._presence_due = False
-        # Thousands of meters take a while: looking at them is a fraction of the time, for requests need it too.
+        # Thousands of meters take a while; the pause leaves most of the time to requests.
         pause = max(self._reading_seconds, (self._clock() - begin) * PAUSE_PER_LOOK)
         self._next_presence = begin + pause
 
     def _read_deletions(self) -> list[Deletion]:
-        """All that wait; the library gives the oldest first, and any number may wait where nobody sends them."""
+        """All that wait in the outbox, oldest first: any number, if no program sends them on."""
         limit = self._waiting_deletions + _DELETIONS_A_READ
         while True:
             deletions = self._pm.pending_deletions(limit)
@@ -158,7 +160,7 @@ class Watcher:
     def _deletion_frames(
         self, deletions: list[Deletion], present: dict[str, PowerMeter]
     ) -> Iterator[Frame]:
-        """Those of readings that were deleted, of meters that are still there."""
+        """The frames of deleted readings whose meter still exists."""
         for deletion in deletions:
             meter_id = deletion.meter_id
             is_new = deletion.sequence > self._last_deletion
@@ -177,5 +179,5 @@ class Watcher:
         if meter.updated_at is None:
             return
         us = to_microseconds(meter.updated_at)
-        end = None if us == LAST_US else from_microseconds(us + 1)  # there is no time after it
+        end = None if us == LAST_US else from_microseconds(us + 1)  # LAST_US is the last time
         yield from self._pm.iter_history(meter.id, since=meter.updated_at, until=end)

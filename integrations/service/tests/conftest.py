@@ -12,7 +12,7 @@ import pytest
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[3])]
 
 import httpx2  # noqa: E402
-from service_harness import Service  # noqa: E402 - it is found by the line above
+from service_harness import COMMAND, Service  # noqa: E402 - it is found by the line above
 
 Start = Callable[..., Service]
 
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A running service without rate limits, shared by a module."""
-    running = Service(tmp_path_factory.mktemp("service"), "--rate", "0")
+    running = Service(tmp_path_factory.mktemp("service"), "--rate", "0", program=COMMAND)
     try:
         yield running.start()
     finally:
@@ -37,7 +37,7 @@ def make_service(tmp_path: Path) -> Iterator[Start]:
     """Make services of a test's own; they are not started yet."""
     made: list[Service] = []
 
-    def make(*options: str, program: tuple[str, ...] = ("-m", "power_service")) -> Service:
+    def make(*options: str, program: tuple[str, ...] = ()) -> Service:
         made.append(Service(tmp_path, *options, program=program))
         return made[-1]
 

@@ -1,4 +1,4 @@
-"""What the schema cannot say: times end in 2200, thresholds have an order, a reading says something, days go alone."""
+"""What the schema cannot say: ends of time, the order of thresholds, readings without values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _say_something(reading: Any) -> None:
 
 
 def _order_thresholds(body: dict[str, Any], is_whole: bool) -> None:
-    """Put the thresholds in order, where both are numbers that alone would do; of a part the device has the other."""
+    """Put valid thresholds in order; a device has a value for the one that is left out."""
     given = [body[name] for name in _THRESHOLDS if name in body]
     if not given or not all(value is None or _number(value) for value in given):
         return

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import forked
 import httpx2
+from forked import Forked
 from power_service.tokens import Scope, TokenFile
 
 _T = TypeVar("_T")
@@ -41,27 +43,23 @@ def free_port() -> int:
     return port
 
 
-class Service:
-    """A process with a database of its own in a directory."""
+COMMAND = ("-m", "power_service")
 
-    def __init__(
-        self, directory: Path, *options: str, program: tuple[str, ...] = ("-m", "power_service")
-    ) -> None:
+
+class Service:
+    """A process with a database of its own in a directory.
+
+    program: ("-c", CODE), which runs in a process that is forked from one that has imported the
+    service, as the command does by default; or COMMAND, for the command in a Python of its own.
+    """
+
+    def __init__(self, directory: Path, *options: str, program: tuple[str, ...] = ()) -> None:
         self.directory, self.db = directory, directory / "power.db"
         self.port, self.log = free_port(), directory / "service.log"
         self.tokens = TokenFile(directory / "power.db.tokens.json")
-        self._command = [
-            sys.executable,
-            "-W",
-            "error",
-            *program,
-            "--db",
-            str(self.db),
-            "--port",
-            str(self.port),
-        ]
-        self._command += options
-        self._process: subprocess.Popen[bytes] | None = None
+        self._program = program
+        self._arguments = ["--db", str(self.db), "--port", str(self.port), *options]
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self.scheme = "https" if "--tls-cert" in options else "http"
         self.verify: Any = True
 
@@ -72,15 +70,20 @@ class Service:
     def start(self) -> Service:
         """Start, and wait until it listens."""
         begin = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=ENVIRONMENT)
+        if self._program == COMMAND:
+            command = [sys.executable, "-W", "error", *self._program, *self._arguments]
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
+        else:
+            code = self._program[1:] or (forked.COMMAND,)
+            self._process = Forked(self._arguments, self.log, ENVIRONMENT, *code)
         eventually(lambda: self._listens(begin))
         return self
 
     def _listens(self, begin: int) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log.read_text()
-        return b"listening at" in self.log.read_bytes()[begin:]
+        return self.log.exists() and b"listening at" in self.log.read_bytes()[begin:]
 
     @property
     def pid(self) -> int:

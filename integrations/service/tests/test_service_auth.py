@@ -23,6 +23,7 @@ import httpx2
 import pytest
 from conftest import Start
 from fastapi import FastAPI
+from forked import Forked
 from power_service import cli
 from power_service.auth import Gate
 from power_service.dashboard import add_dashboard
@@ -133,7 +134,7 @@ class TestMatrix:
     def test_every_route_with_every_token(
         self, house: House, operation_id: str, token: str, device: str
     ) -> None:
-        """401 without a token that is known, 403 without the scope or for another device, else it works.
+        """401 without a valid token, 403 without the scope or for another device, else it works.
 
         Of what a fleet alone has, a file has nothing.
         """
@@ -187,7 +188,7 @@ class TestMatrix:
     def test_a_token_can_ask_what_it_may(
         self, house: House, scopes: list[str], devices: list[str] | None, expected: list[str]
     ) -> None:
-        """Each scope by itself, so that nobody has to know that admin is both; and the file to name in commands."""
+        """Each scope by itself, as admin is both; and the file to name in commands."""
         with house.service.client(house.service.token(*scopes, devices=devices)) as client:
             assert client.get("/v1/me").json() == {
                 "name": "test",
@@ -344,7 +345,7 @@ class TestTokens:
 
     @pytest.mark.parametrize("there", [False, True], ids=["new", "replaced"])
     def test_root_makes_the_file_for_the_services_user(self, tmp_path: Path, there: bool) -> None:
-        """The owner of the file before it, or of the directory; who is not root can only make their own."""
+        """The earlier file's owner, or the directory's; only root can make files for others."""
         user, path = 10_001 if os.geteuid() == 0 else os.geteuid(), tmp_path / "tokens.json"
         if there:
             TokenFile(path).new("x", [Scope.READ])
@@ -370,7 +371,7 @@ class TestTokens:
         path = tmp_path / "tokens.json"
         path.write_text(content)
         path.chmod(0o600)
-        with pytest.raises(Refused, match="not a file of tokens"):
+        with pytest.raises(Refused, match="expected a file of tokens"):
             TokenFile(path)
 
     def test_the_command_line_makes_lists_and_revokes(
@@ -378,23 +379,8 @@ class TestTokens:
     ) -> None:
         """The token is printed once, alone on standard output."""
         db = ["--db", str(tmp_path / "power.db")]
-        assert (
-            cli.main(
-                [
-                    "token",
-                    "new",
-                    "probe",
-                    "--scope",
-                    "read",
-                    "--scope",
-                    "write",
-                    "--device",
-                    "a",
-                    *db,
-                ]
-            )
-            == 0
-        )
+        words = ["token", "new", "probe", "--scope", "read", "--scope", "write", "--device", "a"]
+        assert cli.main([*words, *db]) == 0
         token = capsys.readouterr().out.strip()
         grant = TokenFile(tmp_path / "power.db.tokens.json").find(token)
         assert grant is not None
@@ -405,30 +391,33 @@ class TestTokens:
         assert head.split() == ["id", "created", "scopes", "name", "devices"]
         assert line.split() == [grant.id, grant.created_at, "read+write", "probe", "a"]
         assert token not in listed
+        assert cli.main(["token", "list", "--json", *db]) == 0
+        listed = capsys.readouterr().out
+        assert json.loads(listed) == [
+            {
+                "id": grant.id,
+                "name": "probe",
+                "created_at": grant.created_at,
+                "scopes": ["read", "write"],
+                "devices": ["a"],
+            }
+        ]
         assert cli.main(["token", "revoke", grant.id, *db]) == 0
+        assert capsys.readouterr().out == f"Token {grant.id} is revoked.\n"
         assert cli.main(["token", "revoke", grant.id, *db]) == 1
         assert TokenFile(tmp_path / "power.db.tokens.json").find(token) is None
         capsys.readouterr()
         assert cli.main(["token", "list", *db]) == 0
         printed = capsys.readouterr()
         assert printed.out == ""
-        assert printed.err.startswith("there is no token yet; make one: power-service token new")
+        assert printed.err.startswith(
+            "power-service: there is no token yet; make one: power-service token new"
+        )
 
     def test_tokens_made_at_the_same_time_are_all_kept(self, tmp_path: Path) -> None:
         """Each change of the file is one whole change."""
-        command = [
-            sys.executable,
-            "-m",
-            "power_service",
-            "token",
-            "new",
-            "x",
-            "--scope",
-            "read",
-            "--db",
-        ]
-        many = [subprocess.Popen([*command, str(tmp_path / "p.db")], env=ENVIRONMENT, stdout=-3, stderr=-3)
-                for _ in range(6)]  # fmt: skip
+        words = ["token", "new", "x", "--scope", "read", "--db", str(tmp_path / "p.db")]
+        many = [Forked(words, tmp_path / "log", ENVIRONMENT) for _ in range(6)]
         assert [one.wait(60) for one in many] == [0] * 6
         assert len(TokenFile(tmp_path / "p.db.tokens.json").grants) == 6
 
@@ -455,7 +444,7 @@ class TestTokens:
     def test_tokens_that_cannot_be_read_are_said_to_be_so(
         self, make_service: Start, tmp_path: Path, trouble: str
     ) -> None:
-        """Neither that there are none, nor that this one is wrong; once they can be read it is gone."""
+        """Not that there are none, nor that this one is wrong; once they can be read it is gone."""
         service = make_service().start()
         made, unreadable = TokenFile(tmp_path / "made.json"), tmp_path / "unreadable"
         token = made.new("x", [Scope.READ])[0]
@@ -586,7 +575,7 @@ class TestRefusals:
             (["--host", "::"], "needs tokens"),
             (["--host", "power.example"], "needs tokens"),
             (["--tls-cert", "x.pem"], "together"),
-            (["--allow-origin", "*"], "not '\\*'"),
+            (["--allow-origin", "*"], "expected a name, got '\\*'"),
             (["--db", ":memory:"], "name a file"),
         ],
     )
@@ -602,9 +591,19 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "option",
-        ["--port=99999", "--port=-1", "--port=http", "--rate=nan", "--rate=inf", "--rate=-5", "--burst=0", "--burst=-1",
-         "--burst=1.5", "--max-connections=0"],
-    )  # fmt: skip
+        [
+            "--port=99999",
+            "--port=-1",
+            "--port=http",
+            "--rate=nan",
+            "--rate=inf",
+            "--rate=-5",
+            "--burst=0",
+            "--burst=-1",
+            "--burst=1.5",
+            "--max-connections=0",
+        ],
+    )
     def test_a_number_that_cannot_be_meant_is_refused(
         self, capsys: pytest.CaptureFixture[str], option: str
     ) -> None:
@@ -612,7 +611,7 @@ class TestRefusals:
         assert cli.main([option]) == 2
         name, _, value = option.partition("=")
         message = capsys.readouterr().err
-        assert message.startswith(f"power-service: {name}: expected a")
+        assert f"\npower-service: {name}: expected a" in message
         assert message.endswith(f"got '{value}'\n")
         assert re.search(r"from \d+ to \d+", message)
 
@@ -651,7 +650,7 @@ class TestRefusals:
             assert (f"{option} {path}" in message) == (missing in (option, None))
 
     def test_without_its_extra_it_says_what_to_install(self, tmp_path: Path) -> None:
-        """The command is there as soon as the package is; -S leaves out whatever else is installed."""
+        """The command is there as soon as the package is; -S leaves out all that is installed."""
         command = [sys.executable, "-S", "-m", "power_service", "--db", str(tmp_path / "power.db")]
         run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         message = "power-service: pydantic is not installed: pip install '.[service]'\n"
@@ -660,12 +659,13 @@ class TestRefusals:
     def test_elsewhere_needs_tokens_and_tls_or_a_proxy(self) -> None:
         """Either alone is not enough."""
         tls = {"tls_cert": Path("c"), "tls_key": Path("k")}
-        Settings(db=Path("x"), host="0.0.0.0", **tls).check(token_count=1)  # type: ignore[arg-type]
+        settings = Settings(db=Path("x"), host="0.0.0.0", **tls)  # type: ignore[arg-type]
+        settings.check(token_count=1)
         Settings(db=Path("x"), host="0.0.0.0", behind_proxy=True).check(token_count=0)
         with pytest.raises(Refused, match="TLS"):
             Settings(db=Path("x"), host="0.0.0.0").check(token_count=1)
         with pytest.raises(Refused, match="tokens"):
-            Settings(db=Path("x"), host="0.0.0.0", **tls).check(token_count=0)  # type: ignore[arg-type]
+            settings.check(token_count=0)
 
     def test_a_file_that_is_no_database_is_named(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -738,7 +738,7 @@ class TestLimits:
                 other.close()
 
     def test_writers_that_wait_hold_up_no_reader_and_no_probe(self, make_service: Start) -> None:
-        """Another process holds the file: the writes that are too many are refused, all else goes on."""
+        """Another process holds the file: excess writes are refused, all else goes on."""
         service = make_service("--no-auth", program=quick("max_requests=3")).start()
         statuses: list[int] = []
         with PowerManager(service.db) as other, other.transaction():
@@ -882,7 +882,7 @@ class TestTls:
 
 
 def certificate(directory: Path) -> tuple[list[str], ssl.SSLContext]:
-    """The options of a service with a certificate for this machine, and a context that trusts it."""
+    """The options of a service with a certificate for this machine, and a context to trust it."""
     cert, key = directory / "cert.pem", directory / "key.pem"
     command = [
         "openssl",

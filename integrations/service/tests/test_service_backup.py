@@ -141,7 +141,7 @@ class TestCommand:
     def test_a_service_that_is_elsewhere(
         self, service: Service, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """By its address, with the token in the environment; private, and in place of an older one."""
+        """By its address, with the token in the environment; private, replacing an older one."""
         target = tmp_path / "copy.db"
         target.write_text("an older copy")
         monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
@@ -161,7 +161,7 @@ class TestCommand:
         target.write_text("an older copy")
         for token, message in (
             (service.token("read"), "does not have the scope 'admin'"),
-            ("wrong", "not known"),
+            ("wrong", "unknown or revoked"),
             ("", "a bearer token is needed"),
         ):
             monkeypatch.setenv("POWER_SERVICE_TOKEN", token)
@@ -173,7 +173,7 @@ class TestCommand:
         ("path", "message"),
         [
             ("/short", "ended early"),
-            ("/page", "is no database"),
+            ("/page", "is not a database"),
             ("/moved", "302"),
             ("/broken", "500"),
         ],

@@ -1,4 +1,4 @@
-"""The Grafana dashboard: it asks for metrics that a real service has, by labels that they have, and for all of them."""
+"""The Grafana dashboard asks for all metrics of a real service, by labels that they have."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def labels_in(query: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def samples(service: Service) -> dict[str, set[str]]:
-    """What a real service with one meter of each kind has: the labels of each sample, by its name."""
+    """The labels of each sample, by its name, of a real service with one meter of each kind."""
     with PowerManager(service.db) as pm:
         pm.register_device("a", "A")
         for kind in ("main", "battery", "ups", "solar"):
@@ -87,7 +87,7 @@ def test_every_query_is_one_that_prometheus_reads(query: str, samples: dict[str,
 
 
 def test_it_is_what_grafana_knows() -> None:
-    """Read by Grafana's own types and written again, nothing is lost or another: they have every key of it."""
+    """Read by Grafana's own types and written again, nothing is lost or changed."""
     pytest.importorskip("grafana_foundation_sdk", reason="it is for Python 3.11 and later")
     from grafana_foundation_sdk.cog import plugins
     from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -99,7 +99,7 @@ def test_it_is_what_grafana_knows() -> None:
 
 
 def differences(given: Any, written: Any, path: str = "") -> Any:
-    """Where a value that was given is not what was written; what is written beside it is a default."""
+    """The paths of values that were written otherwise; what is written beside them is a default."""
     if isinstance(given, dict) and isinstance(written, dict):
         for key, value in given.items():
             yield from differences(value, written.get(key), f"{path}/{key}")
@@ -111,7 +111,7 @@ def differences(given: Any, written: Any, path: str = "") -> Any:
 
 
 def test_its_panels_stand_apart_and_say_what_they_show() -> None:
-    """No two have one id or lie on each other; each has a title, and a unit where it is no count."""
+    """Ids differ, none overlap; each has a title, and a unit unless it is a count."""
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     for one, other in itertools.combinations((panel["gridPos"] for panel in panels), 2):

@@ -31,7 +31,11 @@ def fill(
     pm: PowerManager, meter_id: str, hours: range, watts: float, voltage: float = 10.0
 ) -> None:
     """Four readings of a meter in each of these hours after START."""
-    times = [START + timedelta(hours=hour, minutes=minute) for hour in hours for minute in (0, 15, 30, 45)]  # fmt: skip
+    times = [
+        START + timedelta(hours=hour, minutes=minute)
+        for hour in hours
+        for minute in (0, 15, 30, 45)
+    ]
     pm.log_many([(meter_id, voltage, watts / voltage, 50.0, when) for when in times])
 
 
@@ -44,7 +48,7 @@ class TestSparklines:
     """Mean watts of 24 whole hours; what is not known is null."""
 
     def test_every_meter_that_counts_adds_up(self, pm: PowerManager) -> None:
-        """Out less in; a battery that is charged takes from what a panel gives, and nothing is less than 0."""
+        """Out less in; charging a battery takes from what a panel gives; nothing is below 0."""
         main, battery, solar = (pm.add_meter("a", kind) for kind in ("main", "battery", "solar"))
         fill(pm, main.id, range(24), 20.0)
         fill(pm, battery.id, range(12), -30.0)
@@ -66,7 +70,7 @@ class TestSparklines:
         assert hours_of(pm) == pytest.approx(energy[1:])
 
     def test_what_is_sold_is_not_used(self, pm: PowerManager) -> None:
-        """More into the grid than a panel gives is a fault of measuring, and no consumption below 0."""
+        """More into the grid than a panel gives is a measuring error, not less than 0."""
         main, solar = pm.add_meter("a", "main"), pm.add_meter("a", "solar")
         fill(pm, main.id, range(24), -50.0)
         fill(pm, solar.id, range(24), 49.5)
@@ -207,7 +211,8 @@ class TestStatistics:
         def starts(**params: Any) -> list[str]:
             return [row["start"][11:13] for row in api.get(url, params=params).json()]
 
-        assert starts(since="2026-03-10T13:30:00Z", until="2026-03-10T15:00:00+00:00") == ["13", "14"]  # fmt: skip
+        found = starts(since="2026-03-10T13:30:00Z", until="2026-03-10T15:00:00+00:00")
+        assert found == ["13", "14"]
         assert starts(since="2026-03-10T15:00:00Z") == ["15", "16"]
         assert starts(until="2026-03-10T13:00:00Z") == ["12"]
         assert starts(days=0.5) == starts()

@@ -1,4 +1,4 @@
-"""The image: everything that its Dockerfile names is there, and reaches the build; and the installed page."""
+"""The image: what its Dockerfile names is there and reaches the build; the installed page."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def packaged() -> set[str]:
 
 
 def is_ignored(path: str) -> bool:
-    """Whether Dockerfile.dockerignore keeps a path out: the last line that fits it or a folder above it decides."""
+    """Whether Dockerfile.dockerignore keeps a path out: its last matching line decides."""
     ignored = False
     places = [str(place) for place in (PurePosixPath(path), *PurePosixPath(path).parents)][:-1]
     for line in (

@@ -1,4 +1,4 @@
-"""Devices and meters that come, change and go, and readings that are deleted: told on the stream as they happen."""
+"""The stream tells which devices and meters come, change and go, and which readings."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def describe(message: dict[str, Any]) -> str:
 
 
 class TestWhatIsThere:
-    """Devices and meters that come, change and go, and readings that are deleted, by any process."""
+    """Devices and meters that come, change and go, and deleted readings, by any process."""
 
     def test_a_device_comes_changes_and_goes(
         self, service: Service, pm: PowerManager, token: str
@@ -200,7 +200,7 @@ class TestWhatIsThere:
         assert Socket.sent == ["hello", "event restore"]
 
     def test_a_device_that_is_gone_is_not_shown_again(self, tmp_path: Path) -> None:
-        """Of a device that came and went while a client took nothing in, its end comes, and it does not."""
+        """A device came and went while a client took nothing in: only its end is sent."""
 
         async def told() -> list[str]:
             client = Client(object(), EVERYBODY, None, queue=1)  # type: ignore[arg-type]
@@ -224,7 +224,7 @@ class TestWhatIsThere:
     def test_deletions_that_wait_already_are_no_news(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """However many wait, and whether they are sent elsewhere or not: the next one is told, once."""
+        """However many wait, and whether or not they are sent on: the next one is told, once."""
         monkeypatch.setattr(watcher_module, "_DELETIONS_A_READ", 3)
         with PowerManager(tmp_path / "p.db") as pm:
             pm.register_device("a", "A")

@@ -1,4 +1,4 @@
-"""The README's commands and examples run as they stand; the unit and the Dockerfile say what they should."""
+"""The README's commands and examples run; the unit and the Dockerfile are valid."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def script(port: int) -> str:
     for language, block in re.findall(
         r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
     ):
-        parts.append(block if language == "sh" else f"python - <<'END'\n{block}END\n")
+        parts.append(block if language == "sh" else f"python3 - <<'END'\n{block}END\n")
     return (
         "\n".join(parts)
+        .replace("python3 -m venv .venv && . .venv/bin/activate", "true")
         .replace("power-service --demo --open", DEMO)
         .replace(":8080", f":{port}")
-        .replace("power_manager.db &", f"power_manager.db --port {port} &")
+        .replace("power_manager.db --quiet &", f"power_manager.db --quiet --port {port} &")
     )
 
 
@@ -45,7 +46,7 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
     commands.mkdir()
     python = f'exec "{sys.executable}"'
     for name, line in {
-        "python": f'{python} "$@"',
+        "python3": f'{python} "$@"',
         "power-service": f'{python} -m power_service "$@"',
         "pip": "true",
     }.items():

@@ -73,8 +73,13 @@ class TestDevicesAndMeters:
 
     def test_a_device_is_put_and_got_back_whole(self, api: httpx2.Client, pm: PowerManager) -> None:
         """What is put is what is got, and what the library has."""
-        sent = {"name": "Buoy", "shutdown_threshold": 1.5, "target_wh": 40.0, "low_battery_threshold": 30.0,
-                "critical_battery_threshold": 10.0}  # fmt: skip
+        sent = {
+            "name": "Buoy",
+            "shutdown_threshold": 1.5,
+            "target_wh": 40.0,
+            "low_battery_threshold": 30.0,
+            "critical_battery_threshold": 10.0,
+        }
         expected = {"id": "buoy", **sent}
         assert api.put("/v1/devices/buoy", json=sent).json() == expected
         assert api.get("/v1/devices/buoy").json() == expected == as_json(pm.get_device("buoy"))
@@ -313,7 +318,7 @@ class TestReadings:
     def test_what_is_no_number_is_422_and_not_stored(
         self, api: httpx2.Client, battery: dict[str, Any], key: str, bad: str
     ) -> None:
-        """Strict numbers, on their own and in a batch; null is a value everywhere: not known, or left out."""
+        """Strict numbers, alone and in a batch; null is valid everywhere: not known."""
         good = json.dumps(reading(battery, 1))
         text = json.dumps(reading(battery, 2) | {key: "HERE"}).replace('"HERE"', bad)
         fine = bad == "null"
@@ -328,7 +333,7 @@ class TestReadings:
     def test_power_that_is_not_known_is_null_everywhere_and_never_zero(
         self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
     ) -> None:
-        """A gauge that knows its charge alone: no watts in readings, state, statistics, budget or report."""
+        """A gauge that knows only its charge has no watts in any answer."""
         url = f"/v1/meters/{battery['id']}"
         sent = {
             "meter_id": battery["id"],
@@ -363,7 +368,7 @@ class TestReadings:
     def test_a_charge_that_nobody_knows_is_null_everywhere(
         self, api: httpx2.Client, device: str
     ) -> None:
-        """A pack without a gauge, until a reading brings a charge, and again when that is forgotten."""
+        """A pack without a gauge, until a reading has a charge, and again when that is dropped."""
         url = f"/v1/devices/{device}/meters"
         added = api.post(
             url, json={"type": "battery", "capacity_wh": 50, "charge_pct": None}
@@ -747,7 +752,7 @@ class TestTheServiceItself:
     def test_metrics_tell_what_happened(
         self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
     ) -> None:
-        """Requests by route, readings, events by type, clients, and what each meter shows and has counted."""
+        """Requests, readings, events by type, clients, each meter's values and energies."""
         pm.log_many(
             [
                 (battery["id"], 4.0, 2.0, 50.0, NOON),
@@ -762,7 +767,8 @@ class TestTheServiceItself:
         )
         meter = pm.get_meter(battery["id"])
         assert meter.updated_at is not None
-        shown = floatToGoString(datetime.fromisoformat(meter.updated_at).timestamp())  # type: ignore[no-untyped-call]
+        seconds = datetime.fromisoformat(meter.updated_at).timestamp()
+        shown = floatToGoString(seconds)  # type: ignore[no-untyped-call]
         of = labels_of(battery, "Edge Node", "Pack")
         wanted = [
             f"power_meter_voltage_volts{of} 3.5",
@@ -792,7 +798,7 @@ class TestTheServiceItself:
     def test_metrics_have_no_sample_of_what_is_not_known_or_not_in_use(
         self, api: httpx2.Client, pm: PowerManager, device: str
     ) -> None:
-        """An unknown wattage is not 0 W, a panel has no charge, and a retired or new meter measures nothing."""
+        """Unknown is not 0 W, a panel has no charge, a retired or new meter measures nothing."""
         gauge, retired = pm.add_meter(device, "ups"), pm.add_meter(device, "battery")
         panel, new = pm.add_meter(device, "solar"), pm.add_meter(device, "battery")
         for meter in (gauge, retired, panel):

@@ -1,4 +1,4 @@
-"""What the server takes from uvicorn: where a release names it otherwise, a test here says what breaks."""
+"""What the server uses of uvicorn: if a release renames it, a test here says what breaks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvicorn
 from power_service import server
-from power_service.listener import Listener, bind
+from power_service.listener import CannotListen, Listener, bind
 from power_service.settings import Settings
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -29,7 +29,7 @@ HTTP_BASE = server.HttpProtocol.__mro__[1]
 )
 def test_what_is_overridden_is_there(base: type, derived: type) -> None:
     """With as many parameters: a method of another name would never be called."""
-    added = {"close", "settings"}  # of the service's own
+    added = {"close", "exit_code", "settings"}  # of the service's own
     for name, function in vars(derived).items():
         if name.startswith("_") or name in added:
             continue
@@ -122,17 +122,23 @@ class TestBind:
         assert listening.getsockname()[0] == "127.0.0.1"
         listening.close()
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found[:1])
-        with pytest.raises(OSError, match="assign"):
+        with pytest.raises(CannotListen, match="elsewhere:0: this machine does not have this"):
             bind("elsewhere", 0)
 
     def test_an_address_in_use_is_an_error_and_leaves_nothing_open(self) -> None:
         """Which names the address."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = taken.getsockname()
-            with pytest.raises(OSError, match="in use"):
+            named = rf"^cannot listen at 127.0.0.1:{address[1]}: another program has this port"
+            with pytest.raises(CannotListen, match=named):
                 bind(*address)
         for listening in bind(*address):
             listening.close()
+
+    def test_an_unknown_host_is_named_with_what_would_do(self) -> None:
+        """The resolver's reason, and the option."""
+        with pytest.raises(CannotListen, match=r"no\.invalid:80: .*: name an address .* --host"):
+            bind("no.invalid", 80)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "reading_seconds": ("0.75", 0.75),
     "fleet_seconds": ("1.75", 1.75),
     "heartbeat_seconds": ("3", 3.0),
-    "stall_seconds": ("4", 4.0),
+    "stall_seconds": ("1m30s", 90.0),
 }
 NAMES = list(Settings.model_fields)
 
@@ -124,7 +124,8 @@ class TestWhatIsRefused:
             ("POWER_SERVICE_DURABILITY", "some", "full or normal"),
             ("POWER_SERVICE_MAX_BODY", "0", "a whole number from 1024 to 1000000000"),
             ("POWER_SERVICE_QUEUE", "1e3", "a whole number from 1 to 1000000"),
-            ("POWER_SERVICE_POLL_SECONDS", "inf", "a number from 0.01 to 86400"),
+            ("POWER_SERVICE_POLL_SECONDS", "inf", "a duration such as 30s, from 0.01 s to 24h"),
+            ("POWER_SERVICE_PORT", "8_080", "a whole number from 0 to 65535"),
         ],
     )
     def test_a_variable(
@@ -134,8 +135,9 @@ class TestWhatIsRefused:
         """A value that cannot be meant."""
         monkeypatch.setenv(variable, value)
         assert cli.main(["token", "list"]) == 2
-        message = f"power-service: {variable}: expected {expected}, got {value!r}\n"
-        assert capsys.readouterr().err == message
+        usage, _, message = capsys.readouterr().err.rpartition("power-service: ")
+        assert message == f"{variable}: expected {expected}, got {value!r}\n"
+        assert re.match("usage: .* token list ", usage)
 
     def test_an_option_that_is_right_hides_a_variable_that_is_not(
         self, monkeypatch: pytest.MonkeyPatch
@@ -152,7 +154,7 @@ class TestWhatIsRefused:
         assert unknown_variables(["PATH", "POWER_SERVICE_TOKEN"]) == []
         assert unknown_variables(["POWER_SERVICE_PROT"]) == ["POWER_SERVICE_PROT"]
         service = make_service("--no-auth", program=("-c", MISTYPED)).start()
-        assert "POWER_SERVICE_PROT is no setting" in service.log.read_text()
+        assert "POWER_SERVICE_PROT is not a setting" in service.log.read_text()
 
 
 MISTYPED = """
@@ -169,13 +171,14 @@ class TestTheReadme:
     def test_its_table_is_the_one_of_the_settings(self) -> None:
         """As `python -m power_service.settings` prints it."""
         readme = (SERVICE / "README.md").read_text(encoding="utf-8")
-        assert f"\n\n{table()}\n" in readme
+        assert f"<!-- settings -->\n{table()}\n<!-- /settings -->" in readme, table()
 
     def test_every_switch_of_the_command_line_alone_is_named(self) -> None:
         """Those that are no settings."""
         readme = (SERVICE / "README.md").read_text(encoding="utf-8")
         options = set(re.findall(r"--[a-z-]+", cli._parser().format_help()))
         others = options - {option_of(name) for name in NAMES} - {"--help", "--version", "--scope"}
+        assert "--url" in readme
         assert others == {"--quiet", "--demo", "--open"}
         for option in others:
             assert f"`{option}`" in readme

@@ -156,7 +156,7 @@ class TestInsideAnApplication:
     """What the README says of the library in a FastAPI application."""
 
     def test_a_transaction_belongs_to_the_task_that_opened_it(self, tmp_path: Path) -> None:
-        """A write of another route is refused, a read sees what is committed, and a thread waits its turn."""
+        """Another route's write is refused, a read sees what is committed, a thread waits."""
         app = FastAPI()
         pm = PowerManager(tmp_path / "p.db")
         opened = asyncio.Event()
@@ -277,7 +277,7 @@ class TestMetrics:
     def test_each_meters_energy_comes_in_its_turn(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where a scrape has time for one of them only, none is left out for good, and not every scrape reads one."""
+        """A scrape may have time for one only: none is left out for good."""
         now = itertools.count()  # each look at the clock is a second later
         read: list[str] = []
         energy_totals = PowerManager.energy_totals

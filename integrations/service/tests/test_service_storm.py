@@ -1,4 +1,4 @@
-"""300 clients of the stream, the service killed and restarted under them, while another process writes."""
+"""300 clients of the stream; the service is killed and restarted while another process writes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ with PowerManager(sys.argv[1]) as pm:
 
 @dataclass
 class Follower:
-    """A client as it should be: it resumes with the last sequence it has, after a while of its own."""
+    """A client as it should be: it resumes with its last sequence, after a random time."""
 
     url: str
     token: str

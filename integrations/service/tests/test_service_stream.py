@@ -17,6 +17,7 @@ import httpx2
 import pytest
 from conftest import Start
 from power_service.presence import Changes
+from power_service.server import LAST_SECONDS
 from power_service.tokens import Scope
 from power_service.watcher import Watcher
 from service_harness import Service, eventually
@@ -26,6 +27,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from power_manager import PowerManager, StorageError
+
+SLACK = 3.0  # seconds, on a machine that does other things too
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +118,13 @@ class TestHello:
         with follow(service, token, query) as stream:
             hello = receive(stream, "hello")
             assert hello == {
-                "type": "hello", "resumed_from": begin, "oldest": 1, "latest": last, "recovered": recovered,
+                "type": "hello",
+                "resumed_from": begin,
+                "oldest": 1,
+                "latest": last,
+                "recovered": recovered,
                 "file_id": pm.file_id,
-            }  # fmt: skip
+            }
             pm.trigger_event("a", "restore")
             assert sequences(stream, last + 1) == list(range(begin + 1, last + 2))
 
@@ -360,7 +367,7 @@ class TestALookThatFails:
     def test_each_part_of_a_look_that_fails_is_made_up_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception
     ) -> None:
-        """Whichever call of the library it is that fails, nothing is missing afterwards and nothing comes twice."""
+        """Whichever library call fails, nothing is missing afterwards, nothing comes twice."""
         path = tmp_path / "p.db"
         with PowerManager(path) as writer, PowerManager(path) as pm:
             writer.register_device("a", "A")
@@ -384,7 +391,7 @@ class TestALookThatFails:
     def test_a_change_that_cannot_be_handed_out_closes_the_clients(
         self, make_service: Start
     ) -> None:
-        """Some may have it and some not: each comes back with the last it has, and then nothing is missing."""
+        """Some may have it: each comes back with its last sequence, and then nothing is missing."""
         service = make_service("--no-auth", program=("-c", FAILS_TO_HAND_OUT_ONCE)).start()
         with PowerManager(service.db) as manager:
             manager.register_device("a", "A")
@@ -481,7 +488,7 @@ class TestSlowClients:
             assert got == list(range(1, len(got) + 1))
             total = rounds * 100
             assert len(got) < total
-            # Else the rest of the last round could come to the next client live and at once: too much for its queue.
+            # Otherwise the rest of the last round could fill the next client's queue at once.
             seen = f'power_events_total{{type="restore"}} {total}.0'
             eventually(lambda: seen in client.get("/metrics").text)
             with follow(service, "", f"after={got[-1]}") as stream:
@@ -511,9 +518,9 @@ class TestSlowClients:
 class TestTheEnd:
     """The service ends, or its file does."""
 
-    @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-    def test_it_ends_within_five_seconds_with_clients_connected(
-        self, make_service: Start, cleanup: contextlib.ExitStack, sig: int
+    @pytest.mark.parametrize(("sig", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+    def test_it_ends_within_two_seconds_with_clients_connected(
+        self, make_service: Start, cleanup: contextlib.ExitStack, sig: int, expected: int
     ) -> None:
         """Clients are told that it restarts; one that does not listen does not hold it up."""
         service = make_service("--no-auth").start()
@@ -531,11 +538,11 @@ class TestTheEnd:
                 b"POST /v1/readings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
             )
             code, seconds = service.end(sig)
-        assert (code, seconds < 5) == (0, True), seconds
+        assert (code, seconds < 2 + SLACK) == (expected, True), seconds
         assert {closed(stream)[0] for stream in streams} == {1012}
 
-    def test_it_ends_within_five_seconds_while_a_call_hangs(self, make_service: Start) -> None:
-        """A writer that waits for a locked file is left behind: nobody was told that it has stored anything."""
+    def test_it_ends_within_two_seconds_while_a_call_hangs(self, make_service: Start) -> None:
+        """A writer that waits for a locked file is left behind: its client got no answer."""
         service = make_service("--no-auth").start()
         with PowerManager(service.db) as manager, service.client() as client:
             client.put("/v1/devices/a", json={"name": "A"})
@@ -547,7 +554,8 @@ class TestTheEnd:
                 assert client.get("/healthz").status_code == 200
                 code, seconds = service.end()
                 waiting.join()
-        assert (code, seconds < 5) == (0, True), seconds
+        assert (code, seconds < 2 + SLACK) == (0, True), seconds
+        assert LAST_SECONDS < 2
 
     def test_a_replaced_file_ends_the_service(self, make_service: Start, tmp_path: Path) -> None:
         """So that whoever looks after it starts it on the new one."""
@@ -564,7 +572,7 @@ class TestTheEnd:
     def test_a_backup_that_is_restored_under_it_ends_the_service(
         self, make_service: Start, tmp_path: Path
     ) -> None:
-        """The content is another line of history: the clients are told to come back, and begin on the new one."""
+        """Its content is another line of history: clients are told to come back and begin on it."""
         service = make_service("--no-auth").start()
         with PowerManager(service.db) as manager:
             manager.register_device("a", "A")
@@ -667,7 +675,8 @@ class SlowClient:
         self._socket.settimeout(20)
         self._socket.connect(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
-        head = f"GET /v1/stream?{query} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        head = f"GET /v1/stream?{query} HTTP/1.1\r\nHost: localhost\r\n"
+        head += "Upgrade: websocket\r\nConnection: Upgrade\r\n"
         key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         self._socket.sendall((head + key).encode())
         self._file = self._socket.makefile("rb")

@@ -5,15 +5,18 @@ import type { PowerClient } from "../index";
 
 const Client = createContext<PowerClient | undefined>(undefined);
 
-/** What a {@link PowerProvider} takes. */
+/** The properties of {@link PowerProvider}. */
 export interface PowerProviderProps {
-  /** The client; make it outside of components, or keep it in a state, for a new one begins anew. */
+  /**
+   * The client. Make it outside components or keep it in a state: a new client loads everything
+   * again.
+   */
   client: PowerClient;
-  /** What may use it. */
+  /** The components that use it. */
   children?: ReactNode;
 }
 
-/** Gives a client to the hooks of all components inside it. */
+/** Provides a client to the hooks of all components inside it. */
 export function PowerProvider({ client, children }: PowerProviderProps): ReactElement {
   return createElement(Client.Provider, { value: client }, children);
 }
@@ -23,7 +26,8 @@ export function usePowerClient(): PowerClient {
   const client = useContext(Client);
   if (!client) {
     throw new Error(
-      "No PowerProvider is around this component: put <PowerProvider client={new PowerClient({ baseUrl })}> around it, with the client made once.",
+      "this component is not inside a PowerProvider: put <PowerProvider client={new PowerClient({ baseUrl })}> around it, " +
+        "with a client that is made once",
     );
   }
   return client;

@@ -1,32 +1,38 @@
-/** What a hook shows: loaded once for all components that show it, and kept up by the stream while any does. */
+/**
+ * The data of a hook: loaded once for all components that show it, and kept current by the stream
+ * while any does.
+ */
 
 import type { PowerClient, PowerError, StreamHandle, StreamOptions } from "../index";
 
-/** What a hook returns. */
+/** The result of a hook. */
 export interface HookState<T> {
-  /** What was loaded last, with what came since; undefined before that. */
+  /** The last loaded data with all changes since; undefined before the first load. */
   readonly data: T | undefined;
-  /** Why the last load failed; undefined after one that did not. `data` stays as it was. */
+  /**
+   * The reason why the last load failed; undefined after a success. A failure leaves `data` as it
+   * was.
+   */
   readonly error: PowerError | undefined;
-  /** Whether it is being loaded now. */
+  /** Whether a load is in progress. */
   readonly isLoading: boolean;
-  /** Load it again. Never rejects: see `error`. */
+  /** Load again. Never rejects: see `error`. */
   readonly refetch: () => Promise<void>;
 }
 
-/** Where a resource's data come from. */
+/** Where a resource's data comes from. */
 export interface Source<T> {
-  /** What it is, among all of the client's. */
+  /** Its key, unique within the client. */
   key: string;
-  /** `sequence` is where the stream is, if it is anywhere. */
+  /** Loads the data. `sequence` is the stream's cursor, if it has one. */
   load: (client: PowerClient, sequence: number | undefined) => Promise<T>;
-  /** What to follow, so that it stays true. */
+  /** The stream's messages that keep the data current. */
   follow: (resource: Resource<T>) => Omit<StreamOptions, "onStatus">;
 }
 
-const LONGEST_MS = 2 ** 31 - 1; // of a timer; a longer one, Infinity say, would end at once
+const LONGEST_MS = 2 ** 31 - 1; // of a timer; a longer one, such as Infinity, would fire at once
 
-/** What is shown before anything is there, on a server too. */
+/** The state before the first load, and on a server. */
 export const NOTHING: HookState<never> = {
   data: undefined,
   error: undefined,
@@ -34,7 +40,7 @@ export const NOTHING: HookState<never> = {
   refetch: async () => {},
 };
 
-/** One source's data and those who show them. */
+/** One source's data and the components that show it. */
 export class Resource<T> {
   state: HookState<T> = { ...NOTHING, refetch: () => this.load() };
   readonly #client: PowerClient;
@@ -48,8 +54,9 @@ export class Resource<T> {
   readonly #stream: StreamHandle;
 
   /**
-   * It is loaded when the stream is open, so that nothing falls between the two; and again whenever that opens again,
-   * for then something may have been missed. While it cannot be opened, it is loaded all the same.
+   * Loads when the stream opens, so that nothing falls between the load and the stream, and
+   * whenever it opens again, because something may have been missed. It also loads if the stream
+   * cannot open.
    */
   constructor(client: PowerClient, source: Source<T>) {
     this.#client = client;
@@ -63,24 +70,27 @@ export class Resource<T> {
     });
   }
 
-  /** Begin to show it; returns how to end that. */
+  /** Add a component that shows it. Returns a function that removes the component. */
   show(onChange: () => void): () => void {
     this.#shown.add(onChange);
     return () => this.#shown.delete(onChange);
   }
 
-  /** Follow nothing any more. A load that is under way comes to its end. */
+  /** Stop following. A load in progress finishes. */
   close(): void {
     clearTimeout(this.#timer);
     this.#stream.close();
   }
 
-  /** Whether nobody shows it. */
+  /** Whether no component shows it. */
   get unused(): boolean {
     return this.#shown.size === 0;
   }
 
-  /** Load, then apply what came in meanwhile; a call during a load has it done once more after that. */
+  /**
+   * Load, then apply the changes that arrived meanwhile. A call during a load starts one more load
+   * after it.
+   */
   load(): Promise<void> {
     this.#again = this.#loading !== undefined;
     this.#loading ??= this.#load().finally(() => {
@@ -90,7 +100,7 @@ export class Resource<T> {
     return this.#loading;
   }
 
-  /** Load soon: at most once in so many milliseconds. */
+  /** Load soon, at most once every `ms` milliseconds. */
   loadSoon(ms: number): void {
     this.#timer ??= setTimeout(
       () => {
@@ -101,7 +111,7 @@ export class Resource<T> {
     );
   }
 
-  /** Change what is there by what has happened; `update` must not mind what it has seen before. */
+  /** Apply a change to the data. `update` may see the same change twice. */
   update(update: (data: T) => T): void {
     if (this.#loading) this.#updates.push(update);
     const { data } = this.state;
@@ -131,21 +141,23 @@ export class Resource<T> {
 
 const resources = new WeakMap<PowerClient, Map<string, Resource<unknown>>>();
 
-/** The state of a source, if anybody shows it. */
+/** The state of a source; of one that no component shows, the state before the first load. */
 export function stateOf<T>(client: PowerClient, key: string): HookState<T> {
   return (resources.get(client)?.get(key)?.state ?? NOTHING) as HookState<T>;
 }
 
-/** Show a source; returns how to end that. */
+/** Show a source. Returns a function that ends this. */
 export function show<T>(client: PowerClient, source: Source<T>, onChange: () => void): () => void {
   const shown = resources.get(client) ?? new Map<string, Resource<unknown>>();
   resources.set(client, shown);
-  const resource = (shown.get(source.key) as Resource<T> | undefined) ?? new Resource(client, source);
+  const resource =
+    (shown.get(source.key) as Resource<T> | undefined) ?? new Resource(client, source);
   shown.set(source.key, resource as Resource<unknown>);
   const end = resource.show(onChange);
   return () => {
     end();
-    // React's StrictMode ends and begins again at once, and so does a page that changes.
+    // Not at once: React's StrictMode, and a page that changes, unmount and mount again
+    // immediately.
     setTimeout(() => {
       if (!resource.unused || shown.get(source.key) !== resource) return;
       shown.delete(source.key);

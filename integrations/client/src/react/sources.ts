@@ -1,4 +1,6 @@
-/** Where each hook's data come from: what loads them, and what of the stream keeps them true. */
+/**
+ * The source of each hook: how its data loads, and which messages of the stream keep it current.
+ */
 
 import type {
   Budget,
@@ -14,20 +16,22 @@ import type { Resource, Source } from "./resource";
 
 type Ids = readonly string[] | undefined;
 
-const CHANGE_MS = 250; // a device is deleted with all of its meters: once for all of them
-const DRAW_MS = 100; // thousands of meters change in a second: a page is drawn anew at most so often
+const CHANGE_MS = 250; // one reload for a device that is deleted with all of its meters
+const DRAW_MS = 100; // the shortest time between two renderings: thousands of meters may change
 
 function key(...parts: unknown[]): string {
   return JSON.stringify(parts);
 }
 
-/** Settings are changed and things deleted by people, who look at what becomes of it. */
-function afterChanges(resource: Pick<Resource<unknown>, "loadSoon">): Pick<StreamOptions, "onDevice" | "onDeleted"> {
+/** Reload after changes and deletions: people make them, and look at the result. */
+function afterChanges(
+  resource: Pick<Resource<unknown>, "loadSoon">,
+): Pick<StreamOptions, "onDevice" | "onDeleted"> {
   const reload = () => resource.loadSoon(CHANGE_MS);
   return { onDevice: reload, onDeleted: reload };
 }
 
-/** Budgets, loaded again at most each `refreshMs` while there are readings or events. */
+/** Budgets, reloaded at most every `refreshMs` while readings or events arrive. */
 export function budgetSource(ids: Ids, refreshMs: number): Source<Budget> {
   return {
     key: key("budget", ids, refreshMs),
@@ -39,14 +43,19 @@ export function budgetSource(ids: Ids, refreshMs: number): Source<Budget> {
   };
 }
 
-/** A report, loaded again at most each `refreshMs` while there are readings or events. */
+/** A report, reloaded at most every `refreshMs` while readings or events arrive. */
 export function reportSource(deviceId: string, days: number, refreshMs: number): Source<Report> {
   return {
     key: key("report", deviceId, days, refreshMs),
     load: (client) => client.getReport(deviceId, { days }),
     follow: (resource) => {
       const reload = () => resource.loadSoon(refreshMs);
-      return { deviceIds: [deviceId], onReading: reload, onEvent: reload, ...afterChanges(resource) };
+      return {
+        deviceIds: [deviceId],
+        onReading: reload,
+        onEvent: reload,
+        ...afterChanges(resource),
+      };
     },
   };
 }
@@ -59,7 +68,8 @@ export function devicesSource(): Source<DeviceRecord[]> {
     follow: (resource) => ({
       onDevice: (changed) => resource.update((devices) => withDevice(devices, changed)),
       onDeleted: ({ kind, device_id }) => {
-        if (kind === "device") resource.update((devices) => devices.filter(({ id }) => id !== device_id));
+        if (kind === "device")
+          resource.update((devices) => devices.filter(({ id }) => id !== device_id));
       },
     }),
   };
@@ -67,7 +77,9 @@ export function devicesSource(): Source<DeviceRecord[]> {
 
 function withDevice(devices: DeviceRecord[], changed: DeviceRecord): DeviceRecord[] {
   const isKnown = devices.some(({ id }) => id === changed.id);
-  return isKnown ? devices.map((device) => (device.id === changed.id ? changed : device)) : [...devices, changed];
+  return isKnown
+    ? devices.map((device) => (device.id === changed.id ? changed : device))
+    : [...devices, changed];
 }
 
 /** A meter's present state. */
@@ -81,14 +93,18 @@ export function meterSource(meterId: string, deviceId: string | undefined): Sour
         if (meter.id === meterId) resource.update(() => meter);
       },
       onDeleted: ({ meter_id }) => {
-        if (meter_id === meterId) resource.loadSoon(CHANGE_MS); // it says that there is none
+        if (meter_id === meterId) resource.loadSoon(CHANGE_MS); // the answer is an error
       },
     }),
   };
 }
 
-/** Readings of the last hours, in order of time: those there are with one more, without those that are too old. */
-function withReading(readings: PowerReading[], reading: PowerReading, hours: number): PowerReading[] {
+/** The readings with one more, in order of time, without those older than `hours`. */
+function withReading(
+  readings: PowerReading[],
+  reading: PowerReading,
+  hours: number,
+): PowerReading[] {
   const since = Date.now() - hours * 3_600_000;
   let place = readings.length;
   while (place > 0 && (readings[place - 1] as PowerReading).timestamp > reading.timestamp) place--;
@@ -98,7 +114,10 @@ function withReading(readings: PowerReading[], reading: PowerReading, hours: num
   return first > 0 ? all.slice(first) : all;
 }
 
-/** A meter's readings of the last hours, thinned out, and each that comes; loaded again when they grow too many. */
+/**
+ * A meter's readings of the last hours, thinned out, and each new one; reloaded when there are too
+ * many.
+ */
 export function historySource(
   meterId: string,
   hours: number,
@@ -107,7 +126,8 @@ export function historySource(
 ): Source<PowerReading[]> {
   return {
     key: key("history", meterId, hours, maxPoints, deviceId),
-    load: (client) => client.chart(meterId, { since: new Date(Date.now() - hours * 3_600_000), maxPoints }),
+    load: (client) =>
+      client.chart(meterId, { since: new Date(Date.now() - hours * 3_600_000), maxPoints }),
     follow: (resource) => ({
       deviceIds: deviceId === undefined ? undefined : [deviceId],
       onReading: (reading) => {
@@ -116,9 +136,11 @@ export function historySource(
         if ((resource.state.data?.length ?? 0) > 2 * maxPoints) resource.loadSoon(0);
       },
       onState: (meter) => {
-        // A state without its reading: that went by while the connection was changed.
+        // A state newer than the last reading: that reading was missed while the stream
+        // reconnected.
         const last = resource.state.data && (resource.state.data.at(-1)?.timestamp ?? "");
-        if (meter.id === meterId && last !== undefined && (meter.updated_at ?? "") > last) resource.loadSoon(1_000);
+        if (meter.id === meterId && last !== undefined && (meter.updated_at ?? "") > last)
+          resource.loadSoon(1_000);
       },
       onDeleted: ({ meter_id }) => {
         if (meter_id === meterId) resource.loadSoon(CHANGE_MS);
@@ -128,7 +150,11 @@ export function historySource(
 }
 
 /** The newest of the events after a sequence, oldest first. */
-async function lastEvents(client: PowerClient, after: number, limit: number): Promise<PowerEvent[]> {
+async function lastEvents(
+  client: PowerClient,
+  after: number,
+  limit: number,
+): Promise<PowerEvent[]> {
   let newest: PowerEvent[] = [];
   for (let place = after; ; ) {
     const { events, next_after } = await client.eventsSince(place, { limit: 10_000 });
@@ -139,8 +165,12 @@ async function lastEvents(client: PowerClient, after: number, limit: number): Pr
 }
 
 /** The newest events of all devices, newest first. */
-async function newestEvents(client: PowerClient, sequence: number | undefined, limit: number): Promise<PowerEvent[]> {
-  // Of a token that sees some of the devices only, a few may be far back.
+async function newestEvents(
+  client: PowerClient,
+  sequence: number | undefined,
+  limit: number,
+): Promise<PowerEvent[]> {
+  // A token that sees only some devices may have to look far back for a few events.
   for (let back = limit; ; back *= 10) {
     const after = Math.max(0, (sequence ?? 0) - back);
     const newest = await lastEvents(client, after, limit);
@@ -153,7 +183,9 @@ export function eventsSource(deviceId: string | undefined, limit: number): Sourc
   return {
     key: key("events", deviceId, limit),
     load: (client, sequence) =>
-      deviceId === undefined ? newestEvents(client, sequence, limit) : client.events(deviceId, { limit }),
+      deviceId === undefined
+        ? newestEvents(client, sequence, limit)
+        : client.events(deviceId, { limit }),
     follow: (resource) => ({
       deviceIds: deviceId === undefined ? undefined : [deviceId],
       onEvent: (event) =>
@@ -161,7 +193,8 @@ export function eventsSource(deviceId: string | undefined, limit: number): Sourc
           events.some((one) => one.id === event.id) ? events : [event, ...events].slice(0, limit),
         ),
       onDeleted: ({ kind, device_id }) => {
-        if (kind === "device") resource.update((events) => events.filter((event) => event.device_id !== device_id));
+        if (kind === "device")
+          resource.update((events) => events.filter((event) => event.device_id !== device_id));
       },
     }),
   };
@@ -170,7 +203,7 @@ export function eventsSource(deviceId: string | undefined, limit: number): Sourc
 /** Meters' present states by id, of some devices or of all. */
 export function livePowerSource(ids: Ids): Source<ReadonlyMap<string, PowerMeter>> {
   const meters = new Map<string, PowerMeter>();
-  const fresh = new Set<string>(); // what came while it was loaded is newer than what is loaded, and so is what went
+  const fresh = new Set<string>(); // meters that changed or went during the load, after its answer
   let due = false;
   const draw = (resource: Resource<ReadonlyMap<string, PowerMeter>>) => {
     if (due) return;
@@ -186,9 +219,10 @@ export function livePowerSource(ids: Ids): Source<ReadonlyMap<string, PowerMeter
       fresh.clear();
       const loaded = await client.meters(ids?.length === 1 ? { deviceId: ids[0] } : {});
       const there = new Set(loaded.map((meter) => meter.id));
-      for (const id of meters.keys()) if (!there.has(id) && !fresh.has(id)) meters.delete(id); // it was deleted
+      for (const id of meters.keys()) if (!there.has(id) && !fresh.has(id)) meters.delete(id);
       for (const meter of loaded) {
-        if (!fresh.has(meter.id) && (!ids || ids.includes(meter.device_id))) meters.set(meter.id, meter);
+        if (!fresh.has(meter.id) && (!ids || ids.includes(meter.device_id)))
+          meters.set(meter.id, meter);
       }
       return new Map(meters);
     },

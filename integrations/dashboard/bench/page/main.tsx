@@ -1,4 +1,7 @@
-/** The dashboard's own chart, 900 pixels wide, with three lines of so many points that all move on with every frame. */
+/**
+ * The dashboard's own chart, 900 pixels wide, with three lines of so many points that all move on
+ * with every frame.
+ */
 
 import { useEffect, useMemo, useState } from "react";
 import { createRoot } from "react-dom/client";

@@ -1,4 +1,7 @@
-/** A device's history over a span of time that can be chosen, moved, zoomed into, and saved as a file. */
+/**
+ * A device's history over a span of time that can be chosen, moved, zoomed into, and saved as a
+ * file.
+ */
 
 import type { PowerMeter } from "@blackroad/power-client";
 import { useState } from "react";
@@ -44,7 +47,11 @@ function useSpan() {
   };
 }
 
-const DETAILS = { readings: "every peak is kept", hours: "hourly figures", days: "daily figures" } as const;
+const DETAILS = {
+  readings: "every peak is kept",
+  hours: "hourly figures",
+  days: "daily figures",
+} as const;
 
 export function Charts({ deviceId, meters, lines, lastSeen, ahead, now }: ChartsProps) {
   const { span, setSpan, zoom, isZoomed } = useSpan();
@@ -67,13 +74,17 @@ export function Charts({ deviceId, meters, lines, lastSeen, ahead, now }: Charts
       </div>
       {ahead && (
         <p className="notice">
-          The clock of this device is ahead: its readings are dated up to {format.localTime(end)}, and the
-          charts end there.
+          The clock of this device is ahead: its readings are dated up to {format.localTime(end)},
+          and the charts end there.
         </p>
       )}
       {history.phase === "loading" && <Loading what="history" />}
       {history.phase === "failed" && (
-        <Failure what="The history could not be loaded" error={history.error} onRetry={history.refetch} />
+        <Failure
+          what="The history could not be loaded"
+          error={history.error}
+          onRetry={history.refetch}
+        />
       )}
       {history.phase === "ready" && history.error !== null && (
         <p className="problem" role="status">
@@ -85,7 +96,14 @@ export function Charts({ deviceId, meters, lines, lastSeen, ahead, now }: Charts
           {isEmpty(history, endsOf(span, end)) ? (
             <Nothing lastSeen={lastSeen} span={span} onSpan={setSpan} />
           ) : (
-            <Plots history={history} span={span} meters={meters} lines={lines} zoom={zoom} now={end} />
+            <Plots
+              history={history}
+              span={span}
+              meters={meters}
+              lines={lines}
+              zoom={zoom}
+              now={end}
+            />
           )}
           <div className="card energy-card">
             <EnergyCard history={history} span={span} meters={meters} now={end} />
@@ -97,7 +115,10 @@ export function Charts({ deviceId, meters, lines, lastSeen, ahead, now }: Charts
   );
 }
 
-function isEmpty({ readings, statistics }: HistoryState, [from, to]: readonly [number, number]): boolean {
+function isEmpty(
+  { readings, statistics }: HistoryState,
+  [from, to]: readonly [number, number],
+): boolean {
   if ([...readings.values()].some((rows) => rows.length > 0)) return false;
   const isIn = (start: string) => Date.parse(start) >= from && Date.parse(start) < to;
   return ![...statistics.values()].some((rows) => rows.some(({ start }) => isIn(start)));
@@ -111,16 +132,19 @@ interface NothingProps {
 
 const DAY_MS = 86_400_000;
 
-/** Says so, and where there is something: of a device that fell silent, or whose clock says another year. */
+/**
+ * Says so, and where there is something: of a device that fell silent, or whose clock says another
+ * year.
+ */
 function Nothing({ lastSeen, span, onSpan }: NothingProps) {
   const isElsewhere =
     lastSeen !== null && (span.kind === "last" || lastSeen < span.from || lastSeen >= span.to);
   return (
     <div className="card state chart-none">
-      <p>Nothing was read in this range.</p>
+      <p>No readings in this range.</p>
       {isElsewhere && (
         <>
-          <p>Its newest reading is of {format.localTime(lastSeen)}.</p>
+          <p>Its newest reading is from {format.localTime(lastSeen)}.</p>
           <button
             type="button"
             className="button"
@@ -128,7 +152,7 @@ function Nothing({ lastSeen, span, onSpan }: NothingProps) {
               onSpan({ kind: "between", from: Math.max(0, lastSeen - DAY_MS), to: lastSeen + 1000 })
             }
           >
-            Show the day up to there
+            Show its last day of readings
           </button>
         </>
       )}

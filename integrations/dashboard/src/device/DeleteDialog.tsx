@@ -12,9 +12,10 @@ interface DeleteDialogProps {
 }
 
 const EFFECTS = {
-  device: "Its meters, all that was read of them, its statistics and its events go, and cannot be had back.",
+  device:
+    "This deletes the device, its meters with all their readings and statistics, and its events, for good.",
   meter:
-    "All that was read of it and its statistics go, and cannot be had back. To keep them, retire it instead.",
+    "This deletes the meter with all its readings and statistics, for good. To keep them, retire it instead.",
 } as const;
 
 export function DeleteDialog({ kind, name, onDelete, onClose }: DeleteDialogProps) {
@@ -31,7 +32,7 @@ export function DeleteDialog({ kind, name, onDelete, onClose }: DeleteDialogProp
       onSend={send}
       onClose={onClose}
     >
-      <Field name="name" label={`Its name, ${name}`} value={null} />
+      <Field name="name" label={`Type its name, ${name}`} value={null} />
     </FormDialog>
   );
 }

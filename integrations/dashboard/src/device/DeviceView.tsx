@@ -54,7 +54,7 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
     return (
       <main id="main" className="device">
         <Empty title={`No device has the id ${deviceId}`}>
-          <p>It may have another name, or this token is not for it.</p>
+          <p>Its id may be different, or your token does not cover it.</p>
           <a className="button" href={FLEET_HREF}>
             All devices
           </a>
@@ -76,7 +76,11 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
         </div>
         <Badge state={summary.state} />
         <p className={summary.stale ? "device-seen late" : "device-seen muted"}>
-          {summary.lastSeen === null ? "never seen" : <>seen {<Ago at={summary.lastSeen} now={now} />}</>}
+          {summary.lastSeen === null ? (
+            "never seen"
+          ) : (
+            <>seen {<Ago at={summary.lastSeen} now={now} />}</>
+          )}
         </p>
         <ul className="device-alerts" aria-label="Alerts">
           {summary.alerts.map((alert) => (
@@ -91,7 +95,7 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
           <Empty title="No meters yet">
             <p>
               {isFleet ? "Add one on the device:" : "Add one on the service’s machine:"}{" "}
-              <code>
+              <code className="command">
                 power-manager --db {database} add-meter {device.id} battery --capacity-wh 50
               </code>
             </p>
@@ -118,7 +122,12 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
           {fact && <FactsCard fact={fact} now={now} />}
           <Events key={deviceId} device={device} now={now} />
           <ReportCard deviceId={deviceId} />
-          <SettingsCard key={`settings ${deviceId}`} device={device} meters={meters} onChanged={onChanged} />
+          <SettingsCard
+            key={`settings ${deviceId}`}
+            device={device}
+            meters={meters}
+            onChanged={onChanged}
+          />
         </aside>
       </div>
     </main>
@@ -151,7 +160,7 @@ function Events({ device, now }: EventsProps) {
       {recording && (
         <RecordEvent
           device={device}
-          onRecorded={(event) => setSaid(`${EVENT_NAMES[event.type]} is recorded.`)}
+          onRecorded={(event) => setSaid(`Recorded: ${EVENT_NAMES[event.type]}.`)}
           onClose={() => {
             setRecording(false);
             button.current?.focus();

@@ -1,13 +1,22 @@
 /**
- * Energy by hour, day, week or month: where it came from above the line, where it went below, and the totals beside; the same as a table.
+ * Energy by hour, day, week or month: where it came from above the line, where it went below, and
+ * the totals beside; the same as a table.
  *
- * Both sides are equal, for what went through the battery is counted once, where it came from.
+ * Both sides are equal, because energy that passes through the battery counts once, at its source.
  */
 
 import { useId } from "react";
 import * as format from "../format";
 import type { EnergyUnit } from "../live/span";
-import { type Energy, type Kind, type Part, type Period, selfSufficiency, sidesOf, total } from "./energy";
+import {
+  type Energy,
+  type Kind,
+  type Part,
+  type Period,
+  selfSufficiency,
+  sidesOf,
+  total,
+} from "./energy";
 
 interface EnergyBarsProps {
   readonly periods: readonly Period[];
@@ -25,7 +34,12 @@ interface Column {
   readonly kind: Kind;
 }
 
-const UNIT_HEADS: Record<EnergyUnit, string> = { hour: "Hour", day: "Day", week: "Week", month: "Month" };
+const UNIT_HEADS: Record<EnergyUnit, string> = {
+  hour: "Hour",
+  day: "Day",
+  week: "Week",
+  month: "Month",
+};
 
 const FED_BACK = "Fed back";
 
@@ -57,11 +71,16 @@ export function EnergyBars(props: EnergyBarsProps) {
       <figcaption className="chart-head">
         <h3 id={id}>Energy by {each}</h3>
         <span className="muted">
-          sources above the line, uses below; battery: what it had more or less in the end
+          sources above the line, uses below; the battery counts by what it gained or lost
         </span>
       </figcaption>
       <div className="energy">
-        <Bars periods={periods} each={each} label={`Energy by ${each}: ${label}`} gridName={gridName} />
+        <Bars
+          periods={periods}
+          each={each}
+          label={`Energy by ${each}: ${label}`}
+          gridName={gridName}
+        />
         <dl className="energy-totals">
           {columns.map(({ name, kind, of }) => (
             <div key={name}>
@@ -87,7 +106,7 @@ export function EnergyBars(props: EnergyBarsProps) {
   );
 }
 
-/** What is at the left of an axis: round steps from the least to the most. */
+/** The steps of an axis: round numbers from the lowest value to the highest. */
 export function stepsOf(least: number, most: number): number[] {
   const span = Math.max(most - least, 1e-9);
   const rough = 10 ** Math.floor(Math.log10(span / 4));
@@ -107,7 +126,10 @@ interface BarsProps {
 
 const sumOf = (parts: readonly Part[]): number => parts.reduce((sum, { wh }) => sum + wh, 0);
 
-/** The picture is as wide as there are periods, and as high as its axis is long: the browser stretches both. */
+/**
+ * The picture is as wide as there are periods, and as high as its axis is long: the browser
+ * stretches both.
+ */
 function Bars({ periods, each, label, gridName }: BarsProps) {
   const sides = periods.map(({ energy }) => sidesOf(energy));
   const most = Math.max(0, ...sides.map(({ sources }) => sumOf(sources)));
@@ -125,7 +147,12 @@ function Bars({ periods, each, label, gridName }: BarsProps) {
           </span>
         ))}
       </div>
-      <svg viewBox={`0 0 ${periods.length} 100`} preserveAspectRatio="none" role="img" aria-label={label}>
+      <svg
+        viewBox={`0 0 ${periods.length} 100`}
+        preserveAspectRatio="none"
+        role="img"
+        aria-label={label}
+      >
         {steps.map((step) => (
           <line
             key={step}
@@ -170,7 +197,16 @@ function Stack({ parts, x, down, sign }: StackProps) {
     const [from, to] = [sign * reached, sign * (reached + wh)];
     reached += wh;
     const [y, end] = [Math.min(down(from), down(to)), Math.max(down(from), down(to))];
-    return <rect key={kind} className={`bar bar-${kind}`} x={x + 0.16} width={0.68} y={y} height={end - y} />;
+    return (
+      <rect
+        key={kind}
+        className={`bar bar-${kind}`}
+        x={x + 0.16}
+        width={0.68}
+        y={y}
+        height={end - y}
+      />
+    );
   });
 }
 
@@ -200,7 +236,12 @@ function periodText(period: Period, each: EnergyUnit, gridName: string): string 
     "Wh",
   );
   const names = {
-    from: { solar: "From the sun", battery: "From the battery", grid: `From ${gridName}`, load: "" },
+    from: {
+      solar: "From the sun",
+      battery: "From the battery",
+      grid: `From ${gridName}`,
+      load: "",
+    },
     to: { solar: "", battery: "Into the battery", grid: "Fed back", load: "Consumption" },
   };
   const lines = (parts: readonly Part[], side: "from" | "to") =>

@@ -14,15 +14,18 @@ export function FactsCard({ fact, now }: { fact: FleetDevice; now: number }) {
       <h2 id="facts">In the fleet</h2>
       <dl className="pairs">
         <Pair name="Site">{fact.site || format.UNKNOWN}</Pair>
-        <Pair name="Sends with">{fact.version ? `power-fleet ${fact.version}` : format.UNKNOWN}</Pair>
-        <Pair name="Started">{opened === null ? format.UNKNOWN : <Ago at={opened} now={now} />}</Pair>
+        <Pair name="Software">{fact.version ? `power-fleet ${fact.version}` : format.UNKNOWN}</Pair>
+        <Pair name="Started">
+          {opened === null ? format.UNKNOWN : <Ago at={opened} now={now} />}
+        </Pair>
         <Pair name="Last message">{seen === null ? "none" : <Ago at={seen} now={now} />}</Pair>
       </dl>
       {fact.alarms.length > 0 && (
         <ul className="facts-alarms" aria-label="Alarms">
           {fact.alarms.map((alarm) => (
             <li key={`${alarm.kind} ${alarm.since}`}>
-              <strong>{alarmText(alarm.kind)}</strong> since <Ago at={Date.parse(alarm.since)} now={now} />
+              <strong>{alarmText(alarm.kind)}</strong> since{" "}
+              <Ago at={Date.parse(alarm.since)} now={now} />
               {alarm.note && <span className="muted"> {format.apart(alarm.note)}</span>}
             </li>
           ))}

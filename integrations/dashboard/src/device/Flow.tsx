@@ -1,4 +1,7 @@
-/** Where power comes from and where it goes, as a picture: sources and uses around a hub, with their watts. */
+/**
+ * Where power comes from and where it goes, as a picture: sources and uses around a hub, with their
+ * watts.
+ */
 
 import type { PowerMeter } from "@blackroad/power-client";
 import type { Summary } from "../fleet/summary";
@@ -39,7 +42,8 @@ export function nodesOf(summary: Summary, meters: readonly PowerMeter[]): Node[]
   if (types.has("solar")) nodes.push({ kind: "solar", label: "Solar", watts: summary.solar });
   if (types.has("main")) nodes.push({ kind: "grid", label: "Grid", watts: summary.grid });
   else if (types.has("ups")) nodes.push({ kind: "grid", label: "UPS", watts: summary.grid });
-  if (types.has("battery")) nodes.push({ kind: "battery", label: "Battery", watts: summary.battery });
+  if (types.has("battery"))
+    nodes.push({ kind: "battery", label: "Battery", watts: summary.battery });
   const used = summary.consumption;
   nodes.push({ kind: "load", label: "Consumption", watts: used === null ? null : -used });
   return nodes;
@@ -63,7 +67,12 @@ export function Flow({ summary, meters }: { summary: Summary; meters: readonly P
     "W",
   );
   return (
-    <svg className="flow" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={flowText(nodes)}>
+    <svg
+      className="flow"
+      viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
+      role="img"
+      aria-label={flowText(nodes)}
+    >
       {nodes.map((node) => (
         <FlowLine key={node.kind} node={node} share={Math.abs(node.watts ?? 0) / most} />
       ))}
@@ -98,7 +107,7 @@ function FlowLine({ node: { kind, watts }, share }: { node: Node; share: number 
 
 type Point = { readonly x: number; readonly y: number };
 
-/** A head in the middle of a line, that says which way it goes also where nothing moves. */
+/** An arrowhead in the middle of a line: it shows the direction even where animations are off. */
 function arrow(from: Point, to: Point): string {
   const middle = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 };
   const [dx, dy] = [Math.sign(to.x - from.x), Math.sign(to.y - from.y)];
@@ -112,7 +121,11 @@ function FlowNode({ node: { kind, label }, text }: { node: Node; text: string })
   return (
     <g className={`flow-${kind}`}>
       <circle className="flow-ring" cx={x} cy={y} r={RADIUS} />
-      <path className="flow-icon" transform={`translate(${x - 10} ${y - 38}) scale(0.83)`} d={ICONS[kind]} />
+      <path
+        className="flow-icon"
+        transform={`translate(${x - 10} ${y - 38}) scale(0.83)`}
+        d={ICONS[kind]}
+      />
       <text className="flow-watts" x={x} y={y + 7}>
         {text}
       </text>

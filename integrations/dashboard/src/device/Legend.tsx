@@ -1,4 +1,7 @@
-/** A chart's legend: which line is which, what it shows at the cursor, its least and most; a press hides a line. */
+/**
+ * A chart's legend: which line is which, what it shows at the cursor, its least and most; a press
+ * hides a line.
+ */
 
 import { useMemo } from "react";
 import type { Unit } from "../format";
@@ -38,9 +41,9 @@ export function Legend({ lines, data, bands, at, unit, label, hidden, onToggle }
       <thead>
         <tr>
           <th scope="col">Meter</th>
-          <th scope="col">{at === null ? "Latest" : "There"}</th>
-          <th scope="col">Least</th>
-          <th scope="col">Most</th>
+          <th scope="col">{at === null ? "Latest" : "At cursor"}</th>
+          <th scope="col">Lowest</th>
+          <th scope="col">Highest</th>
         </tr>
       </thead>
       <tbody>
@@ -70,7 +73,11 @@ export function Legend({ lines, data, bands, at, unit, label, hidden, onToggle }
 export function Swatch({ line }: { line: Line }) {
   return (
     <svg className="swatch" viewBox="0 0 24 8" aria-hidden="true">
-      <path d="M1 4h22" style={{ stroke: `var(${line.color})` }} strokeDasharray={line.dash?.join(" ")} />
+      <path
+        d="M1 4h22"
+        style={{ stroke: `var(${line.color})` }}
+        strokeDasharray={line.dash?.join(" ")}
+      />
     </svg>
   );
 }

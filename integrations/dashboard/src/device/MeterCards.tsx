@@ -30,7 +30,15 @@ export function MeterCards({ meters, lines, now }: MeterCardsProps) {
   );
 }
 
-function MeterCard({ meter, line, now }: { meter: PowerMeter; line: Line | undefined; now: number }) {
+function MeterCard({
+  meter,
+  line,
+  now,
+}: {
+  meter: PowerMeter;
+  line: Line | undefined;
+  now: number;
+}) {
   const seen = meter.updated_at === null ? null : Date.parse(meter.updated_at);
   const stale = isStale(seen, now);
   return (
@@ -57,7 +65,9 @@ function MeterCard({ meter, line, now }: { meter: PowerMeter; line: Line | undef
             <Charge value={seen === null ? null : meter.charge_pct} state={meter.state} />
           </Pair>
         )}
-        {meter.capacity_wh > 0 && <Pair name="Capacity">{format.wattHours(meter.capacity_wh)}</Pair>}
+        {meter.capacity_wh > 0 && (
+          <Pair name="Capacity">{format.wattHours(meter.capacity_wh)}</Pair>
+        )}
       </dl>
     </li>
   );

@@ -1,4 +1,6 @@
-/** On top of a device: how long it lasts, where power comes from and goes, and how the day compares. */
+/**
+ * On top of a device: how long it lasts, where power comes from and goes, and how the day compares.
+ */
 
 import type { DeviceBudget, PowerMeter } from "@blackroad/power-client";
 import type { Summary } from "../fleet/summary";
@@ -15,7 +17,9 @@ interface NowCardsProps {
 }
 
 export function NowCards({ meters, budget, summary, now }: NowCardsProps) {
-  const stores = meters.some(({ active, type }) => active && (type === "battery" || type === "ups"));
+  const stores = meters.some(
+    ({ active, type }) => active && (type === "battery" || type === "ups"),
+  );
   return (
     <section className={`now live${summary.stale ? " is-stale" : ""}`} aria-label="Now and today">
       {stores && <ChargeCard meters={meters} summary={summary} now={now} />}
@@ -59,7 +63,7 @@ function ChargeCard({ meters, summary, now }: ChargeCardProps) {
           <p className="muted">{outlook.reason}</p>
         </div>
       ) : (
-        <p className="muted">How long a UPS lasts is not known.</p>
+        <p className="muted">The runtime is estimated for batteries only.</p>
       )}
     </section>
   );

@@ -3,7 +3,14 @@
 import type { PowerMeter, PowerStatistics } from "@blackroad/power-client";
 import { useMemo } from "react";
 import type { HistoryState, Sample } from "../live/history";
-import { type Detail, detailOf, endsOf, energyMoments, energyUnitOf, type Span } from "../live/span";
+import {
+  type Detail,
+  detailOf,
+  endsOf,
+  energyMoments,
+  energyUnitOf,
+  type Span,
+} from "../live/span";
 import { errorText } from "../ui/states";
 import { chargePart, type DayBand, dayBands, middleCharge, voltsPart, wattsPart } from "./bands";
 import { hourSeconds, join, type Points, points } from "./chart-data";
@@ -37,11 +44,15 @@ const OF_HOUR: Record<Exclude<Quantity, "volts">, (row: PowerStatistics) => numb
 
 const NOTES: Record<Detail, Record<Quantity, string>> = {
   readings: { watts: "W", volts: "V", charge: "%" },
-  hours: { watts: "hourly mean, W", volts: "V", charge: "middle of each hour’s least and most, %" },
+  hours: {
+    watts: "hourly mean, W",
+    volts: "V",
+    charge: "midpoint of each hour’s lowest and highest, %",
+  },
   days: {
-    watts: "each day’s least, mean and most, W",
-    volts: "each day’s least, middle and most, V",
-    charge: "each day’s least, middle and most, %",
+    watts: "each day’s lowest, mean and highest, W",
+    volts: "each day’s lowest, midpoint and highest, V",
+    charge: "each day’s lowest, midpoint and highest, %",
   },
 };
 
@@ -51,7 +62,10 @@ interface Within {
   readonly hours: (meterId: string) => readonly PowerStatistics[];
 }
 
-function within({ readings, statistics }: HistoryState, [from, to]: readonly [number, number]): Within {
+function within(
+  { readings, statistics }: HistoryState,
+  [from, to]: readonly [number, number],
+): Within {
   const isIn = (moment: string) => Date.parse(moment) >= from && Date.parse(moment) < to;
   return {
     readings: (id) => readings.get(id) ?? [],
@@ -60,7 +74,12 @@ function within({ readings, statistics }: HistoryState, [from, to]: readonly [nu
   };
 }
 
-function lineOf({ readings, hours }: Within, id: string, quantity: Quantity, detail: Detail): Points {
+function lineOf(
+  { readings, hours }: Within,
+  id: string,
+  quantity: Quantity,
+  detail: Detail,
+): Points {
   return detail === "hours" && quantity !== "volts"
     ? points(hours(id), hourSeconds, OF_HOUR[quantity], HOUR_GAP_SECONDS)
     : points(readings(id), secondsOf, OF_READING[quantity], GAP_SECONDS);
@@ -72,7 +91,12 @@ function bandsOf({ readings, hours }: Within, id: string, quantity: Quantity): D
 }
 
 /** The columns of a chart: one a line, or three where they are days. */
-function columns(data: Within, ids: readonly string[], quantity: Quantity, detail: Detail): Columns {
+function columns(
+  data: Within,
+  ids: readonly string[],
+  quantity: Quantity,
+  detail: Detail,
+): Columns {
   if (detail !== "days") return join(ids.map((id) => lineOf(data, id, quantity, detail)));
   const parts = ["mean", "least", "most"] as const;
   return join(
@@ -145,7 +169,12 @@ export function Plots({ history, span, meters, lines, zoom, now }: PlotsProps) {
       {history.readingsError === null &&
         drawn.volts.map((volts) => (
           <div className="card" key={volts.lines.map(({ id }) => id).join()}>
-            <TimeChart title={voltsTitle(volts.lines, drawn.volts.length)} unit="V" {...volts} {...common} />
+            <TimeChart
+              title={voltsTitle(volts.lines, drawn.volts.length)}
+              unit="V"
+              {...volts}
+              {...common}
+            />
           </div>
         ))}
     </>
@@ -162,7 +191,8 @@ function NoVolts({ error }: { error: unknown }) {
     <div className="card chart">
       <h3>Voltage</h3>
       <p className="state">
-        Hourly statistics keep no volts, and the readings of this range cannot be shown: {errorText(error)}
+        Hourly statistics hold no voltage, and the readings of this range cannot be shown:{" "}
+        {errorText(error)}
       </p>
     </div>
   );
@@ -183,5 +213,12 @@ export function EnergyCard({ history, span, meters, now }: EnergyCardProps) {
   if (types.has("battery")) kinds.push("battery");
   if (types.has("main") || types.has("ups")) kinds.push("grid");
   const gridName = types.has("main") ? "grid" : "UPS";
-  return <EnergyBars periods={periods} each={energyUnitOf(span)} has={new Set(kinds)} gridName={gridName} />;
+  return (
+    <EnergyBars
+      periods={periods}
+      each={energyUnitOf(span)}
+      has={new Set(kinds)}
+      gridName={gridName}
+    />
+  );
 }

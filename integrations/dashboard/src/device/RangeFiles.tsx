@@ -36,8 +36,8 @@ export function RangeFiles({ deviceId, meters, span, now }: RangeFilesProps) {
       const name = fileName(deviceId, content, ...days, kind);
       saveFile(fileText(found, kind), kind, name);
       const count = `${found.rows.length.toLocaleString("en")} rows`;
-      const cut = `Only the first ${MOST_ROWS.toLocaleString("en")} rows: choose a shorter range for all of them.`;
-      setSaid({ busy: false, text: found.cut ? cut : `${name} is saved: ${count}.`, bad: found.cut });
+      const cut = `Saved only the first ${MOST_ROWS.toLocaleString("en")} rows. Choose a shorter range to get them all.`;
+      setSaid({ busy: false, text: found.cut ? cut : `Saved ${name}: ${count}.`, bad: found.cut });
     } catch (error) {
       setSaid({ busy: false, text: errorText(error), bad: true });
     }
@@ -47,7 +47,7 @@ export function RangeFiles({ deviceId, meters, span, now }: RangeFilesProps) {
     <section className="card range-files" aria-labelledby="range-files">
       <h3 id="range-files">This range as a file</h3>
       <label htmlFor="range-content" className="hidden">
-        What
+        Content
       </label>
       <select
         id="range-content"
@@ -60,7 +60,12 @@ export function RangeFiles({ deviceId, meters, span, now }: RangeFilesProps) {
       <button type="button" className="button" disabled={said.busy} onClick={() => download("csv")}>
         CSV
       </button>
-      <button type="button" className="button" disabled={said.busy} onClick={() => download("json")}>
+      <button
+        type="button"
+        className="button"
+        disabled={said.busy}
+        onClick={() => download("json")}
+      >
         JSON
       </button>
       <p className={said.bad ? "problem" : "muted"} role="status">

@@ -15,7 +15,9 @@ interface RecordEventProps {
   readonly onClose: () => void;
 }
 
-/** The dialog; it is there while it is open, and the browser gives the focus back when it closes. */
+/**
+ * The dialog; it is there while it is open, and the browser gives the focus back when it closes.
+ */
 export function RecordEvent({ device, onRecorded, onClose }: RecordEventProps) {
   const client = usePowerClient();
   const dialog = useRef<HTMLDialogElement>(null);
@@ -38,11 +40,13 @@ export function RecordEvent({ device, onRecorded, onClose }: RecordEventProps) {
       className="card"
       aria-labelledby={`${id}-title`}
       onClose={onClose}
-      // Whoever leaves now would never hear that it failed.
+      // A user who leaves now would not learn of a failure.
       closedby={busy ? "none" : "closerequest"}
     >
       <h2 id={`${id}-title`}>
-        {step === "fill" ? `Record an event of ${format.apart(device.name)}` : "Record this event?"}
+        {step === "fill"
+          ? `Record an event for ${format.apart(device.name)}`
+          : "Record this event?"}
       </h2>
       {step === "fill" ? (
         <Fill
@@ -112,10 +116,16 @@ function Fill({ draft, onDone, onCancel }: FillProps) {
         aria-describedby={`${id}-hint ${id}-problem`}
       />
       <p id={`${id}-hint`} className="muted">
-        % of charge for battery events; for others a number of your own, 0 for none
+        Battery events: % of charge. Other events: any number, 0 for none.
       </p>
       <label htmlFor={`${id}-note`}>Note</label>
-      <textarea id={`${id}-note`} name="note" rows={2} maxLength={10_000} defaultValue={draft.note ?? ""} />
+      <textarea
+        id={`${id}-note`}
+        name="note"
+        rows={2}
+        maxLength={10_000}
+        defaultValue={draft.note ?? ""}
+      />
       <p id={`${id}-problem`} className={problem ? "problem" : ""} role="alert">
         {problem}
       </p>
@@ -162,7 +172,8 @@ function Confirm({ draft, device, busy, record, onBack, onRecorded }: ConfirmPro
       </p>
       {draft.note && <blockquote>{draft.note}</blockquote>}
       <p className="muted">
-        It goes to everybody who follows this device, and cannot be taken back. It switches nothing by itself.
+        Everyone who follows this device sees it, and it cannot be undone. It switches nothing on or
+        off.
       </p>
       <p className={problem ? "problem" : ""} role="alert">
         {problem}
@@ -171,7 +182,13 @@ function Confirm({ draft, device, busy, record, onBack, onRecorded }: ConfirmPro
         <button type="button" className="button" onClick={onBack} disabled={busy}>
           Back
         </button>
-        <button ref={confirm} type="button" className="button button-main" onClick={go} disabled={busy}>
+        <button
+          ref={confirm}
+          type="button"
+          className="button button-main"
+          onClick={go}
+          disabled={busy}
+        >
           {busy ? "Recording…" : "Record"}
         </button>
       </div>

@@ -22,8 +22,12 @@ export function ReportCard({ deviceId }: { deviceId: string }) {
     try {
       const report = await client.getReport(deviceId, { days });
       const name = fileName(deviceId, report.generated_at.slice(0, 10), `${days}d`, kind);
-      saveFile(kind === "json" ? `${JSON.stringify(report, null, 2)}\n` : reportCsv(report), kind, name);
-      setState({ busy: false, text: `${name} is saved.`, bad: false });
+      saveFile(
+        kind === "json" ? `${JSON.stringify(report, null, 2)}\n` : reportCsv(report),
+        kind,
+        name,
+      );
+      setState({ busy: false, text: `Saved ${name}.`, bad: false });
     } catch (error) {
       setState({ busy: false, text: errorText(error), bad: true });
     }
@@ -34,22 +38,36 @@ export function ReportCard({ deviceId }: { deviceId: string }) {
       <h2 id="report">Report</h2>
       <div className="row">
         <label htmlFor="report-days">Period</label>
-        <select id="report-days" value={days} onChange={(event) => setDays(Number(event.target.value))}>
+        <select
+          id="report-days"
+          value={days}
+          onChange={(event) => setDays(Number(event.target.value))}
+        >
           {PERIODS.map((period) => (
             <option key={period} value={period}>
               {period === 1 ? "1 day" : `${period} days`}
             </option>
           ))}
         </select>
-        <button type="button" className="button" disabled={state.busy} onClick={() => download("json")}>
+        <button
+          type="button"
+          className="button"
+          disabled={state.busy}
+          onClick={() => download("json")}
+        >
           Download JSON
         </button>
-        <button type="button" className="button" disabled={state.busy} onClick={() => download("csv")}>
+        <button
+          type="button"
+          className="button"
+          disabled={state.busy}
+          onClick={() => download("csv")}
+        >
           Download CSV
         </button>
       </div>
       <p className={state.bad ? "problem" : "muted"} role="status">
-        {state.text || "JSON is the whole report; CSV has a line for each meter."}
+        {state.text || "JSON is the full report; CSV has one line per meter."}
       </p>
     </section>
   );

@@ -59,7 +59,11 @@ export function SettingsCard({ device, meters, onChanged }: SettingsCardProps) {
         <ul className="settings-meters" aria-label="Meters to change">
           {meters.map((meter) => (
             <li key={meter.id}>
-              <button type="button" className="button" onClick={() => begin({ dialog: "meter", meter })}>
+              <button
+                type="button"
+                className="button"
+                onClick={() => begin({ dialog: "meter", meter })}
+              >
                 {meterName(meter)}…
               </button>
             </li>
@@ -71,7 +75,11 @@ export function SettingsCard({ device, meters, onChanged }: SettingsCardProps) {
           </li>
           {mayDelete && (
             <li>
-              <button type="button" className="button button-bad" onClick={() => begin({ dialog: "delete" })}>
+              <button
+                type="button"
+                className="button button-bad"
+                onClick={() => begin({ dialog: "delete" })}
+              >
                 Delete the device…
               </button>
             </li>
@@ -108,13 +116,17 @@ export function SettingsCard({ device, meters, onChanged }: SettingsCardProps) {
 }
 
 function DeviceSettings({ device }: { device: DeviceRecord }) {
-  const { target_wh: target, low_battery_threshold: low, critical_battery_threshold: critical } = device;
+  const {
+    target_wh: target,
+    low_battery_threshold: low,
+    critical_battery_threshold: critical,
+  } = device;
   return (
     <dl className="pairs">
-      <Pair name="Target a day">{target === null ? "none" : format.wattHours(target)}</Pair>
-      <Pair name="Shutdown below">{format.watts(device.shutdown_threshold)}</Pair>
+      <Pair name="Daily target">{target === null ? "none" : format.wattHours(target)}</Pair>
+      <Pair name="Shutdown threshold">{format.watts(device.shutdown_threshold)}</Pair>
       <Pair name="Low battery at">{format.percent(low ?? LOW_PCT)}</Pair>
-      <Pair name="Critical at">{format.percent(critical ?? CRITICAL_PCT)}</Pair>
+      <Pair name="Critical battery at">{format.percent(critical ?? CRITICAL_PCT)}</Pair>
     </dl>
   );
 }
@@ -128,11 +140,12 @@ function DeviceDialog({ device, onChanged, onClose }: DialogProps & { device: De
   const client = usePowerClient();
   async function send(form: FormData): Promise<void> {
     const threshold = numberOf(form, "shutdown_threshold", "Shutdown threshold");
-    if (threshold === null) throw new Error("Shutdown threshold: expected a number of watts.");
+    if (threshold === null)
+      throw new Error("Shutdown threshold: expected a number of watts, such as 3.");
     await client.updateDevice(device.id, {
       name: textOf(form, "name"),
       shutdown_threshold: threshold,
-      target_wh: numberOf(form, "target_wh", "Target"),
+      target_wh: numberOf(form, "target_wh", "Daily target"),
       low_battery_threshold: numberOf(form, "low", "Low battery"),
       critical_battery_threshold: numberOf(form, "critical", "Critical battery"),
     });
@@ -141,38 +154,38 @@ function DeviceDialog({ device, onChanged, onClose }: DialogProps & { device: De
   return (
     <FormDialog
       title={`Settings of ${format.apart(device.name)}`}
-      effect="They hold from the next reading on, for everybody who follows this device. Nothing that was read changes."
+      effect="These apply from the next reading on, for everyone who follows this device. Past readings do not change."
       send="Save"
       onSend={send}
       onClose={onClose}
     >
-      <Field name="name" label="Name" value={device.name} hint={`The id, ${device.id}, stays.`} />
+      <Field name="name" label="Name" value={device.name} hint={`The id stays ${device.id}.`} />
       <Field
         name="target_wh"
-        label="Target, Wh a day"
+        label="Daily target, Wh"
         value={device.target_wh}
-        hint="The page and the budget say when the last 24 hours were over it; empty: none."
+        hint="Using more than this in 24 hours is an alert. Leave empty for no target."
         numeric
       />
       <Field
         name="shutdown_threshold"
         label="Shutdown threshold, W"
         value={device.shutdown_threshold}
-        hint="Power below it is an alert; the 3 W of every device is a note. It switches nothing by itself."
+        hint="Power below this is an alert; below the default of 3 W, only a note. It switches nothing off."
         numeric
       />
       <Field
         name="low"
         label="Low battery at, %"
         value={device.low_battery_threshold}
-        hint="Falling to it records one event; empty: 20 %."
+        hint="A charge at or below this records one event. Leave empty for 20 %."
         numeric
       />
       <Field
         name="critical"
         label="Critical battery at, %"
         value={device.critical_battery_threshold}
-        hint="Falling to it records one event; empty: 5 %."
+        hint="A charge at or below this records one event. Leave empty for 5 %."
         numeric
       />
     </FormDialog>
@@ -198,12 +211,12 @@ function MeterDialog({ meter, onDelete, onChanged, onClose }: MeterDialogProps) 
   return (
     <FormDialog
       title={`Meter ${format.apart(meterName(meter))}`}
-      effect="A retired meter counts in no present figure, until a reading of it comes. What was read of it stays."
+      effect="A retired meter is left out of present figures until its next reading. Its past readings stay."
       send="Save"
       onSend={send}
       onClose={onClose}
     >
-      <Field name="name" label="Name" value={meter.name} hint="Empty: it goes by its type." />
+      <Field name="name" label="Name" value={meter.name} hint="Leave empty to use its type." />
       <CapacityField value={meter.capacity_wh} />
       <label className="check">
         <input type="checkbox" name="retired" defaultChecked={!meter.active} /> Retired
@@ -231,8 +244,8 @@ function NewMeterDialog({ device, onChanged, onClose }: DialogProps & { device: 
   }
   return (
     <FormDialog
-      title={`A new meter of ${format.apart(device.name)}`}
-      effect="It is there at once, without readings. Its type cannot be changed afterwards."
+      title={`New meter for ${format.apart(device.name)}`}
+      effect="The meter appears at once, without readings. Its type cannot be changed later."
       send="Add"
       onSend={send}
       onClose={onClose}
@@ -245,7 +258,7 @@ function NewMeterDialog({ device, onChanged, onClose }: DialogProps & { device: 
           </option>
         ))}
       </select>
-      <Field name="name" label="Name" value={null} hint="Empty: it goes by its type." />
+      <Field name="name" label="Name" value={null} hint="Leave empty to use its type." />
       <CapacityField value={0} />
     </FormDialog>
   );
@@ -257,7 +270,7 @@ function CapacityField({ value }: { value: number }) {
       name="capacity_wh"
       label="Capacity, Wh"
       value={value}
-      hint="Of a battery: how long it lasts is worked out from it; 0: not known."
+      hint="For a battery, used to estimate its runtime. 0 means not known."
       numeric
     />
   );

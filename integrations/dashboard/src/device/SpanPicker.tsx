@@ -1,4 +1,7 @@
-/** Which span of time the charts show: the last hours, a calendar unit, back and forth, or any two dates. */
+/**
+ * Which span of time the charts show: the last hours, a calendar unit, back and forth, or any two
+ * dates.
+ */
 
 import { type FocusEvent, type FormEvent, type KeyboardEvent, useId, useState } from "react";
 import * as format from "../format";
@@ -21,7 +24,12 @@ interface SpanPickerProps {
   readonly now: number;
 }
 
-const UNIT_NAMES: Record<CalendarUnit, string> = { day: "Day", week: "Week", month: "Month", year: "Year" };
+const UNIT_NAMES: Record<CalendarUnit, string> = {
+  day: "Day",
+  week: "Week",
+  month: "Month",
+  year: "Year",
+};
 
 export function SpanPicker({ span, onSpan, now }: SpanPickerProps) {
   const range = span.kind === "last" ? span.range : null;
@@ -113,8 +121,11 @@ function close(details: HTMLDetailsElement): void {
   details.querySelector("summary")?.focus();
 }
 
-/** Whoever has gone elsewhere is done with the dates: they lie over the charts. */
-function closeBehind({ currentTarget: details, relatedTarget: next }: FocusEvent<HTMLDetailsElement>): void {
+/** Close the dates, which cover the charts, when the focus leaves them. */
+function closeBehind({
+  currentTarget: details,
+  relatedTarget: next,
+}: FocusEvent<HTMLDetailsElement>): void {
   if (!details.contains(next)) details.open = false;
 }
 

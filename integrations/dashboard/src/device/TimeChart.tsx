@@ -1,7 +1,8 @@
 /**
- * Lines over time, drawn by uPlot, with a legend that is a table: what a pointer shows, a keyboard and a screen reader
- * get as well. Left and right move along the points, Home and End to the ends, Escape leaves them; dragging over a chart,
- * or plus, zooms in, a double click, or minus, goes back.
+ * Lines over time, drawn by uPlot, with a legend that is a table: what a pointer shows, a keyboard
+ * and a screen reader get as well. Left and right move along the points, Home and End to the ends,
+ * Escape leaves them; dragging over a chart, or plus, zooms in, a double click, or minus, goes
+ * back.
  */
 
 import { useCallback, useEffect, useId, useRef, useState } from "react";
@@ -13,15 +14,24 @@ import { alone, axisTimes, limits } from "./chart-data";
 import { Legend } from "./Legend";
 import type { Line } from "./lines";
 
-/** x in seconds since the epoch, rising; then the columns of each line. null is a gap, undefined no point of that line. */
-export type Columns = readonly [xs: ArrayLike<number>, ...lines: ArrayLike<number | null | undefined>[]];
+/**
+ * x in seconds since the epoch, rising; then the columns of each line. null is a gap, undefined no
+ * point of that line.
+ */
+export type Columns = readonly [
+  xs: ArrayLike<number>,
+  ...lines: ArrayLike<number | null | undefined>[],
+];
 
 export interface TimeChartProps {
   readonly title: string;
   readonly note?: string;
   readonly lines: readonly Line[];
   readonly data: Columns;
-  /** Whether a line has three columns: its mean, its least and its most, between which a band is drawn. */
+  /**
+   * Whether a line has three columns: its mean, its least and its most, between which a band is
+   * drawn.
+   */
   readonly bands?: boolean;
   /** First and last moment shown, in seconds since the epoch. */
   readonly window: readonly [number, number];
@@ -31,7 +41,7 @@ export interface TimeChartProps {
   readonly zoom?: Zoom;
 }
 
-/** What becomes of a part of a chart that somebody wants to see closer. */
+/** Zooms into a part of a chart, and back. */
 export interface Zoom {
   /** In seconds since the epoch. */
   readonly into: (from: number, to: number) => void;
@@ -58,7 +68,7 @@ interface Hooks {
 
 const LEAST_DRAG = 8; // pixels: less is a press
 
-/** Charts follow each other's cursor, and nothing else: one of them is enough to zoom all. */
+/** Charts share their cursor and nothing else: a zoom in one of them already applies to all. */
 const FOLLOWED = new Set(["mousemove", "mouseenter", "mouseleave"]);
 
 function cursorOptions({ onZoomOut }: Hooks): uPlot.Cursor {
@@ -121,7 +131,7 @@ function options(drawing: Drawing, host: HTMLElement, hooks: Hooks): uPlot.Optio
   };
 }
 
-/** Not drawn by itself: what lies between two of them is. */
+/** Not drawn itself: only the band between two of them is. */
 const EDGE: uPlot.Series = { width: 0, points: { show: false } };
 const BAND_OPACITY = "38"; // of 256, in hexadecimal
 
@@ -135,7 +145,12 @@ function series(line: Line, stroke: string): uPlot.Series {
     label: line.label,
     stroke,
     width: LINE_WIDTH,
-    points: { show: true, size: 5, fill: stroke, filter: (plot, place) => alone(plot.data[place] ?? []) },
+    points: {
+      show: true,
+      size: 5,
+      fill: stroke,
+      filter: (plot, place) => alone(plot.data[place] ?? []),
+    },
     ...(line.dash && { dash: [...line.dash] }),
   };
 }
@@ -143,7 +158,10 @@ function series(line: Line, stroke: string): uPlot.Series {
 const axisWidth = (texts: string[] | null, rem: number): number =>
   12 + 0.47 * rem * Math.max(4, ...(texts ?? []).map((text) => text.length));
 
-/** The plot inside an element: made anew for other lines or another theme, and given data as it comes. */
+/**
+ * The plot inside an element: made anew for other lines or another theme, and given data as it
+ * comes.
+ */
 function usePlot(props: TimeChartProps, hidden: ReadonlySet<string>, hooks: Hooks) {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
@@ -152,7 +170,8 @@ function usePlot(props: TimeChartProps, hidden: ReadonlySet<string>, hooks: Hook
   const latest = useRef({ data, shown, hooks });
   latest.current = { data, shown, hooks };
 
-  // The same lines by value keep the plot; a new array of them at each render does not cost a new one.
+  // The same lines by value keep the plot; a new array of them at each render does not cost a new
+  // one.
   const key = JSON.stringify([theme, lines, bands, bounds, [...hidden]]);
   const drawing = useRef<Drawing>({ lines, unit, bands, bounds, hidden });
   drawing.current = { lines, unit, bands, bounds, hidden };
@@ -203,7 +222,11 @@ function point(plot: uPlot, index: number | null): void {
 }
 
 /** Where the cursor goes by a key, as an index; undefined: the key is for something else. */
-function keyTarget(event: React.KeyboardEvent, at: number | null, last: number): number | null | undefined {
+function keyTarget(
+  event: React.KeyboardEvent,
+  at: number | null,
+  last: number,
+): number | null | undefined {
   const from = at ?? last + 1;
   const step = event.shiftKey ? 10 : 1;
   const targets: Record<string, number | null> = {
@@ -253,7 +276,9 @@ export function TimeChart(props: TimeChartProps) {
     const target = keyTarget(event, at, xs.length - 1);
     if (target !== undefined && plot.current && xs.length > 0) point(plot.current, target);
     else if (event.key === "+" || event.key === "=")
-      zoom?.into(...halfAround(shown, at === null ? (shown[0] + shown[1]) / 2 : (xs[at] as number)));
+      zoom?.into(
+        ...halfAround(shown, at === null ? (shown[0] + shown[1]) / 2 : (xs[at] as number)),
+      );
     else if (event.key === "-") zoom?.back();
     else return;
     event.preventDefault();

@@ -15,13 +15,13 @@ export function Timeline({ deviceId, now }: { deviceId: string; now: number }) {
   if (!events) return <Loading what="events" />;
   if (events.length === 0) {
     return (
-      <Empty title="Nothing has happened yet">
-        <p>Alerts, and what somebody records, appear here.</p>
+      <Empty title="No events yet">
+        <p>Alerts and recorded events appear here.</p>
       </Empty>
     );
   }
   return (
-    // It scrolls: whoever has no mouse scrolls it by keys.
+    // It scrolls, and without a mouse only by keys: it must take the focus.
     <div className="timeline" role="region" aria-label="Events, newest first" tabIndex={0}>
       <ol aria-live="polite" aria-relevant="additions">
         {events.map((event) => (

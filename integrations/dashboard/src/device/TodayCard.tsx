@@ -1,10 +1,20 @@
-/** The day so far against the day before, how much of it was the device's own, and the energy budget. */
+/**
+ * The day so far against the day before, how much of it was the device's own, and the energy
+ * budget.
+ */
 
 import type { DeviceBudget, PowerMeter } from "@blackroad/power-client";
 import * as format from "../format";
 import { useToday } from "../live/today";
 import { errorText, Loading } from "../ui/states";
-import { dayBefore, energyPeriods, type Hours, midnights, selfSufficiency, usedUntil } from "./energy";
+import {
+  dayBefore,
+  energyPeriods,
+  type Hours,
+  midnights,
+  selfSufficiency,
+  usedUntil,
+} from "./energy";
 import { Pair } from "./MeterCards";
 
 interface TodayCardProps {
@@ -34,7 +44,15 @@ export function TodayCard({ deviceId, meters, budget, now }: TodayCardProps) {
   );
 }
 
-function TodayFigures({ meters, hours, now }: { meters: readonly PowerMeter[]; hours: Hours; now: number }) {
+function TodayFigures({
+  meters,
+  hours,
+  now,
+}: {
+  meters: readonly PowerMeter[];
+  hours: Hours;
+  now: number;
+}) {
   const [yesterday, today] = energyPeriods(meters, hours, midnights(2, now));
   if (!today || !yesterday) return null;
   const before = usedUntil(meters, hours, dayBefore(now));
@@ -47,12 +65,16 @@ function TodayFigures({ meters, hours, now }: { meters: readonly PowerMeter[]; h
         <Change now={today.energy.consumption} before={before} />
       </p>
       <dl className="pairs">
-        <Pair name="Yesterday by now">{text(before)}</Pair>
+        <Pair name="Yesterday by this time">{text(before)}</Pair>
         <Pair name="All of yesterday">{text(yesterday.energy.consumption)}</Pair>
         {has("solar") && <Pair name="From the sun">{format.wattHours(today.energy.solar)}</Pair>}
         {has("main") && <Pair name="From the grid">{format.wattHours(today.energy.gridIn)}</Pair>}
-        {today.energy.gridOut > 0 && <Pair name="Fed back">{format.wattHours(today.energy.gridOut)}</Pair>}
-        {has("solar") && <Pair name="Self-sufficiency">{format.percent(selfSufficiency(today.energy))}</Pair>}
+        {today.energy.gridOut > 0 && (
+          <Pair name="Fed back">{format.wattHours(today.energy.gridOut)}</Pair>
+        )}
+        {has("solar") && (
+          <Pair name="Self-sufficiency">{format.percent(selfSufficiency(today.energy))}</Pair>
+        )}
       </dl>
     </>
   );
@@ -64,8 +86,8 @@ function Change({ now, before }: { now: number; before: number }) {
   const change = Math.round(100 * (now / before - 1));
   const words =
     change === 0
-      ? "as yesterday by now"
-      : `${Math.abs(change)} % ${change > 0 ? "more" : "less"} than yesterday by now`;
+      ? "the same as yesterday by this time"
+      : `${Math.abs(change)} % ${change > 0 ? "more" : "less"} than yesterday by this time`;
   return <span className="today-change muted">{words}</span>;
 }
 
@@ -75,7 +97,9 @@ function Target({ budget }: { budget: DeviceBudget }) {
   if (target === null) return null;
   const share = target > 0 ? used / target : used > 0 ? 1 : 0;
   const text = format.together([used, target], "Wh");
-  const verdict = within ? `${format.percent(100 * share)} of the target` : `over by ${text(used - target)}`;
+  const verdict = within
+    ? `${format.percent(100 * share)} of the target`
+    : `over by ${text(used - target)}`;
   return (
     <div className={`target ${within ? "target-within" : "target-over"}`}>
       <p>

@@ -45,7 +45,10 @@ export function dayBands(parts: readonly Part[]): DayBand[] {
   }));
 }
 
-function extreme(values: readonly (number | null)[], pick: (...values: number[]) => number): number | null {
+function extreme(
+  values: readonly (number | null)[],
+  pick: (...values: number[]) => number,
+): number | null {
   const known = values.filter((value) => value !== null);
   return known.length > 0 ? pick(...known) : null;
 }
@@ -64,7 +67,10 @@ export const wattsPart = (row: PowerStatistics): Part => ({
   most: row.max_wattage,
 });
 
-/** The middle of an hour's charge, which stands for its mean: statistics keep none. Null where it was not known. */
+/**
+ * The middle of an hour's charge, which stands for its mean: statistics keep none. Null where it
+ * was not known.
+ */
 export function middleCharge({
   min_charge_pct: least,
   max_charge_pct: most,
@@ -80,7 +86,10 @@ export const chargePart = (row: PowerStatistics): Part => ({
   most: row.max_charge_pct,
 });
 
-/** A reading's volts. The readings are thinned out so that every peak stays, and so their mean is a rough one. */
+/**
+ * A reading's volts. The readings are thinned out so that every peak stays, and so their mean is a
+ * rough one.
+ */
 export const voltsPart = (reading: Sample): Part => ({
   moment: reading.at,
   least: reading.voltage,

@@ -11,7 +11,10 @@ export interface Points {
   readonly ys: (number | null)[];
 }
 
-/** The points of some rows, with a gap wherever nothing came for longer than is usual for the rows around it. */
+/**
+ * The points of some rows, with a gap wherever nothing came for longer than is usual for the rows
+ * around it.
+ */
 export function points<Row>(
   rows: readonly Row[],
   moment: (row: Row) => number,
@@ -35,8 +38,10 @@ export function points<Row>(
 
 const AROUND = 5;
 
-/** The step that is usual before a place or after it, whichever is longer: a device may log each five minutes for weeks,
- * and then each second. */
+/**
+ * The step that is usual before a place or after it, whichever is longer: a device may log each
+ * five minutes for weeks, and then each second.
+ */
 function usualStep(steps: readonly number[], place: number): number {
   if (steps.length === 1) return steps[0] as number; // nothing to compare it with
   const before = steps.slice(Math.max(0, place - AROUND), place);
@@ -56,8 +61,10 @@ export function join(lines: readonly Points[]): Columns {
   return uPlot.join(lines.map(({ xs, ys }) => [xs, ys])) as Columns;
 }
 
-/** A line's value at a point; where the point is another line's, the last one before it. `at` null: its very last.
- * Null where the line has no point there, or one whose value is not known. */
+/**
+ * A line's value at a point; where the point is another line's, the last one before it. `at` null:
+ * its very last. Null where the line has no point there, or one whose value is not known.
+ */
 export function readingAt(
   xs: ArrayLike<number>,
   values: ArrayLike<number | null | undefined>,
@@ -70,7 +77,10 @@ export function readingAt(
   return null;
 }
 
-/** The places of values with a gap, or nothing, on both sides: a line between points does not show them. */
+/**
+ * The places of values with a gap, or nothing, on both sides: a line between points does not show
+ * them.
+ */
 export function alone(values: ArrayLike<number | null | undefined>): number[] {
   const found: number[] = [];
   let [last, before] = [-1, -1]; // of the two points that were met last: where the value is, -1 for a gap
@@ -96,10 +106,17 @@ export function limits(
 }
 
 /** The labels of a time axis: the day at midnight, else the local time. */
-export function axisTimes(_: uPlot, splits: number[], __: number, ___: number, step: number): string[] {
+export function axisTimes(
+  _: uPlot,
+  splits: number[],
+  __: number,
+  ___: number,
+  step: number,
+): string[] {
   return splits.map((split) => {
     const moment = new Date(split * 1000);
-    const midnight = moment.getHours() === 0 && moment.getMinutes() === 0 && moment.getSeconds() === 0;
+    const midnight =
+      moment.getHours() === 0 && moment.getMinutes() === 0 && moment.getSeconds() === 0;
     if (step >= 86_400 || midnight) return format.shortDay(moment.getTime());
     return format.localClock(moment.getTime()).slice(0, step < 60 ? 8 : 5);
   });

@@ -8,7 +8,8 @@ export const BYTE_ORDER_MARK = "\ufeff";
 /** A cell. A spreadsheet would run text that begins like a formula: an apostrophe keeps it text. */
 function cellText(value: Cell): string {
   if (value === null || value === undefined) return "";
-  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+  const text =
+    typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 

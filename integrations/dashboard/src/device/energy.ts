@@ -1,6 +1,6 @@
 /**
- * Where energy came from and went over spans of time, out of hourly statistics: the hours are UTC's, the days those of
- * whoever looks, and an hour counts where it begins.
+ * Where energy came from and went over spans of time, out of hourly statistics: hours are UTC, days
+ * are local, and an hour belongs to the day in which it begins.
  *
  * The rules are those of the service's report; a test holds them against it.
  */
@@ -62,15 +62,25 @@ export function energyOf(meters: readonly Meter[], sums: ReadonlyMap<string, Sum
   };
 }
 
-/** The energy of each period between two neighbouring moments, which rise; hours outside of them are left out. */
-export function energyPeriods(meters: readonly Meter[], hours: Hours, moments: readonly number[]): Period[] {
+/**
+ * The energy of each period between two neighbouring moments, which rise; hours outside of them are
+ * left out.
+ */
+export function energyPeriods(
+  meters: readonly Meter[],
+  hours: Hours,
+  moments: readonly number[],
+): Period[] {
   const starts = moments.slice(0, -1);
   const sums = starts.map(() => new Map<string, Sums>());
   for (const [meterId, rows] of hours) {
     for (const row of rows) {
       const place = placeOf(Date.parse(row.start), moments);
       const sum = sums[place]?.get(meterId) ?? { out: 0, in: 0 };
-      sums[place]?.set(meterId, { out: sum.out + row.energy_out_wh, in: sum.in + row.energy_in_wh });
+      sums[place]?.set(meterId, {
+        out: sum.out + row.energy_out_wh,
+        in: sum.in + row.energy_in_wh,
+      });
     }
   }
   return starts.map((start, place) => ({
@@ -121,8 +131,8 @@ export interface Part {
 /**
  * Where a period's energy came from, and where it went: both sides are equal.
  *
- * What went through the battery came from elsewhere before, and counts there alone; the battery is a source, or a use, by
- * what it has less, or more, in the end.
+ * What went through the battery came from elsewhere before, and counts there alone; the battery is
+ * a source, or a use, by what it has less, or more, in the end.
  */
 export function sidesOf(energy: Energy): { sources: Part[]; uses: Part[] } {
   const drained = energy.batteryOut - energy.batteryIn;

@@ -16,7 +16,7 @@ export const EVENT_NAMES: Record<EventType, string> = {
 /** Types that the library records by itself as alerts; their value is a charge in percent. */
 const ALERTS: readonly EventType[] = ["discharge", "low_battery"];
 
-// What the library notes of an alert: the meter, and figures with more decimals than anybody reads.
+// The library's note of an alert: the meter, and figures with many decimals.
 const ALERT_NOTE = /^(.*): [\d.e+-]+ % charge, threshold ([\d.e+-]+) %$/s;
 
 /** An event's value with its unit; nothing where it says nothing. */

@@ -25,14 +25,18 @@ export const typeName = (type: PowerMeter["type"]): string => TYPES[type];
 /** A meter's name, or its type where it has none. */
 export const meterName = (meter: PowerMeter): string => meter.name ?? TYPES[meter.type];
 
-/** The line of each meter by its id: a colour by type, dashed where a type has more meters than shades. */
+/**
+ * The line of each meter by its id: a colour by type, dashed where a type has more meters than
+ * shades.
+ */
 export function linesOf(meters: readonly PowerMeter[]): Map<string, Line> {
   const counts = new Map<string, number>();
   return new Map(
     meters.map((meter) => {
       const count = counts.get(meter.type) ?? 0;
       counts.set(meter.type, count + 1);
-      const dash = count < SHADES ? undefined : DASHES[(Math.floor(count / SHADES) - 1) % DASHES.length];
+      const dash =
+        count < SHADES ? undefined : DASHES[(Math.floor(count / SHADES) - 1) % DASHES.length];
       const color = `--series-${meter.type}-${(count % SHADES) + 1}`;
       return [meter.id, { id: meter.id, label: meterName(meter), color, ...(dash && { dash }) }];
     }),

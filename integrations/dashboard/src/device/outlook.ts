@@ -36,9 +36,10 @@ export function outlookOf(summary: Summary, meters: readonly PowerMeter[], now: 
   const { battery, runtime, stale, lastHeard } = summary;
   if (stale) {
     const silence = format.span(Math.floor((now - (lastHeard ?? now)) / 1000));
-    return { answer: "Not known", reason: `nothing has come for ${silence}` };
+    return { answer: "Not known", reason: `no reading for ${silence}` };
   }
-  if (battery === null) return { answer: "Not known", reason: "the watts of its battery are not known" };
+  if (battery === null)
+    return { answer: "Not known", reason: "the watts of its battery are not known" };
   if (battery < -HOLDING_WATTS) return whileCharging(meters, battery);
   if (battery <= HOLDING_WATTS) return { answer: "Holding", reason: "nothing flows in or out" };
   const drain = `while ${format.watts(battery)} flow out`;

@@ -1,6 +1,11 @@
 /** What a device's meters read in a span of time, as rows for files. */
 
-import type { PowerClient, PowerMeter, PowerReading, PowerStatistics } from "@blackroad/power-client";
+import type {
+  PowerClient,
+  PowerMeter,
+  PowerReading,
+  PowerStatistics,
+} from "@blackroad/power-client";
 import { type Cell, csv } from "./csv";
 import { meterName } from "./lines";
 
@@ -78,37 +83,56 @@ async function readingRows(
 ): Promise<Rows> {
   const rows: Cell[][] = [];
   for (const meter of meters) {
-    const pages = client.history(meter.id, { since: new Date(from), until: new Date(to), pageSize: 10_000 });
+    const pages = client.history(meter.id, {
+      since: new Date(from),
+      until: new Date(to),
+      pageSize: 10_000,
+    });
     for await (const page of pages) {
       rows.push(...page.map((reading) => readingRow(reading, named(meter))));
-      if (rows.length > MOST_ROWS) return { head: READING_HEAD, rows: rows.slice(0, MOST_ROWS), cut: true };
+      if (rows.length > MOST_ROWS)
+        return { head: READING_HEAD, rows: rows.slice(0, MOST_ROWS), cut: true };
     }
   }
   return { head: READING_HEAD, rows, cut: false };
 }
 
-const DAY_MS = 86_400_000;
-
 /** Every hour that begins in a span, meter by meter. */
-async function hourRows(client: PowerClient, meters: readonly PowerMeter[], [from, to]: Ends): Promise<Rows> {
+async function hourRows(
+  client: PowerClient,
+  meters: readonly PowerMeter[],
+  [from, to]: Ends,
+): Promise<Rows> {
   const rows: Cell[][] = [];
-  const days = Math.max(1, Math.ceil((Date.now() - from) / DAY_MS) + 1);
+  const window = { since: new Date(from), until: new Date(to), bucket: "hour" } as const;
   for (const meter of meters) {
-    const hours = await client.statistics(meter.id, { days, bucket: "hour" });
-    const inside = hours.filter(({ start }) => Date.parse(start) >= from && Date.parse(start) < to);
+    const hours = await client.statistics(meter.id, window);
+    const inside = hours.filter(({ start }) => Date.parse(start) >= from); // the first may begin before
     rows.push(...inside.map((row) => hourRow(row, named(meter))));
   }
   return { head: HOUR_HEAD, rows: rows.slice(0, MOST_ROWS), cut: rows.length > MOST_ROWS };
 }
 
 /** What a span holds, as rows. */
-export function rowsOf(client: PowerClient, content: Content, meters: readonly PowerMeter[], ends: Ends) {
-  return content === "readings" ? readingRows(client, meters, ends) : hourRows(client, meters, ends);
+export function rowsOf(
+  client: PowerClient,
+  content: Content,
+  meters: readonly PowerMeter[],
+  ends: Ends,
+) {
+  return content === "readings"
+    ? readingRows(client, meters, ends)
+    : hourRows(client, meters, ends);
 }
 
 /** Rows as a file's text. */
-export function fileText({ head, rows }: Pick<Rows, "head" | "rows">, kind: "csv" | "json"): string {
+export function fileText(
+  { head, rows }: Pick<Rows, "head" | "rows">,
+  kind: "csv" | "json",
+): string {
   if (kind === "csv") return csv([head, ...rows]);
-  const objects = rows.map((row) => Object.fromEntries(head.map((name, index) => [name, row[index]])));
+  const objects = rows.map((row) =>
+    Object.fromEntries(head.map((name, index) => [name, row[index]])),
+  );
   return `${JSON.stringify(objects, null, 1)}\n`;
 }

@@ -21,7 +21,13 @@ const COLUMNS = {
 
 /** The report as the text of a CSV file. */
 export function reportCsv(report: Report): string {
-  const head = ["device_id", "device_name", "period_days", "generated_at", ...Object.values(COLUMNS)];
+  const head = [
+    "device_id",
+    "device_name",
+    "period_days",
+    "generated_at",
+    ...Object.values(COLUMNS),
+  ];
   const about = [report.device_id, report.device_name, report.period_days, report.generated_at];
   const keys = Object.keys(COLUMNS) as (keyof typeof COLUMNS)[];
   const rows = report.meters.map((meter) => [...about, ...keys.map((key) => meter[key])]);

@@ -1,4 +1,6 @@
-/** How far a fleet is, and what its devices run: above the table, where the service shows a fleet. */
+/**
+ * How far a fleet is, and what its devices run: above the table, where the service shows a fleet.
+ */
 
 import * as format from "../format";
 import type { Facts } from "../live/facts";
@@ -12,26 +14,48 @@ export function FleetStrip({ facts, now }: { facts: Facts; now: number }) {
   if (error !== null)
     return (
       <p className="problem" role="status">
-        What the fleet knows of its devices could not be loaded: {errorText(error)}
+        Sites, versions and alarms could not be loaded: {errorText(error)}
       </p>
     );
   if (devices.size === 0 && !state) return null;
   return (
     <dl className="fleet-strip" aria-label="The fleet">
       {state && <AsOf moment={state.fresh_as_of} now={now} />}
-      {state?.waiting_messages != null && <Fact name="Waiting" value={messages(state.waiting_messages)} />}
-      {state?.dead_letters != null && (
-        <Fact name="Dead letters" value={String(state.dead_letters)} bad={state.dead_letters > 0} />
+      {state?.waiting_messages != null && (
+        <Fact
+          name="Waiting"
+          hint="Messages on their way to the fleet’s data"
+          value={messages(state.waiting_messages)}
+        />
       )}
-      <Fact name="Versions" value={versionsText(facts)} />
+      {state?.dead_letters != null && (
+        <Fact
+          name="Dead letters"
+          hint="Messages that could not be stored and were set aside"
+          value={String(state.dead_letters)}
+          bad={state.dead_letters > 0}
+        />
+      )}
+      <Fact
+        name="Versions"
+        hint="The versions of power-fleet on the devices"
+        value={versionsText(facts)}
+      />
       <AlarmCount facts={facts} />
     </dl>
   );
 }
 
-function Fact({ name, value, bad = false }: { name: string; value: string; bad?: boolean }) {
+interface FactProps {
+  readonly name: string;
+  readonly value: string;
+  readonly hint?: string;
+  readonly bad?: boolean;
+}
+
+function Fact({ name, value, hint, bad = false }: FactProps) {
   return (
-    <div>
+    <div title={hint}>
       <dt>{name}</dt>
       <dd className={bad ? "late" : undefined}>{value}</dd>
     </div>

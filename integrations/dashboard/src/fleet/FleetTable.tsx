@@ -1,9 +1,9 @@
 /**
  * Devices as rows, of which only those in sight exist: the page scrolls through thousands of them.
  *
- * One row's link can be reached by tab, or a group's button; from there the arrow keys, Page up and down, Home and End
- * go on. Whoever comes back from a device finds the rows where they were. On a narrow screen the same rows are laid out
- * as cards by the style sheet.
+ * One row's link can be reached by tab, or a group's button; from there the arrow keys, Page up and
+ * down, Home and End go on. After a visit to a device, the rows are where they were. On a
+ * narrow screen the same rows are laid out as cards by the style sheet.
  */
 
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
@@ -25,7 +25,10 @@ import { GroupRow } from "./GroupRow";
 import type { Sort, SortKey } from "./order";
 import type { Summary } from "./summary";
 
-/** Where the table was left for a device: how far down the page was scrolled, in pixels, and the row's link. */
+/**
+ * Where the table was left for a device: how far down the page was scrolled, in pixels, and the
+ * row's link.
+ */
 export interface Place {
   readonly scroll: number;
   readonly href: string | null;
@@ -68,7 +71,9 @@ export function FleetTable(props: FleetTableProps) {
   const items = list.getVirtualItems();
   const { sparks, error } = useSparklines(sparklines, devicesIn(items, entries));
   const [left] = useState(() =>
-    entries.findIndex((entry) => entry.kind === "device" && deviceHref(entry.row.id) === place.current.href),
+    entries.findIndex(
+      (entry) => entry.kind === "device" && deviceHref(entry.row.id) === place.current.href,
+    ),
   );
   const scrollTo = (index: number) => list.scrollToIndex(index, { align: "auto" });
   const roving = useRoving(body, entries.length, left, scrollTo);
@@ -78,7 +83,9 @@ export function FleetTable(props: FleetTableProps) {
     },
     [place],
   );
-  const tabStop = items.some((item) => item.index === roving.active) ? roving.active : (items[0]?.index ?? 0);
+  const tabStop = items.some((item) => item.index === roving.active)
+    ? roving.active
+    : (items[0]?.index ?? 0);
   return (
     <>
       {error !== null && (
@@ -86,7 +93,12 @@ export function FleetTable(props: FleetTableProps) {
           The lines of the last 24 hours could not be loaded: {errorText(error)}
         </p>
       )}
-      <div className="fleet-table" role="table" aria-label="Devices" aria-rowcount={entries.length + 1}>
+      <div
+        className="fleet-table"
+        role="table"
+        aria-label="Devices"
+        aria-rowcount={entries.length + 1}
+      >
         <Head sort={sort} onSort={onSort} />
         <div
           ref={body}
@@ -105,7 +117,13 @@ export function FleetTable(props: FleetTableProps) {
             return entry.kind === "group" ? (
               <GroupRow key={item.key} {...entry} {...at} onToggle={onToggle} />
             ) : (
-              <Row key={item.key} row={entry.row} {...at} now={now} spark={sparks.get(entry.row.id)} />
+              <Row
+                key={item.key}
+                row={entry.row}
+                {...at}
+                now={now}
+                spark={sparks.get(entry.row.id)}
+              />
             );
           })}
         </div>
@@ -114,7 +132,10 @@ export function FleetTable(props: FleetTableProps) {
   );
 }
 
-/** The devices of the rows that exist, in the order of their ids: a list that stays as it is while rows change places. */
+/**
+ * The devices of the rows that exist, in the order of their ids: a list that stays as it is while
+ * rows change places.
+ */
 function devicesIn(items: readonly { index: number }[], entries: readonly Entry[]): string[] {
   const ids = items.flatMap(({ index }) => {
     const entry = entries[index];
@@ -124,13 +145,18 @@ function devicesIn(items: readonly { index: number }[], entries: readonly Entry[
 }
 
 /**
- * In pixels: the heights that the style sheet gives a row and the head of a group, how far down the page the rows begin, and what the head covers
- * of them while it sticks to the top. Read when the page's size changes, as it does with the layout, the size of the text
- * and whatever comes to stand above the table; reading them at each render would have the browser lay everything out
- * each time.
+ * In pixels: the heights that the style sheet gives a row and the head of a group, how far down the
+ * page the rows begin, and what the head covers of them while it sticks to the top. Read when the
+ * page's size changes, as it does with the layout, the size of the text and whatever comes to stand
+ * above the table; reading them at each render would have the browser lay everything out each time.
  */
 function useLayout(body: React.RefObject<HTMLDivElement | null>) {
-  const [layout, setLayout] = useState({ rowHeight: 52, groupHeight: 48, scrollMargin: 0, headHeight: 0 });
+  const [layout, setLayout] = useState({
+    rowHeight: 52,
+    groupHeight: 48,
+    scrollMargin: 0,
+    headHeight: 0,
+  });
   useLayoutEffect(() => {
     const read = () => {
       const element = body.current;
@@ -160,8 +186,8 @@ function useLayout(body: React.RefObject<HTMLDivElement | null>) {
 }
 
 /**
- * Which row has the tab stop, and how the keys move it: the row is scrolled to, and focused once it is there. Begins
- * with the row that was left, where there is one.
+ * Which row has the tab stop, and how the keys move it: the row is scrolled to, and focused once it
+ * is there. Begins with the row that was left, where there is one.
  */
 function useRoving(
   body: React.RefObject<HTMLDivElement | null>,
@@ -177,7 +203,7 @@ function useRoving(
     const link = body.current?.querySelector<HTMLElement>(`${row} a, ${row} button`);
     if (!link) return;
     wanted.current = null;
-    // Whoever has gone elsewhere meanwhile, to the search say, stays there.
+    // A user who has moved on, for example to the search, stays there.
     const { activeElement } = document;
     if (activeElement === document.body || body.current?.contains(activeElement))
       link.focus({ preventScroll: true });
@@ -207,7 +233,11 @@ function useRoving(
 
 function Head({ sort, onSort }: Pick<FleetTableProps, "sort" | "onSort">) {
   const choose = (key: SortKey, descendingFirst = false) =>
-    onSort(sort.key === key ? { key, descending: !sort.descending } : { key, descending: descendingFirst });
+    onSort(
+      sort.key === key
+        ? { key, descending: !sort.descending }
+        : { key, descending: descendingFirst },
+    );
   const direction = (key: SortKey) =>
     sort.key === key ? (sort.descending ? "descending" : "ascending") : "none";
   return (
@@ -264,7 +294,11 @@ const Row = memo(function Row({ row, index, top, tabStop, now, spark }: RowProps
         <span className="muted">{row.id}</span>
       </div>
       {COLUMNS.map((column) => (
-        <div key={column.key} role="cell" className={`cell-${column.key}${column.numeric ? " numeric" : ""}`}>
+        <div
+          key={column.key}
+          role="cell"
+          className={`cell-${column.key}${column.numeric ? " numeric" : ""}`}
+        >
           <span className="cell-label">{column.title}</span>
           {column.cell(row, now, spark)}
         </div>

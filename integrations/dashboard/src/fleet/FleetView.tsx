@@ -25,7 +25,16 @@ import { FleetTable, type Place } from "./FleetTable";
 import { GroupPicker } from "./GroupPicker";
 import type { Grouping } from "./groups";
 import { NewDeviceDialog } from "./NewDeviceDialog";
-import { byName, FILTERS, type Filter, hasAlert, order, type Sort, type SortKey, search } from "./order";
+import {
+  byName,
+  FILTERS,
+  type Filter,
+  hasAlert,
+  order,
+  type Sort,
+  type SortKey,
+  search,
+} from "./order";
 import { Summaries, type Summary, sumOfKnown } from "./summary";
 
 /** What the user chose; it outlives a visit to a device's view. */
@@ -56,7 +65,14 @@ interface FleetViewProps {
   readonly onChanged: () => void;
 }
 
-export function FleetView({ fleet, choice, onChoice, place, sparklines, onChanged }: FleetViewProps) {
+export function FleetView({
+  fleet,
+  choice,
+  onChoice,
+  place,
+  sparklines,
+  onChanged,
+}: FleetViewProps) {
   const now = useNow();
   const database = useDatabase();
   const isFleet = useIsFleet();
@@ -66,12 +82,16 @@ export function FleetView({ fleet, choice, onChoice, place, sparklines, onChange
   const { filter, sort, grouping, closed } = choice;
   const text = useDeferredValue(choice.search);
   const found = useMemo(() => search(rows, text), [rows, text]);
-  const shown = useMemo(() => order(found.filter(FILTERS[filter].keeps), sort), [found, filter, sort]);
+  const shown = useMemo(
+    () => order(found.filter(FILTERS[filter].keeps), sort),
+    [found, filter, sort],
+  );
   const entries = useMemo(() => entriesOf(shown, grouping, closed), [shown, grouping, closed]);
   const ids = useMemo(() => fleet.devices.map(({ id }) => id), [fleet.devices]);
   const sites = useMemo(() => new Set(rows.flatMap(({ site }) => site ?? [])).size, [rows]);
   const toggle = useCallback(
-    (group: string | null) => onChoice((before) => ({ ...before, closed: toggled(before.closed, group) })),
+    (group: string | null) =>
+      onChoice((before) => ({ ...before, closed: toggled(before.closed, group) })),
     [onChoice],
   );
   const alerts = useMemo(() => rows.filter(hasAlert).length, [rows]);
@@ -86,13 +106,15 @@ export function FleetView({ fleet, choice, onChoice, place, sparklines, onChange
         <Empty title="No devices yet">
           {isFleet ? (
             <p>
-              A device is here once it has sent its file:{" "}
-              <code>power-fleet forward --db power_manager.db</code>, on the device.
+              A device appears once it sends its readings. Run this on the device:{" "}
+              <code className="command">power-fleet forward --db power_manager.db</code>
             </p>
           ) : (
             <p>
-              Register one on the service’s machine, in the file that the service was started with:{" "}
-              <code>power-manager --db {database} register edge-001 "Edge Node"</code>.
+              To register one, run this on the service’s machine:{" "}
+              <code className="command">
+                power-manager --db {database} register edge-001 "Edge Node"
+              </code>
             </p>
           )}
           <NewDevice devices={fleet.devices} onChanged={onChanged} />
@@ -154,7 +176,13 @@ function toggled<T>(set: ReadonlySet<T>, one: T): ReadonlySet<T> {
 }
 
 /** Sums over the devices that are live; what is stale is counted, not added. */
-function Sums({ rows, onChoice }: { rows: readonly Summary[]; onChoice: (filter: Filter) => void }) {
+function Sums({
+  rows,
+  onChoice,
+}: {
+  rows: readonly Summary[];
+  onChoice: (filter: Filter) => void;
+}) {
   const live = rows.filter((row) => !row.stale);
   const sum = (key: "consumption" | "dayWh" | "solar") => sumOfKnown(live.map((row) => row[key]));
   const [consumption, day, solar] = [sum("consumption"), sum("dayWh"), sum("solar")];
@@ -162,8 +190,16 @@ function Sums({ rows, onChoice }: { rows: readonly Summary[]; onChoice: (filter:
   const critical = alerts.some((row) => row.alerts.some((alert) => alert.severity === "critical"));
   return (
     <section className="sums" aria-label="Totals">
-      <Sum label="Live devices" value={`${live.length} of ${rows.length}`} onClick={() => onChoice("live")} />
-      <Sum label="Consumption" value={format.watts(consumption.sum)} unknown={consumption.unknown} />
+      <Sum
+        label="Live devices"
+        value={`${live.length} of ${rows.length}`}
+        onClick={() => onChoice("live")}
+      />
+      <Sum
+        label="Consumption"
+        value={format.watts(consumption.sum)}
+        unknown={consumption.unknown}
+      />
       <Sum label="Last 24 h" value={format.wattHours(day.sum)} unknown={day.unknown} />
       <Sum label="Solar" value={format.watts(solar.sum)} unknown={solar.unknown} />
       <Sum
@@ -236,19 +272,23 @@ function Controls({ choice, onChoice, count, total }: ControlsProps) {
         <select
           id={`${id}-sort`}
           value={sort.key}
-          onChange={(event) => onChoice({ ...choice, sort: { ...sort, key: event.target.value as SortKey } })}
+          onChange={(event) =>
+            onChoice({ ...choice, sort: { ...sort, key: event.target.value as SortKey } })
+          }
         >
           <option value="name">By device</option>
           {COLUMNS.map((column) => (
             <option key={column.key} value={column.key}>
-              {column.key === "need" ? "By need" : `By ${column.title.toLowerCase()}`}
+              {column.key === "need" ? "By urgency" : `By ${column.title.toLowerCase()}`}
             </option>
           ))}
         </select>
         <button
           type="button"
           className="button"
-          aria-label={sort.descending ? "Descending: turn round" : "Ascending: turn round"}
+          aria-label={
+            sort.descending ? "Descending: reverse the order" : "Ascending: reverse the order"
+          }
           onClick={() => onChoice({ ...choice, sort: { ...sort, descending: !sort.descending } })}
         >
           {sort.descending ? "↓" : "↑"}
@@ -281,7 +321,12 @@ function Filters({ rows, filter, onFilter }: FiltersProps) {
         .filter(({ key, count }) => count > 0 || key === filter)
         .map(({ key, title, count }) => (
           <label key={key} className={`chip chip-${key}`}>
-            <input type="radio" name="show" checked={key === filter} onChange={() => onFilter(key)} />
+            <input
+              type="radio"
+              name="show"
+              checked={key === filter}
+              onChange={() => onFilter(key)}
+            />
             <span>
               {title} <span className="chip-count">{count}</span>
             </span>
@@ -292,7 +337,13 @@ function Filters({ rows, filter, onFilter }: FiltersProps) {
 }
 
 /** For a token that may write. */
-function NewDevice({ devices, onChanged }: { devices: FleetData["devices"]; onChanged: () => void }) {
+function NewDevice({
+  devices,
+  onChanged,
+}: {
+  devices: FleetData["devices"];
+  onChanged: () => void;
+}) {
   const mayWrite = useMay("write");
   const [open, setOpen] = useState(false);
   if (!mayWrite) return null;

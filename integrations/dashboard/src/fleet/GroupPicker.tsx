@@ -16,7 +16,9 @@ export function GroupPicker({ ids, sites, grouping, onGrouping }: GroupPickerPro
   const id = useId();
   const known = useMemo(() => offers(ids), [ids]);
   const isKnown =
-    grouping === null || grouping === BY_SITE || known.some((offer) => isSame(offer.grouping, grouping));
+    grouping === null ||
+    grouping === BY_SITE ||
+    known.some((offer) => isSame(offer.grouping, grouping));
   const shown: readonly Offer[] = isKnown ? known : [...known, { grouping, names: [] }];
   const bySite = sites > 1 || grouping === BY_SITE;
   if (shown.length === 0 && !bySite) return null;

@@ -1,4 +1,7 @@
-/** The head of a group: what it is called, how many it has, how it is, and what it uses; a press closes it or opens it. */
+/**
+ * The head of a group: what it is called, how many it has, how it is, and what it uses; a press
+ * closes it or opens it.
+ */
 
 import { memo } from "react";
 import * as format from "../format";
@@ -50,7 +53,8 @@ export const GroupRow = memo(function GroupRow(props: GroupRowProps) {
   );
 });
 
-const groupTitle = ({ name }: Group): string => (name === null ? "Others" : name === "" ? "(no name)" : name);
+const groupTitle = ({ name }: Group): string =>
+  name === null ? "Others" : name === "" ? "(no name)" : name;
 
 function cellOf(group: Group, key: (typeof COLUMNS)[number]["key"]) {
   switch (key) {

@@ -15,22 +15,32 @@ export function NewDeviceDialog({ taken, onChanged, onClose }: NewDeviceDialogPr
   const client = usePowerClient();
   async function send(form: FormData): Promise<void> {
     const id = textOf(form, "id");
-    if (id === "") throw new Error("Id: expected one such as edge-001.");
-    if (taken.has(id)) throw new Error(`There is a device with the id ${id}.`);
+    if (id === "") throw new Error("Id: expected a name such as edge-001.");
+    if (taken.has(id)) throw new Error(`There is already a device with the id ${id}.`);
     await client.putDevice(id, { name: textOf(form, "name") || id });
     onChanged();
     location.hash = deviceHref(id);
   }
   return (
     <FormDialog
-      title="A new device"
-      effect="It is there at once, without meters. Its id cannot be changed afterwards."
+      title="New device"
+      effect="The device appears at once, without meters. Its id cannot be changed later."
       send="Register"
       onSend={send}
       onClose={onClose}
     >
-      <Field name="id" label="Id" value={null} hint="What programs call it: edge-001." />
-      <Field name="name" label="Name" value={null} hint="What people call it; empty: its id." />
+      <Field
+        name="id"
+        label="Id"
+        value={null}
+        hint="The name that programs use, such as edge-001."
+      />
+      <Field
+        name="name"
+        label="Name"
+        value={null}
+        hint="The name that people see. Leave empty to use the id."
+      />
     </FormDialog>
   );
 }

@@ -24,27 +24,27 @@ export const COLUMNS: readonly Column[] = [
   {
     key: "state",
     title: "State",
-    hint: "The worst state of its batteries; stale: nothing came for two minutes",
+    hint: "The worst state of its batteries. Stale: no reading for two minutes",
     cell: (row) => <Badge state={row.state} />,
   },
   {
     key: "charge",
     title: "Charge",
-    hint: "Mean charge of its batteries; without a battery, of its UPSs",
+    hint: "Mean charge of its batteries, or of its UPSs where there is no battery",
     numeric: true,
     cell: (row) => <Charge value={row.charge} state={row.powerState} />,
   },
   {
     key: "runtime",
     title: "Runtime",
-    hint: "Until the batteries are empty, at present watts; a dash while they do not drain, or where no capacity or no wattage is known",
+    hint: "Time until the batteries are empty at present watts. A dash: they do not drain, or capacity or watts are not known",
     numeric: true,
     cell: (row) => format.hours(row.runtime),
   },
   {
     key: "consumption",
     title: "Consumption",
-    hint: "Watts that it uses now: what comes out of its sources, less what goes into its batteries or back to the grid",
+    hint: "Watts it uses now: what its sources give, less what goes into batteries or back to the grid",
     numeric: true,
     descendingFirst: true,
     cell: (row) => format.watts(row.consumption),
@@ -52,7 +52,7 @@ export const COLUMNS: readonly Column[] = [
   {
     key: "dayWh",
     title: "Last 24 h",
-    hint: "Watt-hours that it used in the last 24 hours, and the watts of each whole hour",
+    hint: "Watt-hours it used in the last 24 hours. The line: mean watts of each hour",
     numeric: true,
     descendingFirst: true,
     cell: (row, _, spark) => (
@@ -73,7 +73,7 @@ export const COLUMNS: readonly Column[] = [
   {
     key: "grid",
     title: "Grid",
-    hint: "Watts from the mains, or from its UPS where it has no other; below zero: fed back",
+    hint: "Watts from the mains, or from its UPS where there are no mains. Negative: fed back",
     numeric: true,
     descendingFirst: true,
     cell: (row) => format.watts(row.grid),
@@ -81,7 +81,7 @@ export const COLUMNS: readonly Column[] = [
   {
     key: "lastSeen",
     title: "Last seen",
-    hint: "Its newest reading",
+    hint: "When its newest reading was taken",
     numeric: true,
     descendingFirst: true,
     cell: (row, now) => (row.lastSeen === null ? "never" : <Ago at={row.lastSeen} now={now} />),
@@ -89,7 +89,7 @@ export const COLUMNS: readonly Column[] = [
   {
     key: "need",
     title: "Alerts",
-    hint: "What stands now. In order of need: critical charge, low charge, what runs out within a day, what is silent, the rest",
+    hint: "Present alerts. Orders by urgency: critical charge, low charge, empty within a day, silent, the rest",
     cell: (row) => <Alerts row={row} />,
   },
 ];

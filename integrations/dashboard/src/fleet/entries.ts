@@ -7,7 +7,9 @@ export type Entry =
   | { readonly kind: "device"; readonly row: Summary }
   | { readonly kind: "group"; readonly group: Group; readonly isOpen: boolean };
 
-/** The rows in their order, under heads where they are grouped; those of closed groups are left out. */
+/**
+ * The rows in their order, under heads where they are grouped; those of closed groups are left out.
+ */
 export function entriesOf(
   rows: readonly Summary[],
   grouping: Grouping | null,

@@ -1,12 +1,15 @@
 /**
- * Devices in groups: by where a fleet has them, or by a part of their ids, such as the site-a of site-a/gate-1 or of
- * site-a-gate-1.
+ * Devices in groups: by where a fleet has them, or by a part of their ids, such as the site-a of
+ * site-a/gate-1 or of site-a-gate-1.
  */
 
 import { STATES } from "./order";
 import { type Summary, sumOfKnown } from "./summary";
 
-/** Which part of an id names its group: where ids are split, and the first and the last of the parts, counted from 1. */
+/**
+ * Which part of an id names its group: where ids are split, and the first and the last of the
+ * parts, counted from 1.
+ */
 export interface PartOfId {
   readonly separator: string;
   readonly first: number;
@@ -63,7 +66,10 @@ export interface Offer {
   readonly names: readonly string[];
 }
 
-/** The groupings worth offering: those that make more than one group, and fewer than there are devices. */
+/**
+ * The groupings worth offering: those that make more than one group, and fewer than there are
+ * devices.
+ */
 export function offers(ids: readonly string[]): Offer[] {
   const kept = new Map<string, Offer>(); // by which ids are together
   for (const grouping of candidates(ids)) {
@@ -104,7 +110,10 @@ export function keyOf(grouping: Grouping | null): string {
   return first === last ? `${separator}${first}` : `${separator}${first}-${last}`;
 }
 
-/** The grouping that an address asks for: ?by=site, ?split=-&part=1 or ?split=-&part=1-2; null where it asks for none. */
+/**
+ * The grouping that an address asks for: ?by=site, ?split=-&part=1 or ?split=-&part=1-2; null where
+ * it asks for none.
+ */
 export function groupingOf(query: string): Grouping | null {
   const parameters = new URLSearchParams(query);
   if (parameters.get("by") === BY_SITE) return BY_SITE;

@@ -23,17 +23,24 @@ const isCritical = (row: Summary): boolean => row.powerState === "critical";
 const isLow = (row: Summary): boolean => row.powerState === "low";
 const isDraining = (row: Summary): boolean => !row.stale && row.battery !== null && row.battery > 0;
 
-/** Whether something of a device is for a person to look at; a note is not. */
-export const hasAlert = (row: Summary): boolean => row.alerts.some(({ severity }) => severity !== "note");
+/** Whether a device has an alert that needs a person; a note does not. */
+export const hasAlert = (row: Summary): boolean =>
+  row.alerts.some(({ severity }) => severity !== "note");
 
-/** What can be looked at alone. One device may be in several: a stale one whose battery was critical when it fell silent. */
+/**
+ * The filters. A device may match several, such as a stale one whose battery was critical when it
+ * fell silent.
+ */
 export const FILTERS = {
   all: { title: "All", keeps: () => true },
   alerts: { title: "With alerts", keeps: hasAlert },
   critical: { title: "Critical", keeps: isCritical },
   low: { title: "Low", keeps: isLow },
   draining: { title: "Draining", keeps: isDraining },
-  charging: { title: "Charging", keeps: (row) => !row.stale && row.battery !== null && row.battery < 0 },
+  charging: {
+    title: "Charging",
+    keeps: (row) => !row.stale && row.battery !== null && row.battery < 0,
+  },
   stale: { title: "Stale", keeps: (row) => row.state === "stale" },
   silent: { title: "No readings", keeps: (row) => row.state === "silent" },
   live: { title: "Live", keeps: (row) => !row.stale },
@@ -57,14 +64,21 @@ export function search(rows: readonly Summary[], text: string): readonly Summary
 export function byName<Device extends { readonly id: string; readonly name: string }>(
   devices: readonly Device[],
 ): Device[] {
-  return [...devices].sort((a, b) => COLLATOR.compare(a.name, b.name) || COLLATOR.compare(a.id, b.id));
+  return [...devices].sort(
+    (a, b) => COLLATOR.compare(a.name, b.name) || COLLATOR.compare(a.id, b.id),
+  );
 }
 
-// What runs out within a day needs somebody before the sun is back where it was.
+// A battery that runs out within a day may not see the sun again before.
 const SHORT_RUNTIME_HOURS = 24;
 
-/** What needs a person first comes first; of two alike, the one with the least of the figure named here. */
-const NEEDS: readonly { is: (row: Summary) => boolean; by?: "leastCharge" | "runtime" | "lastSeen" }[] = [
+/**
+ * The most urgent first; of two alike, the one with the lower figure that `by` names.
+ */
+const NEEDS: readonly {
+  is: (row: Summary) => boolean;
+  by?: "leastCharge" | "runtime" | "lastSeen";
+}[] = [
   { is: isCritical, by: "leastCharge" },
   { is: isLow, by: "leastCharge" },
   { is: (row) => row.alerts.some(({ severity }) => severity === "critical") }, // below a threshold of its own
@@ -90,7 +104,7 @@ function compareKnown(a: number | null, b: number | null, sign: 1 | -1 = 1): num
   return sign * (a - b);
 }
 
-/** From what needs somebody to what is best. */
+/** From the worst to the best. */
 export const STATES: readonly Summary["state"][] = [
   "critical",
   "low",
@@ -107,7 +121,10 @@ function value(row: Summary, key: Exclude<SortKey, "name" | "need">): number | n
   return key === "state" ? STATES.indexOf(row.state) : row[key];
 }
 
-/** Rows that come by name in the order asked for; what is not known comes last either way, and equals stay by name. */
+/**
+ * Rows that come by name in the order asked for; what is not known comes last either way, and
+ * equals stay by name.
+ */
 export function order(rows: readonly Summary[], { key, descending }: Sort): readonly Summary[] {
   if (key === "name") return descending ? [...rows].reverse() : rows;
   const sign = descending ? -1 : 1;

@@ -1,4 +1,4 @@
-/** What the page says about a device: its state, its figures, what of it needs a person. */
+/** A device as the page shows it: its state, its figures and its alerts. */
 
 import type {
   DeviceBudget,
@@ -7,33 +7,39 @@ import type {
   PowerMeter,
   PowerState,
 } from "@blackroad/power-client";
+import { meterName } from "../device/lines";
 import * as format from "../format";
 import type { FleetData } from "../live/fleet";
 import { counted, NO_WATTS, type Watts, wattsOf } from "./watts";
 
-/** Without a reading for so long, a device's values are old: they are shown as stale. */
+/** A device without a reading for so long is shown as stale. */
 const STALE_AFTER_MS = 120_000;
 const DAY_MS = 86_400_000;
 
-/** What the library gives a device of which nobody said otherwise. */
+/** The library's default shutdown threshold, in watts. */
 const DEFAULT_SHUTDOWN_THRESHOLD = 3;
 
-/** How a meter is doing, in words that hold for a person: the library's "charging" is also what a full battery is. */
+/**
+ * A meter's state for people: the library calls a full battery "charging" too.
+ */
 export type MeterState = PowerState | "full" | "producing";
 
 export type DeviceState = MeterState | "stale" | "silent";
 
 export interface Alert {
-  /** A note is worth knowing, and nothing that anybody has to do something about. */
+  /** A note is worth knowing but needs no action. */
   readonly severity: "critical" | "warning" | "note";
   readonly text: string;
 }
 
-/** A device's present figures: watts, watt-hours, percent, hours, milliseconds since the epoch. Null: not known. */
+/**
+ * A device's present figures: watts, watt-hours, percent, hours, milliseconds since the epoch.
+ * Null: not known.
+ */
 export interface Summary extends Watts {
   readonly id: string;
   readonly name: string;
-  /** Where it stands, as it says itself; null where nothing says so. */
+  /** Its site, as its forwarder names it; null if it has none. */
   readonly site: string | null;
   readonly state: DeviceState;
   /** The state without regard to its age. */
@@ -44,7 +50,7 @@ export interface Summary extends Watts {
   /** What it used in the last 24 hours. */
   readonly dayWh: number | null;
   readonly lastSeen: number | null;
-  /** When something new came from it: its clock may be ahead, and say nothing about that. */
+  /** When its newest reading reached the page: the device's own clock may be ahead. */
   readonly lastHeard: number | null;
   /** Whether its readings are dated after now. */
   readonly ahead: boolean;
@@ -74,7 +80,10 @@ const WORST_FIRST: readonly MeterState[] = [
   "producing",
 ];
 
-/** The meters that say how a device is: what stores energy; without that, the mains; without that, the panels. */
+/**
+ * The meters that decide a device's state: batteries and UPSs; without them, the mains; without
+ * those, the panels.
+ */
 function telling(meters: readonly PowerMeter[]): readonly PowerMeter[] {
   const storing = meters.filter((meter) => meter.type === "battery" || meter.type === "ups");
   if (storing.length > 0) return storing;
@@ -87,32 +96,41 @@ function powerStateOf(meters: readonly PowerMeter[]): MeterState {
   return WORST_FIRST.find((state) => states.includes(state)) ?? "unknown";
 }
 
-const isEmptying = (meter: PowerMeter): boolean => meter.state === "critical" || meter.state === "low";
+const isEmptying = (meter: PowerMeter): boolean =>
+  meter.state === "critical" || meter.state === "low";
 
 function chargeAlert(meter: PowerMeter): Alert {
-  const name = format.apart(meter.name ?? meter.type);
+  const name = format.apart(meterName(meter));
   const charge =
     meter.charge_pct === null ? `${meter.state}, charge unknown` : format.percent(meter.charge_pct);
-  return { severity: meter.state === "critical" ? "critical" : "warning", text: `${name} ${charge}` };
+  return {
+    severity: meter.state === "critical" ? "critical" : "warning",
+    text: `${name} ${charge}`,
+  };
 }
 
-/** Of a device that always runs on a watt or two, the default says nothing: only one that was given to it is an alert. */
-function thresholdAlert({ shutdown_threshold: threshold }: DeviceRecord, total: number | null): Alert[] {
+/**
+ * An alert only for a threshold that was set: some devices always run below the default.
+ */
+function thresholdAlert(
+  { shutdown_threshold: threshold }: DeviceRecord,
+  total: number | null,
+): Alert[] {
   if (total === null || total >= threshold) return [];
   const severity = threshold === DEFAULT_SHUTDOWN_THRESHOLD ? "note" : "critical";
   return [{ severity, text: `Power below ${format.watts(threshold)}` }];
 }
 
-/** What a fleet notices of its devices, in words; a later service may notice more. */
+/** The kinds of alarms of a fleet, in words; a later service may have more. */
 const ALARMS: Readonly<Record<string, string>> = {
   silent: "Silent",
-  cloned: "Two devices of one image",
-  "two files": "Two devices of one id",
+  cloned: "Two devices from one image",
+  "two files": "Two devices with one id",
   restored: "Restored from a backup",
-  replaced: "Has another file",
+  replaced: "Sends a new file",
 };
 
-/** What happened once, and is nothing that lasts. */
+/** Alarms for what happened once and needs no action. */
 const NOTED = ["restored", "replaced"];
 
 export const alarmText = (kind: string): string => ALARMS[kind] ?? kind;
@@ -138,12 +156,13 @@ function alertsOf(
     ...thresholdAlert(device, total),
     ...alarmsOf(fact),
   ];
-  if (budget?.within_target === false) alerts.push({ severity: "warning", text: "Over daily target" });
+  if (budget?.within_target === false)
+    alerts.push({ severity: "warning", text: "Over daily target" });
   if (ahead) alerts.push({ severity: "warning", text: "Its clock is ahead" });
   return alerts.sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity));
 }
 
-/** Whether a moment, in milliseconds, is too long ago to be the present; never is. */
+/** Whether a moment, in milliseconds, is too long ago to be the present; null always is. */
 export const isStale = (moment: number | null, now: number): boolean =>
   moment === null || now - moment > STALE_AFTER_MS;
 
@@ -153,14 +172,28 @@ export const isAhead = (moment: number, now: number): boolean => moment - now >=
 /** When each meter was heard of last, by its id, in milliseconds by the service's clock. */
 export type Heard = ReadonlyMap<string, number>;
 
-/** When something came: when it was read, or, of a clock that is ahead, when the page learned of it. */
-function heardAt(meters: readonly PowerMeter[], lastSeen: number, now: number, heard: Heard): number {
+/**
+ * When the newest reading was taken, or, if the device's clock is ahead, when it reached the page.
+ */
+function heardAt(
+  meters: readonly PowerMeter[],
+  lastSeen: number,
+  now: number,
+  heard: Heard,
+): number {
   if (!isAhead(lastSeen, now)) return lastSeen;
   return Math.max(...meters.map((meter) => heard.get(meter.id) ?? now));
 }
 
-/** What was used in a day; not known of a day without readings, nor where the watts of a meter that counts are not. */
-function dayWh(meters: readonly PowerMeter[], budget: DeviceBudget | undefined, age: number): number | null {
+/**
+ * The energy of the last 24 hours; null without readings in them, or if the watts of a meter that
+ * counts are not known.
+ */
+function dayWh(
+  meters: readonly PowerMeter[],
+  budget: DeviceBudget | undefined,
+  age: number,
+): number | null {
   const known = meters.length > 0 && counted(meters).every((meter) => meter.wattage !== null);
   return known && budget && age < DAY_MS ? budget.consumption_24h_wh : null;
 }
@@ -211,17 +244,21 @@ const NOTHING = {
   ahead: false,
 } as const;
 
-/** Whether a summary that was made before is still true, as far as time alone could have changed it. */
+/**
+ * Whether a summary that was made before is still true, as far as time alone could have changed it.
+ */
 function stillTrue({ lastSeen, lastHeard, stale, ahead }: Summary, now: number): boolean {
   if (stale !== isStale(lastHeard, now)) return false;
   return lastSeen === null || ahead === isAhead(lastSeen, now);
 }
 
-/** The summaries of a fleet, of which only those are worked out anew whose device has changed. */
+/** The summaries of a fleet. Only those of devices that changed are made again. */
 export class Summaries {
   readonly #known = new Map<string, { from: readonly unknown[]; summary: Summary }>();
 
-  /** In the order of `devices`; the same object for a device as long as nothing about it changes. */
+  /**
+   * In the order of `devices`; the same object for a device as long as nothing about it changes.
+   */
   of(
     devices: readonly DeviceRecord[],
     { meters, budgets, heard, facts }: Omit<FleetData, "devices">,
@@ -230,11 +267,18 @@ export class Summaries {
     return devices.map((device) => {
       const [its, budget] = [meters.get(device.id) ?? [], budgets.get(device.id)];
       const fact = facts.devices.get(device.id);
-      // Of the facts, what a summary is made of: others are new with each load.
-      const from = [device, budget, fact?.site, fact?.alarms.map(({ kind }) => kind).join(), ...its];
+      // Only the facts that a summary uses: the others change with each load.
+      const from = [
+        device,
+        budget,
+        fact?.site,
+        fact?.alarms.map(({ kind }) => kind).join(),
+        ...its,
+      ];
       const known = this.#known.get(device.id);
       const same =
-        known?.from.length === from.length && known.from.every((part, index) => part === from[index]);
+        known?.from.length === from.length &&
+        known.from.every((part, index) => part === from[index]);
       if (known && same && stillTrue(known.summary, now)) return known.summary;
       const summary = summarise(device, its, budget, now, heard, fact);
       this.#known.set(device.id, { from, summary });
@@ -243,8 +287,11 @@ export class Summaries {
   }
 }
 
-/** The sum of what is known, null where nothing is, and of how many devices it is not. */
-export function sumOfKnown(values: readonly (number | null)[]): { sum: number | null; unknown: number } {
+/** The sum of the known values, null if none is known, and the number of unknown ones. */
+export function sumOfKnown(values: readonly (number | null)[]): {
+  sum: number | null;
+  unknown: number;
+} {
   const known = values.filter((value) => value !== null);
   const unknown = values.length - known.length;
   if (known.length === 0 && unknown > 0) return { sum: null, unknown };

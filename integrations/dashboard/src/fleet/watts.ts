@@ -1,8 +1,10 @@
 /**
- * What a device's meters add up to now: where power comes from, what is used, what is stored, how long it lasts.
+ * What a device's meters add up to now: where power comes from, what is used, what is stored, how
+ * long it lasts.
  *
- * The rules are the library's (its budget and its report), so that the figures can follow the stream meter by meter; a
- * test holds them against the service's own. Watts that are not known are null, never 0.
+ * The rules are the library's (its budget and its report), so that the figures can follow the
+ * stream meter by meter; a test holds them against the service's own. Watts that are not known are
+ * null, never 0.
  */
 
 import type { PowerMeter } from "@blackroad/power-client";
@@ -33,8 +35,13 @@ export const NO_WATTS: Watts = {
   runtime: null,
 };
 
-/** The meters that count in what a device uses: a UPS in line with the mains passes on the same watts. */
-export function counted<Meter extends Pick<PowerMeter, "type">>(meters: readonly Meter[]): readonly Meter[] {
+/**
+ * The meters that count in what a device uses: a UPS in line with the mains passes on the same
+ * watts.
+ */
+export function counted<Meter extends Pick<PowerMeter, "type">>(
+  meters: readonly Meter[],
+): readonly Meter[] {
   const hasMains = meters.some((meter) => meter.type === "main");
   return hasMains ? meters.filter((meter) => meter.type !== "ups") : meters;
 }
@@ -44,7 +51,10 @@ function exactWatts(meter: PowerMeter): number | null {
   return meter.wattage === null ? null : meter.voltage * meter.current_draw;
 }
 
-/** The sum of these meters' watts; null where those of one are not known: the rest would be too little. */
+/**
+ * The sum of these meters' watts; null where those of one are not known: the rest would be too
+ * little.
+ */
 function sumOf(meters: readonly PowerMeter[]): number | null {
   let sum = 0;
   for (const meter of meters) {
@@ -58,7 +68,10 @@ function sumOf(meters: readonly PowerMeter[]): number | null {
 // Meters are a few percent off: what is that little below zero is zero.
 const TOLERANCE = 0.03;
 
-/** What a device uses; not known where more goes into its batteries than comes out of any meter it has. */
+/**
+ * What a device uses; not known where more goes into its batteries than comes out of any meter it
+ * has.
+ */
 function consumptionOf(meters: readonly PowerMeter[]): number | null {
   const sum = sumOf(meters);
   if (sum === null || meters.length === 0 || sum >= 0) return meters.length === 0 ? null : sum;
@@ -81,7 +94,10 @@ export interface Stored {
   readonly missing_wh: number;
 }
 
-/** Null without such a battery; one of unknown capacity or charge does not count, as in the library's runtime. */
+/**
+ * Null without such a battery; one of unknown capacity or charge does not count, as in the
+ * library's runtime.
+ */
 export function storedIn(meters: readonly PowerMeter[]): Stored | null {
   const batteries: PowerMeter[] = [];
   let [left_wh, missing_wh] = [0, 0];
@@ -95,7 +111,10 @@ export function storedIn(meters: readonly PowerMeter[]): Stored | null {
   return batteries.length > 0 ? { batteries, left_wh, missing_wh } : null;
 }
 
-/** Null where what is stored is not known, while it does not drain, or where the watts of a battery are not known. */
+/**
+ * Null where what is stored is not known, while it does not drain, or where the watts of a battery
+ * are not known.
+ */
 function runtimeHours(meters: readonly PowerMeter[]): number | null {
   const stored = storedIn(meters);
   if (stored === null) return null;

@@ -1,4 +1,6 @@
-/** What a fleet knows of its devices beside their records, and how far it is; nothing where the service shows a file. */
+/**
+ * The fleet's facts about its devices, and how far its engine is; empty if the service shows a file.
+ */
 
 import type { FleetDevice, FleetState } from "@blackroad/power-client";
 import { usePowerClient } from "@blackroad/power-client/react";
@@ -9,7 +11,7 @@ const REFRESH_MS = 15_000;
 export interface Facts {
   /** By device id. */
   readonly devices: ReadonlyMap<string, FleetDevice>;
-  /** Null where it was not asked for: it is of everybody's devices, and this token is for some. */
+  /** Null if not requested: it covers all devices, and this token is for some of them. */
   readonly state: FleetState | null;
   /** Why the last load failed; null after one that did not. */
   readonly error: unknown;
@@ -17,7 +19,7 @@ export interface Facts {
 
 export const NO_FACTS: Facts = { devices: new Map(), state: null, error: null };
 
-/** The facts of a fleet, loaded now and then; `ofAll`: the token is bound to no devices. */
+/** The facts of a fleet, reloaded regularly. `ofAll`: the token is for all devices. */
 export function useFacts(isFleet: boolean, ofAll: boolean): Facts {
   const client = usePowerClient();
   const [facts, setFacts] = useState(NO_FACTS);
@@ -32,7 +34,11 @@ export function useFacts(isFleet: boolean, ofAll: boolean): Facts {
           client.fleetDevices({ signal }),
           ofAll ? client.fleet({ signal }) : null,
         ]);
-        setFacts({ devices: new Map(devices.map((one) => [one.device_id, one])), state, error: null });
+        setFacts({
+          devices: new Map(devices.map((one) => [one.device_id, one])),
+          state,
+          error: null,
+        });
       } catch (error) {
         if (signal.aborted) return;
         setFacts((before) => ({ ...before, error }));

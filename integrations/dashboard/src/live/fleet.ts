@@ -1,4 +1,6 @@
-/** Every device with its meters' present states and its budget, as the client's hooks follow them. */
+/**
+ * Every device with its meters' present states and its budget, as the client's hooks follow them.
+ */
 
 import type { DeviceBudget, DeviceRecord, Me, PowerMeter } from "@blackroad/power-client";
 import { useBudget, useDevices, useLivePower } from "@blackroad/power-client/react";
@@ -7,7 +9,7 @@ import { present } from "../clock";
 import type { Heard } from "../fleet/summary";
 import { type Facts, useFacts } from "./facts";
 
-const BUDGET_MS = 15_000; // the watts come live; energy over a day moves slowly
+const BUDGET_MS = 15_000; // watts are live; the energy of a day moves slowly
 
 export interface FleetData {
   readonly devices: readonly DeviceRecord[];
@@ -38,7 +40,9 @@ export function useFleet(me: Me | undefined): Fleet {
   const facts = useFacts(me?.source === "fleet", me?.devices === null);
   const budgets = useMemo(() => {
     const entries = Object.entries(budget.data ?? {});
-    return new Map(entries.flatMap(([id, entry]) => ("error" in entry ? [] : [[id, entry] as const])));
+    return new Map(
+      entries.flatMap(([id, entry]) => ("error" in entry ? [] : [[id, entry] as const])),
+    );
   }, [budget.data]);
   const list = devices.data;
   return {
@@ -55,7 +59,7 @@ export function useFleet(me: Me | undefined): Fleet {
   };
 }
 
-/** When each meter had something new for this page; when the page first saw it, at the latest. */
+/** When the newest reading of each meter reached this page. */
 function useHeard(meters: ReadonlyMap<string, PowerMeter> | undefined): Heard {
   const read = useRef(new Map<string, string | null>());
   const heard = useRef(new Map<string, number>());

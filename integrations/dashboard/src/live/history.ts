@@ -1,9 +1,11 @@
 /**
- * A device's meters over a span of time: fetched once, then followed as readings come, where it goes up to now.
+ * A device's meters over a span of time: fetched once, then followed as readings come, where it
+ * goes up to now.
  *
- * Fetched again after each reconnecting, for the stream does not repeat readings; when something of it was deleted; now
- * and then, for what the statistics have gained; and when so much has come live that the service had better thin it out. The client's useHistory is for
- * one meter; here any number of them is drawn over the same times, beside their statistics.
+ * Fetched again after each reconnect, because the stream does not repeat readings; after a
+ * deletion; regularly, for new statistics; and after so many live readings that the service should
+ * thin them out. The client's useHistory is for one meter; this is for any number of them over the
+ * same times, with their statistics.
  */
 
 import type {
@@ -81,7 +83,7 @@ export function useHistory(deviceId: string, meterIds: readonly string[], span: 
   return { ...useSyncExternalStore(history.subscribe, history.state), refetch: history.fetch };
 }
 
-/** A store for useSyncExternalStore; it works while somebody is subscribed. */
+/** A store for useSyncExternalStore; active while it has subscribers. */
 class History {
   readonly #listeners = new Set<() => void>();
   #state = NOTHING; // replaced, never changed
@@ -117,7 +119,10 @@ class History {
     const { signal } = this.#fetching;
     this.#live = [];
     try {
-      const [readings, statistics] = await Promise.all([this.#readings(signal), this.#statistics(signal)]);
+      const [readings, statistics] = await Promise.all([
+        this.#readings(signal),
+        this.#statistics(signal),
+      ]);
       this.#state = { phase: "ready", error: null, ...readings, statistics };
       this.#append(this.#live);
     } catch (error) {
@@ -136,7 +141,9 @@ class History {
     const until = this.span.kind === "last" ? undefined : new Date(to);
     const options = { since: new Date(from), until, maxPoints: MAX_POINTS, signal };
     try {
-      const readings = await this.#ofEach(async (id) => samplesOf(await this.client.series(id, options)));
+      const readings = await this.#ofEach(async (id) =>
+        samplesOf(await this.client.series(id, options)),
+      );
       return { readings, readingsError: null };
     } catch (error) {
       // Statistics alone still show most of a long span.
@@ -145,7 +152,10 @@ class History {
     }
   }
 
-  /** The hours of the span, and of the days before it that its energy begins with; of many years, the days. */
+  /**
+   * The hours of the span, and of the days before it that its energy begins with; of many years,
+   * the days.
+   */
   #statistics(signal: AbortSignal): Promise<Map<string, PowerStatistics[]>> {
     const now = present();
     const [first = now] = energyMoments(this.span, now);
@@ -155,7 +165,9 @@ class History {
   }
 
   async #ofEach<T>(fetch: (meterId: string) => Promise<T>): Promise<Map<string, T>> {
-    return new Map(await Promise.all(this.meterIds.map(async (id) => [id, await fetch(id)] as const)));
+    return new Map(
+      await Promise.all(this.meterIds.map(async (id) => [id, await fetch(id)] as const)),
+    );
   }
 
   #start(): void {
@@ -188,7 +200,10 @@ class History {
     else this.#telling ??= setTimeout(() => this.#tell(), TELL_MS);
   }
 
-  /** Add readings that came live, where they are later than what is there: the fetch may have brought them as well. */
+  /**
+   * Add readings that came live, where they are later than what is there: the fetch may have
+   * brought them as well.
+   */
   #append(fresh: readonly PowerReading[]): void {
     const readings = new Map(this.#state.readings);
     for (const reading of fresh) {

@@ -4,7 +4,7 @@ import type { Me } from "@blackroad/power-client";
 import { usePowerClient } from "@blackroad/power-client/react";
 import { createContext, useContext, useEffect, useState } from "react";
 
-/** Undefined until the service has said, and where it cannot be asked. */
+/** Undefined until the service has answered, and if it cannot be reached. */
 export const MeContext = createContext<Me | undefined>(undefined);
 
 /** Who is asking, loaded once for a client. */
@@ -13,18 +13,20 @@ export function useLoadedMe(): Me | undefined {
   const [me, setMe] = useState<Me>();
   useEffect(() => {
     const control = new AbortController();
-    client.me({ signal: control.signal }).then(setMe, () => undefined); // what may not be done is then refused when tried
+    client.me({ signal: control.signal }).then(setMe, () => undefined); // the service then refuses what is not allowed
     return () => control.abort();
   }, [client]);
   return me;
 }
 
-/** Whether the token has a scope; while that is not known, it is taken to have it. */
+/** Whether the token has a scope; assumed until the service has answered. */
 export function useMay(scope: Me["scopes"][number]): boolean {
   return useContext(MeContext)?.scopes.includes(scope) ?? true;
 }
 
-/** Whether the service shows a fleet, and no file; while that is not known, it is taken to show a file. */
+/**
+ * Whether the service shows a fleet rather than a file; false until the service has answered.
+ */
 export const useIsFleet = (): boolean => useContext(MeContext)?.source === "fleet";
 
 /** The file that the service uses, as a command on its machine names it. */

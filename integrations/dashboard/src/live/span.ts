@@ -1,6 +1,7 @@
 /**
- * The span of time that a device's charts show: the last hours up to now, a calendar day, week, month or year, or any
- * other between two moments. Milliseconds since the epoch; calendars are those of whoever looks, weeks begin on Monday.
+ * The span of time that a device's charts show: the last hours up to now, a calendar day, week,
+ * month or year, or any other between two moments. Milliseconds since the epoch; calendar units are
+ * local, and weeks begin on Monday.
  */
 
 export const RANGES = {
@@ -19,7 +20,12 @@ export type CalendarUnit = (typeof UNITS)[number];
 
 export type Span =
   | { readonly kind: "last"; readonly range: Range }
-  | { readonly kind: "calendar"; readonly unit: CalendarUnit; readonly from: number; readonly to: number }
+  | {
+      readonly kind: "calendar";
+      readonly unit: CalendarUnit;
+      readonly from: number;
+      readonly to: number;
+    }
   | { readonly kind: "between"; readonly from: number; readonly to: number };
 
 const HOUR_MS = 3_600_000;
@@ -56,7 +62,10 @@ export function lengthOf(span: Span): number {
   return span.kind === "last" ? RANGES[span.range].hours * HOUR_MS : span.to - span.from;
 }
 
-/** A span's two ends. One that follows the present moves on by about a pixel at a time: more often shows nothing new. */
+/**
+ * A span's two ends. One that follows the present moves on by about a pixel at a time: more often
+ * shows nothing new.
+ */
 export function endsOf(span: Span, now: number): readonly [from: number, to: number] {
   if (span.kind !== "last") return [span.from, span.to];
   const length = lengthOf(span);
@@ -76,7 +85,9 @@ export function shifted(span: Span, direction: -1 | 1, now: number): Span {
 /** Whether what is read now is within. */
 export const isLive = (span: Span, now: number): boolean => span.kind === "last" || span.to > now;
 
-/** In what detail a span is drawn: readings, hourly means, or the least, mean and most of each day. */
+/**
+ * In what detail a span is drawn: readings, hourly means, or the least, mean and most of each day.
+ */
 export type Detail = "readings" | "hours" | "days";
 
 export function detailOf(span: Span): Detail {
@@ -97,7 +108,10 @@ export function energyUnitOf(span: Span): EnergyUnit {
 
 const LEAST_DAYS = 7;
 
-/** The moments between which a span's energy is divided: whole units. A short span up to now has the days before, too. */
+/**
+ * The moments between which a span's energy is divided: whole units. A short span up to now has the
+ * days before, too.
+ */
 export function energyMoments(span: Span, now: number): number[] {
   const unit = energyUnitOf(span);
   const [from, to] = endsOf(span, now);
@@ -110,6 +124,7 @@ export function energyMoments(span: Span, now: number): number[] {
   const earliest =
     span.kind === "last" ? Math.min(from + DAY_MS, unitStart("day", now, 1 - LEAST_DAYS)) : from;
   const moments = [unitStart(unit, earliest)];
-  while ((moments.at(-1) as number) <= last) moments.push(unitStart(unit, moments.at(-1) as number, 1));
+  while ((moments.at(-1) as number) <= last)
+    moments.push(unitStart(unit, moments.at(-1) as number, 1));
   return moments;
 }

@@ -1,6 +1,6 @@
 /**
- * What devices used in each of the last hours, for the rows that are in sight: asked for once these are seen, and again
- * after an hour.
+ * What devices used in each of the last 24 hours, for the visible rows: loaded when a row becomes
+ * visible, and again after an hour.
  */
 
 import type { PowerClient } from "@blackroad/power-client";
@@ -8,7 +8,7 @@ import { usePowerClient } from "@blackroad/power-client/react";
 import { useEffect, useMemo, useSyncExternalStore } from "react";
 import { present } from "../clock";
 
-const SETTLE_MS = 150; // of whoever scrolls fast, most rows are gone again by then
+const SETTLE_MS = 150; // during fast scrolling, most rows are gone again by then
 const KEEP_MS = 3_600_000;
 const AGAIN_MS = 60_000; // after a failure, and to see what has become old
 
@@ -48,7 +48,7 @@ export class Sparklines {
     };
   };
 
-  /** These are in sight now. */
+  /** Tell which devices are visible now. */
   see(ids: readonly string[]): void {
     this.#seen = ids;
     this.#loadIn(SETTLE_MS);
@@ -60,7 +60,10 @@ export class Sparklines {
     this.#timer = setTimeout(() => void this.#load(), ms);
   }
 
-  /** Load those in sight that are not there, or old; then look again, for others may be in sight meanwhile. */
+  /**
+   * Load the visible ones that are missing or old; then check again, because others may be visible
+   * by then.
+   */
   async #load(): Promise<void> {
     const now = present();
     const missing = this.#seen.filter((id) => now - (this.#kept.get(id)?.at ?? 0) >= KEEP_MS);
@@ -70,7 +73,8 @@ export class Sparklines {
       const { signal } = this.#loading;
       try {
         const { devices } = await this.client.sparklines(missing, { signal });
-        // One that the service does not know is not asked for again at once.
+        // A device that the service does not know is kept as empty, and not requested again at
+        // once.
         for (const id of missing) this.#kept.set(id, { spark: devices[id] ?? [], at: now });
         this.#tell(null);
         pause = SETTLE_MS;
@@ -96,7 +100,7 @@ export class Sparklines {
   }
 }
 
-/** One for each client: whoever comes back from a device finds them as they were. */
+/** One per client, so that the lines are still there after a visit to a device. */
 export function useSparklinesStore(): Sparklines {
   const client = usePowerClient();
   return useMemo(() => new Sparklines(client), [client]);

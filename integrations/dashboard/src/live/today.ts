@@ -1,4 +1,7 @@
-/** The hours of a device's meters since yesterday, loaded again each minute, and when readings were deleted. */
+/**
+ * The hours of a device's meters since yesterday, loaded again each minute, and when readings were
+ * deleted.
+ */
 
 import type { PowerStatistics } from "@blackroad/power-client";
 import { usePowerClient, useStreamStatus } from "@blackroad/power-client/react";

@@ -1,14 +1,16 @@
-/** A dialog with fields: fill in, send, and read why it was refused without losing what was filled in. */
+/**
+ * A dialog with fields. When the service refuses, it shows the reason and keeps what was filled in.
+ */
 
 import { type FormEvent, type ReactNode, useEffect, useId, useRef, useState } from "react";
 import { errorText } from "./states";
 
 interface FormDialogProps {
   readonly title: string;
-  /** What sending it does, for whoever is about to. */
+  /** What sending it does: shown above the buttons. */
   readonly effect: ReactNode;
   readonly send: string;
-  /** Reads the fields and does it; an Error says what is wrong. */
+  /** Reads the fields and acts on them; throws an Error with the problem. */
   readonly onSend: (form: FormData) => Promise<void>;
   readonly onClose: () => void;
   readonly children: ReactNode;
@@ -40,7 +42,7 @@ export function FormDialog({ title, effect, send, onSend, onClose, children }: F
       className="card"
       aria-labelledby={`${id}-title`}
       onClose={onClose}
-      // Whoever leaves now would never hear that it failed.
+      // A user who leaves now would not learn of a failure.
       closedby={busy ? "none" : "closerequest"}
     >
       <h2 id={`${id}-title`}>{title}</h2>
@@ -51,7 +53,12 @@ export function FormDialog({ title, effect, send, onSend, onClose, children }: F
           {problem}
         </p>
         <div className="row row-end">
-          <button type="button" className="button" disabled={busy} onClick={() => dialog.current?.close()}>
+          <button
+            type="button"
+            className="button"
+            disabled={busy}
+            onClick={() => dialog.current?.close()}
+          >
             Cancel
           </button>
           <button type="submit" className="button button-main" disabled={busy}>
@@ -97,7 +104,7 @@ export function Field({ name, label, value, hint, numeric = false }: FieldProps)
 /** A field's text without the spaces around it. */
 export const textOf = (form: FormData, name: string): string => String(form.get(name) ?? "").trim();
 
-/** A field's number, null where it was left empty; an Error where it is none. */
+/** A field's number, null if it is empty; throws an Error if it is not a number. */
 export function numberOf(form: FormData, name: string, label: string): number | null {
   const text = textOf(form, name).replace(",", ".");
   if (text === "") return null;

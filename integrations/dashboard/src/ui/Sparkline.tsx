@@ -5,7 +5,9 @@ import type { Spark } from "../live/sparklines";
 
 const [WIDTH, HEIGHT, MARGIN] = [72, 24, 2];
 
-/** The line's parts as a path, broken where nothing is known; an hour between two gaps is a point. */
+/**
+ * The line's parts as a path, broken where nothing is known; an hour between two gaps is a point.
+ */
 export function sparkPath(values: Spark, width = WIDTH, height = HEIGHT): string {
   const known = values.filter((value) => value !== null);
   const most = Math.max(0, ...known);

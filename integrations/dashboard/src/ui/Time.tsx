@@ -21,7 +21,10 @@ export function Time({ at, withUtc = false }: TimeProps) {
 /** How long ago, with both times on hover. */
 export function Ago({ at, now }: { at: number; now: number }) {
   return (
-    <time dateTime={new Date(at).toISOString()} title={`${format.localTime(at)}\n${format.utcTime(at)}`}>
+    <time
+      dateTime={new Date(at).toISOString()}
+      title={`${format.localTime(at)}\n${format.utcTime(at)}`}
+    >
       {format.age(now - at)}
     </time>
   );

@@ -1,4 +1,4 @@
-/** What stands where data is not: loading, nothing there, an error with what would help. */
+/** What the page shows in place of data: loading, nothing there, or an error and a way to retry. */
 
 import { PowerError } from "@blackroad/power-client";
 import type { ReactNode } from "react";
@@ -26,7 +26,7 @@ export function errorText(error: unknown): string {
   if (!(error instanceof PowerError)) return error instanceof Error ? error.message : String(error);
   if (error.isTimeout) return "The service did not answer in time.";
   if (error.code === "forbidden_scope")
-    return "This token may not do that: it has not the scope that is needed.";
+    return "This token does not have the scope that this needs.";
   if (error.code === "network") return "The service cannot be reached.";
   return error.problem?.detail ?? error.message;
 }

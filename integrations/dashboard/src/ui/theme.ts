@@ -1,4 +1,6 @@
-/** Light or dark, as the system has it: the canvas of a chart must be told, everything else is CSS. */
+/**
+ * Light or dark, as the system has it: the canvas of a chart must be told, everything else is CSS.
+ */
 
 import { useSyncExternalStore } from "react";
 

@@ -17,10 +17,16 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 interface Finding {
   readonly id: string;
   readonly impact: string;
-  readonly nodes: readonly { readonly target: readonly string[]; readonly failureSummary: string }[];
+  readonly nodes: readonly {
+    readonly target: readonly string[];
+    readonly failureSummary: string;
+  }[];
 }
 
-/** What axe finds on a page, rule by rule. It runs outside the page's own policy, as the browser's tools do. */
+/**
+ * What axe finds on a page, rule by rule. It runs outside the page's own policy, as the browser's
+ * tools do.
+ */
 async function findings(page: Page): Promise<string[]> {
   const found = await page.evaluate<Finding[]>(
     `${AXE}; axe.run(document, { resultTypes: ["violations"] }).then((result) => result.violations)`,
@@ -48,7 +54,7 @@ for (const colorScheme of ["light", "dark"] as const) {
       const out = await open(browser, service.url, options);
       await out.page.getByLabel("Token").fill("wrong");
       await out.page.keyboard.press("Enter");
-      await out.page.getByText("The service does not know this token.").waitFor();
+      await out.page.getByText("The service does not accept this token.").waitFor();
       expect(await findings(out.page)).toEqual([]);
 
       const { page, faults } = await signedIn(browser, service, options);
@@ -69,7 +75,7 @@ for (const colorScheme of ["light", "dark"] as const) {
       await page.locator(".dates summary").click();
       expect(await findings(page)).toEqual([]);
       await page.getByRole("radio", { name: "30 d" }).check();
-      await page.getByText("each day’s least, mean and most, W").waitFor();
+      await page.getByText("each day’s lowest, mean and highest, W").waitFor();
       expect(await findings(page)).toEqual([]);
       for (const name of ["Change…", "Pack…", "Add a meter…"]) {
         await page.getByRole("button", { name }).click();

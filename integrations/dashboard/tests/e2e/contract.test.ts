@@ -1,4 +1,7 @@
-/** The page's live sums are those of the service's budget: one rule, held in two places by this test. */
+/**
+ * The page's live sums are those of the service's budget: one rule, held in two places by this
+ * test.
+ */
 
 import type { DeviceBudget, PowerMeter, PowerStatistics, Report } from "@blackroad/power-client";
 import { expect, test } from "vitest";
@@ -20,12 +23,19 @@ test("watts, charge and runtime of any device are the service's own", async () =
       const meter = await writer.call<{ id: string }>("add_meter", id, type, pick([0, 12.5, 50]));
       if (random() < 0.9) {
         const amperes = random() < 0.2 ? null : random() * 8 - 4;
-        await writer.call("log_power", meter.id, random() * 30, amperes, pick([0, 4.2, 50, 100, null]));
+        await writer.call(
+          "log_power",
+          meter.id,
+          random() * 30,
+          amperes,
+          pick([0, 4.2, 50, 100, null]),
+        );
       }
       if (random() < 0.2) await writer.call("update_meter", meter.id, { active: false });
     }
   }
-  const get = async <T>(path: string) => (await (await fetch(`${service.url}/v1/${path}`)).json()) as T;
+  const get = async <T>(path: string) =>
+    (await (await fetch(`${service.url}/v1/${path}`)).json()) as T;
   const budgets = Object.entries(await get<Record<string, DeviceBudget>>("budget"));
   expect(budgets.length).toBe(40);
   const meters = await get<PowerMeter[]>("meters");
@@ -37,7 +47,8 @@ test("watts, charge and runtime of any device are the service's own", async () =
       [sums.total, budget.total_wattage],
       [sums.solar, budget.solar_wattage],
     ] as const) {
-      // The service adds up what is known, and says of how many meters it is not: the page then shows no sum.
+      // The service adds up what is known, and says of how many meters it is not: the page then
+      // shows no sum.
       if (mine === null) expect(budget.unknown_power_count).toBeGreaterThan(0);
       else expect(mine).toBeCloseTo(its, 3);
     }
@@ -64,7 +75,8 @@ test("the energy of any device, and how much of it was its own, is the report's"
   const service = await Service.start([], "--no-auth");
   const writer = new Writer(service.db);
   const random = chance(9);
-  const get = async <T>(path: string) => (await (await fetch(`${service.url}/v1/${path}`)).json()) as T;
+  const get = async <T>(path: string) =>
+    (await (await fetch(`${service.url}/v1/${path}`)).json()) as T;
   for (let device = 0; device < 12; device++) {
     const id = `d${device}`;
     await writer.call("register_device", id, id);
@@ -75,7 +87,13 @@ test("the energy of any device, and how much of it was its own, is the report's"
       meters.push({ id: meter.id, type: type as PowerMeter["type"] });
       const readings = Array.from({ length: 40 }, (_, place) => {
         const watts = type === "solar" ? 60 * random() : 80 * random() - 30;
-        return [meter.id, 10, watts / 10, 50, new Date(Date.now() - place * 3_000_000).toISOString()];
+        return [
+          meter.id,
+          10,
+          watts / 10,
+          50,
+          new Date(Date.now() - place * 3_000_000).toISOString(),
+        ];
       });
       await writer.call("log_many", readings);
     }

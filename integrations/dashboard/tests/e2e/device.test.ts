@@ -2,9 +2,9 @@
 
 import { readFileSync } from "node:fs";
 import type { Report } from "@blackroad/power-client";
-import type { Browser, Download, Page } from "playwright-core";
+import type { Browser, Download, Page, Route } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, launch, open, refuse, Service, signedIn, Writer } from "./harness";
+import { eventually, focusOn, launch, open, refuse, Service, signedIn, Writer } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -16,7 +16,9 @@ const HASH = "#/device/edge-001";
 
 /** The text of a cell of a chart's legend. */
 const legend = (page: Page, chart: string, meter: string) =>
-  page.getByRole("table", { name: `${chart} by meter` }).getByRole("row", { name: new RegExp(`^${meter}`) });
+  page
+    .getByRole("table", { name: `${chart} by meter` })
+    .getByRole("row", { name: new RegExp(`^${meter}`) });
 
 test("each range asks for its window, beyond a day for hourly statistics, and draws all three charts", async () => {
   const service = await Service.start(["show"]);
@@ -35,7 +37,7 @@ test("each range asks for its window, beyond a day for hourly statistics, and dr
     expect(Math.round((Date.now() - Date.parse(since ?? "")) / 3_600_000)).toBe(hours);
     const days = Number(new URL((await statistics).url()).searchParams.get("days"));
     expect(days).toBe(Math.max(7, hours / 24) + 1);
-    const notes = { 168: "hourly mean, W", 720: "each day’s least, mean and most, W" };
+    const notes = { 168: "hourly mean, W", 720: "each day’s lowest, mean and highest, W" };
     await page.getByText(notes[hours as 168 | 720] ?? "every peak is kept").waitFor();
     for (const [chart, unit] of [
       ["Power", "W"],
@@ -81,7 +83,7 @@ test("a range is fetched again no sooner than it has moved on by a pixel", async
   await legend(page, "Power", "Panel").waitFor();
   await fetched("a day after a minute", 61_000);
   await page.getByRole("radio", { name: "30 d" }).check();
-  await page.getByText("each day’s least, mean and most, W").waitFor();
+  await page.getByText("each day’s lowest, mean and highest, W").waitFor();
   const before = asked;
   await page.clock.fastForward(600_000);
   await page.getByRole("radio", { name: "30 d" }).waitFor();
@@ -150,7 +152,8 @@ test("on top is how long it lasts, where power flows, and the day beside the one
   await page.getByRole("img", { name, exact: true }).waitFor();
   await log("battery", 12, -5, 90);
   await page.getByText("Full in 22 min").waitFor();
-  // More flows into the battery than out of anything: where from is not known, and so not what is used.
+  // More flows into the battery than out of anything: where from is not known, and so not what is
+  // used.
   await page.getByRole("img", { name: /into battery 60\.0 W, Consumption not known$/ }).waitFor();
   await page.locator(".today .pairs div", { hasText: "All of yesterday" }).waitFor();
   expect(await page.locator(".today-used").textContent()).toMatch(/^[\d.]+ Wh used/);
@@ -161,7 +164,9 @@ test("the budget shows the energy against the target, and says when it is over",
   const writer = new Writer(service.db);
   const { page } = await signedIn(browser, service, { hash: HASH });
   const meter = page.getByRole("meter");
-  expect(await meter.getAttribute("aria-valuetext")).toMatch(/^\d+ Wh of 400 Wh, \d+ % of the target$/);
+  expect(await meter.getAttribute("aria-valuetext")).toMatch(
+    /^\d+ Wh of 400 Wh, \d+ % of the target$/,
+  );
   await writer.call("register_device", "edge-001", "Harbour gate", 3, 50);
   await page.getByText(/^over by \d+(\.\d+)? Wh$/).waitFor();
   await page.getByText("Over daily target").waitFor();
@@ -189,31 +194,32 @@ test("an event is recorded only once it is confirmed", async () => {
   await page.keyboard.press("Escape");
   await dialog.waitFor({ state: "hidden" });
   expect(await recorded()).toEqual([]);
-  expect(await page.evaluate(() => document.activeElement?.textContent)).toBe("Record event…");
+  await focusOn(page, "Record event…");
   await fill();
   await dialog.getByRole("button", { name: "Record", exact: true }).click();
   await dialog.waitFor({ state: "hidden" });
   await page.locator(".event", { hasText: "before the storm" }).waitFor();
   expect(await page.locator(".event").count()).toBe(1);
-  expect(await recorded()).toMatchObject([{ type: "shutdown", value: 1.5, note: "before the storm" }]);
+  expect(await recorded()).toMatchObject([
+    { type: "shutdown", value: 1.5, note: "before the storm" },
+  ]);
 });
 
 test("an event that is being recorded cannot be left before it is known whether it was", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service, { hash: "#/device/edge-002" });
-  let refuse = () => {};
-  await page.route("**/events", async (route) => {
-    await new Promise<void>((done) => {
-      refuse = done;
-    });
-    await route.abort();
+  let sent: (route: Route) => void;
+  const request = new Promise<Route>((resolve) => {
+    sent = resolve;
   });
+  await page.route("**/events", (route) => sent(route));
   await page.getByRole("button", { name: "Record event…" }).click();
   await page.getByRole("button", { name: "Continue" }).click();
   await page.getByRole("button", { name: "Record", exact: true }).click();
   await page.getByText("Recording…").waitFor();
+  const route = await request;
   for (let count = 0; count < 3; count++) await page.keyboard.press("Escape");
-  refuse();
+  await route.abort();
   await page.getByText("The service cannot be reached.").waitFor();
   await page.keyboard.press("Escape");
   await page.getByRole("dialog").waitFor({ state: "hidden" });
@@ -223,10 +229,10 @@ test("a token that may only read sees no form that it may not send", async () =>
   const service = await Service.start(["show"]);
   const options = { hash: "#/device/edge-002" };
   const reader = await signedIn(browser, service, { ...options, scopes: ["read"] });
-  await reader.page.getByText("Nothing has happened yet").waitFor();
+  await reader.page.getByText("No events yet").waitFor();
   await reader.page.getByRole("button", { name: "Record event…" }).waitFor({ state: "hidden" });
   const writer = await signedIn(browser, service, options);
-  await writer.page.getByText("Nothing has happened yet").waitFor();
+  await writer.page.getByText("No events yet").waitFor();
   await writer.page.getByRole("button", { name: "Record event…" }).waitFor();
 });
 
@@ -247,7 +253,13 @@ test("the report comes as JSON and as CSV, with the figures of the service", asy
   const [csv, table] = await get("CSV");
   expect(csv.suggestedFilename()).toMatch(/^edge-001-.*-30d\.csv$/);
   const [head = "", ...lines] = table.trimEnd().split("\r\n");
-  expect(head.split(",").slice(4, 9)).toEqual(["meter_id", "name", "type", "reading_count", "current_state"]);
+  expect(head.split(",").slice(4, 9)).toEqual([
+    "meter_id",
+    "name",
+    "type",
+    "reading_count",
+    "current_state",
+  ]);
   const column = head.split(",").indexOf("energy_out_wh");
   expect(lines.map((line) => Math.round(Number(line.split(",")[column])))).toEqual(
     report.meters.map((meter) => Math.round(meter.energy_out_wh ?? Number.NaN)),

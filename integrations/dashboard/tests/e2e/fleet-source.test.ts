@@ -1,6 +1,7 @@
 /**
- * The page over a service that shows a fleet. What the routes answer alike for a file and a fleet comes from a file here:
- * the fleet's own tests hold the two against each other. What only a fleet has is put in.
+ * The page over a service that shows a fleet. What the routes answer alike for a file and a fleet
+ * comes from a file here: the fleet's own tests hold the two against each other. What only a fleet
+ * has is put in.
  */
 
 import type { FleetDevice } from "@blackroad/power-client";
@@ -15,7 +16,11 @@ beforeAll(async () => {
 afterAll(() => browser.close());
 
 const ME = { name: "test", scopes: ["read"], devices: null, database: null, source: "fleet" };
-const STATE = { fresh_as_of: "2026-01-01T00:00:00.000000+00:00", waiting_messages: 3, dead_letters: 1 };
+const STATE = {
+  fresh_as_of: "2026-01-01T00:00:00.000000+00:00",
+  waiting_messages: 3,
+  dead_letters: 1,
+};
 
 const fact = (device_id: string, changes: Partial<FleetDevice> = {}): FleetDevice => ({
   device_id,
@@ -28,10 +33,16 @@ const fact = (device_id: string, changes: Partial<FleetDevice> = {}): FleetDevic
 });
 
 /** The page of a dozen devices at two sites, one of which has an alarm. */
-async function fleetPage(hash = ""): Promise<{ page: Page; faults: string[]; problem: { now: boolean } }> {
+async function fleetPage(
+  hash = "",
+): Promise<{ page: Page; faults: string[]; problem: { now: boolean } }> {
   const service = await Service.start(["show"], "--no-auth");
   const problem = { now: false };
-  const alarm = { kind: "silent", since: "2026-01-01T00:00:00.000000+00:00", note: "nothing for 60 min" };
+  const alarm = {
+    kind: "silent",
+    since: "2026-01-01T00:00:00.000000+00:00",
+    note: "nothing for 60 min",
+  };
   const ids = Array.from({ length: 12 }, (_, i) => `edge-${String(i + 1).padStart(3, "0")}`);
   const facts = ids.map((id, i) =>
     fact(id, {
@@ -91,6 +102,6 @@ test("facts that cannot be loaded are said, and all else is shown", async () => 
   await page.getByLabel("The fleet").waitFor();
   problem.now = true;
   await page.reload();
-  await page.getByText("What the fleet knows of its devices could not be loaded").waitFor();
+  await page.getByText("Sites, versions and alarms could not be loaded").waitFor();
   await page.getByRole("link", { name: "Harbour gate" }).waitFor();
 });

@@ -1,4 +1,6 @@
-/** The real service on a file of its own, processes that write to that file, and Debian's Chromium. */
+/**
+ * The real service on a file of its own, processes that write to that file, and Debian's Chromium.
+ */
 
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
@@ -17,7 +19,7 @@ const ENVIRONMENT = {
   PYTHONPATH: `${join(REPOSITORY, "integrations/service")}:${REPOSITORY}`,
   BROWSER: "true", // what --open starts
 };
-const DEADLINE = 20_000;
+const DEADLINE = 60_000; // only a failing test waits that long
 
 /** What check returns as soon as it is true; fails after the deadline. */
 export async function eventually<T>(
@@ -136,7 +138,15 @@ export class Service {
   revokeAll(): void {
     const listed = python("-m", "power_service", "token", "list", "--db", this.db);
     for (const line of listed.split("\n").filter((text) => text.includes("test"))) {
-      python("-m", "power_service", "token", "revoke", line.split(/\s+/)[0] as string, "--db", this.db);
+      python(
+        "-m",
+        "power_service",
+        "token",
+        "revoke",
+        line.split(/\s+/)[0] as string,
+        "--db",
+        this.db,
+      );
     }
   }
 
@@ -160,12 +170,14 @@ export async function demo(): Promise<string> {
   const address = await eventually(
     () => /http:\/\/127\.0\.0\.1:\d+\//.exec(printed),
     "the demonstration",
-    60_000,
+    120_000,
   );
   return address[0];
 }
 
-/** Another process that holds the same file open, and makes the library's calls that it is told to. */
+/**
+ * Another process that holds the same file open, and makes the library's calls that it is told to.
+ */
 export class Writer {
   readonly #process: ChildProcess;
   readonly #lines: Interface;
@@ -183,7 +195,10 @@ export class Writer {
     });
   }
 
-  /** The result of a call, once it is on the disk; an object as last argument is the call's keywords. */
+  /**
+   * The result of a call, once it is on the disk; an object as last argument is the call's
+   * keywords.
+   */
   async call<T = unknown>(call: string, ...given: unknown[]): Promise<T> {
     const last = given.at(-1);
     const named = typeof last === "object" && last !== null && !Array.isArray(last);
@@ -221,7 +236,12 @@ export function launch(): Promise<Browser> {
   const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
   if (!existsSync(executablePath))
     throw new Error(`${executablePath}: no Chromium there: apt install chromium`);
-  const quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"];
+  const quiet = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+  ];
   return chromium.launch({
     executablePath,
     args: [...quiet, "--disable-component-update", "--disable-sync"],
@@ -275,10 +295,25 @@ export async function signIn(page: Page, token: string): Promise<void> {
   await page.getByRole("button", { name: "Sign in" }).click();
 }
 
+/** Wait until the element with this text has the focus. */
+export async function focusOn(page: Page, text: string): Promise<void> {
+  const focused = () => page.evaluate(() => document.activeElement?.textContent);
+  await eventually(async () => (await focused()) === text, `the focus is on ${text}`);
+}
+
+/** Wait until the browser's tab says this. */
+export async function titled(page: Page, title: string): Promise<void> {
+  await eventually(async () => (await page.title()) === title, `the title is ${title}`);
+}
+
 /** From now on requests to that pattern are answered with a problem of that detail. */
 export function refuse(page: Page, pattern: string, detail: string): Promise<unknown> {
   const problem = { title: "x", type: "x", status: 422, code: "invalid_value", detail };
   return page.route(pattern, (route) =>
-    route.fulfill({ status: 422, contentType: "application/problem+json", body: JSON.stringify(problem) }),
+    route.fulfill({
+      status: 422,
+      contentType: "application/problem+json",
+      body: JSON.stringify(problem),
+    }),
   );
 }

@@ -1,4 +1,7 @@
-/** The page as an app of its own: what Chromium makes of its manifest, and the icons that this names. */
+/**
+ * The page as an app of its own: what Chromium makes of its manifest, and the icons that this
+ * names.
+ */
 
 import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -13,7 +16,11 @@ afterAll(() => browser.close());
 interface Manifest {
   readonly start_url: string;
   readonly display: string;
-  readonly icons: readonly { readonly src: string; readonly sizes: string; readonly type: string }[];
+  readonly icons: readonly {
+    readonly src: string;
+    readonly sizes: string;
+    readonly type: string;
+  }[];
 }
 
 /** The width and height that a PNG's head gives. */
@@ -33,11 +40,19 @@ test("Chromium reads the manifest without a word, and finds nothing that keeps t
   const manifest = JSON.parse(data ?? "") as Manifest;
   expect([manifest.start_url, manifest.display]).toEqual(["/", "standalone"]);
   const start = await fetch(new URL(manifest.start_url, url));
-  expect([start.status, start.headers.get("content-type")]).toEqual([200, "text/html; charset=utf-8"]);
+  expect([start.status, start.headers.get("content-type")]).toEqual([
+    200,
+    "text/html; charset=utf-8",
+  ]);
   for (const { src, sizes, type } of manifest.icons) {
     const answer = await fetch(new URL(src, url));
-    expect([src, answer.status, answer.headers.get("content-type")?.split(";")[0]]).toEqual([src, 200, type]);
-    if (type === "image/png") expect(sizeOfPng(Buffer.from(await answer.arrayBuffer()))).toBe(sizes);
+    expect([src, answer.status, answer.headers.get("content-type")?.split(";")[0]]).toEqual([
+      src,
+      200,
+      type,
+    ]);
+    if (type === "image/png")
+      expect(sizeOfPng(Buffer.from(await answer.arrayBuffer()))).toBe(sizes);
   }
   expect(faults).toEqual([]);
 });

@@ -5,7 +5,10 @@ import type { Page } from "playwright-core";
 
 export const LINK = { bytesPerSecond: 200_000, latencyMs: 150 } as const; // 1.6 Mbit/s
 
-/** One request of a page: when it began and ended, in milliseconds since the page did; and its bytes on the link. */
+/**
+ * One request of a page: when it began and ended, in milliseconds since the page did; and its bytes
+ * on the link.
+ */
 export interface Request {
   readonly url: string;
   readonly start: number;
@@ -18,8 +21,9 @@ export interface Request {
 const FRAME_BYTES = 8;
 
 /**
- * From now on the page's link is slow. The browser says what the stream's messages are, not what they were on the link:
- * where both sides have agreed to compress them, that is made of them once more, with the window that the service has.
+ * From now on the page's link is slow. The browser says what the stream's messages are, not what
+ * they were on the link: where both sides have agreed to compress them, that is made of them once
+ * more, with the window that the service has.
  */
 export async function slowDown(page: Page): Promise<{ streamBytes: () => number }> {
   const session = await page.context().newCDPSession(page);
@@ -64,7 +68,10 @@ export function loaded(page: Page): Promise<Request[]> {
   });
 }
 
-/** The most requests of which each began when the one before it had ended: so often was something waited for. */
+/**
+ * The most requests of which each began when the one before it had ended: so often was something
+ * waited for.
+ */
 export function turnsOf(requests: readonly Request[]): number {
   let [turns, before] = [0, Number.NEGATIVE_INFINITY];
   for (const { start, end } of [...requests].sort((a, b) => a.end - b.end)) {

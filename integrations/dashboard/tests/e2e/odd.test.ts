@@ -1,4 +1,7 @@
-/** Devices as they should not be but are: long names, no meters, one reading, wrong clocks; and pages on paper. */
+/**
+ * Devices as they should not be but are: long names, no meters, one reading, wrong clocks; and
+ * pages on paper.
+ */
 
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -19,11 +22,18 @@ async function empty(): Promise<{ service: Service; writer: Writer }> {
   return { service, writer: new Writer(service.db) };
 }
 
-async function add(writer: Writer, deviceId: string, type: string, capacityWh: number, name: string | null) {
+async function add(
+  writer: Writer,
+  deviceId: string,
+  type: string,
+  capacityWh: number,
+  name: string | null,
+) {
   return (await writer.call<{ id: string }>("add_meter", deviceId, type, capacityWh, name)).id;
 }
 
-const wider = (page: Page) => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+const wider = (page: Page) =>
+  page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
 
 test("a name of two hundred characters without a space is wider than nothing", async () => {
   const { service, writer } = await empty();
@@ -57,14 +67,20 @@ test("kilowatts and a common alert have room: no card is higher than its row, an
     await writer.call("log_power", meters[2]?.id, 230, 4.5, 100);
   }
   await writer.call("update_device", "node-0001", { shutdown_threshold: 4 });
-  for (const width of [360, 1313, 1440]) {
+  const [panel, pack] = await writer.call<{ id: string }[]>("list_meters", "node-0003");
+  await writer.call("log_power", panel?.id, 18, 1);
+  await writer.call("log_power", pack?.id, 12, 0.785, 50); // 11 h 41 min
+  for (const width of [360, 896, 1313, 1377, 1440]) {
     const { page } = await open(browser, service.url, { viewport: { width, height: 800 } });
     await page.getByText("Power below 4.00 W").first().waitFor();
     const faulty = await page
       .locator(".fleet-item, .fleet-item > div, .fleet-item .alert-text, .sum-value")
       .evaluateAll((elements) =>
         elements
-          .filter((one) => one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 2)
+          .filter(
+            (one) =>
+              one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 2,
+          )
           .map((one) => `${one.className}: ${one.textContent}`),
       );
     expect([width, faulty]).toEqual([width, []]);
@@ -75,7 +91,8 @@ test("in a card, no name or id lies under the state beside it", async () => {
   const { service, writer } = await empty();
   await writer.call("register_device", "an-id-of-some-length", "A site with a long name");
   const { page } = await open(browser, service.url, { viewport: PHONE });
-  const box = (selector: string) => page.locator(selector).evaluate((one) => one.getBoundingClientRect());
+  const box = (selector: string) =>
+    page.locator(selector).evaluate((one) => one.getBoundingClientRect());
   await page.locator(".badge", { hasText: "No readings" }).waitFor();
   expect((await box(".cell-name")).right).toBeLessThanOrEqual((await box(".badge")).left);
 });
@@ -83,7 +100,13 @@ test("in a card, no name or id lies under the state beside it", async () => {
 test("a name that turns the direction of text turns no figure", async () => {
   const { service, writer } = await empty();
   await writer.call("register_device", "rtl", "محطة");
-  await writer.call("log_power", await add(writer, "rtl", "battery", 10, "Pack \u202eABC"), 12, 1, 3.4);
+  await writer.call(
+    "log_power",
+    await add(writer, "rtl", "battery", 10, "Pack \u202eABC"),
+    12,
+    1,
+    3.4,
+  );
   const { page } = await open(browser, service.url);
   const alert = page.locator(".alert-text");
   await alert.waitFor();
@@ -123,9 +146,15 @@ test("what is not known is said of no device: its runtime, its charts, its meter
   await writer.call("register_device", "never", "Never read");
   await add(writer, "never", "battery", 10, null);
   await writer.call("register_device", "drains", "Drains");
-  await writer.call("log_power", await add(writer, "drains", "battery", 0, "Unknown size"), 12, 1, 50);
+  await writer.call(
+    "log_power",
+    await add(writer, "drains", "battery", 0, "Unknown size"),
+    12,
+    1,
+    50,
+  );
   const { page } = await open(browser, `${service.url}/#/device/never`);
-  await page.getByText("Nothing was read in this range.").waitFor();
+  await page.getByText("No readings in this range.").waitFor();
   expect(await page.locator(".chart-plot").count()).toBe(0);
   expect(await page.locator(".meter-head").textContent()).toMatch(/^\s*BatteryNo readings$/); // not twice
   expect(await page.locator(".charge-big").textContent()).toBe("–");
@@ -204,7 +233,9 @@ test("what was true of a stale device looks stale, and a clock that is ahead is 
   await read("ahead", 3.5);
   const { page } = await open(browser, `${service.url}/#/device/behind`);
   await page.getByText("seen 1 h ago").waitFor();
-  const style = await page.locator(".outlook-answer").evaluate((one) => getComputedStyle(one).fontStyle);
+  const style = await page
+    .locator(".outlook-answer")
+    .evaluate((one) => getComputedStyle(one).fontStyle);
   expect(style).toBe("italic");
   await page.goto(`${service.url}/#/device/ahead`);
   await page.getByText("seen 3 h ahead").waitFor();
@@ -215,13 +246,21 @@ test("a device whose clock is ahead shows its readings, and says what is wrong w
   await writer.call("register_device", "future", "Future");
   const meter = await add(writer, "future", "battery", 10, "Pack");
   const stamp = (minutes: number) => new Date(Date.now() + 60_000 * minutes).toISOString();
-  const readings = Array.from({ length: 30 }, (_, minute) => [meter, 12, 1, 50, stamp(120 + minute)]);
+  const readings = Array.from({ length: 30 }, (_, minute) => [
+    meter,
+    12,
+    1,
+    50,
+    stamp(120 + minute),
+  ]);
   await writer.call("log_many", readings);
   const { page } = await open(browser, service.url);
   await page.locator(".fleet-item .alert", { hasText: "Its clock is ahead" }).waitFor();
   await page.getByRole("link", { name: "Future" }).click();
   await page.getByText("The clock of this device is ahead").waitFor();
-  const row = page.getByRole("table", { name: "Power by meter" }).getByRole("row", { name: /^Pack/ });
+  const row = page
+    .getByRole("table", { name: "Power by meter" })
+    .getByRole("row", { name: /^Pack/ });
   expect(await row.textContent()).toBe("Pack12.0 W12.0 W12.0 W");
   const chart = page.getByRole("group", { name: /^Power, chart/ });
   await chart.focus();
@@ -292,5 +331,7 @@ test("on paper a fleet is the rows that were in sight, one below the other, dark
     .evaluateAll((items) => items.map((item) => item.getBoundingClientRect()));
   for (const [index, row] of rows.slice(1).entries())
     expect(row.top).toBeGreaterThanOrEqual(Number(rows[index]?.bottom));
-  expect(await page.evaluate(() => getComputedStyle(document.documentElement).color)).toBe("rgb(22, 32, 42)");
+  expect(await page.evaluate(() => getComputedStyle(document.documentElement).color)).toBe(
+    "rgb(22, 32, 42)",
+  );
 });

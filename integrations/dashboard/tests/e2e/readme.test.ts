@@ -12,23 +12,23 @@ const DASHBOARD = resolve(import.meta.dirname, "../..");
 const README = readFileSync(join(DASHBOARD, "README.md"), "utf8");
 const BLOCKS = [...README.matchAll(/```sh\n(.*?)```/gs)].map((match) => match[1] as string);
 
-test("the commands that start the service serve the page, and the token they print opens it", async () => {
-  const [, install, token, serve] =
-    /(pip install .*)\n(.* token new .*)\n(power-service .*)\n/.exec(BLOCKS[0] ?? "") ?? [];
-  expect(install).toBe("pip install '.[service]'"); // the gate has run it: POWER_PYTHON is what it made
-  const place = directory();
-  symlinkSync(resolve(DASHBOARD, ".."), join(place, "integrations"));
+/** Where commands of the README run: an empty folder with the integrations, and what the gate installed. */
+function checkout() {
+  const cwd = directory();
+  symlinkSync(resolve(DASHBOARD, ".."), join(cwd, "integrations"));
   const bin = dirname(process.env.POWER_PYTHON ?? "");
-  const options = { cwd: place, env: { ...process.env, PATH: `${bin}:${process.env.PATH}` } };
-  const printed = execFileSync("bash", ["-c", token as string], {
-    ...options,
-    encoding: "utf8",
-    stdio: ["ignore", "pipe", "ignore"],
-  });
+  return { cwd, env: { ...process.env, PATH: `${bin}:${process.env.PATH}` } };
+}
+
+/** Run a command of the README on a free port until the test ends; returns the address that it serves. */
+async function serve(command: string, where: ReturnType<typeof checkout>): Promise<string> {
   const port = await freePort();
-  const child = spawn("bash", ["-c", `exec ${serve} --port ${port}`], { ...options, stdio: "ignore" });
+  const child = spawn("bash", ["-c", `exec ${command} --port ${port}`], {
+    ...where,
+    stdio: "ignore",
+  });
   onTestFinished(async () => {
-    child.kill("SIGKILL");
+    child.kill("SIGTERM");
     if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
   });
   const url = `http://127.0.0.1:${port}/`;
@@ -38,8 +38,31 @@ test("the commands that start the service serve the page, and the token they pri
         (answer) => answer.ok,
         () => false,
       ),
-    "the service is ready",
+    `an answer of ${command}`,
   );
+  return url;
+}
+
+test("the first commands show the demonstration", async () => {
+  const [environment, install, demo] = (BLOCKS[0] ?? "").trim().split("\n");
+  expect(environment).toBe("python3 -m venv .venv && . .venv/bin/activate");
+  expect(install).toBe("pip install '.[service]'"); // the gate has run it: POWER_PYTHON is what it made
+  const url = await serve(demo as string, checkout());
+  const browser = await launch();
+  onTestFinished(() => browser.close());
+  const { page } = await open(browser, url);
+  await page.locator(".fleet-item").first().waitFor();
+});
+
+test("the next ones serve the page, and the token they print opens it", async () => {
+  const [token, command] = (BLOCKS[1] ?? "").trim().split("\n");
+  const where = checkout();
+  const printed = execFileSync("bash", ["-c", token as string], {
+    ...where,
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  const url = await serve(command as string, where);
   const browser = await launch();
   onTestFinished(() => browser.close());
   const { page } = await open(browser, url);
@@ -49,11 +72,9 @@ test("the commands that start the service serve the page, and the token they pri
 
 test("every other command is a step of the gate, or a script of the package", () => {
   const gate = readFileSync(join(DASHBOARD, "ci.sh"), "utf8");
-  const scripts = JSON.parse(readFileSync(join(DASHBOARD, "package.json"), "utf8")).scripts as Record<
-    string,
-    string
-  >;
-  for (const line of `${BLOCKS[1]}${BLOCKS[2]}`.trim().split("\n")) expect(gate).toContain(line);
+  const scripts = JSON.parse(readFileSync(join(DASHBOARD, "package.json"), "utf8"))
+    .scripts as Record<string, string>;
+  for (const line of `${BLOCKS[2]}${BLOCKS[3]}`.trim().split("\n")) expect(gate).toContain(line);
   for (const [, name] of README.matchAll(/npm (?:run )?(\w+)/g))
     expect(["ci", ...Object.keys(scripts)]).toContain(name);
 });
@@ -68,10 +89,16 @@ test("every picture is shown, is there, and is small", () => {
 });
 
 test("the versions that the README gives are those that are pinned", () => {
-  const { dependencies, devDependencies } = JSON.parse(readFileSync(join(DASHBOARD, "package.json"), "utf8"));
+  const { dependencies, devDependencies } = JSON.parse(
+    readFileSync(join(DASHBOARD, "package.json"), "utf8"),
+  );
   const pinned: Record<string, string> = { ...dependencies, ...devDependencies };
-  const given = [...README.matchAll(/([@\w/-]+) (\d+\.\d+\.\d+)/g)].map((match) => [match[1], match[2]]);
+  const given = [...README.matchAll(/([@\w/-]+) (\d+\.\d+\.\d+)/g)].map((match) => [
+    match[1],
+    match[2],
+  ]);
   expect(given.length).toBe(9);
-  for (const [name, version] of given) expect([name, pinned[String(name)]]).toEqual([name, version]);
+  for (const [name, version] of given)
+    expect([name, pinned[String(name)]]).toEqual([name, version]);
   expect(chromium.name()).toBe("chromium");
 });

@@ -3,7 +3,7 @@
 import type { DeviceRecord, PowerMeter } from "@blackroad/power-client";
 import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, launch, Service, signedIn, Writer } from "./harness";
+import { eventually, focusOn, launch, Service, signedIn, Writer } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -19,10 +19,10 @@ test("a device's name, target and thresholds are changed, and a wrong figure is 
   await settings.getByRole("button", { name: "Change…" }).click();
   const dialog = page.getByRole("dialog");
   await dialog.getByLabel("Name").fill("North mast, east");
-  await dialog.getByLabel("Target, Wh a day").fill("a lot");
+  await dialog.getByLabel("Daily target, Wh").fill("a lot");
   await dialog.getByRole("button", { name: "Save" }).click();
-  await dialog.getByText("Target: expected a number such as 12.5, got “a lot”.").waitFor();
-  await dialog.getByLabel("Target, Wh a day").fill("1,5");
+  await dialog.getByText("Daily target: expected a number such as 12.5, got “a lot”.").waitFor();
+  await dialog.getByLabel("Daily target, Wh").fill("1,5");
   await dialog.getByLabel("Low battery at, %").fill("3");
   await dialog.getByLabel("Critical battery at, %").fill("30");
   await dialog.getByRole("button", { name: "Save" }).click();
@@ -32,7 +32,7 @@ test("a device's name, target and thresholds are changed, and a wrong figure is 
   await dialog.waitFor({ state: "hidden" });
   await page.getByRole("heading", { name: "North mast, east" }).waitFor();
   await page.getByText("Over daily target").waitFor();
-  expect(await page.evaluate(() => document.activeElement?.textContent)).toBe("Change…");
+  await focusOn(page, "Change…");
   const devices = await writer.call<DeviceRecord[]>("list_devices");
   expect(devices.find(({ id }) => id === "edge-002")).toMatchObject({
     target_wh: 1.5,
@@ -62,12 +62,18 @@ test("a meter is added, named, sized and retired", async () => {
   await dialog.waitFor({ state: "hidden" });
   await page.locator(".meter", { hasText: "Spare" }).getByText("retired").waitFor();
   const meters = await writer.call<PowerMeter[]>("list_meters", "edge-002");
-  expect(meters.find(({ name }) => name === "Spare")).toMatchObject({ capacity_wh: 120, active: false });
+  expect(meters.find(({ name }) => name === "Spare")).toMatchObject({
+    capacity_wh: 120,
+    active: false,
+  });
 });
 
 test("a token that may only read sees the settings, and nothing to change them with", async () => {
   const service = await Service.start(["show"]);
-  const { page } = await signedIn(browser, service, { hash: "#/device/edge-002", scopes: ["read"] });
+  const { page } = await signedIn(browser, service, {
+    hash: "#/device/edge-002",
+    scopes: ["read"],
+  });
   await page.locator(".settings dd").first().waitFor();
   await eventually(async () => (await page.locator(".settings button").count()) === 0, "no button");
 });
@@ -80,7 +86,7 @@ test("a device is registered on the page, once; deleting takes its name and the 
   await page.getByRole("button", { name: "Add a device…" }).click();
   await dialog.getByLabel("Id").fill("edge-001");
   await dialog.getByRole("button", { name: "Register" }).click();
-  await dialog.getByText("There is a device with the id edge-001.").waitFor();
+  await dialog.getByText("There is already a device with the id edge-001.").waitFor();
   await dialog.getByLabel("Id").fill("edge-077");
   await dialog.getByLabel("Name", { exact: true }).fill("Salt store");
   await dialog.getByRole("button", { name: "Register" }).click();
@@ -91,7 +97,7 @@ test("a device is registered on the page, once; deleting takes its name and the 
   await dialog.waitFor({ state: "hidden" });
   await page.getByRole("button", { name: "Mains…" }).click();
   await page.getByRole("button", { name: "Delete the meter…" }).click();
-  await dialog.getByLabel("Its name, Mains").fill("Mains");
+  await dialog.getByLabel("Type its name, Mains").fill("Mains");
   await dialog.getByRole("button", { name: "Delete" }).click();
   await page.getByText("No meters yet").waitFor();
   expect(await writer.call("list_meters", "edge-077")).toEqual([]);
@@ -99,7 +105,7 @@ test("a device is registered on the page, once; deleting takes its name and the 
   await page.getByRole("button", { name: "Delete the device…" }).click();
   await dialog.getByRole("button", { name: "Delete" }).click();
   await dialog.getByText("Type Salt store to delete it.").waitFor();
-  await dialog.getByLabel("Its name, Salt store").fill("Salt store");
+  await dialog.getByLabel("Type its name, Salt store").fill("Salt store");
   await dialog.getByRole("button", { name: "Delete" }).click();
   await page.getByText("12 devices").waitFor();
   const devices = await writer.call<DeviceRecord[]>("list_devices");
@@ -110,5 +116,8 @@ test("without the scope admin nothing can be deleted", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service, { hash: "#/device/edge-002" });
   await page.getByRole("button", { name: "Add a meter…" }).waitFor();
-  await eventually(async () => (await page.getByRole("button", { name: /^Delete/ }).count()) === 0, "none");
+  await eventually(
+    async () => (await page.getByRole("button", { name: /^Delete/ }).count()) === 0,
+    "none",
+  );
 });

@@ -2,7 +2,7 @@
 
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, launch, open, Service, signedIn, signIn } from "./harness";
+import { eventually, launch, open, Service, signedIn, signIn, titled } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -17,10 +17,10 @@ test("a wrong token is named as such, and a right one opens the fleet", async ()
   await page.getByRole("button", { name: "Sign in" }).click();
   await page.getByText("Enter a token.").waitFor();
   await signIn(page, "pw_wrong");
-  await page.getByText("The service does not know this token.").waitFor();
+  await page.getByText("The service does not accept this token.").waitFor();
   await signIn(page, "not a token at all");
   await page
-    .getByText("That is not a token: paste the whole of what power-service token new has printed.")
+    .getByText("That is not a token. Paste the whole line that power-service token new printed.")
     .waitFor();
   await signIn(page, token);
   await page.getByRole("link", { name: "Harbour gate" }).waitFor();
@@ -30,10 +30,13 @@ test("a token without the read scope is refused with the reason", async () => {
   const service = await Service.start(["show"]);
   const { page } = await open(browser, service.url);
   await signIn(page, service.token(["write"]));
-  await page.getByText("This token has no read scope: the page needs one.").waitFor();
+  await page.getByText("This token lacks the scope read, which this page needs.").waitFor();
 });
 
-/** Where the token is kept: how many entries of the local storage, of the session storage, and which cookies. */
+/**
+ * Where the token is kept: how many entries of the local storage, of the session storage, and which
+ * cookies.
+ */
 const kept = (page: Page) =>
   page.evaluate(() => [localStorage.length, sessionStorage.length, document.cookie]);
 
@@ -50,7 +53,7 @@ test("the token is kept until the tab is closed; another tab asks again", async 
   await other.getByLabel("Token").waitFor();
   await page.getByRole("button", { name: "Sign out" }).click();
   await page.getByLabel("Token").waitFor();
-  expect(await page.title()).toBe("Sign in · Power");
+  await titled(page, "Sign in · Power");
   expect(await kept(page)).toEqual([0, 0, ""]);
 });
 
@@ -65,7 +68,7 @@ test("a device that is remembered stays signed in, until somebody signs out, whi
   await other.goto(service.url);
   await fleet(other).waitFor();
   await page.getByRole("button", { name: "Sign out" }).click();
-  await other.getByText("You have signed out in another tab.").waitFor();
+  await other.getByText("You signed out in another tab.").waitFor();
   expect(await kept(other)).toEqual([0, 0, ""]);
 });
 
@@ -74,7 +77,8 @@ test("a browser that keeps nothing for pages still lets one in", async () => {
   const { page } = await open(browser, "about:blank");
   await page.addInitScript(() => {
     const refused = { get: () => { throw new DOMException("denied", "SecurityError"); } }; // biome-ignore format: short
-    for (const name of ["localStorage", "sessionStorage"]) Object.defineProperty(window, name, refused);
+    for (const name of ["localStorage", "sessionStorage"])
+      Object.defineProperty(window, name, refused);
   });
   await page.goto(service.url);
   await signIn(page, service.token(["read"]));
@@ -116,19 +120,23 @@ test("a link signs in once, is gone from the address, and can be remembered", as
     if (request.method() === "POST" && request.url().endsWith("/v1/sign-in")) exchanges++;
   });
   await page.goto(link);
-  await page.getByText("You are signed in by a link, until this tab is closed.").waitFor();
+  await page
+    .getByText("A link signed you in. You stay signed in until you close this tab.")
+    .waitFor();
   await fleet(page).waitFor();
   expect(new URL(page.url()).hash).toBe("#/");
   expect(await page.evaluate(() => history.length)).toBeLessThanOrEqual(2); // a blank page before it
   expect(await kept(page)).toEqual([0, 1, ""]);
   await page.getByRole("button", { name: "Remember this device" }).click();
   expect(await kept(page)).toEqual([1, 0, ""]);
-  expect(await page.getByText("You are signed in by a link").count()).toBe(0);
+  expect(await page.getByText("A link signed you in").count()).toBe(0);
   expect(exchanges).toBe(1);
   expect(faults).toEqual([]);
 
   const stranger = await open(browser, link);
-  await stranger.page.getByText("The link did not sign you in: this link was used before").waitFor();
+  await stranger.page
+    .getByText("The link did not sign you in: this link was used before")
+    .waitFor();
   await stranger.page.getByLabel("Token").waitFor();
   expect(new URL(stranger.page.url()).hash).toBe("#/");
 
@@ -143,7 +151,9 @@ test("a token that is revoked ends the session with the reason", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service);
   service.revokeAll();
-  await page.getByText("The service no longer knows this token. Sign in with another one.").waitFor();
+  await page
+    .getByText("The service no longer accepts this token. Sign in with another one.")
+    .waitFor();
 });
 
 test("a service without tokens asks for none", async () => {

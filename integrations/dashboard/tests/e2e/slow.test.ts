@@ -1,8 +1,10 @@
 /**
- * A link of 1.6 Mbit/s that takes 150 ms each way and back: what the page loads over it, and in how many turns.
+ * A link of 1.6 Mbit/s that takes 150 ms each way and back: what the page loads over it, and in how
+ * many turns.
  *
- * How long that takes is what the link makes of bytes and turns, and what the machine makes of the rest. The link's share
- * is held here, for it is the same on every machine; RESULTS.md has the whole, as `npm run bench` has seen it.
+ * How long that takes is what the link makes of bytes and turns, and what the machine makes of the
+ * rest. The link's share is held here, for it is the same on every machine; RESULTS.md has the
+ * whole, as `npm run bench` has seen it.
  */
 
 import type { Browser, Page } from "playwright-core";
@@ -19,7 +21,10 @@ afterAll(() => browser.close());
 // Of three and six seconds, what the browser and the service may take on a small machine.
 const MACHINE_SECONDS = 0.6;
 
-/** What the link has taken, until a page was there that was opened by a device that is remembered, or without a token. */
+/**
+ * What the link has taken, until a page was there that was opened by a device that is remembered,
+ * or without a token.
+ */
 async function linkTime(
   fill: readonly string[],
   hash: string,
@@ -67,7 +72,13 @@ test.each([true, false])(
 test("turns are counted as they follow one another, whatever goes on at the same time", () => {
   const request = (start: number, end: number) => ({ start, end, bytes: 0, status: 200, url: "" });
   expect(
-    turnsOf([request(0, 150), request(0, 900), request(160, 300), request(170, 320), request(310, 500)]),
+    turnsOf([
+      request(0, 150),
+      request(0, 900),
+      request(160, 300),
+      request(170, 320),
+      request(310, 500),
+    ]),
   ).toBe(3);
   expect(turnsOf([])).toBe(0);
   expect(linkSeconds([{ ...request(0, 1000), bytes: LINK.bytesPerSecond }], 0)).toBeCloseTo(1.15);

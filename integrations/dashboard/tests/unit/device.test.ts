@@ -45,7 +45,9 @@ describe("points", () => {
     expect(of([0, 500, 1000, 9000]).ys).toContain(null);
     const live = Array.from({ length: 100 }, (_, second) => 1600 + second);
     expect(of([0, 500, 1000, 1500, ...live]).ys).not.toContain(null);
-    expect(of([0, 500, 1000, 1500, ...live, 2900, 2901, 2902]).ys.filter((y) => y === null).length).toBe(1);
+    expect(
+      of([0, 500, 1000, 1500, ...live, 2900, 2901, 2902]).ys.filter((y) => y === null).length,
+    ).toBe(1);
   });
 });
 
@@ -59,7 +61,9 @@ test("joined lines keep each its own points over all times", () => {
       return { xs, ys: xs.map((x) => (random() < 0.2 ? null : x)) };
     });
     const [xs, ...columns] = join(lines);
-    expect(Array.from(xs)).toEqual([...new Set(lines.flatMap((line) => line.xs))].sort((a, b) => a - b));
+    expect(Array.from(xs)).toEqual(
+      [...new Set(lines.flatMap((line) => line.xs))].sort((a, b) => a - b),
+    );
     for (const [index, { xs: own, ys }] of lines.entries()) {
       const column = Array.from(columns[index] ?? []);
       expect(own.map((x) => column[Array.from(xs).indexOf(x)])).toEqual(ys);
@@ -80,9 +84,13 @@ test("a point that no line would show is one without a neighbour between gaps", 
   for (let run = 0; run < 500; run++) {
     const values = Array.from({ length: 9 }, () => [1, null, undefined][Math.floor(random() * 3)]);
     // Without the places where it has no point, a line is runs of values between gaps.
-    const own = values.map((value, index) => ({ value, index })).filter(({ value }) => value !== undefined);
+    const own = values
+      .map((value, index) => ({ value, index }))
+      .filter(({ value }) => value !== undefined);
     const expected = own
-      .filter(({ value }, place) => value !== null && !own[place - 1]?.value && !own[place + 1]?.value)
+      .filter(
+        ({ value }, place) => value !== null && !own[place - 1]?.value && !own[place + 1]?.value,
+      )
       .map(({ index }) => index);
     expect(alone(values)).toEqual(expected);
   }
@@ -110,7 +118,9 @@ describe("energy", () => {
   });
   const at = (...when: [number, number, number, number]) => new Date(...when).getTime();
   const one = (hours: Partial<Record<Kind, [number, number]>>) => {
-    const rows = Object.entries(hours).map(([type, [out, taken]]) => [type, [hour(0, out, taken)]] as const);
+    const rows = Object.entries(hours).map(
+      ([type, [out, taken]]) => [type, [hour(0, out, taken)]] as const,
+    );
     const types = Object.keys(hours) as Kind[];
     const [period] = energyPeriods(meters(...types), new Map(rows), [0, 3_600_000]);
     return (period as NonNullable<typeof period>).energy;
@@ -242,7 +252,7 @@ describe("the outlook", () => {
       { stale: true, lastHeard: NOW - 7_200_000, runtime: 3, battery: 2 },
       {},
       "Not known",
-      "nothing has come for 2 h",
+      "no reading for 2 h",
     ],
   ])("of a battery that %s", (_, changes, meter, answer, reason) => {
     expect(of(changes, meter)).toEqual({ answer, reason });
@@ -265,7 +275,12 @@ test("the flow in words says what comes from where", () => {
 
 describe("days", () => {
   const at = (day: number, hour: number) => new Date(2026, 10, day, hour).getTime();
-  const sample = (moment: number, least: number | null, mean: number | null, most: number | null) => ({
+  const sample = (
+    moment: number,
+    least: number | null,
+    mean: number | null,
+    most: number | null,
+  ) => ({
     moment,
     least,
     mean,
@@ -273,7 +288,11 @@ describe("days", () => {
   });
 
   test("have the least and the most of their hours, and a mean in which each hour counts", () => {
-    const samples = [sample(at(3, 1), -5, 2, 2), sample(at(3, 22), 1, 6, 40), sample(at(5, 3), 7, 7, 7)];
+    const samples = [
+      sample(at(3, 1), -5, 2, 2),
+      sample(at(3, 22), 1, 6, 40),
+      sample(at(5, 3), 7, 7, 7),
+    ];
     const days = dayBands(samples);
     expect(days.map(({ least, mean, most }) => [least, mean, most])).toEqual([
       [-5, 4, 40],
@@ -283,9 +302,14 @@ describe("days", () => {
   });
 
   test("of which nothing is known are gaps", () => {
-    const [day] = dayBands([sample(at(3, 1), null, null, null), sample(at(3, 2), null, null, null)]);
+    const [day] = dayBands([
+      sample(at(3, 1), null, null, null),
+      sample(at(3, 2), null, null, null),
+    ]);
     expect(day).toMatchObject({ least: null, mean: null, most: null });
-    expect(dayBands([sample(at(3, 1), null, null, null), sample(at(3, 2), 1, 2, 3)])[0]?.mean).toBe(2);
+    expect(dayBands([sample(at(3, 1), null, null, null), sample(at(3, 2), 1, 2, 3)])[0]?.mean).toBe(
+      2,
+    );
   });
 });
 
@@ -316,9 +340,15 @@ test("a range as a file has a mark for spreadsheets as CSV, and names as JSON", 
 });
 
 test("lines have a colour by type, and others of that type another shade or a dash", () => {
-  const meters = Array.from({ length: 4 }, (_, index) => ({ id: `m${index}`, type: "solar", name: null }));
+  const meters = Array.from({ length: 4 }, (_, index) => ({
+    id: `m${index}`,
+    type: "solar",
+    name: null,
+  }));
   const lines = [...linesOf(meters as unknown as PowerMeter[]).values()];
-  expect(lines.map(({ color }) => color)).toEqual([1, 2, 1, 2].map((shade) => `--series-solar-${shade}`));
+  expect(lines.map(({ color }) => color)).toEqual(
+    [1, 2, 1, 2].map((shade) => `--series-solar-${shade}`),
+  );
   expect(lines.map(({ dash }) => dash !== undefined)).toEqual([false, false, true, true]);
   expect(new Set(lines.map(({ color, dash }) => `${color} ${dash}`)).size).toBe(4);
 });
@@ -373,10 +403,17 @@ describe("the report as CSV", () => {
     const [head = "", line = ""] = reportCsv({ ...known, meters }).split("\r\n");
     const cells = line.replace(/"[^"]*(""[^"]*)*"/, "name").split(",");
     const cell = (name: string) => cells[head.split(",").indexOf(name)];
-    expect([cell("avg_wattage_w"), cell("max_wattage_w"), cell("min_charge_pct")]).toEqual(["", "", "40"]);
+    expect([cell("avg_wattage_w"), cell("max_wattage_w"), cell("min_charge_pct")]).toEqual([
+      "",
+      "",
+      "40",
+    ]);
   });
 
-  test.each(["=1+1", "+1", "-1", "@a", "\ta"])("a name that begins like a formula is text: %j", (name) => {
-    expect(reportCsv(report(name))).toContain(`,'${name},`);
-  });
+  test.each(["=1+1", "+1", "-1", "@a", "\ta"])(
+    "a name that begins like a formula is text: %j",
+    (name) => {
+      expect(reportCsv(report(name))).toContain(`,'${name},`);
+    },
+  );
 });

@@ -4,7 +4,14 @@ import type { DeviceBudget, DeviceRecord, FleetDevice, PowerMeter } from "@black
 import { describe, expect, test } from "vitest";
 import { versionsText } from "../../src/fleet/FleetStrip";
 import { byName, FILTERS, order, type SortKey, search } from "../../src/fleet/order";
-import { measured, Summaries, type Summary, stateOf, summarise, sumOfKnown } from "../../src/fleet/summary";
+import {
+  measured,
+  Summaries,
+  type Summary,
+  stateOf,
+  summarise,
+  sumOfKnown,
+} from "../../src/fleet/summary";
 import { wattsOf } from "../../src/fleet/watts";
 import { NO_FACTS } from "../../src/live/facts";
 import { chance } from "./random";
@@ -47,7 +54,9 @@ describe("a device's state", () => {
     const states = (...meters: PowerMeter[]) => summarise(DEVICE, meters, undefined, NOW).state;
     expect(states(panel, meter())).toBe("normal");
     expect(states(panel, meter(), meter({ state: "low" }))).toBe("low");
-    expect(states(meter({ state: "low" }), meter({ type: "ups", state: "critical" }))).toBe("critical");
+    expect(states(meter({ state: "low" }), meter({ type: "ups", state: "critical" }))).toBe(
+      "critical",
+    );
     expect(states(meter({ type: "main", state: "unknown" }), panel)).toBe("unknown");
     expect(states(panel)).toBe("producing");
   });
@@ -63,7 +72,8 @@ describe("a device's state", () => {
   });
 
   test("is stale after two minutes without any reading, and silent before the first", () => {
-    const seen = (seconds: number) => meter({ updated_at: new Date(NOW - seconds * 1000).toISOString() });
+    const seen = (seconds: number) =>
+      meter({ updated_at: new Date(NOW - seconds * 1000).toISOString() });
     expect(summarise(DEVICE, [seen(120), seen(9000)], undefined, NOW).state).toBe("normal");
     expect(summarise(DEVICE, [seen(121)], undefined, NOW)).toMatchObject({
       state: "stale",
@@ -87,7 +97,11 @@ describe("a device's state", () => {
 
 describe("what a device uses", () => {
   const of = (...parts: [PowerMeter["type"], number | null][]) =>
-    wattsOf(parts.map(([type, wattage]) => meter({ type, voltage: wattage ?? 0, current_draw: 1, wattage })));
+    wattsOf(
+      parts.map(([type, wattage]) =>
+        meter({ type, voltage: wattage ?? 0, current_draw: 1, wattage }),
+      ),
+    );
 
   test.each<[string, [PowerMeter["type"], number][], number | null]>([
     [
@@ -152,7 +166,13 @@ describe("what a device uses", () => {
 });
 
 describe("watts that are not known", () => {
-  const gauge = meter({ type: "ups", voltage: 230, current_draw: 0, power_known: false, wattage: null });
+  const gauge = meter({
+    type: "ups",
+    voltage: 230,
+    current_draw: 0,
+    power_known: false,
+    wattage: null,
+  });
 
   test("are no zero: what is made of them is not known either, and the rest is", () => {
     const panel = meter({ type: "solar", voltage: 20, current_draw: 2, wattage: 40 });
@@ -163,7 +183,10 @@ describe("watts that are not known", () => {
       alerts: [],
     });
     const empty = meter({ voltage: 0, current_draw: 0, power_known: false, wattage: null });
-    expect(wattsOf([empty, meter({ current_draw: 2 })])).toMatchObject({ runtime: null, charge: 50 });
+    expect(wattsOf([empty, meter({ current_draw: 2 })])).toMatchObject({
+      runtime: null,
+      charge: 50,
+    });
   });
 
   test("of a UPS in line with the mains leave the consumption known", () => {
@@ -217,7 +240,9 @@ describe("a charge that is not known", () => {
     expect(stateOf(meter({ ...unknown, wattage: -5 }))).toBe("charging");
     expect(stateOf(meter({ ...unknown, state: "unknown", wattage: -5 }))).toBe("charging");
     expect(stateOf(meter({ ...unknown, state: "unknown", wattage: 5 }))).toBe("unknown");
-    expect(stateOf(meter({ ...unknown, type: "solar", state: "unknown", wattage: -5 }))).toBe("unknown");
+    expect(stateOf(meter({ ...unknown, type: "solar", state: "unknown", wattage: -5 }))).toBe(
+      "unknown",
+    );
   });
 
   test("is said in an alert that still stands", () => {
@@ -242,12 +267,22 @@ describe("a charge that is not known", () => {
       order(rows, { key, descending })
         .map(({ id }) => id)
         .join("");
-    expect([ids("charge", false), ids("charge", true), ids("need", false)]).toEqual(["cba", "bca", "cba"]);
+    expect([ids("charge", false), ids("charge", true), ids("need", false)]).toEqual([
+      "cba",
+      "bca",
+      "cba",
+    ]);
   });
 });
 
 describe("a retired meter", () => {
-  const retired = meter({ active: false, state: "critical", charge_pct: 1, voltage: 400, wattage: 400 });
+  const retired = meter({
+    active: false,
+    state: "critical",
+    charge_pct: 1,
+    voltage: 400,
+    wattage: 400,
+  });
 
   test("counts in no present figure", () => {
     const both = summarise(DEVICE, [meter(), retired], undefined, NOW);
@@ -276,7 +311,7 @@ describe("alerts", () => {
     const low = meter({ state: "low", charge_pct: 14, voltage: 1 });
     const critical = meter({ state: "critical", charge_pct: 4.5, name: null, voltage: 1 });
     expect(texts([low, critical], { within_target: false } as DeviceBudget, 4)).toEqual([
-      "critical: \u2068battery\u2069 4.5 %",
+      "critical: \u2068Battery\u2069 4.5 %",
       "critical: Power below 4.00 W",
       "warning: \u2068Pack\u2069 14 %",
       "warning: Over daily target",
@@ -346,7 +381,7 @@ describe("what a fleet knows of a device", () => {
     const alarms = [{ ...ALARM, kind: "replaced" }];
     const summary = summarise(DEVICE, [meter()], undefined, NOW, new Map(), fact({ alarms }));
     expect(summary.alerts.map(({ severity, text }) => `${severity}: ${text}`)).toEqual([
-      "note: Has another file",
+      "note: Sends a new file",
     ]);
     expect(FILTERS.alerts.keeps(summary)).toBe(false);
   });
@@ -359,7 +394,9 @@ describe("what a fleet knows of a device", () => {
   test("its versions are counted, the commonest first", () => {
     const of = (...versions: (string | null)[]) =>
       versionsText({
-        devices: new Map(versions.map((version, i) => [`d${i}`, fact({ device_id: `d${i}`, version })])),
+        devices: new Map(
+          versions.map((version, i) => [`d${i}`, fact({ device_id: `d${i}`, version })]),
+        ),
       });
     expect(of("1.0.0", "1.0.0")).toBe("1.0.0");
     expect(of("0.9.1", "1.0.0", "1.0.0", null)).toBe("1.0.0 (2), 0.9.1 (1), not known (1)");
@@ -369,7 +406,12 @@ describe("what a fleet knows of a device", () => {
 
 function row(index: number, random: () => number): Summary {
   const maybe = () => (random() < 0.2 ? null : Math.floor(random() * 5) - 2);
-  const summary = summarise({ ...DEVICE, id: `d${index}`, name: `Node ${index % 7}` }, [], undefined, NOW);
+  const summary = summarise(
+    { ...DEVICE, id: `d${index}`, name: `Node ${index % 7}` },
+    [],
+    undefined,
+    NOW,
+  );
   return {
     ...summary,
     consumption: maybe(),
@@ -427,13 +469,22 @@ describe("order", () => {
 
 describe("in order of need", () => {
   const base = summarise(DEVICE, [meter({ current_draw: 0, wattage: 0 })], undefined, NOW);
-  const of = (id: string, changes: Partial<Summary>): Summary => ({ ...base, id, name: id, ...changes });
+  const of = (id: string, changes: Partial<Summary>): Summary => ({
+    ...base,
+    id,
+    name: id,
+    ...changes,
+  });
   const empty = (leastCharge: number, more: Partial<Summary> = {}) => ({
     powerState: leastCharge < 5 ? ("critical" as const) : ("low" as const),
     leastCharge,
     ...more,
   });
-  const silent = (hours: number) => ({ stale: true, state: "stale" as const, lastSeen: NOW - hours * 3.6e6 });
+  const silent = (hours: number) => ({
+    stale: true,
+    state: "stale" as const,
+    lastSeen: NOW - hours * 3.6e6,
+  });
   const wanted = [
     of("flat", empty(1)),
     of("nearly flat", empty(4.1)),
@@ -441,7 +492,9 @@ describe("in order of need", () => {
     of("lowest", empty(8)),
     of("low", empty(19)),
     of("low when it fell silent", empty(7, silent(1))),
-    of("below its own threshold", { alerts: [{ severity: "critical", text: "Power below 9.00 W" }] }),
+    of("below its own threshold", {
+      alerts: [{ severity: "critical", text: "Power below 9.00 W" }],
+    }),
     of("two hours left", { runtime: 2 }),
     of("a day left, almost", { runtime: 23.9 }),
     of("drained when it fell silent", { runtime: 1, ...silent(2) }),

@@ -81,7 +81,8 @@ test.each([
 
 describe("times", () => {
   const moment = Date.parse("2026-11-23T21:02:43.023562+00:00");
-  test("UTC is the same everywhere", () => expect(format.utcTime(moment)).toBe("2026-11-23 21:02:43 UTC"));
+  test("UTC is the same everywhere", () =>
+    expect(format.utcTime(moment)).toBe("2026-11-23 21:02:43 UTC"));
   test("local times name their zone", () => {
     expect(format.localTime(moment)).toMatch(/^2[34] Nov 2026, \d\d:\d\d:\d\d \S+$/);
     expect(format.zone(moment)).not.toBe("");

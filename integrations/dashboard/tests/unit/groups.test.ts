@@ -17,7 +17,11 @@ import {
 import type { Summary } from "../../src/fleet/summary";
 import { chance } from "./random";
 
-const by = (separator: string, first: number, last = first): PartOfId => ({ separator, first, last });
+const by = (separator: string, first: number, last = first): PartOfId => ({
+  separator,
+  first,
+  last,
+});
 
 const row = (id: string, changes: Partial<Summary> = {}): Summary =>
   ({ id, name: id, state: "normal", stale: false, consumption: 1, ...changes }) as Summary;
@@ -63,7 +67,9 @@ describe("groups", () => {
     const random = chance(3);
     const word = () => ["a", "b", "-", "/", ""][Math.floor(random() * 5)] as string;
     for (let run = 0; run < 50; run++) {
-      const some = Array.from({ length: 30 }, (_, place) => row(`${word()}${word()}${word()}${place}`));
+      const some = Array.from({ length: 30 }, (_, place) =>
+        row(`${word()}${word()}${word()}${place}`),
+      );
       const grouping = by(random() < 0.5 ? "-" : "/", 1 + Math.floor(random() * 2), 2);
       const all = entriesOf(some, grouping, new Set());
       const devices = all.flatMap((entry) => (entry.kind === "device" ? [entry.row] : []));

@@ -65,9 +65,15 @@ test.each<[string, Span, string]>([
 describe("energy", () => {
   test("of the last day is that of the seven days up to now; of a month, of its days", () => {
     const week = energyMoments({ kind: "last", range: "24h" }, NOW);
-    expect(week.map((moment) => new Date(moment).getDate())).toEqual([19, 20, 21, 22, 23, 24, 25, 26]);
+    expect(week.map((moment) => new Date(moment).getDate())).toEqual([
+      19, 20, 21, 22, 23, 24, 25, 26,
+    ]);
     const month = energyMoments(calendarSpan("month", NOW), NOW);
-    expect([month.length, month[0], month.at(-1)]).toEqual([31, day(2026, 10, 1), day(2026, 11, 1)]);
+    expect([month.length, month[0], month.at(-1)]).toEqual([
+      31,
+      day(2026, 10, 1),
+      day(2026, 11, 1),
+    ]);
     expect(energyMoments({ kind: "last", range: "30d" }, NOW).length).toBe(31);
   });
 

@@ -1,4 +1,7 @@
-/** The lines of the last day in the fleet's rows: what is asked for and when, and how they are drawn. */
+/**
+ * The lines of the last day in the fleet's rows: what is asked for and when, and how they are
+ * drawn.
+ */
 
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { Sparklines } from "../../src/live/sparklines";
@@ -21,7 +24,9 @@ describe("what is asked for", () => {
     const sparklines = async (ids: readonly string[]) => {
       asked.push([...ids]);
       if (service.fails) throw new Error("no room");
-      const devices = Object.fromEntries(ids.filter((id) => id !== "gone").map((id) => [id, [1, null]]));
+      const devices = Object.fromEntries(
+        ids.filter((id) => id !== "gone").map((id) => [id, [1, null]]),
+      );
       return { start: "2026-11-22T12:00:00+00:00", step_seconds: 3600, devices };
     };
     const store = new Sparklines({ sparklines });

@@ -1,4 +1,4 @@
-"""What a fleet has and a file has not: sites, versions, alarms, energy by site. Where a file is served each is 404."""
+"""The routes of a fleet alone: sites, versions, alarms, energy by site. Of a file each is 404."""
 
 from __future__ import annotations
 
@@ -10,17 +10,12 @@ from starlette.responses import Response
 from power_service import models
 from power_service.auth import Reader, forbidden_device
 from power_service.bodies import json_response
-from power_service.storage import Lane, Storage
+from power_service.storage import Lane, storage_of
 from power_service.tokens import Grant
 
 router = APIRouter(prefix="/v1/fleet", tags=["fleet"])
 Days = Annotated[int, Query(ge=1, le=36_500, description="UTC days, today's included")]
-Minutes = Annotated[float, Query(ge=0, le=1e6, description="for so long nothing came")]
-
-
-def _storage(request: Request) -> Storage:
-    storage: Storage = request.app.state.storage
-    return storage
+Minutes = Annotated[float, Query(ge=0, le=1e6, description="minutes without a message")]
 
 
 def _covered(grant: Grant, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -30,10 +25,10 @@ def _covered(grant: Grant, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @router.get("", operation_id="getFleet", response_model=models.FleetState)
 async def get_fleet(request: Request, grant: Reader) -> Response:
-    """How far the engine is; not for tokens bound to devices, as the stream is everybody's."""
+    """How current the engine is; not for tokens bound to devices: it is about all of them."""
     if grant.devices is not None:
         raise forbidden_device()
-    storage = _storage(request)
+    storage = storage_of(request)
     return json_response(
         models.FLEET_STATE, await storage.call(Lane.READ, storage.fleet.fleet_state)
     )
@@ -41,25 +36,25 @@ async def get_fleet(request: Request, grant: Reader) -> Response:
 
 @router.get("/devices", operation_id="listFleetDevices", response_model=list[models.FleetDevice])
 async def list_fleet_devices(request: Request, grant: Reader) -> Response:
-    """Site, version, last message and alarms of every device."""
-    storage = _storage(request)
+    """Every device's site, version, last message and alarms."""
+    storage = storage_of(request)
     rows = await storage.call(Lane.READ, storage.fleet.fleet_devices)
     return json_response(models.FLEET_DEVICES, _covered(grant, rows))
 
 
 @router.get("/energy", operation_id="getFleetEnergy", response_model=list[models.SiteEnergy])
 async def get_energy(request: Request, grant: Reader, days: Days = 7) -> Response:
-    """Energy by day, site and meter type; not for tokens bound to devices, which are of no whole site."""
+    """Energy by UTC day, site and meter type; not for tokens bound to devices."""
     if grant.devices is not None:
         raise forbidden_device()
-    storage = _storage(request)
+    storage = storage_of(request)
     rows = await storage.call(Lane.READ, storage.fleet.energy, days)
     return json_response(models.SITE_ENERGIES, rows)
 
 
 @router.get("/silent", operation_id="listSilentDevices", response_model=list[models.SilentDevice])
 async def list_silent(request: Request, grant: Reader, minutes: Minutes = 60.0) -> Response:
-    """Devices that the stream has had nothing from for so long, longest first."""
-    storage = _storage(request)
+    """Devices that have sent nothing for so many minutes, the longest silent first."""
+    storage = storage_of(request)
     rows = await storage.call(Lane.READ, storage.fleet.silent, minutes)
     return json_response(models.SILENT_DEVICES, _covered(grant, rows))
