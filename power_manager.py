@@ -6146,10 +6146,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print the help or the version; argparse itself hides that it cannot be written."""
-        if message and file is sys.stdout:
-            file.write(message)
-        else:
-            super()._print_message(message, file)
+        print(message, end="", file=file)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
