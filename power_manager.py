@@ -9270,7 +9270,11 @@ class _Import:
     def run(self) -> None:
         """Store the log, in one transaction or in batches. Raises InvalidValue."""
         with _open_log(self._file, self._batch_rows > 0) as source:
-            self._reader = _LogReader(source, self._log_options, self._report_bad_row)
+            try:
+                self._reader = _LogReader(source, self._log_options, self._report_bad_row)
+            except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
+                self._say_what_is_stored()
+                raise
             if not self._is_quiet:
                 print_error(f"{self._file}: {self._reader.layout.describe()}")
             try:

@@ -13284,6 +13284,14 @@ class TestBatches(Logs):
         assert "-: 1 bad row: nothing was stored" in outcome.err
         assert outcome.err.endswith("-: stored so far: 0 rows\n")
 
+    def test_interrupted_before_the_form_is_known(
+        self, run: Run, pack: str, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a log that has only begun nothing is stored, and that is said."""
+        self.interrupted(monkeypatch, HEAD + self.rows(0, 3))
+        outcome = run("import", pack)
+        assert (outcome.code, outcome.err, stored()) == (130, "-: stored so far: 0 rows\n", [])
+
     def test_interrupted_in_one_transaction(
         self, run: Run, pack: str, stored: Stored, monkeypatch: pytest.MonkeyPatch
     ) -> None:
