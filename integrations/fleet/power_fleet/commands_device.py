@@ -11,7 +11,6 @@ from power_fleet.options import (
     DEVICE_GROUP,
     add_db_option,
     add_interval_option,
-    add_json_option,
     add_max_wait_option,
     add_metrics_option,
     add_nats_options,
@@ -77,7 +76,7 @@ def _add_resend(parser: CommandParser) -> None:
         help="send what is dated from then on, such as -7d or 2026-11-01; 0 is everything",
     )
     add_db_option(command)
-    add_json_option(command)
+    command.add_json()
 
 
 def _forward(options: argparse.Namespace) -> int:

@@ -19,7 +19,6 @@ from power_fleet.keys import make_key, read_key, write_key
 from power_fleet.options import (
     OPERATOR_GROUP,
     USERS_VARIABLE,
-    add_json_option,
     parse_public_key,
     print_done,
 )
@@ -44,7 +43,7 @@ def add_commands(parser: CommandParser) -> None:
     _add_role(command)
     _add_users(command)
     _add_pid_file(command)
-    add_json_option(command)
+    command.add_json()
 
     command = parser.add_command(
         "enrolled",
@@ -54,7 +53,7 @@ def add_commands(parser: CommandParser) -> None:
         group=OPERATOR_GROUP,
     )
     _add_users(command)
-    add_json_option(command)
+    command.add_json()
 
     command = parser.add_command(
         "key",
@@ -64,7 +63,7 @@ def add_commands(parser: CommandParser) -> None:
         group=OPERATOR_GROUP,
     )
     command.add_argument("file", type=Path, help="the file of the key")
-    add_json_option(command)
+    command.add_json()
 
 
 def _add_enroll(parser: CommandParser) -> None:
@@ -97,7 +96,7 @@ def _add_enroll(parser: CommandParser) -> None:
     command.add_argument(
         "--again", action="store_true", help="replace the key that it has, and revoke that"
     )
-    add_json_option(command)
+    command.add_json()
 
 
 def _add_role(command: CommandParser) -> None:
