@@ -83,6 +83,19 @@ def test_one_customers_devices_log_into_many_files(world: FleetWorld, tmp_path: 
         pm.close()
 
 
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many devices each question to the engine is about, from now on."""
+    asked: list[int] = []
+    whole = FleetDevices._ask
+
+    def ask(devices: FleetDevices, device_ids: Any, days: float) -> Any:
+        asked.append(len(device_ids))
+        return whole(devices, device_ids, days)
+
+    monkeypatch.setattr(FleetDevices, "_ask", ask)
+    return asked
+
+
 def test_devices_are_asked_about_many_at_a_time(
     world: FleetWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,14 +105,7 @@ def test_devices_are_asked_about_many_at_a_time(
         world.link(f"d{number}")
         world.use(10.0, 3, f"d{number}")
     assert world.report().complete
-    asked = []
-    whole = FleetDevices._ask
-
-    def ask(devices: FleetDevices, device_ids: Any, days: float) -> Any:
-        asked.append(len(device_ids))
-        return whole(devices, device_ids, days)
-
-    monkeypatch.setattr(FleetDevices, "_ask", ask)
+    asked = questions(monkeypatch)
     assert world.report().complete
     assert asked == [7]
     monkeypatch.setattr(fleet_usage, "AT_ONCE_DAYS", 5 * LOOK_BACK_DAYS)
@@ -126,14 +132,7 @@ def test_a_device_of_two_customers_is_asked_about_with_each_of_them(
         world.link(f"d{number}", "cus_Second", hours_ago=8)
     assert world.report().complete
     assert (world.billed("cus_First"), world.billed("cus_Second")) == (80, 40)
-    asked = []
-    whole = FleetDevices._ask
-
-    def ask(devices: FleetDevices, device_ids: Any, days: float) -> Any:
-        asked.append(len(device_ids))
-        return whole(devices, device_ids, days)
-
-    monkeypatch.setattr(FleetDevices, "_ask", ask)
+    asked = questions(monkeypatch)
     monkeypatch.setattr(fleet_usage, "AT_ONCE_DAYS", 5 * LOOK_BACK_DAYS)
     assert world.report().complete
     assert asked == [5, 5, 5, 1]
