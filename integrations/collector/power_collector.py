@@ -3522,6 +3522,7 @@ def _source_rows(options: Options, feeds: Sequence[Feed], now: float) -> list[di
         }
         values |= {key: getattr(sample, key) for key in _MORE_KEYS}
         values["serial"] = sample.serial or None
+        values["problem"] = sample.problem or None
         rows.append(
             {k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in values.items()}
         )
@@ -3574,7 +3575,7 @@ def _critical_threshold(options: Options) -> float:
 
 def _directory(text: str) -> str:
     if not os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f"no such directory: {text}")
+        raise argparse.ArgumentTypeError(f"expected a directory, got {text!r}: there is none")
     return text
 
 
@@ -3582,9 +3583,9 @@ def _command_line(text: str) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"{exc}: {text}") from None
+        raise argparse.ArgumentTypeError(f"expected a command, got {text!r}: {exc}") from None
     if not words:
-        raise argparse.ArgumentTypeError("expected a command")
+        raise argparse.ArgumentTypeError("expected a command, got none")
     return words
 
 
@@ -3625,7 +3626,8 @@ def _logins(path: str) -> netrc.netrc:
     try:
         logins = netrc.netrc(path)
     except (OSError, netrc.NetrcParseError, UnicodeDecodeError) as exc:
-        raise argparse.ArgumentTypeError(f"{exc}") from None
+        message = f"expected a file in netrc's form, got {path!r}: {exc}"
+        raise argparse.ArgumentTypeError(message) from None
     if os.stat(path).st_mode & 0o007:
         _log.warning("%s: every user of this machine can read it", path)
     return logins
@@ -3640,7 +3642,8 @@ def _trust(text: str) -> str:
             raise OSError("no file is named")
         UpsdAccess(None, text).context()
     except OSError as exc:
-        raise argparse.ArgumentTypeError(f"{exc}: {text!r}") from None
+        message = f"expected system, unverified or a file of certificates, got {text!r}: {exc}"
+        raise argparse.ArgumentTypeError(message) from None
     return text
 
 

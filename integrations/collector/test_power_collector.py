@@ -236,6 +236,7 @@ def test_a_laptop_as_the_kernel_shows_it(
         "name": "BAT0", "type": "battery", "voltage": 11.4, "current": 0.56, "wattage": 6.384, "charge_pct": 62.0,
         "capacity_wh": 51.48, "status": "Discharging", "runtime_s": None, "temperature_c": None, "serial": "4711",
         "is_estimated": False,
+        "problem": None,
     }  # fmt: skip
     assert pc.main(["run", "lap", "--root", str(tree.root), "--db", str(db), "--once"]) == 0
     with PowerManager(db) as pm:
@@ -277,7 +278,7 @@ def test_captured_trees(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every captured tree gives exactly its meters."""
     rows = [tuple(row.values()) for row in sources(TREES / name, capsys=capsys)]
     assert [row[:8] for row in rows] == EXPECTED[name]
-    assert {row[8:] for row in rows} <= {(None, None, None, False)}
+    assert {row[8:12] for row in rows} <= {(None, None, None, False)}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -1595,7 +1596,7 @@ def test_an_apcupsd(apcupsd: ApcServer, db: Path, capsys: pytest.CaptureFixture[
     assert row == {
         "name": f"apcupsd@{apcupsd.host}", "type": "ups", "voltage": 27.2, "current": 3.816176, "wattage": 103.8,
         "charge_pct": 100.0, "capacity_wh": None, "status": "ONLINE", "runtime_s": 2730.0, "temperature_c": 29.2,
-        "serial": "4B1234P56789", "is_estimated": False,
+        "serial": "4B1234P56789", "is_estimated": False, "problem": None,
     }  # fmt: skip
     arguments = ["--root", str(TREES / "absent"), "--db", str(db), "--apcupsd", apcupsd.host]
     arguments += ["--map", f"apcupsd@{apcupsd.host}=ups:Office"]
@@ -5254,6 +5255,16 @@ def test_a_machine_without_sensors_is_told_what_to_name(
         assert printed.err.startswith(f"power-collector: no sensors to use in {tree.root}/sys: ")
         for option in ("--nut", "--apcupsd", "--program"):
             assert option in printed.err
+
+
+def test_what_is_wrong_with_a_source_is_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """As on standard error, so that a program sees it."""
+    words = ["sources", "--root", str(TREES / "absent"), "--nut", "127.0.0.1:1", "--json"]
+    assert pc.main(words) == 0
+    printed = capsys.readouterr()
+    (row,) = json.loads(printed.out)
+    assert row["problem"].startswith("upsd cannot be reached: ")
+    assert row["problem"] in printed.err
 
 
 def test_sources_of_a_upsd(upsd: Upsd, capsys: pytest.CaptureFixture[str]) -> None:

@@ -260,20 +260,21 @@ class Proof:
 
     def report(self) -> str:
         """What was found, in Markdown."""
+        programs = f"Home Assistant {self.version}, {_said('mosquitto', '-h')}"
+        programs += f", Python {platform.python_version()}"
+        machine = f"Machine: {platform.system()} {platform.release()} {platform.machine()}"
+        machine += f", {os.cpu_count()} processors"
         lines = [
             "# Results of a day with a real Home Assistant",
             "",
             f"Command: `python3 proof/homeassistant/run.py {' '.join(sys.argv[1:])}`  ",
             f"Date: {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC  ",
-            f"Home Assistant {self.version}, {_said('mosquitto', '-h')}, "
-            f"Python {platform.python_version()}  ",
-            f"Machine: {platform.system()} {platform.release()} {platform.machine()}, "
-            f"{os.cpu_count()} processors",
+            f"{programs}  ",
+            machine,
             "",
             f"{self.world.readings} readings of a day, {self.clock.speed:g} times as fast.",
             "",
-            "| time | what happened before | entities compared "
-            "| values, units, classes, precision, category |",
+            "| time | what happened before | entities | values, units, classes, precision, category |",
             "| --- | --- | --- | --- |",
         ]
         lines += [

@@ -236,8 +236,8 @@ class Connection:
 
     def _twin_hint(self) -> str:
         return (
-            f"another program may use the client id {self._client_id!r} (give one of the two another "
-            "--client-id, or --name)"
+            f"another program may use the client id {self._client_id!r} (give one of the two "
+            "another --client-id, or --name)"
         )
 
     def _say(self, reason: str) -> None:

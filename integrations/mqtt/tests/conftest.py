@@ -20,3 +20,12 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     """A mosquitto on a free loopback port, open to anybody, that keeps nothing when it ends."""
     with Mosquitto(tmp_path / "mosquitto") as made:
         yield made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Programs that tests start share what they compile, outside of the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("compiled")))
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield

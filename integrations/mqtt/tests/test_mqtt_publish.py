@@ -144,7 +144,7 @@ def test_what_is_deleted_is_cleared(
     pm.register_device("edge-002", "Other")
     solar = pm.add_meter("edge-002", "solar")
     pm.log_power(solar.id, 20.0, 1.0)
-    with bridge(*arguments(db, broker), log=tmp_path / "log"):
+    with bridge(*arguments(db, broker, "--interval", "0"), log=tmp_path / "log"):
         listener.wait(
             lambda: {"power/edge-001/energy", "power/edge-002/energy"} <= listener.latest().keys()
         )
@@ -184,7 +184,7 @@ def test_what_was_deleted_while_no_bridge_ran_is_cleared_by_the_next(
         running.process.kill()
         running.process.wait()
     pm.delete_device("edge-001")
-    with bridge(*arguments(db, broker), log=tmp_path / "log"):
+    with bridge(*arguments(db, broker, "--interval", "0"), log=tmp_path / "log"):
         listener.wait(
             lambda: (
                 {
@@ -209,7 +209,9 @@ def test_a_device_that_is_left_out_is_not_published(
     """Nor are its events; one that is not there yet is published when it is."""
     pm.register_device("edge-002", "Other")
     options = ("--device", "edge-002", "--device", "edge-003")
-    with bridge(*arguments(db, broker, *options), log=tmp_path / "log") as running:
+    with bridge(
+        *arguments(db, broker, "--interval", "0", *options), log=tmp_path / "log"
+    ) as running:
         running.wait_for("edge-003: no such device yet")
         pm.trigger_event("edge-001", "restore")
         pm.trigger_event("edge-002", "restore")
@@ -391,7 +393,7 @@ def test_a_restored_backup_is_followed(
     """What the backup does not have is cleared, what it has is published, and its events are new
     ones.
     """
-    with bridge(*arguments(db, broker), log=tmp_path / "log") as running:
+    with bridge(*arguments(db, broker, "--interval", "0"), log=tmp_path / "log") as running:
         listener.wait(lambda: "power/edge-001/totals" in listener.latest())
         pm.backup(tmp_path / "backup.db")
         pm.register_device("edge-002", "Other")
