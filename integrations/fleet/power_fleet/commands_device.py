@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from power_fleet.forwarder import Sent
-
-_log = logging.getLogger("power_fleet")
 
 
 def add_commands(parser: CommandParser) -> None:
@@ -94,7 +91,6 @@ def _forward(options: argparse.Namespace) -> int:
         options.once,
         sent,
     )
-    _log.info("forwarding %s to %s", options.db, to.urls)
     code = run_with_metrics(work, options, lambda: _metrics_of(sent))
     if options.once and code == 0 and not sent.waiting:
         readings = counted(sent.readings, "reading")

@@ -60,7 +60,7 @@ def test_every_command_and_example_of_the_readme_runs(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     assert '"reading_count": 61,' in run.stdout
     assert re.search(r"^20..-..-..  workshop  battery +1.85 +0.00$", run.stdout, re.MULTILINE)
-    (shown,) = [block for _, block in blocks if block.startswith("device    load W")]
+    (shown,) = [block for _, block in blocks if "device    load W" in block]
     for line in shown.replace(
         "    6s\n", ""
     ).splitlines():  # how long ago it was read is another each time
