@@ -8,7 +8,9 @@ export type ClientOptions = {
 export type Webhooks = StreamMessageWebhookRequest;
 
 /**
- * The alert that stands for a meter. It ends ALERT_HYSTERESIS points above its threshold.
+ * The alert that stands for a meter; the file remembers it across restarts.
+ *
+ * LOW begins at or below 20 %, CRITICAL at or below 5 %, or the device's own thresholds; each ends ALERT_HYSTERESIS points above, so that a noisy gauge does not raise it again. Entering a level from a better one records its event, falling straight to CRITICAL only that of CRITICAL; recovering records none. At exactly the critical threshold the alert has been raised while the meter's state still reads `low`.
  */
 export type AlertLevel = 'none' | 'low' | 'critical';
 
@@ -485,7 +487,9 @@ export type PowerEvent = {
 };
 
 /**
- * What can happen to a device. The library itself fires DISCHARGE and LOW_BATTERY.
+ * What can happen to a device.
+ *
+ * The library records DISCHARGE when a battery has become low, and LOW_BATTERY when it has become critical, each once; the others are recorded by trigger_event().
  */
 export type PowerEventType = 'charge_start' | 'discharge' | 'low_battery' | 'shutdown' | 'restore';
 
