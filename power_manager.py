@@ -6146,10 +6146,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print the help or the version; argparse itself hides that it cannot be written."""
-        if message and file is sys.stdout:
-            file.write(message)
-        else:
-            super()._print_message(message, file)
+        print(message, end="", file=file)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
@@ -9273,7 +9270,11 @@ class _Import:
     def run(self) -> None:
         """Store the log, in one transaction or in batches. Raises InvalidValue."""
         with _open_log(self._file, self._batch_rows > 0) as source:
-            self._reader = _LogReader(source, self._log_options, self._report_bad_row)
+            try:
+                self._reader = _LogReader(source, self._log_options, self._report_bad_row)
+            except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
+                self._say_what_is_stored()
+                raise
             if not self._is_quiet:
                 print_error(f"{self._file}: {self._reader.layout.describe()}")
             try:

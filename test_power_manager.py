@@ -1888,11 +1888,11 @@ class TestChargeThatIsMissing:
 
 
 class TestUnknownCharge:
-    """A charge that nobody knows is None: not 100 %, not 0 %, and not the last one for ever."""
+    """An unknown charge is None: not 100 %, not 0 %, and not the last one for ever."""
 
     @pytest.fixture
     def pack(self, pm: PowerManager, device: DeviceRecord) -> PowerMeter:
-        """A battery of 50 Wh whose charge nobody measures."""
+        """A battery of 50 Wh whose charge is not measured."""
         return pm.add_meter(device.id, "battery", 50.0, "Pack", charge_pct=None)
 
     @pytest.mark.parametrize("charge", [None, 0, 40, Decimal("99.5"), 100.0], ids=str)
@@ -9756,7 +9756,7 @@ class TestScreen:
         assert (screen.has_unicode, screen.width) == (has_unicode, 100)
 
     def test_colours(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Colours need a terminal that knows them, and nobody who does not want them."""
+        """Colours need a terminal that knows them, and no NO_COLOR."""
         of = power_manager.Screen.of
         assert of(Stream("utf-8", True)).has_colour
         assert not of(Stream("utf-8", False)).has_colour
@@ -13091,7 +13091,7 @@ sys.exit(power_manager.main(["--db", "power_manager.db", "import", "dev-001/Pack
 
 
 class TestBatches(Logs):
-    """Standard input is stored in batches, so that nobody waits for a pipe."""
+    """Standard input is stored in batches, so that other writers do not wait for a pipe."""
 
     @contextmanager
     def piped(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -13284,6 +13284,14 @@ class TestBatches(Logs):
         assert "-: 1 bad row: nothing was stored" in outcome.err
         assert outcome.err.endswith("-: stored so far: 0 rows\n")
 
+    def test_interrupted_before_the_form_is_known(
+        self, run: Run, pack: str, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a log that has only begun nothing is stored, and that is said."""
+        self.interrupted(monkeypatch, HEAD + self.rows(0, 3))
+        outcome = run("import", pack)
+        assert (outcome.code, outcome.err, stored()) == (130, "-: stored so far: 0 rows\n", [])
+
     def test_interrupted_in_one_transaction(
         self, run: Run, pack: str, stored: Stored, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -13323,7 +13331,7 @@ class TestBatches(Logs):
         assert (outcome.code, outcome.err) == (1, "power-manager: [Errno 5] broken\n")
 
     def test_import_that_ends_before_its_pipe(self, run: Run, pack: str) -> None:
-        """The thread that reads does not wait for ever to give away what nobody takes."""
+        """The thread that reads does not wait for ever for somebody to take what it has read."""
         read, write = os.pipe()
         before = threading.active_count()
         with os.fdopen(read) as source, pytest.MonkeyPatch.context() as patch:
@@ -13656,7 +13664,7 @@ class TestNewCommands(CommandLine):
         assert run("check").code == 0
 
     def test_shown_without_any_charge(self, run: Run) -> None:
-        """Tables, status and report of a pack whose charge nobody measures show a dash."""
+        """Tables, status and report of a pack whose charge is not measured show a dash."""
         run("register", "dev-001", "Edge Node")
         run("add-meter", "dev-001", "battery", "--name", "Pack", "--charge", "unknown")
         run("log", "dev-001/Pack", 12, 1)

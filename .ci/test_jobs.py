@@ -54,7 +54,8 @@ def finish(process: subprocess.Popen[str]) -> str:
         output, _ = process.communicate(timeout=60)
     finally:
         if process.poll() is None:
-            process.kill()
+            process.send_signal(signal.SIGINT)  # it stops its jobs
+            process.communicate(timeout=20)
     return output
 
 

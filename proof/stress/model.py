@@ -1,4 +1,4 @@
-"""What the library promises, once more in plain Python: dicts, lists and brute force, written from the README's rules.
+"""What the library promises, once more in plain Python: dicts, lists and brute force, from its docstrings' rules.
 
 Times are whole microseconds since 1970. Nothing here is fast, and nothing is taken from power_manager.py.
 """

@@ -42,7 +42,7 @@ def _clock(number: int) -> float:
 
 
 def first_kept(number: int, keep: int) -> int:
-    """After the n-th reading and a prune that keeps so many: the first one that may be left, by the README's rule.
+    """After the n-th reading and a prune that keeps so many: the first one that may be left, by prune()'s rule.
 
     prune() takes whole hours before its cut-off, and leaves the last reading before those that stay.
     """
@@ -60,7 +60,7 @@ def _charge(number: int) -> float:
 
 
 def expected_events(count: int) -> int:
-    """How many alerts the first readings of a writer raise, from the rule in the README rather than from the code."""
+    """How many alerts the first readings of a writer raise, from the rule of AlertLevel rather than from the code."""
     level = events = 0
     for charge in map(_charge, range(1, count + 1)):
         entered = (

@@ -58,8 +58,8 @@ def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
     Raises BillingError if the extra `fleet` is not installed, and OSError without a hub.
     """
     try:
+        from power_fleet.errors import Refused
         from power_fleet.options import engine_urls_of
-        from power_fleet.stream import Refused
 
         from power_billing.fleet_usage import FleetDevices
     except ModuleNotFoundError as error:

@@ -198,7 +198,7 @@ def _status(options: argparse.Namespace) -> int:
         return 0
     for one in now.links:
         print(_link_line(one, one.device_id in now.deleted))
-    print(f"usage goes to {now.account or 'no biller yet'}")
+    print(f"usage goes to {now.account}" if now.account else "no usage has been sent yet")
     if now.tariff is not None:
         for period in now.tariff.periods:
             print(f"{period.name}: {shown_hours(period.hours)}, {now.tariff.zone}, {period.price}")

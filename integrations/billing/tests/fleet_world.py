@@ -14,9 +14,30 @@ from power_billing.usage import Run
 from power_fleet.engine import Engine
 from world import World
 
-from power_manager import DeviceRecord
+from power_manager import DeviceRecord, PowerManager
 
 URL = "chdb://memory"
+
+
+class Carrier:
+    """Carries a file to an engine, as the forwarder and a sink do, if anything has changed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._carried: tuple[PowerManager, int] | None = None  # what the file was like afterwards
+
+    def carry(self, pm: PowerManager) -> None:
+        """Carry what has changed in the file."""
+        if self._carried == (pm, _change_count(pm)):
+            return
+        carry(pm, self.engine, clock=time.time)
+        self._carried = (pm, _change_count(pm))
+
+
+def _change_count(pm: PowerManager) -> int:
+    """How many rows this process has changed in the file since it opened it."""
+    with pm.connection() as conn:
+        return conn.total_changes
 
 
 class CarriedDevices(FleetDevices):
@@ -52,10 +73,11 @@ class FleetWorld(World):
         """Open the file, with an engine that has nothing yet."""
         super().open(db)
         self.engine = Engine(emptied([URL]))
+        self._carrier = Carrier(self.engine)
         ledger = LedgerFile(Path(db).with_suffix(".ledger"))
         self.devices = CarriedDevices(ledger, self.carry_all, lambda: self.now)
         self.usage = Run(self.devices, clock=lambda: self.now, sleep=self.slept.append)
 
     def carry_all(self) -> None:
         """What the forwarder and a sink do."""
-        carry(self.pm, self.engine, clock=time.time)
+        self._carrier.carry(self.pm)

@@ -16,8 +16,8 @@ from loopback import KEY, FakeTransport, Loopback
 from power_billing import BillingError, CannotSayNow, CsvSink, LedgerFile, State, UsageEvent
 from power_billing.claims import Claim, claims, note_claim, take_over
 from power_billing.customers import customer_problems, note_customer, recheck_customer
-from power_billing.decisions import keep_theirs, undecided
-from power_billing.hours import iso, oldest_billable
+from power_billing.decisions import keep_theirs
+from power_billing.hours import iso
 from power_billing.keys import API_KEY, Secret
 from power_billing.periods import HourMeters
 from power_billing.stripe_client import make_client, meters_of
@@ -33,7 +33,7 @@ from power_billing.tables import (
     tables,
 )
 from shop import ALICE, PRICED, Shop
-from world import CUSTOMER, HOUR, NOW, World, outbox
+from world import CUSTOMER, HOUR, NOW, World, outbox, pass_time, to_decide
 
 from power_manager import InvalidValue, restore_database
 
@@ -44,13 +44,6 @@ def id_of(world: World) -> str:
     """The id of a world's ledger."""
     with tables(world.pm) as conn:
         return ledger_id(conn)
-
-
-def pass_time(worlds: list[World], hours: float) -> None:
-    """Let time pass for all of them."""
-    for world in worlds:
-        world.now += hours * HOUR
-        world.true_now += hours * HOUR
 
 
 @pytest.fixture
@@ -77,11 +70,6 @@ def second(first: World, tmp_path: Path) -> Iterator[World]:
     made.setup_from(first)
     yield made
     made.pm.close()
-
-
-def to_decide(world: World) -> Any:
-    """What a person would be shown."""
-    return undecided(world.pm, oldest_billable(world.now))
 
 
 # --- Two ledgers of one customer

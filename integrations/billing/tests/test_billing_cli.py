@@ -417,7 +417,7 @@ def test_the_files_may_be_named_after_the_command(
     assert main(["status", "--db", str(cli.db)]) == 0
     assert f"edge: {CUSTOMER}" in capsys.readouterr().out
     assert main(["--db", "typo.db", "status", "--db", str(cli.db), "--ledger", str(ledger)]) == 0
-    assert capsys.readouterr().out == "usage goes to no biller yet\n"
+    assert capsys.readouterr().out == "no usage has been sent yet\n"
 
 
 def test_every_error_has_one_root() -> None:

@@ -1,16 +1,14 @@
-"""What somebody else has sent: two files of a customer, a restored backup, a deleted CSV file; and
-who decides.
-"""
+"""What was sent from elsewhere: two files of a customer, a restored backup, a deleted CSV file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from power_billing import CsvSink, State
-from power_billing.decisions import Undecided, keep_theirs, send_ours, undecided
-from power_billing.hours import oldest_billable
-from world import CUSTOMER, HOUR, NOW, World, outbox
+from power_billing.decisions import keep_theirs, send_ours
+from world import CUSTOMER, HOUR, NOW, World, outbox, pass_time, to_decide
 
 from power_manager import restore_database
 
@@ -18,23 +16,9 @@ THIS_HOUR = int(NOW // HOUR)
 
 
 def late(world: World, hours_ago: int, watts: float = 25.0) -> None:
-    """One more reading in an hour that has 10 Wh, 6 minutes after its last one; of 25 W, it has 12
-    Wh then.
-    """
+    """One more reading 6 minutes after the last in an hour of 10 Wh; by 25 W it has 12 Wh."""
     at = (THIS_HOUR - hours_ago) * HOUR + 2400
     world.pm.log_power(world.meters["edge"], watts, 1.0, timestamp=at)
-
-
-def pass_time(worlds: list[World], hours: float) -> None:
-    """Let time pass for all of them."""
-    for world in worlds:
-        world.now += hours * HOUR
-        world.true_now += hours * HOUR
-
-
-def to_decide(world: World) -> Undecided:
-    """What a person would be shown."""
-    return undecided(world.pm, oldest_billable(world.now))
 
 
 @pytest.fixture
@@ -58,19 +42,26 @@ def restore(world: World, backup: Path) -> None:
 # --- Two files of one customer
 
 
+@pytest.fixture
+def other(used: World, tmp_path: Path) -> Iterator[World]:
+    """Another file of the same customer, whose ledger is a copy: it has used nothing yet."""
+    made = World(tmp_path / "other.db")
+    made.server = used.server
+    made.link()
+    made.copy_from(used)
+    yield made
+    made.pm.close()
+
+
 @pytest.mark.parametrize("hours_later", [0, 49])
 def test_two_files_of_one_customer_are_a_conflict(
-    used: World, tmp_path: Path, hours_later: float
+    used: World, other: World, hours_later: float
 ) -> None:
     """The second one's hours are neither swallowed nor put in place of the first one's, however
     late it comes.
     """
-    other = World(tmp_path / "other.db")
-    other.server = used.server
-    other.link()
     other.use(30.0, 3)
     other.use(10.0, 2)
-    other.copy_from(used)
     assert used.report().complete
     pass_time([used, other], hours_later)
     done = other.report()
@@ -81,18 +72,13 @@ def test_two_files_of_one_customer_are_a_conflict(
     ]
     assert "10 Wh from elsewhere" in str(done.open[0].reason)
     assert [row.event.watt_hours for row in done.sent] == [10], "what agrees is sent"
-    other.pm.close()
 
 
-def test_a_conflict_stays_open_until_somebody_decides(used: World, tmp_path: Path) -> None:
+def test_a_conflict_stays_open_until_somebody_decides(used: World, other: World) -> None:
     """Every run asks again, and sends nothing; when the biller has the value after all, it is
     settled.
     """
-    other = World(tmp_path / "other.db")
-    other.server = used.server
-    other.link()
     other.use(12.0, 3)
-    other.copy_from(used)
     used.report()
     for _ in range(2):
         assert not other.report().complete
@@ -101,16 +87,11 @@ def test_a_conflict_stays_open_until_somebody_decides(used: World, tmp_path: Pat
     used.report()  # now it says 12 Wh too
     done = other.report()
     assert (done.complete, [row.reason for row in done.sent]) == (True, ["found at the biller"])
-    other.pm.close()
 
 
-def test_ours_is_sent_as_a_revision_where_somebody_says_so(used: World, tmp_path: Path) -> None:
+def test_ours_is_sent_as_a_revision_where_somebody_says_so(used: World, other: World) -> None:
     """It replaces the other's whether the biller goes by receipt or by timestamp."""
-    other = World(tmp_path / "other.db")
-    other.server = used.server
-    other.link()
     other.use(30.0, 3)
-    other.copy_from(used)
     used.report()
     late(used, 3)
     used.report()  # theirs is revision 1 by now
@@ -124,18 +105,13 @@ def test_ours_is_sent_as_a_revision_where_somebody_says_so(used: World, tmp_path
     assert used.report().complete, "a reading at an instant that is there changes nothing"
     used.pm.log_power(used.meters["edge"], 25.0, 1.0, timestamp=(THIS_HOUR - 3) * HOUR + 2600)
     assert not used.report().complete, "now it is the first file's to ask a person"
-    other.pm.close()
 
 
-def test_theirs_is_kept_where_somebody_says_so(used: World, tmp_path: Path) -> None:
+def test_theirs_is_kept_where_somebody_says_so(used: World, other: World) -> None:
     """The hour is closed with the biller's value; if it changes again, a person decides again."""
-    other = World(tmp_path / "other.db")
-    other.server = used.server
-    other.link()
     other.use(10.0, 3)
     other.use(10.0, 9)
     late(other, 3)
-    other.copy_from(used)
     used.report()
     other.report()
     keep_theirs(other.pm, to_decide(other))
@@ -149,20 +125,15 @@ def test_theirs_is_kept_where_somebody_says_so(used: World, tmp_path: Path) -> N
     done = other.report()
     assert [(row.state, row.theirs_wh) for row in done.open] == [(State.CONFLICT, 10)]
     assert used.server.hours(CUSTOMER)[THIS_HOUR - 3] == 10
-    other.pm.close()
 
 
 def test_an_identifier_that_others_have_used_longer_ago_protects_nobody(
-    used: World, tmp_path: Path
+    used: World, other: World
 ) -> None:
     """The first try came to nothing while Stripe still knew it; the second comes when it has
     forgotten the other's.
     """
-    other = World(tmp_path / "other.db")
-    other.server = used.server
-    other.link()
     other.use(30.0, 3)
-    other.copy_from(used)
     used.report()
     used.server.clock = lambda: used.true_now
     pass_time([used, other], 14)
@@ -174,16 +145,11 @@ def test_an_identifier_that_others_have_used_longer_ago_protects_nobody(
     pass_time([used, other], 12)
     assert [row.state for row in other.report().open] == [State.CONFLICT]
     assert used.billed() == 30
-    other.pm.close()
 
 
-def test_what_is_unresolved_takes_nobodys_place(used: World, tmp_path: Path) -> None:
+def test_what_is_unresolved_takes_nobodys_place(used: World, other: World) -> None:
     """A try of yesterday, and the hour is somebody else's: no new revision goes out."""
-    other = World(tmp_path / "other.db")
-    other.server = used.server
-    other.link()
     other.use(30.0, 3)
-    other.copy_from(used)
     used.server.clock = lambda: used.true_now
     used.server.faults.extend(["lost-before"] * 24)
     assert not other.report().complete
@@ -192,24 +158,18 @@ def test_what_is_unresolved_takes_nobodys_place(used: World, tmp_path: Path) -> 
     pass_time([used, other], 30)
     assert [row.state for row in other.report().open] == [State.CONFLICT]
     assert used.billed() == 30
-    other.pm.close()
 
 
 def test_a_first_event_that_was_refused_elsewhere_protects_nobody(
-    used: World, tmp_path: Path
+    used: World, other: World
 ) -> None:
     """The other file's value is in a revision, whose identifier this file's first event has not."""
-    other = World(tmp_path / "other.db")
-    other.server = used.server
-    other.link()
     other.use(30.0, 3)
-    other.copy_from(used)
     used.server.faults.extend(["400-before"] * 3)
     used.report()
     assert used.report(retry_refused=True).complete
     assert [row.state for row in other.report().open] == [State.CONFLICT]
     assert used.billed() == 30
-    other.pm.close()
 
 
 # --- A restored backup
@@ -272,17 +232,12 @@ def test_a_restored_backup_without_changes_needs_nobody(used: World, tmp_path: P
     assert (done.complete, len(done.sent), len(used.server.events)) == (True, 3, before)
 
 
-def test_a_lost_answer_of_somebody_elses_event_is_no_success(used: World, tmp_path: Path) -> None:
+def test_a_lost_answer_of_somebody_elses_event_is_no_success(used: World, other: World) -> None:
     """Stripe's refusal of the identifier is lost; the second is not taken for the own event's."""
-    other = World(tmp_path / "other.db")
-    other.server = used.server
-    other.link()
     other.use(30.0, 3)
-    other.copy_from(used)
     used.report()
     used.server.faults.append("lost-after")
     assert [row.state for row in other.report().open] == [State.CONFLICT]
-    other.pm.close()
 
 
 def test_summaries_that_follow_late_make_no_conflict(used: World) -> None:

@@ -213,7 +213,7 @@ def test_a_customer_that_there_is_not_is_refused(
     shop.stripe.catalog._delete("customer", BOB)
     out = shop(command, "edge", "--customer", customer, code=1)
     assert message in out[-1]
-    assert shop("status") == ["usage goes to no biller yet"]
+    assert shop("status") == ["no usage has been sent yet"]
 
 
 def test_link_says_what_is_missing(shop: Shop) -> None:
@@ -253,7 +253,7 @@ def test_what_is_missing_leaves_nothing_half_done(shop: Shop) -> None:
     assert said == "power-billing: no device edge-9: `power-manager devices` lists them"
     (said,) = shop("subscribe", "edge", "--customer", "../customers", code=1)
     assert "expected an id of Stripe's that begins with cus_, got '../customers'" in said
-    assert shop("status") == ["usage goes to no biller yet"]
+    assert shop("status") == ["no usage has been sent yet"]
 
 
 def test_options_that_would_change_a_link_are_not_passed_over(shop: Shop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from power_billing.findings import Finding
 from power_billing.hours import iso
 from power_billing.links import links_of
 from power_billing.outbox import Entry
+from power_billing.sources import MeterUsage, source_of
 from power_billing.tables import tables
 from world import CUSTOMER, HOUR, NOW, World, outbox
 
@@ -366,21 +368,21 @@ def test_a_run_reads_no_more_of_the_outbox_than_is_open(
     assert len(read) < 10
 
 
-def test_a_clock_that_is_set_meanwhile_stops_the_run(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_is_set_meanwhile_stops_the_run(world: World) -> None:
     """Statistics are asked for by age: if the clock is set by days between, nothing is decided."""
     world.link()
     world.use(3.0, 2)
-    listed = world.pm.list_meters
+    whole = source_of(world.devices)
 
-    def jump(device_id: str | None = None) -> object:
-        world.now += 90 * 24 * HOUR
-        return listed(device_id)
+    class Jump:
+        """A source during whose answers the clock is set."""
 
-    monkeypatch.setattr(world.pm, "list_meters", jump)
+        def usage(self, device_id: str, days: float) -> list[MeterUsage] | None:
+            world.now += 90 * 24 * HOUR
+            return whole.usage(device_id, days)
+
     with pytest.raises(BillingError, match="the clock was set"):
-        world.report()
+        replace(world.usage, source=Jump()).report(world.sink())
     assert world.server.events == []
 
 

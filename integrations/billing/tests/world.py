@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import power_billing
 import stripe
 from loopback import KEY, FakeTransport, Loopback
+from power_billing.decisions import Undecided, undecided
+from power_billing.hours import oldest_billable
 from power_billing.keys import API_KEY, Secret
 from power_billing.outbox import Entry, every_entry
 from power_billing.sources import Devices
@@ -112,4 +113,13 @@ class World:
         return self.server.billed(customer)
 
 
-Clock = Callable[[], float]
+def pass_time(worlds: list[World], hours: float) -> None:
+    """Let time pass for all of them."""
+    for world in worlds:
+        world.now += hours * HOUR
+        world.true_now += hours * HOUR
+
+
+def to_decide(world: World) -> Undecided:
+    """What a person would be shown."""
+    return undecided(world.pm, oldest_billable(world.now))

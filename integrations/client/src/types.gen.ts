@@ -13,12 +13,12 @@ export type Webhooks = StreamMessageWebhookRequest;
 export type AlertLevel = 'none' | 'low' | 'critical';
 
 /**
- * What went wrong, for programs; these texts do not change.
+ * What went wrong, for programs; these values do not change.
  */
 export type Code = 'malformed_json' | 'unauthorized' | 'forbidden_scope' | 'forbidden_device' | 'forbidden_origin' | 'not_found' | 'route_not_found' | 'no_fleet' | 'method_not_allowed' | 'request_timeout' | 'conflict' | 'needs_a_file' | 'body_too_large' | 'unsupported_media_type' | 'host_not_allowed' | 'invalid_value' | 'upgrade_required' | 'rate_limited' | 'headers_too_large' | 'internal' | 'storage_full' | 'storage_locked' | 'storage_unavailable' | 'overloaded' | 'not_ready';
 
 /**
- * How many readings went.
+ * How many readings were deleted.
  */
 export type Deleted = {
     /**
@@ -30,8 +30,7 @@ export type Deleted = {
 /**
  * Something was deleted, for good.
  *
- * `device`: a device; a message for each of its meters comes too. `meter`: a meter with all that is its. `readings`:
- * those of a meter from `since` on and before `until`; null is no limit.
+ * `device`: a device; each of its meters has a message of its own. `meter`: a meter with its readings and statistics. `readings`: those of a meter from `since` on and before `until`; null is no limit.
  */
 export type DeletedMessage = {
     type: 'deleted';
@@ -94,13 +93,13 @@ export type DeviceBudget = {
     within_target: boolean | null;
     below_shutdown_threshold: boolean;
     /**
-     * Number of active meters whose watts are not known; the sums are without them
+     * Number of active meters whose watts are not known; the sums leave them out
      */
     unknown_power_count: number;
 };
 
 /**
- * What is to change of a device; what is left out stays as it is.
+ * Values of a device to change; a value that is left out stays as it is.
  */
 export type DeviceChanges = {
     name?: string;
@@ -157,7 +156,7 @@ export type DeviceRecord = {
 };
 
 /**
- * A device as it is to be; what is left out goes back to its default.
+ * All values of a device; a value that is left out goes back to its default.
  */
 export type DeviceSettings = {
     name: string;
@@ -178,7 +177,7 @@ export type DeviceSettings = {
      */
     critical_battery_threshold?: number | null;
     /**
-     * may be left out; else the same as in the path
+     * may be left out; otherwise the same as in the path
      */
     id?: string;
 };
@@ -196,7 +195,7 @@ export type EventMessage = {
 };
 
 /**
- * Events in order of their sequence; go on with `next_after` as `after`.
+ * Events in order of their sequence; pass `next_after` as the next `after`.
  */
 export type EventPage = {
     events: Array<SequencedEvent>;
@@ -207,9 +206,9 @@ export type EventPage = {
 };
 
 /**
- * Something about a device that a person should look at, and since when: it stands until it is over.
+ * Something about a device that a person should look at, and since when.
  *
- * `kind` is power-fleet's: silent, cloned, two files, restored, replaced, and others that a later version may add.
+ * `kind` is power-fleet's: silent, cloned, two files, restored, replaced; later versions may add others.
  */
 export type FleetAlarm = {
     kind: string;
@@ -218,10 +217,9 @@ export type FleetAlarm = {
 };
 
 /**
- * What the fleet knows of a device beside its record; null: nothing has said.
+ * What the fleet knows of a device beside its record; null: not known.
  *
- * `version` is that of the program on it which sends its file, `opened_at` when that began to, and `last_seen` when
- * something of it came last, both by the stream's clock.
+ * `version` is that of the program that sends the device's file, `opened_at` when that program started, and `last_seen` when its last message came, both by the stream's clock.
  */
 export type FleetDevice = {
     device_id: string;
@@ -239,10 +237,9 @@ export type FleetDevice = {
 };
 
 /**
- * How far the engine is: all that the devices had sent by `fresh_as_of` is in every answer; null: nobody knows.
+ * How current the engine is: answers include all that devices sent by `fresh_as_of`.
  *
- * `waiting_messages` are in the stream and not in the engine yet, `dead_letters` will never be; null: the service
- * does not know the stream.
+ * `waiting_messages` are in the stream and not yet in the engine; `dead_letters` can never be stored. Null: not known; the last two where the service does not know the stream.
  */
 export type FleetState = {
     /**
@@ -260,14 +257,14 @@ export type FleetState = {
 };
 
 /**
- * The service answers, or is ready to.
+ * `ok`: the service answers; `ready`: it can use its database.
  */
 export type Health = {
     status: 'ok' | 'ready';
 };
 
 /**
- * Nothing else to say. Every event up to `latest` that concerns this client has been sent before.
+ * The stream is alive. Every event up to `latest` that concerns this client has been sent.
  */
 export type HeartbeatMessage = {
     type: 'heartbeat';
@@ -282,10 +279,9 @@ export type HeartbeatMessage = {
 };
 
 /**
- * The first frame: `recovered` says whether every event after the `after` that was asked for follows.
+ * The first frame: `recovered` says whether every event after the given `after` follows.
  *
- * Where it is false, fetch what you show again: nothing was asked for, or the file is another one. Sequences count
- * within one line of history of a file: keep `file_id` beside the last one, and send both to resume.
+ * Where it is false, no `after` was given or the file is another one: fetch again what you show. Sequences count within one line of history of a file: keep `file_id` with the last sequence, and send both to resume.
  */
 export type HelloMessage = {
     type: 'hello';
@@ -306,7 +302,7 @@ export type HelloMessage = {
 };
 
 /**
- * How many readings came, and how many of them were new.
+ * How many readings were received, and how many of them were new and stored.
  */
 export type IngestResult = {
     /**
@@ -320,11 +316,9 @@ export type IngestResult = {
 };
 
 /**
- * Who is asking: what the token may do. `scopes` has each one by itself; `devices` is null for all of them.
+ * What the token may do. `scopes` names each scope; `devices` is null where all are allowed.
  *
- * `database` is the file that this service has, for commands on its machine; null for a token bound to devices, and
- * where a fleet is served. `source` says which of them it is: nobody writes to a fleet here, so that `scopes` has no
- * more than read there, whatever else the token has.
+ * `database` is the service's file, to name in commands on its machine; null for a token bound to devices and for a fleet. `source` says whether a file or a fleet is served. A fleet is read-only here, so `scopes` then has at most `read`, whatever else the token has.
  */
 export type Me = {
     name: string;
@@ -335,7 +329,7 @@ export type Me = {
 };
 
 /**
- * What is to change of a meter; what is left out stays as it is.
+ * Values of a meter to change; a value that is left out stays as it is.
  */
 export type MeterChanges = {
     /**
@@ -344,17 +338,17 @@ export type MeterChanges = {
     capacity_wh?: number;
     name?: string | null;
     /**
-     * null: not known from now on, until a reading brings a charge
+     * null: not known from now on, until a reading has a charge
      */
     charge_pct?: null;
     /**
-     * false: it counts in no present figure, until a reading becomes its present state
+     * false: retired, in no present figure until a newer reading comes
      */
     active?: boolean;
 };
 
 /**
- * A meter's present state: of each meter after the hello frame, then whenever it changes.
+ * A meter's present state: sent after the hello frame, then whenever it changes.
  */
 export type MeterMessage = {
     type: 'meter';
@@ -362,9 +356,9 @@ export type MeterMessage = {
 };
 
 /**
- * A meter in a report; without readings in the period only the first four keys.
+ * A meter in a report; without readings in the period it has the first four keys only.
  *
- * The wattages are null where no reading of the period has both volts and amperes, the charges where none has one.
+ * Wattages are null where no reading of the period has both volts and amperes, charges where no reading has a charge.
  */
 export type MeterReport = {
     meter_id: string;
@@ -415,7 +409,7 @@ export type MeterReport = {
 export type MeterType = 'main' | 'battery' | 'solar' | 'ups';
 
 /**
- * An event to record, now.
+ * An event that happens now.
  */
 export type NewEvent = {
     type: PowerEventType;
@@ -425,7 +419,7 @@ export type NewEvent = {
     value?: number;
     note?: string | null;
     /**
-     * which of the device's meters it is about; null: none
+     * the device's meter that it is about; null: none
      */
     meter_id?: string | null;
 };
@@ -441,22 +435,22 @@ export type NewMeter = {
     capacity_wh?: number;
     name?: string | null;
     /**
-     * %, until a reading brings a charge; null: not known
+     * %, until a reading has a charge; null: not known
      */
     charge_pct?: number | null;
 };
 
 /**
- * One reading: volts, amperes or a charge at least. With a timestamp it may be sent again without harm.
+ * One reading: at least volts, amperes or a charge. With a timestamp it is safe to send again.
  */
 export type NewReading = {
     meter_id: string;
     /**
-     * V; null: not known, which is not 0
+     * V; null: not known (not the same as 0)
      */
     voltage: number | null;
     /**
-     * A out of the source; null: not known, which is not 0
+     * A out of the source; null: not known (not the same as 0)
      */
     current_draw: number | null;
     /**
@@ -464,7 +458,7 @@ export type NewReading = {
      */
     charge_pct?: number | null;
     /**
-     * ISO 8601 with an offset, or epoch seconds, from 1970 to 2200: a recorded reading, stored once however often it is sent. null: a live one, now
+     * ISO 8601 with an offset, or epoch seconds, from 1970 to 2200: a recorded reading, stored once however often it is sent. null: a live reading, taken now
      */
     timestamp?: string | number | null;
 };
@@ -479,7 +473,7 @@ export type PowerEvent = {
     device_id: string;
     type: PowerEventType;
     /**
-     * % of charge for alerts, else what was given
+     * % of charge for alerts; otherwise the caller's number
      */
     value: number;
     /**
@@ -532,20 +526,20 @@ export type PowerMeter = {
      */
     critical_battery_threshold: number | null;
     /**
-     * False: the meter is retired, and counts in no present figure
+     * False: the meter is retired, and no present figure counts it
      */
     active: boolean;
     /**
-     * False: the latest reading lacks volts or amperes; what it lacks is 0 here, and the wattage is null
+     * False: the latest reading lacks volts or amperes. The missing value is 0 here, and the wattage is null
      */
     power_known: boolean;
     alert_level: AlertLevel;
     /**
-     * W out of the source, rounded to 4 decimals; null: not known, as power_known says
+     * W out of the source, rounded to 4 decimals; null where power_known is false
      */
     wattage: number | null;
     /**
-     * How the meter is doing
+     * The meter's state
      */
     state: PowerState;
 };
@@ -553,8 +547,7 @@ export type PowerMeter = {
 /**
  * One meter at one instant; `wattage` is rounded to 4 decimals, `timestamp` ISO 8601 UTC.
  *
- * Unknown volts or amperes are None, and so is the wattage then; an unknown charge is None. `id`
- * is made of the meter's id and the time, so it is the same on every copy.
+ * Unknown volts or amperes are None, and so is the wattage then; an unknown charge is None. `id` is made of the meter's id and the time, so it is the same on every copy.
  */
 export type PowerReading = {
     id: string;
@@ -632,7 +625,7 @@ export type PowerStatistics = {
 };
 
 /**
- * RFC 9457. Go by `code`; `title` and `detail` are for people and may change.
+ * RFC 9457. `code` is for programs; `title` and `detail` are for people and may change.
  */
 export type ProblemDetails = {
     type: string;
@@ -646,7 +639,7 @@ export type ProblemDetails = {
 };
 
 /**
- * A meter's latest reading; at most one each 250 ms, the ones between are left out.
+ * A meter's latest reading; at most one every 250 ms, those between are left out.
  */
 export type ReadingMessage = {
     type: 'reading';
@@ -679,14 +672,14 @@ export type Report = {
     meters: Array<MeterReport>;
     totals: ReportTotals;
     /**
-     * Number of events in the period, also those that are not listed
+     * Number of events in the period, including those that are not listed
      */
     event_count: number;
     events: Array<PowerEvent>;
 };
 
 /**
- * A device's energies over the period of a report; consumption has a ups only where there is no main meter.
+ * A device's energies over a report's period; a ups counts only if there is no main meter.
  */
 export type ReportTotals = {
     /**
@@ -714,13 +707,13 @@ export type ReportTotals = {
      */
     ups_wh: number;
     /**
-     * % of the consumption that did not come from the mains; null: nothing was consumed
+     * % of the consumption that did not come from the mains; null: no consumption
      */
     self_sufficiency_pct: number | null;
 };
 
 /**
- * Hours until the device's batteries are empty; null where unknown, or not draining.
+ * Hours until the device's batteries are empty; null: not known, or not discharging.
  */
 export type Runtime = {
     device_id: string;
@@ -731,7 +724,7 @@ export type Runtime = {
 };
 
 /**
- * An event with its place in the file's sequence, by which a follower resumes.
+ * An event with its sequence number in the file, from which a follower resumes.
  */
 export type SequencedEvent = {
     /**
@@ -742,10 +735,9 @@ export type SequencedEvent = {
 };
 
 /**
- * Readings as arrays, one value of each for each point, oldest first; null: not known.
+ * Readings as one array for each field, oldest first; null: not known.
  *
- * Times are whole milliseconds since 1970 (UTC), as `new Date()` takes them. `reading_count` is how many readings the
- * window has: where the arrays are shorter, they were thinned out.
+ * Times are whole milliseconds since 1970 (UTC), as `new Date()` takes them. `reading_count` says how many readings the window has; where the arrays are shorter, readings were left out.
  */
 export type Series = {
     meter_id: string;
@@ -761,19 +753,19 @@ export type Series = {
 };
 
 /**
- * What a one-time link has.
+ * The ticket of a one-time link.
  */
 export type SignIn = {
     /**
-     * what stands behind /#/sign-in/ in the link
+     * the text after /#/sign-in/ in the link
      */
     ticket: string;
 };
 
 /**
- * What it takes to get in. `token_command` makes a token, on the service's machine.
+ * Whether a token is needed. `token_command` is the command that makes one.
  *
- * It is null where no token is needed, and for who asks from elsewhere: it names the file that the service uses.
+ * It names the service's file, so it is null for clients on other machines, and where no token is needed.
  */
 export type SignInNeeds = {
     token_needed: boolean;
@@ -781,7 +773,7 @@ export type SignInNeeds = {
 };
 
 /**
- * A new token for who came with a one-time link: it is shown this once. It counts until it is revoked.
+ * A new token, made for a one-time link. It is shown only once, and is valid until revoked.
  */
 export type SignedIn = {
     token: string;
@@ -790,7 +782,7 @@ export type SignedIn = {
 };
 
 /**
- * A device that has sent nothing for long, and when something of it came last, by the stream's clock.
+ * A device that has sent nothing for long, and when its last message came (stream's clock).
  */
 export type SilentDevice = {
     device_id: string;
@@ -818,10 +810,9 @@ export type SiteEnergy = {
 };
 
 /**
- * What devices used, as mean watts of each of 24 whole UTC hours, by device id; null: not known.
+ * Mean watts that each device used in 24 whole UTC hours, by device id; null: not known.
  *
- * Each list has the hours in order of time: the first begins at `start`, each next one `step_seconds` later, and the
- * hour under way is not among them. A device that is not registered is left out.
+ * The first hour begins at `start`, each next one `step_seconds` later; the present hour is left out. A device that is not registered is left out.
  */
 export type Sparklines = {
     /**
@@ -854,7 +845,7 @@ export type StreamMessage = ({
 } & HeartbeatMessage);
 
 /**
- * A pass for one connection to the stream, good for `expires_in` seconds.
+ * A ticket for one connection to the stream, valid for `expires_in` seconds.
  */
 export type StreamTicket = {
     ticket: string;
@@ -1094,7 +1085,7 @@ export type UpdateMeterResponse = UpdateMeterResponses[keyof UpdateMeterResponse
 
 export type PostReadingsData = {
     /**
-     * One reading, an array of up to 10000, or as many lines of NDJSON. All or none.
+     * One reading, an array of up to 10000, or as many lines of NDJSON. All are stored, or none.
      */
     body: NewReading | Array<NewReading>;
     path?: never;
@@ -1185,7 +1176,7 @@ export type ListReadingsData = {
         /**
          * Max Points
          *
-         * thin the whole window out for a chart, in place of pages
+         * reduce the whole window to at most this many points, for a chart
          */
         max_points?: number | null;
     };
@@ -1227,7 +1218,7 @@ export type GetSeriesData = {
         /**
          * Max Points
          *
-         * beyond it they are thinned out
+         * at most so many; more readings are reduced
          */
         max_points?: number;
     };
@@ -1261,7 +1252,7 @@ export type GetStatisticsData = {
         /**
          * Days
          *
-         * how far back, in days; 7 where nothing is said
+         * how far back, in days (default: 7)
          */
         days?: number | null;
         /**
@@ -1397,7 +1388,7 @@ export type GetRuntimeData = {
         /**
          * Window Minutes
          *
-         * mean watts of so many minutes
+         * by the mean watts of these last minutes
          */
         window_minutes?: number | null;
     };
@@ -1420,7 +1411,7 @@ export type GetBudgetData = {
         /**
          * Device Id
          *
-         * none: all
+         * a device's id; may be repeated (default: all)
          */
         device_id?: Array<string>;
     };
@@ -1617,7 +1608,7 @@ export type ListSilentDevicesData = {
         /**
          * Minutes
          *
-         * for so long nothing came
+         * minutes without a message
          */
         minutes?: number;
     };

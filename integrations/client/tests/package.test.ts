@@ -177,10 +177,8 @@ afterAll(async () => {
 describe("the README", () => {
   const environment = () => ({ POWER_URL: service.url, POWER_TOKEN: token });
 
-  test("its first example tells the budget and the report", async () => {
-    const printed = await run("first.js", environment());
-    expect(printed).toMatch(/total_wattage: 12/);
-    expect(printed).toMatch(/\n} 9\.8 Wh/);
+  test("its first example prints what it says", async () => {
+    expect(await run("first.js", environment())).toBe(blocks("text")[0]);
   });
 
   test("its readings are stored, and read again", async () => {

@@ -23,21 +23,25 @@ interface Python {
   examples: [string, string][];
 }
 
-/** What the compiler says of a text that stands beside this file. */
-function complaints(text: string): string[] {
-  const path = join(HERE, "from-python.ts");
+/** What the compiler says of each of some texts that stand beside this file. */
+function complaints(texts: readonly string[]): string[][] {
+  const files = new Map(texts.map((text, i) => [join(HERE, `from-python-${i}.ts`), text]));
   const host = ts.createCompilerHost(OPTIONS);
   const { getSourceFile, fileExists, readFile } = host;
-  host.getSourceFile = (name, ...rest) =>
-    name === path
-      ? ts.createSourceFile(name, text, ts.ScriptTarget.ES2022)
-      : getSourceFile.call(host, name, ...rest);
-  host.fileExists = (name) => name === path || fileExists.call(host, name);
-  host.readFile = (name) => (name === path ? text : readFile.call(host, name));
-  const program = ts.createProgram([path], OPTIONS, host);
-  return ts
-    .getPreEmitDiagnostics(program)
-    .map((one) => ts.flattenDiagnosticMessageText(one.messageText, "\n"));
+  host.getSourceFile = (name, ...rest) => {
+    const text = files.get(name);
+    return text === undefined
+      ? getSourceFile.call(host, name, ...rest)
+      : ts.createSourceFile(name, text, ts.ScriptTarget.ES2022);
+  };
+  host.fileExists = (name) => files.has(name) || fileExists.call(host, name);
+  host.readFile = (name) => files.get(name) ?? readFile.call(host, name);
+  const program = ts.createProgram([...files.keys()], OPTIONS, host);
+  return [...files.keys()].map((name) =>
+    ts
+      .getPreEmitDiagnostics(program, program.getSourceFile(name))
+      .map((one) => ts.flattenDiagnosticMessageText(one.messageText, "\n")),
+  );
 }
 
 /** A text that compiles where the types are exactly what Python has. */
@@ -65,8 +69,8 @@ describe("what Python has", () => {
   test("is in the types, name by name and type by type", () => {
     expect(Object.keys({ ...there.records, ...there.enums }).length).toBe(9);
     expect(there.examples.length).toBe(4);
-    expect(complaints(claims(there))).toEqual([]);
-  }, 60_000);
+    expect(complaints([claims(there)])).toEqual([[]]);
+  });
 
   test("cannot have a field more, or another type, without this test failing", () => {
     const changes: ((python: Python) => void)[] = [
@@ -95,12 +99,16 @@ describe("what Python has", () => {
         examples[3] = ["Budget", examples[3]?.[1].replace('"net_wattage"', '"net_watts"') ?? ""];
       },
     ];
-    for (const change of changes) {
-      const planted = structuredClone(there);
-      change(planted);
-      expect(complaints(claims(planted)).length, String(change)).toBeGreaterThan(0);
+    const planted = changes.map((change) => {
+      const python = structuredClone(there);
+      change(python);
+      return claims(python);
+    });
+    const found = complaints(planted);
+    for (const [i, change] of changes.entries()) {
+      expect(found[i]?.length, String(change)).toBeGreaterThan(0);
     }
-  }, 60_000);
+  });
 });
 
 test("the generated types are what the contract says", () => {

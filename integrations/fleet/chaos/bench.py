@@ -33,6 +33,7 @@ from power_fleet import schema
 from power_fleet.engine import Engine, Shard
 from power_fleet.fleet import Fleet
 from power_fleet.hours import close_hours
+from power_fleet.outbox import READINGS as BATCH
 from servers import Servers
 
 from power_manager import DAY_US, SECOND_US, PowerManager
@@ -145,8 +146,11 @@ def wire(home: Path, total: int) -> None:
         ((device_id, pm),) = files.items()
         fill(pm, device_id, total, time.time(), random.Random(1))
         counter = asyncio.run(_through_counter(port, home / f"{device_id}.db"))
-        print(f"on the wire, a backlog in batches of 500: {counter.sent / total:.1f} bytes a reading out, "
-              f"{counter.received / total:.1f} back, protocol and state records included")  # fmt: skip
+        print(
+            f"on the wire, a backlog in batches of {BATCH}: "
+            f"{counter.sent / total:.1f} bytes a reading out, {counter.received / total:.1f} back, "
+            "protocol and state records included"
+        )
 
 
 # --- Questions

@@ -12,7 +12,6 @@ import argparse
 import datetime
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -139,17 +138,17 @@ def machine() -> str:
             f"{os.cpu_count()} cores and {memory:.0f} GB",
             f"Python {platform.python_version()}",
             *versions,
-            f"ClickHouse {clickhouse_version()}",
+            f"ClickHouse {debian_version('clickhouse-server')}",
+            f"ZooKeeper {debian_version('zookeeper')}",
         ]
     )
 
 
-def clickhouse_version() -> str:
-    """The version of the installed server."""
-    program = shutil.which("clickhouse-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    assert program, "clickhouse-server is not installed"
-    shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
-    return next(word.rstrip(".") for word in shown.stdout.split() if word[0].isdigit())
+def debian_version(package: str) -> str:
+    """The version of a package of Debian, without Debian's own part of it."""
+    command = ["dpkg-query", "--show", "--showformat", "${Version}", package]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return shown.partition("+")[0].partition("-")[0]
 
 
 def measure(name: str) -> str:

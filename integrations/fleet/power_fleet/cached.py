@@ -31,8 +31,7 @@ class Settling:
         now = self._clock()
         with self._lock:
             if not self._seen:
-                # What is there at first has been there.
-                self._seen.append((now - self._seconds, newest))
+                self._seen.append((now, newest))  # what is there at first has been there
             if newest > self._seen[-1][1]:
                 self._seen.append((now, newest))
             while len(self._seen) > 1 and self._seen[1][0] <= now - self._seconds:

@@ -14,7 +14,6 @@ from power_fleet.options import (
     OPERATOR_GROUP,
     add_engine_option,
     add_interval_option,
-    add_json_option,
     add_utc_option,
     engine_urls_of,
     run_until_signal,
@@ -52,7 +51,7 @@ def add_commands(parser: CommandParser) -> None:
     )
     add_interval_option(command, 5.0, "5s")
     add_utc_option(command)
-    add_json_option(command)
+    command.add_json()
     add_engine_option(command)
 
 

@@ -8,13 +8,12 @@ import json
 import sys
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from power_fleet.codec import MAX_BYTES
 from power_fleet.errors import WrongOptions
 from power_fleet.options import (
     OPERATOR_GROUP,
-    add_json_option,
     add_nats_options,
     counted,
     nats_of,
@@ -63,17 +62,12 @@ def add_commands(parser: CommandParser) -> None:
         command.add_argument("--all", action="store_true", help="all of them")
         command.set_defaults(action=action)
 
-    def refuse(_: argparse.Namespace) -> NoReturn:
-        dead_parser.error(f"name what to do: {', '.join(dead_parser.commands)}")
-
-    dead_parser.set_defaults(command="dead", run=refuse)
-
 
 def _add(
     parser: CommandParser, name: str, action: _Action, text: str, examples: Sequence[str]
 ) -> CommandParser:
     command = parser.add_command(name, _run(action), text, examples=examples)
-    add_json_option(command)
+    command.add_json()
     add_nats_options(command)
     return command
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from power_fleet.options import (
     DEVICE_GROUP,
     add_db_option,
     add_interval_option,
-    add_json_option,
     add_max_wait_option,
     add_metrics_option,
     add_nats_options,
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from power_fleet.forwarder import Sent
-
-_log = logging.getLogger("power_fleet")
 
 
 def add_commands(parser: CommandParser) -> None:
@@ -77,7 +73,7 @@ def _add_resend(parser: CommandParser) -> None:
         help="send what is dated from then on, such as -7d or 2026-11-01; 0 is everything",
     )
     add_db_option(command)
-    add_json_option(command)
+    command.add_json()
 
 
 def _forward(options: argparse.Namespace) -> int:
@@ -95,7 +91,6 @@ def _forward(options: argparse.Namespace) -> int:
         options.once,
         sent,
     )
-    _log.info("forwarding %s to %s", options.db, to.urls)
     code = run_with_metrics(work, options, lambda: _metrics_of(sent))
     if options.once and code == 0 and not sent.waiting:
         readings = counted(sent.readings, "reading")

@@ -19,12 +19,19 @@ from power_fleet.keys import make_key, read_key, write_key
 from power_fleet.options import (
     OPERATOR_GROUP,
     USERS_VARIABLE,
-    add_json_option,
     parse_public_key,
     print_done,
 )
 from power_fleet.subjects import token
-from power_manager import Column, CommandParser, Screen, make_table, print_error, shown_json
+from power_manager import (
+    Column,
+    CommandParser,
+    Screen,
+    StorageError,
+    make_table,
+    print_error,
+    shown_json,
+)
 
 SOME_PUBLIC_KEY = "UB6YJCO7EZ4OGYZ7VRG6MF7QVSWIFYRXCZAQ2VYRDYKGW7NR2MMSUVGK"
 PLACE = "/etc/power/nats.key"  # of a device's key in the lines for it
@@ -44,7 +51,7 @@ def add_commands(parser: CommandParser) -> None:
     _add_role(command)
     _add_users(command)
     _add_pid_file(command)
-    add_json_option(command)
+    command.add_json()
 
     command = parser.add_command(
         "enrolled",
@@ -54,7 +61,7 @@ def add_commands(parser: CommandParser) -> None:
         group=OPERATOR_GROUP,
     )
     _add_users(command)
-    add_json_option(command)
+    command.add_json()
 
     command = parser.add_command(
         "key",
@@ -64,7 +71,7 @@ def add_commands(parser: CommandParser) -> None:
         group=OPERATOR_GROUP,
     )
     command.add_argument("file", type=Path, help="the file of the key")
-    add_json_option(command)
+    command.add_json()
 
 
 def _add_enroll(parser: CommandParser) -> None:
@@ -97,7 +104,7 @@ def _add_enroll(parser: CommandParser) -> None:
     command.add_argument(
         "--again", action="store_true", help="replace the key that it has, and revoke that"
     )
-    add_json_option(command)
+    command.add_json()
 
 
 def _add_role(command: CommandParser) -> None:
@@ -158,11 +165,9 @@ def _enroll(options: argparse.Namespace) -> int:
         key_file = options.key_out or Path(f"{token(options.ids[0])}.key")
         user = _enroll_with_new_key(options, path, key_file)
         text = f"{_named(user)} is enrolled; its key: {key_file}"
-    reloaded = _reload(options, path)
-    lines = [text, *_lines_for(user), _told(path, reloaded)]
-    facts = {**_record(user), "key_file": key_file and str(key_file), "reloaded": reloaded}
-    print_done(options, "\n".join(lines), **facts)
-    return 0
+    lines = [text, *_lines_for(user)]
+    facts = {**_record(user), "key_file": key_file and str(key_file)}
+    return _finish(options, path, lines, facts)
 
 
 def _enroll_with_new_key(options: argparse.Namespace, path: Path, key_file: Path) -> User:
@@ -185,8 +190,26 @@ def _lines_for(user: User) -> list[str]:
     ]
 
 
+def _finish(
+    options: argparse.Namespace, path: Path, lines: list[str], facts: dict[str, Any]
+) -> int:
+    """Have the server read the users again, and print what was done; return the exit code."""
+    failure: StorageError | None = None
+    reloaded = False
+    try:
+        reloaded = _reload(options, path)
+    except StorageError as error:
+        failure = error  # the users are written all the same
+    text = "\n".join([*lines, _told(path, reloaded)])
+    print_done(options, text, **facts, reloaded=reloaded)
+    if failure is None:
+        return 0
+    print_error(f"power-fleet: the users are written, but no server was told: {failure}")
+    return 1
+
+
 def _reload(options: argparse.Namespace, path: Path) -> bool:
-    """Have the server of this machine read the users again; False where it is not known."""
+    """Have the server of this machine read the users again; False if none is known."""
     pid_file = options.pid_file
     if pid_file is None and path.parent == hub_directory():
         pid_file = path.parent / "nats" / "nats.pid"
@@ -209,10 +232,7 @@ def _revoke(options: argparse.Namespace) -> int:
     lines = [f"{_named(user)} is revoked"]
     if user.role == DEVICE:
         lines.append("What the stream has taken from it already is stored.")
-    reloaded = _reload(options, path)
-    text = "\n".join([*lines, _told(path, reloaded)])
-    print_done(options, text, ids=list(user.ids), role=user.role, reloaded=reloaded)
-    return 0
+    return _finish(options, path, lines, {"ids": list(user.ids), "role": user.role})
 
 
 def _enrolled(options: argparse.Namespace) -> int:

@@ -21,12 +21,11 @@ from power_fleet.options import (
     add_once_option,
     add_verbose_option,
     nats_of,
-    parse_bytes,
     parse_port,
     parse_positive,
     run_until_signal,
 )
-from power_manager import CommandParser, print_error
+from power_manager import CommandParser, parse_count, print_error
 
 if TYPE_CHECKING:
     from power_fleet.discovery import Addresses
@@ -113,7 +112,7 @@ def _add_hub(parser: CommandParser) -> None:
     add_max_bytes_option(command, HUB_STREAM_BYTES, "1 GiB")
     command.add_argument(
         "--memory",
-        type=functools.partial(parse_bytes, least=LEAST_MEMORY),
+        type=functools.partial(parse_count, at_least=LEAST_MEMORY),
         default=0,
         metavar="BYTES",
         help="that the engine may take, at least 256 MiB (default: half of the machine's)",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from power_fleet.options import (
     OPERATOR_GROUP,
     add_engine_option,
-    add_json_option,
     add_nats_options,
     engine_urls_of,
     nats_of,
@@ -23,10 +22,9 @@ from power_manager import (
     SECOND_US,
     Column,
     CommandParser,
-    PowerManagerError,
     Screen,
+    confirm,
     make_table,
-    print_error,
     shown_duration,
     shown_json,
     to_microseconds,
@@ -69,7 +67,7 @@ def _add(
     parser: CommandParser, name: str, run: Any, text: str, examples: Sequence[str]
 ) -> CommandParser:
     command = parser.add_command(name, run, text, examples=examples, group=OPERATOR_GROUP)
-    add_json_option(command)
+    command.add_json()
     add_engine_option(command)
     return command
 
@@ -154,20 +152,10 @@ def _delete(options: argparse.Namespace) -> int:
 
     engine = _engine(options)
     source = nats_of(options)
-    _confirm(options, f"Delete everything of {options.device_id} from the engine?")
+    question = f"Delete everything of {options.device_id} from the engine?"
+    confirm(question, yes=options.yes)
     sequence = asyncio.run(last_sequence(source))
     delete_device(engine, options.device_id, sequence, options.force)
     text = f"everything of {options.device_id} is deleted"
     print_done(options, text, device_id=options.device_id, deleted=True)
     return 0
-
-
-def _confirm(options: argparse.Namespace, question: str) -> None:
-    """Ask on a terminal before something is deleted, unless --yes was given."""
-    if options.yes:
-        return
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise PowerManagerError(f"{question} There is no terminal to ask: give --yes")
-    print_error(f"{question} [y/N] ", end="")
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise PowerManagerError("nothing was deleted")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from power_fleet.options import (
     QUESTION_GROUP,
     add_engine_option,
-    add_json_option,
     add_utc_option,
     engine_urls_of,
     parse_positive,
@@ -91,7 +90,7 @@ def _add(
     parser: CommandParser, name: str, run: Any, text: str, examples: Sequence[str]
 ) -> CommandParser:
     command = parser.add_command(name, run, text, examples=examples, group=QUESTION_GROUP)
-    add_json_option(command)
+    command.add_json()
     add_engine_option(command)
     return command
 

@@ -23,7 +23,6 @@ from power_fleet.options import (
     add_verbose_option,
     engine_urls_of,
     nats_of,
-    parse_bytes,
     parse_positive,
     run_with_metrics,
     together,
@@ -80,7 +79,7 @@ def _add_sink(parser: CommandParser) -> None:
     )
     command.add_argument(
         "--device-bytes",
-        type=parse_bytes,
+        type=parse_positive,
         default=BYTES_A_MINUTE,
         metavar="BYTES",
         help="of one device to store in a minute (default: 64 MiB)",

@@ -98,6 +98,8 @@ async def forward_file(
         try:
             with open_file(db) as pm, _counted(sent, pm):
                 outbox = Outbox(pm, site)
+                if is_first:
+                    _log.info("forwarding %s to %s", db, to.urls)
                 is_first = False
                 await forward(outbox, to, interval, backoff, once, sent)
                 return

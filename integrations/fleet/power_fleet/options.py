@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -61,29 +62,9 @@ def parse_wait(text: str) -> float:
     return seconds
 
 
-def parse_positive(text: str) -> int:
-    """Text as a whole number of at least 1, for argparse: to a stream, 0 would mean no limit."""
-    return _within(text, 1, None, "a whole number of at least 1")
-
-
-def parse_port(text: str) -> int:
-    """Text as a port, for argparse; 0 stands for any free one."""
-    return _within(text, 0, 65535, "a port from 0 to 65535")
-
-
-def _within(text: str, least: int, most: int | None, expected: str) -> int:
-    try:
-        number = parse_count(text)
-    except argparse.ArgumentTypeError:
-        number = -1
-    if number < least or (most is not None and number > most):
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-    return number
-
-
-def parse_bytes(text: str, least: int = 1) -> int:
-    """Text as a number of bytes, for argparse."""
-    return _within(text, least, None, f"a number of bytes, at least {least}")
+# To a stream, 0 would mean no limit.
+parse_positive = functools.partial(parse_count, at_least=1)
+parse_port = functools.partial(parse_count, at_most=65535)  # 0: any free one
 
 
 def parse_public_key(text: str) -> str:
@@ -130,11 +111,6 @@ def add_metrics_option(command: CommandParser) -> None:
     command.add_argument("--metrics-file", type=Path, metavar="FILE", help=text)
 
 
-def add_json_option(command: CommandParser) -> None:
-    """Add --json, for commands that print something to be read."""
-    command.add_argument("--json", action="store_true", help="JSON, for programs")
-
-
 def add_utc_option(command: CommandParser) -> None:
     """Add --utc, for commands that show times."""
     text = "times in UTC (default: local time)"
@@ -167,7 +143,7 @@ def add_max_bytes_option(command: CommandParser, default: int, shown: str) -> No
     """Add --max-bytes, for commands that make a stream."""
     command.add_argument(
         "--max-bytes",
-        type=parse_bytes,
+        type=parse_positive,
         default=default,
         metavar="BYTES",
         help=f"that may wait in the stream, which refuses what is beyond (default: {shown})",

@@ -19,6 +19,7 @@ sys.path[:0] = [
 ]
 
 from fleet_harness import emptied  # noqa: E402 - it is found by the line above
+from hub_process import HubProcess, running_hub  # noqa: E402
 from pipeline import streams  # noqa: E402
 from power_fleet import schema  # noqa: E402
 from power_fleet.engine import Engine  # noqa: E402
@@ -56,6 +57,13 @@ def every_urls(request: pytest.FixtureRequest) -> list[str]:
     fixture = "old_urls" if request.param == "ClickHouse 18" else "new_urls"
     found: list[str] = request.getfixturevalue(fixture)
     return emptied(found)
+
+
+@pytest.fixture(scope="session")
+def one_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """A hub for the tests that leave it as it is, and have devices of their own."""
+    with running_hub(tmp_path_factory.mktemp("hub") / "fleet") as process:
+        yield process
 
 
 @pytest.fixture(scope="module")

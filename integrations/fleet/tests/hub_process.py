@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fleet_harness import INTEGRATION
+from fleet_harness import INTEGRATION, queried
+from pipeline import send
 from power_fleet.discovery import HUB_VARIABLE, Addresses, find_hub
+from power_fleet.engine import Engine
+from power_fleet.fleet import Fleet
+from power_fleet.stream import Nats
+
+from power_manager import NotFound, PowerManager
 
 PATHS = [str(INTEGRATION), str(INTEGRATION.parent / "service"), str(INTEGRATION.parents[1])]
+# A hub ends within 2 seconds; what else the machine does may delay the test itself.
+GRACE_S = 15.0
 ADDRESS_VARIABLES = ("POWER_FLEET_NATS", "POWER_FLEET_CLICKHOUSE", "POWER_MANAGER_DB")
 
 
@@ -110,3 +121,43 @@ def running_hub(data: Path, *options: str, log: Path | None = None) -> Iterator[
     finally:
         if hub.process is not None:
             hub.end(signal.SIGKILL)
+
+
+def device(path: Path, device_id: str, count: int = 60) -> PowerManager:
+    """A file with a device whose readings are of the last hour."""
+    pm = PowerManager(path, durability="normal")
+    pm.register_device(device_id, "Edge")
+    pack = pm.add_meter(device_id, "battery", 50.0, "Pack", charge_pct=80.0)
+    now = time.time()
+    pm.log_many([(pack.id, 4.0, 0.5, 80.0, now - 3000 + 3000 * i / count) for i in range(count)])
+    return pm
+
+
+def readings_of(hub: HubProcess, device_id: str) -> int:
+    """How many readings of a device the hub's engine has."""
+    count = "SELECT toInt64(count()) FROM power_readings FINAL WHERE device_id = %(id)s"
+    ((found,),) = queried(Engine([hub.addresses.clickhouse]), count, id=device_id)
+    return int(found)
+
+
+def reported(fleet: Fleet, device_id: str) -> int:
+    """How many readings a device's report counts; 0 where nothing is known of it yet."""
+    try:
+        report = json.loads(fleet.report(device_id).value)
+    except NotFound:
+        return 0
+    return sum(meter["reading_count"] for meter in report["meters"])
+
+
+def send_to(hub: HubProcess, pm: PowerManager) -> None:
+    """Forward a file until the hub's stream has all of it."""
+    asyncio.run(send(pm, Nats(hub.addresses.nats)))
+
+
+def is_gone(process: int) -> bool:
+    """Whether a process does not run any more."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"

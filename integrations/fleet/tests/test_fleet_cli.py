@@ -60,7 +60,7 @@ def test_every_command_and_example_of_the_readme_runs(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     assert '"reading_count": 61,' in run.stdout
     assert re.search(r"^20..-..-..  workshop  battery +1.85 +0.00$", run.stdout, re.MULTILINE)
-    (shown,) = [block for _, block in blocks if block.startswith("device    load W")]
+    (shown,) = [block for _, block in blocks if "device    load W" in block]
     for line in shown.replace(
         "    6s\n", ""
     ).splitlines():  # how long ago it was read is another each time
@@ -149,7 +149,7 @@ def test_errors_are_one_line(
         (["forward", "--interval", "0"], "argument --interval: expected a duration from 0.1s to 1d, got '0'"),
         (["forward", "--interval", "nan"], "expected a duration such as 90s, 15m, 1h30m or 7d, got 'nan'"),
         (["sink", "--max-wait", "-1"], "expected a duration such as"),
-        (["stream", "--max-bytes", "-1"], "expected a number of bytes, at least 1, got '-1'"),
+        (["stream", "--max-bytes", "-1"], "expected a whole number of at least 1, got '-1'"),
         (["stream", "--replicas", "0"], "expected a whole number of at least 1"),
         (["report", "edge-1", "--days", "many"], "expected a number above 0, got 'many'"),
         (["report", "edge-1", "--days", "0"], "expected a number above 0, got '0'"),
@@ -157,9 +157,9 @@ def test_errors_are_one_line(
         (["energy", "--days", "0"], "expected a whole number of at least 1, got '0'"),
         (["forward", "--intervl", "5"], "unknown option --intervl: did you mean --interval?"),
         (["forwrad"], "unknown command 'forwrad': did you mean forward?"),
-        (["hub", "--data", "d", "--nats-port", "65536"], "expected a port from 0 to 65535, got '65536'"),
+        (["hub", "--data", "d", "--nats-port", "65536"], "expected a whole number from 0 to 65535, got '65536'"),
         (["hub"], "the following arguments are required: --data"),
-        (["dead"], "name what to do: list, read, replay, drop"),
+        (["dead"], "usage: "),
         (["dead", "lst"], "unknown command 'lst': did you mean list?"),
         (["dead", "read", "0"], "expected a whole number of at least 1, got '0'"),
     ],

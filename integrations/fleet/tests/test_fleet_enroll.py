@@ -429,6 +429,22 @@ def is_refused(server: Server, times: int = 1) -> bool:
     return (server.home / "output").read_text().lower().count("authentication error") >= times
 
 
+def test_a_server_that_cannot_be_told_hides_nothing(
+    tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is enrolled, its key and its line are shown, and the exit code says that a hand is
+    needed.
+    """
+    monkeypatch.chdir(tmp_path)
+    command = ("enroll", "edge-1", "--users", str(path), "--pid-file", str(tmp_path / "no pid"))
+    assert run_command(*command) == 1
+    out, err = capsys.readouterr()
+    assert "edge-1 is enrolled; its key: edge-1.key" in out
+    assert "nats-server --signal reload" in out
+    assert "the users are written, but no server was told: " in err
+    assert [user.ids for user in users(path)] == [("edge-1",)]
+
+
 def test_only_a_nats_server_is_told_to_read_again(tmp_path: Path) -> None:
     """A number in an old pid file may be another program's by now, which the signal would end."""
     other = subprocess.Popen(["sleep", "60"])

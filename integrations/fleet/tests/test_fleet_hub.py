@@ -1,12 +1,9 @@
-"""A hub: what it starts, how commands find it, and what is there after its end, whatever that
-was.
-"""
+"""A hub: what it starts, and what is there after its end, whatever that was."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import json
 import logging
@@ -17,83 +14,29 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
-import clickhouse_connect
 import pytest
 from chaos_common import same
-from clickhouse_connect.driver.exceptions import DatabaseError
-from fleet_harness import NOW, carry, queried
-from hub_process import HubProcess, running_hub
-from pipeline import send
-from power_fleet import demo, front, hub, read
-from power_fleet.discovery import HUB_VARIABLE, Addresses, NotRunning, announced, find_hub, locked
-from power_fleet.engine import Engine
-from power_fleet.errors import Refused
+from hub_process import (
+    GRACE_S,
+    HubProcess,
+    device,
+    is_gone,
+    readings_of,
+    reported,
+    running_hub,
+    send_to,
+)
+from power_fleet import hub
 from power_fleet.fleet import Fleet
 from power_fleet.nats_server import NatsServer
-from power_fleet.stream import Backoff, Nats
+from power_fleet.stream import Backoff
 from servers import eventually
 
-from power_manager import NotFound, PowerManager, StorageError
-
-GRACE = (
-    15.0  # seconds: it takes 2 at most, but what else the machine does may hold up the test itself
-)
-
-
-@pytest.fixture(scope="module")
-def one_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    """A hub for the tests that leave it as it is."""
-    with running_hub(tmp_path_factory.mktemp("hub") / "fleet") as process:
-        yield process
-
-
-def device(path: Path, device_id: str, count: int = 60) -> PowerManager:
-    """A file with a device whose readings are of the last hour."""
-    pm = PowerManager(path, durability="normal")
-    pm.register_device(device_id, "Edge")
-    pack = pm.add_meter(device_id, "battery", 50.0, "Pack", charge_pct=80.0)
-    now = time.time()
-    pm.log_many([(pack.id, 4.0, 0.5, 80.0, now - 3000 + 3000 * i / count) for i in range(count)])
-    return pm
-
-
-def readings_of(hub: HubProcess, device_id: str) -> int:
-    """How many readings of a device the hub's engine has."""
-    count = "SELECT toInt64(count()) FROM power_readings FINAL WHERE device_id = %(id)s"
-    ((found,),) = queried(Engine([hub.addresses.clickhouse]), count, id=device_id)
-    return int(found)
-
-
-def reported(fleet: Fleet, device_id: str) -> int:
-    """How many readings a device's report counts; 0 where nothing is known of it yet."""
-    try:
-        report = json.loads(fleet.report(device_id).value)
-    except NotFound:
-        return 0
-    return sum(meter["reading_count"] for meter in report["meters"])
-
-
-def send_to(hub: HubProcess, pm: PowerManager) -> None:
-    """Forward a file until the hub's stream has all of it."""
-    asyncio.run(send(pm, Nats(hub.addresses.nats)))
-
-
-def is_gone(process: int) -> bool:
-    """Whether a process does not run any more."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in "ZX"
-
+from power_manager import StorageError
 
 # --- Two commands
 
@@ -165,7 +108,7 @@ def test_a_signal_ends_it_with_all_that_it_started(
         child = process.nats_process
         begin = time.monotonic()
         assert process.end(sig) == code
-        assert time.monotonic() - begin < GRACE
+        assert time.monotonic() - begin < GRACE_S
         assert is_gone(child)
         asked = process.run("budget")
         assert asked.returncode == 1
@@ -311,230 +254,6 @@ def test_a_full_disk_loses_nothing_and_needs_no_hand(small_disk: Path, tmp_path:
         pm.close()
 
 
-# --- How it is found
-
-
-ADDRESSES = Addresses(1, "nats://127.0.0.1:1", "http://127.0.0.1:2")
-
-
-def test_where_there_never_was_a_hub(tmp_path: Path) -> None:
-    """There is none."""
-    assert find_hub({"HOME": str(tmp_path)}) is None
-
-
-def test_the_hub_that_was_started_last_is_found(tmp_path: Path) -> None:
-    """Of two hubs of one user it is the later one; the variable names any."""
-    environ = {"HOME": str(tmp_path)}
-    first, second = tmp_path / "first", tmp_path / "second"
-    other = dataclasses.replace(ADDRESSES, process=2)
-    with locked(first), announced(first, ADDRESSES, environ):
-        with locked(second), announced(second, other, environ):
-            assert find_hub(environ) == other
-            assert find_hub({**environ, HUB_VARIABLE: str(first)}) == ADDRESSES
-        with pytest.raises(NotRunning, match="second is not running"):
-            find_hub(environ)
-    assert not (first / "hub.json").exists()
-
-
-@pytest.mark.parametrize("left", ["a file of addresses", "nothing"])
-def test_a_hub_that_has_ended_is_said_to_have(tmp_path: Path, left: str) -> None:
-    """Whatever kill -9 left of it."""
-    environ = {"HOME": str(tmp_path)}
-    with locked(tmp_path / "fleet"), announced(tmp_path / "fleet", ADDRESSES, environ):
-        pass
-    if left == "nothing":
-        (tmp_path / "fleet").rename(tmp_path / "elsewhere")
-    else:
-        (tmp_path / "fleet" / "hub.json").write_text("{}")
-    with pytest.raises(NotRunning, match=r"`power-fleet hub --data .*/fleet` starts it"):
-        find_hub(environ)
-
-
-def test_addresses_that_a_killed_hub_left_are_not_taken_for_the_next_one_s(tmp_path: Path) -> None:
-    """They go when the lock is taken."""
-    (tmp_path / "hub.json").write_text("{}")
-    with locked(tmp_path):
-        assert not (tmp_path / "hub.json").exists()
-
-
-def test_a_hub_that_starts_is_waited_for(tmp_path: Path) -> None:
-    """Until it has said its addresses, or for as long as it may take."""
-    environ = {HUB_VARIABLE: str(tmp_path)}
-    waits: list[float] = []
-
-    def wait(seconds: float) -> None:
-        waits.append(seconds)
-        if len(waits) == 3:
-            (tmp_path / "hub.json").write_text(json.dumps(dataclasses.asdict(ADDRESSES)))
-
-    with locked(tmp_path):
-        assert find_hub(environ, wait=wait) == ADDRESSES
-        (tmp_path / "hub.json").unlink()
-        with pytest.raises(NotRunning, match="is not ready after 60 s"):
-            find_hub(environ, wait=lambda _: None)
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"nats": 1}', "\x00"])
-def test_addresses_that_are_none(tmp_path: Path, text: str) -> None:
-    """The file is named."""
-    with locked(tmp_path):
-        (tmp_path / "hub.json").write_text(text)
-        with pytest.raises(StorageError, match=r"hub.json.*not the addresses of a hub"):
-            find_hub({HUB_VARIABLE: str(tmp_path)})
-
-
-def test_a_home_that_cannot_be_written_hides_no_hub(tmp_path: Path) -> None:
-    """The variable still finds it."""
-    (tmp_path / "file").write_text("")
-    environ = {"XDG_STATE_HOME": str(tmp_path / "file"), HUB_VARIABLE: str(tmp_path)}
-    with locked(tmp_path), announced(tmp_path, ADDRESSES, environ):
-        assert find_hub(environ) == ADDRESSES
-
-
-# --- The engine's front
-
-
-def post(url: str, body: bytes, **headers: str) -> tuple[int, bytes]:
-    """Status and body of an answer to a POST."""
-    request = urllib.request.Request(url, body, headers)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
-
-
-@pytest.fixture
-def ask(one_hub: HubProcess) -> Callable[..., tuple[int, bytes]]:
-    """Asks the front, with the right password."""
-    parts = one_hub.addresses.clickhouse.removeprefix("http://").partition("@")
-    user, _, password = parts[0].partition(":")
-
-    def asked(body: bytes, query: str = "", **headers: str) -> tuple[int, bytes]:
-        known = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password}
-        return post(f"http://{parts[2]}/{query}", body, **{**known, **headers})
-
-    return asked
-
-
-def test_the_stock_client_works(one_hub: HubProcess) -> None:
-    """clickhouse-connect as it is: questions, values, commands, compressed inserts, errors with
-    their code.
-    """
-    client = clickhouse_connect.get_client(dsn=one_hub.addresses.clickhouse)
-    client.command("CREATE TABLE stock (a Int64, b Nullable(String)) ENGINE = MergeTree ORDER BY a")
-    client.insert("stock", [[1, "é'\\"], [2, None]], column_names=["a", "b"])
-    assert client.query("SELECT * FROM stock ORDER BY a").result_rows == [(1, "é'\\"), (2, None)]
-    assert client.query("SELECT {x:Int64} + 1", {"x": 5}).result_rows == [(6,)]
-    assert client.query("SELECT %(x)s", {"x": "it's"}).result_rows == [("it's",)]
-    assert client.query("SELECT a FROM stock WHERE a > 2").result_rows == []
-    assert client.command("SELECT count() FROM stock") == 2
-    assert client.ping()
-    with pytest.raises(DatabaseError, match="code: 47"):
-        client.query("SELECT nothing_of_that_name")
-    client.command("DROP TABLE stock")
-    client.close()
-
-
-def test_a_wrong_password_gets_nothing(one_hub: HubProcess) -> None:
-    """However it is said; a sign of life is for everybody."""
-    url = "http://" + one_hub.addresses.clickhouse.rpartition("@")[2]
-    for headers in ({}, {"X-ClickHouse-User": "fleet", "X-ClickHouse-Key": "guess"},
-                    {"Authorization": "Basic Zmxl"},
-                    {"Authorization": "Basic ZmxlZXQ6Z3Vlc3M="}):  # fmt: skip
-        assert post(url, b"SELECT 1", **headers)[0] == 403
-    with urllib.request.urlopen(f"{url}/ping", timeout=20) as answer:
-        assert answer.read() == b"Ok.\n"
-
-
-def test_settings_hold_for_their_request_alone(ask: Callable[..., tuple[int, bytes]]) -> None:
-    """Whichever connection to the engine the next ones get: as many at a time as there are."""
-    question = b"SELECT value FROM system.settings WHERE name = 'max_block_size' AND sleep(0.3) = 0"
-    usual = ask(question)
-    assert ask(question, "?max_block_size=777") == (200, b"777\n")
-    with ThreadPoolExecutor(front.CONNECTIONS) as threads:
-        assert list(threads.map(ask, [question] * front.CONNECTIONS)) == [usual] * front.CONNECTIONS
-    text = b"SELECT '1 FORMAT Native' AS x"
-    assert ask(text, "?max_block_size=777") == (200, b"1 FORMAT Native\n")
-
-
-@pytest.mark.parametrize(
-    ("body", "query", "status", "said"),
-    [
-        (b"SET max_threads = 1", "", 501, b"settings go into the URL of each"),
-        (b"SELECT 1", "?database=other", 501, b"a hub has one database, default; got 'other'"),
-        (b"SELECT 1", "?a;b=1", 501, b"expected a setting's name, got 'a;b'"),
-        (b"SELECT 1", "?no_such_setting=1", 500, b"Code: 115."),
-        (b"SELECT", "", 500, b"Code: 62."),
-        (b" ", "", 501, b"expected a statement, got none"),
-        (b"INSERT INTO power_fresh (name) FORMAT Native\nrubbish", "", 500, b"Code: "),
-    ],
-    ids=["set", "database", "name", "setting", "syntax", "nothing", "rows"],
-)
-def test_what_the_front_refuses(
-    ask: Callable[..., tuple[int, bytes]], body: bytes, query: str, status: int, said: bytes
-) -> None:
-    """Each with a word, and the connection serves the next question."""
-    answer = ask(body, query)
-    assert answer[0] == status
-    assert said in answer[1]
-    assert ask(b"SELECT 1") == (200, b"1\n")
-
-
-def test_bodies_that_are_too_long_or_broken(ask: Callable[..., tuple[int, bytes]]) -> None:
-    """They are refused before they are read, or after."""
-    assert ask(b"x", **{"Content-Length": str(front.MAX_BODY + 1)})[0] == 400
-    for length in ("-1", "1_0", "x"):
-        said = f"expected a number of bytes, got {length!r}\n".encode()
-        assert ask(b"x", **{"Content-Length": length}) == (400, said)
-    status, said = ask(b"x", **{"Content-Encoding": "lz4"})
-    assert (status, said[:18]) == (400, b"the body is no lz4")
-    status, said = ask(b"x", **{"Content-Encoding": "br"})
-    assert said == b"expected a body as it is, or as lz4 or gzip, got 'br'\n"
-    assert ask(b"SELECT 1") == (200, b"1\n")
-
-
-def test_an_insert_that_fails_at_its_end_is_said_to_have(
-    ask: Callable[..., tuple[int, bytes]],
-) -> None:
-    """Rows that are well-formed, and that the engine cannot store all the same."""
-    ask(b"CREATE TABLE picky (a Int64, CONSTRAINT c CHECK a > 0) ENGINE = MergeTree ORDER BY a")
-    status, said = ask(b"INSERT INTO picky (a) FORMAT TabSeparated\n-1\n")
-    assert (status, said[:10]) == (500, b"Code: 469.")
-    assert ask(b"INSERT INTO picky FORMAT TabSeparated\n1\n2\n") == (200, b"")
-    with_settings = b"INSERT INTO picky (a) SETTINGS max_threads = 1 FORMAT TabSeparated\n4\n"
-    assert ask(with_settings) == (200, b"")
-    assert ask(b"INSERT INTO picky SELECT 8 AS a\n") == (200, b"")
-    assert ask(b"INSERT INTO picky VALUES (length('\n FORMAT x\n'))") == (200, b"")
-    assert ask(b"SELECT sum(a) FROM picky") == (200, b"26\n")
-    ask(b"DROP TABLE picky")
-
-
-def test_questions_are_answered_side_by_side(ask: Callable[..., tuple[int, bytes]]) -> None:
-    """A short one sees the long one at work."""
-    long = "SELECT count() FROM numbers(2) WHERE sleepEachRow(1) = 0"
-    thread = threading.Thread(target=ask, args=(long.encode(),))
-    thread.start()
-    seen = f"SELECT count() FROM system.processes WHERE query LIKE '{long[:30]}%'"
-    eventually(lambda: ask(seen.encode()) == (200, b"1\n"), 10)
-    thread.join()
-
-
-def test_the_answers_of_a_hub_are_those_of_the_engine(one_hub: HubProcess, tmp_path: Path) -> None:
-    """Carried through the codec and the sink's rows into its engine, a device's budget is the
-    file's own.
-    """
-    pm = device(tmp_path / "b.db", "through the front")
-    urls = [one_hub.addresses.clickhouse]
-    carry(pm, Engine(urls))
-    fleet = Fleet(urls)
-    ids = ["through the front"]
-    assert same(pm.power_budget_check(ids), fleet.budget(ids).value)
-    assert pm.list_meters(ids[0]) == fleet.latest(ids).value
-    pm.close()
-
-
 # --- Beyond this machine
 
 
@@ -621,7 +340,7 @@ def test_devices_elsewhere_need_a_key(tmp_path: Path, certificate: tuple[Path, P
         (["--cert", "a.pem"], 2, "--cert and --key go together: give both"),
         (["--cert", "a.pem", "--key", "b.pem"], 1, "a.pem: it cannot be read"),
         (["--port", "1", "--no-service"], 2, "--port and --no-service: give one of them"),
-        (["--memory", "1000"], 2, "expected a number of bytes, at least 268435456, got '1000'"),
+        (["--memory", "1000"], 2, "expected a whole number of at least 268435456, got '1000'"),
         (["--listen", "hub"], 2, "expected an address such as 127.0.0.1, 0.0.0.0 or ::, got 'hub'"),
     ],
     ids=["no-certificate", "no-key", "no-file", "two", "memory", "a-name"],
@@ -646,121 +365,6 @@ def test_options_for_named_servers_are_not_dropped(one_hub: HubProcess) -> None:
     refused = one_hub.run("dead", "list", "--key-file", "a.key")
     assert refused.returncode == 2
     assert refused.stderr.endswith("\npower-fleet: --key-file: give it together with --nats\n")
-
-
-# --- Pages
-
-
-def get(url: str, token: str = "") -> tuple[int, bytes]:
-    """Status and body of an answer."""
-    request = urllib.request.Request(url)
-    if token:
-        request.add_header("Authorization", f"Bearer {token}")
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
-
-
-def test_the_pages_show_the_fleet(tmp_path: Path) -> None:
-    """In the hub's process, at the address of the ready line; a token is asked for once there is
-    one.
-    """
-    with running_hub(tmp_path / "fleet", "--nats-port", "0", "--port", "0") as process:
-        url = process.addresses.service
-        assert url.startswith("http://127.0.0.1:")
-        pm = device(tmp_path / "a.db", "edge-1")
-        send_to(process, pm)
-        pm.close()
-        eventually(lambda: b'"edge-1"' in get(f"{url}/v1/devices")[1])
-        assert get(f"{url}/v1/devices/edge-1/report")[0] == 200
-        assert b"<html" in get(f"{url}/")[1]
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))):  # says nothing
-            begin = time.monotonic()
-            assert process.end() == 0
-            assert time.monotonic() - begin < GRACE
-        file = tmp_path / "fleet" / "tokens.json"
-        command = [sys.executable, "-m", "power_service", "token", "new", "me", "--scope", "read"]
-        made = subprocess.run(
-            [*command, "--tokens", str(file)],
-            env=process.environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        token = made.stdout.split()[-1]
-        line = process.start()
-        url = process.addresses.service
-        assert line == f"ready {process.addresses.nats} {url}\n"
-        assert get(f"{url}/v1/devices")[0] == 401
-        assert get(f"{url}/v1/devices", token)[0] == 200, made.stdout
-        assert "Traceback" not in process.errors()
-
-
-def test_a_service_finds_the_hub_by_itself(
-    one_hub: HubProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """power-service --hub in a process of its own asks the same engine; without one it says what
-    would do.
-    """
-    monkeypatch.setenv("XDG_STATE_HOME", one_hub.environment["XDG_STATE_HOME"])
-    monkeypatch.delenv(HUB_VARIABLE, raising=False)
-    assert read.open_source((), hub=True).list_devices() is not None
-    monkeypatch.setenv(HUB_VARIABLE, str(tmp_path))
-    with pytest.raises(Refused, match=f"--hub: the hub of {tmp_path} is not running"):
-        read.open_source((), hub=True)
-
-
-def test_a_port_of_the_pages_that_is_taken(tmp_path: Path) -> None:
-    """It is named, and nothing is left running."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        process = HubProcess(tmp_path / "fleet")
-        refused = process.run("hub", "--data", "fleet", "--nats-port", "0", "--port", port)
-    assert refused.returncode == 2
-    assert "--port: the pages cannot be served there (" in refused.stderr
-    assert is_gone(process.nats_process)
-
-
-# --- A fleet to look at
-
-
-def test_a_made_up_fleet_is_sent_as_a_real_one(one_hub: HubProcess) -> None:
-    """Each device with its meters and a day of readings, at some sites; without an end it ends when
-    that is sent.
-    """
-    sent = one_hub.run("demo", "--devices", "9", "--once")
-    assert sent.returncode == 0, sent.stderr
-    fleet = Fleet([one_hub.addresses.clickhouse])
-    ids = [f"demo-{number:04}" for number in range(1, 10)]
-    eventually(lambda: all("error" not in budget for budget in fleet.budget(ids).value.values()))
-    eventually(lambda: [readings_of(one_hub, id_) for id_ in ids] == [2 * 96] * 9)
-    assert len(fleet.latest(ids).value) == 18
-    assert {row["site"] for row in fleet.energy(2).value} >= set(demo.SITES)
-
-
-def test_a_made_up_fleet_goes_on_measuring(tmp_path: Path) -> None:
-    """What it logs from then on follows what it logged before, and is the same for the same number
-    of devices.
-    """
-
-    def packs(name: str) -> list[float | None]:
-        (tmp_path / name).mkdir()
-        sites = demo.make_sites(tmp_path / name, 3, clock=lambda: NOW)
-        for site in sites:
-            site.log_live(NOW, demo.LIVE_S)
-        meters = [meter for site in sites for meter in site.pm.list_meters()]
-        for site in sites:
-            site.pm.close()
-        return [meter.charge_pct for meter in meters if meter.type == "battery"]
-
-    first = packs("first")
-    assert len(first) == 3
-    assert first == packs("second")
 
 
 # --- Streams that were made again

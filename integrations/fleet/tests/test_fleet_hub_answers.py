@@ -24,5 +24,11 @@ def hub_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 @pytest.fixture
 def urls(hub_urls: list[str]) -> list[str]:
-    """The same with empty tables, in place of other engines."""
+    """The same with empty tables, in place of ClickHouse 26 in the tests' process."""
+    return emptied(hub_urls)
+
+
+@pytest.fixture
+def every_urls(hub_urls: list[str]) -> list[str]:
+    """The same, in place of both engines."""
     return emptied(hub_urls)

@@ -300,7 +300,7 @@ def _serve_demo(options: argparse.Namespace, settings: Settings) -> int:
         def announce(url: str) -> None:
             print(
                 f"The demo is at {url}\n"
-                f"Its file is {path}, for as long as it runs: Ctrl+C ends it.",
+                f"Its file is {path}, for as long as it runs: Ctrl-C ends it.",
                 flush=True,
             )
             if options.open:

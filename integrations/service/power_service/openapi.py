@@ -140,8 +140,10 @@ def _clean(value: Any) -> None:
 
 
 def _unwrapped(text: str) -> str:
+    """Without the examples of docstrings, which are Python's."""
     paragraphs = inspect.cleandoc(text).strip().split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    kept = [paragraph for paragraph in paragraphs if not paragraph.startswith(">>>")]
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in kept)
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -253,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.file.read_text(encoding="utf-8") == present:
             return 0
         print(
-            f"{options.file} is out of date: python -m power_service.openapi {options.file}",
+            f"{options.file} is out of date: python3 -m power_service.openapi {options.file}",
             file=sys.stderr,
         )
         return 1

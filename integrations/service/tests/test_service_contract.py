@@ -71,6 +71,11 @@ def test_the_committed_contract_is_the_present_one() -> None:
     assert openapi.main(["--check", str(SERVICE / "openapi.json")]) == 0
 
 
+def test_no_description_has_an_example_in_python() -> None:
+    """Those of the library's docstrings are for Python."""
+    assert ">>>" not in json.dumps(CONTRACT)
+
+
 @only_with_the_newest
 def test_the_program_writes_and_compares(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

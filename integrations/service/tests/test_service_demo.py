@@ -115,7 +115,7 @@ class TestTheCommand:
     """No token, no Node."""
 
     def test_it_serves_prints_the_address_and_leaves_nothing(self, tmp_path: Path) -> None:
-        """The page, live data, and an end by Ctrl+C."""
+        """The page, live data, and an end by Ctrl-C."""
         environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path), "BROWSER": f"{tmp_path}/browser %s"}
         (tmp_path / "browser").write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
         (tmp_path / "browser").chmod(0o755)

@@ -32,7 +32,7 @@ def script(port: int) -> str:
     )
 
 
-# A reader ends it by Ctrl+C, and has a browser.
+# A reader ends it by Ctrl-C, and has a browser.
 DEMO = """power-service --demo --port 0 >demo.txt &
 until grep -q 'The demo is at' demo.txt; do sleep 0.2; done
 kill $!; wait $!

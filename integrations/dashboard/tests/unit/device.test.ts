@@ -1,6 +1,6 @@
 /** Columns of charts, energy by local day, and the report as CSV. */
 
-import type { PowerMeter, Report } from "@blackroad/power-client";
+import type { PowerClient, PowerMeter, PowerStatistics, Report } from "@blackroad/power-client";
 import { describe, expect, test } from "vitest";
 import { dayBands } from "../../src/device/bands";
 import { alone, join, limits, points, readingAt } from "../../src/device/chart-data";
@@ -20,7 +20,7 @@ import { eventNote, eventValue } from "../../src/device/events";
 import { flowText, nodesOf } from "../../src/device/Flow";
 import { linesOf } from "../../src/device/lines";
 import { outlookOf } from "../../src/device/outlook";
-import { fileText } from "../../src/device/range-files";
+import { fileText, rowsOf } from "../../src/device/range-files";
 import { reportCsv } from "../../src/device/report-csv";
 import { byScale } from "../../src/device/scales";
 import type { Summary } from "../../src/fleet/summary";
@@ -416,4 +416,21 @@ describe("the report as CSV", () => {
       expect(reportCsv(report(name))).toContain(`,'${name},`);
     },
   );
+});
+
+test("a file's hours are asked for by the ends of its span: the clock here may be wrong", async () => {
+  const hours = ["10", "11", "12"].map(
+    (hour) => ({ start: `2026-11-23T${hour}:00:00.000000+00:00` }) as PowerStatistics,
+  );
+  const asked: unknown[] = [];
+  const statistics = async (_: string, options: unknown) => {
+    asked.push(options);
+    return hours;
+  };
+  const client = { statistics } as unknown as PowerClient;
+  const [from, to] = [Date.parse("2026-11-23T10:30:00Z"), Date.parse("2026-11-23T12:30:00Z")];
+  const meter = { id: "m", name: "Pack", type: "battery" } as PowerMeter;
+  const { rows, cut } = await rowsOf(client, "hours", [meter], [from, to]);
+  expect(asked).toEqual([{ since: new Date(from), until: new Date(to), bucket: "hour" }]);
+  expect([rows.map(([start]) => String(start).slice(11, 13)), cut]).toEqual([["11", "12"], false]);
 });
