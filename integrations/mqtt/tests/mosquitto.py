@@ -185,10 +185,9 @@ class Listener:
     def __exit__(self, *exc_info: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
-        # Its thread may have ended before it has seen the end of the connection.
-        sock = self._client.socket()
-        if isinstance(sock, socket.socket):
-            sock.close()
+        # Paho closes the sockets by which it wakes its thread when the client is collected, and the
+        # collector may come to the sockets first.
+        self._client._reset_sockets()
 
     def of(self, topic: str) -> list[bytes]:
         """The payloads that have come on a topic."""
