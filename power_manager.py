@@ -6371,11 +6371,17 @@ def log_to_stderr(
     line is "2026-11-28T10:00:00Z WARNING power_mqtt: text". For systemd's journal, which adds the
     time itself, it is "<4>power_mqtt: text".
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(_LogLine(is_for_journal=_is_journal(sys.stderr)))
     root = logging.getLogger()
     logger = logging.getLogger(name)
     levels = root.level, logger.level
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        is_own = f"{record.name}.".startswith(f"{name}.")
+        return record.levelno >= (level if is_own else others)
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LogLine(is_for_journal=_is_journal(sys.stderr)))
+    handler.addFilter(is_shown)  # a logger may have a lower level of its own
     root.addHandler(handler)
     root.setLevel(others)
     logger.setLevel(level)

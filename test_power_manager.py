@@ -10229,6 +10229,18 @@ class TestLogToStderr:
         assert capsys.readouterr().err.endswith(" DEBUG tool: shown\n")
         assert (root.level, own.level, root.handlers) == before
 
+    def test_level_of_another_logger(
+        self, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """What another logger lets through is not shown for that; its name may begin alike."""
+        other = logging.getLogger("tools")
+        caplog.set_level(logging.DEBUG, logger="tools")
+        with power_manager.log_to_stderr("tool"):
+            other.info("not shown")
+            other.warning("shown")
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith("Z WARNING tools: shown")
+
     def test_journal(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The journal adds the time itself, and reads the level as a number of syslog."""
         path = tmp_path / "journal"

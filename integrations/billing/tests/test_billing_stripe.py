@@ -284,8 +284,7 @@ def test_the_key_is_shown_nowhere(
 ) -> None:
     """Not in logs down to DEBUG, errors, tracebacks, reprs or the file, whatever goes wrong."""
     caplog.set_level(logging.DEBUG)
-    stripe_log = logging.getLogger("stripe")
-    stripe_log.setLevel(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="stripe")
     world.link()
     world.use(10.0, 3)
     shown = [repr(Secret(API_KEY, KEY)), str(Secret(API_KEY, KEY)), f"{Secret(API_KEY, KEY)!r}"]
