@@ -23,7 +23,7 @@ from power_fleet.aside import Aside
 from power_fleet.codec import Batch, encode
 from power_fleet.errors import FleetError
 from power_fleet.outbox import Outbox, Parcel
-from power_fleet.stream import Backoff, Nats, is_other_stream
+from power_fleet.stream import Backoff, LoginRefused, Nats, is_other_stream
 from power_fleet.subjects import STREAM, SUBJECT, token
 from power_manager import PowerManager, StorageError
 
@@ -145,8 +145,8 @@ async def forward(
 
     With once, until nothing is left.
 
-    A failure never ends it: the file keeps everything, the connection is made again, and the wait
-    grows. Raises Replaced where the path no longer names the file.
+    A failure does not end it: the file keeps everything, the connection is made again, and the
+    wait grows. Raises Replaced where the path no longer names the file, and with once LoginRefused.
     """
     sent = Sent() if sent is None else sent
     while True:
@@ -160,6 +160,8 @@ async def forward(
         except _FAILURES as error:
             if outbox.is_replaced():
                 raise Replaced(str(error)) from error
+            if once and isinstance(error, LoginRefused):
+                raise  # it would be refused again
             sent.failures += 1
             await backoff.wait("not sent, kept in the file", error)
 

@@ -9,7 +9,7 @@ import logging
 import random
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -29,8 +29,8 @@ from nats.js.api import (
 )  # fmt: skip
 from nats.js.errors import NotFoundError
 
+from power_fleet.errors import FleetError, WrongOptions
 from power_fleet.errors import Refused as Refused  # power_billing takes it from here
-from power_fleet.errors import WrongOptions
 from power_fleet.keys import Key, read_key
 from power_fleet.limits import DEVICE_MESSAGES
 from power_fleet.subjects import CONSUMER, STREAM, SUBJECT
@@ -72,6 +72,18 @@ def address(option: str, url: str, expected: str) -> SplitResult:
         scheme = re.match("[a-z]*://", url)
         raise WrongOptions(f"{option}: expected {expected}, got {scheme[0] if scheme else ''}...")
     return parts
+
+
+class LoginRefused(FleetError, ConnectionError):
+    """The servers answer, and do not let this user, password or key in."""
+
+    def __init__(self, urls: str, reasons: str) -> None:
+        super().__init__(f"{urls}: the login is refused: {reasons}")
+
+
+def _is_login_refused(complaints: Iterable[str]) -> bool:
+    """Whether NATS's client has said so; it raises something else, as it tries several times."""
+    return any("authorization violation" in complaint.lower() for complaint in complaints)
 
 
 @dataclass(frozen=True)
@@ -147,7 +159,10 @@ class Nats:
         return self.inbox_prefix
 
     async def connect(self, name: str) -> Client:
-        """A connection that reconnects by itself; raises where no server is there at first."""
+        """A connection that reconnects by itself.
+
+        Raises LoginRefused, and other errors where no server answers at first.
+        """
         options: dict[str, Any] = {"user": self.user}
         key = self.key()
         if key is not None:
@@ -185,7 +200,14 @@ class Nats:
         except asyncio.TimeoutError as error:
             await connection.close()
             reasons = "; ".join(complaints) or "no answer"
+            if _is_login_refused(complaints):
+                raise LoginRefused(self.urls, reasons) from error
             raise TimeoutError(f"no connection in {CONNECT_SECONDS:g} s: {reasons}") from error
+        except nats.errors.Error as error:
+            await connection.close()
+            if _is_login_refused(complaints):
+                raise LoginRefused(self.urls, "; ".join(complaints)) from error
+            raise
         except BaseException:
             await connection.close()
             raise

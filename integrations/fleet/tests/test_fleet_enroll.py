@@ -314,6 +314,27 @@ def test_a_file_without_users_lets_nobody_in(
     assert_shut()
 
 
+def test_forwarding_once_ends_where_the_login_is_refused(
+    guarded: Guarded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key that the server does not know is named at once; the file keeps what was not sent."""
+    guarded.add("known")
+    guarded.reload()
+    stranger = tmp_path / "stranger.key"
+    write_key(stranger, make_key(), "stranger")
+    db = tmp_path / "stranger.db"
+    with PowerManager(db) as pm:
+        pm.register_device("stranger", "stranger")
+        pm.log_power(pm.add_meter("stranger", "main").id, 1.0, 1.0)
+        to = ("--nats", guarded.server.url, "--key-file", str(stranger))
+        assert run_command("forward", "--once", "--db", str(db), *to) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        line = printed.err.splitlines()[-1]
+        assert line.startswith(f"power-fleet: {guarded.server.url}: the login is refused: ")
+        assert len(pm.pending_readings(10)) == 1
+
+
 def test_odd_ids_have_their_own_subjects(guarded: Guarded, tmp_path: Path) -> None:
     """A device of any id forwards with its own rights, and cannot publish for any of the others."""
     hub = guarded.add("hub", role=HUB)
