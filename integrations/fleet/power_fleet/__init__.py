@@ -11,7 +11,8 @@ Beside the stream and the engine:
 
     decoding    bytes as a batch
     engine      ClickHouse; schema: its tables; sql, read_sql: the questions
-    sink        from the stream into the engine; intake, wire: how it takes messages; quota: how many
+    sink        from the stream into the engine; intake, wire: how it takes messages
+    quota       how many messages a device may send
     deletions   what devices have deleted
     hours       statistics of closed hours; keep: how long they are kept
     watch       what is wrong with devices; dead: messages that can never be stored

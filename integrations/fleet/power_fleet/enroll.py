@@ -34,10 +34,10 @@ HUB = "hub"
 ROLES = (DEVICE, SINK, OPERATOR, HUB)
 _NOBODY = "nobody"
 
-_HEAD = """\
-# Users of the NATS servers. `power-fleet enroll` and `revoke` write this file: what is changed here by hand is lost.
-users: [
-"""
+_HEAD = (
+    "# Users of the NATS servers. `power-fleet enroll` and `revoke` write this file: "
+    "what is changed here by hand is lost.\nusers: [\n"
+)
 _TAIL = "]\n"
 _LINE = re.compile(r"  \{ nkey: .* \} # (\{.*\})")
 

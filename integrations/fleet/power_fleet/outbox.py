@@ -147,7 +147,8 @@ class Outbox:
     def done(self, parcel: Parcel, sequences: Sequence[int | None]) -> None:
         """Note, in one transaction, what the stream has: each batch at that place.
 
-        None: the stream does not have it. Of a device of which a batch is missing nothing is noted, but its opening.
+        None: the stream does not have it. Of a device of which a batch is missing nothing is
+        noted, but its opening.
         """
         refused = set()
         for batch, sequence in zip(parcel.batches, sequences, strict=True):
