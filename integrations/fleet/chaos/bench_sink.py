@@ -76,15 +76,16 @@ def run(home: Path, checkout: Path, devices: int, rounds: int, sync: bool) -> fl
                 await_messages(servers, range(1))
                 took = time.monotonic() - begin
                 status = Path(f"/proc/{sink.pid}/status").read_text()
-                (peak,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+                (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
                 stat = Path(f"/proc/{sink.pid}/stat").read_text()
                 ticks = sum(map(int, stat.split()[13:15]))
             finally:
                 sink.kill()
         cpu = ticks / os.sysconf("SC_CLK_TCK")
     print(
-        f"{checkout}: {total} messages, the last {left} of them in {took:.1f} s, {left / took:,.0f} a second; "
-        f"sink: {cpu:.1f} s CPU, {peak}; load {os.getloadavg()[0]:.1f}",
+        f"{total} messages, the last {left} of them in {took:.1f} s, {left / took:,.0f} a second; "
+        f"sink: {cpu:.1f} s of processor time, {int(peak) / 1024:.0f} MB at most; "
+        f"load average {os.getloadavg()[0]:.1f}",
         flush=True,
     )
     return left / took
@@ -116,6 +117,8 @@ def main() -> int:
     rates: dict[Path, list[float]] = {checkout: [] for checkout in checkouts}
     for _ in range(options.times):
         for checkout, found in rates.items():
+            if options.against:
+                print(checkout)
             with tempfile.TemporaryDirectory(prefix="bench-sink-") as home:
                 found.append(
                     run(Path(home), checkout, options.devices, options.rounds, options.sync)

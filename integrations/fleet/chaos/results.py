@@ -25,6 +25,7 @@ PARTS = {
     "chaos_hub": "chaos.py --hub --seed 22 --seconds 30 --devices 20",
     "million": "bench.py million",
     "sink": "bench_sink.py --rounds 2",
+    "backfill": "backfill.py",
     "wire": "bench.py wire",
     "login": "bench_login.py",
     "questions": "bench.py questions --devices 150",
@@ -86,6 +87,13 @@ message that it takes in and for each that it drops, and then the disk is the li
 sinks there are.
 
 {sink}
+
+## A backfill beside live readings
+
+One NATS server, one ClickHouse server, a sink and a forwarder of one device, each a process. Live \
+readings are logged twice a second; one of them comes late, then 500,000 at once:
+
+{backfill}
 
 ## Bytes on the wire
 
