@@ -2569,7 +2569,10 @@ class _ReadingWriter:
     def _accept(
         self, state: _MeterState, arrivals: list[_Arrival], closed_hours: dict[int, int]
     ) -> list[_Arrival]:
-        """The readings that will be stored, in order of arrival, live ones at free instants."""
+        """The readings that will be stored, in order of arrival, live ones at free instants.
+
+        Adds to closed_hours those into which a live one moves, as its instant was taken.
+        """
         newest_us = state.newest_us
         stored = self._stored_instants(state, arrivals)
         accepted: list[_Arrival] = []
@@ -2579,6 +2582,8 @@ class _ReadingWriter:
                 clock_us = arrival.us
                 if clock_us <= newest_us:
                     arrival.us = self._free_instant(state, clock_us, taken)
+                if arrival.us // HOUR_US != clock_us // HOUR_US:  # it may be a closed one
+                    closed_hours.update(self._closed_hours(state, [arrival]))
                 state.live_us = arrival.us
                 state.live_clock_us = clock_us
             elif arrival.us in taken or arrival.us in stored:
@@ -3918,8 +3923,11 @@ def _temporary_database(target: Path, purpose: str) -> Iterator[Path]:
                 os.unlink(f"{unfinished}{suffix}")
 
 
-def _copy_database(source: Path, unfinished: Path) -> None:
-    """Copy a backup, which stays as it is, with what SQLite keeps beside it."""
+def _copy_database(source: Path, unfinished: Path, target: Path) -> None:
+    """Copy a backup, which stays as it is, with what SQLite keeps beside it.
+
+    A full disk is that of the target, beside which the unfinished copy lies.
+    """
     if not source.is_file():
         raise StorageError(source, "no such file: name a backup")
     if not source.stat().st_size:
@@ -3936,8 +3944,12 @@ def _copy_database(source: Path, unfinished: Path) -> None:
             stack.callback(copy.close)
             _copy_pages(original, copy)
     except sqlite3.Error as error:
-        is_full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"  # of the copy's disk
-        raise _storage_error(error, unfinished.parent if is_full else source) from error
+        raise _storage_error(error, target if _is_full_disk(error) else source) from error
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """By the text, which every Python has; the names of SQLite's errors come with 3.11."""
+    return "disk is full" in str(error)
 
 
 def _copy_pages(original: sqlite3.Connection, copy: sqlite3.Connection) -> None:
@@ -3951,15 +3963,14 @@ def _copy_pages(original: sqlite3.Connection, copy: sqlite3.Connection) -> None:
     original.backup(copy, pages=-1, progress=give_up, sleep=0.02)
 
 
-def _prepare_backup(unfinished: Path, source: Path, page_bytes: int) -> None:
+def _prepare_backup(unfinished: Path, source: Path, target: Path, page_bytes: int) -> None:
     """Check a private copy of a backup, upgrade it, and make it a line of history of its own."""
     try:
         with PowerManager(unfinished) as copy:
             problems = copy.check()
             copy._write(_renew_file_id)
     except StorageError as error:
-        is_full = error.sqlite_errorname == "SQLITE_FULL"
-        path = unfinished.parent if is_full else source
+        path = target if _is_full_disk(error) else source
         raise StorageError(path, error.reason, error.sqlite_errorname) from error
     damage = [problem for problem in problems if not problem.startswith("first_release_")]
     if damage:
@@ -4005,11 +4016,11 @@ def _restore(target: Path, source: Path) -> None:
         raise StorageError(target, "not a regular file: name another")
     try:
         with _temporary_database(target, "restore") as unfinished:
-            _copy_database(source, unfinished)
+            _copy_database(source, unfinished, target)
             page_bytes: int | None = _PAGE_BYTES
             if target.exists() and target.stat().st_size:
                 page_bytes = _present_page_bytes(target)
-            _prepare_backup(unfinished, source, page_bytes or _PAGE_BYTES)
+            _prepare_backup(unfinished, source, target, page_bytes or _PAGE_BYTES)
             if page_bytes is None:
                 _replace_damaged(target, unfinished)
             else:

@@ -7476,6 +7476,25 @@ class TestRestore:
         assert everything(pm) == before
         assert pm.check() == []
 
+    def test_full_disk_of_the_copy(
+        self, opened: Opener, path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The copy lies beside the database, so a full disk is told of the database."""
+        pm = opened(path)
+        connect = sqlite3.connect
+
+        def connect_to_a_full_disk(*arguments: Any, **options: Any) -> sqlite3.Connection:
+            conn: sqlite3.Connection = connect(*arguments, **options)
+            if str(arguments[0]).endswith(".restore"):
+                conn.execute("PRAGMA max_page_count = 2")
+            return conn
+
+        monkeypatch.setattr(sqlite3, "connect", connect_to_a_full_disk)
+        with pytest.raises(StorageError, match="disk is full") as caught:
+            pm.restore(backup)
+        assert caught.value.filename == str(path)
+        assert pm.check() == []
+
     def test_followers_of_a_restored_file(self, opened: Opener, path: Path, backup: Path) -> None:
         """A follower that the backup does not know goes on, and can acknowledge."""
         pm = opened(path)
@@ -7695,6 +7714,28 @@ class TestPrune:
         clock.now = start + 7200
         assert (file_pm.prune(0), file_pm.check()) == (1, [])
         assert file_pm.get_statistics(battery_meter.id)[0] == after
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_live_reading_that_moves_into_a_closed_hour(
+        self, file_pm: PowerManager, battery_meter: PowerMeter, clock: Clock, count: int
+    ) -> None:
+        """A clock that was set back to the last microsecond of an open hour and stands still: from
+        the second reading on they are in the next hour, which is closed, and count in it.
+        """
+        start = self.HOUR_START
+        file_pm.log_many((battery_meter.id, 1.0, 6.0, 50.0, start + 600 * i) for i in range(13))
+        clock.now = start + 7200
+        assert file_pm.prune(0) == 11
+        clock.now = start - 1e-6
+        file_pm.log_power(battery_meter.id, 1.0, 60.0, 40.0)
+        (_, closed, *_) = file_pm.get_statistics(battery_meter.id)
+        assert closed.reading_count == 6
+        file_pm.log_many((battery_meter.id, 1.0, 70.0, 30.0) for _ in range(count))
+        (before, after, *_) = file_pm.get_statistics(battery_meter.id)
+        assert (before.reading_count, after.reading_count) == (1, 6 + count)
+        assert (after.max_wattage, after.min_charge_pct) == (70.0, 30.0)
+        assert after.energy_out_wh == closed.energy_out_wh
+        assert file_pm.check() == []
 
     def test_prune_after_the_clock_was_set_back(
         self, file_pm: PowerManager, battery_meter: PowerMeter, clock: Clock

@@ -500,7 +500,8 @@ class Model:
         """Of the readings later than a time.
 
         Up to the hour of the first one with watts, they are counted one by one, without the energy
-        that leads into the window. A closed hour there counts whole, and so does all that follows.
+        that leads into the window. A closed hour there counts whole, and so does all that follows;
+        readings before it, in the hour in which the window starts, have no watts then.
         """
         rows = sorted(row for row in meter.kept.values() if row.us > after)
         powered = [
@@ -513,6 +514,8 @@ class Model:
             if not any(start <= hour <= first for hour in meter.closed):
                 parts.append(self.of_rows([row for row in rows if row.hour <= first], None))
                 start = first
+            elif start not in meter.closed and rows[0].hour == start:
+                parts.append(self.of_rows([row for row in rows if row.hour == start], None))
         for number, part in self.hours(meter).items():
             if number > start or (number == start and number in meter.closed):
                 parts.append(part)
