@@ -6208,15 +6208,21 @@ class CommandParser(argparse.ArgumentParser):
 
     def _value_of_variable(self, setting: _Setting, text: str) -> Any:
         is_repeatable = isinstance(setting.option, argparse._AppendAction)
-        values = []
+        words = text.split() if is_repeatable else [text]
         try:
-            for word in text.split() if is_repeatable else [text]:
-                value = self._get_value(setting.option, word)
-                self._check_value(setting.option, value)
-                values.append(value)
+            values = self._values_of(setting.option, words)
         except argparse.ArgumentError as error:
             self.error(f"${setting.variable}: {error.message}")
         return values if is_repeatable else values[0]
+
+    def _values_of(self, action: argparse.Action, words: Iterable[str]) -> list[Any]:
+        """Words as values of an option or an argument. Raises argparse.ArgumentError."""
+        values = []
+        for word in words:
+            value = self._get_value(action, word)
+            self._check_value(action, value)
+            values.append(value)
+        return values
 
     def _take_later_arguments(self, options: argparse.Namespace, words: Sequence[str]) -> None:
         """Take arguments that come after an option, as in `budget a --json b`.
@@ -6230,9 +6236,7 @@ class CommandParser(argparse.ArgumentParser):
         given = getattr(options, action.dest)
         values = [] if given is action.default else list(given)
         try:
-            for word in words:
-                values.append(self._get_value(action, word))
-                self._check_value(action, values[-1])
+            values += self._values_of(action, words)
         except argparse.ArgumentError as error:
             self.error(str(error))
         setattr(options, action.dest, values)

@@ -29,7 +29,7 @@ _DIFFERENT = {
     "--map": "the collector maps sources, mqtt topics",
     "--meter": "one of a device, or one of Stripe's",
 }
-_OPTION = re.compile(r"(?:-\w, )?(--[\w-]+)(?: (\S+))?(?:  +(.*))?$")
+_OPTION = re.compile(r"(?:-\w, )?(?P<name>--[\w-]+)(?: (?P<value>\S+))?(?:  +(?P<text>.*))?$")
 
 
 class Ended(NamedTuple):
@@ -74,8 +74,8 @@ def options_of(help_text: str) -> Iterator[tuple[str, str, str]]:
     for line, following in zip(lines, [*lines[1:], ""]):
         found = _OPTION.match(line.strip()) if line.startswith("  -") else None
         if found:
-            text = found[3] or (following.strip() if following.startswith(" " * 20) else "")
-            yield found[1], found[2] or "", text
+            below = following.strip() if following.startswith(" " * 20) else ""
+            yield found["name"], found["value"] or "", found["text"] or below
 
 
 def problems_of_script(script: Path, name: str) -> Iterator[str]:
@@ -94,8 +94,7 @@ def problems_of_script(script: Path, name: str) -> Iterator[str]:
 
         for option in ("--version", "-V"):
             said = ended("", option)
-            names = (name, name.replace("-", "_"))
-            if said not in [Ended(0, f"{one} {version}\n", "") for one in names]:
+            if said != Ended(0, f"{name} {version}\n", ""):
                 yield f"{name} {option}: expected '{name} {version}', got {said}"
         closed = ended(">&-", "--help")
         if closed.code != 1 or len(closed.errors.splitlines()) != 1:
@@ -135,11 +134,9 @@ def problems_of_command(program: metadata.EntryPoint, *words: str) -> Iterator[s
         if not text:
             yield f"{shown}: {option} has no help"
     refused = run(program, *words, _UNKNOWN)
-    last = refused.errors.splitlines()[-1:] or [""]
-    is_named = last[0].startswith(
-        tuple(f"{name}: " for name in (program.name, program.name.replace("-", "_")))
-    )
-    if refused.code != 2 or refused.output or not is_named or _UNKNOWN not in last[0]:
+    _, _, line = refused.errors.rstrip("\n").rpartition("\n")
+    is_named = line.startswith(f"{program.name}: ")
+    if refused.code != 2 or refused.output or not is_named or _UNKNOWN not in line:
         yield f"{shown} {_UNKNOWN}: expected 2, the usage and a line, got {refused}"
     if not refused.errors.startswith("usage: "):
         yield f"{shown} {_UNKNOWN}: expected the usage first, got {refused.errors!r}"

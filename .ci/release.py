@@ -76,7 +76,8 @@ def main() -> None:
     commands.add_parser("notes", help="print the changelog's newest chapter")
     options = parser.parse_args()
     if options.command == "notes":
-        print(newest_chapter(ROOT)[2])
+        _, _, text = newest_chapter(ROOT)
+        print(text)
         return
     wrong = check(ROOT, options.tag)
     for line in wrong:

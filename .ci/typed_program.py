@@ -10,7 +10,8 @@ with PowerManager("power_manager.db", alert_types=[MeterType.BATTERY, "ups"]) as
     reading: PowerReading = pm.log_power(meter.id, voltage=3.7, current=0.5, charge_pct=None)
     charge: float | None = reading.charge_pct
     hours: list[PowerStatistics] = pm.get_statistics(meter.id)
-    name: int = pm.get_device("edge-001").name  # type: ignore[assignment] # unused, where all is Any
+    # Where all is Any, mypy complains of the two ignores, which nothing needs then.
+    name: int = pm.get_device("edge-001").name  # type: ignore[assignment]
     print(reading, charge, hours, name, pm.db_path.name)
     pm.add_meter("edge-001", capacity="much")  # type: ignore[call-arg]
 

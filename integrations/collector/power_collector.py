@@ -3657,35 +3657,7 @@ def _add_source_options(parser: CommandParser) -> None:
         metavar="DIR",
         help="read a captured tree of sensors instead of this machine's (default: /)",
     )
-    add(
-        "--nut",
-        action="append",
-        default=[],
-        type=_nut_address,
-        metavar="[UPS@]HOST[:PORT]",
-        help="a UPS of NUT's upsd, all of them without UPS@ (repeatable)",
-    )
-    add(
-        "--nut-login",
-        type=_logins,
-        metavar="FILE",
-        help="a file in netrc's form with users and passwords of upsd",
-    )
-    add(
-        "--nut-tls",
-        type=_trust,
-        metavar="TRUST",
-        help="speak TLS to upsd, and trust the certificates in FILE, `system` for this machine's, "
-        "or `unverified` for any",
-    )
-    add(
-        "--apcupsd",
-        action="append",
-        default=[],
-        type=_apcupsd_address,
-        metavar="HOST[:PORT]",
-        help="the UPS of an apcupsd (repeatable)",
-    )
+    _add_ups_options(parser)
     add(
         "--program",
         action="append",
@@ -3716,6 +3688,39 @@ def _add_source_options(parser: CommandParser) -> None:
     add("--peripherals", action="store_true", help="also use batteries of mice and the like")
     parser.add_variable(NUT_USERNAME, "the user at every upsd that --nut-login does not name")
     parser.add_variable(NUT_PASSWORD, "the password of that user")
+
+
+def _add_ups_options(parser: CommandParser) -> None:
+    add = parser.add_argument
+    add(
+        "--nut",
+        action="append",
+        default=[],
+        type=_nut_address,
+        metavar="[UPS@]HOST[:PORT]",
+        help="a UPS of NUT's upsd, all of them without UPS@ (repeatable)",
+    )
+    add(
+        "--nut-login",
+        type=_logins,
+        metavar="FILE",
+        help="a file in netrc's form with users and passwords of upsd",
+    )
+    add(
+        "--nut-tls",
+        type=_trust,
+        metavar="TRUST",
+        help="speak TLS to upsd, and trust the certificates in FILE, `system` for this machine's, "
+        "or `unverified` for any",
+    )
+    add(
+        "--apcupsd",
+        action="append",
+        default=[],
+        type=_apcupsd_address,
+        metavar="HOST[:PORT]",
+        help="the UPS of an apcupsd (repeatable)",
+    )
 
 
 _above_zero = functools.partial(parse_duration, above=0)

@@ -1845,6 +1845,8 @@ def test_the_last_line_needs_no_end(program: Callable[..., pc.Program]) -> None:
     """A program that ends in the middle of a line has said it all the same."""
     one = program(printing(then="""print('{"voltage": 5, "current": 1}', end="")"""))
     until(lambda: one.sources()[0].read().wattage == 5.0)
+    (source,) = one.sources()
+    assert source.read().wattage == 5.0
 
 
 def test_a_program_that_is_silent_has_no_values(
@@ -1988,6 +1990,7 @@ def test_children_that_a_program_leaves_behind_end_with_it(
     one.poll()
     until(lambda: not one.poll())
     until(lambda: not is_alive(int(path.read_text())))
+    assert not is_alive(int(path.read_text()))
 
 
 def test_a_programs_memory_is_bounded(

@@ -197,19 +197,14 @@ class Nats:
             # The client goes on for ever with a server that takes the connection and refuses the
             # login.
             await asyncio.wait_for(attempt, CONNECT_SECONDS)
-        except asyncio.TimeoutError as error:
+        except BaseException as error:
             await connection.close()
+            is_failure = isinstance(error, (asyncio.TimeoutError, nats.errors.Error))
             reasons = "; ".join(complaints) or "no answer"
-            if _is_login_refused(complaints):
+            if is_failure and _is_login_refused(complaints):
                 raise LoginRefused(self.urls, reasons) from error
-            raise TimeoutError(f"no connection in {CONNECT_SECONDS:g} s: {reasons}") from error
-        except nats.errors.Error as error:
-            await connection.close()
-            if _is_login_refused(complaints):
-                raise LoginRefused(self.urls, "; ".join(complaints)) from error
-            raise
-        except BaseException:
-            await connection.close()
+            if isinstance(error, asyncio.TimeoutError):
+                raise TimeoutError(f"no connection in {CONNECT_SECONDS:g} s: {reasons}") from error
             raise
         self._said.clear()
         return connection
