@@ -85,9 +85,8 @@ class Proof:
         self.until(20.5)
         self._take_pictures()
         self.until(21.5)
-        time.sleep(
-            1.5
-        )  # what was measured is published, and what goes is seen to go, before more is measured
+        # What was measured is published, and what goes is seen to go, before more is measured.
+        time.sleep(1.5)
         self.world.pm.delete_meter(self.world.shed)
         time.sleep(1.5)
         self.world.step()
@@ -274,7 +273,7 @@ class Proof:
             "",
             f"{self.world.readings} readings of a day, {self.clock.speed:g} times as fast.",
             "",
-            "| time | what happened before | entities | values, units, classes, precision, category |",
+            "| time | moment | entities | values, units, classes, precision, category |",
             "| --- | --- | --- | --- |",
         ]
         lines += [
