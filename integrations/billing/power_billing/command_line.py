@@ -15,7 +15,7 @@ from power_billing.errors import BillingError
 from power_billing.hours import hour_of, iso, oldest_billable
 from power_billing.links import TYPES
 from power_billing.outbox import Entry, State
-from power_billing.periods import hour_periods
+from power_billing.periods import periods_of
 from power_billing.sinks import CsvSink, UsageEvent, UsageSink
 from power_billing.sources import Devices
 from power_billing.tables import LedgerFile, Place, tables
@@ -81,9 +81,8 @@ def print_events(place: Place, events: Iterable[UsageEvent]) -> None:
     rows = sorted(events, key=lambda event: (event.hour, event.customer))
     if not rows:
         return
-    hours = [event.hour for event in rows]
     with tables(place) as conn:
-        periods = hour_periods(conn, range(min(hours), max(hours) + 1))
+        periods = periods_of(conn, [event.hour for event in rows])
     columns = [
         Column("customer", lambda event: event.customer),
         Column("hour", lambda event: iso(event.hour)),
@@ -122,15 +121,6 @@ def add_link_options(command: CommandParser) -> None:
         metavar="TIME",
         help="from this hour on, at most 35 days back (default: the next full UTC hour)",
     )
-
-
-def day_text(day: int) -> str:
-    """A UTC day (since 1970) as text.
-
-    >>> day_text(19_675)
-    '2023-11-14'
-    """
-    return iso(day * 24)[:10]
 
 
 def month_hours(text: str) -> range:

@@ -4,7 +4,6 @@ backup.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -179,7 +178,7 @@ def test_the_commands_say_whose_customer_it_is(shop: Shop, tmp_path: Path) -> No
     assert out[0] == "0 hours sent, 3 left"
     assert sum("bills this customer: power-billing resolve" in line for line in out) == 4
     assert shop(*other, "status")[-1].startswith(f"{ALICE}: the ledger ")
-    (found,) = json.loads("\n".join(shop(*other, "status", "--json")))["other_ledgers"]
+    (found,) = shop.json(*other, "status")["other_ledgers"]
     assert found == ALICE
     listed = shop(*other, "resolve", code=1)
     assert re.fullmatch(

@@ -201,8 +201,8 @@ def test_json_has_periods(made: Statement) -> None:
     assert (read["price"], read["price_unit"], read["currency"]) == (None, "kWh", "eur")
     assert read["tariff_zone"] == "Europe/Berlin"
     assert read["customers"][0]["periods"] == [
-        {"period": "peak", "price": 0.34, "energy_wh": 1500.0, "cost": 0.51},
-        {"period": "off_peak", "price": 0.2, "energy_wh": 1000.0, "cost": 0.2},
+        {"period": "peak", "price": "0.34", "energy_wh": 1500.0, "cost": "0.51"},
+        {"period": "off_peak", "price": "0.20", "energy_wh": 1000.0, "cost": "0.20"},
     ]
 
 
