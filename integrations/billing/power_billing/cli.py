@@ -140,12 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             lists = "power-fleet latest" if options.fleet else "power-manager devices"
             print_error(f"{NAME}: no device {printable(error.id)}: `{lists}` lists them")
             return 1
-        except ModuleNotFoundError as error:
-            print_error(f"{NAME}: {error.name} is not installed: pip install '.[billing]'")
-            return 1
         return code
 
-    return run_program(program, NAME, (PowerManagerError,))
+    return run_program(program, NAME, (PowerManagerError,), extra="billing")
 
 
 def _check_fleet(parser: CommandParser, options: argparse.Namespace) -> None:

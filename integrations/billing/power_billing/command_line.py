@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,7 @@ from power_manager import (
     PowerManager,
     Screen,
     make_table,
+    not_installed,
     parse_time,
 )
 
@@ -63,9 +65,9 @@ def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
 
         from power_billing.fleet_usage import FleetDevices
     except ModuleNotFoundError as error:
-        raise BillingError(
-            f"--fleet: {error.name} is not installed: pip install '.[billing,fleet]'"
-        ) from None
+        raise BillingError(f"--fleet: {not_installed(error, 'billing,fleet')}") from None
+    for name in ("clickhouse_connect", "urllib3"):  # of a failed request the error says enough
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return FleetDevices(engine_urls_of(options), ledger)
     except Refused as error:

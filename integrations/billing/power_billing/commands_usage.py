@@ -18,10 +18,10 @@ from power_billing.command_line import (
     time_argument,
 )
 from power_billing.commands_decide import print_differences
+from power_billing.errors import BillingError
 from power_billing.hours import iso
 from power_billing.json_values import preview_json, report_json, status_json
-from power_billing.links import Link
-from power_billing.metrics import write_metrics
+from power_billing.links import Link, links_of
 from power_billing.sinks import CsvSink, UsageSink
 from power_billing.sources import Devices
 from power_billing.tables import Place, tables
@@ -76,13 +76,13 @@ def _add_metrics_option(command: CommandParser) -> None:
 def _report(options: argparse.Namespace) -> int:
     check_sink_options(options)
     if options.quiet and options.json:
-        options.usage_error(
-            "--quiet is about text, and --json always prints one object: leave one out"
-        )
+        options.usage_error("--quiet is for text: leave out --quiet or --json")
     with opened(options) as (pm, place):
-        run = Run(pm, place)
         if options.dry_run:
-            entries = run.preview(until=options.until, retry_refused=options.retry_refused)
+            _refuse_unlinked(place)
+            entries = Run(pm, place).preview(
+                until=options.until, retry_refused=options.retry_refused
+            )
             if options.json:
                 print(shown_json(preview_json(place, entries)))
                 return 0
@@ -114,6 +114,9 @@ def run_report(
     metrics_file: Path | None = None,
 ) -> int:
     """Report to the sink, and print what came of it; return the exit code."""
+    if metrics_file is not None:  # first: a missing package is said before anything is sent
+        from power_billing.metrics import write_metrics
+    _refuse_unlinked(place)
     told_count = _tell_due(pm, place, sink)
     if told_count is not None and not is_json and (told_count or not is_quiet):
         print(f"{told_count} devices told to shut down")
@@ -138,6 +141,15 @@ def run_report(
         else:
             _print_report(place, done, is_quiet)
     return 0 if done.complete else 1
+
+
+def _refuse_unlinked(place: Place) -> None:
+    """Raise BillingError for a ledger without links: a mistyped --ledger must not look like one."""
+    if not links_of(place):
+        raise BillingError(
+            f"{place.db_path}: no device is linked to a customer: power-billing link does that, "
+            "and --ledger names another ledger"
+        )
 
 
 def _print_report(place: Place, done: Report, is_quiet: bool) -> None:
@@ -211,6 +223,8 @@ def _status(options: argparse.Namespace) -> int:
     with opened(options) as (pm, place):
         now = status(pm, place)
         if options.metrics_file is not None:
+            from power_billing.metrics import write_metrics
+
             write_metrics(options.metrics_file, now)
         if options.json:
             print(shown_json(status_json(place, now)))

@@ -93,7 +93,7 @@ def test_a_dry_run_says_what_the_report_then_sends(shop: Shop) -> None:
 
 
 def test_an_object_whatever_there_is_to_say(shop: Shop) -> None:
-    """The same keys with nothing in them, so that a program need not look whether they are there."""
+    """The same keys with nothing in them: a program need not look whether they are there."""
     done = shop.json("report")
     account = done["account"]
     assert account.startswith("stripe:mtr_")
@@ -218,7 +218,7 @@ def test_quiet_and_json_are_wrong_usage(shop: Shop, capsys: pytest.CaptureFixtur
     """One asks for no output where all is well, the other for one object always."""
     with pytest.raises(SystemExit, match="2"):
         shop("report", "--quiet", "--json")
-    assert "--quiet is for the text: leave out one" in capsys.readouterr().err
+    assert "--quiet is for text: leave out --quiet or --json" in capsys.readouterr().err
 
 
 def test_metrics_that_cannot_be_written_hide_nothing(shop: Shop, tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def other_program(path: Path) -> None:
     ("arguments", "message"),
     [
         (["--db", "typo.db", "report"], "no such database"),
-        (["report", "--sink", "csv", "--csv", "/dev/full/x"], "Not a directory"),
+        (["report", "--sink", "csv", "--csv", "/etc/passwd"], "not a file of this sink"),
         (["--fleet", "--clickhouse", "http://127.0.0.1:9", "report"], "engine does not answer"),
         (["reconcile", "--month", "2199-01"], "that month has not begun"),
         (["resolve", "--take-over", "--customer", "cus_Nobody"], "no such customer"),
@@ -424,25 +424,43 @@ def test_an_error_is_one_line_and_no_object(
     monkeypatch.chdir(tmp_path)
     if "--fleet" in arguments:
         pytest.importorskip("clickhouse_connect")
-        arguments = ["--ledger", str(tmp_path / "ledger.db"), *arguments]
+        ledger = ("--ledger", str(tmp_path / "ledger.db"))
+        shop(*ledger, "link", "edge", "--customer", ALICE, "--offline")
+        arguments = [*ledger, *arguments, "--sink", "csv", "--csv", "usage.csv"]
     printed = shop.printed(*arguments, "--json", code=1)
     assert (printed.out, printed.err.count("\n")) == ("", 1)
     assert printed.err.startswith("power-billing: ")
     assert message in printed.err
 
 
-@pytest.mark.parametrize("command", ["report", "reconcile", "resolve"])
+@pytest.mark.parametrize(
+    "command", [["report"], ["report", "--dry-run"], ["reconcile"], ["resolve"], ["status"]]
+)
 def test_a_ledger_of_another_program_is_left_as_it_is(
-    shop: Shop, tmp_path: Path, command: str
+    shop: Shop, tmp_path: Path, command: list[str]
 ) -> None:
     """It is named, in one line, and no table is added to it."""
     path = tmp_path / "notes.db"
     other_program(path)
     before = path.read_bytes()
-    printed = shop.printed("--ledger", str(path), command, "--json", code=1)
+    printed = shop.printed("--ledger", str(path), *command, "--json", code=1)
     assert (printed.out, printed.err.count("\n")) == ("", 1)
-    assert str(path) in printed.err
+    assert f"{path}: not a ledger: it has tables of another program" in printed.err
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--json"], ["--dry-run", "--json"]])
+def test_a_ledger_without_links_is_no_success(
+    shop: Shop, tmp_path: Path, to_csv: tuple[str, ...], more: list[str]
+) -> None:
+    """A mistyped --ledger would else be a timer that bills nothing, and says that all is well."""
+    typo = tmp_path / "typo.db"
+    printed = shop.printed("--ledger", str(typo), "report", *to_csv, *more, code=1)
+    assert printed.out == ""
+    assert printed.err == (
+        f"power-billing: {typo}: no device is linked to a customer: power-billing link does that, "
+        "and --ledger names another ledger\n"
+    )
 
 
 @pytest.mark.slow

@@ -149,7 +149,7 @@ def test_the_ledgers_metrics_are_beside_the_services_own(
 
     text = scrape()
     assert "power_service_request_seconds" in text
-    assert 'power_billing_open_events{state="conflict"} 0\n' in text
+    assert 'power_billing_open_events{state="conflict"} 0.0\n' in text
     assert "power_billing_last_good_run_timestamp_seconds 0.0\n" in text
     with tables(desk.pm) as conn:
         set_setting(conn, "schema", "99")
