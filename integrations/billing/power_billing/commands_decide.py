@@ -21,6 +21,7 @@ from power_billing.decisions import Undecided, keep_theirs, send_ours, undecided
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, day_of, hour_of, iso, oldest_billable
 from power_billing.json_values import reconciliation_json, undecided_json
+from power_billing.links import links_to
 from power_billing.outbox import Entry
 from power_billing.reconcile import Difference, Reconciliation, Repair, reconcile, repair
 from power_billing.sender import Sender, check_account
@@ -197,6 +198,8 @@ def _resolve(options: argparse.Namespace) -> int:
     if options.take_over:
         return _take_over(options)
     with opened(options) as (_, place):
+        if options.customer is not None:
+            links_to(place, options.customer)  # a mistyped one has nothing to decide
         oldest = oldest_billable(time.time())
         if options.keep or options.send:
             with one_run(place):  # a report under way may settle what is listed
@@ -234,6 +237,7 @@ def _take_over(options: argparse.Namespace) -> int:
     if customer is None:
         options.usage_error("--take-over needs --customer")
     with opened(options) as (_, place):
+        links_to(place, customer)
         sink = sink_of(place, options)
         if not isinstance(sink, ClaimingSink):
             raise BillingError(f"{sink.account} does not know which ledger bills a customer")

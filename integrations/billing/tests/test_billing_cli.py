@@ -437,6 +437,7 @@ def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
             "types: expected some of main, battery, solar, ups",
         ),
         (["unlink", "edge"], "edge: not linked"),
+        (["unlink", "x\udcff"], "device_id: expected text without NUL or lone surrogates"),
     ],
 )
 def test_errors_are_one_line(

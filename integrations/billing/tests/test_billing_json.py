@@ -410,7 +410,10 @@ def other_program(path: Path) -> None:
         (["report", "--sink", "csv", "--csv", "/etc/passwd"], "not a file of this sink"),
         (["--fleet", "--clickhouse", "http://127.0.0.1:9", "report"], "engine does not answer"),
         (["reconcile", "--month", "2199-01"], "that month has not begun"),
-        (["resolve", "--take-over", "--customer", "cus_Nobody"], "no such customer"),
+        (["resolve", "--customer", "cus_Typo"], "cus_Typo: no device was ever billed to it"),
+        (["resolve", "--keep", "--customer", "cus_Typo"], "cus_Typo: no device was ever billed"),
+        (["resolve", "--take-over", "--customer", "cus_Typo"], "cus_Typo: no device was ever"),
+        (["report", "--sink", "csv", "--csv", "x\udcff.csv"], "csv: expected text without"),
     ],
 )
 def test_an_error_is_one_line_and_no_object(
