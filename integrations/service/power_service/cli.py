@@ -255,9 +255,6 @@ def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) ->
         _log.warning("%s is not a setting of this service: see its README", name)
     tokens = TokenFile(settings.token_file)
     settings.check(len(tokens.grants))
-    if not settings.is_fleet:
-        with PowerManager(settings.db, durability=settings.durability):
-            pass  # a file that cannot be used is said in one line
     if settings.auth and not tokens.grants and not signs_in:
         _log.warning(
             "there is no token yet, so every request is refused; make one: %s",
@@ -275,7 +272,16 @@ def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) ->
             url += f"#/sign-in/{app.state.gate.sign_in_ticket()}"
         announce(url)
 
-    return run(make_server(settings, guarded, app, announce_page))
+    server = make_server(settings, guarded, app, announce_page)
+    # The port before the database: a start that fails must not leave an empty one behind.
+    bound = bind(settings.host, settings.port)
+    with contextlib.ExitStack() as at_the_end:
+        for listening in bound:
+            at_the_end.enter_context(listening)
+        if not settings.is_fleet:
+            with PowerManager(settings.db, durability=settings.durability):
+                pass  # a file that cannot be used is said in one line
+        return run(server, bound)
 
 
 # --- The demo

@@ -649,6 +649,34 @@ class TestRefusals:
         for option, path in paths.items():
             assert (f"{option} {path}" in message) == (missing in (option, None))
 
+    @pytest.mark.parametrize(
+        ("options", "variables", "code"),
+        [
+            (["--port", "TAKEN"], {}, 1),
+            (["--behind-proxy", "--host", "192.0.2.1"], {}, 1),
+            (["--tls-cert", "no.pem", "--tls-key", "no.pem"], {}, 2),
+            (["--dashboard", "nope"], {}, 2),
+            ([], {"POWER_BILLING_GRACE_HOURS": "72"}, 2),
+        ],
+    )
+    def test_a_start_that_fails_leaves_nothing_behind(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        options: list[str],
+        variables: dict[str, str],
+        code: int,
+    ) -> None:
+        """No empty database, which the next start or a backup would take for the right one."""
+        monkeypatch.chdir(tmp_path)
+        for name, text in variables.items():
+            monkeypatch.setenv(name, text)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            shown = [port if option == "TAKEN" else option for option in options]
+            assert cli.main(["--db", "power.db", *shown]) == code
+        assert list(tmp_path.iterdir()) == []
+
     def test_without_its_extra_it_says_what_to_install(self, tmp_path: Path) -> None:
         """The command is there as soon as the package is; -S leaves out all that is installed."""
         command = [sys.executable, "-S", "-m", "power_service", "--db", str(tmp_path / "power.db")]
