@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import json
 import logging
 import os
 import resource
@@ -29,6 +28,7 @@ from power_manager import (
     printable,
     program_name,
     run_program,
+    shown_json,
 )
 from power_service import __version__
 from power_service.backup import copy_file, download
@@ -102,6 +102,7 @@ def _add_backup_command(parser: CommandParser) -> None:
         "--url", help="the address of a service, to copy its database (default: copy --db)"
     )
     add_options(command, ["db"], _TEXTS_OF_COMMANDS)
+    command.add_json()
     command.set_defaults(parser=command)
 
 
@@ -130,7 +131,6 @@ def _add_token_commands(parser: CommandParser) -> None:
         help="a device that it is for (repeatable) (default: all)",
     )
     listing = token.add_command("list", _list_tokens, "list the tokens", examples=["", "--json"])
-    listing.add_argument("--json", action="store_true", help="JSON, for programs")
     text = "revoke a token; it stops working within a second"
     revoke = token.add_command("revoke", _revoke_token, text, examples=["3f9c1a20"])
     revoke.add_argument("id", help="the token's id, as listed")
@@ -138,11 +138,16 @@ def _add_token_commands(parser: CommandParser) -> None:
         command.description = f"{command.description}{_ABOUT_TOKENS}"
         add_options(command, ["db", "tokens"], _TEXTS_OF_COMMANDS)
         command.set_defaults(parser=command)
+    for command in (new, listing, revoke):
+        command.add_json()
 
 
 def _new_token(options: argparse.Namespace, settings: Settings) -> int:
     tokens = TokenFile(settings.token_file)
     token, grant = tokens.new(options.name, map(Scope, options.scope), options.device)
+    if options.json:
+        print(shown_json({"token": token, **_token_as_json(grant)}))
+        return 0
     print(token)
     print_error(
         f"power-service: token {grant.id} is in {tokens.path}; its text is printed only this once"
@@ -153,7 +158,7 @@ def _new_token(options: argparse.Namespace, settings: Settings) -> int:
 def _list_tokens(options: argparse.Namespace, settings: Settings) -> int:
     grants = TokenFile(settings.token_file).grants
     if options.json:
-        print(json.dumps([_token_as_json(grant) for grant in grants], indent=1))
+        print(shown_json([_token_as_json(grant) for grant in grants]))
         return 0
     if not grants:
         how = how_to_make_one(settings)
@@ -187,7 +192,8 @@ def _token_as_json(grant: Grant) -> dict[str, object]:
 
 def _revoke_token(options: argparse.Namespace, settings: Settings) -> int:
     if TokenFile(settings.token_file).revoke(options.id):
-        print(f"Token {printable(options.id)} is revoked.")
+        text = f"Token {printable(options.id)} is revoked."
+        print(shown_json({"revoked": options.id}) if options.json else text)
         return 0
     print_error(f"power-service: no token has the id {options.id!r}: see power-service token list")
     return 1
@@ -198,7 +204,12 @@ def _backup(options: argparse.Namespace, settings: Settings) -> int:
         download(options.url, os.environ.get(TOKEN_VARIABLE), options.file)
     else:
         copy_file(settings.db, options.file)
-    print(f"The copy is {options.file}: power-manager restore puts it back.")
+    byte_count = options.file.stat().st_size
+    if options.json:
+        print(shown_json({"path": str(options.file), "bytes": byte_count}))
+        return 0
+    copy = printable(options.file)
+    print(f"The copy is {copy}, {byte_count:,} bytes: power-manager restore puts it back.")
     return 0
 
 

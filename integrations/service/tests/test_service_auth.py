@@ -414,6 +414,29 @@ class TestTokens:
             "power-service: there is no token yet; make one: power-service token new"
         )
 
+    def test_json_for_programs(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """What the commands have done, and nothing else."""
+        db = ["--db", str(tmp_path / "power.db"), "--json"]
+        assert cli.main(["token", "new", "probe", "--scope", "read", *db]) == 0
+        printed = capsys.readouterr()
+        made = json.loads(printed.out)
+        (grant,) = TokenFile(tmp_path / "power.db.tokens.json").grants
+        assert TokenFile(tmp_path / "power.db.tokens.json").find(made.pop("token")) == grant
+        assert made == {
+            "id": grant.id,
+            "name": "probe",
+            "created_at": grant.created_at,
+            "scopes": ["read"],
+            "devices": None,
+        }
+        assert printed.err == ""
+        assert cli.main(["token", "revoke", grant.id, *db]) == 0
+        printed = capsys.readouterr()
+        assert (json.loads(printed.out), printed.err) == ({"revoked": grant.id}, "")
+        assert cli.main(["token", "list", *db]) == 0
+        printed = capsys.readouterr()
+        assert (json.loads(printed.out), printed.err) == ([], "")
+
     def test_tokens_made_at_the_same_time_are_all_kept(self, tmp_path: Path) -> None:
         """Each change of the file is one whole change."""
         words = ["token", "new", "x", "--scope", "read", "--db", str(tmp_path / "p.db")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import threading
 from collections.abc import Iterator
@@ -127,8 +128,27 @@ class TestCommand:
         db = ["--db", str(filled)]
         arguments = [*db, "backup", str(target)] if before else ["backup", str(target), *db]
         assert cli.main(arguments) == 0
-        assert str(target) in capsys.readouterr().out
+        size = target.stat().st_size
+        text = f"The copy is {target}, {size:,} bytes: power-manager restore puts it back.\n"
+        assert capsys.readouterr().out == text
         assert "a" in devices(target)
+
+    def test_json_for_programs(
+        self,
+        service: Service,
+        filled: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Of a copy of this machine and of one from elsewhere; nothing else is printed."""
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
+        for origin in (["--db", str(filled)], ["--url", service.url]):
+            target = tmp_path / "copy.db"
+            assert cli.main(["backup", "--json", str(target), *origin]) == 0
+            printed = capsys.readouterr()
+            expected = {"path": str(target), "bytes": target.stat().st_size}
+            assert (json.loads(printed.out), printed.err) == (expected, "")
 
     def test_no_file_is_made_where_there_was_none(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
