@@ -121,8 +121,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
         return Problem(
             Code.METHOD_NOT_ALLOWED, f"expected one of: {allowed}", {"Allow": allowed}
         ).response()
-    code = Code.ROUTE_NOT_FOUND if error.status_code == 404 else Code.INTERNAL
-    return Problem(code, str(error.detail)).response()
+    if error.status_code == 404:
+        detail = "nothing has this path: /docs has the routes, and / is the page"
+        return Problem(Code.ROUTE_NOT_FOUND, detail).response()
+    return Problem(Code.INTERNAL, str(error.detail)).response()
 
 
 def _methods(request: Request) -> set[str]:

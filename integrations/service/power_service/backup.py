@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import ssl
 import tempfile
 import urllib.error
 import urllib.request
@@ -120,6 +121,8 @@ def download(url: str, token: str | None, target: Path) -> None:
         os.replace(unfinished, target)
     except urllib.error.HTTPError as error:
         raise BackupFailed(f"{url}: {_detail(error)}") from None
+    except urllib.error.URLError as error:
+        raise BackupFailed(f"{url}: {_reason(error)}") from None
     except (OSError, HTTPException, ValueError) as error:
         raise BackupFailed(f"{url}: {error}") from None
     finally:
@@ -138,6 +141,17 @@ def _save(answer: HTTPResponse, path: Path) -> None:
         file.seek(0)
         if file.read(len(_MAGIC)) != _MAGIC:
             raise ValueError("the answer is not a database: check the service's address")
+
+
+def _reason(error: urllib.error.URLError) -> str:
+    """Why there is no connection, and what would do."""
+    reason = error.reason
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({reason.verify_message}): name the file of a "
+            "certificate of your own in $SSL_CERT_FILE"
+        )
+    return str(getattr(reason, "strerror", None) or reason)
 
 
 def _detail(error: urllib.error.HTTPError) -> str:

@@ -115,7 +115,7 @@ def _add_token_commands(parser: CommandParser) -> None:
         "make a token and print it; it cannot be shown again",
         examples=["laptop --scope read --scope write", "edge-001 --scope write --device edge-001"],
     )
-    new.add_argument("name", help="a name that tells people what the token is for")
+    new.add_argument("name", type=_not_empty, help="a name that tells people what the token is for")
     new.add_argument(
         "--scope",
         action="append",
@@ -128,6 +128,7 @@ def _add_token_commands(parser: CommandParser) -> None:
         "--device",
         action="append",
         metavar="ID",
+        type=_not_empty,
         help="a device that it is for (repeatable) (default: all)",
     )
     listing = token.add_command("list", _list_tokens, "list the tokens", examples=["", "--json"])
@@ -140,6 +141,12 @@ def _add_token_commands(parser: CommandParser) -> None:
         command.set_defaults(parser=command)
     for command in (new, listing, revoke):
         command.add_json()
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a name, got {text!r}")
+    return text
 
 
 def _new_token(options: argparse.Namespace, settings: Settings) -> int:
@@ -200,6 +207,8 @@ def _revoke_token(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _backup(options: argparse.Namespace, settings: Settings) -> int:
+    if options.url and "db" in options:
+        raise Refused("--db and --url: a backup is of one of them: leave the other out")
     if options.url:
         download(options.url, os.environ.get(TOKEN_VARIABLE), options.file)
     else:
@@ -256,6 +265,15 @@ def _connections_allowed(wanted: int) -> int:
     return min(wanted, max(most - _DESCRIPTORS_OF_THE_SERVICE, most // 2))
 
 
+def _with_connections_allowed(settings: Settings) -> Settings:
+    """Settings with fewer connections where the system does not allow as many."""
+    allowed = _connections_allowed(settings.max_connections)
+    if allowed == settings.max_connections:
+        return settings
+    _log.warning("the system's limit of open files allows only %d connections", allowed)
+    return settings.model_copy(update={"max_connections": allowed})
+
+
 def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) -> int:
     """Serve; with `signs_in`, the announced address is a link that signs in once, if needed."""
     # FastAPI takes half a second to import: `token` does without it.
@@ -266,15 +284,7 @@ def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) ->
         _log.warning("%s is not a setting of this service: see its README", name)
     tokens = TokenFile(settings.token_file)
     settings.check(len(tokens.grants))
-    if settings.auth and not tokens.grants and not signs_in:
-        _log.warning(
-            "there is no token yet, so every request is refused; make one: %s",
-            how_to_make_one(settings),
-        )
-    allowed = _connections_allowed(settings.max_connections)
-    if allowed < settings.max_connections:
-        _log.warning("the system's limit of open files allows only %d connections", allowed)
-        settings = settings.model_copy(update={"max_connections": allowed})
+    settings = _with_connections_allowed(settings)
     guarded, app = create_app(settings)
 
     def announce_page(url: str) -> None:
@@ -292,6 +302,11 @@ def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) ->
         if not settings.is_fleet:
             with PowerManager(settings.db, durability=settings.durability):
                 pass  # a file that cannot be used is said in one line
+        if settings.auth and not tokens.grants and not signs_in:
+            _log.warning(
+                "there is no token yet, so every request is refused; make one: %s",
+                how_to_make_one(settings),
+            )
         return run(server, bound)
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from power_service.settings import Refused
 
@@ -59,26 +60,37 @@ def digest(token: str) -> str:
 def _read(path: Path) -> list[Grant]:
     """The grants in the file; none if there is no file. Raises Refused."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = path.open("rb")
     except FileNotFoundError:
         return []
-    with open(descriptor, encoding="utf-8") as file:
+    with file:
         if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
             raise Refused(
                 f"{path}: other users can read or write it: chmod 600 it, and make new tokens"
             )
-        try:
-            rows = json.load(file)["tokens"]
-            return [
-                Grant(**{**row, "scopes": tuple(row["scopes"]), "devices": _ids(row["devices"])})
-                for row in rows
-            ]
-        except (ValueError, TypeError, KeyError) as error:
-            raise Refused(f"{path}: expected a file of tokens: {error!r}") from error
+        content = file.read()
+    try:
+        return [_grant(row) for row in json.loads(content)["tokens"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        # Not what the file has: it may be a secret of something else.
+        raise Refused(
+            f"{path}: expected a file of tokens, as power-service token new writes it: put it "
+            "back, or move this one away and make new tokens"
+        ) from None
+
+
+def _grant(row: dict[str, Any]) -> Grant:
+    """The grant in a row of the file. Raises ValueError, TypeError, KeyError for any other row."""
+    scopes = tuple(Scope(scope).value for scope in row["scopes"])
+    grant = Grant(**{**row, "scopes": scopes, "devices": _ids(row["devices"])})
+    texts = (grant.id, grant.name, grant.created_at, grant.sha256, *(grant.devices or ()))
+    if not all(isinstance(text, str) for text in texts) or isinstance(row["devices"], str):
+        raise TypeError
+    return grant
 
 
 def _ids(ids: Iterable[str] | None) -> tuple[str, ...] | None:
-    return None if ids is None else tuple(ids)
+    return None if ids is None else tuple(dict.fromkeys(ids))
 
 
 def _write(path: Path, grants: Iterable[Grant]) -> None:

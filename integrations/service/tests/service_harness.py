@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -127,3 +128,31 @@ class Service:
         return httpx2.Client(
             base_url=self.url, headers=headers, timeout=30, verify=self.verify, trust_env=False
         )
+
+
+def certificate(directory: Path) -> tuple[list[str], ssl.SSLContext]:
+    """The options of a service with a certificate for this machine, and a context to trust it."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    command += [
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-keyout",
+        str(key),
+        "-out",
+        str(cert),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    options = ["--tls-cert", str(cert), "--tls-key", str(key)]
+    return options, ssl.create_default_context(cafile=cert)

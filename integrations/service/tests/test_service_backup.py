@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from conftest import Start
 from power_service import cli
-from service_harness import Service, eventually
+from service_harness import Service, certificate, eventually
 from test_service_storage import RUN
 
 from power_manager import PowerManager
@@ -213,8 +213,37 @@ class TestCommand:
         assert message in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 
+    def test_one_origin(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A file and a service contradict each other."""
+        both = ["--db", "power.db", "--url", "http://127.0.0.1:1"]
+        assert cli.main(["backup", str(tmp_path / "copy.db"), *both]) == 2
+        assert "power-service: --db and --url: " in capsys.readouterr().err
+
+    def test_a_certificate_that_nobody_knows(
+        self,
+        make_service: Start,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """It is refused, and the variable that names it is said; with it the copy is made."""
+        options, _ = certificate(tmp_path)
+        service = make_service(*options)
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
+        service.start()
+        words = ["backup", str(tmp_path / "copy.db"), "--url", service.url]
+        assert cli.main(words) == 1
+        message = capsys.readouterr().err
+        assert f"{service.url}: its certificate is not trusted (self" in message
+        assert message.endswith("in $SSL_CERT_FILE\n")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        assert cli.main(words) == 0
+        assert devices(tmp_path / "copy.db") == []
+
     def test_nobody_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """And addresses that are none."""
+        assert cli.main(["backup", str(tmp_path / "c.db"), "--url", "http://127.0.0.1:1"]) == 1
+        assert capsys.readouterr().err == "power-service: http://127.0.0.1:1: Connection refused\n"
         for url in ("http://127.0.0.1:1", "nonsense", "http://[", "file:///etc"):
             assert cli.main(["backup", str(tmp_path / "copy.db"), "--url", url]) == 1
             assert url in capsys.readouterr().err
