@@ -8,12 +8,11 @@ import importlib
 import logging
 import os
 import resource
-import signal
 import sys
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from power_manager import (
@@ -29,6 +28,7 @@ from power_manager import (
     program_name,
     run_program,
     shown_json,
+    sigterm_as_exit,
 )
 from power_service import __version__
 from power_service.backup import copy_file, download
@@ -375,12 +375,12 @@ def _open_in_browser(url: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1: error, 2: wrong usage, 130: Ctrl-C."""
-    return run_program(lambda: run(argv), "power-service", (PowerManagerError,))
+    return run_program(lambda: run(argv), "power-service", (PowerManagerError,), extra="service")
 
 
 def run(argv: Sequence[str] | None) -> int:
     """Do what the command line says; return the exit code. Raises PowerManagerError, OSError."""
-    with _ended_by_sigterm():
+    with sigterm_as_exit(0):  # so that the demo's directory is removed
         options = _options(argv)
         try:
             code: int = options.run(options, _settings(options))
@@ -389,23 +389,3 @@ def run(argv: Sequence[str] | None) -> int:
             usage = options.parser.format_usage()
             print_error(f"{usage}power-service: {printable(error)}")
             return 2
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit(0), so that the demo's directory is removed.
-
-    The server has a handler of its own while it runs.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: object) -> None:
-        raise SystemExit(0)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -18,6 +18,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from power_manager import replace_file
 from power_service.settings import Refused
 
 
@@ -94,23 +95,13 @@ def _ids(ids: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _write(path: Path, grants: Iterable[Grant]) -> None:
-    """Replace the file whole: private to its owner, and on the disk before it gets its name.
+    """Replace the file whole; it is private to its owner, also where root writes it.
 
-    Where root writes it, it belongs to the earlier file's owner, or the directory's: the service
-    runs as a user of its own and has to read it.
+    Raises StorageError.
     """
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with contextlib.ExitStack() as undo:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        undo.callback(unfinished.unlink, missing_ok=True)
-        if os.geteuid() == 0:
-            owner = os.stat(path if path.exists() else path.parent)
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"tokens": [asdict(grant) for grant in grants]}, file, indent=1)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(unfinished, path)
+    text = json.dumps({"tokens": [asdict(grant) for grant in grants]}, indent=1)
+    with replace_file(path, 0o600) as file:
+        file.write(text.encode())
 
 
 @contextlib.contextmanager
@@ -162,7 +153,10 @@ class TokenFile:
     def new(
         self, name: str, scopes: Iterable[Scope], devices: Iterable[str] | None = None
     ) -> tuple[str, Grant]:
-        """Make a token; return its text, which is kept nowhere, and its grant."""
+        """Make a token; return its text, which is kept nowhere, and its grant.
+
+        Raises Refused, OSError: there is no new token then.
+        """
         token = "pm_" + secrets.token_urlsafe(32)
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
         names = tuple(dict.fromkeys(scope.value for scope in scopes))
@@ -173,7 +167,7 @@ class TokenFile:
         return token, grant
 
     def revoke(self, token_id: str) -> bool:
-        """Revoke a token; return whether there was one with that id."""
+        """Revoke a token; return whether there was one with that id. Raises Refused, OSError."""
         with _locked(self.path):
             before = _read(self.path)
             left = [grant for grant in before if grant.id != token_id]

@@ -30,7 +30,7 @@ from power_service.limits import Buckets
 from power_service.problems import Problem
 from power_service.settings import Refused, Settings
 from power_service.tokens import EVERYBODY, Scope, Tickets, TokenFile
-from service_harness import ENVIRONMENT, SERVICE, SOON, Service, certificate, eventually
+from service_harness import ENVIRONMENT, SERVICE, SOON, Service, certificate, eventually, small_disk
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
@@ -492,6 +492,21 @@ class TestTokens:
         assert cli.main(["token", "list", *db]) == 0
         printed = capsys.readouterr()
         assert (json.loads(printed.out), printed.err) == ([], "")
+
+    def test_a_disk_that_is_full(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """The file is named, and stays as it was; there is no token that was not kept."""
+        db = ["--db", str(tmp_path / "power.db")]
+        assert cli.main(["token", "new", "first", "--scope", "read", *db]) == 0
+        path = tmp_path / "power.db.tokens.json"
+        before = path.read_bytes()
+        capsys.readouterr()
+        with small_disk(100):
+            assert cli.main(["token", "new", "second", "--scope", "read", *db]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith(f"power-service: {path}: File too large")
+        assert list(tmp_path.iterdir()) == [path]
+        assert path.read_bytes() == before
 
     def test_tokens_made_at_the_same_time_are_all_kept(self, tmp_path: Path) -> None:
         """Each change of the file is one whole change."""

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from conftest import Start
 from power_service import cli
-from service_harness import Service, certificate, eventually
+from service_harness import Service, certificate, eventually, small_disk
 from test_service_storage import RUN
 
 from power_manager import PowerManager
@@ -194,6 +194,7 @@ class TestCommand:
         [
             ("/short", "ended early"),
             ("/page", "is not a database"),
+            ("/empty", "ended early"),
             ("/moved", "302"),
             ("/broken", "500"),
         ],
@@ -212,6 +213,32 @@ class TestCommand:
         assert cli.main(["backup", str(tmp_path / "copy.db"), "--url", elsewhere + path]) == 1
         assert message in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_disk_that_is_full(
+        self,
+        service: Service,
+        filled: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """The copy is named, as the service is not at fault; an older one stays."""
+        assert filled.stat().st_size > 500_000
+        target = tmp_path / "copy.db"
+        target.write_text("an older copy")
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
+        with small_disk(100_000):
+            assert cli.main(["backup", str(target), "--url", service.url]) == 1
+        assert capsys.readouterr().err == f"power-service: {target}: File too large\n"
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["an older copy"]
+
+    def test_a_place_where_no_file_can_be(
+        self, service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is told before the service makes a copy, or asks for a token."""
+        target = tmp_path / "no" / "copy.db"
+        assert cli.main(["backup", str(target), "--url", service.url]) == 1
+        assert f"power-service: {target}: No such file or directory" in capsys.readouterr().err
 
     def test_one_origin(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A file and a service contradict each other."""
@@ -257,6 +284,8 @@ class Elsewhere(BaseHTTPRequestHandler):
         assert not self.path.startswith("/stolen"), "the token was sent on"
         status = {"/moved": 302, "/broken": 500}.get(self.path.removesuffix("/v1/backup"), 200)
         body = b"SQLite format 3\0" if self.path.startswith("/short") else b"<!doctype html>"
+        if self.path.startswith("/empty"):
+            body = b""
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) + 9 * self.path.startswith("/short")))
         if status == 302:
