@@ -30,7 +30,7 @@ class FleetSource(Source, ManyMeters, Protocol):
         """Deletions of readings of these devices, or of all, oldest first, numbered by device."""
 
     def fleet_state(self) -> dict[str, Any]:
-        """How current the engine is; see models.FleetState."""
+        """How fresh the answers are; see models.FleetState."""
 
     def fleet_devices(self) -> list[dict[str, Any]]:
         """What the fleet knows of each device beside its record; see models.FleetDevice."""
