@@ -89,8 +89,17 @@ def test_a_url_says_where_the_broker_is(text: str, expected: tuple[object, ...])
 
 @pytest.mark.parametrize(
     "text",
-    ["", "broker", "http://broker", "mqtt://", "mqtt://broker:x", "mqtt://broker:99999", "mqtt://broker/topic", "mqtt://broker?x=1"],
-)  # fmt: skip
+    [
+        "",
+        "broker",
+        "http://broker",
+        "mqtt://",
+        "mqtt://broker:x",
+        "mqtt://broker:99999",
+        "mqtt://broker/topic",
+        "mqtt://broker?x=1",
+    ],
+)
 def test_a_url_that_names_no_broker_is_refused(text: str) -> None:
     """The message shows it."""
     with pytest.raises(argparse.ArgumentTypeError) as caught:
@@ -458,8 +467,14 @@ def test_a_version_that_was_asked_for_is_the_only_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x02\x00", b"\x20\x7f" + b"\xff" * 127, b"\x00" * 50, b"\xff" * 50],
-)  # fmt: skip
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x20\x02\x00",
+        b"\x20\x7f" + b"\xff" * 127,
+        b"\x00" * 50,
+        b"\xff" * 50,
+    ],
+)
 def test_what_is_no_broker_is_a_trouble_and_not_the_end(answer: bytes) -> None:
     """The thread of the connection lives on, and says that it cannot connect."""
 
