@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 
 from power_manager import PowerManager, PowerManagerError, printable
-from power_mqtt.connection import Acknowledged, Arrived, Down, Notice, Up
 from power_mqtt.devices import Devices
 from power_mqtt.discovery import Discovery, Site
 from power_mqtt.energies import Energies
@@ -21,6 +20,7 @@ from power_mqtt.errors import MqttError
 from power_mqtt.events import EventFeed
 from power_mqtt.known import KnownTopics, Owner
 from power_mqtt.mirror import Mirror, Publish, Retained
+from power_mqtt.notices import Acknowledged, Arrived, Down, Notice, Up
 from power_mqtt.options import Options
 from power_mqtt.parts import Availability, Look, Part, Said, States, Totals
 from power_mqtt.payloads import OFFLINE, ONLINE

@@ -22,20 +22,22 @@ import pytest
 from certificates import Authority
 from mosquitto import PATIENCE, Listener, Mosquitto, free_port
 from power_mqtt import connection as module
+from power_mqtt import notices
 from power_mqtt.broker import Broker, broker_of, parse_broker
 from power_mqtt.cli import _parser
-from power_mqtt.connection import (
+from power_mqtt.connection import Connection
+from power_mqtt.errors import Misuse, MqttError
+from power_mqtt.notices import (
     Acknowledged,
     Arrived,
-    Connection,
     Down,
     Inbox,
     Notice,
     Stop,
     Up,
     Will,
+    stop_signals,
 )
-from power_mqtt.errors import Misuse, MqttError
 
 
 def broker_from(*words: str) -> Broker:
@@ -522,23 +524,12 @@ def test_plain_mqtt_to_a_port_of_nothing_is_refused_in_words() -> None:
 def test_a_signal_is_a_stop_with_the_code_of_its_kind(
     number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C is told from a supervisor's SIGTERM; the handlers of before are back afterwards."""
-    monkeypatch.setattr(module, "END_SECONDS", 100.0)  # not the end of the tests
+    """Ctrl-C is told from a supervisor's SIGTERM."""
+    monkeypatch.setattr(notices, "END_SECONDS", 100.0)  # not the end of the tests
     inbox: Inbox[Notice] = queue.SimpleQueue()
-    before = signal.getsignal(number)
-    with module.stop_on_signals(inbox):
+    with stop_signals(inbox):
         os.kill(os.getpid(), number)
         assert inbox.get(timeout=PATIENCE) == Stop(code)
-    assert signal.getsignal(number) is before
-
-
-def test_without_a_signal_nothing_is_left_behind() -> None:
-    """No thread, and no place for signals to be written to."""
-    threads = threading.active_count()
-    with module.stop_on_signals(queue.SimpleQueue()):
-        assert threading.active_count() == threads + 1
-    assert threading.active_count() == threads
-    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_an_mqtt_string_is_what_the_impostors_take_it_for() -> None:

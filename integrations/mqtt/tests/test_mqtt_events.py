@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from power_mqtt.connection import Ticket
 from power_mqtt.events import BATCH, LOCKED_SECONDS, REFUSED_SECONDS, EventFeed
+from power_mqtt.notices import Ticket
 from power_mqtt.topics import Topics
 
 import power_manager

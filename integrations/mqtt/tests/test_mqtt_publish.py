@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from mosquitto import Listener, Mosquitto, free_port
+from power_mqtt import __version__
 from world import PYTHONPATH, Bridge, bridge, power_mqtt
 
 from power_manager import PowerManager, PowerMeter
@@ -562,18 +563,37 @@ def test_without_a_broker_it_is_wrong_usage(pm: PowerManager, db: Path) -> None:
     assert "$POWER_MQTT_BROKER" in ran.stderr
 
 
-def test_without_paho_it_says_what_to_install() -> None:
-    """The extra of the package."""
+def without_paho(*words: object) -> subprocess.CompletedProcess[str]:
+    """The command line where the package is not installed."""
     program = (
         "import sys; sys.modules['paho'] = None; from power_mqtt.cli import main; "
-        "sys.exit(main([]))"
+        "sys.exit(main(sys.argv[1:]))"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("words", [["publish"], ["subscribe", "--map", "tasmota"], ["sniff", "#"]])
+def test_without_paho_it_says_what_to_install(
+    pm: PowerManager, db: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name in the registry, and the extra that brings it."""
+    monkeypatch.setenv("POWER_MANAGER_DB", str(db))
+    ran = without_paho(*words, "--broker", "mqtt://127.0.0.1")
     assert ran.returncode == 1
-    assert ran.stderr == "power-mqtt: paho is not installed: pip install '.[mqtt]'\n"
+    assert ran.stderr == "power-mqtt: paho-mqtt is not installed: pip install '.[mqtt]'\n"
+
+
+def test_what_needs_no_broker_needs_no_paho(pm: PowerManager, db: Path) -> None:
+    """The version, the help, and what would be published."""
+    assert without_paho("--version").stdout == f"power-mqtt {__version__}\n"
+    assert "--discovery-prefix" in without_paho("help", "publish").stdout
+    assert "nothing was sent" in without_paho("publish", "--db", db, "--dry-run").stdout
 
 
 def test_a_bridge_runs_as_a_class_for_other_tests(db: Path, tmp_path: Path) -> None:

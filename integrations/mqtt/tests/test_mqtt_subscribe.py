@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from mosquitto import PATIENCE, Listener, Mosquitto
-from power_mqtt.connection import Arrived
 from power_mqtt.intake import Intake
 from power_mqtt.mapping import load_map, parse_map
+from power_mqtt.notices import Arrived
 from power_mqtt.sniff import Heard, propose
 from world import bridge, power_mqtt
 

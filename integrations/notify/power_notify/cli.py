@@ -19,6 +19,7 @@ from power_manager import (
     PowerEventType,
     PowerManager,
     PowerManagerError,
+    StopSignals,
     StorageError,
     log_to_stderr,
     nearest,
@@ -195,12 +196,10 @@ def _add_timing_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace, clocks: Clocks) -> int:
-    try:
-        from power_notify.notifier import Bell, Notifier, Timing, follow
-        from power_notify.ways import open_ways
-    except ModuleNotFoundError as error:
-        print_error(f"power-notify: {error.name} is not installed: pip install '.[notify]'")
-        return 1
+    # Here, because only what sends needs the package apprise.
+    from power_notify.notifier import END_WITHIN_S, Notifier, Timing, follow
+    from power_notify.ways import open_ways
+
     ways = open_ways(options.to, options.to_file)
     pause_s = 0.0 if options.once else options.pause
     timing = Timing(options.time_zone, options.quiet_hours, pause_s, options.interval)
@@ -222,9 +221,9 @@ def _run(options: argparse.Namespace, clocks: Clocks) -> int:
         notifier = make()
         if options.once:
             return _once(notifier, ways)
-        with Bell() as bell:
-            follow(notifier, bell, clocks)
-    return bell.exit_code
+        with StopSignals(hard_end_s=END_WITHIN_S) as signals:
+            follow(notifier, signals, clocks)
+    return signals.exit_code
 
 
 def _test(ways: Sequence[Way], options: argparse.Namespace) -> int:
@@ -323,7 +322,7 @@ def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int
         with log_to_stderr("power_notify", level):
             return _run(options, clocks or Clocks())
 
-    return run_program(program, "power-notify", (PowerManagerError,))
+    return run_program(program, "power-notify", (PowerManagerError,), extra="notify")
 
 
 if __name__ == "__main__":

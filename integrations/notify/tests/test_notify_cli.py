@@ -19,11 +19,11 @@ import pytest
 from ends import HttpEnd
 from power_notify import cli
 from power_notify.news import Clocks
-from power_notify.notifier import Bell, follow
+from power_notify.notifier import follow
 from world import World
 
 import power_manager
-from power_manager import PowerManagerError, StorageError
+from power_manager import PowerManagerError, StopSignals, StorageError
 
 PART = Path(__file__).resolve().parents[1]
 
@@ -404,7 +404,7 @@ def test_a_file_that_stays_out_of_reach_ends_it(
         conn.execute("ALTER TABLE power_notify_items RENAME TO power_notify_elsewhere")
     world.pm.trigger_event("pump", "restore")
     seconds = itertools.count(0, 20)
-    with Bell() as bell, pytest.raises(StorageError, match="power_notify_items"):
-        follow(notifier, bell, Clocks(lambda: world.now_s, lambda: float(next(seconds))))
+    with StopSignals() as signals, pytest.raises(StorageError, match="power_notify_items"):
+        follow(notifier, signals, Clocks(lambda: world.now_s, lambda: float(next(seconds))))
     assert next(seconds) > 60
     assert caplog.text.count("trying again") == 1
