@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from power_manager import (
-    DB_PATH,
     CommandParser,
     InvalidValue,
     PowerManager,
@@ -150,13 +149,7 @@ def add_command(parser: CommandParser) -> None:
     )
     add_broker_options(command)
     add = command.add_argument
-    command.add_setting(
-        "--db",
-        variable="POWER_MANAGER_DB",
-        default=str(DB_PATH),
-        metavar="PATH",
-        text="the power_manager file",
-    )
+    command.add_database()
     add(
         "--device",
         action="append",

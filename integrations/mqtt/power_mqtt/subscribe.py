@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from power_manager import (
-    DB_PATH,
     CommandParser,
     PowerManager,
     StorageError,
@@ -314,14 +313,7 @@ def add_command(parser: CommandParser) -> None:
     )
     add_broker_options(command)
     add = command.add_argument
-    # The file is made where it is missing.
-    command.add_setting(
-        "--db",
-        variable="POWER_MANAGER_DB",
-        default=str(DB_PATH),
-        metavar="PATH",
-        text="the power_manager file",
-    )
+    command.add_database()  # the file is made where it is missing
     add(
         "--map",
         action="append",

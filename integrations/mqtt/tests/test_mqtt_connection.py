@@ -186,6 +186,13 @@ def test_a_password_that_everybody_can_read_is_used_with_a_warning(
     assert "every user of this machine can read it" in caplog.text
 
 
+def test_a_password_that_everybody_can_change_is_refused(password: Path) -> None:
+    """Who can write it would choose what goes to the broker."""
+    password.chmod(0o602)
+    with pytest.raises(MqttError, match="can change it: chmod 600"):
+        broker_from("--broker", "mqtts://a@b", "--password-file", str(password))
+
+
 def test_an_empty_password_is_refused(password: Path) -> None:
     """The file was not written yet."""
     password.write_text("\n")

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from power_manager import (
-    DB_PATH,
     CommandParser,
     PowerEventType,
     PowerManager,
@@ -75,14 +74,7 @@ def _parser() -> CommandParser:
             "--to-file /etc/power-notify.urls --quiet-hours 22:00-07:00 --silent-after 30m",
         ],
     )
-    parser.add_setting(
-        "--db",
-        variable="POWER_MANAGER_DB",
-        text="the database; it must exist",
-        default=str(DB_PATH),
-        shown_default=f"{DB_PATH} here",
-        metavar="PATH",
-    )
+    parser.add_database("the database; it must exist")
     add = parser.add_argument
     add(
         "--to",
