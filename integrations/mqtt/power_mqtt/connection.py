@@ -129,6 +129,10 @@ class Connection:
         if session is not None:
             session.acknowledge(receipt)
 
+    def listen(self, filters: Sequence[str]) -> None:
+        """Subscribe to these filters from the next connection on."""
+        self._filters = list(filters)
+
     def drop(self, reason: str) -> None:
         """Cut the connection and make a new one; the broker publishes the last will."""
         session = self._session
@@ -218,6 +222,7 @@ class _Session:
         self.has_given_reason = False  # the broker has said why
         self._up_at = 0.0
         self._is_cut = False
+        self._filters: list[str] = []  # what was asked for
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
@@ -357,7 +362,7 @@ class _Session:
         self._owner._inbox.put(Up(self._protocol))
 
     def _subscribe(self, client: paho.Client) -> None:
-        filters = self._owner._filters
+        filters = self._filters = self._owner._filters
         if self._protocol == "5":
             client.subscribe([(name, SubscribeOptions(qos=1)) for name in filters])
         else:
@@ -384,7 +389,7 @@ class _Session:
     def _on_subscribe(
         self, client: paho.Client, userdata: object, mid: int, reason_codes: Any, properties: Any
     ) -> None:
-        for name, reason_code in zip(self._owner._filters, reason_codes):
+        for name, reason_code in zip(self._filters, reason_codes):
             if reason_code.is_failure:
                 _log.error(
                     "%s: cannot subscribe to %s: %s", self._owner._broker.url, name, reason_code

@@ -17,6 +17,7 @@ from power_manager import (
     CommandParser,
     InvalidValue,
     PowerManager,
+    StorageError,
     check_text,
     parse_duration,
     parse_number,
@@ -24,7 +25,7 @@ from power_manager import (
 from power_mqtt.broker import add_broker_options, broker_of
 from power_mqtt.discovery import DEFAULT_PREFIX as DISCOVERY_PREFIX
 from power_mqtt.errors import MqttError
-from power_mqtt.notices import END_SECONDS, Inbox, Notice, Stop, Will, stop_signals
+from power_mqtt.notices import END_SECONDS, Down, Inbox, Notice, Stop, Will, stop_signals
 from power_mqtt.options import DEFAULT_PREFIX, Options
 from power_mqtt.parts import Rules
 from power_mqtt.payloads import OFFLINE
@@ -47,6 +48,11 @@ def run_bridge(publisher: Publisher, connection: Connection, inbox: Inbox[Notice
                 publisher.end()
                 return notice.code
             publisher.handle(notice)
+            if isinstance(notice, Down):
+                # What was cleared since is listened to as well. A file that cannot be read now is
+                # the next look's trouble.
+                with contextlib.suppress(StorageError):
+                    connection.listen(publisher.filters())
         publisher.tick()
         if publisher.is_stuck():
             connection.drop(f"the broker has acknowledged nothing for {ACKNOWLEDGE_SECONDS:g} s")
