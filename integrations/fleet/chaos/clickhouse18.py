@@ -25,7 +25,7 @@ sys.path[:0] = [str(FLEET), str(FLEET.parents[1])]
 import urllib3  # noqa: E402 - all of these are found by the line above
 from clickhouse_connect.driver.binding import finalize_query  # noqa: E402
 from clickhouse_connect.driver.query import QueryResult  # noqa: E402
-from power_fleet import cli, engine, schema, sql  # noqa: E402
+from power_fleet import cli, engine, sql, tables  # noqa: E402
 from power_fleet.sql import EVERY, SEGMENT, SUMS  # noqa: E402
 
 # --- How it is asked
@@ -215,7 +215,7 @@ class Connection18:
         settings: Mapping[str, Any] | None = None,
     ) -> object:
         """Do something that has no rows for an answer."""
-        statement = statement.replace(schema.SETTINGS, "").replace(f", {schema.TAKEN_RANGE}", "")
+        statement = statement.replace(tables.SETTINGS, "").replace(f", {tables.TAKEN_RANGE}", "")
         text = _bound(statement, parameters)
         return self._send(text.encode(), _known(settings or {}))
 

@@ -10,7 +10,7 @@ On a device:
 Beside the stream and the engine:
 
     decoding    bytes as a batch
-    engine      ClickHouse; schema: its tables; sql, read_sql: the questions
+    engine      ClickHouse; tables, schema: its tables; sql, read_sql: the questions
     sink        from the stream into the engine; intake, wire: how it takes messages
     quota       how many messages a device may send
     deletions   what devices have deleted

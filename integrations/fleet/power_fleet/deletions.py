@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from power_fleet import schema, sql
+from power_fleet import sql, tables
 from power_fleet.engine import Shard, named_parts
 
 Row = Sequence[Any]
@@ -67,10 +67,10 @@ def apply(
 
 
 _TAKEN_FROM = {
-    "power_readings": schema.READINGS,
-    "power_meters": schema.METERS,
-    "power_events": schema.EVENTS,
-    "power_devices": schema.DEVICES,
+    "power_readings": tables.READINGS,
+    "power_meters": tables.METERS,
+    "power_events": tables.EVENTS,
+    "power_devices": tables.DEVICES,
 }
 
 
@@ -146,4 +146,4 @@ def _apply(shard: Shard, deletion: Sequence[Any]) -> None:
 
 
 def _parameters(deletion: Sequence[Any]) -> dict[str, Any]:
-    return dict(zip(schema.DELETIONS, deletion))
+    return dict(zip(tables.DELETIONS, deletion))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from power_fleet import schema
+from power_fleet import tables
 from power_fleet.codec import MAX_COUNT, MAX_US, version_of
 from power_fleet.engine import Engine, Row, Shard, at_once
 from power_fleet.stream import Nats
@@ -241,7 +241,7 @@ def _note(
     if was_retired == retired and was_replaced_by == replaced_by:
         return False
     note = [device_id, meter_id, int(retired), at, replaced_by]
-    shard.insert("power_retired", schema.RETIRED, [note])
+    shard.insert("power_retired", tables.RETIRED, [note])
     return True
 
 
@@ -287,9 +287,9 @@ def delete_device(
     revision = version_of(max(last_sequence, heard["line"]), MAX_COUNT)
     tombstone = [device_id, revision, "device", "", 0, MAX_US]
     # First, so that what sinks store from now on is deleted by them.
-    shard.insert("power_deletions", schema.DELETIONS, [tombstone])
+    shard.insert("power_deletions", tables.DELETIONS, [tombstone])
     for table in _ERASED:
         shard.change(f"ALTER TABLE {table} DELETE WHERE device_id = %(device)s", device=device_id)
-    shard.insert("power_alarms", schema.ALARMS, [[device_id, DELETED, now, "by an operator", now]])
+    shard.insert("power_alarms", tables.ALARMS, [[device_id, DELETED, now, "by an operator", now]])
     unknown = [device_id, "", "", 0.0, None, None, None, 0, revision, 1]
-    shard.insert("power_devices", schema.DEVICES, [unknown])
+    shard.insert("power_devices", tables.DEVICES, [unknown])

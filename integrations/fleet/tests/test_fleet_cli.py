@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import json
 import os
 import re
@@ -342,3 +344,16 @@ def test_a_forwarder_loads_no_clickhouse_client() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=False).returncode == 0
     )
+
+
+def test_modules_import_one_way() -> None:
+    """No module needs one that needs it, for its types neither."""
+    sources = {file.stem: file for file in (INTEGRATION / "power_fleet").glob("*.py")}
+    needed: dict[str, set[str]] = {name: set() for name in sources}
+    for name, file in sources.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                words = [f"{node.module}.{alias.name}".split(".") for alias in node.names]
+                needed[name] |= {word[1] for word in words if word[0] == "power_fleet"}
+    assert needed["schema"] >= {"engine", "tables"}
+    graphlib.TopologicalSorter(needed).prepare()  # raises CycleError

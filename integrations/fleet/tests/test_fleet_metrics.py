@@ -11,7 +11,7 @@ import pytest
 from fleet_harness import Clock, emptied, queried, random_device
 from hub_process import running_hub
 from pipeline import drained, quick, running_sink, until
-from power_fleet import cli, metrics, schema, watch
+from power_fleet import cli, metrics, tables, watch
 from power_fleet.codec import Batch, Reading, encode
 from power_fleet.engine import Engine
 from power_fleet.forwarder import Sent, forward
@@ -132,7 +132,7 @@ def test_stream_and_engine_are_shown(
 
     asyncio.run(run())
     alarm = ["edge-1", watch.SILENT, 1, "", 0]
-    engine.shards[0].insert("power_alarms", schema.ALARMS, [alarm])
+    engine.shards[0].insert("power_alarms", tables.ALARMS, [alarm])
     command = ["metrics", "--nats", nats.urls, "--clickhouse", new_urls[0]]
     assert cli.main(command) == 0
     found = values(capsys.readouterr().out)
