@@ -23,8 +23,8 @@ Answers:
     read        the same for power-service; cached, read_hub
     life        what an operator does with devices; enroll, keys: who may send
 
-One machine: hub, nats_server, front, hub_pages, demo, discovery. The command line: cli, options
-and a module for each group of commands. errors: FleetError, the base of all errors.
+One machine: hub, nats_server, front, hub_pages, demo, demo_removal, discovery. The command line:
+cli, options and a module for each group of commands. errors: FleetError, the base of all errors.
 """
 
 from __future__ import annotations

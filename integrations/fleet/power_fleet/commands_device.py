@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from power_fleet.options import (
     DEVICE_GROUP,
+    OR_GIVE_UP,
     add_db_option,
     add_interval_option,
     add_max_wait_option,
@@ -48,7 +49,7 @@ def _add_forward(parser: CommandParser) -> None:
     )
     add_interval_option(command, 5.0, "5s")
     add_max_wait_option(command, 60.0, "60s")
-    add_once_option(command, "end when everything is sent")
+    add_once_option(command, f"end when everything is sent, {OR_GIVE_UP}")
     add_metrics_option(command)
     add_verbose_option(command)
     add_nats_options(command)

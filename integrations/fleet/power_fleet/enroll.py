@@ -122,20 +122,14 @@ def enroll(
 ) -> User:
     """Add a user to the file, which is made where there is none.
 
-    With `again` in place of the one that has these ids.
+    With `again` in place of the one that has these ids, of which there has to be one.
 
-    A device belongs to one user. Raises InvalidValue, StorageError; the file is then as it was.
+    A device belongs to one user. Raises InvalidValue, NotFound, StorageError; the file is then as
+    it was.
     """
-    for id_ in ids:
-        check_text("id", id_)
-    if not ids or len(set(ids)) != len(ids):
-        raise InvalidValue(f"expected different ids, at least one, got {list(ids)}")
     user = User(role, tuple(ids), check_public(public), now().replace(microsecond=0))
     with _changing(path) as present:
-        rivals = [other for other in present if other.role == role and set(other.ids) & set(ids)]
-        strangers = [other for other in rivals if not again or not set(other.ids) <= set(ids)]
-        if strangers:
-            raise InvalidValue(_taken(strangers[0], user))
+        rivals = _replaced(path, present, ids, role, again)
         for other in present:
             if other not in rivals and inbox_prefix_of(other.public) == inbox_prefix_of(public):
                 raise InvalidValue(f"{_shown(other.ids)} has this key: make another one")
@@ -145,15 +139,46 @@ def enroll(
     return user
 
 
+def check_ids(path: Path, ids: Sequence[str], *, role: str = DEVICE, again: bool = False) -> None:
+    """Raise what enroll() would raise for these ids, whatever the key."""
+    _replaced(path, _read(path) if path.exists() else [], ids, role, again)
+
+
+def _replaced(
+    path: Path, present: Sequence[User], ids: Sequence[str], role: str, again: bool
+) -> list[User]:
+    """Those in whose place a user with these ids comes. Raises InvalidValue, NotFound."""
+    for id_ in ids:
+        check_text("id", id_)
+    if not ids or len(set(ids)) != len(ids):
+        raise InvalidValue(f"expected different ids, at least one, got {list(ids)}")
+    rivals = [other for other in present if other.role == role and set(other.ids) & set(ids)]
+    for other in rivals:
+        if not set(other.ids) <= set(ids):
+            raise InvalidValue(f"{_shown(other.ids)} share a key: revoke it first")
+        if not again:
+            raise InvalidValue(
+                f"{_shown(other.ids)} is enrolled already: give --again to replace its key"
+            )
+    if again and not rivals:
+        raise _unknown(path, present, role, ids[0], ": leave out --again to enroll it")
+    return rivals
+
+
+def _unknown(
+    path: Path, present: Sequence[User], role: str, id_: str, remedy: str = ""
+) -> NotFound:
+    known = [known for user in present if user.role == role for known in user.ids]
+    hint = nearest(id_, known) or remedy
+    return NotFound(f"no {role} {id_!r} is enrolled in {path}{hint}", role, id_)
+
+
 def revoke(path: Path, id_: str, *, role: str = DEVICE) -> User:
     """Take the user that has this id out of the file; return it. Raises NotFound, StorageError."""
     with _changing(path) as present:
         found = [user for user in present if user.role == role and id_ in user.ids]
         if not found:
-            known = [known for user in present if user.role == role for known in user.ids]
-            raise NotFound(
-                f"no {role} {id_!r} is enrolled in {path}{nearest(id_, known)}", role, id_
-            )
+            raise _unknown(path, present, role, id_)
         present.remove(found[0])
     return found[0]
 
@@ -174,13 +199,6 @@ def reload_server(pid_file: Path) -> None:
         os.kill(pid, signal.SIGHUP)
     except (OSError, ValueError) as error:
         raise StorageError(pid_file, f"no running NATS server by it: {error}") from error
-
-
-def _taken(other: User, user: User) -> str:
-    if set(other.ids) <= set(user.ids):
-        ids = _shown(other.ids)
-        return f"{ids} is enrolled already: give --again to replace its key"
-    return f"{_shown(other.ids)} share a key: revoke it first"
 
 
 def _shown(ids: Sequence[str]) -> str:

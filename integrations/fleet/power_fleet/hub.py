@@ -185,7 +185,9 @@ def _hub_key(data: Path, users: Path) -> Path:
     file = data.absolute() / "hub.key"
     if not file.exists():
         write_key(file, make_key(), "the hub")
-    enroll.enroll(users, ["hub"], read_key(file).public, role=enroll.HUB, again=True)
+    is_enrolled = any(user.role == enroll.HUB for user in enroll.users(users))
+    public = read_key(file).public
+    enroll.enroll(users, ["hub"], public, role=enroll.HUB, again=is_enrolled)
     return file
 
 

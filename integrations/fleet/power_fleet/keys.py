@@ -91,7 +91,9 @@ def write_key(path: Path, key: Key, name: str) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise StorageError(path, "it is there already, and may be a key in use") from None
+        raise StorageError(
+            path, "there is a key already, which may be in use: move it away, or name another file"
+        ) from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(f"{_HEAD.format(name=ascii(name))}{key.seed}\n")
         file.flush()

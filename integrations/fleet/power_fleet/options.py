@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from power_fleet.discovery import HUB_VARIABLE, find_hub
 from power_fleet.errors import WrongOptions
+from power_fleet.limits import ONCE_SECONDS
 from power_manager import (
     DB_PATH,
     CommandParser,
@@ -44,6 +45,8 @@ NATS_VARIABLE = "POWER_FLEET_NATS"
 ENGINE_VARIABLE = "POWER_FLEET_CLICKHOUSE"
 USERS_VARIABLE = "POWER_FLEET_USERS"
 
+# Of `--once`, for commands that send.
+OR_GIVE_UP = f"or with 1 after {ONCE_SECONDS:g} s in which nothing could be sent"
 _OR_A_HUB = "or start a hub on this machine: power-fleet hub --data DIR"
 
 LEAST_WAIT_S = 0.1
