@@ -151,6 +151,7 @@ __all__ = [
     "PowerState",
     "PowerStatistics",
     "Screen",
+    "StopSignals",
     "StorageError",
     "check_count",
     "check_duration",
@@ -170,6 +171,7 @@ __all__ = [
     "make_report",
     "make_table",
     "nearest",
+    "not_installed",
     "parse_count",
     "parse_duration",
     "parse_number",
@@ -178,6 +180,7 @@ __all__ = [
     "print_error",
     "printable",
     "program_name",
+    "replace_file",
     "restore_database",
     "rounded",
     "run_program",
@@ -186,6 +189,7 @@ __all__ = [
     "shown_json",
     "shown_number",
     "shown_time",
+    "sigterm_as_exit",
     "text_width",
     "to_microseconds",
 ]
@@ -3366,6 +3370,62 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Iterator[BinaryIO]:
+    """Write a file whole or not at all: a context manager that yields a binary file to write to.
+
+    What is written gets the name `path` when the block ends, and is on the disk then. If the block
+    raises, or the disk is full, what was there before stays. Meanwhile the file has a hidden name
+    in the same directory, where only its owner can read it. A symbolic link is replaced, not
+    followed. `mode` is the permissions' bits; by default those of the earlier file, or 0o600. Where
+    root writes, the file belongs to the owner of the earlier one, or else of the directory, so that
+    a program that is not root can go on reading it. Two writers at once: the last one wins. Raises
+    InvalidValue, StorageError, and what the block raises.
+    """
+    target = Path(os.path.abspath(_check_path("path", path)))
+    unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with contextlib.ExitStack() as undo:
+        try:
+            file = open(os.open(unfinished, flags, 0o600), "w+b")  # noqa: SIM115
+        except OSError as error:
+            raise _storage_error(error, target) from error
+        undo.callback(_discard, file, unfinished)
+        yield file
+        try:
+            file.flush()
+            _give_owner_and_mode(file.fileno(), target, mode)
+            os.fsync(file.fileno())
+            os.replace(unfinished, target)
+            _sync(target.parent, os.O_RDONLY)
+        except OSError as error:
+            raise _storage_error(error, target) from error
+
+
+def _discard(file: BinaryIO, unfinished: Path) -> None:
+    """Close a file, and remove it unless it has got another name."""
+    with contextlib.suppress(OSError):  # of a full disk, which has been said
+        file.close()
+    with contextlib.suppress(OSError):
+        os.unlink(unfinished)
+
+
+def _give_owner_and_mode(descriptor: int, target: Path, mode: int | None) -> None:
+    """Make a new file belong to whom the one at `target` does; see replace_file."""
+    earlier: os.stat_result | None = None
+    with contextlib.suppress(FileNotFoundError):
+        earlier = os.lstat(target)
+    if earlier is not None and not stat.S_ISREG(earlier.st_mode):  # a link has the bits 0o777
+        earlier = None
+    if os.geteuid() == 0:
+        owner = earlier or os.stat(target.parent)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    if mode is None and earlier is not None:
+        mode = stat.S_IMODE(earlier.st_mode)
+    if mode is not None:
+        os.fchmod(descriptor, mode)
+
+
 def _create_private(path: Path) -> None:
     """Make an empty file that only its owner can read; SQLite gives -wal and -shm the same mode.
 
@@ -6412,13 +6472,17 @@ def log_to_stderr(
 
 
 def run_program(
-    program: Callable[[], int], name: str, errors: tuple[type[Exception], ...] = ()
+    program: Callable[[], int],
+    name: str,
+    errors: tuple[type[Exception], ...] = (),
+    extra: str | None = None,
 ) -> int:
     """Run what a command line does, and return its exit code.
 
     The code that `program` returns; 0 if the reader of its output has gone (`| head`); 1 for one
     of `errors` or an OSError, printed in one line that begins with the name; 130 for Ctrl-C.
-    Without a standard output, nothing is run.
+    `extra` is the extra that brings the packages that the program imports: if one is missing,
+    that is an error too, see not_installed(). Without a standard output, nothing is run.
     """
     if sys.stdout is None:
         print_error(f"{name}: standard output is closed: nothing was done")
@@ -6434,13 +6498,150 @@ def run_program(
         return code
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        if extra is None:
+            raise
+        print_error(f"{name}: {not_installed(error, extra)}")
+        return 1
     except errors + (OSError,) as error:  # noqa: RUF005  # mypy does not follow a star here
         if isinstance(error, BrokenPipeError) and not _is_output_read():
             return 0
-        print_error(f"{name}: {printable(error)}")
+        print_error(f"{name}: {printable(_told(error))}")
         return 1
     finally:
         _drop_output_that_fails()
+
+
+def _told(error: BaseException) -> str:
+    """An error as a person reads it: one of the system without its number."""
+    if isinstance(error, PowerManagerError) or not (isinstance(error, OSError) and error.strerror):
+        return str(error)
+    if error.filename is None:
+        return error.strerror
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"{name}: {error.strerror}"
+
+
+def not_installed(package: str | ImportError, extra: str) -> str:
+    """What to tell about a package that is missing: its name, and the extra that brings it.
+
+    `package` is its name or the error of importing it.
+
+    >>> not_installed("paho.mqtt.client", "mqtt")
+    "paho is not installed: pip install '.[mqtt]'"
+    """
+    name = package.name or "a package" if isinstance(package, ImportError) else package
+    return f"{name.partition('.')[0]} is not installed: pip install '.[{extra}]'"
+
+
+@contextlib.contextmanager
+def sigterm_as_exit(code: int) -> Generator[None, None, None]:
+    """Let SIGTERM raise SystemExit(code) in the block, so that what it began is put in order.
+
+    Signals belong to the main thread, and a handler of the caller's own stays.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(code)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class StopSignals:
+    """In its block, SIGTERM, SIGINT (Ctrl-C) and SIGHUP end a wait, instead of the program.
+
+    What the block has begun it brings to its end; between two steps it looks at `number`, or at
+    what wait() returns. A signal that was ignored before, as SIGHUP under nohup, stays ignored.
+    Outside the main thread, to which signals belong, only ring() ends a wait.
+
+    `on_stop` is called once, in another thread, at the first signal, with the exit code to come.
+    With `hard_end_s` the process ends that many seconds after the first signal, even if a locked
+    file or a dead network holds the block up: only for a block whose every write is whole by
+    itself, because nothing is put in order then.
+    """
+
+    _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    _END = 0  # which no signal has as its number
+
+    def __init__(
+        self, on_stop: Callable[[int], None] | None = None, hard_end_s: float | None = None
+    ) -> None:
+        self.number: int | None = None  # of the first signal; None before
+        self._on_stop = on_stop
+        self._hard_end_s = hard_end_s
+        self._rung = threading.Event()
+        self._ended = threading.Event()
+        self._before: dict[int, Any] = {}
+        self._watcher: threading.Thread | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """130 if Ctrl-C has ended the wait, else 0."""
+        return 130 if self.number == signal.SIGINT else 0
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._listen()
+        return self
+
+    def _listen(self) -> None:
+        # Python runs a handler in the main thread, and only when a call that is stuck has returned.
+        # The number of the signal is in the pipe at once, for the thread that reads it.
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._watcher = threading.Thread(target=self._watch, name="stop signals", daemon=True)
+        self._watcher.start()
+        for number in self._NUMBERS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.number = self.number or number
+
+    def _watch(self) -> None:
+        while (number := os.read(self._reader, 1)[0]) not in self._NUMBERS:
+            if number == self._END:
+                return
+        self.number = self.number or number
+        self._rung.set()
+        try:
+            if self._on_stop is not None:
+                self._on_stop(self.exit_code)
+        finally:
+            if self._hard_end_s is not None and not self._ended.wait(self._hard_end_s):
+                os._exit(self.exit_code)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so many seconds, or until a signal or ring(); return whether a signal has come."""
+        if self.number is None and self._rung.wait(min(seconds, threading.TIMEOUT_MAX)):
+            self._rung.clear()
+        return self.number is not None
+
+    def ring(self) -> None:
+        """End the present wait or the next, from any thread."""
+        self._rung.set()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._ended.set()
+        if self._watcher is None:
+            return
+        signal.set_wakeup_fd(self._wakeup_before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        with contextlib.suppress(BlockingIOError):  # full of signals: the thread ends by them
+            os.write(self._writer, bytes([self._END]))
+        self._watcher.join()
+        os.close(self._writer)
+        os.close(self._reader)
 
 
 def _let_output_show_all() -> None:
@@ -10800,7 +11001,7 @@ def _run(
 ) -> int:
     options = _PowerCommands(clock).parser.parse_args(argv)
     goes_on = getattr(options, "watch", None) is not None or getattr(options, "follow", False)
-    with _sigterm_as_exit(0 if goes_on else 128 + signal.SIGTERM):
+    with sigterm_as_exit(0 if goes_on else 128 + signal.SIGTERM):
         return _run_command(options, clock, wait)
 
 
@@ -10843,27 +11044,6 @@ def main(
     between two rounds of --watch or --follow.
     """
     return run_program(lambda: _run(argv, clock, wait), _PROGRAM, (PowerManagerError,))
-
-
-@contextlib.contextmanager
-def _sigterm_as_exit(code: int) -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that the terminal and the file are left as they should be.
-
-    Signals belong to the main thread, and a handler of the caller's own stays.
-    """
-
-    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(code)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
