@@ -30,7 +30,7 @@ from power_fleet.options import (
     parse_positive,
     run_until_signal,
 )
-from power_manager import CommandParser, confirm, parse_count, print_error
+from power_manager import CommandParser, confirm, not_installed, parse_count, print_error
 
 if TYPE_CHECKING:
     from power_fleet.discovery import Addresses
@@ -179,7 +179,7 @@ def _service_port(options: argparse.Namespace) -> int | None:
         return None
     missing = [name for name in SERVICE_PACKAGES if importlib.util.find_spec(name) is None]
     if missing and options.port is not None:
-        raise WrongOptions(f"--port: {missing[0]} is not installed: pip install '.[hub,service]'")
+        raise WrongOptions(f"--port: {not_installed(missing[0], 'hub,service')}")
     if missing:
         print_error("power-fleet: without pages: pip install '.[hub,service]' brings them")
         return None

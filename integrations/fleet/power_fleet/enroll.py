@@ -16,7 +16,6 @@ import json
 import os
 import re
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -25,7 +24,7 @@ from typing import Any
 
 from power_fleet.keys import check_public, inbox_prefix_of, make_key
 from power_fleet.subjects import CONSUMER, DEAD_STREAM, STREAM, SUBJECT, token
-from power_manager import InvalidValue, NotFound, StorageError, check_text, nearest
+from power_manager import InvalidValue, NotFound, StorageError, check_text, nearest, replace_file
 
 DEVICE = "device"
 SINK = "sink"
@@ -224,8 +223,10 @@ def _changing(path: Path) -> Iterator[list[User]]:
         fcntl.flock(directory, fcntl.LOCK_EX)
         present = _read(path) if path.exists() else [_nobody()]
         yield present
-        _write(path, _HEAD + "".join(user.line for user in present) + _TAIL)
-        os.fsync(directory)
+        text = _HEAD + "".join(user.line for user in present) + _TAIL
+        # A server that reads it meanwhile has the old one or the new one.
+        with replace_file(path) as file:
+            file.write(text.encode())
     finally:
         os.close(directory)
 
@@ -264,24 +265,3 @@ def _user(path: Path, number: int, line: str) -> User:
             path, f"line {number} was changed by hand: take it out, and enroll again"
         ) from error
     return user
-
-
-def _write(path: Path, text: str) -> None:
-    """Put a text in place of a file at once.
-
-    A server that reads it meanwhile has the old one or the new one.
-    """
-    descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if path.exists():  # the server's own user may have to read it
-                was = path.stat()
-                os.fchown(file.fileno(), was.st_uid, was.st_gid)
-                os.fchmod(file.fileno(), was.st_mode & 0o777)
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise

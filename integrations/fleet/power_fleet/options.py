@@ -11,7 +11,6 @@ import contextlib
 import functools
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from power_manager import (
     DB_PATH,
     CommandParser,
     InvalidValue,
+    StopSignals,
     parse_count,
     parse_duration,
     shown_json,
@@ -295,24 +295,39 @@ def run_until_signal(work: Coroutine[Any, Any, None]) -> int:
     A thread that is stuck in a dead network does not delay the end: END_SECONDS after the signal
     the process ends as it is. That loses nothing, as kill -9 loses nothing.
     """
-    return asyncio.run(_until_signal(work))
+    stoppable = _Stoppable(work)
+    with StopSignals(stoppable.stop, END_SECONDS) as signals:
+        asyncio.run(stoppable.run())
+    return signals.exit_code
 
 
-async def _until_signal(work: Coroutine[Any, Any, None]) -> int:
-    task = asyncio.ensure_future(work)
-    codes: list[int] = []
+class _Stoppable:
+    """Work of an event loop that another thread may end, before its beginning too."""
 
-    def end(code: int) -> None:
-        if not codes:
-            hard_end = threading.Timer(END_SECONDS, os._exit, [code])
-            hard_end.daemon = True
-            hard_end.start()
-        codes.append(code)
-        task.cancel()
+    def __init__(self, work: Coroutine[Any, Any, None]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._cancel: Callable[[], object] | None = None  # while it runs
+        self._is_stopped = False
 
-    loop = asyncio.get_running_loop()
-    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
-        loop.add_signal_handler(number, end, code)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    return codes[0] if codes else 0
+    def stop(self, _code: int) -> None:
+        """End it."""
+        with self._lock:
+            self._is_stopped = True
+            if self._cancel is not None:
+                self._cancel()
+
+    async def run(self) -> None:
+        """Return when it has ended; raises what it raises."""
+        task = asyncio.ensure_future(self._work)
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._cancel = functools.partial(loop.call_soon_threadsafe, task.cancel)
+            if self._is_stopped:
+                task.cancel()
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        finally:
+            with self._lock:
+                self._cancel = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import graphlib
 import json
 import os
@@ -18,6 +19,7 @@ from fleet_harness import INTEGRATION, carry, emptied, run_command
 from hub_process import running_hub
 from power_fleet import cli
 from power_fleet.engine import Engine
+from power_fleet.options import _Stoppable
 
 from power_manager import PowerManager, settings_table
 
@@ -220,7 +222,9 @@ def test_a_report_of_nobody(old_urls: list[str], capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("sig", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+    ("sig", "code"),
+    [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)],
+    ids=["SIGTERM", "SIGHUP", "Ctrl-C"],
 )
 @pytest.mark.parametrize("command", ["forward", "sink", "close"])
 def test_a_signal_ends_it_with_nothing_there(
@@ -272,6 +276,23 @@ options.run_until_signal(work())
             assert process.wait(20) == 0
         finally:
             process.kill()
+
+
+def test_a_signal_before_the_work_begins_ends_it_too() -> None:
+    """It is not begun; one that comes after its end does nothing."""
+    did: list[str] = []
+
+    async def work() -> None:
+        did.append("began")
+
+    stoppable = _Stoppable(work())
+    stoppable.stop(0)
+    asyncio.run(stoppable.run())
+    assert did == []
+    stoppable = _Stoppable(work())
+    asyncio.run(stoppable.run())
+    stoppable.stop(0)
+    assert did == ["began"]
 
 
 @pytest.fixture
