@@ -3391,7 +3391,12 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
         except OSError as error:
             raise _storage_error(error, target) from error
         undo.callback(_discard, file, unfinished)
-        yield file
+        try:
+            yield file
+        except OSError as error:
+            if error.errno not in _SPACE_ERRNOS:
+                raise
+            raise _storage_error(error, target) from error
         try:
             file.flush()
             _give_owner_and_mode(file.fileno(), target, mode)
@@ -6177,6 +6182,22 @@ class CommandParser(argparse.ArgumentParser):
         The program reads it by itself: passwords and keys, which others see on a command line.
         """
         self._variables.append(_Variable(name, default, text))
+
+    def add_database(self, text: str = "the database", **rest: Any) -> None:
+        """Add the setting --db, a file of this library: $POWER_MANAGER_DB, or DB_PATH.
+
+        `text` is its help. `rest` is as in add_argument, such as type=Path.
+        """
+        make = rest.get("type", str)
+        self.add_setting(
+            "--db",
+            variable="POWER_MANAGER_DB",
+            text=text,
+            default=make(str(DB_PATH)),
+            shown_default=f"{DB_PATH} here",
+            metavar="PATH",
+            **rest,
+        )
 
     def add_json(self) -> None:
         """Add the option --json, of a command that prints something to be read."""
@@ -9892,12 +9913,12 @@ def _days(text: str) -> int | float:
     return days
 
 
-def _make_demo(pm: PowerManager) -> str:
-    """A week of telemetry of one device, and its report."""
+def _make_demo(pm: PowerManager, zone: tzinfo | None) -> str:
+    """A week of telemetry of one device, with the sun of the zone, and its report."""
     pm.register_device("demo-001", "Solar-powered gateway", target_wh=150.0)
     panel = pm.add_meter("demo-001", "solar", name="Panel")
     pack = pm.add_meter("demo-001", "battery", _DEMO_CAPACITY_WH, "Pack")
-    pm.log_many(_demo_week(panel.id, pack.id, pm._now_us() / SECOND_US))
+    pm.log_many(_demo_week(panel.id, pack.id, pm._now_us() / SECOND_US, zone))
     return pm.export_report("demo-001", days=7)
 
 
@@ -9923,22 +9944,36 @@ def _this_command() -> str:
 _DEMO_CAPACITY_WH = 120.0
 
 
-def _demo_week(panel_id: str, pack_id: str, now: float) -> Iterator[tuple[Any, ...]]:
+# How much of the sun the clouds let through, from the day a week ago until today. The fourth day is
+# grey, so that at whatever hour the demo is made, its week has a night that takes the pack below
+# both thresholds.
+_DEMO_SUN = (0.75, 0.6, 0.85, 0.27, 0.7, 0.8, 0.6, 0.7)
+
+
+def _demo_week(
+    panel_id: str, pack_id: str, now: float, zone: tzinfo | None
+) -> Iterator[tuple[Any, ...]]:
     """A week until `now`, minute by minute: sun by day, clouds by chance, a load of 5 to 8 W.
 
     The panel supplies the load and charges the pack; when the pack is full, the panel is curtailed
-    to what the load takes, so that what comes in is what goes out.
+    to what the load takes, so that what comes in is what goes out. The simulation begins at a
+    midnight of the zone, so that each minute of a day is the same whenever the demo is made.
     """
     import random
 
     chance = random.Random(7)
-    stored_wh = 70.0
-    clouds = 0.6
-    for minute in range(7 * 24 * 60, 0, -1):
-        when = now - 60 * minute + 30
-        clouds = min(max(clouds + chance.uniform(-0.06, 0.06), 0.2), 1.0)
-        height = math.sin((when % 86400 / 3600 - 6) / 12 * math.pi)
-        sun_watts = 40.0 * clouds * max(0.0, height)
+    stored_wh = 85.0
+    breaks = 0.0  # in the clouds of the day
+    local = datetime.fromtimestamp(now, timezone.utc).astimezone(zone)
+    midnight = now - timedelta(hours=local.hour, minutes=local.minute).total_seconds()
+    midnight -= local.second + local.microsecond / 1e6
+    for minute in range(8 * 24 * 60):
+        day, minute_of_day = divmod(minute, 24 * 60)
+        when = midnight + 60 * (minute - 7 * 24 * 60) + 30
+        breaks = 0.97 * breaks + chance.uniform(-0.05, 0.05)
+        clear = min(max(_DEMO_SUN[day] + breaks, 0.1), 1.0)
+        height = math.sin((minute_of_day / 60 - 6) / 12 * math.pi)
+        sun_watts = 40.0 * clear * max(0.0, height)
         load_watts = 5.0 + 3.0 * (chance.random() < 0.2) + chance.uniform(-0.3, 0.3)
         room_watts = 60 * (_DEMO_CAPACITY_WH - stored_wh)  # what fills the pack in this minute
         panel_watts = min(sun_watts, load_watts + room_watts)
@@ -9947,8 +9982,9 @@ def _demo_week(panel_id: str, pack_id: str, now: float) -> Iterator[tuple[Any, .
         charge_pct = round(100 * stored_wh / _DEMO_CAPACITY_WH, 1)
         panel_volts = 18.0 if sun_watts else 0.4
         pack_volts = round(11.1 + 1.5 * stored_wh / _DEMO_CAPACITY_WH, 3)
-        yield panel_id, panel_volts, round(panel_watts / panel_volts, 3), None, when
-        yield pack_id, pack_volts, round(pack_watts / pack_volts, 3), charge_pct, when
+        if now - 7 * 86400 < when <= now:
+            yield panel_id, panel_volts, round(panel_watts / panel_volts, 3), None, when
+            yield pack_id, pack_volts, round(pack_watts / pack_volts, 3), charge_pct, when
 
 
 @dataclass
@@ -10366,7 +10402,7 @@ def _readable_report(session: _Session, report: str, days: float) -> str:
 
 
 def _run_demo(session: _Session) -> None:
-    report = _make_demo(session.pm)
+    report = _make_demo(session.pm, session.zone)
     print(report if session.options.json else _readable_report(session, report, 7), flush=True)
     _print_demo_hints(session)
 

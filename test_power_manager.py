@@ -10233,6 +10233,22 @@ class TestSettings:
         )
 
 
+class TestAddDatabase:
+    """The option that names a file of the library, in every program."""
+
+    def test_database(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The option goes before the variable, and that before the file in this directory."""
+        parser = power_manager.CommandParser("tool", "Do.")
+        parser.add_database("the file", type=Path)
+        monkeypatch.delenv("POWER_MANAGER_DB", raising=False)
+        assert parser.parse_args([]).db == Path("power_manager.db")
+        monkeypatch.setenv("POWER_MANAGER_DB", "a.db")
+        assert parser.parse_args([]).db == Path("a.db")
+        assert parser.parse_args(["--db", "b.db"]).db == Path("b.db")
+        row = "| `--db PATH` | `POWER_MANAGER_DB` | power_manager.db here | the file |"
+        assert power_manager.settings_table(parser).splitlines()[-1] == row
+
+
 class TestLogToStderr:
     """Log lines of programs."""
 
@@ -10357,14 +10373,21 @@ class TestReplaceFile:
             write()
         assert (path.read_bytes(), os.listdir(tmp_path)) == (b"before", ["old"])
 
-    def test_full_disk(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("size", [5000, 50_000], ids=["at the end", "in the block"])
+    def test_full_disk(self, tmp_path: Path, size: int) -> None:
         """The error names the file and says what to do; the earlier file stays."""
         path = tmp_path / "old"
         path.write_bytes(b"before")
         with full_disk(1000), pytest.raises(StorageError) as caught:
-            self.write(path, bytes(5000))
+            self.write(path, bytes(size))
         assert str(caught.value) == f"{path}: File too large; free some space, then try again"
         assert (path.read_bytes(), os.listdir(tmp_path)) == (b"before", ["old"])
+
+    def test_error_of_the_block(self, tmp_path: Path) -> None:
+        """What else the block raises is not about this file."""
+        with pytest.raises(ConnectionError), power_manager.replace_file(tmp_path / "new"):
+            raise ConnectionError
+        assert os.listdir(tmp_path) == []
 
     def test_no_directory(self, tmp_path: Path) -> None:
         """The error names the file, not the unfinished one."""
@@ -14529,34 +14552,36 @@ late                                            125        0   -125     48%     
 DEMO = """\
 Solar-powered gateway  demo-001                       7 days to 2025-06-16 14:30
 
-used              941 Wh  134 Wh a day
-from the sun      991 Wh
+used              940 Wh  134 Wh a day
+from the sun      940 Wh
 out of batteries  514 Wh
-into batteries    564 Wh
+into batteries    514 Wh
 self-sufficient    100 %
 
                 used Wh  out Wh  in Wh  █ used  ░ in
-Mon 2025-06-09     54.1     104   49.9  ██████████░░░░░░░░░░
-Tue 2025-06-10      135     209   74.5  ██████████████████████████░░░░░░░░░░░░░░
-Wed 2025-06-11      134     205   71.4  ██████████████████████████░░░░░░░░░░░░░
-Thu 2025-06-12      135     209   73.9  ██████████████████████████░░░░░░░░░░░░░░
-Fri 2025-06-13      133     205   72.0  █████████████████████████░░░░░░░░░░░░░░
-Sat 2025-06-14      134     207   72.9  ██████████████████████████░░░░░░░░░░░░░░
-Sun 2025-06-15      135     209   74.3  ██████████████████████████░░░░░░░░░░░░░░
-Mon 2025-06-16     81.2     156   75.1  ████████████████░░░░░░░░░░░░░░
+Mon 2025-06-09     53.4    53.4      0  ████████
+Tue 2025-06-10      134     206   72.7  █████████████████████░░░░░░░░░░░░
+Wed 2025-06-11      134     206   71.8  █████████████████████░░░░░░░░░░░░
+Thu 2025-06-12      134     172   38.3  █████████████████████░░░░░░
+Fri 2025-06-13      134     251    117  █████████████████████░░░░░░░░░░░░░░░░░░░
+Sat 2025-06-14      134     205   70.6  █████████████████████░░░░░░░░░░░░
+Sun 2025-06-15      135     206   71.9  █████████████████████░░░░░░░░░░░░
+Mon 2025-06-16     81.6     154   72.1  █████████████░░░░░░░░░░░
 
-meter  type     state     mean W    min   max   charge  out Wh  in Wh
-Panel  solar    charging    5.90      0  40.0        -     991      0
-Pack   battery  full       -0.30  -34.9  8.30  38-100%     514    564
+meter  type     state     mean W    min   max  charge  out Wh  in Wh
+Panel  solar    charging    5.59      0  38.5       -     940      0
+Pack   battery  full        0.00  -33.8  8.30  3-100%     514    514
 
-no events
+time                 event        note
+2025-06-13 05:49:30  low_battery  Pack: 5 % charge, threshold 5 %
+2025-06-13 02:35:30  discharge    Pack: 20 % charge, threshold 20 %
 """
 DEMO_STATUS = """\
 meter        type    state    charge          W     V     A  left 24 h      read
 
-Solar-powered gateway  demo-001             today 156 Wh out, 75.1 in, 81.2 used
-  Panel      solar   charging              7.92  18.0  0.44       ▃▂▁▁▁▂█▆   30s
-  Pack       battery full     █████ 100%      0  12.6     0       ▆▇███▇▁▃   30s
+Solar-powered gateway  demo-001             today 154 Wh out, 72.1 in, 81.6 used
+  Panel      solar   charging              4.79  18.0  0.27       ▂▁▁▁▁▄█▃   30s
+  Pack       battery full     █████ 100%      0  12.6     0       ▇████▅▁▆   30s
 """
 
 
@@ -15386,6 +15411,26 @@ class TestDemo(Showing):
         assert status.startswith("To see more, run: ")
         assert status.endswith("power_manager_demo.db status")
 
+    @pytest.mark.parametrize("hour", range(0, 24, 4))
+    @pytest.mark.parametrize("zone", ["UTC", "<+1245>-12:45"])
+    def test_demo_has_alerts(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, zone: str, hour: int
+    ) -> None:
+        """Whenever and wherever it is made, a night takes the pack below both thresholds."""
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", zone)
+            time.tzset()
+            clock = Clock()
+            clock.now += 3600 * hour + 61.5
+            assert run("demo", clock=clock).code == 0
+            with PowerManager("power_manager_demo.db", clock=clock) as pm:
+                events = [
+                    (event.type, datetime.fromisoformat(event.timestamp).astimezone().hour)
+                    for event in pm.get_events("demo-001")
+                ]
+        time.tzset()
+        assert events == [("low_battery", 5), ("discharge", 2)]
+
     def test_demo_in_memory(self, run: Run) -> None:
         """Nothing is kept, so there is nothing to run next."""
         outcome = run("--db", ":memory:", "demo", clock=Clock())
@@ -15573,7 +15618,7 @@ def run_command(line: str) -> str:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         patch.setattr(sys, "stdin", io.StringIO(Path(source).read_text() if source else ""))
         clock: Callable[[], float] = time.time
-        if "week.db" in words:  # the demo's file: what is shown of it depends on the time
+        if {"week.db", "shed.db"} & set(words):  # what is shown of them depends on the time
             clock = Clock()
             clock.now = DEMO_TIME
         try:
