@@ -207,7 +207,8 @@ def _demo(options: argparse.Namespace) -> int:
                 site.pm.close()
     stay = "1 made-up device stays" if count == 1 else f"{count} made-up devices stay"
     print_error(
-        f"power-fleet: {stay} in the fleet: `power-fleet demo --remove` deletes what a demo has sent"
+        f"power-fleet: {stay} in the fleet: "
+        "`power-fleet demo --remove` deletes what a demo has sent"
     )
     return code
 

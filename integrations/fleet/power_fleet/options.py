@@ -20,7 +20,6 @@ from power_fleet.discovery import HUB_VARIABLE, find_hub
 from power_fleet.errors import WrongOptions
 from power_fleet.limits import ONCE_SECONDS
 from power_manager import (
-    DB_PATH,
     CommandParser,
     InvalidValue,
     StopSignals,
@@ -40,7 +39,6 @@ SERVER_GROUP = "beside the stream and the engine"
 QUESTION_GROUP = "questions to the engine"
 OPERATOR_GROUP = "for operators"
 
-DB_VARIABLE = "POWER_MANAGER_DB"
 NATS_VARIABLE = "POWER_FLEET_NATS"
 ENGINE_VARIABLE = "POWER_FLEET_CLICKHOUSE"
 USERS_VARIABLE = "POWER_FLEET_USERS"
@@ -87,19 +85,6 @@ def add_variables(parser: CommandParser) -> None:
     """Name the variables that have no option."""
     text = "the directory of the hub that commands without addresses ask"
     parser.add_variable(HUB_VARIABLE, text, default="that of the hub you started last")
-
-
-def add_db_option(command: CommandParser) -> None:
-    """Add --db: the file of a device."""
-    command.add_setting(
-        "--db",
-        variable=DB_VARIABLE,
-        text="the database",
-        default=Path(DB_PATH),
-        shown_default=f"{DB_PATH} here",
-        type=Path,
-        metavar="PATH",
-    )
 
 
 def add_verbose_option(command: CommandParser) -> None:

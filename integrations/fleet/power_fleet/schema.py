@@ -1,4 +1,4 @@
-"""Makes the engine's tables, and refuses those that are not this version's; tables: what they are."""
+"""Makes the engine's tables, and refuses those that are not this version's; see tables."""
 
 from __future__ import annotations
 

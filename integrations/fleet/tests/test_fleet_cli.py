@@ -150,8 +150,14 @@ def test_errors_are_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["forward", "--interval", "0"], "argument --interval: expected a duration from 0.1s to 1d, got '0'"),
-        (["forward", "--interval", "nan"], "expected a duration such as 90s, 15m, 1h30m or 7d, got 'nan'"),
+        (
+            ["forward", "--interval", "0"],
+            "argument --interval: expected a duration from 0.1s to 1d, got '0'",
+        ),
+        (
+            ["forward", "--interval", "nan"],
+            "expected a duration such as 90s, 15m, 1h30m or 7d, got 'nan'",
+        ),
         (["sink", "--max-wait", "-1"], "expected a duration such as"),
         (["stream", "--max-bytes", "-1"], "expected a whole number of at least 1, got '-1'"),
         (["stream", "--replicas", "0"], "expected a whole number of at least 1"),
@@ -161,7 +167,10 @@ def test_errors_are_one_line(
         (["energy", "--days", "0"], "expected a whole number of at least 1, got '0'"),
         (["forward", "--intervl", "5"], "unknown option --intervl: did you mean --interval?"),
         (["forwrad"], "unknown command 'forwrad': did you mean forward?"),
-        (["hub", "--data", "d", "--nats-port", "65536"], "expected a whole number from 0 to 65535, got '65536'"),
+        (
+            ["hub", "--data", "d", "--nats-port", "65536"],
+            "expected a whole number from 0 to 65535, got '65536'",
+        ),
         (["hub"], "the following arguments are required: --data"),
         (["dead"], "usage: "),
         (["dead", "lst"], "unknown command 'lst': did you mean list?"),
@@ -313,8 +322,14 @@ def one_device(new_urls: list[str], tmp_path: Path) -> list[str]:
     ("arguments", "lines"),
     [
         (["budget"], ["device  load W  ", r"edge-1 +2.00 +0 +-2.00 +70% "]),
-        (["latest"], ["meter +type +state ", r"edge-1/Pack +battery +normal +70% +2.00 +4.00 +0.50 "]),
-        (["energy", "--days", "2"], ["UTC day +site +type +out Wh +in Wh", r"hall +battery +[\d.]+ +0"]),
+        (
+            ["latest"],
+            ["meter +type +state ", r"edge-1/Pack +battery +normal +70% +2.00 +4.00 +0.50 "],
+        ),
+        (
+            ["energy", "--days", "2"],
+            ["UTC day +site +type +out Wh +in Wh", r"hall +battery +[\d.]+ +0"],
+        ),
         (["silent", "--for", "0"], ["device +last seen +silent for", r"edge-1  20\d\d-"]),
         (["silent", "--for", "70000d"], ["no device is silent"]),
         (["latest", "nobody"], ["no meters yet"]),

@@ -121,7 +121,8 @@ def test_a_retired_device_is_in_no_present_answer(
     assert fleet.budget().value == {}
     assert fleet.budget([ID, "nobody"]).value == {
         ID: {
-            "error": "device_id: 'edge-1' is retired since 2026-09-21T14:13:20.000000+00:00, replaced by 'edge-2'"
+            "error": "device_id: 'edge-1' is retired since 2026-09-21T14:13:20.000000+00:00, "
+            "replaced by 'edge-2'"
         },
         "nobody": {
             "error": "device_id: no device has the id 'nobody': none of that id has been forwarded"
