@@ -97,12 +97,13 @@ def test_once_ends_where_a_server_says_nothing(
 
 
 @pytest.mark.usefixtures("short")
-def test_once_says_why_nothing_was_sent(db: Path) -> None:
-    """By what the last attempt said."""
+def test_once_says_why_nothing_was_sent(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By what the last attempt said; the log has the system's word for it, without a number."""
     with PowerManager(db) as pm:
         sending = forward(Outbox(pm), TO_NOBODY, 0.05, quick(), once=True, sent=Patient())
         with pytest.raises(GaveUp, match="no servers available for connection"):
             asyncio.run(sending)
+    assert "nats://127.0.0.1:9: Connection refused" in caplog.messages
 
 
 @pytest.mark.usefixtures("short")
