@@ -264,6 +264,7 @@ class Proof:
         programs += f", Python {platform.python_version()}"
         machine = f"Machine: {platform.system()} {platform.release()} {platform.machine()}"
         machine += f", {os.cpu_count()} processors"
+        judged = "values, units, classes, precision, category"
         lines = [
             "# Results of a day with a real Home Assistant",
             "",
@@ -274,7 +275,7 @@ class Proof:
             "",
             f"{self.world.readings} readings of a day, {self.clock.speed:g} times as fast.",
             "",
-            "| time | what happened before | entities | values, units, classes, precision, category |",
+            f"| time | what happened before | entities | {judged} |",
             "| --- | --- | --- | --- |",
         ]
         lines += [

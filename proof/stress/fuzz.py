@@ -1,9 +1,10 @@
-"""Fuzz the library with Hypothesis: its methods against a plain model, its command line and importers with garbage.
+"""Fuzz the library: its methods against a plain model, its command line with garbage.
 
-Methods: a state machine calls everything that writes, in any order, alone, in transactions and in ones that roll back,
-with good and bad values, and compares everything that reads with model.py. Command line: random arguments, and files
-of random text, broken CSV and NDJSON; there must be no traceback and no exit code but 0, 1 and 2, and 130 where it goes
-on until Ctrl-C; an import that fails must have stored nothing. Needs hypothesis (requirements.txt).
+Methods: a state machine calls everything that writes, in any order, alone, in transactions and in
+ones that roll back, with good and bad values, and compares everything that reads with model.py.
+Command line: random arguments, and files of random text, broken CSV and NDJSON; there must be no
+traceback and no exit code but 0, 1 and 2, and 130 where it goes on until Ctrl-C; an import that
+fails must have stored nothing. Needs hypothesis (requirements.txt).
 """
 
 from __future__ import annotations
@@ -367,7 +368,7 @@ class Methods(RuleBasedStateMachine):
     @precondition(lambda self: self.model.meters)
     @rule(limit=st.sampled_from([1, 3, 10, 500]), meanwhile=st.booleans(), offset=offsets)
     def send(self, limit: int, meanwhile: bool, offset: float) -> None:
-        """Take what waits, let a reading come, and acknowledge what was taken: the new one still waits."""
+        """Acknowledge what was taken before another reading came: the new one still waits."""
         batch = self.pm.pending_readings(limit)
         waiting = {(id_, us) for id_, m in self.model.meters.items() for us in m.waiting}
         assert len(batch) == min(limit, len(waiting))

@@ -1,9 +1,10 @@
 """Take away the disk's space, its health, the memory and the right to write, and give them back.
 
-Every failure must be a StorageError that names the file; what was confirmed must be there afterwards and nothing of
-what failed; check() must find nothing; and writing must work again when the cause is gone. A full disk is a small
-tmpfs where this runs as root and may mount, and a limit on the size of files (RLIMIT_FSIZE) everywhere; a failing disk
-is strace's fault injection, where there is strace; memory is limited by PRAGMA hard_heap_limit in a process of its own.
+Every failure must be a StorageError that names the file; what was confirmed must be there
+afterwards and nothing of what failed; check() must find nothing; and writing must work again when
+the cause is gone. A full disk is a small tmpfs where this runs as root and may mount, and a limit
+on the size of files (RLIMIT_FSIZE) everywhere; a failing disk is strace's fault injection, where
+there is strace; memory is limited by PRAGMA hard_heap_limit in a process of its own.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class Probe:
         return self.attempt(lambda: self.pm.export_report("d"), "export_report")
 
     def back_to_normal(self) -> None:
-        """Expect that everything works again, and that the file holds what it confirmed and no more."""
+        """Expect that all works again, and that the file holds what it confirmed and no more."""
         self.out.expect(
             self.log() and self.log_many(20), f"{self.label}: no writing after the cause is gone"
         )
@@ -223,7 +224,7 @@ def _failing_disk(place: Path, out: Findings, rng: random.Random) -> None:
     kind = rng.choice(["single", "many", "prune", "backup", "restore"])
     call = rng.choice(_CALLS)
     error = rng.choice(_ERRORS)
-    # Locks that fail again and again are left out: SQLite itself tries each of them for ten seconds.
+    # No locks that fail again and again: SQLite itself tries each of them for ten seconds.
     again = rng.choice([""] if call == "fcntl" else ["", "", "+7", "+"])
     when = f"{rng.randint(1, rng.choice([20, 200]))}{again}"
     command: list[str | Path] = ["strace", "-f", "-qq", "-o", place / "trace"]
@@ -278,13 +279,13 @@ def _failing_disk(place: Path, out: Findings, rng: random.Random) -> None:
 
 
 def _starve(path: Path, limit: int, seed: str) -> int:
-    """In a process of its own, work with so much memory for SQLite; write the number of the last reading."""
+    """Work with so much memory for SQLite, in a process of its own; write the last number."""
     out = Findings("memory")
     rng = random.Random(seed)
     probe = Probe(path, out, "no memory")
     probe.log_many(200)
     with contextlib.closing(sqlite3.connect(":memory:")) as conn, contextlib.suppress(MemoryError):
-        # The limit is the whole process's, and lower than what is in use it lets this very answer fail.
+        # The limit is the whole process's: lower than what is in use, it fails this very answer.
         conn.execute(f"PRAGMA hard_heap_limit = {limit}")
     for _ in range(60):
         probe.anything(rng)
@@ -324,7 +325,7 @@ def _no_memory(place: Path, out: Findings, rng: random.Random) -> None:
 
 
 def _refuses(directory: Path, out: Findings, label: str) -> None:
-    """Expect that a database in a read-only directory, a new one there and a backup into it are refused by name."""
+    """A read-only directory: its database, a new one and a backup into it are refused by name."""
     calls: dict[str, tuple[Path, Callable[[], object]]] = {
         "opening": (
             directory / "p.db",
@@ -365,7 +366,10 @@ def _read_only_disk(disk: Path, out: Findings) -> None:
 
 
 def _read_only_directory(place: Path, out: Findings) -> None:
-    """Take the right to write from a directory; root, whom that does not stop, gives up its rights in a child."""
+    """Take the right to write from a directory; root, whom that does not stop, works in a child.
+
+    The child gives up root's rights.
+    """
     directory = place / "read-only"
     directory.mkdir()
     probe = Probe(directory / "p.db", out, "read-only directory")
