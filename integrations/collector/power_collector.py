@@ -43,7 +43,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import power_manager
@@ -57,6 +56,8 @@ from power_manager import (
     PowerManagerError,
     PowerMeter,
     Screen,
+    StopSignals,
+    __version__,
     log_to_stderr,
     make_table,
     parse_duration,
@@ -88,6 +89,7 @@ __all__ = [
     "Source",
     "Supply",
     "Upsd",
+    "__version__",
     "discover",
     "main",
     "open_feeds",
@@ -3398,41 +3400,6 @@ class Collector:
 # --- Command line -----------------------------------------------------------------------------
 
 
-class _Signals:
-    """SIGTERM, SIGINT and SIGHUP end a wait; what is being written is written to its end.
-
-    `number` is the first of these signals that has come; None before.
-    """
-
-    def __enter__(self) -> _Signals:
-        self.number: int | None = None
-        self._reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
-                    self._before[number] = signal.signal(number, self._stop)
-        return self
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.number = self.number or number
-        with contextlib.suppress(OSError):
-            self._writer.send(b"x")
-
-    def wait(self, seconds: float) -> bool:
-        """Wait so many seconds, or until a signal comes; return whether one has come."""
-        if self.number is None:
-            select.select([self._reader], [], [], min(seconds, DAY))
-        return self.number is not None
-
-    def __exit__(self, *exc_info: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._reader.close()
-        self._writer.close()
-
-
 # What `sources --json` has of a sample, beside name and type; as columns only if a source has it.
 _MORE_KEYS = ("runtime_s", "temperature_c", "serial", "is_estimated")
 _NO_SENSORS = (
@@ -3544,9 +3511,10 @@ def _run(args: argparse.Namespace, clocks: Clocks) -> int:
     options = _options(args)
     if options.test_shutdown:
         return _test_shutdown(options, clocks)
-    with _Signals() as signals:
+    # No hard end: what is being written is written to its end.
+    with StopSignals() as signals:
         code = Collector(options, clocks).run(clocks.wait or signals.wait)
-        return 130 if signals.number == signal.SIGINT and code == 0 else code
+    return code or signals.exit_code
 
 
 def _test_shutdown(options: Options, clocks: Clocks) -> int:
@@ -3851,7 +3819,7 @@ def _parser() -> CommandParser:
         program_name("power-collector", __file__),
         "Logs this machine's power sensors, and runs your shutdown command when the battery ends.",
         name="power-collector",
-        version=power_manager.__version__,
+        version=__version__,
         examples=["sources", "run edge-001", "help run"],
     )
     show = parser.add_command(

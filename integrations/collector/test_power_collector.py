@@ -5207,37 +5207,38 @@ def test_sigterm_loses_nothing(tree: Tree, db: Path) -> None:
 
 
 CHILD = """
-import os, signal, sys
+import json, os, signal, sys
 import power_collector as pc
-# They are ignored under nohup, or in a shell's background.
-for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-    signal.signal(ignored, signal.SIG_DFL)
-now, signalled = [1000.0], pc._Signals.wait
-def wait(self, seconds):
-    now[0] += seconds
-    if now[0] >= 1149.5:
-        os.kill(os.getpid(), int(sys.argv[1]))
-    return signalled(self, 0.0)
-pc._Signals.wait = wait
-sys.exit(pc.main(sys.argv[2:], pc.Clocks(wall=lambda: 1.7e9 + now[0], boot=lambda: now[0])))
+import power_manager
+
+ignored, sent = json.loads(sys.argv[1])
+for name in ("SIGHUP", "SIGINT", "SIGTERM"):  # whatever the shell that runs the tests ignores
+    signal.signal(signal.Signals[name], signal.SIG_IGN if name in ignored else signal.SIG_DFL)
+now, wait = 1000.0, power_manager.StopSignals.wait
+
+
+def send_and_wait(self, seconds):
+    global now
+    now += seconds
+    for name in [name for name, at in sent.items() if now >= at]:
+        del sent[name]
+        os.kill(os.getpid(), signal.Signals[name])
+    return wait(self, 0.0)
+
+
+power_manager.StopSignals.wait = send_and_wait
+sys.exit(pc.main(sys.argv[2:], pc.Clocks(wall=lambda: 1.7e9 + now, boot=lambda: now)))
 """
+END = 1149.5  # by the child's clock, which begins at 1000 s
 
 
-def child(tree: Tree, db: Path, number: int) -> subprocess.CompletedProcess[str]:
-    """A collector in a process of its own, every second for 150 s, that sends itself a signal."""
+def child(
+    tree: Tree, db: Path, sent: dict[str, float], ignored: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """A collector in a process of its own, every second, that sends itself signals by its clock."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(CHECKOUT)])}
-    arguments = [
-        str(int(number)),
-        "run",
-        "dev",
-        "--root",
-        str(tree.root),
-        "--db",
-        str(db),
-        "--interval",
-        "1",
-    ]
-    command = [sys.executable, "-c", CHILD, *arguments]
+    arguments = ["run", "dev", "--root", str(tree.root), "--db", str(db), "--interval", "1"]
+    command = [sys.executable, "-c", CHILD, json.dumps([ignored, sent]), *arguments]
     return subprocess.run(
         command, env=environment, text=True, capture_output=True, timeout=60, check=False
     )
@@ -5253,30 +5254,48 @@ def stored(db: Path) -> int:
 def test_kill_9_loses_at_most_the_last_commit_window(tree: Tree, db: Path) -> None:
     """Of 150 readings at least all but the last 60 are stored."""
     tree.battery()
-    assert child(tree, db, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert child(tree, db, {"SIGKILL": END}).returncode == -signal.SIGKILL
     assert 150 - 60 <= stored(db) <= 150
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_in_another_process_loses_nothing(tree: Tree, db: Path, number: int) -> None:
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 0), ("SIGINT", 130), ("SIGHUP", 0)])
+def test_a_signal_in_another_process_loses_nothing(
+    tree: Tree, db: Path, name: str, code: int
+) -> None:
     """SIGTERM and a closed terminal end with 0, Ctrl-C with 130, and all with all 150 readings."""
     tree.battery()
-    done = child(tree, db, number)
-    code = 130 if number == signal.SIGINT else 0
+    done = child(tree, db, {name: END})
     assert (done.returncode, stored(db)) == (code, 150), done.stderr
 
 
-def test_signals_are_given_back_and_nohup_is_kept() -> None:
-    """Handlers are those of before when the run has ended, and an ignored signal stays ignored."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with pc._Signals() as signals:
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-            assert signal.getsignal(signal.SIGTERM) == signals._stop
-            assert signals.wait(0.0) is False
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+def test_nohup_is_kept(tree: Tree, db: Path) -> None:
+    """Under nohup the end of the terminal does not end the run."""
+    tree.battery()
+    done = child(tree, db, {"SIGHUP": END - 100, "SIGTERM": END}, ignored=("SIGHUP",))
+    assert (done.returncode, stored(db)) == (0, 150), done.stderr
+
+
+def test_signals_are_given_back(tree: Tree, db: Path) -> None:
+    """When a run has ended, its signals do what they did before."""
+    tree.battery()
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    during: list[Any] = []
+    time_ = Time(3, lambda _: during.append(signal.getsignal(signal.SIGTERM)))
+    assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db)], time_.clocks) == 0
+    assert signal.SIG_DFL not in during
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_ctrl_c_does_not_hide_a_failure(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where readings could not be stored the exit code is 1, also after Ctrl-C."""
+    tree.battery()
+    monkeypatch.setattr(PowerManager, "log_many", full_disk)
+    db = tmp_path / "full.db"
+    time_ = Time(3, lambda tick: os.kill(os.getpid(), signal.SIGINT) if tick == 2 else None)
+    assert pc.main(["run", "dev", "--root", str(tree.root), "--db", str(db)], time_.clocks) == 1
 
 
 def test_a_run_in_a_thread_leaves_signals_alone(tree: Tree, db: Path) -> None:
