@@ -6183,6 +6183,22 @@ class CommandParser(argparse.ArgumentParser):
         """
         self._variables.append(_Variable(name, default, text))
 
+    def add_database(self, text: str = "the database", **rest: Any) -> None:
+        """Add the setting --db, a file of this library: $POWER_MANAGER_DB, or DB_PATH.
+
+        `text` is its help. `rest` is as in add_argument, such as type=Path.
+        """
+        make = rest.get("type", str)
+        self.add_setting(
+            "--db",
+            variable="POWER_MANAGER_DB",
+            text=text,
+            default=make(str(DB_PATH)),
+            shown_default=f"{DB_PATH} here",
+            metavar="PATH",
+            **rest,
+        )
+
     def add_json(self) -> None:
         """Add the option --json, of a command that prints something to be read."""
         self.add_argument("--json", action="store_true", help="JSON, for programs")

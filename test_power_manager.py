@@ -10233,6 +10233,22 @@ class TestSettings:
         )
 
 
+class TestAddDatabase:
+    """The option that names a file of the library, in every program."""
+
+    def test_database(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The option goes before the variable, and that before the file in this directory."""
+        parser = power_manager.CommandParser("tool", "Do.")
+        parser.add_database("the file", type=Path)
+        monkeypatch.delenv("POWER_MANAGER_DB", raising=False)
+        assert parser.parse_args([]).db == Path("power_manager.db")
+        monkeypatch.setenv("POWER_MANAGER_DB", "a.db")
+        assert parser.parse_args([]).db == Path("a.db")
+        assert parser.parse_args(["--db", "b.db"]).db == Path("b.db")
+        row = "| `--db PATH` | `POWER_MANAGER_DB` | power_manager.db here | the file |"
+        assert power_manager.settings_table(parser).splitlines()[-1] == row
+
+
 class TestLogToStderr:
     """Log lines of programs."""
 
