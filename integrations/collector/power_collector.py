@@ -3698,13 +3698,7 @@ _at_least_zero = functools.partial(parse_number, at_least=0)
 def _add_storing_options(run: CommandParser) -> None:
     """Add where readings go, and when, to `run`."""
     add = run.add_argument
-    run.add_setting(
-        "--db",
-        variable="POWER_MANAGER_DB",
-        default=str(power_manager.DB_PATH),
-        metavar="PATH",
-        text="the file; made if it is missing, private to its owner",
-    )
+    run.add_database("the file; made if it is missing, private to its owner")
     add(
         "--interval",
         type=_above_zero,
