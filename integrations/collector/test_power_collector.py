@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -871,14 +870,16 @@ class Upsd:
         # As NUT's own parser, which does not take a bare # even in quotes.
         assert not re.search(r"(?<!\\)#", line), line
         words = shlex.split(line.replace("\\#", "#"))
-        if words[0] == "STARTTLS":
+        verb = words[0]
+        if verb == "STARTTLS":
             return (
                 b"OK STARTTLS\n" + self.after_tls if self.tls else b"ERR FEATURE-NOT-CONFIGURED\n"
             )
         if self.tls and not is_encrypted:
             return b"ERR ACCESS-DENIED\n"
-        if words[0] in ("USERNAME", "PASSWORD"):
-            told.append(words[1])
+        if verb in ("USERNAME", "PASSWORD"):
+            _, value = words
+            told.append(value)
             is_wrong = self.login is not None and len(told) == 2 and tuple(told) != self.login
             return b"ERR ACCESS-DENIED\n" if is_wrong else b"OK\n"
         if self.login is not None and tuple(told) != self.login:
@@ -893,8 +894,8 @@ class Upsd:
         if words[:2] == ["LIST", "UPS"]:
             rows = [f'UPS {name} "One of \\"ours\\""\n' for name in upses]
         elif words[:2] == ["LIST", "VAR"] and words[2] in upses:
-            variables = upses[words[2]]
-            rows = [f'VAR {words[2]} {name} "{value}"\n' for name, value in variables.items()]
+            _, _, ups = words
+            rows = [f'VAR {ups} {name} "{value}"\n' for name, value in upses[ups].items()]
         else:
             return "ERR UNKNOWN-UPS\n"
         what = " ".join(words[1:])
@@ -1864,7 +1865,8 @@ def test_all_that_a_line_may_say() -> None:
     assert (sample.mains, sample.low, sample.tokens) == (False, True, frozenset({"OB", "LB", "RB"}))
     assert complaints == []
     for status, mains in (("Online", True), ("offline", False), ("", None), ("OB", None)):
-        assert pc._sample_of_line({"type": "main", "status": status})[1].mains is mains
+        _, sample, _ = pc._sample_of_line({"type": "main", "status": status})
+        assert sample.mains is mains
     _, sample, _ = pc._sample_of_line({"type": "battery", "status": "Charging"})
     assert (sample.mains, sample.low, sample.tokens) == (None, None, frozenset())
 
@@ -2099,8 +2101,10 @@ def test_a_programs_memory_is_bounded(
     until(is_done)
     assert (max(lengths) <= pc.PROGRAM_LINE, len(one._samples)) == (True, pc.PROGRAM_NAMES)
     said = [record.getMessage() for record in caplog.records]
-    assert said[0] == "--program Hat: a line of more than 65536 bytes is left out"
-    assert said[1] == "--program Hat: more than 64 names: n64 is left out"
+    assert said[:2] == [
+        "--program Hat: a line of more than 65536 bytes is left out",
+        "--program Hat: more than 64 names: n64 is left out",
+    ]
     assert len(said) <= 100
 
 
@@ -2266,7 +2270,8 @@ def test_the_readmes_esp(
 )
 def test_charge_from_volts(text: str, volts: float, charge: float | None) -> None:
     """Between the points of a curve, and nothing where the volts are another battery's."""
-    found = pc._curve(text)[1].charge(volts)
+    _, curve = pc._curve(text)
+    found = curve.charge(volts)
     assert found == (None if charge is None else pytest.approx(charge, abs=1e-3))
 
 
@@ -2274,8 +2279,11 @@ def test_charge_from_volts(text: str, volts: float, charge: float | None) -> Non
 def test_curves_rise(chemistry: str) -> None:
     """From 0 to 100 percent, in volts and in percent."""
     points = pc._CHEMISTRIES[chemistry]
-    assert (points[0][1], points[-1][1]) == (0, 100)
-    assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(points))
+    volts = [volt for volt, _ in points]
+    percent = [pct for _, pct in points]
+    assert (percent[0], percent[-1]) == (0, 100)
+    assert volts == sorted(set(volts))
+    assert percent == sorted(set(percent))
 
 
 @pytest.mark.parametrize(
