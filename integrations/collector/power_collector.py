@@ -377,9 +377,8 @@ class Supply(Source):
         top = os.path.join(root, cls.origin)
         for name in _listed(top):
             place = f"{top}/{name}"
-            kind = _KINDS.get(
-                _text(f"{place}/type").lower().partition("_")[0]
-            )  # USB_PD, USB_DCP: USB
+            family, _, _ = _text(f"{place}/type").lower().partition("_")  # USB_PD, USB_DCP: USB
+            kind = _KINDS.get(family)
             if kind is None or _number(_text(f"{place}/present")) == 0:
                 continue
             supply = cls(_clean(name) or "supply", kind, place)
@@ -2898,9 +2897,8 @@ class Journal:
         self.error = ""
         self.low: float = power_manager.LOW_BATTERY_THRESHOLD
         self.critical: float = power_manager.CRITICAL_BATTERY_THRESHOLD
-        self.max_gap: float = (
-            math.inf
-        )  # seconds between two readings beyond which no energy is booked
+        # Seconds between two readings beyond which no energy is booked.
+        self.max_gap: float = math.inf
         try:
             self._look_up_device()
             self._sequence = self.manager.last_sequence()

@@ -102,9 +102,11 @@ def _changed(before: list[list[Reading]], after: list[list[Reading]]) -> bool:
 
 
 def _another(old: Reading, new: Reading) -> bool:
-    if old[0] != new[0]:
+    old_time, *old_values = old
+    new_time, *new_values = new
+    if old_time != new_time:
         return True
-    for was, found, tolerance in zip(old[1:], new[1:], _TOLERANCES):
+    for was, found, tolerance in zip(old_values, new_values, _TOLERANCES):
         if was is None or found is None:
             if was is not found:
                 return True

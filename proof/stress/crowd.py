@@ -209,9 +209,8 @@ def _prepare(path: Path, writers: list[str]) -> int:
                 pm.add_meter(name, "battery", 50.0, meter)
         pm.register_device("idle", "Idle")
         idle = pm.add_meter("idle", "main")
-        later = (
-            time.time() + 50 * 365 * 86400
-        )  # out of the pruners' reach, fast as their clocks are
+        # Out of the pruners' reach, fast as their clocks are.
+        later = time.time() + 50 * 365 * 86400
         return pm.log_many((idle.id, float(n + 1), 1.0, None, later + n) for n in range(5000))
 
 

@@ -566,7 +566,8 @@ class Methods(RuleBasedStateMachine):
             (e.device_id, e.type, e.value, _us(e.timestamp), e.meter_id) for _, e in numbered
         ] == [(e.device_id, e.kind, e.value, e.us, e.meter_id) for e in self.model.events]
         if numbered:
-            assert self.pm.last_sequence() >= numbered[-1][0]
+            newest, _ = numbered[-1]
+            assert self.pm.last_sequence() >= newest
         assert [device.id for device in self.pm.list_devices()] == list(self.model.devices)
 
 
@@ -766,9 +767,8 @@ def main() -> int:
     here = Path.cwd()
     while (rounds == 0 or not deadline.over()) and not out.failures:
         with scratch() as place:
-            os.chdir(
-                place
-            )  # random words name files: `export --output -1` made one in the caller's directory
+            # Random words name files: `export --output -1` made one in the caller's directory.
+            os.chdir(place)
             try:
                 _round(f"{args.seed}/{rounds}", place, out, 20)
             finally:

@@ -39,7 +39,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import workloads
 from common import Deadline, Findings, parse, scratch
@@ -724,7 +724,13 @@ def _find_planted(judge: Judge, out: Findings, rng: random.Random) -> None:
 # --- The three kinds of interrupts
 
 
-Way = tuple[Call, int, bool, bool]  # call, place, whether the exception is kept, in another thread
+class Way(NamedTuple):
+    """One way to interrupt a call."""
+
+    call: Call
+    place: int
+    keep: bool  # whether the exception is kept alive
+    in_thread: bool  # whether the call is made in another thread
 
 
 def _in_turn(by_call: list[list[Way]]) -> Iterator[Way]:
@@ -732,7 +738,7 @@ def _in_turn(by_call: list[list[Way]]) -> Iterator[Way]:
     turn = 0
     while any(by_call):
         for ways in by_call:
-            if ways and (turn % _SELDOM == 0 or not ways[0][0].takes_long):
+            if ways and (turn % _SELDOM == 0 or not ways[-1].call.takes_long):
                 yield ways.pop()
         turn += 1
 
@@ -749,7 +755,8 @@ def _emulated(
             middle = rng.sample(places, _MANY_PLACES // 2)
             quarter = _MANY_PLACES // 4
             places = sorted({*places[:quarter], *places[-quarter:], *middle})
-        ways = list(itertools.product([call], places, [False, True], [False, True]))
+        either = [False, True]
+        ways = [Way(*way) for way in itertools.product([call], places, either, either)]
         rng.shuffle(ways)
         by_call.append(ways)
     number_of_all = sum(map(len, by_call))

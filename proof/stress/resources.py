@@ -153,9 +153,8 @@ def _small_disk(place: Path, megabytes: int) -> Iterator[Path | None]:
         yield disk if mounted else None
     finally:
         if mounted:
-            subprocess.run(
-                ["umount", "-l", disk], check=True
-            )  # lazily: a failed run may still have files open
+            # Lazily: a failed run may still have files open.
+            subprocess.run(["umount", "-l", disk], check=True)
         disk.rmdir()
 
 
@@ -245,8 +244,8 @@ def _failing_disk(place: Path, out: Findings, rng: random.Random) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     label = f"{call}={error}, when={when}, {kind}"
     # A writer that cannot even open the file ends with the StorageError that says so.
-    last = done.stderr.strip().splitlines()[-1:] or [""]
-    refused = last[0].startswith("power_manager.StorageError") and str(directory) in last[0]
+    *_, last = ["", *done.stderr.strip().splitlines()]
+    refused = last.startswith("power_manager.StorageError") and str(directory) in last
     out.counts["writers that ended with a StorageError (failing disk)"] += refused
     out.expect(
         done.returncode == 0 or refused,
@@ -389,7 +388,8 @@ def _read_only_directory(place: Path, out: Findings) -> None:
         _refuses(directory, seen, "read-only directory")
         sys.stdout.flush()
         os._exit(int(bool(seen.failures)))
-    out.expect(os.waitpid(child, 0)[1] == 0, "read-only directory", "see above")
+    _, status = os.waitpid(child, 0)
+    out.expect(status == 0, "read-only directory", "see above")
     directory.chmod(0o700)
     for path in (directory, *directory.iterdir()):
         os.chown(path, os.geteuid(), -1)
@@ -432,9 +432,8 @@ def main() -> int:
         return _starve(starving.starve, starving.limit, starving.seed)
     args = parse(__doc__, parser, seconds=8.0)
     out = Findings(__file__)
-    signal.signal(
-        signal.SIGXFSZ, signal.SIG_IGN
-    )  # as Python does by itself: a write beyond the limit is an error
+    # As Python does by itself: a write beyond the limit is an error.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with scratch(in_memory=False) as place:
         _read_only_directory(place, out)
         _rounds(place, out, random.Random(args.seed), Deadline(args.seconds))
