@@ -106,6 +106,13 @@ class Tree:
         return self.supply(battery_name, **((usual | files) if new else files))
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, what answers and what ends is waited for."""
+    monkeypatch.setattr(pc, "NUT_LIMIT", 60.0)
+    monkeypatch.setattr(pc, "PROGRAM_LIMIT", 60.0)
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
     """An empty machine."""
