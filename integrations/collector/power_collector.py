@@ -57,9 +57,11 @@ from power_manager import (
     PowerMeter,
     Screen,
     StopSignals,
+    StorageError,
     __version__,
     log_to_stderr,
     make_table,
+    open_secret,
     parse_duration,
     parse_number,
     print_error,
@@ -3603,13 +3605,13 @@ def _program(text: str) -> tuple[str, list[str]]:
 def _logins(path: str) -> netrc.netrc:
     """A --nut-login argument: a file in netrc's form."""
     try:
-        logins = netrc.netrc(path)
+        open_secret(path, _log.warning).close()  # netrc opens the file by itself
+        return netrc.netrc(path)
+    except StorageError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
     except (OSError, netrc.NetrcParseError, UnicodeDecodeError) as exc:
         message = f"expected a file in netrc's form, got {path!r}: {exc}"
         raise argparse.ArgumentTypeError(message) from None
-    if os.stat(path).st_mode & 0o007:
-        _log.warning("%s: every user of this machine can read it", path)
-    return logins
 
 
 def _trust(text: str) -> str:

@@ -1477,10 +1477,15 @@ def test_words_are_quoted_where_they_have_to_be(word: str, sent: str) -> None:
 def test_a_file_of_logins_that_others_can_read(
     login: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is said; a file that is none is a usage error."""
+    """It is said; one that others can write, or that is none, is a usage error."""
     login.chmod(0o644)
     assert pc.main(["sources", "--root", str(TREES / "absent"), "--nut-login", str(login)]) == 0
     assert "every user of this machine can read it" in caplog.text
+    login.chmod(0o666)
+    with pytest.raises(SystemExit):
+        pc.main(["sources", "--nut-login", str(login)])
+    assert f"{login}: every user of this machine can write it" in capsys.readouterr().err
+    login.chmod(0o600)
     login.write_text("who goes there")
     for wrong in (login, login.parent / "none"):
         with pytest.raises(SystemExit):
@@ -5633,8 +5638,8 @@ def test_the_unit_is_hardened_and_valid() -> None:
     """The systemd unit has what its README promises, and systemd understands it."""
     text = (HERE / "power-collector.service").read_text()
     hardened = [
-        "DynamicUser=yes",
-        "StateDirectory=power-collector",
+        "StateDirectoryMode=0700",
+        "UMask=0077",
         "ProtectSystem=strict",
         "NoNewPrivileges=yes",
     ]
@@ -5649,19 +5654,21 @@ def test_the_unit_is_hardened_and_valid() -> None:
     assert [line for line in complaints if "not executable" not in line] == []
 
 
-def test_the_collector_can_share_the_services_file() -> None:
-    """The README's settings give the collector power-service's user and directory, and keep others
-    out.
+def test_the_unit_shares_its_file() -> None:
+    """It has power-service's user, directory and file, which the README and its polkit rule name,
+    and keeps others out.
     """
-    (settings,) = re.findall(r"```ini\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
-    unit = (CHECKOUT / "integrations/service/power-service.service").read_text().splitlines()
-    for line in settings.splitlines():
-        assert line in unit or line.startswith("#") or line in ("DynamicUser=no", "StateDirectory=")
-    command = next(line for line in unit if line.startswith("ExecStart="))
-    assert "--db /var/lib/power-manager/power_manager.db" in command
-    assert (
-        "--db ${STATE_DIRECTORY}/power_manager.db" in (HERE / "power-collector.service").read_text()
-    )
+    theirs = (CHECKOUT / "integrations/service/power-service.service").read_text().splitlines()
+    ours = (HERE / "power-collector.service").read_text().splitlines()
+    names = ("User=", "Group=", "StateDirectory=", "StateDirectoryMode=", "UMask=", "DynamicUser=")
+    shared = [line for line in theirs if line.startswith(names)]
+    assert shared == [line for line in ours if line.startswith(names)]
+    file = "--db /var/lib/power-manager/power_manager.db"
+    for unit in (ours, theirs):
+        (command,) = (line for line in unit if line.startswith("ExecStart="))
+        assert f" {file} " in f"{command} "
+    assert f"sudo -u power python3 /opt/power-collector/power_manager.py {file}" in _readme()
+    assert 'subject.user === "power")' in _readme()
 
 
 def test_the_file_is_private(tree: Tree, db: Path) -> None:
