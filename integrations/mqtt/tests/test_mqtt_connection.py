@@ -39,6 +39,8 @@ from power_mqtt.notices import (
     stop_signals,
 )
 
+from power_manager import StorageError
+
 
 def broker_from(*words: str) -> Broker:
     """The broker that a command line names."""
@@ -189,7 +191,7 @@ def test_a_password_that_everybody_can_read_is_used_with_a_warning(
 def test_a_password_that_everybody_can_change_is_refused(password: Path) -> None:
     """Who can write it would choose what goes to the broker."""
     password.chmod(0o602)
-    with pytest.raises(MqttError, match="can change it: chmod 600"):
+    with pytest.raises(StorageError, match="every user of this machine can write it"):
         broker_from("--broker", "mqtts://a@b", "--password-file", str(password))
 
 
