@@ -6,9 +6,8 @@
 import { useMemo } from "react";
 import type { Unit } from "../format";
 import * as format from "../format";
-import { readingAt } from "./chart-data";
+import { type Columns, readingAt } from "./chart-data";
 import type { Line } from "./lines";
-import type { Columns } from "./TimeChart";
 
 interface LegendProps {
   readonly lines: readonly Line[];

@@ -13,12 +13,12 @@ import {
 } from "../live/span";
 import { errorText } from "../ui/states";
 import { chargePart, type DayBand, dayBands, middleCharge, voltsPart, wattsPart } from "./bands";
-import { hourSeconds, join, type Points, points } from "./chart-data";
+import { type Columns, hourSeconds, join, type Points, points } from "./chart-data";
 import { EnergyBars } from "./EnergyBars";
 import { energyPeriods, type Kind, midnight } from "./energy";
 import type { Line } from "./lines";
 import { byScale } from "./scales";
-import { type Columns, TimeChart, type Zoom } from "./TimeChart";
+import { TimeChart, type Zoom } from "./TimeChart";
 
 const GAP_SECONDS = 120; // without a reading for so long a line is broken, as is one that is usually denser
 const HOUR_GAP_SECONDS = 2.5 * 3600;

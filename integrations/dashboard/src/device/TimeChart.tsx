@@ -10,18 +10,9 @@ import uPlot from "uplot";
 import * as format from "../format";
 import { Time } from "../ui/Time";
 import { useTheme } from "../ui/theme";
-import { alone, axisTimes, limits } from "./chart-data";
+import { alone, axisTimes, type Columns, limits } from "./chart-data";
 import { Legend } from "./Legend";
 import type { Line } from "./lines";
-
-/**
- * x in seconds since the epoch, rising; then the columns of each line. null is a gap, undefined no
- * point of that line.
- */
-export type Columns = readonly [
-  xs: ArrayLike<number>,
-  ...lines: ArrayLike<number | null | undefined>[],
-];
 
 export interface TimeChartProps {
   readonly title: string;

@@ -3,7 +3,15 @@
 import type { PowerStatistics } from "@blackroad/power-client";
 import uPlot from "uplot";
 import * as format from "../format";
-import type { Columns } from "./TimeChart";
+
+/**
+ * What a chart draws: rising times, in seconds since the epoch, then the columns of each line. In a
+ * column, null is a gap, and undefined means that this line has no point at that time.
+ */
+export type Columns = readonly [
+  xs: ArrayLike<number>,
+  ...lines: ArrayLike<number | null | undefined>[],
+];
 
 /** A line's points in order of time: seconds since the epoch, and values. */
 export interface Points {

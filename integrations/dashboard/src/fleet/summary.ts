@@ -9,7 +9,7 @@ import type {
 } from "@blackroad/power-client";
 import { meterName } from "../device/lines";
 import * as format from "../format";
-import type { FleetData } from "../live/fleet";
+import type { FleetData, Heard } from "../live/fleet";
 import { counted, NO_WATTS, type Watts, wattsOf } from "./watts";
 
 /** A device without a reading for so long is shown as stale. */
@@ -168,9 +168,6 @@ export const isStale = (moment: number | null, now: number): boolean =>
 
 /** Whether a moment is after now, by more than clocks differ anyway. */
 export const isAhead = (moment: number, now: number): boolean => moment - now >= format.AHEAD_MS;
-
-/** When each meter was heard of last, by its id, in milliseconds by the service's clock. */
-export type Heard = ReadonlyMap<string, number>;
 
 /**
  * When the newest reading was taken, or, if the device's clock is ahead, when it reached the page.

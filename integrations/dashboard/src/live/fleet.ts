@@ -6,10 +6,15 @@ import type { DeviceBudget, DeviceRecord, Me, PowerMeter } from "@blackroad/powe
 import { useBudget, useDevices, useLivePower } from "@blackroad/power-client/react";
 import { useMemo, useRef } from "react";
 import { present } from "../clock";
-import type { Heard } from "../fleet/summary";
 import { type Facts, useFacts } from "./facts";
 
 const BUDGET_MS = 15_000; // watts are live; the energy of a day moves slowly
+
+/**
+ * When each meter's newest reading reached the page, by the meter's id, in milliseconds since the
+ * epoch by the service's clock.
+ */
+export type Heard = ReadonlyMap<string, number>;
 
 export interface FleetData {
   readonly devices: readonly DeviceRecord[];
