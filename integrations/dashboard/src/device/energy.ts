@@ -30,6 +30,8 @@ export interface Period {
   readonly start: number;
   readonly end: number;
   readonly energy: Energy;
+  /** Whether there are readings of it: without any, its energy is not 0, but not known. */
+  readonly known: boolean;
 }
 
 interface Sums {
@@ -83,11 +85,15 @@ export function energyPeriods(
       });
     }
   }
-  return starts.map((start, place) => ({
-    start,
-    end: moments[place + 1] as number,
-    energy: energyOf(meters, sums[place] as Map<string, Sums>),
-  }));
+  return starts.map((start, place) => {
+    const ofMeters = sums[place] as Map<string, Sums>;
+    return {
+      start,
+      end: moments[place + 1] as number,
+      energy: energyOf(meters, ofMeters),
+      known: ofMeters.size > 0,
+    };
+  });
 }
 
 /** Between which of the moments one lies; -1 before the first, the last place after the last. */
@@ -128,13 +134,19 @@ export interface Part {
   readonly wh: number;
 }
 
+/** Where energy came from, and where it went. */
+export interface Sides {
+  readonly sources: readonly Part[];
+  readonly uses: readonly Part[];
+}
+
 /**
  * Where a period's energy came from, and where it went: both sides are equal.
  *
  * What went through the battery came from elsewhere before, and counts there alone; the battery is
  * a source, or a use, by what it has less, or more, in the end.
  */
-export function sidesOf(energy: Energy): { sources: Part[]; uses: Part[] } {
+export function sidesOf(energy: Energy): Sides {
   const drained = energy.batteryOut - energy.batteryIn;
   return {
     sources: [
@@ -150,6 +162,18 @@ export function sidesOf(energy: Energy): { sources: Part[]; uses: Part[] } {
   };
 }
 
+/** The sides of all periods added up, part by part. */
+export function sidesOfAll(periods: readonly Period[]): Sides {
+  const each = periods.map(({ energy }) => sidesOf(energy));
+  const none = sidesOf(total([]));
+  const sum = (side: keyof Sides) =>
+    none[side].map(({ kind }, place) => ({
+      kind,
+      wh: each.reduce((all, sides) => all + (sides[side][place]?.wh ?? 0), 0),
+    }));
+  return { sources: sum("sources"), uses: sum("uses") };
+}
+
 /** Local midnight of the day that a moment is in, or so many days later. */
 export function midnight(milliseconds: number, daysLater = 0): number {
   const day = new Date(milliseconds);
@@ -162,10 +186,14 @@ export const midnights = (days: number, now: number): number[] =>
 
 const HOUR_MS = 3_600_000;
 
-/** What was used on a day until a moment of it; of the hour that the moment is in, its share. */
-export function usedUntil(meters: readonly Meter[], hours: Hours, moment: number): number {
+/**
+ * What was used on a day until a moment of it; of the hour that the moment is in, its share. Null
+ * without readings of that time.
+ */
+export function usedUntil(meters: readonly Meter[], hours: Hours, moment: number): number | null {
   const hour = Math.floor(moment / HOUR_MS) * HOUR_MS;
   const [whole, begun] = energyPeriods(meters, hours, [midnight(moment), hour, hour + HOUR_MS]);
+  if (!whole?.known && !begun?.known) return null;
   const share = (moment - hour) / HOUR_MS;
   return (whole?.energy.consumption ?? 0) + share * (begun?.energy.consumption ?? 0);
 }

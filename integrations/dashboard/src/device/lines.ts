@@ -27,7 +27,8 @@ export const meterName = (meter: PowerMeter): string => meter.name ?? TYPES[mete
 
 /**
  * The line of each meter by its id: a colour by type, dashed where a type has more meters than
- * shades.
+ * shades. A UPS in line with the mains has the same watts, so it is dashed, and lets the line below
+ * it through.
  */
 export function linesOf(meters: readonly PowerMeter[]): Map<string, Line> {
   const counts = new Map<string, number>();
@@ -35,8 +36,8 @@ export function linesOf(meters: readonly PowerMeter[]): Map<string, Line> {
     meters.map((meter) => {
       const count = counts.get(meter.type) ?? 0;
       counts.set(meter.type, count + 1);
-      const dash =
-        count < SHADES ? undefined : DASHES[(Math.floor(count / SHADES) - 1) % DASHES.length];
+      const round = Math.floor(count / SHADES) + (meter.type === "ups" ? 1 : 0);
+      const dash = round === 0 ? undefined : DASHES[(round - 1) % DASHES.length];
       const color = `--series-${meter.type}-${(count % SHADES) + 1}`;
       return [meter.id, { id: meter.id, label: meterName(meter), color, ...(dash && { dash }) }];
     }),

@@ -28,24 +28,29 @@ function whileCharging(meters: readonly PowerMeter[], watts: number): Outlook {
   if (stored === null) return { answer: "Charging", reason: `${flow}; ${whyNotStored(meters)}` };
   const hours = stored.missing_wh / -watts;
   if (hours < 1 / 60) return { answer: "Full", reason: flow };
-  return { answer: `Full in ${format.hours(hours)}`, reason: `while ${flow}` };
+  return {
+    answer: `Full in ${format.hours(hours)}`,
+    reason: `at the present ${format.watts(-watts)}`,
+  };
 }
 
 /** The outlook of a device with a battery at a moment. */
 export function outlookOf(summary: Summary, meters: readonly PowerMeter[], now: number): Outlook {
   const { battery, runtime, stale, lastHeard } = summary;
+  if (lastHeard === null) return { answer: "Not known", reason: "no reading has come yet" };
   if (stale) {
-    const silence = format.span(Math.floor((now - (lastHeard ?? now)) / 1000));
+    const silence = format.span(Math.floor((now - lastHeard) / 1000));
     return { answer: "Not known", reason: `no reading for ${silence}` };
   }
   if (battery === null)
     return { answer: "Not known", reason: "the watts of its battery are not known" };
   if (battery < -HOLDING_WATTS) return whileCharging(meters, battery);
   if (battery <= HOLDING_WATTS) return { answer: "Holding", reason: "nothing flows in or out" };
-  const drain = `while ${format.watts(battery)} flow out`;
-  if (runtime === null) return { answer: "Draining", reason: `${drain}; ${whyNotStored(meters)}` };
+  const watts = format.watts(battery);
+  if (runtime === null)
+    return { answer: "Draining", reason: `${watts} flow out; ${whyNotStored(meters)}` };
   return {
     answer: `${format.hours(runtime)} left`,
-    reason: `until ${format.dayAndTime(now + runtime * 3_600_000, now)}, ${drain}`,
+    reason: `until ${format.dayAndTime(now + runtime * 3_600_000, now)} at the present ${watts}`,
   };
 }
