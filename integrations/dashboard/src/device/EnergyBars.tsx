@@ -1,6 +1,6 @@
 /**
- * Energy by hour, day, week or month: where it came from above the line, where it went below, and
- * the totals beside; the same as a table.
+ * Energy by hour, day, week or month: sources above the line, uses below it, totals beside it, and
+ * the same as a table.
  *
  * Both sides are equal, because energy that passes through the battery counts once, at its source.
  */
@@ -25,7 +25,7 @@ interface EnergyBarsProps {
   readonly each: EnergyUnit;
   /** The kinds of meters that the device has. */
   readonly has: ReadonlySet<Kind>;
-  /** What the grid is called: a UPS stands for it where there are no mains. */
+  /** "grid", or "UPS" for a device without mains. */
   readonly gridName: string;
 }
 
@@ -180,8 +180,7 @@ interface BarsProps {
 const sumOf = (parts: readonly Part[]): number => parts.reduce((sum, { wh }) => sum + wh, 0);
 
 /**
- * The picture is as wide as there are periods, and as high as its axis is long: the browser
- * stretches both.
+ * In the picture, a period is 1 wide, and the axis is 100 high; the browser stretches it to fit.
  */
 function Bars({ periods, each, label, gridName }: BarsProps) {
   const sides = periods.map(({ energy }) => sidesOf(energy));

@@ -1,4 +1,4 @@
-/** Where a device of a fleet stands, what sends its file, and what was noticed about it. */
+/** The site of a device of a fleet, the version of its forwarder, and its alarms. */
 
 import type { FleetDevice } from "@blackroad/power-client";
 import { alarmText } from "../fleet/summary";

@@ -1,5 +1,6 @@
 /**
- * On top of a device: how long it lasts, where power comes from and goes, and how the day compares.
+ * The top of a device: how long it lasts, where power comes from and goes, and today beside
+ * yesterday.
  */
 
 import type { DeviceBudget, PowerMeter } from "@blackroad/power-client";

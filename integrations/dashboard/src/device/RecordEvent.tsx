@@ -1,4 +1,4 @@
-/** Record an event of a device: fill in, look at it once more, confirm. */
+/** Record an event of a device: fill in, check, confirm. */
 
 import type { PowerEvent } from "@blackroad/power-client";
 import { usePowerClient } from "@blackroad/power-client/react";

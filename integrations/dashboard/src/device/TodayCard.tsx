@@ -1,6 +1,5 @@
 /**
- * The day so far against the day before, how much of it was the device's own, and the energy
- * budget.
+ * Today's energy beside yesterday's, self-sufficiency, and the last 24 hours against the target.
  */
 
 import type { DeviceBudget, PowerMeter } from "@blackroad/power-client";
@@ -88,7 +87,7 @@ function TodayFigures({
   );
 }
 
-/** By how much more or less than the day before at this time; nothing where there was none. */
+/** How much more or less than yesterday by this time; nothing if yesterday had none. */
 function Change({ now, before }: { now: number; before: number | null }) {
   if (before === null || before <= 0) return null;
   const change = Math.round(100 * (now / before - 1));

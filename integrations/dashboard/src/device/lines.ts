@@ -1,4 +1,4 @@
-/** Which colour and name a meter has in charts, bars and cards: the same in all of them. */
+/** The colour and name of a meter, the same in charts, bars and cards. */
 
 import type { PowerMeter } from "@blackroad/power-client";
 
@@ -26,9 +26,8 @@ export const typeName = (type: PowerMeter["type"]): string => TYPES[type];
 export const meterName = (meter: PowerMeter): string => meter.name ?? TYPES[meter.type];
 
 /**
- * The line of each meter by its id: a colour by type, dashed where a type has more meters than
- * shades. A UPS in line with the mains has the same watts, so it is dashed, and lets the line below
- * it through.
+ * The line of each meter by its id: a colour by type, dashed if a type has more meters than shades.
+ * A UPS is always dashed: in line with the mains it has the same watts, and would hide their line.
  */
 export function linesOf(meters: readonly PowerMeter[]): Map<string, Line> {
   const counts = new Map<string, number>();

@@ -1,4 +1,4 @@
-/** How long a device will last, in words: what most people open its page for. */
+/** How long a device will last, in words: the reason why most people open its page. */
 
 import type { PowerMeter } from "@blackroad/power-client";
 import type { Summary } from "../fleet/summary";
@@ -8,13 +8,13 @@ import * as format from "../format";
 export interface Outlook {
   /** The answer: 3 h 2 min left. */
   readonly answer: string;
-  /** What it rests on, or why there is none. */
+  /** What the answer is based on, or why there is none. */
   readonly reason: string;
 }
 
 const HOLDING_WATTS = 0.05;
 
-/** Why it cannot be told how much a device's batteries hold. */
+/** Why it is not known how much energy a device's batteries hold. */
 function whyNotStored(meters: readonly PowerMeter[]): string {
   const sized = meters.some(
     ({ active, type, capacity_wh }) => active && type === "battery" && capacity_wh > 0,

@@ -6,7 +6,7 @@ interface DialogProps {
   /** For its `close()`. */
   readonly ref: RefObject<HTMLDialogElement | null>;
   readonly title: string;
-  /** While it is, Escape does not close it: a user who left would not learn of a failure. */
+  /** While true, Escape does not close the dialog: the user would not learn of a failure. */
   readonly busy: boolean;
   readonly onClose: () => void;
   readonly children: ReactNode;

@@ -1,5 +1,5 @@
 /**
- * A dialog with fields. When the service refuses, it shows the reason and keeps what was filled in.
+ * A dialog with fields. If the service refuses, the dialog shows the reason and keeps the input.
  */
 
 import { type FormEvent, type ReactNode, useId, useRef, useState } from "react";
@@ -8,7 +8,7 @@ import { errorText } from "./states";
 
 interface FormDialogProps {
   readonly title: string;
-  /** What sending it does: shown above the buttons. */
+  /** Says what happens on sending, above the buttons. */
   readonly effect: ReactNode;
   readonly send: string;
   /** Reads the fields and acts on them; throws an Error with the problem. */
@@ -69,7 +69,7 @@ interface FieldProps {
   readonly numeric?: boolean;
 }
 
-/** A field with its label, and what it does. */
+/** A field with its label and hint. */
 export function Field({ name, label, value, hint, numeric = false }: FieldProps) {
   const id = useId();
   return (
