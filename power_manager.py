@@ -118,7 +118,7 @@ from numbers import Complex, Integral, Number, Real
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, BinaryIO, Generic, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, BinaryIO, Generic, NamedTuple, NoReturn, TextIO, TypeVar, cast
 
 __version__ = "1.0.0"
 __all__ = [
@@ -172,6 +172,7 @@ __all__ = [
     "make_table",
     "nearest",
     "not_installed",
+    "open_secret",
     "parse_count",
     "parse_duration",
     "parse_number",
@@ -3407,6 +3408,24 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
             raise _storage_error(error, target) from error
 
 
+def open_secret(path: str | os.PathLike[str], warn: Callable[[str], object]) -> TextIO:
+    """Open a file that holds a password or a key, to be read as text in UTF-8.
+
+    If every user of the machine can write it, they choose the secret: StorageError. If they can
+    read it, `warn` is called with one sentence, such as the `warning` of a logger: in a container
+    that is usual, and harmless. A file that cannot be opened raises OSError.
+    """
+    file = open(path, encoding="utf-8")  # noqa: SIM115 - the caller closes it
+    mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    if mode & stat.S_IWOTH:
+        file.close()
+        reason = f"every user of this machine can write it (mode {mode:04o}): chmod 600 it"
+        raise StorageError(path, reason)
+    if mode & stat.S_IROTH:
+        warn(f"{path}: every user of this machine can read it (mode {mode:04o}): chmod 600 it")
+    return file
+
+
 def _discard(file: BinaryIO, unfinished: Path) -> None:
     """Close a file, and remove it unless it has got another name."""
     with contextlib.suppress(OSError):  # of a full disk, which has been said
@@ -6549,10 +6568,14 @@ def not_installed(package: str | ImportError, extra: str) -> str:
     `package` is its name or the error of importing it.
 
     >>> not_installed("paho.mqtt.client", "mqtt")
-    "paho is not installed: pip install '.[mqtt]'"
+    "paho-mqtt is not installed: pip install '.[mqtt]'"
     """
     name = package.name or "a package" if isinstance(package, ImportError) else package
-    return f"{name.partition('.')[0]} is not installed: pip install '.[{extra}]'"
+    root = name.partition(".")[0]
+    return f"{_PACKAGES.get(root, root)} is not installed: pip install '.[{extra}]'"
+
+
+_PACKAGES = {"nats": "nats-py", "paho": "paho-mqtt"}  # whose names are not those of their modules
 
 
 @contextlib.contextmanager

@@ -10446,6 +10446,42 @@ class TestReplaceFile:
         assert steps == ["content", "name", "directory"]
 
 
+class TestOpenSecret:
+    """A file that holds a password or a key."""
+
+    @pytest.mark.parametrize(
+        ("mode", "warning"),
+        [(0o600, ""), (0o660, ""), (0o604, "(mode 0604): chmod 600 it"), (0o644, "mode 0644")],
+    )
+    def test_read(self, tmp_path: Path, mode: int, warning: str) -> None:
+        """It is read; if every user can read it, too, that is said."""
+        path = tmp_path / "secret"
+        path.write_text("kö")
+        path.chmod(mode)
+        warnings: list[str] = []
+        with power_manager.open_secret(path, warnings.append) as file:
+            assert file.read() == "kö"
+        assert bool(warnings) == bool(warning)
+        assert all(
+            text.startswith(f"{path}: every user of this machine can read it") and warning in text
+            for text in warnings
+        )
+
+    @pytest.mark.parametrize("mode", [0o666, 0o602])
+    def test_others_can_write(self, tmp_path: Path, mode: int) -> None:
+        """It is refused, because every user of the machine could choose the secret."""
+        path = tmp_path / "secret"
+        path.touch()
+        path.chmod(mode)
+        with pytest.raises(StorageError, match=rf"can write it \(mode {mode:04o}\): chmod 600 it"):
+            power_manager.open_secret(path, pytest.fail)
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        """A file that is not there is an error of the system."""
+        with pytest.raises(FileNotFoundError):
+            power_manager.open_secret(tmp_path / "none", pytest.fail)
+
+
 class TestStopSignals:
     """Signals that end a wait."""
 
@@ -10458,14 +10494,14 @@ with StopSignals() as signals:
 sys.exit(signals.exit_code)
 """
     STUCK = """
-import fcntl
-import threading
+import ctypes
 from power_manager import StopSignals
+mutex = ctypes.create_string_buffer(64)
+lock = ctypes.CDLL(None).pthread_mutex_lock
 with StopSignals(lambda code: print("code", code, flush=True), 0.01):
-    file = open(__file__)
-    fcntl.flock(file, fcntl.LOCK_EX)
+    lock(mutex)
     print("ready", flush=True)
-    fcntl.flock(open(__file__), fcntl.LOCK_EX)  # for ever
+    lock(mutex)  # for ever, and no handler of Python's runs meanwhile
 """
 
     @staticmethod
@@ -10496,7 +10532,7 @@ with StopSignals(lambda code: print("code", code, flush=True), 0.01):
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
     def test_hard_end(self, tmp_path: Path, number: int, code: int) -> None:
-        """A call that is stuck, and that no signal ends, does not hold the program up for ever."""
+        """A call that is stuck, and that no handler interrupts, does not hold the program up."""
         process = self.start(tmp_path, self.STUCK)
         process.send_signal(number)
         text, _ = process.communicate()

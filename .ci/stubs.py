@@ -191,7 +191,11 @@ class StubHook(_hook_base()):  # type: ignore[misc] # hatchling decides what it 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Make the stubs, and tell hatchling where they are."""
         if version == "editable":
-            return  # the module itself is on the path then, and type checkers read that
+            # The tree itself is on the path then, and type checkers read that. hatchling would copy
+            # the modules all the same if nothing else were named here.
+            license_file = str(Path(self.root, "LICENSE"))
+            build_data["force_include_editable"] = {license_file: "blackroad_power_manager.LICENSE"}
+            return
         self._folder = tempfile.TemporaryDirectory()
         for name, path in MODULES.items():
             stub = Path(self._folder.name, f"{name}.pyi")

@@ -284,7 +284,10 @@ class Proof:
             "",
             f"{self.world.readings} readings of a day, {self.clock.speed:g} times as fast.",
             "",
-            "| time | moment | entities | values, units, classes, precision, category |",
+            (
+                "| time | what happened before | entities "
+                "| values, units, classes, precision, category |"
+            ),
             "| --- | --- | --- | --- |",
         ]
         lines += [

@@ -216,7 +216,11 @@ def _password(path: Path) -> str:
         raise MqttError(f"--password-file {path}: expected text in UTF-8") from None
     if not password:
         raise MqttError(f"--password-file {path}: its first line is empty")
-    if mode & 0o007:
+    if mode & 0o002:
+        raise MqttError(
+            f"--password-file {path}: every user of this machine can change it: chmod 600"
+        )
+    if mode & 0o004:
         _log.warning("%s: every user of this machine can read it: chmod 600", path)
     return password
 

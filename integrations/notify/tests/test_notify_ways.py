@@ -374,16 +374,16 @@ def test_quiet_hours_that_are_none_are_refused(text: str) -> None:
 
 def test_no_part_of_a_url_is_in_a_label_or_a_problem(http: HttpEnd) -> None:
     """Not if the server refuses it, nor if there is none, nor if Apprise does not know it."""
-    secrets = ["s3cr3tuser", "pass word", "t0pictoken", "0therpart"]
+    user, password, token, other = secrets = "s3cr3tuser", "pass word", "t0pictoken", "0therpart"
     http.status = 403
-    inner = f"127.0.0.1:{http.port}/{secrets[2]}/{secrets[3]}"
-    way = Way(7, f"json://{secrets[0]}:pass%20word@{inner}?+X-Key={secrets[3]}")
+    inner = f"127.0.0.1:{http.port}/{token}/{other}"
+    way = Way(7, f"json://{user}:{password.replace(' ', '%20')}@{inner}?+X-Key={other}")
     assert way.label == "7 json"
     problem = way.send(Message("title", "text", INFO))
     http.stop()
     problem += way.send(Message("title", "text", INFO))
     with pytest.raises(WayError) as refused:
-        Way(1, f"nothing://{secrets[0]}:{secrets[2]}@host/{secrets[3]}")
+        Way(1, f"nothing://{user}:{token}@host/{other}")
     for text in (problem, str(refused.value)):
         assert not any(secret in text for secret in [*secrets, "pass%20word"]), text
     assert "403" in problem
