@@ -3377,14 +3377,17 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
 
     What is written gets the name `path` when the block ends, and is on the disk then. If the block
     raises, or the disk is full, what was there before stays. Meanwhile the file has a hidden name
-    in the same directory, where only its owner can read it. A symbolic link is replaced, not
-    followed. `mode` is the permissions' bits; by default those of the earlier file, or 0o600. Where
-    root writes, the file belongs to the owner of the earlier one, or else of the directory, so that
-    a program that is not root can go on reading it. Two writers at once: the last one wins. Raises
-    InvalidValue, StorageError, and what the block raises.
+    in the same directory, where only its owner can read it. A symbolic link to a file is replaced,
+    not followed; a device, a pipe and a directory are refused. `mode` is the permissions' bits; by
+    default those of the earlier file, or 0o600. Where root writes, the file belongs to the owner of
+    the earlier one, or else of the directory, so that a program that is not root can go on reading
+    it. Two writers at once: the last one wins. Raises InvalidValue, StorageError, and what the
+    block raises.
     """
     target = Path(os.path.abspath(_check_path("path", path)))
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    if target.exists() and not target.is_file():  # such as /dev/null
+        raise StorageError(target, "not a regular file: name another")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with contextlib.ExitStack() as undo:
         try:
@@ -6657,12 +6660,14 @@ class StopSignals:
                 return
         self.number = self.number or number
         self._rung.set()
-        try:
-            if self._on_stop is not None:
-                self._on_stop(self.exit_code)
-        finally:
-            if self._hard_end_s is not None and not self._ended.wait(self._hard_end_s):
-                os._exit(self.exit_code)
+        if self._hard_end_s is not None:  # before on_stop, which may hang as well
+            threading.Thread(target=self._end_hard, name="hard end", daemon=True).start()
+        if self._on_stop is not None:
+            self._on_stop(self.exit_code)
+
+    def _end_hard(self) -> None:
+        if not self._ended.wait(self._hard_end_s):
+            os._exit(self.exit_code)
 
     def wait(self, seconds: float) -> bool:
         """Wait so many seconds, or until a signal or ring(); return whether a signal has come."""
@@ -6675,7 +6680,6 @@ class StopSignals:
         self._rung.set()
 
     def __exit__(self, *exc_info: object) -> None:
-        self._ended.set()
         if self._watcher is None:
             return
         signal.set_wakeup_fd(self._wakeup_before)
@@ -6683,7 +6687,8 @@ class StopSignals:
             signal.signal(number, handler)
         with contextlib.suppress(BlockingIOError):  # full of signals: the thread ends by them
             os.write(self._writer, bytes([self._END]))
-        self._watcher.join()
+        self._watcher.join()  # and so on_stop, which the hard end is for as well
+        self._ended.set()
         os.close(self._writer)
         os.close(self._reader)
 
